@@ -1,0 +1,20 @@
+# shellcheck shell=bash
+# What the CI scripts share. Sourced, not run.
+
+stage() { printf '\n=== %s (after %d s)\n' "$1" "$SECONDS"; }
+
+apt_install() { # PACKAGE…
+    echo "ci: apt-get install $*"
+    if [[ -z ${apt_updated:-} ]]; then
+        apt-get update -qq
+        apt_updated=yes
+    fi
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# need COMMAND PACKAGE…: installs the packages where the command is missing.
+need() {
+    local command=$1
+    shift
+    command -v "$command" >/dev/null || apt_install "$@"
+}

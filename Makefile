@@ -1,0 +1,46 @@
+# Short names for what one types often; the work is in cargo and in scripts/.
+# STREAM, GROUP, TIMEOUT, PAYLOAD_KEYS and GOROUTINES are read by the program itself, from the environment: both
+# `STREAM=foo make producer` and `make producer STREAM=foo` put them there. ARGS="…" adds flags.
+
+program = $(or $(CARGO_TARGET_DIR),target)/release/mqueue
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+up: ## start NSQ here: in Docker, or an nsqd in the background (MQUEUE_UP=docker|nsqd chooses)
+	@scripts/up
+
+down: ## stop what up started, keep the data
+	@scripts/down
+
+clean-data: ## stop it and throw its data away
+	@scripts/down --data
+
+peers: ## build nsqd and the other NSQ programs into target/peers (needs Go)
+	@scripts/peers
+
+build: ## build the program: target/release/mqueue
+	cargo build --release
+
+# The first build may take minutes and shows itself; later ones are silent, for stdout belongs to the messages.
+$(program):
+	cargo build --release
+
+producer: $(program) ## publish: STREAM=foo make producer (ARGS="--help" lists the flags)
+	@exec cargo run --release --quiet -- producer $(ARGS)
+
+consumer: $(program) ## consume: STREAM=foo GROUP=1 make consumer (TIMEOUT=3: exit when idle for 3 s)
+	@exec cargo run --release --quiet -- consumer $(ARGS)
+
+test: ## all tests, on real NSQ programs where they can be had (ARGS goes to cargo test)
+	@scripts/test $(ARGS)
+
+lint: ## formatting, clippy and the documentation, warnings denied
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
+
+images: ## draw the pictures in data/images again
+	@scripts/images
+
+.PHONY: help up down clean-data peers build producer consumer test lint images

@@ -1,0 +1,167 @@
+//! One TCP connection to nsqd: set up, buffered, and split for the task that owns it.
+//!
+//! ```text
+//!  connect ─▶ "  V2" ─▶ IDENTIFY ─▶ reply ─▶ (TLS, compression and AUTH will stand here) ─▶ ready
+//! ```
+//!
+//! The buffers grow with what has arrived, never with what a peer announces.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{Address, Error};
+use crate::proto::{Command, Frame, FrameError, Identify, IdentifyReply, MAGIC_V2, Outgoing, Response};
+
+/// How many bytes a read has room for at the least.
+const READ_SIZE: usize = 64 * 1024;
+/// Below this much room a buffer is extended.
+const LITTLE_ROOM: usize = 4 * 1024;
+
+/// How connections are made, and what is asked of nsqd on them.
+#[derive(Debug, Clone)]
+pub struct ConnectConfig {
+    /// Client, host and program, and nsqd's settings for the connection.
+    pub identify: Identify,
+    /// How long connecting, and each answer while setting up, may take.
+    pub connect_timeout: Duration,
+    /// The largest frame that is taken, in bytes. A peer that announces a larger one is disconnected.
+    pub max_frame: u32,
+}
+
+impl Default for ConnectConfig {
+    fn default() -> Self {
+        let identify = Identify {
+            feature_negotiation: true,
+            user_agent: Some(concat!("mqueue/", env!("CARGO_PKG_VERSION")).to_owned()),
+            ..Identify::default()
+        };
+        Self { identify, connect_timeout: Duration::from_secs(5), max_frame: 256 << 20 }
+    }
+}
+
+impl ConnectConfig {
+    /// The time between nsqd's heartbeats; none are sent where it is `None`.
+    pub(crate) fn heartbeat(&self) -> Option<Duration> {
+        match self.identify.heartbeat_interval {
+            Some(..0) => None,
+            Some(ms) => Some(Duration::from_millis(ms.unsigned_abs())),
+            None => Some(Duration::from_secs(30)),
+        }
+    }
+}
+
+/// A connection that is identified, and all that belongs to it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) address: Address,
+    pub(crate) stream: TcpStream,
+    pub(crate) incoming: Incoming,
+    pub(crate) out: Outgoing,
+    pub(crate) granted: IdentifyReply,
+    /// The shortest time between a command and its answer so far.
+    pub(crate) round_trip: Duration,
+    answer_within: Duration,
+}
+
+impl Connection {
+    /// Connects and identifies.
+    pub(crate) async fn open(address: &Address, config: &ConnectConfig) -> Result<Self, Error> {
+        let silent = |_| Error::Silent { address: address.clone(), after: config.connect_timeout };
+        let connecting = TcpStream::connect((address.host(), address.port()));
+        let unreachable = |source| Error::Unreachable { address: address.clone(), source };
+        let stream = timeout(config.connect_timeout, connecting).await.map_err(silent)?.map_err(unreachable)?;
+        stream.set_nodelay(true).map_err(unreachable)?;
+        let mut connection = Self {
+            address: address.clone(),
+            stream,
+            incoming: Incoming::new(config.max_frame),
+            out: Outgoing::new(),
+            granted: IdentifyReply::default(),
+            round_trip: Duration::MAX,
+            answer_within: config.connect_timeout,
+        };
+        connection.out.put_slice(MAGIC_V2);
+        let wishes = serde_json::to_vec(&config.identify).expect("an Identify has only string keys");
+        let reply = connection.ask(&Command::Identify(wishes.into())).await?;
+        if let Response::Data(json) = reply {
+            let odd = |e| connection.unexpected(format!("an IDENTIFY reply that cannot be read ({e})"));
+            connection.granted = serde_json::from_slice(&json).map_err(odd)?;
+        }
+        Ok(connection)
+    }
+
+    /// Sends a command and waits for its answer; heartbeats before it are answered. Only while nothing else is on its way.
+    pub(crate) async fn ask(&mut self, command: &Command) -> Result<Response, Error> {
+        command.encode(&mut self.out);
+        let (asked, within) = (Instant::now(), self.answer_within);
+        let answered = timeout(within, self.answer()).await;
+        self.round_trip = self.round_trip.min(asked.elapsed());
+        answered.map_err(|_| Error::Silent { address: self.address.clone(), after: within })?
+    }
+
+    async fn answer(&mut self) -> Result<Response, Error> {
+        loop {
+            self.stream.write_all_buf(&mut self.out).await.map_err(|e| self.closed(Some(e)))?;
+            match self.frame().await? {
+                Frame::Response(Response::Heartbeat) => Command::Nop.encode(&mut self.out),
+                Frame::Response(response) => return Ok(response),
+                Frame::Error(source) => return Err(Error::Refused { address: self.address.clone(), source }),
+                Frame::Message(_) => return Err(self.unexpected("a message".to_owned())),
+            }
+        }
+    }
+
+    async fn frame(&mut self) -> Result<Frame, Error> {
+        loop {
+            let broken = |source| Error::Frame { address: self.address.clone(), source };
+            if let Some(frame) = self.incoming.next_frame().map_err(broken)? {
+                return Ok(frame);
+            }
+            match self.incoming.fill(&mut self.stream).await {
+                Ok(0) => return Err(self.closed(None)),
+                Ok(_) => {}
+                Err(e) => return Err(self.closed(Some(e))),
+            }
+        }
+    }
+
+    fn closed(&self, source: Option<io::Error>) -> Error {
+        Error::Closed { address: self.address.clone(), source }
+    }
+
+    pub(crate) fn unexpected(&self, what: String) -> Error {
+        Error::Unexpected { address: self.address.clone(), what }
+    }
+}
+
+/// Bytes that came in, and the frames in them.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    buffer: BytesMut,
+    max_frame: u32,
+}
+
+impl Incoming {
+    fn new(max_frame: u32) -> Self {
+        Self { buffer: BytesMut::new(), max_frame }
+    }
+
+    /// The next frame that has wholly arrived.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        Frame::decode(&mut self.buffer, self.max_frame)
+    }
+
+    /// Reads once; 0 is the end. Cancel-safe: what was read is kept.
+    pub(crate) async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+        if self.buffer.capacity() - self.buffer.len() < LITTLE_ROOM {
+            // a frame that is half here doubles its room at most: an announced size alone allocates nothing
+            self.buffer.reserve(READ_SIZE.max(self.buffer.len()));
+        }
+        from.read_buf(&mut self.buffer).await
+    }
+}

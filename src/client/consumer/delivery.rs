@@ -1,0 +1,138 @@
+//! A message in the hands of the application, and the way back for its answer.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::client::{Address, ConnectionId};
+use crate::proto::{Message, MessageId};
+
+/// What is to be said to nsqd about a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    /// FIN.
+    Finish,
+    /// REQ after a failure.
+    Requeue(Duration),
+    /// REQ 0 of a message that was not tried.
+    Release,
+    /// TOUCH.
+    Touch,
+}
+
+/// An answer on its way to the link. The attempt tells a message from its own redelivery.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answer {
+    pub(super) id: MessageId,
+    pub(super) attempts: u16,
+    pub(super) verb: Verb,
+}
+
+/// A connection as its deliveries see it. It is made anew for each connection, so an old delivery never speaks on a new one.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) id: ConnectionId,
+    address: Address,
+    /// Answers gather here until the link takes all of them at once.
+    answers: Mutex<Vec<Answer>>,
+    pub(super) wake: Notify,
+    open: AtomicBool,
+}
+
+impl Port {
+    pub(super) fn new(id: ConnectionId, address: Address) -> Self {
+        let answers = Mutex::default();
+        Self { id, address, answers, wake: Notify::new(), open: AtomicBool::new(true) }
+    }
+
+    /// Takes what has gathered, leaving `spare` (empty, with its room) in its place.
+    pub(super) fn take_answers(&self, spare: &mut Vec<Answer>) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut *answers, spare);
+    }
+
+    /// The connection ended: answers are not wanted any more.
+    pub(super) fn close(&self) {
+        self.open.store(false, Ordering::Release);
+    }
+
+    fn answer(&self, answer: Answer) {
+        if !self.open.load(Ordering::Acquire) {
+            return;
+        }
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = answers.is_empty();
+        answers.push(answer);
+        drop(answers);
+        if first {
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// A message that is in flight to this consumer. It is answered once; dropped unanswered, it is given back to the queue.
+#[derive(Debug)]
+pub struct Delivery {
+    message: Message,
+    port: Arc<Port>,
+    answered: bool,
+}
+
+impl Delivery {
+    pub(super) fn new(message: Message, port: Arc<Port>) -> Self {
+        Self { message, port, answered: false }
+    }
+
+    /// The message.
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// The nsqd that it came from.
+    pub fn nsqd(&self) -> &Address {
+        &self.port.address
+    }
+
+    /// True once the connection that it came on has ended. Its answer is then void: nsqd delivers the message again when its time
+    /// is up.
+    pub fn is_lost(&self) -> bool {
+        !self.port.open.load(Ordering::Acquire)
+    }
+
+    /// The work is done: the message leaves the queue (FIN).
+    pub fn finish(self) {
+        self.answer(Verb::Finish);
+    }
+
+    /// The work failed: the message comes again after `delay` (REQ). Counts as a failure for the consumer's backoff.
+    pub fn requeue(self, delay: Duration) {
+        self.answer(Verb::Requeue(delay));
+    }
+
+    /// The message was not tried: it goes back at once (REQ 0). The same as dropping it.
+    pub fn release(self) {}
+
+    /// The work needs more time (TOUCH). The link does this by itself; a call is never needed.
+    pub fn touch(&self) {
+        self.say(Verb::Touch);
+    }
+
+    fn answer(mut self, verb: Verb) {
+        self.answered = true;
+        self.say(verb);
+    }
+
+    fn say(&self, verb: Verb) {
+        self.port.answer(Answer { id: self.message.id, attempts: self.message.attempts, verb });
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.say(Verb::Release);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Which nsqds have the topic: asks every nsqlookupd, at intervals, and starts a link for each nsqd that is new.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::sleep;
+
+use super::delivery::Delivery;
+use super::hub::Hub;
+use super::link;
+use crate::backoff::Backoff;
+use crate::client::{Address, HttpError, Lookupd};
+use crate::proto::TopicName;
+
+/// What the nsqlookupds know together.
+#[derive(Debug)]
+pub(super) struct Found {
+    nsqd: BTreeSet<Address>,
+    /// Every nsqlookupd answered: what is not here is nowhere.
+    complete: bool,
+}
+
+/// Asks every nsqlookupd at the same time; fails only if none answers.
+pub(super) async fn ask(lookupd: &[Lookupd], topic: &TopicName) -> Result<Found, HttpError> {
+    let mut found = Found { nsqd: BTreeSet::new(), complete: true };
+    let mut failed = None;
+    let answers = join_all(lookupd.iter().map(|lookupd| lookupd.lookup(topic))).await;
+    let all_failed = answers.iter().all(Result::is_err);
+    for answer in answers {
+        match answer {
+            Ok(lookup) => found.nsqd.extend(lookup.producers.iter().filter_map(|producer| {
+                let address = producer.tcp_address();
+                let parsed = address.parse();
+                if parsed.is_err() {
+                    tracing::warn!("nsqlookupd names an nsqd at {address:?}, which is no address: left out");
+                }
+                parsed.ok()
+            })),
+            Err(error) => {
+                if !all_failed {
+                    tracing::warn!("{error}");
+                }
+                found.complete = false;
+                failed = failed.or(Some(error));
+            }
+        }
+    }
+    match failed {
+        Some(error) if all_failed => Err(error),
+        Some(_) | None => Ok(found),
+    }
+}
+
+/// Keeps a link to every nsqd that has the topic, until the consumer stops.
+pub(super) async fn run(hub: Arc<Hub>, first: Result<Found, HttpError>, sender: UnboundedSender<Vec<Delivery>>) {
+    let interval = hub.config.lookupd_poll_interval;
+    // a new topic is wanted soon: while nothing is known, asking starts quickly and slows down to the interval
+    let mut eager = Backoff::new(interval.min(Duration::from_secs(1)), interval, fastrand::Rng::new());
+    let mut found = first;
+    loop {
+        match found {
+            Ok(found) => {
+                if found.complete {
+                    hub.want_only(&found.nsqd);
+                }
+                for address in found.nsqd.into_iter().filter(|address| hub.want(address)) {
+                    let (hub, sender) = (hub.clone(), sender.clone());
+                    hub.clone().tasks.spawn(async move {
+                        let first = link::subscribe(&hub, &address).await;
+                        link::run(hub, address, first, sender).await;
+                    });
+                }
+            }
+            Err(error) => tracing::warn!("{error}"),
+        }
+        let pause = match hub.health().known {
+            0 => eager.next().unwrap_or(interval),
+            _ => {
+                eager.reset();
+                interval.mul_f64(0.7 + 0.6 * fastrand::f64())
+            }
+        };
+        tokio::select! {
+            () = hub.stopping.cancelled() => return,
+            () = sleep(pause) => {}
+            () = hub.look_again.notified() => {}
+        }
+        found = tokio::select! {
+            () = hub.stopping.cancelled() => return,
+            found = ask(&hub.config.lookupd, &hub.config.topic) => found,
+        };
+    }
+}

@@ -1,0 +1,125 @@
+//! What a consumer's links share: the flow, and how to wake them when it changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::delivery::Port;
+use super::{ConsumerConfig, Health};
+use crate::client::{Address, ConnectionId, Flow};
+
+/// Shared by a consumer, its discovery and its links. The lock covers the flow's arithmetic and nothing else.
+#[derive(Debug)]
+pub(super) struct Hub {
+    pub(super) config: ConsumerConfig,
+    pub(super) stopping: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    /// Discovery should look again soon: a connection was lost.
+    pub(super) look_again: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    flow: Flow,
+    ports: BTreeMap<ConnectionId, Arc<Port>>,
+    /// Every address with a link, and whether the link is to go on when its connection ends.
+    links: BTreeMap<Address, bool>,
+    next_id: u64,
+}
+
+impl Hub {
+    pub(super) fn new(config: ConsumerConfig) -> Self {
+        let flow = Flow::new(&config.flow, fastrand::Rng::new());
+        let state = State { flow, ports: BTreeMap::new(), links: BTreeMap::new(), next_id: 0 };
+        Self {
+            config,
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            look_again: Notify::new(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Changes the flow, and wakes the links whose RDY changed by it.
+    pub(super) fn update(&self, change: impl FnOnce(&mut Flow, Instant)) {
+        let mut state = self.state();
+        change(&mut state.flow, Instant::now());
+        for id in state.flow.take_changed() {
+            if let Some(port) = state.ports.get(&id) {
+                port.wake.notify_one();
+            }
+        }
+    }
+
+    /// What `id`'s RDY should be, and when the flow wants to be ticked.
+    pub(super) fn wishes(&self, id: ConnectionId) -> (u32, Option<Instant>) {
+        let state = self.state();
+        (state.flow.rdy(id), state.flow.due())
+    }
+
+    /// Takes a subscribed connection in.
+    pub(super) fn join(&self, address: &Address, max_rdy: u32, round_trip: Duration) -> Arc<Port> {
+        let mut state = self.state();
+        let id = ConnectionId(state.next_id);
+        state.next_id += 1;
+        let port = Arc::new(Port::new(id, address.clone()));
+        state.ports.insert(id, port.clone());
+        drop(state);
+        self.update(|flow, now| flow.joined(id, max_rdy, round_trip, now));
+        port
+    }
+
+    /// Lets a connection go that ended.
+    pub(super) fn leave(&self, id: ConnectionId) {
+        self.state().ports.remove(&id);
+        self.update(|flow, now| flow.left(id, now));
+    }
+
+    pub(super) fn stop(&self) {
+        if !self.stopping.is_cancelled() {
+            self.update(Flow::stop);
+            self.stopping.cancel();
+        }
+    }
+
+    /// There should be a connection to `address`. True if the caller has to start its link.
+    pub(super) fn want(&self, address: &Address) -> bool {
+        self.state().links.insert(address.clone(), true).is_none()
+    }
+
+    /// Only the connections to `addresses`, and to those given in the settings, are still to be made anew when they end.
+    pub(super) fn want_only(&self, addresses: &BTreeSet<Address>) {
+        for (address, wanted) in &mut self.state().links {
+            *wanted = addresses.contains(address) || self.config.nsqd.contains(address);
+        }
+    }
+
+    /// Asked by a link without a connection: true if it is to end, as nobody wants it any more.
+    pub(super) fn retire(&self, address: &Address) -> bool {
+        let mut state = self.state();
+        let unwanted = state.links.get(address) == Some(&false);
+        if unwanted {
+            state.links.remove(address);
+        }
+        unwanted
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let state = self.state();
+        Health {
+            connected: state.flow.connections(),
+            known: state.links.values().filter(|wanted| **wanted).count(),
+            in_flight: state.flow.in_flight(),
+            backing_off: state.flow.is_backing_off(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,325 @@
+//! One nsqd's connection, and the task that keeps it: reads messages, writes answers and RDY.
+//!
+//! A turn of the loop writes everything that has gathered at once: a lower RDY before the FINs, so that they open no room that
+//! is not meant, and a higher one after them.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Buf;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::{sleep, timeout};
+
+use super::delivery::{Answer, Delivery, Port, Verb};
+use super::held::Held;
+use super::hub::Hub;
+use crate::backoff::Backoff;
+use crate::client::connection::Connection;
+use crate::client::{Address, Error, Flow};
+use crate::proto::{Command, Frame, Response};
+
+type Sender = UnboundedSender<Vec<Delivery>>;
+
+/// How long nsqd has for its last words: CLOSE_WAIT after CLS, and the end of the stream after ours.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// A message is touched when this part of its time has passed.
+const TOUCH_PART: u32 = 3;
+const FAR: Duration = Duration::from_secs(1 << 30);
+
+/// Connects to `address` and subscribes.
+pub(super) async fn subscribe(hub: &Hub, address: &Address) -> Result<Connection, Error> {
+    let mut connection = Connection::open(address, &hub.config.connect).await?;
+    let (topic, channel) = (hub.config.topic.clone(), hub.config.channel.clone());
+    match connection.ask(&Command::Sub { topic, channel }).await? {
+        Response::Ok => Ok(connection),
+        other => Err(connection.unexpected(format!("{other:?}"))),
+    }
+}
+
+/// Keeps a subscription at `address` until the consumer stops, or the address is forgotten and the connection ends.
+pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Connection, Error>, sender: Sender) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), fastrand::Rng::new());
+    loop {
+        match first {
+            Ok(connection) => {
+                tracing::debug!(nsqd = %address, version = connection.granted.version, "subscribed");
+                let (max_rdy, round_trip) = (connection.granted.max_rdy_count, connection.round_trip);
+                let mut link = Link::new(&hub, hub.join(&address, max_rdy, round_trip), connection, &sender);
+                let ended = link.serve(&mut backoff).await;
+                link.port.close();
+                hub.leave(link.port.id);
+                match ended {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(nsqd = %address, "connection lost: {error}"),
+                }
+                hub.look_again.notify_one();
+            }
+            Err(error) => tracing::debug!(nsqd = %address, "no connection: {error}"),
+        }
+        let pause = backoff.next().unwrap_or_default();
+        tokio::select! {
+            () = hub.stopping.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+        if hub.retire(&address) {
+            return;
+        }
+        first = tokio::select! {
+            () = hub.stopping.cancelled() => return,
+            subscribed = subscribe(&hub, &address) => subscribed,
+        };
+        if first.is_ok() {
+            tracing::info!(nsqd = %address, "connected again");
+        }
+    }
+}
+
+/// How far the connection's end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Messages come.
+    Open,
+    /// CLS is sent; CLOSE_WAIT is due by then.
+    Closing(Instant),
+    /// No more messages come. What is held is still to be answered.
+    Draining,
+}
+
+struct Link<'a> {
+    hub: &'a Hub,
+    port: Arc<Port>,
+    connection: Connection,
+    /// Gone once no more messages come.
+    sender: Option<Sender>,
+    held: Held,
+    /// The RDY that nsqd was told last.
+    rdy: u32,
+    phase: Phase,
+    /// Answers as they were taken; kept for its room.
+    answers: Vec<Answer>,
+    /// When something was read last.
+    heard: Instant,
+    /// When held messages were last looked through.
+    looked: Instant,
+}
+
+impl<'a> Link<'a> {
+    fn new(hub: &'a Hub, port: Arc<Port>, connection: Connection, sender: &Sender) -> Self {
+        let now = Instant::now();
+        Self {
+            hub,
+            port,
+            connection,
+            sender: Some(sender.clone()),
+            held: Held::default(),
+            rdy: 0,
+            phase: Phase::Open,
+            answers: Vec::new(),
+            heard: now,
+            looked: now,
+        }
+    }
+
+    /// Serves the connection until it is lost, or until the consumer has stopped and everything is answered (`Ok`).
+    async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), Error> {
+        let (hub, port) = (self.hub, self.port.clone());
+        let mut alarm = std::pin::pin!(sleep(FAR));
+        let mut write_failed = false;
+        loop {
+            let due = self.write();
+            if self.phase == Phase::Draining && self.held.is_empty() && !self.connection.out.has_remaining() {
+                self.say_goodbye().await;
+                return Ok(());
+            }
+            if alarm.deadline().into_std() > due {
+                alarm.as_mut().reset(due.into());
+            }
+            let Connection { stream, incoming, out, .. } = &mut self.connection;
+            let (mut reader, mut writer) = stream.split();
+            tokio::select! {
+                biased;
+                wrote = writer.write_buf(out), if out.has_remaining() && !write_failed => {
+                    // what nsqd said before it closed may still be there to read
+                    write_failed = wrote.is_err();
+                }
+                read = incoming.fill(&mut reader) => {
+                    backoff.reset();
+                    if self.read(read)? {
+                        // a quick handler's answers then go out with the new RDY, in one write
+                        tokio::task::yield_now().await;
+                    }
+                }
+                () = port.wake.notified() => {}
+                () = hub.stopping.cancelled(), if self.phase == Phase::Open => {
+                    Command::Cls.encode(&mut self.connection.out);
+                    self.phase = Phase::Closing(Instant::now() + LAST_WORDS);
+                }
+                () = &mut alarm => {
+                    self.tick()?;
+                    alarm.as_mut().reset(tokio::time::Instant::now() + FAR);
+                }
+            }
+        }
+    }
+
+    /// Gathers what is to be said: answers, and RDY. Returns when the next tick is due.
+    fn write(&mut self) -> Instant {
+        let mut answers = std::mem::take(&mut self.answers);
+        self.port.take_answers(&mut answers);
+        self.settle(&mut answers);
+        let (rdy, flow_due) = self.hub.wishes(self.port.id);
+        if rdy < self.rdy {
+            self.set_rdy(rdy);
+        }
+        for Answer { id, verb, .. } in answers.drain(..) {
+            let command = match verb {
+                Verb::Finish => Command::Fin(id),
+                Verb::Requeue(delay) => {
+                    Command::Req { id, delay: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) }
+                }
+                Verb::Release => Command::Req { id, delay: 0 },
+                Verb::Touch => Command::Touch(id),
+            };
+            command.encode(&mut self.connection.out);
+        }
+        self.answers = answers;
+        if rdy > self.rdy {
+            self.set_rdy(rdy);
+        }
+        self.due(flow_due)
+    }
+
+    /// Strikes answered messages off, and leaves only the answers that are to be sent.
+    fn settle(&mut self, answers: &mut Vec<Answer>) {
+        if answers.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let (mut done, mut failed, mut released) = (0, 0, 0);
+        answers.retain(|Answer { id, attempts, verb }| {
+            let (current, count) = match verb {
+                Verb::Touch => return self.held.touched(*id, *attempts, now),
+                Verb::Finish => (self.held.answered(*id, *attempts), &mut done),
+                Verb::Requeue(_) => (self.held.answered(*id, *attempts), &mut failed),
+                Verb::Release => (self.held.answered(*id, *attempts), &mut released),
+            };
+            if !current {
+                tracing::debug!(nsqd = %self.connection.address, %id, "answer not sent: the message's time had run out");
+            }
+            *count += u32::from(current);
+            current
+        });
+        self.hub.update(|flow, now| flow.answered(self.port.id, done, failed, released, now));
+    }
+
+    fn set_rdy(&mut self, rdy: u32) {
+        if self.phase == Phase::Open {
+            self.rdy = rdy;
+            Command::Rdy(rdy.into()).encode(&mut self.connection.out);
+        }
+    }
+
+    /// Takes in what was read; the messages go on together. True if there were any.
+    fn read(&mut self, read: io::Result<usize>) -> Result<bool, Error> {
+        let address = self.connection.address.clone();
+        match read {
+            Ok(0) => return Err(Error::Closed { address, source: None }),
+            Ok(_) => self.heard = Instant::now(),
+            Err(e) => return Err(Error::Closed { address, source: Some(e) }),
+        }
+        let (mut batch, mut replaced) = (Vec::new(), 0);
+        loop {
+            let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
+            match self.connection.incoming.next_frame().map_err(broken)? {
+                None => break,
+                Some(Frame::Message(message)) => {
+                    replaced += u32::from(self.held.arrived(&message, self.heard));
+                    batch.push(Delivery::new(message, self.port.clone()));
+                }
+                Some(Frame::Response(Response::Heartbeat)) => Command::Nop.encode(&mut self.connection.out),
+                Some(Frame::Response(Response::CloseWait)) => self.drain(),
+                Some(Frame::Response(other)) => return Err(self.connection.unexpected(format!("{other:?}"))),
+                Some(Frame::Error(error)) if !error.code.is_fatal() => {
+                    tracing::debug!(nsqd = %self.connection.address, "{error}");
+                }
+                Some(Frame::Error(source)) => return Err(Error::Refused { address, source }),
+            }
+        }
+        if self.held.len() > 2 * self.connection.granted.max_rdy_count.max(1) as usize {
+            return Err(self.connection.unexpected(format!("{} messages at once", self.held.len())));
+        }
+        let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        if count > 0 {
+            let id = self.port.id;
+            self.hub.update(|flow, now| {
+                flow.answered(id, 0, 0, replaced, now);
+                flow.received(id, count, now);
+            });
+            // a consumer that is gone drops them, which gives them back
+            let _ = self.sender.as_ref().map(|sender| sender.send(batch));
+        }
+        Ok(count > 0)
+    }
+
+    /// No more messages come.
+    fn drain(&mut self) {
+        self.phase = Phase::Draining;
+        self.sender = None;
+    }
+
+    /// When something has to be looked after, whatever comes in until then.
+    fn due(&self, flow: Option<Instant>) -> Instant {
+        let silence = self.hub.config.connect.heartbeat().map(|every| self.heard + 2 * every);
+        let touch = (!self.held.is_empty()).then(|| self.looked + self.touch_age());
+        let close_wait = match self.phase {
+            Phase::Closing(until) => Some(until),
+            Phase::Open | Phase::Draining => None,
+        };
+        [flow, silence, touch, close_wait].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + FAR)
+    }
+
+    /// Looks after all that may be due.
+    fn tick(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        self.hub.update(Flow::tick);
+        if let Some(every) = self.hub.config.connect.heartbeat()
+            && now >= self.heard + 2 * every
+        {
+            return Err(Error::Silent { address: self.connection.address.clone(), after: 2 * every });
+        }
+        if now >= self.looked + self.touch_age() {
+            self.looked = now;
+            for id in self.held.stale(self.touch_age(), now) {
+                Command::Touch(id).encode(&mut self.connection.out);
+            }
+        }
+        if matches!(self.phase, Phase::Closing(until) if until <= now) {
+            tracing::warn!(nsqd = %self.connection.address, "no CLOSE_WAIT after CLS: closing without it");
+            self.drain();
+        }
+        Ok(())
+    }
+
+    fn touch_age(&self) -> Duration {
+        Duration::from_millis(self.connection.granted.msg_timeout) / TOUCH_PART
+    }
+
+    /// Closes so that the last answers are surely read: ends our side, and waits until nsqd, having read it, ends its own.
+    async fn say_goodbye(&mut self) {
+        let Connection { stream, incoming, .. } = &mut self.connection;
+        let last_words = async {
+            stream.shutdown().await?;
+            while incoming.fill(stream).await? > 0 {
+                while let Ok(Some(_)) = incoming.next_frame() {}
+            }
+            io::Result::Ok(())
+        };
+        match timeout(LAST_WORDS, last_words).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::debug!(nsqd = %self.connection.address, "while closing: {e}"),
+            Err(_) => tracing::warn!(nsqd = %self.connection.address, "nsqd did not close the connection in time"),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Consuming a channel from one or several nsqds.
+//!
+//! ```text
+//!  nsqlookupd ─▶ discovery ─▶ a link a nsqd ──▶ deliveries ──▶ recv()
+//!                                 ▲                              │
+//!                                 └── FIN, REQ, TOUCH ◀── Delivery
+//! ```
+//!
+//! Every [`Delivery`] is answered exactly once: [`finish`](Delivery::finish) or [`requeue`](Delivery::requeue), and one that is
+//! dropped goes back to the queue at once. Until then the link keeps it alive with TOUCH. Stopping is orderly: RDY 0, CLS, what still
+//! arrives is delivered, and a connection is closed only after nsqd has read the last answer.
+
+mod delivery;
+mod discovery;
+mod held;
+mod hub;
+mod link;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::mpsc;
+
+pub use self::delivery::Delivery;
+use self::hub::Hub;
+use super::{Address, ConnectConfig, Error, FlowConfig, Lookupd};
+use crate::proto::{ChannelName, TopicName};
+
+/// What is consumed, and how.
+#[derive(Debug, Clone)]
+pub struct ConsumerConfig {
+    /// The topic.
+    pub topic: TopicName,
+    /// Its channel. Both are created by subscribing.
+    pub channel: ChannelName,
+    /// The nsqds to connect to.
+    pub nsqd: Vec<Address>,
+    /// The nsqlookupds to ask for more nsqds.
+    pub lookupd: Vec<Lookupd>,
+    /// How often they are asked, give or take a third.
+    pub lookupd_poll_interval: Duration,
+    /// How connections are made.
+    pub connect: ConnectConfig,
+    /// How many messages may be in flight, and when to back off.
+    pub flow: FlowConfig,
+}
+
+impl ConsumerConfig {
+    /// The defaults for this topic and channel; addresses are to be added.
+    pub fn new(topic: TopicName, channel: ChannelName) -> Self {
+        Self {
+            topic,
+            channel,
+            nsqd: Vec::new(),
+            lookupd: Vec::new(),
+            lookupd_poll_interval: Duration::from_secs(60),
+            connect: ConnectConfig::default(),
+            flow: FlowConfig {
+                max_in_flight: 200,
+                first_backoff: Duration::from_secs(1),
+                max_backoff: Duration::from_secs(60),
+            },
+        }
+    }
+}
+
+/// How a consumer is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Health {
+    /// Subscribed connections.
+    pub connected: usize,
+    /// nsqds that there should be connections to.
+    pub known: usize,
+    /// Messages in flight.
+    pub in_flight: u32,
+    /// Few or no messages are taken, because handlers failed.
+    pub backing_off: bool,
+}
+
+/// Receives a channel's messages. Dropping it gives back what was not answered; [`stop`](Self::stop) and
+/// [`closed`](Self::closed) do so in order.
+#[derive(Debug)]
+pub struct Consumer {
+    hub: Arc<Hub>,
+    arriving: mpsc::UnboundedReceiver<Vec<Delivery>>,
+    ready: VecDeque<Delivery>,
+}
+
+impl Consumer {
+    /// Connects and subscribes. Succeeds if one nsqd given by address could be had, or one nsqlookupd; whatever else there is
+    /// is tried until it answers. Fails with the first error otherwise.
+    pub async fn connect(config: ConsumerConfig) -> Result<Self, Error> {
+        if config.nsqd.is_empty() && config.lookupd.is_empty() {
+            return Err(Error::NoAddress);
+        }
+        let found = match config.lookupd.is_empty() {
+            true => None,
+            false => Some(discovery::ask(&config.lookupd, &config.topic).await),
+        };
+        let (sender, arriving) = mpsc::unbounded_channel();
+        let hub = Arc::new(Hub::new(config));
+        let config = &hub.config;
+        let tries = join_all(config.nsqd.iter().map(|address| link::subscribe(&hub, address))).await;
+        if tries.iter().all(Result::is_err) && !matches!(found, Some(Ok(_))) {
+            let lookup = found.and_then(Result::err).map(Error::from);
+            return Err(tries.into_iter().find_map(Result::err).or(lookup).unwrap_or(Error::NoAddress));
+        }
+        for (address, connection) in config.nsqd.iter().zip(tries) {
+            hub.want(address);
+            hub.tasks.spawn(link::run(hub.clone(), address.clone(), connection, sender.clone()));
+        }
+        if let Some(found) = found {
+            hub.tasks.spawn(discovery::run(hub.clone(), found, sender));
+        }
+        hub.tasks.close();
+        Ok(Self { hub, arriving, ready: VecDeque::new() })
+    }
+
+    /// The next message; `None` when the consumer was stopped and every connection is closed, which is after every message has been
+    /// answered. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<Delivery> {
+        while self.ready.is_empty() {
+            self.ready.extend(self.arriving.recv().await?);
+        }
+        self.ready.pop_front()
+    }
+
+    /// At the most `most` messages that have arrived, waiting for the first; empty in the end, as [`recv`](Self::recv).
+    /// Cancel-safe.
+    pub async fn recv_many(&mut self, most: usize) -> Vec<Delivery> {
+        let Some(first) = self.recv().await else { return Vec::new() };
+        while self.ready.len() + 1 < most {
+            match self.arriving.try_recv() {
+                Ok(more) => self.ready.extend(more),
+                Err(_) => break,
+            }
+        }
+        let more = self.ready.len().min(most.saturating_sub(1));
+        std::iter::once(first).chain(self.ready.drain(..more)).collect()
+    }
+
+    /// Changes how many messages may be in flight on all connections together, from now on.
+    pub fn set_max_in_flight(&self, max_in_flight: u32) {
+        self.hub.update(|flow, now| flow.set_max_in_flight(max_in_flight, now));
+    }
+
+    /// Asks nsqd for no more messages (RDY 0, CLS). What has arrived or is on its way is still delivered.
+    pub fn stop(&self) {
+        self.hub.stop();
+    }
+
+    /// Gives back every message that has arrived and was not yet received.
+    pub fn release_waiting(&mut self) {
+        self.ready.clear();
+        while self.arriving.try_recv().is_ok() {}
+    }
+
+    /// How it is doing now.
+    pub fn health(&self) -> Health {
+        self.hub.health()
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.hub.stop();
+    }
+}

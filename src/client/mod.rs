@@ -1,0 +1,27 @@
+//! The NSQ client: publishing, consuming, and the HTTP APIs.
+//!
+//! ```text
+//!  Publisher ──▶ Queue ──▶ link (a task a nsqd) ──▶ Connection ──▶ nsqd     publisher/
+//!  Consumer  ◀── messages ── link (a task a nsqd) ◀── Connection ◀── nsqd   consumer/
+//!                  Flow (pure) says each link's RDY                        flow/
+//!  Nsqd, Lookupd: their HTTP APIs                                          http.rs
+//! ```
+//!
+//! A connection is owned by one task; handles send it what they want and wait for what it says. Everything is at least once:
+//! a publish is repeated until nsqd said OK, and a message that nobody answered goes back to the queue.
+
+mod address;
+mod connection;
+mod consumer;
+mod error;
+mod flow;
+mod http;
+mod publisher;
+
+pub use address::{Address, InvalidAddress};
+pub use connection::ConnectConfig;
+pub use consumer::{Consumer, ConsumerConfig, Delivery, Health};
+pub use error::Error;
+pub use flow::{ConnectionId, Flow, FlowConfig};
+pub use http::{ConfigNumber, HttpError, Lookupd, Nsqd, StatsFilter};
+pub use publisher::{PublishCounts, PublishError, PublishManyError, Publisher, PublisherConfig};

@@ -1,0 +1,225 @@
+//! One nsqd's connection, and the task that keeps it: takes requests, writes them, matches the answers.
+//!
+//! nsqd answers in the order of the commands, so what is on its way is a queue. Whatever ends a connection, what it left
+//! unanswered goes back to the shared queue: nothing is lost between two lines here.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Buf;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::PublishError;
+use super::queue::{self, Request, Shared};
+use crate::backoff::Backoff;
+use crate::client::connection::Connection;
+use crate::client::{Address, Error};
+use crate::proto::{Command, ErrorCode, Frame, Response, WireError};
+
+/// Bytes on their way to one nsqd beyond which a link takes no more: enough to keep a fast one busy, and the rest is left to the
+/// other links.
+const WINDOW: usize = 4 << 20;
+
+/// Keeps a connection to `address` until the publisher is closed.
+pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result<Connection, Error>) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
+    loop {
+        let error = match first {
+            Ok(connection) => {
+                let mut link =
+                    Link { shared: &shared, connection, sent: VecDeque::new(), groups: VecDeque::new(), bytes: 0 };
+                let mut answered = false;
+                let ended = link.serve(&mut answered).await;
+                link.give_back();
+                match ended {
+                    Ok(()) => return,
+                    Err(error) => {
+                        if answered {
+                            backoff.reset();
+                        }
+                        tracing::warn!(nsqd = %address, "connection lost: {error}");
+                        error
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::debug!(nsqd = %address, "no connection: {error}");
+                error
+            }
+        };
+        shared.note(error);
+        let pause = backoff.next().unwrap_or_default();
+        tokio::select! {
+            () = shared.closing.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+        first = tokio::select! {
+            () = shared.closing.cancelled() => return,
+            opened = Connection::open(&address, &shared.config.connect) => opened,
+        };
+        if first.is_ok() {
+            tracing::info!(nsqd = %address, "connected again");
+        }
+    }
+}
+
+struct Link<'a> {
+    shared: &'a Shared,
+    connection: Connection,
+    /// Requests on their way, oldest first.
+    sent: VecDeque<Request>,
+    /// How many of them each command has.
+    groups: VecDeque<usize>,
+    /// Their bytes.
+    bytes: usize,
+}
+
+impl Link<'_> {
+    /// Publishes until the connection ends or the publisher is closed (`Ok`). Sets `answered` once nsqd took something.
+    async fn serve(&mut self, answered: &mut bool) -> Result<(), Error> {
+        let shared = self.shared;
+        let mut life = Life::new(shared);
+        let mut check = std::pin::pin!(sleep_until(life.deadline(false)));
+        let mut write_failed = false;
+        loop {
+            if self.gather() {
+                life.progress = Instant::now();
+            }
+            let busy = !self.groups.is_empty();
+            if check.deadline() > life.deadline(busy) {
+                check.as_mut().reset(life.deadline(busy));
+            }
+            let Connection { stream, incoming, out, .. } = &mut self.connection;
+            let (mut reader, mut writer) = stream.split();
+            tokio::select! {
+                biased;
+                wrote = writer.write_buf(out), if out.has_remaining() && !write_failed => match wrote {
+                    Ok(_) => life.progress = Instant::now(),
+                    // what nsqd said before it closed may still be there to read
+                    Err(_) => write_failed = true,
+                },
+                read = incoming.fill(&mut reader) => {
+                    life.progress = Instant::now();
+                    self.read(read, answered)?;
+                }
+                () = shared.ready.notified(), if self.bytes < WINDOW => {}
+                () = shared.closing.cancelled(), if !busy => return Ok(()),
+                () = &mut check => {
+                    if life.deadline(busy) <= Instant::now() {
+                        let after = life.progress.elapsed();
+                        return Err(Error::Silent { address: self.connection.address.clone(), after });
+                    }
+                    check.as_mut().reset(life.deadline(busy));
+                }
+            }
+        }
+    }
+
+    /// Writes commands for what waits, as far as the window goes. True if there was anything.
+    fn gather(&mut self) -> bool {
+        let before = self.groups.len();
+        while self.bytes < WINDOW {
+            let old = self.sent.len();
+            let taken = self.shared.take(&mut self.sent);
+            if taken == 0 {
+                break;
+            }
+            queue::encode(self.sent.range(old..), &mut self.connection.out);
+            for request in self.sent.range_mut(old..) {
+                self.bytes += request.bytes();
+                if request.goes_out() {
+                    self.shared.resent.fetch_add(request.messages(), Ordering::Relaxed);
+                }
+            }
+            self.groups.push_back(taken);
+        }
+        if self.bytes >= WINDOW && self.shared.has_waiting() {
+            self.shared.ready.notify_one();
+        }
+        self.groups.len() > before
+    }
+
+    fn read(&mut self, read: io::Result<usize>, answered: &mut bool) -> Result<(), Error> {
+        let address = || self.connection.address.clone();
+        match read {
+            Ok(0) => return Err(Error::Closed { address: address(), source: None }),
+            Ok(_) => {}
+            Err(e) => return Err(Error::Closed { address: address(), source: Some(e) }),
+        }
+        loop {
+            let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
+            match self.connection.incoming.next_frame().map_err(broken)? {
+                None => return Ok(()),
+                Some(Frame::Response(Response::Heartbeat)) => Command::Nop.encode(&mut self.connection.out),
+                Some(Frame::Response(Response::Ok)) => {
+                    *answered = true;
+                    for request in self.pop_group() {
+                        self.shared.acknowledged.fetch_add(request.messages(), Ordering::Relaxed);
+                        request.resolve(Ok(()));
+                    }
+                }
+                Some(Frame::Error(error)) => return Err(self.refused(error)),
+                Some(Frame::Response(other)) => return Err(self.connection.unexpected(format!("{other:?}"))),
+                Some(Frame::Message(_)) => return Err(self.connection.unexpected("a message".to_owned())),
+            }
+        }
+    }
+
+    /// The oldest command was refused, and the connection ends. A request that is at fault, and alone in its command, is
+    /// told; if there were several, each will be tried alone.
+    fn refused(&mut self, error: WireError) -> Error {
+        let group = self.pop_group();
+        if !is_transient(error.code) {
+            match <[Request; 1]>::try_from(group) {
+                Ok([request]) => request.resolve(Err(PublishError::Refused(error.clone()))),
+                Err(group) => self.shared.put_back(group.into_iter().map(Request::alone).collect()),
+            }
+        } else {
+            self.shared.put_back(group.into());
+        }
+        Error::Refused { address: self.connection.address.clone(), source: error }
+    }
+
+    fn pop_group(&mut self) -> Vec<Request> {
+        let count = self.groups.pop_front().unwrap_or(0);
+        let group: Vec<Request> = self.sent.drain(..count).collect();
+        self.bytes -= group.iter().map(Request::bytes).sum::<usize>();
+        group
+    }
+
+    fn give_back(&mut self) {
+        self.shared.put_back(std::mem::take(&mut self.sent));
+    }
+}
+
+/// True if the same message may be taken later: nsqd is exiting, or its disk fails.
+fn is_transient(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::PubFailed | ErrorCode::MpubFailed | ErrorCode::DpubFailed)
+}
+
+/// When a silent connection counts as lost.
+struct Life {
+    /// When bytes last went either way.
+    progress: Instant,
+    answer_within: Duration,
+    idle_within: Duration,
+}
+
+impl Life {
+    fn new(shared: &Shared) -> Self {
+        Self {
+            progress: Instant::now(),
+            answer_within: shared.config.answer_within,
+            // without heartbeats an idle connection may be silent for ever
+            idle_within: shared.config.connect.heartbeat().map_or(Duration::from_secs(1 << 30), |every| 2 * every),
+        }
+    }
+
+    fn deadline(&self, busy: bool) -> Instant {
+        self.progress + if busy { self.answer_within } else { self.idle_within }
+    }
+}

@@ -1,0 +1,205 @@
+//! What waits to be published, shared by the callers and the links.
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{PublishError, PublisherConfig};
+use crate::client::Error;
+use crate::proto::{Command, Outgoing, TopicName};
+
+/// Bodies go into one MPUB up to this many bytes: well below nsqd's default `--max-body-size` (5 MiB), and more than enough for the
+/// cost of a command to vanish.
+const MERGE_BYTES: usize = 256 * 1024;
+
+/// What one request publishes.
+#[derive(Debug)]
+pub(super) enum Payload {
+    One(Bytes),
+    Deferred(Bytes, u64),
+    Many(Arc<Vec<Bytes>>),
+}
+
+impl Payload {
+    fn bodies(&self) -> &[Bytes] {
+        match self {
+            Self::One(body) | Self::Deferred(body, _) => std::slice::from_ref(body),
+            Self::Many(bodies) => bodies,
+        }
+    }
+
+    pub(super) fn has_empty(&self) -> bool {
+        self.bodies().iter().any(Bytes::is_empty)
+    }
+}
+
+/// One call's messages, on their way until `answer` is sent.
+#[derive(Debug)]
+pub(super) struct Request {
+    topic: TopicName,
+    payload: Payload,
+    bytes: usize,
+    /// Not to be merged with others: one of a merged command was refused, and it may be this one.
+    alone: bool,
+    /// Has been sent before.
+    sent: bool,
+    answer: oneshot::Sender<Result<(), PublishError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Request {
+    pub(super) fn messages(&self) -> u64 {
+        self.payload.bodies().len() as u64
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Notes that it goes out; true if it did before, on a connection that was lost.
+    pub(super) fn goes_out(&mut self) -> bool {
+        std::mem::replace(&mut self.sent, true)
+    }
+
+    /// The same, to be sent in a command of its own. nsqd refused the command that it was in, so it counts as never sent.
+    pub(super) fn alone(self) -> Self {
+        Self { alone: true, sent: false, ..self }
+    }
+
+    /// Tells the caller, if it still waits.
+    pub(super) fn resolve(self, result: Result<(), PublishError>) {
+        let _ = self.answer.send(result);
+    }
+
+    fn merges_with(&self, next: &Request) -> bool {
+        let deferred = |request: &Request| matches!(request.payload, Payload::Deferred(..));
+        !(self.alone || next.alone || deferred(self) || deferred(next)) && self.topic == next.topic
+    }
+}
+
+/// The queue and what else the links and the callers share. Each lock covers a few lines.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: PublisherConfig,
+    waiting: Mutex<VecDeque<Request>>,
+    /// Wakes one link that has nothing to do.
+    pub(super) ready: Notify,
+    room: Arc<Semaphore>,
+    last_error: Mutex<Option<Arc<Error>>>,
+    pub(super) acknowledged: AtomicU64,
+    pub(super) resent: AtomicU64,
+    pub(super) closing: CancellationToken,
+}
+
+impl Shared {
+    pub(super) fn new(config: PublisherConfig) -> Self {
+        let room = Arc::new(Semaphore::new(config.max_bytes as usize));
+        Self {
+            config,
+            waiting: Mutex::default(),
+            ready: Notify::new(),
+            room,
+            last_error: Mutex::default(),
+            acknowledged: AtomicU64::new(0),
+            resent: AtomicU64::new(0),
+            closing: CancellationToken::new(),
+        }
+    }
+
+    /// Waits for room and adds a request; its answer comes on what is returned.
+    pub(super) async fn queue(
+        &self,
+        topic: TopicName,
+        payload: Payload,
+    ) -> Result<oneshot::Receiver<Result<(), PublishError>>, PublishError> {
+        let bytes = payload.bodies().iter().map(Bytes::len).sum();
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.config.max_bytes);
+        let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| PublishError::Closed)?;
+        let (answer, answered) = oneshot::channel();
+        self.waiting().push_back(Request { topic, payload, bytes, alone: false, sent: false, answer, _room: room });
+        self.ready.notify_one();
+        Ok(answered)
+    }
+
+    /// Takes the requests of the next command, at the most `MERGE_BYTES` together; those whose caller went away are left out.
+    pub(super) fn take(&self, group: &mut VecDeque<Request>) -> usize {
+        let mut waiting = self.waiting();
+        let (mut taken, mut bytes) = (0, 0);
+        while let Some(next) = waiting.front() {
+            if next.answer.is_closed() {
+                waiting.pop_front();
+                continue;
+            }
+            let fits =
+                taken == 0 || bytes + next.bytes <= MERGE_BYTES && group.back().is_some_and(|r| r.merges_with(next));
+            if !fits {
+                break;
+            }
+            bytes += next.bytes;
+            taken += 1;
+            group.extend(waiting.pop_front());
+        }
+        taken
+    }
+
+    /// True if requests wait.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting().is_empty()
+    }
+
+    /// Puts requests back to the front, in their order, for the next link that is free.
+    pub(super) fn put_back(&self, requests: VecDeque<Request>) {
+        let mut waiting = self.waiting();
+        for request in requests.into_iter().rev() {
+            waiting.push_front(request);
+        }
+        if !waiting.is_empty() {
+            self.ready.notify_one();
+        }
+    }
+
+    /// Keeps what happened to a connection, for the error of a publish that runs out of time.
+    pub(super) fn note(&self, error: Error) {
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
+    }
+
+    pub(super) fn timed_out(&self) -> PublishError {
+        let last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        PublishError::TimedOut { after: self.config.timeout, last }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Request>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes the command that publishes these requests, which [`Shared::take`] found to go together; at least one.
+pub(super) fn encode<'a>(requests: impl ExactSizeIterator<Item = &'a Request> + Clone, out: &mut Outgoing) {
+    let Some(first) = requests.clone().next() else { return };
+    let topic = first.topic.clone();
+    match &first.payload {
+        Payload::Deferred(body, delay) => Command::Dpub { topic, delay: *delay, body: body.clone() }.encode(out),
+        Payload::One(body) if requests.len() == 1 => Command::Pub { topic, body: body.clone() }.encode(out),
+        Payload::One(_) | Payload::Many(_) => {
+            Command::encode_mpub(&topic, requests.flat_map(|request| request.payload.bodies()), out);
+        }
+    }
+}
+
+/// Cuts messages into commands' worths.
+pub(super) fn chunks(bodies: Vec<Bytes>) -> impl Iterator<Item = Arc<Vec<Bytes>>> {
+    let mut rest = bodies.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let mut chunk = vec![rest.next()?];
+        let mut bytes = chunk[0].len();
+        while let Some(body) = rest.next_if(|body| bytes + body.len() <= MERGE_BYTES) {
+            bytes += body.len();
+            chunk.push(body);
+        }
+        Some(Arc::new(chunk))
+    })
+}

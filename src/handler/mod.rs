@@ -1,0 +1,86 @@
+//! What is done with a message: the [`Handler`], its [`Verdict`], and the handlers that every command offers.
+//!
+//! A handler sees messages and says what became of them. It never touches the connection: the worker answers nsqd,
+//! exactly once for each message, after the verdict.
+//!
+//! ```text
+//!  --handler print | exec:CMD | http://… | file:PATH | sleep:20ms..50ms
+//!                 └── HandlerSpec ──▶ AnyHandler: one enum, no second dispatch
+//! ```
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::proto::Message;
+
+/// What became of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The work is done and safe: the message leaves the queue. The bytes are what goes to the next hop, if there is one.
+    Done(Option<Bytes>),
+    /// The work failed and may succeed later: the message comes again, after `after` or the worker's own delay. It counts
+    /// as an attempt and as a failure.
+    Retry {
+        /// How long to wait, where the handler knows better than the worker.
+        after: Option<Duration>,
+        /// The reason, for people: one line.
+        why: String,
+    },
+    /// The message can never be handled: it goes to the dead letters at once.
+    Drop {
+        /// The reason, for people: one line.
+        why: String,
+    },
+    /// The message was not tried: it goes back at once, and nobody failed.
+    Release,
+}
+
+impl Verdict {
+    /// A retry after the worker's own delay.
+    pub fn retry(why: impl Into<String>) -> Self {
+        Self::Retry { after: None, why: why.into() }
+    }
+
+    /// A drop for this reason.
+    pub fn drop(why: impl Into<String>) -> Self {
+        Self::Drop { why: why.into() }
+    }
+}
+
+/// Handles messages. An async closure `|message: Message| async { … }` is one too.
+///
+/// The future of [`handle`](Self::handle) may be dropped at any await (a second Ctrl-C): the message is then given back to
+/// the queue. A panic counts as [`Verdict::Retry`].
+pub trait Handler: Send + Sync + 'static {
+    /// Does the work for one message and says what became of it.
+    fn handle(&self, message: Message) -> impl Future<Output = Verdict> + Send;
+
+    /// How many messages one call of [`handle_batch`](Self::handle_batch) takes at the most. Above 1 the worker gives what has
+    /// gathered in one call, one call after the other.
+    fn batch_size(&self) -> usize {
+        1
+    }
+
+    /// Handles messages that arrived together: one verdict a message, in their order. Worth writing where a batch costs
+    /// little more than a message (one write, one fsync).
+    fn handle_batch(&self, messages: Vec<Message>) -> impl Future<Output = Vec<Verdict>> + Send {
+        async {
+            let mut verdicts = Vec::with_capacity(messages.len());
+            for message in messages {
+                verdicts.push(self.handle(message).await);
+            }
+            verdicts
+        }
+    }
+}
+
+impl<F, Fut> Handler for F
+where
+    F: Fn(Message) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Verdict> + Send,
+{
+    fn handle(&self, message: Message) -> impl Future<Output = Verdict> + Send {
+        self(message)
+    }
+}

@@ -1,0 +1,4 @@
+//! mqueue
+pub mod backoff;
+pub mod client;
+pub mod proto;

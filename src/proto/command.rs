@@ -1,0 +1,362 @@
+//! Commands: what a client says to nsqd.
+//!
+//! ```text
+//!  FIN 0123456789abcdef\n                                       a line only
+//!  PUB topic\n   │ size (4) │ body                              a line and a body
+//!  MPUB topic\n  │ size (4) │ count (4) │ size (4) │ body │ …
+//! ```
+//!
+//! Decoding follows nsqd 1.3.0 (`nsqd/protocol_v2.go`) in what it takes, in what it refuses and in the words it refuses
+//! with: two blanks make an empty parameter, one CR before the LF is dropped, further parameters are ignored, and MPUB's outer
+//! size is checked for its range but its content decides where it ends.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{ChannelName, ErrorCode, Limits, MessageId, Outgoing, ProtocolError, TopicName};
+
+/// A command with its parameters and body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Who the client is and what it wishes: JSON, see [`super::Identify`].
+    Identify(Bytes),
+    /// A secret for nsqd's authentication server.
+    Auth(Bytes),
+    /// Start to receive a channel's messages. Creates the topic and the channel.
+    Sub {
+        /// The topic.
+        topic: TopicName,
+        /// Its channel.
+        channel: ChannelName,
+    },
+    /// How many messages may be in flight to this connection. It holds until the next RDY.
+    Rdy(u64),
+    /// The message is done.
+    Fin(MessageId),
+    /// The message is wanted again.
+    Req {
+        /// Which.
+        id: MessageId,
+        /// When, in milliseconds from now.
+        delay: u64,
+    },
+    /// The message needs more time: another message timeout from now.
+    Touch(MessageId),
+    /// No more messages: what is in flight may still be answered.
+    Cls,
+    /// Nothing; a sign of life.
+    Nop,
+    /// Publish one message.
+    Pub {
+        /// Where to.
+        topic: TopicName,
+        /// The message.
+        body: Bytes,
+    },
+    /// Publish one message that is delivered later.
+    Dpub {
+        /// Where to.
+        topic: TopicName,
+        /// When, in milliseconds from now.
+        delay: u64,
+        /// The message.
+        body: Bytes,
+    },
+    /// Publish several messages, all or none.
+    Mpub {
+        /// Where to.
+        topic: TopicName,
+        /// The messages.
+        bodies: Vec<Bytes>,
+    },
+}
+
+impl Command {
+    /// Writes the command as a client sends it.
+    pub fn encode(&self, out: &mut Outgoing) {
+        match self {
+            Self::Identify(json) => with_body(out, b"IDENTIFY\n", json),
+            Self::Auth(secret) => with_body(out, b"AUTH\n", secret),
+            Self::Sub { topic, channel } => {
+                out.put_slice(b"SUB ");
+                out.put_slice(topic.as_str().as_bytes());
+                out.put_slice(b" ");
+                out.put_slice(channel.as_str().as_bytes());
+                out.put_slice(b"\n");
+            }
+            Self::Rdy(count) => {
+                out.put_slice(b"RDY ");
+                out.put_decimal(*count);
+                out.put_slice(b"\n");
+            }
+            Self::Fin(id) => with_id(out, b"FIN ", id),
+            Self::Touch(id) => with_id(out, b"TOUCH ", id),
+            Self::Req { id, delay } => {
+                out.put_slice(b"REQ ");
+                out.put_slice(&id.0);
+                out.put_slice(b" ");
+                out.put_decimal(*delay);
+                out.put_slice(b"\n");
+            }
+            Self::Cls => out.put_slice(b"CLS\n"),
+            Self::Nop => out.put_slice(b"NOP\n"),
+            Self::Pub { topic, body } => {
+                out.put_slice(b"PUB ");
+                out.put_slice(topic.as_str().as_bytes());
+                with_body(out, b"\n", body);
+            }
+            Self::Dpub { topic, delay, body } => {
+                out.put_slice(b"DPUB ");
+                out.put_slice(topic.as_str().as_bytes());
+                out.put_slice(b" ");
+                out.put_decimal(*delay);
+                with_body(out, b"\n", body);
+            }
+            Self::Mpub { topic, bodies } => Self::encode_mpub(topic, bodies.iter(), out),
+        }
+    }
+
+    /// Writes an MPUB of `bodies`, wherever they are kept.
+    pub fn encode_mpub<'a>(topic: &TopicName, bodies: impl Iterator<Item = &'a Bytes> + Clone, out: &mut Outgoing) {
+        let (count, length) = bodies.clone().fold((0, 4), |(count, sum), body| (count + 1, sum + 4 + body.len()));
+        out.put_slice(b"MPUB ");
+        out.put_slice(topic.as_str().as_bytes());
+        out.put_slice(b"\n");
+        out.put_length(length);
+        out.put_length(count);
+        for body in bodies {
+            with_body(out, b"", body);
+        }
+    }
+
+    /// Takes the first command from `buffer`; `None`, with `buffer` as it was, until all of it is there.
+    ///
+    /// Fails as nsqd does, as soon as what is there shows it: an oversized body is refused by its size, before it is read.
+    pub fn decode(buffer: &mut BytesMut, limits: &Limits) -> Result<Option<Self>, ProtocolError> {
+        let Some(end) = memchr::memchr(b'\n', &buffer[..buffer.len().min(limits.max_line)]) else {
+            return if buffer.len() >= limits.max_line { Err(ProtocolError::LineTooLong) } else { Ok(None) };
+        };
+        let line = buffer[..end].strip_suffix(b"\r").unwrap_or(&buffer[..end]);
+        let head = Head::parse(line, limits)?;
+        let mut reader = Reader { bytes: &buffer[end + 1..], at: 0 };
+        let Some(body) = head.body(&mut reader, limits)? else { return Ok(None) };
+        let length = end + 1 + reader.at;
+        let command = buffer.split_to(length).freeze();
+        Ok(Some(head.complete(body, &command.slice(end + 1..))))
+    }
+}
+
+fn with_body(out: &mut Outgoing, line: &[u8], body: &Bytes) {
+    out.put_slice(line);
+    out.put_length(body.len());
+    out.put_bytes(body.clone());
+}
+
+fn with_id(out: &mut Outgoing, verb: &[u8], id: &MessageId) {
+    out.put_slice(verb);
+    out.put_slice(&id.0);
+    out.put_slice(b"\n");
+}
+
+/// A command's line, understood; for some a body follows.
+enum Head {
+    Whole(Command),
+    Identify,
+    Auth,
+    Pub(TopicName),
+    Dpub(TopicName, u64),
+    Mpub(TopicName),
+}
+
+/// Where bytes lie, counted from the end of the command's line.
+type Span = std::ops::Range<usize>;
+
+/// Where a command's body or bodies lie, counted from the end of its line.
+enum Body {
+    None,
+    One(Span),
+    Many(Vec<Span>),
+}
+
+impl Head {
+    fn parse(line: &[u8], limits: &Limits) -> Result<Self, ProtocolError> {
+        let mut words = line.split(|b| *b == b' ');
+        let verb = words.next().unwrap_or_default();
+        let mut word = |missing: &str| words.next().ok_or_else(|| invalid(missing));
+        Ok(match verb {
+            b"FIN" => Self::Whole(Command::Fin(message_id(word("FIN insufficient number of params")?)?)),
+            b"RDY" => {
+                let count = word("").map_or(Ok(1), |count| {
+                    decimal(count).ok_or_else(|| invalid(format!("RDY could not parse count {}", count.escape_ascii())))
+                })?;
+                Self::Whole(Command::Rdy(count))
+            }
+            b"PUB" => Self::Pub(topic("PUB", word("PUB insufficient number of parameters")?)?),
+            b"MPUB" => Self::Mpub(topic("MPUB", word("MPUB insufficient number of parameters")?)?),
+            b"DPUB" => {
+                let missing = "DPUB insufficient number of parameters";
+                let (name, delay) = (word(missing)?, word(missing)?);
+                Self::Dpub(topic("DPUB", name)?, delay_of_dpub(delay, limits)?)
+            }
+            b"REQ" => {
+                let missing = "REQ insufficient number of params";
+                let (id, delay) = (word(missing)?, word(missing)?);
+                let id = message_id(id)?;
+                let delay = decimal(delay)
+                    .ok_or_else(|| invalid(format!("REQ could not parse timeout {}", delay.escape_ascii())))?;
+                Self::Whole(Command::Req { id, delay })
+            }
+            b"TOUCH" => Self::Whole(Command::Touch(message_id(word("TOUCH insufficient number of params")?)?)),
+            b"SUB" => {
+                let missing = "SUB insufficient number of parameters";
+                let (name, channel) = (word(missing)?, word(missing)?);
+                Self::Whole(Command::Sub { topic: topic("SUB", name)?, channel: channel_of_sub(channel)? })
+            }
+            b"IDENTIFY" => Self::Identify,
+            b"AUTH" if words.next().is_some() => return Err(invalid("AUTH invalid number of parameters")),
+            b"AUTH" => Self::Auth,
+            b"CLS" => Self::Whole(Command::Cls),
+            b"NOP" => Self::Whole(Command::Nop),
+            other => return Err(invalid(format!("invalid command {}", other.escape_ascii()))),
+        })
+    }
+
+    /// Finds the body; `None` until all of it is there.
+    fn body(&self, reader: &mut Reader<'_>, limits: &Limits) -> Result<Option<Body>, ProtocolError> {
+        let (bad_body, bad_message) = (ErrorCode::BadBody, ErrorCode::BadMessage);
+        let (max_body, max_msg) = (limits.max_body_size, limits.max_msg_size);
+        let one = match self {
+            Self::Whole(_) => return Ok(Some(Body::None)),
+            Self::Mpub(_) => return Ok(reader.messages(limits)?.map(Body::Many)),
+            Self::Identify => reader.sized(bad_body, max_body, "IDENTIFY invalid body", "IDENTIFY body"),
+            Self::Auth => reader.sized(bad_body, max_body, "AUTH invalid body", "AUTH body"),
+            Self::Pub(_) => reader.sized(bad_message, max_msg, "PUB invalid message body", "PUB message"),
+            Self::Dpub(..) => reader.sized(bad_message, max_msg, "DPUB invalid message body", "DPUB message"),
+        };
+        Ok(one?.map(Body::One))
+    }
+
+    /// Joins the line with its body. [`Head::body`] gave the kind of body that the line asks for.
+    fn complete(self, body: Body, bytes: &Bytes) -> Command {
+        match (self, body) {
+            (Self::Whole(command), _) => command,
+            (Self::Identify, Body::One(at)) => Command::Identify(bytes.slice(at)),
+            (Self::Auth, Body::One(at)) => Command::Auth(bytes.slice(at)),
+            (Self::Pub(topic), Body::One(at)) => Command::Pub { topic, body: bytes.slice(at) },
+            (Self::Dpub(topic, delay), Body::One(at)) => Command::Dpub { topic, delay, body: bytes.slice(at) },
+            (Self::Mpub(topic), Body::Many(all)) => {
+                Command::Mpub { topic, bodies: all.into_iter().map(|at| bytes.slice(at)).collect() }
+            }
+            (Self::Identify | Self::Auth | Self::Pub(_) | Self::Dpub(..) | Self::Mpub(_), _) => {
+                unreachable!("Head::body gives the body that the line asks for")
+            }
+        }
+    }
+}
+
+/// Walks over what follows a command's line; each step is `None` where the bytes end too early.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Reader<'_> {
+    /// A 32-bit signed big-endian number, as nsqd reads sizes.
+    fn number(&mut self) -> Option<i32> {
+        let bytes = self.bytes.get(self.at..self.at + 4)?;
+        self.at += 4;
+        Some(i32::from_be_bytes(bytes.try_into().ok()?))
+    }
+
+    fn take(&mut self, length: usize) -> Option<Span> {
+        let range = self.at..self.at.checked_add(length)?;
+        self.bytes.get(range.clone())?;
+        self.at = range.end;
+        Some(range)
+    }
+
+    /// A size within 1..=`limit`, which `what` and `short` name in nsqd's words, and as many bytes.
+    fn sized(&mut self, code: ErrorCode, limit: u32, what: &str, short: &str) -> Result<Option<Span>, ProtocolError> {
+        let Some(size) = self.size(code, limit, what, short)? else { return Ok(None) };
+        Ok(self.take(size as usize))
+    }
+
+    /// A size within 1..=`limit`.
+    fn size(&mut self, code: ErrorCode, limit: u32, what: &str, short: &str) -> Result<Option<u32>, ProtocolError> {
+        let Some(size) = self.number() else { return Ok(None) };
+        match u32::try_from(size) {
+            Err(_) | Ok(0) => Err(ProtocolError::new(code, format!("{what} size {size}"))),
+            Ok(size) if size > limit => Err(ProtocolError::new(code, format!("{short} too big {size} > {limit}"))),
+            Ok(size) => Ok(Some(size)),
+        }
+    }
+
+    /// MPUB's bodies, with nsqd's checks in nsqd's order (`readMPUB`).
+    fn messages(&mut self, limits: &Limits) -> Result<Option<Vec<Span>>, ProtocolError> {
+        let max_body = limits.max_body_size;
+        if self.size(ErrorCode::BadBody, max_body, "MPUB invalid body", "MPUB body")?.is_none() {
+            return Ok(None);
+        }
+        let Some(count) = self.number() else { return Ok(None) };
+        if count <= 0 || count.unsigned_abs() > max_body.saturating_sub(4) / 5 {
+            return Err(ProtocolError::new(ErrorCode::BadBody, format!("MPUB invalid message count {count}")));
+        }
+        // room for as many as the bytes at hand can hold, not for as many as the peer says
+        let mut found = Vec::with_capacity((count.unsigned_abs() as usize).min(self.bytes.len() / 5));
+        for index in 0..count {
+            let Some(size) = self.number() else { return Ok(None) };
+            let refuse = |text| Err(ProtocolError::new(ErrorCode::BadMessage, text));
+            let taken = match u32::try_from(size) {
+                Err(_) | Ok(0) => return refuse(format!("MPUB invalid message({index}) body size {size}")),
+                Ok(size) if size > limits.max_msg_size => {
+                    return refuse(format!("MPUB message too big {size} > {}", limits.max_msg_size));
+                }
+                Ok(size) => self.take(size as usize),
+            };
+            let Some(span) = taken else { return Ok(None) };
+            found.push(span);
+        }
+        Ok(Some(found))
+    }
+}
+
+fn invalid(text: impl Into<String>) -> ProtocolError {
+    ProtocolError::new(ErrorCode::Invalid, text)
+}
+
+fn message_id(word: &[u8]) -> Result<MessageId, ProtocolError> {
+    MessageId::from_slice(word).ok_or_else(|| invalid("Invalid Message ID"))
+}
+
+/// Digits only, as nsqd's `ByteToBase10`; no digits at all read as 0 there and here.
+fn decimal(word: &[u8]) -> Option<u64> {
+    word.iter().try_fold(0_u64, |sum, b| {
+        let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
+        sum.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+fn delay_of_dpub(word: &[u8], limits: &Limits) -> Result<u64, ProtocolError> {
+    match decimal(word) {
+        None => Err(invalid(format!("DPUB could not parse timeout {}", word.escape_ascii()))),
+        Some(delay) if delay > limits.max_req_timeout => {
+            Err(invalid(format!("DPUB timeout {delay} out of range 0-{}", limits.max_req_timeout)))
+        }
+        Some(delay) => Ok(delay),
+    }
+}
+
+fn topic(verb: &str, word: &[u8]) -> Result<TopicName, ProtocolError> {
+    let name = std::str::from_utf8(word).ok().and_then(|name| TopicName::new(name).ok());
+    name.ok_or_else(|| {
+        let text = format!("{verb} topic name \"{}\" is not valid", word.escape_ascii());
+        ProtocolError::new(ErrorCode::BadTopic, text)
+    })
+}
+
+fn channel_of_sub(word: &[u8]) -> Result<ChannelName, ProtocolError> {
+    let name = std::str::from_utf8(word).ok().and_then(|name| ChannelName::new(name).ok());
+    name.ok_or_else(|| {
+        let text = format!("SUB channel name \"{}\" is not valid", word.escape_ascii());
+        ProtocolError::new(ErrorCode::BadChannel, text)
+    })
+}

@@ -1,0 +1,144 @@
+//! Frames: what nsqd says to a client.
+//!
+//! ```text
+//!  ┌──────────┬──────────┬──────┐
+//!  │ size (4) │ type (4) │ data │   big-endian; size counts type and data
+//!  └──────────┴──────────┴──────┘   type 0 response, 1 error, 2 message
+//! ```
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::{Message, Outgoing, WireError};
+
+const RESPONSE: u32 = 0;
+const ERROR: u32 = 1;
+const MESSAGE: u32 = 2;
+
+/// Bytes before the data: the size and the type.
+const HEADER: usize = 8;
+
+/// One frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// The answer to a command, or a heartbeat.
+    Response(Response),
+    /// A command was refused.
+    Error(WireError),
+    /// A message of the subscribed channel.
+    Message(Message),
+}
+
+/// The data of a response frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    /// The command was carried out.
+    Ok,
+    /// Is the client alive? It answers with any command. It may come before any other answer.
+    Heartbeat,
+    /// The answer to CLS: no more messages follow.
+    CloseWait,
+    /// Anything else: JSON, after IDENTIFY and AUTH.
+    Data(Bytes),
+}
+
+impl Response {
+    fn parse(data: Bytes) -> Self {
+        match &data[..] {
+            b"OK" => Self::Ok,
+            b"_heartbeat_" => Self::Heartbeat,
+            b"CLOSE_WAIT" => Self::CloseWait,
+            _ => Self::Data(data),
+        }
+    }
+
+    fn data(&self) -> Bytes {
+        match self {
+            Self::Ok => Bytes::from_static(b"OK"),
+            Self::Heartbeat => Bytes::from_static(b"_heartbeat_"),
+            Self::CloseWait => Bytes::from_static(b"CLOSE_WAIT"),
+            Self::Data(data) => data.clone(),
+        }
+    }
+}
+
+/// Bytes that are no frame: the peer is not nsqd, or the connection is out of step. Nothing after them can be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// A size below a frame's type, or above what this client takes.
+    #[error("the peer announced a frame of {size} bytes (4 to {max} are possible): is this nsqd's TCP port?")]
+    Size {
+        /// What was announced, in bytes.
+        size: u32,
+        /// The most that is taken, in bytes.
+        max: u32,
+    },
+    /// A type other than 0, 1 and 2.
+    #[error("the peer sent a frame of type {0}, which NSQ does not have: is this nsqd's TCP port?")]
+    Type(u32),
+    /// A message frame shorter than a message's header.
+    #[error("the peer sent a message frame of {0} bytes, too short for its header")]
+    ShortMessage(usize),
+    /// The answer of an HTTP server.
+    #[error("the peer speaks HTTP: name nsqd's TCP port (4150), not its HTTP port (4151)")]
+    Http,
+}
+
+impl Frame {
+    /// Takes the first frame from `buffer`; `None`, with `buffer` as it was, until all of it is there.
+    ///
+    /// Fails on a size above `max` (bytes, type included) as soon as the size is there; nothing is allocated for it.
+    pub fn decode(buffer: &mut BytesMut, max: u32) -> Result<Option<Self>, FrameError> {
+        let Some(size) = Self::announced(buffer, max)? else { return Ok(None) };
+        if buffer.len() < 4 + size {
+            return Ok(None);
+        }
+        let mut frame = buffer.split_to(4 + size);
+        frame.advance(4);
+        let kind = frame.get_u32();
+        let data = frame.freeze();
+        match kind {
+            RESPONSE => Ok(Some(Self::Response(Response::parse(data)))),
+            ERROR => Ok(Some(Self::Error(WireError::parse(data)))),
+            MESSAGE => {
+                let length = data.len();
+                Message::decode(data)
+                    .map(|message| Some(Self::Message(message)))
+                    .ok_or(FrameError::ShortMessage(length))
+            }
+            other => Err(FrameError::Type(other)),
+        }
+    }
+
+    /// The size that the first frame of `buffer` announces (bytes after the size itself), checked; `None` before it is there.
+    pub fn announced(buffer: &[u8], max: u32) -> Result<Option<usize>, FrameError> {
+        let Some(size) = buffer.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)) else { return Ok(None) };
+        match size {
+            _ if buffer.starts_with(b"HTTP") => Err(FrameError::Http),
+            4.. if size <= max => Ok(Some(size as usize)),
+            _ => Err(FrameError::Size { size, max }),
+        }
+    }
+
+    /// Writes the frame as nsqd sends it.
+    pub fn encode(&self, out: &mut Outgoing) {
+        let mut head = |kind: u32, length: usize| {
+            out.put_length(HEADER - 4 + length);
+            out.put_slice(&kind.to_be_bytes());
+        };
+        match self {
+            Self::Response(response) => {
+                let data = response.data();
+                head(RESPONSE, data.len());
+                out.put_bytes(data);
+            }
+            Self::Error(error) => {
+                head(ERROR, error.text.len());
+                out.put_bytes(error.text.clone());
+            }
+            Self::Message(message) => {
+                head(MESSAGE, Message::HEADER + message.body.len());
+                message.encode(out);
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! IDENTIFY: who the client is, what it wishes, and what nsqd grants.
+//!
+//! Absent fields mean nsqd's defaults, so what is not set is not sent. Ranges are nsqd 1.3.0's (`nsqd/client_v2.go`); one
+//! outside of them ends the connection with E_BAD_BODY.
+
+use serde::{Deserialize, Serialize};
+
+/// The body of IDENTIFY.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Identify {
+    /// A short name for the client, shown by nsqd's `/stats`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// The client's machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// The client's program and version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    /// Asks for an [`IdentifyReply`] rather than a bare OK.
+    pub feature_negotiation: bool,
+    /// Milliseconds between heartbeats: 1000 to 60000, or -1 for none. nsqd's default is 30000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_interval: Option<i64>,
+    /// Bytes that nsqd gathers before it writes: 64 to 65536, or -1. nsqd's default is 16384.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_buffer_size: Option<i64>,
+    /// Milliseconds after which nsqd writes what it gathered: 25 to 30000, or -1. nsqd's default is 250.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_buffer_timeout: Option<i64>,
+    /// Percent of the messages to be delivered (the others are discarded): 0 (off) to 99.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample_rate: Option<i32>,
+    /// Milliseconds in which a message must be answered: 1000 to nsqd's `--max-msg-timeout`. nsqd's default is 60000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub msg_timeout: Option<i64>,
+    /// Asks for TLS.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tls_v1: bool,
+    /// Asks for snappy compression.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub snappy: bool,
+    /// Asks for deflate compression.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub deflate: bool,
+    /// The deflate level: 1 to nsqd's `--max-deflate-level`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deflate_level: Option<i32>,
+}
+
+/// nsqd's answer to an [`Identify`] with `feature_negotiation`. Read leniently: what a server leaves out is its default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IdentifyReply {
+    /// The highest RDY that nsqd takes.
+    pub max_rdy_count: u32,
+    /// nsqd's version.
+    pub version: String,
+    /// Milliseconds that a message can stay in flight, with however many TOUCHes.
+    pub max_msg_timeout: u64,
+    /// Milliseconds until a message in flight is requeued.
+    pub msg_timeout: u64,
+    /// TLS follows at once.
+    pub tls_v1: bool,
+    /// Deflate follows at once (after TLS).
+    pub deflate: bool,
+    /// The level in force.
+    pub deflate_level: i32,
+    /// The highest level that nsqd takes.
+    pub max_deflate_level: i32,
+    /// Snappy follows at once (after TLS).
+    pub snappy: bool,
+    /// The sample rate in force.
+    pub sample_rate: i32,
+    /// AUTH is wanted before SUB and PUB.
+    pub auth_required: bool,
+    /// Bytes that nsqd gathers.
+    pub output_buffer_size: i64,
+    /// Milliseconds that nsqd gathers for.
+    pub output_buffer_timeout: i64,
+}
+
+impl Default for IdentifyReply {
+    fn default() -> Self {
+        Self {
+            max_rdy_count: 2500,
+            version: String::new(),
+            max_msg_timeout: 900_000,
+            msg_timeout: 60_000,
+            tls_v1: false,
+            deflate: false,
+            deflate_level: 0,
+            max_deflate_level: 6,
+            snappy: false,
+            sample_rate: 0,
+            auth_required: false,
+            output_buffer_size: 16_384,
+            output_buffer_timeout: 250,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_set_is_not_sent() {
+        let identify = Identify { feature_negotiation: true, msg_timeout: Some(2000), ..Identify::default() };
+        let json = serde_json::to_string(&identify).unwrap();
+        assert_eq!(json, r#"{"feature_negotiation":true,"msg_timeout":2000}"#);
+    }
+
+    #[test]
+    fn a_reply_with_unknown_and_missing_fields_is_read() {
+        let reply: IdentifyReply =
+            serde_json::from_str(r#"{"version":"9","topology_zone":"a","max_rdy_count":7}"#).unwrap();
+        assert_eq!((reply.max_rdy_count, reply.msg_timeout), (7, 60_000));
+    }
+}

@@ -1,0 +1,89 @@
+//! A message as it travels from nsqd to a consumer.
+//!
+//! ```text
+//!  ┌────────────────────────┬──────────────┬──────────────┬──────┐
+//!  │ publish time, ns  (8)  │ attempts (2) │ id, hex (16) │ body │   integers big-endian
+//!  └────────────────────────┴──────────────┴──────────────┴──────┘
+//! ```
+
+use std::fmt;
+
+use bytes::{Buf, Bytes};
+
+use super::Outgoing;
+
+/// A message's id: 16 bytes that only nsqd gives a meaning (lower-case hex in practice).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(pub [u8; MessageId::LENGTH]);
+
+impl MessageId {
+    /// Bytes in an id.
+    pub const LENGTH: usize = 16;
+
+    /// The id in `bytes`, if there are just as many as an id has.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.escape_ascii().fmt(f)
+    }
+}
+
+impl fmt::Debug for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// A message: what was published, and what nsqd knows about it. Cheap to clone: the body is shared.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    /// When it was published, in nanoseconds since 1970 by nsqd's clock.
+    pub timestamp: i64,
+    /// How often it has been delivered, this time included: the first delivery says 1.
+    pub attempts: u16,
+    /// The same in every channel of the topic, and at every attempt.
+    pub id: MessageId,
+    /// What was published.
+    pub body: Bytes,
+}
+
+impl Message {
+    /// Bytes before the body.
+    pub const HEADER: usize = 8 + 2 + MessageId::LENGTH;
+
+    /// Reads a message frame's data; `None` if it is shorter than a message's header.
+    pub fn decode(mut data: Bytes) -> Option<Self> {
+        if data.len() < Self::HEADER {
+            return None;
+        }
+        let timestamp = data.get_i64();
+        let attempts = data.get_u16();
+        let mut id = [0; MessageId::LENGTH];
+        data.copy_to_slice(&mut id);
+        Some(Self { timestamp, attempts, id: MessageId(id), body: data })
+    }
+
+    /// Writes what [`decode`](Self::decode) reads.
+    pub fn encode(&self, out: &mut Outgoing) {
+        out.put_slice(&self.timestamp.to_be_bytes());
+        out.put_slice(&self.attempts.to_be_bytes());
+        out.put_slice(&self.id.0);
+        out.put_bytes(self.body.clone());
+    }
+}
+
+impl fmt::Debug for Message {
+    /// Never shows the body: it may be secret, and large.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("id", &self.id)
+            .field("attempts", &self.attempts)
+            .field("timestamp", &self.timestamp)
+            .field("body_bytes", &self.body.len())
+            .finish()
+    }
+}

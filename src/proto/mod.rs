@@ -1,0 +1,34 @@
+//! NSQ's wire protocol (V2), pure: bytes in, values out, and back.
+//!
+//! ```text
+//!  client                                   nsqd
+//!    "  V2"  ─────────────────────────────▶
+//!    Command ─────────────────────────────▶   one line, then for some a 4-byte size and a body
+//!            ◀─────────────────────────────   Frame: 4-byte size, 4-byte type, data
+//! ```
+//!
+//! Nothing here does I/O, looks at a clock or trusts a size before it is checked. Both ends are served: what
+//! [`Command::encode`] writes [`Command::decode`] reads, and likewise [`Frame`]. The source followed is nsqd 1.3.0
+//! (`nsqd/protocol_v2.go`, `nsqd/message.go`) and <https://nsq.io/clients/tcp_protocol_spec.html>.
+
+mod command;
+mod error;
+mod frame;
+mod identify;
+mod limits;
+mod message;
+mod name;
+mod outgoing;
+pub mod stats;
+
+pub use command::Command;
+pub use error::{ErrorCode, ProtocolError, WireError};
+pub use frame::{Frame, FrameError, Response};
+pub use identify::{Identify, IdentifyReply};
+pub use limits::Limits;
+pub use message::{Message, MessageId};
+pub use name::{ChannelName, InvalidName, TopicName};
+pub use outgoing::Outgoing;
+
+/// What a client says first on a connection: the protocol's version.
+pub const MAGIC_V2: &[u8; 4] = b"  V2";

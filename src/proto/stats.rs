@@ -1,0 +1,210 @@
+//! The shapes of nsqd's and nsqlookupd's HTTP answers that are JSON (`nsqd/stats.go`, `nsqd/http.go`,
+//! `nsqlookupd/http.go`). Read leniently: unknown fields are skipped, `null` lists are empty.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// nsqd's `/stats?format=json`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stats {
+    /// nsqd's version.
+    pub version: String,
+    /// `OK`, or `NOK - ` and why.
+    pub health: String,
+    /// Seconds since 1970.
+    pub start_time: i64,
+    /// Every topic asked for.
+    #[serde(deserialize_with = "null_is_default")]
+    pub topics: Vec<TopicStats>,
+    /// Connections that publish.
+    #[serde(deserialize_with = "null_is_default")]
+    pub producers: Vec<ClientStats>,
+}
+
+/// One topic.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TopicStats {
+    /// Its name.
+    pub topic_name: String,
+    /// Its channels.
+    #[serde(deserialize_with = "null_is_default")]
+    pub channels: Vec<ChannelStats>,
+    /// Messages not yet copied to the channels (a topic without channels keeps them here).
+    pub depth: i64,
+    /// Those of them on disk.
+    pub backend_depth: i64,
+    /// Messages published since nsqd started.
+    pub message_count: u64,
+    /// Their bytes.
+    pub message_bytes: u64,
+    /// No messages go to the channels.
+    pub paused: bool,
+}
+
+/// One channel.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChannelStats {
+    /// Its name.
+    pub channel_name: String,
+    /// Messages waiting, in memory and on disk; without those in flight and deferred.
+    pub depth: i64,
+    /// Those of them on disk.
+    pub backend_depth: i64,
+    /// Messages delivered and not yet answered.
+    pub in_flight_count: i64,
+    /// Messages waiting for their time.
+    pub deferred_count: i64,
+    /// Messages that came in since nsqd started.
+    pub message_count: u64,
+    /// Messages requeued by clients.
+    pub requeue_count: u64,
+    /// Messages requeued because nobody answered in time.
+    pub timeout_count: u64,
+    /// Connected consumers.
+    pub client_count: i64,
+    /// The consumers.
+    #[serde(deserialize_with = "null_is_default")]
+    pub clients: Vec<ClientStats>,
+    /// No messages go to the consumers.
+    pub paused: bool,
+}
+
+/// One connection.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientStats {
+    /// What the client calls itself.
+    pub client_id: String,
+    /// Its machine, by its own word.
+    pub hostname: String,
+    /// Its protocol: `V2`.
+    pub version: String,
+    /// Where it connects from.
+    pub remote_address: String,
+    /// 0 new, 3 subscribed, 4 closing.
+    pub state: i32,
+    /// Its RDY.
+    pub ready_count: i64,
+    /// Messages delivered to it and not yet answered.
+    pub in_flight_count: i64,
+    /// Messages delivered to it.
+    pub message_count: u64,
+    /// Messages it finished.
+    pub finish_count: u64,
+    /// Messages it requeued.
+    pub requeue_count: u64,
+    /// When it connected, in seconds since 1970.
+    pub connect_ts: i64,
+    /// Its program.
+    pub user_agent: String,
+}
+
+/// nsqd's `/info`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Info {
+    /// nsqd's version.
+    pub version: String,
+    /// What it tells nsqlookupd as its address.
+    pub broadcast_address: String,
+    /// Its machine.
+    pub hostname: String,
+    /// Its HTTP port.
+    pub http_port: i32,
+    /// Its TCP port; -1 on a Unix socket.
+    pub tcp_port: i32,
+    /// Seconds since 1970.
+    pub start_time: i64,
+}
+
+/// nsqlookupd's `/lookup?topic=…` and `/nodes`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lookup {
+    /// The topic's channels (`/lookup` only).
+    #[serde(deserialize_with = "null_is_default")]
+    pub channels: Vec<String>,
+    /// The nsqds.
+    #[serde(deserialize_with = "null_is_default")]
+    pub producers: Vec<Producer>,
+}
+
+/// One nsqd, as nsqlookupd knows it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Producer {
+    /// Where it registered from.
+    pub remote_address: String,
+    /// Its machine.
+    pub hostname: String,
+    /// The address that clients connect to.
+    pub broadcast_address: String,
+    /// The TCP port that clients connect to.
+    pub tcp_port: u16,
+    /// Its HTTP port.
+    pub http_port: u16,
+    /// Its version.
+    pub version: String,
+    /// Its topics (`/nodes` only).
+    #[serde(deserialize_with = "null_is_default")]
+    pub topics: Vec<String>,
+}
+
+impl Producer {
+    /// `host:port` for the TCP protocol, with an IPv6 host in brackets.
+    pub fn tcp_address(&self) -> String {
+        match self.broadcast_address.contains(':') {
+            true => format!("[{}]:{}", self.broadcast_address, self.tcp_port),
+            false => format!("{}:{}", self.broadcast_address, self.tcp_port),
+        }
+    }
+}
+
+/// nsqlookupd's `/topics`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Topics {
+    /// Every topic's name.
+    #[serde(deserialize_with = "null_is_default")]
+    pub topics: Vec<String>,
+}
+
+/// nsqlookupd's `/channels?topic=…`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Channels {
+    /// Every channel's name.
+    #[serde(deserialize_with = "null_is_default")]
+    pub channels: Vec<String>,
+}
+
+/// The body of an error.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ErrorBody {
+    /// A code such as `TOPIC_NOT_FOUND`.
+    pub message: String,
+}
+
+fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nulls_are_empty_lists() {
+        let stats: Stats = serde_json::from_str(r#"{"version":"1.3.0","topics":null,"producers":null}"#).unwrap();
+        assert!(stats.topics.is_empty() && stats.producers.is_empty());
+    }
+
+    #[test]
+    fn an_ipv6_host_gets_brackets() {
+        let producer = Producer { broadcast_address: "::1".into(), tcp_port: 4150, ..Producer::default() };
+        assert_eq!(producer.tcp_address(), "[::1]:4150");
+    }
+}
