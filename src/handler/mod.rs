@@ -8,11 +8,39 @@
 //!                 └── HandlerSpec ──▶ AnyHandler: one enum, no second dispatch
 //! ```
 
+mod any;
+mod capture;
+mod command_line;
+mod exec;
+mod file;
+mod http;
+mod lane;
+mod line;
+mod print;
+mod printer;
+mod process_group;
+mod reason;
+mod sleep;
+mod spec;
+#[cfg(test)]
+mod testing;
+
+pub use any::{AnyHandler, HandlerError, HandlerOptions};
+pub use exec::ExecHandler;
+pub use file::FileHandler;
+pub use http::HttpHandler;
+pub use print::{InvalidOutput, PrintHandler, PrintOutput};
+pub use sleep::SleepHandler;
+pub use spec::{HandlerSpec, HttpUrl, InvalidSpec, SleepRange};
+
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::proto::Message;
+
+/// The longest output of a command, or answer to a POST, that is kept for a next hop, in bytes: more is no message.
+const CAPTURE_LIMIT: usize = 64 * 1024 * 1024;
 
 /// What became of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]

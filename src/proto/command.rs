@@ -10,8 +10,11 @@
 //! with: two blanks make an empty parameter, one CR before the LF is dropped, further parameters are ignored, and MPUB's outer
 //! size is checked for its range but its content decides where it ends.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 
+use super::quote::quote;
 use super::{ChannelName, ErrorCode, Limits, MessageId, Outgoing, ProtocolError, TopicName};
 
 /// A command with its parameters and body.
@@ -186,12 +189,13 @@ impl Head {
             b"FIN" => Self::Whole(Command::Fin(message_id(word("FIN insufficient number of params")?)?)),
             b"RDY" => {
                 let count = word("").map_or(Ok(1), |count| {
-                    decimal(count).ok_or_else(|| invalid(format!("RDY could not parse count {}", count.escape_ascii())))
+                    decimal(count).ok_or_else(|| invalid(format!("RDY could not parse count {}", as_text(count))))
                 })?;
                 Self::Whole(Command::Rdy(count))
             }
             b"PUB" => Self::Pub(topic("PUB", word("PUB insufficient number of parameters")?)?),
-            b"MPUB" => Self::Mpub(topic("MPUB", word("MPUB insufficient number of parameters")?)?),
+            // nsqd says the code twice here
+            b"MPUB" => Self::Mpub(topic("E_BAD_TOPIC MPUB", word("MPUB insufficient number of parameters")?)?),
             b"DPUB" => {
                 let missing = "DPUB insufficient number of parameters";
                 let (name, delay) = (word(missing)?, word(missing)?);
@@ -201,8 +205,8 @@ impl Head {
                 let missing = "REQ insufficient number of params";
                 let (id, delay) = (word(missing)?, word(missing)?);
                 let id = message_id(id)?;
-                let delay = decimal(delay)
-                    .ok_or_else(|| invalid(format!("REQ could not parse timeout {}", delay.escape_ascii())))?;
+                let delay =
+                    decimal(delay).ok_or_else(|| invalid(format!("REQ could not parse timeout {}", as_text(delay))))?;
                 Self::Whole(Command::Req { id, delay })
             }
             b"TOUCH" => Self::Whole(Command::Touch(message_id(word("TOUCH insufficient number of params")?)?)),
@@ -216,7 +220,7 @@ impl Head {
             b"AUTH" => Self::Auth,
             b"CLS" => Self::Whole(Command::Cls),
             b"NOP" => Self::Whole(Command::Nop),
-            other => return Err(invalid(format!("invalid command {}", other.escape_ascii()))),
+            other => return Err(invalid(format!("invalid command {}", as_text(other)))),
         })
     }
 
@@ -324,20 +328,26 @@ fn invalid(text: impl Into<String>) -> ProtocolError {
 }
 
 fn message_id(word: &[u8]) -> Result<MessageId, ProtocolError> {
-    MessageId::from_slice(word).ok_or_else(|| invalid("Invalid Message ID"))
+    MessageId::from_slice(word).ok_or_else(|| invalid("invalid message ID"))
 }
 
-/// Digits only, as nsqd's `ByteToBase10`; no digits at all read as 0 there and here.
+/// Digits only, as nsqd's `ByteToBase10`; no digits at all read as 0 there and here. Beyond 64 bits nsqd wraps around (a DPUB
+/// for 2^64 ms is delivered at once); here the number stays at the highest, for the range check to refuse.
 fn decimal(word: &[u8]) -> Option<u64> {
     word.iter().try_fold(0_u64, |sum, b| {
         let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
-        sum.checked_mul(10)?.checked_add(digit)
+        Some(sum.saturating_mul(10).saturating_add(digit))
     })
+}
+
+/// A peer's word in an answer. nsqd sends the bytes back as they came; what is no UTF-8 becomes U+FFFD here.
+fn as_text(word: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(word)
 }
 
 fn delay_of_dpub(word: &[u8], limits: &Limits) -> Result<u64, ProtocolError> {
     match decimal(word) {
-        None => Err(invalid(format!("DPUB could not parse timeout {}", word.escape_ascii()))),
+        None => Err(invalid(format!("DPUB could not parse timeout {}", as_text(word)))),
         Some(delay) if delay > limits.max_req_timeout => {
             Err(invalid(format!("DPUB timeout {delay} out of range 0-{}", limits.max_req_timeout)))
         }
@@ -348,7 +358,7 @@ fn delay_of_dpub(word: &[u8], limits: &Limits) -> Result<u64, ProtocolError> {
 fn topic(verb: &str, word: &[u8]) -> Result<TopicName, ProtocolError> {
     let name = std::str::from_utf8(word).ok().and_then(|name| TopicName::new(name).ok());
     name.ok_or_else(|| {
-        let text = format!("{verb} topic name \"{}\" is not valid", word.escape_ascii());
+        let text = format!("{verb} topic name {} is not valid", quote(word));
         ProtocolError::new(ErrorCode::BadTopic, text)
     })
 }
@@ -356,7 +366,7 @@ fn topic(verb: &str, word: &[u8]) -> Result<TopicName, ProtocolError> {
 fn channel_of_sub(word: &[u8]) -> Result<ChannelName, ProtocolError> {
     let name = std::str::from_utf8(word).ok().and_then(|name| ChannelName::new(name).ok());
     name.ok_or_else(|| {
-        let text = format!("SUB channel name \"{}\" is not valid", word.escape_ascii());
+        let text = format!("SUB channel name {} is not valid", quote(word));
         ProtocolError::new(ErrorCode::BadChannel, text)
     })
 }

@@ -113,7 +113,7 @@ pub enum ProtocolError {
     Answer {
         /// The frame's first word.
         code: ErrorCode,
-        /// What follows it.
+        /// What follows it. A peer's bytes that are no UTF-8 are U+FFFD in it (nsqd sends them back as they came).
         text: String,
     },
     /// A line beyond [`super::Limits::max_line`]: the connection is closed without an answer, as nsqd does.

@@ -3,7 +3,9 @@
 //! Absent fields mean nsqd's defaults, so what is not set is not sent. Ranges are nsqd 1.3.0's (`nsqd/client_v2.go`); one
 //! outside of them ends the connection with E_BAD_BODY.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::stats::null_is_default;
 
 /// The body of IDENTIFY.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +21,7 @@ pub struct Identify {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
     /// Asks for an [`IdentifyReply`] rather than a bare OK.
+    #[serde(deserialize_with = "null_is_default")]
     pub feature_negotiation: bool,
     /// Milliseconds between heartbeats: 1000 to 60000, or -1 for none. nsqd's default is 30000.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,13 +39,13 @@ pub struct Identify {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub msg_timeout: Option<i64>,
     /// Asks for TLS.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_is_default")]
     pub tls_v1: bool,
     /// Asks for snappy compression.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_is_default")]
     pub snappy: bool,
     /// Asks for deflate compression.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_is_default")]
     pub deflate: bool,
     /// The deflate level: 1 to nsqd's `--max-deflate-level`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,7 +56,8 @@ pub struct Identify {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct IdentifyReply {
-    /// The highest RDY that nsqd takes.
+    /// The highest RDY that nsqd takes (`--max-rdy-count` takes 64 bits; more than fit here are as good as all of them).
+    #[serde(deserialize_with = "saturating")]
     pub max_rdy_count: u32,
     /// nsqd's version.
     pub version: String,
@@ -90,7 +94,7 @@ impl Default for IdentifyReply {
             msg_timeout: 60_000,
             tls_v1: false,
             deflate: false,
-            deflate_level: 0,
+            deflate_level: 6,
             max_deflate_level: 6,
             snappy: false,
             sample_rate: 0,
@@ -99,6 +103,10 @@ impl Default for IdentifyReply {
             output_buffer_timeout: 250,
         }
     }
+}
+
+fn saturating<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    u64::deserialize(from).map(|number| u32::try_from(number).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
@@ -117,5 +125,30 @@ mod tests {
         let reply: IdentifyReply =
             serde_json::from_str(r#"{"version":"9","topology_zone":"a","max_rdy_count":7}"#).unwrap();
         assert_eq!((reply.max_rdy_count, reply.msg_timeout), (7, 60_000));
+    }
+
+    #[test]
+    fn null_means_the_default_as_in_nsqd() {
+        let json = r#"{"client_id":null,"feature_negotiation":null,"tls_v1":null,"snappy":null,"deflate":null,
+            "heartbeat_interval":null,"sample_rate":null,"msg_timeout":null,"short_id":"legacy"}"#;
+        assert_eq!(serde_json::from_str::<Identify>(json).unwrap(), Identify::default());
+    }
+
+    #[test]
+    fn the_answer_of_nsqd_1_3_0_is_read_and_written() {
+        let json = concat!(
+            r#"{"max_rdy_count":2500,"version":"1.3.0","max_msg_timeout":900000,"msg_timeout":60000,"tls_v1":false,"#,
+            r#""deflate":false,"deflate_level":6,"max_deflate_level":6,"snappy":false,"sample_rate":0,"#,
+            r#""auth_required":false,"output_buffer_size":16384,"output_buffer_timeout":250}"#,
+        );
+        let reply: IdentifyReply = serde_json::from_str(json).unwrap();
+        assert_eq!(reply, IdentifyReply { version: "1.3.0".into(), ..IdentifyReply::default() });
+        assert_eq!(serde_json::to_string(&reply).unwrap(), json);
+    }
+
+    #[test]
+    fn a_huge_max_rdy_count_is_no_failure() {
+        let reply: IdentifyReply = serde_json::from_str(r#"{"max_rdy_count":5000000000}"#).unwrap();
+        assert_eq!(reply.max_rdy_count, u32::MAX);
     }
 }

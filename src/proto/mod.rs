@@ -11,6 +11,8 @@
 //! [`Command::encode`] writes [`Command::decode`] reads, and likewise [`Frame`]. The source followed is nsqd 1.3.0
 //! (`nsqd/protocol_v2.go`, `nsqd/message.go`) and <https://nsq.io/clients/tcp_protocol_spec.html>.
 
+#[doc(hidden)]
+pub mod check;
 mod command;
 mod error;
 mod frame;
@@ -19,7 +21,10 @@ mod limits;
 mod message;
 mod name;
 mod outgoing;
+mod quote;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use command::Command;
 pub use error::{ErrorCode, ProtocolError, WireError};

@@ -188,7 +188,9 @@ pub struct ErrorBody {
     pub message: String,
 }
 
-fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+pub(super) fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    from: D,
+) -> Result<T, D::Error> {
     Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
@@ -206,5 +208,42 @@ mod tests {
     fn an_ipv6_host_gets_brackets() {
         let producer = Producer { broadcast_address: "::1".into(), tcp_port: 4150, ..Producer::default() };
         assert_eq!(producer.tcp_address(), "[::1]:4150");
+    }
+
+    /// Cut from nsqd 1.3.0's answer, with one producer and one consumer.
+    const STATS: &str = r#"{"version":"1.3.0","health":"OK","start_time":1795213597,"topics":[{"topic_name":"zz","channels":
+        [{"channel_name":"c","depth":0,"backend_depth":0,"in_flight_count":1,"deferred_count":0,"message_count":1,
+        "requeue_count":0,"timeout_count":0,"client_count":1,"clients":[{"client_id":"127.0.0.1","hostname":"127.0.0.1",
+        "version":"V2","remote_address":"127.0.0.1:55140","state":3,"ready_count":1,"in_flight_count":1,
+        "message_count":1,"finish_count":0,"requeue_count":0,"connect_ts":1795213598,"sample_rate":0,"deflate":false,
+        "snappy":false,"user_agent":"","tls":false,"tls_cipher_suite":"","tls_version":"","tls_negotiated_protocol":"",
+        "tls_negotiated_protocol_is_mutual":false}],"paused":false,"e2e_processing_latency":{"count":0,
+        "percentiles":null}}],"depth":0,"backend_depth":0,"message_count":1,"message_bytes":1,"paused":false,
+        "e2e_processing_latency":{"count":0,"percentiles":null}}],"memory":{"heap_objects":2366},"producers":[
+        {"client_id":"127.0.0.1","state":0,"pub_counts":[{"topic":"zz","count":1}]}]}"#;
+
+    #[test]
+    fn the_stats_of_nsqd_1_3_0_are_read() {
+        let stats: Stats = serde_json::from_str(STATS).unwrap();
+        let topic = &stats.topics[0];
+        let channel = &topic.channels[0];
+        let client = &channel.clients[0];
+        assert_eq!((stats.health.as_str(), stats.start_time, stats.producers.len()), ("OK", 1_795_213_597, 1));
+        assert_eq!((topic.topic_name.as_str(), topic.message_count, topic.message_bytes), ("zz", 1, 1));
+        assert_eq!((channel.channel_name.as_str(), channel.in_flight_count, channel.client_count), ("c", 1, 1));
+        assert_eq!((client.state, client.ready_count, client.connect_ts), (3, 1, 1_795_213_598));
+    }
+
+    #[test]
+    fn the_answers_of_nsqlookupd_1_3_0_are_read() {
+        let json = r#"{"producers":[{"remote_address":"127.0.0.1:40430","hostname":"vm","broadcast_address":"vm",
+            "tcp_port":24152,"http_port":24153,"version":"1.3.0","tombstones":[false],"topics":["zz"]}]}"#;
+        let nodes: Lookup = serde_json::from_str(json).unwrap();
+        assert_eq!(
+            (nodes.producers[0].tcp_address().as_str(), &nodes.producers[0].topics[..]),
+            ("vm:24152", &["zz".to_owned()][..])
+        );
+        let nothing: ErrorBody = serde_json::from_str(r#"{"message":"TOPIC_NOT_FOUND"}"#).unwrap();
+        assert_eq!(nothing.message, "TOPIC_NOT_FOUND");
     }
 }

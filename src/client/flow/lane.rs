@@ -11,7 +11,7 @@ pub(super) struct Lane {
     pub(super) in_flight: u32,
     /// What nsqd should have been told.
     pub(super) rdy: u32,
-    max_rdy: u32,
+    pub(super) max_rdy: u32,
     /// Messages that came back to back.
     streak: u32,
     /// Since when there has been room and nothing has come; `None` without room.

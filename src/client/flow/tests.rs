@@ -1,1 +1,208 @@
+//! The flow with a fake clock: what it promises, and its invariants under random operations.
 
+use super::*;
+
+const ROUND_TRIP: Duration = Duration::from_micros(200);
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+
+struct World {
+    flow: Flow,
+    start: Instant,
+    now: Instant,
+}
+
+fn id(n: u64) -> ConnectionId {
+    ConnectionId(n)
+}
+
+impl World {
+    fn new(max_in_flight: u32, connections: u64) -> Self {
+        let config = FlowConfig { max_in_flight, first_backoff: FIRST_BACKOFF, max_backoff: 60 * FIRST_BACKOFF };
+        let start = Instant::now();
+        let mut world = Self { flow: Flow::new(&config, fastrand::Rng::with_seed(1)), start, now: start };
+        for n in 0..connections {
+            world.flow.joined(id(n), 2500, ROUND_TRIP, world.now);
+        }
+        world
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(due) = self.flow.due().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            self.flow.tick(self.now);
+            assert!(self.flow.due().is_none_or(|next| next > self.now), "a tick leaves nothing due");
+        }
+        self.now = end;
+    }
+
+    /// Messages come as long as RDY lets them, each `gap` after the one before, and are answered at once.
+    fn stream(&mut self, connection: u64, count: u32, gap: Duration) {
+        for _ in 0..count {
+            self.pass(gap);
+            self.flow.received(id(connection), 1, self.now);
+            self.flow.answered(id(connection), 1, 0, 0, self.now);
+        }
+    }
+
+    fn rdys(&self) -> Vec<u32> {
+        self.flow.lanes.values().map(|lane| lane.rdy).collect()
+    }
+}
+
+#[test]
+fn a_quiet_connection_has_room_for_one() {
+    let mut world = World::new(200, 1);
+    assert_eq!(world.rdys(), [1]);
+    world.stream(0, 50, Duration::from_millis(20));
+    assert_eq!(world.rdys(), [1]);
+}
+
+#[test]
+fn running_handlers_do_not_take_the_room_for_the_next_message() {
+    let mut world = World::new(200, 1);
+    for in_flight in 1..10 {
+        world.pass(Duration::from_millis(20));
+        world.flow.received(id(0), 1, world.now);
+        assert_eq!(world.rdys(), [in_flight + 1]);
+    }
+}
+
+#[test]
+fn back_to_back_messages_get_all_the_room_and_lose_it_when_they_cease() {
+    let mut world = World::new(200, 1);
+    world.stream(0, 64, ROUND_TRIP);
+    assert_eq!(world.rdys(), [200]);
+    world.pass(Duration::from_millis(5));
+    assert_eq!(world.rdys(), [1], "RDY below what nsqd holds makes it send that");
+}
+
+#[test]
+fn a_full_window_is_no_pause() {
+    let mut world = World::new(100, 1);
+    world.stream(0, 64, ROUND_TRIP);
+    world.flow.received(id(0), 100, world.now);
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.rdys(), [100]);
+    world.flow.answered(id(0), 100, 0, 0, world.now);
+    assert_eq!(world.rdys(), [100], "handlers were slow, not the channel");
+}
+
+#[test]
+fn the_busy_one_gets_what_the_quiet_ones_leave() {
+    let mut world = World::new(100, 3);
+    world.stream(1, 64, ROUND_TRIP);
+    assert_eq!(world.rdys(), [1, 98, 1]);
+}
+
+#[test]
+fn busy_ones_share_alike() {
+    let mut world = World::new(90, 3);
+    for _ in 0..64 {
+        world.pass(ROUND_TRIP);
+        for n in 0..3 {
+            world.flow.received(id(n), 1, world.now);
+            world.flow.answered(id(n), 1, 0, 0, world.now);
+        }
+    }
+    assert_eq!(world.rdys(), [30, 30, 30]);
+}
+
+#[test]
+fn with_less_room_than_connections_each_has_its_turn() {
+    let mut world = World::new(2, 5);
+    let mut seen = [false; 5];
+    for _ in 0..10 {
+        let rdys = world.rdys();
+        assert_eq!(rdys.iter().sum::<u32>(), 2, "{rdys:?}");
+        for (seen, rdy) in seen.iter_mut().zip(rdys) {
+            *seen |= rdy > 0;
+        }
+        world.pass(TURN);
+    }
+    assert_eq!(seen, [true; 5]);
+}
+
+#[test]
+fn one_failure_stops_nobody_and_failures_in_a_row_stop_all() {
+    let mut world = World::new(10, 2);
+    let fail = |world: &mut World| {
+        world.flow.received(id(0), 1, world.now);
+        world.flow.answered(id(0), 0, 1, 0, world.now);
+    };
+    fail(&mut world);
+    assert_eq!(world.rdys(), [1, 1]);
+    fail(&mut world);
+    assert_eq!(world.rdys(), [0, 0]);
+    world.pass(FIRST_BACKOFF);
+    assert_eq!(world.rdys().iter().sum::<u32>(), 1, "one message is tried");
+    let probe = world.rdys().iter().position(|rdy| *rdy == 1).unwrap() as u64;
+    world.flow.received(id(probe), 1, world.now);
+    world.flow.answered(id(probe), 0, 1, 0, world.now);
+    assert_eq!(world.rdys(), [0, 0]);
+    world.pass(FIRST_BACKOFF / 2);
+    assert_eq!(world.rdys(), [0, 0], "the second pause is longer than half of the first one's most");
+    world.pass(2 * FIRST_BACKOFF);
+    world.flow.received(id(0), 1, world.now);
+    world.flow.answered(id(0), 1, 0, 0, world.now);
+    assert!(world.rdys().iter().all(|rdy| *rdy > 0));
+    assert!(!world.flow.is_backing_off());
+}
+
+#[test]
+fn messages_given_back_are_no_failures() {
+    let mut world = World::new(10, 1);
+    world.flow.received(id(0), 5, world.now);
+    world.flow.answered(id(0), 0, 0, 5, world.now);
+    assert!(!world.flow.is_backing_off());
+    assert!(world.rdys()[0] > 0);
+}
+
+/// Random operations; after each, every invariant of [`Flow`] must hold.
+#[test]
+fn the_invariants_hold_whatever_happens() {
+    for seed in 0..200 {
+        random_operations(seed);
+    }
+}
+
+fn random_operations(seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut world = World::new(rng.u32(1..50), rng.u64(0..4));
+    let mut stopped = false;
+    for step in 0..500 {
+        let connection = id(rng.u64(0..6));
+        let (rdy, in_flight) = world.flow.lanes.get(&connection).map_or((0, 0), |lane| (lane.rdy, lane.in_flight));
+        match rng.u32(0..100) {
+            // as nsqd: never beyond RDY
+            0..40 if rdy > in_flight => world.flow.received(connection, rng.u32(1..=rdy - in_flight), world.now),
+            40..75 if in_flight > 0 => {
+                let count = rng.u32(1..=in_flight);
+                let done = rng.u32(0..=count);
+                let failed = rng.u32(0..=count - done);
+                world.flow.answered(connection, done, failed, count - done - failed, world.now);
+            }
+            75..80 => world.flow.joined(connection, rng.u32(1..100), ROUND_TRIP, world.now),
+            80..83 => world.flow.left(connection, world.now),
+            83..86 => world.flow.set_max_in_flight(rng.u32(0..60), world.now),
+            86 if rng.u32(0..20) == 0 => {
+                stopped = true;
+                world.flow.stop(world.now);
+            }
+            _ => world.pass(Duration::from_micros(rng.u64(0..3_000_000) >> rng.u32(0..16))),
+        }
+        let context = || format!("seed {seed}, step {step}, {:?} in: {:#?}", world.now - world.start, world.flow);
+        let room: u32 = world.flow.lanes.values().map(|lane| lane.rdy.saturating_sub(lane.in_flight)).sum();
+        let free = world.flow.max_in_flight.saturating_sub(world.flow.in_flight());
+        assert!(room <= free, "{}", context());
+        let paused = stopped || matches!(world.flow.pressure, Pressure::Paused(_));
+        assert!(!paused || world.rdys().iter().all(|rdy| *rdy == 0), "{}", context());
+        let wants = world.flow.lanes.values().any(|lane| lane.in_flight < lane.max_rdy);
+        assert!(
+            paused || matches!(world.flow.pressure, Pressure::Probing) || free == 0 || !wants || room > 0,
+            "{}",
+            context()
+        );
+        assert!(world.flow.lanes.values().all(|lane| lane.rdy <= lane.max_rdy.max(lane.in_flight)), "{}", context());
+    }
+}

@@ -1,0 +1,7 @@
+//! The subcommands: a module each, which takes its arguments and runs to the end. They do not import each other.
+
+pub mod consumer;
+mod exit;
+pub mod producer;
+
+pub use exit::{Exit, Failure};

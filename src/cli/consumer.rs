@@ -1,0 +1,117 @@
+//! `mqueue consumer`.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::{broker, duration};
+use crate::handler::HandlerSpec;
+use crate::proto::{ChannelName, TopicName};
+
+/// Consume a stream as a group, and handle each message.
+///
+/// Every group of a stream gets all of its messages; consumers of the same group share them. A message leaves the queue only when
+/// its handler is done with it.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The stream (NSQ's topic)
+    #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME")]
+    pub stream: TopicName,
+
+    /// The group (NSQ's channel)
+    #[arg(long, visible_alias = "channel", env = "GROUP", value_name = "NAME")]
+    pub group: ChannelName,
+
+    /// Exit when nothing came and nothing was in flight for this long: seconds, or 30s, 5m [default: never]
+    #[arg(long, env = "TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Option<Duration>,
+
+    /// Exit when this many messages have left the queue; take no more than that [default: no limit]
+    #[arg(long, env = "COUNT", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    /// Messages in flight at once, on all nsqds together [default: 1000 for print and file, else --concurrency]
+    #[arg(long, env = "MAX_IN_FLIGHT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_in_flight: Option<u32>,
+
+    /// Handlers running at once; print and file always take all that has come as one [default: the number of CPUs]
+    #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub concurrency: Option<u32>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub handling: Handling,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tuning: Tuning,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub broker: broker::Args,
+}
+
+/// What is done with a message.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Handling")]
+pub struct Handling {
+    /// What is done with a message: print, exec:CMD, http://… or https://…, file:PATH, sleep:20ms..50ms
+    ///
+    /// exec:CMD gets the body on stdin and MQUEUE_STREAM, MQUEUE_GROUP, MQUEUE_ID, MQUEUE_ATTEMPTS, MQUEUE_TIMESTAMP in its
+    /// environment; exit 0: done, 65: dead letter, 75 or any other: again later. http:// gets a POST; 2xx: done, 408, 429,
+    /// 5xx or no answer: again later (Retry-After is heeded), other 4xx: dead letter. file:PATH appends and syncs.
+    #[arg(long, env = "HANDLER", value_name = "HANDLER", default_value = "print", verbatim_doc_comment)]
+    pub handler: HandlerSpec,
+
+    /// What print writes: JSON with the message's id and attempts, the body and a newline, or the body and a NUL
+    #[arg(long, env = "OUTPUT", value_enum, default_value_t = Output::Json)]
+    pub output: Output,
+
+    /// How long one run of a handler may take before it is ended and counts as failed
+    #[arg(long, env = "HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]
+    pub handler_timeout: Duration,
+
+    /// Attempts after which a failing message goes to the dead letters; 0: it is tried for ever
+    #[arg(long, env = "MAX_ATTEMPTS", value_name = "N", default_value_t = 5)]
+    pub max_attempts: u16,
+
+    /// How long a failed message waits before it comes again, times its attempts (15 minutes at the most)
+    #[arg(long, env = "RETRY_DELAY", value_name = "DURATION", value_parser = duration, default_value = "5s")]
+    pub retry_delay: Duration,
+
+    /// The stream for dead letters [default: the stream's name and ".dead"]
+    #[arg(long, env = "DEAD_LETTER", value_name = "NAME")]
+    pub dead_letter: Option<TopicName>,
+}
+
+/// How the consumer behaves.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Tuning")]
+pub struct Tuning {
+    /// How long nsqd waits for a message's answer; a message is kept alive for as long as its handler runs [default: nsqd's, 60s]
+    #[arg(long, env = "MSG_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    pub msg_timeout: Option<Duration>,
+
+    /// The longest pause when messages fail one after the other; 0: no pauses
+    #[arg(long, env = "MAX_BACKOFF", value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    pub max_backoff: Duration,
+
+    /// How often nsqlookupd is asked
+    #[arg(long, env = "LOOKUPD_POLL_INTERVAL", value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    pub lookupd_poll_interval: Duration,
+
+    /// After Ctrl-C or SIGTERM, how long running handlers may take to finish; a second signal ends them at once
+    #[arg(long, env = "GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    pub grace: Duration,
+}
+
+/// What print writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// One JSON object a line.
+    Json,
+    /// The body and a newline.
+    Body,
+    /// The body and a NUL byte.
+    Null,
+}

@@ -1,0 +1,38 @@
+//! What can be typed: clap's declarations, a file a subcommand, and nothing else.
+
+pub mod broker;
+pub mod consumer;
+pub mod producer;
+
+use clap::{Parser, Subcommand};
+
+/// Producers and consumers for NSQ that lose no message.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, disable_help_subcommand = true, max_term_width = 110)]
+pub struct Cli {
+    /// What is logged to stderr: error, warn, info, debug or trace, or per part as in `mqueue::client=debug`
+    #[arg(long, global = true, value_name = "FILTER", env = "MQUEUE_LOG", default_value = "info")]
+    pub log: String,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Publish messages: generated events, or what comes from files and stdin
+    Producer(producer::Args),
+    /// Consume a stream as a group, and handle each message
+    Consumer(consumer::Args),
+}
+
+/// Reads a duration: a bare number of seconds (`30`, `0.5`), or with units (`30s`, `1m 30s`, `250ms`).
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let seconds = text.parse::<f64>().ok().and_then(|seconds| std::time::Duration::try_from_secs_f64(seconds).ok());
+    match seconds.map_or_else(|| humantime::parse_duration(text), Ok) {
+        Ok(duration) => Ok(duration),
+        Err(_) => Err("use seconds (30) or a number with a unit (30s, 250ms, 1m)".to_owned()),
+    }
+}

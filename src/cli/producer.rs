@@ -1,0 +1,5 @@
+//! `mqueue producer`.
+
+/// Publish messages.
+#[derive(Debug, clap::Args)]
+pub struct Args {}

@@ -1,0 +1,121 @@
+//! A command as typed: run directly if it is only words, by the shell if it needs one. GNU make decides in the same way
+//! (`src/job.c`, `construct_command_argv_internal`): a shell doubles the price of a short command.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+
+use super::HandlerError;
+
+/// What means something to a shell.
+const SHELL_CHARACTERS: &[char] = &[
+    '#', ';', '"', '\'', '\\', '*', '?', '[', ']', '&', '|', '<', '>', '(', ')', '{', '}', '$', '`', '^', '~', '!',
+    '\n',
+];
+/// Commands that only a shell has, or that mean something else without one. Others that are built in (echo, test) are
+/// programs as well.
+const SHELL_WORDS: &[&str] = &[
+    ".", ":", "alias", "break", "case", "cd", "command", "continue", "eval", "exec", "exit", "export", "for", "hash",
+    "if", "local", "read", "readonly", "return", "set", "shift", "source", "times", "trap", "type", "ulimit", "umask",
+    "unset", "until", "wait", "while",
+];
+/// Where programs are looked for when PATH is not set, as execvp does.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// A command line, split or left to the shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum CommandLine {
+    /// A program that was found, and its arguments: never empty.
+    Words(Vec<String>),
+    /// A script for `sh -c`.
+    Script([String; 2]),
+}
+
+impl CommandLine {
+    /// Splits a command that is only words, and fails if its program cannot be found or run.
+    pub(super) fn find(text: &str) -> Result<Self, HandlerError> {
+        let words: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();
+        match words.first() {
+            Some(program) if !needs_shell(text, program) => {
+                find(program)?;
+                Ok(Self::Words(words))
+            }
+            Some(_) => Ok(Self::Script(["-c".to_owned(), text.to_owned()])),
+            None => Err(HandlerError::CommandNotFound(text.to_owned())),
+        }
+    }
+
+    /// The program to run.
+    pub(super) fn program(&self) -> &str {
+        self.program_and_arguments().0
+    }
+
+    /// The program to run, and what it is given.
+    pub(super) fn program_and_arguments(&self) -> (&str, &[String]) {
+        match self {
+            Self::Words(words) => (&words[0], &words[1..]),
+            Self::Script(arguments) => ("sh", arguments),
+        }
+    }
+}
+
+fn needs_shell(text: &str, program: &str) -> bool {
+    // "A=b command" sets a variable; in later words = is only a character.
+    text.trim_end().contains(SHELL_CHARACTERS) || program.contains('=') || SHELL_WORDS.contains(&program)
+}
+
+/// Looks for a program as execvp will. PATH is read here, at the edge: it is what execvp itself reads.
+fn find(program: &str) -> Result<(), HandlerError> {
+    let candidates: Vec<PathBuf> = match program.contains('/') {
+        true => vec![PathBuf::from(program)],
+        false => {
+            let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+            env::split_paths(&path).map(|folder| folder.join(program)).collect()
+        }
+    };
+    let files: Vec<&PathBuf> = candidates.iter().filter(|path| path.is_file()).collect();
+    if files.iter().any(|path| is_executable(path)) {
+        return Ok(());
+    }
+    Err(match files.is_empty() {
+        true => HandlerError::CommandNotFound(program.to_owned()),
+        false => HandlerError::CommandNotExecutable(program.to_owned()),
+    })
+}
+
+fn is_executable(path: &Path) -> bool {
+    access(path, AccessFlags::X_OK).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_words_are_run_directly() {
+        for text in ["true", " cat  -n ", "/bin/echo a=b 100% a,b:c@d +x", "echo ü", "true\n"] {
+            let words: Vec<_> = text.split_ascii_whitespace().map(str::to_owned).collect();
+            assert_eq!(CommandLine::find(text).unwrap(), CommandLine::Words(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_else_is_the_shells() {
+        for text in
+            ["cat | wc", "echo \"a\"", "A=b env", "exit 75", "cat >> ~/log", "a\nb", "echo $HOME", "nosuch; true"]
+        {
+            let command = CommandLine::find(text).unwrap();
+            assert_eq!(command.program_and_arguments(), ("sh", &["-c".to_owned(), text.to_owned()][..]), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let error = |text: &str| CommandLine::find(text).unwrap_err().to_string();
+        assert!(error("nosuch --flag").starts_with(r#"command "nosuch" not found: "#));
+        assert!(error("./nosuch").starts_with(r#"command "./nosuch" not found: "#));
+        assert!(error("/etc").starts_with(r#"command "/etc" not found: "#));
+        assert!(error("/etc/passwd").starts_with(r#"command "/etc/passwd" is not executable: "#));
+    }
+}

@@ -1,0 +1,320 @@
+//! `http://…`, `https://…`: one POST a message; the status is the verdict.
+//!
+//! ```text
+//!  2xx                    Done
+//!  408, 429, 5xx          Retry, after Retry-After (in seconds) if it is given
+//!  3xx, no answer         Retry: the address or the server may be put right
+//!  other 4xx              Drop
+//! ```
+//!
+//! Redirects are not followed: a POST would become a GET on most of them. Retry-After as a date is ignored: the worker's own
+//! delay does, and a server's clock is not ours. HTTP_PROXY and its like hold for all hosts but this machine, as for
+//! NSQ's own nsq_to_http.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, StatusCode, Url};
+
+use crate::proto::{ChannelName, Message, TopicName};
+
+use super::spec::shown;
+use super::{CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, Verdict};
+
+/// The longest Retry-After that is believed.
+const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+/// How much of an answer that nobody wants is read, in bytes, so that its connection can be used again.
+const DRAIN_LIMIT: usize = 256 * 1024;
+
+/// Posts bodies to a URL over a pool of connections.
+#[derive(Debug)]
+pub struct HttpHandler {
+    client: Client,
+    url: Url,
+    /// The URL for people, without secrets.
+    shown: String,
+    stream: TopicName,
+    group: ChannelName,
+    capture_output: bool,
+}
+
+impl HttpHandler {
+    /// A handler for this URL; a user and password in it go out as basic authentication. Connects to nothing yet. Fails if
+    /// the client cannot be set up.
+    pub fn new(url: &HttpUrl, options: &HandlerOptions) -> Result<Self, HandlerError> {
+        let mut client = Client::builder()
+            .user_agent(concat!("mqueue/", env!("CARGO_PKG_VERSION")))
+            .redirect(Policy::none())
+            .timeout(options.timeout);
+        if is_this_machine(url.url()) {
+            client = client.no_proxy();
+        }
+        Ok(Self {
+            client: client.build().map_err(HandlerError::HttpClient)?,
+            url: url.url().clone(),
+            shown: url.shown(),
+            stream: options.stream.clone(),
+            group: options.group.clone(),
+            capture_output: options.capture_output,
+        })
+    }
+
+    /// Sends the message and waits for the answer's head.
+    async fn post(&self, message: Message) -> reqwest::Result<Response> {
+        self.client
+            .post(self.url.clone())
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .header("x-mqueue-stream", self.stream.as_str())
+            .header("x-mqueue-group", self.group.as_str())
+            .header("x-mqueue-id", message.id.to_string())
+            .header("x-mqueue-attempts", message.attempts)
+            .header("x-mqueue-timestamp", message.timestamp)
+            .body(message.body)
+            .send()
+            .await
+    }
+
+    /// What an answer other than 2xx says of the message.
+    fn refused(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
+        let why = format!("HTTP {status} from {}", self.shown);
+        match status {
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+                Verdict::Retry { after: delay(headers), why }
+            }
+            _ if status.is_server_error() => Verdict::Retry { after: delay(headers), why },
+            _ if status.is_client_error() => Verdict::drop(why),
+            _ => match self.location(headers) {
+                Some(location) => Verdict::retry(format!("{why}: moved to {location}, which has to be named instead")),
+                None => Verdict::retry(why),
+            },
+        }
+    }
+
+    /// Where a redirect leads, for people.
+    fn location(&self, headers: &HeaderMap) -> Option<String> {
+        let location = headers.get(LOCATION)?.to_str().ok()?;
+        self.url.join(location).ok().map(|url| shown(&url))
+    }
+
+    /// Reads the answer that goes to the next hop.
+    async fn captured(&self, mut response: Response) -> Verdict {
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() > CAPTURE_LIMIT => {
+                    return Verdict::drop(format!("answer of more than {CAPTURE_LIMIT} bytes from {}", self.shown));
+                }
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => return Verdict::Done(Some(Bytes::from(body))),
+                Err(error) => return Verdict::retry(format!("answer cut off by {}: {}", self.shown, cause(&error))),
+            }
+        }
+    }
+}
+
+impl Handler for HttpHandler {
+    async fn handle(&self, message: Message) -> Verdict {
+        let response = match self.post(message).await {
+            Ok(response) => response,
+            Err(error) => return Verdict::retry(format!("no answer from {}: {}", self.shown, cause(&error))),
+        };
+        let status = response.status();
+        if !status.is_success() {
+            let verdict = self.refused(status, response.headers());
+            drain(response).await;
+            return verdict;
+        }
+        if self.capture_output {
+            return self.captured(response).await;
+        }
+        drain(response).await;
+        Verdict::Done(None)
+    }
+}
+
+/// True for `localhost` and loopback addresses.
+fn is_this_machine(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Reads what nobody wants, up to a limit: past it a new connection is cheaper. The verdict is in the head already, so errors
+/// do not matter.
+async fn drain(mut response: Response) {
+    let mut read = 0;
+    while let Ok(Some(chunk)) = response.chunk().await {
+        read += chunk.len();
+        if read > DRAIN_LIMIT {
+            return;
+        }
+    }
+}
+
+/// The seconds of Retry-After, up to an hour.
+fn delay(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_DELAY))
+}
+
+/// What is at the bottom of an error: reqwest's own text is a chain that repeats the URL with its secrets.
+fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "timed out".to_owned();
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    match cause.downcast_ref::<std::io::Error>() {
+        Some(error) => super::reason::why(error),
+        None if cause.is::<reqwest::Error>() => "the request could not be sent".to_owned(),
+        None => cause.to_string().to_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread::{self, JoinHandle};
+
+    use super::*;
+    use crate::handler::testing::{message, options};
+
+    /// Takes one connection, gives these answers on it, one a request, and returns the requests.
+    fn serve(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let serving = thread::spawn(move || {
+            let mut stream = BufReader::new(listener.accept().unwrap().0);
+            let answered = answers.iter().map(|answer| {
+                let request = read_request(&mut stream);
+                stream.get_mut().write_all(answer.as_bytes()).unwrap();
+                request
+            });
+            answered.collect()
+        });
+        (address, serving)
+    }
+
+    fn read_request(stream: &mut BufReader<TcpStream>) -> String {
+        let mut request = String::new();
+        while !request.ends_with("\r\n\r\n") {
+            assert!(stream.read_line(&mut request).unwrap() > 0, "connection closed after {request:?}");
+        }
+        let length = request.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.unwrap().parse().unwrap()];
+        stream.read_exact(&mut body).unwrap();
+        request + &String::from_utf8(body).unwrap()
+    }
+
+    fn answer(status: &str, headers: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n{body}", body.len())
+    }
+
+    fn handler(url: &str, options: &HandlerOptions) -> HttpHandler {
+        HttpHandler::new(&url.parse().unwrap(), options).unwrap()
+    }
+
+    /// What this answer makes of a message.
+    async fn verdict(answer: String, options: HandlerOptions) -> (String, Verdict) {
+        let (address, serving) = serve(vec![answer]);
+        let verdict = handler(&format!("http://user:secret@{address}/hook?key=secret"), &options);
+        let verdict = verdict.handle(message("a")).await;
+        serving.join().unwrap();
+        (address, verdict)
+    }
+
+    #[tokio::test]
+    async fn the_request_says_what_the_message_is_and_connections_are_used_again() {
+        let (address, serving) = serve(vec![answer("200 OK", "", "unread"), answer("204 No Content", "", "")]);
+        let handler = handler(&format!("http://user:secret@{address}/hook?a=b"), &options());
+        assert_eq!(handler.handle(message("one")).await, Verdict::Done(None));
+        assert_eq!(handler.handle(message("two")).await, Verdict::Done(None));
+        let requests = serving.join().unwrap();
+        assert!(requests[0].starts_with("POST /hook?a=b HTTP/1.1\r\n"), "{requests:?}");
+        for line in [
+            "content-type: application/octet-stream",
+            concat!("user-agent: mqueue/", env!("CARGO_PKG_VERSION")),
+            "authorization: Basic dXNlcjpzZWNyZXQ=",
+            "x-mqueue-stream: foo",
+            "x-mqueue-group: 1",
+            "x-mqueue-id: 0123456789abcdef",
+            "x-mqueue-attempts: 2",
+            "x-mqueue-timestamp: 1700000000123456789",
+        ] {
+            assert!(requests[0].lines().any(|given| given == line), "{line}: {requests:?}");
+        }
+        assert!(requests[0].ends_with("\r\n\r\none") && requests[1].ends_with("\r\n\r\ntwo"), "{requests:?}");
+    }
+
+    #[tokio::test]
+    async fn the_status_is_the_verdict() {
+        let hour = Some(Duration::from_secs(3600));
+        for (status, headers, after) in [
+            ("408 Request Timeout", "", None),
+            ("429 Too Many Requests", "retry-after: 7\r\n", Some(Duration::from_secs(7))),
+            ("500 Internal Server Error", "", None),
+            ("503 Service Unavailable", "retry-after: 99999\r\n", hour),
+            ("503 Service Unavailable", "retry-after: Wed, 21 Oct 2015 07:28:00 GMT\r\n", None),
+        ] {
+            let (address, verdict) = verdict(answer(status, headers, "sorry"), options()).await;
+            let why = format!("HTTP {status} from http://{address}/hook");
+            assert_eq!(verdict, Verdict::Retry { after, why }, "{status} {headers}");
+        }
+        for status in ["400 Bad Request", "401 Unauthorized", "422 Unprocessable Entity"] {
+            let (address, verdict) = verdict(answer(status, "retry-after: 7\r\n", ""), options()).await;
+            assert_eq!(verdict, Verdict::drop(format!("HTTP {status} from http://{address}/hook")));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_a_retry_that_names_the_new_address() {
+        let (address, verdict) = verdict(answer("302 Found", "location: /new?key=secret\r\n", ""), options()).await;
+        let why = format!(
+            "HTTP 302 Found from http://{address}/hook: moved to http://{address}/new, which has to be named instead"
+        );
+        assert_eq!(verdict, Verdict::retry(why));
+    }
+
+    #[tokio::test]
+    async fn the_answer_is_kept_for_a_next_hop() {
+        let options = HandlerOptions { capture_output: true, ..options() };
+        let (_, kept) = verdict(answer("200 OK", "", "result"), options.clone()).await;
+        assert_eq!(kept, Verdict::Done(Some("result".into())));
+
+        let cut_off = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf".to_owned();
+        let (address, cut_off) = verdict(cut_off, options).await;
+        let Verdict::Retry { why, .. } = cut_off else { panic!("{cut_off:?}") };
+        assert!(why.starts_with(&format!("answer cut off by http://{address}/hook: ")), "{why}");
+    }
+
+    #[tokio::test]
+    async fn no_answer_is_a_retry_with_the_reason_and_no_secret() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let brief = HandlerOptions { timeout: Duration::from_millis(50), ..options() };
+        let url = format!("http://user:secret@{address}/?key=secret");
+        let verdict = handler(&url, &brief).handle(message("a")).await;
+        assert_eq!(verdict, Verdict::retry(format!("no answer from http://{address}/: timed out")));
+
+        drop(listener);
+        let verdict = handler(&url, &options()).handle(message("a")).await;
+        assert_eq!(verdict, Verdict::retry(format!("no answer from http://{address}/: connection refused")));
+    }
+
+    #[test]
+    fn only_this_machine_is_never_reached_by_a_proxy() {
+        for (url, here) in [
+            ("http://localhost:1/", true),
+            ("http://127.0.0.1/", true),
+            ("http://[::1]:8080/", true),
+            ("http://10.0.0.1/", false),
+            ("http://localhost.example.org/", false),
+        ] {
+            assert_eq!(is_this_machine(&url.parse().unwrap()), here, "{url}");
+        }
+    }
+}

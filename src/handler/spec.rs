@@ -1,0 +1,246 @@
+//! Which handler a command is to use, as it is typed: `--handler SPEC`.
+//!
+//! ```text
+//!  print
+//!  exec:COMMAND
+//!  http://HOST/PATH  https://HOST/PATH
+//!  file:PATH
+//!  sleep:20ms..50ms  sleep:25ms
+//! ```
+//!
+//! A [`HandlerSpec`] is well formed, and nothing more: whether the command or the file is there shows when it is
+//! [built](HandlerSpec::build).
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use reqwest::Url;
+
+/// A handler as named on the command line. `Display` gives the text that [`FromStr`] reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandlerSpec {
+    /// `print`: one line a message on standard output.
+    Print,
+    /// `exec:COMMAND`: one run of a command a message.
+    Exec(String),
+    /// `http://…`, `https://…`: one POST a message.
+    Http(HttpUrl),
+    /// `file:PATH`: one line a message at the end of a file.
+    File(PathBuf),
+    /// `sleep:20ms..50ms`: nothing but time.
+    Sleep(SleepRange),
+}
+
+/// A text that names no handler.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSpec {
+    /// No handler begins like this.
+    #[error(
+        "unknown handler {0:?}: use print, exec:COMMAND, http://HOST/PATH, https://HOST/PATH, file:PATH or sleep:20ms..50ms"
+    )]
+    Unknown(String),
+    /// `exec:` alone.
+    #[error("handler \"exec:\" names no command: use exec:COMMAND, as in exec:./import.sh")]
+    NoCommand,
+    /// `file:` alone.
+    #[error("handler \"file:\" names no file: use file:PATH, as in file:events.jsonl")]
+    NoPath,
+    /// What stands after `http` is not a URL with a host.
+    #[error("invalid URL {url:?} ({why}): use http://HOST[:PORT]/PATH")]
+    Url {
+        /// The text as given.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Not a duration, nor two.
+    #[error("invalid time {0:?} to sleep: use sleep:25ms or sleep:20ms..50ms, the shorter first")]
+    Sleep(String),
+}
+
+impl FromStr for HandlerSpec {
+    type Err = InvalidSpec;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSpec> {
+        let Some((scheme, rest)) = text.split_once(':') else {
+            return if text == "print" { Ok(Self::Print) } else { Err(InvalidSpec::Unknown(text.to_owned())) };
+        };
+        match scheme {
+            "exec" if rest.trim().is_empty() => Err(InvalidSpec::NoCommand),
+            "exec" => Ok(Self::Exec(rest.to_owned())),
+            "http" | "https" => text.parse().map(Self::Http),
+            "file" if rest.is_empty() => Err(InvalidSpec::NoPath),
+            "file" => Ok(Self::File(rest.into())),
+            "sleep" => rest.parse().map(Self::Sleep),
+            _ => Err(InvalidSpec::Unknown(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for HandlerSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Print => f.write_str("print"),
+            Self::Exec(command) => write!(f, "exec:{command}"),
+            Self::Http(url) => f.write_str(&url.text),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Sleep(range) => write!(f, "sleep:{range}"),
+        }
+    }
+}
+
+/// An address to POST to, kept with the text it was read from.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HttpUrl {
+    text: String,
+    url: Url,
+}
+
+impl HttpUrl {
+    /// The address, with the user and password that may stand in it.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Scheme, host, port and path: what may be shown. User, password and query may be secret.
+    pub fn shown(&self) -> String {
+        shown(&self.url)
+    }
+}
+
+/// `url` without what may be secret: user, password, query and fragment.
+pub(super) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    // These fail only where a URL has no host, and then there is no user either.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.into()
+}
+
+impl FromStr for HttpUrl {
+    type Err = InvalidSpec;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSpec> {
+        let invalid = |why: &str| InvalidSpec::Url { url: text.to_owned(), why: why.to_owned() };
+        // The URL standard reads "http:foo" and "http:///foo" as "http://foo": a typing error here.
+        let authority = text.split_once("://").map(|(_, rest)| rest);
+        if authority.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
+            return Err(invalid("no host"));
+        }
+        let url = Url::parse(text).map_err(|error| invalid(&error.to_string()))?;
+        Ok(Self { text: text.to_owned(), url })
+    }
+}
+
+impl fmt::Debug for HttpUrl {
+    /// Never shows what may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.shown())
+    }
+}
+
+/// The shortest and the longest time to sleep, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SleepRange {
+    shortest: Duration,
+    longest: Duration,
+}
+
+impl SleepRange {
+    /// A range, unless it is empty.
+    pub fn new(shortest: Duration, longest: Duration) -> Option<Self> {
+        (shortest <= longest).then_some(Self { shortest, longest })
+    }
+
+    /// The shortest time.
+    pub fn shortest(&self) -> Duration {
+        self.shortest
+    }
+
+    /// The longest time.
+    pub fn longest(&self) -> Duration {
+        self.longest
+    }
+}
+
+impl FromStr for SleepRange {
+    type Err = InvalidSpec;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSpec> {
+        let invalid = || InvalidSpec::Sleep(text.to_owned());
+        let time = |text: &str| humantime::parse_duration(text.trim()).map_err(|_| invalid());
+        let (shortest, longest) = match text.split_once("..") {
+            Some((shortest, longest)) => (time(shortest)?, time(longest)?),
+            None => (time(text)?, time(text)?),
+        };
+        Self::new(shortest, longest).ok_or_else(invalid)
+    }
+}
+
+impl fmt::Display for SleepRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shortest, longest) = (humantime::format_duration(self.shortest), humantime::format_duration(self.longest));
+        match self.shortest == self.longest {
+            true => shortest.fmt(f),
+            false => write!(f, "{shortest}..{longest}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_shown_as_it_was_typed() {
+        for text in [
+            "print",
+            "exec:./import.sh --fast 'a b' | wc",
+            "http://user:secret@localhost:8080/hook?a=b",
+            "https://example.org",
+            "file:/var/log/a:b.jsonl",
+            "sleep:20ms..50ms",
+            "sleep:25ms",
+            "sleep:0s",
+        ] {
+            assert_eq!(text.parse::<HandlerSpec>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn every_error_is_one_line_with_the_input_and_the_remedy() {
+        for (text, start) in [
+            ("foo", r#"unknown handler "foo": use print, exec:COMMAND, http"#),
+            ("", r#"unknown handler "": use print"#),
+            ("print:json", r#"unknown handler "print:json": use print"#),
+            ("a\nb", r#"unknown handler "a\nb": use print"#),
+            ("exec: ", "handler \"exec:\" names no command: use exec:COMMAND"),
+            ("file:", "handler \"file:\" names no file: use file:PATH"),
+            ("http:", r#"invalid URL "http:" (no host): use http://HOST"#),
+            ("http:///path", r#"invalid URL "http:///path" (no host): use http://HOST"#),
+            ("http://a:port/", r#"invalid URL "http://a:port/" (invalid port number): use http://HOST"#),
+            ("sleep:", r#"invalid time "" to sleep: use sleep:25ms"#),
+            ("sleep:5", r#"invalid time "5" to sleep: use sleep:25ms"#),
+            (
+                "sleep:50ms..20ms",
+                r#"invalid time "50ms..20ms" to sleep: use sleep:25ms or sleep:20ms..50ms, the shorter"#,
+            ),
+            ("sleep:..20ms", r#"invalid time "..20ms" to sleep: use"#),
+        ] {
+            let error = text.parse::<HandlerSpec>().unwrap_err().to_string();
+            assert!(error.starts_with(start), "{text}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_to_people_without_its_secrets() {
+        let url: HttpUrl = "http://user:secret@localhost:8080/hook?token=secret#secret".parse().unwrap();
+        assert_eq!(url.shown(), "http://localhost:8080/hook");
+        assert_eq!(format!("{url:?}"), r#""http://localhost:8080/hook""#);
+    }
+}

@@ -1,0 +1,64 @@
+//! A peer's bytes in quotes, as nsqd shows names that it refuses (Go's `%q`).
+
+use std::fmt::Write;
+
+/// `bytes` in double quotes: what prints stays as it is, the rest becomes an escape of Go's.
+pub(super) fn quote(bytes: &[u8]) -> String {
+    let mut out = String::from('"');
+    for chunk in bytes.utf8_chunks() {
+        chunk.valid().chars().for_each(|c| put(&mut out, c));
+        for byte in chunk.invalid() {
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn put(out: &mut String, c: char) {
+    let written = match c {
+        '"' | '\\' => write!(out, "\\{c}"),
+        '\x07' => out.write_str("\\a"),
+        '\x08' => out.write_str("\\b"),
+        '\x0c' => out.write_str("\\f"),
+        '\n' => out.write_str("\\n"),
+        '\r' => out.write_str("\\r"),
+        '\t' => out.write_str("\\t"),
+        '\x0b' => out.write_str("\\v"),
+        ' '..='~' => out.write_char(c),
+        '\0'..='\x7f' => write!(out, "\\x{:02x}", c as u32),
+        _ if prints(c) => out.write_char(c),
+        ..='\u{ffff}' => write!(out, "\\u{:04x}", c as u32),
+        _ => write!(out, "\\U{:08x}", c as u32),
+    };
+    debug_assert!(written.is_ok(), "a String takes all");
+}
+
+/// True for letters, marks, numbers, punctuation and symbols: what Rust's `Debug` of text shows too. A letter goes before,
+/// since a mark is escaped only where it has nothing to stand on.
+fn prints(c: char) -> bool {
+    ['a', c].iter().collect::<String>().escape_debug().nth(1) == Some(c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What nsqd 1.3.0 answered to PUB with these names.
+    #[test]
+    fn quotes_as_go_does() {
+        for (bytes, expected) in [
+            (&b"a\"b\\c'"[..], r#""a\"b\\c'""#),
+            ("a\u{2028}b\x01\x7f\x07\x08\x0c\x0b\r\t\0'".as_bytes(), r#""a\u2028b\x01\x7f\a\b\f\v\r\t\x00'""#),
+            (
+                "\u{a0}\u{ad}\u{feff}\u{1f600}\u{e000}\u{fffd}".as_bytes(),
+                "\"\\u00a0\\u00ad\\ufeff\u{1f600}\\ue000\u{fffd}\"",
+            ),
+            ("e\u{301}\u{301}".as_bytes(), "\"e\u{301}\u{301}\""),
+            ("\u{e0100}\u{10ffff}".as_bytes(), "\"\u{e0100}\\U0010ffff\""),
+            (b"\xff\xed\xa0\x80\xf0\x9f", r#""\xff\xed\xa0\x80\xf0\x9f""#),
+        ] {
+            assert_eq!(quote(bytes), expected, "{}", bytes.escape_ascii());
+        }
+    }
+}

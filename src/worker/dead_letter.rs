@@ -1,0 +1,149 @@
+//! Dead letters: messages that were given up, in a stream of their own, with the reason.
+//!
+//! ```text
+//!  {"mqueue":"dead-letter","stream":"foo","group":"1","id":"…","attempts":5,…,"reason":"exit status 1"}\n
+//!  the body, byte for byte as it was
+//! ```
+//!
+//! NSQ has no headers, so the reason stands before the body: one line of JSON that any consumer can read or skip.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::client::{Address, Error, PublishError, Publisher, PublisherConfig};
+use crate::proto::{ChannelName, Message, TopicName};
+
+const MARK: &str = "dead-letter";
+
+/// A message that was given up, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Always `dead-letter`.
+    mqueue: String,
+    /// The stream that it came from.
+    pub stream: TopicName,
+    /// The group that gave it up.
+    pub group: ChannelName,
+    /// Its id there.
+    pub id: String,
+    /// How often it was delivered.
+    pub attempts: u16,
+    /// When it was published, in nanoseconds since 1970.
+    pub timestamp: i64,
+    /// When it was given up, in nanoseconds since 1970.
+    pub died: i64,
+    /// Why, for people.
+    pub reason: String,
+    /// What was published.
+    #[serde(skip)]
+    pub body: Bytes,
+}
+
+impl DeadLetter {
+    /// Gives `message` of `channel` up, for this reason.
+    pub(super) fn new(topic: &TopicName, channel: &ChannelName, message: &Message, reason: String) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            mqueue: MARK.to_owned(),
+            stream: topic.clone(),
+            group: channel.clone(),
+            id: message.id.to_string(),
+            attempts: message.attempts,
+            timestamp: message.timestamp,
+            died: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
+            reason,
+            body: message.body.clone(),
+        }
+    }
+
+    /// The message's body in the dead letters' stream.
+    pub fn encode(&self) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(self.body.len() + 512).writer();
+        serde_json::to_writer(&mut bytes, self).expect("its fields are text and numbers");
+        let mut bytes = bytes.into_inner();
+        bytes.put_u8(b'\n');
+        bytes.put_slice(&self.body);
+        bytes.freeze()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote; `None` if it is something else.
+    pub fn decode(bytes: &Bytes) -> Option<Self> {
+        let end = memchr::memchr(b'\n', bytes)?;
+        let letter: Self = serde_json::from_slice(&bytes[..end]).ok()?;
+        (letter.mqueue == MARK).then(|| Self { body: bytes.slice(end + 1..), ..letter })
+    }
+}
+
+/// Why a dead letter is not in its stream.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DeadLetterError {
+    #[error(transparent)]
+    Connect(#[from] Error),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+/// Publishes dead letters, each on the nsqd that the message came from. Connects when the first one comes.
+#[derive(Debug, Clone)]
+pub(super) struct DeadLetters {
+    topic: TopicName,
+    config: PublisherConfig,
+    publishers: Arc<Mutex<HashMap<Address, Publisher>>>,
+}
+
+impl DeadLetters {
+    pub(super) fn new(topic: TopicName, config: PublisherConfig) -> Self {
+        Self { topic, config, publishers: Arc::default() }
+    }
+
+    pub(super) fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    /// Done when nsqd said OK.
+    pub(super) async fn publish(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
+        let publisher = self.publisher(nsqd).await?;
+        Ok(publisher.publish(&self.topic, letter.encode()).await?)
+    }
+
+    /// The lock is held while connecting, so that letters that come together wait for one connection instead of making many.
+    async fn publisher(&self, nsqd: &Address) -> Result<Publisher, Error> {
+        let mut publishers = self.publishers.lock().await;
+        if let Some(publisher) = publishers.get(nsqd) {
+            return Ok(publisher.clone());
+        }
+        let publisher = Publisher::connect(std::slice::from_ref(nsqd), self.config.clone()).await?;
+        publishers.insert(nsqd.clone(), publisher.clone());
+        Ok(publisher)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::MessageId;
+
+    #[test]
+    fn the_body_is_kept_byte_for_byte_behind_one_line() {
+        let body = Bytes::from_static(b"line 1\nline 2\0\xff");
+        let message = Message { timestamp: 7, attempts: 5, id: MessageId(*b"0123456789abcdef"), body: body.clone() };
+        let (topic, channel) = (TopicName::new("foo").unwrap(), ChannelName::new("1").unwrap());
+        let letter = DeadLetter::new(&topic, &channel, &message, "two\nlines".to_owned());
+        let bytes = letter.encode();
+        assert!(bytes.ends_with(&body));
+        assert_eq!(bytes.len() - body.len(), memchr::memchr(b'\n', &bytes).unwrap() + 1);
+        assert_eq!(DeadLetter::decode(&bytes), Some(letter));
+    }
+
+    #[test]
+    fn anything_else_is_no_dead_letter() {
+        for other in ["", "\n", "{}\n", "body", "{\"mqueue\":\"x\"}\nbody"] {
+            assert_eq!(DeadLetter::decode(&Bytes::from_static(other.as_bytes())), None, "{other:?}");
+        }
+    }
+}

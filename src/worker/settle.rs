@@ -1,0 +1,115 @@
+//! From a message to its answer: handle it, and by the verdict do what must be safe before nsqd is told.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+
+use super::dead_letter::{DeadLetter, DeadLetters};
+use crate::client::{Delivery, PublisherConfig};
+use crate::handler::{Handler, Verdict};
+use crate::proto::{ChannelName, Message, TopicName};
+
+/// The longest that a failed message waits for its next attempt.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(15 * 60);
+
+/// What becomes of messages that fail.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Attempts after which a failing message goes to the dead letters; 0 for never.
+    pub max_attempts: u16,
+    /// How long a message that failed waits, times its attempts (at the most 15 minutes).
+    pub retry_delay: Duration,
+    topic: TopicName,
+    channel: ChannelName,
+    dead_letters: DeadLetters,
+}
+
+impl Rules {
+    /// Rules for the messages of `channel`: five attempts, 5 s apart and more; dead letters go to `dead_letters` on the nsqd that
+    /// the message came from.
+    pub fn new(topic: TopicName, channel: ChannelName, dead_letters: TopicName, publisher: PublisherConfig) -> Self {
+        let dead_letters = DeadLetters::new(dead_letters, publisher);
+        Self { max_attempts: 5, retry_delay: Duration::from_secs(5), topic, channel, dead_letters }
+    }
+
+    fn delay(&self, message: &Message) -> Duration {
+        self.retry_delay.saturating_mul(message.attempts.max(1).into()).min(MAX_RETRY_DELAY)
+    }
+}
+
+/// How nsqd is to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// FIN: handled.
+    Done,
+    /// FIN: it is among the dead letters.
+    Dead,
+    /// REQ.
+    Retry(Duration),
+    /// REQ 0.
+    Release,
+}
+
+/// A message with nothing left to do but its answer.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) delivery: Delivery,
+    pub(super) way: Way,
+}
+
+/// Handles `deliveries` and settles each. Dropped half-way, all of them go back to the queue.
+pub(super) async fn settle<H: Handler>(handler: Arc<H>, deliveries: Vec<Delivery>, rules: Arc<Rules>) -> Vec<Settled> {
+    let mut verdicts = verdicts(&*handler, &deliveries).await.into_iter();
+    let mut settled = Vec::with_capacity(deliveries.len());
+    for delivery in deliveries {
+        let verdict = verdicts.next().unwrap_or_else(|| Verdict::retry("the handler gave no verdict"));
+        let way = rules.way(&delivery, verdict).await;
+        settled.push(Settled { delivery, way });
+    }
+    settled
+}
+
+async fn verdicts<H: Handler>(handler: &H, deliveries: &[Delivery]) -> Vec<Verdict> {
+    let messages = || deliveries.iter().map(|delivery| delivery.message().clone());
+    let handled = match deliveries {
+        [one] if handler.batch_size() <= 1 => {
+            AssertUnwindSafe(handler.handle(one.message().clone())).catch_unwind().await.map(|verdict| vec![verdict])
+        }
+        _ => AssertUnwindSafe(handler.handle_batch(messages().collect())).catch_unwind().await,
+    };
+    handled.unwrap_or_else(|_| messages().map(|_| Verdict::retry("the handler panicked")).collect())
+}
+
+impl Rules {
+    /// Says how to answer, once all that must come before the answer is done.
+    async fn way(&self, delivery: &Delivery, verdict: Verdict) -> Way {
+        let message = delivery.message();
+        let (id, attempts) = (message.id, message.attempts);
+        let why = match verdict {
+            Verdict::Done(_) => return Way::Done,
+            Verdict::Release => return Way::Release,
+            Verdict::Retry { after, why } if self.max_attempts == 0 || attempts < self.max_attempts => {
+                let delay = after.unwrap_or_else(|| self.delay(message));
+                tracing::warn!(%id, attempts, "failed, again in {}: {why}", humantime::format_duration(delay));
+                return Way::Retry(delay);
+            }
+            Verdict::Retry { why, .. } | Verdict::Drop { why } => why,
+        };
+        let letter = DeadLetter::new(&self.topic, &self.channel, message, why);
+        match self.dead_letters.publish(delivery.nsqd(), &letter).await {
+            Ok(()) => {
+                let stream = self.dead_letters.topic();
+                tracing::warn!(%id, attempts, "given up, now in stream {stream}: {}", letter.reason);
+                Way::Dead
+            }
+            Err(error) => {
+                let delay = self.delay(message);
+                let again = humantime::format_duration(delay);
+                tracing::error!(%id, attempts, "cannot be put to the dead letters, kept and again in {again}: {error}");
+                Way::Retry(delay)
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The mqueue binary.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::wait_until;
+
+/// Runs `mqueue` with these arguments, words at blanks, in an environment without mqueue's variables.
+pub fn mqueue(args: &str) -> Mqueue {
+    Mqueue::new(&args.split_whitespace().collect::<Vec<_>>())
+}
+
+/// An mqueue that is being run. It is killed if the test ends first.
+pub struct Mqueue {
+    command: Command,
+    running: Option<Running>,
+}
+
+struct Running {
+    child: Child,
+    stdout: Reader,
+    stderr: Reader,
+}
+
+/// How an mqueue ended, and all it said.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to stdout.
+    pub stdout: String,
+    /// What it wrote to stderr.
+    pub stderr: String,
+}
+
+impl Mqueue {
+    /// With these arguments, as they are.
+    pub fn new(args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mqueue"));
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for (name, _) in std::env::vars().filter(|(name, _)| !matches!(name.as_str(), "PATH" | "HOME" | "TMPDIR")) {
+            command.env_remove(name);
+        }
+        Self { command, running: None }
+    }
+
+    /// With one more argument, as it is.
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// With a variable in its environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// With a stdin to write to.
+    pub fn with_stdin(mut self) -> Self {
+        self.command.stdin(Stdio::piped());
+        self
+    }
+
+    /// Starts it.
+    pub fn start(mut self) -> Self {
+        let mut child = self.command.spawn().expect("cargo built it");
+        let stdout = Reader::new(child.stdout.take().expect("piped"));
+        let stderr = Reader::new(child.stderr.take().expect("piped"));
+        self.running = Some(Running { child, stdout, stderr });
+        self
+    }
+
+    /// Its stdin.
+    pub fn stdin(&mut self) -> ChildStdin {
+        self.running().child.stdin.take().expect("with_stdin was called, and this once")
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Finished {
+        self.start().finish()
+    }
+
+    /// Runs it to its end with this on stdin.
+    pub fn run_with(self, input: &[u8]) -> Finished {
+        let mut running = self.with_stdin().start();
+        let mut stdin = running.stdin();
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || stdin.write_all(&input));
+        let finished = running.finish();
+        let _ = writer.join();
+        finished
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Finished {
+        let mut running = self.running.take().expect("start was called");
+        let status = running.child.wait().expect("it was started");
+        Finished { code: status.code(), stdout: running.stdout.all(), stderr: running.stderr.all() }
+    }
+
+    /// True once it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.running().child.try_wait().expect("it was started").is_some()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).expect("it runs");
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("start was called").child.id()
+    }
+
+    /// What it has written to stdout so far.
+    pub fn stdout(&self) -> String {
+        self.running.as_ref().expect("start was called").stdout.so_far()
+    }
+
+    /// What it has written to stderr so far.
+    pub fn stderr(&self) -> String {
+        self.running.as_ref().expect("start was called").stderr.so_far()
+    }
+
+    /// Waits until stdout has so many lines.
+    #[track_caller]
+    pub fn wait_for_lines(&self, count: usize) {
+        wait_until(&format!("{count} lines on stdout"), || self.stdout().lines().count() >= count);
+    }
+
+    fn running(&mut self) -> &mut Running {
+        self.running.as_mut().expect("start was called")
+    }
+}
+
+impl Drop for Mqueue {
+    fn drop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+        }
+    }
+}
+
+/// Reads a pipe to its end, in a thread, so that the writer never blocks.
+struct Reader {
+    text: Arc<Mutex<Vec<u8>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Reader {
+    fn new(pipe: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let sink = text.clone();
+        let thread = std::thread::spawn(move || {
+            let mut pipe = BufReader::new(pipe);
+            while let Ok(bytes) = pipe.fill_buf().map(<[u8]>::to_vec) {
+                if bytes.is_empty() {
+                    break;
+                }
+                sink.lock().expect("no holder panics").extend_from_slice(&bytes);
+                pipe.consume(bytes.len());
+            }
+        });
+        Self { text, thread }
+    }
+
+    fn so_far(&self) -> String {
+        String::from_utf8_lossy(&self.text.lock().expect("no holder panics")).into_owned()
+    }
+
+    fn all(self) -> String {
+        self.thread.join().expect("it does not panic");
+        String::from_utf8_lossy(&self.text.lock().expect("no holder panics")).into_owned()
+    }
+}

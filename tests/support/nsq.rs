@@ -1,0 +1,229 @@
+//! nsqd and nsqlookupd, real ones.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use mqueue::proto::stats::{ChannelStats, Stats};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::wait_until;
+
+/// Where an NSQ program is: in target/peers, or on PATH.
+pub fn peer(program: &str) -> Option<PathBuf> {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers").join(program);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let candidates = std::iter::once(built).chain(std::env::split_paths(&path).map(|folder| folder.join(program)));
+    candidates.into_iter().find(|candidate| candidate.is_file())
+}
+
+/// A program that listens on a TCP and an HTTP port, and says which on stderr.
+struct Server {
+    program: &'static str,
+    args: Vec<String>,
+    child: Option<Child>,
+    tcp: u16,
+    http: u16,
+}
+
+impl Server {
+    fn start(program: &'static str, args: Vec<String>) -> Self {
+        let mut server = Self { program, args, child: None, tcp: 0, http: 0 };
+        server.run();
+        server
+    }
+
+    /// Runs it on the ports that it had before, if it had any.
+    fn run(&mut self) {
+        let mut child = Command::new(peer(self.program).expect("needs! checked it"))
+            .args(&self.args)
+            .arg(format!("--tcp-address=127.0.0.1:{}", self.tcp))
+            .arg(format!("--http-address=127.0.0.1:{}", self.http))
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it is a program");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut log = String::new();
+        while self.tcp == 0 || self.http == 0 || !(log.contains("TCP: listening") && log.contains("HTTP: listening")) {
+            let Some(Ok(line)) = lines.next() else { panic!("{} did not start:\n{log}", self.program) };
+            let port =
+                || line.rsplit(':').next().and_then(|port| port.parse().ok()).expect("the line ends with a port");
+            if line.contains("TCP: listening on") {
+                self.tcp = port();
+            } else if line.contains("HTTP: listening on") {
+                self.http = port();
+            }
+            log += &line;
+            log.push('\n');
+        }
+        // somebody must go on reading, or it will block
+        std::thread::spawn(move || lines.for_each(drop));
+        self.child = Some(child);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        kill(Pid::from_raw(child.id() as i32), signal).expect("it runs");
+    }
+
+    fn end(&mut self, signal: Signal) {
+        self.signal(signal);
+        if let Some(mut child) = self.child.take() {
+            child.wait().expect("it was started");
+        }
+    }
+
+    /// GET or POST; the body of the answer.
+    fn http(&self, method: &str, path: &str, body: &[u8]) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.http)).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid timeout");
+        write!(stream, "{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len()).expect("it reads");
+        stream.write_all(body).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// An nsqd with a data folder of its own.
+pub struct Nsqd {
+    server: Server,
+    _data: tempfile::TempDir,
+}
+
+impl Nsqd {
+    /// With nsqd's defaults.
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// With further flags.
+    pub fn with(flags: &[&str]) -> Self {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let mut args =
+            vec![format!("--data-path={}", data.path().display()), "--broadcast-address=127.0.0.1".to_owned()];
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        Self { server: Server::start("nsqd", args), _data: data }
+    }
+
+    /// `host:port` for the TCP protocol.
+    pub fn tcp(&self) -> String {
+        format!("127.0.0.1:{}", self.server.tcp)
+    }
+
+    /// `host:port` for HTTP.
+    pub fn http(&self) -> String {
+        format!("127.0.0.1:{}", self.server.http)
+    }
+
+    /// Ends it with SIGTERM: it keeps its messages.
+    pub fn stop(&mut self) {
+        self.server.end(Signal::SIGTERM);
+    }
+
+    /// Ends it with SIGKILL.
+    pub fn kill(&mut self) {
+        self.server.end(Signal::SIGKILL);
+    }
+
+    /// Starts it again, on the same ports and data.
+    pub fn start_again(&mut self) {
+        self.server.run();
+    }
+
+    /// Sends it a signal (SIGSTOP, SIGCONT).
+    pub fn signal(&self, signal: Signal) {
+        self.server.signal(signal);
+    }
+
+    /// Publishes over HTTP.
+    pub fn publish(&self, topic: &str, body: &[u8]) {
+        assert_eq!(self.server.http("POST", &format!("/pub?topic={topic}"), body), "OK");
+    }
+
+    /// Publishes each line over HTTP.
+    pub fn publish_lines(&self, topic: &str, lines: &[u8]) {
+        assert_eq!(self.server.http("POST", &format!("/mpub?topic={topic}"), lines), "OK");
+    }
+
+    /// Creates a topic with a channel.
+    pub fn create(&self, topic: &str, channel: &str) {
+        self.server.http("POST", &format!("/topic/create?topic={topic}"), b"");
+        self.server.http("POST", &format!("/channel/create?topic={topic}&channel={channel}"), b"");
+    }
+
+    /// Its statistics, clients included.
+    pub fn stats(&self) -> Stats {
+        serde_json::from_str(&self.server.http("GET", "/stats?format=json", b"")).expect("nsqd sends JSON")
+    }
+
+    /// A channel's statistics; zeroes if there is no such channel.
+    pub fn channel(&self, topic: &str, channel: &str) -> ChannelStats {
+        let topics = self.stats().topics.into_iter().filter(|t| t.topic_name == topic);
+        topics.flat_map(|t| t.channels).find(|c| c.channel_name == channel).unwrap_or_default()
+    }
+
+    /// Messages published to a topic since nsqd started.
+    pub fn published(&self, topic: &str) -> u64 {
+        self.stats().topics.iter().filter(|t| t.topic_name == topic).map(|t| t.message_count).sum()
+    }
+
+    /// Waits until a channel has so many consumers.
+    #[track_caller]
+    pub fn wait_for_clients(&self, topic: &str, channel: &str, count: i64) {
+        wait_until(&format!("{count} consumers of {topic}/{channel}"), || {
+            self.channel(topic, channel).client_count == count
+        });
+    }
+
+    /// Waits until a channel has nothing left: not waiting, not in flight, not deferred.
+    #[track_caller]
+    pub fn wait_for_empty(&self, topic: &str, channel: &str) {
+        wait_until(&format!("nothing left in {topic}/{channel}"), || {
+            let stats = self.channel(topic, channel);
+            !stats.channel_name.is_empty() && stats.depth + stats.in_flight_count + stats.deferred_count == 0
+        });
+    }
+}
+
+/// An nsqlookupd.
+pub struct Lookupd(Server);
+
+impl Lookupd {
+    /// With its defaults.
+    pub fn start() -> Self {
+        Self(Server::start("nsqlookupd", Vec::new()))
+    }
+
+    /// `host:port` for nsqds.
+    pub fn tcp(&self) -> String {
+        format!("127.0.0.1:{}", self.0.tcp)
+    }
+
+    /// `host:port` for HTTP.
+    pub fn http(&self) -> String {
+        format!("127.0.0.1:{}", self.0.http)
+    }
+
+    /// Ends it.
+    pub fn stop(&mut self) {
+        self.0.end(Signal::SIGTERM);
+    }
+
+    /// Starts it again, on the same ports.
+    pub fn start_again(&mut self) {
+        self.0.run();
+    }
+}
