@@ -39,6 +39,8 @@ pub mod backoff;
 pub mod cli;
 pub mod client;
 pub mod handler;
+mod http;
 pub mod proto;
 pub mod shutdown;
+pub mod systemd;
 pub mod worker;

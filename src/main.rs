@@ -1,12 +1,16 @@
 //! Parses, runs, ends with an exit code.
 
+use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
 use mqueue::app::{self, Exit, Failure};
 use mqueue::cli::{Cli, Command};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -23,7 +27,7 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
     let filter = EnvFilter::try_new(&cli.log).map_err(|e| {
         Failure::new(Exit::Usage, format!("invalid --log {:?}: {e}: use error, warn, info, debug or trace", cli.log))
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    log_to_journal_or_stderr(filter);
     // one thread: all work here is waiting, and a message never has to change threads
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let exit = runtime.block_on(async {
@@ -35,6 +39,26 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
     // a blocked write or read of a pipe must not keep the program
     runtime.shutdown_background();
     Ok(exit)
+}
+
+/// Where stderr is the journal (systemd runs us) events go there with their fields, elsewhere to stderr as text.
+fn log_to_journal_or_stderr(filter: EnvFilter) {
+    let registry = tracing_subscriber::registry().with(filter);
+    let journal = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
+    match journal {
+        Some(journal) => registry.with(journal.with_field_prefix(None)).init(),
+        None => {
+            let colours = std::io::stderr().is_terminal();
+            registry.with(fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false)).init();
+        }
+    }
+}
+
+/// True if stderr is what systemd's `JOURNAL_STREAM` names (`device:inode`), and not somewhere that it was sent to.
+fn stderr_is_the_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let stderr = std::fs::metadata("/proc/self/fd/2");
+    stderr.is_ok_and(|stderr| format!("{}:{}", stderr.dev(), stderr.ino()) == stream)
 }
 
 #[allow(clippy::print_stderr, reason = "the one place that talks to people in plain text")]

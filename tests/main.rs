@@ -3,4 +3,7 @@
 //! A program that is not there is said (`skipped: …`), and with MQUEUE_REQUIRE_PEERS=1 it is a failure. Ports are the system's
 //! choice, folders are temporary, and nothing sleeps: every wait is for a condition, with a deadline.
 
+#![allow(unreachable_pub)]
+
+mod layers;
 mod support;

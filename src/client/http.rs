@@ -76,7 +76,7 @@ impl Api {
         let bare = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
         let address = bare.parse::<Address>()?.to_string();
         let client =
-            Client::builder().connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(5)).no_proxy();
+            crate::http::client().connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(5)).no_proxy();
         Ok(Self { program, address, client: client.build().expect("these settings are valid") })
     }
 

@@ -274,7 +274,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_command_that_takes_too_long_is_asked_to_end() {
         let tale = Tale::new();
-        let handler = tale.teller("trap 'echo asked >&3; exit 0' TERM; sleep 1000 & echo up >&3; wait");
+        let handler = tale.teller("trap 'echo asked >&3; exit 0' TERM; echo up >&3; while :; do sleep 0.01; done");
         let handling = tokio::spawn(async move { handler.handle(message("a")).await });
         // The paused clock stands still while a blocking task runs: the grace cannot pass.
         let rest = rest(tale.begin().await);

@@ -44,10 +44,7 @@ impl HttpHandler {
     /// A handler for this URL; a user and password in it go out as basic authentication. Connects to nothing yet. Fails if
     /// the client cannot be set up.
     pub fn new(url: &HttpUrl, options: &HandlerOptions) -> Result<Self, HandlerError> {
-        let mut client = Client::builder()
-            .user_agent(concat!("mqueue/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none())
-            .timeout(options.timeout);
+        let mut client = crate::http::client().redirect(Policy::none()).timeout(options.timeout);
         if is_this_machine(url.url()) {
             client = client.no_proxy();
         }
@@ -303,6 +300,20 @@ mod tests {
         drop(listener);
         let verdict = handler(&url, &options()).handle(message("a")).await;
         assert_eq!(verdict, Verdict::retry(format!("no answer from http://{address}/: connection refused")));
+    }
+
+    #[tokio::test]
+    async fn https_begins_with_a_tls_handshake() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        let serving = thread::spawn(move || {
+            let mut first = [0];
+            listener.accept().unwrap().0.read_exact(&mut first).unwrap();
+            first
+        });
+        let verdict = handler(&url, &options()).handle(message("a")).await;
+        assert!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
+        assert_eq!(serving.join().unwrap(), [0x16]);
     }
 
     #[test]

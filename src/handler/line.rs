@@ -46,7 +46,7 @@ impl LineFormat {
         }
     }
 
-    /// serde_json writes two million such lines a second: nothing hand-made is worth its risk here.
+    /// serde_json writes some five million such lines of 200 bytes a second: nothing hand-made is worth its risk here.
     fn add_json(&self, message: &Message, out: &mut Vec<u8>) {
         let (body, encoding) = match std::str::from_utf8(&message.body) {
             Ok(text) => (Cow::Borrowed(text), None),

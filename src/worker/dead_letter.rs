@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::client::{Address, Error, PublishError, Publisher, PublisherConfig};
-use crate::proto::{ChannelName, Message, TopicName};
+use crate::proto::{ChannelName, InvalidName, Message, TopicName};
 
 const MARK: &str = "dead-letter";
 
@@ -45,6 +45,11 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
+    /// Where dead letters go if nothing else is said: the topic's name and `.dead`, never ephemeral. Fails if that is too long.
+    pub fn stream_of(topic: &TopicName) -> Result<TopicName, InvalidName> {
+        TopicName::new(&format!("{}.dead", topic.as_str().trim_end_matches("#ephemeral")))
+    }
+
     /// Gives `message` of `channel` up, for this reason.
     pub(super) fn new(topic: &TopicName, channel: &ChannelName, message: &Message, reason: String) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

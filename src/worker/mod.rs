@@ -13,32 +13,52 @@ mod settle;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 
 pub use self::dead_letter::DeadLetter;
-pub use self::settle::Rules;
-use self::settle::{Settled, Way, settle};
-use crate::client::{Consumer, Delivery};
+use self::settle::{Rules, Settled, Way, settle};
+use crate::client::{Consumer, Delivery, PublisherConfig};
 use crate::handler::Handler;
+use crate::proto::{InvalidName, TopicName};
 use crate::shutdown::Shutdown;
 
 /// How long giving messages back may take when the program is to end now.
 const GIVE_BACK: Duration = Duration::from_secs(1);
 
-/// When a worker ends by itself, and how much it does at once.
+/// How a worker works, and when it ends by itself.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
     /// Handlers running at once. A handler that takes batches runs one at a time.
     pub concurrency: usize,
-    /// The consumer's own `max_in_flight`.
-    pub max_in_flight: u32,
     /// Ends when for this long nothing was received and nothing was in flight.
     pub idle_timeout: Option<Duration>,
     /// Ends when this many messages have left the queue, and takes no more than that.
     pub count: Option<u64>,
-    /// What becomes of messages that fail.
-    pub rules: Rules,
+    /// Attempts after which a failing message goes to the dead letters; 0 for never.
+    pub max_attempts: u16,
+    /// How long a message that failed waits before it comes again, times its attempts (at the most 15 minutes).
+    pub retry_delay: Duration,
+    /// Where dead letters go, on the nsqd that the message came from; [`DeadLetter::stream_of`] the topic if there is none.
+    pub dead_letters: Option<TopicName>,
+    /// How dead letters are published.
+    pub publisher: PublisherConfig,
+}
+
+impl Default for WorkerConfig {
+    /// 10 handlers at once, 5 attempts 5 s apart and more, no end.
+    fn default() -> Self {
+        Self {
+            concurrency: 10,
+            idle_timeout: None,
+            count: None,
+            max_attempts: 5,
+            retry_delay: Duration::from_secs(5),
+            dead_letters: None,
+            publisher: PublisherConfig { timeout: Duration::from_secs(10), ..PublisherConfig::default() },
+        }
+    }
 }
 
 /// Why a worker ended.
@@ -84,6 +104,32 @@ impl Tally {
     }
 }
 
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, more: Self) {
+        let Self { done, retried, dead, released } = more;
+        self.done += done;
+        self.retried += retried;
+        self.dead += dead;
+        self.released += released;
+    }
+}
+
+/// How a worker is doing, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Messages in flight.
+    pub in_flight: u32,
+    /// What was done so far.
+    pub tally: Tally,
+    /// When it will end for being idle, if nothing comes.
+    pub idle_in: Option<Duration>,
+    /// It takes nothing new, and finishes.
+    pub stopping: bool,
+}
+
+/// Called with a [`Snapshot`] from the worker's own loop, so that it shows that the loop turns.
+pub type Pulse = Box<dyn FnMut(Snapshot) + Send>;
+
 /// What the worker is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -95,8 +141,8 @@ enum Stage {
 }
 
 /// Handles a consumer's messages until it is idle, has enough, or is asked to stop.
-#[derive(Debug)]
 pub struct Worker<H> {
+    consumer: Consumer,
     handler: Arc<H>,
     config: WorkerConfig,
     rules: Arc<Rules>,
@@ -104,50 +150,85 @@ pub struct Worker<H> {
     tally: Tally,
     stage: Stage,
     last_active: Instant,
+    nudge: Arc<Notify>,
+    pulse: Option<(Interval, Pulse)>,
 }
 
 impl<H: Handler> Worker<H> {
-    /// A worker for this handler.
-    pub fn new(handler: H, config: WorkerConfig) -> Self {
-        Self {
-            handler: Arc::new(handler),
-            rules: Arc::new(config.rules.clone()),
+    /// A worker for this consumer and handler. Fails if the topic's name is too long for its dead letters to be called after it.
+    pub fn new(consumer: Consumer, handler: Arc<H>, config: WorkerConfig) -> Result<Self, InvalidName> {
+        let rules = Rules::new(consumer.topic(), consumer.channel(), &config)?;
+        Ok(Self {
+            consumer,
+            handler,
+            rules: Arc::new(rules),
             config,
             running: JoinSet::new(),
             tally: Tally::default(),
             stage: Stage::Working,
             last_active: Instant::now(),
-        }
+            nudge: Arc::default(),
+            pulse: None,
+        })
+    }
+
+    /// Notifying this puts the idle timeout off, as a message would.
+    pub fn nudge(&self) -> Arc<Notify> {
+        self.nudge.clone()
+    }
+
+    /// Has `pulse` called at this interval for as long as the worker runs.
+    pub fn with_pulse(mut self, every: Duration, pulse: Pulse) -> Self {
+        let mut interval = interval(every);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.pulse = Some((interval, pulse));
+        self
     }
 
     /// Runs to the end: says why it ended, and what was done.
-    pub async fn run(mut self, mut consumer: Consumer, shutdown: &Shutdown) -> (Ended, Tally) {
-        self.limit(&consumer);
+    pub async fn run(mut self, shutdown: &Shutdown) -> (Ended, Tally) {
+        self.limit();
         self.last_active = Instant::now();
         let mut idle = std::pin::pin!(sleep(self.config.idle_timeout.unwrap_or_default()));
         let can_idle = self.config.idle_timeout.is_some();
+        let (nudge, mut pulse) = (self.nudge.clone(), self.pulse.take());
         loop {
             let room = self.room();
             tokio::select! {
                 biased;
-                () = shutdown.now.cancelled() => return (Ended::Now, self.give_up(consumer).await),
+                () = shutdown.now.cancelled() => return (Ended::Now, self.give_up().await),
                 () = shutdown.draining.cancelled(), if self.stage == Stage::Working => {
-                    self.stop(&consumer, Stage::GivingBack(Ended::Drained));
+                    self.stop(Stage::GivingBack(Ended::Drained));
                 }
                 Some(settled) = self.running.join_next(), if !self.running.is_empty() => {
                     // a task only fails if it was aborted, and its messages went back as it was dropped
-                    self.answer(settled.unwrap_or_default(), &consumer);
+                    self.answer(settled.unwrap_or_default());
                 }
-                batch = consumer.recv_many(room), if room > 0 => {
+                batch = self.consumer.recv_many(room), if room > 0 => {
                     if batch.is_empty() {
                         return (self.ended(), self.tally);
                     }
                     self.take(batch);
                 }
+                () = nudge.notified() => self.last_active = Instant::now(),
+                () = beat(&mut pulse) => {
+                    let snapshot = self.snapshot();
+                    pulse.iter_mut().for_each(|(_, tell)| tell(snapshot));
+                }
                 () = &mut idle, if can_idle && self.stage == Stage::Working => {
-                    idle.as_mut().reset(self.check_idle(&consumer));
+                    idle.as_mut().reset(self.check_idle());
                 }
             }
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let idle_in = self.config.idle_timeout.filter(|_| self.running.is_empty());
+        Snapshot {
+            in_flight: self.consumer.health().in_flight,
+            tally: self.tally,
+            idle_in: idle_in.map(|allowed| allowed.saturating_sub(self.last_active.elapsed())),
+            stopping: self.stage != Stage::Working,
         }
     }
 
@@ -175,13 +256,13 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    fn answer(&mut self, settled: Vec<Settled>, consumer: &Consumer) {
+    fn answer(&mut self, settled: Vec<Settled>) {
         self.last_active = Instant::now();
         for Settled { way, .. } in &settled {
             self.tally.add(*way);
         }
         // before the answers, which make room for more
-        self.limit(consumer);
+        self.limit();
         for Settled { delivery, way } in settled {
             match way {
                 Way::Done | Way::Dead => delivery.finish(),
@@ -190,7 +271,7 @@ impl<H: Handler> Worker<H> {
             }
         }
         if self.missing() == 0 && self.stage == Stage::Working {
-            self.stop(consumer, Stage::GivingBack(Ended::Counted));
+            self.stop(Stage::GivingBack(Ended::Counted));
         }
     }
 
@@ -200,28 +281,28 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Has no more in flight than are still wanted.
-    fn limit(&self, consumer: &Consumer) {
+    fn limit(&self) {
         if self.config.count.is_some() {
             let missing = u32::try_from(self.missing()).unwrap_or(u32::MAX);
-            consumer.set_max_in_flight(self.config.max_in_flight.min(missing));
+            self.consumer.set_max_in_flight(self.consumer.max_in_flight().min(missing));
         }
     }
 
-    fn stop(&mut self, consumer: &Consumer, stage: Stage) {
+    fn stop(&mut self, stage: Stage) {
         self.stage = stage;
-        consumer.stop();
+        self.consumer.stop();
     }
 
     /// Stops if the consumer is idle; else says when to look again.
-    fn check_idle(&mut self, consumer: &Consumer) -> Instant {
+    fn check_idle(&mut self) -> Instant {
         let (now, allowed) = (Instant::now(), self.config.idle_timeout.unwrap_or_default());
-        let health = consumer.health();
+        let health = self.consumer.health();
         if !self.running.is_empty() || health.in_flight > 0 || health.backing_off {
             return now + allowed;
         }
         if now >= self.last_active + allowed {
             let cut_off = health.known > 0 && health.connected == 0;
-            self.stop(consumer, Stage::Finishing(if cut_off { Ended::Unreachable } else { Ended::Idle }));
+            self.stop(Stage::Finishing(if cut_off { Ended::Unreachable } else { Ended::Idle }));
         }
         self.last_active + allowed
     }
@@ -235,17 +316,17 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Ends what runs, and gives all messages back.
-    async fn give_up(mut self, mut consumer: Consumer) -> Tally {
-        consumer.stop();
+    async fn give_up(mut self) -> Tally {
+        self.consumer.stop();
         self.running.abort_all();
         let given_back = async {
             while let Some(ended) = self.running.join_next().await {
                 match ended {
-                    Ok(settled) => self.answer(settled, &consumer),
+                    Ok(settled) => self.answer(settled),
                     Err(_) => self.tally.released += 1,
                 }
             }
-            while let Some(delivery) = consumer.recv().await {
+            while let Some(delivery) = self.consumer.recv().await {
                 delivery.release();
                 self.tally.released += 1;
             }
@@ -254,5 +335,24 @@ impl<H: Handler> Worker<H> {
             tracing::warn!("not all messages could be given back: nsqd requeues them when their time is up");
         }
         self.tally
+    }
+}
+
+/// Waits for the next pulse; for ever if there is none.
+async fn beat(pulse: &mut Option<(Interval, Pulse)>) {
+    match pulse {
+        Some((interval, _)) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+impl<H> std::fmt::Debug for Worker<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { config, stage, tally, .. } = self;
+        f.debug_struct("Worker")
+            .field("config", config)
+            .field("stage", stage)
+            .field("tally", tally)
+            .finish_non_exhaustive()
     }
 }

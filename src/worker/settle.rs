@@ -6,32 +6,35 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
+use super::WorkerConfig;
 use super::dead_letter::{DeadLetter, DeadLetters};
-use crate::client::{Delivery, PublisherConfig};
+use crate::client::Delivery;
 use crate::handler::{Handler, Verdict};
-use crate::proto::{ChannelName, Message, TopicName};
+use crate::proto::{ChannelName, InvalidName, Message, TopicName};
 
 /// The longest that a failed message waits for its next attempt.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(15 * 60);
 
 /// What becomes of messages that fail.
-#[derive(Debug, Clone)]
-pub struct Rules {
-    /// Attempts after which a failing message goes to the dead letters; 0 for never.
-    pub max_attempts: u16,
-    /// How long a message that failed waits, times its attempts (at the most 15 minutes).
-    pub retry_delay: Duration,
+#[derive(Debug)]
+pub(super) struct Rules {
+    max_attempts: u16,
+    retry_delay: Duration,
     topic: TopicName,
     channel: ChannelName,
     dead_letters: DeadLetters,
 }
 
 impl Rules {
-    /// Rules for the messages of `channel`: five attempts, 5 s apart and more; dead letters go to `dead_letters` on the nsqd that
-    /// the message came from.
-    pub fn new(topic: TopicName, channel: ChannelName, dead_letters: TopicName, publisher: PublisherConfig) -> Self {
-        let dead_letters = DeadLetters::new(dead_letters, publisher);
-        Self { max_attempts: 5, retry_delay: Duration::from_secs(5), topic, channel, dead_letters }
+    pub(super) fn new(topic: &TopicName, channel: &ChannelName, config: &WorkerConfig) -> Result<Self, InvalidName> {
+        let stream = config.dead_letters.clone().map_or_else(|| DeadLetter::stream_of(topic), Ok)?;
+        Ok(Self {
+            max_attempts: config.max_attempts,
+            retry_delay: config.retry_delay,
+            topic: topic.clone(),
+            channel: channel.clone(),
+            dead_letters: DeadLetters::new(stream, config.publisher.clone()),
+        })
     }
 
     fn delay(&self, message: &Message) -> Duration {
@@ -87,12 +90,13 @@ impl Rules {
     async fn way(&self, delivery: &Delivery, verdict: Verdict) -> Way {
         let message = delivery.message();
         let (id, attempts) = (message.id, message.attempts);
+        let (stream, group) = (&self.topic, &self.channel);
         let why = match verdict {
             Verdict::Done(_) => return Way::Done,
             Verdict::Release => return Way::Release,
             Verdict::Retry { after, why } if self.max_attempts == 0 || attempts < self.max_attempts => {
                 let delay = after.unwrap_or_else(|| self.delay(message));
-                tracing::warn!(%id, attempts, "failed, again in {}: {why}", humantime::format_duration(delay));
+                tracing::warn!(%stream, %group, %id, attempts, "failed, again in {}: {why}", humantime::format_duration(delay));
                 return Way::Retry(delay);
             }
             Verdict::Retry { why, .. } | Verdict::Drop { why } => why,
@@ -100,14 +104,14 @@ impl Rules {
         let letter = DeadLetter::new(&self.topic, &self.channel, message, why);
         match self.dead_letters.publish(delivery.nsqd(), &letter).await {
             Ok(()) => {
-                let stream = self.dead_letters.topic();
-                tracing::warn!(%id, attempts, "given up, now in stream {stream}: {}", letter.reason);
+                let dead = self.dead_letters.topic();
+                tracing::warn!(%stream, %group, %id, attempts, "given up, now in stream {dead}: {}", letter.reason);
                 Way::Dead
             }
             Err(error) => {
                 let delay = self.delay(message);
                 let again = humantime::format_duration(delay);
-                tracing::error!(%id, attempts, "cannot be put to the dead letters, kept and again in {again}: {error}");
+                tracing::error!(%stream, %group, %id, attempts, "cannot be put to the dead letters, kept and again in {again}: {error}");
                 Way::Retry(delay)
             }
         }

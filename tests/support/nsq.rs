@@ -164,6 +164,11 @@ impl Nsqd {
         self.server.http("POST", &format!("/channel/create?topic={topic}&channel={channel}"), b"");
     }
 
+    /// Deletes a topic with all its channels and messages; fine if there is none.
+    pub fn delete_topic(&self, topic: &str) {
+        self.server.http("POST", &format!("/topic/delete?topic={topic}"), b"");
+    }
+
     /// Its statistics, clients included.
     pub fn stats(&self) -> Stats {
         serde_json::from_str(&self.server.http("GET", "/stats?format=json", b"")).expect("nsqd sends JSON")

@@ -157,6 +157,21 @@ impl Consumer {
         while self.arriving.try_recv().is_ok() {}
     }
 
+    /// The topic that is consumed.
+    pub fn topic(&self) -> &TopicName {
+        &self.hub.config.topic
+    }
+
+    /// The channel that is consumed.
+    pub fn channel(&self) -> &ChannelName {
+        &self.hub.config.channel
+    }
+
+    /// How many messages may be in flight by the settings.
+    pub fn max_in_flight(&self) -> u32 {
+        self.hub.config.flow.max_in_flight
+    }
+
     /// How it is doing now.
     pub fn health(&self) -> Health {
         self.hub.health()

@@ -1,0 +1,80 @@
+//! publish → handled at 50 messages a second, where nsqd holds a message back if its client is ready for more.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mqueue::proto::TopicName;
+
+use crate::bare::Bare;
+use crate::support::{Nsqd, peer};
+use crate::{compare, median, report};
+
+const MESSAGES: usize = 150;
+const GAP: Duration = Duration::from_millis(20);
+
+pub fn run() {
+    let nsqd = Nsqd::start();
+    let address = nsqd.tcp();
+    let mqueue = |topic: &str, in_flight: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mqueue"));
+        command.args(["consumer", "--group=g", "--output=body", "--stream", topic, "--max-in-flight", in_flight]);
+        command.args(["--nsqd-tcp-address", &address]);
+        command
+    };
+    let results = compare(vec![
+        ("mqueue consumer --max-in-flight 1", Box::new(|| latency(&nsqd, "one", mqueue("one", "1")))),
+        ("mqueue consumer --max-in-flight 200", Box::new(|| latency(&nsqd, "many", mqueue("many", "200")))),
+        (
+            "nsq_tail (go-nsq), max-in-flight 200",
+            Box::new(|| {
+                let mut command = Command::new(peer("nsq_tail").unwrap());
+                command.args(["--topic=tail", "--channel=g", "--max-in-flight=200"]);
+                command.arg(format!("--nsqd-tcp-address={address}"));
+                latency(&nsqd, "tail", command)
+            }),
+        ),
+    ]);
+    report("publish -> line printed, 50 messages/s, p50 (goal: at most 1.5x)", "us", &results);
+}
+
+/// The median time from PUB to the consumer's line, in microseconds.
+fn latency(nsqd: &Nsqd, topic: &str, mut command: Command) -> f64 {
+    let mut consumer = Killed(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    nsqd.wait_for_clients(topic, "g", 1);
+    let mut lines = BufReader::new(consumer.0.stdout.take().unwrap()).lines();
+    let name = TopicName::new(topic).unwrap();
+    let address = nsqd.tcp();
+    let publisher = std::thread::spawn(move || {
+        let mut bare = Bare::connect(&address);
+        let start = Instant::now();
+        for n in 0..MESSAGES {
+            std::thread::sleep((start + n as u32 * GAP).saturating_duration_since(Instant::now()));
+            let body = format!("{}", now_nanos()).into();
+            bare.ask(&mqueue::proto::Command::Pub { topic: name.clone(), body });
+        }
+    });
+    let times: Vec<f64> = (0..MESSAGES)
+        .map(|_| {
+            let published: u128 = lines.next().unwrap().unwrap().parse().unwrap();
+            (now_nanos() - published) as f64 / 1e3
+        })
+        .collect();
+    publisher.join().unwrap();
+    drop(consumer);
+    nsqd.wait_for_clients(topic, "g", 0);
+    median(&times)
+}
+
+fn now_nanos() -> u128 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos()
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,153 @@
+//! What systemd gives and wants: passed sockets, and notes about the service's state.
+//!
+//! ```text
+//!  X.socket ──fd 3──▶ Door    a poke is a connection (or a datagram): it is taken and closed, and says nothing but "wake up"
+//!  NOTIFY_SOCKET ◀── Notifier  READY, STATUS, WATCHDOG, STOPPING, EXTEND_TIMEOUT
+//! ```
+//!
+//! Without systemd there is no door and every note is a no-op, so callers need not know. The passed socket is never shut
+//! down or unlinked: systemd keeps it, and what is not accepted stays queued there and starts the unit anew.
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
+use tokio::io::ReadBuf;
+use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
+
+/// One passed socket.
+#[derive(Debug)]
+enum Ear {
+    Stream(UnixListener),
+    Datagram(UnixDatagram),
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+/// The sockets by which the service is woken.
+#[derive(Debug)]
+pub struct Door {
+    ears: Vec<Ear>,
+}
+
+impl Door {
+    /// Takes the sockets that were passed (`LISTEN_FDS`), inside a tokio runtime; `None` if there are none. Fails if one is no
+    /// socket that can be listened on.
+    pub fn from_env() -> io::Result<Option<Self>> {
+        let mut passed = ListenFd::from_env();
+        let ears = (0..passed.len()).map(|index| Ear::take(&mut passed, index)).collect::<io::Result<Vec<_>>>()?;
+        Ok((!ears.is_empty()).then_some(Self { ears }))
+    }
+
+    /// Waits for pokes, takes all that wait, and says how many. Cancel-safe: a poke that was taken has been told.
+    pub async fn poked(&self) -> io::Result<usize> {
+        std::future::poll_fn(|context| match self.take_waiting(context)? {
+            0 => Poll::Pending,
+            pokes => Poll::Ready(Ok(pokes)),
+        })
+        .await
+    }
+
+    /// Takes the pokes that wait now.
+    pub async fn take_pokes(&self) -> io::Result<usize> {
+        std::future::poll_fn(|context| Poll::Ready(self.take_waiting(context))).await
+    }
+
+    fn take_waiting(&self, context: &mut Context<'_>) -> io::Result<usize> {
+        let mut pokes = 0;
+        for ear in &self.ears {
+            while let Poll::Ready(poke) = ear.take_one(context) {
+                match poke {
+                    Ok(()) => pokes += 1,
+                    // who poked has gone already: a poke all the same
+                    Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => pokes += 1,
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(pokes)
+    }
+}
+
+impl Ear {
+    fn take(passed: &mut ListenFd, index: usize) -> io::Result<Self> {
+        if let Ok(Some(socket)) = passed.take_unix_listener(index) {
+            socket.set_nonblocking(true)?;
+            return UnixListener::from_std(socket).map(Self::Stream);
+        }
+        if let Ok(Some(socket)) = passed.take_unix_datagram(index) {
+            socket.set_nonblocking(true)?;
+            return UnixDatagram::from_std(socket).map(Self::Datagram);
+        }
+        if let Ok(Some(socket)) = passed.take_tcp_listener(index) {
+            socket.set_nonblocking(true)?;
+            return TcpListener::from_std(socket).map(Self::Tcp);
+        }
+        if let Ok(Some(socket)) = passed.take_udp_socket(index) {
+            socket.set_nonblocking(true)?;
+            return UdpSocket::from_std(socket).map(Self::Udp);
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("passed descriptor {} is no socket to wait on", 3 + index),
+        ))
+    }
+
+    /// Takes one poke, and lets go of it.
+    fn take_one(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // what a datagram says does not matter
+        let mut said = [0; 1];
+        let mut said = ReadBuf::new(&mut said);
+        match self {
+            Self::Stream(socket) => socket.poll_accept(context).map_ok(drop),
+            Self::Tcp(socket) => socket.poll_accept(context).map_ok(drop),
+            Self::Datagram(socket) => socket.poll_recv(context, &mut said),
+            Self::Udp(socket) => socket.poll_recv(context, &mut said),
+        }
+    }
+}
+
+/// Tells systemd how the service is doing. Every note is dropped where nobody listens (`NOTIFY_SOCKET`), and never fails the
+/// service.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Notifier;
+
+impl Notifier {
+    /// The service does its work now.
+    pub fn ready(self) {
+        self.note(NotifyState::Ready);
+    }
+
+    /// One line for `systemctl status`.
+    pub fn status(self, line: &str) {
+        self.note(NotifyState::Status(line));
+    }
+
+    /// The service is ending; there is no way back.
+    pub fn stopping(self) {
+        self.note(NotifyState::Stopping);
+    }
+
+    /// The service is alive; to be said more often than every [`watchdog_interval`](Self::watchdog_interval).
+    pub fn watchdog(self) {
+        self.note(NotifyState::Watchdog);
+    }
+
+    /// Starting or stopping takes this much longer from now.
+    pub fn extend_timeout(self, by: Duration) {
+        self.note(NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX)));
+    }
+
+    /// Within what time systemd wants to hear of the service, if it does.
+    pub fn watchdog_interval(self) -> Option<Duration> {
+        sd_notify::watchdog_enabled()
+    }
+
+    fn note(self, state: NotifyState<'_>) {
+        if let Err(e) = sd_notify::notify(&[state]) {
+            tracing::debug!("systemd cannot be told: {e}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The library's layers: a module uses only what stands below it, and the subcommands do not use each other.
+
+use std::path::Path;
+
+/// Top down. What is in one row may use the rows below it, and itself.
+const LAYERS: [&[&str]; 7] = [
+    &["main"],
+    &["app"],
+    &["cli"],
+    &["worker"],
+    &["handler", "client"],
+    &["shutdown", "backoff", "http", "systemd"],
+    &["proto"],
+];
+
+fn layer_of(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|row| row.contains(&module))
+}
+
+/// Every `.rs` file below `folder`, with its text.
+fn sources(folder: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("readable").path()) {
+        if entry.is_dir() {
+            found.extend(sources(&entry));
+        } else if entry.extension().is_some_and(|e| e == "rs") {
+            found.push((entry.display().to_string(), std::fs::read_to_string(&entry).expect("UTF-8")));
+        }
+    }
+    found
+}
+
+/// The names that follow `prefix` in `text`: `a` and `b` for `crate::a::x` and `crate::{b, …}` is not used here.
+fn named_after<'a>(text: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+    text.split(prefix).skip(1).map(|rest| {
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        &rest[..end]
+    })
+}
+
+#[test]
+fn modules_use_only_what_stands_below_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut edges = 0;
+    for (path, text) in sources(&root) {
+        let inside = path.strip_prefix(&format!("{}/", root.display())).expect("below the root");
+        let module = inside.split(['/', '.']).next().expect("a name");
+        if module == "lib" {
+            continue;
+        }
+        let from = layer_of(module).unwrap_or_else(|| panic!("{inside}: {module} has no layer: give it one in LAYERS"));
+        for used in named_after(&text, "crate::").filter(|used| *used != module) {
+            let to = layer_of(used).unwrap_or_else(|| panic!("{inside}: {used} has no layer"));
+            assert!(from < to, "{inside} uses {used}, which does not stand below {module}");
+            edges += 1;
+        }
+    }
+    assert!(edges > 20, "only {edges} uses were found: is the search broken?");
+}
+
+#[test]
+fn subcommands_do_not_use_each_other() {
+    let app = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/app");
+    let commands: Vec<String> = std::fs::read_dir(&app)
+        .expect("a folder")
+        .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned))
+        .filter(|name| !matches!(name.as_str(), "mod" | "exit"))
+        .collect();
+    for (path, text) in sources(&app) {
+        let inside = path.strip_prefix(&format!("{}/", app.display())).expect("below the folder");
+        let command = inside.split(['/', '.']).next().expect("a name");
+        for other in commands.iter().filter(|other| *other != command && command != "mod") {
+            assert!(!text.contains(&format!("crate::app::{other}")), "{inside} uses {other}");
+            assert!(!text.contains(&format!("super::{other}::")), "{inside} uses {other}");
+        }
+    }
+}
