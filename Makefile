@@ -5,7 +5,7 @@
 program = $(or $(CARGO_TARGET_DIR),target)/release/mqueue
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-32s %s\n", $$1, $$2 }' Makefile
 
 up: ## start NSQ here: in Docker, or an nsqd in the background (MQUEUE_UP=docker|nsqd chooses)
 	@scripts/up
@@ -32,6 +32,21 @@ producer: $(program) ## publish: STREAM=foo make producer (ARGS="--help" lists t
 consumer: $(program) ## consume: STREAM=foo GROUP=1 make consumer (TIMEOUT=3: exit when idle for 3 s)
 	@exec cargo run --release --quiet -- consumer $(ARGS)
 
+wakeup: $(program) ## poke the sockets of sleeping consumers that have messages
+	@exec cargo run --release --quiet -- wakeup $(ARGS)
+
+systemd-socket-activate-consumer: $(program) ## a sleeping consumer in this terminal: STREAM=foo TIMEOUT=30 make …
+	@PROGRAM=$(program) exec scripts/socket-activate $(ARGS)
+
+install: $(program) ## install the program and its systemd units (PREFIX=/usr/local, DESTDIR)
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PROGRAM='$(program)' scripts/install
+
+uninstall: ## remove them, and keep changed settings and data
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' scripts/uninstall
+
+reload-systemd-consumer: $(program) ## install, and make systemd of this machine know the units
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PROGRAM='$(program)' scripts/install --reload
+
 test: ## all tests, on real NSQ programs where they can be had (ARGS goes to cargo test)
 	@scripts/test $(ARGS)
 
@@ -43,4 +58,5 @@ lint: ## formatting, clippy and the documentation, warnings denied
 images: ## draw the pictures in data/images again
 	@scripts/images
 
-.PHONY: help up down clean-data peers build producer consumer test lint images
+.PHONY: help up down clean-data peers build producer consumer wakeup systemd-socket-activate-consumer install uninstall \
+	reload-systemd-consumer test lint images

@@ -41,6 +41,7 @@ pub mod client;
 pub mod handler;
 mod http;
 pub mod proto;
+pub mod report;
 pub mod shutdown;
 pub mod systemd;
 pub mod worker;

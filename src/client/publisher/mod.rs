@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use self::queue::{Payload, Shared};
 use super::connection::Connection;
 use super::{Address, ConnectConfig, Error};
-use crate::proto::{TopicName, WireError};
+use crate::proto::{ErrorCode, TopicName, WireError};
 
 /// How messages are published.
 #[derive(Debug, Clone)]
@@ -73,6 +73,17 @@ pub enum PublishError {
     /// The publisher was closed.
     #[error("the publisher is closed")]
     Closed,
+}
+
+impl PublishError {
+    /// True if one message of a command is at fault, and the others may be taken; any other error holds for all of them.
+    fn is_about_one(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Refused(error) => matches!(error.code, ErrorCode::BadMessage | ErrorCode::BadBody),
+            Self::TimedOut { .. } | Self::Closed => false,
+        }
+    }
 }
 
 /// The messages of a [`Publisher::publish_many`] that were not published; the others were.
@@ -145,7 +156,7 @@ impl Publisher {
             match result {
                 Ok(()) => {}
                 // one of them is at fault: each on its own, to find which
-                Err(PublishError::Refused(_) | PublishError::Empty) => {
+                Err(e) if e.is_about_one() => {
                     for (index, body) in chunk.iter().enumerate() {
                         let alone = self.send(topic, Payload::One(body.clone())).await;
                         failed.extend(alone.err().map(|e| (start + index, e)));

@@ -181,12 +181,15 @@ impl Shared {
 pub(super) fn encode<'a>(requests: impl ExactSizeIterator<Item = &'a Request> + Clone, out: &mut Outgoing) {
     let Some(first) = requests.clone().next() else { return };
     let topic = first.topic.clone();
-    match &first.payload {
-        Payload::Deferred(body, delay) => Command::Dpub { topic, delay: *delay, body: body.clone() }.encode(out),
-        Payload::One(body) if requests.len() == 1 => Command::Pub { topic, body: body.clone() }.encode(out),
-        Payload::One(_) | Payload::Many(_) => {
-            Command::encode_mpub(&topic, requests.flat_map(|request| request.payload.bodies()), out);
-        }
+    if let Payload::Deferred(body, delay) = &first.payload {
+        return Command::Dpub { topic, delay: *delay, body: body.clone() }.encode(out);
+    }
+    let bodies = requests.flat_map(|request| request.payload.bodies());
+    let mut ahead = bodies.clone();
+    match (ahead.next(), ahead.next()) {
+        // nsqd's --max-body-size, by default 5 MiB, does not hold for PUB
+        (Some(body), None) => Command::Pub { topic, body: body.clone() }.encode(out),
+        _ => Command::encode_mpub(&topic, bodies, out),
     }
 }
 
@@ -202,4 +205,23 @@ pub(super) fn chunks(bodies: Vec<Bytes>) -> impl Iterator<Item = Arc<Vec<Bytes>>
         }
         Some(Arc::new(chunk))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Buf;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lone_body_goes_out_as_pub_however_it_was_given() {
+        for payload in [Payload::One("x".into()), Payload::Many(vec!["x".into()].into())] {
+            let shared = Shared::new(PublisherConfig::default());
+            let _answer = shared.queue(TopicName::new("t").unwrap(), payload).await.unwrap();
+            let (mut requests, mut out) = (VecDeque::new(), Outgoing::new());
+            assert_eq!(shared.take(&mut requests), 1);
+            encode(requests.iter(), &mut out);
+            assert_eq!(out.copy_to_bytes(out.remaining()), &b"PUB t\n\0\0\0\x01x"[..]);
+        }
+    }
 }

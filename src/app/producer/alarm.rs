@@ -1,0 +1,56 @@
+//! Waking on time. tokio's timers go by whole milliseconds, which is longer than a publish takes; a thread that sleeps is
+//! exact to some 60 µs.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+/// What is left to the thread; before it, a timer of the runtime will do.
+const FINE: Duration = Duration::from_millis(3);
+
+/// Wakes its owner at points in time. The thread ends with it.
+#[derive(Debug)]
+pub(super) struct Alarm(mpsc::Sender<(Instant, oneshot::Sender<()>)>);
+
+impl Alarm {
+    /// Starts the thread.
+    pub(super) fn start() -> std::io::Result<Self> {
+        let (asks, asked) = mpsc::channel::<(Instant, oneshot::Sender<()>)>();
+        std::thread::Builder::new().name("alarm".to_owned()).spawn(move || {
+            for (due, wake) in asked {
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                let _ = wake.send(());
+            }
+        })?;
+        Ok(Self(asks))
+    }
+
+    /// Ends at `due`. Cancel-safe.
+    pub(super) async fn at(&self, due: Instant) {
+        let left = due.saturating_duration_since(Instant::now());
+        if left > FINE {
+            tokio::time::sleep(left - FINE).await;
+        }
+        let (wake, woken) = oneshot::channel();
+        if self.0.send((due, wake)).is_ok() {
+            let _ = woken.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn never_wakes_early_nor_hangs_on_what_is_past() {
+        let alarm = Alarm::start().unwrap();
+        for millis in [0, 1, 5] {
+            let due = Instant::now() + Duration::from_millis(millis);
+            alarm.at(due).await;
+            assert!(Instant::now() >= due);
+        }
+        alarm.at(Instant::now() - Duration::from_millis(1)).await;
+    }
+}

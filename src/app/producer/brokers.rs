@@ -1,0 +1,58 @@
+//! Which nsqds are published to: those named, and those that the nsqlookupds know at the start.
+
+use crate::app::{Exit, Failure};
+use crate::cli::broker;
+use crate::client::{Address, Error, Nsqd};
+use crate::proto::stats::Producer;
+
+/// The nsqds of a run.
+#[derive(Debug)]
+pub(super) struct Brokers {
+    /// Where to publish; at least one.
+    pub(super) tcp: Vec<Address>,
+    /// Their HTTP APIs, as far as they are known.
+    pub(super) http: Vec<Nsqd>,
+}
+
+impl Brokers {
+    /// Finds them. Fails if there is none.
+    pub(super) async fn find(args: &broker::Args) -> Result<Self, Failure> {
+        let mut found = Self { tcp: args.nsqd(), http: args.nsqd_http() };
+        let mut last_error = None;
+        for lookupd in &args.lookupd_http_address {
+            match lookupd.nodes().await {
+                Ok(nodes) => {
+                    for node in nodes.producers {
+                        found.add(&node);
+                    }
+                }
+                Err(e) => last_error = last_error.or(Some(e)),
+            }
+        }
+        match last_error {
+            Some(error) if found.tcp.is_empty() => Err(Failure::unavailable(&Error::Lookup(error))),
+            Some(error) => {
+                tracing::warn!("{error}");
+                Ok(found)
+            }
+            None if found.tcp.is_empty() => {
+                let line = "the nsqlookupds know no nsqd: start one with --lookupd-tcp-address, or name one with --nsqd-tcp-address";
+                Err(Failure::new(Exit::Unavailable, line))
+            }
+            None => Ok(found),
+        }
+    }
+
+    fn add(&mut self, node: &Producer) {
+        let tcp = node.tcp_address();
+        let host = tcp.rsplit_once(':').map_or("", |(host, _)| host);
+        match tcp.parse() {
+            Ok(address) if !self.tcp.contains(&address) => {
+                self.tcp.push(address);
+                self.http.extend(format!("{host}:{}", node.http_port).parse::<Nsqd>());
+            }
+            Ok(_) => {}
+            Err(e) => tracing::warn!("an nsqlookupd knows an nsqd without a usable address: {e}"),
+        }
+    }
+}

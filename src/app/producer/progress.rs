@@ -1,0 +1,133 @@
+//! What is seen while it runs. A bounded run has a bar on a terminal, and off it nothing; one without end tells of each message at a
+//! slow pace, and now and then of all at a fast one.
+
+use std::convert::Infallible;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::sleep;
+
+use super::plan::{From, Pace, Plan};
+use super::reader;
+use super::tally::Tally;
+
+/// Up to so many messages a second each of them is told of.
+const SLOW: f64 = 10.0;
+const FIRST_LINE: Duration = Duration::from_secs(1);
+const NEXT_LINES: Duration = Duration::from_secs(10);
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// What is shown.
+#[derive(Debug)]
+pub(super) enum Progress {
+    Nothing,
+    /// A line for each message.
+    Each,
+    /// A line now and then.
+    Lines,
+    Bar(ProgressBar, Unit),
+}
+
+/// What a bar counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Unit {
+    Messages(u64),
+    Bytes(u64),
+    Time(Duration),
+}
+
+impl Progress {
+    /// What suits a run, with stdin and stderr as they are.
+    pub(super) fn of(plan: &Plan) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        match (unit(plan), &plan.from, plan.pace) {
+            (Some(unit), ..) if terminal => Self::Bar(bar(unit), unit),
+            (Some(_), ..) => Self::Nothing,
+            (None, From::Events { tasks, .. }, Pace::OneByOne(interval))
+                if f64::from(*tasks) <= SLOW * interval.as_secs_f64() =>
+            {
+                Self::Each
+            }
+            (None, From::Events { .. }, _) => Self::Lines,
+            (None, From::Files { paths, .. }, _) => {
+                let typed = paths.iter().any(|path| reader::is_stdin(path)) && std::io::stdin().is_terminal();
+                match (typed, terminal) {
+                    (true, _) => Self::Each,
+                    (false, true) => Self::Lines,
+                    (false, false) => Self::Nothing,
+                }
+            }
+        }
+    }
+
+    /// True if something is said at the start, too.
+    pub(super) fn talks(&self) -> bool {
+        !matches!(self, Self::Nothing)
+    }
+
+    /// Shows how it goes. Never ends, for it runs beside the work.
+    pub(super) async fn watch(&self, tally: &Tally) -> Infallible {
+        let started = Instant::now();
+        match self {
+            Self::Nothing | Self::Each => std::future::pending().await,
+            Self::Lines => lines(tally).await,
+            Self::Bar(bar, unit) => loop {
+                bar.set_position({
+                    let counts = tally.counts();
+                    match unit {
+                        Unit::Messages(_) => counts.acknowledged + counts.failed,
+                        Unit::Bytes(_) => counts.bytes_read,
+                        Unit::Time(_) => started.elapsed().as_millis() as u64,
+                    }
+                });
+                sleep(REDRAW).await;
+            },
+        }
+    }
+
+    /// Clears what was drawn.
+    pub(super) fn end(&self) {
+        if let Self::Bar(bar, _) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn unit(plan: &Plan) -> Option<Unit> {
+    let length = match plan.from {
+        From::Files { length, .. } => length.map(Unit::Bytes),
+        From::Events { .. } => None,
+    };
+    plan.count.map(Unit::Messages).or(length).or(plan.duration.map(Unit::Time))
+}
+
+fn bar(unit: Unit) -> ProgressBar {
+    let (length, template) = match unit {
+        Unit::Messages(count) => (count, "{wide_bar} {human_pos}/{human_len} {per_sec} {eta} left"),
+        Unit::Bytes(bytes) => {
+            (bytes, "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left")
+        }
+        Unit::Time(time) => (time.as_millis() as u64, "{wide_bar} {eta} left"),
+    };
+    let style = ProgressStyle::with_template(template).expect("a valid template");
+    ProgressBar::new(length).with_style(style)
+}
+
+async fn lines(tally: &Tally) -> Infallible {
+    let (mut last, mut before) = (Instant::now(), 0);
+    let mut pause = FIRST_LINE;
+    loop {
+        sleep(pause).await;
+        pause = NEXT_LINES;
+        let (acknowledged, failed, quantiles) = {
+            let counts = tally.counts();
+            (counts.acknowledged, counts.failed, counts.latency.quantiles())
+        };
+        let rate = (acknowledged - before) as f64 / last.elapsed().as_secs_f64();
+        (last, before) = (Instant::now(), acknowledged);
+        let latency = quantiles.map(|q| format!(", publish→OK {q}")).unwrap_or_default();
+        let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+        tracing::info!("{acknowledged} published{failed}, {rate:.0}/s{latency}");
+    }
+}

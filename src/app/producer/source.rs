@@ -1,0 +1,104 @@
+//! Where messages come from: made up, or read.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::event::Events;
+use super::reader::Piece;
+use super::tally::Tally;
+
+/// Bytes of messages that are taken together at the most, unless one is larger: one command's worth.
+const TOGETHER: usize = 128 * 1024;
+
+/// A source of messages, in order.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// The events of one or several tasks, in turn.
+    Events(VecDeque<Events>),
+    /// What is read.
+    Input(Input),
+}
+
+/// What is read, as it comes from the reader's thread.
+#[derive(Debug)]
+pub(super) struct Input {
+    pieces: mpsc::Receiver<Piece>,
+    /// Records that were not taken yet.
+    rest: VecDeque<Bytes>,
+    tally: Rc<Tally>,
+}
+
+impl Source {
+    /// Some messages, `most` at the most and at least one; `None` at the end. Cancel-safe.
+    pub(super) async fn take(&mut self, most: u64) -> Option<Vec<Bytes>> {
+        match self {
+            Self::Events(tasks) => {
+                let mut bytes = 0;
+                let mut bodies = Vec::new();
+                while bodies.len() as u64 != most && bytes < TOGETHER {
+                    let body = next_event(tasks)?;
+                    bytes += body.len();
+                    bodies.push(body);
+                }
+                Some(bodies)
+            }
+            Self::Input(input) => input.take(most).await,
+        }
+    }
+
+    /// A source for each task.
+    pub(super) fn split(self) -> Vec<Self> {
+        match self {
+            Self::Events(tasks) => tasks.into_iter().map(|task| Self::Events([task].into())).collect(),
+            Self::Input(_) => vec![self],
+        }
+    }
+
+    /// What the message taken last is called: `task 1 seq 7`.
+    pub(super) fn name_of_last(&self) -> String {
+        match self {
+            Self::Events(tasks) => tasks.back().map(Events::name_of_last).unwrap_or_default(),
+            Self::Input(_) => "a message".to_owned(),
+        }
+    }
+}
+
+fn next_event(tasks: &mut VecDeque<Events>) -> Option<Bytes> {
+    let mut task = tasks.pop_front()?;
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let body = task.make(since_1970.as_nanos());
+    tasks.push_back(task);
+    Some(body)
+}
+
+impl Input {
+    /// What `pieces` bring; what is skipped or cannot be read is told to `tally`.
+    pub(super) fn new(pieces: mpsc::Receiver<Piece>, tally: Rc<Tally>) -> Self {
+        Self { pieces, rest: VecDeque::new(), tally }
+    }
+
+    async fn take(&mut self, most: u64) -> Option<Vec<Bytes>> {
+        while self.rest.is_empty() {
+            match self.pieces.recv().await? {
+                Piece::Cut(cut, bytes) => {
+                    self.tally.read(bytes, cut.empty, cut.too_long);
+                    self.rest = cut.records.into();
+                }
+                Piece::Failed(why) => self.tally.unreadable(&why),
+            }
+        }
+        let mut bytes = 0;
+        let fits = |record: &&Bytes| {
+            let fits = bytes < TOGETHER;
+            bytes += record.len();
+            fits
+        };
+        let count = self.rest.iter().take(usize::try_from(most).unwrap_or(usize::MAX)).take_while(fits).count();
+        let rest = self.rest.split_off(count);
+        Some(std::mem::replace(&mut self.rest, rest).into())
+    }
+}

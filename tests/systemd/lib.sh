@@ -1,0 +1,162 @@
+# shellcheck shell=bash
+# What the tests in a booted systemd share. Each is a script of its own, started as
+#
+#   scripts/with-systemd tests/systemd/NAME
+#
+# with MQUEUE naming the program (default: target/release/mqueue). nsqd comes from target/peers or PATH. Exit 0: passed;
+# 77: skipped, stderr says why; else failed, and the journal stands on stderr.
+#
+# All that a test does to /etc, /usr/local, /run, /var/lib, units and users is gone with its systemd.
+set -euo pipefail
+
+skip() {
+    echo "skipped: ${0##*/}: $*" >&2
+    exit 77
+}
+
+if [[ ! -e /run/with-systemd ]]; then
+    echo "${0##*/}: this would change the machine: scripts/with-systemd $0" >&2
+    exit 125
+fi
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+mqueue=$(realpath "${MQUEUE:-target/release/mqueue}")
+[[ -x $mqueue ]] || skip "there is no $mqueue: make build"
+work=$(mktemp -d /run/test.XXXXXX)
+
+# --- what failed ---------------------------------------------------------------------------------------------------
+
+# shellcheck disable=SC2317 # the trap calls it
+tell() {
+    local status=$?
+    if ((status != 0 && status != 77)); then
+        {
+            echo "--- ${0##*/} failed ($status); the units, and the end of the journal:"
+            systemctl list-units --all --no-legend 'mqueue-*' | head -n 20
+            journalctl --no-pager --output=short-precise --lines="${LINES_TOLD:-60}"
+        } >&2
+    fi
+}
+trap tell EXIT
+trap 'echo "${0##*/}:$LINENO: failed: $BASH_COMMAND" >&2' ERR
+set -o errtrace
+
+fail() {
+    echo "${0##*/}: $*" >&2
+    exit 1
+}
+
+# wait_until SECONDS WHAT COMMAND…: as soon as the command is true; past the deadline the test fails, and says what was missing.
+wait_until() {
+    local seconds=$1 what=$2 deadline
+    shift 2
+    deadline=$((SECONDS + seconds))
+    until "$@" 2>/dev/null; do
+        ((SECONDS <= deadline)) || fail "not within $seconds s: $what"
+        sleep 0.01
+    done
+}
+
+# --- nsqd ----------------------------------------------------------------------------------------------------------
+
+# Starts it on free ports, or on those it had before.
+start_nsqd() {
+    local program=target/peers/nsqd
+    [[ -x $program ]] || program=$(command -v nsqd) || skip "there is no nsqd: make peers, or put one on PATH"
+    mkdir -p "$work/nsqd"
+    : >"$work/nsqd.log"
+    "$program" --data-path="$work/nsqd" --tcp-address="${nsqd_tcp:-127.0.0.1:0}" \
+        --http-address="${nsqd_http:-127.0.0.1:0}" >"$work/nsqd.log" 2>&1 &
+    nsqd_pid=$!
+    wait_until 10 "nsqd's ports" grep -q 'HTTP: listening' "$work/nsqd.log"
+    wait_until 10 "nsqd's ports" grep -q 'TCP: listening' "$work/nsqd.log"
+    nsqd_tcp=$(sed -n 's/.* TCP: listening on //p' "$work/nsqd.log")
+    nsqd_http=$(sed -n 's/.* HTTP: listening on //p' "$work/nsqd.log")
+}
+
+stop_nsqd() {
+    kill "$nsqd_pid"
+    wait "$nsqd_pid" || true
+}
+
+# http METHOD PATH [BODY]: prints the answer's body; false unless it is a 200.
+http() {
+    local line status
+    exec 3<>"/dev/tcp/${nsqd_http%:*}/${nsqd_http#*:}" || return 1
+    printf '%s %s HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s' "$1" "$2" "${#3}" "$3" >&3
+    read -r _ status _ <&3
+    while IFS= read -r line <&3 && [[ -n ${line%$'\r'} ]]; do :; done
+    cat <&3
+    exec 3>&-
+    [[ $status == 200 ]]
+}
+
+publish() { http POST "/pub?topic=$1" "$2" >/dev/null; } # STREAM BODY
+create_group() { # STREAM GROUP
+    http POST "/topic/create?topic=$1" '' >/dev/null
+    http POST "/channel/create?topic=$1&channel=$2" '' >/dev/null
+}
+
+# The number of that name in the statistics of a group: depth, in_flight_count, client_count, message_count …
+of_group() { # STREAM GROUP NAME
+    local stats
+    stats=$(http GET "/stats?format=json&include_clients=false&include_mem=false&topic=$1&channel=$2" '')
+    stats=${stats#*\"channel_name\":\""$2"\"}
+    grep -o "\"$3\":[0-9]*" <<<"$stats" | head -n 1 | cut -d : -f 2
+}
+has_had() { [[ $(of_group "$1" "$2" message_count) == "$3" ]]; } # STREAM GROUP MESSAGES
+empty() { [[ $(of_group "$1" "$2" depth) == 0 && $(of_group "$1" "$2" in_flight_count) == 0 ]]; } # STREAM GROUP
+
+# --- systemd -------------------------------------------------------------------------------------------------------
+
+# Installs the program and the units, as `make reload-systemd-consumer` does.
+install_units() { PROGRAM=$mqueue scripts/install --reload >/dev/null; }
+
+# settings NAME LINE…: writes /etc/mqueue/NAME.env, with where nsqd is.
+settings() {
+    local name=$1
+    shift
+    printf '%s\n' "NSQD_TCP_ADDRESS=${nsqd_tcp:-}" "NSQD_HTTP_ADDRESS=${nsqd_http:-}" "$@" >"/etc/mqueue/$name.env"
+}
+
+# drop_in UNIT LINE…: as `systemctl edit` does.
+drop_in() {
+    local unit=$1
+    shift
+    mkdir -p "/etc/systemd/system/$unit.d"
+    printf '%s\n' "$@" >"/etc/systemd/system/$unit.d/override.conf"
+    systemctl daemon-reload
+}
+
+state() { systemctl show --property=ActiveState --value "$1"; }
+is() { [[ $(state "$1") == "$2" ]]; } # UNIT STATE
+asleep() { is "$1.service" inactive && is "$1.socket" active && [[ $(systemctl show --property=SubState --value "$1.socket") == listening ]]; }
+
+# How often PID 1 said that a unit was started (by the id of that message).
+starts() {
+    journalctl --sync
+    journalctl --unit="$1" --output=cat --no-pager MESSAGE_ID=39f53479d3a045ac8e11786248231fbf | wc -l
+}
+
+# What a unit printed.
+printed() {
+    journalctl --sync
+    journalctl --unit="$1" --output=cat --no-pager _TRANSPORT=stdout
+}
+
+none_failed() {
+    local failed
+    failed=$(systemctl list-units --state=failed --plain --no-legend)
+    [[ -z $failed ]] || fail "failed units: $failed"
+}
+
+# Connects to a socket, with a tool that every Debian has (curl, socat and python may be missing).
+poke() { logger --tcp --socket-errors=on --socket "$1" poke; }
+
+# Pokes are wakeup's to give; a build without it is poked from here.
+has_wakeup() { "$mqueue" wakeup --help >/dev/null 2>&1; }
+start_wakeup() {
+    has_wakeup || return 0
+    settings wakeup
+    systemctl start mqueue-wakeup.service
+}
+wake() { has_wakeup || poke "/run/mqueue/$1.sock"; } # GROUP
