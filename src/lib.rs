@@ -30,7 +30,8 @@
 //! | [`handler`] | what is done with a message: print, exec, http, file, sleep |
 //! | [`client`] | connections, publishing, consuming, the HTTP APIs |
 //! | [`proto`] | the wire protocol, pure |
-//! | [`backoff`], [`shutdown`] | waiting, and ending |
+//! | [`systemd`] | passed sockets, and notes to systemd |
+//! | [`report`], [`backoff`], [`shutdown`] | figures, waiting, and ending |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -5,5 +5,14 @@
 
 #![allow(unreachable_pub)]
 
+mod bad_input;
+mod groups;
+mod idle;
 mod layers;
+mod lookup;
+mod lossless;
+mod lost;
+mod retry;
+mod signals;
 mod support;
+mod touch;

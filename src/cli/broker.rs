@@ -4,6 +4,7 @@ use crate::client::{Address, Lookupd, Nsqd};
 
 /// Where NSQ is.
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "Brokers")]
 pub struct Args {
     /// nsqd's TCP address; repeatable [default: 127.0.0.1:4150, unless there is an nsqlookupd]

@@ -13,6 +13,7 @@ use crate::proto::{ChannelName, TopicName};
 /// Every group of a stream gets all of its messages; consumers of the same group share them. A message leaves the queue only when
 /// its handler is done with it.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// The stream (NSQ's topic)
     #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME")]
@@ -53,6 +54,7 @@ pub struct Args {
 
 /// What is done with a message.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "Handling")]
 pub struct Handling {
     /// What is done with a message: print, exec:CMD, http://… or https://…, file:PATH, sleep:20ms..50ms
@@ -86,6 +88,7 @@ pub struct Handling {
 
 /// How the consumer behaves.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "Tuning")]
 pub struct Tuning {
     /// How long nsqd waits for a message's answer; a message is kept alive for as long as its handler runs [default: nsqd's, 60s]

@@ -36,3 +36,27 @@ pub fn duration(text: &str) -> Result<std::time::Duration, String> {
         Err(_) => Err("use seconds (30) or a number with a unit (30s, 250ms, 1m)".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_declarations_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_seconds_or_have_units() {
+        use std::time::Duration;
+        let read = |text| duration(text).ok();
+        assert_eq!(read("30"), Some(Duration::from_secs(30)));
+        assert_eq!(read("0.5"), Some(Duration::from_millis(500)));
+        assert_eq!(read("1m 30s"), Some(Duration::from_secs(90)));
+        for wrong in ["", "soon", "-1", "1e400", "nan"] {
+            assert_eq!(read(wrong), None, "{wrong:?}");
+        }
+    }
+}

@@ -16,6 +16,7 @@ use crate::proto::TopicName;
 /// a duplicate can be counted. With FILEs (`-` is stdin) it publishes their lines, in their order and as they come. A message
 /// counts as published when nsqd has acknowledged it; the exit code is 1 if one was not.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// The stream (NSQ's topic)
     #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME")]
@@ -48,6 +49,7 @@ pub struct Args {
 
 /// How many messages, and when.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "Pace and amount")]
 pub struct Pace {
     /// The time from one message of a task to its next, which never goes out before nsqd has acknowledged the last; 0: as fast as it goes
@@ -75,6 +77,7 @@ pub struct Pace {
 
 /// What is generated where there is no input.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "Generated events")]
 pub struct Events {
     /// Tasks that generate events independently, each with its own sequence [default: 1]
@@ -89,6 +92,7 @@ pub struct Events {
 
 /// What is read, and how it becomes messages.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "Files and stdin")]
 pub struct Input {
     /// The same as FILE; repeatable [default: none]
@@ -115,6 +119,7 @@ pub struct Input {
 
 /// How the producer behaves.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "Tuning")]
 pub struct Tuning {
     /// What the end is reported as: text to stderr, json to stdout

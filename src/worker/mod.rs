@@ -232,8 +232,11 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    /// How many more messages can be begun.
+    /// How many more messages can be taken.
     fn room(&self) -> usize {
+        if matches!(self.stage, Stage::GivingBack(_)) {
+            return usize::MAX;
+        }
         match self.handler.batch_size() {
             0 | 1 => self.config.concurrency.max(1).saturating_sub(self.running.len()),
             batch if self.running.is_empty() => batch,

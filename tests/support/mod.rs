@@ -1,13 +1,14 @@
 //! Real programs under test: started on ports of the system's choice, ended with the test.
 
 mod events;
+pub mod fake_nsqd;
 mod mqueue;
 mod nsq;
 
 use std::time::{Duration, Instant};
 
 pub use self::events::Sequences;
-pub use self::mqueue::{Finished, Mqueue, mqueue};
+pub use self::mqueue::{Finished, Mqueue, consumer, mqueue};
 pub use self::nsq::{Lookupd, Nsqd, peer};
 
 /// The longest that any single condition may take, on a slow and busy machine.

@@ -15,6 +15,11 @@ pub fn mqueue(args: &str) -> Mqueue {
     Mqueue::new(&args.split_whitespace().collect::<Vec<_>>())
 }
 
+/// Runs `mqueue consumer` of stream `foo` and group `1` on these nsqds, addresses with commas between, with further arguments.
+pub fn consumer(nsqd: &str, args: &str) -> Mqueue {
+    mqueue(&format!("consumer --stream foo --group 1 --nsqd-tcp-address {nsqd} {args}"))
+}
+
 /// An mqueue that is being run. It is killed if the test ends first.
 pub struct Mqueue {
     command: Command,
@@ -23,7 +28,8 @@ pub struct Mqueue {
 
 struct Running {
     child: Child,
-    stdout: Reader,
+    /// `None` if it was sent elsewhere.
+    stdout: Option<Reader>,
     stderr: Reader,
 }
 
@@ -67,10 +73,18 @@ impl Mqueue {
         self
     }
 
+    /// With its stdout sent elsewhere: a file, a pipe that the test has an end of.
+    pub fn with_stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.command.stdout(stdout);
+        self
+    }
+
     /// Starts it.
     pub fn start(mut self) -> Self {
         let mut child = self.command.spawn().expect("cargo built it");
-        let stdout = Reader::new(child.stdout.take().expect("piped"));
+        // a pipe that the test handed over is closed here, so that it ends with the program
+        self.command.stdout(Stdio::null());
+        let stdout = child.stdout.take().map(Reader::new);
         let stderr = Reader::new(child.stderr.take().expect("piped"));
         self.running = Some(Running { child, stdout, stderr });
         self
@@ -101,7 +115,11 @@ impl Mqueue {
     pub fn finish(mut self) -> Finished {
         let mut running = self.running.take().expect("start was called");
         let status = running.child.wait().expect("it was started");
-        Finished { code: status.code(), stdout: running.stdout.all(), stderr: running.stderr.all() }
+        Finished {
+            code: status.code(),
+            stdout: running.stdout.map(Reader::all).unwrap_or_default(),
+            stderr: running.stderr.all(),
+        }
     }
 
     /// True once it has ended.
@@ -121,7 +139,8 @@ impl Mqueue {
 
     /// What it has written to stdout so far.
     pub fn stdout(&self) -> String {
-        self.running.as_ref().expect("start was called").stdout.so_far()
+        let running = self.running.as_ref().expect("start was called");
+        running.stdout.as_ref().map(Reader::so_far).unwrap_or_default()
     }
 
     /// What it has written to stderr so far.

@@ -118,6 +118,16 @@ impl Nsqd {
         Self { server: Server::start("nsqd", args), _data: data }
     }
 
+    /// With a channel that it knows from its start: the timeouts and delays of one that is new are heeded only after up to 5 s
+    /// (`QueueScanRefreshInterval`).
+    pub fn with_channel(topic: &str, channel: &str) -> Self {
+        let mut nsqd = Self::start();
+        nsqd.create(topic, channel);
+        nsqd.stop();
+        nsqd.start_again();
+        nsqd
+    }
+
     /// `host:port` for the TCP protocol.
     pub fn tcp(&self) -> String {
         format!("127.0.0.1:{}", self.server.tcp)

@@ -161,6 +161,7 @@ mod tests {
 
     #[test]
     fn cuts_the_same_at_every_split_point() {
+        #[allow(clippy::type_complexity, reason = "a table, read once")]
         let cases: &[(Option<&str>, usize, &str, (&[&str], u64, u64))] = &[
             (Some("\n"), 10, "one\ntwo\n\nthree", (&["one", "two", "three"], 1, 0)),
             (Some("\n"), 10, "one\n", (&["one"], 0, 0)),

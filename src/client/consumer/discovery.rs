@@ -66,6 +66,8 @@ pub(super) async fn run(hub: Arc<Hub>, first: Result<Found, HttpError>, sender: 
                 if found.complete {
                     hub.want_only(&found.nsqd);
                 }
+                // those that are away may have come back with this answer
+                hub.asked.notify_waiters();
                 for address in found.nsqd.into_iter().filter(|address| hub.want(address)) {
                     let (hub, sender) = (hub.clone(), sender.clone());
                     hub.clone().tasks.spawn(async move {

@@ -20,6 +20,8 @@ pub(super) struct Hub {
     pub(super) tasks: TaskTracker,
     /// Discovery should look again soon: a connection was lost.
     pub(super) look_again: Notify,
+    /// nsqlookupd has been asked: links without a connection may try again at once.
+    pub(super) asked: Notify,
     state: Mutex<State>,
 }
 
@@ -41,6 +43,7 @@ impl Hub {
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             look_again: Notify::new(),
+            asked: Notify::new(),
             state: Mutex::new(state),
         }
     }

@@ -79,8 +79,8 @@ pub struct Health {
     pub backing_off: bool,
 }
 
-/// Receives a channel's messages. Dropping it gives back what was not answered; [`stop`](Self::stop) and
-/// [`closed`](Self::closed) do so in order.
+/// Receives a channel's messages. Dropping it gives back what was not answered; [`stop`](Self::stop), and then
+/// [`recv`](Self::recv) to the end, do so in order.
 #[derive(Debug)]
 pub struct Consumer {
     hub: Arc<Hub>,
@@ -149,12 +149,6 @@ impl Consumer {
     /// Asks nsqd for no more messages (RDY 0, CLS). What has arrived or is on its way is still delivered.
     pub fn stop(&self) {
         self.hub.stop();
-    }
-
-    /// Gives back every message that has arrived and was not yet received.
-    pub fn release_waiting(&mut self) {
-        self.ready.clear();
-        while self.arriving.try_recv().is_ok() {}
     }
 
     /// The topic that is consumed.

@@ -1,0 +1,91 @@
+//! Wrong input: one clear line, and a proper exit code.
+
+use std::net::TcpListener;
+
+use crate::support::{Nsqd, mqueue, needs};
+
+/// Runs it, and checks its code, that its error is one line, and that this says what it has to.
+#[track_caller]
+fn fails(args: &str, code: i32, says: &[&str]) {
+    let finished = mqueue(args).run();
+    assert_eq!(finished.code, Some(code), "{args}: {}", finished.stderr);
+    let errors: Vec<&str> =
+        finished.stderr.lines().filter(|l| l.starts_with("mqueue: ") || l.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{args}: one line says what is wrong: {}", finished.stderr);
+    for part in says {
+        assert!(finished.stderr.contains(part), "{args}: {part:?} is missing in: {}", finished.stderr);
+    }
+    assert!(finished.stdout.is_empty(), "{args}: stdout is for data: {}", finished.stdout);
+}
+
+#[test]
+fn nothing_listens() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    for command in ["producer", "consumer --group 1"] {
+        let args = format!("{command} --stream foo --nsqd-tcp-address {free}");
+        fails(&args, 69, &[&free.to_string(), "make up"]);
+    }
+    fails(
+        &format!("consumer --stream foo --group 1 --lookupd-http-address {free}"),
+        69,
+        &["nsqlookupd", &free.to_string()],
+    );
+}
+
+#[test]
+fn the_http_port_is_not_the_tcp_port() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    for command in ["producer", "consumer --group 1"] {
+        fails(&format!("{command} --stream foo --nsqd-tcp-address {}", nsqd.http()), 69, &["HTTP", "4150"]);
+    }
+}
+
+#[test]
+fn a_host_that_does_not_resolve() {
+    for command in ["producer", "consumer --group 1"] {
+        fails(
+            &format!("{command} --stream foo --nsqd-tcp-address no.such.host.invalid:4150"),
+            69,
+            &["no.such.host.invalid"],
+        );
+    }
+}
+
+#[test]
+fn names_outside_the_rule() {
+    fails("producer --stream a/b", 2, &["a/b", "at most 64"]);
+    fails("consumer --stream foo --group a:b", 2, &["a:b", "at most 64"]);
+    fails(&format!("consumer --group 1 --stream {}", "x".repeat(60)), 2, &["--dead-letter"]);
+}
+
+#[test]
+fn handlers_that_cannot_be() {
+    fails("consumer --stream foo --group 1 --handler nosuch", 2, &["nosuch", "print", "exec:"]);
+    fails("consumer --stream foo --group 1 --handler exec:no-such-command", 2, &["no-such-command", "not found"]);
+    fails("consumer --stream foo --group 1 --handler file:/no/such/folder/x", 2, &["/no/such/folder/x"]);
+}
+
+#[test]
+fn missing_and_wrong_flags() {
+    fails("consumer", 2, &["--stream", "--group"]);
+    fails("producer", 2, &["--stream"]);
+    fails("consumer --stream foo --group 1 --timeout soon", 2, &["soon", "30s"]);
+    fails("consumer --stream foo --group 1 --count 0", 2, &["--count"]);
+    fails("consumer --stream foo --group 1 --nsqd-tcp-address host", 2, &["host", "HOST:PORT"]);
+    fails("producer --stream foo /no/such/file", 1, &["/no/such/file"]);
+}
+
+#[test]
+fn a_message_over_the_limit_is_said_with_size_and_flag_and_the_others_go_on() {
+    needs!("nsqd");
+    let nsqd = Nsqd::with(&["--max-msg-size=1000"]);
+    let input = format!("small\n{}\n\nlast", "x".repeat(2000));
+    let args = format!("producer --stream foo --nsqd-tcp-address {} -", nsqd.tcp());
+    let finished = mqueue(&args).run_with(input.as_bytes());
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    for part in ["2000", "1000", "--max-msg-size"] {
+        assert!(finished.stderr.contains(part), "{part:?} is missing in: {}", finished.stderr);
+    }
+    assert_eq!(nsqd.published("foo"), 2);
+}

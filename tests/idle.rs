@@ -1,0 +1,68 @@
+//! `--timeout`: the end of a consumer that has nothing to do.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{Nsqd, consumer, needs, wait_until};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Asserts that `took` is from `seconds` to a second more.
+#[track_caller]
+fn assert_takes(took: Duration, seconds: u32) {
+    assert!((seconds * SECOND..(seconds + 1) * SECOND).contains(&took), "took {took:?}, not {seconds} s and a bit");
+}
+
+#[test]
+fn an_idle_consumer_ends_after_its_timeout() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let start = Instant::now();
+    let by_flag = consumer(&nsqd.tcp(), "--timeout 3").start();
+    let by_environment = consumer(&nsqd.tcp(), "").env("TIMEOUT", "3").start();
+    let by_both = consumer(&nsqd.tcp(), "--timeout 1s").env("TIMEOUT", "60").start();
+    for (consumer, seconds) in [(by_both, 1), (by_flag, 3), (by_environment, 3)] {
+        let finished = consumer.finish();
+        assert_takes(start.elapsed(), seconds);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn the_timeout_begins_after_the_last_handler_has_ended() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    nsqd.publish("foo", b"a");
+    let start = Instant::now();
+    let finished = consumer(&nsqd.tcp(), "--handler sleep:3s --timeout 1").run();
+    assert_takes(start.elapsed(), 4);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    nsqd.wait_for_empty("foo", "1");
+    assert_eq!(nsqd.channel("foo", "1").requeue_count, 0);
+}
+
+#[test]
+fn a_consumer_that_is_cut_off_for_its_timeout_says_so_and_fails() {
+    needs!("nsqd");
+    let mut nsqd = Nsqd::start();
+    let consumer = consumer(&nsqd.tcp(), "--timeout 1").start();
+    nsqd.wait_for_clients("foo", "1", 1);
+    nsqd.stop();
+    let finished = consumer.finish();
+    assert_eq!(finished.code, Some(69), "{}", finished.stderr);
+    assert!(finished.stderr.contains("no nsqd could be reached"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_message_that_comes_while_idle_starts_the_timeout_anew() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let consumer = consumer(&nsqd.tcp(), "--timeout 2 --output body").start();
+    nsqd.wait_for_clients("foo", "1", 1);
+    let subscribed = Instant::now();
+    wait_until("one second", || subscribed.elapsed() > SECOND);
+    nsqd.publish("foo", b"late");
+    let published = Instant::now();
+    let finished = consumer.finish();
+    assert_takes(published.elapsed(), 2);
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(0), "late\n"));
+}

@@ -1,0 +1,208 @@
+//! Handlers that fail: attempts, pauses, dead letters, and that a message is finished only after its dead letter is safe.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mqueue::proto::Command;
+use mqueue::worker::DeadLetter;
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::support::fake_nsqd::{FakeNsqd, Peer, error, message, message_id, ok};
+use crate::support::{Finished, Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
+
+/// A body that is neither text nor one line.
+const BODY: &[u8] = b"line 1\nline 2\0\xff\xfe";
+
+/// A command that counts its runs in a file.
+struct Runs {
+    _folder: TempDir,
+    path: PathBuf,
+}
+
+impl Runs {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("runs");
+        File::create(&path).unwrap();
+        Self { _folder: folder, path }
+    }
+
+    fn count(&self) -> usize {
+        fs::read_to_string(&self.path).unwrap().lines().count()
+    }
+
+    /// A handler that counts, and ends with this script, where `$n` is the number of runs with this one.
+    fn handler(&self, script: &str) -> String {
+        let path = self.path.display();
+        format!("exec:echo run >>{path}; n=$(wc -l <{path}); {script}")
+    }
+}
+
+fn with_handler(consumer: Mqueue, handler: &str) -> Mqueue {
+    consumer.arg("--handler").arg(handler)
+}
+
+/// Takes the only message of `foo.dead`.
+fn dead_letter(nsqd: &Nsqd) -> DeadLetter {
+    assert_eq!(nsqd.published("foo.dead"), 1, "dead letters");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("letter");
+    let args = "consumer --stream foo.dead --group look --count 1 --output null --nsqd-tcp-address";
+    let finished = mqueue(args).arg(&nsqd.tcp()).with_stdout(File::create(&path).unwrap()).run();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let written = fs::read(&path).unwrap();
+    let letter = written.strip_suffix(b"\0").expect("ends with NUL").to_vec();
+    DeadLetter::decode(&Bytes::from(letter)).expect("a dead letter")
+}
+
+/// Fails twice, succeeds then, and ends; says how long that took.
+fn fails_twice(args: &str) -> Duration {
+    let (nsqd, runs) = (Nsqd::with_channel("foo", "1"), Runs::new());
+    nsqd.publish("foo", b"a");
+    let start = Instant::now();
+    let finished = with_handler(consumer(&nsqd.tcp(), args), &runs.handler("[ $n -ge 3 ]")).arg("--count=1").run();
+    let took = start.elapsed();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(runs.count(), 3);
+    nsqd.wait_for_empty("foo", "1");
+    assert_eq!((nsqd.channel("foo", "1").requeue_count, nsqd.published("foo.dead")), (2, 0));
+    took
+}
+
+#[test]
+fn a_handler_that_fails_is_tried_again_until_it_succeeds() {
+    needs!("nsqd");
+    let took = fails_twice("--retry-delay 0 --max-backoff 0");
+    assert!(took < Duration::from_secs(2), "no delays, but it took {took:?}");
+}
+
+#[test]
+fn the_retry_delay_grows_with_the_attempts() {
+    needs!("nsqd");
+    let took = fails_twice("--retry-delay 300ms --max-backoff 0");
+    // 300 ms, then 600 ms; nsqd begins to look at a new channel's deferred messages up to 5 s late
+    assert!((Duration::from_millis(900)..Duration::from_secs(15)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn failures_in_a_row_pause_the_consumer() {
+    needs!("nsqd");
+    let took = fails_twice("--retry-delay 0");
+    // the first pause is half a second to a second
+    assert!((Duration::from_millis(500)..Duration::from_secs(4)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn a_message_that_always_fails_is_a_dead_letter_after_max_attempts() {
+    needs!("nsqd");
+    let (nsqd, runs) = (Nsqd::start(), Runs::new());
+    nsqd.publish("foo", BODY);
+    let args = "--max-attempts 3 --retry-delay 0 --max-backoff 0 --count 1";
+    let finished = with_handler(consumer(&nsqd.tcp(), args), &runs.handler("exit 7")).run();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(runs.count(), 3);
+    nsqd.wait_for_empty("foo", "1");
+    let letter = dead_letter(&nsqd);
+    assert_eq!((letter.stream.as_str(), letter.group.as_str()), ("foo", "1"));
+    assert_eq!((letter.reason.as_str(), letter.attempts), ("exit status 7", 3));
+    assert_eq!(&letter.body[..], BODY);
+    assert!(letter.timestamp > 0 && letter.died > letter.timestamp, "{letter:?}");
+}
+
+#[test]
+fn exit_code_65_is_a_dead_letter_at_once() {
+    needs!("nsqd");
+    let (nsqd, runs) = (Nsqd::start(), Runs::new());
+    nsqd.publish("foo", BODY);
+    let finished = with_handler(consumer(&nsqd.tcp(), "--count 1"), &runs.handler("exit 65")).run();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let letter = dead_letter(&nsqd);
+    assert_eq!((letter.reason.as_str(), letter.attempts, runs.count()), ("exit status 65", 1, 1));
+    assert_eq!(&letter.body[..], BODY);
+}
+
+#[test]
+fn a_handler_that_takes_too_long_is_ended_and_has_failed() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    nsqd.publish("foo", b"a");
+    let args = "--handler-timeout 200ms --max-attempts 1 --count 1";
+    let start = Instant::now();
+    let finished = with_handler(consumer(&nsqd.tcp(), args), "exec:sleep 1000").run();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(dead_letter(&nsqd).reason, "timed out after 200ms");
+}
+
+#[test]
+fn a_message_whose_dead_letter_is_refused_stays_in_its_stream() {
+    needs!("nsqd");
+    // the body fits, and not with the line that says why it died
+    let (nsqd, runs) = (Nsqd::with(&["--max-msg-size=200"]), Runs::new());
+    nsqd.publish("foo", &[b'x'; 190]);
+    let args = "--max-attempts 1 --retry-delay 0 --max-backoff 0";
+    let consumer = with_handler(consumer(&nsqd.tcp(), args), &runs.handler("exit 1")).start();
+    wait_until("three attempts", || runs.count() >= 3);
+    let finished: u64 = nsqd.channel("foo", "1").clients.iter().map(|client| client.finish_count).sum();
+    assert_eq!((finished, nsqd.published("foo.dead")), (0, 0));
+    consumer.signal(Signal::SIGINT);
+    let Finished { code, stderr, .. } = consumer.finish();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("cannot be put to the dead letters") && stderr.contains("E_BAD_MESSAGE"), "{stderr}");
+    let left = nsqd.channel("foo", "1");
+    assert_eq!(left.depth + left.in_flight_count + left.deferred_count, 1, "{left:?}");
+}
+
+/// Lets the consumer fail on one message, up to the PUB of its dead letter; gives its connection and the publisher's.
+fn dying(fake: &FakeNsqd) -> (Mqueue, Peer, Peer) {
+    let consumer = with_handler(consumer(&fake.tcp(), "--max-attempts 1"), "exec:exit 1").start();
+    let mut subscriber = fake.subscribed();
+    subscriber.until_ready();
+    subscriber.send(&message(1, 1, BODY));
+    let publisher = publishes_dead_letter(fake);
+    (consumer, subscriber, publisher)
+}
+
+fn publishes_dead_letter(fake: &FakeNsqd) -> Peer {
+    let mut publisher = fake.accept();
+    publisher.identified();
+    let Command::Pub { topic, body } = publisher.command() else { panic!("not a PUB") };
+    assert_eq!(topic.as_str(), "foo.dead");
+    assert_eq!(&DeadLetter::decode(&body).unwrap().body[..], BODY);
+    publisher
+}
+
+fn answers(commands: &[Command]) -> Vec<&Command> {
+    commands.iter().filter(|command| matches!(command, Command::Fin(_) | Command::Req { .. })).collect()
+}
+
+#[test]
+fn a_message_is_finished_only_after_its_dead_letter_is_acknowledged() {
+    let fake = FakeNsqd::start();
+    let (_consumer, mut subscriber, mut publisher) = dying(&fake);
+    assert_eq!(answers(&subscriber.said()), Vec::<&Command>::new());
+    // refused once, and taken when it comes again
+    publisher.send(&error("E_PUB_FAILED PUB failed exiting"));
+    drop(publisher);
+    let mut publisher = publishes_dead_letter(&fake);
+    assert_eq!(answers(&subscriber.said()), Vec::<&Command>::new());
+    publisher.send(&ok());
+    let said = subscriber.until(|command| matches!(command, Command::Fin(_)));
+    assert_eq!(answers(&said), [&Command::Fin(message_id(1))]);
+}
+
+#[test]
+fn a_message_whose_dead_letter_is_never_acknowledged_goes_back_at_the_end() {
+    let fake = FakeNsqd::start();
+    let (mut consumer, mut subscriber, _publisher) = dying(&fake);
+    consumer.signal(Signal::SIGINT);
+    let said = subscriber.until(|command| *command == Command::Cls);
+    assert_eq!(answers(&said), Vec::<&Command>::new());
+    assert!(!consumer.has_ended(), "a message is not yet answered");
+    consumer.signal(Signal::SIGINT);
+    assert_eq!(answers(&subscriber.rest()), [&Command::Req { id: message_id(1), delay: 0 }]);
+    assert_eq!(consumer.finish().code, Some(130));
+}

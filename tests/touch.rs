@@ -1,0 +1,35 @@
+//! Messages that take longer than nsqd allows are kept alive, whether they are being handled or wait for it.
+
+use std::fs;
+
+use crate::support::{Nsqd, consumer, needs, wait_until};
+
+#[test]
+fn a_handler_that_runs_three_times_the_message_timeout_gets_its_message_once() {
+    needs!("nsqd");
+    let nsqd = Nsqd::with_channel("foo", "1");
+    nsqd.publish("foo", b"a");
+    let folder = tempfile::tempdir().unwrap();
+    let runs = folder.path().join("runs");
+    let handler = format!("exec:echo run >>{}; sleep 3", runs.display());
+    let finished = consumer(&nsqd.tcp(), "--msg-timeout 1s --timeout 1").arg("--handler").arg(&handler).run();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(fs::read_to_string(&runs).unwrap(), "run\n");
+    nsqd.wait_for_empty("foo", "1");
+    let stats = nsqd.channel("foo", "1");
+    assert_eq!((stats.timeout_count, stats.requeue_count), (0, 0));
+}
+
+#[test]
+fn messages_that_wait_behind_a_slow_handler_are_kept_alive() {
+    needs!("nsqd");
+    let nsqd = Nsqd::with_channel("foo", "1");
+    nsqd.publish_lines("foo", b"1\n2\n3\n4\n5\n6\n7\n8\n9\n10");
+    let args = "--handler sleep:350ms --msg-timeout 1s --max-in-flight 10 --concurrency 1";
+    let consumer = consumer(&nsqd.tcp(), args).start();
+    wait_until("most of them in flight at once", || nsqd.channel("foo", "1").in_flight_count >= 9);
+    nsqd.wait_for_empty("foo", "1");
+    let stats = nsqd.channel("foo", "1");
+    assert_eq!((stats.timeout_count, stats.requeue_count), (0, 0));
+    drop(consumer);
+}
