@@ -26,8 +26,6 @@ type Sender = UnboundedSender<Vec<Delivery>>;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// A message is touched when this part of its time has passed.
 const TOUCH_PART: u32 = 3;
-/// The longest pause between two tries to connect.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const FAR: Duration = Duration::from_secs(1 << 30);
 
 /// Connects to `address` and subscribes.
@@ -42,12 +40,7 @@ pub(super) async fn subscribe(hub: &Hub, address: &Address) -> Result<Connection
 
 /// Keeps a subscription at `address` until the consumer stops, or the address is forgotten and the connection ends.
 pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Connection, Error>, sender: Sender) {
-    // an nsqd that nsqlookupd names is tried at every poll at the least
-    let most = match hub.config.lookupd.is_empty() {
-        true => LONGEST_PAUSE,
-        false => LONGEST_PAUSE.min(hub.config.lookupd_poll_interval),
-    };
-    let mut backoff = Backoff::new(most.min(Duration::from_millis(100)), most, fastrand::Rng::new());
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), fastrand::Rng::new());
     loop {
         match first {
             Ok(connection) => {

@@ -1,0 +1,112 @@
+//! The http handler: the status is the verdict, on a real nsqd.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Finished, Mqueue, Nsqd, consumer, needs, wait_until};
+
+/// A web server that gives these answers, one a request and connection, the last one for ever.
+struct Web {
+    address: String,
+    /// The body of each request, and when it came.
+    requests: Arc<Mutex<Vec<(String, Instant)>>>,
+}
+
+impl Web {
+    fn start(answers: &'static [&'static str]) -> Self {
+        Self::serve(TcpListener::bind("127.0.0.1:0").unwrap(), answers)
+    }
+
+    fn serve(listener: TcpListener, answers: &'static [&'static str]) -> Self {
+        let address = listener.local_addr().unwrap().to_string();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let log = requests.clone();
+        thread::spawn(move || {
+            let last = answers.last().unwrap();
+            for answer in answers.iter().chain(std::iter::repeat(last)) {
+                let Ok((stream, _)) = listener.accept() else { return };
+                let mut stream = BufReader::new(stream);
+                let mut length = 0;
+                loop {
+                    let mut line = String::new();
+                    if stream.read_line(&mut line).unwrap_or(0) == 0 || line == "\r\n" {
+                        break;
+                    }
+                    if let Some(value) = line.to_lowercase().strip_prefix("content-length: ") {
+                        length = value.trim().parse().unwrap();
+                    }
+                }
+                let mut body = vec![0; length];
+                let _ = stream.read_exact(&mut body);
+                log.lock().unwrap().push((String::from_utf8(body).unwrap(), Instant::now()));
+                let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                let _ = stream.get_mut().write_all(answer.as_bytes());
+            }
+        });
+        Self { address, requests }
+    }
+
+    fn bodies(&self) -> Vec<String> {
+        self.requests.lock().unwrap().iter().map(|(body, _)| body.clone()).collect()
+    }
+}
+
+/// Posts to `address` until one message has left the queue, without pauses.
+fn posting(nsqd: &Nsqd, address: &str) -> Mqueue {
+    nsqd.publish("foo", b"body");
+    let args = format!("--handler http://{address}/hook --count 1 --retry-delay 0 --max-backoff 0 --max-attempts 0");
+    consumer(&nsqd.tcp(), &args).start()
+}
+
+#[track_caller]
+fn succeeds(consumer: Mqueue) {
+    let Finished { code, stderr, .. } = consumer.finish();
+    assert_eq!(code, Some(0), "{stderr}");
+}
+
+#[test]
+fn success_is_done_and_a_server_error_is_tried_again() {
+    needs!("nsqd");
+    for (answers, requests) in [(&["204 No Content"][..], 1), (&["500 Internal Server Error", "200 OK"], 2)] {
+        let (nsqd, web) = (Nsqd::start(), Web::start(answers));
+        succeeds(posting(&nsqd, &web.address));
+        assert_eq!(web.bodies(), vec!["body"; requests]);
+        nsqd.wait_for_empty("foo", "1");
+        assert_eq!(nsqd.published("foo.dead"), 0);
+    }
+}
+
+#[test]
+fn retry_after_is_heeded() {
+    needs!("nsqd");
+    let nsqd = Nsqd::with_channel("foo", "1");
+    let web = Web::start(&["429 Too Many Requests\r\nRetry-After: 1", "200 OK"]);
+    succeeds(posting(&nsqd, &web.address));
+    let requests = web.requests.lock().unwrap();
+    let [(_, first), (_, second)] = requests[..] else { panic!("{requests:?}") };
+    let pause = second - first;
+    assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&pause), "{pause:?}");
+}
+
+#[test]
+fn a_client_error_is_a_dead_letter_at_once() {
+    needs!("nsqd");
+    let (nsqd, web) = (Nsqd::start(), Web::start(&["404 Not Found"]));
+    succeeds(posting(&nsqd, &web.address));
+    assert_eq!((web.bodies().len(), nsqd.published("foo.dead")), (1, 1));
+}
+
+#[test]
+fn a_server_that_is_away_is_tried_again() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let consumer = posting(&nsqd, &address);
+    wait_until("a try that was refused", || consumer.stderr().contains("connection refused"));
+    let web = Web::serve(TcpListener::bind(&address).unwrap(), &["200 OK"]);
+    succeeds(consumer);
+    assert_eq!(web.bodies(), ["body"]);
+}

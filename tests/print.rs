@@ -1,0 +1,130 @@
+//! The print handler: what is written, and to a pipe that is full, or that nobody reads any more.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, PipeReader, Read, pipe};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use mqueue::proto::Command;
+use nix::sys::signal::Signal;
+
+use crate::support::fake_nsqd::{FakeNsqd, message, message_id};
+use crate::support::{Finished, Mqueue, Nsqd, consumer, needs, wait_until};
+
+const BODY: &[u8] = b"not text: \xff\n\0";
+
+/// What this output is of one message.
+fn printed(output: &str) -> Vec<u8> {
+    let nsqd = Nsqd::start();
+    nsqd.publish("foo", BODY);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    let args = format!("--count 1 --output {output}");
+    let finished = consumer(&nsqd.tcp(), &args).with_stdout(File::create(&path).unwrap()).run();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    fs::read(&path).unwrap()
+}
+
+/// Many large messages, each with its number, then a consumer that prints them to a pipe.
+fn printing(nsqd: &Nsqd, count: usize) -> (Mqueue, PipeReader) {
+    let bodies: Vec<String> = (0..count).map(|number| format!("{number} {}", "x".repeat(1000))).collect();
+    nsqd.create("foo", "1");
+    nsqd.publish_lines("foo", bodies.join("\n").as_bytes());
+    let (reader, writer) = pipe().unwrap();
+    (consumer(&nsqd.tcp(), "--output body").with_stdout(writer).start(), reader)
+}
+
+/// How often each number stands at the beginning of a whole line.
+fn counted(text: &str) -> BTreeMap<usize, usize> {
+    let mut counts = BTreeMap::new();
+    for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+        *counts.entry(line.split(' ').next().unwrap().parse().unwrap()).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn json_marks_a_body_that_is_no_text() {
+    needs!("nsqd");
+    let line = printed("json");
+    assert!(line.ends_with(b"}\n"));
+    let json: serde_json::Value = serde_json::from_slice(&line).unwrap();
+    assert_eq!((&json["stream"], &json["group"], &json["attempts"]), (&"foo".into(), &"1".into(), &1.into()));
+    assert_eq!(json["encoding"], "base64");
+    assert_eq!(STANDARD.decode(json["body"].as_str().unwrap()).unwrap(), BODY);
+}
+
+#[test]
+fn body_and_null_are_the_bytes_and_their_end() {
+    needs!("nsqd");
+    assert_eq!(printed("body"), [BODY, b"\n"].concat());
+    assert_eq!(printed("null"), [BODY, b"\0"].concat());
+}
+
+#[test]
+fn when_the_reader_goes_away_what_was_not_written_stays_in_the_queue() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let (consumer, reader) = printing(&nsqd, 1000);
+    let mut reader = BufReader::new(reader);
+    let mut read = String::new();
+    for _ in 0..5 {
+        reader.read_line(&mut read).unwrap();
+    }
+    drop(reader);
+    let Finished { code, stderr, .. } = consumer.finish();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(!stderr.contains("ERROR") && !stderr.contains("WARN"), "{stderr}");
+    let left = nsqd.channel("foo", "1");
+    assert_eq!((left.in_flight_count, left.deferred_count), (0, 0));
+    // a pipe holds 64 KiB, and the reader had its own buffer: more than that cannot have been taken
+    assert!((800..=995).contains(&left.depth), "{left:?}");
+
+    // nothing is lost: what remains, and what was written, is everything
+    let rest = self::consumer(&nsqd.tcp(), "--output body --timeout 1").run();
+    let rest = counted(&rest.stdout);
+    assert_eq!(rest.len() as i64, left.depth);
+    let first = counted(&read);
+    assert_eq!(first.len(), 5);
+    assert!(first.keys().all(|number| !rest.contains_key(number)), "what was read does not come again");
+}
+
+#[test]
+fn heartbeats_are_answered_while_the_pipe_is_full() {
+    let (fake, (mut reader, writer)) = (FakeNsqd::start(), pipe().unwrap());
+    let _consumer = consumer(&fake.tcp(), "--output body").with_stdout(writer).start();
+    let mut peer = fake.subscribed();
+    peer.until_ready();
+    // more than a pipe holds
+    let body = [b'x'; 100_000].leak();
+    peer.send(&message(1, 1, body));
+    assert_eq!(peer.said().iter().filter(|command| **command == Command::Fin(message_id(1))).count(), 0);
+    assert_eq!(peer.said(), [], "a sign of life, and nothing else");
+    reader.read_exact(&mut vec![0; body.len() + 1]).unwrap();
+    peer.until(|command| *command == Command::Fin(message_id(1)));
+}
+
+#[test]
+fn a_second_signal_ends_a_consumer_whose_pipe_is_full() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let (mut consumer, mut reader) = printing(&nsqd, 500);
+    wait_until("the pipe is full", || nsqd.channel("foo", "1").in_flight_count > 100);
+    consumer.signal(Signal::SIGTERM);
+    wait_until("CLS", || nsqd.channel("foo", "1").clients.iter().all(|client| client.state == 4));
+    assert!(!consumer.has_ended(), "it waits for the reader");
+    let start = Instant::now();
+    consumer.signal(Signal::SIGTERM);
+    let finished = consumer.finish();
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(finished.code, Some(130), "{}", finished.stderr);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    let written = counted(&text).len() as i64;
+    wait_until("everything that was not written is in the queue", || {
+        let left = nsqd.channel("foo", "1");
+        left.in_flight_count == 0 && left.depth + written >= 500
+    });
+}

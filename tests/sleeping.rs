@@ -1,0 +1,65 @@
+//! Consumers that sleep, in a real systemd that scripts/with-systemd boots: each test is a script of tests/systemd.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::needs;
+
+/// Runs `tests/systemd/NAME` inside; says so if it cannot run here, which is a failure where MQUEUE_REQUIRE_PEERS=1.
+fn inside(script: &str) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let required = std::env::var("MQUEUE_REQUIRE_PEERS").is_ok_and(|v| v == "1");
+    let booted = nix::unistd::geteuid().is_root() && Path::new("/lib/systemd/systemd").exists();
+    if !booted {
+        assert!(!required, "{script} needs root and the package systemd");
+        eprintln!("skipped: {script}: it needs root and the package systemd");
+        return;
+    }
+    let run = Command::new(root.join("scripts/with-systemd"))
+        .arg(root.join("tests/systemd").join(script))
+        .env("MQUEUE", env!("CARGO_BIN_EXE_mqueue"))
+        .output()
+        .expect("the script is there");
+    let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    eprintln!("{said}");
+    match run.status.code() {
+        Some(0) => {}
+        Some(77) if !required => {}
+        code => panic!("{script} ended with {code:?}"),
+    }
+}
+
+#[test]
+fn a_consumer_sleeps_and_wakes_fifty_times() {
+    needs!("nsqd");
+    inside("sleeps-and-wakes");
+}
+
+#[test]
+fn a_consumer_that_crashes_at_start_does_not_fail_its_socket() {
+    needs!("nsqd");
+    inside("crashes-at-start");
+}
+
+#[test]
+fn fifty_consumers_woken_at_once_all_handle_their_message() {
+    needs!("nsqd");
+    inside("fifty-at-once");
+}
+
+#[test]
+fn handlers_work_within_the_hardening() {
+    needs!("nsqd");
+    inside("handlers-confined");
+}
+
+#[test]
+fn the_units_are_sound_and_hardened() {
+    inside("units-are-sound");
+}
+
+#[test]
+fn systemd_socket_activate_wakes_a_consumer() {
+    needs!("nsqd");
+    inside("socket-activate");
+}
