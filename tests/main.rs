@@ -5,10 +5,11 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
-#[allow(dead_code, unused_imports, reason = "shared with the benchmark: each uses a part of it")]
 mod bad_input;
+mod bad_input_consumer;
 mod file;
 mod groups;
+mod hostile;
 mod http_handler;
 mod idle;
 mod layers;
@@ -19,5 +20,6 @@ mod print;
 mod retry;
 mod signals;
 mod sleeping;
+#[allow(dead_code, unused_imports, reason = "shared with the benchmark: each uses a part of it")]
 mod support;
 mod touch;

@@ -3,5 +3,6 @@
 pub mod consumer;
 mod exit;
 pub mod producer;
+pub mod wakeup;
 
 pub use exit::{Exit, Failure};

@@ -3,6 +3,7 @@
 pub mod broker;
 pub mod consumer;
 pub mod producer;
+pub mod wakeup;
 
 use clap::{Parser, Subcommand};
 
@@ -26,6 +27,8 @@ pub enum Command {
     Producer(producer::Args),
     /// Consume a stream as a group, and handle each message
     Consumer(consumer::Args),
+    /// Wake sleeping consumers whose groups have messages
+    Wakeup(wakeup::Args),
 }
 
 /// Reads a duration: a bare number of seconds (`30`, `0.5`), or with units (`30s`, `1m 30s`, `250ms`).

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use mqueue::proto::{Command, Frame, Limits, Message, MessageId, Outgoing, Response, WireError};
@@ -61,14 +61,19 @@ impl Peer {
     /// Reads the protocol's magic and IDENTIFY, and answers as an nsqd without features.
     #[track_caller]
     pub fn identified(&mut self) {
-        self.magic();
-        assert!(matches!(self.command(), Command::Identify(_)), "IDENTIFY comes first");
+        self.identify();
         self.send(&ok());
     }
 
-    /// Reads the protocol's magic.
+    /// Reads the protocol's magic and IDENTIFY.
     #[track_caller]
-    pub fn magic(&mut self) {
+    pub fn identify(&mut self) {
+        self.magic();
+        assert!(matches!(self.command(), Command::Identify(_)), "IDENTIFY comes first");
+    }
+
+    #[track_caller]
+    fn magic(&mut self) {
         while self.buffer.len() < 4 {
             assert!(self.fill(), "the client closed the connection");
         }
@@ -136,29 +141,22 @@ impl Peer {
         commands
     }
 
-    /// Sends a frame.
+    /// Sends a frame. A client that has closed the connection does not matter.
     pub fn send(&mut self, frame: &Frame) {
+        self.try_send(frame);
+    }
+
+    /// Sends a frame; false if the client has closed the connection.
+    pub fn try_send(&mut self, frame: &Frame) -> bool {
         let mut out = Outgoing::new();
         frame.encode(&mut out);
         let bytes = out.copy_to_bytes(out.remaining());
-        self.send_raw(&bytes);
+        self.stream.write_all(&bytes).is_ok()
     }
 
     /// Sends bytes. A client that has closed the connection does not matter.
     pub fn send_raw(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
-    }
-
-    /// Sends bytes until the client closes the connection; `None` if that takes more than `most` of them.
-    pub fn flood(&mut self, bytes: &[u8], most: usize) -> Option<usize> {
-        let mut sent = 0;
-        while sent < most {
-            if self.stream.write_all(bytes).is_err() {
-                return Some(sent);
-            }
-            sent += bytes.len();
-        }
-        None
     }
 
     /// Reads once; false at the end.
@@ -172,21 +170,6 @@ impl Peer {
             Err(e) if e.kind() == ErrorKind::WouldBlock => panic!("the client said nothing for {PATIENCE:?}"),
             Err(_) => false,
         }
-    }
-
-    /// True if the client closes the connection within `patience`.
-    pub fn is_closed_within(&mut self, patience: Duration) -> bool {
-        let start = Instant::now();
-        self.stream.set_read_timeout(Some(Duration::from_millis(10))).expect("a valid timeout");
-        let mut bytes = [0; 1024];
-        while start.elapsed() < patience {
-            match self.stream.read(&mut bytes) {
-                Ok(1..) => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                Ok(0) | Err(_) => return true,
-            }
-        }
-        false
     }
 }
 

@@ -158,6 +158,11 @@ impl Nsqd {
         self.server.signal(signal);
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.server.child.as_ref().expect("it runs").id()
+    }
+
     /// Publishes over HTTP.
     pub fn publish(&self, topic: &str, body: &[u8]) {
         assert_eq!(self.server.http("POST", &format!("/pub?topic={topic}"), body), "OK");

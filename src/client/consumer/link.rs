@@ -26,6 +26,8 @@ type Sender = UnboundedSender<Vec<Delivery>>;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// A message is touched when this part of its time has passed.
 const TOUCH_PART: u32 = 3;
+/// Messages that may always be here at once: those whose time ran out while they are handled are here beyond RDY.
+const LEEWAY: u32 = 1000;
 const FAR: Duration = Duration::from_secs(1 << 30);
 
 /// Connects to `address` and subscribes.
@@ -97,6 +99,8 @@ struct Link<'a> {
     held: Held,
     /// The RDY that nsqd was told last.
     rdy: u32,
+    /// The highest RDY that it was told.
+    most_rdy: u32,
     phase: Phase,
     /// Answers as they were taken; kept for its room.
     answers: Vec<Answer>,
@@ -116,6 +120,7 @@ impl<'a> Link<'a> {
             sender: Some(sender.clone()),
             held: Held::default(),
             rdy: 0,
+            most_rdy: 0,
             phase: Phase::Open,
             answers: Vec::new(),
             heard: now,
@@ -218,6 +223,7 @@ impl<'a> Link<'a> {
     fn set_rdy(&mut self, rdy: u32) {
         if self.phase == Phase::Open {
             self.rdy = rdy;
+            self.most_rdy = self.most_rdy.max(rdy);
             Command::Rdy(rdy.into()).encode(&mut self.connection.out);
         }
     }
@@ -248,7 +254,8 @@ impl<'a> Link<'a> {
                 Some(Frame::Error(source)) => return Err(Error::Refused { address, source }),
             }
         }
-        if self.held.len() > 2 * self.connection.granted.max_rdy_count.max(1) as usize {
+        // by what this side asked for: what the peer says of itself is no bound
+        if self.held.len() > 2 * self.most_rdy.max(LEEWAY) as usize {
             return Err(self.connection.unexpected(format!("{} messages at once", self.held.len())));
         }
         let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);

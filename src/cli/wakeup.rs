@@ -1,0 +1,41 @@
+//! `mqueue wakeup`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{broker, duration};
+
+/// Wake sleeping consumers whose groups have messages, by poking their sockets.
+///
+/// Group G is woken through G.sock or G in a socket folder, and, where there are several consumers, through G@1.sock, G@2.sock …
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct Args {
+    /// Where sockets are looked for; repeatable, the first one that has a group's socket counts
+    #[arg(long, env = "SOCKET_DIR", value_name = "PATH", value_delimiter = ',', default_values = ["/run/mqueue", "/run"])]
+    pub socket_dir: Vec<PathBuf>,
+
+    /// How often nsqd is asked for its queues' depths
+    #[arg(long, env = "POLL_INTERVAL", value_name = "DURATION", value_parser = duration, default_value = "1s")]
+    pub poll_interval: Duration,
+
+    /// How many waiting messages one consumer is for, where a group has numbered sockets
+    #[arg(long, env = "PER_CONSUMER", value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub per_consumer: u64,
+
+    /// Only poll: do not subscribe to the streams of sleeping groups, which wakes them within milliseconds [default: false]
+    #[arg(long, env = "NO_EDGE")]
+    pub no_edge: bool,
+
+    /// Look once, wake what is to be woken, and end [default: false]
+    #[arg(long)]
+    pub once: bool,
+
+    /// Print what would be woken and why, and wake nothing [default: false]
+    #[arg(long)]
+    pub dry_run: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub broker: broker::Args,
+}
