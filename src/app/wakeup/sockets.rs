@@ -2,9 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 /// Finds sockets, and says what is wrong with one, once.
 #[derive(Debug)]
@@ -65,20 +69,28 @@ fn group_of<'a>(file: &'a str, groups: &HashSet<&str>) -> Option<(&'a str, u64)>
     Some((group, number.parse().ok()?)).filter(|(group, _)| groups.contains(group))
 }
 
-/// Connects and lets go. A queue that is full has a poke already.
-pub(super) fn poke(socket: &Path) -> io::Result<()> {
-    match UnixStream::connect(socket) {
-        // EPROTOTYPE: a datagram socket
-        Err(e) if e.raw_os_error() == Some(nix::libc::EPROTOTYPE) => {
+/// Connects and lets go, without ever waiting: a queue that is full has a poke already.
+pub(super) fn poke(path: &Path) -> io::Result<()> {
+    let address = UnixAddr::new(path)?;
+    match connect_to(SockType::Stream, &address) {
+        Err(Errno::EAGAIN) => Ok(()),
+        // it takes datagrams: an empty one will do
+        Err(Errno::EPROTOTYPE) => {
             let datagram = UnixDatagram::unbound()?;
             datagram.set_nonblocking(true)?;
-            match datagram.send_to(b"\n", socket) {
+            match datagram.send_to(b"", path) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
                 sent => sent.map(drop),
             }
         }
-        connected => connected.map(drop),
+        connected => Ok(connected?),
     }
+}
+
+fn connect_to(kind: SockType, address: &UnixAddr) -> nix::Result<()> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let ours = socket(AddressFamily::Unix, kind, flags, None)?;
+    connect(ours.as_raw_fd(), address)
 }
 
 /// What to do about a poke that failed.
@@ -125,6 +137,10 @@ mod tests {
         stream.accept().unwrap();
         poke(&at("datagram")).unwrap();
         datagram.recv(&mut [0; 8]).unwrap();
+        // nobody takes these: a full queue makes nobody wait
+        for _ in 0..10_000 {
+            poke(&at("stream")).unwrap();
+        }
         drop(stream);
         let error = poke(&at("stream")).unwrap_err();
         assert!(remedy(&at("stream"), &error).contains("systemctl reset-failed"));
