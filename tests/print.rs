@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use mqueue::proto::Command;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::support::fake_nsqd::{FakeNsqd, message, message_id};
@@ -89,6 +90,25 @@ fn when_the_reader_goes_away_what_was_not_written_stays_in_the_queue() {
     let first = counted(&read);
     assert_eq!(first.len(), 5);
     assert!(first.keys().all(|number| !rest.contains_key(number)), "what was read does not come again");
+}
+
+#[test]
+fn of_a_batch_that_was_half_written_the_rest_is_requeued() {
+    let (fake, (mut reader, writer)) = (FakeNsqd::start(), pipe().unwrap());
+    assert_eq!(fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap(), 4096);
+    let consumer = consumer(&fake.tcp(), "--output body").with_stdout(writer).start();
+    let mut peer = fake.subscribed();
+    peer.until_ready();
+    let body = vec![b'x'; 999].leak();
+    peer.send_all((0..50).map(|id| message(id, 1, body)));
+    reader.read_exact(&mut [0; 5000]).unwrap();
+    drop(reader);
+    let said = peer.rest();
+    let finished = said.iter().filter(|command| matches!(command, Command::Fin(_))).count();
+    let requeued = said.iter().filter(|command| matches!(command, Command::Req { delay: 0, .. })).count();
+    // five were read, and a pipe of one page holds four
+    assert!((5..=9).contains(&finished) && finished + requeued == 50, "{finished} finished, {requeued} requeued");
+    assert_eq!(consumer.finish().code, Some(0));
 }
 
 #[test]

@@ -10,11 +10,13 @@ fn a_handler_that_runs_three_times_the_message_timeout_gets_its_message_once() {
     let nsqd = Nsqd::with_channel("foo", "1");
     nsqd.publish("foo", b"a");
     let folder = tempfile::tempdir().unwrap();
-    let runs = folder.path().join("runs");
-    let handler = format!("exec:echo run >>{}; sleep 3", runs.display());
-    let finished = consumer(&nsqd.tcp(), "--msg-timeout 1s --timeout 1").arg("--handler").arg(&handler).run();
+    let (begun, ended) = (folder.path().join("begun"), folder.path().join("ended"));
+    let handler = format!("exec:echo run >>{}; sleep 3; touch {}", begun.display(), ended.display());
+    let consumer = consumer(&nsqd.tcp(), "--msg-timeout 1s --timeout 1").arg("--handler").arg(&handler).start();
+    wait_until("its handler has ended", || ended.exists());
+    assert_eq!(fs::read_to_string(&begun).unwrap(), "run\n");
+    let finished = consumer.finish();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    assert_eq!(fs::read_to_string(&runs).unwrap(), "run\n");
     nsqd.wait_for_empty("foo", "1");
     let stats = nsqd.channel("foo", "1");
     assert_eq!((stats.timeout_count, stats.requeue_count), (0, 0));

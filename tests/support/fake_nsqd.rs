@@ -146,6 +146,14 @@ impl Peer {
         self.try_send(frame);
     }
 
+    /// Sends frames in one write, so that they arrive together.
+    pub fn send_all(&mut self, frames: impl Iterator<Item = Frame>) {
+        let mut out = Outgoing::new();
+        frames.for_each(|frame| frame.encode(&mut out));
+        let bytes = out.copy_to_bytes(out.remaining());
+        self.send_raw(&bytes);
+    }
+
     /// Sends a frame; false if the client has closed the connection.
     pub fn try_send(&mut self, frame: &Frame) -> bool {
         let mut out = Outgoing::new();

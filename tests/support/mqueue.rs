@@ -4,11 +4,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::wait_until;
+use super::{wait_until, wait_within};
+
+/// The longest that a program may run whose end a test waits for.
+const LONGEST_RUN: Duration = Duration::from_secs(180);
 
 /// Runs `mqueue` with these arguments, words at blanks, in an environment without mqueue's variables.
 pub fn mqueue(args: &str) -> Mqueue {
@@ -111,15 +115,18 @@ impl Mqueue {
         finished
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for that of whatever it left behind with its stdout or stderr.
+    #[track_caller]
     pub fn finish(mut self) -> Finished {
+        wait_within(LONGEST_RUN, "the end of mqueue", || self.has_ended());
+        let running = self.running.as_ref().expect("start was called");
+        wait_until("the end of its output", || {
+            running.stdout.as_ref().is_none_or(Reader::has_ended) && running.stderr.has_ended()
+        });
         let mut running = self.running.take().expect("start was called");
         let status = running.child.wait().expect("it was started");
-        Finished {
-            code: status.code(),
-            stdout: running.stdout.map(Reader::all).unwrap_or_default(),
-            stderr: running.stderr.all(),
-        }
+        let stdout = running.stdout.map(Reader::all).unwrap_or_default();
+        Finished { code: status.code(), stdout, stderr: running.stderr.all() }
     }
 
     /// True once it has ended.
@@ -189,6 +196,10 @@ impl Reader {
             }
         });
         Self { text, thread }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.thread.is_finished()
     }
 
     fn so_far(&self) -> String {
