@@ -71,7 +71,10 @@ pub(super) async fn run(hub: Arc<Hub>, first: Result<Found, HttpError>, sender: 
                 for address in found.nsqd.into_iter().filter(|address| hub.want(address)) {
                     let (hub, sender) = (hub.clone(), sender.clone());
                     hub.clone().tasks.spawn(async move {
-                        let first = link::subscribe(&hub, &address).await;
+                        let first = tokio::select! {
+                            () = hub.stopping.cancelled() => return,
+                            subscribed = link::subscribe(&hub, &address) => subscribed,
+                        };
                         link::run(hub, address, first, sender).await;
                     });
                 }
