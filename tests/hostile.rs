@@ -55,8 +55,8 @@ fn after_bytes_that_are_no_frame_the_consumer_connects_anew_and_took_no_memory_f
     ] {
         let mut peer = fake.subscribed();
         assert_works(&mut peer);
-        peer.send_raw(&bytes);
         let lost = consumer.stderr().matches("connection lost").count();
+        peer.send_raw(&bytes);
         if closes {
             drop(peer);
         } else {
