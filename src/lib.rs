@@ -37,6 +37,7 @@
 
 pub mod app;
 pub mod backoff;
+pub mod broker;
 pub mod cli;
 pub mod client;
 pub mod handler;

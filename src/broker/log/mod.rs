@@ -1,0 +1,150 @@
+//! The log: what the broker writes down before it says OK, so that a crash loses nothing.
+//!
+//! [`Log`] is the door through which the state writes and reads; behind it stands a disk, or nothing (`--memory`).
+//!
+//! Only what is to outlive the process passes here: nothing of an ephemeral topic or channel does. A message is written once, with its
+//! body, however many channels hold a copy; what happens to a copy is a short record that names the channel and the message.
+//! What is in flight is not written: after a crash it is waiting again.
+
+mod recovered;
+
+use std::io;
+
+use bytes::Bytes;
+
+pub use self::recovered::{Recovered, RecoveredChannel, RecoveredMessage, RecoveredTopic};
+use crate::proto::{ChannelName, TopicName};
+
+/// A topic, for as long as it exists; never given again in one log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicId(pub u32);
+
+/// A channel of any topic, for as long as it exists; never given again in one log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelId(pub u32);
+
+/// Milliseconds since 1970: when a deferred copy is due, whatever happens to the process meanwhile.
+pub type UnixMillis = u64;
+
+/// Where a message's body lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// The segment's number.
+    pub segment: u32,
+    /// The body's first byte in it.
+    pub offset: u32,
+}
+
+/// Messages published together: all are written, or none.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// Where to.
+    pub topic: TopicId,
+    /// The id of the first; the others count up from it.
+    pub first: u64,
+    /// When they were published, in nanoseconds since 1970.
+    pub timestamp: i64,
+    /// When they are to be delivered, if not at once.
+    pub due: Option<UnixMillis>,
+    /// Who has them now.
+    pub holder: Holder,
+    /// The bodies.
+    pub bodies: &'a [Bytes],
+}
+
+/// Who has the messages of a [`Batch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// The topic: it is paused, or has no channel yet.
+    Topic,
+    /// Every durable channel that the topic has at this moment, a copy each.
+    Channels,
+}
+
+/// A channel's copy of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copy {
+    /// Whose.
+    pub channel: ChannelId,
+    /// How often it was delivered.
+    pub attempts: u16,
+    /// When it is to be delivered; waiting without it.
+    pub due: Option<UnixMillis>,
+}
+
+/// A message that is copied forward, so that the segment it was in can go. It replaces all that was known of it.
+#[derive(Debug)]
+pub struct Carried<'a> {
+    /// Its topic.
+    pub topic: TopicId,
+    /// Its id.
+    pub id: u64,
+    /// When it was published, in nanoseconds since 1970.
+    pub timestamp: i64,
+    /// When it is due, where the topic has it and it is deferred.
+    pub due: Option<UnixMillis>,
+    /// The copies; none if the topic has it.
+    pub copies: &'a [Copy],
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// What changes, messages aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A topic came to be.
+    TopicCreated(TopicId, TopicName),
+    /// It went, with its channels and messages.
+    TopicDeleted(TopicId),
+    /// It was paused, or goes on.
+    TopicPaused(TopicId, bool),
+    /// What the topic itself held was thrown away.
+    TopicEmptied(TopicId),
+    /// What the topic held went to its durable channels, a copy each (none, if it has only ephemeral ones).
+    TopicDistributed(TopicId),
+    /// A channel came to be.
+    ChannelCreated(TopicId, ChannelId, ChannelName),
+    /// It went, with its copies.
+    ChannelDeleted(ChannelId),
+    /// It was paused, or goes on.
+    ChannelPaused(ChannelId, bool),
+    /// Its copies were thrown away.
+    ChannelEmptied(ChannelId),
+    /// A copy is done.
+    Finished(ChannelId, u64),
+    /// A copy waits again, after so many attempts; until it is due, if it is deferred.
+    Requeued(ChannelId, u64, u16, Option<UnixMillis>),
+}
+
+/// The log's door. One owner; a call may write to a file's cache, and never waits for a disk to sync.
+pub trait Log: Send {
+    /// Writes a batch, after all changes noted before it, and says where its first body lies; the others follow, each
+    /// [`BODY_HEAD`] bytes after the end of the one before, in the same segment. `None`: it is kept nowhere but in memory.
+    ///
+    /// Fails if it cannot be written; then nothing of it will be there after a restart.
+    fn publish(&mut self, batch: &Batch<'_>) -> io::Result<Option<Place>>;
+
+    /// Notes a change. It is written with the next batch, or by [`Log::flush`].
+    fn note(&mut self, change: &Change);
+
+    /// Writes what was noted. Fails if it cannot; it is then tried again with the next.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// Writes a message anew, and says where its body lies now.
+    fn carry(&mut self, message: &Carried<'_>) -> io::Result<Option<Place>>;
+
+    /// A body, as it was written.
+    fn read(&mut self, place: Place, length: u32) -> io::Result<Bytes>;
+
+    /// Nobody holds a message of this segment any more.
+    fn spent(&mut self, segment: u32);
+
+    /// The oldest segment, if the few messages that it still has should be carried, for it to go.
+    fn wants_carried(&self) -> Option<u32>;
+
+    /// How much has been written, as a position that only grows: what is synced up to here survives the machine, too.
+    fn position(&self) -> u64;
+}
+
+/// Bytes between the end of a body of a [`Batch`] and the beginning of the next: its length.
+pub const BODY_HEAD: u32 = 4;

@@ -1,0 +1,3 @@
+//! The embedded broker: an nsqd in this program.
+
+pub mod log;
