@@ -32,6 +32,7 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let exit = runtime.block_on(async {
         match cli.command {
+            Command::Broker(args) => app::broker::run(args).await,
             Command::Producer(args) => app::producer::run(args).await,
             Command::Consumer(args) => app::consumer::run(args).await,
             Command::Wakeup(args) => app::wakeup::run(args).await,

@@ -1,5 +1,6 @@
 //! The subcommands: a module each, which takes its arguments and runs to the end. They do not import each other.
 
+pub mod broker;
 pub mod consumer;
 mod exit;
 pub mod producer;

@@ -1,3 +1,173 @@
-//! The embedded broker: an nsqd in this program.
+//! The embedded broker: an nsqd in this program, which nsqd's own clients and tools cannot tell from nsqd 1.3.0.
+//!
+//! ```text
+//!  tcp::Connection ─┐                    ┌─▶ log (disk)
+//!  http             ├─▶ Broker ─▶ State ─┤
+//!  the clock        ┘   (one lock)       └─▶ outboxes ─▶ connections that are woken
+//! ```
+//!
+//! A connection reads, decodes all that came, and makes its changes under the lock at once; then it writes what its outbox has.
+//! No lock is held while anything waits.
 
+pub mod config;
 pub mod log;
+pub mod server;
+pub mod state;
+pub mod tcp;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::Notify;
+
+pub use self::config::BrokerConfig;
+use self::log::Log;
+use self::state::{Micros, Now, SessionId, Settings, State};
+
+/// The version of nsqd that is followed, and that clients are told.
+pub const VERSION: &str = "1.3.0";
+
+/// The state behind its lock, and what its changes set off.
+#[derive(Debug)]
+pub struct Broker {
+    config: BrokerConfig,
+    clock: Clock,
+    shared: Mutex<Shared>,
+    /// The first timer is another one.
+    timer_changed: Notify,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: State,
+    connections: HashMap<SessionId, Arc<Notify>>,
+    /// When the clock will look.
+    alarm: Option<Micros>,
+    /// Why the log could not be written the last time; publishing says so as long as it lasts.
+    trouble: Option<String>,
+}
+
+impl Broker {
+    /// A broker that nobody can reach yet.
+    pub fn new(config: BrokerConfig, log: Box<dyn Log>) -> Self {
+        let state = State::new(config.state.clone(), log);
+        let shared = Shared { state, connections: HashMap::new(), alarm: None, trouble: None };
+        Self { config, clock: Clock::start(), shared: Mutex::new(shared), timer_changed: Notify::new() }
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &BrokerConfig {
+        &self.config
+    }
+
+    /// Makes changes, writes them down, and wakes whom they concern.
+    pub fn change<R>(&self, change: impl FnOnce(&mut State, Now) -> R) -> R {
+        let mut shared = self.lock();
+        let result = change(&mut shared.state, self.clock.now());
+        self.settle(&mut shared);
+        result
+    }
+
+    /// Lets what is due come back when it is; never ends.
+    pub async fn keep_time(&self) {
+        loop {
+            let alarm = {
+                let mut shared = self.lock();
+                let now = self.clock.now();
+                shared.alarm = shared.state.advance(now);
+                self.settle(&mut shared);
+                shared.alarm
+            };
+            let until = async {
+                match alarm {
+                    Some(at) => tokio::time::sleep_until(self.clock.instant(at).into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = until => {}
+                () = self.timer_changed.notified() => {}
+            }
+        }
+    }
+
+    fn connect(&self, settings: Settings, remote_address: String) -> (SessionId, Arc<Notify>) {
+        let wake = Arc::new(Notify::new());
+        let mut shared = self.lock();
+        let session = shared.state.connect(settings, remote_address, fastrand::u64(..), self.clock.now());
+        shared.connections.insert(session, wake.clone());
+        (session, wake)
+    }
+
+    fn disconnect(&self, session: SessionId) {
+        let mut shared = self.lock();
+        shared.connections.remove(&session);
+        shared.state.disconnect(session);
+        self.settle(&mut shared);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().expect("a panic under the lock ends the broker")
+    }
+
+    /// What follows from changes.
+    fn settle(&self, shared: &mut Shared) {
+        let written = shared.state.flush();
+        shared.tell(written);
+        let Shared { state, connections, alarm, .. } = shared;
+        for session in state.woken() {
+            if let Some(wake) = connections.get(&session) {
+                wake.notify_one();
+            }
+        }
+        if let Some(next) = state.next_timer()
+            && alarm.is_none_or(|alarm| next < alarm)
+        {
+            *alarm = Some(next);
+            self.timer_changed.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    /// Says when the log begins to fail, and when it works again.
+    fn tell(&mut self, written: io::Result<()>) {
+        let trouble = written.err().map(|error| error.to_string());
+        if trouble != self.trouble {
+            match &trouble {
+                Some(error) => {
+                    tracing::error!("cannot write to the log: {error}: publishing is refused until it works again")
+                }
+                None => tracing::info!("the log can be written again"),
+            }
+            self.trouble = trouble;
+        }
+    }
+}
+
+/// The two clocks that [`Now`] is read from.
+#[derive(Debug)]
+struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    fn now(&self) -> Now {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Now {
+            at: u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX),
+            unix_nanos: i64::try_from(since_1970.as_nanos()).unwrap_or(i64::MAX),
+        }
+    }
+
+    fn instant(&self, at: Micros) -> Instant {
+        // a year at most: the alarm is set anew before that
+        self.start + Duration::from_micros(at).min(self.start.elapsed() + Duration::from_secs(31_536_000))
+    }
+}

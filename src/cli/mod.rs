@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod consumer;
+pub mod embedded;
 pub mod producer;
 pub mod wakeup;
 
@@ -23,6 +24,8 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run an NSQ broker in this program: an nsqd for one machine
+    Broker(embedded::Args),
     /// Publish messages: generated events, or what comes from files and stdin
     Producer(producer::Args),
     /// Consume a stream as a group, and handle each message

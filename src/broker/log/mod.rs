@@ -6,12 +6,14 @@
 //! body, however many channels hold a copy; what happens to a copy is a short record that names the channel and the message.
 //! What is in flight is not written: after a crash it is waiting again.
 
+mod memory;
 mod recovered;
 
 use std::io;
 
 use bytes::Bytes;
 
+pub use self::memory::MemoryLog;
 pub use self::recovered::{Recovered, RecoveredChannel, RecoveredMessage, RecoveredTopic};
 use crate::proto::{ChannelName, TopicName};
 
@@ -148,3 +150,14 @@ pub trait Log: Send {
 
 /// Bytes between the end of a body of a [`Batch`] and the beginning of the next: its length.
 pub const BODY_HEAD: u32 = 4;
+
+/// When the log is synced to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SyncMode {
+    /// Before a producer is told OK.
+    Always,
+    /// At intervals: a crash of the machine loses what came since, one of the process nothing.
+    Interval,
+    /// When the system likes.
+    Never,
+}

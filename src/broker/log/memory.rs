@@ -1,0 +1,41 @@
+//! No log at all: what is published is in memory only, and gone with the process (`--memory`).
+
+use std::io;
+
+use bytes::Bytes;
+
+use super::{Batch, Carried, Change, Log, Place};
+
+/// Writes nothing.
+#[derive(Debug, Default)]
+pub struct MemoryLog;
+
+impl Log for MemoryLog {
+    fn publish(&mut self, _: &Batch<'_>) -> io::Result<Option<Place>> {
+        Ok(None)
+    }
+
+    fn note(&mut self, _: &Change) {}
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn carry(&mut self, _: &Carried<'_>) -> io::Result<Option<Place>> {
+        Ok(None)
+    }
+
+    fn read(&mut self, _: Place, _: u32) -> io::Result<Bytes> {
+        Err(io::Error::new(io::ErrorKind::NotFound, "nothing was written"))
+    }
+
+    fn spent(&mut self, _: u32) {}
+
+    fn wants_carried(&self) -> Option<u32> {
+        None
+    }
+
+    fn position(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,117 @@
+//! A broker with its listeners: bound first, so that its addresses are known, then run.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Broker;
+use super::tcp::{self, Listener};
+
+/// How long connections have to end when the broker stops.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Where to listen: `HOST:PORT` (port 0: any free one), or `unix:/PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// A host's name or address, and a port.
+    Tcp(String),
+    /// A path.
+    Unix(PathBuf),
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_port = |port: &str| port.parse::<u16>().is_ok();
+        match (text.strip_prefix("unix:"), text.rsplit_once(':')) {
+            (Some(path), _) if !path.is_empty() => Ok(Self::Unix(path.into())),
+            (None, Some((_, port))) if is_port(port) => Ok(Self::Tcp(text.to_owned())),
+            _ => Err(format!("invalid address {text:?}: use HOST:PORT, :PORT or unix:/PATH")),
+        }
+    }
+}
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl ListenAddress {
+    /// Listens there. A Unix socket that a broker left behind when it was killed is replaced; one that somebody listens on is not.
+    pub async fn bind(&self) -> io::Result<Bound> {
+        match self {
+            Self::Tcp(address) => {
+                // as in Go, no host is every host
+                let listener = match address.strip_prefix(':') {
+                    Some(port) => TcpListener::bind(format!("[::]:{port}")).await?,
+                    None => TcpListener::bind(address).await?,
+                };
+                let address = listener.local_addr()?;
+                Ok(Bound { address: Some(address), path: None, listener: Listener::Tcp(listener) })
+            }
+            Self::Unix(path) => {
+                if is_left_behind(path) {
+                    std::fs::remove_file(path)?;
+                }
+                let listener = Listener::Unix(UnixListener::bind(path)?);
+                Ok(Bound { address: None, path: Some(path.clone()), listener })
+            }
+        }
+    }
+}
+
+fn is_left_behind(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let refused = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+    is_socket && std::os::unix::net::UnixStream::connect(path).err().is_some_and(refused)
+}
+
+/// A listener and where it is. A Unix socket goes with it.
+#[derive(Debug)]
+pub struct Bound {
+    /// The address, of TCP.
+    pub address: Option<SocketAddr>,
+    path: Option<PathBuf>,
+    listener: Listener,
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.address, &self.path) {
+            (Some(address), _) => write!(f, "{address}"),
+            (None, Some(path)) => write!(f, "{}", path.display()),
+            (None, None) => unreachable!("it listens somewhere"),
+        }
+    }
+}
+
+/// Serves until told to stop, and then lets connections end.
+pub async fn run(broker: Arc<Broker>, tcp: Vec<Bound>, stop: CancellationToken) {
+    let tasks = TaskTracker::new();
+    let paths: Vec<PathBuf> = tcp.iter().filter_map(|bound| bound.path.clone()).collect();
+    for bound in tcp {
+        tasks.spawn(tcp::serve(broker.clone(), bound.listener, stop.clone(), tasks.clone()));
+    }
+    tokio::select! {
+        () = broker.keep_time() => unreachable!("it never ends"),
+        () = stop.cancelled() => {}
+    }
+    tasks.close();
+    let _ = tokio::time::timeout(GRACE, tasks.wait()).await;
+    for path in paths {
+        let _ = std::fs::remove_file(path);
+    }
+}

@@ -1,0 +1,111 @@
+//! What clients answer: FIN, REQ and TOUCH; and how much they take: RDY and CLS.
+
+use super::channel::{Channel, InFlight, Waiting};
+use super::messages::from_wire;
+use super::session::{Phase, Session, SessionId};
+use super::store::Store;
+use super::{Now, State};
+use crate::proto::MessageId;
+
+/// The message is not the client's to answer, in nsqd's words (`nsqd/channel.go`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotYours {
+    /// Nobody has it: it was answered, or its time was over.
+    #[error("ID not in flight")]
+    NotInFlight,
+    /// Another client has it.
+    #[error("client does not own message")]
+    Others,
+}
+
+impl State {
+    /// How many messages may be in flight to a session.
+    pub fn ready(&mut self, id: SessionId, count: u64, now: Now) {
+        let session = self.session(id);
+        if session.phase == Phase::Subscribed {
+            session.ready = count;
+            self.make_room(id, now);
+        }
+    }
+
+    /// The session wants no more messages.
+    pub fn close(&mut self, id: SessionId) {
+        let session = self.session(id);
+        session.phase = Phase::Closing;
+        session.ready = 0;
+    }
+
+    /// The message is done.
+    pub fn finish(&mut self, id: SessionId, message: &MessageId, now: Now) -> Result<(), NotYours> {
+        let (channel, store, session) = self.answering(id)?;
+        let (number, copy) = channel.take_back(id, message, store)?;
+        channel.note_finished(number, store);
+        store.release(copy.key);
+        session.in_flight -= 1;
+        session.finish_count += 1;
+        self.make_room(id, now);
+        Ok(())
+    }
+
+    /// The message is wanted again, `delay` milliseconds from now.
+    pub fn requeue(&mut self, id: SessionId, message: &MessageId, delay: u64, now: Now) -> Result<(), NotYours> {
+        let (channel, store, session) = self.answering(id)?;
+        let (number, copy) = channel.take_back(id, message, store)?;
+        let delay = delay.min(store.limits.max_req_timeout);
+        let due = (delay > 0).then(|| now.due_in(delay));
+        channel.note_requeued(number, copy.attempts, due, store);
+        match due {
+            Some(due) => channel.defer(copy.key, copy.attempts, due, store, now),
+            None => channel.wait(Waiting { key: copy.key, attempts: copy.attempts }, store),
+        }
+        channel.requeue_count += 1;
+        session.in_flight -= 1;
+        session.requeue_count += 1;
+        self.make_room(id, now);
+        Ok(())
+    }
+
+    /// The message needs more time: the session's whole message timeout from now, but no more than the limit from its delivery.
+    pub fn touch(&mut self, id: SessionId, message: &MessageId, now: Now) -> Result<(), NotYours> {
+        let (channel, store, session) = self.answering(id)?;
+        let number = channel.owned(id, message)?;
+        let copy = channel.in_flight.get_mut(&number).expect("it was found");
+        let most = store.limits.max_msg_timeout.saturating_mul(1000);
+        store.timers.remove(&(copy.deadline, channel.id, number));
+        copy.deadline = now.after(session.settings.msg_timeout).min(copy.delivered.saturating_add(most));
+        store.timers.insert((copy.deadline, channel.id, number));
+        Ok(())
+    }
+
+    /// Who takes part in an answer.
+    fn answering(&mut self, id: SessionId) -> Result<(&mut Channel, &mut Store, &mut Session), NotYours> {
+        let session = self.sessions.get_mut(id).expect("a connection has its session until it disconnects");
+        let channel = session.channel.and_then(|channel| self.channels.get_mut(&channel));
+        Ok((channel.ok_or(NotYours::NotInFlight)?, &mut self.store, session))
+    }
+}
+
+impl Channel {
+    /// Takes a copy from the session that has it.
+    fn take_back(
+        &mut self,
+        id: SessionId,
+        message: &MessageId,
+        store: &mut Store,
+    ) -> Result<(u64, InFlight), NotYours> {
+        let number = self.owned(id, message)?;
+        let copy = self.in_flight.remove(&number).expect("it was found");
+        store.timers.remove(&(copy.deadline, self.id, number));
+        Ok((number, copy))
+    }
+
+    /// The message's number, if the session has it in flight.
+    fn owned(&self, id: SessionId, message: &MessageId) -> Result<u64, NotYours> {
+        let number = from_wire(message).ok_or(NotYours::NotInFlight)?;
+        match self.in_flight.get(&number) {
+            None => Err(NotYours::NotInFlight),
+            Some(copy) if copy.session != id => Err(NotYours::Others),
+            Some(_) => Ok(number),
+        }
+    }
+}

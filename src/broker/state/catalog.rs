@@ -1,0 +1,198 @@
+//! Topics and channels: they come and go, are paused and emptied.
+
+use super::super::log::{Change, ChannelId, TopicId};
+use super::channel::Channel;
+use super::session::{Phase, SessionId};
+use super::topic::Topic;
+use super::{Now, State};
+use crate::proto::{ChannelName, TopicName};
+
+/// What a request named is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// The topic.
+    Topic,
+    /// The channel.
+    Channel,
+}
+
+impl State {
+    /// Makes sure of a topic.
+    pub fn create_topic(&mut self, name: &TopicName) {
+        if self.topics.contains_key(name) {
+            return;
+        }
+        let id = TopicId(self.next_number());
+        if !name.is_ephemeral() {
+            self.store.note(&Change::TopicCreated(id, name.clone()));
+        }
+        self.topics.insert(name.clone(), Topic::new(id, name.is_ephemeral()));
+    }
+
+    /// Makes sure of a channel, and of its topic. The first channel of a topic gets what the topic held.
+    pub fn create_channel(&mut self, topic: &TopicName, name: &ChannelName, now: Now) {
+        self.channel_of(topic, name, now);
+    }
+
+    fn channel_of(&mut self, topic_name: &TopicName, name: &ChannelName, now: Now) -> ChannelId {
+        self.create_topic(topic_name);
+        let id = ChannelId(self.next_number);
+        let topic = self.topics.get_mut(topic_name).expect("made just now");
+        if let Some(known) = topic.channels.get(name) {
+            return *known;
+        }
+        let channel = Channel::new(id, topic_name.clone(), name.clone());
+        if channel.is_logged() {
+            self.store.note(&Change::ChannelCreated(topic.id, id, name.clone()));
+        }
+        topic.channels.insert(name.clone(), id);
+        self.channels.insert(id, channel);
+        self.next_number();
+        self.distribute(topic_name, now);
+        id
+    }
+
+    /// True if there is such a topic.
+    pub fn has_topic(&self, topic: &TopicName) -> bool {
+        self.topics.contains_key(topic)
+    }
+
+    /// Counts up with every topic and channel that comes or goes.
+    pub fn catalog_version(&self) -> u64 {
+        self.catalog_version
+    }
+
+    /// Every topic with its channels.
+    pub fn catalog(&self) -> impl Iterator<Item = (&TopicName, impl Iterator<Item = &ChannelName>)> {
+        self.topics.iter().map(|(name, topic)| (name, topic.channels.keys()))
+    }
+
+    /// Subscribes a session. Fails, with nsqd's words, if the channel has as many consumers as it may have.
+    pub fn subscribe(
+        &mut self,
+        session: SessionId,
+        topic: &TopicName,
+        channel: &ChannelName,
+        now: Now,
+    ) -> Result<(), String> {
+        let id = self.channel_of(topic, channel, now);
+        let limit = self.store.limits.max_channel_consumers;
+        let channel = self.channels.get_mut(&id).expect("made just now");
+        if limit != 0 && channel.sessions.len() >= limit {
+            return Err(format!("consumers for {topic}:{} exceeds limit of {limit}", channel.name));
+        }
+        channel.sessions.push(session);
+        let session = self.session(session);
+        session.channel = Some(id);
+        session.phase = Phase::Subscribed;
+        Ok(())
+    }
+
+    /// Pauses a topic, or lets it go on: what it held goes to its channels.
+    pub fn pause_topic(&mut self, name: &TopicName, paused: bool, now: Now) -> Result<(), Missing> {
+        let topic = self.topics.get_mut(name).ok_or(Missing::Topic)?;
+        if topic.paused != paused && !name.is_ephemeral() {
+            self.store.note(&Change::TopicPaused(topic.id, paused));
+        }
+        topic.paused = paused;
+        self.distribute(name, now);
+        Ok(())
+    }
+
+    /// Pauses a channel, or lets it go on.
+    pub fn pause_channel(
+        &mut self,
+        topic: &TopicName,
+        name: &ChannelName,
+        paused: bool,
+        now: Now,
+    ) -> Result<(), Missing> {
+        let id = self.find(topic, name)?;
+        let channel = self.channels.get_mut(&id).expect("its topic has it");
+        if channel.paused != paused && channel.is_logged() {
+            self.store.note(&Change::ChannelPaused(id, paused));
+        }
+        channel.paused = paused;
+        channel.pump(&mut self.store, &mut self.sessions, now);
+        Ok(())
+    }
+
+    /// Throws away what a topic itself holds; its channels keep theirs.
+    pub fn empty_topic(&mut self, name: &TopicName) -> Result<(), Missing> {
+        let topic = self.topics.get_mut(name).ok_or(Missing::Topic)?;
+        if !topic.held.is_empty() && !name.is_ephemeral() {
+            self.store.note(&Change::TopicEmptied(topic.id));
+        }
+        topic.clear(&mut self.store);
+        Ok(())
+    }
+
+    /// Throws away all copies of a channel, wherever they are.
+    pub fn empty_channel(&mut self, topic: &TopicName, name: &ChannelName) -> Result<(), Missing> {
+        let id = self.find(topic, name)?;
+        let channel = self.channels.get_mut(&id).expect("its topic has it");
+        if channel.is_logged() {
+            self.store.note(&Change::ChannelEmptied(id));
+        }
+        channel.clear(&mut self.store);
+        for id in channel.sessions.clone() {
+            self.sessions.get_mut(id).expect("who leaves leaves its channel").in_flight = 0;
+            channel.line_up(id, &mut self.sessions);
+        }
+        Ok(())
+    }
+
+    /// Deletes a topic with all that it has; its consumers are disconnected.
+    pub fn delete_topic(&mut self, name: &TopicName) -> Result<(), Missing> {
+        self.empty_topic(name)?;
+        let topic = self.topics.remove(name).ok_or(Missing::Topic)?;
+        for id in topic.channels.into_values() {
+            self.drop_channel(id);
+        }
+        if !name.is_ephemeral() {
+            self.store.note(&Change::TopicDeleted(topic.id));
+        }
+        self.catalog_version += 1;
+        Ok(())
+    }
+
+    /// Deletes a channel; its consumers are disconnected. An ephemeral topic goes with its last channel.
+    pub fn delete_channel(&mut self, topic_name: &TopicName, name: &ChannelName) -> Result<(), Missing> {
+        let id = self.find(topic_name, name)?;
+        if self.channels[&id].is_logged() {
+            self.store.note(&Change::ChannelDeleted(id));
+        }
+        self.drop_channel(id);
+        let topic = self.topics.get_mut(topic_name).expect("it was found");
+        topic.channels.remove(name);
+        self.catalog_version += 1;
+        if topic.channels.is_empty() && topic_name.is_ephemeral() {
+            self.delete_topic(topic_name)?;
+        }
+        Ok(())
+    }
+
+    fn find(&self, topic: &TopicName, channel: &ChannelName) -> Result<ChannelId, Missing> {
+        let topic = self.topics.get(topic).ok_or(Missing::Topic)?;
+        topic.channels.get(channel).copied().ok_or(Missing::Channel)
+    }
+
+    /// Takes a channel out of all but its topic's list.
+    fn drop_channel(&mut self, id: ChannelId) {
+        let mut channel = self.channels.remove(&id).expect("its topic had it");
+        channel.clear(&mut self.store);
+        for id in channel.sessions {
+            let session = self.session(id);
+            (session.in_flight, session.in_line, session.ended) = (0, false, true);
+            self.sessions.wake(id);
+        }
+    }
+
+    /// The next number for a topic or a channel, which changes the catalog.
+    fn next_number(&mut self) -> u32 {
+        self.catalog_version += 1;
+        let number = self.next_number;
+        self.next_number += 1;
+        number
+    }
+}

@@ -1,0 +1,288 @@
+//! Random operations on a fake clock; after each, what must hold is looked for. A failure names its seed: `SEED=… cargo test model`.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::super::log::MemoryLog;
+use super::messages::to_wire;
+use super::*;
+use crate::proto::{ChannelName, Frame, MessageId};
+
+/// Operations of one run.
+const STEPS: usize = 2_000;
+const RUNS: u64 = 40;
+
+fn settings(msg_timeout: u64) -> Settings {
+    Settings {
+        client_id: String::new(),
+        hostname: String::new(),
+        user_agent: String::new(),
+        msg_timeout,
+        sample_rate: 0,
+    }
+}
+
+/// A client, and what it was sent and has not answered.
+struct Client {
+    id: SessionId,
+    channel: Option<(TopicName, ChannelName)>,
+    has: Vec<(MessageId, Bytes)>,
+}
+
+/// The state, and what is expected of it by simpler means.
+struct Model {
+    state: State,
+    random: fastrand::Rng,
+    now: Now,
+    clients: Vec<Client>,
+    topics: Vec<TopicName>,
+    channels: Vec<ChannelName>,
+    published: u64,
+    /// By channel: bodies that it is to deliver still, and those that it may.
+    owed: HashMap<(TopicName, ChannelName), HashSet<Bytes>>,
+    delivered: u64,
+}
+
+impl Model {
+    fn new(seed: u64) -> Self {
+        let limits = StateLimits { mem_queue_size: 20, max_msg_timeout: 5_000, ..StateLimits::default() };
+        Self {
+            state: State::new(limits, Box::new(MemoryLog)),
+            random: fastrand::Rng::with_seed(seed),
+            now: Now { at: 0, unix_nanos: 1_700_000_000_000_000_000 },
+            clients: Vec::new(),
+            topics: ["a", "b", "c#ephemeral"].map(|name| TopicName::new(name).unwrap()).into(),
+            channels: ["x", "y", "z#ephemeral"].map(|name| ChannelName::new(name).unwrap()).into(),
+            published: 0,
+            owed: HashMap::new(),
+            delivered: 0,
+        }
+    }
+
+    fn topic(&mut self) -> TopicName {
+        self.topics[self.random.usize(..self.topics.len())].clone()
+    }
+
+    fn channel(&mut self) -> ChannelName {
+        self.channels[self.random.usize(..self.channels.len())].clone()
+    }
+
+    fn client(&mut self) -> Option<usize> {
+        (!self.clients.is_empty()).then(|| self.random.usize(..self.clients.len()))
+    }
+
+    fn step(&mut self) {
+        match self.random.u32(..100) {
+            0..25 => self.publish(),
+            25..30 => self.connect(),
+            30..42 => self.ready(),
+            42..75 => self.answer(),
+            75..79 => self.leave(),
+            79..93 => self.pass_time(),
+            _ => self.administer(),
+        }
+        self.read();
+        self.check();
+    }
+
+    fn publish(&mut self) {
+        let topic = self.topic();
+        let bodies: Vec<Bytes> = (0..self.random.u64(1..5)).map(|n| (self.published + n).to_string().into()).collect();
+        self.published += bodies.len() as u64;
+        let delay = self.random.bool().then(|| self.random.u64(..3_000));
+        self.state.publish(&topic, &bodies, delay, self.now).unwrap();
+        // what an ephemeral queue drops is not owed, and who is held back by a topic gets it with the first channel
+        if !topic.is_ephemeral() && !self.state.topics[&topic].holds() {
+            for name in self.state.topics[&topic].channels.keys().filter(|name| !name.is_ephemeral()) {
+                self.owed.entry((topic.clone(), name.clone())).or_default().extend(bodies.iter().cloned());
+            }
+        }
+    }
+
+    fn connect(&mut self) {
+        let timeout = self.random.u64(100..2_000);
+        let id = self.state.connect(settings(timeout), String::new(), 0, self.now);
+        let (topic, channel) = (self.topic(), self.channel());
+        let held = self.state.topics.get(&topic).map_or(Vec::new(), |topic| topic.held.iter().map(|h| h.key).collect());
+        let bodies: Vec<Bytes> =
+            held.into_iter().map(|key| self.state.store.messages.body(key, &mut MemoryLog).unwrap()).collect();
+        self.state.subscribe(id, &topic, &channel, self.now).unwrap();
+        if self.state.topics[&topic].held.is_empty() && !topic.is_ephemeral() && !channel.is_ephemeral() {
+            self.owed.entry((topic.clone(), channel.clone())).or_default().extend(bodies);
+        }
+        self.clients.push(Client { id, channel: Some((topic, channel)), has: Vec::new() });
+    }
+
+    fn ready(&mut self) {
+        let Some(at) = self.client() else { return };
+        let id = self.clients[at].id;
+        match self.random.u32(..20) {
+            0 => self.state.close(id),
+            _ => self.state.ready(id, self.random.u64(..10), self.now),
+        }
+    }
+
+    fn answer(&mut self) {
+        let Some(at) = self.client().filter(|at| !self.clients[*at].has.is_empty()) else { return };
+        let which = self.random.usize(..self.clients[at].has.len());
+        let (message, body) = self.clients[at].has[which].clone();
+        let (id, now) = (self.clients[at].id, self.now);
+        match self.random.u32(..10) {
+            0 => drop(self.state.touch(id, &message, now)),
+            1..4 => {
+                let delay = self.random.u64(..3) * 700;
+                self.clients[at].has.remove(which);
+                let _ = self.state.requeue(id, &message, delay, now);
+            }
+            4 => assert_eq!(self.state.finish(id, &to_wire(7), now), Err(NotYours::NotInFlight)),
+            _ => {
+                self.clients[at].has.remove(which);
+                if self.state.finish(id, &message, now).is_ok() {
+                    let channel = self.clients[at].channel.clone().expect("it has messages");
+                    if !channel.0.is_ephemeral() && !channel.1.is_ephemeral() {
+                        let owed = self.owed.get_mut(&channel).is_some_and(|owed| owed.remove(&body));
+                        assert!(owed, "{body:?} was finished before");
+                    }
+                }
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        let Some(at) = self.client() else { return };
+        let client = self.clients.swap_remove(at);
+        self.state.disconnect(client.id);
+    }
+
+    fn pass_time(&mut self) {
+        let micros = self.random.u64(..2_000_000);
+        self.now = Now { at: self.now.at + micros, unix_nanos: self.now.unix_nanos + micros as i64 * 1000 };
+        let next = self.state.advance(self.now);
+        assert!(next.is_none_or(|next| next > self.now.at), "what is due has come back");
+    }
+
+    fn administer(&mut self) {
+        let (topic, channel, now) = (self.topic(), self.channel(), self.now);
+        let pause = self.random.bool();
+        match self.random.u32(..12) {
+            0 if self.state.delete_topic(&topic).is_ok() => self.owed.retain(|(name, _), _| *name != topic),
+            1 if self.state.delete_channel(&topic, &channel).is_ok() => drop(self.owed.remove(&(topic, channel))),
+            2 => drop(self.state.empty_topic(&topic)),
+            3 if self.state.empty_channel(&topic, &channel).is_ok() => drop(self.owed.remove(&(topic, channel))),
+            4..8 => drop(self.state.pause_channel(&topic, &channel, pause, now)),
+            // while a topic is paused it is not followed what it holds: it goes on at once
+            8 => {
+                let _ = self.state.pause_topic(&topic, true, now);
+                let _ = self.state.pause_topic(&topic, false, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Clients read all that they were sent, and those whose channel is gone leave.
+    fn read(&mut self) {
+        let woken: Vec<SessionId> = self.state.woken().collect();
+        for id in woken {
+            let Some(at) = self.clients.iter().position(|client| client.id == id) else { continue };
+            let mut out = Outgoing::new();
+            let goes_on = self.state.take_output(id, &mut out, self.now);
+            let mut bytes = BytesMut::from(&out.copy_to_bytes(out.remaining())[..]);
+            while let Some(Frame::Message(message)) = Frame::decode(&mut bytes, 1 << 20).unwrap() {
+                self.delivered += 1;
+                self.clients[at].has.push((message.id, message.body));
+            }
+            if !goes_on {
+                self.clients.swap_remove(at);
+                self.state.disconnect(id);
+            }
+        }
+    }
+
+    fn check(&self) {
+        let State { store, topics, channels, sessions, .. } = &self.state;
+        let mut holders: HashMap<_, u32> = HashMap::new();
+        let mut timers = Vec::new();
+        let mut in_flight: HashMap<SessionId, u64> = HashMap::new();
+        topics.values().flat_map(|topic| &topic.held).for_each(|held| *holders.entry(held.key).or_default() += 1);
+        assert_eq!(topics.values().map(|topic| topic.channels.len()).sum::<usize>(), channels.len());
+        for (id, channel) in channels {
+            assert_eq!(topics[&channel.topic].channels[&channel.name], *id);
+            let copies = channel.queue.iter().map(|copy| copy.key);
+            let copies = copies.chain(channel.in_flight.values().map(|copy| copy.key));
+            for key in copies.chain(channel.deferred.values().map(|copy| copy.key)) {
+                *holders.entry(key).or_default() += 1;
+            }
+            timers.extend(channel.in_flight.iter().map(|(message, copy)| (copy.deadline, *id, *message)));
+            timers.extend(channel.deferred.iter().map(|(message, copy)| (copy.until, *id, *message)));
+            channel.in_flight.values().for_each(|copy| *in_flight.entry(copy.session).or_default() += 1);
+            let may_send = !channel.paused && !channel.queue.is_empty();
+            for (session, who) in sessions.iter().filter(|(session, _)| channel.sessions.contains(session)) {
+                assert_eq!(who.in_line, channel.line.contains(&session), "{session:?} stands in line or does not");
+                assert!(who.in_line || !who.has_room(), "{session:?} has room, and is not in line");
+                assert!(
+                    !may_send || !who.has_room(),
+                    "{} messages wait, and {session:?} has room",
+                    channel.queue.len()
+                );
+            }
+        }
+        assert_eq!(store.messages.holders(), holders, "each message is held by as many as it counts");
+        timers.sort_unstable();
+        assert_eq!(store.timers.iter().copied().collect::<Vec<_>>(), timers, "each copy has its timer");
+        for (session, who) in sessions.iter() {
+            assert_eq!(who.in_flight, in_flight.get(&session).copied().unwrap_or(0), "{session:?} in flight");
+        }
+    }
+
+    /// All that is owed is delivered in the end, to one client a channel that finishes everything.
+    fn settle(&mut self) {
+        for client in std::mem::take(&mut self.clients) {
+            self.state.disconnect(client.id);
+        }
+        for ((topic, channel), owed) in std::mem::take(&mut self.owed) {
+            self.state.pause_topic(&topic, false, self.now).unwrap();
+            self.state.pause_channel(&topic, &channel, false, self.now).unwrap();
+            let id = self.state.connect(settings(60_000), String::new(), 0, self.now);
+            self.state.subscribe(id, &topic, &channel, self.now).unwrap();
+            self.state.ready(id, 2_500, self.now);
+            self.clients.push(Client { id, channel: Some((topic.clone(), channel.clone())), has: Vec::new() });
+            let mut got = HashSet::new();
+            while self.state.channels.values().any(|c| (&c.topic, &c.name) == (&topic, &channel) && !c.is_spent()) {
+                self.pass_time();
+                self.read();
+                for (message, body) in std::mem::take(&mut self.clients[0].has) {
+                    self.state.finish(id, &message, self.now).unwrap();
+                    got.insert(body);
+                }
+                self.check();
+            }
+            assert!(owed.is_subset(&got), "{topic}/{channel} never delivered {:?}", owed.difference(&got));
+            self.clients.clear();
+            self.state.disconnect(id);
+        }
+    }
+}
+
+impl Channel {
+    fn is_spent(&self) -> bool {
+        self.queue.is_empty() && self.in_flight.is_empty() && self.deferred.is_empty()
+    }
+}
+
+#[test]
+fn whatever_happens_each_copy_is_in_one_place_and_is_delivered() {
+    let one = std::env::var("SEED").ok().map(|seed| seed.parse().unwrap());
+    let seeds = one.map_or(0..RUNS, |seed: u64| seed..seed + 1);
+    let mut delivered = 0;
+    for seed in seeds {
+        let run = std::panic::catch_unwind(|| {
+            let mut model = Model::new(seed);
+            (0..STEPS).for_each(|_| model.step());
+            model.settle();
+            model.delivered
+        });
+        delivered += run.unwrap_or_else(|_| panic!("with SEED={seed}"));
+    }
+    assert!(delivered > 10_000, "only {delivered} messages were delivered: is the model at work?");
+}

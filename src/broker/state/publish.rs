@@ -1,0 +1,114 @@
+//! Messages come in, and go to their topic's channels.
+
+use std::io;
+
+use bytes::Bytes;
+
+use super::super::log::{Batch, Change, Holder, Place, UnixMillis};
+use super::messages::next_place;
+use super::topic::Held;
+use super::{Now, SessionId, State};
+use crate::proto::TopicName;
+
+/// Why messages were not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// They could not be written down.
+    #[error("cannot write to the log: {0}")]
+    Log(#[from] io::Error),
+    /// There is no log that could keep them.
+    #[error("{limit} bytes of messages wait in memory, which is the limit, and there is no log")]
+    Full {
+        /// The limit in bytes.
+        limit: usize,
+    },
+}
+
+impl State {
+    /// Takes messages, all or none, to be delivered at once or `delay` milliseconds from now. They are in the log when this returns.
+    pub fn publish(
+        &mut self,
+        name: &TopicName,
+        bodies: &[Bytes],
+        delay: Option<u64>,
+        now: Now,
+    ) -> Result<(), PublishError> {
+        self.create_topic(name);
+        let (count, bytes) = (bodies.len() as u64, bodies.iter().map(Bytes::len).sum());
+        let first = self.store.messages.reserve_ids(count, now.unix_nanos);
+        let due = delay.filter(|delay| *delay > 0).map(|delay| now.due_in(delay));
+        let mut place = self.write(name, bodies, first, due, now)?;
+        let limit = self.store.limits.max_memory;
+        if place.is_none() && !self.store.messages.has_room(bytes) {
+            return Err(PublishError::Full { limit });
+        }
+        let topic = self.topics.get_mut(name).expect("made just now");
+        topic.message_count += count;
+        topic.message_bytes += bytes as u64;
+        let holders = if topic.holds() { 1 } else { topic.channels.len() as u32 };
+        for (id, body) in (first..).zip(bodies) {
+            let key = self.store.messages.insert(id, now.unix_nanos, body, place, holders);
+            place = place.map(|place| next_place(place, body.len()));
+            if topic.holds() {
+                topic.hold(Held { key, due }, &mut self.store);
+                continue;
+            }
+            for channel in topic.channels.values() {
+                let channel = self.channels.get_mut(channel).expect("its topic has it");
+                channel.take(key, due, &mut self.store, now);
+            }
+        }
+        self.pump_topic(name, now);
+        Ok(())
+    }
+
+    /// Counts what a session published.
+    pub fn count_published(&mut self, session: SessionId, topic: &TopicName, count: u64) {
+        self.session(session).count_published(topic, count);
+    }
+
+    /// Writes a batch to the log, if anybody is to have it after a restart.
+    fn write(
+        &mut self,
+        name: &TopicName,
+        bodies: &[Bytes],
+        first: u64,
+        due: Option<UnixMillis>,
+        now: Now,
+    ) -> io::Result<Option<Place>> {
+        let topic = &self.topics[name];
+        let holder = if topic.holds() { Holder::Topic } else { Holder::Channels };
+        if topic.is_ephemeral || (holder == Holder::Channels && !topic.has_durable_channel()) {
+            return Ok(None);
+        }
+        self.store.log.publish(&Batch { topic: topic.id, first, timestamp: now.unix_nanos, due, holder, bodies })
+    }
+
+    /// What a topic held goes to its channels, if it may.
+    pub(super) fn distribute(&mut self, name: &TopicName, now: Now) {
+        let topic = self.topics.get_mut(name).expect("it is there");
+        if topic.holds() || topic.held.is_empty() {
+            return;
+        }
+        if !topic.is_ephemeral {
+            self.store.note(&Change::TopicDistributed(topic.id));
+        }
+        topic.on_disk = 0;
+        for held in topic.held.drain(..) {
+            self.store.messages.hold(held.key, topic.channels.len() as u32 - 1);
+            for channel in topic.channels.values() {
+                let channel = self.channels.get_mut(channel).expect("its topic has it");
+                channel.take(held.key, held.due, &mut self.store, now);
+            }
+        }
+        self.pump_topic(name, now);
+    }
+
+    fn pump_topic(&mut self, name: &TopicName, now: Now) {
+        let channels = self.topics[name].channels.values();
+        for channel in channels {
+            let channel = self.channels.get_mut(channel).expect("its topic has it");
+            channel.pump(&mut self.store, &mut self.sessions, now);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! One connection, as the state knows it.
+
+use std::collections::HashMap;
+
+use bytes::Buf;
+
+use super::super::log::ChannelId;
+use super::channel::ById;
+use crate::proto::{Outgoing, TopicName};
+
+/// A connection, for as long as it lasts; never given again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// With so many bytes on their way a session gets no more messages until it has read some: one that never reads costs no more.
+const FULL: usize = 64 * 1024;
+
+/// What was agreed on by IDENTIFY.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What the client calls itself.
+    pub client_id: String,
+    /// Its machine, by its own word.
+    pub hostname: String,
+    /// Its program.
+    pub user_agent: String,
+    /// Milliseconds that it has for a message.
+    pub msg_timeout: u64,
+    /// It gets that many of a hundred messages, and one; all if 0.
+    pub sample_rate: i32,
+}
+
+/// How far a session has come, with nsqd's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Connected.
+    New = 0,
+    /// It receives messages.
+    Subscribed = 3,
+    /// It said CLS: it gets no more messages, and may answer those it has.
+    Closing = 4,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) settings: Settings,
+    pub(super) remote_address: String,
+    /// Seconds since 1970.
+    pub(super) connected: i64,
+    pub(super) phase: Phase,
+    pub(super) channel: Option<ChannelId>,
+    pub(super) ready: u64,
+    pub(super) in_flight: u64,
+    /// What goes to the client.
+    pub(super) outbox: Outgoing,
+    /// It stands in its channel's line for messages.
+    pub(super) in_line: bool,
+    /// Its connection was told that there is something to do.
+    pub(super) woken: bool,
+    /// Its channel is gone: the connection is to end.
+    pub(super) ended: bool,
+    pub(super) message_count: u64,
+    pub(super) finish_count: u64,
+    pub(super) requeue_count: u64,
+    /// What it published, by topic.
+    pub(super) published: HashMap<TopicName, u64>,
+    random: fastrand::Rng,
+}
+
+impl Session {
+    pub(super) fn new(settings: Settings, remote_address: String, seed: u64, connected: i64) -> Self {
+        Self {
+            settings,
+            remote_address,
+            connected,
+            phase: Phase::New,
+            channel: None,
+            ready: 0,
+            in_flight: 0,
+            outbox: Outgoing::new(),
+            in_line: false,
+            woken: false,
+            ended: false,
+            message_count: 0,
+            finish_count: 0,
+            requeue_count: 0,
+            published: HashMap::new(),
+            random: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// True if it may get a message now.
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight < self.ready && self.outbox.remaining() < FULL && !self.ended
+    }
+
+    /// True if the next message is not in its sample (nsqd's `messagePump`).
+    pub(super) fn skips(&mut self) -> bool {
+        self.settings.sample_rate > 0 && self.random.i32(0..100) > self.settings.sample_rate
+    }
+
+    pub(super) fn count_published(&mut self, topic: &TopicName, count: u64) {
+        match self.published.get_mut(topic) {
+            Some(sum) => *sum += count,
+            None => drop(self.published.insert(topic.clone(), count)),
+        }
+    }
+}
+
+/// All sessions, and those whose connections have something to do.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    all: HashMap<SessionId, Session, ById>,
+    woken: Vec<SessionId>,
+    last: u64,
+}
+
+impl Sessions {
+    pub(super) fn insert(&mut self, session: Session) -> SessionId {
+        self.last += 1;
+        self.all.insert(SessionId(self.last), session);
+        SessionId(self.last)
+    }
+
+    pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.all.get_mut(&id)
+    }
+
+    pub(super) fn remove(&mut self, id: SessionId) -> Session {
+        self.all.remove(&id).expect("a session disconnects once")
+    }
+
+    /// Its connection is to look what it has.
+    pub(super) fn wake(&mut self, id: SessionId) {
+        if let Some(session) = self.all.get_mut(&id)
+            && !session.woken
+        {
+            session.woken = true;
+            self.woken.push(id);
+        }
+    }
+
+    pub(super) fn woken(&mut self) -> std::vec::Drain<'_, SessionId> {
+        self.woken.drain(..)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.all.iter().map(|(id, session)| (*id, session))
+    }
+}

@@ -1,0 +1,259 @@
+//! A connection: read, decode all, change the state once, write what the outbox has.
+//!
+//! It reads no more while the client does not take what it was answered, so that one which only writes is slowed, and costs no memory.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::Interest;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::identify::Agreed;
+use super::socket::Socket;
+use crate::broker::Broker;
+use crate::broker::state::SessionId;
+use crate::proto::{Command, ErrorCode, Frame, MAGIC_V2, Outgoing, ProtocolError, Response, WireError};
+
+/// How many bytes a read has room for at the least.
+const READ_SIZE: usize = 64 * 1024;
+/// Below this much room a buffer is extended.
+const LITTLE_ROOM: usize = 4 * 1024;
+/// How long a client has to take the last words.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Pieces that one write takes.
+const SLICES: usize = 64;
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client closed it, or the broker stops.
+    Closed,
+    /// The client was told why.
+    Refused,
+    /// It did not work.
+    Broken(io::Error),
+    /// The client was silent for too long, or took nothing for too long.
+    Silent,
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) broker: Arc<Broker>,
+    pub(super) session: SessionId,
+    /// What is agreed on with the client.
+    pub(super) agreed: Agreed,
+    wake: Arc<Notify>,
+    socket: Socket,
+    peer: String,
+    incoming: BytesMut,
+    greeted: bool,
+    /// What is being written.
+    sending: Outgoing,
+    /// When the last command came, or the last bytes could be written.
+    heard: Instant,
+    sent: Instant,
+    beat: Instant,
+}
+
+impl Connection {
+    pub(super) fn new(broker: Arc<Broker>, socket: Socket, peer: String) -> Self {
+        let agreed = Agreed::by_default(broker.config(), &peer);
+        let (session, wake) = broker.connect(agreed.settings.clone(), peer.clone());
+        let now = Instant::now();
+        Self {
+            broker,
+            session,
+            agreed,
+            wake,
+            socket,
+            peer,
+            incoming: BytesMut::new(),
+            greeted: false,
+            sending: Outgoing::new(),
+            heard: now,
+            sent: now,
+            beat: now,
+        }
+    }
+
+    /// Serves the client until the connection ends.
+    pub(super) async fn serve(mut self, stop: CancellationToken) {
+        let end = tokio::select! {
+            end = self.turn() => end,
+            () = stop.cancelled() => End::Closed,
+        };
+        if matches!(end, End::Refused) {
+            let _ = tokio::time::timeout(LAST_WORDS, self.say_last_words()).await;
+        }
+        tracing::debug!(peer = self.peer, "connection ended: {end:?}");
+    }
+
+    async fn turn(&mut self) -> End {
+        let mut timer = Box::pin(sleep_until(self.alarm()));
+        loop {
+            if let Err(end) = self.send() {
+                return end;
+            }
+            let interest = match self.sending.has_remaining() {
+                true => Interest::WRITABLE,
+                false => Interest::READABLE,
+            };
+            tokio::select! {
+                ready = self.socket.ready(interest) => match ready {
+                    Ok(ready) if ready.is_readable() => {
+                        if let Err(end) = self.read().await {
+                            return end;
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => return End::Broken(error),
+                },
+                () = self.wake.notified() => {}
+                () = timer.as_mut() => {
+                    if let Err(end) = self.check_time(&mut timer) {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads once, and does what all whole commands say.
+    async fn read(&mut self) -> Result<(), End> {
+        if self.incoming.capacity() - self.incoming.len() < LITTLE_ROOM {
+            // a body that is half here doubles its room at most: an announced size alone allocates nothing
+            self.incoming.reserve(READ_SIZE.max(self.incoming.len()));
+        }
+        match self.socket.try_read(&mut self.incoming) {
+            Ok(0) => return Err(End::Closed),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(End::Broken(error)),
+        }
+        if !self.greeted && !self.greet()? {
+            return Ok(());
+        }
+        let (commands, wrong) = self.decode();
+        if !commands.is_empty() {
+            self.heard = Instant::now();
+            self.execute(commands).await?;
+        }
+        match wrong {
+            None => Ok(()),
+            Some(ProtocolError::LineTooLong) => Err(End::Closed),
+            Some(error) => Err(self.refuse(&error)),
+        }
+    }
+
+    /// The protocol's version comes first; false until it is there.
+    fn greet(&mut self) -> Result<bool, End> {
+        if self.incoming.len() < MAGIC_V2.len() {
+            return Ok(false);
+        }
+        let magic = self.incoming.split_to(MAGIC_V2.len());
+        self.greeted = &magic[..] == MAGIC_V2;
+        match self.greeted {
+            true => Ok(true),
+            // without a text, and so without the blank
+            false => Err(self.refuse_with(ErrorCode::BadProtocol.as_str().to_owned())),
+        }
+    }
+
+    /// All commands that are here, and what is wrong with the next.
+    fn decode(&mut self) -> (Vec<Command>, Option<ProtocolError>) {
+        let mut commands = Vec::new();
+        loop {
+            match Command::decode(&mut self.incoming, &self.broker.config().limits) {
+                Ok(Some(command)) => commands.push(command),
+                Ok(None) => return (commands, None),
+                Err(error) => return (commands, Some(error)),
+            }
+        }
+    }
+
+    /// Answers with an error that ends the connection.
+    pub(super) fn refuse(&mut self, error: &ProtocolError) -> End {
+        self.refuse_with(error.to_string())
+    }
+
+    fn refuse_with(&mut self, text: String) -> End {
+        let error = Frame::Error(WireError::parse(text.into()));
+        self.broker.change(|state, _| state.reply(self.session, |out| error.encode(out)));
+        End::Refused
+    }
+
+    /// Writes what there is to write, as far as the client takes it.
+    fn send(&mut self) -> Result<(), End> {
+        loop {
+            if !self.sending.has_remaining() {
+                let goes_on = self.broker.change(|state, now| state.take_output(self.session, &mut self.sending, now));
+                match self.sending.has_remaining() {
+                    true => self.sent = Instant::now(),
+                    false if goes_on => return Ok(()),
+                    false => return Err(End::Closed),
+                }
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let filled = self.sending.chunks_vectored(&mut slices);
+            match self.socket.try_write(&slices[..filled]) {
+                Ok(written) => {
+                    self.sending.advance(written);
+                    self.sent = Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(End::Broken(error)),
+            }
+        }
+    }
+
+    async fn say_last_words(&mut self) -> Result<(), End> {
+        loop {
+            self.send()?;
+            if !self.sending.has_remaining() {
+                return Ok(());
+            }
+            self.socket.ready(Interest::WRITABLE).await.map_err(End::Broken)?;
+        }
+    }
+
+    /// When there is something to look at, whatever else happens.
+    fn alarm(&self) -> Instant {
+        match self.agreed.heartbeat {
+            Some(interval) => (self.beat + interval).min(self.heard + 2 * interval).min(self.sent + interval),
+            None => Instant::now() + Duration::from_secs(3600),
+        }
+    }
+
+    /// Sends a heartbeat if it is time; ends what is silent for two of them, or takes nothing for one.
+    fn check_time(&mut self, timer: &mut Pin<Box<Sleep>>) -> Result<(), End> {
+        let now = Instant::now();
+        if let Some(interval) = self.agreed.heartbeat {
+            let is_stuck = self.sending.has_remaining() && now >= self.sent + interval;
+            if is_stuck || now >= self.heard + 2 * interval {
+                return Err(End::Silent);
+            }
+            if !self.sending.has_remaining() {
+                self.sent = now;
+            }
+            if now >= self.beat + interval {
+                self.beat = now;
+                let beat = Frame::Response(Response::Heartbeat);
+                self.broker.change(|state, _| state.reply(self.session, |out| beat.encode(out)));
+            }
+        }
+        timer.as_mut().reset(self.alarm());
+        Ok(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.broker.disconnect(self.session);
+    }
+}

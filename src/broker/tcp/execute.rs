@@ -1,0 +1,197 @@
+//! What commands do, and what they are answered (`nsqd/protocol_v2.go`).
+
+use bytes::Bytes;
+
+use super::connection::{Connection, End};
+use super::identify::Agreed;
+use crate::broker::state::{Now, Phase, SessionId, State};
+use crate::broker::{Broker, BrokerConfig};
+use crate::proto::{ChannelName, Command, ErrorCode, Frame, Identify, ProtocolError, Response, TopicName, WireError};
+
+impl Connection {
+    /// Does what the commands say, in their order, up to one that ends the connection.
+    pub(super) async fn execute(&mut self, commands: Vec<Command>) -> Result<(), End> {
+        let (broker, session) = (self.broker.clone(), self.session);
+        let agreed = &mut self.agreed;
+        let done = broker.change(|state, now| {
+            let mut turn = Turn { broker: &broker, state, session, agreed, now, gathered: None };
+            let done = commands.into_iter().try_for_each(|command| turn.take(command));
+            done.and_then(|()| turn.publish_gathered())
+        });
+        done.map_err(|error| self.refuse(&error))
+    }
+}
+
+/// Messages that came one by one for one topic, and are published together.
+struct Gathered {
+    topic: TopicName,
+    bodies: Vec<Bytes>,
+}
+
+/// The commands of one read, carried out under the lock.
+struct Turn<'a> {
+    broker: &'a Broker,
+    state: &'a mut State,
+    session: SessionId,
+    agreed: &'a mut Agreed,
+    now: Now,
+    gathered: Option<Gathered>,
+}
+
+impl<'a> Turn<'a> {
+    fn take(&mut self, command: Command) -> Result<(), ProtocolError> {
+        if let Command::Pub { topic, body } = command {
+            return self.gather(topic, body);
+        }
+        self.publish_gathered()?;
+        match command {
+            Command::Identify(wishes) => self.identify(&wishes),
+            Command::Auth(_) => self.authenticate(),
+            Command::Sub { topic, channel } => self.subscribe(&topic, &channel),
+            Command::Rdy(count) => self.ready(count),
+            Command::Fin(id) => self.answer("FIN", |turn| {
+                let done = turn.state.finish(turn.session, &id, turn.now);
+                done.map_err(|why| (ErrorCode::FinFailed, format!("FIN {id} failed {why}")))
+            }),
+            Command::Req { id, delay } => self.answer("REQ", |turn| {
+                let done = turn.state.requeue(turn.session, &id, delay, turn.now);
+                done.map_err(|why| (ErrorCode::ReqFailed, format!("REQ {id} failed {why}")))
+            }),
+            Command::Touch(id) => self.answer("TOUCH", |turn| {
+                let done = turn.state.touch(turn.session, &id, turn.now);
+                done.map_err(|why| (ErrorCode::TouchFailed, format!("TOUCH {id} failed {why}")))
+            }),
+            Command::Cls => self.close(),
+            Command::Nop => Ok(()),
+            Command::Pub { .. } => unreachable!("taken above"),
+            Command::Dpub { topic, delay, body } => {
+                self.publish(&topic, &[body], Some(delay), ErrorCode::DpubFailed, 1)
+            }
+            Command::Mpub { topic, bodies } => self.publish(&topic, &bodies, None, ErrorCode::MpubFailed, 1),
+        }
+    }
+
+    fn gather(&mut self, topic: TopicName, body: Bytes) -> Result<(), ProtocolError> {
+        match &mut self.gathered {
+            Some(gathered) if gathered.topic == topic => gathered.bodies.push(body),
+            _ => {
+                self.publish_gathered()?;
+                self.gathered = Some(Gathered { topic, bodies: vec![body] });
+            }
+        }
+        Ok(())
+    }
+
+    fn publish_gathered(&mut self) -> Result<(), ProtocolError> {
+        let Some(Gathered { topic, bodies }) = self.gathered.take() else { return Ok(()) };
+        self.publish(&topic, &bodies, None, ErrorCode::PubFailed, bodies.len())
+    }
+
+    /// Publishes, and says OK so many times.
+    fn publish(
+        &mut self,
+        topic: &TopicName,
+        bodies: &[Bytes],
+        delay: Option<u64>,
+        failed: ErrorCode,
+        oks: usize,
+    ) -> Result<(), ProtocolError> {
+        let verb = failed.as_str().trim_start_matches("E_").trim_end_matches("_FAILED");
+        let published = self.state.publish(topic, bodies, delay, self.now);
+        published.map_err(|why| ProtocolError::new(failed, format!("{verb} failed {why}")))?;
+        self.state.count_published(self.session, topic, bodies.len() as u64);
+        (0..oks).for_each(|_| self.respond(Response::Ok));
+        Ok(())
+    }
+
+    fn identify(&mut self, wishes: &[u8]) -> Result<(), ProtocolError> {
+        self.expect(Phase::New, "IDENTIFY")?;
+        let bad = |_| ProtocolError::new(ErrorCode::BadBody, "IDENTIFY failed to decode JSON body");
+        let wishes: Identify = serde_json::from_slice(wishes).map_err(bad)?;
+        let negotiates = wishes.feature_negotiation;
+        let config = self.config();
+        self.agreed.take(wishes, config)?;
+        self.state.identify(self.session, self.agreed.settings.clone());
+        let reply = match negotiates {
+            false => Response::Ok,
+            true => {
+                let reply = self.agreed.reply(config);
+                Response::Data(serde_json::to_vec(&reply).expect("a reply has only string keys").into())
+            }
+        };
+        self.respond(reply);
+        Ok(())
+    }
+
+    fn authenticate(&mut self) -> Result<(), ProtocolError> {
+        self.expect(Phase::New, "AUTH")?;
+        Err(ProtocolError::new(ErrorCode::AuthDisabled, "AUTH disabled"))
+    }
+
+    fn subscribe(&mut self, topic: &TopicName, channel: &ChannelName) -> Result<(), ProtocolError> {
+        self.expect(Phase::New, "SUB")?;
+        if self.agreed.heartbeat.is_none() {
+            return Err(invalid("cannot SUB with heartbeats disabled"));
+        }
+        let subscribed = self.state.subscribe(self.session, topic, channel, self.now);
+        subscribed.map_err(|why| ProtocolError::new(ErrorCode::SubFailed, format!("SUB failed {why}")))?;
+        self.respond(Response::Ok);
+        Ok(())
+    }
+
+    fn ready(&mut self, count: u64) -> Result<(), ProtocolError> {
+        match self.state.phase(self.session) {
+            Phase::Closing => return Ok(()),
+            Phase::New => return Err(invalid("cannot RDY in current state")),
+            Phase::Subscribed => {}
+        }
+        let most = self.config().max_rdy_count;
+        if count > most {
+            return Err(invalid(format!("RDY count {count} out of range 0-{most}")));
+        }
+        self.state.ready(self.session, count, self.now);
+        Ok(())
+    }
+
+    /// An answer to a message. One that comes too late is told so, and ends nothing.
+    fn answer(
+        &mut self,
+        verb: &str,
+        answer: impl FnOnce(&mut Self) -> Result<(), (ErrorCode, String)>,
+    ) -> Result<(), ProtocolError> {
+        if self.state.phase(self.session) == Phase::New {
+            return Err(invalid(format!("cannot {verb} in current state")));
+        }
+        if let Err((code, text)) = answer(self) {
+            let error = Frame::Error(WireError::parse(format!("{code} {text}").into()));
+            self.state.reply(self.session, |out| error.encode(out));
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), ProtocolError> {
+        self.expect(Phase::Subscribed, "CLS")?;
+        self.state.close(self.session);
+        self.respond(Response::CloseWait);
+        Ok(())
+    }
+
+    fn expect(&mut self, phase: Phase, verb: &str) -> Result<(), ProtocolError> {
+        match self.state.phase(self.session) == phase {
+            true => Ok(()),
+            false => Err(invalid(format!("cannot {verb} in current state"))),
+        }
+    }
+
+    fn respond(&mut self, response: Response) {
+        self.state.reply(self.session, |out| Frame::Response(response).encode(out));
+    }
+
+    fn config(&self) -> &'a BrokerConfig {
+        self.broker.config()
+    }
+}
+
+fn invalid(text: impl Into<String>) -> ProtocolError {
+    ProtocolError::new(ErrorCode::Invalid, text)
+}

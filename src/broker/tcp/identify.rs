@@ -1,0 +1,104 @@
+//! IDENTIFY: what a client wishes, and what it gets (`nsqd/client_v2.go`).
+
+use std::time::Duration;
+
+use crate::broker::state::Settings;
+use crate::broker::{BrokerConfig, VERSION};
+use crate::proto::{ErrorCode, Identify, IdentifyReply, ProtocolError};
+
+/// What nsqd's clients have without IDENTIFY.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+const OUTPUT_BUFFER_SIZE: i64 = 16 * 1024;
+const OUTPUT_BUFFER_TIMEOUT: i64 = 250;
+
+/// What holds for a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Agreed {
+    pub(super) settings: Settings,
+    /// The time between heartbeats, if there are any.
+    pub(super) heartbeat: Option<Duration>,
+    output_buffer_size: i64,
+    output_buffer_timeout: i64,
+}
+
+impl Agreed {
+    /// What holds until the client says something else: its name is its address.
+    pub(super) fn by_default(config: &BrokerConfig, peer: &str) -> Self {
+        let host = match peer.rsplit_once(':') {
+            Some((host, _)) => host.trim_matches(['[', ']']),
+            None => peer,
+        };
+        let settings = Settings {
+            client_id: host.to_owned(),
+            hostname: host.to_owned(),
+            user_agent: String::new(),
+            msg_timeout: config.msg_timeout,
+            sample_rate: 0,
+        };
+        Self {
+            settings,
+            heartbeat: Some(HEARTBEAT),
+            output_buffer_size: OUTPUT_BUFFER_SIZE,
+            output_buffer_timeout: OUTPUT_BUFFER_TIMEOUT,
+        }
+    }
+
+    /// Takes a client's wishes, in nsqd's order. Fails, with nsqd's words, on one that is out of range.
+    pub(super) fn take(&mut self, wishes: Identify, config: &BrokerConfig) -> Result<(), ProtocolError> {
+        self.settings.client_id = wishes.client_id.unwrap_or_default();
+        self.settings.hostname = wishes.hostname.unwrap_or_default();
+        self.settings.user_agent = wishes.user_agent.unwrap_or_default();
+        match wishes.heartbeat_interval.unwrap_or(0) {
+            -1 => self.heartbeat = None,
+            0 => {}
+            ms @ 1000.. if ms <= config.max_heartbeat_interval => self.heartbeat = Some(millis(ms)),
+            other => return Err(invalid("heartbeat interval", other)),
+        }
+        let (shortest, longest) = config.output_buffer_timeout;
+        match wishes.output_buffer_timeout.unwrap_or(0) {
+            -1 => self.output_buffer_timeout = 0,
+            0 => {}
+            ms if (shortest..=longest).contains(&ms) => self.output_buffer_timeout = ms,
+            other => return Err(invalid("output buffer timeout", other)),
+        }
+        match wishes.output_buffer_size.unwrap_or(0) {
+            -1 => (self.output_buffer_size, self.output_buffer_timeout) = (1, 0),
+            0 => {}
+            size @ 64.. if size <= config.max_output_buffer_size => self.output_buffer_size = size,
+            other => return Err(invalid("output buffer size", other)),
+        }
+        match wishes.sample_rate.unwrap_or(0) {
+            rate @ 0..=99 => self.settings.sample_rate = rate,
+            other => return Err(invalid("sample rate", i64::from(other))),
+        }
+        let longest = i64::try_from(config.state.max_msg_timeout).unwrap_or(i64::MAX);
+        match wishes.msg_timeout.unwrap_or(0) {
+            0 => {}
+            ms @ 1000.. if ms <= longest => self.settings.msg_timeout = ms.unsigned_abs(),
+            other => return Err(invalid("msg timeout", other)),
+        }
+        Ok(())
+    }
+
+    /// The answer for a client that negotiates.
+    pub(super) fn reply(&self, config: &BrokerConfig) -> IdentifyReply {
+        IdentifyReply {
+            max_rdy_count: u32::try_from(config.max_rdy_count).unwrap_or(u32::MAX),
+            version: VERSION.to_owned(),
+            max_msg_timeout: config.state.max_msg_timeout,
+            msg_timeout: self.settings.msg_timeout,
+            sample_rate: self.settings.sample_rate,
+            output_buffer_size: self.output_buffer_size,
+            output_buffer_timeout: self.output_buffer_timeout,
+            ..IdentifyReply::default()
+        }
+    }
+}
+
+fn millis(ms: i64) -> Duration {
+    Duration::from_millis(ms.unsigned_abs())
+}
+
+fn invalid(what: &str, value: i64) -> ProtocolError {
+    ProtocolError::new(ErrorCode::BadBody, format!("IDENTIFY {what} ({value}) is invalid"))
+}
