@@ -10,24 +10,33 @@
 //! No lock is held while anything waits.
 
 pub mod config;
+pub mod http;
 pub mod log;
+mod lookupd;
 pub mod server;
+mod socket;
 pub mod state;
 pub mod tcp;
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::Notify;
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
 
 pub use self::config::BrokerConfig;
 use self::log::Log;
-use self::state::{Micros, Now, SessionId, Settings, State};
+use self::state::{Micros, Now, PublishError, SessionId, Settings, State};
+use crate::proto::TopicName;
 
 /// The version of nsqd that is followed, and that clients are told.
 pub const VERSION: &str = "1.3.0";
+
+/// nsqd's number of the log level info.
+const INFO: i32 = 2;
 
 /// The state behind its lock, and what its changes set off.
 #[derive(Debug)]
@@ -37,12 +46,20 @@ pub struct Broker {
     shared: Mutex<Shared>,
     /// The first timer is another one.
     timer_changed: Notify,
+    /// Topics or channels came or went.
+    catalog_changed: Notify,
+    /// The nsqlookupds to register with.
+    lookupds: watch::Sender<Vec<String>>,
+    /// nsqd's number of what is to be logged, for who asks.
+    log_level: AtomicI32,
 }
 
 #[derive(Debug)]
 struct Shared {
     state: State,
     connections: HashMap<SessionId, Arc<Notify>>,
+    /// The version of the catalog that was spread.
+    catalog: u64,
     /// When the clock will look.
     alarm: Option<Micros>,
     /// Why the log could not be written the last time; publishing says so as long as it lasts.
@@ -53,8 +70,16 @@ impl Broker {
     /// A broker that nobody can reach yet.
     pub fn new(config: BrokerConfig, log: Box<dyn Log>) -> Self {
         let state = State::new(config.state.clone(), log);
-        let shared = Shared { state, connections: HashMap::new(), alarm: None, trouble: None };
-        Self { config, clock: Clock::start(), shared: Mutex::new(shared), timer_changed: Notify::new() }
+        let shared = Shared { state, connections: HashMap::new(), catalog: 0, alarm: None, trouble: None };
+        Self {
+            config,
+            clock: Clock::start(),
+            shared: Mutex::new(shared),
+            timer_changed: Notify::new(),
+            catalog_changed: Notify::new(),
+            lookupds: watch::Sender::default(),
+            log_level: AtomicI32::new(INFO),
+        }
     }
 
     /// The settings.
@@ -68,6 +93,39 @@ impl Broker {
         let result = change(&mut shared.state, self.clock.now());
         self.settle(&mut shared);
         result
+    }
+
+    /// Takes messages, all or none; they are as safe as the log makes them when this returns.
+    pub async fn publish(&self, topic: &TopicName, bodies: &[Bytes], delay: Option<u64>) -> Result<(), PublishError> {
+        self.change(|state, now| state.publish(topic, bodies, delay, now))
+    }
+
+    /// Looks at the state.
+    pub fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&self.lock().state)
+    }
+
+    /// `OK`, or `NOK - ` and why messages are not taken.
+    pub fn health(&self) -> String {
+        self.lock().trouble.as_ref().map_or_else(|| "OK".to_owned(), |trouble| format!("NOK - {trouble}"))
+    }
+
+    /// The nsqlookupds that it registers with.
+    pub fn lookupds(&self) -> Vec<String> {
+        self.lookupds.borrow().clone()
+    }
+
+    /// Registers with these nsqlookupds (`HOST:PORT` of their TCP protocol), and with no others.
+    pub fn register_with(&self, addresses: Vec<String>) {
+        self.lookupds.send_replace(addresses);
+    }
+
+    fn log_level(&self) -> i32 {
+        self.log_level.load(Ordering::Relaxed)
+    }
+
+    fn set_log_level(&self, level: i32) {
+        self.log_level.store(level, Ordering::Relaxed);
     }
 
     /// Lets what is due come back when it is; never ends.
@@ -116,11 +174,15 @@ impl Broker {
     fn settle(&self, shared: &mut Shared) {
         let written = shared.state.flush();
         shared.tell(written);
-        let Shared { state, connections, alarm, .. } = shared;
+        let Shared { state, connections, catalog, alarm, .. } = shared;
         for session in state.woken() {
             if let Some(wake) = connections.get(&session) {
                 wake.notify_one();
             }
+        }
+        if *catalog != state.catalog_version() {
+            *catalog = state.catalog_version();
+            self.catalog_changed.notify_one();
         }
         if let Some(next) = state.next_timer()
             && alarm.is_none_or(|alarm| next < alarm)

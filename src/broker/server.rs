@@ -11,8 +11,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Broker;
-use super::tcp::{self, Listener};
+use super::http::{self, Api, Identity};
+use super::socket::Listener;
+use super::{Broker, lookupd, tcp};
 
 /// How long connections have to end when the broker stops.
 const GRACE: Duration = Duration::from_secs(2);
@@ -98,20 +99,46 @@ impl std::fmt::Display for Bound {
     }
 }
 
-/// Serves until told to stop, and then lets connections end.
-pub async fn run(broker: Arc<Broker>, tcp: Vec<Bound>, stop: CancellationToken) {
-    let tasks = TaskTracker::new();
-    let paths: Vec<PathBuf> = tcp.iter().filter_map(|bound| bound.path.clone()).collect();
-    for bound in tcp {
-        tasks.spawn(tcp::serve(broker.clone(), bound.listener, stop.clone(), tasks.clone()));
+/// A broker that listens, and is not yet run.
+#[derive(Debug)]
+pub struct Server {
+    /// The broker.
+    pub broker: Arc<Broker>,
+    /// How it calls itself.
+    pub identity: Identity,
+    /// For NSQ's TCP protocol.
+    pub tcp: Vec<Bound>,
+    /// For the HTTP API.
+    pub http: Vec<Bound>,
+}
+
+impl Server {
+    /// Serves until told to stop, and then lets connections end.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { broker, identity, tcp, http } = self;
+        let tasks = TaskTracker::new();
+        let paths: Vec<PathBuf> = tcp.iter().chain(&http).filter_map(|bound| bound.path.clone()).collect();
+        for bound in tcp {
+            tasks.spawn(tcp::serve(broker.clone(), bound.listener, stop.clone(), tasks.clone()));
+        }
+        let router = http::router(Arc::new(Api { broker: broker.clone(), identity: identity.clone() }));
+        for bound in http {
+            tasks.spawn(http::serve(router.clone(), bound.listener, stop.clone(), tasks.clone()));
+        }
+        tokio::select! {
+            () = broker.keep_time() => unreachable!("it never ends"),
+            () = lookupd::keep_registered(broker.clone(), identity) => unreachable!("it never ends"),
+            () = stop.cancelled() => {}
+        }
+        tasks.close();
+        let _ = tokio::time::timeout(GRACE, tasks.wait()).await;
+        for path in paths {
+            let _ = std::fs::remove_file(path);
+        }
     }
-    tokio::select! {
-        () = broker.keep_time() => unreachable!("it never ends"),
-        () = stop.cancelled() => {}
-    }
-    tasks.close();
-    let _ = tokio::time::timeout(GRACE, tasks.wait()).await;
-    for path in paths {
-        let _ = std::fs::remove_file(path);
-    }
+}
+
+/// The port of the first listener, as nsqd says it: -1 on a Unix socket.
+pub fn port(bound: &[Bound]) -> i32 {
+    bound.first().and_then(|bound| bound.address).map_or(-1, |address| i32::from(address.port()))
 }

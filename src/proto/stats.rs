@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::List;
+
 /// nsqd's `/stats?format=json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -13,12 +15,13 @@ pub struct Stats {
     pub health: String,
     /// Seconds since 1970.
     pub start_time: i64,
-    /// Every topic asked for.
-    #[serde(deserialize_with = "null_is_default")]
-    pub topics: Vec<TopicStats>,
+    /// Every topic asked for; `null` if there is no such topic.
+    pub topics: List<TopicStats>,
+    /// What Go says of its memory, if asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<serde_json::Value>,
     /// Connections that publish.
-    #[serde(deserialize_with = "null_is_default")]
-    pub producers: Vec<ClientStats>,
+    pub producers: List<ClientStats>,
 }
 
 /// One topic.
@@ -28,8 +31,7 @@ pub struct TopicStats {
     /// Its name.
     pub topic_name: String,
     /// Its channels.
-    #[serde(deserialize_with = "null_is_default")]
-    pub channels: Vec<ChannelStats>,
+    pub channels: List<ChannelStats>,
     /// Messages not yet copied to the channels (a topic without channels keeps them here).
     pub depth: i64,
     /// Those of them on disk.
@@ -40,6 +42,8 @@ pub struct TopicStats {
     pub message_bytes: u64,
     /// No messages go to the channels.
     pub paused: bool,
+    /// How long messages took from end to end.
+    pub e2e_processing_latency: Latency,
 }
 
 /// One channel.
@@ -65,10 +69,11 @@ pub struct ChannelStats {
     /// Connected consumers.
     pub client_count: i64,
     /// The consumers.
-    #[serde(deserialize_with = "null_is_default")]
-    pub clients: Vec<ClientStats>,
+    pub clients: List<ClientStats>,
     /// No messages go to the consumers.
     pub paused: bool,
+    /// How long messages took from end to end.
+    pub e2e_processing_latency: Latency,
 }
 
 /// One connection.
@@ -97,8 +102,47 @@ pub struct ClientStats {
     pub requeue_count: u64,
     /// When it connected, in seconds since 1970.
     pub connect_ts: i64,
+    /// It gets that many of a hundred messages, and one; all if 0.
+    pub sample_rate: i32,
+    /// It is compressed with deflate.
+    pub deflate: bool,
+    /// It is compressed with snappy.
+    pub snappy: bool,
     /// Its program.
     pub user_agent: String,
+    /// What it published. nsqd names one topic at most.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub pub_counts: List<PubCount>,
+    /// It is encrypted.
+    pub tls: bool,
+    /// How.
+    pub tls_cipher_suite: String,
+    /// With which version.
+    pub tls_version: String,
+    /// With which protocol inside.
+    pub tls_negotiated_protocol: String,
+    /// Always false in newer Go.
+    pub tls_negotiated_protocol_is_mutual: bool,
+}
+
+/// How many messages a connection published to a topic.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PubCount {
+    /// The topic.
+    pub topic: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// nsqd's quantiles of the time from publishing to FIN, if it was told to keep them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Latency {
+    /// Messages counted.
+    pub count: i64,
+    /// Maps of `quantile` and `value` (in nanoseconds).
+    pub percentiles: List<std::collections::BTreeMap<String, f64>>,
 }
 
 /// nsqd's `/info`.

@@ -24,6 +24,7 @@ mod messages;
 mod model;
 mod publish;
 mod session;
+mod stats;
 mod store;
 mod time;
 mod topic;
@@ -41,6 +42,7 @@ pub use self::answer::NotYours;
 pub use self::catalog::Missing;
 pub use self::publish::PublishError;
 pub use self::session::{Phase, SessionId, Settings};
+pub use self::stats::StatsOf;
 pub use self::time::{Micros, Now};
 
 /// What the state heeds.

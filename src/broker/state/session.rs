@@ -122,6 +122,10 @@ impl Sessions {
         SessionId(self.last)
     }
 
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.all.get(&id)
+    }
+
     pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
         self.all.get_mut(&id)
     }

@@ -14,8 +14,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::identify::Agreed;
-use super::socket::Socket;
 use crate::broker::Broker;
+use crate::broker::socket::Socket;
 use crate::broker::state::SessionId;
 use crate::proto::{Command, ErrorCode, Frame, MAGIC_V2, Outgoing, ProtocolError, Response, WireError};
 

@@ -1,10 +1,14 @@
 //! TCP and Unix sockets as one.
 
 use std::io::{self, IoSlice};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// How long to wait when no connection can be taken.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Where connections come from.
 #[derive(Debug)]
@@ -16,8 +20,20 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// The next connection, and where it comes from.
-    pub(super) async fn accept(&self) -> io::Result<(Socket, String)> {
+    /// The next connection, and where it comes from. `None` if there was one that could not be taken: then this has waited a moment, for
+    /// that is so when too many files are open.
+    pub(super) async fn accept(&self) -> Option<(Socket, String)> {
+        match self.try_accept().await {
+            Ok(accepted) => Some(accepted),
+            Err(error) => {
+                tracing::warn!("cannot take a connection: {error}");
+                tokio::time::sleep(PAUSE).await;
+                None
+            }
+        }
+    }
+
+    async fn try_accept(&self) -> io::Result<(Socket, String)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;

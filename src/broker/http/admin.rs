@@ -1,0 +1,88 @@
+//! Topics and channels: create, delete, empty, pause.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+
+use super::Api;
+use super::answer::{Answer, Refusal, nothing};
+use super::query::Query;
+use crate::broker::state::Missing;
+use crate::proto::{ChannelName, TopicName};
+
+type Asked = State<Arc<Api>>;
+
+pub(super) async fn create_topic(State(api): Asked, query: Query) -> Answer {
+    let topic = query.topic("INVALID_TOPIC")?;
+    api.broker.change(|state, _| state.create_topic(&topic));
+    Ok(nothing())
+}
+
+pub(super) async fn delete_topic(State(api): Asked, query: Query) -> Answer {
+    let topic = existing(&query)?;
+    api.broker.change(|state, _| state.delete_topic(&topic))?;
+    Ok(nothing())
+}
+
+pub(super) async fn empty_topic(State(api): Asked, query: Query) -> Answer {
+    let topic = query.topic("INVALID_TOPIC")?;
+    api.broker.change(|state, _| state.empty_topic(&topic))?;
+    Ok(nothing())
+}
+
+pub(super) async fn pause_topic(State(api): Asked, query: Query) -> Answer {
+    let topic = existing(&query)?;
+    api.broker.change(|state, now| state.pause_topic(&topic, true, now))?;
+    Ok(nothing())
+}
+
+pub(super) async fn unpause_topic(State(api): Asked, query: Query) -> Answer {
+    let topic = existing(&query)?;
+    api.broker.change(|state, now| state.pause_topic(&topic, false, now))?;
+    Ok(nothing())
+}
+
+pub(super) async fn create_channel(State(api): Asked, query: Query) -> Answer {
+    let (topic, channel) = query.channel()?;
+    api.broker.change(|state, now| match state.has_topic(&topic) {
+        true => {
+            state.create_channel(&topic, &channel, now);
+            Ok(())
+        }
+        false => Err(Missing::Topic),
+    })?;
+    Ok(nothing())
+}
+
+pub(super) async fn delete_channel(State(api): Asked, query: Query) -> Answer {
+    let (topic, channel) = query.channel()?;
+    api.broker.change(|state, _| state.delete_channel(&topic, &channel))?;
+    Ok(nothing())
+}
+
+pub(super) async fn empty_channel(State(api): Asked, query: Query) -> Answer {
+    let (topic, channel) = query.channel()?;
+    api.broker.change(|state, _| state.empty_channel(&topic, &channel))?;
+    Ok(nothing())
+}
+
+pub(super) async fn pause_channel(State(api): Asked, query: Query) -> Answer {
+    let (topic, channel) = query.channel()?;
+    pause(&api, &topic, &channel, true)
+}
+
+pub(super) async fn unpause_channel(State(api): Asked, query: Query) -> Answer {
+    let (topic, channel) = query.channel()?;
+    pause(&api, &topic, &channel, false)
+}
+
+fn pause(api: &Api, topic: &TopicName, channel: &ChannelName, paused: bool) -> Answer {
+    api.broker.change(|state, now| state.pause_channel(topic, channel, paused, now))?;
+    Ok(nothing())
+}
+
+/// A topic that is not made by asking for it: an invalid name is of none.
+fn existing(query: &Query) -> Result<TopicName, Refusal> {
+    let name = query.get("topic").ok_or_else(|| Refusal::new(400, "MISSING_ARG_TOPIC"))?;
+    TopicName::new(name).map_err(|_| Missing::Topic.into())
+}

@@ -1,0 +1,70 @@
+//! Answers as nsqd gives them: every one says which API it is, and errors are `{"message":"CODE"}`.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::broker::state::{Missing, PublishError};
+use crate::proto::stats::ErrorBody;
+
+const API: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-nsq-content-type"), HeaderValue::from_static("nsq; version=1.0"));
+const JSON: (HeaderName, HeaderValue) =
+    (header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+const TEXT: (HeaderName, HeaderValue) = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+
+/// What a request is answered with, if it is not refused.
+pub(super) type Answer = Result<Response, Refusal>;
+
+/// A request that was refused, and why.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    message: String,
+}
+
+impl Refusal {
+    pub(super) fn new(status: u16, message: impl Into<String>) -> Self {
+        let status = StatusCode::from_u16(status).expect("a status of HTTP");
+        Self { status, message: message.into() }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = ErrorBody { message: self.message };
+        (self.status, json(&body)).into_response()
+    }
+}
+
+impl From<Missing> for Refusal {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::Topic => Self::new(404, "TOPIC_NOT_FOUND"),
+            Missing::Channel => Self::new(404, "CHANNEL_NOT_FOUND"),
+        }
+    }
+}
+
+impl From<PublishError> for Refusal {
+    /// nsqd answers EXITING to whatever it could not take; here the reason follows.
+    fn from(error: PublishError) -> Self {
+        Self::new(503, format!("EXITING: {error}"))
+    }
+}
+
+/// Done, and nothing to say.
+pub(super) fn nothing() -> Response {
+    [API].into_response()
+}
+
+/// Plain text.
+pub(super) fn text(text: impl Into<String>) -> Response {
+    ([API, TEXT], text.into()).into_response()
+}
+
+/// A value as JSON.
+pub(super) fn json(value: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(value).expect("what is answered has only string keys");
+    ([API, JSON], body).into_response()
+}

@@ -1,0 +1,88 @@
+//! `/config/OPTION`: nsqd's names of its settings; two can be changed.
+
+use std::sync::Arc;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+
+use super::Api;
+use super::answer::{self, Answer, Refusal};
+
+/// How nsqd answers with text, and with all else.
+fn answer(value: &Value) -> Answer {
+    Ok(match value {
+        Value::String(text) => answer::text(text.as_str()),
+        other => answer::json(other),
+    })
+}
+
+pub(super) async fn read(State(api): State<Arc<Api>>, Path(option): Path<String>) -> Answer {
+    answer(&lookup(&api, &option).ok_or_else(invalid_option)?)
+}
+
+pub(super) async fn write(State(api): State<Arc<Api>>, Path(option): Path<String>, body: Body) -> Answer {
+    let most = api.broker.config().limits.max_msg_size as usize;
+    let body = to_bytes(body, most).await.map_err(|_| Refusal::new(413, "INVALID_VALUE"))?;
+    if body.is_empty() {
+        return Err(Refusal::new(413, "INVALID_VALUE"));
+    }
+    let invalid_value = || Refusal::new(400, "INVALID_VALUE");
+    match option.as_str() {
+        "nsqlookupd_tcp_addresses" => {
+            let addresses = serde_json::from_slice(&body).map_err(|_| invalid_value())?;
+            api.broker.register_with(addresses);
+        }
+        "log_level" => {
+            let level = std::str::from_utf8(&body).ok().and_then(level_number).ok_or_else(invalid_value)?;
+            // what is logged is for --log to say: it is kept, and given back
+            api.broker.set_log_level(level);
+        }
+        _ => return Err(invalid_option()),
+    }
+    answer(&lookup(&api, &option).ok_or_else(invalid_option)?)
+}
+
+fn invalid_option() -> Refusal {
+    Refusal::new(400, "INVALID_OPTION")
+}
+
+/// nsqd's numbers (`internal/lg`).
+fn level_number(word: &str) -> Option<i32> {
+    match word.to_lowercase().as_str() {
+        "debug" => Some(1),
+        "info" => Some(2),
+        "warn" => Some(3),
+        "error" => Some(4),
+        "fatal" => Some(5),
+        _ => None,
+    }
+}
+
+/// A setting by its name in nsqd's configuration file; durations in nanoseconds. `None` for what nsqd does not have, or what has no meaning here.
+fn lookup(api: &Api, option: &str) -> Option<Value> {
+    const NANOS: u64 = 1_000_000;
+    let (config, identity) = (api.broker.config(), &api.identity);
+    let (state, limits) = (&config.state, &config.limits);
+    Some(match option {
+        "nsqlookupd_tcp_addresses" => json!(api.broker.lookupds()),
+        "log_level" => json!(api.broker.log_level()),
+        "broadcast_address" => json!(identity.broadcast_address),
+        "mem_queue_size" => json!(state.mem_queue_size),
+        "msg_timeout" => json!(config.msg_timeout * NANOS),
+        "max_msg_timeout" => json!(state.max_msg_timeout * NANOS),
+        "max_msg_size" => json!(limits.max_msg_size),
+        "max_body_size" => json!(limits.max_body_size),
+        "max_req_timeout" => json!(limits.max_req_timeout * NANOS),
+        "max_heartbeat_interval" => json!(config.max_heartbeat_interval.unsigned_abs() * NANOS),
+        "max_rdy_count" => json!(config.max_rdy_count),
+        "max_output_buffer_size" => json!(config.max_output_buffer_size),
+        "max_output_buffer_timeout" => json!(config.output_buffer_timeout.1.unsigned_abs() * NANOS),
+        "min_output_buffer_timeout" => json!(config.output_buffer_timeout.0.unsigned_abs() * NANOS),
+        "max_channel_consumers" => json!(state.max_channel_consumers),
+        "deflate" | "snappy" => json!(false),
+        "max_deflate_level" => json!(6),
+        "tls_required" => json!(0),
+        _ => return None,
+    })
+}

@@ -1,0 +1,75 @@
+//! `/ping` and `/info`.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::Api;
+use super::answer::json;
+use crate::broker::VERSION;
+
+/// What the broker says of itself.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// What nsqlookupd gives to clients.
+    pub broadcast_address: String,
+    /// The machine.
+    pub hostname: String,
+    /// The first TCP listener's port; -1 on a Unix socket.
+    pub tcp_port: i32,
+    /// The first HTTP listener's port; -1 on a Unix socket.
+    pub http_port: i32,
+    /// When it started.
+    pub started: SystemTime,
+}
+
+impl Identity {
+    /// Seconds since 1970 when it started.
+    pub(super) fn start_time(&self) -> i64 {
+        let since = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    }
+}
+
+/// nsqd's fields, in nsqd's order; durations in nanoseconds.
+#[derive(Serialize)]
+struct Info<'a> {
+    version: &'a str,
+    broadcast_address: &'a str,
+    hostname: &'a str,
+    http_port: i32,
+    tcp_port: i32,
+    start_time: i64,
+    max_heartbeat_interval: i64,
+    max_output_buffer_size: i64,
+    max_output_buffer_timeout: i64,
+    max_deflate_level: i32,
+}
+
+pub(super) async fn info(State(api): State<Arc<Api>>) -> Response {
+    const NANOS: i64 = 1_000_000;
+    let (identity, config) = (&api.identity, api.broker.config());
+    json(&Info {
+        version: VERSION,
+        broadcast_address: &identity.broadcast_address,
+        hostname: &identity.hostname,
+        http_port: identity.http_port,
+        tcp_port: identity.tcp_port,
+        start_time: identity.start_time(),
+        max_heartbeat_interval: config.max_heartbeat_interval.saturating_mul(NANOS),
+        max_output_buffer_size: config.max_output_buffer_size,
+        max_output_buffer_timeout: config.output_buffer_timeout.1.saturating_mul(NANOS),
+        max_deflate_level: 6,
+    })
+}
+
+/// OK, or why messages are not taken. The one answer that does not say which API it is.
+pub(super) async fn ping(State(api): State<Arc<Api>>) -> Response {
+    let health = api.broker.health();
+    let status = if health == "OK" { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], health).into_response()
+}

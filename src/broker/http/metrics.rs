@@ -1,0 +1,66 @@
+//! `/metrics`: the statistics for Prometheus.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+
+use super::Api;
+use super::answer::text;
+use super::stats::resident_bytes;
+use crate::broker::state::StatsOf;
+use crate::proto::stats::{ChannelStats, TopicStats};
+
+type OfTopic = fn(&TopicStats) -> i128;
+type OfChannel = fn(&ChannelStats) -> i128;
+
+const TOPICS: [(&str, &str, &str, OfTopic); 4] = [
+    ("topic_depth", "gauge", "Messages that wait in the topic itself", |t| t.depth.into()),
+    ("topic_messages_total", "counter", "Messages published", |t| t.message_count.into()),
+    ("topic_bytes_total", "counter", "Bytes of their bodies", |t| t.message_bytes.into()),
+    ("topic_paused", "gauge", "1 if nothing goes to the channels", |t| t.paused.into()),
+];
+
+const CHANNELS: [(&str, &str, &str, OfChannel); 8] = [
+    ("channel_depth", "gauge", "Messages that wait", |c| c.depth.into()),
+    ("channel_in_flight", "gauge", "Messages with consumers", |c| c.in_flight_count.into()),
+    ("channel_deferred", "gauge", "Messages that wait for their time", |c| c.deferred_count.into()),
+    ("channel_clients", "gauge", "Consumers", |c| c.client_count.into()),
+    ("channel_messages_total", "counter", "Messages that came in", |c| c.message_count.into()),
+    ("channel_requeued_total", "counter", "Messages that consumers gave back", |c| c.requeue_count.into()),
+    ("channel_timeouts_total", "counter", "Messages that nobody answered in time", |c| c.timeout_count.into()),
+    ("channel_paused", "gauge", "1 if nothing goes to the consumers", |c| c.paused.into()),
+];
+
+pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
+    let topics = api.broker.look(|state| state.topic_stats(&StatsOf::default()));
+    let mut out = String::new();
+    let version = env!("CARGO_PKG_VERSION");
+    let healthy = i128::from(api.broker.health() == "OK");
+    let mut one = |name, help, labels: &str, value: i128| {
+        head(&mut out, name, "gauge", help);
+        let _ = writeln!(out, "mqueue_broker_{name}{labels} {value}");
+    };
+    one("info", "The program", &format!("{{version=\"{version}\"}}"), 1);
+    one("healthy", "1 if messages are taken", "", healthy);
+    one("resident_bytes", "Memory of the process", "", resident_bytes().into());
+    for (name, kind, help, value) in TOPICS {
+        head(&mut out, name, kind, help);
+        for topic in &topics {
+            let _ = writeln!(out, "mqueue_broker_{name}{{topic=\"{}\"}} {}", topic.topic_name, value(topic));
+        }
+    }
+    for (name, kind, help, value) in CHANNELS {
+        head(&mut out, name, kind, help);
+        for (topic, channel) in topics.iter().flat_map(|topic| topic.channels.iter().map(move |c| (topic, c))) {
+            let (topic, name_of) = (&topic.topic_name, &channel.channel_name);
+            let _ = writeln!(out, "mqueue_broker_{name}{{topic=\"{topic}\",channel=\"{name_of}\"}} {}", value(channel));
+        }
+    }
+    text(out)
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP mqueue_broker_{name} {help}\n# TYPE mqueue_broker_{name} {kind}");
+}

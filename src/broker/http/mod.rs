@@ -1,0 +1,54 @@
+//! nsqd's HTTP API (`nsqd/http.go`): the same paths, codes and error bodies; and `/metrics`.
+
+mod admin;
+mod answer;
+mod config;
+mod info;
+mod metrics;
+mod publish;
+mod query;
+mod serve;
+mod stats;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post};
+
+use self::answer::Refusal;
+use super::Broker;
+
+pub use self::info::Identity;
+pub use self::serve::serve;
+
+/// What requests are answered from.
+#[derive(Debug)]
+pub struct Api {
+    pub(super) broker: Arc<Broker>,
+    pub(super) identity: Identity,
+}
+
+/// The paths.
+pub fn router(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/ping", get(info::ping))
+        .route("/info", get(info::info))
+        .route("/pub", post(publish::publish))
+        .route("/mpub", post(publish::publish_many))
+        .route("/stats", get(stats::stats))
+        .route("/metrics", get(metrics::metrics))
+        .route("/topic/create", post(admin::create_topic))
+        .route("/topic/delete", post(admin::delete_topic))
+        .route("/topic/empty", post(admin::empty_topic))
+        .route("/topic/pause", post(admin::pause_topic))
+        .route("/topic/unpause", post(admin::unpause_topic))
+        .route("/channel/create", post(admin::create_channel))
+        .route("/channel/delete", post(admin::delete_channel))
+        .route("/channel/empty", post(admin::empty_channel))
+        .route("/channel/pause", post(admin::pause_channel))
+        .route("/channel/unpause", post(admin::unpause_channel))
+        .route("/config/{option}", get(config::read).put(config::write))
+        .method_not_allowed_fallback(|| async { Refusal::new(405, "METHOD_NOT_ALLOWED") })
+        .fallback(|| async { Refusal::new(404, "NOT_FOUND") })
+        .with_state(api)
+}

@@ -1,0 +1,103 @@
+//! `/pub` and `/mpub`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_LENGTH;
+use bytes::{Bytes, BytesMut};
+
+use super::Api;
+use super::answer::{Answer, Refusal, text};
+use super::query::Query;
+use crate::proto::{Command, ErrorCode, Limits, ProtocolError, TopicName};
+
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(60);
+
+pub(super) async fn publish(State(api): State<Arc<Api>>, query: Query, headers: HeaderMap, body: Body) -> Answer {
+    let limits = &api.broker.config().limits;
+    let body = read(body, &headers, limits.max_msg_size, "MSG_TOO_BIG").await?;
+    if body.is_empty() {
+        return Err(Refusal::new(400, "MSG_EMPTY"));
+    }
+    let topic = query.topic("INVALID_TOPIC")?;
+    let delay = query.get("defer").map(|delay| parse_delay(delay, limits)).transpose()?;
+    api.broker.publish(&topic, &[body], delay).await?;
+    Ok(text("OK"))
+}
+
+pub(super) async fn publish_many(State(api): State<Arc<Api>>, query: Query, headers: HeaderMap, body: Body) -> Answer {
+    let limits = &api.broker.config().limits;
+    refuse_too_large(&headers, limits.max_body_size, "BODY_TOO_BIG")?;
+    let topic = query.topic("INVALID_TOPIC")?;
+    let is_binary = query.get("binary").is_some() && query.flag("binary") != Some(false);
+    let body = read(body, &headers, limits.max_body_size, "BODY_TOO_BIG").await?;
+    let bodies = match is_binary {
+        true => binary(&topic, &body, limits)?,
+        false => lines(&body, limits)?,
+    };
+    if bodies.is_empty() {
+        // nsqd says OK to nothing, and makes the topic
+        api.broker.change(|state, _| state.create_topic(&topic));
+    } else {
+        api.broker.publish(&topic, &bodies, None).await?;
+    }
+    Ok(text("OK"))
+}
+
+/// The whole body, if it is not above the limit.
+async fn read(body: Body, headers: &HeaderMap, limit: u32, too_large: &str) -> Result<Bytes, Refusal> {
+    refuse_too_large(headers, limit, too_large)?;
+    match tokio::time::timeout(BODY_TIME, to_bytes(body, limit as usize)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) => {
+            use std::error::Error;
+            let is_limit = error.source().is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+            Err(if is_limit { Refusal::new(413, too_large) } else { Refusal::new(500, "INTERNAL_ERROR") })
+        }
+        Err(_) => Err(Refusal::new(500, "INTERNAL_ERROR")),
+    }
+}
+
+fn refuse_too_large(headers: &HeaderMap, limit: u32, too_large: &str) -> Result<(), Refusal> {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) if length > u64::from(limit) => Err(Refusal::new(413, too_large)),
+        _ => Ok(()),
+    }
+}
+
+fn parse_delay(delay: &str, limits: &Limits) -> Result<u64, Refusal> {
+    let delay = delay.parse::<i64>().ok().and_then(|delay| u64::try_from(delay).ok());
+    delay.filter(|delay| *delay <= limits.max_req_timeout).ok_or_else(|| Refusal::new(400, "INVALID_DEFER"))
+}
+
+/// A message a line; empty lines are none.
+fn lines(body: &Bytes, limits: &Limits) -> Result<Vec<Bytes>, Refusal> {
+    let lines: Vec<_> = body.split(|b| *b == b'\n').filter(|line| !line.is_empty()).collect();
+    if lines.iter().any(|line| line.len() > limits.max_msg_size as usize) {
+        return Err(Refusal::new(413, "MSG_TOO_BIG"));
+    }
+    Ok(lines.into_iter().map(|line| body.slice_ref(line)).collect())
+}
+
+/// MPUB's body, without its size.
+fn binary(topic: &TopicName, body: &Bytes, limits: &Limits) -> Result<Vec<Bytes>, Refusal> {
+    let mut command = BytesMut::new();
+    command.extend_from_slice(format!("MPUB {topic}\n").as_bytes());
+    // the size is checked for its range only: any will do
+    command.extend_from_slice(&1_u32.to_be_bytes());
+    command.extend_from_slice(body);
+    match Command::decode(&mut command, limits) {
+        Ok(Some(Command::Mpub { bodies, .. })) => Ok(bodies),
+        Err(ProtocolError::Answer { code, .. }) => Err(Refusal::new(413, code.as_str().trim_start_matches("E_"))),
+        // it ends too early: in a message, or before the first
+        Ok(_) | Err(ProtocolError::LineTooLong) => {
+            let code = if body.len() < 4 { ErrorCode::BadBody } else { ErrorCode::BadMessage };
+            Err(Refusal::new(413, code.as_str().trim_start_matches("E_")))
+        }
+    }
+}

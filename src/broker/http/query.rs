@@ -1,0 +1,79 @@
+//! A request's parameters: of several with one name the first counts.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use super::answer::Refusal;
+use crate::proto::{ChannelName, TopicName};
+
+/// The parameters after the `?`.
+#[derive(Debug)]
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn parse(text: &str) -> Result<Self, Refusal> {
+        // as Go's url.ParseQuery
+        if text.contains(';') || !has_sound_escapes(text) {
+            return Err(Refusal::new(400, "INVALID_REQUEST"));
+        }
+        Ok(Self(form_urlencoded::parse(text.as_bytes()).into_owned().collect()))
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// One of Go's words for true and false; `None` for others and for none.
+    pub(super) fn flag(&self, name: &str) -> Option<bool> {
+        match self.get(name)? {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        }
+    }
+
+    /// The topic, of requests that create it. `invalid` is what an invalid name is called.
+    pub(super) fn topic(&self, invalid: &str) -> Result<TopicName, Refusal> {
+        let name = self.get("topic").ok_or_else(|| Refusal::new(400, "MISSING_ARG_TOPIC"))?;
+        TopicName::new(name).map_err(|_| Refusal::new(400, invalid))
+    }
+
+    /// The topic and the channel.
+    pub(super) fn channel(&self) -> Result<(TopicName, ChannelName), Refusal> {
+        let topic = self.topic("INVALID_ARG_TOPIC")?;
+        let name = self.get("channel").ok_or_else(|| Refusal::new(400, "MISSING_ARG_CHANNEL"))?;
+        let channel = ChannelName::new(name).map_err(|_| Refusal::new(400, "INVALID_ARG_CHANNEL"))?;
+        Ok((topic, channel))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Query {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        Self::parse(parts.uri.query().unwrap_or_default())
+    }
+}
+
+/// True if each % is followed by two hexadecimal digits.
+fn has_sound_escapes(text: &str) -> bool {
+    text.split('%').skip(1).all(|rest| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_several_counts_and_broken_escapes_are_refused() {
+        let query = Query::parse("topic=a%23ephemeral&topic=b&x").unwrap();
+        assert_eq!(query.get("topic"), Some("a#ephemeral"));
+        assert_eq!((query.get("x"), query.get("y")), (Some(""), None));
+        for wrong in ["a=%", "a=%2", "a=%zz", "a;b"] {
+            assert!(Query::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

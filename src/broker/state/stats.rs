@@ -1,0 +1,109 @@
+//! What the state says of itself, in the shapes of nsqd's `/stats` (`nsqd/stats.go`).
+
+use super::channel::Channel;
+use super::session::Session;
+use super::topic::Topic;
+use super::{SessionId, State};
+use crate::proto::stats::{ChannelStats, ClientStats, PubCount, TopicStats};
+use crate::proto::{List, TopicName};
+
+/// What of the statistics is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct StatsOf<'a> {
+    /// Only this topic.
+    pub topic: Option<&'a str>,
+    /// Only this channel of each topic; topics without it are left out.
+    pub channel: Option<&'a str>,
+    /// Connections, too.
+    pub clients: bool,
+}
+
+impl State {
+    /// The topics, by name; `null` if one was asked for that is not there.
+    pub fn topic_stats(&self, of: &StatsOf<'_>) -> List<TopicStats> {
+        let is_wanted = |name: &TopicName| of.topic.is_none_or(|wanted| wanted == name.as_str());
+        let mut topics: Vec<_> = self.topics.iter().filter(|(name, _)| is_wanted(name)).collect();
+        if of.topic.is_some() && topics.is_empty() {
+            return List::default();
+        }
+        topics.sort_unstable_by_key(|(name, _)| *name);
+        topics.into_iter().filter_map(|(name, topic)| self.stats_of_topic(name, topic, of)).collect()
+    }
+
+    /// Connections that have published; `null` if there is none.
+    pub fn producer_stats(&self, of: &StatsOf<'_>) -> List<ClientStats> {
+        let producers = self.sessions.iter().filter(|(_, session)| of.clients && !session.published.is_empty());
+        let mut producers = producers.map(|(_, session)| session.stats(of)).peekable();
+        match producers.peek() {
+            Some(_) => producers.collect(),
+            None => List::default(),
+        }
+    }
+
+    fn stats_of_topic(&self, name: &TopicName, topic: &Topic, of: &StatsOf<'_>) -> Option<TopicStats> {
+        let wanted = topic.channels.iter().filter(|(name, _)| of.channel.is_none_or(|wanted| wanted == name.as_str()));
+        let channels: List<ChannelStats> =
+            wanted.map(|(_, id)| self.stats_of_channel(&self.channels[id], of)).collect();
+        if of.channel.is_some() && channels.is_empty() {
+            return None;
+        }
+        Some(TopicStats {
+            topic_name: name.to_string(),
+            channels,
+            depth: number(topic.held.len()),
+            backend_depth: number(topic.on_disk),
+            message_count: topic.message_count,
+            message_bytes: topic.message_bytes,
+            paused: topic.paused,
+            ..TopicStats::default()
+        })
+    }
+
+    fn stats_of_channel(&self, channel: &Channel, of: &StatsOf<'_>) -> ChannelStats {
+        let client = |id: &SessionId| self.sessions.get(*id).map(|session| session.stats(of));
+        ChannelStats {
+            channel_name: channel.name.to_string(),
+            depth: number(channel.queue.len()),
+            backend_depth: number(channel.on_disk),
+            in_flight_count: number(channel.in_flight.len()),
+            deferred_count: number(channel.deferred.len()),
+            message_count: channel.message_count,
+            requeue_count: channel.requeue_count,
+            timeout_count: channel.timeout_count,
+            client_count: number(channel.sessions.len()),
+            clients: match of.clients {
+                true => channel.sessions.iter().filter_map(client).collect(),
+                false => List::default(),
+            },
+            paused: channel.paused,
+            ..ChannelStats::default()
+        }
+    }
+}
+
+impl Session {
+    fn stats(&self, of: &StatsOf<'_>) -> ClientStats {
+        let published = self.published.iter().filter(|(name, _)| of.topic.is_none_or(|topic| topic == name.as_str()));
+        ClientStats {
+            client_id: self.settings.client_id.clone(),
+            hostname: self.settings.hostname.clone(),
+            version: "V2".to_owned(),
+            remote_address: self.remote_address.clone(),
+            state: self.phase as i32,
+            ready_count: number(self.ready),
+            in_flight_count: number(self.in_flight),
+            message_count: self.message_count,
+            finish_count: self.finish_count,
+            requeue_count: self.requeue_count,
+            connect_ts: self.connected,
+            sample_rate: self.settings.sample_rate,
+            user_agent: self.settings.user_agent.clone(),
+            pub_counts: published.map(|(topic, count)| PubCount { topic: topic.to_string(), count: *count }).collect(),
+            ..ClientStats::default()
+        }
+    }
+}
+
+fn number(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
