@@ -48,8 +48,8 @@ pub(super) struct Messages {
 }
 
 impl Messages {
-    pub(super) fn new(limit: usize, last_id: u64) -> Self {
-        Self { entries: Slab::new(), resident: 0, limit, last_id }
+    pub(super) fn new(limit: usize) -> Self {
+        Self { entries: Slab::new(), resident: 0, limit, last_id: 0 }
     }
 
     /// The first of `count` ids, which nobody had before. As nsqd's (`guid.go`) they grow with time, so that those of a broker that forgot all
@@ -60,6 +60,11 @@ impl Messages {
         let first = (ticks << 22).max(self.last_id + 1);
         self.last_id = first + count - 1;
         first
+    }
+
+    /// No id up to this one is given again.
+    pub(super) fn never_below(&mut self, id: u64) {
+        self.last_id = self.last_id.max(id);
     }
 
     /// True if a body of that size finds room in memory.
@@ -119,12 +124,6 @@ impl Messages {
         }
     }
 
-    /// The messages that lie in this segment.
-    pub(super) fn in_segment(&self, segment: u32) -> impl Iterator<Item = Key> {
-        let here = self.entries.iter().filter(move |(_, entry)| entry.place.is_some_and(|at| at.segment == segment));
-        here.map(|(key, _)| key as Key)
-    }
-
     pub(super) fn moved(&mut self, key: Key, place: Option<Place>) {
         self.entries[key as usize].place = place;
     }
@@ -171,7 +170,7 @@ mod tests {
 
     #[test]
     fn ids_grow_though_the_clock_goes_back() {
-        let mut messages = Messages::new(0, 0);
+        let mut messages = Messages::new(0);
         let first = messages.reserve_ids(10, 1_800_000_000_000_000_000);
         assert_eq!(messages.reserve_ids(1, 1_700_000_000_000_000_000), first + 10);
         assert!(messages.reserve_ids(1, 1_900_000_000_000_000_000) > first + 11);

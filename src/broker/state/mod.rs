@@ -23,6 +23,7 @@ mod messages;
 #[cfg(test)]
 mod model;
 mod publish;
+mod recover;
 mod session;
 mod stats;
 mod store;
@@ -88,7 +89,7 @@ impl State {
     /// Nothing but limits and a log.
     pub fn new(limits: StateLimits, log: Box<dyn Log>) -> Self {
         Self {
-            store: Store::new(limits, log, 0),
+            store: Store::new(limits, log),
             topics: HashMap::new(),
             channels: HashMap::default(),
             sessions: Sessions::default(),

@@ -16,8 +16,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(limits: StateLimits, log: Box<dyn Log>, last_id: u64) -> Self {
-        let messages = Messages::new(limits.max_memory, last_id);
+    pub(super) fn new(limits: StateLimits, log: Box<dyn Log>) -> Self {
+        let messages = Messages::new(limits.max_memory);
         Self { limits, log, messages, timers: BTreeSet::new() }
     }
 

@@ -36,6 +36,7 @@ pub(super) enum End {
     /// The client was told why.
     Refused,
     /// It did not work.
+    #[allow(dead_code, reason = "shown by Debug")]
     Broken(io::Error),
     /// The client was silent for too long, or took nothing for too long.
     Silent,
