@@ -124,8 +124,14 @@ impl Messages {
         }
     }
 
-    pub(super) fn moved(&mut self, key: Key, place: Option<Place>) {
-        self.entries[key as usize].place = place;
+    /// The log has the message elsewhere now; or no more, and then its body is kept here.
+    pub(super) fn moved(&mut self, key: Key, place: Option<Place>, body: Bytes) {
+        let entry = &mut self.entries[key as usize];
+        entry.place = place;
+        if place.is_none() && entry.body.is_none() {
+            self.resident += body.len();
+            entry.body = Some(body);
+        }
     }
 
     #[cfg(test)]

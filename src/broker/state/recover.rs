@@ -52,22 +52,29 @@ impl State {
     /// Writes anew what keeps the oldest segment of the log, if little does: then it can go.
     pub fn carry(&mut self) -> io::Result<()> {
         let Some(segment) = self.store.log.wants_carried() else { return Ok(()) };
-        let mut kept: HashMap<Key, (TopicId, Held, Vec<Copy>)> = HashMap::new();
+        let mut kept: HashMap<Key, Kept> = HashMap::new();
         for topic in self.topics.values() {
             for held in topic.held.iter().filter(|held| self.store.is_in(held.key, segment)) {
-                kept.insert(held.key, (topic.id, *held, Vec::new()));
+                kept.insert(held.key, Kept { topic: topic.id, held: Some(*held), copies: Vec::new() });
             }
         }
         for channel in self.channels.values() {
             let topic = self.topics[&channel.topic].id;
             for (key, copy) in channel.copies().filter(|(key, _)| self.store.is_in(*key, segment)) {
-                let (.., copies) = kept.entry(key).or_insert((topic, Held { key, due: None }, Vec::new()));
+                let kept = kept.entry(key).or_insert(Kept { topic, held: None, copies: Vec::new() });
                 // an ephemeral channel's copy keeps the message, but not beyond the process
-                copies.extend(channel.is_logged().then_some(copy));
+                kept.copies.extend(channel.is_logged().then_some(copy));
             }
         }
-        kept.into_iter().try_for_each(|(key, (topic, held, copies))| self.store.carry(key, topic, held, &copies))
+        kept.into_iter().try_for_each(|(key, kept)| self.store.carry(key, &kept))
     }
+}
+
+/// Who holds a message that is carried.
+struct Kept {
+    topic: TopicId,
+    held: Option<Held>,
+    copies: Vec<Copy>,
 }
 
 impl Store {
@@ -75,12 +82,19 @@ impl Store {
         self.messages.get(key).place.is_some_and(|place| place.segment == segment)
     }
 
-    fn carry(&mut self, key: Key, topic: TopicId, held: Held, copies: &[Copy]) -> io::Result<()> {
+    fn carry(&mut self, key: Key, kept: &Kept) -> io::Result<()> {
+        let Kept { topic, held, copies } = kept;
         let body = self.messages.body(key, &mut *self.log)?;
         let entry = self.messages.get(key);
-        let (id, timestamp, before) = (entry.id, entry.timestamp, entry.place);
-        let place = self.log.carry(&Carried { topic, id, timestamp, due: held.due, copies, body })?;
-        self.messages.moved(key, place);
+        let (topic, id, timestamp, before) = (*topic, entry.id, entry.timestamp, entry.place);
+        let place = match held.is_none() && copies.is_empty() {
+            true => None,
+            false => {
+                let (due, body) = (held.and_then(|held| held.due), body.clone());
+                self.log.carry(&Carried { topic, id, timestamp, due, copies, body })?
+            }
+        };
+        self.messages.moved(key, place, body);
         before.into_iter().for_each(|place| self.log.spent(place.segment));
         Ok(())
     }
