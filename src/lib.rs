@@ -31,6 +31,7 @@
 //! | [`client`] | connections, publishing, consuming, the HTTP APIs |
 //! | [`proto`] | the wire protocol, pure |
 //! | [`systemd`] | passed sockets, and notes to systemd |
+//! | [`serve`], [`metrics`] | a small HTTP server beside a command's work, and counters for Prometheus |
 //! | [`report`], [`backoff`], [`shutdown`] | figures, waiting, and ending |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -42,8 +43,10 @@ pub mod cli;
 pub mod client;
 pub mod handler;
 mod http;
+pub mod metrics;
 pub mod proto;
 pub mod report;
+pub mod serve;
 pub mod shutdown;
 pub mod systemd;
 pub mod worker;

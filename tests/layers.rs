@@ -9,7 +9,7 @@ const LAYERS: [&[&str]; 7] = [
     &["cli"],
     &["worker"],
     &["handler", "client"],
-    &["shutdown", "backoff", "http", "systemd", "report"],
+    &["shutdown", "backoff", "http", "systemd", "report", "metrics", "serve"],
     &["proto"],
 ];
 

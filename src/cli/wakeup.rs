@@ -1,5 +1,6 @@
 //! `mqueue wakeup`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,6 +35,10 @@ pub struct Args {
     /// Print what would be woken and why, and wake nothing [default: false]
     #[arg(long)]
     pub dry_run: bool,
+
+    /// Tell over HTTP, here, how it is doing: /healthz, /state, /metrics (port 0: the log says which) [default: nowhere]
+    #[arg(long, env = "LISTEN", value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
 
     #[command(flatten)]
     #[allow(missing_docs)]

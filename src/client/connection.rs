@@ -106,7 +106,7 @@ impl Connection {
 
     async fn answer(&mut self) -> Result<Response, Error> {
         loop {
-            self.stream.write_all_buf(&mut self.out).await.map_err(|e| self.closed(Some(e)))?;
+            self.flush().await?;
             match self.frame().await? {
                 Frame::Response(Response::Heartbeat) => Command::Nop.encode(&mut self.out),
                 Frame::Response(response) => return Ok(response),
@@ -122,11 +122,21 @@ impl Connection {
             if let Some(frame) = self.incoming.next_frame().map_err(broken)? {
                 return Ok(frame);
             }
-            match self.incoming.fill(&mut self.stream).await {
-                Ok(0) => return Err(self.closed(None)),
-                Ok(_) => {}
-                Err(e) => return Err(self.closed(Some(e))),
-            }
+            self.more().await?;
+        }
+    }
+
+    /// Writes what is to be said.
+    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+        self.stream.write_all_buf(&mut self.out).await.map_err(|e| self.closed(Some(e)))
+    }
+
+    /// Reads once.
+    pub(crate) async fn more(&mut self) -> Result<(), Error> {
+        match self.incoming.fill(&mut self.stream).await {
+            Ok(0) => Err(self.closed(None)),
+            Ok(_) => Ok(()),
+            Err(e) => Err(self.closed(Some(e))),
         }
     }
 
@@ -154,6 +164,11 @@ impl Incoming {
     /// The next frame that has wholly arrived.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         Frame::decode(&mut self.buffer, self.max_frame)
+    }
+
+    /// True if what comes next is a message, of which the first bytes are enough.
+    pub(crate) fn message_is_coming(&self) -> bool {
+        Frame::is_message(&self.buffer)
     }
 
     /// Reads once; 0 is the end. Cancel-safe: what was read is kept.

@@ -4,6 +4,7 @@
 //!  Publisher ──▶ Queue ──▶ link (a task a nsqd) ──▶ Connection ──▶ nsqd     publisher/
 //!  Consumer  ◀── messages ── link (a task a nsqd) ◀── Connection ◀── nsqd   consumer/
 //!                  Flow (pure) says each link's RDY                        flow/
+//!  Listener ◀── "a message comes" ◀── Connection                           listener.rs
 //!  Nsqd, Lookupd: their HTTP APIs                                          http.rs
 //! ```
 //!
@@ -16,6 +17,7 @@ mod consumer;
 mod error;
 mod flow;
 mod http;
+mod listener;
 mod publisher;
 
 pub use address::{Address, InvalidAddress};
@@ -24,4 +26,5 @@ pub use consumer::{Consumer, ConsumerConfig, Delivery, Health};
 pub use error::Error;
 pub use flow::{ConnectionId, Flow, FlowConfig};
 pub use http::{ConfigNumber, HttpError, Lookupd, Nsqd, StatsFilter};
+pub use listener::Listener;
 pub use publisher::{PublishCounts, PublishError, PublishManyError, Publisher, PublisherConfig};

@@ -84,6 +84,11 @@ pub enum FrameError {
 }
 
 impl Frame {
+    /// True if these are the first bytes of a message, however little of it is there.
+    pub(crate) fn is_message(bytes: &[u8]) -> bool {
+        bytes.get(4..HEADER).is_some_and(|kind| kind == MESSAGE.to_be_bytes())
+    }
+
     /// Takes the first frame from `buffer`; `None`, with `buffer` as it was, until all of it is there.
     ///
     /// Fails on a size above `max` (bytes, type included) as soon as the size is there; nothing is allocated for it.

@@ -199,9 +199,18 @@ pub struct Producer {
 impl Producer {
     /// `host:port` for the TCP protocol, with an IPv6 host in brackets.
     pub fn tcp_address(&self) -> String {
+        self.address(self.tcp_port)
+    }
+
+    /// `host:port` for HTTP, with an IPv6 host in brackets.
+    pub fn http_address(&self) -> String {
+        self.address(self.http_port)
+    }
+
+    fn address(&self, port: u16) -> String {
         match self.broadcast_address.contains(':') {
-            true => format!("[{}]:{}", self.broadcast_address, self.tcp_port),
-            false => format!("{}:{}", self.broadcast_address, self.tcp_port),
+            true => format!("[{}]:{port}", self.broadcast_address),
+            false => format!("{}:{port}", self.broadcast_address),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The least time between two pokes of a socket.
@@ -26,20 +26,35 @@ pub(super) struct Group {
     pub(super) finished: u64,
 }
 
+/// A stream and one of its groups.
+pub(super) type Name = (String, String);
+
 /// What is known now: groups by stream and name, and each group's sockets in the order in which they are to be used.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
-    pub(super) groups: BTreeMap<(String, String), Group>,
+    pub(super) groups: BTreeMap<Name, Group>,
     pub(super) sockets: HashMap<String, Vec<PathBuf>>,
 }
 
 impl Observed {
     /// Groups of a stream that sleep, and can be woken.
-    pub(super) fn asleep<'a>(&'a self, stream: &'a str) -> impl Iterator<Item = &'a str> {
-        let of_stream = self.groups.iter().filter(move |((s, _), _)| s == stream);
-        of_stream
-            .filter(|((_, name), group)| group.clients == 0 && !group.paused && self.sockets.contains_key(name))
-            .map(|((_, name), _)| name.as_str())
+    pub(super) fn asleep<'a>(&'a self, stream: &'a str) -> impl Iterator<Item = &'a Name> {
+        self.of_stream(stream).filter(|(name, group)| self.sleeps(name, group)).map(|(name, _)| name)
+    }
+
+    /// True if a message of this stream would find a group that sleeps with nothing to do. One that has messages is poked for those.
+    pub(super) fn is_worth_hearing(&self, stream: &str) -> bool {
+        self.of_stream(stream).any(|(name, group)| group.depth == 0 && self.sleeps(name, group))
+    }
+
+    /// True for a group without a consumer, which has a socket to be woken by.
+    pub(super) fn sleeps(&self, (_, name): &Name, group: &Group) -> bool {
+        group.clients == 0 && !group.paused && self.sockets.contains_key(name)
+    }
+
+    fn of_stream<'a>(&'a self, stream: &'a str) -> impl Iterator<Item = (&'a Name, &'a Group)> {
+        let first = (stream.to_owned(), String::new());
+        self.groups.range(first..).take_while(move |((of, _), _)| of == stream)
     }
 }
 
@@ -71,61 +86,102 @@ pub(super) struct Wake {
     pub(super) reason: Reason,
 }
 
-/// When each socket may be poked again.
-#[derive(Debug, Default)]
-pub(super) struct Memory {
-    sockets: HashMap<PathBuf, Pace>,
-    /// How many messages each group had finished.
-    finished: HashMap<(String, String), u64>,
+impl Wake {
+    fn new((stream, group): &Name, socket: &Path, reason: Reason) -> Self {
+        Self { stream: stream.clone(), group: group.clone(), socket: socket.to_owned(), reason }
+    }
 }
 
-#[derive(Debug)]
-struct Pace {
-    last: Instant,
+/// When each socket may be poked again. Groups that share a socket's name have a pace each: the one that its consumer does not
+/// serve becomes rare, and the other is woken as ever.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    sockets: HashMap<PathBuf, HashMap<Name, Pace>>,
+    /// How many messages each group had finished.
+    finished: HashMap<Name, u64>,
+}
+
+/// The pokes of a socket for a group.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    pub(super) last: Instant,
     /// Pokes since one brought a consumer.
-    pokes: u32,
+    pub(super) pokes: u32,
 }
 
 impl Pace {
     /// How long after the last poke the next may come.
-    fn delay(&self) -> Duration {
+    fn delay(self) -> Duration {
         LEAST.saturating_mul(1 << self.pokes.saturating_sub(1).min(16)).min(MOST)
+    }
+
+    /// When the next poke may come.
+    pub(super) fn next(self) -> Instant {
+        self.last + self.delay()
     }
 }
 
 impl Memory {
-    /// True if the socket may be poked now; it then counts as poked.
-    fn may_poke(&mut self, socket: &PathBuf, now: Instant) -> bool {
-        let Some(pace) = self.sockets.get_mut(socket) else {
-            self.sockets.insert(socket.clone(), Pace { last: now, pokes: 1 });
-            return true;
-        };
-        let may = now >= pace.last + pace.delay();
-        if may {
-            *pace = Pace { last: now, pokes: pace.pokes.saturating_add(1) };
+    /// True if the socket may be poked for this group now; it then counts as poked.
+    fn may_poke(&mut self, socket: &PathBuf, group: &Name, now: Instant) -> bool {
+        if !self.sockets.contains_key(socket) {
+            self.sockets.insert(socket.clone(), HashMap::new());
         }
-        may
+        let paces = self.sockets.get_mut(socket).expect("it was put there");
+        if paces.values().any(|pace| now < pace.last + LEAST) {
+            return false;
+        }
+        match paces.get_mut(group) {
+            Some(pace) if now < pace.next() => return false,
+            Some(pace) => *pace = Pace { last: now, pokes: pace.pokes.saturating_add(1) },
+            None => drop(paces.insert(group.clone(), Pace { last: now, pokes: 1 })),
+        }
+        true
     }
 
     /// Pokes of this socket bring a consumer: the next is not put off by those before.
-    fn worked(&mut self, socket: &PathBuf) {
-        if let Some(pace) = self.sockets.get_mut(socket) {
+    fn worked(&mut self, socket: &PathBuf, group: &Name) {
+        if let Some(pace) = self.sockets.get_mut(socket).and_then(|paces| paces.get_mut(group)) {
             pace.pokes = 0;
         }
+    }
+
+    /// This poke reached nobody, so it started nothing: the next is due after the least time.
+    pub(super) fn missed(&mut self, Wake { stream, group, socket, .. }: &Wake) {
+        self.worked(socket, &(stream.clone(), group.clone()));
+    }
+
+    /// The pokes of this socket for this group so far.
+    pub(super) fn pace(&self, socket: &PathBuf, group: &Name) -> Option<Pace> {
+        self.sockets.get(socket)?.get(group).copied()
+    }
+
+    /// Forgets groups that are gone.
+    pub(super) fn keep_only(&mut self, seen: &Observed) {
+        if self.finished.len() <= seen.groups.len() {
+            return;
+        }
+        self.finished.retain(|name, _| seen.groups.contains_key(name));
+        for paces in self.sockets.values_mut() {
+            paces.retain(|name, _| seen.groups.contains_key(name));
+        }
+        self.sockets.retain(|_, paces| !paces.is_empty());
     }
 }
 
 /// Whom to wake for what was seen by polling.
 pub(super) fn decide(seen: &Observed, per_consumer: u64, memory: &mut Memory, now: Instant) -> Vec<Wake> {
     let mut wakes = Vec::new();
-    for ((stream, name), group) in &seen.groups {
-        let Some(sockets) = seen.sockets.get(name) else { continue };
+    for (name, group) in &seen.groups {
+        let Some(sockets) = seen.sockets.get(&name.1) else { continue };
         let consumers = usize::try_from(group.clients).unwrap_or(usize::MAX);
         // who finished messages was there, though it may have come and gone between two polls
-        let key = (stream.clone(), name.clone());
-        let has_worked = memory.finished.insert(key, group.finished) != Some(group.finished);
-        let served = if has_worked { sockets.len() } else { consumers };
-        sockets.iter().take(served).for_each(|socket| memory.worked(socket));
+        let before = match memory.finished.get_mut(name) {
+            Some(finished) => Some(std::mem::replace(finished, group.finished)),
+            None => memory.finished.insert(name.clone(), group.finished),
+        };
+        let served = if before != Some(group.finished) { sockets.len() } else { consumers };
+        sockets.iter().take(served).for_each(|socket| memory.worked(socket, name));
         if group.paused || group.depth == 0 {
             continue;
         }
@@ -134,25 +190,21 @@ pub(super) fn decide(seen: &Observed, per_consumer: u64, memory: &mut Memory, no
             continue;
         }
         let reason = Reason::Waiting { depth: group.depth, clients: group.clients };
-        for socket in sockets.iter().take(wanted).filter(|socket| memory.may_poke(socket, now)) {
-            wakes.push(Wake { stream: stream.clone(), group: name.clone(), socket: socket.clone(), reason });
+        for socket in sockets.iter().take(wanted).filter(|socket| memory.may_poke(socket, name, now)) {
+            wakes.push(Wake::new(name, socket, reason));
         }
     }
+    memory.keep_only(seen);
     wakes
 }
 
 /// Whom to wake as a message of this stream came in.
 pub(super) fn arrived(stream: &str, seen: &Observed, memory: &mut Memory, now: Instant) -> Vec<Wake> {
-    let first = |group: &str| seen.sockets.get(group).and_then(|sockets| sockets.first()).cloned();
-    let asleep = seen.asleep(stream).filter_map(|group| Some((group, first(group)?)));
+    let first = |name: &Name| seen.sockets.get(&name.1).and_then(|sockets| sockets.first());
+    let asleep = seen.asleep(stream).filter_map(|name| Some((name, first(name)?)));
     asleep
-        .filter(|(_, socket)| memory.may_poke(socket, now))
-        .map(|(group, socket)| Wake {
-            stream: stream.to_owned(),
-            group: group.to_owned(),
-            socket,
-            reason: Reason::Arrived,
-        })
+        .filter(|(name, socket)| memory.may_poke(socket, name, now))
+        .map(|(name, socket)| Wake::new(name, socket, Reason::Arrived))
         .collect()
 }
 
@@ -207,6 +259,50 @@ mod tests {
         for n in 0..10 {
             asleep.groups.values_mut().for_each(|group| group.finished = n);
             assert_eq!(count(&asleep, &mut memory, start + n as u32 * LEAST), 1, "poll {n}");
+        }
+    }
+
+    #[test]
+    fn groups_that_share_a_socket_do_not_slow_each_other_down() {
+        let (start, mut memory) = (Instant::now(), Memory::default());
+        let mut seen = seen(1, 0, false, 1);
+        // the socket's consumer serves stream foo; nobody ever comes for bar
+        seen.groups.insert(("bar".to_owned(), "1".to_owned()), Group { depth: 1, ..Group::default() });
+        let (mut foo, mut bar) = (Vec::new(), Vec::new());
+        for n in 0..60_u32 {
+            seen.groups.get_mut(&("foo".to_owned(), "1".to_owned())).unwrap().finished = n.into();
+            for wake in decide(&seen, 10, &mut memory, start + n * LEAST) {
+                if wake.stream == "foo" { &mut foo } else { &mut bar }.push(n);
+            }
+        }
+        assert_eq!(bar, [0, 1, 3, 7, 15, 31]);
+        assert_eq!(foo.len() + bar.len(), 60, "one poke a second, whoever it is for: {foo:?}");
+    }
+
+    #[test]
+    fn a_poke_that_reached_nobody_is_tried_again_after_the_least_time() {
+        let (start, mut memory) = (Instant::now(), Memory::default());
+        for n in 0..10 {
+            let wakes = decide(&seen(1, 0, false, 1), 10, &mut memory, start + n * LEAST);
+            assert_eq!(wakes.len(), 1, "second {n}");
+            memory.missed(&wakes[0]);
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten() {
+        let (now, mut memory) = (Instant::now(), Memory::default());
+        assert_eq!(count(&seen(1, 0, false, 1), &mut memory, now), 1);
+        assert_eq!(count(&Observed::default(), &mut memory, now), 0);
+        assert!(memory.sockets.is_empty() && memory.finished.is_empty(), "{memory:?}");
+    }
+
+    #[test]
+    fn a_stream_is_worth_hearing_while_a_group_sleeps_with_nothing_to_do() {
+        assert!(seen(0, 0, false, 1).is_worth_hearing("foo"));
+        assert!(!seen(0, 0, false, 1).is_worth_hearing("fo"));
+        for other in [seen(0, 1, false, 1), seen(0, 0, true, 1), seen(5, 0, false, 1)] {
+            assert!(!other.is_worth_hearing("foo"), "{other:?}");
         }
     }
 

@@ -1,146 +1,162 @@
 //! `mqueue wakeup`: watches the queues, and pokes the sockets of consumers that sleep while their group has messages.
 //!
 //! ```text
-//!  /stats, every second ─▶ decide ─▶ poke GROUP.sock ─▶ systemd starts the consumer
-//!  a message, at once   ─▶ arrived ──┘
+//!  /stats, every second ─▶ observe ─▶ decide ─▶ poke GROUP.sock ─▶ systemd starts the consumer
+//!  a message, at once   ─▶ edge    ─▶ arrived ─┘
+//!  GET /state           ─▶ listen  ─▶ state
 //! ```
+//!
+//! One loop owns all of it. Whatever waits (nsqds, subscriptions, readers of `/state`) does so in tasks of its own.
 
+mod brokers;
+mod counters;
 mod decide;
 mod edge;
+mod listen;
 mod observe;
+mod once;
+mod poke;
 mod sockets;
+mod state;
+mod watch;
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{self, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::AbortOnDropHandle;
 
-use self::decide::{Memory, Observed, Wake};
-use self::edge::Edges;
-use self::observe::{Brokers, Poll};
-use self::sockets::Sockets;
+use self::brokers::{Brokers, News};
+use self::edge::{Edges, Heard};
+use self::listen::{Question, Topic};
+use self::state::State;
+use self::watch::Watch;
 use super::{Exit, Failure};
 use crate::cli::wakeup::Args;
+use crate::metrics::Metrics;
+use crate::serve::Door;
 use crate::shutdown::Shutdown;
 use crate::systemd::Notifier;
 
+/// Where nobody asks for a sign of life, this is as good as never.
+const SELDOM: Duration = Duration::from_secs(3600);
+
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    if args.broker.nsqd_http().is_empty() && args.broker.lookupd_http_address.is_empty() {
+        let line = "no nsqd to ask: name its HTTP port, too, with --nsqd-http-address (HOST:4151 by default)";
+        return Err(Failure::new(Exit::Usage, line).into());
+    }
     let shutdown = Shutdown::on_signals(Duration::from_secs(1))?;
-    let notifier = Notifier;
+    let (server, mut questions) = serve(&args).await?;
     let (heard, mut hearing) = unbounded_channel();
-    let mut edges = Edges::new(heard);
-    let mut watch = Watch::new(&args);
-    let mut brokers = Brokers::new(args.broker.clone());
-    let mut ticks = interval(args.poll_interval.max(Duration::from_millis(10)));
+    let mut wakeup = Wakeup::new(args, heard);
+    let mut ticks = interval(wakeup.args.poll_interval.max(Duration::from_millis(10)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beats = interval(wakeup.notifier.watchdog_interval().map_or(SELDOM, |within| within / 3));
     loop {
         tokio::select! {
             biased;
             () = shutdown.draining.cancelled() => break,
-            Some(stream) = hearing.recv() => watch.heard(&stream),
-            _ = ticks.tick() => {
-                match brokers.poll().await {
-                    Ok(poll) => {
-                        let wanted = watch.polled(poll);
-                        edges.set(if args.no_edge || args.once || args.dry_run { BTreeSet::new() } else { wanted });
-                    }
-                    Err(error) if args.once => return Err(Failure::new(Exit::Unavailable, error).into()),
-                    // each nsqd's trouble has been said, once
-                    Err(_) => {}
-                }
-                if args.once {
+            Some(heard) = hearing.recv() => wakeup.watch.heard(heard),
+            Some(news) = wakeup.brokers.answer() => {
+                wakeup.answered(news);
+                if !wakeup.brokers.is_asking() && wakeup.went_round()? {
                     break;
                 }
-                notifier.ready();
-                notifier.watchdog();
-                notifier.status(&watch.status());
             }
+            _ = ticks.tick() => wakeup.brokers.ask(),
+            _ = beats.tick() => wakeup.notifier.watchdog(),
+            Some(question) = questions.recv() => wakeup.tell(question),
         }
     }
-    notifier.stopping();
+    drop(server);
+    wakeup.notifier.stopping();
     Ok(Exit::Success)
 }
 
-/// What is known, and what was done.
-struct Watch {
-    seen: Observed,
-    memory: Memory,
-    sockets: Sockets,
-    per_consumer: u64,
-    dry_run: bool,
-    woken: u64,
-    /// Sockets that could not be poked, and why; said when it changes.
-    broken: HashMap<PathBuf, String>,
-    /// Groups that are left alone because they are paused; said once.
-    paused: BTreeSet<(String, String)>,
+/// Starts the server, if there is to be one.
+async fn serve(args: &Args) -> anyhow::Result<(Option<AbortOnDropHandle<()>>, mpsc::Receiver<Question>)> {
+    let (router, questions) = listen::router();
+    let Some(address) = args.listen else { return Ok((None, questions)) };
+    let cannot = |e| Failure::new(Exit::Failure, format!("cannot listen on {address}: {e}: choose another --listen"));
+    let door = Door::bind(address).await.map_err(cannot)?;
+    tracing::info!("listening on http://{} (/healthz, /state, /metrics)", door.address().map_err(cannot)?);
+    Ok((Some(AbortOnDropHandle::new(tokio::spawn(door.serve(router)))), questions))
 }
 
-impl Watch {
-    fn new(args: &Args) -> Self {
-        Self {
-            seen: Observed::default(),
-            memory: Memory::default(),
-            sockets: Sockets::new(args.socket_dir.clone()),
-            per_consumer: args.per_consumer,
-            dry_run: args.dry_run,
-            woken: 0,
-            broken: HashMap::new(),
-            paused: BTreeSet::new(),
-        }
+/// All that the loop owns.
+struct Wakeup {
+    args: Args,
+    watch: Watch,
+    brokers: Brokers,
+    edges: Edges,
+    metrics: Metrics,
+    notifier: Notifier,
+    /// The trouble and the status that were told last.
+    trouble: Option<String>,
+    status: String,
+}
+
+impl Wakeup {
+    fn new(args: Args, heard: mpsc::UnboundedSender<Heard>) -> Self {
+        let watch = Watch::new(&args);
+        let metrics = Metrics::new(|registry| watch.counters.register(registry));
+        let brokers = Brokers::new(&args.broker);
+        let (trouble, status) = (None, String::new());
+        Self { args, watch, brokers, edges: Edges::new(heard), metrics, notifier: Notifier, trouble, status }
     }
 
-    /// Takes in a poll, and wakes whom it shows. Returns the streams that should be listened to.
-    fn polled(&mut self, poll: Poll) -> BTreeSet<(crate::client::Address, String)> {
-        let sockets = self.sockets.of(poll.groups.keys().map(|(_, group)| group.as_str()));
-        self.seen = Observed { groups: poll.groups, sockets };
-        let paused = self.seen.groups.iter().filter(|(_, group)| group.paused && group.depth > 0);
-        let paused: BTreeSet<_> = paused.map(|(name, _)| name.clone()).collect();
-        for (stream, group) in paused.difference(&self.paused) {
-            tracing::info!(%stream, %group, "has messages, but is paused: left alone");
-        }
-        self.paused = paused;
-        for wake in decide::decide(&self.seen, self.per_consumer, &mut self.memory, Instant::now()) {
-            self.wake(&wake);
-        }
-        poll.streams.into_iter().filter(|(_, stream)| self.seen.asleep(stream).next().is_some()).collect()
-    }
-
-    /// A message came to this stream.
-    fn heard(&mut self, stream: &str) {
-        for wake in decide::arrived(stream, &self.seen, &mut self.memory, Instant::now()) {
-            self.wake(&wake);
-        }
-    }
-
-    #[allow(clippy::print_stdout, reason = "what --dry-run prints is its data")]
-    fn wake(&mut self, wake: &Wake) {
-        let Wake { stream, group, socket, reason } = wake;
-        if self.dry_run {
-            println!("would wake group {group} of stream {stream} by {}: {reason}", socket.display());
-            return;
-        }
-        match sockets::poke(socket) {
-            Ok(()) => {
-                self.woken += 1;
-                self.broken.remove(socket);
-                tracing::info!(%stream, %group, socket = %socket.display(), "woken: {reason}");
+    fn answered(&mut self, news: News) {
+        let mut poll = self.brokers.poll();
+        let streams = std::mem::take(&mut poll.streams);
+        match news {
+            News::Stats { took } => {
+                self.watch.counters.polls.inc();
+                self.watch.counters.poll_duration.observe(took.as_secs_f64());
+                self.watch.polled(poll);
             }
-            Err(error) => {
-                let remedy = sockets::remedy(socket, &error);
-                if self.broken.insert(socket.clone(), remedy.clone()).as_ref() != Some(&remedy) {
-                    tracing::error!(%stream, %group, "cannot poke {}: {remedy}", socket.display());
-                }
-            }
+            News::Failed => drop(self.watch.counters.poll_errors.inc()),
+            News::Nodes => return,
         }
+        let is_quiet = self.args.no_edge || self.args.once || self.args.dry_run;
+        let wanted = if is_quiet { BTreeSet::new() } else { self.watch.worth_hearing(streams) };
+        self.edges.set(wanted, |nsqd| self.brokers.http(nsqd));
     }
 
-    fn status(&self) -> String {
-        let streams: BTreeSet<&str> = self.seen.groups.keys().map(|(stream, _)| stream.as_str()).collect();
-        let asleep: usize = streams.iter().map(|stream| self.seen.asleep(stream).count()).sum();
-        let (groups, streams) = (self.seen.groups.len(), streams.len());
-        format!("woke {}, watching {groups} groups on {streams} streams, {asleep} asleep", self.woken)
+    /// All have answered, or failed to. True if that is all that was wanted.
+    fn went_round(&mut self) -> Result<bool, Failure> {
+        let trouble = self.brokers.trouble();
+        if self.args.once {
+            return trouble.map_or(Ok(true), |trouble| Err(Failure::new(Exit::Unavailable, trouble)));
+        }
+        let status = trouble.clone().unwrap_or_else(|| self.watch.status());
+        if status != self.status {
+            self.notifier.status(&status);
+        }
+        if self.status.is_empty() {
+            self.notifier.ready();
+        }
+        if let Some(trouble) =
+            trouble.as_ref().filter(|_| self.trouble.is_none() && self.brokers.health().all(|h| h.trouble.is_none()))
+        {
+            tracing::warn!("{trouble}");
+        }
+        (self.trouble, self.status) = (trouble, status);
+        Ok(false)
+    }
+
+    fn tell(&mut self, Question { topic, answer }: Question) {
+        let told = match topic {
+            Topic::Health => self.brokers.trouble().map_or(Ok("ok\n".to_owned()), Err),
+            Topic::State => Ok(State::new(&self.watch, &self.brokers, Instant::now()).json()),
+            Topic::Metrics => {
+                self.watch.counters.look(&self.watch, self.edges.len());
+                Ok(self.metrics.text())
+            }
+        };
+        // who asked may have gone
+        let _ = answer.send(told);
     }
 }

@@ -1,124 +1,129 @@
-//! What the nsqds say of their groups.
+//! What the nsqds say of their groups, all of them together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::future::join_all;
+use super::decide::{Group, Name};
+use crate::client::Address;
+use crate::proto::stats::{ChannelStats, Stats, TopicStats};
 
-use super::decide::Group;
-use crate::cli::broker;
-use crate::client::{Address, HttpError, Nsqd, StatsFilter};
-use crate::proto::stats::Stats;
-
-/// One nsqd: where it is asked, and where it is subscribed at.
-#[derive(Debug)]
-struct Broker {
-    http: Nsqd,
-    tcp: Option<Address>,
-    /// What went wrong the last time; said when it changes.
-    trouble: Option<String>,
-    last: Option<Stats>,
+/// Messages of a group that wait for something else than a consumer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Out with consumers.
+    pub(super) in_flight: u64,
+    /// For later.
+    pub(super) deferred: u64,
+    /// Where the stream or the group is paused.
+    pub(super) paused: u64,
 }
 
-/// All nsqds.
-#[derive(Debug)]
-pub(super) struct Brokers {
-    args: broker::Args,
-    known: BTreeMap<String, Broker>,
-}
-
-/// One poll's answers.
+/// All nsqds' last answers.
 #[derive(Debug, Default)]
 pub(super) struct Poll {
     /// Durable groups by stream and name.
-    pub(super) groups: BTreeMap<(String, String), Group>,
+    pub(super) groups: BTreeMap<Name, Group>,
+    /// Those of them that have such messages. They become depth when their time comes.
+    pub(super) held: BTreeMap<Name, Held>,
+    /// Streams that have messages and no group, by the nsqd's HTTP address and the stream's name.
+    pub(super) without_group: BTreeMap<(String, String), u64>,
     /// Where each stream with a durable group can be subscribed to.
     pub(super) streams: BTreeSet<(Address, String)>,
 }
 
-impl Brokers {
-    pub(super) fn new(args: broker::Args) -> Self {
-        Self { args, known: BTreeMap::new() }
-    }
+/// True for a group that stays when its consumers leave.
+pub(super) fn is_durable(channel: &ChannelStats) -> bool {
+    !channel.channel_name.ends_with("#ephemeral")
+}
 
-    /// Asks every nsqd. One that does not answer is remembered as it was: silence is no empty queue. Fails if none answers.
-    pub(super) async fn poll(&mut self) -> Result<Poll, String> {
-        let mut error = self.find().await;
-        let answers = join_all(self.known.values_mut().map(Broker::ask)).await;
-        error = answers.iter().find_map(|answer| answer.as_ref().err().cloned()).or(error);
-        if !answers.iter().any(Result::is_ok) {
-            return Err(error.unwrap_or_else(|| "no nsqd is known: name one with --nsqd-http-address".to_owned()));
-        }
-        let mut poll = Poll::default();
-        self.known.values().for_each(|broker| broker.add_to(&mut poll));
-        Ok(poll)
-    }
-
-    /// Takes in the nsqds that are named, and those that nsqlookupds know.
-    async fn find(&mut self) -> Option<String> {
-        for http in self.args.nsqd_http() {
-            self.know(http);
-        }
-        let mut error = None;
-        for nodes in join_all(self.args.lookupd_http_address.iter().map(|lookupd| lookupd.nodes())).await {
-            match nodes {
-                Ok(nodes) => {
-                    let addresses = nodes.producers.iter().map(|p| format!("{}:{}", p.broadcast_address, p.http_port));
-                    addresses.filter_map(|address| address.parse().ok()).for_each(|http| self.know(http));
-                }
-                Err(e) => error = Some(e.to_string()),
+impl Poll {
+    /// Takes in what one nsqd answered. `tcp` is where it can be subscribed to now.
+    pub(super) fn add(&mut self, http: &str, tcp: Option<&Address>, stats: &Stats) {
+        for topic in &stats.topics {
+            topic.channels.iter().filter(|channel| is_durable(channel)).for_each(|channel| self.group(topic, channel));
+            if topic.channels.is_empty() && topic.depth > 0 {
+                self.without_group.insert((http.to_owned(), topic.topic_name.clone()), count(topic.depth));
+            }
+            // never the first channel of a stream: that one would get its backlog
+            if let Some(tcp) = tcp.filter(|_| topic.channels.iter().any(is_durable)) {
+                self.streams.insert((tcp.clone(), topic.topic_name.clone()));
             }
         }
-        error
     }
 
-    fn know(&mut self, http: Nsqd) {
-        let name = http.to_string();
-        self.known.entry(name).or_insert(Broker { http, tcp: None, trouble: None, last: None });
+    fn group(&mut self, topic: &TopicStats, channel: &ChannelStats) {
+        let name = (topic.topic_name.clone(), channel.channel_name.clone());
+        let (depth, in_flight, deferred) =
+            (count(channel.depth), count(channel.in_flight_count), count(channel.deferred_count));
+        let is_paused = channel.paused || topic.paused;
+        let paused = if is_paused { depth } else { 0 };
+        if in_flight + deferred + paused > 0 {
+            let held = self.held.entry(name.clone()).or_default();
+            held.in_flight += in_flight;
+            held.deferred += deferred;
+            held.paused += paused;
+        }
+        // a group is paused if it is on every nsqd: what waits on the others is to be handled
+        let group = self.groups.entry(name).or_insert(Group { paused: true, ..Group::default() });
+        group.paused &= is_paused;
+        group.depth += depth - paused;
+        group.clients += count(channel.client_count);
+        group.finished += channel.message_count.saturating_sub(depth + in_flight + deferred);
     }
 }
 
-impl Broker {
-    async fn ask(&mut self) -> Result<(), String> {
-        let answer = self.try_ask().await.map_err(|e| e.to_string());
-        let trouble = answer.as_ref().err().cloned();
-        if trouble != self.trouble {
-            match &trouble {
-                Some(trouble) => tracing::warn!("{trouble}"),
-                None => tracing::info!("nsqd at {} answers again", self.http),
-            }
-            self.trouble = trouble;
-        }
-        answer
+/// A count as it should be, whatever nsqd says.
+fn count(number: i64) -> u64 {
+    // far from any overflow, whatever is added up
+    u64::try_from(number).unwrap_or(0).min(u64::from(u32::MAX) << 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel(name: &str, depth: i64, paused: bool) -> ChannelStats {
+        ChannelStats { channel_name: name.to_owned(), depth, paused, ..ChannelStats::default() }
     }
 
-    async fn try_ask(&mut self) -> Result<(), HttpError> {
-        if self.tcp.is_none() {
-            let info = self.http.info().await?;
-            // the host that was named is one that can be reached; what nsqd calls itself need not be
-            let http = self.http.to_string();
-            let host = http.rsplit_once(':').map_or("", |(host, _)| host);
-            self.tcp = format!("{host}:{}", info.tcp_port).parse().ok();
+    fn poll(nsqds: &[Vec<ChannelStats>]) -> Poll {
+        let mut poll = Poll::default();
+        for (number, channels) in nsqds.iter().enumerate() {
+            let topic = TopicStats {
+                topic_name: "foo".to_owned(),
+                depth: 7,
+                channels: channels.clone(),
+                ..TopicStats::default()
+            };
+            let tcp = format!("nsqd{number}:4150").parse().unwrap();
+            poll.add("nsqd:4151", Some(&tcp), &Stats { topics: vec![topic], ..Stats::default() });
         }
-        self.last = Some(self.http.stats(&StatsFilter::default()).await?);
-        Ok(())
+        poll
     }
 
-    fn add_to(&self, poll: &mut Poll) {
-        for topic in self.last.iter().flat_map(|stats| &stats.topics) {
-            let durable = topic.channels.iter().filter(|channel| !channel.channel_name.ends_with("#ephemeral"));
-            for channel in durable {
-                let group = poll.groups.entry((topic.topic_name.clone(), channel.channel_name.clone())).or_default();
-                // what is deferred or in flight becomes depth when its time comes
-                group.depth += u64::try_from(channel.depth).unwrap_or(0);
-                group.clients += u64::try_from(channel.client_count).unwrap_or(0);
-                let left = channel.depth + channel.in_flight_count + channel.deferred_count;
-                group.finished += channel.message_count.saturating_sub(u64::try_from(left).unwrap_or(0));
-                group.paused |= channel.paused || topic.paused;
-                // never the first channel of a stream: that one would get its backlog
-                if let (Some(tcp), None) = (&self.tcp, &self.trouble) {
-                    poll.streams.insert((tcp.clone(), topic.topic_name.clone()));
-                }
-            }
-        }
+    fn name(group: &str) -> Name {
+        ("foo".to_owned(), group.to_owned())
+    }
+
+    #[test]
+    fn a_group_paused_on_one_nsqd_is_woken_for_what_waits_on_the_other() {
+        let poll = poll(&[vec![channel("1", 3, true)], vec![channel("1", 2, false)]]);
+        assert_eq!(poll.groups[&name("1")], Group { depth: 2, ..Group::default() });
+        assert_eq!(poll.held[&name("1")], Held { paused: 3, ..Held::default() });
+    }
+
+    #[test]
+    fn a_stream_is_listened_to_only_where_a_durable_group_stands() {
+        let poll = poll(&[vec![channel("x#ephemeral", 0, false)], vec![channel("1", 0, false)], vec![]]);
+        assert_eq!(poll.streams, BTreeSet::from([("nsqd1:4150".parse().unwrap(), "foo".to_owned())]));
+        assert_eq!(poll.without_group[&("nsqd:4151".to_owned(), "foo".to_owned())], 7);
+        assert_eq!(poll.groups.len(), 1, "{poll:?}");
+    }
+
+    #[test]
+    fn absurd_counts_are_taken_as_they_come() {
+        let huge = channel("1", i64::MAX, false);
+        let poll = poll(&[vec![huge.clone()], vec![huge, channel("2", i64::MIN, false)]]);
+        assert!(poll.groups[&name("1")].depth > u64::from(u32::MAX));
+        assert_eq!(poll.groups[&name("2")].depth, 0);
     }
 }

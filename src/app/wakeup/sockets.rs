@@ -1,108 +1,115 @@
-//! The sockets of sleeping consumers: found in folders, and poked.
+//! The sockets of sleeping consumers, found in folders.
 
-use std::collections::{HashMap, HashSet};
-use std::io;
-use std::os::fd::AsRawFd;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::DirEntry;
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use super::once::Once;
 
 /// Finds sockets, and says what is wrong with one, once.
 #[derive(Debug)]
 pub(super) struct Sockets {
     folders: Vec<PathBuf>,
-    complaints: HashSet<String>,
+    complaints: Once<String>,
 }
+
+/// What one folder has: each group's sockets by their numbers.
+type Found = HashMap<String, BTreeMap<u64, PathBuf>>;
 
 impl Sockets {
     pub(super) fn new(folders: Vec<PathBuf>) -> Self {
-        Self { folders, complaints: HashSet::new() }
+        Self { folders, complaints: Once::new() }
     }
 
     /// Each of these groups' sockets: `G.sock` or `G`, then `G@1.sock`, `G@2.sock` …; those of the first folder that has any.
     pub(super) fn of<'a>(&mut self, groups: impl Iterator<Item = &'a str>) -> HashMap<String, Vec<PathBuf>> {
         let wanted: HashSet<&str> = groups.collect();
         let mut found: HashMap<String, Vec<PathBuf>> = HashMap::new();
-        let mut complaints = HashSet::new();
+        let mut complaints = BTreeSet::new();
         for folder in &self.folders {
-            let mut here: HashMap<String, Vec<(u64, PathBuf)>> = HashMap::new();
-            let entries = match std::fs::read_dir(folder) {
-                Ok(entries) => entries,
-                Err(e) => {
-                    complaints.insert(format!("cannot look for sockets in {}: {e}", folder.display()));
-                    continue;
-                }
-            };
-            for entry in entries.filter_map(Result::ok) {
-                let name = entry.file_name();
-                let Some((group, number)) = name.to_str().and_then(|name| group_of(name, &wanted)) else { continue };
-                // of the entry itself: a link that leads elsewhere is no socket
-                if entry.file_type().is_ok_and(|kind| kind.is_socket()) {
-                    here.entry(group.to_owned()).or_default().push((number, entry.path()));
-                } else if name.to_str().is_some_and(|name| name.ends_with(".sock")) {
-                    complaints.insert(format!("{} is no socket: it wakes nobody", entry.path().display()));
-                }
-            }
-            for (group, mut sockets) in here {
-                sockets.sort();
-                found.entry(group).or_insert_with(|| sockets.into_iter().map(|(_, path)| path).collect());
+            for (group, sockets) in look(folder, &wanted, &mut complaints) {
+                found.entry(group).or_insert_with(|| sockets.into_values().collect());
             }
         }
-        for complaint in complaints.difference(&self.complaints) {
+        for complaint in self.complaints.news(complaints) {
             tracing::warn!("{complaint}");
         }
-        self.complaints = complaints;
         found
+    }
+
+    /// What is wrong now.
+    pub(super) fn complaints(&self) -> impl Iterator<Item = &String> {
+        self.complaints.all()
     }
 }
 
-/// The group that a file of this name wakes, and the consumer's number (0 without one).
+fn look(folder: &Path, wanted: &HashSet<&str>, complaints: &mut BTreeSet<String>) -> Found {
+    let mut found = Found::new();
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) => {
+            let folder = folder.display();
+            complaints
+                .insert(format!("cannot look for sockets in {folder}: {e}: mend it, or name another --socket-dir"));
+            return found;
+        }
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let Some((group, number)) = group_of(name, wanted) else { continue };
+        if let Some(wrong) = what_is_wrong_with(&entry) {
+            // folders and files of other programs may be called like a group
+            if name.ends_with(".sock") {
+                complaints.insert(format!("{} {wrong}: it wakes nobody", entry.path().display()));
+            }
+            continue;
+        }
+        if name != group && wanted.contains(name) {
+            complaints.insert(format!(
+                "{} is claimed by the groups {group} and {name}: it wakes {group}; give {name} a socket {name}.sock",
+                entry.path().display()
+            ));
+        }
+        claim(found.entry(group.to_owned()).or_default(), number, entry.path(), complaints);
+    }
+    found
+}
+
+/// Of `G.sock` and `G`, the first is used.
+fn claim(sockets: &mut BTreeMap<u64, PathBuf>, number: u64, path: PathBuf, complaints: &mut BTreeSet<String>) {
+    match sockets.insert(number, path.clone()) {
+        None => {}
+        Some(other) => {
+            let (used, unused) = if path > other { (path, other) } else { (other, path) };
+            complaints.insert(format!("{} wakes nobody: {} is there, too", unused.display(), used.display()));
+            sockets.insert(number, used);
+        }
+    }
+}
+
+/// Why the entry itself, not what it leads to, cannot be poked.
+fn what_is_wrong_with(entry: &DirEntry) -> Option<&'static str> {
+    match entry.file_type() {
+        Ok(kind) if kind.is_socket() => None,
+        Ok(kind) if kind.is_symlink() => Some("is a symbolic link, which is not followed"),
+        _ => Some("is no socket"),
+    }
+}
+
+/// The group that a file of this name wakes, and the consumer's number (0 without one). `G.sock` is group G's if there is one, and
+/// only else that of a group whose name is `G.sock`.
 fn group_of<'a>(file: &'a str, groups: &HashSet<&str>) -> Option<(&'a str, u64)> {
     let stem = file.strip_suffix(".sock").unwrap_or(file);
     if groups.contains(stem) {
         return Some((stem, 0));
     }
-    let (group, number) = stem.rsplit_once('@')?;
-    Some((group, number.parse().ok()?)).filter(|(group, _)| groups.contains(group))
-}
-
-/// Connects and lets go, without ever waiting: a queue that is full has a poke already.
-pub(super) fn poke(path: &Path) -> io::Result<()> {
-    let address = UnixAddr::new(path)?;
-    match connect_to(SockType::Stream, &address) {
-        Err(Errno::EAGAIN) => Ok(()),
-        // it takes datagrams: an empty one will do
-        Err(Errno::EPROTOTYPE) => {
-            let datagram = UnixDatagram::unbound()?;
-            datagram.set_nonblocking(true)?;
-            match datagram.send_to(b"", path) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
-                sent => sent.map(drop),
-            }
-        }
-        connected => Ok(connected?),
+    if let Some((group, digits)) = stem.rsplit_once('@') {
+        let number = digits.parse().ok().filter(|number: &u64| *number > 0 && number.to_string() == digits)?;
+        return groups.contains(group).then_some((group, number));
     }
-}
-
-fn connect_to(kind: SockType, address: &UnixAddr) -> nix::Result<()> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let ours = socket(AddressFamily::Unix, kind, flags, None)?;
-    connect(ours.as_raw_fd(), address)
-}
-
-/// What to do about a poke that failed.
-pub(super) fn remedy(socket: &Path, error: &io::Error) -> String {
-    let unit = socket.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => format!(
-            "nobody listens on it: systemctl reset-failed 'mqueue-consumer@{unit}.socket' && systemctl start 'mqueue-consumer@{unit}.socket'"
-        ),
-        io::ErrorKind::PermissionDenied => "run wakeup as root, or as a member of the socket's group".to_owned(),
-        _ => error.to_string(),
-    }
+    groups.contains(file).then_some((file, 0))
 }
 
 #[cfg(test)]
@@ -111,38 +118,57 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn finds_plain_and_numbered_sockets_and_nothing_else() {
+    /// A folder with these sockets.
+    fn folder(sockets: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        let _listening = ["mail.sock", "mail@10.sock", "mail@2.sock", "bare", "other.sock"]
-            .map(|name| UnixListener::bind(at(name)).unwrap());
-        std::fs::write(at("plain.sock"), "").unwrap();
-        std::os::unix::fs::symlink(at("other.sock"), at("link.sock")).unwrap();
-        let mut sockets = Sockets::new(vec![folder.path().join("missing"), folder.path().to_owned()]);
-        let found = sockets.of(["mail", "bare", "plain", "link", "none"].into_iter());
-        assert_eq!(found["mail"], ["mail.sock", "mail@2.sock", "mail@10.sock"].map(at));
-        assert_eq!(found["bare"], [at("bare")]);
-        assert_eq!(found.len(), 2, "{found:?}");
-        assert_eq!(sockets.complaints.len(), 3, "{:?}", sockets.complaints);
+        for name in sockets {
+            UnixListener::bind(folder.path().join(name)).unwrap();
+        }
+        folder
     }
 
     #[test]
-    fn pokes_streams_and_datagrams_and_says_who_does_not_listen() {
-        let folder = tempfile::tempdir().unwrap();
+    fn finds_plain_and_numbered_sockets_and_nothing_else() {
+        let folder =
+            folder(&["mail.sock", "mail@10.sock", "mail@2.sock", "mail@02.sock", "mail@0.sock", "bare", "other.sock"]);
         let at = |name: &str| folder.path().join(name);
-        let stream = UnixListener::bind(at("stream")).unwrap();
-        let datagram = UnixDatagram::bind(at("datagram")).unwrap();
-        poke(&at("stream")).unwrap();
-        stream.accept().unwrap();
-        poke(&at("datagram")).unwrap();
-        datagram.recv(&mut [0; 8]).unwrap();
-        // nobody takes these: a full queue makes nobody wait
-        for _ in 0..10_000 {
-            poke(&at("stream")).unwrap();
-        }
-        drop(stream);
-        let error = poke(&at("stream")).unwrap_err();
-        assert!(remedy(&at("stream"), &error).contains("systemctl reset-failed"));
+        std::fs::write(at("plain.sock"), "").unwrap();
+        std::os::unix::fs::symlink(at("other.sock"), at("link.sock")).unwrap();
+        let mut sockets = Sockets::new(vec![folder.path().join("missing"), folder.path().to_owned()]);
+        let found = sockets.of(["mail", "bare", "plain", "link", "none", "../mail", ""].into_iter());
+        assert_eq!(found["mail"], ["mail.sock", "mail@2.sock", "mail@10.sock"].map(at));
+        assert_eq!(found["bare"], [at("bare")]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        let complaints: Vec<_> = sockets.complaints().collect();
+        assert_eq!(complaints.len(), 3, "{complaints:?}");
+    }
+
+    #[test]
+    fn of_two_files_for_a_consumer_one_is_used_and_the_other_said() {
+        let folder = folder(&["mail", "mail.sock", "mail@1", "mail@1.sock"]);
+        let mut sockets = Sockets::new(vec![folder.path().to_owned()]);
+        let found = sockets.of(["mail"].into_iter());
+        assert_eq!(found["mail"], ["mail.sock", "mail@1.sock"].map(|name| folder.path().join(name)));
+        assert_eq!(sockets.complaints().count(), 2);
+    }
+
+    #[test]
+    fn of_two_groups_whose_names_lead_to_one_file_the_shorter_has_it() {
+        let folder = folder(&["mail.sock"]);
+        let mut sockets = Sockets::new(vec![folder.path().to_owned()]);
+        let found = sockets.of(["mail.sock", "mail"].into_iter());
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["mail"]);
+        assert_eq!(sockets.complaints().count(), 1);
+        assert_eq!(sockets.of(["mail.sock"].into_iter()).keys().collect::<Vec<_>>(), ["mail.sock"]);
+        assert_eq!(sockets.complaints().count(), 0);
+    }
+
+    #[test]
+    fn the_first_folder_that_has_a_groups_socket_counts() {
+        let (first, second) = (folder(&["a.sock"]), folder(&["a.sock", "a@1.sock", "b.sock"]));
+        let mut sockets = Sockets::new(vec![first.path().to_owned(), second.path().to_owned()]);
+        let found = sockets.of(["a", "b"].into_iter());
+        assert_eq!(found["a"], [first.path().join("a.sock")]);
+        assert_eq!(found["b"], [second.path().join("b.sock")]);
     }
 }

@@ -1,0 +1,93 @@
+//! Poking a socket: connecting to it, and letting go.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::stat::{Mode, SFlag, fstat};
+
+/// Connects and lets go, without ever waiting: a queue that is full has a poke already. What is not the socket itself is refused, so
+/// that a link put there in the last moment leads nowhere.
+pub(super) fn poke(path: &Path) -> io::Result<()> {
+    let itself = open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+    let kind = SFlag::from_bits_truncate(fstat(&itself)?.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFSOCK {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no socket any more: it is left alone"));
+    }
+    let itself = PathBuf::from(format!("/proc/self/fd/{}", itself.as_raw_fd()));
+    match connect_to(SockType::Stream, &UnixAddr::new(&itself)?) {
+        Err(Errno::EAGAIN) => Ok(()),
+        // it takes datagrams: an empty one will do
+        Err(Errno::EPROTOTYPE) => {
+            let datagram = UnixDatagram::unbound()?;
+            datagram.set_nonblocking(true)?;
+            match datagram.send_to(b"", &itself) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
+                sent => sent.map(drop),
+            }
+        }
+        connected => Ok(connected?),
+    }
+}
+
+fn connect_to(kind: SockType, address: &UnixAddr) -> nix::Result<()> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let ours = socket(AddressFamily::Unix, kind, flags, None)?;
+    connect(ours.as_raw_fd(), address)
+}
+
+/// What to do about a poke that failed.
+pub(super) fn remedy(socket: &Path, error: &io::Error) -> String {
+    let unit = socket.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => format!(
+            "nobody listens on it: systemctl reset-failed 'mqueue-consumer@{unit}.socket' && systemctl start 'mqueue-consumer@{unit}.socket'"
+        ),
+        io::ErrorKind::PermissionDenied => {
+            "permission denied: run wakeup as root, or as a member of the socket's group".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn pokes_streams_and_datagrams_and_says_who_does_not_listen() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let stream = UnixListener::bind(at("stream")).unwrap();
+        let datagram = UnixDatagram::bind(at("datagram")).unwrap();
+        poke(&at("stream")).unwrap();
+        stream.accept().unwrap();
+        poke(&at("datagram")).unwrap();
+        datagram.recv(&mut [0; 8]).unwrap();
+        // nobody takes these: a full queue makes nobody wait
+        for _ in 0..10_000 {
+            poke(&at("stream")).unwrap();
+        }
+        drop(stream);
+        let error = poke(&at("stream")).unwrap_err();
+        assert!(remedy(&at("stream"), &error).contains("systemctl reset-failed"));
+    }
+
+    #[test]
+    fn a_link_to_a_socket_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let outside = UnixListener::bind(at("outside")).unwrap();
+        outside.set_nonblocking(true).unwrap();
+        std::os::unix::fs::symlink(at("outside"), at("link.sock")).unwrap();
+        let error = poke(&at("link.sock")).unwrap_err();
+        assert!(error.to_string().contains("no socket"), "{error}");
+        assert!(outside.accept().is_err(), "nobody came");
+    }
+}

@@ -1,0 +1,60 @@
+//! Hearing that a channel gets a message, without taking it.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::connection::Connection;
+use super::{Address, ConnectConfig, Error};
+use crate::proto::{ChannelName, Command, Frame, Identify, Response, TopicName};
+
+/// The rarest that nsqd takes: a listener is there to be quiet.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// A connection that waits for one message, and reads no more of it than that it is one. It never connects again: subscribing
+/// creates what is not there, and what somebody has deleted is to stay so.
+///
+/// Dropping it closes the connection, and nsqd deletes the channel if it is ephemeral and has no other client.
+#[derive(Debug)]
+pub struct Listener(Connection);
+
+impl Listener {
+    /// Connects and identifies. Nothing is subscribed yet.
+    pub async fn connect(address: &Address) -> Result<Self, Error> {
+        let mut config = ConnectConfig::default();
+        let heartbeat_interval = i64::try_from(HEARTBEAT.as_millis()).ok();
+        config.identify = Identify { heartbeat_interval, ..config.identify };
+        Connection::open(address, &config).await.map(Self)
+    }
+
+    /// Subscribes: creates the topic and the channel if they are not there.
+    pub async fn subscribe(&mut self, topic: TopicName, channel: ChannelName) -> Result<(), Error> {
+        match self.0.ask(&Command::Sub { topic, channel }).await? {
+            Response::Ok => Ok(()),
+            other => Err(self.0.unexpected(format!("{other:?}"))),
+        }
+    }
+
+    /// Waits until a message comes; fails when the connection ends before.
+    pub async fn heard(mut self) -> Result<(), Error> {
+        Command::Rdy(1).encode(&mut self.0.out);
+        loop {
+            self.0.flush().await?;
+            if self.0.incoming.message_is_coming() {
+                return Ok(());
+            }
+            let broken = |source| Error::Frame { address: self.0.address.clone(), source };
+            match self.0.incoming.next_frame().map_err(broken)? {
+                Some(Frame::Response(Response::Heartbeat)) => Command::Nop.encode(&mut self.0.out),
+                Some(Frame::Error(source)) => {
+                    return Err(Error::Refused { address: self.0.address.clone(), source });
+                }
+                Some(other) => return Err(self.0.unexpected(format!("{other:?}"))),
+                None => {
+                    let silent = Error::Silent { address: self.0.address.clone(), after: 2 * HEARTBEAT };
+                    timeout(2 * HEARTBEAT, self.0.more()).await.map_err(|_| silent)??;
+                }
+            }
+        }
+    }
+}
