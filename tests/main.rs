@@ -23,3 +23,9 @@ mod sleeping;
 #[allow(dead_code, unused_imports, reason = "shared with the benchmark: each uses a part of it")]
 mod support;
 mod touch;
+mod wakeup;
+mod wakeup_bad_input;
+mod wakeup_edge;
+mod wakeup_listen;
+mod wakeup_outage;
+mod wakeup_thousand;

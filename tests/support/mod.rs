@@ -1,5 +1,6 @@
 //! Real programs under test: started on ports of the system's choice, ended with the test.
 
+mod doors;
 mod events;
 pub mod fake_nsqd;
 mod mqueue;
@@ -7,6 +8,7 @@ mod nsq;
 
 use std::time::{Duration, Instant};
 
+pub use self::doors::{Doors, Told};
 pub use self::events::Sequences;
 pub use self::mqueue::{Finished, Mqueue, consumer, mqueue};
 pub use self::nsq::{Lookupd, Nsqd, peer};

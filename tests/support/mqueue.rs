@@ -155,6 +155,40 @@ impl Mqueue {
         self.running.as_ref().expect("start was called").stderr.so_far()
     }
 
+    /// How many lines of stderr have this in them so far.
+    pub fn times_said(&self, words: &str) -> usize {
+        self.stderr().lines().filter(|line| line.contains(words)).count()
+    }
+
+    /// Waits until it says this on stderr.
+    #[track_caller]
+    pub fn wait_to_say(&self, words: &str) {
+        wait_until(&format!("{words:?} on stderr"), || self.times_said(words) > 0);
+    }
+
+    /// Memory in use, in KiB.
+    pub fn rss(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// Memory in use without what is the program's file, in KiB.
+    pub fn own_memory(&self) -> u64 {
+        self.memory("RssAnon:")
+    }
+
+    fn memory(&self, what: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("Linux tells it");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// As another user than root, who has no more groups.
+    pub fn as_user(mut self, uid: u32) -> Self {
+        std::os::unix::process::CommandExt::uid(&mut self.command, uid);
+        std::os::unix::process::CommandExt::gid(&mut self.command, uid);
+        self
+    }
+
     /// Waits until stdout has so many lines.
     #[track_caller]
     pub fn wait_for_lines(&self, count: usize) {

@@ -168,6 +168,27 @@ impl Nsqd {
         assert_eq!(self.server.http("POST", &format!("/pub?topic={topic}"), body), "OK");
     }
 
+    /// Publishes over HTTP, for so many milliseconds later.
+    pub fn publish_later(&self, topic: &str, body: &[u8], millis: u32) {
+        assert_eq!(self.server.http("POST", &format!("/pub?topic={topic}&defer={millis}"), body), "OK");
+    }
+
+    /// Posts to a path of its HTTP API, for what has no method here.
+    pub fn post(&self, path: &str) -> String {
+        self.server.http("POST", path, b"")
+    }
+
+    /// The channels of a topic; none if there is no such topic.
+    pub fn channels(&self, topic: &str) -> Vec<String> {
+        let topics = self.stats().topics.into_iter().filter(|t| t.topic_name == topic);
+        topics.flat_map(|t| t.channels).map(|c| c.channel_name).collect()
+    }
+
+    /// True while wakeup listens to a topic.
+    pub fn is_heard(&self, topic: &str) -> bool {
+        self.channels(topic).iter().any(|channel| channel.starts_with("wakeup-"))
+    }
+
     /// Publishes each line over HTTP.
     pub fn publish_lines(&self, topic: &str, lines: &[u8]) {
         assert_eq!(self.server.http("POST", &format!("/mpub?topic={topic}"), lines), "OK");

@@ -9,10 +9,13 @@ use tokio::task::JoinSet;
 use super::observe::Poll;
 use crate::cli::broker;
 use crate::client::{Address, HttpError, Lookupd, Nsqd, StatsFilter};
-use crate::proto::stats::Stats;
+use crate::proto::stats::{Lookup, Producer, Stats};
 
 /// How long an nsqd that no nsqlookupd names any more may be silent before it is forgotten (nsqlookupd's own patience).
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
+
+/// What is said where there is no nsqd to ask.
+const NOBODY: &str = "nsqlookupd names no nsqd: start one with --lookupd-tcp-address";
 
 /// One nsqd: where it is asked, and where it is subscribed at.
 #[derive(Debug)]
@@ -22,8 +25,8 @@ struct Broker {
     is_named: bool,
     tcp: Option<Address>,
     trouble: Trouble,
-    /// Its last answer. Silence is no empty queue.
-    last: Option<Stats>,
+    /// Its last answer, and when it came. Silence is no empty queue.
+    last: Option<(Stats, Instant)>,
     is_asked: bool,
 }
 
@@ -33,6 +36,7 @@ struct Directory {
     http: Lookupd,
     trouble: Trouble,
     nsqds: BTreeSet<String>,
+    answered: Option<Instant>,
     is_asked: bool,
 }
 
@@ -61,8 +65,12 @@ pub(super) enum News {
 /// One of them, as people are told.
 #[derive(Debug, Clone, serde::Serialize)]
 pub(super) struct Health {
+    pub(super) program: &'static str,
     pub(super) http: String,
-    pub(super) kind: &'static str,
+    /// Where it is subscribed at.
+    pub(super) tcp: Option<String>,
+    /// How long ago it answered well, in seconds.
+    pub(super) last_answer: Option<f64>,
     pub(super) trouble: Option<String>,
 }
 
@@ -72,14 +80,25 @@ pub(super) struct Brokers {
     nsqds: BTreeMap<String, Broker>,
     directories: Vec<Directory>,
     asking: JoinSet<Answer>,
+    /// That there is nobody to ask was said.
+    nobody_said: bool,
+    /// Troubles are kept, and not said.
+    is_quiet: bool,
 }
 
 impl Brokers {
-    pub(super) fn new(args: &broker::Args) -> Self {
-        let directory = |http| Directory { http, trouble: Trouble::default(), nsqds: BTreeSet::new(), is_asked: false };
+    /// Those that were given. If quiet, the caller says what is wrong.
+    pub(super) fn new(args: &broker::Args, is_quiet: bool) -> Self {
+        let directory = |http| Directory {
+            http,
+            trouble: Trouble::default(),
+            nsqds: BTreeSet::new(),
+            answered: None,
+            is_asked: false,
+        };
         let directories = args.lookupd_http_address.iter().cloned().map(directory).collect();
         let named = args.nsqd_http().into_iter().map(|http| (http.to_string(), Broker::new(http, true)));
-        Self { nsqds: named.collect(), directories, asking: JoinSet::new() }
+        Self { nsqds: named.collect(), directories, asking: JoinSet::new(), nobody_said: is_quiet, is_quiet }
     }
 
     /// Asks all that have answered.
@@ -89,9 +108,7 @@ impl Brokers {
             let http = directory.http.clone();
             self.asking.spawn(async move {
                 let nodes = http.nodes().await;
-                let nsqds = |nodes: crate::proto::stats::Lookup| {
-                    nodes.producers.iter().map(crate::proto::stats::Producer::http_address).collect()
-                };
+                let nsqds = |nodes: Lookup| nodes.producers.iter().map(Producer::http_address).collect();
                 Answer::Lookupd { index, told: nodes.map(nsqds) }
             });
         }
@@ -117,7 +134,7 @@ impl Brokers {
         let mut poll = Poll::default();
         for (name, broker) in &self.nsqds {
             let tcp = broker.tcp.as_ref().filter(|_| broker.trouble.0.is_none());
-            broker.last.iter().for_each(|stats| poll.add(name, tcp, stats));
+            broker.last.iter().for_each(|(stats, _)| poll.add(name, tcp, stats));
         }
         poll
     }
@@ -132,21 +149,26 @@ impl Brokers {
         if self.nsqds.values().any(|broker| broker.trouble.0.is_none() && broker.last.is_some()) {
             return None;
         }
-        let first = self.health().find_map(|health| health.trouble);
-        Some(first.unwrap_or_else(|| "nsqlookupd names no nsqd: start one with --lookupd-tcp-address".to_owned()))
+        let first = self.health(Instant::now()).find_map(|health| health.trouble);
+        Some(first.unwrap_or_else(|| NOBODY.to_owned()))
     }
 
     /// How each of them is doing.
-    pub(super) fn health(&self) -> impl Iterator<Item = Health> {
+    pub(super) fn health(&self, now: Instant) -> impl Iterator<Item = Health> {
         let text = |trouble: &Trouble| trouble.0.as_ref().map(|(text, _)| text.clone());
+        let age = move |then: Instant| (now.saturating_duration_since(then).as_secs_f64() * 1000.0).round() / 1000.0;
         let nsqds = self.nsqds.iter().map(move |(name, broker)| Health {
+            program: "nsqd",
             http: name.clone(),
-            kind: "nsqd",
+            tcp: broker.tcp.as_ref().map(ToString::to_string),
+            last_answer: broker.last.as_ref().map(|(_, then)| age(*then)),
             trouble: text(&broker.trouble),
         });
         let directories = self.directories.iter().map(move |directory| Health {
+            program: "nsqlookupd",
             http: directory.http.to_string(),
-            kind: "nsqlookupd",
+            tcp: None,
+            last_answer: directory.answered.map(age),
             trouble: text(&directory.trouble),
         });
         nsqds.chain(directories)
@@ -155,10 +177,10 @@ impl Brokers {
     fn take_stats(&mut self, name: &str, took: Duration, told: Result<(Option<Address>, Stats), HttpError>) -> News {
         let Some(broker) = self.nsqds.get_mut(name) else { return News::Failed };
         broker.is_asked = false;
-        broker.trouble.is_now(told.as_ref().err(), format_args!("nsqd at {name}"));
+        broker.trouble.is_now(told.as_ref().err(), format_args!("nsqd at {name}"), self.is_quiet);
         match told {
             Ok((tcp, stats)) => {
-                (broker.tcp, broker.last) = (tcp, Some(stats));
+                (broker.tcp, broker.last) = (tcp, Some((stats, Instant::now())));
                 News::Stats { took }
             }
             Err(_) => {
@@ -173,7 +195,7 @@ impl Brokers {
     fn take_nodes(&mut self, index: usize, told: Result<BTreeSet<String>, HttpError>) -> News {
         let directory = &mut self.directories[index];
         directory.is_asked = false;
-        directory.trouble.is_now(told.as_ref().err(), format_args!("nsqlookupd at {}", directory.http));
+        directory.trouble.is_now(told.as_ref().err(), format_args!("nsqlookupd at {}", directory.http), self.is_quiet);
         let Ok(nsqds) = told else { return News::Failed };
         for name in &nsqds {
             if self.nsqds.contains_key(name) {
@@ -184,7 +206,11 @@ impl Brokers {
             let broker = self.nsqds.entry(name.clone()).or_insert(Broker::new(http, false));
             broker.ask(&mut self.asking);
         }
-        directory.nsqds = nsqds;
+        (directory.nsqds, directory.answered) = (nsqds, Some(Instant::now()));
+        if self.nsqds.is_empty() && !self.nobody_said {
+            tracing::warn!("{NOBODY}");
+        }
+        self.nobody_said = self.nsqds.is_empty() || self.is_quiet;
         News::Nodes
     }
 
@@ -236,10 +262,12 @@ async fn tell(http: &Nsqd, tcp: Option<Address>) -> Result<(Option<Address>, Sta
 }
 
 impl Trouble {
-    fn is_now(&mut self, error: Option<&HttpError>, who: impl Display) {
+    fn is_now(&mut self, error: Option<&HttpError>, who: impl Display, is_quiet: bool) {
         match (error, &mut self.0) {
             (Some(error), None) => {
-                tracing::warn!("{error}");
+                if !is_quiet {
+                    tracing::warn!("{error}");
+                }
                 self.0 = Some((error.to_string(), Instant::now()));
             }
             (Some(error), Some((text, _))) => *text = error.to_string(),

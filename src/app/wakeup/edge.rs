@@ -91,7 +91,8 @@ async fn listen(
     let mut listener = Listener::connect(nsqd).await.map_err(|e| e.to_string())?;
     // as late as can be: between this look and SUB the stream or its groups may only be deleted within a round trip
     let filter = StatsFilter { topic: Some(topic.clone()), ..StatsFilter::default() };
-    let stats = http.stats(&filter).await.map_err(|e| e.to_string())?;
+    // where this fails polling does, too, and says it
+    let Ok(stats) = http.stats(&filter).await else { return Ok(None) };
     if !stats.topics.iter().flat_map(|topic| &topic.channels).any(is_durable) {
         return Ok(None);
     }

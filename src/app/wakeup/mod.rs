@@ -42,6 +42,9 @@ use crate::systemd::Notifier;
 /// Where nobody asks for a sign of life, this is as good as never.
 const SELDOM: Duration = Duration::from_secs(3600);
 
+/// What comes again and again does so after this time at the soonest.
+const SOONEST: Duration = Duration::from_millis(10);
+
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     if args.broker.nsqd_http().is_empty() && args.broker.lookupd_http_address.is_empty() {
@@ -52,9 +55,9 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let (server, mut questions) = serve(&args).await?;
     let (heard, mut hearing) = unbounded_channel();
     let mut wakeup = Wakeup::new(args, heard);
-    let mut ticks = interval(wakeup.args.poll_interval.max(Duration::from_millis(10)));
+    let mut ticks = interval(wakeup.args.poll_interval.max(SOONEST));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut beats = interval(wakeup.notifier.watchdog_interval().map_or(SELDOM, |within| within / 3));
+    let mut beats = interval(wakeup.notifier.watchdog_interval().map_or(SELDOM, |within| within / 3).max(SOONEST));
     loop {
         tokio::select! {
             biased;
@@ -94,21 +97,22 @@ struct Wakeup {
     edges: Edges,
     metrics: Metrics,
     notifier: Notifier,
-    /// The trouble and the status that were told last.
-    trouble: Option<String>,
-    status: String,
+    /// What systemd was told last; nothing before all were asked once.
+    status: Option<String>,
 }
 
 impl Wakeup {
     fn new(args: Args, heard: mpsc::UnboundedSender<Heard>) -> Self {
         let watch = Watch::new(&args);
         let metrics = Metrics::new(|registry| watch.counters.register(registry));
-        let brokers = Brokers::new(&args.broker);
-        let (trouble, status) = (None, String::new());
-        Self { args, watch, brokers, edges: Edges::new(heard), metrics, notifier: Notifier, trouble, status }
+        let brokers = Brokers::new(&args.broker, args.once);
+        Self { args, watch, brokers, edges: Edges::new(heard), metrics, notifier: Notifier, status: None }
     }
 
     fn answered(&mut self, news: News) {
+        if news == News::Nodes {
+            return;
+        }
         let mut poll = self.brokers.poll();
         let streams = std::mem::take(&mut poll.streams);
         match news {
@@ -117,8 +121,7 @@ impl Wakeup {
                 self.watch.counters.poll_duration.observe(took.as_secs_f64());
                 self.watch.polled(poll);
             }
-            News::Failed => drop(self.watch.counters.poll_errors.inc()),
-            News::Nodes => return,
+            News::Failed | News::Nodes => drop(self.watch.counters.poll_errors.inc()),
         }
         let is_quiet = self.args.no_edge || self.args.once || self.args.dry_run;
         let wanted = if is_quiet { BTreeSet::new() } else { self.watch.worth_hearing(streams) };
@@ -129,21 +132,19 @@ impl Wakeup {
     fn went_round(&mut self) -> Result<bool, Failure> {
         let trouble = self.brokers.trouble();
         if self.args.once {
-            return trouble.map_or(Ok(true), |trouble| Err(Failure::new(Exit::Unavailable, trouble)));
+            // no nsqd at all is the one line that ends it; what else is wrong is said beside what was done
+            trouble.map_or(Ok(()), |trouble| Err(Failure::new(Exit::Unavailable, trouble)))?;
+            self.brokers.health(Instant::now()).filter_map(|h| h.trouble).for_each(|line| tracing::warn!("{line}"));
+            return Ok(true);
         }
-        let status = trouble.clone().unwrap_or_else(|| self.watch.status());
-        if status != self.status {
+        let status = trouble.unwrap_or_else(|| self.watch.status());
+        if self.status.as_ref() != Some(&status) {
             self.notifier.status(&status);
         }
-        if self.status.is_empty() {
+        // also where no nsqd answers: it may come later
+        if self.status.replace(status).is_none() {
             self.notifier.ready();
         }
-        if let Some(trouble) =
-            trouble.as_ref().filter(|_| self.trouble.is_none() && self.brokers.health().all(|h| h.trouble.is_none()))
-        {
-            tracing::warn!("{trouble}");
-        }
-        (self.trouble, self.status) = (trouble, status);
         Ok(false)
     }
 

@@ -17,7 +17,16 @@ pub(super) struct State {
     brokers: Vec<Health>,
     /// What is wrong with folders and files of sockets.
     complaints: Vec<String>,
+    /// Streams with messages and no group.
+    without_group: Vec<Ungrouped>,
     groups: Vec<GroupState>,
+}
+
+#[derive(Debug, Serialize)]
+struct Ungrouped {
+    stream: String,
+    nsqd: String,
+    depth: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -51,14 +60,21 @@ impl State {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             status: watch.status(),
-            brokers: brokers.health().collect(),
+            brokers: brokers.health(now).collect(),
             complaints: watch.sockets.complaints().cloned().collect(),
+            without_group: watch.without_group.iter().map(Ungrouped::new).collect(),
             groups: watch.seen.groups.iter().map(|(name, group)| GroupState::new(watch, name, group, now)).collect(),
         }
     }
 
     pub(super) fn json(&self) -> String {
         serde_json::to_string_pretty(self).expect("string keys only")
+    }
+}
+
+impl Ungrouped {
+    fn new(((nsqd, stream), depth): (&(String, String), &u64)) -> Self {
+        Self { stream: stream.clone(), nsqd: nsqd.clone(), depth: *depth }
     }
 }
 

@@ -18,6 +18,8 @@ use crate::client::Address;
 pub(super) struct Watch {
     pub(super) seen: Observed,
     pub(super) held: BTreeMap<Name, Held>,
+    /// Streams that have messages and no group, as [`Poll`] has them.
+    pub(super) without_group: BTreeMap<(String, String), u64>,
     pub(super) memory: Memory,
     pub(super) sockets: Sockets,
     pub(super) counters: Counters,
@@ -43,6 +45,7 @@ impl Watch {
         Self {
             seen: Observed::default(),
             held: BTreeMap::new(),
+            without_group: BTreeMap::new(),
             memory: Memory::default(),
             sockets: Sockets::new(args.socket_dir.clone()),
             counters: Counters::new(),
@@ -58,9 +61,9 @@ impl Watch {
     pub(super) fn polled(&mut self, poll: Poll) {
         let sockets = self.sockets.of(poll.groups.keys().map(|(_, group)| group.as_str()));
         self.seen = Observed { groups: poll.groups, sockets };
-        self.held = poll.held;
+        (self.held, self.without_group) = (poll.held, poll.without_group);
         self.broken.retain(|socket, _| self.seen.sockets.values().flatten().any(|known| known == socket));
-        self.say(&poll.without_group);
+        self.say();
         for wake in decide::decide(&self.seen, self.per_consumer, &mut self.memory, Instant::now()) {
             self.wake(&wake);
         }
@@ -76,7 +79,9 @@ impl Watch {
     pub(super) fn heard(&mut self, Heard { nsqd, stream, what }: Heard) {
         if let Err(why) = what {
             if self.deaf.insert(nsqd.clone(), why.clone()).is_none() {
-                tracing::warn!("cannot listen at {nsqd}: {why}: until then consumers are woken by polling alone");
+                tracing::warn!(
+                    "cannot listen at {nsqd}: {why}: consumers are woken by polling alone, up to --poll-interval later"
+                );
             }
             return;
         }
@@ -125,7 +130,7 @@ impl Watch {
     }
 
     /// Says what is new and keeps messages from being handled.
-    fn say(&mut self, without_group: &BTreeMap<(String, String), u64>) {
+    fn say(&mut self) {
         let held = |wanted: fn(&Held) -> u64| {
             let of_these = self.held.iter().filter(move |(_, held)| wanted(held) > 0);
             of_these.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>()
@@ -143,8 +148,8 @@ impl Watch {
                 "{count} in flight of consumers that are gone: back in the queue when their message timeout ends"
             );
         }
-        for (http, stream) in self.said.without_group.news(without_group.keys().cloned().collect()) {
-            let count = without_group[&(http.clone(), stream.clone())];
+        for (http, stream) in self.said.without_group.news(self.without_group.keys().cloned().collect()) {
+            let count = self.without_group[&(http.clone(), stream.clone())];
             let topic = stream.replace('#', "%23");
             tracing::warn!(
                 "stream {stream} has {count} messages and no group that could be woken: \

@@ -1,0 +1,170 @@
+//! Whom `mqueue wakeup` wakes, and when: what polling sees of real nsqds.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Doors, Nsqd, Told, consumer, needs, wait_until};
+
+/// `count` lines.
+fn lines(count: usize) -> Vec<u8> {
+    (0..count).map(|number| format!("{number}\n")).collect::<String>().into_bytes()
+}
+
+#[test]
+fn a_message_that_waits_wakes_its_group_and_no_other() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock", "2.sock"]));
+    nsqd.create("foo", "1");
+    nsqd.create("bar", "2");
+    nsqd.publish("foo", b"x");
+    let wakeup = doors.wakeup(&nsqd, "--no-edge").start();
+    doors.wait_for_poke("1.sock");
+    assert_eq!(doors.pokes("2.sock"), 0, "{}", wakeup.stderr());
+}
+
+#[test]
+fn in_flight_messages_of_a_killed_consumer_are_said_once_and_wake_the_group_when_they_are_back() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::with_channel("foo", "1"), Doors::new(&["1.sock"]));
+    let wakeup = doors.wakeup(&nsqd, "--poll-interval 50ms").start();
+    let working = consumer(&nsqd.tcp(), "--handler sleep:60s --concurrency 3 --msg-timeout 4s").start();
+    nsqd.wait_for_clients("foo", "1", 1);
+    nsqd.publish_lines("foo", &lines(3));
+    wait_until("3 in flight", || nsqd.channel("foo", "1").in_flight_count == 3);
+    let poked_before = doors.pokes("1.sock");
+    working.signal(Signal::SIGKILL);
+    wakeup.wait_to_say("3 in flight of consumers that are gone");
+    assert_eq!(doors.pokes("1.sock"), poked_before, "nothing can be handled yet");
+    doors.wait_for_poke("1.sock");
+    assert_ne!(nsqd.channel("foo", "1").depth, 0, "it was woken for messages that are back");
+    assert_eq!(wakeup.times_said("in flight of consumers that are gone"), 1);
+}
+
+#[test]
+fn a_deferred_message_wakes_its_group_within_a_poll_of_falling_due() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::with_channel("foo", "1"), Doors::new(&["1.sock"]));
+    let wakeup = doors.wakeup(&nsqd, "--listen 127.0.0.1:0").start();
+    let told = Told::by(&wakeup);
+    nsqd.publish_later("foo", b"x", 2500);
+    wait_until("it is seen as deferred", || told.group("foo", "1")["deferred"] == 1);
+    assert_eq!(doors.pokes("1.sock"), 0);
+    wait_until("it is due", || nsqd.channel("foo", "1").depth == 1);
+    let due = Instant::now();
+    doors.wait_for_poke("1.sock");
+    let after = due.elapsed();
+    eprintln!("poked {after:?} after a deferred message fell due, at a poll each second");
+    assert!(after < Duration::from_millis(1800), "{after:?}");
+}
+
+#[test]
+fn too_few_consumers_are_joined_by_as_many_as_the_depth_asks_for() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1@1.sock", "1@2.sock", "1@3.sock", "1@4.sock"]));
+    nsqd.create("foo", "1");
+    let _working = consumer(&nsqd.tcp(), "--handler sleep:60s --max-in-flight 1").start();
+    nsqd.wait_for_clients("foo", "1", 1);
+    let wakeup = doors.wakeup(&nsqd, "--per-consumer 10 --poll-interval 50ms --listen 127.0.0.1:0").start();
+    let told = Told::by(&wakeup);
+    // one is in flight, and the rest is not too much for one consumer
+    nsqd.publish_lines("foo", &lines(8));
+    wait_until("depth 7", || told.group("foo", "1")["depth"] == 7);
+    told.wait_for_polls(3);
+    assert_eq!(doors.all_pokes(), [0, 0, 0, 0], "{}", wakeup.stderr());
+    nsqd.publish_lines("foo", &lines(15));
+    wait_until("three are poked", || doors.all_pokes()[..3].iter().all(|pokes| *pokes > 0));
+    assert_eq!(doors.pokes("1@4.sock"), 0, "22 messages are for three");
+}
+
+#[test]
+fn a_stream_without_a_group_is_said_once_with_a_remedy_that_works() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
+    nsqd.publish_lines("foo", &lines(3));
+    let wakeup = doors.wakeup(&nsqd, "--poll-interval 50ms --listen 127.0.0.1:0").start();
+    wakeup.wait_to_say("stream foo has 3 messages and no group");
+    Told::by(&wakeup).wait_for_polls(3);
+    assert_eq!(wakeup.times_said("no group"), 1, "{}", wakeup.stderr());
+    assert!(nsqd.channels("foo").is_empty(), "wakeup makes no channel there: it would get the backlog");
+    let said = wakeup.stderr();
+    let url = said.split("curl -X POST '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
+    nsqd.post(url.strip_prefix(&format!("http://{}", nsqd.http())).unwrap().replace("GROUP", "1").as_str());
+    doors.wait_for_poke("1.sock");
+}
+
+#[test]
+fn a_paused_group_is_left_alone_and_said_once() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
+    nsqd.create("foo", "1");
+    nsqd.post("/channel/pause?topic=foo&channel=1");
+    nsqd.publish("foo", b"x");
+    let wakeup = doors.wakeup(&nsqd, "--poll-interval 50ms --listen 127.0.0.1:0").start();
+    wakeup.wait_to_say("is paused");
+    Told::by(&wakeup).wait_for_polls(3);
+    assert_eq!((doors.pokes("1.sock"), wakeup.times_said("is paused")), (0, 1));
+    nsqd.post("/channel/unpause?topic=foo&channel=1");
+    doors.wait_for_poke("1.sock");
+}
+
+#[test]
+fn streams_groups_and_sockets_are_seen_as_they_come() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::start(), Doors::new(&[]));
+    let wakeup = doors.wakeup(&nsqd, "--poll-interval 50ms --listen 127.0.0.1:0").start();
+    nsqd.create("foo", "1");
+    nsqd.publish("foo", b"x");
+    Told::by(&wakeup).wait_for_polls(2);
+    doors.open("1.sock");
+    doors.wait_for_poke("1.sock");
+    doors.close("1.sock");
+    std::fs::remove_file(doors.at("1.sock")).unwrap();
+    Told::by(&wakeup).wait_for_polls(2);
+    doors.open("1.sock");
+    doors.wait_for_poke("1.sock");
+}
+
+#[test]
+fn once_wakes_whom_it_sees_and_ends_and_a_dry_run_wakes_nobody() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
+    nsqd.create("foo", "1");
+    nsqd.publish("foo", b"x");
+    let dry = doors.wakeup(&nsqd, "--once --dry-run").run();
+    let line = format!("would wake group 1 of stream foo by {}: 1 waiting\n", doors.at("1.sock").display());
+    assert_eq!((dry.code, dry.stdout), (Some(0), line));
+    assert_eq!(doors.pokes("1.sock"), 0);
+    assert_eq!(doors.wakeup(&nsqd, "--once").run().code, Some(0));
+    assert_eq!(doors.pokes("1.sock"), 1);
+}
+
+#[test]
+fn systemd_is_told_of_readiness_status_life_and_end() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
+    nsqd.create("foo", "1");
+    let systemd = UnixDatagram::bind(doors.at("notify")).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let note = || {
+        let mut bytes = [0; 1024];
+        let length = systemd.recv(&mut bytes).expect("a note comes");
+        String::from_utf8(bytes[..length].to_vec()).unwrap().trim_end().to_owned()
+    };
+    // signs of life do not wait for polls
+    let wakeup = doors
+        .wakeup(&nsqd, "--poll-interval 1h")
+        .env("NOTIFY_SOCKET", doors.at("notify").to_str().unwrap())
+        .env("WATCHDOG_USEC", "300000")
+        .start();
+    let mut notes = Vec::new();
+    while notes.iter().filter(|note| *note == "WATCHDOG=1").count() < 4 || !notes.contains(&"READY=1".to_owned()) {
+        notes.push(note());
+    }
+    let status = "STATUS=woke 0, watching 1 groups on 1 streams, 1 asleep".to_owned();
+    assert!(notes.contains(&status), "{notes:?}");
+    wakeup.signal(Signal::SIGTERM);
+    while note() != "STOPPING=1" {}
+    assert_eq!(wakeup.finish().code, Some(0));
+}

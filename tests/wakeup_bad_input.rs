@@ -1,0 +1,123 @@
+//! What is wrong with folders and sockets is said by `mqueue wakeup` in one clear line, once, and keeps nobody else asleep.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use crate::support::{Doors, Mqueue, Nsqd, Told, needs, wait_until};
+
+/// An nsqd with a message for each of these groups of stream foo, and for group `good`, whose socket is as it should be.
+fn nsqd_with(groups: &[&str]) -> Nsqd {
+    let nsqd = Nsqd::start();
+    groups.iter().chain(&["good"]).for_each(|group| nsqd.create("foo", group));
+    nsqd.publish("foo", b"x");
+    nsqd
+}
+
+/// Runs it until `good` was woken and some polls have passed: this was said once, and nothing else was wrong.
+#[track_caller]
+fn says_once(wakeup: Mqueue, doors: &Doors, words: &[&str]) {
+    let wakeup = wakeup.start();
+    let told = Told::by(&wakeup);
+    doors.wait_for_poke("good.sock");
+    words.iter().for_each(|words| wakeup.wait_to_say(words));
+    // the pace of a socket that fails is a second
+    wait_until("more pokes", || doors.pokes("good.sock") >= 2);
+    told.wait_for_polls(3);
+    let said = wakeup.stderr();
+    for words in words {
+        assert_eq!(wakeup.times_said(words), 1, "{words:?} in:\n{said}");
+    }
+    let troubles = said.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).count();
+    assert_eq!(troubles, words.len(), "{said}");
+}
+
+const ARGS: &str = "--poll-interval 50ms --listen 127.0.0.1:0";
+
+#[test]
+fn a_missing_folder() {
+    needs!("nsqd");
+    let (nsqd, doors) = (nsqd_with(&[]), Doors::new(&["good.sock"]));
+    let wakeup = doors.wakeup(&nsqd, &format!("{ARGS} --socket-dir {}", doors.at("missing").display()));
+    says_once(
+        wakeup,
+        &doors,
+        &["missing: No such file or directory (os error 2): mend it, or name another --socket-dir"],
+    );
+}
+
+#[test]
+fn what_is_called_like_a_socket_and_is_none() {
+    needs!("nsqd");
+    let (nsqd, doors) = (nsqd_with(&["plain", "folder", "gone"]), Doors::new(&["good.sock", "gone.sock"]));
+    std::fs::write(doors.at("plain.sock"), "").unwrap();
+    std::fs::create_dir(doors.at("folder.sock")).unwrap();
+    doors.close("gone.sock");
+    let remedy =
+        "systemctl reset-failed 'mqueue-consumer@gone.socket' && systemctl start 'mqueue-consumer@gone.socket'";
+    let words = ["plain.sock is no socket", "folder.sock is no socket", remedy];
+    says_once(doors.wakeup(&nsqd, ARGS), &doors, &words);
+}
+
+#[test]
+fn a_link_out_of_the_folder_is_not_followed() {
+    needs!("nsqd");
+    let (nsqd, doors) = (nsqd_with(&["link", "inner"]), Doors::new(&["good.sock", "inner-target"]));
+    let outside = Doors::new(&["secret"]);
+    symlink(outside.at("secret"), doors.at("link.sock")).unwrap();
+    symlink(doors.at("inner-target"), doors.at("inner.sock")).unwrap();
+    let words = ["link.sock is a symbolic link, which is not followed", "inner.sock is a symbolic link"];
+    says_once(doors.wakeup(&nsqd, ARGS), &doors, &words);
+    assert_eq!((outside.pokes("secret"), doors.pokes("inner-target")), (0, 0));
+}
+
+#[test]
+fn a_socket_that_two_streams_have_a_group_for_is_poked_for_each() {
+    needs!("nsqd");
+    let (nsqd, doors) = (nsqd_with(&["same"]), Doors::new(&["good.sock", "same.sock"]));
+    nsqd.create("bar", "same");
+    says_once(doors.wakeup(&nsqd, ARGS), &doors, &["is claimed by group same of stream bar and of foo"]);
+    assert!(doors.pokes("same.sock") >= 1);
+}
+
+#[test]
+fn of_two_files_for_one_consumer_one_is_poked() {
+    needs!("nsqd");
+    let (nsqd, doors) = (nsqd_with(&["two"]), Doors::new(&["good.sock", "two.sock", "two"]));
+    says_once(doors.wakeup(&nsqd, ARGS), &doors, &["two.sock is there, too"]);
+    assert!(doors.pokes("two.sock") >= 1);
+    assert_eq!(doors.pokes("two"), 0);
+}
+
+#[test]
+fn a_socket_that_is_listened_on_again_is_poked_within_a_second_or_so() {
+    needs!("nsqd");
+    let (nsqd, doors) = (nsqd_with(&["gone"]), Doors::new(&["good.sock", "gone.sock"]));
+    doors.close("gone.sock");
+    let wakeup = doors.wakeup(&nsqd, ARGS).start();
+    let told = Told::by(&wakeup);
+    wait_until("four failed pokes", || told.metric("mqueue_wakeup_failed_pokes_total") >= 4.0);
+    std::fs::remove_file(doors.at("gone.sock")).unwrap();
+    doors.open("gone.sock");
+    doors.wait_for_poke("gone.sock");
+    assert_eq!(wakeup.times_said("nobody listens"), 1, "{}", wakeup.stderr());
+}
+
+#[test]
+fn without_permission_for_a_folder_or_a_socket() {
+    needs!("nsqd");
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can become somebody else");
+        return;
+    }
+    let (nsqd, doors) = (nsqd_with(&["locked"]), Doors::new(&["good.sock", "locked.sock"]));
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    mode(doors.path(), 0o755);
+    mode(&doors.at("good.sock"), 0o666);
+    mode(&doors.at("locked.sock"), 0o660);
+    std::fs::create_dir(doors.at("hidden")).unwrap();
+    mode(&doors.at("hidden"), 0o700);
+    let args = format!("{ARGS} --socket-dir {}", doors.at("hidden").display());
+    let words = ["hidden: Permission denied", "locked.sock: permission denied: run wakeup as root"];
+    says_once(doors.wakeup(&nsqd, &args).as_user(65534), &doors, &words);
+    assert_eq!(doors.pokes("locked.sock"), 0);
+}
