@@ -25,6 +25,16 @@ fn a_message_that_waits_wakes_its_group_and_no_other() {
 }
 
 #[test]
+fn a_poke_that_brings_nobody_is_repeated_without_waiting_for_a_poll() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
+    nsqd.create("foo", "1");
+    nsqd.publish("foo", b"x");
+    let _wakeup = doors.wakeup(&nsqd, "--no-edge --poll-interval 1h").start();
+    wait_until("two pokes", || doors.pokes("1.sock") == 2);
+}
+
+#[test]
 fn in_flight_messages_of_a_killed_consumer_are_said_once_and_wake_the_group_when_they_are_back() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::with_channel("foo", "1"), Doors::new(&["1.sock"]));

@@ -118,6 +118,6 @@ fn without_permission_for_a_folder_or_a_socket() {
     mode(&doors.at("hidden"), 0o700);
     let args = format!("{ARGS} --socket-dir {}", doors.at("hidden").display());
     let words = ["hidden: Permission denied", "locked.sock: permission denied: run wakeup as root"];
-    says_once(doors.wakeup(&nsqd, &args).as_user(65534), &doors, &words);
+    says_once(doors.wakeup(&nsqd, &args).run_by(65534), &doors, &words);
     assert_eq!(doors.pokes("locked.sock"), 0);
 }

@@ -37,7 +37,7 @@ fn a_thousand_sleeping_groups_cost_little_and_are_woken_within_two_seconds() {
     let published = start.elapsed();
     wait_within(Duration::from_secs(10), "a poke of each", || doors.all_pokes().iter().all(|pokes| *pokes > 0));
     let poked = start.elapsed();
-    println!("200 messages published within {published:.2?}; 1,000 sockets poked within {poked:.2?} of the first");
+    eprintln!("200 messages published within {published:.2?}; 1,000 sockets poked within {poked:.2?} of the first");
     assert!(poked < Duration::from_secs(2), "{poked:?}");
     let pokes: usize = doors.all_pokes().iter().sum();
     assert_eq!(pokes, groups.len(), "each once");
@@ -50,7 +50,7 @@ fn rests(wakeup: &Mqueue) {
     let share = 100.0 * (cpu(wakeup) - before).as_secs_f64() / start.elapsed().as_secs_f64();
     let megabytes = |kibibytes: u64| kibibytes as f64 / 1024.0;
     let (rss, own) = (megabytes(wakeup.rss()), megabytes(wakeup.own_memory()));
-    println!(
+    eprintln!(
         "1,000 groups asleep on 200 streams: RSS {rss:.1} MB ({own:.1} its own), {share:.2} % of a core at a 1 s poll"
     );
     assert!(own <= 10.0, "{own} MB");

@@ -183,7 +183,7 @@ impl Mqueue {
     }
 
     /// As another user than root, who has no more groups.
-    pub fn as_user(mut self, uid: u32) -> Self {
+    pub fn run_by(mut self, uid: u32) -> Self {
         std::os::unix::process::CommandExt::uid(&mut self.command, uid);
         std::os::unix::process::CommandExt::gid(&mut self.command, uid);
         self

@@ -151,6 +151,22 @@ impl Memory {
         self.worked(socket, &(stream.clone(), group.clone()));
     }
 
+    /// When a group that waits now, as pokes were too few or too many, may be poked for next.
+    pub(super) fn due(&self, seen: &Observed, per_consumer: u64) -> Option<Instant> {
+        let waiting =
+            seen.groups.iter().filter_map(|(name, group)| Some((name, wanted(seen, name, group, per_consumer)?)));
+        let due =
+            |(name, sockets): (&Name, &[PathBuf])| sockets.iter().filter_map(|socket| self.next(socket, name)).min();
+        waiting.filter_map(due).min()
+    }
+
+    /// When this socket may be poked for this group; `None` if it never was.
+    fn next(&self, socket: &PathBuf, group: &Name) -> Option<Instant> {
+        let paces = self.sockets.get(socket)?;
+        let free = paces.values().map(|pace| pace.last + LEAST).max()?;
+        Some(paces.get(group).map_or(free, |pace| pace.next().max(free)))
+    }
+
     /// The pokes of this socket for this group so far.
     pub(super) fn pace(&self, socket: &PathBuf, group: &Name) -> Option<Pace> {
         self.sockets.get(socket)?.get(group).copied()
@@ -182,20 +198,23 @@ pub(super) fn decide(seen: &Observed, per_consumer: u64, memory: &mut Memory, no
         };
         let served = if before != Some(group.finished) { sockets.len() } else { consumers };
         sockets.iter().take(served).for_each(|socket| memory.worked(socket, name));
-        if group.paused || group.depth == 0 {
-            continue;
-        }
-        let wanted = usize::try_from(group.depth.div_ceil(per_consumer)).unwrap_or(usize::MAX).min(sockets.len());
-        if wanted <= consumers {
-            continue;
-        }
         let reason = Reason::Waiting { depth: group.depth, clients: group.clients };
-        for socket in sockets.iter().take(wanted).filter(|socket| memory.may_poke(socket, name, now)) {
-            wakes.push(Wake::new(name, socket, reason));
+        for socket in wanted(seen, name, group, per_consumer).into_iter().flatten() {
+            if memory.may_poke(socket, name, now) {
+                wakes.push(Wake::new(name, socket, reason));
+            }
         }
     }
     memory.keep_only(seen);
     wakes
+}
+
+/// The sockets that this group's depth asks for; `None` if it has enough consumers.
+fn wanted<'a>(seen: &'a Observed, name: &Name, group: &Group, per_consumer: u64) -> Option<&'a [PathBuf]> {
+    let sockets = seen.sockets.get(&name.1)?;
+    let wanted = usize::try_from(group.depth.div_ceil(per_consumer)).unwrap_or(usize::MAX).min(sockets.len());
+    let consumers = usize::try_from(group.clients).unwrap_or(usize::MAX);
+    (!group.paused && wanted > consumers).then(|| &sockets[..wanted])
 }
 
 /// Whom to wake as a message of this stream came in.
@@ -286,6 +305,20 @@ mod tests {
             let wakes = decide(&seen(1, 0, false, 1), 10, &mut memory, start + n * LEAST);
             assert_eq!(wakes.len(), 1, "second {n}");
             memory.missed(&wakes[0]);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_its_next_poke_is_due_when_that_may_come() {
+        let (start, mut memory) = (Instant::now(), Memory::default());
+        let asleep = seen(1, 0, false, 1);
+        assert_eq!(memory.due(&asleep, 10), None);
+        for (poke, at, next) in [(1, 0, 1), (2, 1, 3), (3, 3, 7)] {
+            assert_eq!(count(&asleep, &mut memory, start + at * LEAST), 1, "poke {poke}");
+            assert_eq!(memory.due(&asleep, 10), Some(start + next * LEAST), "poke {poke}");
+        }
+        for other in [seen(0, 0, false, 1), seen(1, 1, false, 1), seen(1, 0, true, 1), seen(1, 0, false, 0)] {
+            assert_eq!(memory.due(&other, 10), None, "{other:?}");
         }
     }
 

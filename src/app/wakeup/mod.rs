@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, unbounded_channel};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::brokers::{Brokers, News};
@@ -70,6 +70,10 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
                 }
             }
             _ = ticks.tick() => wakeup.brokers.ask(),
+            () = at(wakeup.due) => {
+                wakeup.due = None;
+                wakeup.brokers.ask();
+            }
             _ = beats.tick() => wakeup.notifier.watchdog(),
             Some(question) = questions.recv() => wakeup.tell(question),
         }
@@ -77,6 +81,14 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     drop(server);
     wakeup.notifier.stopping();
     Ok(Exit::Success)
+}
+
+/// Waits until then, or for ever.
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Starts the server, if there is to be one.
@@ -97,6 +109,8 @@ struct Wakeup {
     edges: Edges,
     metrics: Metrics,
     notifier: Notifier,
+    /// When to look again, before the next poll.
+    due: Option<Instant>,
     /// What systemd was told last; nothing before all were asked once.
     status: Option<String>,
 }
@@ -106,7 +120,7 @@ impl Wakeup {
         let watch = Watch::new(&args);
         let metrics = Metrics::new(|registry| watch.counters.register(registry));
         let brokers = Brokers::new(&args.broker, args.once);
-        Self { args, watch, brokers, edges: Edges::new(heard), metrics, notifier: Notifier, status: None }
+        Self { args, watch, brokers, edges: Edges::new(heard), metrics, notifier: Notifier, due: None, status: None }
     }
 
     fn answered(&mut self, news: News) {
@@ -120,6 +134,7 @@ impl Wakeup {
                 self.watch.counters.polls.inc();
                 self.watch.counters.poll_duration.observe(took.as_secs_f64());
                 self.watch.polled(poll);
+                self.due = self.watch.due();
             }
             News::Failed | News::Nodes => drop(self.watch.counters.poll_errors.inc()),
         }

@@ -75,6 +75,11 @@ impl Watch {
         streams
     }
 
+    /// When somebody who waits may be poked again, which need not be when the next poll comes.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.memory.due(&self.seen, self.per_consumer)
+    }
+
     /// A subscription told something.
     pub(super) fn heard(&mut self, Heard { nsqd, stream, what }: Heard) {
         if let Err(why) = what {
