@@ -1,55 +1,20 @@
 //! The nsqds and nsqlookupds, each asked on its own: one that is slow or silent delays no other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use super::broker::{Answer, Broker, Directory, Health, Told};
 use super::observe::Poll;
-use crate::cli::broker;
-use crate::client::{Address, HttpError, Lookupd, Nsqd, StatsFilter};
-use crate::proto::stats::{Lookup, Producer, Stats};
+use crate::cli::broker::Args;
+use crate::client::{Address, HttpError, Nsqd};
 
 /// How long an nsqd that no nsqlookupd names any more may be silent before it is forgotten (nsqlookupd's own patience).
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
 
 /// What is said where there is no nsqd to ask.
 const NOBODY: &str = "nsqlookupd names no nsqd: start one with --lookupd-tcp-address";
-
-/// One nsqd: where it is asked, and where it is subscribed at.
-#[derive(Debug)]
-struct Broker {
-    http: Nsqd,
-    /// It was given by address.
-    is_named: bool,
-    tcp: Option<Address>,
-    trouble: Trouble,
-    /// Its last answer, and when it came. Silence is no empty queue.
-    last: Option<(Stats, Instant)>,
-    is_asked: bool,
-}
-
-/// One nsqlookupd, and the nsqds (their HTTP addresses) that it named last.
-#[derive(Debug)]
-struct Directory {
-    http: Lookupd,
-    trouble: Trouble,
-    nsqds: BTreeSet<String>,
-    answered: Option<Instant>,
-    is_asked: bool,
-}
-
-/// What went wrong the last time, and since when. Its beginning is said, and its end.
-#[derive(Debug, Default)]
-struct Trouble(Option<(String, Instant)>);
-
-/// An answer, and whose.
-#[derive(Debug)]
-enum Answer {
-    Nsqd { name: String, took: Duration, told: Result<(Option<Address>, Stats), HttpError> },
-    Lookupd { index: usize, told: Result<BTreeSet<String>, HttpError> },
-}
 
 /// What an answer was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,18 +25,6 @@ pub(super) enum News {
     Failed,
     /// An nsqlookupd's list.
     Nodes,
-}
-
-/// One of them, as people are told.
-#[derive(Debug, Clone, serde::Serialize)]
-pub(super) struct Health {
-    pub(super) program: &'static str,
-    pub(super) http: String,
-    /// Where it is subscribed at.
-    pub(super) tcp: Option<String>,
-    /// How long ago it answered well, in seconds.
-    pub(super) last_answer: Option<f64>,
-    pub(super) trouble: Option<String>,
 }
 
 /// All of them.
@@ -88,29 +41,16 @@ pub(super) struct Brokers {
 
 impl Brokers {
     /// Those that were given. If quiet, the caller says what is wrong.
-    pub(super) fn new(args: &broker::Args, is_quiet: bool) -> Self {
-        let directory = |http| Directory {
-            http,
-            trouble: Trouble::default(),
-            nsqds: BTreeSet::new(),
-            answered: None,
-            is_asked: false,
-        };
-        let directories = args.lookupd_http_address.iter().cloned().map(directory).collect();
+    pub(super) fn new(args: &Args, is_quiet: bool) -> Self {
+        let directories = args.lookupd_http_address.iter().cloned().map(Directory::new).collect();
         let named = args.nsqd_http().into_iter().map(|http| (http.to_string(), Broker::new(http, true)));
         Self { nsqds: named.collect(), directories, asking: JoinSet::new(), nobody_said: is_quiet, is_quiet }
     }
 
     /// Asks all that have answered.
     pub(super) fn ask(&mut self) {
-        for (index, directory) in self.directories.iter_mut().enumerate().filter(|(_, d)| !d.is_asked) {
-            directory.is_asked = true;
-            let http = directory.http.clone();
-            self.asking.spawn(async move {
-                let nodes = http.nodes().await;
-                let nsqds = |nodes: Lookup| nodes.producers.iter().map(Producer::http_address).collect();
-                Answer::Lookupd { index, told: nodes.map(nsqds) }
-            });
+        for (index, directory) in self.directories.iter_mut().enumerate() {
+            directory.ask(index, &mut self.asking);
         }
         self.nsqds.values_mut().for_each(|broker| broker.ask(&mut self.asking));
     }
@@ -133,7 +73,7 @@ impl Brokers {
     pub(super) fn poll(&self) -> Poll {
         let mut poll = Poll::default();
         for (name, broker) in &self.nsqds {
-            let tcp = broker.tcp.as_ref().filter(|_| broker.trouble.0.is_none());
+            let tcp = broker.tcp.as_ref().filter(|_| !broker.trouble.is_some());
             broker.last.iter().for_each(|(stats, _)| poll.add(name, tcp, stats));
         }
         poll
@@ -146,7 +86,7 @@ impl Brokers {
 
     /// Why no nsqd answers; `None` if one does.
     pub(super) fn trouble(&self) -> Option<String> {
-        if self.nsqds.values().any(|broker| broker.trouble.0.is_none() && broker.last.is_some()) {
+        if self.nsqds.values().any(|broker| !broker.trouble.is_some() && broker.last.is_some()) {
             return None;
         }
         let first = self.health(Instant::now()).find_map(|health| health.trouble);
@@ -155,26 +95,11 @@ impl Brokers {
 
     /// How each of them is doing.
     pub(super) fn health(&self, now: Instant) -> impl Iterator<Item = Health> {
-        let text = |trouble: &Trouble| trouble.0.as_ref().map(|(text, _)| text.clone());
-        let age = move |then: Instant| (now.saturating_duration_since(then).as_secs_f64() * 1000.0).round() / 1000.0;
-        let nsqds = self.nsqds.iter().map(move |(name, broker)| Health {
-            program: "nsqd",
-            http: name.clone(),
-            tcp: broker.tcp.as_ref().map(ToString::to_string),
-            last_answer: broker.last.as_ref().map(|(_, then)| age(*then)),
-            trouble: text(&broker.trouble),
-        });
-        let directories = self.directories.iter().map(move |directory| Health {
-            program: "nsqlookupd",
-            http: directory.http.to_string(),
-            tcp: None,
-            last_answer: directory.answered.map(age),
-            trouble: text(&directory.trouble),
-        });
-        nsqds.chain(directories)
+        let nsqds = self.nsqds.values().map(move |broker| broker.health(now));
+        nsqds.chain(self.directories.iter().map(move |directory| directory.health(now)))
     }
 
-    fn take_stats(&mut self, name: &str, took: Duration, told: Result<(Option<Address>, Stats), HttpError>) -> News {
+    fn take_stats(&mut self, name: &str, took: Duration, told: Result<Told, HttpError>) -> News {
         let Some(broker) = self.nsqds.get_mut(name) else { return News::Failed };
         broker.is_asked = false;
         broker.trouble.is_now(told.as_ref().err(), format_args!("nsqd at {name}"), self.is_quiet);
@@ -224,62 +149,5 @@ impl Brokers {
             }
             stays
         });
-    }
-}
-
-impl Broker {
-    fn new(http: Nsqd, is_named: bool) -> Self {
-        Self { http, is_named, tcp: None, trouble: Trouble::default(), last: None, is_asked: false }
-    }
-
-    fn ask(&mut self, asking: &mut JoinSet<Answer>) {
-        if self.is_asked {
-            return;
-        }
-        self.is_asked = true;
-        let (http, tcp) = (self.http.clone(), self.tcp.clone());
-        asking.spawn(async move {
-            let start = Instant::now();
-            let told = tell(&http, tcp).await;
-            Answer::Nsqd { name: http.to_string(), took: start.elapsed(), told }
-        });
-    }
-}
-
-/// An nsqd's statistics, and where it is subscribed at.
-async fn tell(http: &Nsqd, tcp: Option<Address>) -> Result<(Option<Address>, Stats), HttpError> {
-    let tcp = match tcp {
-        Some(tcp) => Some(tcp),
-        None => {
-            let info = http.info().await?;
-            // the host that was named is one that can be reached; what nsqd calls itself need not be
-            let name = http.to_string();
-            let host = name.rsplit_once(':').map_or("", |(host, _)| host);
-            format!("{host}:{}", info.tcp_port).parse().ok()
-        }
-    };
-    Ok((tcp, http.stats(&StatsFilter::default()).await?))
-}
-
-impl Trouble {
-    fn is_now(&mut self, error: Option<&HttpError>, who: impl Display, is_quiet: bool) {
-        match (error, &mut self.0) {
-            (Some(error), None) => {
-                if !is_quiet {
-                    tracing::warn!("{error}");
-                }
-                self.0 = Some((error.to_string(), Instant::now()));
-            }
-            (Some(error), Some((text, _))) => *text = error.to_string(),
-            (None, Some(_)) => {
-                tracing::info!("{who} answers again");
-                self.0 = None;
-            }
-            (None, None) => {}
-        }
-    }
-
-    fn lasts(&self, long: Duration) -> bool {
-        self.0.as_ref().is_some_and(|(_, since)| since.elapsed() > long)
     }
 }

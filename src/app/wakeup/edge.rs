@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::observe::is_durable;
-use crate::client::{Address, Listener, Nsqd, StatsFilter};
+use crate::client::{Address, Error, Listener, Nsqd, StatsFilter};
 use crate::proto::{ChannelName, TopicName};
 
 /// How long an nsqd that cannot be subscribed to is left alone.
@@ -27,8 +27,18 @@ const AT_ONCE: usize = 8;
 pub(super) struct Heard {
     pub(super) nsqd: Address,
     pub(super) stream: String,
-    /// A message came, or nothing will be heard of it, and why.
-    pub(super) what: Result<(), String>,
+    pub(super) what: What,
+}
+
+/// What a subscription told.
+#[derive(Debug)]
+pub(super) enum What {
+    /// It stands.
+    Subscribed,
+    /// A message came.
+    Message,
+    /// It cannot be had, and why.
+    Failed(String),
 }
 
 /// The subscriptions.
@@ -39,15 +49,22 @@ pub(super) struct Edges {
     tasks: TaskTracker,
     gate: Arc<Semaphore>,
     subscribed: BTreeMap<(Address, String), AbortOnDropHandle<()>>,
+    /// Each that stands has a weak reference to it.
+    standing: Arc<()>,
 }
 
 impl Edges {
     /// Nothing is subscribed; `heard` is told each stream that a message came to.
     pub(super) fn new(heard: UnboundedSender<Heard>) -> Self {
         let name = format!("wakeup-{:08x}#ephemeral", fastrand::u32(..));
-        let channel = ChannelName::new(&name).expect("letters, digits and a dash");
-        let gate = Arc::new(Semaphore::new(AT_ONCE));
-        Self { channel, heard, tasks: TaskTracker::new(), gate, subscribed: BTreeMap::new() }
+        Self {
+            channel: ChannelName::new(&name).expect("letters, digits and a dash"),
+            heard,
+            tasks: TaskTracker::new(),
+            gate: Arc::new(Semaphore::new(AT_ONCE)),
+            subscribed: BTreeMap::new(),
+            standing: Arc::new(()),
+        }
     }
 
     /// Subscribes to these streams and to no others; `http` is the API of the nsqd at an address.
@@ -58,51 +75,68 @@ impl Edges {
                 continue;
             }
             let Some(http) = http(&edge.0) else { continue };
-            let (channel, heard, gate) = (self.channel.clone(), self.heard.clone(), self.gate.clone());
-            let (nsqd, stream) = edge.clone();
-            let task = async move {
-                let Some(what) = listen(&nsqd, &http, &stream, channel, &gate).await.transpose() else { return };
-                let failed = what.is_err();
-                let _ = heard.send(Heard { nsqd, stream, what });
-                if failed {
-                    sleep(PAUSE).await;
-                }
+            let one = Edge {
+                nsqd: edge.0.clone(),
+                http,
+                stream: edge.1.clone(),
+                channel: self.channel.clone(),
+                heard: self.heard.clone(),
+                gate: self.gate.clone(),
+                standing: self.standing.clone(),
             };
-            self.subscribed.insert(edge, AbortOnDropHandle::new(self.tasks.spawn(task)));
+            self.subscribed.insert(edge, AbortOnDropHandle::new(self.tasks.spawn(one.run())));
         }
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.subscribed.values().filter(|task| !task.is_finished()).count()
+    /// How many stand.
+    pub(super) fn standing(&self) -> usize {
+        Arc::weak_count(&self.standing)
     }
 }
 
-/// Waits for a message of the stream; `None` if the wait ended without one, for whatever is no trouble. Dropped, it unsubscribes.
-async fn listen(
-    nsqd: &Address,
-    http: &Nsqd,
-    stream: &str,
+/// One subscription.
+struct Edge {
+    nsqd: Address,
+    http: Nsqd,
+    stream: String,
     channel: ChannelName,
-    gate: &Semaphore,
-) -> Result<Option<()>, String> {
-    let Ok(topic) = TopicName::new(stream) else { return Ok(None) };
-    let turn = gate.acquire().await.expect("it is never closed");
-    let mut listener = Listener::connect(nsqd).await.map_err(|e| e.to_string())?;
-    // as late as can be: between this look and SUB the stream or its groups may only be deleted within a round trip
-    let filter = StatsFilter { topic: Some(topic.clone()), ..StatsFilter::default() };
-    // where this fails polling does, too, and says it
-    let Ok(stats) = http.stats(&filter).await else { return Ok(None) };
-    if !stats.topics.iter().flat_map(|topic| &topic.channels).any(is_durable) {
-        return Ok(None);
-    }
-    listener.subscribe(topic, channel).await.map_err(|e| e.to_string())?;
-    drop(turn);
-    match listener.heard().await {
-        Ok(()) => Ok(Some(())),
-        Err(error) => {
-            tracing::debug!("no longer listening to {stream}: {error}");
-            Ok(None)
+    heard: UnboundedSender<Heard>,
+    gate: Arc<Semaphore>,
+    standing: Arc<()>,
+}
+
+impl Edge {
+    /// Waits for a message of the stream. Dropped, it unsubscribes.
+    async fn run(self) {
+        if let Err(error) = self.listen().await {
+            self.tell(What::Failed(error.to_string()));
+            sleep(PAUSE).await;
         }
+    }
+
+    async fn listen(&self) -> Result<(), Error> {
+        let Ok(topic) = TopicName::new(&self.stream) else { return Ok(()) };
+        let turn = self.gate.acquire().await.expect("it is never closed");
+        let mut listener = Listener::connect(&self.nsqd).await?;
+        // as late as can be: between this look and SUB the stream or its groups may only be deleted within a round trip
+        let filter = StatsFilter { topic: Some(topic.clone()), ..StatsFilter::default() };
+        // where this fails polling does, too, and says it
+        let Ok(stats) = self.http.stats(&filter).await else { return Ok(()) };
+        if !stats.topics.iter().flat_map(|topic| &topic.channels).any(is_durable) {
+            return Ok(());
+        }
+        listener.subscribe(topic, self.channel.clone()).await?;
+        drop(turn);
+        let _standing = Arc::downgrade(&self.standing);
+        self.tell(What::Subscribed);
+        match listener.heard().await {
+            Ok(()) => self.tell(What::Message),
+            Err(error) => tracing::debug!("no longer listening to {}: {error}", self.stream),
+        }
+        Ok(())
+    }
+
+    fn tell(&self, what: What) {
+        let _ = self.heard.send(Heard { nsqd: self.nsqd.clone(), stream: self.stream.clone(), what });
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! One loop owns all of it. Whatever waits (nsqds, subscriptions, readers of `/state`) does so in tasks of its own.
 
+mod broker;
 mod brokers;
 mod counters;
 mod decide;
@@ -18,6 +19,7 @@ mod once;
 mod poke;
 mod sockets;
 mod state;
+mod trouble;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -168,7 +170,7 @@ impl Wakeup {
             Topic::Health => self.brokers.trouble().map_or(Ok("ok\n".to_owned()), Err),
             Topic::State => Ok(State::new(&self.watch, &self.brokers, Instant::now()).json()),
             Topic::Metrics => {
-                self.watch.counters.look(&self.watch, self.edges.len());
+                self.watch.counters.look(&self.watch, self.edges.standing());
                 Ok(self.metrics.text())
             }
         };

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::brokers::{Brokers, Health};
+use super::broker::Health;
+use super::brokers::Brokers;
 use super::decide::{Group, Name};
 use super::watch::Watch;
 

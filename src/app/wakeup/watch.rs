@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::counters::Counters;
 use super::decide::{self, Memory, Name, Observed, Wake};
-use super::edge::Heard;
+use super::edge::{Heard, What};
 use super::observe::{Held, Poll};
 use super::once::Once;
 use super::poke::{poke, remedy};
@@ -25,8 +25,8 @@ pub(super) struct Watch {
     pub(super) counters: Counters,
     /// Sockets that could not be poked, and why; said when it changes.
     pub(super) broken: HashMap<PathBuf, String>,
-    /// nsqds that cannot be subscribed to, and why; said when it begins.
-    deaf: BTreeMap<Address, String>,
+    /// nsqds that cannot be subscribed to; said when it begins and ends.
+    deaf: BTreeSet<Address>,
     said: Said,
     per_consumer: u64,
     dry_run: bool,
@@ -50,7 +50,7 @@ impl Watch {
             sockets: Sockets::new(args.socket_dir.clone()),
             counters: Counters::new(),
             broken: HashMap::new(),
-            deaf: BTreeMap::new(),
+            deaf: BTreeSet::new(),
             said: Said { paused: Once::new(), orphaned: Once::new(), without_group: Once::new(), shared: Once::new() },
             per_consumer: args.per_consumer,
             dry_run: args.dry_run,
@@ -82,18 +82,25 @@ impl Watch {
 
     /// A subscription told something.
     pub(super) fn heard(&mut self, Heard { nsqd, stream, what }: Heard) {
-        if let Err(why) = what {
-            if self.deaf.insert(nsqd.clone(), why.clone()).is_none() {
-                tracing::warn!(
-                    "cannot listen at {nsqd}: {why}: consumers are woken by polling alone, up to --poll-interval later"
-                );
+        match what {
+            What::Subscribed => {
+                if self.deaf.remove(&nsqd) {
+                    tracing::info!("listening at {nsqd} again");
+                }
             }
-            return;
-        }
-        self.deaf.remove(&nsqd);
-        self.counters.heard.inc();
-        for wake in decide::arrived(&stream, &self.seen, &mut self.memory, Instant::now()) {
-            self.wake(&wake);
+            What::Message => {
+                self.counters.heard.inc();
+                for wake in decide::arrived(&stream, &self.seen, &mut self.memory, Instant::now()) {
+                    self.wake(&wake);
+                }
+            }
+            What::Failed(why) => {
+                if self.deaf.insert(nsqd) {
+                    tracing::warn!(
+                        "cannot listen: {why}: consumers are woken by polling alone, up to --poll-interval later"
+                    );
+                }
+            }
         }
     }
 

@@ -1,0 +1,133 @@
+//! One nsqd, or one nsqlookupd: how it is asked, and what it answered last.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::trouble::Trouble;
+use crate::client::{Address, HttpError, Lookupd, Nsqd, StatsFilter};
+use crate::proto::stats::{Lookup, Producer, Stats};
+
+/// An answer, and whose.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Nsqd { name: String, took: Duration, told: Result<Told, HttpError> },
+    Lookupd { index: usize, told: Result<BTreeSet<String>, HttpError> },
+}
+
+/// What an nsqd tells: where it is subscribed at, and its statistics.
+pub(super) type Told = (Option<Address>, Stats);
+
+/// One of them, as people are told.
+#[derive(Debug, Clone, serde::Serialize)]
+pub(super) struct Health {
+    program: &'static str,
+    http: String,
+    /// Where it is subscribed at.
+    tcp: Option<String>,
+    /// How long ago it answered well, in seconds.
+    last_answer: Option<f64>,
+    pub(super) trouble: Option<String>,
+}
+
+/// One nsqd: where it is asked, and where it is subscribed at.
+#[derive(Debug)]
+pub(super) struct Broker {
+    pub(super) http: Nsqd,
+    /// It was given by address.
+    pub(super) is_named: bool,
+    pub(super) tcp: Option<Address>,
+    pub(super) trouble: Trouble,
+    /// Its last answer, and when it came. Silence is no empty queue.
+    pub(super) last: Option<(Stats, Instant)>,
+    pub(super) is_asked: bool,
+}
+
+impl Broker {
+    pub(super) fn new(http: Nsqd, is_named: bool) -> Self {
+        Self { http, is_named, tcp: None, trouble: Trouble::default(), last: None, is_asked: false }
+    }
+
+    /// Asks it, unless its answer is due.
+    pub(super) fn ask(&mut self, asking: &mut JoinSet<Answer>) {
+        if self.is_asked {
+            return;
+        }
+        self.is_asked = true;
+        let (http, tcp) = (self.http.clone(), self.tcp.clone());
+        asking.spawn(async move {
+            let start = Instant::now();
+            let told = tell(&http, tcp).await;
+            Answer::Nsqd { name: http.to_string(), took: start.elapsed(), told }
+        });
+    }
+
+    pub(super) fn health(&self, now: Instant) -> Health {
+        Health {
+            program: "nsqd",
+            http: self.http.to_string(),
+            tcp: self.tcp.as_ref().map(ToString::to_string),
+            last_answer: self.last.as_ref().map(|(_, then)| seconds(*then, now)),
+            trouble: self.trouble.text(),
+        }
+    }
+}
+
+async fn tell(http: &Nsqd, tcp: Option<Address>) -> Result<Told, HttpError> {
+    let tcp = match tcp {
+        Some(tcp) => Some(tcp),
+        None => {
+            let info = http.info().await?;
+            // the host that was named is one that can be reached; what nsqd calls itself need not be
+            let name = http.to_string();
+            let host = name.rsplit_once(':').map_or("", |(host, _)| host);
+            format!("{host}:{}", info.tcp_port).parse().ok()
+        }
+    };
+    Ok((tcp, http.stats(&StatsFilter::default()).await?))
+}
+
+/// One nsqlookupd, and the nsqds (their HTTP addresses) that it named last.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) http: Lookupd,
+    pub(super) trouble: Trouble,
+    pub(super) nsqds: BTreeSet<String>,
+    pub(super) answered: Option<Instant>,
+    pub(super) is_asked: bool,
+}
+
+impl Directory {
+    pub(super) fn new(http: Lookupd) -> Self {
+        Self { http, trouble: Trouble::default(), nsqds: BTreeSet::new(), answered: None, is_asked: false }
+    }
+
+    /// Asks it, unless its answer is due.
+    pub(super) fn ask(&mut self, index: usize, asking: &mut JoinSet<Answer>) {
+        if self.is_asked {
+            return;
+        }
+        self.is_asked = true;
+        let http = self.http.clone();
+        asking.spawn(async move {
+            let nsqds = |nodes: Lookup| nodes.producers.iter().map(Producer::http_address).collect();
+            Answer::Lookupd { index, told: http.nodes().await.map(nsqds) }
+        });
+    }
+
+    pub(super) fn health(&self, now: Instant) -> Health {
+        Health {
+            program: "nsqlookupd",
+            http: self.http.to_string(),
+            tcp: None,
+            last_answer: self.answered.map(|then| seconds(then, now)),
+            trouble: self.trouble.text(),
+        }
+    }
+}
+
+/// How long ago that was, to the millisecond.
+fn seconds(then: Instant, now: Instant) -> f64 {
+    (now.saturating_duration_since(then).as_secs_f64() * 1000.0).round() / 1000.0
+}
