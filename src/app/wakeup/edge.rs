@@ -108,8 +108,13 @@ struct Edge {
 impl Edge {
     /// Waits for a message of the stream. Dropped, it unsubscribes.
     async fn run(self) {
-        if let Err(error) = self.listen().await {
-            self.tell(What::Failed(error.to_string()));
+        let mut failures = 0;
+        while let Err(error) = self.listen().await {
+            failures += 1;
+            // an nsqd that goes away is said by polling, which ends this, too
+            if failures > 1 || matches!(error, Error::Refused { .. }) {
+                self.tell(What::Failed(error.to_string()));
+            }
             sleep(PAUSE).await;
         }
     }

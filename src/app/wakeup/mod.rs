@@ -138,7 +138,9 @@ impl Wakeup {
                 self.watch.polled(poll);
                 self.due = self.watch.due();
             }
-            News::Failed | News::Nodes => drop(self.watch.counters.poll_errors.inc()),
+            News::Failed | News::Nodes => {
+                self.watch.counters.poll_errors.inc();
+            }
         }
         let is_quiet = self.args.no_edge || self.args.once || self.args.dry_run;
         let wanted = if is_quiet { BTreeSet::new() } else { self.watch.worth_hearing(streams) };
