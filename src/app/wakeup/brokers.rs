@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::broker::{Answer, Broker, Directory, Health, Told};
 use super::observe::Poll;
+use super::peer::{Answer, Broker, Directory, Health, Told};
 use crate::cli::broker::Args;
 use crate::client::{Address, HttpError, Nsqd};
 

@@ -8,7 +8,6 @@
 //!
 //! One loop owns all of it. Whatever waits (nsqds, subscriptions, readers of `/state`) does so in tasks of its own.
 
-mod broker;
 mod brokers;
 mod counters;
 mod decide;
@@ -16,6 +15,7 @@ mod edge;
 mod listen;
 mod observe;
 mod once;
+mod peer;
 mod poke;
 mod sockets;
 mod state;

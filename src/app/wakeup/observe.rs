@@ -91,11 +91,11 @@ mod tests {
             let topic = TopicStats {
                 topic_name: "foo".to_owned(),
                 depth: 7,
-                channels: channels.clone(),
+                channels: channels.iter().cloned().collect(),
                 ..TopicStats::default()
             };
             let tcp = format!("nsqd{number}:4150").parse().unwrap();
-            poll.add("nsqd:4151", Some(&tcp), &Stats { topics: vec![topic], ..Stats::default() });
+            poll.add("nsqd:4151", Some(&tcp), &Stats { topics: std::iter::once(topic).collect(), ..Stats::default() });
         }
         poll
     }

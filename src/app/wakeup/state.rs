@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::broker::Health;
 use super::brokers::Brokers;
 use super::decide::{Group, Name};
+use super::peer::Health;
 use super::watch::Watch;
 
 /// All of it. Times are in seconds from now.
