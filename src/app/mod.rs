@@ -4,6 +4,8 @@ pub mod broker;
 pub mod consumer;
 mod exit;
 pub mod producer;
+#[cfg(test)]
+mod sleeping;
 pub mod wakeup;
 
 pub use exit::{Exit, Failure};

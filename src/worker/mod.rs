@@ -8,6 +8,7 @@
 //! the answer. Stopped anywhere before it, the message is still nsqd's and comes again.
 
 mod dead_letter;
+pub(crate) mod idle;
 mod settle;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 
 pub use self::dead_letter::DeadLetter;
+use self::idle::Idle;
 use self::settle::{Rules, Settled, Way, settle};
 use crate::client::{Consumer, Delivery, PublisherConfig};
 use crate::handler::Handler;
@@ -149,7 +151,7 @@ pub struct Worker<H> {
     running: JoinSet<Vec<Settled>>,
     tally: Tally,
     stage: Stage,
-    last_active: Instant,
+    idle: Option<Idle>,
     nudge: Arc<Notify>,
     pulse: Option<(Interval, Pulse)>,
 }
@@ -166,13 +168,14 @@ impl<H: Handler> Worker<H> {
             running: JoinSet::new(),
             tally: Tally::default(),
             stage: Stage::Working,
-            last_active: Instant::now(),
+            idle: None,
             nudge: Arc::default(),
             pulse: None,
         })
     }
 
-    /// Notifying this puts the idle timeout off, as a message would.
+    /// Notifying this puts the idle timeout off, as a message would. Once the worker is stopping it keeps the notification, for
+    /// whoever wants to know of it.
     pub fn nudge(&self) -> Arc<Notify> {
         self.nudge.clone()
     }
@@ -188,9 +191,9 @@ impl<H: Handler> Worker<H> {
     /// Runs to the end: says why it ended, and what was done.
     pub async fn run(mut self, shutdown: &Shutdown) -> (Ended, Tally) {
         self.limit();
-        self.last_active = Instant::now();
-        let mut idle = std::pin::pin!(sleep(self.config.idle_timeout.unwrap_or_default()));
-        let can_idle = self.config.idle_timeout.is_some();
+        let allowed = self.config.idle_timeout;
+        self.idle = allowed.map(|allowed| Idle::new(allowed, Instant::now()));
+        let mut idle = std::pin::pin!(sleep(allowed.unwrap_or_default()));
         let (nudge, mut pulse) = (self.nudge.clone(), self.pulse.take());
         loop {
             let room = self.room();
@@ -210,24 +213,25 @@ impl<H: Handler> Worker<H> {
                     }
                     self.take(batch);
                 }
-                () = nudge.notified() => self.last_active = Instant::now(),
+                () = nudge.notified(), if self.stage == Stage::Working => self.active(),
                 () = beat(&mut pulse) => {
                     let snapshot = self.snapshot();
                     pulse.iter_mut().for_each(|(_, tell)| tell(snapshot));
                 }
-                () = &mut idle, if can_idle && self.stage == Stage::Working => {
-                    idle.as_mut().reset(self.check_idle());
-                }
+                () = &mut idle, if self.idle.is_some() && self.stage == Stage::Working => match self.look_idle() {
+                    Some(again) => idle.as_mut().reset(again),
+                    None => self.stop(Stage::Finishing(self.why_idle())),
+                },
             }
         }
     }
 
     fn snapshot(&self) -> Snapshot {
-        let idle_in = self.config.idle_timeout.filter(|_| self.running.is_empty());
+        let idle = self.idle.filter(|_| self.running.is_empty());
         Snapshot {
             in_flight: self.consumer.health().in_flight,
             tally: self.tally,
-            idle_in: idle_in.map(|allowed| allowed.saturating_sub(self.last_active.elapsed())),
+            idle_in: idle.map(|idle| idle.left(Instant::now())),
             stopping: self.stage != Stage::Working,
         }
     }
@@ -245,7 +249,7 @@ impl<H: Handler> Worker<H> {
     }
 
     fn take(&mut self, batch: Vec<Delivery>) {
-        self.last_active = Instant::now();
+        self.active();
         if matches!(self.stage, Stage::GivingBack(_)) {
             self.tally.released += batch.len() as u64;
             return;
@@ -260,7 +264,7 @@ impl<H: Handler> Worker<H> {
     }
 
     fn answer(&mut self, settled: Vec<Settled>) {
-        self.last_active = Instant::now();
+        self.active();
         for Settled { way, .. } in &settled {
             self.tally.add(*way);
         }
@@ -296,18 +300,21 @@ impl<H: Handler> Worker<H> {
         self.consumer.stop();
     }
 
-    /// Stops if the consumer is idle; else says when to look again.
-    fn check_idle(&mut self) -> Instant {
-        let (now, allowed) = (Instant::now(), self.config.idle_timeout.unwrap_or_default());
+    fn active(&mut self) {
+        self.idle.iter_mut().for_each(|idle| idle.put_off(Instant::now()));
+    }
+
+    /// When to look again whether it is idle; `None` if it is, or need not be.
+    fn look_idle(&mut self) -> Option<Instant> {
         let health = self.consumer.health();
-        if !self.running.is_empty() || health.in_flight > 0 || health.backing_off {
-            return now + allowed;
-        }
-        if now >= self.last_active + allowed {
-            let cut_off = health.known > 0 && health.connected == 0;
-            self.stop(Stage::Finishing(if cut_off { Ended::Unreachable } else { Ended::Idle }));
-        }
-        self.last_active + allowed
+        let busy = !self.running.is_empty() || health.in_flight > 0 || health.backing_off;
+        self.idle.as_mut()?.look(busy, Instant::now())
+    }
+
+    fn why_idle(&self) -> Ended {
+        let health = self.consumer.health();
+        let cut_off = health.known > 0 && health.connected == 0;
+        if cut_off { Ended::Unreachable } else { Ended::Idle }
     }
 
     fn ended(&self) -> Ended {

@@ -1,19 +1,18 @@
 //! `mqueue consumer`: connects, handles messages until there is a reason to end, and says what was done.
 //!
-//! ```text
-//!  poke ─▶ take all pokes ─▶ subscribe ─▶ READY ─▶ work ─▶ idle ─▶ RDY 0, CLS, last messages ─▶ anything left?
-//!                               ▲                                                      yes │  │ no
-//!                               └──────────────────────────────────────────────────────────┘  └▶ STOPPING, exit 0
-//! ```
-//!
-//! After STOPPING no poke is taken: one that comes later stays with systemd, and starts the consumer anew.
+//! What it does when stands in [`life`]; here it is done.
 
 mod leftover;
+pub(super) mod life;
 mod service;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use tokio::sync::Notify;
+
+use self::life::{Happened, Left, Step};
 use self::service::Service;
 use super::{Exit, Failure};
 use crate::cli::consumer::{Args, Output};
@@ -32,27 +31,10 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let handler = Arc::new(handler(&args, &shutdown)?);
     let config = worker_config(&args)?;
     let started = Instant::now();
-    let (mut total, mut ended) = (Tally::default(), Ended::Idle);
-    while ended == Ended::Idle {
-        let connecting = Consumer::connect(consumer_config(&args, &handler));
-        let consumer = tokio::select! {
-            connected = connecting => connected.map_err(|e| Failure::unavailable(&e))?,
-            () = shutdown.draining.cancelled() => return Ok(Exit::Success),
-        };
-        tracing::info!(stream = %args.stream, group = %args.group, "consuming");
-        service.notifier.ready();
-        let tally;
-        (ended, tally) = work(&service, consumer, handler.clone(), config.clone(), &shutdown).await?;
-        total += tally;
-        // a poke or a message that came while leaving is work: back to it
-        let poked = service.take_pokes().await > 0;
-        let nsqd = args.broker.nsqd_http();
-        if ended == Ended::Idle && !poked && !leftover::waits(&nsqd, &args.stream, &args.group).await {
-            break;
-        }
-    }
-    service.notifier.stopping();
-    tracing::info!(stream = %args.stream, group = %args.group, "{}", summary(ended, total, started.elapsed()));
+    let mut alive = Alive { args, service, shutdown, handler, config, total: Tally::default(), nudge: Arc::default() };
+    let ended = alive.run().await?;
+    let Args { stream, group, .. } = &alive.args;
+    tracing::info!(%stream, %group, "{}", summary(ended, alive.total, started.elapsed()));
     match ended {
         Ended::Idle | Ended::Counted | Ended::Drained => Ok(Exit::Success),
         Ended::Now => Ok(Exit::Interrupted),
@@ -62,22 +44,71 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     }
 }
 
-/// One subscription, from its first message to its last.
-async fn work(
-    service: &Service,
-    consumer: Consumer,
+/// What its steps need, and what it has done.
+struct Alive {
+    args: Args,
+    service: Service,
+    shutdown: Shutdown,
     handler: Arc<AnyHandler>,
     config: WorkerConfig,
-    shutdown: &Shutdown,
-) -> anyhow::Result<(Ended, Tally)> {
-    let mut worker = Worker::new(consumer, handler, config)?;
-    if let Some((every, pulse)) = service.pulse() {
-        worker = worker.with_pulse(every, pulse);
+    total: Tally,
+    /// The worker's: what it did not heed, as it was leaving, is still there.
+    nudge: Arc<Notify>,
+}
+
+impl Alive {
+    /// Step by step to the end; says why it ended.
+    async fn run(&mut self) -> anyhow::Result<Ended> {
+        let mut step = Step::FIRST;
+        loop {
+            let happened = match step {
+                Step::Subscribe => self.subscribe().await?,
+                Step::Work(consumer) => Happened::Ended(self.work(consumer).await?),
+                Step::TakePokes => Happened::Poked(self.late_pokes().await),
+                Step::LookAtStats => Happened::Looked(self.look().await),
+                Step::Stop(ended) => {
+                    self.service.notifier.stopping();
+                    return Ok(ended);
+                }
+            };
+            step = happened.next();
+        }
     }
-    let nudge = worker.nudge();
-    tokio::select! {
-        done = worker.run(shutdown) => Ok(done),
-        () = service.pass_pokes_on(nudge) => unreachable!("it never ends"),
+
+    async fn subscribe(&self) -> Result<Happened<Consumer>, Failure> {
+        let connecting = Consumer::connect(consumer_config(&self.args, &self.handler));
+        tokio::select! {
+            connected = connecting => connected.map(Happened::Subscribed).map_err(|e| Failure::unavailable(&e)),
+            () = self.shutdown.draining.cancelled() => Ok(Happened::Interrupted),
+        }
+    }
+
+    /// One subscription, from its first message to its last.
+    async fn work(&mut self, consumer: Consumer) -> anyhow::Result<Ended> {
+        tracing::info!(stream = %self.args.stream, group = %self.args.group, "consuming");
+        self.service.notifier.ready();
+        let mut worker = Worker::new(consumer, self.handler.clone(), self.config.clone())?;
+        if let Some((every, pulse)) = self.service.pulse() {
+            worker = worker.with_pulse(every, pulse);
+        }
+        self.nudge = worker.nudge();
+        let (ended, tally) = tokio::select! {
+            done = worker.run(&self.shutdown) => done,
+            () = self.service.pass_pokes_on(self.nudge.clone()) => unreachable!("it never ends"),
+        };
+        self.total += tally;
+        Ok(ended)
+    }
+
+    /// Pokes that came when the worker was leaving, or after.
+    async fn late_pokes(&self) -> usize {
+        let passed_on = self.nudge.notified().now_or_never().is_some();
+        usize::from(passed_on) + self.service.take_pokes().await
+    }
+
+    async fn look(&self) -> Left {
+        let Args { stream, group, broker, .. } = &self.args;
+        if leftover::waits(&broker.nsqd_http(), stream, group).await { Left::Messages } else { Left::Nothing }
     }
 }
 

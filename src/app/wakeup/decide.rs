@@ -10,45 +10,47 @@ use std::time::{Duration, Instant};
 
 /// The least time between two pokes of a socket.
 const LEAST: Duration = Duration::from_secs(1);
+/// The least time between a poll and one for a poke that was put off.
+const SOON: Duration = Duration::from_millis(100);
 /// The most time between two pokes of a socket whose group waits for a consumer.
 const MOST: Duration = Duration::from_secs(30);
 
 /// One group of one stream, over all nsqds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Group {
+pub(in crate::app) struct Group {
     /// Messages waiting.
-    pub(super) depth: u64,
+    pub(in crate::app) depth: u64,
     /// Connected consumers.
-    pub(super) clients: u64,
+    pub(in crate::app) clients: u64,
     /// Nothing is delivered.
-    pub(super) paused: bool,
-    /// Messages that have left the queue since nsqd started.
-    pub(super) finished: u64,
+    pub(in crate::app) paused: bool,
+    /// How often messages were handed to consumers, from some number on: a change tells that one was there.
+    pub(in crate::app) handed_out: u64,
 }
 
 /// A stream and one of its groups.
-pub(super) type Name = (String, String);
+pub(in crate::app) type Name = (String, String);
 
 /// What is known now: groups by stream and name, and each group's sockets in the order in which they are to be used.
 #[derive(Debug, Default)]
-pub(super) struct Observed {
-    pub(super) groups: BTreeMap<Name, Group>,
-    pub(super) sockets: HashMap<String, Vec<PathBuf>>,
+pub(in crate::app) struct Observed {
+    pub(in crate::app) groups: BTreeMap<Name, Group>,
+    pub(in crate::app) sockets: HashMap<String, Vec<PathBuf>>,
 }
 
 impl Observed {
     /// Groups of a stream that sleep, and can be woken.
-    pub(super) fn asleep<'a>(&'a self, stream: &'a str) -> impl Iterator<Item = &'a Name> {
+    pub(in crate::app) fn asleep<'a>(&'a self, stream: &'a str) -> impl Iterator<Item = &'a Name> {
         self.of_stream(stream).filter(|(name, group)| self.sleeps(name, group)).map(|(name, _)| name)
     }
 
     /// True if a message of this stream would find a group that sleeps with nothing to do. One that has messages is poked for those.
-    pub(super) fn is_worth_hearing(&self, stream: &str) -> bool {
+    pub(in crate::app) fn is_worth_hearing(&self, stream: &str) -> bool {
         self.of_stream(stream).any(|(name, group)| group.depth == 0 && self.sleeps(name, group))
     }
 
     /// True for a group without a consumer, which has a socket to be woken by.
-    pub(super) fn sleeps(&self, (_, name): &Name, group: &Group) -> bool {
+    pub(in crate::app) fn sleeps(&self, (_, name): &Name, group: &Group) -> bool {
         group.clients == 0 && !group.paused && self.sockets.contains_key(name)
     }
 
@@ -60,7 +62,7 @@ impl Observed {
 
 /// Why a group is woken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
+pub(in crate::app) enum Reason {
     /// Messages wait and there are too few consumers.
     Waiting { depth: u64, clients: u64 },
     /// A message came in just now.
@@ -79,11 +81,11 @@ impl fmt::Display for Reason {
 
 /// A socket to poke.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wake {
-    pub(super) stream: String,
-    pub(super) group: String,
-    pub(super) socket: PathBuf,
-    pub(super) reason: Reason,
+pub(in crate::app) struct Wake {
+    pub(in crate::app) stream: String,
+    pub(in crate::app) group: String,
+    pub(in crate::app) socket: PathBuf,
+    pub(in crate::app) reason: Reason,
 }
 
 impl Wake {
@@ -95,18 +97,18 @@ impl Wake {
 /// When each socket may be poked again. Groups that share a socket's name have a pace each: the one that its consumer does not
 /// serve becomes rare, and the other is woken as ever.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(in crate::app) struct Memory {
     sockets: HashMap<PathBuf, HashMap<Name, Pace>>,
-    /// How many messages each group had finished.
-    finished: HashMap<Name, u64>,
+    /// How often messages of each group had been handed out.
+    handed_out: HashMap<Name, u64>,
 }
 
 /// The pokes of a socket for a group.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
-    pub(super) last: Instant,
+pub(in crate::app) struct Pace {
+    pub(in crate::app) last: Instant,
     /// Pokes since one brought a consumer.
-    pub(super) pokes: u32,
+    pub(in crate::app) pokes: u32,
 }
 
 impl Pace {
@@ -116,7 +118,7 @@ impl Pace {
     }
 
     /// When the next poke may come.
-    pub(super) fn next(self) -> Instant {
+    pub(in crate::app) fn next(self) -> Instant {
         self.last + self.delay()
     }
 }
@@ -147,17 +149,17 @@ impl Memory {
     }
 
     /// This poke reached nobody, so it started nothing: the next is due after the least time.
-    pub(super) fn missed(&mut self, Wake { stream, group, socket, .. }: &Wake) {
+    pub(in crate::app) fn missed(&mut self, Wake { stream, group, socket, .. }: &Wake) {
         self.worked(socket, &(stream.clone(), group.clone()));
     }
 
-    /// When a group that waits now, as pokes were too few or too many, may be poked for next.
-    pub(super) fn due(&self, seen: &Observed, per_consumer: u64) -> Option<Instant> {
+    /// When a group that waits now, as pokes were too few or too many, may be poked for next; many of them are looked at together.
+    pub(in crate::app) fn due(&self, seen: &Observed, per_consumer: u64, now: Instant) -> Option<Instant> {
         let waiting =
             seen.groups.iter().filter_map(|(name, group)| Some((name, wanted(seen, name, group, per_consumer)?)));
         let due =
             |(name, sockets): (&Name, &[PathBuf])| sockets.iter().filter_map(|socket| self.next(socket, name)).min();
-        waiting.filter_map(due).min()
+        waiting.filter_map(due).min().map(|due| due.max(now + SOON))
     }
 
     /// When this socket may be poked for this group; `None` if it never was.
@@ -168,16 +170,16 @@ impl Memory {
     }
 
     /// The pokes of this socket for this group so far.
-    pub(super) fn pace(&self, socket: &PathBuf, group: &Name) -> Option<Pace> {
+    pub(in crate::app) fn pace(&self, socket: &PathBuf, group: &Name) -> Option<Pace> {
         self.sockets.get(socket)?.get(group).copied()
     }
 
     /// Forgets groups that are gone.
-    pub(super) fn keep_only(&mut self, seen: &Observed) {
-        if self.finished.len() <= seen.groups.len() {
+    pub(in crate::app) fn keep_only(&mut self, seen: &Observed) {
+        if self.handed_out.len() <= seen.groups.len() {
             return;
         }
-        self.finished.retain(|name, _| seen.groups.contains_key(name));
+        self.handed_out.retain(|name, _| seen.groups.contains_key(name));
         for paces in self.sockets.values_mut() {
             paces.retain(|name, _| seen.groups.contains_key(name));
         }
@@ -186,17 +188,17 @@ impl Memory {
 }
 
 /// Whom to wake for what was seen by polling.
-pub(super) fn decide(seen: &Observed, per_consumer: u64, memory: &mut Memory, now: Instant) -> Vec<Wake> {
+pub(in crate::app) fn decide(seen: &Observed, per_consumer: u64, memory: &mut Memory, now: Instant) -> Vec<Wake> {
     let mut wakes = Vec::new();
     for (name, group) in &seen.groups {
         let Some(sockets) = seen.sockets.get(&name.1) else { continue };
         let consumers = usize::try_from(group.clients).unwrap_or(usize::MAX);
-        // who finished messages was there, though it may have come and gone between two polls
-        let before = match memory.finished.get_mut(name) {
-            Some(finished) => Some(std::mem::replace(finished, group.finished)),
-            None => memory.finished.insert(name.clone(), group.finished),
+        // who was handed messages was there, though it may have come and gone between two polls
+        let before = match memory.handed_out.get_mut(name) {
+            Some(handed_out) => Some(std::mem::replace(handed_out, group.handed_out)),
+            None => memory.handed_out.insert(name.clone(), group.handed_out),
         };
-        let served = if before != Some(group.finished) { sockets.len() } else { consumers };
+        let served = if before != Some(group.handed_out) { sockets.len() } else { consumers };
         sockets.iter().take(served).for_each(|socket| memory.worked(socket, name));
         let reason = Reason::Waiting { depth: group.depth, clients: group.clients };
         for socket in wanted(seen, name, group, per_consumer).into_iter().flatten() {
@@ -218,7 +220,7 @@ fn wanted<'a>(seen: &'a Observed, name: &Name, group: &Group, per_consumer: u64)
 }
 
 /// Whom to wake as a message of this stream came in.
-pub(super) fn arrived(stream: &str, seen: &Observed, memory: &mut Memory, now: Instant) -> Vec<Wake> {
+pub(in crate::app) fn arrived(stream: &str, seen: &Observed, memory: &mut Memory, now: Instant) -> Vec<Wake> {
     let first = |name: &Name| seen.sockets.get(&name.1).and_then(|sockets| sockets.first());
     let asleep = seen.asleep(stream).filter_map(|name| Some((name, first(name)?)));
     asleep
@@ -233,7 +235,7 @@ mod tests {
 
     fn seen(depth: u64, clients: u64, paused: bool, sockets: usize) -> Observed {
         let mut seen = Observed::default();
-        seen.groups.insert(("foo".to_owned(), "1".to_owned()), Group { depth, clients, paused, finished: 0 });
+        seen.groups.insert(("foo".to_owned(), "1".to_owned()), Group { depth, clients, paused, handed_out: 0 });
         seen.sockets.insert("1".to_owned(), (0..sockets).map(|n| PathBuf::from(format!("/run/1@{n}.sock"))).collect());
         seen
     }
@@ -272,11 +274,11 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_that_comes_and_goes_between_polls_is_seen_by_what_it_finished() {
+    fn a_consumer_that_comes_and_goes_between_polls_is_seen_by_what_it_was_handed() {
         let (start, mut memory) = (Instant::now(), Memory::default());
         let mut asleep = seen(1, 0, false, 1);
         for n in 0..10 {
-            asleep.groups.values_mut().for_each(|group| group.finished = n);
+            asleep.groups.values_mut().for_each(|group| group.handed_out = n);
             assert_eq!(count(&asleep, &mut memory, start + n as u32 * LEAST), 1, "poll {n}");
         }
     }
@@ -289,7 +291,7 @@ mod tests {
         seen.groups.insert(("bar".to_owned(), "1".to_owned()), Group { depth: 1, ..Group::default() });
         let (mut foo, mut bar) = (Vec::new(), Vec::new());
         for n in 0..60_u32 {
-            seen.groups.get_mut(&("foo".to_owned(), "1".to_owned())).unwrap().finished = n.into();
+            seen.groups.get_mut(&("foo".to_owned(), "1".to_owned())).unwrap().handed_out = n.into();
             for wake in decide(&seen, 10, &mut memory, start + n * LEAST) {
                 if wake.stream == "foo" { &mut foo } else { &mut bar }.push(n);
             }
@@ -312,13 +314,13 @@ mod tests {
     fn who_waits_for_its_next_poke_is_due_when_that_may_come() {
         let (start, mut memory) = (Instant::now(), Memory::default());
         let asleep = seen(1, 0, false, 1);
-        assert_eq!(memory.due(&asleep, 10), None);
+        assert_eq!(memory.due(&asleep, 10, start), None);
         for (poke, at, next) in [(1, 0, 1), (2, 1, 3), (3, 3, 7)] {
             assert_eq!(count(&asleep, &mut memory, start + at * LEAST), 1, "poke {poke}");
-            assert_eq!(memory.due(&asleep, 10), Some(start + next * LEAST), "poke {poke}");
+            assert_eq!(memory.due(&asleep, 10, start), Some(start + next * LEAST), "poke {poke}");
         }
         for other in [seen(0, 0, false, 1), seen(1, 1, false, 1), seen(1, 0, true, 1), seen(1, 0, false, 0)] {
-            assert_eq!(memory.due(&other, 10), None, "{other:?}");
+            assert_eq!(memory.due(&other, 10, start), None, "{other:?}");
         }
     }
 
@@ -327,7 +329,7 @@ mod tests {
         let (now, mut memory) = (Instant::now(), Memory::default());
         assert_eq!(count(&seen(1, 0, false, 1), &mut memory, now), 1);
         assert_eq!(count(&Observed::default(), &mut memory, now), 0);
-        assert!(memory.sockets.is_empty() && memory.finished.is_empty(), "{memory:?}");
+        assert!(memory.sockets.is_empty() && memory.handed_out.is_empty(), "{memory:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 mod brokers;
 mod counters;
-mod decide;
+pub(super) mod decide;
 mod edge;
 mod listen;
 mod observe;

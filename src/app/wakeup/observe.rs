@@ -67,7 +67,9 @@ impl Poll {
         group.paused &= is_paused;
         group.depth += depth - paused;
         group.clients += count(channel.client_count);
-        group.finished += channel.message_count.saturating_sub(depth + in_flight + deferred);
+        // into the queue, less what has not left it; an nsqd that was restarted counts from 0, whatever its queues hold
+        let queued = channel.message_count.wrapping_add(channel.requeue_count).wrapping_add(channel.timeout_count);
+        group.handed_out = group.handed_out.wrapping_add(queued).wrapping_sub(depth + deferred);
     }
 }
 
@@ -105,9 +107,27 @@ mod tests {
     }
 
     #[test]
+    fn what_was_handed_out_is_counted_however_it_ended() {
+        let handed_out = |channel: ChannelStats| poll(&[vec![channel]]).groups[&name("1")].handed_out;
+        // five were there when nsqd started, and it has counted none of them
+        let waiting = channel("1", 5, false);
+        let less = channel("1", 4, false);
+        let in_flight = ChannelStats { in_flight_count: 1, ..less.clone() };
+        let requeued = ChannelStats { deferred_count: 1, requeue_count: 1, ..less.clone() };
+        let due_again = ChannelStats { requeue_count: 1, ..waiting.clone() };
+        let timed_out = ChannelStats { timeout_count: 1, ..waiting.clone() };
+        for once in [in_flight, less, requeued, due_again, timed_out] {
+            assert_eq!(handed_out(once.clone()), handed_out(waiting.clone()).wrapping_add(1), "{once:?}");
+        }
+        let published = ChannelStats { message_count: 1, ..channel("1", 6, false) };
+        assert_eq!(handed_out(published), handed_out(waiting));
+    }
+
+    #[test]
     fn a_group_paused_on_one_nsqd_is_woken_for_what_waits_on_the_other() {
         let poll = poll(&[vec![channel("1", 3, true)], vec![channel("1", 2, false)]]);
-        assert_eq!(poll.groups[&name("1")], Group { depth: 2, ..Group::default() });
+        let group = poll.groups[&name("1")];
+        assert_eq!((group.depth, group.clients, group.paused), (2, 0, false));
         assert_eq!(poll.held[&name("1")], Held { paused: 3, ..Held::default() });
     }
 

@@ -77,7 +77,7 @@ impl Watch {
 
     /// When somebody who waits may be poked again, which need not be when the next poll comes.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.memory.due(&self.seen, self.per_consumer)
+        self.memory.due(&self.seen, self.per_consumer, Instant::now())
     }
 
     /// A subscription told something.

@@ -1,0 +1,104 @@
+//! systemd, played: a socket that keeps pokes, and the service that it starts.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::consumer::{Phase, Process};
+use super::world::{Event, Pid, World};
+
+/// `RestartSec=` of the units.
+pub(super) const RESTART: Duration = Duration::from_secs(2);
+/// systemd's default trigger limit: so many starts in so long, and the socket fails.
+const TRIGGERS: (usize, Duration) = (20, Duration::from_secs(2));
+
+#[derive(Debug)]
+pub(super) struct Unit {
+    pub(super) group: usize,
+    service: Service,
+    /// Pokes that wait.
+    pub(super) pokes: usize,
+    starts: VecDeque<Duration>,
+    /// When which wakeup last poked it.
+    pub(super) poked: Option<(u32, Duration)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Service {
+    Dead,
+    Runs(Pid),
+    /// Failed, to be started again.
+    Rests,
+}
+
+impl Unit {
+    pub(super) fn new(group: usize) -> Self {
+        Self { group, service: Service::Dead, pokes: 0, starts: VecDeque::new(), poked: None }
+    }
+
+    pub(super) fn sleeps(&self) -> bool {
+        self.service == Service::Dead
+    }
+
+    pub(super) fn process(&self) -> Option<Pid> {
+        match self.service {
+            Service::Runs(pid) => Some(pid),
+            Service::Dead | Service::Rests => None,
+        }
+    }
+}
+
+impl World {
+    /// Somebody connects to the socket: a working consumer takes it at once, else it waits.
+    pub(super) fn poke(&mut self, unit: usize) {
+        self.tally.pokes += 1;
+        let (now, clock) = (self.now, self.clock());
+        match self.units[unit].process().map(|pid| &mut self.processes[pid]) {
+            Some(process) if matches!(process.phase, Phase::Works(_)) => process.put_off(now, clock),
+            Some(_) | None => self.units[unit].pokes += 1,
+        }
+        self.trigger(unit);
+    }
+
+    /// Level-triggered: a dead service is started while pokes wait.
+    fn trigger(&mut self, unit: usize) {
+        if self.units[unit].sleeps() && self.units[unit].pokes > 0 {
+            self.start(unit);
+        }
+    }
+
+    fn start(&mut self, unit: usize) {
+        let (burst, within) = TRIGGERS;
+        let starts = &mut self.units[unit].starts;
+        starts.push_back(self.now);
+        if starts.len() > burst && self.now - starts[starts.len() - 1 - burst] < within {
+            self.wrong = Some(format!("unit {unit} reached its trigger limit"));
+        }
+        let pid = self.processes.len();
+        self.units[unit].service = Service::Runs(pid);
+        let link = if self.chance(10) { self.between_ms(5, 40) } else { self.between_ms(0, 2) };
+        self.processes.push(Process::new(unit, link));
+        self.after_ms(3, 80, Event::Begin(pid));
+    }
+
+    pub(super) fn exited(&mut self, pid: Pid, failed: bool) {
+        let unit = self.processes[pid].unit;
+        if self.units[unit].service != Service::Runs(pid) {
+            return;
+        }
+        self.processes[pid].phase = Phase::Dead;
+        self.disconnected(pid);
+        if failed {
+            self.units[unit].service = Service::Rests;
+            return self.after(RESTART, Event::Restart { unit });
+        }
+        self.tally.sleeps += 1;
+        self.units[unit].service = Service::Dead;
+        self.trigger(unit);
+    }
+
+    pub(super) fn restart(&mut self, unit: usize) {
+        if self.units[unit].service == Service::Rests {
+            self.start(unit);
+        }
+    }
+}
