@@ -36,6 +36,7 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
             Command::Producer(args) => app::producer::run(args).await,
             Command::Consumer(args) => app::consumer::run(args).await,
             Command::Wakeup(args) => app::wakeup::run(args).await,
+            Command::Doctor(args) => app::doctor::run(args).await,
         }
     })?;
     // a blocked write or read of a pipe must not keep the program

@@ -11,6 +11,10 @@ pub enum Exit {
     Failure = 1,
     /// The arguments do not make sense (clap's own code, too).
     Usage = 2,
+    /// `doctor` has a warning, and nothing worse.
+    Warnings = 3,
+    /// `doctor` has found something broken.
+    Errors = 4,
     /// No broker can be had (`EX_UNAVAILABLE`).
     Unavailable = 69,
     /// Ended by a second signal, with work given back.

@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod consumer;
+pub mod doctor;
 pub mod embedded;
 pub mod producer;
 pub mod wakeup;
@@ -32,6 +33,8 @@ pub enum Command {
     Consumer(consumer::Args),
     /// Wake sleeping consumers whose groups have messages
     Wakeup(wakeup::Args),
+    /// Look for what usually is wrong, and say what mends it
+    Doctor(doctor::Args),
 }
 
 /// Reads a duration: a bare number of seconds (`30`, `0.5`), or with units (`30s`, `1m 30s`, `250ms`).

@@ -55,6 +55,11 @@ impl ConnectConfig {
     }
 }
 
+/// Whether nsqd takes connections: connects, identifies, and leaves again. Changes nothing there.
+pub async fn identify(address: &Address, config: &ConnectConfig) -> Result<IdentifyReply, Error> {
+    Ok(Connection::open(address, config).await?.granted)
+}
+
 /// A connection that is identified, and all that belongs to it.
 #[derive(Debug)]
 pub(crate) struct Connection {

@@ -4,12 +4,13 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use reqwest::header::DATE;
 use reqwest::{Client, Method, StatusCode};
 use serde::de::DeserializeOwned;
 
-use super::{Address, InvalidAddress};
+use super::{Address, InvalidAddress, http_date};
 use crate::proto::stats::{Channels, ErrorBody, Info, Lookup, Stats, Topics};
 use crate::proto::{ChannelName, TopicName};
 
@@ -70,6 +71,7 @@ struct Api {
 }
 
 type Query<'a> = [(&'a str, &'a str)];
+type Dated = (Vec<u8>, Option<SystemTime>);
 
 impl Api {
     fn new(program: &'static str, address: &str) -> Result<Self, InvalidAddress> {
@@ -81,6 +83,11 @@ impl Api {
     }
 
     async fn call(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Vec<u8>, HttpError> {
+        self.call_dated(method, path, query).await.map(|(body, _)| body)
+    }
+
+    /// The answer, and when the server says that it gave it.
+    async fn call_dated(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Dated, HttpError> {
         let (program, address) = (self.program, self.address.clone());
         let unreachable = |e: reqwest::Error| {
             let reason = if e.is_timeout() { "no answer in time".to_owned() } else { innermost(&e) };
@@ -89,9 +96,10 @@ impl Api {
         let url = format!("http://{address}{path}");
         let response = self.client.request(method, url).query(query).send().await.map_err(unreachable)?;
         let status = response.status();
+        let date = response.headers().get(DATE).and_then(|date| http_date::parse(date.to_str().ok()?));
         let body = response.bytes().await.map_err(unreachable)?;
         if status == StatusCode::OK {
-            return Ok(body.into());
+            return Ok((body.into(), date));
         }
         let code = serde_json::from_slice::<ErrorBody>(&body).unwrap_or_default().message;
         Err(HttpError::Status { program, address: self.address.clone(), path, status: status.as_u16(), code })
@@ -135,6 +143,11 @@ impl Nsqd {
     /// Whether it is well: an error unless it is.
     pub async fn ping(&self) -> Result<(), HttpError> {
         self.0.call(Method::GET, "/ping", &[]).await.map(drop)
+    }
+
+    /// What its clock says, to the second (the seconds' fraction is cut off); `None` if it does not say.
+    pub async fn clock(&self) -> Result<Option<SystemTime>, HttpError> {
+        self.0.call_dated(Method::GET, "/info", &[]).await.map(|(_, date)| date)
     }
 
     /// Its version and addresses.
@@ -222,6 +235,11 @@ impl ConfigNumber {
 pub struct Lookupd(Api);
 
 impl Lookupd {
+    /// Its version.
+    pub async fn info(&self) -> Result<Info, HttpError> {
+        self.0.get("/info", &[]).await
+    }
+
     /// The nsqds that have a topic; none if it does not know the topic (yet).
     pub async fn lookup(&self, topic: &TopicName) -> Result<Lookup, HttpError> {
         match self.0.get("/lookup", &[("topic", topic.as_str())]).await {

@@ -18,10 +18,11 @@ mod error;
 mod flow;
 mod http;
 mod listener;
+mod http_date;
 mod publisher;
 
 pub use address::{Address, InvalidAddress};
-pub use connection::ConnectConfig;
+pub use connection::{ConnectConfig, identify};
 pub use consumer::{Consumer, ConsumerConfig, Delivery, Health};
 pub use error::Error;
 pub use flow::{ConnectionId, Flow, FlowConfig};

@@ -1,0 +1,132 @@
+//! Reads the folders of sockets, and from the kernel who listens: a connection would tell as well, but it would wake a consumer.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+
+use crate::app::doctor::observed::{Ears, Entry, Folder, Kind, Unreadable};
+use crate::proto::ChannelName;
+
+pub(super) fn read(folders: &[PathBuf]) -> Vec<Folder> {
+    let listening = std::fs::read_to_string("/proc/net/unix").ok().map(|text| Listening::parse(&text));
+    folders.iter().map(|path| Folder { path: path.clone(), entries: entries(path, listening.as_ref()) }).collect()
+}
+
+fn entries(folder: &Path, listening: Option<&Listening>) -> Result<Vec<Entry>, Unreadable> {
+    let unreadable = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => Unreadable::Missing,
+        io::ErrorKind::PermissionDenied => Unreadable::Refused,
+        _ => Unreadable::Other(e.to_string()),
+    };
+    let found = std::fs::read_dir(folder).map_err(unreadable)?.filter_map(Result::ok);
+    let mut entries: Vec<Entry> = found.filter_map(|found| entry(found.path(), listening)).collect();
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(entries)
+}
+
+/// `None` if it has gone, or has a name that no group can have.
+fn entry(path: PathBuf, listening: Option<&Listening>) -> Option<Entry> {
+    let name = path.file_name()?.to_str()?;
+    let stem = name.strip_suffix(".sock").unwrap_or(name).to_owned();
+    let group = stem.split_once('@').map_or(stem.as_str(), |(group, _)| group);
+    ChannelName::new(group).ok()?;
+    let about = path.symlink_metadata().ok()?;
+    let kind = match about.file_type() {
+        kind if kind.is_socket() => Kind::Socket(match listening {
+            None => Ears::Unknown,
+            Some(listening) if listening.has(&path) => Ears::Some,
+            Some(_) => Ears::None,
+        }),
+        kind if kind.is_symlink() => Kind::Link,
+        _ => Kind::Other,
+    };
+    let mine = access(&path, AccessFlags::W_OK).is_ok();
+    Some(Entry { stem, kind, mode: about.mode() & 0o7777, uid: about.uid(), gid: about.gid(), mine, path })
+}
+
+/// The sockets in the file system that somebody waits on.
+#[derive(Debug)]
+struct Listening(HashSet<PathBuf>);
+
+impl Listening {
+    /// Reads `/proc/net/unix`: address, references, protocol, flags, type, state, inode, path.
+    fn parse(text: &str) -> Self {
+        let path = |line: &str| {
+            let mut words = line.splitn(8, ' ').map(str::trim);
+            let flags = u32::from_str_radix(words.nth(3)?, 16).ok()?;
+            let kind = words.next()?;
+            // the inode is aligned by blanks, and the path may have some
+            let path = line.get(line.find('/')?..)?;
+            let accepts = flags & SO_ACCEPTCON != 0;
+            (accepts || kind == DATAGRAM).then(|| real(Path::new(path)))
+        };
+        Self(text.lines().skip(1).filter_map(path).collect())
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        self.0.contains(&real(path))
+    }
+}
+
+/// `__SO_ACCEPTCON` of linux/net.h: somebody has called listen.
+const SO_ACCEPTCON: u32 = 1 << 16;
+/// `SOCK_DGRAM`: bound is enough.
+const DATAGRAM: &str = "0002";
+
+/// The path without links on its way: a socket bound in /var/run is in /run.
+fn real(path: &Path) -> PathBuf {
+    let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+    folder.zip(path.file_name()).map_or_else(|| path.to_owned(), |(folder, name)| folder.join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn listeners_are_told_from_sockets_that_nobody_waits_on_without_a_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let stream = UnixListener::bind(at("stream.sock")).unwrap();
+        let _datagram = UnixDatagram::bind(at("datagram@2.sock")).unwrap();
+        drop(UnixListener::bind(at("dead.sock")).unwrap());
+        std::fs::write(at("plain.sock"), "").unwrap();
+        std::os::unix::fs::symlink(at("stream.sock"), at("link.sock")).unwrap();
+        std::fs::write(at("no group's name.sock"), "").unwrap();
+        let seen = read(&[folder.path().to_owned()]);
+        let kinds: Vec<_> = seen[0].entries.as_ref().unwrap().iter().map(|e| (e.stem.as_str(), e.kind)).collect();
+        let expected = [
+            ("datagram@2", Kind::Socket(Ears::Some)),
+            ("dead", Kind::Socket(Ears::None)),
+            ("link", Kind::Link),
+            ("plain", Kind::Other),
+            ("stream", Kind::Socket(Ears::Some)),
+        ];
+        assert_eq!(kinds, expected);
+        stream.set_nonblocking(true).unwrap();
+        assert_eq!(stream.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "it was not poked");
+    }
+
+    #[test]
+    fn an_accepted_connection_is_no_listener() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let _client = UnixStream::connect(&path).unwrap();
+        let _accepted = listener.accept().unwrap();
+        drop(listener);
+        let seen = read(&[folder.path().to_owned()]);
+        assert_eq!(seen[0].entries.as_ref().unwrap()[0].kind, Kind::Socket(Ears::None));
+    }
+
+    #[test]
+    fn a_missing_folder_is_told_as_that() {
+        let seen = read(&["/nowhere/at/all".into()]);
+        assert_eq!(seen[0].entries.as_ref().unwrap_err(), &Unreadable::Missing);
+    }
+}

@@ -1,0 +1,176 @@
+//! Streams and groups: messages that nobody will take.
+
+use std::collections::BTreeMap;
+
+use super::finding::{Check, Finding, count, shell};
+use super::observed::{Group, Observed, amount};
+use super::{dead_letters, units};
+use crate::proto::stats::TopicStats;
+use crate::proto::{ChannelName, TopicName};
+
+pub(super) fn check(observed: &Observed) -> Vec<Finding> {
+    let groups = observed.groups();
+    let mut findings = Vec::new();
+    for (http, stream, topic) in observed.streams() {
+        findings.extend(without_group(&http.address, &stream, topic, &groups));
+        findings.extend(paused(&http.address, &stream, topic));
+    }
+    findings.extend(groups.iter().filter_map(|((stream, name), group)| unattended(observed, stream, name, *group)));
+    if findings.is_empty() && observed.answers().next().is_some() {
+        let mut streams: Vec<TopicName> = observed.streams().map(|(_, stream, _)| stream).collect();
+        streams.sort();
+        streams.dedup();
+        let what = format!("{}, {}", count(streams.len() as u64, "stream"), count(groups.len() as u64, "group"));
+        findings.push(Finding::ok(Check::Groups, "queues", format!("{what}: somebody is there for all that waits")));
+    }
+    findings
+}
+
+/// What a stream keeps goes to its first group, on each nsqd for itself.
+fn without_group(
+    http: &str,
+    stream: &TopicName,
+    topic: &TopicStats,
+    groups: &BTreeMap<(TopicName, ChannelName), Group>,
+) -> Option<Finding> {
+    let depth = amount(topic.depth);
+    if depth == 0 || !topic.channels.is_empty() || dead_letters::is_one(stream) {
+        return None;
+    }
+    let elsewhere: Vec<&str> = groups.keys().filter(|(s, _)| s == stream).map(|(_, name)| name.as_str()).collect();
+    let waiting = count(depth, "message");
+    let (what, names) = match elsewhere.is_empty() {
+        true => (format!("{waiting} in a stream without groups: the first group gets all of them"), vec!["1"]),
+        false => (format!("{waiting} on nsqd {http}, where its groups are not: no consumer looks there"), elsewhere),
+    };
+    let create = names.iter().map(|name| post(http, "channel/create", stream, Some(name)));
+    Some(Finding::warning(Check::Streams, format!("stream {stream}"), what, create.collect::<Vec<_>>().join(" && ")))
+}
+
+/// Paused queues that have messages, each with what sets it going.
+fn paused(http: &str, stream: &TopicName, topic: &TopicStats) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if topic.paused && topic.depth > 0 {
+        let what = format!("paused, with {} before its groups", count(amount(topic.depth), "message"));
+        let mend = post(http, "topic/unpause", stream, None);
+        findings.push(Finding::warning(Check::Paused, format!("stream {stream}"), what, mend));
+    }
+    for channel in topic.channels.iter().filter(|channel| channel.paused && channel.depth > 0) {
+        let Ok(name) = ChannelName::new(&channel.channel_name) else { continue };
+        let what = format!("paused, with {} waiting", count(amount(channel.depth), "message"));
+        let mend = post(http, "channel/unpause", stream, Some(name.as_str()));
+        findings.push(Finding::warning(Check::Paused, format!("group {stream}/{name}"), what, mend));
+    }
+    findings
+}
+
+/// Messages wait, and there is neither a consumer nor a socket to wake one by.
+fn unattended(observed: &Observed, stream: &TopicName, name: &ChannelName, group: Group) -> Option<Finding> {
+    let waits = group.depth > 0 && group.clients == 0 && !group.paused;
+    if !waits || dead_letters::is_one(stream) || observed.has_socket(name.as_str()) {
+        return None;
+    }
+    let what = format!("{} waiting, without a consumer or a socket to wake one", count(group.depth, "message"));
+    let mend = units::put_to_sleep(observed, stream.as_str(), name.as_str());
+    Some(Finding::warning(Check::Groups, format!("group {stream}/{name}"), what, mend))
+}
+
+/// A call of nsqd's HTTP API, for a shell.
+fn post(http: &str, path: &str, stream: &TopicName, channel: Option<&str>) -> String {
+    let escape = |name: &str| name.replace('#', "%23");
+    let channel = channel.map(|channel| format!("&channel={}", escape(channel))).unwrap_or_default();
+    let url = format!("http://{http}/{path}?topic={}{channel}", escape(stream.as_str()));
+    format!("curl -fsS -X POST {}", shell(&url))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::finding::Level;
+    use super::super::observed::{Answer, Ears, Entry, Folder, Http, Kind};
+    use super::*;
+    use crate::proto::stats::{ChannelStats, Stats};
+
+    fn channel(name: &str, depth: i64, clients: i64, paused: bool) -> ChannelStats {
+        ChannelStats { channel_name: name.to_owned(), depth, client_count: clients, paused, ..ChannelStats::default() }
+    }
+
+    fn topic(name: &str, depth: i64, channels: Vec<ChannelStats>) -> TopicStats {
+        TopicStats { topic_name: name.to_owned(), depth, channels, ..TopicStats::default() }
+    }
+
+    fn nsqd(address: &str, topics: Vec<TopicStats>) -> Http {
+        let stats = Stats { topics, ..Stats::default() };
+        Http { address: address.to_owned(), listed: None, answer: Ok(Answer { stats, ..Answer::default() }) }
+    }
+
+    fn seen(http: Vec<Http>) -> Observed {
+        Observed { http, ..Observed::default() }
+    }
+
+    /// The one finding for these topics.
+    fn one(observed: &Observed) -> (Level, Check, String) {
+        match &check(observed)[..] {
+            [finding] => (finding.level, finding.check, finding.mend.clone().unwrap_or_default()),
+            other => panic!("{other:#?}"),
+        }
+    }
+
+    #[test]
+    fn a_stream_without_groups_is_told_when_it_keeps_messages() {
+        let (level, check, mend) = one(&seen(vec![nsqd("a:1", vec![topic("foo", 3, vec![])])]));
+        assert_eq!((level, check), (Level::Warning, Check::Streams));
+        assert_eq!(mend, "curl -fsS -X POST 'http://a:1/channel/create?topic=foo&channel=1'");
+        let nothing = topic("foo", 0, vec![]);
+        assert_eq!(one(&seen(vec![nsqd("a:1", vec![nothing])])).0, Level::Ok);
+    }
+
+    #[test]
+    fn groups_that_are_on_another_nsqd_only_are_created_here() {
+        let there = nsqd("a:1", vec![topic("foo", 0, vec![channel("x", 0, 1, false), channel("y", 0, 1, false)])]);
+        let (_, _, mend) = one(&seen(vec![there, nsqd("b:1", vec![topic("foo", 3, vec![])])]));
+        assert!(mend.contains("http://b:1/channel/create?topic=foo&channel=x' && curl"), "{mend}");
+    }
+
+    #[test]
+    fn paused_queues_with_messages_get_the_command_that_sets_them_going() {
+        let paused = |name, depth| seen(vec![nsqd("a:1", vec![topic("foo", 0, vec![channel(name, depth, 0, true)])])]);
+        let (level, check, mend) = one(&paused("x#ephemeral", 2));
+        assert_eq!((level, check), (Level::Warning, Check::Paused));
+        assert_eq!(mend, "curl -fsS -X POST 'http://a:1/channel/unpause?topic=foo&channel=x%23ephemeral'");
+        assert_eq!(one(&paused("x", 0)).0, Level::Ok);
+        let stream = TopicStats { paused: true, ..topic("foo", 2, vec![channel("x", 0, 0, false)]) };
+        let (_, check, mend) = one(&seen(vec![nsqd("a:1", vec![stream])]));
+        assert_eq!((check, mend.as_str()), (Check::Paused, "curl -fsS -X POST 'http://a:1/topic/unpause?topic=foo'"));
+    }
+
+    #[test]
+    fn messages_that_nobody_is_there_for_are_told() {
+        let group =
+            |depth, clients| seen(vec![nsqd("a:1", vec![topic("foo", 0, vec![channel("x", depth, clients, false)])])]);
+        let (level, check, mend) = one(&group(2, 0));
+        assert_eq!((level, check), (Level::Warning, Check::Groups));
+        assert!(mend.starts_with("mqueue consumer --stream foo --group x"), "{mend}");
+        assert_eq!(one(&group(2, 1)).0, Level::Ok);
+        assert_eq!(one(&group(0, 0)).0, Level::Ok);
+        let mut with_socket = group(2, 0);
+        let entry = Entry {
+            path: "/s/x@1.sock".into(),
+            stem: "x@1".to_owned(),
+            kind: Kind::Socket(Ears::Some),
+            mode: 0o660,
+            uid: 0,
+            gid: 0,
+            mine: true,
+        };
+        with_socket.folders.push(Folder { path: Path::new("/s").to_owned(), entries: Ok(vec![entry]) });
+        assert_eq!(one(&with_socket).0, Level::Ok);
+    }
+
+    #[test]
+    fn names_that_nsq_does_not_allow_never_reach_a_command() {
+        let odd = topic("a'; rm -rf /; '", 3, vec![]);
+        assert_eq!(one(&seen(vec![nsqd("a:1", vec![odd])])).0, Level::Ok);
+    }
+}

@@ -1,0 +1,265 @@
+//! The sockets of sleeping consumers: are they there, does somebody listen, and may wakeup poke them but not everybody.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::finding::{Check, Finding, count, shell};
+use super::observed::{Account, Ears, Entry, Folder, Kind, Observed, Unreadable};
+use super::units;
+
+/// The sockets of the whole system are in here: only those named like a group are ours.
+const SHARED: &str = "/run";
+
+pub(super) fn check(observed: &Observed) -> Vec<Finding> {
+    let names: BTreeSet<String> = observed.groups().into_keys().map(|(_, name)| name.as_str().to_owned()).collect();
+    let mut findings: Vec<Finding> = observed.folders.iter().filter_map(folder).collect();
+    let ours: Vec<&Entry> =
+        observed.entries().filter(|(folder, entry)| is_ours(folder, entry, &names)).map(|(_, entry)| entry).collect();
+    for entry in &ours {
+        findings.extend(file(observed, entry));
+        if entry.is_socket() {
+            findings.extend(mode(observed.wakeup_user.as_ref(), entry));
+            findings.extend(unknown_group(observed, entry, &names));
+        }
+    }
+    findings.extend(out_of_reach(observed, &ours));
+    if findings.is_empty() && !ours.is_empty() {
+        let what = format!("{}, each with a listener", count(ours.len() as u64, "socket"));
+        findings.push(Finding::ok(Check::Socket, "sockets", what));
+    }
+    findings
+}
+
+fn is_ours(folder: &Folder, entry: &Entry, groups: &BTreeSet<String>) -> bool {
+    let has_ending = entry.path.extension().is_some_and(|ending| ending == "sock");
+    let of_a_group = groups.contains(&entry.stem) || groups.contains(entry.group());
+    match folder.path == Path::new(SHARED) || !has_ending {
+        true => of_a_group && (entry.is_socket() || has_ending),
+        false => true,
+    }
+}
+
+fn folder(folder: &Folder) -> Option<Finding> {
+    let path = shell(&folder.path.display().to_string());
+    let (what, mend) = match folder.entries.as_ref().err()? {
+        Unreadable::Missing => ("there is no such folder for sockets".to_owned(), format!("install -d -m 0755 {path}")),
+        Unreadable::Refused => ("you may not look into it".to_owned(), format!("sudo chmod a+rx {path}")),
+        Unreadable::Other(why) => (format!("cannot be looked into: {why}"), format!("stat {path}")),
+    };
+    Some(Finding::warning(Check::SocketDir, folder.path.display(), what, mend))
+}
+
+/// What a file of this name should be, and is not.
+fn file(observed: &Observed, entry: &Entry) -> Option<Finding> {
+    let path = shell(&entry.path.display().to_string());
+    let unit = units::of_socket(observed, entry);
+    let restart = |command: String| match &observed.systemd {
+        Some(_) => format!("{command} && systemctl restart {}", shell(&unit)),
+        None => command,
+    };
+    let (what, mend) = match entry.kind {
+        Kind::Socket(Ears::Some | Ears::Unknown) => return None,
+        Kind::Link => ("is a link, and wakeup follows none".to_owned(), restart(format!("rm {path}"))),
+        Kind::Other => ("is no socket, so nobody is woken by it".to_owned(), restart(format!("rm {path}"))),
+        Kind::Socket(Ears::None) => match &observed.systemd {
+            // why that is so is said of the unit
+            Some(systemd) if systemd.unit(&unit).is_some_and(|unit| unit.active == "failed") => return None,
+            Some(systemd) if systemd.unit(&unit).is_some() => {
+                (format!("nobody listens: {unit} is stopped"), units::start(systemd, &unit))
+            }
+            Some(_) => ("nobody listens".to_owned(), units::put_to_sleep_as(observed, None, &entry.stem)),
+            None => ("nobody listens: whoever made it is gone".to_owned(), format!("rm {path}")),
+        },
+    };
+    Some(Finding::error(Check::Socket, entry.path.display(), what, mend))
+}
+
+/// Who may connect may start the consumer: wakeup should, and not everybody.
+fn mode(wakeup: Option<&Account>, entry: &Entry) -> Option<Finding> {
+    let path = shell(&entry.path.display().to_string());
+    let mode = entry.mode & 0o777;
+    let refused = wakeup.filter(|wakeup| !may_write(wakeup, entry));
+    let (what, mend) = match refused {
+        Some(wakeup) => (
+            format!(
+                "wakeup, as {}, may not poke it (mode {mode:04o}): SocketMode=0660 and SocketGroup= keep it so",
+                wakeup.name
+            ),
+            format!("chgrp {} {path} && chmod 0660 {path}", shell(&wakeup.name)),
+        ),
+        None if mode & 0o002 != 0 => (
+            format!("anybody may start its consumer (mode {mode:04o}): SocketMode=0660 keeps it so"),
+            format!("chmod o= {path}"),
+        ),
+        None => return None,
+    };
+    Some(Finding::warning(Check::SocketMode, entry.path.display(), what, mend))
+}
+
+fn may_write(who: &Account, entry: &Entry) -> bool {
+    let bit = match (who.uid, who.gids.contains(&entry.gid)) {
+        (0, _) => return true,
+        (uid, _) if uid == entry.uid => 0o200,
+        (_, true) => 0o020,
+        (_, false) => 0o002,
+    };
+    entry.mode & bit != 0
+}
+
+/// A group comes to be with its first consumer: one that sleeps from the start is never looked for.
+fn unknown_group(observed: &Observed, entry: &Entry, groups: &BTreeSet<String>) -> Option<Finding> {
+    let all_answer = !observed.http.is_empty() && observed.http.iter().all(|http| http.answer.is_ok());
+    if !all_answer || groups.contains(&entry.stem) || groups.contains(entry.group()) {
+        return None;
+    }
+    let systemd = observed.systemd.as_ref()?;
+    let unit = units::of_socket(observed, entry);
+    let service = systemd.unit(&unit)?.id.replace(".socket", ".service");
+    let what = format!(
+        "no stream has a group {} yet, so nothing will wake it: its first start makes the group",
+        entry.group()
+    );
+    Some(Finding::warning(Check::Groups, entry.path.display(), what, format!("systemctl start {}", shell(&service))))
+}
+
+/// Sockets that who runs this may not poke; it matters where no unit does it.
+fn out_of_reach(observed: &Observed, ours: &[&Entry]) -> Option<Finding> {
+    let me = observed.me.as_ref()?;
+    let wakes = observed.systemd.as_ref().and_then(|systemd| systemd.unit(units::WAKEUP));
+    let refused: Vec<_> = ours.iter().filter(|entry| entry.is_socket() && !entry.mine).collect();
+    let first = refused.first()?;
+    if wakes.is_some_and(|unit| unit.active == "active") {
+        return None;
+    }
+    let what = format!(
+        "{me} may not poke {} of {}: run wakeup as root, or join their group",
+        refused.len(),
+        count(ours.len() as u64, "socket")
+    );
+    let group = format!("\"$(stat -c %G {})\"", shell(&first.path.display().to_string()));
+    Some(Finding::warning(Check::SocketMode, "sockets", what, format!("sudo usermod -aG {group} {}", shell(me))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::super::observed::{Answer, Http, Systemd, Unit};
+    use super::*;
+    use crate::proto::stats::{ChannelStats, Stats, TopicStats};
+
+    fn entry(name: &str, kind: Kind, mode: u32) -> Entry {
+        let stem = name.strip_suffix(".sock").unwrap_or(name).to_owned();
+        Entry { path: Path::new("/s").join(name), stem, kind, mode, uid: 0, gid: 7, mine: true }
+    }
+
+    fn seen(folder: &str, entries: Vec<Entry>) -> Observed {
+        let channel = ChannelStats { channel_name: "mail".to_owned(), ..ChannelStats::default() };
+        let topic = TopicStats { topic_name: "foo".to_owned(), channels: vec![channel], ..TopicStats::default() };
+        let stats = Stats { topics: vec![topic], ..Stats::default() };
+        let answer = Ok(Answer { stats, ..Answer::default() });
+        Observed {
+            http: vec![Http { address: "a:1".to_owned(), listed: None, answer }],
+            folders: vec![Folder { path: folder.into(), entries: Ok(entries) }],
+            ..Observed::default()
+        }
+    }
+
+    fn told(observed: &Observed) -> Vec<(Level, Check, String)> {
+        check(observed).into_iter().map(|f| (f.level, f.check, f.mend.unwrap_or_default())).collect()
+    }
+
+    const HEARD: Kind = Kind::Socket(Ears::Some);
+    const DEAF: Kind = Kind::Socket(Ears::None);
+
+    #[test]
+    fn a_socket_that_somebody_listens_on_is_in_order() {
+        let seen = seen("/s", vec![entry("mail.sock", HEARD, 0o660), entry("mail@2.sock", HEARD, 0o660)]);
+        assert_eq!(told(&seen), [(Level::Ok, Check::Socket, String::new())]);
+    }
+
+    #[test]
+    fn what_is_no_socket_or_has_no_listener_wakes_nobody() {
+        for (kind, mend) in
+            [(DEAF, "rm /s/mail.sock"), (Kind::Link, "rm /s/mail.sock"), (Kind::Other, "rm /s/mail.sock")]
+        {
+            let told = told(&seen("/s", vec![entry("mail.sock", kind, 0o660)]));
+            assert_eq!(told, [(Level::Error, Check::Socket, mend.to_owned())], "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_stopped_unit_is_started_and_a_failed_one_is_told_elsewhere() {
+        let mut seen = seen("/s", vec![entry("mail.sock", DEAF, 0o660)]);
+        let unit = |active: &str| Unit {
+            id: "mqueue-consumer@mail.socket".to_owned(),
+            active: active.to_owned(),
+            listen: vec!["/s/mail.sock".into()],
+            ..Unit::default()
+        };
+        seen.systemd = Some(Systemd { units: vec![unit("inactive")], has_template: true });
+        assert_eq!(
+            told(&seen),
+            [(Level::Error, Check::Socket, "systemctl start mqueue-consumer@mail.socket".to_owned())]
+        );
+        seen.systemd = Some(Systemd { units: vec![unit("failed")], has_template: true });
+        assert!(told(&seen).iter().all(|(level, ..)| *level == Level::Ok));
+    }
+
+    #[test]
+    fn in_run_only_the_names_of_groups_are_looked_at() {
+        let entries = || {
+            vec![entry("docker.sock", DEAF, 0o666), entry("mail", Kind::Other, 0o755), entry("mail.sock", DEAF, 0o660)]
+        };
+        assert_eq!(told(&seen("/run", entries())).len(), 1);
+        assert!(told(&seen("/s", entries())).len() > 1);
+    }
+
+    #[test]
+    fn folders_are_to_be_there_and_readable() {
+        for (trouble, mend) in
+            [(Unreadable::Missing, "install -d -m 0755 /s"), (Unreadable::Refused, "sudo chmod a+rx /s")]
+        {
+            let mut seen = seen("/s", vec![]);
+            seen.folders[0].entries = Err(trouble);
+            assert_eq!(told(&seen), [(Level::Warning, Check::SocketDir, mend.to_owned())]);
+        }
+    }
+
+    #[test]
+    fn wakeup_may_poke_and_not_everybody() {
+        let with = |mode, gid| {
+            let mut seen = seen("/s", vec![Entry { gid, ..entry("mail.sock", HEARD, mode) }]);
+            seen.wakeup_user = Some(Account { name: "mqueue".to_owned(), uid: 900, gids: vec![7] });
+            told(&seen).remove(0)
+        };
+        assert_eq!(with(0o660, 7).0, Level::Ok);
+        assert_eq!(with(0o666, 7), (Level::Warning, Check::SocketMode, "chmod o= /s/mail.sock".to_owned()));
+        let mend = "chgrp mqueue /s/mail.sock && chmod 0660 /s/mail.sock".to_owned();
+        assert_eq!(with(0o600, 7), (Level::Warning, Check::SocketMode, mend.clone()));
+        assert_eq!(with(0o660, 8), (Level::Warning, Check::SocketMode, mend));
+    }
+
+    #[test]
+    fn who_may_not_poke_is_told_unless_the_unit_does_it() {
+        let mut seen = seen("/s", vec![Entry { mine: false, ..entry("mail.sock", HEARD, 0o660) }]);
+        assert_eq!(told(&seen)[0].0, Level::Ok, "root");
+        seen.me = Some("ann".to_owned());
+        let mend = "sudo usermod -aG \"$(stat -c %G /s/mail.sock)\" ann".to_owned();
+        assert_eq!(told(&seen), [(Level::Warning, Check::SocketMode, mend)]);
+        let wakeup = Unit { id: units::WAKEUP.to_owned(), active: "active".to_owned(), ..Unit::default() };
+        seen.systemd = Some(Systemd { units: vec![wakeup], has_template: true });
+        assert_eq!(told(&seen)[0].0, Level::Ok);
+    }
+
+    #[test]
+    fn a_socket_whose_group_does_not_exist_yet_is_told_if_every_nsqd_answered() {
+        let unit =
+            Unit { id: "mqueue-consumer@new.socket".to_owned(), listen: vec!["/s/new.sock".into()], ..Unit::default() };
+        let mut seen = seen("/s", vec![entry("new.sock", HEARD, 0o660)]);
+        seen.systemd = Some(Systemd { units: vec![unit], has_template: true });
+        let mend = "systemctl start mqueue-consumer@new.service".to_owned();
+        assert_eq!(told(&seen), [(Level::Warning, Check::Groups, mend)]);
+        seen.http.push(Http { address: "b:1".to_owned(), listed: None, answer: Err("refused".to_owned()) });
+        assert_eq!(told(&seen)[0].0, Level::Ok);
+    }
+}

@@ -1,0 +1,34 @@
+//! `mqueue doctor`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{broker, duration};
+
+/// Look for what usually is wrong around sleeping consumers: one line a finding, with the command that mends it.
+///
+/// Nothing is changed, and nobody is woken. The exit code says what is worst: 0 all is well, 3 a warning, 4 an error, 69 no
+/// broker answers.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct Args {
+    /// Where wakeup looks for sockets; repeatable
+    #[arg(long, env = "SOCKET_DIR", value_name = "PATH", value_delimiter = ',', default_values = ["/run/mqueue", "/run"])]
+    pub socket_dir: Vec<PathBuf>,
+
+    /// How long dead letters are watched for growth, where there are any; 0 does not
+    #[arg(long, env = "WATCH", value_name = "DURATION", value_parser = duration, default_value = "1s")]
+    pub watch: Duration,
+
+    /// How long a broker, or systemd, may take to answer
+    #[arg(long, env = "DEADLINE", value_name = "DURATION", value_parser = duration, default_value = "3s")]
+    pub deadline: Duration,
+
+    /// Print one JSON document [default: false]
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub broker: broker::Args,
+}
