@@ -63,3 +63,9 @@ fn systemd_socket_activate_wakes_a_consumer() {
     needs!("nsqd");
     inside("socket-activate");
 }
+
+#[test]
+fn the_doctor_tells_what_is_wrong_with_units_and_what_mends_it() {
+    needs!("nsqd");
+    inside("doctor");
+}

@@ -116,7 +116,8 @@ pub(super) async fn watch(observed: &Observed, after: Duration, deadline: Durati
     }));
     let mut growth = Growth::default();
     for (stream, number) in looks.await.into_iter().flatten().flatten() {
-        *growth.came.entry(stream).or_default() += number;
+        let came = growth.came.entry(stream).or_default();
+        *came = came.saturating_add(number);
     }
     growth.over = begin.elapsed();
     Some(growth)

@@ -18,7 +18,8 @@ const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,Result,UnitFileSta
 
 /// All units of ours; `None` where no systemd answers.
 pub(super) async fn ask(deadline: Duration) -> Option<Systemd> {
-    let show = systemctl(&["show", PROPERTIES, "mqueue-*.socket", "mqueue-*.service", units::WAKEUP], deadline);
+    let show =
+        systemctl(&["show", "--all", PROPERTIES, "mqueue-*.socket", "mqueue-*.service", units::WAKEUP], deadline);
     let files = systemctl(&["list-unit-files", "--no-legend", TEMPLATE], deadline);
     let (show, files) = join(show, files).await;
     let mut units = parse(&show?);
