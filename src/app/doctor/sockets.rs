@@ -63,7 +63,7 @@ fn file(observed: &Observed, entry: &Entry) -> Option<Finding> {
         Kind::Other => ("is no socket, so nobody is woken by it".to_owned(), restart(format!("rm {path}"))),
         Kind::Socket(Ears::None) => match &observed.systemd {
             // why that is so is said of the unit
-            Some(systemd) if systemd.unit(&unit).is_some_and(|unit| unit.active == "failed") => return None,
+            Some(systemd) if systemd.unit(&unit).is_some_and(|unit| units::is_told(systemd, unit)) => return None,
             Some(systemd) if systemd.unit(&unit).is_some() => {
                 (format!("nobody listens: {unit} is stopped"), units::start(systemd, &unit))
             }
@@ -136,8 +136,15 @@ fn out_of_reach(observed: &Observed, ours: &[&Entry]) -> Option<Finding> {
         refused.len(),
         count(ours.len() as u64, "socket")
     );
-    let group = format!("\"$(stat -c %G {})\"", shell(&first.path.display().to_string()));
-    Some(Finding::warning(Check::SocketMode, "sockets", what, format!("sudo usermod -aG {group} {}", shell(me))))
+    // root's group is nobody's to join, and one that may not write helps nobody
+    let by_group = first.gid != 0 && first.mode & 0o020 != 0;
+    let mend = match by_group {
+        true => {
+            format!("sudo usermod -aG \"$(stat -c %G {})\" {}", shell(&first.path.display().to_string()), shell(me))
+        }
+        false => format!("sudo mqueue wakeup{}", observed.broker_flags()),
+    };
+    Some(Finding::warning(Check::SocketMode, "sockets", what, mend))
 }
 
 #[cfg(test)]
@@ -246,6 +253,10 @@ mod tests {
         seen.me = Some("ann".to_owned());
         let mend = "sudo usermod -aG \"$(stat -c %G /s/mail.sock)\" ann".to_owned();
         assert_eq!(told(&seen), [(Level::Warning, Check::SocketMode, mend)]);
+        for alone in [Entry { gid: 0, ..entry("mail.sock", HEARD, 0o660) }, entry("mail.sock", HEARD, 0o600)] {
+            seen.folders[0].entries = Ok(vec![Entry { mine: false, ..alone }]);
+            assert_eq!(told(&seen)[0].2, "sudo mqueue wakeup");
+        }
         let wakeup = Unit { id: units::WAKEUP.to_owned(), active: "active".to_owned(), ..Unit::default() };
         seen.systemd = Some(Systemd { units: vec![wakeup], has_template: true });
         assert_eq!(told(&seen)[0].0, Level::Ok);

@@ -18,6 +18,7 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
     for unit in &systemd.units {
         findings.extend(failed(systemd, unit));
+        findings.extend(deaf(systemd, unit));
         findings.extend(trigger_limit(unit));
         findings.extend(start_limit(unit));
         findings.extend(settings(observed, unit));
@@ -42,6 +43,20 @@ fn failed(systemd: &Systemd, unit: &Unit) -> Option<Finding> {
         result => format!("failed ({result})"),
     };
     Some(Finding::error(Check::Units, &unit.id, why, start(systemd, &unit.id)))
+}
+
+/// True if what is said of this unit is why nobody listens.
+pub(super) fn is_told(systemd: &Systemd, unit: &Unit) -> bool {
+    unit.active == "failed" || deaf(systemd, unit).is_some()
+}
+
+/// A socket that is stopped though it is wanted. Its service, if it runs, still holds it: pokes arrive, until it sleeps.
+fn deaf(systemd: &Systemd, unit: &Unit) -> Option<Finding> {
+    let wanted = unit.file == "enabled" || service_runs(systemd, &unit.id);
+    if !unit.is_socket() || unit.active != "inactive" || !wanted || !unit.has_settings {
+        return None;
+    }
+    Some(Finding::error(Check::Units, &unit.id, "is stopped: nothing wakes its consumer", start(systemd, &unit.id)))
 }
 
 fn trigger_limit(unit: &Unit) -> Option<Finding> {
@@ -121,17 +136,22 @@ fn wakeup(observed: &Observed, systemd: &Systemd) -> Option<Finding> {
 
 /// Starts a unit that stopped or failed. A socket cannot be started while its service runs without it.
 pub(super) fn start(systemd: &Systemd, id: &str) -> String {
-    let service = id.strip_suffix(".socket").map(|name| format!("{name}.service"));
-    let runs = |service: &String| {
-        systemd.unit(service).is_some_and(|unit| !matches!(unit.active.as_str(), "inactive" | "failed"))
+    let service = id.replace(".socket", ".service");
+    let stop = match service_runs(systemd, id) {
+        true => format!("systemctl stop {} && ", shell(&service)),
+        false => String::new(),
     };
-    let stop =
-        service.filter(runs).map(|service| format!("systemctl stop {} && ", shell(&service))).unwrap_or_default();
     let id_word = shell(id);
     match systemd.unit(id).is_some_and(|unit| unit.active == "failed") {
         true => format!("{stop}systemctl reset-failed {id_word} && systemctl start {id_word}"),
         false => format!("{stop}systemctl start {id_word}"),
     }
+}
+
+/// True while the service of this socket is anything but stopped.
+fn service_runs(systemd: &Systemd, socket: &str) -> bool {
+    let service = socket.strip_suffix(".socket").and_then(|name| systemd.unit(&format!("{name}.service")));
+    service.is_some_and(|service| !matches!(service.active.as_str(), "inactive" | "failed"))
 }
 
 /// The unit that listens on this socket, or should.
@@ -228,14 +248,27 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_that_is_stopped_is_told_if_it_is_enabled_or_its_service_runs() {
+        let stopped = |file: &str| Unit { file: file.to_owned(), ..unit(SOCKET, "inactive") };
+        let service = |active| unit("mqueue-consumer@mail.service", active);
+        let mend = "systemctl start mqueue-consumer@mail.socket";
+        assert_eq!(told(vec![stopped("enabled")]), [(Level::Error, Check::Units, mend.to_owned())]);
+        assert_eq!(told(vec![stopped("disabled"), service("inactive")])[0].0, Level::Ok);
+        let stop = format!("systemctl stop mqueue-consumer@mail.service && {mend}");
+        assert_eq!(told(vec![stopped("disabled"), service("active")]), [(Level::Error, Check::Units, stop)]);
+    }
+
+    #[test]
     fn limits_that_would_fail_a_socket_are_lifted_by_a_drop_in() {
-        let low = Unit { trigger_limit: Some((20, Duration::from_secs(2))), ..unit(SOCKET, "inactive") };
-        let seen = told(vec![low.clone()]);
+        let low = Unit { trigger_limit: Some((20, Duration::from_secs(2))), ..unit(SOCKET, "active") };
+        let told = |limited| told(vec![limited, unit(WAKEUP, "active")]);
+        let seen = told(low.clone());
         assert_eq!((seen[0].0, seen[0].1), (Level::Warning, Check::TriggerLimit));
         assert!(seen[0].2.contains("'[Socket]' TriggerLimitIntervalSec=2s TriggerLimitBurst=2000 >"), "{seen:?}");
-        assert_eq!(told(vec![Unit { trigger_limit: None, ..low }])[0].0, Level::Ok);
+        assert_eq!(told(Unit { trigger_limit: None, ..low })[0].0, Level::Ok);
         let limited = Unit { start_limited: true, ..unit("mqueue-consumer@mail.service", "inactive") };
-        assert_eq!((told(vec![limited.clone()])[0].0, told(vec![limited])[0].1), (Level::Warning, Check::StartLimit));
+        let seen = told(limited);
+        assert_eq!((seen[0].0, seen[0].1), (Level::Warning, Check::StartLimit));
     }
 
     #[test]
