@@ -7,10 +7,10 @@ use super::{broker, duration};
 
 /// Look for what usually is wrong around sleeping consumers: one line a finding, with the command that mends it.
 ///
-/// Nothing is changed, and nobody is woken. The exit code says what is worst: 0 all is well, 3 a warning, 4 an error, 69 no
-/// broker answers.
+/// Nothing is changed, and nobody is woken.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
+#[command(after_help = "Exit code, by the worst finding: 0 all is well, 3 a warning, 4 an error, 69 no broker answers")]
 pub struct Args {
     /// Where wakeup looks for sockets; repeatable
     #[arg(long, env = "SOCKET_DIR", value_name = "PATH", value_delimiter = ',', default_values = ["/run/mqueue", "/run"])]

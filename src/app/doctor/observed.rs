@@ -148,10 +148,7 @@ pub(super) enum Ears {
 impl Entry {
     /// The group that it wakes: the name without `@N`.
     pub(super) fn group(&self) -> &str {
-        match self.stem.rsplit_once('@') {
-            Some((group, number)) if number.parse::<u64>().is_ok() => group,
-            _ => &self.stem,
-        }
+        group_of(&self.stem)
     }
 
     pub(super) fn is_socket(&self) -> bool {
@@ -253,6 +250,11 @@ impl Observed {
         groups
     }
 
+    /// A stream that has this group.
+    pub(super) fn stream_of(&self, group: &str) -> Option<TopicName> {
+        self.groups().into_keys().find(|(_, name)| name.as_str() == group).map(|(stream, _)| stream)
+    }
+
     /// Files in the folders, each with its folder.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&Folder, &Entry)> {
         self.folders.iter().flat_map(|folder| folder.entries.iter().flatten().map(move |entry| (folder, entry)))
@@ -271,6 +273,14 @@ impl Observed {
             true => String::new(),
             false => format!(" --nsqd-tcp-address {}", super::finding::shell(&tcp.join(","))),
         }
+    }
+}
+
+/// The group of a socket or an instance of this name: `billing@2` is for billing.
+pub(super) fn group_of(name: &str) -> &str {
+    match name.rsplit_once('@') {
+        Some((group, number)) if number.parse::<u64>().is_ok() => group,
+        _ => name,
     }
 }
 

@@ -67,8 +67,12 @@ fn file(observed: &Observed, entry: &Entry) -> Option<Finding> {
             Some(systemd) if systemd.unit(&unit).is_some() => {
                 (format!("nobody listens: {unit} is stopped"), units::start(systemd, &unit))
             }
-            Some(_) => ("nobody listens".to_owned(), units::put_to_sleep_as(observed, None, &entry.stem)),
-            None => ("nobody listens: whoever made it is gone".to_owned(), format!("rm {path}")),
+            systemd => {
+                let stream =
+                    observed.stream_of(entry.group()).filter(|_| systemd.as_ref().is_some_and(|s| s.has_template));
+                let by_unit = stream.map(|stream| units::put_to_sleep_as(observed, stream.as_str(), &entry.stem));
+                ("nobody listens: whoever made it is gone".to_owned(), by_unit.unwrap_or_else(|| format!("rm {path}")))
+            }
         },
     };
     Some(Finding::error(Check::Socket, entry.path.display(), what, mend))

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::finding::{Check, Finding, count, shell};
-use super::observed::{Entry, Observed, Systemd, Unit};
+use super::observed::{Entry, Observed, Systemd, Unit, group_of};
 
 /// Who pokes the sockets.
 pub(super) const WAKEUP: &str = "mqueue-wakeup.service";
@@ -90,15 +90,9 @@ fn settings(observed: &Observed, unit: &Unit) -> Option<Finding> {
     if unit.has_settings {
         return None;
     }
-    let group = match instance.rsplit_once('@') {
-        Some((group, number)) if number.parse::<u64>().is_ok() => group,
-        _ => instance,
-    };
-    let stream = observed.groups().into_keys().find(|(_, name)| name.as_str() == group);
-    let stream = stream.map(|(stream, _)| stream.as_str().to_owned());
     let what = format!("there are no settings for it: /etc/mqueue/{instance}.env names its stream");
-    let mend = match stream {
-        Some(stream) => put_to_sleep_as(observed, Some(&stream), instance),
+    let mend = match observed.stream_of(group_of(instance)) {
+        Some(stream) => put_to_sleep_as(observed, stream.as_str(), instance),
         None => {
             let file = shell(&format!("/etc/mqueue/{instance}.env"));
             format!(
@@ -171,20 +165,16 @@ fn named(stem: &str) -> String {
 /// What gives a group a consumer: one that sleeps where the units are installed, else one in a shell.
 pub(super) fn put_to_sleep(observed: &Observed, stream: &str, group: &str) -> String {
     match observed.systemd.as_ref().is_some_and(|systemd| systemd.has_template) {
-        true => put_to_sleep_as(observed, Some(stream), group),
+        true => put_to_sleep_as(observed, stream, group),
         false => format!("mqueue consumer --stream {stream} --group {group}{}", observed.broker_flags()),
     }
 }
 
-/// What lets the socket of `instance` (`billing`, `billing@2`) listen, with settings if they are known not to be there.
-pub(super) fn put_to_sleep_as(observed: &Observed, stream: Option<&str>, instance: &str) -> String {
-    let id = named(instance);
-    let enable = format!("systemctl enable --now {}", shell(&id));
-    let has_settings =
-        observed.systemd.as_ref().and_then(|systemd| systemd.unit(&id)).is_some_and(|unit| unit.has_settings);
-    let Some(stream) = stream.filter(|_| !has_settings) else { return enable };
+/// What lets the socket of `instance` (`billing`, `billing@2`) listen. Settings that are there stay.
+pub(super) fn put_to_sleep_as(observed: &Observed, stream: &str, instance: &str) -> String {
     let mut lines = vec![format!("STREAM={stream}")];
-    if let Some((group, _)) = instance.rsplit_once('@') {
+    let group = group_of(instance);
+    if group != instance {
         lines.push(format!("GROUP={group}"));
     }
     let tcp: Vec<String> =
@@ -196,7 +186,7 @@ pub(super) fn put_to_sleep_as(observed: &Observed, stream: Option<&str>, instanc
     }
     let lines: Vec<String> = lines.iter().map(|line| shell(line)).collect();
     let file = shell(&format!("/etc/mqueue/{instance}.env"));
-    // what is there stays
+    let enable = format!("systemctl enable --now {}", shell(&named(instance)));
     format!("mkdir -p /etc/mqueue && test -e {file} || printf '%s\\n' {} >{file}; {enable}", lines.join(" "))
 }
 
@@ -296,7 +286,7 @@ mod tests {
         let mut observed = Observed { systemd: Some(Systemd::default()), ..Observed::default() };
         let address = "10.0.0.1:4150".parse().unwrap();
         observed.tcp.push(super::super::observed::Tcp { address, listed: None, answer: Ok(()) });
-        let mend = put_to_sleep_as(&observed, Some("foo"), "mail@2");
+        let mend = put_to_sleep_as(&observed, "foo", "mail@2");
         assert!(mend.contains("STREAM=foo GROUP=mail NSQD_TCP_ADDRESS=10.0.0.1:4150 "), "{mend}");
         assert!(mend.ends_with("systemctl enable --now mqueue-consumer@mail@2.socket"), "{mend}");
     }
