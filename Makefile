@@ -35,6 +35,9 @@ consumer: $(program) ## consume: STREAM=foo GROUP=1 make consumer (TIMEOUT=3: ex
 wakeup: $(program) ## poke the sockets of sleeping consumers that have messages
 	@exec cargo run --release --quiet -- wakeup $(ARGS)
 
+doctor: $(program) ## look for what is wrong, and say what mends it
+	@exec cargo run --release --quiet -- doctor $(ARGS)
+
 systemd-socket-activate-consumer: $(program) ## a sleeping consumer in this terminal: STREAM=foo TIMEOUT=30 make …
 	@PROGRAM=$(program) exec scripts/socket-activate $(ARGS)
 
@@ -58,5 +61,5 @@ lint: ## formatting, clippy and the documentation, warnings denied
 images: ## draw the pictures in data/images again
 	@scripts/images
 
-.PHONY: help up down clean-data peers build producer consumer wakeup systemd-socket-activate-consumer install uninstall \
+.PHONY: help up down clean-data peers build producer consumer wakeup doctor systemd-socket-activate-consumer install uninstall \
 	reload-systemd-consumer test lint images
