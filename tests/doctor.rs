@@ -19,6 +19,9 @@ const WARNINGS: Option<i32> = Some(3);
 const ERRORS: Option<i32> = Some(4);
 const UNAVAILABLE: Option<i32> = Some(69);
 
+/// Where nobody listens.
+const NOBODY: &str = "127.0.0.1:1";
+
 /// A doctor with a folder of sockets of its own, and no systemd to ask.
 fn doctor(sockets: &TempDir, args: &str) -> Mqueue {
     let no_systemctl = sockets.path().display().to_string();
@@ -156,9 +159,7 @@ fn dead_letters_that_become_more_are_an_error() {
 
 #[test]
 fn a_broker_that_is_not_there_is_told_and_69() {
-    let (sockets, free) = (folder(), TcpListener::bind("127.0.0.1:0").unwrap());
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let (sockets, address) = (folder(), NOBODY);
     let finished = doctor(&sockets, &format!("--nsqd-http-address {address} --lookupd-http-address {address}")).run();
     assert_eq!(finished.code, UNAVAILABLE, "{finished:?}");
     for line in
@@ -171,9 +172,9 @@ fn a_broker_that_is_not_there_is_told_and_69() {
 #[test]
 fn one_dead_nsqd_of_two_is_an_error() {
     needs!("nsqd");
-    let (alive, mut dead, sockets) = (Nsqd::start(), Nsqd::start(), folder());
-    dead.kill();
-    let finished = doctor(&sockets, &format!("--json {} {}", on(&alive), on(&dead))).run();
+    let (alive, sockets) = (Nsqd::start(), folder());
+    let dead = format!("--nsqd-tcp-address {NOBODY} --nsqd-http-address {NOBODY}");
+    let finished = doctor(&sockets, &format!("--json {} {dead}", on(&alive))).run();
     assert_eq!(finished.code, ERRORS, "{finished:?}");
     let found = findings(&finished);
     assert_eq!(

@@ -30,7 +30,9 @@ fn lookupd(seen: &Lookupd) -> Vec<Finding> {
         Some(finding) => vec![finding],
         None if seen.nsqds == 0 => {
             let what = "knows no nsqd: nobody finds a stream by it";
-            vec![Finding::warning(Check::Nsqlookupd, subject, what, "nsqd --lookupd-tcp-address=127.0.0.1:4160")]
+            let mend =
+                seen.address.parse().map(|http| format!("nsqd --lookupd-tcp-address={}", shell(&near(&http, -1))));
+            vec![Finding::warning(Check::Nsqlookupd, subject, what, mend.unwrap_or_default())]
         }
         None => {
             vec![Finding::ok(Check::Nsqlookupd, subject, format!("{version}, {}", count(seen.nsqds as u64, "nsqd")))]
@@ -59,8 +61,9 @@ fn http(seen: &Http, observed: &Observed) -> Vec<Finding> {
         ));
     }
     findings.extend(skewed(&subject, answer.skew));
-    let reached = |tcp: &Tcp| Some(&tcp.address) == answer.tcp.as_ref() && tcp.answer.is_ok();
-    if findings.is_empty() && observed.tcp.iter().any(reached) {
+    // a TCP port that does not answer is told as that
+    let deaf = |tcp: &Tcp| Some(&tcp.address) == answer.tcp.as_ref() && tcp.answer.is_err();
+    if findings.is_empty() && !observed.tcp.iter().any(deaf) {
         findings.push(Finding::ok(Check::Nsqd, subject, in_order(answer)));
     }
     findings
@@ -90,18 +93,18 @@ fn tcp(seen: &Tcp, observed: &Observed) -> Vec<Finding> {
             let mend = format!(
                 "mqueue doctor --nsqd-tcp-address {0} --nsqd-http-address {1}",
                 shell(&seen.address.to_string()),
-                shell(&beside(&seen.address)),
+                shell(&near(&seen.address, 1)),
             );
             vec![Finding::warning(Check::Nsqd, subject, what, mend)]
         }
     }
 }
 
-/// The port that nsqd's HTTP API has by default beside this one.
-fn beside(tcp: &Address) -> String {
-    let host = tcp.to_string();
-    let host = host.rsplit_once(':').map_or("", |(host, _)| host);
-    format!("{host}:{}", tcp.port().saturating_add(1))
+/// The same host's next port, or the one before: by default HTTP is one above TCP, in nsqd and in nsqlookupd.
+fn near(address: &Address, by: i16) -> String {
+    let text = address.to_string();
+    let host = text.rsplit_once(':').map_or("", |(host, _)| host);
+    format!("{host}:{}", address.port().saturating_add_signed(by))
 }
 
 fn old(program: &str, subject: &str, version: &str) -> Option<Finding> {
@@ -228,7 +231,8 @@ mod tests {
             (seen[0].level, seen[0].mend.clone().unwrap_or_default())
         };
         assert_eq!(level(Ok("1.3.0"), 1), (Level::Ok, String::new()));
-        assert_eq!(level(Ok("1.3.0"), 0).0, Level::Warning);
+        let mend = "nsqd --lookupd-tcp-address=lookup.example:4160".to_owned();
+        assert_eq!(level(Ok("1.3.0"), 0), (Level::Warning, mend));
         assert_eq!(level(Ok("1.0.0"), 1).0, Level::Warning);
         assert_eq!(level(Err("refused"), 0), (Level::Error, "nc -vz lookup.example 4161".to_owned()));
     }

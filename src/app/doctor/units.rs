@@ -166,7 +166,10 @@ fn named(stem: &str) -> String {
 pub(super) fn put_to_sleep(observed: &Observed, stream: &str, group: &str) -> String {
     match observed.systemd.as_ref().is_some_and(|systemd| systemd.has_template) {
         true => put_to_sleep_as(observed, stream, group),
-        false => format!("mqueue consumer --stream {stream} --group {group}{}", observed.broker_flags()),
+        false => {
+            let brokers = observed.broker_flags();
+            format!("mqueue consumer --stream {} --group {}{brokers}", shell(stream), shell(group))
+        }
     }
 }
 
