@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::finding::shell;
 use crate::client::Address;
 use crate::proto::stats::{Stats, TopicStats};
 use crate::proto::{ChannelName, TopicName};
@@ -265,14 +266,29 @@ impl Observed {
         self.entries().any(|(_, entry)| entry.is_socket() && (entry.stem == group || entry.group() == group))
     }
 
-    /// The nsqds, as flags of mqueue, where they are not the defaults.
-    pub(super) fn broker_flags(&self) -> String {
-        let tcp = self.tcp.iter().filter(|tcp| tcp.answer.is_ok()).map(|tcp| tcp.address.to_string());
-        let tcp: Vec<String> = tcp.filter(|address| address != "127.0.0.1:4150").collect();
-        match tcp.is_empty() {
-            true => String::new(),
-            false => format!(" --nsqd-tcp-address {}", super::finding::shell(&tcp.join(","))),
+    /// Where NSQ is, as mqueue's settings; none where that is the default.
+    pub(super) fn brokers(&self) -> Vec<(&'static str, String)> {
+        if !self.lookupds.is_empty() {
+            let lookupds: Vec<&str> = self.lookupds.iter().map(|lookupd| lookupd.address.as_str()).collect();
+            return vec![("LOOKUPD_HTTP_ADDRESS", lookupds.join(","))];
         }
+        let tcp: Vec<String> =
+            self.tcp.iter().filter(|tcp| tcp.answer.is_ok()).map(|tcp| tcp.address.to_string()).collect();
+        let http: Vec<&str> = self.answers().map(|(http, _)| http.address.as_str()).collect();
+        let both = [
+            ("NSQD_TCP_ADDRESS", "127.0.0.1:4150", tcp.join(",")),
+            ("NSQD_HTTP_ADDRESS", "127.0.0.1:4151", http.join(",")),
+        ];
+        let is_default = both.iter().all(|(_, default, value)| value.is_empty() || value == default);
+        let named = both.into_iter().filter(|(.., value)| !is_default && !value.is_empty());
+        named.map(|(name, _, value)| (name, value)).collect()
+    }
+
+    /// The same, as flags that follow a command.
+    pub(super) fn broker_flags(&self) -> String {
+        let flag =
+            |(name, value): (&str, String)| format!(" --{} {}", name.to_lowercase().replace('_', "-"), shell(&value));
+        self.brokers().into_iter().map(flag).collect()
     }
 }
 
@@ -294,6 +310,20 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
+
+    #[test]
+    fn brokers_are_named_where_they_are_not_the_defaults() {
+        let nsqd = |tcp: &str, http: &str| Observed {
+            tcp: vec![Tcp { address: tcp.parse().unwrap(), listed: None, answer: Ok(()) }],
+            http: vec![Http { address: http.to_owned(), listed: None, answer: Ok(Answer::default()) }],
+            ..Observed::default()
+        };
+        assert_eq!(nsqd("127.0.0.1:4150", "127.0.0.1:4151").broker_flags(), "");
+        let mut observed = nsqd("127.0.0.1:4150", "a:4151");
+        assert_eq!(observed.broker_flags(), " --nsqd-tcp-address 127.0.0.1:4150 --nsqd-http-address a:4151");
+        observed.lookupds.push(Lookupd { address: "l:4161".to_owned(), answer: Ok("1.3.0".to_owned()), nsqds: 1 });
+        assert_eq!(observed.broker_flags(), " --lookupd-http-address l:4161");
+    }
 
     #[test]
     fn a_skew_is_what_neither_the_cut_off_second_nor_the_round_trip_explains() {

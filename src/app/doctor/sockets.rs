@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(told(&seen), [(Level::Warning, Check::SocketMode, mend)]);
         for alone in [Entry { gid: 0, ..entry("mail.sock", HEARD, 0o660) }, entry("mail.sock", HEARD, 0o600)] {
             seen.folders[0].entries = Ok(vec![Entry { mine: false, ..alone }]);
-            assert_eq!(told(&seen)[0].2, "sudo mqueue wakeup");
+            assert_eq!(told(&seen)[0].2, "sudo mqueue wakeup --nsqd-http-address a:1");
         }
         let wakeup = Unit { id: units::WAKEUP.to_owned(), active: "active".to_owned(), ..Unit::default() };
         seen.systemd = Some(Systemd { units: vec![wakeup], has_template: true });

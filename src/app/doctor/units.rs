@@ -180,21 +180,11 @@ pub(super) fn put_to_sleep_as(observed: &Observed, stream: &str, instance: &str)
     if group != instance {
         lines.push(format!("GROUP={group}"));
     }
-    let tcp: Vec<String> =
-        observed.tcp.iter().filter(|tcp| tcp.answer.is_ok()).map(|tcp| tcp.address.to_string()).collect();
-    let http: Vec<&str> = observed.answers().map(|(http, _)| http.address.as_str()).collect();
-    if !broker_is_default(&tcp) {
-        lines.push(format!("NSQD_TCP_ADDRESS={}", tcp.join(",")));
-        lines.push(format!("NSQD_HTTP_ADDRESS={}", http.join(",")));
-    }
+    lines.extend(observed.brokers().into_iter().map(|(name, value)| format!("{name}={value}")));
     let lines: Vec<String> = lines.iter().map(|line| shell(line)).collect();
     let file = shell(&format!("/etc/mqueue/{instance}.env"));
     let enable = format!("systemctl enable --now {}", shell(&named(instance)));
     format!("mkdir -p /etc/mqueue && test -e {file} || printf '%s\\n' {} >{file}; {enable}", lines.join(" "))
-}
-
-fn broker_is_default(tcp: &[String]) -> bool {
-    tcp.iter().all(|address| address == "127.0.0.1:4150")
 }
 
 #[cfg(test)]
