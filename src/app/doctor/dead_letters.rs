@@ -80,7 +80,7 @@ mod tests {
         };
         let channels = channels.iter().map(channel).collect();
         let topic = TopicStats { topic_name: "foo.dead".to_owned(), depth, channels, ..TopicStats::default() };
-        let stats = Stats { topics: vec![topic], ..Stats::default() };
+        let stats = Stats { topics: [topic].into_iter().collect(), ..Stats::default() };
         let answer = Ok(Answer { stats, ..Answer::default() });
         Observed { http: vec![Http { address: "a:1".to_owned(), listed: None, answer }], ..Observed::default() }
     }

@@ -97,11 +97,16 @@ mod tests {
     }
 
     fn topic(name: &str, depth: i64, channels: Vec<ChannelStats>) -> TopicStats {
-        TopicStats { topic_name: name.to_owned(), depth, channels, ..TopicStats::default() }
+        TopicStats {
+            topic_name: name.to_owned(),
+            depth,
+            channels: channels.into_iter().collect(),
+            ..TopicStats::default()
+        }
     }
 
     fn nsqd(address: &str, topics: Vec<TopicStats>) -> Http {
-        let stats = Stats { topics, ..Stats::default() };
+        let stats = Stats { topics: topics.into_iter().collect(), ..Stats::default() };
         Http { address: address.to_owned(), listed: None, answer: Ok(Answer { stats, ..Answer::default() }) }
     }
 

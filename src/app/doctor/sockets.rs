@@ -165,8 +165,12 @@ mod tests {
 
     fn seen(folder: &str, entries: Vec<Entry>) -> Observed {
         let channel = ChannelStats { channel_name: "mail".to_owned(), ..ChannelStats::default() };
-        let topic = TopicStats { topic_name: "foo".to_owned(), channels: vec![channel], ..TopicStats::default() };
-        let stats = Stats { topics: vec![topic], ..Stats::default() };
+        let topic = TopicStats {
+            topic_name: "foo".to_owned(),
+            channels: [channel].into_iter().collect(),
+            ..TopicStats::default()
+        };
+        let stats = Stats { topics: [topic].into_iter().collect(), ..Stats::default() };
         let answer = Ok(Answer { stats, ..Answer::default() });
         Observed {
             http: vec![Http { address: "a:1".to_owned(), listed: None, answer }],
