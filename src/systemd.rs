@@ -9,10 +9,12 @@
 //! down or unlinked: systemd keeps it, and what is not accepted stays queued there and starts the unit anew.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use listenfd::ListenFd;
+use nix::sys::socket::{MsgFlags, SockFlag, accept4, recv};
 use sd_notify::NotifyState;
 use tokio::io::ReadBuf;
 use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
@@ -50,15 +52,24 @@ impl Door {
         .await
     }
 
-    /// Takes the pokes that wait now.
-    pub async fn take_pokes(&self) -> io::Result<usize> {
-        std::future::poll_fn(|context| Poll::Ready(self.take_waiting(context))).await
+    /// Takes the pokes that wait now. The kernel is asked, not tokio: that knows of no poke before the runtime has waited once, and
+    /// whoever fails until then would leave the poke unread.
+    pub fn take_pokes(&self) -> io::Result<usize> {
+        self.count(|ear| match ear.take_now() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            taken => Poll::Ready(taken),
+        })
     }
 
     fn take_waiting(&self, context: &mut Context<'_>) -> io::Result<usize> {
+        self.count(|ear| ear.take_one(context))
+    }
+
+    /// Takes one poke after the other from each socket, until none is ready.
+    fn count(&self, mut take: impl FnMut(&Ear) -> Poll<io::Result<()>>) -> io::Result<usize> {
         let mut pokes = 0;
         for ear in &self.ears {
-            while let Poll::Ready(poke) = ear.take_one(context) {
+            while let Poll::Ready(poke) = take(ear) {
                 match poke {
                     Ok(()) => pokes += 1,
                     // who poked has gone already: a poke all the same
@@ -93,6 +104,18 @@ impl Ear {
             io::ErrorKind::InvalidInput,
             format!("passed descriptor {} is no socket to wait on", 3 + index),
         ))
+    }
+
+    /// Takes one poke without tokio, and lets go of it.
+    fn take_now(&self) -> io::Result<()> {
+        let accept = |socket| accept4(socket, SockFlag::SOCK_CLOEXEC).and_then(nix::unistd::close);
+        let receive = |socket| recv(socket, &mut [0], MsgFlags::MSG_DONTWAIT).map(drop);
+        Ok(match self {
+            Self::Stream(socket) => accept(socket.as_raw_fd()),
+            Self::Tcp(socket) => accept(socket.as_raw_fd()),
+            Self::Datagram(socket) => receive(socket.as_raw_fd()),
+            Self::Udp(socket) => receive(socket.as_raw_fd()),
+        }?)
     }
 
     /// Takes one poke, and lets go of it.
@@ -149,5 +172,32 @@ impl Notifier {
         if let Err(e) = sd_notify::notify(&[state]) {
             tracing::debug!("systemd cannot be told: {e}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn pokes_that_came_before_the_start_are_taken_without_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let [stream, datagram] = ["stream", "datagram"].map(|name| folder.path().join(name));
+        let ears = vec![
+            Ear::Stream(UnixListener::bind(&stream).unwrap()),
+            Ear::Datagram(UnixDatagram::bind(&datagram).unwrap()),
+        ];
+        for _ in 0..2 {
+            net::UnixStream::connect(&stream).unwrap();
+            net::UnixDatagram::unbound().unwrap().send_to(b"", &datagram).unwrap();
+        }
+        let door = Door { ears };
+        // without an await between: the runtime has not looked at the sockets yet
+        assert_eq!(door.take_pokes().unwrap(), 4);
+        assert_eq!(door.take_pokes().unwrap(), 0);
+        net::UnixStream::connect(&stream).unwrap();
+        assert_eq!(door.poked().await.unwrap(), 1);
     }
 }

@@ -26,7 +26,7 @@ const BATCH_IN_FLIGHT: u32 = 1000;
 
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
-    let service = Service::start().await?;
+    let service = Service::start()?;
     let shutdown = Shutdown::on_signals(args.tuning.grace)?;
     let handler = Arc::new(handler(&args, &shutdown)?);
     let config = worker_config(&args)?;
@@ -103,7 +103,7 @@ impl Alive {
     /// Pokes that came when the worker was leaving, or after.
     async fn late_pokes(&self) -> usize {
         let passed_on = self.nudge.notified().now_or_never().is_some();
-        usize::from(passed_on) + self.service.take_pokes().await
+        usize::from(passed_on) + self.service.take_pokes()
     }
 
     async fn look(&self) -> Left {

@@ -24,16 +24,16 @@ pub(super) struct Service {
 impl Service {
     /// Takes the passed sockets, and, as the first act, every poke that waits: one left unread would start the unit again and
     /// again.
-    pub(super) async fn start() -> io::Result<Self> {
+    pub(super) fn start() -> io::Result<Self> {
         let service = Self { door: Door::from_env()?, notifier: Notifier };
-        service.take_pokes().await;
+        service.take_pokes();
         Ok(service)
     }
 
     /// Takes the pokes that wait, and says how many.
-    pub(super) async fn take_pokes(&self) -> usize {
+    pub(super) fn take_pokes(&self) -> usize {
         match &self.door {
-            Some(door) => door.take_pokes().await.unwrap_or_else(|e| {
+            Some(door) => door.take_pokes().unwrap_or_else(|e| {
                 tracing::warn!("cannot take a poke: {e}");
                 0
             }),
