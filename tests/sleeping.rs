@@ -18,6 +18,8 @@ fn inside(script: &str) {
     let run = Command::new(root.join("scripts/with-systemd"))
         .arg(root.join("tests/systemd").join(script))
         .env("MQUEUE", env!("CARGO_BIN_EXE_mqueue"))
+        // a debug build takes longer to start, and the other tests run beside it
+        .env("SLACK", "2")
         .output()
         .expect("the script is there");
     let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
@@ -68,4 +70,40 @@ fn systemd_socket_activate_wakes_a_consumer() {
 fn the_doctor_tells_what_is_wrong_with_units_and_what_mends_it() {
     needs!("nsqd");
     inside("doctor");
+}
+
+#[test]
+fn messages_at_any_moment_of_a_consumers_exit_are_handled_in_time() {
+    needs!("nsqd");
+    inside("lossless-around-the-idle-timeout");
+}
+
+#[test]
+fn a_consumer_that_cannot_work_is_tried_at_the_pace_of_wakeup() {
+    needs!("nsqd");
+    inside("retries-at-wakeups-pace");
+}
+
+#[test]
+fn wakeup_killed_nsqd_away_and_a_socket_removed_end_well() {
+    needs!("nsqd");
+    inside("survives");
+}
+
+#[test]
+fn a_full_journal_stops_nobody() {
+    needs!("nsqd");
+    inside("journals-disk-is-full");
+}
+
+#[test]
+fn systemd_and_the_journal_learn_how_a_consumer_is_doing() {
+    needs!("nsqd");
+    inside("tells-systemd");
+}
+
+#[test]
+fn a_message_wakes_its_consumer_about_as_fast_as_systemd_starts_anything() {
+    needs!("nsqd");
+    inside("wakes-fast");
 }

@@ -56,6 +56,10 @@ wait_until() {
     done
 }
 
+# distribution FILE: its percentiles; FILE has a number a line, in order.
+percentile() { sed -n "$((($(wc -l <"$1") * $2 + 99) / 100))p" "$1"; } # FILE PERCENT
+distribution() { echo "p50 $(percentile "$1" 50), p90 $(percentile "$1" 90), p99 $(percentile "$1" 99), max $(tail -n 1 "$1")"; }
+
 # --- nsqd ----------------------------------------------------------------------------------------------------------
 
 # Starts it on free ports, or on those it had before.
