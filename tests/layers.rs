@@ -8,7 +8,7 @@ const LAYERS: [&[&str]; 7] = [
     &["app"],
     &["cli"],
     &["worker"],
-    &["handler", "client"],
+    &["handler", "client", "broker"],
     &["shutdown", "backoff", "http", "systemd", "report", "metrics", "serve"],
     &["proto"],
 ];
