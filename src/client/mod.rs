@@ -17,8 +17,8 @@ mod consumer;
 mod error;
 mod flow;
 mod http;
-mod listener;
 mod http_date;
+mod listener;
 mod publisher;
 
 pub use address::{Address, InvalidAddress};

@@ -136,10 +136,8 @@ pub type Pulse = Box<dyn FnMut(Snapshot) + Send>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Working,
-    /// Stopping; what still arrives is handled.
-    Finishing(Ended),
-    /// Stopping; what still arrives goes back.
-    GivingBack(Ended),
+    /// Stopping, for this reason: what runs is finished, and what still arrives goes back, for it might take long.
+    Stopping(Ended),
 }
 
 /// Handles a consumer's messages until it is idle, has enough, or is asked to stop.
@@ -201,7 +199,7 @@ impl<H: Handler> Worker<H> {
                 biased;
                 () = shutdown.now.cancelled() => return (Ended::Now, self.give_up().await),
                 () = shutdown.draining.cancelled(), if self.stage == Stage::Working => {
-                    self.stop(Stage::GivingBack(Ended::Drained));
+                    self.stop(Stage::Stopping(Ended::Drained));
                 }
                 Some(settled) = self.running.join_next(), if !self.running.is_empty() => {
                     // a task only fails if it was aborted, and its messages went back as it was dropped
@@ -220,7 +218,7 @@ impl<H: Handler> Worker<H> {
                 }
                 () = &mut idle, if self.idle.is_some() && self.stage == Stage::Working => match self.look_idle() {
                     Some(again) => idle.as_mut().reset(again),
-                    None => self.stop(Stage::Finishing(self.why_idle())),
+                    None => self.stop(Stage::Stopping(self.why_idle())),
                 },
             }
         }
@@ -238,7 +236,7 @@ impl<H: Handler> Worker<H> {
 
     /// How many more messages can be taken.
     fn room(&self) -> usize {
-        if matches!(self.stage, Stage::GivingBack(_)) {
+        if matches!(self.stage, Stage::Stopping(_)) {
             return usize::MAX;
         }
         match self.handler.batch_size() {
@@ -250,7 +248,7 @@ impl<H: Handler> Worker<H> {
 
     fn take(&mut self, batch: Vec<Delivery>) {
         self.active();
-        if matches!(self.stage, Stage::GivingBack(_)) {
+        if matches!(self.stage, Stage::Stopping(_)) {
             self.tally.released += batch.len() as u64;
             return;
         }
@@ -278,7 +276,7 @@ impl<H: Handler> Worker<H> {
             }
         }
         if self.missing() == 0 && self.stage == Stage::Working {
-            self.stop(Stage::GivingBack(Ended::Counted));
+            self.stop(Stage::Stopping(Ended::Counted));
         }
     }
 
@@ -319,7 +317,7 @@ impl<H: Handler> Worker<H> {
 
     fn ended(&self) -> Ended {
         match self.stage {
-            Stage::Finishing(ended) | Stage::GivingBack(ended) => ended,
+            Stage::Stopping(ended) => ended,
             // somebody else stopped the consumer
             Stage::Working => Ended::Drained,
         }

@@ -9,7 +9,7 @@
 //!
 //! It begins when the pokes that woke it have been taken. Who comes while it leaves is not overlooked: a poke up to `TakePokes` and a
 //! message up to `LookAtStats` bring it back to work; a later message is wakeup's to see, and a later poke stays with systemd, and starts
-//! the consumer anew. A step that fails ends the process with an error: the unit's `Restart=on-failure` brings it back, poked or not.
+//! the consumer anew. A step that fails ends the process with an error: wakeup's next poke, or the unit's `Restart=on-failure`, brings it back.
 
 use crate::worker::Ended;
 

@@ -96,11 +96,15 @@ impl Alive {
             done = worker.run(&self.shutdown) => done,
             () = self.service.pass_pokes_on(self.nudge.clone()) => unreachable!("it never ends"),
         };
+        if tally.released > 0 {
+            // what slipped in while leaving is as good as a poke: back to work for it
+            self.nudge.notify_one();
+        }
         self.total += tally;
         Ok(ended)
     }
 
-    /// Pokes that came when the worker was leaving, or after.
+    /// Pokes that came when the worker was leaving, or after; messages that it gave back count as one.
     async fn late_pokes(&self) -> usize {
         let passed_on = self.nudge.notified().now_or_never().is_some();
         usize::from(passed_on) + self.service.take_pokes()

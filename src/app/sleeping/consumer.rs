@@ -34,12 +34,14 @@ pub(super) struct Process {
     active: Duration,
     /// It took pokes, and has not subscribed since.
     owes: bool,
+    /// What slipped in while it was leaving went back.
+    gave_back: bool,
 }
 
 impl Process {
     pub(super) fn new(unit: usize, link: Duration) -> Self {
         let (running, active) = (BTreeSet::new(), Duration::ZERO);
-        Self { unit, phase: Phase::Steps, link, connected: false, running, active, owes: false }
+        Self { unit, phase: Phase::Steps, link, connected: false, running, active, owes: false, gave_back: false }
     }
 
     /// Something came: that puts idleness off, if it works.
@@ -139,7 +141,11 @@ impl World {
     pub(super) fn arrive(&mut self, pid: Pid, id: Id, attempt: u32) {
         match self.processes[pid].phase {
             Phase::Works(_) => {}
-            Phase::Leaves { .. } => self.tally.count("messages behind RDY 0"),
+            Phase::Leaves { .. } => {
+                self.tally.count("messages behind RDY 0");
+                self.processes[pid].gave_back = true;
+                return self.after(self.processes[pid].link, Event::GivenBack { id, attempt });
+            }
             Phase::Steps | Phase::Dead => return,
         }
         let (now, clock) = (self.now, self.clock());
@@ -213,7 +219,8 @@ impl World {
 
     pub(super) fn take_pokes(&mut self, pid: Pid) {
         if !self.processes[pid].is_dead() {
-            let pokes = std::mem::take(&mut self.units[self.processes[pid].unit].pokes);
+            let gave_back = std::mem::take(&mut self.processes[pid].gave_back);
+            let pokes = std::mem::take(&mut self.units[self.processes[pid].unit].pokes) + usize::from(gave_back);
             self.processes[pid].owes = pokes > 0;
             self.happened(pid, Happened::Poked(pokes));
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::world::{Event, HANDLING, Id, POLL, Pid, START, World};
+use super::world::{Event, Id, POLL, Pid, START, World};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -171,9 +171,7 @@ impl World {
         let message = &self.messages[id];
         let excused = self.channels[message.group].excused;
         let wait = self.now.saturating_sub(message.ready.max(excused));
-        // who may not look before it ends leaves that to the next poll
-        let leaving = if self.settings.looks { Duration::ZERO } else { HANDLING };
-        if wait > POLL + START + leaving {
+        if wait > POLL + START {
             self.wrong = Some(format!("message {id} of group {} waited for {wait:?}", message.group));
         }
         if excused <= message.ready {
@@ -192,6 +190,19 @@ impl World {
             channel.in_flight.remove(&id);
             channel.queued += 1;
             self.ready(id);
+        }
+    }
+
+    /// REQ without a delay: it waits on, since it was ready the first time.
+    pub(super) fn given_back(&mut self, id: Id, attempt: u32) {
+        let message = &mut self.messages[id];
+        let channel = &mut self.channels[message.group];
+        if self.nsqd_is_up && message.attempts == attempt && channel.in_flight.remove(&id) {
+            message.place = Place::Queue;
+            channel.queued += 1;
+            channel.queue.push_back(id);
+            let group = message.group;
+            self.hand_out(group);
         }
     }
 

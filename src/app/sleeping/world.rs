@@ -32,6 +32,7 @@ pub(super) enum Event {
     Due(Id),
     TimedOut { id: Id, attempt: u32 },
     Answered { id: Id, attempt: u32, done: bool },
+    GivenBack { id: Id, attempt: u32 },
     Leave(Pid),
     Gone(Pid),
     // a consumer
@@ -149,6 +150,7 @@ impl World {
             Event::Due(id) => self.due(id),
             Event::TimedOut { id, attempt } => self.timed_out(id, attempt),
             Event::Answered { id, attempt, done } => self.answered(id, attempt, done),
+            Event::GivenBack { id, attempt } => self.given_back(id, attempt),
             Event::Leave(pid) => self.leave(pid),
             Event::Gone(pid) => self.gone(pid),
             Event::Begin(pid) => self.begin(pid),
