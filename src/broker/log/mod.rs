@@ -6,15 +6,28 @@
 //! body, however many channels hold a copy; what happens to a copy is a short record that names the channel and the message.
 //! What is in flight is not written: after a crash it is waiting again.
 
+mod catalog;
+mod disk;
 mod memory;
+mod outgoing;
+mod payload;
+mod record;
 mod recovered;
+mod replay;
+mod report;
+mod segment;
+mod segments;
+mod sync;
 
 use std::io;
 
 use bytes::Bytes;
 
+pub use self::disk::{DiskLog, OpenError, Options};
 pub use self::memory::MemoryLog;
 pub use self::recovered::{Recovered, RecoveredChannel, RecoveredMessage, RecoveredTopic};
+pub use self::report::{Damage, RecoveryReport, Torn};
+pub use self::sync::Synced;
 use crate::proto::{ChannelName, TopicName};
 
 /// A topic, for as long as it exists; never given again in one log.

@@ -1,0 +1,68 @@
+//! The embedded broker's log by itself: batches of 200 × 200 B appended, and what recovery reads.
+
+use std::path::Path;
+use std::time::Instant;
+
+use bytes::Bytes;
+use mqueue::broker::log::{Batch, Change, ChannelId, DiskLog, Holder, Log, Options, SyncMode, TopicId};
+
+use crate::{compare, report};
+
+/// About 200 MB in a round.
+const BATCHES: u64 = 5_000;
+const BATCH: u64 = 200;
+const LENGTH: usize = 200;
+const TOPIC: TopicId = TopicId(1);
+const CHANNEL: ChannelId = ChannelId(2);
+
+pub fn run() {
+    let modes = [SyncMode::Never, SyncMode::Interval, SyncMode::Always];
+    let names = ["--sync=never", "--sync=interval", "--sync=always (does not wait)"];
+    let rounds = names.into_iter().zip(modes).map(|(name, sync)| {
+        let round: crate::Round<'_> = Box::new(move || {
+            let directory = tempfile::tempdir().unwrap();
+            append(directory.path(), sync, BATCHES).1
+        });
+        (name, round)
+    });
+    report("batches of 200 x 200 B appended to the log", "MB/s", &compare(rounds.collect()));
+    recover();
+}
+
+/// Appends, and gives the log and MB/s of bodies.
+fn append(path: &Path, sync: SyncMode, batches: u64) -> (DiskLog, f64) {
+    let (mut log, _, _) = DiskLog::open(&Options { sync, ..Options::new(path) }).unwrap();
+    log.note(&Change::TopicCreated(TOPIC, "bench".parse().unwrap()));
+    log.note(&Change::ChannelCreated(TOPIC, CHANNEL, "bench".parse().unwrap()));
+    let bodies = vec![Bytes::from(vec![b'x'; LENGTH]); BATCH as usize];
+    let start = Instant::now();
+    for n in 0..batches {
+        let batch =
+            Batch { topic: TOPIC, first: first(n), timestamp: 1, due: None, holder: Holder::Channels, bodies: &bodies };
+        log.publish(&batch).unwrap();
+    }
+    let bytes = batches * BATCH * LENGTH as u64;
+    (log, bytes as f64 / 1e6 / start.elapsed().as_secs_f64())
+}
+
+/// The broker's ids leap with the time.
+fn first(batch: u64) -> u64 {
+    (1 + batch) << 22
+}
+
+/// 1 GB of which every message is held, and 1 GB of which all but one in a thousand are done.
+fn recover() {
+    for one_in in [1, 1000] {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut log, _) = append(directory.path(), SyncMode::Never, 5 * BATCHES);
+        let ids = (0..5 * BATCHES).flat_map(|batch| (first(batch)..).take(BATCH as usize));
+        ids.zip(0..)
+            .filter(|(_, n)| n % one_in != 0)
+            .map(|(id, _)| id)
+            .for_each(|id| log.note(&Change::Finished(CHANNEL, id)));
+        log.flush().unwrap();
+        drop(log);
+        let options = Options { sync: SyncMode::Never, ..Options::new(directory.path()) };
+        println!("\nrecovery: {}", DiskLog::open(&options).unwrap().2);
+    }
+}

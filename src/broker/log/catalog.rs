@@ -1,0 +1,116 @@
+//! The topics and channels that a log knows of: what each segment begins with, so that the ones before it can go.
+
+use std::collections::BTreeMap;
+
+use super::{Change, ChannelId, RecoveredChannel, RecoveredTopic, TopicId};
+use crate::proto::{ChannelName, TopicName};
+
+/// Topics, channels, and the numbers that are taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Catalog {
+    pub(super) topics: BTreeMap<TopicId, Topic>,
+    /// Whose each channel is.
+    pub(super) owners: BTreeMap<ChannelId, TopicId>,
+    /// The lowest number that no topic and no channel ever had.
+    pub(super) next_number: u32,
+    /// The highest id that was ever written.
+    pub(super) last_id: u64,
+}
+
+/// A topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Topic {
+    pub(super) name: TopicName,
+    pub(super) paused: bool,
+    pub(super) channels: BTreeMap<ChannelId, Channel>,
+}
+
+/// A channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Channel {
+    pub(super) name: ChannelName,
+    pub(super) paused: bool,
+}
+
+impl Catalog {
+    /// Does what `change` says. What is there already, or not there, is left alone: snapshots repeat.
+    pub(super) fn apply(&mut self, change: &Change) {
+        match change {
+            Change::TopicCreated(id, name) => self.add_topic(*id, name.clone(), false),
+            Change::TopicDeleted(id) => {
+                let topic = self.topics.remove(id);
+                topic.iter().flat_map(|topic| topic.channels.keys()).for_each(|channel| {
+                    self.owners.remove(channel);
+                });
+            }
+            Change::TopicPaused(id, paused) => {
+                self.topics.entry(*id).and_modify(|topic| topic.paused = *paused);
+            }
+            Change::ChannelCreated(topic, id, name) => self.add_channel(*topic, *id, name.clone(), false),
+            Change::ChannelDeleted(id) => {
+                let topic = self.owners.remove(id).and_then(|topic| self.topics.get_mut(&topic));
+                topic.map(|topic| topic.channels.remove(id));
+            }
+            Change::ChannelPaused(id, paused) => {
+                let topic = self.owners.get(id).and_then(|topic| self.topics.get_mut(topic));
+                topic.and_then(|topic| topic.channels.get_mut(id)).into_iter().for_each(|it| it.paused = *paused);
+            }
+            Change::TopicEmptied(_)
+            | Change::TopicDistributed(_)
+            | Change::ChannelEmptied(_)
+            | Change::Finished(..)
+            | Change::Requeued(..) => {}
+        }
+    }
+
+    /// True for the changes that [`Catalog::apply`] heeds.
+    pub(super) fn heeds(change: &Change) -> bool {
+        match change {
+            Change::TopicCreated(..)
+            | Change::TopicDeleted(_)
+            | Change::TopicPaused(..)
+            | Change::ChannelCreated(..)
+            | Change::ChannelDeleted(_)
+            | Change::ChannelPaused(..) => true,
+            Change::TopicEmptied(_)
+            | Change::TopicDistributed(_)
+            | Change::ChannelEmptied(_)
+            | Change::Finished(..)
+            | Change::Requeued(..) => false,
+        }
+    }
+
+    pub(super) fn add_topic(&mut self, id: TopicId, name: TopicName, paused: bool) {
+        self.topics.entry(id).or_insert(Topic { name, paused, channels: BTreeMap::new() });
+        self.next_number = self.next_number.max(id.0.saturating_add(1));
+    }
+
+    pub(super) fn add_channel(&mut self, topic: TopicId, id: ChannelId, name: ChannelName, paused: bool) {
+        self.next_number = self.next_number.max(id.0.saturating_add(1));
+        let Some(owner) = self.topics.get_mut(&topic).filter(|_| !self.owners.contains_key(&id)) else { return };
+        owner.channels.insert(id, Channel { name, paused });
+        self.owners.insert(id, topic);
+    }
+
+    /// `count` ids from `first` on are written.
+    pub(super) fn saw_ids(&mut self, first: u64, count: u64) {
+        self.last_id = self.last_id.max(first.saturating_add(count.saturating_sub(1)));
+    }
+
+    /// The topics as the state takes them, in the order in which they came to be.
+    pub(super) fn recovered(&self) -> Vec<RecoveredTopic> {
+        let channels = |topic: &Topic| {
+            let all = topic.channels.iter();
+            all.map(|(id, it)| RecoveredChannel { id: *id, name: it.name.clone(), paused: it.paused }).collect()
+        };
+        let topics = self.topics.iter();
+        topics
+            .map(|(id, it)| RecoveredTopic {
+                id: *id,
+                name: it.name.clone(),
+                paused: it.paused,
+                channels: channels(it),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,263 @@
+//! Opening a log: locking it, reading it, and mending its end.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::super::payload::{CARRIED_HEAD, COPY};
+use super::super::record::{Found, HEAD, Scan};
+use super::super::replay::Replay;
+use super::super::report::{Damage, RecoveryReport, Torn};
+use super::super::segment::{BadHeader, Extent, HEADER, Header, Segment, file_path, number_of};
+use super::super::segments::Segments;
+use super::super::sync::{SyncFile, Syncer};
+use super::super::{Recovered, SyncMode, catalog::Catalog};
+use super::{BODY_HEAD, DiskLog, Options, Outgoing, Reader};
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{} is in use by another broker: stop that one, or choose another data path", .0.display())]
+    InUse(PathBuf),
+    /// It was written by a version that this one does not know.
+    #[error("{} has a format that this version does not know: use the version that wrote it, or another data path", .0.display())]
+    OtherVersion(PathBuf),
+    /// It cannot be read or written.
+    #[error("cannot use {}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    move |source| OpenError::Io { path: path.into(), source }
+}
+
+impl DiskLog {
+    /// Opens a log, or begins one. Reads all of it, cuts off a write that had not ended, and skips what is damaged; the report tells.
+    /// What it gives back is synced, unless the mode is [`SyncMode::Never`].
+    ///
+    /// Fails if another broker has it, if it is of another version, or if its files cannot be read or written.
+    pub fn open(options: &Options) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
+        Self::open_with(options, Box::new(File::sync_data))
+    }
+
+    pub(super) fn open_with(options: &Options, sync: SyncFile) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
+        let begun = Instant::now();
+        let path = &options.path;
+        fs::create_dir_all(path).map_err(at(path))?;
+        let lock = lock(path)?;
+        let mut opening = Opening::new(path, options.sync)?;
+        opening.read_all()?;
+        let Opening { files, newest, mut report, replay, .. } = opening;
+        let (recovered, catalog) = replay.finish();
+        let next_segment = files.last().map_or(1, |extent| extent.number.saturating_add(1));
+        let (segment, is_new) = match newest {
+            Some((header, end)) if end < options.segment_bytes => (Segment::resume(path, header, end), false),
+            _ => (begin(path, next_segment, files.last(), &catalog), true),
+        };
+        let segment = segment.map_err(at(path))?;
+        if options.sync != SyncMode::Never {
+            segment.file().sync_data().and_then(|()| File::open(path)?.sync_data()).map_err(at(path))?;
+        }
+        let mut log = Self {
+            path: path.clone(),
+            segment_bytes: options.segment_bytes,
+            catalog,
+            outgoing: Outgoing::default(),
+            segments: held(&files, is_new.then(|| segment.extent()), &recovered),
+            reader: Reader::new(path.clone()),
+            next_segment: segment.extent().number.saturating_add(1).max(next_segment),
+            segment,
+            position: 0,
+            snapshot: 0,
+            carried: None,
+            retry: None,
+            syncer: Syncer::start(path, options.sync, options.interval, sync).map_err(at(path))?,
+            _lock: lock,
+        };
+        log.remove_spent();
+        (report.messages, report.took) = (recovered.messages.len() as u64, begun.elapsed());
+        Ok((log, recovered, report))
+    }
+}
+
+/// Keeps others out.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing would do, but not while a process that was just forked still has the file.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
+fn lock(directory: &Path) -> Result<Lock, OpenError> {
+    let path = directory.join("lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(at(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Lock(file)),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(directory.into())),
+        Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
+    }
+}
+
+fn begin(path: &Path, number: u32, previous: Option<&Extent>, catalog: &Catalog) -> io::Result<Segment> {
+    let previous = previous.copied().unwrap_or_default();
+    Segment::create(path, Header { number, salt: fastrand::u32(..), previous }, catalog)
+}
+
+/// The segments, and what they hold: as many bytes as it takes to carry it, if that is less than all.
+fn held(files: &[Extent], new: Option<Extent>, recovered: &Recovered) -> Segments {
+    let mut held: HashMap<u32, (u64, u64)> = HashMap::new();
+    for message in &recovered.messages {
+        let (count, bytes) = held.entry(message.place.segment).or_default();
+        let head = HEAD + CARRIED_HEAD + message.copies.len() * COPY + BODY_HEAD as usize;
+        (*count, *bytes) = (*count + 1, *bytes + head as u64 + u64::from(message.length));
+    }
+    let mut segments = Segments::default();
+    for extent in files.iter().copied().chain(new) {
+        let (count, bytes) = held.get(&extent.number).copied().unwrap_or_default();
+        segments.push(extent);
+        segments.hold(extent.number, count, bytes.min(extent.end.into()));
+    }
+    segments
+}
+
+/// A log that is being read.
+struct Opening<'a> {
+    path: &'a Path,
+    sync: SyncMode,
+    /// What there is, by number.
+    found: Vec<(u32, Option<Header>)>,
+    /// What was read, as far as it is good.
+    files: Vec<Extent>,
+    /// The last of them, if it can be gone on with.
+    newest: Option<(Header, u32)>,
+    report: RecoveryReport,
+    replay: Replay,
+}
+
+impl<'a> Opening<'a> {
+    fn new(path: &'a Path, sync: SyncMode) -> Result<Self, OpenError> {
+        let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(at(path))?;
+        let mut numbers: Vec<_> = entries.iter().filter_map(|entry| number_of(entry.file_name().to_str()?)).collect();
+        numbers.sort_unstable();
+        let mut found = Vec::new();
+        for number in numbers {
+            let (file_path, mut bytes) = (file_path(path, number), Vec::new());
+            let file = File::open(&file_path).map_err(at(&file_path))?;
+            file.take(HEADER as u64).read_to_end(&mut bytes).map_err(at(&file_path))?;
+            match Header::decode(&bytes) {
+                Err(BadHeader::OtherVersion) => return Err(OpenError::OtherVersion(file_path)),
+                header => found.push((number, header.ok().filter(|header| header.number == number))),
+            }
+        }
+        let (files, newest, report, replay) = Default::default();
+        Ok(Self { path, sync, found, files, newest, report, replay })
+    }
+
+    fn read_all(&mut self) -> Result<(), OpenError> {
+        let mut bytes = Vec::new();
+        for n in 0..self.found.len() {
+            let (number, header) = self.found[n];
+            self.look_for_missing(n, header);
+            let path = file_path(self.path, number);
+            bytes.clear();
+            File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(at(&path))?;
+            self.report.segments += 1;
+            self.report.bytes += bytes.len() as u64;
+            self.segment(number, header, &bytes, self.vouched(n)).map_err(at(&path))?;
+        }
+        Ok(())
+    }
+
+    fn look_for_missing(&mut self, n: usize, header: Option<Header>) {
+        let Some(Header { previous, .. }) = header else { return };
+        let is_there = self.found.iter().any(|(number, _)| *number == previous.number);
+        if n > 0 && !is_there {
+            self.report.damage.push(Damage::Missing { segment: previous.number });
+        }
+    }
+
+    /// How far a segment is good, as the next one that can be read says; none is said to be good of one that was left out.
+    fn vouched(&self, n: usize) -> Option<u32> {
+        let number = self.found[n].0;
+        let previous = self.found[n + 1..].iter().find_map(|(_, header)| *header)?.previous;
+        match previous.number.cmp(&number) {
+            std::cmp::Ordering::Less => Some(0),
+            std::cmp::Ordering::Equal => Some(previous.end),
+            std::cmp::Ordering::Greater => None,
+        }
+    }
+
+    fn segment(&mut self, number: u32, header: Option<Header>, bytes: &[u8], end: Option<u32>) -> io::Result<()> {
+        let (damage, length) = (self.report.damage.len(), bytes.len() as u64);
+        let Some(header) = header else {
+            if Header::decode(bytes) == Err(BadHeader::Unwritten) && end.unwrap_or(0) == 0 {
+                self.report.torn.extend((length > 0).then_some(Torn { segment: number, bytes: length }));
+                return fs::remove_file(file_path(self.path, number));
+            }
+            self.newest = None;
+            self.files.push(Extent { number, end: 0 });
+            self.damaged(number, 0..bytes.len());
+            self.keep_damaged(number);
+            return Ok(());
+        };
+        let good = self.records(header, bytes, end);
+        self.files.push(Extent { number, end: good });
+        let is_damaged = self.report.damage.len() > damage;
+        // One without its Snapshot would leave the catalog to those before it.
+        self.newest = (!is_damaged && good > HEADER as u32).then_some((header, good));
+        let file = OpenOptions::new().write(true).open(file_path(self.path, number))?;
+        if is_damaged {
+            self.keep_damaged(number);
+        } else if u64::from(good) < length {
+            file.set_len(good.into())?;
+        }
+        if self.sync != SyncMode::Never {
+            file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// Replays a segment's records, and says where the last good one ends.
+    fn records(&mut self, header: Header, bytes: &[u8], end: Option<u32>) -> u32 {
+        let segment = header.number;
+        let mut good = HEADER;
+        for found in Scan::new(bytes, header.salt, HEADER, end.map(|end| end as usize)) {
+            match found {
+                Found::Record { at, kind, payload } => {
+                    good = at + HEAD + payload.len();
+                    if self.replay.take(segment, at, kind, payload).is_err() {
+                        self.damaged(segment, at..good);
+                    }
+                }
+                Found::Damaged(range) => self.damaged(segment, range),
+                Found::Torn(at) => {
+                    let bytes = (bytes.len() - at) as u64;
+                    self.report.torn.push(Torn { segment, bytes });
+                }
+            }
+        }
+        u32::try_from(good).unwrap_or(u32::MAX)
+    }
+
+    fn damaged(&mut self, segment: u32, range: std::ops::Range<usize>) {
+        self.report.damage.push(Damage::Bytes { segment, range: range.start as u64..range.end as u64 });
+    }
+
+    /// Keeps a damaged file under a second name, for people to look at when the log does not need it any more; it is not written to
+    /// any more, not even to cut it. Where that cannot be done, or is done already, the report stands all the same.
+    fn keep_damaged(&self, number: u32) {
+        let path = file_path(self.path, number);
+        let _ = fs::hard_link(&path, path.with_extension("log.damaged"));
+    }
+}

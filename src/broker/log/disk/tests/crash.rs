@@ -1,0 +1,168 @@
+//! Files that end anywhere, and files with wrong bytes in them.
+
+use fastrand::Rng;
+
+use super::super::super::report::{Damage, Torn};
+use super::super::super::*;
+use super::model::Model;
+use super::world::copy;
+use super::*;
+
+fn open(path: &Path) -> (DiskLog, Model, RecoveryReport) {
+    let (mut log, recovered, report) = DiskLog::open(&options(path, SyncMode::Never, 1 << 20)).unwrap();
+    let model = Model::of(&recovered, &mut log);
+    (log, model, report)
+}
+
+#[test]
+fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
+    let directory = fast_directory();
+    let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
+    let file = file_path(directory.path(), 1);
+    let length = || std::fs::metadata(&file).unwrap().len();
+    let mut states = vec![(0, Model::default()), (length(), Model::default())];
+    let rng = &mut Rng::with_seed(1);
+    for n in 1..12 {
+        let noted = world.model.clone();
+        let place = world.publish(TOPIC, Holder::Channels, Some(5), &bodies(rng.usize(1..4), rng.usize(..40)));
+        // What was noted is a record of its own, before the batch.
+        states.push((u64::from(place.offset - BODY_HEAD) - (BATCH_HEAD + HEAD) as u64, noted));
+        states.push((length(), world.model.clone()));
+        world.note(Change::Finished(CHANNEL, n));
+        world.note(Change::Requeued(CHANNEL, n + 1, 2, None));
+        if n % 3 == 0 {
+            world.flush();
+            states.push((length(), world.model.clone()));
+        }
+    }
+    drop(world);
+    let bytes = std::fs::read(&file).unwrap();
+    for cut in 0..bytes.len() {
+        let directory = fast_directory();
+        std::fs::write(file_path(directory.path(), 1), &bytes[..cut]).unwrap();
+        let (log, model, report) = open(directory.path());
+        let (end, expected) = states.iter().rfind(|(end, _)| *end <= cut as u64).unwrap();
+        assert_eq!(&model, expected, "cut at {cut}");
+        // The header is nothing by itself, but is not torn either.
+        let whole = (*end).max(if cut >= 28 { 28 } else { 0 });
+        let torn = (cut as u64 > whole).then(|| Torn { segment: 1, bytes: cut as u64 - whole });
+        assert_eq!((report.torn, report.damage), (Vec::from_iter(torn), vec![]), "cut at {cut}");
+        goes_on(log, directory.path(), model);
+    }
+}
+
+/// A log can be written to, and opens again with what it had and what is new.
+fn goes_on(mut log: DiskLog, path: &Path, mut model: Model) {
+    let (topic, bodies) = (TopicId(model.next_number), bodies(2, 10));
+    let created = Change::TopicCreated(topic, TopicName::new("after").unwrap());
+    let first = model.last_id + 1;
+    let batch = Batch { topic, first, timestamp: 5, due: None, holder: Holder::Topic, bodies: &bodies };
+    log.note(&created);
+    log.publish(&batch).unwrap();
+    drop(log);
+    model.change(&created);
+    model.publish(&batch);
+    let (_, found, report) = open(path);
+    assert_eq!((found, report.torn), (model, vec![]));
+}
+
+/// Three segments, and what is in them.
+fn three_segments(path: &Path) -> Model {
+    let mut world = world(path, SyncMode::Never, 1000);
+    for _ in 0..6 {
+        world.publish(TOPIC, Holder::Channels, None, &bodies(1, 400));
+    }
+    assert_eq!(files(path).len(), 3);
+    world.model
+}
+
+#[test]
+fn damage_in_the_middle_costs_one_record_and_is_told() {
+    let directory = fast_directory();
+    let mut model = three_segments(directory.path());
+    let file = file_path(directory.path(), 2);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let place = bytes.iter().position(|b| *b == 0).unwrap().max(400);
+    bytes[place] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    model.messages.remove(&3);
+    let (log, found, report) = open(directory.path());
+    assert_eq!(found, model);
+    assert!(matches!(&report.damage[..], [Damage::Bytes { segment: 2, range }] if range.contains(&(place as u64))));
+    assert!(report.is_damaged());
+    let problem = report.problems().next().unwrap();
+    assert!(problem.starts_with("0000000002.log is damaged from byte "), "{problem}");
+    drop(log);
+    assert_eq!(std::fs::read(file.with_extension("log.damaged")).unwrap(), bytes, "kept as it was");
+    assert_eq!(open(directory.path()).2.damage, report.damage, "told each time");
+}
+
+#[test]
+fn a_segment_that_is_shorter_than_the_next_one_says_is_damaged() {
+    let directory = fast_directory();
+    let mut model = three_segments(directory.path());
+    let file = file_path(directory.path(), 2);
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+    model.messages.remove(&4);
+    let (_log, found, report) = open(directory.path());
+    assert_eq!(found, model);
+    assert!(matches!(&report.damage[..], [Damage::Bytes { segment: 2, range }] if range.end == bytes.len() as u64));
+}
+
+#[test]
+fn a_missing_segment_and_an_unreadable_one_cost_what_is_in_them() {
+    for is_gone in [true, false] {
+        let directory = fast_directory();
+        let mut model = three_segments(directory.path());
+        let file = file_path(directory.path(), 2);
+        match is_gone {
+            true => std::fs::remove_file(&file).unwrap(),
+            false => std::fs::write(&file, [1; 1000]).unwrap(),
+        }
+        model.messages.retain(|id, _| ![3, 4].contains(id));
+        let (_log, found, report) = open(directory.path());
+        assert_eq!(found, model);
+        assert_eq!(report.damage.len(), 1);
+        let unreadable = Damage::Bytes { segment: 2, range: 0..1000 };
+        assert_eq!(report.damage[0], if is_gone { Damage::Missing { segment: 2 } } else { unreadable });
+    }
+}
+
+#[test]
+fn the_first_snapshot_is_made_up_for_by_the_next() {
+    let directory = fast_directory();
+    let model = three_segments(directory.path());
+    let file = file_path(directory.path(), 1);
+    let mut bytes = std::fs::read(&file).unwrap();
+    // The record of changes that created the topic and the channel comes after the Snapshot.
+    bytes[28 + 12 + 16 + 12] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let (_log, found, report) = open(directory.path());
+    assert_eq!(report.damage.len(), 1);
+    assert_eq!(found.topics, model.topics);
+    let ids = |model: &Model| model.messages.keys().copied().collect::<Vec<_>>();
+    assert_eq!(ids(&found), ids(&model));
+    assert!(found.messages[&1].copies.is_empty(), "rather the topic's than lost");
+}
+
+#[test]
+fn wrong_bytes_anywhere_are_no_reason_not_to_open() {
+    let original = fast_directory();
+    three_segments(original.path());
+    let rng = &mut Rng::with_seed(2);
+    for n in 0..300 {
+        let directory = fast_directory();
+        copy(original.path(), directory.path());
+        let file = file_path(directory.path(), rng.u32(1..4));
+        let mut bytes = std::fs::read(&file).unwrap();
+        for _ in 0..rng.usize(1..5) {
+            let at = rng.usize(..bytes.len());
+            bytes[at] ^= 1 << rng.u8(..8);
+        }
+        std::fs::write(&file, bytes).unwrap();
+        let (log, found, report) = open(directory.path());
+        assert!(report.is_damaged() || !report.torn.is_empty(), "round {n}: {found:?}");
+        goes_on(log, directory.path(), found);
+    }
+}

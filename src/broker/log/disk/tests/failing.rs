@@ -1,0 +1,156 @@
+//! Disks that are full, and disks that do not sync.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::super::super::*;
+use super::world::World;
+use super::*;
+
+/// A file system of 256 KiB; unmounted at the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` if it cannot be mounted here, which takes root.
+    fn mount(path: &Path) -> Option<Self> {
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(path).output();
+        mount.is_ok_and(|output| output.status.success()).then(|| Self(path.into()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
+fn a_full_disk_refuses_what_is_new_and_keeps_what_it_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(_disk) = SmallDisk::mount(directory.path()) else {
+        let required = std::env::var("MQUEUE_REQUIRE_PEERS").is_ok_and(|v| v == "1");
+        assert!(!required, "a small disk can only be mounted by root");
+        eprintln!("skipped: a small disk can only be mounted by root");
+        return;
+    };
+    for segment_bytes in [1 << 20, 20_000] {
+        let path = directory.path().join(segment_bytes.to_string());
+        let mut world = world(&path, SyncMode::Interval, segment_bytes);
+        let ballast = directory.path().join("ballast");
+        std::fs::write(&ballast, vec![0; 100_000]).unwrap();
+        let full = loop {
+            if let Err(error) = world.try_publish(TOPIC, Holder::Channels, None, &bodies(3, 5000)) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull, "{full}");
+        world.check_bodies();
+        world.note(Change::Requeued(CHANNEL, 2, 7, None));
+        let still = world.try_publish(TOPIC, Holder::Channels, None, &bodies(3, 5000)).unwrap_err();
+        assert_eq!(still.kind(), io::ErrorKind::StorageFull, "{still}");
+        std::fs::remove_file(&ballast).unwrap();
+        world.publish(TOPIC, Holder::Channels, None, &bodies(3, 5000));
+        world.check_bodies();
+        world.reopen();
+        drop(world);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+}
+
+/// A log whose syncs fail as long as this says so.
+fn failing(path: &Path, mode: SyncMode) -> (Arc<AtomicBool>, DiskLog) {
+    let fails = Arc::new(AtomicBool::new(false));
+    let sync = {
+        let fails = fails.clone();
+        move |file: &File| match fails.load(Ordering::SeqCst) {
+            true => Err(io::Error::other("the disk is broken")),
+            false => file.sync_data(),
+        }
+    };
+    let (mut log, _, _) = DiskLog::open_with(&options(path, mode, 1 << 20), Box::new(sync)).unwrap();
+    log.note(&topic_created());
+    log.note(&channel_created());
+    (fails, log)
+}
+
+fn publish(log: &mut DiskLog, first: u64) -> io::Result<Option<Place>> {
+    let bodies = bodies(1, 10);
+    log.publish(&Batch { topic: TOPIC, first, timestamp: 1, due: None, holder: Holder::Channels, bodies: &bodies })
+}
+
+#[tokio::test]
+async fn what_was_written_is_told_synced() {
+    for mode in [SyncMode::Always, SyncMode::Interval, SyncMode::Never] {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, mut log) = failing(directory.path(), mode);
+        let mut synced = log.synced();
+        for first in 1..5 {
+            publish(&mut log, first).unwrap();
+            synced.reached(log.position()).await.unwrap();
+        }
+        let beyond = log.position() + 1;
+        drop(log);
+        assert_eq!(synced.reached(beyond).await.is_ok(), mode == SyncMode::Never, "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_sync_is_told_and_refuses_until_a_new_segment_is_synced() {
+    let directory = tempfile::tempdir().unwrap();
+    let (fails, mut log) = failing(directory.path(), SyncMode::Always);
+    let mut synced = log.synced();
+    publish(&mut log, 1).unwrap();
+    let first = log.position();
+    synced.reached(first).await.unwrap();
+
+    fails.store(true, Ordering::SeqCst);
+    let place = publish(&mut log, 2).unwrap().unwrap();
+    let lost = log.position();
+    let error = synced.reached(lost).await.unwrap_err().to_string();
+    let file = file_path(directory.path(), 1);
+    assert_eq!(error, format!("could not sync {}: the disk is broken", file.display()));
+    log.note(&Change::Finished(CHANNEL, 1));
+    assert_eq!(publish(&mut log, 3).unwrap_err().to_string(), error);
+    assert!(log.flush().is_err(), "what was noted is kept");
+    assert_eq!(log.read(place, 10).unwrap(), [0; 10].as_slice(), "reads go on");
+    assert!(synced.reached(log.position()).await.is_err(), "nor could the next segment be synced");
+
+    fails.store(false, Ordering::SeqCst);
+    log.retry = None;
+    assert!(publish(&mut log, 3).is_err(), "a new segment is begun, and not yet synced");
+    synced.reached(log.position()).await.unwrap();
+    publish(&mut log, 3).unwrap();
+    synced.reached(log.position()).await.unwrap();
+    assert!(synced.reached(lost).await.is_err(), "lost is lost");
+    assert!(synced.reached(first).await.is_ok());
+    assert_eq!(files(directory.path()), ["0000000001.log", "0000000003.log"], "the segment that was of no use is gone");
+    drop(log);
+    let world = World::open(&Options::new(directory.path()));
+    assert_eq!(world.model.messages.keys().collect::<Vec<_>>(), [&2, &3]);
+}
+
+#[tokio::test]
+async fn a_carried_message_is_synced_before_its_segment_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let (fails, mut log) = failing(directory.path(), SyncMode::Always);
+    let mut synced = log.synced();
+    let place = publish(&mut log, 1).unwrap().unwrap();
+    log.begin_segment().unwrap();
+    synced.reached(log.position()).await.unwrap();
+    fails.store(true, Ordering::SeqCst);
+    let (copies, body) = ([Copy { channel: CHANNEL, attempts: 0, due: None }], log.read(place, 10).unwrap());
+    log.carry(&Carried { topic: TOPIC, id: 1, timestamp: 1, due: None, copies: &copies, body }).unwrap();
+    log.spent(place.segment);
+    assert!(synced.reached(log.position()).await.is_err());
+    drop(log);
+    assert_eq!(files(directory.path()), ["0000000001.log", "0000000002.log"]);
+
+    let world = World::open(&Options::new(directory.path()));
+    assert_eq!(world.model.messages.len(), 1, "the carried one replaces the first");
+    drop(world);
+    assert_eq!(files(directory.path()), ["0000000002.log"], "opening syncs what is there");
+}

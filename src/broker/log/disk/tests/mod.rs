@@ -1,0 +1,141 @@
+//! The log on real files: what it says against a model, crashes at every byte, damage, and disks that fail.
+
+mod crash;
+mod failing;
+mod model;
+mod random;
+mod world;
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+use self::world::World;
+use super::super::{ChannelId, Holder, TopicId};
+use super::*;
+use crate::proto::{ChannelName, TopicName};
+
+const TOPIC: TopicId = TopicId(1);
+const CHANNEL: ChannelId = ChannelId(2);
+
+fn options(path: &Path, sync: SyncMode, segment_bytes: u32) -> Options {
+    Options { sync, segment_bytes, interval: Duration::from_millis(1), ..Options::new(path) }
+}
+
+/// In memory where the system offers that: many files are synced, and the disk is not what is tested.
+fn fast_directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn topic_created() -> Change {
+    Change::TopicCreated(TOPIC, TopicName::new("orders").unwrap())
+}
+
+fn channel_created() -> Change {
+    Change::ChannelCreated(TOPIC, CHANNEL, ChannelName::new("billing").unwrap())
+}
+
+/// A log with a topic and a channel.
+fn world(path: &Path, sync: SyncMode, segment_bytes: u32) -> World {
+    let mut world = World::open(&options(path, sync, segment_bytes));
+    world.note(topic_created());
+    world.note(channel_created());
+    world
+}
+
+fn bodies(count: usize, length: usize) -> Vec<Bytes> {
+    (0..count).map(|n| Bytes::from(vec![n as u8; length])).collect()
+}
+
+fn files(path: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name != "lock").collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_log_opens_as_it_was_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = world(directory.path(), SyncMode::Interval, 1 << 20);
+    world.publish(TOPIC, Holder::Channels, None, &bodies(3, 10));
+    world.publish(TOPIC, Holder::Channels, Some(77), &[Bytes::new(), Bytes::from(vec![7; 100_000])]);
+    world.publish(TOPIC, Holder::Topic, Some(78), &bodies(1, 5000));
+    world.note(Change::Finished(CHANNEL, 1));
+    world.note(Change::Requeued(CHANNEL, 2, 3, Some(99)));
+    world.note(Change::TopicPaused(TOPIC, true));
+    world.reopen();
+    world.publish(TOPIC, Holder::Topic, None, &bodies(2, 20));
+    world.reopen();
+    assert_eq!(files(directory.path()), ["0000000001.log"], "an end that is good is written on");
+}
+
+#[test]
+fn a_second_broker_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options::new(directory.path());
+    let _first = DiskLog::open(&options).unwrap();
+    let error = DiskLog::open(&options).unwrap_err().to_string();
+    let path = directory.path().display();
+    assert_eq!(error, format!("{path} is in use by another broker: stop that one, or choose another data path"));
+}
+
+#[test]
+fn another_versions_log_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut header = Header { number: 1, salt: 1, previous: Extent::default() }.encode();
+    header.truncate(24);
+    header[7] += 1;
+    header.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
+    std::fs::write(file_path(directory.path(), 1), header).unwrap();
+    let error = DiskLog::open(&Options::new(directory.path())).unwrap_err();
+    assert!(matches!(error, OpenError::OtherVersion(path) if path == file_path(directory.path(), 1)));
+}
+
+#[test]
+fn spent_segments_go_from_the_oldest_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = world(directory.path(), SyncMode::Always, 1000);
+    for _ in 0..8 {
+        world.publish(TOPIC, Holder::Channels, None, &bodies(1, 900));
+    }
+    assert_eq!(files(directory.path()).len(), 8);
+    for id in [2, 3, 4, 5, 6] {
+        world.note(Change::Finished(CHANNEL, id));
+    }
+    world.flush();
+    assert!(world.log.wants_carried().is_some_and(|segment| segment == 1));
+    assert_eq!(files(directory.path()).len(), 9, "the first message holds them all, and the changes began a segment");
+    world.carry();
+    assert_eq!(world.log.wants_carried(), None);
+    world.reopen();
+    assert_eq!(files(directory.path()).first().map(String::as_str), Some("0000000007.log"));
+    world.publish(TOPIC, Holder::Channels, None, &bodies(1, 900));
+    assert_eq!(world.last_id(), 9, "ids go on, whatever is gone");
+}
+
+#[test]
+fn a_batch_above_the_segment_size_has_a_segment_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = world(directory.path(), SyncMode::Never, 1000);
+    for length in [900, 5000, 900] {
+        world.publish(TOPIC, Holder::Channels, None, &bodies(2, length));
+    }
+    assert_eq!(files(directory.path()).len(), 3);
+    world.reopen();
+}
+
+#[test]
+fn nothing_else_is_read_than_bodies() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = world(directory.path(), SyncMode::Never, 1000);
+    let place = world.publish(TOPIC, Holder::Channels, None, &bodies(2, 10));
+    let second = Place { offset: place.offset + 10 + BODY_HEAD, ..place };
+    assert_eq!(world.log.read(second, 10).unwrap(), [1; 10].as_slice());
+    for (segment, offset, length) in
+        [(1, place.offset, 9), (1, place.offset + 1, 10), (1, u32::MAX, 10), (1, 0, 1), (9, place.offset, 10)]
+    {
+        let error = world.log.read(Place { segment, offset }, length).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    }
+}

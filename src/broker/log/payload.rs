@@ -1,0 +1,300 @@
+//! What records say: the fields of each kind of payload, little-endian and packed.
+//!
+//! ```text
+//!  Batch     topic (4) │ first id (8) │ timestamp (8) │ due (8) │ holder (1) │ count (4) │ ( length (4) │ body )*
+//!  Carried   topic (4) │ id (8) │ timestamp (8) │ due (8) │ count (4) │ ( channel (4) │ attempts (2) │ due (8) )* │ length (4) │ body
+//!  Changes   ( tag (1) │ fields )*
+//!  Snapshot  last id (8) │ next number (4) │ count (4) │ ( id (4) │ paused (1) │ name │ count (4) │ ( id (4) │ paused (1) │ name )* )*
+//! ```
+//!
+//! A name is its length (1) and its characters. A `due` of 0 is none. A Snapshot's inner list is a topic's channels.
+
+use super::catalog::Catalog;
+use super::{Batch, Carried, Change, ChannelId, Copy, Holder, TopicId, UnixMillis};
+use crate::proto::{ChannelName, TopicName};
+
+/// Bytes of a Batch before its first body's length.
+pub(super) const BATCH_HEAD: usize = 4 + 8 + 8 + 8 + 1 + 4;
+/// Bytes of a Carried before its copies.
+pub(super) const CARRIED_HEAD: usize = 4 + 8 + 8 + 8 + 4;
+/// Bytes of a copy.
+pub(super) const COPY: usize = 4 + 2 + 8;
+
+/// A checked record that makes no sense: another version wrote it, or something worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Nonsense;
+
+/// Puts numbers and names at the end.
+pub(super) trait Put {
+    fn put(&mut self, bytes: &[u8]);
+
+    fn put_u8(&mut self, n: u8) {
+        self.put(&[n]);
+    }
+
+    fn put_u16(&mut self, n: u16) {
+        self.put(&n.to_le_bytes());
+    }
+
+    fn put_u32(&mut self, n: u32) {
+        self.put(&n.to_le_bytes());
+    }
+
+    fn put_u64(&mut self, n: u64) {
+        self.put(&n.to_le_bytes());
+    }
+
+    fn put_due(&mut self, due: Option<UnixMillis>) {
+        self.put_u64(due.map_or(0, |due| due.max(1)));
+    }
+
+    fn put_name(&mut self, name: &str) {
+        self.put_u8(u8::try_from(name.len()).expect("a name has at most 64 characters"));
+        self.put(name.as_bytes());
+    }
+}
+
+impl Put for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// Puts a change.
+pub(super) fn put_change(out: &mut Vec<u8>, change: &Change) {
+    match change {
+        Change::TopicCreated(id, name) => {
+            put_tagged(out, 1, id.0);
+            out.put_name(name.as_str());
+        }
+        Change::TopicDeleted(id) => put_tagged(out, 2, id.0),
+        Change::TopicPaused(id, paused) => {
+            put_tagged(out, 3, id.0);
+            out.put_u8(u8::from(*paused));
+        }
+        Change::TopicEmptied(id) => put_tagged(out, 4, id.0),
+        Change::TopicDistributed(id) => put_tagged(out, 5, id.0),
+        Change::ChannelCreated(topic, id, name) => {
+            put_tagged(out, 6, topic.0);
+            out.put_u32(id.0);
+            out.put_name(name.as_str());
+        }
+        Change::ChannelDeleted(id) => put_tagged(out, 7, id.0),
+        Change::ChannelPaused(id, paused) => {
+            put_tagged(out, 8, id.0);
+            out.put_u8(u8::from(*paused));
+        }
+        Change::ChannelEmptied(id) => put_tagged(out, 9, id.0),
+        Change::Finished(channel, id) => {
+            put_tagged(out, 10, channel.0);
+            out.put_u64(*id);
+        }
+        Change::Requeued(channel, id, attempts, due) => {
+            put_tagged(out, 11, channel.0);
+            out.put_u64(*id);
+            out.put_u16(*attempts);
+            out.put_due(*due);
+        }
+    }
+}
+
+fn put_tagged(out: &mut Vec<u8>, tag: u8, id: u32) {
+    out.put_u8(tag);
+    out.put_u32(id);
+}
+
+/// Puts a Batch up to its first body's length.
+pub(super) fn put_batch_head(out: &mut Vec<u8>, batch: &Batch<'_>) {
+    out.put_u32(batch.topic.0);
+    out.put_u64(batch.first);
+    out.put(&batch.timestamp.to_le_bytes());
+    out.put_due(batch.due);
+    out.put_u8(match batch.holder {
+        Holder::Topic => 0,
+        Holder::Channels => 1,
+    });
+    out.put_u32(u32::try_from(batch.bodies.len()).expect("a batch has fewer than 2^32 messages"));
+}
+
+/// Puts a Carried up to its body's length.
+pub(super) fn put_carried_head(out: &mut Vec<u8>, message: &Carried<'_>) {
+    out.put_u32(message.topic.0);
+    out.put_u64(message.id);
+    out.put(&message.timestamp.to_le_bytes());
+    out.put_due(message.due);
+    out.put_u32(u32::try_from(message.copies.len()).expect("there are fewer than 2^32 channels"));
+    for copy in message.copies {
+        out.put_u32(copy.channel.0);
+        out.put_u16(copy.attempts);
+        out.put_due(copy.due);
+    }
+}
+
+/// Puts a Snapshot.
+pub(super) fn put_snapshot(out: &mut Vec<u8>, catalog: &Catalog) {
+    let count = |n: usize| u32::try_from(n).expect("their numbers have 32 bits");
+    out.put_u64(catalog.last_id);
+    out.put_u32(catalog.next_number);
+    out.put_u32(count(catalog.topics.len()));
+    for (id, topic) in &catalog.topics {
+        put_named(out, id.0, topic.paused, topic.name.as_str());
+        out.put_u32(count(topic.channels.len()));
+        for (id, channel) in &topic.channels {
+            put_named(out, id.0, channel.paused, channel.name.as_str());
+        }
+    }
+}
+
+fn put_named(out: &mut Vec<u8>, id: u32, paused: bool, name: &str) {
+    out.put_u32(id);
+    out.put_u8(u8::from(paused));
+    out.put_name(name);
+}
+
+/// What of a payload is not read yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Nonsense> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(Nonsense)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Nonsense> {
+        self.take(N)?.try_into().map_err(|_| Nonsense)
+    }
+
+    fn u8(&mut self) -> Result<u8, Nonsense> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    fn u32(&mut self) -> Result<u32, Nonsense> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, Nonsense> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn bool(&mut self) -> Result<bool, Nonsense> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Nonsense),
+        }
+    }
+
+    fn due(&mut self) -> Result<Option<UnixMillis>, Nonsense> {
+        Ok(Some(self.u64()?).filter(|due| *due != 0))
+    }
+
+    fn name(&mut self) -> Result<&'a str, Nonsense> {
+        let length = self.u8()?;
+        std::str::from_utf8(self.take(length.into())?).map_err(|_| Nonsense)
+    }
+
+    fn topic_name(&mut self) -> Result<TopicName, Nonsense> {
+        TopicName::new(self.name()?).map_err(|_| Nonsense)
+    }
+
+    fn channel_name(&mut self) -> Result<ChannelName, Nonsense> {
+        ChannelName::new(self.name()?).map_err(|_| Nonsense)
+    }
+
+    fn copy(&mut self) -> Result<Copy, Nonsense> {
+        let channel = ChannelId(self.u32()?);
+        Ok(Copy { channel, attempts: self.array().map(u16::from_le_bytes)?, due: self.due()? })
+    }
+
+    /// The next change of Changes; none at their end.
+    pub(super) fn change(&mut self) -> Result<Option<Change>, Nonsense> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let (tag, id) = (self.u8()?, self.u32()?);
+        let (topic, channel) = (TopicId(id), ChannelId(id));
+        Ok(Some(match tag {
+            1 => Change::TopicCreated(topic, self.topic_name()?),
+            2 => Change::TopicDeleted(topic),
+            3 => Change::TopicPaused(topic, self.bool()?),
+            4 => Change::TopicEmptied(topic),
+            5 => Change::TopicDistributed(topic),
+            6 => Change::ChannelCreated(topic, ChannelId(self.u32()?), self.channel_name()?),
+            7 => Change::ChannelDeleted(channel),
+            8 => Change::ChannelPaused(channel, self.bool()?),
+            9 => Change::ChannelEmptied(channel),
+            10 => Change::Finished(channel, self.u64()?),
+            11 => Change::Requeued(channel, self.u64()?, self.array().map(u16::from_le_bytes)?, self.due()?),
+            _ => return Err(Nonsense),
+        }))
+    }
+
+    /// The length of the next body of a Batch, or of a Carried, and steps over it.
+    pub(super) fn body(&mut self) -> Result<u32, Nonsense> {
+        let length = self.u32()?;
+        self.take(length as usize)?;
+        Ok(length)
+    }
+}
+
+/// A Batch's fields, without its bodies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BatchHead {
+    pub(super) topic: TopicId,
+    pub(super) first: u64,
+    pub(super) timestamp: i64,
+    pub(super) due: Option<UnixMillis>,
+    pub(super) holder: Holder,
+    pub(super) count: u32,
+}
+
+impl BatchHead {
+    /// Reads it; the bodies are what is left of the fields.
+    pub(super) fn read(fields: &mut Fields<'_>) -> Result<Self, Nonsense> {
+        let (topic, first) = (TopicId(fields.u32()?), fields.u64()?);
+        let (timestamp, due) = (fields.array().map(i64::from_le_bytes)?, fields.due()?);
+        let holder = if fields.bool()? { Holder::Channels } else { Holder::Topic };
+        Ok(Self { topic, first, timestamp, due, holder, count: fields.u32()? })
+    }
+}
+
+/// A Carried's fields, without its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CarriedHead {
+    pub(super) topic: TopicId,
+    pub(super) id: u64,
+    pub(super) timestamp: i64,
+    pub(super) due: Option<UnixMillis>,
+    pub(super) copies: Vec<Copy>,
+}
+
+impl CarriedHead {
+    /// Reads it; the body is what is left of the fields.
+    pub(super) fn read(fields: &mut Fields<'_>) -> Result<Self, Nonsense> {
+        let (topic, id) = (TopicId(fields.u32()?), fields.u64()?);
+        let (timestamp, due) = (fields.array().map(i64::from_le_bytes)?, fields.due()?);
+        let copies = (0..fields.u32()?).map(|_| fields.copy()).collect::<Result<_, _>>()?;
+        Ok(Self { topic, id, timestamp, due, copies })
+    }
+}
+
+/// Reads a Snapshot.
+pub(super) fn read_snapshot(payload: &[u8]) -> Result<Catalog, Nonsense> {
+    let mut fields = Fields(payload);
+    let (last_id, next_number) = (fields.u64()?, fields.u32()?);
+    let mut catalog = Catalog { last_id, next_number, ..Catalog::default() };
+    for _ in 0..fields.u32()? {
+        let (topic, paused) = (TopicId(fields.u32()?), fields.bool()?);
+        catalog.add_topic(topic, fields.topic_name()?, paused);
+        for _ in 0..fields.u32()? {
+            let (channel, paused) = (ChannelId(fields.u32()?), fields.bool()?);
+            catalog.add_channel(topic, channel, fields.channel_name()?, paused);
+        }
+    }
+    fields.0.is_empty().then_some(catalog).ok_or(Nonsense)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+//! Payloads read as they were put, and no bytes at all make reading panic.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+
+fn due() -> impl Strategy<Value = Option<UnixMillis>> {
+    prop::option::of(1..u64::MAX)
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    let (topic, channel) = (any::<u32>().prop_map(TopicId), any::<u32>().prop_map(ChannelId));
+    let topic_name = "[a-zA-Z0-9._-]{1,64}".prop_map(|name| TopicName::new(&name).unwrap());
+    let channel_name = "[a-zA-Z0-9._-]{1,64}".prop_map(|name| ChannelName::new(&name).unwrap());
+    prop_oneof![
+        (topic.clone(), topic_name).prop_map(|(id, name)| Change::TopicCreated(id, name)),
+        topic.clone().prop_map(Change::TopicDeleted),
+        (topic.clone(), any::<bool>()).prop_map(|(id, paused)| Change::TopicPaused(id, paused)),
+        topic.clone().prop_map(Change::TopicEmptied),
+        topic.clone().prop_map(Change::TopicDistributed),
+        (topic, channel.clone(), channel_name).prop_map(|(topic, id, name)| Change::ChannelCreated(topic, id, name)),
+        channel.clone().prop_map(Change::ChannelDeleted),
+        (channel.clone(), any::<bool>()).prop_map(|(id, paused)| Change::ChannelPaused(id, paused)),
+        channel.clone().prop_map(Change::ChannelEmptied),
+        (channel.clone(), any::<u64>()).prop_map(|(channel, id)| Change::Finished(channel, id)),
+        (channel, any::<u64>(), any::<u16>(), due())
+            .prop_map(|(c, id, attempts, due)| Change::Requeued(c, id, attempts, due)),
+    ]
+}
+
+#[test]
+fn changes_are_these_bytes() {
+    let mut out = Vec::new();
+    put_change(&mut out, &Change::TopicCreated(TopicId(1), TopicName::new("ab").unwrap()));
+    put_change(&mut out, &Change::Finished(ChannelId(2), 0x0102));
+    put_change(&mut out, &Change::Requeued(ChannelId(2), 3, 4, None));
+    let created = [1, 1, 0, 0, 0, 2, b'a', b'b'];
+    let finished = [10, 2, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0];
+    let requeued = [11, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(out, [&created[..], &finished, &requeued].concat());
+}
+
+#[test]
+fn a_batch_begins_with_these_bytes() {
+    let (bodies, mut out) = ([Bytes::from("x"), Bytes::from("y")], Vec::new());
+    let batch =
+        Batch { topic: TopicId(1), first: 2, timestamp: -1, due: Some(3), holder: Holder::Channels, bodies: &bodies };
+    put_batch_head(&mut out, &batch);
+    let (ids, timestamp) = ([1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0], [0xff; 8]);
+    assert_eq!(out, [&ids[..], &timestamp, &[3, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0]].concat());
+    assert_eq!(out.len(), BATCH_HEAD);
+    let read = BatchHead::read(&mut Fields(&out));
+    let (topic, holder) = (TopicId(1), Holder::Channels);
+    assert_eq!(read, Ok(BatchHead { topic, first: 2, timestamp: -1, due: Some(3), holder, count: 2 }));
+}
+
+proptest! {
+    #[test]
+    fn changes_read_as_they_were_put(changes in prop::collection::vec(any_change(), 0..20)) {
+        let mut out = Vec::new();
+        changes.iter().for_each(|change| put_change(&mut out, change));
+        let mut fields = Fields(&out);
+        let read: Vec<_> = std::iter::from_fn(|| fields.change().unwrap()).collect();
+        prop_assert_eq!(read, changes);
+    }
+
+    #[test]
+    fn a_snapshot_reads_as_it_was_put(changes in prop::collection::vec(any_change(), 0..40), last_id in any::<u64>()) {
+        let mut catalog = Catalog { last_id, ..Catalog::default() };
+        changes.iter().for_each(|change| catalog.apply(change));
+        let mut out = Vec::new();
+        put_snapshot(&mut out, &catalog);
+        prop_assert_eq!(read_snapshot(&out), Ok(catalog));
+        prop_assert_eq!(read_snapshot(&out[..out.len() - 1]), Err(Nonsense));
+    }
+
+    #[test]
+    fn a_carried_message_reads_as_it_was_put(
+        id in any::<u64>(), timestamp in any::<i64>(), topic_due in due(),
+        copies in prop::collection::vec((any::<u32>(), any::<u16>(), due()), 0..5),
+    ) {
+        let copy = |(channel, attempts, due)| Copy { channel: ChannelId(channel), attempts, due };
+        let copies: Vec<_> = copies.into_iter().map(copy).collect();
+        let (topic, mut out) = (TopicId(9), Vec::new());
+        put_carried_head(&mut out, &Carried { topic, id, timestamp, due: topic_due, copies: &copies, body: Bytes::new() });
+        prop_assert_eq!(CarriedHead::read(&mut Fields(&out)), Ok(CarriedHead { topic, id, timestamp, due: topic_due, copies }));
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = read_snapshot(&bytes);
+        let _ = CarriedHead::read(&mut Fields(&bytes));
+        let _ = BatchHead::read(&mut Fields(&bytes));
+        let mut fields = Fields(&bytes);
+        while let Ok(Some(_)) = fields.change() {}
+    }
+}

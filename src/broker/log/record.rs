@@ -1,0 +1,219 @@
+//! Records: what a segment is made of, each checked on its own.
+//!
+//! ```text
+//!  0            4            8      9             12
+//!  │ length (4) │ crc (4)    │ kind │ check (3)   │ payload (length)
+//! ```
+//!
+//! Little-endian. `crc` is the CRC-32 of the payload, `check` the low three bytes of the CRC-32 of the nine bytes before it: a header
+//! that checks tells how far to skip over a payload that does not. Both begin from the segment's salt, a random number that no
+//! publisher knows: bytes within a body are never taken for a record, not even by one who writes them for that.
+
+use std::ops::Range;
+
+use crc32fast::Hasher;
+
+/// Bytes before a payload.
+pub(super) const HEAD: usize = 12;
+
+/// What a payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The catalog, as it is at the beginning of a segment.
+    Snapshot = 1,
+    /// Changes.
+    Changes = 2,
+    /// Messages that were published together.
+    Batch = 3,
+    /// A message that was copied forward.
+    Carried = 4,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Self> {
+        [Self::Snapshot, Self::Changes, Self::Batch, Self::Carried].into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// The header of a payload, given in pieces.
+pub(super) fn head<'a>(kind: Kind, salt: u32, pieces: impl Iterator<Item = &'a [u8]>) -> [u8; HEAD] {
+    let mut hasher = Hasher::new_with_initial(salt);
+    let mut length = 0;
+    for piece in pieces {
+        hasher.update(piece);
+        length += piece.len();
+    }
+    let length = u32::try_from(length).expect("who builds a record keeps it below 4 GiB");
+    let mut head = [0; HEAD];
+    head[..4].copy_from_slice(&length.to_le_bytes());
+    head[4..8].copy_from_slice(&hasher.finalize().to_le_bytes());
+    head[8] = kind as u8;
+    let check = crc(salt, &head[..9]).to_le_bytes();
+    head[9..].copy_from_slice(&check[..3]);
+    head
+}
+
+fn crc(salt: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = Hasher::new_with_initial(salt);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+/// What stands at a place in a segment.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found<'a> {
+    /// A record that checks.
+    Record {
+        /// Where its header begins.
+        at: usize,
+        /// What it is.
+        kind: Kind,
+        /// Its content.
+        payload: &'a [u8],
+    },
+    /// Bytes that do not check, before others that do, or where a writer said that it wrote.
+    Damaged(Range<usize>),
+    /// The rest does not check: a write that was cut short.
+    Torn(usize),
+}
+
+/// Goes through a segment's records, from `at` on.
+#[derive(Debug)]
+pub(super) struct Scan<'a> {
+    bytes: &'a [u8],
+    salt: u32,
+    at: usize,
+    /// Where the segment's writer left off, if a later segment says so.
+    end: Option<usize>,
+}
+
+impl<'a> Scan<'a> {
+    /// What was written after `end` is none of the log's: its writer failed, and said so to whoever wrote.
+    pub(super) fn new(bytes: &'a [u8], salt: u32, at: usize, end: Option<usize>) -> Self {
+        let bytes = &bytes[..end.unwrap_or(bytes.len()).min(bytes.len())];
+        Self { bytes, salt, at, end }
+    }
+
+    /// The record at `at`, if one is there that checks.
+    fn record(&self, at: usize) -> Option<(Kind, &'a [u8])> {
+        let head = self.bytes.get(at..at + HEAD)?;
+        let kind = Kind::of(head[8])?;
+        if crc(self.salt, &head[..9]).to_le_bytes()[..3] != head[9..] {
+            return None;
+        }
+        let number = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
+        let payload = self.bytes.get(at + HEAD..)?.get(..number(0) as usize)?;
+        (crc(self.salt, payload) == number(4)).then_some((kind, payload))
+    }
+}
+
+impl<'a> Iterator for Scan<'a> {
+    type Item = Found<'a>;
+
+    fn next(&mut self) -> Option<Found<'a>> {
+        let at = self.at;
+        if let Some((kind, payload)) = self.record(at) {
+            self.at += HEAD + payload.len();
+            return Some(Found::Record { at, kind, payload });
+        }
+        let end = self.end.unwrap_or(self.bytes.len());
+        if at >= end {
+            return None;
+        }
+        let next = (at + 1..self.bytes.len()).find(|at| self.record(*at).is_some());
+        self.at = next.unwrap_or(end);
+        Some(match (next, self.end) {
+            (Some(next), _) => Found::Damaged(at..next),
+            (None, Some(end)) => Found::Damaged(at..end),
+            (None, None) => Found::Torn(at),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SALT: u32 = 7;
+
+    fn written(records: &[(Kind, Vec<u8>)]) -> Vec<u8> {
+        let each = |(kind, payload): &(Kind, Vec<u8>)| {
+            [&head(*kind, SALT, [payload.as_slice()].into_iter()), payload.as_slice()].concat()
+        };
+        records.iter().flat_map(each).collect()
+    }
+
+    fn scan(bytes: &[u8], end: Option<usize>) -> Vec<Found<'_>> {
+        Scan::new(bytes, SALT, 0, end).collect()
+    }
+
+    #[test]
+    fn a_record_is_these_bytes() {
+        let bytes =
+            [&head(Kind::Changes, 0, [b"1234".as_slice(), b"56789"].into_iter()), b"123456789".as_slice()].concat();
+        // cbf43926 is CRC-32's check value in every book.
+        assert_eq!(bytes[..9], [9, 0, 0, 0, 0x26, 0x39, 0xf4, 0xcb, 2]);
+        let check = crc32fast::hash(&bytes[..9]).to_le_bytes();
+        assert_eq!(bytes[9..12], check[..3]);
+        assert_eq!(Scan::new(&bytes, 0, 0, None).count(), 1);
+    }
+
+    #[test]
+    fn records_of_another_salt_are_none() {
+        let bytes = written(&[(Kind::Batch, b"body".to_vec())]);
+        assert_eq!(Scan::new(&bytes, SALT + 1, 0, None).collect::<Vec<_>>(), [Found::Torn(0)]);
+    }
+
+    #[test]
+    fn a_damaged_record_hides_none_of_the_others() {
+        let mut bytes = written(&[(Kind::Batch, vec![1; 40]), (Kind::Batch, vec![2; 40]), (Kind::Batch, vec![3; 40])]);
+        for wrong in [52, 56, 60, 61, 70] {
+            bytes[wrong] ^= 0x40;
+            let found = scan(&bytes, None);
+            assert_eq!(found[1], Found::Damaged(52..104), "byte {wrong}");
+            assert!(matches!(found[2], Found::Record { at: 104, .. }), "byte {wrong}");
+            assert_eq!(found.len(), 3);
+            bytes[wrong] ^= 0x40;
+        }
+    }
+
+    #[test]
+    fn what_a_later_segment_vouches_for_is_damaged_and_not_torn() {
+        let bytes = written(&[(Kind::Batch, vec![1; 40]), (Kind::Batch, vec![2; 40])]);
+        assert_eq!(scan(&bytes[..100], None)[1], Found::Torn(52));
+        assert_eq!(scan(&bytes[..100], Some(104))[1..], [Found::Damaged(52..104)]);
+        assert_eq!(scan(&bytes[..100], Some(52)).len(), 1, "a write that failed is nobody's");
+        assert_eq!(scan(&bytes[..52], Some(104))[1..], [Found::Damaged(52..104)]);
+    }
+
+    fn any_records() -> impl Strategy<Value = Vec<(Kind, Vec<u8>)>> {
+        let kind = prop::sample::select(vec![Kind::Snapshot, Kind::Changes, Kind::Batch, Kind::Carried]);
+        prop::collection::vec((kind, prop::collection::vec(any::<u8>(), 0..50)), 1..6)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_found(records in any_records()) {
+            let bytes = written(&records);
+            let found = scan(&bytes, None);
+            prop_assert_eq!(found.len(), records.len());
+            for (found, (kind, payload)) in found.iter().zip(&records) {
+                let Found::Record { kind: found_kind, payload: found_payload, .. } = found else { panic!("{found:?}") };
+                prop_assert_eq!((found_kind, *found_payload), (kind, payload.as_slice()));
+            }
+        }
+
+        #[test]
+        fn what_is_cut_short_gives_the_whole_records_before(records in any_records(), cut in any::<prop::sample::Index>()) {
+            let bytes = written(&records);
+            let kept = cut.index(bytes.len());
+            let found = scan(&bytes[..kept], None);
+            let whole = (1..=records.len()).take_while(|n| written(&records[..*n]).len() <= kept).count();
+            let torn = kept - written(&records[..whole]).len();
+            prop_assert_eq!(found.iter().filter(|it| matches!(it, Found::Record { .. })).count(), whole);
+            prop_assert_eq!(found.len(), whole + usize::from(torn > 0));
+        }
+    }
+}

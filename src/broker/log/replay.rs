@@ -1,0 +1,159 @@
+//! From records, in their order, to what is still of use. Pure.
+//!
+//! - A snapshot replaces the catalog; it says what is known already, unless something before it was damaged.
+//! - A carried message replaces all that was known of it. What is said of a message that is not known (it was finished, or in a
+//!   segment that is gone) is of no use.
+//! - A message of a topic that is not known, which takes damage, is the topic's: should a later snapshot know the topic, it is
+//!   delivered once more rather than lost.
+//!
+//! Memory is bounded by what was held at one time: a finished message is forgotten at once, and those of emptied channels and deleted
+//! topics, which nobody looks for, are swept out each time the messages have doubled in number.
+
+mod messages;
+
+use std::collections::HashMap;
+
+use self::messages::{Copies, Held, Messages};
+use super::catalog::Catalog;
+use super::payload::{self, BATCH_HEAD, BatchHead, CarriedHead, Fields, Nonsense};
+use super::record::{HEAD, Kind};
+use super::{BODY_HEAD, Change, ChannelId, Holder, Place, Recovered, TopicId};
+
+/// What the records so far add up to.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    catalog: Catalog,
+    messages: Messages,
+    /// What topics hold themselves, or held: the holder is the message's to say.
+    of_topic: HashMap<TopicId, Vec<u64>>,
+    /// When a channel was last emptied: copies from before are gone.
+    emptied: HashMap<ChannelId, u64>,
+    /// Counts what happened.
+    now: u64,
+}
+
+impl Replay {
+    /// Takes the record at `at` of a segment. Fails, and has done a part of it, if it makes no sense.
+    pub(super) fn take(&mut self, segment: u32, at: usize, kind: Kind, payload: &[u8]) -> Result<(), Nonsense> {
+        match kind {
+            Kind::Snapshot => self.snapshot(payload),
+            Kind::Changes => {
+                let mut fields = Fields(payload);
+                while let Some(change) = fields.change()? {
+                    self.change(&change);
+                }
+                Ok(())
+            }
+            Kind::Batch => self.batch(segment, at, payload),
+            Kind::Carried => self.carried(segment, at, payload),
+        }
+    }
+
+    /// What is left, and the catalog to go on from.
+    pub(super) fn finish(mut self) -> (Recovered, Catalog) {
+        self.sweep();
+        let recovered = Recovered {
+            topics: self.catalog.recovered(),
+            messages: self.messages.into_recovered(),
+            last_id: self.catalog.last_id,
+            next_number: self.catalog.next_number,
+        };
+        (recovered, self.catalog)
+    }
+
+    fn snapshot(&mut self, payload: &[u8]) -> Result<(), Nonsense> {
+        let mut catalog = payload::read_snapshot(payload)?;
+        catalog.last_id = catalog.last_id.max(self.catalog.last_id);
+        catalog.next_number = catalog.next_number.max(self.catalog.next_number);
+        self.catalog = catalog;
+        self.messages.forget_channels();
+        Ok(())
+    }
+
+    fn batch(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), Nonsense> {
+        let mut fields = Fields(payload);
+        let head = BatchHead::read(&mut fields)?;
+        let known = self.catalog.topics.get(&head.topic);
+        let copies = match (known, head.holder) {
+            (Some(topic), Holder::Channels) => self.messages.channels_of(head.topic, topic),
+            (None, _) | (_, Holder::Topic) => Copies::Topic,
+        };
+        self.now += 1;
+        let mut offset = at + HEAD + BATCH_HEAD;
+        for n in 0..u64::from(head.count) {
+            let (length, id) = (fields.body()?, head.first.wrapping_add(n));
+            offset += BODY_HEAD as usize;
+            let place = Place { segment, offset: u32::try_from(offset).map_err(|_| Nonsense)? };
+            offset += length as usize;
+            let BatchHead { topic, timestamp, due, .. } = head;
+            self.hold(id, Held { topic, timestamp, place, length, due, born: self.now, copies: copies.clone() });
+        }
+        self.catalog.saw_ids(head.first, head.count.into());
+        if self.messages.have_doubled() {
+            self.sweep();
+        }
+        Ok(())
+    }
+
+    fn carried(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), Nonsense> {
+        let mut fields = Fields(payload);
+        let CarriedHead { topic, id, timestamp, due, copies } = CarriedHead::read(&mut fields)?;
+        let offset = at + HEAD + (payload.len() - fields.0.len()) + BODY_HEAD as usize;
+        let place = Place { segment, offset: u32::try_from(offset).map_err(|_| Nonsense)? };
+        let length = fields.body()?;
+        self.now += 1;
+        let copies = if copies.is_empty() { Copies::Topic } else { Copies::Each(copies) };
+        self.hold(id, Held { topic, timestamp, place, length, due, born: self.now, copies });
+        self.catalog.saw_ids(id, 1);
+        Ok(())
+    }
+
+    fn hold(&mut self, id: u64, message: Held) {
+        match message.copies {
+            Copies::Topic => self.of_topic.entry(message.topic).or_default().push(id),
+            Copies::Fresh(ref channels) if channels.is_empty() => return,
+            Copies::Fresh(_) | Copies::Each(_) => {}
+        }
+        self.messages.insert(id, message);
+    }
+
+    fn change(&mut self, change: &Change) {
+        self.now += 1;
+        self.catalog.apply(change);
+        match change {
+            Change::TopicEmptied(topic) => {
+                self.of_topic.remove(topic).into_iter().flatten().for_each(|id| self.messages.empty(id));
+            }
+            Change::TopicDistributed(id) => {
+                let Some(topic) = self.catalog.topics.get(id) else { return };
+                let copies = self.messages.channels_of(*id, topic);
+                let held = self.of_topic.remove(id).into_iter().flatten();
+                held.for_each(|id| self.messages.distribute(id, &copies, self.now));
+            }
+            Change::ChannelEmptied(channel) => {
+                self.emptied.insert(*channel, self.now);
+            }
+            Change::Finished(channel, id) => self.messages.finish(*id, *channel),
+            Change::Requeued(channel, id, attempts, due) => self.messages.requeue(*id, *channel, *attempts, *due),
+            Change::TopicDeleted(topic) => {
+                self.of_topic.remove(topic);
+                self.messages.forget_channels();
+            }
+            Change::ChannelCreated(..) | Change::ChannelDeleted(_) => self.messages.forget_channels(),
+            Change::TopicCreated(..) | Change::TopicPaused(..) | Change::ChannelPaused(..) => {}
+        }
+    }
+
+    /// Forgets what nobody holds: messages of topics that are gone, and copies of channels that are gone or were emptied.
+    fn sweep(&mut self) {
+        let (catalog, emptied) = (&self.catalog, &self.emptied);
+        let has = |channel: ChannelId, born: u64| {
+            catalog.owners.contains_key(&channel) && emptied.get(&channel).is_none_or(|then| *then < born)
+        };
+        self.messages.retain(|message| catalog.topics.contains_key(&message.topic) && message.keep_copies(has));
+        self.emptied.retain(|channel, _| catalog.owners.contains_key(channel));
+    }
+}
+
+#[cfg(test)]
+mod tests;

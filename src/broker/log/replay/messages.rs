@@ -1,0 +1,219 @@
+//! The messages of a replay: few bytes for each, and none for a body.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
+
+use super::super::catalog::Topic;
+use super::super::{ChannelId, Copy, Place, RecoveredMessage, TopicId, UnixMillis};
+
+/// Fewer messages than this are not worth a sweep.
+const FEW: usize = 10_000;
+
+/// A message, as far as it is known.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) topic: TopicId,
+    pub(super) timestamp: i64,
+    pub(super) place: Place,
+    pub(super) length: u32,
+    pub(super) due: Option<UnixMillis>,
+    /// When its copies came to be.
+    pub(super) born: u64,
+    pub(super) copies: Copies,
+}
+
+/// Who holds a message.
+#[derive(Debug, Clone)]
+pub(super) enum Copies {
+    /// Its topic.
+    Topic,
+    /// These channels, and nothing has happened to a copy yet; due when the message says. Never changed: messages share the list.
+    Fresh(Rc<[ChannelId]>),
+    /// These.
+    Each(Vec<Copy>),
+}
+
+impl Held {
+    /// Keeps the copies that `has` says are there, by the channel and when they came to be; false if none is.
+    pub(super) fn keep_copies(&mut self, has: impl Fn(ChannelId, u64) -> bool) -> bool {
+        let born = self.born;
+        match &mut self.copies {
+            Copies::Topic => true,
+            Copies::Fresh(channels) => {
+                if !channels.iter().all(|channel| has(*channel, born)) {
+                    *channels = channels.iter().copied().filter(|channel| has(*channel, born)).collect();
+                }
+                !channels.is_empty()
+            }
+            Copies::Each(copies) => {
+                copies.retain(|copy| has(copy.channel, born));
+                !copies.is_empty()
+            }
+        }
+    }
+
+    /// The copies one by one, if channels have the message.
+    fn copies(&mut self) -> Option<&mut Vec<Copy>> {
+        if let Copies::Fresh(channels) = &self.copies {
+            let due = self.due.take();
+            let copy = |channel: &ChannelId| Copy { channel: *channel, attempts: 0, due };
+            self.copies = Copies::Each(channels.iter().map(copy).collect());
+        }
+        match &mut self.copies {
+            Copies::Each(copies) => Some(copies),
+            Copies::Fresh(_) | Copies::Topic => None,
+        }
+    }
+}
+
+/// Messages by id.
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    held: HashMap<u64, Held, BuildHasherDefault<IdHasher>>,
+    /// Topics' channels, as messages share them.
+    channels: HashMap<TopicId, Rc<[ChannelId]>>,
+    /// How many there were after the last sweep.
+    swept: usize,
+}
+
+impl Messages {
+    /// A copy for every channel that the topic has.
+    pub(super) fn channels_of(&mut self, id: TopicId, topic: &Topic) -> Copies {
+        Copies::Fresh(self.channels.entry(id).or_insert_with(|| topic.channels.keys().copied().collect()).clone())
+    }
+
+    /// The catalog has changed.
+    pub(super) fn forget_channels(&mut self) {
+        self.channels.clear();
+    }
+
+    pub(super) fn insert(&mut self, id: u64, message: Held) {
+        self.held.insert(id, message);
+    }
+
+    /// The topic threw the message away, if the topic had it.
+    pub(super) fn empty(&mut self, id: u64) {
+        if self.is_topics(id) {
+            self.held.remove(&id);
+        }
+    }
+
+    /// The topic gave the message to channels, if the topic had it.
+    pub(super) fn distribute(&mut self, id: u64, copies: &Copies, now: u64) {
+        if !self.is_topics(id) {
+            return;
+        }
+        match (copies, self.held.get_mut(&id)) {
+            (Copies::Fresh(channels), Some(message)) if !channels.is_empty() => {
+                message.copies = copies.clone();
+                message.born = now;
+            }
+            _ => {
+                self.held.remove(&id);
+            }
+        }
+    }
+
+    fn is_topics(&self, id: u64) -> bool {
+        self.held.get(&id).is_some_and(|message| matches!(message.copies, Copies::Topic))
+    }
+
+    pub(super) fn finish(&mut self, id: u64, channel: ChannelId) {
+        let Some(message) = self.held.get_mut(&id) else { return };
+        let last = match &message.copies {
+            Copies::Topic => false,
+            Copies::Fresh(channels) => **channels == [channel],
+            Copies::Each(copies) => copies.iter().all(|copy| copy.channel == channel),
+        };
+        if last {
+            self.held.remove(&id);
+        } else if let Some(copies) = message.copies() {
+            copies.retain(|copy| copy.channel != channel);
+        }
+    }
+
+    pub(super) fn requeue(&mut self, id: u64, channel: ChannelId, attempts: u16, due: Option<UnixMillis>) {
+        let copies = self.held.get_mut(&id).and_then(Held::copies).into_iter().flatten();
+        copies.filter(|copy| copy.channel == channel).for_each(|copy| *copy = Copy { channel, attempts, due });
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// True if a sweep is worth its while.
+    pub(super) fn have_doubled(&self) -> bool {
+        self.held.len() > FEW.max(2 * self.swept)
+    }
+
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut Held) -> bool) {
+        self.held.retain(|_, message| keep(message));
+        self.swept = self.held.len();
+    }
+
+    /// All, by id.
+    pub(super) fn into_recovered(self) -> Vec<RecoveredMessage> {
+        let each = |(id, mut message): (u64, Held)| {
+            let copies = message.copies().map(std::mem::take).unwrap_or_default();
+            let Held { topic, timestamp, place, length, due, .. } = message;
+            RecoveredMessage { id, topic, timestamp, place, length, due, copies }
+        };
+        let mut messages: Vec<_> = self.held.into_iter().map(each).collect();
+        messages.sort_unstable_by_key(|message| message.id);
+        messages
+    }
+}
+
+/// The broker's ids count up, in leaps of 2^22 with the time. Sixteen neighbours stay together, for the cache's sake; where they
+/// go is a product's to say, and so are the seven highest bits, by which the map tells them apart.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(self.0 ^ u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
+        const HIGHEST: u64 = 0x7F << 57;
+        let product = (id >> 4).wrapping_mul(ODD);
+        let place = ((product ^ (product >> 32)) << 4) | (id & 15);
+        self.0 = (place & !HIGHEST) | (id.wrapping_mul(ODD) & HIGHEST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_spread_whether_they_count_up_or_leap() {
+        for step in [1, 16, 1 << 12, 1 << 22, (1 << 22) + 1, 1000] {
+            let hash = |n: u64| {
+                let mut hasher = IdHasher::default();
+                hasher.write_u64(77 + n * step);
+                hasher.finish()
+            };
+            let tags: HashSet<u64> = (0..10_000).map(|n| hash(n) >> 57).collect();
+            let mut groups = [0; 1024];
+            (0..10_000).for_each(|n| groups[(hash(n) >> 4) as usize % 1024] += 1);
+            // Sixteen together make 625 throws at 1024 groups, which leave 470 of them with something; others leave none without.
+            let taken = groups.iter().filter(|count| **count > 0).count();
+            let fullest = groups.iter().max();
+            assert!(
+                taken > 400 && fullest < Some(&100),
+                "step {step}: {taken} groups are taken, the fullest by {fullest:?}"
+            );
+            assert_eq!(tags.len(), 128, "{step}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What a replay keeps; what it means is tested on files, against a model.
+
+use bytes::Bytes;
+
+use super::super::payload::put_change;
+use super::super::{Batch, outgoing::Outgoing, record::Found, record::Scan};
+use super::*;
+use crate::proto::{ChannelName, TopicName};
+
+const TOPIC: TopicId = TopicId(0);
+const CHANNEL: ChannelId = ChannelId(1);
+
+fn replay(build: impl FnOnce(&mut Outgoing)) -> Replay {
+    let mut outgoing = Outgoing::default();
+    outgoing.change(&Change::TopicCreated(TOPIC, TopicName::new("t").unwrap()));
+    outgoing.change(&Change::ChannelCreated(TOPIC, CHANNEL, ChannelName::new("c").unwrap()));
+    build(&mut outgoing);
+    outgoing.seal(0);
+    let bytes = outgoing.slices().iter().flat_map(|slice| slice.to_vec()).collect::<Vec<_>>();
+    let mut replay = Replay::default();
+    for found in Scan::new(&bytes, 0, 0, None) {
+        let Found::Record { at, kind, payload } = found else { panic!("{found:?}") };
+        replay.take(1, at, kind, payload).unwrap();
+    }
+    replay
+}
+
+fn publish(outgoing: &mut Outgoing, first: u64, count: usize) {
+    let bodies = vec![Bytes::from_static(b"x"); count];
+    outgoing.batch(&Batch { topic: TOPIC, first, timestamp: 0, due: None, holder: Holder::Channels, bodies: &bodies });
+}
+
+#[test]
+fn memory_is_bounded_by_what_is_held_and_not_by_the_log() {
+    let replay = replay(|outgoing| {
+        for round in 0..50 {
+            publish(outgoing, 1 + round * 2000, 2000);
+            outgoing.change(&Change::ChannelEmptied(CHANNEL));
+        }
+        publish(outgoing, 1_000_000, 3);
+    });
+    assert!(replay.messages.len() < 15_000, "{}", replay.messages.len());
+    let (recovered, _) = replay.finish();
+    assert_eq!(
+        recovered.messages.iter().map(|message| message.id).collect::<Vec<_>>(),
+        [1_000_000, 1_000_001, 1_000_002]
+    );
+    assert_eq!((recovered.last_id, recovered.next_number), (1_000_002, 2));
+}
+
+#[test]
+fn a_record_that_checks_and_makes_no_sense_is_refused() {
+    let mut changes = Vec::new();
+    put_change(&mut changes, &Change::TopicDeleted(TOPIC));
+    changes.push(200);
+    assert_eq!(Replay::default().take(1, 0, Kind::Changes, &changes), Err(Nonsense));
+    assert_eq!(Replay::default().take(1, 0, Kind::Batch, &changes), Err(Nonsense));
+    assert_eq!(Replay::default().take(1, 0, Kind::Carried, &changes), Err(Nonsense));
+    assert_eq!(Replay::default().take(1, 0, Kind::Snapshot, &changes), Err(Nonsense));
+}

@@ -1,0 +1,89 @@
+//! What opening a log found.
+
+use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
+
+/// What opening a log found; one line, and its problems.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Files read.
+    pub segments: u32,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Messages that somebody holds.
+    pub messages: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// Writes that were cut short, of which nobody was told OK.
+    pub torn: Vec<Torn>,
+    /// What could not be read, and may have been OK'd.
+    pub damage: Vec<Damage>,
+}
+
+/// A write that was cut short, at the end of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Torn {
+    /// The segment's number.
+    pub segment: u32,
+    /// Bytes that were cut off.
+    pub bytes: u64,
+}
+
+/// What could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Damage {
+    /// These bytes of a segment. A link `NUMBER.log.damaged` keeps the file.
+    Bytes {
+        /// The segment's number.
+        segment: u32,
+        /// Where.
+        range: Range<u64>,
+    },
+    /// A whole segment, which is gone.
+    Missing {
+        /// Its number.
+        segment: u32,
+    },
+}
+
+impl RecoveryReport {
+    /// True if messages may be lost, or come again.
+    pub fn is_damaged(&self) -> bool {
+        !self.damage.is_empty()
+    }
+
+    /// A line for each problem, for the program's log.
+    pub fn problems(&self) -> impl Iterator<Item = String> {
+        let torn = self.torn.iter().map(|Torn { segment, bytes }| {
+            format!("{segment:010}.log: cut off the last {bytes} bytes: a write that had not ended")
+        });
+        torn.chain(self.damage.iter().map(ToString::to_string))
+    }
+}
+
+impl fmt::Display for RecoveryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { segments, bytes, messages, took, .. } = self;
+        let (mb, seconds) = (*bytes as f64 / 1e6, took.as_secs_f64());
+        let speed = mb / seconds.max(1e-6);
+        write!(f, "{messages} messages from {segments} segments, {mb:.1} MB in {seconds:.3} s ({speed:.0} MB/s)")
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes { segment, range } => write!(
+                f,
+                "{segment:010}.log is damaged from byte {} to {}: messages may be lost or come again; \
+                 see {segment:010}.log.damaged and check the disk",
+                range.start, range.end
+            ),
+            Self::Missing { segment } => write!(
+                f,
+                "{segment:010}.log is missing: messages may be lost or come again; put it back with the broker stopped"
+            ),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Segments: the files that a log consists of, `0000000001.log` and so on, each written from front to back and never changed.
+//!
+//! ```text
+//!  0            8            12         16             20                 24        28
+//!  │ magic (8)  │ number (4) │ salt (4) │ previous (4) │ previous end (4) │ crc (4) │ Snapshot │ records …
+//! ```
+//!
+//! Each begins with the catalog, so that all before it can go. It also says which segment the writer left for it, and how much of that
+//! one is good: what comes after is a write that failed and could not be taken back.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::catalog::Catalog;
+use super::payload::{Put, put_snapshot};
+use super::record::{self, HEAD, Kind};
+
+/// Bytes before the first record.
+pub(super) const HEADER: usize = 28;
+const MAGIC: [u8; 7] = *b"mqueue ";
+const VERSION: u8 = b'1';
+
+/// Where a segment's file is.
+pub(super) fn file_path(directory: &Path, number: u32) -> PathBuf {
+    directory.join(format!("{number:010}.log"))
+}
+
+/// The number in a segment's file name; `None` for other files.
+pub(super) fn number_of(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".log").filter(|digits| digits.len() == 10)?;
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
+}
+
+/// How far a segment is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Extent {
+    /// Which; none has the number 0.
+    pub(super) number: u32,
+    /// Where its last record ends.
+    pub(super) end: u32,
+}
+
+/// What a segment's file begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) number: u32,
+    pub(super) salt: u32,
+    /// The segment that was written before.
+    pub(super) previous: Extent,
+}
+
+/// Why a header cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BadHeader {
+    /// The file ends before it does, or is all zeros: nothing was ever in it.
+    Unwritten,
+    /// It is of a format that this program does not know.
+    OtherVersion,
+    /// It does not check.
+    Damaged,
+}
+
+impl Header {
+    /// Its bytes.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = MAGIC.to_vec();
+        out.put_u8(VERSION);
+        for field in [self.number, self.salt, self.previous.number, self.previous.end] {
+            out.put_u32(field);
+        }
+        out.put_u32(crc32fast::hash(&out));
+        out
+    }
+
+    /// Reads it from the beginning of a segment.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
+        let header = bytes.get(..HEADER).ok_or(BadHeader::Unwritten)?;
+        if bytes.iter().all(|b| *b == 0) {
+            return Err(BadHeader::Unwritten);
+        }
+        let field = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
+        match (header[..7] == MAGIC, field(24) == crc32fast::hash(&header[..24])) {
+            (true, true) if header[7] == VERSION => {
+                Ok(Self { number: field(8), salt: field(12), previous: Extent { number: field(16), end: field(20) } })
+            }
+            (true, true) => Err(BadHeader::OtherVersion),
+            (false, _) | (_, false) => Err(BadHeader::Damaged),
+        }
+    }
+}
+
+/// The segment that is being written.
+#[derive(Debug)]
+pub(super) struct Segment {
+    number: u32,
+    salt: u32,
+    file: Arc<File>,
+    /// Where the next record goes.
+    end: u32,
+    /// Where the first one after the Snapshot is.
+    begin: u32,
+    /// The one before.
+    previous: Extent,
+    /// A write failed and could not be taken back: nothing more may be written.
+    is_abandoned: bool,
+}
+
+impl Segment {
+    /// Begins a segment. Fails, and leaves no file behind if it can, if the file exists or cannot be written.
+    pub(super) fn create(directory: &Path, header: Header, catalog: &Catalog) -> io::Result<Self> {
+        let path = file_path(directory, header.number);
+        let file = OpenOptions::new().append(true).read(true).create_new(true).open(&path)?;
+        let mut snapshot = Vec::new();
+        put_snapshot(&mut snapshot, catalog);
+        let mut bytes = header.encode();
+        bytes.extend_from_slice(&record::head(Kind::Snapshot, header.salt, [snapshot.as_slice()].into_iter()));
+        bytes.extend_from_slice(&snapshot);
+        let end = u32::try_from(bytes.len()).map_err(|_| io::Error::other("the catalog is above 4 GiB"))?;
+        if let Err(error) = (&file).write_all(&bytes) {
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
+        let Header { number, salt, previous } = header;
+        Ok(Self { number, salt, file: Arc::new(file), end, begin: end, previous, is_abandoned: false })
+    }
+
+    /// Goes on with a segment that was read, and has its Snapshot.
+    pub(super) fn resume(directory: &Path, header: Header, end: u32) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).read(true).open(file_path(directory, header.number))?;
+        let begin = HEADER as u32 + HEAD as u32;
+        let Header { number, salt, previous } = header;
+        Ok(Self { number, salt, file: Arc::new(file), end, begin, previous, is_abandoned: false })
+    }
+
+    pub(super) fn salt(&self) -> u32 {
+        self.salt
+    }
+
+    pub(super) fn file(&self) -> Arc<File> {
+        self.file.clone()
+    }
+
+    pub(super) fn extent(&self) -> Extent {
+        Extent { number: self.number, end: self.end }
+    }
+
+    /// The segment that was written before.
+    pub(super) fn previous(&self) -> Extent {
+        self.previous
+    }
+
+    /// True if it has only the Snapshot.
+    pub(super) fn is_bare(&self) -> bool {
+        self.end == self.begin
+    }
+
+    /// True if `length` more bytes can go in, and leave it at `limit` or below, the Snapshot not counted; a bare one takes what its
+    /// 4 GiB allow. The limit is never far below the Snapshot, which would otherwise be most of what is written.
+    pub(super) fn has_room(&self, length: u32, limit: u32) -> bool {
+        let limit = u64::from(limit).max(u64::from(self.begin));
+        let within = u64::from(self.end - self.begin) + u64::from(length) <= limit;
+        !self.is_abandoned && self.end.checked_add(length).is_some() && (within || self.is_bare())
+    }
+
+    /// Writes all of `slices`, `length` bytes, or none. Fails if it cannot; then, if not even the part that was written can be taken
+    /// back, the segment is abandoned.
+    pub(super) fn append(&mut self, mut slices: &mut [IoSlice<'_>], length: u32) -> io::Result<()> {
+        while !slices.is_empty() {
+            match (&*self.file).write_vectored(slices) {
+                Ok(0) => return Err(self.take_back(io::ErrorKind::WriteZero.into())),
+                Ok(written) => IoSlice::advance_slices(&mut slices, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.take_back(error)),
+            }
+        }
+        self.end += length;
+        Ok(())
+    }
+
+    fn take_back(&mut self, error: io::Error) -> io::Error {
+        self.is_abandoned = self.file.set_len(self.end.into()).is_err();
+        error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_these_bytes() {
+        let header = Header { number: 2, salt: 0x0403_0201, previous: Extent { number: 1, end: 28 } };
+        let bytes = header.encode();
+        assert_eq!(bytes[..24], *b"mqueue 1\x02\0\0\0\x01\x02\x03\x04\x01\0\0\0\x1c\0\0\0");
+        assert_eq!(bytes.len(), HEADER);
+        assert_eq!(Header::decode(&bytes), Ok(header));
+    }
+
+    #[test]
+    fn a_header_that_does_not_check_is_refused() {
+        let bytes = Header { number: 2, salt: 1, previous: Extent::default() }.encode();
+        assert_eq!(Header::decode(&bytes[..27]), Err(BadHeader::Unwritten));
+        assert_eq!(Header::decode(&[0; 4096]), Err(BadHeader::Unwritten));
+        for wrong in 0..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[wrong] ^= 1;
+            assert_eq!(Header::decode(&bytes), Err(BadHeader::Damaged), "byte {wrong}");
+        }
+        let mut next = bytes[..24].to_vec();
+        next[7] += 1;
+        next.put_u32(crc32fast::hash(&next));
+        assert_eq!(Header::decode(&next), Err(BadHeader::OtherVersion));
+    }
+
+    #[test]
+    fn only_segments_have_a_number() {
+        assert_eq!(number_of("0000000012.log"), Some(12));
+        for name in ["12.log", "0000000012.log.damaged", "lock", "+000000012.log", "9999999999.log"] {
+            assert_eq!(number_of(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_write_that_fails_is_taken_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let header = Header { number: 1, salt: 1, previous: Extent::default() };
+        let mut segment = Segment::create(directory.path(), header, &Catalog::default()).unwrap();
+        let end = segment.end;
+        // A read-only descriptor takes neither the write nor the truncation.
+        let writable =
+            std::mem::replace(&mut segment.file, Arc::new(File::open(file_path(directory.path(), 1)).unwrap()));
+        assert!(segment.append(&mut [IoSlice::new(b"x")], 1).is_err());
+        assert!(!segment.has_room(1, 1000), "abandoned");
+        assert_eq!((segment.end, writable.metadata().unwrap().len()), (end, end.into()));
+    }
+}

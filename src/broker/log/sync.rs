@@ -1,0 +1,202 @@
+//! When what is written is also on the disk: a thread of its own, so that whoever writes never waits for a disk.
+//!
+//! ```text
+//!  writer ──written(position)──▶ work ──▶ thread: fsync ──▶ progress ──▶ Synced::reached(position), in any number of tasks
+//! ```
+//!
+//! After an fsync that failed, the system may have dropped what it could not write, and a second fsync would say that all is well. So
+//! nothing in that file after the last good fsync is called synced any more: who waits for it is told; nothing more is accepted until
+//! a new segment could be synced. Spent segments are removed here, too, once that which replaced them is synced.
+
+mod thread;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::SyncMode;
+use super::segment::Segment;
+
+/// Tells when a position is synced; for any number of tasks.
+#[derive(Debug, Clone)]
+pub struct Synced(Option<watch::Receiver<Progress>>);
+
+impl Synced {
+    /// Ends when all up to `position` is on the disk: with [`SyncMode::Interval`] that takes as long as it says, and with
+    /// [`SyncMode::Never`] this ends at once. Fails if it could not be synced, or if the log
+    /// was closed before. Cancel-safe.
+    pub async fn reached(&mut self, position: u64) -> io::Result<()> {
+        let Some(progress) = &mut self.0 else { return Ok(()) };
+        let closed = |_| io::Error::other("the log was closed before this was synced");
+        let now = progress.wait_for(|progress| progress.passed >= position).await.map_err(closed)?;
+        match now.lost_at(position) {
+            Some(lost) => Err(io::Error::other(lost.why.to_string())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What became of the positions so far.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Up to here it is known: synced, or lost.
+    passed: u64,
+    lost: Vec<Lost>,
+}
+
+/// Positions after `from`, up to `to`, that could not be synced.
+#[derive(Debug, Clone)]
+struct Lost {
+    from: u64,
+    to: u64,
+    why: Arc<str>,
+}
+
+impl Progress {
+    fn lost_at(&self, position: u64) -> Option<&Lost> {
+        self.lost.iter().find(|lost| lost.from < position && position <= lost.to)
+    }
+
+    fn synced(&mut self, to: u64) {
+        self.passed = to;
+    }
+
+    fn failed(&mut self, to: u64, why: Arc<str>) {
+        match self.lost.last_mut().filter(|last| last.to == self.passed) {
+            Some(last) => (last.to, last.why) = (to, why),
+            None => self.lost.push(Lost { from: self.passed, to, why }),
+        }
+        self.passed = to;
+    }
+}
+
+/// A spent segment, and what must be synced before it goes: the positions after `from`, up to `to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Removal {
+    pub(super) segment: u32,
+    pub(super) from: u64,
+    pub(super) to: u64,
+}
+
+/// A segment that was written to.
+#[derive(Debug)]
+struct Target {
+    segment: u32,
+    file: Arc<File>,
+    /// The position that its end has.
+    to: u64,
+}
+
+/// What there is to do.
+#[derive(Debug, Default)]
+struct Work {
+    targets: Vec<Target>,
+    removals: VecDeque<Removal>,
+    /// A segment was created since the directory was last synced.
+    is_directory_dirty: bool,
+    /// The last segment that could not be synced; no more is expected of it, nor of those before.
+    failed: u32,
+    /// Why nothing is accepted.
+    trouble: Option<Arc<str>>,
+    is_closing: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    mode: SyncMode,
+    /// How old what is not synced may become with [`SyncMode::Interval`].
+    interval: Duration,
+    work: Mutex<Work>,
+    wake: Condvar,
+    progress: watch::Sender<Progress>,
+}
+
+impl Shared {
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What cannot be written now.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) why: Arc<str>,
+    /// The segment in use is of no use any more: begin another.
+    pub(super) needs_segment: bool,
+}
+
+/// How a file is synced; another way in tests.
+pub(super) type SyncFile = Box<dyn Fn(&File) -> io::Result<()> + Send>;
+
+/// The writer's end. The thread ends with it, after what is left to do.
+#[derive(Debug)]
+pub(super) struct Syncer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Syncer {
+    /// Starts the thread. All that is in the directory so far is synced.
+    pub(super) fn start(directory: &Path, mode: SyncMode, interval: Duration, sync: SyncFile) -> io::Result<Self> {
+        let (work, progress) = (Mutex::default(), watch::Sender::new(Progress::default()));
+        let shared = Arc::new(Shared { mode, interval, work, wake: Condvar::new(), progress });
+        let body = thread::Body::new(shared.clone(), directory, sync)?;
+        let thread = std::thread::Builder::new().name("log-sync".into()).spawn(move || body.run())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// For who waits.
+    pub(super) fn synced(&self) -> Synced {
+        Synced((self.shared.mode != SyncMode::Never).then(|| self.shared.progress.subscribe()))
+    }
+
+    /// Something was written to `segment`, which now ends at `position`.
+    pub(super) fn written(&self, segment: &Segment, position: u64) {
+        if self.shared.mode == SyncMode::Never {
+            return;
+        }
+        let mut work = self.shared.work();
+        let number = segment.extent().number;
+        match work.targets.last_mut().filter(|target| target.segment == number) {
+            Some(target) => target.to = position,
+            None => {
+                work.targets.push(Target { segment: number, file: segment.file(), to: position });
+                self.shared.wake.notify_one();
+            }
+        }
+    }
+
+    /// `segment` was created, and ends at `position`.
+    pub(super) fn created(&self, segment: &Segment, position: u64) {
+        self.shared.work().is_directory_dirty = true;
+        self.written(segment, position);
+    }
+
+    /// A segment is spent.
+    pub(super) fn remove(&self, removal: Removal) {
+        self.shared.work().removals.push_back(removal);
+        self.shared.wake.notify_one();
+    }
+
+    /// What stands in the way of writing to `segment`, if anything does.
+    pub(super) fn trouble(&self, segment: u32) -> Option<Trouble> {
+        let work = self.shared.work();
+        let why = work.trouble.clone()?;
+        Some(Trouble { why, needs_segment: segment <= work.failed })
+    }
+}
+
+impl Drop for Syncer {
+    fn drop(&mut self) {
+        self.shared.work().is_closing = true;
+        self.shared.wake.notify_one();
+        // A panic of the thread has been printed; there is nobody to tell here.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}

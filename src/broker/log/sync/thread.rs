@@ -1,0 +1,129 @@
+//! The thread that syncs and removes.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::super::segment::file_path;
+use super::{Removal, Shared, SyncFile, SyncMode, Target, Work};
+
+/// What the thread has.
+pub(super) struct Body {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    directory: File,
+    sync: SyncFile,
+}
+
+/// What is done at a time.
+struct Round {
+    targets: Vec<Target>,
+    is_directory_dirty: bool,
+    removals: Vec<Removal>,
+}
+
+impl Body {
+    pub(super) fn new(shared: Arc<Shared>, path: &Path, sync: SyncFile) -> io::Result<Self> {
+        Ok(Self { shared, path: path.into(), directory: File::open(path)?, sync })
+    }
+
+    /// Works until the writer is gone and all is done.
+    pub(super) fn run(self) {
+        while let Some(round) = self.next_round() {
+            if let (true, Some(newest)) = (round.is_directory_dirty, round.targets.last()) {
+                self.sync_directory(newest);
+            }
+            round.targets.into_iter().for_each(|target| self.sync(target));
+            self.remove(&round.removals);
+        }
+    }
+
+    /// Waits for something to do, and for the time to do it; none once the writer is gone.
+    fn next_round(&self) -> Option<Round> {
+        let mut work = self.shared.work();
+        let mut due = None;
+        loop {
+            let removals = self.removable(&mut work);
+            let wait = match (self.shared.mode, work.targets.is_empty()) {
+                (SyncMode::Interval, false) => {
+                    let due = *due.get_or_insert_with(|| Instant::now() + self.shared.interval);
+                    due.saturating_duration_since(Instant::now())
+                }
+                (SyncMode::Always | SyncMode::Interval | SyncMode::Never, _) => Duration::ZERO,
+            };
+            let has_targets = !work.targets.is_empty() && (wait.is_zero() || work.is_closing);
+            if has_targets || !removals.is_empty() {
+                let targets = if has_targets { std::mem::take(&mut work.targets) } else { Vec::new() };
+                let is_directory_dirty = has_targets && std::mem::take(&mut work.is_directory_dirty);
+                return Some(Round { targets, is_directory_dirty, removals });
+            }
+            if work.is_closing {
+                return None;
+            }
+            work = match wait.is_zero() {
+                true => self.shared.wake.wait(work).unwrap_or_else(PoisonError::into_inner),
+                false => self.shared.wake.wait_timeout(work, wait).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+    }
+
+    /// Takes the removals, the oldest first, that nothing stands against. After a failed sync some may stay until the next start.
+    fn removable(&self, work: &mut Work) -> Vec<Removal> {
+        let progress = self.shared.progress.borrow();
+        let is_ready = |removal: &Removal| {
+            let is_lost = progress.lost.iter().any(|lost| lost.from < removal.to && removal.from < lost.to);
+            self.shared.mode == SyncMode::Never || (removal.to <= progress.passed && !is_lost)
+        };
+        let ready = work.removals.iter().take_while(|removal| is_ready(removal)).count();
+        work.removals.drain(..ready).collect()
+    }
+
+    /// A new segment is only there after a crash of the machine if its directory says so.
+    fn sync_directory(&self, newest: &Target) {
+        if let Err(error) = (self.sync)(&self.directory) {
+            self.fail(newest.segment, &format!("could not sync {}: {error}", self.path.display()));
+        }
+    }
+
+    fn sync(&self, target: Target) {
+        let failed_before = self.shared.work().failed;
+        let result = if target.segment > failed_before { (self.sync)(&target.file) } else { Ok(()) };
+        if let Err(error) = result {
+            let path = file_path(&self.path, target.segment);
+            self.fail(target.segment, &format!("could not sync {}: {error}", path.display()));
+        }
+        let trouble = {
+            let mut work = self.shared.work();
+            if target.segment > work.failed {
+                work.trouble = None;
+            }
+            work.trouble.clone()
+        };
+        self.shared.progress.send_modify(|progress| match trouble {
+            Some(why) => progress.failed(target.to, why),
+            None => progress.synced(target.to),
+        });
+    }
+
+    fn fail(&self, segment: u32, why: &str) {
+        tracing::error!("{why}; publishing is refused until a new file can be synced");
+        let mut work = self.shared.work();
+        work.failed = segment;
+        work.trouble = Some(why.into());
+    }
+
+    fn remove(&self, removals: &[Removal]) {
+        for removal in removals {
+            let path = file_path(&self.path, removal.segment);
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!("could not remove {}, which holds nothing any more: {error}", path.display());
+            }
+        }
+        if !removals.is_empty() && self.shared.mode != SyncMode::Never {
+            // Should it fail, and the machine crash, the segments are there again, and are spent again.
+            let _ = (self.sync)(&self.directory);
+        }
+    }
+}
