@@ -28,7 +28,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 pub use self::config::BrokerConfig;
-use self::log::Log;
+use self::log::{DiskLog, MemoryLog, Recovered, Synced};
 use self::state::{Micros, Now, PublishError, SessionId, Settings, State};
 use crate::proto::TopicName;
 
@@ -43,6 +43,8 @@ const INFO: i32 = 2;
 pub struct Broker {
     config: BrokerConfig,
     clock: Clock,
+    /// Tells what is on the disk, where that is waited for.
+    synced: Option<Synced>,
     shared: Mutex<Shared>,
     /// The first timer is another one.
     timer_changed: Notify,
@@ -67,13 +69,25 @@ struct Shared {
 }
 
 impl Broker {
-    /// A broker that nobody can reach yet.
-    pub fn new(config: BrokerConfig, log: Box<dyn Log>) -> Self {
-        let state = State::new(config.state.clone(), log);
+    /// A broker that keeps nothing, and that nobody can reach yet.
+    pub fn in_memory(config: BrokerConfig) -> Self {
+        let state = State::new(config.state.clone(), Box::new(MemoryLog));
+        Self::with(config, Clock::start(), state, None)
+    }
+
+    /// A broker with what its log held. `synced` is given where messages are to be synced to the disk before they are acknowledged.
+    pub fn on_disk(config: BrokerConfig, log: DiskLog, recovered: Recovered, synced: Option<Synced>) -> Self {
+        let clock = Clock::start();
+        let state = State::recover(config.state.clone(), Box::new(log), recovered, clock.now());
+        Self::with(config, clock, state, synced)
+    }
+
+    fn with(config: BrokerConfig, clock: Clock, state: State, synced: Option<Synced>) -> Self {
         let shared = Shared { state, connections: HashMap::new(), catalog: 0, alarm: None, trouble: None };
         Self {
             config,
-            clock: Clock::start(),
+            clock,
+            synced,
             shared: Mutex::new(shared),
             timer_changed: Notify::new(),
             catalog_changed: Notify::new(),
@@ -97,7 +111,19 @@ impl Broker {
 
     /// Takes messages, all or none; they are as safe as the log makes them when this returns.
     pub async fn publish(&self, topic: &TopicName, bodies: &[Bytes], delay: Option<u64>) -> Result<(), PublishError> {
-        self.change(|state, now| state.publish(topic, bodies, delay, now))
+        let position = self.change(|state, now| {
+            state.publish(topic, bodies, delay, now)?;
+            Ok::<_, PublishError>(state.position())
+        })?;
+        Ok(self.synced(position).await?)
+    }
+
+    /// Waits until the log is on the disk up to here, if that is wanted. Cancel-safe.
+    async fn synced(&self, position: u64) -> io::Result<()> {
+        match self.synced.clone() {
+            Some(mut synced) => synced.reached(position).await,
+            None => Ok(()),
+        }
     }
 
     /// Looks at the state.
@@ -172,8 +198,9 @@ impl Broker {
 
     /// What follows from changes.
     fn settle(&self, shared: &mut Shared) {
-        let written = shared.state.flush();
-        shared.tell(written);
+        let written = shared.state.flush().and_then(|()| shared.state.carry());
+        let trouble = written.err().map(|error| error.to_string());
+        shared.tell(trouble.or_else(|| shared.state.refused().map(str::to_owned)));
         let Shared { state, connections, catalog, alarm, .. } = shared;
         for session in state.woken() {
             if let Some(wake) = connections.get(&session) {
@@ -195,8 +222,7 @@ impl Broker {
 
 impl Shared {
     /// Says when the log begins to fail, and when it works again.
-    fn tell(&mut self, written: io::Result<()>) {
-        let trouble = written.err().map(|error| error.to_string());
+    fn tell(&mut self, trouble: Option<String>) {
         if trouble != self.trouble {
             match &trouble {
                 Some(error) => {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::{Exit, Failure};
 use crate::broker::Broker;
 use crate::broker::http::Identity;
-use crate::broker::log::{Log, MemoryLog};
+use crate::broker::log::{DiskLog, Options, SyncMode};
 use crate::broker::server::{Bound, ListenAddress, Server, port};
 use crate::cli::embedded::Args;
 use crate::shutdown::Shutdown;
@@ -18,8 +18,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
-    let log = open_log(&args)?;
-    let broker = Arc::new(Broker::new(args.config(), log));
+    let broker = Arc::new(open(&args)?);
     broker.register_with(args.discovery.lookupd_tcp_address.clone());
     let (tcp, http) = (bind(&args.tcp_address).await?, bind(&args.http_address).await?);
     tcp.iter().for_each(|bound| tracing::info!("TCP: listening on {bound}"));
@@ -52,7 +51,17 @@ fn identity(args: &Args, tcp: &[Bound], http: &[Bound]) -> Identity {
     }
 }
 
-fn open_log(args: &Args) -> Result<Box<dyn Log>, Failure> {
-    let _ = args;
-    Ok(Box::new(MemoryLog))
+/// The broker with its log, or without one.
+fn open(args: &Args) -> Result<Broker, Failure> {
+    let (config, storage) = (args.config(), &args.storage);
+    if storage.memory {
+        return Ok(Broker::in_memory(config));
+    }
+    let mut options = Options::new(&storage.data_path);
+    options.sync = storage.sync;
+    let (log, recovered, report) = DiskLog::open(&options).map_err(|e| Failure::new(Exit::Failure, e))?;
+    tracing::info!("{report}");
+    report.problems().for_each(|problem| tracing::warn!("{problem}"));
+    let synced = (storage.sync == SyncMode::Always).then(|| log.synced());
+    Ok(Broker::on_disk(config, log, recovered, synced))
 }

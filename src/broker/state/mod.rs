@@ -83,6 +83,8 @@ pub struct State {
     catalog_version: u64,
     /// For the next topic or channel.
     next_number: u32,
+    /// Why the log did not take the last messages.
+    refused: Option<String>,
 }
 
 impl State {
@@ -95,12 +97,18 @@ impl State {
             sessions: Sessions::default(),
             catalog_version: 0,
             next_number: 1,
+            refused: None,
         }
     }
 
     /// Writes what was noted in the log.
     pub fn flush(&mut self) -> std::io::Result<()> {
         self.store.log.flush()
+    }
+
+    /// Why the log did not take the last messages that it was given, if it did not.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     /// When the next copy comes back.
@@ -147,6 +155,11 @@ impl State {
         let goes_on = !session.ended;
         self.make_room(id, now);
         goes_on
+    }
+
+    /// Drops what is on its way to the session, which is about to end: messages among it come again when their time is over.
+    pub fn forget_output(&mut self, id: SessionId) {
+        self.session(id).outbox = Outgoing::new();
     }
 
     /// The connection has ended. What is in flight to it comes back when its time is over, as with nsqd.

@@ -37,7 +37,9 @@ impl State {
         let (count, bytes) = (bodies.len() as u64, bodies.iter().map(Bytes::len).sum());
         let first = self.store.messages.reserve_ids(count, now.unix_nanos);
         let due = delay.filter(|delay| *delay > 0).map(|delay| now.due_in(delay));
-        let mut place = self.write(name, bodies, first, due, now)?;
+        let written = self.write(name, bodies, first, due, now);
+        self.refused = written.as_ref().err().map(ToString::to_string);
+        let mut place = written?;
         let limit = self.store.limits.max_memory;
         if place.is_none() && !self.store.messages.has_room(bytes) {
             return Err(PublishError::Full { limit });

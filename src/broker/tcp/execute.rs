@@ -13,11 +13,18 @@ impl Connection {
     pub(super) async fn execute(&mut self, commands: Vec<Command>) -> Result<(), End> {
         let (broker, session) = (self.broker.clone(), self.session);
         let agreed = &mut self.agreed;
-        let done = broker.change(|state, now| {
-            let mut turn = Turn { broker: &broker, state, session, agreed, now, gathered: None };
+        let (done, published) = broker.change(|state, now| {
+            let mut turn = Turn { broker: &broker, state, session, agreed, now, gathered: None, published: None };
             let done = commands.into_iter().try_for_each(|command| turn.take(command));
-            done.and_then(|()| turn.publish_gathered())
+            (done.and_then(|()| turn.publish_gathered()), turn.published)
         });
+        if let Some(position) = published
+            && let Err(error) = broker.synced(position).await
+        {
+            // the OKs have not been sent: nobody else writes what the outbox has
+            broker.change(|state, _| state.forget_output(session));
+            return Err(self.refuse(&ProtocolError::new(ErrorCode::PubFailed, format!("PUB failed {error}"))));
+        }
         done.map_err(|error| self.refuse(&error))
     }
 }
@@ -36,6 +43,8 @@ struct Turn<'a> {
     agreed: &'a mut Agreed,
     now: Now,
     gathered: Option<Gathered>,
+    /// Up to where the log has what was published.
+    published: Option<u64>,
 }
 
 impl<'a> Turn<'a> {
@@ -99,6 +108,7 @@ impl<'a> Turn<'a> {
         let verb = failed.as_str().trim_start_matches("E_").trim_end_matches("_FAILED");
         let published = self.state.publish(topic, bodies, delay, self.now);
         published.map_err(|why| ProtocolError::new(failed, format!("{verb} failed {why}")))?;
+        self.published = Some(self.state.position());
         self.state.count_published(self.session, topic, bodies.len() as u64);
         (0..oks).for_each(|_| self.respond(Response::Ok));
         Ok(())
