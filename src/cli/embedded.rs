@@ -57,8 +57,9 @@ pub struct Storage {
     pub memory: bool,
 
     /// Bytes of message bodies in memory. Beyond, they are read back from the log; with --memory, publishing is refused
-    #[arg(long, env = "MAX_MEMORY", value_name = "BYTES", default_value_t = 256 << 20)]
-    pub max_memory: usize,
+    /// [default: 64 MiB, with --memory 1 GiB]
+    #[arg(long, env = "MAX_MEMORY", value_name = "BYTES")]
+    pub max_memory: Option<usize>,
 
     /// Copies that wait in an ephemeral channel; what comes beyond is dropped
     #[arg(long, value_name = "N", default_value_t = 10_000)]
@@ -135,7 +136,7 @@ impl Args {
                 max_req_timeout,
                 mem_queue_size: storage.mem_queue_size,
                 max_channel_consumers: limits.max_channel_consumers,
-                max_memory: storage.max_memory,
+                max_memory: storage.max_memory.unwrap_or(if storage.memory { 1 << 30 } else { 64 << 20 }),
             },
             max_rdy_count: u64::from(limits.max_rdy_count),
             msg_timeout: millis(limits.msg_timeout),
