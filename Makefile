@@ -7,6 +7,9 @@ program = $(or $(CARGO_TARGET_DIR),target)/release/mqueue
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-32s %s\n", $$1, $$2 }' Makefile
 
+demo: $(program) ## see it work, with nothing else installed: two groups, one of them asleep (FOR=10s)
+	@exec cargo run --release --quiet -- demo $(ARGS)
+
 up: ## start NSQ here: in Docker, or an nsqd in the background (MQUEUE_UP=docker|nsqd chooses)
 	@scripts/up
 
@@ -61,5 +64,5 @@ lint: ## formatting, clippy and the documentation, warnings denied
 images: ## draw the pictures in data/images again
 	@scripts/images
 
-.PHONY: help up down clean-data peers build producer consumer wakeup doctor systemd-socket-activate-consumer install uninstall \
+.PHONY: help demo up down clean-data peers build producer consumer wakeup doctor systemd-socket-activate-consumer install uninstall \
 	reload-systemd-consumer test lint images

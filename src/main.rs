@@ -28,10 +28,14 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
         Failure::new(Exit::Usage, format!("invalid --log {:?}: {e}: use error, warn, info, debug or trace", cli.log))
     })?;
     log_to_journal_or_stderr(filter);
+    if std::env::var_os("MQUEUE_ENDS_WITH_PARENT").is_some() {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM).context("cannot end with the parent")?;
+    }
     // one thread: all work here is waiting, and a message never has to change threads
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let exit = runtime.block_on(async {
         match cli.command {
+            Command::Demo(args) => app::demo::run(args).await,
             Command::Broker(args) => app::broker::run(args).await,
             Command::Producer(args) => app::producer::run(args).await,
             Command::Consumer(args) => app::consumer::run(args).await,

@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod consumer;
+pub mod demo;
 pub mod doctor;
 mod exit;
 pub mod producer;

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use nix::unistd::gethostname;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -112,7 +113,34 @@ pub struct Server {
     pub http: Vec<Bound>,
 }
 
+/// An address that could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct BindError {
+    address: ListenAddress,
+    source: io::Error,
+}
+
 impl Server {
+    /// Listens on all addresses, or on none. nsqlookupds, if any, are told `broadcast_address`, or the machine's name.
+    pub async fn bind(
+        broker: Broker,
+        tcp: &[ListenAddress],
+        http: &[ListenAddress],
+        broadcast_address: Option<String>,
+    ) -> Result<Self, BindError> {
+        let (tcp, http) = (bind_all(tcp).await?, bind_all(http).await?);
+        let hostname = gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned());
+        let identity = Identity {
+            broadcast_address: broadcast_address.unwrap_or_else(|| hostname.clone()),
+            hostname,
+            tcp_port: port(&tcp),
+            http_port: port(&http),
+            started: SystemTime::now(),
+        };
+        Ok(Self { broker: Arc::new(broker), identity, tcp, http })
+    }
+
     /// Serves until told to stop, and then lets connections end.
     pub async fn run(self, stop: CancellationToken) {
         let Self { broker, identity, tcp, http } = self;
@@ -138,7 +166,15 @@ impl Server {
     }
 }
 
+async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<Bound>, BindError> {
+    let mut all = Vec::new();
+    for address in addresses {
+        all.push(address.bind().await.map_err(|source| BindError { address: address.clone(), source })?);
+    }
+    Ok(all)
+}
+
 /// The port of the first listener, as nsqd says it: -1 on a Unix socket.
-pub fn port(bound: &[Bound]) -> i32 {
+fn port(bound: &[Bound]) -> i32 {
     bound.first().and_then(|bound| bound.address).map_or(-1, |address| i32::from(address.port()))
 }

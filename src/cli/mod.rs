@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod consumer;
+pub mod demo;
 pub mod doctor;
 pub mod embedded;
 pub mod producer;
@@ -25,6 +26,8 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show the main job on this machine: publish, consume, sleep and be woken
+    Demo(demo::Args),
     /// Run an NSQ broker in this program: an nsqd for one machine
     Broker(embedded::Args),
     /// Publish messages: generated events, or what comes from files and stdin

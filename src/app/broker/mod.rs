@@ -1,13 +1,11 @@
 //! `mqueue broker`: the embedded broker, until a signal.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::{Exit, Failure};
 use crate::broker::Broker;
-use crate::broker::http::Identity;
 use crate::broker::log::{DiskLog, Options, SyncMode};
-use crate::broker::server::{Bound, ListenAddress, Server, port};
+use crate::broker::server::Server;
 use crate::cli::embedded::Args;
 use crate::shutdown::Shutdown;
 use crate::systemd::Notifier;
@@ -18,37 +16,18 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
-    let broker = Arc::new(open(&args)?);
+    let broker = open(&args)?;
     broker.register_with(args.discovery.lookupd_tcp_address.clone());
-    let (tcp, http) = (bind(&args.tcp_address).await?, bind(&args.http_address).await?);
-    tcp.iter().for_each(|bound| tracing::info!("TCP: listening on {bound}"));
-    http.iter().for_each(|bound| tracing::info!("HTTP: listening on {bound}"));
-    let identity = identity(&args, &tcp, &http);
+    let broadcast = args.discovery.broadcast_address.clone();
+    let server = Server::bind(broker, &args.tcp_address, &args.http_address, broadcast).await;
+    let server = server.map_err(|e| Failure::new(Exit::Failure, e))?;
+    server.tcp.iter().for_each(|bound| tracing::info!("TCP: listening on {bound}"));
+    server.http.iter().for_each(|bound| tracing::info!("HTTP: listening on {bound}"));
     let notifier = Notifier;
     notifier.ready();
-    Server { broker, identity, tcp, http }.run(shutdown.draining.clone()).await;
+    server.run(shutdown.draining.clone()).await;
     notifier.stopping();
     Ok(Exit::Success)
-}
-
-async fn bind(addresses: &[ListenAddress]) -> Result<Vec<Bound>, Failure> {
-    let mut all = Vec::new();
-    for address in addresses {
-        let bound = address.bind().await;
-        all.push(bound.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen on {address}: {e}")))?);
-    }
-    Ok(all)
-}
-
-fn identity(args: &Args, tcp: &[Bound], http: &[Bound]) -> Identity {
-    let hostname = nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |n| n.to_string_lossy().into_owned());
-    Identity {
-        broadcast_address: args.discovery.broadcast_address.clone().unwrap_or_else(|| hostname.clone()),
-        hostname,
-        tcp_port: port(tcp),
-        http_port: port(http),
-        started: SystemTime::now(),
-    }
 }
 
 /// The broker with its log, or without one.

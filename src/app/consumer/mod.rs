@@ -1,6 +1,6 @@
 //! `mqueue consumer`: connects, handles messages until there is a reason to end, and says what was done.
 //!
-//! What it does when stands in [`life`]; here it is done.
+//! What it does when stands in `life`; here it is done.
 
 mod leftover;
 pub(super) mod life;

@@ -107,6 +107,7 @@ pub struct PublishCounts {
 #[derive(Debug, Clone)]
 pub struct Publisher {
     shared: Arc<Shared>,
+    links: TaskTracker,
     _last_one_out: Arc<DropGuard>,
 }
 
@@ -118,12 +119,13 @@ impl Publisher {
         if tries.iter().all(Result::is_err) {
             return Err(tries.into_iter().find_map(Result::err).unwrap_or(Error::NoAddress));
         }
-        let (shared, tasks) = (Arc::new(Shared::new(config)), TaskTracker::new());
+        let (shared, links) = (Arc::new(Shared::new(config)), TaskTracker::new());
         for (address, connection) in addresses.iter().zip(tries) {
-            tasks.spawn(link::run(shared.clone(), address.clone(), connection));
+            links.spawn(link::run(shared.clone(), address.clone(), connection));
         }
+        links.close();
         let guard = shared.closing.clone().drop_guard();
-        Ok(Self { shared, _last_one_out: Arc::new(guard) })
+        Ok(Self { shared, links, _last_one_out: Arc::new(guard) })
     }
 
     /// Publishes one message; done when nsqd said OK. Dropping the future before it was sent takes the message back.
@@ -166,6 +168,12 @@ impl Publisher {
             }
         }
         if failed.is_empty() { Ok(()) } else { Err(PublishManyError(failed)) }
+    }
+
+    /// Ends the connections of all clones, and waits until they have ended. What was not acknowledged by then fails.
+    pub async fn close(self) {
+        self.shared.closing.cancel();
+        self.links.wait().await;
     }
 
     /// What has been done so far.

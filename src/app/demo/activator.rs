@@ -1,0 +1,64 @@
+//! systemd's part, where there is none: holds a socket, and starts the consumer when somebody connects.
+//!
+//! The consumer takes the connection itself, as a service with `Accept=no` does; while it runs nobody looks at the socket, and what
+//! comes after it has left starts it anew.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use super::program::{Event, Program};
+
+/// The socket of a group that sleeps.
+#[derive(Debug)]
+pub(super) struct Activator {
+    socket: Arc<OwnedFd>,
+}
+
+impl Activator {
+    /// Listens at `path`.
+    pub(super) fn hold(path: &Path) -> anyhow::Result<Self> {
+        let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+        Ok(Self { socket: Arc::new(listener.into()) })
+    }
+
+    /// Starts the consumer at each poke, until told to stop.
+    pub(super) async fn serve(self, program: Program, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            // a thread that still waits at the end ends with the process
+            let socket = self.socket.clone();
+            tokio::select! {
+                poked = spawn_blocking(move || wait_for_poke(&socket)) => poked??,
+                () = stop.cancelled() => return Ok(()),
+            }
+            let _ = program.told.send(Event::Woken);
+            let mut running = program.sleeper(self.socket.try_clone()?)?;
+            tokio::select! {
+                () = running.ended() => {}
+                () = stop.cancelled() => {
+                    running.end().await;
+                    return Ok(());
+                }
+            }
+            let _ = program.told.send(Event::Asleep);
+        }
+    }
+}
+
+/// Waits until a connection waits, and leaves it to who is started.
+fn wait_for_poke(socket: &OwnedFd) -> nix::Result<()> {
+    loop {
+        match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The lines that a person follows.
+
+use std::cell::Cell;
+use std::io::{IsTerminal, Write};
+use std::time::Instant;
+
+use super::ledger::Ledger;
+use super::{ASLEEP, AWAKE};
+
+/// Stdout, and the time since the beginning.
+#[derive(Debug)]
+pub(super) struct Show {
+    begun: Instant,
+    colours: bool,
+    /// Nobody reads any more.
+    closed: Cell<bool>,
+}
+
+impl Show {
+    pub(super) fn begin() -> Self {
+        Self { begun: Instant::now(), colours: std::io::stdout().is_terminal(), closed: Cell::new(false) }
+    }
+
+    /// True if nobody reads what is shown.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// A line of `who`, with the time.
+    pub(super) fn line(&self, who: &str, what: &str) {
+        let (bold, plain) = if self.colours { (colour(who), "\x1b[0m") } else { ("", "") };
+        let time = self.begun.elapsed().as_secs_f64();
+        self.write(&format!("{time:7.2} s  {bold}{who:<8}{plain}  {what}\n"));
+    }
+
+    /// What it came to.
+    pub(super) fn summary(&self, ledger: &Ledger) {
+        let shares: Vec<_> = ledger.shares.iter().map(u64::to_string).collect();
+        let notes = [format!("{} consumers: {}", shares.len(), shares.join(" + ")), wakes(ledger)];
+        self.write("\n            published   handled   lost   twice\n");
+        for ((group, row), note) in [AWAKE, ASLEEP].iter().zip(ledger.rows()).zip(notes) {
+            let (published, handled, lost, twice) = (row.published, row.handled, row.lost, row.twice);
+            self.write(&format!("  {group:<8}  {published:>9}   {handled:>7}   {lost:>4}   {twice:>5}   {note}\n"));
+        }
+        self.write(match ledger.lost() {
+            0 => "\nlost 0: both groups handled every message\n",
+            _ => "\nmessages were lost\n",
+        });
+    }
+
+    fn write(&self, text: &str) {
+        if std::io::stdout().lock().write_all(text.as_bytes()).is_err() {
+            self.closed.set(true);
+        }
+    }
+}
+
+fn wakes(ledger: &Ledger) -> String {
+    let mut wakes = ledger.wakes.clone();
+    wakes.sort_unstable();
+    match wakes.last() {
+        None => "never woken".to_owned(),
+        Some(longest) => {
+            let (count, median) = (wakes.len(), wakes[wakes.len() / 2].as_millis());
+            format!("woken {count} times: handled after {median} ms (median), {} ms (longest)", longest.as_millis())
+        }
+    }
+}
+
+fn colour(who: &str) -> &'static str {
+    match who {
+        AWAKE => "\x1b[32m",
+        ASLEEP => "\x1b[1;35m",
+        _ => "\x1b[36m",
+    }
+}

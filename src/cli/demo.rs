@@ -1,0 +1,20 @@
+//! `mqueue demo`.
+
+use std::time::Duration;
+
+use super::duration;
+
+/// Show the main job on this machine, with nothing else installed: a broker, a group that is awake, and one that sleeps and is woken.
+///
+/// Exit status: 0 if every message was handled by both groups, 1 if one was lost.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct Args {
+    /// How long messages are published
+    #[arg(long = "for", env = "FOR", value_name = "DURATION", value_parser = duration, default_value = "20s")]
+    pub duration: Duration,
+
+    /// Messages a second, while they are published
+    #[arg(long, env = "RATE", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rate: u32,
+}
