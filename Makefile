@@ -10,7 +10,7 @@ help: ## this list
 demo: $(program) ## see it work, with nothing else installed: two groups, one of them asleep (FOR=10s)
 	@exec cargo run --release --quiet -- demo $(ARGS)
 
-up: ## start NSQ here: in Docker, or an nsqd in the background (MQUEUE_UP=docker|nsqd chooses)
+up: ## start NSQ here: in Docker, or in the background (MQUEUE_UP=docker|nsqd|broker chooses)
 	@scripts/up
 
 down: ## stop what up started, keep the data

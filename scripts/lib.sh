@@ -5,6 +5,7 @@
 project=mqueue
 state=$PWD/.mqueue # of the background programs: a folder NAME, NAME.pid and NAME.log for each
 programs=(nsqlookupd nsqd nsqadmin) # in the order they start
+ours=("${programs[@]}" broker)       # all that may run in the background; the broker stands for nsqd
 
 # shellcheck disable=SC2034 # `up` reads it
 # nsqd's defaults refuse an event of PAYLOAD_KEYS=10000, about 10 MB (docker/compose.yml has the same sizes).
@@ -12,7 +13,7 @@ nsqd_flags=(--max-msg-size=16777216 --max-body-size=67108864)
 
 ports_of() {
     case $1 in
-        nsqd) echo 4150 4151 ;;
+        nsqd | broker) echo 4150 4151 ;;
         nsqlookupd) echo 4160 4161 ;;
         nsqadmin) echo 4171 ;;
     esac
@@ -81,14 +82,14 @@ gone() { ! runs "$1"; }
 
 any_runs() {
     local name
-    for name in "${programs[@]}"; do if runs "$name"; then return 0; fi; done
+    for name in "${ours[@]}"; do if runs "$name"; then return 0; fi; done
     return 1
 }
 
 # To all of the session that `up` opened for it: an nsqd on PATH may be a wrapper around the real one.
 signal() { kill "-$1" -- "-$2" 2>/dev/null || kill "-$1" "$2" 2>/dev/null || true; } # SIGNAL PID
 
-# Ends our NAME as an operator would: SIGTERM, so that nsqd writes its memory queue to disk.
+# Ends our NAME as an operator would: SIGTERM, so that nsqd writes its memory queue to disk (the broker has done so).
 stop() {
     local pid
     if pid=$(pid_of "$1"); then
@@ -104,7 +105,7 @@ stop() {
 
 stop_all() {
     local i
-    for ((i = ${#programs[@]} - 1; i >= 0; i--)); do stop "${programs[i]}"; done
+    for ((i = ${#ours[@]} - 1; i >= 0; i--)); do stop "${ours[i]}"; done
 }
 
 # --- Docker --------------------------------------------------------------------------------------------------------
