@@ -1,6 +1,6 @@
 //! How fast the binary and the library are beside their peers, as ratios.
 //!
-//! Run: `cargo bench --bench speed`, or `-- publish lines quiet bulk log` for some of it. Every contender does the same work on the
+//! Run: `cargo bench --bench speed`, or `-- publish lines quiet bulk log broker` for some of it. Every contender does the same work on the
 //! same nsqd, in turns (A B A B …), and the medians of all rounds are compared: what a noisy machine does to one it does to
 //! the other. nsqd and nsq's own programs come from `make peers`.
 
@@ -11,6 +11,7 @@
 mod support;
 
 mod bare;
+mod broker;
 mod bulk;
 mod lines;
 mod log;
@@ -28,12 +29,13 @@ fn main() {
     for program in ["nsqd", "nsq_tail", "to_nsq"] {
         assert!(peer(program).is_some(), "{program} is missing: make peers");
     }
-    let parts: [(&str, fn()); 5] = [
+    let parts: [(&str, fn()); 6] = [
         ("publish", publish::run),
         ("lines", lines::run),
         ("quiet", quiet::run),
         ("bulk", bulk::run),
         ("log", log::run),
+        ("broker", broker::run),
     ];
     for (name, run) in parts {
         if wanted.is_empty() || wanted.iter().any(|w| w == name) {
