@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{Interest, Ready};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// How long to wait when no connection can be taken.
@@ -54,17 +54,19 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    pub(super) async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+    /// Reads once; 0 is the end. Cancel-safe: what was read is in the buffer.
+    pub(super) async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.ready(interest).await,
-            Self::Unix(stream) => stream.ready(interest).await,
+            Self::Tcp(stream) => stream.read_buf(buffer).await,
+            Self::Unix(stream) => stream.read_buf(buffer).await,
         }
     }
 
-    pub(super) fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+    /// Waits until something can be written.
+    pub(super) async fn writable(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.try_read_buf(buffer),
-            Self::Unix(stream) => stream.try_read_buf(buffer),
+            Self::Tcp(stream) => stream.writable().await,
+            Self::Unix(stream) => stream.writable().await,
         }
     }
 

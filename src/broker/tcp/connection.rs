@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::Interest;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -97,25 +96,23 @@ impl Connection {
 
     async fn turn(&mut self) -> End {
         let mut timer = Box::pin(sleep_until(self.alarm()));
+        let wake = self.wake.clone();
         loop {
             if let Err(end) = self.send() {
                 return end;
             }
-            let interest = match self.sending.has_remaining() {
-                true => Interest::WRITABLE,
-                false => Interest::READABLE,
-            };
             tokio::select! {
-                ready = self.socket.ready(interest) => match ready {
-                    Ok(ready) if ready.is_readable() => {
-                        if let Err(end) = self.read().await {
+                turned = self.move_bytes() => match turned {
+                    Ok(None) => {}
+                    Ok(Some(0)) => return End::Closed,
+                    Ok(Some(_)) => {
+                        if let Err(end) = self.take_in().await {
                             return end;
                         }
                     }
-                    Ok(_) => {}
                     Err(error) => return End::Broken(error),
                 },
-                () = self.wake.notified() => {}
+                () = wake.notified() => {}
                 () = timer.as_mut() => {
                     if let Err(end) = self.check_time(&mut timer) {
                         return end;
@@ -125,18 +122,20 @@ impl Connection {
         }
     }
 
-    /// Reads once, and does what all whole commands say.
-    async fn read(&mut self) -> Result<(), End> {
+    /// Reads once, and says how much; or, while there is something to write, waits until that can go on. Cancel-safe.
+    async fn move_bytes(&mut self) -> io::Result<Option<usize>> {
+        if self.sending.has_remaining() {
+            return self.socket.writable().await.map(|()| None);
+        }
         if self.incoming.capacity() - self.incoming.len() < LITTLE_ROOM {
             // a body that is half here doubles its room at most: an announced size alone allocates nothing
             self.incoming.reserve(READ_SIZE.max(self.incoming.len()));
         }
-        match self.socket.try_read(&mut self.incoming) {
-            Ok(0) => return Err(End::Closed),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(End::Broken(error)),
-        }
+        self.socket.read(&mut self.incoming).await.map(Some)
+    }
+
+    /// Does what all whole commands say.
+    async fn take_in(&mut self) -> Result<(), End> {
         if !self.greeted && !self.greet()? {
             return Ok(());
         }
@@ -219,7 +218,7 @@ impl Connection {
             if !self.sending.has_remaining() {
                 return Ok(());
             }
-            self.socket.ready(Interest::WRITABLE).await.map_err(End::Broken)?;
+            self.socket.writable().await.map_err(End::Broken)?;
         }
     }
 
