@@ -20,6 +20,11 @@ pub fn peer(program: &str) -> Option<PathBuf> {
     candidates.into_iter().find(|candidate| candidate.is_file())
 }
 
+/// Where a server's program is: mqueue is the one that is tested.
+fn program(name: &str) -> PathBuf {
+    if name == "mqueue" { env!("CARGO_BIN_EXE_mqueue").into() } else { peer(name).expect("needs! checked it") }
+}
+
 /// A program that listens on a TCP and an HTTP port, and says which on stderr.
 struct Server {
     program: &'static str,
@@ -38,7 +43,7 @@ impl Server {
 
     /// Runs it on the ports that it had before, if it had any.
     fn run(&mut self) {
-        let mut child = Command::new(peer(self.program).expect("needs! checked it"))
+        let mut child = Command::new(program(self.program))
             .args(&self.args)
             .arg(format!("--tcp-address=127.0.0.1:{}", self.tcp))
             .arg(format!("--http-address=127.0.0.1:{}", self.http))
@@ -116,6 +121,14 @@ impl Nsqd {
             vec![format!("--data-path={}", data.path().display()), "--broadcast-address=127.0.0.1".to_owned()];
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
         Self { server: Server::start("nsqd", args), _data: data }
+    }
+
+    /// `mqueue broker` in its place, with its log in the data folder.
+    pub fn embedded(flags: &[&str]) -> Self {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let mut args = vec!["broker".to_owned(), format!("--data-path={}", data.path().display())];
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        Self { server: Server::start("mqueue", args), _data: data }
     }
 
     /// With a channel that it knows from its start: the timeouts and delays of one that is new are heeded only after up to 5 s

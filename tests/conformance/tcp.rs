@@ -1,0 +1,158 @@
+//! The TCP protocol: what is sent, and each frame that comes back.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use super::compare;
+use crate::support::Nsqd;
+use crate::support::needs;
+
+/// Sends it all at once, ends its side, and records every frame until the broker has closed.
+fn play(broker: &Nsqd, script: &[u8]) -> String {
+    let mut stream = TcpStream::connect(broker.tcp()).expect("it listens");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid timeout");
+    // a broker that refuses what came first may have closed already
+    let _ = stream.write_all(script).and_then(|()| stream.shutdown(Shutdown::Write));
+    let mut frames = Vec::new();
+    while let Some(frame) = frame(&mut stream) {
+        frames.push(frame);
+    }
+    frames.push("closed".to_owned());
+    frames.join(" | ")
+}
+
+/// The next frame as text; none when the connection has ended.
+fn frame(stream: &mut TcpStream) -> Option<String> {
+    let mut header = [0; 8];
+    if let Err(e) = stream.read_exact(&mut header) {
+        assert_ne!(e.kind(), std::io::ErrorKind::WouldBlock, "the broker neither answers nor closes");
+        return None;
+    }
+    let [size, kind] = [0, 4].map(|at| u32::from_be_bytes(header[at..at + 4].try_into().expect("4 bytes")));
+    let mut body = vec![0; size as usize - 4];
+    stream.read_exact(&mut body).expect("a whole frame");
+    Some(format!("{kind} {}", String::from_utf8_lossy(&body)))
+}
+
+/// A command with a body that has its size before it.
+fn sized(line: &str, body: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(body.len()).expect("a short body").to_be_bytes();
+    [b"  V2", line.as_bytes(), b"\n", &size, body].concat()
+}
+
+#[test]
+fn commands_are_answered_as_nsqd_answers_them() {
+    needs!("nsqd");
+    let lines = [
+        "NOP\n",
+        "nop\n",
+        "\n",
+        " \n",
+        "NOPE\n",
+        "SUB\n",
+        "SUB a\n",
+        "SUB a b\nSUB a b\n",
+        "SUB a$ b\n",
+        "SUB a b$\n",
+        "SUB  a b\n",
+        "SUB a b\r\n",
+        "SUB a b\nRDY\n",
+        "SUB a b\nRDY 0\n",
+        "SUB a b\nRDY 2500\n",
+        "SUB a b\nRDY 2501\n",
+        "SUB a b\nRDY x\n",
+        "SUB a b\nRDY -1\n",
+        "RDY 1\n",
+        "CLS\n",
+        "SUB a b\nCLS\n",
+        "SUB a b\nCLS\nCLS\n",
+        "SUB a b\nCLS\nRDY 1\n",
+        "FIN\n",
+        "FIN 0123456789abcdef\n",
+        "SUB a b\nFIN\n",
+        "SUB a b\nFIN short\n",
+        "SUB a b\nFIN 0123456789abcdef\nNOP\n",
+        "SUB a b\nFIN 0123456789abcdef\nCLS\n",
+        "SUB a b\nREQ 0123456789abcdef\n",
+        "SUB a b\nREQ 0123456789abcdef x\n",
+        "SUB a b\nREQ 0123456789abcdef 0\nCLS\n",
+        "SUB a b\nREQ 0123456789abcdef -1\nCLS\n",
+        "SUB a b\nREQ 0123456789abcdef 99999999\nCLS\n",
+        "REQ a 1\n",
+        "TOUCH a\n",
+        "SUB a b\nTOUCH\n",
+        "SUB a b\nTOUCH x\n",
+        "SUB a b\nTOUCH 0123456789abcdef\nCLS\n",
+        "SUB a b\nCLS\nFIN 0123456789abcdef\n",
+        "PUB\n",
+        "PUB a$\n",
+        "MPUB\n",
+        "MPUB a$\n",
+        "DPUB\n",
+        "DPUB a\n",
+        "AUTH\n",
+        "AUTH x\n",
+        "IDENTIFY\n",
+        "SUB a b\nIDENTIFY\n",
+        "SUB a#ephemeral b#ephemeral\nCLS\n",
+    ];
+    let mut scripts: Vec<Vec<u8>> = lines.iter().map(|line| [b"  V2", line.as_bytes()].concat()).collect();
+    scripts.extend([b"  V1NOP\n".to_vec(), b"V2".to_vec()]);
+    for line in
+        ["PUB a", "PUB a b", "PUB  a", "DPUB a 10", "DPUB a 0", "DPUB a -1", "DPUB a x", "DPUB a 3600001", "AUTH"]
+    {
+        scripts.extend([sized(line, b"body"), sized(line, b"")]);
+    }
+    for size in [-1_i32, 0, 1 << 20 | 1, i32::MAX, i32::MIN] {
+        for line in ["PUB a", "MPUB a", "DPUB a 1", "IDENTIFY", "AUTH"] {
+            scripts.push([b"  V2", line.as_bytes(), b"\n", &size.to_be_bytes()].concat());
+        }
+    }
+    for (count, size) in [(0_i32, 0_i32), (-1, 1), (1, 0), (1, -1), (1, 9), (1, 1), (2, 1), (i32::MAX, 1)] {
+        scripts.push(sized("MPUB a", &[&count.to_be_bytes()[..], &size.to_be_bytes(), b"x"].concat()));
+    }
+    compare(&scripts, |script| script.escape_ascii().to_string(), |broker, script| play(broker, script));
+}
+
+#[test]
+fn identify_is_refused_as_nsqd_refuses_it() {
+    needs!("nsqd");
+    let bodies = [
+        "",
+        "x",
+        "[]",
+        "null",
+        "{}",
+        r#"{"unknown":1}"#,
+        r#"{"client_id":1}"#,
+        r#"{"client_id":null}"#,
+        r#"{"heartbeat_interval":-2}"#,
+        r#"{"heartbeat_interval":-1}"#,
+        r#"{"heartbeat_interval":0}"#,
+        r#"{"heartbeat_interval":999}"#,
+        r#"{"heartbeat_interval":60001}"#,
+        r#"{"output_buffer_size":-1}"#,
+        r#"{"output_buffer_size":63}"#,
+        r#"{"output_buffer_size":65537}"#,
+        r#"{"output_buffer_timeout":-1}"#,
+        r#"{"output_buffer_timeout":30001}"#,
+        r#"{"sample_rate":-1}"#,
+        r#"{"sample_rate":99}"#,
+        r#"{"sample_rate":100}"#,
+        r#"{"msg_timeout":-1}"#,
+        r#"{"msg_timeout":999}"#,
+        r#"{"msg_timeout":1000}"#,
+        r#"{"msg_timeout":900001}"#,
+        r#"{"msg_timeout":"1"}"#,
+        r#"{"feature_negotiation":1}"#,
+        r#"{"tls_v1":true}"#,
+        r#"{"HEARTBEAT_INTERVAL":-2}"#,
+        r#"{"snappy":true,"deflate":true}"#,
+        r#"{"heartbeat_interval":1.5}"#,
+    ];
+    let mut scripts: Vec<Vec<u8>> = bodies.iter().map(|body| sized("IDENTIFY", body.as_bytes())).collect();
+    scripts.push([&sized("IDENTIFY", b"{}")[..], &sized("IDENTIFY", b"{}")[4..]].concat());
+    scripts.push([sized("IDENTIFY", br#"{"heartbeat_interval":-1}"#), b"SUB a b\n".to_vec()].concat());
+    compare(&scripts, |script| script.escape_ascii().to_string(), |broker, script| play(broker, script));
+}
