@@ -31,12 +31,12 @@ pub struct Api {
 /// The paths.
 pub fn router(api: Arc<Api>) -> Router {
     Router::new()
-        .route("/ping", get(info::ping))
-        .route("/info", get(info::info))
+        .route("/ping", get(info::ping).head(not_allowed))
+        .route("/info", get(info::info).head(not_allowed))
         .route("/pub", post(publish::publish))
         .route("/mpub", post(publish::publish_many))
-        .route("/stats", get(stats::stats))
-        .route("/metrics", get(metrics::metrics))
+        .route("/stats", get(stats::stats).head(not_allowed))
+        .route("/metrics", get(metrics::metrics).head(not_allowed))
         .route("/topic/create", post(admin::create_topic))
         .route("/topic/delete", post(admin::delete_topic))
         .route("/topic/empty", post(admin::empty_topic))
@@ -47,8 +47,13 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/channel/empty", post(admin::empty_channel))
         .route("/channel/pause", post(admin::pause_channel))
         .route("/channel/unpause", post(admin::unpause_channel))
-        .route("/config/{option}", get(config::read).put(config::write))
-        .method_not_allowed_fallback(|| async { Refusal::new(405, "METHOD_NOT_ALLOWED") })
+        .route("/config/{option}", get(config::read).head(not_allowed).put(config::write))
+        .method_not_allowed_fallback(not_allowed)
         .fallback(|| async { Refusal::new(404, "NOT_FOUND") })
         .with_state(api)
+}
+
+/// nsqd's answer to HEAD too, which axum would take for GET.
+async fn not_allowed() -> Refusal {
+    Refusal::new(405, "METHOD_NOT_ALLOWED")
 }

@@ -116,8 +116,13 @@ impl<'a> Turn<'a> {
 
     fn identify(&mut self, wishes: &[u8]) -> Result<(), ProtocolError> {
         self.expect(Phase::New, "IDENTIFY")?;
-        let bad = |_| ProtocolError::new(ErrorCode::BadBody, "IDENTIFY failed to decode JSON body");
-        let wishes: Identify = serde_json::from_slice(wishes).map_err(bad)?;
+        let bad = || ProtocolError::new(ErrorCode::BadBody, "IDENTIFY failed to decode JSON body");
+        // as Go: null wishes nothing; a list, which serde would take for the fields in their order, is no object
+        if wishes.trim_ascii_start().starts_with(b"[") {
+            return Err(bad());
+        }
+        let wishes: Option<Identify> = serde_json::from_slice(wishes).map_err(|_| bad())?;
+        let wishes = wishes.unwrap_or_default();
         let negotiates = wishes.feature_negotiation;
         let config = self.config();
         self.agreed.take(wishes, config)?;
