@@ -27,7 +27,7 @@ const KNOWN: &[&str] = &[
 /// Plays a script against each broker; what one records otherwise than nsqd fails, all differences at once.
 #[track_caller]
 fn compare<S>(scripts: &[S], name: impl Fn(&S) -> String, play: impl Fn(&Nsqd, &S) -> String) {
-    let nsqd = Nsqd::with(&["--snappy=false", "--deflate=false"]);
+    let nsqd = Nsqd::real(&["--snappy=false", "--deflate=false"]);
     let others = [("--memory", Nsqd::embedded(&["--memory"])), ("the log", Nsqd::embedded(&[]))];
     let mut differences = String::new();
     for script in scripts {

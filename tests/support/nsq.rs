@@ -114,8 +114,17 @@ impl Nsqd {
         Self::with(&[])
     }
 
-    /// With further flags.
+    /// With further flags. With MQUEUE_TEST_BROKER=mqueue it is `mqueue broker`.
     pub fn with(flags: &[&str]) -> Self {
+        match std::env::var("MQUEUE_TEST_BROKER").as_deref() {
+            Ok("mqueue") => Self::embedded(flags),
+            Ok("nsqd") | Err(_) => Self::real(flags),
+            Ok(other) => panic!("invalid MQUEUE_TEST_BROKER {other:?}: use nsqd or mqueue"),
+        }
+    }
+
+    /// nsqd itself, whatever the others run on.
+    pub fn real(flags: &[&str]) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
         let mut args =
             vec![format!("--data-path={}", data.path().display()), "--broadcast-address=127.0.0.1".to_owned()];
