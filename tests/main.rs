@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod bad_input_consumer;
+mod broker_crash;
 mod conformance;
 mod demo;
 mod doctor;

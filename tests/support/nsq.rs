@@ -105,7 +105,7 @@ impl Drop for Server {
 /// An nsqd with a data folder of its own.
 pub struct Nsqd {
     server: Server,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
 }
 
 impl Nsqd {
@@ -129,7 +129,7 @@ impl Nsqd {
         let mut args =
             vec![format!("--data-path={}", data.path().display()), "--broadcast-address=127.0.0.1".to_owned()];
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        Self { server: Server::start("nsqd", args), _data: data }
+        Self { server: Server::start("nsqd", args), data }
     }
 
     /// `mqueue broker` in its place, with its log in the data folder.
@@ -137,7 +137,7 @@ impl Nsqd {
         let data = tempfile::tempdir().expect("a temporary folder");
         let mut args = vec!["broker".to_owned(), format!("--data-path={}", data.path().display())];
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        Self { server: Server::start("mqueue", args), _data: data }
+        Self { server: Server::start("mqueue", args), data }
     }
 
     /// With a channel that it knows from its start: the timeouts and delays of one that is new are heeded only after up to 5 s
@@ -148,6 +148,11 @@ impl Nsqd {
         nsqd.stop();
         nsqd.start_again();
         nsqd
+    }
+
+    /// Where its data is.
+    pub fn data_path(&self) -> &Path {
+        self.data.path()
     }
 
     /// `host:port` for the TCP protocol.

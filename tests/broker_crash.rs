@@ -1,0 +1,116 @@
+//! The embedded broker is killed again and again: what it acknowledged stays.
+
+use std::time::{Duration, Instant};
+
+use mqueue::client::{Address, Consumer, ConsumerConfig, Publisher, PublisherConfig};
+use nix::sys::signal::Signal;
+use tokio::time::timeout;
+
+use crate::support::{Nsqd, PATIENCE, Sequences, mqueue, needs, wait_until};
+
+const KILLS: usize = 50;
+/// What one publishing takes: enough for all kills.
+const EVENTS: u64 = 60_000;
+
+/// What became of the events.
+struct Outcome {
+    handled: u64,
+    twice: u64,
+    resent: u64,
+}
+
+/// Publishes and consumes while the broker is killed at random moments and started again; ends when nothing is left in it.
+fn killed_again_and_again(broker: &mut Nsqd, random: &mut fastrand::Rng) -> Outcome {
+    broker.create("foo", "1");
+    let args = "consumer --stream foo --group 1 --output body --msg-timeout 2s --max-in-flight 200";
+    let consumer = mqueue(args).env("NSQD_TCP_ADDRESS", &broker.tcp()).start();
+    let args = "producer --stream foo --interval 0 --tasks 20 --report json --publish-timeout 60 --count";
+    let producer = mqueue(&format!("{args} {EVENTS}")).env("NSQD_TCP_ADDRESS", &broker.tcp()).start();
+    for _ in 0..KILLS {
+        let more = consumer.stdout().len() + random.usize(..60_000);
+        wait_until("events more, or all", || consumer.stdout().len() > more || producer.stdout().len() > 2);
+        broker.kill();
+        broker.start_again();
+    }
+    let report = producer.finish();
+    assert_eq!(report.code, Some(0), "{}", report.stderr);
+    let report: serde_json::Value = serde_json::from_str(&report.stdout).expect("JSON");
+    assert_eq!(report["acknowledged"], EVENTS, "{report}");
+    broker.wait_for_empty("foo", "1");
+    consumer.signal(Signal::SIGTERM);
+    let last = consumer.finish();
+    assert_eq!(last.code, Some(0), "{}", last.stderr);
+    let mut seen = Sequences::default();
+    seen.read(&last.stdout);
+    Outcome { handled: seen.distinct(), twice: seen.duplicates(), resent: report["resent"].as_u64().expect("a number") }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_over_fifty_kills() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let mut random = fastrand::Rng::with_seed(seed);
+    let of_broker = killed_again_and_again(&mut Nsqd::embedded(&[]), &mut random);
+    eprintln!("SEED={seed}: {EVENTS} events acknowledged, {KILLS} kills");
+    let show = |name: &str, Outcome { handled, twice, resent }: &Outcome| {
+        eprintln!("  {name:<14} lost {:>5}, handled again {twice:>5}, sent again {resent:>5}", EVENTS - handled);
+    };
+    show("mqueue broker", &of_broker);
+    assert_eq!(of_broker.handled, EVENTS, "every acknowledged event is handled");
+    needs!("nsqd");
+    show("nsqd", &killed_again_and_again(&mut Nsqd::real(&[]), &mut random));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_requeued_message_keeps_its_time_and_attempts_and_a_finished_one_is_gone() {
+    let mut broker = Nsqd::embedded(&[]);
+    let address: Address = broker.tcp().parse().expect("an address");
+    let publisher =
+        Publisher::connect(std::slice::from_ref(&address), PublisherConfig::default()).await.expect("it runs");
+    let mut config = ConsumerConfig::new("foo".parse().expect("a name"), "1".parse().expect("a name"));
+    config.nsqd.push(address);
+    let mut consumer = Consumer::connect(config.clone()).await.expect("it runs");
+    let topic = "foo".parse().expect("a name");
+    for body in ["finished", "requeued"] {
+        publisher.publish(&topic, body).await.expect("it runs");
+    }
+    let later = Duration::from_millis(1500);
+    publisher.publish_deferred(&topic, "deferred", later).await.expect("it runs");
+    let asked = Instant::now();
+    for _ in 0..2 {
+        let delivery = timeout(PATIENCE, consumer.recv()).await.expect("in time").expect("a message");
+        match &delivery.message().body[..] {
+            b"finished" => delivery.finish(),
+            _ => delivery.requeue(later),
+        }
+    }
+    consumer.stop();
+    assert!(timeout(PATIENCE, consumer.recv()).await.expect("in time").is_none(), "its answers are on their way");
+    // who asks after that is answered after it, too
+    publisher.publish(&"other".parse().expect("a name"), "x").await.expect("it runs");
+    tokio::task::block_in_place(|| {
+        broker.kill();
+        broker.start_again();
+    });
+    let mut consumer = Consumer::connect(config).await.expect("it runs");
+    let mut got = Vec::new();
+    for _ in 0..2 {
+        let delivery = timeout(PATIENCE, consumer.recv()).await.expect("in time").expect("a message");
+        let message = delivery.message();
+        got.push((String::from_utf8_lossy(&message.body).into_owned(), message.attempts));
+        delivery.finish();
+    }
+    got.sort();
+    assert!(asked.elapsed() >= later, "{got:?} came after {:?}", asked.elapsed());
+    assert_eq!(got, [("deferred".to_owned(), 1), ("requeued".to_owned(), 2)]);
+}
+
+#[test]
+fn a_second_broker_on_the_same_data_is_refused_in_one_line() {
+    let broker = Nsqd::embedded(&[]);
+    let path = broker.data_path().display();
+    let any = "127.0.0.1:0";
+    let second = mqueue(&format!("broker --data-path {path} --tcp-address {any} --http-address {any}")).run();
+    assert_eq!(second.code, Some(1));
+    let said = second.stderr.trim_end();
+    assert!(said.lines().count() == 1 && said.contains("another") && said.contains(&path.to_string()), "{said}");
+}
