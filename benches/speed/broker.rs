@@ -14,6 +14,9 @@ use crate::{Round, compare, report};
 const RUNNING: &str = "--runfor=2s";
 const QUEUED: usize = 1_000_000;
 
+/// Starts a server.
+type Start = fn() -> Nsqd;
+
 /// What a program of nsq's measures on this server, in operations a second.
 fn measure(server: &Nsqd, program: &str, flags: &[&str]) -> f64 {
     let mut command = Command::new(peer(program).expect("make peers"));
@@ -49,13 +52,13 @@ pub fn run() {
     let nsqd = || Nsqd::real(&["--mem-queue-size=100000000"]);
     let memory = || Nsqd::embedded(&["--memory", "--max-memory=16000000000"]);
     let interval = || Nsqd::embedded(&["--sync=interval"]);
-    let servers: [(&str, fn() -> Nsqd); 3] = [
+    let servers: [(&str, Start); 3] = [
         ("nsqd, all in memory", nsqd),
         ("mqueue broker --memory", memory),
         ("mqueue broker --sync=interval", interval),
     ];
     // a new server each time, with the channel that takes all
-    let round = |start: fn() -> Nsqd, measure: fn(&Nsqd) -> f64| -> Round<'_> {
+    let round = |start: Start, measure: fn(&Nsqd) -> f64| -> Round<'_> {
         Box::new(move || {
             let server = start();
             server.create("bench", "ch");

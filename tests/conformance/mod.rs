@@ -1,5 +1,7 @@
 //! One transcript, three brokers: nsqd, `mqueue broker --memory` and `mqueue broker` with its log. nsqd is the judge.
 
+mod client;
+mod delivery;
 mod http;
 mod tcp;
 
@@ -31,6 +33,7 @@ fn compare<S>(scripts: &[S], name: impl Fn(&S) -> String, play: impl Fn(&Nsqd, &
     let others = [("--memory", Nsqd::embedded(&["--memory"])), ("the log", Nsqd::embedded(&[]))];
     let mut differences = String::new();
     for script in scripts {
+        eprintln!("{}", name(script));
         let expected = play(&nsqd, script);
         assert!(!expected.is_empty(), "{}: nsqd said nothing", name(script));
         for (kind, broker) in &others {

@@ -106,8 +106,13 @@ impl Connection {
                     Ok(None) => {}
                     Ok(Some(0)) => return End::Closed,
                     Ok(Some(_)) => {
+                        let interval = self.agreed.heartbeat;
                         if let Err(end) = self.take_in().await {
                             return end;
+                        }
+                        if self.agreed.heartbeat != interval {
+                            self.beat = Instant::now();
+                            timer.as_mut().reset(self.alarm());
                         }
                     }
                     Err(error) => return End::Broken(error),

@@ -1,0 +1,92 @@
+//! A client on a bare socket, which takes its time.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::support::Nsqd;
+
+/// A message, as far as scenes look at it.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) id: String,
+    pub(super) attempts: u16,
+    pub(super) body: String,
+}
+
+pub(super) struct Client {
+    stream: TcpStream,
+}
+
+impl Client {
+    /// Connects and identifies; gives the answer, too.
+    pub(super) fn identified(broker: &Nsqd, wishes: &str) -> (Self, String) {
+        let stream = TcpStream::connect(broker.tcp()).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid timeout");
+        let mut client = Self { stream };
+        client.say("  V2IDENTIFY\n");
+        client.stream.write_all(&u32::try_from(wishes.len()).expect("short").to_be_bytes()).expect("it reads");
+        client.say(wishes);
+        let answer = client.frame();
+        (client, answer)
+    }
+
+    pub(super) fn subscribed(broker: &Nsqd, topic: &str, channel: &str, wishes: &str) -> Self {
+        let (mut client, answer) = Self::identified(broker, wishes);
+        assert_eq!(answer, "0 OK");
+        client.say(&format!("SUB {topic} {channel}\n"));
+        assert_eq!(client.frame(), "0 OK");
+        client
+    }
+
+    pub(super) fn say(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).expect("it reads");
+    }
+
+    /// The next frame: its type and data; `closed` at the end.
+    pub(super) fn frame(&mut self) -> String {
+        match self.read() {
+            Some((kind, data)) => format!("{kind} {}", String::from_utf8_lossy(&data)),
+            None => "closed".to_owned(),
+        }
+    }
+
+    /// The next frame, with the id left out.
+    pub(super) fn frame_without(&mut self, id: &str) -> String {
+        self.frame().replace(id, "ID")
+    }
+
+    /// So many messages.
+    pub(super) fn messages(&mut self, count: usize) -> Vec<Message> {
+        (0..count)
+            .map(|_| {
+                let (kind, data) = self.read().expect("a message");
+                assert_eq!(kind, 2, "{}", String::from_utf8_lossy(&data));
+                Message {
+                    id: String::from_utf8_lossy(&data[10..26]).into_owned(),
+                    attempts: u16::from_be_bytes([data[8], data[9]]),
+                    body: String::from_utf8_lossy(&data[26..]).into_owned(),
+                }
+            })
+            .collect()
+    }
+
+    /// The bodies of so many messages, in order of their text: a broker may deliver in any.
+    pub(super) fn bodies(&mut self, count: usize) -> Vec<String> {
+        let mut bodies: Vec<_> = self.messages(count).into_iter().map(|message| message.body).collect();
+        bodies.sort();
+        bodies
+    }
+
+    fn read(&mut self) -> Option<(u32, Vec<u8>)> {
+        let mut header = [0; 8];
+        if let Err(e) = self.stream.read_exact(&mut header) {
+            assert_ne!(e.kind(), std::io::ErrorKind::WouldBlock, "the broker neither answers nor closes");
+            return None;
+        }
+        let [size, kind] = [0, 4].map(|at| u32::from_be_bytes(header[at..at + 4].try_into().expect("4 bytes")));
+        let mut data = vec![0; size as usize - 4];
+        self.stream.read_exact(&mut data).expect("a whole frame");
+        Some((kind, data))
+    }
+}
