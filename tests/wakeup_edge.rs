@@ -94,7 +94,7 @@ fn nothing_is_left_on_nsqd_however_wakeup_ends() {
 #[test]
 fn an_nsqd_that_cannot_be_subscribed_to_is_polled_all_the_same() {
     needs!("nsqd");
-    let (nsqd, doors) = (Nsqd::with(&["--auth-http-address=127.0.0.1:9"]), Doors::new(&["1.sock"]));
+    let (nsqd, doors) = (Nsqd::real(&["--auth-http-address=127.0.0.1:9"]), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
     let wakeup = doors.wakeup(&nsqd, "--poll-interval 50ms --listen 127.0.0.1:0").start();
     Told::by(&wakeup).wait_for_polls(3);

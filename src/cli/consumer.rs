@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::{broker, duration};
+use super::{brokers, duration};
 use crate::handler::HandlerSpec;
 use crate::proto::{ChannelName, TopicName};
 
@@ -49,7 +49,7 @@ pub struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub broker: broker::Args,
+    pub broker: brokers::Args,
 }
 
 /// What is done with a message.

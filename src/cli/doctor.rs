@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{broker, duration};
+use super::{brokers, duration};
 
 /// Look for what usually is wrong around sleeping consumers: one line a finding, with the command that mends it.
 ///
@@ -30,5 +30,5 @@ pub struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub broker: broker::Args,
+    pub broker: brokers::Args,
 }

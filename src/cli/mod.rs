@@ -1,10 +1,10 @@
 //! What can be typed: clap's declarations, a file a subcommand, and nothing else.
 
 pub mod broker;
+pub mod brokers;
 pub mod consumer;
 pub mod demo;
 pub mod doctor;
-pub mod embedded;
 pub mod producer;
 pub mod wakeup;
 
@@ -29,7 +29,7 @@ pub enum Command {
     /// Show the main job on this machine: publish, consume, sleep and be woken
     Demo(demo::Args),
     /// Run an NSQ broker in this program: an nsqd for one machine
-    Broker(embedded::Args),
+    Broker(broker::Args),
     /// Publish messages: generated events, or what comes from files and stdin
     Producer(producer::Args),
     /// Consume a stream as a group, and handle each message

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::ValueEnum;
 
-use super::{broker, duration};
+use super::{brokers, duration};
 use crate::proto::TopicName;
 
 /// Publish messages: generated events, or what comes from files and stdin.
@@ -44,7 +44,7 @@ pub struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub broker: broker::Args,
+    pub broker: brokers::Args,
 }
 
 /// How many messages, and when.

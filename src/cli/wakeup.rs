@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{broker, duration};
+use super::{brokers, duration};
 
 /// Wake sleeping consumers whose groups have messages, by poking their sockets.
 ///
@@ -42,5 +42,5 @@ pub struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub broker: broker::Args,
+    pub broker: brokers::Args,
 }

@@ -135,7 +135,8 @@ impl Nsqd {
     /// `mqueue broker` in its place, with its log in the data folder.
     pub fn embedded(flags: &[&str]) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
-        let mut args = vec!["broker".to_owned(), format!("--data-path={}", data.path().display())];
+        let path = format!("--data-path={}", data.path().display());
+        let mut args = vec!["broker".to_owned(), path, "--broadcast-address=127.0.0.1".to_owned()];
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
         Self { server: Server::start("mqueue", args), data }
     }

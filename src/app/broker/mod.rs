@@ -6,7 +6,7 @@ use super::{Exit, Failure};
 use crate::broker::Broker;
 use crate::broker::log::{DiskLog, Options, SyncMode};
 use crate::broker::server::Server;
-use crate::cli::embedded::Args;
+use crate::cli::broker::Args;
 use crate::shutdown::Shutdown;
 use crate::systemd::Notifier;
 

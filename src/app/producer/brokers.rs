@@ -1,7 +1,7 @@
 //! Which nsqds are published to: those named, and those that the nsqlookupds know at the start.
 
 use crate::app::{Exit, Failure};
-use crate::cli::broker;
+use crate::cli::brokers;
 use crate::client::{Address, Error, Nsqd};
 use crate::proto::stats::Producer;
 
@@ -16,7 +16,7 @@ pub(super) struct Brokers {
 
 impl Brokers {
     /// Finds them. Fails if there is none.
-    pub(super) async fn find(args: &broker::Args) -> Result<Self, Failure> {
+    pub(super) async fn find(args: &brokers::Args) -> Result<Self, Failure> {
         let mut found = Self { tcp: args.nsqd(), http: args.nsqd_http() };
         let mut last_error = None;
         for lookupd in &args.lookupd_http_address {

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::observe::Poll;
 use super::peer::{Answer, Broker, Directory, Health, Told};
-use crate::cli::broker::Args;
+use crate::cli::brokers::Args;
 use crate::client::{Address, HttpError, Nsqd};
 
 /// How long an nsqd that no nsqlookupd names any more may be silent before it is forgotten (nsqlookupd's own patience).

@@ -9,13 +9,13 @@ use tokio::time::timeout;
 
 use crate::app::doctor::dead_letters;
 use crate::app::doctor::observed::{Answer, Growth, Http, Listed, Lookupd, Observed, Skew, Tcp};
-use crate::cli::broker;
+use crate::cli::brokers;
 use crate::client::{Address, ConnectConfig, Error, HttpError, Nsqd, StatsFilter, identify};
 use crate::proto::TopicName;
 use crate::proto::stats::{Producer, Stats};
 
 /// Asks every broker that is named, and every nsqd that a nsqlookupd knows.
-pub(super) async fn ask(args: &broker::Args, deadline: Duration) -> Observed {
+pub(super) async fn ask(args: &brokers::Args, deadline: Duration) -> Observed {
     let mut lookupds = Vec::new();
     let mut tcp: BTreeMap<Address, Option<Listed>> = args.nsqd().into_iter().map(|address| (address, None)).collect();
     let mut http: BTreeMap<String, (Nsqd, Option<Listed>)> = BTreeMap::new();
