@@ -12,6 +12,7 @@
 //! - [`client::Consumer`] receives; each [`client::Delivery`] is answered once.
 //! - A [`handler::Handler`] does the work for a message and gives a [`handler::Verdict`].
 //! - A [`worker::Worker`] joins the two: concurrency, retries, dead letters, ending when idle.
+//! - A [`broker::Broker`] is an nsqd in the program.
 //!
 //! # A message's journey
 //! `publish` queues it; a link's task writes it, with what else has gathered, as PUB or MPUB; nsqd answers OK, and `publish`
@@ -29,6 +30,7 @@
 //! | [`worker`] | Consumer × Handler |
 //! | [`handler`] | what is done with a message: print, exec, http, file, sleep |
 //! | [`client`] | connections, publishing, consuming, the HTTP APIs |
+//! | [`broker`] | the embedded broker: state, log, TCP and HTTP |
 //! | [`proto`] | the wire protocol, pure |
 //! | [`systemd`] | passed sockets, and notes to systemd |
 //! | [`serve`], [`metrics`] | a small HTTP server beside a command's work, and counters for Prometheus |

@@ -5,7 +5,7 @@
 //!  (bursts)                   └─▶ reports:  asleep ◀── reports.sock ◀── wakeup
 //! ```
 //!
-//! The broker and the producer run in this process; consumers and wakeup are the real program. In systemd's place [`activator`] holds
+//! The broker and the producer run in this process; consumers and wakeup are the real program. In systemd's place an activator holds
 //! the socket.
 
 mod activator;
