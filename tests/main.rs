@@ -8,6 +8,8 @@
 mod bad_input;
 mod bad_input_consumer;
 mod broker_crash;
+mod broker_hostile;
+mod broker_tools;
 mod conformance;
 mod demo;
 mod doctor;

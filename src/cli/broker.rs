@@ -44,7 +44,7 @@ pub struct Args {
 #[command(next_help_heading = "Storage")]
 pub struct Storage {
     /// Where the log is; made if it is missing
-    #[arg(long, env = "DATA_PATH", value_name = "PATH", default_value = "mqueue-data")]
+    #[arg(long, env = "DATA_PATH", value_name = "PATH", overrides_with = "data_path", default_value = "mqueue-data")]
     pub data_path: PathBuf,
 
     /// When the log is synced to the disk: always (before OK), interval (each 100 ms: a crash of the broker loses nothing, one of the
@@ -76,7 +76,7 @@ pub struct Discovery {
     pub lookupd_tcp_address: Vec<String>,
 
     /// The address that nsqlookupd gives to clients [default: the machine's name]
-    #[arg(long, env = "BROADCAST_ADDRESS", value_name = "HOST")]
+    #[arg(long, env = "BROADCAST_ADDRESS", value_name = "HOST", overrides_with = "broadcast_address")]
     pub broadcast_address: Option<String>,
 }
 

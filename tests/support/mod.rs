@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 pub use self::doors::{Doors, Told};
 pub use self::events::Sequences;
 pub use self::mqueue::{Finished, Mqueue, consumer, mqueue};
-pub use self::nsq::{Lookupd, Nsqd, peer};
+pub use self::nsq::{Lookupd, Nsqd, get, peer, request};
 
 /// The longest that any single condition may take, on a slow and busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

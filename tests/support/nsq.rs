@@ -81,16 +81,25 @@ impl Server {
         }
     }
 
-    /// GET or POST; the body of the answer.
     fn http(&self, method: &str, path: &str, body: &[u8]) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.http)).expect("it listens");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid timeout");
-        write!(stream, "{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len()).expect("it reads");
-        stream.write_all(body).expect("it reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+        request(&format!("127.0.0.1:{}", self.http), method, path, body)
     }
+}
+
+/// GET or POST; the body of the answer.
+pub fn request(address: &str, method: &str, path: &str, body: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid timeout");
+    write!(stream, "{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len()).expect("it reads");
+    stream.write_all(body).expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+}
+
+/// GET; the body of the answer.
+pub fn get(address: &str, path: &str) -> String {
+    request(address, "GET", path, b"")
 }
 
 impl Drop for Server {
@@ -134,7 +143,11 @@ impl Nsqd {
 
     /// `mqueue broker` in its place, with its log in the data folder.
     pub fn embedded(flags: &[&str]) -> Self {
-        let data = tempfile::tempdir().expect("a temporary folder");
+        Self::embedded_in(tempfile::tempdir().expect("a temporary folder"), flags)
+    }
+
+    /// `mqueue broker` with its log in this folder.
+    pub fn embedded_in(data: tempfile::TempDir, flags: &[&str]) -> Self {
         let path = format!("--data-path={}", data.path().display());
         let mut args = vec!["broker".to_owned(), path, "--broadcast-address=127.0.0.1".to_owned()];
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
