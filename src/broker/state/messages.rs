@@ -14,25 +14,33 @@ const LARGE: usize = 16 * 1024;
 /// Names a message as long as anybody holds it.
 pub(super) type Key = u32;
 
-/// A message.
+/// A message. There may be millions: this is 64 bytes.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: u64,
     /// When it was published, in nanoseconds since 1970.
     pub(super) timestamp: i64,
-    /// Its body, if it is in memory.
-    body: Option<Bytes>,
-    pub(super) length: u32,
-    /// Where the log has it.
-    pub(super) place: Option<Place>,
+    /// Its body, if it is in memory; else empty, which no message is.
+    body: Bytes,
+    length: u32,
     /// How many hold it: the topic, or channels.
     holders: u32,
+    /// Where the log has it, or [`NOWHERE`].
+    place: Place,
 }
+
+/// No log has segments so high.
+const NOWHERE: Place = Place { segment: u32::MAX, offset: u32::MAX };
 
 impl Entry {
     /// True if its body has to be read from the log.
     pub(super) fn is_on_disk(&self) -> bool {
-        self.body.is_none()
+        self.body.is_empty()
+    }
+
+    /// Where the log has it.
+    pub(super) fn place(&self) -> Option<Place> {
+        (self.place != NOWHERE).then_some(self.place)
     }
 }
 
@@ -74,18 +82,19 @@ impl Messages {
 
     /// Keeps a message for `holders`.
     pub(super) fn insert(&mut self, id: u64, timestamp: i64, body: &Bytes, place: Option<Place>, holders: u32) -> Key {
-        let kept = (place.is_none() || self.has_room(body.len())).then(|| match body.len() {
-            ..LARGE => Bytes::copy_from_slice(body),
-            _ => body.clone(),
-        });
-        self.resident += kept.as_ref().map_or(0, Bytes::len);
+        let kept = match place.is_none() || self.has_room(body.len()) {
+            true if body.len() < LARGE => Bytes::copy_from_slice(body),
+            true => body.clone(),
+            false => Bytes::new(),
+        };
+        self.resident += kept.len();
         let length = u32::try_from(body.len()).expect("a body is far below 4 GiB");
-        self.add(Entry { id, timestamp, body: kept, length, place, holders })
+        self.add(Entry { id, timestamp, body: kept, length, holders, place: place.unwrap_or(NOWHERE) })
     }
 
     /// Keeps a message whose body is in the log.
     pub(super) fn recover(&mut self, id: u64, timestamp: i64, place: Place, length: u32, holders: u32) -> Key {
-        self.add(Entry { id, timestamp, body: None, length, place: Some(place), holders })
+        self.add(Entry { id, timestamp, body: Bytes::new(), length, holders, place })
     }
 
     fn add(&mut self, entry: Entry) -> Key {
@@ -99,10 +108,9 @@ impl Messages {
     /// Its body, from memory or from the log.
     pub(super) fn body(&self, key: Key, log: &mut dyn Log) -> io::Result<Bytes> {
         let entry = self.get(key);
-        match (&entry.body, entry.place) {
-            (Some(body), _) => Ok(body.clone()),
-            (None, Some(place)) => log.read(place, entry.length),
-            (None, None) => unreachable!("a body is in memory or in the log"),
+        match entry.is_on_disk() {
+            true => log.read(entry.place, entry.length),
+            false => Ok(entry.body.clone()),
         }
     }
 
@@ -117,8 +125,8 @@ impl Messages {
         entry.holders -= 1;
         if entry.holders == 0 {
             let entry = self.entries.remove(key as usize);
-            self.resident -= entry.body.map_or(0, |body| body.len());
-            if let Some(place) = entry.place {
+            self.resident -= entry.body.len();
+            if let Some(place) = entry.place() {
                 log.spent(place.segment);
             }
         }
@@ -127,10 +135,10 @@ impl Messages {
     /// The log has the message elsewhere now; or no more, and then its body is kept here.
     pub(super) fn moved(&mut self, key: Key, place: Option<Place>, body: Bytes) {
         let entry = &mut self.entries[key as usize];
-        entry.place = place;
-        if place.is_none() && entry.body.is_none() {
+        entry.place = place.unwrap_or(NOWHERE);
+        if place.is_none() && entry.is_on_disk() {
             self.resident += body.len();
-            entry.body = Some(body);
+            entry.body = body;
         }
     }
 
@@ -172,6 +180,15 @@ mod tests {
             assert_eq!(from_wire(&to_wire(id)), Some(id));
         }
         assert_eq!(from_wire(&MessageId(*b"0123456789ABCDEF")), None);
+    }
+
+    #[test]
+    fn a_message_takes_64_bytes_besides_its_body() {
+        assert_eq!(
+            (size_of::<Entry>(), size_of::<Option<Entry>>()),
+            (64, 64),
+            "and the list of free places takes no more"
+        );
     }
 
     #[test]

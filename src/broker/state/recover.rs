@@ -79,14 +79,14 @@ struct Kept {
 
 impl Store {
     fn is_in(&self, key: Key, segment: u32) -> bool {
-        self.messages.get(key).place.is_some_and(|place| place.segment == segment)
+        self.messages.get(key).place().is_some_and(|place| place.segment == segment)
     }
 
     fn carry(&mut self, key: Key, kept: &Kept) -> io::Result<()> {
         let Kept { topic, held, copies } = kept;
         let body = self.messages.body(key, &mut *self.log)?;
         let entry = self.messages.get(key);
-        let (topic, id, timestamp, before) = (*topic, entry.id, entry.timestamp, entry.place);
+        let (topic, id, timestamp, before) = (*topic, entry.id, entry.timestamp, entry.place());
         let place = match held.is_none() && copies.is_empty() {
             true => None,
             false => {
