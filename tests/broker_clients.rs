@@ -1,0 +1,52 @@
+//! The other clients of NSQ on the embedded broker: publish, defer, consume, touch, requeue, finish. Each does the same work
+//! (tests/peers/client.*, tests/peers/gonsq), and nsqd's part in it is the broker's.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::{Nsqd, peer, wait_within};
+
+/// Runs a client that is to handle its four messages; skips it, loudly, if it is not here.
+fn runs(name: &str, is_here: bool, command: &mut Command) {
+    if !is_here {
+        let required = std::env::var("MQUEUE_REQUIRE_PEERS").is_ok_and(|v| v == "1");
+        assert!(!required, "{name} is missing, and MQUEUE_REQUIRE_PEERS=1 wants it: scripts/clients");
+        eprintln!("skipped: {name} is missing (scripts/clients fetches it)");
+        return;
+    }
+    let broker = Nsqd::embedded(&[]);
+    let mut child = command.args([&broker.tcp(), "work"]).stdout(Stdio::piped()).spawn().expect("it is here");
+    wait_within(std::time::Duration::from_secs(60), "the client's end", || {
+        child.try_wait().expect("it was started").is_some()
+    });
+    let said = std::io::read_to_string(child.stdout.take().expect("piped")).expect("UTF-8");
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines, ["deferred 1 in time", "one 1 in time", "requeued 2 in time", "two 1 in time"], "{name}");
+    broker.wait_for_empty("work", "c");
+}
+
+fn peers() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers")
+}
+
+fn script(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name)
+}
+
+#[test]
+fn go_nsq_works_with_it() {
+    let program = peer("gonsq");
+    runs("gonsq", program.is_some(), &mut Command::new(program.unwrap_or_default()));
+}
+
+#[test]
+fn pynsq_works_with_it() {
+    let python = peers().join("pynsq/bin/python");
+    runs("pynsq", python.exists(), Command::new(&python).arg(script("client.py")));
+}
+
+#[test]
+fn nsqjs_works_with_it() {
+    let modules = peers().join("nsqjs/node_modules");
+    runs("nsqjs", modules.exists(), Command::new("node").arg(script("client.js")).env("NODE_PATH", &modules));
+}
