@@ -142,7 +142,7 @@ impl Messages {
         }
     }
 
-    #[cfg(test)]
+    /// How many hold each.
     pub(super) fn holders(&self) -> std::collections::HashMap<Key, u32> {
         self.entries.iter().map(|(key, entry)| (key as Key, entry.holders)).collect()
     }

@@ -18,6 +18,8 @@
 mod answer;
 mod catalog;
 mod channel;
+#[doc(hidden)]
+pub mod check;
 mod deliver;
 mod messages;
 #[cfg(test)]

@@ -200,39 +200,7 @@ impl Model {
     }
 
     fn check(&self) {
-        let State { store, topics, channels, sessions, .. } = &self.state;
-        let mut holders: HashMap<_, u32> = HashMap::new();
-        let mut timers = Vec::new();
-        let mut in_flight: HashMap<SessionId, u64> = HashMap::new();
-        topics.values().flat_map(|topic| &topic.held).for_each(|held| *holders.entry(held.key).or_default() += 1);
-        assert_eq!(topics.values().map(|topic| topic.channels.len()).sum::<usize>(), channels.len());
-        for (id, channel) in channels {
-            assert_eq!(topics[&channel.topic].channels[&channel.name], *id);
-            let copies = channel.queue.iter().map(|copy| copy.key);
-            let copies = copies.chain(channel.in_flight.values().map(|copy| copy.key));
-            for key in copies.chain(channel.deferred.values().map(|copy| copy.key)) {
-                *holders.entry(key).or_default() += 1;
-            }
-            timers.extend(channel.in_flight.iter().map(|(message, copy)| (copy.deadline, *id, *message)));
-            timers.extend(channel.deferred.iter().map(|(message, copy)| (copy.until, *id, *message)));
-            channel.in_flight.values().for_each(|copy| *in_flight.entry(copy.session).or_default() += 1);
-            let may_send = !channel.paused && !channel.queue.is_empty();
-            for (session, who) in sessions.iter().filter(|(session, _)| channel.sessions.contains(session)) {
-                assert_eq!(who.in_line, channel.line.contains(&session), "{session:?} stands in line or does not");
-                assert!(who.in_line || !who.has_room(), "{session:?} has room, and is not in line");
-                assert!(
-                    !may_send || !who.has_room(),
-                    "{} messages wait, and {session:?} has room",
-                    channel.queue.len()
-                );
-            }
-        }
-        assert_eq!(store.messages.holders(), holders, "each message is held by as many as it counts");
-        timers.sort_unstable();
-        assert_eq!(store.timers.iter().copied().collect::<Vec<_>>(), timers, "each copy has its timer");
-        for (session, who) in sessions.iter() {
-            assert_eq!(who.in_flight, in_flight.get(&session).copied().unwrap_or(0), "{session:?} in flight");
-        }
+        self.state.assert_sound();
     }
 
     /// All that is owed is delivered in the end, to one client a channel that finishes everything.

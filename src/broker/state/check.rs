@@ -1,0 +1,180 @@
+//! What must hold of the state after any operations: the body of a fuzz target (`fuzz/`), and of the model test's checks.
+//!
+//! ```text
+//!  input: │ operation (1) │ its numbers (2) │ again …
+//! ```
+
+use std::collections::HashMap;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::super::log::MemoryLog;
+use super::{Now, SessionId, Settings, State, StateLimits};
+use crate::proto::{ChannelName, Frame, MessageId, Outgoing, TopicName};
+
+/// Plays the operations that the bytes say, and looks after each at what must hold. Panics where it does not.
+pub fn operations(input: &[u8]) {
+    let mut play = Play::new();
+    for step in input.chunks_exact(3) {
+        play.step(step[0], usize::from(step[1]), u64::from(step[2]));
+        play.state.assert_sound();
+    }
+}
+
+struct Play {
+    state: State,
+    now: Now,
+    topics: [TopicName; 2],
+    channels: [ChannelName; 2],
+    /// Each with the messages that it was sent.
+    sessions: Vec<(SessionId, Vec<MessageId>)>,
+}
+
+impl Play {
+    fn new() -> Self {
+        let limits = StateLimits {
+            mem_queue_size: 4,
+            max_msg_timeout: 3_000,
+            max_channel_consumers: 3,
+            ..StateLimits::default()
+        };
+        Self {
+            state: State::new(limits, Box::new(MemoryLog)),
+            now: Now { at: 0, unix_nanos: 1_700_000_000_000_000_000 },
+            topics: ["a", "b#ephemeral"].map(|name| TopicName::new(name).expect("a valid name")),
+            channels: ["x", "y#ephemeral"].map(|name| ChannelName::new(name).expect("a valid name")),
+            sessions: Vec::new(),
+        }
+    }
+
+    fn step(&mut self, operation: u8, which: usize, number: u64) {
+        let (topic, channel) = (self.topics[which % 2].clone(), self.channels[which / 2 % 2].clone());
+        let (state, now) = (&mut self.state, self.now);
+        match operation % 16 {
+            0 | 1 => {
+                let bodies = vec![Bytes::from_static(b"body"); which % 3 + 1];
+                drop(state.publish(&topic, &bodies, (number > 128).then_some(number * 10), now));
+            }
+            2 => {
+                let settings = Settings {
+                    client_id: String::new(),
+                    hostname: String::new(),
+                    user_agent: String::new(),
+                    msg_timeout: 100 + number * 10,
+                    sample_rate: if number % 16 == 0 { 50 } else { 0 },
+                };
+                let id = state.connect(settings, String::new(), number, now);
+                // one that is refused is not subscribed
+                drop(state.subscribe(id, &topic, &channel, now));
+                self.sessions.push((id, Vec::new()));
+            }
+            3 => drop(state.pause_channel(&topic, &channel, number % 2 == 0, now)),
+            4 => drop(state.pause_topic(&topic, number % 2 == 0, now)),
+            5 if number < 64 => drop(state.delete_channel(&topic, &channel)),
+            5 if number < 96 => drop(state.delete_topic(&topic)),
+            5 if number < 160 => drop(state.empty_channel(&topic, &channel)),
+            5 => drop(state.empty_topic(&topic)),
+            6 | 7 => {
+                let micros = number * 10_000;
+                self.now = Now { at: now.at + micros, unix_nanos: now.unix_nanos + micros as i64 * 1000 };
+                self.state.advance(self.now);
+            }
+            of_session => self.of_session(of_session, which, number),
+        }
+        self.read();
+    }
+
+    fn of_session(&mut self, operation: u8, which: usize, number: u64) {
+        if self.sessions.is_empty() {
+            return;
+        }
+        let at = which % self.sessions.len();
+        let (state, now) = (&mut self.state, self.now);
+        let (id, sent) = &mut self.sessions[at];
+        // also ones that were answered before, and those of others
+        let message = sent.get(number as usize % sent.len().max(1)).copied().unwrap_or(MessageId(*b"0123456789abcdef"));
+        match operation {
+            8 | 9 => state.ready(*id, number % 8, now),
+            10 | 11 => drop(state.finish(*id, &message, now)),
+            12 => drop(state.requeue(*id, &message, number * 20, now)),
+            13 => drop(state.touch(*id, &message, now)),
+            14 if number < 32 => state.close(*id),
+            _ if number > 200 => {
+                let (id, _) = self.sessions.swap_remove(at);
+                self.state.disconnect(id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Sessions take what they are sent; those whose channel is gone leave.
+    fn read(&mut self) {
+        let woken: Vec<SessionId> = self.state.woken().collect();
+        for id in woken {
+            let Some(at) = self.sessions.iter().position(|(other, _)| *other == id) else { continue };
+            let mut out = Outgoing::new();
+            let goes_on = self.state.take_output(id, &mut out, self.now);
+            let mut bytes = BytesMut::from(&out.copy_to_bytes(out.remaining())[..]);
+            while let Ok(Some(Frame::Message(message))) = Frame::decode(&mut bytes, 1 << 20) {
+                self.sessions[at].1.push(message.id);
+            }
+            if !goes_on {
+                self.sessions.swap_remove(at);
+                self.state.disconnect(id);
+            }
+        }
+    }
+}
+
+impl State {
+    /// Panics where what must hold does not.
+    pub(super) fn assert_sound(&self) {
+        let Self { store, topics, channels, sessions, .. } = self;
+        let mut holders: HashMap<_, u32> = HashMap::new();
+        let mut timers = Vec::new();
+        let mut in_flight: HashMap<SessionId, u64> = HashMap::new();
+        topics.values().flat_map(|topic| &topic.held).for_each(|held| *holders.entry(held.key).or_default() += 1);
+        assert_eq!(topics.values().map(|topic| topic.channels.len()).sum::<usize>(), channels.len());
+        for (id, channel) in channels {
+            assert_eq!(topics[&channel.topic].channels[&channel.name], *id);
+            let copies = channel.queue.iter().map(|copy| copy.key);
+            let copies = copies.chain(channel.in_flight.values().map(|copy| copy.key));
+            for key in copies.chain(channel.deferred.values().map(|copy| copy.key)) {
+                *holders.entry(key).or_default() += 1;
+            }
+            timers.extend(channel.in_flight.iter().map(|(message, copy)| (copy.deadline, *id, *message)));
+            timers.extend(channel.deferred.iter().map(|(message, copy)| (copy.until, *id, *message)));
+            channel.in_flight.values().for_each(|copy| *in_flight.entry(copy.session).or_default() += 1);
+            let may_send = !channel.paused && !channel.queue.is_empty();
+            for (session, who) in sessions.iter().filter(|(session, _)| channel.sessions.contains(session)) {
+                assert_eq!(who.in_line, channel.line.contains(&session), "{session:?} stands in line or does not");
+                assert!(who.in_line || !who.has_room(), "{session:?} has room, and is not in line");
+                assert!(
+                    !may_send || !who.has_room(),
+                    "{} messages wait, and {session:?} has room",
+                    channel.queue.len()
+                );
+            }
+        }
+        assert_eq!(store.messages.holders(), holders, "each message is held by as many as it counts");
+        timers.sort_unstable();
+        assert_eq!(store.timers.iter().copied().collect::<Vec<_>>(), timers, "each copy has its timer");
+        for (session, who) in sessions.iter() {
+            assert_eq!(who.in_flight, in_flight.get(&session).copied().unwrap_or(0), "{session:?} in flight");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn random_operations_leave_the_state_sound() {
+        let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+        eprintln!("SEED={seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..30 {
+            let input: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(3_000).collect();
+            super::operations(&input);
+        }
+    }
+}
