@@ -61,8 +61,9 @@ fn wakes(ledger: &Ledger) -> String {
     match wakes.last() {
         None => "never woken".to_owned(),
         Some(longest) => {
-            let (count, median) = (wakes.len(), wakes[wakes.len() / 2].as_millis());
-            format!("woken {count} times: handled after {median} ms (median), {} ms (longest)", longest.as_millis())
+            let median = wakes[wakes.len() / 2].as_millis();
+            let times = if wakes.len() == 1 { "once".to_owned() } else { format!("{} times", wakes.len()) };
+            format!("woken {times}: handled after {median} ms (median), {} ms (longest)", longest.as_millis())
         }
     }
 }
