@@ -11,6 +11,7 @@ mod broker_clients;
 mod broker_crash;
 mod broker_hostile;
 mod broker_tools;
+mod broker_unix;
 mod conformance;
 mod demo;
 mod doctor;
