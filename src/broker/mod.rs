@@ -110,7 +110,7 @@ impl Broker {
     }
 
     /// Takes messages, all or none; they are as safe as the log makes them when this returns.
-    pub async fn publish(&self, topic: &TopicName, bodies: &[Bytes], delay: Option<u64>) -> Result<(), PublishError> {
+    pub async fn publish(&self, topic: &TopicName, bodies: Vec<Bytes>, delay: Option<u64>) -> Result<(), PublishError> {
         let position = self.change(|state, now| {
             state.publish(topic, bodies, delay, now)?;
             Ok::<_, PublishError>(state.position())

@@ -17,6 +17,9 @@ use bytes::{Bytes, BytesMut};
 use super::quote::quote;
 use super::{ChannelName, ErrorCode, Limits, MessageId, Outgoing, ProtocolError, TopicName};
 
+/// A body of so many bytes is not copied.
+const LARGE: usize = 16 * 1024;
+
 /// A command with its parameters and body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -245,15 +248,24 @@ impl Head {
             (Self::Whole(command), _) => command,
             (Self::Identify, Body::One(at)) => Command::Identify(bytes.slice(at)),
             (Self::Auth, Body::One(at)) => Command::Auth(bytes.slice(at)),
-            (Self::Pub(topic), Body::One(at)) => Command::Pub { topic, body: bytes.slice(at) },
-            (Self::Dpub(topic, delay), Body::One(at)) => Command::Dpub { topic, delay, body: bytes.slice(at) },
+            (Self::Pub(topic), Body::One(at)) => Command::Pub { topic, body: own(bytes, at) },
+            (Self::Dpub(topic, delay), Body::One(at)) => Command::Dpub { topic, delay, body: own(bytes, at) },
             (Self::Mpub(topic), Body::Many(all)) => {
-                Command::Mpub { topic, bodies: all.into_iter().map(|at| bytes.slice(at)).collect() }
+                Command::Mpub { topic, bodies: all.into_iter().map(|at| own(bytes, at)).collect() }
             }
             (Self::Identify | Self::Auth | Self::Pub(_) | Self::Dpub(..) | Self::Mpub(_), _) => {
                 unreachable!("Head::body gives the body that the line asks for")
             }
         }
+    }
+}
+
+/// A message's body. A small one gets memory of its own: as a part of what a connection read it would keep all of that for as long as
+/// it waits.
+fn own(bytes: &Bytes, at: Span) -> Bytes {
+    match at.len() {
+        ..LARGE => Bytes::copy_from_slice(&bytes[at]),
+        _ => bytes.slice(at),
     }
 }
 

@@ -8,7 +8,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Message, Outgoing, WireError};
+use super::{Message, MessageId, Outgoing, WireError};
 
 const RESPONSE: u32 = 0;
 const ERROR: u32 = 1;
@@ -140,10 +140,22 @@ impl Frame {
                 head(ERROR, error.text.len());
                 out.put_bytes(error.text.clone());
             }
-            Self::Message(message) => {
-                head(MESSAGE, Message::HEADER + message.body.len());
-                message.encode(out);
+            Self::Message(Message { timestamp, attempts, id, body }) => {
+                Self::encode_message(*timestamp, *attempts, id, body, out);
             }
         }
+    }
+
+    /// Writes the frame of a message whose body stays with its owner.
+    pub fn encode_message(timestamp: i64, attempts: u16, id: &MessageId, body: &Bytes, out: &mut Outgoing) {
+        let mut head = [0; HEADER + Message::HEADER];
+        let size = u32::try_from(HEADER - 4 + Message::HEADER + body.len()).expect("a body is far below 4 GiB");
+        head[..4].copy_from_slice(&size.to_be_bytes());
+        head[4..8].copy_from_slice(&MESSAGE.to_be_bytes());
+        head[8..16].copy_from_slice(&timestamp.to_be_bytes());
+        head[16..18].copy_from_slice(&attempts.to_be_bytes());
+        head[18..].copy_from_slice(&id.0);
+        out.put_slice(&head);
+        out.put_shared(body);
     }
 }

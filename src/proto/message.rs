@@ -10,8 +10,6 @@ use std::fmt;
 
 use bytes::{Buf, Bytes};
 
-use super::Outgoing;
-
 /// A message's id: 16 bytes that only nsqd gives a meaning (lower-case hex in practice).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(pub [u8; MessageId::LENGTH]);
@@ -65,14 +63,6 @@ impl Message {
         let mut id = [0; MessageId::LENGTH];
         data.copy_to_slice(&mut id);
         Some(Self { timestamp, attempts, id: MessageId(id), body: data })
-    }
-
-    /// Writes what [`decode`](Self::decode) reads.
-    pub fn encode(&self, out: &mut Outgoing) {
-        out.put_slice(&self.timestamp.to_be_bytes());
-        out.put_slice(&self.attempts.to_be_bytes());
-        out.put_slice(&self.id.0);
-        out.put_bytes(self.body.clone());
     }
 }
 

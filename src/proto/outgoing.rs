@@ -65,6 +65,14 @@ impl Outgoing {
         }
     }
 
+    /// Bytes that stay with their owner: what is small is copied, what is large is shared.
+    pub fn put_shared(&mut self, bytes: &Bytes) {
+        match bytes.len() {
+            ..LARGE => self.put_slice(bytes),
+            _ => self.put_bytes(bytes.clone()),
+        }
+    }
+
     fn push(&mut self, piece: Bytes) {
         self.pieces_length += piece.len();
         self.pieces.push_back(piece);

@@ -25,7 +25,8 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, query: Query, headers: 
     }
     let topic = query.topic("INVALID_TOPIC")?;
     let delay = query.get("defer").map(|delay| parse_delay(delay, limits)).transpose()?;
-    api.broker.publish(&topic, &[body], delay).await?;
+    // a body of its own, not a part of what hyper read
+    api.broker.publish(&topic, vec![Bytes::copy_from_slice(&body)], delay).await?;
     Ok(text("OK"))
 }
 
@@ -43,7 +44,7 @@ pub(super) async fn publish_many(State(api): State<Arc<Api>>, query: Query, head
         // nsqd says OK to nothing, and makes the topic
         api.broker.change(|state, _| state.create_topic(&topic));
     } else {
-        api.broker.publish(&topic, &bodies, None).await?;
+        api.broker.publish(&topic, bodies, None).await?;
     }
     Ok(text("OK"))
 }
@@ -81,7 +82,7 @@ fn lines(body: &Bytes, limits: &Limits) -> Result<Vec<Bytes>, Refusal> {
     if lines.iter().any(|line| line.len() > limits.max_msg_size as usize) {
         return Err(Refusal::new(413, "MSG_TOO_BIG"));
     }
-    Ok(lines.into_iter().map(|line| body.slice_ref(line)).collect())
+    Ok(lines.into_iter().map(Bytes::copy_from_slice).collect())
 }
 
 /// MPUB's body, without its size.

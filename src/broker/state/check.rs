@@ -53,7 +53,7 @@ impl Play {
         match operation % 16 {
             0 | 1 => {
                 let bodies = vec![Bytes::from_static(b"body"); which % 3 + 1];
-                drop(state.publish(&topic, &bodies, (number > 128).then_some(number * 10), now));
+                drop(state.publish(&topic, bodies, (number > 128).then_some(number * 10), now));
             }
             2 => {
                 let settings = Settings {

@@ -6,7 +6,7 @@ use super::messages::to_wire;
 use super::session::{Session, SessionId, Sessions};
 use super::store::Store;
 use super::{Now, State};
-use crate::proto::{Frame, Message};
+use crate::proto::Frame;
 
 /// A message whose body the log could not give is tried again after so many milliseconds.
 const UNREADABLE: u64 = 1000;
@@ -93,7 +93,7 @@ impl Channel {
         };
         // nsqd's count wraps around, too
         let attempts = waiting.attempts.wrapping_add(1);
-        Frame::Message(Message { timestamp, attempts, id: to_wire(number), body }).encode(&mut session.outbox);
+        Frame::encode_message(timestamp, attempts, &to_wire(number), &body, &mut session.outbox);
         session.in_flight += 1;
         session.message_count += 1;
         let deadline = now.after(session.settings.msg_timeout);

@@ -1,5 +1,6 @@
 //! All messages, each kept once however many hold it.
 
+use std::borrow::Cow;
 use std::io;
 
 use bytes::Bytes;
@@ -7,9 +8,6 @@ use slab::Slab;
 
 use super::super::log::{BODY_HEAD, Log, Place};
 use crate::proto::MessageId;
-
-/// A smaller body gets memory of its own: as a part of what a connection read it would keep all of that.
-const LARGE: usize = 16 * 1024;
 
 /// Names a message as long as anybody holds it.
 pub(super) type Key = u32;
@@ -81,15 +79,11 @@ impl Messages {
     }
 
     /// Keeps a message for `holders`.
-    pub(super) fn insert(&mut self, id: u64, timestamp: i64, body: &Bytes, place: Option<Place>, holders: u32) -> Key {
-        let kept = match place.is_none() || self.has_room(body.len()) {
-            true if body.len() < LARGE => Bytes::copy_from_slice(body),
-            true => body.clone(),
-            false => Bytes::new(),
-        };
-        self.resident += kept.len();
+    pub(super) fn insert(&mut self, id: u64, timestamp: i64, body: Bytes, place: Option<Place>, holders: u32) -> Key {
         let length = u32::try_from(body.len()).expect("a body is far below 4 GiB");
-        self.add(Entry { id, timestamp, body: kept, length, holders, place: place.unwrap_or(NOWHERE) })
+        let body = if place.is_none() || self.has_room(body.len()) { body } else { Bytes::new() };
+        self.resident += body.len();
+        self.add(Entry { id, timestamp, body, length, holders, place: place.unwrap_or(NOWHERE) })
     }
 
     /// Keeps a message whose body is in the log.
@@ -106,11 +100,11 @@ impl Messages {
     }
 
     /// Its body, from memory or from the log.
-    pub(super) fn body(&self, key: Key, log: &mut dyn Log) -> io::Result<Bytes> {
+    pub(super) fn body(&self, key: Key, log: &mut dyn Log) -> io::Result<Cow<'_, Bytes>> {
         let entry = self.get(key);
         match entry.is_on_disk() {
-            true => log.read(entry.place, entry.length),
-            false => Ok(entry.body.clone()),
+            true => log.read(entry.place, entry.length).map(Cow::Owned),
+            false => Ok(Cow::Borrowed(&entry.body)),
         }
     }
 

@@ -91,7 +91,7 @@ impl Model {
         let bodies: Vec<Bytes> = (0..self.random.u64(1..5)).map(|n| (self.published + n).to_string().into()).collect();
         self.published += bodies.len() as u64;
         let delay = self.random.bool().then(|| self.random.u64(..3_000));
-        self.state.publish(&topic, &bodies, delay, self.now).unwrap();
+        self.state.publish(&topic, bodies.clone(), delay, self.now).unwrap();
         // what an ephemeral queue drops is not owed, and who is held back by a topic gets it with the first channel
         if !topic.is_ephemeral() && !self.state.topics[&topic].holds() {
             for name in self.state.topics[&topic].channels.keys().filter(|name| !name.is_ephemeral()) {
@@ -105,8 +105,10 @@ impl Model {
         let id = self.state.connect(settings(timeout), String::new(), 0, self.now);
         let (topic, channel) = (self.topic(), self.channel());
         let held = self.state.topics.get(&topic).map_or(Vec::new(), |topic| topic.held.iter().map(|h| h.key).collect());
-        let bodies: Vec<Bytes> =
-            held.into_iter().map(|key| self.state.store.messages.body(key, &mut MemoryLog).unwrap()).collect();
+        let bodies: Vec<Bytes> = held
+            .into_iter()
+            .map(|key| self.state.store.messages.body(key, &mut MemoryLog).unwrap().into_owned())
+            .collect();
         self.state.subscribe(id, &topic, &channel, self.now).unwrap();
         if self.state.topics[&topic].held.is_empty() && !topic.is_ephemeral() && !channel.is_ephemeral() {
             self.owed.entry((topic.clone(), channel.clone())).or_default().extend(bodies);

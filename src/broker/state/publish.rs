@@ -26,10 +26,12 @@ pub enum PublishError {
 
 impl State {
     /// Takes messages, all or none, to be delivered at once or `delay` milliseconds from now. They are in the log when this returns.
+    ///
+    /// Each body is kept as it is given: one that is part of something larger keeps all of that.
     pub fn publish(
         &mut self,
         name: &TopicName,
-        bodies: &[Bytes],
+        bodies: Vec<Bytes>,
         delay: Option<u64>,
         now: Now,
     ) -> Result<(), PublishError> {
@@ -37,7 +39,7 @@ impl State {
         let (count, bytes) = (bodies.len() as u64, bodies.iter().map(Bytes::len).sum());
         let first = self.store.messages.reserve_ids(count, now.unix_nanos);
         let due = delay.filter(|delay| *delay > 0).map(|delay| now.due_in(delay));
-        let written = self.write(name, bodies, first, due, now);
+        let written = self.write(name, &bodies, first, due, now);
         self.refused = written.as_ref().err().map(ToString::to_string);
         let mut place = written?;
         let limit = self.store.limits.max_memory;
@@ -49,8 +51,9 @@ impl State {
         topic.message_bytes += bytes as u64;
         let holders = if topic.holds() { 1 } else { topic.channels.len() as u32 };
         for (id, body) in (first..).zip(bodies) {
+            let length = body.len();
             let key = self.store.messages.insert(id, now.unix_nanos, body, place, holders);
-            place = place.map(|place| next_place(place, body.len()));
+            place = place.map(|place| next_place(place, length));
             if topic.holds() {
                 topic.hold(Held { key, due }, &mut self.store);
                 continue;

@@ -84,7 +84,7 @@ impl Store {
 
     fn carry(&mut self, key: Key, kept: &Kept) -> io::Result<()> {
         let Kept { topic, held, copies } = kept;
-        let body = self.messages.body(key, &mut *self.log)?;
+        let body = self.messages.body(key, &mut *self.log)?.into_owned();
         let entry = self.messages.get(key);
         let (topic, id, timestamp, before) = (*topic, entry.id, entry.timestamp, entry.place());
         let place = match held.is_none() && copies.is_empty() {

@@ -74,9 +74,9 @@ impl<'a> Turn<'a> {
             Command::Nop => Ok(()),
             Command::Pub { .. } => unreachable!("taken above"),
             Command::Dpub { topic, delay, body } => {
-                self.publish(&topic, &[body], Some(delay), ErrorCode::DpubFailed, 1)
+                self.publish(&topic, vec![body], Some(delay), ErrorCode::DpubFailed, 1)
             }
-            Command::Mpub { topic, bodies } => self.publish(&topic, &bodies, None, ErrorCode::MpubFailed, 1),
+            Command::Mpub { topic, bodies } => self.publish(&topic, bodies, None, ErrorCode::MpubFailed, 1),
         }
     }
 
@@ -93,23 +93,25 @@ impl<'a> Turn<'a> {
 
     fn publish_gathered(&mut self) -> Result<(), ProtocolError> {
         let Some(Gathered { topic, bodies }) = self.gathered.take() else { return Ok(()) };
-        self.publish(&topic, &bodies, None, ErrorCode::PubFailed, bodies.len())
+        let oks = bodies.len();
+        self.publish(&topic, bodies, None, ErrorCode::PubFailed, oks)
     }
 
     /// Publishes, and says OK so many times.
     fn publish(
         &mut self,
         topic: &TopicName,
-        bodies: &[Bytes],
+        bodies: Vec<Bytes>,
         delay: Option<u64>,
         failed: ErrorCode,
         oks: usize,
     ) -> Result<(), ProtocolError> {
         let verb = failed.as_str().trim_start_matches("E_").trim_end_matches("_FAILED");
+        let count = bodies.len() as u64;
         let published = self.state.publish(topic, bodies, delay, self.now);
         published.map_err(|why| ProtocolError::new(failed, format!("{verb} failed {why}")))?;
         self.published = Some(self.state.position());
-        self.state.count_published(self.session, topic, bodies.len() as u64);
+        self.state.count_published(self.session, topic, count);
         (0..oks).for_each(|_| self.respond(Response::Ok));
         Ok(())
     }
