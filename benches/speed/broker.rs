@@ -41,7 +41,7 @@ fn queue_a_million(server: &Nsqd) -> f64 {
     let (topic, body) = (TopicName::new("bench").unwrap(), Bytes::from(vec![b'x'; 200]));
     let mut bare = Bare::connect(&server.tcp());
     for _ in 0..QUEUED / 200 {
-        bare.ask(&Nsq::Mpub { topic: topic.clone(), bodies: vec![body.clone(); 200] });
+        bare.ask(&Nsq::Mpub { topic: topic.clone(), bodies: std::iter::repeat_n(body.clone(), 200).collect() });
     }
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

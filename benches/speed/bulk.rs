@@ -53,7 +53,7 @@ fn fill(nsqd: &Nsqd, count: u64) {
     let (topic, body) = (TopicName::new("bulk").unwrap(), Bytes::from(vec![b'x'; 200]));
     let mut bare = Bare::connect(&nsqd.tcp());
     for _ in 0..count / 1000 {
-        bare.ask(&Nsq::Mpub { topic: topic.clone(), bodies: vec![body.clone(); 1000] });
+        bare.ask(&Nsq::Mpub { topic: topic.clone(), bodies: std::iter::repeat_n(body.clone(), 1000).collect() });
     }
     crate::support::wait_until("all messages in the channel", || nsqd.channel("bulk", "g").depth == count as i64);
 }

@@ -34,7 +34,7 @@ fn append(path: &Path, sync: SyncMode, batches: u64) -> (DiskLog, f64) {
     let (mut log, _, _) = DiskLog::open(&Options { sync, ..Options::new(path) }).unwrap();
     log.note(&Change::TopicCreated(TOPIC, "bench".parse().unwrap()));
     log.note(&Change::ChannelCreated(TOPIC, CHANNEL, "bench".parse().unwrap()));
-    let bodies = vec![Bytes::from(vec![b'x'; LENGTH]); BATCH as usize];
+    let bodies = std::iter::repeat_n(Bytes::from(vec![b'x'; LENGTH]), BATCH as usize).collect();
     let start = Instant::now();
     for n in 0..batches {
         let batch =

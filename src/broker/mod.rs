@@ -24,13 +24,12 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 pub use self::config::BrokerConfig;
 use self::log::{DiskLog, MemoryLog, Recovered, Synced};
 use self::state::{Micros, Now, PublishError, SessionId, Settings, State};
-use crate::proto::TopicName;
+use crate::proto::{Bodies, TopicName};
 
 /// The version of nsqd that is followed, and that clients are told.
 pub const VERSION: &str = "1.3.0";
@@ -110,7 +109,7 @@ impl Broker {
     }
 
     /// Takes messages, all or none; they are as safe as the log makes them when this returns.
-    pub async fn publish(&self, topic: &TopicName, bodies: Vec<Bytes>, delay: Option<u64>) -> Result<(), PublishError> {
+    pub async fn publish(&self, topic: &TopicName, bodies: Bodies, delay: Option<u64>) -> Result<(), PublishError> {
         let position = self.change(|state, now| {
             state.publish(topic, bodies, delay, now)?;
             Ok::<_, PublishError>(state.position())

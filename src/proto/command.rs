@@ -15,10 +15,7 @@ use std::borrow::Cow;
 use bytes::{Bytes, BytesMut};
 
 use super::quote::quote;
-use super::{ChannelName, ErrorCode, Limits, MessageId, Outgoing, ProtocolError, TopicName};
-
-/// A body of so many bytes is not copied.
-const LARGE: usize = 16 * 1024;
+use super::{Bodies, ChannelName, ErrorCode, Limits, MessageId, Outgoing, ProtocolError, TopicName};
 
 /// A command with its parameters and body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +69,7 @@ pub enum Command {
         /// Where to.
         topic: TopicName,
         /// The messages.
-        bodies: Vec<Bytes>,
+        bodies: Bodies,
     },
 }
 
@@ -117,7 +114,10 @@ impl Command {
                 out.put_decimal(*delay);
                 with_body(out, b"\n", body);
             }
-            Self::Mpub { topic, bodies } => Self::encode_mpub(topic, bodies.iter(), out),
+            Self::Mpub { topic, bodies } => {
+                let all: Vec<Bytes> = bodies.iter().collect();
+                Self::encode_mpub(topic, all.iter(), out);
+            }
         }
     }
 
@@ -136,7 +136,8 @@ impl Command {
 
     /// Takes the first command from `buffer`; `None`, with `buffer` as it was, until all of it is there.
     ///
-    /// Fails as nsqd does, as soon as what is there shows it: an oversized body is refused by its size, before it is read.
+    /// Fails as nsqd does, as soon as what is there shows it: an oversized body is refused by its size, before it is read. Bodies share
+    /// memory with `buffer`.
     pub fn decode(buffer: &mut BytesMut, limits: &Limits) -> Result<Option<Self>, ProtocolError> {
         let Some(end) = memchr::memchr(b'\n', &buffer[..buffer.len().min(limits.max_line)]) else {
             return if buffer.len() >= limits.max_line { Err(ProtocolError::LineTooLong) } else { Ok(None) };
@@ -180,7 +181,8 @@ type Span = std::ops::Range<usize>;
 enum Body {
     None,
     One(Span),
-    Many(Vec<Span>),
+    /// So many, each behind its size.
+    Many(Span, u32),
 }
 
 impl Head {
@@ -233,7 +235,7 @@ impl Head {
         let (max_body, max_msg) = (limits.max_body_size, limits.max_msg_size);
         let one = match self {
             Self::Whole(_) => return Ok(Some(Body::None)),
-            Self::Mpub(_) => return Ok(reader.messages(limits)?.map(Body::Many)),
+            Self::Mpub(_) => return Ok(reader.messages(limits)?.map(|(at, count)| Body::Many(at, count))),
             Self::Identify => reader.sized(bad_body, max_body, "IDENTIFY invalid body", "IDENTIFY body"),
             Self::Auth => reader.sized(bad_body, max_body, "AUTH invalid body", "AUTH body"),
             Self::Pub(_) => reader.sized(bad_message, max_msg, "PUB invalid message body", "PUB message"),
@@ -248,24 +250,16 @@ impl Head {
             (Self::Whole(command), _) => command,
             (Self::Identify, Body::One(at)) => Command::Identify(bytes.slice(at)),
             (Self::Auth, Body::One(at)) => Command::Auth(bytes.slice(at)),
-            (Self::Pub(topic), Body::One(at)) => Command::Pub { topic, body: own(bytes, at) },
-            (Self::Dpub(topic, delay), Body::One(at)) => Command::Dpub { topic, delay, body: own(bytes, at) },
-            (Self::Mpub(topic), Body::Many(all)) => {
-                Command::Mpub { topic, bodies: all.into_iter().map(|at| own(bytes, at)).collect() }
+            (Self::Pub(topic), Body::One(at)) => Command::Pub { topic, body: bytes.slice(at) },
+            (Self::Dpub(topic, delay), Body::One(at)) => Command::Dpub { topic, delay, body: bytes.slice(at) },
+            (Self::Mpub(topic), Body::Many(at, count)) => {
+                let bodies = Bodies::from_sized(bytes.slice(at), count).expect("the reader went over the sizes");
+                Command::Mpub { topic, bodies }
             }
             (Self::Identify | Self::Auth | Self::Pub(_) | Self::Dpub(..) | Self::Mpub(_), _) => {
                 unreachable!("Head::body gives the body that the line asks for")
             }
         }
-    }
-}
-
-/// A message's body. A small one gets memory of its own: as a part of what a connection read it would keep all of that for as long as
-/// it waits.
-fn own(bytes: &Bytes, at: Span) -> Bytes {
-    match at.len() {
-        ..LARGE => Bytes::copy_from_slice(&bytes[at]),
-        _ => bytes.slice(at),
     }
 }
 
@@ -307,7 +301,7 @@ impl Reader<'_> {
     }
 
     /// MPUB's bodies, with nsqd's checks in nsqd's order (`readMPUB`).
-    fn messages(&mut self, limits: &Limits) -> Result<Option<Vec<Span>>, ProtocolError> {
+    fn messages(&mut self, limits: &Limits) -> Result<Option<(Span, u32)>, ProtocolError> {
         let max_body = limits.max_body_size;
         if self.size(ErrorCode::BadBody, max_body, "MPUB invalid body", "MPUB body")?.is_none() {
             return Ok(None);
@@ -316,8 +310,7 @@ impl Reader<'_> {
         if count <= 0 || count.unsigned_abs() > max_body.saturating_sub(4) / 5 {
             return Err(ProtocolError::new(ErrorCode::BadBody, format!("MPUB invalid message count {count}")));
         }
-        // room for as many as the bytes at hand can hold, not for as many as the peer says
-        let mut found = Vec::with_capacity((count.unsigned_abs() as usize).min(self.bytes.len() / 5));
+        let begin = self.at;
         for index in 0..count {
             let Some(size) = self.number() else { return Ok(None) };
             let refuse = |text| Err(ProtocolError::new(ErrorCode::BadMessage, text));
@@ -328,10 +321,11 @@ impl Reader<'_> {
                 }
                 Ok(size) => self.take(size as usize),
             };
-            let Some(span) = taken else { return Ok(None) };
-            found.push(span);
+            if taken.is_none() {
+                return Ok(None);
+            }
         }
-        Ok(Some(found))
+        Ok(Some((begin..self.at, count.unsigned_abs())))
     }
 }
 

@@ -6,6 +6,8 @@
 //!  └──────────┴──────────┴──────┘   type 0 response, 1 error, 2 message
 //! ```
 
+use std::ops::Range;
+
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{Message, MessageId, Outgoing, WireError};
@@ -141,13 +143,20 @@ impl Frame {
                 out.put_bytes(error.text.clone());
             }
             Self::Message(Message { timestamp, attempts, id, body }) => {
-                Self::encode_message(*timestamp, *attempts, id, body, out);
+                Self::encode_message(*timestamp, *attempts, id, body, 0..body.len(), out);
             }
         }
     }
 
-    /// Writes the frame of a message whose body stays with its owner.
-    pub fn encode_message(timestamp: i64, attempts: u16, id: &MessageId, body: &Bytes, out: &mut Outgoing) {
+    /// Writes the frame of a message whose body is a part of `bytes`, which stay with their owner.
+    pub fn encode_message(
+        timestamp: i64,
+        attempts: u16,
+        id: &MessageId,
+        bytes: &Bytes,
+        body: Range<usize>,
+        out: &mut Outgoing,
+    ) {
         let mut head = [0; HEADER + Message::HEADER];
         let size = u32::try_from(HEADER - 4 + Message::HEADER + body.len()).expect("a body is far below 4 GiB");
         head[..4].copy_from_slice(&size.to_be_bytes());
@@ -156,6 +165,6 @@ impl Frame {
         head[16..18].copy_from_slice(&attempts.to_be_bytes());
         head[18..].copy_from_slice(&id.0);
         out.put_slice(&head);
-        out.put_shared(body);
+        out.put_shared(bytes, body);
     }
 }

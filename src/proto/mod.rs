@@ -11,6 +11,7 @@
 //! [`Command::encode`] writes [`Command::decode`] reads, and likewise [`Frame`]. The source followed is nsqd 1.3.0
 //! (`nsqd/protocol_v2.go`, `nsqd/message.go`) and <https://nsq.io/clients/tcp_protocol_spec.html>.
 
+mod bodies;
 #[doc(hidden)]
 pub mod check;
 mod command;
@@ -27,6 +28,7 @@ pub mod stats;
 #[cfg(test)]
 mod tests;
 
+pub use bodies::Bodies;
 pub use command::Command;
 pub use error::{ErrorCode, ProtocolError, WireError};
 pub use frame::{Frame, FrameError, Response};

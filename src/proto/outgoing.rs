@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -65,11 +66,11 @@ impl Outgoing {
         }
     }
 
-    /// Bytes that stay with their owner: what is small is copied, what is large is shared.
-    pub fn put_shared(&mut self, bytes: &Bytes) {
-        match bytes.len() {
-            ..LARGE => self.put_slice(bytes),
-            _ => self.put_bytes(bytes.clone()),
+    /// A part of bytes that stay with their owner: what is small is copied, what is large is shared.
+    pub fn put_shared(&mut self, bytes: &Bytes, part: Range<usize>) {
+        match part.len() {
+            ..LARGE => self.put_slice(&bytes[part]),
+            _ => self.put_bytes(bytes.slice(part)),
         }
     }
 

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use super::Api;
 use super::answer::{Answer, Refusal, text};
 use super::query::Query;
-use crate::proto::{Command, ErrorCode, Limits, ProtocolError, TopicName};
+use crate::proto::{Bodies, Command, ErrorCode, Limits, ProtocolError, TopicName};
 
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(60);
@@ -25,8 +25,7 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, query: Query, headers: 
     }
     let topic = query.topic("INVALID_TOPIC")?;
     let delay = query.get("defer").map(|delay| parse_delay(delay, limits)).transpose()?;
-    // a body of its own, not a part of what hyper read
-    api.broker.publish(&topic, vec![Bytes::copy_from_slice(&body)], delay).await?;
+    api.broker.publish(&topic, Bodies::one(body).compact(), delay).await?;
     Ok(text("OK"))
 }
 
@@ -40,11 +39,11 @@ pub(super) async fn publish_many(State(api): State<Arc<Api>>, query: Query, head
         true => binary(&topic, &body, limits)?,
         false => lines(&body, limits)?,
     };
-    if bodies.is_empty() {
+    if bodies.count() == 0 {
         // nsqd says OK to nothing, and makes the topic
         api.broker.change(|state, _| state.create_topic(&topic));
     } else {
-        api.broker.publish(&topic, bodies, None).await?;
+        api.broker.publish(&topic, bodies.compact(), None).await?;
     }
     Ok(text("OK"))
 }
@@ -77,16 +76,16 @@ fn parse_delay(delay: &str, limits: &Limits) -> Result<u64, Refusal> {
 }
 
 /// A message a line; empty lines are none.
-fn lines(body: &Bytes, limits: &Limits) -> Result<Vec<Bytes>, Refusal> {
+fn lines(body: &Bytes, limits: &Limits) -> Result<Bodies, Refusal> {
     let lines: Vec<_> = body.split(|b| *b == b'\n').filter(|line| !line.is_empty()).collect();
     if lines.iter().any(|line| line.len() > limits.max_msg_size as usize) {
         return Err(Refusal::new(413, "MSG_TOO_BIG"));
     }
-    Ok(lines.into_iter().map(Bytes::copy_from_slice).collect())
+    Ok(lines.into_iter().map(|line| body.slice_ref(line)).collect())
 }
 
 /// MPUB's body, without its size.
-fn binary(topic: &TopicName, body: &Bytes, limits: &Limits) -> Result<Vec<Bytes>, Refusal> {
+fn binary(topic: &TopicName, body: &Bytes, limits: &Limits) -> Result<Bodies, Refusal> {
     let mut command = BytesMut::new();
     command.extend_from_slice(format!("MPUB {topic}\n").as_bytes());
     // the size is checked for its range only: any will do

@@ -15,8 +15,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use self::open::Lock;
 pub use self::open::OpenError;
 use self::reader::Reader;
@@ -27,7 +25,8 @@ use super::record::HEAD;
 use super::segment::{Extent, Header, Segment, file_path};
 use super::segments::Segments;
 use super::sync::{Removal, Synced, Syncer};
-use super::{BODY_HEAD, Batch, Carried, Change, Log, Place, SyncMode};
+use super::{Batch, Carried, Change, Log, Place, SyncMode};
+use crate::proto::Bodies;
 
 /// After a failed sync, a new file is tried at most so often.
 const RETRY: Duration = Duration::from_secs(1);
@@ -163,10 +162,10 @@ impl Log for DiskLog {
         self.outgoing.batch(batch);
         let bytes = self.outgoing.len() - noted;
         let begin = self.write().inspect_err(|_| self.outgoing.rewind(mark))?;
-        let count = batch.bodies.len() as u64;
+        let count = u64::from(batch.bodies.count());
         self.catalog.saw_ids(batch.first, count);
         self.segments.hold(begin.segment, count, bytes as u64);
-        let first = noted + HEAD + BATCH_HEAD + BODY_HEAD as usize;
+        let first = noted + HEAD + BATCH_HEAD;
         Ok(Some(Place { offset: begin.offset + first as u32, ..begin }))
     }
 
@@ -194,14 +193,18 @@ impl Log for DiskLog {
         Ok(Some(Place { offset: begin.offset + body as u32, ..begin }))
     }
 
-    /// Checks that the body has this length; its record was checked as a whole when the log was opened, if it was in it then.
-    fn read(&mut self, place: Place, length: u32) -> io::Result<Bytes> {
+    /// Checks that the sizes add up; the record was checked as a whole when the log was opened, if it was in it then.
+    fn read(&mut self, place: Place, length: u32, count: u32) -> io::Result<Bodies> {
         let end = self.segments.end(place.segment).unwrap_or(0);
-        self.reader.read(place, length, end)
+        self.reader.read(place, length, count, end)
     }
 
-    fn spent(&mut self, segment: u32) {
-        self.segments.spent(segment);
+    fn hold(&mut self, segment: u32) {
+        self.segments.hold_again(segment);
+    }
+
+    fn spent(&mut self, segment: u32, count: u32) {
+        self.segments.spent(segment, count);
         self.remove_spent();
     }
 

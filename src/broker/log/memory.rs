@@ -2,9 +2,8 @@
 
 use std::io;
 
-use bytes::Bytes;
-
 use super::{Batch, Carried, Change, Log, Place};
+use crate::proto::Bodies;
 
 /// Writes nothing.
 #[derive(Debug, Default)]
@@ -25,11 +24,13 @@ impl Log for MemoryLog {
         Ok(None)
     }
 
-    fn read(&mut self, _: Place, _: u32) -> io::Result<Bytes> {
+    fn read(&mut self, _: Place, _: u32, _: u32) -> io::Result<Bodies> {
         Err(io::Error::new(io::ErrorKind::NotFound, "nothing was written"))
     }
 
-    fn spent(&mut self, _: u32) {}
+    fn hold(&mut self, _: u32) {}
+
+    fn spent(&mut self, _: u32, _: u32) {}
 
     fn wants_carried(&self) -> Option<u32> {
         None

@@ -28,7 +28,7 @@ pub use self::memory::MemoryLog;
 pub use self::recovered::{Recovered, RecoveredChannel, RecoveredMessage, RecoveredTopic};
 pub use self::report::{Damage, RecoveryReport, Torn};
 pub use self::sync::Synced;
-use crate::proto::{ChannelName, TopicName};
+use crate::proto::{Bodies, ChannelName, TopicName};
 
 /// A topic, for as long as it exists; never given again in one log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,12 +41,12 @@ pub struct ChannelId(pub u32);
 /// Milliseconds since 1970: when a deferred copy is due, whatever happens to the process meanwhile.
 pub type UnixMillis = u64;
 
-/// Where a message's body lies.
+/// Where a message's body lies, behind its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// The segment's number.
     pub segment: u32,
-    /// The body's first byte in it.
+    /// The first byte of the size in it.
     pub offset: u32,
 }
 
@@ -64,7 +64,7 @@ pub struct Batch<'a> {
     /// Who has them now.
     pub holder: Holder,
     /// The bodies.
-    pub bodies: &'a [Bytes],
+    pub bodies: &'a Bodies,
 }
 
 /// Who has the messages of a [`Batch`].
@@ -133,8 +133,8 @@ pub enum Change {
 
 /// The log's door. One owner; a call may write to a file's cache, and never waits for a disk to sync.
 pub trait Log: Send {
-    /// Writes a batch, after all changes noted before it, and says where its first body lies; the others follow, each
-    /// [`BODY_HEAD`] bytes after the end of the one before, in the same segment. `None`: it is kept nowhere but in memory.
+    /// Writes a batch, after all changes noted before it, and says where its first body lies; the others follow in the same segment.
+    /// `None`: it is kept nowhere but in memory.
     ///
     /// Fails if it cannot be written; then nothing of it will be there after a restart.
     fn publish(&mut self, batch: &Batch<'_>) -> io::Result<Option<Place>>;
@@ -148,11 +148,14 @@ pub trait Log: Send {
     /// Writes a message anew, and says where its body lies now.
     fn carry(&mut self, message: &Carried<'_>) -> io::Result<Option<Place>>;
 
-    /// A body, as it was written.
-    fn read(&mut self, place: Place, length: u32) -> io::Result<Bytes>;
+    /// `count` bodies that follow each other, of `length` bytes with their sizes, as they were written.
+    fn read(&mut self, place: Place, length: u32, count: u32) -> io::Result<Bodies>;
 
-    /// Nobody holds a message of this segment any more.
-    fn spent(&mut self, segment: u32);
+    /// A message of this segment counts twice from now on: it is held in two ways.
+    fn hold(&mut self, segment: u32);
+
+    /// So many messages of this segment are not held any more.
+    fn spent(&mut self, segment: u32, count: u32);
 
     /// The oldest segment, if the few messages that it still has should be carried, for it to go.
     fn wants_carried(&self) -> Option<u32>;
@@ -160,9 +163,6 @@ pub trait Log: Send {
     /// How much has been written, as a position that only grows: what is synced up to here survives the machine, too.
     fn position(&self) -> u64;
 }
-
-/// Bytes between the end of a body of a [`Batch`] and the beginning of the next: its length.
-pub const BODY_HEAD: u32 = 4;
 
 /// When the log is synced to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -1,6 +1,6 @@
 //! What is to be written next: records that gather, and go out in one write.
 //!
-//! Small bodies are copied, which is cheaper than a system's handling of one more slice; large ones are not.
+//! What is small is copied, which is cheaper than a system's handling of one more slice; what is large is not.
 
 use std::io::{self, IoSlice};
 
@@ -10,7 +10,7 @@ use super::payload::{self, Put};
 use super::record::{self, HEAD, Kind};
 use super::{Batch, Carried, Change, catalog::Catalog};
 
-/// Bodies from here on are not copied.
+/// From so many bytes on nothing is copied.
 const LARGE: usize = 4096;
 /// A record of changes that has so many bytes gets no more.
 const FULL: usize = 1 << 20;
@@ -23,7 +23,7 @@ pub(super) struct Outgoing {
     bytes: Vec<u8>,
     /// Where each record begins.
     records: Vec<(Kind, usize)>,
-    /// Bodies of the last record that belong into `bytes`, and where.
+    /// What of the last record belongs into `bytes`, and where.
     large: Vec<(usize, Bytes)>,
     large_bytes: usize,
     /// The noted changes that concern the catalog.
@@ -54,15 +54,19 @@ impl Outgoing {
     pub(super) fn batch(&mut self, batch: &Batch<'_>) {
         self.begin(Kind::Batch);
         payload::put_batch_head(&mut self.bytes, batch);
-        batch.bodies.iter().for_each(|body| self.body(body));
+        match batch.bodies.count() {
+            1 => self.body(batch.bodies.bytes()),
+            _ => self.sized(batch.bodies.bytes()),
+        }
     }
 
-    /// Adds a message that is copied forward, and says where its body is, counted from the beginning.
+    /// Adds a message that is copied forward, and says where its body's size is, counted from the beginning.
     pub(super) fn carried(&mut self, message: &Carried<'_>) -> usize {
         self.begin(Kind::Carried);
         payload::put_carried_head(&mut self.bytes, message);
+        let place = self.len();
         self.body(&message.body);
-        self.len() - message.body.len()
+        place
     }
 
     fn begin(&mut self, kind: Kind) {
@@ -71,12 +75,18 @@ impl Outgoing {
     }
 
     fn body(&mut self, body: &Bytes) {
-        self.bytes.put_u32(u32::try_from(body.len()).unwrap_or(u32::MAX));
-        if body.len() < LARGE {
-            self.bytes.put(body);
+        // an impossible size is refused with all the rest, for its length
+        self.bytes.put(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
+        self.sized(body);
+    }
+
+    /// Adds bytes that have the sizes they need.
+    fn sized(&mut self, bytes: &Bytes) {
+        if bytes.len() < LARGE {
+            self.bytes.put(bytes);
         } else {
-            self.large.push((self.bytes.len(), body.clone()));
-            self.large_bytes += body.len();
+            self.large.push((self.bytes.len(), bytes.clone()));
+            self.large_bytes += bytes.len();
         }
     }
 

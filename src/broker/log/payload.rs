@@ -113,7 +113,7 @@ pub(super) fn put_batch_head(out: &mut Vec<u8>, batch: &Batch<'_>) {
         Holder::Topic => 0,
         Holder::Channels => 1,
     });
-    out.put_u32(u32::try_from(batch.bodies.len()).expect("a batch has fewer than 2^32 messages"));
+    out.put_u32(batch.bodies.count());
 }
 
 /// Puts a Carried up to its body's length.
@@ -231,9 +231,10 @@ impl<'a> Fields<'a> {
         }))
     }
 
-    /// The length of the next body of a Batch, or of a Carried, and steps over it.
+    /// The length of the next body of a Batch, or of a Carried, and steps over it. Unlike all other numbers it is big-endian, as on
+    /// the wire.
     pub(super) fn body(&mut self) -> Result<u32, Nonsense> {
-        let length = self.u32()?;
+        let length = self.array().map(u32::from_be_bytes)?;
         self.take(length as usize)?;
         Ok(length)
     }

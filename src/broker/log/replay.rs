@@ -17,7 +17,8 @@ use self::messages::{Copies, Held, Messages};
 use super::catalog::Catalog;
 use super::payload::{self, BATCH_HEAD, BatchHead, CarriedHead, Fields, Nonsense};
 use super::record::{HEAD, Kind};
-use super::{BODY_HEAD, Change, ChannelId, Holder, Place, Recovered, TopicId};
+use super::{Change, ChannelId, Holder, Place, Recovered, TopicId};
+use crate::proto::Bodies;
 
 /// What the records so far add up to.
 #[derive(Debug, Default)]
@@ -82,9 +83,8 @@ impl Replay {
         let mut offset = at + HEAD + BATCH_HEAD;
         for n in 0..u64::from(head.count) {
             let (length, id) = (fields.body()?, head.first.wrapping_add(n));
-            offset += BODY_HEAD as usize;
             let place = Place { segment, offset: u32::try_from(offset).map_err(|_| Nonsense)? };
-            offset += length as usize;
+            offset += Bodies::SIZE + length as usize;
             let BatchHead { topic, timestamp, due, .. } = head;
             self.hold(id, Held { topic, timestamp, place, length, due, born: self.now, copies: copies.clone() });
         }
@@ -98,7 +98,7 @@ impl Replay {
     fn carried(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), Nonsense> {
         let mut fields = Fields(payload);
         let CarriedHead { topic, id, timestamp, due, copies } = CarriedHead::read(&mut fields)?;
-        let offset = at + HEAD + (payload.len() - fields.0.len()) + BODY_HEAD as usize;
+        let offset = at + HEAD + (payload.len() - fields.0.len());
         let place = Place { segment, offset: u32::try_from(offset).map_err(|_| Nonsense)? };
         let length = fields.body()?;
         self.now += 1;

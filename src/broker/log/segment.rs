@@ -20,7 +20,7 @@ use super::record::{self, HEAD, Kind};
 /// Bytes before the first record.
 pub(super) const HEADER: usize = 28;
 const MAGIC: [u8; 7] = *b"mqueue ";
-const VERSION: u8 = b'1';
+const VERSION: u8 = b'2';
 
 /// Where a segment's file is.
 pub(super) fn file_path(directory: &Path, number: u32) -> PathBuf {
@@ -193,7 +193,7 @@ mod tests {
     fn a_header_is_these_bytes() {
         let header = Header { number: 2, salt: 0x0403_0201, previous: Extent { number: 1, end: 28 } };
         let bytes = header.encode();
-        assert_eq!(bytes[..24], *b"mqueue 1\x02\0\0\0\x01\x02\x03\x04\x01\0\0\0\x1c\0\0\0");
+        assert_eq!(bytes[..24], *b"mqueue 2\x02\0\0\0\x01\x02\x03\x04\x01\0\0\0\x1c\0\0\0");
         assert_eq!(bytes.len(), HEADER);
         assert_eq!(Header::decode(&bytes), Ok(header));
     }

@@ -55,11 +55,19 @@ impl Segments {
         }
     }
 
-    /// One message of a segment is not held any more.
-    pub(super) fn spent(&mut self, number: u32) {
+    /// One message more of a segment is held: as many bytes as the others have.
+    pub(super) fn hold_again(&mut self, number: u32) {
         let Some(entry) = find(&mut self.list, number).filter(|entry| entry.held > 0) else { return };
         let share = entry.held_bytes / entry.held;
-        entry.held -= 1;
+        self.hold(number, 1, share);
+    }
+
+    /// So many messages of a segment are not held any more.
+    pub(super) fn spent(&mut self, number: u32, count: u32) {
+        let Some(entry) = find(&mut self.list, number).filter(|entry| entry.held > 0) else { return };
+        let count = u64::from(count).min(entry.held);
+        let share = (u128::from(entry.held_bytes) * u128::from(count) / u128::from(entry.held)) as u64;
+        entry.held -= count;
         entry.held_bytes -= share;
         self.held_bytes -= share;
     }
@@ -114,11 +122,11 @@ mod tests {
         let mut segments = five();
         for number in [1, 2, 3, 5] {
             for _ in 0..10 {
-                segments.spent(number);
+                segments.spent(number, 1);
             }
         }
         assert_eq!(std::iter::from_fn(|| segments.pop_spent()).collect::<Vec<_>>(), [1, 2, 3]);
-        (0..10).for_each(|_| segments.spent(4));
+        (0..10).for_each(|_| segments.spent(4, 1));
         assert_eq!((segments.pop_spent(), segments.pop_spent()), (Some(4), None));
         assert_eq!((segments.bytes, segments.held_bytes), (100, 0));
     }
@@ -128,7 +136,7 @@ mod tests {
         let mut segments = five();
         assert_eq!(segments.wants_carried(), None);
         for number in [2, 3, 4] {
-            (0..9).for_each(|_| segments.spent(number));
+            segments.spent(number, 9);
         }
         assert_eq!(segments.wants_carried(), Some(1));
         segments.pop_newest();
@@ -138,8 +146,8 @@ mod tests {
     #[test]
     fn a_message_is_spent_once() {
         let mut segments = five();
-        (0..20).for_each(|_| segments.spent(2));
-        segments.spent(77);
+        (0..20).for_each(|_| segments.spent(2, 1));
+        segments.spent(77, 1);
         assert_eq!(segments.held_bytes, 4 * 90);
     }
 }

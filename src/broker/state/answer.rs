@@ -1,9 +1,9 @@
 //! What clients answer: FIN, REQ and TOUCH; and how much they take: RDY and CLS.
 
 use super::channel::{Channel, InFlight, Waiting};
-use super::messages::from_wire;
 use super::session::{Phase, Session, SessionId};
 use super::store::Store;
+use super::wire_id::from_wire;
 use super::{Now, State};
 use crate::proto::MessageId;
 
@@ -40,7 +40,7 @@ impl State {
         let (channel, store, session) = self.answering(id)?;
         let (number, copy) = channel.take_back(id, message, store)?;
         channel.note_finished(number, store);
-        store.release(copy.key);
+        store.release(copy.run);
         session.in_flight -= 1;
         session.finish_count += 1;
         self.make_room(id, now);
@@ -54,9 +54,10 @@ impl State {
         let delay = delay.min(store.limits.max_req_timeout);
         let due = (delay > 0).then(|| now.due_in(delay));
         channel.note_requeued(number, copy.attempts, due, store);
+        let run = store.part(copy.run);
         match due {
-            Some(due) => channel.defer(copy.key, copy.attempts, due, store, now),
-            None => channel.wait(Waiting { key: copy.key, attempts: copy.attempts }, store),
+            Some(due) => channel.defer(run, copy.attempts, due, store, now),
+            None => channel.wait(Waiting { run, attempts: copy.attempts }, store),
         }
         channel.requeue_count += 1;
         session.in_flight -= 1;

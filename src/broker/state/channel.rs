@@ -4,23 +4,23 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::super::log::{ChannelId, UnixMillis};
-use super::messages::Key;
+use super::batches::Run;
 use super::session::SessionId;
 use super::store::Store;
 use super::time::{Micros, Now};
 use crate::proto::{ChannelName, TopicName};
 
-/// A copy that waits.
+/// Copies that wait.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Waiting {
-    pub(super) key: Key,
+    pub(super) run: Run,
     pub(super) attempts: u16,
 }
 
 /// A copy that a client has.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct InFlight {
-    pub(super) key: Key,
+    pub(super) run: Run,
     pub(super) attempts: u16,
     pub(super) session: SessionId,
     pub(super) delivered: Micros,
@@ -28,10 +28,10 @@ pub(super) struct InFlight {
     pub(super) deadline: Micros,
 }
 
-/// A copy that waits for its time.
+/// Copies that wait for their time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deferred {
-    pub(super) key: Key,
+    pub(super) run: Run,
     pub(super) attempts: u16,
     pub(super) due: UnixMillis,
     pub(super) until: Micros,
@@ -44,10 +44,14 @@ pub(super) struct Channel {
     pub(super) name: ChannelName,
     pub(super) paused: bool,
     pub(super) queue: VecDeque<Waiting>,
-    /// How many of the queue have their bodies in the log only.
-    pub(super) on_disk: usize,
+    /// How many copies the queue has, and how many of them were left in the log.
+    pub(super) depth: usize,
+    pub(super) backlog: usize,
+    /// By id.
     pub(super) in_flight: HashMap<u64, InFlight, ById>,
+    /// By the first one's id.
     pub(super) deferred: HashMap<u64, Deferred, ById>,
+    pub(super) deferred_count: usize,
     /// Its consumers, in the order in which they came.
     pub(super) sessions: Vec<SessionId>,
     /// Those that may have room for a message; the first gets the next.
@@ -65,9 +69,11 @@ impl Channel {
             name,
             paused: false,
             queue: VecDeque::new(),
-            on_disk: 0,
+            depth: 0,
+            backlog: 0,
             in_flight: HashMap::default(),
             deferred: HashMap::default(),
+            deferred_count: 0,
             sessions: Vec::new(),
             line: VecDeque::new(),
             message_count: 0,
@@ -81,47 +87,45 @@ impl Channel {
         !self.topic.is_ephemeral() && !self.name.is_ephemeral()
     }
 
-    /// Takes a new copy. An ephemeral channel has no more waiting than its limit, and drops the rest.
-    pub(super) fn take(&mut self, key: Key, due: Option<UnixMillis>, store: &mut Store, now: Now) {
-        self.message_count += 1;
-        match due {
-            Some(due) => self.defer(key, 0, due, store, now),
-            None if self.name.is_ephemeral() && self.queue.len() >= store.limits.mem_queue_size => store.release(key),
-            None => self.wait(Waiting { key, attempts: 0 }, store),
+    /// Takes new copies. An ephemeral channel has no more waiting than its limit, and drops the rest.
+    pub(super) fn take(&mut self, run: Run, due: Option<UnixMillis>, store: &mut Store, now: Now) {
+        self.message_count += u64::from(run.count);
+        if let Some(due) = due {
+            return self.defer(run, 0, due, store, now);
+        }
+        let is_bounded = self.name.is_ephemeral();
+        let room = if is_bounded { store.limits.mem_queue_size.saturating_sub(self.depth) } else { usize::MAX };
+        if let Some(run) = store.cut(run, room) {
+            self.wait(Waiting { run, attempts: 0 }, store);
         }
     }
 
-    /// Puts a copy at the end of the queue.
+    /// Puts copies at the end of the queue.
     pub(super) fn wait(&mut self, waiting: Waiting, store: &Store) {
-        self.on_disk += usize::from(store.is_on_disk(waiting.key));
+        self.depth += waiting.run.count as usize;
+        self.backlog += store.backlog(&waiting.run);
         self.queue.push_back(waiting);
     }
 
-    /// The copy that is next.
-    pub(super) fn next(&mut self, store: &Store) -> Option<Waiting> {
-        let next = self.queue.pop_front()?;
-        self.on_disk -= usize::from(store.is_on_disk(next.key));
-        Some(next)
-    }
-
-    /// Keeps a copy back until it is due.
-    pub(super) fn defer(&mut self, key: Key, attempts: u16, due: UnixMillis, store: &mut Store, now: Now) {
-        let (id, until) = (store.messages.get(key).id, now.until(due));
+    /// Keeps copies back until they are due.
+    pub(super) fn defer(&mut self, run: Run, attempts: u16, due: UnixMillis, store: &mut Store, now: Now) {
+        let (id, until) = (store.batches.id(&run), now.until(due));
         store.timers.insert((until, self.id, id));
-        self.deferred.insert(id, Deferred { key, attempts, due, until });
+        self.deferred_count += run.count as usize;
+        self.deferred.insert(id, Deferred { run, attempts, due, until });
     }
 
     /// Throws away all copies.
     pub(super) fn clear(&mut self, store: &mut Store) {
-        self.on_disk = 0;
-        self.queue.drain(..).for_each(|waiting| store.release(waiting.key));
+        (self.depth, self.backlog, self.deferred_count) = (0, 0, 0);
+        self.queue.drain(..).for_each(|waiting| store.release(waiting.run));
         for (id, copy) in self.in_flight.drain() {
             store.timers.remove(&(copy.deadline, self.id, id));
-            store.release(copy.key);
+            store.release(copy.run);
         }
-        for (id, copy) in self.deferred.drain() {
-            store.timers.remove(&(copy.until, self.id, id));
-            store.release(copy.key);
+        for (id, copies) in self.deferred.drain() {
+            store.timers.remove(&(copies.until, self.id, id));
+            store.release(copies.run);
         }
     }
 }

@@ -6,9 +6,11 @@
 
 use std::collections::HashMap;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 
 use super::super::log::MemoryLog;
+use super::batches::Run;
+use super::store::Store;
 use super::{Now, SessionId, Settings, State, StateLimits};
 use crate::proto::{ChannelName, Frame, MessageId, Outgoing, TopicName};
 
@@ -52,8 +54,8 @@ impl Play {
         let (state, now) = (&mut self.state, self.now);
         match operation % 16 {
             0 | 1 => {
-                let bodies = vec![Bytes::from_static(b"body"); which % 3 + 1];
-                drop(state.publish(&topic, bodies, (number > 128).then_some(number * 10), now));
+                let bodies = ["one", "body", "or three"].into_iter().take(which % 3 + 1);
+                drop(state.publish(&topic, bodies.collect(), (number > 128).then_some(number * 10), now));
             }
             2 => {
                 let settings = Settings {
@@ -130,18 +132,27 @@ impl State {
     /// Panics where what must hold does not.
     pub(super) fn assert_sound(&self) {
         let Self { store, topics, channels, sessions, .. } = self;
-        let mut holders: HashMap<_, u32> = HashMap::new();
+        let mut holders: HashMap<_, u64> = HashMap::new();
+        let mut hold = |run: Run| *holders.entry(run.key).or_default() += u64::from(run.count);
         let mut timers = Vec::new();
         let mut in_flight: HashMap<SessionId, u64> = HashMap::new();
-        topics.values().flat_map(|topic| &topic.held).for_each(|held| *holders.entry(held.key).or_default() += 1);
+        for topic in topics.values() {
+            topic.held.iter().for_each(|held| hold(held.run));
+            assert_eq!((topic.depth, topic.backlog), store.sums(topic.held.iter().map(|held| held.run)), "held");
+        }
         assert_eq!(topics.values().map(|topic| topic.channels.len()).sum::<usize>(), channels.len());
         for (id, channel) in channels {
             assert_eq!(topics[&channel.topic].channels[&channel.name], *id);
-            let copies = channel.queue.iter().map(|copy| copy.key);
-            let copies = copies.chain(channel.in_flight.values().map(|copy| copy.key));
-            for key in copies.chain(channel.deferred.values().map(|copy| copy.key)) {
-                *holders.entry(key).or_default() += 1;
-            }
+            let copies = channel.queue.iter().map(|copy| copy.run);
+            assert_eq!((channel.depth, channel.backlog), store.sums(copies.clone()), "waiting");
+            let deferred = channel.deferred.values().map(|copy| copy.run);
+            assert_eq!(channel.deferred_count, store.sums(deferred.clone()).0, "deferred");
+            copies.chain(channel.in_flight.values().map(|copy| copy.run)).chain(deferred).for_each(&mut hold);
+            channel
+                .in_flight
+                .iter()
+                .for_each(|(id, copy)| assert_eq!((store.batches.id(&copy.run), copy.run.count), (*id, 1)));
+            channel.deferred.iter().for_each(|(id, copy)| assert_eq!(store.batches.id(&copy.run), *id));
             timers.extend(channel.in_flight.iter().map(|(message, copy)| (copy.deadline, *id, *message)));
             timers.extend(channel.deferred.iter().map(|(message, copy)| (copy.until, *id, *message)));
             channel.in_flight.values().for_each(|copy| *in_flight.entry(copy.session).or_default() += 1);
@@ -156,12 +167,19 @@ impl State {
                 );
             }
         }
-        assert_eq!(store.messages.holders(), holders, "each message is held by as many as it counts");
+        assert_eq!(store.batches.check(), holders, "each batch is held as often as it counts");
         timers.sort_unstable();
         assert_eq!(store.timers.iter().copied().collect::<Vec<_>>(), timers, "each copy has its timer");
         for (session, who) in sessions.iter() {
             assert_eq!(who.in_flight, in_flight.get(&session).copied().unwrap_or(0), "{session:?} in flight");
         }
+    }
+}
+
+impl Store {
+    /// How many messages these are, and how many of them were left in the log.
+    fn sums(&self, runs: impl Iterator<Item = Run>) -> (usize, usize) {
+        runs.fold((0, 0), |(depth, backlog), run| (depth + run.count as usize, backlog + self.backlog(&run)))
     }
 }
 

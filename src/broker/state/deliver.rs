@@ -1,10 +1,13 @@
 //! Messages go out: the channel's first to the session that stands first in its line.
 
+use std::io;
+
 use super::super::log::{Change, ChannelId};
+use super::batches::Next;
 use super::channel::{Channel, InFlight, Waiting};
-use super::messages::to_wire;
 use super::session::{Session, SessionId, Sessions};
 use super::store::Store;
+use super::wire_id::to_wire;
 use super::{Now, State};
 use crate::proto::Frame;
 
@@ -36,13 +39,15 @@ impl State {
     /// A copy's time is over: it waits again.
     fn come_back(&mut self, id: ChannelId, message: u64, now: Now) {
         let channel = self.channels.get_mut(&id).expect("a channel takes its timers with it");
-        if let Some(copy) = channel.deferred.remove(&message) {
-            channel.wait(Waiting { key: copy.key, attempts: copy.attempts }, &self.store);
+        if let Some(copies) = channel.deferred.remove(&message) {
+            channel.deferred_count -= copies.run.count as usize;
+            channel.wait(Waiting { run: copies.run, attempts: copies.attempts }, &self.store);
         } else {
             let copy = channel.in_flight.remove(&message).expect("each timer has its copy");
             channel.timeout_count += 1;
             channel.note_requeued(message, copy.attempts, None, &mut self.store);
-            channel.wait(Waiting { key: copy.key, attempts: copy.attempts }, &self.store);
+            let run = self.store.part(copy.run);
+            channel.wait(Waiting { run, attempts: copy.attempts }, &self.store);
             if let Some(session) = self.sessions.get_mut(copy.session) {
                 session.in_flight -= 1;
                 channel.line_up(copy.session, &mut self.sessions);
@@ -69,37 +74,50 @@ impl Channel {
             let session = sessions.get_mut(id).expect("who leaves leaves the line");
             session.in_line = false;
             if session.has_room() {
-                let waiting = self.next(store).expect("the queue is not empty");
-                self.send(waiting, id, session, store, now);
+                self.send(id, session, store, now);
                 sessions.wake(id);
                 self.line_up(id, sessions);
             }
         }
     }
 
-    fn send(&mut self, waiting: Waiting, id: SessionId, session: &mut Session, store: &mut Store, now: Now) {
-        let message = store.messages.get(waiting.key);
-        let (number, timestamp) = (message.id, message.timestamp);
-        if session.skips() {
-            self.note_finished(number, store);
-            return store.release(waiting.key);
-        }
-        let body = match store.messages.body(waiting.key, &mut *store.log) {
-            Ok(body) => body,
-            Err(error) => {
-                tracing::error!("cannot read a message of {} from the log: {error}", self.topic);
-                return self.defer(waiting.key, waiting.attempts, now.due_in(UNREADABLE), store, now);
+    /// Sends the next copy, if the log gives its body; else it is tried again later.
+    fn send(&mut self, id: SessionId, session: &mut Session, store: &mut Store, now: Now) {
+        let (next, attempts) = match self.next(store) {
+            Ok(next) => next,
+            Err((Waiting { run, attempts }, error)) => {
+                tracing::error!("cannot read messages of {} from the log: {error}", self.topic);
+                return self.defer(run, attempts, now.due_in(UNREADABLE), store, now);
             }
         };
+        if session.skips() {
+            self.note_finished(next.id, store);
+            return store.release(next.run);
+        }
         // nsqd's count wraps around, too
-        let attempts = waiting.attempts.wrapping_add(1);
-        Frame::encode_message(timestamp, attempts, &to_wire(number), &body, &mut session.outbox);
+        let attempts = attempts.wrapping_add(1);
+        let (bytes, body) = store.batches.body(&next);
+        Frame::encode_message(next.timestamp, attempts, &to_wire(next.id), bytes, body, &mut session.outbox);
         session.in_flight += 1;
         session.message_count += 1;
         let deadline = now.after(session.settings.msg_timeout);
-        store.timers.insert((deadline, self.id, number));
-        let copy = InFlight { key: waiting.key, attempts, session: id, delivered: now.at, deadline };
-        self.in_flight.insert(number, copy);
+        store.timers.insert((deadline, self.id, next.id));
+        let copy = InFlight { run: next.run, attempts, session: id, delivered: now.at, deadline };
+        self.in_flight.insert(next.id, copy);
+    }
+
+    /// Takes the first copy from the queue, which is not empty; or all that were published with it, if the log does not give them.
+    fn next(&mut self, store: &mut Store) -> Result<(Next, u16), (Waiting, io::Error)> {
+        let first = self.queue.front_mut().expect("the queue is not empty");
+        let (whole, attempts) = (*first, first.attempts);
+        let next = store.batches.next(&mut first.run, &mut *store.log);
+        let taken = if next.is_ok() { whole.run.truncated(1) } else { whole.run };
+        self.depth -= taken.count as usize;
+        self.backlog -= store.backlog(&taken);
+        if taken.count == whole.run.count {
+            self.queue.pop_front();
+        }
+        next.map(|next| (next, attempts)).map_err(|error| (whole, error))
     }
 
     pub(super) fn note_finished(&self, message: u64, store: &mut Store) {

@@ -9,19 +9,20 @@
 //!
 //! What must hold after each call (a test asserts it):
 //! 1. Each copy of a channel is in exactly one of queue, in flight and deferred.
-//! 2. A message is kept as long as, and only while, a topic or a channel holds it.
-//! 3. Each copy in flight or deferred has one timer, and there are no others.
+//! 2. What was published together is kept as long as, and only while, a topic or a channel holds a message of it.
+//! 3. Each copy in flight and each deferred run of copies has one timer, and there are no others.
 //! 4. A session's count is what is in flight to it, and never above its RDY when a message is sent.
 //! 5. No message waits in a channel that is not paused while one of its sessions has room.
 //! 6. What is to outlive the process is in the log before the call ends.
 
 mod answer;
+mod batches;
+mod carry;
 mod catalog;
 mod channel;
 #[doc(hidden)]
 pub mod check;
 mod deliver;
-mod messages;
 #[cfg(test)]
 mod model;
 mod publish;
@@ -31,6 +32,7 @@ mod stats;
 mod store;
 mod time;
 mod topic;
+mod wire_id;
 
 use std::collections::HashMap;
 

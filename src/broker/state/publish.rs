@@ -2,13 +2,10 @@
 
 use std::io;
 
-use bytes::Bytes;
-
 use super::super::log::{Batch, Change, Holder, Place, UnixMillis};
-use super::messages::next_place;
 use super::topic::Held;
 use super::{Now, SessionId, State};
-use crate::proto::TopicName;
+use crate::proto::{Bodies, TopicName};
 
 /// Why messages were not taken.
 #[derive(Debug, thiserror::Error)]
@@ -27,41 +24,33 @@ pub enum PublishError {
 impl State {
     /// Takes messages, all or none, to be delivered at once or `delay` milliseconds from now. They are in the log when this returns.
     ///
-    /// Each body is kept as it is given: one that is part of something larger keeps all of that.
+    /// Bodies are kept as they are given: see [`Bodies::compact`].
     pub fn publish(
         &mut self,
         name: &TopicName,
-        bodies: Vec<Bytes>,
+        bodies: Bodies,
         delay: Option<u64>,
         now: Now,
     ) -> Result<(), PublishError> {
         self.create_topic(name);
-        let (count, bytes) = (bodies.len() as u64, bodies.iter().map(Bytes::len).sum());
-        let first = self.store.messages.reserve_ids(count, now.unix_nanos);
+        let (count, bytes) = (u64::from(bodies.count()), bodies.length());
+        let first = self.store.batches.reserve_ids(count, now.unix_nanos);
         let due = delay.filter(|delay| *delay > 0).map(|delay| now.due_in(delay));
         let written = self.write(name, &bodies, first, due, now);
         self.refused = written.as_ref().err().map(ToString::to_string);
-        let mut place = written?;
+        let place = written?;
         let limit = self.store.limits.max_memory;
-        if place.is_none() && !self.store.messages.has_room(bytes) {
+        if place.is_none() && !self.store.batches.has_room(bytes) {
             return Err(PublishError::Full { limit });
         }
         let topic = self.topics.get_mut(name).expect("made just now");
         topic.message_count += count;
         topic.message_bytes += bytes as u64;
         let holders = if topic.holds() { 1 } else { topic.channels.len() as u32 };
-        for (id, body) in (first..).zip(bodies) {
-            let length = body.len();
-            let key = self.store.messages.insert(id, now.unix_nanos, body, place, holders);
-            place = place.map(|place| next_place(place, length));
-            if topic.holds() {
-                topic.hold(Held { key, due }, &mut self.store);
-                continue;
-            }
-            for channel in topic.channels.values() {
-                let channel = self.channels.get_mut(channel).expect("its topic has it");
-                channel.take(key, due, &mut self.store, now);
-            }
+        let run = self.store.batches.insert(first, now.unix_nanos, bodies, place, holders);
+        match topic.holds() {
+            true => topic.hold(Held { run, due }, &mut self.store),
+            false => self.spread(name, Held { run, due }, now),
         }
         self.pump_topic(name, now);
         Ok(())
@@ -76,7 +65,7 @@ impl State {
     fn write(
         &mut self,
         name: &TopicName,
-        bodies: &[Bytes],
+        bodies: &Bodies,
         first: u64,
         due: Option<UnixMillis>,
         now: Now,
@@ -98,15 +87,20 @@ impl State {
         if !topic.is_ephemeral {
             self.store.note(&Change::TopicDistributed(topic.id));
         }
-        topic.on_disk = 0;
-        for held in topic.held.drain(..) {
-            self.store.messages.hold(held.key, topic.channels.len() as u32 - 1);
-            for channel in topic.channels.values() {
-                let channel = self.channels.get_mut(channel).expect("its topic has it");
-                channel.take(held.key, held.due, &mut self.store, now);
-            }
+        let others = topic.channels.len() as u64 - 1;
+        for held in topic.take_held() {
+            self.store.batches.hold(held.run.key, others * u64::from(held.run.count));
+            self.spread(name, held, now);
         }
         self.pump_topic(name, now);
+    }
+
+    /// Gives each channel of a topic its copies.
+    fn spread(&mut self, name: &TopicName, Held { run, due }: Held, now: Now) {
+        for channel in self.topics[name].channels.values() {
+            let channel = self.channels.get_mut(channel).expect("its topic has it");
+            channel.take(run, due, &mut self.store, now);
+        }
     }
 
     fn pump_topic(&mut self, name: &TopicName, now: Now) {

@@ -50,8 +50,8 @@ impl State {
         Some(TopicStats {
             topic_name: name.to_string(),
             channels,
-            depth: number(topic.held.len()),
-            backend_depth: number(topic.on_disk),
+            depth: number(topic.depth),
+            backend_depth: number(topic.backlog),
             message_count: topic.message_count,
             message_bytes: topic.message_bytes,
             paused: topic.paused,
@@ -63,10 +63,10 @@ impl State {
         let client = |id: &SessionId| self.sessions.get(*id).map(|session| session.stats(of));
         ChannelStats {
             channel_name: channel.name.to_string(),
-            depth: number(channel.queue.len()),
-            backend_depth: number(channel.on_disk),
+            depth: number(channel.depth),
+            backend_depth: number(channel.backlog),
             in_flight_count: number(channel.in_flight.len()),
-            deferred_count: number(channel.deferred.len()),
+            deferred_count: number(channel.deferred_count),
             message_count: channel.message_count,
             requeue_count: channel.requeue_count,
             timeout_count: channel.timeout_count,

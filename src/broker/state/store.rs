@@ -4,34 +4,48 @@ use std::collections::BTreeSet;
 
 use super::super::log::{Change, ChannelId, Log};
 use super::StateLimits;
-use super::messages::{Key, Messages};
+use super::batches::{Batches, Run};
 use super::time::Micros;
 
 pub(super) struct Store {
     pub(super) limits: StateLimits,
     pub(super) log: Box<dyn Log>,
-    pub(super) messages: Messages,
+    pub(super) batches: Batches,
     /// When each copy that is in flight or deferred comes back.
     pub(super) timers: BTreeSet<(Micros, ChannelId, u64)>,
 }
 
 impl Store {
     pub(super) fn new(limits: StateLimits, log: Box<dyn Log>) -> Self {
-        let messages = Messages::new(limits.max_memory);
-        Self { limits, log, messages, timers: BTreeSet::new() }
+        let batches = Batches::new(limits.max_memory);
+        Self { limits, log, batches, timers: BTreeSet::new() }
     }
 
     pub(super) fn note(&mut self, change: &Change) {
         self.log.note(change);
     }
 
-    /// One less holds the message.
-    pub(super) fn release(&mut self, key: Key) {
-        self.messages.release(key, &mut *self.log);
+    /// One less holds these messages.
+    pub(super) fn release(&mut self, run: Run) {
+        self.batches.release(run, &mut *self.log);
     }
 
-    /// True if the message's body has to be read from the log.
-    pub(super) fn is_on_disk(&self, key: Key) -> bool {
-        self.messages.get(key).is_on_disk()
+    /// The first of these messages, as many as there is room for; the others are dropped.
+    pub(super) fn cut(&mut self, run: Run, room: usize) -> Option<Run> {
+        let kept = run.truncated(u32::try_from(room).unwrap_or(u32::MAX));
+        if kept.count < run.count {
+            self.release(run.truncated(run.count - kept.count));
+        }
+        (kept.count > 0).then_some(kept)
+    }
+
+    /// A copy that goes its own way.
+    pub(super) fn part(&mut self, run: Run) -> Run {
+        self.batches.part(run, &mut *self.log)
+    }
+
+    /// How many of these messages were left in the log when they came.
+    pub(super) fn backlog(&self, run: &Run) -> usize {
+        if self.batches.is_backlog(run.key) { run.count as usize } else { 0 }
     }
 }

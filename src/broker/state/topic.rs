@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::super::log::{ChannelId, TopicId, UnixMillis};
-use super::messages::Key;
+use super::batches::Run;
 use super::store::Store;
 use crate::proto::ChannelName;
 
@@ -15,16 +15,17 @@ pub(super) struct Topic {
     pub(super) channels: BTreeMap<ChannelName, ChannelId>,
     /// What waits for a channel, or for the end of the pause.
     pub(super) held: VecDeque<Held>,
-    /// How many of those have their bodies in the log only.
-    pub(super) on_disk: usize,
+    /// How many messages that is, and how many of them were left in the log.
+    pub(super) depth: usize,
+    pub(super) backlog: usize,
     pub(super) message_count: u64,
     pub(super) message_bytes: u64,
 }
 
-/// A message that a topic holds.
+/// Messages that a topic holds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Held {
-    pub(super) key: Key,
+    pub(super) run: Run,
     pub(super) due: Option<UnixMillis>,
 }
 
@@ -36,7 +37,8 @@ impl Topic {
             paused: false,
             channels: BTreeMap::new(),
             held: VecDeque::new(),
-            on_disk: 0,
+            depth: 0,
+            backlog: 0,
             message_count: 0,
             message_bytes: 0,
         }
@@ -52,18 +54,23 @@ impl Topic {
         self.channels.keys().any(|name| !name.is_ephemeral())
     }
 
-    /// Holds a message; an ephemeral topic holds no more than its limit, and drops the rest.
-    pub(super) fn hold(&mut self, held: Held, store: &mut Store) {
-        if self.is_ephemeral && self.held.len() >= store.limits.mem_queue_size {
-            return store.release(held.key);
-        }
-        self.on_disk += usize::from(store.is_on_disk(held.key));
-        self.held.push_back(held);
+    /// Holds messages; an ephemeral topic holds no more than its limit, and drops the rest.
+    pub(super) fn hold(&mut self, Held { run, due }: Held, store: &mut Store) {
+        let room = if self.is_ephemeral { store.limits.mem_queue_size.saturating_sub(self.depth) } else { usize::MAX };
+        let Some(run) = store.cut(run, room) else { return };
+        self.depth += run.count as usize;
+        self.backlog += store.backlog(&run);
+        self.held.push_back(Held { run, due });
+    }
+
+    /// Gives away what it holds.
+    pub(super) fn take_held(&mut self) -> VecDeque<Held> {
+        (self.depth, self.backlog) = (0, 0);
+        std::mem::take(&mut self.held)
     }
 
     /// Throws away what it holds.
     pub(super) fn clear(&mut self, store: &mut Store) {
-        self.on_disk = 0;
-        self.held.drain(..).for_each(|held| store.release(held.key));
+        self.take_held().into_iter().for_each(|held| store.release(held.run));
     }
 }

@@ -6,7 +6,9 @@ use super::connection::{Connection, End};
 use super::identify::Agreed;
 use crate::broker::state::{Now, Phase, SessionId, State};
 use crate::broker::{Broker, BrokerConfig};
-use crate::proto::{ChannelName, Command, ErrorCode, Frame, Identify, ProtocolError, Response, TopicName, WireError};
+use crate::proto::{
+    Bodies, ChannelName, Command, ErrorCode, Frame, Identify, ProtocolError, Response, TopicName, WireError,
+};
 
 impl Connection {
     /// Does what the commands say, in their order, up to one that ends the connection.
@@ -74,7 +76,7 @@ impl<'a> Turn<'a> {
             Command::Nop => Ok(()),
             Command::Pub { .. } => unreachable!("taken above"),
             Command::Dpub { topic, delay, body } => {
-                self.publish(&topic, vec![body], Some(delay), ErrorCode::DpubFailed, 1)
+                self.publish(&topic, Bodies::one(body), Some(delay), ErrorCode::DpubFailed, 1)
             }
             Command::Mpub { topic, bodies } => self.publish(&topic, bodies, None, ErrorCode::MpubFailed, 1),
         }
@@ -94,21 +96,21 @@ impl<'a> Turn<'a> {
     fn publish_gathered(&mut self) -> Result<(), ProtocolError> {
         let Some(Gathered { topic, bodies }) = self.gathered.take() else { return Ok(()) };
         let oks = bodies.len();
-        self.publish(&topic, bodies, None, ErrorCode::PubFailed, oks)
+        self.publish(&topic, bodies.into_iter().collect(), None, ErrorCode::PubFailed, oks)
     }
 
     /// Publishes, and says OK so many times.
     fn publish(
         &mut self,
         topic: &TopicName,
-        bodies: Vec<Bytes>,
+        bodies: Bodies,
         delay: Option<u64>,
         failed: ErrorCode,
         oks: usize,
     ) -> Result<(), ProtocolError> {
         let verb = failed.as_str().trim_start_matches("E_").trim_end_matches("_FAILED");
-        let count = bodies.len() as u64;
-        let published = self.state.publish(topic, bodies, delay, self.now);
+        let count = u64::from(bodies.count());
+        let published = self.state.publish(topic, bodies.compact(), delay, self.now);
         published.map_err(|why| ProtocolError::new(failed, format!("{verb} failed {why}")))?;
         self.published = Some(self.state.position());
         self.state.count_published(self.session, topic, count);

@@ -17,7 +17,7 @@ fn topic() -> TopicName {
 fn literals() -> Vec<(Command, &'static [u8])> {
     let body = Bytes::from_static(b"hi");
     let channel = ChannelName::new("c#ephemeral").unwrap();
-    let bodies = vec![body.clone(), Bytes::from_static(b"\0")];
+    let bodies = [body.clone(), Bytes::from_static(b"\0")].into_iter().collect();
     vec![
         (Command::Identify(Bytes::from_static(b"{}")), b"IDENTIFY\n\0\0\0\x02{}"),
         (Command::Auth(Bytes::from_static(b"secret")), b"AUTH\n\0\0\0\x06secret"),
@@ -54,7 +54,7 @@ fn what_nsqd_reads_leniently_is_read() {
     let req = Command::Req { id: ID, delay: 0 };
     let hi = |delay| Command::Dpub { topic: topic(), delay, body: Bytes::from_static(b"a") };
     let one = Command::Pub { topic: topic(), body: Bytes::from_static(b"a") };
-    let many = Command::Mpub { topic: topic(), bodies: vec![Bytes::from_static(b"ab")] };
+    let many = Command::Mpub { topic: topic(), bodies: crate::proto::Bodies::one(Bytes::from_static(b"ab")) };
     let cases: [(&[u8], Command); 15] = [
         (b"RDY\n", Command::Rdy(1)),
         (b"RDY \n", Command::Rdy(0)),
@@ -89,7 +89,7 @@ fn a_line_of_16_kib_is_the_longest() {
 #[test]
 fn a_message_at_the_limit_is_taken() {
     let body = Bytes::from(vec![7; 1 << 20]);
-    let bodies = vec![body.clone(); 4];
+    let bodies = vec![body.clone(); 4].into_iter().collect();
     for command in [Command::Pub { topic: topic(), body }, Command::Mpub { topic: topic(), bodies }] {
         let mut buffer = encoded(|out| command.encode(out));
         assert!(Command::decode(&mut buffer, &Limits::default()) == Ok(Some(command)));

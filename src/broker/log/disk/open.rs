@@ -14,7 +14,8 @@ use super::super::segment::{BadHeader, Extent, HEADER, Header, Segment, file_pat
 use super::super::segments::Segments;
 use super::super::sync::{SyncFile, Syncer};
 use super::super::{Recovered, SyncMode, catalog::Catalog};
-use super::{BODY_HEAD, DiskLog, Options, Outgoing, Reader};
+use super::{DiskLog, Options, Outgoing, Reader};
+use crate::proto::Bodies;
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +120,7 @@ fn held(files: &[Extent], new: Option<Extent>, recovered: &Recovered) -> Segment
     let mut held: HashMap<u32, (u64, u64)> = HashMap::new();
     for message in &recovered.messages {
         let (count, bytes) = held.entry(message.place.segment).or_default();
-        let head = HEAD + CARRIED_HEAD + message.copies.len() * COPY + BODY_HEAD as usize;
+        let head = HEAD + CARRIED_HEAD + message.copies.len() * COPY + Bodies::SIZE;
         (*count, *bytes) = (*count + 1, *bytes + head as u64 + u64::from(message.length));
     }
     let mut segments = Segments::default();

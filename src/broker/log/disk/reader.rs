@@ -6,9 +6,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use bytes::Bytes;
-
-use super::{BODY_HEAD, Place, file_path};
+use super::{Place, file_path};
+use crate::proto::Bodies;
 
 /// So many segments' files stay open; a backlog may have more segments than a process may have files.
 const OPEN: usize = 32;
@@ -25,19 +24,14 @@ impl Reader {
         Self { path, files: VecDeque::new() }
     }
 
-    /// The body at a place of a segment that is good up to `end`. Fails if no body of this length is there.
-    pub(super) fn read(&mut self, place: Place, length: u32, end: u32) -> io::Result<Bytes> {
-        let after = place.offset.checked_add(length).filter(|after| *after <= end);
-        let (Some(from), Some(_)) = (place.offset.checked_sub(BODY_HEAD), after) else {
-            return Err(self.no_body(place, length));
-        };
-        let mut bytes = vec![0; BODY_HEAD as usize + length as usize];
-        self.file(place.segment)?.read_exact_at(&mut bytes, from.into())?;
-        let mut bytes = Bytes::from(bytes);
-        match bytes.split_to(BODY_HEAD as usize) == length.to_le_bytes()[..] {
-            true => Ok(bytes),
-            false => Err(self.no_body(place, length)),
+    /// The bodies at a place of a segment that is good up to `end`. Fails if it is not so many, of so many bytes with their sizes.
+    pub(super) fn read(&mut self, place: Place, length: u32, count: u32, end: u32) -> io::Result<Bodies> {
+        if place.offset.checked_add(length).is_none_or(|after| after > end) {
+            return Err(self.no_bodies(place, length, count));
         }
+        let mut bytes = vec![0; length as usize];
+        self.file(place.segment)?.read_exact_at(&mut bytes, place.offset.into())?;
+        Bodies::from_sized(bytes.into(), count).ok_or_else(|| self.no_bodies(place, length, count))
     }
 
     /// The segment goes.
@@ -56,11 +50,11 @@ impl Reader {
         Ok(&self.files[0].1)
     }
 
-    fn no_body(&self, Place { segment, offset }: Place, length: u32) -> io::Error {
+    fn no_bodies(&self, Place { segment, offset }: Place, length: u32, count: u32) -> io::Error {
         let path = file_path(&self.path, segment);
         io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("no message of {length} bytes at byte {offset} of {}", path.display()),
+            format!("byte {offset} of {} does not begin {count} messages of {length} bytes", path.display()),
         )
     }
 }

@@ -43,7 +43,7 @@ fn changes_are_these_bytes() {
 
 #[test]
 fn a_batch_begins_with_these_bytes() {
-    let (bodies, mut out) = ([Bytes::from("x"), Bytes::from("y")], Vec::new());
+    let (bodies, mut out) = (["x", "y"].into_iter().collect(), Vec::new());
     let batch =
         Batch { topic: TopicId(1), first: 2, timestamp: -1, due: Some(3), holder: Holder::Channels, bodies: &bodies };
     put_batch_head(&mut out, &batch);

@@ -26,7 +26,7 @@ fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
         let noted = world.model.clone();
         let place = world.publish(TOPIC, Holder::Channels, Some(5), &bodies(rng.usize(1..4), rng.usize(..40)));
         // What was noted is a record of its own, before the batch.
-        states.push((u64::from(place.offset - BODY_HEAD) - (BATCH_HEAD + HEAD) as u64, noted));
+        states.push((u64::from(place.offset) - (BATCH_HEAD + HEAD) as u64, noted));
         states.push((length(), world.model.clone()));
         world.note(Change::Finished(CHANNEL, n));
         world.note(Change::Requeued(CHANNEL, n + 1, 2, None));
@@ -56,7 +56,14 @@ fn goes_on(mut log: DiskLog, path: &Path, mut model: Model) {
     let (topic, bodies) = (TopicId(model.next_number), bodies(2, 10));
     let created = Change::TopicCreated(topic, TopicName::new("after").unwrap());
     let first = model.last_id + 1;
-    let batch = Batch { topic, first, timestamp: 5, due: None, holder: Holder::Topic, bodies: &bodies };
+    let batch = Batch {
+        topic,
+        first,
+        timestamp: 5,
+        due: None,
+        holder: Holder::Topic,
+        bodies: &bodies.iter().cloned().collect(),
+    };
     log.note(&created);
     log.publish(&batch).unwrap();
     drop(log);

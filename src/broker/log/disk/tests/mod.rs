@@ -10,10 +10,10 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use self::world::World;
+use self::world::{World, read};
 use super::super::{ChannelId, Holder, TopicId};
 use super::*;
-use crate::proto::{ChannelName, TopicName};
+use crate::proto::{Bodies, ChannelName, TopicName};
 
 const TOPIC: TopicId = TopicId(1);
 const CHANNEL: ChannelId = ChannelId(2);
@@ -130,12 +130,12 @@ fn nothing_else_is_read_than_bodies() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Never, 1000);
     let place = world.publish(TOPIC, Holder::Channels, None, &bodies(2, 10));
-    let second = Place { offset: place.offset + 10 + BODY_HEAD, ..place };
-    assert_eq!(world.log.read(second, 10).unwrap(), [1; 10].as_slice());
+    let second = Place { offset: place.offset + 10 + Bodies::SIZE as u32, ..place };
+    assert_eq!(read(&mut world.log, second, 10).unwrap(), [1; 10].as_slice());
     for (segment, offset, length) in
         [(1, place.offset, 9), (1, place.offset + 1, 10), (1, u32::MAX, 10), (1, 0, 1), (9, place.offset, 10)]
     {
-        let error = world.log.read(Place { segment, offset }, length).unwrap_err();
+        let error = read(&mut world.log, Place { segment, offset }, length).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 }

@@ -41,10 +41,10 @@ impl std::fmt::Debug for ModelMessage {
 
 impl Model {
     pub(super) fn publish(&mut self, batch: &Batch<'_>) {
-        self.last_id = batch.first + batch.bodies.len() as u64 - 1;
+        self.last_id = batch.first + u64::from(batch.bodies.count()) - 1;
         let fresh = |channel: &ChannelId| Copy { channel: *channel, attempts: 0, due: batch.due };
         let copies: Vec<_> = self.topics[&batch.topic].channels.keys().map(fresh).collect();
-        for (id, body) in (batch.first..).zip(batch.bodies) {
+        for (id, body) in (batch.first..).zip(batch.bodies.iter()) {
             let (topic, timestamp, body) = (batch.topic, batch.timestamp, body.clone());
             match batch.holder {
                 Holder::Topic => {
@@ -126,7 +126,7 @@ impl Model {
             (topic.id, ModelTopic { name: topic.name.clone(), paused: topic.paused, channels })
         });
         let messages = recovered.messages.iter().map(|message| {
-            let body = log.read(message.place, message.length).unwrap();
+            let body = super::read(log, message.place, message.length).unwrap();
             let RecoveredMessage { id, topic, timestamp, due, .. } = *message;
             (id, ModelMessage { topic, timestamp, due, copies: message.copies.clone(), body })
         });

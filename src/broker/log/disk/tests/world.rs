@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::super::super::*;
 use super::super::*;
 use super::model::Model;
+use crate::proto::Bodies;
 
 pub(super) struct World {
     pub(super) options: Options,
@@ -60,12 +61,13 @@ impl World {
         bodies: &[Bytes],
     ) -> io::Result<Place> {
         let first = self.model.last_id + 1;
-        let batch = Batch { topic, first, timestamp: 1_000_000 + first as i64, due, holder, bodies };
+        let all: Bodies = bodies.iter().cloned().collect();
+        let batch = Batch { topic, first, timestamp: 1_000_000 + first as i64, due, holder, bodies: &all };
         let place = self.log.publish(&batch)?.expect("a disk is a place");
         let mut offset = place.offset;
         for (id, body) in (first..).zip(bodies) {
             self.places.insert(id, (Place { offset, ..place }, body.len() as u32));
-            offset += body.len() as u32 + BODY_HEAD;
+            offset += (Bodies::SIZE + body.len()) as u32;
         }
         self.model.publish(&batch);
         self.written = self.model.clone();
@@ -80,14 +82,14 @@ impl World {
             let held: Vec<_> = held.map(|(id, (place, length))| (*id, *place, *length)).collect();
             assert!(!held.is_empty(), "a segment without messages is gone");
             for (id, place, length) in held {
-                let body = self.log.read(place, length).unwrap();
+                let body = read(&mut self.log, place, length).unwrap();
                 let it = &self.model.messages[&id];
                 let (topic, timestamp, due) = (it.topic, it.timestamp, it.due);
                 let message = Carried { topic, id, timestamp, due, copies: &it.copies, body };
                 let carried = self.log.carry(&message).unwrap().expect("a disk is a place");
                 self.written = self.model.clone();
                 self.places.insert(id, (carried, length));
-                self.log.spent(place.segment);
+                self.log.spent(place.segment, 1);
             }
         }
     }
@@ -117,7 +119,7 @@ impl World {
     pub(super) fn check_bodies(&mut self) {
         for (id, message) in &self.model.messages {
             let (place, length) = self.places[id];
-            assert_eq!(self.log.read(place, length).unwrap(), message.body, "message {id}");
+            assert_eq!(read(&mut self.log, place, length).unwrap(), message.body, "message {id}");
         }
     }
 
@@ -126,7 +128,7 @@ impl World {
         self.places.retain(|id, (place, _)| {
             let is_held = held.contains_key(id);
             if !is_held {
-                log.spent(place.segment);
+                log.spent(place.segment, 1);
             }
             is_held
         });
@@ -143,4 +145,9 @@ pub(super) fn copy(from: &Path, into: &Path) {
             result => assert!(result.is_ok(), "{name}: {result:?}"),
         }
     }
+}
+
+/// A single body.
+pub(super) fn read(log: &mut impl Log, place: Place, length: u32) -> io::Result<Bytes> {
+    log.read(place, Bodies::SIZE as u32 + length, 1).map(|bodies| bodies.bytes().clone())
 }

@@ -1,0 +1,349 @@
+//! All messages: what was published together is kept together, once however many hold it.
+//!
+//! ```text
+//!  Batch   │ first id │ timestamp │ place in the log │ bodies, if they are in memory │ copies that are held
+//!             ▲
+//!  Run     batch, which message of it, where its body begins, how many         what topics and channels hold
+//! ```
+//!
+//! Bodies stay in memory up to a limit; beyond, they are in the log only, and are read back, a batch at a time, when a channel gets to
+//! them. What was read back goes again once enough has been read after it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::num::NonZeroU64;
+use std::ops::Range;
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::super::log::{Log, Place};
+use crate::proto::Bodies;
+
+/// Names a batch as long as anybody holds a message of it.
+pub(super) type Key = u32;
+
+/// What was read back stays until this many bytes were read after it.
+const READ_BACK: usize = 4 << 20;
+
+/// No log has segments so high.
+const NOWHERE: Place = Place { segment: u32::MAX, offset: u32::MAX };
+
+/// Messages that were published together. There may be as many as messages: this is 80 bytes.
+#[derive(Debug)]
+struct Batch {
+    /// The id of the first message; the others count up from it.
+    first: u64,
+    /// When they were published, in nanoseconds since 1970.
+    timestamp: i64,
+    /// Their bodies, if they are in memory.
+    bodies: Option<Bodies>,
+    /// Bytes of the bodies with their sizes.
+    length: u32,
+    count: u32,
+    /// How many copies are held: a message counts once for each holder.
+    copies: u64,
+    /// Where the log has them, or [`NOWHERE`].
+    place: Place,
+    /// They were left in the log when they came.
+    is_backlog: bool,
+    /// When they were read back, if they are in memory for that.
+    read_back: Option<NonZeroU64>,
+}
+
+impl Batch {
+    fn place(&self) -> Option<Place> {
+        (self.place != NOWHERE).then_some(self.place)
+    }
+}
+
+/// Messages of a batch that follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) key: Key,
+    /// The first one's number in the batch.
+    index: u32,
+    /// Where its body begins in the batch, with its size.
+    offset: u32,
+    pub(super) count: u32,
+}
+
+impl Run {
+    /// Only the first so many.
+    pub(super) fn truncated(self, count: u32) -> Self {
+        Self { count: self.count.min(count), ..self }
+    }
+}
+
+/// The next message of a run.
+pub(super) struct Next {
+    pub(super) id: u64,
+    pub(super) timestamp: i64,
+    /// It alone.
+    pub(super) run: Run,
+    /// Its body's place in the batch's memory.
+    body: Range<usize>,
+}
+
+/// The batches, and how much memory their bodies take.
+#[derive(Debug)]
+pub(super) struct Batches {
+    all: Slab<Batch>,
+    /// Bytes of bodies in memory that are nowhere else, and of those that are in the log, too, and were not read back.
+    only_here: usize,
+    also_here: usize,
+    /// Beyond so many bytes a body stays in the log, if it is there.
+    limit: usize,
+    /// What was read back, in that order.
+    read_back: BTreeMap<NonZeroU64, Key>,
+    read_back_bytes: usize,
+    reads: u64,
+    last_id: u64,
+}
+
+impl Batches {
+    pub(super) fn new(limit: usize) -> Self {
+        let (all, read_back) = (Slab::new(), BTreeMap::new());
+        Self { all, only_here: 0, also_here: 0, limit, read_back, read_back_bytes: 0, reads: 0, last_id: 0 }
+    }
+
+    /// The first of `count` ids, which nobody had before. As nsqd's (`guid.go`) they grow with time, so that those of a broker that forgot all
+    /// (`--memory`) differ from those before.
+    pub(super) fn reserve_ids(&mut self, count: u64, unix_nanos: i64) -> u64 {
+        const EPOCH: u64 = 1_288_834_974_288;
+        let ticks = u64::try_from(unix_nanos >> 20).unwrap_or(0).saturating_sub(EPOCH);
+        let first = (ticks << 22).max(self.last_id + 1);
+        self.last_id = first + count - 1;
+        first
+    }
+
+    /// No id up to this one is given again.
+    pub(super) fn never_below(&mut self, id: u64) {
+        self.last_id = self.last_id.max(id);
+    }
+
+    /// True if bodies of that size, which are nowhere else, find room in memory; what is also in the log is not in their way.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.only_here.saturating_add(bytes) <= self.limit
+    }
+
+    /// The count that bodies belong to.
+    fn resident(&mut self, place: Option<Place>) -> &mut usize {
+        if place.is_some() { &mut self.also_here } else { &mut self.only_here }
+    }
+
+    /// Keeps messages for `holders`, each of which holds them all.
+    pub(super) fn insert(
+        &mut self,
+        first: u64,
+        timestamp: i64,
+        bodies: Bodies,
+        place: Option<Place>,
+        holders: u32,
+    ) -> Run {
+        let bytes = self.only_here.saturating_add(self.also_here).saturating_add(bodies.length());
+        let is_backlog = place.is_some() && bytes > self.limit;
+        let (length, count) = (length_of(&bodies), bodies.count());
+        *self.resident(place) += if is_backlog { 0 } else { bodies.length() };
+        self.add(Batch {
+            first,
+            timestamp,
+            bodies: (!is_backlog).then_some(bodies),
+            length,
+            count,
+            copies: u64::from(holders) * u64::from(count),
+            place: place.unwrap_or(NOWHERE),
+            is_backlog,
+            read_back: None,
+        })
+    }
+
+    /// Keeps messages that are in the log, `length` bytes with their sizes.
+    pub(super) fn recover(&mut self, first: u64, timestamp: i64, place: Place, length: u32, count: u32) -> Run {
+        let (bodies, copies) = (None, 0);
+        self.add(Batch { first, timestamp, bodies, length, count, copies, place, is_backlog: true, read_back: None })
+    }
+
+    fn add(&mut self, batch: Batch) -> Run {
+        let count = batch.count;
+        let key = Key::try_from(self.all.insert(batch)).expect("memory ends before 4 billion batches");
+        Run { key, index: 0, offset: 0, count }
+    }
+
+    fn get(&self, key: Key) -> &Batch {
+        &self.all[key as usize]
+    }
+
+    /// The id of a run's first message.
+    pub(super) fn id(&self, run: &Run) -> u64 {
+        self.get(run.key).first + u64::from(run.index)
+    }
+
+    pub(super) fn timestamp(&self, key: Key) -> i64 {
+        self.get(key).timestamp
+    }
+
+    /// True if the bodies were left in the log when they came: nsqd calls that its backend.
+    pub(super) fn is_backlog(&self, key: Key) -> bool {
+        self.get(key).is_backlog
+    }
+
+    /// Where the log has the batch.
+    pub(super) fn place(&self, key: Key) -> Option<Place> {
+        self.get(key).place()
+    }
+
+    /// Takes the first message off a run, which is not empty. Fails, and takes nothing, if the log does not give its body.
+    pub(super) fn next(&mut self, run: &mut Run, log: &mut dyn Log) -> io::Result<Next> {
+        let (id, timestamp) = (self.id(run), self.timestamp(run.key));
+        let body = self.bodies(run.key, log)?.at(run.offset as usize);
+        let next = Next { id, timestamp, run: run.truncated(1), body };
+        run.index += 1;
+        run.offset = next.body.end as u32;
+        run.count -= 1;
+        Ok(next)
+    }
+
+    /// The body of what [`Batches::next`] took last from this batch: a part of the bytes.
+    pub(super) fn body(&self, next: &Next) -> (&Bytes, Range<usize>) {
+        let bodies = self.get(next.run.key).bodies.as_ref().expect("it was just read");
+        (bodies.bytes(), next.body.clone())
+    }
+
+    /// All bodies of a batch, from memory or from the log.
+    fn bodies(&mut self, key: Key, log: &mut dyn Log) -> io::Result<&Bodies> {
+        if self.get(key).bodies.is_none() {
+            self.read(key, log)?;
+            self.forget_read();
+        }
+        Ok(self.get(key).bodies.as_ref().expect("it is there by now"))
+    }
+
+    fn read(&mut self, key: Key, log: &mut dyn Log) -> io::Result<()> {
+        let batch = &mut self.all[key as usize];
+        let bodies = log.read(batch.place, batch.length, batch.count)?;
+        self.reads += 1;
+        self.read_back_bytes += bodies.length();
+        batch.bodies = Some(bodies);
+        batch.read_back = NonZeroU64::new(self.reads);
+        self.read_back.extend(batch.read_back.map(|when| (when, key)));
+        Ok(())
+    }
+
+    /// Forgets what was read back long ago, but not what was read last.
+    fn forget_read(&mut self) {
+        while self.read_back_bytes > READ_BACK && self.read_back.len() > 1 {
+            let Some((_, key)) = self.read_back.pop_first() else { return };
+            let batch = &mut self.all[key as usize];
+            batch.read_back = None;
+            self.read_back_bytes -= batch.bodies.take().map_or(0, |bodies| bodies.length());
+        }
+    }
+
+    /// A copy that goes its own way, back into the queue or to a later time, so that it does not keep all that was published with
+    /// it: a run of a batch of its own. As it was if its body cannot be read.
+    pub(super) fn part(&mut self, run: Run, log: &mut dyn Log) -> Run {
+        let (id, count) = (self.id(&run), self.get(run.key).count);
+        if count == 1 {
+            return run;
+        }
+        let mut rest = run;
+        let Ok(next) = self.next(&mut rest, log) else { return run };
+        let (bytes, body) = self.body(&next);
+        let body = Bodies::one(bytes.slice(body)).compact();
+        let batch = self.get(run.key);
+        let (timestamp, is_backlog, place) = (batch.timestamp, batch.is_backlog, batch.place());
+        let place = place.map(|place| Place { offset: place.offset + run.offset, ..place });
+        if let Some(place) = place {
+            log.hold(place.segment);
+        }
+        let own = self.replace(id, timestamp, body, place, is_backlog);
+        self.release(run, log);
+        own
+    }
+
+    /// Keeps a message of another batch in one of its own, which is held once.
+    pub(super) fn replace(
+        &mut self,
+        id: u64,
+        timestamp: i64,
+        body: Bodies,
+        place: Option<Place>,
+        is_backlog: bool,
+    ) -> Run {
+        let (length, kept) = (length_of(&body), place.is_none() || !is_backlog);
+        *self.resident(place) += if kept { body.length() } else { 0 };
+        self.add(Batch {
+            first: id,
+            timestamp,
+            bodies: kept.then_some(body),
+            length,
+            count: 1,
+            copies: 1,
+            place: place.unwrap_or(NOWHERE),
+            is_backlog,
+            read_back: None,
+        })
+    }
+
+    /// So many copies more are held.
+    pub(super) fn hold(&mut self, key: Key, copies: u64) {
+        self.all[key as usize].copies += copies;
+    }
+
+    /// A copy of each message of a run is not held any more; with the last the batch is gone.
+    pub(super) fn release(&mut self, run: Run, log: &mut dyn Log) {
+        let batch = &mut self.all[run.key as usize];
+        batch.copies -= u64::from(run.count);
+        if batch.copies == 0 {
+            let batch = self.all.remove(run.key as usize);
+            let bytes = batch.bodies.as_ref().map_or(0, Bodies::length);
+            match batch.read_back {
+                Some(when) => {
+                    self.read_back.remove(&when);
+                    self.read_back_bytes -= bytes;
+                }
+                None => *self.resident(batch.place()) -= bytes,
+            }
+            if let Some(place) = batch.place() {
+                log.spent(place.segment, batch.count);
+            }
+        }
+    }
+
+    /// What must hold of the memory, and how many copies of each batch are held.
+    pub(super) fn check(&self) -> std::collections::HashMap<Key, u64> {
+        let bytes = |is_read_back, is_logged| {
+            let of =
+                move |batch: &&Batch| (batch.read_back.is_some(), batch.place().is_some()) == (is_read_back, is_logged);
+            let some = self.all.iter().map(|(_, batch)| batch).filter(of);
+            some.filter_map(|batch| batch.bodies.as_ref()).map(Bodies::length).sum::<usize>()
+        };
+        let (only_here, also_here, read_back) = (bytes(false, false), bytes(false, true), bytes(true, true));
+        let counted = (self.only_here, self.also_here, self.read_back_bytes);
+        assert_eq!((only_here, also_here, read_back), counted, "bytes in memory");
+        self.all.iter().map(|(key, batch)| (key as Key, batch.copies)).collect()
+    }
+}
+
+fn length_of(bodies: &Bodies) -> u32 {
+    u32::try_from(bodies.sized_length()).expect("what is published at once is far below 4 GiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_takes_96_bytes_besides_its_bodies() {
+        assert_eq!((size_of::<Batch>(), size_of::<Run>()), (96, 16));
+    }
+
+    #[test]
+    fn ids_grow_though_the_clock_goes_back() {
+        let mut batches = Batches::new(0);
+        let first = batches.reserve_ids(10, 1_800_000_000_000_000_000);
+        assert_eq!(batches.reserve_ids(1, 1_700_000_000_000_000_000), first + 10);
+        assert!(batches.reserve_ids(1, 1_900_000_000_000_000_000) > first + 11);
+    }
+}

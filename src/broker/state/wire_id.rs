@@ -1,0 +1,32 @@
+//! Ids as they are on the wire.
+
+use crate::proto::MessageId;
+
+/// Sixteen hexadecimal digits.
+pub(super) fn to_wire(id: u64) -> MessageId {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    MessageId(std::array::from_fn(|at| DIGITS[(id >> (60 - 4 * at)) as usize & 15]))
+}
+
+/// Reads what [`to_wire`] wrote; `None` for what it cannot have written.
+pub(super) fn from_wire(id: &MessageId) -> Option<u64> {
+    id.0.iter().try_fold(0, |sum, digit| match digit {
+        b'0'..=b'9' => Some(sum << 4 | u64::from(digit - b'0')),
+        b'a'..=b'f' => Some(sum << 4 | u64::from(digit - b'a' + 10)),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_travel_as_hexadecimal_and_back() {
+        for id in [0, 1, 0x0123_4567_89ab_cdef, u64::MAX] {
+            assert_eq!(to_wire(id).to_string(), format!("{id:016x}"));
+            assert_eq!(from_wire(&to_wire(id)), Some(id));
+        }
+        assert_eq!(from_wire(&MessageId(*b"0123456789ABCDEF")), None);
+    }
+}

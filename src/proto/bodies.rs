@@ -1,0 +1,156 @@
+//! Message bodies that travel and are kept together.
+
+use std::fmt;
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Below so many bytes a copy costs less than what else would be kept with them.
+const LARGE: usize = 64 * 1024;
+
+/// One or more bodies, in one piece of memory.
+///
+/// ```text
+///  one:   │ body │
+///  more:  │ size (4) │ body │ size (4) │ body │ …        as MPUB has them
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bodies {
+    bytes: Bytes,
+    count: u32,
+}
+
+impl Bodies {
+    /// Bytes of a body's size, where it has one.
+    pub const SIZE: usize = 4;
+
+    /// A single body.
+    pub fn one(body: Bytes) -> Self {
+        Self { bytes: body, count: 1 }
+    }
+
+    /// `count` bodies, each behind its size. `None` if the sizes do not add up to exactly these bytes.
+    pub fn from_sized(bytes: Bytes, count: u32) -> Option<Self> {
+        let mut end = 0;
+        for _ in 0..count {
+            end = body_at(&bytes, end)?.end;
+        }
+        match count {
+            _ if end != bytes.len() => None,
+            1 => Some(Self::one(bytes.slice(Self::SIZE..))),
+            _ => Some(Self { bytes, count }),
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The bytes of all bodies.
+    pub fn length(&self) -> usize {
+        match self.count {
+            1 => self.bytes.len(),
+            count => self.bytes.len() - Self::SIZE * count as usize,
+        }
+    }
+
+    /// The bytes of all bodies, each with its size.
+    pub fn sized_length(&self) -> usize {
+        self.length() + Self::SIZE * self.count as usize
+    }
+
+    /// The memory: a single body, or more of them behind their sizes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Memory with nothing else in it: what is small is copied out of what a connection read, which it would keep otherwise.
+    #[must_use]
+    pub fn compact(self) -> Self {
+        match self.bytes.len() {
+            ..LARGE => Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self },
+            _ => self,
+        }
+    }
+
+    /// Where the body lies that begins, with its size if it has one, at `offset`, which is 0 or the end of another.
+    pub fn at(&self, offset: usize) -> Range<usize> {
+        match self.count {
+            1 => 0..self.bytes.len(),
+            _ => body_at(&self.bytes, offset).expect("the sizes were checked"),
+        }
+    }
+
+    /// The bodies one by one, sharing the memory.
+    pub fn iter(&self) -> impl Iterator<Item = Bytes> {
+        (0..self.count).scan(0, |offset, _| {
+            let at = self.at(*offset);
+            *offset = at.end;
+            Some(self.bytes.slice(at))
+        })
+    }
+}
+
+/// A body behind its size.
+fn body_at(bytes: &[u8], offset: usize) -> Option<Range<usize>> {
+    let begin = offset + Bodies::SIZE;
+    let size = u32::from_be_bytes(bytes.get(offset..begin)?.try_into().ok()?);
+    let end = begin.checked_add(size as usize)?;
+    (end <= bytes.len()).then_some(begin..end)
+}
+
+impl<B: Into<Bytes>> FromIterator<B> for Bodies {
+    /// A single one is taken as it is; more are copied together.
+    fn from_iter<I: IntoIterator<Item = B>>(bodies: I) -> Self {
+        let mut bodies = bodies.into_iter().map(Into::<Bytes>::into);
+        match (bodies.next(), bodies.next()) {
+            (None, _) => Self { bytes: Bytes::new(), count: 0 },
+            (Some(only), None) => Self::one(only),
+            (Some(first), Some(second)) => {
+                let all: Vec<Bytes> = [first, second].into_iter().chain(bodies).collect();
+                let mut bytes = BytesMut::with_capacity(all.iter().map(|body| Self::SIZE + body.len()).sum());
+                for body in &all {
+                    bytes.put_u32(u32::try_from(body.len()).expect("a body is far below 4 GiB"));
+                    bytes.put_slice(body);
+                }
+                let count = u32::try_from(all.len()).expect("what is published at once fits in memory");
+                Self { bytes: bytes.freeze(), count }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Bodies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        for all in [&[][..], &["a"], &["a", "bcd"], &["", "b", ""]] {
+            let bodies: Bodies = all.iter().copied().collect();
+            assert_eq!(bodies.iter().collect::<Vec<_>>(), all);
+            assert_eq!(bodies.count() as usize, all.len());
+            assert_eq!(bodies.length(), all.concat().len());
+            assert_eq!(bodies.sized_length(), all.concat().len() + 4 * all.len());
+            assert_eq!(bodies.clone().compact(), bodies);
+        }
+    }
+
+    #[test]
+    fn sizes_must_add_up() {
+        let sized = |bytes: &'static [u8], count| Bodies::from_sized(Bytes::from_static(bytes), count);
+        assert_eq!(sized(b"\0\0\0\x01a", 1), Some(Bodies::one(Bytes::from_static(b"a"))));
+        assert_eq!(sized(b"\0\0\0\x01a\0\0\0\x02bc", 2), Some(["a", "bc"].into_iter().collect()));
+        for (bytes, count) in [(&b"\0\0\0\x01a"[..], 2), (b"\0\0\0\x01ab", 1), (b"\xff\xff\xff\xffa", 1), (b"\0\0", 1)]
+        {
+            assert_eq!(sized(bytes, count), None);
+        }
+    }
+}
