@@ -57,7 +57,7 @@ pub struct Storage {
     pub memory: bool,
 
     /// Bytes of message bodies in memory. Beyond, they are read back from the log; with --memory, publishing is refused
-    /// [default: 64 MiB, with --memory 1 GiB]
+    /// [default: 8 MiB, with --memory 1 GiB]
     #[arg(long, env = "MAX_MEMORY", value_name = "BYTES")]
     pub max_memory: Option<usize>,
 
@@ -136,7 +136,7 @@ impl Args {
                 max_req_timeout,
                 mem_queue_size: storage.mem_queue_size,
                 max_channel_consumers: limits.max_channel_consumers,
-                max_memory: storage.max_memory.unwrap_or(if storage.memory { 1 << 30 } else { 64 << 20 }),
+                max_memory: storage.max_memory.unwrap_or(if storage.memory { 1 << 30 } else { 8 << 20 }),
             },
             max_rdy_count: u64::from(limits.max_rdy_count),
             msg_timeout: millis(limits.msg_timeout),

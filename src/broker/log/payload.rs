@@ -1,8 +1,8 @@
-//! What records say: the fields of each kind of payload, little-endian and packed.
+//! What records say: the fields of each kind of payload, little-endian (but for the bodies' sizes, which are as on the wire) and packed.
 //!
 //! ```text
-//!  Batch     topic (4) │ first id (8) │ timestamp (8) │ due (8) │ holder (1) │ count (4) │ ( length (4) │ body )*
-//!  Carried   topic (4) │ id (8) │ timestamp (8) │ due (8) │ count (4) │ ( channel (4) │ attempts (2) │ due (8) )* │ length (4) │ body
+//!  Batch     topic (4) │ first id (8) │ timestamp (8) │ due (8) │ holder (1) │ count (4) │ ( size (4) │ body )*
+//!  Carried   topic (4) │ id (8) │ timestamp (8) │ due (8) │ count (4) │ ( channel (4) │ attempts (2) │ due (8) )* │ size (4) │ body
 //!  Changes   ( tag (1) │ fields )*
 //!  Snapshot  last id (8) │ next number (4) │ count (4) │ ( id (4) │ paused (1) │ name │ count (4) │ ( id (4) │ paused (1) │ name )* )*
 //! ```

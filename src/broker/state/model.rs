@@ -282,7 +282,7 @@ fn whatever_happens_each_copy_is_in_one_place_and_is_delivered() {
 
 /// With so little memory that most is read back, and so small segments that much is carried.
 fn on_disk(path: &Path) -> State {
-    let options = Options { sync: SyncMode::Never, segment_bytes: 2_000, ..Options::new(path) };
+    let options = Options { sync: SyncMode::Never, segment_bytes: 500, ..Options::new(path) };
     let (log, recovered, report) = DiskLog::open(&options).unwrap();
     assert_eq!((report.damage, report.torn), (vec![], vec![]));
     State::recover(StateLimits { max_memory: 30, ..limits() }, Box::new(log), recovered, BEGIN)
@@ -293,8 +293,8 @@ fn what_is_in_a_log_is_delivered_too_and_after_it_was_opened_again() {
     play(|seed| {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let mut model = Model::new(seed, on_disk(directory.path()));
-        for _ in 0..STEPS / 200 {
-            (0..100).for_each(|_| model.step());
+        for _ in 0..STEPS / 400 {
+            (0..400).for_each(|_| model.step());
             // the old log must be gone first: one at a time
             model.clients.clear();
             model.state = State::new(limits(), Box::new(MemoryLog));
