@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Without systemd there is no door and every note is a no-op, so callers need not know. The passed socket is never shut
-//! down or unlinked: systemd keeps it, and what is not accepted stays queued there and starts the unit anew.
+//! down or unlinked: systemd keeps it, and starts the unit for the next poke. (What is not accepted stays queued there and starts the unit
+//! anew, unless its socket has `FlushPending=yes`, as ours have.)
 
 use std::io;
 use std::os::fd::AsRawFd;

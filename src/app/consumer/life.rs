@@ -8,8 +8,9 @@
 //! ```
 //!
 //! It begins when the pokes that woke it have been taken. Who comes while it leaves is not overlooked: a poke up to `TakePokes` and a
-//! message up to `LookAtStats` bring it back to work; a later message is wakeup's to see, and a later poke stays with systemd, and starts
-//! the consumer anew. A step that fails ends the process with an error: wakeup's next poke, or the unit's `Restart=on-failure`, brings it back.
+//! message up to `LookAtStats` bring it back to work; a later message is wakeup's to see, and a later poke goes with the process
+//! (`FlushPending=yes`): wakeup pokes again as long as messages wait. A step that fails ends the process with an error, and wakeup's next
+//! poke brings it back.
 
 use crate::worker::Ended;
 

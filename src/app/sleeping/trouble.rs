@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use super::unit::RESTART;
 use super::wakeup::Watch;
-use super::world::{Event, Pid, START, World};
+use super::world::{Event, POLL, Pid, START, World};
 
 /// How long nsqd is away.
 const AWAY: Duration = Duration::from_secs(10);
+
+/// As rare do wakeup's pokes become while they bring no consumer.
+const RAREST: Duration = Duration::from_secs(30);
 
 /// How long consumers crash at their start.
 const CRASHES: Duration = Duration::from_secs(20);
@@ -29,7 +31,7 @@ impl World {
                 self.tally.count("groups crashing at start");
                 let group = self.random.usize(0..self.channels.len());
                 self.channels[group].crashes_until = self.now + CRASHES;
-                self.excuse(group, CRASHES + RESTART + START);
+                self.excuse(group, CRASHES + RAREST + START);
             }
             _ => {
                 let running: Vec<Pid> = self.units.iter().filter_map(|unit| unit.process()).collect();
@@ -45,14 +47,14 @@ impl World {
     pub(super) fn kill(&mut self, pid: Pid) {
         if self.units[self.processes[pid].unit].process() == Some(pid) {
             self.tally.count("consumers killed");
-            self.excuse(self.group_of(pid), RESTART + START);
+            self.excuse(self.group_of(pid), POLL + START);
             self.exited(pid, true);
         }
     }
 
     pub(super) fn nsqd_returns(&mut self) {
         self.nsqd_is_up = true;
-        (0..self.channels.len()).for_each(|group| self.excuse(group, RESTART + START));
+        (0..self.channels.len()).for_each(|group| self.excuse(group, POLL + POLL + START));
     }
 
     pub(super) fn wakeup_returns(&mut self, watch: u32) {

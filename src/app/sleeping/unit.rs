@@ -6,8 +6,6 @@ use std::time::Duration;
 use super::consumer::{Phase, Process};
 use super::world::{Event, Pid, World};
 
-/// `RestartSec=` of the units.
-pub(super) const RESTART: Duration = Duration::from_secs(2);
 /// systemd's default trigger limit: so many starts in so long, and the socket fails.
 const TRIGGERS: (usize, Duration) = (20, Duration::from_secs(2));
 
@@ -26,8 +24,6 @@ pub(super) struct Unit {
 enum Service {
     Dead,
     Runs(Pid),
-    /// Failed, to be started again.
-    Rests,
 }
 
 impl Unit {
@@ -42,7 +38,7 @@ impl Unit {
     pub(super) fn process(&self) -> Option<Pid> {
         match self.service {
             Service::Runs(pid) => Some(pid),
-            Service::Dead | Service::Rests => None,
+            Service::Dead => None,
         }
     }
 }
@@ -87,18 +83,9 @@ impl World {
         }
         self.processes[pid].phase = Phase::Dead;
         self.disconnected(pid);
-        if failed {
-            self.units[unit].service = Service::Rests;
-            return self.after(RESTART, Event::Restart { unit });
-        }
-        self.tally.sleeps += 1;
+        self.tally.sleeps += u64::from(!failed);
         self.units[unit].service = Service::Dead;
-        self.trigger(unit);
-    }
-
-    pub(super) fn restart(&mut self, unit: usize) {
-        if self.units[unit].service == Service::Rests {
-            self.start(unit);
-        }
+        // FlushPending=yes: pokes that nobody took go with the service, and wakeup pokes again
+        self.units[unit].pokes = 0;
     }
 }

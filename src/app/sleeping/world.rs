@@ -49,7 +49,6 @@ pub(super) enum Event {
     Exited { pid: Pid, failed: bool },
     // systemd
     Poke { unit: usize },
-    Restart { unit: usize },
     // wakeup
     Tick { watch: u32 },
     PollAgain { watch: u32 },
@@ -165,7 +164,6 @@ impl World {
             Event::Looked(pid, left) => self.looked(pid, left),
             Event::Exited { pid, failed } => self.exited(pid, failed),
             Event::Poke { unit } => self.poke(unit),
-            Event::Restart { unit } => self.restart(unit),
             Event::Tick { watch } => self.tick(watch),
             Event::PollAgain { watch } => self.poll_again(watch),
             Event::Polled { watch, seen } => self.polled(watch, &seen),
