@@ -1,8 +1,10 @@
 //! `--timeout`: the end of a consumer that has nothing to do.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use crate::support::{Nsqd, consumer, needs, wait_until};
+use crate::support::{Lookupd, Nsqd, consumer, get, mqueue, needs, wait_until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -65,4 +67,29 @@ fn a_message_that_comes_while_idle_starts_the_timeout_anew() {
     let finished = consumer.finish();
     assert_takes(published.elapsed(), 2);
     assert_eq!((finished.code, finished.stdout.as_str()), (Some(0), "late\n"));
+}
+
+#[test]
+fn the_last_look_goes_to_nsqds_that_nsqlookupd_names() {
+    needs!("nsqd", "nsqlookupd");
+    let (lookupd, stats) = (Lookupd::start(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let port = stats.local_addr().unwrap().port();
+    let nsqd = Nsqd::real(&[
+        &format!("--lookupd-tcp-address={}", lookupd.tcp()),
+        "--broadcast-address=127.0.0.1",
+        &format!("--broadcast-http-port={port}"),
+    ]);
+    nsqd.create("foo", "1");
+    wait_until("nsqlookupd knows the stream", || get(&lookupd.http(), "/lookup?topic=foo").contains("127.0.0.1"));
+    let args = format!("consumer --stream foo --group 1 --timeout 1 --lookupd-http-address {}", lookupd.http());
+    let consumer = mqueue(&args).start();
+    let mut request = String::new();
+    let (mut asked, _) = stats.accept().unwrap();
+    BufReader::new(&asked).read_line(&mut request).unwrap();
+    assert!(
+        request.starts_with("GET /stats?") && request.contains("topic=foo") && request.contains("channel=1"),
+        "{request}"
+    );
+    write!(asked, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}").unwrap();
+    assert_eq!(consumer.finish().code, Some(0));
 }

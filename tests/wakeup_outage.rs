@@ -110,3 +110,16 @@ fn once_says_which_of_several_nsqds_is_away_and_wakes_for_the_others() {
     let said = finished.stderr.lines().filter(|line| line.contains(&away.http())).count();
     assert_eq!(said, 1, "{}", finished.stderr);
 }
+
+#[test]
+fn an_nsqd_that_is_known_by_two_names_counts_once() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
+    nsqd.create("foo", "1");
+    (0..3).for_each(|_| nsqd.publish("foo", b"x"));
+    let other = nsqd.http().replace("127.0.0.1", "localhost");
+    let wakeup = doors.wakeup(&nsqd, &format!("--nsqd-http-address {other} --listen 127.0.0.1:0")).start();
+    let told = Told::by(&wakeup);
+    told.wait_for_polls(4);
+    assert_eq!(told.group("foo", "1")["depth"], 3);
+}

@@ -112,7 +112,7 @@ impl Alive {
 
     async fn look(&self) -> Left {
         let Args { stream, group, broker, .. } = &self.args;
-        if leftover::waits(&broker.nsqd_http(), stream, group).await { Left::Messages } else { Left::Nothing }
+        if leftover::waits(broker, stream, group).await { Left::Messages } else { Left::Nothing }
     }
 }
 

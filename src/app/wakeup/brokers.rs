@@ -1,6 +1,6 @@
 //! The nsqds and nsqlookupds, each asked on its own: one that is slow or silent delays no other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -69,19 +69,23 @@ impl Brokers {
         })
     }
 
-    /// What all nsqds have told.
+    /// What all nsqds have told; one that is known by two names counts once.
     pub(super) fn poll(&self) -> Poll {
-        let mut poll = Poll::default();
+        let (mut poll, mut counted) = (Poll::default(), HashSet::new());
         for (name, broker) in &self.nsqds {
-            let tcp = broker.tcp.as_ref().filter(|_| !broker.trouble.is_some());
-            broker.last.iter().for_each(|(stats, _)| poll.add(name, tcp, stats));
+            let Some((stats, _)) = &broker.last else { continue };
+            // an nsqd in trouble is not known any more, and counts with what it told last
+            let is_new = broker.known.as_ref().is_none_or(|known| counted.insert((&known.itself, stats.start_time)));
+            if is_new {
+                poll.add(name, broker.tcp().filter(|_| !broker.trouble.is_some()), stats);
+            }
         }
         poll
     }
 
     /// The HTTP API of the nsqd that is subscribed to here.
     pub(super) fn http(&self, tcp: &Address) -> Option<Nsqd> {
-        self.nsqds.values().find(|broker| broker.tcp.as_ref() == Some(tcp)).map(|broker| broker.http.clone())
+        self.nsqds.values().find(|broker| broker.tcp() == Some(tcp)).map(|broker| broker.http.clone())
     }
 
     /// Why no nsqd answers; `None` if one does.
@@ -104,13 +108,13 @@ impl Brokers {
         broker.is_asked = false;
         broker.trouble.is_now(told.as_ref().err(), format_args!("nsqd at {name}"), self.is_quiet);
         match told {
-            Ok((tcp, stats)) => {
-                (broker.tcp, broker.last) = (tcp, Some((stats, Instant::now())));
+            Ok((known, stats)) => {
+                (broker.known, broker.last) = (Some(known), Some((stats, Instant::now())));
                 News::Stats { took }
             }
             Err(_) => {
                 // it may come back as another
-                broker.tcp = None;
+                broker.known = None;
                 self.forget();
                 News::Failed
             }

@@ -16,8 +16,17 @@ pub(super) enum Answer {
     Lookupd { index: usize, told: Result<BTreeSet<String>, HttpError> },
 }
 
-/// What an nsqd tells: where it is subscribed at, and its statistics.
-pub(super) type Told = (Option<Address>, Stats);
+/// What an nsqd tells: who it is, and its statistics.
+pub(super) type Told = (Known, Stats);
+
+/// Who an nsqd is, which it is asked once.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    /// Where it is subscribed at.
+    pub(super) tcp: Option<Address>,
+    /// What it says of itself: its machine, address and ports.
+    pub(super) itself: (String, String, i32, i32),
+}
 
 /// One of them, as people are told.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -37,7 +46,7 @@ pub(super) struct Broker {
     pub(super) http: Nsqd,
     /// It was given by address.
     pub(super) is_named: bool,
-    pub(super) tcp: Option<Address>,
+    pub(super) known: Option<Known>,
     pub(super) trouble: Trouble,
     /// Its last answer, and when it came. Silence is no empty queue.
     pub(super) last: Option<(Stats, Instant)>,
@@ -46,7 +55,7 @@ pub(super) struct Broker {
 
 impl Broker {
     pub(super) fn new(http: Nsqd, is_named: bool) -> Self {
-        Self { http, is_named, tcp: None, trouble: Trouble::default(), last: None, is_asked: false }
+        Self { http, is_named, known: None, trouble: Trouble::default(), last: None, is_asked: false }
     }
 
     /// Asks it, unless its answer is due.
@@ -55,37 +64,43 @@ impl Broker {
             return;
         }
         self.is_asked = true;
-        let (http, tcp) = (self.http.clone(), self.tcp.clone());
+        let (http, known) = (self.http.clone(), self.known.clone());
         asking.spawn(async move {
             let start = Instant::now();
-            let told = tell(&http, tcp).await;
+            let told = tell(&http, known).await;
             Answer::Nsqd { name: http.to_string(), took: start.elapsed(), told }
         });
+    }
+
+    /// Where it is subscribed at.
+    pub(super) fn tcp(&self) -> Option<&Address> {
+        self.known.as_ref()?.tcp.as_ref()
     }
 
     pub(super) fn health(&self, now: Instant) -> Health {
         Health {
             program: "nsqd",
             http: self.http.to_string(),
-            tcp: self.tcp.as_ref().map(ToString::to_string),
+            tcp: self.tcp().map(ToString::to_string),
             last_answer: self.last.as_ref().map(|(_, then)| seconds(*then, now)),
             trouble: self.trouble.text(),
         }
     }
 }
 
-async fn tell(http: &Nsqd, tcp: Option<Address>) -> Result<Told, HttpError> {
-    let tcp = match tcp {
-        Some(tcp) => Some(tcp),
+async fn tell(http: &Nsqd, known: Option<Known>) -> Result<Told, HttpError> {
+    let known = match known {
+        Some(known) => known,
         None => {
             let info = http.info().await?;
             // the host that was named is one that can be reached; what nsqd calls itself need not be
             let name = http.to_string();
             let host = name.rsplit_once(':').map_or("", |(host, _)| host);
-            format!("{host}:{}", info.tcp_port).parse().ok()
+            let tcp = format!("{host}:{}", info.tcp_port).parse().ok();
+            Known { tcp, itself: (info.hostname, info.broadcast_address, info.tcp_port, info.http_port) }
         }
     };
-    Ok((tcp, http.stats(&StatsFilter::default()).await?))
+    Ok((known, http.stats(&StatsFilter::default()).await?))
 }
 
 /// One nsqlookupd, and the nsqds (their HTTP addresses) that it named last.
