@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Doors, Mqueue, Nsqd, Told, needs, wait_until, wait_within};
+use crate::support::{Doors, Mqueue, Nsqd, Told, is_optimised, needs, wait_until, wait_within};
 
 const STREAMS: usize = 200;
 const GROUPS: usize = 5;
@@ -55,7 +55,7 @@ fn rests(wakeup: &Mqueue) {
     );
     assert!(own <= 10.0, "{own} MB");
     // an unoptimised program is slow, and its file large
-    if !cfg!(debug_assertions) {
+    if is_optimised() {
         assert!(rss <= 20.0, "{rss} MB");
         assert!(share <= 1.0, "{share} %");
     }

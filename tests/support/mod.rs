@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub use self::doors::{Doors, Told};
 pub use self::events::Sequences;
-pub use self::mqueue::{Finished, Mqueue, consumer, mqueue};
+pub use self::mqueue::{Finished, Mqueue, consumer, is_optimised, mqueue, program};
 pub use self::nsq::{Lookupd, Nsqd, get, peer, request};
 
 /// The longest that any single condition may take, on a slow and busy machine.

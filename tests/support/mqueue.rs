@@ -1,6 +1,7 @@
 //! The mqueue binary.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -10,6 +11,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{wait_until, wait_within};
+
+/// The program that is tested: the one that was built with the tests, or another (MQUEUE_TEST_PROGRAM=target/release/mqueue).
+pub fn program() -> PathBuf {
+    std::env::var_os("MQUEUE_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_mqueue").into(), PathBuf::from)
+}
+
+/// True if it is optimised.
+pub fn is_optimised() -> bool {
+    !cfg!(debug_assertions) || std::env::var_os("MQUEUE_TEST_PROGRAM").is_some()
+}
 
 /// The longest that a program may run whose end a test waits for.
 const LONGEST_RUN: Duration = Duration::from_secs(180);
@@ -51,7 +62,7 @@ pub struct Finished {
 impl Mqueue {
     /// With these arguments, as they are.
     pub fn new(args: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mqueue"));
+        let mut command = Command::new(program());
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for (name, _) in std::env::vars().filter(|(name, _)| !matches!(name.as_str(), "PATH" | "HOME" | "TMPDIR")) {
             command.env_remove(name);
