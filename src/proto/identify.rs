@@ -52,6 +52,57 @@ pub struct Identify {
     pub deflate_level: Option<i32>,
 }
 
+/// The fields of [`Identify`], whose names Go takes in any case.
+const FIELDS: [&str; 13] = [
+    "client_id",
+    "hostname",
+    "user_agent",
+    "feature_negotiation",
+    "heartbeat_interval",
+    "output_buffer_size",
+    "output_buffer_timeout",
+    "sample_rate",
+    "msg_timeout",
+    "tls_v1",
+    "snappy",
+    "deflate",
+    "deflate_level",
+];
+
+impl Identify {
+    /// Reads it as Go does: `null` wishes nothing, a field may be `null`, its name may be in any case, and the last of two of one name counts.
+    pub fn from_json(json: &[u8]) -> serde_json::Result<Self> {
+        let wishes: Option<Fields> = serde_json::from_slice(json)?;
+        wishes.map_or(Ok(Self::default()), |Fields(wishes)| serde_json::from_value(wishes.into()))
+    }
+}
+
+/// A JSON object with names as they are in [`FIELDS`], if they are.
+struct Fields(serde_json::Map<String, serde_json::Value>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct InAnyCase;
+        impl<'de> serde::de::Visitor<'de> for InAnyCase {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = serde_json::Map::new();
+                while let Some((name, value)) = map.next_entry::<String, serde_json::Value>()? {
+                    let known = FIELDS.into_iter().find(|field| field.eq_ignore_ascii_case(&name));
+                    fields.insert(known.map_or(name, str::to_owned), value);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        from.deserialize_map(InAnyCase)
+    }
+}
+
 /// nsqd's answer to an [`Identify`] with `feature_negotiation`. Read leniently: what a server leaves out is its default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -112,6 +163,44 @@ fn saturating<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_read_in_any_case_and_the_last_counts() {
+        let wishes =
+            Identify::from_json(br#"{"CLIENT_ID":"a","client_id":"b","Sample_Rate":7,"other":[],"hostname":null}"#);
+        let expected = Identify { client_id: Some("b".into()), sample_rate: Some(7), ..Identify::default() };
+        assert_eq!(wishes.unwrap(), expected);
+        assert_eq!(Identify::from_json(b"null").unwrap(), Identify::default());
+        for wrong in [&b"[]"[..], b"", b"1", b"{\"client_id\":1}", b"{}x"] {
+            assert!(Identify::from_json(wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn all_fields_are_known() {
+        let json = FIELDS.map(|field| format!("\"{field}\":null")).join(",");
+        assert!(Identify::from_json(format!("{{{json}}}").as_bytes()).is_ok());
+        let all = Identify {
+            client_id: Some(String::new()),
+            hostname: Some(String::new()),
+            user_agent: Some(String::new()),
+            feature_negotiation: true,
+            heartbeat_interval: Some(1),
+            output_buffer_size: Some(1),
+            output_buffer_timeout: Some(1),
+            sample_rate: Some(1),
+            msg_timeout: Some(1),
+            tls_v1: true,
+            snappy: true,
+            deflate: true,
+            deflate_level: Some(1),
+        };
+        let json = serde_json::to_value(all).unwrap();
+        let names: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut fields = FIELDS;
+        fields.sort_unstable();
+        assert_eq!(names, fields);
+    }
 
     #[test]
     fn what_is_not_set_is_not_sent() {

@@ -7,25 +7,6 @@ mod tcp;
 
 use super::support::Nsqd;
 
-/// Scripts that are known to be answered otherwise (docs/broker.md); one that no longer is fails, to be struck from the list.
-const KNOWN: &[&str] = &[
-    // malformed and before SUB: nsqd looks at the state first
-    r"  V2FIN\n",
-    r"  V2REQ a 1\n",
-    r"  V2TOUCH a\n",
-    // the connection ends within a command: nsqd says so to nobody
-    r"  V2AUTH\n",
-    r"  V2IDENTIFY\n",
-    r"  V2SUB a b\nIDENTIFY\n",
-    r"  V2MPUB a\n\x00\x10\x00\x01",
-    r"  V2IDENTIFY\n\x00\x10\x00\x01",
-    r"  V2AUTH\n\x00\x10\x00\x01",
-    r"  V2MPUB a\n\x00\x00\x00\t\x00\x00\x00\x01\x00\x00\x00\tx",
-    r"  V2MPUB a\n\x00\x00\x00\t\x00\x00\x00\x02\x00\x00\x00\x01x",
-    // Go matches the names of JSON fields in any case
-    r#"  V2IDENTIFY\n\x00\x00\x00\x19{\"HEARTBEAT_INTERVAL\":-2}"#,
-];
-
 /// Plays a script against each broker; what one records otherwise than nsqd fails, all differences at once.
 #[track_caller]
 fn compare<S>(scripts: &[S], name: impl Fn(&S) -> String, play: impl Fn(&Nsqd, &S) -> String) {
@@ -38,7 +19,7 @@ fn compare<S>(scripts: &[S], name: impl Fn(&S) -> String, play: impl Fn(&Nsqd, &
         assert!(!expected.is_empty(), "{}: nsqd said nothing", name(script));
         for (kind, broker) in &others {
             let got = play(broker, script);
-            if (got != expected) != KNOWN.contains(&name(script).as_str()) {
+            if got != expected {
                 differences += &format!("{} ({kind})\n  nsqd:   {expected}\n  mqueue: {got}\n", name(script));
             }
         }

@@ -96,6 +96,22 @@ fn commands_are_answered_as_nsqd_answers_them() {
         "IDENTIFY\n",
         "SUB a b\nIDENTIFY\n",
         "SUB a#ephemeral b#ephemeral\nCLS\n",
+        // the state is looked at before the parameters
+        "SUB a b\nSUB\n",
+        "SUB a b\nAUTH x\n",
+        "RDY x\n",
+        "REQ\n",
+        "TOUCH\n",
+        "SUB a b\nCLS\nRDY x\nFIN 0123456789abcdef\nNOP\n",
+        "SUB a b\nCLS\nSUB\n",
+        // ended within a line, or a body
+        "FIN",
+        "PUB a",
+        "PUB a\n",
+        "PUB a\nab",
+        "DPUB a 1\n",
+        "MPUB a\n",
+        "MPUB a\nabc",
     ];
     let mut scripts: Vec<Vec<u8>> = lines.iter().map(|line| [b"  V2", line.as_bytes()].concat()).collect();
     scripts.extend([b"  V1NOP\n".to_vec(), b"V2".to_vec()]);
@@ -108,6 +124,15 @@ fn commands_are_answered_as_nsqd_answers_them() {
         for line in ["PUB a", "MPUB a", "DPUB a 1", "IDENTIFY", "AUTH"] {
             scripts.push([b"  V2", line.as_bytes(), b"\n", &size.to_be_bytes()].concat());
         }
+    }
+    for line in ["PUB a", "DPUB a 1", "IDENTIFY", "AUTH"] {
+        scripts.push([b"  V2", line.as_bytes(), b"\n\0\0\0\x05abcd"].concat());
+    }
+    scripts.push(b"  V2MPUB a\n\0\0\0\x10\0\0\0\x02\0\0\0\x01x\0\0".to_vec());
+    // a line has 16 KiB at the most
+    for length in [16 * 1024 - 2, 16 * 1024 - 1, 16 * 1024, 64 * 1024] {
+        scripts.push([b"  V2", vec![b'x'; length].as_slice(), b"\n"].concat());
+        scripts.push([b"  V2PUB a ", vec![b'x'; length - 6].as_slice(), b"\n\0\0\0\x01a"].concat());
     }
     for (count, size) in [(0_i32, 0_i32), (-1, 1), (1, 0), (1, -1), (1, 9), (1, 1), (2, 1), (i32::MAX, 1)] {
         scripts.push(sized("MPUB a", &[&count.to_be_bytes()[..], &size.to_be_bytes(), b"x"].concat()));

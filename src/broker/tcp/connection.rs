@@ -51,7 +51,7 @@ pub(super) struct Connection {
     wake: Arc<Notify>,
     socket: Socket,
     peer: String,
-    incoming: BytesMut,
+    pub(super) incoming: BytesMut,
     greeted: bool,
     /// What is being written.
     sending: Outgoing,
@@ -104,7 +104,7 @@ impl Connection {
             tokio::select! {
                 turned = self.move_bytes() => match turned {
                     Ok(None) => {}
-                    Ok(Some(0)) => return End::Closed,
+                    Ok(Some(0)) => return self.leave(),
                     Ok(Some(_)) => {
                         let interval = self.agreed.heartbeat;
                         if let Err(end) = self.take_in().await {
@@ -144,15 +144,18 @@ impl Connection {
         if !self.greeted && !self.greet()? {
             return Ok(());
         }
-        let (commands, wrong) = self.decode();
-        if !commands.is_empty() {
-            self.heard = Instant::now();
-            self.execute(commands).await?;
-        }
-        match wrong {
-            None => Ok(()),
-            Some(ProtocolError::LineTooLong) => Err(End::Closed),
-            Some(error) => Err(self.refuse(&error)),
+        loop {
+            let (commands, wrong) = self.decode();
+            if !commands.is_empty() {
+                self.heard = Instant::now();
+                self.execute(commands).await?;
+            }
+            match wrong {
+                _ if !self.incoming.is_empty() && self.begin()? => {}
+                None => return Ok(()),
+                Some(ProtocolError::LineTooLong) => return Err(End::Closed),
+                Some(error) => return Err(self.refuse(&error)),
+            }
         }
     }
 
@@ -179,6 +182,15 @@ impl Connection {
                 Ok(None) => return (commands, None),
                 Err(error) => return (commands, Some(error)),
             }
+        }
+    }
+
+    /// The client has ended its side: it is told what is missing, should it still listen.
+    fn leave(&mut self) -> End {
+        let missing = Command::cut_short(&self.incoming, &self.broker.config().limits);
+        match missing.filter(|_| self.greeted) {
+            Some(missing) => self.refuse(&missing),
+            None => End::Closed,
         }
     }
 

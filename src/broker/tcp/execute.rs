@@ -1,6 +1,6 @@
 //! What commands do, and what they are answered (`nsqd/protocol_v2.go`).
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::connection::{Connection, End};
 use super::identify::Agreed;
@@ -31,6 +31,26 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Deals with the beginning of a command, of which something is wrong or not here yet: true if it was to be ignored, and is gone.
+    pub(super) fn begin(&mut self) -> Result<bool, End> {
+        let Some(verb) = Command::verb(&self.incoming) else { return Ok(false) };
+        if matches!(verb, b"PUB" | b"MPUB" | b"DPUB") {
+            return Ok(false); // at any time: no reason to ask at each piece of a large one
+        }
+        let phase = self.broker.change(|state, _| state.phase(self.session));
+        match expect(verb, phase, &self.agreed) {
+            Ok(Heed::Do) => Ok(false),
+            Ok(Heed::Ignore) => {
+                let line = memchr::memchr(b'\n', &self.incoming).expect("it has a verb");
+                self.incoming.advance(line + 1);
+                Ok(true)
+            }
+            Err(error) => Err(self.refuse(&error)),
+        }
+    }
+}
+
 /// Messages that came one by one for one topic, and are published together.
 struct Gathered {
     topic: TopicName,
@@ -55,20 +75,24 @@ impl<'a> Turn<'a> {
             return self.gather(topic, body);
         }
         self.publish_gathered()?;
+        let phase = self.state.phase(self.session);
+        if expect(command.name(), phase, self.agreed)? == Heed::Ignore {
+            return Ok(());
+        }
         match command {
             Command::Identify(wishes) => self.identify(&wishes),
             Command::Auth(_) => self.authenticate(),
             Command::Sub { topic, channel } => self.subscribe(&topic, &channel),
             Command::Rdy(count) => self.ready(count),
-            Command::Fin(id) => self.answer("FIN", |turn| {
+            Command::Fin(id) => self.answer(|turn| {
                 let done = turn.state.finish(turn.session, &id, turn.now);
                 done.map_err(|why| (ErrorCode::FinFailed, format!("FIN {id} failed {why}")))
             }),
-            Command::Req { id, delay } => self.answer("REQ", |turn| {
+            Command::Req { id, delay } => self.answer(|turn| {
                 let done = turn.state.requeue(turn.session, &id, delay, turn.now);
                 done.map_err(|why| (ErrorCode::ReqFailed, format!("REQ {id} failed {why}")))
             }),
-            Command::Touch(id) => self.answer("TOUCH", |turn| {
+            Command::Touch(id) => self.answer(|turn| {
                 let done = turn.state.touch(turn.session, &id, turn.now);
                 done.map_err(|why| (ErrorCode::TouchFailed, format!("TOUCH {id} failed {why}")))
             }),
@@ -119,14 +143,8 @@ impl<'a> Turn<'a> {
     }
 
     fn identify(&mut self, wishes: &[u8]) -> Result<(), ProtocolError> {
-        self.expect(Phase::New, "IDENTIFY")?;
-        let bad = || ProtocolError::new(ErrorCode::BadBody, "IDENTIFY failed to decode JSON body");
-        // as Go: null wishes nothing; a list, which serde would take for the fields in their order, is no object
-        if wishes.trim_ascii_start().starts_with(b"[") {
-            return Err(bad());
-        }
-        let wishes: Option<Identify> = serde_json::from_slice(wishes).map_err(|_| bad())?;
-        let wishes = wishes.unwrap_or_default();
+        let bad = |_| ProtocolError::new(ErrorCode::BadBody, "IDENTIFY failed to decode JSON body");
+        let wishes = Identify::from_json(wishes).map_err(bad)?;
         let negotiates = wishes.feature_negotiation;
         let config = self.config();
         self.agreed.take(wishes, config)?;
@@ -143,15 +161,10 @@ impl<'a> Turn<'a> {
     }
 
     fn authenticate(&mut self) -> Result<(), ProtocolError> {
-        self.expect(Phase::New, "AUTH")?;
         Err(ProtocolError::new(ErrorCode::AuthDisabled, "AUTH disabled"))
     }
 
     fn subscribe(&mut self, topic: &TopicName, channel: &ChannelName) -> Result<(), ProtocolError> {
-        self.expect(Phase::New, "SUB")?;
-        if self.agreed.heartbeat.is_none() {
-            return Err(invalid("cannot SUB with heartbeats disabled"));
-        }
         let subscribed = self.state.subscribe(self.session, topic, channel, self.now);
         subscribed.map_err(|why| ProtocolError::new(ErrorCode::SubFailed, format!("SUB failed {why}")))?;
         self.respond(Response::Ok);
@@ -159,11 +172,6 @@ impl<'a> Turn<'a> {
     }
 
     fn ready(&mut self, count: u64) -> Result<(), ProtocolError> {
-        match self.state.phase(self.session) {
-            Phase::Closing => return Ok(()),
-            Phase::New => return Err(invalid("cannot RDY in current state")),
-            Phase::Subscribed => {}
-        }
         let most = self.config().max_rdy_count;
         if count > most {
             return Err(invalid(format!("RDY count {count} out of range 0-{most}")));
@@ -175,12 +183,8 @@ impl<'a> Turn<'a> {
     /// An answer to a message. One that comes too late is told so, and ends nothing.
     fn answer(
         &mut self,
-        verb: &str,
         answer: impl FnOnce(&mut Self) -> Result<(), (ErrorCode, String)>,
     ) -> Result<(), ProtocolError> {
-        if self.state.phase(self.session) == Phase::New {
-            return Err(invalid(format!("cannot {verb} in current state")));
-        }
         if let Err((code, text)) = answer(self) {
             let error = Frame::Error(WireError::parse(format!("{code} {text}").into()));
             self.state.reply(self.session, |out| error.encode(out));
@@ -189,17 +193,9 @@ impl<'a> Turn<'a> {
     }
 
     fn close(&mut self) -> Result<(), ProtocolError> {
-        self.expect(Phase::Subscribed, "CLS")?;
         self.state.close(self.session);
         self.respond(Response::CloseWait);
         Ok(())
-    }
-
-    fn expect(&mut self, phase: Phase, verb: &str) -> Result<(), ProtocolError> {
-        match self.state.phase(self.session) == phase {
-            true => Ok(()),
-            false => Err(invalid(format!("cannot {verb} in current state"))),
-        }
     }
 
     fn respond(&mut self, response: Response) {
@@ -213,4 +209,30 @@ impl<'a> Turn<'a> {
 
 fn invalid(text: impl Into<String>) -> ProtocolError {
     ProtocolError::new(ErrorCode::Invalid, text)
+}
+
+/// What becomes of a command that is not refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heed {
+    /// It is carried out.
+    Do,
+    /// It comes too late to matter, whatever its parameters.
+    Ignore,
+}
+
+/// What may be said when; nsqd looks at this before it looks at parameters.
+fn expect(verb: &[u8], phase: Phase, agreed: &Agreed) -> Result<Heed, ProtocolError> {
+    let fits = match verb {
+        b"IDENTIFY" | b"AUTH" | b"SUB" => phase == Phase::New,
+        b"FIN" | b"REQ" | b"TOUCH" => phase != Phase::New,
+        b"CLS" => phase == Phase::Subscribed,
+        b"RDY" if phase == Phase::Closing => return Ok(Heed::Ignore),
+        b"RDY" => phase == Phase::Subscribed,
+        _ => true,
+    };
+    match fits {
+        false => Err(invalid(format!("cannot {} in current state", String::from_utf8_lossy(verb)))),
+        true if verb == b"SUB" && agreed.heartbeat.is_none() => Err(invalid("cannot SUB with heartbeats disabled")),
+        true => Ok(Heed::Do),
+    }
 }

@@ -1,0 +1,296 @@
+//! From bytes to commands, as nsqd 1.3.0 reads them (`nsqd/protocol_v2.go`).
+
+use std::borrow::Cow;
+
+use bytes::{Bytes, BytesMut};
+
+use super::super::quote::quote;
+use super::super::{Bodies, ChannelName, ErrorCode, Limits, MessageId, ProtocolError, TopicName};
+use super::Command;
+
+impl Command {
+    /// Takes the first command from `buffer`; `None`, with `buffer` as it was, until all of it is there.
+    ///
+    /// Fails as nsqd does, as soon as what is there shows it: an oversized body is refused by its size, before it is read. Bodies share
+    /// memory with `buffer`.
+    pub fn decode(buffer: &mut BytesMut, limits: &Limits) -> Result<Option<Self>, ProtocolError> {
+        let Some(end) = memchr::memchr(b'\n', &buffer[..buffer.len().min(limits.max_line)]) else {
+            return if buffer.len() >= limits.max_line { Err(ProtocolError::LineTooLong) } else { Ok(None) };
+        };
+        let line = buffer[..end].strip_suffix(b"\r").unwrap_or(&buffer[..end]);
+        let head = Head::parse(line, limits)?;
+        let mut reader = Reader { bytes: &buffer[end + 1..], at: 0, missing: None };
+        let Some(body) = head.body(&mut reader, limits)? else { return Ok(None) };
+        let length = end + 1 + reader.at;
+        let command = buffer.split_to(length).freeze();
+        Ok(Some(head.complete(body, &command.slice(end + 1..))))
+    }
+
+    /// The first word of a command whose line is here, whatever follows it.
+    pub fn verb(buffer: &[u8]) -> Option<&[u8]> {
+        let line = &buffer[..memchr::memchr(b'\n', buffer)?];
+        line.strip_suffix(b"\r").unwrap_or(line).split(|b| *b == b' ').next()
+    }
+
+    /// What nsqd says to one who leaves with these bytes, the beginning of a command; `None` if they say too little.
+    pub fn cut_short(buffer: &[u8], limits: &Limits) -> Option<ProtocolError> {
+        let end = memchr::memchr(b'\n', buffer)?;
+        let line = buffer[..end].strip_suffix(b"\r").unwrap_or(&buffer[..end]);
+        let mut reader = Reader { bytes: &buffer[end + 1..], at: 0, missing: None };
+        Head::parse(line, limits).ok()?.body(&mut reader, limits).ok()?;
+        reader.missing
+    }
+}
+
+/// A command's line, understood; for some a body follows.
+enum Head {
+    Whole(Command),
+    Identify,
+    Auth,
+    Pub(TopicName),
+    Dpub(TopicName, u64),
+    Mpub(TopicName),
+}
+
+/// Where bytes lie, counted from the end of the command's line.
+type Span = std::ops::Range<usize>;
+
+/// Where a command's body or bodies lie, counted from the end of its line.
+enum Body {
+    None,
+    One(Span),
+    /// So many, each behind its size.
+    Many(Span, u32),
+}
+
+impl Head {
+    fn parse(line: &[u8], limits: &Limits) -> Result<Self, ProtocolError> {
+        let mut words = line.split(|b| *b == b' ');
+        let verb = words.next().unwrap_or_default();
+        let mut word = |missing: &str| words.next().ok_or_else(|| invalid(missing));
+        Ok(match verb {
+            b"FIN" => Self::Whole(Command::Fin(message_id(word("FIN insufficient number of params")?)?)),
+            b"RDY" => {
+                let count = word("").map_or(Ok(1), |count| {
+                    decimal(count).ok_or_else(|| invalid(format!("RDY could not parse count {}", as_text(count))))
+                })?;
+                Self::Whole(Command::Rdy(count))
+            }
+            b"PUB" => Self::Pub(topic("PUB", word("PUB insufficient number of parameters")?)?),
+            // nsqd says the code twice here
+            b"MPUB" => Self::Mpub(topic("E_BAD_TOPIC MPUB", word("MPUB insufficient number of parameters")?)?),
+            b"DPUB" => {
+                let missing = "DPUB insufficient number of parameters";
+                let (name, delay) = (word(missing)?, word(missing)?);
+                Self::Dpub(topic("DPUB", name)?, delay_of_dpub(delay, limits)?)
+            }
+            b"REQ" => {
+                let missing = "REQ insufficient number of params";
+                let (id, delay) = (word(missing)?, word(missing)?);
+                let id = message_id(id)?;
+                let delay =
+                    decimal(delay).ok_or_else(|| invalid(format!("REQ could not parse timeout {}", as_text(delay))))?;
+                Self::Whole(Command::Req { id, delay })
+            }
+            b"TOUCH" => Self::Whole(Command::Touch(message_id(word("TOUCH insufficient number of params")?)?)),
+            b"SUB" => {
+                let missing = "SUB insufficient number of parameters";
+                let (name, channel) = (word(missing)?, word(missing)?);
+                Self::Whole(Command::Sub { topic: topic("SUB", name)?, channel: channel_of_sub(channel)? })
+            }
+            b"IDENTIFY" => Self::Identify,
+            b"AUTH" if words.next().is_some() => return Err(invalid("AUTH invalid number of parameters")),
+            b"AUTH" => Self::Auth,
+            b"CLS" => Self::Whole(Command::Cls),
+            b"NOP" => Self::Whole(Command::Nop),
+            other => return Err(invalid(format!("invalid command {}", as_text(other)))),
+        })
+    }
+
+    /// Finds the body; `None` until all of it is there.
+    fn body(&self, reader: &mut Reader<'_>, limits: &Limits) -> Result<Option<Body>, ProtocolError> {
+        let (bad_body, bad_message) = (ErrorCode::BadBody, ErrorCode::BadMessage);
+        let (max_body, max_msg) = (limits.max_body_size, limits.max_msg_size);
+        let one = match self {
+            Self::Whole(_) => return Ok(Some(Body::None)),
+            Self::Mpub(_) => return Ok(reader.messages(limits)?.map(|(at, count)| Body::Many(at, count))),
+            Self::Identify => reader.sized(bad_body, max_body, "IDENTIFY", ("body", "body")),
+            Self::Auth => reader.sized(bad_body, max_body, "AUTH", ("body", "body")),
+            Self::Pub(_) => reader.sized(bad_message, max_msg, "PUB", ("message body", "message")),
+            Self::Dpub(..) => reader.sized(bad_message, max_msg, "DPUB", ("message body", "message")),
+        };
+        Ok(one?.map(Body::One))
+    }
+
+    /// Joins the line with its body. [`Head::body`] gave the kind of body that the line asks for.
+    fn complete(self, body: Body, bytes: &Bytes) -> Command {
+        match (self, body) {
+            (Self::Whole(command), _) => command,
+            (Self::Identify, Body::One(at)) => Command::Identify(bytes.slice(at)),
+            (Self::Auth, Body::One(at)) => Command::Auth(bytes.slice(at)),
+            (Self::Pub(topic), Body::One(at)) => Command::Pub { topic, body: bytes.slice(at) },
+            (Self::Dpub(topic, delay), Body::One(at)) => Command::Dpub { topic, delay, body: bytes.slice(at) },
+            (Self::Mpub(topic), Body::Many(at, count)) => {
+                let bodies = Bodies::from_sized(bytes.slice(at), count).expect("the reader went over the sizes");
+                Command::Mpub { topic, bodies }
+            }
+            (Self::Identify | Self::Auth | Self::Pub(_) | Self::Dpub(..) | Self::Mpub(_), _) => {
+                unreachable!("Head::body gives the body that the line asks for")
+            }
+        }
+    }
+}
+
+/// Walks over what follows a command's line; each step is `None` where the bytes end too early.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// What nsqd says where the bytes end too early.
+    missing: Option<ProtocolError>,
+}
+
+impl Reader<'_> {
+    /// A 32-bit signed big-endian number, as nsqd reads sizes.
+    fn number(&mut self) -> Option<i32> {
+        let bytes = self.bytes.get(self.at..self.at + 4)?;
+        self.at += 4;
+        Some(i32::from_be_bytes(bytes.try_into().ok()?))
+    }
+
+    fn take(&mut self, length: usize) -> Option<Span> {
+        let range = self.at..self.at.checked_add(length)?;
+        self.bytes.get(range.clone())?;
+        self.at = range.end;
+        Some(range)
+    }
+
+    /// Notes what nsqd misses where there is nothing.
+    fn or_missing<T>(&mut self, found: Option<T>, code: ErrorCode, what: impl FnOnce() -> String) -> Option<T> {
+        if found.is_none() {
+            self.missing = Some(ProtocolError::new(code, what()));
+        }
+        found
+    }
+
+    /// A size within 1..=`limit`, and as many bytes. The nouns are nsqd's: for what has that size, and for one that is too large.
+    fn sized(
+        &mut self,
+        code: ErrorCode,
+        limit: u32,
+        verb: &str,
+        nouns: (&str, &str),
+    ) -> Result<Option<Span>, ProtocolError> {
+        let Some(size) = self.size(code, limit, verb, nouns)? else { return Ok(None) };
+        let taken = self.take(size as usize);
+        Ok(self.or_missing(taken, code, || format!("{verb} failed to read {}", nouns.0)))
+    }
+
+    /// A size within 1..=`limit`.
+    fn size(
+        &mut self,
+        code: ErrorCode,
+        limit: u32,
+        verb: &str,
+        (noun, short): (&str, &str),
+    ) -> Result<Option<u32>, ProtocolError> {
+        let size = self.number();
+        let Some(size) = self.or_missing(size, code, || format!("{verb} failed to read {noun} size")) else {
+            return Ok(None);
+        };
+        match u32::try_from(size) {
+            Err(_) | Ok(0) => Err(ProtocolError::new(code, format!("{verb} invalid {noun} size {size}"))),
+            Ok(size) if size > limit => {
+                Err(ProtocolError::new(code, format!("{verb} {short} too big {size} > {limit}")))
+            }
+            Ok(size) => Ok(Some(size)),
+        }
+    }
+
+    /// MPUB's bodies, with nsqd's checks in nsqd's order (`readMPUB`).
+    fn messages(&mut self, limits: &Limits) -> Result<Option<(Span, u32)>, ProtocolError> {
+        let max_body = limits.max_body_size;
+        if self.size(ErrorCode::BadBody, max_body, "MPUB", ("body", "body"))?.is_none() {
+            return Ok(None);
+        }
+        let count = self.number();
+        let Some(count) = self.or_missing(count, ErrorCode::BadBody, || "MPUB failed to read message count".into())
+        else {
+            return Ok(None);
+        };
+        if count <= 0 || count.unsigned_abs() > max_body.saturating_sub(4) / 5 {
+            return Err(ProtocolError::new(ErrorCode::BadBody, format!("MPUB invalid message count {count}")));
+        }
+        let begin = self.at;
+        for index in 0..count {
+            if self.message(index, limits.max_msg_size)?.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some((begin..self.at, count.unsigned_abs())))
+    }
+
+    /// The body of MPUB that has this number.
+    fn message(&mut self, index: i32, limit: u32) -> Result<Option<Span>, ProtocolError> {
+        let code = ErrorCode::BadMessage;
+        let refuse = |text| Err(ProtocolError::new(code, text));
+        let size = self.number();
+        let missing = || format!("MPUB failed to read message({index}) body size");
+        let Some(size) = self.or_missing(size, code, missing) else { return Ok(None) };
+        match u32::try_from(size) {
+            Err(_) | Ok(0) => refuse(format!("MPUB invalid message({index}) body size {size}")),
+            Ok(size) if size > limit => refuse(format!("MPUB message too big {size} > {limit}")),
+            Ok(size) => {
+                let taken = self.take(size as usize);
+                Ok(self.or_missing(taken, code, || "MPUB failed to read message body".into()))
+            }
+        }
+    }
+}
+
+fn invalid(text: impl Into<String>) -> ProtocolError {
+    ProtocolError::new(ErrorCode::Invalid, text)
+}
+
+fn message_id(word: &[u8]) -> Result<MessageId, ProtocolError> {
+    MessageId::from_slice(word).ok_or_else(|| invalid("invalid message ID"))
+}
+
+/// Digits only, as nsqd's `ByteToBase10`; no digits at all read as 0 there and here. Beyond 64 bits nsqd wraps around (a DPUB
+/// for 2^64 ms is delivered at once); here the number stays at the highest, for the range check to refuse.
+fn decimal(word: &[u8]) -> Option<u64> {
+    word.iter().try_fold(0_u64, |sum, b| {
+        let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
+        Some(sum.saturating_mul(10).saturating_add(digit))
+    })
+}
+
+/// A peer's word in an answer. nsqd sends the bytes back as they came; what is no UTF-8 becomes U+FFFD here.
+fn as_text(word: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(word)
+}
+
+fn delay_of_dpub(word: &[u8], limits: &Limits) -> Result<u64, ProtocolError> {
+    match decimal(word) {
+        None => Err(invalid(format!("DPUB could not parse timeout {}", as_text(word)))),
+        Some(delay) if delay > limits.max_req_timeout => {
+            Err(invalid(format!("DPUB timeout {delay} out of range 0-{}", limits.max_req_timeout)))
+        }
+        Some(delay) => Ok(delay),
+    }
+}
+
+fn topic(verb: &str, word: &[u8]) -> Result<TopicName, ProtocolError> {
+    let name = std::str::from_utf8(word).ok().and_then(|name| TopicName::new(name).ok());
+    name.ok_or_else(|| {
+        let text = format!("{verb} topic name {} is not valid", quote(word));
+        ProtocolError::new(ErrorCode::BadTopic, text)
+    })
+}
+
+fn channel_of_sub(word: &[u8]) -> Result<ChannelName, ProtocolError> {
+    let name = std::str::from_utf8(word).ok().and_then(|name| ChannelName::new(name).ok());
+    name.ok_or_else(|| {
+        let text = format!("SUB channel name {} is not valid", quote(word));
+        ProtocolError::new(ErrorCode::BadChannel, text)
+    })
+}
