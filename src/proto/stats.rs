@@ -19,9 +19,25 @@ pub struct Stats {
     pub topics: List<TopicStats>,
     /// What Go says of its memory, if asked.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<serde_json::Value>,
+    pub memory: Option<Memory>,
     /// Connections that publish.
     pub producers: List<ClientStats>,
+}
+
+/// Go's figures of its heap (bytes) and of its collector (microseconds).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the names are Go's (runtime.MemStats)")]
+pub struct Memory {
+    pub heap_objects: u64,
+    pub heap_idle_bytes: u64,
+    pub heap_in_use_bytes: u64,
+    pub heap_released_bytes: u64,
+    pub gc_pause_usec_100: u64,
+    pub gc_pause_usec_99: u64,
+    pub gc_pause_usec_95: u64,
+    pub next_gc_bytes: u64,
+    pub gc_total_runs: u64,
 }
 
 /// One topic.

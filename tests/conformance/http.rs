@@ -4,34 +4,70 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use super::client::Client;
 use super::compare;
-use crate::support::Nsqd;
-use crate::support::needs;
+use crate::support::{Nsqd, needs, wait_until};
 
 type Request = (&'static str, &'static str, &'static str);
 
-/// Status, the headers that clients heed, and the body.
+/// Sends a request, head and body, and records status, the headers that clients heed, and the body.
 fn play(broker: &Nsqd, (method, path, body): &Request) -> String {
-    let mut stream = TcpStream::connect(broker.http()).expect("it listens");
+    let head = format!("{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
+    let mut stream = connect(broker);
+    // who is refused for a size need not be heard out
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
+    let mut answer = Vec::new();
+    let end = stream.read_to_end(&mut answer);
+    assert!(end.is_ok() || !answer.is_empty(), "it answers: {end:?}");
+    told(&String::from_utf8_lossy(&answer))
+}
+
+fn connect(broker: &Nsqd) -> TcpStream {
+    let stream = TcpStream::connect(broker.http()).expect("it listens");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid timeout");
-    write!(stream, "{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len()).expect("it reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
+    stream
+}
+
+fn told(answer: &str) -> String {
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     let status = head.split(' ').nth(1).expect("a status");
-    let mut headers: Vec<String> = head.lines().skip(1).map(str::to_ascii_lowercase).collect();
-    headers.retain(|header| header.starts_with("content-type") || header.starts_with("x-nsq-content-type"));
-    headers.sort();
+    let mut headers: Vec<&str> = head.lines().skip(1).collect();
+    headers
+        .retain(|header| ["Content-Type", "X-Nsq-Content-Type", "Allow"].iter().any(|name| header.starts_with(name)));
+    headers.sort_unstable();
     format!("{status} {headers:?} {}", masked(body))
 }
 
-/// Without what is each process's own: its start, and its memory.
+/// Without what is each process's own: its build, start, machine, memory and peers' ports.
 fn masked(body: &str) -> String {
-    let Some((head, rest)) = body.split_once(r#""start_time":"#) else { return body.to_owned() };
-    let topics = rest.trim_start_matches(|c: char| c.is_ascii_digit());
-    let (topics, memory) = topics.split_once(r#""memory":{"#).expect("memory is in the statistics");
-    let (_, rest) = memory.split_once('}').expect("an object");
-    format!("{head}{topics}{rest}")
+    const OWN: [&str; 6] = ["start_time", "connect_ts", "remote_address", "http_port", "tcp_port", "broadcast_address"];
+    let mut body = body.to_owned();
+    for name in OWN.iter().map(|name| format!("\"{name}\":")) {
+        let parts: Vec<&str> = body.split(&name).collect();
+        let rest = parts[1..].iter().map(|part| &part[part.find([',', '}']).expect("JSON goes on")..]);
+        body = std::iter::once(parts[0]).chain(rest).collect::<Vec<_>>().join(&name);
+    }
+    if let Some((head, memory)) = body.split_once(r#""memory":{"#) {
+        let (memory, rest) = memory.split_once('}').expect("an object");
+        let names = memory.replace(|c: char| c.is_ascii_digit(), "");
+        body = format!("{head}memory of {names}{rest}");
+    }
+    let lines = body.split_inclusive('\n').map(|line| match line.split_once(' ') {
+        Some(("nsqd", _)) => "nsqd\n".to_owned(),
+        Some((name @ ("start_time" | "uptime"), _)) => format!("{name}\n"),
+        _ if line.contains('\t') => line.split_once('\t').expect("a tab").0.to_owned() + "\n",
+        _ if line.contains("[V2 ") => masked_client(line),
+        _ => line.to_owned(),
+    });
+    lines.collect()
+}
+
+/// A client in the text of `/stats`, without its port, and without since when.
+fn masked_client(line: &str) -> String {
+    let (before, after) = line.split_once(':').expect("a port");
+    let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
+    let (after, _) = after.split_once("connected: ").expect("since when");
+    format!("{before}:{after}\n")
 }
 
 #[test]
@@ -63,7 +99,62 @@ fn requests_are_answered_as_nsqd_answers_them() {
         ("GET", "/config/nothing", ""),
         ("POST", "/info", ""),
         ("PUT", "/pub?topic=a", "x"),
+        ("OPTIONS", "/pub", ""),
+        ("OPTIONS", "/stats", ""),
+        ("OPTIONS", "/config/log_level", ""),
+        ("OPTIONS", "/nothing", ""),
+        ("DELETE", "/ping", ""),
+        ("PATCH", "/config/log_level", "x"),
+        ("HEAD", "/stats", ""),
+        ("GET", "/info", ""),
+        ("GET", "/stats?format=xml", ""),
+        ("GET", "/stats?include_clients=x&format=json", ""),
+        ("GET", "/stats?include_mem=x&format=json", ""),
+        ("PUT", "/config/log_level", "debug"),
+        ("GET", "/config/log_level", ""),
+        ("PUT", "/config/log_level", "INFO"),
+        ("PUT", "/config/log_level", "loud"),
+        ("PUT", "/config/log_level", ""),
+        ("PUT", "/config/mem_queue_size", "5"),
+        ("PUT", "/config/nothing", "5"),
+        ("PUT", "/config/nsqlookupd_tcp_addresses", "x"),
+        ("PUT", "/config/nsqlookupd_tcp_addresses", "[]"),
+        ("GET", "/config/nsqlookupd_tcp_addresses", ""),
     ];
+    for option in [
+        "mem_queue_size",
+        "msg_timeout",
+        "max_msg_timeout",
+        "max_msg_size",
+        "max_body_size",
+        "max_req_timeout",
+        "max_heartbeat_interval",
+        "max_rdy_count",
+        "max_output_buffer_size",
+        "max_output_buffer_timeout",
+        "min_output_buffer_timeout",
+        "max_channel_consumers",
+        "deflate",
+        "snappy",
+        "max_deflate_level",
+        "tls_required",
+        "tls_cert",
+        "tls_key",
+        "tls_client_auth_policy",
+        "tls_root_ca_file",
+        "statsd_address",
+        "auth_http_addresses",
+    ] {
+        requests.push(("GET", Box::leak(format!("/config/{option}").into_boxed_str()), ""));
+    }
+    // sizes at the limit, and one beyond: 1 MiB a message, 5 MiB a body
+    for (path, size) in [("/pub?topic=a", 1 << 20), ("/mpub?topic=a", 1 << 20), ("/mpub?topic=a", 5 << 20)] {
+        for size in [size, size + 1] {
+            let text: &'static str = Box::leak("x".repeat(size).into_boxed_str());
+            let lines: &'static str = Box::leak("x\n".repeat(size / 2).into_boxed_str());
+            requests.extend([("POST", path, text), ("POST", path, lines)]);
+        }
+    }
     for path in ["create", "pause", "unpause", "empty", "delete"] {
         for (kind, query) in [
             ("topic", ""),
@@ -79,5 +170,93 @@ fn requests_are_answered_as_nsqd_answers_them() {
             requests.extend([("POST", target, ""), ("GET", target, "")]);
         }
     }
-    compare(&requests, |request| format!("{request:?}"), play);
+    compare(&requests, |request| format!("{:.200}", format!("{request:?}")), play);
+}
+
+/// How a body is sent, and how requests follow each other.
+#[test]
+fn http_is_spoken_as_nsqd_speaks_it() {
+    needs!("nsqd");
+    let chunked = "POST /pub?topic=chunked HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n";
+    let scripts = [
+        "GET /ping HTTP/1.1\r\nHost: x\r\n\r\nGET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(),
+        "GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /ping HTTP/1.0\r\n\r\n".to_owned(),
+        format!("{chunked}Connection: close\r\n\r\n2\r\nhi\r\n0\r\n\r\n"),
+        format!("{chunked}\r\n2\r\nhi\r\n0\r\n\r\nGET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+        format!("{chunked}Connection: close\r\n\r\nzz\r\nhi\r\n0\r\n\r\n"),
+        "POST /pub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\nhi".to_owned(),
+        "POST /pub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\nhi".to_owned(),
+        "POST /pub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nhi".to_owned(),
+        "nonsense\r\n\r\n".to_owned(),
+    ];
+    compare(
+        &scripts,
+        |script| script.escape_debug().to_string(),
+        |broker, script| {
+            let mut stream = connect(broker);
+            stream.write_all(script.as_bytes()).expect("it reads");
+            let mut answers = String::new();
+            stream.read_to_string(&mut answers).expect("it answers");
+            let statuses = answers.lines().filter_map(|line| line.strip_prefix("HTTP/1.")?.get(2..5));
+            statuses.collect::<Vec<_>>().join(" ")
+        },
+    );
+}
+
+/// `/stats` of a broker that has something to tell, by all filters, as JSON and as text.
+#[test]
+fn the_statistics_read_as_those_of_nsqd() {
+    needs!("nsqd");
+    let queries = [
+        "",
+        "?topic=alpha",
+        "?topic=alpha&channel=one",
+        "?topic=none",
+        "?channel=one",
+        "?channel=none",
+        "?include_clients=false",
+        "?include_mem=false",
+    ];
+    let scenes = ["text", "json"].map(|format| (format, queries));
+    compare(
+        &scenes,
+        |(format, _)| (*format).to_owned(),
+        |broker, (format, queries)| {
+            let clients = populate(broker);
+            let mut all = String::new();
+            for query in queries {
+                let separator = if query.is_empty() { '?' } else { '&' };
+                let target = Box::leak(format!("/stats{query}{separator}format={format}").into_boxed_str());
+                all += &format!("{query}: {}\n", play(broker, &("GET", target, "")));
+            }
+            drop(clients);
+            broker.delete_topic("alpha");
+            broker.delete_topic("beta");
+            all
+        },
+    );
+}
+
+/// Two topics: one with a paused channel and one with a consumer that has a message, one without a channel; and a producer.
+fn populate(broker: &Nsqd) -> [Client; 2] {
+    broker.create("alpha", "one");
+    broker.post("/channel/pause?topic=alpha&channel=one");
+    let wishes = r#"{"client_id":"id","hostname":"host","user_agent":"agent","sample_rate":0}"#;
+    let mut consumer = Client::subscribed(broker, "alpha", "two%23ephemeral".replace("%23", "#").as_str(), wishes);
+    consumer.say("RDY 1\n");
+    let (mut producer, _) = Client::identified(broker, wishes);
+    // to one topic only: of several, nsqd tells one that it picks at random
+    for _ in 0..3 {
+        producer.say("PUB alpha\n\0\0\0\u{5}hello");
+        assert_eq!(producer.frame(), "0 OK");
+    }
+    broker.publish("beta", b"hello");
+    broker.publish_later("alpha", b"later", 100_000);
+    assert_eq!(consumer.messages(1).len(), 1);
+    // nsqd's goroutines take a moment
+    wait_until("all is where it stays", || {
+        let stats = broker.channel("alpha", "one");
+        (stats.depth, stats.deferred_count) == (3, 1) && broker.channel("alpha", "two#ephemeral").deferred_count == 1
+    });
+    [consumer, producer]
 }

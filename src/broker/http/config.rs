@@ -12,6 +12,8 @@ use super::answer::{self, Answer, Refusal};
 /// How nsqd answers with text, and with all else.
 fn answer(value: &Value) -> Answer {
     Ok(match value {
+        // Go gives no type to nothing
+        Value::String(text) if text.is_empty() => answer::nothing(),
         Value::String(text) => answer::text(text.as_str()),
         other => answer::json(other),
     })
@@ -81,6 +83,8 @@ fn lookup(api: &Api, option: &str) -> Option<Value> {
         "min_output_buffer_timeout" => json!(config.output_buffer_timeout.0.unsigned_abs() * NANOS),
         "max_channel_consumers" => json!(state.max_channel_consumers),
         "deflate" | "snappy" => json!(false),
+        "tls_cert" | "tls_key" | "tls_client_auth_policy" | "tls_root_ca_file" | "statsd_address" => json!(""),
+        "auth_http_addresses" => json!([]),
         "max_deflate_level" => json!(6),
         "tls_required" => json!(0),
         _ => return None,

@@ -4,6 +4,7 @@ mod admin;
 mod answer;
 mod config;
 mod info;
+mod methods;
 mod metrics;
 mod publish;
 mod query;
@@ -13,6 +14,7 @@ mod stats;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::from_fn;
 use axum::routing::{get, post};
 
 use self::answer::Refusal;
@@ -30,13 +32,13 @@ pub struct Api {
 
 /// The paths.
 pub fn router(api: Arc<Api>) -> Router {
-    Router::new()
-        .route("/ping", get(info::ping).head(not_allowed))
-        .route("/info", get(info::info).head(not_allowed))
+    let paths = Router::new()
+        .route("/ping", get(info::ping))
+        .route("/info", get(info::info))
         .route("/pub", post(publish::publish))
         .route("/mpub", post(publish::publish_many))
-        .route("/stats", get(stats::stats).head(not_allowed))
-        .route("/metrics", get(metrics::metrics).head(not_allowed))
+        .route("/stats", get(stats::stats))
+        .route("/metrics", get(metrics::metrics))
         .route("/topic/create", post(admin::create_topic))
         .route("/topic/delete", post(admin::delete_topic))
         .route("/topic/empty", post(admin::empty_topic))
@@ -47,13 +49,10 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/channel/empty", post(admin::empty_channel))
         .route("/channel/pause", post(admin::pause_channel))
         .route("/channel/unpause", post(admin::unpause_channel))
-        .route("/config/{option}", get(config::read).head(not_allowed).put(config::write))
-        .method_not_allowed_fallback(not_allowed)
+        .route("/config/{option}", get(config::read).put(config::write))
+        .method_not_allowed_fallback(|| async { Refusal::new(405, "METHOD_NOT_ALLOWED") })
         .fallback(|| async { Refusal::new(404, "NOT_FOUND") })
-        .with_state(api)
-}
-
-/// nsqd's answer to HEAD too, which axum would take for GET.
-async fn not_allowed() -> Refusal {
-    Refusal::new(405, "METHOD_NOT_ALLOWED")
+        .with_state(api);
+    // around it: a router says only at its end which methods a path has
+    Router::new().fallback_service(paths).layer(from_fn(methods::answer))
 }

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
-use serde_json::json;
 
 use super::Api;
 use super::answer::{self, text};
 use super::query::Query;
 use crate::broker::VERSION;
 use crate::broker::state::StatsOf;
-use crate::proto::stats::{ChannelStats, ClientStats, Stats, TopicStats};
+use crate::proto::stats::{ChannelStats, ClientStats, Memory, Stats, TopicStats};
 
 pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response {
     let given = |name| query.get(name).filter(|value: &&str| !value.is_empty());
@@ -38,18 +37,8 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response
 }
 
 /// nsqd's figures of Go's heap. There is no collector here: the memory in use stands for the heap, and the rest is nothing.
-fn memory() -> serde_json::Value {
-    json!({
-        "heap_objects": 0,
-        "heap_idle_bytes": 0,
-        "heap_in_use_bytes": resident_bytes(),
-        "heap_released_bytes": 0,
-        "gc_pause_usec_100": 0,
-        "gc_pause_usec_99": 0,
-        "gc_pause_usec_95": 0,
-        "next_gc_bytes": 0,
-        "gc_total_runs": 0,
-    })
+fn memory() -> Memory {
+    Memory { heap_in_use_bytes: resident_bytes(), ..Memory::default() }
 }
 
 /// What the process has in memory, by the kernel's count.
@@ -70,13 +59,10 @@ fn write_text(out: &mut String, stats: &Stats, uptime: Duration) -> std::fmt::Re
     let start = std::time::UNIX_EPOCH + Duration::from_secs(stats.start_time.unsigned_abs());
     writeln!(out, "nsqd v{VERSION} (mqueue v{})", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "start_time {}", humantime::format_rfc3339_seconds(start))?;
-    writeln!(out, "uptime {}", humantime::format_duration(uptime))?;
+    writeln!(out, "uptime {}", as_go(uptime))?;
     writeln!(out, "\nHealth: {}", stats.health)?;
-    if let Some(memory) = stats.memory.as_ref().and_then(|memory| memory.as_object()) {
-        writeln!(out, "\nMemory:")?;
-        for (name, value) in memory {
-            writeln!(out, "   {name:<25}\t{value}")?;
-        }
+    if let Some(memory) = &stats.memory {
+        write_memory(out, memory)?;
     }
     match stats.topics.is_empty() {
         true => writeln!(out, "\nTopics: None")?,
@@ -92,6 +78,24 @@ fn write_text(out: &mut String, stats: &Stats, uptime: Duration) -> std::fmt::Re
     for producer in &stats.producers {
         write!(out, "   ")?;
         write_client(out, producer)?;
+    }
+    Ok(())
+}
+
+fn write_memory(out: &mut String, memory: &Memory) -> std::fmt::Result {
+    writeln!(out, "\nMemory:")?;
+    for (name, value) in [
+        ("heap_objects", memory.heap_objects),
+        ("heap_idle_bytes", memory.heap_idle_bytes),
+        ("heap_in_use_bytes", memory.heap_in_use_bytes),
+        ("heap_released_bytes", memory.heap_released_bytes),
+        ("gc_pause_usec_100", memory.gc_pause_usec_100),
+        ("gc_pause_usec_99", memory.gc_pause_usec_99),
+        ("gc_pause_usec_95", memory.gc_pause_usec_95),
+        ("next_gc_bytes", memory.next_gc_bytes),
+        ("gc_total_runs", memory.gc_total_runs),
+    ] {
+        writeln!(out, "   {name:<25}\t{value}")?;
     }
     Ok(())
 }
@@ -123,7 +127,6 @@ fn write_client(out: &mut String, client: &ClientStats) -> std::fmt::Result {
     let name = format!("{}:{port} {}", client.hostname, client.user_agent);
     let connected = std::time::UNIX_EPOCH + Duration::from_secs(client.connect_ts.unsigned_abs());
     let connected = Duration::from_secs(connected.elapsed().unwrap_or_default().as_secs());
-    let connected = humantime::format_duration(connected);
     if client.pub_counts.is_empty() {
         let ClientStats { state, in_flight_count, ready_count, finish_count, requeue_count, message_count, .. } =
             client;
@@ -134,5 +137,49 @@ fn write_client(out: &mut String, client: &ClientStats) -> std::fmt::Result {
         let topics: Vec<_> = client.pub_counts.iter().map(|p| format!("{}={}", p.topic, p.count)).collect();
         write!(out, "[V2 {name:<21}] msgs: {total:<8} topics: {} ", topics.join(","))?;
     }
-    writeln!(out, "connected: {connected}")
+    writeln!(out, "connected: {}", as_go(connected))
+}
+
+/// A time as Go writes it: `1h2m3.5s`.
+fn as_go(time: Duration) -> String {
+    let decimal = |whole: u64, fraction: String| {
+        let number = format!("{whole}.{fraction}");
+        number.trim_end_matches('0').trim_end_matches('.').to_owned()
+    };
+    let (seconds, nanos) = (time.as_secs(), time.subsec_nanos());
+    match (seconds, nanos) {
+        (0, 0) => "0s".to_owned(),
+        (0, ..1_000) => format!("{nanos}ns"),
+        (0, ..1_000_000) => decimal(u64::from(nanos / 1_000), format!("{:03}", nanos % 1_000)) + "µs",
+        (0, _) => decimal(u64::from(nanos / 1_000_000), format!("{:06}", nanos % 1_000_000)) + "ms",
+        _ => {
+            let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+            let rest = decimal(seconds % 60, format!("{nanos:09}")) + "s";
+            match (hours, minutes) {
+                (0, 0) => rest,
+                (0, minutes) => format!("{minutes}m{rest}"),
+                (hours, minutes) => format!("{hours}h{minutes}m{rest}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_go_writes_them() {
+        for (nanos, text) in [
+            (0, "0s"),
+            (999, "999ns"),
+            (1_500, "1.5µs"),
+            (2_000_000, "2ms"),
+            (1_540_421_862, "1.540421862s"),
+            (60_000_000_000, "1m0s"),
+            (3_723_500_000_000, "1h2m3.5s"),
+        ] {
+            assert_eq!(as_go(Duration::from_nanos(nanos)), text);
+        }
+    }
 }

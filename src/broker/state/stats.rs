@@ -30,9 +30,11 @@ impl State {
         topics.into_iter().filter_map(|(name, topic)| self.stats_of_topic(name, topic, of)).collect()
     }
 
-    /// Connections that have published; `null` if there is none.
+    /// Connections that have published; `null` if there is none, or if a topic was asked for that is not there.
     pub fn producer_stats(&self, of: &StatsOf<'_>) -> List<ClientStats> {
-        let producers = self.sessions.iter().filter(|(_, session)| of.clients && !session.published.is_empty());
+        let is_there = of.topic.is_none_or(|topic| self.topics.keys().any(|name| name.as_str() == topic));
+        let wanted = of.clients && is_there;
+        let producers = self.sessions.iter().filter(|(_, session)| wanted && !session.published.is_empty());
         let mut producers = producers.map(|(_, session)| session.stats(of)).peekable();
         match producers.peek() {
             Some(_) => producers.collect(),
