@@ -105,3 +105,37 @@ fn nsq_stat_and_nsqadmin_show_what_nsqlookupd_knows_of_it() {
     broker.post("/topic/delete?topic=foo");
     wait_until("the topic to go", || !get(&lookupd.http(), "/nodes").contains("foo"));
 }
+
+#[test]
+fn a_new_topic_has_the_channels_that_nsqlookupd_knows_of_it() {
+    needs!("nsqd", "nsqlookupd");
+    let lookupd = Lookupd::start();
+    let to = format!("--lookupd-tcp-address={}", lookupd.tcp());
+    let nsqd = Nsqd::real(&[&to, "--broadcast-address=127.0.0.1"]);
+    for channel in ["one", "two", "three#ephemeral"] {
+        nsqd.create("foo", &channel.replace('#', "%23"));
+    }
+    let known = || get(&lookupd.http(), "/channels?topic=foo");
+    wait_until("nsqlookupd knows the channels", || ["one", "two"].iter().all(|name| known().contains(name)));
+    let broker = Nsqd::embedded(&[&to]);
+    wait_until("nsqlookupd knows the broker", || get(&lookupd.http(), "/nodes").matches("tcp_port").count() == 2);
+    broker.publish("foo", b"first");
+    broker.create("foo", "own");
+    wait_until("the message in each channel", || {
+        let channels = broker.channels("foo");
+        channels.len() == 3 && channels.iter().all(|channel| broker.channel("foo", channel).depth == 1)
+    });
+    assert_eq!(broker.channels("foo"), ["one", "own", "two"]);
+}
+
+#[test]
+fn nsqlookupds_that_do_not_answer_hold_up_no_message_for_long() {
+    needs!("nsqlookupd");
+    let mut lookupd = Lookupd::start();
+    let broker = Nsqd::embedded(&[&format!("--lookupd-tcp-address={}", lookupd.tcp())]);
+    wait_until("nsqlookupd knows the broker", || get(&lookupd.http(), "/nodes").contains("tcp_port"));
+    lookupd.stop();
+    broker.create("foo", "bar");
+    broker.publish("foo", b"first");
+    wait_until("the message in its channel", || broker.channel("foo", "bar").depth == 1);
+}

@@ -142,6 +142,7 @@ impl Broker {
 
     /// Registers with these nsqlookupds (`HOST:PORT` of their TCP protocol), and with no others.
     pub fn register_with(&self, addresses: Vec<String>) {
+        self.change(|state, _| state.ask_for_channels(!addresses.is_empty()));
         self.lookupds.send_replace(addresses);
     }
 

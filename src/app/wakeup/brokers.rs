@@ -108,7 +108,8 @@ impl Brokers {
         broker.is_asked = false;
         broker.trouble.is_now(told.as_ref().err(), format_args!("nsqd at {name}"), self.is_quiet);
         match told {
-            Ok((known, stats)) => {
+            Ok(told) => {
+                let (known, stats) = *told;
                 (broker.known, broker.last) = (Some(known), Some((stats, Instant::now())));
                 News::Stats { took }
             }

@@ -17,7 +17,7 @@ pub(super) enum Answer {
 }
 
 /// What an nsqd tells: who it is, and its statistics.
-pub(super) type Told = (Known, Stats);
+pub(super) type Told = Box<(Known, Stats)>;
 
 /// Who an nsqd is, which it is asked once.
 #[derive(Debug, Clone)]
@@ -100,7 +100,7 @@ async fn tell(http: &Nsqd, known: Option<Known>) -> Result<Told, HttpError> {
             Known { tcp, itself: (info.hostname, info.broadcast_address, info.tcp_port, info.http_port) }
         }
     };
-    Ok((known, http.stats(&StatsFilter::default()).await?))
+    Ok(Box::new((known, http.stats(&StatsFilter::default()).await?)))
 }
 
 /// One nsqlookupd, and the nsqds (their HTTP addresses) that it named last.

@@ -26,7 +26,34 @@ impl State {
         if !name.is_ephemeral() {
             self.store.note(&Change::TopicCreated(id, name.clone()));
         }
-        self.topics.insert(name.clone(), Topic::new(id, name.is_ephemeral()));
+        let mut topic = Topic::new(id, name.is_ephemeral());
+        if self.asks_for_channels {
+            topic.is_unsettled = true;
+            self.unsettled.push(name.clone());
+        }
+        self.topics.insert(name.clone(), topic);
+    }
+
+    /// Whether somebody will ask which channels a new topic has elsewhere, and [`settle`](Self::settle) it.
+    pub fn ask_for_channels(&mut self, asks: bool) {
+        self.asks_for_channels = asks;
+    }
+
+    /// New topics, whose channels are to be asked for; each is named once.
+    pub fn unsettled(&mut self) -> Vec<TopicName> {
+        std::mem::take(&mut self.unsettled)
+    }
+
+    /// Gives a topic, if it is still there, the channels that it has elsewhere, and them its messages. Ephemeral ones come with their consumers.
+    pub fn settle(&mut self, name: &TopicName, channels: &[ChannelName], now: Now) {
+        if !self.topics.contains_key(name) {
+            return;
+        }
+        for channel in channels.iter().filter(|channel| !channel.is_ephemeral()) {
+            self.channel_of(name, channel, now);
+        }
+        self.topics.get_mut(name).expect("it is there").is_unsettled = false;
+        self.distribute(name, now);
     }
 
     /// Makes sure of a channel, and of its topic. The first channel of a topic gets what the topic held.

@@ -89,6 +89,9 @@ pub struct State {
     next_number: u32,
     /// Why the log did not take the last messages.
     refused: Option<String>,
+    /// A new topic is to be settled.
+    asks_for_channels: bool,
+    unsettled: Vec<TopicName>,
 }
 
 impl State {
@@ -102,6 +105,8 @@ impl State {
             catalog_version: 0,
             next_number: 1,
             refused: None,
+            asks_for_channels: false,
+            unsettled: Vec::new(),
         }
     }
 

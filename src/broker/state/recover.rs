@@ -33,6 +33,8 @@ impl State {
         for together in recovered.messages.chunk_by(lie_together).flat_map(within_limit) {
             state.keep(together, &names, now);
         }
+        // what a topic held that had not all its channels yet
+        names.values().for_each(|name| state.distribute(name, now));
         state
     }
 

@@ -12,8 +12,10 @@ pub(super) struct Topic {
     pub(super) id: TopicId,
     pub(super) is_ephemeral: bool,
     pub(super) paused: bool,
+    /// It may have channels elsewhere that are not known yet: none of them is to miss a message.
+    pub(super) is_unsettled: bool,
     pub(super) channels: BTreeMap<ChannelName, ChannelId>,
-    /// What waits for a channel, or for the end of the pause.
+    /// What waits for a channel, for the end of the pause, or until all channels are known.
     pub(super) held: VecDeque<Held>,
     /// How many messages that is, and how many of them were left in the log.
     pub(super) depth: usize,
@@ -35,6 +37,7 @@ impl Topic {
             id,
             is_ephemeral,
             paused: false,
+            is_unsettled: false,
             channels: BTreeMap::new(),
             held: VecDeque::new(),
             depth: 0,
@@ -46,7 +49,7 @@ impl Topic {
 
     /// True if messages stay here.
     pub(super) fn holds(&self) -> bool {
-        self.paused || self.channels.is_empty()
+        self.paused || self.is_unsettled || self.channels.is_empty()
     }
 
     /// True if a channel outlives the process.

@@ -1,0 +1,90 @@
+//! Registers with nsqlookupds, so that they know which topics and channels are here (`nsqd/lookup.go`, and nsqlookupd's protocol).
+//!
+//! ```text
+//!  "  V1" IDENTIFY ─▶ REGISTER topic [channel] for each ─▶ PING every 15 s, and what came or went in between
+//! ```
+//!
+//! A connection that fails is made anew, with all that is here; nsqlookupd forgets what came over one when it ends.
+//!
+//! A new topic gets the channels that they know of it elsewhere, before its first message goes to any of them.
+
+mod channels;
+mod connection;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+
+use self::channels::Directories;
+use self::connection::Lookupd;
+use super::Broker;
+use super::http::Identity;
+use crate::proto::{ChannelName, TopicName};
+
+/// How long nsqlookupd may take for an answer.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// A topic, or one of its channels.
+type Registration = (TopicName, Option<ChannelName>);
+type Catalog = watch::Receiver<BTreeSet<Registration>>;
+
+/// Keeps all nsqlookupds up to date; never ends.
+pub(super) async fn keep_registered(broker: Arc<Broker>, identity: Identity) {
+    let mut addresses = broker.lookupds.subscribe();
+    let (catalog, _) = watch::channel(BTreeSet::new());
+    let directories = Directories::default();
+    let mut tasks: HashMap<String, AbortOnDropHandle<()>> = HashMap::new();
+    loop {
+        let wanted = addresses.borrow_and_update().clone();
+        tasks.retain(|address, _| wanted.contains(address));
+        if !wanted.is_empty() {
+            catalog.send_replace(broker.look(|state| {
+                let of_topic = |name: &TopicName, channels: Vec<ChannelName>| {
+                    let name = name.clone();
+                    std::iter::once(None).chain(channels.into_iter().map(Some)).map(move |c| (name.clone(), c))
+                };
+                state.catalog().flat_map(|(name, channels)| of_topic(name, channels.cloned().collect())).collect()
+            }));
+        }
+        for address in wanted {
+            tasks.entry(address).or_insert_with_key(|address| {
+                let directories = directories.clone();
+                let staying = stay_registered(address.clone(), identity.clone(), directories, catalog.subscribe());
+                AbortOnDropHandle::new(tokio::spawn(staying))
+            });
+        }
+        for topic in broker.change(|state, _| state.unsettled()) {
+            tokio::spawn(channels::settle(broker.clone(), directories.clone(), topic));
+        }
+        tokio::select! {
+            changed = addresses.changed() => changed.expect("the broker keeps the sender"),
+            () = broker.catalog_changed.notified() => {}
+        }
+    }
+}
+
+/// Keeps one nsqlookupd up to date.
+async fn stay_registered(address: String, identity: Identity, directories: Directories, mut catalog: Catalog) {
+    let mut trouble = None;
+    loop {
+        let ended = match Lookupd::connect(&address, &identity).await {
+            Ok(mut lookupd) => {
+                tracing::info!("registered with nsqlookupd {address}");
+                trouble = None;
+                let _listed = directories.list(lookupd.http.clone());
+                lookupd.keep(&mut catalog).await
+            }
+            Err(error) => Err(error),
+        };
+        let error = ended.err().map_or_else(|| "it closed the connection".to_owned(), |error| error.to_string());
+        if trouble.as_ref() != Some(&error) {
+            tracing::warn!("nsqlookupd {address}: {error}: it is tried again");
+            trouble = Some(error);
+        }
+        sleep(ANSWER).await;
+    }
+}
