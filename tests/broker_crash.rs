@@ -1,12 +1,13 @@
 //! The embedded broker is killed again and again: what it acknowledged stays.
 
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use mqueue::client::{Address, Consumer, ConsumerConfig, Publisher, PublisherConfig};
 use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
-use crate::support::{Nsqd, PATIENCE, Sequences, mqueue, needs, wait_until};
+use crate::support::{Client, Nsqd, PATIENCE, Sequences, mqueue, needs, wait_until};
 
 const KILLS: usize = 50;
 /// What one publishing takes: enough for all kills.
@@ -102,6 +103,55 @@ async fn a_requeued_message_keeps_its_time_and_attempts_and_a_finished_one_is_go
     got.sort();
     assert!(asked.elapsed() >= later, "{got:?} came after {:?}", asked.elapsed());
     assert_eq!(got, [("deferred".to_owned(), 1), ("requeued".to_owned(), 2)]);
+}
+
+/// What is FINished, and known to be, does not come back, however often the broker is killed; what was FINished while it was killed comes
+/// back once at the most, if its FIN came too late.
+#[test]
+fn nothing_finished_comes_back_after_kills() {
+    const ROUNDS: usize = 30;
+    const BATCH: usize = 40;
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut broker = Nsqd::embedded(&[]);
+    let (mut finished, mut doubtful) = (HashSet::new(), HashMap::<String, usize>::new());
+    broker.create("foo", "1");
+    for round in 0..ROUNDS {
+        let lines: String = (0..BATCH).map(|n| format!("{round}.{n}\n")).collect();
+        broker.publish_lines("foo", lines.as_bytes());
+        let mut client = Client::subscribed(&broker, "foo", "1", "{}");
+        client.say(&format!("RDY {BATCH}\n"));
+        let messages = client.messages(random.usize(1..=BATCH));
+        let (known, unknown) = messages.split_at(random.usize(..=messages.len()));
+        for message in known {
+            assert!(!finished.contains(&message.id), "{} was finished, and came again", message.body);
+            client.say(&format!("FIN {}\n", message.id));
+        }
+        // commands are carried out in their order: whoever is answered was heard out before
+        client.say("PUB other\n\0\0\0\u{1}x");
+        while client.frame() != "0 OK" {}
+        finished.extend(known.iter().map(|message| message.id.clone()));
+        for message in unknown {
+            *doubtful.entry(message.id.clone()).or_default() += 1;
+            client.say(&format!("FIN {}\n", message.id));
+        }
+        broker.kill();
+        broker.start_again();
+    }
+    let mut client = Client::subscribed(&broker, "foo", "1", "{}");
+    client.say("RDY 2500\n");
+    let left = usize::try_from(broker.channel("foo", "1").depth).expect("not negative");
+    for message in client.messages(left) {
+        assert!(!finished.contains(&message.id), "{} was finished, and came again", message.body);
+    }
+    let again = doubtful.values().filter(|times| **times > 1).count();
+    eprintln!(
+        "{ROUNDS} kills: {} finished for sure, none came again; {again} of {} others did",
+        finished.len(),
+        doubtful.len()
+    );
+    assert!(finished.len() > ROUNDS, "too few to tell");
 }
 
 #[test]

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use mqueue::proto::stats::{ChannelStats, ClientStats, TopicStats};
 
-use super::client::Client;
 use super::compare;
-use crate::support::{Nsqd, needs};
+use crate::support::{Client, Nsqd, needs};
 
 type Scene = (&'static str, fn(&Nsqd, &mut String));
 

@@ -4,9 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use super::client::Client;
 use super::compare;
-use crate::support::{Nsqd, needs, wait_until};
+use crate::support::{Client, Nsqd, needs, wait_until};
 
 type Request = (&'static str, &'static str, &'static str);
 

@@ -1,6 +1,5 @@
 //! One transcript, three brokers: nsqd, `mqueue broker --memory` and `mqueue broker` with its log. nsqd is the judge.
 
-mod client;
 mod delivery;
 mod http;
 mod tcp;

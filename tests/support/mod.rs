@@ -1,5 +1,6 @@
 //! Real programs under test: started on ports of the system's choice, ended with the test.
 
+mod client;
 mod doors;
 mod events;
 pub mod fake_nsqd;
@@ -8,6 +9,7 @@ mod nsq;
 
 use std::time::{Duration, Instant};
 
+pub use self::client::Client;
 pub use self::doors::{Doors, Told};
 pub use self::events::Sequences;
 pub use self::mqueue::{Finished, Mqueue, consumer, is_optimised, mqueue, program};

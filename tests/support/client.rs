@@ -4,23 +4,23 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::support::Nsqd;
+use super::Nsqd;
 
 /// A message, as far as scenes look at it.
 #[derive(Debug)]
-pub(super) struct Message {
-    pub(super) id: String,
-    pub(super) attempts: u16,
-    pub(super) body: String,
+pub struct Message {
+    pub id: String,
+    pub attempts: u16,
+    pub body: String,
 }
 
-pub(super) struct Client {
+pub struct Client {
     stream: TcpStream,
 }
 
 impl Client {
     /// Connects and identifies; gives the answer, too.
-    pub(super) fn identified(broker: &Nsqd, wishes: &str) -> (Self, String) {
+    pub fn identified(broker: &Nsqd, wishes: &str) -> (Self, String) {
         let stream = TcpStream::connect(broker.tcp()).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid timeout");
         let mut client = Self { stream };
@@ -31,7 +31,7 @@ impl Client {
         (client, answer)
     }
 
-    pub(super) fn subscribed(broker: &Nsqd, topic: &str, channel: &str, wishes: &str) -> Self {
+    pub fn subscribed(broker: &Nsqd, topic: &str, channel: &str, wishes: &str) -> Self {
         let (mut client, answer) = Self::identified(broker, wishes);
         assert_eq!(answer, "0 OK");
         client.say(&format!("SUB {topic} {channel}\n"));
@@ -39,12 +39,12 @@ impl Client {
         client
     }
 
-    pub(super) fn say(&mut self, text: &str) {
+    pub fn say(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).expect("it reads");
     }
 
     /// The next frame: its type and data; `closed` at the end.
-    pub(super) fn frame(&mut self) -> String {
+    pub fn frame(&mut self) -> String {
         match self.read() {
             Some((kind, data)) => format!("{kind} {}", String::from_utf8_lossy(&data)),
             None => "closed".to_owned(),
@@ -52,12 +52,12 @@ impl Client {
     }
 
     /// The next frame, with the id left out.
-    pub(super) fn frame_without(&mut self, id: &str) -> String {
+    pub fn frame_without(&mut self, id: &str) -> String {
         self.frame().replace(id, "ID")
     }
 
     /// So many messages.
-    pub(super) fn messages(&mut self, count: usize) -> Vec<Message> {
+    pub fn messages(&mut self, count: usize) -> Vec<Message> {
         (0..count)
             .map(|_| {
                 let (kind, data) = self.read().expect("a message");
@@ -72,7 +72,7 @@ impl Client {
     }
 
     /// The bodies of so many messages, in order of their text: a broker may deliver in any.
-    pub(super) fn bodies(&mut self, count: usize) -> Vec<String> {
+    pub fn bodies(&mut self, count: usize) -> Vec<String> {
         let mut bodies: Vec<_> = self.messages(count).into_iter().map(|message| message.body).collect();
         bodies.sort();
         bodies
