@@ -22,11 +22,18 @@ use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
 
 /// One passed socket.
 #[derive(Debug)]
-enum Ear {
+#[allow(missing_docs)]
+pub enum Ear {
     Stream(UnixListener),
     Datagram(UnixDatagram),
     Tcp(TcpListener),
     Udp(UdpSocket),
+}
+
+/// Takes the sockets that were passed (`LISTEN_FDS`), inside a tokio runtime. Fails if one is no socket to wait on.
+pub fn passed_sockets() -> io::Result<Vec<Ear>> {
+    let mut passed = ListenFd::from_env();
+    (0..passed.len()).map(|index| Ear::take(&mut passed, index)).collect()
 }
 
 /// The sockets by which the service is woken.
@@ -39,8 +46,7 @@ impl Door {
     /// Takes the sockets that were passed (`LISTEN_FDS`), inside a tokio runtime; `None` if there are none. Fails if one is no
     /// socket that can be listened on.
     pub fn from_env() -> io::Result<Option<Self>> {
-        let mut passed = ListenFd::from_env();
-        let ears = (0..passed.len()).map(|index| Ear::take(&mut passed, index)).collect::<io::Result<Vec<_>>>()?;
+        let ears = passed_sockets()?;
         Ok((!ears.is_empty()).then_some(Self { ears }))
     }
 

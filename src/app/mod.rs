@@ -1,9 +1,12 @@
 //! The subcommands: a module each, which takes its arguments and runs to the end. They do not import each other.
 
 pub mod broker;
+mod brokers;
+mod child;
 pub mod consumer;
 pub mod demo;
 pub mod doctor;
+mod embedded;
 mod exit;
 pub mod producer;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::http::{self, Api, Identity};
 use super::socket::Listener;
 use super::{Broker, lookupd, tcp};
+use crate::feed::remove_stale;
 
 /// How long connections have to end when the broker stops.
 const GRACE: Duration = Duration::from_secs(2);
@@ -64,21 +65,12 @@ impl ListenAddress {
                 Ok(Bound { address: Some(address), path: None, listener: Listener::Tcp(listener) })
             }
             Self::Unix(path) => {
-                if is_left_behind(path) {
-                    std::fs::remove_file(path)?;
-                }
+                remove_stale(path)?;
                 let listener = Listener::Unix(UnixListener::bind(path)?);
                 Ok(Bound { address: None, path: Some(path.clone()), listener })
             }
         }
     }
-}
-
-fn is_left_behind(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    let refused = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && std::os::unix::net::UnixStream::connect(path).err().is_some_and(refused)
 }
 
 /// A listener and where it is. A Unix socket goes with it.

@@ -19,16 +19,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
 
 use self::activator::Activator;
 use self::ledger::Ledger;
 use self::program::{Event, Program};
 use self::show::Show;
-use super::{Exit, Failure};
-use crate::broker::log::{DiskLog, Options};
-use crate::broker::server::{ListenAddress, Server};
-use crate::broker::{Broker, BrokerConfig};
+use super::Exit;
+use super::embedded::Embedded;
 use crate::cli::demo::Args;
 use crate::client::{Address, Publisher, PublisherConfig};
 use crate::proto::TopicName;
@@ -49,23 +46,17 @@ const LAST: Duration = Duration::from_secs(15);
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(LAST)?;
-    let folder = Folder::new()?;
+    let broker = Embedded::start("mqueue-demo").await?;
     let show = Show::begin();
-    let local: [ListenAddress; 1] = ["127.0.0.1:0".parse().expect("a valid address")];
-    let (log, recovered, _) = DiskLog::open(&Options::new(folder.0.join("log")))?;
-    let broker = Broker::on_disk(BrokerConfig::default(), log, recovered, None);
-    let server = Server::bind(broker, &local, &local, Some("127.0.0.1".to_owned())).await?;
-    let (tcp, http) = (server.tcp[0].to_string(), server.http[0].to_string());
-    let closing = CancellationToken::new();
-    let serving = tokio::spawn(server.run(closing.clone()));
+    let Embedded { tcp, http, .. } = &broker;
     show.line("broker", &format!("NSQ's protocol on {tcp}, HTTP on http://{http}/stats"));
 
     let (told, events) = unbounded_channel();
-    let program = Program::new(&tcp, &http, told)?;
+    let program = Program::new(tcp, http, told)?;
     let mut children = (0..CONSUMERS).map(|n| program.consumer(AWAKE, n)).collect::<Result<Vec<_>, _>>()?;
-    let activator = Activator::hold(&folder.0.join(format!("{ASLEEP}.sock")))?;
-    program.make_group(&http, ASLEEP).await?;
-    children.push(program.wakeup(&folder.0)?);
+    let activator = Activator::hold(&broker.folder().join(format!("{ASLEEP}.sock")))?;
+    program.make_group(http, ASLEEP).await?;
+    children.push(program.wakeup(broker.folder())?);
     let sleeper = tokio::spawn(activator.serve(program, shutdown.now.clone()));
 
     let address: Address = tcp.parse().expect("the address of a listener");
@@ -82,8 +73,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let _ = sleeper.await;
     let Demo { show, ledger, publisher, .. } = demo;
     publisher.close().await;
-    closing.cancel();
-    let _ = serving.await;
+    broker.end().await;
     show.summary(&ledger);
     Ok(if ledger.lost() == 0 { Exit::Success } else { Exit::Failure })
 }
@@ -176,25 +166,6 @@ impl Demo {
         if let Some(line) = self.ledger.note(event, Instant::now()) {
             self.show.line(ASLEEP, &line);
         }
-    }
-}
-
-/// A folder that goes with the demo.
-struct Folder(std::path::PathBuf);
-
-impl Folder {
-    fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("mqueue-demo-{:08x}", fastrand::u32(..)));
-        let failed =
-            |e| Failure::new(Exit::Failure, format!("cannot make {}: {e}: name a folder by TMPDIR", path.display()));
-        std::fs::create_dir(&path).map_err(failed)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

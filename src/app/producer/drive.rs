@@ -11,11 +11,10 @@ use bytes::Bytes;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::alarm::Alarm;
 use super::flights::Flights;
 use super::lane::{Batch, Lane};
-use super::schedule::Schedule;
 use super::source::Source;
+use crate::pace::{Alarm, Schedule};
 
 /// Bytes on their way to each nsqd where as much is sent as goes: enough to keep a fast one busy, and little enough that a slow
 /// network carries it before the deadline.

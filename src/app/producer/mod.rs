@@ -9,8 +9,6 @@
 //!
 //! All but the reader is one task: what sends, the progress and the limit's question run beside each other in it.
 
-mod alarm;
-mod brokers;
 mod drive;
 mod event;
 mod flights;
@@ -19,8 +17,6 @@ mod limit;
 mod plan;
 mod progress;
 mod reader;
-mod records;
-mod schedule;
 mod source;
 mod summary;
 mod tally;
@@ -35,20 +31,20 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use self::brokers::Brokers;
 use self::drive::Run;
 use self::event::Events;
 use self::lane::Lane;
 use self::limit::Limit;
 use self::plan::{From, Pace, Plan};
 use self::progress::Progress;
-use self::records::Records;
 use self::source::{Input, Source};
 use self::summary::Summary;
 use self::tally::Tally;
+use super::brokers::Brokers;
 use super::{Exit, Failure};
 use crate::cli::producer::{Args, ReportFormat};
 use crate::client::{Publisher, PublisherConfig};
+use crate::records::Records;
 use crate::shutdown::Shutdown;
 
 /// Runs the command to its end.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
 
-use super::records::{Cut, Records};
+use crate::records::{Cut, Records};
 
 /// Reads that may wait to be taken.
 const AHEAD: usize = 4;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// Message `n` (from 0) is due `n / rate` after the start.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     start: Instant,
     /// Messages a second, above 0.
     rate: f64,
@@ -12,17 +12,17 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// `rate` messages a second from `start` on.
-    pub(super) fn new(start: Instant, rate: f64) -> Self {
+    pub(crate) fn new(start: Instant, rate: f64) -> Self {
         Self { start, rate }
     }
 
     /// When message `n` is due.
-    pub(super) fn at(&self, n: u64) -> Instant {
+    pub(crate) fn at(&self, n: u64) -> Instant {
         self.start + Duration::try_from_secs_f64(n as f64 / self.rate).unwrap_or(Duration::from_secs(1 << 40))
     }
 
     /// How many are due at `now`.
-    pub(super) fn due(&self, now: Instant) -> u64 {
+    pub(crate) fn due(&self, now: Instant) -> u64 {
         match now.checked_duration_since(self.start) {
             None => 0,
             Some(passed) => {

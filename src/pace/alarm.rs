@@ -11,11 +11,11 @@ const FINE: Duration = Duration::from_millis(3);
 
 /// Wakes its owner at points in time. The thread ends with it.
 #[derive(Debug)]
-pub(super) struct Alarm(mpsc::Sender<(Instant, oneshot::Sender<()>)>);
+pub(crate) struct Alarm(mpsc::Sender<(Instant, oneshot::Sender<()>)>);
 
 impl Alarm {
     /// Starts the thread.
-    pub(super) fn start() -> std::io::Result<Self> {
+    pub(crate) fn start() -> std::io::Result<Self> {
         let (asks, asked) = mpsc::channel::<(Instant, oneshot::Sender<()>)>();
         std::thread::Builder::new().name("alarm".to_owned()).spawn(move || {
             for (due, wake) in asked {
@@ -27,7 +27,7 @@ impl Alarm {
     }
 
     /// Ends at `due`. Cancel-safe.
-    pub(super) async fn at(&self, due: Instant) {
+    pub(crate) async fn at(&self, due: Instant) {
         let left = due.saturating_duration_since(Instant::now());
         if left > FINE {
             tokio::time::sleep(left - FINE).await;

@@ -7,16 +7,16 @@ use crate::proto::stats::Producer;
 
 /// The nsqds of a run.
 #[derive(Debug)]
-pub(super) struct Brokers {
+pub(in crate::app) struct Brokers {
     /// Where to publish; at least one.
-    pub(super) tcp: Vec<Address>,
+    pub(in crate::app) tcp: Vec<Address>,
     /// Their HTTP APIs, as far as they are known.
-    pub(super) http: Vec<Nsqd>,
+    pub(in crate::app) http: Vec<Nsqd>,
 }
 
 impl Brokers {
     /// Finds them. Fails if there is none.
-    pub(super) async fn find(args: &brokers::Args) -> Result<Self, Failure> {
+    pub(in crate::app) async fn find(args: &brokers::Args) -> Result<Self, Failure> {
         let mut found = Self { tcp: args.nsqd(), http: args.nsqd_http() };
         let mut last_error = None;
         for lookupd in &args.lookupd_http_address {

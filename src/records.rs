@@ -18,18 +18,18 @@ const LITTLE_SPACE: usize = 16 * 1024;
 
 /// What was cut from the input so far; see [`Records::take`].
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Cut {
+pub(crate) struct Cut {
     /// The records, none of them empty.
-    pub(super) records: Vec<Bytes>,
+    pub(crate) records: Vec<Bytes>,
     /// How many more were empty.
-    pub(super) empty: u64,
+    pub(crate) empty: u64,
     /// How many more were too long.
-    pub(super) too_long: u64,
+    pub(crate) too_long: u64,
 }
 
 /// The input of one file, in the making.
 #[derive(Debug)]
-pub(super) struct Records {
+pub(crate) struct Records {
     /// `None`: all is one record.
     delimiter: Option<Bytes>,
     max: usize,
@@ -44,12 +44,12 @@ pub(super) struct Records {
 
 impl Records {
     /// Records of at the most `max` bytes, each ended by `delimiter` or by the input's end.
-    pub(super) fn new(delimiter: Option<Bytes>, max: usize) -> Self {
+    pub(crate) fn new(delimiter: Option<Bytes>, max: usize) -> Self {
         Self { delimiter, max, buffer: BytesMut::new(), filled: 0, scanned: 0, passing_over: false }
     }
 
     /// Where to read to; never empty.
-    pub(super) fn space(&mut self) -> &mut [u8] {
+    pub(crate) fn space(&mut self) -> &mut [u8] {
         if self.buffer.len() - self.filled < LITTLE_SPACE {
             // what is left of a long record doubles its room
             let mut buffer = BytesMut::zeroed(BUFFER.max(2 * self.filled));
@@ -60,7 +60,7 @@ impl Records {
     }
 
     /// Notes that so many bytes were read into [`Records::space`], and takes the records that are whole now.
-    pub(super) fn take(&mut self, read: usize) -> Cut {
+    pub(crate) fn take(&mut self, read: usize) -> Cut {
         self.filled += read;
         let mut cut = Cut::default();
         if let Some(delimiter) = self.delimiter.clone() {
@@ -73,7 +73,7 @@ impl Records {
     }
 
     /// The input is at its end: what follows the last delimiter is a record, too. Ready for the next input after it.
-    pub(super) fn end(&mut self) -> Cut {
+    pub(crate) fn end(&mut self) -> Cut {
         let mut cut = Cut::default();
         let rest = self.buffer.split_to(self.filled).freeze();
         let nothing = rest.is_empty() && self.delimiter.is_some();

@@ -1,0 +1,79 @@
+//! What a receiver says at the end of a stream.
+
+use std::fmt;
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// The longest answer that is read, in bytes.
+const LONGEST: u64 = 256;
+
+/// `OK 500`, `OK 498 refused 2`, or just `OK`, which is about all that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Lines that are safe, from the stream's first on; not empty ones. `None`: all.
+    pub taken: Option<u64>,
+    /// Lines among them, or between them, that were refused for good.
+    pub refused: u64,
+}
+
+impl Answer {
+    /// How many of `sent` lines are settled, taken or refused. The others are to be sent again.
+    pub fn settled(self, sent: u64) -> u64 {
+        self.taken.map_or(sent, |taken| taken.saturating_add(self.refused).min(sent))
+    }
+
+    /// Reads the answer up to the stream's end. Fails if the stream ended without one.
+    pub async fn read(stream: impl AsyncRead + Unpin) -> io::Result<Self> {
+        let mut text = String::new();
+        stream.take(LONGEST).read_to_string(&mut text).await?;
+        Self::parse(&text).ok_or_else(|| match text.is_empty() {
+            true => io::Error::new(io::ErrorKind::UnexpectedEof, "it ended without an answer"),
+            false => io::Error::new(io::ErrorKind::InvalidData, format!("it answered {text:?} instead of OK")),
+        })
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        let number = |word: &str| word.parse().ok();
+        match words[..] {
+            ["OK"] => Some(Self { taken: None, refused: 0 }),
+            ["OK", taken] => Some(Self { taken: Some(number(taken)?), refused: 0 }),
+            ["OK", taken, "refused", refused] => Some(Self { taken: Some(number(taken)?), refused: number(refused)? }),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self { taken: None, .. } => f.write_str("OK"),
+            Self { taken: Some(taken), refused: 0 } => write!(f, "OK {taken}"),
+            Self { taken: Some(taken), refused } => write!(f, "OK {taken} refused {refused}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_is_read_as_it_is_written() {
+        for text in ["OK", "OK 0", "OK 500", "OK 498 refused 2"] {
+            assert_eq!(Answer::read(text.as_bytes()).await.unwrap().to_string(), text);
+        }
+        for wrong in ["", "ok", "OK x", "OK 1 refused", "HTTP/1.1 200 OK", "OK -1", "OK 1 2"] {
+            assert!(Answer::read(wrong.as_bytes()).await.is_err(), "{wrong:?}");
+        }
+        let endless = tokio::io::repeat(b'O');
+        assert!(Answer::read(endless).await.is_err());
+    }
+
+    #[test]
+    fn what_is_not_settled_is_to_be_sent_again() {
+        let settled = |taken, refused| Answer { taken, refused }.settled(10);
+        assert_eq!((settled(None, 0), settled(Some(4), 1), settled(Some(u64::MAX), 9)), (10, 5, 10));
+    }
+}

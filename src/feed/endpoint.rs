@@ -1,0 +1,87 @@
+//! Where a feed comes from, or goes to, as it is typed.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// The longest path of a Unix socket (`sun_path`, with its NUL 108), in bytes.
+const LONGEST_PATH: usize = 107;
+
+/// A socket's address: `unix:/PATH`, `unixgram:/PATH`, `tcp:HOST:PORT`, `udp:HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A Unix stream socket: lines.
+    Unix(PathBuf),
+    /// A Unix datagram socket (Go's name for it): one message a datagram.
+    Unixgram(PathBuf),
+    /// Lines over TCP.
+    Tcp(String),
+    /// One message a datagram.
+    Udp(String),
+}
+
+/// Text that is no [`Endpoint`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidEndpoint {
+    /// Nothing known stands before the colon, or nothing after it.
+    #[error("invalid address {0:?}: use unix:/PATH, unixgram:/PATH, tcp:HOST:PORT or udp:HOST:PORT")]
+    Unknown(String),
+    /// No socket can have this path.
+    #[error("invalid address {0:?}: a socket's path has at most {LONGEST_PATH} bytes")]
+    TooLong(String),
+}
+
+impl FromStr for Endpoint {
+    type Err = InvalidEndpoint;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEndpoint> {
+        let unknown = || InvalidEndpoint::Unknown(text.to_owned());
+        let (scheme, rest) = text.split_once(':').filter(|(_, rest)| !rest.is_empty()).ok_or_else(unknown)?;
+        let path = || match rest.len() {
+            ..=LONGEST_PATH => Ok(PathBuf::from(rest)),
+            _ => Err(InvalidEndpoint::TooLong(text.to_owned())),
+        };
+        let has_port =
+            rest.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        match scheme {
+            "unix" => path().map(Self::Unix),
+            "unixgram" => path().map(Self::Unixgram),
+            "tcp" if has_port => Ok(Self::Tcp(rest.to_owned())),
+            "udp" if has_port => Ok(Self::Udp(rest.to_owned())),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unixgram(path) => write!(f, "unixgram:{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp:{address}"),
+            Self::Udp(address) => write!(f, "udp:{address}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_shown_as_it_was_typed() {
+        for text in ["unix:/run/feed", "unixgram:feed.sock", "tcp:127.0.0.1:0", "tcp:[::1]:9000", "udp:localhost:514"] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_the_remedy() {
+        let long = format!("unix:/{}", "x".repeat(107));
+        for text in ["", "unix", "unix:", "/run/feed", "tcp:9000", "tcp:host:", "udp:h:65536", "ftp:h:1", "a\nb", &long]
+        {
+            let error = text.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(error.starts_with("invalid address \"") && !error.contains('\n'), "{error}");
+        }
+    }
+}
