@@ -65,7 +65,9 @@ fn subcommands_do_not_use_each_other() {
     let commands: Vec<String> = std::fs::read_dir(&app)
         .expect("a folder")
         .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned))
-        .filter(|name| !matches!(name.as_str(), "mod" | "exit" | "sleeping" | "brokers" | "child" | "embedded"))
+        .filter(|name| {
+            !matches!(name.as_str(), "mod" | "exit" | "sleeping" | "brokers" | "child" | "embedded" | "lines")
+        })
         .collect();
     for (path, text) in sources(&app) {
         let inside = path.strip_prefix(&format!("{}/", app.display())).expect("below the folder");

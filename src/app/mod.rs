@@ -8,9 +8,11 @@ pub mod demo;
 pub mod doctor;
 mod embedded;
 mod exit;
+mod lines;
 pub mod producer;
 #[cfg(test)]
 mod sleeping;
+pub mod stage;
 pub mod wakeup;
 
 pub use exit::{Exit, Failure};

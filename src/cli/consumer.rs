@@ -57,11 +57,12 @@ pub struct Args {
 #[group(skip)]
 #[command(next_help_heading = "Handling")]
 pub struct Handling {
-    /// What is done with a message: print, exec:CMD, http://… or https://…, file:PATH, sleep:20ms..50ms
+    /// What is done with a message: print, exec:CMD, http://… or https://…, unix:PATH, forward:STREAM, file:PATH, sleep:20ms..50ms
     ///
     /// exec:CMD gets the body on stdin and MQUEUE_STREAM, MQUEUE_GROUP, MQUEUE_ID, MQUEUE_ATTEMPTS, MQUEUE_TIMESTAMP in its
     /// environment; exit 0: done, 65: dead letter, 75 or any other: again later. http:// gets a POST; 2xx: done, 408, 429,
-    /// 5xx or no answer: again later (Retry-After is heeded), other 4xx: dead letter. file:PATH appends and syncs.
+    /// 5xx or no answer: again later (Retry-After is heeded), other 4xx: dead letter. file:PATH appends and syncs. unix:PATH writes a
+    /// line to a stream socket, whose answer is OK; forward:STREAM publishes to another stream.
     #[arg(long, env = "HANDLER", value_name = "HANDLER", default_value = "print", verbatim_doc_comment)]
     pub handler: HandlerSpec,
 

@@ -6,6 +6,7 @@ pub mod consumer;
 pub mod demo;
 pub mod doctor;
 pub mod producer;
+pub mod stage;
 pub mod wakeup;
 
 use clap::{Parser, Subcommand};
@@ -34,10 +35,21 @@ pub enum Command {
     Producer(producer::Args),
     /// Consume a stream as a group, and handle each message
     Consumer(consumer::Args),
+    /// One hop of a pipeline: consume a stream, do the work, pass the result on
+    Stage(stage::Args),
     /// Wake sleeping consumers whose groups have messages
     Wakeup(wakeup::Args),
     /// Look for what usually is wrong, and say what mends it
     Doctor(doctor::Args),
+}
+
+/// How a command that runs for long reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Report {
+    /// At the end, for people, on stderr.
+    Text,
+    /// JSON on stdout: a line each second, and one at the end.
+    Json,
 }
 
 /// Reads a duration: a bare number of seconds (`30`, `0.5`), or with units (`30s`, `1m 30s`, `250ms`).

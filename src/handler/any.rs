@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::client::Address;
 use crate::proto::{ChannelName, Message, TopicName};
 
 use super::exec::ExecHandler;
 use super::file::FileHandler;
+use super::forward::ForwardHandler;
 use super::http::HttpHandler;
 use super::print::{PrintHandler, PrintOutput};
 use super::reason::why;
 use super::sleep::SleepHandler;
+use super::unix::UnixHandler;
 use super::{Handler, HandlerSpec, Verdict};
 
 /// What a handler is told beside its [`HandlerSpec`].
@@ -32,6 +35,8 @@ pub struct HandlerOptions {
     /// True where the answer goes to a next hop: `exec` and `http` keep it in [`Verdict::Done`] instead of passing a
     /// command's output through.
     pub capture_output: bool,
+    /// Where `forward` publishes: the nsqds that are known by address.
+    pub nsqd: Vec<Address>,
 }
 
 /// Why a handler cannot be built.
@@ -51,6 +56,9 @@ pub enum HandlerError {
         /// What the system said.
         source: io::Error,
     },
+    /// `forward` without an nsqd known by address.
+    #[error("no nsqd to forward to: name one with --nsqd-tcp-address")]
+    NowhereToForward,
     /// Standard output is closed.
     #[error("cannot use standard output: {}", why(.0))]
     Stdout(#[source] io::Error),
@@ -73,6 +81,10 @@ pub enum AnyHandler {
     Http(HttpHandler),
     /// `file:PATH`
     File(FileHandler),
+    /// `unix:PATH`
+    Unix(UnixHandler),
+    /// `forward:STREAM`
+    Forward(ForwardHandler),
     /// `sleep:20ms..50ms`
     Sleep(SleepHandler),
 }
@@ -86,6 +98,8 @@ impl HandlerSpec {
             Self::Exec(command) => AnyHandler::Exec(ExecHandler::new(command, options)?),
             Self::Http(url) => AnyHandler::Http(HttpHandler::new(url, options)?),
             Self::File(path) => AnyHandler::File(FileHandler::open(path)?),
+            Self::Unix(path) => AnyHandler::Unix(UnixHandler::new(path.clone(), options.timeout)),
+            Self::Forward(stream) => AnyHandler::Forward(ForwardHandler::new(stream.clone(), options)?),
             Self::Sleep(range) => AnyHandler::Sleep(SleepHandler::new(*range)),
         })
     }
@@ -98,6 +112,8 @@ impl Handler for AnyHandler {
             Self::Exec(handler) => handler.handle(message).await,
             Self::Http(handler) => handler.handle(message).await,
             Self::File(handler) => handler.handle(message).await,
+            Self::Unix(handler) => handler.handle(message).await,
+            Self::Forward(handler) => handler.handle(message).await,
             Self::Sleep(handler) => handler.handle(message).await,
         }
     }
@@ -108,6 +124,8 @@ impl Handler for AnyHandler {
             Self::Exec(handler) => handler.batch_size(),
             Self::Http(handler) => handler.batch_size(),
             Self::File(handler) => handler.batch_size(),
+            Self::Unix(handler) => handler.batch_size(),
+            Self::Forward(handler) => handler.batch_size(),
             Self::Sleep(handler) => handler.batch_size(),
         }
     }
@@ -118,6 +136,8 @@ impl Handler for AnyHandler {
             Self::Exec(handler) => handler.handle_batch(messages).await,
             Self::Http(handler) => handler.handle_batch(messages).await,
             Self::File(handler) => handler.handle_batch(messages).await,
+            Self::Unix(handler) => handler.handle_batch(messages).await,
+            Self::Forward(handler) => handler.handle_batch(messages).await,
             Self::Sleep(handler) => handler.handle_batch(messages).await,
         }
     }
@@ -137,6 +157,8 @@ mod tests {
         assert!(matches!(built("exec:true"), AnyHandler::Exec(_)));
         assert!(matches!(built("http://localhost/"), AnyHandler::Http(_)));
         assert!(matches!(built(&file), AnyHandler::File(_)));
+        assert!(matches!(built("unix:/run/peer"), AnyHandler::Unix(_)));
+        assert!(matches!(built("forward:bar"), AnyHandler::Forward(_)));
         assert!(matches!(built("sleep:1ms"), AnyHandler::Sleep(_)));
         assert!(built("print").batch_size() > 1 && built(&file).batch_size() > 1);
         assert_eq!(built("exec:true").batch_size(), 1);

@@ -21,7 +21,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use crate::proto::{ChannelName, Message, TopicName};
 
 use super::spec::shown;
-use super::{CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, Verdict};
+use super::{Away, CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, Verdict};
 
 /// The longest Retry-After that is believed.
 const LONGEST_DELAY: Duration = Duration::from_secs(3600);
@@ -56,6 +56,40 @@ impl HttpHandler {
             group: options.group.clone(),
             capture_output: options.capture_output,
         })
+    }
+
+    /// The verdict; away is a server that does not answer, or says that it takes nothing now.
+    pub(crate) async fn pass(&self, message: Message) -> Result<Verdict, Away> {
+        let response = self.answer(message).await?;
+        let takes_nothing = matches!(
+            response.status(),
+            StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT
+        );
+        match self.verdict(response).await {
+            Verdict::Retry { why, .. } if takes_nothing => Err(Away(why)),
+            verdict => Ok(verdict),
+        }
+    }
+
+    async fn answer(&self, message: Message) -> Result<Response, Away> {
+        self.post(message).await.map_err(|error| Away(format!("no answer from {}: {}", self.shown, cause(&error))))
+    }
+
+    async fn verdict(&self, response: Response) -> Verdict {
+        let status = response.status();
+        if !status.is_success() {
+            let verdict = self.refused(status, response.headers());
+            drain(response).await;
+            return verdict;
+        }
+        if self.capture_output {
+            return self.captured(response).await;
+        }
+        drain(response).await;
+        Verdict::Done(None)
     }
 
     /// Sends the message and waits for the answer's head.
@@ -113,21 +147,10 @@ impl HttpHandler {
 
 impl Handler for HttpHandler {
     async fn handle(&self, message: Message) -> Verdict {
-        let response = match self.post(message).await {
-            Ok(response) => response,
-            Err(error) => return Verdict::retry(format!("no answer from {}: {}", self.shown, cause(&error))),
-        };
-        let status = response.status();
-        if !status.is_success() {
-            let verdict = self.refused(status, response.headers());
-            drain(response).await;
-            return verdict;
+        match self.answer(message).await {
+            Ok(response) => self.verdict(response).await,
+            Err(Away(why)) => Verdict::retry(why),
         }
-        if self.capture_output {
-            return self.captured(response).await;
-        }
-        drain(response).await;
-        Verdict::Done(None)
     }
 }
 

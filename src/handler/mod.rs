@@ -4,15 +4,17 @@
 //! exactly once for each message, after the verdict.
 //!
 //! ```text
-//!  --handler print | exec:CMD | http://… | file:PATH | sleep:20ms..50ms
+//!  --handler print | exec:CMD | http://… | unix:PATH | forward:STREAM | file:PATH | sleep:20ms..50ms
 //!                 └── HandlerSpec ──▶ AnyHandler: one enum, no second dispatch
 //! ```
 
 mod any;
+mod away;
 mod capture;
 mod command_line;
 mod exec;
 mod file;
+mod forward;
 mod http;
 mod lane;
 mod line;
@@ -20,18 +22,24 @@ mod print;
 mod printer;
 mod process_group;
 mod reason;
+mod schema;
 mod sleep;
 mod spec;
 #[cfg(test)]
 mod testing;
+mod unix;
 
 pub use any::{AnyHandler, HandlerError, HandlerOptions};
+pub(crate) use away::Away;
 pub use exec::ExecHandler;
 pub use file::FileHandler;
+pub use forward::ForwardHandler;
 pub use http::HttpHandler;
 pub use print::{InvalidOutput, PrintHandler, PrintOutput};
+pub use schema::{InvalidSchema, Schema};
 pub use sleep::SleepHandler;
 pub use spec::{HandlerSpec, HttpUrl, InvalidSpec, SleepRange};
+pub use unix::UnixHandler;
 
 use std::time::Duration;
 

@@ -20,7 +20,11 @@ impl SleepHandler {
 impl Handler for SleepHandler {
     async fn handle(&self, _message: Message) -> Verdict {
         let spread = self.range.longest().saturating_sub(self.range.shortest());
-        tokio::time::sleep(self.range.shortest().saturating_add(spread.mul_f64(fastrand::f64()))).await;
+        let time = self.range.shortest().saturating_add(spread.mul_f64(fastrand::f64()));
+        // tokio's timers take a millisecond for nothing
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
         Verdict::Done(None)
     }
 }

@@ -4,6 +4,8 @@
 //!  print
 //!  exec:COMMAND
 //!  http://HOST/PATH  https://HOST/PATH
+//!  unix:PATH
+//!  forward:STREAM
 //!  file:PATH
 //!  sleep:20ms..50ms  sleep:25ms
 //! ```
@@ -18,6 +20,9 @@ use std::time::Duration;
 
 use reqwest::Url;
 
+use crate::feed::{Endpoint, InvalidEndpoint};
+use crate::proto::{InvalidName, TopicName};
+
 /// A handler as named on the command line. `Display` gives the text that [`FromStr`] reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HandlerSpec {
@@ -29,6 +34,10 @@ pub enum HandlerSpec {
     Http(HttpUrl),
     /// `file:PATH`: one line a message at the end of a file.
     File(PathBuf),
+    /// `unix:PATH`: a line to whoever listens there, and its OK.
+    Unix(PathBuf),
+    /// `forward:STREAM`: published to another stream.
+    Forward(TopicName),
     /// `sleep:20ms..50ms`: nothing but time.
     Sleep(SleepRange),
 }
@@ -38,7 +47,7 @@ pub enum HandlerSpec {
 pub enum InvalidSpec {
     /// No handler begins like this.
     #[error(
-        "unknown handler {0:?}: use print, exec:COMMAND, http://HOST/PATH, https://HOST/PATH, file:PATH or sleep:20ms..50ms"
+        "unknown handler {0:?}: use print, exec:COMMAND, http://HOST/PATH, https://HOST/PATH, unix:PATH, forward:STREAM, file:PATH or sleep:20ms..50ms"
     )]
     Unknown(String),
     /// `exec:` alone.
@@ -47,6 +56,12 @@ pub enum InvalidSpec {
     /// `file:` alone.
     #[error("handler \"file:\" names no file: use file:PATH, as in file:events.jsonl")]
     NoPath,
+    /// `unix:` without a path that a socket can have.
+    #[error(transparent)]
+    Socket(#[from] InvalidEndpoint),
+    /// What stands after `forward:` is no stream.
+    #[error(transparent)]
+    Stream(#[from] InvalidName),
     /// What stands after `http` is not a URL with a host.
     #[error("invalid URL {url:?} ({why}): use http://HOST[:PORT]/PATH")]
     Url {
@@ -73,6 +88,13 @@ impl FromStr for HandlerSpec {
             "http" | "https" => text.parse().map(Self::Http),
             "file" if rest.is_empty() => Err(InvalidSpec::NoPath),
             "file" => Ok(Self::File(rest.into())),
+            "unix" => match text.parse()? {
+                Endpoint::Unix(path) => Ok(Self::Unix(path)),
+                Endpoint::Unixgram(_) | Endpoint::Tcp(_) | Endpoint::Udp(_) => {
+                    Err(InvalidSpec::Unknown(text.to_owned()))
+                }
+            },
+            "forward" => Ok(Self::Forward(TopicName::new(rest)?)),
             "sleep" => rest.parse().map(Self::Sleep),
             _ => Err(InvalidSpec::Unknown(text.to_owned())),
         }
@@ -86,6 +108,8 @@ impl fmt::Display for HandlerSpec {
             Self::Exec(command) => write!(f, "exec:{command}"),
             Self::Http(url) => f.write_str(&url.text),
             Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Forward(stream) => write!(f, "forward:{stream}"),
             Self::Sleep(range) => write!(f, "sleep:{range}"),
         }
     }
@@ -203,6 +227,8 @@ mod tests {
             "http://user:secret@localhost:8080/hook?a=b",
             "https://example.org",
             "file:/var/log/a:b.jsonl",
+            "unix:/run/next",
+            "forward:bar",
             "sleep:20ms..50ms",
             "sleep:25ms",
             "sleep:0s",
@@ -220,6 +246,8 @@ mod tests {
             ("a\nb", r#"unknown handler "a\nb": use print"#),
             ("exec: ", "handler \"exec:\" names no command: use exec:COMMAND"),
             ("file:", "handler \"file:\" names no file: use file:PATH"),
+            ("unix:", r#"invalid address "unix:": use unix:/PATH"#),
+            ("forward:a b", r#"invalid "#),
             ("http:", r#"invalid URL "http:" (no host): use http://HOST"#),
             ("http:///path", r#"invalid URL "http:///path" (no host): use http://HOST"#),
             ("http://a:port/", r#"invalid URL "http://a:port/" (invalid port number): use http://HOST"#),

@@ -28,5 +28,6 @@ pub(super) fn options() -> HandlerOptions {
         timeout: Duration::from_secs(30),
         stop: CancellationToken::new(),
         capture_output: false,
+        nsqd: vec!["127.0.0.1:4150".parse().unwrap()],
     }
 }

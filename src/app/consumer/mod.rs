@@ -129,6 +129,7 @@ fn handler(args: &Args, shutdown: &Shutdown) -> Result<AnyHandler, Failure> {
         timeout: args.handling.handler_timeout,
         stop: shutdown.draining.clone(),
         capture_output: false,
+        nsqd: args.broker.nsqd(),
     };
     args.handling.handler.build(&options).map_err(|e| Failure::new(Exit::Usage, e))
 }

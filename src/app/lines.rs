@@ -1,0 +1,55 @@
+//! Lines of JSON on stdout, from a thread of their own: who reads them slowly holds nothing up, and gets fewer.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use serde::Serialize;
+
+/// Lines that may wait to be written.
+const AHEAD: usize = 16;
+
+/// The way to stdout. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(in crate::app) struct Lines {
+    waiting: SyncSender<String>,
+    writer: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl Lines {
+    /// Starts the thread.
+    pub(in crate::app) fn start() -> io::Result<Self> {
+        let (waiting, lines) = sync_channel::<String>(AHEAD);
+        let writer = std::thread::Builder::new().name("lines".to_owned()).spawn(move || {
+            // an empty one is the end
+            for line in lines.into_iter().take_while(|line| !line.is_empty()) {
+                // that nobody reads is no error
+                let _ = io::stdout().lock().write_all(line.as_bytes());
+            }
+        })?;
+        Ok(Self { waiting, writer: Arc::new(Mutex::new(Some(writer))) })
+    }
+
+    /// Has a line written, unless many wait already.
+    pub(in crate::app) fn say(&self, line: &impl Serialize) {
+        match self.waiting.try_send(text(line)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => tracing::debug!("nobody reads the report"),
+        }
+    }
+
+    /// Has the last line written, and waits until it is.
+    pub(in crate::app) fn end(self, line: &impl Serialize) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let _ = self.waiting.send(text(line));
+        let _ = self.waiting.send(String::new());
+        writer.map(JoinHandle::join);
+    }
+}
+
+fn text(line: &impl Serialize) -> String {
+    let mut text = serde_json::to_string(line).expect("texts and numbers are JSON");
+    text.push('\n');
+    text
+}

@@ -1,0 +1,153 @@
+//! `mqueue stage`: a consumer whose handler passes what it made on to the next hop.
+//!
+//! ```text
+//!  Consumer ─▶ Worker ─▶ Relay: fits the schema? ─▶ work ─▶ NextHop ── OK ──▶ Done ─▶ FIN
+//!                          │ no                     │ fails   └ away: waits, and tries again
+//!                          └─▶ dead letter          └─▶ again later
+//! ```
+
+mod figures;
+mod hop;
+mod relay;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::figures::Figures;
+use self::hop::NextHop;
+use self::relay::Relay;
+use super::lines::Lines;
+use super::{Exit, Failure};
+use crate::cli::Report;
+use crate::cli::stage::Args;
+use crate::client::{Consumer, ConsumerConfig};
+use crate::handler::{Handler, HandlerOptions, HandlerSpec, PrintOutput};
+use crate::shutdown::Shutdown;
+use crate::systemd::Notifier;
+use crate::worker::{DeadLetter, Ended, Pulse, Worker, WorkerConfig};
+
+/// Messages in flight for a relay that takes batches: one batch under way, and more at hand when it is done.
+const BATCH_IN_FLIGHT: u32 = 2000;
+/// Messages that only sleep, at once, unless told otherwise.
+const SLEEPERS: u32 = 100;
+/// How often it says how it is doing.
+const PULSE: Duration = Duration::from_secs(1);
+/// How much longer a stopping stage asks systemd for, each time.
+const MORE_TIME: Duration = Duration::from_secs(10);
+
+/// Runs the command to its end.
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    check(&args)?;
+    let shutdown = Shutdown::on_signals(args.tuning.grace)?;
+    let figures = Arc::new(Figures::new(&args));
+    let relay = Arc::new(relay(&args, &shutdown, figures.clone())?);
+    let config = worker_config(&args)?;
+    let started = Instant::now();
+    let consumer = tokio::select! {
+        connected = Consumer::connect(consumer_config(&args, &relay)) => connected.map_err(|e| Failure::unavailable(&e))?,
+        () = shutdown.draining.cancelled() => return Ok(Exit::Success),
+    };
+    tracing::info!(stream = %args.from, group = %args.group, to = %args.to, "consuming");
+    let notifier = Notifier;
+    notifier.ready();
+    let lines = (args.report == Report::Json).then(Lines::start).transpose()?;
+    let every = notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3));
+    let worker = Worker::new(consumer, relay, config)?.with_pulse(every, pulse(figures.clone(), lines.clone()));
+    let (ended, tally) = worker.run(&shutdown).await;
+    notifier.stopping();
+    match lines {
+        Some(lines) => lines.end(&figures.last(tally)),
+        None => {
+            tracing::info!(stream = %args.from, group = %args.group, "{}", figures.summary(tally, started.elapsed()))
+        }
+    }
+    match ended {
+        Ended::Idle | Ended::Counted | Ended::Drained => Ok(Exit::Success),
+        Ended::Now => Ok(Exit::Interrupted),
+        Ended::Unreachable => {
+            Err(Failure::new(Exit::Unavailable, "gave up: no nsqd could be reached for the whole timeout").into())
+        }
+    }
+}
+
+/// What can only be wrong together.
+fn check(args: &Args) -> Result<(), Failure> {
+    if *args.to.spec() == HandlerSpec::Forward(args.from.clone()) {
+        let line = format!("stream {} would feed itself: name another with --to", args.from);
+        return Err(Failure::new(Exit::Usage, line));
+    }
+    if args.report == Report::Json && args.handler == Some(HandlerSpec::Print) {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--handler print and --report json both write to stdout: use one of them",
+        ));
+    }
+    Ok(())
+}
+
+fn relay(args: &Args, shutdown: &Shutdown, figures: Arc<Figures>) -> Result<Relay, Failure> {
+    let options = |capture_output| HandlerOptions {
+        stream: args.from.clone(),
+        group: args.group.clone(),
+        output: PrintOutput::Json,
+        timeout: args.failing.handler_timeout,
+        stop: shutdown.draining.clone(),
+        capture_output,
+        nsqd: args.broker.nsqd(),
+    };
+    let usage = |e| Failure::new(Exit::Usage, e);
+    let work = args.handler.as_ref().map(|spec| spec.build(&options(true))).transpose().map_err(usage)?;
+    let next = args.to.spec().build(&options(false)).map_err(usage)?;
+    let next = NextHop::new(next, args.to.to_string(), shutdown.draining.clone());
+    Ok(Relay { expect: args.expect.clone(), work, next, figures })
+}
+
+fn concurrency(args: &Args) -> u32 {
+    let cpus = || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+    args.concurrency.unwrap_or_else(|| match args.handler {
+        Some(HandlerSpec::Sleep(_)) => SLEEPERS,
+        _ => cpus(),
+    })
+}
+
+fn worker_config(args: &Args) -> Result<WorkerConfig, Failure> {
+    let dead_letters = match &args.failing.dead_letter {
+        Some(stream) => stream.clone(),
+        None => DeadLetter::stream_of(&args.from).map_err(|e| {
+            Failure::new(Exit::Usage, format!("{e}: name a stream for the dead letters with --dead-letter"))
+        })?,
+    };
+    Ok(WorkerConfig {
+        concurrency: concurrency(args) as usize,
+        idle_timeout: args.timeout,
+        max_attempts: args.failing.max_attempts,
+        retry_delay: args.failing.retry_delay,
+        dead_letters: Some(dead_letters),
+        ..WorkerConfig::default()
+    })
+}
+
+fn consumer_config(args: &Args, relay: &Relay) -> ConsumerConfig {
+    let mut config = ConsumerConfig::new(args.from.clone(), args.group.clone());
+    config.nsqd = args.broker.nsqd();
+    config.lookupd = args.broker.lookupd_http_address.clone();
+    config.lookupd_poll_interval = args.tuning.lookupd_poll_interval;
+    config.flow.max_in_flight = if relay.batch_size() > 1 { BATCH_IN_FLIGHT } else { concurrency(args) };
+    config.flow.max_backoff = args.tuning.max_backoff;
+    let millis = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+    config.connect.identify.msg_timeout = args.tuning.msg_timeout.map(millis);
+    config
+}
+
+/// Tells systemd, and whoever reads the report, how it is doing.
+fn pulse(figures: Arc<Figures>, lines: Option<Lines>) -> Pulse {
+    let notifier = Notifier;
+    Box::new(move |snapshot| {
+        notifier.status(&figures.status(snapshot));
+        notifier.watchdog();
+        if snapshot.stopping {
+            notifier.extend_timeout(MORE_TIME);
+        }
+        lines.iter().for_each(|lines| lines.say(&figures.now(snapshot)));
+    })
+}

@@ -1,0 +1,78 @@
+//! `forward:STREAM`: publishes the body to another stream, on the nsqds that are consumed from by address.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use crate::client::{Address, PublishError, PublishManyError, Publisher, PublisherConfig};
+use crate::proto::{Message, TopicName};
+
+use super::away::or_retry;
+use super::{Away, Handler, HandlerError, HandlerOptions, Verdict};
+
+/// Messages taken at once: few enough that the first need not wait for long.
+const BATCH: usize = 500;
+/// How long nsqd may be away before that is told.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Publishes to one stream. Connects when the first message comes.
+#[derive(Debug)]
+pub struct ForwardHandler {
+    stream: TopicName,
+    nsqd: Vec<Address>,
+    publisher: OnceCell<Publisher>,
+}
+
+impl ForwardHandler {
+    /// A handler that publishes to `stream`. Fails if no nsqd is known by address.
+    pub fn new(stream: TopicName, options: &HandlerOptions) -> Result<Self, HandlerError> {
+        match options.nsqd.is_empty() {
+            true => Err(HandlerError::NowhereToForward),
+            false => Ok(Self { stream, nsqd: options.nsqd.clone(), publisher: OnceCell::new() }),
+        }
+    }
+
+    /// Publishes these bodies together. Cancelled, some may have been published.
+    pub(crate) async fn pass_many(&self, bodies: Vec<Bytes>) -> Vec<Result<Verdict, Away>> {
+        let connecting = || {
+            let config = PublisherConfig { timeout: TIMEOUT, ..PublisherConfig::default() };
+            Publisher::connect(&self.nsqd, config)
+        };
+        let publisher = match self.publisher.get_or_try_init(connecting).await {
+            Ok(publisher) => publisher,
+            Err(error) => return vec![Err(Away(error.to_string())); bodies.len()],
+        };
+        let mut results = vec![Ok(Verdict::Done(None)); bodies.len()];
+        if let Err(PublishManyError(failed)) = publisher.publish_many(&self.stream, bodies).await {
+            for (at, error) in failed {
+                results[at] = self.failed(&error);
+            }
+        }
+        results
+    }
+
+    fn failed(&self, error: &PublishError) -> Result<Verdict, Away> {
+        let why = format!("stream {}: {error}", self.stream);
+        match error {
+            PublishError::Empty | PublishError::Refused(_) => Ok(Verdict::drop(why)),
+            PublishError::TimedOut { .. } | PublishError::Closed => Err(Away(why)),
+        }
+    }
+}
+
+impl Handler for ForwardHandler {
+    async fn handle(&self, message: Message) -> Verdict {
+        let mut verdicts = self.handle_batch(vec![message]).await;
+        verdicts.pop().expect("one verdict a message")
+    }
+
+    fn batch_size(&self) -> usize {
+        BATCH
+    }
+
+    async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
+        let bodies = messages.into_iter().map(|message| message.body).collect();
+        self.pass_many(bodies).await.into_iter().map(or_retry).collect()
+    }
+}

@@ -1,0 +1,182 @@
+//! `unix:/PATH`: hands bodies to whoever listens there, a line each; it answers `OK` when it has them.
+//!
+//! Each batch has a connection of its own, whose end asks for the answer (see [`crate::feed`]). A line that was written and not
+//! answered counts as not taken, and is sent again.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::feed::Answer;
+use crate::proto::Message;
+
+use super::away::or_retry;
+use super::reason::why;
+use super::{Away, Handler, Verdict};
+
+/// Lines of one connection.
+const BATCH: usize = 500;
+
+/// Hands bodies to a Unix stream socket.
+#[derive(Debug)]
+pub struct UnixHandler {
+    path: PathBuf,
+    answer_within: Duration,
+}
+
+impl UnixHandler {
+    /// A handler for the socket at `path`, which has so long for a batch. Connects to nothing yet.
+    pub fn new(path: PathBuf, answer_within: Duration) -> Self {
+        Self { path, answer_within }
+    }
+
+    /// Hands these bodies over together. Cancelled, some may have been taken.
+    pub(crate) async fn pass_many(&self, bodies: Vec<Bytes>) -> Vec<Result<Verdict, Away>> {
+        let mut results = Vec::with_capacity(bodies.len());
+        let mut lines = Vec::with_capacity(bodies.len());
+        for body in bodies {
+            results.push(not_a_line(&body).map_or(Ok(Verdict::Done(None)), |why| Ok(Verdict::drop(why))));
+            if matches!(results.last(), Some(Ok(Verdict::Done(_)))) {
+                lines.push((results.len() - 1, body));
+            }
+        }
+        match self.try_hand_over(&lines).await {
+            Ok(answer) if answer.refused == 0 => {
+                let settled = answer.settled(lines.len() as u64) as usize;
+                for (at, _) in &lines[settled..] {
+                    results[*at] = Err(self.away("it stopped before it had taken all"));
+                }
+            }
+            // which of them shows when each goes alone
+            Ok(_) => {
+                for (at, body) in lines {
+                    results[at] = self.pass_alone(body).await;
+                }
+            }
+            Err(error) => {
+                for (at, _) in lines {
+                    results[at] = Err(self.away(&why(&error)));
+                }
+            }
+        }
+        results
+    }
+
+    async fn pass_alone(&self, body: Bytes) -> Result<Verdict, Away> {
+        match self.try_hand_over(&[(0, body)]).await {
+            Ok(Answer { refused: 1.., .. }) => Ok(Verdict::drop(format!("refused by unix:{}", self.path.display()))),
+            Ok(answer) if answer.settled(1) == 1 => Ok(Verdict::Done(None)),
+            Ok(_) => Err(self.away("it stopped before it had taken all")),
+            Err(error) => Err(self.away(&why(&error))),
+        }
+    }
+
+    async fn try_hand_over(&self, lines: &[(usize, Bytes)]) -> io::Result<Answer> {
+        if lines.is_empty() {
+            return Ok(Answer { taken: None, refused: 0 });
+        }
+        let handing_over = async {
+            let mut stream = UnixStream::connect(&self.path).await?;
+            let mut text = BytesMut::with_capacity(lines.iter().map(|(_, line)| line.len() + 1).sum());
+            for (_, line) in lines {
+                text.put_slice(line);
+                text.put_u8(b'\n');
+            }
+            // one that reads no further may have answered all the same
+            let written = stream.write_all(&text).await;
+            let ended = stream.shutdown().await;
+            Answer::read(stream).await.map_err(|error| written.and(ended).err().unwrap_or(error))
+        };
+        timeout(self.answer_within, handing_over).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn away(&self, why: &str) -> Away {
+        Away(format!("unix:{}: {why}", self.path.display()))
+    }
+}
+
+/// Why this cannot be a line.
+fn not_a_line(body: &[u8]) -> Option<&'static str> {
+    match memchr::memchr(b'\n', body) {
+        _ if body.is_empty() => Some("the body is empty, which is no line for a Unix socket"),
+        Some(_) => Some("the body has several lines, and a Unix socket takes one a message"),
+        None => None,
+    }
+}
+
+impl Handler for UnixHandler {
+    async fn handle(&self, message: Message) -> Verdict {
+        let mut verdicts = self.handle_batch(vec![message]).await;
+        verdicts.pop().expect("one verdict a message")
+    }
+
+    fn batch_size(&self) -> usize {
+        BATCH
+    }
+
+    async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
+        let bodies = messages.into_iter().map(|message| message.body).collect();
+        self.pass_many(bodies).await.into_iter().map(or_retry).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    /// What becomes of these bodies with a peer that gives these answers, a connection each; and what it read.
+    async fn passed(bodies: &[&'static str], answers: &'static [&str]) -> (Vec<Result<Verdict, Away>>, Vec<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("peer");
+        let listener = UnixListener::bind(&path).unwrap();
+        let peer = thread::spawn(move || {
+            let answered = answers.iter().map(|answer| {
+                let (mut stream, mut text) = (listener.accept().unwrap().0, String::new());
+                stream.read_to_string(&mut text).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+                text
+            });
+            answered.collect()
+        });
+        let handler = UnixHandler::new(path, Duration::from_secs(20));
+        let results = handler.pass_many(bodies.iter().map(|body| Bytes::from_static(body.as_bytes())).collect()).await;
+        (results, peer.join().unwrap())
+    }
+
+    fn short(results: &[Result<Verdict, Away>]) -> String {
+        let letter = |result: &Result<Verdict, Away>| match result {
+            Ok(Verdict::Done(None)) => 'd',
+            Ok(Verdict::Drop { .. }) => 'x',
+            Err(Away(_)) => 'a',
+            other => panic!("{other:?}"),
+        };
+        results.iter().map(letter).collect()
+    }
+
+    #[tokio::test]
+    async fn only_what_is_answered_is_done() {
+        let (results, read) = passed(&["one", "", "two", "a\nb"], &["OK 2\n"]).await;
+        assert_eq!((short(&results).as_str(), read), ("dxdx", vec!["one\ntwo\n".to_owned()]));
+        assert_eq!(short(&passed(&["one", "two"], &["OK"]).await.0), "dd");
+        assert_eq!(short(&passed(&["one", "two"], &["OK 1"]).await.0), "da");
+        assert_eq!(short(&passed(&["one", "two"], &[""]).await.0), "aa");
+        let (results, read) = passed(&["one", "two"], &["OK 1 refused 1", "OK 1", "OK 0 refused 1"]).await;
+        assert_eq!((short(&results).as_str(), read.len()), ("dx", 3));
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_away_and_says_where() {
+        let handler = UnixHandler::new("/nosuch/peer".into(), Duration::from_secs(1));
+        let result = handler.pass_many(vec!["one".into()]).await;
+        assert_eq!(result, [Err(Away("unix:/nosuch/peer: no such file or directory".to_owned()))]);
+    }
+}
