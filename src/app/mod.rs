@@ -8,6 +8,7 @@ pub mod demo;
 pub mod doctor;
 mod embedded;
 mod exit;
+pub mod ingest;
 mod lines;
 pub mod producer;
 #[cfg(test)]

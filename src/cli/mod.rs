@@ -5,6 +5,7 @@ pub mod brokers;
 pub mod consumer;
 pub mod demo;
 pub mod doctor;
+pub mod ingest;
 pub mod producer;
 pub mod stage;
 pub mod wakeup;
@@ -35,6 +36,8 @@ pub enum Command {
     Producer(producer::Args),
     /// Consume a stream as a group, and handle each message
     Consumer(consumer::Args),
+    /// Take a feed from sockets and publish it
+    Ingest(ingest::Args),
     /// One hop of a pipeline: consume a stream, do the work, pass the result on
     Stage(stage::Args),
     /// Wake sleeping consumers whose groups have messages
