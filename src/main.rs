@@ -40,6 +40,7 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
             Command::Producer(args) => app::producer::run(args).await,
             Command::Consumer(args) => app::consumer::run(args).await,
             Command::Ingest(args) => app::ingest::run(args).await,
+            Command::Send(args) => app::send::run(args).await,
             Command::Stage(args) => app::stage::run(args).await,
             Command::Wakeup(args) => app::wakeup::run(args).await,
             Command::Doctor(args) => app::doctor::run(args).await,

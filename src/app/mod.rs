@@ -11,6 +11,7 @@ mod exit;
 pub mod ingest;
 mod lines;
 pub mod producer;
+pub mod send;
 #[cfg(test)]
 mod sleeping;
 pub mod stage;

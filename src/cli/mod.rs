@@ -7,6 +7,7 @@ pub mod demo;
 pub mod doctor;
 pub mod ingest;
 pub mod producer;
+pub mod send;
 pub mod stage;
 pub mod wakeup;
 
@@ -38,6 +39,8 @@ pub enum Command {
     Consumer(consumer::Args),
     /// Take a feed from sockets and publish it
     Ingest(ingest::Args),
+    /// Send a feed of numbered messages to a socket
+    Send(send::Args),
     /// One hop of a pipeline: consume a stream, do the work, pass the result on
     Stage(stage::Args),
     /// Wake sleeping consumers whose groups have messages

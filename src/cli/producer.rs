@@ -199,7 +199,7 @@ fn unescape(mut text: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+pub(super) fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=1e8).contains(rate));
     rate.ok_or_else(|| "use messages a second, such as 50 or 0.5".to_owned())
 }
