@@ -41,6 +41,9 @@ wakeup: $(program) ## poke the sockets of sleeping consumers that have messages
 doctor: $(program) ## look for what is wrong, and say what mends it
 	@exec cargo run --release --quiet -- doctor $(ARGS)
 
+pipeline: $(program) ## a feed through stages that take their time, all counted: STAGES=5 RATE=500 COUNT=5000
+	@exec cargo run --release --quiet -- pipeline $(ARGS)
+
 systemd-socket-activate-consumer: $(program) ## a sleeping consumer in this terminal: STREAM=foo TIMEOUT=30 make …
 	@PROGRAM=$(program) exec scripts/socket-activate $(ARGS)
 
@@ -64,5 +67,5 @@ lint: ## formatting, clippy and the documentation, warnings denied
 images: ## draw the pictures in data/images again
 	@scripts/images
 
-.PHONY: help demo up down clean-data peers build producer consumer wakeup doctor systemd-socket-activate-consumer install uninstall \
+.PHONY: help demo up down clean-data peers build producer consumer wakeup doctor pipeline systemd-socket-activate-consumer install uninstall \
 	reload-systemd-consumer test lint images

@@ -50,15 +50,21 @@ impl Embedded {
 
 /// A folder that goes with its owner.
 #[derive(Debug)]
-struct Folder(PathBuf);
+pub(in crate::app) struct Folder(PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Result<Self, Failure> {
+    /// A new one, below the folder for temporary files.
+    pub(in crate::app) fn new(name: &str) -> Result<Self, Failure> {
         let path = std::env::temp_dir().join(format!("{name}-{:08x}", fastrand::u32(..)));
         let failed =
             |e| Failure::new(Exit::Failure, format!("cannot make {}: {e}: name a folder by TMPDIR", path.display()));
         std::fs::create_dir(&path).map_err(failed)?;
         Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub(in crate::app) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

@@ -10,6 +10,7 @@ mod embedded;
 mod exit;
 pub mod ingest;
 mod lines;
+pub mod pipeline;
 pub mod producer;
 pub mod send;
 #[cfg(test)]

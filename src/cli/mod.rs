@@ -6,6 +6,7 @@ pub mod consumer;
 pub mod demo;
 pub mod doctor;
 pub mod ingest;
+pub mod pipeline;
 pub mod producer;
 pub mod send;
 pub mod stage;
@@ -43,6 +44,8 @@ pub enum Command {
     Send(send::Args),
     /// One hop of a pipeline: consume a stream, do the work, pass the result on
     Stage(stage::Args),
+    /// Run a whole pipeline on this machine, and count what arrives
+    Pipeline(pipeline::Args),
     /// Wake sleeping consumers whose groups have messages
     Wakeup(wakeup::Args),
     /// Look for what usually is wrong, and say what mends it

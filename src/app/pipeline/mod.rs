@@ -1,0 +1,239 @@
+//! `mqueue pipeline`: a sender, ingest, stages and the end, to look at and to measure.
+//!
+//! ```text
+//!  send ─unix─▶ ingest ─▶ stage-1 ─▶ stage 1 ─▶ stage-2 ─▶ stage 2 ─▶ … ─▶ final ─▶ counted here
+//! ```
+//!
+//! Every hop is the real program as a process of its own; its figures are the lines of its `--report json`.
+
+mod hops;
+mod ledger;
+mod show;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use self::hops::{Event, Hops};
+use self::ledger::{Final, Ledger};
+use self::show::{Show, Table};
+use super::brokers::Brokers;
+use super::embedded::{Embedded, Folder};
+use super::{Exit, Failure};
+use crate::cli::pipeline::Args;
+use crate::client::{Consumer, ConsumerConfig, Nsqd, StatsFilter};
+use crate::proto::{ChannelName, TopicName};
+use crate::shutdown::Shutdown;
+use crate::worker::{Worker, WorkerConfig};
+
+/// How long the hops may take to start.
+const START: Duration = Duration::from_secs(20);
+/// When nothing arrives any more for so long, what is missing is lost.
+const PATIENCE: Duration = Duration::from_secs(30);
+const MOMENT: Duration = Duration::from_millis(5);
+/// The group of every hop.
+const GROUP: &str = "pipeline";
+
+/// Where NSQ is, and what has to be kept for it.
+struct Ground {
+    tcp: String,
+    http: Option<Nsqd>,
+    /// A folder for the socket.
+    folder: std::path::PathBuf,
+    /// Names of streams begin with this, so that a run meets no other.
+    prefix: String,
+    embedded: Option<Embedded>,
+    _own_folder: Option<Folder>,
+}
+
+/// Runs the command to its end.
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    let shutdown = Shutdown::on_signals(Duration::from_secs(10))?;
+    let ground = Ground::find(&args).await?;
+    let streams = ground.streams(args.stages);
+    let ledger = Arc::new(Mutex::new(Ledger::new(args.count)));
+    let ending = Shutdown::new();
+    let counting = count(&ground, streams.last().expect("there is a stage"), ledger.clone(), &ending).await?;
+    let (told, events) = unbounded_channel();
+    let hops = Hops::start(&args, &ground.tcp, &ground.folder, &streams, told)?;
+    let show = Show::begin();
+    let mut run = Run { table: Table::new(args.stages), show, ledger, events, ready: 0, finished: None };
+    run.introduce(&args, &ground);
+    let result = run.play(hops, &args, &ground, &streams, &shutdown).await;
+    ending.draining.cancel();
+    let _ = counting.await;
+    ground.clear(&streams).await;
+    result?;
+    let ledger = run.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+    run.show.end(run.table, &ledger, run.finished.as_ref());
+    let lost = run.finished.is_none_or(|sent| ledger.lost(sent.sent) > 0);
+    Ok(if lost { Exit::Failure } else { Exit::Success })
+}
+
+/// Counts what arrives at the end, in a task of its own.
+async fn count(
+    ground: &Ground,
+    stream: &TopicName,
+    ledger: Arc<Mutex<Ledger>>,
+    ending: &Shutdown,
+) -> anyhow::Result<JoinHandle<()>> {
+    let mut config = ConsumerConfig::new(stream.clone(), ChannelName::new(GROUP)?);
+    config.nsqd = vec![ground.tcp.parse()?];
+    config.flow.max_in_flight = 2000;
+    let consumer = Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?;
+    let worker = Worker::new(consumer, Arc::new(Final(ledger)), WorkerConfig::default())?;
+    let ending = ending.clone();
+    Ok(tokio::spawn(async move {
+        worker.run(&ending).await;
+    }))
+}
+
+impl Ground {
+    /// The nsqd that is named, or a broker in this process.
+    async fn find(args: &Args) -> anyhow::Result<Self> {
+        let named = &args.broker;
+        let prefix = format!("p{:08x}-", fastrand::u32(..));
+        if named.nsqd_tcp_address.is_empty() && named.lookupd_http_address.is_empty() {
+            let embedded = Embedded::start("mqueue-pipeline").await?;
+            let (tcp, http) = (embedded.tcp.clone(), embedded.http.parse().ok());
+            let folder = embedded.folder().to_owned();
+            let prefix = String::new();
+            return Ok(Self { tcp, http, folder, prefix, embedded: Some(embedded), _own_folder: None });
+        }
+        let found = Brokers::find(named).await?;
+        let own = Folder::new("mqueue-pipeline")?;
+        let (tcp, http) = (found.tcp[0].to_string(), found.http.into_iter().next());
+        Ok(Self { tcp, http, folder: own.path().to_owned(), prefix, embedded: None, _own_folder: Some(own) })
+    }
+
+    /// The streams from hop to hop, the last of them the one that is counted.
+    fn streams(&self, stages: u8) -> Vec<TopicName> {
+        let names = (1..=stages).map(|n| format!("stage-{n}")).chain(["final".to_owned()]);
+        names.map(|name| TopicName::new(&format!("{}{name}", self.prefix)).expect("a valid name")).collect()
+    }
+
+    /// Messages that wait in each stream.
+    async fn queues(&self, streams: &[TopicName]) -> Vec<Option<i64>> {
+        let Some(http) = &self.http else { return vec![None; streams.len()] };
+        let filter = StatsFilter { topic: None, channel: None, clients: false };
+        let Ok(stats) = http.stats(&filter).await else { return vec![None; streams.len()] };
+        let depth = |stream: &TopicName| {
+            let topic = stats.topics.iter().find(|topic| topic.topic_name == stream.as_str())?;
+            Some(topic.depth + topic.channels.iter().map(|channel| channel.depth).sum::<i64>())
+        };
+        streams.iter().map(depth).collect()
+    }
+
+    /// Leaves nothing behind.
+    async fn clear(self, streams: &[TopicName]) {
+        if let Some(embedded) = self.embedded {
+            return embedded.end().await;
+        }
+        let Some(http) = self.http else { return };
+        for stream in streams {
+            if let Err(error) = http.delete_topic(stream).await {
+                tracing::debug!("stream {stream} stays: {error}");
+            }
+        }
+    }
+}
+
+/// A run as it is seen.
+struct Run {
+    table: Table,
+    show: Show,
+    ledger: Arc<Mutex<Ledger>>,
+    events: UnboundedReceiver<Event>,
+    /// Hops that do their work.
+    ready: usize,
+    /// What the sender said at its end.
+    finished: Option<hops::Sent>,
+}
+
+impl Run {
+    fn introduce(&self, args: &Args, ground: &Ground) {
+        let broker = if ground.embedded.is_some() { "a broker in this program" } else { "nsqd" };
+        let works: Vec<String> = (0..args.stages).map(|n| hops::work(args, n)).map(|w| format!("{w:?}")).collect();
+        self.show.note(&format!(
+            "{} messages, {} a second, over a Unix socket to ingest, then {} stages ({}), on {broker} at {}",
+            args.count,
+            args.rate,
+            args.stages,
+            works.join(", "),
+            ground.tcp
+        ));
+    }
+
+    /// From the hops' start to their end.
+    async fn play(
+        &mut self,
+        mut hops: Hops,
+        args: &Args,
+        ground: &Ground,
+        streams: &[TopicName],
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<()> {
+        if timeout(START, self.wait_until_ready(hops.count())).await.is_err() {
+            anyhow::bail!("the hops did not start within {} s: is the machine busy?", START.as_secs());
+        }
+        hops.send(args)?;
+        let begun = Instant::now();
+        let mut ticks = interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+        loop {
+            tokio::select! {
+                Some(event) = self.events.recv() => self.note(event),
+                _ = ticks.tick() => {
+                    self.table.queues = ground.queues(streams).await;
+                    let ledger = &mut *self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+                    self.table.arrived(ledger);
+                    self.show.progress(begun.elapsed(), &self.table);
+                }
+                () = shutdown.draining.cancelled() => break,
+                // the last ones: looked at often, but not after each
+                () = sleep(MOMENT), if self.finished.is_some() => {}
+            }
+            if self.is_over() || self.show.is_closed() {
+                break;
+            }
+        }
+        hops.end().await;
+        while let Ok(event) = self.events.try_recv() {
+            self.note(event);
+        }
+        self.table.queues = ground.queues(streams).await;
+        Ok(())
+    }
+
+    async fn wait_until_ready(&mut self, count: usize) {
+        while self.ready < count {
+            if let Some(event) = self.events.recv().await {
+                self.note(event);
+            }
+        }
+    }
+
+    fn sent(&self) -> u64 {
+        self.finished.as_ref().map_or(0, |sent| sent.sent)
+    }
+
+    /// All has arrived, or nothing comes any more.
+    fn is_over(&self) -> bool {
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        self.finished.is_some() && (ledger.lost(self.sent()) == 0 || ledger.quiet() > PATIENCE)
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Ready => self.ready += 1,
+            Event::Ingested(line) => self.table.ingested(line),
+            Event::Passed(stage, line) => self.table.passed(stage, line),
+            Event::Sent(sent) => self.finished = Some(sent),
+            Event::Said(line) => self.show.note(&line),
+        }
+    }
+}
