@@ -24,6 +24,7 @@ mod layers;
 mod lookup;
 mod lossless;
 mod lost;
+mod pipeline;
 mod print;
 mod retry;
 mod signals;

@@ -1,7 +1,7 @@
 //! The mqueue binary.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -68,6 +68,28 @@ impl Mqueue {
             command.env_remove(name);
         }
         Self { command, running: None }
+    }
+
+    /// A shell that becomes mqueue, which is its `$0`.
+    pub fn shell(script: &str) -> Self {
+        Self::new(&["-c", script, env!("CARGO_BIN_EXE_mqueue")]).program(Path::new("/bin/sh"))
+    }
+
+    /// The same with another file as the program.
+    pub fn program(mut self, program: &Path) -> Self {
+        let mut command = Command::new(program);
+        command.args(self.command.get_args()).env_clear();
+        let kept = std::env::vars().filter(|(name, _)| matches!(name.as_str(), "PATH" | "HOME" | "TMPDIR"));
+        command.envs(kept).envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.command = command;
+        self
+    }
+
+    /// With its stdin from elsewhere.
+    pub fn with_stdin_from(mut self, stdin: Stdio) -> Self {
+        self.command.stdin(stdin);
+        self
     }
 
     /// With one more argument, as it is.

@@ -67,13 +67,32 @@ impl Datagrams {
 /// Receives and publishes until the program stops, and then what is here already.
 pub(super) async fn serve(socket: Datagrams, file: Option<SocketFile>, max: usize, queue: u32, outlet: Arc<Outlet>) {
     let (sender, packets) = mpsc::unbounded_channel();
-    let drops = match &socket {
+    let mut drops = match &socket {
         Datagrams::Unix(_) => None,
         Datagrams::Udp(socket) => Some(Drops::of(socket)),
     };
-    let receiver =
-        Receiver { socket, file, max, room: Arc::new(Semaphore::new(queue as usize)), queue, outlet: outlet.clone() };
-    tokio::join!(receiver.run(sender, drops), publish(packets, &outlet));
+    let room = Arc::new(Semaphore::new(queue as usize));
+    let mut receiver = Receiver { socket, file, max, room, queue, outlet: outlet.clone() };
+    let work = async { tokio::join!(receiver.run(sender), publish(packets, &outlet)) };
+    tokio::select! {
+        ((), ()) = work => {}
+        never = watch(&mut drops, &outlet) => match never {},
+    }
+    // the socket is still there to be asked about
+    count(&mut drops, &outlet);
+    drop(receiver);
+}
+
+/// Looks up each second what the kernel dropped, also while nothing is received. Never ends, for it runs beside the work.
+async fn watch(drops: &mut Option<Drops>, outlet: &Outlet) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        count(drops, outlet);
+    }
+}
+
+fn count(drops: &mut Option<Drops>, outlet: &Outlet) {
+    outlet.tally.dropped(drops.as_mut().map_or(0, Drops::new_ones));
 }
 
 struct Receiver {
@@ -88,14 +107,12 @@ struct Receiver {
 
 impl Receiver {
     /// Receives until the program stops, and then until nothing comes any more.
-    async fn run(mut self, sender: mpsc::UnboundedSender<Packet>, mut drops: Option<Drops>) {
+    async fn run(&mut self, sender: mpsc::UnboundedSender<Packet>) {
         let mut buffer = vec![0; self.max.min(LONGEST) + 1];
-        let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 biased;
                 () = self.outlet.shutdown.draining.cancelled() => break,
-                _ = look.tick(), if drops.is_some() => self.count(&mut drops),
                 received = self.socket.receive(&mut buffer) => self.take(received, &buffer, &sender).await,
             }
         }
@@ -107,7 +124,6 @@ impl Receiver {
                 break;
             }
         }
-        self.count(&mut drops);
     }
 
     async fn take(&self, received: io::Result<usize>, buffer: &[u8], sender: &mpsc::UnboundedSender<Packet>) {
@@ -124,11 +140,6 @@ impl Receiver {
             }
             Err(error) => tracing::warn!("cannot receive: {error}"),
         }
-    }
-
-    fn count(&self, drops: &mut Option<Drops>) {
-        let new = drops.as_mut().map_or(0, Drops::new_ones);
-        self.outlet.tally.dropped(new);
     }
 }
 
