@@ -52,7 +52,7 @@ impl Script {
     pub(super) fn write(&self, n: u64, out: &mut Vec<u8>) {
         let id = self.first_id + n;
         let due = (self.epoch + self.due_at(n).saturating_duration_since(self.start)).as_nanos();
-        let (shortcode, destination) = (10_000 + id % 90_000, 1_555_000_0000 + id % 10_000_000);
+        let (shortcode, destination) = (10_000 + id % 90_000, 15_550_000_000 + id % 10_000_000);
         write!(out, r#"{{"id":{id},"shortcode":"{shortcode}","destination":"{destination}","tag":"{due}"}}"#)
             .expect("a Vec takes all");
     }
