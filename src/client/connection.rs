@@ -68,7 +68,8 @@ pub(crate) struct Connection {
     pub(crate) incoming: Incoming,
     pub(crate) out: Outgoing,
     pub(crate) granted: IdentifyReply,
-    /// The shortest time between a command and its answer so far.
+    /// The shortest time between a command and its answer so far. The handshake counts, too: it is the kernels' own, where a new channel's
+    /// SUB waits for nsqd's disk.
     pub(crate) round_trip: Duration,
     answer_within: Duration,
 }
@@ -78,8 +79,10 @@ impl Connection {
     pub(crate) async fn open(address: &Address, config: &ConnectConfig) -> Result<Self, Error> {
         let silent = |_| Error::Silent { address: address.clone(), after: config.connect_timeout };
         let connecting = TcpStream::connect((address.host(), address.port()));
+        let begun = Instant::now();
         let unreachable = |source| Error::Unreachable { address: address.clone(), source };
         let stream = timeout(config.connect_timeout, connecting).await.map_err(silent)?.map_err(unreachable)?;
+        let round_trip = begun.elapsed();
         stream.set_nodelay(true).map_err(unreachable)?;
         let mut connection = Self {
             address: address.clone(),
@@ -87,7 +90,7 @@ impl Connection {
             incoming: Incoming::new(config.max_frame),
             out: Outgoing::new(),
             granted: IdentifyReply::default(),
-            round_trip: Duration::MAX,
+            round_trip,
             answer_within: config.connect_timeout,
         };
         connection.out.put_slice(MAGIC_V2);

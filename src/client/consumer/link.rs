@@ -46,7 +46,7 @@ pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Conne
     loop {
         match first {
             Ok(connection) => {
-                tracing::debug!(nsqd = %address, version = connection.granted.version, "subscribed");
+                tracing::debug!(nsqd = %address, version = connection.granted.version, round_trip = ?connection.round_trip, "subscribed");
                 let (max_rdy, round_trip) = (connection.granted.max_rdy_count, connection.round_trip);
                 let mut link = Link::new(&hub, hub.join(&address, max_rdy, round_trip), connection, &sender);
                 let ended = link.serve(&mut backoff).await;
