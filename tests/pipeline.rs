@@ -422,33 +422,17 @@ fn a_handler_forwards_and_writes_to_a_socket() {
     assert_eq!(ground.bodies("two").len(), 2);
 }
 
-/// Run by hand: `cargo test --release --test main thirty_thousand -- --ignored --nocapture`.
 #[test]
-#[ignore = "a measurement: wants a release build and a quiet machine"]
-fn thirty_thousand_a_second_through_three_hops_and_two_milliseconds_a_hop() {
-    needs!("nsqd");
-    let nsqd = Nsqd::real(&["--mem-queue-size=1000000"]);
-    let pipeline = |args: &str| {
-        let args = format!("pipeline --work 0 {args}");
-        let ran = mqueue(&args).env("NSQD_TCP_ADDRESS", &nsqd.tcp()).env("NSQD_HTTP_ADDRESS", &nsqd.http()).run();
-        eprintln!("{}", ran.stdout);
-        assert!(ran.code == Some(0) && ran.stdout.contains("lost 0"), "{}", ran.stderr);
-        ran.stdout
-    };
-    let number = |text: &str, before: &str, unit: &str| -> f64 {
-        let line = text.rsplit_once("working   latency").expect("a table").1;
-        let line = line.lines().find(|line| line.trim_start().starts_with(before)).expect("a row");
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let at = words.iter().rposition(|word| word.ends_with(unit)).expect("a figure");
-        words[at].trim_end_matches(unit).parse().or_else(|_| words[at - 1].parse()).expect("a number")
-    };
-    let rate = number(&pipeline("--rate max --count 1000000"), "end", "/s");
-    assert!(rate >= 30_000.0, "{rate}/s");
-    let quiet = pipeline("--rate 500 --count 10000");
-    for stage in ["stage 1", "stage 2", "stage 3"] {
-        let p99 = number(&quiet, stage, "ms");
-        assert!(p99 <= 2.0, "{stage}: p99 {p99} ms");
-    }
+fn ctrl_c_ends_a_pipeline_with_its_account_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipeline = mqueue("pipeline --rate 200 --count 100000").env("TMPDIR", folder.path().to_str().expect("UTF-8"));
+    let pipeline = pipeline.start();
+    wait_until("a line of progress", || pipeline.stdout().contains(" s  ingest "));
+    pipeline.signal(Signal::SIGINT);
+    let ran = pipeline.finish();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("still on their way, duplicates 0"), "{}", ran.stdout);
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
 }
 
 #[test]

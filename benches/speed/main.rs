@@ -1,6 +1,6 @@
 //! How fast the binary and the library are beside their peers, as ratios.
 //!
-//! Run: `cargo bench --bench speed`, or `-- publish lines quiet bulk log broker` for some of it. Every contender does the same work on the
+//! Run: `cargo bench --bench speed`, or `-- publish lines quiet bulk log broker pipeline` for some of it. Every contender does the same work on the
 //! same nsqd, in turns (A B A B …), and the medians of all rounds are compared: what a noisy machine does to one it does to
 //! the other. nsqd and nsq's own programs come from `make peers`.
 
@@ -15,6 +15,7 @@ mod broker;
 mod bulk;
 mod lines;
 mod log;
+mod pipeline;
 mod publish;
 mod quiet;
 
@@ -29,13 +30,14 @@ fn main() {
     for program in ["nsqd", "nsq_tail", "to_nsq"] {
         assert!(peer(program).is_some(), "{program} is missing: make peers");
     }
-    let parts: [(&str, fn()); 6] = [
+    let parts: [(&str, fn()); 7] = [
         ("publish", publish::run),
         ("lines", lines::run),
         ("quiet", quiet::run),
         ("bulk", bulk::run),
         ("log", log::run),
         ("broker", broker::run),
+        ("pipeline", pipeline::run),
     ];
     for (name, run) in parts {
         if wanted.is_empty() || wanted.iter().any(|w| w == name) {

@@ -40,6 +40,7 @@ impl UnixHandler {
         let mut results = Vec::with_capacity(bodies.len());
         let mut lines = Vec::with_capacity(bodies.len());
         for body in bodies {
+            let body = without_end(body);
             results.push(not_a_line(&body).map_or(Ok(Verdict::Done(None)), |why| Ok(Verdict::drop(why))));
             if matches!(results.last(), Some(Ok(Verdict::Done(_)))) {
                 lines.push((results.len() - 1, body));
@@ -98,6 +99,12 @@ impl UnixHandler {
     fn away(&self, why: &str) -> Away {
         Away(format!("unix:{}: {why}", self.path.display()))
     }
+}
+
+/// A line as it is, or as most commands write it, with its end.
+fn without_end(mut body: Bytes) -> Bytes {
+    body.truncate(body.strip_suffix(b"\n").unwrap_or(&body).len());
+    body
 }
 
 /// Why this cannot be a line.
@@ -164,7 +171,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_is_answered_is_done() {
-        let (results, read) = passed(&["one", "", "two", "a\nb"], &["OK 2\n"]).await;
+        let (results, read) = passed(&["one", "", "two\n", "a\nb"], &["OK 2\n"]).await;
         assert_eq!((short(&results).as_str(), read), ("dxdx", vec!["one\ntwo\n".to_owned()]));
         assert_eq!(short(&passed(&["one", "two"], &["OK"]).await.0), "dd");
         assert_eq!(short(&passed(&["one", "two"], &["OK 1"]).await.0), "da");

@@ -34,6 +34,8 @@ use crate::systemd::Notifier;
 
 /// How often it says how it is doing, and what was refused or dropped.
 const PULSE: Duration = Duration::from_secs(1);
+/// How much longer it asks systemd for while it stops, each time.
+const MORE_TIME: Duration = Duration::from_secs(10);
 /// How long nsqd may be away before that is said.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -101,6 +103,9 @@ async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<&Lines>) -> st
                 stopping = true;
                 notifier.stopping();
             }
+        }
+        if stopping {
+            notifier.extend_timeout(MORE_TIME);
         }
         notifier.status(&outlet.tally.status());
         notifier.watchdog();

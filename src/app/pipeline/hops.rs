@@ -24,7 +24,9 @@ pub(super) enum Event {
     Ingested(Ingested),
     /// A line of a stage's report; stages count from 0.
     Passed(usize, Passed),
-    /// The sender has ended.
+    /// One of them has ended.
+    Gone(String),
+    /// The sender's last words.
     Sent(Sent),
     /// Something that a person should read.
     Said(String),
@@ -150,10 +152,10 @@ fn hop<L: for<'a> Deserialize<'a>>(
     let mut command = child::command(command, args);
     command.stderr(Stdio::piped());
     let mut running = Running::start(command)?;
-    let teller = told.clone();
+    let teller = Teller { told: told.clone(), name: args[0].to_owned() };
     running.each_line_of_stdout(move |line| {
         if let Ok(line) = serde_json::from_str(line) {
-            let _ = teller.send(event(line));
+            let _ = teller.told.send(event(line));
         }
     });
     let teller = told.clone();
@@ -166,4 +168,16 @@ fn hop<L: for<'a> Deserialize<'a>>(
         let _ = teller.send(event);
     });
     Ok(running)
+}
+
+/// Held for as long as a hop has something to say.
+struct Teller {
+    told: UnboundedSender<Event>,
+    name: String,
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        let _ = self.told.send(Event::Gone(std::mem::take(&mut self.name)));
+    }
 }

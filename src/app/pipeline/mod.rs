@@ -60,7 +60,16 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let (told, events) = unbounded_channel();
     let hops = Hops::start(&args, &ground.tcp, &ground.folder, &streams, told)?;
     let show = Show::begin();
-    let mut run = Run { table: Table::new(args.stages), show, ledger, events, ready: 0, finished: None };
+    let mut run = Run {
+        table: Table::new(args.stages),
+        show,
+        ledger,
+        events,
+        ready: 0,
+        finished: None,
+        gone: None,
+        interrupted: false,
+    };
     run.introduce(&args, &ground);
     let result = run.play(hops, &args, &ground, &streams, &shutdown).await;
     ending.draining.cancel();
@@ -68,9 +77,9 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     ground.clear(&streams).await;
     result?;
     let ledger = run.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-    run.show.end(run.table, &ledger, run.finished.as_ref());
+    run.show.end(run.table, &ledger, run.finished.as_ref(), run.interrupted);
     let lost = run.finished.is_none_or(|sent| ledger.lost(sent.sent) > 0);
-    Ok(if lost { Exit::Failure } else { Exit::Success })
+    Ok(if lost && !run.interrupted { Exit::Failure } else { Exit::Success })
 }
 
 /// Counts what arrives at the end, in a task of its own.
@@ -151,6 +160,10 @@ struct Run {
     ready: usize,
     /// What the sender said at its end.
     finished: Option<hops::Sent>,
+    /// The last hop that ended.
+    gone: Option<String>,
+    /// Ctrl-C came before all had arrived.
+    interrupted: bool,
 }
 
 impl Run {
@@ -179,6 +192,9 @@ impl Run {
         if timeout(START, self.wait_until_ready(hops.count())).await.is_err() {
             anyhow::bail!("the hops did not start within {} s: is the machine busy?", START.as_secs());
         }
+        if let Some(name) = &self.gone {
+            anyhow::bail!("mqueue {name} did not start");
+        }
         hops.send(args)?;
         let begun = Instant::now();
         let mut ticks = interval(Duration::from_secs(1));
@@ -193,11 +209,18 @@ impl Run {
                     self.table.arrived(ledger);
                     self.show.progress(begun.elapsed(), &self.table);
                 }
-                () = shutdown.draining.cancelled() => break,
+                () = shutdown.draining.cancelled() => {
+                    self.interrupted = true;
+                    break;
+                }
                 // the last ones: looked at often, but not after each
                 () = sleep(MOMENT), if self.finished.is_some() => {}
             }
             if self.is_over() || self.show.is_closed() {
+                break;
+            }
+            if let Some(name) = self.gone.take_if(|name| self.finished.is_none() || name != "send") {
+                self.show.note(&format!("mqueue {name} has ended, which it should not"));
                 break;
             }
         }
@@ -210,7 +233,7 @@ impl Run {
     }
 
     async fn wait_until_ready(&mut self, count: usize) {
-        while self.ready < count {
+        while self.ready < count && self.gone.is_none() {
             if let Some(event) = self.events.recv().await {
                 self.note(event);
             }
@@ -233,6 +256,7 @@ impl Run {
             Event::Ingested(line) => self.table.ingested(line),
             Event::Passed(stage, line) => self.table.passed(stage, line),
             Event::Sent(sent) => self.finished = Some(sent),
+            Event::Gone(name) => self.gone = Some(name),
             Event::Said(line) => self.show.note(&line),
         }
     }

@@ -136,7 +136,7 @@ impl Show {
     }
 
     /// What it came to: latencies of the whole run.
-    pub(super) fn end(&self, mut table: Table, ledger: &Ledger, sent: Option<&Sent>) {
+    pub(super) fn end(&self, mut table: Table, ledger: &Ledger, sent: Option<&Sent>, interrupted: bool) {
         let time = ledger.time().as_secs_f64().max(1e-9);
         for row in &mut table.rows {
             row.rate = (row.count as f64 / time).round() as u64;
@@ -152,7 +152,8 @@ impl Show {
                 let (received, lost, duplicates) = (ledger.received, ledger.lost(*sent), ledger.duplicates);
                 let late = late_ms.map_or(String::new(), |late| format!(", late p99 {}", ms(late.p99)));
                 let _ = writeln!(text, "\nsent {sent} (again {sent_again}{late})");
-                let _ = writeln!(text, "received {received}, lost {lost}, duplicates {duplicates}");
+                let lost = if interrupted { format!("{lost} still on their way") } else { format!("lost {lost}") };
+                let _ = writeln!(text, "received {received}, {lost}, duplicates {duplicates}");
             }
             None => text += "\nended before all was sent\n",
         }
