@@ -28,12 +28,13 @@
 //! |---|---|
 //! | [`app`], [`cli`] | the subcommands and their flags |
 //! | [`worker`] | Consumer × Handler |
-//! | [`handler`] | what is done with a message: print, exec, http, file, sleep |
+//! | [`handler`] | what is done with a message: print, exec, http, unix, forward, file, sleep; what it must look like |
 //! | [`client`] | connections, publishing, consuming, the HTTP APIs |
 //! | [`broker`] | the embedded broker: state, log, TCP and HTTP |
 //! | [`proto`] | the wire protocol, pure |
 //! | [`systemd`] | passed sockets, and notes to systemd |
 //! | [`serve`], [`metrics`] | a small HTTP server beside a command's work, and counters for Prometheus |
+//! | [`feed`] | lines and packets over sockets, and their acknowledgement |
 //! | [`report`], [`backoff`], [`shutdown`] | figures, waiting, and ending |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]

@@ -6,6 +6,7 @@
 //!
 //! Every hop is the real program as a process of its own; its figures are the lines of its `--report json`.
 
+mod ground;
 mod hops;
 mod ledger;
 mod show;
@@ -17,14 +18,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use self::ground::Ground;
 use self::hops::{Event, Hops};
 use self::ledger::{Final, Ledger};
 use self::show::{Show, Table};
-use super::brokers::Brokers;
-use super::embedded::{Embedded, Folder};
 use super::{Exit, Failure};
 use crate::cli::pipeline::Args;
-use crate::client::{Consumer, ConsumerConfig, Nsqd, StatsFilter};
+use crate::client::{Consumer, ConsumerConfig};
 use crate::proto::{ChannelName, TopicName};
 use crate::shutdown::Shutdown;
 use crate::worker::{Worker, WorkerConfig};
@@ -36,18 +36,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MOMENT: Duration = Duration::from_millis(5);
 /// The group of every hop.
 const GROUP: &str = "pipeline";
-
-/// Where NSQ is, and what has to be kept for it.
-struct Ground {
-    tcp: String,
-    http: Option<Nsqd>,
-    /// A folder for the socket.
-    folder: std::path::PathBuf,
-    /// Names of streams begin with this, so that a run meets no other.
-    prefix: String,
-    embedded: Option<Embedded>,
-    _own_folder: Option<Folder>,
-}
 
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -100,56 +88,6 @@ async fn count(
     }))
 }
 
-impl Ground {
-    /// The nsqd that is named, or a broker in this process.
-    async fn find(args: &Args) -> anyhow::Result<Self> {
-        let named = &args.broker;
-        let prefix = format!("p{:08x}-", fastrand::u32(..));
-        if named.nsqd_tcp_address.is_empty() && named.lookupd_http_address.is_empty() {
-            let embedded = Embedded::start("mqueue-pipeline").await?;
-            let (tcp, http) = (embedded.tcp.clone(), embedded.http.parse().ok());
-            let folder = embedded.folder().to_owned();
-            let prefix = String::new();
-            return Ok(Self { tcp, http, folder, prefix, embedded: Some(embedded), _own_folder: None });
-        }
-        let found = Brokers::find(named).await?;
-        let own = Folder::new("mqueue-pipeline")?;
-        let (tcp, http) = (found.tcp[0].to_string(), found.http.into_iter().next());
-        Ok(Self { tcp, http, folder: own.path().to_owned(), prefix, embedded: None, _own_folder: Some(own) })
-    }
-
-    /// The streams from hop to hop, the last of them the one that is counted.
-    fn streams(&self, stages: u8) -> Vec<TopicName> {
-        let names = (1..=stages).map(|n| format!("stage-{n}")).chain(["final".to_owned()]);
-        names.map(|name| TopicName::new(&format!("{}{name}", self.prefix)).expect("a valid name")).collect()
-    }
-
-    /// Messages that wait in each stream.
-    async fn queues(&self, streams: &[TopicName]) -> Vec<Option<i64>> {
-        let Some(http) = &self.http else { return vec![None; streams.len()] };
-        let filter = StatsFilter { topic: None, channel: None, clients: false };
-        let Ok(stats) = http.stats(&filter).await else { return vec![None; streams.len()] };
-        let depth = |stream: &TopicName| {
-            let topic = stats.topics.iter().find(|topic| topic.topic_name == stream.as_str())?;
-            Some(topic.depth + topic.channels.iter().map(|channel| channel.depth).sum::<i64>())
-        };
-        streams.iter().map(depth).collect()
-    }
-
-    /// Leaves nothing behind.
-    async fn clear(self, streams: &[TopicName]) {
-        if let Some(embedded) = self.embedded {
-            return embedded.end().await;
-        }
-        let Some(http) = self.http else { return };
-        for stream in streams {
-            if let Err(error) = http.delete_topic(stream).await {
-                tracing::debug!("stream {stream} stays: {error}");
-            }
-        }
-    }
-}
-
 /// A run as it is seen.
 struct Run {
     table: Table,
@@ -168,7 +106,7 @@ struct Run {
 
 impl Run {
     fn introduce(&self, args: &Args, ground: &Ground) {
-        let broker = if ground.embedded.is_some() { "a broker in this program" } else { "nsqd" };
+        let broker = if ground.is_embedded() { "a broker in this program" } else { "nsqd" };
         let works: Vec<String> = (0..args.stages).map(|n| hops::work(args, n)).map(|w| format!("{w:?}")).collect();
         self.show.note(&format!(
             "{} messages, {} a second, over a Unix socket to ingest, then {} stages ({}), on {broker} at {}",

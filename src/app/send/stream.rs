@@ -114,7 +114,11 @@ impl Sender<'_> {
         loop {
             let connected: io::Result<Box<dyn Stream>> = match self.to {
                 Endpoint::Unix(path) => UnixStream::connect(path).await.map(|stream| Box::new(stream) as _),
-                Endpoint::Tcp(address) => TcpStream::connect(address).await.map(|stream| Box::new(stream) as _),
+                Endpoint::Tcp(address) => TcpStream::connect(address).await.and_then(|stream| {
+                    // a line is not to wait for the one before to be confirmed
+                    stream.set_nodelay(true)?;
+                    Ok(Box::new(stream) as _)
+                }),
                 Endpoint::Unixgram(_) | Endpoint::Udp(_) => unreachable!("these are no streams"),
             };
             match connected {

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 use self::figures::Figures;
 use self::hop::NextHop;
 use self::relay::Relay;
+use super::brokers::Brokers;
 use super::lines::Lines;
 use super::{Exit, Failure};
 use crate::cli::Report;
 use crate::cli::stage::Args;
-use crate::client::{Consumer, ConsumerConfig};
+use crate::client::{Address, Consumer, ConsumerConfig};
 use crate::handler::{Handler, HandlerOptions, HandlerSpec, PrintOutput};
 use crate::shutdown::Shutdown;
 use crate::systemd::Notifier;
@@ -40,7 +41,12 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     check(&args)?;
     let shutdown = Shutdown::on_signals(args.tuning.grace)?;
     let figures = Arc::new(Figures::new(&args));
-    let relay = Arc::new(relay(&args, &shutdown, figures.clone())?);
+    // the consumer asks the nsqlookupds by itself, a publisher has to know
+    let nsqd = match args.to.spec() {
+        HandlerSpec::Forward(_) => Brokers::find(&args.broker).await?.tcp,
+        _ => args.broker.nsqd(),
+    };
+    let relay = Arc::new(relay(&args, nsqd, &shutdown, figures.clone())?);
     let config = worker_config(&args)?;
     let started = Instant::now();
     let consumer = tokio::select! {
@@ -85,7 +91,7 @@ fn check(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn relay(args: &Args, shutdown: &Shutdown, figures: Arc<Figures>) -> Result<Relay, Failure> {
+fn relay(args: &Args, nsqd: Vec<Address>, shutdown: &Shutdown, figures: Arc<Figures>) -> Result<Relay, Failure> {
     let options = |capture_output| HandlerOptions {
         stream: args.from.clone(),
         group: args.group.clone(),
@@ -93,7 +99,7 @@ fn relay(args: &Args, shutdown: &Shutdown, figures: Arc<Figures>) -> Result<Rela
         timeout: args.failing.handler_timeout,
         stop: shutdown.draining.clone(),
         capture_output,
-        nsqd: args.broker.nsqd(),
+        nsqd: nsqd.clone(),
     };
     let usage = |e| Failure::new(Exit::Usage, e);
     let work = args.handler.as_ref().map(|spec| spec.build(&options(true))).transpose().map_err(usage)?;

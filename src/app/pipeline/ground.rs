@@ -1,0 +1,76 @@
+//! What a run stands on: an nsqd that is named, or a broker in this process, and a folder for the socket.
+
+use std::path::PathBuf;
+
+use crate::app::brokers::Brokers;
+use crate::app::embedded::{Embedded, Folder};
+use crate::cli::pipeline::Args;
+use crate::client::{Nsqd, StatsFilter};
+use crate::proto::TopicName;
+
+/// Where NSQ is, and what has to be kept for it.
+pub(super) struct Ground {
+    pub(super) tcp: String,
+    http: Option<Nsqd>,
+    /// A folder for the socket.
+    pub(super) folder: PathBuf,
+    /// Names of streams begin with this, so that a run meets no other.
+    prefix: String,
+    embedded: Option<Embedded>,
+    _own_folder: Option<Folder>,
+}
+
+impl Ground {
+    /// The nsqd that is named, or a broker in this process.
+    pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
+        let named = &args.broker;
+        let prefix = format!("p{:08x}-", fastrand::u32(..));
+        if named.nsqd_tcp_address.is_empty() && named.lookupd_http_address.is_empty() {
+            let embedded = Embedded::start("mqueue-pipeline").await?;
+            let (tcp, http) = (embedded.tcp.clone(), embedded.http.parse().ok());
+            let folder = embedded.folder().to_owned();
+            let prefix = String::new();
+            return Ok(Self { tcp, http, folder, prefix, embedded: Some(embedded), _own_folder: None });
+        }
+        let found = Brokers::find(named).await?;
+        let own = Folder::new("mqueue-pipeline")?;
+        let (tcp, http) = (found.tcp[0].to_string(), found.http.into_iter().next());
+        Ok(Self { tcp, http, folder: own.path().to_owned(), prefix, embedded: None, _own_folder: Some(own) })
+    }
+
+    /// True if the broker is in this process.
+    pub(super) fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
+    }
+
+    /// The streams from hop to hop, the last of them the one that is counted.
+    pub(super) fn streams(&self, stages: u8) -> Vec<TopicName> {
+        let names = (1..=stages).map(|n| format!("stage-{n}")).chain(["final".to_owned()]);
+        names.map(|name| TopicName::new(&format!("{}{name}", self.prefix)).expect("a valid name")).collect()
+    }
+
+    /// Messages that wait in each stream.
+    pub(super) async fn queues(&self, streams: &[TopicName]) -> Vec<Option<i64>> {
+        let Some(http) = &self.http else { return vec![None; streams.len()] };
+        let filter = StatsFilter { topic: None, channel: None, clients: false };
+        let Ok(stats) = http.stats(&filter).await else { return vec![None; streams.len()] };
+        let depth = |stream: &TopicName| {
+            let topic = stats.topics.iter().find(|topic| topic.topic_name == stream.as_str())?;
+            Some(topic.depth + topic.channels.iter().map(|channel| channel.depth).sum::<i64>())
+        };
+        streams.iter().map(depth).collect()
+    }
+
+    /// Leaves nothing behind.
+    pub(super) async fn clear(self, streams: &[TopicName]) {
+        if let Some(embedded) = self.embedded {
+            return embedded.end().await;
+        }
+        let Some(http) = self.http else { return };
+        for stream in streams {
+            if let Err(error) = http.delete_topic(stream).await {
+                tracing::debug!("stream {stream} stays: {error}");
+            }
+        }
+    }
+}
