@@ -49,6 +49,7 @@ pub mod handler;
 mod http;
 pub mod metrics;
 mod pace;
+mod plot;
 pub mod proto;
 mod records;
 pub mod report;

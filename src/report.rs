@@ -40,6 +40,11 @@ impl Latency {
         self.0.saturating_record_n(nanos.clamp(1, LONGEST), times);
     }
 
+    /// Their mean; `None` if there are none.
+    pub fn mean(&self) -> Option<Duration> {
+        (!self.0.is_empty()).then(|| Duration::from_nanos(self.0.mean() as u64))
+    }
+
     /// Their quantiles; `None` if there are none.
     pub fn quantiles(&self) -> Option<Quantiles> {
         // to 0.1 µs

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 8] = [
     &["worker"],
     &["handler"],
     &["client", "broker"],
-    &["shutdown", "backoff", "http", "systemd", "report", "metrics", "serve", "feed", "pace", "records"],
+    &["shutdown", "backoff", "http", "systemd", "report", "metrics", "serve", "feed", "pace", "plot", "records"],
     &["proto"],
 ];
 

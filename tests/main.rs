@@ -28,6 +28,7 @@ mod pipeline;
 mod print;
 mod retry;
 mod signals;
+mod simulate;
 mod sleeping;
 #[allow(dead_code, unused_imports, reason = "shared with the benchmark: each uses a part of it")]
 mod support;

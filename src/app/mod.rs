@@ -13,6 +13,7 @@ mod lines;
 pub mod pipeline;
 pub mod producer;
 pub mod send;
+pub mod simulate;
 #[cfg(test)]
 mod sleeping;
 pub mod stage;

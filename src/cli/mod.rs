@@ -9,6 +9,7 @@ pub mod ingest;
 pub mod pipeline;
 pub mod producer;
 pub mod send;
+pub mod simulate;
 pub mod stage;
 pub mod wakeup;
 
@@ -46,6 +47,8 @@ pub enum Command {
     Stage(stage::Args),
     /// Run a whole pipeline on this machine, and count what arrives
     Pipeline(pipeline::Args),
+    /// Run many streams against a pool of workers, and see what it does to latency
+    Simulate(simulate::Args),
     /// Wake sleeping consumers whose groups have messages
     Wakeup(wakeup::Args),
     /// Look for what usually is wrong, and say what mends it

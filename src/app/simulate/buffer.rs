@@ -1,0 +1,70 @@
+//! Streams and workers with a bounded buffer between them.
+//!
+//! ```text
+//!  streams ──▶ buffer ──▶ workers
+//!          └─▶ dropped, if it is full
+//! ```
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, channel};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::Run;
+use super::generate::generate;
+use super::workload::{Chunk, Workload};
+
+/// A chunk on its way.
+struct Made {
+    chunk: Chunk,
+    bytes: Bytes,
+    at: Instant,
+}
+
+/// Runs to the end: until the streams have ended and the buffer is empty, or what is left is to be given up.
+pub(super) async fn run(run: &Arc<Run>, workload: &mut Workload) -> anyhow::Result<()> {
+    let (buffer, chunks) = channel(run.settings.buffer as usize);
+    let chunks = Arc::new(Mutex::new(chunks));
+    let mut workers = JoinSet::new();
+    for number in 0..run.settings.workers {
+        workers.spawn(work(run.clone(), number, chunks.clone()));
+    }
+    generate(run, workload, async |chunk, at| {
+        let bytes = chunk.bytes();
+        let sent = buffer.try_send(Made { chunk, bytes, at });
+        let mut tally = run.tally();
+        tally.waiting = (buffer.max_capacity() - buffer.capacity()) as u64;
+        if let Err(TrySendError::Full(_)) = sent {
+            tally.dropped();
+        }
+    })
+    .await?;
+    drop(buffer);
+    tokio::select! {
+        () = async { while workers.join_next().await.is_some() {} } => {}
+        () = run.shutdown.now.cancelled() => {}
+    }
+    Ok(())
+}
+
+/// One worker: a chunk after the other, until there are no more.
+async fn work(run: Arc<Run>, number: u32, chunks: Arc<Mutex<Receiver<Made>>>) {
+    loop {
+        let Some(Made { chunk, bytes, at }) = next(&run, &chunks).await else { return };
+        sleep(chunk.work).await;
+        run.tally().processed(at.elapsed());
+        run.told(number, &chunk, bytes.len());
+    }
+}
+
+async fn next(run: &Run, chunks: &Mutex<Receiver<Made>>) -> Option<Made> {
+    let mut chunks = chunks.lock().await;
+    let made = chunks.recv().await;
+    run.tally().waiting = chunks.len() as u64;
+    made
+}

@@ -1,0 +1,179 @@
+//! `mqueue simulate`: many streams, a buffer, a pool of workers; latency from a chunk's creation to the end of its work.
+//!
+//! ```text
+//!  Workload (pure: what is made, and when) ─▶ generate ─┬─▶ buffer ──▶ workers ─┬─▶ Tally ─▶ view, report, picture
+//!                                                       └─▶ NSQ ─▶ the workers ─┘
+//!  plan: the same Workload against many pools, without a clock
+//! ```
+
+mod broker;
+mod buffer;
+mod generate;
+mod picture;
+mod plan;
+mod queueing;
+mod report;
+mod said;
+mod series;
+mod settings;
+mod tally;
+mod view;
+mod workload;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::broker::Ground;
+use self::report::{Final, Second};
+use self::said::{Said, Voice};
+use self::settings::Settings;
+use self::tally::Tally;
+use self::view::View;
+use self::workload::{Chunk, Workload};
+use super::{Exit, Failure};
+use crate::cli::Report;
+use crate::cli::simulate::{Args, Via};
+use crate::shutdown::Shutdown;
+
+/// How long what is in the buffer may take after Ctrl-C.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// A run, as everybody in it sees it.
+struct Run {
+    settings: Settings,
+    start: Instant,
+    /// When the streams end by themselves.
+    until: Option<Duration>,
+    shutdown: Shutdown,
+    tally: Mutex<Tally>,
+    /// Where each chunk is said, if it is.
+    voice: Option<Voice>,
+}
+
+impl Run {
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker has processed a chunk.
+    fn told(&self, worker: u32, chunk: &Chunk, length: usize) {
+        self.told_of(worker, chunk.number, chunk.stream, length);
+    }
+
+    fn told_of(&self, worker: u32, number: u64, stream: u32, length: usize) {
+        if let Some(voice) = &self.voice {
+            voice.line(format!(
+                "Worker {worker} processed chunk {number} from stream {stream}, length of chunk's data is {length}"
+            ));
+        }
+    }
+}
+
+/// Runs the command to its end.
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    let settings = Settings::checked(&args)?;
+    if args.plan {
+        let text = plan::plan(&settings, args.duration) + "\n";
+        // that nobody wants to read it to its end is no failure
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+        return Ok(Exit::Success);
+    }
+    // a folder that is not there is better said before than after
+    let picture =
+        args.plot.as_deref().map(|path| File::create(path).map(|file| (path, file)).map_err(|e| no_picture(path, &e)));
+    let picture = picture.transpose()?;
+    let shutdown = Shutdown::on_signals(GRACE)?;
+    let said = Said::start(shutdown.draining.clone())?;
+    let ground = match args.via {
+        Via::Memory => None,
+        Via::Broker => Some(Ground::find(&args.broker).await?),
+    };
+    let is_text = args.report == Report::Text;
+    if is_text {
+        let via = ground.as_ref().map_or_else(|| "a buffer".to_owned(), Ground::told);
+        said.line(report::configuration(&settings, &via));
+    }
+    let run = Arc::new(Run {
+        settings,
+        start: Instant::now(),
+        until: args.duration,
+        shutdown,
+        tally: Mutex::new(Tally::new()),
+        voice: (args.verbose && is_text).then(|| said.voice()),
+    });
+    let mut workload = Workload::new(&settings);
+    let played = play(&run, ground.as_ref(), &mut workload, &said, is_text && !args.verbose).await;
+    if let Some(ground) = ground {
+        ground.clear().await;
+    }
+    let exit = conclude(&run, &workload, &said, is_text);
+    if let Some((path, mut file)) = picture {
+        let svg = picture::draw(&run.settings, args.via, &run.tally().series);
+        file.write_all(svg.as_bytes()).map_err(|e| no_picture(path, &e))?;
+    }
+    drop(run);
+    said.end()?;
+    played.map(|()| exit)
+}
+
+fn no_picture(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Failure, format!("cannot write {}: {error}: name another file with --plot", path.display()))
+}
+
+/// Streams and workers, and what is shown of them meanwhile.
+async fn play(
+    run: &Arc<Run>,
+    ground: Option<&Ground>,
+    workload: &mut Workload,
+    said: &Said,
+    shows: bool,
+) -> anyhow::Result<()> {
+    let mut view = shows.then(|| View::begin(&run.settings, ground.is_none()));
+    let json = !shows && run.voice.is_none();
+    let mut seconds = interval(Duration::from_secs(1));
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    seconds.reset();
+    let mut playing = std::pin::pin!(async {
+        match ground {
+            None => buffer::run(run, workload).await,
+            Some(ground) => broker::run(run, ground, workload).await,
+        }
+    });
+    let result = loop {
+        tokio::select! {
+            result = playing.as_mut() => break result,
+            _ = seconds.tick() => {
+                let (elapsed, mut tally) = (run.start.elapsed(), run.tally());
+                match &mut view {
+                    Some(view) => view.second(elapsed, &tally),
+                    None if json => said.line(serde_json::to_string(&Second::new(&tally, elapsed))?),
+                    None => {}
+                }
+                tally.turn(Instant::now());
+            }
+        }
+    };
+    run.tally().turn(Instant::now());
+    view.into_iter().for_each(View::end);
+    result
+}
+
+/// Says what became of it.
+fn conclude(run: &Run, workload: &Workload, said: &Said, is_text: bool) -> Exit {
+    let tally = run.tally();
+    let report = Final::new(&run.settings, &tally, run.start.elapsed(), workload.digest());
+    if is_text {
+        if run.shutdown.draining.is_cancelled() {
+            said.line("\nShutdown signal received...");
+        }
+        said.line(report.text());
+    } else {
+        said.line(serde_json::to_string(&report).expect("numbers and texts are JSON"));
+    }
+    if report.given_up > 0 { Exit::Interrupted } else { Exit::Success }
+}

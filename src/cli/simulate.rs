@@ -1,0 +1,80 @@
+//! `mqueue simulate`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Report, brokers, duration};
+
+/// Run many streams against a pool of workers, and see what it does to latency.
+///
+/// Each stream makes chunks of random bytes at random moments, up to an interval apart; workers take 20 to 50 ms for each. A bounded buffer
+/// stands between them: what finds it full is dropped, and counted. Ctrl-C ends the streams, lets what is in the buffer be finished,
+/// and prints the statistics. Exit status: 0; 130 if a second Ctrl-C gave up what was left.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct Args {
+    /// Workers (10 to 200)
+    #[arg(long, env = "WORKERS_COUNT", value_name = "N", default_value_t = 50, help_heading = "Workload")]
+    pub workers: u32,
+
+    /// Streams (10 to 500)
+    #[arg(long, env = "STREAMS_COUNT", value_name = "N", default_value_t = 100, help_heading = "Workload")]
+    pub streams: u32,
+
+    /// The longest time between two chunks of a stream, in milliseconds (100 to 5000)
+    #[arg(long, env = "STREAM_INTERVAL", value_name = "MS", default_value_t = 1000, help_heading = "Workload")]
+    pub interval: u32,
+
+    /// Bytes of a chunk (512 to 4096)
+    #[arg(long, env = "CHUNK_SIZE", value_name = "BYTES", default_value_t = 1024, help_heading = "Workload")]
+    pub chunk_size: u32,
+
+    /// Chunks that the buffer holds (100 to 2000)
+    #[arg(long, env = "BUFFER_SIZE", value_name = "N", default_value_t = 500, help_heading = "Workload")]
+    pub buffer: u32,
+
+    /// Take numbers beyond these ranges
+    #[arg(long, help_heading = "Workload")]
+    pub no_range_check: bool,
+
+    /// Seed of all that is random: the same seed, streams, interval and size make the same chunks at the same moments [default: any]
+    #[arg(long, env = "SEED", value_name = "N", help_heading = "Workload")]
+    pub seed: Option<u64>,
+
+    /// For how long the streams make chunks (60, 5m) [default: until Ctrl-C]
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Workload")]
+    pub duration: Option<Duration>,
+
+    /// What stands between streams and workers: a bounded buffer, or an NSQ stream, which drops nothing and slows the streams instead
+    #[arg(long, value_enum, default_value = "memory")]
+    pub via: Via,
+
+    /// Say each chunk that is processed
+    #[arg(long, short)]
+    pub verbose: bool,
+
+    /// How to report: text, or json (a line each second and one at the end, on stdout)
+    #[arg(long, value_enum, default_value = "text")]
+    pub report: Report,
+
+    /// Draw latency, throughput and drops over time into this SVG file
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+
+    /// Do not run: work out for many numbers of workers and sizes of the buffer where drops begin, and what each costs
+    #[arg(long, conflicts_with_all = ["via", "verbose", "plot", "report"])]
+    pub plan: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub broker: brokers::Args,
+}
+
+/// What stands between streams and workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Via {
+    /// A bounded buffer in this process; what finds it full is dropped.
+    Memory,
+    /// A stream of nsqd, or of a broker in this process where none is named.
+    Broker,
+}

@@ -1,0 +1,163 @@
+//! Lines over a common axis, as an SVG file that is readable on its own, on light and on dark pages.
+//!
+//! Our own, for what is kept of crates that draw charts brings a chart's looks, fonts or a browser along; this is axes and lines.
+
+mod scale;
+mod svg;
+
+use self::scale::Scale;
+use self::svg::Svg;
+
+/// Sizes, in the picture's own units.
+const WIDTH: f64 = 860.0;
+const LEFT: f64 = 70.0;
+const RIGHT: f64 = 110.0;
+const TOP: f64 = 92.0;
+const PANEL: f64 = 190.0;
+const BETWEEN: f64 = 46.0;
+const BOTTOM: f64 = 52.0;
+
+/// A picture: panels one below the other, over one axis.
+#[derive(Debug, Clone)]
+pub(crate) struct Figure {
+    pub(crate) title: String,
+    pub(crate) subtitle: String,
+    /// What goes from left to right, with its unit.
+    pub(crate) across: String,
+    pub(crate) panels: Vec<Panel>,
+}
+
+/// One diagram.
+#[derive(Debug, Clone)]
+pub(crate) struct Panel {
+    /// What goes up, with its unit.
+    pub(crate) title: String,
+    pub(crate) lines: Vec<Line>,
+}
+
+/// Points, and what they are.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) tone: Tone,
+    /// Across and up, from left to right; what is no number is left out.
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
+/// The colour of a line; each reads on light and dark, and without colours by its label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tone {
+    First,
+    Second,
+    Third,
+    Alarm,
+}
+
+impl Figure {
+    /// The file's text.
+    pub(crate) fn svg(&self) -> String {
+        let height = TOP + self.panels.len() as f64 * (PANEL + BETWEEN) - BETWEEN + BOTTOM;
+        let mut svg = Svg::begin(WIDTH, height, &self.title);
+        svg.text(LEFT, 30.0, "title", &self.title);
+        svg.text(LEFT, 52.0, "note", &self.subtitle);
+        let all = self.panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.points);
+        let across = Scale::of(all.map(|point| point.0), LEFT, WIDTH - RIGHT);
+        for (n, panel) in self.panels.iter().enumerate() {
+            let top = TOP + n as f64 * (PANEL + BETWEEN);
+            panel.draw(&mut svg, &across, top, n + 1 == self.panels.len());
+        }
+        svg.text((LEFT + WIDTH - RIGHT) / 2.0, height - 12.0, "axis middle", &self.across);
+        svg.end()
+    }
+}
+
+impl Panel {
+    fn draw(&self, svg: &mut Svg, across: &Scale, top: f64, is_last: bool) {
+        let bottom = top + PANEL;
+        let up = Scale::of(self.lines.iter().flat_map(|line| &line.points).map(|point| point.1), bottom, top);
+        svg.text(LEFT, top - 10.0, "axis", &self.title);
+        for (value, label) in up.ticks() {
+            svg.line("grid", (LEFT, up.at(value)), (WIDTH - RIGHT, up.at(value)));
+            svg.text(LEFT - 8.0, up.at(value) + 4.0, "tick end", &label);
+        }
+        for (value, label) in across.ticks() {
+            svg.line("grid", (across.at(value), bottom), (across.at(value), bottom + 4.0));
+            if is_last {
+                svg.text(across.at(value), bottom + 18.0, "tick middle", &label);
+            }
+        }
+        svg.line("base", (LEFT, bottom), (WIDTH - RIGHT, bottom));
+        let mut labels: Vec<(f64, &Line)> = Vec::new();
+        for line in &self.lines {
+            let points: Vec<(f64, f64)> = line.shown().map(|(x, y)| (across.at(x), up.at(y))).collect();
+            svg.path(line.tone.class(), &points);
+            if let Some(last) = points.last() {
+                labels.push((last.1 + 4.0, line));
+            }
+        }
+        spread(&mut labels);
+        for (y, line) in labels {
+            svg.text(WIDTH - RIGHT + 8.0, y, &format!("label {}", line.tone.class()), &line.name);
+        }
+    }
+}
+
+/// Moves labels apart, so that none covers another.
+fn spread(labels: &mut [(f64, &Line)]) {
+    labels.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for n in 1..labels.len() {
+        labels[n].0 = labels[n].0.max(labels[n - 1].0 + 15.0);
+    }
+}
+
+impl Line {
+    fn shown(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite())
+    }
+}
+
+impl Tone {
+    fn class(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Second => "second",
+            Self::Third => "third",
+            Self::Alarm => "alarm",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figure(points: Vec<(f64, f64)>) -> Figure {
+        let line = Line { name: "p99 <&>".to_owned(), tone: Tone::First, points };
+        Figure {
+            title: "a \"title\"".to_owned(),
+            subtitle: String::new(),
+            across: "seconds".to_owned(),
+            panels: vec![Panel { title: "ms".to_owned(), lines: vec![line.clone(), line] }],
+        }
+    }
+
+    #[test]
+    fn texts_are_escaped_and_all_is_within_the_picture() {
+        let svg = figure((0..100).map(|n| (f64::from(n), f64::from(n * n))).collect()).svg();
+        assert!(svg.contains("p99 &lt;&amp;&gt;") && !svg.contains("<&>"));
+        let path = svg.split("<path").nth(1).expect("a line").split(" d=\"M").nth(1).expect("its points");
+        let numbers = path.split('"').next().expect("an end").split([' ', 'L']);
+        let numbers: Vec<f64> = numbers.filter(|n| !n.is_empty()).map(|n| n.parse().expect("a number")).collect();
+        assert_eq!(numbers.len(), 200);
+        assert!(numbers.chunks(2).all(|at| (LEFT..=WIDTH - RIGHT).contains(&at[0])));
+        assert!(numbers.chunks(2).all(|at| (TOP..=TOP + PANEL).contains(&at[1])));
+    }
+
+    #[test]
+    fn nothing_and_nonsense_are_drawn_as_an_empty_diagram() {
+        for points in [vec![], vec![(f64::NAN, 1.0)], vec![(1.0, f64::INFINITY)], vec![(0.0, 0.0)]] {
+            let svg = figure(points).svg();
+            assert!(svg.ends_with("</svg>\n") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        }
+    }
+}
