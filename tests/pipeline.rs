@@ -454,6 +454,8 @@ fn bad_input_is_one_line_and_a_code() {
         ("ingest --to one --listen unix:/x --queue 1".to_owned(), 2, "1"),
         (format!("ingest --to one --listen unix:/{}", "x".repeat(120)), 2, "at most 107 bytes"),
         ("stage --from one --group g --to one".to_owned(), 2, "would feed itself"),
+        ("consumer --stream one --group g --handler forward:one".to_owned(), 2, "would feed itself"),
+        ("consumer --stream one --group g --handler unix:".to_owned(), 2, "use unix:/PATH"),
         ("stage --from one --group g --to ftp://x".to_owned(), 2, "use a stream's name, unix:/PATH"),
         ("stage --from one --group g --to two --expect id:integer".to_owned(), 2, "types: int, number"),
         ("stage --from one --group g --to two --handler nosuch".to_owned(), 2, "unknown handler"),

@@ -31,11 +31,12 @@ pub struct Args {
     #[arg(long, env = "COUNT", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 
-    /// Messages in flight at once, on all nsqds together [default: 1000 for print and file, else --concurrency]
+    /// Messages in flight at once, on all nsqds together [default: 1000 for print, file, unix and forward, else
+    /// --concurrency]
     #[arg(long, env = "MAX_IN_FLIGHT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_in_flight: Option<u32>,
 
-    /// Handlers running at once; print and file always take all that has come as one [default: the number of CPUs]
+    /// Handlers running at once; print, file, unix and forward always take what has come as one [default: the number of CPUs]
     #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub concurrency: Option<u32>,
 

@@ -59,6 +59,9 @@ pub enum HandlerError {
     /// `forward` without an nsqd known by address.
     #[error("no nsqd to forward to: name one with --nsqd-tcp-address")]
     NowhereToForward,
+    /// `forward` to where the messages come from.
+    #[error("stream {0} would feed itself: name another one to pass messages on to")]
+    FeedsItself(TopicName),
     /// Standard output is closed.
     #[error("cannot use standard output: {}", why(.0))]
     Stdout(#[source] io::Error),

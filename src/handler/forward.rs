@@ -25,9 +25,11 @@ pub struct ForwardHandler {
 }
 
 impl ForwardHandler {
-    /// A handler that publishes to `stream`. Fails if no nsqd is known by address.
+    /// A handler that publishes to `stream`. Fails if that is where messages come from, or no nsqd is known
+    /// by address.
     pub fn new(stream: TopicName, options: &HandlerOptions) -> Result<Self, HandlerError> {
         match options.nsqd.is_empty() {
+            _ if stream == options.stream => Err(HandlerError::FeedsItself(stream)),
             true => Err(HandlerError::NowhereToForward),
             false => Ok(Self { stream, nsqd: options.nsqd.clone(), publisher: OnceCell::new() }),
         }

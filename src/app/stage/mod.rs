@@ -78,10 +78,6 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
 
 /// What can only be wrong together.
 fn check(args: &Args) -> Result<(), Failure> {
-    if *args.to.spec() == HandlerSpec::Forward(args.from.clone()) {
-        let line = format!("stream {} would feed itself: name another with --to", args.from);
-        return Err(Failure::new(Exit::Usage, line));
-    }
     if args.report == Report::Json && args.handler == Some(HandlerSpec::Print) {
         return Err(Failure::new(
             Exit::Usage,
