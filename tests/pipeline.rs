@@ -382,6 +382,76 @@ fn what_the_kernel_drops_of_udp_is_counted_and_said() {
 }
 
 #[test]
+fn a_sender_of_packets_finds_the_next_ingest() {
+    needs!("nsqd");
+    let ground = Ground::new();
+    let listen = format!("unixgram:{}", ground.at("packets").display());
+    let ingest = ground.ingest(&listen, "");
+    let send = ground.run(&format!("send --to {listen} --rate 1000 --count 2000")).start();
+    wait_until("some packets", || ground.nsqd.published("one") > 100);
+    ingest.signal(Signal::SIGKILL);
+    drop(ingest);
+    send.wait_to_say("takes no messages, trying again");
+    let ingest = ground.ingest(&listen, "");
+    let sent = send.finish();
+    assert!(sent.code == Some(0) && sent.stderr.contains("takes messages again"), "{}", sent.stderr);
+    end(ingest);
+    let arrived = ids(&ground.bodies("one"));
+    assert!(arrived.contains_key(&2000) && arrived.len() > 1000, "{} arrived", arrived.len());
+}
+
+#[test]
+fn a_second_signal_gives_up_what_nsqd_does_not_take_and_the_sender_gets_no_ok() {
+    needs!("nsqd");
+    let ground = Ground::new();
+    let ingest = ground.ingest(&ground.socket(), "--report json");
+    let mut stream = UnixStream::connect(ground.at("feed")).expect("it listens");
+    ground.nsqd.signal(Signal::SIGSTOP);
+    stream.write_all(b"one\n").expect("it reads");
+    let reported =
+        |what: &str| wait_until(what, || ingest.stdout().lines().last().is_some_and(|line| line.contains(what)));
+    reported("\"read\":1");
+    ingest.signal(Signal::SIGTERM);
+    wait_until("the socket is gone", || !ground.at("feed").exists());
+    ingest.signal(Signal::SIGTERM);
+    let ended = ingest.finish();
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the end");
+    assert_eq!(answer, "");
+    ground.nsqd.signal(Signal::SIGCONT);
+}
+
+#[test]
+fn systemd_is_told_of_the_beginning_the_state_and_the_end() {
+    needs!("nsqd");
+    let ground = Ground::new();
+    for args in
+        [format!("ingest --listen {} --to one", ground.socket()), "stage --from one --group g --to two".to_owned()]
+    {
+        let path = ground.at("notify");
+        let ear = UnixDatagram::bind(&path).expect("a free name");
+        let program = ground.run(&args).env("NOTIFY_SOCKET", path.to_str().expect("UTF-8")).start();
+        let heard = |wanted: &str| {
+            let mut note = [0; 4096];
+            std::iter::repeat_with(|| {
+                ear.recv(&mut note).map(|length| String::from_utf8_lossy(&note[..length]).into_owned())
+            })
+            .map(|note| note.expect("a note"))
+            .find(|note| note.contains(wanted))
+            .expect("endless")
+        };
+        ear.set_read_timeout(Some(crate::support::PATIENCE)).expect("a valid timeout");
+        heard("READY=1");
+        assert!(heard("STATUS=").contains(" 0 "), "{args}");
+        program.signal(Signal::SIGTERM);
+        heard("STOPPING=1");
+        assert_eq!(program.finish().code, Some(0));
+        std::fs::remove_file(path).expect("it was there");
+    }
+}
+
+#[test]
 fn tcp_is_a_feed_too() {
     needs!("nsqd");
     let ground = Ground::new();

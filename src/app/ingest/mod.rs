@@ -60,8 +60,10 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     Notifier.ready();
     let started = Instant::now();
     let exit = tokio::select! {
-        () = tasks.wait() => Exit::Success,
+        biased;
+        // first, for it ends the tasks, too
         () = shutdown.now.cancelled() => Exit::Interrupted,
+        () = tasks.wait() => Exit::Success,
         never = tell(&outlet, &shutdown, lines.as_ref()) => match never {},
     };
     outlet.tally.warn();
