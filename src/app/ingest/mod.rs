@@ -66,6 +66,8 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         () = tasks.wait() => Exit::Success,
         never = tell(&outlet, &shutdown, lines.as_ref()) => match never {},
     };
+    // said before, unless there was nothing to wait for
+    Notifier.stopping();
     outlet.tally.warn();
     match lines {
         Some(lines) => lines.end(&outlet.tally.line(true)),
