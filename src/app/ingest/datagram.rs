@@ -13,7 +13,7 @@ use bytes::Bytes;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::drops::Drops;
 use super::listen::SocketFile;
@@ -29,6 +29,8 @@ const COST: usize = 128;
 const LONGEST: usize = 1 << 20;
 /// When the program stops: a socket that brings nothing for so long is empty.
 const SILENCE: Duration = Duration::from_millis(20);
+/// How long to wait when nothing can be received.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How often the kernel's drops are looked up.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -86,7 +88,7 @@ pub(super) async fn serve(socket: Datagrams, file: Option<SocketFile>, max: usiz
 /// Looks up each second what the kernel dropped, also while nothing is received. Never ends, for it runs beside the work.
 async fn watch(drops: &mut Option<Drops>, outlet: &Outlet) -> std::convert::Infallible {
     loop {
-        tokio::time::sleep(LOOK).await;
+        sleep(LOOK).await;
         count(drops, outlet);
     }
 }
@@ -138,7 +140,10 @@ impl Receiver {
                 };
                 let _ = sender.send(Packet(Bytes::copy_from_slice(&buffer[..length]), room));
             }
-            Err(error) => tracing::warn!("cannot receive: {error}"),
+            Err(error) => {
+                tracing::warn!("cannot receive: {error}");
+                sleep(PAUSE).await;
+            }
         }
     }
 }

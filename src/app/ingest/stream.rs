@@ -65,7 +65,7 @@ pub(super) async fn serve(
             () = outlet.shutdown.draining.cancelled() => break,
             (permit, taken) = next => match taken {
                 Ok(stream) => {
-                    let feed = Feed { outlet: outlet.clone(), records: Records::new(Some(Bytes::from_static(b"\n")), max_line), answer: Answer { taken: Some(0), refused: 0 } };
+                    let feed = Feed::new(outlet.clone(), max_line);
                     tasks.spawn(async move {
                         feed.serve(stream).await;
                         drop(permit);
@@ -92,6 +92,11 @@ struct Feed {
 }
 
 impl Feed {
+    fn new(outlet: Arc<Outlet>, max_line: usize) -> Self {
+        let records = Records::new(Some(Bytes::from_static(b"\n")), max_line);
+        Self { outlet, records, answer: Answer { taken: Some(0), refused: 0 } }
+    }
+
     async fn serve(mut self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         self.outlet.tally.connected();
         if let Ok(()) = self.read_all(&mut stream).await {

@@ -24,6 +24,7 @@ use self::ledger::{Final, Ledger};
 use self::show::{Show, Table};
 use super::{Exit, Failure};
 use crate::cli::pipeline::Args;
+use crate::cli::send::Rate;
 use crate::client::{Consumer, ConsumerConfig};
 use crate::proto::{ChannelName, TopicName};
 use crate::shutdown::Shutdown;
@@ -107,14 +108,18 @@ struct Run {
 impl Run {
     fn introduce(&self, args: &Args, ground: &Ground) {
         let broker = if ground.is_embedded() { "a broker in this program" } else { "nsqd" };
-        let works: Vec<String> = (0..args.stages).map(|n| hops::work(args, n)).map(|w| format!("{w:?}")).collect();
+        let pace = match args.rate {
+            Rate::Fixed(rate) => format!("{rate} a second"),
+            Rate::Max => "as fast as they are taken".to_owned(),
+        };
+        let work = |n| match hops::work(args, n) {
+            Duration::ZERO => "no work".to_owned(),
+            work => format!("{work:?}"),
+        };
+        let (count, stages, tcp) = (args.count, args.stages, &ground.tcp);
+        let works = (0..stages).map(work).collect::<Vec<_>>().join(", ");
         self.show.note(&format!(
-            "{} messages, {} a second, over a Unix socket to ingest, then {} stages ({}), on {broker} at {}",
-            args.count,
-            args.rate,
-            args.stages,
-            works.join(", "),
-            ground.tcp
+            "{count} messages, {pace}, over a Unix socket to ingest, then {stages} stages ({works}), on {broker} at {tcp}"
         ));
     }
 
