@@ -51,8 +51,16 @@ impl Ground {
 
     /// The bodies of a stream, all of which are there.
     fn bodies(&self, stream: &str) -> Vec<String> {
-        let consumer = self.run(&format!("consumer --stream {stream} --group check --output body --timeout 1"));
-        consumer.run().stdout.lines().map(str::to_owned).collect()
+        let mut bodies = Vec::new();
+        // on a busy machine nsqd may be silent for a second with messages on its disk
+        wait_until("all of a stream", || {
+            let consumer = self.run(&format!("consumer --stream {stream} --group check --output body --timeout 1"));
+            bodies.extend(consumer.run().stdout.lines().map(str::to_owned));
+            let stats = self.nsqd.stats();
+            let topic = stats.topics.iter().find(|topic| topic.topic_name == stream).expect("it was consumed");
+            topic.depth + topic.channels.iter().filter(|c| c.channel_name == "check").map(|c| c.depth).sum::<i64>() == 0
+        });
+        bodies
     }
 }
 
