@@ -44,6 +44,9 @@ doctor: $(program) ## look for what is wrong, and say what mends it
 pipeline: $(program) ## a feed through stages that take their time, all counted: STAGES=5 RATE=500 COUNT=5000
 	@exec cargo run --release --quiet -- pipeline $(ARGS)
 
+simulate: $(program) ## 100 streams against 50 workers, until Ctrl-C: WORKERS_COUNT=25 STREAMS_COUNT=50 make simulate
+	@exec cargo run --release --quiet -- simulate $(ARGS)
+
 systemd-socket-activate-consumer: $(program) ## a sleeping consumer in this terminal: STREAM=foo TIMEOUT=30 make …
 	@PROGRAM=$(program) exec scripts/socket-activate $(ARGS)
 
@@ -67,5 +70,5 @@ lint: ## formatting, clippy and the documentation, warnings denied
 images: ## draw the pictures in data/images again
 	@scripts/images
 
-.PHONY: help demo up down clean-data peers build producer consumer wakeup doctor pipeline systemd-socket-activate-consumer install uninstall \
+.PHONY: help demo up down clean-data peers build producer consumer wakeup doctor pipeline simulate systemd-socket-activate-consumer install uninstall \
 	reload-systemd-consumer test lint images

@@ -15,6 +15,7 @@ mod broker_unix;
 mod conformance;
 mod demo;
 mod doctor;
+mod errors;
 mod file;
 mod groups;
 mod hostile;

@@ -7,6 +7,7 @@ pub mod consumer;
 pub mod demo;
 pub mod doctor;
 mod embedded;
+pub mod errors;
 mod exit;
 pub mod ingest;
 mod lines;

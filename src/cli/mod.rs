@@ -5,6 +5,7 @@ pub mod brokers;
 pub mod consumer;
 pub mod demo;
 pub mod doctor;
+pub mod errors;
 pub mod ingest;
 pub mod pipeline;
 pub mod producer;
@@ -49,6 +50,8 @@ pub enum Command {
     Pipeline(pipeline::Args),
     /// Run many streams against a pool of workers, and see what it does to latency
     Simulate(simulate::Args),
+    /// Look at the dead letters of a stream: list them, take them out, put them back, or throw them away
+    Errors(errors::Args),
     /// Wake sleeping consumers whose groups have messages
     Wakeup(wakeup::Args),
     /// Look for what usually is wrong, and say what mends it

@@ -61,7 +61,7 @@ impl Figure {
         svg.text(LEFT, 30.0, "title", &self.title);
         svg.text(LEFT, 52.0, "note", &self.subtitle);
         let all = self.panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.points);
-        let across = Scale::of(all.map(|point| point.0), LEFT, WIDTH - RIGHT);
+        let across = Scale::ending(all.map(|point| point.0), LEFT, WIDTH - RIGHT);
         for (n, panel) in self.panels.iter().enumerate() {
             let top = TOP + n as f64 * (PANEL + BETWEEN);
             panel.draw(&mut svg, &across, top, n + 1 == self.panels.len());

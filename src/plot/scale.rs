@@ -21,6 +21,13 @@ impl Scale {
         Self { most: (highest / step).ceil() * step, step, from, to }
     }
 
+    /// The same, which ends at the highest value, round or not.
+    pub(super) fn ending(values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> Self {
+        let highest = values.clone().filter(|value| value.is_finite()).fold(0.0, f64::max);
+        let scale = Self::of(values, from, to);
+        Self { most: if highest > 0.0 { highest } else { scale.most }, ..scale }
+    }
+
     /// Where a value goes.
     pub(super) fn at(&self, value: f64) -> f64 {
         self.from + (self.to - self.from) * (value / self.most).clamp(0.0, 1.0)
@@ -28,7 +35,7 @@ impl Scale {
 
     /// Round values, and their names.
     pub(super) fn ticks(&self) -> impl Iterator<Item = (f64, String)> {
-        let count = (self.most / self.step).round() as u32;
+        let count = (self.most / self.step + 1e-9).floor() as u32;
         let digits = (-self.step.log10().floor()).clamp(0.0, 9.0) as usize;
         (0..=count).map(move |n| {
             let value = f64::from(n) * self.step;

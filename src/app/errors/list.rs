@@ -1,0 +1,90 @@
+//! Letters are shown, and stay.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::letters::{Letter, Letters};
+use super::{Action, say};
+use crate::app::Exit;
+use crate::cli::errors::Args;
+use crate::shutdown::Shutdown;
+use crate::worker::DeadLetter;
+
+/// So much of a body is shown in a list for people.
+const SHOWN: usize = 60;
+
+/// A letter as JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    letter: Option<&'a DeadLetter>,
+    /// What is not UTF-8 is U+FFFD here.
+    body: String,
+}
+
+/// Shows them, and gives them back.
+pub(super) async fn run(
+    letters: &mut Letters,
+    args: &Args,
+    would: Option<Action>,
+    total: u64,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Exit> {
+    let mut held: Vec<Letter> = Vec::new();
+    while held.len() < args.limit as usize {
+        let more = tokio::select! {
+            more = letters.next() => more,
+            () = shutdown.draining.cancelled() => break,
+        };
+        if more.is_empty() {
+            break;
+        }
+        held.extend(more);
+    }
+    let shown = show(&held[..held.len().min(args.limit as usize)], args.json);
+    let count = held.len().min(args.limit as usize);
+    held.into_iter().for_each(Letter::give_back);
+    letters.end().await;
+    match would {
+        Some(action) => say(&format!("would {} {count} of {total} letters", action.verb())),
+        None => say(&format!("{count} of {total} letters")),
+    }
+    // that nobody wants to read to the end is no failure
+    match shown {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(Exit::Success),
+    }
+}
+
+fn show(letters: &[Letter], json: bool) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for letter in letters {
+        let body = String::from_utf8_lossy(letter.body());
+        if json {
+            let line = Line { letter: letter.letter.as_ref(), body: body.into_owned() };
+            serde_json::to_writer(&mut out, &line)?;
+            writeln!(out)?;
+            continue;
+        }
+        let start: String = body.chars().take(SHOWN).collect();
+        let more = if start.len() < body.len() { "…" } else { "" };
+        match &letter.letter {
+            Some(DeadLetter { group, attempts, reason, died, .. }) => {
+                let when = humantime::format_rfc3339_seconds(time(*died));
+                writeln!(
+                    out,
+                    "{when}  {}  group {group}, {attempts} attempts, {reason}: {:?}{more}",
+                    letter.id(),
+                    start
+                )?;
+            }
+            None => writeln!(out, "{}  no dead letter: {start:?}{more}", letter.id())?,
+        }
+    }
+    out.flush()
+}
+
+fn time(nanos: i64) -> std::time::SystemTime {
+    std::time::UNIX_EPOCH + std::time::Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
+}

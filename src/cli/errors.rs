@@ -1,0 +1,66 @@
+//! `mqueue errors`.
+
+use super::brokers;
+use crate::proto::{ChannelName, TopicName};
+
+/// Look at the dead letters of a stream: list them, take them out, put them back, or throw them away.
+///
+/// Without an action they are listed, and stay; each listing counts as a delivery. An action says how many there are, and asks before it begins.
+/// Whatever stops it, a letter leaves the queue only when it was printed, published or dropped: at worst it is there twice. Exit
+/// status: 0; 1 if something could not be done; 2 if nobody is there to be asked and --yes is missing.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("action"))]
+pub struct Args {
+    /// The stream (NSQ's topic) whose messages were given up
+    #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME")]
+    pub stream: TopicName,
+
+    /// Where its dead letters are [default: the stream's name and .dead]
+    #[arg(long, env = "DEAD_LETTER", value_name = "NAME")]
+    pub dead_letter: Option<TopicName>,
+
+    /// The group that keeps them for this command; it is made by the first look
+    #[arg(long, value_name = "NAME", default_value = "errors")]
+    pub group: ChannelName,
+
+    /// Print them, a body a line, and remove them
+    #[arg(long, group = "action")]
+    pub get: bool,
+
+    /// Publish them again to the streams that they came from
+    #[arg(long, group = "action")]
+    pub redrive: bool,
+
+    /// Remove them
+    #[arg(long, group = "action")]
+    pub drop: bool,
+
+    /// Only those with this text in their body, their reason or their group's name
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+
+    /// At most so many a second
+    #[arg(long, value_name = "N", requires = "redrive", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+
+    /// Show what an action would do, and do nothing
+    #[arg(long, requires = "action")]
+    pub dry_run: bool,
+
+    /// Do not ask
+    #[arg(long, short, requires = "action")]
+    pub yes: bool,
+
+    /// List at most so many (up to 2000)
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=2000))]
+    pub limit: u32,
+
+    /// List as JSON, a line a letter
+    #[arg(long, conflicts_with = "action")]
+    pub json: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub broker: brokers::Args,
+}

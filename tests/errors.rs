@@ -1,0 +1,144 @@
+//! `mqueue errors` on a real broker: letters are looked at, taken out, put back and thrown away, and none is lost on the way.
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Finished, Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
+
+/// Gives up so many messages of `foo`: bodies `body 0`, `body 1` …
+fn given_up(count: usize) -> Nsqd {
+    let nsqd = Nsqd::start();
+    let lines: String = (0..count).map(|n| format!("body {n}\n")).collect();
+    nsqd.publish_lines("foo", lines.trim_end().as_bytes());
+    let args = format!("--handler exec:false --max-attempts 1 --count {count}");
+    let gone = consumer(&nsqd.tcp(), &args).run();
+    assert_eq!(gone.code, Some(0), "{}", gone.stderr);
+    assert_eq!(nsqd.published("foo.dead"), count as u64);
+    nsqd
+}
+
+fn errors(nsqd: &Nsqd, args: &str) -> Mqueue {
+    mqueue(&format!("errors --stream foo --nsqd-tcp-address {} --nsqd-http-address {} {args}", nsqd.tcp(), nsqd.http()))
+}
+
+#[track_caller]
+fn done(nsqd: &Nsqd, args: &str) -> Finished {
+    let finished = errors(nsqd, args).run();
+    assert_eq!(finished.code, Some(0), "{args}: {}", finished.stderr);
+    finished
+}
+
+/// The lines of its output, in order of their text.
+fn sorted(finished: &Finished) -> Vec<String> {
+    let mut lines: Vec<String> = finished.stdout.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn letters_are_listed_with_their_reasons_and_stay() {
+    needs!("nsqd");
+    let nsqd = given_up(3);
+    for _ in 0..2 {
+        let list = done(&nsqd, "");
+        assert_eq!(list.stdout.lines().count(), 3, "{}", list.stdout);
+        for words in ["\"body 0\"", "group 1, 1 attempts", "exit status 1"] {
+            assert!(list.stdout.contains(words), "no {words} in {}", list.stdout);
+        }
+        assert!(list.stderr.contains("3 of 3 letters"), "{}", list.stderr);
+    }
+    let json = done(&nsqd, "--json --limit 1");
+    let letter: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((&letter["stream"], &letter["attempts"]), (&"foo".into(), &1.into()));
+    assert!(letter["body"].as_str().unwrap().starts_with("body "), "{letter}");
+    wait_until("all to be back", || nsqd.channel("foo.dead", "errors").depth == 3);
+}
+
+#[test]
+fn letters_are_printed_and_removed() {
+    needs!("nsqd");
+    let nsqd = given_up(250);
+    let got = done(&nsqd, "--get --yes");
+    let mut expected: Vec<String> = (0..250).map(|n| format!("body {n}")).collect();
+    expected.sort();
+    assert_eq!(sorted(&got), expected);
+    nsqd.wait_for_empty("foo.dead", "errors");
+    let none = done(&nsqd, "--get --yes");
+    assert!(none.stdout.is_empty() && none.stderr.contains("no dead letters of foo"), "{}", none.stderr);
+}
+
+#[test]
+fn what_cannot_be_printed_stays() {
+    needs!("nsqd");
+    let nsqd = given_up(3);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let failed = errors(&nsqd, "--get --yes").with_stdout(full).run();
+    assert_eq!(failed.code, Some(1));
+    assert!(failed.stderr.contains("still there"), "{}", failed.stderr);
+    wait_until("all to be back", || nsqd.channel("foo.dead", "errors").depth == 3);
+}
+
+#[test]
+fn letters_go_back_to_the_stream_that_they_came_from() {
+    needs!("nsqd");
+    let nsqd = given_up(20);
+    nsqd.publish("foo.dead", b"somebody else's");
+    let dry = done(&nsqd, "--redrive --dry-run --filter body");
+    assert!(dry.stderr.contains("would redrive"), "{}", dry.stderr);
+    let some = done(&nsqd, "--redrive --yes --filter body");
+    assert!(some.stderr.contains("20 published again, 1 left"), "{}", some.stderr);
+    let back = consumer(&nsqd.tcp(), "--output body --count 20").run();
+    let mut expected: Vec<String> = (0..20).map(|n| format!("body {n}")).collect();
+    expected.sort();
+    assert_eq!(sorted(&back), expected);
+    assert_eq!(nsqd.published("foo"), 40);
+    wait_until("the other one to be back", || {
+        let left = nsqd.channel("foo.dead", "errors");
+        (left.depth + left.deferred_count, left.in_flight_count) == (1, 0)
+    });
+}
+
+#[test]
+fn letters_with_a_text_are_dropped_and_no_others() {
+    needs!("nsqd");
+    let nsqd = given_up(12);
+    let dropped = done(&nsqd, "--drop --yes --filter 1");
+    // all are of group 1
+    assert!(dropped.stderr.contains("12 dropped, 0 left"), "{}", dropped.stderr);
+    let nsqd = given_up(12);
+    let dropped = done(&nsqd, "--drop --yes --filter 9");
+    assert!(dropped.stderr.contains("1 dropped, 11 left"), "{}", dropped.stderr);
+}
+
+#[test]
+fn an_interrupted_redrive_loses_nothing() {
+    needs!("nsqd");
+    let nsqd = given_up(30);
+    for signal in [Signal::SIGKILL, Signal::SIGINT] {
+        let before = nsqd.published("foo");
+        let redrive = errors(&nsqd, "--redrive --yes --rate 20").start();
+        wait_until("some to be published", || nsqd.published("foo") > before + 2);
+        redrive.signal(signal);
+        redrive.finish();
+    }
+    wait_until("all to be back", || nsqd.channel("foo.dead", "errors").in_flight_count == 0);
+    done(&nsqd, "--redrive --yes");
+    let args = "--output body --timeout 2";
+    let all = consumer(&nsqd.tcp(), args).run();
+    let distinct: std::collections::HashSet<&str> = all.stdout.lines().collect();
+    assert_eq!(distinct.len(), 30, "{}", all.stdout);
+}
+
+#[test]
+fn nobody_there_to_be_asked_is_a_wrong_use() {
+    needs!("nsqd");
+    let nsqd = given_up(2);
+    for action in ["--get", "--redrive", "--drop"] {
+        let refused = errors(&nsqd, action).run();
+        assert_eq!(refused.code, Some(2), "{action}");
+        assert!(refused.stderr.contains("of 2 in all") && refused.stderr.contains("--yes"), "{}", refused.stderr);
+    }
+    assert_eq!(errors(&nsqd, "--get --drop").run().code, Some(2));
+    assert_eq!(errors(&nsqd, "--rate 0 --redrive").run().code, Some(2));
+    let gone = mqueue("errors --stream foo --nsqd-tcp-address 127.0.0.1:1 --nsqd-http-address 127.0.0.1:1").run();
+    assert_eq!((gone.code, gone.stderr.lines().count()), (Some(69), 1), "{}", gone.stderr);
+}
