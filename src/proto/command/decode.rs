@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::super::quote::quote;
 use super::super::{Bodies, ChannelName, ErrorCode, Limits, MessageId, ProtocolError, TopicName};
@@ -22,6 +22,11 @@ impl Command {
         let mut reader = Reader { bytes: &buffer[end + 1..], at: 0, missing: None };
         let Some(body) = head.body(&mut reader, limits)? else { return Ok(None) };
         let length = end + 1 + reader.at;
+        if let Head::Whole(command) = head {
+            // most commands are a FIN: they share nothing with the buffer
+            buffer.advance(length);
+            return Ok(Some(command));
+        }
         let command = buffer.split_to(length).freeze();
         Ok(Some(head.complete(body, &command.slice(end + 1..))))
     }
@@ -125,7 +130,6 @@ impl Head {
     /// Joins the line with its body. [`Head::body`] gave the kind of body that the line asks for.
     fn complete(self, body: Body, bytes: &Bytes) -> Command {
         match (self, body) {
-            (Self::Whole(command), _) => command,
             (Self::Identify, Body::One(at)) => Command::Identify(bytes.slice(at)),
             (Self::Auth, Body::One(at)) => Command::Auth(bytes.slice(at)),
             (Self::Pub(topic), Body::One(at)) => Command::Pub { topic, body: bytes.slice(at) },
@@ -134,7 +138,7 @@ impl Head {
                 let bodies = Bodies::from_sized(bytes.slice(at), count).expect("the reader went over the sizes");
                 Command::Mpub { topic, bodies }
             }
-            (Self::Identify | Self::Auth | Self::Pub(_) | Self::Dpub(..) | Self::Mpub(_), _) => {
+            (Self::Whole(_) | Self::Identify | Self::Auth | Self::Pub(_) | Self::Dpub(..) | Self::Mpub(_), _) => {
                 unreachable!("Head::body gives the body that the line asks for")
             }
         }
