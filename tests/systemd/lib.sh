@@ -62,13 +62,14 @@ distribution() { echo "p50 $(percentile "$1" 50), p90 $(percentile "$1" 90), p99
 
 # --- nsqd ----------------------------------------------------------------------------------------------------------
 
-# Starts it on free ports, or on those it had before.
+# Starts it on free ports, or on those it had before. With MQUEUE_TEST_BROKER=mqueue it is `mqueue broker`.
 start_nsqd() {
-    local program=target/peers/nsqd
-    [[ -x $program ]] || program=$(command -v nsqd) || skip "there is no nsqd: make peers, or put one on PATH"
+    local program=(target/peers/nsqd)
+    [[ -x ${program[0]} ]] || program=("$(command -v nsqd)") || skip "there is no nsqd: make peers, or put one on PATH"
+    [[ ${MQUEUE_TEST_BROKER:-nsqd} != mqueue ]] || program=("$mqueue" broker)
     mkdir -p "$work/nsqd"
     : >"$work/nsqd.log"
-    "$program" --data-path="$work/nsqd" --tcp-address="${nsqd_tcp:-127.0.0.1:0}" \
+    "${program[@]}" --data-path="$work/nsqd" --tcp-address="${nsqd_tcp:-127.0.0.1:0}" \
         --http-address="${nsqd_http:-127.0.0.1:0}" >"$work/nsqd.log" 2>&1 &
     nsqd_pid=$!
     wait_until 10 "nsqd's ports" grep -q 'HTTP: listening' "$work/nsqd.log"
