@@ -24,7 +24,7 @@ impl View {
     pub(super) fn begin(settings: &Settings, is_bounded: bool) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a valid template"));
+            bar.set_style(ProgressStyle::with_template("{spinner} {wide_msg}").expect("a valid template"));
             bar
         });
         Self { bar, room: is_bounded.then_some(settings.buffer.into()), before: (0, 0) }
