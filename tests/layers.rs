@@ -66,7 +66,10 @@ fn subcommands_do_not_use_each_other() {
         .expect("a folder")
         .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned))
         .filter(|name| {
-            !matches!(name.as_str(), "mod" | "exit" | "sleeping" | "brokers" | "child" | "embedded" | "lines")
+            !matches!(
+                name.as_str(),
+                "mod" | "exit" | "sleeping" | "brokers" | "child" | "embedded" | "lines" | "working"
+            )
         })
         .collect();
     for (path, text) in sources(&app) {

@@ -1,5 +1,6 @@
 //! Which nsqds are published to: those named, and those that the nsqlookupds know at the start.
 
+use crate::app::embedded::Embedded;
 use crate::app::{Exit, Failure};
 use crate::cli::brokers;
 use crate::client::{Address, Error, Nsqd};
@@ -41,6 +42,18 @@ impl Brokers {
             }
             None => Ok(found),
         }
+    }
+
+    /// Finds those that are named; starts one in this process, in a folder that begins with `name`, if none is.
+    pub(in crate::app) async fn find_or_start(
+        args: &brokers::Args,
+        name: &str,
+    ) -> anyhow::Result<(Self, Option<Embedded>)> {
+        if !args.nsqd_tcp_address.is_empty() || !args.lookupd_http_address.is_empty() {
+            return Ok((Self::find(args).await?, None));
+        }
+        let embedded = Embedded::start(name).await?;
+        Ok((Self { tcp: vec![embedded.tcp.parse()?], http: vec![embedded.http.parse()?] }, Some(embedded)))
     }
 
     fn add(&mut self, node: &Producer) {

@@ -19,5 +19,6 @@ pub mod simulate;
 mod sleeping;
 pub mod stage;
 pub mod wakeup;
+mod working;
 
 pub use exit::{Exit, Failure};

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::failing::Failing;
 use super::{brokers, duration};
 use crate::handler::HandlerSpec;
 use crate::proto::{ChannelName, TopicName};
@@ -71,21 +72,9 @@ pub struct Handling {
     #[arg(long, env = "OUTPUT", value_enum, default_value_t = Output::Json)]
     pub output: Output,
 
-    /// How long one run of a handler may take before it is ended and counts as failed
-    #[arg(long, env = "HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]
-    pub handler_timeout: Duration,
-
-    /// Attempts after which a failing message goes to the dead letters; 0: it is tried for ever
-    #[arg(long, env = "MAX_ATTEMPTS", value_name = "N", default_value_t = 5)]
-    pub max_attempts: u16,
-
-    /// How long a failed message waits before it comes again, times its attempts (15 minutes at the most)
-    #[arg(long, env = "RETRY_DELAY", value_name = "DURATION", value_parser = duration, default_value = "5s")]
-    pub retry_delay: Duration,
-
-    /// The stream for dead letters [default: the stream's name and ".dead"]
-    #[arg(long, env = "DEAD_LETTER", value_name = "NAME")]
-    pub dead_letter: Option<TopicName>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub failing: Failing,
 }
 
 /// How the consumer behaves.

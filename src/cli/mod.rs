@@ -6,6 +6,7 @@ pub mod consumer;
 pub mod demo;
 pub mod doctor;
 pub mod errors;
+pub mod failing;
 pub mod ingest;
 pub mod pipeline;
 pub mod producer;

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::consumer::Tuning;
+use super::failing::Failing;
 use super::{brokers, duration};
 use crate::handler::{HandlerSpec, Schema};
 use crate::proto::{ChannelName, TopicName};
@@ -60,28 +61,6 @@ pub struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub broker: brokers::Args,
-}
-
-/// What becomes of work that fails.
-#[derive(Debug, clap::Args)]
-#[group(skip)]
-#[command(next_help_heading = "Work that fails")]
-pub struct Failing {
-    /// How long one run of the handler, or the next hop's answer, may take before it is given up and counts as failed
-    #[arg(long, env = "HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]
-    pub handler_timeout: Duration,
-
-    /// Attempts after which a failing message goes to the dead letters; 0: it is tried for ever
-    #[arg(long, env = "MAX_ATTEMPTS", value_name = "N", default_value_t = 5)]
-    pub max_attempts: u16,
-
-    /// How long a failed message waits before it comes again, times its attempts (15 minutes at the most)
-    #[arg(long, env = "RETRY_DELAY", value_name = "DURATION", value_parser = duration, default_value = "5s")]
-    pub retry_delay: Duration,
-
-    /// The stream for dead letters [default: the stream's name and ".dead"]
-    #[arg(long, env = "DEAD_LETTER", value_name = "NAME")]
-    pub dead_letter: Option<TopicName>,
 }
 
 /// Where results go.

@@ -15,11 +15,12 @@ use tokio::sync::Notify;
 use self::life::{Happened, Left, Step};
 use self::service::Service;
 use super::{Exit, Failure};
+use crate::app::working;
 use crate::cli::consumer::{Args, Output};
 use crate::client::{Consumer, ConsumerConfig};
 use crate::handler::{AnyHandler, Handler, HandlerOptions, PrintOutput};
 use crate::shutdown::Shutdown;
-use crate::worker::{DeadLetter, Ended, Tally, Worker, WorkerConfig};
+use crate::worker::{Ended, Tally, Worker, WorkerConfig};
 
 /// Messages in flight for handlers that take batches: enough that nsqd need never wait for the answers.
 const BATCH_IN_FLIGHT: u32 = 1000;
@@ -126,7 +127,7 @@ fn handler(args: &Args, shutdown: &Shutdown) -> Result<AnyHandler, Failure> {
         stream: args.stream.clone(),
         group: args.group.clone(),
         output,
-        timeout: args.handling.handler_timeout,
+        timeout: args.handling.failing.handler_timeout,
         stop: shutdown.draining.clone(),
         capture_output: false,
         nsqd: args.broker.nsqd(),
@@ -140,33 +141,18 @@ fn concurrency(args: &Args) -> u32 {
 }
 
 fn worker_config(args: &Args) -> Result<WorkerConfig, Failure> {
-    let dead_letters = match &args.handling.dead_letter {
-        Some(stream) => stream.clone(),
-        None => DeadLetter::stream_of(&args.stream).map_err(|e| {
-            Failure::new(Exit::Usage, format!("{e}: name a stream for the dead letters with --dead-letter"))
-        })?,
-    };
     Ok(WorkerConfig {
         concurrency: concurrency(args) as usize,
         idle_timeout: args.timeout,
         count: args.count,
-        max_attempts: args.handling.max_attempts,
-        retry_delay: args.handling.retry_delay,
-        dead_letters: Some(dead_letters),
-        ..WorkerConfig::default()
+        ..working::worker_config(&args.stream, &args.handling.failing)?
     })
 }
 
 fn consumer_config(args: &Args, handler: &AnyHandler) -> ConsumerConfig {
-    let mut config = ConsumerConfig::new(args.stream.clone(), args.group.clone());
-    config.nsqd = args.broker.nsqd();
-    config.lookupd = args.broker.lookupd_http_address.clone();
-    config.lookupd_poll_interval = args.tuning.lookupd_poll_interval;
+    let mut config = working::consumer_config(&args.stream, &args.group, &args.broker, &args.tuning);
     let in_flight = if handler.batch_size() > 1 { BATCH_IN_FLIGHT } else { concurrency(args) };
     config.flow.max_in_flight = args.max_in_flight.unwrap_or(in_flight);
-    config.flow.max_backoff = args.tuning.max_backoff;
-    let millis = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-    config.connect.identify.msg_timeout = args.tuning.msg_timeout.map(millis);
     config
 }
 

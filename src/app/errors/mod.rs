@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use self::letters::{Letters, count};
 use super::brokers::Brokers;
+use super::working::dead_letters;
 use super::{Exit, Failure};
 use crate::cli::errors::Args;
 use crate::shutdown::Shutdown;
-use crate::worker::DeadLetter;
 
 /// How long what was begun may take after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
@@ -58,13 +58,7 @@ impl Action {
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
-    let too_long = |e| {
-        Failure::new(
-            Exit::Usage,
-            format!("the dead letters of {}: {e}: name their stream with --dead-letter", args.stream),
-        )
-    };
-    let stream = args.dead_letter.clone().map_or_else(|| DeadLetter::stream_of(&args.stream), Ok).map_err(too_long)?;
+    let stream = dead_letters(&args.stream, args.dead_letter.as_ref())?;
     let brokers = Brokers::find(&args.broker).await?;
     if brokers.http.is_empty() {
         let line = "the letters cannot be counted without nsqd's HTTP address: name it with --nsqd-http-address";

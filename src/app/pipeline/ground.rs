@@ -23,19 +23,15 @@ pub(super) struct Ground {
 impl Ground {
     /// The nsqd that is named, or a broker in this process.
     pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
-        let named = &args.broker;
-        let prefix = format!("p{:08x}-", fastrand::u32(..));
-        if named.nsqd_tcp_address.is_empty() && named.lookupd_http_address.is_empty() {
-            let embedded = Embedded::start("mqueue-pipeline").await?;
-            let (tcp, http) = (embedded.tcp.clone(), embedded.http.parse().ok());
-            let folder = embedded.folder().to_owned();
-            let prefix = String::new();
-            return Ok(Self { tcp, http, folder, prefix, embedded: Some(embedded), _own_folder: None });
-        }
-        let found = Brokers::find(named).await?;
-        let own = Folder::new("mqueue-pipeline")?;
+        let (found, embedded) = Brokers::find_or_start(&args.broker, "mqueue-pipeline").await?;
         let (tcp, http) = (found.tcp[0].to_string(), found.http.into_iter().next());
-        Ok(Self { tcp, http, folder: own.path().to_owned(), prefix, embedded: None, _own_folder: Some(own) })
+        if let Some(embedded) = embedded {
+            let folder = embedded.folder().to_owned();
+            return Ok(Self { tcp, http, folder, prefix: String::new(), embedded: Some(embedded), _own_folder: None });
+        }
+        let own = Folder::new("mqueue-pipeline")?;
+        let (folder, prefix) = (own.path().to_owned(), format!("p{:08x}-", fastrand::u32(..)));
+        Ok(Self { tcp, http, folder, prefix, embedded: None, _own_folder: Some(own) })
     }
 
     /// True if the broker is in this process.

@@ -42,13 +42,8 @@ impl Ground {
     /// The nsqds that are named, or a broker in this process.
     pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
         let topic = TopicName::new(&format!("simulate-{:08x}", fastrand::u32(..)))?;
-        if args.nsqd_tcp_address.is_empty() && args.lookupd_http_address.is_empty() {
-            let embedded = Embedded::start("mqueue-simulate").await?;
-            let tcp = vec![embedded.tcp.parse()?];
-            return Ok(Self { tcp, http: Vec::new(), embedded: Some(embedded), topic });
-        }
-        let Brokers { tcp, http } = Brokers::find(args).await?;
-        Ok(Self { tcp, http, embedded: None, topic })
+        let (Brokers { tcp, http }, embedded) = Brokers::find_or_start(args, "mqueue-simulate").await?;
+        Ok(Self { tcp, http, embedded, topic })
     }
 
     /// What people are told of it.

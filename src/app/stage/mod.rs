@@ -19,13 +19,14 @@ use self::relay::Relay;
 use super::brokers::Brokers;
 use super::lines::Lines;
 use super::{Exit, Failure};
+use crate::app::working;
 use crate::cli::Report;
 use crate::cli::stage::Args;
 use crate::client::{Address, Consumer, ConsumerConfig};
 use crate::handler::{Handler, HandlerOptions, HandlerSpec, PrintOutput};
 use crate::shutdown::Shutdown;
 use crate::systemd::Notifier;
-use crate::worker::{DeadLetter, Ended, Pulse, Worker, WorkerConfig};
+use crate::worker::{Ended, Pulse, Worker, WorkerConfig};
 
 /// Messages in flight for a relay that takes batches: one batch under way, and more at hand when it is done.
 const BATCH_IN_FLIGHT: u32 = 2000;
@@ -113,31 +114,16 @@ fn concurrency(args: &Args) -> u32 {
 }
 
 fn worker_config(args: &Args) -> Result<WorkerConfig, Failure> {
-    let dead_letters = match &args.failing.dead_letter {
-        Some(stream) => stream.clone(),
-        None => DeadLetter::stream_of(&args.from).map_err(|e| {
-            Failure::new(Exit::Usage, format!("{e}: name a stream for the dead letters with --dead-letter"))
-        })?,
-    };
     Ok(WorkerConfig {
         concurrency: concurrency(args) as usize,
         idle_timeout: args.timeout,
-        max_attempts: args.failing.max_attempts,
-        retry_delay: args.failing.retry_delay,
-        dead_letters: Some(dead_letters),
-        ..WorkerConfig::default()
+        ..working::worker_config(&args.from, &args.failing)?
     })
 }
 
 fn consumer_config(args: &Args, relay: &Relay) -> ConsumerConfig {
-    let mut config = ConsumerConfig::new(args.from.clone(), args.group.clone());
-    config.nsqd = args.broker.nsqd();
-    config.lookupd = args.broker.lookupd_http_address.clone();
-    config.lookupd_poll_interval = args.tuning.lookupd_poll_interval;
+    let mut config = working::consumer_config(&args.from, &args.group, &args.broker, &args.tuning);
     config.flow.max_in_flight = if relay.batch_size() > 1 { BATCH_IN_FLIGHT } else { concurrency(args) };
-    config.flow.max_backoff = args.tuning.max_backoff;
-    let millis = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-    config.connect.identify.msg_timeout = args.tuning.msg_timeout.map(millis);
     config
 }
 
