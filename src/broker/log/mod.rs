@@ -25,7 +25,7 @@ use bytes::Bytes;
 
 pub use self::disk::{DiskLog, OpenError, Options};
 pub use self::memory::MemoryLog;
-pub use self::recovered::{Recovered, RecoveredChannel, RecoveredMessage, RecoveredTopic};
+pub use self::recovered::{Recovered, RecoveredBatch, RecoveredChannel, RecoveredTopic};
 pub use self::report::{Damage, RecoveryReport, Torn};
 pub use self::sync::Synced;
 use crate::proto::{Bodies, ChannelName, TopicName};

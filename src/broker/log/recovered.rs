@@ -9,7 +9,7 @@ pub struct Recovered {
     /// The topics.
     pub topics: Vec<RecoveredTopic>,
     /// Messages that somebody holds, by id.
-    pub messages: Vec<RecoveredMessage>,
+    pub batches: Vec<RecoveredBatch>,
     /// The highest id that was ever written.
     pub last_id: u64,
     /// The lowest number that no topic and no channel ever had.
@@ -40,21 +40,23 @@ pub struct RecoveredChannel {
     pub paused: bool,
 }
 
-/// A message, and who holds it.
+/// Messages that lie one after the other, were published together, and are in the same hands.
 #[derive(Debug)]
-pub struct RecoveredMessage {
-    /// Its id.
+pub struct RecoveredBatch {
+    /// The id of the first; the others count up from it.
     pub id: u64,
-    /// Its topic.
+    /// How many.
+    pub count: u32,
+    /// Their topic.
     pub topic: TopicId,
-    /// When it was published, in nanoseconds since 1970.
+    /// When they were published, in nanoseconds since 1970.
     pub timestamp: i64,
-    /// Where its body lies.
+    /// Where the first body lies.
     pub place: Place,
-    /// The body's bytes.
+    /// The bytes of the bodies with their sizes.
     pub length: u32,
-    /// When it is due, where the topic has it and it is deferred.
+    /// When they are due, where the topic has them and they are deferred.
     pub due: Option<UnixMillis>,
-    /// The channels' copies; none if the topic has it.
+    /// The channels' copies of each; none if the topic has them.
     pub copies: Vec<Copy>,
 }

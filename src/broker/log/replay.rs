@@ -18,15 +18,14 @@ use super::catalog::Catalog;
 use super::payload::{self, BATCH_HEAD, BatchHead, CarriedHead, Fields, Nonsense};
 use super::record::{HEAD, Kind};
 use super::{Change, ChannelId, Holder, Place, Recovered, TopicId};
-use crate::proto::Bodies;
 
 /// What the records so far add up to.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     catalog: Catalog,
     messages: Messages,
-    /// What topics hold themselves, or held: the holder is the message's to say.
-    of_topic: HashMap<TopicId, Vec<u64>>,
+    /// What topics hold themselves, or held: the holder is the message's to say. First ids, and how many follow.
+    of_topic: HashMap<TopicId, Vec<(u64, u32)>>,
     /// When a channel was last emptied: copies from before are gone.
     emptied: HashMap<ChannelId, u64>,
     /// Counts what happened.
@@ -55,7 +54,7 @@ impl Replay {
         self.sweep();
         let recovered = Recovered {
             topics: self.catalog.recovered(),
-            messages: self.messages.into_recovered(),
+            batches: self.messages.into_recovered(),
             last_id: self.catalog.last_id,
             next_number: self.catalog.next_number,
         };
@@ -80,13 +79,17 @@ impl Replay {
             (None, _) | (_, Holder::Topic) => Copies::Topic,
         };
         self.now += 1;
-        let mut offset = at + HEAD + BATCH_HEAD;
-        for n in 0..u64::from(head.count) {
-            let (length, id) = (fields.body()?, head.first.wrapping_add(n));
-            let place = Place { segment, offset: u32::try_from(offset).map_err(|_| Nonsense)? };
-            offset += Bodies::SIZE + length as usize;
-            let BatchHead { topic, timestamp, due, .. } = head;
-            self.hold(id, Held { topic, timestamp, place, length, due, born: self.now, copies: copies.clone() });
+        let mut lengths = Vec::new();
+        for _ in 0..head.count {
+            lengths.push(fields.body()?);
+        }
+        let BatchHead { topic, timestamp, due, first, count, .. } = head;
+        let place = Place { segment, offset: u32::try_from(at + HEAD + BATCH_HEAD).map_err(|_| Nonsense)? };
+        if let Some(length) = lengths.first().copied() {
+            let message = Held { topic, timestamp, place, length, due, born: self.now, copies };
+            if self.is_held(first, count, &message) {
+                self.messages.insert_together(first, message, lengths);
+            }
         }
         self.catalog.saw_ids(head.first, head.count.into());
         if self.messages.have_doubled() {
@@ -103,18 +106,22 @@ impl Replay {
         let length = fields.body()?;
         self.now += 1;
         let copies = if copies.is_empty() { Copies::Topic } else { Copies::Each(copies) };
-        self.hold(id, Held { topic, timestamp, place, length, due, born: self.now, copies });
+        let message = Held { topic, timestamp, place, length, due, born: self.now, copies };
+        if self.is_held(id, 1, &message) {
+            self.messages.insert(id, message);
+        }
         self.catalog.saw_ids(id, 1);
         Ok(())
     }
 
-    fn hold(&mut self, id: u64, message: Held) {
+    /// True if anybody holds these messages. Notes what a topic holds.
+    fn is_held(&mut self, id: u64, count: u32, message: &Held) -> bool {
         match message.copies {
-            Copies::Topic => self.of_topic.entry(message.topic).or_default().push(id),
-            Copies::Fresh(ref channels) if channels.is_empty() => return,
-            Copies::Fresh(_) | Copies::Each(_) => {}
+            Copies::Topic => self.of_topic.entry(message.topic).or_default().push((id, count)),
+            Copies::Fresh(ref channels) => return !channels.is_empty(),
+            Copies::Each(_) => {}
         }
-        self.messages.insert(id, message);
+        true
     }
 
     fn change(&mut self, change: &Change) {
@@ -122,13 +129,14 @@ impl Replay {
         self.catalog.apply(change);
         match change {
             Change::TopicEmptied(topic) => {
-                self.of_topic.remove(topic).into_iter().flatten().for_each(|id| self.messages.empty(id));
+                let held = self.of_topic.remove(topic).into_iter().flatten();
+                held.for_each(|(id, count)| self.messages.empty(id, count));
             }
             Change::TopicDistributed(id) => {
                 let Some(topic) = self.catalog.topics.get(id) else { return };
                 let copies = self.messages.channels_of(*id, topic);
                 let held = self.of_topic.remove(id).into_iter().flatten();
-                held.for_each(|id| self.messages.distribute(id, &copies, self.now));
+                held.for_each(|(id, count)| self.messages.distribute(id, count, &copies, self.now));
             }
             Change::ChannelEmptied(channel) => {
                 self.emptied.insert(*channel, self.now);

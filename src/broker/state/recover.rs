@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::super::log::{Log, Place, Recovered, RecoveredMessage, TopicId};
+use super::super::log::{Log, Place, Recovered, RecoveredBatch, TopicId};
 use super::channel::{Channel, Waiting};
 use super::topic::{Held, Topic};
 use super::{Now, State, StateLimits};
-use crate::proto::{Bodies, TopicName};
+use crate::proto::TopicName;
 
 /// Messages that lie together are read back together, up to so many bytes.
 const TOGETHER: u32 = 256 << 10;
@@ -30,7 +30,7 @@ impl State {
             names.insert(known.id, known.name.clone());
             state.topics.insert(known.name, topic);
         }
-        for together in recovered.messages.chunk_by(lie_together).flat_map(within_limit) {
+        for together in recovered.batches.chunk_by(lie_together).flat_map(within_limit) {
             state.keep(together, &names, now);
         }
         // what a topic held that had not all its channels yet
@@ -39,11 +39,11 @@ impl State {
     }
 
     /// Keeps messages that lie together, and are in the same hands.
-    fn keep(&mut self, together: &[RecoveredMessage], names: &HashMap<TopicId, TopicName>, now: Now) {
-        let RecoveredMessage { id, topic, timestamp, place, due, ref copies, .. } = together[0];
+    fn keep(&mut self, together: &[RecoveredBatch], names: &HashMap<TopicId, TopicName>, now: Now) {
+        let RecoveredBatch { id, topic, timestamp, place, due, ref copies, .. } = together[0];
         let store = &mut self.store;
-        let length = together.iter().map(sized_length).sum();
-        let count = u32::try_from(together.len()).expect("they are within the limit");
+        let length = together.iter().map(|batch| batch.length).sum();
+        let count = together.iter().map(|batch| batch.count).sum();
         let run = store.batches.recover(id, timestamp, place, length, count);
         store.batches.hold(run.key, copies.len().max(1) as u64 * u64::from(count));
         if copies.is_empty() {
@@ -60,31 +60,27 @@ impl State {
     }
 }
 
-/// True if `next` was published right after `message`, with it, and the same happened to both.
-fn lie_together(message: &RecoveredMessage, next: &RecoveredMessage) -> bool {
-    let after = Place { offset: message.place.offset + sized_length(message), ..message.place };
-    next.id == message.id + 1
+/// True if `next` was published right after these, with them, and the same happened to both.
+fn lie_together(batch: &RecoveredBatch, next: &RecoveredBatch) -> bool {
+    let after = Place { offset: batch.place.offset + batch.length, ..batch.place };
+    next.id == batch.id + u64::from(batch.count)
         && next.place == after
-        && next.timestamp == message.timestamp
-        && (next.topic, next.due) == (message.topic, message.due)
-        && next.copies == message.copies
+        && next.timestamp == batch.timestamp
+        && (next.topic, next.due) == (batch.topic, batch.due)
+        && next.copies == batch.copies
 }
 
 /// The same messages, not too many at once.
-fn within_limit(mut messages: &[RecoveredMessage]) -> impl Iterator<Item = &[RecoveredMessage]> {
+fn within_limit(mut batches: &[RecoveredBatch]) -> impl Iterator<Item = &[RecoveredBatch]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
-        let fit = messages.iter().take_while(|message| {
-            bytes += sized_length(message);
+        let fit = batches.iter().take_while(|batch| {
+            bytes += batch.length;
             bytes <= TOGETHER
         });
-        let count = fit.count().max(1).min(messages.len());
-        let (taken, rest) = messages.split_at(count);
-        messages = rest;
+        let count = fit.count().max(1).min(batches.len());
+        let (taken, rest) = batches.split_at(count);
+        batches = rest;
         (!taken.is_empty()).then_some(taken)
     })
-}
-
-fn sized_length(message: &RecoveredMessage) -> u32 {
-    message.length + Bodies::SIZE as u32
 }

@@ -15,7 +15,6 @@ use super::super::segments::Segments;
 use super::super::sync::{SyncFile, Syncer};
 use super::super::{Recovered, SyncMode, catalog::Catalog};
 use super::{DiskLog, Options, Outgoing, Reader};
-use crate::proto::Bodies;
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +83,8 @@ impl DiskLog {
             _lock: lock,
         };
         log.remove_spent();
-        (report.messages, report.took) = (recovered.messages.len() as u64, begun.elapsed());
+        report.messages = recovered.batches.iter().map(|batch| u64::from(batch.count)).sum();
+        report.took = begun.elapsed();
         Ok((log, recovered, report))
     }
 }
@@ -118,10 +118,10 @@ fn begin(path: &Path, number: u32, previous: Option<&Extent>, catalog: &Catalog)
 /// The segments, and what they hold: as many bytes as it takes to carry it, if that is less than all.
 fn held(files: &[Extent], new: Option<Extent>, recovered: &Recovered) -> Segments {
     let mut held: HashMap<u32, (u64, u64)> = HashMap::new();
-    for message in &recovered.messages {
-        let (count, bytes) = held.entry(message.place.segment).or_default();
-        let head = HEAD + CARRIED_HEAD + message.copies.len() * COPY + Bodies::SIZE;
-        (*count, *bytes) = (*count + 1, *bytes + head as u64 + u64::from(message.length));
+    for batch in &recovered.batches {
+        let (count, bytes) = held.entry(batch.place.segment).or_default();
+        let (messages, head) = (u64::from(batch.count), HEAD + CARRIED_HEAD + batch.copies.len() * COPY);
+        (*count, *bytes) = (*count + messages, *bytes + messages * head as u64 + u64::from(batch.length));
     }
     let mut segments = Segments::default();
     for extent in files.iter().copied().chain(new) {

@@ -1,17 +1,19 @@
-//! The messages of a replay: few bytes for each, and none for a body.
+//! The messages of a replay: four bytes for each as long as nothing happens to what was published with it, then some hundred; none for a
+//! body.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use super::super::catalog::Topic;
-use super::super::{ChannelId, Copy, Place, RecoveredMessage, TopicId, UnixMillis};
+use super::super::{ChannelId, Copy, Place, RecoveredBatch, TopicId, UnixMillis};
+use crate::proto::Bodies;
 
 /// Fewer messages than this are not worth a sweep.
 const FEW: usize = 10_000;
 
 /// A message, as far as it is known.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Held {
     pub(super) topic: TopicId,
     pub(super) timestamp: i64,
@@ -53,6 +55,13 @@ impl Held {
         }
     }
 
+    /// The topic gave it to channels, if the topic had it.
+    fn distribute(&mut self, copies: &Copies, now: u64) {
+        if matches!(self.copies, Copies::Topic) {
+            (self.copies, self.born) = (copies.clone(), now);
+        }
+    }
+
     /// The copies one by one, if channels have the message.
     fn copies(&mut self) -> Option<&mut Vec<Copy>> {
         if let Copies::Fresh(channels) = &self.copies {
@@ -67,10 +76,21 @@ impl Held {
     }
 }
 
+/// Messages that were published together, to none of which anything has happened: the first, and the lengths of all.
+#[derive(Debug)]
+struct Whole {
+    first: Held,
+    lengths: Box<[u32]>,
+}
+
 /// Messages by id.
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     held: HashMap<u64, Held, BuildHasherDefault<IdHasher>>,
+    /// By the first one's id.
+    whole: BTreeMap<u64, Whole>,
+    /// How many messages those are.
+    in_whole: usize,
     /// Topics' channels, as messages share them.
     channels: HashMap<TopicId, Rc<[ChannelId]>>,
     /// How many there were after the last sweep.
@@ -89,29 +109,62 @@ impl Messages {
     }
 
     pub(super) fn insert(&mut self, id: u64, message: Held) {
+        self.open(id);
         self.held.insert(id, message);
     }
 
-    /// The topic threw the message away, if the topic had it.
-    pub(super) fn empty(&mut self, id: u64) {
-        if self.is_topics(id) {
-            self.held.remove(&id);
+    /// Messages that were published together, with the lengths of their bodies; the first one's id and what holds for all.
+    pub(super) fn insert_together(&mut self, id: u64, first: Held, lengths: Vec<u32>) {
+        match lengths[..] {
+            [] => {}
+            [_] => self.insert(id, first),
+            _ => {
+                self.in_whole += lengths.len();
+                self.whole.insert(id, Whole { first, lengths: lengths.into() });
+            }
         }
     }
 
-    /// The topic gave the message to channels, if the topic had it.
-    pub(super) fn distribute(&mut self, id: u64, copies: &Copies, now: u64) {
-        if !self.is_topics(id) {
+    /// Something happens to a message: from now on those that were published with it are kept one by one.
+    fn open(&mut self, id: u64) {
+        let found = self.whole.range(..=id).next_back().filter(|(first, it)| id - **first < it.lengths.len() as u64);
+        let Some(first_id) = found.map(|(first, _)| *first) else { return };
+        let Whole { first, lengths } = self.whole.remove(&first_id).expect("it was found");
+        self.in_whole -= lengths.len();
+        let mut place = first.place;
+        for (id, length) in (first_id..).zip(lengths) {
+            self.held.insert(id, Held { place, length, ..first.clone() });
+            place.offset += Bodies::SIZE as u32 + length;
+        }
+    }
+
+    /// The topic threw these messages away, those that the topic had.
+    pub(super) fn empty(&mut self, id: u64, count: u32) {
+        if let Some(whole) = self.whole.get(&id) {
+            if matches!(whole.first.copies, Copies::Topic) {
+                self.in_whole -= whole.lengths.len();
+                self.whole.remove(&id);
+            }
             return;
         }
-        match (copies, self.held.get_mut(&id)) {
-            (Copies::Fresh(channels), Some(message)) if !channels.is_empty() => {
-                message.copies = copies.clone();
-                message.born = now;
-            }
-            _ => {
+        for id in id..id + u64::from(count) {
+            if self.is_topics(id) {
                 self.held.remove(&id);
             }
+        }
+    }
+
+    /// The topic gave these messages to channels, those that the topic had.
+    pub(super) fn distribute(&mut self, id: u64, count: u32, copies: &Copies, now: u64) {
+        let Copies::Fresh(channels) = copies else { return };
+        if channels.is_empty() {
+            return self.empty(id, count);
+        }
+        let whole = self.whole.get_mut(&id).map(|whole| &mut whole.first);
+        let singles = if whole.is_some() { 0..0 } else { id..id + u64::from(count) };
+        whole.into_iter().for_each(|message| message.distribute(copies, now));
+        for id in singles {
+            self.held.get_mut(&id).into_iter().for_each(|message| message.distribute(copies, now));
         }
     }
 
@@ -120,6 +173,7 @@ impl Messages {
     }
 
     pub(super) fn finish(&mut self, id: u64, channel: ChannelId) {
+        self.open(id);
         let Some(message) = self.held.get_mut(&id) else { return };
         let last = match &message.copies {
             Copies::Topic => false,
@@ -134,35 +188,46 @@ impl Messages {
     }
 
     pub(super) fn requeue(&mut self, id: u64, channel: ChannelId, attempts: u16, due: Option<UnixMillis>) {
+        self.open(id);
         let copies = self.held.get_mut(&id).and_then(Held::copies).into_iter().flatten();
         copies.filter(|copy| copy.channel == channel).for_each(|copy| *copy = Copy { channel, attempts, due });
     }
 
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.held.len()
+        self.held.len() + self.in_whole
     }
 
     /// True if a sweep is worth its while.
     pub(super) fn have_doubled(&self) -> bool {
-        self.held.len() > FEW.max(2 * self.swept)
+        self.len() > FEW.max(2 * self.swept)
     }
 
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut Held) -> bool) {
         self.held.retain(|_, message| keep(message));
-        self.swept = self.held.len();
+        self.whole.retain(|_, whole| keep(&mut whole.first));
+        self.in_whole = self.whole.values().map(|whole| whole.lengths.len()).sum();
+        self.swept = self.len();
     }
 
     /// All, by id.
-    pub(super) fn into_recovered(self) -> Vec<RecoveredMessage> {
-        let each = |(id, mut message): (u64, Held)| {
+    pub(super) fn into_recovered(self) -> Vec<RecoveredBatch> {
+        let recovered = |id, mut message: Held, count, length| {
             let copies = message.copies().map(std::mem::take).unwrap_or_default();
-            let Held { topic, timestamp, place, length, due, .. } = message;
-            RecoveredMessage { id, topic, timestamp, place, length, due, copies }
+            let Held { topic, timestamp, place, due, .. } = message;
+            RecoveredBatch { id, count, topic, timestamp, place, length, due, copies }
         };
-        let mut messages: Vec<_> = self.held.into_iter().map(each).collect();
-        messages.sort_unstable_by_key(|message| message.id);
-        messages
+        let sized = |length: u32| length + Bodies::SIZE as u32;
+        let singles = self.held.into_iter().map(|(id, message)| {
+            let length = sized(message.length);
+            recovered(id, message, 1, length)
+        });
+        let whole = self.whole.into_iter().map(|(id, Whole { first, lengths })| {
+            let count = u32::try_from(lengths.len()).expect("a batch has fewer than 2^32 messages");
+            recovered(id, first, count, lengths.iter().copied().map(sized).sum())
+        });
+        let mut batches: Vec<_> = singles.chain(whole).collect();
+        batches.sort_unstable_by_key(|batch| batch.id);
+        batches
     }
 }
 

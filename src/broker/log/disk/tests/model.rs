@@ -125,10 +125,11 @@ impl Model {
             let channels = topic.channels.iter().map(|it| (it.id, (it.name.clone(), it.paused))).collect();
             (topic.id, ModelTopic { name: topic.name.clone(), paused: topic.paused, channels })
         });
-        let messages = recovered.messages.iter().map(|message| {
-            let body = super::read(log, message.place, message.length).unwrap();
-            let RecoveredMessage { id, topic, timestamp, due, .. } = *message;
-            (id, ModelMessage { topic, timestamp, due, copies: message.copies.clone(), body })
+        let messages = recovered.batches.iter().flat_map(|batch| {
+            let RecoveredBatch { topic, timestamp, due, .. } = *batch;
+            let copies = &batch.copies;
+            let message = |(id, _, body)| (id, ModelMessage { topic, timestamp, due, copies: copies.clone(), body });
+            super::world::each(batch, log).into_iter().map(message).collect::<Vec<_>>()
         });
         let (last_id, next_number) = (recovered.last_id, recovered.next_number);
         Self { topics: topics.collect(), messages: messages.collect(), last_id, next_number }

@@ -24,7 +24,8 @@ impl World {
         let (mut log, recovered, report) = DiskLog::open(options).unwrap();
         assert_eq!((report.damage, report.torn), (vec![], vec![]));
         let model = Model::of(&recovered, &mut log);
-        let places = recovered.messages.iter().map(|it| (it.id, (it.place, it.length))).collect();
+        let each = recovered.batches.iter().flat_map(|batch| each(batch, &mut log));
+        let places = each.map(|(id, place, body)| (id, (place, body.len() as u32))).collect();
         Self { options: options.clone(), log, written: model.clone(), model, places }
     }
 
@@ -150,4 +151,16 @@ pub(super) fn copy(from: &Path, into: &Path) {
 /// A single body.
 pub(super) fn read(log: &mut impl Log, place: Place, length: u32) -> io::Result<Bytes> {
     log.read(place, Bodies::SIZE as u32 + length, 1).map(|bodies| bodies.bytes().clone())
+}
+
+/// The messages of a batch: ids, places and bodies.
+pub(super) fn each(batch: &RecoveredBatch, log: &mut impl Log) -> Vec<(u64, Place, Bytes)> {
+    let bodies = log.read(batch.place, batch.length, batch.count).unwrap();
+    let mut place = batch.place;
+    let message = |(id, body): (u64, Bytes)| {
+        let at = place;
+        place.offset += (Bodies::SIZE + body.len()) as u32;
+        (id, at, body)
+    };
+    (batch.id..).zip(bodies.iter()).map(message).collect()
 }
