@@ -85,13 +85,15 @@ fn a_seed_repeats_its_workload_exactly() {
 fn via_nsq_nothing_is_dropped_though_the_workers_are_too_few() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
-    // 10 workers can do 286 chunks a second, and 400 are made
+    // 10 workers can do 286 chunks a second, and 400 are to be made: the streams are slowed down, and make them later
     let load = "--via broker --duration 3 --streams 200 --workers 10 --buffer 100";
     for to in [format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http()), String::new()] {
         let report = simulate(&format!("{load} {to}"));
         assert_eq!((number(&report, "dropped"), number(&report, "given_up")), (0, 0), "{report}");
         assert_eq!(number(&report, "processed"), number(&report, "generated"), "{report}");
-        assert!(number(&report, "generated") > 800, "{report}");
+        assert!(number(&report, "generated") > 1000, "{report}");
+        assert!(report["elapsed_s"].as_f64().expect("a number") > 3.3, "{report}");
+        assert!(report["scheduling_error_ms"]["max"].as_f64().expect("a number") > 200.0, "{report}");
     }
     assert!(nsqd.stats().topics.is_empty(), "it leaves no stream behind");
 }
@@ -119,6 +121,30 @@ fn a_picture_is_drawn() {
     let finished = mqueue("simulate --duration 1 --plot /no/such/folder/out.svg").run();
     assert_eq!(finished.code, Some(1));
     assert!(finished.stderr.contains("/no/such/folder/out.svg") && finished.stdout.is_empty(), "{}", finished.stderr);
+}
+
+#[test]
+fn a_picture_that_cannot_be_written_costs_no_statistics() {
+    let finished = mqueue("simulate --duration 1 --plot /dev/full").run();
+    assert_eq!(finished.code, Some(1));
+    assert!(finished.stdout.ends_with("Application exited.\n"), "{}", finished.stdout);
+    assert!(finished.stderr.contains("cannot write /dev/full"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_reader_that_stalls_does_not_keep_it_from_ending() {
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let args = "simulate --verbose --no-range-check --streams 2000 --interval 100 --workers 2000";
+    let simulation = mqueue(args).with_stdout(writer).start();
+    // the pipe and what may wait for it are full within a second or so
+    let start = std::time::Instant::now();
+    wait_until("some seconds", || start.elapsed() > std::time::Duration::from_secs(3));
+    for _ in 0..2 {
+        simulation.signal(Signal::SIGINT);
+        let start = std::time::Instant::now();
+        wait_until("the signal to be heeded", || start.elapsed() > std::time::Duration::from_millis(300));
+    }
+    assert_eq!(simulation.finish().code, Some(130));
 }
 
 #[test]

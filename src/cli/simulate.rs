@@ -9,7 +9,8 @@ use super::{Report, brokers, duration};
 ///
 /// Each stream makes chunks of random bytes at random moments, up to an interval apart; workers take 20 to 50 ms for each. A bounded buffer
 /// stands between them: what finds it full is dropped, and counted. Ctrl-C ends the streams, lets what is in the buffer be finished,
-/// and prints the statistics. Exit status: 0; 130 if a second Ctrl-C gave up what was left.
+/// and prints the statistics. Exit status: 0; 130 if a second Ctrl-C, or a minute after the first,
+/// gave up what was left.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {

@@ -78,27 +78,30 @@ pub(super) async fn run(run: &Arc<Run>, ground: &Ground, workload: &mut Workload
     let pool = Arc::new(Pool::new(run.clone()));
     let config = WorkerConfig { concurrency: run.settings.workers as usize, ..WorkerConfig::default() };
     let (worker, ending) = (Worker::new(consumer, pool.clone(), config)?, Shutdown::new());
-    let working = tokio::spawn({
+    let mut working = tokio::spawn({
         let ending = ending.clone();
         async move { worker.run(&ending).await }
     });
-    let published = tokio::select! {
-        published = publish(run, &publisher, &ground.topic, workload, &pool) => published,
-        () = run.shutdown.now.cancelled() => Ok(()),
-    };
-    if published.is_ok() {
-        tokio::select! {
-            () = pool.all_done() => {}
-            () = run.shutdown.now.cancelled() => ending.now.cancel(),
+    let result = tokio::select! {
+        result = async {
+            publish(run, &publisher, &ground.topic, workload, &pool).await?;
+            pool.all_done().await;
+            Ok(())
+        } => result,
+        () = run.shutdown.now.cancelled() => {
+            ending.now.cancel();
+            Ok(())
         }
-    }
+        _ = &mut working => return Err(anyhow::anyhow!("the workers have ended: nsqd could not be reached any more")),
+    };
     ending.draining.cancel();
     let _ = working.await;
     publisher.close().await;
-    published
+    result
 }
 
-/// Publishes until the streams have ended and all has been acknowledged. As many chunks as the buffer holds may wait for that.
+/// Publishes until the streams have ended and all has been acknowledged. As many chunks as the buffer holds may be on their way: the
+/// streams wait for the workers.
 async fn publish(
     run: &Arc<Run>,
     publisher: &Publisher,
@@ -106,13 +109,12 @@ async fn publish(
     workload: &mut Workload,
     pool: &Pool,
 ) -> anyhow::Result<()> {
-    let places = Arc::new(Semaphore::new(run.settings.buffer as usize));
     let failed: Arc<Mutex<Option<String>>> = Arc::default();
     let mut publishing = JoinSet::new();
     generate(run, workload, async |chunk, made| {
         let body = Head::of(&chunk, made - run.start).body(&chunk);
         // no place: the streams wait
-        let place = places.clone().acquire_owned().await.expect("it is never closed");
+        pool.places.acquire().await.expect("it is never closed").forget();
         let (publisher, topic) = (publisher.clone(), topic.clone());
         let (failed, run) = (failed.clone(), run.clone());
         run.tally().waiting += 1;
@@ -121,7 +123,6 @@ async fn publish(
                 failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
                 run.shutdown.draining.cancel();
             }
-            drop(place);
         });
         while publishing.try_join_next().is_some() {}
     })
@@ -167,6 +168,8 @@ struct Pool {
     free: Mutex<Vec<u32>>,
     seen: Mutex<Seen>,
     changed: Notify,
+    /// For chunks on their way.
+    places: Semaphore,
 }
 
 /// What was processed.
@@ -200,7 +203,8 @@ impl Pool {
     fn new(run: Arc<Run>) -> Self {
         let streams = vec![OfStream::default(); run.settings.streams as usize];
         let free = Mutex::new((0..run.settings.workers).rev().collect());
-        Self { run, free, seen: Mutex::new(Seen { streams, count: 0, expected: None }), changed: Notify::new() }
+        let (seen, places) = (Seen { streams, count: 0, expected: None }, Semaphore::new(run.settings.buffer as usize));
+        Self { run, free, seen: Mutex::new(seen), changed: Notify::new(), places }
     }
 
     /// So many are to be processed in all.
@@ -241,13 +245,14 @@ impl Handler for Pool {
         let made = self.run.start + Duration::from_micros(head.made);
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(number);
         if self.is_new(&head) {
+            self.places.add_permits(1);
             let mut tally = self.run.tally();
             tally.processed(made.elapsed());
             tally.waiting = tally.waiting.saturating_sub(1);
         } else {
             self.run.tally().again += 1;
         }
-        self.run.told_of(number, head.number, head.stream, message.body.len().saturating_sub(end + 1));
+        self.run.told(number, head.number, head.stream, message.body.len().saturating_sub(end + 1)).await;
         self.changed.notify_one();
         Verdict::Done(None)
     }

@@ -58,7 +58,7 @@ async fn work(run: Arc<Run>, number: u32, chunks: Arc<Mutex<Receiver<Made>>>) {
         let Some(Made { chunk, bytes, at }) = next(&run, &chunks).await else { return };
         sleep(chunk.work).await;
         run.tally().processed(at.elapsed());
-        run.told(number, &chunk, bytes.len());
+        run.told(number, chunk.number, chunk.stream, bytes.len()).await;
     }
 }
 

@@ -20,7 +20,7 @@ mod tally;
 mod view;
 mod workload;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,13 +34,13 @@ use self::said::{Said, Voice};
 use self::settings::Settings;
 use self::tally::Tally;
 use self::view::View;
-use self::workload::{Chunk, Workload};
+use self::workload::Workload;
 use super::{Exit, Failure};
 use crate::cli::Report;
 use crate::cli::simulate::{Args, Via};
 use crate::shutdown::Shutdown;
 
-/// How long what is in the buffer may take after Ctrl-C.
+/// How long what was begun may take after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// A run, as everybody in it sees it.
@@ -60,16 +60,13 @@ impl Run {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker has processed a chunk.
-    fn told(&self, worker: u32, chunk: &Chunk, length: usize) {
-        self.told_of(worker, chunk.number, chunk.stream, length);
-    }
-
-    fn told_of(&self, worker: u32, number: u64, stream: u32, length: usize) {
+    /// A worker has processed a chunk of a stream.
+    async fn told(&self, worker: u32, number: u64, stream: u32, length: usize) {
         if let Some(voice) = &self.voice {
-            voice.line(format!(
+            let line = format!(
                 "Worker {worker} processed chunk {number} from stream {stream}, length of chunk's data is {length}"
-            ));
+            );
+            voice.line(line).await;
         }
     }
 }
@@ -83,10 +80,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         let _ = std::io::stdout().lock().write_all(text.as_bytes());
         return Ok(Exit::Success);
     }
-    // a folder that is not there is better said before than after
-    let picture =
-        args.plot.as_deref().map(|path| File::create(path).map(|file| (path, file)).map_err(|e| no_picture(path, &e)));
-    let picture = picture.transpose()?;
+    let picture = args.plot.as_deref().map(Picture::at).transpose()?;
     let shutdown = Shutdown::on_signals(GRACE)?;
     let said = Said::start(shutdown.draining.clone())?;
     let ground = match args.via {
@@ -96,7 +90,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let is_text = args.report == Report::Text;
     if is_text {
         let via = ground.as_ref().map_or_else(|| "a buffer".to_owned(), Ground::told);
-        said.line(report::configuration(&settings, &via));
+        said.line(report::configuration(&settings, &via)).await;
     }
     let run = Arc::new(Run {
         settings,
@@ -111,14 +105,41 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some(ground) = ground {
         ground.clear().await;
     }
-    let exit = conclude(&run, &workload, &said, is_text);
-    if let Some((path, mut file)) = picture {
-        let svg = picture::draw(&run.settings, args.via, &run.tally().series);
-        file.write_all(svg.as_bytes()).map_err(|e| no_picture(path, &e))?;
-    }
+    let concluded = conclude(&run, &workload, played.is_ok());
+    let drawn = picture.map(|picture| picture.draw(&run, args.via)).transpose();
+    let shutdown = run.shutdown.clone();
     drop(run);
-    said.end()?;
-    played.map(|()| exit)
+    // nobody may read any more; a second Ctrl-C ends that, too
+    tokio::select! {
+        written = async {
+            said.line(if is_text { concluded.text() } else { concluded.json() }).await;
+            said.end().await
+        } => written?,
+        () = shutdown.now.cancelled() => {}
+    }
+    drawn?;
+    played.map(|()| concluded.exit())
+}
+
+/// A file that is to be drawn into.
+struct Picture<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> Picture<'a> {
+    /// Opens it: a folder that is not there is better said before than after. What it holds stays until there is something new.
+    fn at(path: &'a Path) -> Result<Self, Failure> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        Ok(Self { path, file: file.map_err(|e| no_picture(path, &e))? })
+    }
+
+    fn draw(mut self, run: &Run, via: Via) -> Result<(), Failure> {
+        let svg = picture::draw(&run.settings, via, &run.tally().series);
+        // a device, or a pipe, cannot be made shorter
+        let _ = self.file.set_len(0);
+        self.file.write_all(svg.as_bytes()).map_err(|e| no_picture(self.path, &e))
+    }
 }
 
 fn no_picture(path: &Path, error: &std::io::Error) -> Failure {
@@ -151,7 +172,7 @@ async fn play(
                 let (elapsed, mut tally) = (run.start.elapsed(), run.tally());
                 match &mut view {
                     Some(view) => view.second(elapsed, &tally),
-                    None if json => said.line(serde_json::to_string(&Second::new(&tally, elapsed))?),
+                    None if json => said.line_if_read(serde_json::to_string(&Second::new(&tally, elapsed))?),
                     None => {}
                 }
                 tally.turn(Instant::now());
@@ -163,17 +184,30 @@ async fn play(
     result
 }
 
-/// Says what became of it.
-fn conclude(run: &Run, workload: &Workload, said: &Said, is_text: bool) -> Exit {
+/// What became of it.
+struct Concluded {
+    report: Final,
+    /// A signal ended it.
+    is_interrupted: bool,
+}
+
+fn conclude(run: &Run, workload: &Workload, is_well: bool) -> Concluded {
     let tally = run.tally();
-    let report = Final::new(&run.settings, &tally, run.start.elapsed(), workload.digest());
-    if is_text {
-        if run.shutdown.draining.is_cancelled() {
-            said.line("\nShutdown signal received...");
-        }
-        said.line(report.text());
-    } else {
-        said.line(serde_json::to_string(&report).expect("numbers and texts are JSON"));
+    let report = Final::new(run.settings, &tally, run.start.elapsed(), workload.digest());
+    Concluded { report, is_interrupted: is_well && run.shutdown.draining.is_cancelled() }
+}
+
+impl Concluded {
+    fn text(&self) -> String {
+        let signal = if self.is_interrupted { "\nShutdown signal received...\n" } else { "" };
+        format!("{signal}{}", self.report.text())
     }
-    if report.given_up > 0 { Exit::Interrupted } else { Exit::Success }
+
+    fn json(&self) -> String {
+        serde_json::to_string(&self.report).expect("numbers and texts are JSON")
+    }
+
+    fn exit(&self) -> Exit {
+        if self.report.given_up > 0 { Exit::Interrupted } else { Exit::Success }
+    }
 }

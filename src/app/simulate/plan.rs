@@ -30,7 +30,7 @@ pub(super) fn plan(settings: &Settings, duration: Option<Duration>) -> String {
     let work = (least + most) / 2.0;
     let variation = (most - least).powi(2) / 12.0 / (work * work);
     let load = rate * work;
-    let duration = duration.unwrap_or_else(|| Duration::from_secs_f64((CHUNKS / rate).clamp(10.0, 3600.0)));
+    let duration = duration.unwrap_or_else(|| Duration::from_secs_f64((CHUNKS / rate).clamp(1.0, 3600.0)));
     let buffers: BTreeSet<u32> = [settings.buffer / 5, settings.buffer, settings.buffer * 4].map(|n| n.max(1)).into();
     let mut text = format!(
         "{} streams, a chunk every {:.0} ms on the average: {rate:.0} chunks/s, {:.1} ms of work each: {load:.1} workers' work
@@ -45,8 +45,8 @@ pub(super) fn plan(settings: &Settings, duration: Option<Duration>) -> String {
         "",
         buffers.iter().map(|buffer| format!("{buffer:>18}")).collect::<String>(),
     );
-    let mut enough = None;
-    for workers in pools(load, settings.workers) {
+    let enough = enough(settings, load, duration);
+    for workers in pools(load, settings.workers).into_iter().chain(enough).collect::<BTreeSet<_>>() {
         let played: Vec<Played> =
             buffers.iter().map(|buffer| play(&Settings { workers, buffer: *buffer, ..*settings }, duration)).collect();
         let chosen = &played[buffers.iter().position(|buffer| *buffer == settings.buffer).expect("it is one of them")];
@@ -68,15 +68,26 @@ pub(super) fn plan(settings: &Settings, duration: Option<Duration>) -> String {
             text += &format!("{:>18}", format!("{} ({})", percent(share), percent(theory)));
         }
         text.push('\n');
-        if chosen.dropped == 0 && load < f64::from(workers) {
-            enough = enough.or(Some(workers));
-        }
     }
     let found = enough.map_or_else(
-        || format!("with a buffer of {} each of these pools drops chunks", settings.buffer),
+        || format!("with a buffer of {} every pool drops chunks", settings.buffer),
         |workers| format!("with a buffer of {} drops end at {workers} workers", settings.buffer),
     );
     text + &format!("\n* as asked for; {found}")
+}
+
+/// The smallest pool that can do the work, and drops nothing.
+fn enough(settings: &Settings, load: f64, duration: Duration) -> Option<u32> {
+    let drops = |workers| play(&Settings { workers, ..*settings }, duration).dropped > 0;
+    let (mut below, mut enough) = (load.floor() as u32, (3.0 * load).ceil() as u32 + 1);
+    if drops(enough) {
+        return None;
+    }
+    while enough - below > 1 {
+        let middle = below + (enough - below) / 2;
+        if drops(middle) { below = middle } else { enough = middle }
+    }
+    Some(enough)
 }
 
 /// Pools around the load, and the one that was asked for.

@@ -30,8 +30,8 @@ Application is running, via {via}...
 
 /// A run at its end. Latencies are in milliseconds, from a chunk's creation to the end of its work.
 #[derive(Debug, Serialize)]
-pub(super) struct Final<'a> {
-    configuration: &'a Settings,
+pub(super) struct Final {
+    configuration: Settings,
     /// Chunks.
     pub(super) generated: u64,
     pub(super) processed: u64,
@@ -53,8 +53,8 @@ pub(super) struct Final<'a> {
     workload: String,
 }
 
-impl<'a> Final<'a> {
-    pub(super) fn new(settings: &'a Settings, tally: &Tally, elapsed: Duration, digest: u32) -> Self {
+impl Final {
+    pub(super) fn new(settings: Settings, tally: &Tally, elapsed: Duration, digest: u32) -> Self {
         Self {
             configuration: settings,
             generated: tally.generated,

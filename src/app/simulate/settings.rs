@@ -31,7 +31,7 @@ impl Settings {
             ("WORKERS_COUNT", args.workers, (10, 200), (1, 100_000)),
             ("STREAMS_COUNT", args.streams, (10, 500), (1, 1_000_000)),
             ("STREAM_INTERVAL", args.interval, (100, 5000), (1, 3_600_000)),
-            ("CHUNK_SIZE", args.chunk_size, (512, 4096), (1, 1 << 20)),
+            ("CHUNK_SIZE", args.chunk_size, (512, 4096), (1, 1_000_000)),
             ("BUFFER_SIZE", args.buffer, (100, 2000), (1, 10_000_000)),
         ];
         for (name, value, usual, possible) in checks {
