@@ -72,11 +72,11 @@ impl Brokers {
     /// What all nsqds have told; one that is known by two names counts once.
     pub(super) fn poll(&self) -> Poll {
         let (mut poll, mut counted) = (Poll::default(), HashSet::new());
-        for (name, broker) in &self.nsqds {
+        let (well, troubled): (Vec<_>, Vec<_>) = self.nsqds.iter().partition(|(_, broker)| !broker.trouble.is_some());
+        // one that is in trouble by the other name counts by the one that answers
+        for (name, broker) in well.into_iter().chain(troubled) {
             let Some((stats, _)) = &broker.last else { continue };
-            // an nsqd in trouble is not known any more, and counts with what it told last
-            let is_new = broker.known.as_ref().is_none_or(|known| counted.insert((&known.itself, stats.start_time)));
-            if is_new {
+            if counted.insert((&broker.itself, stats.start_time)) {
                 poll.add(name, broker.tcp().filter(|_| !broker.trouble.is_some()), stats);
             }
         }
@@ -110,6 +110,7 @@ impl Brokers {
         match told {
             Ok(told) => {
                 let (known, stats) = *told;
+                broker.itself = Some(known.itself.clone());
                 (broker.known, broker.last) = (Some(known), Some((stats, Instant::now())));
                 News::Stats { took }
             }

@@ -24,9 +24,11 @@ pub(super) type Told = Box<(Known, Stats)>;
 pub(super) struct Known {
     /// Where it is subscribed at.
     pub(super) tcp: Option<Address>,
-    /// What it says of itself: its machine, address and ports.
-    pub(super) itself: (String, String, i32, i32),
+    pub(super) itself: Itself,
 }
+
+/// What an nsqd says of itself: its machine, address and ports.
+pub(super) type Itself = (String, String, i32, i32);
 
 /// One of them, as people are told.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -47,6 +49,8 @@ pub(super) struct Broker {
     /// It was given by address.
     pub(super) is_named: bool,
     pub(super) known: Option<Known>,
+    /// Who gave its last answer.
+    pub(super) itself: Option<Itself>,
     pub(super) trouble: Trouble,
     /// Its last answer, and when it came. Silence is no empty queue.
     pub(super) last: Option<(Stats, Instant)>,
@@ -55,7 +59,7 @@ pub(super) struct Broker {
 
 impl Broker {
     pub(super) fn new(http: Nsqd, is_named: bool) -> Self {
-        Self { http, is_named, known: None, trouble: Trouble::default(), last: None, is_asked: false }
+        Self { http, is_named, known: None, itself: None, trouble: Trouble::default(), last: None, is_asked: false }
     }
 
     /// Asks it, unless its answer is due.
