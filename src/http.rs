@@ -1,10 +1,58 @@
 //! What every HTTP client here starts from.
 
-use reqwest::ClientBuilder;
+use reqwest::{ClientBuilder, Url};
+
+use crate::reason::why;
 
 /// A client's builder, with a cryptography provider in place: without one for the process reqwest panics, also for plain http. One
 /// that is there already is as good.
 pub(crate) fn client() -> ClientBuilder {
     let _ = rustls::crypto::ring::default_provider().install_default();
     ClientBuilder::new().user_agent(concat!("mqueue/", env!("CARGO_PKG_VERSION")))
+}
+
+/// The same for requests to this address: to this machine they never go by a proxy.
+pub(crate) fn client_for(url: &Url) -> ClientBuilder {
+    let client = client();
+    if is_this_machine(url) { client.no_proxy() } else { client }
+}
+
+/// True for `localhost` and loopback addresses.
+fn is_this_machine(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// What is at the bottom of an error: reqwest's own text is a chain that repeats the URL with its secrets.
+pub(crate) fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "timed out".to_owned();
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    match cause.downcast_ref::<std::io::Error>() {
+        Some(error) => why(error),
+        None if cause.is::<reqwest::Error>() => "the request could not be sent".to_owned(),
+        None => cause.to_string().to_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_never_reached_by_a_proxy() {
+        for (url, here) in [
+            ("http://localhost:1/", true),
+            ("http://127.0.0.1/", true),
+            ("http://[::1]:8080/", true),
+            ("http://10.0.0.1/", false),
+            ("http://localhost.example.org/", false),
+        ] {
+            assert_eq!(is_this_machine(&url.parse().unwrap()), here, "{url}");
+        }
+    }
 }

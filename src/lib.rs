@@ -51,6 +51,7 @@ pub mod metrics;
 mod pace;
 mod plot;
 pub mod proto;
+mod reason;
 mod records;
 pub mod report;
 pub mod serve;

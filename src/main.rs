@@ -45,6 +45,8 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
             Command::Pipeline(args) => app::pipeline::run(args).await,
             Command::Simulate(args) => app::simulate::run(args).await,
             Command::Errors(args) => app::errors::run(args).await,
+            Command::Gateway(args) => app::gateway::run(args).await,
+            Command::Worker(args) => app::worker::run(args).await,
             Command::Wakeup(args) => app::wakeup::run(args).await,
             Command::Doctor(args) => app::doctor::run(args).await,
         }

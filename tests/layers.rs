@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 8] = [
     &["handler"],
     &["client", "broker"],
     &["shutdown", "backoff", "http", "systemd", "report", "metrics", "serve", "feed", "pace", "plot", "records"],
-    &["proto"],
+    &["proto", "reason"],
 ];
 
 fn layer_of(module: &str) -> Option<usize> {
@@ -68,7 +68,16 @@ fn subcommands_do_not_use_each_other() {
         .filter(|name| {
             !matches!(
                 name.as_str(),
-                "mod" | "exit" | "sleeping" | "brokers" | "child" | "embedded" | "lines" | "working"
+                "mod"
+                    | "exit"
+                    | "sleeping"
+                    | "brokers"
+                    | "child"
+                    | "embedded"
+                    | "job"
+                    | "lines"
+                    | "open_files"
+                    | "working"
             )
         })
         .collect();

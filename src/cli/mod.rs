@@ -7,6 +7,7 @@ pub mod demo;
 pub mod doctor;
 pub mod errors;
 pub mod failing;
+pub mod gateway;
 pub mod ingest;
 pub mod pipeline;
 pub mod producer;
@@ -14,6 +15,7 @@ pub mod send;
 pub mod simulate;
 pub mod stage;
 pub mod wakeup;
+pub mod worker;
 
 use clap::{Parser, Subcommand};
 
@@ -51,6 +53,10 @@ pub enum Command {
     Pipeline(pipeline::Args),
     /// Run many streams against a pool of workers, and see what it does to latency
     Simulate(simulate::Args),
+    /// Serve a job queue over HTTP: workers anywhere take jobs with any HTTP client
+    Gateway(gateway::Args),
+    /// Take jobs from a gateway over HTTP, and do them
+    Worker(worker::Args),
     /// Look at the dead letters of a stream: list them, take them out, put them back, or throw them away
     Errors(errors::Args),
     /// Wake sleeping consumers whose groups have messages

@@ -23,7 +23,7 @@ mod publisher;
 
 pub use address::{Address, InvalidAddress};
 pub use connection::{ConnectConfig, identify};
-pub use consumer::{Consumer, ConsumerConfig, Delivery, Health};
+pub use consumer::{Consumer, ConsumerConfig, Control, Delivery, Health};
 pub use error::Error;
 pub use flow::{ConnectionId, Flow, FlowConfig};
 pub use http::{ConfigNumber, HttpError, Lookupd, Nsqd, StatsFilter};

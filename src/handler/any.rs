@@ -14,10 +14,10 @@ use super::file::FileHandler;
 use super::forward::ForwardHandler;
 use super::http::HttpHandler;
 use super::print::{PrintHandler, PrintOutput};
-use super::reason::why;
 use super::sleep::SleepHandler;
 use super::unix::UnixHandler;
 use super::{Handler, HandlerSpec, Verdict};
+use crate::reason::why;
 
 /// What a handler is told beside its [`HandlerSpec`].
 #[derive(Debug, Clone)]

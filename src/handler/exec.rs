@@ -27,8 +27,8 @@ use crate::proto::{ChannelName, Message, TopicName};
 use super::capture::Capture;
 use super::command_line::CommandLine;
 use super::process_group::ProcessGroup;
-use super::reason::why;
 use super::{CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, Verdict};
+use crate::reason::why;
 
 /// What a command has left between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);

@@ -22,8 +22,8 @@ use crate::proto::Message;
 
 use super::lane::Lane;
 use super::line::add_body;
-use super::reason::why;
 use super::{Handler, HandlerError, Verdict};
+use crate::reason::why;
 
 /// The most messages that share a write and a sync.
 const BATCH: usize = 1024;

@@ -22,6 +22,7 @@ use crate::proto::{ChannelName, Message, TopicName};
 
 use super::spec::shown;
 use super::{Away, CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, Verdict};
+use crate::http::cause;
 
 /// The longest Retry-After that is believed.
 const LONGEST_DELAY: Duration = Duration::from_secs(3600);
@@ -44,10 +45,7 @@ impl HttpHandler {
     /// A handler for this URL; a user and password in it go out as basic authentication. Connects to nothing yet. Fails if
     /// the client cannot be set up.
     pub fn new(url: &HttpUrl, options: &HandlerOptions) -> Result<Self, HandlerError> {
-        let mut client = crate::http::client().redirect(Policy::none()).timeout(options.timeout);
-        if is_this_machine(url.url()) {
-            client = client.no_proxy();
-        }
+        let client = crate::http::client_for(url.url()).redirect(Policy::none()).timeout(options.timeout);
         Ok(Self {
             client: client.build().map_err(HandlerError::HttpClient)?,
             url: url.url().clone(),
@@ -154,12 +152,6 @@ impl Handler for HttpHandler {
     }
 }
 
-/// True for `localhost` and loopback addresses.
-fn is_this_machine(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 /// Reads what nobody wants, up to a limit: past it a new connection is cheaper. The verdict is in the head already, so errors
 /// do not matter.
 async fn drain(mut response: Response) {
@@ -176,22 +168,6 @@ async fn drain(mut response: Response) {
 fn delay(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(LONGEST_DELAY))
-}
-
-/// What is at the bottom of an error: reqwest's own text is a chain that repeats the URL with its secrets.
-fn cause(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "timed out".to_owned();
-    }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    match cause.downcast_ref::<std::io::Error>() {
-        Some(error) => super::reason::why(error),
-        None if cause.is::<reqwest::Error>() => "the request could not be sent".to_owned(),
-        None => cause.to_string().to_lowercase(),
-    }
 }
 
 #[cfg(test)]
@@ -337,18 +313,5 @@ mod tests {
         let verdict = handler(&url, &options()).handle(message("a")).await;
         assert!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
         assert_eq!(serving.join().unwrap(), [0x16]);
-    }
-
-    #[test]
-    fn only_this_machine_is_never_reached_by_a_proxy() {
-        for (url, here) in [
-            ("http://localhost:1/", true),
-            ("http://127.0.0.1/", true),
-            ("http://[::1]:8080/", true),
-            ("http://10.0.0.1/", false),
-            ("http://localhost.example.org/", false),
-        ] {
-            assert_eq!(is_this_machine(&url.parse().unwrap()), here, "{url}");
-        }
     }
 }

@@ -48,10 +48,7 @@ impl LineFormat {
 
     /// serde_json writes some five million such lines of 200 bytes a second: nothing hand-made is worth its risk here.
     fn add_json(&self, message: &Message, out: &mut Vec<u8>) {
-        let (body, encoding) = match std::str::from_utf8(&message.body) {
-            Ok(text) => (Cow::Borrowed(text), None),
-            Err(_) => (Cow::Owned(STANDARD.encode(&message.body)), Some("base64")),
-        };
+        let (body, encoding) = json_text(&message.body);
         let line = JsonLine {
             stream: self.stream.as_str(),
             group: self.group.as_str(),
@@ -66,6 +63,14 @@ impl LineFormat {
         };
         serde_json::to_writer(&mut *out, &line).expect("strings and numbers are JSON, and memory takes every write");
         out.push(b'\n');
+    }
+}
+
+/// A body as JSON has it: its text, or, where it is none, in base64, which `encoding` then says.
+pub(crate) fn json_text(body: &[u8]) -> (Cow<'_, str>, Option<&'static str>) {
+    match std::str::from_utf8(body) {
+        Ok(text) => (Cow::Borrowed(text), None),
+        Err(_) => (Cow::Owned(STANDARD.encode(body)), Some("base64")),
     }
 }
 

@@ -16,8 +16,8 @@ use crate::feed::Answer;
 use crate::proto::Message;
 
 use super::away::or_retry;
-use super::reason::why;
 use super::{Away, Handler, Verdict};
+use crate::reason::why;
 
 /// Lines of one connection.
 const BATCH: usize = 500;

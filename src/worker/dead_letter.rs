@@ -51,7 +51,7 @@ impl DeadLetter {
     }
 
     /// Gives `message` of `channel` up, for this reason.
-    pub(super) fn new(topic: &TopicName, channel: &ChannelName, message: &Message, reason: String) -> Self {
+    pub(crate) fn new(topic: &TopicName, channel: &ChannelName, message: &Message, reason: String) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             mqueue: MARK.to_owned(),
@@ -86,7 +86,7 @@ impl DeadLetter {
 
 /// Why a dead letter is not in its stream.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DeadLetterError {
+pub(crate) enum DeadLetterError {
     #[error(transparent)]
     Connect(#[from] Error),
     #[error(transparent)]
@@ -95,23 +95,23 @@ pub(super) enum DeadLetterError {
 
 /// Publishes dead letters, each on the nsqd that the message came from. Connects when the first one comes.
 #[derive(Debug, Clone)]
-pub(super) struct DeadLetters {
+pub(crate) struct DeadLetters {
     topic: TopicName,
     config: PublisherConfig,
     publishers: Arc<Mutex<HashMap<Address, Publisher>>>,
 }
 
 impl DeadLetters {
-    pub(super) fn new(topic: TopicName, config: PublisherConfig) -> Self {
+    pub(crate) fn new(topic: TopicName, config: PublisherConfig) -> Self {
         Self { topic, config, publishers: Arc::default() }
     }
 
-    pub(super) fn topic(&self) -> &TopicName {
+    pub(crate) fn topic(&self) -> &TopicName {
         &self.topic
     }
 
     /// Done when nsqd said OK.
-    pub(super) async fn publish(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
+    pub(crate) async fn publish(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
         let publisher = self.publisher(nsqd).await?;
         Ok(publisher.publish(&self.topic, letter.encode()).await?)
     }

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 
 pub use self::dead_letter::DeadLetter;
+pub(crate) use self::dead_letter::DeadLetters;
 use self::idle::Idle;
 use self::settle::{Rules, Settled, Way, settle};
 use crate::client::{Consumer, Delivery, PublisherConfig};

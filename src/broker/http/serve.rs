@@ -4,18 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::socket::{Listener, Socket};
+use crate::serve::{Manners, connection};
 
-/// How long a request's head may take to arrive, and a connection may be idle.
-const HEAD_TIME: Duration = Duration::from_secs(60);
+/// As Go's server writes headers.
+const MANNERS: Manners = Manners { head_time: Duration::from_secs(60), title_case_headers: true };
 /// Connections at once; more wait in the kernel.
 const CONNECTIONS: usize = 1024;
 
@@ -32,35 +30,13 @@ pub async fn serve(router: Router, listener: Listener, stop: CancellationToken, 
             () = stop.cancelled() => return,
         };
         let Some((socket, _)) = accepted else { continue };
-        let (router, stop) = (router.clone(), stop.clone());
+        let (service, stop) = (TowerToHyperService::new(router.clone()), stop.clone());
         tasks.spawn(async move {
             match socket {
-                Socket::Tcp(stream) => connection(router, stream, stop).await,
-                Socket::Unix(stream) => connection(router, stream, stop).await,
+                Socket::Tcp(stream) => connection(service, stream, MANNERS, stop).await,
+                Socket::Unix(stream) => connection(service, stream, MANNERS, stop).await,
             }
             drop(place);
         });
-    }
-}
-
-async fn connection(
-    router: Router,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    stop: CancellationToken,
-) {
-    let service = TowerToHyperService::new(router);
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).title_case_headers(true);
-    let serving = builder.serve_connection(TokioIo::new(stream), service);
-    let mut serving = std::pin::pin!(serving);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!("an HTTP connection ended: {error}");
     }
 }

@@ -143,7 +143,12 @@ impl Consumer {
 
     /// Changes how many messages may be in flight on all connections together, from now on.
     pub fn set_max_in_flight(&self, max_in_flight: u32) {
-        self.hub.update(|flow, now| flow.set_max_in_flight(max_in_flight, now));
+        self.control().set_max_in_flight(max_in_flight);
+    }
+
+    /// A way to steer it from elsewhere, while [`recv`](Self::recv) waits.
+    pub fn control(&self) -> Control {
+        Control(self.hub.clone())
     }
 
     /// Asks nsqd for no more messages (RDY 0, CLS). What has arrived or is on its way is still delivered.
@@ -169,6 +174,27 @@ impl Consumer {
     /// How it is doing now.
     pub fn health(&self) -> Health {
         self.hub.health()
+    }
+}
+
+/// Steers a [`Consumer`] from elsewhere. Cheap to clone; it outlives the consumer, and then does nothing.
+#[derive(Debug, Clone)]
+pub struct Control(Arc<Hub>);
+
+impl Control {
+    /// As [`Consumer::set_max_in_flight`].
+    pub fn set_max_in_flight(&self, max_in_flight: u32) {
+        self.0.update(|flow, now| flow.set_max_in_flight(max_in_flight, now));
+    }
+
+    /// As [`Consumer::stop`].
+    pub fn stop(&self) {
+        self.0.stop();
+    }
+
+    /// As [`Consumer::health`].
+    pub fn health(&self) -> Health {
+        self.0.health()
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use nix::errno::Errno;
 
 /// The error in lower case and without its number: `no space left on device`.
-pub(super) fn why(error: &io::Error) -> String {
+pub(crate) fn why(error: &io::Error) -> String {
     let text = match error.raw_os_error() {
         Some(code) => Errno::from_raw(code).desc().to_owned(),
         None => error.to_string(),

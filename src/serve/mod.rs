@@ -1,5 +1,7 @@
 //! A small HTTP server beside a command's work: bounded in connections, and each bounded in time, so that whoever reads slowly, or
-//! opens many and says nothing, harms nobody but other readers.
+//! opens many and says nothing, harms nobody but other readers. And what servers of long connections share: [`connection`].
+
+mod connection;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
+
+pub use self::connection::{Manners, connection};
 
 /// Connections at once. More wait in the kernel.
 const CONNECTIONS: usize = 64;

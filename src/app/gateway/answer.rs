@@ -1,0 +1,167 @@
+//! `POST /jobs/{token}/{verb}`, and `POST /jobs/{verb}` with a token a line: what became of jobs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use serde_json::{Map, Value};
+
+use super::Gateway;
+use super::exchange::{Task, Unusable};
+use super::params::Params;
+use super::refusal::{Answer, Refusal, json};
+use super::token::Token;
+
+/// nsqd's default `--max-req-timeout`.
+const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+const LONGEST_REASON: usize = 1000;
+/// The longest that a failed job waits for its next attempt, if nobody says how long.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(15 * 60);
+
+/// What is said of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verb {
+    Done,
+    Retry { delay: Option<Duration>, reason: String },
+    Drop { reason: String },
+    Touch,
+}
+
+impl Verb {
+    fn parse(verb: &str, uri: &Uri) -> Result<Self, Refusal> {
+        let reason = |params: &Params| {
+            let reason = params.words("reason", LONGEST_REASON)?;
+            Ok(reason.unwrap_or_else(|| "the worker gave no reason".to_owned()))
+        };
+        match verb {
+            "done" => Params::parse(uri, &[]).map(|_| Self::Done),
+            "touch" => Params::parse(uri, &[]).map(|_| Self::Touch),
+            "drop" => Ok(Self::Drop { reason: reason(&Params::parse(uri, &["reason"])?)? }),
+            "retry" => {
+                let params = Params::parse(uri, &["delay", "reason"])?;
+                Ok(Self::Retry {
+                    delay: params.duration("delay", Duration::ZERO..=LONGEST_DELAY)?,
+                    reason: reason(&params)?,
+                })
+            }
+            _ => {
+                Err(Refusal::new(StatusCode::NOT_FOUND, format!("no answer {verb:?}: use done, retry, drop or touch")))
+            }
+        }
+    }
+
+    /// What it is called when it has happened.
+    fn past(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Retry { .. } => "retried",
+            Self::Drop { .. } => "dropped",
+            Self::Touch => "touched",
+        }
+    }
+}
+
+/// Why one job could not be answered.
+enum Failed {
+    Token(Unusable),
+    /// It comes again; the reason.
+    NotBuried(String),
+}
+
+pub(super) async fn one(
+    State(gateway): State<Arc<Gateway>>,
+    Path((token, verb)): Path<(String, String)>,
+    uri: Uri,
+) -> Answer {
+    let verb = Verb::parse(&verb, &uri)?;
+    let token: Token = token
+        .parse()
+        .map_err(|()| Refusal::new(StatusCode::NOT_FOUND, format!("no token {token:?}: use a job's own")))?;
+    match settle(&gateway, token, &verb).await {
+        Ok(()) => Ok(json(&Map::from_iter([(verb.past().to_owned(), Value::from(1))]))),
+        Err(Failed::Token(Unusable::Elsewhere)) => {
+            let line = "a token of another gateway, or of this one before it was started again: the job comes again if it was not answered there";
+            Err(Refusal::new(StatusCode::CONFLICT, line))
+        }
+        Err(Failed::Token(Unusable::Gone)) => {
+            let line = "a token that was used, or whose job was taken back: the job comes again if it was not answered";
+            Err(Refusal::new(StatusCode::GONE, line))
+        }
+        Err(Failed::NotBuried(why)) => Err(Refusal::unavailable(why)),
+    }
+}
+
+pub(super) async fn many(
+    State(gateway): State<Arc<Gateway>>,
+    Path(verb): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let verb = Verb::parse(&verb, &uri)?;
+    let (body, _room) = gateway.read(&headers, body).await?;
+    let tokens = tokens(&body)?;
+    let mut settled = 0;
+    let (mut gone, mut elsewhere, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    for (text, token) in tokens {
+        match settle(&gateway, token, &verb).await {
+            Ok(()) => settled += 1,
+            Err(Failed::Token(Unusable::Gone)) => gone.push(Value::from(text)),
+            Err(Failed::Token(Unusable::Elsewhere)) => elsewhere.push(Value::from(text)),
+            Err(Failed::NotBuried(_)) => failed.push(Value::from(text)),
+        }
+    }
+    let mut answer = Map::from_iter([(verb.past().to_owned(), Value::from(settled))]);
+    let rest = [("gone", gone), ("elsewhere", elsewhere), ("failed", failed)];
+    answer.extend(
+        rest.into_iter()
+            .filter(|(_, tokens)| !tokens.is_empty())
+            .map(|(name, tokens)| (name.to_owned(), tokens.into())),
+    );
+    Ok(json(&answer))
+}
+
+/// A token a line. Fails, before anything is answered, if a line is none.
+fn tokens(body: &[u8]) -> Result<Vec<(&str, Token)>, Refusal> {
+    let bad = |index: usize| Refusal::new(StatusCode::BAD_REQUEST, format!("line {}: no token", index + 1));
+    let lines =
+        body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate().filter(|(_, line)| !line.is_empty());
+    lines
+        .map(|(index, line)| {
+            let text = std::str::from_utf8(line).map_err(|_| bad(index))?;
+            Ok((text, text.parse().map_err(|()| bad(index))?))
+        })
+        .collect()
+}
+
+async fn settle(gateway: &Gateway, token: Token, verb: &Verb) -> Result<(), Failed> {
+    let (exchange, counters) = (&gateway.exchange, &gateway.exchange.counters);
+    if *verb == Verb::Touch {
+        return exchange.touch(token).map_err(Failed::Token);
+    }
+    let task = exchange.answer(token).map_err(Failed::Token)?;
+    let reason = match verb {
+        Verb::Done | Verb::Touch => {
+            counters.done.inc();
+            task.delivery.finish();
+            return Ok(());
+        }
+        Verb::Retry { delay, .. } if !is_last(&task) => {
+            counters.retried.inc();
+            let attempts = u32::from(task.delivery.message().attempts.max(1));
+            let by_default = gateway.settings.workers.retry_delay.saturating_mul(attempts).min(MAX_RETRY_DELAY);
+            task.delivery.requeue(delay.unwrap_or(by_default));
+            return Ok(());
+        }
+        Verb::Retry { reason, .. } | Verb::Drop { reason } => reason.clone(),
+    };
+    task.bury(reason, exchange).await.map_err(Failed::NotBuried)
+}
+
+/// True if this was a job's last attempt.
+fn is_last(task: &Task) -> bool {
+    let most = task.supply.max_attempts;
+    most > 0 && task.delivery.message().attempts >= most
+}

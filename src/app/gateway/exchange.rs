@@ -1,0 +1,270 @@
+//! Where messages become jobs of workers, and workers' answers become nsqd's.
+//!
+//! ```text
+//!  nsqds ══▶ Supply (one consumer a group) ──▶ Exchange ──▶ Outbox ──▶ a worker's response
+//!    ▲                                         Jobs, Mint                  │
+//!    └────────────── FIN, REQ ◀────────────────────┴──── POST /jobs/TOKEN/done, retry, drop
+//! ```
+//!
+//! A job is in flight at nsqd for as long as a worker has it, so whatever happens to this process, it comes again. The lock covers the
+//! state's arithmetic and what it means for RDY, never an await.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use super::counters::Counters;
+use super::jobs::{GroupKey, Jobs, Terms, WorkerId};
+use super::outbox::Outbox;
+use super::stay::Stay;
+use super::supply::Supply;
+use super::token::{Mint, Token};
+use crate::app::job::Job;
+use crate::client::Delivery;
+
+/// A message in the hands of a worker.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) delivery: Delivery,
+    /// Where it came from.
+    pub(super) supply: Arc<Supply>,
+}
+
+/// Why a token cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unusable {
+    /// Another gateway gave it.
+    Elsewhere,
+    /// It was used, or its job was taken back.
+    Gone,
+}
+
+/// The groups that are open, their workers and their jobs.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    state: Mutex<State>,
+    /// Jobs of a group that its workers hold together, at the most.
+    max_in_flight: u32,
+    /// When somebody has to be looked after has changed.
+    pub(super) due_changed: Notify,
+    /// Nobody holds a job any more.
+    pub(super) all_answered: Notify,
+    pub(super) counters: Counters,
+    pub(super) tasks: TaskTracker,
+}
+
+#[derive(Debug)]
+struct State {
+    jobs: Jobs<Task, Arc<Outbox>>,
+    supplies: HashMap<GroupKey, Arc<Supply>>,
+    mint: Mint,
+}
+
+impl Exchange {
+    pub(super) fn new(mint: Mint, max_in_flight: u32) -> Arc<Self> {
+        let state = State { jobs: Jobs::new(), supplies: HashMap::new(), mint };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            max_in_flight,
+            due_changed: Notify::new(),
+            all_answered: Notify::new(),
+            counters: Counters::default(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// A group's messages will come from this supply. False if it has one already.
+    pub(super) fn open(&self, supply: &Arc<Supply>) -> bool {
+        let mut state = self.state();
+        let is_new = state.jobs.open(&supply.key);
+        if is_new {
+            state.supplies.insert(supply.key.clone(), supply.clone());
+        }
+        is_new
+    }
+
+    /// Forgets a group that has no workers. False if it has some.
+    pub(super) fn close_unused(&self, key: &GroupKey) -> bool {
+        let mut state = self.state();
+        let closed = state.jobs.close_unused(key);
+        if closed {
+            state.supplies.remove(key);
+        }
+        closed
+    }
+
+    /// A worker comes. `None` if its group is not open.
+    pub(super) fn join(self: &Arc<Self>, key: &GroupKey, terms: Terms, outbox: &Arc<Outbox>) -> Option<Stay> {
+        let mut state = self.state();
+        let id = state.jobs.join(key, terms, outbox.clone(), Instant::now())?;
+        self.ask(&state, key);
+        drop(state);
+        Some(Stay::new(self.clone(), id, outbox.clone()))
+    }
+
+    /// Gives messages that came to workers. Those that nobody takes, because a worker just left, go back.
+    pub(super) fn hand_out(&self, supply: &Arc<Supply>, deliveries: Vec<Delivery>) {
+        let (now, key) = (Instant::now(), &supply.key);
+        let (mut handed, mut unwanted) = (Vec::with_capacity(deliveries.len()), Vec::new());
+        let mut state = self.state();
+        let due = state.jobs.due();
+        for delivery in deliveries {
+            let token = state.mint.token().expect("the system gave randomness before");
+            let message = delivery.message().clone();
+            match state.jobs.hand_out(key, Task { delivery, supply: supply.clone() }, token.secret, now) {
+                Ok((id, outbox)) => handed.push((id, outbox, token, message)),
+                Err(task) => unwanted.push(task),
+            }
+        }
+        let due_changed = state.jobs.due() != due;
+        self.ask(&state, key);
+        drop(state);
+        if due_changed {
+            self.due_changed.notify_one();
+        }
+        self.counters.released.inc_by(unwanted.len() as u64);
+        drop(unwanted);
+        for (id, outbox, token, message) in handed {
+            let (n, id_of_message) = (&outbox.name, message.id);
+            tracing::info!(%n, stream = %key.stream, group = %key.group, id = %id_of_message, attempts = message.attempts, "job");
+            self.counters.handed_out.inc();
+            if outbox.add(&Job::new(token.to_string(), &message)) {
+                self.set_clogged(id, true);
+            }
+        }
+    }
+
+    /// Takes the job of a token, for its answer.
+    pub(super) fn answer(&self, token: Token) -> Result<Task, Unusable> {
+        let mut state = self.state();
+        self.check(&state, token)?;
+        let (task, over) = state.jobs.answer(token.secret, Instant::now()).ok_or(Unusable::Gone)?;
+        let all_answered = state.jobs.held() == 0;
+        if over.is_some() {
+            self.ask(&state, &task.supply.key);
+        }
+        drop(state);
+        if let Some(outbox) = over {
+            outbox.end();
+        }
+        if all_answered {
+            self.all_answered.notify_one();
+        }
+        if task.delivery.is_lost() { Err(Unusable::Gone) } else { Ok(task) }
+    }
+
+    /// The worker that has this job is at work.
+    pub(super) fn touch(&self, token: Token) -> Result<(), Unusable> {
+        let mut state = self.state();
+        self.check(&state, token)?;
+        match state.jobs.touch(token.secret, Instant::now()) {
+            Some(task) if !task.delivery.is_lost() => Ok(()),
+            Some(_) | None => Err(Unusable::Gone),
+        }
+    }
+
+    /// A worker leaves unread what it was sent, or has read it.
+    pub(super) fn set_clogged(&self, id: WorkerId, clogged: bool) {
+        let mut state = self.state();
+        if let Some(key) = state.jobs.set_clogged(id, clogged) {
+            self.ask(&state, &key);
+        }
+    }
+
+    /// A worker takes no more jobs, and goes with its last one.
+    pub(super) fn retire(&self, id: WorkerId) {
+        let mut state = self.state();
+        if let Some((key, _)) = state.jobs.retire(id) {
+            self.ask(&state, &key);
+        }
+    }
+
+    /// No worker gets a job any more; their responses end when they have answered what they have.
+    pub(super) fn retire_all(&self) {
+        let mut state = self.state();
+        let over = state.jobs.retire_all();
+        state.supplies.values().for_each(|supply| self.ask(&state, &supply.key));
+        let held = state.jobs.held();
+        drop(state);
+        over.iter().for_each(|outbox| outbox.end());
+        if held == 0 {
+            self.all_answered.notify_one();
+        }
+    }
+
+    /// A worker is gone: what it has goes back to the queue, at once.
+    pub(super) fn leave(&self, id: WorkerId) {
+        let Some((key, outbox, jobs)) = self.state().jobs.leave(id) else { return };
+        if jobs > 0 {
+            tracing::info!(n = %outbox.name, stream = %key.stream, group = %key.group, jobs, "worker went away, its jobs go back");
+        }
+        self.give_back(&key);
+    }
+
+    /// All workers are gone.
+    pub(super) fn leave_all(&self) {
+        let keys: Vec<GroupKey> = {
+            let mut state = self.state();
+            state.jobs.leave_all();
+            state.supplies.keys().cloned().collect()
+        };
+        keys.iter().for_each(|key| self.give_back(key));
+    }
+
+    /// Looks for workers that are silent, whose jobs go back, and whose connections are cut. Returns when to look again.
+    pub(super) fn tick(&self) -> Option<Instant> {
+        let silent = self.state().jobs.tick(Instant::now());
+        for (key, outbox, jobs) in silent {
+            tracing::warn!(n = %outbox.name, stream = %key.stream, group = %key.group, jobs, "worker is silent, its jobs go back");
+            self.counters.silent_workers.inc();
+            outbox.cut();
+            self.give_back(&key);
+        }
+        self.state().jobs.due()
+    }
+
+    /// The open groups' supplies, and how many workers each has.
+    pub(super) fn groups(&self) -> Vec<(Arc<Supply>, usize)> {
+        let state = self.state();
+        let mut groups: Vec<_> =
+            state.supplies.values().map(|supply| (supply.clone(), state.jobs.workers(&supply.key))).collect();
+        groups.sort_by(|(a, _), (b, _)| a.key.cmp(&b.key));
+        groups
+    }
+
+    /// How many jobs workers have.
+    pub(super) fn held(&self) -> usize {
+        self.state().jobs.held()
+    }
+
+    fn check(&self, state: &State, token: Token) -> Result<(), Unusable> {
+        if token.gateway == state.mint.gateway() { Ok(()) } else { Err(Unusable::Elsewhere) }
+    }
+
+    /// First less is asked for, then the jobs go back: they shall not come here again for nobody.
+    fn give_back(&self, key: &GroupKey) {
+        let mut state = self.state();
+        let returned = state.jobs.take_returned(key);
+        self.ask(&state, key);
+        drop(state);
+        self.counters.released.inc_by(returned.len() as u64);
+    }
+
+    /// Asks nsqd for as many messages as workers would take.
+    fn ask(&self, state: &State, key: &GroupKey) {
+        if let Some(supply) = state.supplies.get(key) {
+            let slots = u32::try_from(state.jobs.slots(key)).unwrap_or(u32::MAX);
+            supply.control.set_max_in_flight(slots.min(self.max_in_flight));
+            if state.jobs.workers(key) == 0 {
+                supply.unused.notify_one();
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

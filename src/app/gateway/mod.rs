@@ -1,0 +1,177 @@
+//! `mqueue gateway`: a job queue over HTTP.
+//!
+//! ```text
+//!  routes ─┬─ take ────▶ a Stay, its Outbox, a Feed        GET  /streams/S/groups/G/jobs
+//!          ├─ answer ──▶ a Task's Delivery                 POST /jobs/TOKEN/done …
+//!          └─ publish ─▶ Publisher                         POST /streams/S
+//!                exchange: Jobs (pure) between supply (a consumer a group) and outboxes (a response a worker)
+//! ```
+
+mod answer;
+mod counters;
+mod exchange;
+mod jobs;
+mod opening;
+mod outbox;
+mod params;
+mod publish;
+mod read;
+mod refusal;
+mod routes;
+mod server;
+mod stay;
+mod supply;
+mod take;
+mod token;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::{sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::exchange::Exchange;
+use self::opening::Opening;
+use self::refusal::Refusal;
+use self::server::Server;
+use self::token::Mint;
+use super::brokers::Brokers;
+use super::{Exit, Failure, open_files};
+use crate::cli::gateway::Args;
+use crate::client::{Publisher, PublisherConfig};
+use crate::shutdown::Shutdown;
+use crate::systemd::Notifier;
+
+/// How long publishing may take before a client is asked to come again.
+const PUBLISH_TIME: Duration = Duration::from_secs(5);
+/// How long giving jobs back and the last answers may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What requests are answered from.
+#[derive(Debug)]
+struct Gateway {
+    settings: Args,
+    exchange: Arc<Exchange>,
+    opening: Opening,
+    publisher: OnceCell<Publisher>,
+    /// Bytes that bodies may still take.
+    room: Arc<Semaphore>,
+    bearer: Option<Vec<u8>>,
+    shutdown: Shutdown,
+}
+
+/// Runs the command to its end.
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    let shutdown = Shutdown::on_signals(args.grace)?;
+    let bearer = args.bearer_token_file.as_deref().map(bearer).transpose()?;
+    open_files::raise_limit();
+    let (listen, heartbeat) = (args.listen, args.workers.heartbeat);
+    let listener = TcpListener::bind(listen).await;
+    let listener = listener.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen on {listen}: {e}")))?;
+    let mint = Mint::new().context("no randomness for tokens")?;
+    let exchange = Exchange::new(mint, args.limits.max_in_flight);
+    let places = Arc::new(Semaphore::new(args.limits.max_connections as usize));
+    let gateway = Arc::new(Gateway {
+        settings: args,
+        exchange: exchange.clone(),
+        opening: Opening::default(),
+        publisher: OnceCell::new(),
+        room: Arc::new(Semaphore::new(read::ROOM)),
+        bearer,
+        shutdown: shutdown.clone(),
+    });
+    tracing::info!("listening on http://{}", listener.local_addr()?);
+    if let Err(error) = gateway.publisher().await {
+        tracing::warn!("{}; requests are answered with 503 until it can be reached", error.error());
+    }
+    let router = routes::router(gateway.clone());
+    let server = Server { listener, router, heartbeat, places, count: exchange.counters.connections.clone() };
+    let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
+    connections.spawn(server.run(stop.clone(), connections.clone()));
+    let looking = tokio::spawn(look_for_the_silent(exchange.clone()));
+    Notifier.ready();
+    shutdown.draining.cancelled().await;
+    Notifier.stopping();
+    end(&exchange, &shutdown).await;
+    looking.abort();
+    stop.cancel();
+    connections.close();
+    if timeout(LAST_WORDS, connections.wait()).await.is_err() {
+        tracing::debug!("connections that were still open are closed");
+    }
+    let left = &exchange.counters;
+    tracing::info!(
+        "ended: {} jobs handed out, {} done, {} retried, {} given back",
+        left.handed_out.get(),
+        left.done.get(),
+        left.retried.get(),
+        left.released.get()
+    );
+    Ok(Exit::Success)
+}
+
+/// The token in a file. Fails if there is none.
+fn bearer(path: &std::path::Path) -> Result<Vec<u8>, Failure> {
+    let text = std::fs::read(path).map_err(|e| Failure::new(Exit::Usage, format!("cannot read {path:?}: {e}")))?;
+    match text.trim_ascii() {
+        [] => Err(Failure::new(Exit::Usage, format!("no token in {path:?}: write one into it"))),
+        token => Ok(token.to_vec()),
+    }
+}
+
+/// Takes the jobs of silent workers back, when their time is up.
+async fn look_for_the_silent(exchange: Arc<Exchange>) {
+    loop {
+        let next = exchange.tick();
+        let due = async {
+            match next {
+                Some(at) => sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = exchange.due_changed.notified() => {}
+        }
+    }
+}
+
+/// Nobody gets a job any more; who has one may finish it; then all goes back.
+async fn end(exchange: &Arc<Exchange>, shutdown: &Shutdown) {
+    exchange.retire_all();
+    let held = exchange.held();
+    if held > 0 {
+        tracing::info!("ending: {held} jobs are with workers");
+    }
+    while exchange.held() > 0 {
+        tokio::select! {
+            () = exchange.all_answered.notified() => {}
+            () = shutdown.now.cancelled() => break,
+        }
+    }
+    exchange.leave_all();
+    for (supply, _) in exchange.groups() {
+        supply.control.stop();
+    }
+    exchange.tasks.close();
+    if timeout(LAST_WORDS, exchange.tasks.wait()).await.is_err() {
+        tracing::warn!("not all jobs could be given back: nsqd requeues them when their time is up");
+    }
+}
+
+impl Gateway {
+    /// The publisher, which connects when it is first wanted.
+    async fn publisher(&self) -> Result<&Publisher, Refusal> {
+        let connect = async || {
+            let brokers = Brokers::find(&self.settings.broker).await.map_err(Refusal::unavailable)?;
+            let config = PublisherConfig { timeout: PUBLISH_TIME, ..PublisherConfig::default() };
+            let connected = Publisher::connect(&brokers.tcp, config).await;
+            connected.map_err(|error| Refusal::unavailable(Failure::unavailable(&error).line))
+        };
+        self.publisher.get_or_try_init(connect).await
+    }
+}

@@ -1,0 +1,167 @@
+//! `mqueue worker`: jobs from a gateway, over HTTP.
+//!
+//! ```text
+//!  gateway ══ a stream of jobs ══▶ intake ──▶ run: as many at once as wanted ──▶ answers ══ POST /jobs/done, retry, drop, touch ══▶ gateway
+//! ```
+//!
+//! A job is the gateway's until it has said yes to its answer. While any is here the gateway hears of it, so that it knows that
+//! we are alive; an answer that comes too late is said to be, and the job comes again.
+
+mod answers;
+mod intake;
+mod queue;
+mod say;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::answers::{Answers, Note};
+use self::intake::Work;
+use self::queue::Queue;
+use self::say::Say;
+use super::{Exit, Failure};
+use crate::cli::worker::Args;
+use crate::handler::{AnyHandler, Handler, HandlerOptions, PrintOutput, Verdict};
+use crate::proto::Message;
+use crate::shutdown::Shutdown;
+
+/// Jobs at once for handlers that take batches.
+const BATCH_IN_FLIGHT: u32 = 500;
+
+/// What is done with a job.
+#[derive(Debug)]
+enum Doing {
+    Say(Say),
+    Handler(AnyHandler),
+}
+
+impl Handler for Doing {
+    async fn handle(&self, message: Message) -> Verdict {
+        match self {
+            Self::Say(say) => say.handle(message).await,
+            Self::Handler(handler) => handler.handle(message).await,
+        }
+    }
+
+    fn batch_size(&self) -> usize {
+        match self {
+            Self::Say(say) => say.batch_size(),
+            Self::Handler(handler) => handler.batch_size(),
+        }
+    }
+
+    async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
+        match self {
+            Self::Say(say) => say.handle_batch(messages).await,
+            Self::Handler(handler) => handler.handle_batch(messages).await,
+        }
+    }
+}
+
+/// Runs the command to its end.
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    let shutdown = Shutdown::on_signals(args.grace)?;
+    let doing = Arc::new(doing(&args, &shutdown)?);
+    let batch = doing.batch_size();
+    let in_flight = args.in_flight.unwrap_or(if batch > 1 { BATCH_IN_FLIGHT } else { 1 });
+    let queue = Arc::new(Queue::new(&args, in_flight)?);
+    let (notes, noted) = mpsc::unbounded_channel();
+    let answers = tokio::spawn(Answers::new(queue.clone(), noted, args.deadline, args.count, shutdown.clone()).run());
+    let (work, works) = mpsc::channel(1);
+    let over = CancellationToken::new();
+    let intake = tokio::spawn(intake::run(queue, work, notes.clone(), over.clone()));
+    let started = Instant::now();
+    let hands = Hands {
+        doing,
+        works,
+        notes: notes.clone(),
+        running: JoinSet::new(),
+        most: if batch > 1 { 1 } else { in_flight as usize },
+    };
+    hands.work(&shutdown).await;
+    // the answers are said before the stream ends, with which the gateway takes back what has none
+    let _ = notes.send(Note::End);
+    let tally = answers.await?;
+    over.cancel();
+    let refused = intake.await?;
+    let seconds = started.elapsed().as_secs_f64();
+    tracing::info!(
+        "{} done, {} retried, {} dropped, {} too late, in {seconds:.1} s",
+        tally.done,
+        tally.retried,
+        tally.dropped,
+        tally.late
+    );
+    match refused {
+        Err(line) => Err(Failure::new(Exit::Failure, line).into()),
+        Ok(()) if shutdown.now.is_cancelled() => Ok(Exit::Interrupted),
+        Ok(()) => Ok(Exit::Success),
+    }
+}
+
+fn doing(args: &Args, shutdown: &Shutdown) -> Result<Doing, Failure> {
+    let stop = shutdown.draining.clone();
+    let Some(spec) = &args.handler else {
+        return Ok(Doing::Say(Say::new(args.n.clone(), args.p, stop)));
+    };
+    let options = HandlerOptions {
+        stream: args.stream.clone(),
+        group: args.group.clone(),
+        output: PrintOutput::Body,
+        timeout: args.handler_timeout,
+        stop,
+        capture_output: false,
+        nsqd: Vec::new(),
+    };
+    spec.build(&options).map(Doing::Handler).map_err(|e| Failure::new(Exit::Usage, e))
+}
+
+/// Those who do the work.
+struct Hands {
+    doing: Arc<Doing>,
+    works: mpsc::Receiver<Vec<Work>>,
+    notes: mpsc::UnboundedSender<Note>,
+    running: JoinSet<()>,
+    /// Tasks at once.
+    most: usize,
+}
+
+impl Hands {
+    /// Does what comes, until no more comes or is to be begun; then waits for what runs, or gives it up.
+    async fn work(mut self, shutdown: &Shutdown) {
+        let mut waiting: Vec<Work> = Vec::new();
+        loop {
+            while self.running.len() < self.most && !waiting.is_empty() && !shutdown.draining.is_cancelled() {
+                let rest = if self.doing.batch_size() > 1 { Vec::new() } else { waiting.split_off(1) };
+                self.begin(std::mem::replace(&mut waiting, rest));
+            }
+            let is_over = shutdown.draining.is_cancelled() || self.works.is_closed() && waiting.is_empty();
+            if is_over && self.running.is_empty() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.now.cancelled() => return,
+                Some(_) = self.running.join_next() => {}
+                Some(more) = self.works.recv(), if !shutdown.draining.is_cancelled() => waiting.extend(more),
+                () = shutdown.draining.cancelled(), if !shutdown.draining.is_cancelled() => {}
+            }
+        }
+    }
+
+    fn begin(&mut self, works: Vec<Work>) {
+        let (doing, notes) = (self.doing.clone(), self.notes.clone());
+        self.running.spawn(async move {
+            let (tokens, messages): (Vec<_>, Vec<_>) = works.into_iter().map(|work| (work.token, work.message)).unzip();
+            let verdicts = doing.handle_batch(messages).await;
+            for (token, verdict) in tokens.into_iter().zip(verdicts) {
+                // who listens ends after this
+                let _ = notes.send(Note::Verdict(token, verdict));
+            }
+        });
+    }
+}
