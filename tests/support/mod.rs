@@ -4,6 +4,7 @@ mod client;
 mod doors;
 mod events;
 pub mod fake_nsqd;
+mod gateway;
 mod mqueue;
 mod nsq;
 
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 pub use self::client::Client;
 pub use self::doors::{Doors, Told};
 pub use self::events::Sequences;
+pub use self::gateway::{Gateway, Worker};
 pub use self::mqueue::{Finished, Mqueue, consumer, is_optimised, mqueue, program};
 pub use self::nsq::{Lookupd, Nsqd, get, peer, request};
 

@@ -138,6 +138,7 @@ impl Answers {
     async fn say(&mut self, same: &Same, tokens: &[String]) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
         let params: Vec<(&str, &str)> = same.params.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let mut is_first = true;
         loop {
             let why = match self.queue.answer(same.verb, &params, tokens).await {
                 Ok(settled) => return self.count(same.verb, tokens.len(), &settled),
@@ -148,7 +149,9 @@ impl Answers {
                 }
                 Err(Denied::ForNow(why, _)) => why,
             };
-            tracing::debug!("an answer waits: {why}");
+            if std::mem::take(&mut is_first) {
+                tracing::warn!("{} for {} jobs cannot be said yet, trying again: {why}", same.verb, tokens.len());
+            }
             tokio::select! {
                 () = self.shutdown.now.cancelled() => return,
                 () = sleep(backoff.next().unwrap_or_default()) => {}

@@ -12,6 +12,7 @@ mod intake;
 mod queue;
 mod say;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -133,22 +134,25 @@ struct Hands {
 impl Hands {
     /// Does what comes, until no more comes or is to be begun; then waits for what runs, or gives it up.
     async fn work(mut self, shutdown: &Shutdown) {
-        let mut waiting: Vec<Work> = Vec::new();
+        let (mut waiting, mut more_comes) = (VecDeque::new(), true);
         loop {
-            while self.running.len() < self.most && !waiting.is_empty() && !shutdown.draining.is_cancelled() {
-                let rest = if self.doing.batch_size() > 1 { Vec::new() } else { waiting.split_off(1) };
-                self.begin(std::mem::replace(&mut waiting, rest));
+            let draining = shutdown.draining.is_cancelled();
+            while !draining && self.running.len() < self.most && !waiting.is_empty() {
+                let most = if self.doing.batch_size() > 1 { waiting.len() } else { 1 };
+                self.begin(waiting.drain(..most).collect());
             }
-            let is_over = shutdown.draining.is_cancelled() || self.works.is_closed() && waiting.is_empty();
-            if is_over && self.running.is_empty() {
+            if self.running.is_empty() && (draining || !more_comes) {
                 return;
             }
             tokio::select! {
                 biased;
                 () = shutdown.now.cancelled() => return,
                 Some(_) = self.running.join_next() => {}
-                Some(more) = self.works.recv(), if !shutdown.draining.is_cancelled() => waiting.extend(more),
-                () = shutdown.draining.cancelled(), if !shutdown.draining.is_cancelled() => {}
+                more = self.works.recv(), if more_comes && !draining => match more {
+                    Some(more) => waiting.extend(more),
+                    None => more_comes = false,
+                },
+                () = shutdown.draining.cancelled(), if !draining => {}
             }
         }
     }

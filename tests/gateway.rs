@@ -1,0 +1,371 @@
+//! The HTTP job queue on a real broker: jobs go round, are answered once, and come back when their worker goes.
+
+use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::support::{Gateway, Nsqd, mqueue, needs, wait_until};
+
+/// Bodies of so many jobs, as lines.
+fn numbers(range: std::ops::Range<u32>) -> Vec<u8> {
+    range.map(|n| format!("{n}\n")).collect::<String>().into_bytes()
+}
+
+#[test]
+fn a_job_is_streamed_answered_once_and_then_gone() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "");
+    let published = gateway.publish_lines("s", &numbers(1..4));
+    assert_eq!((published.status, &published.body["published"]), (200, &3.into()));
+    let mut worker = gateway.worker("s", "g", "in_flight=2&n=me");
+    let (one, two) = (worker.job().unwrap(), worker.job().unwrap());
+    assert_eq!((&one["body"], &one["attempts"]), (&"1".into(), &1.into()), "{one}");
+    // the third waits for room
+    gateway.wait_for_metric("jobs_held", 2);
+    assert!(worker.has_nothing());
+    assert_eq!(gateway.answer(&one, "done").body["done"], 1);
+    let three = worker.job().unwrap();
+    for job in [&two, &three] {
+        assert_eq!(gateway.answer(job, "done").status, 200);
+    }
+    nsqd.wait_for_empty("s", "g");
+
+    let twice = gateway.answer(&one, "done");
+    assert!(twice.status == 410 && twice.body["error"].as_str().unwrap().contains("used"), "{twice:?}");
+    let elsewhere = gateway.post(&format!("/jobs/{}/done", "0".repeat(40)), b"");
+    assert!(elsewhere.status == 409 && elsewhere.body["error"].as_str().unwrap().contains("another gateway"));
+    for path in ["/jobs/x/done", "/jobs/x", &format!("/jobs/{}/eat", "0".repeat(40)), "/", "/streams"] {
+        assert_eq!(gateway.post(path, b"").status, 404, "{path}");
+    }
+    assert_eq!(gateway.program.times_said("job n=me stream=s group=g id="), 3, "each job is logged with its worker");
+}
+
+#[test]
+fn a_worker_that_goes_gives_its_jobs_back_at_once() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "");
+    gateway.publish_lines("s", &numbers(0..3));
+    let mut first = gateway.worker("s", "g", "in_flight=3");
+    let jobs: Vec<_> = (0..3).map(|_| first.job().unwrap()).collect();
+    let mut second = gateway.worker("s", "g", "in_flight=3");
+    gateway.wait_for_metric("workers", 2);
+    let gone = Instant::now();
+    drop(first);
+    let again: Vec<_> = (0..3).map(|_| second.job().unwrap()).collect();
+    assert!(gone.elapsed() < Duration::from_secs(2), "given back after {:?}", gone.elapsed());
+    for job in &again {
+        assert_eq!(job["attempts"], 2);
+        assert_eq!(gateway.answer(job, "done").status, 200);
+    }
+    assert_eq!(gateway.answer(&jobs[0], "done").status, 410);
+    nsqd.wait_for_empty("s", "g");
+}
+
+#[test]
+fn a_silent_worker_loses_its_jobs_and_its_connection_and_one_that_touches_keeps_them() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "--heartbeat 0.3");
+    let mut silent = gateway.worker("s", "g", "in_flight=2&deadline=1s&n=silent");
+    gateway.publish_lines("s", &numbers(0..2));
+    let jobs = [silent.job().unwrap(), silent.job().unwrap()];
+    let start = Instant::now();
+    // three times as long as its deadline: kept, as one of its jobs is touched
+    while start.elapsed() < Duration::from_secs(3) {
+        // a heartbeat is the clock here
+        assert_eq!(silent.line().unwrap(), "\n");
+        assert_eq!(gateway.answer(&jobs[0], "touch").status, 200);
+    }
+    assert_eq!(gateway.metric("jobs_held"), 2);
+    let mut other = gateway.worker("s", "g", "in_flight=2");
+    assert_eq!([other.job().unwrap(), other.job().unwrap()].map(|job| job["attempts"].clone()), [2, 2]);
+    assert_eq!((silent.job(), gateway.metric("silent_workers_total")), (None, 1));
+    assert_eq!(gateway.answer(&jobs[1], "touch").status, 410);
+    assert_eq!(gateway.program.times_said("worker is silent"), 1);
+}
+
+#[test]
+fn a_worker_that_does_not_read_stalls_nobody() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "");
+    let _stuck = gateway.worker("s", "g", "in_flight=500");
+    let line = format!("\"{}\"\n", "x".repeat(100_000));
+    for _ in 0..20 {
+        assert_eq!(gateway.publish_lines("s", line.repeat(40).as_bytes()).status, 200);
+    }
+    let mut quick = gateway.worker("s", "g", "in_flight=1");
+    for _ in 0..100 {
+        let job = quick.job().unwrap();
+        assert_eq!(gateway.answer(&job, "done").status, 200);
+    }
+    assert!(gateway.metric("jobs_held") < 200, "one who does not read is not given more and more");
+    assert!(gateway.program.rss() < 120 * 1024, "{} KiB", gateway.program.rss());
+}
+
+#[test]
+fn jobs_are_polled_for_and_who_leaves_while_it_waits_takes_none() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "");
+    let none = gateway.get("/streams/s/groups/g/jobs?max=5");
+    assert_eq!((none.status, none.body), (200, serde_json::json!([])));
+    let left = gateway.worker_that_waits("/streams/s/groups/g/jobs?wait=60s");
+    gateway.wait_for_metric("workers", 1);
+    drop(left);
+    gateway.wait_for_metric("workers", 0);
+    gateway.publish_lines("s", &numbers(0..7));
+    let mut bodies = BTreeSet::new();
+    while bodies.len() < 7 {
+        let jobs = gateway.get("/streams/s/groups/g/jobs?wait=30s&max=3").body;
+        let jobs = jobs.as_array().unwrap();
+        assert!((1..=3).contains(&jobs.len()), "{jobs:?}");
+        bodies.extend(jobs.iter().map(|job| job["body"].as_str().unwrap().to_owned()));
+        let tokens: Vec<&str> = jobs.iter().map(|job| job["token"].as_str().unwrap()).collect();
+        let done = gateway.post("/jobs/done", tokens.join("\n").as_bytes());
+        assert_eq!(done.body["done"], tokens.len());
+        let twice = gateway.post("/jobs/done", tokens.join("\n").as_bytes());
+        assert_eq!(twice.body["gone"].as_array().unwrap().len(), tokens.len());
+    }
+    nsqd.wait_for_empty("s", "g");
+    assert_eq!(nsqd.channel("s", "g").requeue_count, 0);
+}
+
+#[test]
+fn one_who_polled_and_says_nothing_loses_its_jobs_at_its_deadline() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "");
+    gateway.post("/streams/s", b"a");
+    let polled = gateway.get("/streams/s/groups/g/jobs?wait=30s&deadline=1s").body[0].clone();
+    let again = gateway.get("/streams/s/groups/g/jobs?wait=30s").body[0].clone();
+    assert_eq!((&polled["id"], &again["attempts"]), (&again["id"], &2.into()));
+    assert_eq!(gateway.answer(&polled, "done").status, 410);
+    assert_eq!(gateway.answer(&again, "done").status, 200);
+}
+
+#[test]
+fn bad_input_is_refused_with_what_to_do_and_nothing_of_it_is_published() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "--max-msg-size 1000 --max-body-size 5000");
+    let long = vec![b'1'; 1001];
+    let line = [b"1\n".as_slice(), &long].concat();
+    for (answer, status, words) in [
+        (gateway.publish_lines("s", b"1\n2\n{3\n4"), 400, "line 3: no JSON"),
+        (gateway.publish_lines("s", b"\n"), 400, "no lines"),
+        (gateway.publish_lines("s", &line), 413, "line 2: a message of 1001 bytes"),
+        (gateway.publish_lines("s", &[b'1'; 5001]), 413, "a body of more than 5000 bytes"),
+        (gateway.post("/streams/s", b""), 400, "empty"),
+        (gateway.post("/streams/s", &long), 413, "1001 bytes"),
+        (gateway.post("/streams/a%20b", b"x"), 422, "invalid stream \"a b\""),
+        (gateway.post("/streams/s?delay=2h", b"x"), 422, "use 0s to 1h"),
+        (gateway.post("/streams/s?dealy=2h", b"x"), 422, "use delay"),
+        (gateway.get("/streams/s/groups/a%2Fb/jobs"), 422, "invalid group \"a/b\""),
+        (gateway.get("/streams/s/groups/g/jobs?in_flight=0"), 422, "use 1 to 2500"),
+        (gateway.get("/streams/s/groups/g/jobs?in_flight=3&wait=1s"), 422, "max says how many"),
+        (gateway.get("/streams/s/groups/g/jobs?n=%0A"), 422, "printable"),
+        (gateway.get("/streams/s/groups/g/jobs?deadline=soon"), 422, "invalid deadline \"soon\""),
+        (gateway.ask("HEAD", "/streams/s/groups/g/jobs", "", b""), 405, ""),
+        (gateway.ask("DELETE", "/streams/s", "", b""), 405, "openapi.json"),
+        (gateway.post("/jobs/done", b"0\n"), 400, "line 1: no token"),
+    ] {
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(answer.body.to_string().contains(words.escape_default().to_string().as_str()), "{words}: {answer:?}");
+    }
+    assert!(nsqd.stats().topics.is_empty(), "{:?}", nsqd.stats().topics);
+    assert_eq!(gateway.post("/streams/s?delay=100ms", b"x").status, 200);
+    let late = gateway.get("/streams/s/groups/g/jobs?wait=30s").body[0].clone();
+    assert_eq!(late["body"], "x");
+}
+
+#[test]
+fn while_nsqd_is_away_requests_are_to_come_again_and_workers_stay() {
+    needs!("nsqd");
+    let mut nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "--heartbeat 1s");
+    let mut worker = gateway.worker("s", "g", "");
+    gateway.publish_lines("s", &numbers(0..1));
+    let before = worker.job().unwrap();
+    nsqd.stop();
+    wait_until("it to be seen", || gateway.get("/healthz").status == 503);
+    let lost = gateway.answer(&before, "done");
+    assert_eq!(lost.status, 410, "nsqd gives it again: {lost:?}");
+    for answer in [gateway.post("/streams/s", b"x"), gateway.get("/streams/s/groups/other/jobs")] {
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(answer.head.contains("retry-after: 1"), "{answer:?}");
+    }
+    assert_eq!(worker.line().unwrap(), "\n", "it is still there");
+    nsqd.start_again();
+    let again = worker.job().unwrap();
+    assert_eq!(again["id"], before["id"]);
+    assert_eq!(gateway.answer(&again, "done").status, 200);
+    assert_eq!(gateway.get("/healthz").status, 200);
+    assert_eq!(gateway.post("/streams/s", b"y").status, 200);
+    assert_eq!(worker.job().unwrap()["body"], "y");
+}
+
+#[test]
+fn a_gateway_without_an_nsqd_says_so_and_waits_for_it() {
+    needs!("nsqd");
+    let mut nsqd = Nsqd::start();
+    nsqd.stop();
+    let gateway = Gateway::start(&nsqd, "");
+    gateway.program.wait_to_say("answered with 503");
+    let refused = gateway.post("/streams/s", b"x");
+    assert!(
+        refused.status == 503 && refused.body["error"].as_str().unwrap().to_lowercase().contains("connection refused"),
+        "{refused:?}"
+    );
+    nsqd.start_again();
+    assert_eq!(gateway.post("/streams/s", b"x").status, 200);
+}
+
+#[test]
+fn only_who_has_the_token_is_let_in() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "secret\n").unwrap();
+    let gateway = Gateway::start(&nsqd, &format!("--bearer-token-file {}", file.display()));
+    for headers in
+        ["", "Authorization: Bearer wrong\r\n", "Authorization: Basic secret\r\n", "Authorization: Bearer \r\n"]
+    {
+        let refused = gateway.ask("POST", "/streams/s", headers, b"x");
+        assert_eq!(refused.status, 401, "{headers}");
+        assert!(refused.head.contains("www-authenticate: bearer"));
+    }
+    assert_eq!(gateway.ask("POST", "/streams/s", "authorization: bearer secret\r\n", b"x").status, 200);
+    assert_eq!((gateway.get("/healthz").status, gateway.get("/metrics").status), (200, 401));
+    let args = format!("worker --queue {} --stream s --count 1", gateway.url());
+    let refused = mqueue(&args).run();
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("401") && refused.stderr.contains("wants its token"), "{}", refused.stderr);
+    let let_in = mqueue(&format!("{args} --bearer-token-file {}", file.display())).run();
+    assert_eq!((let_in.code, let_in.stdout.as_str()), (Some(0), "n=1 p=0 counter=x\n"), "{}", let_in.stderr);
+
+    std::fs::write(&file, " \n").unwrap();
+    let empty = mqueue(&format!("gateway --bearer-token-file {}", file.display())).run();
+    assert!(empty.code == Some(2) && empty.stderr.contains("no token in"), "{}", empty.stderr);
+}
+
+#[test]
+fn what_a_worker_drops_or_fails_too_often_is_among_the_dead_letters() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "--max-attempts 2 --retry-delay 10ms");
+    gateway.publish_lines("s", b"\"dropped\"\n\"failed\"\n");
+    let mut worker = gateway.worker("s", "g", "in_flight=2");
+    for _ in 0..3 {
+        let job = worker.job().unwrap();
+        let verb = if job["body"] == "\"dropped\"" { "drop?reason=no%20good" } else { "retry?delay=0&reason=again" };
+        assert_eq!(gateway.answer(&job, verb).status, 200);
+    }
+    nsqd.wait_for_empty("s", "g");
+    let list = mqueue(&format!(
+        "errors --stream s --json --nsqd-tcp-address {} --nsqd-http-address {}",
+        nsqd.tcp(),
+        nsqd.http()
+    ));
+    let list = list.run();
+    let letters: BTreeSet<_> = list
+        .stdout
+        .lines()
+        .map(|line| {
+            let letter: serde_json::Value = serde_json::from_str(line).unwrap();
+            format!(
+                "{} {} {}",
+                letter["body"].as_str().unwrap(),
+                letter["attempts"],
+                letter["reason"].as_str().unwrap()
+            )
+        })
+        .collect();
+    assert_eq!(letters, BTreeSet::from(["\"dropped\" 1 no good".to_owned(), "\"failed\" 2 again".to_owned()]));
+
+    // a job that ends each of its workers does not go on for ever
+    drop(worker);
+    gateway.wait_for_metric("workers", 0);
+    gateway.post("/streams/s", b"poison");
+    for _ in 0..2 {
+        assert_eq!(gateway.worker("s", "g", "").job().unwrap()["body"], "poison");
+        gateway.wait_for_metric("workers", 0);
+    }
+    let _third = gateway.worker("s", "g", "");
+    gateway.wait_for_metric("jobs_dead_total", 3);
+    nsqd.wait_for_empty("s", "g");
+}
+
+#[test]
+fn ending_waits_for_jobs_that_are_being_done() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "");
+    gateway.publish_lines("s", &numbers(0..3));
+    let mut worker = gateway.worker("s", "g", "in_flight=2");
+    let jobs = [worker.job().unwrap(), worker.job().unwrap()];
+    gateway.program.signal(Signal::SIGTERM);
+    gateway.program.wait_to_say("ending: 2 jobs are with workers");
+    let refused = gateway.get("/streams/s/groups/g/jobs");
+    assert!(refused.status == 503 && refused.body["error"].as_str().unwrap().contains("ending"));
+    for job in &jobs {
+        assert_eq!(gateway.answer(job, "done").status, 200);
+    }
+    assert_eq!(worker.job(), None, "its stream ends, and no third job came");
+    let finished = gateway.program.finish();
+    assert!(finished.code == Some(0) && finished.stderr.contains("2 done"), "{}", finished.stderr);
+    wait_until("the third to be left, whole", || {
+        let left = nsqd.channel("s", "g");
+        (left.depth, left.in_flight_count, left.client_count) == (1, 0, 0)
+    });
+}
+
+#[test]
+fn the_description_is_sound_and_what_it_says_is_there() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "");
+    let description = gateway.get("/openapi.json").body;
+    assert_eq!(description["info"]["version"], env!("CARGO_PKG_VERSION"));
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        let path = path.replace("{stream}", "s").replace("{group}", "g").replace("{verb}", "done");
+        let path = path.replace("{token}", &"0".repeat(40));
+        for method in methods.as_object().unwrap().keys().filter(|key| *key != "parameters") {
+            let params = if path.ends_with("/jobs") && method == "get" { "?max=1" } else { "" };
+            let answer = gateway.ask(&method.to_uppercase(), &format!("{path}{params}"), "", b"");
+            let described = &methods[method]["responses"][answer.status.to_string()];
+            assert!(described.is_object(), "{method} {path} answers {}, which is not described", answer.status);
+        }
+    }
+    every_reference_leads_somewhere(&description, &description);
+}
+
+fn every_reference_leads_somewhere(value: &serde_json::Value, root: &serde_json::Value) {
+    if let Some(reference) = value.get("$ref").and_then(|reference| reference.as_str()) {
+        assert!(root.pointer(reference.trim_start_matches('#')).is_some(), "{reference} leads nowhere");
+    }
+    match value {
+        serde_json::Value::Object(fields) => fields.values().for_each(|it| every_reference_leads_somewhere(it, root)),
+        serde_json::Value::Array(items) => items.iter().for_each(|it| every_reference_leads_somewhere(it, root)),
+        _ => {}
+    }
+}
+
+#[test]
+fn groups_without_workers_are_closed_and_their_messages_wait() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "--max-groups 1");
+    let worker = gateway.worker("s", "g", "");
+    let full = gateway.get("/streams/s/groups/other/jobs");
+    assert!(full.status == 503 && full.body["error"].as_str().unwrap().contains("--max-groups"), "{full:?}");
+    nsqd.wait_for_clients("s", "g", 1);
+    drop(worker);
+    nsqd.wait_for_clients("s", "g", 0);
+    gateway.wait_for_metric("groups", 0);
+    gateway.post("/streams/s", b"later");
+    assert_eq!(gateway.worker("s", "g", "").job().unwrap()["body"], "later");
+}
