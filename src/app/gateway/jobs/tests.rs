@@ -13,7 +13,7 @@ fn key(group: &str) -> GroupKey {
     GroupKey { stream: TopicName::new("s").unwrap(), group: ChannelName::new(group).unwrap() }
 }
 
-fn terms(in_flight: u32, deadline: u64) -> Terms {
+fn terms(in_flight: u32, deadline: u32) -> Terms {
     Terms { in_flight, deadline: deadline * SECOND }
 }
 
@@ -59,7 +59,7 @@ fn no_job_is_lost_or_given_twice_whatever_happens() {
             let key = &keys[rng.usize(..2)];
             match rng.u8(..12) {
                 0 => drop(jobs.open(key)),
-                1..=2 => workers.extend(jobs.join(key, terms(rng.u32(1..4), rng.u64(1..20)), next, now)),
+                1..=2 => workers.extend(jobs.join(key, terms(rng.u32(1..4), rng.u32(1..20)), next, now)),
                 3..=6 => {
                     next += 1;
                     if jobs.hand_out(key, next, secret(next), now).is_ok() {
