@@ -369,3 +369,67 @@ fn groups_without_workers_are_closed_and_their_messages_wait() {
     gateway.post("/streams/s", b"later");
     assert_eq!(gateway.worker("s", "g", "").job().unwrap()["body"], "later");
 }
+
+#[test]
+fn connections_beyond_the_limit_wait() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "--max-connections 2");
+    let first = gateway.worker("s", "g", "");
+    let second = gateway.worker("s", "g", "");
+    let third = gateway.worker_that_waits("/healthz");
+    third.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(third.peek(&mut [0]).is_err(), "it waits");
+    drop(first);
+    third.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(third.peek(&mut [0]).unwrap(), 1);
+    drop(second);
+}
+
+#[test]
+fn a_gateway_that_is_killed_loses_no_job() {
+    needs!("nsqd");
+    let nsqd = Nsqd::with_channel("jobs", "workers");
+    let gateway = Gateway::start(&nsqd, "--msg-timeout 1s");
+    let address = gateway.address.clone();
+    gateway.publish_lines("jobs", &numbers(0..300));
+    let workers: Vec<_> = (0..3)
+        .map(|n| mqueue(&format!("worker --queue {} -n {n} -p 0.01 --in-flight 5", gateway.url())).start())
+        .collect();
+    workers.iter().for_each(|worker| worker.wait_for_lines(20));
+    gateway.program.signal(Signal::SIGKILL);
+    gateway.program.finish();
+    let _gateway = Gateway::start_on(&nsqd, &address, "");
+    nsqd.wait_for_empty("jobs", "workers");
+    let said: Vec<String> = workers
+        .iter()
+        .flat_map(|it| it.stdout().lines().map(|line| line.rsplit('=').next().unwrap().to_owned()).collect::<Vec<_>>())
+        .collect();
+    let numbers: BTreeSet<&String> = said.iter().collect();
+    assert_eq!(numbers.len(), 300);
+    assert!(said.len() <= 300 + 15, "{} were done again: more than were in hand", said.len() - 300);
+}
+
+#[test]
+fn curl_is_a_worker() {
+    needs!("nsqd", "curl", "jq");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "--heartbeat 0.2");
+    gateway.publish_lines("jobs", &numbers(1..4));
+    // as the README has it
+    let script = r#"curl -sN "$QUEUE/streams/jobs/groups/workers/jobs" | jq --unbuffered -r '"\(.token) \(.body)"' |
+        while read -r token body; do echo "working on $body"; curl -s -X POST "$QUEUE/jobs/$token/done"; done"#;
+    let mut shell = std::process::Command::new("bash");
+    shell.args(["-c", script]).env("QUEUE", gateway.url()).stdout(std::process::Stdio::piped());
+    std::os::unix::process::CommandExt::process_group(&mut shell, 0);
+    let mut shell = shell.spawn().unwrap();
+    nsqd.wait_for_empty("jobs", "workers");
+    nix::sys::signal::killpg(nix::unistd::Pid::from_raw(shell.id() as i32), Signal::SIGTERM).unwrap();
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut shell.stdout.take().unwrap(), &mut said).unwrap();
+    shell.wait().unwrap();
+    assert_eq!(
+        said.lines().filter(|line| line.starts_with("working on")).collect::<Vec<_>>(),
+        ["working on 1", "working on 2", "working on 3"]
+    );
+}

@@ -1,6 +1,6 @@
 //! How fast the binary and the library are beside their peers, as ratios.
 //!
-//! Run: `cargo bench --bench speed`, or `-- publish lines quiet bulk log broker pipeline` for some of it. Every contender does the same work on the
+//! Run: `cargo bench --bench speed`, or `-- publish lines quiet bulk log broker pipeline gateway` for some of it. Every contender does the same work on the
 //! same nsqd, in turns (A B A B …), and the medians of all rounds are compared: what a noisy machine does to one it does to
 //! the other. nsqd and nsq's own programs come from `make peers`.
 
@@ -13,6 +13,7 @@ mod support;
 mod bare;
 mod broker;
 mod bulk;
+mod gateway;
 mod lines;
 mod log;
 mod pipeline;
@@ -30,7 +31,7 @@ fn main() {
     for program in ["nsqd", "nsq_tail", "to_nsq"] {
         assert!(peer(program).is_some(), "{program} is missing: make peers");
     }
-    let parts: [(&str, fn()); 7] = [
+    let parts: [(&str, fn()); 8] = [
         ("publish", publish::run),
         ("lines", lines::run),
         ("quiet", quiet::run),
@@ -38,6 +39,7 @@ fn main() {
         ("log", log::run),
         ("broker", broker::run),
         ("pipeline", pipeline::run),
+        ("gateway", gateway::run),
     ];
     for (name, run) in parts {
         if wanted.is_empty() || wanted.iter().any(|w| w == name) {

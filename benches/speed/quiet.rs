@@ -38,8 +38,15 @@ pub fn run() {
     report("publish -> line printed, 50 messages/s, p50 (goal: at most 1.5x)", "us", &results);
 }
 
-/// The median time from PUB to the consumer's line, in microseconds.
+/// The same, and waits until the consumer is gone.
 fn latency(nsqd: &Nsqd, topic: &str, mut command: Command) -> f64 {
+    let figure = measure(nsqd, topic, &mut command);
+    nsqd.wait_for_clients(topic, "g", 0);
+    figure
+}
+
+/// The median time from PUB to the consumer's line, in microseconds. The group is `g`.
+pub fn measure(nsqd: &Nsqd, topic: &str, command: &mut Command) -> f64 {
     let mut consumer = Killed(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
     nsqd.wait_for_clients(topic, "g", 1);
     let mut lines = BufReader::new(consumer.0.stdout.take().unwrap()).lines();
@@ -62,7 +69,6 @@ fn latency(nsqd: &Nsqd, topic: &str, mut command: Command) -> f64 {
         .collect();
     publisher.join().unwrap();
     drop(consumer);
-    nsqd.wait_for_clients(topic, "g", 0);
     median(&times)
 }
 

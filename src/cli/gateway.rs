@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{brokers, duration};
+use super::{brokers, duration, duration_in};
 
 /// A job queue over HTTP: workers anywhere take jobs from a stream with nothing but an HTTP client.
 ///
@@ -44,12 +44,16 @@ pub struct Args {
 #[command(next_help_heading = "Workers")]
 pub struct Workers {
     /// How often a quiet stream has an empty line; a worker whose network takes none for twice as long is gone
-    #[arg(long, env = "HEARTBEAT", value_name = "DURATION", value_parser = duration, default_value = "5s")]
+    #[arg(long, env = "HEARTBEAT", value_name = "DURATION", value_parser = heartbeat, default_value = "5s")]
     pub heartbeat: Duration,
 
     /// How long a worker with jobs may say nothing (no answer, no touch) before they are taken back; a worker may ask for another
-    #[arg(long, env = "DEADLINE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    #[arg(long, env = "DEADLINE", value_name = "DURATION", value_parser = deadline, default_value = "60s")]
     pub deadline: Duration,
+
+    /// How long nsqd waits for this gateway, which says for each job that it is alive: for so long jobs are away when it is killed
+    #[arg(long, env = "MSG_TIMEOUT", value_name = "DURATION", value_parser = msg_timeout, default_value = "15s")]
+    pub msg_timeout: Duration,
 
     /// Deliveries after which a job that is retried, or handed out again, goes to the dead letters; 0: never
     #[arg(long, env = "MAX_ATTEMPTS", value_name = "N", default_value_t = 10)]
@@ -84,4 +88,16 @@ pub struct Limits {
     /// The largest body of a request, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 5 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     pub max_body_size: u32,
+}
+
+fn heartbeat(text: &str) -> Result<Duration, String> {
+    duration_in(text, Duration::from_millis(100)..=Duration::from_secs(300))
+}
+
+fn deadline(text: &str) -> Result<Duration, String> {
+    duration_in(text, Duration::from_secs(1)..=Duration::from_secs(900))
+}
+
+fn msg_timeout(text: &str) -> Result<Duration, String> {
+    duration_in(text, Duration::from_secs(1)..=Duration::from_secs(900))
 }

@@ -83,6 +83,17 @@ pub fn duration(text: &str) -> Result<std::time::Duration, String> {
     }
 }
 
+/// Reads a duration that has to be within `range`.
+pub fn duration_in(
+    text: &str,
+    range: std::ops::RangeInclusive<std::time::Duration>,
+) -> Result<std::time::Duration, String> {
+    let duration = duration(text)?;
+    let shown = |end: &std::time::Duration| humantime::format_duration(*end).to_string();
+    let wrong = || format!("use {} to {}", shown(range.start()), shown(range.end()));
+    range.contains(&duration).then_some(duration).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::duration;
+use super::{duration, duration_in};
 use crate::handler::{HandlerSpec, HttpUrl};
 use crate::proto::{ChannelName, TopicName};
 
@@ -71,7 +71,5 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 fn deadline(text: &str) -> Result<Duration, String> {
-    let range = Duration::from_secs(1)..=Duration::from_secs(900);
-    let deadline = duration(text)?;
-    range.contains(&deadline).then_some(deadline).ok_or_else(|| "use 1s to 15m".to_owned())
+    duration_in(text, Duration::from_secs(1)..=Duration::from_secs(900))
 }

@@ -45,3 +45,48 @@ pub async fn connection<S>(
         tracing::debug!("an HTTP connection ended: {error}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::get;
+    use hyper_util::service::TowerToHyperService;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const MANNERS: Manners = Manners { head_time: Duration::from_secs(30), title_case_headers: true };
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_head_and_a_silent_client_end_the_connection() {
+        for (said, answered) in [("", 0), ("GET / HT", 0), ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 1)] {
+            let (mut client, server) = duplex(4096);
+            let router = Router::new().route("/", get(|| async { "hello" }));
+            let service = TowerToHyperService::new(router);
+            let serving = tokio::spawn(connection(service, server, MANNERS, CancellationToken::new()));
+            client.write_all(said.as_bytes()).await.unwrap();
+            let mut text = String::new();
+            client.read_to_string(&mut text).await.unwrap();
+            assert_eq!(text.matches(" 200 OK").count(), answered, "{said:?}: {text:?}");
+            serving.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn stopping_lets_the_request_that_runs_finish() {
+        let (mut client, server) = duplex(4096);
+        let stop = CancellationToken::new();
+        let (asked, go) = (stop.clone(), stop.clone());
+        let answer = move || async move {
+            asked.cancel();
+            "hello"
+        };
+        let service = TowerToHyperService::new(Router::new().route("/", get(answer)));
+        let serving = tokio::spawn(connection(service, server, MANNERS, go));
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        assert!(text.ends_with("hello") && stop.is_cancelled(), "{text}");
+        serving.await.unwrap();
+    }
+}

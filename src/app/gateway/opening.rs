@@ -76,6 +76,7 @@ impl Gateway {
         let mut config = ConsumerConfig::new(key.stream.clone(), key.group.clone());
         config.nsqd = settings.broker.nsqd();
         config.lookupd = settings.broker.lookupd_http_address.clone();
+        config.connect.identify.msg_timeout = i64::try_from(settings.workers.msg_timeout.as_millis()).ok();
         config.flow.max_in_flight = 0;
         // a worker that fails must not hold the others up
         config.flow.max_backoff = Duration::ZERO;

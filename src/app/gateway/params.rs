@@ -46,12 +46,7 @@ impl Params {
     pub(super) fn duration(&self, name: &str, range: RangeInclusive<Duration>) -> Result<Option<Duration>, Refusal> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let wrong = |why: String| Refusal::unusable(format!("invalid {name} {text:?}: {why}"));
-        let duration = crate::cli::duration(text).map_err(wrong)?;
-        let shown = |end: &Duration| humantime::format_duration(*end).to_string();
-        match range.contains(&duration) {
-            true => Ok(Some(duration)),
-            false => Err(wrong(format!("use {} to {}", shown(range.start()), shown(range.end())))),
-        }
+        crate::cli::duration_in(text, range).map_err(wrong).map(Some)
     }
 
     /// A text for people and logs: of one line, and not long.
