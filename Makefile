@@ -47,6 +47,12 @@ pipeline: $(program) ## a feed through stages that take their time, all counted:
 simulate: $(program) ## 100 streams against 50 workers, until Ctrl-C: WORKERS_COUNT=25 STREAMS_COUNT=50 make simulate
 	@exec cargo run --release --quiet -- simulate $(ARGS)
 
+gateway: $(program) ## serve a job queue over HTTP on port 5000
+	@exec cargo run --release --quiet -- gateway $(ARGS)
+
+worker: $(program) ## take jobs from it: make worker ARGS="-n 1 -p 1"
+	@exec cargo run --release --quiet -- worker $(ARGS)
+
 systemd-socket-activate-consumer: $(program) ## a sleeping consumer in this terminal: STREAM=foo TIMEOUT=30 make …
 	@PROGRAM=$(program) exec scripts/socket-activate $(ARGS)
 
