@@ -76,5 +76,5 @@ lint: ## formatting, clippy and the documentation, warnings denied
 images: ## draw the pictures in data/images again
 	@scripts/images
 
-.PHONY: help demo up down clean-data peers build producer consumer wakeup doctor pipeline simulate systemd-socket-activate-consumer install uninstall \
+.PHONY: help demo up down clean-data peers build producer consumer wakeup doctor pipeline simulate gateway worker systemd-socket-activate-consumer install uninstall \
 	reload-systemd-consumer test lint images
