@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod ingest;
 mod job;
 mod lines;
+pub mod node;
 mod open_files;
 pub mod pipeline;
 pub mod producer;

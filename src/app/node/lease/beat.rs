@@ -1,0 +1,106 @@
+//! What nodes tell each other about the token, as JSON in messages.
+
+use serde::{Deserialize, Serialize};
+
+use crate::proto::{MessageId, TopicName};
+
+/// What the nodes of a fleet have to agree on. It is the token's body, and part of every beat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::app::node) struct Charter {
+    /// Where events go.
+    pub(in crate::app::node) stream: TopicName,
+    /// How long the lead lasts without a proof, in milliseconds.
+    pub(in crate::app::node) lease_ms: u64,
+}
+
+/// The token as one delivery of it: nsqd counts them, and each has one holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::app::node) struct Token {
+    pub(in crate::app::node) id: MessageId,
+    /// The message's attempts. They wrap.
+    pub(in crate::app::node) delivery: u16,
+}
+
+impl Token {
+    /// True if this is a later delivery of the same token.
+    pub(super) fn follows(&self, other: &Self) -> bool {
+        self.id == other.id && (1..1 << 15).contains(&self.delivery.wrapping_sub(other.delivery))
+    }
+
+    /// True if this is the very next delivery of the same token.
+    pub(super) fn is_next_of(&self, other: &Self) -> bool {
+        self.id == other.id && self.delivery == other.delivery.wrapping_add(1)
+    }
+
+    /// Where there are two tokens, and nobody leads, the older one lives.
+    pub(super) fn outranks(&self, other: &Self) -> bool {
+        self.id < other.id
+    }
+}
+
+/// What a holder does with the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::app::node) enum Role {
+    /// Waits until nobody else can lead.
+    Claiming,
+    /// Leads, or takes over from who has released the token.
+    Leading,
+    /// Led until now, and gives the token back.
+    Released,
+}
+
+/// A sign of life from who holds the token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::app::node) struct Beat {
+    /// The node, by a name that no other run of any node has.
+    pub(in crate::app::node) node: String,
+    /// Counts this node's beats.
+    pub(in crate::app::node) number: u64,
+    /// The token's id.
+    token: String,
+    delivery: u16,
+    pub(in crate::app::node) role: Role,
+    /// The node's epoch if it leads, else the highest that it knows.
+    pub(in crate::app::node) epoch: u64,
+    pub(in crate::app::node) charter: Charter,
+}
+
+impl Beat {
+    pub(super) fn new(node: &str, number: u64, token: Token, role: Role, epoch: u64, charter: &Charter) -> Self {
+        let (node, charter) = (node.to_owned(), charter.clone());
+        Self { node, number, token: token.id.to_string(), delivery: token.delivery, role, epoch, charter }
+    }
+
+    /// What it is about; `None` if that is no message's id.
+    pub(in crate::app::node) fn token(&self) -> Option<Token> {
+        let id = MessageId::from_slice(self.token.as_bytes())?;
+        Some(Token { id, delivery: self.delivery })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deliveries_are_told_apart_also_where_they_wrap() {
+        let token = |id: &[u8; 16], delivery| Token { id: MessageId(*id), delivery };
+        let (old, new) = (token(b"0000000000000001", 65535), token(b"0000000000000001", 0));
+        assert!(new.follows(&old) && new.is_next_of(&old));
+        assert!(!old.follows(&new) && !old.follows(&old) && !old.is_next_of(&new));
+        let other = token(b"0000000000000002", 1);
+        assert!(old.outranks(&other) && !other.outranks(&old) && !other.follows(&old));
+    }
+
+    #[test]
+    fn a_beat_is_read_as_it_was_written() {
+        let token = Token { id: MessageId(*b"0123456789abcdef"), delivery: 3 };
+        let charter = Charter { stream: TopicName::new("foo").unwrap(), lease_ms: 10_000 };
+        let beat = Beat::new("a", 7, token, Role::Leading, 17, &charter);
+        let json = serde_json::to_string(&beat).unwrap();
+        assert_eq!(serde_json::from_str::<Beat>(&json).unwrap(), beat);
+        assert_eq!(beat.token(), Some(token));
+        assert_eq!(Beat { token: "x".to_owned(), ..beat }.token(), None);
+    }
+}

@@ -1,0 +1,49 @@
+//! The promise, on a fake clock and for many seeds: whatever pauses, restarts, partitions, clock steps, lost beats and second tokens there are,
+//! never do two nodes lead at the same instant, and epochs go up.
+
+mod nsqd;
+mod world;
+
+use std::time::Duration;
+
+use self::world::World;
+
+/// What may go wrong in a run.
+#[derive(Debug, Clone, Copy)]
+struct Trouble {
+    /// nsqd's clock is set back, too.
+    back: bool,
+    /// Beats vanish without a trace; then only one node makes tokens.
+    lossy: bool,
+}
+
+/// For so long things go wrong, and for so long they do not.
+const STORM: Duration = Duration::from_secs(100);
+const CALM: Duration = Duration::from_secs(30);
+
+fn run(seed: u64, trouble: Trouble) -> World {
+    let mut world = World::new(seed, trouble);
+    world.run_until(STORM, true);
+    world.run_until(STORM + CALM, false);
+    assert_eq!(world.leading().len(), 1, "seed {seed}, {trouble:?}: one leads when all is calm");
+    assert_eq!(world.tokens(), 1, "seed {seed}, {trouble:?}: one token is left");
+    world
+}
+
+/// How many seeds: `MQUEUE_SEEDS=100000 cargo test --release never_do_two` for a night.
+fn seeds() -> u64 {
+    std::env::var("MQUEUE_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(200)
+}
+
+#[test]
+fn never_do_two_lead_whatever_goes_wrong() {
+    let (mut terms, mut inherited, mut surplus) = (0, 0, 0);
+    for seed in 0..seeds() {
+        let world = run(seed, Trouble { back: seed % 2 == 1, lossy: seed % 5 == 4 });
+        terms += world.terms();
+        inherited += world.inherited;
+        surplus += world.surplus;
+    }
+    // all that is to be tried was tried
+    assert!(terms > 10 * seeds() && inherited > seeds() && surplus > 5 * seeds(), "{terms} {inherited} {surplus}");
+}

@@ -1,0 +1,159 @@
+//! nsqd, as far as the lease sees it: a channel with tokens, and beats that go to whoever listens.
+
+use std::collections::BTreeMap;
+
+use super::super::{Beat, Token};
+use crate::proto::MessageId;
+
+/// A connection, of which a node has one for the token and one for its ears.
+pub(super) type ConnectionId = u64;
+
+/// What is said on the connection for the token.
+#[derive(Debug, Clone)]
+pub(super) enum Command {
+    Ready(bool),
+    Beat { beat: Beat, touch: Option<Token> },
+    Finish(Token),
+    GiveBack(Token),
+    Mint,
+}
+
+/// What nsqd says.
+#[derive(Debug, Clone)]
+pub(super) enum Said {
+    Delivered(Token),
+    Ok { number: u64 },
+    TouchFailed,
+    Heard { beat: Beat, published: u64 },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Queued,
+    InFlight { to: ConnectionId, delivered: u64, deadline: u64 },
+}
+
+#[derive(Debug)]
+pub(super) struct Nsqd {
+    pub(super) is_up: bool,
+    /// How far its clock is ahead, in milliseconds.
+    pub(super) ahead: u64,
+    tokens: Vec<(Token, Place)>,
+    minted: u64,
+    ready: BTreeMap<ConnectionId, bool>,
+    pub(super) ears: Vec<ConnectionId>,
+}
+
+impl Nsqd {
+    pub(super) const MAX_HOLD: u64 = 12_000;
+    pub(super) const LEASE: u64 = 1000;
+
+    pub(super) fn new(ahead: u64) -> Self {
+        Self { is_up: true, ahead, tokens: Vec::new(), minted: 0, ready: BTreeMap::new(), ears: Vec::new() }
+    }
+
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub(super) fn subscribe(&mut self, connection: ConnectionId) {
+        self.ready.insert(connection, false);
+    }
+
+    pub(super) fn knows(&self, connection: ConnectionId) -> bool {
+        self.ready.contains_key(&connection) || self.ears.contains(&connection)
+    }
+
+    /// What was in flight stays so.
+    pub(super) fn drop_connection(&mut self, connection: ConnectionId) {
+        self.ready.remove(&connection);
+        self.ears.retain(|ear| *ear != connection);
+    }
+
+    /// Ends; by a kill it forgets its tokens.
+    pub(super) fn end(&mut self, killed: bool) {
+        self.is_up = false;
+        self.ready.clear();
+        self.ears.clear();
+        if killed {
+            self.tokens.clear();
+        }
+        self.tokens.iter_mut().for_each(|(_, place)| *place = Place::Queued);
+    }
+
+    /// Does it; `wall` is its own time.
+    pub(super) fn execute(
+        &mut self,
+        from: ConnectionId,
+        command: Command,
+        wall: u64,
+        rng: &mut fastrand::Rng,
+    ) -> Vec<(ConnectionId, Said)> {
+        let mut said = Vec::new();
+        match command {
+            Command::Ready(ready) => drop(self.ready.insert(from, ready)),
+            Command::Beat { beat, touch } => {
+                if touch.is_some_and(|token| !self.touch(from, token, wall)) {
+                    said.push((from, Said::TouchFailed));
+                }
+                said.push((from, Said::Ok { number: beat.number }));
+                said.extend(self.ears.iter().map(|ear| (*ear, Said::Heard { beat: beat.clone(), published: wall })));
+            }
+            Command::Finish(token) => self.tokens.retain(|(held, place)| !is_held(held, place, token, from)),
+            Command::GiveBack(token) => {
+                let given = self.tokens.iter_mut().find(|(held, place)| is_held(held, place, token, from));
+                given.into_iter().for_each(|(_, place)| *place = Place::Queued);
+            }
+            Command::Mint => {
+                self.minted += 1;
+                let id = format!("{:016x}", wall << 20 | self.minted);
+                let id = MessageId::from_slice(id.as_bytes()).unwrap();
+                self.tokens.push((Token { id, delivery: 65_530 }, Place::Queued));
+            }
+        }
+        said.extend(self.deliver(wall, rng));
+        said
+    }
+
+    fn touch(&mut self, from: ConnectionId, token: Token, wall: u64) -> bool {
+        let held = self.tokens.iter_mut().find(|(held, place)| is_held(held, place, token, from));
+        let Some((_, Place::InFlight { deadline, delivered, .. })) = held else { return false };
+        *deadline = (wall + Self::LEASE).min(*delivered + Self::MAX_HOLD);
+        true
+    }
+
+    /// What is in flight for too long goes back to the queue.
+    pub(super) fn expire(&mut self, wall: u64, rng: &mut fastrand::Rng) -> Vec<(ConnectionId, Said)> {
+        for (_, place) in &mut self.tokens {
+            if matches!(place, Place::InFlight { deadline, .. } if *deadline <= wall) {
+                *place = Place::Queued;
+            }
+        }
+        self.deliver(wall, rng)
+    }
+
+    fn deliver(&mut self, wall: u64, rng: &mut fastrand::Rng) -> Vec<(ConnectionId, Said)> {
+        let mut said = Vec::new();
+        for at in 0..self.tokens.len() {
+            let in_flight = |to: &ConnectionId| {
+                let is_there = |(_, place): &&(Token, Place)| matches!(place, Place::InFlight { to: t, .. } if t == to);
+                self.tokens.iter().filter(is_there).count()
+            };
+            let waiting: Vec<_> =
+                self.ready.iter().filter(|(to, ready)| **ready && in_flight(to) < 2).map(|(to, _)| *to).collect();
+            let (token, place) = &mut self.tokens[at];
+            if matches!(place, Place::Queued) && !waiting.is_empty() {
+                let to = waiting[rng.usize(..waiting.len())];
+                *place = Place::InFlight { to, delivered: wall, deadline: wall + Self::LEASE };
+                token.delivery = token.delivery.wrapping_add(1);
+                said.push((to, Said::Delivered(*token)));
+            }
+        }
+        said
+    }
+}
+
+/// nsqd goes by the id and the connection only.
+fn is_held(held: &Token, place: &Place, token: Token, from: ConnectionId) -> bool {
+    held.id == token.id && matches!(place, Place::InFlight { to, .. } if *to == from)
+}

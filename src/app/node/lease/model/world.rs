@@ -1,0 +1,404 @@
+//! Nodes, connections that delay but never reorder, and all that goes wrong. Time is in milliseconds.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::time::Duration;
+
+use super::super::{Action, Charter, Config, Event, Lease};
+use super::Trouble;
+use super::nsqd::{Command, ConnectionId, Nsqd, Said};
+use crate::proto::TopicName;
+
+const NODES: usize = 5;
+
+/// What is on its way.
+#[derive(Debug, Clone)]
+enum Arrives {
+    AtNsqd(ConnectionId, Command),
+    AtNode(ConnectionId, Said),
+    Closed(ConnectionId),
+    Forgotten(ConnectionId),
+    Restart(usize),
+    Connect(usize, Kind),
+    CountAt(usize),
+    Counted(usize, u64, u64),
+    Wake(usize),
+    Expire,
+    Fault,
+    Start,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Token,
+    Ears,
+}
+
+#[derive(Debug)]
+struct Node {
+    lease: Lease,
+    /// Which start of this node it is.
+    run: u64,
+    token: Option<ConnectionId>,
+    ears: Option<ConnectionId>,
+    /// Its clock's pace.
+    pace: f64,
+    paused_until: u64,
+    inbox: VecDeque<Event>,
+    next_wake: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    seed: u64,
+    trouble: Trouble,
+    rng: fastrand::Rng,
+    now: u64,
+    storms: bool,
+    nsqd: Nsqd,
+    nodes: Vec<Node>,
+    owners: BTreeMap<ConnectionId, (usize, Kind)>,
+    /// When the last that was sent arrives, to and from nsqd: nothing overtakes.
+    pipes: BTreeMap<(ConnectionId, bool), u64>,
+    coming: BinaryHeap<Reverse<(u64, u64)>>,
+    what: BTreeMap<u64, Arrives>,
+    next_id: u64,
+    /// Epochs in the order in which they began.
+    epochs: Vec<u64>,
+    /// When somebody was last seen to lead.
+    led: u64,
+    /// Terms that began less than a lease after another.
+    pub(super) inherited: u64,
+    /// Tokens that were one too many.
+    pub(super) surplus: u64,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, trouble: Trouble) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let nodes = (0..NODES).map(|at| Node::new(at, 0, &mut rng)).collect();
+        let nsqd = Nsqd::new(10_000_000);
+        let mut world = Self {
+            seed,
+            trouble,
+            rng,
+            now: 0,
+            storms: true,
+            nsqd,
+            nodes,
+            owners: BTreeMap::new(),
+            pipes: BTreeMap::new(),
+            coming: BinaryHeap::new(),
+            what: BTreeMap::new(),
+            next_id: 1,
+            epochs: Vec::new(),
+            led: 0,
+            inherited: 0,
+            surplus: 0,
+        };
+        for node in 0..NODES {
+            world.after(0, Arrives::Connect(node, Kind::Token));
+            world.after(0, Arrives::Connect(node, Kind::Ears));
+        }
+        world.after(100, Arrives::Expire);
+        world.after(500, Arrives::Fault);
+        world
+    }
+
+    pub(super) fn run_until(&mut self, end: Duration, storms: bool) {
+        self.storms = storms;
+        let end = end.as_millis() as u64;
+        while let Some(Reverse((at, id))) = self.coming.peek().copied().filter(|next| next.0.0 <= end) {
+            self.coming.pop();
+            self.now = at;
+            let what = self.what.remove(&id).unwrap();
+            self.arrives(what);
+            self.check();
+        }
+    }
+
+    /// Who may generate now, each by its own clock.
+    pub(super) fn leading(&self) -> Vec<(usize, u64)> {
+        let leads = |(at, node): (usize, &Node)| Some((at, node.lease.leads(node.clock(self.now))?));
+        self.nodes.iter().enumerate().filter_map(leads).collect()
+    }
+
+    pub(super) fn tokens(&self) -> usize {
+        self.nsqd.tokens()
+    }
+
+    pub(super) fn terms(&self) -> u64 {
+        self.epochs.len() as u64
+    }
+
+    fn check(&mut self) {
+        let leading = self.leading();
+        let (seed, now) = (self.seed, self.now);
+        assert!(leading.len() <= 1, "seed {seed}: at {now} ms lead {leading:?}");
+        if let Some((_, epoch)) = leading.first().copied().filter(|(_, epoch)| self.epochs.last() != Some(epoch)) {
+            let goes_up = self.epochs.iter().all(|before| *before < epoch);
+            assert!(goes_up || self.trouble.back, "seed {seed}: at {now} ms epoch {epoch} after {:?}", self.epochs);
+            self.epochs.push(epoch);
+            self.inherited += u64::from(now < self.led + Nsqd::LEASE);
+        }
+        if !leading.is_empty() {
+            self.led = now;
+        }
+    }
+
+    fn after(&mut self, delay: u64, what: Arrives) {
+        self.next_id += 1;
+        self.coming.push(Reverse((self.now + delay, self.next_id)));
+        self.what.insert(self.next_id, what);
+    }
+
+    /// Sends over a connection: late at times, but in order.
+    fn send(&mut self, connection: ConnectionId, up: bool, what: Arrives) {
+        let late = if self.storms && self.rng.u8(..) == 0 { self.rng.u64(..3000) } else { self.rng.u64(..3) };
+        let pipe = self.pipes.entry((connection, up)).or_default();
+        *pipe = (*pipe).max(self.now + late);
+        let delay = *pipe - self.now;
+        self.after(delay, what);
+    }
+
+    fn wall(&self) -> u64 {
+        self.now + self.nsqd.ahead
+    }
+
+    fn arrives(&mut self, what: Arrives) {
+        match what {
+            Arrives::AtNsqd(from, command) => {
+                if self.nsqd.knows(from) {
+                    let said = self.nsqd.execute(from, command, self.wall(), &mut self.rng);
+                    self.say(said);
+                }
+            }
+            Arrives::AtNode(to, said) => self.hears(to, said),
+            Arrives::Closed(connection) => self.closed(connection),
+            Arrives::Forgotten(connection) => self.nsqd.drop_connection(connection),
+            Arrives::Restart(node) => self.restart(node),
+            Arrives::Connect(node, kind) => self.connect(node, kind),
+            Arrives::CountAt(node) => {
+                let (count, run) = (self.nsqd.tokens() as u64, self.nodes[node].run);
+                let delay = self.rng.u64(..if self.storms { 1500 } else { 5 });
+                self.after(delay, Arrives::Counted(node, run, count));
+            }
+            Arrives::Counted(node, run, count) => {
+                if self.nodes[node].run == run {
+                    let count = self.nsqd.is_up.then_some(count);
+                    self.tell(node, Event::Counted(count));
+                }
+            }
+            Arrives::Wake(node) => self.wake(node),
+            Arrives::Expire => {
+                if self.nsqd.is_up {
+                    let said = self.nsqd.expire(self.wall(), &mut self.rng);
+                    self.say(said);
+                }
+                self.after(100, Arrives::Expire);
+            }
+            Arrives::Fault => {
+                if self.storms {
+                    self.fault();
+                }
+                let next = self.rng.u64(1..3000);
+                self.after(next, Arrives::Fault);
+            }
+            Arrives::Start => self.nsqd.is_up = true,
+        }
+    }
+
+    fn say(&mut self, said: Vec<(ConnectionId, Said)>) {
+        for (to, said) in said {
+            let vanishes = self.trouble.lossy && self.storms && self.rng.u8(..) < 40;
+            if !(vanishes && matches!(said, Said::Heard { .. })) {
+                self.send(to, false, Arrives::AtNode(to, said));
+            }
+        }
+    }
+
+    fn hears(&mut self, connection: ConnectionId, said: Said) {
+        let Some((node, kind)) = self.owner(connection) else { return };
+        let event = match said {
+            Said::Delivered(token) => Event::Taken { token, charter: charter() },
+            Said::Ok { number } => Event::Proven { number },
+            Said::TouchFailed => Event::Lost,
+            Said::Heard { beat, published } => {
+                assert_eq!(kind, Kind::Ears);
+                Event::Heard { beat, published }
+            }
+        };
+        self.tell(node, event);
+    }
+
+    /// The node that still has this connection.
+    fn owner(&self, connection: ConnectionId) -> Option<(usize, Kind)> {
+        let (node, kind) = *self.owners.get(&connection)?;
+        let current = match kind {
+            Kind::Token => self.nodes[node].token,
+            Kind::Ears => self.nodes[node].ears,
+        };
+        (current == Some(connection)).then_some((node, kind))
+    }
+
+    fn closed(&mut self, connection: ConnectionId) {
+        let Some((node, kind)) = self.owner(connection) else { return };
+        self.leave(node, kind);
+        self.tell(node, if kind == Kind::Token { Event::Disconnected } else { Event::Deaf });
+    }
+
+    /// The node lets its connection go, and nsqd hears of it some time.
+    fn leave(&mut self, node: usize, kind: Kind) {
+        let left = match kind {
+            Kind::Token => self.nodes[node].token.take(),
+            Kind::Ears => self.nodes[node].ears.take(),
+        };
+        let late = self.rng.u64(..3000);
+        left.into_iter().for_each(|connection| self.after(late, Arrives::Forgotten(connection)));
+        let delay = self.rng.u64(1..300);
+        self.after(delay, Arrives::Connect(node, kind));
+    }
+
+    fn connect(&mut self, node: usize, kind: Kind) {
+        let taken = if kind == Kind::Token { self.nodes[node].token } else { self.nodes[node].ears };
+        if taken.is_some() {
+            return;
+        }
+        if !self.nsqd.is_up || self.nodes[node].paused_until > self.now {
+            self.after(100, Arrives::Connect(node, kind));
+            return;
+        }
+        self.next_id += 1;
+        let connection = self.next_id;
+        self.owners.insert(connection, (node, kind));
+        match kind {
+            Kind::Token => {
+                self.nodes[node].token = Some(connection);
+                self.nsqd.subscribe(connection);
+                self.tell(node, Event::Connected { max_hold: Duration::from_millis(Nsqd::MAX_HOLD) });
+            }
+            Kind::Ears => {
+                self.nodes[node].ears = Some(connection);
+                self.nsqd.ears.push(connection);
+                self.tell(node, Event::Listening);
+            }
+        }
+    }
+
+    /// Something happens to a node, which a pause puts off.
+    fn tell(&mut self, node: usize, event: Event) {
+        self.nodes[node].inbox.push_back(event);
+        self.wake(node);
+    }
+
+    fn wake(&mut self, at: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[at];
+        if node.paused_until > now {
+            let delay = node.paused_until - now;
+            self.after(delay, Arrives::Wake(at));
+            return;
+        }
+        let clock = node.clock(now);
+        let mut actions = Vec::new();
+        let events: Vec<Event> = node.inbox.drain(..).chain([Event::Tick]).collect();
+        events.into_iter().for_each(|event| actions.extend(node.lease.handle(event, clock)));
+        // a moment after it is due, by a clock of its own pace
+        let due = node.lease.due().map(|due| (due.as_millis() as f64 / node.pace) as u64 + 2);
+        if let Some(due) = due.filter(|due| *due != node.next_wake || *due <= now) {
+            node.next_wake = due;
+            self.after(due.saturating_sub(now).max(1), Arrives::Wake(at));
+        }
+        actions.into_iter().for_each(|action| self.act(at, action));
+    }
+
+    fn act(&mut self, node: usize, action: Action) {
+        let command = match action {
+            Action::Ready(ready) => Command::Ready(ready),
+            Action::Beat { beat, touch } => Command::Beat { beat, touch },
+            Action::Finish(token) => Command::Finish(token),
+            Action::GiveBack(token) => Command::GiveBack(token),
+            Action::Mint if self.trouble.lossy && (node != 0 || self.nsqd.tokens() > 0) => return,
+            Action::Mint => Command::Mint,
+            Action::Count => return self.after(1, Arrives::CountAt(node)),
+            Action::Reconnect => {
+                self.leave(node, Kind::Token);
+                return self.tell(node, Event::Disconnected);
+            }
+            Action::Relisten => {
+                self.leave(node, Kind::Ears);
+                return self.tell(node, Event::Deaf);
+            }
+            Action::Quit(charter) => panic!("seed {}: all agree, and yet not on {charter:?}", self.seed),
+        };
+        if let Some(connection) = self.nodes[node].token {
+            self.send(connection, true, Arrives::AtNsqd(connection, command));
+        }
+    }
+
+    fn fault(&mut self) {
+        let node = self.rng.usize(..NODES);
+        match self.rng.u8(..14) {
+            0..4 => {
+                let pause = self.rng.u64(..5000);
+                self.nodes[node].paused_until = self.now + pause;
+            }
+            4 => {
+                self.tell(node, Event::Stop);
+                self.after(1000, Arrives::Restart(node));
+            }
+            5 | 6 => self.restart(node),
+            7 | 8 => {
+                let connection = if self.rng.bool() { self.nodes[node].token } else { self.nodes[node].ears };
+                connection.into_iter().for_each(|connection| self.closed(connection));
+            }
+            9 => self.nsqd.ahead += self.rng.u64(..5000),
+            10 if self.trouble.back => self.nsqd.ahead -= self.rng.u64(..5000),
+            10 => {}
+            11 => self.end_nsqd(),
+            // as if somebody had found none, long ago
+            12.. if !self.trouble.lossy && self.nsqd.is_up => {
+                self.surplus += u64::from(self.nsqd.tokens() > 0);
+                let said = self.nsqd.execute(0, Command::Mint, self.wall(), &mut self.rng);
+                self.say(said);
+            }
+            12.. => {}
+        }
+    }
+
+    fn restart(&mut self, node: usize) {
+        let run = self.nodes[node].run + 1;
+        self.leave(node, Kind::Token);
+        self.leave(node, Kind::Ears);
+        let pace = self.nodes[node].pace;
+        self.nodes[node] = Node { pace, ..Node::new(node, run, &mut self.rng) };
+    }
+
+    fn end_nsqd(&mut self) {
+        let killed = self.rng.bool();
+        self.nsqd.end(killed);
+        let connections: Vec<_> = self.nodes.iter().flat_map(|node| [node.token, node.ears]).flatten().collect();
+        for connection in connections {
+            self.send(connection, false, Arrives::Closed(connection));
+        }
+        let down = self.rng.u64(1..3000);
+        self.after(down, Arrives::Start);
+    }
+}
+
+impl Node {
+    fn new(at: usize, run: u64, rng: &mut fastrand::Rng) -> Self {
+        let config = Config { node: format!("{at}-{run}"), charter: charter() };
+        let lease = Lease::new(config, rng.fork());
+        let pace = 0.97 + 0.06 * rng.f64();
+        Self { lease, run, token: None, ears: None, pace, paused_until: 0, inbox: VecDeque::new(), next_wake: 0 }
+    }
+
+    fn clock(&self, now: u64) -> Duration {
+        Duration::from_millis(now).mul_f64(self.pace)
+    }
+}
+
+fn charter() -> Charter {
+    Charter { stream: TopicName::new("foo").unwrap(), lease_ms: Nsqd::LEASE }
+}
