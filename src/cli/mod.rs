@@ -9,6 +9,7 @@ pub mod errors;
 pub mod failing;
 pub mod gateway;
 pub mod ingest;
+pub mod node;
 pub mod pipeline;
 pub mod producer;
 pub mod send;
@@ -57,6 +58,8 @@ pub enum Command {
     Gateway(gateway::Args),
     /// Take jobs from a gateway over HTTP, and do them
     Worker(worker::Args),
+    /// One of a fleet: one node generates events, the others handle them and take over when it dies
+    Node(node::Args),
     /// Look at the dead letters of a stream: list them, take them out, put them back, or throw them away
     Errors(errors::Args),
     /// Wake sleeping consumers whose groups have messages

@@ -4,6 +4,7 @@
 //!  Publisher ──▶ Queue ──▶ link (a task a nsqd) ──▶ Connection ──▶ nsqd     publisher/
 //!  Consumer  ◀── messages ── link (a task a nsqd) ◀── Connection ◀── nsqd   consumer/
 //!                  Flow (pure) says each link's RDY                        flow/
+//!  Duplex    ◀─▶ Connection: a subscription that publishes            duplex.rs
 //!  Listener ◀── "a message comes" ◀── Connection                           listener.rs
 //!  Nsqd, Lookupd: their HTTP APIs                                          http.rs
 //! ```
@@ -14,6 +15,7 @@
 mod address;
 mod connection;
 mod consumer;
+mod duplex;
 mod error;
 mod flow;
 mod http;
@@ -24,6 +26,7 @@ mod publisher;
 pub use address::{Address, InvalidAddress};
 pub use connection::{ConnectConfig, identify};
 pub use consumer::{Consumer, ConsumerConfig, Control, Delivery, Health};
+pub use duplex::{Duplex, Heard};
 pub use error::Error;
 pub use flow::{ConnectionId, Flow, FlowConfig};
 pub use http::{ConfigNumber, HttpError, Lookupd, Nsqd, StatsFilter};

@@ -1,4 +1,79 @@
-//! `mqueue node`: one of a fleet generates, the others consume.
+//! `mqueue node`: one of a fleet generates, the others consume, and one of them takes over when it dies.
+//!
+//! ```text
+//!            ┌── token ◀──▶ nsqd: STREAM.token / token      one message: who has it in flight may lead
+//!  Lease ◀───┤
+//!  (pure)    └── ears  ◀─── nsqd: STREAM.token.beats        what holders say of themselves, to all nodes
+//!    │
+//!    ├─ leads ──▶ events ──▶ STREAM, over the token's connection
+//!    └─ else ───▶ Consumer ─▶ Worker ─▶ Work ─▶ done, or dead letter
+//! ```
 
-#![allow(dead_code)]
+mod clock;
+mod event;
 mod lease;
+mod line;
+mod places;
+mod post;
+mod vars;
+mod work;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use self::places::Places;
+use self::post::Post;
+use self::vars::Vars;
+use self::work::{Plan, Work};
+use super::{Exit, Failure};
+use crate::cli::node::{Args, Mode};
+use crate::handler::{HandlerOptions, PrintOutput};
+use crate::shutdown::Shutdown;
+use crate::systemd::Notifier;
+
+/// Runs the command to its end.
+pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    let shutdown = Shutdown::on_signals(args.tuning.grace)?;
+    let places = Places::new(&args)?;
+    let vars = Arc::new(Vars::default());
+    let work = Arc::new(work(&args, &shutdown, vars.clone())?);
+    let plan = Plan::new(&args)?;
+    let (leading, leads) = watch::channel(false);
+    let post = tokio::select! {
+        post = Post::take(&args, places, vars.clone(), leading) => post?,
+        () = shutdown.draining.cancelled() => return Ok(Exit::Success),
+    };
+    vars::serve(vars, args.mport).await;
+    Notifier.ready();
+    let consuming = async {
+        match args.mode {
+            Mode::Consumer => work::run(plan, work, leads, shutdown.clone()).await,
+            Mode::Generator => Ok(()),
+        }
+    };
+    let stands = async {
+        let ended = post.stand(&shutdown).await;
+        // whatever ended it, what is being handled is finished
+        shutdown.draining.cancel();
+        ended
+    };
+    let (ended, consumed) = tokio::join!(stands, consuming);
+    Notifier.stopping();
+    ended.and(consumed)?;
+    Ok(if shutdown.now.is_cancelled() { Exit::Interrupted } else { Exit::Success })
+}
+
+fn work(args: &Args, shutdown: &Shutdown, vars: Arc<Vars>) -> Result<Work, Failure> {
+    let options = HandlerOptions {
+        stream: args.stream.clone(),
+        group: args.group.clone(),
+        output: PrintOutput::Json,
+        timeout: args.failing.handler_timeout,
+        stop: shutdown.draining.clone(),
+        capture_output: false,
+        nsqd: args.broker.nsqd(),
+    };
+    let handler = args.handler.build(&options).map_err(|e| Failure::new(Exit::Usage, e))?;
+    Ok(Work::new(handler, args.invalid, vars))
+}

@@ -219,8 +219,8 @@ impl Lease {
     pub(super) fn due(&self) -> Option<Time> {
         let lapse = self.hold.as_ref().map(|hold| hold.proven + self.config.lead());
         let beat = self.hold.as_ref().map(|hold| hold.due);
-        let count =
-            self.is_without().then(|| self.ears.as_ref().map(|ears| ears.quiet_since + ears.patience)).flatten();
+        let quiet = self.ears.as_ref().filter(|ears| !ears.counting && self.is_without());
+        let count = quiet.map(|ears| ears.quiet_since + ears.patience);
         [lapse, beat, self.ends(), count].into_iter().flatten().min()
     }
 

@@ -118,9 +118,14 @@ impl World {
     }
 
     /// Who may generate now, each by its own clock.
-    pub(super) fn leading(&self) -> Vec<(usize, u64)> {
+    fn leading(&self) -> Vec<(usize, u64)> {
         let leads = |(at, node): (usize, &Node)| Some((at, node.lease.leads(node.clock(self.now))?));
         self.nodes.iter().enumerate().filter_map(leads).collect()
+    }
+
+    /// True if somebody led not long ago.
+    pub(super) fn led_within(&self, time: Duration) -> bool {
+        Duration::from_millis(self.now - self.led) <= time
     }
 
     pub(super) fn tokens(&self) -> usize {

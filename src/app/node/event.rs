@@ -1,0 +1,84 @@
+//! Events: `UUID TIMESTAMP EPOCH SEQUENCE`, blanks between. The seed of this command had the first two.
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What is generated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Event {
+    /// Random, version 4.
+    pub(super) uuid: u128,
+    /// Milliseconds since 1970, by the generator's clock.
+    pub(super) timestamp: u64,
+    /// Which lead it was generated in: goes up with each.
+    pub(super) epoch: u64,
+    /// Counts the events of an epoch, from 1.
+    pub(super) sequence: u64,
+}
+
+impl Event {
+    /// One with a new uuid, now.
+    pub(super) fn new(rng: &mut fastrand::Rng, epoch: u64, sequence: u64) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (version, variant) = (0xf << 76, 0b11 << 62);
+        let uuid = rng.u128(..) & !version & !variant | 4 << 76 | 0b10 << 62;
+        Self { uuid, timestamp: u64::try_from(now.as_millis()).unwrap_or(u64::MAX), epoch, sequence }
+    }
+
+    /// Reads what was written; `None` if it is something else.
+    pub(super) fn parse(body: &[u8]) -> Option<Self> {
+        let mut words = str::from_utf8(body).ok()?.split(' ');
+        let uuid = words.next().filter(|uuid| uuid.len() == 36)?;
+        let is_sound = uuid.char_indices().all(|(at, c)| match at {
+            8 | 13 | 18 | 23 => c == '-',
+            _ => c.is_ascii_hexdigit(),
+        });
+        let uuid = u128::from_str_radix(&uuid.replace('-', ""), 16).ok().filter(|_| is_sound)?;
+        let mut number = || words.next()?.parse::<u64>().ok();
+        let event = Self { uuid, timestamp: number()?, epoch: number()?, sequence: number()? };
+        words.next().is_none().then_some(event)
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { uuid, timestamp, epoch, sequence } = self;
+        let part = |from: u32, digits: u32| (uuid >> (128 - from - 4 * digits)) & ((1 << (4 * digits)) - 1);
+        let (a, b, c, d, e) = (part(0, 8), part(32, 4), part(48, 4), part(64, 4), part(80, 12));
+        write!(f, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x} {timestamp} {epoch} {sequence}")
+    }
+}
+
+/// Randomness that no other process has: the system's, which std takes its hashers' keys from.
+pub(super) fn rng() -> fastrand::Rng {
+    fastrand::Rng::with_seed(RandomState::new().build_hasher().finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_read_as_it_was_written() {
+        let event = Event::new(&mut rng(), 17, 3);
+        let text = event.to_string();
+        assert_eq!(Event::parse(text.as_bytes()), Some(event), "{text}");
+        assert_eq!((text.as_bytes()[14], text.split(' ').count()), (b'4', 4), "{text}");
+        assert!(b"89ab".contains(&text.as_bytes()[19]), "{text}");
+    }
+
+    #[test]
+    fn anything_else_is_no_event() {
+        let uuid = "0b7a2f3c-1d2e-4f5a-8b9c-0d1e2f3a4b5c";
+        assert!(Event::parse(format!("{uuid} 1 2 3").as_bytes()).is_some());
+        for wrong in
+            ["", " ", "x 1 2 3", uuid, &format!("{uuid} 1 2"), &format!("{uuid} 1 2 3 4"), &format!("{uuid} 1 2 -3")]
+        {
+            assert_eq!(Event::parse(wrong.as_bytes()), None, "{wrong:?}");
+        }
+        assert_eq!(Event::parse(b"0b7a2f3c+1d2e-4f5a-8b9c-0d1e2f3a4b5c 1 2 3"), None);
+        assert_eq!(Event::parse(&[0xff; 60]), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! The consumer's side: events are handled while this node does not generate.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::event::Event;
+use super::vars::Vars;
+use crate::app::{Failure, working};
+use crate::backoff::Backoff;
+use crate::cli::node::Args;
+use crate::client::{Consumer, ConsumerConfig};
+use crate::handler::{AnyHandler, Handler, Verdict};
+use crate::proto::Message;
+use crate::shutdown::Shutdown;
+use crate::worker::{Worker, WorkerConfig};
+
+/// Handles events; a share of them is invalid, by chance, and so is what is no event.
+#[derive(Debug)]
+pub(super) struct Work {
+    handler: AnyHandler,
+    invalid: f64,
+    vars: Arc<Vars>,
+}
+
+impl Work {
+    pub(super) fn new(handler: AnyHandler, invalid: f64, vars: Arc<Vars>) -> Self {
+        Self { handler, invalid, vars }
+    }
+}
+
+impl Handler for Work {
+    async fn handle(&self, message: Message) -> Verdict {
+        let event = Event::parse(&message.body);
+        if let Some(event) = event {
+            self.vars.seen_epoch.fetch_max(event.epoch, Ordering::Relaxed);
+        }
+        let why = match event {
+            None => "invalid: no event (UUID TIMESTAMP EPOCH SEQUENCE)",
+            Some(_) if fastrand::f64() < self.invalid => "invalid, by chance",
+            Some(_) => {
+                let verdict = self.handler.handle(message).await;
+                self.vars.handled.fetch_add(u64::from(matches!(verdict, Verdict::Done(_))), Ordering::Relaxed);
+                return verdict;
+            }
+        };
+        self.vars.invalid.fetch_add(1, Ordering::Relaxed);
+        Verdict::drop(why)
+    }
+}
+
+/// How events are taken and handled.
+#[derive(Debug)]
+pub(super) struct Plan {
+    consumer: ConsumerConfig,
+    worker: WorkerConfig,
+}
+
+impl Plan {
+    pub(super) fn new(args: &Args) -> Result<Self, Failure> {
+        let mut consumer = working::consumer_config(&args.stream, &args.group, &args.broker, &args.tuning);
+        consumer.flow.max_in_flight = args.concurrency;
+        let worker = WorkerConfig {
+            concurrency: args.concurrency as usize,
+            ..working::worker_config(&args.stream, &args.failing)?
+        };
+        Ok(Self { consumer, worker })
+    }
+}
+
+/// Handles events whenever this node does not generate, until it is to end.
+pub(super) async fn run(
+    plan: Plan,
+    work: Arc<Work>,
+    mut leads: watch::Receiver<bool>,
+    shutdown: Shutdown,
+) -> Result<(), Failure> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
+    while !shutdown.draining.is_cancelled() {
+        tokio::select! {
+            Ok(_) = leads.wait_for(|leads| !leads) => {}
+            () = shutdown.draining.cancelled() => break,
+        }
+        let consumer = tokio::select! {
+            connected = Consumer::connect(plan.consumer.clone()) => connected,
+            () = shutdown.draining.cancelled() => break,
+        };
+        match consumer {
+            Ok(consumer) => {
+                backoff.reset();
+                consume(consumer, &plan, work.clone(), &mut leads, &shutdown).await?;
+            }
+            Err(error) => {
+                tracing::warn!("cannot consume, trying again: {error}");
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.next().unwrap_or_default()) => {}
+                    () = shutdown.draining.cancelled() => break,
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One subscription, until this node generates or is to end: what runs is finished either way.
+async fn consume(
+    consumer: Consumer,
+    plan: &Plan,
+    work: Arc<Work>,
+    leads: &mut watch::Receiver<bool>,
+    shutdown: &Shutdown,
+) -> Result<(), Failure> {
+    tracing::info!(stream = %consumer.topic(), group = %consumer.channel(), "consuming");
+    let until = Shutdown { draining: shutdown.draining.child_token(), now: shutdown.now.clone() };
+    let worker =
+        Worker::new(consumer, work, plan.worker.clone()).map_err(|e| Failure::new(crate::app::Exit::Usage, e))?;
+    let mut working = std::pin::pin!(worker.run(&until));
+    let (_, tally) = tokio::select! {
+        done = &mut working => done,
+        Ok(_) = leads.wait_for(|leads| *leads) => {
+            until.draining.cancel();
+            working.await
+        }
+    };
+    tracing::info!(
+        "no longer consuming: {} done, {} dead letters, {} given back",
+        tally.done,
+        tally.dead,
+        tally.released
+    );
+    Ok(())
+}
