@@ -26,6 +26,7 @@ mod layers;
 mod lookup;
 mod lossless;
 mod lost;
+mod node;
 mod pipeline;
 mod print;
 mod retry;

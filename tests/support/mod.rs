@@ -7,6 +7,7 @@ pub mod fake_nsqd;
 mod gateway;
 mod mqueue;
 mod nsq;
+mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ pub use self::events::Sequences;
 pub use self::gateway::{Gateway, Worker};
 pub use self::mqueue::{Finished, Mqueue, consumer, is_optimised, mqueue, program};
 pub use self::nsq::{Lookupd, Nsqd, get, peer, request};
+pub use self::wire::Wire;
 
 /// The longest that any single condition may take, on a slow and busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -22,7 +22,7 @@ pub(super) enum Said {
 }
 
 enum State {
-    Up(Duplex),
+    Up(Box<Duplex>),
     Opening(Opening),
 }
 
@@ -38,7 +38,7 @@ impl Line {
     /// Connected already; `open` connects anew.
     pub(super) fn new(name: &'static str, first: Duplex, open: Box<dyn Fn() -> Opening + Send>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2), fastrand::Rng::new());
-        Self { name, open, state: State::Up(first), backoff }
+        Self { name, open, state: State::Up(Box::new(first)), backoff }
     }
 
     /// What happens next. Cancel-safe.
@@ -59,7 +59,7 @@ impl Line {
                 State::Opening(opening) => match opening.await {
                     Ok(duplex) => {
                         tracing::info!("connection for {} is back", self.name);
-                        self.state = State::Up(duplex);
+                        self.state = State::Up(Box::new(duplex));
                         return Said::Up;
                     }
                     Err(error) => error,

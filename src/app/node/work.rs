@@ -80,7 +80,7 @@ pub(super) async fn run(
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
     while !shutdown.draining.is_cancelled() {
         tokio::select! {
-            Ok(_) = leads.wait_for(|leads| !leads) => {}
+            () = until(&mut leads, false) => {}
             () = shutdown.draining.cancelled() => break,
         }
         let consumer = tokio::select! {
@@ -104,6 +104,14 @@ pub(super) async fn run(
     Ok(())
 }
 
+/// Waits until this node generates, or does not. What it hears is let go at once: held on to, it would lock the sender out.
+async fn until(leads: &mut watch::Receiver<bool>, wanted: bool) {
+    if leads.wait_for(|leads| *leads == wanted).await.is_err() {
+        // the node is ending, and the worker is told so by other means
+        std::future::pending().await
+    }
+}
+
 /// One subscription, until this node generates or is to end: what runs is finished either way.
 async fn consume(
     consumer: Consumer,
@@ -113,14 +121,14 @@ async fn consume(
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
     tracing::info!(stream = %consumer.topic(), group = %consumer.channel(), "consuming");
-    let until = Shutdown { draining: shutdown.draining.child_token(), now: shutdown.now.clone() };
+    let stopping = Shutdown { draining: shutdown.draining.child_token(), now: shutdown.now.clone() };
     let worker =
         Worker::new(consumer, work, plan.worker.clone()).map_err(|e| Failure::new(crate::app::Exit::Usage, e))?;
-    let mut working = std::pin::pin!(worker.run(&until));
+    let mut working = std::pin::pin!(worker.run(&stopping));
     let (_, tally) = tokio::select! {
         done = &mut working => done,
-        Ok(_) = leads.wait_for(|leads| *leads) => {
-            until.draining.cancel();
+        () = until(leads, true) => {
+            stopping.draining.cancel();
             working.await
         }
     };

@@ -1,0 +1,143 @@
+//! Nodes, each behind a wire of its own, and a judge who reads every event.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Mqueue, Nsqd, Wire, mqueue, wait_until};
+
+/// `mqueue node` of an nsqd, by these addresses, with further arguments.
+pub fn node(tcp: &str, nsqd: &Nsqd, args: &str) -> Mqueue {
+    mqueue(&format!("node --nsqd-tcp-address {tcp} --nsqd-http-address {} {args}", nsqd.http())).env("MPORT", "0")
+}
+
+/// Nodes of stream `foo` and group `1`, with a lease of a second.
+pub struct Fleet {
+    pub nodes: Vec<Mqueue>,
+    pub wires: Vec<Wire>,
+    args: String,
+    http: String,
+    /// What those that were killed had said.
+    buried: String,
+}
+
+impl Fleet {
+    pub fn start(nsqd: &Nsqd, count: usize, args: &str) -> Self {
+        let wires: Vec<Wire> = (0..count).map(|_| Wire::to(nsqd.tcp())).collect();
+        let args = format!("--stream foo --group 1 --ping-interval 1 {args}");
+        let http = nsqd.http();
+        let mut fleet = Self { nodes: Vec::new(), wires, args, http, buried: String::new() };
+        fleet.nodes = (0..count).map(|at| fleet.node(at)).collect();
+        fleet
+    }
+
+    fn node(&self, at: usize) -> Mqueue {
+        let broker = format!("--nsqd-tcp-address {} --nsqd-http-address {}", self.wires[at].address(), self.http);
+        mqueue(&format!("node {broker} {}", self.args)).env("MPORT", "0").start()
+    }
+
+    /// Starts another in the place of one that was killed.
+    pub fn replace(&mut self, at: usize) {
+        let another = self.node(at);
+        let killed = std::mem::replace(&mut self.nodes[at], another).finish();
+        self.buried += &killed.stderr;
+    }
+
+    /// Waits until there is a generator; which it is, and its epoch.
+    #[track_caller]
+    pub fn generator(&self) -> (usize, u64) {
+        wait_until("a generator", || self.newest().is_some());
+        self.newest().expect("waited for")
+    }
+
+    /// Waits until another begins; for how long.
+    #[track_caller]
+    pub fn wait_for_generator_after(&self, epoch: u64) -> Duration {
+        let start = Instant::now();
+        wait_until(&format!("a generator after {epoch}"), || self.newest().is_some_and(|(_, newest)| newest > epoch));
+        start.elapsed()
+    }
+
+    fn newest(&self) -> Option<(usize, u64)> {
+        let all = self.nodes.iter().enumerate();
+        all.filter_map(|(at, node)| Some((at, epochs(&node.stderr()).max()?))).max_by_key(|(_, epoch)| *epoch)
+    }
+
+    /// How often any node became the generator. A term may end before its first event, and then nobody can see it.
+    pub fn terms(&self) -> usize {
+        let all: String = self.nodes.iter().map(Mqueue::stderr).chain([self.buried.clone()]).collect();
+        epochs(&all).count()
+    }
+
+    /// Ends all of them in order.
+    pub fn end(&mut self) {
+        let running: Vec<_> = self.nodes.iter_mut().filter_map(|node| (!node.has_ended()).then_some(&*node)).collect();
+        running.iter().for_each(|node| node.signal(Signal::SIGTERM));
+        for node in &mut self.nodes {
+            wait_until("the end of a node", || node.has_ended());
+        }
+    }
+}
+
+/// The epochs that a node's log says it generated in.
+fn epochs(log: &str) -> impl Iterator<Item = u64> {
+    let lines =
+        log.lines().filter_map(|line| line.split_once("generating epoch=").filter(|_| !line.contains("no longer")));
+    lines.filter_map(|(_, rest)| rest.split(' ').next()?.parse().ok())
+}
+
+/// Reads every event of `foo`.
+pub struct Judge(Mqueue);
+
+/// What the events themselves say.
+#[derive(Debug)]
+pub struct Verdict {
+    pub events: usize,
+    pub epochs: usize,
+    /// From one epoch's last event to the next one's first.
+    pub longest_gap: Duration,
+}
+
+impl Judge {
+    pub fn of(nsqd: &Nsqd) -> Self {
+        let args = format!("consumer --stream foo --group judge --output body --nsqd-tcp-address {}", nsqd.tcp());
+        let judge = Self(mqueue(&args).start());
+        nsqd.wait_for_clients("foo", "judge", 1);
+        judge
+    }
+
+    #[track_caller]
+    pub fn wait_for_more(&self, events: usize) {
+        let before = self.0.stdout().lines().count();
+        self.0.wait_for_lines(before + events);
+    }
+
+    /// When all is read: exactly one node generated at every event, and none is missing or there twice.
+    #[track_caller]
+    pub fn verdict(self, nsqd: &Nsqd) -> Verdict {
+        nsqd.wait_for_empty("foo", "judge");
+        self.0.signal(Signal::SIGTERM);
+        let lines = self.0.finish().stdout;
+        let mut epochs: BTreeMap<u64, BTreeMap<u64, u64>> = BTreeMap::new();
+        for line in lines.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [timestamp, epoch, sequence] = [1, 2, 3].map(|at| words[at].parse::<u64>().expect("a number"));
+            let twice = epochs.entry(epoch).or_default().insert(sequence, timestamp);
+            assert_eq!(twice, None, "event {sequence} of epoch {epoch} is there twice");
+        }
+        let mut longest_gap = 0;
+        let mut last_end = None;
+        for (epoch, events) in &epochs {
+            let (first, last) = (events.values().min().expect("some"), events.values().max().expect("some"));
+            let whole = events.keys().copied().eq(1..=events.len() as u64);
+            assert!(whole, "epoch {epoch} has gaps: {:?}", events.keys());
+            if let Some(end) = last_end.replace(*last) {
+                assert!(end <= *first, "epoch {epoch} began at {first}, and the one before had an event at {end}");
+                longest_gap = longest_gap.max(first - end);
+            }
+        }
+        let longest_gap = Duration::from_millis(longest_gap);
+        Verdict { events: lines.lines().count(), epochs: epochs.len(), longest_gap }
+    }
+}
