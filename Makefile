@@ -53,6 +53,9 @@ gateway: $(program) ## serve a job queue over HTTP on port 5000
 worker: $(program) ## take jobs from it: make worker ARGS="-n 1 -p 1"
 	@exec cargo run --release --quiet -- worker $(ARGS)
 
+node: $(program) ## one of a fleet that generates and handles events: STREAM=foo GROUP=1 MPORT=8081 make node
+	@exec cargo run --release --quiet -- node $(ARGS)
+
 systemd-socket-activate-consumer: $(program) ## a sleeping consumer in this terminal: STREAM=foo TIMEOUT=30 make …
 	@PROGRAM=$(program) exec scripts/socket-activate $(ARGS)
 
@@ -76,5 +79,5 @@ lint: ## formatting, clippy and the documentation, warnings denied
 images: ## draw the pictures in data/images again
 	@scripts/images
 
-.PHONY: help demo up down clean-data peers build producer consumer wakeup doctor pipeline simulate gateway worker systemd-socket-activate-consumer install uninstall \
+.PHONY: help demo up down clean-data peers build producer consumer wakeup doctor pipeline simulate node gateway worker systemd-socket-activate-consumer install uninstall \
 	reload-systemd-consumer test lint images

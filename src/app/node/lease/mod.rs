@@ -401,6 +401,6 @@ impl Lease {
 
     fn patience(&mut self) -> Duration {
         let lease = self.config.lease();
-        lease / 2 + lease.mul_f64(self.rng.f64())
+        lease / 4 + (lease / 2).mul_f64(self.rng.f64())
     }
 }

@@ -208,9 +208,9 @@ fn who_is_to_end_gives_the_token_back_and_takes_no_other() {
 #[test]
 fn a_token_is_made_where_there_is_none_and_nobody_is_heard() {
     let mut desk = Desk::new();
-    desk.wait(LEASE / 2);
+    desk.wait(LEASE / 4 - Duration::from_millis(1));
     desk.hears(token(1, 1), Role::Leading, 1);
-    desk.wait(LEASE / 2 - Duration::from_millis(1));
+    desk.wait(LEASE / 4 - Duration::from_millis(1));
     assert!(!desk.did(&Action::Count), "somebody was heard");
     for (count, mints) in [(Some(1), false), (None, false), (Some(0), true)] {
         desk.wait(2 * LEASE);
