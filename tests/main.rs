@@ -16,6 +16,7 @@ mod conformance;
 mod demo;
 mod doctor;
 mod errors;
+mod fence;
 mod file;
 mod gateway;
 mod groups;

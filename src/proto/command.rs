@@ -63,6 +63,15 @@ pub enum Command {
         /// The message.
         body: Bytes,
     },
+    /// Publish one message, if the topic's epoch is not a later one: nsqd does not know this, mqueue's broker grants it in IDENTIFY.
+    Fpub {
+        /// Where to.
+        topic: TopicName,
+        /// The publisher's epoch. It is the topic's from now on.
+        epoch: u64,
+        /// The message.
+        body: Bytes,
+    },
     /// Publish several messages, all or none.
     Mpub {
         /// Where to.
@@ -87,6 +96,7 @@ impl Command {
             Self::Nop => b"NOP",
             Self::Pub { .. } => b"PUB",
             Self::Dpub { .. } => b"DPUB",
+            Self::Fpub { .. } => b"FPUB",
             Self::Mpub { .. } => b"MPUB",
         }
     }
@@ -129,6 +139,13 @@ impl Command {
                 out.put_slice(topic.as_str().as_bytes());
                 out.put_slice(b" ");
                 out.put_decimal(*delay);
+                with_body(out, b"\n", body);
+            }
+            Self::Fpub { topic, epoch, body } => {
+                out.put_slice(b"FPUB ");
+                out.put_slice(topic.as_str().as_bytes());
+                out.put_slice(b" ");
+                out.put_decimal(*epoch);
                 with_body(out, b"\n", body);
             }
             Self::Mpub { topic, bodies } => {

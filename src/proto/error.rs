@@ -15,7 +15,7 @@ macro_rules! codes {
         }
 
         impl ErrorCode {
-            /// Every code that nsqd 1.3.0 sends.
+            /// Every code that nsqd 1.3.0 sends, and E_FENCED.
             pub const ALL: &[ErrorCode] = &[$(ErrorCode::$variant,)*];
 
             /// The code on the wire.
@@ -60,6 +60,8 @@ codes! {
     ReqFailed = "E_REQ_FAILED",
     /// TOUCH of a message that is not in flight on this connection.
     TouchFailed = "E_TOUCH_FAILED",
+    /// FPUB with an epoch that is over. Only mqueue's broker has it.
+    Fenced = "E_FENCED",
     /// IDENTIFY asked for what does not go together.
     IdentifyFailed = "E_IDENTIFY_FAILED",
     /// A command came before AUTH, where AUTH is wanted.
@@ -75,9 +77,9 @@ codes! {
 }
 
 impl ErrorCode {
-    /// True unless nsqd keeps the connection after it. Only the answers to a late FIN, REQ or TOUCH are not fatal.
+    /// True unless nsqd keeps the connection after it. Only the answers to a late FIN, REQ, TOUCH or FPUB are not fatal.
     pub fn is_fatal(self) -> bool {
-        !matches!(self, Self::FinFailed | Self::ReqFailed | Self::TouchFailed)
+        !matches!(self, Self::FinFailed | Self::ReqFailed | Self::TouchFailed | Self::Fenced)
     }
 }
 
@@ -139,9 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn only_three_codes_leave_the_connection_open() {
+    fn only_four_codes_leave_the_connection_open() {
         let open: Vec<_> = ErrorCode::ALL.iter().filter(|code| !code.is_fatal()).map(|code| code.as_str()).collect();
-        assert_eq!(open, ["E_FIN_FAILED", "E_REQ_FAILED", "E_TOUCH_FAILED"]);
+        assert_eq!(open, ["E_FIN_FAILED", "E_REQ_FAILED", "E_TOUCH_FAILED", "E_FENCED"]);
     }
 
     #[test]

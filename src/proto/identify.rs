@@ -50,10 +50,13 @@ pub struct Identify {
     /// The deflate level: 1 to nsqd's `--max-deflate-level`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deflate_level: Option<i32>,
+    /// Asks for FPUB, which mqueue's broker has.
+    #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_is_default")]
+    pub fence: bool,
 }
 
 /// The fields of [`Identify`], whose names Go takes in any case.
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "client_id",
     "hostname",
     "user_agent",
@@ -67,6 +70,7 @@ const FIELDS: [&str; 13] = [
     "snappy",
     "deflate",
     "deflate_level",
+    "fence",
 ];
 
 impl Identify {
@@ -134,6 +138,9 @@ pub struct IdentifyReply {
     pub output_buffer_size: i64,
     /// Milliseconds that nsqd gathers for.
     pub output_buffer_timeout: i64,
+    /// FPUB is known. nsqd does not send this.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fence: bool,
 }
 
 impl Default for IdentifyReply {
@@ -152,6 +159,7 @@ impl Default for IdentifyReply {
             auth_required: false,
             output_buffer_size: 16_384,
             output_buffer_timeout: 250,
+            fence: false,
         }
     }
 }
@@ -194,6 +202,7 @@ mod tests {
             snappy: true,
             deflate: true,
             deflate_level: Some(1),
+            fence: true,
         };
         let json = serde_json::to_value(all).unwrap();
         let names: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();

@@ -98,6 +98,14 @@ impl Line {
         }
     }
 
+    /// Whether epochs are heeded where it leads to.
+    pub(super) fn fences(&self) -> bool {
+        match &self.state {
+            State::Up(duplex) => duplex.granted().fence,
+            State::Opening(_) => false,
+        }
+    }
+
     /// Ends it, when all is said.
     pub(super) async fn close(self) {
         match self.state {

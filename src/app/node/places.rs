@@ -105,6 +105,7 @@ fn connect_config(lease: Duration) -> ConnectConfig {
         hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
         heartbeat_interval: millis((lease / 4).clamp(Duration::from_secs(1), Duration::from_secs(30))),
         msg_timeout: millis(lease),
+        fence: true,
         // a lone message at once
         output_buffer_size: Some(-1),
         ..default.identify

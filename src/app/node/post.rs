@@ -20,7 +20,7 @@ use super::vars::Vars;
 use crate::app::{Exit, Failure};
 use crate::cli::node::Args;
 use crate::client::Heard;
-use crate::proto::{Command, ErrorCode, Message, TopicName};
+use crate::proto::{Command, ErrorCode, Message, TopicName, WireError};
 use crate::shutdown::Shutdown;
 
 /// Events that may be on their way to nsqd.
@@ -151,11 +151,21 @@ impl Post {
             },
             Said::Heard(Heard::Failed(error)) => {
                 tracing::debug!("{error}");
-                if error.code == ErrorCode::TouchFailed {
-                    self.happened(Happened::Lost);
+                match error.code {
+                    ErrorCode::TouchFailed => self.happened(Happened::Lost),
+                    ErrorCode::Fenced => self.fenced(&error),
+                    _ => {}
                 }
             }
         }
+    }
+
+    /// An event was refused: the stream is in a later epoch, which the error begins with.
+    fn fenced(&mut self, error: &WireError) {
+        self.asked.pop_front();
+        let epoch = str::from_utf8(&error.text).ok().and_then(|text| text.split(' ').nth(1)?.parse().ok());
+        tracing::warn!("an event was refused, it came too late: {error}");
+        self.happened(Happened::Fenced { epoch: epoch.unwrap_or(0) });
     }
 
     fn token_lost(&mut self) {
@@ -209,7 +219,7 @@ impl Post {
             Action::Beat { beat, touch } => {
                 touch.into_iter().for_each(|token| self.tell(&Command::Touch(token.id)));
                 let body = Bytes::from(serde_json::to_vec(&beat).expect("text and numbers"));
-                self.publish(self.places.beats.clone(), body, Asked::Beat(beat.number));
+                self.publish(Command::Pub { topic: self.places.beats.clone(), body }, Asked::Beat(beat.number));
             }
             Action::Finish(token) => self.tell(&Command::Fin(token.id)),
             Action::GiveBack(token) => self.tell(&Command::Req { id: token.id, delay: 0 }),
@@ -217,7 +227,7 @@ impl Post {
             Action::Mint => {
                 tracing::info!(stream = %self.places.token, "no node has a token: published one");
                 let body = Bytes::from(serde_json::to_vec(&self.charter).expect("text and numbers"));
-                self.publish(self.places.token.clone(), body, Asked::Mint);
+                self.publish(Command::Pub { topic: self.places.token.clone(), body }, Asked::Mint);
             }
             Action::Reconnect => {
                 tracing::warn!("nsqd did not answer in time: gave the token up");
@@ -237,8 +247,8 @@ impl Post {
         self.token.say(command);
     }
 
-    fn publish(&mut self, topic: TopicName, body: Bytes, asked: Asked) {
-        if self.token.say(&Command::Pub { topic, body }) {
+    fn publish(&mut self, command: Command, asked: Asked) {
+        if self.token.say(&command) {
             self.asked.push_back(asked);
         }
     }
@@ -246,8 +256,13 @@ impl Post {
     fn generate(&mut self) {
         // asked as late as can be: what follows is a write
         let Some(epoch) = self.lease.leads(clock::now()) else { return self.look() };
-        let event = self.generator.event(epoch);
-        self.publish(self.generator.stream.clone(), event.to_string().into(), Asked::Event);
+        let body = Bytes::from(self.generator.event(epoch).to_string());
+        let topic = self.generator.stream.clone();
+        let command = match self.token.fences() {
+            true => Command::Fpub { topic, epoch, body },
+            false => Command::Pub { topic, body },
+        };
+        self.publish(command, Asked::Event);
         self.vars.generated.fetch_add(1, Ordering::Relaxed);
     }
 

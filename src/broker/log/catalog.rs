@@ -22,6 +22,7 @@ pub(super) struct Catalog {
 pub(super) struct Topic {
     pub(super) name: TopicName,
     pub(super) paused: bool,
+    pub(super) fence: u64,
     pub(super) channels: BTreeMap<ChannelId, Channel>,
 }
 
@@ -46,6 +47,7 @@ impl Catalog {
             Change::TopicPaused(id, paused) => {
                 self.topics.entry(*id).and_modify(|topic| topic.paused = *paused);
             }
+            Change::TopicFenced(id, epoch) => self.fence(*id, *epoch),
             Change::ChannelCreated(topic, id, name) => self.add_channel(*topic, *id, name.clone(), false),
             Change::ChannelDeleted(id) => {
                 let topic = self.owners.remove(id).and_then(|topic| self.topics.get_mut(&topic));
@@ -69,6 +71,7 @@ impl Catalog {
             Change::TopicCreated(..)
             | Change::TopicDeleted(_)
             | Change::TopicPaused(..)
+            | Change::TopicFenced(..)
             | Change::ChannelCreated(..)
             | Change::ChannelDeleted(_)
             | Change::ChannelPaused(..) => true,
@@ -81,8 +84,13 @@ impl Catalog {
     }
 
     pub(super) fn add_topic(&mut self, id: TopicId, name: TopicName, paused: bool) {
-        self.topics.entry(id).or_insert(Topic { name, paused, channels: BTreeMap::new() });
+        self.topics.entry(id).or_insert(Topic { name, paused, fence: 0, channels: BTreeMap::new() });
         self.next_number = self.next_number.max(id.0.saturating_add(1));
+    }
+
+    /// Fences only rise.
+    pub(super) fn fence(&mut self, id: TopicId, epoch: u64) {
+        self.topics.entry(id).and_modify(|topic| topic.fence = topic.fence.max(epoch));
     }
 
     pub(super) fn add_channel(&mut self, topic: TopicId, id: ChannelId, name: ChannelName, paused: bool) {
@@ -109,6 +117,7 @@ impl Catalog {
                 id: *id,
                 name: it.name.clone(),
                 paused: it.paused,
+                fence: it.fence,
                 channels: channels(it),
             })
             .collect()

@@ -113,6 +113,8 @@ pub enum Change {
     TopicDeleted(TopicId),
     /// It was paused, or goes on.
     TopicPaused(TopicId, bool),
+    /// From now on it takes no FPUB with an epoch below this one.
+    TopicFenced(TopicId, u64),
     /// What the topic itself held was thrown away.
     TopicEmptied(TopicId),
     /// What the topic held went to its durable channels, a copy each (none, if it has only ephemeral ones).

@@ -5,9 +5,10 @@
 //!  Carried   topic (4) │ id (8) │ timestamp (8) │ due (8) │ count (4) │ ( channel (4) │ attempts (2) │ due (8) )* │ size (4) │ body
 //!  Changes   ( tag (1) │ fields )*
 //!  Snapshot  last id (8) │ next number (4) │ count (4) │ ( id (4) │ paused (1) │ name │ count (4) │ ( id (4) │ paused (1) │ name )* )*
+//!            │ ( id (4) │ epoch (8) )*
 //! ```
 //!
-//! A name is its length (1) and its characters. A `due` of 0 is none. A Snapshot's inner list is a topic's channels.
+//! A name is its length (1) and its characters. A `due` of 0 is none. A Snapshot's inner list is a topic's channels, its last one the topics with a fence.
 
 use super::catalog::Catalog;
 use super::{Batch, Carried, Change, ChannelId, Copy, Holder, TopicId, UnixMillis};
@@ -95,6 +96,10 @@ pub(super) fn put_change(out: &mut Vec<u8>, change: &Change) {
             out.put_u16(*attempts);
             out.put_due(*due);
         }
+        Change::TopicFenced(id, epoch) => {
+            put_tagged(out, 12, id.0);
+            out.put_u64(*epoch);
+        }
     }
 }
 
@@ -142,6 +147,10 @@ pub(super) fn put_snapshot(out: &mut Vec<u8>, catalog: &Catalog) {
         for (id, channel) in &topic.channels {
             put_named(out, id.0, channel.paused, channel.name.as_str());
         }
+    }
+    for (id, topic) in catalog.topics.iter().filter(|(_, topic)| topic.fence > 0) {
+        out.put_u32(id.0);
+        out.put_u64(topic.fence);
     }
 }
 
@@ -227,6 +236,7 @@ impl<'a> Fields<'a> {
             9 => Change::ChannelEmptied(channel),
             10 => Change::Finished(channel, self.u64()?),
             11 => Change::Requeued(channel, self.u64()?, self.array().map(u16::from_le_bytes)?, self.due()?),
+            12 => Change::TopicFenced(topic, self.u64()?),
             _ => return Err(Nonsense),
         }))
     }
@@ -294,7 +304,11 @@ pub(super) fn read_snapshot(payload: &[u8]) -> Result<Catalog, Nonsense> {
             catalog.add_channel(topic, channel, fields.channel_name()?, paused);
         }
     }
-    fields.0.is_empty().then_some(catalog).ok_or(Nonsense)
+    while !fields.0.is_empty() {
+        let (topic, epoch) = (TopicId(fields.u32()?), fields.u64()?);
+        catalog.topics.get_mut(&topic).ok_or(Nonsense)?.fence = epoch;
+    }
+    Ok(catalog)
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub struct RecoveredTopic {
     pub name: TopicName,
     /// Nothing is delivered.
     pub paused: bool,
+    /// The highest epoch that was published in.
+    pub fence: u64,
     /// Its durable channels.
     pub channels: Vec<RecoveredChannel>,
 }

@@ -148,7 +148,10 @@ impl Replay {
                 self.messages.forget_channels();
             }
             Change::ChannelCreated(..) | Change::ChannelDeleted(_) => self.messages.forget_channels(),
-            Change::TopicCreated(..) | Change::TopicPaused(..) | Change::ChannelPaused(..) => {}
+            Change::TopicCreated(..)
+            | Change::TopicPaused(..)
+            | Change::TopicFenced(..)
+            | Change::ChannelPaused(..) => {}
         }
     }
 

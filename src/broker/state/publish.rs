@@ -56,6 +56,20 @@ impl State {
         Ok(())
     }
 
+    /// This epoch publishes to the topic: every one before it is over. Fails, with the one that is in force, if this one is.
+    pub fn fence(&mut self, name: &TopicName, epoch: u64) -> Result<(), u64> {
+        self.create_topic(name);
+        let topic = self.topics.get_mut(name).expect("made just now");
+        if epoch < topic.fence {
+            return Err(topic.fence);
+        }
+        if epoch > topic.fence && !topic.is_ephemeral {
+            self.store.note(&Change::TopicFenced(topic.id, epoch));
+        }
+        topic.fence = epoch;
+        Ok(())
+    }
+
     /// Counts what a session published.
     pub fn count_published(&mut self, session: SessionId, topic: &TopicName, count: u64) {
         self.session(session).count_published(topic, count);

@@ -20,7 +20,7 @@ impl State {
         let mut names: HashMap<TopicId, TopicName> = HashMap::new();
         for known in recovered.topics {
             let mut topic = Topic::new(known.id, false);
-            topic.paused = known.paused;
+            (topic.paused, topic.fence) = (known.paused, known.fence);
             for known_channel in known.channels {
                 let mut channel = Channel::new(known_channel.id, known.name.clone(), known_channel.name.clone());
                 channel.paused = known_channel.paused;

@@ -12,6 +12,8 @@ pub(super) struct Topic {
     pub(super) id: TopicId,
     pub(super) is_ephemeral: bool,
     pub(super) paused: bool,
+    /// The highest epoch that was published in.
+    pub(super) fence: u64,
     /// It may have channels elsewhere that are not known yet: none of them is to miss a message.
     pub(super) is_unsettled: bool,
     pub(super) channels: BTreeMap<ChannelName, ChannelId>,
@@ -37,6 +39,7 @@ impl Topic {
             id,
             is_ephemeral,
             paused: false,
+            fence: 0,
             is_unsettled: false,
             channels: BTreeMap::new(),
             held: VecDeque::new(),

@@ -102,6 +102,7 @@ impl<'a> Turn<'a> {
             Command::Dpub { topic, delay, body } => {
                 self.publish(&topic, Bodies::one(body), Some(delay), ErrorCode::DpubFailed, 1)
             }
+            Command::Fpub { topic, epoch, body } => self.publish_in(&topic, epoch, body),
             Command::Mpub { topic, bodies } => self.publish(&topic, bodies, None, ErrorCode::MpubFailed, 1),
         }
     }
@@ -140,6 +141,17 @@ impl<'a> Turn<'a> {
         self.state.count_published(self.session, topic, count);
         (0..oks).for_each(|_| self.respond(Response::Ok));
         Ok(())
+    }
+
+    /// Publishes, unless this epoch is over.
+    fn publish_in(&mut self, topic: &TopicName, epoch: u64, body: Bytes) -> Result<(), ProtocolError> {
+        match self.state.fence(topic, epoch) {
+            Ok(()) => self.publish(topic, Bodies::one(body), None, ErrorCode::PubFailed, 1),
+            Err(fence) => {
+                let text = format!("{fence} is the epoch of {topic}, {epoch} is over");
+                self.answer(|_| Err((ErrorCode::Fenced, text)))
+            }
+        }
     }
 
     fn identify(&mut self, wishes: &[u8]) -> Result<(), ProtocolError> {
@@ -223,6 +235,7 @@ enum Heed {
 /// What may be said when; nsqd looks at this before it looks at parameters.
 fn expect(verb: &[u8], phase: Phase, agreed: &Agreed) -> Result<Heed, ProtocolError> {
     let fits = match verb {
+        b"FPUB" if !agreed.fence => return Err(invalid("invalid command FPUB")),
         b"IDENTIFY" | b"AUTH" | b"SUB" => phase == Phase::New,
         b"FIN" | b"REQ" | b"TOUCH" => phase != Phase::New,
         b"CLS" => phase == Phase::Subscribed,

@@ -19,6 +19,8 @@ pub(super) struct Agreed {
     pub(super) heartbeat: Option<Duration>,
     output_buffer_size: i64,
     output_buffer_timeout: i64,
+    /// It may say FPUB.
+    pub(super) fence: bool,
 }
 
 impl Agreed {
@@ -40,6 +42,7 @@ impl Agreed {
             heartbeat: Some(HEARTBEAT),
             output_buffer_size: OUTPUT_BUFFER_SIZE,
             output_buffer_timeout: OUTPUT_BUFFER_TIMEOUT,
+            fence: false,
         }
     }
 
@@ -77,6 +80,7 @@ impl Agreed {
             ms @ 1000.. if ms <= longest => self.settings.msg_timeout = ms.unsigned_abs(),
             other => return Err(invalid("msg timeout", other)),
         }
+        self.fence = wishes.fence && wishes.feature_negotiation;
         Ok(())
     }
 
@@ -90,6 +94,7 @@ impl Agreed {
             sample_rate: self.settings.sample_rate,
             output_buffer_size: self.output_buffer_size,
             output_buffer_timeout: self.output_buffer_timeout,
+            fence: self.fence,
             ..IdentifyReply::default()
         }
     }

@@ -54,6 +54,7 @@ enum Head {
     Auth,
     Pub(TopicName),
     Dpub(TopicName, u64),
+    Fpub(TopicName, u64),
     Mpub(TopicName),
 }
 
@@ -89,6 +90,11 @@ impl Head {
                 let (name, delay) = (word(missing)?, word(missing)?);
                 Self::Dpub(topic("DPUB", name)?, delay_of_dpub(delay, limits)?)
             }
+            b"FPUB" => {
+                let missing = "FPUB insufficient number of parameters";
+                let (name, epoch) = (word(missing)?, word(missing)?);
+                Self::Fpub(topic("FPUB", name)?, epoch_of_fpub(epoch)?)
+            }
             b"REQ" => {
                 let missing = "REQ insufficient number of params";
                 let (id, delay) = (word(missing)?, word(missing)?);
@@ -123,6 +129,7 @@ impl Head {
             Self::Auth => reader.sized(bad_body, max_body, "AUTH", ("body", "body")),
             Self::Pub(_) => reader.sized(bad_message, max_msg, "PUB", ("message body", "message")),
             Self::Dpub(..) => reader.sized(bad_message, max_msg, "DPUB", ("message body", "message")),
+            Self::Fpub(..) => reader.sized(bad_message, max_msg, "FPUB", ("message body", "message")),
         };
         Ok(one?.map(Body::One))
     }
@@ -134,11 +141,21 @@ impl Head {
             (Self::Auth, Body::One(at)) => Command::Auth(bytes.slice(at)),
             (Self::Pub(topic), Body::One(at)) => Command::Pub { topic, body: bytes.slice(at) },
             (Self::Dpub(topic, delay), Body::One(at)) => Command::Dpub { topic, delay, body: bytes.slice(at) },
+            (Self::Fpub(topic, epoch), Body::One(at)) => Command::Fpub { topic, epoch, body: bytes.slice(at) },
             (Self::Mpub(topic), Body::Many(at, count)) => {
                 let bodies = Bodies::from_sized(bytes.slice(at), count).expect("the reader went over the sizes");
                 Command::Mpub { topic, bodies }
             }
-            (Self::Whole(_) | Self::Identify | Self::Auth | Self::Pub(_) | Self::Dpub(..) | Self::Mpub(_), _) => {
+            (
+                Self::Whole(_)
+                | Self::Identify
+                | Self::Auth
+                | Self::Pub(_)
+                | Self::Dpub(..)
+                | Self::Fpub(..)
+                | Self::Mpub(_),
+                _,
+            ) => {
                 unreachable!("Head::body gives the body that the line asks for")
             }
         }
@@ -281,6 +298,13 @@ fn delay_of_dpub(word: &[u8], limits: &Limits) -> Result<u64, ProtocolError> {
         }
         Some(delay) => Ok(delay),
     }
+}
+
+/// Exact, for it fences off all others.
+fn epoch_of_fpub(word: &[u8]) -> Result<u64, ProtocolError> {
+    let digits = str::from_utf8(word).ok().filter(|word| word.bytes().all(|b| b.is_ascii_digit()));
+    let epoch = digits.and_then(|digits| digits.parse().ok());
+    epoch.ok_or_else(|| invalid(format!("FPUB could not parse epoch {}", as_text(word))))
 }
 
 fn topic(verb: &str, word: &[u8]) -> Result<TopicName, ProtocolError> {

@@ -44,6 +44,7 @@ pub(super) fn command(max: usize) -> impl Strategy<Value = Command> {
         Just(Command::Nop),
         (topic(), body(max)).prop_map(|(topic, body)| Command::Pub { topic, body }),
         (topic(), 0..=MAX_DELAY, body(max)).prop_map(|(topic, delay, body)| Command::Dpub { topic, delay, body }),
+        (topic(), any::<u64>(), body(max)).prop_map(|(topic, epoch, body)| Command::Fpub { topic, epoch, body }),
         (topic(), vec(body(max), 1..5))
             .prop_map(|(topic, bodies)| Command::Mpub { topic, bodies: bodies.into_iter().collect() }),
     ]

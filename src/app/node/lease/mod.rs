@@ -62,6 +62,8 @@ pub(super) enum Event {
     Proven { number: u64 },
     /// A TOUCH failed.
     Lost,
+    /// An event was refused, as this later epoch has begun.
+    Fenced { epoch: u64 },
     /// So many tokens are in the channel, in flight or not; `None` if nobody can say.
     Counted(Option<u64>),
     /// Nothing: time passes.
@@ -203,6 +205,11 @@ impl Lease {
                 self.enter();
             }
             Event::Lost => self.hold = None,
+            Event::Fenced { epoch } => {
+                self.know(epoch);
+                // who comes next is to wait: something here is not as it seems
+                actions.extend(self.hold.take().map(|hold| Action::GiveBack(hold.token)));
+            }
             Event::Counted(count) => self.counted(count, now, &mut actions),
             Event::Tick => {}
             Event::Stop => {

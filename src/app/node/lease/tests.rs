@@ -206,6 +206,19 @@ fn who_is_to_end_gives_the_token_back_and_takes_no_other() {
 }
 
 #[test]
+fn who_is_fenced_gives_the_token_back_and_goes_beyond_the_epoch() {
+    let mut desk = Desk::new();
+    desk.takes(token(1, 1));
+    desk.wait(2 * LEASE);
+    let epoch = desk.leads().unwrap() + 1_000_000_000;
+    assert_eq!(desk.happens(Event::Fenced { epoch }), [Action::GiveBack(token(1, 1))]);
+    assert_eq!(desk.leads(), None);
+    desk.takes(token(1, 2));
+    desk.wait(2 * LEASE);
+    assert_eq!(desk.leads(), Some(epoch + 1));
+}
+
+#[test]
 fn a_token_is_made_where_there_is_none_and_nobody_is_heard() {
     let mut desk = Desk::new();
     desk.wait(LEASE / 4 - Duration::from_millis(1));

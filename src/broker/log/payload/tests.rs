@@ -17,6 +17,7 @@ fn any_change() -> impl Strategy<Value = Change> {
         (topic.clone(), topic_name).prop_map(|(id, name)| Change::TopicCreated(id, name)),
         topic.clone().prop_map(Change::TopicDeleted),
         (topic.clone(), any::<bool>()).prop_map(|(id, paused)| Change::TopicPaused(id, paused)),
+        (topic.clone(), any::<u64>()).prop_map(|(id, epoch)| Change::TopicFenced(id, epoch)),
         topic.clone().prop_map(Change::TopicEmptied),
         topic.clone().prop_map(Change::TopicDistributed),
         (topic, channel.clone(), channel_name).prop_map(|(topic, id, name)| Change::ChannelCreated(topic, id, name)),

@@ -18,6 +18,7 @@ pub(super) struct Model {
 pub(super) struct ModelTopic {
     pub(super) name: TopicName,
     pub(super) paused: bool,
+    pub(super) fence: u64,
     pub(super) channels: BTreeMap<ChannelId, (ChannelName, bool)>,
 }
 
@@ -62,7 +63,7 @@ impl Model {
     pub(super) fn change(&mut self, change: &Change) {
         match change {
             Change::TopicCreated(id, name) => {
-                let topic = ModelTopic { name: name.clone(), paused: false, channels: BTreeMap::new() };
+                let topic = ModelTopic { name: name.clone(), paused: false, fence: 0, channels: BTreeMap::new() };
                 self.topics.insert(*id, topic);
                 self.next_number = id.0 + 1;
             }
@@ -71,6 +72,10 @@ impl Model {
                 self.messages.retain(|_, message| message.topic != *id);
             }
             Change::TopicPaused(id, paused) => self.topics.get_mut(id).unwrap().paused = *paused,
+            Change::TopicFenced(id, epoch) => {
+                let fence = &mut self.topics.get_mut(id).unwrap().fence;
+                *fence = (*fence).max(*epoch);
+            }
             Change::TopicEmptied(id) => {
                 self.messages.retain(|_, message| message.topic != *id || !message.copies.is_empty());
             }
@@ -123,7 +128,7 @@ impl Model {
     pub(super) fn of(recovered: &Recovered, log: &mut impl Log) -> Self {
         let topics = recovered.topics.iter().map(|topic| {
             let channels = topic.channels.iter().map(|it| (it.id, (it.name.clone(), it.paused))).collect();
-            (topic.id, ModelTopic { name: topic.name.clone(), paused: topic.paused, channels })
+            (topic.id, ModelTopic { name: topic.name.clone(), paused: topic.paused, fence: topic.fence, channels })
         });
         let messages = recovered.batches.iter().flat_map(|batch| {
             let RecoveredBatch { topic, timestamp, due, .. } = *batch;

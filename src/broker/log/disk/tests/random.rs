@@ -79,7 +79,8 @@ fn change(world: &mut World, rng: &mut Rng) {
         }
         (80..82, Some(topic), ..) => Change::TopicEmptied(topic),
         (82..86, Some(topic), ..) => Change::TopicDistributed(topic),
-        (86..88, Some(topic), ..) => Change::TopicPaused(topic, rng.bool()),
+        (86..87, Some(topic), ..) => Change::TopicPaused(topic, rng.bool()),
+        (87..88, Some(topic), ..) => Change::TopicFenced(topic, rng.u64(..100)),
         (88..89, Some(topic), ..) => Change::TopicDeleted(topic),
         (89..90, _, Some(channel), _) => Change::ChannelDeleted(channel),
         (90..92, _, Some(channel), _) => Change::ChannelEmptied(channel),
