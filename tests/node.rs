@@ -156,6 +156,14 @@ fn a_node_tells_its_figures_as_expvar_does_and_obeys_the_seeds_environment() {
     assert_eq!(vars["mqueue"]["mode"], "generator");
     assert!(vars["cmdline"].is_array() && vars["memstats"]["Alloc"].is_u64(), "{vars}");
     assert!(nsqd.channels("foo").is_empty(), "a generator does not consume");
+    // somebody else's messages harm nobody
+    for garbage in [&b"garbage"[..], b"{}", b"[[[[", &[0xff; 100]] {
+        nsqd.publish("foo.token", garbage);
+        nsqd.publish("foo.token.beats", garbage);
+    }
+    wait_until("garbage to be told", || {
+        generator.times_said("that is no token") == 4 && generator.times_said("is no beat") == 4
+    });
     // its port is taken: it works all the same
     let port = told.address().rsplit(':').next().unwrap();
     let second = node(&nsqd.tcp(), &nsqd, "--stream foo --group 1 --ping-interval 1").env("MPORT", port).start();

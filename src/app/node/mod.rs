@@ -11,6 +11,7 @@
 
 mod clock;
 mod event;
+mod generator;
 mod lease;
 mod line;
 mod places;

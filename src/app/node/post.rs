@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::clock;
-use super::event::{self, Event};
+use super::event;
+use super::generator::Generator;
 use super::lease::{Action, Beat, Charter, Config, Event as Happened, Lease, Token};
 use super::line::{Line, Said};
 use super::places::Places;
@@ -20,7 +20,7 @@ use super::vars::Vars;
 use crate::app::{Exit, Failure};
 use crate::cli::node::Args;
 use crate::client::Heard;
-use crate::proto::{Command, ErrorCode, Message, TopicName, WireError};
+use crate::proto::{Command, ErrorCode, Message, WireError};
 use crate::shutdown::Shutdown;
 
 /// Events that may be on their way to nsqd.
@@ -57,14 +57,6 @@ pub(super) struct Post {
     ends: Option<Result<(), Failure>>,
 }
 
-struct Generator {
-    stream: TopicName,
-    rng: fastrand::Rng,
-    pace: Interval,
-    epoch: u64,
-    sequence: u64,
-}
-
 impl Post {
     /// Connects. Fails if nsqd cannot be had, or does not do.
     pub(super) async fn take(
@@ -80,8 +72,6 @@ impl Post {
         let lease_ms = u64::try_from(args.ping_interval.as_millis()).unwrap_or(u64::MAX);
         let charter = Charter { stream: args.stream.clone(), lease_ms };
         let config = Config { node, charter: charter.clone() };
-        let mut pace = interval(args.interval);
-        pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let (for_token, for_ears) = (places.clone(), places.clone());
         Ok(Self {
             charter,
@@ -90,7 +80,7 @@ impl Post {
             ears: Line::new("beats", ears, Box::new(move || for_ears.ears_line())),
             asked: VecDeque::new(),
             counting: None,
-            generator: Generator { stream: args.stream.clone(), rng, pace, epoch: 0, sequence: 0 },
+            generator: Generator::new(args.stream.clone(), args.interval, rng),
             places,
             vars,
             leading,
@@ -122,7 +112,7 @@ impl Post {
                     self.happened(Happened::Counted(count));
                 }
                 () = tokio::time::sleep(wait) => self.happened(Happened::Tick),
-                _ = self.generator.pace.tick(), if generates => self.generate(),
+                _ = self.generator.due(), if generates => self.generate(),
             }
         };
         self.look();
@@ -256,12 +246,7 @@ impl Post {
     fn generate(&mut self) {
         // asked as late as can be: what follows is a write
         let Some(epoch) = self.lease.leads(clock::now()) else { return self.look() };
-        let body = Bytes::from(self.generator.event(epoch).to_string());
-        let topic = self.generator.stream.clone();
-        let command = match self.token.fences() {
-            true => Command::Fpub { topic, epoch, body },
-            false => Command::Pub { topic, body },
-        };
+        let command = self.generator.event(epoch, self.token.fences());
         self.publish(command, Asked::Event);
         self.vars.generated.fetch_add(1, Ordering::Relaxed);
     }
@@ -274,12 +259,12 @@ impl Post {
             return;
         }
         if before > 0 {
-            tracing::info!(epoch = before, "no longer generating: {} events", self.generator.sequence);
+            tracing::info!(epoch = before, "no longer generating: {} events", self.generator.events());
         }
         if epoch > 0 {
             self.vars.terms.fetch_add(1, Ordering::Relaxed);
             self.generator.begin(epoch);
-            tracing::info!(epoch, stream = %self.generator.stream, "generating");
+            tracing::info!(epoch, stream = %self.generator.stream(), "generating");
         }
         self.leading.send_replace(epoch > 0);
     }
@@ -296,21 +281,6 @@ impl Post {
             shown(&self.charter)
         );
         Failure::new(Exit::Usage, line)
-    }
-}
-
-impl Generator {
-    fn begin(&mut self, epoch: u64) {
-        (self.epoch, self.sequence) = (epoch, 0);
-        self.pace.reset_immediately();
-    }
-
-    fn event(&mut self, epoch: u64) -> Event {
-        if self.epoch != epoch {
-            self.begin(epoch);
-        }
-        self.sequence += 1;
-        Event::new(&mut self.rng, epoch, self.sequence)
     }
 }
 

@@ -140,3 +140,41 @@ async fn consume(
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waited_for_the_lead_does_not_hold_up_the_next_change() {
+        let (leading, mut leads) = watch::channel(true);
+        tokio::select! {
+            () = until(&mut leads, true) => drop(leading.send_replace(false)),
+        }
+        until(&mut leads, false).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_no_event_is_invalid_and_so_is_a_share_of_the_others() {
+        let event = Event::new(&mut fastrand::Rng::with_seed(1), 5, 1).to_string();
+        for (body, share, valid) in [("x", 0.0, false), (event.as_str(), 1.0, false), (event.as_str(), 0.0, true)] {
+            let vars = Arc::new(Vars::default());
+            let options = crate::handler::HandlerOptions {
+                stream: "foo".parse().unwrap(),
+                group: "1".parse().unwrap(),
+                output: crate::handler::PrintOutput::Json,
+                timeout: Duration::from_secs(1),
+                stop: tokio_util::sync::CancellationToken::new(),
+                capture_output: false,
+                nsqd: Vec::new(),
+            };
+            let handler = "sleep:0ms".parse::<crate::handler::HandlerSpec>().unwrap().build(&options).unwrap();
+            let work = Work::new(handler, share, vars.clone());
+            let id = crate::proto::MessageId(*b"0123456789abcdef");
+            let message = Message { timestamp: 0, attempts: 1, id, body: body.to_owned().into() };
+            let verdict = work.handle(message).await;
+            assert_eq!(matches!(verdict, Verdict::Done(_)), valid, "{body} {share}: {verdict:?}");
+            assert_eq!(vars.invalid.load(Ordering::Relaxed), u64::from(!valid));
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! The promise, on a fake clock and for many seeds: whatever pauses, restarts, partitions, clock steps, lost beats and second tokens there are,
 //! never do two nodes lead at the same instant, and epochs go up.
 
+mod faults;
+mod node;
 mod nsqd;
 mod world;
 

@@ -219,6 +219,17 @@ fn who_is_fenced_gives_the_token_back_and_goes_beyond_the_epoch() {
 }
 
 #[test]
+fn an_epoch_that_cannot_be_is_not_believed() {
+    let mut desk = Desk::new();
+    let beat = Beat::new("other", 0, token(1, 1), Role::Claiming, u64::MAX, &charter(LEASE));
+    desk.happens(Event::Heard { beat, published: 7 });
+    desk.happens(Event::Fenced { epoch: u64::MAX });
+    desk.takes(token(1, 2));
+    desk.wait(2 * LEASE);
+    assert!(desk.leads().is_some_and(|epoch| epoch <= desk.now.as_millis() as u64), "{:?}", desk.leads());
+}
+
+#[test]
 fn a_token_is_made_where_there_is_none_and_nobody_is_heard() {
     let mut desk = Desk::new();
     desk.wait(LEASE / 4 - Duration::from_millis(1));

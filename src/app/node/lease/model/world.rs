@@ -1,19 +1,19 @@
 //! Nodes, connections that delay but never reorder, and all that goes wrong. Time is in milliseconds.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-use super::super::{Action, Charter, Config, Event, Lease};
+use super::super::{Action, Event};
 use super::Trouble;
+use super::node::{Node, charter};
 use super::nsqd::{Command, ConnectionId, Nsqd, Said};
-use crate::proto::TopicName;
 
-const NODES: usize = 5;
+pub(super) const NODES: usize = 5;
 
 /// What is on its way.
 #[derive(Debug, Clone)]
-enum Arrives {
+pub(super) enum Arrives {
     AtNsqd(ConnectionId, Command),
     AtNode(ConnectionId, Said),
     Closed(ConnectionId),
@@ -29,34 +29,20 @@ enum Arrives {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Token,
     Ears,
 }
 
 #[derive(Debug)]
-struct Node {
-    lease: Lease,
-    /// Which start of this node it is.
-    run: u64,
-    token: Option<ConnectionId>,
-    ears: Option<ConnectionId>,
-    /// Its clock's pace.
-    pace: f64,
-    paused_until: u64,
-    inbox: VecDeque<Event>,
-    next_wake: u64,
-}
-
-#[derive(Debug)]
 pub(super) struct World {
     seed: u64,
-    trouble: Trouble,
-    rng: fastrand::Rng,
-    now: u64,
+    pub(super) trouble: Trouble,
+    pub(super) rng: fastrand::Rng,
+    pub(super) now: u64,
     storms: bool,
-    nsqd: Nsqd,
-    nodes: Vec<Node>,
+    pub(super) nsqd: Nsqd,
+    pub(super) nodes: Vec<Node>,
     owners: BTreeMap<ConnectionId, (usize, Kind)>,
     /// When the last that was sent arrives, to and from nsqd: nothing overtakes.
     pipes: BTreeMap<(ConnectionId, bool), u64>,
@@ -151,14 +137,14 @@ impl World {
         }
     }
 
-    fn after(&mut self, delay: u64, what: Arrives) {
+    pub(super) fn after(&mut self, delay: u64, what: Arrives) {
         self.next_id += 1;
         self.coming.push(Reverse((self.now + delay, self.next_id)));
         self.what.insert(self.next_id, what);
     }
 
     /// Sends over a connection: late at times, but in order.
-    fn send(&mut self, connection: ConnectionId, up: bool, what: Arrives) {
+    pub(super) fn send(&mut self, connection: ConnectionId, up: bool, what: Arrives) {
         let late = if self.storms && self.rng.u8(..) == 0 { self.rng.u64(..3000) } else { self.rng.u64(..3) };
         let pipe = self.pipes.entry((connection, up)).or_default();
         *pipe = (*pipe).max(self.now + late);
@@ -166,7 +152,7 @@ impl World {
         self.after(delay, what);
     }
 
-    fn wall(&self) -> u64 {
+    pub(super) fn wall(&self) -> u64 {
         self.now + self.nsqd.ahead
     }
 
@@ -213,7 +199,7 @@ impl World {
         }
     }
 
-    fn say(&mut self, said: Vec<(ConnectionId, Said)>) {
+    pub(super) fn say(&mut self, said: Vec<(ConnectionId, Said)>) {
         for (to, said) in said {
             let vanishes = self.trouble.lossy && self.storms && self.rng.u8(..) < 40;
             if !(vanishes && matches!(said, Said::Heard { .. })) {
@@ -246,14 +232,14 @@ impl World {
         (current == Some(connection)).then_some((node, kind))
     }
 
-    fn closed(&mut self, connection: ConnectionId) {
+    pub(super) fn closed(&mut self, connection: ConnectionId) {
         let Some((node, kind)) = self.owner(connection) else { return };
         self.leave(node, kind);
         self.tell(node, if kind == Kind::Token { Event::Disconnected } else { Event::Deaf });
     }
 
     /// The node lets its connection go, and nsqd hears of it some time.
-    fn leave(&mut self, node: usize, kind: Kind) {
+    pub(super) fn leave(&mut self, node: usize, kind: Kind) {
         let left = match kind {
             Kind::Token => self.nodes[node].token.take(),
             Kind::Ears => self.nodes[node].ears.take(),
@@ -291,7 +277,7 @@ impl World {
     }
 
     /// Something happens to a node, which a pause puts off.
-    fn tell(&mut self, node: usize, event: Event) {
+    pub(super) fn tell(&mut self, node: usize, event: Event) {
         self.nodes[node].inbox.push_back(event);
         self.wake(node);
     }
@@ -340,70 +326,4 @@ impl World {
             self.send(connection, true, Arrives::AtNsqd(connection, command));
         }
     }
-
-    fn fault(&mut self) {
-        let node = self.rng.usize(..NODES);
-        match self.rng.u8(..14) {
-            0..4 => {
-                let pause = self.rng.u64(..5000);
-                self.nodes[node].paused_until = self.now + pause;
-            }
-            4 => {
-                self.tell(node, Event::Stop);
-                self.after(1000, Arrives::Restart(node));
-            }
-            5 | 6 => self.restart(node),
-            7 | 8 => {
-                let connection = if self.rng.bool() { self.nodes[node].token } else { self.nodes[node].ears };
-                connection.into_iter().for_each(|connection| self.closed(connection));
-            }
-            9 => self.nsqd.ahead += self.rng.u64(..5000),
-            10 if self.trouble.back => self.nsqd.ahead -= self.rng.u64(..5000),
-            10 => {}
-            11 => self.end_nsqd(),
-            // as if somebody had found none, long ago
-            12.. if !self.trouble.lossy && self.nsqd.is_up => {
-                self.surplus += u64::from(self.nsqd.tokens() > 0);
-                let said = self.nsqd.execute(0, Command::Mint, self.wall(), &mut self.rng);
-                self.say(said);
-            }
-            12.. => {}
-        }
-    }
-
-    fn restart(&mut self, node: usize) {
-        let run = self.nodes[node].run + 1;
-        self.leave(node, Kind::Token);
-        self.leave(node, Kind::Ears);
-        let pace = self.nodes[node].pace;
-        self.nodes[node] = Node { pace, ..Node::new(node, run, &mut self.rng) };
-    }
-
-    fn end_nsqd(&mut self) {
-        let killed = self.rng.bool();
-        self.nsqd.end(killed);
-        let connections: Vec<_> = self.nodes.iter().flat_map(|node| [node.token, node.ears]).flatten().collect();
-        for connection in connections {
-            self.send(connection, false, Arrives::Closed(connection));
-        }
-        let down = self.rng.u64(1..3000);
-        self.after(down, Arrives::Start);
-    }
-}
-
-impl Node {
-    fn new(at: usize, run: u64, rng: &mut fastrand::Rng) -> Self {
-        let config = Config { node: format!("{at}-{run}"), charter: charter() };
-        let lease = Lease::new(config, rng.fork());
-        let pace = 0.97 + 0.06 * rng.f64();
-        Self { lease, run, token: None, ears: None, pace, paused_until: 0, inbox: VecDeque::new(), next_wake: 0 }
-    }
-
-    fn clock(&self, now: u64) -> Duration {
-        Duration::from_millis(now).mul_f64(self.pace)
-    }
-}
-
-fn charter() -> Charter {
-    Charter { stream: TopicName::new("foo").unwrap(), lease_ms: Nsqd::LEASE }
 }
