@@ -78,6 +78,7 @@ pub(super) async fn run(
     shutdown: Shutdown,
 ) -> Result<(), Failure> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
+    let mut told = false;
     while !shutdown.draining.is_cancelled() {
         tokio::select! {
             () = until(&mut leads, false) => {}
@@ -90,10 +91,13 @@ pub(super) async fn run(
         match consumer {
             Ok(consumer) => {
                 backoff.reset();
+                told = false;
                 consume(consumer, &plan, work.clone(), &mut leads, &shutdown).await?;
             }
             Err(error) => {
-                tracing::warn!("cannot consume, trying again: {error}");
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!("cannot consume, trying again: {error}");
+                }
                 tokio::select! {
                     () = tokio::time::sleep(backoff.next().unwrap_or_default()) => {}
                     () = shutdown.draining.cancelled() => break,
