@@ -189,6 +189,13 @@ fn what_cannot_work_is_said_at_once() {
     let long = "s".repeat(55);
     let refused = node(&nsqd.tcp(), &nsqd, &format!("--stream {long} --group 1")).run();
     assert!(refused.code == Some(2) && refused.stderr.contains("--token-stream"), "{}", refused.stderr);
+    for (known, words) in [
+        ("--lookupd-http-address 127.0.0.1:1", "--token-nsqd-tcp-address"),
+        ("--nsqd-tcp-address 127.0.0.1:1", "--token-nsqd-http-address"),
+    ] {
+        let refused = mqueue(&format!("node --stream foo --group 1 {known}")).run();
+        assert!(refused.code == Some(2) && refused.stderr.contains(words), "{known}: {}", refused.stderr);
+    }
     let gone = node("127.0.0.1:1", &nsqd, "--stream foo --group 1").run();
     assert_eq!((gone.code, gone.stderr.lines().count()), (Some(69), 1), "{}", gone.stderr);
 }

@@ -125,3 +125,25 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::log::MemoryLog;
+    use super::super::StateLimits;
+    use super::*;
+
+    #[test]
+    fn an_epoch_ends_with_the_next_and_a_deleted_topic_forgets() {
+        let mut state = State::new(StateLimits::default(), Box::new(MemoryLog));
+        let [one, other] = ["one", "other#ephemeral"].map(|name| TopicName::new(name).unwrap());
+        for name in [&one, &other] {
+            assert_eq!(state.fence(name, 7), Ok(()));
+            assert_eq!(state.fence(name, 7), Ok(()), "an epoch has many messages");
+            assert_eq!(state.fence(name, 9), Ok(()));
+            assert_eq!(state.fence(name, 8), Err(9));
+        }
+        state.delete_topic(&one).unwrap();
+        assert_eq!(state.fence(&one, 1), Ok(()));
+        assert_eq!(state.fence(&other, 1), Err(9), "each topic has its own");
+    }
+}
