@@ -45,6 +45,7 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
             Command::Pipeline(args) => app::pipeline::run(args).await,
             Command::Simulate(args) => app::simulate::run(args).await,
             Command::Node(args) => app::node::run(args).await,
+            Command::Bench(args) => app::bench::run(args).await,
             Command::Errors(args) => app::errors::run(args).await,
             Command::Gateway(args) => app::gateway::run(args).await,
             Command::Worker(args) => app::worker::run(args).await,

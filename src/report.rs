@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The longest latency that is told apart, in nanoseconds: an hour. What takes longer counts as that.
 const LONGEST: u64 = 3_600_000_000_000;
@@ -14,7 +14,7 @@ const LONGEST: u64 = 3_600_000_000_000;
 pub struct Latency(Histogram<u64>);
 
 /// The quantiles of some latencies, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Quantiles {
     pub p50: f64,
@@ -73,7 +73,8 @@ impl fmt::Display for Quantiles {
 }
 
 /// Milliseconds, with the digits that matter.
-struct Millis(f64);
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Millis(pub f64);
 
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

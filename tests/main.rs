@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod bad_input_consumer;
+mod bench;
 mod broker_clients;
 mod broker_crash;
 mod broker_hostile;

@@ -35,6 +35,11 @@ impl Running {
         Ok(Self { child: command.spawn().context("cannot start a child")?, readers: Vec::new() })
     }
 
+    /// Its process id, while it runs.
+    pub(in crate::app) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Has each line of its stdout told.
     pub(in crate::app) fn each_line_of_stdout(&mut self, line: impl FnMut(&str) + Send + 'static) {
         let out = self.child.stdout.take().expect("it is a pipe");

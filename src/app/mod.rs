@@ -1,5 +1,6 @@
 //! The subcommands: a module each, which takes its arguments and runs to the end. They do not import each other.
 
+pub mod bench;
 pub mod broker;
 mod brokers;
 mod child;
@@ -15,6 +16,7 @@ mod job;
 mod lines;
 pub mod node;
 mod open_files;
+mod picture;
 pub mod pipeline;
 pub mod producer;
 pub mod send;

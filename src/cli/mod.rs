@@ -1,5 +1,6 @@
 //! What can be typed: clap's declarations, a file a subcommand, and nothing else.
 
+pub mod bench;
 pub mod broker;
 pub mod brokers;
 pub mod consumer;
@@ -60,6 +61,8 @@ pub enum Command {
     Worker(worker::Args),
     /// One of a fleet: one node generates events, the others handle them and take over when it dies
     Node(node::Args),
+    /// Measure publishing and consuming: rates, latencies, processor time and memory
+    Bench(bench::Args),
     /// Look at the dead letters of a stream: list them, take them out, put them back, or throw them away
     Errors(errors::Args),
     /// Wake sleeping consumers whose groups have messages

@@ -20,9 +20,7 @@ mod tally;
 mod view;
 mod workload;
 
-use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,7 +33,8 @@ use self::settings::Settings;
 use self::tally::Tally;
 use self::view::View;
 use self::workload::Workload;
-use super::{Exit, Failure};
+use super::Exit;
+use super::picture::Picture;
 use crate::cli::Report;
 use crate::cli::simulate::{Args, Via};
 use crate::shutdown::Shutdown;
@@ -106,7 +105,8 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         ground.clear().await;
     }
     let concluded = conclude(&run, &workload, played.is_ok());
-    let drawn = picture.map(|picture| picture.draw(&run, args.via)).transpose();
+    let drawn =
+        picture.map(|file| file.write(&picture::draw(&run.settings, args.via, &run.tally().series))).transpose();
     let shutdown = run.shutdown.clone();
     drop(run);
     // nobody may read any more; a second Ctrl-C ends that, too
@@ -119,31 +119,6 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     }
     drawn?;
     played.map(|()| concluded.exit())
-}
-
-/// A file that is to be drawn into.
-struct Picture<'a> {
-    path: &'a Path,
-    file: File,
-}
-
-impl<'a> Picture<'a> {
-    /// Opens it: a folder that is not there is better said before than after. What it holds stays until there is something new.
-    fn at(path: &'a Path) -> Result<Self, Failure> {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
-        Ok(Self { path, file: file.map_err(|e| no_picture(path, &e))? })
-    }
-
-    fn draw(mut self, run: &Run, via: Via) -> Result<(), Failure> {
-        let svg = picture::draw(&run.settings, via, &run.tally().series);
-        // a device, or a pipe, cannot be made shorter
-        let _ = self.file.set_len(0);
-        self.file.write_all(svg.as_bytes()).map_err(|e| no_picture(self.path, &e))
-    }
-}
-
-fn no_picture(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(Exit::Failure, format!("cannot write {}: {error}: name another file with --plot", path.display()))
 }
 
 /// Streams and workers, and what is shown of them meanwhile.

@@ -1,0 +1,78 @@
+//! What happened over time, for the picture.
+
+use std::time::{Duration, Instant};
+
+use super::tally::{Tally, Way};
+
+/// Points of a run whose length is known.
+const POINTS: u32 = 100;
+
+/// What happened between two looks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Point {
+    /// Seconds since it is measured, in the middle of the two looks.
+    pub(super) at: f64,
+    pub(super) published: Slice,
+    pub(super) handled: Slice,
+    /// Processors' worths.
+    pub(super) client: f64,
+    pub(super) broker: f64,
+}
+
+/// Messages of one way between two looks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slice {
+    /// Messages a second.
+    pub(super) rate: f64,
+    /// Milliseconds.
+    pub(super) p50: Option<f64>,
+    pub(super) p99: Option<f64>,
+}
+
+/// Points one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Series {
+    pub(super) points: Vec<Point>,
+    /// When somebody last looked.
+    looked: Option<Instant>,
+}
+
+impl Series {
+    /// The time between two looks.
+    pub(super) fn step(duration: Option<Duration>) -> Duration {
+        let of_known = |duration: Duration| (duration / POINTS).max(Duration::from_millis(100));
+        duration.map_or(Duration::from_secs(1), of_known)
+    }
+
+    /// It is measured from now on.
+    pub(super) fn begin(&mut self, tally: &mut Tally) {
+        Slice::take(&mut tally.published, 1.0);
+        Slice::take(&mut tally.handled, 1.0);
+        self.looked = Some(Instant::now());
+    }
+
+    /// What happened since the last look, and the processor time that it took.
+    pub(super) fn push(&mut self, tally: &mut Tally, client: Duration, broker: Duration) {
+        let now = Instant::now();
+        let Some(looked) = self.looked.replace(now) else { return };
+        let (seconds, end) = (now.duration_since(looked).as_secs_f64(), tally.window.length(now).as_secs_f64());
+        // too short for a rate
+        if seconds < 0.02 {
+            return;
+        }
+        self.points.push(Point {
+            at: (end - seconds / 2.0).max(0.0),
+            published: Slice::take(&mut tally.published, seconds),
+            handled: Slice::take(&mut tally.handled, seconds),
+            client: client.as_secs_f64() / seconds,
+            broker: broker.as_secs_f64() / seconds,
+        });
+    }
+}
+
+impl Slice {
+    fn take(way: &mut Way, seconds: f64) -> Self {
+        let (count, latency) = (std::mem::take(&mut way.recent), std::mem::take(&mut way.recent_latency).quantiles());
+        Self { rate: count as f64 / seconds, p50: latency.map(|ms| ms.p50), p99: latency.map(|ms| ms.p99) }
+    }
+}

@@ -1,0 +1,56 @@
+//! Rows of cells, for people or as Markdown.
+
+use std::iter::once;
+
+/// A table; the first cell of each row is its name.
+#[derive(Debug)]
+pub(super) struct Table {
+    head: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(super) fn new<const N: usize>(head: [&str; N]) -> Self {
+        Self { head: head.map(str::to_owned).into(), rows: Vec::new() }
+    }
+
+    /// Adds a row of as many cells as the head has.
+    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        debug_assert_eq!(N, self.head.len());
+        self.rows.push(cells.into());
+    }
+
+    /// In columns: the first to the left, the others to the right.
+    pub(super) fn text(&self) -> String {
+        let widths: Vec<usize> = (0..self.head.len())
+            .map(|n| once(&self.head).chain(&self.rows).map(|row| row[n].chars().count()).max().unwrap_or(0))
+            .collect();
+        let line = |row: &Vec<String>| {
+            let cells = row.iter().zip(&widths).enumerate().map(|(n, (cell, &width))| match n {
+                0 => format!("{cell:<width$}"),
+                _ => format!("{cell:>width$}"),
+            });
+            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+        };
+        once(&self.head).chain(&self.rows).map(line).collect()
+    }
+
+    pub(super) fn markdown(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let rule = "|---".to_owned() + &"|---:".repeat(self.head.len() - 1) + "|\n";
+        line(&self.head) + &rule + &self.rows.iter().map(|row| line(row)).collect::<String>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(["", "µs", "MB"]);
+        table.row(["client".to_owned(), "1.25".to_owned(), "7".to_owned()]);
+        assert_eq!(table.text(), "          µs  MB\nclient  1.25   7\n");
+        assert_eq!(table.markdown(), "|  | µs | MB |\n|---|---:|---:|\n| client | 1.25 | 7 |\n");
+    }
+}
