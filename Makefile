@@ -56,6 +56,9 @@ worker: $(program) ## take jobs from it: make worker ARGS="-n 1 -p 1"
 node: $(program) ## one of a fleet that generates and handles events: STREAM=foo GROUP=1 MPORT=8081 make node
 	@exec cargo run --release --quiet -- node $(ARGS)
 
+bench: $(program) ## measure publishing and consuming: ARGS="both --rate 1000" (publish, consume or both)
+	@exec cargo run --release --quiet -- bench $(or $(ARGS),both)
+
 systemd-socket-activate-consumer: $(program) ## a sleeping consumer in this terminal: STREAM=foo TIMEOUT=30 make …
 	@PROGRAM=$(program) exec scripts/socket-activate $(ARGS)
 
@@ -79,5 +82,5 @@ lint: ## formatting, clippy and the documentation, warnings denied
 images: ## draw the pictures in data/images again
 	@scripts/images
 
-.PHONY: help demo up down clean-data peers build producer consumer wakeup doctor pipeline simulate node gateway worker systemd-socket-activate-consumer install uninstall \
+.PHONY: help demo up down clean-data peers build producer consumer wakeup doctor pipeline simulate node gateway worker systemd-socket-activate-consumer install uninstall bench \
 	reload-systemd-consumer test lint images

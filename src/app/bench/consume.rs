@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::body::stamp;
@@ -55,6 +55,16 @@ pub(super) async fn consume(run: &Run, consumers: &mut [Consumer]) -> std::conve
     }))
     .await;
     std::future::pending().await
+}
+
+/// Leaves the stream in order. What still comes is given back.
+pub(super) async fn leave(consumers: Vec<Consumer>) {
+    let leaving = consumers.into_iter().map(|mut consumer| async move {
+        consumer.stop();
+        while !consumer.recv_many(AT_ONCE).await.is_empty() {}
+    });
+    // the stream is deleted in any case
+    let _ = timeout(HURRY, join_all(leaving)).await;
 }
 
 /// Waits until so many messages were handled, or nothing more comes. `stop`: somebody wants it to end.

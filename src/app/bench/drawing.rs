@@ -40,8 +40,8 @@ pub(super) fn draw(run: &Run, report: &Report) -> String {
     }
     panels.push(Panel { title: "processors' worths".to_owned(), lines: cores });
     Figure {
-        title: format!("mqueue bench {}", run.plan.told()),
-        subtitle: format!("on {}", report.broker),
+        title: "mqueue bench: latency, rate and processor time".to_owned(),
+        subtitle: run.plan.told(),
         across: "seconds measured".to_owned(),
         panels,
     }

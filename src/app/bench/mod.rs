@@ -41,7 +41,7 @@ use self::run::Run;
 use super::picture::Picture;
 use super::{Exit, Failure};
 use crate::cli::bench::{Args, Output, What};
-use crate::client::{Consumer, Publisher, PublisherConfig};
+use crate::client::{Publisher, PublisherConfig};
 use crate::shutdown::Shutdown;
 
 /// How long what is on its way may take after Ctrl-C.
@@ -96,7 +96,7 @@ async fn measure(plan: Plan, ground: &Ground, shutdown: &Shutdown) -> anyhow::Re
         () = shutdown.now.cancelled() => run.close(Instant::now()),
         played = play(&run, &sender, shutdown) => played?,
     }
-    drop::<Vec<Consumer>>(consumers);
+    consume::leave(consumers).await;
     join_all(publishers.into_iter().map(Publisher::close)).await;
     Ok(Some(run))
 }

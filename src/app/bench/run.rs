@@ -103,7 +103,7 @@ impl Run {
             sleep_until(from.into()).await;
             self.client.borrow_mut().begin();
             self.broker.borrow_mut().begin();
-            self.series.borrow_mut().begin(&mut self.tally.borrow_mut());
+            self.series.borrow_mut().begin(&mut self.tally.borrow_mut(), Instant::now());
             let step = Series::step(self.plan.duration());
             let mut next = from + step;
             while until.is_none_or(|until| next < until) && !self.closed.is_cancelled() {
@@ -132,6 +132,6 @@ impl Run {
             return;
         }
         let (client, broker) = (self.client.borrow_mut().look(), self.broker.borrow_mut().look());
-        self.series.borrow_mut().push(&mut self.tally.borrow_mut(), client, broker);
+        self.series.borrow_mut().push(&mut self.tally.borrow_mut(), client, broker, Instant::now());
     }
 }

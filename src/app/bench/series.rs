@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::tally::{Tally, Way};
 
 /// Points of a run whose length is known.
-const POINTS: u32 = 100;
+const POINTS: u32 = 40;
 
 /// What happened between two looks.
 #[derive(Debug, Clone, Copy)]
@@ -40,22 +40,22 @@ pub(super) struct Series {
 impl Series {
     /// The time between two looks.
     pub(super) fn step(duration: Option<Duration>) -> Duration {
-        let of_known = |duration: Duration| (duration / POINTS).max(Duration::from_millis(100));
+        let of_known = |duration: Duration| (duration / POINTS).max(Duration::from_millis(250));
         duration.map_or(Duration::from_secs(1), of_known)
     }
 
     /// It is measured from now on.
-    pub(super) fn begin(&mut self, tally: &mut Tally) {
+    pub(super) fn begin(&mut self, tally: &mut Tally, now: Instant) {
         Slice::take(&mut tally.published, 1.0);
         Slice::take(&mut tally.handled, 1.0);
-        self.looked = Some(Instant::now());
+        self.looked = Some(now);
     }
 
     /// What happened since the last look, and the processor time that it took.
-    pub(super) fn push(&mut self, tally: &mut Tally, client: Duration, broker: Duration) {
-        let now = Instant::now();
+    pub(super) fn push(&mut self, tally: &mut Tally, client: Duration, broker: Duration, now: Instant) {
         let Some(looked) = self.looked.replace(now) else { return };
-        let (seconds, end) = (now.duration_since(looked).as_secs_f64(), tally.window.length(now).as_secs_f64());
+        let seconds = now.saturating_duration_since(looked).as_secs_f64();
+        let end = now.saturating_duration_since(tally.window.from).as_secs_f64();
         // too short for a rate
         if seconds < 0.02 {
             return;
@@ -74,5 +74,29 @@ impl Slice {
     fn take(way: &mut Way, seconds: f64) -> Self {
         let (count, latency) = (std::mem::take(&mut way.recent), std::mem::take(&mut way.recent_latency).quantiles());
         Self { rate: count as f64 / seconds, p50: latency.map(|ms| ms.p50), p99: latency.map(|ms| ms.p99) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tally::Window;
+    use super::*;
+
+    #[test]
+    fn points_follow_each_other_and_each_has_its_own_messages() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut tally = Tally::new(Window { from: at(1000), until: Some(at(2000)) });
+        let mut series = Series::default();
+        tally.published(7, at(500), at(600));
+        series.begin(&mut tally, at(1000));
+        for (n, messages) in [(1, 10), (2, 20)] {
+            tally.published(messages, at(1000 + n * 100), at(1010 + n * 100));
+            series.push(&mut tally, Duration::from_millis(250), Duration::ZERO, at(1000 + n * 500));
+        }
+        let points: Vec<(f64, f64, f64)> =
+            series.points.iter().map(|point| (point.at, point.published.rate, point.client)).collect();
+        assert_eq!(points, [(0.25, 20.0, 0.5), (0.75, 40.0, 0.5)]);
+        assert!(series.points[1].published.p99.is_some_and(|p99| (p99 - 10.0).abs() < 0.1));
     }
 }
