@@ -74,6 +74,9 @@ reload-systemd-consumer: $(program) ## install, and make systemd of this machine
 test: ## all tests, on real NSQ programs where they can be had (ARGS goes to cargo test)
 	@scripts/test $(ARGS)
 
+instructions: ## count the instructions of the hot paths, and fail if they became more (ARGS=--update accepts them)
+	@scripts/instructions $(ARGS)
+
 lint: ## formatting, clippy and the documentation, warnings denied
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
@@ -82,5 +85,5 @@ lint: ## formatting, clippy and the documentation, warnings denied
 images: ## draw the pictures in data/images again
 	@scripts/images
 
-.PHONY: help demo up down clean-data peers build producer consumer wakeup doctor pipeline simulate node gateway worker systemd-socket-activate-consumer install uninstall bench \
-	reload-systemd-consumer test lint images
+# what the list above names: none of it is a file
+.PHONY: $(shell awk -F ':.*\#\# ' '/^[a-z-]+:.*\#\# / { print $$1 }' Makefile)

@@ -10,6 +10,8 @@
 
 mod brokers;
 mod counters;
+#[doc(hidden)]
+pub mod crowd;
 pub(super) mod decide;
 mod edge;
 mod listen;

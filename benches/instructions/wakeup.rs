@@ -1,0 +1,19 @@
+//! wakeup's decision: 10,000 groups, of which one in a hundred has messages.
+
+use std::time::Instant;
+
+use mqueue::app::wakeup::crowd::Crowd;
+
+use crate::Work;
+
+pub const POLLS: u64 = 20;
+const GROUPS: u32 = 10_000;
+
+pub fn decide() -> Work {
+    let mut crowd = Crowd::of(GROUPS, Instant::now());
+    Box::new(move || {
+        let wakes: usize = (0..POLLS).map(|_| crowd.poll()).sum();
+        // each of the hundred at once, and then ever more rarely
+        assert_eq!(wakes, 500);
+    })
+}
