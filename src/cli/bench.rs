@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::producer::rate;
-use super::{brokers, duration};
+use super::{brokers, client, duration};
 
 /// Measure publishing and consuming: rates, latencies, processor time and memory of this program and of the broker.
 ///
@@ -27,6 +27,10 @@ pub struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub showing: Showing,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub client: client::Args,
 
     #[command(flatten)]
     #[allow(missing_docs)]

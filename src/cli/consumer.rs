@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::failing::Failing;
-use super::{brokers, duration};
+use super::{brokers, client, duration};
 use crate::handler::HandlerSpec;
 use crate::proto::{ChannelName, TopicName};
 
@@ -48,6 +48,10 @@ pub struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub tuning: Tuning,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub client: client::Args,
 
     #[command(flatten)]
     #[allow(missing_docs)]

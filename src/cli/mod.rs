@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod broker;
 pub mod brokers;
+pub mod client;
 pub mod consumer;
 pub mod demo;
 pub mod doctor;

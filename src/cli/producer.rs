@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::ValueEnum;
 
-use super::{brokers, duration};
+use super::{brokers, client, duration};
 use crate::proto::TopicName;
 
 /// Publish messages: generated events, or what comes from files and stdin.
@@ -41,6 +41,10 @@ pub struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub tuning: Tuning,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub client: client::Args,
 
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -41,7 +41,7 @@ use self::run::Run;
 use super::picture::Picture;
 use super::{Exit, Failure};
 use crate::cli::bench::{Args, Output, What};
-use crate::client::{Publisher, PublisherConfig};
+use crate::client::{Driver, Publisher, PublisherConfig};
 use crate::shutdown::Shutdown;
 
 /// How long what is on its way may take after Ctrl-C.
@@ -59,7 +59,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let told = ground.told().await;
     tracing::info!("{}, on {told}", plan.told());
-    let measured = measure(plan, &ground, &shutdown).await;
+    let measured = measure(plan, args.client.driver(), &ground, &shutdown).await;
     ground.clear().await;
     let Some(run) = measured? else { return Ok(Exit::Success) };
     let mut report = Report::of(&run, told);
@@ -74,8 +74,8 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
 }
 
 /// Connects, and runs to the end; none if somebody wanted it to end before it began.
-async fn measure(plan: Plan, ground: &Ground, shutdown: &Shutdown) -> anyhow::Result<Option<Run>> {
-    let publishers = connect(&plan, ground).await?;
+async fn measure(plan: Plan, driver: Driver, ground: &Ground, shutdown: &Shutdown) -> anyhow::Result<Option<Run>> {
+    let publishers = connect(&plan, driver, ground).await?;
     let bodies = Bodies::of(plan.size);
     let sender = Sender { publishers: &publishers, topic: &ground.topic, bodies: &bodies };
     if let (What::Consume, Some(messages)) = (plan.what, plan.messages) {
@@ -85,7 +85,7 @@ async fn measure(plan: Plan, ground: &Ground, shutdown: &Shutdown) -> anyhow::Re
             () = shutdown.draining.cancelled() => return Ok(None),
         }
     }
-    let mut consumers = if plan.consumes() { consume::connect(&plan, ground).await? } else { Vec::new() };
+    let mut consumers = if plan.consumes() { consume::connect(&plan, driver, ground).await? } else { Vec::new() };
     let client = Meter::of(Process::find(std::process::id()).into_iter().collect());
     let run = Run::begin(plan, client, Meter::of(ground.processes.clone()));
     tokio::select! {
@@ -102,10 +102,11 @@ async fn measure(plan: Plan, ground: &Ground, shutdown: &Shutdown) -> anyhow::Re
 }
 
 /// As many publishers as there are to be connections, spread over the nsqds.
-async fn connect(plan: &Plan, ground: &Ground) -> Result<Vec<Publisher>, Failure> {
+async fn connect(plan: &Plan, driver: Driver, ground: &Ground) -> Result<Vec<Publisher>, Failure> {
     let mut publishers = Vec::new();
+    let config = PublisherConfig { driver, ..PublisherConfig::default() };
     for address in ground.tcp.iter().cycle().take(ground.tcp.len().max(plan.connections as usize)) {
-        let publisher = Publisher::connect(std::slice::from_ref(address), PublisherConfig::default()).await;
+        let publisher = Publisher::connect(std::slice::from_ref(address), config.clone()).await;
         publishers.push(publisher.map_err(|e| Failure::unavailable(&e))?);
     }
     Ok(publishers)

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::{Exit, Failure};
 use crate::cli::bench::{Args, What};
+use crate::client::Driver;
 
 /// How long is measured where nothing is said.
 const DURATION: Duration = Duration::from_secs(10);
@@ -18,6 +19,8 @@ const MOST_BYTES: u64 = 1 << 30;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub(super) what: What,
+    /// Who speaks with nsqd.
+    pub(super) client: String,
     /// Messages a second of an open loop.
     pub(super) rate: Option<f64>,
     /// Bytes of a message.
@@ -53,6 +56,7 @@ impl Plan {
         let warm_up = if is_consume { Duration::ZERO } else { Duration::from_secs(1) };
         Ok(Self {
             what,
+            client: args.client.driver().name().to_owned(),
             rate: load.rate,
             size: load.size,
             batch: load.batch,
@@ -102,6 +106,7 @@ impl Plan {
         let windows = if *window > 1 { format!(", {window} batches each on their way") } else { String::new() };
         let flight = if self.consumes() { format!(", max-in-flight {}", self.max_in_flight) } else { String::new() };
         let s = if *connections == 1 { "" } else { "s" };
-        format!("{what}: {pace}{size} B{together}, {connections} connection{s}{windows}{flight}")
+        let client = if self.client == Driver::Own.name() { String::new() } else { format!(", by {}", self.client) };
+        format!("{what}: {pace}{size} B{together}, {connections} connection{s}{windows}{flight}{client}")
     }
 }

@@ -153,6 +153,7 @@ fn consumer_config(args: &Args, handler: &AnyHandler) -> ConsumerConfig {
     let mut config = working::consumer_config(&args.stream, &args.group, &args.broker, &args.tuning);
     let in_flight = if handler.batch_size() > 1 { BATCH_IN_FLIGHT } else { concurrency(args) };
     config.flow.max_in_flight = args.max_in_flight.unwrap_or(in_flight);
+    config.driver = args.client.driver();
     config
 }
 

@@ -103,7 +103,8 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
 
 async fn connect(args: &Args) -> Result<(Brokers, Publisher), Failure> {
     let brokers = Brokers::find(&args.broker).await?;
-    let config = PublisherConfig { timeout: args.tuning.publish_timeout, ..PublisherConfig::default() };
+    let (timeout, driver) = (args.tuning.publish_timeout, args.client.driver());
+    let config = PublisherConfig { timeout, driver, ..PublisherConfig::default() };
     let publisher = Publisher::connect(&brokers.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
     Ok((brokers, publisher))
 }

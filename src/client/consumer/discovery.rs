@@ -10,7 +10,6 @@ use tokio::time::sleep;
 
 use super::delivery::Delivery;
 use super::hub::Hub;
-use super::link;
 use crate::backoff::Backoff;
 use crate::client::{Address, HttpError, Lookupd};
 use crate::proto::TopicName;
@@ -73,9 +72,9 @@ pub(super) async fn run(hub: Arc<Hub>, first: Result<Found, HttpError>, sender: 
                     hub.clone().tasks.spawn(async move {
                         let first = tokio::select! {
                             () = hub.stopping.cancelled() => return,
-                            subscribed = link::subscribe(&hub, &address) => subscribed,
+                            first = super::first(&hub, &address) => first,
                         };
-                        link::run(hub, address, first, sender).await;
+                        super::link(hub, address, first, sender).await;
                     });
                 }
             }

@@ -12,6 +12,8 @@
 
 mod delivery;
 mod discovery;
+#[cfg(feature = "tokio-nsq")]
+mod foreign;
 mod held;
 mod hub;
 mod link;
@@ -25,7 +27,8 @@ use tokio::sync::mpsc;
 
 pub use self::delivery::Delivery;
 use self::hub::Hub;
-use super::{Address, ConnectConfig, Error, FlowConfig, Lookupd};
+use super::connection::Connection;
+use super::{Address, ConnectConfig, Driver, Error, FlowConfig, Lookupd};
 use crate::proto::{ChannelName, TopicName};
 
 /// What is consumed, and how.
@@ -43,6 +46,8 @@ pub struct ConsumerConfig {
     pub lookupd_poll_interval: Duration,
     /// How connections are made.
     pub connect: ConnectConfig,
+    /// Who speaks with nsqd.
+    pub driver: Driver,
     /// How many messages may be in flight, and when to back off.
     pub flow: FlowConfig,
 }
@@ -57,6 +62,7 @@ impl ConsumerConfig {
             lookupd: Vec::new(),
             lookupd_poll_interval: Duration::from_secs(60),
             connect: ConnectConfig::default(),
+            driver: Driver::default(),
             flow: FlowConfig {
                 max_in_flight: 200,
                 first_backoff: Duration::from_secs(1),
@@ -102,14 +108,14 @@ impl Consumer {
         let (sender, arriving) = mpsc::unbounded_channel();
         let hub = Arc::new(Hub::new(config));
         let config = &hub.config;
-        let tries = join_all(config.nsqd.iter().map(|address| link::subscribe(&hub, address))).await;
+        let tries = join_all(config.nsqd.iter().map(|address| first(&hub, address))).await;
         if tries.iter().all(Result::is_err) && !matches!(found, Some(Ok(_))) {
             let lookup = found.and_then(Result::err).map(Error::from);
             return Err(tries.into_iter().find_map(Result::err).or(lookup).unwrap_or(Error::NoAddress));
         }
         for (address, connection) in config.nsqd.iter().zip(tries) {
             hub.want(address);
-            hub.tasks.spawn(link::run(hub.clone(), address.clone(), connection, sender.clone()));
+            hub.tasks.spawn(link(hub.clone(), address.clone(), connection, sender.clone()));
         }
         if let Some(found) = found {
             hub.tasks.spawn(discovery::run(hub.clone(), found, sender));
@@ -195,6 +201,29 @@ impl Control {
     /// As [`Consumer::health`].
     pub fn health(&self) -> Health {
         self.0.health()
+    }
+}
+
+/// The first connection to `address`. tokio-nsq makes its own: for it, this one only shows that it can.
+async fn first(hub: &Hub, address: &Address) -> Result<Connection, Error> {
+    match hub.config.driver {
+        Driver::Own => link::subscribe(hub, address).await,
+        #[cfg(feature = "tokio-nsq")]
+        Driver::TokioNsq => Connection::open(address, &hub.config.connect).await,
+    }
+}
+
+/// Keeps a subscription, by whoever is to speak with nsqd.
+async fn link(
+    hub: Arc<Hub>,
+    address: Address,
+    first: Result<Connection, Error>,
+    sender: mpsc::UnboundedSender<Vec<Delivery>>,
+) {
+    match hub.config.driver {
+        Driver::Own => link::run(hub, address, first, sender).await,
+        #[cfg(feature = "tokio-nsq")]
+        Driver::TokioNsq => foreign::run(hub, address, sender).await,
     }
 }
 

@@ -3,10 +3,8 @@
 //! nsqd answers in the order of the commands, so what is on its way is a queue. Whatever ends a connection, what it left
 //! unanswered goes back to the shared queue: nothing is lost between two lines here.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Buf;
@@ -15,14 +13,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::PublishError;
 use super::queue::{self, Request, Shared};
+use super::sent::Sent;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
 use crate::client::{Address, Error};
 use crate::proto::{Command, ErrorCode, Frame, Response, WireError};
-
-/// Bytes on their way to one nsqd beyond which a link takes no more: enough to keep a fast one busy, and the rest is left to the
-/// other links.
-const WINDOW: usize = 4 << 20;
 
 /// Keeps a connection to `address` until the publisher is closed.
 pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result<Connection, Error>) {
@@ -30,11 +25,10 @@ pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result
     loop {
         let error = match first {
             Ok(connection) => {
-                let mut link =
-                    Link { shared: &shared, connection, sent: VecDeque::new(), groups: VecDeque::new(), bytes: 0 };
+                let mut link = Link { shared: &shared, connection, sent: Sent::default() };
                 let mut answered = false;
                 let ended = link.serve(&mut answered).await;
-                link.give_back();
+                link.sent.give_back(&shared);
                 match ended {
                     Ok(()) => return,
                     Err(error) => {
@@ -70,12 +64,8 @@ pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result
 struct Link<'a> {
     shared: &'a Shared,
     connection: Connection,
-    /// Requests on their way, oldest first.
-    sent: VecDeque<Request>,
-    /// How many of them each command has.
-    groups: VecDeque<usize>,
-    /// Their bytes.
-    bytes: usize,
+    /// Commands without an answer.
+    sent: Sent,
 }
 
 impl Link<'_> {
@@ -89,7 +79,7 @@ impl Link<'_> {
             if self.gather() {
                 life.progress = Instant::now();
             }
-            let busy = !self.groups.is_empty();
+            let busy = !self.sent.is_empty();
             if check.deadline() > life.deadline(busy) {
                 check.as_mut().reset(life.deadline(busy));
             }
@@ -106,7 +96,7 @@ impl Link<'_> {
                     life.progress = Instant::now();
                     self.read(read, answered)?;
                 }
-                () = shared.ready.notified(), if self.bytes < WINDOW => {}
+                () = shared.ready.notified(), if self.sent.has_room() => {}
                 () = shared.closing.cancelled(), if !busy => return Ok(()),
                 () = &mut check => {
                     if life.deadline(busy) <= Instant::now() {
@@ -121,26 +111,12 @@ impl Link<'_> {
 
     /// Writes commands for what waits, as far as the window goes. True if there was anything.
     fn gather(&mut self) -> bool {
-        let before = self.groups.len();
-        while self.bytes < WINDOW {
-            let old = self.sent.len();
-            let taken = self.shared.take(&mut self.sent);
-            if taken == 0 {
-                break;
-            }
-            queue::encode(self.sent.range(old..), &mut self.connection.out);
-            for request in self.sent.range_mut(old..) {
-                self.bytes += request.bytes();
-                if request.goes_out() {
-                    self.shared.resent.fetch_add(request.messages(), Ordering::Relaxed);
-                }
-            }
-            self.groups.push_back(taken);
+        let mut any = false;
+        while let Some(requests) = self.sent.take(self.shared) {
+            queue::encode(requests, &mut self.connection.out);
+            any = true;
         }
-        if self.bytes >= WINDOW && self.shared.has_waiting() {
-            self.shared.ready.notify_one();
-        }
-        self.groups.len() > before
+        any
     }
 
     fn read(&mut self, read: io::Result<usize>, answered: &mut bool) -> Result<(), Error> {
@@ -157,10 +133,7 @@ impl Link<'_> {
                 Some(Frame::Response(Response::Heartbeat)) => Command::Nop.encode(&mut self.connection.out),
                 Some(Frame::Response(Response::Ok)) => {
                     *answered = true;
-                    for request in self.pop_group() {
-                        self.shared.acknowledged.fetch_add(request.messages(), Ordering::Relaxed);
-                        request.resolve(Ok(()));
-                    }
+                    self.sent.acknowledged(self.shared);
                 }
                 Some(Frame::Error(error)) => return Err(self.refused(error)),
                 Some(Frame::Response(other)) => return Err(self.connection.unexpected(format!("{other:?}"))),
@@ -172,7 +145,7 @@ impl Link<'_> {
     /// The oldest command was refused, and the connection ends. A request that is at fault, and alone in its command, is
     /// told; if there were several, each will be tried alone.
     fn refused(&mut self, error: WireError) -> Error {
-        let group = self.pop_group();
+        let group = self.sent.pop();
         if !is_transient(error.code) {
             match <[Request; 1]>::try_from(group) {
                 Ok([request]) => request.resolve(Err(PublishError::Refused(error.clone()))),
@@ -182,17 +155,6 @@ impl Link<'_> {
             self.shared.put_back(group.into());
         }
         Error::Refused { address: self.connection.address.clone(), source: error }
-    }
-
-    fn pop_group(&mut self) -> Vec<Request> {
-        let count = self.groups.pop_front().unwrap_or(0);
-        let group: Vec<Request> = self.sent.drain(..count).collect();
-        self.bytes -= group.iter().map(Request::bytes).sum::<usize>();
-        group
-    }
-
-    fn give_back(&mut self) {
-        self.shared.put_back(std::mem::take(&mut self.sent));
     }
 }
 

@@ -11,8 +11,11 @@
 //! together. A link takes work only while it is connected, so a dead nsqd is passed over. **At least once**: a message whose
 //! answer was lost is sent again, to any nsqd, and may so be there twice; it is never given up before its deadline.
 
+#[cfg(feature = "tokio-nsq")]
+mod foreign;
 mod link;
 mod queue;
+mod sent;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use self::queue::{Payload, Shared};
 use super::connection::Connection;
-use super::{Address, ConnectConfig, Error};
+use super::{Address, ConnectConfig, Driver, Error};
 use crate::proto::{ErrorCode, TopicName, WireError};
 
 /// How messages are published.
@@ -38,6 +41,8 @@ pub struct PublisherConfig {
     pub timeout: Duration,
     /// How long nsqd may leave a publish unanswered before the connection counts as lost.
     pub answer_within: Duration,
+    /// Who speaks with nsqd.
+    pub driver: Driver,
     /// Bytes of messages that may wait and be on their way; beyond it publishing waits. One message may be larger.
     pub max_bytes: u32,
 }
@@ -48,6 +53,7 @@ impl Default for PublisherConfig {
             connect: ConnectConfig::default(),
             timeout: Duration::from_secs(30),
             answer_within: Duration::from_secs(10),
+            driver: Driver::default(),
             max_bytes: 64 << 20,
         }
     }
@@ -121,7 +127,12 @@ impl Publisher {
         }
         let (shared, links) = (Arc::new(Shared::new(config)), TaskTracker::new());
         for (address, connection) in addresses.iter().zip(tries) {
-            links.spawn(link::run(shared.clone(), address.clone(), connection));
+            match shared.config.driver {
+                Driver::Own => links.spawn(link::run(shared.clone(), address.clone(), connection)),
+                // it has to connect by itself: the connection has shown that it can
+                #[cfg(feature = "tokio-nsq")]
+                Driver::TokioNsq => links.spawn(foreign::run(shared.clone(), address.clone())),
+            };
         }
         links.close();
         let guard = shared.closing.clone().drop_guard();

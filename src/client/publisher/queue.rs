@@ -25,7 +25,7 @@ pub(super) enum Payload {
 }
 
 impl Payload {
-    fn bodies(&self) -> &[Bytes] {
+    pub(super) fn bodies(&self) -> &[Bytes] {
         match self {
             Self::One(body) | Self::Deferred(body, _) => std::slice::from_ref(body),
             Self::Many(bodies) => bodies,
@@ -40,8 +40,8 @@ impl Payload {
 /// One call's messages, on their way until `answer` is sent.
 #[derive(Debug)]
 pub(super) struct Request {
-    topic: TopicName,
-    payload: Payload,
+    pub(super) topic: TopicName,
+    pub(super) payload: Payload,
     bytes: usize,
     /// Not to be merged with others: one of a merged command was refused, and it may be this one.
     alone: bool,

@@ -1,0 +1,210 @@
+//! A link on the crate tokio-nsq.
+//!
+//! Its RDY stays where it was set: the flow is told what is in flight, and its wishes are not heard. It has no CLS, so a link that stops
+//! takes no more messages from it, waits for the answers of those that it has passed on, and leaves; what came meanwhile is delivered again when its
+//! time is over. It does not tell when a connection is lost, or why: as with the publisher, it serves one connection.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_nsq::{
+    NSQChannel, NSQConsumer, NSQConsumerConfig, NSQConsumerConfigSources, NSQEvent, NSQMessage, NSQRequeueDelay,
+    NSQTopic,
+};
+
+use super::delivery::{Answer, Delivery, Port, Verb};
+use super::hub::Hub;
+use crate::backoff::Backoff;
+use crate::client::driver::tokio_nsq_settings;
+use crate::client::{Address, Error};
+use crate::proto::{Message, MessageId};
+
+/// How long connecting may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Held messages are touched at this interval: a third of nsqd's default timeout. tokio-nsq does not tell what nsqd's is.
+const TOUCH: Duration = Duration::from_secs(20);
+/// How long the last answers have to get out: it does not tell when they were written.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+/// Messages that are passed on together.
+const AT_ONCE: usize = 1000;
+
+/// Keeps a subscription at `address` until the consumer stops, or the address is forgotten and the connection ends.
+pub(super) async fn run(hub: Arc<Hub>, address: Address, sender: UnboundedSender<Vec<Delivery>>) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), fastrand::Rng::new());
+    loop {
+        match serve(&hub, &address, &sender, &mut backoff).await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(nsqd = %address, "connection lost: {error}"),
+        }
+        hub.look_again.notify_one();
+        let pause = backoff.next().unwrap_or_default();
+        tokio::select! {
+            () = hub.stopping.cancelled() => return,
+            () = sleep(pause) => {}
+            () = hub.asked.notified() => {}
+        }
+        if hub.retire(&address) {
+            return;
+        }
+    }
+}
+
+/// One connection, until it is lost, or until the consumer has stopped and everything is answered (`Ok`).
+async fn serve(
+    hub: &Hub,
+    address: &Address,
+    sender: &UnboundedSender<Vec<Delivery>>,
+    backoff: &mut Backoff,
+) -> Result<(), Error> {
+    let mut consumer = subscribed(hub, address);
+    tokio::select! {
+        event = timeout(CONNECT, consumer.consume()) => match event {
+            Ok(Some(NSQEvent::Healthy())) => backoff.reset(),
+            Ok(_) => return Err(lost(address)),
+            Err(_) => return Err(Error::Silent { address: address.clone(), after: CONNECT }),
+        },
+        () = hub.stopping.cancelled() => return Ok(()),
+    }
+    let port = hub.join(address, u32::MAX, Duration::ZERO);
+    let mut link = Link { hub, address, sender, consumer, port: port.clone(), held: HashMap::new() };
+    let ended = link.serve().await;
+    port.close();
+    hub.leave(port.id);
+    ended
+}
+
+fn subscribed(hub: &Hub, address: &Address) -> NSQConsumer {
+    let config = &hub.config;
+    let topic = NSQTopic::new(config.topic.as_str()).expect("both have nsqd's rule for names");
+    let channel = NSQChannel::new(config.channel.as_str()).expect("both have nsqd's rule for names");
+    // a share for each nsqd that is known by now; it keeps it
+    let known = u32::try_from(hub.health().known.max(1)).unwrap_or(u32::MAX);
+    let share = (config.flow.max_in_flight / known).clamp(1, u16::MAX.into());
+    NSQConsumerConfig::new(topic, channel)
+        .set_shared(tokio_nsq_settings())
+        .set_max_in_flight(share)
+        .set_sources(NSQConsumerConfigSources::Daemons(vec![address.to_string()]))
+        .build()
+}
+
+fn lost(address: &Address) -> Error {
+    Error::Closed { address: address.clone(), source: None }
+}
+
+struct Link<'a> {
+    hub: &'a Hub,
+    address: &'a Address,
+    sender: &'a UnboundedSender<Vec<Delivery>>,
+    consumer: NSQConsumer,
+    port: Arc<Port>,
+    /// Messages that were passed on, by which they are answered.
+    held: HashMap<MessageId, NSQMessage>,
+}
+
+impl Link<'_> {
+    async fn serve(&mut self) -> Result<(), Error> {
+        let (hub, port) = (self.hub, self.port.clone());
+        let mut touch = interval(TOUCH);
+        touch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        touch.reset();
+        let mut stopping = false;
+        loop {
+            self.answer().await;
+            if stopping && self.held.is_empty() {
+                sleep(LAST_WORDS).await;
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                event = self.consumer.consume(), if !stopping => self.take(event)?,
+                () = port.wake.notified() => {}
+                () = hub.stopping.cancelled(), if !stopping => stopping = true,
+                _ = touch.tick() => {
+                    for message in self.held.values() {
+                        message.touch().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes on what has come.
+    fn take(&mut self, first: Option<NSQEvent>) -> Result<(), Error> {
+        let (mut batch, mut replaced, mut next) = (Vec::new(), 0, first);
+        loop {
+            match next {
+                Some(NSQEvent::Message(mut message)) => {
+                    let taken = taken(&mut message);
+                    // its time ran out while it was handled: the first one's answer must not finish this one
+                    replaced += u32::from(self.held.insert(taken.id, message).is_some());
+                    batch.push(Delivery::new(taken, self.port.clone()));
+                }
+                Some(NSQEvent::Ok()) => {}
+                // a second Healthy: there was another connection, and answers to the first would be lost
+                Some(NSQEvent::Healthy() | NSQEvent::Unhealthy()) | None => return Err(lost(self.address)),
+            }
+            if batch.len() >= AT_ONCE {
+                break;
+            }
+            match self.consumer.consume().now_or_never() {
+                Some(event) => next = event,
+                None => break,
+            }
+        }
+        let (id, count) = (self.port.id, batch.len() as u32);
+        self.hub.update(|flow, now| {
+            flow.answered(id, 0, 0, replaced, now);
+            flow.received(id, count, now);
+        });
+        // a consumer that is gone drops them, which gives them back
+        let _ = self.sender.send(batch);
+        Ok(())
+    }
+
+    /// Says to tokio-nsq what was said to the port.
+    async fn answer(&mut self) {
+        let mut answers = Vec::new();
+        self.port.take_answers(&mut answers);
+        let (mut done, mut failed, mut released) = (0, 0, 0);
+        for Answer { id, attempts, verb } in answers {
+            let Some(message) = self.held.get(&id).filter(|message| message.attempt == attempts) else { continue };
+            if verb == Verb::Touch {
+                message.touch().await;
+                continue;
+            }
+            let message = self.held.remove(&id).expect("it was found just now");
+            match verb {
+                Verb::Finish => {
+                    done += 1;
+                    message.finish().await;
+                }
+                Verb::Requeue(delay) => {
+                    failed += 1;
+                    message.requeue(NSQRequeueDelay::CustomDelay(delay)).await;
+                }
+                Verb::Release => {
+                    released += 1;
+                    message.requeue(NSQRequeueDelay::NoDelay).await;
+                }
+                Verb::Touch => unreachable!("it was touched"),
+            }
+        }
+        let id = self.port.id;
+        self.hub.update(|flow, now| flow.answered(id, done, failed, released, now));
+    }
+}
+
+/// The message, with its body taken out.
+fn taken(message: &mut NSQMessage) -> Message {
+    Message {
+        timestamp: i64::try_from(message.timestamp).unwrap_or(i64::MAX),
+        attempts: message.attempt,
+        id: MessageId(message.id),
+        body: Bytes::from(std::mem::take(&mut message.body)),
+    }
+}

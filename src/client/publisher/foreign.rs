@@ -1,0 +1,124 @@
+//! A link on the crate tokio-nsq.
+//!
+//! Its producer queues and tells of each OK, in order. It does not tell when a connection is lost, drops what it has queued then, and ends
+//! without a word when nsqd refuses something. So a producer serves one connection here: at the first sign of another it is thrown away, and
+//! what has no OK goes back to the queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_nsq::{NSQEvent, NSQProducer, NSQProducerConfig, NSQTopic};
+
+use super::queue::{Payload, Request, Shared};
+use super::sent::Sent;
+use crate::backoff::Backoff;
+use crate::client::driver::tokio_nsq_settings;
+use crate::client::{Address, Error};
+
+/// Keeps a connection to `address` until the publisher is closed.
+pub(super) async fn run(shared: Arc<Shared>, address: Address) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
+    loop {
+        let producer = NSQProducerConfig::new(address.to_string()).set_shared(tokio_nsq_settings()).build();
+        let mut link =
+            Link { shared: &shared, address: &address, producer, sent: Sent::default(), progress: Instant::now() };
+        let ended = link.serve(&mut backoff).await;
+        link.sent.give_back(&shared);
+        match ended {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(nsqd = %address, "connection lost: {error}");
+                shared.note(error);
+            }
+        }
+        let pause = backoff.next().unwrap_or_default();
+        tokio::select! {
+            () = shared.closing.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+struct Link<'a> {
+    shared: &'a Shared,
+    address: &'a Address,
+    producer: NSQProducer,
+    sent: Sent,
+    /// When something was last sent or answered.
+    progress: Instant,
+}
+
+impl Link<'_> {
+    /// Publishes until the connection ends or the publisher is closed (`Ok`).
+    async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), Error> {
+        let (shared, within) = (self.shared, self.shared.config.answer_within);
+        tokio::select! {
+            event = timeout(within, self.producer.consume()) => match event {
+                Ok(Some(NSQEvent::Healthy())) => {}
+                Ok(_) => return Err(self.lost()),
+                Err(_) => return Err(self.silent()),
+            },
+            () = shared.closing.cancelled() => return Ok(()),
+        }
+        loop {
+            self.gather().await?;
+            let busy = !self.sent.is_empty();
+            tokio::select! {
+                biased;
+                event = self.producer.consume() => match event {
+                    Some(NSQEvent::Ok()) => {
+                        self.progress = Instant::now();
+                        backoff.reset();
+                        self.sent.acknowledged(shared);
+                    }
+                    // a second Healthy: there was another connection, and what it left unanswered is gone
+                    Some(NSQEvent::Healthy() | NSQEvent::Unhealthy() | NSQEvent::Message(_)) | None => return Err(self.lost()),
+                },
+                () = shared.ready.notified(), if self.sent.has_room() => {}
+                () = shared.closing.cancelled(), if !busy => return Ok(()),
+                () = sleep_until(self.progress + within), if busy => return Err(self.silent()),
+            }
+        }
+    }
+
+    /// Hands over what waits, as far as the window goes.
+    async fn gather(&mut self) -> Result<(), Error> {
+        loop {
+            let Some(requests) = self.sent.take(self.shared) else { return Ok(()) };
+            let handing_over = publish(&mut self.producer, requests);
+            let handed_over = timeout(self.shared.config.answer_within, handing_over).await;
+            self.progress = Instant::now();
+            match handed_over {
+                Ok(true) => {}
+                Ok(false) => return Err(self.lost()),
+                Err(_) => return Err(self.silent()),
+            }
+        }
+    }
+
+    fn lost(&self) -> Error {
+        Error::Closed { address: self.address.clone(), source: None }
+    }
+
+    fn silent(&self) -> Error {
+        Error::Silent { address: self.address.clone(), after: self.progress.elapsed() }
+    }
+}
+
+/// Queues the command of these requests, at least one, which go together. False while there is no connection.
+async fn publish<'a>(producer: &mut NSQProducer, requests: impl Iterator<Item = &'a Request> + Clone) -> bool {
+    let first = requests.clone().next().expect("a command has a request");
+    let topic = NSQTopic::new(first.topic.as_str()).expect("both have nsqd's rule for names");
+    if let Payload::Deferred(body, delay) = &first.payload {
+        let delay = u32::try_from(*delay).unwrap_or(u32::MAX);
+        return producer.publish_deferred(&topic, body.to_vec(), delay).await.is_ok();
+    }
+    let mut bodies: Vec<Vec<u8>> =
+        requests.flat_map(|request| request.payload.bodies()).map(|body| body.to_vec()).collect();
+    let queued = match bodies.len() {
+        1 => producer.publish(&topic, bodies.remove(0)).await,
+        _ => producer.publish_multiple(&topic, bodies).await,
+    };
+    queued.is_ok()
+}

@@ -1,0 +1,78 @@
+//! What is on its way on one connection, in the order in which nsqd will answer.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use super::queue::{Request, Shared};
+
+/// Bytes on their way to one nsqd beyond which a link takes no more: enough to keep a fast one busy, and the rest is left to the
+/// other links.
+const WINDOW: usize = 4 << 20;
+
+/// Commands without an answer.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    /// Requests on their way, oldest first.
+    requests: VecDeque<Request>,
+    /// How many of them each command has.
+    groups: VecDeque<usize>,
+    /// Their bytes.
+    bytes: usize,
+}
+
+impl Sent {
+    /// True if nothing is on its way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// True if another command may go out.
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes < WINDOW
+    }
+
+    /// Takes the requests of the next command, which is to be sent now; `None` if there is no room or nothing waits.
+    pub(super) fn take(&mut self, shared: &Shared) -> Option<impl ExactSizeIterator<Item = &Request> + Clone> {
+        if !self.has_room() {
+            if shared.has_waiting() {
+                shared.ready.notify_one();
+            }
+            return None;
+        }
+        let old = self.requests.len();
+        let taken = shared.take(&mut self.requests);
+        if taken == 0 {
+            return None;
+        }
+        for request in self.requests.range_mut(old..) {
+            self.bytes += request.bytes();
+            if request.goes_out() {
+                shared.resent.fetch_add(request.messages(), Ordering::Relaxed);
+            }
+        }
+        self.groups.push_back(taken);
+        Some(self.requests.range(old..))
+    }
+
+    /// The oldest command has its answer: its requests.
+    pub(super) fn pop(&mut self) -> Vec<Request> {
+        let count = self.groups.pop_front().unwrap_or(0);
+        let group: Vec<Request> = self.requests.drain(..count).collect();
+        self.bytes -= group.iter().map(Request::bytes).sum::<usize>();
+        group
+    }
+
+    /// The oldest command was taken.
+    pub(super) fn acknowledged(&mut self, shared: &Shared) {
+        for request in self.pop() {
+            shared.acknowledged.fetch_add(request.messages(), Ordering::Relaxed);
+            request.resolve(Ok(()));
+        }
+    }
+
+    /// The connection has ended: what has no answer is to be sent again.
+    pub(super) fn give_back(&mut self, shared: &Shared) {
+        let Self { requests, .. } = std::mem::take(self);
+        shared.put_back(requests);
+    }
+}
