@@ -37,6 +37,8 @@ mod simulate;
 mod sleeping;
 #[allow(dead_code, unused_imports, reason = "shared with the benchmark: each uses a part of it")]
 mod support;
+#[cfg(feature = "tokio-nsq")]
+mod tokio_nsq;
 mod touch;
 mod wakeup;
 mod wakeup_bad_input;

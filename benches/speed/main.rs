@@ -2,7 +2,7 @@
 //!
 //! Run: `cargo bench --bench speed`, or `-- publish lines quiet bulk log broker pipeline gateway` for some of it. Every contender does the same work on the
 //! same nsqd, in turns (A B A B …), and the medians of all rounds are compared: what a noisy machine does to one it does to
-//! the other. nsqd and nsq's own programs come from `make peers`.
+//! the other. nsqd and nsq's own programs come from `make peers`. With `--features tokio-nsq` there is `client`, too.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
@@ -14,6 +14,8 @@ mod bare;
 mod broker;
 mod bulk;
 mod gateway;
+#[cfg(feature = "tokio-nsq")]
+mod client;
 mod lines;
 mod log;
 mod pipeline;
@@ -31,7 +33,7 @@ fn main() {
     for program in ["nsqd", "nsq_tail", "to_nsq"] {
         assert!(peer(program).is_some(), "{program} is missing: make peers");
     }
-    let parts: [(&str, fn()); 8] = [
+    let parts: &[(&str, fn())] = &[
         ("publish", publish::run),
         ("lines", lines::run),
         ("quiet", quiet::run),
@@ -40,6 +42,8 @@ fn main() {
         ("broker", broker::run),
         ("pipeline", pipeline::run),
         ("gateway", gateway::run),
+        #[cfg(feature = "tokio-nsq")]
+        ("client", client::run),
     ];
     for (name, run) in parts {
         if wanted.is_empty() || wanted.iter().any(|w| w == name) {

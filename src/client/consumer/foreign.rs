@@ -1,8 +1,8 @@
 //! A link on the crate tokio-nsq.
 //!
-//! Its RDY stays where it was set: the flow is told what is in flight, and its wishes are not heard. It has no CLS, so a link that stops
-//! takes no more messages from it, waits for the answers of those that it has passed on, and leaves; what came meanwhile is delivered again when its
-//! time is over. It does not tell when a connection is lost, or why: as with the publisher, it serves one connection.
+//! Its RDY stays where it was set: the flow is told what is in flight, and its wishes are not heard. It has no CLS, so while a link stops
+//! nsqd goes on sending: what comes is given back for later, when the link will be gone. What comes in the last moment is delivered
+//! again when its time is over. It does not tell when a connection is lost, or why: as with the publisher, it serves one connection.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,6 +30,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const TOUCH: Duration = Duration::from_secs(20);
 /// How long the last answers have to get out: it does not tell when they were written.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+/// What is given back while the link stops comes again after this, and so not to the link.
+const LATER: Duration = Duration::from_secs(1);
 /// Messages that are passed on together.
 const AT_ONCE: usize = 1000;
 
@@ -71,7 +73,7 @@ async fn serve(
         () = hub.stopping.cancelled() => return Ok(()),
     }
     let port = hub.join(address, u32::MAX, Duration::ZERO);
-    let mut link = Link { hub, address, sender, consumer, port: port.clone(), held: HashMap::new() };
+    let mut link = Link { hub, address, sender, consumer, port: port.clone(), held: HashMap::new(), stopping: false };
     let ended = link.serve().await;
     port.close();
     hub.leave(port.id);
@@ -104,6 +106,8 @@ struct Link<'a> {
     port: Arc<Port>,
     /// Messages that were passed on, by which they are answered.
     held: HashMap<MessageId, NSQMessage>,
+    /// Nothing is passed on any more.
+    stopping: bool,
 }
 
 impl Link<'_> {
@@ -112,18 +116,20 @@ impl Link<'_> {
         let mut touch = interval(TOUCH);
         touch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         touch.reset();
-        let mut stopping = false;
         loop {
             self.answer().await;
-            if stopping && self.held.is_empty() {
+            if self.stopping && self.held.is_empty() {
                 sleep(LAST_WORDS).await;
                 return Ok(());
             }
             tokio::select! {
                 biased;
-                event = self.consumer.consume(), if !stopping => self.take(event)?,
+                event = self.consumer.consume() => match event {
+                    Some(NSQEvent::Message(message)) if self.stopping => give_back(message, LATER).await,
+                    event => self.take(event)?,
+                },
                 () = port.wake.notified() => {}
-                () = hub.stopping.cancelled(), if !stopping => stopping = true,
+                () = hub.stopping.cancelled(), if !self.stopping => self.stopping = true,
                 _ = touch.tick() => {
                     for message in self.held.values() {
                         message.touch().await;
@@ -171,6 +177,7 @@ impl Link<'_> {
         let mut answers = Vec::new();
         self.port.take_answers(&mut answers);
         let (mut done, mut failed, mut released) = (0, 0, 0);
+        let least = if self.stopping { LATER } else { Duration::ZERO };
         for Answer { id, attempts, verb } in answers {
             let Some(message) = self.held.get(&id).filter(|message| message.attempt == attempts) else { continue };
             if verb == Verb::Touch {
@@ -185,11 +192,11 @@ impl Link<'_> {
                 }
                 Verb::Requeue(delay) => {
                     failed += 1;
-                    message.requeue(NSQRequeueDelay::CustomDelay(delay)).await;
+                    give_back(message, delay.max(least)).await;
                 }
                 Verb::Release => {
                     released += 1;
-                    message.requeue(NSQRequeueDelay::NoDelay).await;
+                    give_back(message, least).await;
                 }
                 Verb::Touch => unreachable!("it was touched"),
             }
@@ -197,6 +204,10 @@ impl Link<'_> {
         let id = self.port.id;
         self.hub.update(|flow, now| flow.answered(id, done, failed, released, now));
     }
+}
+
+async fn give_back(message: NSQMessage, delay: Duration) {
+    message.requeue(NSQRequeueDelay::CustomDelay(delay)).await;
 }
 
 /// The message, with its body taken out.

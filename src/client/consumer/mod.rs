@@ -106,7 +106,7 @@ impl Consumer {
             false => Some(discovery::ask(&config.lookupd, &config.topic).await),
         };
         let (sender, arriving) = mpsc::unbounded_channel();
-        let hub = Arc::new(Hub::new(config));
+        let hub = Arc::new(Hub::new(as_its_driver_can(config)));
         let config = &hub.config;
         let tries = join_all(config.nsqd.iter().map(|address| first(&hub, address))).await;
         if tries.iter().all(Result::is_err) && !matches!(found, Some(Ok(_))) {
@@ -201,6 +201,18 @@ impl Control {
     /// As [`Consumer::health`].
     pub fn health(&self) -> Health {
         self.0.health()
+    }
+}
+
+/// tokio-nsq's RDY cannot be lowered: for it there are no pauses, and none to wait for.
+fn as_its_driver_can(config: ConsumerConfig) -> ConsumerConfig {
+    match config.driver {
+        Driver::Own => config,
+        #[cfg(feature = "tokio-nsq")]
+        Driver::TokioNsq => {
+            let flow = FlowConfig { max_backoff: Duration::ZERO, ..config.flow };
+            ConsumerConfig { flow, ..config }
+        }
     }
 }
 

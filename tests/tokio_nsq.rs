@@ -1,0 +1,91 @@
+//! `--client tokio-nsq`: the same commands on the crate of that name, at least once as ever.
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::{Mqueue, Nsqd, Sequences, consumer, mqueue, needs, wait_until};
+
+fn producer(nsqd: &Nsqd, args: &str) -> Mqueue {
+    mqueue(&format!("producer --stream foo --client tokio-nsq --nsqd-tcp-address {} {args}", nsqd.tcp()))
+}
+
+#[test]
+fn what_is_published_is_consumed_and_finished_before_it_ends() {
+    needs!("nsqd");
+    for nsqd in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
+        nsqd.create("foo", "1");
+        let finished = producer(&nsqd, "--interval 0 --tasks 50 --count 5000").run();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        assert_eq!(nsqd.channel("foo", "1").depth, 5000);
+        let finished = consumer(&nsqd.tcp(), "--client tokio-nsq --output body --timeout 1").run();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        let mut seen = Sequences::default();
+        seen.read(&finished.stdout);
+        assert_eq!((seen.distinct(), seen.duplicates()), (5000, 0));
+        nsqd.wait_for_empty("foo", "1");
+    }
+}
+
+#[test]
+fn an_nsqd_that_restarts_costs_nothing_acknowledged() {
+    needs!("nsqd");
+    let mut nsqd = Nsqd::start();
+    nsqd.create("foo", "1");
+    let consumer = consumer(&nsqd.tcp(), "--client tokio-nsq --output body").start();
+    let producer = producer(&nsqd, "--rate 1000 --count 6000 --report json").start();
+    for lines in [1000, 3000] {
+        consumer.wait_for_lines(lines);
+        nsqd.stop();
+        nsqd.start_again();
+    }
+    let report = producer.finish();
+    assert_eq!(report.code, Some(0), "{}", report.stderr);
+    let report: Value = serde_json::from_str(&report.stdout).expect("JSON");
+    assert_eq!(report["acknowledged"], 6000, "{report}");
+    nsqd.wait_for_empty("foo", "1");
+    consumer.signal(Signal::SIGTERM);
+    let finished = consumer.finish();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let mut seen = Sequences::default();
+    seen.read(&finished.stdout);
+    assert_eq!(seen.distinct(), 6000);
+}
+
+#[test]
+fn a_message_that_fails_comes_again_and_then_to_the_dead_letters() {
+    needs!("nsqd");
+    let nsqd = Nsqd::with_channel("foo", "1");
+    nsqd.publish("foo", b"x");
+    let args = "--client tokio-nsq --handler exec:false --max-attempts 3 --retry-delay 100ms --timeout 2";
+    let finished = consumer(&nsqd.tcp(), args).run();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(nsqd.published("foo.dead"), 1, "{}", finished.stderr);
+    assert_eq!(nsqd.channel("foo", "1").requeue_count, 2);
+    nsqd.wait_for_empty("foo", "1");
+}
+
+#[test]
+fn a_handler_that_is_ended_gives_its_message_back() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    nsqd.publish("foo", b"x");
+    let args = "--client tokio-nsq --handler sleep:60s --concurrency 1";
+    let consumer = consumer(&nsqd.tcp(), args).start();
+    wait_until("it is in flight", || nsqd.channel("foo", "1").in_flight_count == 1);
+    consumer.signal(Signal::SIGINT);
+    consumer.signal(Signal::SIGTERM);
+    let finished = consumer.finish();
+    assert_eq!(finished.code, Some(130), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
+    let finished =
+        mqueue("consumer --stream foo --group 1 --output body --count 1 --nsqd-tcp-address").arg(&nsqd.tcp()).run();
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(0), "x\n"), "{}", finished.stderr);
+}
+
+#[test]
+fn help_says_what_it_cannot_promise() {
+    for command in ["producer", "consumer", "bench"] {
+        let help = mqueue(&format!("{command} --help")).run().stdout;
+        assert!(help.contains("What tokio-nsq cannot promise"), "{help}");
+    }
+}
