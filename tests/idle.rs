@@ -70,6 +70,17 @@ fn a_message_that_comes_while_idle_starts_the_timeout_anew() {
 }
 
 #[test]
+fn a_consumer_whose_failed_messages_are_gone_is_idle() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    nsqd.publish_lines("foo", b"a\nb");
+    let args = "--handler exec:false --retry-delay 60s --max-backoff 100ms --timeout 1";
+    let finished = consumer(&nsqd.tcp(), args).run();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stderr.contains("idle: 0 done, 2 to retry"), "{}", finished.stderr);
+}
+
+#[test]
 fn the_last_look_goes_to_nsqds_that_nsqlookupd_names() {
     needs!("nsqd", "nsqlookupd");
     let (lookupd, stats) = (Lookupd::start(), TcpListener::bind("127.0.0.1:0").unwrap());

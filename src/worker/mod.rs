@@ -306,7 +306,8 @@ impl<H: Handler> Worker<H> {
     /// When to look again whether it is idle; `None` if it is, or need not be.
     fn look_idle(&mut self) -> Option<Instant> {
         let health = self.consumer.health();
-        let busy = !self.running.is_empty() || health.in_flight > 0 || health.backing_off;
+        // after a pause there is room for one message: if none comes, none waits
+        let busy = !self.running.is_empty() || health.in_flight > 0 || health.paused;
         self.idle.as_mut()?.look(busy, Instant::now())
     }
 

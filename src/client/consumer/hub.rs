@@ -119,6 +119,7 @@ impl Hub {
             known: state.links.values().filter(|wanted| **wanted).count(),
             in_flight: state.flow.in_flight(),
             backing_off: state.flow.is_backing_off(),
+            paused: state.flow.is_paused(),
         }
     }
 

@@ -83,6 +83,8 @@ pub struct Health {
     pub in_flight: u32,
     /// Few or no messages are taken, because handlers failed.
     pub backing_off: bool,
+    /// No messages are taken for a while, because handlers failed.
+    pub paused: bool,
 }
 
 /// Receives a channel's messages. Dropping it gives back what was not answered; [`stop`](Self::stop), and then

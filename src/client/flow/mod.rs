@@ -187,6 +187,11 @@ impl Flow {
         matches!(self.pressure, Pressure::Paused(_) | Pressure::Probing)
     }
 
+    /// True while nothing is taken because handlers failed.
+    pub fn is_paused(&self) -> bool {
+        matches!(self.pressure, Pressure::Paused(_))
+    }
+
     /// Opens, pauses or probes, by what became of the last messages.
     fn judge(&mut self, done: u32, failed: u32, now: Instant) {
         let Some(backoff) = &mut self.backoff else { return };
