@@ -93,6 +93,8 @@ fn report(title: &str, unit: &str, results: &[Contender]) {
     for result in results {
         let (low, high) = result.figures.iter().fold((f64::MAX, f64::MIN), |(l, h), f| (l.min(*f), h.max(*f)));
         let median = result.median();
-        println!("  {:<44} {median:>12.1} {unit} ({low:.1} to {high:.1})  {:>7.2}x", result.name, median / first);
+        let ratio = median / first;
+        let digits = if ratio < 0.1 { 4 } else { 2 };
+        println!("  {:<44} {median:>12.1} {unit} ({low:.1} to {high:.1})  {ratio:>7.digits$}x", result.name);
     }
 }
