@@ -13,9 +13,9 @@ mod support;
 mod bare;
 mod broker;
 mod bulk;
-mod gateway;
 #[cfg(feature = "tokio-nsq")]
 mod client;
+mod gateway;
 mod lines;
 mod log;
 mod pipeline;
