@@ -7,8 +7,9 @@ use bytes::Bytes;
 use mqueue::proto::{Command as Nsq, TopicName};
 
 use crate::bare::Bare;
+use crate::measured::{bench, figure};
 use crate::support::{Nsqd, peer};
-use crate::{Round, compare, report};
+use crate::{Goal, Round, compare, report};
 
 /// How long each program runs, a round.
 const RUNNING: &str = "--runfor=2s";
@@ -34,6 +35,16 @@ fn write(server: &Nsqd) -> f64 {
 fn read(server: &Nsqd) -> f64 {
     write(server);
     measure(server, "bench_reader", &["--channel=ch"])
+}
+
+/// Published and consumed at once, by one client.
+fn both(server: &Nsqd) -> f64 {
+    let report = bench(server, "both --batch 200 --window 4 --max-in-flight 2500 --duration 2s");
+    figure(&report, "/handled/messages_per_s")
+}
+
+fn single(server: &Nsqd) -> f64 {
+    figure(&bench(server, "publish --batch 1 --connections 8 --duration 2s"), "/published/messages_per_s")
 }
 
 /// Megabytes that the server takes with a million messages.
@@ -66,10 +77,24 @@ pub fn run() {
         })
     };
     let rounds = |measure| -> Vec<_> { servers.iter().map(|(name, start)| (*name, round(*start, measure))).collect() };
-    let written = compare(rounds(write));
-    report("bench_writer, 200 B, batches of 200 (goals: 2x in memory, 1x with a log)", "messages/s", &written);
-    report("bench_reader, 200 B (goals: 2x in memory, 1x with a log)", "messages/s", &compare(rounds(read)));
+    let (three, half) = (Some(Goal::AtLeast(3.0)), Some(Goal::AtLeast(1.5)));
+    let pairs = [(1, 0, three), (2, 0, half)];
+    report("bench_writer, 200 B, batches of 200", "messages/s", &compare(rounds(write)), &pairs);
+    report("bench_reader, 200 B", "messages/s", &compare(rounds(read)), &pairs);
+    report("mqueue bench both, 200 B, batches of 200", "messages/s", &compare(rounds(both)), &pairs);
+    report(
+        "single PUBs on 8 connections, 200 B",
+        "messages/s",
+        &compare(rounds(single)),
+        &[(1, 0, half), (2, 0, None)],
+    );
     let mut queued = rounds(queue_a_million);
     queued.push(("nsqd, as it comes (10,000 in memory)", round(Nsqd::start, queue_a_million)));
-    report("memory with a million messages of 200 B queued (goal: at most nsqd's)", "MB", &compare(queued));
+    let most = Some(Goal::AtMost(0.5));
+    report(
+        "memory with a million messages of 200 B queued",
+        "MB",
+        &compare(queued),
+        &[(1, 0, most), (2, 0, most), (2, 3, None)],
+    );
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::support::{Nsqd, peer};
-use crate::{compare, report};
+use crate::{Goal, compare, report};
 
 /// to_nsq gets fewer: it is much slower, and a rate is a rate.
 const OURS: usize = 1_000_000;
@@ -52,5 +52,5 @@ pub fn run() {
             }),
         ),
     ]);
-    report("lines of 200 B from stdin (goal: at least 10x)", "lines/s", &results);
+    report("lines of 200 B from stdin", "lines/s", &results, &[(1, 0, Some(Goal::AtLeast(30.0)))]);
 }

@@ -25,7 +25,7 @@ pub fn run() {
         });
         (name, round)
     });
-    report("batches of 200 x 200 B appended to the log", "MB/s", &compare(rounds.collect()));
+    report("batches of 200 × 200 B appended to the log", "MB/s", &compare(rounds.collect()), &[]);
     recover();
 }
 

@@ -1,7 +1,7 @@
 //! How fast the binary and the library are beside their peers, as ratios.
 //!
-//! Run: `cargo bench --bench speed`, or `-- publish lines quiet bulk log broker pipeline gateway` for some of it. Every contender does the same work on the
-//! same nsqd, in turns (A B A B …), and the medians of all rounds are compared: what a noisy machine does to one it does to
+//! Run: `cargo bench --bench speed`, or with names of parts behind `--` for some of it; `make compare` writes docs/benchmarks. Every contender does
+//! the same work on the same nsqd, in turns (A B A B …), and the medians of all rounds are compared: what a noisy machine does to one it does to
 //! the other. nsqd and nsq's own programs come from `make peers`. With `--features tokio-nsq` there is `client`, too.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
@@ -11,21 +11,33 @@
 mod support;
 
 mod bare;
+mod batch;
+mod book;
 mod broker;
 mod bulk;
 #[cfg(feature = "tokio-nsq")]
 mod client;
+mod fanout;
 mod gateway;
+mod large;
 mod lines;
 mod log;
+mod measured;
+mod others;
+mod page;
 mod pipeline;
 mod publish;
 mod quiet;
 
+use std::path::Path;
+use std::sync::LazyLock;
+
+use book::{Contender, Goal, report};
 use support::peer;
 
-/// Rounds that each contender gets.
-const ROUNDS: usize = 5;
+/// Rounds that each contender gets: five, or ROUNDS, for a quick look.
+static ROUNDS: LazyLock<usize> =
+    LazyLock::new(|| std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5));
 
 fn main() {
     // cargo adds --bench
@@ -37,9 +49,13 @@ fn main() {
         ("publish", publish::run),
         ("lines", lines::run),
         ("quiet", quiet::run),
+        ("batch", batch::run),
         ("bulk", bulk::run),
+        ("large", large::run),
+        ("others", others::run),
         ("log", log::run),
         ("broker", broker::run),
+        ("fanout", fanout::run),
         ("pipeline", pipeline::run),
         ("gateway", gateway::run),
         #[cfg(feature = "tokio-nsq")]
@@ -50,17 +66,8 @@ fn main() {
             run();
         }
     }
-}
-
-/// One contender's figures, a round each.
-struct Contender {
-    name: &'static str,
-    figures: Vec<f64>,
-}
-
-impl Contender {
-    fn median(&self) -> f64 {
-        median(&self.figures)
+    if std::env::args().any(|arg| arg == "--write") {
+        page::write(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"), "make compare");
     }
 }
 
@@ -78,23 +85,10 @@ fn compare(contenders: Vec<(&'static str, Round<'_>)>) -> Vec<Contender> {
     let mut results: Vec<Contender> =
         contenders.iter().map(|(name, _)| Contender { name, figures: Vec::new() }).collect();
     let mut rounds: Vec<Round<'_>> = contenders.into_iter().map(|(_, round)| round).collect();
-    for _ in 0..ROUNDS {
+    for _ in 0..*ROUNDS {
         for (result, round) in results.iter_mut().zip(&mut rounds) {
             result.figures.push(round());
         }
     }
     results
-}
-
-/// Prints medians, spread, and the ratio to the first contender.
-fn report(title: &str, unit: &str, results: &[Contender]) {
-    println!("\n{title}");
-    let first = results[0].median();
-    for result in results {
-        let (low, high) = result.figures.iter().fold((f64::MAX, f64::MIN), |(l, h), f| (l.min(*f), h.max(*f)));
-        let median = result.median();
-        let ratio = median / first;
-        let digits = if ratio < 0.1 { 4 } else { 2 };
-        println!("  {:<44} {median:>12.1} {unit} ({low:.1} to {high:.1})  {ratio:>7.digits$}x", result.name);
-    }
 }

@@ -8,7 +8,7 @@ use crate::support::Nsqd;
 
 pub fn run() {
     let nsqd = Nsqd::real(&["--mem-queue-size=1000000"]);
-    let rates: Vec<f64> = (0..ROUNDS).map(|_| figure(&pipeline(&nsqd, "max", 300_000), "end", "/s")).collect();
+    let rates: Vec<f64> = (0..*ROUNDS).map(|_| figure(&pipeline(&nsqd, "max", 300_000), "end", "/s")).collect();
     println!("\npipeline of three stages without work, nsqd (goal: at least 30,000 messages/s)");
     println!("  {:.0} messages/s", median(&rates));
     let quiet = pipeline(&nsqd, "500", 10_000);

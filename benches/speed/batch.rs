@@ -1,0 +1,127 @@
+//! Batches published and messages consumed: the client's rate and its processor time, beside nsq's own bench programs on nsqd; and
+//! messages to a file beside nsq_to_file.
+
+use std::cell::RefCell;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::measured::{bench, children_cpu, figure};
+use crate::support::{Nsqd, peer, wait_until};
+use crate::{Contender, Goal, Round, compare, report};
+
+/// What is left on nsqd for a consumer.
+const FILLED: &str = "1000000";
+const TO_FILE: usize = 300_000;
+
+fn nsqd() -> Nsqd {
+    let nsqd = Nsqd::real(&["--mem-queue-size=100000000"]);
+    nsqd.create("bench", "ch");
+    nsqd
+}
+
+/// Messages a second, and microseconds of the client's processor time for one, of one of nsq's programs.
+fn go(server: &Nsqd, program: &str, flags: &[&str]) -> (f64, f64) {
+    let mut command = Command::new(peer(program).expect("make peers"));
+    command.args(["--topic=bench", "--runfor=2s"]).args(flags).arg(format!("--nsqd-tcp-address={}", server.tcp()));
+    let before = children_cpu();
+    let output = command.output().unwrap();
+    let cpu = children_cpu() - before;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // duration: 2.0s - 120mb/s - 600000ops/s - 1.6us/op
+    let number = |unit: &str| said.split(" - ").find_map(|part| part.trim().strip_suffix(unit)?.parse::<f64>().ok());
+    let rate = number("ops/s").unwrap_or_else(|| panic!("{program} said: {said}"));
+    (rate, cpu * 1e6 / (rate * 2.0))
+}
+
+/// The same of `mqueue bench`.
+fn ours(server: &Nsqd, args: &str, done: &str) -> (f64, f64) {
+    let report = bench(server, args);
+    (figure(&report, &format!("/{done}/messages_per_s")), figure(&report, "/client_usage/cpu_us_per_message"))
+}
+
+/// Runs both in turns; reports rate and processor time.
+fn beside(what: &str, names: [&'static str; 2], theirs: fn(&Nsqd) -> (f64, f64), ours: fn(&Nsqd) -> (f64, f64)) {
+    let costs = [RefCell::new(Vec::new()), RefCell::new(Vec::new())];
+    let round = |measure: fn(&Nsqd) -> (f64, f64), cost| -> Round<'_> {
+        let cost: &RefCell<Vec<f64>> = cost;
+        Box::new(move || {
+            let (rate, cpu) = measure(&nsqd());
+            cost.borrow_mut().push(cpu);
+            rate
+        })
+    };
+    let results = compare(vec![(names[0], round(theirs, &costs[0])), (names[1], round(ours, &costs[1]))]);
+    report(what, "messages/s", &results, &[(1, 0, Some(Goal::AtLeast(1.0)))]);
+    let costs: Vec<Contender> =
+        names.into_iter().zip(costs).map(|(name, figures)| Contender { name, figures: figures.into_inner() }).collect();
+    let what = format!("{what}: the client's processor time");
+    report(&what, "us a message", &costs, &[(1, 0, Some(Goal::AtMost(0.5)))]);
+}
+
+pub fn run() {
+    beside(
+        "publish 200 B, batches of 200, on nsqd",
+        ["bench_writer", "mqueue bench publish"],
+        |nsqd| go(nsqd, "bench_writer", &["--size=200", "--batch-size=200"]),
+        |nsqd| ours(nsqd, "publish --batch 200 --connections 2 --duration 2s", "published"),
+    );
+    beside(
+        "consume 200 B and discard it, on nsqd",
+        ["bench_reader", "mqueue bench consume"],
+        |nsqd| {
+            go(nsqd, "bench_writer", &["--size=200", "--batch-size=200"]);
+            go(nsqd, "bench_reader", &["--size=200", "--channel=ch"])
+        },
+        |nsqd| ours(nsqd, &format!("consume --messages {FILLED} --connections 2 --max-in-flight 2500"), "handled"),
+    );
+    let results = compare(vec![
+        (
+            "nsq_to_file",
+            Box::new(|| {
+                to_file(|folder, tcp| {
+                    let mut command = Command::new(peer("nsq_to_file").expect("make peers"));
+                    command.args(["--topic=bench", "--channel=ch", "--max-in-flight=1000", "--output-dir", folder]);
+                    command.arg(format!("--nsqd-tcp-address={tcp}"));
+                    command
+                })
+            }),
+        ),
+        (
+            "mqueue consumer --handler file:PATH",
+            Box::new(|| {
+                to_file(|folder, tcp| {
+                    let mut command = Command::new(env!("CARGO_BIN_EXE_mqueue"));
+                    command.args([
+                        "consumer",
+                        "--stream=bench",
+                        "--group=ch",
+                        "--handler",
+                        &format!("file:{folder}/lines"),
+                    ]);
+                    command.args(["--nsqd-tcp-address", tcp]);
+                    command
+                })
+            }),
+        ),
+    ]);
+    report("consume 200 B to a file", "messages/s", &results, &[(1, 0, Some(Goal::AtLeast(3.0)))]);
+}
+
+/// Messages a second until nsqd has nothing left.
+fn to_file(command: impl Fn(&str, &str) -> Command) -> f64 {
+    let (nsqd, folder) = (nsqd(), tempfile::tempdir().unwrap());
+    let lines = format!("{:0200}\n", 7).repeat(2000);
+    (0..TO_FILE / 2000).for_each(|_| nsqd.publish_lines("bench", lines.as_bytes()));
+    wait_until("all messages in the channel", || nsqd.channel("bench", "ch").depth == TO_FILE as i64);
+    let mut command = command(folder.path().to_str().unwrap(), &nsqd.tcp());
+    let start = Instant::now();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let done = || nsqd.channel("bench", "ch");
+    while done().depth > 0 || done().in_flight_count > 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let rate = TO_FILE as f64 / start.elapsed().as_secs_f64();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    rate
+}

@@ -1,0 +1,123 @@
+//! What the contenders reached: printed as it comes, and kept for docs/benchmarks.
+
+use std::sync::{Mutex, PoisonError};
+
+use serde::Serialize;
+
+use crate::median;
+
+/// One contender's figures, a round each.
+pub struct Contender {
+    pub name: &'static str,
+    pub figures: Vec<f64>,
+}
+
+impl Contender {
+    pub fn median(&self) -> f64 {
+        median(&self.figures)
+    }
+}
+
+/// What a ratio should be.
+#[derive(Debug, Clone, Copy)]
+pub enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Goal {
+    fn is_met(self, ratio: f64) -> bool {
+        match self {
+            Self::AtMost(most) => ratio <= most,
+            Self::AtLeast(least) => ratio >= least,
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::AtMost(most) => format!("≤ {most}×"),
+            Self::AtLeast(least) => format!("≥ {least}×"),
+        }
+    }
+}
+
+/// A contender beside a peer, by their places, and the goal if there is one.
+pub type Pair = (usize, usize, Option<Goal>);
+
+/// One line of docs/benchmarks.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    pub what: String,
+    pub unit: String,
+    pub mqueue: String,
+    pub peer: String,
+    pub mqueue_median: f64,
+    pub peer_median: f64,
+    /// The medians' ratio.
+    pub ratio: f64,
+    /// The lowest and the highest ratio of a round.
+    pub spread: [f64; 2],
+    pub goal: Option<String>,
+    pub met: Option<bool>,
+}
+
+static ROWS: Mutex<Vec<Row>> = Mutex::new(Vec::new());
+
+/// The rows so far.
+pub fn rows() -> Vec<Row> {
+    ROWS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Prints medians and spread, and how the pairs compare, which is kept.
+pub fn report(what: &str, unit: &str, results: &[Contender], pairs: &[Pair]) {
+    println!("\n{what}");
+    for result in results {
+        let (low, high) = ends(result.figures.iter().copied());
+        let digits = digits(result.median());
+        println!("  {:<44} {:>14.digits$} {unit} ({low:.digits$} to {high:.digits$})", result.name, result.median());
+    }
+    for (ours, peer, goal) in pairs {
+        let row = row(what, unit, &results[*ours], &results[*peer], *goal);
+        let goal = match (&row.goal, row.met) {
+            (Some(goal), Some(true)) => format!("  goal {goal}: met"),
+            (Some(goal), _) => format!("  goal {goal}: MISSED"),
+            (None, _) => String::new(),
+        };
+        let digits = digits(row.ratio);
+        let [low, high] = row.spread;
+        println!("  {} / {}: {:.digits$}x ({low:.digits$} to {high:.digits$}){goal}", row.mqueue, row.peer, row.ratio);
+        ROWS.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+    }
+}
+
+fn row(what: &str, unit: &str, ours: &Contender, peer: &Contender, goal: Option<Goal>) -> Row {
+    let ratio = ours.median() / peer.median();
+    let (low, high) = ends(ours.figures.iter().zip(&peer.figures).map(|(ours, peer)| ours / peer));
+    Row {
+        what: what.to_owned(),
+        unit: unit.to_owned(),
+        mqueue: ours.name.to_owned(),
+        peer: peer.name.to_owned(),
+        mqueue_median: ours.median(),
+        peer_median: peer.median(),
+        ratio,
+        spread: [low, high],
+        goal: goal.map(Goal::text),
+        met: goal.map(|goal| goal.is_met(ratio)),
+    }
+}
+
+fn ends(figures: impl Iterator<Item = f64>) -> (f64, f64) {
+    figures.fold((f64::MAX, f64::MIN), |(low, high), figure| (low.min(figure), high.max(figure)))
+}
+
+/// Digits after the point, so that three count.
+pub fn digits(figure: f64) -> usize {
+    match figure.abs() {
+        0.0..0.01 => 4,
+        0.01..0.1 => 3,
+        0.1..10.0 => 2,
+        10.0..100.0 => 1,
+        _ => 0,
+    }
+}

@@ -1,0 +1,172 @@
+//! docs/benchmarks.md, .json and .svg, from the rows of a run.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::book::{Row, digits, rows};
+use crate::support::peer;
+
+/// Writes the page, its figures and its picture.
+pub fn write(folder: &Path, command: &str) {
+    let (rows, machine) = (rows(), machine());
+    let whole = json!({ "machine": machine, "command": command, "rows": rows });
+    let json = serde_json::to_string_pretty(&whole).unwrap() + "\n";
+    std::fs::write(folder.join("benchmarks.json"), json).unwrap();
+    std::fs::write(folder.join("benchmarks.md"), page(&rows, &machine, command)).unwrap();
+    std::fs::write(folder.join("benchmarks.svg"), picture(&rows)).unwrap();
+    println!("\nwritten: benchmarks.md, benchmarks.json, benchmarks.svg in {}", folder.display());
+}
+
+/// What ran where: name and value.
+fn machine() -> Vec<(String, String)> {
+    let said = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).output().ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned())
+    };
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned());
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let mut found = vec![
+        ("mqueue".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("processor".to_owned(), format!("{} × {}", cores, model.unwrap_or_default())),
+    ];
+    let nsqd = peer("nsqd").unwrap_or_default();
+    let python = peer("pynsq/bin/python").unwrap_or_default();
+    for (name, version) in [
+        ("kernel", said("uname", &["-r"])),
+        ("nsqd and its programs (go-nsq)", said(&nsqd.display().to_string(), &["-version"])),
+        ("rustc", said("rustc", &["--version"])),
+        ("pynsq", said(&python.display().to_string(), &["-c", "import nsq; print(nsq.__version__)"])),
+        ("node", said("node", &["--version"])),
+    ] {
+        found.extend(version.map(|version| (name.to_owned(), version)));
+    }
+    found
+}
+
+fn page(rows: &[Row], machine: &[(String, String)], command: &str) -> String {
+    let mut page = String::from(
+        "# Benchmarks\n\n\
+         The same work by mqueue and by its peers, in turns (A B A B …) on the same broker, medians of five rounds. The machine is shared, so that only ratios \
+         say something; the spread is the lowest and the highest ratio of a round. Where a goal is a rate or megabytes a second, more is better; where it is a \
+         time, a cost or memory, less is. All rows are shown, those that mqueue loses, too. The figures as JSON: [benchmarks.json](benchmarks.json).\n\n\
+         ![Ratios and goals](benchmarks.svg)\n\n",
+    );
+    writeln!(page, "`{command}` makes this page.\n").unwrap();
+    for (name, value) in machine {
+        writeln!(page, "- {name}: {value}").unwrap();
+    }
+    page += "\n| what | peer | mqueue | ratio | spread | goal |\n|---|---|---|---:|---:|---|\n";
+    for row in rows {
+        let goal = match (&row.goal, row.met) {
+            (Some(goal), Some(true)) => format!("{goal} met"),
+            (Some(goal), _) => format!("{goal} **missed**"),
+            (None, _) => String::new(),
+        };
+        let (ours, theirs, [low, high]) = (figure(row.mqueue_median), figure(row.peer_median), row.spread);
+        let unit = &row.unit;
+        writeln!(
+            page,
+            "| {} | {}: {theirs} {unit} | {}: {ours} {unit} | {}× | {} to {} | {goal} |",
+            row.what,
+            row.peer,
+            row.mqueue,
+            short(row.ratio),
+            short(low),
+            short(high)
+        )
+        .unwrap();
+    }
+    page
+}
+
+/// With commas between the thousands.
+fn figure(figure: f64) -> String {
+    let text = short(figure);
+    let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
+    let mut grouped = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped + rest
+}
+
+fn short(figure: f64) -> String {
+    format!("{figure:.*}", digits(figure))
+}
+
+/// The ratios of the rows with goals, on a scale of powers of ten, each with its goal as a mark.
+fn picture(rows: &[Row]) -> String {
+    const LEFT: f64 = 430.0;
+    const WIDTH: f64 = 520.0;
+    const LINE: f64 = 22.0;
+    let rows: Vec<&Row> = rows.iter().filter(|row| row.goal.is_some()).collect();
+    let height = LINE * (rows.len() as f64 + 2.0);
+    let x = |ratio: f64| LEFT + WIDTH * ((ratio.clamp(1e-3, 1e3).log10() + 3.0) / 6.0);
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 1000 {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"1000\" height=\"{height}\" fill=\"white\"/>\n"
+    );
+    for power in -3..=3 {
+        let (at, label) = (x(10_f64.powi(power)), 10_f64.powi(power));
+        writeln!(
+            svg,
+            "<line x1=\"{at:.1}\" y1=\"20\" x2=\"{at:.1}\" y2=\"{:.1}\" stroke=\"{}\"/>",
+            height - LINE,
+            if power == 0 { "#444" } else { "#ddd" }
+        )
+        .unwrap();
+        writeln!(svg, "<text x=\"{at:.1}\" y=\"14\" text-anchor=\"middle\" fill=\"#444\">{label}×</text>").unwrap();
+    }
+    for (index, row) in rows.iter().enumerate() {
+        let y = LINE * (index as f64 + 1.5);
+        let colour = if row.met == Some(true) { "#2a7" } else { "#c33" };
+        let (from, to) = (x(1.0).min(x(row.ratio)), x(1.0).max(x(row.ratio)));
+        let goal: f64 =
+            row.goal.as_deref().unwrap_or_default().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(1.0);
+        let what: String = format!("{} / {}", row.what, row.peer).chars().take(72).collect();
+        let what = what.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" font-size=\"11\">{what}</text>",
+            LEFT - 8.0,
+            y + 4.0
+        )
+        .unwrap();
+        writeln!(
+            svg,
+            "<rect x=\"{from:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"12\" fill=\"{colour}\"/>",
+            y - 6.0,
+            (to - from).max(1.0)
+        )
+        .unwrap();
+        writeln!(
+            svg,
+            "<line x1=\"{0:.1}\" y1=\"{1:.1}\" x2=\"{0:.1}\" y2=\"{2:.1}\" stroke=\"black\" stroke-width=\"2\"/>",
+            x(goal),
+            y - 9.0,
+            y + 9.0
+        )
+        .unwrap();
+        writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" fill=\"#444\">{}×</text>",
+            LEFT + WIDTH + 6.0,
+            y + 4.0,
+            short(row.ratio)
+        )
+        .unwrap();
+    }
+    let y = height - 6.0;
+    writeln!(svg, "<text x=\"{LEFT}\" y=\"{y:.1}\" fill=\"#444\">bars: mqueue / peer, green where the goal (black mark) is met, red where not</text>\n</svg>").unwrap();
+    svg
+}
