@@ -2,6 +2,7 @@
 
 mod fleet;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -21,7 +22,7 @@ enum End {
 fn ends(rounds: usize) {
     let nsqd = Nsqd::with_channel("foo.token", "token");
     let judge = Judge::of(&nsqd);
-    let mut fleet = Fleet::start(&nsqd, 5, "--interval 20 --invalid 0.2");
+    let mut fleet = Fleet::start(&nsqd, 5, 1, "--interval 20 --invalid 0.2");
     let mut times = Vec::new();
     for round in 0..rounds {
         let (generator, epoch) = fleet.generator();
@@ -46,7 +47,10 @@ fn ends(rounds: usize) {
     fleet.end();
     let verdict = judge.verdict(&nsqd);
     assert!(verdict.epochs > rounds && verdict.events > 10 * rounds, "{verdict:?}");
-    assert_eq!(verdict.epochs, fleet.terms(), "each epoch is one node's");
+    let begun = fleet.epochs();
+    let distinct: HashSet<u64> = begun.iter().copied().collect();
+    assert_eq!(distinct.len(), begun.len(), "each epoch is one node's: {begun:?}");
+    assert!(verdict.epochs <= distinct.len(), "{verdict:?} of {begun:?}");
     let dead = nsqd.published("foo.dead");
     let broker = format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http());
     let letters = mqueue(&format!("errors --stream foo --get --yes {broker}")).run();
@@ -81,9 +85,9 @@ fn one_node_generates_thirty_ends() {
 #[test]
 fn a_generator_hands_over_at_once_when_it_is_time_or_when_it_is_to_end() {
     needs!("nsqd");
-    let nsqd = Nsqd::with(&["--max-msg-timeout=8s"]);
+    let nsqd = Nsqd::with(&["--max-msg-timeout=16s"]);
     let judge = Judge::of(&nsqd);
-    let mut fleet = Fleet::start(&nsqd, 3, "--interval 20");
+    let mut fleet = Fleet::start(&nsqd, 3, 2, "--interval 20");
     let (_, first) = fleet.generator();
     fleet.wait_for_generator_after(first);
     let (generator, second) = fleet.generator();
@@ -94,14 +98,14 @@ fn a_generator_hands_over_at_once_when_it_is_time_or_when_it_is_to_end() {
     fleet.end();
     let verdict = judge.verdict(&nsqd);
     assert!(verdict.epochs >= 3, "{verdict:?}");
-    assert!(verdict.longest_gap < Duration::from_millis(900), "less than a lease: {verdict:?}");
+    assert!(verdict.longest_gap < Duration::from_millis(1900), "less than a lease: {verdict:?}");
 }
 
 #[test]
 fn a_token_that_is_lost_with_nsqds_memory_is_made_again() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
-    let mut fleet = Fleet::start(&nsqd, 2, "--interval 20");
+    let mut fleet = Fleet::start(&nsqd, 2, 1, "--interval 20");
     let (_, first) = fleet.generator();
     nsqd.kill();
     nsqd.start_again();
@@ -119,7 +123,7 @@ fn a_fleet_with_other_settings_is_told_so_and_the_first_goes_on() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let judge = Judge::of(&nsqd);
-    let mut fleet = Fleet::start(&nsqd, 2, "--interval 20");
+    let mut fleet = Fleet::start(&nsqd, 2, 1, "--interval 20");
     fleet.generator();
     for other in ["--stream foo --ping-interval 2", "--stream bar --token-stream foo.token --ping-interval 1"] {
         let refused = node(&nsqd.tcp(), &nsqd, &format!("--group 1 {other}")).run();

@@ -12,7 +12,7 @@ pub fn node(tcp: &str, nsqd: &Nsqd, args: &str) -> Mqueue {
     mqueue(&format!("node --nsqd-tcp-address {tcp} --nsqd-http-address {} {args}", nsqd.http())).env("MPORT", "0")
 }
 
-/// Nodes of stream `foo` and group `1`, with a lease of a second.
+/// Nodes of stream `foo` and group `1`.
 pub struct Fleet {
     pub nodes: Vec<Mqueue>,
     pub wires: Vec<Wire>,
@@ -23,9 +23,10 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    pub fn start(nsqd: &Nsqd, count: usize, args: &str) -> Self {
+    /// With a ping interval of so many seconds.
+    pub fn start(nsqd: &Nsqd, count: usize, ping_interval: u32, args: &str) -> Self {
         let wires: Vec<Wire> = (0..count).map(|_| Wire::to(nsqd.tcp())).collect();
-        let args = format!("--stream foo --group 1 --ping-interval 1 {args}");
+        let args = format!("--stream foo --group 1 --ping-interval {ping_interval} {args}");
         let http = nsqd.http();
         let mut fleet = Self { nodes: Vec::new(), wires, args, http, buried: String::new() };
         fleet.nodes = (0..count).map(|at| fleet.node(at)).collect();
@@ -64,10 +65,10 @@ impl Fleet {
         all.filter_map(|(at, node)| Some((at, epochs(&node.stderr()).max()?))).max_by_key(|(_, epoch)| *epoch)
     }
 
-    /// How often any node became the generator. A term may end before its first event, and then nobody can see it.
-    pub fn terms(&self) -> usize {
+    /// The epochs that any node says it generated in. One may end before its first event is out, and then nobody can see it.
+    pub fn epochs(&self) -> Vec<u64> {
         let all: String = self.nodes.iter().map(Mqueue::stderr).chain([self.buried.clone()]).collect();
-        epochs(&all).count()
+        epochs(&all).collect()
     }
 
     /// Ends all of them in order.
