@@ -159,6 +159,8 @@ fn bad_input_is_refused_with_what_to_do_and_nothing_of_it_is_published() {
         (gateway.publish_lines("s", &line), 413, "line 2: a message of 1001 bytes"),
         (gateway.publish_lines("s", &[b'1'; 5001]), 413, "a body of more than 5000 bytes"),
         (gateway.post("/streams/s", b""), 400, "empty"),
+        (gateway.post(&format!("/streams/{}", "s".repeat(60)), b"x"), 422, "too long"),
+        (gateway.ask("POST", "/streams/s", "Content-Encoding: gzip\r\n", b"x"), 415, "as it is"),
         (gateway.post("/streams/s", &long), 413, "1001 bytes"),
         (gateway.post("/streams/a%20b", b"x"), 422, "invalid stream \"a b\""),
         (gateway.post("/streams/s?delay=2h", b"x"), 422, "use 0s to 1h"),
@@ -290,11 +292,11 @@ fn what_a_worker_drops_or_fails_too_often_is_among_the_dead_letters() {
     drop(worker);
     gateway.wait_for_metric("workers", 0);
     gateway.post("/streams/s", b"poison");
-    for _ in 0..2 {
+    for _ in 0..20 {
         assert_eq!(gateway.worker("s", "g", "").job().unwrap()["body"], "poison");
         gateway.wait_for_metric("workers", 0);
     }
-    let _third = gateway.worker("s", "g", "");
+    let _last = gateway.worker("s", "g", "");
     gateway.wait_for_metric("jobs_dead_total", 3);
     nsqd.wait_for_empty("s", "g");
 }

@@ -39,7 +39,8 @@ fn a_handler_does_the_work_and_its_verdict_is_heeded() {
     publish(&gateway, 4);
     // 1: dead letter, 2: fails twice, the others are done
     let script = r#"read n; case $n in 1) exit 65;; 2) [ "$MQUEUE_ATTEMPTS" -gt 2 ];; esac"#;
-    let mut command = worker(&gateway, "--in-flight 4 --count 3 --handler").arg(&format!("exec:{script}")).start();
+    let mut command =
+        worker(&gateway, "--in-flight 4 --count 3 --max-backoff 0 --handler").arg(&format!("exec:{script}")).start();
     wait_until("all to be settled", || command.has_ended());
     let finished = command.finish();
     assert!(finished.stderr.contains("3 done, 2 retried, 1 dropped, 0 too late"), "{}", finished.stderr);
@@ -128,6 +129,22 @@ fn two_gateways_share_a_group() {
     drop((first, second));
     let job = one.worker("jobs", "workers", "").job().unwrap();
     assert_eq!(two.answer(&job, "done").status, 409);
+}
+
+#[test]
+fn a_worker_whose_jobs_all_fail_pauses_and_leaves_them_to_others() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "--retry-delay 10ms");
+    publish(&gateway, 100);
+    let broken = worker(&gateway, "--handler exec:false").start();
+    broken.wait_to_say("jobs fail one after the other");
+    let sound = worker(&gateway, "--count 100").run();
+    assert_eq!(sound.code, Some(0), "{}", sound.stderr);
+    assert!(gateway.metric("jobs_retried_total") < 10, "{}", broken.stderr());
+    broken.signal(Signal::SIGTERM);
+    assert_eq!(broken.finish().code, Some(0), "a pause does not hold its end up");
+    assert_eq!(nsqd.published("jobs.dead"), 0);
 }
 
 /// A network of its own for workers, from which a firewall cuts them off.

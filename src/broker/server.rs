@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::unistd::gethostname;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,6 +16,7 @@ use super::http::{self, Api, Identity};
 use super::socket::Listener;
 use super::{Broker, lookupd, tcp};
 use crate::feed::remove_stale;
+use crate::serve::listen;
 
 /// How long connections have to end when the broker stops.
 const GRACE: Duration = Duration::from_secs(2);
@@ -58,8 +59,8 @@ impl ListenAddress {
             Self::Tcp(address) => {
                 // as in Go, no host is every host
                 let listener = match address.strip_prefix(':') {
-                    Some(port) => TcpListener::bind(format!("[::]:{port}")).await?,
-                    None => TcpListener::bind(address).await?,
+                    Some(port) => listen(format!("[::]:{port}")).await?,
+                    None => listen(address).await?,
                 };
                 let address = listener.local_addr()?;
                 Ok(Bound { address: Some(address), path: None, listener: Listener::Tcp(listener) })

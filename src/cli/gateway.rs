@@ -55,7 +55,7 @@ pub struct Workers {
     #[arg(long, env = "MSG_TIMEOUT", value_name = "DURATION", value_parser = msg_timeout, default_value = "15s")]
     pub msg_timeout: Duration,
 
-    /// Deliveries after which a job that is retried, or handed out again, goes to the dead letters; 0: never
+    /// Deliveries after which a job that is retried goes to the dead letters, and, ten times as many, one whose workers all went away; 0: never
     #[arg(long, env = "MAX_ATTEMPTS", value_name = "N", default_value_t = 10)]
     pub max_attempts: u16,
 

@@ -52,6 +52,10 @@ pub struct Args {
     #[arg(long, env = "DEADLINE", value_name = "DURATION", value_parser = deadline, default_value = "10s")]
     pub deadline: Duration,
 
+    /// When jobs fail one after the other, the longest pause before the next one is asked for; 0: no pauses
+    #[arg(long, env = "MAX_BACKOFF", value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    pub max_backoff: Duration,
+
     /// Exit when this many jobs are done [default: no limit]
     #[arg(long, env = "COUNT", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,

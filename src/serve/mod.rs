@@ -2,6 +2,7 @@
 //! opens many and says nothing, harms nobody but other readers. And what servers of long connections share: [`connection`].
 
 mod connection;
+mod listen;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
 pub use self::connection::{Manners, connection};
+pub use self::listen::listen;
 
 /// Connections at once. More wait in the kernel.
 const CONNECTIONS: usize = 64;
@@ -34,7 +36,7 @@ pub struct Door {
 impl Door {
     /// Listens, on a port of the system's choice if it is 0. Fails if the address cannot be had.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let listener = listen(address).await?;
         Ok(Self { listener, permits: Arc::new(Semaphore::new(CONNECTIONS)), life: LIFE })
     }
 

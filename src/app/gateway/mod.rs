@@ -28,7 +28,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -70,7 +69,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let bearer = args.bearer_token_file.as_deref().map(bearer).transpose()?;
     open_files::raise_limit();
     let (listen, heartbeat) = (args.listen, args.workers.heartbeat);
-    let listener = TcpListener::bind(listen).await;
+    let listener = crate::serve::listen(listen).await;
     let listener = listener.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen on {listen}: {e}")))?;
     let mint = Mint::new().context("no randomness for tokens")?;
     let exchange = Exchange::new(mint, args.limits.max_in_flight);
@@ -111,7 +110,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         left.retried.get(),
         left.released.get()
     );
-    Ok(Exit::Success)
+    Ok(if shutdown.now.is_cancelled() { Exit::Interrupted } else { Exit::Success })
 }
 
 /// The token in a file. Fails if there is none.

@@ -16,6 +16,7 @@ use super::supply::{self, Supply};
 use crate::app::Failure;
 use crate::app::working::dead_letters;
 use crate::client::{Consumer, ConsumerConfig, PublisherConfig};
+use crate::proto::TopicName;
 use crate::worker::DeadLetters;
 
 /// How long a dead letter may take to be published.
@@ -67,12 +68,7 @@ impl Gateway {
             let line = format!("{} groups are open already (--max-groups)", settings.limits.max_groups);
             return Err(Refusal::unavailable(line));
         }
-        let letters = dead_letters(&key.stream, None).map_err(|_| {
-            Refusal::unusable(format!(
-                "the stream's name {} is too long for its dead letters: their stream is called the same and .dead",
-                key.stream
-            ))
-        })?;
+        let letters = dead_letters_of(&key.stream)?;
         let mut config = ConsumerConfig::new(key.stream.clone(), key.group.clone());
         config.nsqd = settings.broker.nsqd();
         config.lookupd = settings.broker.lookupd_http_address.clone();
@@ -97,4 +93,14 @@ impl Gateway {
         }
         Ok(())
     }
+}
+
+/// Where a stream's dead letters go. Fails if there can be no such stream: then there are no jobs of this one.
+pub(super) fn dead_letters_of(stream: &TopicName) -> Result<TopicName, Refusal> {
+    dead_letters(stream, None).map_err(|_| {
+        let line = format!(
+            "stream name {stream} is too long: its dead letters' is the same and \".dead\", at most 64 characters"
+        );
+        Refusal::unusable(line)
+    })
 }

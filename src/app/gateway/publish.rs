@@ -11,6 +11,7 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::Gateway;
+use super::opening::dead_letters_of;
 use super::params::Params;
 use super::refusal::{self, Answer, Refusal};
 use crate::client::PublishError;
@@ -27,6 +28,7 @@ pub(super) async fn publish(
     body: Body,
 ) -> Answer {
     let stream = TopicName::new(&stream).map_err(Refusal::unusable)?;
+    dead_letters_of(&stream)?;
     let delay = Params::parse(&uri, &["delay"])?.duration("delay", Duration::ZERO..=LONGEST_DELAY)?;
     let (body, _room) = gateway.read(&headers, body).await?;
     let most = gateway.settings.limits.max_msg_size as usize;
@@ -71,7 +73,7 @@ fn lines(body: &Bytes, most: usize) -> Result<Vec<Bytes>, Refusal> {
         let place = || format!("line {}: ", index + 1);
         check(line, most, place)?;
         let is_json = std::str::from_utf8(line).map_err(|e| e.to_string());
-        let is_json = is_json.and_then(|line| serde_json::from_str::<IgnoredAny>(line).map_err(|e| e.to_string()));
+        let is_json = is_json.and_then(|line| serde_json::from_str::<IgnoredAny>(line).map_err(|e| without_place(&e)));
         is_json.map_err(|e| {
             Refusal::new(StatusCode::BAD_REQUEST, format!("{}no JSON: {e}; nothing was published", place()))
         })?;
@@ -81,6 +83,13 @@ fn lines(body: &Bytes, most: usize) -> Result<Vec<Bytes>, Refusal> {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "no lines: a message is a line of JSON"));
     }
     Ok(messages)
+}
+
+/// A line's place is told by us: serde's is within the line.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or_default();
+    format!("{what} at column {}", error.column())
 }
 
 fn check(message: &[u8], most: usize, place: impl Fn() -> String) -> Result<(), Refusal> {

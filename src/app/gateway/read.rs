@@ -26,6 +26,10 @@ impl Gateway {
             let line = format!("a body of more than {most} bytes: send less at once (--max-body-size)");
             Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, line)
         };
+        if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+            let line = format!("a body in {encoding:?}: send it as it is, without Content-Encoding");
+            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, line));
+        }
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         if length.is_some_and(|length| length > most) {
             return Err(too_large());

@@ -13,6 +13,8 @@ use crate::worker::{DeadLetter, DeadLetters};
 
 /// Messages that are handed out in one go.
 const BATCH: usize = 500;
+/// A job that fails is given up after its attempts, one whose workers go away after so many times as many.
+const UNBEGUN: u16 = 10;
 /// How long a group without workers stays open: a simple client comes back for each job.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -58,17 +60,19 @@ pub(super) async fn run(supply: Arc<Supply>, mut consumer: Consumer, exchange: A
 }
 
 impl Supply {
-    /// Takes out what was handed out too often already: a job that ends every worker must not go on for ever.
+    /// Takes out what was handed out far too often: a job that ends every worker must not go on for ever. Workers that went away may never
+    /// have begun with it, so this takes many more times than failing does.
     fn bury_the_hopeless(self: &Arc<Self>, deliveries: &mut Vec<Delivery>, exchange: &Arc<Exchange>) {
         if self.max_attempts == 0 {
             return;
         }
-        let hopeless = deliveries.extract_if(.., |delivery| delivery.message().attempts > self.max_attempts);
+        let most = self.max_attempts.saturating_mul(UNBEGUN);
+        let hopeless = deliveries.extract_if(.., |delivery| delivery.message().attempts > most);
         for delivery in hopeless {
             let task = Task { delivery, supply: self.clone() };
             let (tasks, exchange) = (exchange.tasks.clone(), exchange.clone());
             tasks.spawn(async move {
-                let reason = format!("handed out {} times, and never done", task.supply.max_attempts);
+                let reason = format!("handed out {most} times, and never done");
                 if let Err(why) = task.bury(reason, &exchange).await {
                     tracing::error!("{why}");
                 }

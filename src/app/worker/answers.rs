@@ -202,14 +202,10 @@ fn same(verdict: Verdict) -> Option<Same> {
     Some(match verdict {
         Verdict::Done(_) => Same { verb: "done", params: Vec::new() },
         Verdict::Retry { after, why } => {
-            tracing::warn!("failed: {why}");
             let delay = after.map(|after| ("delay", format!("{}ms", after.as_millis())));
             Same { verb: "retry", params: delay.into_iter().chain(reason(why)).collect() }
         }
-        Verdict::Drop { why } => {
-            tracing::warn!("given up: {why}");
-            Same { verb: "drop", params: reason(why).into_iter().collect() }
-        }
+        Verdict::Drop { why } => Same { verb: "drop", params: reason(why).into_iter().collect() },
         Verdict::Release => return None,
     })
 }

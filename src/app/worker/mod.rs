@@ -9,19 +9,22 @@
 
 mod answers;
 mod intake;
+mod patience;
 mod queue;
 mod say;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::answers::{Answers, Note};
 use self::intake::Work;
+use self::patience::Patience;
 use self::queue::Queue;
 use self::say::Say;
 use super::{Exit, Failure};
@@ -82,6 +85,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         notes: notes.clone(),
         running: JoinSet::new(),
         most: if batch > 1 { 1 } else { in_flight as usize },
+        patience: Arc::new(Mutex::new(Patience::new(args.max_backoff))),
     };
     hands.work(&shutdown).await;
     // the answers are said before the stream ends, with which the gateway takes back what has none
@@ -129,6 +133,7 @@ struct Hands {
     running: JoinSet<()>,
     /// Tasks at once.
     most: usize,
+    patience: Arc<Mutex<Patience>>,
 }
 
 impl Hands {
@@ -139,7 +144,7 @@ impl Hands {
             let draining = shutdown.draining.is_cancelled();
             while !draining && self.running.len() < self.most && !waiting.is_empty() {
                 let most = if self.doing.batch_size() > 1 { waiting.len() } else { 1 };
-                self.begin(waiting.drain(..most).collect());
+                self.begin(waiting.drain(..most).collect(), shutdown);
             }
             if self.running.is_empty() && (draining || !more_comes) {
                 return;
@@ -157,12 +162,25 @@ impl Hands {
         }
     }
 
-    fn begin(&mut self, works: Vec<Work>) {
-        let (doing, notes) = (self.doing.clone(), self.notes.clone());
+    fn begin(&mut self, works: Vec<Work>, shutdown: &Shutdown) {
+        let (doing, notes, patience) = (self.doing.clone(), self.notes.clone(), self.patience.clone());
+        let ending = shutdown.draining.clone();
         self.running.spawn(async move {
-            let (tokens, messages): (Vec<_>, Vec<_>) = works.into_iter().map(|work| (work.token, work.message)).unzip();
+            let named = |work: Work| ((work.token, work.message.id, work.message.attempts), work.message);
+            let (jobs, messages): (Vec<_>, Vec<_>) = works.into_iter().map(named).unzip();
             let verdicts = doing.handle_batch(messages).await;
-            for (token, verdict) in tokens.into_iter().zip(verdicts) {
+            let pause = patience.lock().unwrap_or_else(PoisonError::into_inner).after(&verdicts);
+            if let Some(pause) = pause {
+                tracing::warn!("jobs fail one after the other: the next one in {}", humantime::format_duration(pause));
+                // as long as it is not answered the gateway gives no other in its place
+                let _ = timeout(pause, ending.cancelled()).await;
+            }
+            for ((token, id, attempts), verdict) in jobs.into_iter().zip(verdicts) {
+                match &verdict {
+                    Verdict::Retry { why, .. } => tracing::warn!(%id, attempts, "failed: {why}"),
+                    Verdict::Drop { why } => tracing::warn!(%id, attempts, "given up: {why}"),
+                    Verdict::Done(_) | Verdict::Release => {}
+                }
                 // who listens ends after this
                 let _ = notes.send(Note::Verdict(token, verdict));
             }

@@ -1,0 +1,59 @@
+//! How long to pause when jobs fail, so that one broken worker does not spend the attempts of a whole queue. Pure.
+
+use std::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::handler::Verdict;
+
+/// The first pause.
+const FIRST: Duration = Duration::from_secs(1);
+/// Failures without a success between them from which on there are pauses. A single job that fails stops nobody.
+const FAILURES: u32 = 2;
+
+/// Counts failures.
+#[derive(Debug)]
+pub(super) struct Patience {
+    failures: u32,
+    /// `None`: no pauses.
+    backoff: Option<Backoff>,
+}
+
+impl Patience {
+    pub(super) fn new(longest: Duration) -> Self {
+        let backoff = || Backoff::new(FIRST.min(longest), longest, fastrand::Rng::new());
+        Self { failures: 0, backoff: (!longest.is_zero()).then(backoff) }
+    }
+
+    /// How long to pause after these verdicts.
+    pub(super) fn after(&mut self, verdicts: &[Verdict]) -> Option<Duration> {
+        let backoff = self.backoff.as_mut()?;
+        if verdicts.iter().any(|verdict| matches!(verdict, Verdict::Done(_) | Verdict::Drop { .. })) {
+            self.failures = 0;
+            backoff.reset();
+            return None;
+        }
+        let failed = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Retry { .. })).count();
+        self.failures = self.failures.saturating_add(u32::try_from(failed).unwrap_or(u32::MAX));
+        if failed > 0 && self.failures >= FAILURES { backoff.next() } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_failures_one_after_the_other_are_waited_for() {
+        let (mut patience, failed, done) = (Patience::new(4 * FIRST), [Verdict::retry("no")], [Verdict::Done(None)]);
+        assert_eq!(patience.after(&failed), None);
+        for full in [1, 2, 4, 4] {
+            let pause = patience.after(&failed).unwrap();
+            assert!(pause >= full * FIRST / 2 && pause <= full * FIRST, "{pause:?}");
+        }
+        assert_eq!((patience.after(&done), patience.after(&failed)), (None, None));
+        assert!(patience.after(&failed).unwrap() <= FIRST, "it begins anew");
+        assert_eq!(patience.after(&[Verdict::retry("no"), Verdict::Done(None)]), None);
+        let mut none = Patience::new(Duration::ZERO);
+        assert!((0..9).all(|_| none.after(&failed).is_none()));
+    }
+}
