@@ -19,6 +19,22 @@ fn in_order(lines: &str) -> String {
 }
 
 #[test]
+fn an_nsqd_without_messages_does_not_slow_down_one_that_has_them() {
+    needs!("nsqd");
+    let (full, empty) = (Nsqd::start(), Nsqd::start());
+    empty.create("foo", "1");
+    let lines: String = (0..300).map(|n| format!("{n}\n")).collect();
+    full.publish_lines("foo", lines.as_bytes());
+    let start = std::time::Instant::now();
+    let both = format!("{},{}", empty.tcp(), full.tcp());
+    let finished = consumer(&both, "--max-in-flight 1 --count 300 --output body").run();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(finished.stdout.lines().count(), 300);
+    // 60 s when each has a fifth of a second, whether it has messages or not
+    assert!(start.elapsed() < std::time::Duration::from_secs(15), "{:?}", start.elapsed());
+}
+
+#[test]
 fn each_group_gets_every_message() {
     needs!("nsqd");
     let nsqd = Nsqd::start();

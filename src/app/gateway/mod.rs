@@ -47,6 +47,8 @@ use crate::systemd::Notifier;
 
 /// How long publishing may take before a client is asked to come again.
 const PUBLISH_TIME: Duration = Duration::from_secs(5);
+/// How long one nsqd may take before another is asked.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// How long giving jobs back and the last answers may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -167,7 +169,8 @@ impl Gateway {
     async fn publisher(&self) -> Result<&Publisher, Refusal> {
         let connect = async || {
             let brokers = Brokers::find(&self.settings.broker).await.map_err(Refusal::unavailable)?;
-            let config = PublisherConfig { timeout: PUBLISH_TIME, ..PublisherConfig::default() };
+            let config =
+                PublisherConfig { timeout: PUBLISH_TIME, answer_within: ANSWER_TIME, ..PublisherConfig::default() };
             let connected = Publisher::connect(&brokers.tcp, config).await;
             connected.map_err(|error| Refusal::unavailable(Failure::unavailable(&error).line))
         };

@@ -69,6 +69,11 @@ impl Lane {
         std::mem::replace(&mut self.rdy, rdy) != rdy
     }
 
+    /// With no message for this long, none was waiting.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     pub(super) fn due(&self) -> Option<Instant> {
         self.waiting_since.filter(|_| self.streak > 1).map(|since| since + self.patience)
     }

@@ -30,7 +30,7 @@ use crate::backoff::Backoff;
 
 /// Failures without a success between them from which on the consumer backs off. A single message that fails stops nobody.
 const FAILURES: u32 = 2;
-/// How long a connection keeps its turn where there is less room than connections.
+/// How long a connection keeps its turn where there is less room than connections, and none of them has had a message lately.
 const TURN: Duration = Duration::from_millis(200);
 
 /// Names a connection within a [`Flow`].
@@ -76,6 +76,8 @@ pub struct Flow {
     turn: ConnectionId,
     /// When the turn passes on; `None` while there is enough for all.
     turn_ends: Option<Instant>,
+    /// Turns that ended without a message, since the last message.
+    empty_turns: usize,
     changed: Vec<ConnectionId>,
 }
 
@@ -91,6 +93,7 @@ impl Flow {
             backoff: (!first.is_zero()).then(|| Backoff::new(first, config.max_backoff, rng)),
             turn: ConnectionId(0),
             turn_ends: None,
+            empty_turns: 0,
             changed: Vec::new(),
         }
     }
@@ -111,6 +114,7 @@ impl Flow {
     pub fn received(&mut self, id: ConnectionId, count: u32, now: Instant) {
         if let Some(lane) = self.lanes.get_mut(&id) {
             lane.received(count, now);
+            self.empty_turns = 0;
             if self.turn_ends.is_some() {
                 self.pass_turn(now);
             }
@@ -148,6 +152,7 @@ impl Flow {
             lane.tick(now);
         }
         if self.turn_ends.is_some_and(|end| end <= now) {
+            self.empty_turns = self.empty_turns.saturating_add(1);
             self.pass_turn(now);
         }
         self.share(now);
@@ -244,13 +249,21 @@ impl Flow {
                 self.changed.push(id);
             }
         }
-        self.turn_ends = (starved && most > 0).then(|| self.turn_ends.unwrap_or(now + TURN));
+        self.turn_ends = (starved && most > 0).then(|| self.turn_ends.unwrap_or(now + self.turn_length()));
     }
 
     fn pass_turn(&mut self, now: Instant) {
         let after = ConnectionId(self.turn.0 + 1);
         let next = self.lanes.range(after..).next().or_else(|| self.lanes.iter().next());
         self.turn = next.map_or(after, |(id, _)| *id);
-        self.turn_ends = Some(now + TURN);
+        self.turn_ends = Some(now + self.turn_length());
+    }
+
+    /// While one of them has messages, those that have none are only asked: an answer's time is enough for that.
+    fn turn_length(&self) -> Duration {
+        match self.lanes.get(&self.turn) {
+            Some(lane) if self.empty_turns < self.lanes.len() => lane.patience().min(TURN),
+            Some(_) | None => TURN,
+        }
     }
 }

@@ -124,6 +124,29 @@ fn with_less_room_than_connections_each_has_its_turn() {
 }
 
 #[test]
+fn those_that_are_empty_do_not_hold_up_the_one_that_has_messages() {
+    let mut world = World::new(1, 3);
+    let (start, mut handled) = (world.now, 0);
+    while world.now < start + Duration::from_secs(1) {
+        if world.rdys()[1] > 0 {
+            world.stream(1, 1, Duration::ZERO);
+            handled += 1;
+        }
+        world.pass(Duration::from_millis(1));
+    }
+    assert!(handled > 100, "{handled} messages a second");
+    // and when nothing comes any more, the turns are long again
+    world.pass(TURN);
+    let mut changes = 0;
+    for _ in 0..1000 {
+        let before = world.rdys();
+        world.pass(Duration::from_millis(1));
+        changes += usize::from(world.rdys() != before);
+    }
+    assert!(changes <= 10, "RDY changed {changes} times in a quiet second");
+}
+
+#[test]
 fn one_failure_stops_nobody_and_failures_in_a_row_stop_all() {
     let mut world = World::new(10, 2);
     let fail = |world: &mut World| {
