@@ -53,7 +53,8 @@ fn a_stream_is_drained_and_the_brokers_process_is_found_by_its_port() {
 fn an_open_loop_sends_what_is_due_and_tells_publishing_from_handling() {
     // on a broker of its own
     let report = bench("both --rate 500 --duration 2s --warm-up 500ms --size 8");
-    assert!((999.0..=1001.0).contains(&number(&report, "/published/messages")), "{report}");
+    // 1000 are due; other tests run beside it, and what is acknowledged late counts late
+    assert!((950.0..=1050.0).contains(&number(&report, "/published/messages")), "{report}");
     assert_eq!((number(&report, "/missing"), number(&report, "/unsent")), (0.0, 0.0), "{report}");
     assert!(number(&report, "/late_ms/p50") >= 0.0, "{report}");
     assert!(number(&report, "/handled/latency_ms/max") > 0.0, "{report}");

@@ -61,7 +61,9 @@ impl Sender<'_> {
         let room = (ON_SCHEDULE / cost).max(self.publishers.len());
         let mut flights = FuturesUnordered::new();
         let mut made = 0;
-        'sending: while !run.closed.is_cancelled() {
+        'sending: loop {
+            // looked at before the clock: what was due by the end is sent after it, if it is not many
+            let is_over = run.closed.is_cancelled();
             let due = schedule.due(Instant::now());
             let most = due.min(made + AT_ONCE);
             while made < most && flights.len() < room {
@@ -71,6 +73,9 @@ impl Sender<'_> {
                 let publisher = &self.publishers[(made % self.publishers.len() as u64) as usize];
                 flights.push(self.batch(run, publisher, count, at));
                 made += 1;
+            }
+            if is_over {
+                break;
             }
             let is_full = flights.len() >= room;
             let wake = async {
