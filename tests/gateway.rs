@@ -134,6 +134,25 @@ fn jobs_are_polled_for_and_who_leaves_while_it_waits_takes_none() {
 }
 
 #[test]
+fn large_jobs_are_polled_for_without_a_try_in_vain() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "");
+    let line = format!("\"{}\"\n", "x".repeat(300_000));
+    (0..3).for_each(|_| assert_eq!(gateway.publish_lines("s", line.repeat(10).as_bytes()).status, 200));
+    let mut done = 0;
+    while done < 30 {
+        let jobs = gateway.get("/streams/s/groups/g/jobs?wait=10s&max=40").body;
+        for job in jobs.as_array().unwrap() {
+            assert_eq!(job["attempts"], 1);
+            assert_eq!(gateway.answer(job, "done").status, 200);
+            done += 1;
+        }
+    }
+    nsqd.wait_for_empty("s", "g");
+}
+
+#[test]
 fn one_who_polled_and_says_nothing_loses_its_jobs_at_its_deadline() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
@@ -168,7 +187,7 @@ fn bad_input_is_refused_with_what_to_do_and_nothing_of_it_is_published() {
         (gateway.get("/streams/s/groups/a%2Fb/jobs"), 422, "invalid group \"a/b\""),
         (gateway.get("/streams/s/groups/g/jobs?in_flight=0"), 422, "use 1 to 2500"),
         (gateway.get("/streams/s/groups/g/jobs?in_flight=3&wait=1s"), 422, "max says how many"),
-        (gateway.get("/streams/s/groups/g/jobs?n=%0A"), 422, "printable"),
+        (gateway.get("/streams/s/groups/g/jobs?n=a%20b"), 422, "use letters"),
         (gateway.get("/streams/s/groups/g/jobs?deadline=soon"), 422, "invalid deadline \"soon\""),
         (gateway.ask("HEAD", "/streams/s/groups/g/jobs", "", b""), 405, ""),
         (gateway.ask("DELETE", "/streams/s", "", b""), 405, "openapi.json"),

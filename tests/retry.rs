@@ -206,3 +206,21 @@ fn a_message_whose_dead_letter_is_never_acknowledged_goes_back_at_the_end() {
     assert_eq!(answers(&subscriber.rest()), [&Command::Req { id: message_id(1), delay: 0 }]);
     assert_eq!(consumer.finish().code, Some(130));
 }
+
+#[test]
+fn a_message_that_is_too_large_to_have_its_reason_before_it_is_given_up_without() {
+    needs!("nsqd");
+    let nsqd = Nsqd::with(&["--max-msg-size=1000"]);
+    let body = vec![b'x'; 1000];
+    nsqd.publish("foo", &body);
+    let finished = consumer(&nsqd.tcp(), "--handler exec:false --max-attempts 1 --count 1").run();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stderr.contains("too large for its reason"), "{}", finished.stderr);
+    let letters = mqueue(&format!(
+        "consumer --stream foo.dead --group 1 --nsqd-tcp-address {} --output body --count 1",
+        nsqd.tcp()
+    ))
+    .run();
+    assert_eq!(letters.stdout.trim_end().as_bytes(), body);
+    nsqd.wait_for_empty("foo", "1");
+}

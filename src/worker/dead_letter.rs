@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::client::{Address, Error, PublishError, Publisher, PublisherConfig};
-use crate::proto::{ChannelName, InvalidName, Message, TopicName};
+use crate::proto::{ChannelName, ErrorCode, InvalidName, Message, TopicName};
 
 const MARK: &str = "dead-letter";
 
@@ -110,10 +110,17 @@ impl DeadLetters {
         &self.topic
     }
 
-    /// Done when nsqd said OK.
+    /// Done when nsqd said OK. A message that is too large with the line before it goes without: it would come again for ever.
     pub(crate) async fn publish(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
         let publisher = self.publisher(nsqd).await?;
-        Ok(publisher.publish(&self.topic, letter.encode()).await?)
+        match publisher.publish(&self.topic, letter.encode()).await {
+            Err(PublishError::Refused(error)) if error.code == ErrorCode::BadMessage && !letter.body.is_empty() => {
+                let DeadLetter { stream, group, id, reason, .. } = letter;
+                tracing::warn!(%stream, %group, %id, "too large for its reason to stand before it in {}: {reason}", self.topic);
+                Ok(publisher.publish(&self.topic, letter.body.clone()).await?)
+            }
+            published => Ok(published?),
+        }
     }
 
     /// The lock is held while connecting, so that letters that come together wait for one connection instead of making many.

@@ -24,6 +24,7 @@ use super::supply::Supply;
 use super::token::{Mint, Token};
 use crate::app::job::Job;
 use crate::client::Delivery;
+use crate::proto::Message;
 
 /// A message in the hands of a worker.
 #[derive(Debug)]
@@ -61,6 +62,32 @@ struct State {
     jobs: Jobs<Task, Arc<Outbox>>,
     supplies: HashMap<GroupKey, Arc<Supply>>,
     mint: Mint,
+}
+
+/// A job on its way to a worker.
+#[derive(Debug)]
+struct Handed {
+    worker: WorkerId,
+    outbox: Arc<Outbox>,
+    token: Token,
+    message: Message,
+    supply: Arc<Supply>,
+}
+
+impl State {
+    /// Gives as many jobs that wait as workers take.
+    fn hand_out_waiting(&mut self, key: &GroupKey, now: Instant) -> Vec<Handed> {
+        let mut handed = Vec::new();
+        while let Some(task) = self.jobs.next_waiting(key) {
+            let token = self.mint.token().expect("the system gave randomness before");
+            let (message, supply) = (task.delivery.message().clone(), task.supply.clone());
+            match self.jobs.hand_out(key, task, token.secret, now) {
+                Ok((worker, outbox)) => handed.push(Handed { worker, outbox, token, message, supply }),
+                Err(_) => unreachable!("somebody stands in line"),
+            }
+        }
+        handed
+    }
 }
 
 impl Exchange {
@@ -102,23 +129,21 @@ impl Exchange {
         let id = state.jobs.join(key, terms, outbox.clone(), Instant::now())?;
         self.ask(&state, key);
         drop(state);
+        self.hand_out_waiting(key);
         Some(Stay::new(self.clone(), id, outbox.clone()))
     }
 
-    /// Gives messages that came to workers. Those that nobody takes, because a worker just left, go back.
+    /// Gives messages that came to workers. Those that nobody takes just now wait for a moment.
     pub(super) fn hand_out(&self, supply: &Arc<Supply>, deliveries: Vec<Delivery>) {
         let (now, key) = (Instant::now(), &supply.key);
-        let (mut handed, mut unwanted) = (Vec::with_capacity(deliveries.len()), Vec::new());
+        let mut unwanted = Vec::new();
         let mut state = self.state();
         let due = state.jobs.due();
-        for delivery in deliveries {
-            let token = state.mint.token().expect("the system gave randomness before");
-            let message = delivery.message().clone();
-            match state.jobs.hand_out(key, Task { delivery, supply: supply.clone() }, token.secret, now) {
-                Ok((id, outbox)) => handed.push((id, outbox, token, message)),
-                Err(task) => unwanted.push(task),
-            }
+        let tasks = deliveries.into_iter().map(|delivery| Task { delivery, supply: supply.clone() });
+        for task in tasks {
+            unwanted.extend(state.jobs.keep(key, task, now).err());
         }
+        let handed = state.hand_out_waiting(key, now);
         let due_changed = state.jobs.due() != due;
         self.ask(&state, key);
         drop(state);
@@ -127,12 +152,29 @@ impl Exchange {
         }
         self.counters.released.inc_by(unwanted.len() as u64);
         drop(unwanted);
-        for (id, outbox, token, message) in handed {
-            let (n, id_of_message) = (&outbox.name, message.id);
-            tracing::info!(%n, stream = %key.stream, group = %key.group, id = %id_of_message, attempts = message.attempts, "job");
+        self.send(handed);
+    }
+
+    /// A worker may have room again.
+    fn hand_out_waiting(&self, key: &GroupKey) {
+        let (mut state, now) = (self.state(), Instant::now());
+        let due = state.jobs.due();
+        let handed = state.hand_out_waiting(key, now);
+        let due_changed = state.jobs.due() != due;
+        drop(state);
+        if due_changed {
+            self.due_changed.notify_one();
+        }
+        self.send(handed);
+    }
+
+    fn send(&self, handed: Vec<Handed>) {
+        for Handed { worker, outbox, token, message, supply } in handed {
+            let (n, id, attempts) = (&outbox.name, message.id, message.attempts);
+            tracing::info!(%n, stream = %supply.key.stream, group = %supply.key.group, %id, attempts, "job");
             self.counters.handed_out.inc();
             if outbox.add(&Job::new(token.to_string(), &message)) {
-                self.set_clogged(id, true);
+                self.set_clogged(worker, true);
             }
         }
     }
@@ -147,8 +189,9 @@ impl Exchange {
             self.ask(&state, &task.supply.key);
         }
         drop(state);
-        if let Some(outbox) = over {
-            outbox.end();
+        match over {
+            Some(outbox) => outbox.end(),
+            None => self.hand_out_waiting(&task.supply.key),
         }
         if all_answered {
             self.all_answered.notify_one();
@@ -169,8 +212,11 @@ impl Exchange {
     /// A worker leaves unread what it was sent, or has read it.
     pub(super) fn set_clogged(&self, id: WorkerId, clogged: bool) {
         let mut state = self.state();
-        if let Some(key) = state.jobs.set_clogged(id, clogged) {
-            self.ask(&state, &key);
+        let Some(key) = state.jobs.set_clogged(id, clogged) else { return };
+        self.ask(&state, &key);
+        drop(state);
+        if !clogged {
+            self.hand_out_waiting(&key);
         }
     }
 
@@ -223,6 +269,8 @@ impl Exchange {
             outbox.cut();
             self.give_back(&key);
         }
+        let given_up = self.state().jobs.give_up_waiting(Instant::now());
+        given_up.iter().for_each(|key| self.give_back(key));
         self.state().jobs.due()
     }
 

@@ -49,6 +49,18 @@ impl Params {
         crate::cli::duration_in(text, range).map_err(wrong).map(Some)
     }
 
+    /// A name for logs, where it shall not look like anything else.
+    pub(super) fn name(&self, name: &str, most: usize) -> Result<Option<String>, Refusal> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:@/-".contains(c);
+        match !text.is_empty() && text.len() <= most && text.chars().all(is_plain) {
+            true => Ok(Some(text.to_owned())),
+            false => Err(Refusal::unusable(format!(
+                "invalid {name} {text:?}: use letters, digits, . _ : @ / - (at most {most})"
+            ))),
+        }
+    }
+
     /// A text for people and logs: of one line, and not long.
     pub(super) fn words(&self, name: &str, most: usize) -> Result<Option<String>, Refusal> {
         let Some(text) = self.get(name) else { return Ok(None) };

@@ -14,7 +14,7 @@ use super::Gateway;
 use super::opening::dead_letters_of;
 use super::params::Params;
 use super::refusal::{self, Answer, Refusal};
-use crate::client::PublishError;
+use crate::client::{PublishError, PublishManyError};
 use crate::proto::TopicName;
 
 /// nsqd's default `--max-req-timeout`.
@@ -37,7 +37,7 @@ pub(super) async fn publish(
             let lines = lines(&body, most)?;
             let count = lines.len();
             let publisher = gateway.publisher().await?;
-            publisher.publish_many(&stream, lines).await.map_err(|e| refused(&e.0[0].1))?;
+            publisher.publish_many(&stream, lines).await.map_err(|e| refused_in_part(&e, count))?;
             count
         }
         (true, Some(_)) => return Err(Refusal::unusable("delay is for one message: publish these one by one")),
@@ -103,6 +103,16 @@ fn check(message: &[u8], most: usize, place: impl Fn() -> String) -> Result<(), 
             Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, line))
         }
         _ => Ok(()),
+    }
+}
+
+/// nsqd takes less than this gateway: some messages may be there.
+fn refused_in_part(error: &PublishManyError, all: usize) -> Refusal {
+    let (failed, (first, why)) = (error.0.len(), &error.0[0]);
+    let line = format!("{} of {all} messages were published, not message {}: {why}", all - failed, first + 1);
+    match refused(why) {
+        refusal if failed == all => refusal,
+        refusal => refusal.saying(line),
     }
 }
 

@@ -30,6 +30,11 @@ impl Refusal {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, error)
     }
 
+    /// The same, in other words.
+    pub(super) fn saying(self, error: impl ToString) -> Self {
+        Self { error: error.to_string(), ..self }
+    }
+
     /// Why.
     pub(super) fn error(&self) -> &str {
         &self.error

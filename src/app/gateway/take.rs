@@ -52,7 +52,7 @@ pub(super) async fn jobs(
     let in_flight = params.number("in_flight", 1..=MOST_IN_FLIGHT)?;
     let wait = params.duration("wait", Duration::ZERO..=LONGEST_WAIT)?;
     let max = params.number("max", 1..=MOST_IN_FLIGHT)?;
-    let name = params.words("n", LONGEST_NAME)?.unwrap_or_else(|| visit.peer.to_string());
+    let name = params.name("n", LONGEST_NAME)?.unwrap_or_else(|| visit.peer.to_string());
     let outbox = Outbox::new(name, visit.cut);
     if wait.is_none() && max.is_none() {
         let terms = Terms { in_flight: in_flight.unwrap_or(1), deadline };

@@ -169,7 +169,7 @@ impl Hands {
             let named = |work: Work| ((work.token, work.message.id, work.message.attempts), work.message);
             let (jobs, messages): (Vec<_>, Vec<_>) = works.into_iter().map(named).unzip();
             let verdicts = doing.handle_batch(messages).await;
-            let pause = patience.lock().unwrap_or_else(PoisonError::into_inner).after(&verdicts);
+            let pause = patience.lock().unwrap_or_else(PoisonError::into_inner).after(&verdicts, Instant::now());
             if let Some(pause) = pause {
                 tracing::warn!("jobs fail one after the other: the next one in {}", humantime::format_duration(pause));
                 // as long as it is not answered the gateway gives no other in its place

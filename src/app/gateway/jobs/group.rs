@@ -1,6 +1,7 @@
 //! A group, as far as handing out goes.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::WorkerId;
 use crate::proto::{ChannelName, TopicName};
@@ -19,12 +20,14 @@ pub(super) struct Group<D> {
     pub(super) workers: usize,
     /// Jobs that the workers hold and would take.
     pub(super) slots: u64,
+    /// Jobs that nobody takes just now, each until when; never while somebody is in line.
+    pub(super) waiting: VecDeque<(D, Instant)>,
     /// Jobs of workers that went away.
     pub(super) returned: Vec<D>,
 }
 
 impl<D> Default for Group<D> {
     fn default() -> Self {
-        Self { line: VecDeque::new(), workers: 0, slots: 0, returned: Vec::new() }
+        Self { line: VecDeque::new(), workers: 0, slots: 0, waiting: VecDeque::new(), returned: Vec::new() }
     }
 }

@@ -10,6 +10,7 @@
 //! - a worker never holds more jobs than it asked for;
 //! - a job is held by one worker, which is there, or is returned, or was answered: never two of them;
 //! - a worker stands in its group's line exactly if it would take a job;
+//! - a job waits for a worker, for a moment, only while nobody stands in line;
 //! - a group's slots are the jobs that its workers hold and would take.
 
 mod group;
@@ -24,6 +25,9 @@ use self::group::Group;
 pub(super) use self::group::GroupKey;
 use self::worker::Worker;
 use super::token::Secret;
+
+/// How long a job waits for a worker that has room, before it goes back to the queue.
+const WAIT: Duration = Duration::from_secs(1);
 
 /// Names a worker; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,6 +50,10 @@ pub(super) struct Jobs<D, W> {
     held: HashMap<Secret, Held<D>>,
     /// When to look whether a worker is silent; one entry a worker at the most, for the time that it was heard before or earlier.
     alarms: BTreeSet<(Instant, WorkerId)>,
+    /// When to look whether a job has waited for too long; that or later.
+    waiting_due: Option<Instant>,
+    /// Nobody will come any more.
+    ending: bool,
     next_worker: u64,
 }
 
@@ -62,6 +70,8 @@ impl<D, W: Clone> Jobs<D, W> {
             workers: HashMap::new(),
             held: HashMap::new(),
             alarms: BTreeSet::new(),
+            waiting_due: None,
+            ending: false,
             next_worker: 0,
         }
     }
@@ -75,7 +85,7 @@ impl<D, W: Clone> Jobs<D, W> {
         is_new
     }
 
-    /// Forgets a group that has no workers. False if it has some.
+    /// Forgets a group that has no workers, and drops the jobs that wait for some. False if it has workers.
     pub(super) fn close_unused(&mut self, key: &GroupKey) -> bool {
         let unused = self.groups.get(key).is_none_or(|group| group.workers == 0);
         if unused {
@@ -124,6 +134,44 @@ impl<D, W: Clone> Jobs<D, W> {
         Ok((id, way))
     }
 
+    /// Keeps a job that nobody takes just now: a worker will soon have room again, or come again. Gives it back (`Err`) if the group is
+    /// not open, or nobody will.
+    pub(super) fn keep(&mut self, key: &GroupKey, job: D, now: Instant) -> Result<(), D> {
+        match self.groups.get_mut(key).filter(|_| !self.ending) {
+            Some(group) => {
+                group.waiting.push_back((job, now + WAIT));
+                self.waiting_due.get_or_insert(now + WAIT);
+                Ok(())
+            }
+            None => Err(job),
+        }
+    }
+
+    /// The job that waits longest for a worker, if there is one for it now.
+    pub(super) fn next_waiting(&mut self, key: &GroupKey) -> Option<D> {
+        let group = self.groups.get_mut(key).filter(|group| !group.line.is_empty())?;
+        group.waiting.pop_front().map(|(job, _)| job)
+    }
+
+    /// Jobs that have waited for too long are returned. Says of which groups; to be called at [`due`](Self::due).
+    pub(super) fn give_up_waiting(&mut self, now: Instant) -> Vec<GroupKey> {
+        if self.waiting_due.is_none_or(|due| due > now) {
+            return Vec::new();
+        }
+        let (mut given_up, mut next) = (Vec::new(), None::<Instant>);
+        for (key, group) in &mut self.groups {
+            let overdue = group.waiting.iter().take_while(|(_, due)| *due <= now).count();
+            group.returned.extend(group.waiting.drain(..overdue).map(|(job, _)| job));
+            if overdue > 0 {
+                given_up.push(key.clone());
+            }
+            let due = group.waiting.front().map(|(_, due)| *due);
+            next = next.into_iter().chain(due).min();
+        }
+        self.waiting_due = next;
+        given_up
+    }
+
     /// A worker answers a job, which is the caller's now; and says how to reach the worker if that was all that it was there for.
     /// `None` if nobody holds the job (any more).
     pub(super) fn answer(&mut self, secret: Secret, now: Instant) -> Option<(D, Option<W>)> {
@@ -166,11 +214,15 @@ impl<D, W: Clone> Jobs<D, W> {
         all.into_iter().filter_map(|id| self.retire(id)?.1).collect()
     }
 
-    /// All workers are gone: see [`leave`](Self::leave).
+    /// All workers are gone for good: see [`leave`](Self::leave).
     pub(super) fn leave_all(&mut self) {
         let all: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in all {
             self.leave(id);
+        }
+        self.ending = true;
+        for group in self.groups.values_mut() {
+            group.returned.extend(group.waiting.drain(..).map(|(job, _)| job));
         }
     }
 
@@ -211,9 +263,10 @@ impl<D, W: Clone> Jobs<D, W> {
         silent
     }
 
-    /// When [`tick`](Self::tick) is wanted next.
+    /// When [`tick`](Self::tick) and [`give_up_waiting`](Self::give_up_waiting) are wanted next.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.alarms.first().map(|(at, _)| *at)
+        let alarm = self.alarms.first().map(|(at, _)| *at);
+        alarm.into_iter().chain(self.waiting_due).min()
     }
 
     /// How many messages of a group its workers hold and would take.

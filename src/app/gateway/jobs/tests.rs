@@ -42,6 +42,7 @@ fn check(jobs: &TestJobs) {
         let workers: Vec<_> = jobs.workers.values().filter(|worker| worker.group == *key).collect();
         assert_eq!((group.workers, group.slots), (workers.len(), workers.iter().map(|worker| worker.slots()).sum()));
         assert!(group.line.iter().all(|id| jobs.workers.contains_key(id)));
+        assert!(group.waiting.is_empty() || group.line.is_empty());
     }
 }
 
@@ -54,7 +55,7 @@ fn no_job_is_lost_or_given_twice_whatever_happens() {
         let mut jobs = TestJobs::new();
         let (keys, mut now, mut next) = ([key("a"), key("b")], start, 0);
         let (mut workers, mut held): (Vec<WorkerId>, HashMap<u64, ()>) = (Vec::new(), HashMap::new());
-        let mut out = 0;
+        let (mut out, mut waiting) = (0, HashMap::new());
         for _ in 0..400 {
             let key = &keys[rng.usize(..2)];
             match rng.u8(..12) {
@@ -62,8 +63,8 @@ fn no_job_is_lost_or_given_twice_whatever_happens() {
                 1..=2 => workers.extend(jobs.join(key, terms(rng.u32(1..4), rng.u32(1..20)), next, now)),
                 3..=6 => {
                     next += 1;
-                    if jobs.hand_out(key, next, secret(next), now).is_ok() {
-                        held.insert(next, ());
+                    if jobs.keep(key, next, now).is_ok() {
+                        waiting.insert(next, key);
                     }
                 }
                 7 => {
@@ -86,23 +87,40 @@ fn no_job_is_lost_or_given_twice_whatever_happens() {
                         _ => drop(jobs.set_clogged(id, rng.bool())),
                     }
                 }
-                10 => drop(jobs.close_unused(key)),
+                10 => {
+                    if jobs.close_unused(key) {
+                        waiting.retain(|_, of| *of != key);
+                    }
+                }
                 _ => {
                     now += rng.u32(..5) * SECOND;
                     jobs.tick(now);
+                    jobs.give_up_waiting(now);
+                    assert!(jobs.due().is_none_or(|due| due > now), "seed {seed}");
                     let late =
                         jobs.workers.values().filter(|w| !w.held.is_empty() && w.heard + w.terms.deadline <= now);
                     assert_eq!(late.count(), 0, "seed {seed}: silent workers keep nothing");
                 }
             }
             for key in &keys {
+                while let Some(job) = jobs.next_waiting(key) {
+                    assert!(waiting.remove(&job).is_some(), "seed {seed}: {job} did not wait");
+                    assert!(jobs.hand_out(key, job, secret(job), now).is_ok(), "seed {seed}: somebody is in line");
+                    held.insert(job, ());
+                }
                 for job in jobs.take_returned(key) {
-                    assert!(held.remove(&job).is_some(), "seed {seed}: {job} was returned, and nobody had it");
+                    let was_there = held.remove(&job).is_some() || waiting.remove(&job).is_some();
+                    assert!(was_there, "seed {seed}: {job} was returned, and nobody had it");
                     out += 1;
                 }
             }
             check(&jobs);
             assert_eq!(jobs.held(), held.len(), "seed {seed}");
+            assert_eq!(
+                jobs.groups.values().map(|group| group.waiting.len()).sum::<usize>(),
+                waiting.len(),
+                "seed {seed}"
+            );
         }
         assert!(out > 0, "seed {seed} did nothing");
     }
