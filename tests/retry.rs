@@ -137,25 +137,6 @@ fn a_handler_that_takes_too_long_is_ended_and_has_failed() {
     assert_eq!(dead_letter(&nsqd).reason, "timed out after 200ms");
 }
 
-#[test]
-fn a_message_whose_dead_letter_is_refused_stays_in_its_stream() {
-    needs!("nsqd");
-    // the body fits, and not with the line that says why it died
-    let (nsqd, runs) = (Nsqd::with(&["--max-msg-size=200"]), Runs::new());
-    nsqd.publish("foo", &[b'x'; 190]);
-    let args = "--max-attempts 1 --retry-delay 0 --max-backoff 0";
-    let consumer = with_handler(consumer(&nsqd.tcp(), args), &runs.handler("exit 1")).start();
-    wait_until("three attempts", || runs.count() >= 3);
-    let finished: u64 = nsqd.channel("foo", "1").clients.iter().map(|client| client.finish_count).sum();
-    assert_eq!((finished, nsqd.published("foo.dead")), (0, 0));
-    consumer.signal(Signal::SIGINT);
-    let Finished { code, stderr, .. } = consumer.finish();
-    assert_eq!(code, Some(0), "{stderr}");
-    assert!(stderr.contains("cannot be put to the dead letters") && stderr.contains("E_BAD_MESSAGE"), "{stderr}");
-    let left = nsqd.channel("foo", "1");
-    assert_eq!(left.depth + left.in_flight_count + left.deferred_count, 1, "{left:?}");
-}
-
 /// Lets the consumer fail on one message, up to the PUB of its dead letter; gives its connection and the publisher's.
 fn dying(fake: &FakeNsqd) -> (Mqueue, Peer, Peer) {
     let consumer = with_handler(consumer(&fake.tcp(), "--max-attempts 1"), "exec:exit 1").start();
