@@ -46,4 +46,13 @@ impl Shutdown {
         });
         Ok(shutdown)
     }
+
+    /// Waits for `tidying`, unless the program is to end now.
+    pub async fn unless_now(&self, tidying: impl Future<Output = ()>) {
+        tokio::select! {
+            biased;
+            () = self.now.cancelled() => {}
+            () = tidying => {}
+        }
+    }
 }

@@ -13,6 +13,7 @@ use super::exec::ExecHandler;
 use super::file::FileHandler;
 use super::forward::ForwardHandler;
 use super::http::HttpHandler;
+use super::pipe::PipeHandler;
 use super::print::{PrintHandler, PrintOutput};
 use super::sleep::SleepHandler;
 use super::unix::UnixHandler;
@@ -30,9 +31,10 @@ pub struct HandlerOptions {
     pub output: PrintOutput,
     /// How long one run of a command, or one request, may take.
     pub timeout: Duration,
-    /// Cancelled by `print` when the reader of its pipe has gone away: no message can be handled any more.
+    /// Cancelled by `print` when the reader of its pipe has gone away: no message can be handled any more. Heeded by `pipe`, which then
+    /// starts no command anew.
     pub stop: CancellationToken,
-    /// True where the answer goes to a next hop: `exec` and `http` keep it in [`Verdict::Done`] instead of passing a
+    /// True where the answer goes to a next hop: `exec`, `pipe` and `http` keep it in [`Verdict::Done`] instead of passing a
     /// command's output through.
     pub capture_output: bool,
     /// Where `forward` publishes: the nsqds that are known by address.
@@ -80,6 +82,8 @@ pub enum AnyHandler {
     Print(PrintHandler),
     /// `exec:COMMAND`
     Exec(ExecHandler),
+    /// `pipe:COMMAND`
+    Pipe(PipeHandler),
     /// `http://…`, `https://…`
     Http(HttpHandler),
     /// `file:PATH`
@@ -99,6 +103,7 @@ impl HandlerSpec {
         Ok(match self {
             Self::Print => AnyHandler::Print(PrintHandler::new(options)?),
             Self::Exec(command) => AnyHandler::Exec(ExecHandler::new(command, options)?),
+            Self::Pipe(command) => AnyHandler::Pipe(PipeHandler::new(command, options)?),
             Self::Http(url) => AnyHandler::Http(HttpHandler::new(url, options)?),
             Self::File(path) => AnyHandler::File(FileHandler::open(path)?),
             Self::Unix(path) => AnyHandler::Unix(UnixHandler::new(path.clone(), options.timeout)),
@@ -113,6 +118,7 @@ impl Handler for AnyHandler {
         match self {
             Self::Print(handler) => handler.handle(message).await,
             Self::Exec(handler) => handler.handle(message).await,
+            Self::Pipe(handler) => handler.handle(message).await,
             Self::Http(handler) => handler.handle(message).await,
             Self::File(handler) => handler.handle(message).await,
             Self::Unix(handler) => handler.handle(message).await,
@@ -125,6 +131,7 @@ impl Handler for AnyHandler {
         match self {
             Self::Print(handler) => handler.batch_size(),
             Self::Exec(handler) => handler.batch_size(),
+            Self::Pipe(handler) => handler.batch_size(),
             Self::Http(handler) => handler.batch_size(),
             Self::File(handler) => handler.batch_size(),
             Self::Unix(handler) => handler.batch_size(),
@@ -137,11 +144,20 @@ impl Handler for AnyHandler {
         match self {
             Self::Print(handler) => handler.handle_batch(messages).await,
             Self::Exec(handler) => handler.handle_batch(messages).await,
+            Self::Pipe(handler) => handler.handle_batch(messages).await,
             Self::Http(handler) => handler.handle_batch(messages).await,
             Self::File(handler) => handler.handle_batch(messages).await,
             Self::Unix(handler) => handler.handle_batch(messages).await,
             Self::Forward(handler) => handler.handle_batch(messages).await,
             Self::Sleep(handler) => handler.handle_batch(messages).await,
+        }
+    }
+
+    async fn close(&self) {
+        match self {
+            Self::Pipe(handler) => handler.close().await,
+            Self::Print(_) | Self::Exec(_) | Self::Http(_) | Self::File(_) => {}
+            Self::Unix(_) | Self::Forward(_) | Self::Sleep(_) => {}
         }
     }
 }
@@ -158,6 +174,7 @@ mod tests {
         let built = |spec: &str| spec.parse::<HandlerSpec>().unwrap().build(&options()).unwrap();
         assert!(matches!(built("print"), AnyHandler::Print(_)));
         assert!(matches!(built("exec:true"), AnyHandler::Exec(_)));
+        assert!(matches!(built("pipe:true"), AnyHandler::Pipe(_)));
         assert!(matches!(built("http://localhost/"), AnyHandler::Http(_)));
         assert!(matches!(built(&file), AnyHandler::File(_)));
         assert!(matches!(built("unix:/run/peer"), AnyHandler::Unix(_)));
@@ -178,6 +195,7 @@ mod tests {
     async fn what_cannot_work_is_said_before_the_first_message() {
         for (spec, error) in [
             ("exec:nosuch --flag", r#"command "nosuch" not found: give its path, or add its folder to PATH"#),
+            ("pipe:nosuch", r#"command "nosuch" not found: give its path, or add its folder to PATH"#),
             ("exec:/etc/passwd", r#"command "/etc/passwd" is not executable: make it so with chmod +x"#),
             ("file:/nosuch/log", r#"cannot append to "/nosuch/log": no such file or directory"#),
             ("file:/etc", r#"cannot append to "/etc": is a directory"#),

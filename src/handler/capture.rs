@@ -44,11 +44,17 @@ impl Capture {
     /// All that a command that has ended wrote. It stands in the pipe by now, so this does not wait for the pipe's end: a
     /// child that the command left behind may hold it open, and go on writing, for ever.
     pub(super) fn finish(mut self) -> io::Result<Bytes> {
-        let pipe = File::from(self.pipe.as_fd().try_clone_to_owned()?);
-        // Tokio has made the pipe non-blocking.
-        match pipe.take(PIPE).read_to_end(&mut self.bytes) {
-            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-            _ => Ok(self.bytes.into()),
-        }
+        read_rest(&self.pipe, &mut self.bytes)?;
+        Ok(self.bytes.into())
+    }
+}
+
+/// Reads what stands in a pipe, and waits for no more.
+pub(super) fn read_rest(pipe: &ChildStdout, into: &mut Vec<u8>) -> io::Result<()> {
+    let pipe = File::from(pipe.as_fd().try_clone_to_owned()?);
+    // Tokio has made the pipe non-blocking.
+    match pipe.take(PIPE).read_to_end(into) {
+        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+        _ => Ok(()),
     }
 }

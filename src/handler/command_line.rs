@@ -5,8 +5,10 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
+use tokio::process::Command;
 
 use super::HandlerError;
+use crate::proto::{ChannelName, TopicName};
 
 /// What means something to a shell.
 const SHELL_CHARACTERS: &[char] = &[
@@ -57,6 +59,15 @@ impl CommandLine {
             Self::Words(words) => (&words[0], &words[1..]),
             Self::Script(arguments) => ("sh", arguments),
         }
+    }
+
+    /// The command to start, whose environment says where its messages come from. Nothing may need `pre_exec` or a changed PATH: std
+    /// would fork, which copies this process's page tables, where it now uses posix_spawn.
+    pub(super) fn command(&self, stream: &TopicName, group: &ChannelName) -> Command {
+        let (program, arguments) = self.program_and_arguments();
+        let mut command = Command::new(program);
+        command.args(arguments).env("MQUEUE_STREAM", stream.as_str()).env("MQUEUE_GROUP", group.as_str());
+        command
     }
 }
 

@@ -13,25 +13,22 @@
 
 use std::future;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStdin};
 use tokio::time::sleep;
 
 use crate::proto::{ChannelName, Message, TopicName};
 
 use super::capture::Capture;
 use super::command_line::CommandLine;
-use super::process_group::ProcessGroup;
+use super::process_group::{GRACE, ProcessGroup, ended};
 use super::{CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, Verdict};
 use crate::reason::why;
 
-/// What a command has left between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(5);
 /// sysexits.h: the input was wrong, and will be the next time.
 const EX_DATAERR: i32 = 65;
 
@@ -67,14 +64,9 @@ impl ExecHandler {
         })
     }
 
-    /// Starts the command. Nothing here may need `pre_exec` or a changed PATH: std would fork, which copies this process's
-    /// page tables, where it now uses posix_spawn.
     fn start(&self, message: &Message) -> io::Result<Child> {
-        let (program, arguments) = self.command.program_and_arguments();
-        Command::new(program)
-            .args(arguments)
-            .env("MQUEUE_STREAM", self.stream.as_str())
-            .env("MQUEUE_GROUP", self.group.as_str())
+        self.command
+            .command(&self.stream, &self.group)
             .env("MQUEUE_ID", message.id.to_string())
             .env("MQUEUE_ATTEMPTS", message.attempts.to_string())
             .env("MQUEUE_TIMESTAMP", message.timestamp.to_string())
@@ -149,12 +141,8 @@ fn judge(status: ExitStatus, capture: Option<Capture>) -> Verdict {
             Ok(output) => Verdict::Done(output),
             Err(error) => Verdict::retry(format!("cannot read the output: {}", why(&error))),
         },
-        Some(EX_DATAERR) => Verdict::drop("exit status 65"),
-        // What a shell says of a command that it could not run.
-        Some(126) => Verdict::retry("exit status 126 (command not executable)"),
-        Some(127) => Verdict::retry("exit status 127 (command not found)"),
-        Some(code) => Verdict::retry(format!("exit status {code}")),
-        None => Verdict::retry(format!("killed by signal {}", status.signal().unwrap_or_default())),
+        Some(EX_DATAERR) => Verdict::drop(ended(status)),
+        _ => Verdict::retry(ended(status)),
     }
 }
 

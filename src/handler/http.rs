@@ -21,11 +21,9 @@ use reqwest::{Client, Response, StatusCode, Url};
 use crate::proto::{ChannelName, Message, TopicName};
 
 use super::spec::shown;
-use super::{Away, CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, Verdict};
+use super::{Away, CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, LONGEST_DELAY, Verdict};
 use crate::http::cause;
 
-/// The longest Retry-After that is believed.
-const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 /// How much of an answer that nobody wants is read, in bytes, so that its connection can be used again.
 const DRAIN_LIMIT: usize = 256 * 1024;
 

@@ -4,7 +4,7 @@
 //! exactly once for each message, after the verdict.
 //!
 //! ```text
-//!  --handler print | exec:CMD | http://… | unix:PATH | forward:STREAM | file:PATH | sleep:20ms..50ms
+//!  --handler print | exec:CMD | pipe:CMD | http://… | unix:PATH | forward:STREAM | file:PATH | sleep:20ms..50ms
 //!                 └── HandlerSpec ──▶ AnyHandler: one enum, no second dispatch
 //! ```
 
@@ -18,6 +18,7 @@ mod forward;
 mod http;
 mod lane;
 mod line;
+mod pipe;
 mod print;
 mod printer;
 mod process_group;
@@ -35,6 +36,7 @@ pub use file::FileHandler;
 pub use forward::ForwardHandler;
 pub use http::HttpHandler;
 pub(crate) use line::json_text;
+pub use pipe::PipeHandler;
 pub use print::{InvalidOutput, PrintHandler, PrintOutput};
 pub use schema::{InvalidSchema, Schema};
 pub use sleep::SleepHandler;
@@ -49,6 +51,8 @@ use crate::proto::Message;
 
 /// The longest output of a command, or answer to a POST, that is kept for a next hop, in bytes: more is no message.
 const CAPTURE_LIMIT: usize = 64 * 1024 * 1024;
+/// The longest delay that is believed when a command or a server asks for one.
+const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 
 /// What became of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +112,11 @@ pub trait Handler: Send + Sync + 'static {
             }
             verdicts
         }
+    }
+
+    /// Ends what the handler keeps from message to message, once no more come. Without it, dropping the handler ends that at once.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        async {}
     }
 }
 

@@ -1,5 +1,7 @@
 //! A command's process group: ended as one, and never left behind by accident.
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
@@ -7,6 +9,8 @@ use nix::unistd::Pid;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+/// What a command has left between SIGTERM and SIGKILL.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// How often a group whose leader has ended is looked at. Nothing tells when a group becomes empty.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -59,5 +63,16 @@ impl ProcessGroup {
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
         self.signal(Signal::SIGKILL);
+    }
+}
+
+/// How a command ended, for people.
+pub(super) fn ended(status: ExitStatus) -> String {
+    match status.code() {
+        // What a shell says of a command that it could not run.
+        Some(126) => "exit status 126 (command not executable)".to_owned(),
+        Some(127) => "exit status 127 (command not found)".to_owned(),
+        Some(code) => format!("exit status {code}"),
+        None => format!("killed by signal {}", status.signal().unwrap_or_default()),
     }
 }

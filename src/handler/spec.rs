@@ -3,6 +3,7 @@
 //! ```text
 //!  print
 //!  exec:COMMAND
+//!  pipe:COMMAND
 //!  http://HOST/PATH  https://HOST/PATH
 //!  unix:PATH
 //!  forward:STREAM
@@ -30,6 +31,8 @@ pub enum HandlerSpec {
     Print,
     /// `exec:COMMAND`: one run of a command a message.
     Exec(String),
+    /// `pipe:COMMAND`: one run of a command for many messages, a line each.
+    Pipe(String),
     /// `http://…`, `https://…`: one POST a message.
     Http(HttpUrl),
     /// `file:PATH`: one line a message at the end of a file.
@@ -47,12 +50,12 @@ pub enum HandlerSpec {
 pub enum InvalidSpec {
     /// No handler begins like this.
     #[error(
-        "unknown handler {0:?}: use print, exec:COMMAND, http://HOST/PATH, https://HOST/PATH, unix:PATH, forward:STREAM, file:PATH or sleep:20ms..50ms"
+        "unknown handler {0:?}: use print, exec:COMMAND, pipe:COMMAND, http://HOST/PATH, https://HOST/PATH, unix:PATH, forward:STREAM, file:PATH or sleep:20ms..50ms"
     )]
     Unknown(String),
-    /// `exec:` alone.
-    #[error("handler \"exec:\" names no command: use exec:COMMAND, as in exec:./import.sh")]
-    NoCommand,
+    /// `exec:` or `pipe:` alone.
+    #[error("handler \"{0}:\" names no command: use {0}:COMMAND, as in {0}:./import.sh")]
+    NoCommand(String),
     /// `file:` alone.
     #[error("handler \"file:\" names no file: use file:PATH, as in file:events.jsonl")]
     NoPath,
@@ -83,8 +86,9 @@ impl FromStr for HandlerSpec {
             return if text == "print" { Ok(Self::Print) } else { Err(InvalidSpec::Unknown(text.to_owned())) };
         };
         match scheme {
-            "exec" if rest.trim().is_empty() => Err(InvalidSpec::NoCommand),
+            "exec" | "pipe" if rest.trim().is_empty() => Err(InvalidSpec::NoCommand(scheme.to_owned())),
             "exec" => Ok(Self::Exec(rest.to_owned())),
+            "pipe" => Ok(Self::Pipe(rest.to_owned())),
             "http" | "https" => text.parse().map(Self::Http),
             "file" if rest.is_empty() => Err(InvalidSpec::NoPath),
             "file" => Ok(Self::File(rest.into())),
@@ -106,6 +110,7 @@ impl fmt::Display for HandlerSpec {
         match self {
             Self::Print => f.write_str("print"),
             Self::Exec(command) => write!(f, "exec:{command}"),
+            Self::Pipe(command) => write!(f, "pipe:{command}"),
             Self::Http(url) => f.write_str(&url.text),
             Self::File(path) => write!(f, "file:{}", path.display()),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
@@ -224,6 +229,7 @@ mod tests {
         for text in [
             "print",
             "exec:./import.sh --fast 'a b' | wc",
+            "pipe:./import.sh --fast 'a b' | wc",
             "http://user:secret@localhost:8080/hook?a=b",
             "https://example.org",
             "file:/var/log/a:b.jsonl",
@@ -240,11 +246,12 @@ mod tests {
     #[test]
     fn every_error_is_one_line_with_the_input_and_the_remedy() {
         for (text, start) in [
-            ("foo", r#"unknown handler "foo": use print, exec:COMMAND, http"#),
+            ("foo", r#"unknown handler "foo": use print, exec:COMMAND, pipe:COMMAND, http"#),
             ("", r#"unknown handler "": use print"#),
             ("print:json", r#"unknown handler "print:json": use print"#),
             ("a\nb", r#"unknown handler "a\nb": use print"#),
             ("exec: ", "handler \"exec:\" names no command: use exec:COMMAND"),
+            ("pipe:", "handler \"pipe:\" names no command: use pipe:COMMAND, as in pipe:./import.sh"),
             ("file:", "handler \"file:\" names no file: use file:PATH"),
             ("unix:", r#"invalid address "unix:": use unix:/PATH"#),
             ("forward:a b", r#"invalid "#),

@@ -18,7 +18,7 @@ use super::{Exit, Failure};
 use crate::app::working;
 use crate::cli::consumer::{Args, Output};
 use crate::client::{Consumer, ConsumerConfig};
-use crate::handler::{AnyHandler, Handler, HandlerOptions, PrintOutput};
+use crate::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
 use crate::shutdown::Shutdown;
 use crate::worker::{Ended, Tally, Worker, WorkerConfig};
 
@@ -34,6 +34,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let started = Instant::now();
     let mut alive = Alive { args, service, shutdown, handler, config, total: Tally::default(), nudge: Arc::default() };
     let ended = alive.run().await?;
+    alive.shutdown.unless_now(alive.handler.close()).await;
     let Args { stream, group, .. } = &alive.args;
     tracing::info!(%stream, %group, "{}", summary(ended, alive.total, started.elapsed()));
     match ended {
@@ -137,7 +138,10 @@ fn handler(args: &Args, shutdown: &Shutdown) -> Result<AnyHandler, Failure> {
 
 fn concurrency(args: &Args) -> u32 {
     let cpus = || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-    args.concurrency.or(args.max_in_flight).unwrap_or_else(cpus)
+    args.concurrency.or(args.max_in_flight).unwrap_or_else(|| match args.handling.handler {
+        HandlerSpec::Pipe(_) => PipeHandler::AT_ONCE,
+        _ => cpus(),
+    })
 }
 
 fn worker_config(args: &Args) -> Result<WorkerConfig, Failure> {

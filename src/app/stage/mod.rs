@@ -23,7 +23,7 @@ use crate::app::working;
 use crate::cli::Report;
 use crate::cli::stage::Args;
 use crate::client::{Address, Consumer, ConsumerConfig};
-use crate::handler::{Handler, HandlerOptions, HandlerSpec, PrintOutput};
+use crate::handler::{Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
 use crate::shutdown::Shutdown;
 use crate::systemd::Notifier;
 use crate::worker::{Ended, Pulse, Worker, WorkerConfig};
@@ -59,8 +59,9 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     notifier.ready();
     let lines = (args.report == Report::Json).then(Lines::start).transpose()?;
     let every = notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3));
-    let worker = Worker::new(consumer, relay, config)?.with_pulse(every, pulse(figures.clone(), lines.clone()));
+    let worker = Worker::new(consumer, relay.clone(), config)?.with_pulse(every, pulse(figures.clone(), lines.clone()));
     let (ended, tally) = worker.run(&shutdown).await;
+    shutdown.unless_now(relay.close()).await;
     notifier.stopping();
     match lines {
         Some(lines) => lines.end(&figures.last(tally)),
@@ -109,6 +110,7 @@ fn concurrency(args: &Args) -> u32 {
     let cpus = || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
     args.concurrency.unwrap_or_else(|| match args.handler {
         Some(HandlerSpec::Sleep(_)) => SLEEPERS,
+        Some(HandlerSpec::Pipe(_)) => PipeHandler::AT_ONCE,
         _ => cpus(),
     })
 }

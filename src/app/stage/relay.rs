@@ -52,6 +52,12 @@ impl Handler for Relay {
         self.work.as_ref().map_or(BATCH, Handler::batch_size)
     }
 
+    async fn close(&self) {
+        if let Some(work) = &self.work {
+            work.close().await;
+        }
+    }
+
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
         let mut verdicts: Vec<Option<Verdict>> = messages.iter().map(|message| self.refused(message)).collect();
         let fit: Vec<usize> = (0..messages.len()).filter(|at| verdicts[*at].is_none()).collect();

@@ -29,7 +29,7 @@ use self::queue::Queue;
 use self::say::Say;
 use super::{Exit, Failure};
 use crate::cli::worker::Args;
-use crate::handler::{AnyHandler, Handler, HandlerOptions, PrintOutput, Verdict};
+use crate::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput, Verdict};
 use crate::proto::Message;
 use crate::shutdown::Shutdown;
 
@@ -64,6 +64,13 @@ impl Handler for Doing {
             Self::Handler(handler) => handler.handle_batch(messages).await,
         }
     }
+
+    async fn close(&self) {
+        match self {
+            Self::Say(say) => say.close().await,
+            Self::Handler(handler) => handler.close().await,
+        }
+    }
 }
 
 /// Runs the command to its end.
@@ -71,7 +78,11 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(args.grace)?;
     let doing = Arc::new(doing(&args, &shutdown)?);
     let batch = doing.batch_size();
-    let in_flight = args.in_flight.unwrap_or(if batch > 1 { BATCH_IN_FLIGHT } else { 1 });
+    let in_flight = args.in_flight.unwrap_or(match args.handler {
+        Some(HandlerSpec::Pipe(_)) => PipeHandler::AT_ONCE,
+        _ if batch > 1 => BATCH_IN_FLIGHT,
+        _ => 1,
+    });
     let queue = Arc::new(Queue::new(&args, in_flight)?);
     let (notes, noted) = mpsc::unbounded_channel();
     let answers = tokio::spawn(Answers::new(queue.clone(), noted, args.deadline, args.count, shutdown.clone()).run());
@@ -80,7 +91,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let intake = tokio::spawn(intake::run(queue, work, notes.clone(), over.clone()));
     let started = Instant::now();
     let hands = Hands {
-        doing,
+        doing: doing.clone(),
         works,
         notes: notes.clone(),
         running: JoinSet::new(),
@@ -88,6 +99,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         patience: Arc::new(Mutex::new(Patience::new(args.max_backoff))),
     };
     hands.work(&shutdown).await;
+    shutdown.unless_now(doing.close()).await;
     // the answers are said before the stream ends, with which the gateway takes back what has none
     let _ = notes.send(Note::End);
     let tally = answers.await?;

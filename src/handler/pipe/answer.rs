@@ -1,0 +1,101 @@
+//! What a command says of a message: one line.
+//!
+//! ```text
+//!  ok                        Done
+//!  ok TEXT                   Done; TEXT goes to the next hop, if there is one
+//!  retry [DELAY] [REASON]    Retry: DELAY is 30 (seconds), 500ms, 5m; without it, the worker's own delay
+//!  drop [REASON]             Drop
+//! ```
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::handler::{LONGEST_DELAY, Verdict};
+
+/// How much of a reason, or of a line that is no verdict, is kept, in characters.
+const SHOWN: usize = 200;
+
+/// The verdict in a line; its output only where that is wanted. `None` if it is none.
+pub(super) fn verdict(line: &Bytes, captures: bool) -> Option<Verdict> {
+    let end = line.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(line.len());
+    let rest = line.slice((end + 1).min(line.len())..);
+    Some(match &line[..end] {
+        b"ok" => Verdict::Done(Some(rest).filter(|text| captures && !text.is_empty())),
+        b"retry" => retry(&shown(&rest)),
+        b"drop" => Verdict::drop(or(shown(&rest).trim(), "dropped by the command")),
+        _ => return None,
+    })
+}
+
+fn retry(rest: &str) -> Verdict {
+    let rest = rest.trim();
+    let (first, behind) = rest.split_once(' ').unwrap_or((rest, ""));
+    let after = delay(first);
+    let why = if after.is_some() { behind.trim() } else { rest };
+    Verdict::Retry { after, why: or(why, "put off by the command") }
+}
+
+/// A number is seconds, as everywhere on the command line.
+fn delay(word: &str) -> Option<Duration> {
+    let seconds = word.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.or_else(|| humantime::parse_duration(word).ok()).map(|delay| delay.min(LONGEST_DELAY))
+}
+
+fn or(text: &str, default: &str) -> String {
+    if text.is_empty() { default } else { text }.to_owned()
+}
+
+/// A command's words, fit for a log: no control characters, and not too many.
+pub(super) fn shown(text: &[u8]) -> String {
+    // four bytes are the most that a character has
+    let text = String::from_utf8_lossy(&text[..text.len().min(4 * SHOWN)]);
+    text.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Option<Verdict> {
+        verdict(&Bytes::copy_from_slice(line.as_bytes()), true)
+    }
+
+    fn retry(after: Option<u64>, why: &str) -> Option<Verdict> {
+        Some(Verdict::Retry { after: after.map(Duration::from_millis), why: why.to_owned() })
+    }
+
+    #[test]
+    fn a_verdict_is_a_word_and_what_belongs_to_it() {
+        assert_eq!(read("ok"), Some(Verdict::Done(None)));
+        assert_eq!(read("ok "), Some(Verdict::Done(None)));
+        assert_eq!(read("ok  a b\t"), Some(Verdict::Done(Some(" a b\t".into()))));
+        assert_eq!(verdict(&"ok a".into(), false), Some(Verdict::Done(None)));
+        assert_eq!(read("retry"), retry(None, "put off by the command"));
+        assert_eq!(read("retry 30"), retry(Some(30_000), "put off by the command"));
+        assert_eq!(read("retry 1.5 it  is busy"), retry(Some(1500), "it  is busy"));
+        assert_eq!(read("retry 5m locked"), retry(Some(300_000), "locked"));
+        assert_eq!(read("retry it is busy"), retry(None, "it is busy"));
+        assert_eq!(read("drop"), Some(Verdict::drop("dropped by the command")));
+        assert_eq!(read("drop no such user"), Some(Verdict::drop("no such user")));
+    }
+
+    #[test]
+    fn all_else_is_none() {
+        for line in ["", " ok", "OK", "okay", "done", "{\"ok\":true}", "ok\r"] {
+            assert_eq!(read(line), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_command_says_cannot_do_harm() {
+        for odd in ["-1", "nan", "inf", "1e300", "99999999999999999999years", "-5s"] {
+            let Some(Verdict::Retry { after, .. }) = read(&format!("retry {odd}")) else { panic!("{odd}") };
+            assert!(after.is_none_or(|after| after <= LONGEST_DELAY), "{odd}: {after:?}");
+        }
+        assert_eq!(read("retry 99999"), retry(Some(3_600_000), "put off by the command"));
+        assert_eq!(read("drop \x1b[2Jgone"), Some(Verdict::drop("[2Jgone")));
+        let Some(Verdict::Drop { why }) = read(&format!("drop {}", "ü".repeat(5000))) else { panic!("no drop") };
+        assert_eq!(why, "ü".repeat(SHOWN));
+    }
+}
