@@ -149,18 +149,14 @@ fn judge(status: ExitStatus, capture: Option<Capture>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
-    use std::io::{BufRead, BufReader, Read, Write};
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
 
-    use nix::sys::stat::Mode;
-    use nix::unistd::mkfifo;
-    use tempfile::TempDir;
     use tokio::task::spawn_blocking;
     use tokio::time::{Instant, advance};
 
     use super::*;
-    use crate::handler::testing::{message, options};
+    use crate::handler::testing::{Tale, message, options, rest};
 
     fn captured(command: &str) -> ExecHandler {
         ExecHandler::new(command, &HandlerOptions { capture_output: true, ..options() }).unwrap()
@@ -174,47 +170,9 @@ mod tests {
         Verdict::Done(Some(output.into()))
     }
 
-    /// A pipe with a name: a command's `exec 3>{path}` tells the test what it does, and the pipe's end that all of its
-    /// processes have ended.
-    struct Tale {
-        _folder: TempDir,
-        path: PathBuf,
-    }
-
-    impl Tale {
-        fn new() -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("tale");
-            mkfifo(&path, Mode::S_IRWXU).unwrap();
-            Self { _folder: folder, path }
-        }
-
-        /// A handler for `script`, which writes `up` once it is set up, and what else there is to tell.
-        fn teller(&self, script: &str) -> ExecHandler {
-            let path = self.path.display();
-            let script = format!("exec 3>{path} 2>/dev/null; {script}");
-            ExecHandler::new(&script, &options()).unwrap()
-        }
-
-        /// Waits for the first line.
-        async fn begin(&self) -> BufReader<File> {
-            let path = self.path.clone();
-            let begun = spawn_blocking(move || {
-                let (mut reader, mut line) = (BufReader::new(File::open(path).unwrap()), String::new());
-                reader.read_line(&mut line).unwrap();
-                assert_eq!(line, "up\n");
-                reader
-            });
-            begun.await.unwrap()
-        }
-    }
-
-    fn rest(mut reader: BufReader<File>) -> tokio::task::JoinHandle<String> {
-        spawn_blocking(move || {
-            let mut text = String::new();
-            reader.read_to_string(&mut text).unwrap();
-            text
-        })
+    /// A handler for a script that tells this tale.
+    fn teller(tale: &Tale, script: &str) -> ExecHandler {
+        ExecHandler::new(&tale.told_by(script), &options()).unwrap()
     }
 
     #[tokio::test]
@@ -247,10 +205,10 @@ mod tests {
     #[tokio::test]
     async fn a_child_left_behind_holds_up_nothing_and_lives_on() {
         let tale = Tale::new();
-        let script = format!("cat {} & echo out", tale.path.display());
+        let script = format!("cat {} & echo out", tale.path().display());
         assert_eq!(output(&script, "a").await, done("out\n"));
         // This opens only if cat, which holds the output open, is there to read.
-        spawn_blocking(move || File::create(&tale.path).unwrap().write_all(b"end").unwrap()).await.unwrap();
+        spawn_blocking(move || File::create(tale.path()).unwrap().write_all(b"end").unwrap()).await.unwrap();
     }
 
     #[tokio::test]
@@ -262,7 +220,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_command_that_takes_too_long_is_asked_to_end() {
         let tale = Tale::new();
-        let handler = tale.teller("trap 'echo asked >&3; exit 0' TERM; echo up >&3; while :; do sleep 0.01; done");
+        let handler = teller(&tale, "trap 'echo asked >&3; exit 0' TERM; echo up >&3; while :; do sleep 0.01; done");
         let handling = tokio::spawn(async move { handler.handle(message("a")).await });
         // The paused clock stands still while a blocking task runs: the grace cannot pass.
         let rest = rest(tale.begin().await);
@@ -274,7 +232,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_command_that_does_not_listen_is_killed_with_its_children() {
         let (tale, start) = (Tale::new(), Instant::now());
-        let handler = tale.teller("trap '' TERM; sleep 1000 & echo up >&3; wait");
+        let handler = teller(&tale, "trap '' TERM; sleep 1000 & echo up >&3; wait");
         let handling = tokio::spawn(async move { handler.handle(message("a")).await });
         let reader = tale.begin().await;
         assert_eq!(handling.await.unwrap(), Verdict::retry("timed out after 30s"));
@@ -286,7 +244,7 @@ mod tests {
     async fn a_child_may_use_the_grace_after_its_parent_has_ended() {
         let tale = Tale::new();
         let child = "trap 'echo child >&3; exit' TERM; echo up >&3; while :; do sleep 0.01; done";
-        let handler = tale.teller(&format!("({child}) & wait"));
+        let handler = teller(&tale, &format!("({child}) & wait"));
         let handling = tokio::spawn(async move { handler.handle(message("a")).await });
         let rest = rest(tale.begin().await);
         advance(Duration::from_secs(30)).await;
@@ -297,7 +255,7 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_run_is_killed_at_once_with_its_children() {
         let tale = Tale::new();
-        let handler = tale.teller("trap '' TERM; sleep 1000 & echo up >&3; wait");
+        let handler = teller(&tale, "trap '' TERM; sleep 1000 & echo up >&3; wait");
         let handling = tokio::spawn(async move { handler.handle(message("a")).await });
         let reader = tale.begin().await;
         handling.abort();

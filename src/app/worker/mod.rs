@@ -99,12 +99,12 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         patience: Arc::new(Mutex::new(Patience::new(args.max_backoff))),
     };
     hands.work(&shutdown).await;
-    shutdown.unless_now(doing.close()).await;
     // the answers are said before the stream ends, with which the gateway takes back what has none
     let _ = notes.send(Note::End);
     let tally = answers.await?;
     over.cancel();
     let refused = intake.await?;
+    shutdown.unless_now(doing.close()).await;
     let seconds = started.elapsed().as_secs_f64();
     tracing::info!(
         "{} done, {} retried, {} dropped, {} too late, in {seconds:.1} s",

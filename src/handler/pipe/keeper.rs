@@ -111,11 +111,15 @@ impl Keeper {
                 job = self.inbox.recv() => self.waiting.extend(job),
             }
         }
+        self.gather();
         !self.waiting.is_empty() && !self.closing.is_cancelled()
     }
 
     /// Waits until the command may be started again; false if it is not to be, and what waited is released.
     async fn may_start(&mut self) -> bool {
+        if Instant::now() >= self.not_before {
+            return true;
+        }
         tokio::select! {
             biased;
             () = sleep_until(self.not_before) => return true,
