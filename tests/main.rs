@@ -29,6 +29,7 @@ mod lookup;
 mod lossless;
 mod lost;
 mod node;
+mod pipe;
 mod pipeline;
 mod print;
 mod retry;
