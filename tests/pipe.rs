@@ -61,7 +61,7 @@ fn nothing_is_lost_when_the_command_and_then_the_consumer_are_killed() {
             program.lines("did").len() > 1000 * turn && program.lines("runs").len() == turn
         });
         program.kill_the_last_run();
-        first.wait_to_say("the command ended (killed by signal 9)");
+        first.wait_to_say("the command ended: killed by signal 9");
         wait_until("the next run", || program.lines("runs").len() > turn);
     }
     wait_until("the next thousand", || program.lines("did").len() > 4000);

@@ -17,6 +17,7 @@ mod broker;
 mod bulk;
 #[cfg(feature = "tokio-nsq")]
 mod client;
+mod exec;
 mod fanout;
 mod gateway;
 mod large;
@@ -60,6 +61,7 @@ fn main() {
         ("gateway", gateway::run),
         #[cfg(feature = "tokio-nsq")]
         ("client", client::run),
+        ("exec", exec::run),
     ];
     for (name, run) in parts {
         if wanted.is_empty() || wanted.iter().any(|w| w == name) {

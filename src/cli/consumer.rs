@@ -37,7 +37,8 @@ pub struct Args {
     #[arg(long, env = "MAX_IN_FLIGHT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_in_flight: Option<u32>,
 
-    /// Handlers running at once; print, file, unix and forward always take what has come as one [default: the number of CPUs]
+    /// Handlers running at once; print, file, unix and forward always take what has come as one, and for pipe these are
+    /// the messages that its command has at hand [default: the number of CPUs, 100 for pipe]
     #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub concurrency: Option<u32>,
 
@@ -63,12 +64,16 @@ pub struct Args {
 #[group(skip)]
 #[command(next_help_heading = "Handling")]
 pub struct Handling {
-    /// What is done with a message: print, exec:CMD, http://… or https://…, unix:PATH, forward:STREAM, file:PATH, sleep:20ms..50ms
+    /// What is done with a message: print, exec:CMD, pipe:CMD, http://… or https://…, unix:PATH, forward:STREAM, file:PATH, sleep:20ms..50ms
     ///
-    /// exec:CMD gets the body on stdin and MQUEUE_STREAM, MQUEUE_GROUP, MQUEUE_ID, MQUEUE_ATTEMPTS, MQUEUE_TIMESTAMP in its
-    /// environment; exit 0: done, 65: dead letter, 75 or any other: again later. http:// gets a POST; 2xx: done, 408, 429,
-    /// 5xx or no answer: again later (Retry-After is heeded), other 4xx: dead letter. file:PATH appends and syncs. unix:PATH writes a
-    /// line to a stream socket, whose answer is OK; forward:STREAM publishes to another stream.
+    /// exec:CMD gets the body on stdin and MQUEUE_STREAM, MQUEUE_GROUP, MQUEUE_ID,
+    /// MQUEUE_ATTEMPTS, MQUEUE_TIMESTAMP in its environment; exit 0: done, 65: dead letter, 75
+    /// or any other: again later. pipe:CMD is started once and stays: each message is a line of
+    /// JSON on its stdin (as print has it), and its verdict a line on its stdout, in order: ok,
+    /// retry [DELAY] [REASON] or drop [REASON]. http:// gets a POST; 2xx: done, 408, 429, 5xx
+    /// or no answer: again later (Retry-After is heeded), other 4xx: dead letter. file:PATH
+    /// appends and syncs. unix:PATH writes a line to a stream socket, whose answer is OK;
+    /// forward:STREAM publishes to another stream.
     #[arg(long, env = "HANDLER", value_name = "HANDLER", default_value = "print", verbatim_doc_comment)]
     pub handler: HandlerSpec,
 

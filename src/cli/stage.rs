@@ -29,7 +29,8 @@ pub struct Args {
     #[arg(long, env = "TO", value_name = "NEXT")]
     pub to: Hop,
 
-    /// The work: exec:CMD and http://… pass their output on, any other the body as it is; sleep:25ms only takes its time [default: none]
+    /// The work: exec:CMD and http://… pass their output on, pipe:CMD what it says behind ok, any other the body as it is; sleep:25ms only takes
+    /// its time [default: none]
     #[arg(long, env = "HANDLER", value_name = "HANDLER")]
     pub handler: Option<HandlerSpec>,
 
@@ -38,7 +39,7 @@ pub struct Args {
     #[arg(long, env = "EXPECT", value_name = "SCHEMA")]
     pub expect: Option<Schema>,
 
-    /// Handlers running at once [default: the number of CPUs, 100 for sleep]
+    /// Handlers running at once [default: the number of CPUs, 100 for sleep and pipe]
     #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub concurrency: Option<u32>,
 

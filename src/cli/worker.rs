@@ -34,9 +34,10 @@ pub struct Args {
     #[arg(short, long = "pause", value_name = "DURATION", value_parser = duration, default_value = "0")]
     pub p: Duration,
 
-    /// What is done with a job: print, exec:CMD, http://… or https://…, unix:PATH, file:PATH, sleep:20ms..50ms [default: it is said, as above]
+    /// What is done with a job: print, exec:CMD, pipe:CMD, http://… or https://…, unix:PATH, file:PATH, sleep:20ms..50ms [default: it is said, as above]
     ///
-    /// The same as a consumer's: exit 0 (2xx) is done, 65 (4xx) a dead letter, anything else again later. exec:CMD gets the body on stdin.
+    /// The same as a consumer's: exit 0 (2xx) is done, 65 (4xx) a dead letter, anything else again later. exec:CMD gets the body on stdin;
+    /// pipe:CMD stays, gets a line of JSON a job, and answers with a line: ok, retry [DELAY] [REASON] or drop [REASON].
     #[arg(long, env = "HANDLER", value_name = "HANDLER")]
     pub handler: Option<HandlerSpec>,
 
@@ -44,7 +45,7 @@ pub struct Args {
     #[arg(long, env = "HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]
     pub handler_timeout: Duration,
 
-    /// Jobs in hand at once; they are done side by side [default: 1, and 500 for print, file and unix]
+    /// Jobs in hand at once; they are done side by side [default: 1, 100 for pipe, and 500 for print, file and unix]
     #[arg(long, env = "IN_FLIGHT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2500))]
     pub in_flight: Option<u32>,
 

@@ -219,14 +219,19 @@ impl Keeper {
                 why = broken;
             }
         }
-        let is_nobodys_fault = nobodys_fault(&program, &over);
+        let ended_well = matches!(over, Over::Exited(Ok(status)) if status.success());
+        let is_nobodys_fault = nobodys_fault(&program, ended_well);
         if program.answers() > 0 {
             self.backoff.reset();
         }
         program.end().await;
         self.not_before = Instant::now() + self.backoff.next().unwrap_or_default();
-        let waiting = self.waiting.len();
-        tracing::warn!(command = self.command.program(), waiting, "{why}: it is started again for the next message");
+        let (command, waiting) = (self.command.program(), self.waiting.len());
+        if ended_well {
+            tracing::info!(command, waiting, "{why}, and is started again for the next message");
+        } else {
+            tracing::warn!(command, waiting, "{why}, and is started again for the next message");
+        }
         if !is_nobodys_fault && let Some(job) = self.waiting.pop_front() {
             let _ = job.verdict.send(Verdict::retry(why));
         }
@@ -234,7 +239,7 @@ impl Keeper {
 
     fn reason(&self, over: &Over) -> String {
         match over {
-            Over::Exited(Ok(status)) => format!("the command ended ({})", ended(*status)),
+            Over::Exited(Ok(status)) => format!("the command ended: {}", ended(*status)),
             Over::Exited(Err(error)) => format!("cannot wait for the command: {}", why(error)),
             Over::Closed => "the command closed its standard input or output".to_owned(),
             Over::TimedOut => format!("timed out after {}", humantime::format_duration(self.timeout)),
@@ -254,8 +259,7 @@ impl Keeper {
 
 /// True if the message at whose turn a run was over has nothing to do with that: the command had not even read it, or ended as one does
 /// that means to begin afresh from time to time. Never true of a run without an answer, so that runs cannot follow each other for ever.
-fn nobodys_fault(program: &Program, over: &Over) -> bool {
-    let ended_well = matches!(over, Over::Exited(Ok(status)) if status.success());
+fn nobodys_fault(program: &Program, ended_well: bool) -> bool {
     program.answers() > 0 && (ended_well || !program.knows_the_question())
 }
 

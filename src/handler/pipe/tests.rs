@@ -79,12 +79,12 @@ async fn one_run_handles_ten_thousand_messages_and_knows_where_they_come_from() 
 
 #[tokio::test]
 async fn a_run_that_ends_has_only_its_message_tried_again() {
-    assert_eq!(blamed(&pipe(&bad("kill -9 $$"))).await, "the command ended (killed by signal 9)");
-    assert_eq!(blamed(&pipe(&bad("exit 3"))).await, "the command ended (exit status 3)");
-    assert_eq!(blamed(&pipe(&bad("exit 0"))).await, "the command ended (exit status 0)");
+    assert_eq!(blamed(&pipe(&bad("kill -9 $$"))).await, "the command ended: killed by signal 9");
+    assert_eq!(blamed(&pipe(&bad("exit 3"))).await, "the command ended: exit status 3");
+    assert_eq!(blamed(&pipe(&bad("exit 0"))).await, "the command ended: exit status 0");
     assert_eq!(
         blamed(&pipe(&bad("nosuch 2>/dev/null; exit $?"))).await,
-        "the command ended (exit status 127 (command not found))"
+        "the command ended: exit status 127 (command not found)"
     );
 }
 
@@ -92,7 +92,7 @@ async fn a_run_that_ends_has_only_its_message_tried_again() {
 async fn what_was_answered_before_the_end_counts() {
     let handler = pipe(&bad("echo ok; echo drop; kill -9 $$"));
     let verdicts = handled(&handler, &["bad", "good", "good"]).await;
-    let killed = Verdict::retry("the command ended (killed by signal 9)");
+    let killed = Verdict::retry("the command ended: killed by signal 9");
     assert_eq!(verdicts, [Verdict::Done(None), Verdict::drop("dropped by the command"), killed]);
 }
 
@@ -171,14 +171,14 @@ async fn a_broken_command_is_not_waited_for_while_stopping() {
     options.stop.cancel();
     let handler = PipeHandler::new("exit 1", &options).unwrap();
     let verdicts = handled(&handler, &["a", "b", "c"]).await;
-    assert_eq!(verdicts, [Verdict::retry("the command ended (exit status 1)"), Verdict::Release, Verdict::Release]);
+    assert_eq!(verdicts, [Verdict::retry("the command ended: exit status 1"), Verdict::Release, Verdict::Release]);
 }
 
 #[tokio::test]
 async fn runs_that_fail_follow_each_other_ever_more_slowly() {
     let (handler, start) = (pipe("exit 1"), Instant::now());
     for verdict in handled(&handler, &["a", "b", "c", "d"]).await {
-        assert_eq!(verdict, Verdict::retry("the command ended (exit status 1)"));
+        assert_eq!(verdict, Verdict::retry("the command ended: exit status 1"));
     }
     // after 50, 100, 200 ms at the least
     assert!(start.elapsed() >= Duration::from_millis(350), "{:?}", start.elapsed());
