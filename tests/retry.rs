@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::support::fake_nsqd::{FakeNsqd, Peer, error, message, message_id, ok};
-use crate::support::{Finished, Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
+use crate::support::{Mqueue, Nsqd, consumer, mqueue, needs};
 
 /// A body that is neither text nor one line.
 const BODY: &[u8] = b"line 1\nline 2\0\xff\xfe";
