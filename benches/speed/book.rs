@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::median;
 
@@ -45,7 +45,7 @@ impl Goal {
 pub type Pair = (usize, usize, Option<Goal>);
 
 /// One line of docs/benchmarks.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     pub what: String,
     pub unit: String,

@@ -46,6 +46,10 @@ fn main() {
     for program in ["nsqd", "nsq_tail", "to_nsq"] {
         assert!(peer(program).is_some(), "{program} is missing: make peers");
     }
+    // only the page anew: its words were changed
+    if std::env::args().any(|arg| arg == "--page") {
+        return page::write_page(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"));
+    }
     let parts: &[(&str, fn())] = &[
         ("publish", publish::run),
         ("lines", lines::run),
@@ -68,8 +72,9 @@ fn main() {
             run();
         }
     }
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     if std::env::args().any(|arg| arg == "--write") {
-        page::write(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"), "make compare");
+        page::write(&docs, "make compare");
     }
 }
 
