@@ -70,10 +70,10 @@ pub struct Handling {
     /// MQUEUE_ATTEMPTS, MQUEUE_TIMESTAMP in its environment; exit 0: done, 65: dead letter, 75
     /// or any other: again later. pipe:CMD is started once and stays: each message is a line of
     /// JSON on its stdin (as print has it), and its verdict a line on its stdout, in order: ok,
-    /// retry [DELAY] [REASON] or drop [REASON]. http:// gets a POST; 2xx: done, 408, 429, 5xx
-    /// or no answer: again later (Retry-After is heeded), other 4xx: dead letter. file:PATH
-    /// appends and syncs. unix:PATH writes a line to a stream socket, whose answer is OK;
-    /// forward:STREAM publishes to another stream.
+    /// retry (or retry 30s) or drop, and behind those two a reason. http:// gets a POST; 2xx:
+    /// done, 408, 429, 5xx or no answer: again later (Retry-After is heeded), other 4xx: dead
+    /// letter. file:PATH appends and syncs. unix:PATH writes a line to a stream socket, whose
+    /// answer is OK; forward:STREAM publishes to another stream.
     #[arg(long, env = "HANDLER", value_name = "HANDLER", default_value = "print", verbatim_doc_comment)]
     pub handler: HandlerSpec,
 

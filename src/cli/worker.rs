@@ -37,7 +37,7 @@ pub struct Args {
     /// What is done with a job: print, exec:CMD, pipe:CMD, http://… or https://…, unix:PATH, file:PATH, sleep:20ms..50ms [default: it is said, as above]
     ///
     /// The same as a consumer's: exit 0 (2xx) is done, 65 (4xx) a dead letter, anything else again later. exec:CMD gets the body on stdin;
-    /// pipe:CMD stays, gets a line of JSON a job, and answers with a line: ok, retry [DELAY] [REASON] or drop [REASON].
+    /// pipe:CMD stays, gets a line of JSON a job, and answers with a line: ok, retry (or retry 30s) or drop.
     #[arg(long, env = "HANDLER", value_name = "HANDLER")]
     pub handler: Option<HandlerSpec>,
 
