@@ -118,7 +118,9 @@ fn an_interrupted_redrive_loses_nothing() {
         let redrive = errors(&nsqd, "--redrive --yes --rate 20").start();
         wait_until("some to be published", || nsqd.published("foo") > before + 2);
         redrive.signal(signal);
-        redrive.finish();
+        let ended = redrive.finish();
+        let said = ended.stderr.contains("published again, the rest is still there");
+        assert_eq!((ended.code, said), if signal == Signal::SIGINT { (Some(130), true) } else { (None, false) });
     }
     wait_until("all to be back", || nsqd.channel("foo.dead", "errors").in_flight_count == 0);
     done(&nsqd, "--redrive --yes");

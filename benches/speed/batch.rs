@@ -80,7 +80,9 @@ pub fn run() {
             Box::new(|| {
                 to_file(|folder, tcp| {
                     let mut command = Command::new(peer("nsq_to_file").expect("make peers"));
-                    command.args(["--topic=bench", "--channel=ch", "--max-in-flight=1000", "--output-dir", folder]);
+                    // it finishes messages when it has synced, which is every 30 s if less than max-in-flight are there
+                    command.args(["--topic=bench", "--channel=ch", "--max-in-flight=1000", "--sync-interval=100ms"]);
+                    command.args(["--output-dir", folder]);
                     command.arg(format!("--nsqd-tcp-address={tcp}"));
                     command
                 })

@@ -13,7 +13,8 @@ const OURS: usize = 1_000_000;
 const THEIRS: usize = 50_000;
 
 pub fn run() {
-    let nsqd = Nsqd::start();
+    // all in memory: it is the programs that are measured, not nsqd's disk
+    let nsqd = Nsqd::real(&["--mem-queue-size=10000000"]);
     let folder = tempfile::tempdir().unwrap();
     let lines = |count: usize| {
         let path = folder.path().join(count.to_string());

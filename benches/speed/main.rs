@@ -67,14 +67,15 @@ fn main() {
         ("client", client::run),
         ("exec", exec::run),
     ];
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     for (name, run) in parts {
         if wanted.is_empty() || wanted.iter().any(|w| w == name) {
             run();
+            // after each part: who ends it early keeps what was measured
+            if std::env::args().any(|arg| arg == "--write") {
+                page::write(&docs, "make compare");
+            }
         }
-    }
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-    if std::env::args().any(|arg| arg == "--write") {
-        page::write(&docs, "make compare");
     }
 }
 

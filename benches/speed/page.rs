@@ -20,9 +20,19 @@ struct Run {
     rows: Vec<Row>,
 }
 
-/// Writes the figures of this run, and the page.
+/// Writes the figures of this run, in the place of earlier ones of the same rows, and the page.
 pub fn write(folder: &Path, command: &str) {
-    let run = Run { machine: machine(), command: command.to_owned(), rows: rows() };
+    let earlier =
+        std::fs::read(folder.join("benchmarks.json")).ok().and_then(|text| serde_json::from_slice::<Run>(&text).ok());
+    let mut kept = earlier.map(|run| run.rows).unwrap_or_default();
+    for row in rows() {
+        let same = |other: &&mut Row| (&other.what, &other.mqueue, &other.peer) == (&row.what, &row.mqueue, &row.peer);
+        match kept.iter_mut().find(same) {
+            Some(other) => *other = row,
+            None => kept.push(row),
+        }
+    }
+    let run = Run { machine: machine(), command: command.to_owned(), rows: kept };
     let json = serde_json::to_string_pretty(&run).unwrap() + "\n";
     std::fs::write(folder.join("benchmarks.json"), json).unwrap();
     write_page(folder);

@@ -7,7 +7,7 @@ use crate::proto::{ChannelName, TopicName};
 ///
 /// Without an action they are listed, and stay; each listing counts as a delivery. An action says how many there are, and asks before it begins.
 /// Whatever stops it, a letter leaves the queue only when it was printed, published or dropped: at worst it is there twice. Exit
-/// status: 0; 1 if something could not be done; 2 if nobody is there to be asked and --yes is missing.
+/// status: 0; 1 if something could not be done; 2 if nobody is there to be asked and --yes is missing; 130 if it was interrupted.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(group = clap::ArgGroup::new("action"))]

@@ -39,12 +39,14 @@ pub(super) async fn run(
         foreign: 0,
         trouble: None,
     };
-    while acting.trouble.is_none() {
+    let mut is_through = false;
+    while acting.trouble.is_none() && !shutdown.draining.is_cancelled() {
         let batch = tokio::select! {
             batch = letters.next() => batch,
             () = shutdown.draining.cancelled() => break,
         };
         if batch.is_empty() {
+            is_through = true;
             break;
         }
         acting.take(batch, action, letters, shutdown).await;
@@ -53,13 +55,14 @@ pub(super) async fn run(
     if let Some(publisher) = acting.publisher {
         publisher.close().await;
     }
-    let left = letters.passed;
+    let left = if is_through { format!("{} left", letters.passed) } else { "the rest is still there".to_owned() };
     let foreign =
         if acting.foreign > 0 { format!(", {} of them no dead letters", acting.foreign) } else { String::new() };
-    say(&format!("{} {}, {left} left{foreign}", acting.done, action.done()));
+    say(&format!("{} {}, {left}{foreign}", acting.done, action.done()));
     match acting.trouble {
         Some(trouble) => Err(Failure::new(Exit::Failure, trouble).into()),
-        None => Ok(Exit::Success),
+        None if is_through => Ok(Exit::Success),
+        None => Ok(Exit::Interrupted),
     }
 }
 
