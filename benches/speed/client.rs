@@ -11,7 +11,7 @@ const MEASUREMENTS: [Measurement; 6] = [
     ("publish → OK, one at a time, 200 B, p50", "us", ONE, "/published/latency_ms/p50", 1e3),
     ("publish, 200 B, batches of 200", "messages/s", BATCHES, "/published/messages_per_s", 1.0),
     ("publish → handled at 50/s, max-in-flight 200, p50", "us", QUIET, "/handled/latency_ms/p50", 1e3),
-    ("the same, p99", "us", QUIET, "/handled/latency_ms/p99", 1e3),
+    ("publish → handled at 50/s, max-in-flight 200, p99", "us", QUIET, "/handled/latency_ms/p99", 1e3),
     ("consume, 200 B", "messages/s", CONSUME, "/handled/messages_per_s", 1.0),
     ("consume, 200 B, client's CPU", "ns a message", CONSUME, "/client_usage/cpu_us_per_message", 1e3),
 ];

@@ -120,9 +120,9 @@ fn thousand_consumers(server: &Nsqd) -> f64 {
     ALL as f64 / start.elapsed().as_secs_f64()
 }
 
-/// Microseconds of the broker for each copy, of half a million, of one topic with so many channels.
+/// Microseconds of the broker for each copy, of 400,000, of one topic with so many channels.
 fn cost(server: &Nsqd, topics: usize, channels: usize) -> f64 {
-    const COPIES: usize = 500_000;
+    const COPIES: usize = 400_000;
     create(server, topics, channels);
     let before = cpu_of(server.pid());
     fill(server, topics, COPIES / channels);

@@ -133,8 +133,8 @@ fn short(figure: f64) -> String {
 
 /// The ratios of the rows with goals, on a scale of powers of ten, each with its goal as a mark.
 fn picture(rows: &[Row]) -> String {
-    const LEFT: f64 = 430.0;
-    const WIDTH: f64 = 520.0;
+    const LEFT: f64 = 460.0;
+    const WIDTH: f64 = 480.0;
     const LINE: f64 = 22.0;
     let rows: Vec<&Row> = rows.iter().filter(|row| row.goal.is_some()).collect();
     let height = LINE * (rows.len() as f64 + 2.0);
@@ -160,11 +160,11 @@ fn picture(rows: &[Row]) -> String {
         let (from, to) = (x(1.0).min(x(row.ratio)), x(1.0).max(x(row.ratio)));
         let goal: f64 =
             row.goal.as_deref().unwrap_or_default().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(1.0);
-        let what: String = format!("{} / {}", row.what, row.peer).chars().take(72).collect();
+        let what: String = format!("{}: {}", row.what, row.mqueue).chars().take(80).collect();
         let what = what.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         writeln!(
             svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" font-size=\"11\">{what}</text>",
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" font-size=\"10.5\">{what}</text>",
             LEFT - 8.0,
             y + 4.0
         )
