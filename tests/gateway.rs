@@ -229,6 +229,20 @@ fn while_nsqd_is_away_requests_are_to_come_again_and_workers_stay() {
 }
 
 #[test]
+fn an_nsqd_that_hangs_fails_no_publish_while_another_is_well() {
+    needs!("nsqd");
+    let (well, hung) = (Nsqd::start(), Nsqd::start());
+    let gateway = Gateway::start(&well, &format!("--nsqd-tcp-address {}", hung.tcp()));
+    hung.signal(Signal::SIGSTOP);
+    for _ in 0..6 {
+        let published = gateway.post("/streams/s", b"x");
+        assert_eq!(published.status, 200, "{published:?}");
+    }
+    hung.signal(Signal::SIGCONT);
+    assert!(well.published("s") >= 6);
+}
+
+#[test]
 fn a_gateway_without_an_nsqd_says_so_and_waits_for_it() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();

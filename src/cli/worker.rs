@@ -70,8 +70,8 @@ pub struct Args {
     pub grace: Duration,
 }
 
-/// What the gateway takes for a name.
-fn name(text: &str) -> Result<String, String> {
+/// Reads a worker's name: in a log it shall not look like anything else.
+pub fn name(text: &str) -> Result<String, String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:@/-".contains(c);
     let is_good = !text.is_empty() && text.len() <= 64 && text.chars().all(is_plain);
     is_good.then(|| text.to_owned()).ok_or_else(|| "use letters, digits, . _ : @ / - (at most 64)".to_owned())

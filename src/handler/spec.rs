@@ -161,6 +161,9 @@ impl FromStr for HttpUrl {
             return Err(invalid("no host"));
         }
         let url = Url::parse(text).map_err(|error| invalid(&error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(invalid("neither http nor https"));
+        }
         Ok(Self { text: text.to_owned(), url })
     }
 }

@@ -21,6 +21,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeou
 pub use self::dead_letter::DeadLetter;
 pub(crate) use self::dead_letter::DeadLetters;
 use self::idle::Idle;
+pub(crate) use self::settle::retry_delay;
 use self::settle::{Rules, Settled, Way, settle};
 use crate::client::{Consumer, Delivery, PublisherConfig};
 use crate::handler::Handler;

@@ -15,6 +15,11 @@ use crate::proto::{ChannelName, InvalidName, Message, TopicName};
 /// The longest that a failed message waits for its next attempt.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(15 * 60);
 
+/// How long a message that failed waits: `by` times its attempts.
+pub(crate) fn retry_delay(by: Duration, message: &Message) -> Duration {
+    by.saturating_mul(message.attempts.max(1).into()).min(MAX_RETRY_DELAY)
+}
+
 /// What becomes of messages that fail.
 #[derive(Debug)]
 pub(super) struct Rules {
@@ -38,7 +43,7 @@ impl Rules {
     }
 
     fn delay(&self, message: &Message) -> Duration {
-        self.retry_delay.saturating_mul(message.attempts.max(1).into()).min(MAX_RETRY_DELAY)
+        retry_delay(self.retry_delay, message)
     }
 }
 

@@ -10,15 +10,12 @@ use serde_json::{Map, Value};
 
 use super::Gateway;
 use super::exchange::{Task, Unusable};
-use super::params::Params;
+use super::params::{LONGEST_DELAY, Params};
 use super::refusal::{Answer, Refusal, json};
 use super::token::Token;
+use crate::worker::retry_delay;
 
-/// nsqd's default `--max-req-timeout`.
-const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 const LONGEST_REASON: usize = 1000;
-/// The longest that a failed job waits for its next attempt, if nobody says how long.
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(15 * 60);
 
 /// What is said of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,8 +147,7 @@ async fn settle(gateway: &Gateway, token: Token, verb: &Verb) -> Result<(), Fail
         }
         Verb::Retry { delay, .. } if !is_last(&task) => {
             counters.retried.inc();
-            let attempts = u32::from(task.delivery.message().attempts.max(1));
-            let by_default = gateway.settings.workers.retry_delay.saturating_mul(attempts).min(MAX_RETRY_DELAY);
+            let by_default = retry_delay(gateway.settings.workers.retry_delay, task.delivery.message());
             task.delivery.requeue(delay.unwrap_or(by_default));
             return Ok(());
         }

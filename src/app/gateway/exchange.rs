@@ -79,7 +79,13 @@ impl State {
     fn hand_out_waiting(&mut self, key: &GroupKey, now: Instant) -> Vec<Handed> {
         let mut handed = Vec::new();
         while let Some(task) = self.jobs.next_waiting(key) {
-            let token = self.mint.token().expect("the system gave randomness before");
+            let token = match self.mint.token() {
+                Ok(token) => token,
+                Err(error) => {
+                    tracing::error!("no randomness for a token, the job goes back: {error}");
+                    break;
+                }
+            };
             let (message, supply) = (task.delivery.message().clone(), task.supply.clone());
             match self.jobs.hand_out(key, task, token.secret, now) {
                 Ok((worker, outbox)) => handed.push(Handed { worker, outbox, token, message, supply }),
@@ -136,20 +142,13 @@ impl Exchange {
     /// Gives messages that came to workers. Those that nobody takes just now wait for a moment.
     pub(super) fn hand_out(&self, supply: &Arc<Supply>, deliveries: Vec<Delivery>) {
         let (now, key) = (Instant::now(), &supply.key);
-        let mut unwanted = Vec::new();
-        let mut state = self.state();
-        let due = state.jobs.due();
-        let tasks = deliveries.into_iter().map(|delivery| Task { delivery, supply: supply.clone() });
-        for task in tasks {
-            unwanted.extend(state.jobs.keep(key, task, now).err());
-        }
-        let handed = state.hand_out_waiting(key, now);
-        let due_changed = state.jobs.due() != due;
-        self.ask(&state, key);
-        drop(state);
-        if due_changed {
-            self.due_changed.notify_one();
-        }
+        let (unwanted, handed) = self.changing_due(|state| {
+            let tasks = deliveries.into_iter().map(|delivery| Task { delivery, supply: supply.clone() });
+            let unwanted: Vec<Task> = tasks.filter_map(|task| state.jobs.keep(key, task, now).err()).collect();
+            let handed = state.hand_out_waiting(key, now);
+            self.ask(state, key);
+            (unwanted, handed)
+        });
         self.counters.released.inc_by(unwanted.len() as u64);
         drop(unwanted);
         self.send(handed);
@@ -157,15 +156,21 @@ impl Exchange {
 
     /// A worker may have room again.
     fn hand_out_waiting(&self, key: &GroupKey) {
-        let (mut state, now) = (self.state(), Instant::now());
+        let handed = self.changing_due(|state| state.hand_out_waiting(key, Instant::now()));
+        self.send(handed);
+    }
+
+    /// Changes the state; whoever looks after what is due is told if it is due at another time now.
+    fn changing_due<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state();
         let due = state.jobs.due();
-        let handed = state.hand_out_waiting(key, now);
+        let changed = change(&mut state);
         let due_changed = state.jobs.due() != due;
         drop(state);
         if due_changed {
             self.due_changed.notify_one();
         }
-        self.send(handed);
+        changed
     }
 
     fn send(&self, handed: Vec<Handed>) {

@@ -7,6 +7,9 @@ use axum::http::Uri;
 
 use super::refusal::Refusal;
 
+/// The longest that a message may be put off: nsqd's default `--max-req-timeout`.
+pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+
 /// The parameters after the `?`.
 #[derive(Debug)]
 pub(super) struct Params(Vec<(String, String)>);
@@ -49,16 +52,11 @@ impl Params {
         crate::cli::duration_in(text, range).map_err(wrong).map(Some)
     }
 
-    /// A name for logs, where it shall not look like anything else.
-    pub(super) fn name(&self, name: &str, most: usize) -> Result<Option<String>, Refusal> {
+    /// A worker's name.
+    pub(super) fn name(&self, name: &str) -> Result<Option<String>, Refusal> {
         let Some(text) = self.get(name) else { return Ok(None) };
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:@/-".contains(c);
-        match !text.is_empty() && text.len() <= most && text.chars().all(is_plain) {
-            true => Ok(Some(text.to_owned())),
-            false => Err(Refusal::unusable(format!(
-                "invalid {name} {text:?}: use letters, digits, . _ : @ / - (at most {most})"
-            ))),
-        }
+        let wrong = |why| Refusal::unusable(format!("invalid {name} {text:?}: {why}"));
+        crate::cli::worker::name(text).map_err(wrong).map(Some)
     }
 
     /// A text for people and logs: of one line, and not long.

@@ -12,13 +12,10 @@ use serde_json::json;
 
 use super::Gateway;
 use super::opening::dead_letters_of;
-use super::params::Params;
+use super::params::{LONGEST_DELAY, Params};
 use super::refusal::{self, Answer, Refusal};
 use crate::client::{PublishError, PublishManyError};
 use crate::proto::TopicName;
-
-/// nsqd's default `--max-req-timeout`.
-const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 
 pub(super) async fn publish(
     State(gateway): State<Arc<Gateway>>,

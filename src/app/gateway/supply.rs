@@ -15,6 +15,8 @@ use crate::worker::{DeadLetter, DeadLetters};
 const BATCH: usize = 500;
 /// A job that fails is given up after its attempts, one whose workers go away after so many times as many.
 const UNBEGUN: u16 = 10;
+/// When a job comes again whose dead letter could not be published.
+const UNBURIED: Duration = Duration::from_secs(10);
 /// How long a group without workers stays open: a simple client comes back for each job.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -96,7 +98,7 @@ impl Task {
                 Ok(())
             }
             Err(error) => {
-                delivery.requeue(LINGER);
+                delivery.requeue(UNBURIED);
                 Err(format!("the dead letters cannot be had, it comes again: {error}"))
             }
         }

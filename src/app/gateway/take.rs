@@ -28,7 +28,6 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(15 * 60);
 const LONGEST_WAIT: Duration = Duration::from_secs(10 * 60);
 /// How long those who take several at once wait for the second.
 const GATHER: Duration = Duration::from_millis(5);
-const LONGEST_NAME: usize = 64;
 
 const PARAMETERS: [&str; 5] = ["in_flight", "deadline", "n", "wait", "max"];
 
@@ -52,7 +51,7 @@ pub(super) async fn jobs(
     let in_flight = params.number("in_flight", 1..=MOST_IN_FLIGHT)?;
     let wait = params.duration("wait", Duration::ZERO..=LONGEST_WAIT)?;
     let max = params.number("max", 1..=MOST_IN_FLIGHT)?;
-    let name = params.name("n", LONGEST_NAME)?.unwrap_or_else(|| visit.peer.to_string());
+    let name = params.name("n")?.unwrap_or_else(|| visit.peer.to_string());
     let outbox = Outbox::new(name, visit.cut);
     if wait.is_none() && max.is_none() {
         let terms = Terms { in_flight: in_flight.unwrap_or(1), deadline };

@@ -44,13 +44,7 @@ pub(super) async fn run(hub: Arc<Hub>, address: Address, sender: UnboundedSender
             Err(error) => tracing::warn!(nsqd = %address, "connection lost: {error}"),
         }
         hub.look_again.notify_one();
-        let pause = backoff.next().unwrap_or_default();
-        tokio::select! {
-            () = hub.stopping.cancelled() => return,
-            () = sleep(pause) => {}
-            () = hub.asked.notified() => {}
-        }
-        if hub.retire(&address) {
+        if !hub.wait_to_connect(&address, &mut backoff).await {
             return;
         }
     }

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::delivery::Port;
 use super::{ConsumerConfig, Health};
+use crate::backoff::Backoff;
 use crate::client::{Address, ConnectionId, Flow};
 
 /// Shared by a consumer, its discovery and its links. The lock covers the flow's arithmetic and nothing else.
@@ -102,8 +104,19 @@ impl Hub {
         }
     }
 
+    /// Waits before the next try to connect to `address`. False if there is to be none: the consumer stops, or nobody wants it any more.
+    pub(super) async fn wait_to_connect(&self, address: &Address, backoff: &mut Backoff) -> bool {
+        let pause = backoff.next().unwrap_or_default();
+        tokio::select! {
+            () = self.stopping.cancelled() => return false,
+            () = sleep(pause) => {}
+            () = self.asked.notified() => {}
+        }
+        !self.retire(address)
+    }
+
     /// Asked by a link without a connection: true if it is to end, as nobody wants it any more.
-    pub(super) fn retire(&self, address: &Address) -> bool {
+    fn retire(&self, address: &Address) -> bool {
         let mut state = self.state();
         let unwanted = state.links.get(address) == Some(&false);
         if unwanted {

@@ -60,13 +60,7 @@ pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Conne
             }
             Err(error) => tracing::debug!(nsqd = %address, "no connection: {error}"),
         }
-        let pause = backoff.next().unwrap_or_default();
-        tokio::select! {
-            () = hub.stopping.cancelled() => return,
-            () = sleep(pause) => {}
-            () = hub.asked.notified() => {}
-        }
-        if hub.retire(&address) {
+        if !hub.wait_to_connect(&address, &mut backoff).await {
             return;
         }
         first = tokio::select! {
