@@ -17,8 +17,8 @@ fn a_consumer_goes_on_after_nsqd_was_restarted() {
         nsqd.start_again();
         nsqd.publish("foo", turn.as_bytes());
         wait_until(turn, || consumer.stdout().contains(turn));
+        nsqd.wait_for_empty("foo", "1");
     }
-    nsqd.wait_for_empty("foo", "1");
     consumer.signal(Signal::SIGTERM);
     let finished = consumer.finish();
     assert_eq!((finished.code, finished.stdout.as_str()), (Some(0), "before\none\ntwo\n"), "{}", finished.stderr);
