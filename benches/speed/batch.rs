@@ -1,23 +1,17 @@
-//! Batches published and messages consumed: the client's rate and its processor time, beside nsq's own bench programs on nsqd; and
+//! Batches published and messages consumed: the client's rate and its processor time, beside nsq's own bench programs; and
 //! messages to a file beside nsq_to_file.
 
 use std::cell::RefCell;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::measured::{bench, children_cpu, figure};
+use crate::measured::{BROKERS, Broker, bench, children_cpu, figure};
 use crate::support::{Nsqd, peer, wait_until};
 use crate::{Contender, Goal, Round, compare, report};
 
 /// What is left on nsqd for a consumer.
 const FILLED: &str = "1000000";
 const TO_FILE: usize = 300_000;
-
-fn nsqd() -> Nsqd {
-    let nsqd = Nsqd::real(&["--mem-queue-size=100000000"]);
-    nsqd.create("bench", "ch");
-    nsqd
-}
 
 /// Messages a second, and microseconds of the client's processor time for one, of one of nsq's programs.
 fn go(server: &Nsqd, program: &str, flags: &[&str]) -> (f64, f64) {
@@ -39,46 +33,61 @@ fn ours(server: &Nsqd, args: &str, done: &str) -> (f64, f64) {
     (figure(&report, &format!("/{done}/messages_per_s")), figure(&report, "/client_usage/cpu_us_per_message"))
 }
 
+/// What a client does: messages a second, and what each costs.
+type Measure = fn(&Nsqd) -> (f64, f64);
+
 /// Runs both in turns; reports rate and processor time.
-fn beside(what: &str, names: [&'static str; 2], theirs: fn(&Nsqd) -> (f64, f64), ours: fn(&Nsqd) -> (f64, f64)) {
+fn beside(broker: &Broker, what: &str, names: [&'static str; 2], theirs: Measure, ours: Measure) {
+    let what = format!("{what}, on {}", broker.name);
     let costs = [RefCell::new(Vec::new()), RefCell::new(Vec::new())];
-    let round = |measure: fn(&Nsqd) -> (f64, f64), cost| -> Round<'_> {
+    let round = |measure: Measure, cost| -> Round<'_> {
         let cost: &RefCell<Vec<f64>> = cost;
         Box::new(move || {
-            let (rate, cpu) = measure(&nsqd());
+            let (rate, cpu) = measure(&broker.with_channel());
             cost.borrow_mut().push(cpu);
             rate
         })
     };
     let results = compare(vec![(names[0], round(theirs, &costs[0])), (names[1], round(ours, &costs[1]))]);
-    report(what, "messages/s", &results, &[(1, 0, Some(Goal::AtLeast(1.0)))]);
+    report(&what, "messages/s", &results, &[(1, 0, broker.goal(Goal::AtLeast(1.0)))]);
     let costs: Vec<Contender> =
         names.into_iter().zip(costs).map(|(name, figures)| Contender { name, figures: figures.into_inner() }).collect();
     let what = format!("{what}: the client's processor time");
-    report(&what, "us a message", &costs, &[(1, 0, Some(Goal::AtMost(0.5)))]);
+    report(&what, "us a message", &costs, &[(1, 0, broker.goal(Goal::AtMost(0.5)))]);
 }
 
 pub fn run() {
-    beside(
-        "publish 200 B, batches of 200, on nsqd",
-        ["bench_writer", "mqueue bench publish"],
-        |nsqd| go(nsqd, "bench_writer", &["--size=200", "--batch-size=200"]),
-        |nsqd| ours(nsqd, "publish --batch 200 --connections 2 --duration 2s", "published"),
-    );
-    beside(
-        "consume 200 B and discard it, on nsqd",
-        ["bench_reader", "mqueue bench consume"],
-        |nsqd| {
-            go(nsqd, "bench_writer", &["--size=200", "--batch-size=200"]);
-            go(nsqd, "bench_reader", &["--size=200", "--channel=ch"])
-        },
-        |nsqd| ours(nsqd, &format!("consume --messages {FILLED} --connections 2 --max-in-flight 2500"), "handled"),
-    );
+    for broker in BROKERS {
+        beside(
+            &broker,
+            "publish 200 B, batches of 200",
+            ["bench_writer", "mqueue bench publish"],
+            |server| go(server, "bench_writer", &["--size=200", "--batch-size=200"]),
+            |server| ours(server, "publish --batch 200 --connections 2 --duration 2s", "published"),
+        );
+        beside(
+            &broker,
+            "consume 200 B and discard it",
+            ["bench_reader", "mqueue bench consume"],
+            |server| {
+                go(server, "bench_writer", &["--size=200", "--batch-size=200"]);
+                go(server, "bench_reader", &["--size=200", "--channel=ch"])
+            },
+            |server| {
+                ours(server, &format!("consume --messages {FILLED} --connections 2 --max-in-flight 2500"), "handled")
+            },
+        );
+        files(&broker);
+    }
+}
+
+/// Messages to a file.
+fn files(broker: &Broker) {
     let results = compare(vec![
         (
             "nsq_to_file",
             Box::new(|| {
-                to_file(|folder, tcp| {
+                to_file(broker, |folder, tcp| {
                     let mut command = Command::new(peer("nsq_to_file").expect("make peers"));
                     // it finishes messages when it has synced, which is every 30 s if less than max-in-flight are there
                     command.args(["--topic=bench", "--channel=ch", "--max-in-flight=1000", "--sync-interval=100ms"]);
@@ -91,7 +100,7 @@ pub fn run() {
         (
             "mqueue consumer --handler file:PATH",
             Box::new(|| {
-                to_file(|folder, tcp| {
+                to_file(broker, |folder, tcp| {
                     let mut command = Command::new(env!("CARGO_BIN_EXE_mqueue"));
                     command.args([
                         "consumer",
@@ -106,19 +115,20 @@ pub fn run() {
             }),
         ),
     ]);
-    report("consume 200 B to a file", "messages/s", &results, &[(1, 0, Some(Goal::AtLeast(3.0)))]);
+    let what = format!("consume 200 B to a file, on {}", broker.name);
+    report(&what, "messages/s", &results, &[(1, 0, broker.goal(Goal::AtLeast(3.0)))]);
 }
 
-/// Messages a second until nsqd has nothing left.
-fn to_file(command: impl Fn(&str, &str) -> Command) -> f64 {
-    let (nsqd, folder) = (nsqd(), tempfile::tempdir().unwrap());
+/// Messages a second until the broker has nothing left.
+fn to_file(broker: &Broker, command: impl Fn(&str, &str) -> Command) -> f64 {
+    let (server, folder) = (broker.with_channel(), tempfile::tempdir().unwrap());
     let lines = format!("{:0200}\n", 7).repeat(2000);
-    (0..TO_FILE / 2000).for_each(|_| nsqd.publish_lines("bench", lines.as_bytes()));
-    wait_until("all messages in the channel", || nsqd.channel("bench", "ch").depth == TO_FILE as i64);
-    let mut command = command(folder.path().to_str().unwrap(), &nsqd.tcp());
+    (0..TO_FILE / 2000).for_each(|_| server.publish_lines("bench", lines.as_bytes()));
+    wait_until("all messages in the channel", || server.channel("bench", "ch").depth == TO_FILE as i64);
+    let mut command = command(folder.path().to_str().unwrap(), &server.tcp());
     let start = Instant::now();
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let done = || nsqd.channel("bench", "ch");
+    let done = || server.channel("bench", "ch");
     while done().depth > 0 || done().in_flight_count > 0 {
         std::thread::sleep(Duration::from_millis(5));
     }

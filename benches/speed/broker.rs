@@ -1,5 +1,5 @@
 //! The embedded broker beside nsqd, by nsq's own `bench_writer` and `bench_reader` (200 B, batches of 200), and the memory of a million
-//! messages.
+//! messages. Beside them a broker that does nothing, so that one sees what is left to win, and `mqueue bench`, which takes less time itself.
 
 use std::process::Command;
 
@@ -8,6 +8,7 @@ use mqueue::proto::{Command as Nsq, TopicName};
 
 use crate::bare::Bare;
 use crate::measured::{bench, figure};
+use crate::sink::Sink;
 use crate::support::{Nsqd, peer};
 use crate::{Goal, Round, compare, report};
 
@@ -18,23 +19,38 @@ const QUEUED: usize = 1_000_000;
 /// Starts a server.
 type Start = fn() -> Nsqd;
 
-/// What a program of nsq's measures on this server, in operations a second.
-fn measure(server: &Nsqd, program: &str, flags: &[&str]) -> f64 {
+/// What a program of nsq's measures on a server, in operations a second.
+fn measure(tcp: &str, program: &str, flags: &[&str]) -> f64 {
     let mut command = Command::new(peer(program).expect("make peers"));
     command.args(["--topic=bench", "--size=200", RUNNING]).args(flags);
-    let output = command.arg(format!("--nsqd-tcp-address={}", server.tcp())).output().unwrap();
+    let output = command.arg(format!("--nsqd-tcp-address={tcp}")).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     let rate = said.split(" - ").find_map(|part| part.strip_suffix("ops/s"));
     rate.unwrap_or_else(|| panic!("{program} said: {said}")).parse().unwrap()
 }
 
-fn write(server: &Nsqd) -> f64 {
-    measure(server, "bench_writer", &["--batch-size=200"])
+fn write(tcp: &str) -> f64 {
+    measure(tcp, "bench_writer", &["--batch-size=200"])
 }
 
-fn read(server: &Nsqd) -> f64 {
-    write(server);
-    measure(server, "bench_reader", &["--channel=ch"])
+fn read(tcp: &str) -> f64 {
+    measure(tcp, "bench_reader", &["--channel=ch"])
+}
+
+fn write_then_read(server: &Nsqd) -> f64 {
+    write(&server.tcp());
+    read(&server.tcp())
+}
+
+/// Published by a client that takes less time.
+fn publish(server: &Nsqd) -> f64 {
+    figure(&bench(server, "publish --batch 200 --connections 2 --duration 2s"), "/published/messages_per_s")
+}
+
+/// Consumed by it.
+fn consume(server: &Nsqd) -> f64 {
+    let report = bench(server, "consume --messages 2000000 --connections 2 --max-in-flight 2500");
+    figure(&report, "/handled/messages_per_s")
 }
 
 /// Published and consumed at once, by one client.
@@ -79,8 +95,18 @@ pub fn run() {
     let rounds = |measure| -> Vec<_> { servers.iter().map(|(name, start)| (*name, round(*start, measure))).collect() };
     let (three, half) = (Some(Goal::AtLeast(3.0)), Some(Goal::AtLeast(1.5)));
     let pairs = [(1, 0, three), (2, 0, half)];
-    report("bench_writer, 200 B, batches of 200", "messages/s", &compare(rounds(write)), &pairs);
-    report("bench_reader, 200 B", "messages/s", &compare(rounds(read)), &pairs);
+    let sink = Sink::start();
+    let with_sink = |measure, nothing: fn(&str) -> f64| {
+        let mut rounds = rounds(measure);
+        rounds.push(("a broker that does nothing", Box::new(|| nothing(sink.tcp()))));
+        compare(rounds)
+    };
+    let most = [pairs[0], pairs[1], (1, 3, None)];
+    let written = with_sink(|server| write(&server.tcp()), write);
+    report("bench_writer, 200 B, batches of 200", "messages/s", &written, &most);
+    report("bench_reader, 200 B", "messages/s", &with_sink(write_then_read, read), &most);
+    report("mqueue bench publish, 200 B, batches of 200", "messages/s", &compare(rounds(publish)), &pairs);
+    report("mqueue bench consume, 200 B", "messages/s", &compare(rounds(consume)), &pairs);
     report("mqueue bench both, 200 B, batches of 200", "messages/s", &compare(rounds(both)), &pairs);
     report(
         "single PUBs on 8 connections, 200 B",

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use mqueue::proto::{ChannelName, Command as Nsq, Frame, TopicName};
 
 use crate::bare::Bare;
+use crate::measured::{BROKERS, Broker};
 use crate::support::{Nsqd, peer};
 use crate::{Goal, compare, median, report};
 
@@ -15,8 +16,12 @@ const MESSAGES: u64 = 1_000_000;
 const TAILED: u64 = 300_000;
 
 pub fn run() {
-    let nsqd = Nsqd::with(&["--mem-queue-size=1000000"]);
-    let address = nsqd.tcp();
+    BROKERS.iter().for_each(on);
+}
+
+fn on(broker: &Broker) {
+    let server = (broker.start)();
+    let address = server.tcp();
     let mut memory = Vec::new();
     let results = compare(vec![
         (
@@ -24,7 +29,7 @@ pub fn run() {
             Box::new(|| {
                 let mut command = Command::new(peer("nsq_tail").unwrap());
                 command.args(["--topic=bulk", "--channel=g", &format!("-n={TAILED}"), "--max-in-flight=1000"]);
-                rate(&nsqd, TAILED, command.arg(format!("--nsqd-tcp-address={address}"))).0
+                rate(&server, TAILED, command.arg(format!("--nsqd-tcp-address={address}"))).0
             }),
         ),
         (
@@ -33,34 +38,35 @@ pub fn run() {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_mqueue"));
                 command.args(["consumer", "--stream=bulk", "--group=g", "--output=body", "--count"]);
                 let (rate, kib) =
-                    rate(&nsqd, MESSAGES, command.args([&MESSAGES.to_string(), "--nsqd-tcp-address", &address]));
+                    rate(&server, MESSAGES, command.args([&MESSAGES.to_string(), "--nsqd-tcp-address", &address]));
                 memory.push(kib / 1024.0);
                 rate
             }),
         ),
-        ("bare socket, RDY 1000, nothing printed", Box::new(|| bare_rate(&nsqd))),
+        ("bare socket, RDY 1000, nothing printed", Box::new(|| bare_rate(&server))),
     ]);
-    report("consume 200 B to stdout", "messages/s", &results, &[(1, 0, Some(Goal::AtLeast(3.0))), (1, 2, None)]);
+    let what = format!("consume 200 B to stdout, on {}", broker.name);
+    report(&what, "messages/s", &results, &[(1, 0, broker.goal(Goal::AtLeast(3.0))), (1, 2, None)]);
     println!(
         "  memory of mqueue consumer while draining a million: {:.1} MB at most (goal: below 30)",
         median(&memory)
     );
 }
 
-fn fill(nsqd: &Nsqd, count: u64) {
-    nsqd.delete_topic("bulk");
-    nsqd.create("bulk", "g");
+fn fill(server: &Nsqd, count: u64) {
+    server.delete_topic("bulk");
+    server.create("bulk", "g");
     let (topic, body) = (TopicName::new("bulk").unwrap(), Bytes::from(vec![b'x'; 200]));
-    let mut bare = Bare::connect(&nsqd.tcp());
+    let mut bare = Bare::connect(&server.tcp());
     for _ in 0..count / 1000 {
         bare.ask(&Nsq::Mpub { topic: topic.clone(), bodies: std::iter::repeat_n(body.clone(), 1000).collect() });
     }
-    crate::support::wait_until("all messages in the channel", || nsqd.channel("bulk", "g").depth == count as i64);
+    crate::support::wait_until("all messages in the channel", || server.channel("bulk", "g").depth == count as i64);
 }
 
 /// Messages a second, and the highest memory in KiB.
-fn rate(nsqd: &Nsqd, count: u64, command: &mut Command) -> (f64, f64) {
-    fill(nsqd, count);
+fn rate(server: &Nsqd, count: u64, command: &mut Command) -> (f64, f64) {
+    fill(server, count);
     let start = Instant::now();
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut memory = 0.0_f64;
@@ -74,10 +80,10 @@ fn rate(nsqd: &Nsqd, count: u64, command: &mut Command) -> (f64, f64) {
     (count as f64 / start.elapsed().as_secs_f64(), memory)
 }
 
-fn bare_rate(nsqd: &Nsqd) -> f64 {
-    fill(nsqd, MESSAGES);
+fn bare_rate(server: &Nsqd) -> f64 {
+    fill(server, MESSAGES);
     let start = Instant::now();
-    let mut bare = Bare::connect(&nsqd.tcp());
+    let mut bare = Bare::connect(&server.tcp());
     let (topic, channel) = (TopicName::new("bulk").unwrap(), ChannelName::new("g").unwrap());
     bare.ask(&Nsq::Sub { topic, channel });
     bare.send(&[Nsq::Rdy(1000)]);

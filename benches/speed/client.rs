@@ -1,7 +1,6 @@
 //! Our own client beside the crate tokio-nsq, in the same program, by `mqueue bench` (`--features tokio-nsq`).
 
-use crate::measured::{bench, figure};
-use crate::support::Nsqd;
+use crate::measured::{BROKERS, Broker, bench, figure};
 use crate::{Goal, Round, compare, report};
 
 /// What is measured: a title, its unit, mqueue bench's arguments, where its figure stands in the report, and how many units it is.
@@ -21,14 +20,18 @@ const QUIET: &str = "both --duration 4s --rate 50";
 const CONSUME: &str = "consume --messages 300000 --max-in-flight 2500";
 
 pub fn run() {
-    let nsqd = &Nsqd::real(&["--mem-queue-size=1000000"]);
+    BROKERS.iter().for_each(on);
+}
+
+fn on(broker: &Broker) {
+    let server = &(broker.start)();
     for (index, (title, unit, args, pointer, units)) in MEASUREMENTS.into_iter().enumerate() {
         let contender = |name: &'static str, client: &'static str| -> (&'static str, Round<'_>) {
             let args = format!("{args} --client {client}");
-            (name, Box::new(move || figure(&bench(nsqd, &args), pointer) * units))
+            (name, Box::new(move || figure(&bench(server, &args), pointer) * units))
         };
         let contenders = vec![contender("tokio-nsq, 1 ms flush", "tokio-nsq"), contender("mqueue's own client", "own")];
-        let goal = (index == 0).then_some(Goal::AtMost(0.08));
-        report(title, unit, &compare(contenders), &[(1, 0, goal)]);
+        let goal = broker.goal(Goal::AtMost(0.08)).filter(|_| index == 0);
+        report(&format!("{title}, on {}", broker.name), unit, &compare(contenders), &[(1, 0, goal)]);
     }
 }

@@ -1,16 +1,10 @@
-//! Messages of a megabyte, both ways, beside nsq's bench programs (go-nsq's protocol) on nsqd.
+//! Messages of a megabyte, both ways, beside nsq's bench programs (go-nsq's protocol).
 
 use std::process::Command;
 
-use crate::measured::{bench, figure};
+use crate::measured::{BROKERS, Broker, bench, figure};
 use crate::support::{Nsqd, peer};
 use crate::{Goal, compare, report};
-
-fn nsqd() -> Nsqd {
-    let nsqd = Nsqd::real(&["--mem-queue-size=1000000"]);
-    nsqd.create("bench", "ch");
-    nsqd
-}
 
 /// Megabytes a second.
 fn go(server: &Nsqd, program: &str, flags: &[&str]) -> f64 {
@@ -23,34 +17,39 @@ fn go(server: &Nsqd, program: &str, flags: &[&str]) -> f64 {
 }
 
 pub fn run() {
-    let goal = Some(Goal::AtLeast(1.2));
+    BROKERS.iter().for_each(on);
+}
+
+fn on(broker: &Broker) {
+    let goal = broker.goal(Goal::AtLeast(1.2));
     let written = compare(vec![
-        ("bench_writer", Box::new(|| go(&nsqd(), "bench_writer", &["--batch-size=4"]))),
+        ("bench_writer", Box::new(|| go(&broker.with_channel(), "bench_writer", &["--batch-size=4"]))),
         (
             "mqueue bench publish",
             Box::new(|| {
-                let report = bench(&nsqd(), "publish --size 1000000 --batch 4 --connections 2 --duration 2s");
+                let report =
+                    bench(&broker.with_channel(), "publish --size 1000000 --batch 4 --connections 2 --duration 2s");
                 figure(&report, "/published/mb_per_s")
             }),
         ),
     ]);
-    report("publish 1 MB, batches of 4, on nsqd", "MB/s", &written, &[(1, 0, goal)]);
+    report(&format!("publish 1 MB, batches of 4, on {}", broker.name), "MB/s", &written, &[(1, 0, goal)]);
     let read = compare(vec![
         (
             "bench_reader",
             Box::new(|| {
-                let nsqd = nsqd();
-                go(&nsqd, "bench_writer", &["--batch-size=4"]);
-                go(&nsqd, "bench_reader", &["--channel=ch", "--rdy=100"])
+                let server = broker.with_channel();
+                go(&server, "bench_writer", &["--batch-size=4"]);
+                go(&server, "bench_reader", &["--channel=ch", "--rdy=100"])
             }),
         ),
         (
             "mqueue bench consume",
             Box::new(|| {
                 let args = "consume --size 1000000 --messages 2000 --batch 4 --connections 2 --max-in-flight 100";
-                figure(&bench(&nsqd(), args), "/handled/mb_per_s")
+                figure(&bench(&broker.with_channel(), args), "/handled/mb_per_s")
             }),
         ),
     ]);
-    report("consume 1 MB, on nsqd", "MB/s", &read, &[(1, 0, goal)]);
+    report(&format!("consume 1 MB, on {}", broker.name), "MB/s", &read, &[(1, 0, goal)]);
 }

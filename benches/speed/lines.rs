@@ -5,7 +5,8 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::support::{Nsqd, peer};
+use crate::measured::{BROKERS, Broker};
+use crate::support::peer;
 use crate::{Goal, compare, report};
 
 /// to_nsq gets fewer: it is much slower, and a rate is a rate.
@@ -13,8 +14,11 @@ const OURS: usize = 1_000_000;
 const THEIRS: usize = 50_000;
 
 pub fn run() {
-    // all in memory: it is the programs that are measured, not nsqd's disk
-    let nsqd = Nsqd::real(&["--mem-queue-size=10000000"]);
+    BROKERS.iter().for_each(on);
+}
+
+fn on(broker: &Broker) {
+    let server = (broker.start)();
     let folder = tempfile::tempdir().unwrap();
     let lines = |count: usize| {
         let path = folder.path().join(count.to_string());
@@ -26,17 +30,17 @@ pub fn run() {
     };
     let (ours, theirs) = (lines(OURS), lines(THEIRS));
     let rate = |count: usize, input: &std::path::Path, command: &mut Command| {
-        let before = nsqd.published("lines");
+        let before = server.published("lines");
         let start = Instant::now();
         let status = command.stdin(File::open(input).unwrap()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         let took = start.elapsed();
         assert!(status.unwrap().success());
-        assert_eq!(nsqd.published("lines") - before, count as u64, "all lines are published");
-        // the next one finds nsqd as this one did
-        nsqd.delete_topic("lines");
+        assert_eq!(server.published("lines") - before, count as u64, "all lines are published");
+        // the next one finds the broker as this one did
+        server.delete_topic("lines");
         count as f64 / took.as_secs_f64()
     };
-    let address = nsqd.tcp();
+    let address = server.tcp();
     let results = compare(vec![
         (
             "to_nsq",
@@ -53,5 +57,6 @@ pub fn run() {
             }),
         ),
     ]);
-    report("lines of 200 B from stdin", "lines/s", &results, &[(1, 0, Some(Goal::AtLeast(30.0)))]);
+    let what = format!("lines of 200 B from stdin, on {}", broker.name);
+    report(&what, "lines/s", &results, &[(1, 0, broker.goal(Goal::AtLeast(30.0)))]);
 }

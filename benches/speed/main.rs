@@ -29,6 +29,7 @@ mod page;
 mod pipeline;
 mod publish;
 mod quiet;
+mod sink;
 
 use std::path::Path;
 use std::sync::LazyLock;

@@ -1,10 +1,37 @@
-//! What `mqueue bench` measures in another process, on a given server.
+//! The brokers that clients are compared on, and what `mqueue bench` measures on one of them, in another process.
 
 use std::process::Command;
 
 use serde_json::Value;
 
+use crate::Goal;
 use crate::support::Nsqd;
+
+/// nsqd and the embedded broker, each all in memory: it is the clients that are compared, and no disk.
+pub const BROKERS: [Broker; 2] = [
+    Broker { name: "nsqd", start: || Nsqd::real(&["--mem-queue-size=100000000"]) },
+    Broker { name: "the embedded broker", start: || Nsqd::embedded(&["--memory", "--max-memory=16000000000"]) },
+];
+
+#[derive(Clone, Copy)]
+pub struct Broker {
+    pub name: &'static str,
+    pub start: fn() -> Nsqd,
+}
+
+impl Broker {
+    /// A new one, with the channel ch of the topic bench.
+    pub fn with_channel(&self) -> Nsqd {
+        let broker = (self.start)();
+        broker.create("bench", "ch");
+        broker
+    }
+
+    /// A goal that was set for nsqd alone.
+    pub fn goal(&self, goal: Goal) -> Option<Goal> {
+        (self.name == BROKERS[0].name).then_some(goal)
+    }
+}
 
 /// The report of `mqueue bench ARGS`.
 pub fn bench(server: &Nsqd, args: &str) -> Value {

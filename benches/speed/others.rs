@@ -1,10 +1,10 @@
-//! The clients of other languages, pynsq and nsqjs, publishing and consuming on nsqd.
+//! The clients of other languages, pynsq and nsqjs, publishing and consuming.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::measured::{bench, figure};
-use crate::support::{Nsqd, peer};
+use crate::measured::{BROKERS, Broker, bench, figure};
+use crate::support::peer;
 use crate::{Round, compare, report};
 
 /// They get fewer: a rate is a rate.
@@ -19,39 +19,34 @@ pub fn run() {
     let script = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/speed/peers").join(name);
     let pynsq = move || vec![python.clone(), script("client.py")];
     let nsqjs = move || vec![PathBuf::from("node"), script("client.js")];
-    for (what, ours, done) in [
-        ("publish", "publish --batch 200 --duration 2s", "published"),
-        ("consume", "consume --messages 300000 --max-in-flight 2500", "handled"),
-    ] {
+    let works = [
+        ("publish", ", batches of 200", "publish --batch 200 --duration 2s", "published"),
+        ("consume", "", "consume --messages 300000 --max-in-flight 2500", "handled"),
+    ];
+    for (broker, (what, together, ours, done)) in BROKERS.iter().flat_map(|broker| works.map(|work| (broker, work))) {
         let theirs = |program: Vec<PathBuf>| -> Round<'_> {
             let modules = modules.clone();
-            Box::new(move || rate(&program, what, &modules))
+            Box::new(move || rate(broker, &program, what, &modules))
         };
         let results = compare(vec![
             ("pynsq", theirs(pynsq())),
             ("nsqjs", theirs(nsqjs())),
-            ("mqueue", Box::new(|| figure(&bench(&nsqd(), ours), &format!("/{done}/messages_per_s")))),
+            ("mqueue", Box::new(|| figure(&bench(&broker.with_channel(), ours), &format!("/{done}/messages_per_s")))),
         ]);
-        let title = format!("{what} 200 B{}, on nsqd", if what == "publish" { ", batches of 200" } else { "" });
+        let title = format!("{what} 200 B{together}, on {}", broker.name);
         report(&title, "messages/s", &results, &[(2, 0, None), (2, 1, None)]);
     }
 }
 
-fn nsqd() -> Nsqd {
-    let nsqd = Nsqd::real(&["--mem-queue-size=10000000"]);
-    nsqd.create("bench", "ch");
-    nsqd
-}
-
 /// What a peer's client says that it did, in messages a second.
-fn rate(program: &[PathBuf], what: &str, modules: &Path) -> f64 {
-    let nsqd = nsqd();
+fn rate(broker: &Broker, program: &[PathBuf], what: &str, modules: &Path) -> f64 {
+    let server = broker.with_channel();
     if what == "consume" {
         let lines = format!("{:0200}\n", 7).repeat(1000);
-        (0..MESSAGES.parse().unwrap_or(0) / 1000).for_each(|_| nsqd.publish_lines("bench", lines.as_bytes()));
+        (0..MESSAGES.parse().unwrap_or(0) / 1000).for_each(|_| server.publish_lines("bench", lines.as_bytes()));
     }
     let mut command = Command::new(&program[0]);
-    command.args(&program[1..]).args([&nsqd.tcp(), what, MESSAGES]).env("NODE_PATH", modules);
+    command.args(&program[1..]).args([&server.tcp(), what, MESSAGES]).env("NODE_PATH", modules);
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     said.trim().parse().unwrap_or_else(|_| panic!("{program:?}: {said} {}", String::from_utf8_lossy(&output.stderr)))

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use mqueue::proto::TopicName;
 
 use crate::bare::Bare;
+use crate::measured::{BROKERS, Broker};
 use crate::support::{Nsqd, peer};
 use crate::{Goal, compare, median, report};
 
@@ -14,7 +15,11 @@ const MESSAGES: usize = 150;
 const GAP: Duration = Duration::from_millis(20);
 
 pub fn run() {
-    let nsqd = Nsqd::start();
+    BROKERS.iter().for_each(on);
+}
+
+fn on(broker: &Broker) {
+    let nsqd = (broker.start)();
     let address = nsqd.tcp();
     let mqueue = |topic: &str, in_flight: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mqueue"));
@@ -35,8 +40,9 @@ pub fn run() {
             }),
         ),
     ]);
-    let pairs = [(1, 2, Some(Goal::AtMost(0.01))), (1, 0, None)];
-    report("publish → handled at 50/s, max-in-flight 200, p50", "us", &results, &pairs);
+    let pairs = [(1, 2, broker.goal(Goal::AtMost(0.01))), (1, 0, None)];
+    let what = format!("publish → handled at 50/s, max-in-flight 200, p50, on {}", broker.name);
+    report(&what, "us", &results, &pairs);
 }
 
 /// The same, and waits until the consumer is gone.
