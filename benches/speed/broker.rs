@@ -1,5 +1,5 @@
 //! The embedded broker beside nsqd, by nsq's own `bench_writer` and `bench_reader` (200 B, batches of 200), and the memory of a million
-//! messages. Beside them a broker that does nothing, so that one sees what is left to win, and `mqueue bench`, which takes less time itself.
+//! messages. Beside them a server that does the least, so that one sees what is left to win, and `mqueue bench`, which takes less time itself.
 
 use std::process::Command;
 
@@ -7,8 +7,8 @@ use bytes::Bytes;
 use mqueue::proto::{Command as Nsq, TopicName};
 
 use crate::bare::Bare;
+use crate::least::Least;
 use crate::measured::{bench, figure};
-use crate::sink::Sink;
 use crate::support::{Nsqd, peer};
 use crate::{Goal, Round, compare, report};
 
@@ -95,16 +95,16 @@ pub fn run() {
     let rounds = |measure| -> Vec<_> { servers.iter().map(|(name, start)| (*name, round(*start, measure))).collect() };
     let (three, half) = (Some(Goal::AtLeast(3.0)), Some(Goal::AtLeast(1.5)));
     let pairs = [(1, 0, three), (2, 0, half)];
-    let sink = Sink::start();
-    let with_sink = |measure, nothing: fn(&str) -> f64| {
+    let least = Least::start();
+    let with_least = |measure, theirs: fn(&str) -> f64| {
         let mut rounds = rounds(measure);
-        rounds.push(("a broker that does nothing", Box::new(|| nothing(sink.tcp()))));
+        rounds.push(("reads, keeps and answers, nothing else", Box::new(|| theirs(least.tcp()))));
         compare(rounds)
     };
     let most = [pairs[0], pairs[1], (1, 3, None)];
-    let written = with_sink(|server| write(&server.tcp()), write);
+    let written = with_least(|server| write(&server.tcp()), write);
     report("bench_writer, 200 B, batches of 200", "messages/s", &written, &most);
-    report("bench_reader, 200 B", "messages/s", &with_sink(write_then_read, read), &most);
+    report("bench_reader, 200 B", "messages/s", &with_least(write_then_read, read), &most);
     report("mqueue bench publish, 200 B, batches of 200", "messages/s", &compare(rounds(publish)), &pairs);
     report("mqueue bench consume, 200 B", "messages/s", &compare(rounds(consume)), &pairs);
     report("mqueue bench both, 200 B, batches of 200", "messages/s", &compare(rounds(both)), &pairs);

@@ -21,6 +21,7 @@ mod exec;
 mod fanout;
 mod gateway;
 mod large;
+mod least;
 mod lines;
 mod log;
 mod measured;
@@ -29,7 +30,6 @@ mod page;
 mod pipeline;
 mod publish;
 mod quiet;
-mod sink;
 
 use std::path::Path;
 use std::sync::LazyLock;

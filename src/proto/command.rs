@@ -172,7 +172,7 @@ impl Command {
 fn with_body(out: &mut Outgoing, line: &[u8], body: &Bytes) {
     out.put_slice(line);
     out.put_length(body.len());
-    out.put_bytes(body.clone());
+    out.put_bytes(body);
 }
 
 fn with_id(out: &mut Outgoing, verb: &[u8], id: &MessageId) {

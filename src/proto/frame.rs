@@ -136,11 +136,11 @@ impl Frame {
             Self::Response(response) => {
                 let data = response.data();
                 head(RESPONSE, data.len());
-                out.put_bytes(data);
+                out.put_bytes(&data);
             }
             Self::Error(error) => {
                 head(ERROR, error.text.len());
-                out.put_bytes(error.text.clone());
+                out.put_bytes(&error.text);
             }
             Self::Message(Message { timestamp, attempts, id, body }) => {
                 Self::encode_message(*timestamp, *attempts, id, body, 0..body.len(), out);

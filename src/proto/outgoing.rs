@@ -35,15 +35,20 @@ impl Outgoing {
     }
 
     /// Adds `bytes`, without a copy if they are many.
-    pub fn put_bytes(&mut self, bytes: Bytes) {
-        if bytes.len() < LARGE {
-            return self.put_slice(&bytes);
+    pub fn put_bytes(&mut self, bytes: &Bytes) {
+        self.put_shared(bytes, 0..bytes.len());
+    }
+
+    /// The same of a part of bytes that stay with their owner.
+    pub fn put_shared(&mut self, bytes: &Bytes, part: Range<usize>) {
+        if part.len() < LARGE {
+            return self.put_slice(&bytes[part]);
         }
         if !self.tail.is_empty() {
             let run = self.tail.split().freeze();
             self.push(run);
         }
-        self.push(bytes);
+        self.push(bytes.slice(part));
     }
 
     /// Adds a 32-bit big-endian length. Lengths are checked against [`super::Limits`] long before they reach this.
@@ -63,14 +68,6 @@ impl Outgoing {
             if number == 0 {
                 return self.put_slice(&digits[at..]);
             }
-        }
-    }
-
-    /// A part of bytes that stay with their owner: what is small is copied, what is large is shared.
-    pub fn put_shared(&mut self, bytes: &Bytes, part: Range<usize>) {
-        match part.len() {
-            ..LARGE => self.put_slice(&bytes[part]),
-            _ => self.put_bytes(bytes.slice(part)),
         }
     }
 
@@ -122,9 +119,9 @@ mod tests {
         let large = Bytes::from(vec![7; LARGE]);
         let mut out = Outgoing::new();
         out.put_slice(b"head");
-        out.put_bytes(large.clone());
+        out.put_bytes(&large);
         out.put_decimal(u64::MAX);
-        out.put_bytes(Bytes::from_static(b"small"));
+        out.put_bytes(&Bytes::from_static(b"small"));
         let expected = [b"head", &large[..], b"18446744073709551615small"].concat();
         assert_eq!(out.remaining(), expected.len());
 
@@ -143,7 +140,7 @@ mod tests {
     fn a_large_body_is_not_copied() {
         let large = Bytes::from(vec![7; LARGE]);
         let mut out = Outgoing::new();
-        out.put_bytes(large.clone());
+        out.put_bytes(&large);
         assert_eq!(out.chunk().as_ptr(), large.as_ptr());
     }
 }

@@ -1,37 +1,46 @@
 //! The messages: when each was published, and filling.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
 
 /// Bytes of the stamp.
 const STAMP: usize = 8;
 
-/// Makes bodies of one size.
+/// Makes bodies of one size. Those of a batch are the same, and memory is used again: it is not the making that is measured.
 #[derive(Debug)]
 pub(super) struct Bodies {
-    filling: Bytes,
+    size: usize,
+    /// Bodies that were given out, oldest first.
+    used: RefCell<VecDeque<Bytes>>,
 }
 
 impl Bodies {
     /// Of so many bytes, at least those of the stamp.
     pub(super) fn of(size: u32) -> Self {
-        let filling = (size as usize).saturating_sub(STAMP);
-        Self { filling: vec![b'x'; filling].into() }
+        Self { size: STAMP.max(size as usize), used: RefCell::default() }
     }
 
     /// Bytes of one.
     pub(super) fn size(&self) -> usize {
-        STAMP + self.filling.len()
+        self.size
     }
 
     /// So many of them, all published at `stamp`: nanoseconds since the run began.
     pub(super) fn batch(&self, count: usize, stamp: u64) -> Vec<Bytes> {
-        let mut all = BytesMut::with_capacity(count * self.size());
-        for _ in 0..count {
-            all.put_u64_le(stamp);
-            all.put_slice(&self.filling);
-        }
-        let mut all = all.freeze();
-        (0..count).map(|_| all.split_to(self.size())).collect()
+        let mut body = self.unused().unwrap_or_else(|| BytesMut::from(&vec![b'x'; self.size][..]));
+        body[..STAMP].copy_from_slice(&stamp.to_le_bytes());
+        let body = body.freeze();
+        self.used.borrow_mut().push_back(body.clone());
+        vec![body; count]
+    }
+
+    /// The oldest body, if nobody has it any more.
+    fn unused(&self) -> Option<BytesMut> {
+        let mut used = self.used.borrow_mut();
+        let oldest = used.pop_front()?;
+        oldest.try_into_mut().map_err(|still_used| used.push_front(still_used)).ok()
     }
 }
 
@@ -52,5 +61,18 @@ mod tests {
             assert!(batch.iter().all(|body| body.len() == size as usize && stamp(body) == Some(1_234_567_890_123)));
         }
         assert_eq!(stamp(b"short"), None);
+    }
+
+    #[test]
+    fn memory_is_used_again_when_nobody_has_it() {
+        let bodies = Bodies::of(200);
+        let at = |batch: &[Bytes]| batch[0].as_ptr();
+        let (first, second) = (bodies.batch(2, 1), bodies.batch(2, 2));
+        assert_ne!(at(&first), at(&second));
+        assert_eq!((stamp(&first[1]), stamp(&second[1])), (Some(1), Some(2)));
+        let memory = at(&first);
+        drop(first);
+        assert_eq!(at(&bodies.batch(1, 3)), memory);
+        assert_eq!(stamp(&second[0]), Some(2));
     }
 }

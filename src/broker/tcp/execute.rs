@@ -133,10 +133,12 @@ impl<'a> Turn<'a> {
         failed: ErrorCode,
         oks: usize,
     ) -> Result<(), ProtocolError> {
-        let verb = failed.as_str().trim_start_matches("E_").trim_end_matches("_FAILED");
         let count = u64::from(bodies.count());
         let published = self.state.publish(topic, bodies.compact(), delay, self.now);
-        published.map_err(|why| ProtocolError::new(failed, format!("{verb} failed {why}")))?;
+        published.map_err(|why| {
+            let verb = failed.as_str().trim_start_matches("E_").trim_end_matches("_FAILED");
+            ProtocolError::new(failed, format!("{verb} failed {why}"))
+        })?;
         self.published = Some(self.state.position());
         self.state.count_published(self.session, topic, count);
         (0..oks).for_each(|_| self.respond(Response::Ok));

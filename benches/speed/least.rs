@@ -1,7 +1,8 @@
-//! A broker that does nothing: what is left is the client's time and the kernel's, which no broker can take away.
+//! The least that could be called a broker, a thread a connection: what is left is the client's time and the kernel's, which no broker
+//! can take away.
 //!
-//! It answers each MPUB when it has read it, and keeps none of it; a consumer that is ready gets the same message again and again,
-//! as many as it is ready for and one more for each FIN.
+//! It answers each MPUB when it has read it, and keeps its bytes while the client is there; a consumer that is ready gets the same message
+//! again and again, as many as it is ready for and one more for each FIN.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,11 +14,11 @@ use mqueue::proto::{Frame, MAGIC_V2, Message, MessageId, Outgoing, Response};
 const TOGETHER: usize = 1000;
 const SIZE: usize = 200;
 
-pub struct Sink {
+pub struct Least {
     address: String,
 }
 
-impl Sink {
+impl Least {
     /// Serves until the program ends.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -51,7 +52,7 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
         Message { timestamp: 1, attempts: 1, id: MessageId(*b"0123456789abcdef"), body: Bytes::from(vec![b'x'; SIZE]) };
     let message = encoded(&Frame::Message(message));
     let messages = message.repeat(TOGETHER);
-    let mut line = Vec::new();
+    let (mut line, mut kept) = (Vec::new(), Vec::new());
     loop {
         line.clear();
         if incoming.read_until(b'\n', &mut line)? == 0 {
@@ -64,7 +65,9 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
                 let mut length = [0; 4];
                 incoming.read_exact(&mut length)?;
                 let length = u64::from(u32::from_be_bytes(length));
-                std::io::copy(&mut incoming.by_ref().take(length), &mut std::io::sink())?;
+                let mut body = Vec::with_capacity(length as usize);
+                incoming.by_ref().take(length).read_to_end(&mut body)?;
+                kept.push(body);
                 stream.write_all(&ok)?;
             }
             b"RDY" => due = std::str::from_utf8(&line[4..]).unwrap().trim().parse().unwrap(),
