@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::BufMut;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -55,7 +55,7 @@ pub(super) enum Socket {
 
 impl Socket {
     /// Reads once; 0 is the end. Cancel-safe: what was read is in the buffer.
-    pub(super) async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+    pub(super) async fn read(&mut self, buffer: &mut impl BufMut) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read_buf(buffer).await,
             Self::Unix(stream) => stream.read_buf(buffer).await,

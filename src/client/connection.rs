@@ -15,12 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{Address, Error};
-use crate::proto::{Command, Frame, FrameError, Identify, IdentifyReply, MAGIC_V2, Outgoing, Response};
-
-/// How many bytes a read has room for at the least.
-const READ_SIZE: usize = 64 * 1024;
-/// Below this much room a buffer is extended.
-const LITTLE_ROOM: usize = 4 * 1024;
+use crate::proto::{self, Command, Frame, FrameError, Identify, IdentifyReply, MAGIC_V2, Outgoing, Response};
 
 /// How connections are made, and what is asked of nsqd on them.
 #[derive(Debug, Clone)]
@@ -181,10 +176,7 @@ impl Incoming {
 
     /// Reads once; 0 is the end. Cancel-safe: what was read is kept.
     pub(crate) async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
-        if self.buffer.capacity() - self.buffer.len() < LITTLE_ROOM {
-            // a frame that is half here doubles its room at most: an announced size alone allocates nothing
-            self.buffer.reserve(READ_SIZE.max(self.buffer.len()));
-        }
-        from.read_buf(&mut self.buffer).await
+        let length = Frame::length(&self.buffer);
+        from.read_buf(&mut proto::room(&mut self.buffer, length)).await
     }
 }

@@ -116,6 +116,11 @@ impl Frame {
         }
     }
 
+    /// How many bytes the first frame of `buffer` has, its size included, as it says itself.
+    pub(crate) fn length(buffer: &[u8]) -> Option<usize> {
+        buffer.first_chunk().map(|bytes| 4 + u32::from_be_bytes(*bytes) as usize)
+    }
+
     /// The size that the first frame of `buffer` announces (bytes after the size itself), checked; `None` before it is there.
     pub fn announced(buffer: &[u8], max: u32) -> Result<Option<usize>, FrameError> {
         let Some(size) = buffer.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)) else { return Ok(None) };

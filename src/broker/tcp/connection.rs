@@ -16,12 +16,8 @@ use super::identify::Agreed;
 use crate::broker::Broker;
 use crate::broker::socket::Socket;
 use crate::broker::state::SessionId;
-use crate::proto::{Command, ErrorCode, Frame, MAGIC_V2, Outgoing, ProtocolError, Response, WireError};
+use crate::proto::{self, Command, ErrorCode, Frame, MAGIC_V2, Outgoing, ProtocolError, Response, WireError};
 
-/// How many bytes a read has room for at the least.
-const READ_SIZE: usize = 64 * 1024;
-/// Below this much room a buffer is extended.
-const LITTLE_ROOM: usize = 4 * 1024;
 /// How long a client has to take the last words.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Pieces that one write takes.
@@ -132,11 +128,8 @@ impl Connection {
         if self.sending.has_remaining() {
             return self.socket.writable().await.map(|()| None);
         }
-        if self.incoming.capacity() - self.incoming.len() < LITTLE_ROOM {
-            // a body that is half here doubles its room at most: an announced size alone allocates nothing
-            self.incoming.reserve(READ_SIZE.max(self.incoming.len()));
-        }
-        self.socket.read(&mut self.incoming).await.map(Some)
+        let length = Command::length(&self.incoming);
+        self.socket.read(&mut proto::room(&mut self.incoming, length)).await.map(Some)
     }
 
     /// Does what all whole commands say.

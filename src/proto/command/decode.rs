@@ -37,6 +37,13 @@ impl Command {
         line.strip_suffix(b"\r").unwrap_or(line).split(|b| *b == b' ').next()
     }
 
+    /// How many bytes the first command has of which not all are here, as it says itself; `None` before it does.
+    pub(crate) fn length(buffer: &[u8]) -> Option<usize> {
+        let body = memchr::memchr(b'\n', buffer)? + 1;
+        let size = u32::from_be_bytes(*buffer[body..].first_chunk()?);
+        Some(body + 4 + size as usize)
+    }
+
     /// What nsqd says to one who leaves with these bytes, the beginning of a command; `None` if they say too little.
     pub fn cut_short(buffer: &[u8], limits: &Limits) -> Option<ProtocolError> {
         let end = memchr::memchr(b'\n', buffer)?;
