@@ -1,10 +1,15 @@
 //! The broker with many channels, many consumers and many topics, beside nsqd and beside itself.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use mqueue::client::{Consumer, ConsumerConfig};
-use mqueue::proto::{Command as Nsq, TopicName};
+use bytes::{Bytes, BytesMut};
+use futures_util::future::join_all;
+use mqueue::proto::{Command as Nsq, Frame, MAGIC_V2, Outgoing, Response, TopicName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::bare::Bare;
 use crate::measured::cpu_of;
@@ -66,31 +71,77 @@ fn fill(server: &Nsqd, topics: usize, each: usize) {
     }
 }
 
-/// Drains channels `c0`… of topics `t0`… with so many consumers each, and returns when all messages were FINished.
-fn drain(server: &Nsqd, topics: usize, channels: usize, consumers: usize, total: usize) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let (sender, mut done) = tokio::sync::mpsc::unbounded_channel();
-        for n in 0..topics * channels * consumers {
-            let topic = name("t", n % topics).parse().unwrap();
-            let channel = name("c", n / topics % channels).parse().unwrap();
-            let mut config = ConsumerConfig::new(topic, channel);
-            config.nsqd.push(server.tcp().parse().unwrap());
-            let mut consumer = Consumer::connect(config).await.unwrap();
-            let sender = sender.clone();
-            tokio::spawn(async move {
-                loop {
-                    let deliveries = consumer.recv_many(200).await;
-                    let _ = sender.send(deliveries.len());
-                    deliveries.into_iter().for_each(mqueue::client::Delivery::finish);
+/// Consumers that are ready for as many messages as `mqueue consumer` is, all the time: a flow that follows the traffic would settle at one
+/// message or at many by chance, where a thousand consumers share a channel.
+const READY: u64 = 200;
+
+/// Subscribes so many consumers to each of the channels `c0`… of the topics `t0`…; then they are ready, `fill` is done beside them, and this
+/// returns how long it took until they had FINished `total` messages.
+fn drain(
+    server: &Nsqd,
+    (topics, channels, each): (usize, usize, usize),
+    total: usize,
+    fill: impl FnOnce(),
+) -> Duration {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let count = Arc::new(Count { left: AtomicUsize::new(total), done: Notify::new() });
+    let subscribed = runtime.block_on(join_all((0..topics * channels * each).map(|n| {
+        let topic = name("t", n % topics).parse().unwrap();
+        let channel = name("c", n / topics % channels).parse().unwrap();
+        subscribe(server.tcp(), Nsq::Sub { topic, channel })
+    })));
+    let start = Instant::now();
+    for stream in subscribed {
+        runtime.spawn(consume(stream, count.clone()));
+    }
+    fill();
+    runtime.block_on(count.done.notified());
+    start.elapsed()
+}
+
+struct Count {
+    left: AtomicUsize,
+    done: Notify,
+}
+
+async fn subscribe(address: String, subscribe: Nsq) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut out = Outgoing::new();
+    out.put_slice(MAGIC_V2);
+    subscribe.encode(&mut out);
+    stream.write_all_buf(&mut out).await.unwrap();
+    let mut incoming = BytesMut::new();
+    while Frame::decode(&mut incoming, u32::MAX).unwrap() != Some(Frame::Response(Response::Ok)) {
+        stream.read_buf(&mut incoming).await.unwrap();
+    }
+    stream
+}
+
+/// FINishes what comes, with one write for all that one read brought.
+async fn consume(mut stream: TcpStream, count: Arc<Count>) {
+    let (mut incoming, mut out) = (BytesMut::new(), Outgoing::new());
+    Nsq::Rdy(READY).encode(&mut out);
+    loop {
+        stream.write_all_buf(&mut out).await.unwrap();
+        incoming.reserve(32 * 1024);
+        assert!(stream.read_buf(&mut incoming).await.unwrap() > 0, "the broker closed the connection");
+        let mut finished = 0;
+        while let Some(frame) = Frame::decode(&mut incoming, u32::MAX).unwrap() {
+            match frame {
+                Frame::Message(message) => {
+                    Nsq::Fin(message.id).encode(&mut out);
+                    finished += 1;
                 }
-            });
+                Frame::Response(_) => Nsq::Nop.encode(&mut out),
+                Frame::Error(error) => panic!("{error}"),
+            }
         }
-        let mut left = total;
-        while left > 0 {
-            left -= done.recv().await.unwrap();
+        if finished > 0 && count.left.fetch_sub(finished, Ordering::Relaxed) == finished {
+            stream.write_all_buf(&mut out).await.unwrap();
+            count.done.notify_one();
         }
-    });
+    }
 }
 
 fn create(server: &Nsqd, topics: usize, channels: usize) {
@@ -105,19 +156,15 @@ fn create(server: &Nsqd, topics: usize, channels: usize) {
 fn fan_out(server: &Nsqd) -> f64 {
     const EACH: usize = 10_000;
     create(server, 10, 10);
-    let start = Instant::now();
-    fill(server, 10, EACH);
-    drain(server, 10, 10, 1, 100 * EACH);
-    (100 * EACH) as f64 / start.elapsed().as_secs_f64()
+    let took = drain(server, (10, 10, 1), 100 * EACH, || fill(server, 10, EACH));
+    (100 * EACH) as f64 / took.as_secs_f64()
 }
 
 fn thousand_consumers(server: &Nsqd) -> f64 {
     const ALL: usize = 500_000;
     create(server, 1, 1);
     fill(server, 1, ALL);
-    let start = Instant::now();
-    drain(server, 1, 1, 1000, ALL);
-    ALL as f64 / start.elapsed().as_secs_f64()
+    ALL as f64 / drain(server, (1, 1, 1000), ALL, || {}).as_secs_f64()
 }
 
 /// Microseconds of the broker for each copy, of 400,000, of one topic with so many channels.
@@ -126,7 +173,7 @@ fn cost(server: &Nsqd, topics: usize, channels: usize) -> f64 {
     create(server, topics, channels);
     let before = cpu_of(server.pid());
     fill(server, topics, COPIES / channels);
-    drain(server, topics, channels, 1, COPIES);
+    drain(server, (topics, channels, 1), COPIES, || {});
     (cpu_of(server.pid()) - before) * 1e6 / COPIES as f64
 }
 
