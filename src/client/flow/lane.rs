@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 /// Back-to-back messages from which on a connection may have all the room there is.
 const BUSY: u32 = 64;
+/// Messages in a row that came neither soon nor late from which on more room is tried, and where that number ends when it is tried in vain.
+const FIRST_TRIAL: u32 = 64;
+const LAST_TRIAL: u32 = 4096;
 
 /// One connection.
 #[derive(Debug)]
@@ -14,12 +17,24 @@ pub(super) struct Lane {
     pub(super) max_rdy: u32,
     /// Messages that came back to back.
     streak: u32,
+    trial: Trial,
+    /// Messages before the next trial.
+    trial_after: u32,
     /// Since when there has been room and nothing has come; `None` without room.
     waiting_since: Option<Instant>,
     /// A message that comes this soon was already waiting.
     brisk: Duration,
     /// With no message for this long, none was waiting.
     patience: Duration,
+}
+
+/// Whether more room is tried, of which messages that come steadily may make use.
+#[derive(Debug)]
+enum Trial {
+    /// When so many more of them have come.
+    After(u32),
+    /// It is.
+    Runs,
 }
 
 impl Lane {
@@ -30,6 +45,8 @@ impl Lane {
             rdy: 0,
             max_rdy,
             streak: 0,
+            trial: Trial::After(FIRST_TRIAL),
+            trial_after: FIRST_TRIAL,
             waiting_since: None,
             brisk: round_trip * 3 / 2 + Duration::from_micros(200),
             patience: round_trip * 2 + Duration::from_millis(1),
@@ -37,13 +54,43 @@ impl Lane {
     }
 
     pub(super) fn received(&mut self, count: u32, now: Instant) {
+        let room = self.rdy.saturating_sub(self.in_flight);
         self.in_flight += count;
         let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        if waited <= self.brisk {
-            self.streak = self.streak.saturating_add(count);
-        } else if waited > self.patience {
-            self.streak = 1;
+        if waited > self.patience {
+            return self.fell_quiet();
         }
+        let fills = matches!(self.trial, Trial::Runs) && count >= room;
+        if waited <= self.brisk || fills {
+            self.streak = self.streak.saturating_add(count);
+        } else {
+            self.came_steadily(count);
+        }
+        if self.streak >= BUSY {
+            self.trial_after = FIRST_TRIAL;
+            self.trial = Trial::After(FIRST_TRIAL);
+        }
+    }
+
+    /// Messages came later than those that wait come from an nsqd that has nothing else to do, and sooner than others: it may have much
+    /// to do, or they are published at this pace. Then room for two of them tells, at the price of a moment.
+    fn came_steadily(&mut self, count: u32) {
+        if let Trial::After(left) = self.trial {
+            self.trial = Trial::After(left.saturating_sub(count));
+            if left <= count {
+                self.trial = Trial::Runs;
+                self.streak = self.streak.max(2);
+            }
+        }
+    }
+
+    /// None was waiting: a trial was in vain, and the next is later.
+    fn fell_quiet(&mut self) {
+        self.streak = 1;
+        if let Trial::Runs = self.trial {
+            self.trial_after = (2 * self.trial_after).min(LAST_TRIAL);
+        }
+        self.trial = Trial::After(self.trial_after);
     }
 
     /// How many messages beyond those in flight would be welcome.
@@ -80,7 +127,7 @@ impl Lane {
 
     pub(super) fn tick(&mut self, now: Instant) {
         if self.due().is_some_and(|due| due <= now) {
-            self.streak = 1;
+            self.fell_quiet();
         }
     }
 }

@@ -77,6 +77,40 @@ fn back_to_back_messages_get_all_the_room_and_lose_it_when_they_cease() {
     assert_eq!(world.rdys(), [1], "RDY below what nsqd holds makes it send that");
 }
 
+/// Between those that come back to back and those that do not.
+const STEADY: Duration = Duration::from_millis(1);
+
+#[test]
+fn what_waits_in_a_slow_nsqd_gets_all_the_room() {
+    let mut world = World::new(200, 1);
+    for _ in 0..100 {
+        world.pass(STEADY);
+        let count = world.rdys()[0];
+        world.flow.received(id(0), count, world.now);
+        world.flow.answered(id(0), count, 0, 0, world.now);
+    }
+    assert_eq!(world.rdys(), [200]);
+}
+
+#[test]
+fn what_is_published_steadily_is_seldom_held_back() {
+    const MESSAGES: u32 = 20_000;
+    let mut world = World::new(200, 1);
+    let (mut held, mut late) = (0, 0);
+    for _ in 0..MESSAGES {
+        // as nsqd: it sends what it holds when the client is ready for no more
+        world.pass(STEADY);
+        held += 1;
+        late += u32::from(world.rdys()[0] > held);
+        if world.rdys()[0] <= held {
+            world.flow.received(id(0), held, world.now);
+            world.flow.answered(id(0), held, 0, 0, world.now);
+            held = 0;
+        }
+    }
+    assert!((1..MESSAGES / 100).contains(&late), "{late} held back");
+}
+
 #[test]
 fn a_full_window_is_no_pause() {
     let mut world = World::new(100, 1);
