@@ -71,7 +71,7 @@ uninstall: ## remove them, and keep changed settings and data
 reload-systemd-consumer: $(program) ## install, and make systemd of this machine know the units
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PROGRAM='$(program)' scripts/install --reload
 
-compare: ## mqueue beside its peers, on nsqd and on its own broker: writes docs/benchmarks, in 20 minutes (ARGS="lines broker": some parts)
+compare: ## mqueue beside its peers, on nsqd and on its own broker: writes docs/benchmarks, in 30 minutes (ARGS="lines broker": some parts)
 	@scripts/peers && scripts/clients
 	cargo bench --bench speed --features tokio-nsq -- --write $(ARGS)
 

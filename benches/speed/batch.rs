@@ -63,7 +63,7 @@ pub fn run() {
             "publish 200 B, batches of 200",
             ["bench_writer", "mqueue bench publish"],
             |server| go(server, "bench_writer", &["--size=200", "--batch-size=200"]),
-            |server| ours(server, "publish --batch 200 --connections 2 --duration 2s", "published"),
+            |server| ours(server, "publish --batch 200 --connections 2 --warm-up 0s --duration 2s", "published"),
         );
         beside(
             &broker,

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::bare::Bare;
-use crate::measured::cpu_of;
+use crate::measured::{cpu_of, nsqd};
 use crate::support::{Nsqd, wait_until};
 use crate::{Contender, Goal, ROUNDS, Round, compare, report};
 
@@ -20,7 +20,7 @@ type Start = fn() -> Nsqd;
 type Measure = fn(&Nsqd) -> f64;
 
 const SERVERS: [(&str, Start); 2] = [
-    ("nsqd, all in memory", || Nsqd::real(&["--mem-queue-size=100000000"])),
+    ("nsqd, all in memory", || nsqd(100_000_000)),
     ("mqueue broker --memory", || Nsqd::embedded(&["--memory", "--max-memory=16000000000"])),
 ];
 

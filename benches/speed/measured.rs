@@ -7,9 +7,14 @@ use serde_json::Value;
 use crate::Goal;
 use crate::support::Nsqd;
 
+/// nsqd with all in memory. Its collector looks through a queue of `most` entries, so what is best for it differs with the work.
+pub fn nsqd(most: u32) -> Nsqd {
+    Nsqd::real(&[&format!("--mem-queue-size={most}")])
+}
+
 /// nsqd and the embedded broker, each all in memory: it is the clients that are compared, and no disk.
 pub const BROKERS: [Broker; 2] = [
-    Broker { name: "nsqd", start: || Nsqd::real(&["--mem-queue-size=100000000"]) },
+    Broker { name: "nsqd", start: || nsqd(100_000_000) },
     Broker { name: "the embedded broker", start: || Nsqd::embedded(&["--memory", "--max-memory=16000000000"]) },
 ];
 

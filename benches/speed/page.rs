@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::book::{Row, digits, rows};
 use crate::support::peer;
 
-/// What limits the rows that miss their goals: written by hand.
+/// What limits the rows that miss their goals, and the commands: written by hand.
 const LIMITS: &str = include_str!("limits.md");
+const COMMANDS: &str = include_str!("commands.md");
 
 /// A run: what the page is made of.
 #[derive(Serialize, Deserialize)]
@@ -64,16 +65,25 @@ fn machine() -> Vec<(String, String)> {
     ];
     let nsqd = peer("nsqd").unwrap_or_default();
     let python = peer("pynsq/bin/python").unwrap_or_default();
+    let nsqjs = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/nsqjs/node_modules/nsqjs/package.json");
     for (name, version) in [
         ("kernel", said("uname", &["-r"])),
         ("nsqd and its programs (go-nsq)", said(&nsqd.display().to_string(), &["-version"])),
         ("rustc", said("rustc", &["--version"])),
         ("pynsq", said(&python.display().to_string(), &["-c", "import nsq; print(nsq.__version__)"])),
         ("node", said("node", &["--version"])),
+        ("nsqjs", said("node", &["-p", &format!("require({:?}).version", nsqjs.display())])),
+        ("tokio-nsq", locked("tokio-nsq").map(str::to_owned)),
     ] {
         found.extend(version.map(|version| (name.to_owned(), version)));
     }
     found
+}
+
+/// The version of a crate that is used here.
+fn locked(name: &str) -> Option<&'static str> {
+    let (_, rest) = include_str!("../../Cargo.lock").split_once(&format!("name = \"{name}\"\nversion = \""))?;
+    rest.split('"').next()
 }
 
 fn page(run: &Run) -> String {
@@ -110,7 +120,7 @@ fn page(run: &Run) -> String {
         )
         .unwrap();
     }
-    page + "\n" + LIMITS
+    page + "\n" + LIMITS + "\n" + COMMANDS.trim_end() + "\n"
 }
 
 /// With commas between the thousands.
