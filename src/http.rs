@@ -6,15 +6,28 @@ use crate::reason::why;
 
 /// A client's builder, with a cryptography provider in place: without one for the process reqwest panics, also for plain http. One
 /// that is there already is as good.
-pub(crate) fn client() -> ClientBuilder {
+fn client() -> ClientBuilder {
     let _ = rustls::crypto::ring::default_provider().install_default();
     ClientBuilder::new().user_agent(concat!("mqueue/", env!("CARGO_PKG_VERSION")))
 }
 
-/// The same for requests to this address: to this machine they never go by a proxy.
+/// The same for plain http alone: it reads no certificates, of which a small system has none, and can always be built.
+pub(crate) fn plain() -> ClientBuilder {
+    client().tls_certs_only([])
+}
+
+/// The same for requests to this address: to this machine they never go by a proxy. For https alone it needs the system's certificates.
 pub(crate) fn client_for(url: &Url) -> ClientBuilder {
-    let client = client();
+    let client = if url.scheme() == "https" { client() } else { plain() };
     if is_this_machine(url) { client.no_proxy() } else { client }
+}
+
+/// Why a client could not be built, and what to do.
+pub(crate) fn not_built(error: &reqwest::Error) -> String {
+    format!(
+        "cannot use https: {}: install the package ca-certificates, or name a file of them in SSL_CERT_FILE",
+        cause(error)
+    )
 }
 
 /// True for `localhost` and loopback addresses.

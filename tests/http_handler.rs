@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Finished, Mqueue, Nsqd, consumer, needs, wait_until};
+use crate::support::{Finished, Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
 
 /// A web server that gives these answers, one a request and connection, the last one for ever.
 struct Web {
@@ -65,6 +65,29 @@ fn posting(nsqd: &Nsqd, address: &str) -> Mqueue {
 fn succeeds(consumer: Mqueue) {
     let Finished { code, stderr, .. } = consumer.finish();
     assert_eq!(code, Some(0), "{stderr}");
+}
+
+/// As on a system without ca-certificates.
+fn without_certificates(program: Mqueue) -> Mqueue {
+    program.env("SSL_CERT_FILE", "/nonexistent").env("SSL_CERT_DIR", "/nonexistent")
+}
+
+#[test]
+fn plain_http_needs_no_certificates_and_https_says_that_there_are_none() {
+    needs!("nsqd");
+    let (nsqd, web) = (Nsqd::start(), Web::start(&["200 OK"]));
+    nsqd.publish("foo", b"body");
+    // its last look asks nsqd's HTTP API, too
+    let args = format!("--handler http://{}/ --nsqd-http-address {} --timeout 0.3", web.address, nsqd.http());
+    let plain = without_certificates(consumer(&nsqd.tcp(), &args)).run();
+    assert_eq!((plain.code, web.bodies().len()), (Some(0), 1), "{}", plain.stderr);
+    let healthy = without_certificates(mqueue(&format!("doctor --nsqd-http-address {}", nsqd.http()))).run();
+    assert!(!healthy.stderr.contains("panicked"), "{}", healthy.stderr);
+
+    let args = format!("--handler https://{}/ --timeout 1", web.address);
+    let https = without_certificates(consumer(&nsqd.tcp(), &args)).run();
+    assert_eq!(https.stderr.lines().count(), 1, "{}", https.stderr);
+    assert!(https.code != Some(0) && https.stderr.contains("install the package ca-certificates"), "{}", https.stderr);
 }
 
 #[test]

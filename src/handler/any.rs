@@ -70,8 +70,8 @@ pub enum HandlerError {
     /// The system gives no thread or signal.
     #[error("cannot start a handler: {}", why(.0))]
     System(#[source] io::Error),
-    /// The HTTP client did not start: no TLS, no resolver.
-    #[error("cannot start an HTTP client: {0}")]
+    /// The HTTP client did not start: the system has no certificates for https.
+    #[error("{}", crate::http::not_built(.0))]
     HttpClient(#[source] reqwest::Error),
 }
 

@@ -57,7 +57,7 @@ impl ForwardHandler {
     fn failed(&self, error: &PublishError) -> Result<Verdict, Away> {
         let why = format!("stream {}: {error}", self.stream);
         match error {
-            PublishError::Empty | PublishError::Refused(_) => Ok(Verdict::drop(why)),
+            PublishError::Empty | PublishError::TooLarge(_) | PublishError::Refused(_) => Ok(Verdict::drop(why)),
             PublishError::TimedOut { .. } | PublishError::Closed => Err(Away(why)),
         }
     }

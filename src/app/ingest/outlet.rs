@@ -49,7 +49,7 @@ impl Outlet {
                         self.note(Some(&error));
                         again.push(bodies[at].clone());
                     }
-                    PublishError::Empty | PublishError::Refused(_) => {
+                    PublishError::Empty | PublishError::TooLarge(_) | PublishError::Refused(_) => {
                         self.tally.refused_by_nsqd(&error);
                         refused += 1;
                     }

@@ -121,7 +121,9 @@ impl Tally {
     fn note(&self, count: u64, size: usize, why: &Unpublished) {
         let kind = match why {
             Unpublished::TooLarge { .. } => Kind::TooLarge,
-            Unpublished::Failed(PublishError::Refused(_) | PublishError::Empty) => Kind::Refused,
+            Unpublished::Failed(PublishError::Refused(_) | PublishError::Empty | PublishError::TooLarge(_)) => {
+                Kind::Refused
+            }
             Unpublished::Failed(PublishError::TimedOut { .. }) => Kind::TimedOut,
             Unpublished::Failed(PublishError::Closed) => Kind::GivenUp,
         };

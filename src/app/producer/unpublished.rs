@@ -16,7 +16,9 @@ impl From<PublishError> for Unpublished {
     fn from(error: PublishError) -> Self {
         match &error {
             PublishError::Refused(refusal) => limit_in(refusal).map(|limit| Self::TooLarge { limit }),
-            PublishError::Empty | PublishError::TimedOut { .. } | PublishError::Closed => None,
+            PublishError::Empty | PublishError::TooLarge(_) | PublishError::TimedOut { .. } | PublishError::Closed => {
+                None
+            }
         }
         .unwrap_or(Self::Failed(error))
     }

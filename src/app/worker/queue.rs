@@ -68,8 +68,7 @@ impl Queue {
         let client = crate::http::client_for(&base)
             .connect_timeout(CONNECT_TIME)
             .default_headers(headers(args.bearer_token_file.as_deref())?);
-        let client =
-            client.build().map_err(|e| Failure::new(Exit::Failure, format!("cannot start an HTTP client: {e}")))?;
+        let client = client.build().map_err(|e| Failure::new(Exit::Failure, crate::http::not_built(&e)))?;
         Ok(Self { client, base, jobs, shown: args.queue.shown() })
     }
 

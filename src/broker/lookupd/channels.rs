@@ -55,7 +55,7 @@ pub(super) async fn settle(broker: Arc<Broker>, directories: Directories, topic:
 }
 
 async fn ask(address: &str, topic: &TopicName) -> reqwest::Result<Vec<ChannelName>> {
-    let client: Client = http::client().timeout(ANSWER).build()?;
+    let client: Client = http::plain().timeout(ANSWER).build()?;
     let asking = client.get(format!("http://{address}/channels")).query(&[("topic", topic.as_str())]);
     let known: Channels = asking.send().await?.error_for_status()?.json().await?;
     Ok(known.channels.iter().filter_map(|name| ChannelName::new(name).ok()).collect())

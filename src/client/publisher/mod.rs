@@ -32,6 +32,9 @@ use super::connection::Connection;
 use super::{Address, ConnectConfig, Driver, Error};
 use crate::proto::{ErrorCode, TopicName, WireError};
 
+/// Bytes of the largest message that NSQ has a size for: 31 bits of a number. nsqd's own limit, `--max-msg-size`, is far below.
+const MAX_SIZE: usize = i32::MAX as usize;
+
 /// How messages are published.
 #[derive(Debug, Clone)]
 pub struct PublisherConfig {
@@ -65,6 +68,9 @@ pub enum PublishError {
     /// nsqd refuses empty messages; this one was not sent.
     #[error("empty message: nsqd takes messages of 1 byte and more")]
     Empty,
+    /// NSQ has no such sizes; this one was not sent.
+    #[error("message of {0} bytes: NSQ's sizes end at {MAX_SIZE}")]
+    TooLarge(usize),
     /// nsqd refused it for good; sending it again would not help.
     #[error("{0}")]
     Refused(WireError),
@@ -85,7 +91,7 @@ impl PublishError {
     /// True if one message of a command is at fault, and the others may be taken; any other error holds for all of them.
     fn is_about_one(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Empty | Self::TooLarge(_) => true,
             Self::Refused(error) => matches!(error.code, ErrorCode::BadMessage | ErrorCode::BadBody),
             Self::TimedOut { .. } | Self::Closed => false,
         }
@@ -196,9 +202,7 @@ impl Publisher {
     }
 
     async fn send(&self, topic: &TopicName, payload: Payload) -> Result<(), PublishError> {
-        if payload.has_empty() {
-            return Err(PublishError::Empty);
-        }
+        payload.check()?;
         let shared = &self.shared;
         let deadline = Instant::now() + shared.config.timeout;
         let sending = async {

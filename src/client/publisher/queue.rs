@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{PublishError, PublisherConfig};
+use super::{MAX_SIZE, PublishError, PublisherConfig};
 use crate::client::Error;
 use crate::proto::{Command, Outgoing, TopicName};
 
@@ -32,8 +32,13 @@ impl Payload {
         }
     }
 
-    pub(super) fn has_empty(&self) -> bool {
-        self.bodies().iter().any(Bytes::is_empty)
+    /// Fails for what cannot be sent at all.
+    pub(super) fn check(&self) -> Result<(), PublishError> {
+        self.bodies().iter().try_for_each(|body| match body.len() {
+            0 => Err(PublishError::Empty),
+            size if size > MAX_SIZE => Err(PublishError::TooLarge(size)),
+            _ => Ok(()),
+        })
     }
 }
 
@@ -212,6 +217,16 @@ mod tests {
     use bytes::Buf;
 
     use super::*;
+
+    #[test]
+    fn what_has_no_size_on_the_wire_is_not_sent() {
+        // zeros that nobody looks at take no memory
+        let body = |size| Bytes::from(vec![0; size]);
+        let check = |size| Payload::Many(vec!["x".into(), body(size)].into()).check();
+        assert!(matches!(check(0), Err(PublishError::Empty)));
+        assert!(check(MAX_SIZE).is_ok());
+        assert!(matches!(check(MAX_SIZE + 1), Err(PublishError::TooLarge(_))));
+    }
 
     #[tokio::test]
     async fn a_lone_body_goes_out_as_pub_however_it_was_given() {
