@@ -412,9 +412,10 @@ fn connections_beyond_the_limit_wait() {
     let gateway = Gateway::start(&nsqd, "--max-connections 2");
     let first = gateway.worker("s", "g", "");
     let second = gateway.worker("s", "g", "");
-    let third = gateway.worker_that_waits("/healthz");
+    let third = gateway.worker_that_waits("/openapi.json");
     third.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert!(third.peek(&mut [0]).is_err(), "it waits");
+    assert_eq!(gateway.get("/healthz").status, 200, "who watches over the gateway does not");
     drop(first);
     third.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     assert_eq!(third.peek(&mut [0]).unwrap(), 1);
@@ -467,4 +468,19 @@ fn curl_is_a_worker() {
         said.lines().filter(|line| line.starts_with("working on")).collect::<Vec<_>>(),
         ["working on 1", "working on 2", "working on 3"]
     );
+}
+
+/// Node's and Python's HTTP clients send a `#` as it is.
+#[test]
+fn a_raw_hash_is_part_of_a_name() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "");
+    nsqd.create("s", "g");
+    let refused = gateway.post("/streams/s#other", b"x");
+    assert_eq!(refused.status, 422, "{refused:?}");
+    assert_eq!(nsqd.published("s"), 0);
+    let taken = gateway.post("/streams/s#ephemeral", b"x");
+    assert!(taken.status < 300 || taken.status == 422, "{taken:?}");
+    assert_eq!((nsqd.published("s"), gateway.get("/healthz#x").status), (0, 404));
 }

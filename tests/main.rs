@@ -11,6 +11,7 @@ mod bench;
 mod broker_clients;
 mod broker_crash;
 mod broker_hostile;
+mod broker_limits;
 mod broker_tools;
 mod broker_unix;
 mod conformance;

@@ -10,6 +10,7 @@
 //! No lock is held while anything waits.
 
 pub mod config;
+mod descriptors;
 pub mod http;
 pub mod log;
 mod lookupd;

@@ -14,9 +14,10 @@ use tokio_util::task::TaskTracker;
 
 use super::http::{self, Api, Identity};
 use super::socket::Listener;
+use super::descriptors::Room;
 use super::{Broker, lookupd, tcp};
 use crate::feed::remove_stale;
-use crate::serve::listen;
+use crate::serve::{Places, listen};
 
 /// How long connections have to end when the broker stops.
 const GRACE: Duration = Duration::from_secs(2);
@@ -137,14 +138,15 @@ impl Server {
     /// Serves until told to stop, and then lets connections end.
     pub async fn run(self, stop: CancellationToken) {
         let Self { broker, identity, tcp, http } = self;
-        let tasks = TaskTracker::new();
+        let (tasks, room) = (TaskTracker::new(), Room::of_this_process());
+        let (tcp_places, http_places) = (Places::plain(room.tcp), Places::new(room.http));
         let paths: Vec<PathBuf> = tcp.iter().chain(&http).filter_map(|bound| bound.path.clone()).collect();
         for bound in tcp {
-            tasks.spawn(tcp::serve(broker.clone(), bound.listener, stop.clone(), tasks.clone()));
+            tasks.spawn(tcp::serve(broker.clone(), bound.listener, tcp_places.clone(), stop.clone(), tasks.clone()));
         }
         let router = http::router(Arc::new(Api { broker: broker.clone(), identity: identity.clone() }));
         for bound in http {
-            tasks.spawn(http::serve(router.clone(), bound.listener, stop.clone(), tasks.clone()));
+            tasks.spawn(http::serve(router.clone(), bound.listener, http_places.clone(), stop.clone(), tasks.clone()));
         }
         tokio::select! {
             () = broker.keep_time() => unreachable!("it never ends"),
@@ -167,7 +169,10 @@ async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<Bound>, BindError> 
     Ok(all)
 }
 
-/// The port of the first listener, as nsqd says it: -1 on a Unix socket.
+/// The port of the first listener, as nsqd says it: -1 on a Unix socket, 0 where there is none.
 fn port(bound: &[Bound]) -> i32 {
-    bound.first().and_then(|bound| bound.address).map_or(-1, |address| i32::from(address.port()))
+    match bound.first() {
+        Some(bound) => bound.address.map_or(-1, |address| i32::from(address.port())),
+        None => 0,
+    }
 }

@@ -12,6 +12,8 @@
 
 mod decode;
 
+pub use self::decode::Unfinished;
+
 use bytes::Bytes;
 
 use super::{Bodies, ChannelName, MessageId, Outgoing, TopicName};

@@ -30,7 +30,7 @@ pub mod stats;
 mod tests;
 
 pub use bodies::Bodies;
-pub use command::Command;
+pub use command::{Command, Unfinished};
 pub use error::{ErrorCode, ProtocolError, WireError};
 pub use frame::{Frame, FrameError, Response};
 pub use identify::{Identify, IdentifyReply};

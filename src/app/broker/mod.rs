@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, open_files};
 use crate::broker::Broker;
 use crate::broker::log::{DiskLog, Options, SyncMode};
 use crate::broker::server::Server;
@@ -16,10 +16,11 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
+    open_files::raise_limit();
     let broker = open(&args)?;
     broker.register_with(args.discovery.lookupd_tcp_address.clone());
     let broadcast = args.discovery.broadcast_address.clone();
-    let server = Server::bind(broker, &args.tcp_address, &args.http_address, broadcast).await;
+    let server = Server::bind(broker, &args.tcp_address, &args.http_addresses(), broadcast).await;
     let server = server.map_err(|e| Failure::new(Exit::Failure, e))?;
     server.tcp.iter().for_each(|bound| tracing::info!("TCP: listening on {bound}"));
     server.http.iter().for_each(|bound| tracing::info!("HTTP: listening on {bound}"));

@@ -25,6 +25,7 @@ mod trouble;
 mod watch;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, unbounded_channel};
@@ -96,7 +97,7 @@ async fn at(due: Option<Instant>) {
 }
 
 /// Starts the server, if there is to be one.
-async fn serve(args: &Args) -> anyhow::Result<(Option<AbortOnDropHandle<()>>, mpsc::Receiver<Question>)> {
+async fn serve(args: &Args) -> anyhow::Result<(Option<AbortOnDropHandle<Infallible>>, mpsc::Receiver<Question>)> {
     let (router, questions) = listen::router();
     let Some(address) = args.listen else { return Ok((None, questions)) };
     let cannot = |e| Failure::new(Exit::Failure, format!("cannot listen on {address}: {e}: choose another --listen"));

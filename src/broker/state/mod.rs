@@ -59,8 +59,8 @@ pub struct StateLimits {
     pub max_req_timeout: u64,
     /// Copies that wait in an ephemeral channel, or messages in an ephemeral topic; what comes beyond is dropped.
     pub mem_queue_size: usize,
-    /// Consumers of one channel; 0 for any number.
-    pub max_channel_consumers: usize,
+    /// Consumers of one channel; 0 for any number. With a negative number nobody can subscribe, as in nsqd.
+    pub max_channel_consumers: i64,
     /// Bytes of message bodies in memory. Beyond, bodies are read back from the log; without a log, publishing is refused.
     pub max_memory: usize,
 }
