@@ -47,7 +47,7 @@ impl Watch {
             held: BTreeMap::new(),
             without_group: BTreeMap::new(),
             memory: Memory::default(),
-            sockets: Sockets::new(args.socket_dir.clone()),
+            sockets: Sockets::new(&args.sockets),
             counters: Counters::new(),
             broken: HashMap::new(),
             deaf: BTreeSet::new(),

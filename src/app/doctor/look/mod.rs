@@ -20,7 +20,7 @@ pub(super) async fn everywhere(args: &Args) -> Observed {
     let (mut observed, systemd) = join(brokers::ask(&args.broker, args.deadline), systemd::ask(args.deadline)).await;
     observed.systemd = systemd;
     observed.growth = brokers::watch(&observed, args.watch.min(Duration::from_secs(3600)), args.deadline).await;
-    observed.folders = folders::read(&args.socket_dir);
+    observed.folders = folders::read(&args.sockets);
     observed.wakeup_user = account(WAKEUP_USER);
     observed.me = me();
     observed
