@@ -42,6 +42,14 @@ pub struct Args {
     #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub concurrency: Option<u32>,
 
+    /// Create the stream and the group on every nsqd, without taking a message, and exit; retry: keep trying until it is done
+    /// [default without a value: once]
+    ///
+    /// A group gets the messages that are published after it was created, so create it before its first consumer sleeps.
+    /// The units' sockets and `make systemd-socket-activate-consumer` do so when they start.
+    #[arg(long, value_enum, value_name = "once|retry", num_args = 0..=1, require_equals = true, default_missing_value = "once")]
+    pub create: Option<Create>,
+
     #[command(flatten)]
     #[allow(missing_docs)]
     pub handling: Handling,
@@ -57,6 +65,15 @@ pub struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub broker: brokers::Args,
+}
+
+/// How often creating the group is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Create {
+    /// Once; fails if an nsqd cannot be reached.
+    Once,
+    /// Until every nsqd has the group.
+    Retry,
 }
 
 /// What is done with a message.

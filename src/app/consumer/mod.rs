@@ -2,6 +2,7 @@
 //!
 //! What it does when stands in `life`; here it is done.
 
+mod create;
 mod leftover;
 pub(super) mod life;
 mod service;
@@ -27,6 +28,9 @@ const BATCH_IN_FLIGHT: u32 = 1000;
 
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    if let Some(tries) = args.create {
+        return create::run(&args, tries).await;
+    }
     let service = Service::start()?;
     let shutdown = Shutdown::on_signals(args.tuning.grace)?;
     let handler = Arc::new(handler(&args, &shutdown)?);
