@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::FileType;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::once::Once;
+use super::unit::Unit;
 use crate::cli::sockets::Args;
 use crate::proto::ChannelName;
 
@@ -81,6 +82,12 @@ impl Sockets {
     /// The sockets of groups that were not asked for at the last look, each with its group.
     pub(super) fn others(&self) -> &BTreeMap<PathBuf, String> {
         &self.others
+    }
+
+    /// The units behind a socket; those of one that was named are not known.
+    pub(super) fn unit(&self, socket: &Path) -> Option<Unit> {
+        let is_named = |place: &Place| matches!(place, Place::Files(files) if files.iter().any(|file| file == socket));
+        (!self.places.iter().any(is_named)).then(|| Unit::of(socket))
     }
 
     /// What is wrong now.
@@ -180,26 +187,27 @@ fn group_of<'a>(file: &'a str, groups: &HashSet<&str>) -> Option<(&'a str, u64)>
         return Some((stem, 0));
     }
     if let Some((group, digits)) = stem.rsplit_once('@') {
-        let number = digits.parse().ok().filter(|number: &u64| *number > 0 && number.to_string() == digits)?;
-        return groups.contains(group).then_some((group, number));
+        return groups.contains(group).then_some((group, number(digits)?));
     }
     groups.contains(file).then_some((file, 0))
+}
+
+/// The number of a consumer, as it is written: from 1, without zeros before it.
+fn number(digits: &str) -> Option<u64> {
+    digits.parse().ok().filter(|number: &u64| *number > 0 && number.to_string() == digits)
 }
 
 /// The durable group that a socket of this name is for, by its name alone.
 fn meant_for(file: &str) -> Option<&str> {
     let stem = file.strip_suffix(".sock")?;
-    let group = match stem.rsplit_once('@') {
-        Some((group, digits)) if digits.parse::<u64>().is_ok() => group,
-        _ => stem,
-    };
+    let numbered = stem.rsplit_once('@').filter(|(_, digits)| number(digits).is_some());
+    let group = numbered.map_or(stem, |(group, _)| group);
     ChannelName::new(group).is_ok_and(|name| !name.is_ephemeral()).then_some(group)
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
-    use std::path::Path;
 
     use super::*;
 
