@@ -15,7 +15,8 @@ impl<S: Subscriber, L: Layer<S>> Layer<S> for FieldsInText<L> {
         let fields = event.metadata().fields();
         let mut written = Written { values: vec![None; fields.len()], behind: String::new() };
         event.record(&mut written);
-        if let Some(text) = fields.field(MESSAGE).and_then(|message| written.values.get_mut(message.index())?.as_mut()) {
+        if let Some(text) = fields.field(MESSAGE).and_then(|message| written.values.get_mut(message.index())?.as_mut())
+        {
             text.push_str(&written.behind);
         }
         let values: Vec<Option<&dyn Value>> =

@@ -1,6 +1,7 @@
 //! The looking: brokers, folders and systemd, all at the same time, each with a deadline. Nothing is changed, nobody is woken.
 
 mod brokers;
+mod by_hand;
 mod folders;
 mod systemd;
 
@@ -23,6 +24,7 @@ pub(super) async fn everywhere(args: &Args) -> Observed {
     observed.folders = folders::read(&args.sockets);
     observed.wakeup_user = account(WAKEUP_USER);
     observed.me = me();
+    observed.wakeup_runs = by_hand::a_wakeup_runs();
     observed
 }
 
