@@ -99,7 +99,13 @@ mod tests {
     use crate::proto::stats::{ChannelStats, Stats, TopicStats};
 
     fn nsqd(topics: &[(&str, i64, &[&str])]) -> Http {
-        let channel = |name: &&str| ChannelStats { channel_name: (*name).to_owned(), ..ChannelStats::default() };
+        nsqd_with(topics, 0)
+    }
+
+    /// Each channel has so many messages.
+    fn nsqd_with(topics: &[(&str, i64, &[&str])], waiting: i64) -> Http {
+        let channel =
+            |name: &&str| ChannelStats { channel_name: (*name).to_owned(), depth: waiting, ..ChannelStats::default() };
         let topic = |(name, depth, channels): &(&str, i64, &[&str])| TopicStats {
             topic_name: (*name).to_owned(),
             depth: *depth,
@@ -154,11 +160,9 @@ mod tests {
 
     #[test]
     fn a_start_that_a_condition_skipped_is_told_while_messages_wait() {
-        let told = |id: &str, group: &str, skipped_: bool, depth: i64| {
-            let unit = Unit { id: id.to_owned(), skipped: skipped_, ..Unit::default() };
-            let mut http = nsqd(&[("foo", 0, &[group])]);
-            let topics = http.answer.as_mut().unwrap().stats.topics.iter_mut();
-            topics.flat_map(|topic| topic.channels.iter_mut()).for_each(|channel| channel.depth = depth);
+        let told = |id: &str, group: &str, is_skipped: bool, depth: i64| {
+            let unit = Unit { id: id.to_owned(), skipped: is_skipped, ..Unit::default() };
+            let http = nsqd_with(&[("foo", 0, &[group])], depth);
             let systemd = Some(Systemd { units: vec![unit], has_template: true });
             skipped(&Observed { http: vec![http], systemd, ..Observed::default() })
                 .pop()
@@ -167,8 +171,8 @@ mod tests {
         let (service, mend) = ("mqueue-consumer@a@2.service", "systemctl status mqueue-consumer@a@2.service");
         assert_eq!(told(service, "a", true, 1).as_deref(), Some(mend));
         assert!(told("mqueue-consumer-nsq.service", "consumer-nsq", true, 1).is_some());
-        for (group, skipped, depth) in [("a", false, 1), ("a", true, 0), ("b", true, 1)] {
-            assert_eq!(told(service, group, skipped, depth), None, "{group} {skipped} {depth}");
+        for (group, is_skipped, depth) in [("a", false, 1), ("a", true, 0), ("b", true, 1)] {
+            assert_eq!(told(service, group, is_skipped, depth), None, "{group} {is_skipped} {depth}");
         }
     }
 }

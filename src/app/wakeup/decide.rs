@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 const LEAST: Duration = Duration::from_secs(1);
 /// The least time between a poll and one for a poke that was put off.
 const SOON: Duration = Duration::from_millis(100);
-/// How long, and after how many pokes, a consumer that does not come is not just slow to start.
-const PATIENCE: (Duration, u32) = (Duration::from_secs(5), 3);
+/// How long after how many pokes (which take 3 s) a consumer that has not come is not just slow to start. Only pokes count, and not the time
+/// since the first: meanwhile nsqd may have been away.
+const PATIENCE: (Duration, u32) = (Duration::from_secs(2), 3);
 /// The most time between two pokes of a socket whose group waits for a consumer.
 const MOST: Duration = Duration::from_secs(30);
 
@@ -187,7 +188,10 @@ impl Memory {
         let waiting =
             seen.groups.iter().filter_map(|(name, group)| Some((name, wanted(seen, name, group, per_consumer)?)));
         let pokes = waiting.flat_map(|(name, sockets)| sockets.iter().map(move |socket| (name, socket)));
-        let in_vain = |pace: &Pace| pace.pokes >= PATIENCE.1 && now.saturating_duration_since(pace.first) >= PATIENCE.0;
+        let in_vain = |pace: &Pace| {
+            pace.pokes > PATIENCE.1
+                || pace.pokes == PATIENCE.1 && now.saturating_duration_since(pace.last) >= PATIENCE.0
+        };
         let unanswered = pokes.filter_map(|(name, socket)| Some((name, socket, self.alone(socket, name)?)));
         unanswered.filter(|(.., pace)| in_vain(pace)).collect()
     }

@@ -222,24 +222,27 @@ impl Watch {
 
     /// Says which pokes brought a consumer, and once which have not for too long.
     fn say_who_came(&mut self, now: Instant) {
+        let came = self.memory.came();
         if self.dry_run {
             return;
         }
-        for Came { name: (stream, group), socket, after } in self.memory.came() {
+        for Came { name: (stream, group), socket, after } in came {
             self.counters.wakes.inc();
             tracing::info!(stream, group, socket = %socket.display(), "woken: its consumer came within {after:.1?}");
         }
-        let unanswered = self.memory.unanswered(&self.seen, self.per_consumer, now);
-        let keys = unanswered.iter().map(|(name, socket, _)| ((*name).clone(), (*socket).clone())).collect();
-        let lines: BTreeMap<_, _> =
-            unanswered.iter().map(|(name, socket, pace)| (((*name).clone(), (*socket).clone()), *pace)).collect();
-        self.counters.unanswered.set(lines.len() as u64);
-        for key in self.said.unanswered.news(keys) {
-            let (((stream, group), socket), pokes) = (&key, lines[&key].pokes);
-            let look = self.sockets.unit(socket).map_or_else(
-                || "see what whoever listens on it says".to_owned(),
-                |unit| format!("systemctl status {} tells why", unit.service()),
-            );
+        let unanswered: BTreeMap<(Name, PathBuf), u32> = self
+            .memory
+            .unanswered(&self.seen, self.per_consumer, now)
+            .into_iter()
+            .map(|(name, socket, pace)| ((name.clone(), socket.clone()), pace.pokes))
+            .collect();
+        self.counters.unanswered.set(unanswered.len() as u64);
+        for key in self.said.unanswered.news(unanswered.keys().cloned().collect()) {
+            let (((stream, group), socket), pokes) = (&key, unanswered[&key]);
+            let look = match self.sockets.unit(socket) {
+                Some(unit) => format!("systemctl status {} tells why", unit.service()),
+                None => "see what whoever listens on it says".to_owned(),
+            };
             tracing::warn!(stream, group, socket = %socket.display(), "poked {pokes} times, and no consumer came: {look}");
         }
     }
