@@ -260,7 +260,6 @@ impl World {
     /// nsqd goes, orderly, and puts what it has where it will find it.
     pub(super) fn nsqd_goes(&mut self) {
         self.nsqd_is_up = false;
-        self.nsqd_went = Some(self.now);
         for group in 0..self.channels.len() {
             let channel = &mut self.channels[group];
             channel.queued = 0;

@@ -72,8 +72,6 @@ pub(super) struct World {
     /// Messages that are still to be published.
     pub(super) left: u32,
     pub(super) nsqd_is_up: bool,
-    /// When it went away last.
-    pub(super) nsqd_went: Option<Duration>,
     pub(super) channels: Vec<Channel>,
     pub(super) messages: Vec<Message>,
     pub(super) units: Vec<Unit>,
@@ -105,7 +103,6 @@ impl World {
             scheduled: 0,
             left: 40,
             nsqd_is_up: true,
-            nsqd_went: None,
             wrong: None,
             tally: Tally::default(),
             tells,

@@ -168,6 +168,13 @@ impl Memory {
         }
     }
 
+    /// The next poke is not put off by those before, for they say nothing of a consumer.
+    fn forgive(&mut self, socket: &PathBuf, group: &Name) {
+        if let Some(pace) = self.pace_mut(socket, group) {
+            pace.pokes = 0;
+        }
+    }
+
     fn pace_mut(&mut self, socket: &PathBuf, group: &Name) -> Option<&mut Pace> {
         self.sockets.get_mut(socket)?.get_mut(group)
     }
@@ -204,9 +211,7 @@ impl Memory {
 
     /// This poke reached nobody, so it started nothing: the next is due after the least time.
     pub(in crate::app) fn missed(&mut self, Wake { stream, group, socket, .. }: &Wake) {
-        if let Some(pace) = self.pace_mut(socket, &(stream.clone(), group.clone())) {
-            pace.pokes = 0;
-        }
+        self.forgive(socket, &(stream.clone(), group.clone()));
     }
 
     /// When a group that waits now, as pokes were too few or too many, may be poked for next; many of them are looked at together.
@@ -255,7 +260,14 @@ pub(in crate::app) fn decide(seen: &Observed, per_consumer: u64, memory: &mut Me
             None => memory.handed_out.insert(name.clone(), group.handed_out),
         };
         let served = if before != Some(group.handed_out) { sockets.len() } else { consumers };
-        sockets.iter().take(served).for_each(|socket| memory.worked(socket, name, now));
+        // an nsqd that was restarted counts from 0: that makes no pace slower, but tells nothing of a consumer
+        let counts_anew = before.is_some_and(|before| group.handed_out.wrapping_sub(before).cast_signed() < 0);
+        for (number, socket) in sockets.iter().take(served).enumerate() {
+            match counts_anew && number >= consumers {
+                true => memory.forgive(socket, name),
+                false => memory.worked(socket, name, now),
+            }
+        }
         let reason = Reason::Waiting { depth: group.depth, clients: group.clients };
         for socket in wanted(seen, name, group, per_consumer).into_iter().flatten() {
             if memory.may_poke(socket, name, now) {

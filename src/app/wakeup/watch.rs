@@ -216,7 +216,7 @@ impl Watch {
         let is_late = |since: Duration| is_once || Ungrouped::is_late(since);
         let unit = |socket: &Path| sockets.unit(socket);
         for (socket, group, line) in self.ungrouped.news(&waiting, unit, brokers, is_late, now) {
-            tracing::warn!(group, socket = %socket.display(), "{line}");
+            tracing::warn!(%group, socket = %socket.display(), "{line}");
         }
     }
 
@@ -228,7 +228,8 @@ impl Watch {
         }
         for Came { name: (stream, group), socket, after } in came {
             self.counters.wakes.inc();
-            tracing::info!(stream, group, socket = %socket.display(), "woken: its consumer came within {after:.1?}");
+            let seconds = after.as_secs_f64();
+            tracing::info!(%stream, %group, socket = %socket.display(), "woken: its consumer came within {seconds:.1} s");
         }
         let unanswered: BTreeMap<(Name, PathBuf), u32> = self
             .memory
@@ -243,7 +244,7 @@ impl Watch {
                 Some(unit) => format!("systemctl status {} tells why", unit.service()),
                 None => "see what whoever listens on it says".to_owned(),
             };
-            tracing::warn!(stream, group, socket = %socket.display(), "poked {pokes} times, and no consumer came: {look}");
+            tracing::warn!(%stream, %group, socket = %socket.display(), "poked {pokes} times, and no consumer came: {look}");
         }
     }
 
