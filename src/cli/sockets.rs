@@ -8,7 +8,8 @@ use std::path::PathBuf;
 pub struct Args {
     /// A folder whose sockets are all of sleeping consumers; repeatable, the first one that has a group's socket counts
     ///
-    /// Whoever may name a group decides which of its sockets are poked: never name a folder with other programs' sockets (/run, /tmp).
+    /// A client of nsqd can give a group any name, and so have any socket of the folder poked: never name one with other
+    /// programs' sockets, such as /run or /tmp.
     #[arg(long, env = "SOCKET_DIR", value_name = "PATH", value_delimiter = ',', default_values = ["/run/mqueue"])]
     pub socket_dir: Vec<PathBuf>,
 

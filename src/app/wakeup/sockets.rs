@@ -1,6 +1,6 @@
 //! The sockets of sleeping consumers, found in folders that are theirs, and where one is named.
 //!
-//! A group's name is a peer's word: whoever may create a group would choose what is poked. So no folder is looked into unless all of
+//! A group's name is a peer's word: a client that creates a group would choose what is poked. So no folder is looked into unless all of
 //! its sockets are consumers' (`/run/mqueue`, and what `--socket-dir` names), and elsewhere only the file that `--socket` names.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
