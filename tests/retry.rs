@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::support::fake_nsqd::{FakeNsqd, Peer, error, message, message_id, ok};
-use crate::support::{Mqueue, Nsqd, consumer, mqueue, needs};
+use crate::support::{Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
 
 /// A body that is neither text nor one line.
 const BODY: &[u8] = b"line 1\nline 2\0\xff\xfe";
@@ -110,6 +110,60 @@ fn a_message_that_always_fails_is_a_dead_letter_after_max_attempts() {
     assert_eq!((letter.reason.as_str(), letter.attempts), ("exit status 7", 3));
     assert_eq!(&letter.body[..], BODY);
     assert!(letter.timestamp > 0 && letter.died > letter.timestamp, "{letter:?}");
+}
+
+/// nsqd and `mqueue broker`, each with `foo` and its group known from the start: nsqd heeds timeouts of a new channel late.
+fn both_brokers() -> [Nsqd; 2] {
+    [Nsqd::real(&[]), Nsqd::embedded(&[])].map(|mut nsqd| {
+        nsqd.create("foo", "1");
+        nsqd.stop();
+        nsqd.start_again();
+        nsqd
+    })
+}
+
+#[test]
+fn a_message_that_kills_its_consumer_is_a_dead_letter_after_max_attempts() {
+    needs!("nsqd");
+    for nsqd in both_brokers() {
+        let runs = Runs::new();
+        nsqd.publish("foo", BODY);
+        let args = "--max-attempts 2 --msg-timeout 1s --count 1";
+        let mut codes = Vec::new();
+        while codes.len() < 5 && codes.last() != Some(&Some(0)) {
+            codes.push(with_handler(consumer(&nsqd.tcp(), args), &runs.handler("kill -9 $PPID")).run().code);
+        }
+        assert_eq!((codes, runs.count()), (vec![None, None, Some(0)], 2));
+        nsqd.wait_for_empty("foo", "1");
+        let letter = dead_letter(&nsqd);
+        assert!(letter.reason.contains("delivered 2 times and never answered"), "{letter:?}");
+        assert_eq!((&letter.body[..], letter.attempts), (BODY, 3));
+    }
+}
+
+#[test]
+fn what_is_given_back_is_no_try() {
+    let mut broker = Nsqd::embedded(&[]);
+    broker.create("foo", "1");
+    let lines: String = (0..20).map(|n| format!("{n}\n")).collect();
+    broker.publish_lines("foo", lines.trim_end().as_bytes());
+    for round in 1..=5 {
+        let consumer = consumer(&broker.tcp(), "--concurrency 20 --max-attempts 3 --grace 0");
+        let consumer = with_handler(consumer, "exec:sleep 1000").start();
+        wait_until("all to be tried", || broker.channel("foo", "1").in_flight_count == 20);
+        consumer.signal(Signal::SIGINT);
+        assert_eq!(consumer.finish().code, Some(130));
+        wait_until("all to be given back", || broker.channel("foo", "1").depth == 20);
+        assert_eq!(broker.channel("foo", "1").requeue_count, 20 * round);
+    }
+    // the broker's log knows it, too
+    broker.kill();
+    broker.start_again();
+    let runs = Runs::new();
+    let args = "--concurrency 20 --max-attempts 3 --retry-delay 0 --max-backoff 0 --count 20";
+    let failing = with_handler(consumer(&broker.tcp(), args), &runs.handler("exit 1")).run();
+    assert_eq!(failing.code, Some(0), "{}", failing.stderr);
+    assert_eq!((runs.count(), broker.published("foo.dead")), (60, 20));
 }
 
 #[test]

@@ -21,8 +21,15 @@ const LONGEST_REASON: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verb {
     Done,
-    Retry { delay: Option<Duration>, reason: String },
-    Drop { reason: String },
+    Retry {
+        delay: Option<Duration>,
+        reason: String,
+    },
+    Drop {
+        reason: String,
+    },
+    /// The worker did not begin with it, and takes no more.
+    Release,
     Touch,
 }
 
@@ -34,6 +41,7 @@ impl Verb {
         };
         match verb {
             "done" => Params::parse(uri, &[]).map(|_| Self::Done),
+            "release" => Params::parse(uri, &[]).map(|_| Self::Release),
             "touch" => Params::parse(uri, &[]).map(|_| Self::Touch),
             "drop" => Ok(Self::Drop { reason: reason(&Params::parse(uri, &["reason"])?)? }),
             "retry" => {
@@ -43,9 +51,10 @@ impl Verb {
                     reason: reason(&params)?,
                 })
             }
-            _ => {
-                Err(Refusal::new(StatusCode::NOT_FOUND, format!("no answer {verb:?}: use done, retry, drop or touch")))
-            }
+            _ => Err(Refusal::new(
+                StatusCode::NOT_FOUND,
+                format!("no answer {verb:?}: use done, retry, drop, release or touch"),
+            )),
         }
     }
 
@@ -55,6 +64,7 @@ impl Verb {
             Self::Done => "done",
             Self::Retry { .. } => "retried",
             Self::Drop { .. } => "dropped",
+            Self::Release => "released",
             Self::Touch => "touched",
         }
     }
@@ -138,6 +148,9 @@ async fn settle(gateway: &Gateway, token: Token, verb: &Verb) -> Result<(), Fail
     if *verb == Verb::Touch {
         return exchange.touch(token).map_err(Failed::Token);
     }
+    if *verb == Verb::Release {
+        exchange.retire_of(token).map_err(Failed::Token)?;
+    }
     let task = exchange.answer(token).map_err(Failed::Token)?;
     let reason = match verb {
         Verb::Done | Verb::Touch => {
@@ -145,9 +158,14 @@ async fn settle(gateway: &Gateway, token: Token, verb: &Verb) -> Result<(), Fail
             task.delivery.finish();
             return Ok(());
         }
+        Verb::Release => {
+            counters.released.inc();
+            task.delivery.release();
+            return Ok(());
+        }
         Verb::Retry { delay, .. } if !is_last(&task) => {
             counters.retried.inc();
-            let by_default = retry_delay(gateway.settings.workers.retry_delay, task.delivery.message());
+            let by_default = retry_delay(gateway.settings.workers.retry_delay, &task.delivery);
             task.delivery.requeue(delay.unwrap_or(by_default));
             return Ok(());
         }
@@ -158,6 +176,5 @@ async fn settle(gateway: &Gateway, token: Token, verb: &Verb) -> Result<(), Fail
 
 /// True if this was a job's last attempt.
 fn is_last(task: &Task) -> bool {
-    let most = task.supply.max_attempts;
-    most > 0 && task.delivery.message().attempts >= most
+    task.supply.max_tries.is_last(task.delivery.tries())
 }

@@ -88,7 +88,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let answers = tokio::spawn(Answers::new(queue.clone(), noted, args.deadline, args.count, shutdown.clone()).run());
     let (work, works) = mpsc::channel(1);
     let over = CancellationToken::new();
-    let intake = tokio::spawn(intake::run(queue, work, notes.clone(), over.clone()));
+    let intake = tokio::spawn(intake::run(queue, work, notes.clone(), over.clone(), shutdown.draining.clone()));
     let started = Instant::now();
     let hands = Hands {
         doing: doing.clone(),

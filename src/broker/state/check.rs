@@ -102,6 +102,7 @@ impl Play {
         match operation {
             8 | 9 => state.ready(*id, number % 8, now),
             10 | 11 => drop(state.finish(*id, &message, now)),
+            12 if number.is_multiple_of(2) => drop(state.give_back(*id, &message, number * 20, now)),
             12 => drop(state.requeue(*id, &message, number * 20, now)),
             13 => drop(state.touch(*id, &message, now)),
             14 if number < 32 => state.close(*id),
