@@ -243,19 +243,51 @@ fn a_message_whose_dead_letter_is_never_acknowledged_goes_back_at_the_end() {
 }
 
 #[test]
-fn a_message_that_is_too_large_to_have_its_reason_before_it_is_given_up_without() {
+fn a_message_of_the_largest_size_is_a_dead_letter_with_its_reason_and_goes_back_whole() {
     needs!("nsqd");
-    let nsqd = Nsqd::with(&["--max-msg-size=1000"]);
-    let body = vec![b'x'; 1000];
-    nsqd.publish("foo", &body);
-    let finished = consumer(&nsqd.tcp(), "--handler exec:false --max-attempts 1 --count 1").run();
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    assert!(finished.stderr.contains("too large for its reason"), "{}", finished.stderr);
-    let letters = mqueue(&format!(
-        "consumer --stream foo.dead --group 1 --nsqd-tcp-address {} --output body --count 1",
-        nsqd.tcp()
-    ))
-    .run();
-    assert_eq!(letters.stdout.trim_end().as_bytes(), body);
-    nsqd.wait_for_empty("foo", "1");
+    for nsqd in [Nsqd::real(&["--max-msg-size=1000"]), Nsqd::embedded(&["--max-msg-size=1000"])] {
+        let body: Vec<u8> = (0..1000).map(|n| b'a' + (n % 23) as u8).collect();
+        nsqd.publish("foo", &body);
+        let finished = consumer(&nsqd.tcp(), "--handler exec:false --max-attempts 1 --count 1").run();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        let errors = |args: &str| {
+            let addresses = format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http());
+            let done = mqueue(&format!("errors --stream foo {addresses} {args}")).run();
+            assert_eq!(done.code, Some(0), "{}", done.stderr);
+            done
+        };
+        let list = errors("--json");
+        let letter: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
+        assert_eq!((&letter["reason"], &letter["group"]), (&"exit status 1".into(), &"1".into()));
+        assert_eq!(letter["body"].as_str().unwrap().as_bytes(), body);
+        assert!(list.stderr.contains("1 of 1 letters"), "{}", list.stderr);
+        let redriven = errors("--redrive --yes");
+        assert!(redriven.stderr.contains("1 published again, 0 left"), "{}", redriven.stderr);
+        let again = consumer(&nsqd.tcp(), "--output body --count 1").run();
+        assert_eq!(again.stdout.trim_end().as_bytes(), body);
+        nsqd.wait_for_empty("foo.dead", "errors");
+    }
+}
+
+#[test]
+fn dead_letters_of_a_batch_go_out_together() {
+    let fake = FakeNsqd::start();
+    // a body of two lines is none that this handler can hand over
+    let consumer = with_handler(consumer(&fake.tcp(), ""), "unix:/nonexistent").start();
+    let mut subscriber = fake.subscribed();
+    subscriber.until_ready();
+    subscriber.send_all((1..=20).map(|number| message(number, 1, BODY)));
+    let mut publisher = fake.accept();
+    publisher.identified();
+    let mut letters = 0;
+    while letters < 20 {
+        // none is acknowledged
+        letters += match publisher.command() {
+            Command::Pub { .. } => 1,
+            Command::Mpub { bodies, .. } => bodies.count(),
+            other => panic!("{other:?}"),
+        };
+    }
+    assert_eq!(answers(&subscriber.said()), Vec::<&Command>::new());
+    drop(consumer);
 }

@@ -19,8 +19,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 
-pub use self::dead_letter::DeadLetter;
 pub(crate) use self::dead_letter::DeadLetters;
+pub use self::dead_letter::{DeadLetter, Part};
 use self::idle::Idle;
 pub(crate) use self::settle::retry_delay;
 use self::settle::{Rules, Settled, Way, settle};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
+use futures_util::future::join_all;
 use serde_json::{Map, Value};
 
 use super::Gateway;
@@ -112,8 +113,10 @@ pub(super) async fn many(
     let tokens = tokens(&body)?;
     let mut settled = 0;
     let (mut gone, mut elsewhere, mut failed) = (Vec::new(), Vec::new(), Vec::new());
-    for (text, token) in tokens {
-        match settle(&gateway, token, &verb).await {
+    // together: dead letters wait for one answer, not each for its own
+    let all = join_all(tokens.iter().map(|(_, token)| settle(&gateway, *token, &verb))).await;
+    for ((text, _), answered) in tokens.into_iter().zip(all) {
+        match answered {
             Ok(()) => settled += 1,
             Err(Failed::Token(Unusable::Gone)) => gone.push(Value::from(text)),
             Err(Failed::Token(Unusable::Elsewhere)) => elsewhere.push(Value::from(text)),
