@@ -112,6 +112,11 @@ impl Rules {
         let why = match verdict {
             Verdict::Done(_) => return Way::Done,
             Verdict::Release => return Way::Release,
+            Verdict::Unavailable { why } => {
+                let delay = self.delay(delivery);
+                tracing::warn!(%stream, %group, %id, attempts, "not tried, again in {}: {why}", humantime::format_duration(delay));
+                return Way::PutOff(delay);
+            }
             Verdict::Retry { after, why } if !self.max_tries.is_last(delivery.tries()) => {
                 let delay = after.unwrap_or_else(|| self.delay(delivery));
                 tracing::warn!(%stream, %group, %id, attempts, "failed, again in {}: {why}", humantime::format_duration(delay));

@@ -188,7 +188,7 @@ impl Answers {
         let taken = all.saturating_sub(late + settled.failed.len()) as u64;
         match verb {
             "done" => self.tally.done += taken,
-            "retry" => self.tally.retried += taken,
+            "retry" | "release" => self.tally.retried += taken,
             _ => self.tally.dropped += taken,
         }
     }
@@ -221,6 +221,8 @@ fn same(verdict: Verdict) -> Option<Same> {
             Same { verb: "retry", params: delay.into_iter().chain(reason(why)).collect() }
         }
         Verdict::Drop { why } => Same { verb: "drop", params: reason(why).into_iter().collect() },
+        // this worker is of no use: the gateway takes the job back untried, and ends its stream
+        Verdict::Unavailable { .. } => Same { verb: "release", params: Vec::new() },
         Verdict::Release => return None,
     })
 }
