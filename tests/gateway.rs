@@ -348,10 +348,13 @@ fn a_worker_that_gives_its_jobs_back_has_not_tried_them() {
         assert_eq!(leaving.job(), None, "it gets no more, and its stream ends");
     }
     // mqueue's own worker does so when it is ended in the middle of its work
-    for _ in 0..3 {
+    let folder = tempfile::tempdir().unwrap();
+    let begun = folder.path().join("begun");
+    for round in 1..=3 {
         let args = format!("worker --queue http://{} --stream s --group g --in-flight 2 --grace 0", gateway.address);
-        let worker = mqueue(&args).arg("--handler").arg("exec:sleep 1000").start();
-        gateway.wait_for_metric("jobs_held", 2);
+        let worker =
+            mqueue(&args).arg("--handler").arg(&format!("exec:echo >>{}; sleep 1000", begun.display())).start();
+        wait_until("both to be begun", || std::fs::read(&begun).is_ok_and(|lines| lines.len() == 2 * round));
         worker.signal(Signal::SIGINT);
         assert_eq!(worker.finish().code, Some(130));
         gateway.wait_for_metric("jobs_held", 0);

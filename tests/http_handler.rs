@@ -76,7 +76,7 @@ fn without_certificates(program: Mqueue) -> Mqueue {
 #[test]
 fn plain_http_needs_no_certificates_and_https_says_that_there_are_none() {
     needs!("nsqd");
-    let (nsqd, web) = (Nsqd::start(), Web::start(&["200 OK"]));
+    let (nsqd, web) = (Nsqd::start(), Web::start(["200 OK"]));
     nsqd.publish("foo", b"body");
     // its last look asks nsqd's HTTP API, too
     let args = format!("--handler http://{}/ --nsqd-http-address {} --timeout 0.3", web.address, nsqd.http());
@@ -107,7 +107,7 @@ fn success_is_done_and_a_server_error_is_tried_again() {
 fn retry_after_is_heeded() {
     needs!("nsqd");
     let nsqd = Nsqd::with_channel("foo", "1");
-    let web = Web::start(&["429 Too Many Requests\r\nRetry-After: 1", "200 OK"]);
+    let web = Web::start(["429 Too Many Requests\r\nRetry-After: 1", "200 OK"]);
     succeeds(posting(&nsqd, &web.address));
     let requests = web.requests.lock().unwrap();
     let [(_, first), (_, second)] = requests[..] else { panic!("{requests:?}") };
@@ -118,7 +118,7 @@ fn retry_after_is_heeded() {
 #[test]
 fn a_client_error_is_a_dead_letter_at_once() {
     needs!("nsqd");
-    let (nsqd, web) = (Nsqd::start(), Web::start(&["422 Unprocessable Entity"]));
+    let (nsqd, web) = (Nsqd::start(), Web::start(["422 Unprocessable Entity"]));
     succeeds(posting(&nsqd, &web.address));
     assert_eq!((web.bodies().len(), nsqd.published("foo.dead")), (1, 1));
 }
@@ -152,7 +152,7 @@ fn a_server_that_is_away_is_tried_again() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let consumer = posting(&nsqd, &address);
     wait_until("a try that was refused", || consumer.stderr().contains("connection refused"));
-    let web = Web::serve(TcpListener::bind(&address).unwrap(), &["200 OK"]);
+    let web = Web::serve(TcpListener::bind(&address).unwrap(), ["200 OK"]);
     succeeds(consumer);
     assert_eq!(web.bodies(), ["body"]);
 }

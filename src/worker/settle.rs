@@ -71,6 +71,9 @@ pub(super) struct Settled {
     pub(super) way: Way,
 }
 
+/// A message is to go to the dead letters, for this reason.
+struct GivenUp(String);
+
 /// Handles `deliveries` and settles each. Those that were tried often enough when they arrive are not handled. Dropped half-way, all of
 /// them go back to the queue.
 pub(super) async fn settle<H: Handler>(handler: Arc<H>, deliveries: Vec<Delivery>, rules: Arc<Rules>) -> Vec<Settled> {
@@ -84,12 +87,20 @@ pub(super) async fn settle<H: Handler>(handler: Arc<H>, deliveries: Vec<Delivery
         let why = rules.max_tries.on_arrival(delivery.tries()).unwrap_or_default();
         (delivery, Verdict::Drop { why })
     });
-    // dead letters go out together: they wait for one answer, not each for its own
-    let ways = handled.chain(buried).map(async |(delivery, verdict)| {
-        let way = rules.way(&delivery, verdict).await;
+    let (mut settled, mut dying) = (Vec::new(), Vec::new());
+    for (delivery, verdict) in handled.chain(buried) {
+        match rules.way(&delivery, verdict) {
+            Ok(way) => settled.push(Settled { delivery, way }),
+            Err(reason) => dying.push((delivery, reason)),
+        }
+    }
+    // together: dead letters wait for one answer, not each for its own
+    let buried = dying.into_iter().map(async |(delivery, GivenUp(why))| {
+        let way = rules.bury(&delivery, why).await;
         Settled { delivery, way }
     });
-    join_all(ways).await
+    settled.extend(join_all(buried).await);
+    settled
 }
 
 async fn verdicts<H: Handler>(handler: &H, deliveries: &[Delivery]) -> Vec<Verdict> {
@@ -104,27 +115,26 @@ async fn verdicts<H: Handler>(handler: &H, deliveries: &[Delivery]) -> Vec<Verdi
 }
 
 impl Rules {
-    /// Says how to answer, once all that must come before the answer is done.
-    async fn way(&self, delivery: &Delivery, verdict: Verdict) -> Way {
+    /// Says how to answer, or that the message is given up.
+    fn way(&self, delivery: &Delivery, verdict: Verdict) -> Result<Way, GivenUp> {
         let message = delivery.message();
         let (id, attempts) = (message.id, message.attempts);
         let (stream, group) = (&self.topic, &self.channel);
-        let why = match verdict {
-            Verdict::Done(_) => return Way::Done,
-            Verdict::Release => return Way::Release,
+        match verdict {
+            Verdict::Done(_) => Ok(Way::Done),
+            Verdict::Release => Ok(Way::Release),
             Verdict::Unavailable { why } => {
                 let delay = self.delay(delivery);
                 tracing::warn!(%stream, %group, %id, attempts, "not tried, again in {}: {why}", humantime::format_duration(delay));
-                return Way::PutOff(delay);
+                Ok(Way::PutOff(delay))
             }
             Verdict::Retry { after, why } if !self.max_tries.is_last(delivery.tries()) => {
                 let delay = after.unwrap_or_else(|| self.delay(delivery));
                 tracing::warn!(%stream, %group, %id, attempts, "failed, again in {}: {why}", humantime::format_duration(delay));
-                return Way::Retry(delay);
+                Ok(Way::Retry(delay))
             }
-            Verdict::Retry { why, .. } | Verdict::Drop { why } => why,
-        };
-        self.bury(delivery, why).await
+            Verdict::Retry { why, .. } | Verdict::Drop { why } => Err(GivenUp(why)),
+        }
     }
 
     /// Publishes the dead letter. A message whose dead letter cannot be published was not given up: it comes again, and is not tried more

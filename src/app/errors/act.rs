@@ -29,9 +29,10 @@ pub(super) async fn run(
 ) -> anyhow::Result<Exit> {
     let redriving = match action {
         Action::Redrive => {
+            let routes = Routes::new(args, brokers)?;
             let config = PublisherConfig { timeout: PUBLISH, ..PublisherConfig::default() };
             let publisher = Publisher::connect(&brokers.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
-            Some((publisher, Routes::new(args, &brokers.http)))
+            Some((publisher, routes))
         }
         Action::Get | Action::Drop => None,
     };

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 
 use super::letters::Letter;
+use crate::app::brokers::Brokers;
+use crate::app::{Exit, Failure};
 use crate::cli::errors::Args;
 use crate::client::{Nsqd, PublishError, Publisher, StatsFilter};
 use crate::proto::{ChannelName, TopicName};
@@ -59,14 +61,19 @@ impl Stays {
 }
 
 impl Routes {
-    pub(super) fn new(args: &Args, brokers: &[Nsqd]) -> Self {
+    /// Fails if the groups of some nsqd cannot be seen, where they matter.
+    pub(super) fn new(args: &Args, brokers: &Brokers) -> Result<Self, Failure> {
         let asked = match &args.to {
             Some(stream) => Asked::Stream(stream.clone()),
             None if args.to_all_groups => Asked::AllGroups,
             None => Asked::OwnGroup,
         };
-        let brokers = brokers.iter().map(|broker| (broker.clone(), BTreeSet::new())).collect();
-        Self { stream: args.stream.clone(), asked, brokers }
+        if asked == Asked::OwnGroup && brokers.http.len() < brokers.tcp.len() {
+            let line = "the groups of every nsqd have to be known: name each one's HTTP address with --nsqd-http-address, or say --to-all-groups";
+            return Err(Failure::new(Exit::Usage, line));
+        }
+        let brokers = brokers.http.iter().map(|broker| (broker.clone(), BTreeSet::new())).collect();
+        Ok(Self { stream: args.stream.clone(), asked, brokers })
     }
 
     /// Looks which groups there are. A group may come at any time, so this is done before each batch.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use serde_json::{Map, Value};
 
@@ -71,13 +72,6 @@ impl Verb {
     }
 }
 
-/// Why one job could not be answered.
-enum Failed {
-    Token(Unusable),
-    /// It comes again; the reason.
-    NotBuried(String),
-}
-
 pub(super) async fn one(
     State(gateway): State<Arc<Gateway>>,
     Path((token, verb)): Path<(String, String)>,
@@ -87,17 +81,21 @@ pub(super) async fn one(
     let token: Token = token
         .parse()
         .map_err(|()| Refusal::new(StatusCode::NOT_FOUND, format!("no token {token:?}: use a job's own")))?;
-    match settle(&gateway, token, &verb).await {
-        Ok(()) => Ok(json(&Map::from_iter([(verb.past().to_owned(), Value::from(1))]))),
-        Err(Failed::Token(Unusable::Elsewhere)) => {
+    match settle(&gateway, token, &verb) {
+        Ok(to_bury) => {
+            if let Some((task, reason)) = to_bury {
+                task.bury(reason, &gateway.exchange).await.map_err(Refusal::unavailable)?;
+            }
+            Ok(json(&Map::from_iter([(verb.past().to_owned(), Value::from(1))])))
+        }
+        Err(Unusable::Elsewhere) => {
             let line = "a token of another gateway, or of this one before it was started again: the job comes again if it was not answered there";
             Err(Refusal::new(StatusCode::CONFLICT, line))
         }
-        Err(Failed::Token(Unusable::Gone)) => {
+        Err(Unusable::Gone) => {
             let line = "a token that was used, or whose job was taken back: the job comes again if it was not answered";
             Err(Refusal::new(StatusCode::GONE, line))
         }
-        Err(Failed::NotBuried(why)) => Err(Refusal::unavailable(why)),
     }
 }
 
@@ -113,14 +111,20 @@ pub(super) async fn many(
     let tokens = tokens(&body)?;
     let mut settled = 0;
     let (mut gone, mut elsewhere, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut dying = Vec::new();
+    for (text, token) in tokens {
+        match settle(&gateway, token, &verb) {
+            Ok(None) => settled += 1,
+            Ok(Some((task, reason))) => dying.push(task.bury(reason, &gateway.exchange).map(move |done| (text, done))),
+            Err(Unusable::Gone) => gone.push(Value::from(text)),
+            Err(Unusable::Elsewhere) => elsewhere.push(Value::from(text)),
+        }
+    }
     // together: dead letters wait for one answer, not each for its own
-    let all = join_all(tokens.iter().map(|(_, token)| settle(&gateway, *token, &verb))).await;
-    for ((text, _), answered) in tokens.into_iter().zip(all) {
-        match answered {
+    for (text, buried) in join_all(dying).await {
+        match buried {
             Ok(()) => settled += 1,
-            Err(Failed::Token(Unusable::Gone)) => gone.push(Value::from(text)),
-            Err(Failed::Token(Unusable::Elsewhere)) => elsewhere.push(Value::from(text)),
-            Err(Failed::NotBuried(_)) => failed.push(Value::from(text)),
+            Err(_) => failed.push(Value::from(text)),
         }
     }
     let mut answer = Map::from_iter([(verb.past().to_owned(), Value::from(settled))]);
@@ -146,35 +150,36 @@ fn tokens(body: &[u8]) -> Result<Vec<(&str, Token)>, Refusal> {
         .collect()
 }
 
-async fn settle(gateway: &Gateway, token: Token, verb: &Verb) -> Result<(), Failed> {
+/// Answers a job; gives it back, with the reason, if it is to go to the dead letters.
+fn settle(gateway: &Gateway, token: Token, verb: &Verb) -> Result<Option<(Task, String)>, Unusable> {
     let (exchange, counters) = (&gateway.exchange, &gateway.exchange.counters);
     if *verb == Verb::Touch {
-        return exchange.touch(token).map_err(Failed::Token);
+        return exchange.touch(token).map(|()| None);
     }
     if *verb == Verb::Release {
-        exchange.retire_of(token).map_err(Failed::Token)?;
+        exchange.retire_of(token)?;
     }
-    let task = exchange.answer(token).map_err(Failed::Token)?;
+    let task = exchange.answer(token)?;
     let reason = match verb {
         Verb::Done | Verb::Touch => {
             counters.done.inc();
             task.delivery.finish();
-            return Ok(());
+            return Ok(None);
         }
         Verb::Release => {
             counters.released.inc();
             task.delivery.release();
-            return Ok(());
+            return Ok(None);
         }
         Verb::Retry { delay, .. } if !is_last(&task) => {
             counters.retried.inc();
             let by_default = retry_delay(gateway.settings.workers.retry_delay, &task.delivery);
             task.delivery.requeue(delay.unwrap_or(by_default));
-            return Ok(());
+            return Ok(None);
         }
         Verb::Retry { reason, .. } | Verb::Drop { reason } => reason.clone(),
     };
-    task.bury(reason, exchange).await.map_err(Failed::NotBuried)
+    Ok(Some((task, reason)))
 }
 
 /// True if this was a job's last attempt.

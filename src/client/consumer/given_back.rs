@@ -38,13 +38,13 @@ impl GivenBack {
 
     /// A look at the counts of one nsqd; `None` while nothing at all was given back, which is the rule.
     pub(super) fn look(&self, nsqd: &Address) -> Option<impl Fn(MessageId) -> u16 + use<>> {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_empty = counts.young.is_empty() && counts.old.is_empty();
-        drop(counts);
-        let (counts, nsqd) = (self.0.clone(), nsqd.clone());
-        (!is_empty).then_some(move |id| {
-            let counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-            counts.count(&(nsqd.clone(), id))
+        let is_empty = self.0.lock().unwrap_or_else(PoisonError::into_inner).young.is_empty();
+        (!is_empty).then(|| {
+            let (counts, nsqd) = (self.0.clone(), nsqd.clone());
+            move |id| {
+                let counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+                counts.count(&(nsqd.clone(), id))
+            }
         })
     }
 }
