@@ -3,8 +3,9 @@
 use std::path::Path;
 
 /// Top down. What is in one row may use the rows below it, and itself.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
     &["main"],
+    &["journal"],
     &["app"],
     &["cli"],
     &["worker"],

@@ -15,6 +15,7 @@ mod broker_limits;
 mod broker_tools;
 mod broker_unix;
 mod conformance;
+mod create;
 mod demo;
 mod doctor;
 mod errors;
