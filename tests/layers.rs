@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Top down. What is in one row may use the rows below it, and itself.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
     &["main"],
     &["app"],
     &["cli"],
@@ -11,6 +11,7 @@ const LAYERS: [&[&str]; 8] = [
     &["handler"],
     &["client", "broker"],
     &["shutdown", "backoff", "http", "systemd", "report", "metrics", "serve", "feed", "pace", "plot", "records"],
+    &["net"],
     &["proto", "reason"],
 ];
 

@@ -1,10 +1,10 @@
 //! `mqueue wakeup`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{brokers, duration};
+use crate::proto::HostPort;
 
 /// Wake sleeping consumers whose groups have messages, by poking their sockets.
 ///
@@ -37,8 +37,8 @@ pub struct Args {
     pub dry_run: bool,
 
     /// Tell over HTTP, here, how it is doing: /healthz, /state, /metrics (port 0: the log says which) [default: nowhere]
-    #[arg(long, env = "LISTEN", value_name = "ADDR:PORT")]
-    pub listen: Option<SocketAddr>,
+    #[arg(long, env = "LISTEN", value_name = "HOST:PORT")]
+    pub listen: Option<HostPort>,
 
     #[command(flatten)]
     #[allow(missing_docs)]

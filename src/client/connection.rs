@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{Address, Error};
+use crate::net;
 use crate::proto::{self, Command, Frame, FrameError, Identify, IdentifyReply, MAGIC_V2, Outgoing, Response};
 
 /// How connections are made, and what is asked of nsqd on them.
@@ -72,13 +73,11 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects and identifies.
     pub(crate) async fn open(address: &Address, config: &ConnectConfig) -> Result<Self, Error> {
-        let silent = |_| Error::Silent { address: address.clone(), after: config.connect_timeout };
-        let connecting = TcpStream::connect((address.host(), address.port()));
         let begun = Instant::now();
         let unreachable = |source| Error::Unreachable { address: address.clone(), source };
-        let stream = timeout(config.connect_timeout, connecting).await.map_err(silent)?.map_err(unreachable)?;
+        let connecting = net::connect(address.host(), address.port(), config.connect_timeout);
+        let stream = connecting.await.map_err(unreachable)?;
         let round_trip = begun.elapsed();
-        stream.set_nodelay(true).map_err(unreachable)?;
         let mut connection = Self {
             address: address.clone(),
             stream,

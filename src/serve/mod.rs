@@ -2,7 +2,6 @@
 //! opens many and says nothing, harms nobody but other readers. And what servers of long connections share: [`connection`].
 
 mod connection;
-mod listen;
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
 pub use self::connection::{Manners, connection};
-pub use self::listen::listen;
+pub use crate::net::listen;
+use crate::proto::HostPort;
 
 /// Connections at once. More wait in the kernel.
 const CONNECTIONS: usize = 64;
@@ -35,7 +35,7 @@ pub struct Door {
 
 impl Door {
     /// Listens, on a port of the system's choice if it is 0. Fails if the address cannot be had.
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+    pub async fn bind(address: &HostPort) -> io::Result<Self> {
         let listener = listen(address).await?;
         Ok(Self { listener, permits: Arc::new(Semaphore::new(CONNECTIONS)), life: LIFE })
     }
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     async fn door(connections: usize, life: Duration) -> SocketAddr {
-        let mut door = Door::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let mut door = Door::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         (door.permits, door.life) = (Arc::new(Semaphore::new(connections)), life);
         let address = door.address().unwrap();
         tokio::spawn(door.serve(Router::new().route("/", get(|| async { "hello" }))));
