@@ -9,7 +9,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -17,6 +17,9 @@ use tokio::time::timeout;
 use super::{Address, Error};
 use crate::net;
 use crate::proto::{self, Command, Frame, FrameError, Identify, IdentifyReply, MAGIC_V2, Outgoing, Response};
+
+/// Bytes to be said beyond which nsqd cannot be reading: answers to all that may be in flight are far fewer.
+const MAX_UNREAD: usize = 4 << 20;
 
 /// How connections are made, and what is asked of nsqd on them.
 #[derive(Debug, Clone)]
@@ -93,6 +96,7 @@ impl Connection {
         if let Response::Data(json) = reply {
             let odd = |e| connection.unexpected(format!("an IDENTIFY reply that cannot be read ({e})"));
             connection.granted = serde_json::from_slice(&json).map_err(odd)?;
+            connection.granted.check(&config.identify).map_err(|what| connection.violation(what))?;
         }
         Ok(connection)
     }
@@ -110,7 +114,7 @@ impl Connection {
         loop {
             self.flush().await?;
             match self.frame().await? {
-                Frame::Response(Response::Heartbeat) => Command::Nop.encode(&mut self.out),
+                Frame::Response(Response::Heartbeat) => self.answer_heartbeat(),
                 Frame::Response(response) => return Ok(response),
                 Frame::Error(source) => return Err(Error::Refused { address: self.address.clone(), source }),
                 Frame::Message(_) => return Err(self.unexpected("a message".to_owned())),
@@ -123,6 +127,10 @@ impl Connection {
             let broken = |source| Error::Frame { address: self.address.clone(), source };
             if let Some(frame) = self.incoming.next_frame().map_err(broken)? {
                 return Ok(frame);
+            }
+            // a message is not awaited to its end: it may be large, and comes only after RDY
+            if self.incoming.message_is_coming() {
+                return Err(self.unexpected("a message".to_owned()));
             }
             self.more().await?;
         }
@@ -146,8 +154,27 @@ impl Connection {
         Error::Closed { address: self.address.clone(), source }
     }
 
+    /// Answers a heartbeat, unless so much is to be said already that nsqd cannot be reading it: any command will do.
+    pub(crate) fn answer_heartbeat(&mut self) {
+        if self.out.remaining() < MAX_UNREAD {
+            Command::Nop.encode(&mut self.out);
+        }
+    }
+
+    /// Fails if nsqd sends messages and reads no answers: they would gather for good.
+    pub(crate) fn check_unread(&self) -> Result<(), Error> {
+        match self.out.remaining() {
+            ..MAX_UNREAD => Ok(()),
+            unread => Err(self.violation(format!("it sends messages, and leaves {unread} bytes of answers unread"))),
+        }
+    }
+
     pub(crate) fn unexpected(&self, what: String) -> Error {
-        Error::Unexpected { address: self.address.clone(), what }
+        Error::Unexpected { address: self.address.clone(), what: proto::excerpt(what.as_bytes()) }
+    }
+
+    pub(crate) fn violation(&self, what: String) -> Error {
+        Error::Violation { address: self.address.clone(), what }
     }
 }
 

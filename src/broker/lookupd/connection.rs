@@ -47,7 +47,8 @@ impl Lookupd {
         command.extend_from_slice(&u32::try_from(who.len()).expect("a short text").to_be_bytes());
         command.extend_from_slice(who.as_bytes());
         let itself = lookupd.ask(&command).await?;
-        lookupd.http = serde_json::from_slice(&itself).ok().map(|itself: Producer| itself.http_address());
+        let itself: Option<Producer> = serde_json::from_slice(&itself).ok();
+        lookupd.http = itself.map(|itself| itself.http_address()).filter(|http| http.parse::<HostPort>().is_ok());
         Ok(lookupd)
     }
 

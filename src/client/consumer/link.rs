@@ -239,7 +239,7 @@ impl<'a> Link<'a> {
                     replaced += u32::from(self.held.arrived(&message, self.heard));
                     batch.push(Delivery::new(message, self.port.clone()));
                 }
-                Some(Frame::Response(Response::Heartbeat)) => Command::Nop.encode(&mut self.connection.out),
+                Some(Frame::Response(Response::Heartbeat)) => self.connection.answer_heartbeat(),
                 Some(Frame::Response(Response::CloseWait)) => self.drain(),
                 Some(Frame::Response(other)) => return Err(self.connection.unexpected(format!("{other:?}"))),
                 Some(Frame::Error(error)) if !error.code.is_fatal() => {

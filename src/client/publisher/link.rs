@@ -130,7 +130,7 @@ impl Link<'_> {
             let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
             match self.connection.incoming.next_frame().map_err(broken)? {
                 None => return Ok(()),
-                Some(Frame::Response(Response::Heartbeat)) => Command::Nop.encode(&mut self.connection.out),
+                Some(Frame::Response(Response::Heartbeat)) => self.connection.answer_heartbeat(),
                 Some(Frame::Response(Response::Ok)) => {
                     *answered = true;
                     self.sent.acknowledged(self.shared);
