@@ -4,6 +4,9 @@
 
 program = $(or $(CARGO_TARGET_DIR),target)/release/mqueue
 
+# The socket of systemd-socket-activate-consumer, which wakeup pokes beside those in /run/mqueue.
+wakeup doctor systemd-socket-activate-consumer: export SOCKET ?= /var/run/sa-consumer.sock
+
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-32s %s\n", $$1, $$2 }' Makefile
 

@@ -1,5 +1,7 @@
 //! Parses, runs, ends with an exit code.
 
+mod journal;
+
 use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
@@ -11,6 +13,8 @@ use mqueue::cli::{Cli, Command};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
+
+use self::journal::FieldsInText;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -63,7 +67,7 @@ fn log_to_journal_or_stderr(filter: EnvFilter) {
     let registry = tracing_subscriber::registry().with(filter);
     let journal = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
     match journal {
-        Some(journal) => registry.with(journal.with_field_prefix(None)).init(),
+        Some(journal) => registry.with(FieldsInText(journal.with_field_prefix(None))).init(),
         None => {
             let colours = std::io::stderr().is_terminal();
             registry.with(fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false)).init();

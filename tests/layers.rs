@@ -5,6 +5,7 @@ use std::path::Path;
 /// Top down. What is in one row may use the rows below it, and itself.
 const LAYERS: [&[&str]; 9] = [
     &["main"],
+    &["journal"],
     &["app"],
     &["cli"],
     &["worker"],

@@ -14,6 +14,7 @@ mod broker_hostile;
 mod broker_tools;
 mod broker_unix;
 mod conformance;
+mod create;
 mod demo;
 mod doctor;
 mod errors;

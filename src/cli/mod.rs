@@ -16,6 +16,7 @@ pub mod pipeline;
 pub mod producer;
 pub mod send;
 pub mod simulate;
+pub mod sockets;
 pub mod stage;
 pub mod wakeup;
 pub mod worker;

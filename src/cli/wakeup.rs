@@ -1,9 +1,8 @@
 //! `mqueue wakeup`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{brokers, duration};
+use super::{brokers, duration, sockets};
 use crate::proto::HostPort;
 
 /// Wake sleeping consumers whose groups have messages, by poking their sockets.
@@ -12,9 +11,9 @@ use crate::proto::HostPort;
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
-    /// Where sockets are looked for; repeatable, the first one that has a group's socket counts
-    #[arg(long, env = "SOCKET_DIR", value_name = "PATH", value_delimiter = ',', default_values = ["/run/mqueue", "/run"])]
-    pub socket_dir: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sockets: sockets::Args,
 
     /// How often nsqd is asked for its queues' depths
     #[arg(long, env = "POLL_INTERVAL", value_name = "DURATION", value_parser = duration, default_value = "1s")]

@@ -156,9 +156,7 @@ impl Connection {
 
     /// Answers a heartbeat, unless so much is to be said already that nsqd cannot be reading it: any command will do.
     pub(crate) fn answer_heartbeat(&mut self) {
-        if self.out.remaining() < MAX_UNREAD {
-            Command::Nop.encode(&mut self.out);
-        }
+        answer_heartbeat(&mut self.out);
     }
 
     /// Fails if nsqd sends messages and reads no answers: they would gather for good.
@@ -175,6 +173,13 @@ impl Connection {
 
     pub(crate) fn violation(&self, what: String) -> Error {
         Error::Violation { address: self.address.clone(), what }
+    }
+}
+
+/// Answers a heartbeat, unless nsqd leaves so much unread already that one answer more would only take memory.
+pub(crate) fn answer_heartbeat(out: &mut Outgoing) {
+    if out.remaining() < MAX_UNREAD {
+        Command::Nop.encode(out);
     }
 }
 

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use reqwest::header::DATE;
 use reqwest::{Client, Method, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::peer_names::{Checked, LeftOut};
 use super::{Address, InvalidAddress, http_date};
-use crate::http::{BodyError, body};
+use crate::http::{BodyError, body as read_body};
 use crate::proto::stats::{Channels, ErrorBody, Info, Lookup, Stats, Topics};
 use crate::proto::{ChannelName, TopicName, excerpt};
 
@@ -69,6 +70,11 @@ pub enum HttpError {
 }
 
 impl HttpError {
+    /// True if the server does not know such a request at all.
+    pub fn is_unknown_request(&self) -> bool {
+        matches!(self, Self::Status { status: 404 | 405, code, .. } if !code.ends_with("_NOT_FOUND"))
+    }
+
     /// True if the topic or channel that was named does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Status { code, .. } if matches!(code.as_str(), "TOPIC_NOT_FOUND" | "CHANNEL_NOT_FOUND"))
@@ -104,23 +110,33 @@ impl Api {
 
     /// The answer, and when the server says that it gave it.
     async fn call_dated(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Dated, HttpError> {
+        self.send(method, path, query, Bytes::new()).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &'static str,
+        query: &Query<'_>,
+        body: Bytes,
+    ) -> Result<Dated, HttpError> {
         let (program, address) = (self.program, self.address.clone());
         let unreachable = |e: reqwest::Error| {
             let reason = if e.is_timeout() { "no answer in time".to_owned() } else { innermost(&e) };
             HttpError::Unreachable { program, address: address.clone(), reason }
         };
         let url = format!("http://{address}{path}");
-        let response = self.client.request(method, url).query(query).send().await.map_err(unreachable)?;
+        let response = self.client.request(method, url).query(query).body(body).send().await.map_err(unreachable)?;
         let status = response.status();
         let date = response.headers().get(DATE).and_then(|date| http_date::parse(date.to_str().ok()?));
         if status == StatusCode::OK {
-            return match body(response, MAX_ANSWER).await {
+            return match read_body(response, MAX_ANSWER).await {
                 Ok(body) => Ok((body, date)),
                 Err(BodyError::Broken(error)) => Err(unreachable(error)),
                 Err(error @ BodyError::TooLong(_)) => Err(self.unreadable(path, &error.to_string())),
             };
         }
-        let body = body(response, MAX_ERROR).await.unwrap_or_default();
+        let body = read_body(response, MAX_ERROR).await.unwrap_or_default();
         let code = serde_json::from_slice::<ErrorBody>(&body).unwrap_or_default().message;
         let code = excerpt(code.as_bytes());
         Err(HttpError::Status { program, address: self.address.clone(), path, status: status.as_u16(), code })
@@ -237,6 +253,18 @@ impl Nsqd {
     /// Delivers a channel's messages again.
     pub async fn unpause_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
         self.channel("/channel/unpause", topic, channel).await
+    }
+
+    /// Publishes to one channel of a topic, which mqueue's broker can do; nsqd does not know the request:
+    /// [`HttpError::is_unknown_request`].
+    pub async fn publish_to_channel(
+        &self,
+        topic: &TopicName,
+        channel: &ChannelName,
+        body: Bytes,
+    ) -> Result<(), HttpError> {
+        let query = [("topic", topic.as_str()), ("channel", channel.as_str())];
+        self.0.send(Method::POST, "/channel/pub", &query, body).await.map(drop)
     }
 
     async fn channel(&self, path: &'static str, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {

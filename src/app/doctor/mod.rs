@@ -13,6 +13,7 @@ mod look;
 mod observed;
 mod queues;
 mod sockets;
+mod ungrouped;
 mod units;
 
 use std::io::{self, Write};
@@ -36,7 +37,8 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
 
 /// All that follows from what was seen.
 fn check(observed: &Observed) -> Vec<Finding> {
-    let subjects = [brokers::check, queues::check, dead_letters::check, sockets::check, units::check];
+    let subjects =
+        [brokers::check, queues::check, dead_letters::check, sockets::check, units::check, ungrouped::skipped];
     subjects.iter().flat_map(|check| check(observed)).collect()
 }
 

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 const LEAST: Duration = Duration::from_secs(1);
 /// The least time between a poll and one for a poke that was put off.
 const SOON: Duration = Duration::from_millis(100);
+/// How long after how many pokes (which take 3 s) a consumer that has not come is not just slow to start. Only pokes count, and not the time
+/// since the first: meanwhile nsqd may have been away.
+const PATIENCE: (Duration, u32) = (Duration::from_secs(2), 3);
 /// The most time between two pokes of a socket whose group waits for a consumer.
 const MOST: Duration = Duration::from_secs(30);
 
@@ -54,7 +57,7 @@ impl Observed {
         group.clients == 0 && !group.paused && self.sockets.contains_key(name)
     }
 
-    fn of_stream<'a>(&'a self, stream: &'a str) -> impl Iterator<Item = (&'a Name, &'a Group)> {
+    pub(in crate::app) fn of_stream<'a>(&'a self, stream: &'a str) -> impl Iterator<Item = (&'a Name, &'a Group)> {
         let first = (stream.to_owned(), String::new());
         self.groups.range(first..).take_while(move |((of, _), _)| of == stream)
     }
@@ -101,12 +104,24 @@ pub(in crate::app) struct Memory {
     sockets: HashMap<PathBuf, HashMap<Name, Pace>>,
     /// How often messages of each group had been handed out.
     handed_out: HashMap<Name, u64>,
+    came: Vec<Came>,
+}
+
+/// A consumer that came after its socket was poked for this group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::app) struct Came {
+    pub(in crate::app) name: Name,
+    pub(in crate::app) socket: PathBuf,
+    /// The time from the first poke that it did not answer until it was seen.
+    pub(in crate::app) after: Duration,
 }
 
 /// The pokes of a socket for a group.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::app) struct Pace {
     pub(in crate::app) last: Instant,
+    /// The first of these pokes.
+    first: Instant,
     /// Pokes since one brought a consumer.
     pub(in crate::app) pokes: u32,
 }
@@ -135,22 +150,68 @@ impl Memory {
         }
         match paces.get_mut(group) {
             Some(pace) if now < pace.next() => return false,
-            Some(pace) => *pace = Pace { last: now, pokes: pace.pokes.saturating_add(1) },
-            None => drop(paces.insert(group.clone(), Pace { last: now, pokes: 1 })),
+            Some(pace) => {
+                let first = if pace.pokes == 0 { now } else { pace.first };
+                *pace = Pace { last: now, first, pokes: pace.pokes.saturating_add(1) };
+            }
+            None => drop(paces.insert(group.clone(), Pace { last: now, first: now, pokes: 1 })),
         }
         true
     }
 
     /// Pokes of this socket bring a consumer: the next is not put off by those before.
-    fn worked(&mut self, socket: &PathBuf, group: &Name) {
-        if let Some(pace) = self.sockets.get_mut(socket).and_then(|paces| paces.get_mut(group)) {
+    fn worked(&mut self, socket: &PathBuf, group: &Name, now: Instant) {
+        if let Some(pace) = self.pace_mut(socket, group).filter(|pace| pace.pokes > 0) {
+            pace.pokes = 0;
+            let after = now.saturating_duration_since(pace.first);
+            self.came.push(Came { name: group.clone(), socket: socket.clone(), after });
+        }
+    }
+
+    /// The next poke is not put off by those before, for they say nothing of a consumer.
+    fn forgive(&mut self, socket: &PathBuf, group: &Name) {
+        if let Some(pace) = self.pace_mut(socket, group) {
             pace.pokes = 0;
         }
     }
 
+    fn pace_mut(&mut self, socket: &PathBuf, group: &Name) -> Option<&mut Pace> {
+        self.sockets.get_mut(socket)?.get_mut(group)
+    }
+
+    /// The consumers that came since this was asked last.
+    pub(in crate::app) fn came(&mut self) -> Vec<Came> {
+        std::mem::take(&mut self.came)
+    }
+
+    /// The sockets that were poked for groups that wait, again and again, and no consumer came. Where two groups share a socket it
+    /// is known that the consumer serves one of them.
+    pub(in crate::app) fn unanswered<'a>(
+        &self,
+        seen: &'a Observed,
+        per_consumer: u64,
+        now: Instant,
+    ) -> Vec<(&'a Name, &'a PathBuf, Pace)> {
+        let waiting =
+            seen.groups.iter().filter_map(|(name, group)| Some((name, wanted(seen, name, group, per_consumer)?)));
+        let pokes = waiting.flat_map(|(name, sockets)| sockets.iter().map(move |socket| (name, socket)));
+        let in_vain = |pace: &Pace| {
+            pace.pokes > PATIENCE.1
+                || pace.pokes == PATIENCE.1 && now.saturating_duration_since(pace.last) >= PATIENCE.0
+        };
+        let unanswered = pokes.filter_map(|(name, socket)| Some((name, socket, self.alone(socket, name)?)));
+        unanswered.filter(|(.., pace)| in_vain(pace)).collect()
+    }
+
+    /// The pokes of a socket that is poked for no other group.
+    fn alone(&self, socket: &PathBuf, group: &Name) -> Option<Pace> {
+        let paces = self.sockets.get(socket).filter(|paces| paces.len() == 1)?;
+        paces.get(group).copied()
+    }
+
     /// This poke reached nobody, so it started nothing: the next is due after the least time.
     pub(in crate::app) fn missed(&mut self, Wake { stream, group, socket, .. }: &Wake) {
-        self.worked(socket, &(stream.clone(), group.clone()));
+        self.forgive(socket, &(stream.clone(), group.clone()));
     }
 
     /// When a group that waits now, as pokes were too few or too many, may be poked for next; many of them are looked at together.
@@ -199,7 +260,14 @@ pub(in crate::app) fn decide(seen: &Observed, per_consumer: u64, memory: &mut Me
             None => memory.handed_out.insert(name.clone(), group.handed_out),
         };
         let served = if before != Some(group.handed_out) { sockets.len() } else { consumers };
-        sockets.iter().take(served).for_each(|socket| memory.worked(socket, name));
+        // an nsqd that was restarted counts from 0: that makes no pace slower, but tells nothing of a consumer
+        let counts_anew = before.is_some_and(|before| group.handed_out.wrapping_sub(before).cast_signed() < 0);
+        for (number, socket) in sockets.iter().take(served).enumerate() {
+            match counts_anew && number >= consumers {
+                true => memory.forgive(socket, name),
+                false => memory.worked(socket, name, now),
+            }
+        }
         let reason = Reason::Waiting { depth: group.depth, clients: group.clients };
         for socket in wanted(seen, name, group, per_consumer).into_iter().flatten() {
             if memory.may_poke(socket, name, now) {
@@ -284,6 +352,38 @@ mod tests {
     }
 
     #[test]
+    fn a_poke_after_which_no_consumer_comes_is_told_until_one_comes() {
+        let (start, mut memory) = (Instant::now(), Memory::default());
+        let asleep = seen(1, 0, false, 1);
+        let mut told = Vec::new();
+        for n in 0..8 {
+            let now = start + n * LEAST;
+            decide(&asleep, 10, &mut memory, now);
+            told.extend(memory.unanswered(&asleep, 10, now).iter().map(|(.., pace)| (n, pace.pokes)));
+        }
+        assert_eq!(told, [(5, 3), (6, 3), (7, 4)], "an ordinary start is not that slow");
+        assert!(memory.came().is_empty());
+        let awake = seen(1, 1, false, 1);
+        decide(&awake, 10, &mut memory, start + 8 * LEAST);
+        assert!(memory.unanswered(&awake, 10, start + 8 * LEAST).is_empty());
+        let came: Vec<Duration> = memory.came().into_iter().map(|came| came.after).collect();
+        assert_eq!(came, [8 * LEAST]);
+        decide(&awake, 10, &mut memory, start + 9 * LEAST);
+        assert!(memory.came().is_empty(), "it is told once");
+    }
+
+    #[test]
+    fn a_poke_that_reached_nobody_says_nothing_of_a_consumer() {
+        let (start, mut memory) = (Instant::now(), Memory::default());
+        let asleep = seen(1, 0, false, 1);
+        for n in 0..10 {
+            let now = start + n * LEAST;
+            decide(&asleep, 10, &mut memory, now).iter().for_each(|wake| memory.missed(wake));
+            assert!(memory.unanswered(&asleep, 10, now).is_empty() && memory.came().is_empty(), "second {n}");
+        }
+    }
+
+    #[test]
     fn groups_that_share_a_socket_do_not_slow_each_other_down() {
         let (start, mut memory) = (Instant::now(), Memory::default());
         let mut seen = seen(1, 0, false, 1);
@@ -297,6 +397,7 @@ mod tests {
             }
         }
         assert_eq!(bar, [0, 1, 3, 7, 15, 31]);
+        assert!(memory.unanswered(&seen, 10, start + 60 * LEAST).is_empty(), "that is said of the shared socket");
         assert_eq!(foo.len() + bar.len(), 60, "one poke a second, whoever it is for: {foo:?}");
     }
 

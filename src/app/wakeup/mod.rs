@@ -22,6 +22,8 @@ mod poke;
 mod sockets;
 mod state;
 mod trouble;
+mod ungrouped;
+mod unit;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -137,7 +139,7 @@ impl Wakeup {
             News::Stats { took } => {
                 self.watch.counters.polls.inc();
                 self.watch.counters.poll_duration.observe(took.as_secs_f64());
-                self.watch.polled(poll);
+                self.watch.polled(poll, &self.brokers.flags());
                 self.due = self.watch.due();
             }
             News::Failed | News::Nodes => {

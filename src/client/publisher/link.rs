@@ -17,7 +17,7 @@ use super::sent::Sent;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
 use crate::client::{Address, Error};
-use crate::proto::{Command, ErrorCode, Frame, Response, WireError};
+use crate::proto::{ErrorCode, Frame, Response, WireError};
 
 /// Keeps a connection to `address` until the publisher is closed.
 pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result<Connection, Error>) {
