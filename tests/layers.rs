@@ -12,6 +12,7 @@ const LAYERS: [&[&str]; 9] = [
     &["handler"],
     &["client", "broker"],
     &["shutdown", "backoff", "http", "systemd", "report", "metrics", "serve", "feed", "pace", "plot", "records"],
+    &["net"],
     &["proto", "reason"],
 ];
 

@@ -17,16 +17,17 @@ use super::socket::Listener;
 use super::descriptors::Room;
 use super::{Broker, lookupd, tcp};
 use crate::feed::remove_stale;
+use crate::proto::HostPort;
 use crate::serve::{Places, listen};
 
 /// How long connections have to end when the broker stops.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Where to listen: `HOST:PORT` (port 0: any free one), or `unix:/PATH`.
+/// Where to listen: `HOST:PORT` (port 0: any free one), `:PORT` (every address), or `unix:/PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
     /// A host's name or address, and a port.
-    Tcp(String),
+    Tcp(HostPort),
     /// A path.
     Unix(PathBuf),
 }
@@ -35,10 +36,9 @@ impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let is_port = |port: &str| port.parse::<u16>().is_ok();
-        match (text.strip_prefix("unix:"), text.rsplit_once(':')) {
+        match (text.strip_prefix("unix:"), text.parse()) {
             (Some(path), _) if !path.is_empty() => Ok(Self::Unix(path.into())),
-            (None, Some((_, port))) if is_port(port) => Ok(Self::Tcp(text.to_owned())),
+            (None, Ok(address)) => Ok(Self::Tcp(address)),
             _ => Err(format!("invalid address {text:?}: use HOST:PORT, :PORT or unix:/PATH")),
         }
     }
@@ -47,7 +47,7 @@ impl FromStr for ListenAddress {
 impl std::fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Tcp(address) => f.write_str(address),
+            Self::Tcp(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -58,11 +58,7 @@ impl ListenAddress {
     pub async fn bind(&self) -> io::Result<Bound> {
         match self {
             Self::Tcp(address) => {
-                // as in Go, no host is every host
-                let listener = match address.strip_prefix(':') {
-                    Some(port) => listen(format!("[::]:{port}")).await?,
-                    None => listen(address).await?,
-                };
+                let listener = listen(address).await?;
                 let address = listener.local_addr()?;
                 Ok(Bound { address: Some(address), path: None, listener: Listener::Tcp(listener) })
             }

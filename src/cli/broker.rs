@@ -16,7 +16,7 @@ use crate::proto::Limits;
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
-    /// Where NSQ's TCP protocol is spoken: HOST:PORT (port 0: any free one) or unix:/PATH; repeatable
+    /// Where NSQ's TCP protocol is spoken: HOST:PORT (port 0: any free one), :PORT (every address) or unix:/PATH; repeatable
     #[arg(long, env = "TCP_ADDRESS", value_name = "ADDRESS", value_delimiter = ',', default_value = "127.0.0.1:4150")]
     pub tcp_address: Vec<ListenAddress>,
 
@@ -78,7 +78,7 @@ pub struct Storage {
 #[command(next_help_heading = "Discovery")]
 pub struct Discovery {
     /// nsqlookupd's TCP address, to register with; repeatable [default: none]
-    #[arg(long, env = "LOOKUPD_TCP_ADDRESS", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, env = "LOOKUPD_TCP_ADDRESS", value_name = "HOST:PORT", value_delimiter = ',', value_parser = super::host_port)]
     pub lookupd_tcp_address: Vec<String>,
 
     /// The address that nsqlookupd gives to clients [default: the machine's name]

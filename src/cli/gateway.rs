@@ -1,10 +1,10 @@
 //! `mqueue gateway`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{brokers, duration, duration_in};
+use crate::proto::HostPort;
 
 /// A job queue over HTTP: workers anywhere take jobs from a stream with nothing but an HTTP client.
 ///
@@ -13,9 +13,9 @@ use super::{brokers, duration, duration_in};
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
-    /// Where HTTP is served (port 0: any free one)
+    /// Where HTTP is served (port 0: any free one; :PORT: on every address)
     #[arg(long, env = "LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5000")]
-    pub listen: SocketAddr,
+    pub listen: HostPort,
 
     /// A file with the token that requests must bring (Authorization: Bearer …) [default: none, everyone is let in]
     #[arg(long, env = "BEARER_TOKEN_FILE", value_name = "PATH")]

@@ -91,6 +91,11 @@ pub fn duration(text: &str) -> Result<std::time::Duration, String> {
     }
 }
 
+/// Checks an address to connect to, and keeps it as it is.
+pub fn host_port(text: &str) -> Result<String, String> {
+    text.parse::<crate::client::Address>().map(|_| text.to_owned()).map_err(|e| e.to_string())
+}
+
 /// Reads a duration that has to be within `range`.
 pub fn duration_in(
     text: &str,

@@ -1,9 +1,9 @@
 //! `mqueue wakeup`.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{brokers, duration, sockets};
+use crate::proto::HostPort;
 
 /// Wake sleeping consumers whose groups have messages, by poking their sockets.
 ///
@@ -36,8 +36,8 @@ pub struct Args {
     pub dry_run: bool,
 
     /// Tell over HTTP, here, how it is doing: /healthz, /state, /metrics (port 0: the log says which) [default: nowhere]
-    #[arg(long, env = "LISTEN", value_name = "ADDR:PORT")]
-    pub listen: Option<SocketAddr>,
+    #[arg(long, env = "LISTEN", value_name = "HOST:PORT")]
+    pub listen: Option<HostPort>,
 
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -22,6 +22,7 @@ mod flow;
 mod http;
 mod http_date;
 mod listener;
+mod peer_names;
 mod publisher;
 
 pub use address::{Address, InvalidAddress};

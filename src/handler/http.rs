@@ -24,12 +24,16 @@ use crate::proto::{ChannelName, Message, TopicName};
 
 use super::spec::shown;
 use super::{Away, CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, LONGEST_DELAY, Verdict};
-use crate::http::cause;
+use crate::http::{BodyError, body, cause};
+use crate::proto::excerpt;
 
 /// So many 401, 403 and 404 in a row may be the messages' own fault, once others were taken.
 const BY_CHANCE: u32 = 3;
 /// How much of an answer that nobody wants is read, in bytes, so that its connection can be used again.
 const DRAIN_LIMIT: usize = 256 * 1024;
+
+/// How long connecting may take, shared by a name's addresses.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// Posts bodies to a URL over a pool of connections.
 #[derive(Debug)]
@@ -78,6 +82,7 @@ impl HttpHandler {
     /// the client cannot be set up.
     pub fn new(url: &HttpUrl, options: &HandlerOptions) -> Result<Self, HandlerError> {
         let client = crate::http::client_for(url.url()).redirect(Policy::none()).timeout(options.timeout);
+        let client = client.connect_timeout(CONNECT_TIME.min(options.timeout));
         Ok(Self {
             client: client.build().map_err(HandlerError::HttpClient)?,
             url: url.url().clone(),
@@ -168,20 +173,18 @@ impl HttpHandler {
     /// Where a redirect leads, for people.
     fn location(&self, headers: &HeaderMap) -> Option<String> {
         let location = headers.get(LOCATION)?.to_str().ok()?;
-        self.url.join(location).ok().map(|url| shown(&url))
+        self.url.join(location).ok().map(|url| excerpt(shown(&url).as_bytes()))
     }
 
     /// Reads the answer that goes to the next hop.
-    async fn captured(&self, mut response: Response) -> Verdict {
-        let mut body = Vec::new();
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() > CAPTURE_LIMIT => {
-                    return Verdict::drop(format!("answer of more than {CAPTURE_LIMIT} bytes from {}", self.shown));
-                }
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Ok(None) => return Verdict::Done(Some(Bytes::from(body))),
-                Err(error) => return Verdict::retry(format!("answer cut off by {}: {}", self.shown, cause(&error))),
+    async fn captured(&self, response: Response) -> Verdict {
+        match body(response, CAPTURE_LIMIT).await {
+            Ok(body) => Verdict::Done(Some(Bytes::from(body))),
+            Err(BodyError::TooLong(limit)) => {
+                Verdict::drop(format!("answer of more than {limit} bytes from {}", self.shown))
+            }
+            Err(BodyError::Broken(error)) => {
+                Verdict::retry(format!("answer cut off by {}: {}", self.shown, cause(&error)))
             }
         }
     }

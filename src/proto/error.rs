@@ -4,6 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::excerpt;
+
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
         /// The first word of an error frame.
@@ -91,7 +93,7 @@ impl fmt::Display for ErrorCode {
 
 /// An error frame as received: the code, and all that nsqd said.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("nsqd said: {}", .text.escape_ascii())]
+#[error("nsqd said: {}", excerpt(.text))]
 pub struct WireError {
     /// The first word.
     pub code: ErrorCode,

@@ -172,6 +172,29 @@ impl Default for IdentifyReply {
     }
 }
 
+impl IdentifyReply {
+    /// Checks what a server grants: nothing here could be consumed or published otherwise.
+    ///
+    /// # Errors
+    /// What does not make sense, as part of a sentence.
+    pub fn check(&self, asked: &Identify) -> Result<(), String> {
+        let sample_rate = asked.sample_rate.unwrap_or(0);
+        Err(match self {
+            Self { msg_timeout: 0, .. } => "it grants a msg_timeout of 0 ms".to_owned(),
+            Self { max_msg_timeout: 0, .. } => "it grants a max_msg_timeout of 0 ms".to_owned(),
+            Self { max_rdy_count: 0, .. } => "it grants a max_rdy_count of 0".to_owned(),
+            Self { tls_v1: true, .. } => "it begins TLS, which was not asked for".to_owned(),
+            Self { deflate: true, .. } | Self { snappy: true, .. } => {
+                "it begins compression, which was not asked for".to_owned()
+            }
+            Self { sample_rate: granted, .. } if *granted != sample_rate => {
+                format!("it samples at {granted} %, and {sample_rate} was asked for: it would discard messages")
+            }
+            _ => return Ok(()),
+        })
+    }
+}
+
 fn saturating<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     u64::deserialize(from).map(|number| u32::try_from(number).unwrap_or(u32::MAX))
 }
@@ -232,6 +255,24 @@ mod tests {
         let reply: IdentifyReply =
             serde_json::from_str(r#"{"version":"9","topology_zone":"a","max_rdy_count":7}"#).unwrap();
         assert_eq!((reply.max_rdy_count, reply.msg_timeout), (7, 60_000));
+    }
+
+    #[test]
+    fn what_a_server_grants_has_to_make_sense() {
+        let asked = Identify { sample_rate: Some(50), ..Identify::default() };
+        let check = |json: &str| serde_json::from_str::<IdentifyReply>(json).unwrap().check(&asked);
+        assert_eq!(check(r#"{"sample_rate":50}"#), Ok(()));
+        for (json, says) in [
+            (r#"{"sample_rate":50,"msg_timeout":0}"#, "msg_timeout of 0 ms"),
+            (r#"{"sample_rate":50,"max_msg_timeout":0}"#, "max_msg_timeout of 0 ms"),
+            (r#"{"sample_rate":50,"max_rdy_count":0}"#, "max_rdy_count of 0"),
+            (r#"{"sample_rate":50,"tls_v1":true}"#, "TLS"),
+            (r#"{"sample_rate":50,"snappy":true}"#, "compression"),
+            (r#"{"sample_rate":50,"deflate":true}"#, "compression"),
+            (r#"{"sample_rate":99}"#, "samples at 99 %, and 50 was asked for"),
+        ] {
+            assert!(check(json).unwrap_err().contains(says), "{json}");
+        }
     }
 
     #[test]

@@ -4,7 +4,6 @@
 mod chunks;
 mod connection;
 mod host;
-mod listen;
 mod patience;
 mod places;
 mod target;
@@ -21,8 +20,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::connection::{Manners, connection};
-pub use self::listen::listen;
 pub use self::places::{Place, Places, Stay};
+pub use crate::net::listen;
+use crate::proto::HostPort;
 
 /// Requests that are answered at once.
 const TURNS: usize = 64;
@@ -39,7 +39,7 @@ pub struct Door {
 
 impl Door {
     /// Listens, on a port of the system's choice if it is 0. Fails if the address cannot be had.
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+    pub async fn bind(address: &HostPort) -> io::Result<Self> {
         let listener = listen(address).await?;
         Ok(Self { listener, places: Places::new(TURNS), life: LIFE })
     }
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     async fn door(connections: usize, life: Duration) -> SocketAddr {
-        let mut door = Door::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let mut door = Door::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         (door.places, door.life) = (Places::new(connections), life);
         let address = door.address().unwrap();
         tokio::spawn(door.serve(Router::new().route("/", get(|| async { "hello" }))));

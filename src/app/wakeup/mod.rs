@@ -101,7 +101,7 @@ async fn at(due: Option<Instant>) {
 /// Starts the server, if there is to be one.
 async fn serve(args: &Args) -> anyhow::Result<(Option<AbortOnDropHandle<Infallible>>, mpsc::Receiver<Question>)> {
     let (router, questions) = listen::router();
-    let Some(address) = args.listen else { return Ok((None, questions)) };
+    let Some(address) = &args.listen else { return Ok((None, questions)) };
     let cannot = |e| Failure::new(Exit::Failure, format!("cannot listen on {address}: {e}: choose another --listen"));
     let door = Door::bind(address).await.map_err(cannot)?;
     tracing::info!("listening on http://{} (/healthz, /state, /metrics)", door.address().map_err(cannot)?);

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 use super::unit::Unit;
+use crate::net::knock;
 
 /// Connects and lets go, without ever waiting: a queue that is full has a poke already. What is not the socket itself is refused, so
 /// that a link put there in the last moment leads nowhere.
@@ -21,7 +21,7 @@ pub(super) fn poke(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no socket any more: it is left alone"));
     }
     let itself = PathBuf::from(format!("/proc/self/fd/{}", itself.as_raw_fd()));
-    match connect_to(SockType::Stream, &UnixAddr::new(&itself)?) {
+    match knock(&itself) {
         Err(Errno::EAGAIN) => Ok(()),
         // it takes datagrams: an empty one will do
         Err(Errno::EPROTOTYPE) => {
@@ -34,12 +34,6 @@ pub(super) fn poke(path: &Path) -> io::Result<()> {
         }
         connected => Ok(connected?),
     }
-}
-
-fn connect_to(kind: SockType, address: &UnixAddr) -> nix::Result<()> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let ours = socket(AddressFamily::Unix, kind, flags, None)?;
-    connect(ours.as_raw_fd(), address)
 }
 
 /// What to do about a poke that failed, of a socket of this unit.

@@ -96,6 +96,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         notes: notes.clone(),
         running: JoinSet::new(),
         most: if batch > 1 { 1 } else { in_flight as usize },
+        room: in_flight as usize,
         patience: Arc::new(Mutex::new(Patience::new(args.max_backoff))),
     };
     hands.work(&shutdown).await;
@@ -145,6 +146,8 @@ struct Hands {
     running: JoinSet<()>,
     /// Tasks at once.
     most: usize,
+    /// Jobs that may wait: from here on no more are read, whatever the gateway sends.
+    room: usize,
     patience: Arc<Mutex<Patience>>,
 }
 
@@ -165,7 +168,7 @@ impl Hands {
                 biased;
                 () = shutdown.now.cancelled() => return,
                 Some(_) = self.running.join_next() => {}
-                more = self.works.recv(), if more_comes && !draining => match more {
+                more = self.works.recv(), if more_comes && !draining && waiting.len() < self.room => match more {
                     Some(more) => waiting.extend(more),
                     None => more_comes = false,
                 },

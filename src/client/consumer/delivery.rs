@@ -31,6 +31,8 @@ pub(super) enum Verb {
 pub(super) struct Answer {
     pub(super) id: MessageId,
     pub(super) attempts: u16,
+    /// Bytes of the message's body, which are free with its last answer.
+    pub(super) size: usize,
     pub(super) verb: Verb,
 }
 
@@ -149,7 +151,7 @@ impl Delivery {
     }
 
     fn say(&self, verb: Verb) {
-        self.port.answer(Answer { id: self.message.id, attempts: self.message.attempts, verb });
+        self.port.answer(Answer { id: self.message.id, attempts: self.message.attempts, size: self.message.body.len(), verb });
     }
 }
 

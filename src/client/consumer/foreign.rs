@@ -174,7 +174,7 @@ impl Link<'_> {
         self.port.take_answers(&mut answers);
         let (mut done, mut failed, mut released) = (0, 0, 0);
         let least = if self.stopping { LATER } else { Duration::ZERO };
-        for Answer { id, attempts, verb } in answers {
+        for Answer { id, attempts, verb, .. } in answers {
             let Some(message) = self.held.get(&id).filter(|message| message.attempt == attempts) else { continue };
             if verb == Verb::Touch {
                 message.touch().await;

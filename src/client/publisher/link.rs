@@ -17,7 +17,7 @@ use super::sent::Sent;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
 use crate::client::{Address, Error};
-use crate::proto::{Command, ErrorCode, Frame, Response, WireError};
+use crate::proto::{ErrorCode, Frame, Response, WireError};
 
 /// Keeps a connection to `address` until the publisher is closed.
 pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result<Connection, Error>) {
@@ -130,7 +130,7 @@ impl Link<'_> {
             let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
             match self.connection.incoming.next_frame().map_err(broken)? {
                 None => return Ok(()),
-                Some(Frame::Response(Response::Heartbeat)) => Command::Nop.encode(&mut self.connection.out),
+                Some(Frame::Response(Response::Heartbeat)) => self.connection.answer_heartbeat(),
                 Some(Frame::Response(Response::Ok)) => {
                     *answered = true;
                     self.sent.acknowledged(self.shared);
