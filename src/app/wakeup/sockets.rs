@@ -6,6 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::once::Once;
+use crate::reason::why;
 
 /// Finds sockets, and says what is wrong with one, once.
 #[derive(Debug)]
@@ -44,14 +45,27 @@ impl Sockets {
     }
 }
 
+/// Fails if none of these folders can be looked into: one look at them would find nobody to wake, and call that well done.
+pub(super) fn check(folders: &[PathBuf]) -> Result<(), String> {
+    let looked = |folder: &PathBuf| std::fs::read_dir(folder).err().map(|error| cannot_look(folder, &error));
+    let complaints: Option<Vec<String>> = folders.iter().map(looked).collect();
+    match complaints {
+        Some(complaints) => Err(complaints.join("; ")),
+        None => Ok(()),
+    }
+}
+
+fn cannot_look(folder: &Path, error: &std::io::Error) -> String {
+    let (folder, why) = (folder.display(), why(error));
+    format!("cannot look for sockets in {folder}: {why}: mend it, or name another --socket-dir")
+}
+
 fn look(folder: &Path, wanted: &HashSet<&str>, complaints: &mut BTreeSet<String>) -> Found {
     let mut found = Found::new();
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) => {
-            let folder = folder.display();
-            complaints
-                .insert(format!("cannot look for sockets in {folder}: {e}: mend it, or name another --socket-dir"));
+            complaints.insert(cannot_look(folder, &e));
             return found;
         }
     };
