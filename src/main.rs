@@ -1,19 +1,31 @@
 //! Parses, runs, ends with an exit code.
 
-use std::io::IsTerminal;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
 use mqueue::app::{self, Exit, Failure};
-use mqueue::cli::{Cli, Command};
+use mqueue::cli::{self, Cli, Command};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
+/// Runs before std puts /dev/null in the place of a standard output that is closed.
+#[ctor::ctor(unsafe)]
+fn look_at_stdout() {
+    if nix::fcntl::fcntl(io::stdout(), nix::fcntl::FcntlArg::F_GETFD) == Err(nix::errno::Errno::EBADF) {
+        app::output::was_closed_at_start();
+    }
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => return tell(&told),
+    };
     match start(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -65,8 +77,8 @@ fn log_to_journal_or_stderr(filter: EnvFilter) {
     match journal {
         Some(journal) => registry.with(journal.with_field_prefix(None)).init(),
         None => {
-            let colours = std::io::stderr().is_terminal();
-            registry.with(fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false)).init();
+            let colours = wants_colours(io::stderr().is_terminal(), |name| std::env::var_os(name));
+            registry.with(fmt::layer().with_writer(io::stderr).with_ansi(colours).with_target(false)).init();
         }
     }
 }
@@ -78,7 +90,51 @@ fn stderr_is_the_journal() -> bool {
     stderr.is_ok_and(|stderr| format!("{}:{}", stderr.dev(), stderr.ino()) == stream)
 }
 
+/// Colours where a person looks on who has not asked for none (no-color.org, bixense.com/clicolors).
+fn wants_colours(terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let is = |name, value: &str| variable(name).is_some_and(|is| is == value);
+    let no_color = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    terminal && !no_color && !is("CLICOLOR", "0") && !is("TERM", "dumb")
+}
+
+/// Prints what clap has to tell: the help and the version to stdout, a refusal to stderr.
+fn tell(told: &clap::Error) -> ExitCode {
+    if told.use_stderr() {
+        let typed: Vec<OsString> = std::env::args_os().collect();
+        let _ = write!(io::stderr(), "{}", cli::refusal::text(told, &typed));
+        return Exit::Usage.into();
+    }
+    match app::output::ended(told.print().and_then(|()| io::stdout().flush())) {
+        Ok(()) => Exit::Success.into(),
+        Err(failure) => {
+            let exit = failure.exit;
+            report(&failure.into());
+            exit.into()
+        }
+    }
+}
+
 #[allow(clippy::print_stderr, reason = "the one place that talks to people in plain text")]
 fn report(error: &anyhow::Error) {
     eprintln!("mqueue: {error:#}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_whose_user_wants_them() {
+        let wants = |terminal, set: &[(&str, &str)]| {
+            wants_colours(terminal, |name| {
+                set.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
+            })
+        };
+        assert!(wants(true, &[]));
+        assert!(wants(true, &[("TERM", "xterm"), ("NO_COLOR", ""), ("CLICOLOR", "1")]));
+        assert!(!wants(false, &[]));
+        for off in [("NO_COLOR", "1"), ("CLICOLOR", "0"), ("TERM", "dumb")] {
+            assert!(!wants(true, &[off]), "{off:?}");
+        }
+    }
 }

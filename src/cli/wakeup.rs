@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::value::{listen_address, whole};
 use super::{brokers, duration};
 
 /// Wake sleeping consumers whose groups have messages, by poking their sockets.
@@ -21,7 +22,7 @@ pub struct Args {
     pub poll_interval: Duration,
 
     /// How many waiting messages one consumer is for, where a group has numbered sockets
-    #[arg(long, env = "PER_CONSUMER", value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "PER_CONSUMER", value_name = "N", default_value_t = 1000, value_parser = whole::<u64>(1..))]
     pub per_consumer: u64,
 
     /// Only poll: do not subscribe to the streams of sleeping groups, which wakes them within milliseconds [default: false]
@@ -37,7 +38,7 @@ pub struct Args {
     pub dry_run: bool,
 
     /// Tell over HTTP, here, how it is doing: /healthz, /state, /metrics (port 0: the log says which) [default: nowhere]
-    #[arg(long, env = "LISTEN", value_name = "ADDR:PORT")]
+    #[arg(long, env = "LISTEN", value_name = "ADDR:PORT", value_parser = listen_address)]
     pub listen: Option<SocketAddr>,
 
     #[command(flatten)]
