@@ -131,9 +131,12 @@ fn log_levels_have_their_usual_names_and_unknown_ones_are_refused() {
 
 #[test]
 fn log_lines_have_no_colours_where_nobody_wants_them() {
-    let line = r#"script -qec '"$0" consumer --stream s --group 1 --nsqd-tcp-address 127.0.0.1:1 --log debug --timeout 1ms' /dev/null"#;
+    let broker = Broker::start();
+    let line =
+        r#"script -qec 'PROGRAM consumer --stream s --group 1 --nsqd-tcp-address BROKER --timeout 1ms' /dev/null"#;
     let terminal = |set: &str| {
-        let shell = line.replace("\"$0\"", crate::support::program().to_str().expect("UTF-8"));
+        let shell = line.replace("PROGRAM", crate::support::program().to_str().expect("UTF-8"));
+        let shell = shell.replace("BROKER", &broker.tcp());
         let ran = Mqueue::shell(&format!("{set} {shell}")).env("TERM", "xterm").run();
         ran.stdout
     };
@@ -274,13 +277,43 @@ fn a_broker_that_cannot_listen_makes_no_folder() {
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "neither a folder nor a socket");
 }
 
+/// Publishes and consumes where nsqd refuses it, and checks that the refusal is the one line about it.
+#[track_caller]
+fn is_refused(nsqd: &Nsqd, producer: &str, parts: &[&str]) {
+    let about = |ran: &Finished| ran.stderr.lines().filter(|line| line.contains("nsqd said")).count();
+    let ran = mqueue(&format!("producer --stream foo --count 1 --nsqd-tcp-address {} {producer}", nsqd.tcp())).run();
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(!ran.stderr.contains("connection lost") && about(&ran) == 1, "{}", ran.stderr);
+    assert!(parts.iter().all(|part| ran.stderr.contains(part)), "{parts:?} in {}", ran.stderr);
+}
+
 #[test]
 fn what_nsqd_refuses_is_said_with_its_reason_and_nothing_else() {
     needs!("nsqd");
-    let nsqd = Nsqd::start();
-    let args = format!("producer --stream foo --count 1 --defer 2h --nsqd-tcp-address {}", nsqd.tcp());
-    let ran = mqueue(&args).run();
-    assert_eq!(ran.code, Some(1), "{ran:?}");
-    assert!(!ran.stderr.contains("connection lost"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("max-req-timeout"), "{}", ran.stderr);
+    is_refused(&Nsqd::start(), "--defer 2h", &["7200000 out of range", "--max-req-timeout"]);
+    let closed = Nsqd::with(&["--auth-http-address=127.0.0.1:1"]);
+    is_refused(&closed, "", &["E_AUTH_FIRST", "--auth-http-address"]);
+    let ran = consumer(&closed.tcp(), "").run();
+    assert!(ran.code == Some(69) && ran.stderr.lines().count() == 1, "{ran:?}");
+    assert!(ran.stderr.contains("--auth-http-address"), "{ran:?}");
+}
+
+#[test]
+fn an_nsqd_that_wants_tls_is_said_to() {
+    needs!("nsqd");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (key, cert) = (folder.path().join("key.pem"), folder.path().join("cert.pem"));
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+    let made = openssl.arg("-keyout").arg(&key).arg("-out").arg(&cert).stderr(Stdio::null()).status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: openssl, which makes a certificate, is missing");
+        return;
+    }
+    let (key, cert) = (format!("--tls-key={}", key.display()), format!("--tls-cert={}", cert.display()));
+    let nsqd = Nsqd::with(&["--tls-required=true", "--https-address=127.0.0.1:0", &key, &cert]);
+    is_refused(&nsqd, "", &["TLS required", "--tls-required"]);
+    let ran = consumer(&nsqd.tcp(), "").run();
+    assert!(ran.code == Some(69) && ran.stderr.lines().count() == 1, "{ran:?}");
+    assert!(ran.stderr.contains("--tls-required"), "{ran:?}");
 }

@@ -74,7 +74,7 @@ fn started(stage: Mqueue) -> Mqueue {
 fn end(program: Mqueue) -> Finished {
     program.signal(Signal::SIGTERM);
     let finished = program.finish();
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(finished.code, Some(5), "{}", finished.stderr);
     finished
 }
 

@@ -6,7 +6,6 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::once::Once;
-use crate::reason::why;
 
 /// Finds sockets, and says what is wrong with one, once.
 #[derive(Debug)]
@@ -56,8 +55,7 @@ pub(super) fn check(folders: &[PathBuf]) -> Result<(), String> {
 }
 
 fn cannot_look(folder: &Path, error: &std::io::Error) -> String {
-    let (folder, why) = (folder.display(), why(error));
-    format!("cannot look for sockets in {folder}: {why}: mend it, or name another --socket-dir")
+    format!("cannot look for sockets in {}: {error}: mend it, or name another --socket-dir", folder.display())
 }
 
 fn look(folder: &Path, wanted: &HashSet<&str>, complaints: &mut BTreeSet<String>) -> Found {
