@@ -77,7 +77,7 @@ fn log_to_journal_or_stderr(filter: EnvFilter) {
     match journal {
         Some(journal) => registry.with(journal.with_field_prefix(None)).init(),
         None => {
-            let colours = wants_colours(io::stderr().is_terminal(), |name| std::env::var_os(name));
+            let colours = app::output::wants_colours(io::stderr().is_terminal());
             registry.with(fmt::layer().with_writer(io::stderr).with_ansi(colours).with_target(false)).init();
         }
     }
@@ -88,13 +88,6 @@ fn stderr_is_the_journal() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let stderr = std::fs::metadata("/proc/self/fd/2");
     stderr.is_ok_and(|stderr| format!("{}:{}", stderr.dev(), stderr.ino()) == stream)
-}
-
-/// Colours where a person looks on who has not asked for none (no-color.org, bixense.com/clicolors).
-fn wants_colours(terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> bool {
-    let is = |name, value: &str| variable(name).is_some_and(|is| is == value);
-    let no_color = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
-    terminal && !no_color && !is("CLICOLOR", "0") && !is("TERM", "dumb")
 }
 
 /// Prints what clap has to tell: the help and the version to stdout, a refusal to stderr.
@@ -117,24 +110,4 @@ fn tell(told: &clap::Error) -> ExitCode {
 #[allow(clippy::print_stderr, reason = "the one place that talks to people in plain text")]
 fn report(error: &anyhow::Error) {
     eprintln!("mqueue: {error:#}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn colours_are_for_terminals_whose_user_wants_them() {
-        let wants = |terminal, set: &[(&str, &str)]| {
-            wants_colours(terminal, |name| {
-                set.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
-            })
-        };
-        assert!(wants(true, &[]));
-        assert!(wants(true, &[("TERM", "xterm"), ("NO_COLOR", ""), ("CLICOLOR", "1")]));
-        assert!(!wants(false, &[]));
-        for off in [("NO_COLOR", "1"), ("CLICOLOR", "0"), ("TERM", "dumb")] {
-            assert!(!wants(true, &[off]), "{off:?}");
-        }
-    }
 }

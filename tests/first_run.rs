@@ -190,8 +190,15 @@ fn every_whole_number_says_what_is_allowed() {
 
 #[test]
 fn help_that_cannot_be_written_is_no_success() {
-    for args in ["--help", "--version", "help consumer", "consumer --help", "simulate --plan", "doctor --deadline 1ms"]
-    {
+    for args in [
+        "--help",
+        "--version",
+        "help consumer",
+        "consumer --help",
+        "simulate --plan",
+        "doctor --deadline 1ms",
+        "demo --for 1ms",
+    ] {
         let ran = mqueue(args).with_stdout(full()).run();
         assert_eq!(ran.code, Some(1), "{args}: {ran:?}");
         assert!(ran.stderr.lines().count() == 1 && ran.stderr.contains("no space left"), "{args}: {ran:?}");
@@ -316,4 +323,48 @@ fn an_nsqd_that_wants_tls_is_said_to() {
     let ran = consumer(&nsqd.tcp(), "").run();
     assert!(ran.code == Some(69) && ran.stderr.lines().count() == 1, "{ran:?}");
     assert!(ran.stderr.contains("--tls-required"), "{ran:?}");
+}
+
+/// A folder with the Makefile, and a cargo that only says that it builds.
+fn makefile_with_a_played_cargo() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/Makefile"), at("Makefile")).expect("copied");
+    for name in ["src", "bin"] {
+        std::fs::create_dir(at(name)).expect("made");
+    }
+    for name in ["src/main.rs", "Cargo.toml", "Cargo.lock"] {
+        std::fs::write(at(name), "").expect("written");
+    }
+    let cargo = "#!/bin/sh\necho Compiling >&2\necho a line on stdout\nmkdir -p target/release\n\
+                 printf '#!/bin/sh\\necho \"ran $*\"\\n' >target/release/mqueue\nchmod +x target/release/mqueue\n";
+    std::fs::write(at("bin/cargo"), cargo).expect("written");
+    std::fs::set_permissions(at("bin/cargo"), std::fs::Permissions::from_mode(0o755)).expect("set");
+    folder
+}
+
+#[test]
+fn make_shows_a_build_that_is_needed_and_keeps_stdout_for_the_program() {
+    let folder = makefile_with_a_played_cargo();
+    let path = format!("{}:{}", folder.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
+    let make = || {
+        let mut make = std::process::Command::new("make");
+        make.current_dir(folder.path()).args(["consumer", "ARGS=--count 1"]).env("PATH", &path).stdin(Stdio::null());
+        for name in ["CARGO_TARGET_DIR", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
+            make.env_remove(name);
+        }
+        let output = make.output().expect("make");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        (text(output.stdout), text(output.stderr))
+    };
+    let ran = "ran consumer --count 1\n".to_owned();
+    let built = "Compiling\na line on stdout\n".to_owned();
+    assert_eq!(make(), (ran.clone(), built.clone()), "there is no program yet");
+    assert_eq!(make(), (ran.clone(), String::new()), "nothing to build");
+    let program = folder.path().join("target/release/mqueue");
+    let newer = std::fs::metadata(&program).and_then(|data| data.modified()).expect("there") + Duration::from_secs(5);
+    let source = File::options().append(true).open(folder.path().join("src/main.rs")).expect("there");
+    source.set_modified(newer).expect("set");
+    assert_eq!(make(), (ran, built), "a source is newer");
 }

@@ -1,5 +1,6 @@
 //! Standard output, for what a command prints at its end: a report, a list, a plan.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -44,5 +45,36 @@ pub fn ended(written: io::Result<()>) -> Result<(), Failure> {
             Err(Failure::new(Exit::Failure, format!("cannot write to standard output: {}", why(&error))))
         }
         _ => Ok(()),
+    }
+}
+
+/// Returns true for a terminal whose user has not asked for plain text (no-color.org, bixense.com/clicolors).
+pub fn wants_colours(is_terminal: bool) -> bool {
+    may_be_coloured(is_terminal, |name| std::env::var_os(name))
+}
+
+fn may_be_coloured(is_terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let is = |name, value: &str| variable(name).is_some_and(|is| is == value);
+    let no_color = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    is_terminal && !no_color && !is("CLICOLOR", "0") && !is("TERM", "dumb")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_whose_user_wants_them() {
+        let wants = |terminal, set: &[(&str, &str)]| {
+            may_be_coloured(terminal, |name| {
+                set.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
+            })
+        };
+        assert!(wants(true, &[]));
+        assert!(wants(true, &[("TERM", "xterm"), ("NO_COLOR", ""), ("CLICOLOR", "1")]));
+        assert!(!wants(false, &[]));
+        for off in [("NO_COLOR", "1"), ("CLICOLOR", "0"), ("TERM", "dumb")] {
+            assert!(!wants(true, &[off]), "{off:?}");
+        }
     }
 }
