@@ -96,7 +96,7 @@ fn numbers_and_durations_that_make_no_sense_are_refused() {
     fails(&["--max-attempts=65536"], 2, &["65536"]);
     fails(&["--output=xml"], 2, &["json", "body", "null"]);
     fails(&["--no-such-flag"], 2, &["--no-such-flag"]);
-    fails(&["--log", "a=b=c"], 2, &["invalid --log"]);
+    fails(&["--log", "a=b=c"], 2, &["for '--log"]);
 }
 
 #[test]

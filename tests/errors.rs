@@ -11,7 +11,7 @@ fn given_up(count: usize) -> Nsqd {
     nsqd.publish_lines("foo", lines.trim_end().as_bytes());
     let args = format!("--handler exec:false --max-attempts 1 --count {count}");
     let gone = consumer(&nsqd.tcp(), &args).run();
-    assert_eq!(gone.code, Some(0), "{}", gone.stderr);
+    assert_eq!(gone.code, Some(5), "{}", gone.stderr);
     assert_eq!(nsqd.published("foo.dead"), count as u64);
     nsqd
 }

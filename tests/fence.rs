@@ -96,6 +96,6 @@ fn a_generator_that_is_refused_goes_beyond_the_epoch() {
 
 fn node(broker: &Nsqd) -> Mqueue {
     let address = format!("--nsqd-tcp-address {} --nsqd-http-address {}", broker.tcp(), broker.http());
-    let args = format!("node --stream foo --group 1 --mode generator --ping-interval 1 --interval 20 {address}");
+    let args = format!("node --stream foo --group 1 --mode generator --ping-interval 1 --interval 20ms {address}");
     mqueue(&args).env("MPORT", "0")
 }

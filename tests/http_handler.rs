@@ -119,7 +119,8 @@ fn retry_after_is_heeded() {
 fn a_client_error_is_a_dead_letter_at_once() {
     needs!("nsqd");
     let (nsqd, web) = (Nsqd::start(), Web::start(["422 Unprocessable Entity"]));
-    succeeds(posting(&nsqd, &web.address));
+    let finished = posting(&nsqd, &web.address).finish();
+    assert_eq!(finished.code, Some(5), "nothing was done: {}", finished.stderr);
     assert_eq!((web.bodies().len(), nsqd.published("foo.dead")), (1, 1));
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Top down. What is in one row may use the rows below it, and itself.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
     &["main"],
     &["journal"],
     &["app"],
@@ -79,6 +79,7 @@ fn subcommands_do_not_use_each_other() {
                     | "job"
                     | "lines"
                     | "open_files"
+                    | "output"
                     | "picture"
                     | "working"
             )

@@ -21,6 +21,8 @@ mod doctor;
 mod errors;
 mod fence;
 mod file;
+mod first_run;
+mod flags;
 mod gateway;
 mod groups;
 mod hostile;

@@ -102,7 +102,7 @@ fn a_message_that_always_fails_is_a_dead_letter_after_max_attempts() {
     nsqd.publish("foo", BODY);
     let args = "--max-attempts 3 --retry-delay 0 --max-backoff 0 --count 1";
     let finished = with_handler(consumer(&nsqd.tcp(), args), &runs.handler("exit 7")).run();
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(finished.code, Some(5), "{}", finished.stderr);
     assert_eq!(runs.count(), 3);
     nsqd.wait_for_empty("foo", "1");
     let letter = dead_letter(&nsqd);
@@ -172,7 +172,7 @@ fn exit_code_65_is_a_dead_letter_at_once() {
     let (nsqd, runs) = (Nsqd::start(), Runs::new());
     nsqd.publish("foo", BODY);
     let finished = with_handler(consumer(&nsqd.tcp(), "--count 1"), &runs.handler("exit 65")).run();
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(finished.code, Some(5), "{}", finished.stderr);
     let letter = dead_letter(&nsqd);
     assert_eq!((letter.reason.as_str(), letter.attempts, runs.count()), ("exit status 65", 1, 1));
     assert_eq!(&letter.body[..], BODY);
@@ -186,7 +186,7 @@ fn a_handler_that_takes_too_long_is_ended_and_has_failed() {
     let args = "--handler-timeout 200ms --max-attempts 1 --count 1";
     let start = Instant::now();
     let finished = with_handler(consumer(&nsqd.tcp(), args), "exec:sleep 1000").run();
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(finished.code, Some(5), "{}", finished.stderr);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(dead_letter(&nsqd).reason, "timed out after 200ms");
 }
@@ -249,7 +249,7 @@ fn a_message_of_the_largest_size_is_a_dead_letter_with_its_reason_and_goes_back_
         let body: Vec<u8> = (0..1000).map(|n| b'a' + (n % 23) as u8).collect();
         nsqd.publish("foo", &body);
         let finished = consumer(&nsqd.tcp(), "--handler exec:false --max-attempts 1 --count 1").run();
-        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        assert_eq!(finished.code, Some(5), "{}", finished.stderr);
         let errors = |args: &str| {
             let addresses = format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http());
             let done = mqueue(&format!("errors --stream foo {addresses} {args}")).run();

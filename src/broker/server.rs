@@ -65,7 +65,7 @@ impl ListenAddress {
             Self::Unix(path) => {
                 remove_stale(path)?;
                 let listener = Listener::Unix(UnixListener::bind(path)?);
-                Ok(Bound { address: None, path: Some(path.clone()), listener })
+                Ok(Bound { address: None, path: Some(SocketFile(path.clone())), listener })
             }
         }
     }
@@ -76,7 +76,7 @@ impl ListenAddress {
 pub struct Bound {
     /// The address, of TCP.
     pub address: Option<SocketAddr>,
-    path: Option<PathBuf>,
+    path: Option<SocketFile>,
     listener: Listener,
 }
 
@@ -84,7 +84,7 @@ impl std::fmt::Display for Bound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.address, &self.path) {
             (Some(address), _) => write!(f, "{address}"),
-            (None, Some(path)) => write!(f, "{}", path.display()),
+            (None, Some(SocketFile(path))) => write!(f, "{}", path.display()),
             (None, None) => unreachable!("it listens somewhere"),
         }
     }
@@ -103,6 +103,33 @@ pub struct Server {
     pub http: Vec<Bound>,
 }
 
+/// The addresses of a server, bound before there is a broker, so that one that cannot listen does not touch its folder.
+#[derive(Debug)]
+pub struct Listening {
+    tcp: Vec<Bound>,
+    http: Vec<Bound>,
+}
+
+impl Listening {
+    /// Listens on all addresses, or on none.
+    ///
+    /// # Errors
+    /// Names the address that cannot be had, and why.
+    pub async fn bind(tcp: &[ListenAddress], http: &[ListenAddress]) -> Result<Self, BindError> {
+        Ok(Self { tcp: bind_all(tcp).await?, http: bind_all(http).await? })
+    }
+}
+
+/// The file of a Unix socket, which goes with its listener.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// An address that could not be had.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {source}")]
@@ -119,7 +146,11 @@ impl Server {
         http: &[ListenAddress],
         broadcast_address: Option<String>,
     ) -> Result<Self, BindError> {
-        let (tcp, http) = (bind_all(tcp).await?, bind_all(http).await?);
+        Ok(Self::new(broker, Listening::bind(tcp, http).await?, broadcast_address))
+    }
+
+    /// A server of this broker at addresses that are bound already.
+    pub fn new(broker: Broker, Listening { tcp, http }: Listening, broadcast_address: Option<String>) -> Self {
         let hostname = gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned());
         let identity = Identity {
             broadcast_address: broadcast_address.unwrap_or_else(|| hostname.clone()),
@@ -128,15 +159,15 @@ impl Server {
             http_port: port(&http),
             started: SystemTime::now(),
         };
-        Ok(Self { broker: Arc::new(broker), identity, tcp, http })
+        Self { broker: Arc::new(broker), identity, tcp, http }
     }
 
     /// Serves until told to stop, and then lets connections end.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { broker, identity, tcp, http } = self;
+        let Self { broker, identity, mut tcp, mut http } = self;
         let (tasks, room) = (TaskTracker::new(), Room::of_this_process());
         let (tcp_places, http_places) = (Places::plain(room.tcp), Places::new(room.http));
-        let paths: Vec<PathBuf> = tcp.iter().chain(&http).filter_map(|bound| bound.path.clone()).collect();
+        let files: Vec<SocketFile> = tcp.iter_mut().chain(&mut http).filter_map(|bound| bound.path.take()).collect();
         for bound in tcp {
             tasks.spawn(tcp::serve(broker.clone(), bound.listener, tcp_places.clone(), stop.clone(), tasks.clone()));
         }
@@ -151,9 +182,7 @@ impl Server {
         }
         tasks.close();
         let _ = tokio::time::timeout(GRACE, tasks.wait()).await;
-        for path in paths {
-            let _ = std::fs::remove_file(path);
-        }
+        drop(files);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::value::whole;
 use crate::broker::BrokerConfig;
 use crate::broker::log::SyncMode;
 use crate::broker::server::ListenAddress;
@@ -64,11 +65,11 @@ pub struct Storage {
 
     /// Bytes of message bodies in memory. Beyond, they are read back from the log; with --memory, publishing is refused
     /// [default: 8 MiB, with --memory 1 GiB]
-    #[arg(long, env = "MAX_MEMORY", value_name = "BYTES")]
+    #[arg(long, env = "MAX_MEMORY", value_name = "BYTES", value_parser = whole::<usize>(..))]
     pub max_memory: Option<usize>,
 
     /// Copies that wait in an ephemeral channel; what comes beyond is dropped
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(..), default_value_t = 10_000)]
     pub mem_queue_size: usize,
 }
 
@@ -92,11 +93,11 @@ pub struct Discovery {
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
     /// The largest message, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = whole::<u32>(1..=1 << 30))]
     pub max_msg_size: u32,
 
     /// The largest body of a command (MPUB, IDENTIFY), in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 5 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+    #[arg(long, value_name = "BYTES", default_value_t = 5 << 20, value_parser = whole::<u32>(1..=1 << 30))]
     pub max_body_size: u32,
 
     /// How long a client that does not say has for a message
@@ -116,12 +117,16 @@ pub struct LimitArgs {
     pub max_heartbeat_interval: Duration,
 
     /// The highest RDY
-    #[arg(long, value_name = "N", default_value_t = 2500)]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(..), default_value_t = 2500)]
     pub max_rdy_count: u32,
 
     /// Consumers of one channel; 0: any number; below, as in nsqd: none
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = consumers, allow_negative_numbers = true)]
     pub max_channel_consumers: i64,
+}
+
+fn consumers(text: &str) -> Result<i64, String> {
+    text.parse().map_err(|_| "use a whole number".to_owned())
 }
 
 /// An address, or none.

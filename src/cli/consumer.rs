@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::failing::Failing;
+use super::value::whole;
 use super::{brokers, client, duration};
 use crate::handler::HandlerSpec;
 use crate::proto::{ChannelName, TopicName};
@@ -29,17 +30,17 @@ pub struct Args {
     pub timeout: Option<Duration>,
 
     /// Exit when this many messages have left the queue; take no more than that [default: no limit]
-    #[arg(long, env = "COUNT", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
     pub count: Option<u64>,
 
     /// Messages in flight at once, on all nsqds together [default: 1000 for print, file, unix and forward, else
     /// --concurrency]
-    #[arg(long, env = "MAX_IN_FLIGHT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]
     pub max_in_flight: Option<u32>,
 
     /// Handlers running at once; print, file, unix and forward always take what has come as one, and for pipe these are
     /// the messages that its command has at hand [default: the number of CPUs, 100 for pipe]
-    #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
     pub concurrency: Option<u32>,
 
     /// Create the stream and the group on every nsqd, without taking a message, and exit; retry: keep trying until it is done

@@ -1,6 +1,7 @@
 //! `mqueue errors`.
 
 use super::brokers;
+use super::value::whole;
 use crate::proto::{ChannelName, TopicName};
 
 /// Look at the dead letters of a stream: list them, take them out, put them back, or throw them away.
@@ -52,7 +53,7 @@ pub struct Args {
     pub filter: Option<String>,
 
     /// At most so many a second
-    #[arg(long, value_name = "N", requires = "redrive", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "redrive", value_parser = whole::<u32>(1..))]
     pub rate: Option<u32>,
 
     /// Show what an action would do, and do nothing
@@ -64,7 +65,7 @@ pub struct Args {
     pub yes: bool,
 
     /// List at most so many (up to 2000)
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=2000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = whole::<u32>(1..=2000))]
     pub limit: u32,
 
     /// List as JSON, a line a letter

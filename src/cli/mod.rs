@@ -14,10 +14,12 @@ pub mod ingest;
 pub mod node;
 pub mod pipeline;
 pub mod producer;
+pub mod refusal;
 pub mod send;
 pub mod simulate;
 pub mod sockets;
 pub mod stage;
+pub mod value;
 pub mod wakeup;
 pub mod worker;
 
@@ -25,10 +27,10 @@ use clap::{Parser, Subcommand};
 
 /// Producers and consumers for NSQ that lose no message.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, disable_help_subcommand = true, max_term_width = 110)]
+#[command(version, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
-    /// What is logged to stderr: error, warn, info, debug or trace, or per part as in `mqueue::client=debug`
-    #[arg(long, global = true, value_name = "FILTER", env = "MQUEUE_LOG", default_value = "info")]
+    /// What is logged to stderr: error, warn, info, debug, trace or off, or per part as in `mqueue::client=debug`
+    #[arg(long, global = true, value_name = "FILTER", env = "MQUEUE_LOG", value_parser = value::log_filter, default_value = "info")]
     pub log: String,
 
     /// What to do.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::value::whole;
 use super::{brokers, duration, sockets};
 use crate::proto::HostPort;
 
@@ -20,7 +21,7 @@ pub struct Args {
     pub poll_interval: Duration,
 
     /// How many waiting messages one consumer is for, where a group has numbered sockets
-    #[arg(long, env = "PER_CONSUMER", value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "PER_CONSUMER", value_name = "N", default_value_t = 1000, value_parser = whole::<u64>(1..))]
     pub per_consumer: u64,
 
     /// Only poll: do not subscribe to the streams of sleeping groups, which wakes them within milliseconds [default: false]

@@ -55,7 +55,7 @@ impl Checked for u64 {
 
 impl Checked for Stats {
     fn check(&mut self, out: &mut LeftOut) {
-        [&mut self.version, &mut self.health].map(shorten);
+        [&mut self.version, &mut self.health].into_iter().for_each(shorten);
         self.topics.retain_mut(|TopicStats { topic_name, channels, .. }| {
             channels.retain_mut(|channel| out.keeps_channel(&channel.channel_name));
             out.keeps_topic(topic_name)
@@ -65,7 +65,7 @@ impl Checked for Stats {
 
 impl Checked for Info {
     fn check(&mut self, _: &mut LeftOut) {
-        [&mut self.version, &mut self.broadcast_address, &mut self.hostname].map(shorten);
+        [&mut self.version, &mut self.broadcast_address, &mut self.hostname].into_iter().for_each(shorten);
     }
 }
 
@@ -75,7 +75,7 @@ impl Checked for Lookup {
         self.producers.retain_mut(|producer| {
             let Producer { remote_address, hostname, broadcast_address, version, topics, .. } = producer;
             topics.retain(|name| out.keeps_topic(name));
-            [hostname, version].map(shorten);
+            [hostname, version].into_iter().for_each(shorten);
             if remote_address.parse::<HostPort>().is_err() {
                 remote_address.clear();
             }

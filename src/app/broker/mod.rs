@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Exit, Failure, open_files};
 use crate::broker::Broker;
 use crate::broker::log::{DiskLog, Options, SyncMode};
-use crate::broker::server::Server;
+use crate::broker::server::{Listening, Server};
 use crate::cli::broker::Args;
 use crate::shutdown::Shutdown;
 use crate::systemd::Notifier;
@@ -17,11 +17,13 @@ const GRACE: Duration = Duration::from_secs(5);
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
     open_files::raise_limit();
+    // the addresses before the folder: a broker that cannot listen leaves nothing behind
+    let listening = Listening::bind(&args.tcp_address, &args.http_addresses()).await;
+    let listening = listening.map_err(|e| Failure::new(Exit::Failure, e))?;
     let broker = open(&args)?;
     broker.register_with(args.discovery.lookupd_tcp_address.clone());
     let broadcast = args.discovery.broadcast_address.clone();
-    let server = Server::bind(broker, &args.tcp_address, &args.http_addresses(), broadcast).await;
-    let server = server.map_err(|e| Failure::new(Exit::Failure, e))?;
+    let server = Server::new(broker, listening, broadcast);
     server.tcp.iter().for_each(|bound| tracing::info!("TCP: listening on {bound}"));
     server.http.iter().for_each(|bound| tracing::info!("HTTP: listening on {bound}"));
     let notifier = Notifier;

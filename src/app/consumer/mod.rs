@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use self::life::{Happened, Left, Step};
 use self::service::Service;
 use super::{Exit, Failure};
-use crate::app::working;
+use crate::app::{output, working};
 use crate::cli::consumer::{Args, Output};
 use crate::client::{Consumer, ConsumerConfig, GivenBack};
 use crate::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
@@ -50,13 +50,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     alive.shutdown.unless_now(alive.handler.close()).await;
     let Args { stream, group, .. } = &alive.args;
     tracing::info!(%stream, %group, "{}", summary(ended, alive.total, started.elapsed()));
-    match ended {
-        Ended::Idle | Ended::Counted | Ended::Drained => Ok(Exit::Success),
-        Ended::Now => Ok(Exit::Interrupted),
-        Ended::Unreachable => {
-            Err(Failure::new(Exit::Unavailable, "gave up: no nsqd could be reached for the whole timeout").into())
-        }
-    }
+    Ok(Exit::of_worker(ended, &alive.total)?)
 }
 
 /// What its steps need, and what it has done.
@@ -136,6 +130,9 @@ impl Alive {
 }
 
 fn handler(args: &Args, shutdown: &Shutdown) -> Result<AnyHandler, Failure> {
+    if args.handling.handler == HandlerSpec::Print {
+        output::check()?;
+    }
     let output = match args.handling.output {
         Output::Json => PrintOutput::Json,
         Output::Body => PrintOutput::Body,

@@ -20,18 +20,14 @@ use std::io::{self, Write};
 
 use self::finding::{Finding, Level, Report};
 use self::observed::Observed;
-use super::Exit;
+use super::{Exit, output};
 use crate::cli::doctor::Args;
 
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let observed = look::everywhere(&args).await;
     let report = Report::new(check(&observed));
-    match print(&report, args.json) {
-        // whoever read it has seen enough
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
-        printed => printed?,
-    }
+    output::ended(print(&report, args.json))?;
     Ok(exit(&observed, report.worst))
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::letters::{Letter, Letters};
 use super::{Action, say};
-use crate::app::Exit;
+use crate::app::{Exit, output};
 use crate::cli::errors::Args;
 use crate::shutdown::Shutdown;
 use crate::worker::{DeadLetter, Part};
@@ -55,11 +55,8 @@ pub(super) async fn run(
         Some(action) => say(&format!("would {} {count} of {total} letters", action.verb())),
         None => say(&format!("{count} of {total} letters")),
     }
-    // that nobody wants to read to the end is no failure
-    match shown {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(Exit::Success),
-    }
+    output::ended(shown)?;
+    Ok(Exit::Success)
 }
 
 fn show(letters: &[Letter], json: bool) -> io::Result<()> {

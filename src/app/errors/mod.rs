@@ -19,7 +19,7 @@ use std::time::Duration;
 use self::letters::{Letters, count};
 use super::brokers::Brokers;
 use super::working::dead_letters;
-use super::{Exit, Failure};
+use super::{Exit, Failure, output};
 use crate::cli::errors::Args;
 use crate::shutdown::Shutdown;
 
@@ -60,6 +60,9 @@ impl Action {
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
+    if args.get {
+        output::check()?;
+    }
     let stream = dead_letters(&args.stream, args.dead_letter.as_ref())?;
     let brokers = Brokers::find(&args.broker).await?;
     if brokers.http.is_empty() {

@@ -96,6 +96,20 @@ impl Sockets {
     }
 }
 
+/// Fails if none of these folders can be looked into: one look at them would find nobody to wake, and call that well done.
+pub(super) fn check(folders: &[PathBuf]) -> Result<(), String> {
+    let looked = |folder: &PathBuf| std::fs::read_dir(folder).err().map(|error| cannot_look(folder, &error));
+    let complaints: Option<Vec<String>> = folders.iter().map(looked).collect();
+    match complaints {
+        Some(complaints) => Err(complaints.join("; ")),
+        None => Ok(()),
+    }
+}
+
+fn cannot_look(folder: &Path, error: &io::Error) -> String {
+    format!("cannot look for sockets in {}: {error}: mend it, or name another --socket-dir", folder.display())
+}
+
 impl Place {
     fn files(&self) -> io::Result<Vec<File>> {
         match self {
@@ -118,9 +132,7 @@ impl Found {
         match (place.files(), place) {
             (Ok(files), _) => files.into_iter().for_each(|file| self.file(file, wanted)),
             (Err(error), Place::Folder(folder)) => {
-                let folder = folder.display();
-                let line =
-                    format!("cannot look for sockets in {folder}: {error}: mend it, or name another --socket-dir");
+                let line = cannot_look(folder, &error);
                 match error.kind() {
                     io::ErrorKind::NotFound => self.missing.push(line),
                     _ => drop(self.complaints.insert(line)),

@@ -27,7 +27,7 @@ use self::intake::Work;
 use self::patience::Patience;
 use self::queue::Queue;
 use self::say::Say;
-use super::{Exit, Failure};
+use super::{Exit, Failure, output};
 use crate::cli::worker::Args;
 use crate::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput, Verdict};
 use crate::proto::Message;
@@ -117,12 +117,15 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     match refused {
         Err(line) => Err(Failure::new(Exit::Failure, line).into()),
         Ok(()) if shutdown.now.is_cancelled() => Ok(Exit::Interrupted),
-        Ok(()) => Ok(Exit::Success),
+        Ok(()) => Ok(Exit::of_work(tally.done, tally.retried + tally.dropped + tally.late)),
     }
 }
 
 fn doing(args: &Args, shutdown: &Shutdown) -> Result<Doing, Failure> {
     let stop = shutdown.draining.clone();
+    if matches!(args.handler, None | Some(HandlerSpec::Print)) {
+        output::check()?;
+    }
     let Some(spec) = &args.handler else {
         return Ok(Doing::Say(Say::new(args.n.clone(), args.p, stop)));
     };
