@@ -42,7 +42,7 @@ fn connect_to(kind: SockType, address: &UnixAddr) -> nix::Result<()> {
     connect(ours.as_raw_fd(), address)
 }
 
-/// What to do about a poke that failed, of a socket of this unit.
+/// The remedy for a poke that failed, of a socket of this unit.
 pub(super) fn remedy(unit: Option<&Unit>, error: &io::Error) -> String {
     match (error.kind(), unit) {
         (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, Some(unit)) => {
