@@ -1,4 +1,4 @@
-//! Where the sockets of sleeping consumers are: the same flags for those who poke them and those who look at them.
+//! The places of the sockets of sleeping consumers: the same flags for `wakeup`, which pokes them, and `doctor`.
 
 use std::path::PathBuf;
 

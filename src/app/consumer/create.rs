@@ -59,7 +59,7 @@ pub(super) async fn run(args: &Args, tries: Create) -> anyhow::Result<Exit> {
     })
 }
 
-/// What is to be created, and where that was done.
+/// A group on its way: its settings, and the nsqds that have it.
 struct Creation<'a> {
     args: &'a Args,
     done: BTreeSet<Address>,

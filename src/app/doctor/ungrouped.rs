@@ -116,7 +116,7 @@ mod tests {
         Http { address: "a:1".to_owned(), listed: None, answer: Ok(Answer { stats, ..Answer::default() }) }
     }
 
-    /// What is said of the socket `/s/new@2.sock`, and what mends it.
+    /// The finding about the socket `/s/new@2.sock`, and its remedy.
     fn told(observed: &Observed) -> Option<(String, String)> {
         let (path, kind) = (Path::new("/s/new@2.sock").to_owned(), Kind::Socket(Ears::Some));
         let entry = Entry { path, stem: "new@2".to_owned(), kind, mode: 0o660, uid: 0, gid: 0, mine: true };

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use super::unit::Unit;
 use super::world::{Event, POLL, World};
-use crate::app::wakeup::decide::{Group, Memory, Name, Observed, Wake, arrived, decide};
+use crate::app::wakeup::decide::{Group, Name, Observed, Wake, arrived, decide};
+use crate::app::wakeup::memory::Memory;
 
 /// The least time between two polls.
 const LEAST: Duration = Duration::from_millis(100);
 
-/// How old an answer of nsqd's is at the most.
+/// The greatest age of an answer of nsqd's.
 const LAG: Duration = Duration::from_millis(120);
 
 /// A channel, as `/stats` shows it.

@@ -15,6 +15,7 @@ pub mod crowd;
 pub(super) mod decide;
 mod edge;
 mod listen;
+pub(super) mod memory;
 mod observe;
 mod once;
 mod peer;

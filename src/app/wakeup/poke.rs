@@ -36,7 +36,7 @@ pub(super) fn poke(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What to do about a poke that failed, of a socket of this unit.
+/// The remedy for a poke that failed, of a socket of this unit.
 pub(super) fn remedy(unit: Option<&Unit>, error: &io::Error) -> String {
     match (error.kind(), unit) {
         (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, Some(unit)) => {

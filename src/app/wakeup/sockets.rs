@@ -39,7 +39,7 @@ struct File {
     kind: io::Result<FileType>,
 }
 
-/// What one look finds.
+/// The findings of one look.
 #[derive(Debug, Default)]
 struct Found {
     /// Each group's sockets by their numbers, place by place.

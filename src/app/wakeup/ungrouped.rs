@@ -40,7 +40,7 @@ impl Ungrouped {
         self.sockets.clear();
     }
 
-    /// What is to be said now of which socket, with what creates its group. `unit` names the units of a socket that has some, and
+    /// Returns the sockets to name now, each with its group and a line for people. `unit` names the units of a socket that has some, and
     /// `brokers` are the flags that lead a consumer to the nsqds.
     pub(super) fn news(
         &mut self,

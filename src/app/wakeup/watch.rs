@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
-use super::decide::{self, Came, Memory, Name, Observed, Wake};
+use super::decide::{self, Name, Observed, Wake};
 use super::edge::{Heard, What};
+use super::memory::{Came, Memory};
 use super::observe::{Held, Poll};
 use super::once::Once;
 use super::poke::{poke, remedy};
