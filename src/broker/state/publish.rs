@@ -3,6 +3,7 @@
 use std::io;
 
 use super::super::log::{Batch, Change, Holder, Place, UnixMillis};
+use super::store::Store;
 use super::topic::Held;
 use super::{Now, SessionId, State};
 use crate::proto::{Bodies, TopicName};
@@ -47,7 +48,8 @@ impl State {
         topic.message_count += count;
         topic.message_bytes += bytes as u64;
         let holders = if topic.holds() { 1 } else { topic.channels.len() as u32 };
-        let run = self.store.batches.insert(first, now.unix_nanos, bodies, place, holders);
+        let Store { batches, log, .. } = &mut self.store;
+        let run = batches.insert(first, now.unix_nanos, bodies, place, holders, &mut **log);
         match topic.holds() {
             true => topic.hold(Held { run, due }, &mut self.store),
             false => self.spread(name, Held { run, due }, now),

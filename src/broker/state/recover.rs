@@ -35,6 +35,7 @@ impl State {
         }
         // what a topic held that had not all its channels yet
         names.values().for_each(|name| state.distribute(name, now));
+        state.store.log.recovered();
         state
     }
 
@@ -46,6 +47,7 @@ impl State {
         let count = together.iter().map(|batch| batch.count).sum();
         let run = store.batches.recover(id, timestamp, place, length, count);
         store.batches.hold(run.key, copies.len().max(1) as u64 * u64::from(count));
+        store.batches.hold_in_log(run.key, &mut *store.log);
         if copies.is_empty() {
             let topic = self.topics.get_mut(&names[&topic]).expect("it has a name");
             topic.hold(Held { run, due }, store);

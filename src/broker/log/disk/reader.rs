@@ -50,7 +50,7 @@ impl Reader {
         Ok(&self.files[0].1)
     }
 
-    fn no_bodies(&self, Place { segment, offset }: Place, length: u32, count: u32) -> io::Error {
+    fn no_bodies(&self, Place { segment, offset, .. }: Place, length: u32, count: u32) -> io::Error {
         let path = file_path(&self.path, segment);
         io::Error::new(
             io::ErrorKind::InvalidData,
