@@ -245,7 +245,13 @@ impl Broker {
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().expect("a panic under the lock ends the broker")
+        self.shared.lock().unwrap_or_else(|_| {
+            // Whatever was half done cannot be gone on with, and what the log has is sound: a restart reads that.
+            tracing::error!(
+                "the broker's state is unusable after a panic: the process ends, and must be started again"
+            );
+            std::process::exit(1)
+        })
     }
 
     /// What follows from changes. Fails if they could not be written.

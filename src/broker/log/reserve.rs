@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,8 @@ pub(super) struct Reserve {
 impl Reserve {
     /// Opens the file, and gives it its length if the disk has room for that.
     pub(super) fn open(directory: &Path, size: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(directory.join(NAME))?;
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(directory.join(NAME))?;
         let left = file.metadata()?.len();
         if left > size {
             file.set_len(size)?;

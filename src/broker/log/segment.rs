@@ -11,6 +11,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -172,7 +173,7 @@ impl Segment {
     /// Begins a segment. Fails, and leaves no file behind if it can, if the file exists or cannot be written.
     pub(super) fn create(directory: &Path, header: Header, catalog: &Catalog) -> io::Result<Self> {
         let path = file_path(directory, header.number);
-        let file = OpenOptions::new().append(true).read(true).create_new(true).open(&path)?;
+        let file = OpenOptions::new().append(true).read(true).create_new(true).mode(0o600).open(&path)?;
         let mut snapshot = Vec::new();
         put_snapshot(&mut snapshot, catalog);
         let mut bytes = header.encode();

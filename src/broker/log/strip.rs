@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::Change;
@@ -34,7 +35,7 @@ pub(super) fn strip(
     let length = u32::try_from(stripped.len()).map_err(io::Error::other)?;
     let new = path.with_extension("log.new");
     let written = (|| {
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&new)?;
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&stripped)?;
         sync(&file)?;
         fs::rename(&new, &path)

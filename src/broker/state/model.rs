@@ -328,3 +328,19 @@ fn what_is_in_a_log_is_delivered_too_and_after_it_was_opened_again() {
         model.delivered
     });
 }
+
+#[test]
+fn what_is_deferred_waits_no_longer_than_it_may_when_the_clock_was_set_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let later = Now { at: 0, unix_nanos: BEGIN.unix_nanos + 86_400_000_000_000 };
+    let (topic, channel) = (TopicName::new("a").unwrap(), ChannelName::new("x").unwrap());
+    let mut state = on_disk(directory.path());
+    state.create_channel(&topic, &channel, later);
+    state.publish(&topic, ["deferred"].into_iter().collect(), Some(1000), later).unwrap();
+    state.flush().unwrap();
+    drop(state);
+    let mut state = on_disk(directory.path());
+    assert_eq!(state.next_timer(), Some(limits().max_req_timeout * 1000), "a day is set back");
+    state.advance(Now { at: limits().max_req_timeout * 1000, ..BEGIN });
+    assert_eq!(state.channels.values().map(|channel| channel.depth).sum::<usize>(), 1);
+}

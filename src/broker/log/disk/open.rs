@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -51,7 +52,7 @@ impl DiskLog {
     pub(super) fn open_with(options: &Options, sync: SyncFile) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         let begun = Instant::now();
         let path = &options.path;
-        fs::create_dir_all(path).map_err(at(path))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))?;
         let lock = lock(path)?;
         let mut opening = Opening::new(path, options.sync)?;
         opening.read_all()?;
@@ -114,7 +115,8 @@ impl Drop for Lock {
 
 fn lock(directory: &Path) -> Result<Lock, OpenError> {
     let path = directory.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(at(&path))?;
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(at(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(directory.into())),
@@ -250,6 +252,9 @@ impl<'a> Opening<'a> {
         if is_damaged {
             self.keep_damaged(number);
         } else if u64::from(good) < length {
+            if self.report.torn.last().is_some_and(|torn| torn.segment == number) {
+                self.keep_torn(number, &bytes[good as usize..])?;
+            }
             file.set_len(good.into())?;
         }
         if self.sync != SyncMode::Never {
@@ -278,6 +283,20 @@ impl<'a> Opening<'a> {
             }
         }
         u32::try_from(good).unwrap_or(u32::MAX)
+    }
+
+    /// Keeps the end of a segment that is about to be cut off.
+    fn keep_torn(&self, number: u32, bytes: &[u8]) -> io::Result<()> {
+        let path = file_path(self.path, number).with_extension("log.torn");
+        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        match file.write_all(bytes).and_then(|()| file.sync_data()) {
+            // a disk that is full has no room for what nobody may need
+            Err(error) if is_full(&error) => {
+                tracing::error!("no room for {}: {error}", path.display());
+                Ok(())
+            }
+            kept => kept,
+        }
     }
 
     fn damaged(&mut self, segment: u32, range: std::ops::Range<usize>) {

@@ -52,6 +52,10 @@ fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
         let whole = (*end).max(if cut >= HEADER { HEADER as u64 } else { 0 });
         let torn = (cut as u64 > whole).then(|| Torn { segment: 1, bytes: cut as u64 - whole });
         assert_eq!((report.torn, report.damage), (Vec::from_iter(torn), vec![]), "cut at {cut}");
+        let kept = std::fs::read(file_path(directory.path(), 1).with_extension("log.torn")).unwrap_or_default();
+        if cut >= HEADER {
+            assert_eq!(kept, bytes[whole as usize..cut], "what is cut off at {cut} is kept");
+        }
         goes_on(log, directory.path(), model);
     }
 }

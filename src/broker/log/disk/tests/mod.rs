@@ -71,6 +71,20 @@ fn a_log_opens_as_it_was_left() {
 }
 
 #[test]
+fn files_are_the_owners() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("data");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mut world = world(&path, SyncMode::Always, 1000);
+    world.publish(TOPIC, Holder::Channels, None, &bodies(1, 10));
+    assert_eq!(mode(&path), 0o700);
+    for name in ["lock", "reserve", "0000000001.log"] {
+        assert_eq!(mode(&path.join(name)), 0o600, "{name}");
+    }
+}
+
+#[test]
 fn a_second_broker_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let options = Options::new(directory.path());
