@@ -340,7 +340,7 @@ impl Log for DiskLog {
         Ok(Some(Place { offset: begin.offset + body as u32, record: begin.offset + noted as u32, ..begin }))
     }
 
-    /// Checks that the sizes add up; the record was checked as a whole when the log was opened, if it was in it then.
+    /// Checks that the record is as it was written, and that the sizes add up.
     fn read(&mut self, place: Place, length: u32, count: u32) -> io::Result<Bodies> {
         let end = self.segments.end(place.segment).unwrap_or(0);
         self.reader.read(place, length, count, end)

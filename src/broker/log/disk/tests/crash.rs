@@ -114,6 +114,21 @@ fn damage_in_the_middle_costs_one_record_and_is_told() {
 }
 
 #[test]
+fn a_byte_that_changes_while_the_log_is_open_is_not_delivered() {
+    let directory = fast_directory();
+    let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
+    let place = world.publish(TOPIC, Holder::Channels, None, &bodies(2, 100));
+    let other = world.publish(TOPIC, Holder::Channels, None, &bodies(1, 100));
+    let file = file_path(directory.path(), 1);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[place.offset as usize + 50] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = world.log.read(place, 208, 2).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    assert!(world.log.read(other, 104, 1).is_ok(), "others are read");
+}
+
+#[test]
 fn a_segment_that_is_shorter_than_the_next_one_says_is_damaged() {
     let directory = fast_directory();
     let mut model = three_segments(directory.path());
