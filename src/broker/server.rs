@@ -12,9 +12,9 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::descriptors::Room;
 use super::http::{self, Api, Identity};
 use super::socket::Listener;
-use super::descriptors::Room;
 use super::{Broker, lookupd, tcp};
 use crate::feed::remove_stale;
 use crate::proto::HostPort;
@@ -177,6 +177,7 @@ impl Server {
         }
         tokio::select! {
             () = broker.keep_time() => unreachable!("it never ends"),
+            () = broker.keep_compact() => unreachable!("it never ends"),
             () = lookupd::keep_registered(broker.clone(), identity) => unreachable!("it never ends"),
             () = stop.cancelled() => {}
         }

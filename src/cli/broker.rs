@@ -215,7 +215,8 @@ mod tests {
         {
             assert_eq!(go_duration(text).map(|duration| duration.as_millis()), Ok(millis), "{text}");
         }
-        for wrong in ["60000", "", "s", "1d", "1M", "1m 30s", "-1s", "1.2.3s", "5m1", "1e3s", "999999999999999999999h"] {
+        for wrong in ["60000", "", "s", "1d", "1M", "1m 30s", "-1s", "1.2.3s", "5m1", "1e3s", "999999999999999999999h"]
+        {
             go_duration(wrong).expect_err(wrong);
         }
         assert_eq!(go_duration("60000").unwrap_err(), "say the unit: 60000s, 60000ms");

@@ -68,9 +68,19 @@ mod tests {
 
     #[test]
     fn refuses_what_lacks_a_host_or_a_port() {
-        for text in
-            ["", "host", "host:", "host:0", "host:65536", "::1:4150", "http://h:1", "a b:1", "[::1:4150", "-o:1", "a;b:1"]
-        {
+        for text in [
+            "",
+            "host",
+            "host:",
+            "host:0",
+            "host:65536",
+            "::1:4150",
+            "http://h:1",
+            "a b:1",
+            "[::1:4150",
+            "-o:1",
+            "a;b:1",
+        ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }

@@ -166,7 +166,9 @@ fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
     let objects = memchr::memchr_iter(b'{', json).count();
     let values = memchr::memchr_iter(b',', json).count();
     if objects > MAX_OBJECTS || values > MAX_VALUES {
-        return Err(format!("it has {objects} objects and {values} values: up to {MAX_OBJECTS} and {MAX_VALUES} are read"));
+        return Err(format!(
+            "it has {objects} objects and {values} values: up to {MAX_OBJECTS} and {MAX_VALUES} are read"
+        ));
     }
     serde_json::from_slice(json).map_err(|e| e.to_string())
 }

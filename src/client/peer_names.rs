@@ -38,7 +38,9 @@ impl LeftOut {
             && !said.swap(true, Ordering::Relaxed)
         {
             let count = self.count;
-            tracing::warn!("{program} at {address} names what NSQ does not allow, {count} times, first \"{first}\": left out");
+            tracing::warn!(
+                "{program} at {address} names what NSQ does not allow, {count} times, first \"{first}\": left out"
+            );
         }
     }
 }

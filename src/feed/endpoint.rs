@@ -71,7 +71,14 @@ mod tests {
 
     #[test]
     fn what_is_read_is_shown_as_it_was_typed() {
-        for text in ["unix:/run/feed", "unixgram:feed.sock", "tcp:127.0.0.1:0", "tcp:[::1]:9000", "udp:localhost:514", "tcp::9000"] {
+        for text in [
+            "unix:/run/feed",
+            "unixgram:feed.sock",
+            "tcp:127.0.0.1:0",
+            "tcp:[::1]:9000",
+            "udp:localhost:514",
+            "tcp::9000",
+        ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
     }

@@ -103,9 +103,10 @@ mod tests {
             assert!(is_host(host), "{host}");
         }
         let (long, label) = (format!("{longest}z"), "x".repeat(64));
-        for no_host in
-            ["", ".", "a..b", "-o", "a b", "a;b", "$(a)", "a'b", "a\nb", "\x1b[2J", "grün", "a/b", "u@h", "a:b", "fe80::1%", &long, &label]
-        {
+        for no_host in [
+            "", ".", "a..b", "-o", "a b", "a;b", "$(a)", "a'b", "a\nb", "\x1b[2J", "grün", "a/b", "u@h", "a:b",
+            "fe80::1%", &long, &label,
+        ] {
             assert!(!is_host(no_host), "{no_host:?}");
         }
     }
@@ -117,7 +118,9 @@ mod tests {
         }
         let bare: HostPort = ":5000".parse().unwrap();
         assert_eq!((bare.host(), bare.host_to_reach(), bare.port()), ("", "localhost", 5000));
-        for text in ["", "host", "host:", "host:65536", "host:+1", "::1:4150", "http://h:1", "a b:1", "[::1:4150", "[h]:1"] {
+        for text in
+            ["", "host", "host:", "host:65536", "host:+1", "::1:4150", "http://h:1", "a b:1", "[::1:4150", "[h]:1"]
+        {
             assert!(text.parse::<HostPort>().is_err(), "{text}");
         }
     }

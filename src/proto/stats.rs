@@ -22,6 +22,23 @@ pub struct Stats {
     pub memory: Option<Memory>,
     /// Connections that publish.
     pub producers: List<ClientStats>,
+    /// The log of `mqueue broker`; nsqd says nothing of its files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogStats>,
+}
+
+/// The log of `mqueue broker`, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogStats {
+    /// All segments.
+    pub bytes: u64,
+    /// What messages that somebody holds need of them.
+    pub live_bytes: u64,
+    /// How many segments there are.
+    pub segments: u64,
+    /// Disk space that is kept for finishing and deleting messages.
+    pub reserve_bytes: u64,
 }
 
 /// Go's figures of its heap (bytes) and of its collector (microseconds).

@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn a_body_ends_where_its_last_chunk_and_its_trailers_end() {
-        for body in ["0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n", "A;x=\"y\"\r\n0\r\n\r\n01234\r\n0\r\nT: x\r\nU: \n\r\n\r\n"] {
+        for body in ["0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n", "A;x=\"y\"\r\n0\r\n\r\n01234\r\n0\r\nT: x\r\nU: \n\r\n\r\n"]
+        {
             for piece in 1..=body.len() {
                 let (mut chunks, mut taken, mut ended) = (Chunks::default(), 0, false);
                 let bytes = [body.as_bytes(), b"GET /"].concat();

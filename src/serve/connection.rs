@@ -115,7 +115,8 @@ where
 
 /// There are too many requests.
 fn busy() -> Response<Body> {
-    let mut response = Response::new(Body::from(r#"{"message":"BUSY","error":"too many requests at once: come again"}"#));
+    let mut response =
+        Response::new(Body::from(r#"{"message":"BUSY","error":"too many requests at once: come again"}"#));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));

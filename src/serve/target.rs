@@ -73,9 +73,13 @@ impl Parsed {
 #[derive(Debug)]
 enum At {
     /// A request's first line, or an empty one before it.
-    Line { is_empty: bool },
+    Line {
+        is_empty: bool,
+    },
     /// The lines after it; true where only a CR is there of the present one.
-    Headers { is_empty: bool },
+    Headers {
+        is_empty: bool,
+    },
     /// A head was handed over.
     Whole,
     Body(u64),

@@ -17,7 +17,7 @@ fn play(broker: &Nsqd, (method, path, body): &Request) -> String {
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
     let mut answer = Vec::new();
     let end = stream.read_to_end(&mut answer);
-    assert!(end.is_ok() || !answer.is_empty(), "it answers: {end:?}");
+    assert!(end.is_ok() || !answer.is_empty(), "{method} {path}: it answers: {end:?}");
     told(&String::from_utf8_lossy(&answer))
 }
 
@@ -50,6 +50,11 @@ fn masked(body: &str) -> String {
         let (memory, rest) = memory.split_once('}').expect("an object");
         let names = memory.replace(|c: char| c.is_ascii_digit(), "");
         body = format!("{head}memory of {names}{rest}");
+    }
+    // nsqd says nothing of its files
+    if let Some((head, log)) = body.split_once(r#","log":{"#) {
+        let (_, rest) = log.split_once('}').expect("an object");
+        body = format!("{head}{rest}");
     }
     let lines = body.split_inclusive('\n').map(|line| match line.split_once(' ') {
         Some(("nsqd", _)) => "nsqd\n".to_owned(),

@@ -52,6 +52,13 @@ impl From<Missing> for Refusal {
     }
 }
 
+impl From<std::io::Error> for Refusal {
+    /// A change that could not be written down.
+    fn from(error: std::io::Error) -> Self {
+        Self::from(PublishError::from(error))
+    }
+}
+
 impl From<PublishError> for Refusal {
     /// nsqd answers EXITING to whatever it could not take; here the reason follows.
     fn from(error: PublishError) -> Self {

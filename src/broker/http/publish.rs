@@ -61,7 +61,7 @@ pub(super) async fn publish_many(State(api): State<Arc<Api>>, query: Query, head
     };
     if bodies.count() == 0 {
         // nsqd says OK to nothing, and makes the topic
-        api.broker.change(|state, _| state.create_topic(&topic));
+        api.broker.administer(|state, _| state.create_topic(&topic)).await?;
     } else {
         api.broker.publish(&topic, bodies.compact(), None).await?;
     }

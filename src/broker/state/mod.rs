@@ -17,11 +17,11 @@
 
 mod answer;
 mod batches;
-mod carry;
 mod catalog;
 mod channel;
 #[doc(hidden)]
 pub mod check;
+mod compaction;
 mod deliver;
 #[cfg(test)]
 mod model;
@@ -37,10 +37,11 @@ mod wire_id;
 use std::collections::HashMap;
 
 use self::channel::{ById, Channel};
+use self::compaction::Compaction;
 use self::session::{Session, Sessions};
 use self::store::Store;
 use self::topic::Topic;
-use super::log::{ChannelId, Log};
+use super::log::{ChannelId, Log, Usage};
 use crate::proto::{Outgoing, TopicName};
 
 pub use self::answer::NotYours;
@@ -92,6 +93,8 @@ pub struct State {
     /// A new topic is to be settled.
     asks_for_channels: bool,
     unsettled: Vec<TopicName>,
+    /// The compaction of the log that is going on.
+    compaction: Option<Compaction>,
 }
 
 impl State {
@@ -107,6 +110,7 @@ impl State {
             refused: None,
             asks_for_channels: false,
             unsettled: Vec::new(),
+            compaction: None,
         }
     }
 
@@ -128,6 +132,11 @@ impl State {
     /// How much is in the log.
     pub fn position(&self) -> u64 {
         self.store.log.position()
+    }
+
+    /// The size of the log.
+    pub fn log_usage(&self) -> Usage {
+        self.store.log.usage()
     }
 
     /// Sessions whose connections have something to do; each is named once until it takes its output.

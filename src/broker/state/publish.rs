@@ -4,7 +4,8 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::super::log::{Batch, Carried, Change, Copy, Holder, Place, UnixMillis};
+use super::super::log::{Batch, Change, Copy, CopyRun, Holder, Place, Relocated, UnixMillis};
+use super::store::Store;
 use super::topic::Held;
 use super::{Missing, Now, SessionId, State};
 use crate::proto::{Bodies, ChannelName, TopicName};
@@ -60,7 +61,8 @@ impl State {
         topic.message_count += count;
         topic.message_bytes += bytes as u64;
         let holders = if topic.holds() { 1 } else { topic.channels.len() as u32 };
-        let run = self.store.batches.insert(first, now.unix_nanos, bodies, place, holders);
+        let Store { batches, log, .. } = &mut self.store;
+        let run = batches.insert(first, now.unix_nanos, bodies, place, holders, &mut **log);
         match topic.holds() {
             true => topic.hold(Held { run, due }, &mut self.store),
             false => self.spread(name, Held { run, due }, now),
@@ -80,13 +82,15 @@ impl State {
         let topic = self.topics.get(name).ok_or(PublishToError::Missing(Missing::Topic))?;
         let id = *topic.channels.get(channel).ok_or(PublishToError::Missing(Missing::Channel))?;
         let channel = self.channels.get_mut(&id).expect("its topic has it");
-        let bodies = Bodies::one(body.clone()).compact();
+        let bodies = Bodies::one(body).compact();
         let first = self.store.batches.reserve_ids(1, now.unix_nanos);
         let place = match channel.is_logged() {
             true => {
-                let copies = &[Copy { channel: id, attempts: 0, due: None }];
-                let (topic, timestamp) = (topic.id, now.unix_nanos);
-                let written = self.store.log.carry(&Carried { topic, id: first, timestamp, due: None, copies, body });
+                let copies = &[CopyRun { copy: Copy { channel: id, attempts: 0, due: None }, index: 0, count: 1 }];
+                let (topic, timestamp, holder) = (topic.id, now.unix_nanos, Holder::Channels);
+                let bodies = &bodies;
+                let message = Relocated { from: None, topic, first, timestamp, due: None, holder, copies, bodies };
+                let written = self.store.log.relocate(&message);
                 self.refused = written.as_ref().err().map(ToString::to_string);
                 written.map_err(PublishError::Log)?
             }
@@ -95,7 +99,8 @@ impl State {
         if place.is_none() && !self.store.batches.has_room(bodies.length()) {
             return Err(PublishError::Full { limit: self.store.limits.max_memory }.into());
         }
-        let run = self.store.batches.insert(first, now.unix_nanos, bodies, place, 1);
+        let Store { batches, log, .. } = &mut self.store;
+        let run = batches.insert(first, now.unix_nanos, bodies, place, 1, &mut **log);
         channel.take(run, None, &mut self.store, now);
         channel.pump(&mut self.store, &mut self.sessions, now);
         Ok(())

@@ -151,7 +151,12 @@ impl Delivery {
     }
 
     fn say(&self, verb: Verb) {
-        self.port.answer(Answer { id: self.message.id, attempts: self.message.attempts, size: self.message.body.len(), verb });
+        self.port.answer(Answer {
+            id: self.message.id,
+            attempts: self.message.attempts,
+            size: self.message.body.len(),
+            verb,
+        });
     }
 }
 

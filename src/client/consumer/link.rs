@@ -295,7 +295,11 @@ impl<'a> Link<'a> {
         }
         self.connection.check_unread()?;
         if self.held.len() > self.room() {
-            return Err(self.connection.violation(format!("{} messages at once, RDY was {}", self.held.len(), self.most_rdy)));
+            return Err(self.connection.violation(format!(
+                "{} messages at once, RDY was {}",
+                self.held.len(),
+                self.most_rdy
+            )));
         }
         let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         if count > 0 {

@@ -264,11 +264,7 @@ impl Reader<'_> {
     }
 
     /// MPUB's bodies, with nsqd's checks in nsqd's order (`readMPUB`).
-    fn messages(
-        &mut self,
-        limits: &Limits,
-        unfinished: &mut Unfinished,
-    ) -> Result<Option<(Span, u32)>, ProtocolError> {
+    fn messages(&mut self, limits: &Limits, unfinished: &mut Unfinished) -> Result<Option<(Span, u32)>, ProtocolError> {
         let max_body = limits.max_body_size;
         if self.size(ErrorCode::BadBody, max_body, "MPUB", ("body", "body"))?.is_none() {
             return Ok(None);
