@@ -68,10 +68,10 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
             Command::Wakeup(args) => app::wakeup::run(args).await,
             Command::Doctor(args) => app::doctor::run(args).await,
         }
-    })?;
-    // a blocked write or read of a pipe must not keep the program
+    });
+    // a blocked write or read of a pipe must not keep the program, however it ends
     runtime.shutdown_background();
-    Ok(exit)
+    exit
 }
 
 /// Where stderr is the journal (systemd runs us) events go there with their fields, elsewhere to stderr as text.
