@@ -153,7 +153,7 @@ fn given_up_by_one_of_two(nsqd: Nsqd) -> Nsqd {
     let handled = mqueue(&format!("consumer --stream foo --group 2 --count 3 --nsqd-tcp-address {}", nsqd.tcp())).run();
     assert_eq!(handled.code, Some(0), "{}", handled.stderr);
     let gone = consumer(&nsqd.tcp(), "--handler exec:false --max-attempts 1 --count 3").run();
-    assert_eq!(gone.code, Some(0), "{}", gone.stderr);
+    assert_eq!(gone.code, Some(5), "{}", gone.stderr);
     nsqd
 }
 

@@ -52,7 +52,7 @@ impl Server {
         let program = program(self.program);
         let Some((soft, hard)) = self.files else { return Command::new(program) };
         let mut shell = Command::new("sh");
-        let script = format!("ulimit -Hn {hard} && ulimit -Sn {soft} && exec \"$0\" \"$@\"");
+        let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
         shell.args(["-c", &script]).arg(program);
         shell
     }
