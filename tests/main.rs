@@ -10,6 +10,7 @@ mod bad_input_consumer;
 mod bench;
 mod broker_clients;
 mod broker_crash;
+mod broker_eio;
 mod broker_hostile;
 mod broker_limits;
 mod broker_tools;
