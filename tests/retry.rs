@@ -130,10 +130,10 @@ fn a_message_that_kills_its_consumer_is_a_dead_letter_after_max_attempts() {
         nsqd.publish("foo", BODY);
         let args = "--max-attempts 2 --msg-timeout 1s --count 1";
         let mut codes = Vec::new();
-        while codes.len() < 5 && codes.last() != Some(&Some(0)) {
+        while codes.len() < 5 && codes.last() != Some(&Some(5)) {
             codes.push(with_handler(consumer(&nsqd.tcp(), args), &runs.handler("kill -9 $PPID")).run().code);
         }
-        assert_eq!((codes, runs.count()), (vec![None, None, Some(0)], 2));
+        assert_eq!((codes, runs.count()), (vec![None, None, Some(5)], 2));
         nsqd.wait_for_empty("foo", "1");
         let letter = dead_letter(&nsqd);
         assert!(letter.reason.contains("delivered 2 times and never answered"), "{letter:?}");
@@ -162,7 +162,7 @@ fn what_is_given_back_is_no_try() {
     let runs = Runs::new();
     let args = "--concurrency 20 --max-attempts 3 --retry-delay 0 --max-backoff 0 --count 20";
     let failing = with_handler(consumer(&broker.tcp(), args), &runs.handler("exit 1")).run();
-    assert_eq!(failing.code, Some(0), "{}", failing.stderr);
+    assert_eq!(failing.code, Some(5), "{}", failing.stderr);
     assert_eq!((runs.count(), broker.published("foo.dead")), (60, 20));
 }
 
