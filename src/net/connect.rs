@@ -176,7 +176,7 @@ mod tests {
             let bound = listener.local_addr().unwrap();
             let port = bound.port();
             // where the name has no address of this family nobody can be reached by it
-            if !tokio::net::lookup_host(("localhost", port)).await.unwrap().any(|known| known == bound) {
+            if !lookup_host(("localhost", port)).await.unwrap().any(|known| known == bound) {
                 continue;
             }
             connect("localhost", port, Duration::from_secs(20)).await.unwrap();
