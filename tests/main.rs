@@ -21,6 +21,7 @@ mod fence;
 mod file;
 mod gateway;
 mod groups;
+mod handler_commands;
 mod hostile;
 mod http_handler;
 mod idle;
