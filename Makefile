@@ -4,11 +4,18 @@
 
 program = $(or $(CARGO_TARGET_DIR),target)/release/mqueue
 
+# The socket of systemd-socket-activate-consumer, which wakeup pokes beside those in /run/mqueue.
+wakeup doctor systemd-socket-activate-consumer: export SOCKET ?= /var/run/sa-consumer.sock
+
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-32s %s\n", $$1, $$2 }' Makefile
 
+# What the program is made of. Where some of it is newer than the program, cargo builds it first, and shows how far it is on stderr, for
+# stdout belongs to the messages.
+sources := Cargo.toml Cargo.lock $(shell find src -type f)
+
 demo: $(program) ## see it work, with nothing else installed: two groups, one of them asleep (FOR=10s)
-	@exec cargo run --release --quiet -- demo $(ARGS)
+	@exec $(program) demo $(ARGS)
 
 up: ## start NSQ here: in Docker, or in the background (MQUEUE_UP=docker|nsqd|broker chooses)
 	@scripts/up
@@ -25,39 +32,39 @@ peers: ## build nsqd and the other NSQ programs into target/peers (needs Go)
 build: ## build the program: target/release/mqueue
 	cargo build --release
 
-# The first build may take minutes and shows itself; later ones are silent, for stdout belongs to the messages.
-$(program):
-	cargo build --release
+$(program): $(sources)
+	@cargo build --release >&2
+	@touch $@
 
 producer: $(program) ## publish: STREAM=foo make producer (ARGS="--help" lists the flags)
-	@exec cargo run --release --quiet -- producer $(ARGS)
+	@exec $(program) producer $(ARGS)
 
 consumer: $(program) ## consume: STREAM=foo GROUP=1 make consumer (TIMEOUT=3: exit when idle for 3 s)
-	@exec cargo run --release --quiet -- consumer $(ARGS)
+	@exec $(program) consumer $(ARGS)
 
 wakeup: $(program) ## poke the sockets of sleeping consumers that have messages
-	@exec cargo run --release --quiet -- wakeup $(ARGS)
+	@exec $(program) wakeup $(ARGS)
 
 doctor: $(program) ## look for what is wrong, and say what mends it
-	@exec cargo run --release --quiet -- doctor $(ARGS)
+	@exec $(program) doctor $(ARGS)
 
 pipeline: $(program) ## a feed through stages that take their time, all counted: STAGES=5 RATE=500 COUNT=5000
-	@exec cargo run --release --quiet -- pipeline $(ARGS)
+	@exec $(program) pipeline $(ARGS)
 
 simulate: $(program) ## 100 streams against 50 workers, until Ctrl-C: WORKERS_COUNT=25 STREAMS_COUNT=50 make simulate
-	@exec cargo run --release --quiet -- simulate $(ARGS)
+	@exec $(program) simulate $(ARGS)
 
 gateway: $(program) ## serve a job queue over HTTP on port 5000
-	@exec cargo run --release --quiet -- gateway $(ARGS)
+	@exec $(program) gateway $(ARGS)
 
 worker: $(program) ## take jobs from it: make worker ARGS="-n 1 -p 1"
-	@exec cargo run --release --quiet -- worker $(ARGS)
+	@exec $(program) worker $(ARGS)
 
 node: $(program) ## one of a fleet that generates and handles events: STREAM=foo GROUP=1 MPORT=8081 make node
-	@exec cargo run --release --quiet -- node $(ARGS)
+	@exec $(program) node $(ARGS)
 
 bench: $(program) ## measure publishing and consuming: ARGS="both --rate 1000" (publish, consume or both)
-	@exec cargo run --release --quiet -- bench $(or $(ARGS),both)
+	@exec $(program) bench $(or $(ARGS),both)
 
 systemd-socket-activate-consumer: $(program) ## a sleeping consumer in this terminal: STREAM=foo TIMEOUT=30 make …
 	@PROGRAM=$(program) exec scripts/socket-activate $(ARGS)

@@ -1,6 +1,6 @@
 //! What every HTTP client here starts from.
 
-use reqwest::{ClientBuilder, Url};
+use reqwest::{ClientBuilder, Response, Url};
 
 use crate::reason::why;
 
@@ -50,6 +50,40 @@ pub(crate) fn cause(error: &reqwest::Error) -> String {
         None if cause.is::<reqwest::Error>() => "the request could not be sent".to_owned(),
         None => cause.to_string().to_lowercase(),
     }
+}
+
+/// Why an answer's body could not be read.
+#[derive(Debug)]
+pub(crate) enum BodyError {
+    /// It is longer than it may be, in bytes.
+    TooLong(usize),
+    /// The connection failed, or took too long.
+    Broken(reqwest::Error),
+}
+
+impl std::fmt::Display for BodyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TooLong(limit) => write!(f, "it is longer than {limit} bytes"),
+            Self::Broken(error) => f.write_str(&cause(error)),
+        }
+    }
+}
+
+/// Reads an answer's body to its end, `limit` bytes at most: the one way in which a server's bytes get into memory whole. The request's own
+/// timeout, or the caller's, is the deadline.
+pub(crate) async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>, BodyError> {
+    if response.content_length().is_some_and(|length| length > limit as u64) {
+        return Err(BodyError::TooLong(limit));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(BodyError::Broken)? {
+        if body.len() + chunk.len() > limit {
+            return Err(BodyError::TooLong(limit));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@
 //! | [`handler`] | what is done with a message: print, exec, http, unix, forward, file, sleep; what it must look like |
 //! | [`client`] | connections, publishing, consuming, the HTTP APIs |
 //! | [`broker`] | the embedded broker: state, log, TCP and HTTP |
+//! | `net` | raw connections, each with a deadline, and ports to listen on |
 //! | [`proto`] | the wire protocol, pure |
 //! | [`systemd`] | passed sockets, and notes to systemd |
 //! | [`serve`], [`metrics`] | a small HTTP server beside a command's work, and counters for Prometheus |
@@ -48,6 +49,7 @@ pub mod feed;
 pub mod handler;
 mod http;
 pub mod metrics;
+mod net;
 mod pace;
 mod plot;
 pub mod proto;

@@ -1,19 +1,35 @@
 //! Parses, runs, ends with an exit code.
 
-use std::io::IsTerminal;
+mod journal;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
 use mqueue::app::{self, Exit, Failure};
-use mqueue::cli::{Cli, Command};
+use mqueue::cli::{self, Cli, Command};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
+use self::journal::FieldsInText;
+
+/// Runs before std puts /dev/null in the place of a standard output that is closed.
+#[ctor::ctor(unsafe)]
+fn look_at_stdout() {
+    if nix::fcntl::fcntl(io::stdout(), nix::fcntl::FcntlArg::F_GETFD) == Err(nix::errno::Errno::EBADF) {
+        app::output::was_closed_at_start();
+    }
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => return tell(&told),
+    };
     match start(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -52,10 +68,10 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
             Command::Wakeup(args) => app::wakeup::run(args).await,
             Command::Doctor(args) => app::doctor::run(args).await,
         }
-    })?;
-    // a blocked write or read of a pipe must not keep the program
+    });
+    // a blocked write or read of a pipe must not keep the program, however it ends
     runtime.shutdown_background();
-    Ok(exit)
+    exit
 }
 
 /// Where stderr is the journal (systemd runs us) events go there with their fields, elsewhere to stderr as text.
@@ -63,10 +79,10 @@ fn log_to_journal_or_stderr(filter: EnvFilter) {
     let registry = tracing_subscriber::registry().with(filter);
     let journal = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
     match journal {
-        Some(journal) => registry.with(journal.with_field_prefix(None)).init(),
+        Some(journal) => registry.with(FieldsInText(journal.with_field_prefix(None))).init(),
         None => {
-            let colours = std::io::stderr().is_terminal();
-            registry.with(fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false)).init();
+            let colours = app::output::wants_colours(io::stderr().is_terminal());
+            registry.with(fmt::layer().with_writer(io::stderr).with_ansi(colours).with_target(false)).init();
         }
     }
 }
@@ -76,6 +92,23 @@ fn stderr_is_the_journal() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let stderr = std::fs::metadata("/proc/self/fd/2");
     stderr.is_ok_and(|stderr| format!("{}:{}", stderr.dev(), stderr.ino()) == stream)
+}
+
+/// Prints what clap has to tell: the help and the version to stdout, a refusal to stderr.
+fn tell(told: &clap::Error) -> ExitCode {
+    if told.use_stderr() {
+        let typed: Vec<OsString> = std::env::args_os().collect();
+        let _ = write!(io::stderr(), "{}", cli::refusal::text(told, &typed));
+        return Exit::Usage.into();
+    }
+    match app::output::ended(told.print().and_then(|()| io::stdout().flush())) {
+        Ok(()) => Exit::Success.into(),
+        Err(failure) => {
+            let exit = failure.exit;
+            report(&failure.into());
+            exit.into()
+        }
+    }
 }
 
 #[allow(clippy::print_stderr, reason = "the one place that talks to people in plain text")]

@@ -33,7 +33,7 @@ fn nothing_listens_is_one_line_that_names_the_address_and_make_up() {
 fn a_host_or_port_that_cannot_be_is_one_line() {
     fails(&["--nsqd-tcp-address", "no-such-host.invalid:4150"], 69, &["no-such-host.invalid:4150"]);
     fails(&["--lookupd-http-address", "no-such-host.invalid:4161"], 69, &["no-such-host.invalid"]);
-    for address in ["localhost", "localhost:99999", "localhost:0", ":4150", "http://localhost:4150", ""] {
+    for address in ["localhost", "localhost:99999", "localhost:0", "http://localhost:4150", ""] {
         fails(&["--nsqd-tcp-address", address], 2, &["HOST:PORT"]);
     }
 }
@@ -96,7 +96,7 @@ fn numbers_and_durations_that_make_no_sense_are_refused() {
     fails(&["--max-attempts=65536"], 2, &["65536"]);
     fails(&["--output=xml"], 2, &["json", "body", "null"]);
     fails(&["--no-such-flag"], 2, &["--no-such-flag"]);
-    fails(&["--log", "a=b=c"], 2, &["invalid --log"]);
+    fails(&["--log", "a=b=c"], 2, &["for '--log"]);
 }
 
 #[test]

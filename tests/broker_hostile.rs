@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::support::{Nsqd, get, request, wait_until};
+use crate::support::{Client, Nsqd, get, request, wait_until};
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -221,4 +221,56 @@ fn a_full_disk_refuses_publishing_in_words_and_mends_by_itself() {
     std::fs::remove_file(&filler).expect("it was written");
     wait_until("publishing to work again", || request(&broker.http(), "POST", "/pub?topic=foo", b"after") == "OK");
     assert_eq!(get(&broker.http(), "/ping"), "OK");
+}
+
+/// Publishes until the disk is full; returns how many messages it took.
+fn fill(broker: &Nsqd) -> usize {
+    let body = vec![b'x'; 4000];
+    let answers = std::iter::repeat_with(|| request(&broker.http(), "POST", "/pub?topic=foo", &body));
+    let taken = answers.take_while(|answer| answer == "OK").count();
+    assert!(taken > 200, "{taken} messages of 4000 bytes are taken");
+    taken
+}
+
+/// Finishes all messages but those with these numbers.
+fn drain(broker: &Nsqd, count: usize, but: &[usize]) {
+    let mut client = Client::subscribed(broker, "foo", "c", "{}");
+    client.say("RDY 2500\n");
+    for (number, message) in client.messages(count).into_iter().enumerate() {
+        if !but.contains(&number) {
+            client.say(&format!("FIN {}\n", message.id));
+        }
+    }
+    // commands are carried out in their order
+    client.say("NOP\n");
+    let left = i64::try_from(but.len()).expect("a few");
+    wait_until("the messages to be finished", || broker.channel("foo", "c").in_flight_count == left);
+}
+
+#[test]
+fn a_disk_full_of_the_log_itself_is_drained_and_what_is_finished_stays_finished() {
+    let Some(disk) = SmallDisk::mount() else {
+        assert_ne!(std::env::var("MQUEUE_REQUIRE_PEERS").as_deref(), Ok("1"), "cannot mount a tmpfs: run as root");
+        eprintln!("skipped: a tmpfs cannot be mounted here");
+        return;
+    };
+    // none, one at the beginning, one in the middle of what fills the disk
+    for but in [&[][..], &[0], &[100]] {
+        let mut broker = Nsqd::embedded_in(tempfile::tempdir_in(disk.0.path()).expect("a folder"), &[]);
+        broker.create("foo", "c");
+        let count = fill(&broker);
+        drain(&broker, count, but);
+        wait_until("publishing to work again", || request(&broker.http(), "POST", "/pub?topic=foo", b"after") == "OK");
+        broker.kill();
+        broker.start_again();
+        let left = i64::try_from(but.len() + 1).expect("a few");
+        assert_eq!(broker.channel("foo", "c").depth, left, "what is finished does not come back");
+        let more = fill(&broker);
+        assert!(more > count / 2, "{more} messages are taken, and {count} before");
+        // full again: what an administrator does is written, or refused
+        let created = broker.post("/channel/create?topic=foo&channel=d");
+        broker.kill();
+        broker.start_again();
+        assert_eq!(broker.channels("foo").contains(&"d".to_owned()), created.is_empty(), "{created}");
+    }
 }

@@ -51,6 +51,11 @@ fn who_did_not_ask_for_it_is_answered_as_by_nsqd() {
         assert_eq!(client.frame(), "1 E_INVALID invalid command FPUB");
         assert_eq!(client.frame(), "closed");
     }
+    for broker in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
+        let mut client = Client::subscribed(&broker, "foo", "1", "{}");
+        client.say("BACK 0123456789abcdef 0\n");
+        assert_eq!((client.frame().as_str(), client.frame().as_str()), ("1 E_INVALID invalid command BACK", "closed"));
+    }
     let (_, answer) = Client::identified(&Nsqd::real(&[]), WISHES);
     assert!(!answer.contains("fence"), "nsqd knows nothing of it: {answer}");
 }
@@ -91,6 +96,6 @@ fn a_generator_that_is_refused_goes_beyond_the_epoch() {
 
 fn node(broker: &Nsqd) -> Mqueue {
     let address = format!("--nsqd-tcp-address {} --nsqd-http-address {}", broker.tcp(), broker.http());
-    let args = format!("node --stream foo --group 1 --mode generator --ping-interval 1 --interval 20 {address}");
+    let args = format!("node --stream foo --group 1 --mode generator --ping-interval 1 --interval 20ms {address}");
     mqueue(&args).env("MPORT", "0")
 }

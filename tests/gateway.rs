@@ -325,13 +325,45 @@ fn what_a_worker_drops_or_fails_too_often_is_among_the_dead_letters() {
     drop(worker);
     gateway.wait_for_metric("workers", 0);
     gateway.post("/streams/s", b"poison");
-    for _ in 0..20 {
+    for _ in 0..2 {
         assert_eq!(gateway.worker("s", "g", "").job().unwrap()["body"], "poison");
         gateway.wait_for_metric("workers", 0);
     }
     let _last = gateway.worker("s", "g", "");
     gateway.wait_for_metric("jobs_dead_total", 3);
     nsqd.wait_for_empty("s", "g");
+}
+
+#[test]
+fn a_worker_that_gives_its_jobs_back_has_not_tried_them() {
+    let broker = Nsqd::embedded(&[]);
+    let gateway = Gateway::start(&broker, "");
+    gateway.publish_lines("s", &numbers(0..2));
+    for _ in 0..3 {
+        let mut leaving = gateway.worker("s", "g", "in_flight=2");
+        let jobs = [leaving.job().unwrap(), leaving.job().unwrap()];
+        assert_eq!(jobs.clone().map(|job| job["attempts"].clone()), [1, 1]);
+        let tokens = jobs.map(|job| job["token"].as_str().unwrap().to_owned()).join("\n");
+        assert_eq!(gateway.post("/jobs/release", tokens.as_bytes()).body["released"], 2);
+        assert_eq!(leaving.job(), None, "it gets no more, and its stream ends");
+    }
+    // mqueue's own worker does so when it is ended in the middle of its work
+    let folder = tempfile::tempdir().unwrap();
+    let begun = folder.path().join("begun");
+    for round in 1..=3 {
+        let args = format!("worker --queue http://{} --stream s --group g --in-flight 2 --grace 0", gateway.address);
+        let worker =
+            mqueue(&args).arg("--handler").arg(&format!("exec:echo >>{}; sleep 1000", begun.display())).start();
+        wait_until("both to be begun", || std::fs::read(&begun).is_ok_and(|lines| lines.len() == 2 * round));
+        worker.signal(Signal::SIGINT);
+        assert_eq!(worker.finish().code, Some(130));
+        gateway.wait_for_metric("jobs_held", 0);
+    }
+    let mut last = gateway.worker("s", "g", "in_flight=2");
+    for job in [last.job().unwrap(), last.job().unwrap()] {
+        assert_eq!(job["attempts"], 1);
+        assert_eq!(gateway.answer(&job, "done").status, 200);
+    }
 }
 
 #[test]
@@ -412,9 +444,10 @@ fn connections_beyond_the_limit_wait() {
     let gateway = Gateway::start(&nsqd, "--max-connections 2");
     let first = gateway.worker("s", "g", "");
     let second = gateway.worker("s", "g", "");
-    let third = gateway.worker_that_waits("/healthz");
+    let third = gateway.worker_that_waits("/openapi.json");
     third.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert!(third.peek(&mut [0]).is_err(), "it waits");
+    assert_eq!(gateway.get("/healthz").status, 200, "who watches over the gateway does not");
     drop(first);
     third.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     assert_eq!(third.peek(&mut [0]).unwrap(), 1);
@@ -467,4 +500,19 @@ fn curl_is_a_worker() {
         said.lines().filter(|line| line.starts_with("working on")).collect::<Vec<_>>(),
         ["working on 1", "working on 2", "working on 3"]
     );
+}
+
+/// Node's and Python's HTTP clients send a `#` as it is.
+#[test]
+fn a_raw_hash_is_part_of_a_name() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "");
+    nsqd.create("s", "g");
+    let refused = gateway.post("/streams/s#other", b"x");
+    assert_eq!(refused.status, 422, "{refused:?}");
+    assert_eq!(nsqd.published("s"), 0);
+    let taken = gateway.post("/streams/s#ephemeral", b"x");
+    assert!(taken.status < 300 || taken.status == 422, "{taken:?}");
+    assert_eq!((nsqd.published("s"), gateway.get("/healthz#x").status), (0, 404));
 }

@@ -76,7 +76,7 @@ fn a_consumer_whose_failed_messages_are_gone_is_idle() {
     nsqd.publish_lines("foo", b"a\nb");
     let args = "--handler exec:false --retry-delay 60s --max-backoff 100ms --timeout 1";
     let finished = consumer(&nsqd.tcp(), args).run();
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(finished.code, Some(5), "{}", finished.stderr);
     assert!(finished.stderr.contains("idle: 0 done, 2 to retry"), "{}", finished.stderr);
 }
 

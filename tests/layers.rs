@@ -3,14 +3,16 @@
 use std::path::Path;
 
 /// Top down. What is in one row may use the rows below it, and itself.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 10] = [
     &["main"],
+    &["journal"],
     &["app"],
     &["cli"],
     &["worker"],
     &["handler"],
     &["client", "broker"],
     &["shutdown", "backoff", "http", "systemd", "report", "metrics", "serve", "feed", "pace", "plot", "records"],
+    &["net"],
     &["proto", "reason"],
 ];
 
@@ -77,6 +79,7 @@ fn subcommands_do_not_use_each_other() {
                     | "job"
                     | "lines"
                     | "open_files"
+                    | "output"
                     | "picture"
                     | "working"
             )

@@ -22,7 +22,7 @@ enum End {
 fn ends(rounds: usize) {
     let nsqd = Nsqd::with_channel("foo.token", "token");
     let judge = Judge::of(&nsqd);
-    let mut fleet = Fleet::start(&nsqd, 5, 1, "--interval 20 --invalid 0.2");
+    let mut fleet = Fleet::start(&nsqd, 5, 1, "--interval 20ms --invalid 0.2");
     let mut times = Vec::new();
     for round in 0..rounds {
         let (generator, epoch) = fleet.generator();
@@ -87,7 +87,7 @@ fn a_generator_hands_over_at_once_when_it_is_time_or_when_it_is_to_end() {
     needs!("nsqd");
     let nsqd = Nsqd::with(&["--max-msg-timeout=16s"]);
     let judge = Judge::of(&nsqd);
-    let mut fleet = Fleet::start(&nsqd, 3, 2, "--interval 20");
+    let mut fleet = Fleet::start(&nsqd, 3, 2, "--interval 20ms");
     let (_, first) = fleet.generator();
     fleet.wait_for_generator_after(first);
     let (generator, second) = fleet.generator();
@@ -105,7 +105,7 @@ fn a_generator_hands_over_at_once_when_it_is_time_or_when_it_is_to_end() {
 fn a_token_that_is_lost_with_nsqds_memory_is_made_again() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
-    let mut fleet = Fleet::start(&nsqd, 2, 1, "--interval 20");
+    let mut fleet = Fleet::start(&nsqd, 2, 1, "--interval 20ms");
     let (_, first) = fleet.generator();
     nsqd.kill();
     nsqd.start_again();
@@ -123,7 +123,7 @@ fn a_fleet_with_other_settings_is_told_so_and_the_first_goes_on() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let judge = Judge::of(&nsqd);
-    let mut fleet = Fleet::start(&nsqd, 2, 1, "--interval 20");
+    let mut fleet = Fleet::start(&nsqd, 2, 1, "--interval 20ms");
     fleet.generator();
     for other in ["--stream foo --ping-interval 2", "--stream bar --token-stream foo.token --ping-interval 1"] {
         let refused = node(&nsqd.tcp(), &nsqd, &format!("--group 1 {other}")).run();

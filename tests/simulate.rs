@@ -76,7 +76,7 @@ fn ctrl_c_finishes_what_was_begun_and_prints_the_statistics() {
 #[test]
 fn a_seed_repeats_its_workload_exactly() {
     let [first, again, other] =
-        [5, 5, 6].map(|seed| simulate(&format!("--duration 2 --seed {seed} --streams 200 --interval 200")));
+        [5, 5, 6].map(|seed| simulate(&format!("--duration 2 --seed {seed} --streams 200 --interval 200ms")));
     assert_eq!((&first["workload"], &first["generated"]), (&again["workload"], &again["generated"]));
     assert_ne!(first["workload"], other["workload"]);
 }
@@ -100,7 +100,7 @@ fn via_nsq_nothing_is_dropped_though_the_workers_are_too_few() {
 
 #[test]
 fn ten_thousand_streams_are_made_on_time_in_little_memory() {
-    let report = simulate("--duration 4 --no-range-check --streams 10000 --interval 20000 --workers 100");
+    let report = simulate("--duration 4 --no-range-check --streams 10000 --interval 20s --workers 100");
     eprintln!("10,000 streams: late {}, {} bytes", report["scheduling_error_ms"], report["memory_bytes"]);
     assert_eq!(number(&report, "dropped"), 0, "{report}");
     assert_eq!(number(&report, "processed"), number(&report, "generated"), "{report}");
@@ -134,7 +134,7 @@ fn a_picture_that_cannot_be_written_costs_no_statistics() {
 #[test]
 fn a_reader_that_stalls_does_not_keep_it_from_ending() {
     let (_reader, writer) = std::io::pipe().unwrap();
-    let args = "simulate --verbose --no-range-check --streams 2000 --interval 100 --workers 2000";
+    let args = "simulate --verbose --no-range-check --streams 2000 --interval 100ms --workers 2000";
     let simulation = mqueue(args).with_stdout(writer).start();
     // the pipe and what may wait for it are full within a second or so
     let start = std::time::Instant::now();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Doors, Nsqd, Told, consumer, needs, wait_until};
+use crate::support::{Doors, Nsqd, Told, consumer, mqueue, needs, wait_until};
 
 /// `count` lines.
 fn lines(count: usize) -> Vec<u8> {
@@ -89,19 +89,93 @@ fn too_few_consumers_are_joined_by_as_many_as_the_depth_asks_for() {
 }
 
 #[test]
-fn a_stream_without_a_group_is_said_once_with_a_remedy_that_works() {
+fn a_socket_whose_group_no_stream_has_is_said_once_with_the_depth_and_a_remedy_that_works() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.publish_lines("foo", &lines(3));
-    let wakeup = doors.wakeup(&nsqd, "--poll-interval 50ms --listen 127.0.0.1:0").start();
-    wakeup.wait_to_say("stream foo has 3 messages and no group");
-    Told::by(&wakeup).wait_for_polls(3);
-    assert_eq!(wakeup.times_said("no group"), 1, "{}", wakeup.stderr());
+    nsqd.publish("foo.dead", b"x");
+    let socket = doors.at("1.sock").display().to_string();
+    let wakeup = mqueue(&format!("wakeup --nsqd-http-address {} --socket {socket}", nsqd.http()))
+        .arg("--poll-interval=50ms")
+        .arg("--listen=127.0.0.1:0")
+        .start();
+    let told = Told::by(&wakeup);
+    wakeup.wait_to_say(&format!("no stream has a group 1, so nothing wakes the consumer of {socket}"));
+    told.wait_for_polls(3);
+    assert_eq!(wakeup.times_said("no stream has a group"), 1, "{}", wakeup.stderr());
+    assert_eq!(told.metric("mqueue_wakeup_sockets_without_group"), 1.0);
     assert!(nsqd.channels("foo").is_empty(), "wakeup makes no channel there: it would get the backlog");
+    nsqd.publish_lines("foo", &lines(9));
+    let remedy =
+        "if it is for foo, which has 12 messages and no group: mqueue consumer --create --stream 'foo' --group '1'";
+    wakeup.wait_to_say(remedy);
+    let said = wakeup.stderr();
+    assert!(!said.contains("foo.dead"), "dead letters are nobody's to consume: {said}");
+    let command = said.split("mqueue consumer").nth(1).and_then(|rest| rest.split(" group=").next()).unwrap();
+    assert_eq!(mqueue(&format!("consumer {}", command.replace('\'', ""))).run().code, Some(0), "{command}");
+    doors.wait_for_poke("1.sock");
+    wait_until("that is over", || told.metric("mqueue_wakeup_sockets_without_group") == 0.0);
+    assert_eq!(nsqd.channel("foo", "1").depth, 12, "creating the group took nothing");
+}
+
+#[test]
+fn a_socket_in_a_folder_is_of_a_unit_whose_group_is_created_by_another() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::start(), Doors::new(&["consumer-nsq.sock", "mail@2.sock"]));
+    let once = doors.wakeup(&nsqd, "--once").run();
+    for unit in ["systemctl restart 'mqueue-create-nsq.service'", "systemctl restart 'mqueue-create@mail@2.service'"] {
+        assert!(once.stderr.contains(unit), "{}", once.stderr);
+    }
+    assert!(once.stderr.contains("no stream has a group mail,"), "{}", once.stderr);
+}
+
+#[test]
+fn while_an_nsqd_is_away_no_group_is_said_to_be_missing() {
+    needs!("nsqd");
+    let (nsqd, mut other) = (Nsqd::start(), Nsqd::start());
+    other.stop();
+    let doors = Doors::new(&["1.sock"]);
+    let once = doors.wakeup_by(&format!("--once --nsqd-http-address {},{}", nsqd.http(), other.http())).run();
+    assert!(once.stderr.contains(&other.http()) && !once.stderr.contains("no stream has"), "{}", once.stderr);
+}
+
+#[test]
+fn messages_on_an_nsqd_where_their_group_is_not_are_said_once_with_a_remedy_that_works() {
+    needs!("nsqd");
+    let (first, second, doors) = (Nsqd::start(), Nsqd::start(), Doors::new(&["1.sock"]));
+    first.create("foo", "1");
+    second.publish_lines("foo", &lines(3));
+    let both = format!("--nsqd-http-address {},{} --poll-interval 50ms", first.http(), second.http());
+    let wakeup = doors.wakeup_by(&both).start();
+    wakeup.wait_to_say(&format!("stream foo has 3 messages on nsqd {}, where group 1 is not", second.http()));
     let said = wakeup.stderr();
     let url = said.split("curl -X POST '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
-    nsqd.post(url.strip_prefix(&format!("http://{}", nsqd.http())).unwrap().replace("GROUP", "1").as_str());
+    second.post(url.strip_prefix(&format!("http://{}", second.http())).unwrap());
     doors.wait_for_poke("1.sock");
+    assert_eq!(wakeup.times_said("where group 1 is not"), 1);
+}
+
+#[test]
+fn a_poke_after_which_no_consumer_comes_is_a_warning_once_and_one_that_brings_it_is_said() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
+    nsqd.create("foo", "1");
+    nsqd.publish("foo", b"x");
+    let wakeup = doors.wakeup(&nsqd, "--poll-interval 50ms --listen 127.0.0.1:0").start();
+    let told = Told::by(&wakeup);
+    wakeup.wait_to_say("poked: 1 waiting");
+    assert_eq!(wakeup.times_said("woken"), 0, "nobody came: {}", wakeup.stderr());
+    wakeup.wait_to_say("no consumer came: systemctl status 'mqueue-consumer@1.service' tells why");
+    told.wait_for_polls(3);
+    assert_eq!(wakeup.times_said("no consumer came"), 1, "{}", wakeup.stderr());
+    assert_eq!(told.metric("mqueue_wakeup_unanswered"), 1.0);
+    assert_eq!(told.metric("mqueue_wakeup_wakes_total"), 0.0);
+    assert!(told.group("foo", "1")["sockets"][0]["pokes_without_consumer"].as_u64() >= Some(3));
+    assert_eq!(consumer(&nsqd.tcp(), "--count 1").run().code, Some(0));
+    wakeup.wait_to_say("woken: its consumer came within");
+    assert_eq!(told.metric("mqueue_wakeup_unanswered"), 0.0);
+    assert_eq!(told.metric("mqueue_wakeup_wakes_total"), 1.0);
+    assert_eq!(told.group("foo", "1")["sockets"][0]["pokes_without_consumer"], 0);
 }
 
 #[test]

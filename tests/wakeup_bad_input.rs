@@ -3,7 +3,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use crate::support::{Doors, Mqueue, Nsqd, Told, needs, wait_until};
+use crate::support::{Doors, Mqueue, Nsqd, Told, mqueue, needs, wait_until};
 
 /// An nsqd with a message for each of these groups of stream foo, and for group `good`, whose socket is as it should be.
 fn nsqd_with(groups: &[&str]) -> Nsqd {
@@ -34,15 +34,33 @@ fn says_once(wakeup: Mqueue, doors: &Doors, words: &[&str]) {
 const ARGS: &str = "--poll-interval 50ms --listen 127.0.0.1:0";
 
 #[test]
-fn a_missing_folder() {
+fn a_missing_folder_is_said_unless_another_has_a_socket() {
     needs!("nsqd");
     let (nsqd, doors) = (nsqd_with(&[]), Doors::new(&["good.sock"]));
-    let wakeup = doors.wakeup(&nsqd, &format!("{ARGS} --socket-dir {}", doors.at("missing").display()));
-    says_once(
-        wakeup,
-        &doors,
-        &["missing: No such file or directory (os error 2): mend it, or name another --socket-dir"],
-    );
+    let missing = doors.at("missing");
+    says_once(doors.wakeup(&nsqd, &format!("{ARGS} --socket-dir {}", missing.display())), &doors, &[]);
+    let nowhere = mqueue(&format!("wakeup --nsqd-http-address {} {ARGS}", nsqd.http()))
+        .arg("--socket-dir")
+        .arg(missing.to_str().unwrap());
+    nowhere
+        .start()
+        .wait_to_say("missing: No such file or directory (os error 2): mend it, or name another --socket-dir");
+}
+
+#[test]
+fn a_group_that_is_called_like_a_foreign_socket_does_not_have_it_poked() {
+    needs!("nsqd");
+    let (nsqd, foreign) = (nsqd_with(&["docker"]), Doors::new(&["docker.sock", "good.sock"]));
+    // the only other place is the default one, which is ours
+    let wakeup = mqueue(&format!(
+        "wakeup --nsqd-http-address {} {ARGS} --socket {}",
+        nsqd.http(),
+        foreign.at("good.sock").display()
+    ));
+    says_once(wakeup, &foreign, &[]);
+    assert_eq!(foreign.pokes("docker.sock"), 0);
+    let help = mqueue("wakeup --help").run().stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("[env: SOCKET_DIR=] [default: /run/mqueue]"), "{help}");
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn a_worker_whose_jobs_all_fail_pauses_and_leaves_them_to_others() {
     assert_eq!(sound.code, Some(0), "{}", sound.stderr);
     assert!(gateway.metric("jobs_retried_total") < 10, "{}", broken.stderr());
     broken.signal(Signal::SIGTERM);
-    assert_eq!(broken.finish().code, Some(0), "a pause does not hold its end up");
+    assert_eq!(broken.finish().code, Some(5), "a pause does not hold its end up");
     assert_eq!(nsqd.published("jobs.dead"), 0);
 }
 

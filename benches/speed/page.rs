@@ -143,15 +143,21 @@ fn short(figure: f64) -> String {
 
 /// The ratios of the rows with goals, on a scale of powers of ten, each with its goal as a mark.
 fn picture(rows: &[Row]) -> String {
-    const LEFT: f64 = 460.0;
     const WIDTH: f64 = 480.0;
-    const LINE: f64 = 22.0;
+    const LINE: f64 = 32.0;
+    /// The widest that a letter is on average, in the sizes of the labels.
+    const LETTER: f64 = 6.4;
+    const RATIO: f64 = 70.0;
     let rows: Vec<&Row> = rows.iter().filter(|row| row.goal.is_some()).collect();
+    // a label is never cut: the page is as wide as the longest needs
+    let letters = rows.iter().map(|row| row.what.chars().count().max(row.mqueue.chars().count())).max().unwrap_or(0);
+    let left = (letters as f64 * LETTER + 16.0).ceil();
+    let page = left + WIDTH + RATIO;
     let height = LINE * (rows.len() as f64 + 2.0);
-    let x = |ratio: f64| LEFT + WIDTH * ((ratio.clamp(1e-3, 1e3).log10() + 3.0) / 6.0);
+    let x = |ratio: f64| left + WIDTH * ((ratio.clamp(1e-3, 1e3).log10() + 3.0) / 6.0);
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 1000 {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"1000\" height=\"{height}\" fill=\"white\"/>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {page} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"{page}\" height=\"{height}\" fill=\"white\"/>\n"
     );
     for power in -3..=3 {
         let (at, label) = (x(10_f64.powi(power)), 10_f64.powi(power));
@@ -170,15 +176,16 @@ fn picture(rows: &[Row]) -> String {
         let (from, to) = (x(1.0).min(x(row.ratio)), x(1.0).max(x(row.ratio)));
         let goal: f64 =
             row.goal.as_deref().unwrap_or_default().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(1.0);
-        let what: String = format!("{}: {}", row.what, row.mqueue).chars().take(80).collect();
-        let what = what.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-        writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" font-size=\"10.5\">{what}</text>",
-            LEFT - 8.0,
-            y + 4.0
-        )
-        .unwrap();
+        for (text, above, fill) in [(&row.what, -2.0, "black"), (&row.mqueue, 11.0, "#666")] {
+            let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+            writeln!(
+                svg,
+                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" font-size=\"10.5\" fill=\"{fill}\">{text}</text>",
+                left - 8.0,
+                y + above
+            )
+            .unwrap();
+        }
         writeln!(
             svg,
             "<rect x=\"{from:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"12\" fill=\"{colour}\"/>",
@@ -197,13 +204,13 @@ fn picture(rows: &[Row]) -> String {
         writeln!(
             svg,
             "<text x=\"{:.1}\" y=\"{:.1}\" fill=\"#444\">{}×</text>",
-            LEFT + WIDTH + 6.0,
+            left + WIDTH + 6.0,
             y + 4.0,
             short(row.ratio)
         )
         .unwrap();
     }
     let y = height - 6.0;
-    writeln!(svg, "<text x=\"{LEFT}\" y=\"{y:.1}\" fill=\"#444\">bars: mqueue / peer, green where the goal (black mark) is met, red where not</text>\n</svg>").unwrap();
+    writeln!(svg, "<text x=\"{left}\" y=\"{y:.1}\" fill=\"#444\">bars: mqueue / peer, green where the goal (black mark) is met, red where not</text>\n</svg>").unwrap();
     svg
 }

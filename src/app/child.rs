@@ -1,5 +1,6 @@
 //! The program's own commands as child processes, and what they say.
 
+use std::ffi::OsStr;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,8 +16,33 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Names the environment variable that has a process end with who started it.
 const ENDS_WITH_PARENT: &str = "MQUEUE_ENDS_WITH_PARENT";
 
-/// Adds to the command what makes it a child that does not hear this terminal's Ctrl-C, and ends with this process.
+/// The variables that a child inherits. Every other one stays here: most flags can be set by the environment, and
+/// `COUNT=3` in the caller's shell is meant for the command that was typed, not for the commands that it starts.
+const INHERITED: [&str; 13] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "TMPDIR",
+    "TZ",
+    "LANG",
+    "LANGUAGE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "RUST_BACKTRACE",
+    "RUST_LIB_BACKTRACE",
+    "NO_COLOR",
+    "LLVM_PROFILE_FILE",
+];
+
+/// Returns true for a variable that a child inherits.
+fn is_inherited(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_"))
+}
+
+/// Adds to the command what makes it a child that does not hear this terminal's Ctrl-C, ends with this process, and has
+/// a clean environment.
 pub(in crate::app) fn command(mut command: Command, args: &[&str]) -> Command {
+    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| is_inherited(name)));
     command.args(args).env(ENDS_WITH_PARENT, "1").process_group(0).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     command
@@ -75,5 +101,36 @@ async fn each_line(from: impl tokio::io::AsyncRead + Unpin, mut line: impl FnMut
     let mut lines = BufReader::new(from).lines();
     while let Ok(Some(text)) = lines.next_line().await {
         line(&text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// The names of all variables that set a flag of some command.
+    fn variables() -> Vec<String> {
+        let cli = crate::cli::Cli::command();
+        let commands = std::iter::once(&cli).chain(cli.get_subcommands());
+        let names = commands.flat_map(clap::Command::get_arguments).filter_map(clap::Arg::get_env);
+        names.map(|name| name.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn no_variable_that_sets_a_flag_is_inherited() {
+        let names = variables();
+        assert!(names.len() > 50, "{names:?}");
+        for name in names {
+            assert!(!is_inherited(OsStr::new(&name)), "{name} sets a flag of a child, too");
+        }
+    }
+
+    #[test]
+    fn what_every_program_needs_is_inherited() {
+        for name in ["PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "SSL_CERT_FILE", "RUST_BACKTRACE"] {
+            assert!(is_inherited(OsStr::new(name)), "{name}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::worker::{Ended, Tally};
+
 /// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -15,10 +17,34 @@ pub enum Exit {
     Warnings = 3,
     /// `doctor` has found something broken.
     Errors = 4,
+    /// Nothing was done, and something failed: a run in which every message failed.
+    NothingDone = 5,
     /// No broker can be had (`EX_UNAVAILABLE`).
     Unavailable = 69,
     /// Ended by a second signal, with work given back.
     Interrupted = 130,
+}
+
+impl Exit {
+    /// The code of a run that came to its end and took messages: whoever looks at nothing else learns that none of them was done.
+    /// One that was done makes a success of the run: the others have been retried or are dead letters, as it was asked for.
+    pub(in crate::app) fn of_work(done: u64, failed: u64) -> Self {
+        if done == 0 && failed > 0 { Self::NothingDone } else { Self::Success }
+    }
+
+    /// The code of a worker that ended so.
+    ///
+    /// # Errors
+    /// Fails if no nsqd could be reached.
+    pub(in crate::app) fn of_worker(ended: Ended, tally: &Tally) -> Result<Self, Failure> {
+        match ended {
+            Ended::Idle | Ended::Counted | Ended::Drained => Ok(Self::of_work(tally.done, tally.retried + tally.dead)),
+            Ended::Now => Ok(Self::Interrupted),
+            Ended::Unreachable => {
+                Err(Failure::new(Self::Unavailable, "gave up: no nsqd could be reached for the whole timeout"))
+            }
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {

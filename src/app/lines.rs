@@ -14,7 +14,7 @@ const AHEAD: usize = 16;
 #[derive(Debug, Clone)]
 pub(in crate::app) struct Lines {
     waiting: SyncSender<String>,
-    writer: Arc<Mutex<Option<JoinHandle<()>>>>,
+    writer: Arc<Mutex<Option<JoinHandle<io::Result<()>>>>>,
 }
 
 impl Lines {
@@ -23,10 +23,13 @@ impl Lines {
         let (waiting, lines) = sync_channel::<String>(AHEAD);
         let writer = std::thread::Builder::new().name("lines".to_owned()).spawn(move || {
             // an empty one is the end
+            let mut written = Ok(());
             for line in lines.into_iter().take_while(|line| !line.is_empty()) {
-                // that nobody reads is no error
-                let _ = io::stdout().lock().write_all(line.as_bytes());
+                // a line that cannot be written is no reason to stop the work: the end tells of it
+                let mut out = io::stdout().lock();
+                written = out.write_all(line.as_bytes()).and_then(|()| out.flush());
             }
+            written
         })?;
         Ok(Self { waiting, writer: Arc::new(Mutex::new(Some(writer))) })
     }
@@ -40,11 +43,14 @@ impl Lines {
     }
 
     /// Has the last line written, and waits until it is.
-    pub(in crate::app) fn end(self, line: &impl Serialize) {
+    ///
+    /// # Errors
+    /// Fails if the last line could not be written.
+    pub(in crate::app) fn end(self, line: &impl Serialize) -> io::Result<()> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let _ = self.waiting.send(text(line));
         let _ = self.waiting.send(String::new());
-        writer.map(JoinHandle::join);
+        writer.and_then(|writer| writer.join().ok()).unwrap_or(Ok(()))
     }
 }
 

@@ -16,6 +16,7 @@ mod job;
 mod lines;
 pub mod node;
 mod open_files;
+pub mod output;
 mod picture;
 pub mod pipeline;
 pub mod producer;

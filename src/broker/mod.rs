@@ -10,6 +10,7 @@
 //! No lock is held while anything waits.
 
 pub mod config;
+mod descriptors;
 pub mod http;
 pub mod log;
 mod lookupd;
@@ -24,12 +25,13 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 pub use self::config::BrokerConfig;
 use self::log::{DiskLog, MemoryLog, Recovered, Synced};
-use self::state::{Micros, Now, PublishError, SessionId, Settings, State};
-use crate::proto::{Bodies, TopicName};
+use self::state::{Micros, Now, PublishError, PublishToError, SessionId, Settings, State};
+use crate::proto::{Bodies, ChannelName, TopicName};
 
 /// The version of nsqd that is followed, and that clients are told.
 pub const VERSION: &str = "1.3.0";
@@ -47,6 +49,8 @@ pub struct Broker {
     shared: Mutex<Shared>,
     /// The first timer is another one.
     timer_changed: Notify,
+    /// Something changed since the log was last found not to need compaction.
+    log_changed: Notify,
     /// Topics or channels came or went.
     catalog_changed: Notify,
     /// The nsqlookupds to register with.
@@ -65,7 +69,14 @@ struct Shared {
     alarm: Option<Micros>,
     /// Why the log could not be written the last time; publishing says so as long as it lasts.
     trouble: Option<String>,
+    /// Whoever compacts the log waits for a change.
+    is_compacted: bool,
 }
+
+/// After a change, the log is looked at this much later: much changes meanwhile.
+const COMPACTION_DELAY: Duration = Duration::from_millis(50);
+/// Between steps of compaction others get the lock.
+const COMPACTION_PAUSE: Duration = Duration::from_millis(1);
 
 impl Broker {
     /// A broker that keeps nothing, and that nobody can reach yet.
@@ -82,13 +93,15 @@ impl Broker {
     }
 
     fn with(config: BrokerConfig, clock: Clock, state: State, synced: Option<Synced>) -> Self {
-        let shared = Shared { state, connections: HashMap::new(), catalog: 0, alarm: None, trouble: None };
+        let (connections, is_compacted) = (HashMap::new(), false);
+        let shared = Shared { state, connections, catalog: 0, alarm: None, trouble: None, is_compacted };
         Self {
             config,
             clock,
             synced,
             shared: Mutex::new(shared),
             timer_changed: Notify::new(),
+            log_changed: Notify::new(),
             catalog_changed: Notify::new(),
             lookupds: watch::Sender::default(),
             log_level: AtomicI32::new(INFO),
@@ -104,8 +117,49 @@ impl Broker {
     pub fn change<R>(&self, change: impl FnOnce(&mut State, Now) -> R) -> R {
         let mut shared = self.lock();
         let result = change(&mut shared.state, self.clock.now());
-        self.settle(&mut shared);
+        // if it could not be written, that is told, and tried again
+        let _ = self.settle(&mut shared);
         result
+    }
+
+    /// Makes changes as an administrator asks for them; they are as safe as the log makes them when this returns.
+    ///
+    /// # Errors
+    ///
+    /// They could not be written. They are in force, are written as soon as the log works again, and are lost if the broker ends before.
+    pub async fn administer<R>(&self, change: impl FnOnce(&mut State, Now) -> R) -> io::Result<R> {
+        let (result, position) = {
+            let mut shared = self.lock();
+            let result = change(&mut shared.state, self.clock.now());
+            self.settle(&mut shared)?;
+            (result, shared.state.position())
+        };
+        self.synced(position).await?;
+        Ok(result)
+    }
+
+    /// Compacts the log when that is worth it, a little at a time; never ends.
+    pub async fn keep_compact(&self) {
+        loop {
+            let step = {
+                let mut shared = self.lock();
+                let step = shared.state.compact();
+                shared.is_compacted = !matches!(step, Ok(true));
+                step
+            };
+            match step {
+                Ok(true) => tokio::time::sleep(COMPACTION_PAUSE).await,
+                Ok(false) => {
+                    self.log_changed.notified().await;
+                    tokio::time::sleep(COMPACTION_DELAY).await;
+                }
+                Err(error) => {
+                    tracing::error!("cannot write messages anew to free the log: {error}: tried again later");
+                    self.log_changed.notified().await;
+                    tokio::time::sleep(COMPACTION_DELAY).await;
+                }
+            }
+        }
     }
 
     /// Takes messages, all or none; they are as safe as the log makes them when this returns.
@@ -115,6 +169,20 @@ impl Broker {
             Ok::<_, PublishError>(state.position())
         })?;
         Ok(self.synced(position).await?)
+    }
+
+    /// Takes a message for one channel of a topic; it is as safe as the log makes it when this returns.
+    pub async fn publish_to(
+        &self,
+        topic: &TopicName,
+        channel: &ChannelName,
+        body: Bytes,
+    ) -> Result<(), PublishToError> {
+        let position = self.change(|state, now| {
+            state.publish_to(topic, channel, body, now)?;
+            Ok::<_, PublishToError>(state.position())
+        })?;
+        self.synced(position).await.map_err(|error| PublishToError::Publish(error.into()))
     }
 
     /// Waits until the log is on the disk up to here, if that is wanted. Cancel-safe.
@@ -161,7 +229,7 @@ impl Broker {
                 let mut shared = self.lock();
                 let now = self.clock.now();
                 shared.alarm = shared.state.advance(now);
-                self.settle(&mut shared);
+                let _ = self.settle(&mut shared);
                 shared.alarm
             };
             let until = async {
@@ -189,17 +257,23 @@ impl Broker {
         let mut shared = self.lock();
         shared.connections.remove(&session);
         shared.state.disconnect(session);
-        self.settle(&mut shared);
+        let _ = self.settle(&mut shared);
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().expect("a panic under the lock ends the broker")
+        self.shared.lock().unwrap_or_else(|_| {
+            // Whatever was half done cannot be gone on with, and what the log has is sound: a restart reads that.
+            tracing::error!(
+                "the broker's state is unusable after a panic: the process ends, and must be started again"
+            );
+            std::process::exit(1)
+        })
     }
 
-    /// What follows from changes.
-    fn settle(&self, shared: &mut Shared) {
-        let written = shared.state.flush().and_then(|()| shared.state.carry());
-        let trouble = written.err().map(|error| error.to_string());
+    /// What follows from changes. Fails if they could not be written.
+    fn settle(&self, shared: &mut Shared) -> io::Result<()> {
+        let written = shared.state.flush();
+        let trouble = written.as_ref().err().map(ToString::to_string);
         shared.tell(trouble.or_else(|| shared.state.refused().map(str::to_owned)));
         let Shared { state, connections, catalog, alarm, .. } = shared;
         for session in state.woken() {
@@ -217,6 +291,10 @@ impl Broker {
             *alarm = Some(next);
             self.timer_changed.notify_one();
         }
+        if std::mem::take(&mut shared.is_compacted) {
+            self.log_changed.notify_one();
+        }
+        written
     }
 }
 

@@ -12,20 +12,22 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::descriptors::Room;
 use super::http::{self, Api, Identity};
 use super::socket::Listener;
 use super::{Broker, lookupd, tcp};
 use crate::feed::remove_stale;
-use crate::serve::listen;
+use crate::proto::HostPort;
+use crate::serve::{Places, listen};
 
 /// How long connections have to end when the broker stops.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Where to listen: `HOST:PORT` (port 0: any free one), or `unix:/PATH`.
+/// Where to listen: `HOST:PORT` (port 0: any free one), `:PORT` (every address), or `unix:/PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
     /// A host's name or address, and a port.
-    Tcp(String),
+    Tcp(HostPort),
     /// A path.
     Unix(PathBuf),
 }
@@ -34,10 +36,9 @@ impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let is_port = |port: &str| port.parse::<u16>().is_ok();
-        match (text.strip_prefix("unix:"), text.rsplit_once(':')) {
+        match (text.strip_prefix("unix:"), text.parse()) {
             (Some(path), _) if !path.is_empty() => Ok(Self::Unix(path.into())),
-            (None, Some((_, port))) if is_port(port) => Ok(Self::Tcp(text.to_owned())),
+            (None, Ok(address)) => Ok(Self::Tcp(address)),
             _ => Err(format!("invalid address {text:?}: use HOST:PORT, :PORT or unix:/PATH")),
         }
     }
@@ -46,7 +47,7 @@ impl FromStr for ListenAddress {
 impl std::fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Tcp(address) => f.write_str(address),
+            Self::Tcp(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -57,18 +58,14 @@ impl ListenAddress {
     pub async fn bind(&self) -> io::Result<Bound> {
         match self {
             Self::Tcp(address) => {
-                // as in Go, no host is every host
-                let listener = match address.strip_prefix(':') {
-                    Some(port) => listen(format!("[::]:{port}")).await?,
-                    None => listen(address).await?,
-                };
+                let listener = listen(address).await?;
                 let address = listener.local_addr()?;
                 Ok(Bound { address: Some(address), path: None, listener: Listener::Tcp(listener) })
             }
             Self::Unix(path) => {
                 remove_stale(path)?;
                 let listener = Listener::Unix(UnixListener::bind(path)?);
-                Ok(Bound { address: None, path: Some(path.clone()), listener })
+                Ok(Bound { address: None, path: Some(SocketFile(path.clone())), listener })
             }
         }
     }
@@ -79,7 +76,7 @@ impl ListenAddress {
 pub struct Bound {
     /// The address, of TCP.
     pub address: Option<SocketAddr>,
-    path: Option<PathBuf>,
+    path: Option<SocketFile>,
     listener: Listener,
 }
 
@@ -87,7 +84,7 @@ impl std::fmt::Display for Bound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.address, &self.path) {
             (Some(address), _) => write!(f, "{address}"),
-            (None, Some(path)) => write!(f, "{}", path.display()),
+            (None, Some(SocketFile(path))) => write!(f, "{}", path.display()),
             (None, None) => unreachable!("it listens somewhere"),
         }
     }
@@ -106,6 +103,33 @@ pub struct Server {
     pub http: Vec<Bound>,
 }
 
+/// The addresses of a server, bound before there is a broker, so that one that cannot listen does not touch its folder.
+#[derive(Debug)]
+pub struct Listening {
+    tcp: Vec<Bound>,
+    http: Vec<Bound>,
+}
+
+impl Listening {
+    /// Listens on all addresses, or on none.
+    ///
+    /// # Errors
+    /// Names the address that cannot be had, and why.
+    pub async fn bind(tcp: &[ListenAddress], http: &[ListenAddress]) -> Result<Self, BindError> {
+        Ok(Self { tcp: bind_all(tcp).await?, http: bind_all(http).await? })
+    }
+}
+
+/// The file of a Unix socket, which goes with its listener.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// An address that could not be had.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {source}")]
@@ -122,7 +146,11 @@ impl Server {
         http: &[ListenAddress],
         broadcast_address: Option<String>,
     ) -> Result<Self, BindError> {
-        let (tcp, http) = (bind_all(tcp).await?, bind_all(http).await?);
+        Ok(Self::new(broker, Listening::bind(tcp, http).await?, broadcast_address))
+    }
+
+    /// A server of this broker at addresses that are bound already.
+    pub fn new(broker: Broker, Listening { tcp, http }: Listening, broadcast_address: Option<String>) -> Self {
         let hostname = gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned());
         let identity = Identity {
             broadcast_address: broadcast_address.unwrap_or_else(|| hostname.clone()),
@@ -131,31 +159,31 @@ impl Server {
             http_port: port(&http),
             started: SystemTime::now(),
         };
-        Ok(Self { broker: Arc::new(broker), identity, tcp, http })
+        Self { broker: Arc::new(broker), identity, tcp, http }
     }
 
     /// Serves until told to stop, and then lets connections end.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { broker, identity, tcp, http } = self;
-        let tasks = TaskTracker::new();
-        let paths: Vec<PathBuf> = tcp.iter().chain(&http).filter_map(|bound| bound.path.clone()).collect();
+        let Self { broker, identity, mut tcp, mut http } = self;
+        let (tasks, room) = (TaskTracker::new(), Room::of_this_process());
+        let (tcp_places, http_places) = (Places::plain(room.tcp), Places::new(room.http));
+        let files: Vec<SocketFile> = tcp.iter_mut().chain(&mut http).filter_map(|bound| bound.path.take()).collect();
         for bound in tcp {
-            tasks.spawn(tcp::serve(broker.clone(), bound.listener, stop.clone(), tasks.clone()));
+            tasks.spawn(tcp::serve(broker.clone(), bound.listener, tcp_places.clone(), stop.clone(), tasks.clone()));
         }
         let router = http::router(Arc::new(Api { broker: broker.clone(), identity: identity.clone() }));
         for bound in http {
-            tasks.spawn(http::serve(router.clone(), bound.listener, stop.clone(), tasks.clone()));
+            tasks.spawn(http::serve(router.clone(), bound.listener, http_places.clone(), stop.clone(), tasks.clone()));
         }
         tokio::select! {
             () = broker.keep_time() => unreachable!("it never ends"),
+            () = broker.keep_compact() => unreachable!("it never ends"),
             () = lookupd::keep_registered(broker.clone(), identity) => unreachable!("it never ends"),
             () = stop.cancelled() => {}
         }
         tasks.close();
         let _ = tokio::time::timeout(GRACE, tasks.wait()).await;
-        for path in paths {
-            let _ = std::fs::remove_file(path);
-        }
+        drop(files);
     }
 }
 
@@ -167,7 +195,10 @@ async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<Bound>, BindError> 
     Ok(all)
 }
 
-/// The port of the first listener, as nsqd says it: -1 on a Unix socket.
+/// The port of the first listener, as nsqd says it: -1 on a Unix socket, 0 where there is none.
 fn port(bound: &[Bound]) -> i32 {
-    bound.first().and_then(|bound| bound.address).map_or(-1, |address| i32::from(address.port()))
+    match bound.first() {
+        Some(bound) => bound.address.map_or(-1, |address| i32::from(address.port())),
+        None => 0,
+    }
 }

@@ -1,6 +1,6 @@
 //! TCP and Unix sockets as one.
 
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::time::Duration;
 
 use bytes::BufMut;
@@ -20,15 +20,21 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// The next connection, and where it comes from. `None` if there was one that could not be taken: then this has waited a moment, for
-    /// that is so when too many files are open.
-    pub(super) async fn accept(&self) -> Option<(Socket, String)> {
-        match self.try_accept().await {
-            Ok(accepted) => Some(accepted),
-            Err(error) => {
-                tracing::warn!("cannot take a connection: {error}");
-                tokio::time::sleep(PAUSE).await;
-                None
+    /// The next connection, and where it comes from. Where none can be taken, as when too many files are open, this waits a moment and
+    /// tries again, and says so once. Cancel-safe.
+    pub(super) async fn accept(&self) -> (Socket, String) {
+        let mut said = false;
+        loop {
+            match self.try_accept().await {
+                Ok(accepted) => return accepted,
+                // the client has gone again
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!("cannot take a connection: {error}: trying again each {PAUSE:?}");
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
     }

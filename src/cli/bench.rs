@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::producer::rate;
+use super::value::whole;
 use super::{brokers, client, duration};
 
 /// Measure publishing and consuming: rates, latencies, processor time and memory of this program and of the broker.
@@ -37,7 +38,7 @@ pub struct Args {
     pub broker: brokers::Args,
 
     /// The process whose processor time and memory are the broker's; repeatable [default: who listens on nsqd's port, on this machine]
-    #[arg(long, value_name = "PID", value_delimiter = ',', help_heading = "Brokers", value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
+    #[arg(long, value_name = "PID", value_delimiter = ',', help_heading = "Brokers", value_parser = whole::<u32>(1..=1 << 22))]
     pub broker_pid: Vec<u32>,
 }
 
@@ -63,23 +64,23 @@ pub struct Load {
     pub rate: Option<f64>,
 
     /// Bytes of a message, of which 8 hold when it was published
-    #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(8..=100_000_000))]
+    #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = whole::<u32>(8..=100_000_000))]
     pub size: u32,
 
     /// Messages that are published together
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u32>(1..=100_000))]
     pub batch: u32,
 
     /// Connections that publish, and as many that consume; at least one to each nsqd
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u32>(1..=1000))]
     pub connections: u32,
 
     /// Batches that each connection has on its way at once, in a closed loop [default: 1]
-    #[arg(long, value_name = "N", conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", conflicts_with = "rate", value_parser = whole::<u32>(1..=10_000))]
     pub window: Option<u32>,
 
     /// Messages that each consuming connection has in flight
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = whole::<u32>(1..=100_000))]
     pub max_in_flight: u32,
 
     /// For how long is measured [default: 10s; with --messages, and for consume, until they are done]
@@ -87,7 +88,7 @@ pub struct Load {
     pub duration: Option<Duration>,
 
     /// Messages that are measured; for consume, those that the stream is filled with [default: no limit; for consume 1000000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(1..=1_000_000_000))]
     pub messages: Option<u64>,
 
     /// How long it runs before it is measured [default: 1s; for consume 0s]
@@ -104,13 +105,24 @@ pub struct Showing {
     #[arg(long, value_enum, default_value = "table")]
     pub output: Output,
 
+    /// The same as --output json
+    #[arg(long)]
+    pub json: bool,
+
     /// Draw latency, rate and processor time over time into this SVG file
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
 
-    /// Compare with an earlier run, which was written with --output json
+    /// Compare with an earlier run, which was written with --json
     #[arg(long, value_name = "FILE")]
     pub compare: Option<PathBuf>,
+}
+
+impl Showing {
+    /// What is printed, whichever flag says it.
+    pub fn output(&self) -> Output {
+        if self.json { Output::Json } else { self.output }
+    }
 }
 
 /// What is printed.

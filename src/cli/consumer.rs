@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::failing::Failing;
+use super::value::whole;
 use super::{brokers, client, duration};
 use crate::handler::HandlerSpec;
 use crate::proto::{ChannelName, TopicName};
@@ -29,18 +30,26 @@ pub struct Args {
     pub timeout: Option<Duration>,
 
     /// Exit when this many messages have left the queue; take no more than that [default: no limit]
-    #[arg(long, env = "COUNT", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
     pub count: Option<u64>,
 
     /// Messages in flight at once, on all nsqds together [default: 1000 for print, file, unix and forward, else
     /// --concurrency]
-    #[arg(long, env = "MAX_IN_FLIGHT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]
     pub max_in_flight: Option<u32>,
 
     /// Handlers running at once; print, file, unix and forward always take what has come as one, and for pipe these are
     /// the messages that its command has at hand [default: the number of CPUs, 100 for pipe]
-    #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
     pub concurrency: Option<u32>,
+
+    /// Create the stream and the group on every nsqd, without taking a message, and exit; retry: keep trying until it is done
+    /// [default without a value: once]
+    ///
+    /// A group gets the messages that are published after it was created, so create it before its first consumer sleeps.
+    /// The units' sockets and `make systemd-socket-activate-consumer` do so when they start.
+    #[arg(long, value_enum, value_name = "once|retry", num_args = 0..=1, require_equals = true, default_missing_value = "once")]
+    pub create: Option<Create>,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -59,6 +68,15 @@ pub struct Args {
     pub broker: brokers::Args,
 }
 
+/// How often creating the group is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Create {
+    /// Once; fails if an nsqd cannot be reached.
+    Once,
+    /// Until every nsqd has the group.
+    Retry,
+}
+
 /// What is done with a message.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
@@ -72,7 +90,7 @@ pub struct Handling {
     /// JSON on its stdin (as print has it), and its verdict a line on its stdout, in order: ok,
     /// retry (or retry 30s) or drop, and behind those two a reason. http:// gets a POST; 2xx:
     /// done, 408, 429, 5xx or no answer: again later (Retry-After is heeded), other 4xx: dead
-    /// letter. file:PATH appends and syncs. unix:PATH writes a line to a stream socket, whose
+    /// letter; but 401, 403 or 404 to every message is a wrong URL: no tries are used up. file:PATH appends and syncs. unix:PATH writes a line to a stream socket, whose
     /// answer is OK; forward:STREAM publishes to another stream.
     #[arg(long, env = "HANDLER", value_name = "HANDLER", default_value = "print", verbatim_doc_comment)]
     pub handler: HandlerSpec,

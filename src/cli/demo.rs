@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::duration;
+use super::value::whole;
 
 /// Show the main job on this machine, with nothing else installed: a broker, a group that is awake, and one that sleeps and is woken.
 ///
@@ -15,6 +16,6 @@ pub struct Args {
     pub duration: Duration,
 
     /// Messages a second, while they are published
-    #[arg(long, env = "RATE", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, env = "RATE", value_name = "N", default_value_t = 100, value_parser = whole::<u32>(1..=10_000))]
     pub rate: u32,
 }

@@ -1,9 +1,8 @@
 //! `mqueue doctor`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{brokers, duration};
+use super::{brokers, duration, sockets};
 
 /// Look for what usually is wrong around sleeping consumers: one line a finding, with the command that mends it.
 ///
@@ -12,9 +11,9 @@ use super::{brokers, duration};
 #[group(skip)]
 #[command(after_help = "Exit code, by the worst finding: 0 all is well, 3 a warning, 4 an error, 69 no broker answers")]
 pub struct Args {
-    /// Where wakeup looks for sockets; repeatable
-    #[arg(long, env = "SOCKET_DIR", value_name = "PATH", value_delimiter = ',', default_values = ["/run/mqueue", "/run"])]
-    pub socket_dir: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sockets: sockets::Args,
 
     /// How long dead letters are watched for growth, where there are any; 0 does not
     #[arg(long, env = "WATCH", value_name = "DURATION", value_parser = duration, default_value = "1s")]

@@ -1,6 +1,7 @@
 //! `mqueue errors`.
 
 use super::brokers;
+use super::value::whole;
 use crate::proto::{ChannelName, TopicName};
 
 /// Look at the dead letters of a stream: list them, take them out, put them back, or throw them away.
@@ -28,9 +29,20 @@ pub struct Args {
     #[arg(long, group = "action")]
     pub get: bool,
 
-    /// Publish them again to the streams that they came from
+    /// Give them back to the stream, each to the group that gave it up and to no other
+    ///
+    /// mqueue's broker can do that. nsqd gives every message to all groups of a stream: there it is done only if the stream has no other
+    /// group (ephemeral ones do not count), unless --to-all-groups says otherwise.
     #[arg(long, group = "action")]
     pub redrive: bool,
+
+    /// Redrive to all groups of the stream: those that had handled a message get it again
+    #[arg(long, requires = "redrive")]
+    pub to_all_groups: bool,
+
+    /// Redrive to all groups of this stream instead, also letters that name another stream or a group that is not there
+    #[arg(long, value_name = "NAME", requires = "redrive", conflicts_with = "to_all_groups")]
+    pub to: Option<TopicName>,
 
     /// Remove them
     #[arg(long, group = "action")]
@@ -41,7 +53,7 @@ pub struct Args {
     pub filter: Option<String>,
 
     /// At most so many a second
-    #[arg(long, value_name = "N", requires = "redrive", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "redrive", value_parser = whole::<u32>(1..))]
     pub rate: Option<u32>,
 
     /// Show what an action would do, and do nothing
@@ -53,7 +65,7 @@ pub struct Args {
     pub yes: bool,
 
     /// List at most so many (up to 2000)
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=2000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = whole::<u32>(1..=2000))]
     pub limit: u32,
 
     /// List as JSON, a line a letter

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::duration;
+use super::value::whole;
 use crate::proto::TopicName;
 
 /// What becomes of work that fails.
@@ -14,8 +15,8 @@ pub struct Failing {
     #[arg(long, env = "HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]
     pub handler_timeout: Duration,
 
-    /// Attempts after which a failing message goes to the dead letters; 0: it is tried for ever
-    #[arg(long, env = "MAX_ATTEMPTS", value_name = "N", default_value_t = 5)]
+    /// Tries after which a message goes to the dead letters, whether it failed or its consumer died; 0: no limit
+    #[arg(long, env = "MAX_ATTEMPTS", value_name = "N", value_parser = whole::<u16>(..), default_value_t = 5)]
     pub max_attempts: u16,
 
     /// How long a failed message waits before it comes again, times its attempts (15 minutes at the most)

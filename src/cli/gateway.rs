@@ -1,10 +1,11 @@
 //! `mqueue gateway`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::value::whole;
 use super::{brokers, duration, duration_in};
+use crate::proto::HostPort;
 
 /// A job queue over HTTP: workers anywhere take jobs from a stream with nothing but an HTTP client.
 ///
@@ -13,9 +14,9 @@ use super::{brokers, duration, duration_in};
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
-    /// Where HTTP is served (port 0: any free one)
+    /// Where HTTP is served (port 0: any free one; :PORT: on every address)
     #[arg(long, env = "LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5000")]
-    pub listen: SocketAddr,
+    pub listen: HostPort,
 
     /// A file with the token that requests must bring (Authorization: Bearer …) [default: none, everyone is let in]
     #[arg(long, env = "BEARER_TOKEN_FILE", value_name = "PATH")]
@@ -56,7 +57,7 @@ pub struct Workers {
     pub msg_timeout: Duration,
 
     /// Deliveries after which a job that is retried goes to the dead letters, and, ten times as many, one whose workers all went away; 0: never
-    #[arg(long, env = "MAX_ATTEMPTS", value_name = "N", default_value_t = 10)]
+    #[arg(long, env = "MAX_ATTEMPTS", value_name = "N", value_parser = whole::<u16>(..), default_value_t = 10)]
     pub max_attempts: u16,
 
     /// How long a job waits that is retried without a delay of its own, times its attempts (15 minutes at the most)
@@ -70,23 +71,23 @@ pub struct Workers {
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
     /// Connections at once; more wait in the kernel
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = whole::<u32>(1..=1_000_000))]
     pub max_connections: u32,
 
     /// Groups that are open at once, each with its connections to the nsqds
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = whole::<u32>(1..))]
     pub max_groups: u32,
 
     /// Jobs of a group that its workers hold together
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = whole::<u32>(1..))]
     pub max_in_flight: u32,
 
     /// The largest message, in bytes: not more than nsqd's own limit
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = whole::<u32>(1..=1 << 30))]
     pub max_msg_size: u32,
 
     /// The largest body of a request, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 5 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+    #[arg(long, value_name = "BYTES", default_value_t = 5 << 20, value_parser = whole::<u32>(1..=1 << 30))]
     pub max_body_size: u32,
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::value::whole;
 use super::{brokers, duration};
 use crate::feed::Endpoint;
 use crate::proto::TopicName;
@@ -23,17 +24,21 @@ pub struct Args {
     pub to: TopicName,
 
     /// The longest line or packet, in bytes: a longer one is refused, and counted
-    #[arg(long, env = "MAX_LINE", value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+    #[arg(long, env = "MAX_LINE", value_name = "BYTES", default_value_t = 1 << 20, value_parser = whole::<u32>(1..=1 << 30))]
     pub max_line: u32,
 
     /// Bytes of packets that may wait to be published. Beyond it none is received: a Unix sender then waits, and of UDP the kernel
     /// drops what does not fit its buffer, which is counted and said
-    #[arg(long, env = "QUEUE", value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u32).range(1 << 12..=1 << 30))]
-    pub queue: u32,
+    #[arg(long, alias = "queue", env = "MAX_QUEUED", value_name = "BYTES", default_value_t = 64 << 20, value_parser = whole::<u32>(1 << 12..=1 << 30))]
+    pub max_queued: u32,
 
     /// What is reported: text at the end to stderr, or json to stdout, a line each second and one at the end
     #[arg(long, env = "REPORT", value_enum, default_value_t = super::Report::Text)]
     pub report: super::Report,
+
+    /// The same as --report json
+    #[arg(long)]
+    pub json: bool,
 
     /// After Ctrl-C or SIGTERM, how long publishing what was read may take; a second signal gives it up at once
     #[arg(long, env = "GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
@@ -42,4 +47,11 @@ pub struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub broker: brokers::Args,
+}
+
+impl Args {
+    /// How to report, whichever flag says it.
+    pub fn report(&self) -> super::Report {
+        if self.json { super::Report::Json } else { self.report }
+    }
 }

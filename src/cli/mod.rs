@@ -14,9 +14,12 @@ pub mod ingest;
 pub mod node;
 pub mod pipeline;
 pub mod producer;
+pub mod refusal;
 pub mod send;
 pub mod simulate;
+pub mod sockets;
 pub mod stage;
+pub mod value;
 pub mod wakeup;
 pub mod worker;
 
@@ -24,10 +27,10 @@ use clap::{Parser, Subcommand};
 
 /// Producers and consumers for NSQ that lose no message.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, disable_help_subcommand = true, max_term_width = 110)]
+#[command(version, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
-    /// What is logged to stderr: error, warn, info, debug or trace, or per part as in `mqueue::client=debug`
-    #[arg(long, global = true, value_name = "FILTER", env = "MQUEUE_LOG", default_value = "info")]
+    /// What is logged to stderr: error, warn, info, debug, trace or off, or per part as in `mqueue::client=debug`
+    #[arg(long, global = true, value_name = "FILTER", env = "MQUEUE_LOG", value_parser = value::log_filter, default_value = "info")]
     pub log: String,
 
     /// What to do.
@@ -88,6 +91,11 @@ pub fn duration(text: &str) -> Result<std::time::Duration, String> {
         Ok(duration) => Ok(duration),
         Err(_) => Err("use seconds (30) or a number with a unit (30s, 250ms, 1m)".to_owned()),
     }
+}
+
+/// Checks an address to connect to, and keeps it as it is.
+pub fn host_port(text: &str) -> Result<String, String> {
+    text.parse::<crate::client::Address>().map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
 
 /// Reads a duration that has to be within `range`.

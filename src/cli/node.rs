@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use super::consumer::Tuning;
 use super::failing::Failing;
+use super::value::{duration_with_unit, millis, whole};
 use super::{brokers, duration};
 use crate::client::{Address, Nsqd};
 use crate::handler::HandlerSpec;
@@ -34,12 +35,16 @@ pub struct Args {
     #[arg(long, env = "GENERATOR_PING_INTERVAL", value_name = "DURATION", value_parser = ping_interval, default_value = "10")]
     pub ping_interval: Duration,
 
-    /// Time between events: milliseconds, or 500ms, 1s
-    #[arg(long, env = "GENERATOR_INTERVAL", value_name = "DURATION", value_parser = interval, default_value = "500")]
-    pub interval: Duration,
+    /// Time between events: 500ms, 2s (1ms to 1day) [default: 500ms] [env: GENERATOR_INTERVAL, in milliseconds]
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub interval: Option<Duration>,
+
+    /// --interval in milliseconds, for the environment variable: there a number has no unit
+    #[arg(long, env = "GENERATOR_INTERVAL", value_parser = interval_of_variable, default_value = "500", hide = true)]
+    pub generator_interval: Duration,
 
     /// Events handled at once
-    #[arg(long, env = "CONSUMER_MAX_GOROUTINES", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, env = "CONSUMER_MAX_GOROUTINES", value_name = "N", default_value_t = 10_000, value_parser = whole::<u32>(1..=100_000))]
     pub concurrency: u32,
 
     /// What is done with an event; sleep only takes a random time
@@ -51,7 +56,7 @@ pub struct Args {
     pub invalid: f64,
 
     /// The port of 127.0.0.1 for /debug/vars, as expvarmon reads it; 0: any that is free
-    #[arg(long, env = "MPORT", value_name = "PORT", default_value_t = 8080)]
+    #[arg(long, env = "MPORT", value_name = "PORT", value_parser = whole::<u16>(..), default_value_t = 8080)]
     pub mport: u16,
 
     #[command(flatten)]
@@ -106,15 +111,25 @@ fn ping_interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A bare number counts milliseconds.
+impl Args {
+    /// The time between events: the flag counts before the variable.
+    pub fn interval(&self) -> Duration {
+        self.interval.unwrap_or(self.generator_interval)
+    }
+}
+
 fn interval(text: &str) -> Result<Duration, String> {
-    let interval = match text.parse() {
-        Ok(millis) => Duration::from_millis(millis),
-        Err(_) => humantime::parse_duration(text).map_err(|_| "use milliseconds (500), or a unit (500ms, 1s)")?,
-    };
+    duration_with_unit(text).and_then(check_interval)
+}
+
+fn interval_of_variable(text: &str) -> Result<Duration, String> {
+    millis(text).and_then(check_interval)
+}
+
+fn check_interval(interval: Duration) -> Result<Duration, String> {
     match (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&interval) {
         true => Ok(interval),
-        false => Err("use 1 ms to a day".to_owned()),
+        false => Err("use 1ms to 1day".to_owned()),
     }
 }
 
@@ -127,9 +142,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ping_interval_is_in_seconds_and_the_interval_in_milliseconds() {
+    fn the_ping_interval_is_in_seconds_and_the_variable_of_the_interval_in_milliseconds() {
         assert_eq!(ping_interval("10"), Ok(Duration::from_secs(10)));
-        assert_eq!(interval("500"), Ok(Duration::from_millis(500)));
+        assert_eq!(interval_of_variable("500"), Ok(Duration::from_millis(500)));
+        assert_eq!(interval_of_variable("2s"), Ok(Duration::from_secs(2)));
         assert_eq!(interval("2s"), Ok(Duration::from_secs(2)));
         assert_eq!(share("0.25"), Ok(0.25));
         for wrong in ["0", "0.5", "2h", "-1", "x"] {
@@ -137,6 +153,7 @@ mod tests {
         }
         for wrong in ["0", "-5", "2d", "", "x", "1e400"] {
             assert!(interval(wrong).is_err(), "{wrong}");
+            assert!(interval_of_variable(wrong).is_err(), "{wrong}");
         }
         assert!(["-0.1", "1.1", "nan", ""].iter().all(|wrong| share(wrong).is_err()));
     }

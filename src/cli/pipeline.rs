@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::send::Rate;
+use super::value::whole;
 use super::{brokers, duration};
 
 /// Run a whole pipeline on this machine, each hop a process, and count what arrives.
@@ -13,7 +14,7 @@ use super::{brokers, duration};
 #[group(skip)]
 pub struct Args {
     /// Stages between the sender and the end
-    #[arg(long, env = "STAGES", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]
+    #[arg(long, env = "STAGES", value_name = "N", default_value_t = 3, value_parser = whole::<u8>(1..=50))]
     pub stages: u8,
 
     /// How long a stage works on a message: one time a stage, the last for all that follow; 0: no work
@@ -25,7 +26,7 @@ pub struct Args {
     pub rate: Rate,
 
     /// How many messages
-    #[arg(long, env = "COUNT", value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, env = "COUNT", value_name = "N", default_value_t = 5000, value_parser = whole::<u64>(1..=100_000_000))]
     pub count: u64,
 
     #[command(flatten)]

@@ -7,14 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::ValueEnum;
 
+use super::value::whole;
 use super::{brokers, client, duration};
 use crate::proto::TopicName;
 
 /// Publish messages: generated events, or what comes from files and stdin.
 ///
 /// Without input it makes an event a second: JSON with a run id, the task, a sequence number without holes and the time, so that a loss or
-/// a duplicate can be counted. With FILEs (`-` is stdin) it publishes their lines, in their order and as they come. A message
-/// counts as published when nsqd has acknowledged it; the exit code is 1 if one was not.
+/// a duplicate can be counted. With FILEs (`-` is stdin) it publishes their lines, in their order and as they come. Without FILEs, a stdin
+/// that is a pipe or a file is the input, unless one of --generate, --tasks, --payload-keys, --count, --rate, --interval and --duration, or
+/// its variable, asks for generated events. A message counts as published when nsqd has acknowledged it; the exit code is 1 if one was not.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
@@ -22,7 +24,7 @@ pub struct Args {
     #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME")]
     pub stream: TopicName,
 
-    /// Publish these files' lines; - is stdin [default: events are generated]
+    /// Publish these files' lines; - is stdin [default: stdin if it is a pipe or a file, else events are generated]
     #[arg(value_name = "FILE")]
     pub inputs: Vec<PathBuf>,
 
@@ -67,7 +69,7 @@ pub struct Pace {
     pub rate: Option<f64>,
 
     /// Stop after this many messages, over all tasks [default: no limit]
-    #[arg(long, env = "COUNT", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
     pub count: Option<u64>,
 
     /// Stop after this time [default: no limit]
@@ -84,13 +86,17 @@ pub struct Pace {
 #[group(skip)]
 #[command(next_help_heading = "Generated events")]
 pub struct Events {
+    /// Generate events although stdin is a pipe or a file
+    #[arg(long, conflicts_with_all = ["inputs", "files"])]
+    pub generate: bool,
+
     /// Tasks that generate events independently, each with its own sequence [default: 1]
-    #[arg(long, visible_alias = "goroutines", env = "GOROUTINES", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, visible_alias = "goroutines", env = "GOROUTINES", value_name = "N", value_parser = whole::<u32>(1..=10_000))]
     pub tasks: Option<u32>,
 
     /// Keys in each event's payload, about 1 KB each: 1000 make 1 MB, which nsqd takes by default; 10000 make 10 MB, for which
     /// nsqd needs a larger --max-msg-size (make up's has it) [default: 0, no payload]
-    #[arg(long, env = "PAYLOAD_KEYS", value_name = "N", value_parser = clap::value_parser!(u32).range(..=100_000))]
+    #[arg(long, env = "PAYLOAD_KEYS", value_name = "N", value_parser = whole::<u32>(..=100_000))]
     pub payload_keys: Option<u32>,
 }
 
@@ -117,7 +123,7 @@ pub struct Input {
     pub whole_file: bool,
 
     /// The longest message that is read, in bytes; a longer one is passed over and counts as failed
-    #[arg(long, env = "MAX_RECORD", value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+    #[arg(long, env = "MAX_RECORD", value_name = "BYTES", default_value_t = 64 << 20, value_parser = whole::<u32>(1..=1 << 30))]
     pub max_record: u32,
 }
 
@@ -130,6 +136,10 @@ pub struct Tuning {
     #[arg(long, env = "REPORT", value_enum, default_value_t = ReportFormat::Text)]
     pub report: ReportFormat,
 
+    /// The same as --report json
+    #[arg(long)]
+    pub json: bool,
+
     /// How long a message may take to be acknowledged, lost connections and all, before it counts as failed
     #[arg(long, env = "PUBLISH_TIMEOUT", value_name = "DURATION", value_parser = timeout, default_value = "30s")]
     pub publish_timeout: Duration,
@@ -137,6 +147,13 @@ pub struct Tuning {
     /// After Ctrl-C or SIGTERM, how long messages on their way may take; a second signal gives them up at once
     #[arg(long, env = "GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub grace: Duration,
+}
+
+impl Tuning {
+    /// How to report, whichever flag says it.
+    pub fn report(&self) -> ReportFormat {
+        if self.json { ReportFormat::Json } else { self.report }
+    }
 }
 
 /// How the end is reported.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::duration;
 use super::producer::{ReportFormat, rate};
+use super::value::whole;
 use crate::feed::Endpoint;
 
 /// Send a feed of numbered messages to a socket: lines to a stream, packets to datagrams.
@@ -24,20 +25,31 @@ pub struct Args {
     pub rate: Rate,
 
     /// How many messages
-    #[arg(long, env = "COUNT", value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+    #[arg(long, env = "COUNT", value_name = "N", default_value_t = 5000, value_parser = whole::<u64>(1..=1_000_000_000_000))]
     pub count: u64,
 
     /// The first message's id
-    #[arg(long, env = "FIRST", value_name = "ID", default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=1 << 60))]
+    #[arg(long, env = "FIRST", value_name = "ID", default_value_t = 1, value_parser = whole::<u64>(..=1 << 60))]
     pub first: u64,
 
     /// What the end is reported as: text to stderr, json to stdout
     #[arg(long, env = "REPORT", value_enum, default_value_t = ReportFormat::Text)]
     pub report: ReportFormat,
 
+    /// The same as --report json
+    #[arg(long)]
+    pub json: bool,
+
     /// After Ctrl-C or SIGTERM, how long the last answers may take; a second signal gives them up at once
     #[arg(long, env = "GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
     pub grace: Duration,
+}
+
+impl Args {
+    /// How to report, whichever flag says it.
+    pub fn report(&self) -> ReportFormat {
+        if self.json { ReportFormat::Json } else { self.report }
+    }
 }
 
 /// How fast.

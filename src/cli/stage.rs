@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::consumer::Tuning;
 use super::failing::Failing;
+use super::value::whole;
 use super::{brokers, duration};
 use crate::handler::{HandlerSpec, Schema};
 use crate::proto::{ChannelName, TopicName};
@@ -40,7 +41,7 @@ pub struct Args {
     pub expect: Option<Schema>,
 
     /// Handlers running at once [default: the number of CPUs, 100 for sleep and pipe]
-    #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
     pub concurrency: Option<u32>,
 
     /// Exit when nothing came and nothing was in flight for this long: seconds, or 30s, 5m [default: never]
@@ -50,6 +51,10 @@ pub struct Args {
     /// What is reported: text at the end to stderr, or json to stdout, a line each second and one at the end
     #[arg(long, env = "REPORT", value_enum, default_value_t = super::Report::Text)]
     pub report: super::Report,
+
+    /// The same as --report json
+    #[arg(long)]
+    pub json: bool,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -62,6 +67,13 @@ pub struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub broker: brokers::Args,
+}
+
+impl Args {
+    /// How to report, whichever flag says it.
+    pub fn report(&self) -> super::Report {
+        if self.json { super::Report::Json } else { self.report }
+    }
 }
 
 /// Where results go.

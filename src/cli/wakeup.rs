@@ -1,10 +1,10 @@
 //! `mqueue wakeup`.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{brokers, duration};
+use super::value::whole;
+use super::{brokers, duration, sockets};
+use crate::proto::HostPort;
 
 /// Wake sleeping consumers whose groups have messages, by poking their sockets.
 ///
@@ -12,16 +12,16 @@ use super::{brokers, duration};
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
-    /// Where sockets are looked for; repeatable, the first one that has a group's socket counts
-    #[arg(long, env = "SOCKET_DIR", value_name = "PATH", value_delimiter = ',', default_values = ["/run/mqueue", "/run"])]
-    pub socket_dir: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sockets: sockets::Args,
 
     /// How often nsqd is asked for its queues' depths
     #[arg(long, env = "POLL_INTERVAL", value_name = "DURATION", value_parser = duration, default_value = "1s")]
     pub poll_interval: Duration,
 
     /// How many waiting messages one consumer is for, where a group has numbered sockets
-    #[arg(long, env = "PER_CONSUMER", value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "PER_CONSUMER", value_name = "N", default_value_t = 1000, value_parser = whole::<u64>(1..))]
     pub per_consumer: u64,
 
     /// Only poll: do not subscribe to the streams of sleeping groups, which wakes them within milliseconds [default: false]
@@ -37,8 +37,8 @@ pub struct Args {
     pub dry_run: bool,
 
     /// Tell over HTTP, here, how it is doing: /healthz, /state, /metrics (port 0: the log says which) [default: nowhere]
-    #[arg(long, env = "LISTEN", value_name = "ADDR:PORT")]
-    pub listen: Option<SocketAddr>,
+    #[arg(long, env = "LISTEN", value_name = "HOST:PORT")]
+    pub listen: Option<HostPort>,
 
     #[command(flatten)]
     #[allow(missing_docs)]

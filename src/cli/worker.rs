@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::value::whole;
 use super::{duration, duration_in};
 use crate::handler::{HandlerSpec, HttpUrl};
 use crate::proto::{ChannelName, TopicName};
@@ -46,7 +47,7 @@ pub struct Args {
     pub handler_timeout: Duration,
 
     /// Jobs in hand at once; they are done side by side [default: 1, 100 for pipe, and 500 for print, file and unix]
-    #[arg(long, env = "IN_FLIGHT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2500))]
+    #[arg(long, env = "IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..=2500))]
     pub in_flight: Option<u32>,
 
     /// When the gateway hears nothing of this worker for so long, it takes its jobs back; it hears of it three times as often
@@ -58,7 +59,7 @@ pub struct Args {
     pub max_backoff: Duration,
 
     /// Exit when this many jobs are done [default: no limit]
-    #[arg(long, env = "COUNT", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
     pub count: Option<u64>,
 
     /// A file with the token that the gateway wants [default: none]

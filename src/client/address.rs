@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A host and a port: `127.0.0.1:4150`, `nsqd.local:4150`, `[::1]:4150`.
+use crate::proto::{HostPort, excerpt};
+
+/// A host and a port: `127.0.0.1:4150`, `nsqd.local:4150`, `[::1]:4150`; `:4150` is this machine, as in Go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     /// A name or an address, IPv6 without brackets.
@@ -13,7 +15,7 @@ pub struct Address {
 
 /// Text that is no [`Address`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid address {0:?}: use HOST:PORT, such as 127.0.0.1:4150")]
+#[error("invalid address \"{0}\": use HOST:PORT, such as 127.0.0.1:4150")]
 pub struct InvalidAddress(String);
 
 impl Address {
@@ -32,18 +34,10 @@ impl FromStr for Address {
     type Err = InvalidAddress;
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
-        let parse = || {
-            let (host, port) = text.rsplit_once(':')?;
-            let port = port.parse().ok().filter(|port| *port != 0)?;
-            let host = match host.strip_prefix('[') {
-                Some(rest) => rest.strip_suffix(']')?,
-                None if host.contains(':') => return None,
-                None => host,
-            };
-            let odd = |c: char| c.is_whitespace() || matches!(c, '/' | '@' | '[' | ']');
-            (!host.is_empty() && !host.contains(odd)).then(|| Self { host: host.to_owned(), port })
-        };
-        parse().ok_or_else(|| InvalidAddress(text.to_owned()))
+        match text.parse::<HostPort>() {
+            Ok(place) if place.port() != 0 => Ok(Self { host: place.host_to_reach().to_owned(), port: place.port() }),
+            Ok(_) | Err(_) => Err(InvalidAddress(excerpt(text.as_bytes()))),
+        }
     }
 }
 
@@ -68,10 +62,25 @@ mod tests {
     }
 
     #[test]
+    fn a_port_alone_is_on_this_machine() {
+        assert_eq!(":4150".parse::<Address>().unwrap().to_string(), "localhost:4150");
+    }
+
+    #[test]
     fn refuses_what_lacks_a_host_or_a_port() {
-        for text in
-            ["", "host", ":4150", "host:", "host:0", "host:65536", "::1:4150", "http://h:1", "a b:1", "[::1:4150"]
-        {
+        for text in [
+            "",
+            "host",
+            "host:",
+            "host:0",
+            "host:65536",
+            "::1:4150",
+            "http://h:1",
+            "a b:1",
+            "[::1:4150",
+            "-o:1",
+            "a;b:1",
+        ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }

@@ -9,13 +9,17 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{Address, Error};
+use crate::net;
 use crate::proto::{self, Command, Frame, FrameError, Identify, IdentifyReply, MAGIC_V2, Outgoing, Response};
+
+/// Bytes to be said beyond which nsqd cannot be reading: answers to all that may be in flight are far fewer.
+const MAX_UNREAD: usize = 4 << 20;
 
 /// How connections are made, and what is asked of nsqd on them.
 #[derive(Debug, Clone)]
@@ -72,13 +76,11 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects and identifies.
     pub(crate) async fn open(address: &Address, config: &ConnectConfig) -> Result<Self, Error> {
-        let silent = |_| Error::Silent { address: address.clone(), after: config.connect_timeout };
-        let connecting = TcpStream::connect((address.host(), address.port()));
         let begun = Instant::now();
         let unreachable = |source| Error::Unreachable { address: address.clone(), source };
-        let stream = timeout(config.connect_timeout, connecting).await.map_err(silent)?.map_err(unreachable)?;
+        let connecting = net::connect(address.host(), address.port(), config.connect_timeout);
+        let stream = connecting.await.map_err(unreachable)?;
         let round_trip = begun.elapsed();
-        stream.set_nodelay(true).map_err(unreachable)?;
         let mut connection = Self {
             address: address.clone(),
             stream,
@@ -94,6 +96,7 @@ impl Connection {
         if let Response::Data(json) = reply {
             let odd = |e| connection.unexpected(format!("an IDENTIFY reply that cannot be read ({e})"));
             connection.granted = serde_json::from_slice(&json).map_err(odd)?;
+            connection.granted.check(&config.identify).map_err(|what| connection.violation(what))?;
         }
         Ok(connection)
     }
@@ -111,7 +114,7 @@ impl Connection {
         loop {
             self.flush().await?;
             match self.frame().await? {
-                Frame::Response(Response::Heartbeat) => Command::Nop.encode(&mut self.out),
+                Frame::Response(Response::Heartbeat) => self.answer_heartbeat(),
                 Frame::Response(response) => return Ok(response),
                 Frame::Error(source) => return Err(Error::Refused { address: self.address.clone(), source }),
                 Frame::Message(_) => return Err(self.unexpected("a message".to_owned())),
@@ -124,6 +127,10 @@ impl Connection {
             let broken = |source| Error::Frame { address: self.address.clone(), source };
             if let Some(frame) = self.incoming.next_frame().map_err(broken)? {
                 return Ok(frame);
+            }
+            // a message is not awaited to its end: it may be large, and comes only after RDY
+            if self.incoming.message_is_coming() {
+                return Err(self.unexpected("a message".to_owned()));
             }
             self.more().await?;
         }
@@ -147,8 +154,32 @@ impl Connection {
         Error::Closed { address: self.address.clone(), source }
     }
 
+    /// Answers a heartbeat, unless so much is to be said already that nsqd cannot be reading it: any command will do.
+    pub(crate) fn answer_heartbeat(&mut self) {
+        answer_heartbeat(&mut self.out);
+    }
+
+    /// Fails if nsqd sends messages and reads no answers: they would gather for good.
+    pub(crate) fn check_unread(&self) -> Result<(), Error> {
+        match self.out.remaining() {
+            ..MAX_UNREAD => Ok(()),
+            unread => Err(self.violation(format!("it sends messages, and leaves {unread} bytes of answers unread"))),
+        }
+    }
+
     pub(crate) fn unexpected(&self, what: String) -> Error {
-        Error::Unexpected { address: self.address.clone(), what }
+        Error::Unexpected { address: self.address.clone(), what: proto::excerpt(what.as_bytes()) }
+    }
+
+    pub(crate) fn violation(&self, what: String) -> Error {
+        Error::Violation { address: self.address.clone(), what }
+    }
+}
+
+/// Answers a heartbeat, unless nsqd leaves so much unread already that one answer more would only take memory.
+pub(crate) fn answer_heartbeat(out: &mut Outgoing) {
+    if out.remaining() < MAX_UNREAD {
+        Command::Nop.encode(out);
     }
 }
 

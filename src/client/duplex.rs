@@ -11,7 +11,7 @@ use bytes::Buf;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 
-use super::connection::Connection;
+use super::connection::{Connection, answer_heartbeat};
 use super::{Address, ConnectConfig, Error};
 use crate::proto::{ChannelName, Command, Frame, IdentifyReply, Message, Response, TopicName, WireError};
 
@@ -75,7 +75,7 @@ impl Duplex {
             match incoming.next_frame().map_err(broken)? {
                 Some(Frame::Message(message)) => return Ok(Heard::Message(message)),
                 Some(Frame::Response(Response::Ok)) => return Ok(Heard::Published),
-                Some(Frame::Response(Response::Heartbeat)) => Command::Nop.encode(out),
+                Some(Frame::Response(Response::Heartbeat)) => answer_heartbeat(out),
                 Some(Frame::Response(other)) => return Err(self.connection.unexpected(format!("{other:?}"))),
                 Some(Frame::Error(error)) if !error.code.is_fatal() => return Ok(Heard::Failed(error)),
                 Some(Frame::Error(source)) => return Err(Error::Refused { address: address(), source }),

@@ -57,6 +57,14 @@ pub enum Error {
         /// What it sent.
         what: String,
     },
+    /// nsqd did what its protocol does not allow: it lies, or is broken.
+    #[error("nsqd at {address} breaks the protocol: {what}")]
+    Violation {
+        /// Where.
+        address: Address,
+        /// What it did.
+        what: String,
+    },
     /// No nsqlookupd answered.
     #[error(transparent)]
     Lookup(#[from] HttpError),

@@ -1,18 +1,32 @@
 //! The HTTP APIs of nsqd and nsqlookupd (<https://nsq.io/components/nsqd.html>, `nsqd/http.go`, `nsqlookupd/http.go`).
 //!
-//! Every call has a deadline: 2 s to connect, 5 s in all.
+//! Every call has a deadline: 2 s to connect, 5 s in all. Every answer has a limit, in bytes and in what is in it, and names that NSQ does not
+//! allow are left out of it.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use reqwest::header::DATE;
 use reqwest::{Client, Method, StatusCode};
 use serde::de::DeserializeOwned;
 
+use super::peer_names::{Checked, LeftOut};
 use super::{Address, InvalidAddress, http_date};
+use crate::http::{BodyError, body as read_body};
 use crate::proto::stats::{Channels, ErrorBody, Info, Lookup, Stats, Topics};
-use crate::proto::{ChannelName, TopicName};
+use crate::proto::{ChannelName, TopicName, excerpt};
+
+/// The longest answer in bytes: statistics of some 80,000 channels.
+const MAX_ANSWER: usize = 32 << 20;
+/// The longest answer that is an error.
+const MAX_ERROR: usize = 64 << 10;
+/// The most objects, and the most values, in an answer: a short text may stand for much memory.
+const MAX_OBJECTS: usize = 1 << 18;
+const MAX_VALUES: usize = 1 << 22;
 
 /// Why a call of an HTTP API failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +70,11 @@ pub enum HttpError {
 }
 
 impl HttpError {
+    /// True if the server does not know such a request at all.
+    pub fn is_unknown_request(&self) -> bool {
+        matches!(self, Self::Status { status: 404 | 405, code, .. } if !code.ends_with("_NOT_FOUND"))
+    }
+
     /// True if the topic or channel that was named does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Status { code, .. } if matches!(code.as_str(), "TOPIC_NOT_FOUND" | "CHANNEL_NOT_FOUND"))
@@ -68,6 +87,8 @@ struct Api {
     program: &'static str,
     address: String,
     client: Client,
+    /// That it named what is not allowed was logged.
+    said: Arc<AtomicBool>,
 }
 
 type Query<'a> = [(&'a str, &'a str)];
@@ -79,7 +100,8 @@ impl Api {
         let address = bare.parse::<Address>()?.to_string();
         let client =
             crate::http::plain().connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(5)).no_proxy();
-        Ok(Self { program, address, client: client.build().expect("nothing is read from the system for plain http") })
+        let client = client.build().expect("nothing is read from the system for plain http");
+        Ok(Self { program, address, client, said: Arc::default() })
     }
 
     async fn call(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Vec<u8>, HttpError> {
@@ -88,36 +110,67 @@ impl Api {
 
     /// The answer, and when the server says that it gave it.
     async fn call_dated(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Dated, HttpError> {
+        self.send(method, path, query, Bytes::new()).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &'static str,
+        query: &Query<'_>,
+        body: Bytes,
+    ) -> Result<Dated, HttpError> {
         let (program, address) = (self.program, self.address.clone());
         let unreachable = |e: reqwest::Error| {
             let reason = if e.is_timeout() { "no answer in time".to_owned() } else { innermost(&e) };
             HttpError::Unreachable { program, address: address.clone(), reason }
         };
         let url = format!("http://{address}{path}");
-        let response = self.client.request(method, url).query(query).send().await.map_err(unreachable)?;
+        let response = self.client.request(method, url).query(query).body(body).send().await.map_err(unreachable)?;
         let status = response.status();
         let date = response.headers().get(DATE).and_then(|date| http_date::parse(date.to_str().ok()?));
-        let body = response.bytes().await.map_err(unreachable)?;
         if status == StatusCode::OK {
-            return Ok((body.into(), date));
+            return match read_body(response, MAX_ANSWER).await {
+                Ok(body) => Ok((body, date)),
+                Err(BodyError::Broken(error)) => Err(unreachable(error)),
+                Err(error @ BodyError::TooLong(_)) => Err(self.unreadable(path, &error.to_string())),
+            };
         }
+        let body = read_body(response, MAX_ERROR).await.unwrap_or_default();
         let code = serde_json::from_slice::<ErrorBody>(&body).unwrap_or_default().message;
+        let code = excerpt(code.as_bytes());
         Err(HttpError::Status { program, address: self.address.clone(), path, status: status.as_u16(), code })
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &'static str, query: &Query<'_>) -> Result<T, HttpError> {
+    async fn get<T: DeserializeOwned + Checked>(&self, path: &'static str, query: &Query<'_>) -> Result<T, HttpError> {
         let body = self.call(Method::GET, path, query).await?;
-        serde_json::from_slice(&body).map_err(|e| HttpError::Answer {
-            program: self.program,
-            address: self.address.clone(),
-            path,
-            reason: e.to_string(),
-        })
+        let mut answer: T = read(&body).map_err(|why| self.unreadable(path, &why))?;
+        let mut out = LeftOut::default();
+        answer.check(&mut out);
+        out.log_once(self.program, &self.address, &self.said);
+        Ok(answer)
+    }
+
+    fn unreadable(&self, path: &'static str, why: &str) -> HttpError {
+        let reason = excerpt(why.as_bytes());
+        HttpError::Answer { program: self.program, address: self.address.clone(), path, reason }
     }
 
     async fn post(&self, path: &'static str, query: &Query<'_>) -> Result<(), HttpError> {
         self.call(Method::POST, path, query).await.map(drop)
     }
+}
+
+/// Reads JSON, unless it would take far more memory than it has bytes.
+fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
+    let objects = memchr::memchr_iter(b'{', json).count();
+    let values = memchr::memchr_iter(b',', json).count();
+    if objects > MAX_OBJECTS || values > MAX_VALUES {
+        return Err(format!(
+            "it has {objects} objects and {values} values: up to {MAX_OBJECTS} and {MAX_VALUES} are read"
+        ));
+    }
+    serde_json::from_slice(json).map_err(|e| e.to_string())
 }
 
 fn innermost(error: &dyn std::error::Error) -> String {
@@ -202,6 +255,18 @@ impl Nsqd {
     /// Delivers a channel's messages again.
     pub async fn unpause_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
         self.channel("/channel/unpause", topic, channel).await
+    }
+
+    /// Publishes to one channel of a topic, which mqueue's broker can do; nsqd does not know the request:
+    /// [`HttpError::is_unknown_request`].
+    pub async fn publish_to_channel(
+        &self,
+        topic: &TopicName,
+        channel: &ChannelName,
+        body: Bytes,
+    ) -> Result<(), HttpError> {
+        let query = [("topic", topic.as_str()), ("channel", channel.as_str())];
+        self.0.send(Method::POST, "/channel/pub", &query, body).await.map(drop)
     }
 
     async fn channel(&self, path: &'static str, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {

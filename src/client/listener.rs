@@ -45,7 +45,7 @@ impl Listener {
             }
             let broken = |source| Error::Frame { address: self.0.address.clone(), source };
             match self.0.incoming.next_frame().map_err(broken)? {
-                Some(Frame::Response(Response::Heartbeat)) => Command::Nop.encode(&mut self.0.out),
+                Some(Frame::Response(Response::Heartbeat)) => self.0.answer_heartbeat(),
                 Some(Frame::Error(source)) => {
                     return Err(Error::Refused { address: self.0.address.clone(), source });
                 }

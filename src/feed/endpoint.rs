@@ -4,10 +4,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::proto::HostPort;
+
 /// The longest path of a Unix socket (`sun_path`, with its NUL 108), in bytes.
 const LONGEST_PATH: usize = 107;
 
-/// A socket's address: `unix:/PATH`, `unixgram:/PATH`, `tcp:HOST:PORT`, `udp:HOST:PORT`.
+/// A socket's address: `unix:/PATH`, `unixgram:/PATH`, `tcp:HOST:PORT`, `udp:HOST:PORT`; without HOST it is every address to
+/// listen on, and this machine to send to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// A Unix stream socket: lines.
@@ -15,9 +18,9 @@ pub enum Endpoint {
     /// A Unix datagram socket (Go's name for it): one message a datagram.
     Unixgram(PathBuf),
     /// Lines over TCP.
-    Tcp(String),
+    Tcp(HostPort),
     /// One message a datagram.
-    Udp(String),
+    Udp(HostPort),
 }
 
 /// Text that is no [`Endpoint`].
@@ -41,13 +44,11 @@ impl FromStr for Endpoint {
             ..=LONGEST_PATH => Ok(PathBuf::from(rest)),
             _ => Err(InvalidEndpoint::TooLong(text.to_owned())),
         };
-        let has_port =
-            rest.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         match scheme {
             "unix" => path().map(Self::Unix),
             "unixgram" => path().map(Self::Unixgram),
-            "tcp" if has_port => Ok(Self::Tcp(rest.to_owned())),
-            "udp" if has_port => Ok(Self::Udp(rest.to_owned())),
+            "tcp" => rest.parse().map(Self::Tcp).map_err(|_| unknown()),
+            "udp" => rest.parse().map(Self::Udp).map_err(|_| unknown()),
             _ => Err(unknown()),
         }
     }
@@ -70,7 +71,14 @@ mod tests {
 
     #[test]
     fn what_is_read_is_shown_as_it_was_typed() {
-        for text in ["unix:/run/feed", "unixgram:feed.sock", "tcp:127.0.0.1:0", "tcp:[::1]:9000", "udp:localhost:514"] {
+        for text in [
+            "unix:/run/feed",
+            "unixgram:feed.sock",
+            "tcp:127.0.0.1:0",
+            "tcp:[::1]:9000",
+            "udp:localhost:514",
+            "tcp::9000",
+        ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
     }

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use nix::errno::Errno;
+
+use crate::net::knock;
 
 /// Removes the socket at `path`, stream or datagram, if who listened on it was killed. Leaves alone what somebody listens on, and what
 /// is no socket.
@@ -15,12 +17,13 @@ pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 fn nobody_listens(path: &Path) -> bool {
-    let refused = |tried: io::Result<()>| tried.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-    match UnixStream::connect(path) {
-        Err(e) if e.raw_os_error() == Some(Errno::EPROTOTYPE as i32) => {
-            refused(UnixDatagram::unbound().and_then(|socket| socket.connect(path)))
+    match knock(path) {
+        Err(Errno::EPROTOTYPE) => {
+            let tried = UnixDatagram::unbound().and_then(|socket| socket.connect(path));
+            tried.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
         }
-        tried => refused(tried.map(drop)),
+        // a full queue (EAGAIN) is somebody's
+        tried => tried == Err(Errno::ECONNREFUSED),
     }
 }
 

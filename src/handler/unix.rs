@@ -9,16 +9,18 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::feed::Answer;
+use crate::net::connect_unix;
 use crate::proto::Message;
 
 use super::away::or_retry;
 use super::{Away, Handler, Verdict};
 use crate::reason::why;
 
+/// How long a receiver may leave its queue of connections full.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// Lines of one connection.
 const BATCH: usize = 500;
 
@@ -82,7 +84,7 @@ impl UnixHandler {
             return Ok(Answer { taken: None, refused: 0 });
         }
         let handing_over = async {
-            let mut stream = UnixStream::connect(&self.path).await?;
+            let mut stream = connect_unix(&self.path, CONNECT_TIME.min(self.answer_within)).await?;
             let mut text = BytesMut::with_capacity(lines.iter().map(|(_, line)| line.len() + 1).sum());
             for (_, line) in lines {
                 text.put_slice(line);

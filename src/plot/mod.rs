@@ -16,6 +16,10 @@ const TOP: f64 = 92.0;
 const PANEL: f64 = 190.0;
 const BETWEEN: f64 = 46.0;
 const BOTTOM: f64 = 52.0;
+/// From one label, or one line of the subtitle, to the next.
+const LABEL: f64 = 15.0;
+/// The widest that a letter of the subtitle is on average.
+const LETTER: f64 = 6.8;
 
 /// A picture: panels one below the other, over one axis.
 #[derive(Debug, Clone)]
@@ -56,14 +60,18 @@ pub(crate) enum Tone {
 impl Figure {
     /// The file's text.
     pub(crate) fn svg(&self) -> String {
-        let height = TOP + self.panels.len() as f64 * (PANEL + BETWEEN) - BETWEEN + BOTTOM;
+        let subtitle = lines_of(&self.subtitle);
+        let first = TOP + (subtitle.len() - 1) as f64 * LABEL;
+        let height = first + self.panels.len() as f64 * (PANEL + BETWEEN) - BETWEEN + BOTTOM;
         let mut svg = Svg::begin(WIDTH, height, &self.title);
         svg.text(LEFT, 30.0, "title", &self.title);
-        svg.text(LEFT, 52.0, "note", &self.subtitle);
+        for (n, line) in subtitle.iter().enumerate() {
+            svg.text(LEFT, 52.0 + n as f64 * LABEL, "note", line);
+        }
         let all = self.panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.points);
         let across = Scale::ending(all.map(|point| point.0), LEFT, WIDTH - RIGHT);
         for (n, panel) in self.panels.iter().enumerate() {
-            let top = TOP + n as f64 * (PANEL + BETWEEN);
+            let top = first + n as f64 * (PANEL + BETWEEN);
             panel.draw(&mut svg, &across, top, n + 1 == self.panels.len());
         }
         svg.text((LEFT + WIDTH - RIGHT) / 2.0, height - 12.0, "axis middle", &self.across);
@@ -95,19 +103,42 @@ impl Panel {
                 labels.push((last.1 + 4.0, line));
             }
         }
-        spread(&mut labels);
+        spread(&mut labels, bottom + 4.0);
         for (y, line) in labels {
             svg.text(WIDTH - RIGHT + 8.0, y, &format!("label {}", line.tone.class()), &line.name);
         }
     }
 }
 
-/// Moves labels apart, so that none covers another.
-fn spread(labels: &mut [(f64, &Line)]) {
+/// Moves labels apart, so that none covers another, and none goes below `lowest`, where the next diagram's are.
+fn spread(labels: &mut [(f64, &Line)], lowest: f64) {
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
     for n in 1..labels.len() {
-        labels[n].0 = labels[n].0.max(labels[n - 1].0 + 15.0);
+        labels[n].0 = labels[n].0.max(labels[n - 1].0 + LABEL);
     }
+    let mut below = lowest + LABEL;
+    for label in labels.iter_mut().rev() {
+        label.0 = label.0.min(below - LABEL);
+        below = label.0;
+    }
+}
+
+/// Breaks a text into lines that fit beside `LEFT`.
+fn lines_of(text: &str) -> Vec<String> {
+    let letters = ((WIDTH - LEFT) / LETTER) as usize;
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("there is always one");
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > letters {
+            lines.push(word.to_owned());
+            continue;
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines
 }
 
 impl Line {
@@ -151,6 +182,30 @@ mod tests {
         assert_eq!(numbers.len(), 200);
         assert!(numbers.chunks(2).all(|at| (LEFT..=WIDTH - RIGHT).contains(&at[0])));
         assert!(numbers.chunks(2).all(|at| (TOP..=TOP + PANEL).contains(&at[1])));
+    }
+
+    #[test]
+    fn labels_of_lines_that_end_together_stay_apart_and_above_the_axis() {
+        let line = |name: &str| Line { name: name.to_owned(), tone: Tone::First, points: vec![] };
+        let lines = ["p50", "p95", "p99"].map(line);
+        for at in [[0.0, 0.0, 0.0], [100.0, 99.0, 98.0], [40.0, 41.0, 100.0]] {
+            let mut labels: Vec<(f64, &Line)> = at.into_iter().zip(&lines).collect();
+            spread(&mut labels, 100.0);
+            assert!(labels.iter().all(|label| label.0 <= 100.0), "{labels:?}");
+            assert!(labels.windows(2).all(|two| two[1].0 - two[0].0 >= LABEL), "{labels:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_subtitle_is_broken_into_lines_that_fit() {
+        let long = "a chunk up to every 400 ms each; ".repeat(10);
+        let lines = lines_of(long.trim());
+        assert!(lines.len() > 1 && lines.iter().all(|line| line.chars().count() as f64 * LETTER <= WIDTH - LEFT));
+        assert_eq!(lines.join(" "), long.trim());
+        assert_eq!(lines_of(""), [""]);
+        let mut figure = figure(vec![(0.0, 1.0)]);
+        figure.subtitle = long;
+        assert!(figure.svg().matches("class=\"note\"").count() > 1);
     }
 
     #[test]

@@ -82,6 +82,19 @@ impl Bodies {
         }
     }
 
+    /// `count` consecutive bodies, sharing the memory; the first begins, with its size if it has one, at `offset`.
+    pub fn part(&self, offset: usize, count: u32) -> Self {
+        let (mut end, mut last) = (offset, 0..0);
+        for _ in 0..count {
+            last = self.at(end);
+            end = last.end;
+        }
+        match count {
+            1 => Self::one(self.bytes.slice(last)),
+            _ => Self { bytes: self.bytes.slice(offset..end), count },
+        }
+    }
+
     /// The bodies one by one, sharing the memory.
     pub fn iter(&self) -> impl Iterator<Item = Bytes> {
         (0..self.count).scan(0, |offset, _| {
@@ -141,6 +154,16 @@ mod tests {
             assert_eq!(bodies.sized_length(), all.concat().len() + 4 * all.len());
             assert_eq!(bodies.clone().compact(), bodies);
         }
+    }
+
+    #[test]
+    fn a_part_is_consecutive_bodies() {
+        let bodies: Bodies = ["a", "bcd", "ef"].into_iter().collect();
+        assert_eq!(bodies.part(5, 2), ["bcd", "ef"].into_iter().collect());
+        assert_eq!(bodies.part(5, 1), Bodies::one(Bytes::from_static(b"bcd")));
+        assert_eq!(bodies.part(0, 3), bodies);
+        let one = Bodies::one(Bytes::from_static(b"x"));
+        assert_eq!(one.part(0, 1), one);
     }
 
     #[test]

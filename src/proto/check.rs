@@ -5,7 +5,8 @@
 //!  input: │ n, mod 8 (1) │ n chunk sizes (1 each) │ the bytes that a peer sends │
 //! ```
 //!
-//! - Bytes that come in chunks decode to the same values, and to the same error, as the same bytes at once.
+//! - Bytes that come in chunks decode to the same values, and to the same error, as the same bytes at once, also where decoding
+//!   goes on where it stopped.
 //! - A decoder that asks for more leaves the buffer as it was; one that gives a value takes bytes for it.
 //! - A value is encoded to bytes that decode to it again.
 
@@ -13,7 +14,7 @@ use std::fmt::Debug;
 
 use bytes::{Buf, BytesMut};
 
-use super::{Command, Frame, FrameError, Limits, MessageId, Outgoing, ProtocolError};
+use super::{Command, Frame, FrameError, Limits, MessageId, Outgoing, ProtocolError, Unfinished};
 
 /// Small, so that mutations reach them.
 const LIMITS: Limits = Limits { max_msg_size: 300, max_body_size: 1500, max_req_timeout: 3_600_000, max_line: 256 };
@@ -21,7 +22,7 @@ const MAX_FRAME: u32 = 1000;
 
 /// Checks [`Command::decode`] and [`Command::encode`]. Panics on a violation.
 pub fn commands(input: &[u8]) {
-    for command in decode_both_ways(input, |buffer| Command::decode(buffer, &LIMITS)) {
+    for command in decode_both_ways(input, |buffer, unfinished| Command::decode_on(buffer, &LIMITS, unfinished)) {
         if is_sendable(&command) {
             assert_same(&command, &encoded(|out| command.encode(out)), decode_leniently);
         }
@@ -30,7 +31,7 @@ pub fn commands(input: &[u8]) {
 
 /// Checks [`Frame::decode`] and [`Frame::encode`]. Panics on a violation.
 pub fn frames(input: &[u8]) {
-    for frame in decode_both_ways(input, |buffer| Frame::decode(buffer, MAX_FRAME)) {
+    for frame in decode_both_ways(input, |buffer, _| Frame::decode(buffer, MAX_FRAME)) {
         assert_same(&frame, &encoded(|out| frame.encode(out)), decode_frame);
     }
 }
@@ -85,7 +86,10 @@ struct Outcome<T, E> {
     rest: Vec<u8>,
 }
 
-fn decode_both_ways<T, E>(input: &[u8], decode: impl Fn(&mut BytesMut) -> Result<Option<T>, E>) -> Vec<T>
+fn decode_both_ways<T, E>(
+    input: &[u8],
+    decode: impl Fn(&mut BytesMut, &mut Unfinished) -> Result<Option<T>, E>,
+) -> Vec<T>
 where
     T: Debug + PartialEq,
     E: Debug + PartialEq,
@@ -103,10 +107,10 @@ where
 fn decode_in<T, E>(
     sizes: &[usize],
     mut bytes: &[u8],
-    decode: impl Fn(&mut BytesMut) -> Result<Option<T>, E>,
+    decode: impl Fn(&mut BytesMut, &mut Unfinished) -> Result<Option<T>, E>,
 ) -> Outcome<T, E> {
     let mut outcome = Outcome { values: Vec::new(), error: None, rest: Vec::new() };
-    let mut buffer = BytesMut::new();
+    let (mut buffer, mut unfinished) = (BytesMut::new(), Unfinished::default());
     let mut sizes = sizes.iter().cycle();
     while !bytes.is_empty() {
         let (chunk, later) = bytes.split_at(sizes.next().map_or(1, |size| (*size).min(bytes.len())));
@@ -114,7 +118,7 @@ fn decode_in<T, E>(
         bytes = later;
         loop {
             let before = buffer.clone();
-            match decode(&mut buffer) {
+            match decode(&mut buffer, &mut unfinished) {
                 Ok(Some(value)) => outcome.values.push(value),
                 Ok(None) => break assert_eq!(buffer, before, "the buffer is as it was"),
                 Err(error) => return Outcome { error: Some(error), ..outcome },

@@ -4,6 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::excerpt;
+
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
         /// The first word of an error frame.
@@ -91,7 +93,7 @@ impl fmt::Display for ErrorCode {
 
 /// An error frame as received: the code, and all that nsqd said.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("nsqd said: {}", .text.escape_ascii())]
+#[error("nsqd said: {}{}", excerpt(.text), self.remedy())]
 pub struct WireError {
     /// The first word.
     pub code: ErrorCode,
@@ -104,6 +106,19 @@ impl WireError {
     pub fn parse(text: Bytes) -> Self {
         let code = text.split(|b| *b == b' ').next().unwrap_or_default();
         Self { code: ErrorCode::from_bytes(code), text }
+    }
+
+    /// What to do about a refusal of this client as it is, whatever it asks for.
+    fn remedy(&self) -> &'static str {
+        match self.code {
+            ErrorCode::AuthFirst | ErrorCode::Unauthorized => {
+                ": mqueue does not log in: use an nsqd without --auth-http-address"
+            }
+            ErrorCode::Invalid if self.text.ends_with(b"(TLS required)") => {
+                ": mqueue does not speak TLS: use an nsqd without --tls-required, or a tunnel to it"
+            }
+            _ => "",
+        }
     }
 }
 
@@ -138,6 +153,14 @@ mod tests {
         let error = WireError::parse(Bytes::from_static(b"E_FIN_FAILED FIN 0123456789abcdef failed ID not in flight"));
         assert_eq!(error.code, ErrorCode::FinFailed);
         assert!(!error.code.is_fatal());
+    }
+
+    #[test]
+    fn a_refusal_of_the_client_says_what_to_do() {
+        let said = |text: &'static str| WireError::parse(text.as_bytes().into()).to_string();
+        assert!(said("E_INVALID cannot PUB in current state (TLS required)").contains("--tls-required"));
+        assert!(said("E_AUTH_FIRST AUTH required before SUB").contains("--auth-http-address"));
+        assert_eq!(said("E_INVALID cannot SUB in current state"), "nsqd said: E_INVALID cannot SUB in current state");
     }
 
     #[test]

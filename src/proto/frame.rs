@@ -19,6 +19,9 @@ const MESSAGE: u32 = 2;
 /// Bytes before the data: the size and the type.
 const HEADER: usize = 8;
 
+/// The largest response or error that is taken, in bytes: only messages are large.
+const MAX_ANSWER: u32 = 1 << 20;
+
 /// One frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
@@ -124,6 +127,8 @@ impl Frame {
     /// The size that the first frame of `buffer` announces (bytes after the size itself), checked; `None` before it is there.
     pub fn announced(buffer: &[u8], max: u32) -> Result<Option<usize>, FrameError> {
         let Some(size) = buffer.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)) else { return Ok(None) };
+        let is_answer = buffer.get(4..HEADER).is_some_and(|kind| kind != MESSAGE.to_be_bytes());
+        let max = if is_answer { max.min(MAX_ANSWER) } else { max };
         match size {
             _ if buffer.starts_with(b"HTTP") => Err(FrameError::Http),
             4.. if size <= max => Ok(Some(size as usize)),

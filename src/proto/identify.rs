@@ -53,10 +53,13 @@ pub struct Identify {
     /// Asks for FPUB, which mqueue's broker has.
     #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_is_default")]
     pub fence: bool,
+    /// Asks for BACK, which mqueue's broker has.
+    #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_is_default")]
+    pub give_back: bool,
 }
 
 /// The fields of [`Identify`], whose names Go takes in any case.
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 15] = [
     "client_id",
     "hostname",
     "user_agent",
@@ -71,6 +74,7 @@ const FIELDS: [&str; 14] = [
     "deflate",
     "deflate_level",
     "fence",
+    "give_back",
 ];
 
 impl Identify {
@@ -141,6 +145,9 @@ pub struct IdentifyReply {
     /// FPUB is known. nsqd does not send this.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fence: bool,
+    /// BACK is known. nsqd does not send this.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub give_back: bool,
 }
 
 impl Default for IdentifyReply {
@@ -160,7 +167,31 @@ impl Default for IdentifyReply {
             output_buffer_size: 16_384,
             output_buffer_timeout: 250,
             fence: false,
+            give_back: false,
         }
+    }
+}
+
+impl IdentifyReply {
+    /// Checks what a server grants: nothing here could be consumed or published otherwise.
+    ///
+    /// # Errors
+    /// What does not make sense, as part of a sentence.
+    pub fn check(&self, asked: &Identify) -> Result<(), String> {
+        let sample_rate = asked.sample_rate.unwrap_or(0);
+        Err(match self {
+            Self { msg_timeout: 0, .. } => "it grants a msg_timeout of 0 ms".to_owned(),
+            Self { max_msg_timeout: 0, .. } => "it grants a max_msg_timeout of 0 ms".to_owned(),
+            Self { max_rdy_count: 0, .. } => "it grants a max_rdy_count of 0".to_owned(),
+            Self { tls_v1: true, .. } => "it begins TLS, which was not asked for".to_owned(),
+            Self { deflate: true, .. } | Self { snappy: true, .. } => {
+                "it begins compression, which was not asked for".to_owned()
+            }
+            Self { sample_rate: granted, .. } if *granted != sample_rate => {
+                format!("it samples at {granted} %, and {sample_rate} was asked for: it would discard messages")
+            }
+            _ => return Ok(()),
+        })
     }
 }
 
@@ -203,6 +234,7 @@ mod tests {
             deflate: true,
             deflate_level: Some(1),
             fence: true,
+            give_back: true,
         };
         let json = serde_json::to_value(all).unwrap();
         let names: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
@@ -223,6 +255,24 @@ mod tests {
         let reply: IdentifyReply =
             serde_json::from_str(r#"{"version":"9","topology_zone":"a","max_rdy_count":7}"#).unwrap();
         assert_eq!((reply.max_rdy_count, reply.msg_timeout), (7, 60_000));
+    }
+
+    #[test]
+    fn what_a_server_grants_has_to_make_sense() {
+        let asked = Identify { sample_rate: Some(50), ..Identify::default() };
+        let check = |json: &str| serde_json::from_str::<IdentifyReply>(json).unwrap().check(&asked);
+        assert_eq!(check(r#"{"sample_rate":50}"#), Ok(()));
+        for (json, says) in [
+            (r#"{"sample_rate":50,"msg_timeout":0}"#, "msg_timeout of 0 ms"),
+            (r#"{"sample_rate":50,"max_msg_timeout":0}"#, "max_msg_timeout of 0 ms"),
+            (r#"{"sample_rate":50,"max_rdy_count":0}"#, "max_rdy_count of 0"),
+            (r#"{"sample_rate":50,"tls_v1":true}"#, "TLS"),
+            (r#"{"sample_rate":50,"snappy":true}"#, "compression"),
+            (r#"{"sample_rate":50,"deflate":true}"#, "compression"),
+            (r#"{"sample_rate":99}"#, "samples at 99 %, and 50 was asked for"),
+        ] {
+            assert!(check(json).unwrap_err().contains(says), "{json}");
+        }
     }
 
     #[test]

@@ -16,6 +16,15 @@ impl<T> Default for List<T> {
     }
 }
 
+impl<T> List<T> {
+    /// Keeps only what `keep` is true for.
+    pub fn retain_mut(&mut self, keep: impl FnMut(&mut T) -> bool) {
+        if let Some(items) = &mut self.0 {
+            items.retain_mut(keep);
+        }
+    }
+}
+
 impl<T> Deref for List<T> {
     type Target = [T];
 

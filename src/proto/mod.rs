@@ -17,6 +17,7 @@ pub mod check;
 mod command;
 mod error;
 mod frame;
+mod host;
 mod identify;
 mod incoming;
 mod limits;
@@ -30,9 +31,10 @@ pub mod stats;
 mod tests;
 
 pub use bodies::Bodies;
-pub use command::Command;
+pub use command::{Command, Unfinished};
 pub use error::{ErrorCode, ProtocolError, WireError};
 pub use frame::{Frame, FrameError, Response};
+pub use host::{HostPort, InvalidHostPort, is_host};
 pub use identify::{Identify, IdentifyReply};
 pub(crate) use incoming::room;
 pub use limits::Limits;
@@ -40,6 +42,7 @@ pub use list::List;
 pub use message::{Message, MessageId};
 pub use name::{ChannelName, InvalidName, TopicName};
 pub use outgoing::Outgoing;
+pub use quote::excerpt;
 
 /// What a client says first on a connection: the protocol's version.
 pub const MAGIC_V2: &[u8; 4] = b"  V2";

@@ -46,6 +46,11 @@ macro_rules! name {
                 }
             }
 
+            /// True for what [`new`](Self::new) takes.
+            pub fn is_valid(name: &str) -> bool {
+                is_valid(name)
+            }
+
             /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0

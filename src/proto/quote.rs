@@ -2,6 +2,31 @@
 
 use std::fmt::Write;
 
+/// The longest excerpt, in characters.
+const EXCERPT: usize = 200;
+
+/// The beginning of a peer's text, for a log line or an error: at most 200 characters, what does not print escaped, on one line.
+pub fn excerpt(bytes: &[u8]) -> String {
+    // a character has at most 4 bytes
+    let beginning = &bytes[..bytes.len().min(4 * EXCERPT)];
+    let mut out = String::new();
+    let mut count = 0;
+    for chunk in beginning.utf8_chunks() {
+        for c in chunk.valid().chars().take(EXCERPT - count) {
+            count += 1;
+            if c == '"' || c == '\\' { out.push(c) } else { put(&mut out, c) }
+        }
+        for byte in chunk.invalid().iter().take(EXCERPT - count) {
+            count += 1;
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+    }
+    if count == EXCERPT && bytes.len() > EXCERPT {
+        out.push('…');
+    }
+    out
+}
+
 /// `bytes` in double quotes: what prints stays as it is, the rest becomes an escape of Go's.
 pub(super) fn quote(bytes: &[u8]) -> String {
     let mut out = String::from('"');
@@ -43,6 +68,23 @@ fn prints(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_excerpt_is_one_short_line_without_control_characters() {
+        for (bytes, expected) in [
+            (&b"E_INVALID \"a\" \\"[..], r#"E_INVALID "a" \"#),
+            (b"a\nb\x1b[31m\xff", r"a\nb\x1b[31m\xff"),
+            ("grün\u{202e}".as_bytes(), r"grün\u202e"),
+            (b"", ""),
+        ] {
+            assert_eq!(excerpt(bytes), expected);
+        }
+        for (endless, length) in [(vec![b'x'; 1 << 20], 1), (vec![0xff; 1 << 20], 4), ("ü".repeat(1000).into(), 1)] {
+            let text = excerpt(&endless);
+            assert!(text.ends_with('…') && text.chars().count() == length * EXCERPT + 1, "{text}");
+        }
+        assert_eq!(excerpt(&[b'x'; EXCERPT]), "x".repeat(EXCERPT));
+    }
 
     /// What nsqd 1.3.0 answered to PUB with these names.
     #[test]

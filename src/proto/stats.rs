@@ -22,6 +22,23 @@ pub struct Stats {
     pub memory: Option<Memory>,
     /// Connections that publish.
     pub producers: List<ClientStats>,
+    /// The log of `mqueue broker`; nsqd says nothing of its files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogStats>,
+}
+
+/// The log of `mqueue broker`, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogStats {
+    /// All segments.
+    pub bytes: u64,
+    /// What messages that somebody holds need of them.
+    pub live_bytes: u64,
+    /// How many segments there are.
+    pub segments: u64,
+    /// Disk space that is kept for finishing and deleting messages.
+    pub reserve_bytes: u64,
 }
 
 /// Go's figures of its heap (bytes) and of its collector (microseconds).
@@ -157,8 +174,18 @@ pub struct PubCount {
 pub struct Latency {
     /// Messages counted.
     pub count: i64,
-    /// Maps of `quantile` and `value` (in nanoseconds).
-    pub percentiles: List<std::collections::BTreeMap<String, f64>>,
+    /// The quantiles.
+    pub percentiles: List<Quantile>,
+}
+
+/// One quantile of a [`Latency`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quantile {
+    /// Which: 0.99.
+    pub quantile: f64,
+    /// Nanoseconds.
+    pub value: f64,
 }
 
 /// nsqd's `/info`.
@@ -201,9 +228,11 @@ pub struct Producer {
     pub hostname: String,
     /// The address that clients connect to.
     pub broadcast_address: String,
-    /// The TCP port that clients connect to.
+    /// The TCP port that clients connect to; 0 if it said what is no port.
+    #[serde(deserialize_with = "port")]
     pub tcp_port: u16,
-    /// Its HTTP port.
+    /// Its HTTP port; 0 likewise.
+    #[serde(deserialize_with = "port")]
     pub http_port: u16,
     /// Its version.
     pub version: String,
@@ -261,6 +290,11 @@ pub(super) fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserializ
     from: D,
 ) -> Result<T, D::Error> {
     Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
+/// nsqlookupd passes on whatever number an nsqd says, -1 of one on a Unix socket: one of them is not to make the whole list unreadable.
+fn port<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+    i64::deserialize(from).map(|number| u16::try_from(number).unwrap_or(0))
 }
 
 #[cfg(test)]

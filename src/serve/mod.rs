@@ -1,43 +1,47 @@
 //! A small HTTP server beside a command's work: bounded in connections, and each bounded in time, so that whoever reads slowly, or
-//! opens many and says nothing, harms nobody but other readers. And what servers of long connections share: [`connection`].
+//! opens many and says nothing, harms nobody but other readers. And what servers of long connections share: [`connection`], [`Places`].
 
+mod chunks;
 mod connection;
-mod listen;
+mod host;
+mod patience;
+mod places;
+mod target;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 pub use self::connection::{Manners, connection};
-pub use self::listen::listen;
+pub use self::places::{Place, Places, Stay};
+pub use crate::net::listen;
+use crate::proto::HostPort;
 
-/// Connections at once. More wait in the kernel.
-const CONNECTIONS: usize = 64;
-/// How long a connection may last, from its first byte to its last.
+/// Requests that are answered at once.
+const TURNS: usize = 64;
+/// How long a connection may last, from its first byte to its last, and each of its waits.
 const LIFE: Duration = Duration::from_secs(10);
 
 /// Where a server listens.
 #[derive(Debug)]
 pub struct Door {
     listener: TcpListener,
-    permits: Arc<Semaphore>,
+    places: Places,
     life: Duration,
 }
 
 impl Door {
     /// Listens, on a port of the system's choice if it is 0. Fails if the address cannot be had.
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+    pub async fn bind(address: &HostPort) -> io::Result<Self> {
         let listener = listen(address).await?;
-        Ok(Self { listener, permits: Arc::new(Semaphore::new(CONNECTIONS)), life: LIFE })
+        Ok(Self { listener, places: Places::new(TURNS), life: LIFE })
     }
 
     /// Where it listens.
@@ -46,66 +50,18 @@ impl Door {
     }
 
     /// Answers requests until it is dropped.
-    pub async fn serve(self, router: Router) {
-        // it never ends, and never fails
-        let _ = axum::serve(self, router).await;
-    }
-}
-
-impl axum::serve::Listener for Door {
-    type Io = Visit;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Visit, SocketAddr) {
-        let permit = self.permits.clone().acquire_owned().await.expect("it is never closed");
-        // waits a moment when the system has no more to give
-        let (stream, from) = axum::serve::Listener::accept(&mut self.listener).await;
-        (Visit { stream, end: Box::pin(sleep(self.life)), _permit: permit }, from)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection that fails when its time is over.
-#[derive(Debug)]
-pub struct Visit {
-    stream: TcpStream,
-    end: Pin<Box<Sleep>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Visit {
-    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match self.end.as_mut().poll(context) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
+    pub async fn serve(mut self, router: Router) -> Infallible {
+        let life = self.life;
+        let manners = Manners { head_time: life, write_time: life, life: Some(life), title_case_headers: false };
+        let mut connections = JoinSet::new();
+        loop {
+            // waits a moment when the system has no more to give
+            let (stream, _) = axum::serve::Listener::accept(&mut self.listener).await;
+            let place = self.places.enter().await;
+            while connections.try_join_next().is_some() {}
+            let service = TowerToHyperService::new(router.clone());
+            connections.spawn(connection(service, stream, manners, place, CancellationToken::new()));
         }
-    }
-}
-
-impl AsyncRead for Visit {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.check(context)?;
-        Pin::new(&mut self.stream).poll_read(context, into)
-    }
-}
-
-impl AsyncWrite for Visit {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.check(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(context)?;
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(context)?;
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -113,12 +69,13 @@ impl AsyncWrite for Visit {
 mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
 
     async fn door(connections: usize, life: Duration) -> SocketAddr {
-        let mut door = Door::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        (door.permits, door.life) = (Arc::new(Semaphore::new(connections)), life);
+        let mut door = Door::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        (door.places, door.life) = (Places::new(connections), life);
         let address = door.address().unwrap();
         tokio::spawn(door.serve(Router::new().route("/", get(|| async { "hello" }))));
         address

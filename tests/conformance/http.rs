@@ -17,7 +17,7 @@ fn play(broker: &Nsqd, (method, path, body): &Request) -> String {
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
     let mut answer = Vec::new();
     let end = stream.read_to_end(&mut answer);
-    assert!(end.is_ok() || !answer.is_empty(), "it answers: {end:?}");
+    assert!(end.is_ok() || !answer.is_empty(), "{method} {path}: it answers: {end:?}");
     told(&String::from_utf8_lossy(&answer))
 }
 
@@ -50,6 +50,11 @@ fn masked(body: &str) -> String {
         let (memory, rest) = memory.split_once('}').expect("an object");
         let names = memory.replace(|c: char| c.is_ascii_digit(), "");
         body = format!("{head}memory of {names}{rest}");
+    }
+    // nsqd says nothing of its files
+    if let Some((head, log)) = body.split_once(r#","log":{"#) {
+        let (_, rest) = log.split_once('}').expect("an object");
+        body = format!("{head}{rest}");
     }
     let lines = body.split_inclusive('\n').map(|line| match line.split_once(' ') {
         Some(("nsqd", _)) => "nsqd\n".to_owned(),
@@ -187,6 +192,26 @@ fn http_is_spoken_as_nsqd_speaks_it() {
         "POST /pub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\nhi".to_owned(),
         "POST /pub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nhi".to_owned(),
         "nonsense\r\n\r\n".to_owned(),
+        "GET /ping HTTP/1.1\r\n\r\n".to_owned(),
+        "GET /nothing HTTP/1.1\r\n\r\n".to_owned(),
+        "GET http://x/ping HTTP/1.1\r\n\r\n".to_owned(),
+        "GET /ping HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n".to_owned(),
+        "GET /ping HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned(),
+        "GET /ping HTTP/1.1\r\nHost: a/b\r\n\r\n".to_owned(),
+        "GET /ping HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /ping HTTP/1.0\r\nHost: a/b\r\n\r\n".to_owned(),
+        "GET # HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+        "OPTIONS *# HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+        "GET http://x/ping#y HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(),
+        "POST /pub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\nConnection: close\r\n\r\n".to_owned(),
+        // what is in a body is no first line
+        "POST /pub?topic=x#ephemeral HTTP/1.1\nHost: x\nContent-Length: 11\n\nG #\r\n\r\nG #\n\
+         GET /ping#1 HTTP/1.1\r\nHost: x\r\n\r\nGET /ping?#2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            .to_owned(),
+        format!(
+            "{chunked}\r\n2;#=#\r\n##\r\n4\r\n\r\n\r\n\r\n0\r\nX: #\r\n\r\n\
+             GET /ping#1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        ),
     ];
     compare(
         &scripts,
@@ -196,10 +221,48 @@ fn http_is_spoken_as_nsqd_speaks_it() {
             stream.write_all(script.as_bytes()).expect("it reads");
             let mut answers = String::new();
             stream.read_to_string(&mut answers).expect("it answers");
-            let statuses = answers.lines().filter_map(|line| line.strip_prefix("HTTP/1.")?.get(2..5));
-            statuses.collect::<Vec<_>>().join(" ")
+            let statuses = answers.lines().filter_map(|line| line.strip_prefix("HTTP/1.")?.get(2..));
+            statuses.collect::<Vec<_>>().join(", ")
         },
     );
+}
+
+/// Node's and Python's HTTP clients send a `#` as it is: it is part of a name, never the end of the request's target.
+#[test]
+fn a_raw_hash_is_part_of_the_target() {
+    needs!("nsqd");
+    let durable = [("POST", "/topic/create?topic=foo", ""), ("POST", "/channel/create?topic=foo&channel=c", "")];
+    let mut requests: Vec<Request> = vec![
+        ("GET", "/ping#", ""),
+        ("GET", "/ping#x?y", ""),
+        ("GET", "/ping?#x", ""),
+        ("GET", "/#", ""),
+        ("GET", "/config/log_level#x", ""),
+        ("PUT", "/config/log_level#x", "debug"),
+        ("POST", "/pub?topic=foo#bar", "x"),
+        ("POST", "/pub?topic=foo#ephemeral", "x"),
+        ("POST", "/mpub?topic=foo#ephemeral", "x\ny"),
+        ("POST", "/mpub?topic=foo#ephemeral&binary=true", "\0\0\0\u{1}\0\0\0\u{1}x"),
+        ("POST", "/topic/create?topic=foo#%zz", ""),
+    ];
+    for verb in ["create", "pause", "unpause", "empty", "delete"] {
+        for query in [
+            "topic?topic=foo#ephemeral",
+            "topic?topic=foo#other",
+            "channel?topic=foo#ephemeral&channel=c#ephemeral",
+            "channel?topic=foo#ephemeral&channel=c",
+            "channel?topic=foo&channel=c#ephemeral",
+            "channel?topic=foo&channel=c#other",
+        ] {
+            let (kind, query) = query.split_once('?').expect("a query");
+            let target: &'static str = Box::leak(format!("/{kind}/{verb}?{query}").into_boxed_str());
+            requests.push(("POST", target, ""));
+            requests.push(("GET", "/stats?format=json&include_mem=false&topic=foo", ""));
+        }
+    }
+    requests.push(("GET", "/stats?format=json&include_mem=false&topic=foo#ephemeral", ""));
+    let all: Vec<Request> = durable.into_iter().chain(requests).collect();
+    compare(&all, |request| format!("{request:?}"), play);
 }
 
 /// `/stats` of a broker that has something to tell, by all filters, as JSON and as text.

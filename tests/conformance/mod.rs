@@ -6,6 +6,19 @@ mod tcp;
 
 use super::support::Nsqd;
 
+#[test]
+fn a_negative_number_of_consumers_is_none() {
+    use super::support::{Client, needs};
+    needs!("nsqd");
+    let flags = ["--max-channel-consumers=-1"];
+    let answers = [Nsqd::real(&flags), Nsqd::embedded(&flags)].map(|broker| {
+        let (mut client, _) = Client::identified(&broker, "{}");
+        client.say("SUB foo c\n");
+        (client.frame(), super::support::get(&broker.http(), "/config/max_channel_consumers"))
+    });
+    assert_eq!(answers[0], answers[1]);
+}
+
 /// Plays a script against each broker; what one records otherwise than nsqd fails, all differences at once.
 #[track_caller]
 fn compare<S>(scripts: &[S], name: impl Fn(&S) -> String, play: impl Fn(&Nsqd, &S) -> String) {

@@ -29,6 +29,8 @@ fn program(name: &str) -> PathBuf {
 struct Server {
     program: &'static str,
     args: Vec<String>,
+    /// Its limits of open files, soft and hard, where they are not those of the tests.
+    files: Option<(u32, u32)>,
     child: Option<Child>,
     tcp: u16,
     http: u16,
@@ -36,14 +38,29 @@ struct Server {
 
 impl Server {
     fn start(program: &'static str, args: Vec<String>) -> Self {
-        let mut server = Self { program, args, child: None, tcp: 0, http: 0 };
+        Self::start_with_files(program, args, None)
+    }
+
+    fn start_with_files(program: &'static str, args: Vec<String>, files: Option<(u32, u32)>) -> Self {
+        let mut server = Self { program, args, files, child: None, tcp: 0, http: 0 };
         server.run();
         server
     }
 
+    /// The program, with the limits it is to have.
+    fn command(&self) -> Command {
+        let program = program(self.program);
+        let Some((soft, hard)) = self.files else { return Command::new(program) };
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &script]).arg(program);
+        shell
+    }
+
     /// Runs it on the ports that it had before, if it had any.
     fn run(&mut self) {
-        let mut child = Command::new(program(self.program))
+        let mut child = self
+            .command()
             .args(&self.args)
             .arg(format!("--tcp-address=127.0.0.1:{}", self.tcp))
             .arg(format!("--http-address=127.0.0.1:{}", self.http))
@@ -152,6 +169,14 @@ impl Nsqd {
         let mut args = vec!["broker".to_owned(), path, "--broadcast-address=127.0.0.1".to_owned()];
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
         Self { server: Server::start("mqueue", args), data }
+    }
+
+    /// `mqueue broker` with these limits of open files, soft and hard.
+    pub fn embedded_with_files(files: (u32, u32), flags: &[&str]) -> Self {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let mut args = vec!["broker".to_owned(), format!("--data-path={}", data.path().display())];
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        Self { server: Server::start_with_files("mqueue", args, Some(files)), data }
     }
 
     /// With a channel that it knows from its start: the timeouts and delays of one that is new are heeded only after up to 5 s

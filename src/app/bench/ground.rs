@@ -148,7 +148,7 @@ impl Child {
         let any = "127.0.0.1:0";
         let args = ["broker", "--tcp-address", any, "--http-address", any, "--broadcast-address", "127.0.0.1"];
         let mut command = child::command(Command::new(path), &args);
-        command.arg("--data-path").arg(folder.path().join("log")).env("MQUEUE_LOG", "info");
+        command.arg("--data-path").arg(folder.path().join("log"));
         let mut running = Running::start({
             command.stdout(Stdio::null()).stderr(Stdio::piped());
             command

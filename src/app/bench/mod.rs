@@ -24,7 +24,7 @@ mod series;
 mod table;
 mod tally;
 
-use std::io::{self, Write};
+use std::io;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -64,7 +64,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let Some(run) = measured? else { return Ok(Exit::Success) };
     let mut report = Report::of(&run, told);
     report.compared = earlier.map(|earlier| earlier.beside(&report));
-    print(&report, args.showing.output)?;
+    print(&report, args.showing.output())?;
     picture.map(|file| file.write(&drawing::draw(&run, &report))).transpose()?;
     match run.trouble() {
         Some(trouble) => Err(Failure::new(Exit::Failure, trouble).into()),
@@ -141,8 +141,5 @@ fn print(report: &Report, output: Output) -> anyhow::Result<()> {
         Output::Markdown => report.markdown(),
         Output::Json => serde_json::to_string(report)? + "\n",
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
-        _ => Ok(()),
-    }
+    Ok(super::output::print(&text)?)
 }

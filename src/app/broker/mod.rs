@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, open_files};
 use crate::broker::Broker;
 use crate::broker::log::{DiskLog, Options, SyncMode};
-use crate::broker::server::Server;
+use crate::broker::server::{Listening, Server};
 use crate::cli::broker::Args;
 use crate::shutdown::Shutdown;
 use crate::systemd::Notifier;
@@ -16,11 +16,14 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
+    open_files::raise_limit();
+    // the addresses before the folder: a broker that cannot listen leaves nothing behind
+    let listening = Listening::bind(&args.tcp_address, &args.http_addresses()).await;
+    let listening = listening.map_err(|e| Failure::new(Exit::Failure, e))?;
     let broker = open(&args)?;
     broker.register_with(args.discovery.lookupd_tcp_address.clone());
     let broadcast = args.discovery.broadcast_address.clone();
-    let server = Server::bind(broker, &args.tcp_address, &args.http_address, broadcast).await;
-    let server = server.map_err(|e| Failure::new(Exit::Failure, e))?;
+    let server = Server::new(broker, listening, broadcast);
     server.tcp.iter().for_each(|bound| tracing::info!("TCP: listening on {bound}"));
     server.http.iter().for_each(|bound| tracing::info!("HTTP: listening on {bound}"));
     let notifier = Notifier;
@@ -40,7 +43,8 @@ fn open(args: &Args) -> Result<Broker, Failure> {
     options.sync = storage.sync;
     let (log, recovered, report) = DiskLog::open(&options).map_err(|e| Failure::new(Exit::Failure, e))?;
     tracing::info!("{report}");
-    report.problems().for_each(|problem| tracing::warn!("{problem}"));
+    report.torn.iter().for_each(|torn| tracing::warn!("{torn}"));
+    report.damage.iter().for_each(|damage| tracing::error!("{damage}"));
     let synced = (storage.sync == SyncMode::Always).then(|| log.synced());
     Ok(Broker::on_disk(config, log, recovered, synced))
 }

@@ -2,6 +2,7 @@
 //!
 //! What it does when stands in `life`; here it is done.
 
+mod create;
 mod leftover;
 pub(super) mod life;
 mod service;
@@ -15,9 +16,9 @@ use tokio::sync::Notify;
 use self::life::{Happened, Left, Step};
 use self::service::Service;
 use super::{Exit, Failure};
-use crate::app::working;
+use crate::app::{output, working};
 use crate::cli::consumer::{Args, Output};
-use crate::client::{Consumer, ConsumerConfig};
+use crate::client::{Consumer, ConsumerConfig, GivenBack};
 use crate::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
 use crate::shutdown::Shutdown;
 use crate::worker::{Ended, Tally, Worker, WorkerConfig};
@@ -27,23 +28,29 @@ const BATCH_IN_FLIGHT: u32 = 1000;
 
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
+    if let Some(tries) = args.create {
+        return create::run(&args, tries).await;
+    }
     let service = Service::start()?;
     let shutdown = Shutdown::on_signals(args.tuning.grace)?;
     let handler = Arc::new(handler(&args, &shutdown)?);
     let config = worker_config(&args)?;
     let started = Instant::now();
-    let mut alive = Alive { args, service, shutdown, handler, config, total: Tally::default(), nudge: Arc::default() };
+    let mut alive = Alive {
+        args,
+        service,
+        shutdown,
+        handler,
+        config,
+        total: Tally::default(),
+        nudge: Arc::default(),
+        given_back: GivenBack::default(),
+    };
     let ended = alive.run().await?;
     alive.shutdown.unless_now(alive.handler.close()).await;
     let Args { stream, group, .. } = &alive.args;
     tracing::info!(%stream, %group, "{}", summary(ended, alive.total, started.elapsed()));
-    match ended {
-        Ended::Idle | Ended::Counted | Ended::Drained => Ok(Exit::Success),
-        Ended::Now => Ok(Exit::Interrupted),
-        Ended::Unreachable => {
-            Err(Failure::new(Exit::Unavailable, "gave up: no nsqd could be reached for the whole timeout").into())
-        }
-    }
+    Ok(Exit::of_worker(ended, &alive.total)?)
 }
 
 /// What its steps need, and what it has done.
@@ -56,6 +63,8 @@ struct Alive {
     total: Tally,
     /// The worker's: what it did not heed, as it was leaving, is still there.
     nudge: Arc<Notify>,
+    /// What earlier subscriptions gave back.
+    given_back: GivenBack,
 }
 
 impl Alive {
@@ -78,7 +87,9 @@ impl Alive {
     }
 
     async fn subscribe(&self) -> Result<Happened<Consumer>, Failure> {
-        let connecting = Consumer::connect(consumer_config(&self.args, &self.handler));
+        let mut config = consumer_config(&self.args, &self.handler);
+        config.given_back = self.given_back.clone();
+        let connecting = Consumer::connect(config);
         tokio::select! {
             connected = connecting => connected.map(Happened::Subscribed).map_err(|e| Failure::unavailable(&e)),
             () = self.shutdown.draining.cancelled() => Ok(Happened::Interrupted),
@@ -119,6 +130,9 @@ impl Alive {
 }
 
 fn handler(args: &Args, shutdown: &Shutdown) -> Result<AnyHandler, Failure> {
+    if args.handling.handler == HandlerSpec::Print {
+        output::check()?;
+    }
     let output = match args.handling.output {
         Output::Json => PrintOutput::Json,
         Output::Body => PrintOutput::Body,

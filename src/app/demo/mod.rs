@@ -24,8 +24,8 @@ use self::activator::Activator;
 use self::ledger::Ledger;
 use self::program::{Event, Program};
 use self::show::Show;
-use super::Exit;
 use super::embedded::Embedded;
+use super::{Exit, output};
 use crate::cli::demo::Args;
 use crate::client::{Address, Publisher, PublisherConfig};
 use crate::proto::TopicName;
@@ -75,6 +75,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     publisher.close().await;
     broker.end().await;
     show.summary(&ledger);
+    output::ended(show.shown())?;
     Ok(if ledger.lost() == 0 { Exit::Success } else { Exit::Failure })
 }
 

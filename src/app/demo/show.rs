@@ -1,29 +1,39 @@
 //! The lines that a person follows.
 
-use std::cell::Cell;
-use std::io::{IsTerminal, Write};
+use std::cell::RefCell;
+use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
 
 use super::ledger::Ledger;
 use super::{ASLEEP, AWAKE};
+use crate::app::output;
 
 /// Stdout, and the time since the beginning.
 #[derive(Debug)]
 pub(super) struct Show {
     begun: Instant,
     colours: bool,
-    /// Nobody reads any more.
-    closed: Cell<bool>,
+    /// Why nothing more can be shown: nobody reads any more, or a disk is full.
+    closed: RefCell<Option<io::Error>>,
 }
 
 impl Show {
     pub(super) fn begin() -> Self {
-        Self { begun: Instant::now(), colours: std::io::stdout().is_terminal(), closed: Cell::new(false) }
+        Self {
+            begun: Instant::now(),
+            colours: output::wants_colours(io::stdout().is_terminal()),
+            closed: RefCell::new(None),
+        }
     }
 
-    /// True if nobody reads what is shown.
+    /// True if nothing more can be shown.
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.get()
+        self.closed.borrow().is_some()
+    }
+
+    /// Whether all was shown.
+    pub(super) fn shown(&self) -> io::Result<()> {
+        self.closed.take().map_or(Ok(()), Err)
     }
 
     /// A line of `who`, with the time.
@@ -49,8 +59,9 @@ impl Show {
     }
 
     fn write(&self, text: &str) {
-        if std::io::stdout().lock().write_all(text.as_bytes()).is_err() {
-            self.closed.set(true);
+        let mut out = io::stdout().lock();
+        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            self.closed.replace(Some(error));
         }
     }
 }

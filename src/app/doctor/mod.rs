@@ -13,30 +13,28 @@ mod look;
 mod observed;
 mod queues;
 mod sockets;
+mod ungrouped;
 mod units;
 
 use std::io::{self, Write};
 
 use self::finding::{Finding, Level, Report};
 use self::observed::Observed;
-use super::Exit;
+use super::{Exit, output};
 use crate::cli::doctor::Args;
 
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let observed = look::everywhere(&args).await;
     let report = Report::new(check(&observed));
-    match print(&report, args.json) {
-        // whoever read it has seen enough
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
-        printed => printed?,
-    }
+    output::ended(print(&report, args.json))?;
     Ok(exit(&observed, report.worst))
 }
 
 /// All that follows from what was seen.
 fn check(observed: &Observed) -> Vec<Finding> {
-    let subjects = [brokers::check, queues::check, dead_letters::check, sockets::check, units::check];
+    let subjects =
+        [brokers::check, queues::check, dead_letters::check, sockets::check, units::check, ungrouped::skipped];
     subjects.iter().flat_map(|check| check(observed)).collect()
 }
 

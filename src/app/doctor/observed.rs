@@ -23,6 +23,8 @@ pub(super) struct Observed {
     /// Why the doctor could not poke a socket itself: it is not root.
     pub(super) me: Option<String>,
     pub(super) systemd: Option<Systemd>,
+    /// A wakeup runs that goes on waking, whoever started it.
+    pub(super) wakeup_runs: bool,
 }
 
 /// An nsqlookupd.
@@ -191,6 +193,8 @@ pub(super) struct Unit {
     pub(super) start_limited: bool,
     /// Where a socket listens.
     pub(super) listen: Vec<PathBuf>,
+    /// Its last start was skipped by a condition.
+    pub(super) skipped: bool,
     /// The file in /etc/mqueue that it needs is there.
     pub(super) has_settings: bool,
 }

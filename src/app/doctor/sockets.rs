@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::finding::{Check, Finding, count, shell};
 use super::observed::{Account, Ears, Entry, Folder, Kind, Observed, Unreadable};
-use super::units;
+use super::{ungrouped, units};
 
 /// The sockets of the whole system are in here: only those named like a group are ours.
 const SHARED: &str = "/run";
@@ -19,7 +19,7 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
         findings.extend(file(observed, entry));
         if entry.is_socket() {
             findings.extend(mode(observed.wakeup_user.as_ref(), entry));
-            findings.extend(unknown_group(observed, entry, &names));
+            findings.extend(ungrouped::check(observed, entry, &names));
         }
     }
     findings.extend(out_of_reach(observed, &ours));
@@ -108,22 +108,6 @@ fn may_write(who: &Account, entry: &Entry) -> bool {
         (_, false) => 0o002,
     };
     entry.mode & bit != 0
-}
-
-/// A group comes to be with its first consumer: one that sleeps from the start is never looked for.
-fn unknown_group(observed: &Observed, entry: &Entry, groups: &BTreeSet<String>) -> Option<Finding> {
-    let all_answer = !observed.http.is_empty() && observed.http.iter().all(|http| http.answer.is_ok());
-    if !all_answer || groups.contains(&entry.stem) || groups.contains(entry.group()) {
-        return None;
-    }
-    let systemd = observed.systemd.as_ref()?;
-    let unit = units::of_socket(observed, entry);
-    let service = systemd.unit(&unit)?.id.replace(".socket", ".service");
-    let what = format!(
-        "no stream has a group {} yet, so nothing will wake it: its first start makes the group",
-        entry.group()
-    );
-    Some(Finding::warning(Check::Groups, entry.path.display(), what, format!("systemctl start {}", shell(&service))))
 }
 
 /// Sockets that who runs this may not poke; it matters where no unit does it.
@@ -267,18 +251,6 @@ mod tests {
         }
         let wakeup = Unit { id: units::WAKEUP.to_owned(), active: "active".to_owned(), ..Unit::default() };
         seen.systemd = Some(Systemd { units: vec![wakeup], has_template: true });
-        assert_eq!(told(&seen)[0].0, Level::Ok);
-    }
-
-    #[test]
-    fn a_socket_whose_group_does_not_exist_yet_is_told_if_every_nsqd_answered() {
-        let unit =
-            Unit { id: "mqueue-consumer@new.socket".to_owned(), listen: vec!["/s/new.sock".into()], ..Unit::default() };
-        let mut seen = seen("/s", vec![entry("new.sock", HEARD, 0o660)]);
-        seen.systemd = Some(Systemd { units: vec![unit], has_template: true });
-        let mend = "systemctl start mqueue-consumer@new.service".to_owned();
-        assert_eq!(told(&seen), [(Level::Warning, Check::Groups, mend)]);
-        seen.http.push(Http { address: "b:1".to_owned(), listed: None, answer: Err("refused".to_owned()) });
         assert_eq!(told(&seen)[0].0, Level::Ok);
     }
 }

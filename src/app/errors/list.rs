@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::letters::{Letter, Letters};
 use super::{Action, say};
-use crate::app::Exit;
+use crate::app::{Exit, output};
 use crate::cli::errors::Args;
 use crate::shutdown::Shutdown;
-use crate::worker::DeadLetter;
+use crate::worker::{DeadLetter, Part};
 
 /// So much of a body is shown in a list for people.
 const SHOWN: usize = 60;
@@ -42,6 +42,11 @@ pub(super) async fn run(
         }
         held.extend(more);
     }
+    if held.len() < args.limit as usize {
+        held.extend(letters.incomplete());
+    }
+    let joined: usize = held.iter().map(|letter| letter.deliveries.len() - 1).sum();
+    let total = total.saturating_sub(joined as u64);
     let shown = show(&held[..held.len().min(args.limit as usize)], args.json);
     let count = held.len().min(args.limit as usize);
     held.into_iter().for_each(Letter::give_back);
@@ -50,11 +55,8 @@ pub(super) async fn run(
         Some(action) => say(&format!("would {} {count} of {total} letters", action.verb())),
         None => say(&format!("{count} of {total} letters")),
     }
-    // that nobody wants to read to the end is no failure
-    match shown {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(Exit::Success),
-    }
+    output::ended(shown)?;
+    Ok(Exit::Success)
 }
 
 fn show(letters: &[Letter], json: bool) -> io::Result<()> {
@@ -70,11 +72,13 @@ fn show(letters: &[Letter], json: bool) -> io::Result<()> {
         let start: String = body.chars().take(SHOWN).collect();
         let more = if start.len() < body.len() { "…" } else { "" };
         match &letter.letter {
-            Some(DeadLetter { group, attempts, reason, died, .. }) => {
+            Some(DeadLetter { group, attempts, reason, died, part, .. }) => {
                 let when = humantime::format_rfc3339_seconds(time(*died));
+                let part =
+                    part.map_or(String::new(), |Part { number, of }| format!(" (only part {number} of {of} is here)"));
                 writeln!(
                     out,
-                    "{when}  {}  group {group}, {attempts} attempts, {reason}: {:?}{more}",
+                    "{when}  {}  group {group}, {attempts} attempts, {reason}{part}: {:?}{more}",
                     letter.id(),
                     start
                 )?;

@@ -3,13 +3,15 @@
 //! ```text
 //!  count ─▶ ask ─▶ Letters (a consumer of its own group) ─┬─▶ list: given back when all were seen
 //!                                                         ├─▶ get: printed, then FIN
-//!                                                         ├─▶ redrive: published, then FIN
+//!                                                         ├─▶ redrive: published by its route, then FIN
 //!                                                         └─▶ drop: FIN
 //! ```
 
 mod act;
 mod letters;
 mod list;
+mod parts;
+mod routes;
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
@@ -17,7 +19,7 @@ use std::time::Duration;
 use self::letters::{Letters, count};
 use super::brokers::Brokers;
 use super::working::dead_letters;
-use super::{Exit, Failure};
+use super::{Exit, Failure, output};
 use crate::cli::errors::Args;
 use crate::shutdown::Shutdown;
 
@@ -58,6 +60,9 @@ impl Action {
 /// Runs the command to its end.
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
+    if args.get {
+        output::check()?;
+    }
     let stream = dead_letters(&args.stream, args.dead_letter.as_ref())?;
     let brokers = Brokers::find(&args.broker).await?;
     if brokers.http.is_empty() {

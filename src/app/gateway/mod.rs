@@ -42,6 +42,7 @@ use super::brokers::Brokers;
 use super::{Exit, Failure, open_files};
 use crate::cli::gateway::Args;
 use crate::client::{Publisher, PublisherConfig};
+use crate::serve::Places;
 use crate::shutdown::Shutdown;
 use crate::systemd::Notifier;
 
@@ -70,12 +71,12 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(args.grace)?;
     let bearer = args.bearer_token_file.as_deref().map(bearer).transpose()?;
     open_files::raise_limit();
-    let (listen, heartbeat) = (args.listen, args.workers.heartbeat);
-    let listener = crate::serve::listen(listen).await;
+    let (listen, heartbeat) = (args.listen.clone(), args.workers.heartbeat);
+    let listener = crate::serve::listen(&listen).await;
     let listener = listener.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen on {listen}: {e}")))?;
     let mint = Mint::new().context("no randomness for tokens")?;
     let exchange = Exchange::new(mint, args.limits.max_in_flight);
-    let places = Arc::new(Semaphore::new(args.limits.max_connections as usize));
+    let places = Places::new(args.limits.max_connections as usize);
     let gateway = Arc::new(Gateway {
         settings: args,
         exchange: exchange.clone(),

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,13 +12,17 @@ use nix::sys::socket::{setsockopt, sockopt};
 use prometheus_client::metrics::gauge::Gauge;
 use std::sync::atomic::AtomicU64;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::serve::{Manners, connection};
+use crate::serve::{Manners, Place, Places, connection};
 
-const MANNERS: Manners = Manners { head_time: Duration::from_secs(30), title_case_headers: false };
+const MANNERS: Manners = Manners {
+    head_time: Duration::from_secs(30),
+    write_time: Duration::from_secs(30),
+    life: None,
+    title_case_headers: false,
+};
 /// Probes without an answer after which a silent connection is lost.
 const PROBES: u32 = 2;
 
@@ -38,7 +41,7 @@ pub(super) struct Server {
     pub(super) router: Router,
     /// How often a quiet stream has a line; also how long a connection may leave what it was sent unacknowledged.
     pub(super) heartbeat: Duration,
-    pub(super) places: Arc<Semaphore>,
+    pub(super) places: Places,
     pub(super) count: Gauge<u64, AtomicU64>,
 }
 
@@ -47,11 +50,11 @@ impl Server {
     pub(super) async fn run(mut self, stop: CancellationToken, tasks: TaskTracker) {
         loop {
             let accepting = async {
-                let place = self.places.clone().acquire_owned().await.expect("it is never closed");
                 // waits a moment when the system has no more to give
-                (place, axum::serve::Listener::accept(&mut self.listener).await)
+                let accepted = axum::serve::Listener::accept(&mut self.listener).await;
+                (accepted, self.places.enter().await)
             };
-            let (place, (stream, peer)) = tokio::select! {
+            let ((stream, peer), place) = tokio::select! {
                 accepted = accepting => accepted,
                 () = stop.cancelled() => return,
             };
@@ -63,15 +66,20 @@ impl Server {
                 (TowerToHyperService::new(self.router.clone()), stop.clone(), self.count.clone());
             tasks.spawn(async move {
                 count.inc();
-                visit(service, stream, peer, stop).await;
+                visit(service, stream, peer, place, stop).await;
                 count.dec();
-                drop(place);
             });
         }
     }
 }
 
-async fn visit(service: TowerToHyperService<Router>, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
+async fn visit(
+    service: TowerToHyperService<Router>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    stop: CancellationToken,
+) {
     let cut = CancellationToken::new();
     let visit = Visit { peer, cut: cut.clone() };
     let service = service_fn(move |mut request| {
@@ -80,7 +88,7 @@ async fn visit(service: TowerToHyperService<Router>, stream: TcpStream, peer: So
         service.call(request)
     });
     tokio::select! {
-        () = connection(service, stream, MANNERS, stop) => {}
+        () = connection(service, stream, MANNERS, place, stop) => {}
         () = cut.cancelled() => {}
     }
 }

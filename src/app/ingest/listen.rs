@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
 
 use crate::app::{Exit, Failure};
 use crate::feed::{Endpoint, remove_stale};
+use crate::net::{bind_udp, listen};
 use crate::systemd::{Ear, passed_sockets};
 
 /// A socket, where it is, and the file that goes with it.
@@ -97,12 +98,12 @@ async fn bind(endpoint: &Endpoint) -> io::Result<Listening> {
             Listening { socket: Socket::Unixgram(UnixDatagram::bind(path)?), name, file: file(path) }
         }
         Endpoint::Tcp(address) => {
-            let socket = TcpListener::bind(address).await?;
+            let socket = listen(address).await?;
             let name = address_name("tcp", socket.local_addr());
             Listening { socket: Socket::Tcp(socket), name, file: None }
         }
         Endpoint::Udp(address) => {
-            let socket = UdpSocket::bind(address).await?;
+            let socket = bind_udp(address).await?;
             let name = address_name("udp", socket.local_addr());
             Listening { socket: Socket::Udp(socket), name, file: None }
         }

@@ -43,7 +43,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let sockets = listen::open(&args.listen).await?;
     let shutdown = Shutdown::on_signals(args.grace)?;
-    let lines = (args.report == Report::Json).then(Lines::start).transpose()?;
+    let lines = (args.report() == Report::Json).then(Lines::start).transpose()?;
     let brokers = Brokers::find(&args.broker).await?;
     let config = PublisherConfig { timeout: TIMEOUT, ..PublisherConfig::default() };
     let publisher = tokio::select! {
@@ -70,7 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     Notifier.stopping();
     outlet.tally.warn();
     match lines {
-        Some(lines) => lines.end(&outlet.tally.line(true)),
+        Some(lines) => super::output::ended(lines.end(&outlet.tally.line(true)))?,
         None => tracing::info!(stream = %args.to, "{}", outlet.tally.summary(started.elapsed())),
     }
     Ok(exit)
@@ -91,7 +91,7 @@ fn serve(Listening { socket, name, file }: Listening, args: &Args, outlet: &Arc<
         Socket::Udp(socket) => Datagrams::Udp(socket),
     };
     datagrams.widen(&name);
-    tasks.spawn(datagram::serve(datagrams, file, max, args.queue, outlet.clone()));
+    tasks.spawn(datagram::serve(datagrams, file, max, args.max_queued, outlet.clone()));
 }
 
 /// Tells systemd and people how it is doing; never ends, for it runs beside the work.

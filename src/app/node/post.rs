@@ -80,7 +80,7 @@ impl Post {
             ears: Line::new("beats", ears, Box::new(move || for_ears.ears_line())),
             asked: VecDeque::new(),
             counting: None,
-            generator: Generator::new(args.stream.clone(), args.interval, rng),
+            generator: Generator::new(args.stream.clone(), args.interval(), rng),
             places,
             vars,
             leading,

@@ -66,7 +66,7 @@ fn memory(line: &str) -> u64 {
 
 /// Tells them on this port, if it is free: a node works also where nobody looks.
 pub(super) async fn serve(vars: Arc<Vars>, port: u16) {
-    let listening = match Door::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await {
+    let listening = match Door::bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).await {
         Ok(door) => door.address().map(|address| (door, address)),
         Err(e) => Err(e),
     };

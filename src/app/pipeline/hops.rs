@@ -146,10 +146,7 @@ fn hop<L: for<'a> Deserialize<'a>>(
     told: &UnboundedSender<Event>,
     event: impl Fn(L) -> Event + Send + 'static,
 ) -> anyhow::Result<Running> {
-    let mut command = Command::new(program);
-    // what is set for the pipeline is not meant for its hops
-    command.env_clear();
-    let mut command = child::command(command, args);
+    let mut command = child::command(Command::new(program), args);
     command.stderr(Stdio::piped());
     let mut running = Running::start(command)?;
     let teller = Teller { told: told.clone(), name: args[0].to_owned() };

@@ -22,7 +22,7 @@ use self::ground::Ground;
 use self::hops::{Event, Hops};
 use self::ledger::{Final, Ledger};
 use self::show::{Show, Table};
-use super::{Exit, Failure};
+use super::{Exit, Failure, output};
 use crate::cli::pipeline::Args;
 use crate::cli::send::Rate;
 use crate::client::{Consumer, ConsumerConfig};
@@ -67,6 +67,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     result?;
     let ledger = run.ledger.lock().unwrap_or_else(PoisonError::into_inner);
     run.show.end(run.table, &ledger, run.finished.as_ref(), run.interrupted);
+    output::ended(run.show.shown())?;
     let lost = run.finished.is_none_or(|sent| ledger.lost(sent.sent) > 0);
     Ok(if lost && !run.interrupted { Exit::Failure } else { Exit::Success })
 }

@@ -1,8 +1,8 @@
 //! What a person follows: a table that is drawn anew each second, or a line each second where there is no terminal.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use super::hops::{Ingested, Millis, Passed, Sent};
@@ -105,18 +105,23 @@ pub(super) struct Show {
     terminal: bool,
     /// Lines of the table that stand on the terminal.
     drawn: Cell<usize>,
-    /// Nobody reads any more.
-    closed: Cell<bool>,
+    /// Why nothing more can be shown: nobody reads any more, or a disk is full.
+    closed: RefCell<Option<io::Error>>,
 }
 
 impl Show {
     pub(super) fn begin() -> Self {
-        Self { terminal: std::io::stdout().is_terminal(), drawn: Cell::new(0), closed: Cell::new(false) }
+        Self { terminal: io::stdout().is_terminal(), drawn: Cell::new(0), closed: RefCell::new(None) }
     }
 
-    /// True if nobody reads what is shown.
+    /// True if nothing more can be shown.
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.get()
+        self.closed.borrow().is_some()
+    }
+
+    /// Whether all was shown.
+    pub(super) fn shown(&self) -> io::Result<()> {
+        self.closed.take().map_or(Ok(()), Err)
     }
 
     /// A line for people.
@@ -176,8 +181,9 @@ impl Show {
     }
 
     fn write(&self, text: &str) {
-        if std::io::stdout().lock().write_all(text.as_bytes()).is_err() {
-            self.closed.set(true);
+        let mut out = io::stdout().lock();
+        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            self.closed.replace(Some(error));
         }
     }
 }

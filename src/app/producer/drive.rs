@@ -44,8 +44,16 @@ impl Run<'_> {
                 let millis = took.as_secs_f64() * 1e3;
                 tracing::info!("published {}: {bytes} bytes, OK after {millis:.2} ms", source.name_of_last());
             }
+            if self.left.get() == 0 {
+                return;
+            }
             if !interval.is_zero() {
                 due = tokio::time::Instant::now().max(due + interval);
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    // after the last message nothing is waited for
+                    more = source.has_more() => if !more { return },
+                }
                 tokio::select! {
                     () = self.stop.cancelled() => return,
                     () = sleep_until(due) => {}

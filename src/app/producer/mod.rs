@@ -41,7 +41,7 @@ use self::source::{Input, Source};
 use self::summary::Summary;
 use self::tally::Tally;
 use super::brokers::Brokers;
-use super::{Exit, Failure};
+use super::{Exit, Failure, output};
 use crate::cli::producer::{Args, ReportFormat};
 use crate::client::{Publisher, PublisherConfig};
 use crate::records::Records;
@@ -94,7 +94,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let scheduled = matches!(plan.pace, Pace::Rate(_));
     let resent = publisher.counts().resent;
     let summary = Summary::new(args.stream.to_string(), run, &tally.counts(), resent, started.elapsed(), scheduled);
-    report(&summary, args.tuning.report)?;
+    report(&summary, args.tuning.report())?;
     match exit {
         Exit::Success if !summary.is_success() => Ok(Exit::Failure),
         exit => Ok(exit),
@@ -145,13 +145,13 @@ async fn tell_waiting(draining: &CancellationToken, tally: &Tally) -> Infallible
 
 /// Writes the report where it is wanted. That nobody reads it is no error.
 fn report(summary: &Summary, format: ReportFormat) -> anyhow::Result<()> {
-    let written = match format {
-        ReportFormat::Text => writeln!(io::stderr(), "{summary}"),
-        ReportFormat::Json => writeln!(io::stdout(), "{}", serde_json::to_string(summary)?),
-        ReportFormat::None => Ok(()),
-    };
-    match written {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
-        _ => Ok(()),
+    match format {
+        ReportFormat::Text => {
+            // that there is nobody to be told is no failure of the messages
+            let _ = writeln!(io::stderr(), "{summary}");
+        }
+        ReportFormat::Json => output::print(&format!("{}\n", serde_json::to_string(summary)?))?,
+        ReportFormat::None => {}
     }
+    Ok(())
 }

@@ -59,7 +59,10 @@ pub(super) enum Pace {
 impl Plan {
     /// Resolves the flags. Fails if an input cannot be read.
     pub(super) fn new(args: &Args) -> Result<Self, Failure> {
-        let paths: Vec<PathBuf> = args.inputs.iter().chain(&args.input.files).cloned().collect();
+        let mut paths: Vec<PathBuf> = args.inputs.iter().chain(&args.input.files).cloned().collect();
+        if paths.is_empty() && stdin_is_the_input(args) {
+            paths.push(reader::STDIN.into());
+        }
         let from = match paths.is_empty() {
             true => From::Events { tasks: args.events.tasks.unwrap_or(1), keys: args.events.payload_keys.unwrap_or(0) },
             false => files(args, paths)?,
@@ -71,6 +74,39 @@ impl Plan {
         };
         Ok(Self { from, pace, count: args.pace.count, duration: args.pace.duration })
     }
+}
+
+/// Returns true if there is no FILE, and stdin takes its place: stdin is a pipe or a file, and no flag asks for generated
+/// events. Tells a person which of the two it is.
+fn stdin_is_the_input(args: &Args) -> bool {
+    let Some(stdin) = reader::redirected_stdin() else { return false };
+    match asks_for_events(args) {
+        Some(flag) => {
+            tracing::warn!(
+                "stdin is a {stdin} and is not read: {flag} asks for generated events. To publish stdin, add -"
+            );
+            false
+        }
+        None => {
+            tracing::info!("publishing what comes from stdin, a {stdin} (for generated events, add --generate)");
+            true
+        }
+    }
+}
+
+/// Names the first flag, also if it comes from the environment, that asks for generated events where no FILE is named.
+fn asks_for_events(args: &Args) -> Option<&'static str> {
+    let Args { pace, events, .. } = args;
+    let flags = [
+        (events.generate, "--generate"),
+        (events.tasks.is_some(), "--tasks"),
+        (events.payload_keys.is_some(), "--payload-keys"),
+        (pace.count.is_some(), "--count"),
+        (pace.rate.is_some(), "--rate"),
+        (pace.interval.is_some(), "--interval"),
+        (pace.duration.is_some(), "--duration"),
+    ];
+    flags.into_iter().find_map(|(asks, flag)| asks.then_some(flag))
 }
 
 fn files(args: &Args, paths: Vec<PathBuf>) -> Result<From, Failure> {

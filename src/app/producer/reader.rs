@@ -3,9 +3,10 @@
 //! It hands over what a read brought, cut into records, at once; while a few of these wait to be taken, it does not read. It ends
 //! when the receiver is dropped, or with the program: a read of stdin cannot be called off.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -46,9 +47,27 @@ pub(super) fn start(inputs: Vec<PathBuf>, mut records: Records) -> io::Result<mp
     Ok(receiver)
 }
 
+/// The name of stdin among the inputs.
+pub(super) const STDIN: &str = "-";
+
 /// True for `-`.
 pub(super) fn is_stdin(path: &Path) -> bool {
-    path.as_os_str() == "-"
+    path.as_os_str() == STDIN
+}
+
+/// Says what stdin is if it is a pipe or a file: somebody sent it here to be read. A terminal, `/dev/null` and a socket
+/// (systemd, cron, ssh) are `None`.
+pub(super) fn redirected_stdin() -> Option<&'static str> {
+    let kind = stdin_metadata().ok()?.file_type();
+    match (kind.is_fifo(), kind.is_file()) {
+        (true, _) => Some("pipe"),
+        (_, true) => Some("file"),
+        _ => None,
+    }
+}
+
+fn stdin_metadata() -> io::Result<Metadata> {
+    File::from(io::stdin().as_fd().try_clone_to_owned()?).metadata()
 }
 
 fn name(path: &Path) -> String {
@@ -114,6 +133,6 @@ fn size(path: &Path) -> io::Result<Option<u64>> {
 }
 
 fn stdin_size() -> io::Result<Option<u64>> {
-    let metadata = File::from(io::stdin().as_fd().try_clone_to_owned()?).metadata()?;
+    let metadata = stdin_metadata()?;
     Ok(metadata.is_file().then_some(metadata.len()))
 }

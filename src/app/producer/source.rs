@@ -50,6 +50,14 @@ impl Source {
         }
     }
 
+    /// Waits until a message is there, or the source is at its end, and says which; takes nothing. Cancel-safe.
+    pub(super) async fn has_more(&mut self) -> bool {
+        match self {
+            Self::Events(_) => true,
+            Self::Input(input) => input.fill().await.is_some(),
+        }
+    }
+
     /// A source for each task.
     pub(super) fn split(self) -> Vec<Self> {
         match self {
@@ -81,7 +89,8 @@ impl Input {
         Self { pieces, rest: VecDeque::new(), tally }
     }
 
-    async fn take(&mut self, most: u64) -> Option<Vec<Bytes>> {
+    /// Waits until there are records; `None` at the end of all inputs.
+    async fn fill(&mut self) -> Option<()> {
         while self.rest.is_empty() {
             match self.pieces.recv().await? {
                 Piece::Cut(cut, bytes) => {
@@ -91,6 +100,11 @@ impl Input {
                 Piece::Failed(why) => self.tally.unreadable(&why),
             }
         }
+        Some(())
+    }
+
+    async fn take(&mut self, most: u64) -> Option<Vec<Bytes>> {
+        self.fill().await?;
         let mut bytes = 0;
         let fits = |record: &&Bytes| {
             let fits = bytes < TOGETHER;

@@ -10,10 +10,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::script::Script;
-use super::stream::nobody_listens;
+use super::stream::{CONNECT_TIME, nobody_listens};
 use super::tally::Tally;
 use crate::app::Failure;
 use crate::feed::Endpoint;
+use crate::net::connect_udp;
 
 /// Between two tries to reach a receiver that has gone.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -74,10 +75,7 @@ impl Socket {
                 Ok(Self::Unix(socket))
             }
             Endpoint::Udp(address) => {
-                let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
-                let socket = UdpSocket::bind(any).await?;
-                socket.connect(address).await?;
-                Ok(Self::Udp(socket))
+                connect_udp(address.host_to_reach(), address.port(), CONNECT_TIME).await.map(Self::Udp)
             }
             Endpoint::Unix(_) | Endpoint::Tcp(_) => unreachable!("these are streams"),
         }

@@ -39,12 +39,14 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         () = shutdown.now.cancelled() => true,
     };
     let summary = tally.summary();
-    match args.report {
-        ReportFormat::Text => writeln!(io::stderr(), "{summary}"),
-        ReportFormat::Json => writeln!(io::stdout(), "{}", serde_json::to_string(&summary)?),
-        ReportFormat::None => Ok(()),
+    match args.report() {
+        ReportFormat::Text => {
+            // that there is nobody to be told is no failure of the messages
+            let _ = writeln!(io::stderr(), "{summary}");
+        }
+        ReportFormat::Json => super::output::print(&format!("{}\n", serde_json::to_string(&summary)?))?,
+        ReportFormat::None => {}
     }
-    .or_else(|e| if e.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(e) })?;
     Ok(match interrupted {
         true => Exit::Interrupted,
         false if summary.is_success() => Exit::Success,

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +21,7 @@ use super::tally::Tally;
 use crate::app::{Exit, Failure};
 use crate::backoff::Backoff;
 use crate::feed::{Answer, Endpoint};
+use crate::net::{connect, connect_unix};
 
 /// How long one connection is written to, and how much.
 const TIME: Duration = Duration::from_secs(1);
@@ -30,6 +30,8 @@ const LINES: u64 = 20_000;
 const CHUNK: u64 = 500;
 /// Connections whose answers are waited for at once.
 const OPEN: usize = 8;
+/// How long connecting may take.
+pub(super) const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long an answer may take: nsqd may be away meanwhile.
 const ANSWER: Duration = Duration::from_secs(300);
 
@@ -113,12 +115,11 @@ impl Sender<'_> {
     async fn connect(&mut self) -> Result<Option<Box<dyn Stream>>, Failure> {
         loop {
             let connected: io::Result<Box<dyn Stream>> = match self.to {
-                Endpoint::Unix(path) => UnixStream::connect(path).await.map(|stream| Box::new(stream) as _),
-                Endpoint::Tcp(address) => TcpStream::connect(address).await.and_then(|stream| {
-                    // a line is not to wait for the one before to be confirmed
-                    stream.set_nodelay(true)?;
-                    Ok(Box::new(stream) as _)
-                }),
+                Endpoint::Unix(path) => connect_unix(path, CONNECT_TIME).await.map(|stream| Box::new(stream) as _),
+                Endpoint::Tcp(address) => {
+                    let connecting = connect(address.host_to_reach(), address.port(), CONNECT_TIME);
+                    connecting.await.map(|stream| Box::new(stream) as _)
+                }
                 Endpoint::Unixgram(_) | Endpoint::Udp(_) => unreachable!("these are no streams"),
             };
             match connected {

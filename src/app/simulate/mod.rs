@@ -20,7 +20,6 @@ mod tally;
 mod view;
 mod workload;
 
-use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -75,8 +74,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let settings = Settings::checked(&args)?;
     if args.plan {
         let text = plan::plan(&settings, args.duration) + "\n";
-        // that nobody wants to read it to its end is no failure
-        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+        super::output::print(&text)?;
         return Ok(Exit::Success);
     }
     let picture = args.plot.as_deref().map(Picture::at).transpose()?;
@@ -86,7 +84,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         Via::Memory => None,
         Via::Broker => Some(Ground::find(&args.broker).await?),
     };
-    let is_text = args.report == Report::Text;
+    let is_text = args.report() == Report::Text;
     if is_text {
         let via = ground.as_ref().map_or_else(|| "a buffer".to_owned(), Ground::told);
         said.line(report::configuration(&settings, &via)).await;
@@ -114,7 +112,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         written = async {
             said.line(if is_text { concluded.text() } else { concluded.json() }).await;
             said.end().await
-        } => written?,
+        } => super::output::ended(written)?,
         () = shutdown.now.cancelled() => {}
     }
     drawn?;

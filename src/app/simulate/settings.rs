@@ -30,7 +30,7 @@ impl Settings {
         let checks: [Check; 5] = [
             ("WORKERS_COUNT", args.workers, (10, 200), (1, 100_000)),
             ("STREAMS_COUNT", args.streams, (10, 500), (1, 1_000_000)),
-            ("STREAM_INTERVAL", args.interval, (100, 5000), (1, 3_600_000)),
+            ("STREAM_INTERVAL", args.interval_ms(), (100, 5000), (1, 3_600_000)),
             ("CHUNK_SIZE", args.chunk_size, (512, 4096), (1, 1_000_000)),
             ("BUFFER_SIZE", args.buffer, (100, 2000), (1, 10_000_000)),
         ];
@@ -44,7 +44,8 @@ impl Settings {
         if args.duration.is_some_and(|duration| duration.is_zero()) {
             return Err(Failure::new(Exit::Usage, "--duration must be above 0, not 0"));
         }
-        let Args { workers, streams, interval, chunk_size, buffer, .. } = *args;
+        let Args { workers, streams, chunk_size, buffer, .. } = *args;
+        let interval = args.interval_ms();
         // 53 bits, which JSON keeps
         let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
         Ok(Self { workers, streams, interval, chunk_size, buffer, seed })

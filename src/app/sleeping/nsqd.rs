@@ -44,6 +44,8 @@ pub(super) struct Channel {
     queued: u64,
     published: u64,
     pub(super) clients: Vec<Client>,
+    /// When a consumer was connected last, unless one is now.
+    left: Duration,
     /// Until when waiting is the fault of what was broken.
     pub(super) excused: Duration,
     /// Until when its consumers crash at their start.
@@ -61,6 +63,7 @@ impl Channel {
             queued: 0,
             published: 0,
             clients: Vec::new(),
+            left: Duration::ZERO,
             excused: Duration::ZERO,
             crashes_until: Duration::ZERO,
         }
@@ -69,6 +72,11 @@ impl Channel {
     /// As wakeup makes it out from what `/stats` counts.
     pub(super) fn handed_out(&self) -> u64 {
         self.queued.wrapping_sub((self.queue.len() + self.deferred.len()) as u64)
+    }
+
+    /// When a consumer was connected last.
+    pub(super) fn served(&self, now: Duration) -> Duration {
+        if self.clients.is_empty() { self.left } else { now }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -241,7 +249,12 @@ impl World {
 
     pub(super) fn disconnected(&mut self, pid: Pid) {
         let group = self.group_of(pid);
-        self.channels[group].clients.retain(|client| client.pid != pid);
+        let channel = &mut self.channels[group];
+        let before = channel.clients.len();
+        channel.clients.retain(|client| client.pid != pid);
+        if channel.clients.len() < before {
+            channel.left = self.now;
+        }
     }
 
     /// nsqd goes, orderly, and puts what it has where it will find it.
@@ -253,6 +266,9 @@ impl World {
             let back: Vec<Id> = std::mem::take(&mut channel.in_flight).into_iter().collect();
             let deferred: Vec<Id> = std::mem::take(&mut channel.deferred).into_iter().collect();
             let clients = std::mem::take(&mut channel.clients);
+            if !clients.is_empty() {
+                channel.left = self.now;
+            }
             for id in back.into_iter().chain(deferred) {
                 self.messages[id].place = Place::Queue;
                 self.messages[id].ready = self.now;

@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use super::unit::Unit;
 use super::world::{Event, POLL, World};
-use crate::app::wakeup::decide::{Group, Memory, Observed, Wake, arrived, decide};
+use crate::app::wakeup::decide::{Group, Name, Observed, Wake, arrived, decide};
+use crate::app::wakeup::memory::Memory;
 
 /// The least time between two polls.
 const LEAST: Duration = Duration::from_millis(100);
+
+/// The greatest age of an answer of nsqd's.
+const LAG: Duration = Duration::from_millis(120);
 
 /// A channel, as `/stats` shows it.
 pub(super) type Seen = Group;
@@ -42,6 +46,10 @@ impl Watch {
             hears: BTreeSet::new(),
         }
     }
+}
+
+fn group_of((_, group): &Name) -> usize {
+    group.parse().expect("a group's number")
 }
 
 impl World {
@@ -93,11 +101,34 @@ impl World {
         let now = self.clock();
         let wakes = decide(&self.watch.seen, self.settings.per_consumer, &mut self.watch.memory, now);
         self.wake(&wakes);
+        self.check_who_came();
         self.listen();
         let due = self.watch.memory.due(&self.watch.seen, self.settings.per_consumer, now);
         self.watch.due = due.map(|due| self.since_epoch(due));
         if let Some(due) = self.watch.due {
             self.at(due, Event::PollAgain { watch });
+        }
+    }
+
+    /// A consumer that wakeup says has come was connected since the poke, and one that it misses was not.
+    fn check_who_came(&mut self) {
+        let now = self.clock();
+        for came in self.watch.memory.came() {
+            let served = self.channels[group_of(&came.name)].served(self.now);
+            if served + LAG < self.now.saturating_sub(came.after) {
+                self.wrong = Some(format!("{came:?}, but no consumer was connected since {served:?}"));
+            }
+            self.tally.count("consumers seen to come");
+        }
+        let unanswered = self.watch.memory.unanswered(&self.watch.seen, self.settings.per_consumer, now);
+        let groups: BTreeSet<usize> = unanswered.iter().map(|(name, ..)| group_of(name)).collect();
+        for group in groups {
+            let served = self.channels[group].served(self.now);
+            let is_connected = self.settings.instances == 1 && served + Duration::from_secs(4) > self.now;
+            if self.settings.troubles == 0 || is_connected {
+                self.wrong = Some(format!("group {group} is said to have no consumer: {:?}", self.channels[group]));
+            }
+            self.tally.count("consumers missed");
         }
     }
 

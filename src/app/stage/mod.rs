@@ -19,14 +19,14 @@ use self::relay::Relay;
 use super::brokers::Brokers;
 use super::lines::Lines;
 use super::{Exit, Failure};
-use crate::app::working;
+use crate::app::{output, working};
 use crate::cli::Report;
 use crate::cli::stage::Args;
 use crate::client::{Address, Consumer, ConsumerConfig};
 use crate::handler::{Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
 use crate::shutdown::Shutdown;
 use crate::systemd::Notifier;
-use crate::worker::{Ended, Pulse, Worker, WorkerConfig};
+use crate::worker::{Pulse, Worker, WorkerConfig};
 
 /// Messages in flight for a relay that takes batches: one batch under way, and more at hand when it is done.
 const BATCH_IN_FLIGHT: u32 = 2000;
@@ -57,34 +57,31 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     tracing::info!(stream = %args.from, group = %args.group, to = %args.to, "consuming");
     let notifier = Notifier;
     notifier.ready();
-    let lines = (args.report == Report::Json).then(Lines::start).transpose()?;
+    let lines = (args.report() == Report::Json).then(Lines::start).transpose()?;
     let every = notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3));
     let worker = Worker::new(consumer, relay.clone(), config)?.with_pulse(every, pulse(figures.clone(), lines.clone()));
     let (ended, tally) = worker.run(&shutdown).await;
     shutdown.unless_now(relay.close()).await;
     notifier.stopping();
     match lines {
-        Some(lines) => lines.end(&figures.last(tally)),
+        Some(lines) => output::ended(lines.end(&figures.last(tally)))?,
         None => {
             tracing::info!(stream = %args.from, group = %args.group, "{}", figures.summary(tally, started.elapsed()))
         }
     }
-    match ended {
-        Ended::Idle | Ended::Counted | Ended::Drained => Ok(Exit::Success),
-        Ended::Now => Ok(Exit::Interrupted),
-        Ended::Unreachable => {
-            Err(Failure::new(Exit::Unavailable, "gave up: no nsqd could be reached for the whole timeout").into())
-        }
-    }
+    Ok(Exit::of_worker(ended, &tally)?)
 }
 
 /// What can only be wrong together.
 fn check(args: &Args) -> Result<(), Failure> {
-    if args.report == Report::Json && args.handler == Some(HandlerSpec::Print) {
+    if args.report() == Report::Json && args.handler == Some(HandlerSpec::Print) {
         return Err(Failure::new(
             Exit::Usage,
             "--handler print and --report json both write to stdout: use one of them",
         ));
+    }
+    if args.handler == Some(HandlerSpec::Print) || *args.to.spec() == HandlerSpec::Print {
+        output::check()?;
     }
     Ok(())
 }

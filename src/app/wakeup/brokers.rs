@@ -80,7 +80,32 @@ impl Brokers {
                 poll.add(name, broker.tcp().filter(|_| !broker.trouble.is_some()), stats);
             }
         }
+        poll.is_complete = self.all_answer();
         poll
+    }
+
+    /// True if each of them has answered, and the last time well.
+    fn all_answer(&self) -> bool {
+        let nsqds = self.nsqds.values().all(|broker| broker.last.is_some() && !broker.trouble.is_some());
+        let directories =
+            self.directories.iter().all(|lookupd| lookupd.answered.is_some() && !lookupd.trouble.is_some());
+        nsqds && directories && !self.nsqds.is_empty()
+    }
+
+    /// The flags that lead a consumer to the same nsqds; none where that is the default.
+    pub(super) fn flags(&self) -> String {
+        if !self.directories.is_empty() {
+            return self
+                .directories
+                .iter()
+                .map(|lookupd| format!(" --lookupd-http-address {}", lookupd.http))
+                .collect();
+        }
+        let nsqds: Vec<String> = self.nsqds.values().filter_map(|broker| Some(broker.tcp()?.to_string())).collect();
+        match nsqds == ["127.0.0.1:4150"] {
+            true => String::new(),
+            false => nsqds.iter().map(|nsqd| format!(" --nsqd-tcp-address {nsqd}")).collect(),
+        }
     }
 
     /// The HTTP API of the nsqd that is subscribed to here.

@@ -15,6 +15,9 @@ use super::watch::Watch;
 pub(super) struct Counters {
     pub(super) pokes: Counter,
     pub(super) failed_pokes: Counter,
+    pub(super) wakes: Counter,
+    pub(super) unanswered: Number,
+    ungrouped: Number,
     pub(super) heard: Counter,
     pub(super) polls: Counter,
     pub(super) poll_errors: Counter,
@@ -36,6 +39,9 @@ impl Counters {
         Self {
             pokes: Counter::default(),
             failed_pokes: Counter::default(),
+            wakes: Counter::default(),
+            unanswered: Number::default(),
+            ungrouped: Number::default(),
             heard: Counter::default(),
             polls: Counter::default(),
             poll_errors: Counter::default(),
@@ -56,6 +62,7 @@ impl Counters {
         for (name, help, counter) in [
             ("pokes", "Sockets poked", &self.pokes),
             ("failed_pokes", "Pokes that reached nobody", &self.failed_pokes),
+            ("wakes", "Consumers that came after a poke", &self.wakes),
             ("heard", "Messages heard of by subscription", &self.heard),
             ("polls", "Answers of nsqds to polls", &self.polls),
             ("poll_errors", "Polls of nsqds and nsqlookupds that failed", &self.poll_errors),
@@ -67,6 +74,8 @@ impl Counters {
             ("streams", "Streams with a group", &self.streams),
             ("groups", "Groups", &self.groups),
             ("groups_asleep", "Groups with a socket and no consumer", &self.asleep),
+            ("unanswered", "Sockets that were poked again and again, and no consumer came", &self.unanswered),
+            ("sockets_without_group", "Sockets whose group no stream has", &self.ungrouped),
             ("depth", "Messages waiting for a consumer, in all groups", &self.depth),
             ("in_flight", "Messages out with consumers, in all groups", &self.in_flight),
             ("deferred", "Messages for later, in all groups", &self.deferred),
@@ -85,6 +94,7 @@ impl Counters {
         self.streams.set(streams as u64);
         self.groups.set(groups as u64);
         self.asleep.set(asleep as u64);
+        self.ungrouped.set(watch.ungrouped.sockets.len() as u64);
         self.depth.set(depth);
         self.in_flight.set(sum(|held| held.in_flight));
         self.deferred.set(sum(|held| held.deferred));

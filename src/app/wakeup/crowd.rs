@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::decide::{Group, Memory, Observed, decide};
+use super::decide::{Group, Observed, decide};
+use super::memory::Memory;
 
 /// One group in so many has messages.
 const WAITING: u32 = 100;

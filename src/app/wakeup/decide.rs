@@ -1,19 +1,14 @@
 //! Whom to wake: pure.
 //!
-//! A socket is poked when its group has messages and too few consumers, at the most once a second, and ever more rarely (up to
-//! [`MOST`]) while pokes bring no consumer: one that crashes at its start is not driven into systemd's trigger limit.
+//! A socket is poked when its group has messages and too few consumers, at most once a second, and ever more rarely (up to
+//! 30 s apart) while pokes bring no consumer: one that crashes at its start is not driven into systemd's trigger limit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// The least time between two pokes of a socket.
-const LEAST: Duration = Duration::from_secs(1);
-/// The least time between a poll and one for a poke that was put off.
-const SOON: Duration = Duration::from_millis(100);
-/// The most time between two pokes of a socket whose group waits for a consumer.
-const MOST: Duration = Duration::from_secs(30);
+use super::memory::Memory;
 
 /// One group of one stream, over all nsqds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,7 +49,7 @@ impl Observed {
         group.clients == 0 && !group.paused && self.sockets.contains_key(name)
     }
 
-    fn of_stream<'a>(&'a self, stream: &'a str) -> impl Iterator<Item = (&'a Name, &'a Group)> {
+    pub(in crate::app) fn of_stream<'a>(&'a self, stream: &'a str) -> impl Iterator<Item = (&'a Name, &'a Group)> {
         let first = (stream.to_owned(), String::new());
         self.groups.range(first..).take_while(move |((of, _), _)| of == stream)
     }
@@ -94,99 +89,6 @@ impl Wake {
     }
 }
 
-/// When each socket may be poked again. Groups that share a socket's name have a pace each: the one that its consumer does not
-/// serve becomes rare, and the other is woken as ever.
-#[derive(Debug, Default)]
-pub(in crate::app) struct Memory {
-    sockets: HashMap<PathBuf, HashMap<Name, Pace>>,
-    /// How often messages of each group had been handed out.
-    handed_out: HashMap<Name, u64>,
-}
-
-/// The pokes of a socket for a group.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::app) struct Pace {
-    pub(in crate::app) last: Instant,
-    /// Pokes since one brought a consumer.
-    pub(in crate::app) pokes: u32,
-}
-
-impl Pace {
-    /// How long after the last poke the next may come.
-    fn delay(self) -> Duration {
-        LEAST.saturating_mul(1 << self.pokes.saturating_sub(1).min(16)).min(MOST)
-    }
-
-    /// When the next poke may come.
-    pub(in crate::app) fn next(self) -> Instant {
-        self.last + self.delay()
-    }
-}
-
-impl Memory {
-    /// True if the socket may be poked for this group now; it then counts as poked.
-    fn may_poke(&mut self, socket: &PathBuf, group: &Name, now: Instant) -> bool {
-        if !self.sockets.contains_key(socket) {
-            self.sockets.insert(socket.clone(), HashMap::new());
-        }
-        let paces = self.sockets.get_mut(socket).expect("it was put there");
-        if paces.values().any(|pace| now < pace.last + LEAST) {
-            return false;
-        }
-        match paces.get_mut(group) {
-            Some(pace) if now < pace.next() => return false,
-            Some(pace) => *pace = Pace { last: now, pokes: pace.pokes.saturating_add(1) },
-            None => drop(paces.insert(group.clone(), Pace { last: now, pokes: 1 })),
-        }
-        true
-    }
-
-    /// Pokes of this socket bring a consumer: the next is not put off by those before.
-    fn worked(&mut self, socket: &PathBuf, group: &Name) {
-        if let Some(pace) = self.sockets.get_mut(socket).and_then(|paces| paces.get_mut(group)) {
-            pace.pokes = 0;
-        }
-    }
-
-    /// This poke reached nobody, so it started nothing: the next is due after the least time.
-    pub(in crate::app) fn missed(&mut self, Wake { stream, group, socket, .. }: &Wake) {
-        self.worked(socket, &(stream.clone(), group.clone()));
-    }
-
-    /// When a group that waits now, as pokes were too few or too many, may be poked for next; many of them are looked at together.
-    pub(in crate::app) fn due(&self, seen: &Observed, per_consumer: u64, now: Instant) -> Option<Instant> {
-        let waiting =
-            seen.groups.iter().filter_map(|(name, group)| Some((name, wanted(seen, name, group, per_consumer)?)));
-        let due =
-            |(name, sockets): (&Name, &[PathBuf])| sockets.iter().filter_map(|socket| self.next(socket, name)).min();
-        waiting.filter_map(due).min().map(|due| due.max(now + SOON))
-    }
-
-    /// When this socket may be poked for this group; `None` if it never was.
-    fn next(&self, socket: &PathBuf, group: &Name) -> Option<Instant> {
-        let paces = self.sockets.get(socket)?;
-        let free = paces.values().map(|pace| pace.last + LEAST).max()?;
-        Some(paces.get(group).map_or(free, |pace| pace.next().max(free)))
-    }
-
-    /// The pokes of this socket for this group so far.
-    pub(in crate::app) fn pace(&self, socket: &PathBuf, group: &Name) -> Option<Pace> {
-        self.sockets.get(socket)?.get(group).copied()
-    }
-
-    /// Forgets groups that are gone.
-    pub(in crate::app) fn keep_only(&mut self, seen: &Observed) {
-        if self.handed_out.len() <= seen.groups.len() {
-            return;
-        }
-        self.handed_out.retain(|name, _| seen.groups.contains_key(name));
-        for paces in self.sockets.values_mut() {
-            paces.retain(|name, _| seen.groups.contains_key(name));
-        }
-        self.sockets.retain(|_, paces| !paces.is_empty());
-    }
-}
-
 /// Whom to wake for what was seen by polling.
 pub(in crate::app) fn decide(seen: &Observed, per_consumer: u64, memory: &mut Memory, now: Instant) -> Vec<Wake> {
     let mut wakes = Vec::new();
@@ -199,7 +101,14 @@ pub(in crate::app) fn decide(seen: &Observed, per_consumer: u64, memory: &mut Me
             None => memory.handed_out.insert(name.clone(), group.handed_out),
         };
         let served = if before != Some(group.handed_out) { sockets.len() } else { consumers };
-        sockets.iter().take(served).for_each(|socket| memory.worked(socket, name));
+        // an nsqd that was restarted counts from 0: that makes no pace slower, but tells nothing of a consumer
+        let counts_anew = before.is_some_and(|before| group.handed_out.wrapping_sub(before).cast_signed() < 0);
+        for (number, socket) in sockets.iter().take(served).enumerate() {
+            match counts_anew && number >= consumers {
+                true => memory.forgive(socket, name),
+                false => memory.worked(socket, name, now),
+            }
+        }
         let reason = Reason::Waiting { depth: group.depth, clients: group.clients };
         for socket in wanted(seen, name, group, per_consumer).into_iter().flatten() {
             if memory.may_poke(socket, name, now) {
@@ -212,7 +121,7 @@ pub(in crate::app) fn decide(seen: &Observed, per_consumer: u64, memory: &mut Me
 }
 
 /// The sockets that this group's depth asks for; `None` if it has enough consumers.
-fn wanted<'a>(seen: &'a Observed, name: &Name, group: &Group, per_consumer: u64) -> Option<&'a [PathBuf]> {
+pub(super) fn wanted<'a>(seen: &'a Observed, name: &Name, group: &Group, per_consumer: u64) -> Option<&'a [PathBuf]> {
     let sockets = seen.sockets.get(&name.1)?;
     let wanted = usize::try_from(group.depth.div_ceil(per_consumer)).unwrap_or(usize::MAX).min(sockets.len());
     let consumers = usize::try_from(group.clients).unwrap_or(usize::MAX);
@@ -231,6 +140,9 @@ pub(in crate::app) fn arrived(stream: &str, seen: &Observed, memory: &mut Memory
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::memory::LEAST;
     use super::*;
 
     fn seen(depth: u64, clients: u64, paused: bool, sockets: usize) -> Observed {
@@ -284,6 +196,38 @@ mod tests {
     }
 
     #[test]
+    fn a_poke_after_which_no_consumer_comes_is_told_until_one_comes() {
+        let (start, mut memory) = (Instant::now(), Memory::default());
+        let asleep = seen(1, 0, false, 1);
+        let mut told = Vec::new();
+        for n in 0..8 {
+            let now = start + n * LEAST;
+            decide(&asleep, 10, &mut memory, now);
+            told.extend(memory.unanswered(&asleep, 10, now).iter().map(|(.., pace)| (n, pace.pokes)));
+        }
+        assert_eq!(told, [(5, 3), (6, 3), (7, 4)], "an ordinary start is not that slow");
+        assert!(memory.came().is_empty());
+        let awake = seen(1, 1, false, 1);
+        decide(&awake, 10, &mut memory, start + 8 * LEAST);
+        assert!(memory.unanswered(&awake, 10, start + 8 * LEAST).is_empty());
+        let came: Vec<Duration> = memory.came().into_iter().map(|came| came.after).collect();
+        assert_eq!(came, [8 * LEAST]);
+        decide(&awake, 10, &mut memory, start + 9 * LEAST);
+        assert!(memory.came().is_empty(), "it is told once");
+    }
+
+    #[test]
+    fn a_poke_that_reached_nobody_says_nothing_of_a_consumer() {
+        let (start, mut memory) = (Instant::now(), Memory::default());
+        let asleep = seen(1, 0, false, 1);
+        for n in 0..10 {
+            let now = start + n * LEAST;
+            decide(&asleep, 10, &mut memory, now).iter().for_each(|wake| memory.missed(wake));
+            assert!(memory.unanswered(&asleep, 10, now).is_empty() && memory.came().is_empty(), "second {n}");
+        }
+    }
+
+    #[test]
     fn groups_that_share_a_socket_do_not_slow_each_other_down() {
         let (start, mut memory) = (Instant::now(), Memory::default());
         let mut seen = seen(1, 0, false, 1);
@@ -297,6 +241,7 @@ mod tests {
             }
         }
         assert_eq!(bar, [0, 1, 3, 7, 15, 31]);
+        assert!(memory.unanswered(&seen, 10, start + 60 * LEAST).is_empty(), "that is said of the shared socket");
         assert_eq!(foo.len() + bar.len(), 60, "one poke a second, whoever it is for: {foo:?}");
     }
 

@@ -15,6 +15,7 @@ pub mod crowd;
 pub(super) mod decide;
 mod edge;
 mod listen;
+pub(super) mod memory;
 mod observe;
 mod once;
 mod peer;
@@ -22,9 +23,12 @@ mod poke;
 mod sockets;
 mod state;
 mod trouble;
+mod ungrouped;
+mod unit;
 mod watch;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, unbounded_channel};
@@ -54,6 +58,9 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     if args.broker.nsqd_http().is_empty() && args.broker.lookupd_http_address.is_empty() {
         let line = "no nsqd to ask: name its HTTP port, too, with --nsqd-http-address (HOST:4151 by default)";
         return Err(Failure::new(Exit::Usage, line).into());
+    }
+    if args.once && args.sockets.socket.is_empty() {
+        sockets::check(&args.sockets.socket_dir).map_err(|line| Failure::new(Exit::Failure, line))?;
     }
     let shutdown = Shutdown::on_signals(Duration::from_secs(1))?;
     let (server, mut questions) = serve(&args).await?;
@@ -96,9 +103,9 @@ async fn at(due: Option<Instant>) {
 }
 
 /// Starts the server, if there is to be one.
-async fn serve(args: &Args) -> anyhow::Result<(Option<AbortOnDropHandle<()>>, mpsc::Receiver<Question>)> {
+async fn serve(args: &Args) -> anyhow::Result<(Option<AbortOnDropHandle<Infallible>>, mpsc::Receiver<Question>)> {
     let (router, questions) = listen::router();
-    let Some(address) = args.listen else { return Ok((None, questions)) };
+    let Some(address) = &args.listen else { return Ok((None, questions)) };
     let cannot = |e| Failure::new(Exit::Failure, format!("cannot listen on {address}: {e}: choose another --listen"));
     let door = Door::bind(address).await.map_err(cannot)?;
     tracing::info!("listening on http://{} (/healthz, /state, /metrics)", door.address().map_err(cannot)?);
@@ -137,7 +144,7 @@ impl Wakeup {
             News::Stats { took } => {
                 self.watch.counters.polls.inc();
                 self.watch.counters.poll_duration.observe(took.as_secs_f64());
-                self.watch.polled(poll);
+                self.watch.polled(poll, &self.brokers.flags());
                 self.due = self.watch.due();
             }
             News::Failed | News::Nodes => {

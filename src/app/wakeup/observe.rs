@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::decide::{Group, Name};
 use crate::client::Address;
 use crate::proto::stats::{ChannelStats, Stats, TopicStats};
+use crate::proto::{ChannelName, TopicName};
 
 /// Messages of a group that wait for something else than a consumer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,19 +27,22 @@ pub(super) struct Poll {
     pub(super) held: BTreeMap<Name, Held>,
     /// Streams that have messages and no group, by the nsqd's HTTP address and the stream's name.
     pub(super) without_group: BTreeMap<(String, String), u64>,
+    /// Every nsqd and nsqlookupd has answered, so that what is not here does not exist.
+    pub(super) is_complete: bool,
     /// Where each stream with a durable group can be subscribed to.
     pub(super) streams: BTreeSet<(Address, String)>,
 }
 
 /// True for a group that stays when its consumers leave.
 pub(super) fn is_durable(channel: &ChannelStats) -> bool {
-    !channel.channel_name.ends_with("#ephemeral")
+    ChannelName::new(&channel.channel_name).is_ok_and(|name| !name.is_ephemeral())
 }
 
 impl Poll {
     /// Takes in what one nsqd answered. `tcp` is where it can be subscribed to now.
     pub(super) fn add(&mut self, http: &str, tcp: Option<&Address>, stats: &Stats) {
-        for topic in &stats.topics {
+        // a name that NSQ does not allow is nobody's, and must not reach a log line
+        for topic in stats.topics.iter().filter(|topic| TopicName::new(&topic.topic_name).is_ok()) {
             topic.channels.iter().filter(|channel| is_durable(channel)).for_each(|channel| self.group(topic, channel));
             if topic.channels.is_empty() && topic.depth > 0 {
                 self.without_group.insert((http.to_owned(), topic.topic_name.clone()), count(topic.depth));

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::stat::{Mode, SFlag, fstat};
+
+use super::unit::Unit;
+use crate::net::knock;
 
 /// Connects and lets go, without ever waiting: a queue that is full has a poke already. What is not the socket itself is refused, so
 /// that a link put there in the last moment leads nowhere.
@@ -19,7 +21,7 @@ pub(super) fn poke(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no socket any more: it is left alone"));
     }
     let itself = PathBuf::from(format!("/proc/self/fd/{}", itself.as_raw_fd()));
-    match connect_to(SockType::Stream, &UnixAddr::new(&itself)?) {
+    match knock(&itself) {
         Err(Errno::EAGAIN) => Ok(()),
         // it takes datagrams: an empty one will do
         Err(Errno::EPROTOTYPE) => {
@@ -34,20 +36,17 @@ pub(super) fn poke(path: &Path) -> io::Result<()> {
     }
 }
 
-fn connect_to(kind: SockType, address: &UnixAddr) -> nix::Result<()> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let ours = socket(AddressFamily::Unix, kind, flags, None)?;
-    connect(ours.as_raw_fd(), address)
-}
-
-/// What to do about a poke that failed.
-pub(super) fn remedy(socket: &Path, error: &io::Error) -> String {
-    let unit = socket.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => format!(
-            "nobody listens on it: systemctl reset-failed 'mqueue-consumer@{unit}.socket' && systemctl start 'mqueue-consumer@{unit}.socket'"
-        ),
-        io::ErrorKind::PermissionDenied => {
+/// The remedy for a poke that failed, of a socket of this unit.
+pub(super) fn remedy(unit: Option<&Unit>, error: &io::Error) -> String {
+    match (error.kind(), unit) {
+        (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, Some(unit)) => {
+            let unit = unit.socket();
+            format!("nobody listens on it: systemctl reset-failed {unit} && systemctl start {unit}")
+        }
+        (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, None) => {
+            "nobody listens on it: start again what made it".to_owned()
+        }
+        (io::ErrorKind::PermissionDenied, _) => {
             "permission denied: run wakeup as root, or as a member of the socket's group".to_owned()
         }
         _ => error.to_string(),
@@ -76,7 +75,9 @@ mod tests {
         }
         drop(stream);
         let error = poke(&at("stream")).unwrap_err();
-        assert!(remedy(&at("stream"), &error).contains("systemctl reset-failed"));
+        let unit = Unit::of(&at("stream.sock"));
+        assert!(remedy(Some(&unit), &error).contains("systemctl reset-failed 'mqueue-consumer@stream.socket'"));
+        assert!(!remedy(None, &error).contains("systemctl"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) struct State {
     complaints: Vec<String>,
     /// Streams with messages and no group.
     without_group: Vec<Ungrouped>,
+    /// Sockets whose group no stream has.
+    sockets_without_group: Vec<Sleeper>,
     groups: Vec<GroupState>,
 }
 
@@ -28,6 +30,12 @@ struct Ungrouped {
     stream: String,
     nsqd: String,
     depth: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Sleeper {
+    path: PathBuf,
+    group: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -64,6 +72,7 @@ impl State {
             brokers: brokers.health(now).collect(),
             complaints: watch.sockets.complaints().cloned().collect(),
             without_group: watch.without_group.iter().map(Ungrouped::new).collect(),
+            sockets_without_group: watch.ungrouped.sockets.iter().map(Sleeper::new).collect(),
             groups: watch.seen.groups.iter().map(|(name, group)| GroupState::new(watch, name, group, now)).collect(),
         }
     }
@@ -76,6 +85,12 @@ impl State {
 impl Ungrouped {
     fn new(((nsqd, stream), depth): (&(String, String), &u64)) -> Self {
         Self { stream: stream.clone(), nsqd: nsqd.clone(), depth: *depth }
+    }
+}
+
+impl Sleeper {
+    fn new((path, (group, _)): (&PathBuf, &(String, Instant))) -> Self {
+        Self { path: path.clone(), group: group.clone() }
     }
 }
 

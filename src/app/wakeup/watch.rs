@@ -1,16 +1,18 @@
 //! What is known, and what was done.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::counters::Counters;
-use super::decide::{self, Memory, Name, Observed, Wake};
+use super::decide::{self, Name, Observed, Wake};
 use super::edge::{Heard, What};
+use super::memory::{Came, Memory};
 use super::observe::{Held, Poll};
 use super::once::Once;
 use super::poke::{poke, remedy};
 use super::sockets::Sockets;
+use super::ungrouped::{Ungrouped, Waiting, messages};
 use crate::cli::wakeup::Args;
 use crate::client::Address;
 
@@ -20,6 +22,7 @@ pub(super) struct Watch {
     pub(super) held: BTreeMap<Name, Held>,
     /// Streams that have messages and no group, as [`Poll`] has them.
     pub(super) without_group: BTreeMap<(String, String), u64>,
+    pub(super) ungrouped: Ungrouped,
     pub(super) memory: Memory,
     pub(super) sockets: Sockets,
     pub(super) counters: Counters,
@@ -29,6 +32,8 @@ pub(super) struct Watch {
     deaf: BTreeSet<Address>,
     said: Said,
     per_consumer: u64,
+    /// This look is the only one.
+    is_once: bool,
     dry_run: bool,
 }
 
@@ -37,6 +42,7 @@ struct Said {
     paused: Once<Name>,
     orphaned: Once<Name>,
     without_group: Once<(String, String)>,
+    unanswered: Once<(Name, PathBuf)>,
     shared: Once<String>,
 }
 
@@ -46,27 +52,38 @@ impl Watch {
             seen: Observed::default(),
             held: BTreeMap::new(),
             without_group: BTreeMap::new(),
+            ungrouped: Ungrouped::new(),
             memory: Memory::default(),
-            sockets: Sockets::new(args.socket_dir.clone()),
+            sockets: Sockets::new(&args.sockets),
             counters: Counters::new(),
             broken: HashMap::new(),
             deaf: BTreeSet::new(),
-            said: Said { paused: Once::new(), orphaned: Once::new(), without_group: Once::new(), shared: Once::new() },
+            said: Said {
+                paused: Once::new(),
+                orphaned: Once::new(),
+                without_group: Once::new(),
+                unanswered: Once::new(),
+                shared: Once::new(),
+            },
+            is_once: args.once,
             per_consumer: args.per_consumer,
             dry_run: args.dry_run,
         }
     }
 
-    /// Takes in a poll, and wakes whom it shows.
-    pub(super) fn polled(&mut self, poll: Poll) {
+    /// Takes in a poll, and wakes whom it shows. `brokers` are the flags that lead a consumer to the nsqds.
+    pub(super) fn polled(&mut self, poll: Poll, brokers: &str) {
         let sockets = self.sockets.of(poll.groups.keys().map(|(_, group)| group.as_str()));
         self.seen = Observed { groups: poll.groups, sockets };
         (self.held, self.without_group) = (poll.held, poll.without_group);
         self.broken.retain(|socket, _| self.seen.sockets.values().flatten().any(|known| known == socket));
         self.say();
-        for wake in decide::decide(&self.seen, self.per_consumer, &mut self.memory, Instant::now()) {
+        self.say_ungrouped(poll.is_complete, brokers);
+        let now = Instant::now();
+        for wake in decide::decide(&self.seen, self.per_consumer, &mut self.memory, now) {
             self.wake(&wake);
         }
+        self.say_who_came(now);
     }
 
     /// Of these streams, those that should be listened to.
@@ -107,7 +124,7 @@ impl Watch {
     /// One line for people.
     pub(super) fn status(&self) -> String {
         let (streams, groups, asleep) = self.counts();
-        format!("woke {}, watching {groups} groups on {streams} streams, {asleep} asleep", self.counters.pokes.get())
+        format!("woke {}, watching {groups} groups on {streams} streams, {asleep} asleep", self.counters.wakes.get())
     }
 
     /// Streams, groups, and groups asleep.
@@ -128,12 +145,12 @@ impl Watch {
             Ok(()) => {
                 self.counters.pokes.inc();
                 self.broken.remove(socket);
-                tracing::info!(%stream, %group, socket = %socket.display(), "woken: {reason}");
+                tracing::info!(%stream, %group, socket = %socket.display(), "poked: {reason}");
             }
             Err(error) => {
                 self.counters.failed_pokes.inc();
                 self.memory.missed(wake);
-                let remedy = remedy(socket, &error);
+                let remedy = remedy(self.sockets.unit(socket).as_ref(), &error);
                 if self.broken.insert(socket.clone(), remedy.clone()).as_ref() != Some(&remedy) {
                     tracing::error!(%stream, %group, "cannot poke {}: {remedy}", socket.display());
                 }
@@ -160,17 +177,75 @@ impl Watch {
                 "{count} in flight of consumers that are gone: back in the queue when their message timeout ends"
             );
         }
-        for (http, stream) in self.said.without_group.news(self.without_group.keys().cloned().collect()) {
-            let count = self.without_group[&(http.clone(), stream.clone())];
+        let elsewhere = self.without_group.keys().filter_map(|key| Some((key.clone(), self.group_elsewhere(&key.1)?)));
+        let elsewhere: BTreeMap<(String, String), String> = elsewhere.collect();
+        for key in self.said.without_group.news(elsewhere.keys().cloned().collect()) {
+            let ((http, stream), group) = (&key, &elsewhere[&key]);
+            let count = messages(self.without_group[&key]);
             let topic = stream.replace('#', "%23");
             tracing::warn!(
-                "stream {stream} has {count} messages and no group that could be woken: \
-                 curl -X POST 'http://{http}/channel/create?topic={topic}&channel=GROUP' makes one, which gets them"
+                "stream {stream} has {count} on nsqd {http}, where group {group} is not: \
+                 curl -X POST 'http://{http}/channel/create?topic={topic}&channel={group}' makes it there, and it gets them"
             );
         }
         let shared = self.shared();
         for line in self.said.shared.news(shared) {
             tracing::warn!("{line}");
+        }
+    }
+
+    /// A group of this stream that can be woken; none for a stream of dead letters, which `mqueue errors` reads.
+    fn group_elsewhere(&self, stream: &str) -> Option<String> {
+        let groups = self.seen.of_stream(stream).map(|((_, group), _)| group);
+        groups.filter(|group| self.seen.sockets.contains_key(*group)).find(|_| !is_dead_letters(stream)).cloned()
+    }
+
+    /// Says which sockets are of groups that do not exist, if all nsqds have said which do.
+    fn say_ungrouped(&mut self, is_complete: bool, brokers: &str) {
+        if !is_complete {
+            return self.ungrouped.are_unknown();
+        }
+        let now = Instant::now();
+        self.ungrouped.are(self.sockets.others(), now);
+        let mut waiting = Waiting::new();
+        for ((_, stream), count) in &self.without_group {
+            if !is_dead_letters(stream) && self.seen.of_stream(stream).next().is_none() {
+                *waiting.entry(stream.clone()).or_default() += count;
+            }
+        }
+        let (is_once, sockets) = (self.is_once, &self.sockets);
+        let is_late = |since: Duration| is_once || Ungrouped::is_late(since);
+        let unit = |socket: &Path| sockets.unit(socket);
+        for (socket, group, line) in self.ungrouped.news(&waiting, unit, brokers, is_late, now) {
+            tracing::warn!(%group, socket = %socket.display(), "{line}");
+        }
+    }
+
+    /// Says which pokes brought a consumer, and once which have not for too long.
+    fn say_who_came(&mut self, now: Instant) {
+        let came = self.memory.came();
+        if self.dry_run {
+            return;
+        }
+        for Came { name: (stream, group), socket, after } in came {
+            self.counters.wakes.inc();
+            let seconds = after.as_secs_f64();
+            tracing::info!(%stream, %group, socket = %socket.display(), "woken: its consumer came within {seconds:.1} s");
+        }
+        let unanswered: BTreeMap<(Name, PathBuf), u32> = self
+            .memory
+            .unanswered(&self.seen, self.per_consumer, now)
+            .into_iter()
+            .map(|(name, socket, pace)| ((name.clone(), socket.clone()), pace.pokes))
+            .collect();
+        self.counters.unanswered.set(unanswered.len() as u64);
+        for key in self.said.unanswered.news(unanswered.keys().cloned().collect()) {
+            let (((stream, group), socket), pokes) = (&key, unanswered[&key]);
+            let look = match self.sockets.unit(socket) {
+                Some(unit) => format!("systemctl status {} tells why", unit.service()),
+                None => "see what whoever listens on it says".to_owned(),
+            };
+            tracing::warn!(%stream, %group, socket = %socket.display(), "poked {pokes} times, and no consumer came: {look}");
         }
     }
 
@@ -191,4 +266,9 @@ impl Watch {
         };
         shared.map(line).collect()
     }
+}
+
+/// True for a stream of dead letters, by its name.
+fn is_dead_letters(stream: &str) -> bool {
+    stream.ends_with(".dead")
 }

@@ -27,7 +27,7 @@ use self::intake::Work;
 use self::patience::Patience;
 use self::queue::Queue;
 use self::say::Say;
-use super::{Exit, Failure};
+use super::{Exit, Failure, output};
 use crate::cli::worker::Args;
 use crate::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput, Verdict};
 use crate::proto::Message;
@@ -88,7 +88,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let answers = tokio::spawn(Answers::new(queue.clone(), noted, args.deadline, args.count, shutdown.clone()).run());
     let (work, works) = mpsc::channel(1);
     let over = CancellationToken::new();
-    let intake = tokio::spawn(intake::run(queue, work, notes.clone(), over.clone()));
+    let intake = tokio::spawn(intake::run(queue, work, notes.clone(), over.clone(), shutdown.draining.clone()));
     let started = Instant::now();
     let hands = Hands {
         doing: doing.clone(),
@@ -96,6 +96,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         notes: notes.clone(),
         running: JoinSet::new(),
         most: if batch > 1 { 1 } else { in_flight as usize },
+        room: in_flight as usize,
         patience: Arc::new(Mutex::new(Patience::new(args.max_backoff))),
     };
     hands.work(&shutdown).await;
@@ -116,12 +117,15 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     match refused {
         Err(line) => Err(Failure::new(Exit::Failure, line).into()),
         Ok(()) if shutdown.now.is_cancelled() => Ok(Exit::Interrupted),
-        Ok(()) => Ok(Exit::Success),
+        Ok(()) => Ok(Exit::of_work(tally.done, tally.retried + tally.dropped + tally.late)),
     }
 }
 
 fn doing(args: &Args, shutdown: &Shutdown) -> Result<Doing, Failure> {
     let stop = shutdown.draining.clone();
+    if matches!(args.handler, None | Some(HandlerSpec::Print)) {
+        output::check()?;
+    }
     let Some(spec) = &args.handler else {
         return Ok(Doing::Say(Say::new(args.n.clone(), args.p, stop)));
     };
@@ -145,6 +149,8 @@ struct Hands {
     running: JoinSet<()>,
     /// Tasks at once.
     most: usize,
+    /// Jobs that may wait: from here on no more are read, whatever the gateway sends.
+    room: usize,
     patience: Arc<Mutex<Patience>>,
 }
 
@@ -165,7 +171,7 @@ impl Hands {
                 biased;
                 () = shutdown.now.cancelled() => return,
                 Some(_) = self.running.join_next() => {}
-                more = self.works.recv(), if more_comes && !draining => match more {
+                more = self.works.recv(), if more_comes && !draining && waiting.len() < self.room => match more {
                     Some(more) => waiting.extend(more),
                     None => more_comes = false,
                 },
@@ -190,6 +196,7 @@ impl Hands {
             for ((token, id, attempts), verdict) in jobs.into_iter().zip(verdicts) {
                 match &verdict {
                     Verdict::Retry { why, .. } => tracing::warn!(%id, attempts, "failed: {why}"),
+                    Verdict::Unavailable { why } => tracing::warn!(%id, attempts, "not tried: {why}"),
                     Verdict::Drop { why } => tracing::warn!(%id, attempts, "given up: {why}"),
                     Verdict::Done(_) | Verdict::Release => {}
                 }

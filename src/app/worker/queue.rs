@@ -10,14 +10,20 @@ use serde::Deserialize;
 use crate::app::job::HEARTBEAT_HEADER;
 use crate::app::{Exit, Failure};
 use crate::cli::worker::Args;
+use crate::http::body;
+use crate::proto::excerpt;
 
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long an answer to a request may take; a stream's head, too.
 const ANSWER_TIME: Duration = Duration::from_secs(20);
 /// A stream without a line for so many heartbeats is lost.
 const SILENT_BEATS: u32 = 3;
-/// How long a refusal may be, in bytes, of what is shown of it.
-const SHOWN: usize = 300;
+/// The longest time between lines that a gateway is waited for.
+const LONGEST_BEAT: Duration = Duration::from_secs(3600);
+/// The longest answer that is read, in bytes: tokens of jobs.
+const LONGEST_ANSWER: usize = 4 << 20;
+/// The longest refusal.
+const LONGEST_REFUSAL: usize = 64 << 10;
 
 /// A gateway, and one group's jobs there.
 #[derive(Debug)]
@@ -79,7 +85,7 @@ impl Queue {
         let beat = beat.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| {
             Denied::ForGood(format!("{} is no gateway: it answers without {HEARTBEAT_HEADER}", self.shown))
         })?;
-        Ok((response, SILENT_BEATS * beat.max(Duration::from_secs(1))))
+        Ok((response, SILENT_BEATS * beat.clamp(Duration::from_secs(1), LONGEST_BEAT)))
     }
 
     /// Answers jobs with `verb`.
@@ -95,7 +101,11 @@ impl Queue {
             url.query_pairs_mut().extend_pairs(params);
         }
         let response = self.send(self.client.post(url).body(tokens.join("\n")).timeout(ANSWER_TIME)).await?;
-        response.json().await.map_err(|e| Denied::ForNow(crate::http::cause(&e), None))
+        let body = body(response, LONGEST_ANSWER).await;
+        let read = body.map_err(|e| e.to_string()).and_then(|body| {
+            serde_json::from_slice(&body).map_err(|e| format!("{} answers what cannot be read: {e}", self.shown))
+        });
+        read.map_err(|why| Denied::ForNow(excerpt(why.as_bytes()), None))
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, Denied> {
@@ -115,9 +125,8 @@ impl Queue {
             return Ok(response);
         }
         let after = response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
-        let text =
-            tokio::time::timeout(ANSWER_TIME, response.text()).await.ok().and_then(Result::ok).unwrap_or_default();
-        let text: String = text.trim().chars().take(SHOWN).collect();
+        let text = tokio::time::timeout(ANSWER_TIME, body(response, LONGEST_REFUSAL)).await.ok().and_then(Result::ok);
+        let text = excerpt(text.unwrap_or_default().trim_ascii());
         let why = format!("{} answers {status}: {text}", self.shown);
         let is_for_now =
             status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);

@@ -14,70 +14,71 @@ type Asked = State<Arc<Api>>;
 
 pub(super) async fn create_topic(State(api): Asked, query: Query) -> Answer {
     let topic = query.topic("INVALID_TOPIC")?;
-    api.broker.change(|state, _| state.create_topic(&topic));
+    api.broker.administer(|state, _| state.create_topic(&topic)).await?;
     Ok(nothing())
 }
 
 pub(super) async fn delete_topic(State(api): Asked, query: Query) -> Answer {
     let topic = existing(&query)?;
-    api.broker.change(|state, _| state.delete_topic(&topic))?;
+    api.broker.administer(|state, _| state.delete_topic(&topic)).await??;
     Ok(nothing())
 }
 
 pub(super) async fn empty_topic(State(api): Asked, query: Query) -> Answer {
     let topic = query.topic("INVALID_TOPIC")?;
-    api.broker.change(|state, _| state.empty_topic(&topic))?;
+    api.broker.administer(|state, _| state.empty_topic(&topic)).await??;
     Ok(nothing())
 }
 
 pub(super) async fn pause_topic(State(api): Asked, query: Query) -> Answer {
     let topic = existing(&query)?;
-    api.broker.change(|state, now| state.pause_topic(&topic, true, now))?;
+    api.broker.administer(|state, now| state.pause_topic(&topic, true, now)).await??;
     Ok(nothing())
 }
 
 pub(super) async fn unpause_topic(State(api): Asked, query: Query) -> Answer {
     let topic = existing(&query)?;
-    api.broker.change(|state, now| state.pause_topic(&topic, false, now))?;
+    api.broker.administer(|state, now| state.pause_topic(&topic, false, now)).await??;
     Ok(nothing())
 }
 
 pub(super) async fn create_channel(State(api): Asked, query: Query) -> Answer {
     let (topic, channel) = query.channel()?;
-    api.broker.change(|state, now| match state.has_topic(&topic) {
+    let create = |state: &mut crate::broker::state::State, now| match state.has_topic(&topic) {
         true => {
             state.create_channel(&topic, &channel, now);
             Ok(())
         }
         false => Err(Missing::Topic),
-    })?;
+    };
+    api.broker.administer(create).await??;
     Ok(nothing())
 }
 
 pub(super) async fn delete_channel(State(api): Asked, query: Query) -> Answer {
     let (topic, channel) = query.channel()?;
-    api.broker.change(|state, _| state.delete_channel(&topic, &channel))?;
+    api.broker.administer(|state, _| state.delete_channel(&topic, &channel)).await??;
     Ok(nothing())
 }
 
 pub(super) async fn empty_channel(State(api): Asked, query: Query) -> Answer {
     let (topic, channel) = query.channel()?;
-    api.broker.change(|state, _| state.empty_channel(&topic, &channel))?;
+    api.broker.administer(|state, _| state.empty_channel(&topic, &channel)).await??;
     Ok(nothing())
 }
 
 pub(super) async fn pause_channel(State(api): Asked, query: Query) -> Answer {
     let (topic, channel) = query.channel()?;
-    pause(&api, &topic, &channel, true)
+    pause(&api, &topic, &channel, true).await
 }
 
 pub(super) async fn unpause_channel(State(api): Asked, query: Query) -> Answer {
     let (topic, channel) = query.channel()?;
-    pause(&api, &topic, &channel, false)
+    pause(&api, &topic, &channel, false).await
 }
 
-fn pause(api: &Api, topic: &TopicName, channel: &ChannelName, paused: bool) -> Answer {
-    api.broker.change(|state, now| state.pause_channel(topic, channel, paused, now))?;
+async fn pause(api: &Api, topic: &TopicName, channel: &ChannelName, paused: bool) -> Answer {
+    api.broker.administer(|state, now| state.pause_channel(topic, channel, paused, now)).await??;
     Ok(nothing())
 }
 

@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use hyper::ext::ReasonPhrase;
 use serde::Serialize;
 
 use crate::broker::state::{Missing, PublishError};
@@ -33,7 +34,12 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let body = ErrorBody { message: self.message };
-        (self.status, json(&body)).into_response()
+        let mut response = (self.status, json(&body)).into_response();
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // its name in Go, from before RFC 9110
+            response.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
+        }
+        response
     }
 }
 
@@ -43,6 +49,13 @@ impl From<Missing> for Refusal {
             Missing::Topic => Self::new(404, "TOPIC_NOT_FOUND"),
             Missing::Channel => Self::new(404, "CHANNEL_NOT_FOUND"),
         }
+    }
+}
+
+impl From<std::io::Error> for Refusal {
+    /// A change that could not be written down.
+    fn from(error: std::io::Error) -> Self {
+        Self::from(PublishError::from(error))
     }
 }
 

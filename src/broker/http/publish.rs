@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use super::Api;
 use super::answer::{Answer, Refusal, text};
 use super::query::Query;
+use crate::broker::state::PublishToError;
 use crate::proto::{Bodies, Command, ErrorCode, Limits, ProtocolError, TopicName};
 
 /// How long a body may take to arrive.
@@ -29,6 +30,25 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, query: Query, headers: 
     Ok(text("OK"))
 }
 
+/// A message for one channel, which nsqd does not have.
+pub(super) async fn publish_to_channel(
+    State(api): State<Arc<Api>>,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let (topic, channel) = query.channel()?;
+    let body = read(body, &headers, api.broker.config().limits.max_msg_size, "MSG_TOO_BIG").await?;
+    if body.is_empty() {
+        return Err(Refusal::new(400, "MSG_EMPTY"));
+    }
+    match api.broker.publish_to(&topic, &channel, body).await {
+        Ok(()) => Ok(text("OK")),
+        Err(PublishToError::Missing(missing)) => Err(missing.into()),
+        Err(PublishToError::Publish(error)) => Err(error.into()),
+    }
+}
+
 pub(super) async fn publish_many(State(api): State<Arc<Api>>, query: Query, headers: HeaderMap, body: Body) -> Answer {
     let limits = &api.broker.config().limits;
     refuse_too_large(&headers, limits.max_body_size, "BODY_TOO_BIG")?;
@@ -41,7 +61,7 @@ pub(super) async fn publish_many(State(api): State<Arc<Api>>, query: Query, head
     };
     if bodies.count() == 0 {
         // nsqd says OK to nothing, and makes the topic
-        api.broker.change(|state, _| state.create_topic(&topic));
+        api.broker.administer(|state, _| state.create_topic(&topic)).await?;
     } else {
         api.broker.publish(&topic, bodies.compact(), None).await?;
     }

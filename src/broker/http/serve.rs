@@ -1,42 +1,40 @@
-//! Connections of the HTTP API: as many as there are, but none that keeps the broker waiting for its request.
+//! Connections of the HTTP API: none keeps the broker waiting for its request, or for its client to take an answer.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::socket::{Listener, Socket};
-use crate::serve::{Manners, connection};
+use crate::serve::{Manners, Places, connection};
 
 /// As Go's server writes headers.
-const MANNERS: Manners = Manners { head_time: Duration::from_secs(60), title_case_headers: true };
-/// Connections at once; more wait in the kernel.
-const CONNECTIONS: usize = 1024;
+const MANNERS: Manners = Manners {
+    head_time: Duration::from_secs(60),
+    write_time: Duration::from_secs(15),
+    life: None,
+    title_case_headers: true,
+};
 
 /// Serves a listener until told to stop.
-pub async fn serve(router: Router, listener: Listener, stop: CancellationToken, tasks: TaskTracker) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+pub async fn serve(router: Router, listener: Listener, places: Places, stop: CancellationToken, tasks: TaskTracker) {
     loop {
         let accepting = async {
-            let place = places.clone().acquire_owned().await.expect("it is never closed");
-            (place, listener.accept().await)
+            let (socket, _) = listener.accept().await;
+            (socket, places.enter().await)
         };
-        let (place, accepted) = tokio::select! {
+        let (socket, place) = tokio::select! {
             accepted = accepting => accepted,
             () = stop.cancelled() => return,
         };
-        let Some((socket, _)) = accepted else { continue };
         let (service, stop) = (TowerToHyperService::new(router.clone()), stop.clone());
         tasks.spawn(async move {
             match socket {
-                Socket::Tcp(stream) => connection(service, stream, MANNERS, stop).await,
-                Socket::Unix(stream) => connection(service, stream, MANNERS, stop).await,
+                Socket::Tcp(stream) => connection(service, stream, MANNERS, place, stop).await,
+                Socket::Unix(stream) => connection(service, stream, MANNERS, place, stop).await,
             }
-            drop(place);
         });
     }
 }

@@ -11,8 +11,9 @@ use super::Api;
 use super::answer::{self, text};
 use super::query::Query;
 use crate::broker::VERSION;
+use crate::broker::log::Usage;
 use crate::broker::state::StatsOf;
-use crate::proto::stats::{ChannelStats, ClientStats, Memory, Stats, TopicStats};
+use crate::proto::stats::{ChannelStats, ClientStats, LogStats, Memory, Stats, TopicStats};
 
 pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response {
     let given = |name| query.get(name).filter(|value: &&str| !value.is_empty());
@@ -21,7 +22,9 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response
         channel: given("channel"),
         clients: query.flag("include_clients").unwrap_or(true),
     };
-    let (topics, producers) = api.broker.look(|state| (state.topic_stats(&of), state.producer_stats(&of)));
+    let look =
+        |state: &crate::broker::state::State| (state.topic_stats(&of), state.producer_stats(&of), state.log_usage());
+    let (topics, producers, usage) = api.broker.look(look);
     let stats = Stats {
         version: VERSION.to_owned(),
         health: api.broker.health(),
@@ -29,6 +32,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response
         topics,
         memory: query.flag("include_mem").unwrap_or(true).then(memory),
         producers,
+        log: (usage.segments > 0).then(|| log(usage)),
     };
     match query.get("format") {
         Some("json") => answer::json(&stats),
@@ -39,6 +43,11 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response
 /// nsqd's figures of Go's heap. There is no collector here: the memory in use stands for the heap, and the rest is nothing.
 fn memory() -> Memory {
     Memory { heap_in_use_bytes: resident_bytes(), ..Memory::default() }
+}
+
+fn log(usage: Usage) -> LogStats {
+    let Usage { bytes, live_bytes, segments, reserve_bytes } = usage;
+    LogStats { bytes, live_bytes, segments, reserve_bytes }
 }
 
 /// What the process has in memory, by the kernel's count.

@@ -12,7 +12,7 @@ mod open;
 mod reader;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use self::open::Lock;
@@ -22,14 +22,18 @@ use super::catalog::Catalog;
 use super::outgoing::Outgoing;
 use super::payload::BATCH_HEAD;
 use super::record::HEAD;
+use super::reserve::Reserve;
 use super::segment::{Extent, Header, Segment, file_path};
-use super::segments::Segments;
+use super::segments::{Segments, Spent, WORTH_STRIPPING};
 use super::sync::{Removal, Synced, Syncer};
-use super::{Batch, Carried, Change, Log, Place, SyncMode};
+use super::{Batch, Change, Log, Place, Relocated, SyncMode, Usage};
 use crate::proto::Bodies;
 
 /// After a failed sync, a new file is tried at most so often.
 const RETRY: Duration = Duration::from_secs(1);
+/// After a failed write, more notes than this are written again at most so often: each time all are checksummed.
+const MANY_NOTES: usize = 64 << 10;
+const RETRY_NOTES: Duration = Duration::from_millis(100);
 
 /// Where a log is, and how it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,13 +44,23 @@ pub struct Options {
     pub sync: SyncMode,
     /// How old what is not synced may become with [`SyncMode::Interval`].
     pub interval: Duration,
-    /// Bytes at which a new segment is begun; a larger batch has one of its own.
+    /// Bytes at which a new segment is begun; a larger batch has one of its own. A small disk has smaller ones.
     pub segment_bytes: u32,
+    /// Bytes that are kept free for finishing and deleting messages when the disk is full, unless the disk is small.
+    pub reserve_bytes: u64,
 }
+
+/// A small disk has at least this many segments.
+const SEGMENTS_OF_A_DISK: u64 = 64;
+/// No disk is so small that it has smaller segments than this.
+const LEAST_SEGMENT: u64 = 64 << 10;
 
 impl Options {
     /// Bytes of a segment.
     pub const SEGMENT_BYTES: u32 = 64 << 20;
+
+    /// Bytes that are kept free for when the disk is full.
+    pub const RESERVE_BYTES: u64 = 16 << 20;
 
     /// Between syncs.
     pub const INTERVAL: Duration = Duration::from_millis(100);
@@ -58,8 +72,34 @@ impl Options {
             sync: SyncMode::Interval,
             interval: Self::INTERVAL,
             segment_bytes: Self::SEGMENT_BYTES,
+            reserve_bytes: Self::RESERVE_BYTES,
         }
     }
+
+    /// Bytes of a segment on this disk.
+    fn fitting_segment_bytes(&self, path: &Path) -> u32 {
+        let most = (disk_bytes(path) / SEGMENTS_OF_A_DISK).max(LEAST_SEGMENT);
+        u32::try_from(most).unwrap_or(u32::MAX).min(self.segment_bytes)
+    }
+
+    /// Bytes that are kept free on this disk.
+    fn reserve_bytes(&self, path: &Path) -> u64 {
+        self.reserve_bytes.min((disk_bytes(path) * 2 / SEGMENTS_OF_A_DISK).max(LEAST_SEGMENT))
+    }
+}
+
+/// The size of the file system; as large as can be if it does not say.
+fn disk_bytes(path: &Path) -> u64 {
+    let bytes = nix::sys::statvfs::statvfs(path).map(|fs| fs.blocks().saturating_mul(fs.fragment_size()));
+    bytes.unwrap_or(u64::MAX / SEGMENTS_OF_A_DISK)
+}
+
+/// On a full disk this much is tried to be relocated even where nothing is left of the reserve.
+const LEAST_ROOM: u64 = 16 << 10;
+
+/// True if there is no room on the disk, or none that this user may have.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// A [`Log`] on a disk.
@@ -79,9 +119,16 @@ pub struct DiskLog {
     position: u64,
     /// The position at which the segment's Snapshot ends.
     snapshot: u64,
-    /// The positions between which messages of the oldest segment were carried.
-    carried: Option<(u64, u64)>,
     retry: Option<Instant>,
+    reserve: Reserve,
+    /// The disk had no room for the last message that was published.
+    was_full: bool,
+    /// When the last write failed, and why.
+    failed: Option<(Instant, io::ErrorKind, String)>,
+    /// Segments that are being stripped.
+    stripping: usize,
+    /// What was recovered is held: what is not can go.
+    is_recovered: bool,
     syncer: Syncer,
     /// Held for as long as the log is open.
     _lock: Lock,
@@ -93,10 +140,27 @@ impl DiskLog {
         self.syncer.synced()
     }
 
-    /// Writes all that is outgoing, and says where in the segment it begins.
-    fn write(&mut self) -> io::Result<Place> {
+    /// Writes all that is outgoing, and says where in the segment it begins. What does not publish may use the reserve.
+    fn write(&mut self, publishes: bool) -> io::Result<Place> {
         self.check_syncs()?;
+        self.check_retry()?;
         let length = self.outgoing.checked_len()?;
+        loop {
+            match self.try_write(length) {
+                Err(error) if !publishes && is_full(&error) && self.reserve.give(length.into()) => {}
+                Err(error) => {
+                    self.failed = Some((Instant::now(), error.kind(), error.to_string()));
+                    return Err(error);
+                }
+                Ok(place) => {
+                    self.failed = None;
+                    return Ok(place);
+                }
+            }
+        }
+    }
+
+    fn try_write(&mut self, length: u32) -> io::Result<Place> {
         if !self.segment.has_room(length, self.segment_bytes) {
             self.begin_segment()?;
         }
@@ -104,10 +168,79 @@ impl DiskLog {
         self.outgoing.seal(self.segment.salt());
         self.segment.append(&mut self.outgoing.slices(), length)?;
         self.position += u64::from(length);
+        let notes = self.outgoing.noted();
         self.outgoing.clear().iter().for_each(|change| self.catalog.apply(change));
         self.segments.grew(self.segment.extent());
+        if notes > 0 {
+            self.segments.contents().into_iter().for_each(|contents| contents.notes += notes as u64);
+        }
         self.syncer.written(&self.segment, self.position);
-        Ok(Place { segment: number, offset: end })
+        Ok(Place { segment: number, offset: end, record: end })
+    }
+
+    /// Fails as long as a write that failed is not to be tried again.
+    fn check_retry(&self) -> io::Result<()> {
+        match &self.failed {
+            Some((when, kind, why)) if self.outgoing.noted() > MANY_NOTES && when.elapsed() < RETRY_NOTES => {
+                Err(io::Error::new(*kind, why.clone()))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Fails while a part of the reserve is in use: there is no room for what is new.
+    fn check_room(&mut self) -> io::Result<()> {
+        match self.reserve.is_whole() || self.reserve.restore() {
+            true => Ok(()),
+            false => Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                "the disk is full, and what is left is for finishing and deleting messages",
+            )),
+        }
+    }
+
+    /// True if there is no room for more messages.
+    fn is_full(&self) -> bool {
+        self.was_full || !self.reserve.is_whole()
+    }
+
+    /// Lets go what nobody needs: after each write, and cheap if there is nothing.
+    fn tidy(&mut self) {
+        if self.stripping > 0 {
+            let mut has_room = false;
+            for (number, stripped) in self.syncer.take_stripped() {
+                self.stripping -= 1;
+                match stripped {
+                    Ok(end) => self.segments.shrank(Extent { number, end }),
+                    Err(error) if is_full(&error) => {
+                        has_room |= self.reserve.give(0);
+                        self.segments.strip_again(number);
+                    }
+                    Err(_) => {}
+                }
+            }
+            // without room they are stripped again when the next segment goes
+            if has_room {
+                self.remove_spent();
+            }
+        }
+        if !self.reserve.is_whole() {
+            self.reserve.restore();
+        }
+        let written = self.segment.written();
+        let is_long = written >= self.segment_bytes / 4 || (self.is_full() && written >= WORTH_STRIPPING);
+        let is_of_no_use = |log: &Self| match log.is_full() {
+            true => log.segments.is_newest_wasteful(),
+            false => log.segments.is_newest_spent(),
+        };
+        if is_long && self.is_recovered && is_of_no_use(self) {
+            while let Err(error) = self.begin_segment() {
+                if !is_full(&error) || !self.reserve.give(0) {
+                    return;
+                }
+            }
+            self.remove_spent();
+        }
     }
 
     /// Fails as long as what is written might not get to the disk.
@@ -128,7 +261,7 @@ impl DiskLog {
         let old = self.segment.extent();
         let is_useless = self.segment.is_bare() && self.syncer.trouble(old.number).is_some_and(|it| it.needs_segment);
         let previous = if is_useless { self.segment.previous() } else { old };
-        let header = Header { number, salt: fastrand::u32(..), previous };
+        let header = Header::new(number, previous);
         self.segment = Segment::create(&self.path, header, &self.catalog)?;
         if is_useless {
             self.segments.pop_newest();
@@ -144,29 +277,42 @@ impl DiskLog {
         Ok(())
     }
 
+    /// True if nothing is to be removed that is not removed.
+    fn is_tidy(&self) -> bool {
+        self.stripping == 0 && self.syncer.has_removed()
+    }
+
     fn remove_spent(&mut self) {
-        while let Some(segment) = self.segments.pop_spent() {
-            let (from, to) = self.carried.take().unwrap_or((self.snapshot, self.snapshot));
+        if !self.is_recovered {
+            return;
+        }
+        for Spent { extent, moved, all_but } in self.segments.take_spent() {
+            let moved = moved.unwrap_or(self.position);
             // What it knew of the catalog is in the newest segment's Snapshot.
-            let (from, to) = (from.min(self.snapshot.saturating_sub(1)), to.max(self.snapshot));
-            self.reader.forget(segment);
-            self.syncer.remove(Removal { segment, from, to });
+            let from = moved.min(self.snapshot.saturating_sub(1));
+            self.reader.forget(extent.number);
+            self.stripping += usize::from(all_but.is_some());
+            self.syncer.remove(Removal { segment: extent, from, to: self.position.max(self.snapshot), all_but });
         }
     }
 }
 
 impl Log for DiskLog {
     fn publish(&mut self, batch: &Batch<'_>) -> io::Result<Option<Place>> {
+        if !self.reserve.is_whole() {
+            self.check_room()?;
+        }
         let mark = self.outgoing.mark();
         let noted = self.outgoing.len();
         self.outgoing.batch(batch);
-        let bytes = self.outgoing.len() - noted;
-        let begin = self.write().inspect_err(|_| self.outgoing.rewind(mark))?;
+        let written = self.write(true);
+        self.was_full = written.as_ref().is_err_and(is_full);
+        let begin = written.inspect_err(|_| self.outgoing.rewind(mark))?;
         let count = u64::from(batch.bodies.count());
         self.catalog.saw_ids(batch.first, count);
-        self.segments.hold(begin.segment, count, bytes as u64);
-        let first = noted + HEAD + BATCH_HEAD;
-        Ok(Some(Place { offset: begin.offset + first as u32, ..begin }))
+        self.segments.contents().into_iter().for_each(|contents| contents.saw(batch.first, count));
+        let record = begin.offset + noted as u32;
+        Ok(Some(Place { offset: record + (HEAD + BATCH_HEAD) as u32, record, ..begin }))
     }
 
     fn note(&mut self, change: &Change) {
@@ -175,41 +321,69 @@ impl Log for DiskLog {
 
     fn flush(&mut self) -> io::Result<()> {
         if !self.outgoing.is_empty() {
-            self.write()?;
+            self.write(false)?;
         }
+        self.tidy();
         Ok(())
     }
 
-    fn carry(&mut self, message: &Carried<'_>) -> io::Result<Option<Place>> {
+    fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<Place>> {
+        let is_new = messages.from.is_none();
+        if is_new && !self.reserve.is_whole() {
+            self.check_room()?;
+        }
         let mark = self.outgoing.mark();
         let noted = self.outgoing.len();
-        let body = self.outgoing.carried(message);
-        let bytes = self.outgoing.len() - noted;
-        let from = self.position;
-        let begin = self.write().inspect_err(|_| self.outgoing.rewind(mark))?;
-        self.catalog.saw_ids(message.id, 1);
-        self.segments.hold(begin.segment, 1, bytes as u64);
-        self.carried = Some((self.carried.map_or(from, |(first, _)| first), self.position));
-        Ok(Some(Place { offset: begin.offset + body as u32, ..begin }))
+        let body = self.outgoing.relocated(messages);
+        let position = self.position;
+        let begin = self.write(is_new).inspect_err(|_| self.outgoing.rewind(mark))?;
+        let count = u64::from(messages.bodies.count());
+        self.catalog.saw_ids(messages.first, count);
+        self.segments.contents().into_iter().for_each(|contents| contents.saw(messages.first, count));
+        if let Some(from) = messages.from {
+            self.segments.moved(from, position);
+        }
+        Ok(Some(Place { offset: begin.offset + body as u32, record: begin.offset + noted as u32, ..begin }))
     }
 
-    /// Checks that the sizes add up; the record was checked as a whole when the log was opened, if it was in it then.
+    /// Checks that the record is as it was written, and that the sizes add up.
     fn read(&mut self, place: Place, length: u32, count: u32) -> io::Result<Bodies> {
         let end = self.segments.end(place.segment).unwrap_or(0);
         self.reader.read(place, length, count, end)
     }
 
-    fn hold(&mut self, segment: u32) {
-        self.segments.hold_again(segment);
+    fn hold(&mut self, segment: u32, messages: u32, bytes: u64) {
+        self.segments.hold(segment, messages, bytes);
     }
 
-    fn spent(&mut self, segment: u32, count: u32) {
-        self.segments.spent(segment, count);
+    fn spent(&mut self, segment: u32, messages: u32, bytes: u64) {
+        if self.segments.spent(segment, messages, bytes) {
+            self.remove_spent();
+        }
+    }
+
+    fn recovered(&mut self) {
+        self.is_recovered = true;
         self.remove_spent();
+        self.tidy();
     }
 
-    fn wants_carried(&self) -> Option<u32> {
-        self.segments.wants_carried()
+    fn victim(&mut self) -> Option<u32> {
+        let is_full = self.is_full();
+        if is_full && !self.is_tidy() {
+            return None; // what is being removed makes room
+        }
+        let limit = if is_full { (self.reserve.left() / 2).max(LEAST_ROOM) } else { u64::MAX };
+        self.segments.victim(is_full, limit, Instant::now())
+    }
+
+    fn spare(&mut self, segment: u32) {
+        self.segments.spare(segment, Instant::now());
+    }
+
+    fn usage(&self) -> Usage {
+        let (bytes, live_bytes, segments) = self.segments.usage();
+        Usage { bytes, live_bytes, segments, reserve_bytes: self.reserve.left() }
     }
 
     fn position(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Batch, Carried, Change, Log, Place};
+use super::{Batch, Change, Log, Place, Relocated, Usage};
 use crate::proto::Bodies;
 
 /// Writes nothing.
@@ -20,7 +20,7 @@ impl Log for MemoryLog {
         Ok(())
     }
 
-    fn carry(&mut self, _: &Carried<'_>) -> io::Result<Option<Place>> {
+    fn relocate(&mut self, _: &Relocated<'_>) -> io::Result<Option<Place>> {
         Ok(None)
     }
 
@@ -28,12 +28,20 @@ impl Log for MemoryLog {
         Err(io::Error::new(io::ErrorKind::NotFound, "nothing was written"))
     }
 
-    fn hold(&mut self, _: u32) {}
+    fn hold(&mut self, _: u32, _: u32, _: u64) {}
 
-    fn spent(&mut self, _: u32, _: u32) {}
+    fn spent(&mut self, _: u32, _: u32, _: u64) {}
 
-    fn wants_carried(&self) -> Option<u32> {
+    fn recovered(&mut self) {}
+
+    fn victim(&mut self) -> Option<u32> {
         None
+    }
+
+    fn spare(&mut self, _: u32) {}
+
+    fn usage(&self) -> Usage {
+        Usage::default()
     }
 
     fn position(&self) -> u64 {

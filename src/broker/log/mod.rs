@@ -15,13 +15,13 @@ mod record;
 mod recovered;
 mod replay;
 mod report;
+mod reserve;
 mod segment;
 mod segments;
+mod strip;
 mod sync;
 
 use std::io;
-
-use bytes::Bytes;
 
 pub use self::disk::{DiskLog, OpenError, Options};
 pub use self::memory::MemoryLog;
@@ -48,6 +48,8 @@ pub struct Place {
     pub segment: u32,
     /// The first byte of the size in it.
     pub offset: u32,
+    /// The first byte of the record that the body is a part of.
+    pub record: u32,
 }
 
 /// Messages published together: all are written, or none.
@@ -87,21 +89,50 @@ pub struct Copy {
     pub due: Option<UnixMillis>,
 }
 
-/// A message that is copied forward, so that the segment it was in can go. It replaces all that was known of it.
+/// A channel's copies of consecutive messages of a [`Relocated`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyRun {
+    /// The channel, its attempts and the due time; the same for all these messages.
+    pub copy: Copy,
+    /// The number of the first message, counted from 0.
+    pub index: u32,
+    /// The number of messages.
+    pub count: u32,
+}
+
+/// Consecutive messages of a batch, written anew so that the segment they were in can go. The record replaces what was known of the
+/// copies that it names; other copies of the messages may be elsewhere.
 #[derive(Debug)]
-pub struct Carried<'a> {
-    /// Its topic.
+pub struct Relocated<'a> {
+    /// The segment that they were in; `None` for a new message of one channel.
+    pub from: Option<u32>,
+    /// The topic.
     pub topic: TopicId,
-    /// Its id.
-    pub id: u64,
-    /// When it was published, in nanoseconds since 1970.
+    /// The id of the first; the others count up from it.
+    pub first: u64,
+    /// When they were published, in nanoseconds since 1970.
     pub timestamp: i64,
-    /// When it is due, where the topic has it and it is deferred.
+    /// When they are due, where the topic holds them and they are deferred.
     pub due: Option<UnixMillis>,
-    /// The copies; none if the topic has it.
-    pub copies: &'a [Copy],
-    /// Its body.
-    pub body: Bytes,
+    /// The topic or its channels.
+    pub holder: Holder,
+    /// The copies of durable channels; none if the topic holds the messages.
+    pub copies: &'a [CopyRun],
+    /// The bodies.
+    pub bodies: &'a Bodies,
+}
+
+/// The size of a log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of all segments.
+    pub bytes: u64,
+    /// Bytes of them that messages need which somebody holds.
+    pub live_bytes: u64,
+    /// Segments.
+    pub segments: u64,
+    /// Bytes that are kept free for finishing and deleting messages when the disk is full.
+    pub reserve_bytes: u64,
 }
 
 /// What changes, messages aside.
@@ -147,20 +178,29 @@ pub trait Log: Send {
     /// Writes what was noted. Fails if it cannot; it is then tried again with the next.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// Writes a message anew, and says where its body lies now.
-    fn carry(&mut self, message: &Carried<'_>) -> io::Result<Option<Place>>;
+    /// Writes messages anew, and says where the first body lies now.
+    fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<Place>>;
 
     /// `count` bodies that follow each other, of `length` bytes with their sizes, as they were written.
     fn read(&mut self, place: Place, length: u32, count: u32) -> io::Result<Bodies>;
 
-    /// A message of this segment counts twice from now on: it is held in two ways.
-    fn hold(&mut self, segment: u32);
+    /// `messages` more of this segment are held; they need `bytes` bytes of it.
+    fn hold(&mut self, segment: u32, messages: u32, bytes: u64);
 
-    /// So many messages of this segment are not held any more.
-    fn spent(&mut self, segment: u32, count: u32);
+    /// `messages` of this segment are no longer held, and `bytes` bytes no longer needed.
+    fn spent(&mut self, segment: u32, messages: u32, bytes: u64);
 
-    /// The oldest segment, if the few messages that it still has should be carried, for it to go.
-    fn wants_carried(&self) -> Option<u32>;
+    /// All that was recovered is held by now: the rest can go.
+    fn recovered(&mut self);
+
+    /// The segment whose messages should be relocated so that the segment can go, if there is one.
+    fn victim(&mut self) -> Option<u32>;
+
+    /// Some messages of this segment cannot be relocated now: it is not a victim again for a while.
+    fn spare(&mut self, segment: u32);
+
+    /// The size of the log.
+    fn usage(&self) -> Usage;
 
     /// How much has been written, as a position that only grows: what is synced up to here survives the machine, too.
     fn position(&self) -> u64;

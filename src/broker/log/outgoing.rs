@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use super::payload::{self, Put};
 use super::record::{self, HEAD, Kind};
-use super::{Batch, Carried, Change, catalog::Catalog};
+use super::{Batch, Change, Relocated, catalog::Catalog};
+use crate::proto::Bodies;
 
 /// From so many bytes on nothing is copied.
 const LARGE: usize = 4096;
@@ -54,19 +55,23 @@ impl Outgoing {
     pub(super) fn batch(&mut self, batch: &Batch<'_>) {
         self.begin(Kind::Batch);
         payload::put_batch_head(&mut self.bytes, batch);
-        match batch.bodies.count() {
-            1 => self.body(batch.bodies.bytes()),
-            _ => self.sized(batch.bodies.bytes()),
-        }
+        self.bodies(batch.bodies);
     }
 
-    /// Adds a message that is copied forward, and says where its body's size is, counted from the beginning.
-    pub(super) fn carried(&mut self, message: &Carried<'_>) -> usize {
-        self.begin(Kind::Carried);
-        payload::put_carried_head(&mut self.bytes, message);
+    /// Adds messages that are copied forward, and says where the first body's size is, counted from the beginning.
+    pub(super) fn relocated(&mut self, messages: &Relocated<'_>) -> usize {
+        self.begin(Kind::Relocated);
+        payload::put_relocated_head(&mut self.bytes, messages);
         let place = self.len();
-        self.body(&message.body);
+        self.bodies(messages.bodies);
         place
+    }
+
+    fn bodies(&mut self, bodies: &Bodies) {
+        match bodies.count() {
+            1 => self.body(bodies.bytes()),
+            _ => self.sized(bodies.bytes()),
+        }
     }
 
     fn begin(&mut self, kind: Kind) {
@@ -104,7 +109,13 @@ impl Outgoing {
         Mark { bytes: self.bytes.len(), records: self.records.len() }
     }
 
-    /// Forgets the record that was added after `mark`: a batch, or a message that is copied forward.
+    /// Bytes of the changes that were noted; without a batch.
+    pub(super) fn noted(&self) -> usize {
+        let is_changes = self.records.last().is_none_or(|(kind, _)| *kind == Kind::Changes);
+        if is_changes { self.bytes.len() } else { self.records.last().map_or(0, |(_, begin)| *begin) }
+    }
+
+    /// Forgets the record that was added after `mark`: a batch, or messages that are copied forward.
     pub(super) fn rewind(&mut self, mark: Mark) {
         self.bytes.truncate(mark.bytes);
         self.records.truncate(mark.records);

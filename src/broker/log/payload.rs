@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  Batch     topic (4) │ first id (8) │ timestamp (8) │ due (8) │ holder (1) │ count (4) │ ( size (4) │ body )*
+//!  Relocated topic (4) │ first id (8) │ timestamp (8) │ due (8) │ holder (1) │ count (4) │ count (4)
+//!            │ ( channel (4) │ attempts (2) │ due (8) │ index (4) │ count (4) )* │ ( size (4) │ body )*
 //!  Carried   topic (4) │ id (8) │ timestamp (8) │ due (8) │ count (4) │ ( channel (4) │ attempts (2) │ due (8) )* │ size (4) │ body
 //!  Changes   ( tag (1) │ fields )*
 //!  Snapshot  last id (8) │ next number (4) │ count (4) │ ( id (4) │ paused (1) │ name │ count (4) │ ( id (4) │ paused (1) │ name )* )*
@@ -11,16 +13,11 @@
 //! A name is its length (1) and its characters. A `due` of 0 is none. A Snapshot's inner list is a topic's channels, its last one the topics with a fence.
 
 use super::catalog::Catalog;
-use super::{Batch, Carried, Change, ChannelId, Copy, Holder, TopicId, UnixMillis};
+use super::{Batch, Change, ChannelId, Copy, CopyRun, Holder, Relocated, TopicId, UnixMillis};
 use crate::proto::{ChannelName, TopicName};
 
 /// Bytes of a Batch before its first body's length.
 pub(super) const BATCH_HEAD: usize = 4 + 8 + 8 + 8 + 1 + 4;
-/// Bytes of a Carried before its copies.
-pub(super) const CARRIED_HEAD: usize = 4 + 8 + 8 + 8 + 4;
-/// Bytes of a copy.
-pub(super) const COPY: usize = 4 + 2 + 8;
-
 /// A checked record that makes no sense: another version wrote it, or something worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Nonsense;
@@ -47,6 +44,13 @@ pub(super) trait Put {
 
     fn put_due(&mut self, due: Option<UnixMillis>) {
         self.put_u64(due.map_or(0, |due| due.max(1)));
+    }
+
+    fn put_holder(&mut self, holder: Holder) {
+        self.put_u8(match holder {
+            Holder::Topic => 0,
+            Holder::Channels => 1,
+        });
     }
 
     fn put_name(&mut self, name: &str) {
@@ -114,24 +118,25 @@ pub(super) fn put_batch_head(out: &mut Vec<u8>, batch: &Batch<'_>) {
     out.put_u64(batch.first);
     out.put(&batch.timestamp.to_le_bytes());
     out.put_due(batch.due);
-    out.put_u8(match batch.holder {
-        Holder::Topic => 0,
-        Holder::Channels => 1,
-    });
+    out.put_holder(batch.holder);
     out.put_u32(batch.bodies.count());
 }
 
-/// Puts a Carried up to its body's length.
-pub(super) fn put_carried_head(out: &mut Vec<u8>, message: &Carried<'_>) {
-    out.put_u32(message.topic.0);
-    out.put_u64(message.id);
-    out.put(&message.timestamp.to_le_bytes());
-    out.put_due(message.due);
-    out.put_u32(u32::try_from(message.copies.len()).expect("there are fewer than 2^32 channels"));
-    for copy in message.copies {
+/// Puts a Relocated up to its first body's length.
+pub(super) fn put_relocated_head(out: &mut Vec<u8>, messages: &Relocated<'_>) {
+    out.put_u32(messages.topic.0);
+    out.put_u64(messages.first);
+    out.put(&messages.timestamp.to_le_bytes());
+    out.put_due(messages.due);
+    out.put_holder(messages.holder);
+    out.put_u32(messages.bodies.count());
+    out.put_u32(u32::try_from(messages.copies.len()).expect("there are fewer than 2^32 copies"));
+    for CopyRun { copy, index, count } in messages.copies {
         out.put_u32(copy.channel.0);
         out.put_u16(copy.attempts);
         out.put_due(copy.due);
+        out.put_u32(*index);
+        out.put_u32(*count);
     }
 }
 
@@ -212,6 +217,14 @@ impl<'a> Fields<'a> {
         ChannelName::new(self.name()?).map_err(|_| Nonsense)
     }
 
+    fn holder(&mut self) -> Result<Holder, Nonsense> {
+        Ok(if self.bool()? { Holder::Channels } else { Holder::Topic })
+    }
+
+    fn copy_run(&mut self) -> Result<CopyRun, Nonsense> {
+        Ok(CopyRun { copy: self.copy()?, index: self.u32()?, count: self.u32()? })
+    }
+
     fn copy(&mut self) -> Result<Copy, Nonsense> {
         let channel = ChannelId(self.u32()?);
         Ok(Copy { channel, attempts: self.array().map(u16::from_le_bytes)?, due: self.due()? })
@@ -266,7 +279,7 @@ impl BatchHead {
     pub(super) fn read(fields: &mut Fields<'_>) -> Result<Self, Nonsense> {
         let (topic, first) = (TopicId(fields.u32()?), fields.u64()?);
         let (timestamp, due) = (fields.array().map(i64::from_le_bytes)?, fields.due()?);
-        let holder = if fields.bool()? { Holder::Channels } else { Holder::Topic };
+        let holder = fields.holder()?;
         Ok(Self { topic, first, timestamp, due, holder, count: fields.u32()? })
     }
 }
@@ -288,6 +301,23 @@ impl CarriedHead {
         let (timestamp, due) = (fields.array().map(i64::from_le_bytes)?, fields.due()?);
         let copies = (0..fields.u32()?).map(|_| fields.copy()).collect::<Result<_, _>>()?;
         Ok(Self { topic, id, timestamp, due, copies })
+    }
+}
+
+/// A Relocated's fields, without its bodies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RelocatedHead {
+    /// What a Batch says, too.
+    pub(super) batch: BatchHead,
+    pub(super) copies: Vec<CopyRun>,
+}
+
+impl RelocatedHead {
+    /// Reads it; the bodies are what is left of the fields.
+    pub(super) fn read(fields: &mut Fields<'_>) -> Result<Self, Nonsense> {
+        let batch = BatchHead::read(fields)?;
+        let copies = (0..fields.u32()?).map(|_| fields.copy_run()).collect::<Result<_, _>>()?;
+        Ok(Self { batch, copies })
     }
 }
 

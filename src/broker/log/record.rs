@@ -25,13 +25,17 @@ pub(super) enum Kind {
     Changes = 2,
     /// Messages that were published together.
     Batch = 3,
-    /// A message that was copied forward.
+    /// A message that was copied forward, as older versions wrote it.
     Carried = 4,
+    /// Messages that were copied forward.
+    Relocated = 5,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
-        [Self::Snapshot, Self::Changes, Self::Batch, Self::Carried].into_iter().find(|kind| *kind as u8 == byte)
+        [Self::Snapshot, Self::Changes, Self::Batch, Self::Carried, Self::Relocated]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -51,6 +55,32 @@ pub(super) fn head<'a>(kind: Kind, salt: u32, pieces: impl Iterator<Item = &'a [
     let check = crc(salt, &head[..9]).to_le_bytes();
     head[9..].copy_from_slice(&check[..3]);
     head
+}
+
+/// A record's header that checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) kind: Kind,
+    /// Bytes of the payload.
+    pub(super) length: u32,
+    crc: u32,
+}
+
+impl Head {
+    /// Reads a header; `None` if it does not check.
+    pub(super) fn read(salt: u32, head: &[u8]) -> Option<Self> {
+        let kind = Kind::of(*head.get(8)?)?;
+        if crc(salt, &head[..9]).to_le_bytes()[..3] != *head.get(9..HEAD)? {
+            return None;
+        }
+        let number = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
+        Some(Self { kind, length: number(0), crc: number(4) })
+    }
+
+    /// True if this is the payload that the header was written for.
+    pub(super) fn fits(&self, salt: u32, payload: &[u8]) -> bool {
+        payload.len() == self.length as usize && crc(salt, payload) == self.crc
+    }
 }
 
 fn crc(salt: u32, bytes: &[u8]) -> u32 {
@@ -96,14 +126,9 @@ impl<'a> Scan<'a> {
 
     /// The record at `at`, if one is there that checks.
     fn record(&self, at: usize) -> Option<(Kind, &'a [u8])> {
-        let head = self.bytes.get(at..at + HEAD)?;
-        let kind = Kind::of(head[8])?;
-        if crc(self.salt, &head[..9]).to_le_bytes()[..3] != head[9..] {
-            return None;
-        }
-        let number = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
-        let payload = self.bytes.get(at + HEAD..)?.get(..number(0) as usize)?;
-        (crc(self.salt, payload) == number(4)).then_some((kind, payload))
+        let head = Head::read(self.salt, self.bytes.get(at..at + HEAD)?)?;
+        let payload = self.bytes.get(at + HEAD..)?.get(..head.length as usize)?;
+        head.fits(self.salt, payload).then_some((head.kind, payload))
     }
 }
 
@@ -189,7 +214,8 @@ mod tests {
     }
 
     fn any_records() -> impl Strategy<Value = Vec<(Kind, Vec<u8>)>> {
-        let kind = prop::sample::select(vec![Kind::Snapshot, Kind::Changes, Kind::Batch, Kind::Carried]);
+        let kind =
+            prop::sample::select(vec![Kind::Snapshot, Kind::Changes, Kind::Batch, Kind::Carried, Kind::Relocated]);
         prop::collection::vec((kind, prop::collection::vec(any::<u8>(), 0..50)), 1..6)
     }
 

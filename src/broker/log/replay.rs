@@ -1,7 +1,8 @@
 //! From records, in their order, to what is still of use. Pure.
 //!
 //! - A snapshot replaces the catalog; it says what is known already, unless something before it was damaged.
-//! - A carried message replaces all that was known of it. What is said of a message that is not known (it was finished, or in a
+//! - A relocated message has a new place, and the copies that its record names are as it says; the other copies of the message are as
+//!   they were, for they may have been relocated before, or will be. A carried message replaces all that was known of it. What is said of a message that is not known (it was finished, or in a
 //!   segment that is gone) is of no use.
 //! - A message of a topic that is not known, which takes damage, is the topic's: should a later snapshot know the topic, it is
 //!   delivered once more rather than lost.
@@ -11,13 +12,15 @@
 
 mod messages;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use self::messages::{Copies, Held, Messages};
 use super::catalog::Catalog;
-use super::payload::{self, BATCH_HEAD, BatchHead, CarriedHead, Fields, Nonsense};
+use super::payload::{self, BATCH_HEAD, BatchHead, CarriedHead, Fields, Nonsense, RelocatedHead};
 use super::record::{HEAD, Kind};
-use super::{Change, ChannelId, Holder, Place, Recovered, TopicId};
+use super::segments::Contents;
+use super::{Change, ChannelId, Copy, Holder, Place, Recovered, TopicId};
+use crate::proto::Bodies;
 
 /// What the records so far add up to.
 #[derive(Debug, Default)]
@@ -28,6 +31,8 @@ pub(super) struct Replay {
     of_topic: HashMap<TopicId, Vec<(u64, u32)>>,
     /// When a channel was last emptied: copies from before are gone.
     emptied: HashMap<ChannelId, u64>,
+    /// What the records of each segment are about.
+    pub(super) contents: BTreeMap<u32, Contents>,
     /// Counts what happened.
     now: u64,
 }
@@ -38,6 +43,7 @@ impl Replay {
         match kind {
             Kind::Snapshot => self.snapshot(payload),
             Kind::Changes => {
+                self.contents.entry(segment).or_default().notes += payload.len() as u64;
                 let mut fields = Fields(payload);
                 while let Some(change) = fields.change()? {
                     self.change(&change);
@@ -46,6 +52,7 @@ impl Replay {
             }
             Kind::Batch => self.batch(segment, at, payload),
             Kind::Carried => self.carried(segment, at, payload),
+            Kind::Relocated => self.relocated(segment, at, payload),
         }
     }
 
@@ -84,7 +91,8 @@ impl Replay {
             lengths.push(fields.body()?);
         }
         let BatchHead { topic, timestamp, due, first, count, .. } = head;
-        let place = Place { segment, offset: u32::try_from(at + HEAD + BATCH_HEAD).map_err(|_| Nonsense)? };
+        let place = place(segment, at, HEAD + BATCH_HEAD)?;
+        self.contents.entry(segment).or_default().saw(first, count.into());
         if let Some(length) = lengths.first().copied() {
             let message = Held { topic, timestamp, place, length, due, born: self.now, copies };
             if self.is_held(first, count, &message) {
@@ -101,8 +109,8 @@ impl Replay {
     fn carried(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), Nonsense> {
         let mut fields = Fields(payload);
         let CarriedHead { topic, id, timestamp, due, copies } = CarriedHead::read(&mut fields)?;
-        let offset = at + HEAD + (payload.len() - fields.0.len());
-        let place = Place { segment, offset: u32::try_from(offset).map_err(|_| Nonsense)? };
+        let place = place(segment, at, HEAD + payload.len() - fields.0.len())?;
+        self.contents.entry(segment).or_default().saw(id, 1);
         let length = fields.body()?;
         self.now += 1;
         let copies = if copies.is_empty() { Copies::Topic } else { Copies::Each(copies) };
@@ -111,6 +119,41 @@ impl Replay {
             self.messages.insert(id, message);
         }
         self.catalog.saw_ids(id, 1);
+        Ok(())
+    }
+
+    fn relocated(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), Nonsense> {
+        let mut fields = Fields(payload);
+        let RelocatedHead { batch, copies } = RelocatedHead::read(&mut fields)?;
+        let BatchHead { topic, first, timestamp, due, holder, count } = batch;
+        let mut place = place(segment, at, HEAD + payload.len() - fields.0.len())?;
+        self.contents.entry(segment).or_default().saw(first, count.into());
+        self.now += 1;
+        for index in 0..count {
+            let (id, length) = (first + u64::from(index), fields.body()?);
+            let of_it = copies.iter().filter(|run| index >= run.index && index - run.index < run.count);
+            let copies = match holder {
+                Holder::Topic => Copies::Topic,
+                Holder::Channels => Copies::Each(of_it.map(|run| run.copy).collect::<Vec<Copy>>()),
+            };
+            let message = Held { topic, timestamp, place, length, due, born: self.now, copies };
+            match &message.copies {
+                Copies::Each(copies) if copies.is_empty() => {}
+                Copies::Each(_) | Copies::Fresh(_) => {
+                    let (catalog, emptied) = (&self.catalog, &self.emptied);
+                    self.messages.relocate(id, message, |channel, born| is_there(catalog, emptied, channel, born));
+                }
+                Copies::Topic => {
+                    self.is_held(id, 1, &message);
+                    self.messages.insert(id, message);
+                }
+            }
+            place.offset = place.offset.checked_add(Bodies::SIZE as u32 + length).ok_or(Nonsense)?;
+        }
+        self.catalog.saw_ids(first, count.into());
+        if self.messages.have_doubled() {
+            self.sweep();
+        }
         Ok(())
     }
 
@@ -158,12 +201,21 @@ impl Replay {
     /// Forgets what nobody holds: messages of topics that are gone, and copies of channels that are gone or were emptied.
     fn sweep(&mut self) {
         let (catalog, emptied) = (&self.catalog, &self.emptied);
-        let has = |channel: ChannelId, born: u64| {
-            catalog.owners.contains_key(&channel) && emptied.get(&channel).is_none_or(|then| *then < born)
-        };
+        let has = |channel, born| is_there(catalog, emptied, channel, born);
         self.messages.retain(|message| catalog.topics.contains_key(&message.topic) && message.keep_copies(has));
         self.emptied.retain(|channel, _| catalog.owners.contains_key(channel));
     }
+}
+
+/// True if a channel has its copies that came to be at a time: it is there, and was not emptied since.
+fn is_there(catalog: &Catalog, emptied: &HashMap<ChannelId, u64>, channel: ChannelId, born: u64) -> bool {
+    catalog.owners.contains_key(&channel) && emptied.get(&channel).is_none_or(|then| *then < born)
+}
+
+/// The place of a body that begins `offset` bytes after its record.
+fn place(segment: u32, record: usize, offset: usize) -> Result<Place, Nonsense> {
+    let number = |at: usize| u32::try_from(at).map_err(|_| Nonsense);
+    Ok(Place { segment, offset: number(record + offset)?, record: number(record)? })
 }
 
 #[cfg(test)]

@@ -15,13 +15,13 @@ pub struct RecoveryReport {
     pub messages: u64,
     /// How long it took.
     pub took: Duration,
-    /// Writes that were cut short, of which nobody was told OK.
+    /// The ends of segments that do not check: writes that were cut short, or damage.
     pub torn: Vec<Torn>,
     /// What could not be read, and may have been OK'd.
     pub damage: Vec<Damage>,
 }
 
-/// A write that was cut short, at the end of a segment.
+/// The end of a segment that does not check. A file `NUMBER.log.torn` keeps the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Torn {
     /// The segment's number.
@@ -55,9 +55,7 @@ impl RecoveryReport {
 
     /// A line for each problem, for the program's log.
     pub fn problems(&self) -> impl Iterator<Item = String> {
-        let torn = self.torn.iter().map(|Torn { segment, bytes }| {
-            format!("{segment:010}.log: cut off the last {bytes} bytes: a write that had not ended")
-        });
+        let torn = self.torn.iter().map(ToString::to_string);
         torn.chain(self.damage.iter().map(ToString::to_string))
     }
 }
@@ -68,6 +66,17 @@ impl fmt::Display for RecoveryReport {
         let (mb, seconds) = (*bytes as f64 / 1e6, took.as_secs_f64());
         let speed = mb / seconds.max(1e-6);
         write!(f, "{messages} messages from {segments} segments, {mb:.1} MB in {seconds:.3} s ({speed:.0} MB/s)")
+    }
+}
+
+impl fmt::Display for Torn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { segment, bytes } = self;
+        write!(
+            f,
+            "{segment:010}.log: cut off the last {bytes} bytes: a write that had not ended, or damaged messages, which may have \
+             been acknowledged; the bytes are kept in {segment:010}.log.torn"
+        )
     }
 }
 

@@ -1,15 +1,17 @@
 //! Segments: the files that a log consists of, `0000000001.log` and so on, each written from front to back and never changed.
 //!
 //! ```text
-//!  0            8            12         16             20                 24        28
-//!  │ magic (8)  │ number (4) │ salt (4) │ previous (4) │ previous end (4) │ crc (4) │ Snapshot │ records …
+//!  0            8            12         16             20                 24        28        32
+//!  │ magic (8)  │ number (4) │ salt (4) │ previous (4) │ previous end (4) │ end (4) │ crc (4) │ the same again │ Snapshot │ records …
 //! ```
 //!
 //! Each begins with the catalog, so that all before it can go. It also says which segment the writer left for it, and how much of that
-//! one is good: what comes after is a write that failed and could not be taken back.
+//! one is good: what comes after is a write that failed and could not be taken back. The header is there twice, so that a damaged byte
+//! in it costs nothing. A segment that was [stripped](super::strip) says where it ends.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,9 +20,14 @@ use super::payload::{Put, put_snapshot};
 use super::record::{self, HEAD, Kind};
 
 /// Bytes before the first record.
-pub(super) const HEADER: usize = 28;
+pub(super) const HEADER: usize = 2 * COPY;
+/// Bytes of the header, which is written twice.
+const COPY: usize = 32;
+/// Bytes of the header of version 2, which is written once.
+const HEADER_2: usize = 28;
 const MAGIC: [u8; 7] = *b"mqueue ";
-const VERSION: u8 = b'2';
+const VERSION: u8 = b'3';
+const VERSION_2: u8 = b'2';
 
 /// Where a segment's file is.
 pub(super) fn file_path(directory: &Path, number: u32) -> PathBuf {
@@ -49,6 +56,10 @@ pub(super) struct Header {
     pub(super) salt: u32,
     /// The segment that was written before.
     pub(super) previous: Extent,
+    /// The file's length, if nothing is ever written to it again; else 0.
+    pub(super) end: u32,
+    /// Bytes before the first record: they depend on the version.
+    pub(super) length: u32,
 }
 
 /// Why a header cannot be used.
@@ -63,32 +74,83 @@ pub(super) enum BadHeader {
 }
 
 impl Header {
+    /// The header of a segment that is begun.
+    pub(super) fn new(number: u32, previous: Extent) -> Self {
+        Self { number, salt: fastrand::u32(..), previous, end: 0, length: HEADER as u32 }
+    }
+
     /// Its bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.put_u8(VERSION);
-        for field in [self.number, self.salt, self.previous.number, self.previous.end] {
+        for field in [self.number, self.salt, self.previous.number, self.previous.end, self.end] {
             out.put_u32(field);
         }
         out.put_u32(crc32fast::hash(&out));
+        out.extend_from_within(..);
         out
     }
 
     /// Reads it from the beginning of a segment.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
-        let header = bytes.get(..HEADER).ok_or(BadHeader::Unwritten)?;
-        if bytes.iter().all(|b| *b == 0) {
+        if bytes.len() < HEADER_2 || bytes.iter().all(|b| *b == 0) {
             return Err(BadHeader::Unwritten);
         }
-        let field = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
-        match (header[..7] == MAGIC, field(24) == crc32fast::hash(&header[..24])) {
-            (true, true) if header[7] == VERSION => {
-                Ok(Self { number: field(8), salt: field(12), previous: Extent { number: field(16), end: field(20) } })
-            }
+        let is_3 = |copy: &&[u8]| Self::decode_3(copy).is_ok();
+        let copies = [bytes.get(..COPY), bytes.get(COPY..HEADER)].into_iter().flatten();
+        match copies.clone().find(is_3).map(Self::decode_3) {
+            Some(header) if bytes.len() >= HEADER => return header,
+            Some(_) => return Err(BadHeader::Unwritten),
+            None => {}
+        }
+        let all = copies.map(Self::decode_3).chain([Self::decode_2(&bytes[..HEADER_2])]);
+        // too short to hold a record of any version
+        let nothing = if bytes.len() < HEADER { BadHeader::Unwritten } else { BadHeader::Damaged };
+        all.fold(Err(nothing), |found, next| match (found, next) {
+            (Err(BadHeader::OtherVersion), _) | (_, Err(BadHeader::OtherVersion)) => Err(BadHeader::OtherVersion),
+            (found, Err(_)) => found,
+            (_, header) => header,
+        })
+    }
+
+    fn decode_3(copy: &[u8]) -> Result<Self, BadHeader> {
+        let field = |at: usize| field(copy, at);
+        match (copy[..7] == MAGIC, field(COPY - 4) == crc32fast::hash(&copy[..COPY - 4])) {
+            (true, true) if copy[7] == VERSION => Ok(Self {
+                number: field(8),
+                salt: field(12),
+                previous: Extent { number: field(16), end: field(20) },
+                end: field(24),
+                length: HEADER as u32,
+            }),
             (true, true) => Err(BadHeader::OtherVersion),
             (false, _) | (_, false) => Err(BadHeader::Damaged),
         }
     }
+
+    fn decode_2(copy: &[u8]) -> Result<Self, BadHeader> {
+        let field = |at: usize| field(copy, at);
+        match (copy[..7] == MAGIC, field(HEADER_2 - 4) == crc32fast::hash(&copy[..HEADER_2 - 4])) {
+            (true, true) if copy[7] == VERSION_2 => Ok(Self {
+                number: field(8),
+                salt: field(12),
+                previous: Extent { number: field(16), end: field(20) },
+                end: 0,
+                length: HEADER_2 as u32,
+            }),
+            (true, true) => Err(BadHeader::OtherVersion),
+            (false, _) | (_, false) => Err(BadHeader::Damaged),
+        }
+    }
+
+    /// True for the format that is written now.
+    pub(super) fn is_current(&self) -> bool {
+        self.length == HEADER as u32
+    }
+}
+
+fn field(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
 /// The segment that is being written.
@@ -111,7 +173,7 @@ impl Segment {
     /// Begins a segment. Fails, and leaves no file behind if it can, if the file exists or cannot be written.
     pub(super) fn create(directory: &Path, header: Header, catalog: &Catalog) -> io::Result<Self> {
         let path = file_path(directory, header.number);
-        let file = OpenOptions::new().append(true).read(true).create_new(true).open(&path)?;
+        let file = OpenOptions::new().append(true).read(true).create_new(true).mode(0o600).open(&path)?;
         let mut snapshot = Vec::new();
         put_snapshot(&mut snapshot, catalog);
         let mut bytes = header.encode();
@@ -122,15 +184,15 @@ impl Segment {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
-        let Header { number, salt, previous } = header;
+        let Header { number, salt, previous, .. } = header;
         Ok(Self { number, salt, file: Arc::new(file), end, begin: end, previous, is_abandoned: false })
     }
 
     /// Goes on with a segment that was read, and has its Snapshot.
     pub(super) fn resume(directory: &Path, header: Header, end: u32) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).read(true).open(file_path(directory, header.number))?;
-        let begin = HEADER as u32 + HEAD as u32;
-        let Header { number, salt, previous } = header;
+        let begin = header.length + HEAD as u32;
+        let Header { number, salt, previous, .. } = header;
         Ok(Self { number, salt, file: Arc::new(file), end, begin, previous, is_abandoned: false })
     }
 
@@ -149,6 +211,11 @@ impl Segment {
     /// The segment that was written before.
     pub(super) fn previous(&self) -> Extent {
         self.previous
+    }
+
+    /// Bytes after the Snapshot.
+    pub(super) fn written(&self) -> u32 {
+        self.end - self.begin
     }
 
     /// True if it has only the Snapshot.
@@ -189,28 +256,56 @@ impl Segment {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_header_is_these_bytes() {
-        let header = Header { number: 2, salt: 0x0403_0201, previous: Extent { number: 1, end: 28 } };
-        let bytes = header.encode();
-        assert_eq!(bytes[..24], *b"mqueue 2\x02\0\0\0\x01\x02\x03\x04\x01\0\0\0\x1c\0\0\0");
-        assert_eq!(bytes.len(), HEADER);
-        assert_eq!(Header::decode(&bytes), Ok(header));
+    fn header() -> Header {
+        let previous = Extent { number: 1, end: 28 };
+        Header { number: 2, salt: 0x0403_0201, previous, end: 5, length: HEADER as u32 }
     }
 
     #[test]
-    fn a_header_that_does_not_check_is_refused() {
-        let bytes = Header { number: 2, salt: 1, previous: Extent::default() }.encode();
-        assert_eq!(Header::decode(&bytes[..27]), Err(BadHeader::Unwritten));
-        assert_eq!(Header::decode(&[0; 4096]), Err(BadHeader::Unwritten));
-        for wrong in 0..bytes.len() {
-            let mut bytes = bytes.clone();
+    fn a_header_is_these_bytes() {
+        let bytes = header().encode();
+        assert_eq!(bytes[..28], *b"mqueue 3\x02\0\0\0\x01\x02\x03\x04\x01\0\0\0\x1c\0\0\0\x05\0\0\0");
+        assert_eq!(bytes.len(), HEADER);
+        assert_eq!(bytes[..32], bytes[32..]);
+        assert_eq!(Header::decode(&bytes), Ok(header()));
+    }
+
+    #[test]
+    fn a_header_of_version_2_is_read() {
+        let mut bytes = b"mqueue 2\x02\0\0\0\x01\x02\x03\x04\x01\0\0\0\x1c\0\0\0".to_vec();
+        bytes.put_u32(crc32fast::hash(&bytes));
+        let known = Header { end: 0, length: 28, ..header() };
+        assert_eq!(Header::decode(&bytes), Ok(known));
+        bytes.extend_from_slice(&[7; 100]);
+        assert_eq!(Header::decode(&bytes), Ok(known));
+        bytes[9] ^= 1;
+        assert_eq!(Header::decode(&bytes), Err(BadHeader::Damaged));
+        assert_eq!(Header::decode(&bytes[..40]), Err(BadHeader::Unwritten));
+    }
+
+    #[test]
+    fn a_damaged_byte_in_a_header_costs_nothing() {
+        let good = header().encode();
+        for wrong in 0..good.len() {
+            let mut bytes = good.clone();
             bytes[wrong] ^= 1;
-            assert_eq!(Header::decode(&bytes), Err(BadHeader::Damaged), "byte {wrong}");
+            assert_eq!(Header::decode(&bytes), Ok(header()), "byte {wrong}");
+            bytes[(wrong + 32) % 64] ^= 1;
+            assert_eq!(Header::decode(&bytes), Err(BadHeader::Damaged), "byte {wrong}, twice");
         }
-        let mut next = bytes[..24].to_vec();
+    }
+
+    #[test]
+    fn a_header_that_is_not_whole_or_of_another_version_is_refused() {
+        let bytes = header().encode();
+        for length in 0..HEADER {
+            assert_eq!(Header::decode(&bytes[..length]), Err(BadHeader::Unwritten), "{length} bytes");
+        }
+        assert_eq!(Header::decode(&[0; 4096]), Err(BadHeader::Unwritten));
+        let mut next = bytes[..28].to_vec();
         next[7] += 1;
         next.put_u32(crc32fast::hash(&next));
+        next.extend_from_within(..);
         assert_eq!(Header::decode(&next), Err(BadHeader::OtherVersion));
     }
 
@@ -225,7 +320,7 @@ mod tests {
     #[test]
     fn a_write_that_fails_is_taken_back() {
         let directory = tempfile::tempdir().unwrap();
-        let header = Header { number: 1, salt: 1, previous: Extent::default() };
+        let header = Header::new(1, Extent::default());
         let mut segment = Segment::create(directory.path(), header, &Catalog::default()).unwrap();
         let end = segment.end;
         // A read-only descriptor takes neither the write nor the truncation.

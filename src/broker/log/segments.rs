@@ -1,42 +1,113 @@
-//! Which segments there are, and how much each still holds.
+//! The segments of a log, and how much of each somebody still needs.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use super::segment::Extent;
 
-/// So many segments are never too many.
+/// As many segments as this are never too many, unless the disk is full.
 const FEW: usize = 4;
+/// A smaller segment is not worth stripping.
+pub(super) const WORTH_STRIPPING: u32 = 8 << 10;
+/// A segment with messages that cannot be relocated is not a victim again for this long.
+const SPARED: Duration = Duration::from_secs(60);
+
+/// A range of message ids, both ends included.
+pub(super) type Ids = (u64, u64);
+
+/// What the records of a segment are about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Contents {
+    /// The lowest and the highest id of its messages.
+    pub(super) ids: Option<Ids>,
+    /// Bytes of its changes: notes about messages, which may be in older segments.
+    pub(super) notes: u64,
+}
+
+impl Contents {
+    /// Messages with these ids were written.
+    pub(super) fn saw(&mut self, first: u64, count: u64) {
+        let last = first.saturating_add(count.saturating_sub(1));
+        self.ids = Some(self.ids.map_or((first, last), |(low, high)| (low.min(first), high.max(last))));
+    }
+}
 
 /// The segments, the oldest first; the last is the one that is being written.
 #[derive(Debug, Default)]
 pub(super) struct Segments {
     list: VecDeque<Entry>,
     bytes: u64,
-    held_bytes: u64,
+    held: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Entry {
     extent: Extent,
-    /// Messages that somebody holds.
+    contents: Contents,
+    /// Messages that somebody holds, and the bytes that these need.
+    messages: u64,
     held: u64,
-    /// Their bytes; as many for each, once some are gone.
-    held_bytes: u64,
+    /// Bytes that were ever held.
+    peak: u64,
+    /// How many older segments there were when it was stripped.
+    stripped: Option<usize>,
+    /// It cannot be read as a whole: it stays as it is until it goes.
+    is_damaged: bool,
+    /// Where the first message that was relocated out of it was written.
+    moved: Option<u64>,
+    /// It is not a victim until then.
+    spared: Option<Instant>,
+}
+
+/// What can go of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Spent {
+    pub(super) extent: Extent,
+    /// Where the first message that was relocated out of it was written.
+    pub(super) moved: Option<u64>,
+    /// `None`: all. Else all but what is noted of messages with these ids, which older segments may have.
+    pub(super) all_but: Option<Vec<Ids>>,
 }
 
 impl Segments {
     /// A newer segment.
     pub(super) fn push(&mut self, extent: Extent) {
+        self.push_read(extent, Contents::default(), false);
+    }
+
+    /// A newer segment that was read.
+    pub(super) fn push_read(&mut self, extent: Extent, contents: Contents, is_damaged: bool) {
         self.bytes += u64::from(extent.end);
-        self.list.push_back(Entry { extent, held: 0, held_bytes: 0 });
+        self.list.push_back(Entry { extent, contents, is_damaged, ..Entry::default() });
     }
 
     /// The newest has grown.
     pub(super) fn grew(&mut self, extent: Extent) {
         let newest = self.list.back_mut().filter(|entry| entry.extent.number == extent.number);
-        let entry = newest.expect("what grows is the newest");
+        let entry = newest.expect("the newest segment is the one that grows");
         self.bytes += u64::from(extent.end - entry.extent.end);
         entry.extent = extent;
+    }
+
+    /// What the newest's records are about.
+    pub(super) fn contents(&mut self) -> Option<&mut Contents> {
+        self.list.back_mut().map(|entry| &mut entry.contents)
+    }
+
+    /// A segment was stripped, and has this length now.
+    pub(super) fn shrank(&mut self, extent: Extent) {
+        if let Some(entry) = find(&mut self.list, extent.number) {
+            self.bytes -= u64::from(entry.extent.end.saturating_sub(extent.end));
+            entry.extent.end = entry.extent.end.min(extent.end);
+            entry.contents.notes = entry.contents.notes.min(extent.end.into());
+        }
+    }
+
+    /// A segment could not be stripped for want of room.
+    pub(super) fn strip_again(&mut self, number: u32) {
+        if let Some(entry) = find(&mut self.list, number) {
+            entry.stripped = None;
+        }
     }
 
     /// The newest was of no use.
@@ -46,45 +117,95 @@ impl Segments {
         }
     }
 
-    /// `count` messages of `bytes` bytes in all are held in a segment.
-    pub(super) fn hold(&mut self, number: u32, count: u64, bytes: u64) {
+    /// `messages` messages that need `bytes` bytes in all are held in a segment.
+    pub(super) fn hold(&mut self, number: u32, messages: u32, bytes: u64) {
         if let Some(entry) = find(&mut self.list, number) {
-            entry.held += count;
-            entry.held_bytes += bytes;
-            self.held_bytes += bytes;
+            entry.messages += u64::from(messages);
+            entry.held += bytes;
+            entry.peak += bytes;
+            self.held += bytes;
         }
     }
 
-    /// One message more of a segment is held: as many bytes as the others have.
-    pub(super) fn hold_again(&mut self, number: u32) {
-        let Some(entry) = find(&mut self.list, number).filter(|entry| entry.held > 0) else { return };
-        let share = entry.held_bytes / entry.held;
-        self.hold(number, 1, share);
+    /// So many messages of a segment are not held any more, and so many bytes not needed. True if those were the last.
+    pub(super) fn spent(&mut self, number: u32, messages: u32, bytes: u64) -> bool {
+        let Some(entry) = find(&mut self.list, number).filter(|entry| entry.messages > 0) else { return false };
+        entry.messages = entry.messages.saturating_sub(messages.into());
+        let bytes = if entry.messages == 0 { entry.held } else { bytes.min(entry.held) };
+        entry.held -= bytes;
+        self.held -= bytes;
+        entry.messages == 0
     }
 
-    /// So many messages of a segment are not held any more.
-    pub(super) fn spent(&mut self, number: u32, count: u32) {
-        let Some(entry) = find(&mut self.list, number).filter(|entry| entry.held > 0) else { return };
-        let count = u64::from(count).min(entry.held);
-        let share = (u128::from(entry.held_bytes) * u128::from(count) / u128::from(entry.held)) as u64;
-        entry.held -= count;
-        entry.held_bytes -= share;
-        self.held_bytes -= share;
+    /// A message of a segment is written anew at this position.
+    pub(super) fn moved(&mut self, number: u32, position: u64) {
+        if let Some(entry) = find(&mut self.list, number) {
+            entry.moved.get_or_insert(position);
+        }
     }
 
-    /// Takes the oldest away, if it holds nothing: never one from the middle, for a message that an older one has may be finished in it.
-    pub(super) fn pop_spent(&mut self) -> Option<u32> {
-        let is_spent = self.list.len() > 1 && self.list.front().is_some_and(|oldest| oldest.held == 0);
-        let oldest = is_spent.then(|| self.list.pop_front()).flatten()?;
-        self.forget(&oldest);
-        Some(oldest.extent.number)
+    /// Takes what nobody needs. From the oldest on, segments without messages go; later ones keep what they say of messages in older
+    /// ones. The newest stays.
+    pub(super) fn take_spent(&mut self) -> Vec<Spent> {
+        let mut spent = Vec::new();
+        while self.list.len() > 1 && self.list[0].messages == 0 {
+            let Some(oldest) = self.list.pop_front() else { break };
+            self.forget(&oldest);
+            spent.push(Spent { extent: oldest.extent, moved: oldest.moved, all_but: None });
+        }
+        for at in 1..self.list.len().saturating_sub(1) {
+            if self.list[at].is_worth_stripping(at) {
+                let all_but = self.list.iter().take(at).filter_map(|older| older.contents.ids).collect();
+                let Entry { extent, moved, .. } = self.list[at];
+                self.list[at].stripped = Some(at);
+                spent.push(Spent { extent, moved, all_but: Some(all_but) });
+            }
+        }
+        spent
     }
 
-    /// The oldest, if more than half of all bytes are held by nobody, and there are more than [`FEW`] segments: carrying what is
-    /// held at most doubles what is written, and leaves no more than twice what is held.
-    pub(super) fn wants_carried(&self) -> Option<u32> {
-        let is_wasteful = self.list.len() > FEW && self.bytes > 2 * self.held_bytes;
-        is_wasteful.then(|| self.list.front().map(|oldest| oldest.extent.number)).flatten()
+    /// True if the newest has no message that somebody holds.
+    pub(super) fn is_newest_spent(&self) -> bool {
+        self.list.back().is_some_and(|newest| newest.messages == 0)
+    }
+
+    /// True if more than half of the newest is not needed.
+    pub(super) fn is_newest_wasteful(&self) -> bool {
+        self.list.back().is_some_and(Entry::is_wasteful)
+    }
+
+    /// True if much of the log is not needed. Relocating then at most doubles what is written, and leaves no more than twice what is
+    /// held, and a few segments.
+    pub(super) fn is_wasteful(&self, is_full: bool) -> bool {
+        match is_full {
+            true => self.bytes > self.held + self.held / 4,
+            false => self.list.len() > FEW && self.bytes > 2 * self.held,
+        }
+    }
+
+    /// The segment whose messages should be relocated, of which it has at most `limit` bytes: the one with the least beside its size.
+    pub(super) fn victim(&self, is_full: bool, limit: u64, now: Instant) -> Option<u32> {
+        if !self.is_wasteful(is_full) {
+            return None;
+        }
+        let older = self.list.iter().take(self.list.len().saturating_sub(1));
+        let is_victim = |entry: &&Entry| {
+            let is_spared = entry.spared.is_some_and(|until| now < until);
+            entry.messages > 0 && entry.held <= limit && entry.is_wasteful() && !is_spared
+        };
+        let victims = older.filter(is_victim);
+        let least = victims.min_by(|a, b| {
+            let cross = |x: &Entry, y: &Entry| u128::from(x.held) * u128::from(y.extent.end);
+            cross(a, b).cmp(&cross(b, a))
+        });
+        least.map(|entry| entry.extent.number)
+    }
+
+    /// A segment is not a victim for a while.
+    pub(super) fn spare(&mut self, number: u32, now: Instant) {
+        if let Some(entry) = find(&mut self.list, number) {
+            entry.spared = Some(now + SPARED);
+        }
     }
 
     /// How far a segment can be read.
@@ -93,9 +214,32 @@ impl Segments {
         Some(self.list[at].extent.end)
     }
 
+    /// Bytes of all, bytes that are held, and how many segments there are.
+    pub(super) fn usage(&self) -> (u64, u64, u64) {
+        (self.bytes, self.held.min(self.bytes), self.list.len() as u64)
+    }
+
     fn forget(&mut self, entry: &Entry) {
         self.bytes -= u64::from(entry.extent.end);
-        self.held_bytes -= entry.held_bytes;
+        self.held -= entry.held;
+    }
+}
+
+impl Entry {
+    /// True if the dead messages are worth a rewrite: in a segment without live ones, behind `older` others.
+    fn is_worth_stripping(&self, older: usize) -> bool {
+        let (size, notes) = (u64::from(self.extent.end), self.contents.notes);
+        let is_new = match self.stripped {
+            None => size.saturating_sub(notes) >= size / 4,
+            Some(before) => older <= before / 2,
+        };
+        self.messages == 0 && !self.is_damaged && is_new && self.extent.end >= WORTH_STRIPPING
+    }
+
+    /// True if half of what it was written for is not needed any more, or most of it is notes.
+    fn is_wasteful(&self) -> bool {
+        let size = u64::from(self.extent.end);
+        2 * self.held <= self.peak || (2 * self.contents.notes >= size && 4 * self.held <= size)
     }
 }
 
@@ -108,46 +252,69 @@ fn find(list: &mut VecDeque<Entry>, number: u32) -> Option<&mut Entry> {
 mod tests {
     use super::*;
 
+    const SIZE: u32 = 100_000;
+
     fn five() -> Segments {
         let mut segments = Segments::default();
         for number in 1..=5 {
-            segments.push(Extent { number, end: 100 });
-            segments.hold(number, 10, 90);
+            segments.push(Extent { number, end: SIZE });
+            segments.contents().unwrap().saw(u64::from(number) * 10, 10);
+            segments.hold(number, 10, 90_000);
         }
         segments
     }
 
-    #[test]
-    fn only_the_oldest_goes_and_never_the_newest() {
-        let mut segments = five();
-        for number in [1, 2, 3, 5] {
-            for _ in 0..10 {
-                segments.spent(number, 1);
-            }
-        }
-        assert_eq!(std::iter::from_fn(|| segments.pop_spent()).collect::<Vec<_>>(), [1, 2, 3]);
-        (0..10).for_each(|_| segments.spent(4, 1));
-        assert_eq!((segments.pop_spent(), segments.pop_spent()), (Some(4), None));
-        assert_eq!((segments.bytes, segments.held_bytes), (100, 0));
+    fn victim(segments: &Segments, is_full: bool) -> Option<u32> {
+        segments.victim(is_full, u64::MAX, Instant::now())
     }
 
     #[test]
-    fn stragglers_are_carried_when_most_of_the_log_is_held_by_nobody() {
+    fn the_oldest_goes_and_later_ones_keep_notes_about_older_messages() {
         let mut segments = five();
-        assert_eq!(segments.wants_carried(), None);
-        for number in [2, 3, 4] {
-            segments.spent(number, 9);
+        assert!(segments.spent(3, 10, 90_000));
+        let (extent, all_but) = (Extent { number: 3, end: SIZE }, Some(vec![(10, 19), (20, 29)]));
+        assert_eq!(segments.take_spent(), [Spent { extent, moved: None, all_but }]);
+        assert_eq!(segments.take_spent(), [], "it is stripped once");
+        segments.shrank(Extent { number: 3, end: 100 });
+        assert_eq!(segments.usage(), (400_100, 360_000, 5));
+        assert!(segments.spent(1, 10, 90_000) && segments.spent(2, 10, 90_000) && segments.spent(5, 10, 90_000));
+        let gone: Vec<_> =
+            segments.take_spent().into_iter().map(|spent| (spent.extent.number, spent.all_but)).collect();
+        assert_eq!(gone, [(1, None), (2, None), (3, None)], "and never the newest");
+        assert_eq!(segments.usage(), (200_000, 90_000, 2));
+    }
+
+    #[test]
+    fn the_segment_with_the_least_is_the_victim_when_most_of_the_log_is_not_needed() {
+        let mut segments = five();
+        assert_eq!(victim(&segments, false), None);
+        for (number, messages, bytes) in [(1, 4, 30_000), (2, 9, 88_000), (3, 9, 89_000), (4, 9, 80_000)] {
+            segments.spent(number, messages, bytes);
         }
-        assert_eq!(segments.wants_carried(), Some(1));
+        assert_eq!(victim(&segments, false), Some(3));
+        segments.spare(3, Instant::now());
+        assert_eq!(victim(&segments, false), Some(2), "the next one, while that one cannot be relocated");
+        assert_eq!(segments.victim(false, 1_500, Instant::now()), None, "no more than there is room for");
         segments.pop_newest();
-        assert_eq!(segments.wants_carried(), None, "four are few");
+        assert_eq!(
+            (victim(&segments, false), victim(&segments, true)),
+            (None, Some(2)),
+            "four are few, unless all is full"
+        );
     }
 
     #[test]
-    fn a_message_is_spent_once() {
-        let mut segments = five();
-        (0..20).for_each(|_| segments.spent(2, 1));
-        segments.spent(77, 1);
-        assert_eq!(segments.held_bytes, 4 * 90);
+    fn bytes_are_those_of_the_messages_that_went() {
+        let mut segments = Segments::default();
+        segments.push(Extent { number: 1, end: SIZE });
+        segments.hold(1, 1, 99_000);
+        segments.hold(1, 3, 300);
+        segments.spent(1, 1, 99_000);
+        assert_eq!(segments.usage(), (100_000, 300, 1));
+        segments.spent(1, 0, 100);
+        assert_eq!(segments.usage(), (100_000, 200, 1), "a part of messages that were published together");
+        assert!(segments.spent(1, 3, 100));
+        assert_eq!(segments.usage(), (100_000, 0, 1), "nothing is left of nothing");
+        assert!(!segments.spent(77, 1, 1));
     }
 }

@@ -21,7 +21,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::SyncMode;
-use super::segment::Segment;
+use super::segment::{Extent, Segment};
+use super::segments::Ids;
 
 /// Tells when a position is synced; for any number of tasks.
 #[derive(Debug, Clone)]
@@ -76,12 +77,14 @@ impl Progress {
     }
 }
 
-/// A spent segment, and what must be synced before it goes: the positions after `from`, up to `to`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What can go of a segment, and what must be synced before it goes: the positions after `from`, up to `to`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Removal {
-    pub(super) segment: u32,
+    pub(super) segment: Extent,
     pub(super) from: u64,
     pub(super) to: u64,
+    /// `None`: all. Else all but what is noted of messages with these ids.
+    pub(super) all_but: Option<Vec<Ids>>,
 }
 
 /// A segment that was written to.
@@ -98,6 +101,10 @@ struct Target {
 struct Work {
     targets: Vec<Target>,
     removals: VecDeque<Removal>,
+    /// Removals that the thread is at.
+    removing: usize,
+    /// Segments that were stripped, with their new length; or why they were not.
+    stripped: Vec<(u32, io::Result<u32>)>,
     /// A segment was created since the directory was last synced.
     is_directory_dirty: bool,
     /// The last segment that could not be synced; no more is expected of it, nor of those before.
@@ -182,6 +189,17 @@ impl Syncer {
     pub(super) fn remove(&self, removal: Removal) {
         self.shared.work().removals.push_back(removal);
         self.shared.wake.notify_one();
+    }
+
+    /// True if nothing is left to be removed.
+    pub(super) fn has_removed(&self) -> bool {
+        let work = self.shared.work();
+        work.removals.is_empty() && work.removing == 0
+    }
+
+    /// The segments that were stripped since the last call, with their new length; or why they were not.
+    pub(super) fn take_stripped(&self) -> Vec<(u32, io::Result<u32>)> {
+        std::mem::take(&mut self.shared.work().stripped)
     }
 
     /// What stands in the way of writing to `segment`, if anything does.

@@ -9,7 +9,10 @@ use super::ANSWER;
 use crate::broker::Broker;
 use crate::http;
 use crate::proto::stats::Channels;
-use crate::proto::{ChannelName, TopicName};
+use crate::proto::{ChannelName, TopicName, excerpt};
+
+/// The longest answer, in bytes.
+const MAX_ANSWER: usize = 1 << 20;
 
 /// Where the nsqlookupds that are connected answer questions.
 #[derive(Debug, Clone, Default)]
@@ -54,9 +57,15 @@ pub(super) async fn settle(broker: Arc<Broker>, directories: Directories, topic:
     broker.change(|state, now| state.settle(&topic, &channels, now));
 }
 
-async fn ask(address: &str, topic: &TopicName) -> reqwest::Result<Vec<ChannelName>> {
-    let client: Client = http::plain().timeout(ANSWER).build()?;
+async fn ask(address: &str, topic: &TopicName) -> Result<Vec<ChannelName>, String> {
+    let why = |error: reqwest::Error| http::cause(&error);
+    let client: Client = http::plain().no_proxy().timeout(ANSWER).build().map_err(why)?;
     let asking = client.get(format!("http://{address}/channels")).query(&[("topic", topic.as_str())]);
-    let known: Channels = asking.send().await?.error_for_status()?.json().await?;
+    let answer = asking.send().await.map_err(why)?;
+    if !answer.status().is_success() {
+        return Err(format!("it answered {}", answer.status().as_u16()));
+    }
+    let body = http::body(answer, MAX_ANSWER).await.map_err(|error| error.to_string())?;
+    let known: Channels = serde_json::from_slice(&body).map_err(|error| excerpt(error.to_string().as_bytes()))?;
     Ok(known.channels.iter().filter_map(|name| ChannelName::new(name).ok()).collect())
 }

@@ -12,7 +12,9 @@ use tokio::time::{sleep, timeout};
 use super::{ANSWER, Catalog, Registration};
 use crate::broker::VERSION;
 use crate::broker::http::Identity;
+use crate::net;
 use crate::proto::stats::Producer;
+use crate::proto::{HostPort, excerpt};
 
 /// How often nsqlookupd is told that all is well.
 const PING: Duration = Duration::from_secs(15);
@@ -29,8 +31,8 @@ pub(super) struct Lookupd {
 
 impl Lookupd {
     pub(super) async fn connect(address: &str, identity: &Identity) -> io::Result<Self> {
-        let mut stream = timeout(ANSWER, TcpStream::connect(address)).await??;
-        stream.set_nodelay(true)?;
+        let place: HostPort = address.parse().map_err(io::Error::other)?;
+        let mut stream = net::connect(place.host_to_reach(), place.port(), ANSWER).await?;
         stream.write_all(b"  V1").await?;
         let mut lookupd = Self { stream, told: BTreeSet::new(), http: None };
         let who = json!({
@@ -45,7 +47,8 @@ impl Lookupd {
         command.extend_from_slice(&u32::try_from(who.len()).expect("a short text").to_be_bytes());
         command.extend_from_slice(who.as_bytes());
         let itself = lookupd.ask(&command).await?;
-        lookupd.http = serde_json::from_slice(&itself).ok().map(|itself: Producer| itself.http_address());
+        let itself: Option<Producer> = serde_json::from_slice(&itself).ok();
+        lookupd.http = itself.map(|itself| itself.http_address()).filter(|http| http.parse::<HostPort>().is_ok());
         Ok(lookupd)
     }
 
@@ -89,7 +92,7 @@ impl Lookupd {
         };
         let answer = timeout(ANSWER, asking).await??;
         match answer.starts_with(b"E_") {
-            true => Err(io::Error::other(answer.escape_ascii().to_string())),
+            true => Err(io::Error::other(excerpt(&answer))),
             false => Ok(answer),
         }
     }

@@ -27,9 +27,12 @@ pub(super) type Key = u32;
 const READ_BACK: usize = 4 << 20;
 
 /// No log has segments so high.
-const NOWHERE: Place = Place { segment: u32::MAX, offset: u32::MAX };
+const NOWHERE: Place = Place { segment: u32::MAX, offset: u32::MAX, record: u32::MAX };
 
-/// Messages that were published together. There may be as many as messages: this is 80 bytes.
+/// Bytes that a batch takes in the log besides its bodies, about.
+const OVERHEAD: u64 = 64;
+
+/// Messages that were published together. There may be as many as messages: this is 104 bytes.
 #[derive(Debug)]
 struct Batch {
     /// The id of the first message; the others count up from it.
@@ -43,6 +46,8 @@ struct Batch {
     count: u32,
     /// How many copies are held: a message counts once for each holder.
     copies: u64,
+    /// Bytes of the copies that are held, with their sizes; the highest number if it is not known.
+    copy_bytes: u32,
     /// Where the log has them, or [`NOWHERE`].
     place: Place,
     /// They were left in the log when they came.
@@ -54,6 +59,25 @@ struct Batch {
 impl Batch {
     fn place(&self) -> Option<Place> {
         (self.place != NOWHERE).then_some(self.place)
+    }
+
+    /// Bytes of the log that it needs, an eighth more at most: so the log is not told of each message that is finished.
+    fn cost(&self) -> u64 {
+        let bytes = u64::from(self.length.min(self.copy_bytes));
+        let step = (u64::BITS - bytes.leading_zeros()).saturating_sub(4);
+        OVERHEAD + u64::from(self.length).min(((bytes >> step) + 1) << step)
+    }
+
+    /// Bytes of these messages with their sizes; 0 where that is not known.
+    fn bytes_of(&self, run: &Run) -> u32 {
+        match &self.bodies {
+            _ if run.index + run.count == self.count => self.length - run.offset,
+            Some(bodies) => {
+                let end = (0..run.count).fold(run.offset as usize, |at, _| bodies.at(at).end);
+                end as u32 - run.offset
+            }
+            None => 0,
+        }
     }
 }
 
@@ -69,6 +93,21 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// The same messages in a batch that begins with this batch's message `index`, whose body begins at `offset`.
+    pub(super) fn moved(self, key: Key, index: u32, offset: u32) -> Self {
+        Self { key, index: self.index - index, offset: self.offset - offset, count: self.count }
+    }
+
+    /// The number of the first message in the batch, and the first that is not in the run.
+    pub(super) fn range(&self) -> Range<u32> {
+        self.index..self.index + self.count
+    }
+
+    /// Where the first body begins in the batch.
+    pub(super) fn offset(&self) -> u32 {
+        self.offset
+    }
+
     /// Only the first so many.
     pub(super) fn truncated(self, count: u32) -> Self {
         Self { count: self.count.min(count), ..self }
@@ -140,28 +179,51 @@ impl Batches {
         bodies: Bodies,
         place: Option<Place>,
         holders: u32,
+        log: &mut dyn Log,
     ) -> Run {
         let bytes = self.only_here.saturating_add(self.also_here).saturating_add(bodies.length());
         let is_backlog = place.is_some() && bytes > self.limit;
         let (length, count) = (length_of(&bodies), bodies.count());
         *self.resident(place) += if is_backlog { 0 } else { bodies.length() };
-        self.add(Batch {
+        let run = self.add(Batch {
             first,
             timestamp,
             bodies: (!is_backlog).then_some(bodies),
             length,
             count,
             copies: u64::from(holders) * u64::from(count),
+            copy_bytes: length.saturating_mul(holders),
             place: place.unwrap_or(NOWHERE),
             is_backlog,
             read_back: None,
-        })
+        });
+        self.hold_in_log(run.key, log);
+        run
+    }
+
+    /// Tells the log that a batch is held.
+    pub(super) fn hold_in_log(&self, key: Key, log: &mut dyn Log) {
+        let batch = self.get(key);
+        if let Some(place) = batch.place() {
+            log.hold(place.segment, batch.count, batch.cost());
+        }
     }
 
     /// Keeps messages that are in the log, `length` bytes with their sizes.
     pub(super) fn recover(&mut self, first: u64, timestamp: i64, place: Place, length: u32, count: u32) -> Run {
-        let (bodies, copies) = (None, 0);
-        self.add(Batch { first, timestamp, bodies, length, count, copies, place, is_backlog: true, read_back: None })
+        let (bodies, copies, copy_bytes, read_back) = (None, 0, 0, None);
+        self.add(Batch {
+            first,
+            timestamp,
+            bodies,
+            length,
+            count,
+            copies,
+            copy_bytes,
+            place,
+            is_backlog: true,
+            read_back,
+        })
     }
 
     fn add(&mut self, batch: Batch) -> Run {
@@ -179,6 +241,11 @@ impl Batches {
         self.get(run.key).first + u64::from(run.index)
     }
 
+    /// The id of a batch's first message.
+    pub(super) fn first(&self, key: Key) -> u64 {
+        self.get(key).first
+    }
+
     pub(super) fn timestamp(&self, key: Key) -> i64 {
         self.get(key).timestamp
     }
@@ -186,11 +253,6 @@ impl Batches {
     /// True if the bodies were left in the log when they came: nsqd calls that its backend.
     pub(super) fn is_backlog(&self, key: Key) -> bool {
         self.get(key).is_backlog
-    }
-
-    /// Where the log has the batch.
-    pub(super) fn place(&self, key: Key) -> Option<Place> {
-        self.get(key).place()
     }
 
     /// Takes the first message off a run, which is not empty. Fails, and takes nothing, if the log does not give its body.
@@ -254,32 +316,33 @@ impl Batches {
         let batch = self.get(run.key);
         let (timestamp, is_backlog, place) = (batch.timestamp, batch.is_backlog, batch.place());
         let place = place.map(|place| Place { offset: place.offset + run.offset, ..place });
-        if let Some(place) = place {
-            log.hold(place.segment);
-        }
-        let own = self.replace(id, timestamp, body, place, is_backlog);
+        let own = self.replace(id, timestamp, body, place, is_backlog, 1);
+        self.hold_in_log(own.key, log);
         self.release(run, log);
         own
     }
 
-    /// Keeps a message of another batch in one of its own, which is held once.
+    /// Keeps messages of another batch in one of their own, of which so many copies are held.
     pub(super) fn replace(
         &mut self,
         id: u64,
         timestamp: i64,
-        body: Bodies,
+        bodies: Bodies,
         place: Option<Place>,
         is_backlog: bool,
+        copies: u64,
     ) -> Run {
-        let (length, kept) = (length_of(&body), place.is_none() || !is_backlog);
-        *self.resident(place) += if kept { body.length() } else { 0 };
+        let (length, kept) = (length_of(&bodies), place.is_none() || !is_backlog);
+        *self.resident(place) += if kept { bodies.length() } else { 0 };
+        let count = bodies.count();
         self.add(Batch {
             first: id,
             timestamp,
-            bodies: kept.then_some(body),
+            bodies: kept.then_some(bodies),
             length,
-            count: 1,
-            copies: 1,
+            count,
+            copies,
+            copy_bytes: share(length, copies, count),
             place: place.unwrap_or(NOWHERE),
             is_backlog,
             read_back: None,
@@ -288,7 +351,31 @@ impl Batches {
 
     /// So many copies more are held.
     pub(super) fn hold(&mut self, key: Key, copies: u64) {
-        self.all[key as usize].copies += copies;
+        let batch = &mut self.all[key as usize];
+        batch.copies += copies;
+        batch.copy_bytes = batch.copy_bytes.saturating_add(share(batch.length, copies, batch.count));
+    }
+
+    /// The batch, if it is in this segment: how many copies are held, and how many messages it has.
+    pub(super) fn in_segment(&self, key: Key, segment: u32) -> Option<(u64, u32)> {
+        let batch = self.all.get(key as usize).filter(|batch| batch.place().is_some_and(|it| it.segment == segment))?;
+        Some((batch.copies, batch.count))
+    }
+
+    /// All bodies of a batch, without keeping them in memory if they are not.
+    pub(super) fn look(&self, key: Key, log: &mut dyn Log) -> io::Result<Bodies> {
+        let batch = self.get(key);
+        match &batch.bodies {
+            Some(bodies) => Ok(bodies.clone()),
+            None => log.read(batch.place, batch.length, batch.count),
+        }
+    }
+
+    /// All copies of a batch have moved to others.
+    pub(super) fn drop_batch(&mut self, key: Key, log: &mut dyn Log) {
+        let cost = self.get(key).cost();
+        self.all[key as usize].copies = 0;
+        self.remove(key, cost, log);
     }
 
     /// A copy of each message of a run is not held any more; with the last the batch is gone.
@@ -296,18 +383,30 @@ impl Batches {
         let batch = &mut self.all[run.key as usize];
         batch.copies -= u64::from(run.count);
         if batch.copies == 0 {
-            let batch = self.all.remove(run.key as usize);
-            let bytes = batch.bodies.as_ref().map_or(0, Bodies::length);
-            match batch.read_back {
-                Some(when) => {
-                    self.read_back.remove(&when);
-                    self.read_back_bytes -= bytes;
-                }
-                None => *self.resident(batch.place()) -= bytes,
+            let cost = batch.cost();
+            self.remove(run.key, cost, log);
+        } else if batch.count > 1 && batch.copy_bytes < u32::MAX {
+            let before = batch.cost();
+            batch.copy_bytes = batch.copy_bytes.saturating_sub(batch.bytes_of(&run));
+            let after = batch.cost();
+            if after < before && batch.place != NOWHERE {
+                log.spent(batch.place.segment, 0, before - after);
             }
-            if let Some(place) = batch.place() {
-                log.spent(place.segment, batch.count);
+        }
+    }
+
+    fn remove(&mut self, key: Key, cost: u64, log: &mut dyn Log) {
+        let batch = self.all.remove(key as usize);
+        let bytes = batch.bodies.as_ref().map_or(0, Bodies::length);
+        match batch.read_back {
+            Some(when) => {
+                self.read_back.remove(&when);
+                self.read_back_bytes -= bytes;
             }
+            None => *self.resident(batch.place()) -= bytes,
+        }
+        if let Some(place) = batch.place() {
+            log.spent(place.segment, batch.count, cost);
         }
     }
 
@@ -326,6 +425,12 @@ impl Batches {
     }
 }
 
+/// The bytes of `copies` copies, where `count` messages have `length` bytes.
+fn share(length: u32, copies: u64, count: u32) -> u32 {
+    let bytes = u128::from(length) * u128::from(copies) / u128::from(count.max(1));
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
 fn length_of(bodies: &Bodies) -> u32 {
     u32::try_from(bodies.sized_length()).expect("what is published at once is far below 4 GiB")
 }
@@ -335,8 +440,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_takes_96_bytes_besides_its_bodies() {
-        assert_eq!((size_of::<Batch>(), size_of::<Run>()), (96, 16));
+    fn a_batch_takes_104_bytes_besides_its_bodies() {
+        assert_eq!((size_of::<Batch>(), size_of::<Run>()), (104, 16));
     }
 
     #[test]

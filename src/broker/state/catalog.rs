@@ -105,7 +105,7 @@ impl State {
         let id = self.channel_of(topic, channel, now);
         let limit = self.store.limits.max_channel_consumers;
         let channel = self.channels.get_mut(&id).expect("made just now");
-        if limit != 0 && channel.sessions.len() >= limit {
+        if limit != 0 && i64::try_from(channel.sessions.len()).unwrap_or(i64::MAX) >= limit {
             return Err(format!("consumers for {topic}:{} exceeds limit of {limit}", channel.name));
         }
         channel.sessions.push(session);

@@ -44,6 +44,8 @@ pub(super) struct Channel {
     pub(super) name: ChannelName,
     pub(super) paused: bool,
     pub(super) queue: VecDeque<Waiting>,
+    /// How many entries ever left the queue: an entry's number is this and its place in it.
+    pub(super) popped: u64,
     /// How many copies the queue has, and how many of them were left in the log.
     pub(super) depth: usize,
     pub(super) backlog: usize,
@@ -69,6 +71,7 @@ impl Channel {
             name,
             paused: false,
             queue: VecDeque::new(),
+            popped: 0,
             depth: 0,
             backlog: 0,
             in_flight: HashMap::default(),
@@ -118,6 +121,7 @@ impl Channel {
     /// Throws away all copies.
     pub(super) fn clear(&mut self, store: &mut Store) {
         (self.depth, self.backlog, self.deferred_count) = (0, 0, 0);
+        self.popped += self.queue.len() as u64;
         self.queue.drain(..).for_each(|waiting| store.release(waiting.run));
         for (id, copy) in self.in_flight.drain() {
             store.timers.remove(&(copy.deadline, self.id, id));

@@ -116,6 +116,7 @@ impl Channel {
         self.backlog -= store.backlog(&taken);
         if taken.count == whole.run.count {
             self.queue.pop_front();
+            self.popped += 1;
         }
         next.map(|next| (next, attempts)).map_err(|error| (whole, error))
     }

@@ -17,11 +17,11 @@
 
 mod answer;
 mod batches;
-mod carry;
 mod catalog;
 mod channel;
 #[doc(hidden)]
 pub mod check;
+mod compaction;
 mod deliver;
 #[cfg(test)]
 mod model;
@@ -37,15 +37,16 @@ mod wire_id;
 use std::collections::HashMap;
 
 use self::channel::{ById, Channel};
+use self::compaction::Compaction;
 use self::session::{Session, Sessions};
 use self::store::Store;
 use self::topic::Topic;
-use super::log::{ChannelId, Log};
+use super::log::{ChannelId, Log, Usage};
 use crate::proto::{Outgoing, TopicName};
 
 pub use self::answer::NotYours;
 pub use self::catalog::Missing;
-pub use self::publish::PublishError;
+pub use self::publish::{PublishError, PublishToError};
 pub use self::session::{Phase, SessionId, Settings};
 pub use self::stats::StatsOf;
 pub use self::time::{Micros, Now};
@@ -59,8 +60,8 @@ pub struct StateLimits {
     pub max_req_timeout: u64,
     /// Copies that wait in an ephemeral channel, or messages in an ephemeral topic; what comes beyond is dropped.
     pub mem_queue_size: usize,
-    /// Consumers of one channel; 0 for any number.
-    pub max_channel_consumers: usize,
+    /// Consumers of one channel; 0 for any number. With a negative number nobody can subscribe, as in nsqd.
+    pub max_channel_consumers: i64,
     /// Bytes of message bodies in memory. Beyond, bodies are read back from the log; without a log, publishing is refused.
     pub max_memory: usize,
 }
@@ -92,6 +93,8 @@ pub struct State {
     /// A new topic is to be settled.
     asks_for_channels: bool,
     unsettled: Vec<TopicName>,
+    /// The compaction of the log that is going on.
+    compaction: Option<Compaction>,
 }
 
 impl State {
@@ -107,6 +110,7 @@ impl State {
             refused: None,
             asks_for_channels: false,
             unsettled: Vec::new(),
+            compaction: None,
         }
     }
 
@@ -128,6 +132,11 @@ impl State {
     /// How much is in the log.
     pub fn position(&self) -> u64 {
         self.store.log.position()
+    }
+
+    /// The size of the log.
+    pub fn log_usage(&self) -> Usage {
+        self.store.log.usage()
     }
 
     /// Sessions whose connections have something to do; each is named once until it takes its output.

@@ -1,6 +1,6 @@
 //! Random operations on a fake clock; after each, what must hold is looked for. A failure names its seed: `SEED=… cargo test model`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -222,8 +222,29 @@ impl Model {
     }
 
     fn check(&mut self) {
-        self.state.flush().and_then(|()| self.state.carry()).unwrap();
+        self.state.flush().unwrap();
+        // in steps, between which others change what is moved
+        let steps = self.random.u32(..4);
+        for _ in 0..steps {
+            self.state.compact().unwrap();
+        }
         self.state.assert_sound();
+    }
+
+    /// The ids that durable topics and channels hold.
+    fn held(&self) -> BTreeMap<String, BTreeSet<u64>> {
+        let batches = &self.state.store.batches;
+        let ids = |run: &Run| batches.id(run)..batches.id(run) + u64::from(run.count);
+        let mut all: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+        for (name, topic) in self.state.topics.iter().filter(|(name, _)| !name.is_ephemeral()) {
+            all.entry(name.to_string()).or_default().extend(topic.held.iter().flat_map(|held| ids(&held.run)));
+        }
+        for channel in self.state.channels.values().filter(|channel| channel.is_logged()) {
+            let runs = channel.queue.iter().map(|it| &it.run).chain(channel.in_flight.values().map(|it| &it.run));
+            let runs = runs.chain(channel.deferred.values().map(|it| &it.run));
+            all.entry(format!("{}/{}", channel.topic, channel.name)).or_default().extend(runs.flat_map(ids));
+        }
+        all
     }
 
     /// All that is owed is delivered in the end, to one client a channel that finishes everything.
@@ -282,7 +303,7 @@ fn whatever_happens_each_copy_is_in_one_place_and_is_delivered() {
 
 /// With so little memory that most is read back, and so small segments that much is carried.
 fn on_disk(path: &Path) -> State {
-    let options = Options { sync: SyncMode::Never, segment_bytes: 500, ..Options::new(path) };
+    let options = Options { sync: SyncMode::Never, segment_bytes: 500, reserve_bytes: 0, ..Options::new(path) };
     let (log, recovered, report) = DiskLog::open(&options).unwrap();
     assert_eq!((report.damage, report.torn), (vec![], vec![]));
     State::recover(StateLimits { max_memory: 30, ..limits() }, Box::new(log), recovered, BEGIN)
@@ -297,11 +318,29 @@ fn what_is_in_a_log_is_delivered_too_and_after_it_was_opened_again() {
             (0..400).for_each(|_| model.step());
             // the old log must be gone first: one at a time
             model.clients.clear();
+            let before = model.held();
             model.state = State::new(limits(), Box::new(MemoryLog));
             model.state = on_disk(directory.path());
+            assert_eq!(model.held(), before, "the log says what was held");
             model.check();
         }
         model.settle();
         model.delivered
     });
+}
+
+#[test]
+fn what_is_deferred_waits_no_longer_than_it_may_when_the_clock_was_set_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let later = Now { at: 0, unix_nanos: BEGIN.unix_nanos + 86_400_000_000_000 };
+    let (topic, channel) = (TopicName::new("a").unwrap(), ChannelName::new("x").unwrap());
+    let mut state = on_disk(directory.path());
+    state.create_channel(&topic, &channel, later);
+    state.publish(&topic, ["deferred"].into_iter().collect(), Some(1000), later).unwrap();
+    state.flush().unwrap();
+    drop(state);
+    let mut state = on_disk(directory.path());
+    assert_eq!(state.next_timer(), Some(limits().max_req_timeout * 1000), "a day is set back");
+    state.advance(Now { at: limits().max_req_timeout * 1000, ..BEGIN });
+    assert_eq!(state.channels.values().map(|channel| channel.depth).sum::<usize>(), 1);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::super::log::{Log, Place, Recovered, RecoveredBatch, TopicId};
+use super::super::log::{Log, Place, Recovered, RecoveredBatch, TopicId, UnixMillis};
 use super::channel::{Channel, Waiting};
 use super::topic::{Held, Topic};
 use super::{Now, State, StateLimits};
@@ -13,7 +13,7 @@ const TOGETHER: u32 = 256 << 10;
 
 impl State {
     /// The state that a log held: everything waits again, and what is deferred does so until it is due.
-    pub fn recover(limits: StateLimits, log: Box<dyn Log>, recovered: Recovered, now: Now) -> Self {
+    pub fn recover(limits: StateLimits, log: Box<dyn Log>, mut recovered: Recovered, now: Now) -> Self {
         let mut state = Self::new(limits, log);
         state.store.batches.never_below(recovered.last_id);
         state.next_number = recovered.next_number.max(1);
@@ -30,11 +30,30 @@ impl State {
             names.insert(known.id, known.name.clone());
             state.topics.insert(known.name, topic);
         }
+        // no delay is longer: what is due later was deferred by a clock that has been set back since
+        let last = now.due_in(state.store.limits.max_req_timeout);
+        let mut capped = 0;
+        let mut cap = |due: &mut Option<UnixMillis>, count: u32| {
+            if due.is_some_and(|due| due > last) {
+                *due = Some(last);
+                capped += count;
+            }
+        };
+        for batch in &mut recovered.batches {
+            cap(&mut batch.due, batch.count);
+            batch.copies.iter_mut().for_each(|copy| cap(&mut copy.due, batch.count));
+        }
+        if capped > 0 {
+            tracing::warn!(
+                "the clock was set back: {capped} deferred messages wait for no longer than --max-req-timeout"
+            );
+        }
         for together in recovered.batches.chunk_by(lie_together).flat_map(within_limit) {
             state.keep(together, &names, now);
         }
         // what a topic held that had not all its channels yet
         names.values().for_each(|name| state.distribute(name, now));
+        state.store.log.recovered();
         state
     }
 
@@ -46,6 +65,7 @@ impl State {
         let count = together.iter().map(|batch| batch.count).sum();
         let run = store.batches.recover(id, timestamp, place, length, count);
         store.batches.hold(run.key, copies.len().max(1) as u64 * u64::from(count));
+        store.batches.hold_in_log(run.key, &mut *store.log);
         if copies.is_empty() {
             let topic = self.topics.get_mut(&names[&topic]).expect("it has a name");
             topic.hold(Held { run, due }, store);

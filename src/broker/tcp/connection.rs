@@ -16,7 +16,10 @@ use super::identify::Agreed;
 use crate::broker::Broker;
 use crate::broker::socket::Socket;
 use crate::broker::state::SessionId;
-use crate::proto::{self, Command, ErrorCode, Frame, MAGIC_V2, Outgoing, ProtocolError, Response, WireError};
+use crate::proto::{
+    self, Command, ErrorCode, Frame, MAGIC_V2, Outgoing, ProtocolError, Response, Unfinished, WireError,
+};
+use crate::serve::{Place, Stay};
 
 /// How long a client has to take the last words.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -35,6 +38,8 @@ pub(super) enum End {
     Broken(io::Error),
     /// The client was silent for too long, or took nothing for too long.
     Silent,
+    /// The client had said nothing when there was no place left.
+    Ousted,
 }
 
 /// A client's connection.
@@ -48,6 +53,11 @@ pub(super) struct Connection {
     socket: Socket,
     peer: String,
     pub(super) incoming: BytesMut,
+    /// How far the first command of `incoming` was read, if not all of it is there.
+    pub(super) unfinished: Unfinished,
+    place: Place,
+    /// There once the client has greeted: until then the connection makes way for others.
+    stay: Option<Stay>,
     greeted: bool,
     /// What is being written.
     sending: Outgoing,
@@ -58,7 +68,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(broker: Arc<Broker>, socket: Socket, peer: String) -> Self {
+    pub(super) fn new(broker: Arc<Broker>, socket: Socket, peer: String, place: Place) -> Self {
         let agreed = Agreed::by_default(broker.config(), &peer);
         let (session, wake) = broker.connect(agreed.settings.clone(), peer.clone());
         let now = Instant::now();
@@ -70,6 +80,9 @@ impl Connection {
             socket,
             peer,
             incoming: BytesMut::new(),
+            unfinished: Unfinished::default(),
+            place,
+            stay: None,
             greeted: false,
             sending: Outgoing::new(),
             heard: now,
@@ -80,10 +93,13 @@ impl Connection {
 
     /// Serves the client until the connection ends.
     pub(super) async fn serve(mut self, stop: CancellationToken) {
+        let place = self.place.clone();
         let end = tokio::select! {
             end = self.turn() => end,
             () = stop.cancelled() => End::Closed,
+            () = place.ousted() => End::Ousted,
         };
+        drop(place);
         if matches!(end, End::Refused) {
             let _ = tokio::time::timeout(LAST_WORDS, self.say_last_words()).await;
         }
@@ -159,7 +175,9 @@ impl Connection {
         }
         let magic = self.incoming.split_to(MAGIC_V2.len());
         self.greeted = &magic[..] == MAGIC_V2;
+        self.stay = self.place.stay();
         match self.greeted {
+            true if self.stay.is_none() => Err(End::Ousted),
             true => Ok(true),
             // without a text, and so without the blank
             false => Err(self.refuse_with(ErrorCode::BadProtocol.as_str().to_owned())),
@@ -170,7 +188,8 @@ impl Connection {
     fn decode(&mut self) -> (Vec<Command>, Option<ProtocolError>) {
         let mut commands = Vec::new();
         loop {
-            match Command::decode(&mut self.incoming, &self.broker.config().limits) {
+            let limits = &self.broker.config().limits;
+            match Command::decode_on(&mut self.incoming, limits, &mut self.unfinished) {
                 Ok(Some(command)) => commands.push(command),
                 Ok(None) => return (commands, None),
                 Err(error) => return (commands, Some(error)),

@@ -18,7 +18,7 @@ use super::hub::Hub;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
 use crate::client::{Address, Error, Flow};
-use crate::proto::{Command, Frame, Response};
+use crate::proto::{Command, Frame, MessageId, Response};
 
 type Sender = UnboundedSender<Vec<Delivery>>;
 
@@ -28,6 +28,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 const TOUCH_PART: u32 = 3;
 /// Messages that may always be here at once: those whose time ran out while they are handled are here beyond RDY.
 const LEEWAY: u32 = 1000;
+/// Bytes of messages with the application beyond which no more are read: what nsqd sends against RDY must not fill the memory.
+const MAX_BYTES: usize = 1 << 30;
 const FAR: Duration = Duration::from_secs(1 << 30);
 
 /// Connects to `address` and subscribes.
@@ -98,6 +100,10 @@ struct Link<'a> {
     phase: Phase,
     /// Answers as they were taken; kept for its room.
     answers: Vec<Answer>,
+    /// Messages with the application, and bytes of their bodies. An id that nsqd repeats counts each time, in `held` it does not.
+    with_application: (usize, usize),
+    /// False while the application has more than it may: then nsqd waits.
+    reads: bool,
     /// When something was read last.
     heard: Instant,
     /// When held messages were last looked through.
@@ -117,6 +123,8 @@ impl<'a> Link<'a> {
             most_rdy: 0,
             phase: Phase::Open,
             answers: Vec::new(),
+            with_application: (0, 0),
+            reads: true,
             heard: now,
             looked: now,
         }
@@ -144,7 +152,7 @@ impl<'a> Link<'a> {
                     // what nsqd said before it closed may still be there to read
                     write_failed = wrote.is_err();
                 }
-                read = incoming.fill(&mut reader) => {
+                read = incoming.fill(&mut reader), if self.reads => {
                     backoff.reset();
                     if self.read(read)? {
                         // a quick handler's answers then go out with the new RDY, in one write
@@ -176,10 +184,10 @@ impl<'a> Link<'a> {
         for Answer { id, verb, .. } in answers.drain(..) {
             let command = match verb {
                 Verb::Finish => Command::Fin(id),
-                Verb::Requeue(delay) => {
-                    Command::Req { id, delay: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) }
-                }
-                Verb::Release => Command::Req { id, delay: 0 },
+                Verb::Requeue(delay) => Command::Req { id, delay: millis(delay) },
+                Verb::Abandon => Command::Req { id, delay: 0 },
+                Verb::Release => self.untried(id, Duration::ZERO),
+                Verb::PutOff(delay) => self.untried(id, delay),
                 Verb::Touch => Command::Touch(id),
             };
             command.encode(&mut self.connection.out);
@@ -191,6 +199,16 @@ impl<'a> Link<'a> {
         self.due(flow_due)
     }
 
+    /// Gives a message back that was not tried. nsqd counts the delivery all the same, so it is noted here.
+    fn untried(&self, id: MessageId, delay: Duration) -> Command {
+        let delay = millis(delay);
+        if self.connection.granted.give_back {
+            return Command::Back { id, delay };
+        }
+        self.hub.config.given_back.note(&self.connection.address, id);
+        Command::Req { id, delay }
+    }
+
     /// Strikes answered messages off, and leaves only the answers that are to be sent.
     fn settle(&mut self, answers: &mut Vec<Answer>) {
         if answers.is_empty() {
@@ -198,13 +216,15 @@ impl<'a> Link<'a> {
         }
         let now = Instant::now();
         let (mut done, mut failed, mut released) = (0, 0, 0);
-        answers.retain(|Answer { id, attempts, verb }| {
+        let (messages, bytes) = &mut self.with_application;
+        answers.retain(|Answer { id, attempts, size, verb }| {
             let (current, count) = match verb {
                 Verb::Touch => return self.held.touched(*id, *attempts, now),
                 Verb::Finish => (self.held.answered(*id, *attempts), &mut done),
-                Verb::Requeue(_) => (self.held.answered(*id, *attempts), &mut failed),
-                Verb::Release => (self.held.answered(*id, *attempts), &mut released),
+                Verb::Requeue(_) | Verb::PutOff(_) => (self.held.answered(*id, *attempts), &mut failed),
+                Verb::Abandon | Verb::Release => (self.held.answered(*id, *attempts), &mut released),
             };
+            (*messages, *bytes) = (*messages - 1, *bytes - size);
             if !current {
                 tracing::debug!(nsqd = %self.connection.address, %id, "answer not sent: the message's time had run out");
             }
@@ -212,6 +232,28 @@ impl<'a> Link<'a> {
             current
         });
         self.hub.update(|flow, now| flow.answered(self.port.id, done, failed, released, now));
+        self.set_reads();
+    }
+
+    /// Reads on, or lets nsqd wait, by what is with the application.
+    fn set_reads(&mut self) {
+        let (messages, bytes) = self.with_application;
+        let reads = messages <= self.room() && bytes < MAX_BYTES;
+        if reads && !self.reads {
+            // it could not be heard meanwhile
+            self.heard = Instant::now();
+        } else if !reads && self.reads {
+            tracing::warn!(
+                nsqd = %self.connection.address,
+                "it has sent {messages} messages ({bytes} bytes) that are not answered, and is read again when fewer are"
+            );
+        }
+        self.reads = reads;
+    }
+
+    /// Messages that may be here at once, by what this side asked for: what the peer says of itself is no bound.
+    fn room(&self) -> usize {
+        2 * self.most_rdy.max(LEEWAY) as usize
     }
 
     fn set_rdy(&mut self, rdy: u32) {
@@ -230,16 +272,19 @@ impl<'a> Link<'a> {
             Ok(_) => self.heard = Instant::now(),
             Err(e) => return Err(Error::Closed { address, source: Some(e) }),
         }
-        let (mut batch, mut replaced) = (Vec::new(), 0);
+        let (mut batch, mut replaced, mut bytes) = (Vec::new(), 0, 0);
+        let given_back = self.hub.config.given_back.look(&address);
         loop {
             let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
             match self.connection.incoming.next_frame().map_err(broken)? {
                 None => break,
                 Some(Frame::Message(message)) => {
                     replaced += u32::from(self.held.arrived(&message, self.heard));
-                    batch.push(Delivery::new(message, self.port.clone()));
+                    bytes += message.body.len();
+                    let given_back = given_back.as_ref().map_or(0, |count| count(message.id));
+                    batch.push(Delivery::new(message, self.port.clone(), given_back));
                 }
-                Some(Frame::Response(Response::Heartbeat)) => Command::Nop.encode(&mut self.connection.out),
+                Some(Frame::Response(Response::Heartbeat)) => self.connection.answer_heartbeat(),
                 Some(Frame::Response(Response::CloseWait)) => self.drain(),
                 Some(Frame::Response(other)) => return Err(self.connection.unexpected(format!("{other:?}"))),
                 Some(Frame::Error(error)) if !error.code.is_fatal() => {
@@ -248,9 +293,13 @@ impl<'a> Link<'a> {
                 Some(Frame::Error(source)) => return Err(Error::Refused { address, source }),
             }
         }
-        // by what this side asked for: what the peer says of itself is no bound
-        if self.held.len() > 2 * self.most_rdy.max(LEEWAY) as usize {
-            return Err(self.connection.unexpected(format!("{} messages at once", self.held.len())));
+        self.connection.check_unread()?;
+        if self.held.len() > self.room() {
+            return Err(self.connection.violation(format!(
+                "{} messages at once, RDY was {}",
+                self.held.len(),
+                self.most_rdy
+            )));
         }
         let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         if count > 0 {
@@ -259,6 +308,9 @@ impl<'a> Link<'a> {
                 flow.answered(id, 0, 0, replaced, now);
                 flow.received(id, count, now);
             });
+            self.with_application.0 += batch.len();
+            self.with_application.1 += bytes;
+            self.set_reads();
             // a consumer that is gone drops them, which gives them back
             let _ = self.sender.as_ref().map(|sender| sender.send(batch));
         }
@@ -273,7 +325,8 @@ impl<'a> Link<'a> {
 
     /// When something has to be looked after, whatever comes in until then.
     fn due(&self, flow: Option<Instant>) -> Instant {
-        let silence = self.hub.config.connect.heartbeat().map(|every| self.heard + 2 * every);
+        let heartbeat = self.hub.config.connect.heartbeat().filter(|_| self.reads);
+        let silence = heartbeat.map(|every| self.heard + 2 * every);
         let touch = (!self.held.is_empty()).then(|| self.looked + self.touch_age());
         let close_wait = match self.phase {
             Phase::Closing(until) => Some(until),
@@ -287,6 +340,7 @@ impl<'a> Link<'a> {
         let now = Instant::now();
         self.hub.update(Flow::tick);
         if let Some(every) = self.hub.config.connect.heartbeat()
+            && self.reads
             && now >= self.heard + 2 * every
         {
             return Err(Error::Silent { address: self.connection.address.clone(), after: 2 * every });
@@ -324,4 +378,8 @@ impl<'a> Link<'a> {
             Err(_) => tracing::warn!(nsqd = %self.connection.address, "nsqd did not close the connection in time"),
         }
     }
+}
+
+fn millis(delay: Duration) -> u64 {
+    u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)
 }

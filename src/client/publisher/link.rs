@@ -17,12 +17,15 @@ use super::sent::Sent;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
 use crate::client::{Address, Error};
-use crate::proto::{Command, ErrorCode, Frame, Response, WireError};
+use crate::proto::{ErrorCode, Frame, Response, WireError};
 
 /// Keeps a connection to `address` until the publisher is closed.
 pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result<Connection, Error>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
+    // whether the log knows that there is no connection
+    let mut told;
     loop {
+        told = false;
         let error = match first {
             Ok(connection) => {
                 let mut link = Link { shared: &shared, connection, sent: Sent::default() };
@@ -35,7 +38,11 @@ pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result
                         if answered {
                             backoff.reset();
                         }
-                        tracing::warn!(nsqd = %address, "connection lost: {error}");
+                        told = !is_answer(&error);
+                        match told {
+                            true => tracing::warn!(nsqd = %address, "connection lost: {error}"),
+                            false => tracing::debug!(nsqd = %address, "connection ended after a refusal: {error}"),
+                        }
                         error
                     }
                 }
@@ -55,7 +62,7 @@ pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result
             () = shared.closing.cancelled() => return,
             opened = Connection::open(&address, &shared.config.connect) => opened,
         };
-        if first.is_ok() {
+        if first.is_ok() && told {
             tracing::info!(nsqd = %address, "connected again");
         }
     }
@@ -130,7 +137,7 @@ impl Link<'_> {
             let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
             match self.connection.incoming.next_frame().map_err(broken)? {
                 None => return Ok(()),
-                Some(Frame::Response(Response::Heartbeat)) => Command::Nop.encode(&mut self.connection.out),
+                Some(Frame::Response(Response::Heartbeat)) => self.connection.answer_heartbeat(),
                 Some(Frame::Response(Response::Ok)) => {
                     *answered = true;
                     self.sent.acknowledged(self.shared);
@@ -156,6 +163,12 @@ impl Link<'_> {
         }
         Error::Refused { address: self.connection.address.clone(), source: error }
     }
+}
+
+/// Returns true for a refusal that whoever publishes is told of as the message's fate. That nsqd ends the connection with it is
+/// how NSQ works, and no news.
+fn is_answer(error: &Error) -> bool {
+    matches!(error, Error::Refused { source, .. } if !is_transient(source.code))
 }
 
 /// True if the same message may be taken later: nsqd is exiting, or its disk fails.

@@ -14,13 +14,25 @@ impl Command {
     /// Fails as nsqd does, as soon as what is there shows it: an oversized body is refused by its size, before it is read. Bodies share
     /// memory with `buffer`.
     pub fn decode(buffer: &mut BytesMut, limits: &Limits) -> Result<Option<Self>, ProtocolError> {
+        Self::decode_on(buffer, limits, &mut Unfinished::default())
+    }
+
+    /// The same for a buffer that grows: `unfinished` is how far the last call got. A command that comes a few bytes at a time is gone
+    /// over once, not once for each of them.
+    ///
+    /// Between two calls bytes may only be added, unless a command was taken or `unfinished` is as by default.
+    pub fn decode_on(
+        buffer: &mut BytesMut,
+        limits: &Limits,
+        unfinished: &mut Unfinished,
+    ) -> Result<Option<Self>, ProtocolError> {
         let Some(end) = memchr::memchr(b'\n', &buffer[..buffer.len().min(limits.max_line)]) else {
             return if buffer.len() >= limits.max_line { Err(ProtocolError::LineTooLong) } else { Ok(None) };
         };
         let line = buffer[..end].strip_suffix(b"\r").unwrap_or(&buffer[..end]);
         let head = Head::parse(line, limits)?;
         let mut reader = Reader { bytes: &buffer[end + 1..], at: 0, missing: None };
-        let Some(body) = head.body(&mut reader, limits)? else { return Ok(None) };
+        let Some(body) = head.body(&mut reader, limits, unfinished)? else { return Ok(None) };
         let length = end + 1 + reader.at;
         if let Head::Whole(command) = head {
             // most commands are a FIN: they share nothing with the buffer
@@ -49,9 +61,17 @@ impl Command {
         let end = memchr::memchr(b'\n', buffer)?;
         let line = buffer[..end].strip_suffix(b"\r").unwrap_or(&buffer[..end]);
         let mut reader = Reader { bytes: &buffer[end + 1..], at: 0, missing: None };
-        Head::parse(line, limits).ok()?.body(&mut reader, limits).ok()?;
+        Head::parse(line, limits).ok()?.body(&mut reader, limits, &mut Unfinished::default()).ok()?;
         reader.missing
     }
+}
+
+/// How far a command of which not all is here was read: of MPUB, how many messages are whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    messages: i32,
+    /// Where they end, counted from the end of the command's line.
+    end: usize,
 }
 
 /// A command's line, understood; for some a body follows.
@@ -104,11 +124,13 @@ impl Head {
             }
             b"REQ" => {
                 let missing = "REQ insufficient number of params";
-                let (id, delay) = (word(missing)?, word(missing)?);
-                let id = message_id(id)?;
-                let delay =
-                    decimal(delay).ok_or_else(|| invalid(format!("REQ could not parse timeout {}", as_text(delay))))?;
-                Self::Whole(Command::Req { id, delay })
+                let (id, delay) = (message_id(word(missing)?), word(missing)?);
+                Self::Whole(Command::Req { id: id?, delay: delay_of("REQ", delay)? })
+            }
+            b"BACK" => {
+                let missing = "BACK insufficient number of params";
+                let (id, delay) = (message_id(word(missing)?), word(missing)?);
+                Self::Whole(Command::Back { id: id?, delay: delay_of("BACK", delay)? })
             }
             b"TOUCH" => Self::Whole(Command::Touch(message_id(word("TOUCH insufficient number of params")?)?)),
             b"SUB" => {
@@ -126,12 +148,19 @@ impl Head {
     }
 
     /// Finds the body; `None` until all of it is there.
-    fn body(&self, reader: &mut Reader<'_>, limits: &Limits) -> Result<Option<Body>, ProtocolError> {
+    fn body(
+        &self,
+        reader: &mut Reader<'_>,
+        limits: &Limits,
+        unfinished: &mut Unfinished,
+    ) -> Result<Option<Body>, ProtocolError> {
         let (bad_body, bad_message) = (ErrorCode::BadBody, ErrorCode::BadMessage);
         let (max_body, max_msg) = (limits.max_body_size, limits.max_msg_size);
         let one = match self {
             Self::Whole(_) => return Ok(Some(Body::None)),
-            Self::Mpub(_) => return Ok(reader.messages(limits)?.map(|(at, count)| Body::Many(at, count))),
+            Self::Mpub(_) => {
+                return Ok(reader.messages(limits, unfinished)?.map(|(at, count)| Body::Many(at, count)));
+            }
             Self::Identify => reader.sized(bad_body, max_body, "IDENTIFY", ("body", "body")),
             Self::Auth => reader.sized(bad_body, max_body, "AUTH", ("body", "body")),
             Self::Pub(_) => reader.sized(bad_message, max_msg, "PUB", ("message body", "message")),
@@ -235,7 +264,7 @@ impl Reader<'_> {
     }
 
     /// MPUB's bodies, with nsqd's checks in nsqd's order (`readMPUB`).
-    fn messages(&mut self, limits: &Limits) -> Result<Option<(Span, u32)>, ProtocolError> {
+    fn messages(&mut self, limits: &Limits, unfinished: &mut Unfinished) -> Result<Option<(Span, u32)>, ProtocolError> {
         let max_body = limits.max_body_size;
         if self.size(ErrorCode::BadBody, max_body, "MPUB", ("body", "body"))?.is_none() {
             return Ok(None);
@@ -248,9 +277,12 @@ impl Reader<'_> {
         if count <= 0 || count.unsigned_abs() > max_body.saturating_sub(4) / 5 {
             return Err(ProtocolError::new(ErrorCode::BadBody, format!("MPUB invalid message count {count}")));
         }
-        let begin = self.at;
-        for index in 0..count {
+        let (begin, before) = (self.at, std::mem::take(unfinished));
+        self.at = begin.max(before.end);
+        for index in before.messages..count {
+            let end = self.at;
             if self.message(index, limits.max_msg_size)?.is_none() {
+                *unfinished = Unfinished { messages: index, end };
                 return Ok(None);
             }
         }
@@ -295,6 +327,10 @@ fn decimal(word: &[u8]) -> Option<u64> {
 /// A peer's word in an answer. nsqd sends the bytes back as they came; what is no UTF-8 becomes U+FFFD here.
 fn as_text(word: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(word)
+}
+
+fn delay_of(verb: &str, word: &[u8]) -> Result<u64, ProtocolError> {
+    decimal(word).ok_or_else(|| invalid(format!("{verb} could not parse timeout {}", as_text(word))))
 }
 
 fn delay_of_dpub(word: &[u8], limits: &Limits) -> Result<u64, ProtocolError> {

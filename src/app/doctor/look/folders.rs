@@ -8,11 +8,22 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 
 use crate::app::doctor::observed::{Ears, Entry, Folder, Kind, Unreadable};
+use crate::cli::sockets::Args;
 use crate::proto::ChannelName;
 
-pub(super) fn read(folders: &[PathBuf]) -> Vec<Folder> {
+/// The folders, and each socket that was named as a folder of its own. One place with sockets is enough: others may be missing.
+pub(super) fn read(sockets: &Args) -> Vec<Folder> {
     let listening = std::fs::read_to_string("/proc/net/unix").ok().map(|text| Listening::parse(&text));
-    folders.iter().map(|path| Folder { path: path.clone(), entries: entries(path, listening.as_ref()) }).collect()
+    let named = sockets.socket.iter().filter_map(|path| {
+        let entry = entry(path.clone(), listening.as_ref())?;
+        Some(Folder { path: path.clone(), entries: Ok(vec![entry]) })
+    });
+    let folder = |path: &PathBuf| Folder { path: path.clone(), entries: entries(path, listening.as_ref()) };
+    let mut all: Vec<Folder> = named.chain(sockets.socket_dir.iter().map(folder)).collect();
+    if all.iter().any(|folder| folder.entries.iter().flatten().any(Entry::is_socket)) {
+        all.retain(|folder| !matches!(folder.entries, Err(Unreadable::Missing)));
+    }
+    all
 }
 
 fn entries(folder: &Path, listening: Option<&Listening>) -> Result<Vec<Entry>, Unreadable> {
@@ -88,6 +99,21 @@ mod tests {
 
     use super::*;
 
+    fn in_folder(folder: &Path) -> Args {
+        Args { socket_dir: vec![folder.to_owned()], socket: Vec::new() }
+    }
+
+    #[test]
+    fn a_named_socket_is_looked_at_alone_and_folders_may_be_missing_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let _ears = ["a.sock", "b.sock"].map(|name| UnixListener::bind(at(name)).unwrap());
+        let socket = vec![at("a.sock"), at("none.sock")];
+        let seen = read(&Args { socket_dir: vec!["/nowhere/at/all".into()], socket });
+        let paths: Vec<_> = seen.iter().flat_map(|f| f.entries.iter().flatten()).map(|e| e.path.clone()).collect();
+        assert_eq!((seen.len(), paths), (1, vec![at("a.sock")]));
+    }
+
     #[test]
     fn listeners_are_told_from_sockets_that_nobody_waits_on_without_a_connection() {
         let folder = tempfile::tempdir().unwrap();
@@ -98,7 +124,7 @@ mod tests {
         std::fs::write(at("plain.sock"), "").unwrap();
         std::os::unix::fs::symlink(at("stream.sock"), at("link.sock")).unwrap();
         std::fs::write(at("no group's name.sock"), "").unwrap();
-        let seen = read(&[folder.path().to_owned()]);
+        let seen = read(&in_folder(folder.path()));
         let kinds: Vec<_> = seen[0].entries.as_ref().unwrap().iter().map(|e| (e.stem.as_str(), e.kind)).collect();
         let expected = [
             ("datagram@2", Kind::Socket(Ears::Some)),
@@ -120,13 +146,13 @@ mod tests {
         let _client = UnixStream::connect(&path).unwrap();
         let _accepted = listener.accept().unwrap();
         drop(listener);
-        let seen = read(&[folder.path().to_owned()]);
+        let seen = read(&in_folder(folder.path()));
         assert_eq!(seen[0].entries.as_ref().unwrap()[0].kind, Kind::Socket(Ears::None));
     }
 
     #[test]
     fn a_missing_folder_is_told_as_that() {
-        let seen = read(&["/nowhere/at/all".into()]);
+        let seen = read(&in_folder(Path::new("/nowhere/at/all")));
         assert_eq!(seen[0].entries.as_ref().unwrap_err(), &Unreadable::Missing);
     }
 }

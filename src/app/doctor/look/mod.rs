@@ -1,6 +1,7 @@
 //! The looking: brokers, folders and systemd, all at the same time, each with a deadline. Nothing is changed, nobody is woken.
 
 mod brokers;
+mod by_hand;
 mod folders;
 mod systemd;
 
@@ -20,9 +21,10 @@ pub(super) async fn everywhere(args: &Args) -> Observed {
     let (mut observed, systemd) = join(brokers::ask(&args.broker, args.deadline), systemd::ask(args.deadline)).await;
     observed.systemd = systemd;
     observed.growth = brokers::watch(&observed, args.watch.min(Duration::from_secs(3600)), args.deadline).await;
-    observed.folders = folders::read(&args.socket_dir);
+    observed.folders = folders::read(&args.sockets);
     observed.wakeup_user = account(WAKEUP_USER);
     observed.me = me();
+    observed.wakeup_runs = by_hand::a_wakeup_runs();
     observed
 }
 

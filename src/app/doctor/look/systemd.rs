@@ -14,7 +14,7 @@ use crate::app::doctor::units;
 const TEMPLATE: &str = "mqueue-consumer@.socket";
 const SETTINGS: &str = "/etc/mqueue";
 const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,Result,UnitFileState,Listen,TriggerLimitIntervalUSec,\
-    TriggerLimitBurst,StartLimitIntervalUSec,StartLimitBurst";
+    TriggerLimitBurst,StartLimitIntervalUSec,StartLimitBurst,ConditionResult,ConditionTimestampMonotonic";
 
 /// All units of ours; `None` where no systemd answers.
 pub(super) async fn ask(deadline: Duration) -> Option<Systemd> {
@@ -65,6 +65,8 @@ fn unit(block: &str) -> Unit {
         start_limited: limit("StartLimitIntervalUSec", "StartLimitBurst").is_some(),
         // Listen=/run/mqueue/a.sock (Stream)
         listen: values("Listen").filter_map(|listen| Some(listen.rsplit_once(" (")?.0.into())).collect(),
+        // before the first start the result is "no", too
+        skipped: value("ConditionResult") == "no" && number("ConditionTimestampMonotonic") > 0,
         has_settings: true,
     }
 }
@@ -86,9 +88,14 @@ mod tests {
         let text = "TriggerLimitIntervalUSec=2s\nTriggerLimitBurst=20\nListen=/run/a b.sock (Stream)\nListen=/run/c (Datagram)\n\
             Result=success\nId=b.socket\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n\
             StartLimitIntervalUSec=0\nStartLimitBurst=5\n\nId=a.service\nActiveState=failed\nResult=exit-code\n\
-            StartLimitIntervalUSec=10s\nStartLimitBurst=5\n\nId=a.service\n";
+            StartLimitIntervalUSec=10s\nStartLimitBurst=5\nConditionResult=no\nConditionTimestampMonotonic=7\n\nId=a.service\n\n\
+            Id=c.service\nConditionResult=no\nConditionTimestampMonotonic=0\n";
         let units = parse(text);
-        assert_eq!(units.iter().map(|unit| unit.id.as_str()).collect::<Vec<_>>(), ["a.service", "b.socket"]);
+        assert_eq!(
+            units.iter().map(|unit| unit.id.as_str()).collect::<Vec<_>>(),
+            ["a.service", "b.socket", "c.service"]
+        );
+        assert_eq!(units.iter().map(|unit| unit.skipped).collect::<Vec<_>>(), [true, false, false]);
         assert_eq!(
             (units[0].active.as_str(), units[0].result.as_str(), units[0].start_limited),
             ("failed", "exit-code", true)

@@ -1,20 +1,21 @@
 //! Opening a log: locking it, reading it, and mending its end.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::super::payload::{CARRIED_HEAD, COPY};
 use super::super::record::{Found, HEAD, Scan};
 use super::super::replay::Replay;
 use super::super::report::{Damage, RecoveryReport, Torn};
+use super::super::reserve::Reserve;
 use super::super::segment::{BadHeader, Extent, HEADER, Header, Segment, file_path, number_of};
-use super::super::segments::Segments;
+use super::super::segments::{Contents, Segments};
 use super::super::sync::{SyncFile, Syncer};
 use super::super::{Recovered, SyncMode, catalog::Catalog};
-use super::{DiskLog, Options, Outgoing, Reader};
+use super::{DiskLog, Options, Outgoing, Reader, is_full};
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -51,40 +52,52 @@ impl DiskLog {
     pub(super) fn open_with(options: &Options, sync: SyncFile) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         let begun = Instant::now();
         let path = &options.path;
-        fs::create_dir_all(path).map_err(at(path))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))?;
         let lock = lock(path)?;
         let mut opening = Opening::new(path, options.sync)?;
         opening.read_all()?;
-        let Opening { files, newest, mut report, replay, .. } = opening;
+        let Opening { files, damaged, newest, mut report, mut replay, .. } = opening;
+        let contents = std::mem::take(&mut replay.contents);
         let (recovered, catalog) = replay.finish();
         let next_segment = files.last().map_or(1, |extent| extent.number.saturating_add(1));
-        let (segment, is_new) = match newest {
-            Some((header, end)) if end < options.segment_bytes => (Segment::resume(path, header, end), false),
-            _ => (begin(path, next_segment, files.last(), &catalog), true),
+        // before a segment is begun: that may need what it keeps
+        let mut reserve = Reserve::open(path, options.reserve_bytes(path)).map_err(at(path))?;
+        let segment_bytes = options.fitting_segment_bytes(path);
+        let resumed = newest.filter(|(header, end)| *end < segment_bytes && header.is_current());
+        let (segment, is_new) = match resumed {
+            Some((header, end)) => (Segment::resume(path, header, end), false),
+            None => match (begin(path, next_segment, files.last(), &catalog, &mut reserve), newest) {
+                // a full disk takes no new segment, and an old one can be written on
+                (Err(_), Some((header, end))) => (Segment::resume(path, header, end), false),
+                (segment, _) => (segment, true),
+            },
         };
         let segment = segment.map_err(at(path))?;
         if options.sync != SyncMode::Never {
             segment.file().sync_data().and_then(|()| File::open(path)?.sync_data()).map_err(at(path))?;
         }
-        let mut log = Self {
+        report.messages = recovered.batches.iter().map(|batch| u64::from(batch.count)).sum();
+        report.took = begun.elapsed();
+        let log = Self {
             path: path.clone(),
-            segment_bytes: options.segment_bytes,
+            segment_bytes,
             catalog,
             outgoing: Outgoing::default(),
-            segments: held(&files, is_new.then(|| segment.extent()), &recovered),
+            segments: segments(&files, is_new.then(|| segment.extent()), &contents, &damaged),
             reader: Reader::new(path.clone()),
             next_segment: segment.extent().number.saturating_add(1).max(next_segment),
             segment,
             position: 0,
             snapshot: 0,
-            carried: None,
             retry: None,
+            reserve,
+            was_full: false,
+            failed: None,
+            stripping: 0,
+            is_recovered: false,
             syncer: Syncer::start(path, options.sync, options.interval, sync).map_err(at(path))?,
             _lock: lock,
         };
-        log.remove_spent();
-        report.messages = recovered.batches.iter().map(|batch| u64::from(batch.count)).sum();
-        report.took = begun.elapsed();
         Ok((log, recovered, report))
     }
 }
@@ -102,7 +115,8 @@ impl Drop for Lock {
 
 fn lock(directory: &Path) -> Result<Lock, OpenError> {
     let path = directory.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(at(&path))?;
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(at(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(directory.into())),
@@ -110,24 +124,28 @@ fn lock(directory: &Path) -> Result<Lock, OpenError> {
     }
 }
 
-fn begin(path: &Path, number: u32, previous: Option<&Extent>, catalog: &Catalog) -> io::Result<Segment> {
-    let previous = previous.copied().unwrap_or_default();
-    Segment::create(path, Header { number, salt: fastrand::u32(..), previous }, catalog)
+fn begin(
+    path: &Path,
+    number: u32,
+    previous: Option<&Extent>,
+    catalog: &Catalog,
+    reserve: &mut Reserve,
+) -> io::Result<Segment> {
+    let header = Header::new(number, previous.copied().unwrap_or_default());
+    loop {
+        match Segment::create(path, header, catalog) {
+            Err(error) if is_full(&error) && reserve.give(0) => {}
+            segment => return segment,
+        }
+    }
 }
 
-/// The segments, and what they hold: as many bytes as it takes to carry it, if that is less than all.
-fn held(files: &[Extent], new: Option<Extent>, recovered: &Recovered) -> Segments {
-    let mut held: HashMap<u32, (u64, u64)> = HashMap::new();
-    for batch in &recovered.batches {
-        let (count, bytes) = held.entry(batch.place.segment).or_default();
-        let (messages, head) = (u64::from(batch.count), HEAD + CARRIED_HEAD + batch.copies.len() * COPY);
-        (*count, *bytes) = (*count + messages, *bytes + messages * head as u64 + u64::from(batch.length));
-    }
+/// The segments, of which nothing is held yet.
+fn segments(files: &[Extent], new: Option<Extent>, contents: &BTreeMap<u32, Contents>, damaged: &[u32]) -> Segments {
     let mut segments = Segments::default();
     for extent in files.iter().copied().chain(new) {
-        let (count, bytes) = held.get(&extent.number).copied().unwrap_or_default();
-        segments.push(extent);
-        segments.hold(extent.number, count, bytes.min(extent.end.into()));
+        let contents = contents.get(&extent.number).copied().unwrap_or_default();
+        segments.push_read(extent, contents, damaged.contains(&extent.number));
     }
     segments
 }
@@ -140,6 +158,8 @@ struct Opening<'a> {
     found: Vec<(u32, Option<Header>)>,
     /// What was read, as far as it is good.
     files: Vec<Extent>,
+    /// Those in which something could not be read.
+    damaged: Vec<u32>,
     /// The last of them, if it can be gone on with.
     newest: Option<(Header, u32)>,
     report: RecoveryReport,
@@ -149,6 +169,12 @@ struct Opening<'a> {
 impl<'a> Opening<'a> {
     fn new(path: &'a Path, sync: SyncMode) -> Result<Self, OpenError> {
         let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(at(path))?;
+        // a segment that was being stripped when the broker ended: the old one is there still
+        for entry in
+            entries.iter().filter(|entry| entry.file_name().to_str().is_some_and(|it| it.ends_with(".log.new")))
+        {
+            let _ = fs::remove_file(entry.path());
+        }
         let mut numbers: Vec<_> = entries.iter().filter_map(|entry| number_of(entry.file_name().to_str()?)).collect();
         numbers.sort_unstable();
         let mut found = Vec::new();
@@ -161,8 +187,8 @@ impl<'a> Opening<'a> {
                 header => found.push((number, header.ok().filter(|header| header.number == number))),
             }
         }
-        let (files, newest, report, replay) = Default::default();
-        Ok(Self { path, sync, found, files, newest, report, replay })
+        let (files, damaged, newest, report, replay) = Default::default();
+        Ok(Self { path, sync, found, files, damaged, newest, report, replay })
     }
 
     fn read_all(&mut self) -> Result<(), OpenError> {
@@ -175,7 +201,9 @@ impl<'a> Opening<'a> {
             File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(at(&path))?;
             self.report.segments += 1;
             self.report.bytes += bytes.len() as u64;
-            self.segment(number, header, &bytes, self.vouched(n)).map_err(at(&path))?;
+            // one that was stripped says so itself; what the next one says of it was before that
+            let own = header.and_then(|header| (header.end > 0).then_some(header.end));
+            self.segment(number, header, &bytes, own.or_else(|| self.vouched(n))).map_err(at(&path))?;
         }
         Ok(())
     }
@@ -208,6 +236,7 @@ impl<'a> Opening<'a> {
             }
             self.newest = None;
             self.files.push(Extent { number, end: 0 });
+            self.damaged.push(number);
             self.damaged(number, 0..bytes.len());
             self.keep_damaged(number);
             return Ok(());
@@ -216,11 +245,16 @@ impl<'a> Opening<'a> {
         self.files.push(Extent { number, end: good });
         let is_damaged = self.report.damage.len() > damage;
         // One without its Snapshot would leave the catalog to those before it.
-        self.newest = (!is_damaged && good > HEADER as u32).then_some((header, good));
+        let can_go_on = !is_damaged && header.end == 0 && good > header.length;
+        self.newest = can_go_on.then_some((header, good));
+        self.damaged.extend(is_damaged.then_some(number));
         let file = OpenOptions::new().write(true).open(file_path(self.path, number))?;
         if is_damaged {
             self.keep_damaged(number);
         } else if u64::from(good) < length {
+            if self.report.torn.last().is_some_and(|torn| torn.segment == number) {
+                self.keep_torn(number, &bytes[good as usize..])?;
+            }
             file.set_len(good.into())?;
         }
         if self.sync != SyncMode::Never {
@@ -232,8 +266,8 @@ impl<'a> Opening<'a> {
     /// Replays a segment's records, and says where the last good one ends.
     fn records(&mut self, header: Header, bytes: &[u8], end: Option<u32>) -> u32 {
         let segment = header.number;
-        let mut good = HEADER;
-        for found in Scan::new(bytes, header.salt, HEADER, end.map(|end| end as usize)) {
+        let mut good = header.length as usize;
+        for found in Scan::new(bytes, header.salt, good, end.map(|end| end as usize)) {
             match found {
                 Found::Record { at, kind, payload } => {
                     good = at + HEAD + payload.len();
@@ -249,6 +283,20 @@ impl<'a> Opening<'a> {
             }
         }
         u32::try_from(good).unwrap_or(u32::MAX)
+    }
+
+    /// Keeps the end of a segment that is about to be cut off.
+    fn keep_torn(&self, number: u32, bytes: &[u8]) -> io::Result<()> {
+        let path = file_path(self.path, number).with_extension("log.torn");
+        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        match file.write_all(bytes).and_then(|()| file.sync_data()) {
+            // a disk that is full has no room for what nobody may need
+            Err(error) if is_full(&error) => {
+                tracing::error!("no room for {}: {error}", path.display());
+                Ok(())
+            }
+            kept => kept,
+        }
     }
 
     fn damaged(&mut self, segment: u32, range: std::ops::Range<usize>) {

@@ -6,6 +6,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use bytes::Bytes;
+
+use super::super::record::{HEAD, Head};
+use super::super::segment::{HEADER, Header};
 use super::{Place, file_path};
 use crate::proto::Bodies;
 
@@ -16,7 +20,7 @@ const OPEN: usize = 32;
 #[derive(Debug)]
 pub(super) struct Reader {
     path: PathBuf,
-    files: VecDeque<(u32, File)>,
+    files: VecDeque<(u32, File, u32)>,
 }
 
 impl Reader {
@@ -24,33 +28,62 @@ impl Reader {
         Self { path, files: VecDeque::new() }
     }
 
-    /// The bodies at a place of a segment that is good up to `end`. Fails if it is not so many, of so many bytes with their sizes.
+    /// The bodies at a place of a segment that is good up to `end`. Fails if it is not so many, of so many bytes with their sizes, or if
+    /// the record that they are a part of does not check.
     pub(super) fn read(&mut self, place: Place, length: u32, count: u32, end: u32) -> io::Result<Bodies> {
+        let bad = |reader: &Self| reader.no_bodies(place, length, count);
+        let begin = place.offset.checked_sub(place.record).and_then(|offset| offset.checked_sub(HEAD as u32));
+        let Some(begin) = begin.map(|begin| begin as usize) else { return Err(bad(self)) };
         if place.offset.checked_add(length).is_none_or(|after| after > end) {
-            return Err(self.no_bodies(place, length, count));
+            return Err(bad(self));
         }
-        let mut bytes = vec![0; length as usize];
-        self.file(place.segment)?.read_exact_at(&mut bytes, place.offset.into())?;
-        Bodies::from_sized(bytes.into(), count).ok_or_else(|| self.no_bodies(place, length, count))
+        let (file, salt) = self.file(place.segment)?;
+        let mut head = [0; HEAD];
+        file.read_exact_at(&mut head, place.record.into())?;
+        let head = Head::read(salt, &head).filter(|head| u64::from(place.record) + u64::from(head.length) < end.into());
+        let Some(head) = head.filter(|head| begin + length as usize <= head.length as usize) else {
+            return Err(bad(self));
+        };
+        let mut payload = vec![0; head.length as usize];
+        file.read_exact_at(&mut payload, u64::from(place.record) + HEAD as u64)?;
+        if !head.fits(salt, &payload) {
+            return Err(bad(self));
+        }
+        let bodies = begin..begin + length as usize;
+        // a small part of a large record does not keep all of it in memory
+        let bytes = match bodies.len() < payload.len() / 2 {
+            true => Bytes::copy_from_slice(&payload[bodies]),
+            false => Bytes::from(payload).slice(bodies),
+        };
+        Bodies::from_sized(bytes, count).ok_or_else(|| bad(self))
     }
 
     /// The segment goes.
     pub(super) fn forget(&mut self, segment: u32) {
-        self.files.retain(|(number, _)| *number != segment);
+        self.files.retain(|(number, ..)| *number != segment);
     }
 
-    fn file(&mut self, segment: u32) -> io::Result<&File> {
-        let found = match self.files.iter().position(|(number, _)| *number == segment) {
-            Some(0) => return Ok(&self.files[0].1),
+    /// A segment's file, and the salt of its records.
+    fn file(&mut self, segment: u32) -> io::Result<(&File, u32)> {
+        let found = match self.files.iter().position(|(number, ..)| *number == segment) {
+            Some(0) => return Ok((&self.files[0].1, self.files[0].2)),
             Some(at) => self.files.remove(at).expect("it was just found"),
-            None => (segment, File::open(file_path(&self.path, segment))?),
+            None => {
+                let path = file_path(&self.path, segment);
+                let file = File::open(&path)?;
+                let mut begin = vec![0; HEADER.min(usize::try_from(file.metadata()?.len()).unwrap_or(HEADER))];
+                file.read_exact_at(&mut begin, 0)?;
+                let bad = |_| io::Error::new(io::ErrorKind::InvalidData, format!("{} has no header", path.display()));
+                let salt = Header::decode(&begin).map_err(bad)?.salt;
+                (segment, file, salt)
+            }
         };
         self.files.push_front(found);
         self.files.truncate(OPEN);
-        Ok(&self.files[0].1)
+        Ok((&self.files[0].1, self.files[0].2))
     }
 
-    fn no_bodies(&self, Place { segment, offset }: Place, length: u32, count: u32) -> io::Error {
+    fn no_bodies(&self, Place { segment, offset, .. }: Place, length: u32, count: u32) -> io::Error {
         let path = file_path(&self.path, segment);
         io::Error::new(
             io::ErrorKind::InvalidData,

@@ -113,6 +113,20 @@ impl Messages {
         self.held.insert(id, message);
     }
 
+    /// A message has a new place, and these copies, besides those that it had and that `has` says are there.
+    pub(super) fn relocate(&mut self, id: u64, message: Held, has: impl Fn(ChannelId, u64) -> bool) {
+        self.open(id);
+        let known = self.held.get_mut(&id).and_then(|known| if known.keep_copies(has) { Some(known) } else { None });
+        let (mut copies, relocated) = match (known.and_then(Held::copies).map(std::mem::take), message.copies) {
+            (before, Copies::Each(relocated)) => (before.unwrap_or_default(), relocated),
+            (_, Copies::Fresh(_) | Copies::Topic) => return,
+        };
+        copies.retain(|copy| relocated.iter().all(|other| other.channel != copy.channel));
+        copies.extend(relocated);
+        copies.sort_unstable_by_key(|copy| copy.channel);
+        self.held.insert(id, Held { copies: Copies::Each(copies), ..message });
+    }
+
     /// Messages that were published together, with the lengths of their bodies; the first one's id and what holds for all.
     pub(super) fn insert_together(&mut self, id: u64, first: Held, lengths: Vec<u32>) {
         match lengths[..] {

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::super::segment::file_path;
+use super::super::segment::{Extent, file_path};
+use super::super::segments::Ids;
+use super::super::strip::strip;
 use super::{Removal, Shared, SyncFile, SyncMode, Target, Work};
 
 /// What the thread has.
@@ -77,6 +79,7 @@ impl Body {
             self.shared.mode == SyncMode::Never || (removal.to <= progress.passed && !is_lost)
         };
         let ready = work.removals.iter().take_while(|removal| is_ready(removal)).count();
+        work.removing = ready;
         work.removals.drain(..ready).collect()
     }
 
@@ -115,9 +118,11 @@ impl Body {
     }
 
     fn remove(&self, removals: &[Removal]) {
-        for removal in removals {
-            let path = file_path(&self.path, removal.segment);
-            if let Err(error) = fs::remove_file(&path) {
+        for Removal { segment, all_but, .. } in removals {
+            let path = file_path(&self.path, segment.number);
+            if let Some(keep) = all_but {
+                self.strip(*segment, keep);
+            } else if let Err(error) = fs::remove_file(&path) {
                 tracing::warn!("could not remove {}, which holds nothing any more: {error}", path.display());
             }
         }
@@ -125,5 +130,16 @@ impl Body {
             // Should it fail, and the machine crash, the segments are there again, and are spent again.
             let _ = (self.sync)(&self.directory);
         }
+        self.shared.work().removing = 0;
+    }
+
+    fn strip(&self, segment: Extent, keep: &[Ids]) {
+        let sync = |file: &File| if self.shared.mode == SyncMode::Never { Ok(()) } else { (self.sync)(file) };
+        let stripped = strip(&self.path, segment.number, segment.end, keep, sync);
+        if let Err(error) = &stripped {
+            let path = file_path(&self.path, segment.number);
+            tracing::warn!("could not take finished messages out of {}: {error}", path.display());
+        }
+        self.shared.work().stripped.push((segment.number, stripped));
     }
 }

@@ -3,6 +3,7 @@
 use fastrand::Rng;
 
 use super::super::super::report::{Damage, Torn};
+use super::super::super::segment::HEADER;
 use super::super::super::*;
 use super::model::Model;
 use super::world::copy;
@@ -11,6 +12,10 @@ use super::*;
 fn open(path: &Path) -> (DiskLog, Model, RecoveryReport) {
     let (mut log, recovered, report) = DiskLog::open(&options(path, SyncMode::Never, 1 << 20)).unwrap();
     let model = Model::of(&recovered, &mut log);
+    for batch in &recovered.batches {
+        log.hold(batch.place.segment, batch.count, batch.length.into());
+    }
+    log.recovered();
     (log, model, report)
 }
 
@@ -44,9 +49,13 @@ fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
         let (end, expected) = states.iter().rfind(|(end, _)| *end <= cut as u64).unwrap();
         assert_eq!(&model, expected, "cut at {cut}");
         // The header is nothing by itself, but is not torn either.
-        let whole = (*end).max(if cut >= 28 { 28 } else { 0 });
+        let whole = (*end).max(if cut >= HEADER { HEADER as u64 } else { 0 });
         let torn = (cut as u64 > whole).then(|| Torn { segment: 1, bytes: cut as u64 - whole });
         assert_eq!((report.torn, report.damage), (Vec::from_iter(torn), vec![]), "cut at {cut}");
+        let kept = std::fs::read(file_path(directory.path(), 1).with_extension("log.torn")).unwrap_or_default();
+        if cut >= HEADER {
+            assert_eq!(kept, bytes[whole as usize..cut], "what is cut off at {cut} is kept");
+        }
         goes_on(log, directory.path(), model);
     }
 }
@@ -89,7 +98,7 @@ fn damage_in_the_middle_costs_one_record_and_is_told() {
     let mut model = three_segments(directory.path());
     let file = file_path(directory.path(), 2);
     let mut bytes = std::fs::read(&file).unwrap();
-    let place = bytes.iter().position(|b| *b == 0).unwrap().max(400);
+    let place = bytes.iter().position(|b| *b == 0).unwrap().max(HEADER + 400);
     bytes[place] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
     model.messages.remove(&3);
@@ -102,6 +111,21 @@ fn damage_in_the_middle_costs_one_record_and_is_told() {
     drop(log);
     assert_eq!(std::fs::read(file.with_extension("log.damaged")).unwrap(), bytes, "kept as it was");
     assert_eq!(open(directory.path()).2.damage, report.damage, "told each time");
+}
+
+#[test]
+fn a_byte_that_changes_while_the_log_is_open_is_not_delivered() {
+    let directory = fast_directory();
+    let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
+    let place = world.publish(TOPIC, Holder::Channels, None, &bodies(2, 100));
+    let other = world.publish(TOPIC, Holder::Channels, None, &bodies(1, 100));
+    let file = file_path(directory.path(), 1);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[place.offset as usize + 50] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = world.log.read(place, 208, 2).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    assert!(world.log.read(other, 104, 1).is_ok(), "others are read");
 }
 
 #[test]
@@ -143,7 +167,7 @@ fn the_first_snapshot_is_made_up_for_by_the_next() {
     let file = file_path(directory.path(), 1);
     let mut bytes = std::fs::read(&file).unwrap();
     // The record of changes that created the topic and the channel comes after the Snapshot.
-    bytes[28 + 12 + 16 + 12] ^= 1;
+    bytes[HEADER + 12 + 16 + 12] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
     let (_log, found, report) = open(directory.path());
     assert_eq!(report.damage.len(), 1);
@@ -164,7 +188,7 @@ fn wrong_bytes_anywhere_are_no_reason_not_to_open() {
         let file = file_path(directory.path(), rng.u32(1..4));
         let mut bytes = std::fs::read(&file).unwrap();
         for _ in 0..rng.usize(1..5) {
-            let at = rng.usize(..bytes.len());
+            let at = rng.usize(HEADER..bytes.len());
             bytes[at] ^= 1 << rng.u8(..8);
         }
         std::fs::write(&file, bytes).unwrap();

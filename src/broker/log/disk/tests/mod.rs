@@ -19,7 +19,7 @@ const TOPIC: TopicId = TopicId(1);
 const CHANNEL: ChannelId = ChannelId(2);
 
 fn options(path: &Path, sync: SyncMode, segment_bytes: u32) -> Options {
-    Options { sync, segment_bytes, interval: Duration::from_millis(1), ..Options::new(path) }
+    Options { sync, segment_bytes, interval: Duration::from_millis(1), reserve_bytes: 0, ..Options::new(path) }
 }
 
 /// In memory where the system offers that: many files are synced, and the disk is not what is tested.
@@ -49,7 +49,7 @@ fn bodies(count: usize, length: usize) -> Vec<Bytes> {
 
 fn files(path: &Path) -> Vec<String> {
     let names = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<_> = names.filter(|name| name != "lock").collect();
+    let mut names: Vec<_> = names.filter(|name| !["lock", "reserve"].contains(&name.as_str())).collect();
     names.sort();
     names
 }
@@ -71,6 +71,20 @@ fn a_log_opens_as_it_was_left() {
 }
 
 #[test]
+fn files_are_the_owners() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("data");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mut world = world(&path, SyncMode::Always, 1000);
+    world.publish(TOPIC, Holder::Channels, None, &bodies(1, 10));
+    assert_eq!(mode(&path), 0o700);
+    for name in ["lock", "reserve", "0000000001.log"] {
+        assert_eq!(mode(&path.join(name)), 0o600, "{name}");
+    }
+}
+
+#[test]
 fn a_second_broker_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let options = Options::new(directory.path());
@@ -83,35 +97,76 @@ fn a_second_broker_is_refused() {
 #[test]
 fn another_versions_log_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let mut header = Header { number: 1, salt: 1, previous: Extent::default() }.encode();
-    header.truncate(24);
+    let mut header = Header::new(1, Extent::default()).encode();
+    header.truncate(28);
     header[7] += 1;
     header.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
+    header.extend_from_within(..);
     std::fs::write(file_path(directory.path(), 1), header).unwrap();
     let error = DiskLog::open(&Options::new(directory.path())).unwrap_err();
     assert!(matches!(error, OpenError::OtherVersion(path) if path == file_path(directory.path(), 1)));
 }
 
 #[test]
-fn spent_segments_go_from_the_oldest_on() {
+fn spent_segments_go_wherever_they_are() {
     let directory = tempfile::tempdir().unwrap();
-    let mut world = world(directory.path(), SyncMode::Always, 1000);
+    let mut world = world(directory.path(), SyncMode::Always, 50_000);
     for _ in 0..8 {
-        world.publish(TOPIC, Holder::Channels, None, &bodies(1, 900));
+        world.publish(TOPIC, Holder::Channels, None, &bodies(1, 49_000));
     }
     assert_eq!(files(directory.path()).len(), 8);
     for id in [2, 3, 4, 5, 6] {
         world.note(Change::Finished(CHANNEL, id));
     }
     world.flush();
-    assert!(world.log.wants_carried().is_some_and(|segment| segment == 1));
-    assert_eq!(files(directory.path()).len(), 9, "the first message holds them all, and the changes began a segment");
-    world.carry();
-    assert_eq!(world.log.wants_carried(), None);
+    let lengths = || -> Vec<u64> {
+        let length = |name: &String| std::fs::metadata(directory.path().join(name)).unwrap().len();
+        files(directory.path()).iter().map(length).collect()
+    };
+    world.wait_until_tidy();
+    let now = lengths();
+    assert!(now[0] > 49_000 && now[1..6].iter().all(|length| *length < 300), "the first is held still: {now:?}");
     world.reopen();
+    world.note(Change::Finished(CHANNEL, 1));
+    world.flush();
+    world.wait_until_tidy();
     assert_eq!(files(directory.path()).first().map(String::as_str), Some("0000000007.log"));
+    world.reopen();
+    world.note(Change::Finished(CHANNEL, 7));
+    world.note(Change::Finished(CHANNEL, 8));
+    world.flush();
+    world.wait_until_tidy();
+    assert!(lengths().iter().sum::<u64>() < 1000, "the newest, too: {:?}", lengths());
     world.publish(TOPIC, Holder::Channels, None, &bodies(1, 900));
     assert_eq!(world.last_id(), 9, "ids go on, whatever is gone");
+    world.reopen();
+}
+
+/// 3 small messages wait beside each large one that is finished: the log has no more than it needs.
+#[test]
+fn the_log_is_no_longer_than_twice_what_it_holds_and_a_few_segments() {
+    const SEGMENT: u32 = 200_000;
+    let directory = fast_directory();
+    let mut world = world(directory.path(), SyncMode::Never, SEGMENT);
+    for _ in 0..200 {
+        let first = world.last_id() + 1;
+        for length in [30_000, 10, 10, 10] {
+            world.publish(TOPIC, Holder::Channels, None, &bodies(1, length));
+        }
+        world.note(Change::Finished(CHANNEL, first));
+        world.flush();
+        world.carry();
+        let usage = world.log.usage();
+        let limit = 2 * world.live() + 6 * u64::from(SEGMENT);
+        assert!(usage.bytes <= limit, "{usage:?} with {} live", world.live());
+    }
+    world.check_bodies();
+    world.wait_until_tidy();
+    let usage = world.log.usage();
+    let on_disk: u64 =
+        files(directory.path()).iter().map(|name| std::fs::metadata(directory.path().join(name)).unwrap().len()).sum();
+    assert_eq!(usage.bytes, on_disk);
+    world.reopen();
 }
 
 #[test]
@@ -135,7 +190,7 @@ fn nothing_else_is_read_than_bodies() {
     for (segment, offset, length) in
         [(1, place.offset, 9), (1, place.offset + 1, 10), (1, u32::MAX, 10), (1, 0, 1), (9, place.offset, 10)]
     {
-        let error = read(&mut world.log, Place { segment, offset }, length).unwrap_err();
+        let error = read(&mut world.log, Place { segment, offset, ..place }, length).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 }

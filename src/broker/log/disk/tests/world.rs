@@ -17,6 +17,13 @@ pub(super) struct World {
     /// As the model was when all was written: what a crash leaves.
     pub(super) written: Model,
     places: BTreeMap<u64, (Place, u32)>,
+    /// Whoever kills it kills it in the middle of a relocation: only so many messages are written anew.
+    pub(super) relocations: Option<usize>,
+}
+
+/// Bytes of the log that a message needs, about.
+fn cost(length: u32) -> u64 {
+    u64::from(length) + 64
 }
 
 impl World {
@@ -25,8 +32,10 @@ impl World {
         assert_eq!((report.damage, report.torn), (vec![], vec![]));
         let model = Model::of(&recovered, &mut log);
         let each = recovered.batches.iter().flat_map(|batch| each(batch, &mut log));
-        let places = each.map(|(id, place, body)| (id, (place, body.len() as u32))).collect();
-        Self { options: options.clone(), log, written: model.clone(), model, places }
+        let places: BTreeMap<_, _> = each.map(|(id, place, body)| (id, (place, body.len() as u32))).collect();
+        places.values().for_each(|(place, length)| log.hold(place.segment, 1, cost(*length)));
+        log.recovered();
+        Self { options: options.clone(), log, written: model.clone(), model, places, relocations: None }
     }
 
     pub(super) fn last_id(&self) -> u64 {
@@ -67,6 +76,7 @@ impl World {
         let place = self.log.publish(&batch)?.expect("a disk is a place");
         let mut offset = place.offset;
         for (id, body) in (first..).zip(bodies) {
+            self.log.hold(place.segment, 1, cost(body.len() as u32));
             self.places.insert(id, (Place { offset, ..place }, body.len() as u32));
             offset += (Bodies::SIZE + body.len()) as u32;
         }
@@ -76,22 +86,69 @@ impl World {
         Ok(place)
     }
 
-    /// Carries all that should be.
+    /// Bytes of the messages that are held.
+    pub(super) fn live(&self) -> u64 {
+        self.places.values().map(|(_, length)| cost(*length)).sum()
+    }
+
+    /// Relocates all that should be.
     pub(super) fn carry(&mut self) {
-        while let Some(segment) = self.log.wants_carried() {
+        while let Some(segment) = self.log.victim() {
             let held = self.places.iter().filter(|(_, (place, _))| place.segment == segment);
             let held: Vec<_> = held.map(|(id, (place, length))| (*id, *place, *length)).collect();
-            assert!(!held.is_empty(), "a segment without messages is gone");
+            assert!(!held.is_empty(), "a segment without messages is no victim");
             for (id, place, length) in held {
-                let body = read(&mut self.log, place, length).unwrap();
-                let it = &self.model.messages[&id];
-                let (topic, timestamp, due) = (it.topic, it.timestamp, it.due);
-                let message = Carried { topic, id, timestamp, due, copies: &it.copies, body };
-                let carried = self.log.carry(&message).unwrap().expect("a disk is a place");
-                self.written = self.model.clone();
-                self.places.insert(id, (carried, length));
-                self.log.spent(place.segment, 1);
+                if self.relocations.as_mut().is_some_and(|left| std::mem::replace(left, left.saturating_sub(1)) == 0) {
+                    return;
+                }
+                match self.relocate(id, place, length) {
+                    // the disk has no room for it yet
+                    Err(error) if error.kind() == io::ErrorKind::StorageFull => return,
+                    moved => moved.unwrap(),
+                }
             }
+        }
+    }
+
+    pub(super) fn relocate(&mut self, id: u64, place: Place, length: u32) -> io::Result<()> {
+        let body = read(&mut self.log, place, length)?;
+        let it = &self.model.messages[&id];
+        let holder = if it.copies.is_empty() { Holder::Topic } else { Holder::Channels };
+        let copies: Vec<_> = it.copies.iter().map(|copy| CopyRun { copy: *copy, index: 0, count: 1 }).collect();
+        let relocated = Relocated {
+            from: Some(place.segment),
+            topic: it.topic,
+            first: id,
+            timestamp: it.timestamp,
+            due: it.due,
+            holder,
+            copies: &copies,
+            bodies: &Bodies::one(body),
+        };
+        let new = self.log.relocate(&relocated)?.expect("a disk is a place");
+        self.written = self.model.clone();
+        self.log.hold(new.segment, 1, cost(length));
+        self.places.insert(id, (new, length));
+        self.log.spent(place.segment, 1, cost(length));
+        Ok(())
+    }
+
+    /// Publishes, as soon as the disk has room.
+    pub(super) fn publish_when_there_is_room(&mut self, bodies: &[Bytes]) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while let Err(error) = self.try_publish(super::TOPIC, Holder::Channels, None, bodies) {
+            assert!(Instant::now() < deadline, "{error}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until the thread has removed and stripped what it was told to.
+    pub(super) fn wait_until_tidy(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.log.is_tidy() {
+            assert!(Instant::now() < deadline, "nothing is removed");
+            std::thread::yield_now();
+            self.log.flush().unwrap();
         }
     }
 
@@ -126,10 +183,10 @@ impl World {
 
     fn tell_spent(&mut self) {
         let (held, log) = (&self.model.messages, &mut self.log);
-        self.places.retain(|id, (place, _)| {
+        self.places.retain(|id, (place, length)| {
             let is_held = held.contains_key(id);
             if !is_held {
-                log.spent(place.segment, 1);
+                log.spent(place.segment, 1, cost(*length));
             }
             is_held
         });

@@ -1,0 +1,142 @@
+//! A segment without live messages, written anew without its dead ones.
+//!
+//! What is noted in it may be about messages of older segments that are still there: without the note that a message was finished, it
+//! would be delivered again after a restart. So these notes stay, in their place in the order of the log, and all else goes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::Change;
+use super::payload::{Fields, Nonsense, put_change};
+use super::record::{self, HEAD, Head, Kind};
+use super::segment::{HEADER, Header, file_path};
+use super::segments::Ids;
+
+/// A record of changes is no longer than about this.
+const FULL: usize = 1 << 20;
+
+/// Writes the segment anew, with only the changes that are not about messages outside of `keep`, and returns its new length. `end` is how
+/// far it is good. `sync` is called with the new file before it replaces the old one.
+///
+/// # Errors
+///
+/// The file cannot be read, does not check, or the new one cannot be written. The old one is as it was then.
+pub(super) fn strip(
+    directory: &Path,
+    number: u32,
+    end: u32,
+    keep: &[Ids],
+    sync: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<u32> {
+    let path = file_path(directory, number);
+    let stripped = read(&path, end, keep)?;
+    let length = u32::try_from(stripped.len()).map_err(io::Error::other)?;
+    let new = path.with_extension("log.new");
+    let written = (|| {
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&stripped)?;
+        sync(&file)?;
+        fs::rename(&new, &path)
+    })();
+    match written {
+        Ok(()) => Ok(length),
+        Err(error) => {
+            let _ = fs::remove_file(&new);
+            Err(error)
+        }
+    }
+}
+
+/// The bytes of the new file.
+fn read(path: &Path, end: u32, keep: &[Ids]) -> io::Result<Vec<u8>> {
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("{} cannot be read as a whole", path.display()));
+    let mut file = BufReader::with_capacity(256 << 10, File::open(path)?);
+    let mut begin = Vec::new();
+    file.by_ref().take(HEADER as u64).read_to_end(&mut begin)?;
+    let old = Header::decode(&begin).map_err(|_| bad())?;
+    let mut at = u64::from(old.length);
+    file.seek(io::SeekFrom::Start(at))?;
+    let new = Header { salt: fastrand::u32(..), ..Header::new(old.number, old.previous) };
+    let mut out = Out { bytes: vec![0; HEADER], salt: new.salt, changes: Vec::new() };
+    while at < u64::from(end) {
+        let mut head = [0; HEAD];
+        file.read_exact(&mut head)?;
+        let head = Head::read(old.salt, &head).ok_or_else(bad)?;
+        at += HEAD as u64 + u64::from(head.length);
+        match head.kind {
+            Kind::Batch | Kind::Carried | Kind::Relocated => file.seek_relative(head.length.into())?,
+            Kind::Snapshot | Kind::Changes => {
+                let mut payload = vec![0; head.length as usize];
+                file.read_exact(&mut payload)?;
+                if !head.fits(old.salt, &payload) {
+                    return Err(bad());
+                }
+                out.take(head.kind, &payload, keep).map_err(|Nonsense| bad())?;
+            }
+        }
+    }
+    out.flush();
+    let length = u32::try_from(out.bytes.len()).map_err(io::Error::other)?;
+    out.bytes[..HEADER].copy_from_slice(&Header { end: length, ..new }.encode());
+    Ok(out.bytes)
+}
+
+/// The new file.
+struct Out {
+    bytes: Vec<u8>,
+    salt: u32,
+    /// Changes of the next record.
+    changes: Vec<u8>,
+}
+
+impl Out {
+    fn take(&mut self, kind: Kind, payload: &[u8], keep: &[Ids]) -> Result<(), Nonsense> {
+        if kind == Kind::Snapshot {
+            self.flush();
+            self.record(kind, payload);
+            return Ok(());
+        }
+        let mut fields = Fields(payload);
+        while let Some(change) = fields.change()? {
+            if is_needed(&change, keep) {
+                put_change(&mut self.changes, &change);
+            }
+            if self.changes.len() >= FULL {
+                self.flush();
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        let changes = std::mem::take(&mut self.changes);
+        if !changes.is_empty() {
+            self.record(Kind::Changes, &changes);
+        }
+    }
+
+    fn record(&mut self, kind: Kind, payload: &[u8]) {
+        self.bytes.extend_from_slice(&record::head(kind, self.salt, std::iter::once(payload)));
+        self.bytes.extend_from_slice(payload);
+    }
+}
+
+/// True for changes that may be about a message of an older segment.
+fn is_needed(change: &Change, keep: &[Ids]) -> bool {
+    let id = match change {
+        Change::Finished(_, id) | Change::Requeued(_, id, ..) => id,
+        Change::TopicCreated(..)
+        | Change::TopicDeleted(_)
+        | Change::TopicPaused(..)
+        | Change::TopicFenced(..)
+        | Change::TopicEmptied(_)
+        | Change::TopicDistributed(_)
+        | Change::ChannelCreated(..)
+        | Change::ChannelDeleted(_)
+        | Change::ChannelPaused(..)
+        | Change::ChannelEmptied(_) => return true,
+    };
+    keep.iter().any(|(low, high)| (low..=high).contains(&id))
+}

@@ -1,0 +1,401 @@
+//! Compaction: messages of a segment that is mostly dead are written anew, so that the segment can go.
+//!
+//! ```text
+//!  find:  topics ─▶ channels' queues ─▶ timers (in flight, deferred)      which batches are in the segment, and where they wait
+//!  move:  a batch ─▶ all its holders ─▶ the log ─▶ a new batch            the holders get the new one in place of the old
+//! ```
+//!
+//! It is done in steps, so that the lock is never held for long. Between steps messages are delivered and finished: where a batch was
+//! found is only a hint. A batch moves when as many of its copies were found as are held; if not, the next pass finds them.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Bound;
+
+use super::super::log::{ChannelId, Copy, CopyRun, Holder, Relocated, TopicId, UnixMillis};
+use super::State;
+use super::batches::{Key, Run};
+use super::time::Micros;
+use crate::proto::TopicName;
+
+/// Entries that are looked at in a step.
+const LOOK: usize = 4_000;
+/// Batches that are moved in a step, and bytes.
+const MOVE: usize = 50;
+const MOVE_BYTES: usize = 256 << 10;
+/// After as many passes as this the segment is left alone for a while.
+const PASSES: u32 = 3;
+
+/// Where a batch was found.
+#[derive(Debug, Clone)]
+enum Spot {
+    /// The topic holds it, in this place.
+    Topic(TopicName, usize),
+    /// It is the entry of a channel's queue with this number.
+    Queue(ChannelId, u64),
+    /// It is in flight or deferred in a channel.
+    Timer(ChannelId),
+}
+
+/// Where to look next.
+#[derive(Debug)]
+enum Source {
+    Topic(TopicName, usize),
+    Queue(ChannelId, u64),
+    Timers(Option<(Micros, ChannelId, u64)>),
+}
+
+/// The compaction of a segment.
+#[derive(Debug)]
+pub(super) struct Compaction {
+    segment: u32,
+    /// Sources that were not looked at; the next is the last.
+    sources: Vec<Source>,
+    found: HashMap<Key, Vec<Spot>>,
+    /// Those that are moved in this pass.
+    moving: Vec<(Key, Vec<Spot>)>,
+    passes: u32,
+    /// Batches that could not be read.
+    unreadable: u32,
+}
+
+/// Copies of messages, and who has them.
+#[derive(Debug)]
+struct Holding {
+    run: Run,
+    at: At,
+    /// The copy as the log knows it; none for an ephemeral channel's and for a topic's.
+    copy: Option<Copy>,
+    /// When it is due, where the topic holds it.
+    due: Option<UnixMillis>,
+}
+
+#[derive(Debug, Clone)]
+enum At {
+    Topic(TopicName, usize),
+    Queue(ChannelId, usize),
+    InFlight(ChannelId, u64),
+    Deferred(ChannelId, u64),
+}
+
+/// Consecutive messages of a batch, each held by somebody.
+struct Piece {
+    /// The first message's number, and the one after the last.
+    begin: u32,
+    end: u32,
+    /// Where the first one's body begins.
+    offset: u32,
+    holdings: Vec<Holding>,
+}
+
+impl State {
+    /// Does a step of compaction, which takes a millisecond or two at most. True if there is more to do at once.
+    ///
+    /// # Errors
+    ///
+    /// A message could not be written; it stays where it is, and is tried again with the next step.
+    pub fn compact(&mut self) -> io::Result<bool> {
+        let begun = self.compaction.take();
+        let Some(mut work) = begun.or_else(|| self.store.log.victim().map(Compaction::of)) else { return Ok(false) };
+        let goes_on = match work.moving.is_empty() {
+            true => work.find(self),
+            false => self.relocate_some(&mut work)?,
+        };
+        if goes_on {
+            self.compaction = Some(work);
+        }
+        Ok(true)
+    }
+
+    /// Moves some batches. False if the pass is over and there is none after it.
+    fn relocate_some(&mut self, work: &mut Compaction) -> io::Result<bool> {
+        let mut bytes = 0;
+        for _ in 0..MOVE {
+            let Some((key, spots)) = work.moving.pop() else { break };
+            match self.relocate(work.segment, key, &spots) {
+                Ok(moved) => bytes += moved,
+                Err(Failed::Read(error)) => {
+                    tracing::error!("cannot read messages from the log: {error}: they are left where they are");
+                    work.unreadable += 1;
+                }
+                Err(Failed::Write(error)) => {
+                    // tried again in a while: the next pass begins with the search
+                    self.store.log.spare(work.segment);
+                    return Err(error);
+                }
+            }
+            if bytes >= MOVE_BYTES {
+                break;
+            }
+        }
+        if !work.moving.is_empty() {
+            return Ok(true);
+        }
+        let is_done = self.store.log.victim() != Some(work.segment);
+        work.passes += 1;
+        if !is_done && (work.unreadable > 0 || work.passes >= PASSES) {
+            self.store.log.spare(work.segment);
+            return Ok(false);
+        }
+        Ok(!is_done)
+    }
+
+    /// Moves a batch, and returns how many bytes that were; 0 if not all its holders were found.
+    fn relocate(&mut self, segment: u32, key: Key, spots: &[Spot]) -> Result<usize, Failed> {
+        let Some((copies, count)) = self.store.batches.in_segment(key, segment) else { return Ok(0) };
+        let Some((topic, holdings)) = self.holdings(key, count, spots) else { return Ok(0) };
+        if holdings.iter().map(|holding| u64::from(holding.run.count)).sum::<u64>() != copies {
+            return Ok(0);
+        }
+        let bodies = self.store.batches.look(key, &mut *self.store.log).map_err(Failed::Read)?;
+        let (timestamp, is_backlog) = (self.store.batches.timestamp(key), self.store.batches.is_backlog(key));
+        let mut written: Vec<(Piece, Run)> = Vec::new();
+        let mut bytes = 0;
+        for piece in pieces(holdings) {
+            let part = bodies.part(piece.offset as usize, piece.end - piece.begin);
+            bytes += part.length();
+            let first = self.store.batches.id(&piece.holdings[0].run);
+            let place = match piece.relocated() {
+                None => Ok(None),
+                Some((holder, due, copies)) => {
+                    let (copies, bodies) = (&copies[..], &part);
+                    let from = Some(segment);
+                    let relocated = Relocated { from, topic, first, timestamp, due, holder, copies, bodies };
+                    self.store.log.relocate(&relocated)
+                }
+            };
+            let place = match place {
+                Ok(place) => place,
+                Err(error) => {
+                    // all stays where it was: that they are there twice is of no harm
+                    written
+                        .into_iter()
+                        .for_each(|(_, new)| self.store.batches.drop_batch(new.key, &mut *self.store.log));
+                    return Err(Failed::Write(error));
+                }
+            };
+            let copies = piece.holdings.iter().map(|holding| u64::from(holding.run.count)).sum();
+            let new = self.store.batches.replace(first, timestamp, part.compact(), place, is_backlog, copies);
+            self.store.batches.hold_in_log(new.key, &mut *self.store.log);
+            written.push((piece, new));
+        }
+        for (piece, new) in written {
+            for Holding { run, at, .. } in piece.holdings {
+                let offset = if piece.end - piece.begin == 1 { run.offset() } else { piece.offset };
+                *self.run_at(&at) = run.moved(new.key, piece.begin, offset);
+            }
+        }
+        self.store.batches.drop_batch(key, &mut *self.store.log);
+        Ok(bytes.max(1))
+    }
+
+    /// Everyone that was found to hold a message of this batch, and its topic.
+    fn holdings(&self, key: Key, count: u32, spots: &[Spot]) -> Option<(TopicId, Vec<Holding>)> {
+        let mut all = Vec::new();
+        let mut topic_name = None;
+        for spot in spots {
+            match spot {
+                Spot::Topic(name, place) => {
+                    let held = self.topics.get(name).and_then(|topic| topic.held.get(*place));
+                    if let Some(held) = held.filter(|held| held.run.key == key) {
+                        let (at, due) = (At::Topic(name.clone(), *place), held.due);
+                        all.push(Holding { run: held.run, at, copy: None, due });
+                    }
+                    topic_name = Some(name);
+                }
+                Spot::Queue(id, number) => {
+                    let Some(channel) = self.channels.get(id) else { continue };
+                    topic_name = Some(&channel.topic);
+                    let Some(place) = number.checked_sub(channel.popped).and_then(|at| usize::try_from(at).ok()) else {
+                        continue;
+                    };
+                    if let Some(waiting) = channel.queue.get(place).filter(|waiting| waiting.run.key == key) {
+                        let copy = Copy { channel: *id, attempts: waiting.attempts, due: None };
+                        let copy = channel.is_logged().then_some(copy);
+                        all.push(Holding { run: waiting.run, at: At::Queue(*id, place), copy, due: None });
+                    }
+                }
+                Spot::Timer(id) => topic_name = topic_name.or(self.channels.get(id).map(|channel| &channel.topic)),
+            }
+        }
+        let topic = self.topics.get(topic_name?)?;
+        let first = self.store.batches.first(key);
+        for id in topic.channels.values() {
+            self.add_timed(*id, key, first..first + u64::from(count), &mut all);
+        }
+        Some((topic.id, all))
+    }
+
+    /// Adds what of a batch is in flight and deferred in a channel.
+    fn add_timed(&self, id: ChannelId, key: Key, ids: std::ops::Range<u64>, all: &mut Vec<Holding>) {
+        let channel = &self.channels[&id];
+        let is_logged = channel.is_logged();
+        let mut add = |run: Run, at: At, attempts: u16, due: Option<UnixMillis>| {
+            if run.key == key {
+                let copy = is_logged.then_some(Copy { channel: id, attempts, due });
+                all.push(Holding { run, at, copy, due: None });
+            }
+        };
+        let count = ids.end - ids.start;
+        if count <= channel.in_flight.len() as u64 {
+            for message in ids.clone() {
+                let sent = channel.in_flight.get(&message);
+                sent.into_iter().for_each(|it| add(it.run, At::InFlight(id, message), it.attempts, None));
+            }
+        } else {
+            let sent = channel.in_flight.iter();
+            sent.for_each(|(message, it)| add(it.run, At::InFlight(id, *message), it.attempts, None));
+        }
+        if count <= channel.deferred.len() as u64 {
+            for message in ids {
+                let later = channel.deferred.get(&message);
+                later.into_iter().for_each(|it| add(it.run, At::Deferred(id, message), it.attempts, Some(it.due)));
+            }
+        } else {
+            let later = channel.deferred.iter();
+            later.for_each(|(message, it)| add(it.run, At::Deferred(id, *message), it.attempts, Some(it.due)));
+        }
+    }
+
+    fn run_at(&mut self, at: &At) -> &mut Run {
+        let run = match at {
+            At::Topic(name, place) => {
+                self.topics.get_mut(name).and_then(|it| it.held.get_mut(*place)).map(|it| &mut it.run)
+            }
+            At::Queue(id, place) => {
+                self.channels.get_mut(id).and_then(|it| it.queue.get_mut(*place)).map(|it| &mut it.run)
+            }
+            At::InFlight(id, message) => {
+                self.channels.get_mut(id).and_then(|it| it.in_flight.get_mut(message)).map(|it| &mut it.run)
+            }
+            At::Deferred(id, message) => {
+                self.channels.get_mut(id).and_then(|it| it.deferred.get_mut(message)).map(|it| &mut it.run)
+            }
+        };
+        run.expect("it was found in this step")
+    }
+}
+
+/// Why a batch was not moved.
+enum Failed {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+impl Compaction {
+    fn of(segment: u32) -> Self {
+        let (sources, found, moving) = Default::default();
+        Self { segment, sources, found, moving, passes: 0, unreadable: 0 }
+    }
+
+    /// Looks for batches of the segment. False if there are none.
+    fn find(&mut self, state: &State) -> bool {
+        if self.sources.is_empty() {
+            self.sources.push(Source::Timers(None));
+            self.sources.extend(state.channels.keys().map(|id| Source::Queue(*id, 0)));
+            self.sources.extend(state.topics.keys().map(|name| Source::Topic(name.clone(), 0)));
+        }
+        let mut left = LOOK;
+        while left > 0
+            && let Some(source) = self.sources.pop()
+        {
+            // that of a source itself is something, too
+            left -= 1;
+            let rest = self.look(state, source, &mut left);
+            self.sources.extend(rest);
+        }
+        if !self.sources.is_empty() {
+            return true;
+        }
+        self.moving = self.found.drain().collect();
+        if self.moving.is_empty() {
+            self.passes += 1;
+        }
+        !self.moving.is_empty()
+    }
+
+    /// Looks at a part of a source, and returns the rest.
+    fn look(&mut self, state: &State, source: Source, left: &mut usize) -> Option<Source> {
+        let is_in = |run: &Run| state.store.batches.in_segment(run.key, self.segment).is_some();
+        match source {
+            Source::Topic(name, begin) => {
+                let held = &state.topics.get(&name)?.held;
+                let end = held.len().min(begin + *left);
+                for place in begin..end {
+                    if is_in(&held[place].run) {
+                        self.found.entry(held[place].run.key).or_default().push(Spot::Topic(name.clone(), place));
+                    }
+                }
+                *left -= end.saturating_sub(begin);
+                (end < held.len()).then_some(Source::Topic(name, end))
+            }
+            Source::Queue(id, number) => {
+                let channel = state.channels.get(&id)?;
+                let begin = usize::try_from(number.saturating_sub(channel.popped)).ok()?;
+                let end = channel.queue.len().min(begin + *left);
+                for place in begin..end {
+                    let run = &channel.queue[place].run;
+                    if is_in(run) {
+                        self.found.entry(run.key).or_default().push(Spot::Queue(id, channel.popped + place as u64));
+                    }
+                }
+                *left -= end.saturating_sub(begin);
+                (end < channel.queue.len()).then_some(Source::Queue(id, channel.popped + end as u64))
+            }
+            Source::Timers(after) => {
+                let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
+                let mut last = None;
+                for timer in state.store.timers.range((begin, Bound::Unbounded)).take(*left) {
+                    let (_, id, message) = *timer;
+                    let channel = state.channels.get(&id)?;
+                    let run = channel.in_flight.get(&message).map(|it| it.run);
+                    let run = run.or_else(|| channel.deferred.get(&message).map(|it| it.run));
+                    if let Some(run) = run.filter(is_in) {
+                        let spots = self.found.entry(run.key).or_default();
+                        if spots.is_empty() {
+                            spots.push(Spot::Timer(id));
+                        }
+                    }
+                    *left -= 1;
+                    last = Some(*timer);
+                }
+                last.filter(|_| *left == 0).map(|last| Source::Timers(Some(last)))
+            }
+        }
+    }
+}
+
+/// The messages of a batch that are held, in pieces without gaps.
+fn pieces(mut holdings: Vec<Holding>) -> Vec<Piece> {
+    holdings.sort_by_key(|holding| holding.run.range().start);
+    let mut pieces: Vec<Piece> = Vec::new();
+    for holding in holdings {
+        let range = holding.run.range();
+        match pieces.last_mut().filter(|piece| range.start < piece.end) {
+            Some(piece) => {
+                piece.end = piece.end.max(range.end);
+                piece.holdings.push(holding);
+            }
+            None => {
+                let offset = holding.run.offset();
+                pieces.push(Piece { begin: range.start, end: range.end, offset, holdings: vec![holding] });
+            }
+        }
+    }
+    pieces
+}
+
+impl Piece {
+    /// What the log is told; `None` if nobody has it beyond the process: an ephemeral channel's copy keeps the message, but not there.
+    fn relocated(&self) -> Option<(Holder, Option<UnixMillis>, Vec<CopyRun>)> {
+        if let Some(held) = self.holdings.iter().find(|holding| matches!(holding.at, At::Topic(..))) {
+            return Some((Holder::Topic, held.due, Vec::new()));
+        }
+        let run = |holding: &Holding| {
+            let copy = holding.copy?;
+            Some(CopyRun { copy, index: holding.run.range().start - self.begin, count: holding.run.count })
+        };
+        let copies: Vec<_> = self.holdings.iter().filter_map(run).collect();
+        (!copies.is_empty()).then_some((Holder::Channels, None, copies))
+    }
+}

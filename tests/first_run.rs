@@ -1,0 +1,370 @@
+//! What somebody meets in the first minutes: pipes, help, words that are nearly right, and runs in which everything failed.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use clap::CommandFactory;
+use mqueue::cli::Cli;
+
+use crate::support::{Finished, Mqueue, Nsqd, consumer, mqueue, needs};
+
+/// A broker of our own for a test, on a free port, without a disk.
+struct Broker(Mqueue);
+
+impl Broker {
+    fn start() -> Self {
+        let broker = mqueue("broker --memory --tcp-address 127.0.0.1:0 --http-address 127.0.0.1:0").start();
+        broker.wait_to_say("HTTP: listening on");
+        Self(broker)
+    }
+
+    fn address(&self, what: &str) -> String {
+        let said = self.0.stderr();
+        said.lines().find_map(|line| line.split_once(what)).expect("it was said").1.trim().to_owned()
+    }
+
+    fn tcp(&self) -> String {
+        self.address("TCP: listening on ")
+    }
+}
+
+fn full() -> Stdio {
+    File::options().write(true).open("/dev/full").expect("Linux has it").into()
+}
+
+/// Every variable that sets a flag of any command, but for those of this command itself.
+fn variables_of_others(own: &str) -> Vec<String> {
+    let cli = Cli::command();
+    let names = |command: &clap::Command| -> Vec<String> {
+        let variables = command.get_arguments().filter_map(|arg| arg.get_env());
+        variables.map(|name| name.to_string_lossy().into_owned()).collect()
+    };
+    let mine = names(cli.find_subcommand(own).expect("there is such a command"));
+    let all = cli.get_subcommands().flat_map(names);
+    all.filter(|name| !mine.contains(name)).collect()
+}
+
+/// Runs it where the caller's environment is full of settings that are meant for other commands.
+fn in_a_hostile_environment(args: &str) -> Finished {
+    let own = args.split_whitespace().next().expect("a command");
+    let mut program = mqueue(args);
+    let names = variables_of_others(own);
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        program = program.env(&name, "silly");
+    }
+    program.run()
+}
+
+#[test]
+fn children_do_not_inherit_what_the_caller_has_set_for_other_commands() {
+    let ran = in_a_hostile_environment("demo --for 3s");
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
+    let ran = in_a_hostile_environment("pipeline --stages 1 --count 50 --rate 200 --work 1ms");
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let ran = in_a_hostile_environment("bench both --messages 100 --warm-up 0");
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let ran = in_a_hostile_environment("simulate --via broker --duration 1 --workers 10 --streams 10");
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+}
+
+#[test]
+fn settings_that_are_right_for_other_commands_do_not_make_the_demo_lose_messages() {
+    for (name, value) in [("OUTPUT", "body"), ("COUNT", "3"), ("HANDLER", "exec:false"), ("MQUEUE_LOG", "off")] {
+        let ran = mqueue("demo --for 2s").env(name, value).run();
+        assert_eq!(ran.code, Some(0), "{name}={value}: {}{}", ran.stdout, ran.stderr);
+    }
+}
+
+#[test]
+fn a_pipe_or_a_file_on_stdin_is_the_input() {
+    let broker = Broker::start();
+    let args = format!("producer --stream piped --nsqd-tcp-address {}", broker.tcp());
+    let ran = mqueue(&args).run_with(b"a\nb\n");
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stderr.contains("stdin, a pipe"), "{ran:?}");
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(b"c\n").and_then(|()| std::io::Seek::rewind(&mut file)).expect("written");
+    let ran = mqueue(&args).with_stdin_from(file.into()).run();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let read = format!("consumer --stream piped --group 1 --count 3 --output body --nsqd-tcp-address {}", broker.tcp());
+    assert_eq!(mqueue(&read).run().stdout, "a\nb\nc\n");
+}
+
+#[test]
+fn flags_that_ask_for_generated_events_are_heeded_beside_a_pipe_and_it_is_said() {
+    let broker = Broker::start();
+    let args = format!("producer --stream made --report json --nsqd-tcp-address {}", broker.tcp());
+    for flags in ["--count 2 --interval 0", "--generate --duration 1ms", "--tasks 2 --count 2 --interval 0"] {
+        let ran = mqueue(&format!("{args} {flags}")).run_with(b"a\nb\nc\n");
+        assert_eq!(ran.code, Some(0), "{flags}: {ran:?}");
+        assert!(ran.stderr.contains("stdin is a pipe and is not read"), "{flags}: {ran:?}");
+    }
+    // with nothing on stdin (systemd, cron) events are generated, without a word
+    let ran = mqueue(&format!("{args} --count 1")).run();
+    assert!(ran.code == Some(0) && !ran.stderr.contains("stdin"), "{ran:?}");
+}
+
+#[test]
+fn nothing_is_waited_for_after_the_last_message() {
+    let broker = Broker::start();
+    let args = format!("producer --stream last --interval 1h --nsqd-tcp-address {}", broker.tcp());
+    let begun = Instant::now();
+    assert_eq!(mqueue(&format!("{args} --count 1")).run().code, Some(0));
+    assert_eq!(mqueue(&format!("{args} -")).run_with(b"one\n").code, Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(120), "an interval is an hour");
+}
+
+#[test]
+fn log_levels_have_their_usual_names_and_unknown_ones_are_refused() {
+    let broker = Broker::start();
+    let args = format!("consumer --stream s --group 1 --timeout 1ms --nsqd-tcp-address {}", broker.tcp());
+    assert!(mqueue(&format!("{args} --log INFO")).run().stderr.contains("consuming"));
+    assert_eq!(mqueue(&format!("{args} --log warning")).run().stderr, "");
+    let ran = mqueue(&format!("{args} --log verbos")).run();
+    assert!(ran.code == Some(2) && ran.stderr.contains("error, warn, info, debug, trace"), "{ran:?}");
+}
+
+#[test]
+fn log_lines_have_no_colours_where_nobody_wants_them() {
+    let broker = Broker::start();
+    let line =
+        r#"script -qec 'PROGRAM consumer --stream s --group 1 --nsqd-tcp-address BROKER --timeout 1ms' /dev/null"#;
+    let terminal = |set: &str| {
+        let shell = line.replace("PROGRAM", crate::support::program().to_str().expect("UTF-8"));
+        let shell = shell.replace("BROKER", &broker.tcp());
+        let ran = Mqueue::shell(&format!("{set} {shell}")).env("TERM", "xterm").run();
+        ran.stdout
+    };
+    if !Path::new("/usr/bin/script").exists() {
+        eprintln!("skipped: script (util-linux) is missing");
+        return;
+    }
+    assert!(terminal("").contains("\u{1b}["), "a terminal has colours: {}", terminal(""));
+    for set in ["NO_COLOR=1", "CLICOLOR=0", "TERM=dumb"] {
+        assert!(!terminal(set).contains("\u{1b}["), "{set}: {}", terminal(set));
+    }
+}
+
+#[test]
+fn a_value_that_cannot_be_says_where_it_is_from_and_what_is_allowed() {
+    let fails = |program: Mqueue, parts: &[&str]| {
+        let ran = program.run();
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        let first = ran.stderr.lines().next().unwrap_or_default();
+        assert!(parts.iter().all(|part| first.contains(part)), "{parts:?} in {first}");
+    };
+    fails(mqueue("gateway --listen 5000"), &["--listen", "5000", "HOST:PORT"]);
+    fails(mqueue("wakeup --listen 5000"), &["--listen", "5000", "HOST:PORT"]);
+    fails(mqueue("producer --stream s --payload-keys 1e6"), &["--payload-keys", "1e6", "0 to 100000"]);
+    fails(mqueue("producer --stream s --count 0"), &["--count", "'0'", "at least 1"]);
+    fails(mqueue("producer --stream s").env("COUNT", "abc"), &["environment variable COUNT", "abc", "at least 1"]);
+    fails(mqueue("consumer --group 1").env("STREAM", "a/b"), &["environment variable STREAM", "a/b"]);
+    fails(mqueue("simulate --interval 500"), &["--interval", "500ms or 500s"]);
+    let typed = mqueue("producer --stream s --count 0").env("COUNT", "abc").run();
+    assert!(!typed.stderr.contains("environment"), "{typed:?}");
+}
+
+#[test]
+fn every_whole_number_says_what_is_allowed() {
+    let cli = Cli::command();
+    let mut asked = 0;
+    for command in cli.get_subcommands() {
+        for arg in command.get_arguments() {
+            let (Some(long), true) = (arg.get_long(), arg.get_action().takes_values()) else { continue };
+            let error = command.clone().try_get_matches_from(["mqueue", &format!("--{long}=1e6x")]).err();
+            let said = error.map(|error| error.to_string()).unwrap_or_default();
+            for nothing in ["invalid digit", "cannot parse", "too large", "out of range", "is not in", "invalid float"]
+            {
+                assert!(!said.contains(nothing), "{} --{long}: {said}", command.get_name());
+            }
+            asked += 1;
+        }
+    }
+    assert!(asked > 150, "{asked}");
+}
+
+#[test]
+fn help_that_cannot_be_written_is_no_success() {
+    for args in [
+        "--help",
+        "--version",
+        "help consumer",
+        "consumer --help",
+        "simulate --plan",
+        "doctor --deadline 1ms",
+        "demo --for 1ms",
+    ] {
+        let ran = mqueue(args).with_stdout(full()).run();
+        assert_eq!(ran.code, Some(1), "{args}: {ran:?}");
+        assert!(ran.stderr.lines().count() == 1 && ran.stderr.contains("no space left"), "{args}: {ran:?}");
+    }
+    assert_eq!(mqueue("help consumer").run().stdout, mqueue("consumer --help").run().stdout);
+}
+
+#[test]
+fn reports_that_cannot_be_written_are_no_success() {
+    let broker = Broker::start();
+    let args = format!("--stream s --count 1 --json --nsqd-tcp-address {}", broker.tcp());
+    let ran = mqueue(&format!("producer {args}")).with_stdout(full()).run();
+    assert!(ran.code == Some(1) && ran.stderr.contains("no space left"), "{ran:?}");
+    let ran =
+        mqueue(&format!("stage --from s --to t --group 1 --timeout 1ms --json --nsqd-tcp-address {}", broker.tcp()));
+    let ran = ran.with_stdout(full()).run();
+    assert!(ran.code == Some(1) && ran.stderr.contains("no space left"), "{ran:?}");
+}
+
+#[test]
+fn a_consumer_without_stdout_takes_no_message() {
+    let broker = Broker::start();
+    let tcp = broker.tcp();
+    assert_eq!(
+        mqueue(&format!("producer --stream foo --count 2 --interval 0 --nsqd-tcp-address {tcp}")).run().code,
+        Some(0)
+    );
+    let closed = format!("exec \"$0\" consumer --stream foo --group 1 --timeout 1 --nsqd-tcp-address {tcp} >&-");
+    let ran = Mqueue::shell(&closed).run();
+    assert!(ran.code == Some(2) && ran.stderr.contains("standard output is closed"), "{ran:?}");
+    // what is sent to /dev/null on purpose is done
+    let on_purpose = closed.replace(">&-", "--count 1 >/dev/null");
+    assert_eq!(Mqueue::shell(&on_purpose).run().code, Some(0));
+    let both = closed.replace(">&-", "--count 1 <>/dev/null >&0");
+    assert_eq!(Mqueue::shell(&both).run().code, Some(0));
+}
+
+#[test]
+fn a_run_in_which_everything_failed_is_told_apart() {
+    let broker = Broker::start();
+    let tcp = broker.tcp();
+    let publish = |count| {
+        let args = format!("producer --stream foo --count {count} --interval 0 --nsqd-tcp-address {tcp}");
+        assert_eq!(mqueue(&args).run().code, Some(0));
+    };
+    publish(1);
+    let failing = "--handler exec:false --max-attempts 1 --timeout 100ms --max-backoff 0";
+    let ran = consumer(&tcp, failing).run();
+    assert_eq!(ran.code, Some(5), "{ran:?}");
+    assert_eq!(consumer(&tcp, "--timeout 100ms").run().code, Some(0), "nothing came, and nothing failed");
+    publish(1);
+    let stage = format!("stage --from foo --to t --group 1 --nsqd-tcp-address {tcp} {failing}");
+    assert_eq!(mqueue(&stage).run().code, Some(5));
+    // one that is done makes a success of it
+    publish(2);
+    let once = tempfile::tempdir().expect("a folder");
+    let first_only = format!("mkdir {}", once.path().join("first").display());
+    let args = format!("consumer --stream foo --group 1 --nsqd-tcp-address {tcp} --max-attempts 1 --timeout 100ms");
+    let ran = mqueue(&args).arg("--handler").arg(&format!("exec:{first_only}")).run();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+}
+
+#[test]
+fn one_look_for_sockets_where_none_can_be_is_a_failure() {
+    let ran = mqueue("wakeup --once --socket-dir /nope").run();
+    assert!(ran.code == Some(1) && ran.stderr.lines().count() == 1, "{ran:?}");
+    assert!(ran.stderr.contains("/nope") && ran.stderr.contains("--socket-dir"), "{ran:?}");
+}
+
+#[test]
+fn a_broker_that_cannot_listen_makes_no_folder() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (data, socket) = (folder.path().join("data"), folder.path().join("nsqd.sock"));
+    let args = format!(
+        "broker --tcp-address unix:{} --http-address {} --data-path {}",
+        socket.display(),
+        taken.local_addr().expect("bound"),
+        data.display()
+    );
+    let ran = mqueue(&args).run();
+    assert!(ran.code == Some(1) && ran.stderr.contains("cannot listen on"), "{ran:?}");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "neither a folder nor a socket");
+}
+
+/// Publishes and consumes where nsqd refuses it, and checks that the refusal is the one line about it.
+#[track_caller]
+fn is_refused(nsqd: &Nsqd, producer: &str, parts: &[&str]) {
+    let about = |ran: &Finished| ran.stderr.lines().filter(|line| line.contains("nsqd said")).count();
+    let ran = mqueue(&format!("producer --stream foo --count 1 --nsqd-tcp-address {} {producer}", nsqd.tcp())).run();
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(!ran.stderr.contains("connection lost") && about(&ran) == 1, "{}", ran.stderr);
+    assert!(parts.iter().all(|part| ran.stderr.contains(part)), "{parts:?} in {}", ran.stderr);
+}
+
+#[test]
+fn what_nsqd_refuses_is_said_with_its_reason_and_nothing_else() {
+    needs!("nsqd");
+    is_refused(&Nsqd::start(), "--defer 2h", &["7200000 out of range", "--max-req-timeout"]);
+    let closed = Nsqd::with(&["--auth-http-address=127.0.0.1:1"]);
+    is_refused(&closed, "", &["E_AUTH_FIRST", "--auth-http-address"]);
+    let ran = consumer(&closed.tcp(), "").run();
+    assert!(ran.code == Some(69) && ran.stderr.lines().count() == 1, "{ran:?}");
+    assert!(ran.stderr.contains("--auth-http-address"), "{ran:?}");
+}
+
+#[test]
+fn an_nsqd_that_wants_tls_is_said_to() {
+    needs!("nsqd");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (key, cert) = (folder.path().join("key.pem"), folder.path().join("cert.pem"));
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+    let made = openssl.arg("-keyout").arg(&key).arg("-out").arg(&cert).stderr(Stdio::null()).status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: openssl, which makes a certificate, is missing");
+        return;
+    }
+    let (key, cert) = (format!("--tls-key={}", key.display()), format!("--tls-cert={}", cert.display()));
+    let nsqd = Nsqd::with(&["--tls-required=true", "--https-address=127.0.0.1:0", &key, &cert]);
+    is_refused(&nsqd, "", &["TLS required", "--tls-required"]);
+    let ran = consumer(&nsqd.tcp(), "").run();
+    assert!(ran.code == Some(69) && ran.stderr.lines().count() == 1, "{ran:?}");
+    assert!(ran.stderr.contains("--tls-required"), "{ran:?}");
+}
+
+/// A folder with the Makefile, and a cargo that only says that it builds.
+fn makefile_with_a_played_cargo() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/Makefile"), at("Makefile")).expect("copied");
+    for name in ["src", "bin"] {
+        std::fs::create_dir(at(name)).expect("made");
+    }
+    for name in ["src/main.rs", "Cargo.toml", "Cargo.lock"] {
+        std::fs::write(at(name), "").expect("written");
+    }
+    let cargo = "#!/bin/sh\necho Compiling >&2\necho a line on stdout\nmkdir -p target/release\n\
+                 printf '#!/bin/sh\\necho \"ran $*\"\\n' >target/release/mqueue\nchmod +x target/release/mqueue\n";
+    std::fs::write(at("bin/cargo"), cargo).expect("written");
+    std::fs::set_permissions(at("bin/cargo"), std::fs::Permissions::from_mode(0o755)).expect("set");
+    folder
+}
+
+#[test]
+fn make_shows_a_build_that_is_needed_and_keeps_stdout_for_the_program() {
+    let folder = makefile_with_a_played_cargo();
+    let path = format!("{}:{}", folder.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
+    let make = || {
+        let mut make = std::process::Command::new("make");
+        make.current_dir(folder.path()).args(["consumer", "ARGS=--count 1"]).env("PATH", &path).stdin(Stdio::null());
+        for name in ["CARGO_TARGET_DIR", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
+            make.env_remove(name);
+        }
+        let output = make.output().expect("make");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        (text(output.stdout), text(output.stderr))
+    };
+    let ran = "ran consumer --count 1\n".to_owned();
+    let built = "Compiling\na line on stdout\n".to_owned();
+    assert_eq!(make(), (ran.clone(), built.clone()), "there is no program yet");
+    assert_eq!(make(), (ran.clone(), String::new()), "nothing to build");
+    let program = File::options().append(true).open(folder.path().join("target/release/mqueue")).expect("there");
+    program.set_modified(std::time::SystemTime::now() - Duration::from_secs(3600)).expect("set");
+    // what is open for writing cannot be run
+    drop(program);
+    assert_eq!(make(), (ran, built), "a source is newer");
+}
