@@ -26,6 +26,7 @@ mod first_run;
 mod flags;
 mod gateway;
 mod groups;
+mod handler_commands;
 mod hostile;
 mod http_handler;
 mod idle;

@@ -2,12 +2,14 @@
 //! (`src/job.c`, `construct_command_argv_internal`): a shell doubles the price of a short command.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 use tokio::process::Command;
 
 use super::HandlerError;
+use super::child_environment::withheld;
 use crate::proto::{ChannelName, TopicName};
 
 /// What means something to a shell.
@@ -25,9 +27,16 @@ const SHELL_WORDS: &[&str] = &[
 /// Where programs are looked for when PATH is not set, as execvp does.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
+/// A command line, and the variables that it does not inherit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CommandLine {
+    line: Line,
+    withheld: Vec<OsString>,
+}
+
 /// A command line, split or left to the shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum CommandLine {
+enum Line {
     /// A program that was found, and its arguments: never empty.
     Words(Vec<String>),
     /// A script for `sh -c`.
@@ -38,14 +47,15 @@ impl CommandLine {
     /// Splits a command that is only words, and fails if its program cannot be found or run.
     pub(super) fn find(text: &str) -> Result<Self, HandlerError> {
         let words: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();
-        match words.first() {
+        let line = match words.first() {
             Some(program) if !needs_shell(text, program) => {
                 find(program)?;
-                Ok(Self::Words(words))
+                Line::Words(words)
             }
-            Some(_) => Ok(Self::Script(["-c".to_owned(), text.to_owned()])),
-            None => Err(HandlerError::CommandNotFound(text.to_owned())),
-        }
+            Some(_) => Line::Script(["-c".to_owned(), text.to_owned()]),
+            None => return Err(HandlerError::CommandNotFound(text.to_owned())),
+        };
+        Ok(Self { line, withheld: withheld(env::vars_os()) })
     }
 
     /// The program to run.
@@ -55,9 +65,9 @@ impl CommandLine {
 
     /// The program to run, and what it is given.
     pub(super) fn program_and_arguments(&self) -> (&str, &[String]) {
-        match self {
-            Self::Words(words) => (&words[0], &words[1..]),
-            Self::Script(arguments) => ("sh", arguments),
+        match &self.line {
+            Line::Words(words) => (&words[0], &words[1..]),
+            Line::Script(arguments) => ("sh", arguments),
         }
     }
 
@@ -67,6 +77,9 @@ impl CommandLine {
         let (program, arguments) = self.program_and_arguments();
         let mut command = Command::new(program);
         command.args(arguments).env("MQUEUE_STREAM", stream.as_str()).env("MQUEUE_GROUP", group.as_str());
+        for name in &self.withheld {
+            command.env_remove(name);
+        }
         command
     }
 }
@@ -107,7 +120,7 @@ mod tests {
     fn only_words_are_run_directly() {
         for text in ["true", " cat  -n ", "/bin/echo a=b 100% a,b:c@d +x", "echo ü", "true\n"] {
             let words: Vec<_> = text.split_ascii_whitespace().map(str::to_owned).collect();
-            assert_eq!(CommandLine::find(text).unwrap(), CommandLine::Words(words), "{text}");
+            assert_eq!(CommandLine::find(text).unwrap().line, Line::Words(words), "{text}");
         }
     }
 

@@ -1,5 +1,8 @@
 //! `exec:COMMAND`: one run of a command a message; the body is its standard input and its exit status the verdict.
 //!
+//! The body is a sealed file in memory, complete before the command starts: whatever happens to this process, a command never
+//! takes the beginning of a body for all of it. A command that still runs when this process is killed is killed with it.
+//!
 //! ```text
 //!  exit 0                    Done
 //!  exit 65 (EX_DATAERR)      Drop
@@ -16,15 +19,15 @@ use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, ChildStdin};
+use tokio::process::Child;
 use tokio::time::sleep;
 
 use crate::proto::{ChannelName, Message, TopicName};
 
 use super::capture::Capture;
 use super::command_line::CommandLine;
+use super::memory_file;
+use super::orphan_guard::OrphanGuard;
 use super::process_group::{GRACE, ProcessGroup, ended};
 use super::{CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, Verdict};
 use crate::reason::why;
@@ -41,6 +44,7 @@ pub struct ExecHandler {
     timeout: Duration,
     grace: Duration,
     capture_output: bool,
+    orphan_guard: OrphanGuard,
 }
 
 /// Why the wait for a command ended.
@@ -61,6 +65,7 @@ impl ExecHandler {
             timeout: options.timeout,
             grace: GRACE,
             capture_output: options.capture_output,
+            orphan_guard: OrphanGuard::default(),
         })
     }
 
@@ -70,23 +75,21 @@ impl ExecHandler {
             .env("MQUEUE_ID", message.id.to_string())
             .env("MQUEUE_ATTEMPTS", message.attempts.to_string())
             .env("MQUEUE_TIMESTAMP", message.timestamp.to_string())
-            .stdin(Stdio::piped())
+            .stdin(memory_file::sealed(c"mqueue-body", &message.body)?)
             .stdout(if self.capture_output { Stdio::piped() } else { Stdio::inherit() })
             .process_group(0)
             .spawn()
     }
 
-    /// Feeds and waits for a started command.
-    async fn run(&self, mut child: Child, body: Bytes) -> Verdict {
-        let mut group = ProcessGroup::led_by(&child);
-        let stdin = child.stdin.take();
+    /// Waits for a started command.
+    async fn run(&self, mut child: Child) -> Verdict {
+        let mut group = ProcessGroup::led_by(&child, &self.orphan_guard);
         let mut capture = child.stdout.take().map(Capture::new);
         let end = tokio::select! {
             // The exit counts even where the time is over or the output is full in the same moment.
             biased;
             status = child.wait() => End::Exited(status),
             () = overflow(&mut capture) => End::TooMuchOutput,
-            () = feed(stdin, body) => unreachable!("feeding ends with the wait"),
             () = sleep(self.timeout) => End::TimedOut,
         };
         match end {
@@ -110,20 +113,11 @@ impl ExecHandler {
 impl Handler for ExecHandler {
     async fn handle(&self, message: Message) -> Verdict {
         match self.start(&message) {
-            Ok(child) => self.run(child, message.body).await,
+            Ok(child) => self.run(child).await,
             // The program was there at the start: it is being replaced, or the system has no process to give now.
             Err(error) => Verdict::retry(format!("cannot run {:?}: {}", self.command.program(), why(&error))),
         }
     }
-}
-
-/// Writes the body, closes the pipe, and never ends: a command that does not read is judged by its exit all the same.
-async fn feed(stdin: Option<ChildStdin>, body: Bytes) {
-    if let Some(mut stdin) = stdin {
-        // A broken pipe is a command that has seen enough.
-        let _ = stdin.write_all(&body).await;
-    }
-    future::pending().await
 }
 
 /// Ends only when there is more output than may be kept.
@@ -152,6 +146,7 @@ mod tests {
     use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
+    use bytes::Bytes;
     use tokio::task::spawn_blocking;
     use tokio::time::{Instant, advance};
 

@@ -11,6 +11,7 @@
 mod any;
 mod away;
 mod capture;
+mod child_environment;
 mod command_line;
 mod exec;
 mod file;
@@ -18,6 +19,8 @@ mod forward;
 mod http;
 mod lane;
 mod line;
+mod memory_file;
+mod orphan_guard;
 mod pipe;
 mod print;
 mod printer;

@@ -9,6 +9,8 @@ use nix::unistd::Pid;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::orphan_guard::{Entry, OrphanGuard};
+
 /// What a command has left between SIGTERM and SIGKILL.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// How often a group whose leader has ended is looked at. Nothing tells when a group becomes empty.
@@ -21,17 +23,20 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct ProcessGroup {
     id: Option<Pid>,
+    /// Has the group killed if this process is killed before it is done with the group.
+    guarded: Option<Entry>,
 }
 
 impl ProcessGroup {
     /// The group of a child that was started with `process_group(0)`.
-    pub(super) fn led_by(child: &Child) -> Self {
-        Self { id: child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw) }
+    pub(super) fn led_by(child: &Child, guard: &OrphanGuard) -> Self {
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        Self { id, guarded: id.and_then(|id| guard.enter(id)) }
     }
 
     /// The leader has ended: who else is in the group may go on.
     pub(super) fn leave(&mut self) {
-        self.id = None;
+        (self.id, self.guarded) = (None, None);
     }
 
     /// Asks all of the group to end, and makes them after `grace`. The leader is waited for.

@@ -5,7 +5,11 @@
 //!  ok TEXT                   Done; TEXT goes to the next hop, if there is one
 //!  retry [DELAY] [REASON]    Retry: DELAY is 30 (seconds), 500ms, 5m; without it, the worker's own delay
 //!  drop [REASON]             Drop
+//!
+//!  id=ID ok …                the same, for the message with this id
 //! ```
+//!
+//! A verdict without an id is for the message whose turn it is.
 
 use std::time::Duration;
 
@@ -16,8 +20,24 @@ use crate::handler::{LONGEST_DELAY, Verdict};
 /// How much of a reason, or of a line that is no verdict, is kept, in characters.
 const SHOWN: usize = 200;
 
-/// The verdict in a line; its output only where that is wanted. `None` if it is none.
-pub(super) fn verdict(line: &Bytes, captures: bool) -> Option<Verdict> {
+/// A line of a command.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// The message that it is for, if the command names one.
+    pub(super) id: Option<Bytes>,
+    pub(super) verdict: Verdict,
+}
+
+/// The answer in a line; its output only where that is wanted. `None` if it is none.
+pub(super) fn answer(line: &Bytes, captures: bool) -> Option<Answer> {
+    let Some(rest) = line.strip_prefix(b"id=") else {
+        return Some(Answer { id: None, verdict: verdict(line, captures)? });
+    };
+    let (id, rest) = rest.split_at(rest.iter().position(|byte| *byte == b' ')?);
+    Some(Answer { id: Some(line.slice_ref(id)), verdict: verdict(&line.slice_ref(&rest[1..]), captures)? })
+}
+
+fn verdict(line: &Bytes, captures: bool) -> Option<Verdict> {
     let end = line.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(line.len());
     let rest = line.slice((end + 1).min(line.len())..);
     Some(match &line[..end] {
@@ -59,6 +79,22 @@ mod tests {
 
     fn read(line: &str) -> Option<Verdict> {
         verdict(&Bytes::copy_from_slice(line.as_bytes()), true)
+    }
+
+    #[test]
+    fn an_answer_may_name_its_message() {
+        let read = |line: &'static str| answer(&Bytes::from_static(line.as_bytes()), true);
+        let id = Some(Bytes::from_static(b"0123456789abcdef"));
+        let done = Verdict::Done(Some(" a".into()));
+        assert_eq!(read("id=0123456789abcdef ok  a"), Some(Answer { id: id.clone(), verdict: done }));
+        assert_eq!(
+            read("id=0123456789abcdef drop"),
+            Some(Answer { id, verdict: Verdict::drop("dropped by the command") })
+        );
+        assert_eq!(read("ok"), Some(Answer { id: None, verdict: Verdict::Done(None) }));
+        for line in ["id=", "id=0123456789abcdef", "id=0123456789abcdef ", "id=a  ok", "id=a id=b ok", "ok id"] {
+            assert_eq!(read(line).is_some(), line == "ok id", "{line:?}");
+        }
     }
 
     fn retry(after: Option<u64>, why: &str) -> Option<Verdict> {

@@ -24,6 +24,7 @@ use super::program::{Program, Turn};
 use crate::backoff::Backoff;
 use crate::handler::command_line::CommandLine;
 use crate::handler::line::LineFormat;
+use crate::handler::orphan_guard::OrphanGuard;
 use crate::handler::process_group::ended;
 use crate::handler::{CAPTURE_LIMIT, HandlerOptions, PrintOutput, Verdict};
 use crate::proto::{ChannelName, TopicName};
@@ -49,6 +50,9 @@ pub(super) struct Keeper {
     closing: CancellationToken,
     backoff: Backoff,
     not_before: Instant,
+    orphan_guard: OrphanGuard,
+    /// The command names the message in its answers: a line that does not is no answer any more.
+    names_messages: bool,
 }
 
 /// Why a run is over.
@@ -82,6 +86,8 @@ impl Keeper {
             closing,
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, fastrand::Rng::new()),
             not_before: Instant::now(),
+            orphan_guard: OrphanGuard::default(),
+            names_messages: false,
         }
     }
 
@@ -91,7 +97,7 @@ impl Keeper {
             if !self.may_start().await {
                 continue;
             }
-            match Program::start(&mut self.command.command(&self.stream, &self.group)) {
+            match Program::start(&mut self.command.command(&self.stream, &self.group), &self.orphan_guard) {
                 Ok(mut program) => match self.attend(&mut program).await {
                     Over::Closing => return program.close().await,
                     over => self.see_off(program, over).await,
@@ -189,12 +195,13 @@ impl Keeper {
             if !program.knows_the_question() {
                 return Err(unasked(&line));
             }
-            let verdict = answer::verdict(&line, self.captures)
+            let answer = answer::answer(&line, self.captures)
                 .ok_or_else(|| format!("the command answered {:?}, not ok, retry or drop", answer::shown(&line)))?;
+            self.check_id(&line, answer.id.as_deref())?;
             program.answered();
             let job = self.waiting.pop_front().expect("it was asked");
             // Nobody may be waiting any more.
-            let _ = job.verdict.send(verdict);
+            let _ = job.verdict.send(answer.verdict);
             count += 1;
         }
         match program.begun_line() {
@@ -203,6 +210,25 @@ impl Keeper {
                 Err(format!("the command answered with a line of more than {CAPTURE_LIMIT} bytes"))
             }
             _ => Ok(count),
+        }
+    }
+
+    /// Fails if the answer is not for the message whose turn it is. Once the command has named a message it has to name each, so
+    /// that a stray line is nobody's verdict.
+    fn check_id(&mut self, line: &[u8], id: Option<&[u8]>) -> Result<(), String> {
+        let next = self.waiting.front().expect("it was asked").message.id;
+        match id {
+            Some(id) if *id == next.0 || id == next.to_string().as_bytes() => {
+                self.names_messages = true;
+                Ok(())
+            }
+            Some(id) => {
+                Err(format!("the command answered for message {:?} when it was {next}'s turn", answer::shown(id)))
+            }
+            None if self.names_messages => {
+                Err(format!("the command answered {:?} without the id that it gave before", answer::shown(line)))
+            }
+            None => Ok(()),
         }
     }
 

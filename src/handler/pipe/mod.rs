@@ -5,6 +5,9 @@
 //!         ◀── Verdict ◀── ok │ ok TEXT │ retry [DELAY] [REASON] │ drop [REASON] ──
 //! ```
 //!
+//! An answer may begin with `id=ID `, the id of its message. A command that has done so once must always: then a line that
+//! it, or a library in it, prints by mistake acknowledges no message. A line that answers nothing ends the run.
+//!
 //! Verdicts come in the order of the messages. The lines are those of `print --output json`, and may be written long before
 //! their turn comes: as many as are handled at once.
 //!

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::handler::CAPTURE_LIMIT;
 use crate::handler::capture::read_rest;
+use crate::handler::orphan_guard::OrphanGuard;
 use crate::handler::process_group::{GRACE, ProcessGroup};
 
 /// Lines are made when less than this waits to be written, in bytes.
@@ -59,9 +60,9 @@ pub(super) enum Turn {
 
 impl Program {
     /// Starts a command, in a process group of its own.
-    pub(super) fn start(command: &mut Command) -> io::Result<Self> {
+    pub(super) fn start(command: &mut Command, guard: &OrphanGuard) -> io::Result<Self> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn()?;
-        let group = ProcessGroup::led_by(&child);
+        let group = ProcessGroup::led_by(&child, guard);
         Ok(Self {
             group,
             stdin: child.stdin.take().expect("it is piped"),

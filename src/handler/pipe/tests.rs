@@ -10,6 +10,7 @@ use tokio::time::{Instant, pause};
 
 use super::*;
 use crate::handler::testing::{Tale, message, options, rest};
+use crate::proto::MessageId;
 
 /// Answers each line with what `$line` is made to.
 fn each(answer: &str) -> String {
@@ -133,6 +134,36 @@ async fn an_answer_that_nobody_asked_for_is_nobodys_verdict() {
         // the second line ends the run before the next message is asked about
         assert_eq!(twice.handle(message("a")).await, Verdict::Done(Some("1".into())));
     }
+}
+
+/// Answers by id, and does this when it reads "bad".
+fn by_id(bad: &str) -> String {
+    let id = r#"id=${line#*\"id\":\"}; id=${id%%\"*}"#;
+    each(&format!(r#"{id}; case $line in *bad*) {bad};; *) echo "id=$id ok $id";; esac"#))
+}
+
+/// A message with an id of its own.
+fn numbered(number: u8, body: &'static str) -> Message {
+    Message { id: MessageId([b'a' + number; 16]), ..message(body) }
+}
+
+#[tokio::test]
+async fn with_ids_a_stray_line_acknowledges_no_message() {
+    let handler = captured(&by_id(r#"echo "id=$id ok"; echo ok"#));
+    let handle = |number, body| handler.handle(numbered(number, body));
+    let verdicts = join_all([handle(0, "good"), handle(1, "bad"), handle(2, "good"), handle(3, "good")]).await;
+    let reason = "the command answered \"ok\" without the id that it gave before";
+    let done = |id: &'static str| Verdict::Done(Some(id.into()));
+    let expected = [done("aaaaaaaaaaaaaaaa"), Verdict::Done(None), Verdict::retry(reason), done("dddddddddddddddd")];
+    assert_eq!(verdicts, expected);
+}
+
+#[tokio::test]
+async fn a_verdict_on_another_message_is_none() {
+    let handler = captured(&by_id(r#"echo "id=x ok""#));
+    let verdicts = join_all([handler.handle(numbered(0, "bad")), handler.handle(numbered(1, "good"))]).await;
+    let reason = "the command answered for message \"x\" when it was aaaaaaaaaaaaaaaa's turn";
+    assert_eq!(verdicts, [Verdict::retry(reason), Verdict::Done(Some("bbbbbbbbbbbbbbbb".into()))]);
 }
 
 #[tokio::test]

@@ -1,0 +1,94 @@
+//! `--handler exec:COMMAND` and `pipe:COMMAND` when the consumer is killed, and what the commands inherit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::support::{Mqueue, Nsqd, consumer, needs, wait_until};
+
+/// A folder for what commands say.
+fn folder() -> (TempDir, impl Fn(&str) -> PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    (folder, move |name| path.join(name))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn start(nsqd: &Nsqd, handler: &str) -> Mqueue {
+    consumer(&nsqd.tcp(), "--concurrency 1").arg("--handler").arg(handler).start()
+}
+
+/// True if there is no such process, or it has ended and nobody has looked yet.
+fn has_ended(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
+#[test]
+fn a_command_whose_consumer_is_killed_still_reads_the_whole_body() {
+    needs!("nsqd");
+    let (nsqd, (_folder, at)) = (Nsqd::with_channel("foo", "1"), folder());
+    nsqd.publish("foo", &vec![b'x'; 800_000]);
+    // in a session of its own it is out of reach of who ends the consumer's commands
+    let script = format!(
+        "echo $$ >{0}; until [ -e {1} ]; do sleep 0.01; done; wc -c >{2}.part; mv {2}.part {2}",
+        at("up").display(),
+        at("go").display(),
+        at("read").display()
+    );
+    let consumer = start(&nsqd, &format!("exec:setsid --wait sh -c '{script}'"));
+    wait_until("the command", || read(&at("up")).ends_with('\n'));
+    consumer.signal(Signal::SIGKILL);
+    consumer.finish();
+    fs::write(at("go"), "").unwrap();
+    wait_until("the command to have read", || at("read").exists());
+    assert_eq!(read(&at("read")).trim(), "800000");
+}
+
+#[test]
+fn a_killed_consumer_takes_its_commands_and_their_children_along() {
+    needs!("nsqd");
+    for kind in ["exec", "pipe"] {
+        let (nsqd, (_folder, at)) = (Nsqd::with_channel("foo", "1"), folder());
+        nsqd.publish("foo", b"a");
+        let pids = at("pids");
+        let script = format!("trap '' TERM; sleep 1000 & echo $$ $! >{}; wait; sleep 1000", pids.display());
+        let consumer = start(&nsqd, &format!("{kind}:{script}"));
+        wait_until("the command", || read(&pids).ends_with('\n'));
+        let pids: Vec<String> = read(&pids).split_whitespace().map(str::to_owned).collect();
+        assert!(!pids.iter().any(|pid| has_ended(pid)), "{kind}: they run");
+        consumer.signal(Signal::SIGKILL);
+        consumer.finish();
+        wait_until("the command and its child to end", || pids.iter().all(|pid| has_ended(pid)));
+    }
+}
+
+#[test]
+fn commands_inherit_the_users_environment_and_no_secret_of_mqueues() {
+    needs!("nsqd");
+    for kind in ["exec", "pipe"] {
+        let (nsqd, (_folder, at)) = (Nsqd::with_channel("foo", "1"), folder());
+        nsqd.publish("foo", b"a");
+        let handler = format!("{kind}:read -r _; env >{}; echo ok", at("env").display());
+        let mine = [("MINE", "kept"), ("STREAM", "foo")];
+        let secret = [("QUEUE", "http://me:pass@host"), ("TO", "http://me:pass@host"), ("BEARER_TOKEN_FILE", "/pass")];
+        let mut consumer = consumer(&nsqd.tcp(), "--count 1").env("HANDLER", &handler).env("WATCHDOG_PID", "1");
+        for (name, value) in mine.iter().chain(&secret) {
+            consumer = consumer.env(name, value);
+        }
+        let finished = consumer.run();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        let env = read(&at("env"));
+        for (name, value) in mine {
+            assert!(env.contains(&format!("{name}={value}\n")), "{kind}: {env}");
+        }
+        assert!(env.contains("MQUEUE_STREAM=foo\n"), "{kind}: {env}");
+        for name in ["pass", "HANDLER=", "WATCHDOG_PID"] {
+            assert!(!env.contains(name), "{kind}: {name} is in {env}");
+        }
+    }
+}
