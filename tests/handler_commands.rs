@@ -28,6 +28,14 @@ fn has_ended(pid: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
 }
 
+/// True if the consumer's table of running commands names this process group.
+fn is_guarded(consumer: u32, group: &str) -> bool {
+    let files = fs::read_dir(format!("/proc/{consumer}/fd")).unwrap().flatten().map(|file| file.path());
+    files
+        .filter(|file| fs::read_link(file).is_ok_and(|leads| leads.to_string_lossy().contains("mqueue-commands")))
+        .any(|table| read(&table).lines().any(|line| line.trim() == group))
+}
+
 #[test]
 fn a_command_whose_consumer_is_killed_still_reads_the_whole_body() {
     needs!("nsqd");
@@ -40,10 +48,10 @@ fn a_command_whose_consumer_is_killed_still_reads_the_whole_body() {
         at("go").display(),
         at("read").display()
     );
-    let consumer = start(&nsqd, &format!("exec:setsid --wait sh -c '{script}'"));
+    let mut consumer = start(&nsqd, &format!("exec:setsid --wait sh -c '{script}'"));
     wait_until("the command", || read(&at("up")).ends_with('\n'));
     consumer.signal(Signal::SIGKILL);
-    consumer.finish();
+    wait_until("the consumer to end", || consumer.has_ended());
     fs::write(at("go"), "").unwrap();
     wait_until("the command to have read", || at("read").exists());
     assert_eq!(read(&at("read")).trim(), "800000");
@@ -61,6 +69,7 @@ fn a_killed_consumer_takes_its_commands_and_their_children_along() {
         wait_until("the command", || read(&pids).ends_with('\n'));
         let pids: Vec<String> = read(&pids).split_whitespace().map(str::to_owned).collect();
         assert!(!pids.iter().any(|pid| has_ended(pid)), "{kind}: they run");
+        wait_until("the command to be in the table", || is_guarded(consumer.pid(), &pids[0]));
         consumer.signal(Signal::SIGKILL);
         consumer.finish();
         wait_until("the command and its child to end", || pids.iter().all(|pid| has_ended(pid)));

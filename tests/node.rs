@@ -203,3 +203,41 @@ fn what_cannot_work_is_said_at_once() {
     let gone = node("127.0.0.1:1", &nsqd, "--stream foo --group 1").run();
     assert_eq!((gone.code, gone.stderr.lines().count()), (Some(69), 1), "{}", gone.stderr);
 }
+
+#[test]
+fn a_node_runs_without_settings_and_names_those_that_it_does_not_use() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let node = mqueue("node")
+        .env("MPORT", "0")
+        .env("NSQD_TCP_ADDRESS", &nsqd.tcp())
+        .env("NSQD_HTTP_ADDRESS", &nsqd.http())
+        .env("REDIS_URL", "redis.internal:6379")
+        .env("REDIS_POOL_SIZE", "100")
+        .start();
+    nsqd.wait_for_clients("a", "1", 1);
+    assert_eq!(node.times_said("not used: REDIS_URL, REDIS_POOL_SIZE:"), 1);
+    assert_eq!(node.times_said("redis.internal"), 0);
+    node.signal(Signal::SIGTERM);
+    assert_eq!(node.finish().code, Some(0));
+}
+
+#[test]
+fn a_generator_that_waits_says_so() {
+    needs!("nsqd");
+    let nsqd = Nsqd::with_channel("a.token", "token");
+    let generator = || node(&nsqd.tcp(), &nsqd, "--mode generator --ping-interval 1").start();
+    let mode = |told: &Told| -> serde_json::Value {
+        serde_json::from_str::<serde_json::Value>(&told.get("/debug/vars").1).unwrap()["mqueue"]["mode"].clone()
+    };
+    let first = generator();
+    wait_until("the first to generate", || first.times_said(" generating epoch=") == 1);
+    let second = generator();
+    let (first_told, second_told) = (Told::by(&first), Told::by(&second));
+    assert_eq!((mode(&first_told), mode(&second_told)), ("generator".into(), "waiting".into()));
+    wait_until("both to have said it", || {
+        [&first, &second].iter().all(|node| node.times_said("waiting to generate") == 1)
+    });
+    first.signal(Signal::SIGTERM);
+    wait_until("the second to generate", || mode(&second_told) == "generator");
+}

@@ -182,3 +182,23 @@ fn who_stops_reading_ends_it() {
     drop(lines);
     assert_eq!(simulation.finish().code, Some(0));
 }
+
+#[test]
+fn the_start_is_said_in_this_order_and_the_example_settings_are_read() {
+    let mut simulation = mqueue("simulate --duration 0.1 --seed 1");
+    let example = include_str!("../docker/.env.example");
+    for setting in example.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = setting.split_once('=').expect("NAME=VALUE");
+        simulation = simulation.env(name, value);
+    }
+    let finished = simulation.run();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let start = "Starting the application...\n\n=== Configuration ===\nWorkers Count:    50\nStreams Count:    100\n\
+         Stream Interval:  1000 ms\nChunk Size:       1024 bytes\nBuffer Size:      500\nSeed:             1\n\
+         Via:              a buffer\n====================\nApplication is running...\n50 workers started\n\
+         100 streams started\n";
+    assert!(finished.stdout.starts_with(start), "{}", finished.stdout);
+    assert!(finished.stdout.ends_with("Application exited.\n"), "the report is where help says: {}", finished.stdout);
+    let help = mqueue("simulate --help").run().stdout;
+    assert!(help.contains("How to report, on stdout") && !help.contains("on stderr"), "{help}");
+}

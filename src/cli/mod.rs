@@ -78,7 +78,7 @@ pub enum Command {
 /// How a command that runs for long reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Report {
-    /// At the end, for people, on stderr.
+    /// At the end, for people.
     Text,
     /// JSON on stdout: a line each second, and one at the end.
     Json,

@@ -20,11 +20,11 @@ use crate::proto::{ChannelName, TopicName};
 #[group(skip)]
 pub struct Args {
     /// The stream (NSQ's topic) that events go to
-    #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME")]
+    #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME", default_value = "a")]
     pub stream: TopicName,
 
     /// The group (NSQ's channel) that consumers share
-    #[arg(long, visible_alias = "channel", env = "GROUP", value_name = "NAME")]
+    #[arg(long, visible_alias = "channel", env = "GROUP", value_name = "NAME", default_value = "1")]
     pub group: ChannelName,
 
     /// A consumer handles events until it has to generate; a generator does nothing else, and waits while another one generates

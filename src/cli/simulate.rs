@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long, short)]
     pub verbose: bool,
 
-    /// How to report: text, or json (a line each second and one at the end, on stdout)
+    /// How to report, on stdout: text, or json (a line each second and one at the end)
     #[arg(long, value_enum, default_value = "text")]
     pub report: Report,
 

@@ -70,6 +70,7 @@ impl ExecHandler {
     }
 
     fn start(&self, message: &Message) -> io::Result<Child> {
+        self.orphan_guard.stand_by();
         self.command
             .command(&self.stream, &self.group)
             .env("MQUEUE_ID", message.id.to_string())

@@ -64,8 +64,17 @@ pub(super) struct Entry {
 impl OrphanGuard {
     /// Has a process group killed when this process ends before the entry is dropped. Needs a tokio runtime.
     pub(super) fn enter(&self, group: Pid) -> Option<Entry> {
+        self.shell().and_then(|shell| shell.enter(group))
+    }
+
+    /// Starts the shell, if it does not run yet: before the first command, which is not to wait for its entry.
+    pub(super) fn stand_by(&self) {
+        self.shell();
+    }
+
+    fn shell(&self) -> Option<&Arc<Shell>> {
         let start = || Shell::start().map(Arc::new);
-        let shell = self.shell.get_or_init(|| match start() {
+        let started = || match start() {
             Ok(shell) => Some(shell),
             Err(error) => {
                 tracing::warn!(
@@ -74,8 +83,8 @@ impl OrphanGuard {
                 );
                 None
             }
-        });
-        shell.as_ref().and_then(|shell| shell.enter(group))
+        };
+        self.shell.get_or_init(started).as_ref()
     }
 }
 

@@ -19,6 +19,7 @@ mod post;
 mod vars;
 mod work;
 
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -37,7 +38,8 @@ use crate::systemd::Notifier;
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(args.tuning.grace)?;
     let places = Places::new(&args)?;
-    let vars = Arc::new(Vars::default());
+    warn_of_unused(std::env::vars_os().map(|(name, _)| name));
+    let vars = Arc::new(Vars { only_generates: args.mode == Mode::Generator, ..Vars::default() });
     let work = Arc::new(work(&args, &shutdown, vars.clone())?);
     let plan = Plan::new(&args)?;
     let (leading, leads) = watch::channel(false);
@@ -63,6 +65,19 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     Notifier.stopping();
     ended.and(consumed)?;
     Ok(if shutdown.now.is_cancelled() { Exit::Interrupted } else { Exit::Success })
+}
+
+/// Names settings of Redis that this program does not read: whoever set them expects something of them.
+fn warn_of_unused(set: impl Iterator<Item = OsString>) {
+    const UNUSED: [&str; 4] = ["REDIS_URL", "REDIS_QUEUE", "REDIS_ERROR_QUEUE", "REDIS_POOL_SIZE"];
+    let set: Vec<OsString> = set.collect();
+    let unused: Vec<&str> = UNUSED.into_iter().filter(|unused| set.iter().any(|name| name == unused)).collect();
+    if !unused.is_empty() {
+        tracing::warn!(
+            "not used: {}: the queue is in NSQ; use NSQD_TCP_ADDRESS, NSQD_HTTP_ADDRESS, STREAM and DEAD_LETTER",
+            unused.join(", ")
+        );
+    }
 }
 
 fn work(args: &Args, shutdown: &Shutdown, vars: Arc<Vars>) -> Result<Work, Failure> {

@@ -90,6 +90,7 @@ impl Post {
 
     /// Holds the post until the node is to end.
     pub(super) async fn stand(mut self, shutdown: &Shutdown) -> Result<(), Failure> {
+        self.say_that_it_waits();
         self.is_up();
         self.is_listening();
         let ended = loop {
@@ -260,6 +261,7 @@ impl Post {
         }
         if before > 0 {
             tracing::info!(epoch = before, "no longer generating: {} events", self.generator.events());
+            self.say_that_it_waits();
         }
         if epoch > 0 {
             self.vars.terms.fetch_add(1, Ordering::Relaxed);
@@ -267,6 +269,16 @@ impl Post {
             tracing::info!(epoch, stream = %self.generator.stream(), "generating");
         }
         self.leading.send_replace(epoch > 0);
+    }
+
+    /// A node that only generates does nothing else meanwhile.
+    fn say_that_it_waits(&self) {
+        if self.vars.only_generates {
+            tracing::info!(
+                stream = %self.generator.stream(),
+                "waiting to generate: it begins when no other node generates"
+            );
+        }
     }
 
     fn mismatch(&self, theirs: &Charter) -> Failure {

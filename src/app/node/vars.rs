@@ -16,6 +16,8 @@ use crate::serve::Door;
 /// The figures of a run.
 #[derive(Debug, Default)]
 pub(super) struct Vars {
+    /// True if it only generates: while another node does, it waits.
+    pub(super) only_generates: bool,
     /// The epoch that this node generates in; 0 while it does not.
     pub(super) epoch: AtomicU64,
     /// How often it became the generator.
@@ -45,7 +47,11 @@ impl Vars {
                 "NumGC": 0, "PauseTotalNs": 0, "PauseNs": [0],
             },
             "mqueue": {
-                "mode": if epoch > 0 { "generator" } else { "consumer" },
+                "mode": match (epoch, self.only_generates) {
+                    (1.., _) => "generator",
+                    (0, true) => "waiting",
+                    (0, false) => "consumer",
+                },
                 "epoch": epoch,
                 "terms": number(&self.terms),
                 "generated": number(&self.generated),
@@ -91,6 +97,7 @@ mod tests {
 
     #[test]
     fn the_format_is_expvars() {
+        assert_eq!(Vars { only_generates: true, ..Vars::default() }.json()["mqueue"]["mode"], "waiting");
         let vars = Vars::default();
         vars.generated.fetch_add(3, Ordering::Relaxed);
         let json = vars.json();

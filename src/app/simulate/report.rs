@@ -21,8 +21,9 @@ Stream Interval:  {interval} ms
 Chunk Size:       {chunk_size} bytes
 Buffer Size:      {buffer}
 Seed:             {seed}
+Via:              {via}
 ====================
-Application is running, via {via}...
+Application is running...
 {workers} workers started
 {streams} streams started"
     )

@@ -61,6 +61,7 @@ pub(super) enum Turn {
 impl Program {
     /// Starts a command, in a process group of its own.
     pub(super) fn start(command: &mut Command, guard: &OrphanGuard) -> io::Result<Self> {
+        guard.stand_by();
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn()?;
         let group = ProcessGroup::led_by(&child, guard);
         Ok(Self {
