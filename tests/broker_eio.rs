@@ -15,7 +15,15 @@ impl BadDisk {
     /// Makes each sync of this process fail. `None` where strace cannot do that.
     fn of(pid: u32) -> Option<Self> {
         let mut strace = Command::new("strace")
-            .args(["-f", "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO", "-p", &pid.to_string()])
+            .args([
+                "-f",
+                "-e",
+                "trace=fsync,fdatasync",
+                "-e",
+                "inject=fsync,fdatasync:error=EIO",
+                "-p",
+                &pid.to_string(),
+            ])
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -106,11 +106,15 @@ impl Header {
         let all = copies.map(Self::decode_3).chain([Self::decode_2(&bytes[..HEADER_2])]);
         // too short to hold a record of any version
         let nothing = if bytes.len() < HEADER { BadHeader::Unwritten } else { BadHeader::Damaged };
-        all.fold(Err(nothing), |found, next| match (found, next) {
-            (Err(BadHeader::OtherVersion), _) | (_, Err(BadHeader::OtherVersion)) => Err(BadHeader::OtherVersion),
-            (found, Err(_)) => found,
-            (_, header) => header,
-        })
+        let mut found = Err(nothing);
+        for header in all {
+            found = match (found, header) {
+                (Err(BadHeader::OtherVersion), _) | (_, Err(BadHeader::OtherVersion)) => Err(BadHeader::OtherVersion),
+                (found, Err(_)) => found,
+                (_, header) => header,
+            };
+        }
+        found
     }
 
     fn decode_3(copy: &[u8]) -> Result<Self, BadHeader> {

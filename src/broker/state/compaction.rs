@@ -321,9 +321,9 @@ impl Compaction {
             Source::Topic(name, begin) => {
                 let held = &state.topics.get(&name)?.held;
                 let end = held.len().min(begin + *left);
-                for place in begin..end {
-                    if is_in(&held[place].run) {
-                        self.found.entry(held[place].run.key).or_default().push(Spot::Topic(name.clone(), place));
+                for (place, held) in held.iter().enumerate().take(end).skip(begin) {
+                    if is_in(&held.run) {
+                        self.found.entry(held.run.key).or_default().push(Spot::Topic(name.clone(), place));
                     }
                 }
                 *left -= end.saturating_sub(begin);
@@ -333,8 +333,8 @@ impl Compaction {
                 let channel = state.channels.get(&id)?;
                 let begin = usize::try_from(number.saturating_sub(channel.popped)).ok()?;
                 let end = channel.queue.len().min(begin + *left);
-                for place in begin..end {
-                    let run = &channel.queue[place].run;
+                for (place, waiting) in channel.queue.iter().enumerate().take(end).skip(begin) {
+                    let run = &waiting.run;
                     if is_in(run) {
                         self.found.entry(run.key).or_default().push(Spot::Queue(id, channel.popped + place as u64));
                     }
