@@ -144,3 +144,67 @@ fn nobody_there_to_be_asked_is_a_wrong_use() {
     let gone = mqueue("errors --stream foo --nsqd-tcp-address 127.0.0.1:1 --nsqd-http-address 127.0.0.1:1").run();
     assert_eq!((gone.code, gone.stderr.lines().count()), (Some(69), 1), "{}", gone.stderr);
 }
+
+/// Gives up three messages of `foo` in group 1, which group 2 has handled.
+fn given_up_by_one_of_two(nsqd: Nsqd) -> Nsqd {
+    nsqd.create("foo", "1");
+    nsqd.create("foo", "2");
+    nsqd.publish_lines("foo", b"a\nb\nc");
+    let handled = mqueue(&format!("consumer --stream foo --group 2 --count 3 --nsqd-tcp-address {}", nsqd.tcp())).run();
+    assert_eq!(handled.code, Some(0), "{}", handled.stderr);
+    let gone = consumer(&nsqd.tcp(), "--handler exec:false --max-attempts 1 --count 3").run();
+    assert_eq!(gone.code, Some(0), "{}", gone.stderr);
+    nsqd
+}
+
+#[test]
+fn the_broker_gives_letters_back_to_the_one_group() {
+    let mut broker = given_up_by_one_of_two(Nsqd::embedded(&[]));
+    let back = done(&broker, "--redrive --yes");
+    assert!(back.stderr.contains("3 published again, 0 left"), "{}", back.stderr);
+    assert_eq!((broker.channel("foo", "1").depth, broker.channel("foo", "2").depth), (3, 0));
+    assert_eq!(broker.channel("foo", "2").message_count, 3, "the other group never gets them again");
+    // they are in the log, as any message is
+    broker.kill();
+    broker.start_again();
+    assert_eq!((broker.channel("foo", "1").depth, broker.channel("foo", "2").depth), (3, 0));
+    let again = consumer(&broker.tcp(), "--output body --count 3").run();
+    assert_eq!(sorted(&again), ["a", "b", "c"]);
+    broker.wait_for_empty("foo", "1");
+}
+
+#[test]
+fn nsqd_gives_letters_back_only_where_there_is_no_other_group_unless_told_to() {
+    needs!("nsqd");
+    let nsqd = given_up_by_one_of_two(Nsqd::real(&[]));
+    let refused = errors(&nsqd, "--redrive --yes").run();
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("with --to-all-groups"), "{}", refused.stderr);
+    wait_until("all to be back", || nsqd.channel("foo.dead", "errors").depth == 3);
+    assert_eq!((nsqd.channel("foo", "1").depth, nsqd.channel("foo", "2").depth), (0, 0));
+    done(&nsqd, "--redrive --yes --to-all-groups");
+    wait_until("both to have them", || [1, 2].map(|n| nsqd.channel("foo", &n.to_string()).depth) == [3, 3]);
+}
+
+#[test]
+fn a_letter_that_names_another_stream_or_group_goes_nowhere_unless_asked() {
+    needs!("nsqd");
+    for nsqd in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
+        nsqd.create("foo", "1");
+        nsqd.create("payments", "1");
+        for (stream, group) in [("payments", "1"), ("foo", "9")] {
+            let line = format!(
+                r#"{{"mqueue":"dead-letter","stream":"{stream}","group":"{group}","id":"0","attempts":1,"timestamp":1,"died":2,"reason":"x"}}"#
+            );
+            nsqd.publish("foo.dead", format!("{line}\nforged").as_bytes());
+        }
+        let none = done(&nsqd, "--redrive --yes");
+        for words in ["0 published again, 2 left", "1 of them name another stream", "1 of them name a group"] {
+            assert!(none.stderr.contains(words), "{words}: {}", none.stderr);
+        }
+        assert_eq!((nsqd.published("payments"), nsqd.published("foo")), (0, 0));
+        wait_until("both to be back", || nsqd.channel("foo.dead", "errors").deferred_count == 0);
+        done(&nsqd, "--redrive --yes --to other");
+        assert_eq!((nsqd.published("payments"), nsqd.published("foo"), nsqd.published("other")), (0, 0, 2));
+    }
+}

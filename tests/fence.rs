@@ -51,6 +51,11 @@ fn who_did_not_ask_for_it_is_answered_as_by_nsqd() {
         assert_eq!(client.frame(), "1 E_INVALID invalid command FPUB");
         assert_eq!(client.frame(), "closed");
     }
+    for broker in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
+        let mut client = Client::subscribed(&broker, "foo", "1", "{}");
+        client.say("BACK 0123456789abcdef 0\n");
+        assert_eq!((client.frame().as_str(), client.frame().as_str()), ("1 E_INVALID invalid command BACK", "closed"));
+    }
     let (_, answer) = Client::identified(&Nsqd::real(&[]), WISHES);
     assert!(!answer.contains("fence"), "nsqd knows nothing of it: {answer}");
 }

@@ -325,13 +325,45 @@ fn what_a_worker_drops_or_fails_too_often_is_among_the_dead_letters() {
     drop(worker);
     gateway.wait_for_metric("workers", 0);
     gateway.post("/streams/s", b"poison");
-    for _ in 0..20 {
+    for _ in 0..2 {
         assert_eq!(gateway.worker("s", "g", "").job().unwrap()["body"], "poison");
         gateway.wait_for_metric("workers", 0);
     }
     let _last = gateway.worker("s", "g", "");
     gateway.wait_for_metric("jobs_dead_total", 3);
     nsqd.wait_for_empty("s", "g");
+}
+
+#[test]
+fn a_worker_that_gives_its_jobs_back_has_not_tried_them() {
+    let broker = Nsqd::embedded(&[]);
+    let gateway = Gateway::start(&broker, "");
+    gateway.publish_lines("s", &numbers(0..2));
+    for _ in 0..3 {
+        let mut leaving = gateway.worker("s", "g", "in_flight=2");
+        let jobs = [leaving.job().unwrap(), leaving.job().unwrap()];
+        assert_eq!(jobs.clone().map(|job| job["attempts"].clone()), [1, 1]);
+        let tokens = jobs.map(|job| job["token"].as_str().unwrap().to_owned()).join("\n");
+        assert_eq!(gateway.post("/jobs/release", tokens.as_bytes()).body["released"], 2);
+        assert_eq!(leaving.job(), None, "it gets no more, and its stream ends");
+    }
+    // mqueue's own worker does so when it is ended in the middle of its work
+    let folder = tempfile::tempdir().unwrap();
+    let begun = folder.path().join("begun");
+    for round in 1..=3 {
+        let args = format!("worker --queue http://{} --stream s --group g --in-flight 2 --grace 0", gateway.address);
+        let worker =
+            mqueue(&args).arg("--handler").arg(&format!("exec:echo >>{}; sleep 1000", begun.display())).start();
+        wait_until("both to be begun", || std::fs::read(&begun).is_ok_and(|lines| lines.len() == 2 * round));
+        worker.signal(Signal::SIGINT);
+        assert_eq!(worker.finish().code, Some(130));
+        gateway.wait_for_metric("jobs_held", 0);
+    }
+    let mut last = gateway.worker("s", "g", "in_flight=2");
+    for job in [last.job().unwrap(), last.job().unwrap()] {
+        assert_eq!(job["attempts"], 1);
+        assert_eq!(gateway.answer(&job, "done").status, 200);
+    }
 }
 
 #[test]

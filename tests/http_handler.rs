@@ -16,11 +16,12 @@ struct Web {
 }
 
 impl Web {
-    fn start(answers: &'static [&'static str]) -> Self {
+    fn start(answers: impl AsRef<[&'static str]>) -> Self {
         Self::serve(TcpListener::bind("127.0.0.1:0").unwrap(), answers)
     }
 
-    fn serve(listener: TcpListener, answers: &'static [&'static str]) -> Self {
+    fn serve(listener: TcpListener, answers: impl AsRef<[&'static str]>) -> Self {
+        let answers = answers.as_ref().to_vec();
         let address = listener.local_addr().unwrap().to_string();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let log = requests.clone();
@@ -75,7 +76,7 @@ fn without_certificates(program: Mqueue) -> Mqueue {
 #[test]
 fn plain_http_needs_no_certificates_and_https_says_that_there_are_none() {
     needs!("nsqd");
-    let (nsqd, web) = (Nsqd::start(), Web::start(&["200 OK"]));
+    let (nsqd, web) = (Nsqd::start(), Web::start(["200 OK"]));
     nsqd.publish("foo", b"body");
     // its last look asks nsqd's HTTP API, too
     let args = format!("--handler http://{}/ --nsqd-http-address {} --timeout 0.3", web.address, nsqd.http());
@@ -106,7 +107,7 @@ fn success_is_done_and_a_server_error_is_tried_again() {
 fn retry_after_is_heeded() {
     needs!("nsqd");
     let nsqd = Nsqd::with_channel("foo", "1");
-    let web = Web::start(&["429 Too Many Requests\r\nRetry-After: 1", "200 OK"]);
+    let web = Web::start(["429 Too Many Requests\r\nRetry-After: 1", "200 OK"]);
     succeeds(posting(&nsqd, &web.address));
     let requests = web.requests.lock().unwrap();
     let [(_, first), (_, second)] = requests[..] else { panic!("{requests:?}") };
@@ -117,9 +118,31 @@ fn retry_after_is_heeded() {
 #[test]
 fn a_client_error_is_a_dead_letter_at_once() {
     needs!("nsqd");
-    let (nsqd, web) = (Nsqd::start(), Web::start(&["404 Not Found"]));
+    let (nsqd, web) = (Nsqd::start(), Web::start(["422 Unprocessable Entity"]));
     succeeds(posting(&nsqd, &web.address));
     assert_eq!((web.bodies().len(), nsqd.published("foo.dead")), (1, 1));
+}
+
+#[test]
+fn refusals_of_all_messages_use_up_no_tries_and_a_refusal_among_others_is_a_dead_letter() {
+    needs!("nsqd");
+    for (nsqd, attempts) in [(Nsqd::real(&[]), 7), (Nsqd::embedded(&[]), 2)] {
+        nsqd.publish("foo", b"body");
+        let refusals = ["404 Not Found", "403 Forbidden", "401 Unauthorized", "404 Not Found", "404 Not Found"];
+        let web =
+            Web::start([&refusals[..], &["500 Internal Server Error"; 2], &["200 OK"; 2], &["404 Not Found"]].concat());
+        let args = format!("--handler http://{}/hook --retry-delay 0 --max-backoff 0 --max-attempts 2", web.address);
+        let consumer = consumer(&nsqd.tcp(), &args).arg("--concurrency=1").start();
+        consumer.wait_to_say("given up, now in stream");
+        assert_eq!((web.bodies().len(), nsqd.published("foo.dead")), (7, 1), "two real tries: {}", consumer.stderr());
+        assert_eq!(consumer.times_said("see to its URL and access"), 5);
+        assert!(consumer.stderr().contains(&format!("attempts={attempts}")), "{}", consumer.stderr());
+        for expected in [1, 1, 2] {
+            nsqd.publish("foo", b"next");
+            nsqd.wait_for_empty("foo", "1");
+            assert_eq!(nsqd.published("foo.dead"), expected);
+        }
+    }
 }
 
 #[test]
@@ -129,7 +152,7 @@ fn a_server_that_is_away_is_tried_again() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let consumer = posting(&nsqd, &address);
     wait_until("a try that was refused", || consumer.stderr().contains("connection refused"));
-    let web = Web::serve(TcpListener::bind(&address).unwrap(), &["200 OK"]);
+    let web = Web::serve(TcpListener::bind(&address).unwrap(), ["200 OK"]);
     succeeds(consumer);
     assert_eq!(web.bodies(), ["body"]);
 }

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::support::fake_nsqd::{FakeNsqd, Peer, error, message, message_id, ok};
-use crate::support::{Mqueue, Nsqd, consumer, mqueue, needs};
+use crate::support::{Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
 
 /// A body that is neither text nor one line.
 const BODY: &[u8] = b"line 1\nline 2\0\xff\xfe";
@@ -112,6 +112,60 @@ fn a_message_that_always_fails_is_a_dead_letter_after_max_attempts() {
     assert!(letter.timestamp > 0 && letter.died > letter.timestamp, "{letter:?}");
 }
 
+/// nsqd and `mqueue broker`, each with `foo` and its group known from the start: nsqd heeds timeouts of a new channel late.
+fn both_brokers() -> [Nsqd; 2] {
+    [Nsqd::real(&[]), Nsqd::embedded(&[])].map(|mut nsqd| {
+        nsqd.create("foo", "1");
+        nsqd.stop();
+        nsqd.start_again();
+        nsqd
+    })
+}
+
+#[test]
+fn a_message_that_kills_its_consumer_is_a_dead_letter_after_max_attempts() {
+    needs!("nsqd");
+    for nsqd in both_brokers() {
+        let runs = Runs::new();
+        nsqd.publish("foo", BODY);
+        let args = "--max-attempts 2 --msg-timeout 1s --count 1";
+        let mut codes = Vec::new();
+        while codes.len() < 5 && codes.last() != Some(&Some(0)) {
+            codes.push(with_handler(consumer(&nsqd.tcp(), args), &runs.handler("kill -9 $PPID")).run().code);
+        }
+        assert_eq!((codes, runs.count()), (vec![None, None, Some(0)], 2));
+        nsqd.wait_for_empty("foo", "1");
+        let letter = dead_letter(&nsqd);
+        assert!(letter.reason.contains("delivered 2 times and never answered"), "{letter:?}");
+        assert_eq!((&letter.body[..], letter.attempts), (BODY, 3));
+    }
+}
+
+#[test]
+fn what_is_given_back_is_no_try() {
+    let mut broker = Nsqd::embedded(&[]);
+    broker.create("foo", "1");
+    let lines: String = (0..20).map(|n| format!("{n}\n")).collect();
+    broker.publish_lines("foo", lines.trim_end().as_bytes());
+    for round in 1..=5 {
+        let consumer = consumer(&broker.tcp(), "--concurrency 20 --max-attempts 3 --grace 0");
+        let consumer = with_handler(consumer, "exec:sleep 1000").start();
+        wait_until("all to be tried", || broker.channel("foo", "1").in_flight_count == 20);
+        consumer.signal(Signal::SIGINT);
+        assert_eq!(consumer.finish().code, Some(130));
+        wait_until("all to be given back", || broker.channel("foo", "1").depth == 20);
+        assert_eq!(broker.channel("foo", "1").requeue_count, 20 * round);
+    }
+    // the broker's log knows it, too
+    broker.kill();
+    broker.start_again();
+    let runs = Runs::new();
+    let args = "--concurrency 20 --max-attempts 3 --retry-delay 0 --max-backoff 0 --count 20";
+    let failing = with_handler(consumer(&broker.tcp(), args), &runs.handler("exit 1")).run();
+    assert_eq!(failing.code, Some(0), "{}", failing.stderr);
+    assert_eq!((runs.count(), broker.published("foo.dead")), (60, 20));
+}
+
 #[test]
 fn exit_code_65_is_a_dead_letter_at_once() {
     needs!("nsqd");
@@ -189,19 +243,51 @@ fn a_message_whose_dead_letter_is_never_acknowledged_goes_back_at_the_end() {
 }
 
 #[test]
-fn a_message_that_is_too_large_to_have_its_reason_before_it_is_given_up_without() {
+fn a_message_of_the_largest_size_is_a_dead_letter_with_its_reason_and_goes_back_whole() {
     needs!("nsqd");
-    let nsqd = Nsqd::with(&["--max-msg-size=1000"]);
-    let body = vec![b'x'; 1000];
-    nsqd.publish("foo", &body);
-    let finished = consumer(&nsqd.tcp(), "--handler exec:false --max-attempts 1 --count 1").run();
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    assert!(finished.stderr.contains("too large for its reason"), "{}", finished.stderr);
-    let letters = mqueue(&format!(
-        "consumer --stream foo.dead --group 1 --nsqd-tcp-address {} --output body --count 1",
-        nsqd.tcp()
-    ))
-    .run();
-    assert_eq!(letters.stdout.trim_end().as_bytes(), body);
-    nsqd.wait_for_empty("foo", "1");
+    for nsqd in [Nsqd::real(&["--max-msg-size=1000"]), Nsqd::embedded(&["--max-msg-size=1000"])] {
+        let body: Vec<u8> = (0..1000).map(|n| b'a' + (n % 23) as u8).collect();
+        nsqd.publish("foo", &body);
+        let finished = consumer(&nsqd.tcp(), "--handler exec:false --max-attempts 1 --count 1").run();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        let errors = |args: &str| {
+            let addresses = format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http());
+            let done = mqueue(&format!("errors --stream foo {addresses} {args}")).run();
+            assert_eq!(done.code, Some(0), "{}", done.stderr);
+            done
+        };
+        let list = errors("--json");
+        let letter: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
+        assert_eq!((&letter["reason"], &letter["group"]), (&"exit status 1".into(), &"1".into()));
+        assert_eq!(letter["body"].as_str().unwrap().as_bytes(), body);
+        assert!(list.stderr.contains("1 of 1 letters"), "{}", list.stderr);
+        let redriven = errors("--redrive --yes");
+        assert!(redriven.stderr.contains("1 published again, 0 left"), "{}", redriven.stderr);
+        let again = consumer(&nsqd.tcp(), "--output body --count 1").run();
+        assert_eq!(again.stdout.trim_end().as_bytes(), body);
+        nsqd.wait_for_empty("foo.dead", "errors");
+    }
+}
+
+#[test]
+fn dead_letters_of_a_batch_go_out_together() {
+    let fake = FakeNsqd::start();
+    // a body of two lines is none that this handler can hand over
+    let consumer = with_handler(consumer(&fake.tcp(), ""), "unix:/nonexistent").start();
+    let mut subscriber = fake.subscribed();
+    subscriber.until_ready();
+    subscriber.send_all((1..=20).map(|number| message(number, 1, BODY)));
+    let mut publisher = fake.accept();
+    publisher.identified();
+    let mut letters = 0;
+    while letters < 20 {
+        // none is acknowledged
+        letters += match publisher.command() {
+            Command::Pub { .. } => 1,
+            Command::Mpub { bodies, .. } => bodies.count(),
+            other => panic!("{other:?}"),
+        };
+    }
+    assert_eq!(answers(&subscriber.said()), Vec::<&Command>::new());
+    drop(consumer);
 }

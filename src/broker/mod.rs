@@ -24,12 +24,13 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 pub use self::config::BrokerConfig;
 use self::log::{DiskLog, MemoryLog, Recovered, Synced};
-use self::state::{Micros, Now, PublishError, SessionId, Settings, State};
-use crate::proto::{Bodies, TopicName};
+use self::state::{Micros, Now, PublishError, PublishToError, SessionId, Settings, State};
+use crate::proto::{Bodies, ChannelName, TopicName};
 
 /// The version of nsqd that is followed, and that clients are told.
 pub const VERSION: &str = "1.3.0";
@@ -115,6 +116,20 @@ impl Broker {
             Ok::<_, PublishError>(state.position())
         })?;
         Ok(self.synced(position).await?)
+    }
+
+    /// Takes a message for one channel of a topic; it is as safe as the log makes it when this returns.
+    pub async fn publish_to(
+        &self,
+        topic: &TopicName,
+        channel: &ChannelName,
+        body: Bytes,
+    ) -> Result<(), PublishToError> {
+        let position = self.change(|state, now| {
+            state.publish_to(topic, channel, body, now)?;
+            Ok::<_, PublishToError>(state.position())
+        })?;
+        self.synced(position).await.map_err(|error| PublishToError::Publish(error.into()))
     }
 
     /// Waits until the log is on the disk up to here, if that is wanted. Cancel-safe.

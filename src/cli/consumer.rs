@@ -89,7 +89,7 @@ pub struct Handling {
     /// JSON on its stdin (as print has it), and its verdict a line on its stdout, in order: ok,
     /// retry (or retry 30s) or drop, and behind those two a reason. http:// gets a POST; 2xx:
     /// done, 408, 429, 5xx or no answer: again later (Retry-After is heeded), other 4xx: dead
-    /// letter. file:PATH appends and syncs. unix:PATH writes a line to a stream socket, whose
+    /// letter; but 401, 403 or 404 to every message is a wrong URL: no tries are used up. file:PATH appends and syncs. unix:PATH writes a line to a stream socket, whose
     /// answer is OK; forward:STREAM publishes to another stream.
     #[arg(long, env = "HANDLER", value_name = "HANDLER", default_value = "print", verbatim_doc_comment)]
     pub handler: HandlerSpec,

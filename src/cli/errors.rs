@@ -28,9 +28,20 @@ pub struct Args {
     #[arg(long, group = "action")]
     pub get: bool,
 
-    /// Publish them again to the streams that they came from
+    /// Give them back to the stream, each to the group that gave it up and to no other
+    ///
+    /// mqueue's broker can do that. nsqd gives every message to all groups of a stream: there it is done only if the stream has no other
+    /// group (ephemeral ones do not count), unless --to-all-groups says otherwise.
     #[arg(long, group = "action")]
     pub redrive: bool,
+
+    /// Redrive to all groups of the stream: those that had handled a message get it again
+    #[arg(long, requires = "redrive")]
+    pub to_all_groups: bool,
+
+    /// Redrive to all groups of this stream instead, also letters that name another stream or a group that is not there
+    #[arg(long, value_name = "NAME", requires = "redrive", conflicts_with = "to_all_groups")]
+    pub to: Option<TopicName>,
 
     /// Remove them
     #[arg(long, group = "action")]

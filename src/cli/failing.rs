@@ -14,7 +14,7 @@ pub struct Failing {
     #[arg(long, env = "HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]
     pub handler_timeout: Duration,
 
-    /// Attempts after which a failing message goes to the dead letters; 0: it is tried for ever
+    /// Tries after which a message goes to the dead letters, whether it failed or its consumer died; 0: no limit
     #[arg(long, env = "MAX_ATTEMPTS", value_name = "N", default_value_t = 5)]
     pub max_attempts: u16,
 

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use reqwest::header::DATE;
 use reqwest::{Client, Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -56,6 +57,11 @@ pub enum HttpError {
 }
 
 impl HttpError {
+    /// True if the server does not know such a request at all.
+    pub fn is_unknown_request(&self) -> bool {
+        matches!(self, Self::Status { status: 404 | 405, code, .. } if !code.ends_with("_NOT_FOUND"))
+    }
+
     /// True if the topic or channel that was named does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Status { code, .. } if matches!(code.as_str(), "TOPIC_NOT_FOUND" | "CHANNEL_NOT_FOUND"))
@@ -88,13 +94,23 @@ impl Api {
 
     /// The answer, and when the server says that it gave it.
     async fn call_dated(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Dated, HttpError> {
+        self.send(method, path, query, Bytes::new()).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &'static str,
+        query: &Query<'_>,
+        body: Bytes,
+    ) -> Result<Dated, HttpError> {
         let (program, address) = (self.program, self.address.clone());
         let unreachable = |e: reqwest::Error| {
             let reason = if e.is_timeout() { "no answer in time".to_owned() } else { innermost(&e) };
             HttpError::Unreachable { program, address: address.clone(), reason }
         };
         let url = format!("http://{address}{path}");
-        let response = self.client.request(method, url).query(query).send().await.map_err(unreachable)?;
+        let response = self.client.request(method, url).query(query).body(body).send().await.map_err(unreachable)?;
         let status = response.status();
         let date = response.headers().get(DATE).and_then(|date| http_date::parse(date.to_str().ok()?));
         let body = response.bytes().await.map_err(unreachable)?;
@@ -202,6 +218,18 @@ impl Nsqd {
     /// Delivers a channel's messages again.
     pub async fn unpause_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
         self.channel("/channel/unpause", topic, channel).await
+    }
+
+    /// Publishes to one channel of a topic, which mqueue's broker can do; nsqd does not know the request:
+    /// [`HttpError::is_unknown_request`].
+    pub async fn publish_to_channel(
+        &self,
+        topic: &TopicName,
+        channel: &ChannelName,
+        body: Bytes,
+    ) -> Result<(), HttpError> {
+        let query = [("topic", topic.as_str()), ("channel", channel.as_str())];
+        self.0.send(Method::POST, "/channel/pub", &query, body).await.map(drop)
     }
 
     async fn channel(&self, path: &'static str, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {

@@ -26,7 +26,7 @@ mod publisher;
 
 pub use address::{Address, InvalidAddress};
 pub use connection::{ConnectConfig, identify};
-pub use consumer::{Consumer, ConsumerConfig, Control, Delivery, Health};
+pub use consumer::{Consumer, ConsumerConfig, Control, Delivery, GivenBack, Health};
 pub use driver::Driver;
 pub use duplex::{Duplex, Heard};
 pub use error::Error;

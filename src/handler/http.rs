@@ -4,6 +4,7 @@
 //!  2xx                    Done
 //!  408, 429, 5xx          Retry, after Retry-After (in seconds) if it is given
 //!  3xx, no answer         Retry: the address or the server may be put right
+//!  401, 403, 404          Unavailable, when all answers are alike: the URL or the access is wrong; else Drop
 //!  other 4xx              Drop
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! delay does, and a server's clock is not ours. HTTP_PROXY and its like hold for all hosts but this machine, as for
 //! NSQ's own nsq_to_http.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +26,8 @@ use super::spec::shown;
 use super::{Away, CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, LONGEST_DELAY, Verdict};
 use crate::http::cause;
 
+/// So many 401, 403 and 404 in a row may be the messages' own fault, once others were taken.
+const BY_CHANCE: u32 = 3;
 /// How much of an answer that nobody wants is read, in bytes, so that its connection can be used again.
 const DRAIN_LIMIT: usize = 256 * 1024;
 
@@ -37,6 +41,36 @@ pub struct HttpHandler {
     stream: TopicName,
     group: ChannelName,
     capture_output: bool,
+    answers: Mutex<Answers>,
+}
+
+/// What the last answers say of the way to the server.
+#[derive(Debug, Default)]
+struct Answers {
+    /// It took or judged a message since the start.
+    has_worked: bool,
+    /// 401, 403 and 404 since then.
+    refusals: u32,
+}
+
+impl Answers {
+    /// Takes an answer in. True if it says that the URL or the access is wrong, and nothing of the message: no other answer came since the
+    /// start, or in the last few.
+    fn all_refuse(&mut self, status: StatusCode) -> bool {
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+                self.refusals = self.refusals.saturating_add(1);
+                !self.has_worked || self.refusals > BY_CHANCE
+            }
+            // a server that is in trouble, or moved, says nothing of that
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => false,
+            _ if status.is_success() || status.is_client_error() => {
+                (self.has_worked, self.refusals) = (true, 0);
+                false
+            }
+            _ => false,
+        }
+    }
 }
 
 impl HttpHandler {
@@ -51,6 +85,7 @@ impl HttpHandler {
             stream: options.stream.clone(),
             group: options.group.clone(),
             capture_output: options.capture_output,
+            answers: Mutex::default(),
         })
     }
 
@@ -65,6 +100,7 @@ impl HttpHandler {
                 | StatusCode::GATEWAY_TIMEOUT
         );
         match self.verdict(response).await {
+            Verdict::Unavailable { why } => Err(Away(why)),
             Verdict::Retry { why, .. } if takes_nothing => Err(Away(why)),
             verdict => Ok(verdict),
         }
@@ -76,6 +112,16 @@ impl HttpHandler {
 
     async fn verdict(&self, response: Response) -> Verdict {
         let status = response.status();
+        let all_refuse = self.answers.lock().unwrap_or_else(PoisonError::into_inner).all_refuse(status);
+        if all_refuse {
+            drain(response).await;
+            let shown = &self.shown;
+            return Verdict::Unavailable {
+                why: format!(
+                    "HTTP {status} from {shown} to every message: see to its URL and access; none is given up for this"
+                ),
+            };
+        }
         if !status.is_success() {
             let verdict = self.refused(status, response.headers());
             drain(response).await;
@@ -258,10 +304,26 @@ mod tests {
             let why = format!("HTTP {status} from http://{address}/hook");
             assert_eq!(verdict, Verdict::Retry { after, why }, "{status} {headers}");
         }
-        for status in ["400 Bad Request", "401 Unauthorized", "422 Unprocessable Entity"] {
+        for status in ["400 Bad Request", "410 Gone", "422 Unprocessable Entity"] {
             let (address, verdict) = verdict(answer(status, "retry-after: 7\r\n", ""), options()).await;
             assert_eq!(verdict, Verdict::drop(format!("HTTP {status} from http://{address}/hook")));
         }
+    }
+
+    #[test]
+    fn a_refusal_among_others_is_the_messages_and_one_after_the_other_is_the_ways() {
+        let mut answers = Answers::default();
+        for refusal in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND] {
+            assert!(answers.all_refuse(refusal), "nothing worked so far: {refusal}");
+        }
+        assert!(!answers.all_refuse(StatusCode::OK));
+        for _ in 0..BY_CHANCE {
+            assert!(!answers.all_refuse(StatusCode::NOT_FOUND));
+        }
+        assert!(!answers.all_refuse(StatusCode::BAD_GATEWAY));
+        assert!(answers.all_refuse(StatusCode::NOT_FOUND), "a server in trouble is no other answer");
+        assert!(!answers.all_refuse(StatusCode::UNPROCESSABLE_ENTITY), "a message was judged");
+        assert!(!answers.all_refuse(StatusCode::NOT_FOUND));
     }
 
     #[tokio::test]

@@ -72,6 +72,12 @@ pub enum Verdict {
         /// The reason, for people: one line.
         why: String,
     },
+    /// The message could not be tried, and is not to blame: the way to the work is wrong. It comes again later without having used up
+    /// an attempt, and counts as a failure for the consumer's backoff.
+    Unavailable {
+        /// The reason, for people: one line.
+        why: String,
+    },
     /// The message was not tried: it goes back at once, and nobody failed.
     Release,
 }

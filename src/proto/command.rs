@@ -41,6 +41,14 @@ pub enum Command {
         /// When, in milliseconds from now.
         delay: u64,
     },
+    /// The message was not tried and is wanted again: this delivery does not count as an attempt. nsqd does not know this command,
+    /// mqueue's broker grants it in IDENTIFY.
+    Back {
+        /// Which.
+        id: MessageId,
+        /// When, in milliseconds from now.
+        delay: u64,
+    },
     /// The message needs more time: another message timeout from now.
     Touch(MessageId),
     /// No more messages: what is in flight may still be answered.
@@ -91,6 +99,7 @@ impl Command {
             Self::Rdy(_) => b"RDY",
             Self::Fin(_) => b"FIN",
             Self::Req { .. } => b"REQ",
+            Self::Back { .. } => b"BACK",
             Self::Touch(_) => b"TOUCH",
             Self::Cls => b"CLS",
             Self::Nop => b"NOP",
@@ -120,13 +129,8 @@ impl Command {
             }
             Self::Fin(id) => with_id(out, b"FIN ", id),
             Self::Touch(id) => with_id(out, b"TOUCH ", id),
-            Self::Req { id, delay } => {
-                out.put_slice(b"REQ ");
-                out.put_slice(&id.0);
-                out.put_slice(b" ");
-                out.put_decimal(*delay);
-                out.put_slice(b"\n");
-            }
+            Self::Req { id, delay } => with_id_and_delay(out, b"REQ ", id, *delay),
+            Self::Back { id, delay } => with_id_and_delay(out, b"BACK ", id, *delay),
             Self::Cls => out.put_slice(b"CLS\n"),
             Self::Nop => out.put_slice(b"NOP\n"),
             Self::Pub { topic, body } => {
@@ -173,6 +177,14 @@ fn with_body(out: &mut Outgoing, line: &[u8], body: &Bytes) {
     out.put_slice(line);
     out.put_length(body.len());
     out.put_bytes(body);
+}
+
+fn with_id_and_delay(out: &mut Outgoing, verb: &[u8], id: &MessageId, delay: u64) {
+    out.put_slice(verb);
+    out.put_slice(&id.0);
+    out.put_slice(b" ");
+    out.put_decimal(delay);
+    out.put_slice(b"\n");
 }
 
 fn with_id(out: &mut Outgoing, verb: &[u8], id: &MessageId) {

@@ -53,10 +53,13 @@ pub struct Identify {
     /// Asks for FPUB, which mqueue's broker has.
     #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_is_default")]
     pub fence: bool,
+    /// Asks for BACK, which mqueue's broker has.
+    #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_is_default")]
+    pub give_back: bool,
 }
 
 /// The fields of [`Identify`], whose names Go takes in any case.
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 15] = [
     "client_id",
     "hostname",
     "user_agent",
@@ -71,6 +74,7 @@ const FIELDS: [&str; 14] = [
     "deflate",
     "deflate_level",
     "fence",
+    "give_back",
 ];
 
 impl Identify {
@@ -141,6 +145,9 @@ pub struct IdentifyReply {
     /// FPUB is known. nsqd does not send this.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fence: bool,
+    /// BACK is known. nsqd does not send this.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub give_back: bool,
 }
 
 impl Default for IdentifyReply {
@@ -160,6 +167,7 @@ impl Default for IdentifyReply {
             output_buffer_size: 16_384,
             output_buffer_timeout: 250,
             fence: false,
+            give_back: false,
         }
     }
 }
@@ -203,6 +211,7 @@ mod tests {
             deflate: true,
             deflate_level: Some(1),
             fence: true,
+            give_back: true,
         };
         let json = serde_json::to_value(all).unwrap();
         let names: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();

@@ -5,20 +5,25 @@
 //!  the body, byte for byte as it was
 //! ```
 //!
-//! NSQ has no headers, so the reason stands before the body: one line of JSON that any consumer can read or skip.
+//! NSQ has no headers, so the reason stands before the body: one line of JSON that any consumer can read or skip. A body that is too
+//! large with a line before it goes in parts: each is a dead letter with the same line, a part of the body, and `"part":1,"parts":2`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::client::{Address, Error, PublishError, Publisher, PublisherConfig};
 use crate::proto::{ChannelName, ErrorCode, InvalidName, Message, TopicName};
 
 const MARK: &str = "dead-letter";
+/// In how many parts a letter is tried that is too large. Two are enough unless the limit is below some 1,000 bytes.
+const PARTS: [u32; 3] = [2, 4, 8];
 
 /// A message that was given up, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,9 +44,23 @@ pub struct DeadLetter {
     pub died: i64,
     /// Why, for people.
     pub reason: String,
+    /// Which part of the body this is, from 1, and how many there are; nothing if it is all of it.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
     /// What was published.
     #[serde(skip)]
     pub body: Bytes,
+}
+
+/// A part of a letter that is too large for one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Part {
+    /// Its number, from 1.
+    #[serde(rename = "part")]
+    pub number: u32,
+    /// How many there are.
+    #[serde(rename = "parts")]
+    pub of: u32,
 }
 
 impl DeadLetter {
@@ -62,6 +81,7 @@ impl DeadLetter {
             timestamp: message.timestamp,
             died: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
             reason,
+            part: None,
             body: message.body.clone(),
         }
     }
@@ -74,6 +94,17 @@ impl DeadLetter {
         bytes.put_u8(b'\n');
         bytes.put_slice(&self.body);
         bytes.freeze()
+    }
+
+    /// The letter in so many parts, each with its share of the body.
+    fn split(&self, of: u32) -> impl Iterator<Item = Self> {
+        let share = self.body.len().div_ceil(of as usize);
+        (0..of).map(move |index| {
+            let begin = (index as usize * share).min(self.body.len());
+            let end = (begin + share).min(self.body.len());
+            let part = Some(Part { number: index + 1, of });
+            Self { part, body: self.body.slice(begin..end), ..self.clone() }
+        })
     }
 
     /// Reads what [`encode`](Self::encode) wrote; `None` if it is something else.
@@ -91,6 +122,8 @@ pub(crate) enum DeadLetterError {
     Connect(#[from] Error),
     #[error(transparent)]
     Publish(#[from] PublishError),
+    #[error("not acknowledged within {} s", .0.as_secs_f32())]
+    TimedOut(Duration),
 }
 
 /// Publishes dead letters, each on the nsqd that the message came from. Connects when the first one comes.
@@ -110,17 +143,30 @@ impl DeadLetters {
         &self.topic
     }
 
-    /// Done when nsqd said OK. A message that is too large with the line before it goes without: it would come again for ever.
+    /// Done when nsqd said OK, in whole or in parts. There is one deadline, connecting included: letters that are published together
+    /// fail together.
     pub(crate) async fn publish(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
+        let within = self.config.timeout;
+        timeout(within, self.publish_as_it_fits(nsqd, letter)).await.map_err(|_| DeadLetterError::TimedOut(within))?
+    }
+
+    async fn publish_as_it_fits(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
         let publisher = self.publisher(nsqd).await?;
-        match publisher.publish(&self.topic, letter.encode()).await {
-            Err(PublishError::Refused(error)) if error.code == ErrorCode::BadMessage && !letter.body.is_empty() => {
-                let DeadLetter { stream, group, id, reason, .. } = letter;
-                tracing::warn!(%stream, %group, %id, "too large for its reason to stand before it in {}: {reason}", self.topic);
-                Ok(publisher.publish(&self.topic, letter.body.clone()).await?)
-            }
-            published => Ok(published?),
+        let whole = publisher.publish(&self.topic, letter.encode()).await;
+        if !whole.as_ref().is_err_and(is_too_large) || letter.body.is_empty() {
+            return Ok(whole?);
         }
+        for of in PARTS {
+            let parts = join_all(letter.split(of).map(|part| publisher.publish(&self.topic, part.encode()))).await;
+            match parts.into_iter().collect::<Result<Vec<()>, _>>() {
+                Err(error) if is_too_large(&error) => {}
+                published => return Ok(published.map(drop)?),
+            }
+        }
+        // it would come again for ever
+        let DeadLetter { stream, group, id, reason, .. } = letter;
+        tracing::warn!(%stream, %group, %id, "too large for its reason to stand before it in {}: {reason}", self.topic);
+        Ok(publisher.publish(&self.topic, letter.body.clone()).await?)
     }
 
     /// The lock is held while connecting, so that letters that come together wait for one connection instead of making many.
@@ -133,6 +179,10 @@ impl DeadLetters {
         publishers.insert(nsqd.clone(), publisher.clone());
         Ok(publisher)
     }
+}
+
+fn is_too_large(error: &PublishError) -> bool {
+    matches!(error, PublishError::Refused(error) if error.code == ErrorCode::BadMessage)
 }
 
 #[cfg(test)]
@@ -150,6 +200,19 @@ mod tests {
         assert!(bytes.ends_with(&body));
         assert_eq!(bytes.len() - body.len(), memchr::memchr(b'\n', &bytes).unwrap() + 1);
         assert_eq!(DeadLetter::decode(&bytes), Some(letter));
+    }
+
+    #[test]
+    fn parts_have_the_whole_line_and_together_the_whole_body() {
+        let body = Bytes::from_static(b"0123456");
+        let message = Message { timestamp: 7, attempts: 5, id: MessageId(*b"0123456789abcdef"), body: body.clone() };
+        let (topic, channel) = (TopicName::new("foo").unwrap(), ChannelName::new("1").unwrap());
+        let letter = DeadLetter::new(&topic, &channel, &message, "why".to_owned());
+        let parts: Vec<_> = letter.split(2).map(|part| DeadLetter::decode(&part.encode()).unwrap()).collect();
+        let bodies: Vec<_> = parts.iter().map(|part| &part.body[..]).collect();
+        assert_eq!(bodies, [&b"0123"[..], b"456"]);
+        assert_eq!(parts[1].part, Some(Part { number: 2, of: 2 }));
+        assert_eq!((&parts[0].reason, &parts[1].reason), (&letter.reason, &letter.reason));
     }
 
     #[test]

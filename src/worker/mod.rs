@@ -10,6 +10,7 @@
 mod dead_letter;
 pub(crate) mod idle;
 mod settle;
+mod tries;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,12 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 
-pub use self::dead_letter::DeadLetter;
 pub(crate) use self::dead_letter::DeadLetters;
+pub use self::dead_letter::{DeadLetter, Part};
 use self::idle::Idle;
 pub(crate) use self::settle::retry_delay;
 use self::settle::{Rules, Settled, Way, settle};
+pub(crate) use self::tries::MaxTries;
 use crate::client::{Consumer, Delivery, PublisherConfig};
 use crate::handler::Handler;
 use crate::proto::{InvalidName, TopicName};
@@ -40,7 +42,8 @@ pub struct WorkerConfig {
     pub idle_timeout: Option<Duration>,
     /// Ends when this many messages have left the queue, and takes no more than that.
     pub count: Option<u64>,
-    /// Attempts after which a failing message goes to the dead letters; 0 for never.
+    /// Tries after which a message goes to the dead letters, whether it failed or its consumer died; 0 for never. What was given back
+    /// untried is no try.
     pub max_attempts: u16,
     /// How long a message that failed waits before it comes again, times its attempts (at the most 15 minutes).
     pub retry_delay: Duration,
@@ -102,7 +105,7 @@ impl Tally {
         match way {
             Way::Done => self.done += 1,
             Way::Dead => self.dead += 1,
-            Way::Retry(_) => self.retried += 1,
+            Way::Retry(_) | Way::PutOff(_) => self.retried += 1,
             Way::Release => self.released += 1,
         }
     }
@@ -274,6 +277,7 @@ impl<H: Handler> Worker<H> {
             match way {
                 Way::Done | Way::Dead => delivery.finish(),
                 Way::Retry(delay) => delivery.requeue(delay),
+                Way::PutOff(delay) => delivery.put_off(delay),
                 Way::Release => delivery.release(),
             }
         }

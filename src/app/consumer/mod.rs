@@ -18,7 +18,7 @@ use self::service::Service;
 use super::{Exit, Failure};
 use crate::app::working;
 use crate::cli::consumer::{Args, Output};
-use crate::client::{Consumer, ConsumerConfig};
+use crate::client::{Consumer, ConsumerConfig, GivenBack};
 use crate::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
 use crate::shutdown::Shutdown;
 use crate::worker::{Ended, Tally, Worker, WorkerConfig};
@@ -36,7 +36,16 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let handler = Arc::new(handler(&args, &shutdown)?);
     let config = worker_config(&args)?;
     let started = Instant::now();
-    let mut alive = Alive { args, service, shutdown, handler, config, total: Tally::default(), nudge: Arc::default() };
+    let mut alive = Alive {
+        args,
+        service,
+        shutdown,
+        handler,
+        config,
+        total: Tally::default(),
+        nudge: Arc::default(),
+        given_back: GivenBack::default(),
+    };
     let ended = alive.run().await?;
     alive.shutdown.unless_now(alive.handler.close()).await;
     let Args { stream, group, .. } = &alive.args;
@@ -60,6 +69,8 @@ struct Alive {
     total: Tally,
     /// The worker's: what it did not heed, as it was leaving, is still there.
     nudge: Arc<Notify>,
+    /// What earlier subscriptions gave back.
+    given_back: GivenBack,
 }
 
 impl Alive {
@@ -82,7 +93,9 @@ impl Alive {
     }
 
     async fn subscribe(&self) -> Result<Happened<Consumer>, Failure> {
-        let connecting = Consumer::connect(consumer_config(&self.args, &self.handler));
+        let mut config = consumer_config(&self.args, &self.handler);
+        config.given_back = self.given_back.clone();
+        let connecting = Consumer::connect(config);
         tokio::select! {
             connected = connecting => connected.map(Happened::Subscribed).map_err(|e| Failure::unavailable(&e)),
             () = self.shutdown.draining.cancelled() => Ok(Happened::Interrupted),

@@ -1,16 +1,18 @@
 //! Letters leave the queue: each when what is to be done with it is done, and safe.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
 use super::letters::{Letter, Letters};
+use super::routes::{Route, Routes, Stays};
 use super::{Action, say};
 use crate::app::brokers::Brokers;
 use crate::app::{Exit, Failure};
 use crate::cli::errors::Args;
-use crate::client::{PublishError, Publisher, PublisherConfig};
+use crate::client::{Publisher, PublisherConfig};
 use crate::pace::Schedule;
 use crate::shutdown::Shutdown;
 
@@ -25,18 +27,20 @@ pub(super) async fn run(
     brokers: &Brokers,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Exit> {
-    let publisher = match action {
+    let redriving = match action {
         Action::Redrive => {
+            let routes = Routes::new(args, brokers)?;
             let config = PublisherConfig { timeout: PUBLISH, ..PublisherConfig::default() };
-            Some(Publisher::connect(&brokers.tcp, config).await.map_err(|e| Failure::unavailable(&e))?)
+            let publisher = Publisher::connect(&brokers.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
+            Some((publisher, routes))
         }
         Action::Get | Action::Drop => None,
     };
     let mut acting = Acting {
-        publisher,
+        redriving,
         schedule: args.rate.map(|rate| Schedule::new(Instant::now(), rate.into())),
         done: 0,
-        foreign: 0,
+        stay: BTreeMap::new(),
         trouble: None,
     };
     let mut is_through = false;
@@ -51,14 +55,21 @@ pub(super) async fn run(
         }
         acting.take(batch, action, letters, shutdown).await;
     }
+    let parts = letters.incomplete();
+    if action == Action::Drop && is_through {
+        acting.finish(parts);
+    } else if !parts.is_empty() {
+        tracing::warn!("{} parts of letters have no other parts, and stay", parts.len());
+        letters.passed += parts.len() as u64;
+        parts.into_iter().for_each(Letter::give_back);
+    }
     letters.end().await;
-    if let Some(publisher) = acting.publisher {
+    if let Some((publisher, _)) = acting.redriving {
         publisher.close().await;
     }
     let left = if is_through { format!("{} left", letters.passed) } else { "the rest is still there".to_owned() };
-    let foreign =
-        if acting.foreign > 0 { format!(", {} of them no dead letters", acting.foreign) } else { String::new() };
-    say(&format!("{} {}, {left}{foreign}", acting.done, action.done()));
+    let stay: String = acting.stay.iter().map(|(why, count)| format!(", {}", why.of(*count))).collect();
+    say(&format!("{} {}, {left}{stay}", acting.done, action.done()));
     match acting.trouble {
         Some(trouble) => Err(Failure::new(Exit::Failure, trouble).into()),
         None if is_through => Ok(Exit::Success),
@@ -67,12 +78,12 @@ pub(super) async fn run(
 }
 
 struct Acting {
-    publisher: Option<Publisher>,
+    redriving: Option<(Publisher, Routes)>,
     /// When each is due, if there is a rate.
     schedule: Option<Schedule>,
     done: u64,
-    /// Messages that are no dead letters: where they came from is not known.
-    foreign: u64,
+    /// Letters that are not redriven, by the reason.
+    stay: BTreeMap<Stays, u64>,
     /// Why it cannot go on.
     trouble: Option<String>,
 }
@@ -104,22 +115,35 @@ impl Acting {
         }
     }
 
-    /// Publishes them, and removes those that nsqd has taken.
+    /// Publishes them, and removes those that the broker has taken.
     async fn redrive(&mut self, batch: Vec<Letter>, letters: &mut Letters, shutdown: &Shutdown) {
-        let (own, foreign): (Vec<_>, Vec<_>) = batch.into_iter().partition(|letter| letter.letter.is_some());
-        self.foreign += foreign.len() as u64;
-        foreign.into_iter().for_each(|letter| letters.pass(letter));
-        if self.schedule.is_none() {
-            let published = join_all(own.iter().map(|letter| self.publish(letter))).await;
-            own.into_iter().zip(published).for_each(|(letter, published)| self.settle(letter, published));
+        let Some((_, routes)) = &mut self.redriving else { return };
+        if let Err(why) = routes.look().await {
+            batch.into_iter().for_each(Letter::give_back);
+            self.trouble = Some(format!("cannot see the groups: {why}: what was not published is still there"));
             return;
         }
-        for letter in own {
+        let mut own = Vec::with_capacity(batch.len());
+        for letter in batch {
+            match routes.of(&letter) {
+                Ok(route) => own.push((letter, route)),
+                Err(why) => {
+                    *self.stay.entry(why).or_default() += 1;
+                    letters.pass(letter);
+                }
+            }
+        }
+        if self.schedule.is_none() {
+            let published = join_all(own.iter().map(|(letter, route)| self.publish(letter, route))).await;
+            own.into_iter().zip(published).for_each(|((letter, _), published)| self.settle(letter, published));
+            return;
+        }
+        for (letter, route) in own {
             let is_over = self.wait_for_turn(shutdown).await || self.trouble.is_some();
             match is_over {
                 true => letter.give_back(),
                 false => {
-                    let published = self.publish(&letter).await;
+                    let published = self.publish(&letter, &route).await;
                     self.settle(letter, published);
                 }
             }
@@ -135,13 +159,13 @@ impl Acting {
         }
     }
 
-    async fn publish(&self, letter: &Letter) -> Result<(), PublishError> {
-        let publisher = self.publisher.as_ref().expect("redrive has one");
+    async fn publish(&self, letter: &Letter, route: &Route) -> Result<(), String> {
+        let (publisher, routes) = self.redriving.as_ref().expect("redrive has them");
         let letter = letter.letter.as_ref().expect("the others were left alone");
-        publisher.publish(&letter.stream, letter.body.clone()).await
+        routes.publish(publisher, letter, route).await
     }
 
-    fn settle(&mut self, letter: Letter, published: Result<(), PublishError>) {
+    fn settle(&mut self, letter: Letter, published: Result<(), String>) {
         match published {
             Ok(()) => {
                 self.done += 1;
@@ -149,7 +173,7 @@ impl Acting {
             }
             Err(error) => {
                 letter.give_back();
-                self.trouble = Some(format!("cannot publish: {error}: what was not published is still there"));
+                self.trouble = Some(format!("{error}: what was not published is still there"));
             }
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::parts::Parts;
 use crate::app::Failure;
 use crate::cli::errors::Args;
 use crate::client::{Address, Consumer, ConsumerConfig, Delivery, Nsqd, StatsFilter};
@@ -12,8 +13,10 @@ use crate::proto::stats::TopicStats;
 use crate::proto::{ChannelName, MessageId, TopicName};
 use crate::worker::DeadLetter;
 
-/// Letters taken at once; nsqd lets 2500 be in flight.
-const AT_ONCE: u32 = 100;
+/// Messages taken at once; nsqd lets 2500 be in flight.
+const AT_ONCE: u32 = 200;
+/// The least to be taken at once: the parts of a letter.
+const PARTS: u32 = 16;
 /// How long a letter may be out, in milliseconds: for so long letters are away after this was killed.
 const KEPT: i64 = 10_000;
 /// When no letter comes for so long, there are no more.
@@ -81,23 +84,24 @@ pub(super) async fn count(nsqds: &[Nsqd], stream: &TopicName, group: &ChannelNam
 
 /// A letter that is out of the queue until it is answered.
 pub(super) struct Letter {
-    delivery: Delivery,
+    /// One, or one for each part.
+    pub(super) deliveries: Vec<Delivery>,
     /// None if it is no dead letter, but somebody's message.
     pub(super) letter: Option<DeadLetter>,
 }
 
 impl Letter {
     fn new(delivery: Delivery) -> Self {
-        Self { letter: DeadLetter::decode(&delivery.message().body), delivery }
+        Self { letter: DeadLetter::decode(&delivery.message().body), deliveries: vec![delivery] }
     }
 
     /// What was published: its own body, or that of the message that was given up.
     pub(super) fn body(&self) -> &[u8] {
-        self.letter.as_ref().map_or(&self.delivery.message().body[..], |letter| &letter.body[..])
+        self.letter.as_ref().map_or(&self.deliveries[0].message().body[..], |letter| &letter.body[..])
     }
 
     pub(super) fn id(&self) -> String {
-        self.letter.as_ref().map_or_else(|| self.delivery.message().id.to_string(), |letter| letter.id.clone())
+        self.letter.as_ref().map_or_else(|| self.deliveries[0].message().id.to_string(), |letter| letter.id.clone())
     }
 
     /// True if it has the text where one looks for it.
@@ -109,12 +113,12 @@ impl Letter {
 
     /// It is done with.
     pub(super) fn finish(self) {
-        self.delivery.finish();
+        self.deliveries.into_iter().for_each(Delivery::finish);
     }
 
     /// It goes back to where it was.
     pub(super) fn give_back(self) {
-        self.delivery.release();
+        self.deliveries.into_iter().for_each(Delivery::release);
     }
 }
 
@@ -124,6 +128,7 @@ pub(super) struct Letters {
     filter: Option<String>,
     total: u64,
     seen: HashSet<MessageId>,
+    parts: Parts,
     /// Were seen and not wanted.
     pub(super) passed: u64,
 }
@@ -137,13 +142,20 @@ impl Letters {
     ) -> anyhow::Result<Self> {
         let mut config = ConsumerConfig::new(stream.clone(), args.group.clone());
         config.nsqd = nsqds.to_vec();
-        // what is out while it waits for its turn would time out
-        config.flow.max_in_flight = args.rate.map_or(AT_ONCE.max(args.limit), |rate| rate.min(AT_ONCE));
+        // with a rate few are out while they wait for their turn; a large letter is in parts, which have to be out together
+        config.flow.max_in_flight = args.rate.map_or(AT_ONCE.max(args.limit), |rate| rate.clamp(PARTS, AT_ONCE));
         // a letter that is set aside is no failure
         config.flow.max_backoff = Duration::ZERO;
         config.connect.identify.msg_timeout = Some(KEPT);
         let consumer = Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?;
-        Ok(Self { consumer, filter: args.filter.clone(), total, seen: HashSet::new(), passed: 0 })
+        Ok(Self {
+            consumer,
+            filter: args.filter.clone(),
+            total,
+            seen: HashSet::new(),
+            parts: Parts::default(),
+            passed: 0,
+        })
     }
 
     /// The next letters that are wanted; none when all were seen. Cancel-safe.
@@ -154,6 +166,7 @@ impl Letters {
             for delivery in deliveries {
                 let is_new = self.seen.insert(delivery.message().id);
                 let letter = Letter::new(delivery);
+                let Some(letter) = self.parts.join(letter) else { continue };
                 match is_new && self.filter.as_ref().is_none_or(|text| letter.has(text)) {
                     true => wanted.push(letter),
                     false => self.set_aside(letter, is_new),
@@ -168,7 +181,12 @@ impl Letters {
 
     fn set_aside(&mut self, letter: Letter, is_new: bool) {
         self.passed += u64::from(is_new);
-        letter.delivery.requeue(ASIDE);
+        letter.deliveries.into_iter().for_each(|delivery| delivery.put_off(ASIDE));
+    }
+
+    /// Parts of letters whose other parts did not come.
+    pub(super) fn incomplete(&mut self) -> Vec<Letter> {
+        self.parts.take_incomplete()
     }
 
     /// A letter that is no dead letter is not touched.

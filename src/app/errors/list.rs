@@ -9,7 +9,7 @@ use super::{Action, say};
 use crate::app::Exit;
 use crate::cli::errors::Args;
 use crate::shutdown::Shutdown;
-use crate::worker::DeadLetter;
+use crate::worker::{DeadLetter, Part};
 
 /// So much of a body is shown in a list for people.
 const SHOWN: usize = 60;
@@ -42,6 +42,11 @@ pub(super) async fn run(
         }
         held.extend(more);
     }
+    if held.len() < args.limit as usize {
+        held.extend(letters.incomplete());
+    }
+    let joined: usize = held.iter().map(|letter| letter.deliveries.len() - 1).sum();
+    let total = total.saturating_sub(joined as u64);
     let shown = show(&held[..held.len().min(args.limit as usize)], args.json);
     let count = held.len().min(args.limit as usize);
     held.into_iter().for_each(Letter::give_back);
@@ -70,11 +75,13 @@ fn show(letters: &[Letter], json: bool) -> io::Result<()> {
         let start: String = body.chars().take(SHOWN).collect();
         let more = if start.len() < body.len() { "…" } else { "" };
         match &letter.letter {
-            Some(DeadLetter { group, attempts, reason, died, .. }) => {
+            Some(DeadLetter { group, attempts, reason, died, part, .. }) => {
                 let when = humantime::format_rfc3339_seconds(time(*died));
+                let part =
+                    part.map_or(String::new(), |Part { number, of }| format!(" (only part {number} of {of} is here)"));
                 writeln!(
                     out,
-                    "{when}  {}  group {group}, {attempts} attempts, {reason}: {:?}{more}",
+                    "{when}  {}  group {group}, {attempts} attempts, {reason}{part}: {:?}{more}",
                     letter.id(),
                     start
                 )?;

@@ -3,13 +3,15 @@
 //! ```text
 //!  count ─▶ ask ─▶ Letters (a consumer of its own group) ─┬─▶ list: given back when all were seen
 //!                                                         ├─▶ get: printed, then FIN
-//!                                                         ├─▶ redrive: published, then FIN
+//!                                                         ├─▶ redrive: published by its route, then FIN
 //!                                                         └─▶ drop: FIN
 //! ```
 
 mod act;
 mod letters;
 mod list;
+mod parts;
+mod routes;
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
+use futures_util::FutureExt;
+use futures_util::future::join_all;
 use serde_json::{Map, Value};
 
 use super::Gateway;
@@ -21,8 +23,15 @@ const LONGEST_REASON: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verb {
     Done,
-    Retry { delay: Option<Duration>, reason: String },
-    Drop { reason: String },
+    Retry {
+        delay: Option<Duration>,
+        reason: String,
+    },
+    Drop {
+        reason: String,
+    },
+    /// The worker did not begin with it, and takes no more.
+    Release,
     Touch,
 }
 
@@ -34,6 +43,7 @@ impl Verb {
         };
         match verb {
             "done" => Params::parse(uri, &[]).map(|_| Self::Done),
+            "release" => Params::parse(uri, &[]).map(|_| Self::Release),
             "touch" => Params::parse(uri, &[]).map(|_| Self::Touch),
             "drop" => Ok(Self::Drop { reason: reason(&Params::parse(uri, &["reason"])?)? }),
             "retry" => {
@@ -43,9 +53,10 @@ impl Verb {
                     reason: reason(&params)?,
                 })
             }
-            _ => {
-                Err(Refusal::new(StatusCode::NOT_FOUND, format!("no answer {verb:?}: use done, retry, drop or touch")))
-            }
+            _ => Err(Refusal::new(
+                StatusCode::NOT_FOUND,
+                format!("no answer {verb:?}: use done, retry, drop, release or touch"),
+            )),
         }
     }
 
@@ -55,16 +66,10 @@ impl Verb {
             Self::Done => "done",
             Self::Retry { .. } => "retried",
             Self::Drop { .. } => "dropped",
+            Self::Release => "released",
             Self::Touch => "touched",
         }
     }
-}
-
-/// Why one job could not be answered.
-enum Failed {
-    Token(Unusable),
-    /// It comes again; the reason.
-    NotBuried(String),
 }
 
 pub(super) async fn one(
@@ -76,17 +81,21 @@ pub(super) async fn one(
     let token: Token = token
         .parse()
         .map_err(|()| Refusal::new(StatusCode::NOT_FOUND, format!("no token {token:?}: use a job's own")))?;
-    match settle(&gateway, token, &verb).await {
-        Ok(()) => Ok(json(&Map::from_iter([(verb.past().to_owned(), Value::from(1))]))),
-        Err(Failed::Token(Unusable::Elsewhere)) => {
+    match settle(&gateway, token, &verb) {
+        Ok(to_bury) => {
+            if let Some((task, reason)) = to_bury {
+                task.bury(reason, &gateway.exchange).await.map_err(Refusal::unavailable)?;
+            }
+            Ok(json(&Map::from_iter([(verb.past().to_owned(), Value::from(1))])))
+        }
+        Err(Unusable::Elsewhere) => {
             let line = "a token of another gateway, or of this one before it was started again: the job comes again if it was not answered there";
             Err(Refusal::new(StatusCode::CONFLICT, line))
         }
-        Err(Failed::Token(Unusable::Gone)) => {
+        Err(Unusable::Gone) => {
             let line = "a token that was used, or whose job was taken back: the job comes again if it was not answered";
             Err(Refusal::new(StatusCode::GONE, line))
         }
-        Err(Failed::NotBuried(why)) => Err(Refusal::unavailable(why)),
     }
 }
 
@@ -102,12 +111,20 @@ pub(super) async fn many(
     let tokens = tokens(&body)?;
     let mut settled = 0;
     let (mut gone, mut elsewhere, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut dying = Vec::new();
     for (text, token) in tokens {
-        match settle(&gateway, token, &verb).await {
+        match settle(&gateway, token, &verb) {
+            Ok(None) => settled += 1,
+            Ok(Some((task, reason))) => dying.push(task.bury(reason, &gateway.exchange).map(move |done| (text, done))),
+            Err(Unusable::Gone) => gone.push(Value::from(text)),
+            Err(Unusable::Elsewhere) => elsewhere.push(Value::from(text)),
+        }
+    }
+    // together: dead letters wait for one answer, not each for its own
+    for (text, buried) in join_all(dying).await {
+        match buried {
             Ok(()) => settled += 1,
-            Err(Failed::Token(Unusable::Gone)) => gone.push(Value::from(text)),
-            Err(Failed::Token(Unusable::Elsewhere)) => elsewhere.push(Value::from(text)),
-            Err(Failed::NotBuried(_)) => failed.push(Value::from(text)),
+            Err(_) => failed.push(Value::from(text)),
         }
     }
     let mut answer = Map::from_iter([(verb.past().to_owned(), Value::from(settled))]);
@@ -133,31 +150,39 @@ fn tokens(body: &[u8]) -> Result<Vec<(&str, Token)>, Refusal> {
         .collect()
 }
 
-async fn settle(gateway: &Gateway, token: Token, verb: &Verb) -> Result<(), Failed> {
+/// Answers a job; gives it back, with the reason, if it is to go to the dead letters.
+fn settle(gateway: &Gateway, token: Token, verb: &Verb) -> Result<Option<(Task, String)>, Unusable> {
     let (exchange, counters) = (&gateway.exchange, &gateway.exchange.counters);
     if *verb == Verb::Touch {
-        return exchange.touch(token).map_err(Failed::Token);
+        return exchange.touch(token).map(|()| None);
     }
-    let task = exchange.answer(token).map_err(Failed::Token)?;
+    if *verb == Verb::Release {
+        exchange.retire_of(token)?;
+    }
+    let task = exchange.answer(token)?;
     let reason = match verb {
         Verb::Done | Verb::Touch => {
             counters.done.inc();
             task.delivery.finish();
-            return Ok(());
+            return Ok(None);
+        }
+        Verb::Release => {
+            counters.released.inc();
+            task.delivery.release();
+            return Ok(None);
         }
         Verb::Retry { delay, .. } if !is_last(&task) => {
             counters.retried.inc();
-            let by_default = retry_delay(gateway.settings.workers.retry_delay, task.delivery.message());
+            let by_default = retry_delay(gateway.settings.workers.retry_delay, &task.delivery);
             task.delivery.requeue(delay.unwrap_or(by_default));
-            return Ok(());
+            return Ok(None);
         }
         Verb::Retry { reason, .. } | Verb::Drop { reason } => reason.clone(),
     };
-    task.bury(reason, exchange).await.map_err(Failed::NotBuried)
+    Ok(Some((task, reason)))
 }
 
 /// True if this was a job's last attempt.
 fn is_last(task: &Task) -> bool {
-    let most = task.supply.max_attempts;
-    most > 0 && task.delivery.message().attempts >= most
+    task.supply.max_tries.is_last(task.delivery.tries())
 }

@@ -32,6 +32,17 @@ pub(super) struct Task {
     pub(super) delivery: Delivery,
     /// Where it came from.
     pub(super) supply: Arc<Supply>,
+    /// A worker got it: from then on it may have been begun.
+    pub(super) is_handed_out: bool,
+}
+
+/// Why jobs go back to the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Returned {
+    /// Their workers are gone, and may have died of them; or no worker came for them.
+    NobodyIsThere,
+    /// This gateway ends.
+    GatewayEnds,
 }
 
 /// Why a token cannot be used.
@@ -78,7 +89,7 @@ impl State {
     /// Gives as many jobs that wait as workers take.
     fn hand_out_waiting(&mut self, key: &GroupKey, now: Instant) -> Vec<Handed> {
         let mut handed = Vec::new();
-        while let Some(task) = self.jobs.next_waiting(key) {
+        while let Some(mut task) = self.jobs.next_waiting(key) {
             let token = match self.mint.token() {
                 Ok(token) => token,
                 Err(error) => {
@@ -87,6 +98,7 @@ impl State {
                 }
             };
             let (message, supply) = (task.delivery.message().clone(), task.supply.clone());
+            task.is_handed_out = true;
             match self.jobs.hand_out(key, task, token.secret, now) {
                 Ok((worker, outbox)) => handed.push(Handed { worker, outbox, token, message, supply }),
                 Err(_) => unreachable!("somebody stands in line"),
@@ -143,7 +155,8 @@ impl Exchange {
     pub(super) fn hand_out(&self, supply: &Arc<Supply>, deliveries: Vec<Delivery>) {
         let (now, key) = (Instant::now(), &supply.key);
         let (unwanted, handed) = self.changing_due(|state| {
-            let tasks = deliveries.into_iter().map(|delivery| Task { delivery, supply: supply.clone() });
+            let tasks =
+                deliveries.into_iter().map(|delivery| Task { delivery, supply: supply.clone(), is_handed_out: false });
             let unwanted: Vec<Task> = tasks.filter_map(|task| state.jobs.keep(key, task, now).err()).collect();
             let handed = state.hand_out_waiting(key, now);
             self.ask(state, key);
@@ -233,6 +246,17 @@ impl Exchange {
         }
     }
 
+    /// The worker that has the job of this token takes no more.
+    pub(super) fn retire_of(&self, token: Token) -> Result<(), Unusable> {
+        let mut state = self.state();
+        self.check(&state, token)?;
+        let id = state.jobs.holder(token.secret).ok_or(Unusable::Gone)?;
+        if let Some((key, _)) = state.jobs.retire(id) {
+            self.ask(&state, &key);
+        }
+        Ok(())
+    }
+
     /// No worker gets a job any more; their responses end when they have answered what they have.
     pub(super) fn retire_all(&self) {
         let mut state = self.state();
@@ -252,7 +276,7 @@ impl Exchange {
         if jobs > 0 {
             tracing::info!(n = %outbox.name, stream = %key.stream, group = %key.group, jobs, "worker went away, its jobs go back");
         }
-        self.give_back(&key);
+        self.give_back(&key, Returned::NobodyIsThere);
     }
 
     /// All workers are gone.
@@ -262,7 +286,7 @@ impl Exchange {
             state.jobs.leave_all();
             state.supplies.keys().cloned().collect()
         };
-        keys.iter().for_each(|key| self.give_back(key));
+        keys.iter().for_each(|key| self.give_back(key, Returned::GatewayEnds));
     }
 
     /// Looks for workers that are silent, whose jobs go back, and whose connections are cut. Returns when to look again.
@@ -272,10 +296,10 @@ impl Exchange {
             tracing::warn!(n = %outbox.name, stream = %key.stream, group = %key.group, jobs, "worker is silent, its jobs go back");
             self.counters.silent_workers.inc();
             outbox.cut();
-            self.give_back(&key);
+            self.give_back(&key, Returned::NobodyIsThere);
         }
         let given_up = self.state().jobs.give_up_waiting(Instant::now());
-        given_up.iter().for_each(|key| self.give_back(key));
+        given_up.iter().for_each(|key| self.give_back(key, Returned::NobodyIsThere));
         self.state().jobs.due()
     }
 
@@ -298,12 +322,19 @@ impl Exchange {
     }
 
     /// First less is asked for, then the jobs go back: they shall not come here again for nobody.
-    fn give_back(&self, key: &GroupKey) {
+    fn give_back(&self, key: &GroupKey, why: Returned) {
         let mut state = self.state();
         let returned = state.jobs.take_returned(key);
         self.ask(&state, key);
         drop(state);
         self.counters.released.inc_by(returned.len() as u64);
+        for Task { delivery, is_handed_out, .. } in returned {
+            match why {
+                // a worker that dies of its job is the reason to count this as a try
+                Returned::NobodyIsThere if is_handed_out => delivery.abandon(),
+                Returned::NobodyIsThere | Returned::GatewayEnds => delivery.release(),
+            }
+        }
     }
 
     /// Asks nsqd for as many messages as workers would take.

@@ -17,7 +17,7 @@ use crate::app::Failure;
 use crate::app::working::dead_letters;
 use crate::client::{Consumer, ConsumerConfig, PublisherConfig};
 use crate::proto::TopicName;
-use crate::worker::DeadLetters;
+use crate::worker::{DeadLetters, MaxTries};
 
 /// How long a dead letter may take to be published.
 const DEAD_LETTER_TIME: Duration = Duration::from_secs(10);
@@ -84,7 +84,7 @@ impl Gateway {
             control: consumer.control(),
             unused: Notify::new(),
             dead_letters: DeadLetters::new(letters, publishing),
-            max_attempts: settings.workers.max_attempts,
+            max_tries: MaxTries(settings.workers.max_attempts),
         });
         if self.exchange.open(&supply) {
             // closes it again if nobody comes

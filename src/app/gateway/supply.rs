@@ -9,12 +9,10 @@ use tokio::time::{Instant, sleep};
 use super::exchange::{Exchange, Task};
 use super::jobs::GroupKey;
 use crate::client::{Consumer, Control, Delivery};
-use crate::worker::{DeadLetter, DeadLetters};
+use crate::worker::{DeadLetter, DeadLetters, MaxTries};
 
 /// Messages that are handed out in one go.
 const BATCH: usize = 500;
-/// A job that fails is given up after its attempts, one whose workers go away after so many times as many.
-const UNBEGUN: u16 = 10;
 /// When a job comes again whose dead letter could not be published.
 const UNBURIED: Duration = Duration::from_secs(10);
 /// How long a group without workers stays open: a simple client comes back for each job.
@@ -28,8 +26,8 @@ pub(super) struct Supply {
     /// The group has no workers.
     pub(super) unused: Notify,
     pub(super) dead_letters: DeadLetters,
-    /// Deliveries after which a job goes to the dead letters; 0 for never.
-    pub(super) max_attempts: u16,
+    /// When a job goes to the dead letters.
+    pub(super) max_tries: MaxTries,
 }
 
 /// Hands a group's messages out until nobody is there who would take them, or the consumer is stopped.
@@ -42,7 +40,7 @@ pub(super) async fn run(supply: Arc<Supply>, mut consumer: Consumer, exchange: A
                 if deliveries.is_empty() {
                     break;
                 }
-                supply.bury_the_hopeless(&mut deliveries, &exchange);
+                supply.bury_on_arrival(&mut deliveries, &exchange);
                 exchange.hand_out(&supply, deliveries);
             }
             () = supply.unused.notified() => {
@@ -62,19 +60,15 @@ pub(super) async fn run(supply: Arc<Supply>, mut consumer: Consumer, exchange: A
 }
 
 impl Supply {
-    /// Takes out what was handed out far too often: a job that ends every worker must not go on for ever. Workers that went away may never
-    /// have begun with it, so this takes many more times than failing does.
-    fn bury_the_hopeless(self: &Arc<Self>, deliveries: &mut Vec<Delivery>, exchange: &Arc<Exchange>) {
-        if self.max_attempts == 0 {
-            return;
-        }
-        let most = self.max_attempts.saturating_mul(UNBEGUN);
-        let hopeless = deliveries.extract_if(.., |delivery| delivery.message().attempts > most);
+    /// Takes out what has been tried often enough: a job that ends every worker does not get another one.
+    fn bury_on_arrival(self: &Arc<Self>, deliveries: &mut Vec<Delivery>, exchange: &Arc<Exchange>) {
+        let reason = |delivery: &Delivery| self.max_tries.on_arrival(delivery.tries());
+        let hopeless = deliveries.extract_if(.., |delivery| reason(delivery).is_some());
         for delivery in hopeless {
-            let task = Task { delivery, supply: self.clone() };
+            let reason = reason(&delivery).unwrap_or_default();
+            let task = Task { delivery, supply: self.clone(), is_handed_out: false };
             let (tasks, exchange) = (exchange.tasks.clone(), exchange.clone());
             tasks.spawn(async move {
-                let reason = format!("handed out {most} times, and never done");
                 if let Err(why) = task.bury(reason, &exchange).await {
                     tracing::error!("{why}");
                 }
@@ -86,7 +80,7 @@ impl Supply {
 impl Task {
     /// Puts the job to the dead letters. Fails, and the job comes again later, if these cannot be had.
     pub(super) async fn bury(self, reason: String, exchange: &Exchange) -> Result<(), String> {
-        let Self { delivery, supply } = self;
+        let Self { delivery, supply, .. } = self;
         let GroupKey { stream, group } = &supply.key;
         let letter = DeadLetter::new(stream, group, delivery.message(), reason);
         match supply.dead_letters.publish(delivery.nsqd(), &letter).await {
@@ -98,7 +92,7 @@ impl Task {
                 Ok(())
             }
             Err(error) => {
-                delivery.requeue(UNBURIED);
+                delivery.put_off(UNBURIED);
                 Err(format!("the dead letters cannot be had, it comes again: {error}"))
             }
         }

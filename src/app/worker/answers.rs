@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::queue::{Denied, Queue, Settled};
 use crate::backoff::Backoff;
@@ -15,6 +15,8 @@ use crate::shutdown::Shutdown;
 /// Verdicts in one request.
 const BATCH: usize = 1000;
 const LONGEST_REASON: usize = 1000;
+/// How long giving jobs back may take at the end.
+const GIVE_BACK: Duration = Duration::from_secs(1);
 
 /// What the rest of the worker has to tell.
 #[derive(Debug)]
@@ -101,7 +103,20 @@ impl Answers {
                 self.shutdown.draining.cancel();
             }
         }
+        self.give_back().await;
         self.tally
+    }
+
+    /// Gives back what was not done: without a word the gateway would take it for what this worker died of.
+    async fn give_back(&mut self) {
+        let tokens: Vec<String> = self.held.drain().collect();
+        if tokens.is_empty() {
+            return;
+        }
+        let given_back = timeout(GIVE_BACK, self.queue.answer("release", &[], &tokens)).await;
+        if let Ok(Err(Denied::ForNow(why, _) | Denied::ForGood(why))) = given_back {
+            tracing::debug!("cannot give {} jobs back, they go back with the connection: {why}", tokens.len());
+        }
     }
 
     /// True if the gateway was told something.
@@ -119,9 +134,9 @@ impl Answers {
                     continue;
                 }
             };
-            self.held.remove(&token);
-            // what was not tried goes back with the stream
+            // what was not tried is given back at the end
             let Some(same) = same(verdict) else { continue };
+            self.held.remove(&token);
             match groups.iter_mut().find(|(other, _)| *other == same) {
                 Some((_, tokens)) => tokens.push(token),
                 None => groups.push((same, vec![token])),
@@ -173,7 +188,7 @@ impl Answers {
         let taken = all.saturating_sub(late + settled.failed.len()) as u64;
         match verb {
             "done" => self.tally.done += taken,
-            "retry" => self.tally.retried += taken,
+            "retry" | "release" => self.tally.retried += taken,
             _ => self.tally.dropped += taken,
         }
     }
@@ -206,6 +221,8 @@ fn same(verdict: Verdict) -> Option<Same> {
             Same { verb: "retry", params: delay.into_iter().chain(reason(why)).collect() }
         }
         Verdict::Drop { why } => Same { verb: "drop", params: reason(why).into_iter().collect() },
+        // this worker is of no use: the gateway takes the job back untried, and ends its stream
+        Verdict::Unavailable { .. } => Same { verb: "release", params: Vec::new() },
         Verdict::Release => return None,
     })
 }

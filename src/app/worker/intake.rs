@@ -31,6 +31,7 @@ pub(super) async fn run(
     works: mpsc::Sender<Vec<Work>>,
     notes: mpsc::UnboundedSender<Note>,
     over: CancellationToken,
+    draining: CancellationToken,
 ) -> Result<(), String> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10), fastrand::Rng::new());
     let mut is_away = false;
@@ -55,6 +56,12 @@ pub(super) async fn run(
             Err(Denied::ForNow(why, after)) => (why, after),
             Err(Denied::ForGood(why)) => return Err(why),
         };
+        if draining.is_cancelled() {
+            // jobs were given back, after which the gateway ends the stream
+            tracing::debug!("{why}");
+            over.cancelled().await;
+            return Ok(());
+        }
         if !std::mem::replace(&mut is_away, true) {
             tracing::warn!("{why}; trying again");
         }

@@ -88,7 +88,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let answers = tokio::spawn(Answers::new(queue.clone(), noted, args.deadline, args.count, shutdown.clone()).run());
     let (work, works) = mpsc::channel(1);
     let over = CancellationToken::new();
-    let intake = tokio::spawn(intake::run(queue, work, notes.clone(), over.clone()));
+    let intake = tokio::spawn(intake::run(queue, work, notes.clone(), over.clone(), shutdown.draining.clone()));
     let started = Instant::now();
     let hands = Hands {
         doing: doing.clone(),
@@ -190,6 +190,7 @@ impl Hands {
             for ((token, id, attempts), verdict) in jobs.into_iter().zip(verdicts) {
                 match &verdict {
                     Verdict::Retry { why, .. } => tracing::warn!(%id, attempts, "failed: {why}"),
+                    Verdict::Unavailable { why } => tracing::warn!(%id, attempts, "not tried: {why}"),
                     Verdict::Drop { why } => tracing::warn!(%id, attempts, "given up: {why}"),
                     Verdict::Done(_) | Verdict::Release => {}
                 }

@@ -35,7 +35,10 @@ impl Patience {
             backoff.reset();
             return None;
         }
-        let failed = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Retry { .. })).count();
+        let failed = verdicts
+            .iter()
+            .filter(|verdict| matches!(verdict, Verdict::Retry { .. } | Verdict::Unavailable { .. }))
+            .count();
         self.failures = self.failures.saturating_add(u32::try_from(failed).unwrap_or(u32::MAX));
         if failed == 0 || self.failures < FAILURES {
             return None;

@@ -48,6 +48,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/channel/delete", post(admin::delete_channel))
         .route("/channel/empty", post(admin::empty_channel))
         .route("/channel/pause", post(admin::pause_channel))
+        .route("/channel/pub", post(publish::publish_to_channel))
         .route("/channel/unpause", post(admin::unpause_channel))
         .route("/config/{option}", get(config::read).put(config::write))
         .method_not_allowed_fallback(|| async { Refusal::new(405, "METHOD_NOT_ALLOWED") })

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use super::Api;
 use super::answer::{Answer, Refusal, text};
 use super::query::Query;
+use crate::broker::state::PublishToError;
 use crate::proto::{Bodies, Command, ErrorCode, Limits, ProtocolError, TopicName};
 
 /// How long a body may take to arrive.
@@ -27,6 +28,25 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, query: Query, headers: 
     let delay = query.get("defer").map(|delay| parse_delay(delay, limits)).transpose()?;
     api.broker.publish(&topic, Bodies::one(body).compact(), delay).await?;
     Ok(text("OK"))
+}
+
+/// A message for one channel, which nsqd does not have.
+pub(super) async fn publish_to_channel(
+    State(api): State<Arc<Api>>,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let (topic, channel) = query.channel()?;
+    let body = read(body, &headers, api.broker.config().limits.max_msg_size, "MSG_TOO_BIG").await?;
+    if body.is_empty() {
+        return Err(Refusal::new(400, "MSG_EMPTY"));
+    }
+    match api.broker.publish_to(&topic, &channel, body).await {
+        Ok(()) => Ok(text("OK")),
+        Err(PublishToError::Missing(missing)) => Err(missing.into()),
+        Err(PublishToError::Publish(error)) => Err(error.into()),
+    }
 }
 
 pub(super) async fn publish_many(State(api): State<Arc<Api>>, query: Query, headers: HeaderMap, body: Body) -> Answer {

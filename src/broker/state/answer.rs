@@ -47,10 +47,27 @@ impl State {
         Ok(())
     }
 
-    /// The message is wanted again, `delay` milliseconds from now.
+    /// Takes back a message that was tried: it is delivered again, `delay` milliseconds from now.
     pub fn requeue(&mut self, id: SessionId, message: &MessageId, delay: u64, now: Now) -> Result<(), NotYours> {
+        self.come_again(id, message, delay, now, |attempts| attempts)
+    }
+
+    /// Takes back a message that was not tried: as [`requeue`](Self::requeue), but this delivery does not count as an attempt.
+    pub fn give_back(&mut self, id: SessionId, message: &MessageId, delay: u64, now: Now) -> Result<(), NotYours> {
+        self.come_again(id, message, delay, now, |attempts| attempts.wrapping_sub(1))
+    }
+
+    fn come_again(
+        &mut self,
+        id: SessionId,
+        message: &MessageId,
+        delay: u64,
+        now: Now,
+        attempts: impl FnOnce(u16) -> u16,
+    ) -> Result<(), NotYours> {
         let (channel, store, session) = self.answering(id)?;
-        let (number, copy) = channel.take_back(id, message, store)?;
+        let (number, mut copy) = channel.take_back(id, message, store)?;
+        copy.attempts = attempts(copy.attempts);
         let delay = delay.min(store.limits.max_req_timeout);
         let due = (delay > 0).then(|| now.due_in(delay));
         channel.note_requeued(number, copy.attempts, due, store);

@@ -53,6 +53,7 @@ impl Play {
         let (topic, channel) = (self.topics[which % 2].clone(), self.channels[which / 2 % 2].clone());
         let (state, now) = (&mut self.state, self.now);
         match operation % 16 {
+            0 if number.is_multiple_of(4) => drop(state.publish_to(&topic, &channel, "for one".into(), now)),
             0 | 1 => {
                 let bodies = ["one", "body", "or three"].into_iter().take(which % 3 + 1);
                 drop(state.publish(&topic, bodies.collect(), (number > 128).then_some(number * 10), now));
@@ -102,6 +103,7 @@ impl Play {
         match operation {
             8 | 9 => state.ready(*id, number % 8, now),
             10 | 11 => drop(state.finish(*id, &message, now)),
+            12 if number.is_multiple_of(2) => drop(state.give_back(*id, &message, number * 20, now)),
             12 => drop(state.requeue(*id, &message, number * 20, now)),
             13 => drop(state.touch(*id, &message, now)),
             14 if number < 32 => state.close(*id),

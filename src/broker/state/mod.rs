@@ -45,7 +45,7 @@ use crate::proto::{Outgoing, TopicName};
 
 pub use self::answer::NotYours;
 pub use self::catalog::Missing;
-pub use self::publish::PublishError;
+pub use self::publish::{PublishError, PublishToError};
 pub use self::session::{Phase, SessionId, Settings};
 pub use self::stats::StatsOf;
 pub use self::time::{Micros, Now};

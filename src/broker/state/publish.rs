@@ -2,10 +2,23 @@
 
 use std::io;
 
-use super::super::log::{Batch, Change, Holder, Place, UnixMillis};
+use bytes::Bytes;
+
+use super::super::log::{Batch, Carried, Change, Copy, Holder, Place, UnixMillis};
 use super::topic::Held;
-use super::{Now, SessionId, State};
-use crate::proto::{Bodies, TopicName};
+use super::{Missing, Now, SessionId, State};
+use crate::proto::{Bodies, ChannelName, TopicName};
+
+/// Why a message for one channel was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishToError {
+    /// The topic or the channel is not there.
+    #[error("there is no such channel")]
+    Missing(Missing),
+    /// As for any message.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
 
 /// Why messages were not taken.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +66,38 @@ impl State {
             false => self.spread(name, Held { run, due }, now),
         }
         self.pump_topic(name, now);
+        Ok(())
+    }
+
+    /// Takes a message for one channel of a topic; the others do not see it. It is in the log when this returns.
+    pub fn publish_to(
+        &mut self,
+        name: &TopicName,
+        channel: &ChannelName,
+        body: Bytes,
+        now: Now,
+    ) -> Result<(), PublishToError> {
+        let topic = self.topics.get(name).ok_or(PublishToError::Missing(Missing::Topic))?;
+        let id = *topic.channels.get(channel).ok_or(PublishToError::Missing(Missing::Channel))?;
+        let channel = self.channels.get_mut(&id).expect("its topic has it");
+        let bodies = Bodies::one(body.clone()).compact();
+        let first = self.store.batches.reserve_ids(1, now.unix_nanos);
+        let place = match channel.is_logged() {
+            true => {
+                let copies = &[Copy { channel: id, attempts: 0, due: None }];
+                let (topic, timestamp) = (topic.id, now.unix_nanos);
+                let written = self.store.log.carry(&Carried { topic, id: first, timestamp, due: None, copies, body });
+                self.refused = written.as_ref().err().map(ToString::to_string);
+                written.map_err(PublishError::Log)?
+            }
+            false => None,
+        };
+        if place.is_none() && !self.store.batches.has_room(bodies.length()) {
+            return Err(PublishError::Full { limit: self.store.limits.max_memory }.into());
+        }
+        let run = self.store.batches.insert(first, now.unix_nanos, bodies, place, 1);
+        channel.take(run, None, &mut self.store, now);
+        channel.pump(&mut self.store, &mut self.sessions, now);
         Ok(())
     }
 

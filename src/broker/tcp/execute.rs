@@ -92,6 +92,10 @@ impl<'a> Turn<'a> {
                 let done = turn.state.requeue(turn.session, &id, delay, turn.now);
                 done.map_err(|why| (ErrorCode::ReqFailed, format!("REQ {id} failed {why}")))
             }),
+            Command::Back { id, delay } => self.answer(|turn| {
+                let done = turn.state.give_back(turn.session, &id, delay, turn.now);
+                done.map_err(|why| (ErrorCode::ReqFailed, format!("BACK {id} failed {why}")))
+            }),
             Command::Touch(id) => self.answer(|turn| {
                 let done = turn.state.touch(turn.session, &id, turn.now);
                 done.map_err(|why| (ErrorCode::TouchFailed, format!("TOUCH {id} failed {why}")))
@@ -238,8 +242,9 @@ enum Heed {
 fn expect(verb: &[u8], phase: Phase, agreed: &Agreed) -> Result<Heed, ProtocolError> {
     let fits = match verb {
         b"FPUB" if !agreed.fence => return Err(invalid("invalid command FPUB")),
+        b"BACK" if !agreed.give_back => return Err(invalid("invalid command BACK")),
         b"IDENTIFY" | b"AUTH" | b"SUB" => phase == Phase::New,
-        b"FIN" | b"REQ" | b"TOUCH" => phase != Phase::New,
+        b"FIN" | b"REQ" | b"BACK" | b"TOUCH" => phase != Phase::New,
         b"CLS" => phase == Phase::Subscribed,
         b"RDY" if phase == Phase::Closing => return Ok(Heed::Ignore),
         b"RDY" => phase == Phase::Subscribed,

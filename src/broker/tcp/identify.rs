@@ -21,6 +21,8 @@ pub(super) struct Agreed {
     output_buffer_timeout: i64,
     /// It may say FPUB.
     pub(super) fence: bool,
+    /// The client may say BACK.
+    pub(super) give_back: bool,
 }
 
 impl Agreed {
@@ -43,6 +45,7 @@ impl Agreed {
             output_buffer_size: OUTPUT_BUFFER_SIZE,
             output_buffer_timeout: OUTPUT_BUFFER_TIMEOUT,
             fence: false,
+            give_back: false,
         }
     }
 
@@ -81,6 +84,7 @@ impl Agreed {
             other => return Err(invalid("msg timeout", other)),
         }
         self.fence = wishes.fence && wishes.feature_negotiation;
+        self.give_back = wishes.give_back && wishes.feature_negotiation;
         Ok(())
     }
 
@@ -95,6 +99,7 @@ impl Agreed {
             output_buffer_size: self.output_buffer_size,
             output_buffer_timeout: self.output_buffer_timeout,
             fence: self.fence,
+            give_back: self.give_back,
             ..IdentifyReply::default()
         }
     }

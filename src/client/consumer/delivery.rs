@@ -16,8 +16,12 @@ pub(super) enum Verb {
     Finish,
     /// REQ after a failure.
     Requeue(Duration),
-    /// REQ 0 of a message that was not tried.
+    /// REQ 0 of a message that was being worked on by somebody who went away.
+    Abandon,
+    /// A message that was not tried goes back at once.
     Release,
+    /// A message that could not be tried, for a reason that is not its own, goes back for a while.
+    PutOff(Duration),
     /// TOUCH.
     Touch,
 }
@@ -77,17 +81,25 @@ impl Port {
 pub struct Delivery {
     message: Message,
     port: Arc<Port>,
+    /// Earlier deliveries that are known to have been given back untried.
+    given_back: u16,
     answered: bool,
 }
 
 impl Delivery {
-    pub(super) fn new(message: Message, port: Arc<Port>) -> Self {
-        Self { message, port, answered: false }
+    pub(super) fn new(message: Message, port: Arc<Port>, given_back: u16) -> Self {
+        Self { message, port, given_back, answered: false }
     }
 
     /// The message.
     pub fn message(&self) -> &Message {
         &self.message
+    }
+
+    /// How often the message was tried, this time included: its deliveries, without those that were given back untried as far as that is
+    /// known. mqueue's broker knows it exactly; of nsqd's deliveries the consumer knows those that this process gave back.
+    pub fn tries(&self) -> u16 {
+        self.message.attempts.saturating_sub(self.given_back).max(1)
     }
 
     /// The nsqd that it came from.
@@ -111,8 +123,20 @@ impl Delivery {
         self.answer(Verb::Requeue(delay));
     }
 
-    /// The message was not tried: it goes back at once (REQ 0). The same as dropping it.
+    /// Somebody was working on the message and went away: it comes again at once (REQ 0), and this was a try. Does not count as a
+    /// failure for the consumer's backoff.
+    pub fn abandon(self) {
+        self.answer(Verb::Abandon);
+    }
+
+    /// The message was not tried: it goes back at once, and this was no try. The same as dropping it.
     pub fn release(self) {}
+
+    /// The message could not be tried, and is not to blame: it comes again after `delay`, and this was no try. Counts as a failure for
+    /// the consumer's backoff.
+    pub fn put_off(self, delay: Duration) {
+        self.answer(Verb::PutOff(delay));
+    }
 
     /// The work needs more time (TOUCH). The link does this by itself; a call is never needed.
     pub fn touch(&self) {

@@ -136,13 +136,15 @@ impl Link<'_> {
     /// Passes on what has come.
     fn take(&mut self, first: Option<NSQEvent>) -> Result<(), Error> {
         let (mut batch, mut replaced, mut next) = (Vec::new(), 0, first);
+        let given_back = self.hub.config.given_back.look(self.address);
         loop {
             match next {
                 Some(NSQEvent::Message(mut message)) => {
                     let taken = taken(&mut message);
                     // its time ran out while it was handled: the first one's answer must not finish this one
                     replaced += u32::from(self.held.insert(taken.id, message).is_some());
-                    batch.push(Delivery::new(taken, self.port.clone()));
+                    let given_back = given_back.as_ref().map_or(0, |count| count(taken.id));
+                    batch.push(Delivery::new(taken, self.port.clone(), given_back));
                 }
                 Some(NSQEvent::Ok()) => {}
                 // a second Healthy: there was another connection, and answers to the first would be lost
@@ -188,9 +190,19 @@ impl Link<'_> {
                     failed += 1;
                     give_back(message, delay.max(least)).await;
                 }
-                Verb::Release => {
+                Verb::Abandon => {
                     released += 1;
                     give_back(message, least).await;
+                }
+                Verb::Release => {
+                    released += 1;
+                    self.hub.config.given_back.note(self.address, id);
+                    give_back(message, least).await;
+                }
+                Verb::PutOff(delay) => {
+                    failed += 1;
+                    self.hub.config.given_back.note(self.address, id);
+                    give_back(message, delay.max(least)).await;
                 }
                 Verb::Touch => unreachable!("it was touched"),
             }

@@ -18,7 +18,7 @@ use super::hub::Hub;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
 use crate::client::{Address, Error, Flow};
-use crate::proto::{Command, Frame, Response};
+use crate::proto::{Command, Frame, MessageId, Response};
 
 type Sender = UnboundedSender<Vec<Delivery>>;
 
@@ -176,10 +176,10 @@ impl<'a> Link<'a> {
         for Answer { id, verb, .. } in answers.drain(..) {
             let command = match verb {
                 Verb::Finish => Command::Fin(id),
-                Verb::Requeue(delay) => {
-                    Command::Req { id, delay: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) }
-                }
-                Verb::Release => Command::Req { id, delay: 0 },
+                Verb::Requeue(delay) => Command::Req { id, delay: millis(delay) },
+                Verb::Abandon => Command::Req { id, delay: 0 },
+                Verb::Release => self.untried(id, Duration::ZERO),
+                Verb::PutOff(delay) => self.untried(id, delay),
                 Verb::Touch => Command::Touch(id),
             };
             command.encode(&mut self.connection.out);
@@ -189,6 +189,16 @@ impl<'a> Link<'a> {
             self.set_rdy(rdy);
         }
         self.due(flow_due)
+    }
+
+    /// Gives a message back that was not tried. nsqd counts the delivery all the same, so it is noted here.
+    fn untried(&self, id: MessageId, delay: Duration) -> Command {
+        let delay = millis(delay);
+        if self.connection.granted.give_back {
+            return Command::Back { id, delay };
+        }
+        self.hub.config.given_back.note(&self.connection.address, id);
+        Command::Req { id, delay }
     }
 
     /// Strikes answered messages off, and leaves only the answers that are to be sent.
@@ -202,8 +212,8 @@ impl<'a> Link<'a> {
             let (current, count) = match verb {
                 Verb::Touch => return self.held.touched(*id, *attempts, now),
                 Verb::Finish => (self.held.answered(*id, *attempts), &mut done),
-                Verb::Requeue(_) => (self.held.answered(*id, *attempts), &mut failed),
-                Verb::Release => (self.held.answered(*id, *attempts), &mut released),
+                Verb::Requeue(_) | Verb::PutOff(_) => (self.held.answered(*id, *attempts), &mut failed),
+                Verb::Abandon | Verb::Release => (self.held.answered(*id, *attempts), &mut released),
             };
             if !current {
                 tracing::debug!(nsqd = %self.connection.address, %id, "answer not sent: the message's time had run out");
@@ -231,13 +241,15 @@ impl<'a> Link<'a> {
             Err(e) => return Err(Error::Closed { address, source: Some(e) }),
         }
         let (mut batch, mut replaced) = (Vec::new(), 0);
+        let given_back = self.hub.config.given_back.look(&address);
         loop {
             let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
             match self.connection.incoming.next_frame().map_err(broken)? {
                 None => break,
                 Some(Frame::Message(message)) => {
                     replaced += u32::from(self.held.arrived(&message, self.heard));
-                    batch.push(Delivery::new(message, self.port.clone()));
+                    let given_back = given_back.as_ref().map_or(0, |count| count(message.id));
+                    batch.push(Delivery::new(message, self.port.clone(), given_back));
                 }
                 Some(Frame::Response(Response::Heartbeat)) => Command::Nop.encode(&mut self.connection.out),
                 Some(Frame::Response(Response::CloseWait)) => self.drain(),
@@ -324,4 +336,8 @@ impl<'a> Link<'a> {
             Err(_) => tracing::warn!(nsqd = %self.connection.address, "nsqd did not close the connection in time"),
         }
     }
+}
+
+fn millis(delay: Duration) -> u64 {
+    u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)
 }

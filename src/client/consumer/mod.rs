@@ -7,13 +7,14 @@
 //! ```
 //!
 //! Every [`Delivery`] is answered exactly once: [`finish`](Delivery::finish) or [`requeue`](Delivery::requeue), and one that is
-//! dropped goes back to the queue at once. Until then the link keeps it alive with TOUCH. Stopping is orderly: RDY 0, CLS, what still
+//! dropped goes back to the queue at once, untried. Until then the link keeps it alive with TOUCH. Stopping is orderly: RDY 0, CLS, what still
 //! arrives is delivered, and a connection is closed only after nsqd has read the last answer.
 
 mod delivery;
 mod discovery;
 #[cfg(feature = "tokio-nsq")]
 mod foreign;
+mod given_back;
 mod held;
 mod hub;
 mod link;
@@ -26,6 +27,7 @@ use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
 pub use self::delivery::Delivery;
+pub use self::given_back::GivenBack;
 use self::hub::Hub;
 use super::connection::Connection;
 use super::{Address, ConnectConfig, Driver, Error, FlowConfig, Lookupd};
@@ -50,6 +52,8 @@ pub struct ConsumerConfig {
     pub driver: Driver,
     /// How many messages may be in flight, and when to back off.
     pub flow: FlowConfig,
+    /// What was given back untried; consumers that follow one another share it.
+    pub given_back: GivenBack,
 }
 
 impl ConsumerConfig {
@@ -68,6 +72,7 @@ impl ConsumerConfig {
                 first_backoff: Duration::from_secs(1),
                 max_backoff: Duration::from_secs(60),
             },
+            given_back: GivenBack::default(),
         }
     }
 }
@@ -108,7 +113,9 @@ impl Consumer {
             false => Some(discovery::ask(&config.lookupd, &config.topic).await),
         };
         let (sender, arriving) = mpsc::unbounded_channel();
-        let hub = Arc::new(Hub::new(as_its_driver_can(config)));
+        let mut config = as_its_driver_can(config);
+        config.connect.identify.give_back = true;
+        let hub = Arc::new(Hub::new(config));
         let config = &hub.config;
         let tries = join_all(config.nsqd.iter().map(|address| first(&hub, address))).await;
         if tries.iter().all(Result::is_err) && !matches!(found, Some(Ok(_))) {

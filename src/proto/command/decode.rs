@@ -104,11 +104,13 @@ impl Head {
             }
             b"REQ" => {
                 let missing = "REQ insufficient number of params";
-                let (id, delay) = (word(missing)?, word(missing)?);
-                let id = message_id(id)?;
-                let delay =
-                    decimal(delay).ok_or_else(|| invalid(format!("REQ could not parse timeout {}", as_text(delay))))?;
-                Self::Whole(Command::Req { id, delay })
+                let (id, delay) = (message_id(word(missing)?), word(missing)?);
+                Self::Whole(Command::Req { id: id?, delay: delay_of("REQ", delay)? })
+            }
+            b"BACK" => {
+                let missing = "BACK insufficient number of params";
+                let (id, delay) = (message_id(word(missing)?), word(missing)?);
+                Self::Whole(Command::Back { id: id?, delay: delay_of("BACK", delay)? })
             }
             b"TOUCH" => Self::Whole(Command::Touch(message_id(word("TOUCH insufficient number of params")?)?)),
             b"SUB" => {
@@ -295,6 +297,10 @@ fn decimal(word: &[u8]) -> Option<u64> {
 /// A peer's word in an answer. nsqd sends the bytes back as they came; what is no UTF-8 becomes U+FFFD here.
 fn as_text(word: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(word)
+}
+
+fn delay_of(verb: &str, word: &[u8]) -> Result<u64, ProtocolError> {
+    decimal(word).ok_or_else(|| invalid(format!("{verb} could not parse timeout {}", as_text(word))))
 }
 
 fn delay_of_dpub(word: &[u8], limits: &Limits) -> Result<u64, ProtocolError> {

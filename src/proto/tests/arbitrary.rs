@@ -39,6 +39,7 @@ pub(super) fn command(max: usize) -> impl Strategy<Value = Command> {
         any::<u64>().prop_map(Command::Rdy),
         id().prop_map(Command::Fin),
         (id(), any::<u64>()).prop_map(|(id, delay)| Command::Req { id, delay }),
+        (id(), any::<u64>()).prop_map(|(id, delay)| Command::Back { id, delay }),
         id().prop_map(Command::Touch),
         Just(Command::Cls),
         Just(Command::Nop),

@@ -26,6 +26,7 @@ fn literals() -> Vec<(Command, &'static [u8])> {
         (Command::Rdy(2500), b"RDY 2500\n"),
         (Command::Fin(ID), b"FIN 0123456789abcdef\n"),
         (Command::Req { id: ID, delay: 90_000 }, b"REQ 0123456789abcdef 90000\n"),
+        (Command::Back { id: ID, delay: 7 }, b"BACK 0123456789abcdef 7\n"),
         (Command::Touch(ID), b"TOUCH 0123456789abcdef\n"),
         (Command::Cls, b"CLS\n"),
         (Command::Nop, b"NOP\n"),

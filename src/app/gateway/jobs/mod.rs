@@ -192,6 +192,11 @@ impl<D, W: Clone> Jobs<D, W> {
         Some(job)
     }
 
+    /// Who holds this job.
+    pub(super) fn holder(&self, secret: Secret) -> Option<WorkerId> {
+        self.held.get(&secret).map(|held| held.worker)
+    }
+
     /// A worker does not read what it was sent, or reads again: it gets nothing meanwhile. Says of which group it is, if it is there.
     pub(super) fn set_clogged(&mut self, id: WorkerId, clogged: bool) -> Option<GroupKey> {
         self.change(id, |worker| worker.clogged = clogged);

@@ -1,0 +1,92 @@
+//! Which messages this process gave back untried, and how often. Pure.
+//!
+//! nsqd counts deliveries, not tries. What a consumer gave back itself it can subtract; what other processes gave back it cannot know. On
+//! mqueue's broker nothing is noted here: BACK takes the attempt back there.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::client::Address;
+use crate::proto::MessageId;
+
+/// Messages in one generation. Two generations are kept, so at most twice as many messages are known.
+const GENERATION: usize = 5_000;
+
+/// Counts deliveries that were given back untried. Clones share the counts: consumers that follow one another in a process know what the
+/// earlier ones gave back.
+#[derive(Debug, Clone, Default)]
+pub struct GivenBack(Arc<Mutex<Counts>>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    young: HashMap<(Address, MessageId), u16>,
+    /// The generation before; forgotten when `young` is full.
+    old: HashMap<(Address, MessageId), u16>,
+}
+
+impl GivenBack {
+    /// Notes that a delivery of this message was given back.
+    pub(super) fn note(&self, nsqd: &Address, id: MessageId) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (nsqd.clone(), id);
+        let before = counts.count(&key);
+        if counts.young.len() >= GENERATION && !counts.young.contains_key(&key) {
+            counts.old = std::mem::take(&mut counts.young);
+        }
+        counts.young.insert(key, before.saturating_add(1));
+    }
+
+    /// A look at the counts of one nsqd; `None` while nothing at all was given back, which is the rule.
+    pub(super) fn look(&self, nsqd: &Address) -> Option<impl Fn(MessageId) -> u16 + use<>> {
+        let is_empty = self.0.lock().unwrap_or_else(PoisonError::into_inner).young.is_empty();
+        (!is_empty).then(|| {
+            let (counts, nsqd) = (self.0.clone(), nsqd.clone());
+            move |id| {
+                let counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+                counts.count(&(nsqd.clone(), id))
+            }
+        })
+    }
+}
+
+impl Counts {
+    fn count(&self, key: &(Address, MessageId)) -> u16 {
+        self.young.get(key).or_else(|| self.old.get(key)).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: usize) -> MessageId {
+        MessageId::from_slice(format!("{number:016x}").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn each_nsqd_has_its_own_counts() {
+        let [one, other]: [Address; 2] = ["a:1", "b:1"].map(|address| address.parse().unwrap());
+        let given_back = GivenBack::default();
+        assert!(given_back.look(&one).is_none());
+        given_back.clone().note(&one, id(1));
+        given_back.note(&one, id(1));
+        let count = |nsqd: &Address, number| given_back.look(nsqd).unwrap()(id(number));
+        assert_eq!((count(&one, 1), count(&one, 2), count(&other, 1)), (2, 0, 0));
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_and_the_newest_are_not() {
+        let nsqd: Address = "a:1".parse().unwrap();
+        let given_back = GivenBack::default();
+        for number in 0..3 * GENERATION {
+            given_back.note(&nsqd, id(number));
+            // one that is given back again and again stays
+            given_back.note(&nsqd, id(7));
+        }
+        let counts = given_back.0.lock().unwrap();
+        assert!(counts.young.len() + counts.old.len() <= 2 * GENERATION);
+        assert_eq!(counts.count(&(nsqd.clone(), id(0))), 0);
+        assert_eq!(counts.count(&(nsqd.clone(), id(3 * GENERATION - 1))), 1);
+        assert_eq!(counts.count(&(nsqd, id(7))), 1 + 3 * GENERATION as u16);
+    }
+}
