@@ -108,9 +108,8 @@ fn messages_without_a_group_get_one_by_the_command_that_is_told() {
     paste(&the_one(&look(), "warning", "streams"), sockets.path());
     wait_until("the group has the message", || nsqd.channel("foo", "1").depth == 1);
     // now it waits there, and still nobody comes for it
-    paste(&format!("{} --count 1", the_one(&look(), "warning", "groups")), sockets.path());
-    wait_until("nothing left", || nsqd.channel("foo", "1").depth == 0);
-    assert_eq!(look().code, OK);
+    paste(&the_one(&look(), "warning", "groups"), sockets.path());
+    assert_eq!(nsqd.channel("foo", "1").depth, 1, "looking at it takes nothing");
 }
 
 #[test]
@@ -129,17 +128,39 @@ fn paused_queues_go_on_by_the_command_that_is_told() {
 }
 
 #[test]
-fn dead_letters_are_saved_by_the_command_that_is_told() {
+fn dead_letters_stay_when_the_command_that_is_told_lists_them() {
     needs!("nsqd");
-    let (nsqd, sockets, work) = (Nsqd::start(), folder(), folder());
+    let (nsqd, sockets) = (Nsqd::start(), folder());
     nsqd.publish_lines("foo.dead", b"one\ntwo");
     let look = || doctor(&sockets, &format!("--json --watch 10ms {}", on(&nsqd))).run();
-    let finished = look();
-    assert_eq!(finished.code, WARNINGS);
-    paste(&the_one(&finished, "warning", "dead-letters"), work.path());
-    let saved = std::fs::read_to_string(work.path().join("foo.dead.jsonl")).unwrap();
-    assert_eq!(saved.lines().count(), 2, "{saved}");
-    assert_eq!(look().code, OK);
+    let mend = the_one(&look(), "warning", "dead-letters");
+    assert!(mend.starts_with("mqueue errors --stream foo "), "{mend}");
+    for _ in 0..2 {
+        paste(&mend, sockets.path());
+        let finished = look();
+        assert!(finished.stdout.contains("2 dead letters"), "{finished:?}");
+    }
+}
+
+#[test]
+fn the_token_of_a_fleet_that_has_stopped_is_left_alone() {
+    needs!("nsqd");
+    let (nsqd, sockets) = (Nsqd::start(), folder());
+    nsqd.create("tk.token", "token");
+    nsqd.publish("tk.token", b"t");
+    wait_until("the token in its group", || nsqd.channel("tk.token", "token").depth == 1);
+    let finished = doctor(&sockets, &format!("--json {}", on(&nsqd))).run();
+    assert_eq!((finished.code, findings(&finished)), (OK, vec![]), "{finished:?}");
+}
+
+#[test]
+fn an_nsqd_that_is_named_by_http_alone_tells_its_tcp_port() {
+    needs!("nsqd");
+    let (nsqd, sockets) = (Nsqd::start(), folder());
+    let finished = doctor(&sockets, &format!("--nsqd-http-address {}", nsqd.http())).run();
+    assert_eq!(finished.code, OK, "{finished:?}");
+    assert!(finished.stdout.contains(&format!(", TCP {}", nsqd.tcp())), "{finished:?}");
+    assert!(!finished.stdout.contains("127.0.0.1:4150"), "{finished:?}");
 }
 
 #[test]

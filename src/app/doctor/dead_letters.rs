@@ -11,22 +11,22 @@ pub(super) fn is_one(stream: &TopicName) -> bool {
     stream.as_str().ends_with(".dead")
 }
 
-/// How many wait in one stream, and which group has the most.
-#[derive(Debug, Default)]
-struct Waiting {
-    depth: u64,
-    group: Option<(u64, String)>,
-}
-
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     let waiting = waiting(observed);
     let findings: Vec<Finding> =
-        waiting.iter().filter_map(|(stream, waiting)| finding(observed, stream, waiting)).collect();
+        waiting.iter().filter_map(|(stream, depth)| finding(observed, stream, depth)).collect();
     if findings.is_empty() && !waiting.is_empty() {
         let streams = count(waiting.len() as u64, "stream");
         return vec![Finding::ok(Check::DeadLetters, "dead letters", format!("none wait, in {streams}"))];
     }
     findings
+}
+
+/// How many wait in one stream, and which group has the most.
+#[derive(Debug, Default)]
+struct Waiting {
+    depth: u64,
+    most: Option<(u64, String)>,
 }
 
 fn waiting(observed: &Observed) -> BTreeMap<TopicName, Waiting> {
@@ -38,14 +38,14 @@ fn waiting(observed: &Observed) -> BTreeMap<TopicName, Waiting> {
         // each group has a copy of every letter: the fullest tells how many there are
         let depth = amount(topic.depth).saturating_add(most.as_ref().map_or(0, |(depth, _)| *depth));
         here.depth = here.depth.saturating_add(depth);
-        here.group = here.group.take().max(most);
+        here.most = here.most.take().max(most);
     }
     all
 }
 
 fn finding(observed: &Observed, stream: &TopicName, waiting: &Waiting) -> Option<Finding> {
     let subject = format!("stream {stream}");
-    let mend = save(observed, stream, waiting.group.as_ref().map_or("review", |(_, name)| name));
+    let mend = list(observed, stream, waiting);
     let growth = observed.growth.as_ref().filter(|growth| growth.came.get(stream).is_some_and(|came| *came > 0));
     if let Some(growth) = growth {
         let rate = growth.came[stream] as f64 / growth.over.as_secs_f64();
@@ -56,11 +56,16 @@ fn finding(observed: &Observed, stream: &TopicName, waiting: &Waiting) -> Option
     (waiting.depth > 0).then(|| Finding::warning(Check::DeadLetters, subject, what, mend))
 }
 
-/// Moves them to a file, each synced there before it leaves the queue: that loses none, unlike a tail.
-fn save(observed: &Observed, stream: &TopicName, group: &str) -> String {
-    let brokers = observed.broker_flags();
-    let group = shell(group);
-    format!("mqueue consumer --stream {stream} --group {group} --handler file:{stream}.jsonl --timeout 2{brokers}")
+/// Lists them where they are. A consumer would take them to where `mqueue errors` does not see them.
+fn list(observed: &Observed, stream: &TopicName, waiting: &Waiting) -> String {
+    let of = match stream.as_str().strip_suffix(".dead").filter(|of| !of.is_empty()) {
+        Some(of) => of.to_owned(),
+        None => format!("{stream} --dead-letter {stream}"),
+    };
+    // letters that a group has already are in no other
+    let has_them = |(depth, name): &&(u64, String)| *depth > 0 && name != "errors";
+    let group = waiting.most.as_ref().filter(has_them).map(|(_, name)| format!(" --group {}", shell(name)));
+    format!("mqueue errors --stream {of}{}{}", group.unwrap_or_default(), observed.broker_flags())
 }
 
 #[cfg(test)]
@@ -86,14 +91,14 @@ mod tests {
     }
 
     #[test]
-    fn letters_that_wait_are_told_with_the_group_that_has_them() {
+    fn letters_that_wait_are_told_with_the_command_that_lists_them() {
         let told = |observed: &Observed| check(observed).remove(0);
         let finding = told(&seen(3, &[]));
         assert_eq!((finding.level, &finding.what[..14]), (Level::Warning, "3 dead letters"));
-        assert!(finding.mend.unwrap().contains("--stream foo.dead --group review --handler file:"));
+        assert_eq!(finding.mend.unwrap(), "mqueue errors --stream foo --nsqd-http-address a:1");
         let finding = told(&seen(0, &[("a", 1), ("b", 2), ("tail#ephemeral", 9)]));
         assert_eq!(&finding.what[..14], "2 dead letters", "copies are not counted twice");
-        assert!(finding.mend.unwrap().contains("--group b "));
+        assert_eq!(finding.mend.unwrap(), "mqueue errors --stream foo --group b --nsqd-http-address a:1");
         assert_eq!(told(&seen(0, &[("a", 0)])).level, Level::Ok);
     }
 

@@ -237,6 +237,14 @@ impl Observed {
         })
     }
 
+    /// A fleet of nodes leads by the one message of this stream, or tells its beats there: who consumes it, or creates a group for it, takes
+    /// that from the fleet (docs/node.md).
+    pub(super) fn is_a_fleets(&self, stream: &TopicName) -> bool {
+        let (name, has) = (stream.as_str(), |name: &str| self.streams().any(|(_, other, _)| other.as_str() == name));
+        let of_beats = name.strip_suffix(".beats").is_some_and(|token| token.ends_with(".token") || has(token));
+        name.ends_with(".token") || of_beats || has(&format!("{name}.beats"))
+    }
+
     /// Every durable group by stream and name.
     pub(super) fn groups(&self) -> BTreeMap<(TopicName, ChannelName), Group> {
         let mut groups: BTreeMap<_, Group> = BTreeMap::new();

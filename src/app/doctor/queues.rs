@@ -12,7 +12,9 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     let groups = observed.groups();
     let mut findings = Vec::new();
     for (http, stream, topic) in observed.streams() {
-        findings.extend(without_group(&http.address, &stream, topic, &groups));
+        if !observed.is_a_fleets(&stream) {
+            findings.extend(without_group(&http.address, &stream, topic, &groups));
+        }
         findings.extend(paused(&http.address, &stream, topic));
     }
     findings.extend(groups.iter().filter_map(|((stream, name), group)| unattended(observed, stream, name, *group)));
@@ -67,17 +69,40 @@ fn paused(http: &str, stream: &TopicName, topic: &TopicStats) -> Vec<Finding> {
 /// Messages wait, and there is neither a consumer nor a socket to wake one by.
 fn unattended(observed: &Observed, stream: &TopicName, name: &ChannelName, group: Group) -> Option<Finding> {
     let waits = group.depth > 0 && group.clients == 0 && !group.paused;
-    if !waits || dead_letters::is_one(stream) || observed.has_socket(name.as_str()) {
+    if !waits || dead_letters::is_one(stream) || observed.is_a_fleets(stream) || observed.has_socket(name.as_str()) {
         return None;
     }
     let what = format!("{} waiting, without a consumer or a socket to wake one", count(group.depth, "message"));
-    let mend = units::put_to_sleep(observed, stream.as_str(), name.as_str());
+    let mend = match observed.systemd.as_ref().is_some_and(|systemd| systemd.has_template) {
+        true => units::put_to_sleep_as(observed, stream.as_str(), name.as_str()),
+        false => look(observed, stream, name),
+    };
     Some(Finding::warning(Check::Groups, format!("group {stream}/{name}"), what, mend))
+}
+
+/// Shows the group on each nsqd that has it. What is to become of its messages only its own consumer knows: one without a handler would print
+/// them, and they were gone.
+fn look(observed: &Observed, stream: &TopicName, name: &ChannelName) -> String {
+    let has = |topic: &TopicStats| topic.channels.iter().any(|channel| channel.channel_name == name.as_str());
+    let nsqds = observed.streams().filter(|(_, other, topic)| other == stream && has(topic));
+    let urls = nsqds.map(|(http, ..)| {
+        let url = format!(
+            "http://{}/stats?topic={}&channel={}",
+            http.address,
+            escape(stream.as_str()),
+            escape(name.as_str())
+        );
+        format!("curl -fsS {}", shell(&url))
+    });
+    format!("{}    # only looks; then start its consumer, with its handler", urls.collect::<Vec<_>>().join(" && "))
+}
+
+fn escape(name: &str) -> String {
+    name.replace('#', "%23")
 }
 
 /// A call of nsqd's HTTP API, for a shell.
 fn post(http: &str, path: &str, stream: &TopicName, channel: Option<&str>) -> String {
-    let escape = |name: &str| name.replace('#', "%23");
     let channel = channel.map(|channel| format!("&channel={}", escape(channel))).unwrap_or_default();
     let url = format!("http://{http}/{path}?topic={}{channel}", escape(stream.as_str()));
     format!("curl -fsS -X POST {}", shell(&url))
@@ -156,7 +181,7 @@ mod tests {
             |depth, clients| seen(vec![nsqd("a:1", vec![topic("foo", 0, vec![channel("x", depth, clients, false)])])]);
         let (level, check, mend) = one(&group(2, 0));
         assert_eq!((level, check), (Level::Warning, Check::Groups));
-        assert!(mend.starts_with("mqueue consumer --stream foo --group x"), "{mend}");
+        assert!(mend.starts_with("curl -fsS 'http://a:1/stats?topic=foo&channel=x'    # only looks"), "{mend}");
         assert_eq!(one(&group(2, 1)).0, Level::Ok);
         assert_eq!(one(&group(0, 0)).0, Level::Ok);
         let mut with_socket = group(2, 0);
@@ -171,6 +196,20 @@ mod tests {
         };
         with_socket.folders.push(Folder { path: Path::new("/s").to_owned(), entries: Ok(vec![entry]) });
         assert_eq!(one(&with_socket).0, Level::Ok);
+    }
+
+    #[test]
+    fn a_fleets_token_and_beats_are_nobodys_to_consume() {
+        for depth in [(1, 0), (0, 1)] {
+            let of = |name: &str| {
+                let channels = if depth.1 > 0 { vec![channel("token", depth.1, 0, false)] } else { vec![] };
+                topic(name, depth.0, channels)
+            };
+            for names in [vec!["tk.token"], vec!["tk.token.beats"], vec!["lease", "lease.beats"]] {
+                let topics = names.iter().map(|name| of(name)).collect();
+                assert_eq!(one(&seen(vec![nsqd("a:1", topics)])).0, Level::Ok, "{names:?}");
+            }
+        }
     }
 
     #[test]

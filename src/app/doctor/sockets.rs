@@ -59,8 +59,10 @@ fn file(observed: &Observed, entry: &Entry) -> Option<Finding> {
     };
     let (what, mend) = match entry.kind {
         Kind::Socket(Ears::Some | Ears::Unknown) => return None,
-        Kind::Link => ("is a link, and wakeup follows none".to_owned(), restart(format!("rm {path}"))),
-        Kind::Other => ("is no socket, so nobody is woken by it".to_owned(), restart(format!("rm {path}"))),
+        Kind::Link => ("is a link, and wakeup follows none".to_owned(), restart(format!("mv -n {path} {path}.old"))),
+        Kind::Other => {
+            ("is no socket, so nobody is woken by it".to_owned(), restart(format!("mv -n {path} {path}.old")))
+        }
         Kind::Socket(Ears::None) => match &observed.systemd {
             // why that is so is said of the unit
             Some(systemd) if systemd.unit(&unit).is_some_and(|unit| units::is_told(systemd, unit)) => return None,
@@ -71,7 +73,9 @@ fn file(observed: &Observed, entry: &Entry) -> Option<Finding> {
                 let stream =
                     observed.stream_of(entry.group()).filter(|_| systemd.as_ref().is_some_and(|s| s.has_template));
                 let by_unit = stream.map(|stream| units::put_to_sleep_as(observed, stream.as_str(), &entry.stem));
-                ("nobody listens: whoever made it is gone".to_owned(), by_unit.unwrap_or_else(|| format!("rm {path}")))
+                // one in another network namespace is not seen from here, and wakeup reaches it: the file stays
+                let look = format!("ss -xl src {path}    # if nobody is there, start again what made it");
+                ("nobody listens, as far as is seen from here".to_owned(), by_unit.unwrap_or(look))
             }
         },
     };
@@ -178,9 +182,11 @@ mod tests {
 
     #[test]
     fn what_is_no_socket_or_has_no_listener_wakes_nobody() {
-        for (kind, mend) in
-            [(DEAF, "rm /s/mail.sock"), (Kind::Link, "rm /s/mail.sock"), (Kind::Other, "rm /s/mail.sock")]
-        {
+        let (look, aside) = (
+            "ss -xl src /s/mail.sock    # if nobody is there, start again what made it",
+            "mv -n /s/mail.sock /s/mail.sock.old",
+        );
+        for (kind, mend) in [(DEAF, look), (Kind::Link, aside), (Kind::Other, aside)] {
             let told = told(&seen("/s", vec![entry("mail.sock", kind, 0o660)]));
             assert_eq!(told, [(Level::Error, Check::Socket, mend.to_owned())], "{kind:?}");
         }

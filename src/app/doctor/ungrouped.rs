@@ -50,8 +50,9 @@ fn by_unit(systemd: &Systemd, socket: &str) -> String {
 /// Streams that have messages and no group on any nsqd, dead letters aside, and how many.
 fn without_group(observed: &Observed) -> BTreeMap<TopicName, u64> {
     let mut waiting: BTreeMap<TopicName, u64> = BTreeMap::new();
-    for (_, stream, topic) in
-        observed.streams().filter(|(_, stream, topic)| topic.depth > 0 && !dead_letters::is_one(stream))
+    for (_, stream, topic) in observed
+        .streams()
+        .filter(|(_, stream, topic)| topic.depth > 0 && !dead_letters::is_one(stream) && !observed.is_a_fleets(stream))
     {
         let depth = waiting.entry(stream).or_default();
         *depth = depth.saturating_add(amount(topic.depth));

@@ -168,18 +168,8 @@ fn named(stem: &str) -> String {
     }
 }
 
-/// What gives a group a consumer: one that sleeps where the units are installed, else one in a shell.
-pub(super) fn put_to_sleep(observed: &Observed, stream: &str, group: &str) -> String {
-    match observed.systemd.as_ref().is_some_and(|systemd| systemd.has_template) {
-        true => put_to_sleep_as(observed, stream, group),
-        false => {
-            let brokers = observed.broker_flags();
-            format!("mqueue consumer --stream {} --group {}{brokers}", shell(stream), shell(group))
-        }
-    }
-}
-
-/// What lets the socket of `instance` (`billing`, `billing@2`) listen. Settings that are there stay.
+/// What lets the socket of `instance` (`billing`, `billing@2`) listen. Settings that are there stay, and nobody is woken before they
+/// name a handler: without one a consumer prints what waits, and it is gone.
 pub(super) fn put_to_sleep_as(observed: &Observed, stream: &str, instance: &str) -> String {
     let mut lines = vec![format!("STREAM={stream}")];
     let group = group_of(instance);
@@ -190,7 +180,10 @@ pub(super) fn put_to_sleep_as(observed: &Observed, stream: &str, instance: &str)
     let lines: Vec<String> = lines.iter().map(|line| shell(line)).collect();
     let file = shell(&format!("/etc/mqueue/{instance}.env"));
     let enable = format!("systemctl enable --now {}", shell(&named(instance)));
-    format!("mkdir -p /etc/mqueue && test -e {file} || printf '%s\\n' {} >{file}; {enable}", lines.join(" "))
+    let ask = shell(&format!("name HANDLER= in /etc/mqueue/{instance}.env, then run this again"));
+    let written =
+        format!("mkdir -p /etc/mqueue && {{ test -e {file} || printf '%s\\n' {} >{file}; }}", lines.join(" "));
+    format!("{written} && if grep -q '^HANDLER=.' {file}; then {enable}; else echo {ask} >&2; false; fi")
 }
 
 #[cfg(test)]
@@ -292,6 +285,6 @@ mod tests {
         observed.tcp.push(super::super::observed::Tcp { address, listed: None, answer: Ok(()) });
         let mend = put_to_sleep_as(&observed, "foo", "mail@2");
         assert!(mend.contains("STREAM=foo GROUP=mail NSQD_TCP_ADDRESS=10.0.0.1:4150 "), "{mend}");
-        assert!(mend.ends_with("systemctl enable --now mqueue-consumer@mail@2.socket"), "{mend}");
+        assert!(mend.contains("; then systemctl enable --now mqueue-consumer@mail@2.socket; else "), "{mend}");
     }
 }

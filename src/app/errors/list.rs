@@ -74,11 +74,12 @@ fn show(letters: &[Letter], json: bool) -> io::Result<()> {
         match &letter.letter {
             Some(DeadLetter { group, attempts, reason, died, part, .. }) => {
                 let when = humantime::format_rfc3339_seconds(time(*died));
+                let s = if *attempts == 1 { "" } else { "s" };
                 let part =
                     part.map_or(String::new(), |Part { number, of }| format!(" (only part {number} of {of} is here)"));
                 writeln!(
                     out,
-                    "{when}  {}  group {group}, {attempts} attempts, {reason}{part}: {:?}{more}",
+                    "{when}  {}  group {group}, {attempts} attempt{s}, {reason}{part}: {:?}{more}",
                     letter.id(),
                     start
                 )?;

@@ -185,7 +185,7 @@ impl Watch {
             let topic = stream.replace('#', "%23");
             tracing::warn!(
                 "stream {stream} has {count} on nsqd {http}, where group {group} is not: \
-                 curl -X POST 'http://{http}/channel/create?topic={topic}&channel={group}' makes it there, and it gets them"
+                 curl -fsS -X POST 'http://{http}/channel/create?topic={topic}&channel={group}' makes it there, and it gets them"
             );
         }
         let shared = self.shared();

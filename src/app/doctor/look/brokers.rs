@@ -17,7 +17,9 @@ use crate::proto::stats::{Producer, Stats};
 /// Asks every broker that is named, and every nsqd that a nsqlookupd knows.
 pub(super) async fn ask(args: &brokers::Args, deadline: Duration) -> Observed {
     let mut lookupds = Vec::new();
-    let mut tcp: BTreeMap<Address, Option<Listed>> = args.nsqd().into_iter().map(|address| (address, None)).collect();
+    // an nsqd that is named by HTTP alone tells its TCP port
+    let named = if args.nsqd_http_address.is_empty() { args.nsqd() } else { args.nsqd_tcp_address.clone() };
+    let mut tcp: BTreeMap<Address, Option<Listed>> = named.into_iter().map(|address| (address, None)).collect();
     let mut http: BTreeMap<String, (Nsqd, Option<Listed>)> = BTreeMap::new();
     for nsqd in args.nsqd_http() {
         http.insert(nsqd.to_string(), (nsqd, None));
