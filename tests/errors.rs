@@ -41,7 +41,7 @@ fn letters_are_listed_with_their_reasons_and_stay() {
     for _ in 0..2 {
         let list = done(&nsqd, "");
         assert_eq!(list.stdout.lines().count(), 3, "{}", list.stdout);
-        for words in ["\"body 0\"", "group 1, 1 attempts", "exit status 1"] {
+        for words in ["\"body 0\"", "group 1, 1 attempt,", "exit status 1"] {
             assert!(list.stdout.contains(words), "no {words} in {}", list.stdout);
         }
         assert!(list.stderr.contains("3 of 3 letters"), "{}", list.stderr);
