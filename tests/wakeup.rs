@@ -149,7 +149,7 @@ fn messages_on_an_nsqd_where_their_group_is_not_are_said_once_with_a_remedy_that
     let wakeup = doors.wakeup_by(&both).start();
     wakeup.wait_to_say(&format!("stream foo has 3 messages on nsqd {}, where group 1 is not", second.http()));
     let said = wakeup.stderr();
-    let url = said.split("curl -X POST '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
+    let url = said.split("-X POST '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
     second.post(url.strip_prefix(&format!("http://{}", second.http())).unwrap());
     doors.wait_for_poke("1.sock");
     assert_eq!(wakeup.times_said("where group 1 is not"), 1);
