@@ -298,7 +298,7 @@ fn is_refused(nsqd: &Nsqd, producer: &str, parts: &[&str]) {
 fn what_nsqd_refuses_is_said_with_its_reason_and_nothing_else() {
     needs!("nsqd");
     is_refused(&Nsqd::start(), "--defer 2h", &["7200000 out of range", "--max-req-timeout"]);
-    let closed = Nsqd::with(&["--auth-http-address=127.0.0.1:1"]);
+    let closed = Nsqd::real(&["--auth-http-address=127.0.0.1:1"]);
     is_refused(&closed, "", &["E_AUTH_FIRST", "--auth-http-address"]);
     let ran = consumer(&closed.tcp(), "").run();
     assert!(ran.code == Some(69) && ran.stderr.lines().count() == 1, "{ran:?}");
@@ -318,7 +318,7 @@ fn an_nsqd_that_wants_tls_is_said_to() {
         return;
     }
     let (key, cert) = (format!("--tls-key={}", key.display()), format!("--tls-cert={}", cert.display()));
-    let nsqd = Nsqd::with(&["--tls-required=true", "--https-address=127.0.0.1:0", &key, &cert]);
+    let nsqd = Nsqd::real(&["--tls-required=true", "--https-address=127.0.0.1:0", &key, &cert]);
     is_refused(&nsqd, "", &["TLS required", "--tls-required"]);
     let ran = consumer(&nsqd.tcp(), "").run();
     assert!(ran.code == Some(69) && ran.stderr.lines().count() == 1, "{ran:?}");
