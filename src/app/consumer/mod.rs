@@ -63,7 +63,7 @@ struct Alive {
     total: Tally,
     /// The worker's: what it did not heed, as it was leaving, is still there.
     nudge: Arc<Notify>,
-    /// What earlier subscriptions gave back.
+    /// Deliveries that earlier subscriptions gave back.
     given_back: GivenBack,
 }
 

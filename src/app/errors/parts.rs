@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::letters::Letter;
 use crate::worker::DeadLetter;
 
-/// What the parts of one letter have in common.
+/// The fields that all parts of one letter share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     stream: String,

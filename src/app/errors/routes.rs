@@ -19,7 +19,7 @@ pub(super) struct Routes {
     brokers: Vec<(Nsqd, BTreeSet<ChannelName>)>,
 }
 
-/// What the flags ask for.
+/// The run that the flags ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Asked {
     /// The group that gave the message up.
@@ -48,7 +48,7 @@ pub(super) enum Stays {
 }
 
 impl Stays {
-    /// What is said of so many of them.
+    /// The words for this count of them.
     pub(super) fn of(self, count: u64) -> String {
         match self {
             Self::NoLetter => format!("{count} of them no dead letters"),
