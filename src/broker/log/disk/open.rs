@@ -15,7 +15,7 @@ use super::super::segment::{BadHeader, Extent, HEADER, Header, Segment, file_pat
 use super::super::segments::{Contents, Segments};
 use super::super::sync::{SyncFile, Syncer};
 use super::super::{Recovered, SyncMode, catalog::Catalog};
-use super::{DiskLog, Options, Outgoing, Reader, is_full};
+use super::{DiskLog, Options, Outgoing, Reader, is_full, keep_damaged};
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +91,7 @@ impl DiskLog {
             snapshot: 0,
             retry: None,
             reserve,
-            was_full: false,
+            was_full: None,
             failed: None,
             stripping: 0,
             is_recovered: false,
@@ -238,7 +238,7 @@ impl<'a> Opening<'a> {
             self.files.push(Extent { number, end: 0 });
             self.damaged.push(number);
             self.damaged(number, 0..bytes.len());
-            self.keep_damaged(number);
+            keep_damaged(self.path, number);
             return Ok(());
         };
         let good = self.records(header, bytes, end);
@@ -250,7 +250,7 @@ impl<'a> Opening<'a> {
         self.damaged.extend(is_damaged.then_some(number));
         let file = OpenOptions::new().write(true).open(file_path(self.path, number))?;
         if is_damaged {
-            self.keep_damaged(number);
+            keep_damaged(self.path, number);
         } else if u64::from(good) < length {
             if self.report.torn.last().is_some_and(|torn| torn.segment == number) {
                 self.keep_torn(number, &bytes[good as usize..])?;
@@ -301,12 +301,5 @@ impl<'a> Opening<'a> {
 
     fn damaged(&mut self, segment: u32, range: std::ops::Range<usize>) {
         self.report.damage.push(Damage::Bytes { segment, range: range.start as u64..range.end as u64 });
-    }
-
-    /// Keeps a damaged file under a second name, for people to look at when the log does not need it any more; it is not written to
-    /// any more, not even to cut it. Where that cannot be done, or is done already, the report stands all the same.
-    fn keep_damaged(&self, number: u32) {
-        let path = file_path(self.path, number);
-        let _ = fs::hard_link(&path, path.with_extension("log.damaged"));
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -101,6 +102,7 @@ impl Body {
             let mut work = self.shared.work();
             if target.segment > work.failed {
                 work.trouble = None;
+                self.shared.has_trouble.store(false, Ordering::Relaxed);
             }
             work.trouble.clone()
         };
@@ -115,6 +117,7 @@ impl Body {
         let mut work = self.shared.work();
         work.failed = segment;
         work.trouble = Some(why.into());
+        self.shared.has_trouble.store(true, Ordering::Relaxed);
     }
 
     fn remove(&self, removals: &[Removal]) {
