@@ -14,6 +14,7 @@ mod descriptors;
 pub mod http;
 pub mod log;
 mod lookupd;
+pub mod memory;
 pub mod server;
 mod socket;
 pub mod state;
@@ -71,6 +72,8 @@ struct Shared {
     trouble: Option<String>,
     /// Whoever compacts the log waits for a change.
     is_compacted: bool,
+    /// The longest that a step of compaction has had the lock.
+    longest_step: Duration,
 }
 
 /// After a change, the log is looked at this much later: much changes meanwhile.
@@ -93,8 +96,8 @@ impl Broker {
     }
 
     fn with(config: BrokerConfig, clock: Clock, state: State, synced: Option<Synced>) -> Self {
-        let (connections, is_compacted) = (HashMap::new(), false);
-        let shared = Shared { state, connections, catalog: 0, alarm: None, trouble: None, is_compacted };
+        let (connections, is_compacted, longest_step) = (HashMap::new(), false, Duration::ZERO);
+        let shared = Shared { state, connections, catalog: 0, alarm: None, trouble: None, is_compacted, longest_step };
         Self {
             config,
             clock,
@@ -143,7 +146,9 @@ impl Broker {
         loop {
             let step = {
                 let mut shared = self.lock();
+                let begun = Instant::now();
                 let step = shared.state.compact();
+                shared.longest_step = shared.longest_step.max(begun.elapsed());
                 shared.is_compacted = !matches!(step, Ok(true));
                 step
             };
@@ -200,7 +205,14 @@ impl Broker {
 
     /// `OK`, or `NOK - ` and why messages are not taken.
     pub fn health(&self) -> String {
-        self.lock().trouble.as_ref().map_or_else(|| "OK".to_owned(), |trouble| format!("NOK - {trouble}"))
+        let mut shared = self.lock();
+        shared.look_for_trouble();
+        shared.trouble.as_ref().map_or_else(|| "OK".to_owned(), |trouble| format!("NOK - {trouble}"))
+    }
+
+    /// The longest that a step of compaction has kept others from the state.
+    pub fn longest_compaction_step(&self) -> Duration {
+        self.lock().longest_step
     }
 
     /// The nsqlookupds that it registers with.
@@ -273,8 +285,7 @@ impl Broker {
     /// What follows from changes. Fails if they could not be written.
     fn settle(&self, shared: &mut Shared) -> io::Result<()> {
         let written = shared.state.flush();
-        let trouble = written.as_ref().err().map(ToString::to_string);
-        shared.tell(trouble.or_else(|| shared.state.refused().map(str::to_owned)));
+        shared.look_for_trouble();
         let Shared { state, connections, catalog, alarm, .. } = shared;
         for session in state.woken() {
             if let Some(wake) = connections.get(&session) {
@@ -299,14 +310,15 @@ impl Broker {
 }
 
 impl Shared {
-    /// Says when the log begins to fail, and when it works again.
-    fn tell(&mut self, trouble: Option<String>) {
+    /// Says when messages begin to be refused, and when they are taken again.
+    fn look_for_trouble(&mut self) {
+        let trouble = self.state.trouble();
         if trouble != self.trouble {
             match &trouble {
                 Some(error) => {
-                    tracing::error!("cannot write to the log: {error}: publishing is refused until it works again")
+                    tracing::error!("{error}: publishing is refused until that is over")
                 }
-                None => tracing::info!("the log can be written again"),
+                None => tracing::info!("publishing is taken again"),
             }
             self.trouble = trouble;
         }
