@@ -22,6 +22,7 @@ pub mod tcp;
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
@@ -272,14 +273,8 @@ impl Broker {
         let _ = self.settle(&mut shared);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(|_| {
-            // Whatever was half done cannot be gone on with, and what the log has is sound: a restart reads that.
-            tracing::error!(
-                "the broker's state is unusable after a panic: the process ends, and must be started again"
-            );
-            std::process::exit(1)
-        })
+    fn lock(&self) -> Locked<'_> {
+        Locked(self.shared.lock().unwrap_or_else(|_| end_after_panic()))
     }
 
     /// What follows from changes. Fails if they could not be written.
@@ -307,6 +302,37 @@ impl Broker {
         }
         written
     }
+}
+
+/// The state, to be changed. A panic meanwhile ends the process: nobody can use the state after that.
+struct Locked<'a>(MutexGuard<'a, Shared>);
+
+impl Deref for Locked<'_> {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Shared {
+        &mut self.0
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            end_after_panic()
+        }
+    }
+}
+
+/// Ends the process: whatever was half done cannot be gone on with, and what the log has is sound, so that a restart reads that.
+fn end_after_panic() -> ! {
+    tracing::error!("the broker's state is unusable after a panic: the process ends, and must be started again");
+    std::process::exit(1)
 }
 
 impl Shared {
@@ -347,5 +373,28 @@ impl Clock {
     fn instant(&self, at: Micros) -> Instant {
         // a year at most: the alarm is set anew before that
         self.start + Duration::from_micros(at).min(self.start.elapsed() + Duration::from_secs(31_536_000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a process of its own: see the test below.
+    #[test]
+    #[ignore = "it ends the process"]
+    fn a_panic_in_a_connection() {
+        let broker = Arc::new(Broker::in_memory(BrokerConfig::default()));
+        let connection = broker.clone();
+        let ended = std::thread::spawn(move || connection.change(|_, _| panic!("in the middle of a change"))).join();
+        unreachable!("the process has ended, {:?}", ended.is_err());
+    }
+
+    #[test]
+    fn a_panic_in_the_state_ends_the_process_at_once() {
+        let program = std::env::current_exe().unwrap();
+        let args = ["--exact", "broker::tests::a_panic_in_a_connection", "--ignored"];
+        let ended = std::process::Command::new(program).args(args).output().unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{}", String::from_utf8_lossy(&ended.stderr));
     }
 }

@@ -57,6 +57,8 @@ struct Progress {
 struct Lost {
     from: u64,
     to: u64,
+    /// Where they were written.
+    segment: u32,
     why: Arc<str>,
 }
 
@@ -69,10 +71,10 @@ impl Progress {
         self.passed = to;
     }
 
-    fn failed(&mut self, to: u64, why: Arc<str>) {
-        match self.lost.last_mut().filter(|last| last.to == self.passed) {
+    fn failed(&mut self, segment: u32, to: u64, why: Arc<str>) {
+        match self.lost.last_mut().filter(|last| last.to == self.passed && last.segment == segment) {
             Some(last) => (last.to, last.why) = (to, why),
-            None => self.lost.push(Lost { from: self.passed, to, why }),
+            None => self.lost.push(Lost { from: self.passed, to, segment, why }),
         }
         self.passed = to;
     }
@@ -104,6 +106,8 @@ struct Work {
     removals: VecDeque<Removal>,
     /// Removals that the thread is at.
     removing: usize,
+    /// The last segment that went as a whole: those before it are gone, too.
+    gone: u32,
     /// Segments that were stripped, with their new length; or why they were not.
     stripped: Vec<(u32, io::Result<u32>)>,
     /// A segment was created since the directory was last synced.

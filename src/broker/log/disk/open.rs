@@ -52,7 +52,7 @@ impl DiskLog {
     pub(super) fn open_with(options: &Options, sync: SyncFile) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         let begun = Instant::now();
         let path = &options.path;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))?;
+        create_folder(path, (options.sync != SyncMode::Never).then_some(&sync)).map_err(at(path))?;
         let lock = lock(path)?;
         let mut opening = Opening::new(path, options.sync)?;
         opening.read_all()?;
@@ -100,6 +100,17 @@ impl DiskLog {
         };
         Ok((log, recovered, report))
     }
+}
+
+/// Makes the folder, and those that it is in; what of them is new is on the disk after that, if it is to be synced.
+fn create_folder(path: &Path, sync: Option<&SyncFile>) -> io::Result<()> {
+    let missing: Vec<_> = path.ancestors().take_while(|it| !it.as_os_str().is_empty() && !it.exists()).collect();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for (folder, sync) in missing.into_iter().zip(sync.into_iter().cycle()) {
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync(&File::open(parent.unwrap_or(Path::new(".")))?)?;
+    }
+    Ok(())
 }
 
 /// Keeps others out.
