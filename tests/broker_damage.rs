@@ -73,3 +73,34 @@ fn an_unreadable_message_is_told_kept_aside_and_skipped() {
     assert_eq!(consumer.finish().code, Some(0));
     wait_until("nothing is left", || get(&http, "/stats?format=json").contains("\"deferred_count\":0"));
 }
+
+#[test]
+fn a_damaged_last_message_is_kept_aside_and_told_as_an_error() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let start = || {
+        let flags = "--tcp-address 127.0.0.1:0 --http-address 127.0.0.1:0 --sync always";
+        let broker = mqueue(&format!("broker {flags}")).arg("--data-path").arg(&data.path().display().to_string());
+        let broker = broker.start();
+        broker.wait_to_say("HTTP: listening on");
+        broker
+    };
+    let broker = start();
+    let http = address(&broker, "HTTP");
+    for path in ["/topic/create?topic=foo", "/channel/create?topic=foo&channel=c", "/pub?topic=foo"] {
+        request(&http, "POST", path, b"good");
+    }
+    assert_eq!(request(&http, "POST", "/pub?topic=foo", &[MARK, b" of all"].concat()), "OK");
+    broker.signal(Signal::SIGKILL);
+    broker.finish();
+    let file = flip(data.path());
+    let bytes = std::fs::read(&file).expect("a file");
+    let broker = start();
+    let said = broker.stderr();
+    let line = said.lines().find(|line| line.contains("which may have been acknowledged")).expect("it is told");
+    assert!(line.contains("ERROR") && line.contains(": cut off the last "), "{line}");
+    let kept = std::fs::read(file.with_extension("log.torn")).expect("kept aside");
+    assert!(bytes.ends_with(&kept) && kept.windows(MARK.len()).any(|window| window == MARK));
+    let stats: serde_json::Value =
+        serde_json::from_str(&get(&address(&broker, "HTTP"), "/stats?format=json")).expect("JSON");
+    assert_eq!(stats["topics"][0]["channels"][0]["depth"], 1, "{stats}");
+}

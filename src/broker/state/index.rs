@@ -8,16 +8,16 @@ use super::time::Micros;
 use super::topic::Held;
 use crate::broker::log::ChannelId;
 
-/// Batches that may come until all channels are gone over again.
-const BATCHES: usize = 1_000;
+/// They are gone over again after so many looks, and as many more as there are channels and topics: each look costs the same then.
+const LOOKS: usize = 100;
 
 /// What was counted last.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// Bytes of queues and of what is in flight and deferred.
     copies: usize,
-    /// Batches that there were then.
-    batches: usize,
+    /// Looks since then.
+    looks: usize,
     /// The limit was reached: a sixteenth must be free before more is taken.
     is_full: bool,
 }
@@ -40,9 +40,10 @@ impl State {
     pub(super) fn check_index(&mut self) -> Result<(), PublishError> {
         let limit = self.store.limits.max_index_memory;
         let most = if self.index.is_full { limit - limit / 16 } else { limit };
-        let is_old = self.store.batches.len() >= self.index.batches + BATCHES;
+        self.index.looks += 1;
+        let is_old = self.index.looks >= LOOKS + self.channels.len() + self.topics.len();
         if is_old || self.index.copies + self.batches_and_timers() >= most {
-            (self.index.copies, self.index.batches) = (self.copies(), self.store.batches.len());
+            (self.index.copies, self.index.looks) = (self.copies(), 0);
         }
         self.index.is_full = self.index.copies + self.batches_and_timers() >= most;
         match self.index.is_full {
