@@ -114,7 +114,8 @@ fn publishing_is_refused_before_the_index_takes_all_memory_and_heals_by_draining
         assert!(get(&broker.http(), "/ping").starts_with("NOK - "));
         let bytes = broker.stats().index_bytes.expect("it says so");
         assert!((185_000..225_000).contains(&bytes), "{bytes}");
-        assert_eq!(metric(&broker, "index_bytes"), bytes);
+        // what is deferred gets due meanwhile
+        assert!(metric(&broker, "index_bytes").abs_diff(bytes) < 20_000);
         let mut client = Client::subscribed(&broker, "foo", "c", "{}");
         client.say("PUB foo\n\0\0\0\x01x");
         assert!(client.frame().starts_with("1 E_PUB_FAILED "));
