@@ -14,6 +14,7 @@ mod descriptors;
 pub mod http;
 pub mod log;
 mod lookupd;
+pub mod memory;
 pub mod server;
 mod socket;
 pub mod state;
@@ -21,6 +22,7 @@ pub mod tcp;
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
@@ -71,6 +73,8 @@ struct Shared {
     trouble: Option<String>,
     /// Whoever compacts the log waits for a change.
     is_compacted: bool,
+    /// The longest that a step of compaction has had the lock.
+    longest_step: Duration,
 }
 
 /// After a change, the log is looked at this much later: much changes meanwhile.
@@ -93,8 +97,8 @@ impl Broker {
     }
 
     fn with(config: BrokerConfig, clock: Clock, state: State, synced: Option<Synced>) -> Self {
-        let (connections, is_compacted) = (HashMap::new(), false);
-        let shared = Shared { state, connections, catalog: 0, alarm: None, trouble: None, is_compacted };
+        let (connections, is_compacted, longest_step) = (HashMap::new(), false, Duration::ZERO);
+        let shared = Shared { state, connections, catalog: 0, alarm: None, trouble: None, is_compacted, longest_step };
         Self {
             config,
             clock,
@@ -143,7 +147,9 @@ impl Broker {
         loop {
             let step = {
                 let mut shared = self.lock();
+                let begun = Instant::now();
                 let step = shared.state.compact();
+                shared.longest_step = shared.longest_step.max(begun.elapsed());
                 shared.is_compacted = !matches!(step, Ok(true));
                 step
             };
@@ -200,7 +206,14 @@ impl Broker {
 
     /// `OK`, or `NOK - ` and why messages are not taken.
     pub fn health(&self) -> String {
-        self.lock().trouble.as_ref().map_or_else(|| "OK".to_owned(), |trouble| format!("NOK - {trouble}"))
+        let mut shared = self.lock();
+        shared.look_for_trouble();
+        shared.trouble.as_ref().map_or_else(|| "OK".to_owned(), |trouble| format!("NOK - {trouble}"))
+    }
+
+    /// The longest that a step of compaction has kept others from the state.
+    pub fn longest_compaction_step(&self) -> Duration {
+        self.lock().longest_step
     }
 
     /// The nsqlookupds that it registers with.
@@ -260,21 +273,14 @@ impl Broker {
         let _ = self.settle(&mut shared);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(|_| {
-            // Whatever was half done cannot be gone on with, and what the log has is sound: a restart reads that.
-            tracing::error!(
-                "the broker's state is unusable after a panic: the process ends, and must be started again"
-            );
-            std::process::exit(1)
-        })
+    fn lock(&self) -> Locked<'_> {
+        Locked(self.shared.lock().unwrap_or_else(|_| end_after_panic()))
     }
 
     /// What follows from changes. Fails if they could not be written.
     fn settle(&self, shared: &mut Shared) -> io::Result<()> {
         let written = shared.state.flush();
-        let trouble = written.as_ref().err().map(ToString::to_string);
-        shared.tell(trouble.or_else(|| shared.state.refused().map(str::to_owned)));
+        shared.look_for_trouble();
         let Shared { state, connections, catalog, alarm, .. } = shared;
         for session in state.woken() {
             if let Some(wake) = connections.get(&session) {
@@ -298,15 +304,47 @@ impl Broker {
     }
 }
 
+/// The state, to be changed. A panic meanwhile ends the process: nobody can use the state after that.
+struct Locked<'a>(MutexGuard<'a, Shared>);
+
+impl Deref for Locked<'_> {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Shared {
+        &mut self.0
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            end_after_panic()
+        }
+    }
+}
+
+/// Ends the process: whatever was half done cannot be gone on with, and what the log has is sound, so that a restart reads that.
+fn end_after_panic() -> ! {
+    tracing::error!("the broker's state is unusable after a panic: the process ends, and must be started again");
+    std::process::exit(1)
+}
+
 impl Shared {
-    /// Says when the log begins to fail, and when it works again.
-    fn tell(&mut self, trouble: Option<String>) {
+    /// Says when messages begin to be refused, and when they are taken again.
+    fn look_for_trouble(&mut self) {
+        let trouble = self.state.trouble();
         if trouble != self.trouble {
             match &trouble {
                 Some(error) => {
-                    tracing::error!("cannot write to the log: {error}: publishing is refused until it works again")
+                    tracing::error!("{error}: publishing is refused until that is over")
                 }
-                None => tracing::info!("the log can be written again"),
+                None => tracing::info!("publishing is taken again"),
             }
             self.trouble = trouble;
         }
@@ -335,5 +373,28 @@ impl Clock {
     fn instant(&self, at: Micros) -> Instant {
         // a year at most: the alarm is set anew before that
         self.start + Duration::from_micros(at).min(self.start.elapsed() + Duration::from_secs(31_536_000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a process of its own: see the test below.
+    #[test]
+    #[ignore = "it ends the process"]
+    fn a_panic_in_a_connection() {
+        let broker = Arc::new(Broker::in_memory(BrokerConfig::default()));
+        let connection = broker.clone();
+        let ended = std::thread::spawn(move || connection.change(|_, _| panic!("in the middle of a change"))).join();
+        unreachable!("the process has ended, {:?}", ended.is_err());
+    }
+
+    #[test]
+    fn a_panic_in_the_state_ends_the_process_at_once() {
+        let program = std::env::current_exe().unwrap();
+        let args = ["--exact", "broker::tests::a_panic_in_a_connection", "--ignored"];
+        let ended = std::process::Command::new(program).args(args).output().unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{}", String::from_utf8_lossy(&ended.stderr));
     }
 }

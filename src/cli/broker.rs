@@ -68,6 +68,11 @@ pub struct Storage {
     #[arg(long, env = "MAX_MEMORY", value_name = "BYTES", value_parser = whole::<usize>(..))]
     pub max_memory: Option<usize>,
 
+    /// Bytes of memory that messages take besides their bodies. Beyond, publishing is refused until some are finished or deleted
+    /// [default: half of what the machine, or the control group, has left at the start]
+    #[arg(long, env = "MAX_INDEX_MEMORY", value_name = "BYTES", value_parser = whole::<usize>(1..))]
+    pub max_index_memory: Option<usize>,
+
     /// Copies that wait in an ephemeral channel; what comes beyond is dropped
     #[arg(long, value_name = "N", value_parser = whole::<usize>(..), default_value_t = 10_000)]
     pub mem_queue_size: usize,
@@ -195,6 +200,7 @@ impl Args {
                 mem_queue_size: storage.mem_queue_size,
                 max_channel_consumers: limits.max_channel_consumers,
                 max_memory: storage.max_memory.unwrap_or(if storage.memory { 1 << 30 } else { 8 << 20 }),
+                max_index_memory: storage.max_index_memory.unwrap_or_else(crate::broker::memory::half_of_what_is_left),
             },
             max_rdy_count: u64::from(limits.max_rdy_count),
             msg_timeout: millis(limits.msg_timeout),

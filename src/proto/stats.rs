@@ -25,6 +25,9 @@ pub struct Stats {
     /// The log of `mqueue broker`; nsqd says nothing of its files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<LogStats>,
+    /// Memory that messages take in `mqueue broker` besides their bodies, about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index_bytes: Option<u64>,
 }
 
 /// The log of `mqueue broker`, in bytes.

@@ -56,6 +56,10 @@ fn masked(body: &str) -> String {
         let (_, rest) = log.split_once('}').expect("an object");
         body = format!("{head}{rest}");
     }
+    // nor of the memory that messages take besides their bodies
+    if let Some((head, index)) = body.split_once(r#","index_bytes":"#) {
+        body = format!("{head}{}", index.trim_start_matches(|c: char| c.is_ascii_digit()));
+    }
     let lines = body.split_inclusive('\n').map(|line| match line.split_once(' ') {
         Some(("nsqd", _)) => "nsqd\n".to_owned(),
         Some((name @ ("start_time" | "uptime"), _)) => format!("{name}\n"),

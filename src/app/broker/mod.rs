@@ -43,7 +43,7 @@ fn open(args: &Args) -> Result<Broker, Failure> {
     options.sync = storage.sync;
     let (log, recovered, report) = DiskLog::open(&options).map_err(|e| Failure::new(Exit::Failure, e))?;
     tracing::info!("{report}");
-    report.torn.iter().for_each(|torn| tracing::warn!("{torn}"));
+    report.torn.iter().for_each(|torn| tracing::error!("{torn}"));
     report.damage.iter().for_each(|damage| tracing::error!("{damage}"));
     let synced = (storage.sync == SyncMode::Always).then(|| log.synced());
     Ok(Broker::on_disk(config, log, recovered, synced))

@@ -34,8 +34,10 @@ const CHANNELS: [(&str, &str, &str, OfChannel); 8] = [
 ];
 
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
-    let look = |state: &crate::broker::state::State| (state.topic_stats(&StatsOf::default()), state.log_usage());
-    let (topics, usage) = api.broker.look(look);
+    let look = |state: &crate::broker::state::State| {
+        (state.topic_stats(&StatsOf::default()), state.log_usage(), state.index_memory())
+    };
+    let (topics, usage, index) = api.broker.look(look);
     let mut out = String::new();
     let version = env!("CARGO_PKG_VERSION");
     let healthy = i128::from(api.broker.health() == "OK");
@@ -46,10 +48,14 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
     one("info", "The program", &format!("{{version=\"{version}\"}}"), 1);
     one("healthy", "1 if messages are taken", "", healthy);
     one("resident_bytes", "Memory of the process", "", resident_bytes().into());
+    let index = i128::try_from(index).unwrap_or(i128::MAX);
+    one("index_bytes", "Memory that messages take besides their bodies, about", "", index);
     one("log_bytes", "Bytes of the log", "", usage.bytes.into());
     one("log_live_bytes", "Bytes of the log that messages need", "", usage.live_bytes.into());
     one("log_segments", "Segments of the log", "", usage.segments.into());
     one("log_reserve_bytes", "Disk space kept for finishing and deleting messages", "", usage.reserve_bytes.into());
+    let step = i128::try_from(api.broker.longest_compaction_step().as_micros()).unwrap_or(i128::MAX);
+    one("compaction_step_max_microseconds", "The longest that compaction kept others from the state at once", "", step);
     for (name, kind, help, value) in TOPICS {
         head(&mut out, name, kind, help);
         for topic in &topics {

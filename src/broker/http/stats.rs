@@ -22,9 +22,10 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response
         channel: given("channel"),
         clients: query.flag("include_clients").unwrap_or(true),
     };
-    let look =
-        |state: &crate::broker::state::State| (state.topic_stats(&of), state.producer_stats(&of), state.log_usage());
-    let (topics, producers, usage) = api.broker.look(look);
+    let look = |state: &crate::broker::state::State| {
+        (state.topic_stats(&of), state.producer_stats(&of), state.log_usage(), state.index_memory())
+    };
+    let (topics, producers, usage, index) = api.broker.look(look);
     let stats = Stats {
         version: VERSION.to_owned(),
         health: api.broker.health(),
@@ -33,6 +34,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response
         memory: query.flag("include_mem").unwrap_or(true).then(memory),
         producers,
         log: (usage.segments > 0).then(|| log(usage)),
+        index_bytes: Some(u64::try_from(index).unwrap_or(u64::MAX)),
     };
     match query.get("format") {
         Some("json") => answer::json(&stats),

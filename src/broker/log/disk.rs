@@ -88,11 +88,20 @@ impl Options {
     }
 }
 
+/// Bytes of the file system that this user may still have; as many as can be if it does not say.
+fn free_bytes(path: &Path) -> u64 {
+    let bytes = nix::sys::statvfs::statvfs(path).map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()));
+    bytes.unwrap_or(u64::MAX)
+}
+
 /// The size of the file system; as large as can be if it does not say.
 fn disk_bytes(path: &Path) -> u64 {
     let bytes = nix::sys::statvfs::statvfs(path).map(|fs| fs.blocks().saturating_mul(fs.fragment_size()));
     bytes.unwrap_or(u64::MAX / SEGMENTS_OF_A_DISK)
 }
+
+/// Why nothing is published to a disk that is full.
+const FULL: &str = "the disk is full, and what is left is for finishing and deleting messages";
 
 /// On a full disk this much is tried to be relocated even where nothing is left of the reserve.
 const LEAST_ROOM: u64 = 16 << 10;
@@ -100,6 +109,13 @@ const LEAST_ROOM: u64 = 16 << 10;
 /// True if there is no room on the disk, or none that this user may have.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Keeps a damaged file under a second name, for people to look at when the log does not need it any more. Where that cannot be done,
+/// or is done already, what is said of the damage stands all the same.
+fn keep_damaged(path: &Path, number: u32) {
+    let path = file_path(path, number);
+    let _ = std::fs::hard_link(&path, path.with_extension("log.damaged"));
 }
 
 /// A [`Log`] on a disk.
@@ -121,8 +137,8 @@ pub struct DiskLog {
     snapshot: u64,
     retry: Option<Instant>,
     reserve: Reserve,
-    /// The disk had no room for the last message that was published.
-    was_full: bool,
+    /// The disk had no room for the last message that was published, which needed so many bytes.
+    was_full: Option<u64>,
     /// When the last write failed, and why.
     failed: Option<(Instant, io::ErrorKind, String)>,
     /// Segments that are being stripped.
@@ -192,16 +208,13 @@ impl DiskLog {
     fn check_room(&mut self) -> io::Result<()> {
         match self.reserve.is_whole() || self.reserve.restore() {
             true => Ok(()),
-            false => Err(io::Error::new(
-                io::ErrorKind::StorageFull,
-                "the disk is full, and what is left is for finishing and deleting messages",
-            )),
+            false => Err(io::Error::new(io::ErrorKind::StorageFull, FULL)),
         }
     }
 
     /// True if there is no room for more messages.
     fn is_full(&self) -> bool {
-        self.was_full || !self.reserve.is_whole()
+        self.was_full.is_some() || !self.reserve.is_whole()
     }
 
     /// Lets go what nobody needs: after each write, and cheap if there is nothing.
@@ -305,8 +318,9 @@ impl Log for DiskLog {
         let mark = self.outgoing.mark();
         let noted = self.outgoing.len();
         self.outgoing.batch(batch);
+        let length = self.outgoing.len() as u64;
         let written = self.write(true);
-        self.was_full = written.as_ref().is_err_and(is_full);
+        self.was_full = written.as_ref().is_err_and(is_full).then_some(length);
         let begin = written.inspect_err(|_| self.outgoing.rewind(mark))?;
         let count = u64::from(batch.bodies.count());
         self.catalog.saw_ids(batch.first, count);
@@ -321,7 +335,7 @@ impl Log for DiskLog {
 
     fn flush(&mut self) -> io::Result<()> {
         if !self.outgoing.is_empty() {
-            self.write(false)?;
+            self.write(false).inspect_err(|_| self.outgoing.condense())?;
         }
         self.tidy();
         Ok(())
@@ -349,7 +363,12 @@ impl Log for DiskLog {
     /// Checks that the record is as it was written, and that the sizes add up.
     fn read(&mut self, place: Place, length: u32, count: u32) -> io::Result<Bodies> {
         let end = self.segments.end(place.segment).unwrap_or(0);
-        self.reader.read(place, length, count, end)
+        self.reader.read(place, length, count, end).inspect_err(|error| {
+            let is_damage = error.kind() == io::ErrorKind::InvalidData || reader::is_device_error(error);
+            if is_damage && self.segments.damaged(place.segment) {
+                keep_damaged(&self.path, place.segment);
+            }
+        })
     }
 
     fn hold(&mut self, segment: u32, messages: u32, bytes: u64) {
@@ -384,6 +403,30 @@ impl Log for DiskLog {
     fn usage(&self) -> Usage {
         let (bytes, live_bytes, segments) = self.segments.usage();
         Usage { bytes, live_bytes, segments, reserve_bytes: self.reserve.left() }
+    }
+
+    fn trouble(&mut self) -> Option<String> {
+        if self.failed.is_none() && self.reserve.is_whole() && !self.syncer.has_trouble() {
+            return None;
+        }
+        if let Some(trouble) = self.syncer.trouble(0) {
+            return Some(trouble.why.to_string());
+        }
+        if !self.reserve.is_whole() && !self.reserve.restore() {
+            return Some(FULL.to_owned());
+        }
+        let (_, _, why) = self.failed.as_ref()?;
+        match self.was_full {
+            Some(length) if free_bytes(&self.path) >= length + LEAST_SEGMENT => {
+                (self.was_full, self.failed) = (None, None);
+                None
+            }
+            _ => Some(why.clone()),
+        }
+    }
+
+    fn work(&self) -> u64 {
+        self.position + self.reader.bytes()
     }
 
     fn position(&self) -> u64 {

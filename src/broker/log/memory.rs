@@ -44,6 +44,14 @@ impl Log for MemoryLog {
         Usage::default()
     }
 
+    fn trouble(&mut self) -> Option<String> {
+        None
+    }
+
+    fn work(&self) -> u64 {
+        0
+    }
+
     fn position(&self) -> u64 {
         0
     }

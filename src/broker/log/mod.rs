@@ -202,6 +202,12 @@ pub trait Log: Send {
     /// The size of the log.
     fn usage(&self) -> Usage;
 
+    /// Why messages would not be taken now, as far as that is known without trying. Cheap as long as all is well.
+    fn trouble(&mut self) -> Option<String>;
+
+    /// Bytes that were read and written so far: what a caller that shares its time with others counts.
+    fn work(&self) -> u64;
+
     /// How much has been written, as a position that only grows: what is synced up to here survives the machine, too.
     fn position(&self) -> u64;
 }

@@ -2,11 +2,12 @@
 //!
 //! What is small is copied, which is cheaper than a system's handling of one more slice; what is large is not.
 
+use std::collections::HashSet;
 use std::io::{self, IoSlice};
 
 use bytes::Bytes;
 
-use super::payload::{self, Put};
+use super::payload::{self, Fields, Put};
 use super::record::{self, HEAD, Kind};
 use super::{Batch, Change, Relocated, catalog::Catalog};
 use crate::proto::Bodies;
@@ -15,6 +16,8 @@ use crate::proto::Bodies;
 const LARGE: usize = 4096;
 /// A record of changes that has so many bytes gets no more.
 const FULL: usize = 1 << 20;
+/// Fewer bytes of notes than this are not gone over for those that later ones replace.
+const MANY: usize = 64 << 10;
 /// Memory that is kept for the next write.
 const KEPT: usize = 1 << 20;
 
@@ -29,6 +32,10 @@ pub(super) struct Outgoing {
     large_bytes: usize,
     /// The noted changes that concern the catalog.
     catalog_changes: Vec<Change>,
+    /// For a segment with this salt, so many records have their headers: no byte is checksummed twice because a write failed.
+    sealed: (u32, usize),
+    /// Bytes of notes that were left when they were last gone over.
+    condensed: usize,
 }
 
 /// To go back to.
@@ -119,6 +126,8 @@ impl Outgoing {
     pub(super) fn rewind(&mut self, mark: Mark) {
         self.bytes.truncate(mark.bytes);
         self.records.truncate(mark.records);
+        // the one before it may get more
+        self.sealed.1 = self.sealed.1.min(mark.records.saturating_sub(1));
         self.forget_bodies();
     }
 
@@ -127,8 +136,35 @@ impl Outgoing {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT);
         self.records.clear();
+        (self.sealed, self.condensed) = ((0, 0), 0);
         self.forget_bodies();
         std::mem::take(&mut self.catalog_changes)
+    }
+
+    /// Drops notes that later ones about the same copy replace, if there are many since the last time: what cannot be written for
+    /// long has one note for each copy at the most. Only changes are there: a batch that could not be written was taken out.
+    pub(super) fn condense(&mut self) {
+        if self.bytes.len() < (2 * self.condensed).max(MANY) {
+            return;
+        }
+        let mut changes = Vec::new();
+        for (n, (_, begin)) in self.records.iter().enumerate() {
+            let end = self.records.get(n + 1).map_or(self.bytes.len(), |(_, end)| *end);
+            let mut fields = Fields(&self.bytes[begin + HEAD..end]);
+            while let Some(change) = fields.change().expect("it was just put there") {
+                changes.push(change);
+            }
+        }
+        let mut seen = HashSet::new();
+        let mut keeps = |change: &Change| match change {
+            Change::Finished(channel, id) | Change::Requeued(channel, id, ..) => seen.insert((*channel, *id)),
+            _ => true,
+        };
+        let mut kept: Vec<_> = changes.into_iter().rev().filter(|change| keeps(change)).collect();
+        kept.reverse();
+        let catalog_changes = self.clear();
+        kept.iter().for_each(|change| self.change(change));
+        (self.catalog_changes, self.condensed) = (catalog_changes, self.bytes.len());
     }
 
     fn forget_bodies(&mut self) {
@@ -138,7 +174,8 @@ impl Outgoing {
 
     /// Puts the headers in, for a segment with this salt.
     pub(super) fn seal(&mut self, salt: u32) {
-        for n in 0..self.records.len() {
+        let begin = if self.sealed.0 == salt { self.sealed.1 } else { 0 };
+        for n in begin..self.records.len() {
             let (kind, begin) = self.records[n];
             let head = match self.records.get(n + 1) {
                 Some((_, end)) => record::head(kind, salt, [&self.bytes[begin + HEAD..*end]].into_iter()),
@@ -146,6 +183,8 @@ impl Outgoing {
             };
             self.bytes[begin..begin + HEAD].copy_from_slice(&head);
         }
+        // the last may get more
+        self.sealed = (salt, self.records.len().saturating_sub(1));
     }
 
     /// All, as one write takes it.
@@ -167,4 +206,76 @@ fn pieces<'a>(bytes: &'a [u8], large: &'a [(usize, Bytes)], begin: usize) -> imp
     let bodies = large.iter().map(|(_, body)| body.as_ref()).chain(std::iter::once(&[][..]));
     let each = begins.zip(ends).zip(bodies).flat_map(|((from, to), body)| [&bytes[from..to], body]);
     each.filter(|piece| !piece.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{Found, Scan};
+    use super::super::{ChannelId, Holder, TopicId};
+    use super::*;
+
+    /// The changes as they would be written.
+    fn changes(outgoing: &mut Outgoing, salt: u32) -> Vec<Change> {
+        outgoing.seal(salt);
+        let bytes: Vec<u8> = outgoing.slices().iter().flat_map(|slice| slice.to_vec()).collect();
+        let mut changes = Vec::new();
+        for found in Scan::new(&bytes, salt, 0, None) {
+            let Found::Record { kind: Kind::Changes, payload, .. } = found else { panic!("no other record is there") };
+            let mut fields = Fields(payload);
+            while let Some(change) = fields.change().unwrap() {
+                changes.push(change);
+            }
+        }
+        changes
+    }
+
+    #[test]
+    fn what_cannot_be_written_for_long_is_no_more_than_a_note_for_each_copy() {
+        let mut outgoing = Outgoing::default();
+        let (a, b) = (ChannelId(2), ChannelId(3));
+        outgoing.change(&Change::ChannelPaused(a, true));
+        for n in 0..200_000_u64 {
+            outgoing.change(&Change::Requeued(if n % 2 == 0 { a } else { b }, n % 100, n as u16, None));
+            outgoing.condense();
+            if n % 5_000 == 0 {
+                // as a write that fails does
+                outgoing.seal(7);
+            }
+            assert!(outgoing.len() <= MANY + 100, "{} bytes", outgoing.len());
+        }
+        outgoing.change(&Change::Finished(a, 4));
+        outgoing.condensed = 0;
+        outgoing.bytes.reserve(MANY);
+        while outgoing.len() < MANY {
+            outgoing.change(&Change::Requeued(b, 1, 9, Some(5)));
+        }
+        outgoing.condense();
+        let changes = changes(&mut outgoing, 7);
+        assert_eq!(changes.len(), 1 + 100, "{changes:?}");
+        assert_eq!(changes[0], Change::ChannelPaused(a, true));
+        assert!(changes.contains(&Change::Finished(a, 4)) && changes.contains(&Change::Requeued(b, 1, 9, Some(5))));
+        assert!(!changes.iter().any(|change| matches!(change, Change::Requeued(id, 4, ..) if *id == a)));
+    }
+
+    #[test]
+    fn records_that_were_sealed_before_are_as_if_sealed_now() {
+        let mut outgoing = Outgoing::default();
+        let mut expected = Vec::new();
+        let bodies = Bodies::one("x".into());
+        for n in 0..150_000_u64 {
+            let change = Change::Finished(ChannelId(2), n);
+            outgoing.change(&change);
+            expected.push(change);
+            if n % 10_000 == 0 {
+                let mark = outgoing.mark();
+                let (topic, timestamp, holder) = (TopicId(1), 0, Holder::Channels);
+                outgoing.batch(&Batch { topic, first: 1, timestamp, due: None, holder, bodies: &bodies });
+                outgoing.seal(if n % 20_000 == 0 { 7 } else { 8 });
+                outgoing.rewind(mark);
+            }
+        }
+        assert!(outgoing.records.len() > 1);
+        assert!(changes(&mut outgoing, 7) == expected);
+        assert!(changes(&mut outgoing, 8) == expected);
+    }
 }

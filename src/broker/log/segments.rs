@@ -9,8 +9,9 @@ use super::segment::Extent;
 const FEW: usize = 4;
 /// A smaller segment is not worth stripping.
 pub(super) const WORTH_STRIPPING: u32 = 8 << 10;
-/// A segment with messages that cannot be relocated is not a victim again for this long.
+/// A segment with messages that cannot be relocated is not a victim again for this long; where they cannot be read, twice as long each time.
 const SPARED: Duration = Duration::from_secs(60);
+const MOST_DOUBLINGS: u32 = 6;
 
 /// A range of message ids, both ends included.
 pub(super) type Ids = (u64, u64);
@@ -57,6 +58,8 @@ struct Entry {
     moved: Option<u64>,
     /// It is not a victim until then.
     spared: Option<Instant>,
+    /// How often it was spared since it was found to be damaged.
+    spares: u32,
 }
 
 /// What can go of a segment.
@@ -204,8 +207,14 @@ impl Segments {
     /// A segment is not a victim for a while.
     pub(super) fn spare(&mut self, number: u32, now: Instant) {
         if let Some(entry) = find(&mut self.list, number) {
-            entry.spared = Some(now + SPARED);
+            entry.spared = Some(now + SPARED * (1 << entry.spares.min(MOST_DOUBLINGS)));
+            entry.spares += u32::from(entry.is_damaged);
         }
+    }
+
+    /// Something in a segment could not be read. True if that was not known.
+    pub(super) fn damaged(&mut self, number: u32) -> bool {
+        find(&mut self.list, number).is_some_and(|entry| !std::mem::replace(&mut entry.is_damaged, true))
     }
 
     /// How far a segment can be read.

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -56,6 +57,8 @@ struct Progress {
 struct Lost {
     from: u64,
     to: u64,
+    /// Where they were written.
+    segment: u32,
     why: Arc<str>,
 }
 
@@ -68,10 +71,10 @@ impl Progress {
         self.passed = to;
     }
 
-    fn failed(&mut self, to: u64, why: Arc<str>) {
-        match self.lost.last_mut().filter(|last| last.to == self.passed) {
+    fn failed(&mut self, segment: u32, to: u64, why: Arc<str>) {
+        match self.lost.last_mut().filter(|last| last.to == self.passed && last.segment == segment) {
             Some(last) => (last.to, last.why) = (to, why),
-            None => self.lost.push(Lost { from: self.passed, to, why }),
+            None => self.lost.push(Lost { from: self.passed, to, segment, why }),
         }
         self.passed = to;
     }
@@ -103,6 +106,8 @@ struct Work {
     removals: VecDeque<Removal>,
     /// Removals that the thread is at.
     removing: usize,
+    /// The last segment that went as a whole: those before it are gone, too.
+    gone: u32,
     /// Segments that were stripped, with their new length; or why they were not.
     stripped: Vec<(u32, io::Result<u32>)>,
     /// A segment was created since the directory was last synced.
@@ -121,6 +126,8 @@ struct Shared {
     interval: Duration,
     work: Mutex<Work>,
     wake: Condvar,
+    /// There is trouble in `work`: for who only looks.
+    has_trouble: AtomicBool,
     progress: watch::Sender<Progress>,
 }
 
@@ -152,7 +159,8 @@ impl Syncer {
     /// Starts the thread. All that is in the directory so far is synced.
     pub(super) fn start(directory: &Path, mode: SyncMode, interval: Duration, sync: SyncFile) -> io::Result<Self> {
         let (work, progress) = (Mutex::default(), watch::Sender::new(Progress::default()));
-        let shared = Arc::new(Shared { mode, interval, work, wake: Condvar::new(), progress });
+        let (wake, has_trouble) = (Condvar::new(), AtomicBool::new(false));
+        let shared = Arc::new(Shared { mode, interval, work, wake, has_trouble, progress });
         let body = thread::Body::new(shared.clone(), directory, sync)?;
         let thread = std::thread::Builder::new().name("log-sync".into()).spawn(move || body.run())?;
         Ok(Self { shared, thread: Some(thread) })
@@ -200,6 +208,11 @@ impl Syncer {
     /// The segments that were stripped since the last call, with their new length; or why they were not.
     pub(super) fn take_stripped(&self) -> Vec<(u32, io::Result<u32>)> {
         std::mem::take(&mut self.shared.work().stripped)
+    }
+
+    /// True if something stands in the way of writing.
+    pub(super) fn has_trouble(&self) -> bool {
+        self.shared.has_trouble.load(Ordering::Relaxed)
     }
 
     /// What stands in the way of writing to `segment`, if anything does.

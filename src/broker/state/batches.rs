@@ -9,7 +9,7 @@
 //! Bodies stay in memory up to a limit; beyond, they are in the log only, and are read back, a batch at a time, when a channel gets to
 //! them. What was read back goes again once enough has been read after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
@@ -18,6 +18,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::super::log::{Log, Place};
+use super::time::Micros;
 use crate::proto::Bodies;
 
 /// Names a batch as long as anybody holds a message of it.
@@ -26,11 +27,18 @@ pub(super) type Key = u32;
 /// What was read back stays until this many bytes were read after it.
 const READ_BACK: usize = 4 << 20;
 
+/// A batch that the log could not give is tried again after so many milliseconds, then twice as many, up to an hour.
+const UNREADABLE: u64 = 1_000;
+const UNREADABLE_MOST: u64 = 3_600_000;
+
 /// No log has segments so high.
 const NOWHERE: Place = Place { segment: u32::MAX, offset: u32::MAX, record: u32::MAX };
 
 /// Bytes that a batch takes in the log besides its bodies, about.
 const OVERHEAD: u64 = 64;
+
+/// Bytes of memory that a batch takes besides its bodies: itself, its place, and the shared memory of its bodies.
+pub(super) const BATCH_BYTES: usize = size_of::<Batch>() + 8 + 24;
 
 /// Messages that were published together. There may be as many as messages: this is 104 bytes.
 #[derive(Debug)]
@@ -124,6 +132,14 @@ pub(super) struct Next {
     body: Range<usize>,
 }
 
+/// A batch that the log could not give.
+#[derive(Debug, Clone, Copy, Default)]
+struct Unreadable {
+    failures: u32,
+    /// It is not tried before.
+    until: Micros,
+}
+
 /// The batches, and how much memory their bodies take.
 #[derive(Debug)]
 pub(super) struct Batches {
@@ -138,12 +154,14 @@ pub(super) struct Batches {
     read_back_bytes: usize,
     reads: u64,
     last_id: u64,
+    unreadable: HashMap<Key, Unreadable>,
 }
 
 impl Batches {
     pub(super) fn new(limit: usize) -> Self {
-        let (all, read_back) = (Slab::new(), BTreeMap::new());
-        Self { all, only_here: 0, also_here: 0, limit, read_back, read_back_bytes: 0, reads: 0, last_id: 0 }
+        let (all, read_back, unreadable) = (Slab::new(), BTreeMap::new(), HashMap::new());
+        let (only_here, also_here, read_back_bytes, reads, last_id) = (0, 0, 0, 0, 0);
+        Self { all, only_here, also_here, limit, read_back, read_back_bytes, reads, last_id, unreadable }
     }
 
     /// The first of `count` ids, which nobody had before. As nsqd's (`guid.go`) they grow with time, so that those of a broker that forgot all
@@ -232,6 +250,11 @@ impl Batches {
         Run { key, index: 0, offset: 0, count }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
     fn get(&self, key: Key) -> &Batch {
         &self.all[key as usize]
     }
@@ -284,12 +307,26 @@ impl Batches {
     fn read(&mut self, key: Key, log: &mut dyn Log) -> io::Result<()> {
         let batch = &mut self.all[key as usize];
         let bodies = log.read(batch.place, batch.length, batch.count)?;
+        if !self.unreadable.is_empty() {
+            self.unreadable.remove(&key);
+        }
         self.reads += 1;
         self.read_back_bytes += bodies.length();
         batch.bodies = Some(bodies);
         batch.read_back = NonZeroU64::new(self.reads);
         self.read_back.extend(batch.read_back.map(|when| (when, key)));
         Ok(())
+    }
+
+    /// The log could not give a batch: milliseconds until it is to be tried again, which grow with each failure. Other channels that
+    /// hold it meanwhile are told the same time.
+    pub(super) fn put_off(&mut self, key: Key, now: Micros) -> u64 {
+        let it = self.unreadable.entry(key).or_default();
+        if it.until <= now {
+            let delay = (UNREADABLE << it.failures.min(12)).min(UNREADABLE_MOST);
+            *it = Unreadable { failures: it.failures + 1, until: now + delay * 1_000 };
+        }
+        (it.until - now).div_ceil(1_000)
     }
 
     /// Forgets what was read back long ago, but not what was read last.
@@ -397,6 +434,9 @@ impl Batches {
 
     fn remove(&mut self, key: Key, cost: u64, log: &mut dyn Log) {
         let batch = self.all.remove(key as usize);
+        if !self.unreadable.is_empty() {
+            self.unreadable.remove(&key);
+        }
         let bytes = batch.bodies.as_ref().map_or(0, Bodies::length);
         match batch.read_back {
             Some(when) => {
@@ -411,7 +451,7 @@ impl Batches {
     }
 
     /// What must hold of the memory, and how many copies of each batch are held.
-    pub(super) fn check(&self) -> std::collections::HashMap<Key, u64> {
+    pub(super) fn check(&self) -> HashMap<Key, u64> {
         let bytes = |is_read_back, is_logged| {
             let of =
                 move |batch: &&Batch| (batch.read_back.is_some(), batch.place().is_some()) == (is_read_back, is_logged);

@@ -8,7 +8,7 @@
 //! It is done in steps, so that the lock is never held for long. Between steps messages are delivered and finished: where a batch was
 //! found is only a hint. A batch moves when as many of its copies were found as are held; if not, the next pass finds them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::io;
 use std::ops::Bound;
 
@@ -20,9 +20,9 @@ use crate::proto::TopicName;
 
 /// Entries that are looked at in a step.
 const LOOK: usize = 4_000;
-/// Batches that are moved in a step, and bytes.
+/// Batches that are moved in a step, and bytes that are read and written for it; the last batch may be beyond.
 const MOVE: usize = 50;
-const MOVE_BYTES: usize = 256 << 10;
+pub(super) const MOVE_BYTES: u64 = 512 << 10;
 /// After as many passes as this the segment is left alone for a while.
 const PASSES: u32 = 3;
 
@@ -53,7 +53,7 @@ pub(super) struct Compaction {
     sources: Vec<Source>,
     found: HashMap<Key, Vec<Spot>>,
     /// Those that are moved in this pass.
-    moving: Vec<(Key, Vec<Spot>)>,
+    moving: hash_map::IntoIter<Key, Vec<Spot>>,
     passes: u32,
     /// Batches that could not be read.
     unreadable: u32,
@@ -97,7 +97,7 @@ impl State {
     pub fn compact(&mut self) -> io::Result<bool> {
         let begun = self.compaction.take();
         let Some(mut work) = begun.or_else(|| self.store.log.victim().map(Compaction::of)) else { return Ok(false) };
-        let goes_on = match work.moving.is_empty() {
+        let goes_on = match work.moving.len() == 0 {
             true => work.find(self),
             false => self.relocate_some(&mut work)?,
         };
@@ -109,13 +109,13 @@ impl State {
 
     /// Moves some batches. False if the pass is over and there is none after it.
     fn relocate_some(&mut self, work: &mut Compaction) -> io::Result<bool> {
-        let mut bytes = 0;
+        let begun = self.store.log.work();
         for _ in 0..MOVE {
-            let Some((key, spots)) = work.moving.pop() else { break };
+            let Some((key, spots)) = work.moving.next() else { break };
             match self.relocate(work.segment, key, &spots) {
-                Ok(moved) => bytes += moved,
+                Ok(()) => {}
                 Err(Failed::Read(error)) => {
-                    tracing::error!("cannot read messages from the log: {error}: they are left where they are");
+                    tracing::error!("cannot relocate messages in the log: {error}: they are left where they are");
                     work.unreadable += 1;
                 }
                 Err(Failed::Write(error)) => {
@@ -124,11 +124,11 @@ impl State {
                     return Err(error);
                 }
             }
-            if bytes >= MOVE_BYTES {
+            if self.store.log.work() - begun >= MOVE_BYTES {
                 break;
             }
         }
-        if !work.moving.is_empty() {
+        if work.moving.len() > 0 {
             return Ok(true);
         }
         let is_done = self.store.log.victim() != Some(work.segment);
@@ -140,20 +140,18 @@ impl State {
         Ok(!is_done)
     }
 
-    /// Moves a batch, and returns how many bytes that were; 0 if not all its holders were found.
-    fn relocate(&mut self, segment: u32, key: Key, spots: &[Spot]) -> Result<usize, Failed> {
-        let Some((copies, count)) = self.store.batches.in_segment(key, segment) else { return Ok(0) };
-        let Some((topic, holdings)) = self.holdings(key, count, spots) else { return Ok(0) };
+    /// Moves a batch, if all its holders were found.
+    fn relocate(&mut self, segment: u32, key: Key, spots: &[Spot]) -> Result<(), Failed> {
+        let Some((copies, count)) = self.store.batches.in_segment(key, segment) else { return Ok(()) };
+        let Some((topic, holdings)) = self.holdings(key, count, spots) else { return Ok(()) };
         if holdings.iter().map(|holding| u64::from(holding.run.count)).sum::<u64>() != copies {
-            return Ok(0);
+            return Ok(());
         }
         let bodies = self.store.batches.look(key, &mut *self.store.log).map_err(Failed::Read)?;
         let (timestamp, is_backlog) = (self.store.batches.timestamp(key), self.store.batches.is_backlog(key));
         let mut written: Vec<(Piece, Run)> = Vec::new();
-        let mut bytes = 0;
         for piece in pieces(holdings) {
             let part = bodies.part(piece.offset as usize, piece.end - piece.begin);
-            bytes += part.length();
             let first = self.store.batches.id(&piece.holdings[0].run);
             let place = match piece.relocated() {
                 None => Ok(None),
@@ -186,7 +184,7 @@ impl State {
             }
         }
         self.store.batches.drop_batch(key, &mut *self.store.log);
-        Ok(bytes.max(1))
+        Ok(())
     }
 
     /// Everyone that was found to hold a message of this batch, and its topic.
@@ -284,8 +282,8 @@ enum Failed {
 
 impl Compaction {
     fn of(segment: u32) -> Self {
-        let (sources, found, moving) = Default::default();
-        Self { segment, sources, found, moving, passes: 0, unreadable: 0 }
+        let moving = HashMap::<Key, Vec<Spot>>::new().into_iter();
+        Self { segment, sources: Vec::new(), found: HashMap::new(), moving, passes: 0, unreadable: 0 }
     }
 
     /// Looks for batches of the segment. False if there are none.
@@ -307,11 +305,11 @@ impl Compaction {
         if !self.sources.is_empty() {
             return true;
         }
-        self.moving = self.found.drain().collect();
-        if self.moving.is_empty() {
+        self.moving = std::mem::take(&mut self.found).into_iter();
+        if self.moving.len() == 0 {
             self.passes += 1;
         }
-        !self.moving.is_empty()
+        self.moving.len() > 0
     }
 
     /// Looks at a part of a source, and returns the rest.

@@ -11,9 +11,6 @@ use super::wire_id::to_wire;
 use super::{Now, State};
 use crate::proto::Frame;
 
-/// A message whose body the log could not give is tried again after so many milliseconds.
-const UNREADABLE: u64 = 1000;
-
 impl State {
     /// A session may have room now: it gets in line, and its channel sends what waits.
     pub(super) fn make_room(&mut self, id: SessionId, now: Now) {
@@ -86,8 +83,15 @@ impl Channel {
         let (next, attempts) = match self.next(store) {
             Ok(next) => next,
             Err((Waiting { run, attempts }, error)) => {
-                tracing::error!("cannot read messages of {} from the log: {error}", self.topic);
-                return self.defer(run, attempts, now.due_in(UNREADABLE), store, now);
+                let delay = store.batches.put_off(run.key, now.at);
+                tracing::error!(
+                    "cannot read {} messages of topic {}, channel {}, from the log: {error}: tried again in {} s",
+                    run.count,
+                    self.topic,
+                    self.name,
+                    delay.div_ceil(1_000)
+                );
+                return self.defer(run, attempts, now.due_in(delay), store, now);
             }
         };
         if session.skips() {

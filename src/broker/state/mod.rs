@@ -23,6 +23,7 @@ mod channel;
 pub mod check;
 mod compaction;
 mod deliver;
+mod index;
 #[cfg(test)]
 mod model;
 mod publish;
@@ -32,12 +33,15 @@ mod stats;
 mod store;
 mod time;
 mod topic;
+#[cfg(test)]
+mod unreadable;
 mod wire_id;
 
 use std::collections::HashMap;
 
 use self::channel::{ById, Channel};
 use self::compaction::Compaction;
+use self::index::Index;
 use self::session::{Session, Sessions};
 use self::store::Store;
 use self::topic::Topic;
@@ -62,6 +66,8 @@ pub struct StateLimits {
     pub mem_queue_size: usize,
     /// Consumers of one channel; 0 for any number. With a negative number nobody can subscribe, as in nsqd.
     pub max_channel_consumers: i64,
+    /// Bytes of memory that messages may take besides their bodies: beyond, publishing is refused.
+    pub max_index_memory: usize,
     /// Bytes of message bodies in memory. Beyond, bodies are read back from the log; without a log, publishing is refused.
     pub max_memory: usize,
 }
@@ -74,6 +80,7 @@ impl Default for StateLimits {
             mem_queue_size: 10_000,
             max_channel_consumers: 0,
             max_memory: 256 << 20,
+            max_index_memory: usize::MAX,
         }
     }
 }
@@ -88,13 +95,12 @@ pub struct State {
     catalog_version: u64,
     /// For the next topic or channel.
     next_number: u32,
-    /// Why the log did not take the last messages.
-    refused: Option<String>,
     /// A new topic is to be settled.
     asks_for_channels: bool,
     unsettled: Vec<TopicName>,
     /// The compaction of the log that is going on.
     compaction: Option<Compaction>,
+    index: Index,
 }
 
 impl State {
@@ -107,10 +113,10 @@ impl State {
             sessions: Sessions::default(),
             catalog_version: 0,
             next_number: 1,
-            refused: None,
             asks_for_channels: false,
             unsettled: Vec::new(),
             compaction: None,
+            index: Index::default(),
         }
     }
 
@@ -119,9 +125,10 @@ impl State {
         self.store.log.flush()
     }
 
-    /// Why the log did not take the last messages that it was given, if it did not.
-    pub fn refused(&self) -> Option<&str> {
-        self.refused.as_deref()
+    /// Why messages would not be taken now, if that is known.
+    pub fn trouble(&mut self) -> Option<String> {
+        let trouble = self.store.log.trouble().map(|why| format!("cannot write to the log: {why}"));
+        trouble.or_else(|| self.check_index().err().map(|error| error.to_string()))
     }
 
     /// When the next copy comes back.

@@ -33,6 +33,15 @@ pub enum PublishError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// There is no memory for what is known of more messages.
+    #[error(
+        "what is known of waiting messages takes {limit} bytes of memory, which is the limit (--max-index-memory), and what is left \
+         is for finishing and deleting messages"
+    )]
+    Index {
+        /// The limit in bytes.
+        limit: usize,
+    },
 }
 
 impl State {
@@ -46,13 +55,12 @@ impl State {
         delay: Option<u64>,
         now: Now,
     ) -> Result<(), PublishError> {
+        self.check_index()?;
         self.create_topic(name);
         let (count, bytes) = (u64::from(bodies.count()), bodies.length());
         let first = self.store.batches.reserve_ids(count, now.unix_nanos);
         let due = delay.filter(|delay| *delay > 0).map(|delay| now.due_in(delay));
-        let written = self.write(name, &bodies, first, due, now);
-        self.refused = written.as_ref().err().map(ToString::to_string);
-        let place = written?;
+        let place = self.write(name, &bodies, first, due, now)?;
         let limit = self.store.limits.max_memory;
         if place.is_none() && !self.store.batches.has_room(bytes) {
             return Err(PublishError::Full { limit });
@@ -79,6 +87,7 @@ impl State {
         body: Bytes,
         now: Now,
     ) -> Result<(), PublishToError> {
+        self.check_index()?;
         let topic = self.topics.get(name).ok_or(PublishToError::Missing(Missing::Topic))?;
         let id = *topic.channels.get(channel).ok_or(PublishToError::Missing(Missing::Channel))?;
         let channel = self.channels.get_mut(&id).expect("its topic has it");
@@ -90,9 +99,7 @@ impl State {
                 let (topic, timestamp, holder) = (topic.id, now.unix_nanos, Holder::Channels);
                 let bodies = &bodies;
                 let message = Relocated { from: None, topic, first, timestamp, due: None, holder, copies, bodies };
-                let written = self.store.log.relocate(&message);
-                self.refused = written.as_ref().err().map(ToString::to_string);
-                written.map_err(PublishError::Log)?
+                self.store.log.relocate(&message).map_err(PublishError::Log)?
             }
             false => None,
         };

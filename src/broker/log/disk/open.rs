@@ -15,7 +15,7 @@ use super::super::segment::{BadHeader, Extent, HEADER, Header, Segment, file_pat
 use super::super::segments::{Contents, Segments};
 use super::super::sync::{SyncFile, Syncer};
 use super::super::{Recovered, SyncMode, catalog::Catalog};
-use super::{DiskLog, Options, Outgoing, Reader, is_full};
+use super::{DiskLog, Options, Outgoing, Reader, is_full, keep_damaged};
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ impl DiskLog {
     pub(super) fn open_with(options: &Options, sync: SyncFile) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         let begun = Instant::now();
         let path = &options.path;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))?;
+        create_folder(path, (options.sync != SyncMode::Never).then_some(&sync)).map_err(at(path))?;
         let lock = lock(path)?;
         let mut opening = Opening::new(path, options.sync)?;
         opening.read_all()?;
@@ -91,7 +91,7 @@ impl DiskLog {
             snapshot: 0,
             retry: None,
             reserve,
-            was_full: false,
+            was_full: None,
             failed: None,
             stripping: 0,
             is_recovered: false,
@@ -100,6 +100,17 @@ impl DiskLog {
         };
         Ok((log, recovered, report))
     }
+}
+
+/// Makes the folder, and those that it is in; what of them is new is on the disk after that, if it is to be synced.
+fn create_folder(path: &Path, sync: Option<&SyncFile>) -> io::Result<()> {
+    let missing: Vec<_> = path.ancestors().take_while(|it| !it.as_os_str().is_empty() && !it.exists()).collect();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for (folder, sync) in missing.into_iter().zip(sync.into_iter().cycle()) {
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync(&File::open(parent.unwrap_or(Path::new(".")))?)?;
+    }
+    Ok(())
 }
 
 /// Keeps others out.
@@ -238,7 +249,7 @@ impl<'a> Opening<'a> {
             self.files.push(Extent { number, end: 0 });
             self.damaged.push(number);
             self.damaged(number, 0..bytes.len());
-            self.keep_damaged(number);
+            keep_damaged(self.path, number);
             return Ok(());
         };
         let good = self.records(header, bytes, end);
@@ -250,7 +261,7 @@ impl<'a> Opening<'a> {
         self.damaged.extend(is_damaged.then_some(number));
         let file = OpenOptions::new().write(true).open(file_path(self.path, number))?;
         if is_damaged {
-            self.keep_damaged(number);
+            keep_damaged(self.path, number);
         } else if u64::from(good) < length {
             if self.report.torn.last().is_some_and(|torn| torn.segment == number) {
                 self.keep_torn(number, &bytes[good as usize..])?;
@@ -301,12 +312,5 @@ impl<'a> Opening<'a> {
 
     fn damaged(&mut self, segment: u32, range: std::ops::Range<usize>) {
         self.report.damage.push(Damage::Bytes { segment, range: range.start as u64..range.end as u64 });
-    }
-
-    /// Keeps a damaged file under a second name, for people to look at when the log does not need it any more; it is not written to
-    /// any more, not even to cut it. Where that cannot be done, or is done already, the report stands all the same.
-    fn keep_damaged(&self, number: u32) {
-        let path = file_path(self.path, number);
-        let _ = fs::hard_link(&path, path.with_extension("log.damaged"));
     }
 }

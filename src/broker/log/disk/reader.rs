@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use nix::errno::Errno;
 
 use super::super::record::{HEAD, Head};
 use super::super::segment::{HEADER, Header};
@@ -16,16 +17,32 @@ use crate::proto::Bodies;
 /// So many segments' files stay open; a backlog may have more segments than a process may have files.
 const OPEN: usize = 32;
 
+/// Why a file could not be read, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct ReadError {
+    text: String,
+    source: io::Error,
+}
+
+/// True if the disk itself does not give what is on it.
+pub(super) fn is_device_error(error: &io::Error) -> bool {
+    let read = error.get_ref().and_then(|inner| inner.downcast_ref::<ReadError>());
+    read.is_some_and(|read| read.source.raw_os_error() == Some(Errno::EIO as i32))
+}
+
 /// Open files, the one used last at the front.
 #[derive(Debug)]
 pub(super) struct Reader {
     path: PathBuf,
     files: VecDeque<(u32, File, u32)>,
+    /// Bytes that were read.
+    bytes: u64,
 }
 
 impl Reader {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, files: VecDeque::new() }
+        Self { path, files: VecDeque::new(), bytes: 0 }
     }
 
     /// The bodies at a place of a segment that is good up to `end`. Fails if it is not so many, of so many bytes with their sizes, or if
@@ -37,15 +54,20 @@ impl Reader {
         if place.offset.checked_add(length).is_none_or(|after| after > end) {
             return Err(bad(self));
         }
-        let (file, salt) = self.file(place.segment)?;
+        let at = |error: io::Error, reader: &Self| {
+            let (path, Place { offset, .. }) = (file_path(&reader.path, place.segment), place);
+            let text = format!("byte {offset} of {} cannot be read: {error}", path.display());
+            io::Error::new(error.kind(), ReadError { text, source: error })
+        };
         let mut head = [0; HEAD];
-        file.read_exact_at(&mut head, place.record.into())?;
+        let salt = self.read_at(place.segment, &mut head, place.record.into()).map_err(|error| at(error, self))?;
         let head = Head::read(salt, &head).filter(|head| u64::from(place.record) + u64::from(head.length) < end.into());
         let Some(head) = head.filter(|head| begin + length as usize <= head.length as usize) else {
             return Err(bad(self));
         };
         let mut payload = vec![0; head.length as usize];
-        file.read_exact_at(&mut payload, u64::from(place.record) + HEAD as u64)?;
+        let begin_of_payload = u64::from(place.record) + HEAD as u64;
+        self.read_at(place.segment, &mut payload, begin_of_payload).map_err(|error| at(error, self))?;
         if !head.fits(salt, &payload) {
             return Err(bad(self));
         }
@@ -56,6 +78,19 @@ impl Reader {
             false => Bytes::from(payload).slice(bodies),
         };
         Bodies::from_sized(bytes, count).ok_or_else(|| bad(self))
+    }
+
+    /// Fills `bytes` from a segment's file, and says the salt of its records.
+    fn read_at(&mut self, segment: u32, bytes: &mut [u8], begin: u64) -> io::Result<u32> {
+        self.bytes += bytes.len() as u64;
+        let (file, salt) = self.file(segment)?;
+        file.read_exact_at(bytes, begin)?;
+        Ok(salt)
+    }
+
+    /// Bytes that were read so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The segment goes.

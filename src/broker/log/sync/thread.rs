@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -71,15 +72,27 @@ impl Body {
         }
     }
 
-    /// Takes the removals, the oldest first, that nothing stands against. After a failed sync some may stay until the next start.
+    /// Takes the removals, the oldest first, that nothing stands against. What was lost by a failed sync stands against what it
+    /// replaces until nobody needs the segment that it is in: both go together.
     fn removable(&self, work: &mut Work) -> Vec<Removal> {
         let progress = self.shared.progress.borrow();
-        let is_ready = |removal: &Removal| {
-            let is_lost = progress.lost.iter().any(|lost| lost.from < removal.to && removal.from < lost.to);
-            self.shared.mode == SyncMode::Never || (removal.to <= progress.passed && !is_lost)
+        let never = self.shared.mode == SyncMode::Never;
+        let passed = work.removals.iter().take_while(|removal| never || removal.to <= progress.passed).count();
+        let last_gone = |count: usize| {
+            let whole = work.removals.iter().take(count).filter(|removal| removal.all_but.is_none());
+            whole.map(|removal| removal.segment.number).fold(work.gone, u32::max)
         };
-        let ready = work.removals.iter().take_while(|removal| is_ready(removal)).count();
-        work.removing = ready;
+        let are_ready = |count: usize| {
+            let gone = last_gone(count);
+            let needed = |removal: &Removal| {
+                let mut lost = progress.lost.iter().filter(|lost| lost.from < removal.to && removal.from < lost.to);
+                lost.any(|lost| lost.segment > gone)
+            };
+            never || progress.lost.is_empty() || !work.removals.iter().take(count).any(needed)
+        };
+        let ready = (0..=passed).rev().find(|count| are_ready(*count)).unwrap_or(0);
+        let gone = last_gone(ready);
+        (work.removing, work.gone) = (ready, gone);
         work.removals.drain(..ready).collect()
     }
 
@@ -101,11 +114,12 @@ impl Body {
             let mut work = self.shared.work();
             if target.segment > work.failed {
                 work.trouble = None;
+                self.shared.has_trouble.store(false, Ordering::Relaxed);
             }
             work.trouble.clone()
         };
         self.shared.progress.send_modify(|progress| match trouble {
-            Some(why) => progress.failed(target.to, why),
+            Some(why) => progress.failed(target.segment, target.to, why),
             None => progress.synced(target.to),
         });
     }
@@ -115,6 +129,7 @@ impl Body {
         let mut work = self.shared.work();
         work.failed = segment;
         work.trouble = Some(why.into());
+        self.shared.has_trouble.store(true, Ordering::Relaxed);
     }
 
     fn remove(&self, removals: &[Removal]) {

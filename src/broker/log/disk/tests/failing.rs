@@ -193,6 +193,62 @@ async fn a_failed_sync_is_told_and_refuses_until_a_new_segment_is_synced() {
     assert_eq!(world.model.messages.keys().collect::<Vec<_>>(), [&2, &3]);
 }
 
+#[test]
+fn the_parents_of_new_folders_are_synced() {
+    use std::os::unix::fs::MetadataExt;
+    let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
+    for (mode, is_synced) in [(SyncMode::Always, true), (SyncMode::Interval, true), (SyncMode::Never, false)] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b");
+        let synced = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let seen = synced.clone();
+        let sync = move |file: &File| {
+            seen.lock().unwrap().push(file.metadata()?.ino());
+            Ok(())
+        };
+        drop(DiskLog::open_with(&options(&path, mode, 1 << 20), Box::new(sync)).unwrap());
+        let synced = synced.lock().unwrap();
+        for parent in [directory.path(), &directory.path().join("a")] {
+            assert_eq!(synced.contains(&inode(parent)), is_synced, "{} with {mode:?}", parent.display());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sync_that_failed_during_a_relocation_keeps_segments_only_until_they_are_drained() {
+    let directory = tempfile::tempdir().unwrap();
+    let (fails, mut log) = failing(directory.path(), SyncMode::Always);
+    let mut synced = log.synced();
+    let place = publish(&mut log, 1).unwrap().unwrap();
+    log.begin_segment().unwrap();
+    synced.reached(log.position()).await.unwrap();
+    fails.store(true, Ordering::SeqCst);
+    let copy = Copy { channel: CHANNEL, attempts: 0, due: None };
+    let (copies, bodies) = ([CopyRun { copy, index: 0, count: 1 }], Bodies::one(read(&mut log, place, 10).unwrap()));
+    let (from, topic, first, timestamp, due, holder) = (Some(place.segment), TOPIC, 1, 1, None, Holder::Channels);
+    let relocated = Relocated { from, topic, first, timestamp, due, holder, copies: &copies, bodies: &bodies };
+    let moved = log.relocate(&relocated).unwrap().unwrap();
+    log.hold(moved.segment, 1, 100);
+    log.spent(place.segment, 1, 100);
+    assert!(synced.reached(log.position()).await.is_err());
+    fails.store(false, Ordering::SeqCst);
+    log.retry = None;
+    assert!(publish(&mut log, 2).is_err(), "a new segment is begun, and not yet synced");
+    synced.reached(log.position()).await.unwrap();
+    publish(&mut log, 2).unwrap();
+    synced.reached(log.position()).await.unwrap();
+    assert!(files(directory.path()).contains(&"0000000001.log".to_owned()), "its replacement may not be on the disk");
+    log.note(&Change::Finished(CHANNEL, 1));
+    log.flush().unwrap();
+    log.spent(moved.segment, 1, 100);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while files(directory.path()) != ["0000000003.log"] {
+        assert!(Instant::now() < deadline, "{:?}", files(directory.path()));
+        log.flush().unwrap();
+        synced.reached(log.position()).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_carried_message_is_synced_before_its_segment_goes() {
     let directory = tempfile::tempdir().unwrap();

@@ -169,6 +169,37 @@ fn the_log_is_no_longer_than_twice_what_it_holds_and_a_few_segments() {
     world.reopen();
 }
 
+/// As above, whatever is finished, and whatever its size.
+#[test]
+fn the_log_is_no_longer_than_that_whatever_the_sizes_and_the_order() {
+    const SEGMENT: u32 = 20_000;
+    let base = std::env::var("SEED").ok().map(|seed| seed.parse().expect("SEED is a number"));
+    for seed in base.map_or(0..10, |seed: u64| seed..seed + 1) {
+        let rng = &mut fastrand::Rng::with_seed(seed);
+        let directory = fast_directory();
+        let mut world = world(directory.path(), SyncMode::Never, SEGMENT);
+        for step in 0..600 {
+            let length = if rng.u8(..5) == 0 { rng.usize(2_000..9_000) } else { rng.usize(..200) };
+            world.publish(TOPIC, Holder::Channels, None, &bodies(rng.usize(1..4), length));
+            for _ in 0..rng.usize(..5) {
+                let waiting: Vec<_> = world.model.messages.keys().copied().collect();
+                // mostly what came first
+                let at =
+                    if rng.bool() { rng.usize(..waiting.len().clamp(1, 5)) } else { rng.usize(..waiting.len().max(1)) };
+                let Some(id) = waiting.get(at) else { break };
+                world.note(Change::Finished(CHANNEL, *id));
+            }
+            world.flush();
+            world.carry();
+            world.wait_until_tidy();
+            let (usage, limit) = (world.log.usage(), 2 * world.live() + 6 * u64::from(SEGMENT));
+            assert!(usage.bytes <= limit, "{usage:?} with {} live, step {step}, SEED={seed}", world.live());
+        }
+        world.check_bodies();
+        world.reopen();
+    }
+}
+
 #[test]
 fn a_batch_above_the_segment_size_has_a_segment_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
