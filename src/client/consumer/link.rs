@@ -13,7 +13,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{sleep, timeout};
 
 use super::delivery::{Answer, Delivery, Port, Verb};
-use super::held::Held;
+use super::finished::Finished;
+use super::held::{Answered, Arrival, Held};
 use super::hub::Hub;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
@@ -45,12 +46,14 @@ pub(super) async fn subscribe(hub: &Hub, address: &Address) -> Result<Connection
 /// Keeps a subscription at `address` until the consumer stops, or the address is forgotten and the connection ends.
 pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Connection, Error>, sender: Sender) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), fastrand::Rng::new());
+    let mut finished = Finished::default();
     loop {
         match first {
             Ok(connection) => {
                 tracing::debug!(nsqd = %address, version = connection.granted.version, round_trip = ?connection.round_trip, "subscribed");
                 let (max_rdy, round_trip) = (connection.granted.max_rdy_count, connection.round_trip);
-                let mut link = Link::new(&hub, hub.join(&address, max_rdy, round_trip), connection, &sender);
+                let mut link =
+                    Link::new(&hub, hub.join(&address, max_rdy, round_trip), connection, &sender, &mut finished);
                 let ended = link.serve(&mut backoff).await;
                 link.port.close();
                 hub.leave(link.port.id);
@@ -93,6 +96,8 @@ struct Link<'a> {
     /// Gone once no more messages come.
     sender: Option<Sender>,
     held: Held,
+    /// What was finished on this and on earlier connections.
+    finished: &'a mut Finished,
     /// The RDY that nsqd was told last.
     rdy: u32,
     /// The highest RDY that it was told.
@@ -111,7 +116,7 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    fn new(hub: &'a Hub, port: Arc<Port>, connection: Connection, sender: &Sender) -> Self {
+    fn new(hub: &'a Hub, port: Arc<Port>, connection: Connection, sender: &Sender, finished: &'a mut Finished) -> Self {
         let now = Instant::now();
         Self {
             hub,
@@ -119,6 +124,7 @@ impl<'a> Link<'a> {
             connection,
             sender: Some(sender.clone()),
             held: Held::default(),
+            finished,
             rdy: 0,
             most_rdy: 0,
             phase: Phase::Open,
@@ -217,19 +223,27 @@ impl<'a> Link<'a> {
         let now = Instant::now();
         let (mut done, mut failed, mut released) = (0, 0, 0);
         let (messages, bytes) = &mut self.with_application;
-        answers.retain(|Answer { id, attempts, size, verb }| {
-            let (current, count) = match verb {
+        let (address, takes_back) = (&self.connection.address, self.connection.granted.give_back);
+        answers.retain_mut(|Answer { id, attempts, size, verb }| {
+            let count = match verb {
                 Verb::Touch => return self.held.touched(*id, *attempts, now),
-                Verb::Finish => (self.held.answered(*id, *attempts), &mut done),
-                Verb::Requeue(_) | Verb::PutOff(_) => (self.held.answered(*id, *attempts), &mut failed),
-                Verb::Abandon | Verb::Release => (self.held.answered(*id, *attempts), &mut released),
+                Verb::Finish => &mut done,
+                Verb::Requeue(_) | Verb::PutOff(_) => &mut failed,
+                Verb::Abandon | Verb::Release => &mut released,
             };
-            (*messages, *bytes) = (*messages - 1, *bytes - size);
-            if !current {
-                tracing::debug!(nsqd = %self.connection.address, %id, "answer not sent: the message's time had run out");
+            (*messages, *bytes) = (*messages - 1, *bytes - *size);
+            let Some(Answered { timestamp, copies }) = self.held.answered(*id, *attempts) else {
+                tracing::debug!(nsqd = %address, %id, "answer not sent: another message has its id");
+                return false;
+            };
+            match verb {
+                Verb::Finish => self.finished.note(timestamp, *id),
+                _ if copies == 0 => {}
+                _ if takes_back => *verb = verb.of_a_copy(),
+                _ => (0..copies).for_each(|_| self.hub.config.given_back.note(address, *id)),
             }
-            *count += u32::from(current);
-            current
+            *count += 1;
+            true
         });
         self.hub.update(|flow, now| flow.answered(self.port.id, done, failed, released, now));
         self.set_reads();
@@ -279,7 +293,19 @@ impl<'a> Link<'a> {
             match self.connection.incoming.next_frame().map_err(broken)? {
                 None => break,
                 Some(Frame::Message(message)) => {
-                    replaced += u32::from(self.held.arrived(&message, self.heard));
+                    if self.finished.has(&message) {
+                        tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "finished already: a copy is skipped");
+                        Command::Fin(message.id).encode(&mut self.connection.out);
+                        continue;
+                    }
+                    match self.held.arrived(&message, self.heard) {
+                        Arrival::New => {}
+                        Arrival::Replaces => replaced += 1,
+                        Arrival::Copy => {
+                            tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "being worked on: a copy is not handed out");
+                            continue;
+                        }
+                    }
                     bytes += message.body.len();
                     let given_back = given_back.as_ref().map_or(0, |count| count(message.id));
                     batch.push(Delivery::new(message, self.port.clone(), given_back));

@@ -12,6 +12,7 @@
 
 mod delivery;
 mod discovery;
+mod finished;
 #[cfg(feature = "tokio-nsq")]
 mod foreign;
 mod given_back;
