@@ -61,6 +61,21 @@ impl Hub {
         }
     }
 
+    /// Notes how messages of `id` were answered, and tells when a pause begins because they failed.
+    pub(super) fn answered(&self, id: ConnectionId, done: u32, failed: u32, released: u32) {
+        let mut pause = None;
+        self.update(|flow, now| {
+            let was_paused = flow.is_paused();
+            flow.answered(id, done, failed, released, now);
+            pause = flow.pause(now).filter(|_| !was_paused);
+        });
+        if let Some(pause) = pause {
+            let pause = Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+            let (stream, group) = (&self.config.topic, &self.config.channel);
+            tracing::warn!(%stream, %group, "messages fail one after the other: no more for {}", humantime::format_duration(pause));
+        }
+    }
+
     /// What `id`'s RDY should be, and when the flow wants to be ticked.
     pub(super) fn wishes(&self, id: ConnectionId) -> (u32, Option<Instant>) {
         let state = self.state();

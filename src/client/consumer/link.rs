@@ -245,7 +245,7 @@ impl<'a> Link<'a> {
             *count += 1;
             true
         });
-        self.hub.update(|flow, now| flow.answered(self.port.id, done, failed, released, now));
+        self.hub.answered(self.port.id, done, failed, released);
         self.set_reads();
     }
 
