@@ -384,7 +384,7 @@ mod tests {
             first
         });
         let verdict = handler(&url, &options()).handle(message("a")).await;
-        assert!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
+        assert!(matches!(verdict, Verdict::Unavailable { .. }), "{verdict:?}");
         assert_eq!(serving.join().unwrap(), [0x16]);
     }
 }

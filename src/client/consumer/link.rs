@@ -11,6 +11,7 @@ use bytes::Buf;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::delivery::{Answer, Delivery, Port, Verb};
 use super::finished::Finished;
@@ -19,7 +20,7 @@ use super::hub::Hub;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
 use crate::client::{Address, Error, Flow};
-use crate::proto::{Command, Frame, MessageId, Response};
+use crate::proto::{Command, Frame, MessageId, Response, TopicName};
 
 type Sender = UnboundedSender<Vec<Delivery>>;
 
@@ -33,10 +34,10 @@ const LEEWAY: u32 = 1000;
 const MAX_BYTES: usize = 1 << 30;
 const FAR: Duration = Duration::from_secs(1 << 30);
 
-/// Connects to `address` and subscribes.
-pub(super) async fn subscribe(hub: &Hub, address: &Address) -> Result<Connection, Error> {
+/// Connects to `address` and subscribes to the consumer's channel of `topic`.
+pub(super) async fn subscribe(hub: &Hub, topic: &TopicName, address: &Address) -> Result<Connection, Error> {
     let mut connection = Connection::open(address, &hub.config.connect).await?;
-    let (topic, channel) = (hub.config.topic.clone(), hub.config.channel.clone());
+    let (topic, channel) = (topic.clone(), hub.config.channel.clone());
     match connection.ask(&Command::Sub { topic, channel }).await? {
         Response::Ok => Ok(connection),
         other => Err(connection.unexpected(format!("{other:?}"))),
@@ -51,12 +52,8 @@ pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Conne
         match first {
             Ok(connection) => {
                 tracing::debug!(nsqd = %address, version = connection.granted.version, round_trip = ?connection.round_trip, "subscribed");
-                let (max_rdy, round_trip) = (connection.granted.max_rdy_count, connection.round_trip);
-                let mut link =
-                    Link::new(&hub, hub.join(&address, max_rdy, round_trip), connection, &sender, &mut finished);
-                let ended = link.serve(&mut backoff).await;
-                link.port.close();
-                hub.leave(link.port.id);
+                let stopping = hub.stopping.clone();
+                let ended = Link::new(&hub, connection, &sender, stopping, &mut finished).run(&mut backoff).await;
                 match ended {
                     Ok(()) => return,
                     Err(error) => tracing::warn!(nsqd = %address, "connection lost: {error}"),
@@ -70,12 +67,23 @@ pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Conne
         }
         first = tokio::select! {
             () = hub.stopping.cancelled() => return,
-            subscribed = subscribe(&hub, &address) => subscribed,
+            subscribed = subscribe(&hub, &hub.config.topic, &address) => subscribed,
         };
         if first.is_ok() {
             tracing::info!(nsqd = %address, "connected again");
         }
     }
+}
+
+/// Serves one connection until it is lost, or until `stopping`.
+pub(super) async fn serve_once(
+    hub: &Hub,
+    connection: Connection,
+    sender: &Sender,
+    stopping: CancellationToken,
+) -> Result<(), Error> {
+    let mut backoff = Backoff::new(FAR, FAR, fastrand::Rng::new());
+    Link::new(hub, connection, sender, stopping, &mut Finished::default()).run(&mut backoff).await
 }
 
 /// How far the connection's end has come.
@@ -95,6 +103,8 @@ struct Link<'a> {
     connection: Connection,
     /// Gone once no more messages come.
     sender: Option<Sender>,
+    /// No more messages are wanted.
+    stopping: CancellationToken,
     held: Held,
     /// What was finished on this and on earlier connections.
     finished: &'a mut Finished,
@@ -116,13 +126,22 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    fn new(hub: &'a Hub, port: Arc<Port>, connection: Connection, sender: &Sender, finished: &'a mut Finished) -> Self {
+    fn new(
+        hub: &'a Hub,
+        connection: Connection,
+        sender: &Sender,
+        stopping: CancellationToken,
+        finished: &'a mut Finished,
+    ) -> Self {
         let now = Instant::now();
+        let (max_rdy, round_trip) = (connection.granted.max_rdy_count, connection.round_trip);
+        let port = hub.join(&connection.address, max_rdy, round_trip);
         Self {
             hub,
             port,
             connection,
             sender: Some(sender.clone()),
+            stopping,
             held: Held::default(),
             finished,
             rdy: 0,
@@ -136,9 +155,16 @@ impl<'a> Link<'a> {
         }
     }
 
+    async fn run(&mut self, backoff: &mut Backoff) -> Result<(), Error> {
+        let ended = self.serve(backoff).await;
+        self.port.close();
+        self.hub.leave(self.port.id);
+        ended
+    }
+
     /// Serves the connection until it is lost, or until the consumer has stopped and everything is answered (`Ok`).
     async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), Error> {
-        let (hub, port) = (self.hub, self.port.clone());
+        let (stopping, port) = (self.stopping.clone(), self.port.clone());
         let mut alarm = std::pin::pin!(sleep(FAR));
         let mut write_failed = false;
         loop {
@@ -166,7 +192,10 @@ impl<'a> Link<'a> {
                     }
                 }
                 () = port.wake.notified() => {}
-                () = hub.stopping.cancelled(), if self.phase == Phase::Open => {
+                () = stopping.cancelled(), if self.phase == Phase::Open => {
+                    if self.rdy > 0 {
+                        self.set_rdy(0);
+                    }
                     Command::Cls.encode(&mut self.connection.out);
                     self.phase = Phase::Closing(Instant::now() + LAST_WORDS);
                 }
