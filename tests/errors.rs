@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Finished, Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
+use crate::support::{Doors, Finished, Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
 
 /// Gives up so many messages of `foo`: bodies `body 0`, `body 1` …
 fn given_up(count: usize) -> Nsqd {
@@ -173,17 +173,92 @@ fn the_broker_gives_letters_back_to_the_one_group() {
     broker.wait_for_empty("foo", "1");
 }
 
+/// A consumer of group 1 that also knows nsqd's HTTP address.
+fn of_group_1(nsqd: &Nsqd, args: &str) -> Mqueue {
+    consumer(&nsqd.tcp(), &format!("--nsqd-http-address {} {args}", nsqd.http()))
+}
+
+/// The stream for what is redriven to group 1 of foo alone, if there is one.
+fn retries(nsqd: &Nsqd) -> Option<String> {
+    nsqd.stats().topics.into_iter().map(|topic| topic.topic_name).find(|name| name.ends_with(".retry"))
+}
+
 #[test]
-fn nsqd_gives_letters_back_only_where_there_is_no_other_group_unless_told_to() {
+fn nsqd_gives_letters_back_to_the_one_group_by_a_stream_of_its_own() {
     needs!("nsqd");
     let nsqd = given_up_by_one_of_two(Nsqd::real(&[]));
-    let refused = errors(&nsqd, "--redrive --yes").run();
-    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
-    assert!(refused.stderr.contains("with --to-all-groups"), "{}", refused.stderr);
-    wait_until("all to be back", || nsqd.channel("foo.dead", "errors").depth == 3);
-    assert_eq!((nsqd.channel("foo", "1").depth, nsqd.channel("foo", "2").depth), (0, 0));
+    let dry = done(&nsqd, "--redrive --dry-run");
+    assert!(dry.stderr.contains("would redrive 3 of 3 letters: 3 to group 1 by stream foo.1."), "{}", dry.stderr);
+    assert_eq!(retries(&nsqd), None, "a dry run changes nothing");
+    let published = nsqd.published("foo");
+    let back = done(&nsqd, "--redrive --yes");
+    assert!(back.stderr.contains("3 published again, 0 left"), "{}", back.stderr);
+    let retries = retries(&nsqd).unwrap();
+    assert_eq!((nsqd.published("foo"), nsqd.channels(&retries)), (published, vec!["1".to_owned()]));
+    assert_eq!(nsqd.channel(&retries, "1").depth, 3);
+    // what fails there is a dead letter of foo
+    let failed = of_group_1(&nsqd, "--handler exec:false --max-attempts 1 --count 3").run();
+    assert_eq!(failed.code, Some(5), "{}", failed.stderr);
+    nsqd.wait_for_empty(&retries, "1");
+    done(&nsqd, "--redrive --yes");
+    let again = of_group_1(&nsqd, "--output body --timeout 1").run();
+    assert_eq!(
+        (again.code, sorted(&again)),
+        (Some(0), ["a", "b", "c"].map(str::to_owned).to_vec()),
+        "{}",
+        again.stderr
+    );
+    assert_eq!(nsqd.published(&format!("{retries}.dead")), 0);
+}
+
+#[test]
+fn a_running_consumer_notices_what_is_redriven_to_its_group() {
+    needs!("nsqd");
+    let nsqd = given_up_by_one_of_two(Nsqd::real(&[]));
+    let running = of_group_1(&nsqd, "--output body --count 4 --concurrency 1").start();
+    nsqd.wait_for_clients("foo", "1", 1);
+    done(&nsqd, "--redrive --yes");
+    running.wait_for_lines(3);
+    let retries = retries(&nsqd).unwrap();
+    nsqd.wait_for_clients(&retries, "1", 0);
+    assert!(!running.stderr().contains("connection lost"), "{}", running.stderr());
+    nsqd.publish("foo", b"d");
+    let finished = running.finish();
+    assert_eq!((finished.code, sorted(&finished)), (Some(0), ["a", "b", "c", "d"].map(str::to_owned).to_vec()));
+}
+
+#[test]
+fn a_sleeping_group_is_woken_for_what_is_redriven_to_it() {
+    needs!("nsqd");
+    let nsqd = given_up_by_one_of_two(Nsqd::real(&[]));
+    let doors = Doors::new(&["1"]);
+    let _wakeup = doors.wakeup(&nsqd, "").start();
+    done(&nsqd, "--redrive --yes");
+    doors.wait_for_poke("1");
+}
+
+#[test]
+fn nsqd_gives_letters_back_to_all_groups_only_if_told_to() {
+    needs!("nsqd");
+    let nsqd = given_up_by_one_of_two(Nsqd::real(&[]));
+    let dry = done(&nsqd, "--redrive --dry-run --to-all-groups");
+    assert!(dry.stderr.contains("3 to stream foo"), "{}", dry.stderr);
     done(&nsqd, "--redrive --yes --to-all-groups");
     wait_until("both to have them", || [1, 2].map(|n| nsqd.channel("foo", &n.to_string()).depth) == [3, 3]);
+}
+
+#[test]
+fn a_stream_for_one_group_that_has_another_is_not_used() {
+    needs!("nsqd");
+    let nsqd = given_up_by_one_of_two(Nsqd::real(&[]));
+    done(&nsqd, "--redrive --yes");
+    let retries = retries(&nsqd).unwrap();
+    assert_eq!(of_group_1(&nsqd, "--handler exec:false --max-attempts 1 --count 3").run().code, Some(5));
+    nsqd.create(&retries, "spy");
+    let refused = errors(&nsqd, "--redrive --yes").run();
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("has a group spy"), "{}", refused.stderr);
+    wait_until("all to be back", || nsqd.channel("foo.dead", "errors").depth == 3);
 }
 
 #[test]
@@ -197,6 +272,10 @@ fn a_letter_that_names_another_stream_or_group_goes_nowhere_unless_asked() {
                 r#"{{"mqueue":"dead-letter","stream":"{stream}","group":"{group}","id":"0","attempts":1,"timestamp":1,"died":2,"reason":"x"}}"#
             );
             nsqd.publish("foo.dead", format!("{line}\nforged").as_bytes());
+        }
+        let dry = done(&nsqd, "--redrive --dry-run");
+        for words in ["would redrive 0 of 2 letters", "1 of them name another stream"] {
+            assert!(dry.stderr.contains(words), "{words}: {}", dry.stderr);
         }
         let none = done(&nsqd, "--redrive --yes");
         for words in ["0 published again, 2 left", "1 of them name another stream", "1 of them name a group"] {

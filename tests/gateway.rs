@@ -335,6 +335,28 @@ fn what_a_worker_drops_or_fails_too_often_is_among_the_dead_letters() {
 }
 
 #[test]
+fn what_is_redriven_to_one_group_of_several_is_a_job_again() {
+    needs!("nsqd");
+    let nsqd = Nsqd::real(&[]);
+    nsqd.create("foo", "1");
+    nsqd.create("foo", "2");
+    let gateway = Gateway::start(&nsqd, &format!("--nsqd-http-address {}", nsqd.http()));
+    let mut worker = gateway.worker("foo", "1", "");
+    nsqd.publish("foo", b"body");
+    let job = worker.job().unwrap();
+    assert_eq!(gateway.answer(&job, "drop").status, 200);
+    nsqd.wait_for_empty("foo", "1");
+    let (tcp, http) = (nsqd.tcp(), nsqd.http());
+    let args = format!("errors --stream foo --redrive --yes --nsqd-tcp-address {tcp} --nsqd-http-address {http}");
+    let redriven = mqueue(&args).run();
+    assert_eq!(redriven.code, Some(0), "{}", redriven.stderr);
+    let again = worker.job().unwrap();
+    assert_eq!((&again["body"], &again["attempts"]), (&job["body"], &1.into()));
+    assert_eq!(gateway.answer(&again, "done").status, 200);
+    assert_eq!(nsqd.channel("foo", "2").depth, 1);
+}
+
+#[test]
 fn a_worker_that_gives_its_jobs_back_has_not_tried_them() {
     let broker = Nsqd::embedded(&[]);
     let gateway = Gateway::start(&broker, "");

@@ -155,33 +155,49 @@ fn any_other_error_and_any_unexpected_answer_make_a_new_connection() {
 }
 
 #[test]
-fn a_redelivery_is_not_finished_by_the_attempt_before_it() {
+fn a_copy_of_what_is_worked_on_is_not_handed_out_and_gets_its_answer() {
     let (fake, folder) = (FakeNsqd::start(), tempfile::tempdir().unwrap());
     let path = folder.path().display();
-    // each run begins with a file of its own, and ends when there is another
+    // each run begins with a file of its own, ends when there is another, and fails if there is a third
     let script = format!(
-        "exec:n=$MQUEUE_ID-$MQUEUE_ATTEMPTS; touch {path}/begun-$n; while ! [ -e {path}/end-$n ]; do sleep 0.02; done"
+        "exec:n=$MQUEUE_ID-$MQUEUE_ATTEMPTS; touch {path}/begun-$n; while ! [ -e {path}/end-$n ]; do sleep 0.02; done; ! [ -e {path}/fail-$n ]"
     );
-    let consumer = consumer(&fake.tcp(), "--concurrency 2").arg("--handler").arg(&script).start();
+    let args = "--concurrency 2 --max-attempts 2 --max-backoff 0";
+    let consumer = consumer(&fake.tcp(), args).arg("--handler").arg(&script).start();
     let file = |what: &str, id: u64, attempts: u16| folder.path().join(format!("{what}-{id:016x}-{attempts}"));
     let deliver = |peer: &mut Peer, id, attempts| {
         peer.send(&message(id, attempts, b"body"));
         wait_until("its handler runs", || file("begun", id, attempts).exists());
     };
+    let end = |id, attempts| fs::write(file("end", id, attempts), "").unwrap();
     let mut peer = fake.subscribed();
     peer.until_ready();
     deliver(&mut peer, 1, 1);
-    deliver(&mut peer, 1, 2);
-    fs::write(file("end", 1, 1), "").unwrap();
-    // this one can only begin when the first has ended, and been answered
+    peer.send(&message(1, 2, b"body"));
+    // read after the copy, which would have had the second place
     deliver(&mut peer, 2, 1);
-    let said = [peer.said(), peer.said()].concat();
-    assert!(!said.contains(&Command::Fin(message_id(1))), "{said:?}");
-
-    fs::write(file("end", 1, 2), "").unwrap();
+    end(1, 1);
+    let said = peer.until(|command| *command == Command::Fin(message_id(1)));
+    assert!(!said.iter().any(|command| matches!(command, Command::Req { .. })), "{said:?}");
+    // one that was in the socket: finished once more
+    peer.send(&message(1, 3, b"body"));
     peer.until(|command| *command == Command::Fin(message_id(1)));
-    fs::write(file("end", 2, 1), "").unwrap();
+
+    peer.send(&message(2, 2, b"body"));
+    peer.send(&message(1, 4, b"body"));
+    peer.until(|command| *command == Command::Fin(message_id(1)));
+    fs::write(file("fail", 2, 1), "").unwrap();
+    end(2, 1);
+    let said = peer.until(|command| matches!(command, Command::Req { id, .. } if *id == message_id(2)));
+    assert!(!said.contains(&Command::Fin(message_id(2))), "{said:?}");
+    // nobody tried the copy: this is the second try of two
+    deliver(&mut peer, 2, 3);
+    end(2, 3);
     peer.until(|command| *command == Command::Fin(message_id(2)));
+    let begun = fs::read_dir(folder.path()).unwrap().filter_map(|file| file.unwrap().file_name().into_string().ok());
+    let mut begun: Vec<String> = begun.filter(|name| name.starts_with("begun")).collect();
+    begun.sort();
+    assert_eq!(begun, ["begun-0000000000000001-1", "begun-0000000000000002-1", "begun-0000000000000002-3"]);
     consumer.signal(Signal::SIGTERM);
     let rest = peer.rest();
     assert!(!rest.iter().any(|command| matches!(command, Command::Fin(_) | Command::Req { .. })), "{rest:?}");

@@ -147,13 +147,36 @@ fn refusals_of_all_messages_use_up_no_tries_and_a_refusal_among_others_is_a_dead
 }
 
 #[test]
-fn a_server_that_is_away_is_tried_again() {
+fn a_server_that_is_away_or_takes_nothing_uses_up_no_tries() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
+    nsqd.publish("foo", b"body");
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let consumer = posting(&nsqd, &address);
-    wait_until("a try that was refused", || consumer.stderr().contains("connection refused"));
-    let web = Web::serve(TcpListener::bind(&address).unwrap(), ["200 OK"]);
+    let args =
+        format!("--handler http://{address}/hook --count 1 --retry-delay 0 --max-backoff 100ms --max-attempts 1");
+    let consumer = consumer(&nsqd.tcp(), &args).start();
+    consumer.wait_to_say("no more for");
+    assert!(consumer.stderr().contains("connection refused"), "{}", consumer.stderr());
+    let busy = ["503 Service Unavailable", "429 Too Many Requests", "503 Service Unavailable", "200 OK"];
+    let web = Web::serve(TcpListener::bind(&address).unwrap(), busy);
     succeeds(consumer);
-    assert_eq!(web.bodies(), ["body"]);
+    assert_eq!(web.bodies(), ["body"; 4]);
+    assert_eq!(nsqd.published("foo.dead"), 0);
+}
+
+#[test]
+fn a_unix_socket_that_nobody_listens_on_uses_up_no_tries_and_no_answer_does() {
+    needs!("nsqd");
+    let (nsqd, folder) = (Nsqd::start(), tempfile::tempdir().unwrap());
+    nsqd.publish("foo", b"body");
+    let path = folder.path().join("peer");
+    let args = format!("--handler unix:{} --retry-delay 0 --max-backoff 0 --max-attempts 1", path.display());
+    let consumer = consumer(&nsqd.tcp(), &args).start();
+    wait_until("several deliveries", || consumer.times_said("no such file or directory") >= 3);
+    assert_eq!(nsqd.published("foo.dead"), 0);
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut body = String::new();
+    listener.accept().unwrap().0.read_to_string(&mut body).unwrap();
+    assert_eq!(body, "body\n");
+    consumer.wait_to_say("given up, now in stream");
 }

@@ -81,6 +81,7 @@ fn subcommands_do_not_use_each_other() {
                     | "open_files"
                     | "output"
                     | "picture"
+                    | "redriven"
                     | "working"
             )
         })

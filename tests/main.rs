@@ -36,6 +36,7 @@ mod layers;
 mod lookup;
 mod lossless;
 mod lost;
+mod network;
 mod node;
 mod pipe;
 mod pipeline;

@@ -20,6 +20,7 @@ pub mod output;
 mod picture;
 pub mod pipeline;
 pub mod producer;
+mod redriven;
 pub mod send;
 pub mod simulate;
 #[cfg(test)]

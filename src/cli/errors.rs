@@ -31,8 +31,9 @@ pub struct Args {
 
     /// Give them back to the stream, each to the group that gave it up and to no other
     ///
-    /// mqueue's broker can do that. nsqd gives every message to all groups of a stream: there it is done only if the stream has no other
-    /// group (ephemeral ones do not count), unless --to-all-groups says otherwise.
+    /// mqueue's broker can do that. nsqd gives every message to all groups of a stream: where there are several (ephemeral ones do not
+    /// count) the messages go to a stream STREAM.GROUP.….retry with this group alone, which `mqueue consumer`, `stage` and `gateway` read, too, if
+    /// they know nsqd's HTTP address. --to-all-groups publishes to the stream itself.
     #[arg(long, group = "action")]
     pub redrive: bool,
 

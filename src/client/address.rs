@@ -6,12 +6,10 @@ use std::str::FromStr;
 use crate::proto::{HostPort, excerpt};
 
 /// A host and a port: `127.0.0.1:4150`, `nsqd.local:4150`, `[::1]:4150`; `:4150` is this machine, as in Go.
+///
+/// Invariant: it has a host, and a port that is not 0.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Address {
-    /// A name or an address, IPv6 without brackets.
-    host: String,
-    port: u16,
-}
+pub struct Address(HostPort);
 
 /// Text that is no [`Address`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,12 +19,12 @@ pub struct InvalidAddress(String);
 impl Address {
     /// The host, IPv6 without brackets.
     pub fn host(&self) -> &str {
-        &self.host
+        self.0.host()
     }
 
     /// The port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.0.port()
     }
 }
 
@@ -35,7 +33,7 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         match text.parse::<HostPort>() {
-            Ok(place) if place.port() != 0 => Ok(Self { host: place.host_to_reach().to_owned(), port: place.port() }),
+            Ok(place) if place.port() != 0 => Ok(Self(place.to_reach())),
             Ok(_) | Err(_) => Err(InvalidAddress(excerpt(text.as_bytes()))),
         }
     }
@@ -43,10 +41,7 @@ impl FromStr for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
+        self.0.fmt(f)
     }
 }
 

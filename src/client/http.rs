@@ -208,6 +208,13 @@ impl Nsqd {
         self.0.get("/info", &[]).await
     }
 
+    /// Where clients connect to it; `None` if that is not a TCP port. The host that it was named by can be reached; what nsqd calls itself
+    /// need not be.
+    pub fn tcp_address(&self, info: &Info) -> Option<Address> {
+        let (host, _) = self.0.address.rsplit_once(':')?;
+        format!("{host}:{}", info.tcp_port).parse().ok()
+    }
+
     /// Topics, channels and their depths. What does not exist is left out.
     pub async fn stats(&self, filter: &StatsFilter) -> Result<Stats, HttpError> {
         let clients = if filter.clients { "true" } else { "false" };
@@ -255,6 +262,20 @@ impl Nsqd {
     /// Delivers a channel's messages again.
     pub async fn unpause_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
         self.channel("/channel/unpause", topic, channel).await
+    }
+
+    /// Publishes to a topic.
+    pub async fn publish(&self, topic: &TopicName, body: Bytes) -> Result<(), HttpError> {
+        self.0.send(Method::POST, "/pub", &[("topic", topic.as_str())], body).await.map(drop)
+    }
+
+    /// True if it knows [`publish_to_channel`](Self::publish_to_channel). Asks by a request that publishes nothing, as it names no topic.
+    pub async fn can_publish_to_channel(&self) -> Result<bool, HttpError> {
+        match self.0.call(Method::POST, "/channel/pub", &[]).await {
+            Err(error) if error.is_unknown_request() => Ok(false),
+            Ok(_) | Err(HttpError::Status { status: 400, .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Publishes to one channel of a topic, which mqueue's broker can do; nsqd does not know the request:

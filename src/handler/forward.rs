@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 use crate::client::{Address, PublishError, PublishManyError, Publisher, PublisherConfig};
 use crate::proto::{Message, TopicName};
 
-use super::away::or_retry;
+use super::away::or_later;
 use super::{Away, Handler, HandlerError, HandlerOptions, Verdict};
 
 /// Messages taken at once: few enough that the first need not wait for long.
@@ -43,7 +43,7 @@ impl ForwardHandler {
         };
         let publisher = match self.publisher.get_or_try_init(connecting).await {
             Ok(publisher) => publisher,
-            Err(error) => return vec![Err(Away(error.to_string())); bodies.len()],
+            Err(error) => return vec![Err(Away::untried(error.to_string())); bodies.len()],
         };
         let mut results = vec![Ok(Verdict::Done(None)); bodies.len()];
         if let Err(PublishManyError(failed)) = publisher.publish_many(&self.stream, bodies).await {
@@ -58,7 +58,7 @@ impl ForwardHandler {
         let why = format!("stream {}: {error}", self.stream);
         match error {
             PublishError::Empty | PublishError::TooLarge(_) | PublishError::Refused(_) => Ok(Verdict::drop(why)),
-            PublishError::TimedOut { .. } | PublishError::Closed => Err(Away(why)),
+            PublishError::TimedOut { .. } | PublishError::Closed => Err(Away::untried(why)),
         }
     }
 }
@@ -75,6 +75,6 @@ impl Handler for ForwardHandler {
 
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
         let bodies = messages.into_iter().map(|message| message.body).collect();
-        self.pass_many(bodies).await.into_iter().map(or_retry).collect()
+        self.pass_many(bodies).await.into_iter().map(or_later).collect()
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  2xx                    Done
-//!  408, 429, 5xx          Retry, after Retry-After (in seconds) if it is given
+//!  429, 503               Unavailable, after Retry-After (in seconds) if it is given: the server takes nothing now
+//!  no connection          Unavailable
+//!  408, other 5xx         Retry, after Retry-After
 //!  3xx, no answer         Retry: the address or the server may be put right
 //!  401, 403, 404          Unavailable, when all answers are alike: the URL or the access is wrong; else Drop
 //!  other 4xx              Drop
@@ -22,6 +24,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 
 use crate::proto::{ChannelName, Message, TopicName};
 
+use super::away::or_later;
 use super::spec::shown;
 use super::{Away, CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, LONGEST_DELAY, Verdict};
 use crate::http::{BodyError, body, cause};
@@ -97,22 +100,19 @@ impl HttpHandler {
     /// The verdict; away is a server that does not answer, or says that it takes nothing now.
     pub(crate) async fn pass(&self, message: Message) -> Result<Verdict, Away> {
         let response = self.answer(message).await?;
-        let takes_nothing = matches!(
-            response.status(),
-            StatusCode::TOO_MANY_REQUESTS
-                | StatusCode::BAD_GATEWAY
-                | StatusCode::SERVICE_UNAVAILABLE
-                | StatusCode::GATEWAY_TIMEOUT
-        );
+        let takes_nothing = matches!(response.status(), StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
         match self.verdict(response).await {
-            Verdict::Unavailable { why } => Err(Away(why)),
-            Verdict::Retry { why, .. } if takes_nothing => Err(Away(why)),
+            Verdict::Unavailable { why, .. } => Err(Away::untried(why)),
+            Verdict::Retry { why, .. } if takes_nothing => Err(Away::unanswered(why)),
             verdict => Ok(verdict),
         }
     }
 
     async fn answer(&self, message: Message) -> Result<Response, Away> {
-        self.post(message).await.map_err(|error| Away(format!("no answer from {}: {}", self.shown, cause(&error))))
+        self.post(message).await.map_err(|error| {
+            let why = format!("no answer from {}: {}", self.shown, cause(&error));
+            if error.is_connect() { Away::untried(why) } else { Away::unanswered(why) }
+        })
     }
 
     async fn verdict(&self, response: Response) -> Verdict {
@@ -122,6 +122,7 @@ impl HttpHandler {
             drain(response).await;
             let shown = &self.shown;
             return Verdict::Unavailable {
+                after: None,
                 why: format!(
                     "HTTP {status} from {shown} to every message: see to its URL and access; none is given up for this"
                 ),
@@ -158,9 +159,10 @@ impl HttpHandler {
     fn refused(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
         let why = format!("HTTP {status} from {}", self.shown);
         match status {
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-                Verdict::Retry { after: delay(headers), why }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                Verdict::Unavailable { after: delay(headers), why }
             }
+            StatusCode::REQUEST_TIMEOUT => Verdict::Retry { after: delay(headers), why },
             _ if status.is_server_error() => Verdict::Retry { after: delay(headers), why },
             _ if status.is_client_error() => Verdict::drop(why),
             _ => match self.location(headers) {
@@ -194,7 +196,7 @@ impl Handler for HttpHandler {
     async fn handle(&self, message: Message) -> Verdict {
         match self.answer(message).await {
             Ok(response) => self.verdict(response).await,
-            Err(Away(why)) => Verdict::retry(why),
+            Err(away) => or_later(Err(away)),
         }
     }
 }
@@ -297,15 +299,22 @@ mod tests {
     async fn the_status_is_the_verdict() {
         let hour = Some(Duration::from_secs(3600));
         for (status, headers, after) in [
-            ("408 Request Timeout", "", None),
-            ("429 Too Many Requests", "retry-after: 7\r\n", Some(Duration::from_secs(7))),
+            ("408 Request Timeout", "retry-after: 7\r\n", Some(Duration::from_secs(7))),
             ("500 Internal Server Error", "", None),
+            ("502 Bad Gateway", "", None),
+        ] {
+            let (address, verdict) = verdict(answer(status, headers, "sorry"), options()).await;
+            let why = format!("HTTP {status} from http://{address}/hook");
+            assert_eq!(verdict, Verdict::Retry { after, why }, "{status} {headers}");
+        }
+        for (status, headers, after) in [
+            ("429 Too Many Requests", "retry-after: 7\r\n", Some(Duration::from_secs(7))),
             ("503 Service Unavailable", "retry-after: 99999\r\n", hour),
             ("503 Service Unavailable", "retry-after: Wed, 21 Oct 2015 07:28:00 GMT\r\n", None),
         ] {
             let (address, verdict) = verdict(answer(status, headers, "sorry"), options()).await;
             let why = format!("HTTP {status} from http://{address}/hook");
-            assert_eq!(verdict, Verdict::Retry { after, why }, "{status} {headers}");
+            assert_eq!(verdict, Verdict::Unavailable { after, why }, "{status} {headers}");
         }
         for status in ["400 Bad Request", "410 Gone", "422 Unprocessable Entity"] {
             let (address, verdict) = verdict(answer(status, "retry-after: 7\r\n", ""), options()).await;
@@ -351,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_answer_is_a_retry_with_the_reason_and_no_secret() {
+    async fn no_answer_is_a_retry_and_no_connection_no_try_with_the_reason_and_no_secret() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let brief = HandlerOptions { timeout: Duration::from_millis(50), ..options() };
@@ -361,7 +370,8 @@ mod tests {
 
         drop(listener);
         let verdict = handler(&url, &options()).handle(message("a")).await;
-        assert_eq!(verdict, Verdict::retry(format!("no answer from http://{address}/: connection refused")));
+        let why = format!("no answer from http://{address}/: connection refused");
+        assert_eq!(verdict, Verdict::Unavailable { after: None, why });
     }
 
     #[tokio::test]
@@ -374,7 +384,7 @@ mod tests {
             first
         });
         let verdict = handler(&url, &options()).handle(message("a")).await;
-        assert!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
+        assert!(matches!(verdict, Verdict::Unavailable { .. }), "{verdict:?}");
         assert_eq!(serving.join().unwrap(), [0x16]);
     }
 }

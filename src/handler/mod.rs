@@ -75,9 +75,11 @@ pub enum Verdict {
         /// The reason, for people: one line.
         why: String,
     },
-    /// The message could not be tried, and is not to blame: the way to the work is wrong. It comes again later without having used up
-    /// an attempt, and counts as a failure for the consumer's backoff.
+    /// The message could not be tried, and is not to blame: the way to the work is wrong, or whoever does it is away. It comes again, after
+    /// `after` or the worker's own delay, without having used up an attempt, and counts as a failure for the consumer's backoff.
     Unavailable {
+        /// How long to wait, where the handler knows better than the worker.
+        after: Option<Duration>,
         /// The reason, for people: one line.
         why: String,
     },

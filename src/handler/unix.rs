@@ -15,7 +15,7 @@ use crate::feed::Answer;
 use crate::net::connect_unix;
 use crate::proto::Message;
 
-use super::away::or_retry;
+use super::away::or_later;
 use super::{Away, Handler, Verdict};
 use crate::reason::why;
 
@@ -52,7 +52,7 @@ impl UnixHandler {
             Ok(answer) if answer.refused == 0 => {
                 let settled = answer.settled(lines.len() as u64) as usize;
                 for (at, _) in &lines[settled..] {
-                    results[*at] = Err(self.away("it stopped before it had taken all"));
+                    results[*at] = Err(self.stopped());
                 }
             }
             // which of them shows when each goes alone
@@ -61,9 +61,9 @@ impl UnixHandler {
                     results[at] = self.pass_alone(body).await;
                 }
             }
-            Err(error) => {
+            Err(away) => {
                 for (at, _) in lines {
-                    results[at] = Err(self.away(&why(&error)));
+                    results[at] = Err(away.clone());
                 }
             }
         }
@@ -74,17 +74,18 @@ impl UnixHandler {
         match self.try_hand_over(&[(0, body)]).await {
             Ok(Answer { refused: 1.., .. }) => Ok(Verdict::drop(format!("refused by unix:{}", self.path.display()))),
             Ok(answer) if answer.settled(1) == 1 => Ok(Verdict::Done(None)),
-            Ok(_) => Err(self.away("it stopped before it had taken all")),
-            Err(error) => Err(self.away(&why(&error))),
+            Ok(_) => Err(self.stopped()),
+            Err(away) => Err(away),
         }
     }
 
-    async fn try_hand_over(&self, lines: &[(usize, Bytes)]) -> io::Result<Answer> {
+    async fn try_hand_over(&self, lines: &[(usize, Bytes)]) -> Result<Answer, Away> {
         if lines.is_empty() {
             return Ok(Answer { taken: None, refused: 0 });
         }
+        let connecting = connect_unix(&self.path, CONNECT_TIME.min(self.answer_within)).await;
+        let mut stream = connecting.map_err(|error| Away::untried(self.away(&why(&error))))?;
         let handing_over = async {
-            let mut stream = connect_unix(&self.path, CONNECT_TIME.min(self.answer_within)).await?;
             let mut text = BytesMut::with_capacity(lines.iter().map(|(_, line)| line.len() + 1).sum());
             for (_, line) in lines {
                 text.put_slice(line);
@@ -95,11 +96,17 @@ impl UnixHandler {
             let ended = stream.shutdown().await;
             Answer::read(stream).await.map_err(|error| written.and(ended).err().unwrap_or(error))
         };
-        timeout(self.answer_within, handing_over).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        let handed_over = timeout(self.answer_within, handing_over).await;
+        let handed_over: io::Result<Answer> = handed_over.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        handed_over.map_err(|error| Away::unanswered(self.away(&why(&error))))
     }
 
-    fn away(&self, why: &str) -> Away {
-        Away(format!("unix:{}: {why}", self.path.display()))
+    fn stopped(&self) -> Away {
+        Away::unanswered(self.away("it stopped before it had taken all"))
+    }
+
+    fn away(&self, why: &str) -> String {
+        format!("unix:{}: {why}", self.path.display())
     }
 }
 
@@ -130,7 +137,7 @@ impl Handler for UnixHandler {
 
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
         let bodies = messages.into_iter().map(|message| message.body).collect();
-        self.pass_many(bodies).await.into_iter().map(or_retry).collect()
+        self.pass_many(bodies).await.into_iter().map(or_later).collect()
     }
 }
 
@@ -165,7 +172,7 @@ mod tests {
         let letter = |result: &Result<Verdict, Away>| match result {
             Ok(Verdict::Done(None)) => 'd',
             Ok(Verdict::Drop { .. }) => 'x',
-            Err(Away(_)) => 'a',
+            Err(_) => 'a',
             other => panic!("{other:?}"),
         };
         results.iter().map(letter).collect()
@@ -186,6 +193,6 @@ mod tests {
     async fn nobody_there_is_away_and_says_where() {
         let handler = UnixHandler::new("/nosuch/peer".into(), Duration::from_secs(1));
         let result = handler.pass_many(vec!["one".into()]).await;
-        assert_eq!(result, [Err(Away("unix:/nosuch/peer: no such file or directory".to_owned()))]);
+        assert_eq!(result, [Err(Away::untried("unix:/nosuch/peer: no such file or directory"))]);
     }
 }

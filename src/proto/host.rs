@@ -52,6 +52,12 @@ impl HostPort {
         if self.host.is_empty() { "localhost" } else { &self.host }
     }
 
+    /// The same place with the host to connect to.
+    #[must_use]
+    pub fn to_reach(&self) -> Self {
+        Self { host: self.host_to_reach().to_owned(), port: self.port }
+    }
+
     /// The port.
     pub fn port(&self) -> u16 {
         self.port

@@ -123,8 +123,8 @@ impl Rules {
         match verdict {
             Verdict::Done(_) => Ok(Way::Done),
             Verdict::Release => Ok(Way::Release),
-            Verdict::Unavailable { why } => {
-                let delay = self.delay(delivery);
+            Verdict::Unavailable { after, why } => {
+                let delay = after.unwrap_or_else(|| self.delay(delivery));
                 tracing::warn!(%stream, %group, %id, attempts, "not tried, again in {}: {why}", humantime::format_duration(delay));
                 Ok(Way::PutOff(delay))
             }

@@ -26,7 +26,12 @@ impl Gate {
 impl Wire {
     /// To `target`, from a port of the system's choice.
     pub fn to(target: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::from("127.0.0.1", target)
+    }
+
+    /// To `target`, from a port of the system's choice on this address.
+    pub fn from(near: &str, target: String) -> Self {
+        let listener = TcpListener::bind((near, 0)).expect("a free port");
         let address = listener.local_addr().expect("it listens").to_string();
         let gate = Arc::new(Gate::default());
         let shared = gate.clone();

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use self::life::{Happened, Left, Step};
 use self::service::Service;
 use super::{Exit, Failure};
-use crate::app::{output, working};
+use crate::app::{output, redriven, working};
 use crate::cli::consumer::{Args, Output};
 use crate::client::{Consumer, ConsumerConfig, GivenBack};
 use crate::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
@@ -98,7 +98,9 @@ impl Alive {
 
     /// One subscription, from its first message to its last.
     async fn work(&mut self, consumer: Consumer) -> anyhow::Result<Ended> {
-        tracing::info!(stream = %self.args.stream, group = %self.args.group, "consuming");
+        let Args { stream, group, broker, .. } = &self.args;
+        tracing::info!(%stream, %group, "consuming");
+        tokio::spawn(redriven::follow(consumer.control(), broker.clone(), stream.clone(), group.clone()));
         self.service.notifier.ready();
         let mut worker = Worker::new(consumer, self.handler.clone(), self.config.clone())?;
         if let Some((every, pulse)) = self.service.pulse() {
@@ -125,7 +127,9 @@ impl Alive {
 
     async fn look(&self) -> Left {
         let Args { stream, group, broker, .. } = &self.args;
-        if leftover::waits(broker, stream, group).await { Left::Messages } else { Left::Nothing }
+        let redriven = redriven::stream_of(stream, group);
+        let waits = leftover::waits(broker, stream, group).await || leftover::waits(broker, &redriven, group).await;
+        if waits { Left::Messages } else { Left::Nothing }
     }
 }
 

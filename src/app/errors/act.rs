@@ -133,6 +133,13 @@ impl Acting {
                 }
             }
         }
+        for (_, route) in &own {
+            if let Err(why) = routes.prepare(route).await {
+                own.into_iter().for_each(|(letter, _)| letter.give_back());
+                self.trouble = Some(format!("{why}: what was not published is still there"));
+                return;
+            }
+        }
         if self.schedule.is_none() {
             let published = join_all(own.iter().map(|(letter, route)| self.publish(letter, route))).await;
             own.into_iter().zip(published).for_each(|((letter, _), published)| self.settle(letter, published));

@@ -1,12 +1,15 @@
 //! Letters are shown, and stay.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde::Serialize;
 
 use super::letters::{Letter, Letters};
+use super::routes::{Routes, Stays};
 use super::{Action, say};
-use crate::app::{Exit, output};
+use crate::app::brokers::Brokers;
+use crate::app::{Exit, Failure, output};
 use crate::cli::errors::Args;
 use crate::shutdown::Shutdown;
 use crate::worker::{DeadLetter, Part};
@@ -28,6 +31,7 @@ pub(super) async fn run(
     letters: &mut Letters,
     args: &Args,
     would: Option<Action>,
+    brokers: &Brokers,
     total: u64,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Exit> {
@@ -47,16 +51,39 @@ pub(super) async fn run(
     }
     let joined: usize = held.iter().map(|letter| letter.deliveries.len() - 1).sum();
     let total = total.saturating_sub(joined as u64);
+    let plan = match would {
+        Some(Action::Redrive) => Some(plan(&held[..held.len().min(args.limit as usize)], args, brokers).await),
+        Some(Action::Get | Action::Drop) | None => None,
+    };
     let shown = show(&held[..held.len().min(args.limit as usize)], args.json);
     let count = held.len().min(args.limit as usize);
     held.into_iter().for_each(Letter::give_back);
     letters.end().await;
-    match would {
-        Some(action) => say(&format!("would {} {count} of {total} letters", action.verb())),
-        None => say(&format!("{count} of {total} letters")),
+    match (would, plan.transpose()?) {
+        (_, Some((goes, how))) => say(&format!("would redrive {goes} of {total} letters{how}")),
+        (Some(action), None) => say(&format!("would {} {count} of {total} letters", action.verb())),
+        (None, None) => say(&format!("{count} of {total} letters")),
     }
     output::ended(shown)?;
     Ok(Exit::Success)
+}
+
+/// How many of these would be redriven, and where to; what would stay, and why.
+async fn plan(letters: &[Letter], args: &Args, brokers: &Brokers) -> Result<(usize, String), Failure> {
+    let mut routes = Routes::new(args, brokers)?;
+    routes.look().await.map_err(|why| Failure::new(Exit::Unavailable, format!("cannot see the groups: {why}")))?;
+    let (mut go, mut stay) = (BTreeMap::<String, usize>::new(), BTreeMap::<Stays, u64>::new());
+    for letter in letters {
+        match routes.of(letter) {
+            Ok(route) => *go.entry(route.to_string()).or_default() += 1,
+            Err(why) => *stay.entry(why).or_default() += 1,
+        }
+    }
+    let goes = go.values().sum();
+    let go = go.iter().map(|(route, count)| format!("{count} to {route}"));
+    let stay = stay.iter().map(|(why, count)| format!("{} and would stay", why.of(*count)));
+    let parts: Vec<String> = go.chain(stay).collect();
+    Ok((goes, if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) }))
 }
 
 fn show(letters: &[Letter], json: bool) -> io::Result<()> {

@@ -86,7 +86,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     }
     let mut letters = Letters::connect(&brokers.tcp, &stream, &args, total).await?;
     match acts {
-        None => list::run(&mut letters, &args, action, total, &shutdown).await,
+        None => list::run(&mut letters, &args, action, &brokers, total, &shutdown).await,
         Some(action) => act::run(&mut letters, action, &args, &brokers, &shutdown).await,
     }
 }

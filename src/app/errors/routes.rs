@@ -3,9 +3,11 @@
 //! What stands in a letter is data: whoever may publish to `foo.dead` can write any stream and group into it.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use super::letters::Letter;
 use crate::app::brokers::Brokers;
+use crate::app::redriven::{self, LOOK};
 use crate::app::{Exit, Failure};
 use crate::cli::errors::Args;
 use crate::client::{Nsqd, PublishError, Publisher, StatsFilter};
@@ -16,7 +18,17 @@ use crate::worker::DeadLetter;
 pub(super) struct Routes {
     stream: TopicName,
     asked: Asked,
-    brokers: Vec<(Nsqd, BTreeSet<ChannelName>)>,
+    brokers: Vec<Broker>,
+    /// Streams for one group that exist, by the nsqd's address.
+    ready: BTreeSet<(String, TopicName)>,
+}
+
+/// What is known of one nsqd.
+struct Broker {
+    http: Nsqd,
+    groups: BTreeSet<ChannelName>,
+    /// It can give a message to one group; `None` before it was asked.
+    serves_one: Option<bool>,
 }
 
 /// The run that the flags ask for.
@@ -31,12 +43,14 @@ enum Asked {
 }
 
 /// Where one letter goes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Route {
     /// To a whole stream.
     Stream(TopicName),
     /// To one group, by the broker that has it.
     Group(Nsqd, ChannelName),
+    /// To one group, by a stream that has only this one, on the nsqd that has it.
+    Retries(Nsqd, ChannelName, TopicName),
 }
 
 /// Why a letter stays.
@@ -72,8 +86,9 @@ impl Routes {
             let line = "the groups of every nsqd have to be known: name each one's HTTP address with --nsqd-http-address, or say --to-all-groups";
             return Err(Failure::new(Exit::Usage, line));
         }
-        let brokers = brokers.http.iter().map(|broker| (broker.clone(), BTreeSet::new())).collect();
-        Ok(Self { stream: args.stream.clone(), asked, brokers })
+        let broker = |http: &Nsqd| Broker { http: http.clone(), groups: BTreeSet::new(), serves_one: None };
+        let brokers = brokers.http.iter().map(broker).collect();
+        Ok(Self { stream: args.stream.clone(), asked, brokers, ready: BTreeSet::new() })
     }
 
     /// Looks which groups there are. A group may come at any time, so this is done before each batch.
@@ -82,8 +97,11 @@ impl Routes {
             return Ok(());
         }
         let filter = StatsFilter { topic: Some(self.stream.clone()), channel: None, clients: false };
-        for (broker, groups) in &mut self.brokers {
-            let stats = broker.stats(&filter).await.map_err(|e| e.to_string())?;
+        for Broker { http, groups, serves_one } in &mut self.brokers {
+            if serves_one.is_none() {
+                *serves_one = Some(http.can_publish_to_channel().await.map_err(|e| e.to_string())?);
+            }
+            let stats = http.stats(&filter).await.map_err(|e| e.to_string())?;
             let topics = stats.topics.iter().filter(|topic| topic.topic_name == self.stream.as_str());
             let names = topics.flat_map(|topic| &topic.channels).map(|channel| &channel.channel_name);
             *groups =
@@ -101,33 +119,67 @@ impl Routes {
         if letter.stream != self.stream {
             return Err(Stays::OtherStream);
         }
-        let broker = self.brokers.iter().find(|(_, groups)| groups.contains(&letter.group));
-        let (broker, _) = broker.ok_or(Stays::NoGroup)?;
-        let is_alone = self.brokers.iter().flat_map(|(_, groups)| groups).all(|group| *group == letter.group);
-        Ok(match is_alone || self.asked == Asked::AllGroups {
-            true => Route::Stream(self.stream.clone()),
-            false => Route::Group(broker.clone(), letter.group.clone()),
+        let broker = self.brokers.iter().find(|broker| broker.groups.contains(&letter.group)).ok_or(Stays::NoGroup)?;
+        let is_alone = self.brokers.iter().flat_map(|broker| &broker.groups).all(|group| *group == letter.group);
+        let (http, group) = (broker.http.clone(), letter.group.clone());
+        Ok(match broker.serves_one {
+            _ if is_alone || self.asked == Asked::AllGroups => Route::Stream(self.stream.clone()),
+            Some(true) => Route::Group(http, group),
+            Some(false) | None => Route::Retries(http, group, redriven::stream_of(&self.stream, &letter.group)),
         })
     }
 
-    /// Publishes a letter on its way. Fails with a line that says why, and what to do.
+    /// Has what this way needs: a stream with this group, and with no other. Fails with a line that says why.
+    pub(super) async fn prepare(&mut self, route: &Route) -> Result<(), String> {
+        let Route::Retries(nsqd, group, stream) = route else { return Ok(()) };
+        let key = (nsqd.to_string(), stream.clone());
+        if self.ready.contains(&key) {
+            return Ok(());
+        }
+        let filter = StatsFilter { topic: Some(stream.clone()), channel: None, clients: false };
+        let prepared = async {
+            nsqd.create_topic(stream).await?;
+            nsqd.create_channel(stream, group).await?;
+            nsqd.stats(&filter).await
+        };
+        let stats = prepared.await.map_err(|error| format!("cannot create stream {stream}: {error}"))?;
+        let topics = stats.topics.iter().filter(|topic| topic.topic_name == stream.as_str());
+        let is_durable = |name: &String| ChannelName::new(name).is_ok_and(|name| !name.is_ephemeral());
+        let mut names = topics.flat_map(|topic| &topic.channels).map(|channel| &channel.channel_name);
+        if let Some(other) = names.find(|name| *name != group.as_str() && is_durable(name)) {
+            return Err(format!("stream {stream}, which is for group {group} alone, has a group {other}: delete that"));
+        }
+        tracing::info!("group {group} gets them by stream {stream}, which consumers of mqueue look for every {LOOK:?}");
+        self.ready.insert(key);
+        Ok(())
+    }
+
+    /// Publishes a letter on its way. Fails with a line that says why.
     pub(super) async fn publish(
         &self,
         publisher: &Publisher,
         letter: &DeadLetter,
         route: &Route,
     ) -> Result<(), String> {
-        let (broker, group) = match route {
+        let body = letter.body.clone();
+        let published = match route {
             Route::Stream(stream) => {
-                let published = publisher.publish(stream, letter.body.clone()).await;
+                let published = publisher.publish(stream, body).await;
                 return published.map_err(|error: PublishError| format!("cannot publish: {error}"));
             }
-            Route::Group(broker, group) => (broker, group),
+            Route::Group(broker, group) => broker.publish_to_channel(&self.stream, group, body).await,
+            Route::Retries(nsqd, _, stream) => nsqd.publish(stream, body).await,
         };
-        let published = broker.publish_to_channel(&self.stream, group, letter.body.clone()).await;
-        published.map_err(|error| match error.is_unknown_request() {
-            true => format!("stream {} has other groups than {group}, and nsqd at {broker} gives a message to all of them: with --to-all-groups those that had handled it get it again", self.stream),
-            false => format!("cannot publish: {error}"),
-        })
+        published.map_err(|error| format!("cannot publish: {error}"))
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(stream) => write!(f, "stream {stream}"),
+            Self::Group(_, group) => write!(f, "group {group}"),
+            Self::Retries(_, group, stream) => write!(f, "group {group} by stream {stream}"),
+        }
     }
 }

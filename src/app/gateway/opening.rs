@@ -14,6 +14,7 @@ use super::refusal::Refusal;
 use super::stay::Stay;
 use super::supply::{self, Supply};
 use crate::app::Failure;
+use crate::app::redriven;
 use crate::app::working::dead_letters;
 use crate::client::{Consumer, ConsumerConfig, PublisherConfig};
 use crate::proto::TopicName;
@@ -87,6 +88,8 @@ impl Gateway {
             max_tries: MaxTries(settings.workers.max_attempts),
         });
         if self.exchange.open(&supply) {
+            let GroupKey { stream, group } = key.clone();
+            tokio::spawn(redriven::follow(consumer.control(), settings.broker.clone(), stream, group));
             // closes it again if nobody comes
             supply.unused.notify_one();
             self.exchange.tasks.spawn(supply::run(supply, consumer, self.exchange.clone()));

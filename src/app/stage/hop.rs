@@ -49,7 +49,7 @@ impl NextHop {
             for (at, result) in left.into_iter().zip(tried) {
                 match result {
                     Ok(verdict) => verdicts[at] = Some(verdict),
-                    Err(Away(reason)) => why = Some(reason),
+                    Err(away) => why = Some(away.why),
                 }
             }
             self.note(why.as_deref());

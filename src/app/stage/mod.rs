@@ -19,7 +19,7 @@ use self::relay::Relay;
 use super::brokers::Brokers;
 use super::lines::Lines;
 use super::{Exit, Failure};
-use crate::app::{output, working};
+use crate::app::{output, redriven, working};
 use crate::cli::Report;
 use crate::cli::stage::Args;
 use crate::client::{Address, Consumer, ConsumerConfig};
@@ -55,6 +55,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         () = shutdown.draining.cancelled() => return Ok(Exit::Success),
     };
     tracing::info!(stream = %args.from, group = %args.group, to = %args.to, "consuming");
+    tokio::spawn(redriven::follow(consumer.control(), args.broker.clone(), args.from.clone(), args.group.clone()));
     let notifier = Notifier;
     notifier.ready();
     let lines = (args.report() == Report::Json).then(Lines::start).transpose()?;

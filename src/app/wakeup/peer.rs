@@ -97,11 +97,10 @@ async fn tell(http: &Nsqd, known: Option<Known>) -> Result<Told, HttpError> {
         Some(known) => known,
         None => {
             let info = http.info().await?;
-            // the host that was named is one that can be reached; what nsqd calls itself need not be
-            let name = http.to_string();
-            let host = name.rsplit_once(':').map_or("", |(host, _)| host);
-            let tcp = format!("{host}:{}", info.tcp_port).parse().ok();
-            Known { tcp, itself: (info.hostname, info.broadcast_address, info.tcp_port, info.http_port) }
+            Known {
+                tcp: http.tcp_address(&info),
+                itself: (info.hostname, info.broadcast_address, info.tcp_port, info.http_port),
+            }
         }
     };
     Ok(Box::new((known, http.stats(&StatsFilter::default()).await?)))

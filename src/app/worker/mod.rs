@@ -196,7 +196,7 @@ impl Hands {
             for ((token, id, attempts), verdict) in jobs.into_iter().zip(verdicts) {
                 match &verdict {
                     Verdict::Retry { why, .. } => tracing::warn!(%id, attempts, "failed: {why}"),
-                    Verdict::Unavailable { why } => tracing::warn!(%id, attempts, "not tried: {why}"),
+                    Verdict::Unavailable { why, .. } => tracing::warn!(%id, attempts, "not tried: {why}"),
                     Verdict::Drop { why } => tracing::warn!(%id, attempts, "given up: {why}"),
                     Verdict::Done(_) | Verdict::Release => {}
                 }

@@ -26,6 +26,17 @@ pub(super) enum Verb {
     Touch,
 }
 
+impl Verb {
+    /// This answer, for a copy that came while the message was being worked on, and that nobody tried.
+    pub(super) fn of_a_copy(self) -> Self {
+        match self {
+            Self::Requeue(delay) => Self::PutOff(delay),
+            Self::Abandon => Self::Release,
+            Self::Finish | Self::Release | Self::PutOff(_) | Self::Touch => self,
+        }
+    }
+}
+
 /// An answer on its way to the link. The attempt tells a message from its own redelivery.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answer {

@@ -1,8 +1,8 @@
 //! The messages that one connection has delivered and that are not yet answered. Pure.
 //!
-//! A message whose time ran out may be delivered again to the same connection while its first handler still runs. nsqd cannot tell
-//! the two apart (a FIN names only the id), so the first one's answer would finish the second. Here they differ by their
-//! attempt: the newest is held, and the answer of an older one is not sent.
+//! A message whose time ran out while it is being handled (this process was frozen, say) may be delivered again to the same connection. It is
+//! the same message, and it is being worked on: the copy is held, and not handed out. The handler's answer is then the copy's. Success
+//! finishes it: the work is done. A failure never does: the copy goes back to the queue, and counts as untried.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,9 +18,34 @@ pub(super) struct Held {
 
 #[derive(Debug)]
 struct Attempt {
+    /// The attempt that was handed out.
     attempts: u16,
+    /// The newest attempt, which nsqd has in flight.
+    newest: u16,
+    /// How many copies came after the one that was handed out.
+    copies: u16,
+    timestamp: i64,
     /// When nsqd last gave it more time: at its delivery, or at a TOUCH.
     fresh: Instant,
+}
+
+/// What a delivery is to this connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// Not here yet.
+    New,
+    /// Another message of the same id, which takes the place of the one before.
+    Replaces,
+    /// A later attempt of a message that is being worked on here: not to be handed out.
+    Copy,
+}
+
+/// A message that was answered for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Answered {
+    pub(super) timestamp: i64,
+    /// How many copies came meanwhile, which nobody tried.
+    pub(super) copies: u16,
 }
 
 impl Held {
@@ -32,20 +57,35 @@ impl Held {
         self.messages.is_empty()
     }
 
-    /// A message arrived. True if it takes the place of an earlier attempt, whose time ran out.
-    pub(super) fn arrived(&mut self, message: &Message, now: Instant) -> bool {
-        let attempt = Attempt { attempts: message.attempts, fresh: now };
-        self.messages.insert(message.id, attempt).is_some()
+    /// A message arrived.
+    pub(super) fn arrived(&mut self, message: &Message, now: Instant) -> Arrival {
+        let Message { attempts, timestamp, .. } = *message;
+        let attempt = Attempt { attempts, newest: attempts, copies: 0, timestamp, fresh: now };
+        match self.messages.entry(message.id) {
+            Entry::Vacant(place) => {
+                place.insert(attempt);
+                Arrival::New
+            }
+            Entry::Occupied(mut held) if held.get().is_followed_by(message) => {
+                let held = held.get_mut();
+                (held.newest, held.copies, held.fresh) = (attempts, held.copies.saturating_add(1), now);
+                Arrival::Copy
+            }
+            Entry::Occupied(mut held) => {
+                held.insert(attempt);
+                Arrival::Replaces
+            }
+        }
     }
 
-    /// A message is answered for good. False, and nothing is to be said, if this attempt is not held (any more).
-    pub(super) fn answered(&mut self, id: MessageId, attempts: u16) -> bool {
+    /// A message is answered for good. `None`, and nothing is to be said, if this attempt is not held (any more).
+    pub(super) fn answered(&mut self, id: MessageId, attempts: u16) -> Option<Answered> {
         match self.messages.entry(id) {
             Entry::Occupied(held) if held.get().attempts == attempts => {
-                held.remove();
-                true
+                let Attempt { timestamp, copies, .. } = held.remove();
+                Some(Answered { timestamp, copies })
             }
-            Entry::Occupied(_) | Entry::Vacant(_) => false,
+            Entry::Occupied(_) | Entry::Vacant(_) => None,
         }
     }
 
@@ -66,6 +106,13 @@ impl Held {
     }
 }
 
+impl Attempt {
+    /// True if `message` is this one, at a later attempt. An nsqd that started anew may give an id again, with another time.
+    fn is_followed_by(&self, message: &Message) -> bool {
+        self.timestamp == message.timestamp && self.newest != message.attempts
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -77,15 +124,29 @@ mod tests {
     }
 
     #[test]
-    fn a_late_answer_does_not_finish_the_redelivery() {
+    fn a_copy_of_what_is_being_worked_on_is_answered_with_it() {
         let (mut held, now) = (Held::default(), Instant::now());
-        let (first, second) = (message(1), message(2));
-        assert!(!held.arrived(&first, now));
-        assert!(held.arrived(&second, now));
-        assert!(!held.answered(first.id, first.attempts));
-        assert!(held.answered(second.id, second.attempts));
-        assert!(!held.answered(second.id, second.attempts), "answered once only");
+        assert_eq!(held.arrived(&message(1), now), Arrival::New);
+        for copy in [2, 3] {
+            assert_eq!(held.arrived(&message(copy), now), Arrival::Copy);
+            assert_eq!(held.len(), 1);
+        }
+        let id = message(1).id;
+        assert_eq!(held.answered(id, 3), None, "it was never handed out");
+        assert!(held.touched(id, 1, now), "whoever works on it may ask for time");
+        assert_eq!(held.answered(id, 1), Some(Answered { timestamp: 0, copies: 2 }));
+        assert_eq!(held.answered(id, 1), None, "answered once only");
         assert!(held.is_empty());
+    }
+
+    #[test]
+    fn another_message_of_the_same_id_is_not_finished_by_the_answer_of_the_first() {
+        let (mut held, now) = (Held::default(), Instant::now());
+        let other = Message { timestamp: 1, ..message(2) };
+        held.arrived(&message(1), now);
+        assert_eq!(held.arrived(&other, now), Arrival::Replaces);
+        assert_eq!(held.answered(other.id, 1), None);
+        assert_eq!(held.answered(other.id, 2), Some(Answered { timestamp: 1, copies: 0 }));
     }
 
     #[test]

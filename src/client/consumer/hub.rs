@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::sync::mpsc::WeakUnboundedSender;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::delivery::Port;
+use super::also::Also;
+use super::delivery::{Delivery, Port};
 use super::{ConsumerConfig, Health};
 use crate::backoff::Backoff;
 use crate::client::{Address, ConnectionId, Flow};
@@ -24,6 +26,10 @@ pub(super) struct Hub {
     pub(super) look_again: Notify,
     /// nsqlookupd has been asked: links without a connection may try again at once.
     pub(super) asked: Notify,
+    /// Links to other topics.
+    pub(super) also: Also,
+    /// Where deliveries go, as long as a link of the consumer's own topic is there.
+    pub(super) sender: WeakUnboundedSender<Vec<Delivery>>,
     state: Mutex<State>,
 }
 
@@ -37,7 +43,7 @@ struct State {
 }
 
 impl Hub {
-    pub(super) fn new(config: ConsumerConfig) -> Self {
+    pub(super) fn new(config: ConsumerConfig, sender: WeakUnboundedSender<Vec<Delivery>>) -> Self {
         let flow = Flow::new(&config.flow, fastrand::Rng::new());
         let state = State { flow, ports: BTreeMap::new(), links: BTreeMap::new(), next_id: 0 };
         Self {
@@ -46,6 +52,8 @@ impl Hub {
             tasks: TaskTracker::new(),
             look_again: Notify::new(),
             asked: Notify::new(),
+            also: Also::default(),
+            sender,
             state: Mutex::new(state),
         }
     }
@@ -58,6 +66,21 @@ impl Hub {
             if let Some(port) = state.ports.get(&id) {
                 port.wake.notify_one();
             }
+        }
+    }
+
+    /// Notes how messages of `id` were answered, and tells when a pause begins because they failed.
+    pub(super) fn answered(&self, id: ConnectionId, done: u32, failed: u32, released: u32) {
+        let mut pause = None;
+        self.update(|flow, now| {
+            let was_paused = flow.is_paused();
+            flow.answered(id, done, failed, released, now);
+            pause = flow.pause(now).filter(|_| !was_paused);
+        });
+        if let Some(pause) = pause {
+            let pause = Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+            let (stream, group) = (&self.config.topic, &self.config.channel);
+            tracing::warn!(%stream, %group, "messages fail one after the other: no more for {}", humantime::format_duration(pause));
         }
     }
 

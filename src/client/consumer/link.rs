@@ -11,14 +11,16 @@ use bytes::Buf;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::delivery::{Answer, Delivery, Port, Verb};
-use super::held::Held;
+use super::finished::Finished;
+use super::held::{Answered, Arrival, Held};
 use super::hub::Hub;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
 use crate::client::{Address, Error, Flow};
-use crate::proto::{Command, Frame, MessageId, Response};
+use crate::proto::{Command, Frame, MessageId, Response, TopicName};
 
 type Sender = UnboundedSender<Vec<Delivery>>;
 
@@ -32,10 +34,10 @@ const LEEWAY: u32 = 1000;
 const MAX_BYTES: usize = 1 << 30;
 const FAR: Duration = Duration::from_secs(1 << 30);
 
-/// Connects to `address` and subscribes.
-pub(super) async fn subscribe(hub: &Hub, address: &Address) -> Result<Connection, Error> {
+/// Connects to `address` and subscribes to the consumer's channel of `topic`.
+pub(super) async fn subscribe(hub: &Hub, topic: &TopicName, address: &Address) -> Result<Connection, Error> {
     let mut connection = Connection::open(address, &hub.config.connect).await?;
-    let (topic, channel) = (hub.config.topic.clone(), hub.config.channel.clone());
+    let (topic, channel) = (topic.clone(), hub.config.channel.clone());
     match connection.ask(&Command::Sub { topic, channel }).await? {
         Response::Ok => Ok(connection),
         other => Err(connection.unexpected(format!("{other:?}"))),
@@ -45,15 +47,13 @@ pub(super) async fn subscribe(hub: &Hub, address: &Address) -> Result<Connection
 /// Keeps a subscription at `address` until the consumer stops, or the address is forgotten and the connection ends.
 pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Connection, Error>, sender: Sender) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), fastrand::Rng::new());
+    let mut finished = Finished::default();
     loop {
         match first {
             Ok(connection) => {
                 tracing::debug!(nsqd = %address, version = connection.granted.version, round_trip = ?connection.round_trip, "subscribed");
-                let (max_rdy, round_trip) = (connection.granted.max_rdy_count, connection.round_trip);
-                let mut link = Link::new(&hub, hub.join(&address, max_rdy, round_trip), connection, &sender);
-                let ended = link.serve(&mut backoff).await;
-                link.port.close();
-                hub.leave(link.port.id);
+                let stopping = hub.stopping.clone();
+                let ended = Link::new(&hub, connection, &sender, stopping, &mut finished).run(&mut backoff).await;
                 match ended {
                     Ok(()) => return,
                     Err(error) => tracing::warn!(nsqd = %address, "connection lost: {error}"),
@@ -67,12 +67,23 @@ pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Conne
         }
         first = tokio::select! {
             () = hub.stopping.cancelled() => return,
-            subscribed = subscribe(&hub, &address) => subscribed,
+            subscribed = subscribe(&hub, &hub.config.topic, &address) => subscribed,
         };
         if first.is_ok() {
             tracing::info!(nsqd = %address, "connected again");
         }
     }
+}
+
+/// Serves one connection until it is lost, or until `stopping`.
+pub(super) async fn serve_once(
+    hub: &Hub,
+    connection: Connection,
+    sender: &Sender,
+    stopping: CancellationToken,
+) -> Result<(), Error> {
+    let mut backoff = Backoff::new(FAR, FAR, fastrand::Rng::new());
+    Link::new(hub, connection, sender, stopping, &mut Finished::default()).run(&mut backoff).await
 }
 
 /// How far the connection's end has come.
@@ -92,7 +103,11 @@ struct Link<'a> {
     connection: Connection,
     /// Gone once no more messages come.
     sender: Option<Sender>,
+    /// No more messages are wanted.
+    stopping: CancellationToken,
     held: Held,
+    /// What was finished on this and on earlier connections.
+    finished: &'a mut Finished,
     /// The RDY that nsqd was told last.
     rdy: u32,
     /// The highest RDY that it was told.
@@ -111,14 +126,24 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    fn new(hub: &'a Hub, port: Arc<Port>, connection: Connection, sender: &Sender) -> Self {
+    fn new(
+        hub: &'a Hub,
+        connection: Connection,
+        sender: &Sender,
+        stopping: CancellationToken,
+        finished: &'a mut Finished,
+    ) -> Self {
         let now = Instant::now();
+        let (max_rdy, round_trip) = (connection.granted.max_rdy_count, connection.round_trip);
+        let port = hub.join(&connection.address, max_rdy, round_trip);
         Self {
             hub,
             port,
             connection,
             sender: Some(sender.clone()),
+            stopping,
             held: Held::default(),
+            finished,
             rdy: 0,
             most_rdy: 0,
             phase: Phase::Open,
@@ -130,9 +155,16 @@ impl<'a> Link<'a> {
         }
     }
 
+    async fn run(&mut self, backoff: &mut Backoff) -> Result<(), Error> {
+        let ended = self.serve(backoff).await;
+        self.port.close();
+        self.hub.leave(self.port.id);
+        ended
+    }
+
     /// Serves the connection until it is lost, or until the consumer has stopped and everything is answered (`Ok`).
     async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), Error> {
-        let (hub, port) = (self.hub, self.port.clone());
+        let (stopping, port) = (self.stopping.clone(), self.port.clone());
         let mut alarm = std::pin::pin!(sleep(FAR));
         let mut write_failed = false;
         loop {
@@ -160,7 +192,10 @@ impl<'a> Link<'a> {
                     }
                 }
                 () = port.wake.notified() => {}
-                () = hub.stopping.cancelled(), if self.phase == Phase::Open => {
+                () = stopping.cancelled(), if self.phase == Phase::Open => {
+                    if self.rdy > 0 {
+                        self.set_rdy(0);
+                    }
                     Command::Cls.encode(&mut self.connection.out);
                     self.phase = Phase::Closing(Instant::now() + LAST_WORDS);
                 }
@@ -217,21 +252,29 @@ impl<'a> Link<'a> {
         let now = Instant::now();
         let (mut done, mut failed, mut released) = (0, 0, 0);
         let (messages, bytes) = &mut self.with_application;
-        answers.retain(|Answer { id, attempts, size, verb }| {
-            let (current, count) = match verb {
+        let (address, takes_back) = (&self.connection.address, self.connection.granted.give_back);
+        answers.retain_mut(|Answer { id, attempts, size, verb }| {
+            let count = match verb {
                 Verb::Touch => return self.held.touched(*id, *attempts, now),
-                Verb::Finish => (self.held.answered(*id, *attempts), &mut done),
-                Verb::Requeue(_) | Verb::PutOff(_) => (self.held.answered(*id, *attempts), &mut failed),
-                Verb::Abandon | Verb::Release => (self.held.answered(*id, *attempts), &mut released),
+                Verb::Finish => &mut done,
+                Verb::Requeue(_) | Verb::PutOff(_) => &mut failed,
+                Verb::Abandon | Verb::Release => &mut released,
             };
-            (*messages, *bytes) = (*messages - 1, *bytes - size);
-            if !current {
-                tracing::debug!(nsqd = %self.connection.address, %id, "answer not sent: the message's time had run out");
+            (*messages, *bytes) = (*messages - 1, *bytes - *size);
+            let Some(Answered { timestamp, copies }) = self.held.answered(*id, *attempts) else {
+                tracing::debug!(nsqd = %address, %id, "answer not sent: another message has its id");
+                return false;
+            };
+            match verb {
+                Verb::Finish => self.finished.note(timestamp, *id),
+                _ if copies == 0 => {}
+                _ if takes_back => *verb = verb.of_a_copy(),
+                _ => (0..copies).for_each(|_| self.hub.config.given_back.note(address, *id)),
             }
-            *count += u32::from(current);
-            current
+            *count += 1;
+            true
         });
-        self.hub.update(|flow, now| flow.answered(self.port.id, done, failed, released, now));
+        self.hub.answered(self.port.id, done, failed, released);
         self.set_reads();
     }
 
@@ -279,7 +322,19 @@ impl<'a> Link<'a> {
             match self.connection.incoming.next_frame().map_err(broken)? {
                 None => break,
                 Some(Frame::Message(message)) => {
-                    replaced += u32::from(self.held.arrived(&message, self.heard));
+                    if self.finished.has(&message) {
+                        tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "finished already: a copy is skipped");
+                        Command::Fin(message.id).encode(&mut self.connection.out);
+                        continue;
+                    }
+                    match self.held.arrived(&message, self.heard) {
+                        Arrival::New => {}
+                        Arrival::Replaces => replaced += 1,
+                        Arrival::Copy => {
+                            tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "being worked on: a copy is not handed out");
+                            continue;
+                        }
+                    }
                     bytes += message.body.len();
                     let given_back = given_back.as_ref().map_or(0, |count| count(message.id));
                     batch.push(Delivery::new(message, self.port.clone(), given_back));

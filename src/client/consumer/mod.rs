@@ -10,8 +10,10 @@
 //! dropped goes back to the queue at once, untried. Until then the link keeps it alive with TOUCH. Stopping is orderly: RDY 0, CLS, what still
 //! arrives is delivered, and a connection is closed only after nsqd has read the last answer.
 
+mod also;
 mod delivery;
 mod discovery;
+mod finished;
 #[cfg(feature = "tokio-nsq")]
 mod foreign;
 mod given_back;
@@ -115,7 +117,7 @@ impl Consumer {
         let (sender, arriving) = mpsc::unbounded_channel();
         let mut config = as_its_driver_can(config);
         config.connect.identify.give_back = true;
-        let hub = Arc::new(Hub::new(config));
+        let hub = Arc::new(Hub::new(config, sender.downgrade()));
         let config = &hub.config;
         let tries = join_all(config.nsqd.iter().map(|address| first(&hub, address))).await;
         if tries.iter().all(Result::is_err) && !matches!(found, Some(Ok(_))) {
@@ -211,6 +213,22 @@ impl Control {
     pub fn health(&self) -> Health {
         self.0.health()
     }
+
+    /// Takes the messages of this channel in another topic, too, at this nsqd, as if they were the consumer's own: until the consumer
+    /// stops, the connection ends, or [`leave`](Self::leave). Nothing if it does so already.
+    pub fn also(&self, topic: &TopicName, nsqd: &Address) {
+        also::start(&self.0, topic, nsqd);
+    }
+
+    /// Takes no more messages of that topic there. What has arrived or is on its way is still delivered.
+    pub fn leave(&self, topic: &TopicName, nsqd: &Address) {
+        self.0.also.leave(topic, nsqd);
+    }
+
+    /// Done when the consumer stops.
+    pub async fn stopping(&self) {
+        self.0.stopping.cancelled().await;
+    }
 }
 
 /// tokio-nsq's RDY cannot be lowered: for it there are no pauses, and none to wait for.
@@ -228,7 +246,7 @@ fn as_its_driver_can(config: ConsumerConfig) -> ConsumerConfig {
 /// The first connection to `address`. tokio-nsq makes its own: for it, this one only shows that it can.
 async fn first(hub: &Hub, address: &Address) -> Result<Connection, Error> {
     match hub.config.driver {
-        Driver::Own => link::subscribe(hub, address).await,
+        Driver::Own => link::subscribe(hub, &hub.config.topic, address).await,
         #[cfg(feature = "tokio-nsq")]
         Driver::TokioNsq => Connection::open(address, &hub.config.connect).await,
     }

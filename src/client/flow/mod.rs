@@ -193,6 +193,14 @@ impl Flow {
         matches!(self.pressure, Pressure::Paused(_) | Pressure::Probing)
     }
 
+    /// For how long nothing more is taken because handlers failed; `None` if that is not so.
+    pub fn pause(&self, now: Instant) -> Option<Duration> {
+        match self.pressure {
+            Pressure::Paused(until) => Some(until.saturating_duration_since(now)),
+            Pressure::Open | Pressure::Probing | Pressure::Stopped => None,
+        }
+    }
+
     /// True while nothing is taken because handlers failed.
     pub fn is_paused(&self) -> bool {
         matches!(self.pressure, Pressure::Paused(_))

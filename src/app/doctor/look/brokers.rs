@@ -80,10 +80,7 @@ async fn look_at(nsqd: &Nsqd) -> Result<Answer, HttpError> {
     let date = nsqd.clock().await?;
     let skew = Skew::of(date, asked, SystemTime::now());
     let stats = nsqd.stats(&StatsFilter::default()).await?;
-    // the host that was named can be reached; what nsqd calls itself need not be
-    let address = nsqd.to_string();
-    let host = address.rsplit_once(':').map_or("", |(host, _)| host);
-    let tcp = format!("{host}:{}", info.tcp_port).parse().ok();
+    let tcp = nsqd.tcp_address(&info);
     Ok(Answer { version: info.version, skew, tcp, stats })
 }
 

@@ -1,0 +1,67 @@
+//! The messages of one nsqd that were finished here last. Pure.
+//!
+//! A process that was frozen finds several copies of a message in its socket, one for each time that the message's time ran out; a
+//! connection that is lost may take a FIN with it. Such copies are finished once more, and nobody handles them again. Only a message that
+//! was delivered before is looked up.
+
+use crate::proto::{Message, MessageId};
+
+/// How many are known.
+const MOST: usize = 2_048;
+
+/// A ring of finished messages. The time tells a message from another one of the same id, as an nsqd that started anew may give it.
+#[derive(Debug, Default)]
+pub(super) struct Finished {
+    messages: Vec<(i64, MessageId)>,
+    /// The place of the oldest, once the ring is full.
+    oldest: usize,
+}
+
+impl Finished {
+    /// Notes a message that is finished.
+    pub(super) fn note(&mut self, timestamp: i64, id: MessageId) {
+        if self.messages.len() < MOST {
+            return self.messages.push((timestamp, id));
+        }
+        self.messages[self.oldest] = (timestamp, id);
+        self.oldest = (self.oldest + 1) % MOST;
+    }
+
+    /// True if this is a copy of a message that is finished.
+    pub(super) fn has(&self, message: &Message) -> bool {
+        message.attempts > 1 && self.messages.contains(&(message.timestamp, message.id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn message(number: usize, attempts: u16) -> Message {
+        let id = MessageId::from_slice(format!("{number:016x}").as_bytes()).unwrap();
+        Message { timestamp: number as i64, attempts, id, body: Bytes::new() }
+    }
+
+    #[test]
+    fn only_later_attempts_of_the_same_message_are_copies() {
+        let mut finished = Finished::default();
+        finished.note(7, message(7, 1).id);
+        assert!(finished.has(&message(7, 2)));
+        assert!(!finished.has(&message(7, 1)), "a first attempt is no copy");
+        assert!(!finished.has(&message(8, 2)));
+        assert!(!finished.has(&Message { timestamp: 8, ..message(7, 2) }), "the id was given to another message");
+    }
+
+    #[test]
+    fn the_newest_are_known_and_the_memory_is_bounded() {
+        let mut finished = Finished::default();
+        for number in 0..3 * MOST + 5 {
+            finished.note(number as i64, message(number, 1).id);
+        }
+        let known = (0..3 * MOST + 5).filter(|number| finished.has(&message(*number, 2)));
+        assert_eq!(known.collect::<Vec<_>>(), (2 * MOST + 5..3 * MOST + 5).collect::<Vec<_>>());
+        assert_eq!(finished.messages.len(), MOST);
+    }
+}
