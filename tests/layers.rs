@@ -77,6 +77,7 @@ fn subcommands_do_not_use_each_other() {
                     | "child"
                     | "embedded"
                     | "job"
+                    | "fleet"
                     | "lines"
                     | "open_files"
                     | "output"

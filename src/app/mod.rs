@@ -10,6 +10,7 @@ pub mod doctor;
 mod embedded;
 pub mod errors;
 mod exit;
+mod fleet;
 pub mod gateway;
 pub mod ingest;
 mod job;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::finding::shell;
+use crate::app::fleet;
 use crate::client::Address;
 use crate::proto::stats::{Stats, TopicStats};
 use crate::proto::{ChannelName, TopicName};
@@ -237,12 +238,9 @@ impl Observed {
         })
     }
 
-    /// A fleet of nodes leads by the one message of this stream, or tells its beats there: who consumes it, or creates a group for it, takes
-    /// that from the fleet (docs/node.md).
+    /// True for a stream of a fleet of nodes, as [`fleet::has_stream`] says.
     pub(super) fn is_a_fleets(&self, stream: &TopicName) -> bool {
-        let (name, has) = (stream.as_str(), |name: &str| self.streams().any(|(_, other, _)| other.as_str() == name));
-        let of_beats = name.strip_suffix(".beats").is_some_and(|token| token.ends_with(".token") || has(token));
-        name.ends_with(".token") || of_beats || has(&format!("{name}.beats"))
+        fleet::has_stream(stream.as_str(), |name| self.streams().any(|(_, other, _)| other.as_str() == name))
     }
 
     /// Every durable group by stream and name.

@@ -33,7 +33,7 @@ fn create(observed: &Observed, entry: &Entry, waiting: &BTreeMap<TopicName, u64>
     };
     match waiting.first_key_value() {
         Some((stream, _)) if waiting.len() == 1 => command(&shell(stream.as_str())),
-        _ => format!("read -rp 'its stream: ' stream && {}", command("\"$stream\"")),
+        _ => format!("printf 'its stream: ' >&2 && read -r stream && {}", command("\"$stream\"")),
     }
 }
 
@@ -137,7 +137,9 @@ mod tests {
         let (what, mend) = told(&seen).unwrap();
         assert!(what.ends_with("baz (1 message), foo (3 messages)"), "{what}");
         assert!(
-            mend.starts_with("read -rp 'its stream: ' stream && mqueue consumer --create --stream \"$stream\""),
+            mend.starts_with(
+                "printf 'its stream: ' >&2 && read -r stream && mqueue consumer --create --stream \"$stream\""
+            ),
             "{mend}"
         );
 

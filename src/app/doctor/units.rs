@@ -168,8 +168,8 @@ fn named(stem: &str) -> String {
     }
 }
 
-/// What lets the socket of `instance` (`billing`, `billing@2`) listen. Settings that are there stay, and nobody is woken before they
-/// name a handler: without one a consumer prints what waits, and it is gone.
+/// Returns the command that writes the settings of `instance` (`billing`, `billing@2`) and enables its socket. A settings file that exists
+/// is kept. The socket is enabled only if the file names a handler: a consumer without one prints its messages and finishes them.
 pub(super) fn put_to_sleep_as(observed: &Observed, stream: &str, instance: &str) -> String {
     let mut lines = vec![format!("STREAM={stream}")];
     let group = group_of(instance);

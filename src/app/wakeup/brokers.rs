@@ -80,6 +80,7 @@ impl Brokers {
                 poll.add(name, broker.tcp().filter(|_| !broker.trouble.is_some()), stats);
             }
         }
+        poll.leave_fleets_alone();
         poll.is_complete = self.all_answer();
         poll
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::decide::{Group, Name};
+use crate::app::fleet;
 use crate::client::Address;
 use crate::proto::stats::{ChannelStats, Stats, TopicStats};
 use crate::proto::{ChannelName, TopicName};
@@ -25,8 +26,10 @@ pub(super) struct Poll {
     pub(super) groups: BTreeMap<Name, Group>,
     /// Those of them that have such messages. They become depth when their time comes.
     pub(super) held: BTreeMap<Name, Held>,
-    /// Streams that have messages and no group, by the nsqd's HTTP address and the stream's name.
+    /// Streams that have messages and no group, by the nsqd's HTTP address and the stream's name; those of fleets of nodes never get one.
     pub(super) without_group: BTreeMap<(String, String), u64>,
+    /// Every stream, by its name.
+    known: BTreeSet<String>,
     /// Every nsqd and nsqlookupd has answered, so that what is not here does not exist.
     pub(super) is_complete: bool,
     /// Where each stream with a durable group can be subscribed to.
@@ -43,6 +46,7 @@ impl Poll {
     pub(super) fn add(&mut self, http: &str, tcp: Option<&Address>, stats: &Stats) {
         // a name that NSQ does not allow is nobody's, and must not reach a log line
         for topic in stats.topics.iter().filter(|topic| TopicName::new(&topic.topic_name).is_ok()) {
+            self.known.insert(topic.topic_name.clone());
             topic.channels.iter().filter(|channel| is_durable(channel)).for_each(|channel| self.group(topic, channel));
             if topic.channels.is_empty() && topic.depth > 0 {
                 self.without_group.insert((http.to_owned(), topic.topic_name.clone()), count(topic.depth));
@@ -52,6 +56,12 @@ impl Poll {
                 self.streams.insert((tcp.clone(), topic.topic_name.clone()));
             }
         }
+    }
+
+    /// Leaves out of the streams without a group those of fleets of nodes, once every nsqd was added.
+    pub(super) fn leave_fleets_alone(&mut self) {
+        let known = &self.known;
+        self.without_group.retain(|(_, stream), _| !fleet::has_stream(stream, |name| known.contains(name)));
     }
 
     fn group(&mut self, topic: &TopicStats, channel: &ChannelStats) {
@@ -141,6 +151,17 @@ mod tests {
         assert_eq!(poll.streams, BTreeSet::from([("nsqd1:4150".parse().unwrap(), "foo".to_owned())]));
         assert_eq!(poll.without_group[&("nsqd:4151".to_owned(), "foo".to_owned())], 7);
         assert_eq!(poll.groups.len(), 1, "{poll:?}");
+    }
+
+    #[test]
+    fn streams_of_a_fleet_are_none_without_a_group() {
+        let topic = |name: &str, depth| TopicStats { topic_name: name.to_owned(), depth, ..TopicStats::default() };
+        let mut poll = Poll::default();
+        let topics = [topic("a.token", 1), topic("tk", 1), topic("foo", 1)];
+        poll.add("a:1", None, &Stats { topics: topics.into_iter().collect(), ..Stats::default() });
+        poll.add("b:1", None, &Stats { topics: std::iter::once(topic("tk.beats", 0)).collect(), ..Stats::default() });
+        poll.leave_fleets_alone();
+        assert_eq!(poll.without_group.into_keys().collect::<Vec<_>>(), [("a:1".to_owned(), "foo".to_owned())]);
     }
 
     #[test]

@@ -182,10 +182,10 @@ impl Watch {
         for key in self.said.without_group.news(elsewhere.keys().cloned().collect()) {
             let ((http, stream), group) = (&key, &elsewhere[&key]);
             let count = messages(self.without_group[&key]);
-            let topic = stream.replace('#', "%23");
+            let [topic, channel] = [stream, group].map(|name| name.replace('#', "%23"));
             tracing::warn!(
                 "stream {stream} has {count} on nsqd {http}, where group {group} is not: \
-                 curl -fsS -X POST 'http://{http}/channel/create?topic={topic}&channel={group}' makes it there, and it gets them"
+                 curl -fsS -X POST 'http://{http}/channel/create?topic={topic}&channel={channel}' makes it there, and it gets them"
             );
         }
         let shared = self.shared();

@@ -1,6 +1,7 @@
 //! Reads the folders of sockets, and from the kernel who listens: a connection would tell as well, but it would wake a consumer.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -48,8 +49,7 @@ fn entry(path: PathBuf, listening: Option<&Listening>) -> Option<Entry> {
     let kind = match about.file_type() {
         kind if kind.is_socket() => Kind::Socket(match listening {
             None => Ears::Unknown,
-            Some(listening) if listening.has(&path) => Ears::Some,
-            Some(_) => Ears::None,
+            Some(listening) => listening.ears_of(&path),
         }),
         kind if kind.is_symlink() => Kind::Link,
         _ => Kind::Other,
@@ -60,25 +60,41 @@ fn entry(path: PathBuf, listening: Option<&Listening>) -> Option<Entry> {
 
 /// The sockets in the file system that somebody waits on.
 #[derive(Debug)]
-struct Listening(HashSet<PathBuf>);
+struct Listening {
+    paths: HashSet<PathBuf>,
+    /// File names of those that were bound by a relative path: their folder is not known.
+    relative: HashSet<OsString>,
+}
 
 impl Listening {
     /// Reads `/proc/net/unix`: address, references, protocol, flags, type, state, inode, path.
     fn parse(text: &str) -> Self {
         let path = |line: &str| {
-            let mut words = line.splitn(8, ' ').map(str::trim);
+            let mut words = line.splitn(7, ' ');
             let flags = u32::from_str_radix(words.nth(3)?, 16).ok()?;
             let kind = words.next()?;
             // the inode is aligned by blanks, and the path may have some
-            let path = line.get(line.find('/')?..)?;
+            let (_, path) = words.nth(1)?.trim_start().split_once(' ')?;
+            let is_in_files = !path.starts_with('@');
             let accepts = flags & SO_ACCEPTCON != 0;
-            (accepts || kind == DATAGRAM).then(|| real(Path::new(path)))
+            (is_in_files && (accepts || kind == DATAGRAM)).then(|| PathBuf::from(path))
         };
-        Self(text.lines().skip(1).filter_map(path).collect())
+        let (absolute, relative): (Vec<_>, Vec<_>) =
+            text.lines().skip(1).filter_map(path).partition(|path| path.is_absolute());
+        Self {
+            paths: absolute.iter().map(|path| real(path)).collect(),
+            relative: relative.iter().filter_map(|path| path.file_name()).map(ToOwned::to_owned).collect(),
+        }
     }
 
-    fn has(&self, path: &Path) -> bool {
-        self.0.contains(&real(path))
+    fn ears_of(&self, path: &Path) -> Ears {
+        if self.paths.contains(&real(path)) {
+            Ears::Some
+        } else if path.file_name().is_some_and(|name| self.relative.contains(name)) {
+            Ears::Unknown
+        } else {
+            Ears::None
+        }
     }
 }
 
@@ -136,6 +152,18 @@ mod tests {
         assert_eq!(kinds, expected);
         stream.set_nonblocking(true).unwrap();
         assert_eq!(stream.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "it was not poked");
+    }
+
+    #[test]
+    fn a_listener_bound_by_a_relative_path_may_be_any_socket_of_that_name() {
+        let text = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+            ffff8881: 00000002 00000000 00010000 0001 01    12 run/a.sock\n\
+            ffff8882: 00000002 00000000 00010000 0001 01 40123 @/nowhere/b.sock\n\
+            ffff8883: 00000002 00000000 00010000 0001 01 40124 /nowhere/c d.sock\n\
+            ffff8884: 00000003 00000000 00000000 0001 03 40125\n";
+        let listening = Listening::parse(text);
+        let ears = ["a", "b", "c d"].map(|name| listening.ears_of(Path::new(&format!("/nowhere/{name}.sock"))));
+        assert_eq!(ears, [Ears::Unknown, Ears::None, Ears::Some]);
     }
 
     #[test]
