@@ -1,6 +1,7 @@
 //! What a consumer's links share: the flow, and how to wake them when it changes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub(super) struct Hub {
     pub(super) look_again: Notify,
     /// nsqlookupd has been asked: links without a connection may try again at once.
     pub(super) asked: Notify,
+    /// Bytes of the messages that the application holds, over all connections.
+    bytes: Arc<AtomicUsize>,
     state: Mutex<State>,
 }
 
@@ -46,6 +49,7 @@ impl Hub {
             tasks: TaskTracker::new(),
             look_again: Notify::new(),
             asked: Notify::new(),
+            bytes: Arc::default(),
             state: Mutex::new(state),
         }
     }
@@ -72,7 +76,7 @@ impl Hub {
         let mut state = self.state();
         let id = ConnectionId(state.next_id);
         state.next_id += 1;
-        let port = Arc::new(Port::new(id, address.clone()));
+        let port = Arc::new(Port::new(id, address.clone(), self.bytes.clone()));
         state.ports.insert(id, port.clone());
         drop(state);
         self.update(|flow, now| flow.joined(id, max_rdy, round_trip, now));
