@@ -222,3 +222,22 @@ fn a_peer_that_heeds_no_rdy_is_disconnected_whatever_it_says_of_itself() {
         assert_small(&consumer);
     }
 }
+
+#[test]
+fn a_msg_timeout_of_a_millisecond_makes_no_storm_of_touches() {
+    let fake = FakeNsqd::start();
+    let _consumer = consumer(&fake.tcp(), "--handler sleep:1h").start();
+    let mut peer = fake.accept();
+    peer.identify();
+    peer.send(&Frame::Response(Response::Data(r#"{"max_rdy_count":2500,"msg_timeout":1}"#.into())));
+    assert!(matches!(peer.command(), Command::Sub { .. }));
+    peer.send(&ok());
+    peer.until_ready();
+    peer.send(&message(1, 1, b"body"));
+    let start = Instant::now();
+    for _ in 0..5 {
+        peer.until(|command| *command == Command::Touch(message_id(1)));
+    }
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(400), "5 TOUCHes in {took:?}");
+}

@@ -1,6 +1,6 @@
 //! A message in the hands of the application, and the way back for its answer.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,8 +42,6 @@ impl Verb {
 pub(super) struct Answer {
     pub(super) id: MessageId,
     pub(super) attempts: u16,
-    /// Bytes of the message's body, which are free with its last answer.
-    pub(super) size: usize,
     pub(super) verb: Verb,
 }
 
@@ -56,12 +54,19 @@ pub(super) struct Port {
     answers: Mutex<Vec<Answer>>,
     pub(super) wake: Notify,
     open: AtomicBool,
+    /// Bytes of the messages that the application holds, over all of the consumer's connections, ended ones too.
+    bytes: Arc<AtomicUsize>,
 }
 
 impl Port {
-    pub(super) fn new(id: ConnectionId, address: Address) -> Self {
+    pub(super) fn new(id: ConnectionId, address: Address, bytes: Arc<AtomicUsize>) -> Self {
         let answers = Mutex::default();
-        Self { id, address, answers, wake: Notify::new(), open: AtomicBool::new(true) }
+        Self { id, address, answers, wake: Notify::new(), open: AtomicBool::new(true), bytes }
+    }
+
+    /// Bytes of messages that the application holds, over all of the consumer's connections.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Takes what has gathered, leaving `spare` (empty, with its room) in its place.
@@ -101,6 +106,8 @@ pub struct Delivery {
 
 impl Delivery {
     pub(super) fn new(message: Message, port: Arc<Port>, given_back: u16) -> Self {
+        // here and in `drop` alone, so that no way out of the link leaves the count wrong
+        port.bytes.fetch_add(cost(&message), Ordering::Relaxed);
         Self { message, port, given_back, answered: false }
     }
 
@@ -162,12 +169,7 @@ impl Delivery {
     }
 
     fn say(&self, verb: Verb) {
-        self.port.answer(Answer {
-            id: self.message.id,
-            attempts: self.message.attempts,
-            size: self.message.body.len(),
-            verb,
-        });
+        self.port.answer(Answer { id: self.message.id, attempts: self.message.attempts, verb });
     }
 }
 
@@ -176,5 +178,40 @@ impl Drop for Delivery {
         if !self.answered {
             self.say(Verb::Release);
         }
+        self.port.bytes.fetch_sub(cost(&self.message), Ordering::Relaxed);
+    }
+}
+
+/// Bytes that a message takes while the application holds it: its body, and what is kept beside it.
+fn cost(message: &Message) -> usize {
+    message.body.len() + size_of::<Delivery>()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn bytes_count_until_the_delivery_is_dropped_whether_its_connection_is_open_or_not() {
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let address: Address = "127.0.0.1:4150".parse().unwrap();
+        let id = MessageId::from_slice(b"0123456789abcdef").unwrap();
+        let deliver = |number| {
+            let port = Arc::new(Port::new(ConnectionId(number), address.clone(), bytes.clone()));
+            let message = Message { timestamp: 0, attempts: 1, id, body: Bytes::from_static(&[0; 1000]) };
+            (Delivery::new(message, port.clone(), 0), port)
+        };
+        let (lost, first) = deliver(1);
+        let one = first.held_bytes();
+        assert!(one > 1000, "{one}");
+        first.close();
+        let (answered, second) = deliver(2);
+        assert_eq!(second.held_bytes(), 2 * one, "the connection that ended counts on");
+        lost.finish();
+        assert_eq!(second.held_bytes(), one);
+        answered.finish();
+        assert_eq!(second.held_bytes(), 0);
     }
 }

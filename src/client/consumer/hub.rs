@@ -1,6 +1,7 @@
 //! What a consumer's links share: the flow, and how to wake them when it changes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ pub(super) struct Hub {
     pub(super) also: Also,
     /// Where deliveries go, as long as a link of the consumer's own topic is there.
     pub(super) sender: WeakUnboundedSender<Vec<Delivery>>,
+    /// Bytes of the messages that the application holds, over all connections.
+    bytes: Arc<AtomicUsize>,
     state: Mutex<State>,
 }
 
@@ -54,6 +57,7 @@ impl Hub {
             asked: Notify::new(),
             also: Also::default(),
             sender,
+            bytes: Arc::default(),
             state: Mutex::new(state),
         }
     }
@@ -95,7 +99,7 @@ impl Hub {
         let mut state = self.state();
         let id = ConnectionId(state.next_id);
         state.next_id += 1;
-        let port = Arc::new(Port::new(id, address.clone()));
+        let port = Arc::new(Port::new(id, address.clone(), self.bytes.clone()));
         state.ports.insert(id, port.clone());
         drop(state);
         self.update(|flow, now| flow.joined(id, max_rdy, round_trip, now));

@@ -30,8 +30,13 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 const TOUCH_PART: u32 = 3;
 /// Messages that may always be here at once: those whose time ran out while they are handled are here beyond RDY.
 const LEEWAY: u32 = 1000;
-/// Bytes of messages with the application beyond which no more are read: what nsqd sends against RDY must not fill the memory.
+/// Bytes of messages with the application, over all of the consumer's connections, ended ones too, beyond which no more are read:
+/// what nsqd sends against RDY must not fill the memory.
 const MAX_BYTES: usize = 1 << 30;
+/// How soon a connection that is not read looks whether it may be: the room may come from another connection's messages.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The least age at which a message is touched, whatever msg_timeout nsqd grants.
+const LEAST_TOUCH_AGE: Duration = Duration::from_millis(100);
 const FAR: Duration = Duration::from_secs(1 << 30);
 
 /// Connects to `address` and subscribes to the consumer's channel of `topic`.
@@ -115,8 +120,8 @@ struct Link<'a> {
     phase: Phase,
     /// Answers as they were taken; kept for its room.
     answers: Vec<Answer>,
-    /// Messages with the application, and bytes of their bodies. An id that nsqd repeats counts each time, in `held` it does not.
-    with_application: (usize, usize),
+    /// This connection's messages with the application. An id that nsqd repeats counts each time, in `held` it does not.
+    with_application: usize,
     /// False while the application has more than it may: then nsqd waits.
     reads: bool,
     /// When something was read last.
@@ -148,7 +153,7 @@ impl<'a> Link<'a> {
             most_rdy: 0,
             phase: Phase::Open,
             answers: Vec::new(),
-            with_application: (0, 0),
+            with_application: 0,
             reads: true,
             heard: now,
             looked: now,
@@ -251,16 +256,16 @@ impl<'a> Link<'a> {
         }
         let now = Instant::now();
         let (mut done, mut failed, mut released) = (0, 0, 0);
-        let (messages, bytes) = &mut self.with_application;
+        let messages = &mut self.with_application;
         let (address, takes_back) = (&self.connection.address, self.connection.granted.give_back);
-        answers.retain_mut(|Answer { id, attempts, size, verb }| {
+        answers.retain_mut(|Answer { id, attempts, verb }| {
             let count = match verb {
                 Verb::Touch => return self.held.touched(*id, *attempts, now),
                 Verb::Finish => &mut done,
                 Verb::Requeue(_) | Verb::PutOff(_) => &mut failed,
                 Verb::Abandon | Verb::Release => &mut released,
             };
-            (*messages, *bytes) = (*messages - 1, *bytes - *size);
+            *messages -= 1;
             let Some(Answered { timestamp, copies }) = self.held.answered(*id, *attempts) else {
                 tracing::debug!(nsqd = %address, %id, "answer not sent: another message has its id");
                 return false;
@@ -280,7 +285,7 @@ impl<'a> Link<'a> {
 
     /// Reads on, or lets nsqd wait, by what is with the application.
     fn set_reads(&mut self) {
-        let (messages, bytes) = self.with_application;
+        let (messages, bytes) = (self.with_application, self.port.held_bytes());
         let reads = messages <= self.room() && bytes < MAX_BYTES;
         if reads && !self.reads {
             // it could not be heard meanwhile
@@ -288,7 +293,7 @@ impl<'a> Link<'a> {
         } else if !reads && self.reads {
             tracing::warn!(
                 nsqd = %self.connection.address,
-                "it has sent {messages} messages ({bytes} bytes) that are not answered, and is read again when fewer are"
+                "not read until more is answered: {messages} of its messages are not, and {bytes} bytes of all nsqds'"
             );
         }
         self.reads = reads;
@@ -315,7 +320,7 @@ impl<'a> Link<'a> {
             Ok(_) => self.heard = Instant::now(),
             Err(e) => return Err(Error::Closed { address, source: Some(e) }),
         }
-        let (mut batch, mut replaced, mut bytes) = (Vec::new(), 0, 0);
+        let (mut batch, mut replaced) = (Vec::new(), 0);
         let given_back = self.hub.config.given_back.look(&address);
         loop {
             let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
@@ -335,7 +340,6 @@ impl<'a> Link<'a> {
                             continue;
                         }
                     }
-                    bytes += message.body.len();
                     let given_back = given_back.as_ref().map_or(0, |count| count(message.id));
                     batch.push(Delivery::new(message, self.port.clone(), given_back));
                 }
@@ -363,8 +367,7 @@ impl<'a> Link<'a> {
                 flow.answered(id, 0, 0, replaced, now);
                 flow.received(id, count, now);
             });
-            self.with_application.0 += batch.len();
-            self.with_application.1 += bytes;
+            self.with_application += batch.len();
             self.set_reads();
             // a consumer that is gone drops them, which gives them back
             let _ = self.sender.as_ref().map(|sender| sender.send(batch));
@@ -387,13 +390,21 @@ impl<'a> Link<'a> {
             Phase::Closing(until) => Some(until),
             Phase::Open | Phase::Draining => None,
         };
-        [flow, silence, touch, close_wait].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + FAR)
+        let look_again = (!self.reads).then(|| Instant::now() + LOOK_AGAIN);
+        [flow, silence, touch, close_wait, look_again]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_else(|| Instant::now() + FAR)
     }
 
     /// Looks after all that may be due.
     fn tick(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         self.hub.update(Flow::tick);
+        if !self.reads {
+            self.set_reads();
+        }
         if let Some(every) = self.hub.config.connect.heartbeat()
             && self.reads
             && now >= self.heard + 2 * every
@@ -414,7 +425,7 @@ impl<'a> Link<'a> {
     }
 
     fn touch_age(&self) -> Duration {
-        Duration::from_millis(self.connection.granted.msg_timeout) / TOUCH_PART
+        (Duration::from_millis(self.connection.granted.msg_timeout) / TOUCH_PART).max(LEAST_TOUCH_AGE)
     }
 
     /// Closes so that the last answers are surely read: ends our side, and waits until nsqd, having read it, ends its own.
