@@ -23,7 +23,7 @@ fn play(broker: &Nsqd, (method, path, body): &Request) -> String {
 
 fn connect(broker: &Nsqd) -> TcpStream {
     let stream = TcpStream::connect(broker.http()).expect("it listens");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid timeout");
+    stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a valid timeout");
     stream
 }
 
