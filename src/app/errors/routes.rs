@@ -23,7 +23,7 @@ pub(super) struct Routes {
     ready: BTreeSet<(String, TopicName)>,
 }
 
-/// What is known of one nsqd.
+/// An nsqd, with the groups of the stream there.
 struct Broker {
     http: Nsqd,
     groups: BTreeSet<ChannelName>,

@@ -142,7 +142,7 @@ impl Outgoing {
     }
 
     /// Drops notes that later ones about the same copy replace, if there are many since the last time: what cannot be written for
-    /// long has one note for each copy at the most. Only changes are there: a batch that could not be written was taken out.
+    /// long has at most one note for each copy. Only changes are there: a batch that could not be written was taken out.
     pub(super) fn condense(&mut self) {
         if self.bytes.len() < (2 * self.condensed).max(MANY) {
             return;

@@ -11,7 +11,7 @@ use crate::broker::log::ChannelId;
 /// They are gone over again after so many looks, and as many more as there are channels and topics: each look costs the same then.
 const LOOKS: usize = 100;
 
-/// What was counted last.
+/// The result of the last count of the index.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// Bytes of queues and of what is in flight and deferred.

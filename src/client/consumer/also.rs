@@ -26,7 +26,7 @@ impl Also {
         }
     }
 
-    /// What stops the link to there; `None` if there is one already.
+    /// Returns the token that stops the link to this nsqd; `None` if a link is there already.
     fn enter(&self, place: &Place, hub: &Hub) -> Option<CancellationToken> {
         let mut places = self.places();
         if places.contains_key(place) {
