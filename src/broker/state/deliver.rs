@@ -85,10 +85,10 @@ impl Channel {
             Err((Waiting { run, attempts }, error)) => {
                 let delay = store.batches.put_off(run.key, now.at);
                 tracing::error!(
-                    "cannot read {} messages of topic {}, channel {}, from the log: {error}: tried again in {} s",
-                    run.count,
+                    "cannot read from the log: topic {}, channel {}, messages: {}: {error}: tried again in {} s",
                     self.topic,
                     self.name,
+                    run.count,
                     delay.div_ceil(1_000)
                 );
                 return self.defer(run, attempts, now.due_in(delay), store, now);

@@ -122,7 +122,10 @@ impl Reader {
         let path = file_path(&self.path, segment);
         io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("byte {offset} of {} does not begin {count} messages of {length} bytes", path.display()),
+            format!(
+                "byte {offset} of {} does not begin a record of this batch (messages: {count}, bytes: {length})",
+                path.display()
+            ),
         )
     }
 }
