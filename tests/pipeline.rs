@@ -281,7 +281,7 @@ fn an_http_hop_that_refuses_gets_no_second_try_and_one_that_is_busy_does() {
     ground.nsqd.publish("one", b"b body");
     server.join().expect("three requests");
     ground.nsqd.wait_for_empty("one", "g");
-    assert!(end(stage).stderr.contains("1 passed on, 0 to retry, 1 dead letters (0 unfit)"));
+    assert!(end(stage).stderr.contains("1 passed on, 0 to retry, 1 dead letter (0 unfit)"));
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::app::{output, redriven, working};
 use crate::cli::consumer::{Args, Output};
 use crate::client::{Consumer, ConsumerConfig, GivenBack};
 use crate::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
+use crate::plural::count;
 use crate::shutdown::Shutdown;
 use crate::worker::{Ended, Tally, Worker, WorkerConfig};
 
@@ -188,6 +189,6 @@ fn summary(ended: Ended, tally: Tally, took: Duration) -> String {
         Ended::Unreachable => "no nsqd",
     };
     let Tally { done, retried, dead, released } = tally;
-    let seconds = took.as_secs_f64();
-    format!("{why}: {done} done, {retried} to retry, {dead} dead letters, {released} given back, in {seconds:.1} s")
+    let (seconds, dead) = (took.as_secs_f64(), count(dead, "dead letter"));
+    format!("{why}: {done} done, {retried} to retry, {dead}, {released} given back, in {seconds:.1} s")
 }

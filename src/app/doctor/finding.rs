@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+pub(super) use crate::plural::count;
+
 /// How bad it is, in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -119,11 +121,6 @@ pub(super) fn shell(word: &str) -> String {
         true => word.to_owned(),
         false => format!("'{}'", word.replace('\'', r"'\''")),
     }
-}
-
-/// `1 message`, `2 messages`.
-pub(super) fn count(number: u64, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::client::PublishError;
+use crate::plural::count;
 use crate::report::{Latency, Quantiles};
 
 /// The counts. The lock covers a few lines.
@@ -105,7 +106,7 @@ impl Tally {
         drop(inner);
         if now.dropped > said.dropped {
             let new = now.dropped - said.dropped;
-            tracing::warn!("{new} packets dropped by the kernel: the sender is faster than nsqd takes them");
+            tracing::warn!("{} dropped by the kernel: the sender is faster than nsqd takes them", count(new, "packet"));
         }
         if now.too_long > said.too_long {
             tracing::warn!("{} refused: longer than --max-line", now.too_long - said.too_long);

@@ -13,6 +13,7 @@ use crate::backoff::Backoff;
 use crate::cli::node::Args;
 use crate::client::{Consumer, ConsumerConfig};
 use crate::handler::{AnyHandler, Handler, Verdict};
+use crate::plural::count;
 use crate::proto::Message;
 use crate::shutdown::Shutdown;
 use crate::worker::{Worker, WorkerConfig};
@@ -137,9 +138,9 @@ async fn consume(
         }
     };
     tracing::info!(
-        "no longer consuming: {} done, {} dead letters, {} given back",
+        "no longer consuming: {} done, {}, {} given back",
         tally.done,
-        tally.dead,
+        count(tally.dead, "dead letter"),
         tally.released
     );
     Ok(())

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::once::Once;
 use super::unit::Unit;
+use crate::plural::count;
 
 /// How long that may be so before it is said: a group is created soon after nsqd is there.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -71,25 +72,20 @@ impl Ungrouped {
 }
 
 fn remedy(group: &str, waiting: &Waiting, unit: Option<Unit>, brokers: &str, alone: bool) -> String {
-    let list = |(stream, count): (&String, &u64)| format!("{stream} ({})", messages(*count));
+    let list = |(stream, depth): (&String, &u64)| format!("{stream} ({})", count(*depth, "message"));
     let list = waiting.iter().map(list).collect::<Vec<_>>().join(", ");
     let without = if list.is_empty() { list } else { format!("; without any group: {list}") };
     match (unit, waiting.first_key_value()) {
         (Some(unit), _) => {
             format!("systemctl restart {} creates it, with the consumer's settings{without}", unit.create())
         }
-        (None, Some((stream, count))) if alone && waiting.len() == 1 => format!(
+        (None, Some((stream, depth))) if alone && waiting.len() == 1 => format!(
             "if it is for {stream}, which has {} and no group: \
              mqueue consumer --create --stream '{stream}' --group '{group}'{brokers}",
-            messages(*count)
+            count(*depth, "message")
         ),
         (None, _) => format!("run the consumer's command once with --create{without}"),
     }
-}
-
-/// `1 message`, `2 messages`.
-pub(super) fn messages(count: u64) -> String {
-    format!("{count} message{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

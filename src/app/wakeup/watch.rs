@@ -12,9 +12,10 @@ use super::observe::{Held, Poll};
 use super::once::Once;
 use super::poke::{poke, remedy};
 use super::sockets::Sockets;
-use super::ungrouped::{Ungrouped, Waiting, messages};
+use super::ungrouped::{Ungrouped, Waiting};
 use crate::cli::wakeup::Args;
 use crate::client::Address;
+use crate::plural::{count, times};
 
 /// Wakes whom it sees, and says once what stands in the way.
 pub(super) struct Watch {
@@ -124,7 +125,12 @@ impl Watch {
     /// One line for people.
     pub(super) fn status(&self) -> String {
         let (streams, groups, asleep) = self.counts();
-        format!("woke {}, watching {groups} groups on {streams} streams, {asleep} asleep", self.counters.wakes.get())
+        format!(
+            "woke {}, watching {} on {}, {asleep} asleep",
+            self.counters.wakes.get(),
+            count(groups, "group"),
+            count(streams, "stream")
+        )
     }
 
     /// Streams, groups, and groups asleep.
@@ -181,7 +187,7 @@ impl Watch {
         let elsewhere: BTreeMap<(String, String), String> = elsewhere.collect();
         for key in self.said.without_group.news(elsewhere.keys().cloned().collect()) {
             let ((http, stream), group) = (&key, &elsewhere[&key]);
-            let count = messages(self.without_group[&key]);
+            let count = count(self.without_group[&key], "message");
             let [topic, channel] = [stream, group].map(|name| name.replace('#', "%23"));
             tracing::warn!(
                 "stream {stream} has {count} on nsqd {http}, where group {group} is not: \
@@ -245,7 +251,7 @@ impl Watch {
                 Some(unit) => format!("systemctl status {} tells why", unit.service()),
                 None => "see what whoever listens on it says".to_owned(),
             };
-            tracing::warn!(%stream, %group, socket = %socket.display(), "poked {pokes} times, and no consumer came: {look}");
+            tracing::warn!(%stream, %group, socket = %socket.display(), "poked {}, and no consumer came: {look}", times(pokes));
         }
     }
 
