@@ -30,13 +30,13 @@ pub struct Files {
     #[arg(long, env = "ROTATE_INTERVAL", value_name = "DURATION", value_parser = interval)]
     pub rotate_interval: Option<Duration>,
 
-    /// What <DATETIME> is in a file's name, in UTC: %Y %m %d %H %M %S and others of strftime; another time's text is another file
+    /// What `<DATETIME>` is in a file's name, in UTC: %Y %m %d %H %M %S and others of strftime; another time's text is another file
     /// [default: %Y-%m-%d_%H]
     #[arg(long, env = "DATETIME_FORMAT", value_name = "FORMAT")]
     pub datetime_format: Option<String>,
 
-    /// Names of the files, with <TOPIC>, <HOST>, <PID>, <REV> (-000000, -000001, …) and <DATETIME>; .gz is added
-    /// [default: <TOPIC>.<HOST><REV>.<DATETIME>.log]
+    /// Names of the files, with `<TOPIC>`, `<HOST>`, `<PID>`, `<REV>` (-000000, -000001, …) and `<DATETIME>`; .gz is added with --gzip
+    /// [default: `<TOPIC>.<HOST><REV>.<DATETIME>.log`]
     #[arg(long, env = "FILENAME_FORMAT", value_name = "FORMAT")]
     pub filename_format: Option<String>,
 }
