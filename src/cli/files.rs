@@ -36,7 +36,7 @@ pub struct Files {
     pub datetime_format: Option<String>,
 
     /// Names of the files, with `<TOPIC>`, `<HOST>`, `<PID>`, `<REV>` (-000000, -000001, …) and `<DATETIME>`; .gz is added with --gzip
-    /// [default: `<TOPIC>.<HOST><REV>.<DATETIME>.log`]
+    /// (`<TOPIC>.<HOST><REV>.<DATETIME>.log` by default)
     #[arg(long, env = "FILENAME_FORMAT", value_name = "FORMAT")]
     pub filename_format: Option<String>,
 }
