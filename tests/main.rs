@@ -32,6 +32,7 @@ mod handler_commands;
 mod hostile;
 mod http_handler;
 mod idle;
+mod ingest;
 mod layers;
 mod lookup;
 mod lossless;

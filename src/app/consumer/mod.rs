@@ -3,6 +3,7 @@
 //! What it does when stands in `life`; here it is done.
 
 mod create;
+mod files;
 mod leftover;
 pub(super) mod life;
 mod service;
@@ -138,15 +139,17 @@ fn handler(args: &Args, shutdown: &Shutdown) -> Result<AnyHandler, Failure> {
     if args.handling.handler == HandlerSpec::Print {
         output::check()?;
     }
-    let output = match args.handling.output {
+    let output = args.handling.output.map(|output| match output {
         Output::Json => PrintOutput::Json,
         Output::Body => PrintOutput::Body,
         Output::Null => PrintOutput::Null,
-    };
+    });
+    let file = files::options(args, output)?;
     let options = HandlerOptions {
         stream: args.stream.clone(),
         group: args.group.clone(),
-        output,
+        output: output.unwrap_or(PrintOutput::Json),
+        file,
         timeout: args.handling.failing.handler_timeout,
         stop: shutdown.draining.clone(),
         capture_output: false,

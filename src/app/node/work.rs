@@ -168,6 +168,7 @@ mod tests {
                 stream: "foo".parse().unwrap(),
                 group: "1".parse().unwrap(),
                 output: crate::handler::PrintOutput::Json,
+                file: crate::handler::FileOptions::default(),
                 timeout: Duration::from_secs(1),
                 stop: tokio_util::sync::CancellationToken::new(),
                 capture_output: false,
