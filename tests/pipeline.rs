@@ -369,10 +369,18 @@ fn packets_are_messages_and_a_full_queue_makes_a_unix_sender_wait() {
     assert_eq!(all_arrived(&bodies, 3000), 0);
 }
 
+/// Packets that the kernel dropped before it knew whose they were: the loopback device's queue was full. No socket can count these.
+fn dropped_on_the_way() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/softnet_stat").expect("Linux has it");
+    let dropped = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1).expect("two columns"), 16);
+    text.lines().map(|line| dropped(line).expect("hexadecimal")).sum()
+}
+
 #[test]
 fn what_the_kernel_drops_of_udp_is_counted_and_said() {
     needs!("nsqd");
     let ground = Ground::new();
+    let before = dropped_on_the_way();
     let ingest = ground.ingest("udp:127.0.0.1:0", "--queue 4096 --report json");
     let stderr = ingest.stderr();
     let port = stderr.split("udp:127.0.0.1:").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("a port");
@@ -390,7 +398,8 @@ fn what_the_kernel_drops_of_udp_is_counted_and_said() {
     let report = end(ingest).stdout;
     let last: serde_json::Value = serde_json::from_str(report.lines().last().expect("a line")).expect("JSON");
     let number = |name: &str| last[name].as_u64().expect("a number");
-    assert_eq!(number("published") + number("dropped"), sent, "{last}");
+    let (counted, unseen) = (number("published") + number("dropped"), dropped_on_the_way() - before);
+    assert!((sent - unseen..=sent).contains(&counted), "{sent} sent, {unseen} dropped on the way: {last}");
     assert_eq!(ground.nsqd.published("one"), number("published"));
 }
 
