@@ -182,7 +182,8 @@ impl DiskLog {
         }
         let Extent { number, end } = self.segment.extent();
         self.outgoing.seal(self.segment.salt());
-        self.segment.append(&mut self.outgoing.slices(), length)?;
+        let segment = &mut self.segment;
+        self.outgoing.write(|slices| segment.append(slices, length))?;
         self.position += u64::from(length);
         let notes = self.outgoing.noted();
         self.outgoing.clear().iter().for_each(|change| self.catalog.apply(change));
@@ -258,6 +259,9 @@ impl DiskLog {
 
     /// Fails as long as what is written might not get to the disk.
     fn check_syncs(&mut self) -> io::Result<()> {
+        if !self.syncer.has_trouble() {
+            return Ok(());
+        }
         let Some(trouble) = self.syncer.trouble(self.segment.extent().number) else { return Ok(()) };
         let is_due = self.retry.is_none_or(|last| last.elapsed() >= RETRY);
         if trouble.needs_segment && is_due {
