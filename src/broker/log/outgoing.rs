@@ -58,6 +58,11 @@ impl Outgoing {
         }
     }
 
+    /// Adds a record of no changes: whether it can be written is all that is asked.
+    pub(super) fn nothing(&mut self) {
+        self.begin(Kind::Changes);
+    }
+
     /// Adds a batch.
     pub(super) fn batch(&mut self, batch: &Batch<'_>) {
         self.begin(Kind::Batch);

@@ -38,6 +38,9 @@ mod unreadable;
 mod wire_id;
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 
 use self::channel::{ById, Channel};
 use self::compaction::Compaction;
@@ -129,6 +132,11 @@ impl State {
     pub fn trouble(&mut self) -> Option<String> {
         let trouble = self.store.log.trouble().map(|why| format!("cannot write to the log: {why}"));
         trouble.or_else(|| self.check_index().err().map(|error| error.to_string()))
+    }
+
+    /// Told when there may be [trouble](Self::trouble), though nothing was changed.
+    pub fn alarm(&self) -> Arc<Notify> {
+        self.store.log.alarm()
     }
 
     /// When the next copy comes back.
