@@ -42,6 +42,7 @@ pub fn wait_within(patience: Duration, what: &str, mut condition: impl FnMut() -
 
 /// Says that a test does not run here, and why: a failure where MQUEUE_REQUIRE_PEERS=1.
 #[track_caller]
+#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
 pub fn skip(why: &str) {
     assert_ne!(std::env::var("MQUEUE_REQUIRE_PEERS").as_deref(), Ok("1"), "MQUEUE_REQUIRE_PEERS=1, but {why}");
     eprintln!("skipped: {why}");

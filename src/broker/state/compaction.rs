@@ -58,7 +58,7 @@ pub(super) struct Compaction {
     /// Batches that could not be read.
     unreadable: u32,
     /// Entries that were looked at in the last step.
-    pub(super) looks: usize,
+    looks: usize,
 }
 
 /// Copies of messages, and who has them.
