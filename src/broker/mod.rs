@@ -81,8 +81,9 @@ struct Shared {
 
 /// After a change, the log is looked at this much later: much changes meanwhile.
 const COMPACTION_DELAY: Duration = Duration::from_millis(50);
-/// What failed is tried again this much later.
+/// What failed is tried again this much later, then less and less often: each time is told.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+const TRY_AGAIN_MOST: Duration = Duration::from_secs(8);
 /// Between steps of compaction others get the lock.
 const COMPACTION_PAUSE: Duration = Duration::from_millis(1);
 
@@ -174,16 +175,18 @@ impl Broker {
         }
     }
 
-    /// As long as messages cannot be taken, tries again once a second what failed; never ends.
+    /// As long as messages cannot be taken, tries again what failed, though nobody publishes; never ends.
     pub async fn keep_trying(&self) {
         loop {
             self.failing.notified().await;
+            let mut delay = TRY_AGAIN;
             while {
                 let mut shared = self.lock();
                 let _ = self.settle(&mut shared);
                 shared.trouble.is_some()
             } {
-                tokio::time::sleep(TRY_AGAIN).await;
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(TRY_AGAIN_MOST);
             }
         }
     }
