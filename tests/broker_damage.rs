@@ -1,37 +1,33 @@
 //! A stored message that cannot be read any more, in the running broker.
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Mqueue, get, mqueue, request, wait_until};
+use crate::support::{Client, Nsqd, SmallDisk, get, mqueue, request, wait_until};
 
 /// Bytes that begin a body, and are in no other.
 const MARK: &[u8] = b"the damaged one";
 
-/// Changes a byte of the body on the disk, and says in which file; the same again mends it.
+/// Changes a byte of each such body on the disk, and says in which file the first one is; the same again mends them.
 fn flip(folder: &Path) -> PathBuf {
+    let mut first = None;
     for entry in std::fs::read_dir(folder).expect("a folder") {
         let file = entry.expect("an entry").path();
-        if file.extension().is_some_and(|extension| extension == "log") {
-            let mut bytes = std::fs::read(&file).expect("a file");
-            if let Some(at) = bytes.windows(MARK.len()).position(|window| window == MARK) {
-                bytes[at + MARK.len()] ^= 1;
-                // in place, as a disk would
-                let wrong = &bytes[at + MARK.len()..=at + MARK.len()];
-                let open = std::fs::OpenOptions::new().write(true).open(&file).expect("a file");
-                std::os::unix::fs::FileExt::write_all_at(&open, wrong, (at + MARK.len()) as u64).expect("written");
-                return file;
-            }
+        if file.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
+        let bytes = std::fs::read(&file).expect("a file");
+        // in place, as a disk would
+        let open = std::fs::OpenOptions::new().write(true).open(&file).expect("a file");
+        for at in memchr::memmem::find_iter(&bytes, MARK).map(|at| at + MARK.len()) {
+            open.write_all_at(&[bytes[at] ^ 1], at as u64).expect("written");
+            first.get_or_insert_with(|| file.clone());
         }
     }
-    panic!("it is in no file")
-}
-
-fn address(broker: &Mqueue, protocol: &str) -> String {
-    let said = broker.stderr();
-    let line = said.lines().find(|line| line.contains(&format!("{protocol}: listening on ")));
-    line.and_then(|line| line.rsplit(' ').next()).expect("it said so").to_owned()
+    first.expect("it is in a file")
 }
 
 #[test]
@@ -39,8 +35,7 @@ fn an_unreadable_message_is_told_kept_aside_and_skipped() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let flags = "--tcp-address 127.0.0.1:0 --http-address 127.0.0.1:0 --max-memory 0";
     let broker = mqueue(&format!("broker {flags}")).arg("--data-path").arg(&data.path().display().to_string()).start();
-    broker.wait_to_say("HTTP: listening on");
-    let (tcp, http) = (address(&broker, "TCP"), address(&broker, "HTTP"));
+    let (tcp, http) = (broker.listens("TCP"), broker.listens("HTTP"));
     let post = |path: &str, body: &[u8]| request(&http, "POST", path, body);
     post("/topic/create?topic=foo", b"");
     post("/channel/create?topic=foo&channel=c", b"");
@@ -83,11 +78,11 @@ fn a_damaged_last_message_is_kept_aside_and_told_as_an_error() {
         let flags = "--tcp-address 127.0.0.1:0 --http-address 127.0.0.1:0 --sync always";
         let broker = mqueue(&format!("broker {flags}")).arg("--data-path").arg(&data.path().display().to_string());
         let broker = broker.start();
-        broker.wait_to_say("HTTP: listening on");
+        broker.listens("HTTP");
         broker
     };
     let broker = start();
-    let http = address(&broker, "HTTP");
+    let http = broker.listens("HTTP");
     for path in ["/topic/create?topic=foo", "/channel/create?topic=foo&channel=c", "/pub?topic=foo"] {
         request(&http, "POST", path, b"good");
     }
@@ -103,6 +98,52 @@ fn a_damaged_last_message_is_kept_aside_and_told_as_an_error() {
     let kept = std::fs::read(file.with_extension("log.torn")).expect("kept aside");
     assert!(bytes.ends_with(&kept) && kept.windows(MARK.len()).any(|window| window == MARK));
     let stats: serde_json::Value =
-        serde_json::from_str(&get(&address(&broker, "HTTP"), "/stats?format=json")).expect("JSON");
+        serde_json::from_str(&get(&broker.listens("HTTP"), "/stats?format=json")).expect("JSON");
     assert_eq!(stats["topics"][0]["channels"][0]["depth"], 1, "{stats}");
+}
+
+/// Compared with a broker beside it whose messages can all be read: a busy machine is so for both.
+#[test]
+fn publishing_takes_no_longer_while_a_log_with_unreadable_messages_is_compacted() {
+    const COUNT: usize = 400;
+    let (Some(disk), Some(other)) = (SmallDisk::mount(), SmallDisk::mount()) else { return };
+    let brokers = [&disk, &other].map(|disk| Nsqd::embedded_in(disk.folder(), &["--max-memory=0"]));
+    for broker in &brokers {
+        broker.create("foo", "c");
+        for n in 0..COUNT {
+            let begin = if n % 10 == 0 { MARK } else { b"a good one" };
+            broker.publish("foo", &[begin, &[b'.'; 5_000]].concat());
+        }
+    }
+    flip(brokers[0].data_path());
+    let mut took = [Vec::new(), Vec::new()];
+    for (broker, readable) in brokers.iter().zip([COUNT - COUNT / 10, COUNT]) {
+        let mut client = Client::subscribed(broker, "foo", "c", "{}");
+        client.say("RDY 2500\n");
+        for message in client.messages(readable) {
+            let is_kept = message.body.as_bytes().starts_with(MARK);
+            client.say(&if is_kept {
+                format!("REQ {} 3600000\n", message.id)
+            } else {
+                format!("FIN {}\n", message.id)
+            });
+        }
+        wait_until("the messages to be finished", || broker.channel("foo", "c").in_flight_count == 0);
+    }
+    for _ in 0..300 {
+        for (broker, took) in brokers.iter().zip(&mut took) {
+            let begun = Instant::now();
+            broker.publish("bar", b"x");
+            took.push(begun.elapsed());
+        }
+    }
+    let [damaged, sound] = took.map(|mut took| {
+        took.sort_unstable();
+        took[took.len() / 2]
+    });
+    eprintln!("half of the publishes take less than {damaged:?}, and {sound:?} where all can be read");
+    assert!(damaged < 3 * sound + Duration::from_millis(1), "{damaged:?}, and {sound:?} where all can be read");
+    for broker in &brokers {
+        assert!(broker.metric("compaction_step_max_microseconds") > 0, "there is something to compact");
+    }
 }

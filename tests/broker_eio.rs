@@ -1,67 +1,27 @@
 //! A disk that fails: what the running broker asks of it is answered with EIO, by strace.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-use crate::support::{Client, Nsqd, get, request, wait_until};
+use crate::support::{BadDisk, Client, Mqueue, Nsqd, SmallDisk, get, mqueue, request, wait_until};
 
-/// A disk that fails for as long as this lives.
-struct BadDisk(Child);
-
-impl BadDisk {
-    /// Makes each of these system calls of this process fail, on this file or on all. `None` where strace cannot do that.
-    fn of(pid: u32, calls: &str, file: Option<&Path>) -> Option<Self> {
-        let mut strace = Command::new("strace")
-            .args(["-f", "-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:error=EIO")])
-            .args(file.iter().flat_map(|file| [Path::new("-P"), file]))
-            .args(["-p", &pid.to_string()])
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .ok()?;
-        let mut lines = BufReader::new(strace.stderr.take().expect("piped")).lines();
-        let attached = lines.by_ref().map_while(Result::ok).any(|line| line.contains("attached"));
-        // strace stops when nobody reads what it says
-        std::thread::spawn(move || lines.for_each(drop));
-        let bad = attached.then_some(Self(strace));
-        if bad.is_none() {
-            assert_ne!(
-                std::env::var("MQUEUE_REQUIRE_PEERS").as_deref(),
-                Ok("1"),
-                "strace is missing, or may not trace"
-            );
-            eprintln!("skipped: strace is missing, or may not trace");
-        }
-        bad
-    }
-}
-
-impl Drop for BadDisk {
-    fn drop(&mut self) {
-        // it lets go of the process
-        let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT);
-        let _ = self.0.wait();
-    }
+fn publish(broker: &Nsqd, body: &[u8]) -> String {
+    request(&broker.http(), "POST", "/pub?topic=foo", body)
 }
 
 #[test]
 fn a_sync_that_fails_is_an_error_and_loses_nothing_acknowledged() {
     let mut broker = Nsqd::embedded(&["--sync=always"]);
     broker.create("foo", "c");
-    let publish = |broker: &Nsqd| request(&broker.http(), "POST", "/pub?topic=foo", b"x");
     let (mut acknowledged, mut refused) = (0, 0);
     for _ in 0..10 {
-        assert_eq!(publish(&broker), "OK");
+        assert_eq!(publish(&broker, b"x"), "OK");
         acknowledged += 1;
     }
-    let Some(bad) = BadDisk::of(broker.pid(), "fsync,fdatasync", None) else { return };
-    // strace says that it is attached a moment before it interferes
+    let Some(bad) = BadDisk::of(broker.pid(), "fsync,fdatasync", &[]) else { return };
     wait_until("two refusals", || {
-        match publish(&broker).as_str() {
+        match publish(&broker, b"x").as_str() {
             "OK" => acknowledged += 1,
             refusal => {
                 assert!(refusal.contains("cannot write to the log"), "{refusal:?}");
@@ -73,9 +33,9 @@ fn a_sync_that_fails_is_an_error_and_loses_nothing_acknowledged() {
     let ping = get(&broker.http(), "/ping");
     assert!(ping.starts_with("NOK - ") && ping.contains("could not sync"), "{ping:?}");
     drop(bad);
-    wait_until("publishing to work again", || publish(&broker) == "OK");
+    wait_until("health, though nobody publishes", || get(&broker.http(), "/ping") == "OK");
+    assert_eq!(publish(&broker, b"x"), "OK");
     acknowledged += 1;
-    assert_eq!(get(&broker.http(), "/ping"), "OK");
     broker.kill();
     broker.start_again();
     // the first that was refused may be there, too: it is in the file, and only the sync of it failed
@@ -87,15 +47,14 @@ fn a_sync_that_fails_is_an_error_and_loses_nothing_acknowledged() {
 fn a_write_that_fails_is_refused_and_the_next_file_is_tried() {
     let mut broker = Nsqd::embedded(&[]);
     broker.create("foo", "c");
-    let publish = |broker: &Nsqd| request(&broker.http(), "POST", "/pub?topic=foo", b"x");
     let mut acknowledged = 0;
     for _ in 0..10 {
-        assert_eq!(publish(&broker), "OK");
+        assert_eq!(publish(&broker, b"x"), "OK");
         acknowledged += 1;
     }
     let file = broker.data_path().join("0000000001.log");
-    let Some(bad) = BadDisk::of(broker.pid(), "write,writev", Some(&file)) else { return };
-    wait_until("a refusal", || match publish(&broker).as_str() {
+    let Some(bad) = BadDisk::of(broker.pid(), "write,writev", &[&file]) else { return };
+    wait_until("a refusal", || match publish(&broker, b"x").as_str() {
         "OK" => {
             acknowledged += 1;
             false
@@ -105,9 +64,9 @@ fn a_write_that_fails_is_refused_and_the_next_file_is_tried() {
     let ping = get(&broker.http(), "/ping");
     assert!(ping.starts_with("NOK - ") && ping.contains("Input/output error"), "{ping:?}");
     drop(bad);
-    wait_until("publishing to work again", || publish(&broker) == "OK");
+    wait_until("health, though nobody publishes", || get(&broker.http(), "/ping") == "OK");
+    assert_eq!(publish(&broker, b"x"), "OK");
     acknowledged += 1;
-    assert_eq!(get(&broker.http(), "/ping"), "OK");
     broker.kill();
     broker.start_again();
     assert_eq!(broker.channel("foo", "c").depth, acknowledged, "what was refused is not there");
@@ -121,10 +80,9 @@ fn a_read_that_fails_delays_its_message_and_loses_none() {
         broker.publish("foo", format!("{n}").as_bytes());
     }
     let file = broker.data_path().join("0000000001.log");
-    let Some(bad) = BadDisk::of(broker.pid(), "pread64", Some(&file)) else { return };
+    let Some(bad) = BadDisk::of(broker.pid(), "pread64", &[&file]) else { return };
     let mut client = Client::subscribed(&broker, "foo", "c", "{}");
     let mut got = 0;
-    // strace says that it is attached a moment before it interferes
     client.say("RDY 1\n");
     wait_until("reads to fail", || {
         broker.channel("foo", "c").deferred_count > 0 || broker.channel("foo", "c").in_flight_count > 0
@@ -139,4 +97,84 @@ fn a_read_that_fails_delays_its_message_and_loses_none() {
     drop(bad);
     client.say("RDY 100\n");
     assert_eq!(client.messages(10).len(), 10);
+}
+
+#[test]
+fn syncing_and_writing_are_tried_again_though_nobody_asks() {
+    for calls in ["fsync,fdatasync", "write,writev"] {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let flags = "--tcp-address 127.0.0.1:0 --http-address 127.0.0.1:0 --sync interval";
+        let broker = mqueue(&format!("broker {flags}")).arg("--data-path").arg(&data.path().display().to_string());
+        let broker = broker.start();
+        let http = broker.listens("HTTP");
+        let publish = || request(&http, "POST", "/pub?topic=foo", b"x");
+        assert_eq!(publish(), "OK");
+        let file = data.path().join("0000000001.log");
+        let Some(bad) = BadDisk::of(broker.pid(), calls, &[&file]) else { return };
+        // a sync fails after the answer, and nobody need publish again to learn of it
+        wait_until("trouble", || {
+            let is_told = broker.times_said("publishing is refused until that is over") > 0;
+            is_told || (publish(), false).1
+        });
+        drop(bad);
+        broker.wait_to_say("publishing is taken again");
+        assert_eq!(publish(), "OK", "{calls}");
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_synced_is_a_failed_sync_of_what_is_new_in_it() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let mut broker = Nsqd::embedded_in(disk.folder(), &["--sync=always"]);
+    broker.create("foo", "c");
+    assert_eq!(publish(&broker, b"x"), "OK");
+    let Some(bad) = BadDisk::of(broker.pid(), "fsync,fdatasync", &[broker.data_path()]) else { return };
+    let (mut acknowledged, mut refusal) = (1, String::new());
+    // the files of a small disk are small, and the next one is begun soon
+    wait_until("a refusal", || match publish(&broker, &[b'x'; 20_000]).as_str() {
+        "OK" => {
+            acknowledged += 1;
+            false
+        }
+        other => {
+            refusal = other.to_owned();
+            true
+        }
+    });
+    let reason = format!("cannot write to the log: could not sync {}: ", broker.data_path().display());
+    assert!(refusal.contains(&reason), "{refusal}");
+    drop(bad);
+    wait_until("health, though nobody publishes", || get(&broker.http(), "/ping") == "OK");
+    assert_eq!(publish(&broker, b"x"), "OK");
+    acknowledged += 1;
+    broker.kill();
+    broker.start_again();
+    let depth = broker.channel("foo", "c").depth;
+    assert!((acknowledged..=acknowledged + 1).contains(&depth), "{depth} messages, {acknowledged} acknowledged");
+}
+
+#[test]
+fn a_new_data_path_is_synced_in_every_folder_above_that_is_new() {
+    let top = tempfile::tempdir().expect("a temporary folder");
+    let start = |data: &Path, sync: &str, bad: &Path| {
+        let strace = BadDisk::around("fsync,fdatasync", bad)?;
+        let flags = "--tcp-address 127.0.0.1:0 --http-address 127.0.0.1:0";
+        let script = format!("exec {strace} \"$0\" broker {flags} --sync {sync} --data-path {}", data.display());
+        Some(Mqueue::shell(&script).start())
+    };
+    for (n, level) in ["", "a"].iter().enumerate() {
+        let path = top.path().join(n.to_string());
+        std::fs::create_dir(&path).expect("a folder");
+        let data = path.join("a/b");
+        let Some(broker) = start(&data, "always", &path.join(level)) else { return };
+        let finished = broker.finish();
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        let line = format!("cannot use {}: Input/output error", data.display());
+        assert!(finished.stderr.contains(&line), "{}", finished.stderr);
+    }
+    let data = top.path().join("never/a");
+    let Some(broker) = start(&data, "never", top.path()) else { return };
+    broker.listens("HTTP");
+    broker.signal(Signal::SIGTERM);
+    broker.finish();
 }

@@ -1,31 +1,6 @@
 //! A disk that the running broker's log has filled, and an index that has all its memory.
 
-use std::path::PathBuf;
-use std::process::Command;
-
-use crate::support::{Client, Nsqd, get, request, wait_until};
-
-/// A file system of 4 MiB; unmounted at the end.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None` if it cannot be mounted here, which takes root.
-    fn mount(path: PathBuf) -> Option<Self> {
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&path).output();
-        let disk = mount.is_ok_and(|output| output.status.success()).then_some(Self(path));
-        if disk.is_none() {
-            assert_ne!(std::env::var("MQUEUE_REQUIRE_PEERS").as_deref(), Ok("1"), "a small disk takes root to mount");
-            eprintln!("skipped: a small disk can only be mounted by root");
-        }
-        disk
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
+use crate::support::{Client, Nsqd, SmallDisk, get, request, wait_until};
 
 fn publish(broker: &Nsqd, body: &[u8]) -> String {
     request(&broker.http(), "POST", "/pub?topic=foo", body)
@@ -61,17 +36,10 @@ fn log(broker: &Nsqd) -> (u64, u64) {
     (log.bytes, log.live_bytes)
 }
 
-fn metric(broker: &Nsqd, name: &str) -> u64 {
-    let metrics = get(&broker.http(), "/metrics");
-    let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("mqueue_broker_{name} ")));
-    line.and_then(|value| value.parse().ok()).expect("a number")
-}
-
 #[test]
 fn a_disk_full_of_the_log_says_so_and_heals_by_draining() {
-    let data = tempfile::tempdir().expect("a temporary folder");
-    let Some(disk) = SmallDisk::mount(data.path().into()) else { return };
-    let mut broker = Nsqd::embedded_in(data, &[]);
+    let Some(disk) = SmallDisk::mount() else { return };
+    let mut broker = Nsqd::embedded_in(disk.folder(), &[]);
     broker.create("foo", "c");
     let (count, refusal) = fill(&broker, &[b'x'; 5_000]);
     assert!(count > 500, "{count} messages fit");
@@ -80,7 +48,7 @@ fn a_disk_full_of_the_log_says_so_and_heals_by_draining() {
     assert!(ping.starts_with("NOK - cannot write to the log: "), "{ping}");
     let (bytes, live) = log(&broker);
     assert!(bytes > 2_500_000 && live > count as u64 * 5_000 && live <= bytes, "{bytes} {live} {count}");
-    assert_eq!((metric(&broker, "log_bytes"), metric(&broker, "log_live_bytes")), (bytes, live));
+    assert_eq!((broker.metric("log_bytes"), broker.metric("log_live_bytes")), (bytes, live));
     drain(&broker, count);
     // nobody publishes
     wait_until("health", || get(&broker.http(), "/ping") == "OK");
@@ -92,8 +60,6 @@ fn a_disk_full_of_the_log_says_so_and_heals_by_draining() {
     broker.kill();
     broker.start_again();
     assert_eq!(broker.channel("foo", "c").depth, 1, "nothing that was finished comes back");
-    broker.kill();
-    drop(disk);
 }
 
 #[test]
@@ -115,7 +81,7 @@ fn publishing_is_refused_before_the_index_takes_all_memory_and_heals_by_draining
         let bytes = broker.stats().index_bytes.expect("it says so");
         assert!((185_000..225_000).contains(&bytes), "{bytes}");
         // what is deferred gets due meanwhile
-        assert!(metric(&broker, "index_bytes").abs_diff(bytes) < 20_000);
+        assert!(broker.metric("index_bytes").abs_diff(bytes) < 20_000);
         let mut client = Client::subscribed(&broker, "foo", "c", "{}");
         client.say("PUB foo\n\0\0\0\x01x");
         assert!(client.frame().starts_with("1 E_PUB_FAILED "));

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Nsqd, get, request, wait_until};
+use crate::support::{Client, Nsqd, SmallDisk, get, request, wait_until};
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -169,36 +169,13 @@ fn whatever_bytes_come_it_lives_and_serves() {
     assert!(megabytes < 60, "{megabytes} MB");
 }
 
-/// A small disk that is all the broker has.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None` where none can be mounted.
-    fn mount() -> Option<Self> {
-        let folder = tempfile::tempdir().expect("a folder");
-        let args = ["-t", "tmpfs", "-o", "size=4m", "tmpfs"];
-        let mounted = std::process::Command::new("mount").args(args).arg(folder.path()).status();
-        mounted.is_ok_and(|status| status.success()).then_some(Self(folder))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_disk_refuses_publishing_in_words_and_mends_by_itself() {
-    let Some(disk) = SmallDisk::mount() else {
-        assert_ne!(std::env::var("MQUEUE_REQUIRE_PEERS").as_deref(), Ok("1"), "cannot mount a tmpfs: run as root");
-        eprintln!("skipped: a tmpfs cannot be mounted here");
-        return;
-    };
-    let broker = Nsqd::embedded_in(tempfile::tempdir_in(disk.0.path()).expect("a folder"), &[]);
+    let Some(disk) = SmallDisk::mount() else { return };
+    let broker = Nsqd::embedded_in(disk.folder(), &[]);
     broker.create("foo", "c");
     broker.publish("foo", b"before");
-    let filler = disk.0.path().join("filler");
+    let filler = disk.path().join("filler");
     // until nothing fits any more
     let _ = std::fs::write(&filler, vec![0; 8 * MEGABYTE]);
     let mut stream = greeted(&broker);
@@ -249,14 +226,10 @@ fn drain(broker: &Nsqd, count: usize, but: &[usize]) {
 
 #[test]
 fn a_disk_full_of_the_log_itself_is_drained_and_what_is_finished_stays_finished() {
-    let Some(disk) = SmallDisk::mount() else {
-        assert_ne!(std::env::var("MQUEUE_REQUIRE_PEERS").as_deref(), Ok("1"), "cannot mount a tmpfs: run as root");
-        eprintln!("skipped: a tmpfs cannot be mounted here");
-        return;
-    };
+    let Some(disk) = SmallDisk::mount() else { return };
     // none, one at the beginning, one in the middle of what fills the disk
     for but in [&[][..], &[0], &[100]] {
-        let mut broker = Nsqd::embedded_in(tempfile::tempdir_in(disk.0.path()).expect("a folder"), &[]);
+        let mut broker = Nsqd::embedded_in(disk.folder(), &[]);
         broker.create("foo", "c");
         let count = fill(&broker);
         drain(&broker, count, but);

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Backlog, listen};
 
-use crate::support::{Lookupd, Mqueue, Nsqd, Wire, mqueue, needs, wait_until};
+use crate::support::{Lookupd, Mqueue, Nsqd, Wire, mqueue, needs, skip, wait_until};
 
 /// True where namespaces can be made; says so where not.
 fn can_unshare() -> bool {
     let made = Command::new("unshare").args(["-mn", "sh", "-c", "ip link set lo up"]).output();
     let can = made.is_ok_and(|output| output.status.success());
     if !can {
-        eprintln!("skipped: no namespaces can be made here (root, unshare and ip are wanted)");
+        skip("no namespaces can be made here (root, unshare and ip are wanted)");
     }
     can
 }

@@ -53,6 +53,8 @@ pub struct Broker {
     timer_changed: Notify,
     /// Something changed since the log was last found not to need compaction.
     log_changed: Notify,
+    /// Messages may not be taken any more.
+    failing: Arc<Notify>,
     /// Topics or channels came or went.
     catalog_changed: Notify,
     /// The nsqlookupds to register with.
@@ -79,6 +81,9 @@ struct Shared {
 
 /// After a change, the log is looked at this much later: much changes meanwhile.
 const COMPACTION_DELAY: Duration = Duration::from_millis(50);
+/// What failed is tried again this much later, then less and less often: each time is told.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+const TRY_AGAIN_MOST: Duration = Duration::from_secs(8);
 /// Between steps of compaction others get the lock.
 const COMPACTION_PAUSE: Duration = Duration::from_millis(1);
 
@@ -98,6 +103,7 @@ impl Broker {
 
     fn with(config: BrokerConfig, clock: Clock, state: State, synced: Option<Synced>) -> Self {
         let (connections, is_compacted, longest_step) = (HashMap::new(), false, Duration::ZERO);
+        let failing = state.alarm();
         let shared = Shared { state, connections, catalog: 0, alarm: None, trouble: None, is_compacted, longest_step };
         Self {
             config,
@@ -106,6 +112,7 @@ impl Broker {
             shared: Mutex::new(shared),
             timer_changed: Notify::new(),
             log_changed: Notify::new(),
+            failing,
             catalog_changed: Notify::new(),
             lookupds: watch::Sender::default(),
             log_level: AtomicI32::new(INFO),
@@ -168,6 +175,22 @@ impl Broker {
         }
     }
 
+    /// As long as messages cannot be taken, tries again what failed, though nobody publishes; never ends.
+    pub async fn keep_trying(&self) {
+        loop {
+            self.failing.notified().await;
+            let mut delay = TRY_AGAIN;
+            while {
+                let mut shared = self.lock();
+                let _ = self.settle(&mut shared);
+                shared.trouble.is_some()
+            } {
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(TRY_AGAIN_MOST);
+            }
+        }
+    }
+
     /// Takes messages, all or none; they are as safe as the log makes them when this returns.
     pub async fn publish(&self, topic: &TopicName, bodies: Bodies, delay: Option<u64>) -> Result<(), PublishError> {
         let position = self.change(|state, now| {
@@ -207,7 +230,7 @@ impl Broker {
     /// `OK`, or `NOK - ` and why messages are not taken.
     pub fn health(&self) -> String {
         let mut shared = self.lock();
-        shared.look_for_trouble();
+        self.look_for_trouble(&mut shared);
         shared.trouble.as_ref().map_or_else(|| "OK".to_owned(), |trouble| format!("NOK - {trouble}"))
     }
 
@@ -277,10 +300,25 @@ impl Broker {
         Locked(self.shared.lock().unwrap_or_else(|_| end_after_panic()))
     }
 
+    /// Says when messages begin to be refused, and when they are taken again.
+    fn look_for_trouble(&self, shared: &mut Shared) {
+        let trouble = shared.state.trouble();
+        if trouble != shared.trouble {
+            match &trouble {
+                Some(error) => {
+                    tracing::error!("{error}: publishing is refused until that is over");
+                    self.failing.notify_one();
+                }
+                None => tracing::info!("publishing is taken again"),
+            }
+            shared.trouble = trouble;
+        }
+    }
+
     /// What follows from changes. Fails if they could not be written.
     fn settle(&self, shared: &mut Shared) -> io::Result<()> {
         let written = shared.state.flush();
-        shared.look_for_trouble();
+        self.look_for_trouble(shared);
         let Shared { state, connections, catalog, alarm, .. } = shared;
         for session in state.woken() {
             if let Some(wake) = connections.get(&session) {
@@ -333,22 +371,6 @@ impl Drop for Locked<'_> {
 fn end_after_panic() -> ! {
     tracing::error!("the broker's state is unusable after a panic: the process ends, and must be started again");
     std::process::exit(1)
-}
-
-impl Shared {
-    /// Says when messages begin to be refused, and when they are taken again.
-    fn look_for_trouble(&mut self) {
-        let trouble = self.state.trouble();
-        if trouble != self.trouble {
-            match &trouble {
-                Some(error) => {
-                    tracing::error!("{error}: publishing is refused until that is over")
-                }
-                None => tracing::info!("publishing is taken again"),
-            }
-            self.trouble = trouble;
-        }
-    }
 }
 
 /// The two clocks that [`Now`] is read from.

@@ -178,6 +178,7 @@ impl Server {
         tokio::select! {
             () = broker.keep_time() => unreachable!("it never ends"),
             () = broker.keep_compact() => unreachable!("it never ends"),
+            () = broker.keep_trying() => unreachable!("it never ends"),
             () = lookupd::keep_registered(broker.clone(), identity) => unreachable!("it never ends"),
             () = stop.cancelled() => {}
         }

@@ -1,6 +1,7 @@
 //! Real programs under test: started on ports of the system's choice, ended with the test.
 
 mod client;
+mod disks;
 mod doors;
 mod events;
 pub mod fake_nsqd;
@@ -12,6 +13,7 @@ mod wire;
 use std::time::{Duration, Instant};
 
 pub use self::client::Client;
+pub use self::disks::{BadDisk, SmallDisk};
 pub use self::doors::{Doors, Told};
 pub use self::events::Sequences;
 pub use self::gateway::{Gateway, Worker};
@@ -38,13 +40,19 @@ pub fn wait_within(patience: Duration, what: &str, mut condition: impl FnMut() -
     }
 }
 
+/// Says that a test does not run here, and why: a failure where MQUEUE_REQUIRE_PEERS=1.
+#[track_caller]
+#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
+pub fn skip(why: &str) {
+    assert_ne!(std::env::var("MQUEUE_REQUIRE_PEERS").as_deref(), Ok("1"), "MQUEUE_REQUIRE_PEERS=1, but {why}");
+    eprintln!("skipped: {why}");
+}
+
 /// Begins a test on these NSQ programs: skips it, loudly, if one is missing.
 macro_rules! needs {
     ($($program:literal),+) => {
         $(if $crate::support::peer($program).is_none() {
-            let required = std::env::var("MQUEUE_REQUIRE_PEERS").is_ok_and(|v| v == "1");
-            assert!(!required, "{} is missing, and MQUEUE_REQUIRE_PEERS=1 wants it: make peers", $program);
-            eprintln!("skipped: {} is missing (make peers builds it)", $program);
+            $crate::support::skip(concat!($program, " is missing (make peers builds it)"));
             return;
         })+
     };

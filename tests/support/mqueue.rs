@@ -199,6 +199,16 @@ impl Mqueue {
         wait_until(&format!("{words:?} on stderr"), || self.times_said(words) > 0);
     }
 
+    /// Where a broker listens, as it says itself: `TCP` or `HTTP`.
+    #[track_caller]
+    pub fn listens(&self, protocol: &str) -> String {
+        let words = format!("{protocol}: listening on ");
+        self.wait_to_say(&words);
+        let said = self.stderr();
+        let line = said.lines().find(|line| line.contains(&words)).expect("it was just there");
+        line.rsplit(' ').next().expect("an address").to_owned()
+    }
+
     /// Memory in use, in KiB.
     pub fn rss(&self) -> u64 {
         self.memory("VmRSS:")

@@ -276,6 +276,13 @@ impl Nsqd {
         serde_json::from_str(&self.server.http("GET", "/stats?format=json", b"")).expect("nsqd sends JSON")
     }
 
+    /// A figure of the embedded broker's `/metrics`, without its prefix.
+    pub fn metric(&self, name: &str) -> u64 {
+        let metrics = get(&self.http(), "/metrics");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("mqueue_broker_{name} ")));
+        line.and_then(|value| value.parse().ok()).expect("a number")
+    }
+
     /// A channel's statistics; zeroes if there is no such channel.
     pub fn channel(&self, topic: &str, channel: &str) -> ChannelStats {
         let topics = self.stats().topics.into_iter().filter(|t| t.topic_name == topic);

@@ -13,7 +13,10 @@ mod reader;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use self::open::Lock;
 pub use self::open::OpenError;
@@ -29,7 +32,7 @@ use super::sync::{Removal, Synced, Syncer};
 use super::{Batch, Change, Log, Place, Relocated, SyncMode, Usage};
 use crate::proto::Bodies;
 
-/// After a failed sync, a new file is tried at most so often.
+/// After a failed sync a new file, and after a failed write another one, is tried at most so often.
 const RETRY: Duration = Duration::from_secs(1);
 /// After a failed write, more notes than this are written again at most so often: each time all are checksummed.
 const MANY_NOTES: usize = 64 << 10;
@@ -182,7 +185,8 @@ impl DiskLog {
         }
         let Extent { number, end } = self.segment.extent();
         self.outgoing.seal(self.segment.salt());
-        self.segment.append(&mut self.outgoing.slices(), length)?;
+        let segment = &mut self.segment;
+        self.outgoing.write(|slices| segment.append(slices, length))?;
         self.position += u64::from(length);
         let notes = self.outgoing.noted();
         self.outgoing.clear().iter().for_each(|change| self.catalog.apply(change));
@@ -201,6 +205,24 @@ impl DiskLog {
                 Err(io::Error::new(*kind, why.clone()))
             }
             Some(_) | None => Ok(()),
+        }
+    }
+
+    /// After a write that failed, finds out whether the next one would. What was noted is not written here, but by [`Log::flush`].
+    fn write_again(&mut self) {
+        let is_due = self.failed.as_ref().is_some_and(|(last, ..)| last.elapsed() >= RETRY);
+        match self.was_full {
+            Some(length) if free_bytes(&self.path) >= length + LEAST_SEGMENT => {
+                (self.was_full, self.failed) = (None, None);
+            }
+            None if is_due && self.outgoing.is_empty() => {
+                let mark = self.outgoing.mark();
+                self.outgoing.nothing();
+                if self.write(false).is_err() {
+                    self.outgoing.rewind(mark);
+                }
+            }
+            Some(_) | None => {}
         }
     }
 
@@ -258,6 +280,9 @@ impl DiskLog {
 
     /// Fails as long as what is written might not get to the disk.
     fn check_syncs(&mut self) -> io::Result<()> {
+        if !self.syncer.has_trouble() {
+            return Ok(());
+        }
         let Some(trouble) = self.syncer.trouble(self.segment.extent().number) else { return Ok(()) };
         let is_due = self.retry.is_none_or(|last| last.elapsed() >= RETRY);
         if trouble.needs_segment && is_due {
@@ -410,19 +435,19 @@ impl Log for DiskLog {
             return None;
         }
         if let Some(trouble) = self.syncer.trouble(0) {
+            // a new file is begun for the thread to sync, if that is due
+            let _ = self.check_syncs();
             return Some(trouble.why.to_string());
         }
         if !self.reserve.is_whole() && !self.reserve.restore() {
             return Some(FULL.to_owned());
         }
-        let (_, _, why) = self.failed.as_ref()?;
-        match self.was_full {
-            Some(length) if free_bytes(&self.path) >= length + LEAST_SEGMENT => {
-                (self.was_full, self.failed) = (None, None);
-                None
-            }
-            _ => Some(why.clone()),
-        }
+        self.write_again();
+        self.failed.as_ref().map(|(_, _, why)| why.clone())
+    }
+
+    fn alarm(&self) -> Arc<Notify> {
+        self.syncer.alarm()
     }
 
     fn work(&self) -> u64 {

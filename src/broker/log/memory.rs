@@ -1,6 +1,9 @@
 //! No log at all: what is published is in memory only, and gone with the process (`--memory`).
 
 use std::io;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 
 use super::{Batch, Change, Log, Place, Relocated, Usage};
 use crate::proto::Bodies;
@@ -46,6 +49,10 @@ impl Log for MemoryLog {
 
     fn trouble(&mut self) -> Option<String> {
         None
+    }
+
+    fn alarm(&self) -> Arc<Notify> {
+        Arc::default()
     }
 
     fn work(&self) -> u64 {

@@ -22,6 +22,9 @@ mod strip;
 mod sync;
 
 use std::io;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 
 pub use self::disk::{DiskLog, OpenError, Options};
 pub use self::memory::MemoryLog;
@@ -202,8 +205,11 @@ pub trait Log: Send {
     /// The size of the log.
     fn usage(&self) -> Usage;
 
-    /// Why messages would not be taken now, as far as that is known without trying. Cheap as long as all is well.
+    /// Why messages would not be taken now. Cheap as long as all is well; else what failed is tried again, at most once a second.
     fn trouble(&mut self) -> Option<String>;
+
+    /// Told when what was written before turns out not to be on the disk: there is [trouble](Log::trouble), though nobody wrote.
+    fn alarm(&self) -> Arc<Notify>;
 
     /// Bytes that were read and written so far: what a caller that shares its time with others counts.
     fn work(&self) -> u64;

@@ -58,6 +58,11 @@ impl Outgoing {
         }
     }
 
+    /// Adds a record of no changes: whether it can be written is all that is asked.
+    pub(super) fn nothing(&mut self) {
+        self.begin(Kind::Changes);
+    }
+
     /// Adds a batch.
     pub(super) fn batch(&mut self, batch: &Batch<'_>) {
         self.begin(Kind::Batch);
@@ -177,8 +182,12 @@ impl Outgoing {
         let begin = if self.sealed.0 == salt { self.sealed.1 } else { 0 };
         for n in begin..self.records.len() {
             let (kind, begin) = self.records[n];
-            let head = match self.records.get(n + 1) {
-                Some((_, end)) => record::head(kind, salt, [&self.bytes[begin + HEAD..*end]].into_iter()),
+            let end = match self.records.get(n + 1) {
+                Some((_, end)) => Some(*end),
+                None => self.large.is_empty().then_some(self.bytes.len()),
+            };
+            let head = match end {
+                Some(end) => record::head(kind, salt, std::iter::once(&self.bytes[begin + HEAD..end])),
                 None => record::head(kind, salt, pieces(&self.bytes, &self.large, begin + HEAD)),
             };
             self.bytes[begin..begin + HEAD].copy_from_slice(&head);
@@ -187,9 +196,12 @@ impl Outgoing {
         self.sealed = (salt, self.records.len().saturating_sub(1));
     }
 
-    /// All, as one write takes it.
-    pub(super) fn slices(&self) -> Vec<IoSlice<'_>> {
-        pieces(&self.bytes, &self.large, 0).map(IoSlice::new).collect()
+    /// Gives all to a write, as one takes it.
+    pub(super) fn write<R>(&self, write: impl FnOnce(&mut [IoSlice<'_>]) -> R) -> R {
+        match self.large.is_empty() {
+            true => write(&mut [IoSlice::new(&self.bytes)]),
+            false => write(&mut pieces(&self.bytes, &self.large, 0).map(IoSlice::new).collect::<Vec<_>>()),
+        }
     }
 
     /// How long it is, if a segment can take it.
@@ -217,7 +229,7 @@ mod tests {
     /// The changes as they would be written.
     fn changes(outgoing: &mut Outgoing, salt: u32) -> Vec<Change> {
         outgoing.seal(salt);
-        let bytes: Vec<u8> = outgoing.slices().iter().flat_map(|slice| slice.to_vec()).collect();
+        let bytes: Vec<u8> = outgoing.write(|slices| slices.iter().flat_map(|slice| slice.to_vec()).collect());
         let mut changes = Vec::new();
         for found in Scan::new(&bytes, salt, 0, None) {
             let Found::Record { kind: Kind::Changes, payload, .. } = found else { panic!("no other record is there") };

@@ -19,7 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::SyncMode;
 use super::segment::{Extent, Segment};
@@ -128,6 +128,8 @@ struct Shared {
     wake: Condvar,
     /// There is trouble in `work`: for who only looks.
     has_trouble: AtomicBool,
+    /// Told when trouble begins.
+    alarm: Arc<Notify>,
     progress: watch::Sender<Progress>,
 }
 
@@ -160,7 +162,8 @@ impl Syncer {
     pub(super) fn start(directory: &Path, mode: SyncMode, interval: Duration, sync: SyncFile) -> io::Result<Self> {
         let (work, progress) = (Mutex::default(), watch::Sender::new(Progress::default()));
         let (wake, has_trouble) = (Condvar::new(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { mode, interval, work, wake, has_trouble, progress });
+        let alarm = Arc::default();
+        let shared = Arc::new(Shared { mode, interval, work, wake, has_trouble, alarm, progress });
         let body = thread::Body::new(shared.clone(), directory, sync)?;
         let thread = std::thread::Builder::new().name("log-sync".into()).spawn(move || body.run())?;
         Ok(Self { shared, thread: Some(thread) })
@@ -213,6 +216,11 @@ impl Syncer {
     /// True if something stands in the way of writing.
     pub(super) fn has_trouble(&self) -> bool {
         self.shared.has_trouble.load(Ordering::Relaxed)
+    }
+
+    /// Told when something begins to stand in the way of writing.
+    pub(super) fn alarm(&self) -> Arc<Notify> {
+        self.shared.alarm.clone()
     }
 
     /// What stands in the way of writing to `segment`, if anything does.

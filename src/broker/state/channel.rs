@@ -43,6 +43,8 @@ pub(super) struct Channel {
     pub(super) topic: TopicName,
     pub(super) name: ChannelName,
     pub(super) paused: bool,
+    /// Many of its messages cannot be read: it sends nothing for a moment.
+    pub(super) rests: bool,
     pub(super) queue: VecDeque<Waiting>,
     /// How many entries ever left the queue: an entry's number is this and its place in it.
     pub(super) popped: u64,
@@ -70,6 +72,7 @@ impl Channel {
             topic,
             name,
             paused: false,
+            rests: false,
             queue: VecDeque::new(),
             popped: 0,
             depth: 0,

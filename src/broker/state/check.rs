@@ -162,7 +162,7 @@ impl State {
             timers.extend(channel.in_flight.iter().map(|(message, copy)| (copy.deadline, *id, *message)));
             timers.extend(channel.deferred.iter().map(|(message, copy)| (copy.until, *id, *message)));
             channel.in_flight.values().for_each(|copy| *in_flight.entry(copy.session).or_default() += 1);
-            let may_send = !channel.paused && !channel.queue.is_empty();
+            let may_send = !channel.paused && !channel.rests && !channel.queue.is_empty();
             for (session, who) in sessions.iter().filter(|(session, _)| channel.sessions.contains(session)) {
                 assert_eq!(who.in_line, channel.line.contains(&session), "{session:?} stands in line or does not");
                 assert!(who.in_line || !who.has_room(), "{session:?} has room, and is not in line");

@@ -18,10 +18,10 @@ use super::batches::{Key, Run};
 use super::time::Micros;
 use crate::proto::TopicName;
 
-/// Entries that are looked at in a step.
-const LOOK: usize = 4_000;
+/// Entries that are looked at in a step; those of the last batch may be beyond.
+pub(super) const LOOK: usize = 4_000;
 /// Batches that are moved in a step, and bytes that are read and written for it; the last batch may be beyond.
-const MOVE: usize = 50;
+pub(super) const MOVE: usize = 50;
 pub(super) const MOVE_BYTES: u64 = 512 << 10;
 /// After as many passes as this the segment is left alone for a while.
 const PASSES: u32 = 3;
@@ -57,6 +57,8 @@ pub(super) struct Compaction {
     passes: u32,
     /// Batches that could not be read.
     unreadable: u32,
+    /// Entries that were looked at in the last step.
+    looks: usize,
 }
 
 /// Copies of messages, and who has them.
@@ -89,7 +91,7 @@ struct Piece {
 }
 
 impl State {
-    /// Does a step of compaction, which takes a millisecond or two at most. True if there is more to do at once.
+    /// Does a step of compaction, which takes a millisecond or two: what it looks at, moves, reads and writes is bounded. True if there is more to do at once.
     ///
     /// # Errors
     ///
@@ -110,9 +112,10 @@ impl State {
     /// Moves some batches. False if the pass is over and there is none after it.
     fn relocate_some(&mut self, work: &mut Compaction) -> io::Result<bool> {
         let begun = self.store.log.work();
+        work.looks = 0;
         for _ in 0..MOVE {
             let Some((key, spots)) = work.moving.next() else { break };
-            match self.relocate(work.segment, key, &spots) {
+            match self.relocate(work.segment, key, &spots, &mut work.looks) {
                 Ok(()) => {}
                 Err(Failed::Read(error)) => {
                     tracing::error!("cannot relocate messages in the log: {error}: they are left where they are");
@@ -124,7 +127,7 @@ impl State {
                     return Err(error);
                 }
             }
-            if self.store.log.work() - begun >= MOVE_BYTES {
+            if work.looks >= LOOK || self.store.log.work() - begun >= MOVE_BYTES {
                 break;
             }
         }
@@ -141,9 +144,9 @@ impl State {
     }
 
     /// Moves a batch, if all its holders were found.
-    fn relocate(&mut self, segment: u32, key: Key, spots: &[Spot]) -> Result<(), Failed> {
+    fn relocate(&mut self, segment: u32, key: Key, spots: &[Spot], looks: &mut usize) -> Result<(), Failed> {
         let Some((copies, count)) = self.store.batches.in_segment(key, segment) else { return Ok(()) };
-        let Some((topic, holdings)) = self.holdings(key, count, spots) else { return Ok(()) };
+        let Some((topic, holdings)) = self.holdings(key, count, spots, looks) else { return Ok(()) };
         if holdings.iter().map(|holding| u64::from(holding.run.count)).sum::<u64>() != copies {
             return Ok(());
         }
@@ -188,7 +191,8 @@ impl State {
     }
 
     /// Everyone that was found to hold a message of this batch, and its topic.
-    fn holdings(&self, key: Key, count: u32, spots: &[Spot]) -> Option<(TopicId, Vec<Holding>)> {
+    fn holdings(&self, key: Key, count: u32, spots: &[Spot], looks: &mut usize) -> Option<(TopicId, Vec<Holding>)> {
+        *looks += spots.len();
         let mut all = Vec::new();
         let mut topic_name = None;
         for spot in spots {
@@ -219,13 +223,13 @@ impl State {
         let topic = self.topics.get(topic_name?)?;
         let first = self.store.batches.first(key);
         for id in topic.channels.values() {
-            self.add_timed(*id, key, first..first + u64::from(count), &mut all);
+            *looks += self.add_timed(*id, key, first..first + u64::from(count), &mut all);
         }
         Some((topic.id, all))
     }
 
-    /// Adds what of a batch is in flight and deferred in a channel.
-    fn add_timed(&self, id: ChannelId, key: Key, ids: std::ops::Range<u64>, all: &mut Vec<Holding>) {
+    /// Adds what of a batch is in flight and deferred in a channel; says at how many entries it looked.
+    fn add_timed(&self, id: ChannelId, key: Key, ids: std::ops::Range<u64>, all: &mut Vec<Holding>) -> usize {
         let channel = &self.channels[&id];
         let is_logged = channel.is_logged();
         let mut add = |run: Run, at: At, attempts: u16, due: Option<UnixMillis>| {
@@ -253,6 +257,8 @@ impl State {
             let later = channel.deferred.iter();
             later.for_each(|(message, it)| add(it.run, At::Deferred(id, *message), it.attempts, Some(it.due)));
         }
+        let looks = |there: usize| there.min(usize::try_from(count).unwrap_or(usize::MAX));
+        1 + looks(channel.in_flight.len()) + looks(channel.deferred.len())
     }
 
     fn run_at(&mut self, at: &At) -> &mut Run {
@@ -283,7 +289,7 @@ enum Failed {
 impl Compaction {
     fn of(segment: u32) -> Self {
         let moving = HashMap::<Key, Vec<Spot>>::new().into_iter();
-        Self { segment, sources: Vec::new(), found: HashMap::new(), moving, passes: 0, unreadable: 0 }
+        Self { segment, sources: Vec::new(), found: HashMap::new(), moving, passes: 0, unreadable: 0, looks: 0 }
     }
 
     /// Looks for batches of the segment. False if there are none.
@@ -302,6 +308,7 @@ impl Compaction {
             let rest = self.look(state, source, &mut left);
             self.sources.extend(rest);
         }
+        self.looks = LOOK - left;
         if !self.sources.is_empty() {
             return true;
         }

@@ -23,14 +23,16 @@ impl State {
 
     /// What has to come back by now comes back; says when there will be more.
     pub fn advance(&mut self, now: Now) -> Option<super::Micros> {
-        while let Some((when, id, message)) = self.store.timers.first().copied() {
-            if when > now.at {
-                return Some(when);
-            }
+        for id in self.store.rest.rested(now.at) {
+            let Some(channel) = self.channels.get_mut(&id) else { continue };
+            channel.rests = false;
+            channel.pump(&mut self.store, &mut self.sessions, now);
+        }
+        while let Some((_, id, message)) = self.store.timers.first().copied().filter(|(when, ..)| *when <= now.at) {
             self.store.timers.pop_first();
             self.come_back(id, message, now);
         }
-        None
+        self.next_timer()
     }
 
     /// A copy's time is over: it waits again.
@@ -66,7 +68,7 @@ impl Channel {
 
     /// Sends what waits, as long as somebody has room.
     pub(super) fn pump(&mut self, store: &mut Store, sessions: &mut Sessions, now: Now) {
-        while !self.paused && !self.queue.is_empty() {
+        while !self.paused && !self.rests && !self.queue.is_empty() {
             let Some(id) = self.line.pop_front() else { return };
             let session = sessions.get_mut(id).expect("who leaves leaves the line");
             session.in_line = false;
@@ -91,6 +93,7 @@ impl Channel {
                     run.count,
                     delay.div_ceil(1_000)
                 );
+                self.rests = store.rest.failed(self.id, now.at);
                 return self.defer(run, attempts, now.due_in(delay), store, now);
             }
         };

@@ -12,7 +12,7 @@
 //! 2. What was published together is kept as long as, and only while, a topic or a channel holds a message of it.
 //! 3. Each copy in flight and each deferred run of copies has one timer, and there are no others.
 //! 4. A session's count is what is in flight to it, and never above its RDY when a message is sent.
-//! 5. No message waits in a channel that is not paused while one of its sessions has room.
+//! 5. No message waits in a channel that is not paused while one of its sessions has room, unless it rests as messages cannot be read.
 //! 6. What is to outlive the process is in the log before the call ends.
 
 mod answer;
@@ -28,6 +28,7 @@ mod index;
 mod model;
 mod publish;
 mod recover;
+mod rest;
 mod session;
 mod stats;
 mod store;
@@ -38,6 +39,9 @@ mod unreadable;
 mod wire_id;
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 
 use self::channel::{ById, Channel};
 use self::compaction::Compaction;
@@ -131,9 +135,15 @@ impl State {
         trouble.or_else(|| self.check_index().err().map(|error| error.to_string()))
     }
 
-    /// When the next copy comes back.
+    /// Told when there may be [trouble](Self::trouble), though nothing was changed.
+    pub fn alarm(&self) -> Arc<Notify> {
+        self.store.log.alarm()
+    }
+
+    /// When the next copy comes back, or a channel goes on.
     pub fn next_timer(&self) -> Option<Micros> {
-        self.store.timers.first().map(|(when, ..)| *when)
+        let timer = self.store.timers.first().map(|(when, ..)| *when);
+        timer.into_iter().chain(self.store.rest.end()).min()
     }
 
     /// How much is in the log.

@@ -1,12 +1,15 @@
 //! Messages come in, and go to their topic's channels.
 
+use std::collections::HashMap;
 use std::io;
 
 use bytes::Bytes;
 
-use super::super::log::{Batch, Change, Copy, CopyRun, Holder, Place, Relocated, UnixMillis};
+use super::super::log::{Batch, Change, ChannelId, Copy, CopyRun, Holder, Place, Relocated, UnixMillis};
+use super::channel::{ById, Channel};
+use super::session::Sessions;
 use super::store::Store;
-use super::topic::Held;
+use super::topic::{Held, Topic};
 use super::{Missing, Now, SessionId, State};
 use crate::proto::{Bodies, ChannelName, TopicName};
 
@@ -60,12 +63,12 @@ impl State {
         let (count, bytes) = (u64::from(bodies.count()), bodies.length());
         let first = self.store.batches.reserve_ids(count, now.unix_nanos);
         let due = delay.filter(|delay| *delay > 0).map(|delay| now.due_in(delay));
-        let place = self.write(name, &bodies, first, due, now)?;
+        let topic = self.topics.get_mut(name).expect("made just now");
+        let place = self.store.write(topic, &bodies, first, due, now)?;
         let limit = self.store.limits.max_memory;
         if place.is_none() && !self.store.batches.has_room(bytes) {
             return Err(PublishError::Full { limit });
         }
-        let topic = self.topics.get_mut(name).expect("made just now");
         topic.message_count += count;
         topic.message_bytes += bytes as u64;
         let holders = if topic.holds() { 1 } else { topic.channels.len() as u32 };
@@ -73,9 +76,8 @@ impl State {
         let run = batches.insert(first, now.unix_nanos, bodies, place, holders, &mut **log);
         match topic.holds() {
             true => topic.hold(Held { run, due }, &mut self.store),
-            false => self.spread(name, Held { run, due }, now),
+            false => topic.spread(Held { run, due }, &mut self.channels, &mut self.store, &mut self.sessions, now),
         }
-        self.pump_topic(name, now);
         Ok(())
     }
 
@@ -132,23 +134,6 @@ impl State {
         self.session(session).count_published(topic, count);
     }
 
-    /// Writes a batch to the log, if anybody is to have it after a restart.
-    fn write(
-        &mut self,
-        name: &TopicName,
-        bodies: &Bodies,
-        first: u64,
-        due: Option<UnixMillis>,
-        now: Now,
-    ) -> io::Result<Option<Place>> {
-        let topic = &self.topics[name];
-        let holder = if topic.holds() { Holder::Topic } else { Holder::Channels };
-        if topic.is_ephemeral || (holder == Holder::Channels && !topic.has_durable_channel()) {
-            return Ok(None);
-        }
-        self.store.log.publish(&Batch { topic: topic.id, first, timestamp: now.unix_nanos, due, holder, bodies })
-    }
-
     /// What a topic held goes to its channels, if it may.
     pub(super) fn distribute(&mut self, name: &TopicName, now: Now) {
         let topic = self.topics.get_mut(name).expect("it is there");
@@ -161,24 +146,43 @@ impl State {
         let others = topic.channels.len() as u64 - 1;
         for held in topic.take_held() {
             self.store.batches.hold(held.run.key, others * u64::from(held.run.count));
-            self.spread(name, held, now);
-        }
-        self.pump_topic(name, now);
-    }
-
-    /// Gives each channel of a topic its copies.
-    fn spread(&mut self, name: &TopicName, Held { run, due }: Held, now: Now) {
-        for channel in self.topics[name].channels.values() {
-            let channel = self.channels.get_mut(channel).expect("its topic has it");
-            channel.take(run, due, &mut self.store, now);
+            topic.spread(held, &mut self.channels, &mut self.store, &mut self.sessions, now);
         }
     }
+}
 
-    fn pump_topic(&mut self, name: &TopicName, now: Now) {
-        let channels = self.topics[name].channels.values();
-        for channel in channels {
-            let channel = self.channels.get_mut(channel).expect("its topic has it");
-            channel.pump(&mut self.store, &mut self.sessions, now);
+impl Store {
+    /// Writes a batch to the log, if anybody is to have it after a restart.
+    fn write(
+        &mut self,
+        topic: &Topic,
+        bodies: &Bodies,
+        first: u64,
+        due: Option<UnixMillis>,
+        now: Now,
+    ) -> io::Result<Option<Place>> {
+        let holder = if topic.holds() { Holder::Topic } else { Holder::Channels };
+        if topic.is_ephemeral || (holder == Holder::Channels && !topic.has_durable_channel()) {
+            return Ok(None);
+        }
+        self.log.publish(&Batch { topic: topic.id, first, timestamp: now.unix_nanos, due, holder, bodies })
+    }
+}
+
+impl Topic {
+    /// Gives each channel its copies, which go out where somebody has room.
+    fn spread(
+        &self,
+        Held { run, due }: Held,
+        channels: &mut HashMap<ChannelId, Channel, ById>,
+        store: &mut Store,
+        sessions: &mut Sessions,
+        now: Now,
+    ) {
+        for id in self.channels.values() {
+            let channel = channels.get_mut(id).expect("its topic has it");
+            channel.take(run, due, store, now);
+            channel.pump(store, sessions, now);
         }
     }
 }

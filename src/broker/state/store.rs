@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::super::log::{Change, ChannelId, Log};
 use super::StateLimits;
 use super::batches::{Batches, Run};
+use super::rest::Rest;
 use super::time::Micros;
 
 pub(super) struct Store {
@@ -13,12 +14,14 @@ pub(super) struct Store {
     pub(super) batches: Batches,
     /// When each copy that is in flight or deferred comes back.
     pub(super) timers: BTreeSet<(Micros, ChannelId, u64)>,
+    /// Channels whose messages cannot be read.
+    pub(super) rest: Rest,
 }
 
 impl Store {
     pub(super) fn new(limits: StateLimits, log: Box<dyn Log>) -> Self {
         let batches = Batches::new(limits.max_memory);
-        Self { limits, log, batches, timers: BTreeSet::new() }
+        Self { limits, log, batches, timers: BTreeSet::new(), rest: Rest::default() }
     }
 
     pub(super) fn note(&mut self, change: &Change) {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nix::errno::Errno;
@@ -16,6 +17,11 @@ use crate::proto::Bodies;
 
 /// So many segments' files stay open; a backlog may have more segments than a process may have files.
 const OPEN: usize = 32;
+/// A record of which a small part was read is kept for the next part, if it is no longer than this.
+const KEPT: usize = 8 << 20;
+/// A record that is longer than this, and does not check, is refused for so long without another look.
+const LARGE: usize = 64 << 10;
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// Why a file could not be read, and where.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +42,24 @@ pub(super) fn is_device_error(error: &io::Error) -> bool {
 pub(super) struct Reader {
     path: PathBuf,
     files: VecDeque<(u32, File, u32)>,
+    /// A record that was read last: many messages that were published together may be asked for one by one.
+    kept: Option<Kept>,
     /// Bytes that were read.
     bytes: u64,
 }
 
+/// A record that was read and checked.
+#[derive(Debug)]
+struct Kept {
+    segment: u32,
+    record: u32,
+    /// What checks; else when it did not.
+    payload: Result<Bytes, Instant>,
+}
+
 impl Reader {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, files: VecDeque::new(), bytes: 0 }
+        Self { path, files: VecDeque::new(), kept: None, bytes: 0 }
     }
 
     /// The bodies at a place of a segment that is good up to `end`. Fails if it is not so many, of so many bytes with their sizes, or if
@@ -54,6 +71,15 @@ impl Reader {
         if place.offset.checked_add(length).is_none_or(|after| after > end) {
             return Err(bad(self));
         }
+        let end_of_bodies = begin + length as usize;
+        match self.kept.as_ref().filter(|kept| (kept.segment, kept.record) == (place.segment, place.record)) {
+            Some(Kept { payload: Ok(payload), .. }) => {
+                let bodies = payload.get(begin..end_of_bodies).map(Bytes::copy_from_slice);
+                return bodies.and_then(|bodies| Bodies::from_sized(bodies, count)).ok_or_else(|| bad(self));
+            }
+            Some(Kept { payload: Err(when), .. }) if when.elapsed() < REFUSED => return Err(bad(self)),
+            Some(_) | None => {}
+        }
         let at = |error: io::Error, reader: &Self| {
             let (path, Place { offset, .. }) = (file_path(&reader.path, place.segment), place);
             let text = format!("byte {offset} of {} cannot be read: {error}", path.display());
@@ -62,21 +88,25 @@ impl Reader {
         let mut head = [0; HEAD];
         let salt = self.read_at(place.segment, &mut head, place.record.into()).map_err(|error| at(error, self))?;
         let head = Head::read(salt, &head).filter(|head| u64::from(place.record) + u64::from(head.length) < end.into());
-        let Some(head) = head.filter(|head| begin + length as usize <= head.length as usize) else {
+        let Some(head) = head.filter(|head| end_of_bodies <= head.length as usize) else {
             return Err(bad(self));
         };
         let mut payload = vec![0; head.length as usize];
         let begin_of_payload = u64::from(place.record) + HEAD as u64;
         self.read_at(place.segment, &mut payload, begin_of_payload).map_err(|error| at(error, self))?;
-        if !head.fits(salt, &payload) {
+        let (fits, payload, bodies) = (head.fits(salt, &payload), Bytes::from(payload), begin..end_of_bodies);
+        // a small part of a large record does not keep all of it in memory
+        let is_small = bodies.len() < payload.len() / 2;
+        let (segment, record) = (place.segment, place.record);
+        if !fits {
+            let payload = Err(Instant::now());
+            self.kept = (head.length as usize > LARGE).then_some(Kept { segment, record, payload });
             return Err(bad(self));
         }
-        let bodies = begin..begin + length as usize;
-        // a small part of a large record does not keep all of it in memory
-        let bytes = match bodies.len() < payload.len() / 2 {
-            true => Bytes::copy_from_slice(&payload[bodies]),
-            false => Bytes::from(payload).slice(bodies),
-        };
+        if is_small && payload.len() <= KEPT {
+            self.kept = Some(Kept { segment, record, payload: Ok(payload.clone()) });
+        }
+        let bytes = if is_small { Bytes::copy_from_slice(&payload[bodies]) } else { payload.slice(bodies) };
         Bodies::from_sized(bytes, count).ok_or_else(|| bad(self))
     }
 
@@ -96,6 +126,7 @@ impl Reader {
     /// The segment goes.
     pub(super) fn forget(&mut self, segment: u32) {
         self.files.retain(|(number, ..)| *number != segment);
+        self.kept.take_if(|kept| kept.segment == segment);
     }
 
     /// A segment's file, and the salt of its records.

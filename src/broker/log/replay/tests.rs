@@ -16,7 +16,7 @@ fn replay(build: impl FnOnce(&mut Outgoing)) -> Replay {
     outgoing.change(&Change::ChannelCreated(TOPIC, CHANNEL, ChannelName::new("c").unwrap()));
     build(&mut outgoing);
     outgoing.seal(0);
-    let bytes = outgoing.slices().iter().flat_map(|slice| slice.to_vec()).collect::<Vec<_>>();
+    let bytes: Vec<u8> = outgoing.write(|slices| slices.iter().flat_map(|slice| slice.to_vec()).collect());
     let mut replay = Replay::default();
     for found in Scan::new(&bytes, 0, 0, None) {
         let Found::Record { at, kind, payload } = found else { panic!("{found:?}") };

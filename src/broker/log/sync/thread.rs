@@ -130,6 +130,7 @@ impl Body {
         work.failed = segment;
         work.trouble = Some(why.into());
         self.shared.has_trouble.store(true, Ordering::Relaxed);
+        self.shared.alarm.notify_one();
     }
 
     fn remove(&self, removals: &[Removal]) {

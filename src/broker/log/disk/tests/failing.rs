@@ -14,10 +14,17 @@ use super::*;
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` if it cannot be mounted here, which takes root.
+    /// `None`, and the test is skipped, if it cannot be mounted here, which takes root.
+    #[allow(clippy::print_stderr, reason = "a test that does not run says so")]
     fn mount(path: &Path) -> Option<Self> {
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(path).output();
-        mount.is_ok_and(|output| output.status.success()).then(|| Self(path.into()))
+        let disk = mount.is_ok_and(|output| output.status.success()).then(|| Self(path.into()));
+        if disk.is_none() {
+            let required = std::env::var("MQUEUE_REQUIRE_PEERS").is_ok_and(|v| v == "1");
+            assert!(!required, "a small disk can only be mounted by root");
+            eprintln!("skipped: a small disk can only be mounted by root");
+        }
+        disk
     }
 }
 
@@ -28,15 +35,9 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
 fn a_full_disk_refuses_what_is_new_and_keeps_what_it_has() {
     let directory = tempfile::tempdir().unwrap();
-    let Some(_disk) = SmallDisk::mount(directory.path()) else {
-        let required = std::env::var("MQUEUE_REQUIRE_PEERS").is_ok_and(|v| v == "1");
-        assert!(!required, "a small disk can only be mounted by root");
-        eprintln!("skipped: a small disk can only be mounted by root");
-        return;
-    };
+    let Some(_disk) = SmallDisk::mount(directory.path()) else { return };
     for segment_bytes in [1 << 20, 20_000] {
         let path = directory.path().join(segment_bytes.to_string());
         let mut world = world(&path, SyncMode::Interval, segment_bytes);
@@ -62,15 +63,9 @@ fn a_full_disk_refuses_what_is_new_and_keeps_what_it_has() {
 }
 
 #[test]
-#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
 fn a_disk_full_of_the_log_itself_is_drained_whatever_is_finished_first() {
     let directory = tempfile::tempdir().unwrap();
-    let Some(_disk) = SmallDisk::mount(directory.path()) else {
-        let required = std::env::var("MQUEUE_REQUIRE_PEERS").is_ok_and(|v| v == "1");
-        assert!(!required, "a small disk can only be mounted by root");
-        eprintln!("skipped: a small disk can only be mounted by root");
-        return;
-    };
+    let Some(_disk) = SmallDisk::mount(directory.path()) else { return };
     for (is_reopened, keeps) in
         [(false, vec![]), (true, vec![]), (false, vec![1]), (true, vec![7, 20]), (false, vec![40])]
     {
@@ -191,6 +186,41 @@ async fn a_failed_sync_is_told_and_refuses_until_a_new_segment_is_synced() {
     drop(log);
     let world = World::open(&options(directory.path(), SyncMode::Interval, 1 << 20));
     assert_eq!(world.model.messages.keys().collect::<Vec<_>>(), [&2, &3]);
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_a_new_segment_is_tried_though_nobody_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let (fails, mut log) = failing(directory.path(), SyncMode::Interval);
+    let alarm = log.alarm();
+    fails.store(true, Ordering::SeqCst);
+    publish(&mut log, 1).unwrap();
+    // nobody writes or waits: the thread itself tells
+    alarm.notified().await;
+    assert!(log.trouble().unwrap().ends_with(": the disk is broken"));
+    fails.store(false, Ordering::SeqCst);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while log.trouble().is_some() {
+        assert!(Instant::now() < deadline, "nothing is tried");
+        std::thread::yield_now();
+        log.retry = None;
+    }
+    publish(&mut log, 2).unwrap();
+}
+
+#[test]
+fn after_a_failed_write_the_next_is_tried_though_nobody_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
+    world.publish(TOPIC, Holder::Channels, None, &bodies(1, 10));
+    let long_ago = Instant::now().checked_sub(RETRY).unwrap();
+    world.log.failed = Some((Instant::now(), io::ErrorKind::Other, "the disk is broken".to_owned()));
+    assert_eq!(world.log.trouble().as_deref(), Some("the disk is broken"), "not at once");
+    world.log.failed = Some((long_ago, io::ErrorKind::Other, "the disk is broken".to_owned()));
+    assert_eq!(world.log.trouble(), None);
+    // what is written to find that out says nothing
+    world.publish(TOPIC, Holder::Channels, None, &bodies(2, 10));
+    world.reopen();
 }
 
 #[test]

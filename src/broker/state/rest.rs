@@ -1,0 +1,60 @@
+//! How many messages that cannot be read are tried at once: beyond, their channel rests for a moment, so that a disk that gives nothing
+//! of a long queue does not keep all others waiting.
+
+use super::time::Micros;
+use crate::broker::log::ChannelId;
+
+/// So many reads may fail at once.
+pub(super) const READS: u32 = 16;
+/// Then no more are tried until this much later.
+pub(super) const REST: Micros = 20_000;
+
+/// The reads that failed last, and the channels that rest.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    since: Micros,
+    failed: u32,
+    channels: Vec<ChannelId>,
+}
+
+impl Rest {
+    /// A channel's read failed; true if it is to rest.
+    pub(super) fn failed(&mut self, channel: ChannelId, now: Micros) -> bool {
+        if now.saturating_sub(self.since) >= REST {
+            (self.since, self.failed) = (now, 0);
+        }
+        self.failed += 1;
+        let rests = self.failed >= READS;
+        self.channels.extend(rests.then_some(channel));
+        rests
+    }
+
+    /// When the channels that rest go on, if there are any.
+    pub(super) fn end(&self) -> Option<Micros> {
+        (!self.channels.is_empty()).then_some(self.since + REST)
+    }
+
+    /// The channels that have rested by now. The one that was last is the first: each gets its turn.
+    pub(super) fn rested(&mut self, now: Micros) -> Vec<ChannelId> {
+        let mut rested =
+            if self.end().is_some_and(|end| end <= now) { std::mem::take(&mut self.channels) } else { vec![] };
+        rested.reverse();
+        rested
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_reads_may_fail_at_once_and_channels_go_on_in_turns() {
+        let (mut rest, a, b) = (Rest::default(), ChannelId(1), ChannelId(2));
+        assert!((1..READS).all(|_| !rest.failed(a, 7)), "each may be followed by one that can be read");
+        assert_eq!(rest.end(), None);
+        assert!(rest.failed(a, 7) && rest.failed(b, 8));
+        assert_eq!((rest.end(), rest.rested(REST - 1)), (Some(REST), vec![]));
+        assert_eq!(rest.rested(REST), [b, a]);
+        assert_eq!((rest.end(), rest.failed(b, REST)), (None, false));
+    }
+}
