@@ -30,6 +30,7 @@ mod gateway;
 mod groups;
 mod handler_commands;
 mod hostile;
+mod hostile_http;
 mod http_handler;
 mod idle;
 mod layers;
