@@ -93,12 +93,13 @@ async fn read(
             Ok(Err(error)) => return crate::http::cause(&error),
             Err(_) => return format!("no line came for {} s", line_began.elapsed().as_secs()),
         };
+        let searched = rest.len();
         rest.extend_from_slice(&chunk);
         if rest.len() > LONGEST_LINE {
             return "a line that is too long".to_owned();
         }
-        let Some(end) = memchr::memrchr(b'\n', &rest) else { continue };
-        let lines = rest.split_to(end + 1);
+        let Some(end) = memchr::memrchr(b'\n', &rest[searched..]) else { continue };
+        let lines = rest.split_to(searched + end + 1);
         line_began = Instant::now();
         let mut batch = Vec::new();
         for line in lines[..].split(|byte: &u8| *byte == b'\n').filter(|line| !line.is_empty()) {
