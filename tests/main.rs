@@ -19,6 +19,7 @@ mod broker_tools;
 mod broker_unix;
 mod conformance;
 mod create;
+mod crowd;
 mod demo;
 mod doctor;
 mod errors;
