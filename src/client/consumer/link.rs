@@ -62,7 +62,8 @@ pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Conne
                 let mut link = Link::new(&hub, connection, &sender, stopping, &mut across);
                 let (ended, lived) = (link.run().await, link.lived);
                 // who breaks the protocol again and again is met ever more rarely
-                if lived && !(ended.as_ref().is_err_and(Error::is_misconduct) && !link.answered) {
+                let is_sound = link.answered || !ended.as_ref().is_err_and(Error::is_misconduct);
+                if lived && is_sound {
                     backoff.reset();
                 }
                 match ended {
