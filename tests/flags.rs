@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use clap::{Arg, Command, CommandFactory};
+use clap::error::ErrorKind;
+use clap::{Arg, Command, CommandFactory, Parser};
 use mqueue::cli::Cli;
 
 /// Flags of one name that differ between commands, and why they may.
@@ -89,6 +90,46 @@ fn whatever_reports_in_json_does_so_with_the_same_flag() {
         if says_json && command.get_name() != "consumer" {
             let json = command.get_arguments().find(|arg| arg.get_long() == Some("json"));
             assert!(json.is_some(), "{} has no --json", command.get_name());
+        }
+    }
+}
+
+/// Flags that take an address to connect to or to listen on, and what stands before `HOST:PORT` in it.
+fn addresses() -> Vec<(String, String, &'static str)> {
+    let mut all = Vec::new();
+    for command in commands() {
+        for arg in command.get_arguments() {
+            let Some(flag) = arg.get_long() else { continue };
+            let names = arg.get_value_names().unwrap_or_default();
+            let before: &[&'static str] = match names.first().map(|name| name.as_str()) {
+                Some("HOST:PORT") => &[""],
+                Some("ADDRESS") if command.get_name() == "broker" => &[""],
+                Some("ADDRESS") if flag == "listen" || flag == "to" => &["tcp:", "udp:"],
+                Some(name) if name.contains("ADDRESS") => panic!("--{flag} of {}: add it here", command.get_name()),
+                _ => continue,
+            };
+            all.extend(before.iter().map(|before| (command.get_name().to_owned(), flag.to_owned(), *before)));
+        }
+    }
+    all
+}
+
+#[test]
+fn a_port_alone_and_a_name_are_addresses_in_every_flag_that_takes_one() {
+    let all = addresses();
+    assert!(all.len() > 20, "{all:?}");
+    for (command, flag, before) in all {
+        // what else is missing is found later than a value that is none
+        let read = |address: &str| {
+            let read = Cli::try_parse_from(["mqueue", &command, &format!("--{flag}"), &format!("{before}{address}")]);
+            read.err().filter(|error| matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue))
+        };
+        for address in [":5000", "localhost:5000", "127.0.0.1:5000", "[::1]:5000", "a-host.example.org:5000"] {
+            let refused = read(address);
+            assert!(refused.is_none(), "{command} --{flag} {before}{address}: {}", refused.unwrap());
+        }
+        for wrong in ["localhost", "5000", "::1:5000", "a b:5000", "localhost:65536", "localhost:"] {
+            assert!(read(wrong).is_some(), "{command} --{flag} {before}{wrong} is taken");
         }
     }
 }

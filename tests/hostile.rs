@@ -4,23 +4,53 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mqueue::proto::{Command, Frame, Response};
+use mqueue::client::{Consumer, ConsumerConfig};
+use mqueue::proto::{ChannelName, Command, Frame, Response, TopicName};
 use nix::sys::signal::Signal;
 
-use crate::support::fake_nsqd::{FakeNsqd, Peer, error, message, message_id, ok};
-use crate::support::{Mqueue, consumer, wait_until};
-
-/// The most memory that a process has had at once, in KiB.
-fn peak(consumer: &Mqueue) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", consumer.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
+use crate::support::fake_nsqd::{FakeNsqd, Peer, encoded, error, message, message_id, ok};
+use crate::support::{Mqueue, consumer, mqueue, wait_until};
 
 fn assert_small(consumer: &Mqueue) {
-    let peak = peak(consumer);
+    let peak = consumer.peak();
     assert!(peak < 40_000, "{peak} KiB");
 }
+
+/// A consumer of two nsqds, the first of which lies; the second is served whatever the first one does.
+struct Both {
+    liar: FakeNsqd,
+    good: Peer,
+    consumer: Mqueue,
+}
+
+impl Both {
+    fn start(args: &str) -> Self {
+        let (liar, good) = (FakeNsqd::start(), FakeNsqd::start());
+        let consumer = consumer(&format!("{},{}", liar.tcp(), good.tcp()), args).start();
+        let good = good.subscribed();
+        Self { liar, good, consumer }
+    }
+
+    /// The good nsqd's heartbeat is answered at once, the memory is small, and nothing spins.
+    #[track_caller]
+    fn assert_sound(&mut self) {
+        let start = Instant::now();
+        self.good.said();
+        assert!(start.elapsed() < Duration::from_secs(10), "the good nsqd waited: {:?}", start.elapsed());
+        // what is in the sockets may still be worked on
+        wait_until("it has nothing to do", || {
+            let (start, before) = (Instant::now(), self.consumer.processor_time());
+            while start.elapsed() < Duration::from_millis(400) {
+                self.good.said();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            self.consumer.processor_time() - before < Duration::from_millis(100)
+        });
+        assert_small(&self.consumer);
+    }
+}
+
+const FLOOD: Duration = Duration::from_millis(1500);
 
 /// A message arrives on this connection and is answered.
 #[track_caller]
@@ -224,6 +254,39 @@ fn a_peer_that_heeds_no_rdy_is_disconnected_whatever_it_says_of_itself() {
 }
 
 #[test]
+fn what_identify_grants_is_used_if_it_makes_sense_and_otherwise_said_in_one_line() {
+    for (reply, says) in [
+        (r#"{"msg_timeout":0}"#, "grants a msg_timeout of 0 ms"),
+        (r#"{"msg_timeout":-1}"#, "IDENTIFY reply that cannot be read"),
+        (r#"{"msg_timeout":1e30}"#, "IDENTIFY reply that cannot be read"),
+        (r#"{"max_rdy_count":0}"#, "grants a max_rdy_count of 0"),
+        (r#"{"max_rdy_count":-5}"#, "IDENTIFY reply that cannot be read"),
+        (r#"{"version":5}"#, "IDENTIFY reply that cannot be read"),
+        ("\u{1b}[2J\n\nmqueue: all is well", "IDENTIFY reply that cannot be read"),
+    ] {
+        let fake = FakeNsqd::start();
+        let consumer = consumer(&fake.tcp(), "").start();
+        let mut peer = fake.accept();
+        peer.grants(reply);
+        let finished = consumer.finish();
+        assert_eq!((finished.code, finished.stderr.lines().count()), (Some(69), 1), "{reply}: {}", finished.stderr);
+        assert!(finished.stderr.contains(says), "{reply}: {}", finished.stderr);
+        assert!(!finished.stderr.contains('\u{1b}'), "{reply}: {:?}", finished.stderr);
+    }
+    let huge = r#"{"msg_timeout":18446744073709551615,"max_msg_timeout":18446744073709551615,"max_rdy_count":18446744073709551615}"#;
+    for reply in [huge, r#"{"msg_timeout":1}"#, "{}"] {
+        let fake = FakeNsqd::start();
+        let consumer = consumer(&fake.tcp(), "").start();
+        let mut peer = fake.accept();
+        peer.grants(reply);
+        assert!(matches!(peer.command(), Command::Sub { .. }), "{reply}");
+        peer.send(&ok());
+        assert_works(&mut peer);
+        assert_eq!(consumer.times_said("WARN"), 0, "{reply}: {}", consumer.stderr());
+    }
+}
+
+#[test]
 fn a_msg_timeout_of_a_millisecond_makes_no_storm_of_touches() {
     let fake = FakeNsqd::start();
     let _consumer = consumer(&fake.tcp(), "--handler sleep:1h").start();
@@ -240,4 +303,167 @@ fn a_msg_timeout_of_a_millisecond_makes_no_storm_of_touches() {
     }
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(400), "5 TOUCHes in {took:?}");
+}
+
+#[test]
+fn one_message_again_and_again_costs_no_memory_and_holds_up_nobody() {
+    let same = || encoded((0..1000).map(|_| message(1, 1, b"body")));
+    let later = || encoded((0..1000).map(|n| message(1, 2 + n, b"body")));
+    for (handler, bytes) in [("sleep:1h", same()), ("sleep:1h", later()), ("print", same()), ("print", later())] {
+        let mut both = Both::start(&format!("--handler {handler}"));
+        let mut peer = both.liar.subscribed();
+        peer.until_ready();
+        peer.send(&message(1, 1, b"body"));
+        let times = peer.flood(&bytes, FLOOD);
+        eprintln!("{handler}: {times} thousand times, {} KiB", both.consumer.peak());
+        both.assert_sound();
+    }
+}
+
+#[test]
+fn a_flood_of_messages_does_not_gather_whatever_connections_it_comes_by() {
+    const CONNECTIONS: u64 = 60;
+    let mut both = Both::start("--handler sleep:1h");
+    let mut connections = 0;
+    // fewer on each connection than it may have, and it is left at once, as if nsqd had been started anew
+    while connections < CONNECTIONS
+        && let Some(mut peer) = both.liar.subscribed_within(Duration::from_secs(3))
+    {
+        let ids = connections * 1500..(connections + 1) * 1500;
+        peer.send_all(ids.map(|id| message(id, 1, &[b'x'; 1000])));
+        connections += 1;
+    }
+    eprintln!("1,500 messages on each of {connections} connections: {} KiB", both.consumer.peak());
+    assert!(connections > 1, "it connects again");
+    both.assert_sound();
+}
+
+/// A frame's size and type, and no data.
+fn head(size: u32, kind: u32) -> Vec<u8> {
+    [size.to_be_bytes(), kind.to_be_bytes()].concat()
+}
+
+#[test]
+fn a_frame_that_comes_a_byte_a_millisecond_is_not_waited_for_for_good() {
+    // while setting up there are 5 s
+    let fake = FakeNsqd::start();
+    let consumer = consumer(&fake.tcp(), "").start();
+    let mut peer = fake.accept();
+    peer.identify();
+    let drips = std::iter::repeat_n(b'x', 60_000);
+    assert!(peer.drip(head(60_000, 0).into_iter().chain(drips), Duration::from_secs(30)), "it is not disconnected");
+    let finished = consumer.finish();
+    assert_eq!((finished.code, finished.stderr.lines().count()), (Some(69), 1), "{}", finished.stderr);
+
+    // later as long as nsqd may be silent, which are two heartbeats, and here 2 s
+    let drips = || head(12_000, 2).into_iter().chain(std::iter::repeat_n(b'x', 12_000));
+    let (fake, start) = (FakeNsqd::start(), Instant::now());
+    let address = fake.tcp().parse().unwrap();
+    let dripping = std::thread::spawn(move || {
+        let mut peer = fake.subscribed();
+        peer.until_ready();
+        let closed = peer.drip(drips(), Duration::from_secs(30));
+        assert_works(&mut fake.subscribed());
+        closed
+    });
+    let mut config = ConsumerConfig::new(TopicName::new("foo").unwrap(), ChannelName::new("1").unwrap());
+    config.nsqd = vec![address];
+    config.connect.identify.heartbeat_interval = Some(1000);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let mut consumer = Consumer::connect(config).await.unwrap();
+        consumer.recv().await.unwrap().finish();
+        // until the connection is gone
+        consumer.stop();
+        assert!(consumer.recv().await.is_none());
+    });
+    assert!(dripping.join().unwrap(), "it is not disconnected");
+    assert!(start.elapsed() > Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_frame_of_a_size_that_cannot_be_is_one_line() {
+    let mut both = Both::start("");
+    for size in [1 << 31, u32::MAX, -2_i32 as u32, 0, 3] {
+        let mut peer = both.liar.subscribed();
+        assert_works(&mut peer);
+        let said = both.consumer.stderr().lines().count();
+        peer.send_raw(&head(size, 2));
+        peer.rest();
+        wait_until("it is said", || both.consumer.stderr().lines().count() > said);
+        let stderr = both.consumer.stderr();
+        let last = stderr.lines().nth(said).unwrap();
+        assert!(last.contains(&format!("a frame of {size} bytes")), "{last}");
+    }
+    assert_works(&mut both.liar.subscribed());
+    both.assert_sound();
+}
+
+#[test]
+fn of_an_error_of_a_megabyte_one_short_line_is_logged() {
+    let mut both = Both::start("");
+    let text = format!("E_INVALID \u{1b}[31m\nWARN forged\r{}", "y".repeat((1 << 20) - 100));
+    for _ in 0..3 {
+        let mut peer = both.liar.subscribed();
+        assert_works(&mut peer);
+        peer.send(&error(text.clone().leak()));
+        peer.rest();
+    }
+    assert_works(&mut both.liar.subscribed());
+    let stderr = both.consumer.stderr();
+    assert!(!stderr.contains('\u{1b}') && !stderr.contains('\r'), "{stderr:?}");
+    assert!(!stderr.lines().any(|line| line.starts_with("WARN forged")), "{stderr}");
+    assert!(stderr.contains("E_INVALID") && stderr.lines().all(|line| line.len() < 500), "{stderr}");
+    both.assert_sound();
+}
+
+/// A producer of two nsqds, of which the first one lies.
+#[test]
+fn a_producer_leaves_an_nsqd_that_takes_everything_and_answers_with_heartbeats_only() {
+    let (liar, good) = (FakeNsqd::start(), FakeNsqd::start());
+    let args = format!("producer --stream foo --generate --rate 5 --nsqd-tcp-address {},{}", liar.tcp(), good.tcp());
+    let producer = mqueue(&args).start();
+    let mut good = good.accept();
+    good.identified();
+    let mut peer = liar.accept();
+    peer.identified();
+    let start = Instant::now();
+    let mut heard = peer.another();
+    // hears of nothing but life, and there is always something new to say
+    let lying = std::thread::spawn(move || {
+        while heard.try_send(&Frame::Response(Response::Heartbeat)) && start.elapsed() < Duration::from_secs(50) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let answering = std::thread::spawn(move || {
+        while good.next().is_some() {
+            good.send(&ok());
+        }
+    });
+    while peer.next().is_some() {}
+    let took = start.elapsed();
+    assert!((Duration::from_secs(9)..Duration::from_secs(20)).contains(&took), "{took:?}");
+    wait_until("it is said", || producer.times_said("connection lost") == 1);
+    assert!(producer.stderr().contains("did not answer for 1"), "{}", producer.stderr());
+    assert_small(&producer);
+    drop(producer);
+    lying.join().unwrap();
+    answering.join().unwrap();
+}
+
+#[test]
+fn a_producer_reads_no_messages_and_believes_no_ok_that_it_has_not_asked_for() {
+    let large = [&(200_u32 << 20).to_be_bytes()[..], &2_u32.to_be_bytes(), &[0; 100]].concat();
+    for (bytes, says) in [(encoded([ok()]), "OK without a command"), (large, "a message")] {
+        let fake = FakeNsqd::start();
+        let producer = mqueue(&format!("producer --stream foo --nsqd-tcp-address {}", fake.tcp())).with_stdin().start();
+        let mut peer = fake.accept();
+        peer.identified();
+        peer.send_raw(&bytes);
+        assert!(peer.next().is_none(), "nothing was to be published");
+        producer.wait_to_say(says);
+        assert_eq!(producer.times_said("connection lost"), 1, "{}", producer.stderr());
+        // and goes on
+        fake.accept().identified();
+        assert_small(&producer);
+    }
 }

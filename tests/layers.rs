@@ -100,3 +100,23 @@ fn subcommands_do_not_use_each_other() {
         }
     }
 }
+
+/// Raw connections are made in `net`, where each has a deadline, and a name is tried with all of its addresses.
+#[test]
+fn connections_are_made_in_one_place() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = 0;
+    for (path, text) in sources(&src) {
+        let inside = path.strip_prefix(&format!("{}/", src.display())).expect("below the folder");
+        // tests connect as they like, and a Unix datagram socket never waits
+        let code = text.split("#[cfg(test)]").next().expect("a beginning");
+        let is_test = inside.ends_with("tests.rs") || inside.ends_with("testing.rs") || inside.contains("/tests/");
+        for call in ["TcpStream::connect", "UnixStream::connect", "TcpSocket::connect", "sys::socket::connect"] {
+            if !is_test && code.contains(call) {
+                found += 1;
+                assert!(inside.starts_with("net/"), "{inside} has {call}: use crate::net");
+            }
+        }
+    }
+    assert!(found >= 2, "is the search broken?");
+}

@@ -10,3 +10,20 @@ pub(in crate::app) fn raise_limit() {
         tracing::warn!("the limit of open files stays as it is: {error}");
     }
 }
+
+/// Files that this process may open, and how many it may open still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::app) struct Files {
+    pub(in crate::app) limit: usize,
+    pub(in crate::app) free: usize,
+}
+
+impl Files {
+    /// Those of this process, now.
+    pub(in crate::app) fn of_this_process() -> Self {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        Self { limit, free: limit.saturating_sub(open) }
+    }
+}

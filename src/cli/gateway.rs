@@ -70,7 +70,7 @@ pub struct Workers {
 #[group(skip)]
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
-    /// Connections at once; beyond it those without a request make way
+    /// Connections at once, as far as the limit of open files goes; beyond it those without a request make way
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = whole::<u32>(1..=1_000_000))]
     pub max_connections: u32,
 

@@ -21,6 +21,12 @@ use crate::proto::{self, Command, Frame, FrameError, Identify, IdentifyReply, MA
 /// Bytes to be said beyond which nsqd cannot be reading: answers to all that may be in flight are far fewer.
 const MAX_UNREAD: usize = 4 << 20;
 
+/// A frame takes as long as nsqd may be silent, and a second more for so many bytes of it. nsqd itself gives up a client that it hears
+/// nothing of for so long.
+const LEAST_RATE: usize = 16 * 1024;
+/// How long a frame may take where there are no heartbeats.
+const FRAME_TIME: Duration = Duration::from_secs(60);
+
 /// How connections are made, and what is asked of nsqd on them.
 #[derive(Debug, Clone)]
 pub struct ConnectConfig {
@@ -71,6 +77,7 @@ pub(crate) struct Connection {
     /// SUB waits for nsqd's disk.
     pub(crate) round_trip: Duration,
     answer_within: Duration,
+    frame_time: Duration,
 }
 
 impl Connection {
@@ -89,6 +96,7 @@ impl Connection {
             granted: IdentifyReply::default(),
             round_trip,
             answer_within: config.connect_timeout,
+            frame_time: config.heartbeat().map_or(FRAME_TIME, |every| 2 * every),
         };
         connection.out.put_slice(MAGIC_V2);
         let wishes = serde_json::to_vec(&config.identify).expect("an Identify has only string keys");
@@ -134,6 +142,16 @@ impl Connection {
             }
             self.more().await?;
         }
+    }
+
+    /// When the frame that has begun to come has to be there, if one has.
+    pub(crate) fn frame_due(&self) -> Option<Instant> {
+        self.incoming.due(self.frame_time)
+    }
+
+    /// The frame was not there in time.
+    pub(crate) fn slow(&self) -> Error {
+        Error::Slow { address: self.address.clone(), after: self.incoming.time(self.frame_time) }
     }
 
     /// Writes what is to be said.
@@ -188,16 +206,42 @@ pub(crate) fn answer_heartbeat(out: &mut Outgoing) {
 pub(crate) struct Incoming {
     buffer: BytesMut,
     max_frame: u32,
+    /// When the frame began to come of which a part is there.
+    begun: Option<Instant>,
+    /// A frame was taken since then: whatever is there belongs to another one.
+    took: bool,
 }
 
 impl Incoming {
     fn new(max_frame: u32) -> Self {
-        Self { buffer: BytesMut::new(), max_frame }
+        Self { buffer: BytesMut::new(), max_frame, begun: None, took: false }
     }
 
     /// The next frame that has wholly arrived.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
-        Frame::decode(&mut self.buffer, self.max_frame)
+        let frame = Frame::decode(&mut self.buffer, self.max_frame)?;
+        if frame.is_some() {
+            self.took = true;
+        } else if std::mem::take(&mut self.took) || self.begun.is_none() {
+            self.wait_anew();
+        }
+        Ok(frame)
+    }
+
+    /// The time of the frame that has begun to come begins here: it was not read meanwhile.
+    pub(crate) fn wait_anew(&mut self) {
+        self.begun = (!self.buffer.is_empty()).then(Instant::now);
+    }
+
+    /// How long the frame may take that has begun to come.
+    fn time(&self, patience: Duration) -> Duration {
+        let length = Frame::length(&self.buffer).unwrap_or(0);
+        patience + Duration::from_secs((length / LEAST_RATE) as u64)
+    }
+
+    /// When the frame has to be there that has begun to come, if one has.
+    fn due(&self, patience: Duration) -> Option<Instant> {
+        self.begun.filter(|_| !self.took).map(|begun| begun + self.time(patience))
     }
 
     /// True if what comes next is a message, of which the first bytes are enough.
@@ -209,5 +253,39 @@ impl Incoming {
     pub(crate) async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
         let length = Frame::length(&self.buffer);
         from.read_buf(&mut proto::room(&mut self.buffer, length)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Reads what is there once, and takes the frames in it; says for how long the rest is waited for.
+    async fn left(incoming: &mut Incoming, mut bytes: &[u8]) -> Option<Duration> {
+        while !bytes.is_empty() {
+            incoming.fill(&mut bytes).await.unwrap();
+        }
+        while incoming.next_frame().unwrap().is_some() {}
+        incoming.due(PATIENCE).map(|due| due.saturating_duration_since(Instant::now()))
+    }
+
+    #[tokio::test]
+    async fn a_frame_has_a_time_from_its_first_byte_on_whatever_comes_of_it() {
+        let mut incoming = Incoming::new(u32::MAX);
+        let frame = b"\0\0\0\x06\0\0\0\0OK";
+        assert_eq!(left(&mut incoming, b"").await, None);
+        assert_eq!(left(&mut incoming, frame).await, None);
+        assert!(left(&mut incoming, &frame[..5]).await.unwrap() <= PATIENCE);
+        let begun = incoming.begun;
+        left(&mut incoming, &frame[5..7]).await;
+        assert_eq!(incoming.begun, begun, "a byte more gives it no more time");
+        left(&mut incoming, &[&frame[7..], &frame[..1]].concat()).await;
+        assert!(incoming.begun > begun, "the next one has a time of its own");
+        assert_eq!(left(&mut incoming, &frame[1..]).await, None);
+        // 1 GiB at 16 KiB a second
+        let large = left(&mut incoming, &[&(1_u32 << 30).to_be_bytes()[..], &2_u32.to_be_bytes()].concat()).await;
+        assert!(large.unwrap() > Duration::from_secs(65_000), "{large:?}");
     }
 }

@@ -69,6 +69,7 @@ impl Duplex {
     pub async fn next(&mut self) -> Result<Heard, Error> {
         let mut write_failed = false;
         loop {
+            let late = self.connection.frame_due().map(|due| due.saturating_duration_since(Instant::now()));
             let Connection { stream, incoming, out, address, .. } = &mut self.connection;
             let address = || address.clone();
             let broken = |source| Error::Frame { address: address(), source };
@@ -94,6 +95,7 @@ impl Duplex {
                     Ok(_) => self.heard = Instant::now(),
                     Err(e) => return Err(Error::Closed { address: address(), source: Some(e) }),
                 },
+                () = sleep(late.unwrap_or_default()), if late.is_some() => return Err(self.connection.slow()),
                 () = sleep(silent) => return Err(Error::Silent { address: address(), after: self.silence }),
             }
         }

@@ -25,6 +25,14 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
+    /// A frame was begun, and not finished in time.
+    #[error("nsqd at {address} began a frame, and did not finish it within {} s", .after.as_secs())]
+    Slow {
+        /// Where.
+        address: Address,
+        /// How long was waited.
+        after: Duration,
+    },
     /// The connection ended.
     #[error("nsqd at {address} closed the connection{}", .source.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
     Closed {
@@ -71,4 +79,18 @@ pub enum Error {
     /// There is nothing to connect to.
     #[error("no address given: name an nsqd or an nsqlookupd")]
     NoAddress,
+}
+
+impl Error {
+    /// True if nsqd is to blame, by what it said: a new connection is of little use.
+    pub(crate) fn is_misconduct(&self) -> bool {
+        matches!(
+            self,
+            Self::Frame { .. }
+                | Self::Slow { .. }
+                | Self::Refused { .. }
+                | Self::Unexpected { .. }
+                | Self::Violation { .. }
+        )
+    }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::DATE;
+use reqwest::redirect::Policy;
 use reqwest::{Client, Method, StatusCode};
 use serde::de::DeserializeOwned;
 
@@ -100,7 +101,8 @@ impl Api {
         let address = bare.parse::<Address>()?.to_string();
         let client =
             crate::http::plain().connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(5)).no_proxy();
-        let client = client.build().expect("nothing is read from the system for plain http");
+        // who is asked does not choose who else is
+        let client = client.redirect(Policy::none()).build().expect("nothing is read from the system for plain http");
         Ok(Self { program, address, client, said: Arc::default() })
     }
 

@@ -1,6 +1,6 @@
 //! Hearing that a channel gets a message, without taking it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
@@ -51,8 +51,12 @@ impl Listener {
                 }
                 Some(other) => return Err(self.0.unexpected(format!("{other:?}"))),
                 None => {
-                    let silent = Error::Silent { address: self.0.address.clone(), after: 2 * HEARTBEAT };
-                    timeout(2 * HEARTBEAT, self.0.more()).await.map_err(|_| silent)??;
+                    let late = self.0.frame_due().map(|due| due.saturating_duration_since(Instant::now()));
+                    let more = timeout(late.unwrap_or(2 * HEARTBEAT), self.0.more()).await;
+                    more.map_err(|_| match late {
+                        Some(_) => self.0.slow(),
+                        None => Error::Silent { address: self.0.address.clone(), after: 2 * HEARTBEAT },
+                    })??;
                 }
             }
         }

@@ -4,43 +4,51 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::plural::times;
+use crate::plural::{self, times};
 use crate::proto::stats::{Channels, Info, Lookup, Producer, Stats, TopicStats, Topics};
 use crate::proto::{ChannelName, HostPort, TopicName, excerpt, is_host};
 
-/// What was left out of one answer.
+/// The most nsqds of an nsqlookupd's answer: each is connected to.
+pub(super) const MAX_NSQDS: usize = 1024;
+
+/// What was left out of one answer. The names themselves are not kept: they would be told to people.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
     count: usize,
-    /// The first of them, fit for a log line.
-    first: Option<String>,
+    /// nsqds beyond [`MAX_NSQDS`].
+    nsqds: usize,
 }
 
 impl LeftOut {
-    fn keeps(&mut self, is_valid: bool, text: &str) -> bool {
-        if !is_valid {
-            self.count += 1;
-            self.first.get_or_insert_with(|| excerpt(text.as_bytes()));
-        }
+    fn keeps(&mut self, is_valid: bool) -> bool {
+        self.count += usize::from(!is_valid);
         is_valid
     }
 
     fn keeps_topic(&mut self, name: &str) -> bool {
-        self.keeps(TopicName::is_valid(name), name)
+        self.keeps(TopicName::is_valid(name))
     }
 
     fn keeps_channel(&mut self, name: &str) -> bool {
-        self.keeps(ChannelName::is_valid(name), name)
+        self.keeps(ChannelName::is_valid(name))
     }
 
     /// Logs that something was left out, once for each server.
     pub(super) fn log_once(self, program: &str, address: &str, said: &Arc<AtomicBool>) {
-        if let Some(first) = self.first
-            && !said.swap(true, Ordering::Relaxed)
-        {
-            let count = times(self.count);
+        let Self { count, nsqds } = self;
+        if count + nsqds == 0 || said.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if count > 0 {
             tracing::warn!(
-                "{program} at {address} names what NSQ does not allow, {count}, first \"{first}\": left out"
+                "{program} at {address} names topics, channels or hosts that NSQ does not allow, {}: left out",
+                times(count)
+            );
+        }
+        if nsqds > 0 {
+            tracing::warn!(
+                "{program} at {address} names {} more than the {MAX_NSQDS} that are read: left out",
+                plural::count(nsqds, "nsqd")
             );
         }
     }
@@ -82,8 +90,10 @@ impl Checked for Lookup {
             if remote_address.parse::<HostPort>().is_err() {
                 remote_address.clear();
             }
-            out.keeps(is_host(broadcast_address), broadcast_address)
+            out.keeps(is_host(broadcast_address))
         });
+        out.nsqds += self.producers.len().saturating_sub(MAX_NSQDS);
+        self.producers.truncate(MAX_NSQDS);
     }
 }
 
@@ -127,7 +137,7 @@ mod tests {
         let names: Vec<_> = stats.topics.iter().map(|topic| topic.topic_name.as_str()).collect();
         let channels: Vec<_> = stats.topics[0].channels.iter().map(|channel| channel.channel_name.as_str()).collect();
         assert_eq!((names, channels), (vec!["good"], vec!["1", "y#ephemeral"]));
-        assert_eq!((out.count, out.first.as_deref()), (3, Some("x; rm -rf /")));
+        assert_eq!(out.count, 3);
         assert_eq!(stats.version, r"1\x1b[2J");
     }
 
@@ -144,6 +154,13 @@ mod tests {
         assert_eq!(hosts, ["nsqd_1.example:4150", "[::1]:0"]);
         assert_eq!((lookup.channels, &lookup.producers[0].topics), (vec!["1".to_owned()], &vec!["a".to_owned()]));
         assert_eq!((lookup.producers[1].remote_address.as_str(), lookup.producers[1].http_port), ("", 0));
-        assert_eq!((out.count, out.first.as_deref()), (5, Some("a b")));
+        assert_eq!(out.count, 5);
+    }
+
+    #[test]
+    fn of_too_many_nsqds_the_first_are_read() {
+        let all: Vec<_> = (0..3000).map(|n| format!(r#"{{"broadcast_address":"h{n}","tcp_port":1}}"#)).collect();
+        let (lookup, out) = checked::<Lookup>(&format!(r#"{{"producers":[{}]}}"#, all.join(",")));
+        assert_eq!((lookup.producers.len(), out.nsqds), (MAX_NSQDS, 3000 - MAX_NSQDS));
     }
 }

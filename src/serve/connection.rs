@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -73,8 +73,10 @@ pub async fn connection<S>(
         }
         () = place.ousted() => {
             serving.as_mut().graceful_shutdown();
-            // a request that waits for its turn is told
-            let _ = tokio::time::timeout(LAST_WORDS, serving).await;
+            // a request that waits for its turn is told; of any other its file is wanted at once
+            if place.asks() {
+                let _ = tokio::time::timeout(LAST_WORDS, serving).await;
+            }
             return tracing::debug!("an HTTP connection made way for another");
         }
         () = life.as_mut() => return tracing::debug!("an HTTP connection was open for too long"),
@@ -102,7 +104,17 @@ where
     let is_health = matches!(request.uri().path(), "/ping" | "/healthz");
     let patience = if is_health { Duration::ZERO } else { TURN };
     match place.turn(patience).await {
-        Some(stay) => Ok(service.call(request).await?.map(|body| Body::new(Answering { body, _stay: stay }))),
+        Some(stay) => {
+            // what is asked for may be long; what is handed in is limited
+            if !is_health && request.method() == Method::GET {
+                place.gate().await;
+            }
+            let mut response = service.call(request).await?;
+            if place.is_wanted() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response.map(|body| Body::new(Answering { body, _stay: stay })))
+        }
         None if is_health => {
             let mut response = service.call(request).await?;
             // so that its bytes find room, for sure

@@ -12,6 +12,7 @@
 //! all turns are taken by clients that read slowly.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Places beyond the turns, at most.
 const KEPT: usize = 64;
-/// How long a connection has been without a request, at least, when it makes way.
-const LEAST_AGE: Duration = Duration::from_millis(500);
+/// How long a connection has been without a request, at least, when it makes way. A request comes right behind the handshake; and a
+/// thousand connections that say nothing have to make way within seconds.
+const LEAST_AGE: Duration = Duration::from_millis(50);
 
 /// The places of one or more listeners.
 #[derive(Debug, Clone)]
@@ -33,6 +35,10 @@ struct Shared {
     table: Mutex<Table>,
     freed: Notify,
     turns: Arc<Semaphore>,
+    /// Who asks for much goes through here.
+    gate: tokio::sync::Mutex<()>,
+    /// Connections that wait for a place.
+    waiting: AtomicUsize,
     places: usize,
 }
 
@@ -72,7 +78,14 @@ impl Places {
 
     fn with(turns: usize, places: usize) -> Self {
         let turns = Arc::new(Semaphore::new(turns.min(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Shared { table: Mutex::default(), freed: Notify::new(), turns, places }))
+        Self(Arc::new(Shared {
+            table: Mutex::default(),
+            freed: Notify::new(),
+            turns,
+            gate: tokio::sync::Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            places,
+        }))
     }
 
     /// How many there are.
@@ -82,11 +95,15 @@ impl Places {
 
     /// Places beyond so many turns.
     pub fn beyond(turns: usize) -> usize {
-        KEPT.min(turns.div_ceil(8)).max(2)
+        KEPT.min(turns.div_ceil(2)).max(2)
     }
 
     /// Waits for a place; a connection without a request makes way. Cancel-safe.
     pub async fn enter(&self) -> Place {
+        if let Ok(place) = self.try_enter() {
+            return place;
+        }
+        let _waits = Waits::new(&self.0);
         loop {
             let freed = self.0.freed.notified();
             let due = match self.try_enter() {
@@ -117,7 +134,29 @@ impl Places {
         let (number, since, ousted) = (table.entered, Instant::now(), CancellationToken::new());
         table.idle.insert((since, number), ousted.clone());
         drop(table);
-        Ok(Place(Arc::new(Held { shared: self.0.clone(), number, idle_since: Mutex::new(Some(since)), ousted })))
+        Ok(Place(Arc::new(Held {
+            shared: self.0.clone(),
+            number,
+            idle_since: Mutex::new(Some(since)),
+            ousted,
+            asks: AtomicBool::new(false),
+        })))
+    }
+}
+
+/// A connection waits for a place.
+struct Waits<'a>(&'a Shared);
+
+impl<'a> Waits<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -137,6 +176,8 @@ struct Held {
     number: u64,
     idle_since: Mutex<Option<Instant>>,
     ousted: CancellationToken,
+    /// A request waits for its turn, or waited in vain.
+    asks: AtomicBool,
 }
 
 impl Place {
@@ -157,8 +198,27 @@ impl Place {
         Some(Stay { held: self.0.clone(), turn: None })
     }
 
+    /// True if a request waits for its turn, or has waited in vain: whoever asked is to be told.
+    pub fn asks(&self) -> bool {
+        self.0.asks.load(Ordering::Relaxed)
+    }
+
+    /// True if another connection waits for a place: then one that asks for one thing after the other, and is never idle for long, is to
+    /// have one answer, and not all of them.
+    pub fn is_wanted(&self) -> bool {
+        self.0.shared.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits until all other tasks that can run have run since somebody went through here before. So of a thousand answers that take long to
+    /// make, each is made with all others' work between it and the next one. Cancel-safe.
+    pub async fn gate(&self) {
+        let _alone = self.0.shared.gate.lock().await;
+        tokio::task::yield_now().await;
+    }
+
     /// Waits for a turn, for this long at most. `None` if there was none until then, or if the connection has to make way. Cancel-safe.
     pub async fn turn(&self, patience: Duration) -> Option<Stay> {
+        self.0.asks.store(true, Ordering::Relaxed);
         let turn = async { self.0.shared.turns.clone().acquire_owned().await.ok() };
         let turn = tokio::select! {
             biased;
@@ -168,6 +228,7 @@ impl Place {
         };
         let mut stay = self.stay()?;
         stay.turn = Some(turn);
+        self.0.asks.store(false, Ordering::Relaxed);
         Some(stay)
     }
 }
@@ -229,7 +290,7 @@ mod tests {
         let turn = all[0].turn(Duration::ZERO).await.expect("there are two");
         let start = Instant::now();
         let fifth = places.enter().await;
-        assert_eq!(start.elapsed(), Duration::from_millis(470), "half a second after the second came");
+        assert_eq!(start.elapsed(), Duration::from_millis(20), "50 ms after the second came");
         assert!(all[1].stay().is_none() && all[2].stay().is_some(), "the second makes way, not the one with a turn");
         drop(turn);
         drop(all.remove(1));
@@ -239,6 +300,17 @@ mod tests {
         drop((all, fifth, sixth));
         let table = places.0.lock();
         assert_eq!((table.open, table.idle.len()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_wanted_while_somebody_waits_for_one() {
+        let places = Places::plain(1);
+        let first = places.enter().await;
+        assert!(!first.is_wanted());
+        let mut waiting = Box::pin(places.enter());
+        assert!(futures_util::poll!(&mut waiting).is_pending() && first.is_wanted());
+        drop(waiting);
+        assert!(!first.is_wanted());
     }
 
     #[tokio::test(start_paused = true)]

@@ -208,6 +208,12 @@ fn http_is_spoken_as_nsqd_speaks_it() {
         "OPTIONS *# HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
         "GET http://x/ping#y HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(),
         "POST /pub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\nConnection: close\r\n\r\n".to_owned(),
+        "POST /mpub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: 5242881\r\nConnection: close\r\n\r\n".to_owned(),
+        // a line of 1 MiB and a byte
+        format!(
+            "POST /mpub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\nConnection: close\r\n\r\n{}",
+            "x".repeat(1_048_577)
+        ),
         // what is in a body is no first line
         "POST /pub?topic=x#ephemeral HTTP/1.1\nHost: x\nContent-Length: 11\n\nG #\r\n\r\nG #\n\
          GET /ping#1 HTTP/1.1\r\nHost: x\r\n\r\nGET /ping?#2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -219,7 +225,7 @@ fn http_is_spoken_as_nsqd_speaks_it() {
     ];
     compare(
         &scripts,
-        |script| script.escape_debug().to_string(),
+        |script| format!("{:.300}", script.escape_debug().to_string()),
         |broker, script| {
             let mut stream = connect(broker);
             stream.write_all(script.as_bytes()).expect("it reads");
@@ -264,7 +270,12 @@ fn a_raw_hash_is_part_of_the_target() {
             requests.push(("GET", "/stats?format=json&include_mem=false&topic=foo", ""));
         }
     }
-    requests.push(("GET", "/stats?format=json&include_mem=false&topic=foo#ephemeral", ""));
+    for filter in
+        ["topic=foo#ephemeral", "topic=foo&channel=c#ephemeral", "channel=c#other", "topic=foo#other&channel=c"]
+    {
+        let target: &'static str = Box::leak(format!("/stats?format=json&include_mem=false&{filter}").into_boxed_str());
+        requests.push(("GET", target, ""));
+    }
     let all: Vec<Request> = durable.into_iter().chain(requests).collect();
     compare(&all, |request| format!("{request:?}"), play);
 }

@@ -4,11 +4,13 @@ mod delivery;
 mod http;
 mod tcp;
 
-use super::support::Nsqd;
+use std::io::{Read, Write};
+
+use super::support::{Mqueue, Nsqd, mqueue, needs, peer, wait_until};
 
 #[test]
 fn a_negative_number_of_consumers_is_none() {
-    use super::support::{Client, needs};
+    use super::support::Client;
     needs!("nsqd");
     let flags = ["--max-channel-consumers=-1"];
     let answers = [Nsqd::real(&flags), Nsqd::embedded(&flags)].map(|broker| {
@@ -17,6 +19,77 @@ fn a_negative_number_of_consumers_is_none() {
         (client.frame(), super::support::get(&broker.http(), "/config/max_channel_consumers"))
     });
     assert_eq!(answers[0], answers[1]);
+}
+
+/// nsqd and `mqueue broker` with the same flags.
+fn both(flags: &str) -> [(Mqueue, tempfile::TempDir); 2] {
+    let start = |program: Option<std::path::PathBuf>| {
+        let folder = tempfile::tempdir().unwrap();
+        let args = format!("--data-path={} --tcp-address=127.0.0.1:0 {flags}", folder.path().display());
+        let broker = match program {
+            Some(nsqd) => mqueue(&args).program(&nsqd),
+            None => mqueue(&format!("broker {args}")),
+        };
+        (broker.start(), folder)
+    };
+    [start(peer("nsqd")), start(None)]
+}
+
+#[test]
+fn a_duration_without_a_unit_is_refused_at_the_start() {
+    needs!("nsqd");
+    for flag in ["msg-timeout", "max-msg-timeout", "max-req-timeout", "max-heartbeat-interval"] {
+        for (broker, _folder) in both(&format!("--http-address=127.0.0.1:0 --{flag}=60000")) {
+            let ended = broker.finish();
+            assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+            assert!(ended.stderr.contains("60000") && ended.stderr.contains(flag), "{}", ended.stderr);
+        }
+        for value in ["60s", "60000ms", "1m0s"] {
+            for (broker, _folder) in both(&format!("--http-address=127.0.0.1:0 --{flag}={value}")) {
+                broker.wait_to_say("HTTP: listening on");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_http_address_is_none() {
+    needs!("nsqd");
+    for (broker, _folder) in both("--http-address=") {
+        broker.wait_to_say("TCP: listening on");
+        let said = broker.stderr();
+        let at = said.lines().find_map(|line| line.split_once("TCP: listening on ")).unwrap().1.trim();
+        let mut stream = std::net::TcpStream::connect(at).unwrap();
+        stream.write_all(b"  V2PUB foo\n\0\0\0\x01x").unwrap();
+        let mut ok = [0; 10];
+        stream.read_exact(&mut ok).unwrap();
+        assert!(ok.ends_with(b"OK"));
+        assert!(!broker.stderr().contains("HTTP: listening"), "{}", broker.stderr());
+    }
+}
+
+/// A broker that has just started has all of its messages on the disk, and one that has room in memory none of the new ones.
+#[test]
+fn the_depth_of_the_backend_is_that_of_nsqd() {
+    needs!("nsqd");
+    let depths = [Nsqd::real(&[]), Nsqd::embedded(&[])].map(|mut broker| {
+        let depths = |broker: &Nsqd| {
+            let stats = broker.stats();
+            let topic = stats.topics.iter().find(|topic| topic.topic_name == "foo").unwrap();
+            let channel = broker.channel("foo", "c");
+            [topic.depth, topic.backend_depth, channel.depth, channel.backend_depth]
+        };
+        broker.create("foo", "c");
+        (0..5).for_each(|_| broker.publish("foo", b"x"));
+        // nsqd's goroutines take a moment
+        wait_until("all is in the channel", || broker.channel("foo", "c").depth == 5);
+        let before = depths(&broker);
+        broker.stop();
+        broker.start_again();
+        [before, depths(&broker)]
+    });
+    assert_eq!(depths[0], depths[1]);
+    assert_eq!(depths[0], [[0, 0, 5, 0], [0, 0, 5, 5]]);
 }
 
 /// Plays a script against each broker; what one records otherwise than nsqd fails, all differences at once.

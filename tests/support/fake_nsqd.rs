@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use mqueue::proto::{Command, Frame, Limits, Message, MessageId, Outgoing, Response, WireError};
@@ -33,7 +33,23 @@ impl FakeNsqd {
             accepted = self.0.accept().ok();
             accepted.is_some()
         });
-        let (stream, _) = accepted.expect("waited for");
+        Self::peer(accepted.expect("waited for").0)
+    }
+
+    /// The next connection, if one comes within this time; it subscribes.
+    #[track_caller]
+    pub fn subscribed_within(&self, within: Duration) -> Option<Peer> {
+        let start = Instant::now();
+        while start.elapsed() < within {
+            if let Ok((stream, _)) = self.0.accept() {
+                return Some(Self::subscribes(Self::peer(stream)));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+
+    fn peer(stream: TcpStream) -> Peer {
         stream.set_nonblocking(false).expect("a socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("a valid timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a valid timeout");
@@ -43,11 +59,24 @@ impl FakeNsqd {
     /// Waits for the next connection, and lets it subscribe.
     #[track_caller]
     pub fn subscribed(&self) -> Peer {
-        let mut peer = self.accept();
+        Self::subscribes(self.accept())
+    }
+
+    #[track_caller]
+    fn subscribes(mut peer: Peer) -> Peer {
         peer.identified();
         assert!(matches!(peer.command(), Command::Sub { .. }), "SUB follows IDENTIFY");
         peer.send(&ok());
         peer
+    }
+}
+
+impl Peer {
+    /// Reads the protocol's magic and IDENTIFY, and answers this.
+    #[track_caller]
+    pub fn grants(&mut self, reply: &str) {
+        self.identify();
+        self.send(&Frame::Response(Response::Data(reply.to_owned().into())));
     }
 }
 
@@ -58,6 +87,11 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// The same connection, for another thread to send on.
+    pub fn another(&self) -> Peer {
+        Peer { stream: self.stream.try_clone().expect("a socket"), buffer: BytesMut::new() }
+    }
+
     /// Reads the protocol's magic and IDENTIFY, and answers as an nsqd without features.
     #[track_caller]
     pub fn identified(&mut self) {
@@ -148,23 +182,43 @@ impl Peer {
 
     /// Sends frames in one write, so that they arrive together.
     pub fn send_all(&mut self, frames: impl Iterator<Item = Frame>) {
-        let mut out = Outgoing::new();
-        frames.for_each(|frame| frame.encode(&mut out));
-        let bytes = out.copy_to_bytes(out.remaining());
-        self.send_raw(&bytes);
+        self.send_raw(&encoded(frames));
     }
 
     /// Sends a frame; false if the client has closed the connection.
     pub fn try_send(&mut self, frame: &Frame) -> bool {
-        let mut out = Outgoing::new();
-        frame.encode(&mut out);
-        let bytes = out.copy_to_bytes(out.remaining());
-        self.stream.write_all(&bytes).is_ok()
+        self.stream.write_all(&encoded([frame.clone()])).is_ok()
     }
 
     /// Sends bytes. A client that has closed the connection does not matter.
     pub fn send_raw(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
+    }
+
+    /// Sends these bytes again and again for this long at most, and reads nothing. Ends before when the client closes the connection, or
+    /// takes nothing for a while. Returns how often they were sent.
+    pub fn flood(&mut self, bytes: &[u8], within: Duration) -> usize {
+        self.stream.set_write_timeout(Some(Duration::from_millis(300))).expect("a valid timeout");
+        let start = Instant::now();
+        let mut times = 0;
+        while start.elapsed() < within && self.stream.write_all(bytes).is_ok() {
+            times += 1;
+        }
+        self.stream.set_write_timeout(Some(PATIENCE)).expect("a valid timeout");
+        times
+    }
+
+    /// Sends bytes one by one, a millisecond apart, until the client closes the connection; false if it has not within this time.
+    pub fn drip(&mut self, bytes: impl Iterator<Item = u8>, within: Duration) -> bool {
+        let start = Instant::now();
+        self.stream.set_nodelay(true).expect("a socket");
+        for byte in bytes.take_while(|_| start.elapsed() < within) {
+            if self.stream.write_all(&[byte]).is_err() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        false
     }
 
     /// Reads once; false at the end.
@@ -189,6 +243,13 @@ pub fn ok() -> Frame {
 /// An error, in nsqd's words.
 pub fn error(text: &'static str) -> Frame {
     Frame::Error(WireError::parse(Bytes::from_static(text.as_bytes())))
+}
+
+/// Frames as bytes.
+pub fn encoded(frames: impl IntoIterator<Item = Frame>) -> Vec<u8> {
+    let mut out = Outgoing::new();
+    frames.into_iter().for_each(|frame| frame.encode(&mut out));
+    out.copy_to_bytes(out.remaining()).to_vec()
 }
 
 /// The message number `id` for the `attempts`-th time.

@@ -30,7 +30,11 @@ impl Gateway {
 
     /// On this address.
     pub fn start_on(nsqd: &Nsqd, listen: &str, flags: &str) -> Self {
-        let program = mqueue(&format!("gateway --listen {listen} --nsqd-tcp-address {} {flags}", nsqd.tcp())).start();
+        Self::of(mqueue(&format!("gateway --listen {listen} --nsqd-tcp-address {} {flags}", nsqd.tcp())).start())
+    }
+
+    /// One that runs.
+    pub fn of(program: Mqueue) -> Self {
         let said = "listening on http://";
         program.wait_to_say(said);
         let stderr = program.stderr();

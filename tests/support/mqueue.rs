@@ -148,6 +148,20 @@ impl Mqueue {
         finished
     }
 
+    /// Runs it to its end, and says the most memory that it had in use, in KiB.
+    pub fn run_watched(self) -> (Finished, u64) {
+        let mut running = self.start();
+        let status = format!("/proc/{}/status", running.pid());
+        let mut peak = 0;
+        wait_within(LONGEST_RUN, "the end of mqueue", || {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            peak = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(peak);
+            running.has_ended()
+        });
+        (running.finish(), peak)
+    }
+
     /// Waits for its end, and for that of whatever it left behind with its stdout or stderr.
     #[track_caller]
     pub fn finish(mut self) -> Finished {
@@ -217,6 +231,19 @@ impl Mqueue {
     /// Memory in use without what is the program's file, in KiB.
     pub fn own_memory(&self) -> u64 {
         self.memory("RssAnon:")
+    }
+
+    /// The most memory that it has had in use at once, in KiB.
+    pub fn peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// Processor time that it has used.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
+        let ticks: u64 = [11, 12].iter().map(|n| fields[*n].parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 10)
     }
 
     fn memory(&self, what: &str) -> u64 {

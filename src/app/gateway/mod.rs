@@ -39,7 +39,8 @@ use self::refusal::Refusal;
 use self::server::Server;
 use self::token::Mint;
 use super::brokers::Brokers;
-use super::{Exit, Failure, open_files};
+use super::open_files::{self, Files};
+use super::{Exit, Failure};
 use crate::cli::gateway::Args;
 use crate::client::{Publisher, PublisherConfig};
 use crate::plural::count;
@@ -51,6 +52,10 @@ use crate::systemd::Notifier;
 const PUBLISH_TIME: Duration = Duration::from_secs(5);
 /// How long one nsqd may take before another is asked.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
+/// Files that are kept for the log, nsqlookupds and connections that make way.
+const KEPT: usize = 32;
+/// Below so many connections the gateway would be of no use.
+const LEAST: usize = 8;
 /// How long giving jobs back and the last answers may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -77,7 +82,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let listener = listener.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen on {listen}: {e}")))?;
     let mint = Mint::new().context("no randomness for tokens")?;
     let exchange = Exchange::new(mint, args.limits.max_in_flight);
-    let places = Places::new(args.limits.max_connections as usize);
+    let places = places(args.limits.max_connections as usize, Files::of_this_process());
     let gateway = Arc::new(Gateway {
         settings: args,
         exchange: exchange.clone(),
@@ -115,6 +120,20 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         left.released.get()
     );
     Ok(if shutdown.now.is_cancelled() { Exit::Interrupted } else { Exit::Success })
+}
+
+/// Places for so many connections, or as many as there are files for. A quarter of the files is kept for connections to nsqds, and some for all else.
+fn places(wanted: usize, files: Files) -> Places {
+    let room = (files.free - files.free / 4).saturating_sub(KEPT).max(LEAST);
+    let most = (1..=room).rev().find(|turns| turns + Places::beyond(*turns) <= room).unwrap_or(1);
+    if wanted > most {
+        tracing::warn!(
+            "connections: {most} at once, not {wanted} (--max-connections): the limit of open files is {}; raise it \
+             (LimitNOFILE= in a unit, ulimit -Hn in a shell)",
+            files.limit
+        );
+    }
+    Places::new(wanted.min(most))
 }
 
 /// The token in a file. Fails if there is none.
@@ -177,5 +196,22 @@ impl Gateway {
             connected.map_err(|error| Refusal::unavailable(Failure::unavailable(&error).line))
         };
         self.publisher.get_or_try_init(connect).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_no_more_connections_than_files() {
+        for limit in [100, 256, 1024, 4096] {
+            let files = Files { limit, free: limit - 20 };
+            let capped = places(10_000, files).count();
+            assert!(capped + files.free / 4 + KEPT <= files.free && capped > files.free / 4, "{limit}: {capped}");
+        }
+        let plenty = Files { limit: 1 << 20, free: 1 << 20 };
+        assert_eq!(places(10_000, plenty).count(), 10_000 + Places::beyond(10_000));
+        assert_eq!(places(10_000, Files { limit: 20, free: 0 }).count(), LEAST);
     }
 }

@@ -32,7 +32,7 @@ const CHUNK: u64 = 500;
 const OPEN: usize = 8;
 /// How long connecting may take.
 pub(super) const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// How long an answer may take: nsqd may be away meanwhile.
+/// How long an answer may take, and a write: nsqd may be away meanwhile.
 const ANSWER: Duration = Duration::from_secs(300);
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -184,10 +184,10 @@ impl Sender<'_> {
             lines.push(b'\n');
         }
         let due: Vec<Instant> = range.map(|n| self.script.due_at(n)).collect();
-        let written = stream.write_all(&lines).await;
+        let written = timeout(ANSWER, stream.write_all(&lines)).await;
         let now = Instant::now();
         due.into_iter().for_each(|due| self.tally.late(now.saturating_duration_since(due)));
-        written.is_ok()
+        matches!(written, Ok(Ok(())))
     }
 
     async fn settle(&mut self, (range, answer): Answered) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use reqwest::Response;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::answers::Note;
@@ -17,6 +17,9 @@ use crate::proto::Message;
 
 /// A line longer than this is no job: more than the largest message that nsqd can be told to take, in base64.
 const LONGEST_LINE: usize = 64 << 20;
+
+/// Bytes a second of a line that has to come at least, once it has taken as long as the gateway may be silent.
+const LEAST_RATE: usize = 16 * 1024;
 
 /// A job to be done.
 #[derive(Debug)]
@@ -80,19 +83,24 @@ async fn read(
     notes: &mpsc::UnboundedSender<Note>,
 ) -> String {
     let mut rest = BytesMut::new();
+    // a gateway with nothing to say sends empty lines: it is lines that are waited for
+    let mut line_began = Instant::now();
     loop {
-        let chunk = match timeout(silence, response.chunk()).await {
+        let due = line_began + silence + Duration::from_secs((rest.len() / LEAST_RATE) as u64);
+        let chunk = match timeout_at(due, response.chunk()).await {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => return "the gateway ended it".to_owned(),
             Ok(Err(error)) => return crate::http::cause(&error),
-            Err(_) => return format!("nothing came for {} s", silence.as_secs()),
+            Err(_) => return format!("no line came for {} s", line_began.elapsed().as_secs()),
         };
+        let searched = rest.len();
         rest.extend_from_slice(&chunk);
         if rest.len() > LONGEST_LINE {
             return "a line that is too long".to_owned();
         }
-        let Some(end) = memchr::memrchr(b'\n', &rest) else { continue };
-        let lines = rest.split_to(end + 1);
+        let Some(end) = memchr::memrchr(b'\n', &rest[searched..]) else { continue };
+        let lines = rest.split_to(searched + end + 1);
+        line_began = Instant::now();
         let mut batch = Vec::new();
         for line in lines[..].split(|byte: &u8| *byte == b'\n').filter(|line| !line.is_empty()) {
             match parse(line) {
@@ -107,6 +115,8 @@ async fn read(
         if notes.send(Note::Taken(tokens)).is_err() || works.send(batch).await.is_err() {
             std::future::pending::<()>().await;
         }
+        // it was not read while there was no room for its jobs
+        line_began = Instant::now();
     }
 }
 

@@ -56,12 +56,19 @@ pub(super) struct Port {
     open: AtomicBool,
     /// Bytes of the messages that the application holds, over all of the consumer's connections, ended ones too.
     bytes: Arc<AtomicUsize>,
+    /// How many messages of this nsqd the application holds, those of ended connections too. An id that nsqd repeats counts each time.
+    messages: Arc<AtomicUsize>,
 }
 
 impl Port {
-    pub(super) fn new(id: ConnectionId, address: Address, bytes: Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(id: ConnectionId, address: Address, bytes: Arc<AtomicUsize>, messages: Arc<AtomicUsize>) -> Self {
         let answers = Mutex::default();
-        Self { id, address, answers, wake: Notify::new(), open: AtomicBool::new(true), bytes }
+        Self { id, address, answers, wake: Notify::new(), open: AtomicBool::new(true), bytes, messages }
+    }
+
+    /// How many messages of this nsqd the application holds, those of ended connections too.
+    pub(super) fn held_messages(&self) -> usize {
+        self.messages.load(Ordering::Relaxed)
     }
 
     /// Bytes of messages that the application holds, over all of the consumer's connections.
@@ -108,6 +115,7 @@ impl Delivery {
     pub(super) fn new(message: Message, port: Arc<Port>, given_back: u16) -> Self {
         // here and in `drop` alone, so that no way out of the link leaves the count wrong
         port.bytes.fetch_add(cost(&message), Ordering::Relaxed);
+        port.messages.fetch_add(1, Ordering::Relaxed);
         Self { message, port, given_back, answered: false }
     }
 
@@ -179,6 +187,7 @@ impl Drop for Delivery {
             self.say(Verb::Release);
         }
         self.port.bytes.fetch_sub(cost(&self.message), Ordering::Relaxed);
+        self.port.messages.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -194,12 +203,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_count_until_the_delivery_is_dropped_whether_its_connection_is_open_or_not() {
-        let bytes = Arc::new(AtomicUsize::new(0));
+    fn messages_count_until_the_delivery_is_dropped_whether_its_connection_is_open_or_not() {
+        let [bytes, messages] = [0, 0].map(|none| Arc::new(AtomicUsize::new(none)));
         let address: Address = "127.0.0.1:4150".parse().unwrap();
         let id = MessageId::from_slice(b"0123456789abcdef").unwrap();
         let deliver = |number| {
-            let port = Arc::new(Port::new(ConnectionId(number), address.clone(), bytes.clone()));
+            let port = Arc::new(Port::new(ConnectionId(number), address.clone(), bytes.clone(), messages.clone()));
             let message = Message { timestamp: 0, attempts: 1, id, body: Bytes::from_static(&[0; 1000]) };
             (Delivery::new(message, port.clone(), 0), port)
         };
@@ -209,9 +218,10 @@ mod tests {
         first.close();
         let (answered, second) = deliver(2);
         assert_eq!(second.held_bytes(), 2 * one, "the connection that ended counts on");
+        assert_eq!(second.held_messages(), 2);
         lost.finish();
         assert_eq!(second.held_bytes(), one);
         answered.finish();
-        assert_eq!(second.held_bytes(), 0);
+        assert_eq!((second.held_bytes(), second.held_messages()), (0, 0));
     }
 }

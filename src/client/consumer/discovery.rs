@@ -34,7 +34,7 @@ pub(super) async fn ask(lookupd: &[Lookupd], topic: &TopicName) -> Result<Found,
                 let address = producer.tcp_address();
                 let parsed = address.parse();
                 if parsed.is_err() {
-                    tracing::warn!("nsqlookupd names an nsqd at {address:?}, which is no address: left out");
+                    tracing::warn!("nsqlookupd names the nsqd {address}, whose port is none: left out");
                 }
                 parsed.ok()
             })),

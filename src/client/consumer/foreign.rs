@@ -66,7 +66,7 @@ async fn serve(
         },
         () = hub.stopping.cancelled() => return Ok(()),
     }
-    let port = hub.join(address, u32::MAX, Duration::ZERO);
+    let port = hub.join(address, u32::MAX, Duration::ZERO, Arc::default());
     let mut link = Link { hub, address, sender, consumer, port: port.clone(), held: HashMap::new(), stopping: false };
     let ended = link.serve().await;
     port.close();

@@ -94,12 +94,18 @@ impl Hub {
         (state.flow.rdy(id), state.flow.due())
     }
 
-    /// Takes a subscribed connection in.
-    pub(super) fn join(&self, address: &Address, max_rdy: u32, round_trip: Duration) -> Arc<Port> {
+    /// Takes a subscribed connection in. `messages` counts what the application holds of this nsqd.
+    pub(super) fn join(
+        &self,
+        address: &Address,
+        max_rdy: u32,
+        round_trip: Duration,
+        messages: Arc<AtomicUsize>,
+    ) -> Arc<Port> {
         let mut state = self.state();
         let id = ConnectionId(state.next_id);
         state.next_id += 1;
-        let port = Arc::new(Port::new(id, address.clone(), self.bytes.clone()));
+        let port = Arc::new(Port::new(id, address.clone(), self.bytes.clone(), messages));
         state.ports.insert(id, port.clone());
         drop(state);
         self.update(|flow, now| flow.joined(id, max_rdy, round_trip, now));

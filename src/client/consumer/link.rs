@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
@@ -52,13 +53,19 @@ pub(super) async fn subscribe(hub: &Hub, topic: &TopicName, address: &Address) -
 /// Keeps a subscription at `address` until the consumer stops, or the address is forgotten and the connection ends.
 pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Connection, Error>, sender: Sender) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), fastrand::Rng::new());
-    let mut finished = Finished::default();
+    let mut across = Across::default();
     loop {
         match first {
             Ok(connection) => {
                 tracing::debug!(nsqd = %address, version = connection.granted.version, round_trip = ?connection.round_trip, "subscribed");
                 let stopping = hub.stopping.clone();
-                let ended = Link::new(&hub, connection, &sender, stopping, &mut finished).run(&mut backoff).await;
+                let mut link = Link::new(&hub, connection, &sender, stopping, &mut across);
+                let (ended, lived) = (link.run().await, link.lived);
+                // who breaks the protocol again and again is met ever more rarely
+                let is_sound = link.answered || !ended.as_ref().is_err_and(Error::is_misconduct);
+                if lived && is_sound {
+                    backoff.reset();
+                }
                 match ended {
                     Ok(()) => return,
                     Err(error) => tracing::warn!(nsqd = %address, "connection lost: {error}"),
@@ -87,8 +94,7 @@ pub(super) async fn serve_once(
     sender: &Sender,
     stopping: CancellationToken,
 ) -> Result<(), Error> {
-    let mut backoff = Backoff::new(FAR, FAR, fastrand::Rng::new());
-    Link::new(hub, connection, sender, stopping, &mut Finished::default()).run(&mut backoff).await
+    Link::new(hub, connection, sender, stopping, &mut Across::default()).run().await
 }
 
 /// How far the connection's end has come.
@@ -102,6 +108,17 @@ enum Phase {
     Draining,
 }
 
+/// What is known of an nsqd over all of a link's connections.
+#[derive(Debug, Default)]
+struct Across {
+    /// What was finished.
+    finished: Finished,
+    /// How many of its messages the application holds. Those of ended connections count: else there would be more with each connection.
+    with_application: Arc<AtomicUsize>,
+    /// The highest RDY that it was told.
+    most_rdy: u32,
+}
+
 struct Link<'a> {
     hub: &'a Hub,
     port: Arc<Port>,
@@ -111,19 +128,18 @@ struct Link<'a> {
     /// No more messages are wanted.
     stopping: CancellationToken,
     held: Held,
-    /// What was finished on this and on earlier connections.
-    finished: &'a mut Finished,
+    across: &'a mut Across,
     /// The RDY that nsqd was told last.
     rdy: u32,
-    /// The highest RDY that it was told.
-    most_rdy: u32,
     phase: Phase,
     /// Answers as they were taken; kept for its room.
     answers: Vec<Answer>,
-    /// This connection's messages with the application. An id that nsqd repeats counts each time, in `held` it does not.
-    with_application: usize,
     /// False while the application has more than it may: then nsqd waits.
     reads: bool,
+    /// Something was read.
+    lived: bool,
+    /// A message was answered.
+    answered: bool,
     /// When something was read last.
     heard: Instant,
     /// When held messages were last looked through.
@@ -136,11 +152,11 @@ impl<'a> Link<'a> {
         connection: Connection,
         sender: &Sender,
         stopping: CancellationToken,
-        finished: &'a mut Finished,
+        across: &'a mut Across,
     ) -> Self {
         let now = Instant::now();
         let (max_rdy, round_trip) = (connection.granted.max_rdy_count, connection.round_trip);
-        let port = hub.join(&connection.address, max_rdy, round_trip);
+        let port = hub.join(&connection.address, max_rdy, round_trip, across.with_application.clone());
         Self {
             hub,
             port,
@@ -148,28 +164,32 @@ impl<'a> Link<'a> {
             sender: Some(sender.clone()),
             stopping,
             held: Held::default(),
-            finished,
+            across,
             rdy: 0,
-            most_rdy: 0,
             phase: Phase::Open,
             answers: Vec::new(),
-            with_application: 0,
             reads: true,
+            lived: false,
+            answered: false,
             heard: now,
             looked: now,
         }
     }
 
-    async fn run(&mut self, backoff: &mut Backoff) -> Result<(), Error> {
-        let ended = self.serve(backoff).await;
+    async fn run(&mut self) -> Result<(), Error> {
+        let ended = self.serve().await;
         self.port.close();
         self.hub.leave(self.port.id);
         ended
     }
 
     /// Serves the connection until it is lost, or until the consumer has stopped and everything is answered (`Ok`).
-    async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), Error> {
+    async fn serve(&mut self) -> Result<(), Error> {
         let (stopping, port) = (self.stopping.clone(), self.port.clone());
+        // the messages of the connections before may be too many already
+        self.set_reads();
+        // a heartbeat may have come with SUB's answer
+        self.take_in()?;
         let mut alarm = std::pin::pin!(sleep(FAR));
         let mut write_failed = false;
         loop {
@@ -190,7 +210,7 @@ impl<'a> Link<'a> {
                     write_failed = wrote.is_err();
                 }
                 read = incoming.fill(&mut reader), if self.reads => {
-                    backoff.reset();
+                    self.lived = true;
                     if self.read(read)? {
                         // a quick handler's answers then go out with the new RDY, in one write
                         tokio::task::yield_now().await;
@@ -256,7 +276,6 @@ impl<'a> Link<'a> {
         }
         let now = Instant::now();
         let (mut done, mut failed, mut released) = (0, 0, 0);
-        let messages = &mut self.with_application;
         let (address, takes_back) = (&self.connection.address, self.connection.granted.give_back);
         answers.retain_mut(|Answer { id, attempts, verb }| {
             let count = match verb {
@@ -265,13 +284,12 @@ impl<'a> Link<'a> {
                 Verb::Requeue(_) | Verb::PutOff(_) => &mut failed,
                 Verb::Abandon | Verb::Release => &mut released,
             };
-            *messages -= 1;
             let Some(Answered { timestamp, copies }) = self.held.answered(*id, *attempts) else {
                 tracing::debug!(nsqd = %address, %id, "answer not sent: another message has its id");
                 return false;
             };
             match verb {
-                Verb::Finish => self.finished.note(timestamp, *id),
+                Verb::Finish => self.across.finished.note(timestamp, *id),
                 _ if copies == 0 => {}
                 _ if takes_back => *verb = verb.of_a_copy(),
                 _ => (0..copies).for_each(|_| self.hub.config.given_back.note(address, *id)),
@@ -279,17 +297,19 @@ impl<'a> Link<'a> {
             *count += 1;
             true
         });
+        self.answered |= done + failed > 0;
         self.hub.answered(self.port.id, done, failed, released);
         self.set_reads();
     }
 
     /// Reads on, or lets nsqd wait, by what is with the application.
     fn set_reads(&mut self) {
-        let (messages, bytes) = (self.with_application, self.port.held_bytes());
+        let (messages, bytes) = (self.port.held_messages(), self.port.held_bytes());
         let reads = messages <= self.room() && bytes < MAX_BYTES;
         if reads && !self.reads {
             // it could not be heard meanwhile
             self.heard = Instant::now();
+            self.connection.incoming.wait_anew();
         } else if !reads && self.reads {
             tracing::warn!(
                 nsqd = %self.connection.address,
@@ -301,18 +321,18 @@ impl<'a> Link<'a> {
 
     /// Messages that may be here at once, by what this side asked for: what the peer says of itself is no bound.
     fn room(&self) -> usize {
-        2 * self.most_rdy.max(LEEWAY) as usize
+        2 * self.across.most_rdy.max(LEEWAY) as usize
     }
 
     fn set_rdy(&mut self, rdy: u32) {
         if self.phase == Phase::Open {
             self.rdy = rdy;
-            self.most_rdy = self.most_rdy.max(rdy);
+            self.across.most_rdy = self.across.most_rdy.max(rdy);
             Command::Rdy(rdy.into()).encode(&mut self.connection.out);
         }
     }
 
-    /// Takes in what was read; the messages go on together. True if there were any.
+    /// Takes in what was read; true if there were messages.
     fn read(&mut self, read: io::Result<usize>) -> Result<bool, Error> {
         let address = self.connection.address.clone();
         match read {
@@ -320,6 +340,12 @@ impl<'a> Link<'a> {
             Ok(_) => self.heard = Instant::now(),
             Err(e) => return Err(Error::Closed { address, source: Some(e) }),
         }
+        self.take_in()
+    }
+
+    /// Takes in the frames that are there; the messages go on together. True if there were any.
+    fn take_in(&mut self) -> Result<bool, Error> {
+        let address = self.connection.address.clone();
         let (mut batch, mut replaced) = (Vec::new(), 0);
         let given_back = self.hub.config.given_back.look(&address);
         loop {
@@ -327,7 +353,7 @@ impl<'a> Link<'a> {
             match self.connection.incoming.next_frame().map_err(broken)? {
                 None => break,
                 Some(Frame::Message(message)) => {
-                    if self.finished.has(&message) {
+                    if self.across.finished.has(&message) {
                         tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "finished already: a copy is skipped");
                         Command::Fin(message.id).encode(&mut self.connection.out);
                         continue;
@@ -357,7 +383,7 @@ impl<'a> Link<'a> {
             return Err(self.connection.violation(format!(
                 "{} messages at once, RDY was {}",
                 self.held.len(),
-                self.most_rdy
+                self.across.most_rdy
             )));
         }
         let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
@@ -367,7 +393,6 @@ impl<'a> Link<'a> {
                 flow.answered(id, 0, 0, replaced, now);
                 flow.received(id, count, now);
             });
-            self.with_application += batch.len();
             self.set_reads();
             // a consumer that is gone drops them, which gives them back
             let _ = self.sender.as_ref().map(|sender| sender.send(batch));
@@ -391,7 +416,8 @@ impl<'a> Link<'a> {
             Phase::Open | Phase::Draining => None,
         };
         let look_again = (!self.reads).then(|| Instant::now() + LOOK_AGAIN);
-        [flow, silence, touch, close_wait, look_again]
+        let frame = self.connection.frame_due().filter(|_| self.reads);
+        [flow, silence, touch, close_wait, look_again, frame]
             .into_iter()
             .flatten()
             .min()
@@ -410,6 +436,9 @@ impl<'a> Link<'a> {
             && now >= self.heard + 2 * every
         {
             return Err(Error::Silent { address: self.connection.address.clone(), after: 2 * every });
+        }
+        if self.reads && self.connection.frame_due().is_some_and(|due| due <= now) {
+            return Err(self.connection.slow());
         }
         if now >= self.looked + self.touch_age() {
             self.looked = now;

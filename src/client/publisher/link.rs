@@ -82,35 +82,46 @@ impl Link<'_> {
         let mut life = Life::new(shared);
         let mut check = std::pin::pin!(sleep_until(life.deadline(false)));
         let mut write_failed = false;
+        // what came with the answer to IDENTIFY is no answer to what is published now
+        self.take_in(answered)?;
         loop {
-            if self.gather() {
-                life.progress = Instant::now();
+            let was_busy = !self.sent.is_empty();
+            if self.gather() && !was_busy {
+                life.begins();
             }
             let busy = !self.sent.is_empty();
-            if check.deadline() > life.deadline(busy) {
-                check.as_mut().reset(life.deadline(busy));
+            let frame_due = self.connection.frame_due().map(Instant::from_std);
+            let due = frame_due.map_or(life.deadline(busy), |due| due.min(life.deadline(busy)));
+            if check.deadline() > due {
+                check.as_mut().reset(due);
             }
             let Connection { stream, incoming, out, .. } = &mut self.connection;
             let (mut reader, mut writer) = stream.split();
             tokio::select! {
                 biased;
                 wrote = writer.write_buf(out), if out.has_remaining() && !write_failed => match wrote {
-                    Ok(_) => life.progress = Instant::now(),
+                    Ok(bytes) => life.took(bytes),
                     // what nsqd said before it closed may still be there to read
                     Err(_) => write_failed = true,
                 },
                 read = incoming.fill(&mut reader) => {
-                    life.progress = Instant::now();
-                    self.read(read, answered)?;
+                    life.heard = Instant::now();
+                    if self.read(read, answered)? {
+                        life.begins();
+                    }
                 }
                 () = shared.ready.notified(), if self.sent.has_room() => {}
                 () = shared.closing.cancelled(), if !busy => return Ok(()),
                 () = &mut check => {
-                    if life.deadline(busy) <= Instant::now() {
-                        let after = life.progress.elapsed();
-                        return Err(Error::Silent { address: self.connection.address.clone(), after });
+                    let now = Instant::now();
+                    if frame_due.is_some_and(|due| due <= now) {
+                        return Err(self.connection.slow());
                     }
-                    check.as_mut().reset(life.deadline(busy));
+                    if life.deadline(busy) <= now {
+                        let address = self.connection.address.clone();
+                        return Err(Error::Silent { address, after: life.silence(busy) });
+                    }
+                    check.as_mut().reset(due);
                 }
             }
         }
@@ -126,19 +137,34 @@ impl Link<'_> {
         any
     }
 
-    fn read(&mut self, read: io::Result<usize>, answered: &mut bool) -> Result<(), Error> {
+    /// Takes in what was read; true if a command was answered.
+    fn read(&mut self, read: io::Result<usize>, answered: &mut bool) -> Result<bool, Error> {
         let address = || self.connection.address.clone();
         match read {
             Ok(0) => return Err(Error::Closed { address: address(), source: None }),
             Ok(_) => {}
             Err(e) => return Err(Error::Closed { address: address(), source: Some(e) }),
         }
+        self.take_in(answered)
+    }
+
+    /// Takes in the frames that are there; true if a command was answered.
+    fn take_in(&mut self, answered: &mut bool) -> Result<bool, Error> {
+        let mut any = false;
         loop {
             let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
             match self.connection.incoming.next_frame().map_err(broken)? {
-                None => return Ok(()),
+                // a message is not awaited to its end
+                None if self.connection.incoming.message_is_coming() => {
+                    return Err(self.connection.unexpected("a message".to_owned()));
+                }
+                None => return Ok(any),
                 Some(Frame::Response(Response::Heartbeat)) => self.connection.answer_heartbeat(),
+                Some(Frame::Response(Response::Ok)) if self.sent.is_empty() => {
+                    return Err(self.connection.unexpected("OK without a command".to_owned()));
+                }
                 Some(Frame::Response(Response::Ok)) => {
+                    any = true;
                     *answered = true;
                     self.sent.acknowledged(self.shared);
                 }
@@ -176,25 +202,48 @@ fn is_transient(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::PubFailed | ErrorCode::MpubFailed | ErrorCode::DpubFailed)
 }
 
-/// When a silent connection counts as lost.
+/// Bytes a second that nsqd has to take at least, once its answer is late.
+const LEAST_RATE: u64 = 16 * 1024;
+
+/// When a silent connection counts as lost: heartbeats are no answer, and more commands give no more time for the first one.
 struct Life {
-    /// When bytes last went either way.
-    progress: Instant,
+    /// From when on an answer is waited for: the last one, or when there was something to be answered again.
+    waits: Instant,
+    /// When something was read last.
+    heard: Instant,
     answer_within: Duration,
     idle_within: Duration,
 }
 
 impl Life {
     fn new(shared: &Shared) -> Self {
+        let now = Instant::now();
         Self {
-            progress: Instant::now(),
+            waits: now,
+            heard: now,
             answer_within: shared.config.answer_within,
             // without heartbeats an idle connection may be silent for ever
             idle_within: shared.config.connect.heartbeat().map_or(Duration::from_secs(1 << 30), |every| 2 * every),
         }
     }
 
+    /// An answer came, or the first command without one goes out.
+    fn begins(&mut self) {
+        self.waits = Instant::now();
+    }
+
+    /// nsqd took bytes of a command: what is large takes its time.
+    fn took(&mut self, bytes: usize) {
+        let earned = Duration::from_micros(bytes as u64 * 1_000_000 / LEAST_RATE);
+        self.waits = (self.waits + earned).min(Instant::now());
+    }
+
     fn deadline(&self, busy: bool) -> Instant {
-        self.progress + if busy { self.answer_within } else { self.idle_within }
+        if busy { self.waits + self.answer_within } else { self.heard + self.idle_within }
+    }
+
+    /// How long nothing came that was waited for.
+    fn silence(&self, busy: bool) -> Duration {
+        if busy { self.waits.elapsed() } else { self.heard.elapsed() }
     }
 }
