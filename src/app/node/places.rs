@@ -10,6 +10,8 @@ use crate::proto::{ChannelName, ErrorCode, Identify, TopicName};
 
 /// A claim, and some of a lead, fit into half of max-msg-timeout.
 const LEASES: u32 = 8;
+/// Longer than a message is between two places.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// The token's nsqd, and the names of what is there.
 #[derive(Debug, Clone)]
@@ -77,8 +79,15 @@ impl Places {
         Box::pin(async move { Duplex::connect(&nsqd, &connect, beats, channel).await })
     }
 
-    /// How many tokens there are, in flight or not.
+    /// How many tokens there are, in flight or not. nsqd counts in passing: one that is just being delivered or touched may be in neither
+    /// place, so the greater of two counts is taken.
     pub(super) async fn count(self) -> Option<u64> {
+        let first = self.look().await?;
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        Some(first.max(self.look().await?))
+    }
+
+    async fn look(&self) -> Option<u64> {
         let filter = StatsFilter { topic: Some(self.token.clone()), channel: None, clients: false };
         let stats = match self.http.stats(&filter).await {
             Ok(stats) => stats,

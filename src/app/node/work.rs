@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::event::Event;
+use super::lease;
 use super::vars::Vars;
 use crate::app::{Failure, working};
 use crate::backoff::Backoff;
@@ -35,7 +36,10 @@ impl Handler for Work {
     async fn handle(&self, message: Message) -> Verdict {
         let event = Event::parse(&message.body);
         if let Some(event) = event {
-            self.vars.seen_epoch.fetch_max(event.epoch, Ordering::Relaxed);
+            let published = u64::try_from(message.timestamp / 1_000_000).unwrap_or(0);
+            if lease::is_plausible(event.epoch, published) {
+                self.vars.seen_epoch.fetch_max(event.epoch, Ordering::Relaxed);
+            }
         }
         let why = match event {
             None => "invalid: no event (UUID TIMESTAMP EPOCH SEQUENCE)",

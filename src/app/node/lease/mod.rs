@@ -27,6 +27,7 @@ mod ears;
 mod hold;
 #[cfg(test)]
 mod model;
+mod seal;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 pub(super) use self::beat::{Beat, Charter, Role, Token};
 pub(super) use self::decide::Lease;
+pub(super) use self::seal::Secret;
 
 /// A point in time: how long after some start, by a clock that is never set.
 pub(super) type Time = Duration;
@@ -44,6 +46,8 @@ const MARGIN: u32 = 8;
 const BEATS: u32 = 4;
 /// Epochs beyond this one are nonsense: neither a clock in milliseconds nor a count comes there.
 const EPOCHS: u64 = 1 << 53;
+/// How far an epoch may be ahead of nsqd's clock, in milliseconds: an hour, for clocks that were set back.
+const EPOCHS_AHEAD: u64 = 3_600_000;
 /// For how many leases a claim may last before somebody else is to try.
 const PATIENCE: u32 = 5;
 
@@ -58,8 +62,8 @@ pub(super) enum Event {
     Listening,
     /// No longer.
     Deaf,
-    /// The token was delivered.
-    Taken { token: Token, charter: Charter },
+    /// The token was delivered; nsqd took it when it was published, at this time (milliseconds since 1970).
+    Taken { token: Token, published: u64, charter: Charter },
     /// A beat was heard, which nsqd took at this time (milliseconds since 1970).
     Heard { beat: Beat, published: u64 },
     /// nsqd took this node's beat with this number, and no TOUCH failed before.
@@ -83,10 +87,12 @@ pub(super) enum Action {
     Ready(bool),
     /// TOUCH this token, if there is one, and publish the beat, on one connection.
     Beat { beat: Beat, touch: Option<Token> },
-    /// FIN: there is another token.
+    /// FIN: this node has another token, or nobody wants this one.
     Finish(Token),
     /// REQ 0.
     GiveBack(Token),
+    /// REQ, for a part of a lease: it is for others.
+    PutOff(Token),
     /// Count the tokens in the channel.
     Count,
     /// Publish a token: there is none.
@@ -95,8 +101,8 @@ pub(super) enum Action {
     Reconnect,
     /// Listen anew.
     Relisten,
-    /// End: this token belongs to a fleet that has agreed on something else.
-    Quit(Charter),
+    /// Warn: others here have agreed on something else.
+    Differs(Charter),
 }
 
 /// Who this node is, and what its fleet has agreed on.
@@ -105,6 +111,7 @@ pub(super) struct Config {
     /// A name that no other run of any node has.
     pub(super) node: String,
     pub(super) charter: Charter,
+    pub(super) secret: Secret,
 }
 
 impl Config {
@@ -116,4 +123,9 @@ impl Config {
     fn lead(&self) -> Duration {
         self.lease() - self.lease() / MARGIN
     }
+}
+
+/// Whether an epoch can be, in what nsqd took at this time (milliseconds since 1970). Anybody can publish one, and no epoch is taken back.
+pub(super) fn is_plausible(epoch: u64, published: u64) -> bool {
+    epoch < EPOCHS && epoch <= published.saturating_add(EPOCHS_AHEAD)
 }
