@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::line::Opening;
-use crate::app::{Exit, Failure};
+use crate::app::{Exit, Failure, fleet};
 use crate::cli::node::Args;
 use crate::client::{Address, ConnectConfig, Duplex, Error, Nsqd, StatsFilter};
 use crate::proto::{ChannelName, ErrorCode, Identify, TopicName};
@@ -43,7 +43,7 @@ impl Places {
         let token = named.map_or_else(|| TopicName::new(&format!("{}.token", args.stream)), |named| Ok(named.clone()));
         let token = token.map_err(too_long)?;
         let beats = TopicName::new(&format!("{token}.beats")).map_err(too_long)?;
-        let channel = ChannelName::new("token").expect("a valid name");
+        let channel = ChannelName::new(fleet::TOKEN).expect("a valid name");
         let lease = args.ping_interval;
         Ok(Self { nsqd, http, token, channel, beats, lease, connect: connect_config(lease) })
     }

@@ -9,8 +9,9 @@ use tokio::sync::watch;
 use super::event::Event;
 use super::lease;
 use super::vars::Vars;
-use crate::app::{Failure, working};
+use crate::app::{Failure, redriven, working};
 use crate::backoff::Backoff;
+use crate::cli::brokers::Args as Brokers;
 use crate::cli::node::Args;
 use crate::client::{Consumer, ConsumerConfig};
 use crate::handler::{AnyHandler, Handler, Verdict};
@@ -60,6 +61,7 @@ impl Handler for Work {
 pub(super) struct Plan {
     consumer: ConsumerConfig,
     worker: WorkerConfig,
+    broker: Brokers,
 }
 
 impl Plan {
@@ -70,7 +72,7 @@ impl Plan {
             concurrency: args.concurrency as usize,
             ..working::worker_config(&args.stream, &args.failing)?
         };
-        Ok(Self { consumer, worker })
+        Ok(Self { consumer, worker, broker: args.broker.clone() })
     }
 }
 
@@ -129,6 +131,9 @@ async fn consume(
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
     tracing::info!(stream = %consumer.topic(), group = %consumer.channel(), "consuming");
+    let (stream, group) = (consumer.topic().clone(), consumer.channel().clone());
+    // it ends with this consumer
+    tokio::spawn(redriven::follow(consumer.control(), plan.broker.clone(), stream, group));
     let stopping = Shutdown { draining: shutdown.draining.child_token(), now: shutdown.now.clone() };
     let worker =
         Worker::new(consumer, work, plan.worker.clone()).map_err(|e| Failure::new(crate::app::Exit::Usage, e))?;

@@ -8,6 +8,7 @@ mod world;
 
 use std::time::Duration;
 
+use self::nsqd::Nsqd;
 use self::world::World;
 
 /// What may go wrong in a run.
@@ -64,4 +65,21 @@ fn never_do_two_lead_nor_none_whatever_beats_are_made_up() {
         surplus += world.surplus;
     }
     assert!(terms > 10 * seeds() && forged > 1000 * seeds() && surplus > 5 * seeds(), "{terms} {forged} {surplus}");
+}
+
+/// From when all are there until one leads, with clocks that differ by 3% at the most.
+fn first_lead(seed: u64) -> u64 {
+    let mut world = World::new(seed, Trouble { back: false, lossy: false, forger: false });
+    world.nsqd.wraps = false;
+    world.run_until(Duration::from_secs(4), false);
+    world.first_led.unwrap_or_else(|| panic!("seed {seed}: nobody leads"))
+}
+
+#[test]
+fn a_fleet_that_starts_at_once_has_a_leader_within_a_lease() {
+    let mut times: Vec<(u64, u64)> = (0..10 * seeds()).map(|seed| (first_lead(seed), seed)).collect();
+    times.sort_unstable();
+    let most = times[times.len() - 1];
+    // by the slowest clock, and what is on its way
+    assert!(most.0 <= Nsqd::LEASE * 100 / 97 + 30, "{most:?}, median {:?}", times[times.len() / 2]);
 }

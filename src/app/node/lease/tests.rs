@@ -439,3 +439,19 @@ fn a_new_token_waits_as_any_where_another_node_was_heard_or_its_first_delivery_i
     desk.wait(Duration::from_millis(1));
     assert!(desk.leads().is_some());
 }
+
+#[test]
+fn a_beat_in_this_nodes_name_that_it_has_not_sent_opens_no_window() {
+    let mut desk = Desk::new();
+    desk.answers = false;
+    let actions = desk.takes(token(1, 2));
+    let Some(Action::Beat { beat, .. }) = actions.first() else { panic!("{actions:?}") };
+    let sent = beat.clone();
+    desk.happens(Event::Proven { number: sent.number });
+    desk.hears_beat(sent.clone().sealed(String::new(), sent.seal.clone()));
+    desk.wait(LEASE / 2);
+    desk.answers = true;
+    desk.hears_beat(sent);
+    desk.wait(LEASE - Duration::from_millis(1));
+    assert_eq!(desk.leads(), None, "from when its own came back");
+}

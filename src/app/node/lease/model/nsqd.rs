@@ -46,6 +46,8 @@ pub(super) struct Nsqd {
     pub(super) is_up: bool,
     /// How far its clock is ahead, in milliseconds.
     pub(super) ahead: u64,
+    /// The deliveries of some tokens are about to wrap.
+    pub(super) wraps: bool,
     tokens: Vec<Stored>,
     minted: u64,
     ready: BTreeMap<ConnectionId, bool>,
@@ -61,6 +63,7 @@ impl Nsqd {
     pub(super) fn new(ahead: u64) -> Self {
         Self {
             is_up: true,
+            wraps: true,
             ahead,
             tokens: Vec::new(),
             minted: 0,
@@ -128,8 +131,7 @@ impl Nsqd {
                 self.minted += 1;
                 let id = format!("{:016x}", wall << 20 | self.minted);
                 let id = MessageId::from_slice(id.as_bytes()).unwrap();
-                // its deliveries wrap, unless the first one is to be told
-                let delivery = if rng.bool() { 65_530 } else { 0 };
+                let delivery = if self.wraps && rng.bool() { 65_530 } else { 0 };
                 self.tokens.push(Stored { token: Token { id, delivery }, published: wall, place: Place::Queued });
             }
         }

@@ -56,6 +56,8 @@ pub(super) struct World {
     epochs: Vec<u64>,
     /// When somebody was last seen to lead.
     led: u64,
+    /// When somebody led for the first time.
+    pub(super) first_led: Option<u64>,
     /// Beats that no node has sent.
     pub(super) forged: u64,
     /// Terms that began less than a lease after another.
@@ -84,6 +86,7 @@ impl World {
             next_id: 1,
             epochs: Vec::new(),
             led: 0,
+            first_led: None,
             forged: 0,
             inherited: 0,
             surplus: 0,
@@ -149,6 +152,7 @@ impl World {
         }
         if !leading.is_empty() {
             self.led = now;
+            self.first_led.get_or_insert(now);
         }
     }
 
