@@ -4,7 +4,7 @@
 //!                  token taken                 a lease waited out, alone
 //!  Without a token ───────────▶ Claiming ─────────────────────────────────▶ Leading
 //!     ▲  ▲                         │  └─ its last leader released it ─▶ Inheriting ─┘ │
-//!     │  └── another token lives ──┴───────────────────────────────────────┘         │
+//!     │  └─ nsqd has two tokens ───┘                                                 │
 //!     └── released (half of max-msg-timeout, or the end) │ not proven in time ───────┘
 //! ```
 //!
@@ -14,10 +14,15 @@
 //! - **One token.** A leader counts its lease from when it *sent* the last beat that was proven, less a margin. A later holder had the token
 //!   after that beat, and waits a whole lease from its own first beat on.
 //! - **Two tokens** (nobody can make exactly one with NSQ: two nodes may publish one each). nsqd hands the beats to all nodes in one order. A
-//!   claimant leads only if its first and its last beat, a lease apart, came back to it, and between them no leader's beat and no beat of an older
-//!   token. A leader beats more often than once a lease, so of two claimants one has heard the other, and finishes its own token.
+//!   claimant leads only if it has heard all beats for a lease up to one of its own that says that it leads, and among them no leader's and none of
+//!   an older token. A leader beats more often than once a lease, so of two claimants the one whose last beat comes later has heard the other.
+//!   It asks nsqd for the number of tokens. One: the other is gone, and after a lease its lead, too; a token that is made later has a
+//!   claimant that hears this one. Two: it gives its own away, until one node has both and finishes one.
+//! - **A new token** has had no holder before, so the lease in which all beats were heard may begin before it was taken.
 //! - **A release** takes the place of the wait if the token's very next delivery sees it, and nothing of another token between it and the first
-//!   beat after it.
+//!   beat after it, and if all beats of the last lease had the seal that it has the key to: another who leads would have been heard.
+//!
+//! Beats can be made up by anybody. So none of them ends a lead or finishes a token; they make a node wait, and what ends that wait is nsqd's count.
 //!
 //! What breaks the chain of beats (a connection lost) begins the wait anew.
 
