@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use self::fleet::{Fleet, Judge, node};
-use crate::support::{Nsqd, Told, mqueue, needs, wait_until};
+use crate::support::{Mqueue, Nsqd, Told, mqueue, needs, wait_until};
 
 /// What can happen to a generator.
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +140,8 @@ fn nodes_with_other_settings_are_a_warning_and_the_first_fleet_goes_on() {
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         assert!((1..=2).contains(&ended.stderr.matches("with other settings").count()), "{}", ended.stderr);
     }
+    // at the end one may hand over to the other
+    assert_eq!(fleet.epochs().len(), 1, "{}", fleet.nodes.iter().map(Mqueue::stderr).collect::<String>());
     fleet.end();
     judge.verdict(&nsqd);
     assert_eq!(nsqd.published("bar"), 0);

@@ -57,14 +57,16 @@ fn never_do_two_lead_whatever_goes_wrong() {
 
 #[test]
 fn never_do_two_lead_nor_none_whatever_beats_are_made_up() {
+    // each hears many more beats than without
+    let seeds = seeds().div_ceil(4);
     let (mut terms, mut forged, mut surplus) = (0, 0, 0);
-    for seed in 0..seeds() {
+    for seed in 0..seeds {
         let world = run(seed, Trouble { back: seed % 2 == 1, lossy: false, forger: true });
         terms += world.terms();
         forged += world.forged;
         surplus += world.surplus;
     }
-    assert!(terms > 10 * seeds() && forged > 1000 * seeds() && surplus > 5 * seeds(), "{terms} {forged} {surplus}");
+    assert!(terms > 10 * seeds && forged > 1000 * seeds && surplus > 5 * seeds, "{terms} {forged} {surplus}");
 }
 
 /// From when all are there until one leads, with clocks that differ by 3% at the most.
@@ -77,7 +79,7 @@ fn first_lead(seed: u64) -> u64 {
 
 #[test]
 fn a_fleet_that_starts_at_once_has_a_leader_within_a_lease() {
-    let mut times: Vec<(u64, u64)> = (0..10 * seeds()).map(|seed| (first_lead(seed), seed)).collect();
+    let mut times: Vec<(u64, u64)> = (0..3 * seeds()).map(|seed| (first_lead(seed), seed)).collect();
     times.sort_unstable();
     let most = times[times.len() - 1];
     // by the slowest clock, and what is on its way

@@ -365,13 +365,13 @@ fn others_settings_are_a_warning_and_the_fleet_goes_on() {
     let beat = || Beat::new("other", 0, token(1, 1), Role::Leading, u64::MAX, &charter(2 * LEASE));
     let takes = |name| Event::Taken { token: token(name, 1), published: 7, charter: charter(2 * LEASE) };
     let mut desk = Desk::new();
-    assert_eq!(desk.hears_beat(beat()), [warns.clone()]);
+    assert_eq!(desk.hears_beat(beat()), std::slice::from_ref(&warns));
     assert_eq!(desk.happens(takes(1)), [Action::PutOff(token(1, 1)), warns.clone()], "it is theirs");
     desk.takes(token(2, 3));
     desk.wait(2 * LEASE);
     let epoch = desk.leads();
     assert!(epoch.is_some());
-    assert_eq!(desk.hears_beat(beat()), [warns.clone()]);
+    assert_eq!(desk.hears_beat(beat()), std::slice::from_ref(&warns));
     assert_eq!(desk.happens(takes(3)), [Action::Finish(token(3, 1)), warns.clone()], "they are the newcomers");
     assert_eq!(desk.happens(takes(1)), [Action::PutOff(token(1, 1)), warns.clone()]);
     assert_eq!(desk.leads(), epoch);
