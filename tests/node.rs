@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use self::fleet::{Fleet, Judge, node};
-use crate::support::{Nsqd, Told, mqueue, needs, wait_until};
+use crate::support::{Mqueue, Nsqd, Told, mqueue, needs, wait_until};
 
 /// What can happen to a generator.
 #[derive(Debug, Clone, Copy)]
@@ -114,28 +114,177 @@ fn a_token_that_is_lost_with_nsqds_memory_is_made_again() {
     judge.wait_for_more(20);
     fleet.end();
     assert_eq!(judge.verdict(&nsqd).epochs, 1);
-    let token = nsqd.channel("foo.token", "token");
-    assert_eq!(token.depth + token.in_flight_count, 1, "one token");
+    assert_eq!(tokens(&nsqd), 1, "one token");
 }
 
 #[test]
-fn a_fleet_with_other_settings_is_told_so_and_the_first_goes_on() {
+fn nodes_with_other_settings_are_a_warning_and_the_first_fleet_goes_on() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let judge = Judge::of(&nsqd);
     let mut fleet = Fleet::start(&nsqd, 2, 1, "--interval 20ms");
     fleet.generator();
-    for other in ["--stream foo --ping-interval 2", "--stream bar --token-stream foo.token --ping-interval 1"] {
-        let refused = node(&nsqd.tcp(), &nsqd, &format!("--group 1 {other}")).run();
-        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
-        for words in ["other settings", "stream foo, ping interval 1s", "--token-stream"] {
-            assert!(refused.stderr.contains(words), "{words:?} is not in {}", refused.stderr);
+    for (other, theirs) in [
+        ("--stream foo --ping-interval 2", "stream foo, ping interval 2s"),
+        ("--stream bar --token-stream foo.token --ping-interval 1", "stream bar, ping interval 1s"),
+    ] {
+        let newcomer = node(&nsqd.tcp(), &nsqd, &format!("--group 1 {other}")).start();
+        newcomer.wait_to_say("nodes with other settings use foo.token");
+        for words in ["(stream foo, ping interval 1s;", &format!("here: {theirs})"), "--token-stream"] {
+            assert!(newcomer.stderr().contains(words), "{words:?} is not in {}", newcomer.stderr());
         }
+        judge.wait_for_more(150);
+        assert_eq!(newcomer.times_said(" generating epoch="), 0, "{}", newcomer.stderr());
+        newcomer.signal(Signal::SIGTERM);
+        let ended = newcomer.finish();
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        assert!((1..=2).contains(&ended.stderr.matches("with other settings").count()), "{}", ended.stderr);
     }
-    judge.wait_for_more(20);
+    // at the end one may hand over to the other
+    assert_eq!(fleet.epochs().len(), 1, "{}", fleet.nodes.iter().map(Mqueue::stderr).collect::<String>());
     fleet.end();
-    assert_eq!(judge.verdict(&nsqd).epochs, 1);
+    judge.verdict(&nsqd);
     assert_eq!(nsqd.published("bar"), 0);
+}
+
+#[test]
+fn a_fleet_that_comes_back_with_another_ping_interval_replaces_its_token() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let mut fleet = Fleet::start(&nsqd, 1, 2, "--interval 20ms");
+    let (_, epoch) = fleet.generator();
+    fleet.end();
+    let fleet = Fleet::start(&nsqd, 2, 1, "--interval 20ms");
+    fleet.wait_for_generator_after(epoch);
+    wait_until("one token", || tokens(&nsqd) == 1);
+}
+
+/// Tokens of the fleet of `foo`, wherever they are.
+fn tokens(nsqd: &Nsqd) -> i64 {
+    let token = nsqd.channel("foo.token", "token");
+    token.depth + token.in_flight_count + token.deferred_count
+}
+
+/// Beats that no node has sent, as lines, made of one that was heard.
+fn made_up(heard: &str) -> String {
+    let with = |changes: &[(&str, serde_json::Value)]| {
+        let mut beat: serde_json::Value = serde_json::from_str(heard).expect("a beat");
+        changes.iter().for_each(|(name, value)| beat[*name] = value.clone());
+        format!("{beat}\n")
+    };
+    let forger = || ("node", serde_json::Value::from("forger"));
+    let delivery = serde_json::from_str::<serde_json::Value>(heard).expect("a beat")["delivery"].as_u64().expect("few");
+    [
+        with(&[
+            forger(),
+            ("token", "0000000000000000".into()),
+            ("charter", serde_json::json!({"stream": "x", "lease_ms": 7})),
+        ]),
+        with(&[forger(), ("charter", serde_json::json!({"stream": "foo", "lease_ms": u64::MAX}))]),
+        with(&[forger(), ("token", "0000000000000000".into()), ("role", "leading".into())]),
+        with(&[forger(), ("token", "ffffffffffffffff".into()), ("role", "leading".into())]),
+        with(&[forger(), ("delivery", (delivery + 1).into()), ("role", "claiming".into())]),
+        with(&[forger(), ("delivery", (delivery + 1).into()), ("role", "leading".into())]),
+        with(&[forger(), ("role", "released".into()), ("seal", "x".into())]),
+        with(&[forger(), ("epoch", ((1_u64 << 53) - 1).into())]),
+        with(&[("role", "released".into())]),
+        with(&[]),
+    ]
+    .concat()
+}
+
+#[test]
+fn beats_that_are_made_up_end_no_fleet() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let judge = Judge::of(&nsqd);
+    let mut fleet = Fleet::start(&nsqd, 3, 1, "--interval 20ms");
+    wait_until("one token, of two at times", || fleet.epochs().len() == 1 && tokens(&nsqd) == 1);
+    let ((generator, first), made) = (fleet.generator(), nsqd.published("foo.token"));
+    let broker = format!("--nsqd-tcp-address {}", nsqd.tcp());
+    let heard =
+        mqueue(&format!("consumer --stream foo.token.beats --group spy --count 1 --output body {broker}")).run();
+    assert_eq!(heard.code, Some(0), "{}", heard.stderr);
+    let lines = made_up(heard.stdout.trim_end());
+    let mut producer = mqueue(&format!("producer --stream foo.token.beats {broker}")).with_stdin().start();
+    let mut stdin = producer.stdin();
+    let (goes_on, ends) = std::sync::mpsc::channel::<()>();
+    let writing = std::thread::spawn(move || {
+        while ends.recv_timeout(Duration::from_millis(50)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            std::io::Write::write_all(&mut stdin, lines.as_bytes()).expect("the producer reads");
+        }
+    });
+    for node in &fleet.nodes {
+        node.wait_to_say("with other settings");
+    }
+    judge.wait_for_more(100);
+    assert!(!fleet.nodes[generator].stderr().contains("no longer generating"), "the holder goes on");
+    fleet.nodes[generator].signal(Signal::SIGKILL);
+    fleet.wait_for_generator_after(first);
+    judge.wait_for_more(100);
+    drop(goes_on);
+    writing.join().expect("it wrote to the end");
+    assert_eq!(producer.finish().code, Some(0));
+    let others = fleet.nodes.iter_mut().enumerate().filter(|(at, _)| *at != generator);
+    others.for_each(|(_, node)| assert!(!node.has_ended(), "{}", node.stderr()));
+    let second = *fleet.epochs().iter().max().expect("two");
+    assert!(first < second && second < first + 3_600_000, "{first} {second}");
+    assert_eq!((nsqd.published("foo.token"), tokens(&nsqd)), (made, 1), "one token, as before");
+    fleet.end();
+    judge.verdict(&nsqd);
+}
+
+#[test]
+fn a_fleet_that_has_stopped_leaves_its_token_and_goes_on_with_it() {
+    needs!("nsqd");
+    let (nsqd, sockets) = (Nsqd::start(), tempfile::tempdir().expect("a temporary folder"));
+    let mut last = 0;
+    for end in [Signal::SIGTERM, Signal::SIGKILL] {
+        let mut fleet = Fleet::start(&nsqd, 3, 1, "--interval 20ms --invalid 0");
+        fleet.wait_for_generator_after(last);
+        (_, last) = fleet.generator();
+        // two nodes may have made one each
+        wait_until("one token", || tokens(&nsqd) == 1);
+        fleet.end_by(end);
+        wait_until("the token in its group", || nsqd.channel("foo.token", "token").depth == 1);
+        let folder = sockets.path().display();
+        let addresses = format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http());
+        let told =
+            mqueue(&format!("doctor --json --socket-dir {folder} {addresses}")).env("PATH", &folder.to_string()).run();
+        let report: serde_json::Value = serde_json::from_str(&told.stdout).expect("JSON");
+        let findings = report["findings"].as_array().expect("a list");
+        let of_the_token = |it: &&serde_json::Value| it["subject"].as_str().is_some_and(|it| it.contains("foo.token"));
+        let found: Vec<_> = findings.iter().filter(of_the_token).collect();
+        assert_eq!(found.len(), 1, "{end}: {report:#}");
+        assert_eq!((&found[0]["level"], &found[0]["mend"]), (&"ok".into(), &serde_json::Value::Null), "{end}");
+        assert!(
+            found[0]["what"].as_str().is_some_and(|what| what.contains("the token of a fleet")),
+            "{end}: {report:#}"
+        );
+        let mends: Vec<_> = findings.iter().filter_map(|it| it["mend"].as_str()).collect();
+        assert!(!mends.iter().any(|mend| mend.contains("foo.token")), "{end}: {mends:?}");
+        assert_eq!(tokens(&nsqd), 1, "{end}: doctor took it");
+    }
+    let made = nsqd.published("foo.token");
+    let fleet = Fleet::start(&nsqd, 1, 1, "--interval 20ms");
+    fleet.wait_for_generator_after(last);
+    assert_eq!((nsqd.published("foo.token"), tokens(&nsqd)), (made, 1), "the same token");
+}
+
+#[test]
+fn a_node_reads_what_is_redriven_to_its_group() {
+    needs!("nsqd");
+    let nsqd = Nsqd::real(&[]);
+    nsqd.create("foo", "1");
+    nsqd.create("foo", "2");
+    nsqd.publish("foo", b"no event");
+    let node = node(&nsqd.tcp(), &nsqd, "--stream foo --group 1 --ping-interval 100").start();
+    wait_until("a dead letter", || nsqd.published("foo.dead") == 1);
+    let addresses = format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http());
+    let back = mqueue(&format!("errors --stream foo --redrive --yes {addresses}")).run();
+    assert_eq!(back.code, Some(0), "{}", back.stderr);
+    node.wait_to_say("reading what was redriven to this group");
+    wait_until("it to be a dead letter again", || nsqd.published("foo.dead") == 2);
 }
 
 #[test]
@@ -160,14 +309,17 @@ fn a_node_tells_its_figures_as_expvar_does_and_obeys_the_seeds_environment() {
     assert_eq!(vars["mqueue"]["mode"], "generator");
     assert!(vars["cmdline"].is_array() && vars["memstats"]["Alloc"].is_u64(), "{vars}");
     assert!(nsqd.channels("foo").is_empty(), "a generator does not consume");
-    // somebody else's messages harm nobody
-    for garbage in [&b"garbage"[..], b"{}", b"[[[[", &[0xff; 100]] {
+    // somebody else's messages harm nobody, and are not told one by one
+    for garbage in [&b"garbage"[..], b"{}", b"[[[[", &[0xff; 100]].into_iter().cycle().take(12) {
         nsqd.publish("foo.token", garbage);
         nsqd.publish("foo.token.beats", garbage);
     }
-    wait_until("garbage to be told", || {
-        generator.times_said("that is no token") == 4 && generator.times_said("is no beat") == 4
-    });
+    for words in ["that is no token", "is no beat"] {
+        let told =
+            || generator.stderr().lines().filter(|line| line.contains(words)).map(str::to_owned).collect::<Vec<_>>();
+        wait_until("garbage to be told", || told().iter().any(|line| line.contains("count=10")));
+        assert_eq!(told().len(), 2, "{:?}", told());
+    }
     // its port is taken: it works all the same
     let port = told.address().rsplit(':').next().unwrap();
     let second = node(&nsqd.tcp(), &nsqd, "--stream foo --group 1 --ping-interval 1").env("MPORT", port).start();
@@ -218,6 +370,8 @@ fn a_node_runs_without_settings_and_names_those_that_it_does_not_use() {
     nsqd.wait_for_clients("a", "1", 1);
     assert_eq!(node.times_said("not used: REDIS_URL, REDIS_POOL_SIZE:"), 1);
     assert_eq!(node.times_said("redis.internal"), 0);
+    nsqd.publish("a", b"no event");
+    wait_until("a dead letter", || nsqd.published("a.dead") == 1);
     node.signal(Signal::SIGTERM);
     assert_eq!(node.finish().code, Some(0));
 }

@@ -1,5 +1,8 @@
 //! The streams of a fleet of nodes, by their names (docs/node.md).
 
+/// The group that the token is in.
+pub(super) const TOKEN: &str = "token";
+
 /// True for a stream in which a fleet of nodes keeps its token or tells its beats: who consumes it, or creates a group for it, takes that
 /// from the fleet. `has` tells whether a stream of that name exists.
 pub(super) fn has_stream(name: &str, has: impl Fn(&str) -> bool) -> bool {

@@ -73,8 +73,13 @@ impl Fleet {
 
     /// Ends all of them in order.
     pub fn end(&mut self) {
+        self.end_by(Signal::SIGTERM);
+    }
+
+    /// Ends all of them by this signal.
+    pub fn end_by(&mut self, signal: Signal) {
         let running: Vec<_> = self.nodes.iter_mut().filter_map(|node| (!node.has_ended()).then_some(&*node)).collect();
-        running.iter().for_each(|node| node.signal(Signal::SIGTERM));
+        running.iter().for_each(|node| node.signal(signal));
         for node in &mut self.nodes {
             wait_until("the end of a node", || node.has_ended());
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::finding::{Check, Finding, count, shell};
 use super::observed::{Group, Observed, amount};
 use super::{dead_letters, units};
+use crate::app::fleet;
 use crate::proto::stats::TopicStats;
 use crate::proto::{ChannelName, TopicName};
 
@@ -25,6 +26,7 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
         let what = format!("{}, {}", count(streams.len() as u64, "stream"), count(groups.len() as u64, "group"));
         findings.push(Finding::ok(Check::Groups, "queues", format!("{what}: somebody is there for all that waits")));
     }
+    findings.extend(groups.iter().filter_map(|((stream, name), group)| token_of_none(observed, stream, name, *group)));
     findings
 }
 
@@ -78,6 +80,16 @@ fn unattended(observed: &Observed, stream: &TopicName, name: &ChannelName, group
         false => look(observed, stream, name),
     };
     Some(Finding::warning(Check::Groups, format!("group {stream}/{name}"), what, mend))
+}
+
+/// The token of a fleet whose nodes have all ended: it waits for the next one, and whoever else takes it takes it from the fleet.
+fn token_of_none(observed: &Observed, stream: &TopicName, name: &ChannelName, group: Group) -> Option<Finding> {
+    let waits = group.depth > 0 && group.clients == 0 && name.as_str() == fleet::TOKEN;
+    (waits && observed.is_a_fleets(stream)).then(|| {
+        let what =
+            "the token of a fleet of nodes of which none runs: the next `mqueue node` takes it, so leave it there";
+        Finding::ok(Check::Groups, format!("group {stream}/{name}"), what)
+    })
 }
 
 /// Shows the group on each nsqd that has it. What is to become of its messages only its own consumer knows: one without a handler would print
@@ -207,7 +219,10 @@ mod tests {
             };
             for names in [vec!["tk.token"], vec!["tk.token.beats"], vec!["lease", "lease.beats"]] {
                 let topics = names.iter().map(|name| of(name)).collect();
-                assert_eq!(one(&seen(vec![nsqd("a:1", topics)])).0, Level::Ok, "{names:?}");
+                let findings = check(&seen(vec![nsqd("a:1", topics)]));
+                assert!(findings.iter().all(|it| it.level == Level::Ok && it.mend.is_none()), "{findings:?}");
+                let tells = findings.iter().any(|it| it.what.contains("the token of a fleet"));
+                assert_eq!(tells, depth.1 > 0, "{findings:?}");
             }
         }
     }

@@ -10,6 +10,7 @@
 //! ```
 
 mod clock;
+mod episode;
 mod event;
 mod generator;
 mod lease;
@@ -56,14 +57,13 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         }
     };
     let stands = async {
-        let ended = post.stand(&shutdown).await;
-        // whatever ended it, what is being handled is finished
+        post.stand(&shutdown).await;
+        // what is being handled is finished
         shutdown.draining.cancel();
-        ended
     };
-    let (ended, consumed) = tokio::join!(stands, consuming);
+    let ((), consumed) = tokio::join!(stands, consuming);
     Notifier.stopping();
-    ended.and(consumed)?;
+    consumed?;
     Ok(if shutdown.now.is_cancelled() { Exit::Interrupted } else { Exit::Success })
 }
 

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use super::line::Opening;
-use crate::app::{Exit, Failure};
+use crate::app::{Exit, Failure, fleet};
 use crate::cli::node::Args;
 use crate::client::{Address, ConnectConfig, Duplex, Error, Nsqd, StatsFilter};
 use crate::proto::{ChannelName, ErrorCode, Identify, TopicName};
 
 /// A claim, and some of a lead, fit into half of max-msg-timeout.
 const LEASES: u32 = 8;
+/// Longer than a message is between two places.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// The token's nsqd, and the names of what is there.
 #[derive(Debug, Clone)]
@@ -41,7 +43,7 @@ impl Places {
         let token = named.map_or_else(|| TopicName::new(&format!("{}.token", args.stream)), |named| Ok(named.clone()));
         let token = token.map_err(too_long)?;
         let beats = TopicName::new(&format!("{token}.beats")).map_err(too_long)?;
-        let channel = ChannelName::new("token").expect("a valid name");
+        let channel = ChannelName::new(fleet::TOKEN).expect("a valid name");
         let lease = args.ping_interval;
         Ok(Self { nsqd, http, token, channel, beats, lease, connect: connect_config(lease) })
     }
@@ -77,8 +79,15 @@ impl Places {
         Box::pin(async move { Duplex::connect(&nsqd, &connect, beats, channel).await })
     }
 
-    /// How many tokens there are, in flight or not.
+    /// How many tokens there are, in flight or not. nsqd counts in passing: one that is just being delivered or touched may be in neither
+    /// place, so the greater of two counts is taken.
     pub(super) async fn count(self) -> Option<u64> {
+        let first = self.look().await?;
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        Some(first.max(self.look().await?))
+    }
+
+    async fn look(&self) -> Option<u64> {
         let filter = StatsFilter { topic: Some(self.token.clone()), channel: None, clients: false };
         let stats = match self.http.stats(&filter).await {
             Ok(stats) => stats,

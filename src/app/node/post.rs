@@ -11,9 +11,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::clock;
+use super::episode::Episode;
 use super::event;
 use super::generator::Generator;
-use super::lease::{Action, Beat, Charter, Config, Event as Happened, Lease, Token};
+use super::lease::{Action, Beat, Charter, Config, Event as Happened, Lease, Secret, Token};
 use super::line::{Line, Said};
 use super::places::Places;
 use super::vars::Vars;
@@ -54,8 +55,12 @@ pub(super) struct Post {
     generator: Generator,
     vars: Arc<Vars>,
     leading: watch::Sender<bool>,
-    /// Set once this node is to end.
-    ends: Option<Result<(), Failure>>,
+    /// Messages where tokens are that are none.
+    no_tokens: Episode,
+    /// Messages where beats are that are none.
+    no_beats: Episode,
+    /// Tokens and beats of nodes with other settings.
+    others: Episode,
 }
 
 impl Post {
@@ -72,7 +77,10 @@ impl Post {
         let node = format!("{}-{}-{:016x}", hostname(), std::process::id(), rng.u64(..));
         let lease_ms = u64::try_from(args.ping_interval.as_millis()).unwrap_or(u64::MAX);
         let charter = Charter { stream: args.stream.clone(), lease_ms };
-        let config = Config { node, charter: charter.clone() };
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret)
+            .map_err(|e| Failure::new(Exit::Unavailable, format!("no randomness from the system: {e}")))?;
+        let config = Config { node, charter: charter.clone(), secret: Secret::new(secret) };
         let (for_token, for_ears) = (places.clone(), places.clone());
         Ok(Self {
             charter,
@@ -85,19 +93,18 @@ impl Post {
             places,
             vars,
             leading,
-            ends: None,
+            no_tokens: Episode::default(),
+            no_beats: Episode::default(),
+            others: Episode::default(),
         })
     }
 
     /// Holds the post until the node is to end.
-    pub(super) async fn stand(mut self, shutdown: &Shutdown) -> Result<(), Failure> {
+    pub(super) async fn stand(mut self, shutdown: &Shutdown) {
         self.say_that_it_waits();
         self.is_up();
         self.is_listening();
-        let ended = loop {
-            if let Some(ended) = self.ends.take() {
-                break ended;
-            }
+        loop {
             let now = clock::now();
             let wait = self.lease.due().map_or(FAR, |due| due.saturating_sub(now));
             let generates = self.lease.leads(now).is_some() && self.asked.len() < AHEAD;
@@ -105,7 +112,7 @@ impl Post {
                 biased;
                 () = shutdown.draining.cancelled() => {
                     self.happened(Happened::Stop);
-                    break Ok(());
+                    break;
                 }
                 said = self.token.next() => self.token_said(said),
                 said = self.ears.next() => self.ears_said(said),
@@ -116,10 +123,9 @@ impl Post {
                 () = tokio::time::sleep(wait) => self.happened(Happened::Tick),
                 _ = self.generator.due(), if generates => self.generate(),
             }
-        };
+        }
         self.look();
         self.token.close().await;
-        ended
     }
 
     fn is_up(&mut self) {
@@ -170,10 +176,13 @@ impl Post {
         match serde_json::from_slice(&message.body) {
             Ok(charter) => {
                 let token = Token { id: message.id, delivery: message.attempts };
-                self.happened(Happened::Taken { token, charter });
+                let published = milliseconds(message);
+                self.happened(Happened::Taken { token, published, charter });
             }
             Err(error) => {
-                tracing::warn!("removed a message from {} that is no token: {error}", self.places.token);
+                if let Some(count) = self.no_tokens.happens(clock::now()) {
+                    tracing::warn!(count, "removed a message from {} that is no token: {error}", self.places.token);
+                }
                 self.token.say(&Command::Fin(message.id));
             }
         }
@@ -187,10 +196,13 @@ impl Post {
                 self.ears.say(&Command::Fin(message.id));
                 match serde_json::from_slice::<Beat>(&message.body) {
                     Ok(beat) => {
-                        let published = u64::try_from(message.timestamp / 1_000_000).unwrap_or(0);
-                        self.happened(Happened::Heard { beat, published });
+                        self.happened(Happened::Heard { beat, published: milliseconds(&message) });
                     }
-                    Err(error) => tracing::warn!("a message in {} is no beat: {error}", self.places.beats),
+                    Err(error) => {
+                        if let Some(count) = self.no_beats.happens(clock::now()) {
+                            tracing::warn!(count, "a message in {} is no beat: {error}", self.places.beats);
+                        }
+                    }
                 }
             }
             Said::Heard(Heard::Published | Heard::Failed(_)) => {}
@@ -215,6 +227,7 @@ impl Post {
             }
             Action::Finish(token) => self.tell(&Command::Fin(token.id)),
             Action::GiveBack(token) => self.tell(&Command::Req { id: token.id, delay: 0 }),
+            Action::PutOff(token) => self.tell(&Command::Req { id: token.id, delay: self.charter.lease_ms / 4 }),
             Action::Count => self.counting = Some(Box::pin(self.places.clone().count())),
             Action::Mint => {
                 tracing::info!(stream = %self.places.token, "no node has a token: published one");
@@ -230,7 +243,7 @@ impl Post {
                 self.ears.again();
                 self.happened(Happened::Deaf);
             }
-            Action::Quit(theirs) => self.ends = Some(Err(self.mismatch(&theirs))),
+            Action::Differs(theirs) => self.differs(&theirs),
         }
     }
 
@@ -282,19 +295,26 @@ impl Post {
         }
     }
 
-    fn mismatch(&self, theirs: &Charter) -> Failure {
+    /// Others have agreed on something else. They may be a fleet of their own, or somebody makes up beats.
+    fn differs(&mut self, theirs: &Charter) {
+        let Some(count) = self.others.happens(clock::now()) else { return };
         let shown = |charter: &Charter| {
             let lease = humantime::format_duration(Duration::from_millis(charter.lease_ms)).to_string();
             format!("stream {}, ping interval {lease}", charter.stream)
         };
-        let line = format!(
-            "the token in {} belongs to nodes with other settings ({}; here: {}): use the same, or another --token-stream",
+        tracing::warn!(
+            count,
+            "nodes with other settings use {} ({}; here: {}): use the same on all, or another --token-stream",
             self.places.token,
             shown(theirs),
             shown(&self.charter)
         );
-        Failure::new(Exit::Usage, line)
     }
+}
+
+/// When nsqd took a message, in milliseconds since 1970.
+fn milliseconds(message: &Message) -> u64 {
+    u64::try_from(message.timestamp / 1_000_000).unwrap_or(0)
 }
 
 async fn counted(counting: &mut Option<Counting>) -> Option<u64> {

@@ -7,9 +7,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::event::Event;
+use super::lease;
 use super::vars::Vars;
-use crate::app::{Failure, working};
+use crate::app::{Failure, redriven, working};
 use crate::backoff::Backoff;
+use crate::cli::brokers::Args as Brokers;
 use crate::cli::node::Args;
 use crate::client::{Consumer, ConsumerConfig};
 use crate::handler::{AnyHandler, Handler, Verdict};
@@ -36,7 +38,10 @@ impl Handler for Work {
     async fn handle(&self, message: Message) -> Verdict {
         let event = Event::parse(&message.body);
         if let Some(event) = event {
-            self.vars.seen_epoch.fetch_max(event.epoch, Ordering::Relaxed);
+            let published = u64::try_from(message.timestamp / 1_000_000).unwrap_or(0);
+            if lease::is_plausible(event.epoch, published) {
+                self.vars.seen_epoch.fetch_max(event.epoch, Ordering::Relaxed);
+            }
         }
         let why = match event {
             None => "invalid: no event (UUID TIMESTAMP EPOCH SEQUENCE)",
@@ -57,6 +62,7 @@ impl Handler for Work {
 pub(super) struct Plan {
     consumer: ConsumerConfig,
     worker: WorkerConfig,
+    broker: Brokers,
 }
 
 impl Plan {
@@ -67,7 +73,7 @@ impl Plan {
             concurrency: args.concurrency as usize,
             ..working::worker_config(&args.stream, &args.failing)?
         };
-        Ok(Self { consumer, worker })
+        Ok(Self { consumer, worker, broker: args.broker.clone() })
     }
 }
 
@@ -126,6 +132,9 @@ async fn consume(
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
     tracing::info!(stream = %consumer.topic(), group = %consumer.channel(), "consuming");
+    let (stream, group) = (consumer.topic().clone(), consumer.channel().clone());
+    // it ends with this consumer
+    tokio::spawn(redriven::follow(consumer.control(), plan.broker.clone(), stream, group));
     let stopping = Shutdown { draining: shutdown.draining.child_token(), now: shutdown.now.clone() };
     let worker =
         Worker::new(consumer, work, plan.worker.clone()).map_err(|e| Failure::new(crate::app::Exit::Usage, e))?;

@@ -22,17 +22,12 @@ pub(in crate::app::node) struct Token {
 }
 
 impl Token {
-    /// True if this is a later delivery of the same token.
-    pub(super) fn follows(&self, other: &Self) -> bool {
-        self.id == other.id && (1..1 << 15).contains(&self.delivery.wrapping_sub(other.delivery))
-    }
-
     /// True if this is the very next delivery of the same token.
     pub(super) fn is_next_of(&self, other: &Self) -> bool {
         self.id == other.id && self.delivery == other.delivery.wrapping_add(1)
     }
 
-    /// Where there are two tokens, and nobody leads, the older one lives.
+    /// True for the older of two tokens.
     pub(super) fn outranks(&self, other: &Self) -> bool {
         self.id < other.id
     }
@@ -44,7 +39,7 @@ impl Token {
 pub(in crate::app::node) enum Role {
     /// Waits until nobody else can lead.
     Claiming,
-    /// Leads, or takes over from who has released the token.
+    /// Leads, or will with this beat: its wait is over, or the token was released.
     Leading,
     /// Led until now, and gives the token back.
     Released,
@@ -64,12 +59,24 @@ pub(in crate::app::node) struct Beat {
     /// The node's epoch if it leads, else the highest that it knows.
     pub(in crate::app::node) epoch: u64,
     pub(in crate::app::node) charter: Charter,
+    /// By this the node knows that the beat is its own.
+    #[serde(default)]
+    pub(super) mark: String,
+    /// The holder's seal; in a release the key to it.
+    #[serde(default)]
+    pub(super) seal: String,
 }
 
 impl Beat {
+    /// Without a mark and a seal.
     pub(super) fn new(node: &str, number: u64, token: Token, role: Role, epoch: u64, charter: &Charter) -> Self {
         let (node, charter) = (node.to_owned(), charter.clone());
-        Self { node, number, token: token.id.to_string(), delivery: token.delivery, role, epoch, charter }
+        let (token, delivery) = (token.id.to_string(), token.delivery);
+        Self { node, number, token, delivery, role, epoch, charter, mark: String::new(), seal: String::new() }
+    }
+
+    pub(super) fn sealed(self, mark: String, seal: String) -> Self {
+        Self { mark, seal, ..self }
     }
 
     /// What it is about; `None` if that is no message's id.
@@ -87,10 +94,9 @@ mod tests {
     fn deliveries_are_told_apart_also_where_they_wrap() {
         let token = |id: &[u8; 16], delivery| Token { id: MessageId(*id), delivery };
         let (old, new) = (token(b"0000000000000001", 65535), token(b"0000000000000001", 0));
-        assert!(new.follows(&old) && new.is_next_of(&old));
-        assert!(!old.follows(&new) && !old.follows(&old) && !old.is_next_of(&new));
+        assert!(new.is_next_of(&old) && !old.is_next_of(&new) && !old.is_next_of(&old));
         let other = token(b"0000000000000002", 1);
-        assert!(old.outranks(&other) && !other.outranks(&old) && !other.follows(&old));
+        assert!(old.outranks(&other) && !other.outranks(&old) && !other.is_next_of(&old));
     }
 
     #[test]
@@ -100,6 +106,9 @@ mod tests {
         let beat = Beat::new("a", 7, token, Role::Leading, 17, &charter);
         let json = serde_json::to_string(&beat).unwrap();
         assert_eq!(serde_json::from_str::<Beat>(&json).unwrap(), beat);
+        let older = format!("{}}}", json.split(",\"mark\"").next().unwrap());
+        assert!(older.len() < json.len() && older.contains("charter"), "{older}");
+        assert_eq!(serde_json::from_str::<Beat>(&older).unwrap(), beat, "of a version without seals");
         assert_eq!(beat.token(), Some(token));
         assert_eq!(Beat { token: "x".to_owned(), ..beat }.token(), None);
     }

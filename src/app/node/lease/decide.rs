@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::ears::Ears;
-use super::hold::{Hold, Phase};
-use super::{Action, BEATS, Beat, Charter, Config, EPOCHS, Event, PATIENCE, Role, Time, Token};
+use super::hold::{Hold, Phase, Rival};
+use super::seal::seal_of;
+use super::{Action, BEATS, Beat, Charter, Config, EPOCHS, Event, PATIENCE, Role, Time, Token, is_plausible};
 
 /// What one node knows, and does, about the token.
 ///
@@ -17,15 +18,39 @@ pub(in crate::app::node) struct Lease {
     max_hold: Option<Duration>,
     ears: Option<Ears>,
     hold: Option<Hold>,
+    /// Tokens are being counted since then.
+    counting: Option<(Counting, Time)>,
+    /// Until then this node takes no token: there are two, and another node may have the other one.
+    rests: Option<Time>,
     beats: u64,
     /// The highest epoch that was heard of.
     known: u64,
     stopping: bool,
 }
 
+/// What tokens are counted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counting {
+    /// Whether one is to be made.
+    Making,
+    /// Whether the hold that begins with this beat has a rival.
+    Holding(u64),
+}
+
 impl Lease {
     pub(in crate::app::node) fn new(config: Config, rng: fastrand::Rng) -> Self {
-        Self { config, rng, max_hold: None, ears: None, hold: None, beats: 0, known: 0, stopping: false }
+        Self {
+            config,
+            rng,
+            max_hold: None,
+            ears: None,
+            hold: None,
+            counting: None,
+            rests: None,
+            beats: 0,
+            known: 0,
+            stopping: false,
+        }
     }
 
     /// The epoch that this node may generate in, now; to be asked before each event.
@@ -37,7 +62,7 @@ impl Lease {
         }
     }
 
-    /// An epoch was heard of elsewhere.
+    /// An epoch was heard of elsewhere, from who can be believed.
     pub(in crate::app::node) fn know(&mut self, epoch: u64) {
         if epoch < EPOCHS {
             self.known = self.known.max(epoch);
@@ -63,7 +88,7 @@ impl Lease {
                 self.hold.iter_mut().for_each(Hold::start_over);
                 actions.push(Action::Ready(false));
             }
-            Event::Taken { token, charter } => self.taken(token, charter, now, &mut actions),
+            Event::Taken { token, published, charter } => self.taken(token, published, charter, now, &mut actions),
             Event::Heard { beat, published } => self.heard(&beat, published, now, &mut actions),
             Event::Proven { number } => {
                 self.hold.iter_mut().for_each(|hold| hold.proves(number));
@@ -91,9 +116,7 @@ impl Lease {
     pub(in crate::app::node) fn due(&self) -> Option<Time> {
         let lapse = self.hold.as_ref().map(|hold| hold.proven + self.config.lead());
         let beat = self.hold.as_ref().map(|hold| hold.due);
-        let quiet = self.ears.as_ref().filter(|ears| !ears.counting && self.is_without());
-        let count = quiet.map(|ears| ears.quiet_since + ears.patience);
-        [lapse, beat, self.ends(), count].into_iter().flatten().min()
+        [lapse, beat, self.ends(), self.count_due(), self.rests].into_iter().flatten().min()
     }
 
     /// Nothing was proven for so long that the token may be elsewhere.
@@ -104,90 +127,87 @@ impl Lease {
         }
     }
 
-    fn taken(&mut self, token: Token, charter: Charter, now: Time, actions: &mut Vec<Action>) {
-        if charter != self.config.charter {
-            let stays = self.ours().is_some_and(|ours| ours.outranks(&token));
-            match stays {
-                true => actions.push(Action::Finish(token)),
-                false => actions.extend([Action::GiveBack(token), Action::Quit(charter)]),
-            }
-            return;
-        }
+    fn taken(&mut self, token: Token, published: u64, charter: Charter, now: Time, actions: &mut Vec<Action>) {
         if self.stopping {
             actions.push(Action::GiveBack(token));
             return;
         }
-        if let Some(hold) = self.hold.as_ref().filter(|hold| hold.token.id != token.id) {
+        if charter != self.config.charter {
+            return self.taken_of_others(token, charter, now, actions);
+        }
+        if self.hold.as_ref().is_some_and(|hold| hold.token.id != token.id) {
             // one too many, and both are here
-            let keep = !matches!(hold.phase, Phase::Claiming { .. }) || hold.token.outranks(&token);
-            if keep {
-                actions.push(Action::Finish(token));
-                return;
-            }
-            actions.push(Action::Finish(hold.token));
+            actions.push(Action::Finish(token));
+            return;
+        }
+        if self.rests.is_some() {
+            // it was on its way
+            actions.extend([Action::Ready(false), Action::GiveBack(token)]);
+            return;
         }
         let released = self.ears.as_ref().and_then(|ears| ears.released);
         let phase = match released.is_some_and(|released| token.is_next_of(&released)) {
             true => Phase::Inheriting { from: self.beats },
             false => Phase::Claiming { opened: None },
         };
-        self.hold = Some(Hold::new(token, phase, self.beats, now));
+        let hold = Hold::new(token, phase, self.beats, now);
+        self.hold = Some(match &self.ears {
+            Some(ears) if token.delivery == 1 => hold.fresh(published, ears.alone_since),
+            _ => hold,
+        });
     }
 
+    /// A token of a fleet that has agreed on something else: that fleet is to have it, if it lives.
+    fn taken_of_others(&mut self, token: Token, charter: Charter, now: Time, actions: &mut Vec<Action>) {
+        let longest = self.config.lease().max(Duration::from_millis(charter.lease_ms));
+        let is_left = || self.ears.as_ref().is_some_and(|ears| now >= ears.alone_since + PATIENCE * longest);
+        let goes = match &self.hold {
+            Some(hold) => hold.token.outranks(&token),
+            None => is_left(),
+        };
+        actions.push(if goes { Action::Finish(token) } else { Action::PutOff(token) });
+        actions.push(Action::Differs(charter));
+    }
+
+    /// Anybody can publish a beat. So what is heard may make this node wait, but lets it neither end nor finish a token.
     fn heard(&mut self, beat: &Beat, published: u64, now: Time, actions: &mut Vec<Action>) {
         let Some(token) = beat.token() else { return };
+        let lease = self.config.lease();
+        let Config { node, secret, .. } = &self.config;
+        let is_own = beat.node == *node && beat.mark == secret.mark(beat.number);
+        self.ears.iter_mut().for_each(|ears| ears.heard(beat, token, is_own, lease, now));
         if beat.charter != self.config.charter {
-            return self.foreign(beat, token, actions);
+            actions.push(Action::Differs(beat.charter.clone()));
+        } else if is_plausible(beat.epoch, published) {
+            self.know(beat.epoch);
         }
-        self.know(beat.epoch);
-        let own = beat.node == self.config.node;
-        let current = own && self.hold.as_ref().is_some_and(|hold| beat.number >= hold.first_beat);
-        self.ears.iter_mut().for_each(|ears| ears.heard(token, beat.role, now));
-        if current {
-            self.hold.iter_mut().for_each(|hold| hold.returned(beat.number, published, now));
+        let is_of_hold = is_own && self.hold.as_ref().is_some_and(|hold| beat.number >= hold.first_beat);
+        if is_of_hold {
+            self.hold.iter_mut().for_each(|hold| hold.returned(beat.number, published, lease, now));
             self.enter();
-        } else if !own || beat.role == Role::Released {
-            self.heard_other(beat.role, token, now, actions);
+        } else if !is_own || beat.role == Role::Released {
+            self.heard_other(beat.role, token, now);
         }
     }
 
     /// What somebody else's beat, or this node's own release, means for the token that is held.
-    fn heard_other(&mut self, role: Role, token: Token, now: Time, actions: &mut Vec<Action>) {
+    fn heard_other(&mut self, role: Role, token: Token, now: Time) {
         let next_beat = self.beats;
         let released = self.ears.as_ref().and_then(|ears| ears.released);
-        let Some(hold) = &mut self.hold else { return };
-        if token.id == hold.token.id {
-            if token.follows(&hold.token) {
-                self.hold = None;
-            } else if released == Some(token) && hold.token.is_next_of(&token) && !hold.leads() {
-                hold.phase = Phase::Inheriting { from: next_beat };
-                hold.due = now;
-            }
+        let Some(hold) = self.hold.as_mut().filter(|hold| !hold.leads()) else { return };
+        if hold.rival == Rival::No && released == Some(token) && hold.token.is_next_of(&token) {
+            hold.phase = Phase::Inheriting { from: next_beat };
+            hold.due = now;
             return;
         }
-        if hold.leads() {
-            return;
-        }
-        if role != Role::Claiming || token.outranks(&hold.token) {
-            actions.push(Action::Finish(hold.token));
-            self.hold = None;
-        } else if matches!(hold.phase, Phase::Inheriting { .. }) {
+        if matches!(hold.phase, Phase::Inheriting { .. }) {
             hold.start_over();
         }
-    }
-
-    /// Another fleet uses this token. One of the two has to go: the one with the younger token.
-    fn foreign(&mut self, beat: &Beat, token: Token, actions: &mut Vec<Action>) {
-        if self.ours().is_none_or(|ours| !ours.outranks(&token)) {
-            actions.extend(self.hold.take().map(|hold| Action::Finish(hold.token)));
-            actions.push(Action::Quit(beat.charter.clone()));
+        // a later delivery of this token is none: then a TOUCH fails
+        let is_rival = token.id != hold.token.id && (role != Role::Claiming || token.outranks(&hold.token));
+        if is_rival && hold.rival == Rival::No {
+            (hold.rival, hold.count_due) = (Rival::Heard, now);
         }
-    }
-
-    /// The token of this fleet, if there is one that is known.
-    fn ours(&self) -> Option<Token> {
-        let heard = || self.ears.as_ref()?.run.map(|(token, _)| token);
-        self.hold.as_ref().map(|hold| hold.token).or_else(heard)
     }
 
     /// Leads, if the wait is over.
@@ -203,12 +223,47 @@ impl Lease {
     }
 
     fn counted(&mut self, count: Option<u64>, now: Time, actions: &mut Vec<Action>) {
-        let (without, patience) = (self.is_without(), self.patience());
-        let Some(ears) = self.ears.as_mut().filter(|ears| ears.counting) else { return };
-        let quiet = now >= ears.quiet_since + ears.patience;
-        (ears.counting, ears.quiet_since, ears.patience) = (false, now, patience);
-        if without && quiet && count == Some(0) {
+        match self.counting.take() {
+            Some((Counting::Making, asked)) => self.counted_for_making(count, asked, now, actions),
+            Some((Counting::Holding(first_beat), _)) => self.counted_for_holding(count, first_beat, now, actions),
+            None => {}
+        }
+    }
+
+    fn counted_for_making(&mut self, count: Option<u64>, asked: Time, now: Time, actions: &mut Vec<Action>) {
+        let (without, patience, lease) = (self.is_without(), self.patience(), self.config.lease());
+        let Some(ears) = &mut self.ears else { return };
+        // where it is never quiet the answer has to be a new one
+        let may_make = ears.is_quiet(now) || now >= ears.count_due(lease) && now < asked + lease;
+        (ears.counted, ears.quiet_since, ears.patience) = (now, now, patience);
+        if without && may_make && count == Some(0) {
             actions.push(Action::Mint);
+        }
+    }
+
+    /// Of two tokens one is to go. Beats cannot decide which: it is given away until one node has both.
+    fn counted_for_holding(&mut self, count: Option<u64>, first_beat: u64, now: Time, actions: &mut Vec<Action>) {
+        let lease = self.config.lease();
+        let claims = |hold: &&mut Hold| hold.first_beat == first_beat && hold.rival == Rival::Heard && !hold.leads();
+        let Some(hold) = self.hold.as_mut().filter(claims) else { return };
+        match count {
+            Some(1) => hold.is_alone(now),
+            None | Some(0) => hold.count_due = now + lease / BEATS,
+            Some(_) => {
+                actions.extend([Action::Ready(false), Action::GiveBack(hold.token)]);
+                (self.hold, self.rests) = (None, Some(now + lease));
+            }
+        }
+    }
+
+    /// When tokens are to be counted.
+    fn count_due(&self) -> Option<Time> {
+        if self.counting.is_some() {
+            return None;
+        }
+        match &self.hold {
+            Some(hold) => (hold.rival == Rival::Heard).then_some(hold.count_due),
+            None => self.ears.as_ref().filter(|_| self.is_without()).map(|ears| ears.count_due(self.config.lease())),
         }
     }
 
@@ -216,7 +271,8 @@ impl Lease {
     fn release(&mut self, actions: &mut Vec<Action>) {
         let Some(hold) = self.hold.take() else { return };
         if hold.leads() {
-            let beat = self.beat(hold.token, Role::Released);
+            let key = self.config.secret.key(hold.first_beat);
+            let beat = self.beat(hold.token, Role::Released, key);
             actions.push(Action::Beat { beat, touch: None });
         }
         actions.push(Action::GiveBack(hold.token));
@@ -224,7 +280,8 @@ impl Lease {
 
     fn tick(&mut self, now: Time, actions: &mut Vec<Action>) {
         if self.ends().is_some_and(|ends| now >= ends) {
-            let stuck = self.hold.as_ref().is_some_and(|hold| !hold.leads()) && self.ears.is_some();
+            let stuck = |hold: &Hold| !hold.leads() && hold.rival != Rival::Heard;
+            let stuck = self.hold.as_ref().is_some_and(stuck) && self.ears.is_some();
             self.release(actions);
             if stuck {
                 // beats that do not come back: the subscription is not what it seems
@@ -232,21 +289,21 @@ impl Lease {
             }
         }
         if let Some(hold) = self.hold.as_ref().filter(|hold| now >= hold.due) {
-            let (token, role) = (hold.token, hold.role());
-            let beat = self.beat(token, role);
+            let (token, role) = (hold.token, hold.role(self.config.lease(), now));
+            let seal = seal_of(&self.config.secret.key(hold.first_beat));
+            let beat = self.beat(token, role, seal);
             let number = beat.number;
             actions.push(Action::Beat { beat, touch: Some(token) });
             let lease = self.config.lease();
             self.hold.iter_mut().for_each(|hold| hold.beaten(number, now, lease / BEATS, lease));
         }
-        let without = self.is_without();
-        if let Some(ears) = &mut self.ears
-            && without
-            && !ears.counting
-            && now >= ears.quiet_since + ears.patience
-        {
-            ears.counting = true;
+        if self.count_due().is_some_and(|due| now >= due) {
+            let what = self.hold.as_ref().map_or(Counting::Making, |hold| Counting::Holding(hold.first_beat));
+            self.counting = Some((what, now));
             actions.push(Action::Count);
+        }
+        if self.rests.take_if(|until| now >= *until).is_some() {
+            actions.push(Action::Ready(self.wants_token()));
         }
     }
 
@@ -257,14 +314,15 @@ impl Lease {
         Some(hold.taken + longest.min(max_hold / 2))
     }
 
-    fn beat(&mut self, token: Token, role: Role) -> Beat {
-        let number = self.beats;
+    fn beat(&mut self, token: Token, role: Role, seal: String) -> Beat {
+        let Config { node, charter, secret } = &self.config;
+        let beat = Beat::new(node, self.beats, token, role, self.known, charter).sealed(secret.mark(self.beats), seal);
         self.beats += 1;
-        Beat::new(&self.config.node, number, token, role, self.known, &self.config.charter)
+        beat
     }
 
     fn wants_token(&self) -> bool {
-        self.ears.is_some() && !self.stopping
+        self.ears.is_some() && !self.stopping && self.rests.is_none()
     }
 
     fn is_without(&self) -> bool {

@@ -16,6 +16,17 @@ pub(super) enum Phase {
     Leading { epoch: u64 },
 }
 
+/// What a claim knows of other tokens. Beats can be made up, so nsqd is asked how many there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rival {
+    /// None was heard.
+    No,
+    /// A beat of another token was heard: before it is known how many there are, the wait does not end.
+    Heard,
+    /// nsqd has this token alone: what is heard counts for nothing.
+    Refuted,
+}
+
 /// A beat that was sent.
 #[derive(Debug)]
 struct Sent {
@@ -39,21 +50,45 @@ pub(super) struct Hold {
     pub(super) due: Time,
     /// The first beat of this hold.
     pub(super) first_beat: u64,
+    /// Whether another token is about.
+    pub(super) rival: Rival,
+    /// When the tokens are to be counted, if a rival was heard.
+    pub(super) count_due: Time,
+    /// If nobody had the token before: when it was published, by nsqd's clock, and since when nobody else was heard.
+    fresh: Option<(u64, Time)>,
     /// Not yet both proven and heard.
     sent: VecDeque<Sent>,
 }
 
 impl Hold {
     pub(super) fn new(token: Token, phase: Phase, first_beat: u64, now: Time) -> Self {
-        Self { token, phase, taken: now, proven: now, due: now, first_beat, sent: VecDeque::new() }
+        Self {
+            token,
+            phase,
+            taken: now,
+            proven: now,
+            due: now,
+            first_beat,
+            rival: Rival::No,
+            count_due: now,
+            fresh: None,
+            sent: VecDeque::new(),
+        }
+    }
+
+    /// A token that nobody had before: nobody leads by it, and who leads by another one would have been heard in the lease before.
+    pub(super) fn fresh(self, published: u64, alone_since: Time) -> Self {
+        Self { fresh: Some((published, alone_since)), ..self }
     }
 
     pub(super) fn leads(&self) -> bool {
         matches!(self.phase, Phase::Leading { .. })
     }
 
-    pub(super) fn role(&self) -> Role {
+    /// A claim whose wait is over leads as soon as it hears this beat, so it says so already.
+    pub(super) fn role(&self, lease: Duration, now: Time) -> Role {
         match self.phase {
+            Phase::Claiming { opened: Some(opened) } if now >= opened + lease => Role::Leading,
             Phase::Claiming { .. } => Role::Claiming,
             Phase::Inheriting { .. } | Phase::Leading { .. } => Role::Leading,
         }
@@ -80,12 +115,23 @@ impl Hold {
     }
 
     /// A beat came back.
-    pub(super) fn returned(&mut self, number: u64, published: u64, now: Time) {
+    pub(super) fn returned(&mut self, number: u64, published: u64, lease: Duration, now: Time) {
         if let Some(sent) = self.sent.iter_mut().find(|sent| sent.number == number) {
-            sent.published = Some(published);
+            sent.published.get_or_insert(published);
             if let Phase::Claiming { opened: opened @ None } = &mut self.phase {
-                *opened = Some(now);
+                // deliveries are counted with 16 bits: a first one of long ago is none
+                let is_new = |minted: u64| u128::from(published.abs_diff(minted)) < 2 * lease.as_millis();
+                let from = self.fresh.take().filter(|(minted, _)| is_new(*minted)).map_or(now, |(_, since)| since);
+                *opened = Some(from);
+                self.due = self.due.min((from + lease).max(now));
             }
+        }
+    }
+
+    /// nsqd has no other token. One that is gone may have had a leader until now.
+    pub(super) fn is_alone(&mut self, now: Time) {
+        if let Phase::Claiming { opened } = &mut self.phase {
+            (*opened, self.fresh, self.rival) = (Some(now), None, Rival::Refuted);
         }
     }
 
@@ -93,7 +139,7 @@ impl Hold {
     pub(super) fn start_over(&mut self) {
         match self.phase {
             Phase::Claiming { .. } | Phase::Inheriting { .. } => {
-                self.phase = Phase::Claiming { opened: None };
+                (self.phase, self.fresh, self.rival) = (Phase::Claiming { opened: None }, None, Rival::No);
                 self.sent.iter_mut().for_each(|sent| sent.published = None);
             }
             Phase::Leading { .. } => {}
@@ -102,6 +148,9 @@ impl Hold {
 
     /// When the beat that ends the wait was taken, if there is one.
     pub(super) fn may_enter(&self, lease: Duration) -> Option<u64> {
+        if self.rival == Rival::Heard {
+            return None;
+        }
         let ends = |sent: &&Sent| match self.phase {
             Phase::Claiming { opened } => opened.is_some_and(|opened| sent.at >= opened + lease),
             Phase::Inheriting { from } => sent.number >= from,

@@ -4,7 +4,7 @@
 //!                  token taken                 a lease waited out, alone
 //!  Without a token ───────────▶ Claiming ─────────────────────────────────▶ Leading
 //!     ▲  ▲                         │  └─ its last leader released it ─▶ Inheriting ─┘ │
-//!     │  └── another token lives ──┴───────────────────────────────────────┘         │
+//!     │  └─ nsqd has two tokens ───┘                                                 │
 //!     └── released (half of max-msg-timeout, or the end) │ not proven in time ───────┘
 //! ```
 //!
@@ -14,10 +14,15 @@
 //! - **One token.** A leader counts its lease from when it *sent* the last beat that was proven, less a margin. A later holder had the token
 //!   after that beat, and waits a whole lease from its own first beat on.
 //! - **Two tokens** (nobody can make exactly one with NSQ: two nodes may publish one each). nsqd hands the beats to all nodes in one order. A
-//!   claimant leads only if its first and its last beat, a lease apart, came back to it, and between them no leader's beat and no beat of an older
-//!   token. A leader beats more often than once a lease, so of two claimants one has heard the other, and finishes its own token.
+//!   claimant leads only if it has heard all beats for a lease up to one of its own that says that it leads, and among them no leader's and none of
+//!   an older token. A leader beats more often than once a lease, so of two claimants the one whose last beat comes later has heard the other.
+//!   It asks nsqd for the number of tokens. One: the other is gone, and after a lease its lead, too; a token that is made later has a
+//!   claimant that hears this one. Two: it gives its own away, until one node has both and finishes one.
+//! - **A new token** has had no holder before, so the lease in which all beats were heard may begin before it was taken.
 //! - **A release** takes the place of the wait if the token's very next delivery sees it, and nothing of another token between it and the first
-//!   beat after it.
+//!   beat after it, and if all beats of the last lease had the seal that it has the key to: another who leads would have been heard.
+//!
+//! Beats can be made up by anybody. So none of them ends a lead or finishes a token; they make a node wait, and what ends that wait is nsqd's count.
 //!
 //! What breaks the chain of beats (a connection lost) begins the wait anew.
 
@@ -27,6 +32,7 @@ mod ears;
 mod hold;
 #[cfg(test)]
 mod model;
+mod seal;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +40,7 @@ use std::time::Duration;
 
 pub(super) use self::beat::{Beat, Charter, Role, Token};
 pub(super) use self::decide::Lease;
+pub(super) use self::seal::Secret;
 
 /// A point in time: how long after some start, by a clock that is never set.
 pub(super) type Time = Duration;
@@ -44,6 +51,8 @@ const MARGIN: u32 = 8;
 const BEATS: u32 = 4;
 /// Epochs beyond this one are nonsense: neither a clock in milliseconds nor a count comes there.
 const EPOCHS: u64 = 1 << 53;
+/// How far an epoch may be ahead of nsqd's clock, in milliseconds: an hour, for clocks that were set back.
+const EPOCHS_AHEAD: u64 = 3_600_000;
 /// For how many leases a claim may last before somebody else is to try.
 const PATIENCE: u32 = 5;
 
@@ -58,8 +67,8 @@ pub(super) enum Event {
     Listening,
     /// No longer.
     Deaf,
-    /// The token was delivered.
-    Taken { token: Token, charter: Charter },
+    /// The token was delivered; nsqd took it when it was published, at this time (milliseconds since 1970).
+    Taken { token: Token, published: u64, charter: Charter },
     /// A beat was heard, which nsqd took at this time (milliseconds since 1970).
     Heard { beat: Beat, published: u64 },
     /// nsqd took this node's beat with this number, and no TOUCH failed before.
@@ -83,10 +92,12 @@ pub(super) enum Action {
     Ready(bool),
     /// TOUCH this token, if there is one, and publish the beat, on one connection.
     Beat { beat: Beat, touch: Option<Token> },
-    /// FIN: there is another token.
+    /// FIN: this node has another token, or nobody wants this one.
     Finish(Token),
     /// REQ 0.
     GiveBack(Token),
+    /// REQ, for a part of a lease: it is for others.
+    PutOff(Token),
     /// Count the tokens in the channel.
     Count,
     /// Publish a token: there is none.
@@ -95,8 +106,8 @@ pub(super) enum Action {
     Reconnect,
     /// Listen anew.
     Relisten,
-    /// End: this token belongs to a fleet that has agreed on something else.
-    Quit(Charter),
+    /// Warn: others here have agreed on something else.
+    Differs(Charter),
 }
 
 /// Who this node is, and what its fleet has agreed on.
@@ -105,6 +116,7 @@ pub(super) struct Config {
     /// A name that no other run of any node has.
     pub(super) node: String,
     pub(super) charter: Charter,
+    pub(super) secret: Secret,
 }
 
 impl Config {
@@ -116,4 +128,9 @@ impl Config {
     fn lead(&self) -> Duration {
         self.lease() - self.lease() / MARGIN
     }
+}
+
+/// Whether an epoch can be, in what nsqd took at this time (milliseconds since 1970). Anybody can publish one, and no epoch is taken back.
+pub(super) fn is_plausible(epoch: u64, published: u64) -> bool {
+    epoch < EPOCHS && epoch <= published.saturating_add(EPOCHS_AHEAD)
 }

@@ -1,5 +1,6 @@
 //! Single steps of a lease, on a clock that the test turns.
 
+use super::seal::seal_of;
 use super::*;
 use crate::proto::{MessageId, TopicName};
 
@@ -24,7 +25,7 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        let config = Config { node: "own".to_owned(), charter: charter(LEASE) };
+        let config = Config { node: "own".to_owned(), charter: charter(LEASE), secret: Secret::new([1; 32]) };
         let lease = Lease::new(config, fastrand::Rng::with_seed(1));
         let mut desk = Self { lease, now: Duration::from_secs(1000), answers: true, done: Vec::new() };
         desk.happens(Event::Connected { max_hold: MAX_HOLD });
@@ -51,13 +52,30 @@ impl Desk {
     }
 
     fn takes(&mut self, token: Token) -> Vec<Action> {
-        self.happens(Event::Taken { token, charter: charter(LEASE) })
+        let published = self.now.as_millis() as u64;
+        self.happens(Event::Taken { token, published, charter: charter(LEASE) })
     }
 
-    /// Another node's beats.
+    /// Another node's beats, with the seal that its release has the key to.
     fn hears(&mut self, token: Token, role: Role, times: u64) -> Vec<Action> {
-        let beat = |number| Beat::new("other", number, token, role, 7, &charter(LEASE));
-        (0..times).flat_map(|n| self.happens(Event::Heard { beat: beat(n), published: 7 })).collect()
+        let key = Secret::new([2; 32]).key(u64::from(token.delivery));
+        let seal = if role == Role::Released { key } else { seal_of(&key) };
+        let beat =
+            |number| Beat::new("other", number, token, role, 7, &charter(LEASE)).sealed(String::new(), seal.clone());
+        (0..times).flat_map(|n| self.hears_beat(beat(n))).collect()
+    }
+
+    fn hears_beat(&mut self, beat: Beat) -> Vec<Action> {
+        self.happens(Event::Heard { beat, published: self.now.as_millis() as u64 })
+    }
+
+    /// As many beats of a leader, in their time, and its release.
+    fn hears_a_lead_and_its_release(&mut self, token: Token, beats: u64) {
+        for _ in 0..beats {
+            self.hears(token, Role::Leading, 1);
+            self.wait(LEASE / BEATS);
+        }
+        self.hears(token, Role::Released, 1);
     }
 
     /// Time passes, step by step.
@@ -132,8 +150,7 @@ fn who_was_deaf_begins_its_wait_anew() {
 fn a_release_ends_the_wait_of_the_next_delivery_only() {
     for (delivery, beats, waits) in [(2, 8, false), (3, 8, true), (2, 7, true)] {
         let mut desk = Desk::new();
-        desk.hears(token(1, 1), Role::Leading, beats);
-        desk.hears(token(1, 1), Role::Released, 1);
+        desk.hears_a_lead_and_its_release(token(1, 1), beats);
         desk.takes(token(1, delivery));
         assert_eq!(desk.leads().is_none(), waits, "delivery {delivery} after {beats} beats");
         assert!(desk.leads().is_none_or(|epoch| epoch > 7), "beyond what was heard of");
@@ -145,6 +162,7 @@ fn a_release_ends_the_wait_of_the_next_delivery_only() {
     assert_eq!(desk.leads(), None);
     let mut desk = Desk::new();
     desk.hears(token(1, 1), Role::Leading, 8);
+    desk.wait(LEASE);
     desk.answers = false;
     desk.takes(token(1, 2));
     desk.answers = true;
@@ -155,30 +173,124 @@ fn a_release_ends_the_wait_of_the_next_delivery_only() {
 #[test]
 fn a_release_counts_nothing_where_another_token_is_heard() {
     let mut desk = Desk::new();
-    desk.hears(token(1, 1), Role::Leading, 8);
-    desk.hears(token(1, 1), Role::Released, 1);
+    desk.hears_a_lead_and_its_release(token(1, 1), 8);
     desk.hears(token(2, 1), Role::Claiming, 1);
     desk.takes(token(1, 2));
     assert_eq!(desk.leads(), None);
 }
 
 #[test]
-fn of_two_tokens_the_older_lives_unless_the_younger_leads() {
+fn a_release_that_is_made_up_counts_nothing() {
+    let forged = |role, seal: &str| {
+        Beat::new("other", 9, token(1, 1), role, 7, &charter(LEASE)).sealed(String::new(), seal.to_owned())
+    };
+    // without the key
     let mut desk = Desk::new();
-    desk.takes(token(2, 1));
-    assert!(desk.hears(token(3, 1), Role::Claiming, 1).is_empty());
-    assert_eq!(desk.hears(token(1, 1), Role::Claiming, 1), [Action::Finish(token(2, 1))]);
+    (0..8).for_each(|_| drop((desk.hears(token(1, 1), Role::Leading, 1), desk.wait(LEASE / BEATS))));
+    desk.hears_beat(forged(Role::Released, "x"));
+    desk.takes(token(1, 2));
+    assert_eq!(desk.leads(), None, "not its key");
+    // with another seal, beside the holder's
+    let mut desk = Desk::new();
+    for _ in 0..8 {
+        desk.hears(token(1, 1), Role::Leading, 1);
+        (0..9).for_each(|_| drop(desk.hears_beat(forged(Role::Leading, &seal_of("x")))));
+        desk.wait(LEASE / BEATS);
+    }
+    desk.hears_beat(forged(Role::Released, "x"));
+    desk.takes(token(1, 2));
+    assert_eq!(desk.leads(), None, "the holder was heard less than a lease ago");
+    // who takes over, and hears the holder after all
+    let mut desk = Desk::new();
+    desk.hears_a_lead_and_its_release(token(1, 1), 8);
+    desk.answers = false;
+    desk.takes(token(1, 2));
+    desk.answers = true;
+    desk.hears(token(1, 1), Role::Leading, 1);
+    desk.wait(LEASE / BEATS);
+    assert_eq!(desk.leads(), None);
+}
+
+#[test]
+fn a_beat_of_another_token_makes_a_claim_wait_until_there_is_none() {
+    let mut desk = Desk::new();
+    desk.takes(token(2, 3));
+    assert!(desk.hears(token(3, 1), Role::Claiming, 1).is_empty(), "a younger one makes way");
+    for (name, role) in [(1, Role::Claiming), (3, Role::Leading)] {
+        let mut desk = Desk::new();
+        desk.takes(token(2, 3));
+        assert_eq!(desk.hears(token(name, 1), role, 1), [Action::Count]);
+        desk.wait(2 * LEASE);
+        assert_eq!(desk.leads(), None, "nobody can say yet");
+        desk.happens(Event::Counted(None));
+        desk.wait(LEASE / BEATS);
+        desk.happens(Event::Counted(Some(1)));
+        desk.wait(LEASE - LEASE / BEATS);
+        desk.hears(token(name, 1), role, 1);
+        assert_eq!(desk.leads(), None);
+        desk.wait(LEASE / BEATS);
+        assert!(desk.leads().is_some(), "there is no other, whoever says so");
+        assert!(!desk.done.iter().any(|action| matches!(action, Action::Finish(_))));
+    }
+}
+
+#[test]
+fn of_two_tokens_one_is_given_away_until_one_node_has_both() {
+    let mut desk = Desk::new();
+    desk.takes(token(2, 3));
+    desk.hears(token(1, 1), Role::Leading, 1);
+    assert_eq!(desk.happens(Event::Counted(Some(2))), [Action::Ready(false), Action::GiveBack(token(2, 3))]);
+    assert_eq!(desk.takes(token(2, 4)), [Action::Ready(false), Action::GiveBack(token(2, 4))], "it rests");
+    desk.done.clear();
+    desk.wait(LEASE);
+    assert!(desk.did(&Action::Ready(true)));
 
     let mut desk = Desk::new();
-    desk.takes(token(1, 1));
-    assert_eq!(desk.hears(token(2, 1), Role::Leading, 1), [Action::Finish(token(1, 1))]);
-
-    let mut desk = Desk::new();
     desk.takes(token(2, 1));
-    desk.wait(2 * LEASE);
-    assert!(desk.hears(token(1, 1), Role::Leading, 1).is_empty(), "a leader stays");
-    assert!(desk.leads().is_some());
     assert_eq!(desk.takes(token(1, 1))[0], Action::Finish(token(1, 1)), "both are here");
+    desk.wait(2 * LEASE);
+    assert!(desk.leads().is_some());
+}
+
+#[test]
+fn a_count_of_before_a_hold_says_nothing_of_it() {
+    let mut desk = Desk::new();
+    desk.wait(LEASE);
+    assert!(desk.did(&Action::Count));
+    desk.takes(token(2, 3));
+    desk.hears(token(1, 1), Role::Leading, 1);
+    assert!(desk.happens(Event::Counted(Some(1))).contains(&Action::Count), "of two tokens one may have come since");
+    desk.wait(2 * LEASE);
+    assert_eq!(desk.leads(), None);
+}
+
+#[test]
+fn a_leader_goes_on_whatever_it_hears() {
+    let mut desk = Desk::new();
+    desk.takes(token(2, 3));
+    desk.wait(2 * LEASE);
+    let epoch = desk.leads();
+    assert!(epoch.is_some());
+    for role in [Role::Claiming, Role::Leading, Role::Released] {
+        for other in [token(1, 1), token(2, 4), token(2, 2), token(3, 1)] {
+            assert!(desk.hears(other, role, 20).is_empty(), "{role:?} {other:?}");
+            desk.wait(LEASE / BEATS);
+            assert_eq!(desk.leads(), epoch, "{role:?} {other:?}");
+        }
+    }
+}
+
+#[test]
+fn a_token_is_made_also_where_beats_never_end() {
+    let mut desk = Desk::new();
+    for _ in 0..PATIENCE * 8 {
+        assert!(!desk.did(&Action::Count));
+        desk.hears(token(1, 1), Role::Leading, 1);
+        desk.wait(LEASE / 8);
+    }
+    assert!(desk.did(&Action::Count));
+    desk.hears(token(1, 1), Role::Leading, 1);
+    assert!(desk.happens(Event::Counted(Some(0))).contains(&Action::Mint));
 }
 
 #[test]
@@ -221,9 +333,11 @@ fn who_is_fenced_gives_the_token_back_and_goes_beyond_the_epoch() {
 #[test]
 fn an_epoch_that_cannot_be_is_not_believed() {
     let mut desk = Desk::new();
-    let beat = Beat::new("other", 0, token(1, 1), Role::Claiming, u64::MAX, &charter(LEASE));
-    desk.happens(Event::Heard { beat, published: 7 });
-    desk.happens(Event::Fenced { epoch: u64::MAX });
+    let now = desk.now.as_millis() as u64;
+    for epoch in [u64::MAX, EPOCHS - 1, now + EPOCHS_AHEAD + 1] {
+        desk.hears_beat(Beat::new("other", 0, token(1, 1), Role::Claiming, epoch, &charter(LEASE)));
+        desk.happens(Event::Fenced { epoch: u64::MAX });
+    }
     desk.takes(token(1, 2));
     desk.wait(2 * LEASE);
     assert!(desk.leads().is_some_and(|epoch| epoch <= desk.now.as_millis() as u64), "{:?}", desk.leads());
@@ -245,20 +359,99 @@ fn a_token_is_made_where_there_is_none_and_nobody_is_heard() {
 }
 
 #[test]
-fn a_fleet_with_other_settings_goes_or_makes_this_one_go() {
+fn others_settings_are_a_warning_and_the_fleet_goes_on() {
     let foreign = charter(2 * LEASE);
-    let beat = |name| Beat::new("other", 0, token(name, 1), Role::Leading, 7, &charter(2 * LEASE));
+    let warns = Action::Differs(foreign.clone());
+    let beat = || Beat::new("other", 0, token(1, 1), Role::Leading, u64::MAX, &charter(2 * LEASE));
+    let takes = |name| Event::Taken { token: token(name, 1), published: 7, charter: charter(2 * LEASE) };
     let mut desk = Desk::new();
-    let actions = desk.happens(Event::Heard { beat: beat(1), published: 7 });
-    assert_eq!(actions, [Action::Quit(foreign.clone())]);
-
-    let mut desk = Desk::new();
-    let actions = desk.happens(Event::Taken { token: token(1, 1), charter: foreign.clone() });
-    assert_eq!(actions, [Action::GiveBack(token(1, 1)), Action::Quit(foreign.clone())], "it is theirs");
-
-    let mut desk = Desk::new();
-    desk.takes(token(2, 1));
+    assert_eq!(desk.hears_beat(beat()), std::slice::from_ref(&warns));
+    assert_eq!(desk.happens(takes(1)), [Action::PutOff(token(1, 1)), warns.clone()], "it is theirs");
+    desk.takes(token(2, 3));
     desk.wait(2 * LEASE);
-    assert!(desk.happens(Event::Heard { beat: beat(3), published: 7 }).is_empty(), "they are the newcomers");
+    let epoch = desk.leads();
+    assert!(epoch.is_some());
+    assert_eq!(desk.hears_beat(beat()), std::slice::from_ref(&warns));
+    assert_eq!(desk.happens(takes(3)), [Action::Finish(token(3, 1)), warns.clone()], "they are the newcomers");
+    assert_eq!(desk.happens(takes(1)), [Action::PutOff(token(1, 1)), warns.clone()]);
+    assert_eq!(desk.leads(), epoch);
+}
+
+#[test]
+fn a_token_that_a_fleet_with_other_settings_left_makes_way() {
+    let takes = || Event::Taken { token: token(1, 1), published: 7, charter: charter(2 * LEASE) };
+    let mut desk = Desk::new();
+    for _ in 0..PATIENCE * 2 * BEATS {
+        assert_eq!(desk.happens(takes())[0], Action::PutOff(token(1, 1)));
+        desk.wait(LEASE / BEATS);
+    }
+    assert_eq!(desk.happens(takes())[0], Action::Finish(token(1, 1)), "nobody else was heard");
+}
+
+/// The time from when it listens until it leads.
+fn first_event(seed: u64, takes_after: Duration) -> Duration {
+    let config = Config { node: "own".to_owned(), charter: charter(LEASE), secret: Secret::new([1; 32]) };
+    let mut desk = Desk { lease: Lease::new(config, fastrand::Rng::with_seed(seed)), ..Desk::new() };
+    let start = desk.now;
+    desk.happens(Event::Connected { max_hold: MAX_HOLD });
+    desk.happens(Event::Listening);
+    while !desk.did(&Action::Mint) {
+        desk.now = desk.lease.due().unwrap();
+        if desk.happens(Event::Tick).contains(&Action::Count) {
+            desk.happens(Event::Counted(Some(0)));
+        }
+    }
+    desk.now += takes_after;
+    desk.takes(token(1, 1));
+    while desk.leads().is_none() {
+        desk.now = desk.lease.due().unwrap().max(desk.now);
+        desk.happens(Event::Tick);
+    }
+    desk.now - start
+}
+
+#[test]
+fn a_new_token_leads_within_a_lease_of_when_this_node_began_to_listen() {
+    for seed in 0..1000 {
+        let time = first_event(seed, Duration::from_millis(seed % 100));
+        assert_eq!(time, LEASE, "seed {seed}");
+    }
+    // who has listened for longer
+    assert!(first_event(1, LEASE) <= 2 * LEASE);
+}
+
+#[test]
+fn a_new_token_waits_as_any_where_another_node_was_heard_or_its_first_delivery_is_not_its_first() {
+    let mut desk = Desk::new();
+    desk.wait(LEASE / 8);
+    desk.hears(token(2, 1), Role::Claiming, 1);
+    desk.wait(LEASE / 8);
+    desk.takes(token(1, 1));
+    desk.wait(LEASE - LEASE / 8 - Duration::from_millis(1));
+    assert_eq!(desk.leads(), None);
+    // deliveries wrap
+    let mut desk = Desk::new();
+    desk.wait(LEASE / 2);
+    let published = (desk.now - 2 * LEASE).as_millis() as u64;
+    desk.happens(Event::Taken { token: token(1, 1), published, charter: charter(LEASE) });
+    desk.wait(LEASE - Duration::from_millis(1));
+    assert_eq!(desk.leads(), None);
+    desk.wait(Duration::from_millis(1));
     assert!(desk.leads().is_some());
+}
+
+#[test]
+fn a_beat_in_this_nodes_name_that_it_has_not_sent_opens_no_window() {
+    let mut desk = Desk::new();
+    desk.answers = false;
+    let actions = desk.takes(token(1, 2));
+    let Some(Action::Beat { beat, .. }) = actions.first() else { panic!("{actions:?}") };
+    let sent = beat.clone();
+    desk.happens(Event::Proven { number: sent.number });
+    desk.hears_beat(sent.clone().sealed(String::new(), sent.seal.clone()));
+    desk.wait(LEASE / 2);
+    desk.answers = true;
+    desk.hears_beat(sent);
+    desk.wait(LEASE - Duration::from_millis(1));
+    assert_eq!(desk.leads(), None, "from when its own came back");
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::super::{Charter, Config, Event, Lease};
+use super::super::{Charter, Config, Event, Lease, Secret};
 use super::nsqd::{ConnectionId, Nsqd};
 use crate::proto::TopicName;
 
@@ -23,7 +23,9 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(at: usize, run: u64, rng: &mut fastrand::Rng) -> Self {
-        let config = Config { node: format!("{at}-{run}"), charter: charter() };
+        let mut secret = [0; 32];
+        rng.fill(&mut secret);
+        let config = Config { node: format!("{at}-{run}"), charter: charter(), secret: Secret::new(secret) };
         let lease = Lease::new(config, rng.fork());
         let pace = 0.97 + 0.06 * rng.f64();
         Self { lease, run, token: None, ears: None, pace, paused_until: 0, inbox: VecDeque::new(), next_wake: 0 }

@@ -4,12 +4,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-use super::super::{Action, Event};
+use super::super::{Action, EPOCHS_AHEAD, Event};
 use super::Trouble;
 use super::node::{Node, charter};
 use super::nsqd::{Command, ConnectionId, Nsqd, Said};
 
 pub(super) const NODES: usize = 5;
+/// What nsqd's clock shows at first.
+const FIRST_AHEAD: u64 = 10_000_000;
 
 /// What is on its way.
 #[derive(Debug, Clone)]
@@ -25,6 +27,7 @@ pub(super) enum Arrives {
     Wake(usize),
     Expire,
     Fault,
+    Forge,
     Start,
 }
 
@@ -53,6 +56,10 @@ pub(super) struct World {
     epochs: Vec<u64>,
     /// When somebody was last seen to lead.
     led: u64,
+    /// When somebody led for the first time.
+    pub(super) first_led: Option<u64>,
+    /// Beats that no node has sent.
+    pub(super) forged: u64,
     /// Terms that began less than a lease after another.
     pub(super) inherited: u64,
     /// Tokens that were one too many.
@@ -63,7 +70,7 @@ impl World {
     pub(super) fn new(seed: u64, trouble: Trouble) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let nodes = (0..NODES).map(|at| Node::new(at, 0, &mut rng)).collect();
-        let nsqd = Nsqd::new(10_000_000);
+        let nsqd = Nsqd::new(FIRST_AHEAD);
         let mut world = Self {
             seed,
             trouble,
@@ -79,6 +86,8 @@ impl World {
             next_id: 1,
             epochs: Vec::new(),
             led: 0,
+            first_led: None,
+            forged: 0,
             inherited: 0,
             surplus: 0,
         };
@@ -88,6 +97,9 @@ impl World {
         }
         world.after(100, Arrives::Expire);
         world.after(500, Arrives::Fault);
+        if trouble.forger {
+            world.after(10, Arrives::Forge);
+        }
         world
     }
 
@@ -128,12 +140,19 @@ impl World {
         assert!(leading.len() <= 1, "seed {seed}: at {now} ms lead {leading:?}");
         if let Some((_, epoch)) = leading.first().copied().filter(|(_, epoch)| self.epochs.last() != Some(epoch)) {
             let goes_up = self.epochs.iter().all(|before| *before < epoch);
-            assert!(goes_up || self.trouble.back, "seed {seed}: at {now} ms epoch {epoch} after {:?}", self.epochs);
+            let may_be = epoch <= FIRST_AHEAD + 10_000_000 + EPOCHS_AHEAD;
+            assert!(may_be, "seed {seed}: at {now} ms an epoch {epoch} that was made up");
+            assert!(
+                goes_up || self.trouble.back || self.trouble.forger,
+                "seed {seed}: at {now} ms epoch {epoch} after {:?}",
+                self.epochs
+            );
             self.epochs.push(epoch);
             self.inherited += u64::from(now < self.led + Nsqd::LEASE);
         }
         if !leading.is_empty() {
             self.led = now;
+            self.first_led.get_or_insert(now);
         }
     }
 
@@ -195,6 +214,11 @@ impl World {
                 let next = self.rng.u64(1..3000);
                 self.after(next, Arrives::Fault);
             }
+            Arrives::Forge => {
+                self.forge();
+                let next = self.rng.u64(1..300);
+                self.after(next, Arrives::Forge);
+            }
             Arrives::Start => self.nsqd.is_up = true,
         }
     }
@@ -211,7 +235,7 @@ impl World {
     fn hears(&mut self, connection: ConnectionId, said: Said) {
         let Some((node, kind)) = self.owner(connection) else { return };
         let event = match said {
-            Said::Delivered(token) => Event::Taken { token, charter: charter() },
+            Said::Delivered { token, published } => Event::Taken { token, published, charter: charter() },
             Said::Ok { number } => Event::Proven { number },
             Said::TouchFailed => Event::Lost,
             Said::Heard { beat, published } => {
@@ -308,7 +332,7 @@ impl World {
             Action::Ready(ready) => Command::Ready(ready),
             Action::Beat { beat, touch } => Command::Beat { beat, touch },
             Action::Finish(token) => Command::Finish(token),
-            Action::GiveBack(token) => Command::GiveBack(token),
+            Action::GiveBack(token) | Action::PutOff(token) => Command::GiveBack(token),
             Action::Mint if self.trouble.lossy && (node != 0 || self.nsqd.tokens() > 0) => return,
             Action::Mint => Command::Mint,
             Action::Count => return self.after(1, Arrives::CountAt(node)),
@@ -320,7 +344,7 @@ impl World {
                 self.leave(node, Kind::Ears);
                 return self.tell(node, Event::Deaf);
             }
-            Action::Quit(charter) => panic!("seed {}: all agree, and yet not on {charter:?}", self.seed),
+            Action::Differs(_) => return,
         };
         if let Some(connection) = self.nodes[node].token {
             self.send(connection, true, Arrives::AtNsqd(connection, command));
