@@ -18,6 +18,7 @@ mod broker_limits;
 mod broker_tools;
 mod broker_unix;
 mod conformance;
+mod counter;
 mod create;
 mod demo;
 mod doctor;
