@@ -42,6 +42,7 @@ mod node;
 mod pipe;
 mod pipeline;
 mod print;
+mod remedies;
 mod retry;
 mod signals;
 mod simulate;

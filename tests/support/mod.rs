@@ -1,6 +1,7 @@
 //! Real programs under test: started on ports of the system's choice, ended with the test.
 
 mod client;
+pub mod doctor;
 mod doors;
 mod events;
 pub mod fake_nsqd;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::once::Once;
 use super::unit::Unit;
+use crate::app::words::{count, shell};
 
 /// How long that may be so before it is said: a group is created soon after nsqd is there.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -71,25 +72,22 @@ impl Ungrouped {
 }
 
 fn remedy(group: &str, waiting: &Waiting, unit: Option<Unit>, brokers: &str, alone: bool) -> String {
-    let list = |(stream, count): (&String, &u64)| format!("{stream} ({})", messages(*count));
+    let list = |(stream, number): (&String, &u64)| format!("{stream} ({})", count(*number, "message"));
     let list = waiting.iter().map(list).collect::<Vec<_>>().join(", ");
     let without = if list.is_empty() { list } else { format!("; without any group: {list}") };
     match (unit, waiting.first_key_value()) {
         (Some(unit), _) => {
             format!("systemctl restart {} creates it, with the consumer's settings{without}", unit.create())
         }
-        (None, Some((stream, count))) if alone && waiting.len() == 1 => format!(
+        (None, Some((stream, number))) if alone && waiting.len() == 1 => format!(
             "if it is for {stream}, which has {} and no group: \
-             mqueue consumer --create --stream '{stream}' --group '{group}'{brokers}",
-            messages(*count)
+             mqueue consumer --create --stream={} --group={}{brokers} creates it",
+            count(*number, "message"),
+            shell(stream),
+            shell(group)
         ),
         (None, _) => format!("run the consumer's command once with --create{without}"),
     }
-}
-
-/// `1 message`, `2 messages`.
-pub(super) fn messages(count: u64) -> String {
-    format!("{count} message{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -120,7 +118,7 @@ mod tests {
         assert_eq!(
             said,
             ["no stream has a group mail, so nothing wakes the consumer of /run/mqueue/mail.sock: \
-            systemctl restart 'mqueue-create@mail.service' creates it, with the consumer's settings; without any group: foo (3 messages)"]
+            systemctl restart mqueue-create@mail.service creates it, with the consumer's settings; without any group: foo (3 messages)"]
         );
         ungrouped.are(&mail, start + PATIENCE);
         assert!(lines(&mut ungrouped, &[("foo", 9)], start + 2 * PATIENCE).is_empty());
@@ -135,7 +133,7 @@ mod tests {
         let later = now + PATIENCE;
         one.are(&sockets(&["/tmp/sa.sock"]), now);
         let said = lines(&mut one, &[("foo", 1)], later);
-        let command = "mqueue consumer --create --stream 'foo' --group 'sa' --nsqd-tcp-address a:1";
+        let command = "mqueue consumer --create --stream=foo --group=sa --nsqd-tcp-address a:1 creates it";
         assert!(said[0].ends_with(&format!("foo, which has 1 message and no group: {command}")), "{said:?}");
         let mut two = Ungrouped::new();
         two.are(&sockets(&["/tmp/sa.sock", "/tmp/sb.sock"]), now);
