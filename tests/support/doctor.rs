@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Finished, Mqueue, Nsqd, mqueue, program};
+use super::{Finished, Mqueue, Nsqd, mqueue, peer, program};
 
 pub const OK: Option<i32> = Some(0);
 pub const WARNINGS: Option<i32> = Some(3);
@@ -59,7 +59,11 @@ pub struct Pasted {
 #[track_caller]
 pub fn paste(command: &str, answers: &str) -> Pasted {
     let (work, programs) = (folder(), folder());
-    std::os::unix::fs::symlink(program(), programs.path().join("mqueue")).expect("a folder of our own");
+    let nsq = ["nsqd", "nsqlookupd"].map(|name| (name, peer(name)));
+    let all = nsq.into_iter().filter_map(|(name, path)| Some((name, path?))).chain([("mqueue", program())]);
+    for (name, path) in all {
+        std::os::unix::fs::symlink(path, programs.path().join(name)).expect("a folder of our own");
+    }
     // the tests run as root, or with sockets of their own
     std::fs::write(programs.path().join("sudo"), "#!/bin/sh\nexec \"$@\"\n").expect("a folder of our own");
     let script = programs.path().join("sudo");
