@@ -52,6 +52,7 @@ pub mod metrics;
 mod net;
 mod pace;
 mod plot;
+mod plural;
 pub mod proto;
 mod reason;
 mod records;

@@ -397,7 +397,7 @@ fn ending_waits_for_jobs_that_are_being_done() {
     let mut worker = gateway.worker("s", "g", "in_flight=2");
     let jobs = [worker.job().unwrap(), worker.job().unwrap()];
     gateway.program.signal(Signal::SIGTERM);
-    gateway.program.wait_to_say("ending: 2 jobs are with workers");
+    gateway.program.wait_to_say("ending: waiting for 2 jobs that workers have");
     let refused = gateway.get("/streams/s/groups/g/jobs");
     assert!(refused.status == 503 && refused.body["error"].as_str().unwrap().contains("ending"));
     for job in &jobs {

@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 10] = [
     &["client", "broker"],
     &["shutdown", "backoff", "http", "systemd", "report", "metrics", "serve", "feed", "pace", "plot", "records"],
     &["net"],
-    &["proto", "reason"],
+    &["proto", "plural", "reason"],
 ];
 
 fn layer_of(module: &str) -> Option<usize> {

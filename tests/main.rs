@@ -33,6 +33,7 @@ mod handler_commands;
 mod hostile;
 mod http_handler;
 mod idle;
+mod ingest;
 mod layers;
 mod lookup;
 mod lossless;

@@ -12,13 +12,13 @@ use nix::sys::signal::Signal;
 use crate::support::{Finished, Mqueue, Nsqd, mqueue, needs, request, wait_until};
 
 /// A folder for sockets and copies of the program, and the nsqd that all run on.
-struct Ground {
-    nsqd: Nsqd,
+pub(crate) struct Ground {
+    pub(crate) nsqd: Nsqd,
     folder: tempfile::TempDir,
 }
 
 impl Ground {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::on(Nsqd::start())
     }
 
@@ -26,20 +26,20 @@ impl Ground {
         Self { nsqd, folder: tempfile::tempdir().expect("a folder") }
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn socket(&self) -> String {
+    pub(crate) fn socket(&self) -> String {
         format!("unix:{}", self.at("feed").display())
     }
 
     /// A command on this nsqd.
-    fn run(&self, args: &str) -> Mqueue {
+    pub(crate) fn run(&self, args: &str) -> Mqueue {
         mqueue(args).env("NSQD_TCP_ADDRESS", &self.nsqd.tcp())
     }
 
-    fn ingest(&self, listen: &str, args: &str) -> Mqueue {
+    pub(crate) fn ingest(&self, listen: &str, args: &str) -> Mqueue {
         let ingest = self.run(&format!("ingest --listen {listen} --to one {args}")).start();
         ingest.wait_to_say("listening on");
         ingest
@@ -50,7 +50,7 @@ impl Ground {
     }
 
     /// The bodies of a stream, all of which are there.
-    fn bodies(&self, stream: &str) -> Vec<String> {
+    pub(crate) fn bodies(&self, stream: &str) -> Vec<String> {
         let mut bodies = Vec::new();
         // on a busy machine nsqd may be silent for a second with messages on its disk
         wait_until("all of a stream", || {
@@ -71,7 +71,7 @@ fn started(stage: Mqueue) -> Mqueue {
 }
 
 /// Sends it SIGTERM, and waits for its end.
-fn end(program: Mqueue) -> Finished {
+pub(crate) fn end(program: Mqueue) -> Finished {
     end_with(program, 0)
 }
 
@@ -104,7 +104,7 @@ fn all_arrived(bodies: &[String], count: u64) -> u64 {
 }
 
 /// Sends these bytes as one connection; the answer.
-fn say(path: &Path, bytes: &[u8]) -> String {
+pub(crate) fn say(path: &Path, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(path).expect("ingest listens");
     stream.write_all(bytes).expect("ingest reads");
     stream.shutdown(Shutdown::Write).expect("it is open");
@@ -281,7 +281,7 @@ fn an_http_hop_that_refuses_gets_no_second_try_and_one_that_is_busy_does() {
     ground.nsqd.publish("one", b"b body");
     server.join().expect("three requests");
     ground.nsqd.wait_for_empty("one", "g");
-    assert!(end(stage).stderr.contains("1 passed on, 0 to retry, 1 dead letters (0 unfit)"));
+    assert!(end(stage).stderr.contains("1 passed on, 0 to retry, 1 dead letter (0 unfit)"));
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn a_streams_end_is_answered_when_all_is_published_and_what_is_refused_is_counte
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&ground.socket(), "--max-line 20");
-    assert_eq!(say(&ground.at("feed"), b"one\n\ntwo\nthree"), "OK 3\n");
+    assert_eq!(say(&ground.at("feed"), b"one\n\ntwo\nthree\n"), "OK 3\n");
     assert_eq!(ground.nsqd.published("one"), 3);
     let long = [&b"short\n"[..], &[b'x'; 300_000], b"\nlast\n"].concat();
     assert_eq!(say(&ground.at("feed"), &long), "OK 2 refused 1\n");

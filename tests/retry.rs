@@ -260,7 +260,7 @@ fn a_message_of_the_largest_size_is_a_dead_letter_with_its_reason_and_goes_back_
         let letter: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
         assert_eq!((&letter["reason"], &letter["group"]), (&"exit status 1".into(), &"1".into()));
         assert_eq!(letter["body"].as_str().unwrap().as_bytes(), body);
-        assert!(list.stderr.contains("1 of 1 letters"), "{}", list.stderr);
+        assert!(list.stderr.contains("1 of 1 letter"), "{}", list.stderr);
         let redriven = errors("--redrive --yes");
         assert!(redriven.stderr.contains("1 published again, 0 left"), "{}", redriven.stderr);
         let again = consumer(&nsqd.tcp(), "--output body --count 1").run();

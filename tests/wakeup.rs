@@ -246,7 +246,7 @@ fn systemd_is_told_of_readiness_status_life_and_end() {
     while notes.iter().filter(|note| *note == "WATCHDOG=1").count() < 4 || !notes.contains(&"READY=1".to_owned()) {
         notes.push(note());
     }
-    let status = "STATUS=woke 0, watching 1 groups on 1 streams, 1 asleep".to_owned();
+    let status = "STATUS=woke 0, watching 1 group on 1 stream, 1 asleep".to_owned();
     assert!(notes.contains(&status), "{notes:?}");
     wakeup.signal(Signal::SIGTERM);
     while note() != "STOPPING=1" {}

@@ -1,9 +1,4 @@
-//! Words of lines for people, and of commands that are printed to be pasted: whatever a peer says is one word of them, and harmless.
-
-/// `1 message`, `2 messages`.
-pub(in crate::app) fn count(number: u64, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
+//! Commands that are printed to be pasted, and their words: whatever a peer says is one word of them, and harmless.
 
 /// A word of a shell command.
 pub(in crate::app) fn shell(word: &str) -> String {

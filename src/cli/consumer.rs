@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::failing::Failing;
+use super::files::Files;
 use super::value::whole;
 use super::{brokers, client, duration};
 use crate::handler::HandlerSpec;
@@ -57,6 +58,10 @@ pub struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub files: Files,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub tuning: Tuning,
 
     #[command(flatten)]
@@ -90,14 +95,17 @@ pub struct Handling {
     /// JSON on its stdin (as print has it), and its verdict a line on its stdout, in order: ok,
     /// retry (or retry 30s) or drop, and behind those two a reason. http:// gets a POST; 2xx:
     /// done, 408, 429, 5xx or no answer: again later (Retry-After is heeded), other 4xx: dead
-    /// letter; but 401, 403 or 404 to every message is a wrong URL: no tries are used up. file:PATH appends and syncs. unix:PATH writes a line to a stream socket, whose
-    /// answer is OK; forward:STREAM publishes to another stream.
+    /// letter; but 401, 403 or 404 to every message is a wrong URL: no tries are used up.
+    /// file:PATH appends and syncs, and PATH is a folder where files take turns (see below).
+    /// unix:PATH writes a line to a stream socket, whose answer is OK; forward:STREAM publishes to
+    /// another stream.
     #[arg(long, env = "HANDLER", value_name = "HANDLER", default_value = "print", verbatim_doc_comment)]
     pub handler: HandlerSpec,
 
-    /// What print writes: JSON with the message's id and attempts, the body and a newline, or the body and a NUL
-    #[arg(long, env = "OUTPUT", value_enum, default_value_t = Output::Json)]
-    pub output: Output,
+    /// What print and file write: JSON with the message's id and attempts, the body and a newline, or the body and a NUL [default:
+    /// json for print, body for file]
+    #[arg(long, env = "OUTPUT", value_enum)]
+    pub output: Option<Output>,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -126,7 +134,7 @@ pub struct Tuning {
     pub grace: Duration,
 }
 
-/// What print writes.
+/// What print and file write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// One JSON object a line.

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod doctor;
 pub mod errors;
 pub mod failing;
+pub mod files;
 pub mod gateway;
 pub mod ingest;
 pub mod node;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::plural::times;
 use crate::proto::stats::{Channels, Info, Lookup, Producer, Stats, TopicStats, Topics};
 use crate::proto::{ChannelName, HostPort, TopicName, excerpt, is_host};
 
@@ -37,9 +38,9 @@ impl LeftOut {
         if let Some(first) = self.first
             && !said.swap(true, Ordering::Relaxed)
         {
-            let count = self.count;
+            let count = times(self.count);
             tracing::warn!(
-                "{program} at {address} names what NSQ does not allow, {count} times, first \"{first}\": left out"
+                "{program} at {address} names what NSQ does not allow, {count}, first \"{first}\": left out"
             );
         }
     }

@@ -8,13 +8,15 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// The longest answer that is read, in bytes.
 const LONGEST: u64 = 256;
 
-/// `OK 500`, `OK 498 refused 2`, or just `OK`, which is about all that came.
+/// `OK 500`, `OK 498 refused 2`, `OK 499 unfinished 1`, or just `OK`, which is about all that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
     /// Lines that are safe, from the stream's first on; not empty ones. `None`: all.
     pub taken: Option<u64>,
     /// Lines among them, or between them, that were refused for good.
     pub refused: u64,
+    /// After the last whole line there was more, without a newline; it was not taken.
+    pub unfinished: bool,
 }
 
 impl Answer {
@@ -36,22 +38,30 @@ impl Answer {
     fn parse(text: &str) -> Option<Self> {
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
         let number = |word: &str| word.parse().ok();
-        match words[..] {
-            ["OK"] => Some(Self { taken: None, refused: 0 }),
-            ["OK", taken] => Some(Self { taken: Some(number(taken)?), refused: 0 }),
-            ["OK", taken, "refused", refused] => Some(Self { taken: Some(number(taken)?), refused: number(refused)? }),
-            _ => None,
-        }
+        let (words, unfinished) = match words.strip_suffix(&["unfinished", "1"]) {
+            Some(words @ [_, _, ..]) => (words, true),
+            _ => (&words[..], false),
+        };
+        let (taken, refused) = match *words {
+            ["OK"] => (None, 0),
+            ["OK", taken] => (Some(number(taken)?), 0),
+            ["OK", taken, "refused", refused] => (Some(number(taken)?), number(refused)?),
+            _ => return None,
+        };
+        Some(Self { taken, refused, unfinished })
     }
 }
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self { taken: None, .. } => f.write_str("OK"),
-            Self { taken: Some(taken), refused: 0 } => write!(f, "OK {taken}"),
-            Self { taken: Some(taken), refused } => write!(f, "OK {taken} refused {refused}"),
+        f.write_str("OK")?;
+        if let Some(taken) = self.taken {
+            write!(f, " {taken}")?;
         }
+        if self.refused > 0 {
+            write!(f, " refused {}", self.refused)?;
+        }
+        if self.unfinished { f.write_str(" unfinished 1") } else { Ok(()) }
     }
 }
 
@@ -61,10 +71,20 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_is_read_as_it_is_written() {
-        for text in ["OK", "OK 0", "OK 500", "OK 498 refused 2"] {
+        for text in ["OK", "OK 0", "OK 500", "OK 498 refused 2", "OK 2 unfinished 1", "OK 0 refused 2 unfinished 1"] {
             assert_eq!(Answer::read(text.as_bytes()).await.unwrap().to_string(), text);
         }
-        for wrong in ["", "ok", "OK x", "OK 1 refused", "HTTP/1.1 200 OK", "OK -1", "OK 1 2"] {
+        for wrong in [
+            "",
+            "ok",
+            "OK x",
+            "OK 1 refused",
+            "HTTP/1.1 200 OK",
+            "OK -1",
+            "OK 1 2",
+            "OK unfinished 1",
+            "OK 1 unfinished",
+        ] {
             assert!(Answer::read(wrong.as_bytes()).await.is_err(), "{wrong:?}");
         }
         let endless = tokio::io::repeat(b'O');
@@ -73,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_is_not_settled_is_to_be_sent_again() {
-        let settled = |taken, refused| Answer { taken, refused }.settled(10);
+        let settled = |taken, refused| Answer { taken, refused, unfinished: false }.settled(10);
         assert_eq!((settled(None, 0), settled(Some(4), 1), settled(Some(u64::MAX), 9)), (10, 5, 10));
     }
 }

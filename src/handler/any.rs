@@ -10,7 +10,7 @@ use crate::client::Address;
 use crate::proto::{ChannelName, Message, TopicName};
 
 use super::exec::ExecHandler;
-use super::file::FileHandler;
+use super::file::{FileHandler, FileOptions};
 use super::forward::ForwardHandler;
 use super::http::HttpHandler;
 use super::pipe::PipeHandler;
@@ -29,6 +29,8 @@ pub struct HandlerOptions {
     pub group: ChannelName,
     /// What `print` writes of a message.
     pub output: PrintOutput,
+    /// How `file` writes.
+    pub file: FileOptions,
     /// How long one run of a command, or one request, may take.
     pub timeout: Duration,
     /// Cancelled by `print` when the reader of its pipe has gone away: no message can be handled any more. Heeded by `pipe`, which then
@@ -105,7 +107,7 @@ impl HandlerSpec {
             Self::Exec(command) => AnyHandler::Exec(ExecHandler::new(command, options)?),
             Self::Pipe(command) => AnyHandler::Pipe(PipeHandler::new(command, options)?),
             Self::Http(url) => AnyHandler::Http(HttpHandler::new(url, options)?),
-            Self::File(path) => AnyHandler::File(FileHandler::open(path)?),
+            Self::File(path) => AnyHandler::File(FileHandler::new(path, options)?),
             Self::Unix(path) => AnyHandler::Unix(UnixHandler::new(path.clone(), options.timeout)),
             Self::Forward(stream) => AnyHandler::Forward(ForwardHandler::new(stream.clone(), options)?),
             Self::Sleep(range) => AnyHandler::Sleep(SleepHandler::new(*range)),

@@ -37,12 +37,24 @@ impl LineFormat {
         Self { output, stream, group }
     }
 
+    /// What is written of a message.
+    pub(super) fn output(&self) -> PrintOutput {
+        self.output
+    }
+
+    /// The byte that ends a message.
+    pub(super) fn end(&self) -> u8 {
+        match self.output {
+            PrintOutput::Json | PrintOutput::Body => b'\n',
+            PrintOutput::Null => 0,
+        }
+    }
+
     /// Adds a message's line to `out`, its end included.
     pub(super) fn add(&self, message: &Message, out: &mut Vec<u8>) {
         match self.output {
             PrintOutput::Json => self.add_json(message, out),
-            PrintOutput::Body => add_body(message, b'\n', out),
-            PrintOutput::Null => add_body(message, 0, out),
+            PrintOutput::Body | PrintOutput::Null => add_body(message, self.end(), out),
         }
     }
 
@@ -75,7 +87,7 @@ pub(crate) fn json_text(body: &[u8]) -> (Cow<'_, str>, Option<&'static str>) {
 }
 
 /// Adds the body as it is, and what ends it.
-pub(super) fn add_body(message: &Message, end: u8, out: &mut Vec<u8>) {
+fn add_body(message: &Message, end: u8, out: &mut Vec<u8>) {
     out.reserve(message.body.len() + 1);
     out.extend_from_slice(&message.body);
     out.push(end);

@@ -35,7 +35,7 @@ mod unix;
 pub use any::{AnyHandler, HandlerError, HandlerOptions};
 pub(crate) use away::Away;
 pub use exec::ExecHandler;
-pub use file::FileHandler;
+pub use file::{FileHandler, FileNames, FileOptions, InvalidNames, Names, Rotation};
 pub use forward::ForwardHandler;
 pub use http::HttpHandler;
 pub(crate) use line::json_text;

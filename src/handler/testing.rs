@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::proto::{ChannelName, Message, MessageId, TopicName};
 
-use super::{HandlerOptions, PrintOutput};
+use super::{FileOptions, HandlerOptions, PrintOutput};
 
 /// A message at its second attempt.
 pub(super) fn message(body: impl Into<Bytes>) -> Message {
@@ -32,6 +32,7 @@ pub(super) fn options() -> HandlerOptions {
         stream: TopicName::new("foo").unwrap(),
         group: ChannelName::new("1").unwrap(),
         output: PrintOutput::Body,
+        file: FileOptions::default(),
         timeout: Duration::from_secs(30),
         stop: CancellationToken::new(),
         capture_output: false,

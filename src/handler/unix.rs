@@ -81,7 +81,7 @@ impl UnixHandler {
 
     async fn try_hand_over(&self, lines: &[(usize, Bytes)]) -> Result<Answer, Away> {
         if lines.is_empty() {
-            return Ok(Answer { taken: None, refused: 0 });
+            return Ok(Answer { taken: None, refused: 0, unfinished: false });
         }
         let connecting = connect_unix(&self.path, CONNECT_TIME.min(self.answer_within)).await;
         let mut stream = connecting.map_err(|error| Away::untried(self.away(&why(&error))))?;

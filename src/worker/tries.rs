@@ -10,6 +10,8 @@
 //! processes gave back counts as tries, too. That is the safe side: a dead letter can be redriven, a message that kills each of its
 //! consumers stops all work behind it.
 
+use crate::plural::times;
+
 /// The tries that a message has; 0 for any number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MaxTries(pub(crate) u16);
@@ -23,7 +25,7 @@ impl MaxTries {
     /// The reason to give a message up that arrives for this try, without trying it; `None` if it is to be tried. With every try before
     /// used up and no verdict, whoever worked on it died.
     pub(crate) fn on_arrival(self, tries: u16) -> Option<String> {
-        let times = if self.0 == 1 { "once" } else { &format!("{} times", self.0) };
+        let times = times(self.0);
         (self.0 > 0 && tries > self.0)
             .then(|| format!("delivered {times} and never answered: whoever worked on it died, or lost its connection"))
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::app::{Exit, Failure};
 use crate::cli::bench::{Args, What};
 use crate::client::Driver;
+use crate::plural::count;
 
 /// How long is measured where nothing is said.
 const DURATION: Duration = Duration::from_secs(10);
@@ -99,14 +100,14 @@ impl Plan {
         };
         let pace = match (self.rate, self.what) {
             (Some(rate), _) => format!("open loop of {rate} messages/s, "),
-            (None, What::Consume) => format!("{} messages, ", self.messages.unwrap_or(FILLING)),
+            (None, What::Consume) => format!("{}, ", count(self.messages.unwrap_or(FILLING), "message")),
             (None, _) => "closed loop, ".to_owned(),
         };
         let together = if self.publishes() { format!(" in batches of {batch}") } else { String::new() };
         let windows = if *window > 1 { format!(", {window} batches each on their way") } else { String::new() };
         let flight = if self.consumes() { format!(", max-in-flight {}", self.max_in_flight) } else { String::new() };
-        let s = if *connections == 1 { "" } else { "s" };
+        let connections = count(*connections, "connection");
         let client = if self.client == Driver::Own.name() { String::new() } else { format!(", by {}", self.client) };
-        format!("{what}: {pace}{size} B{together}, {connections} connection{s}{windows}{flight}{client}")
+        format!("{what}: {pace}{size} B{together}, {connections}{windows}{flight}{client}")
     }
 }

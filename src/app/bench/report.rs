@@ -10,6 +10,7 @@ use super::plan::Plan;
 use super::run::Run;
 use super::table::Table;
 use super::tally::Way;
+use crate::plural::count;
 use crate::report::{Latency, Millis, Quantiles};
 
 /// A run at its end.
@@ -142,11 +143,11 @@ impl Report {
     fn notes(&self) -> String {
         let mut notes = String::new();
         if self.unsent > 0 {
-            let which = "were due and not sent: this rate is more than can be done";
-            notes += &format!("\n{} messages {which}\n", self.unsent);
+            let due = count(self.unsent, "message");
+            notes += &format!("\nnot sent, though due: {due}: this rate is more than can be done\n");
         }
         if self.missing > 0 {
-            notes += &format!("\n{} messages were published and not handled by the end\n", self.missing);
+            notes += &format!("\npublished, and not handled by the end: {}\n", count(self.missing, "message"));
         }
         notes
     }

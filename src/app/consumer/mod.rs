@@ -3,6 +3,7 @@
 //! What it does when stands in `life`; here it is done.
 
 mod create;
+mod files;
 mod leftover;
 pub(super) mod life;
 mod service;
@@ -20,6 +21,7 @@ use crate::app::{output, redriven, working};
 use crate::cli::consumer::{Args, Output};
 use crate::client::{Consumer, ConsumerConfig, GivenBack};
 use crate::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
+use crate::plural::count;
 use crate::shutdown::Shutdown;
 use crate::worker::{Ended, Tally, Worker, WorkerConfig};
 
@@ -137,15 +139,17 @@ fn handler(args: &Args, shutdown: &Shutdown) -> Result<AnyHandler, Failure> {
     if args.handling.handler == HandlerSpec::Print {
         output::check()?;
     }
-    let output = match args.handling.output {
+    let output = args.handling.output.map(|output| match output {
         Output::Json => PrintOutput::Json,
         Output::Body => PrintOutput::Body,
         Output::Null => PrintOutput::Null,
-    };
+    });
+    let file = files::options(args, output)?;
     let options = HandlerOptions {
         stream: args.stream.clone(),
         group: args.group.clone(),
-        output,
+        output: output.unwrap_or(PrintOutput::Json),
+        file,
         timeout: args.handling.failing.handler_timeout,
         stop: shutdown.draining.clone(),
         capture_output: false,
@@ -188,6 +192,6 @@ fn summary(ended: Ended, tally: Tally, took: Duration) -> String {
         Ended::Unreachable => "no nsqd",
     };
     let Tally { done, retried, dead, released } = tally;
-    let seconds = took.as_secs_f64();
-    format!("{why}: {done} done, {retried} to retry, {dead} dead letters, {released} given back, in {seconds:.1} s")
+    let (seconds, dead) = (took.as_secs_f64(), count(dead, "dead letter"));
+    format!("{why}: {done} done, {retried} to retry, {dead}, {released} given back, in {seconds:.1} s")
 }

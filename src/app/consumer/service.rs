@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::plural::count;
 use crate::systemd::{Door, Notifier};
 use crate::worker::{Pulse, Snapshot};
 
@@ -76,7 +77,7 @@ fn status(snapshot: Snapshot) -> String {
     let Snapshot { in_flight, tally, idle_in, stopping } = snapshot;
     let mut line = format!("{in_flight} in flight, {} done", tally.done);
     if tally.dead > 0 {
-        line += &format!(", {} dead letters", tally.dead);
+        line += &format!(", {}", count(tally.dead, "dead letter"));
     }
     match idle_in {
         _ if stopping => line += ", stopping",

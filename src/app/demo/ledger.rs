@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::program::Event;
+use crate::plural::count;
 
 /// How often a group handled each order.
 #[derive(Debug, Default)]
@@ -94,7 +95,7 @@ impl Ledger {
             }
             Event::Asleep => {
                 self.is_reporting = false;
-                return Some(format!("{} messages later idle for 1 s: asleep again", self.of_this_wake));
+                return Some(format!("{} later idle for 1 s: asleep again", count(self.of_this_wake, "message")));
             }
         }
         None

@@ -28,6 +28,7 @@ use super::embedded::Embedded;
 use super::{Exit, output};
 use crate::cli::demo::Args;
 use crate::client::{Address, Publisher, PublisherConfig};
+use crate::plural::count;
 use crate::proto::TopicName;
 use crate::shutdown::Shutdown;
 
@@ -110,7 +111,7 @@ impl Demo {
         let end = Instant::now() + self.args.duration;
         while Instant::now() < end && !self.is_ending() {
             let rate = self.args.rate;
-            self.show.line(STREAM, &format!("{rate} messages a second for {} s", BURST.as_secs_f64()));
+            self.show.line(STREAM, &format!("{} a second for {} s", count(rate, "message"), BURST.as_secs_f64()));
             self.publish(end.min(Instant::now() + BURST)).await;
             self.show.line(STREAM, &self.ledger.so_far());
             self.wait(end.min(Instant::now() + QUIET)).await;

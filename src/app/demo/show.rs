@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::ledger::Ledger;
 use super::{ASLEEP, AWAKE};
 use crate::app::output;
+use crate::plural::{count, times};
 
 /// Stdout, and the time since the beginning.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl Show {
     /// What it came to.
     pub(super) fn summary(&self, ledger: &Ledger) {
         let shares: Vec<_> = ledger.shares.iter().map(u64::to_string).collect();
-        let notes = [format!("{} consumers: {}", shares.len(), shares.join(" + ")), wakes(ledger)];
+        let notes = [format!("{}: {}", count(shares.len(), "consumer"), shares.join(" + ")), wakes(ledger)];
         self.write("\n            published   handled   lost   twice\n");
         for ((group, row), note) in [AWAKE, ASLEEP].iter().zip(ledger.rows()).zip(notes) {
             let (published, handled, lost, twice) = (row.published, row.handled, row.lost, row.twice);
@@ -73,8 +74,11 @@ fn wakes(ledger: &Ledger) -> String {
         None => "never woken".to_owned(),
         Some(longest) => {
             let median = wakes[wakes.len() / 2].as_millis();
-            let times = if wakes.len() == 1 { "once".to_owned() } else { format!("{} times", wakes.len()) };
-            format!("woken {times}: handled after {median} ms (median), {} ms (longest)", longest.as_millis())
+            format!(
+                "woken {}: handled after {median} ms (median), {} ms (longest)",
+                times(wakes.len()),
+                longest.as_millis()
+            )
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::finding::{Check, Finding};
 use super::log;
 use super::observed::{Answer, Http, Listed, Lookupd, Observed, Skew, Tcp};
-use crate::app::words::{count, shell};
+use crate::app::words::shell;
 use crate::client::Address;
+use crate::plural::count;
 
 /// Clocks that differ by less, beyond what the second's fraction and the round trip explain, are the same.
 const LEAST_SKEW: Duration = Duration::from_secs(2);

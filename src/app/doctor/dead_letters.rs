@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::finding::{Check, Finding};
 use super::observed::{Observed, amount};
-use crate::app::words::{count, shell};
+use crate::app::words::shell;
+use crate::plural::count;
 use crate::proto::TopicName;
 use crate::worker::DeadLetter;
 

@@ -6,7 +6,8 @@ use std::path::Path;
 use super::finding::{Check, Finding};
 use super::observed::{Account, Ears, Entry, Folder, Kind, Observed, Unreadable};
 use super::{ungrouped, units};
-use crate::app::words::{count, shell};
+use crate::app::words::shell;
+use crate::plural::count;
 
 /// The sockets of the whole system are in here: only those named like a group are ours.
 const SHARED: &str = "/run";

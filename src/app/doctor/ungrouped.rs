@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::finding::{Check, Finding};
 use super::observed::{Entry, Observed, Systemd, Unit, amount, group_of};
 use super::units;
-use crate::app::words::{count, shell};
+use crate::app::words::shell;
+use crate::plural::count;
 use crate::proto::TopicName;
 use crate::worker::DeadLetter;
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::finding::{Check, Finding};
 use super::observed::{Entry, Observed, Systemd, Unit, group_of};
-use crate::app::words::{count, shell};
+use crate::app::words::shell;
+use crate::plural::count;
 
 /// Who pokes the sockets.
 pub(super) const WAKEUP: &str = "mqueue-wakeup.service";

@@ -9,6 +9,7 @@ use super::parts::Parts;
 use crate::app::Failure;
 use crate::cli::errors::Args;
 use crate::client::{Address, Consumer, ConsumerConfig, Delivery, Nsqd, StatsFilter};
+use crate::plural;
 use crate::proto::stats::TopicStats;
 use crate::proto::{ChannelName, MessageId, TopicName};
 use crate::worker::DeadLetter;
@@ -56,13 +57,14 @@ impl Counted {
     pub(super) fn elsewhere(&self, stream: &TopicName, group: &ChannelName) -> Option<String> {
         if self.away > 0 {
             return Some(format!(
-                "{} letters of {stream} are with another look at them, or come back within seconds",
-                self.away
+                "{} of {stream} not seen: with another look at them, or to come back within seconds",
+                plural::count(self.away, "letter")
             ));
         }
         let (name, depth) = self.others.first()?;
         Some(format!(
-            "group {group} begins now, and group {name} of {stream} has {depth} letters: --group {name} takes those"
+            "group {group} begins now, and group {name} of {stream} has {}: --group {name} takes what it has",
+            plural::count(*depth, "letter")
         ))
     }
 }

@@ -11,6 +11,7 @@ use super::{Action, say};
 use crate::app::brokers::Brokers;
 use crate::app::{Exit, Failure, output};
 use crate::cli::errors::Args;
+use crate::plural;
 use crate::shutdown::Shutdown;
 use crate::worker::{DeadLetter, Part};
 
@@ -51,6 +52,7 @@ pub(super) async fn run(
     }
     let joined: usize = held.iter().map(|letter| letter.deliveries.len() - 1).sum();
     let total = total.saturating_sub(joined as u64);
+    let total = plural::count(total, "letter");
     let plan = match would {
         Some(Action::Redrive) => Some(plan(&held[..held.len().min(args.limit as usize)], args, brokers).await),
         Some(Action::Get | Action::Drop) | None => None,
@@ -60,9 +62,9 @@ pub(super) async fn run(
     held.into_iter().for_each(Letter::give_back);
     letters.end().await;
     match (would, plan.transpose()?) {
-        (_, Some((goes, how))) => say(&format!("would redrive {goes} of {total} letters{how}")),
-        (Some(action), None) => say(&format!("would {} {count} of {total} letters", action.verb())),
-        (None, None) => say(&format!("{count} of {total} letters")),
+        (_, Some((goes, how))) => say(&format!("would redrive {goes} of {total}{how}")),
+        (Some(action), None) => say(&format!("would {} {count} of {total}", action.verb())),
+        (None, None) => say(&format!("{count} of {total}")),
     }
     output::ended(shown)?;
     Ok(Exit::Success)
@@ -101,15 +103,10 @@ fn show(letters: &[Letter], json: bool) -> io::Result<()> {
         match &letter.letter {
             Some(DeadLetter { group, attempts, reason, died, part, .. }) => {
                 let when = humantime::format_rfc3339_seconds(time(*died));
-                let s = if *attempts == 1 { "" } else { "s" };
+                let attempts = plural::count(*attempts, "attempt");
                 let part =
                     part.map_or(String::new(), |Part { number, of }| format!(" (only part {number} of {of} is here)"));
-                writeln!(
-                    out,
-                    "{when}  {}  group {group}, {attempts} attempt{s}, {reason}{part}: {:?}{more}",
-                    letter.id(),
-                    start
-                )?;
+                writeln!(out, "{when}  {}  group {group}, {attempts}, {reason}{part}: {:?}{more}", letter.id(), start)?;
             }
             None => writeln!(out, "{}  no dead letter: {start:?}{more}", letter.id())?,
         }

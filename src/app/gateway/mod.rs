@@ -46,6 +46,7 @@ use super::embedded::Embedded;
 use super::{Exit, Failure, open_files};
 use crate::cli::gateway::Args;
 use crate::client::{Publisher, PublisherConfig};
+use crate::plural::count;
 use crate::serve::Places;
 use crate::shutdown::Shutdown;
 use crate::systemd::Notifier;
@@ -115,8 +116,8 @@ pub async fn run(mut args: Args) -> anyhow::Result<Exit> {
     }
     let left = &exchange.counters;
     tracing::info!(
-        "ended: {} jobs handed out, {} done, {} retried, {} given back",
-        left.handed_out.get(),
+        "ended: {} handed out, {} done, {} retried, {} given back",
+        count(left.handed_out.get(), "job"),
         left.done.get(),
         left.retried.get(),
         left.released.get()
@@ -170,7 +171,7 @@ async fn end(exchange: &Arc<Exchange>, shutdown: &Shutdown) {
     exchange.retire_all();
     let held = exchange.held();
     if held > 0 {
-        tracing::info!("ending: {held} jobs are with workers");
+        tracing::info!("ending: waiting for {} that workers have", count(held, "job"));
     }
     while exchange.held() > 0 {
         tokio::select! {

@@ -17,6 +17,7 @@ use crate::app::Failure;
 use crate::app::redriven;
 use crate::app::working::dead_letters;
 use crate::client::{Consumer, ConsumerConfig, PublisherConfig};
+use crate::plural::count;
 use crate::proto::TopicName;
 use crate::worker::{DeadLetters, MaxTries};
 
@@ -66,7 +67,7 @@ impl Gateway {
     async fn open(&self, key: &GroupKey) -> Result<(), Refusal> {
         let settings = &self.settings;
         if self.exchange.groups().len() >= settings.limits.max_groups as usize {
-            let line = format!("{} groups are open already (--max-groups)", settings.limits.max_groups);
+            let line = format!("{} open already (--max-groups)", count(settings.limits.max_groups, "group"));
             return Err(Refusal::unavailable(line));
         }
         let letters = dead_letters_of(&key.stream)?;

@@ -2,6 +2,11 @@
 //!
 //! A connection is read only while nothing of it waits to be published. Its end is answered with how many lines are published; when the
 //! program stops, that many are, and the sender has to send the rest to somebody else.
+//!
+//! A line is whole when its newline has come. What follows the last newline is not published, however the stream ended: the end of a
+//! killed sender looks like any other, and one that ends its side in order may only pass on what a killed one wrote.
+//!
+//! A sender that is silent keeps its connection until all places are taken; then the one that is silent for longest makes way for a new one.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +15,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
@@ -18,9 +22,10 @@ use super::listen::SocketFile;
 use super::outlet::{GivenUp, Outlet};
 use crate::feed::Answer;
 use crate::records::{Cut, Records};
+use crate::serve::{Place, Places};
 
-/// Connections at once, of a socket. More wait in the kernel.
-const CONNECTIONS: usize = 256;
+/// Connections at once, of a socket. A silent one makes way for one more; while none is silent, more wait in the kernel.
+pub(super) const CONNECTIONS: usize = 256;
 /// How long to wait when no connection can be taken.
 const PAUSE: Duration = Duration::from_millis(100);
 /// When the program stops: a sender that is silent for so long has written what it was writing, and one that is not silent is cut off
@@ -29,6 +34,8 @@ const SILENCE: Duration = Duration::from_millis(20);
 const LAST_READS: usize = 64;
 /// How long a sender may leave its answer unread.
 const ANSWER: Duration = Duration::from_secs(5);
+/// The same for one that has made way.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// A socket that takes connections.
 pub(super) trait Listener {
@@ -56,20 +63,19 @@ pub(super) async fn serve(
     outlet: Arc<Outlet>,
     tasks: TaskTracker,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::plain(CONNECTIONS);
     loop {
-        let permit = room.clone().acquire_owned();
-        let next = async { (permit.await.expect("it is never closed"), listener.next().await) };
+        let next = async {
+            let stream = listener.next().await?;
+            Ok::<_, io::Error>((stream, places.enter().await))
+        };
         tokio::select! {
             biased;
             () = outlet.shutdown.draining.cancelled() => break,
-            (permit, taken) = next => match taken {
-                Ok(stream) => {
-                    let feed = Feed::new(outlet.clone(), max_line);
-                    tasks.spawn(async move {
-                        feed.serve(stream).await;
-                        drop(permit);
-                    });
+            taken = next => match taken {
+                Ok((stream, place)) => {
+                    let feed = Feed::new(outlet.clone(), max_line, place);
+                    tasks.spawn(feed.serve(stream));
                 }
                 Err(error) => {
                     tracing::warn!("cannot take a connection: {error}");
@@ -87,24 +93,40 @@ pub(super) async fn serve(
 struct Feed {
     outlet: Arc<Outlet>,
     records: Records,
+    place: Place,
     /// What was settled so far.
     answer: Answer,
 }
 
+/// Why no more is read.
+enum Ended {
+    /// The sender ended its side, or broke off, or the program stops.
+    Over,
+    /// The connection had to make way for another.
+    Ousted,
+}
+
 impl Feed {
-    fn new(outlet: Arc<Outlet>, max_line: usize) -> Self {
+    fn new(outlet: Arc<Outlet>, max_line: usize, place: Place) -> Self {
         let records = Records::new(Some(Bytes::from_static(b"\n")), max_line);
-        Self { outlet, records, answer: Answer { taken: Some(0), refused: 0 } }
+        Self { outlet, records, place, answer: Answer { taken: Some(0), refused: 0, unfinished: false } }
     }
 
     async fn serve(mut self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         self.outlet.tally.connected();
-        if let Ok(()) = self.read_all(&mut stream).await {
+        if let Ok(ended) = self.read_all(&mut stream).await {
+            let patience = match ended {
+                Ended::Over => ANSWER,
+                Ended::Ousted => {
+                    self.outlet.tally.made_way();
+                    LAST_WORDS
+                }
+            };
             let answered = async {
                 stream.write_all(format!("{}\n", self.answer).as_bytes()).await?;
                 stream.shutdown().await
             };
-            match timeout(ANSWER, answered).await {
+            match timeout(patience, answered).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!("a sender left without its answer: {error}"),
                 Err(_) => tracing::debug!("a sender does not read its answer"),
@@ -113,66 +135,85 @@ impl Feed {
         self.outlet.tally.disconnected();
     }
 
-    /// Publishes all lines up to the stream's end, or the program's.
-    async fn read_all(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<(), GivenUp> {
+    /// Publishes all lines up to the stream's end, or the program's, or until the connection has to make way.
+    async fn read_all(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Ended, GivenUp> {
         let outlet = self.outlet.clone();
         loop {
             let read = tokio::select! {
                 biased;
                 () = outlet.shutdown.draining.cancelled() => return self.read_rest(stream).await,
+                () = self.place.ousted() => {
+                    self.break_off();
+                    return Ok(Ended::Ousted);
+                }
                 read = stream.read(self.records.space()) => read,
             };
             match read {
                 Ok(0) => {
-                    let rest = self.records.end();
-                    return self.settle(rest).await;
+                    self.end();
+                    return Ok(Ended::Over);
                 }
                 Ok(read) => {
-                    let cut = self.records.take(read);
-                    self.settle(cut).await?;
+                    if !self.take(read).await? {
+                        return Ok(Ended::Ousted);
+                    }
                 }
                 Err(error) => {
                     tracing::debug!("a sender broke off: {error}");
                     self.break_off();
-                    return Ok(());
+                    return Ok(Ended::Over);
                 }
             }
         }
     }
 
     /// The program stops: what the sender has written already is taken, as far as it comes at once.
-    async fn read_rest(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<(), GivenUp> {
+    async fn read_rest(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Ended, GivenUp> {
         for _ in 0..LAST_READS {
             match timeout(SILENCE, stream.read(self.records.space())).await {
                 Ok(Ok(0)) => {
-                    let rest = self.records.end();
-                    return self.settle(rest).await;
+                    self.end();
+                    return Ok(Ended::Over);
                 }
                 Ok(Ok(read)) => {
-                    let cut = self.records.take(read);
-                    self.settle(cut).await?;
+                    if !self.take(read).await? {
+                        return Ok(Ended::Ousted);
+                    }
                 }
                 Ok(Err(_)) | Err(_) => break,
             }
         }
         self.break_off();
-        Ok(())
+        Ok(Ended::Over)
     }
 
-    /// What is no whole line is not the sender's last, but half of one.
-    fn break_off(&mut self) {
-        if self.records.end() != Cut::default() {
+    /// The sender has ended its side: if it did so within a line, the answer says that.
+    fn end(&mut self) {
+        self.answer.unfinished = self.break_off();
+    }
+
+    /// Leaves out what is no whole line; false if there is nothing.
+    fn break_off(&mut self) -> bool {
+        let is_within_a_line = self.records.end() != Cut::default();
+        if is_within_a_line {
             self.outlet.tally.cut_off();
         }
+        is_within_a_line
     }
 
-    async fn settle(&mut self, cut: Cut) -> Result<(), GivenUp> {
+    /// Publishes the lines that are whole now. While it has some the connection does not make way; false if it has had to before.
+    async fn take(&mut self, read: usize) -> Result<bool, GivenUp> {
+        let cut = self.records.take(read);
+        if cut == Cut::default() {
+            return Ok(true);
+        }
+        let Some(_stay) = self.place.stay() else { return Ok(false) };
         let Cut { records, empty, too_long } = cut;
         self.outlet.tally.unusable(empty, too_long);
         let count = records.len() as u64;
         let refused = if records.is_empty() { 0 } else { self.outlet.publish(records).await? };
         self.answer.taken = self.answer.taken.map(|taken| taken + count - refused);
         self.answer.refused += refused + too_long;
-        Ok(())
+        Ok(true)
     }
 }

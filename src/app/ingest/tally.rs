@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::stream::CONNECTIONS;
 use crate::client::PublishError;
+use crate::plural::count;
 use crate::report::{Latency, Quantiles};
 
 /// The counts. The lock covers a few lines.
@@ -33,8 +35,10 @@ struct Counts {
     refused: u64,
     /// Lost by the kernel, before they could be received.
     dropped: u64,
-    /// Half lines of senders that broke off.
+    /// Half lines of senders that ended or broke off.
     cut_off: u64,
+    /// Silent connections that were ended to make room for others.
+    made_way: u64,
     empty: u64,
     connections: u64,
 }
@@ -83,7 +87,12 @@ impl Tally {
         self.inner().counts.dropped += count;
     }
 
-    /// A sender broke off within a line.
+    /// A silent sender made way for another.
+    pub(super) fn made_way(&self) {
+        self.inner().counts.made_way += 1;
+    }
+
+    /// A sender ended or broke off within a line.
     pub(super) fn cut_off(&self) {
         self.inner().counts.cut_off += 1;
     }
@@ -105,7 +114,7 @@ impl Tally {
         drop(inner);
         if now.dropped > said.dropped {
             let new = now.dropped - said.dropped;
-            tracing::warn!("{new} packets dropped by the kernel: the sender is faster than nsqd takes them");
+            tracing::warn!("{} dropped by the kernel: the sender is faster than nsqd takes them", count(new, "packet"));
         }
         if now.too_long > said.too_long {
             tracing::warn!("{} refused: longer than --max-line", now.too_long - said.too_long);
@@ -114,7 +123,14 @@ impl Tally {
             tracing::warn!("{} refused by nsqd: {refusal}", now.refused - said.refused);
         }
         if now.cut_off > said.cut_off {
-            tracing::warn!("{} senders broke off within a line, which is not published", now.cut_off - said.cut_off);
+            let new = now.cut_off - said.cut_off;
+            tracing::warn!("{new} unfinished at the end of a stream, not published: a line ends with a newline");
+        }
+        if now.made_way > said.made_way {
+            let new = now.made_way - said.made_way;
+            tracing::warn!(
+                "{new} silent connections ended to make room for others: no socket has more than {CONNECTIONS}"
+            );
         }
     }
 

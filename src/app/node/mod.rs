@@ -30,7 +30,7 @@ use self::vars::Vars;
 use self::work::{Plan, Work};
 use super::{Exit, Failure};
 use crate::cli::node::{Args, Mode};
-use crate::handler::{HandlerOptions, PrintOutput};
+use crate::handler::{FileOptions, HandlerOptions, PrintOutput};
 use crate::shutdown::Shutdown;
 use crate::systemd::Notifier;
 
@@ -85,6 +85,7 @@ fn work(args: &Args, shutdown: &Shutdown, vars: Arc<Vars>) -> Result<Work, Failu
         stream: args.stream.clone(),
         group: args.group.clone(),
         output: PrintOutput::Json,
+        file: FileOptions::default(),
         timeout: args.failing.handler_timeout,
         stop: shutdown.draining.clone(),
         capture_output: false,

@@ -20,6 +20,7 @@ use super::vars::Vars;
 use crate::app::{Exit, Failure};
 use crate::cli::node::Args;
 use crate::client::Heard;
+use crate::plural::count;
 use crate::proto::{Command, ErrorCode, Message, WireError};
 use crate::shutdown::Shutdown;
 
@@ -260,7 +261,7 @@ impl Post {
             return;
         }
         if before > 0 {
-            tracing::info!(epoch = before, "no longer generating: {} events", self.generator.events());
+            tracing::info!(epoch = before, "no longer generating: {}", count(self.generator.events(), "event"));
             self.say_that_it_waits();
         }
         if epoch > 0 {

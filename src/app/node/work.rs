@@ -13,6 +13,7 @@ use crate::backoff::Backoff;
 use crate::cli::node::Args;
 use crate::client::{Consumer, ConsumerConfig};
 use crate::handler::{AnyHandler, Handler, Verdict};
+use crate::plural::count;
 use crate::proto::Message;
 use crate::shutdown::Shutdown;
 use crate::worker::{Worker, WorkerConfig};
@@ -137,9 +138,9 @@ async fn consume(
         }
     };
     tracing::info!(
-        "no longer consuming: {} done, {} dead letters, {} given back",
+        "no longer consuming: {} done, {}, {} given back",
         tally.done,
-        tally.dead,
+        count(tally.dead, "dead letter"),
         tally.released
     );
     Ok(())
@@ -167,6 +168,7 @@ mod tests {
                 stream: "foo".parse().unwrap(),
                 group: "1".parse().unwrap(),
                 output: crate::handler::PrintOutput::Json,
+                file: crate::handler::FileOptions::default(),
                 timeout: Duration::from_secs(1),
                 stop: tokio_util::sync::CancellationToken::new(),
                 capture_output: false,

@@ -26,6 +26,7 @@ use super::{Exit, Failure, output};
 use crate::cli::pipeline::Args;
 use crate::cli::send::Rate;
 use crate::client::{Consumer, ConsumerConfig};
+use crate::plural;
 use crate::proto::{ChannelName, TopicName};
 use crate::shutdown::Shutdown;
 use crate::worker::{Worker, WorkerConfig};
@@ -120,7 +121,9 @@ impl Run {
         let (count, stages, tcp) = (args.count, args.stages, &ground.tcp);
         let works = (0..stages).map(work).collect::<Vec<_>>().join(", ");
         self.show.note(&format!(
-            "{count} messages, {pace}, over a Unix socket to ingest, then {stages} stages ({works}), on {broker} at {tcp}"
+            "{}, {pace}, over a Unix socket to ingest, then {} ({works}), on {broker} at {tcp}",
+            plural::count(count, "message"),
+            plural::count(stages, "stage"),
         ));
     }
 

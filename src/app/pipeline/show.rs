@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::hops::{Ingested, Millis, Passed, Sent};
 use super::ledger::Ledger;
+use crate::plural::count;
 use crate::report::Quantiles;
 
 /// A row of the table: a hop.
@@ -164,7 +165,12 @@ impl Show {
         }
         let dead: u64 = table.dead.iter().sum();
         if dead + ledger.strange > 0 {
-            let _ = writeln!(text, "{dead} dead letters, {} strange messages at the end", ledger.strange);
+            let _ = writeln!(
+                text,
+                "{}, {} at the end",
+                count(dead, "dead letter"),
+                count(ledger.strange, "strange message")
+            );
         }
         if let Some(latency) = ledger.latency.quantiles() {
             let _ = writeln!(text, "from end to end {latency}");

@@ -44,6 +44,7 @@ use super::brokers::Brokers;
 use super::{Exit, Failure, output};
 use crate::cli::producer::{Args, ReportFormat};
 use crate::client::{Publisher, PublisherConfig};
+use crate::plural::count;
 use crate::records::Records;
 use crate::shutdown::Shutdown;
 
@@ -139,7 +140,7 @@ fn source(plan: &Plan, run: &str, tally: &Rc<Tally>) -> io::Result<Source> {
 async fn tell_waiting(draining: &CancellationToken, tally: &Tally) -> Infallible {
     draining.cancelled().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    tracing::info!("waiting for {} messages on their way; again ends at once", tally.open());
+    tracing::info!("waiting for {} to be acknowledged; again ends at once", count(tally.open(), "message"));
     std::future::pending().await
 }
 

@@ -34,12 +34,15 @@ pub(super) fn start(inputs: Vec<PathBuf>, mut records: Records) -> io::Result<mp
             let read = open(&path).and_then(|file| read(file, &mut records, &pieces));
             let last = match read {
                 Ok(Ended::NobodyListens) => return,
-                Ok(Ended::OfInput) => None,
-                Err(e) => Some(Piece::Failed(format!("cannot read {}: {e}", name(&path)))),
+                // what stands after the last delimiter is a record, too
+                Ok(Ended::OfInput) => Piece::Cut(records.end(), 0),
+                // there it is the beginning of one
+                Err(e) => {
+                    records.end();
+                    Piece::Failed(format!("cannot read {}: {e}", name(&path)))
+                }
             };
-            // what stands after the last delimiter, also where reading failed
-            let rest = Piece::Cut(records.end(), 0);
-            if std::iter::once(rest).chain(last).any(|piece| pieces.blocking_send(piece).is_err()) {
+            if pieces.blocking_send(last).is_err() {
                 return;
             }
         }

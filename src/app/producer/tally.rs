@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::unpublished::Unpublished;
 use crate::client::PublishError;
+use crate::plural::count;
 use crate::report::Latency;
 
 /// The least time between two lines about failures of the same kind.
@@ -154,7 +155,7 @@ impl Tally {
     pub(super) fn give_up(&self) {
         let open = self.open();
         if open > 0 {
-            self.complain(Kind::GivenUp, open, || format!("{open} messages given up that were not acknowledged yet"));
+            self.complain(Kind::GivenUp, open, || format!("{} given up, not acknowledged yet", count(open, "message")));
         }
     }
 

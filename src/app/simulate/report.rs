@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::settings::Settings;
 use super::tally::Tally;
+use crate::plural::count;
 use crate::report::{Latency, Quantiles};
 
 /// The lines before a run.
@@ -24,8 +25,10 @@ Seed:             {seed}
 Via:              {via}
 ====================
 Application is running...
-{workers} workers started
-{streams} streams started"
+{} started
+{} started",
+        count(*workers, "worker"),
+        count(*streams, "stream"),
     )
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::cli::stage::Args;
+use crate::plural::count;
 use crate::report::{Latency, Quantiles};
 use crate::worker::{Snapshot, Tally};
 
@@ -88,15 +89,17 @@ impl Figures {
     pub(super) fn status(&self, snapshot: Snapshot) -> String {
         let Snapshot { in_flight, tally, stopping, .. } = snapshot;
         let stopping = if stopping { ", stopping" } else { "" };
-        format!("{in_flight} in flight, {} passed on, {} dead letters{stopping}", self.inner().passed, tally.dead)
+        let dead = count(tally.dead, "dead letter");
+        format!("{in_flight} in flight, {} passed on, {dead}{stopping}", self.inner().passed)
     }
 
     /// The last words for people.
     pub(super) fn summary(&self, tally: Tally, took: Duration) -> String {
         let inner = self.inner();
         let Tally { dead, retried, released, .. } = tally;
+        let dead = count(dead, "dead letter");
         let mut text = format!(
-            "{} passed on, {retried} to retry, {dead} dead letters ({} unfit), {released} given back, in {:.1} s",
+            "{} passed on, {retried} to retry, {dead} ({} unfit), {released} given back, in {:.1} s",
             inner.passed,
             inner.unfit,
             took.as_secs_f64()

@@ -23,7 +23,7 @@ use crate::app::{output, redriven, working};
 use crate::cli::Report;
 use crate::cli::stage::Args;
 use crate::client::{Address, Consumer, ConsumerConfig};
-use crate::handler::{Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
+use crate::handler::{FileOptions, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
 use crate::shutdown::Shutdown;
 use crate::systemd::Notifier;
 use crate::worker::{Pulse, Worker, WorkerConfig};
@@ -92,6 +92,7 @@ fn relay(args: &Args, nsqd: Vec<Address>, shutdown: &Shutdown, figures: Arc<Figu
         stream: args.from.clone(),
         group: args.group.clone(),
         output: PrintOutput::Json,
+        file: FileOptions::default(),
         timeout: args.failing.handler_timeout,
         stop: shutdown.draining.clone(),
         capture_output,

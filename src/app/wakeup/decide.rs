@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::memory::Memory;
+use crate::plural::count;
 
 /// One group of one stream, over all nsqds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,7 +69,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Waiting { depth, clients: 0 } => write!(f, "{depth} waiting"),
-            Self::Waiting { depth, clients } => write!(f, "{depth} waiting for {clients} consumers"),
+            Self::Waiting { depth, clients } => write!(f, "{depth} waiting for {}", count(*clients, "consumer")),
             Self::Arrived => f.write_str("a message came"),
         }
     }

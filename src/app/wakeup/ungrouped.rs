@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::once::Once;
 use super::unit::Unit;
-use crate::app::words::{count, shell};
+use crate::app::words::shell;
+use crate::plural::count;
 
 /// How long that may be so before it is said: a group is created soon after nsqd is there.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -72,17 +73,17 @@ impl Ungrouped {
 }
 
 fn remedy(group: &str, waiting: &Waiting, unit: Option<Unit>, brokers: &str, alone: bool) -> String {
-    let list = |(stream, number): (&String, &u64)| format!("{stream} ({})", count(*number, "message"));
+    let list = |(stream, depth): (&String, &u64)| format!("{stream} ({})", count(*depth, "message"));
     let list = waiting.iter().map(list).collect::<Vec<_>>().join(", ");
     let without = if list.is_empty() { list } else { format!("; without any group: {list}") };
     match (unit, waiting.first_key_value()) {
         (Some(unit), _) => {
             format!("systemctl restart {} creates it, with the consumer's settings{without}", unit.create())
         }
-        (None, Some((stream, number))) if alone && waiting.len() == 1 => format!(
+        (None, Some((stream, depth))) if alone && waiting.len() == 1 => format!(
             "if it is for {stream}, which has {} and no group: \
              mqueue consumer --create --stream={} --group={}{brokers} creates it",
-            count(*number, "message"),
+            count(*depth, "message"),
             shell(stream),
             shell(group)
         ),

@@ -16,6 +16,7 @@ use super::ungrouped::{Ungrouped, Waiting};
 use crate::app::words;
 use crate::cli::wakeup::Args;
 use crate::client::Address;
+use crate::plural::{count, times};
 use crate::worker::DeadLetter;
 
 /// Wakes whom it sees, and says once what stands in the way.
@@ -130,7 +131,12 @@ impl Watch {
     /// One line for people.
     pub(super) fn status(&self) -> String {
         let (streams, groups, asleep) = self.counts();
-        format!("woke {}, watching {groups} groups on {streams} streams, {asleep} asleep", self.counters.wakes.get())
+        format!(
+            "woke {}, watching {} on {}, {asleep} asleep",
+            self.counters.wakes.get(),
+            count(groups, "group"),
+            count(streams, "stream")
+        )
     }
 
     /// Streams, groups, and groups asleep.
@@ -187,7 +193,7 @@ impl Watch {
         let elsewhere: BTreeMap<_, _> = elsewhere.filter(|(_, groups)| !groups.is_empty()).collect();
         for key in self.said.without_group.news(elsewhere.keys().cloned().collect()) {
             let ((http, stream), groups) = (&key, &elsewhere[&key]);
-            let count = words::count(self.without_group[&key], "message");
+            let count = count(self.without_group[&key], "message");
             let names: Vec<&str> = groups.iter().map(String::as_str).collect();
             let create = words::create_groups(http, stream, &names, self.paused_without_group.contains(&key));
             let (group, is, it) = match &groups[..] {
@@ -254,7 +260,7 @@ impl Watch {
                 Some(unit) => format!("systemctl status {} tells why", unit.service()),
                 None => "see what whoever listens on it says".to_owned(),
             };
-            tracing::warn!(%stream, %group, socket = %socket.display(), "poked {pokes} times, and no consumer came: {look}");
+            tracing::warn!(%stream, %group, socket = %socket.display(), "poked {}, and no consumer came: {look}", times(pokes));
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::queue::{Denied, Queue, Settled};
 use crate::backoff::Backoff;
 use crate::handler::Verdict;
+use crate::plural::count;
 use crate::shutdown::Shutdown;
 
 /// Verdicts in one request.
@@ -115,7 +116,7 @@ impl Answers {
         }
         let given_back = timeout(GIVE_BACK, self.queue.answer("release", &[], &tokens)).await;
         if let Ok(Err(Denied::ForNow(why, _) | Denied::ForGood(why))) = given_back {
-            tracing::debug!("cannot give {} jobs back, they go back with the connection: {why}", tokens.len());
+            tracing::debug!("cannot give back {}, the connection's end does it: {why}", count(tokens.len(), "job"));
         }
     }
 
@@ -158,14 +159,18 @@ impl Answers {
             let why = match self.queue.answer(same.verb, &params, tokens).await {
                 Ok(settled) => return self.count(same.verb, tokens.len(), &settled),
                 Err(Denied::ForGood(why)) => {
-                    tracing::error!("{} jobs come again: {why}", tokens.len());
+                    tracing::error!("to come again: {}: {why}", count(tokens.len(), "job"));
                     self.tally.late += tokens.len() as u64;
                     return;
                 }
                 Err(Denied::ForNow(why, _)) => why,
             };
             if std::mem::take(&mut is_first) {
-                tracing::warn!("{} for {} jobs cannot be said yet, trying again: {why}", same.verb, tokens.len());
+                tracing::warn!(
+                    "{} for {} cannot be said yet, trying again: {why}",
+                    same.verb,
+                    count(tokens.len(), "job")
+                );
             }
             tokio::select! {
                 () = self.shutdown.now.cancelled() => return,
@@ -177,12 +182,13 @@ impl Answers {
     fn count(&mut self, verb: &str, all: usize, settled: &Settled) {
         let late = settled.gone.len() + settled.elsewhere.len();
         if late > 0 {
-            tracing::warn!(
-                "{verb} came too late for {late} jobs: the gateway had taken them back, and they come again"
-            );
+            tracing::warn!("{verb} came too late for {}, taken back by the gateway to come again", count(late, "job"));
         }
         if !settled.failed.is_empty() {
-            tracing::warn!("{} jobs come again: the gateway cannot put them to the dead letters", settled.failed.len());
+            tracing::warn!(
+                "to come again: {} that the gateway cannot put to the dead letters",
+                count(settled.failed.len(), "job")
+            );
         }
         self.tally.late += late as u64;
         let taken = all.saturating_sub(late + settled.failed.len()) as u64;

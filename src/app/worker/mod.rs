@@ -29,7 +29,9 @@ use self::queue::Queue;
 use self::say::Say;
 use super::{Exit, Failure, output};
 use crate::cli::worker::Args;
-use crate::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput, Verdict};
+use crate::handler::{
+    AnyHandler, FileOptions, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput, Verdict,
+};
 use crate::proto::Message;
 use crate::shutdown::Shutdown;
 
@@ -133,6 +135,7 @@ fn doing(args: &Args, shutdown: &Shutdown) -> Result<Doing, Failure> {
         stream: args.stream.clone(),
         group: args.group.clone(),
         output: PrintOutput::Body,
+        file: FileOptions::default(),
         timeout: args.handler_timeout,
         stop,
         capture_output: false,

@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::plural::count;
+
 /// What opening a log found; one line, and its problems.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
@@ -65,7 +67,8 @@ impl fmt::Display for RecoveryReport {
         let Self { segments, bytes, messages, took, .. } = self;
         let (mb, seconds) = (*bytes as f64 / 1e6, took.as_secs_f64());
         let speed = mb / seconds.max(1e-6);
-        write!(f, "{messages} messages from {segments} segments, {mb:.1} MB in {seconds:.3} s ({speed:.0} MB/s)")
+        let (messages, segments) = (count(*messages, "message"), count(*segments, "segment"));
+        write!(f, "{messages} from {segments}, {mb:.1} MB in {seconds:.3} s ({speed:.0} MB/s)")
     }
 }
 

@@ -1,0 +1,337 @@
+//! `file:PATH`: messages at the end of a file, on the disk before they leave the queue.
+//!
+//! ```text
+//!  lock ▶ mend an unfinished end ▶ write the batch ▶ fdatasync ▶ unlock ▶ Done
+//!                                     └─── error ────────┴▶ truncate back ▶ unlock ▶ Retry
+//! ```
+//!
+//! A file is opened again after SIGHUP (logrotate), after an error, and when it was deleted or moved away. With a [`Rotation`] the path is
+//! a folder, and the files in it take turns.
+
+mod gzip;
+mod names;
+mod place;
+mod rotation;
+mod writing;
+
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+use futures_util::FutureExt;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::proto::Message;
+
+pub use self::names::{InvalidNames, Names};
+use self::place::Place;
+pub use self::rotation::{FileNames, Rotation};
+use self::writing::Writing;
+use super::lane::Lane;
+use super::line::LineFormat;
+use super::{Handler, HandlerError, HandlerOptions, PrintOutput, Verdict};
+use crate::reason::why;
+
+/// The most messages that share a write and a sync.
+const BATCH: usize = 1024;
+
+/// How `file` writes.
+#[derive(Debug, Clone, Default)]
+pub struct FileOptions {
+    /// What is written of a message.
+    pub output: PrintOutput,
+    /// The level (1 to 9) at which files are compressed, if they are.
+    pub gzip: Option<u32>,
+    /// Which files take turns, if there is more than one.
+    pub rotation: Option<Rotation>,
+}
+
+/// Appends messages to a file. A message is `Done` once the disk says that it is safe; what is written of a batch to one file is
+/// there wholly or not at all.
+#[derive(Debug)]
+pub struct FileHandler {
+    lane: Lane<Batch, Vec<Verdict>>,
+    hangups: Mutex<Signal>,
+}
+
+/// What is appended together.
+struct Batch {
+    messages: Vec<Message>,
+    /// SIGHUP came: what was opened may have been moved away.
+    reopen: bool,
+}
+
+impl FileHandler {
+    /// Opens the file to append to it, or creates it, or the folder of files that take turns; and listens for SIGHUP from now on. Fails if
+    /// it cannot be had, or outside a tokio runtime.
+    pub fn new(path: &Path, options: &HandlerOptions) -> Result<Self, HandlerError> {
+        // Without a runtime `signal` panics.
+        Handle::try_current().map_err(|error| HandlerError::System(io::Error::other(error)))?;
+        let hangups = signal(SignalKind::hangup()).map_err(HandlerError::System)?;
+        let FileOptions { output, gzip, rotation } = options.file.clone();
+        let format = LineFormat::new(output, options.stream.clone(), options.group.clone());
+        let writing = Writing { format, gzip, buffer: Vec::new() };
+        let place = Place::open(path.to_owned(), rotation, &writing);
+        let place = place.map_err(|source| HandlerError::File { path: path.to_owned(), source })?;
+        let mut appender = Appender { place, writing };
+        let lane = Lane::start("file", move |batch| appender.append(&batch)).map_err(HandlerError::System)?;
+        Ok(Self { lane, hangups: Mutex::new(hangups) })
+    }
+
+    /// True if SIGHUP came since the last call.
+    fn hung_up(&self) -> bool {
+        let mut hangups = self.hangups.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        hangups.recv().now_or_never().is_some()
+    }
+}
+
+impl Handler for FileHandler {
+    async fn handle(&self, message: Message) -> Verdict {
+        let verdict = self.handle_batch(vec![message]).await.pop();
+        verdict.expect("a batch of one has one verdict")
+    }
+
+    fn batch_size(&self) -> usize {
+        BATCH
+    }
+
+    async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
+        let count = messages.len();
+        let verdicts = self.lane.run(Batch { messages, reopen: self.hung_up() }).await;
+        verdicts.unwrap_or_else(|| vec![Verdict::retry("the thread that appends has panicked"); count])
+    }
+}
+
+/// The blocking half: owns the open file.
+struct Appender {
+    place: Place,
+    writing: Writing,
+}
+
+impl Appender {
+    /// Appends a batch, to one file or, where it becomes full, to several: what is in one is done, whatever becomes of the rest.
+    fn append(&mut self, Batch { messages, reopen }: &Batch) -> Vec<Verdict> {
+        if *reopen {
+            self.place.close();
+        }
+        let mut verdicts = Vec::with_capacity(messages.len());
+        while verdicts.len() < messages.len() {
+            match self.place.append(&mut self.writing, &messages[verdicts.len()..], SystemTime::now()) {
+                Ok(count) => verdicts.resize(verdicts.len() + count, Verdict::Done(None)),
+                Err(error) => {
+                    self.place.close();
+                    let why = format!("cannot append to {:?}: {}", self.place.path(), why(&error));
+                    verdicts.resize(messages.len(), Verdict::retry(why));
+                }
+            }
+        }
+        verdicts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::{ErrorKind, Read, Write};
+    use std::os::unix::fs::{FileExt, symlink};
+    use std::path::PathBuf;
+
+    use flate2::read::MultiGzDecoder;
+    use nix::sys::signal::{Signal as UnixSignal, raise};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::handler::testing::{message, options};
+
+    const DONE: Verdict = Verdict::Done(None);
+
+    fn folder() -> (TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        (folder, path)
+    }
+
+    fn handler_of(path: &Path) -> Result<FileHandler, HandlerError> {
+        FileHandler::new(path, &options())
+    }
+
+    fn writing_as(output: PrintOutput, gzip: Option<u32>) -> Writing {
+        let options = options();
+        Writing { format: LineFormat::new(output, options.stream, options.group), gzip, buffer: Vec::new() }
+    }
+
+    fn read(path: &Path) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
+    #[tokio::test]
+    async fn batches_follow_what_is_already_there() {
+        let (_folder, path) = folder();
+        fs::write(&path, "old\n").unwrap();
+        let handler = handler_of(&path).unwrap();
+        assert_eq!(handler.handle_batch(vec![message("a"), message("b")]).await, [DONE, DONE]);
+        assert_eq!(handler.handle(message("c")).await, DONE);
+        assert_eq!(read(&path), "old\na\nb\nc\n");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_moved_away_is_written_no_more() {
+        let (_folder, path) = folder();
+        let handler = handler_of(&path).unwrap();
+        handler.handle(message("a")).await;
+        fs::rename(&path, path.with_extension("1")).unwrap();
+        handler.handle(message("b")).await;
+        assert_eq!((read(&path.with_extension("1")).as_str(), read(&path).as_str()), ("a\n", "b\n"));
+    }
+
+    #[tokio::test]
+    async fn sighup_opens_the_path_again() {
+        let (_folder, path) = folder();
+        let handler = handler_of(&path).unwrap();
+        handler.handle(message("a")).await;
+        assert!(!handler.hung_up());
+        raise(UnixSignal::SIGHUP).unwrap();
+        // each turn lets the runtime take the signal in
+        while !handler.hung_up() {
+            tokio::task::yield_now().await;
+        }
+        let verdicts = handler.lane.run(Batch { messages: vec![message("b")], reopen: true }).await;
+        assert_eq!((verdicts, read(&path).as_str()), (Some(vec![DONE]), "a\nb\n"));
+    }
+
+    #[tokio::test]
+    async fn a_deleted_file_is_made_again() {
+        let (_folder, path) = folder();
+        let handler = handler_of(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(handler.handle(message("a")).await, DONE);
+        assert_eq!(read(&path), "a\n");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_a_retry_for_all_until_there_is_space() {
+        let (folder, path) = folder();
+        symlink("/dev/full", &path).unwrap();
+        let handler = handler_of(&path).unwrap();
+        let reason = Verdict::retry(format!("cannot append to {path:?}: no space left on device"));
+        assert_eq!(handler.handle_batch(vec![message("a"), message("b")]).await, [reason.clone(), reason]);
+
+        fs::remove_file(&path).unwrap();
+        symlink(folder.path().join("disk"), &path).unwrap();
+        assert_eq!(handler.handle(message("a")).await, DONE);
+        assert_eq!(read(&path), "a\n");
+    }
+
+    #[test]
+    fn what_fails_half_way_leaves_the_file_as_it_was() {
+        let (_folder, path) = folder();
+        for gzip in [None, Some(6)] {
+            let mut writing = writing_as(PrintOutput::Body, gzip);
+            let file = writing.options().create(true).open(&path).unwrap();
+            let end = writing.append(&file, 0, &[message("old")], u64::MAX).unwrap().1;
+            let old = fs::read(&path).unwrap();
+            fs::remove_file(&path).unwrap();
+            let error = writing.append(&file, end, &[message("new")], u64::MAX).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound, "nobody would find it");
+            let mut left = vec![0; old.len()];
+            file.read_exact_at(&mut left, 0).unwrap();
+            assert_eq!((file.metadata().unwrap().len(), left), (end, old));
+        }
+    }
+
+    #[test]
+    fn an_unfinished_record_is_cut_off_where_it_can_be_told() {
+        let line = |text: &str| format!("{{\"stream\":\"foo\"{text}");
+        let cases = [
+            (PrintOutput::Body, "a\nha".to_owned(), "a\nha\n".to_owned()),
+            (PrintOutput::Null, "a\0h\na".to_owned(), "a\0".to_owned()),
+            (PrintOutput::Null, "ha".to_owned(), "ha\0".to_owned()),
+            (PrintOutput::Json, "a\n".to_owned() + &line(",\"body\":\"ha"), "a\n".to_owned()),
+            (PrintOutput::Json, line(""), String::new()),
+            (PrintOutput::Json, "a\n{\"st".to_owned(), "a\n".to_owned()),
+            (PrintOutput::Json, "a\nha".to_owned(), "a\nha\n".to_owned()),
+            (
+                PrintOutput::Json,
+                "a\n".to_owned() + &"x".repeat(3_000_000),
+                "a\n".to_owned() + &"x".repeat(3_000_000) + "\n",
+            ),
+            (PrintOutput::Null, "a\0".to_owned() + &"x".repeat(3_000_000), "a\0".to_owned()),
+        ];
+        for (output, before, after) in cases {
+            let (_folder, path) = folder();
+            fs::write(&path, &before).unwrap();
+            let writing = writing_as(output, None);
+            let end = writing.mend(&writing.options().open(&path).unwrap(), 0).unwrap();
+            assert!(read(&path) == after && end == after.len() as u64, "{output}: {before:.40}");
+        }
+    }
+
+    #[tokio::test]
+    async fn consumers_share_a_compressed_file_and_cut_off_what_one_left_unfinished() {
+        let (_folder, path) = folder();
+        let options = HandlerOptions { file: FileOptions { gzip: Some(1), ..FileOptions::default() }, ..options() };
+        let handlers = [FileHandler::new(&path, &options).unwrap(), FileHandler::new(&path, &options).unwrap()];
+        for round in 0..10 {
+            let bodies = ["a", "b", "c"].map(|body| message(format!("{body}{round}")));
+            assert_eq!(handlers[round % 2].handle_batch(bodies.to_vec()).await, [DONE, DONE, DONE]);
+            let member = fs::read(&path).unwrap();
+            // the beginning of a member that a third one was killed in
+            File::options()
+                .append(true)
+                .open(&path)
+                .unwrap()
+                .write_all(&member[..member.len().min(20 + round)])
+                .unwrap();
+        }
+        handlers[0].handle(message("last")).await;
+        let mut text = String::new();
+        MultiGzDecoder::new(File::open(&path).unwrap()).read_to_string(&mut text).unwrap();
+        let expected: Vec<String> =
+            (0..10).flat_map(|round| ["a", "b", "c"].map(|body| format!("{body}{round}"))).collect();
+        assert_eq!(text, expected.join("\n") + "\nlast\n");
+
+        fs::write(&path, "not ours\n").unwrap();
+        let Verdict::Retry { why, .. } = handlers[1].handle(message("a")).await else { panic!("it was written") };
+        assert!(why.contains("mqueue did not write it with --gzip"), "{why}");
+        assert_eq!(read(&path), "not ours\n");
+    }
+
+    #[tokio::test]
+    async fn the_half_line_of_a_killed_consumer_is_ended() {
+        let (_folder, path) = folder();
+        let handler = handler_of(&path).unwrap();
+        handler.handle(message("a")).await;
+        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"ha").unwrap();
+        handler.handle(message("b")).await;
+        assert_eq!(read(&path), "a\nha\nb\n");
+    }
+
+    #[tokio::test]
+    async fn a_batch_waits_for_another_consumers_lock() {
+        let (_folder, path) = folder();
+        let handler = handler_of(&path).unwrap();
+        let other = File::options().append(true).open(&path).unwrap();
+        other.lock().unwrap();
+        let appending = tokio::spawn(async move { handler.handle(message("b")).await });
+        tokio::task::yield_now().await;
+        (&other).write_all(b"a\n").unwrap();
+        assert!(!appending.is_finished());
+        other.unlock().unwrap();
+        assert_eq!(appending.await.unwrap(), DONE);
+        assert_eq!(read(&path), "a\nb\n");
+    }
+
+    #[tokio::test]
+    async fn two_consumers_interleave_whole_lines() {
+        let (_folder, path) = folder();
+        let handlers = [handler_of(&path).unwrap(), handler_of(&path).unwrap()];
+        let batch = |byte: u8| vec![message(vec![byte; 10_000]); 200];
+        let (a, b) = tokio::join!(handlers[0].handle_batch(batch(b'a')), handlers[1].handle_batch(batch(b'b')));
+        assert!(a.iter().chain(&b).all(|verdict| *verdict == DONE));
+        let text = read(&path);
+        assert_eq!(text.lines().count(), 400);
+        assert!(text.lines().all(|line| line == "a".repeat(10_000) || line == "b".repeat(10_000)));
+    }
+}

@@ -1,0 +1,402 @@
+//! Where records go: to one file, which several consumers may share, or to files of a folder, one after the other.
+//!
+//! ```text
+//!  one file:  lock ▶ is it still there? ▶ mend ▶ append, sync ▶ unlock
+//!  folder:    is the file still there, and not due? ─┬ yes ▶ mend ▶ append, sync
+//!                                                    └ no ▶ unlock; the newest file that nobody has and that is not due: lock, mend
+//!                                                           else a new one (O_EXCL): lock
+//! ```
+//!
+//! The locks are advisory (flock), on several machines as far as the file system passes them on.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use nix::unistd::{AccessFlags, access};
+
+use super::Rotation;
+use super::names::NamesNow;
+use super::writing::Writing;
+use crate::proto::Message;
+
+/// Where records go.
+pub(super) enum Place {
+    Path(OneFile),
+    Folder(Folder),
+}
+
+impl Place {
+    /// Checks what can be known before the first message, and makes what is missing.
+    pub(super) fn open(path: PathBuf, rotation: Option<Rotation>, writing: &Writing) -> io::Result<Self> {
+        Ok(match rotation {
+            None => {
+                let open = Open::new(open_or_create(&path, writing)?);
+                Self::Path(OneFile { path, open: Some(open) })
+            }
+            Some(rotation) => {
+                if !path.is_dir() {
+                    fs::create_dir_all(&path).map_err(|error| match error.kind() {
+                        ErrorKind::AlreadyExists => {
+                            io::Error::other("it is a file, and files that take turns need a folder")
+                        }
+                        _ => error,
+                    })?;
+                    sync_parent(&path)?;
+                }
+                access(&path, AccessFlags::W_OK | AccessFlags::X_OK)?;
+                Self::Folder(Folder { path, rotation, current: None })
+            }
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Path(place) => &place.path,
+            Self::Folder(place) => &place.path,
+        }
+    }
+
+    /// Opens what is to be written anew, next time.
+    pub(super) fn close(&mut self) {
+        match self {
+            Self::Path(place) => place.open = None,
+            Self::Folder(place) => place.current = None,
+        }
+    }
+
+    /// Appends some of these messages, one at the least, all of which go to the same file; says how many. After an error none is there.
+    pub(super) fn append(&mut self, writing: &mut Writing, messages: &[Message], now: SystemTime) -> io::Result<usize> {
+        match self {
+            Self::Path(place) => place.append(writing, messages),
+            Self::Folder(place) => place.append(writing, messages, now),
+        }
+    }
+}
+
+/// An open file.
+struct Open {
+    file: File,
+    /// Where it was whole after the last write here.
+    whole: u64,
+}
+
+impl Open {
+    fn new(file: File) -> Self {
+        Self { file, whole: 0 }
+    }
+
+    fn append(&mut self, writing: &mut Writing, messages: &[Message], limit: u64) -> io::Result<usize> {
+        let end = writing.mend(&self.file, self.whole)?;
+        let (count, whole) = writing.append(&self.file, end, messages, limit.saturating_sub(end))?;
+        self.whole = whole;
+        Ok(count)
+    }
+}
+
+/// One file, locked for each batch.
+pub(super) struct OneFile {
+    path: PathBuf,
+    /// `None` after an error, which may be cured by opening the file again.
+    open: Option<Open>,
+}
+
+impl OneFile {
+    fn append(&mut self, writing: &mut Writing, messages: &[Message]) -> io::Result<usize> {
+        let mut open = self.locked(writing)?;
+        let appended = open.append(writing, messages, u64::MAX);
+        let unlocked = open.file.unlock();
+        let count = appended.and_then(|count| unlocked.map(|()| count))?;
+        self.open = Some(open);
+        Ok(count)
+    }
+
+    /// The file, locked, and the one that is at the path: what is written to one that was deleted is lost, and to one that was moved away
+    /// comes late.
+    fn locked(&mut self, writing: &Writing) -> io::Result<Open> {
+        loop {
+            let open = match self.open.take() {
+                Some(open) => open,
+                None => Open::new(open_or_create(&self.path, writing)?),
+            };
+            open.file.lock()?;
+            if is_at(&self.path, &open.file)? {
+                return Ok(open);
+            }
+        }
+    }
+}
+
+/// Files of a folder, the current one locked for as long as it is written.
+pub(super) struct Folder {
+    path: PathBuf,
+    rotation: Rotation,
+    current: Option<Current>,
+}
+
+struct Current {
+    open: Open,
+    path: PathBuf,
+    names: NamesNow,
+    revision: u32,
+    since: SystemTime,
+}
+
+impl Folder {
+    fn append(&mut self, writing: &mut Writing, messages: &[Message], now: SystemTime) -> io::Result<usize> {
+        let limit = self.rotation.size.unwrap_or(u64::MAX);
+        let current = self.current(writing, now)?;
+        current.open.append(writing, messages, limit)
+    }
+
+    /// The file that is to be written now.
+    fn current(&mut self, writing: &Writing, now: SystemTime) -> io::Result<&mut Current> {
+        let names = self.rotation.names.at(now).ok_or_else(|| io::Error::other("invalid --datetime-format"))?;
+        let mut left = None;
+        if let Some(Current { open, path, names: before, revision, since }) = &self.current {
+            let is_due = self.rotation.is_due(open.whole, age(*since, now));
+            if *before == names && is_due {
+                left = Some(*revision);
+            }
+            if *before != names || is_due || !is_at(path, &open.file)? {
+                // its lock goes with it
+                self.current = None;
+            }
+        }
+        if self.current.is_none() {
+            self.current = Some(self.next(writing, names, left, now)?);
+        }
+        Ok(self.current.as_mut().expect("it was set"))
+    }
+
+    /// The newest file of these names, but for the one that was left as it was due, or a new one.
+    fn next(&self, writing: &Writing, names: NamesNow, left: Option<u32>, now: SystemTime) -> io::Result<Current> {
+        let newest = self.newest(&names)?.max(left);
+        if let Some(newest) = newest.filter(|newest| Some(*newest) != left) {
+            let path = self.path.join(names.of(newest));
+            if let Some((open, since)) = self.take_over(&path, writing, now)? {
+                return Ok(Current { open, path, names, revision: newest, since });
+            }
+        }
+        let mut revision = newest.map_or(0, |newest| newest.saturating_add(1));
+        loop {
+            if revision > 0 && !names.have_revisions() {
+                let name = names.of(0);
+                return Err(io::Error::other(format!("{name} is in use or full: put <REV> in --filename-format")));
+            }
+            let path = self.path.join(names.of(revision));
+            match writing.options().create_new(true).open(&path) {
+                // another consumer may have been faster with the lock
+                Ok(file) if has_lock(&file)? && is_at(&path, &file)? => {
+                    sync_parent(&path)?;
+                    tracing::debug!("writing to {}", path.display());
+                    return Ok(Current { open: Open::new(file), path, names, revision, since: now });
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+            revision = revision.checked_add(1).ok_or_else(|| io::Error::other("no revision is left"))?;
+        }
+    }
+
+    /// The largest revision that is there.
+    fn newest(&self, names: &NamesNow) -> io::Result<Option<u32>> {
+        let mut newest = None;
+        for entry in fs::read_dir(&self.path)? {
+            newest = newest.max(entry?.file_name().to_str().and_then(|name| names.revision_of(name)));
+        }
+        Ok(newest)
+    }
+
+    /// A file that a consumer left, and since when it is there; `None` if it is in use, is due, or is none of ours.
+    fn take_over(&self, path: &Path, writing: &Writing, now: SystemTime) -> io::Result<Option<(Open, SystemTime)>> {
+        let file = match writing.options().open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || !has_lock(&file)? || !is_at(path, &file)? {
+            return Ok(None);
+        }
+        let whole = match writing.mend(&file, 0) {
+            Ok(whole) => whole,
+            Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // where the file system does not know when it was made, it is as old as can be
+        let since = metadata.created().unwrap_or(SystemTime::UNIX_EPOCH);
+        let is_due = self.rotation.is_due(whole, age(since, now));
+        Ok((!is_due).then_some((Open { file, whole }, since)))
+    }
+}
+
+fn age(since: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(since).unwrap_or_default()
+}
+
+fn has_lock(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// True if this is the file at the path.
+fn is_at(path: &Path, file: &File) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a file to append to it. A new file's folder is synced: else a power cut may take the file with all its lines.
+fn open_or_create(path: &Path, writing: &Writing) -> io::Result<File> {
+    let mut options = writing.options();
+    match options.open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    let file = options.create(true).truncate(false).open(path)?;
+    sync_parent(path)?;
+    Ok(file)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match fs::canonicalize(path)?.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::handler::PrintOutput;
+    use crate::handler::file::FileNames;
+    use crate::handler::line::LineFormat;
+    use crate::handler::testing::{message, options};
+
+    /// A consumer's files, and what it writes with.
+    struct Consumer {
+        place: Place,
+        writing: Writing,
+    }
+
+    impl Consumer {
+        fn new(folder: &Path, filename: &str, size: Option<u64>, interval: Option<u64>) -> Self {
+            let options = options();
+            let names = FileNames { filename, datetime: "%H", suffix: "" };
+            let rotation = Rotation::new(names, &options.stream, size, interval.map(Duration::from_secs)).unwrap();
+            let format = LineFormat::new(PrintOutput::Body, options.stream, options.group);
+            let writing = Writing { format, gzip: None, buffer: Vec::new() };
+            Self { place: Place::open(folder.join("new/folder"), Some(rotation), &writing).unwrap(), writing }
+        }
+
+        fn write(&mut self, bodies: &str, now: SystemTime) -> io::Result<()> {
+            let mut messages: Vec<Message> = bodies.split(' ').map(|body| message(body.to_owned())).collect();
+            while !messages.is_empty() {
+                let count = self.place.append(&mut self.writing, &messages, now)?;
+                assert!(count > 0);
+                messages.drain(..count);
+            }
+            Ok(())
+        }
+    }
+
+    /// The files, and what is in them.
+    fn files(folder: &Path) -> Vec<(String, String)> {
+        let entries = fs::read_dir(folder.join("new/folder")).unwrap().map(|entry| entry.unwrap());
+        let all: BTreeMap<String, String> = entries
+            .map(|entry| {
+                let text = fs::read_to_string(entry.path()).unwrap();
+                (entry.file_name().into_string().unwrap(), text.replace('\n', " "))
+            })
+            .collect();
+        all.into_iter().collect()
+    }
+
+    fn are(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_full_file_is_followed_by_the_next_within_a_batch_and_the_last_goes_on_after_a_restart() {
+        let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+        let consumer = || Consumer::new(folder.path(), "a<REV>", Some(6), None);
+        consumer().write("11 22 33 44444444 55", now).unwrap();
+        assert_eq!(
+            files(folder.path()),
+            are(&[("a-000000", "11 22 "), ("a-000001", "33 44444444 "), ("a-000002", "55 ")])
+        );
+        consumer().write("66 77", now).unwrap();
+        assert_eq!(files(folder.path())[2..], are(&[("a-000002", "55 66 "), ("a-000003", "77 ")]));
+    }
+
+    #[test]
+    fn a_file_is_written_for_its_interval_and_for_the_time_in_its_name() {
+        let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let new = || Consumer::new(folder.path(), "a<REV>", None, Some(100));
+        let mut consumer = new();
+        consumer.write("1", at(0)).unwrap();
+        consumer.write("2", at(99)).unwrap();
+        consumer.write("3", at(100)).unwrap();
+        consumer.write("4", at(199)).unwrap();
+        drop(consumer);
+        new().write("5", at(1000)).unwrap();
+        assert_eq!(files(folder.path()), are(&[("a-000000", "1 2 "), ("a-000001", "3 4 "), ("a-000002", "5 ")]));
+
+        let (folder, hour) =
+            (tempfile::tempdir().unwrap(), |hour: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(3600 * hour));
+        let mut consumer = Consumer::new(folder.path(), "a<REV>.<DATETIME>", None, None);
+        for (body, at) in [("1", hour(5)), ("2", hour(6) - Duration::from_secs(1)), ("3", hour(6)), ("4", hour(5))] {
+            consumer.write(body, at).unwrap();
+        }
+        assert_eq!(files(folder.path()), are(&[("a.05", "1 2 4 "), ("a.06", "3 ")]));
+    }
+
+    #[test]
+    fn two_consumers_never_write_to_the_same_file() {
+        let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+        let new = || Consumer::new(folder.path(), "a<REV>", Some(4), None);
+        let (mut one, mut two) = (new(), new());
+        for _ in 0..2 {
+            one.write("1", now).unwrap();
+            two.write("2", now).unwrap();
+        }
+        one.write("1", now).unwrap();
+        assert_eq!(files(folder.path()), are(&[("a-000000", "1 1 "), ("a-000001", "2 2 "), ("a-000002", "1 ")]));
+        drop((one, two));
+        new().write("3", now).unwrap();
+        assert_eq!(files(folder.path())[2..], are(&[("a-000002", "1 3 ")]));
+
+        let new = || Consumer::new(folder.path(), "b", None, None);
+        let mut one = new();
+        one.write("1", now).unwrap();
+        let error = new().write("2", now).unwrap_err();
+        assert_eq!(error.to_string(), "b is in use or full: put <REV> in --filename-format");
+        drop(one);
+        new().write("3", now).unwrap();
+        assert_eq!(files(folder.path())[3..], are(&[("b", "1 3 ")]));
+    }
+
+    #[test]
+    fn a_file_that_is_taken_away_is_written_no_more() {
+        let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+        let mut consumer = Consumer::new(folder.path(), "a<REV>", Some(100), None);
+        consumer.write("1", now).unwrap();
+        let path = |name: &str| folder.path().join("new/folder").join(name);
+        fs::rename(path("a-000000"), path("taken")).unwrap();
+        consumer.write("2", now).unwrap();
+        assert_eq!(files(folder.path()), are(&[("a-000000", "2 "), ("taken", "1 ")]));
+    }
+}

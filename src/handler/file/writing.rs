@@ -1,0 +1,190 @@
+//! What is written to a file: records, as they are or in a gzip member, all of them or none, and on the disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use super::gzip::{self, Member};
+use crate::handler::PrintOutput;
+use crate::handler::line::LineFormat;
+use crate::proto::Message;
+
+/// How much is gathered for one write, in bytes; kept from batch to batch.
+const RUN: usize = 1024 * 1024;
+/// How much is gathered before it is compressed.
+const PRESSED: usize = 64 * 1024;
+/// How a line of JSON begins.
+const JSON: &[u8] = b"{\"stream\":\"";
+
+/// Appends records to locked files.
+pub(super) struct Writing {
+    pub(super) format: LineFormat,
+    /// The level, where files are compressed.
+    pub(super) gzip: Option<u32>,
+    pub(super) buffer: Vec<u8>,
+}
+
+impl Writing {
+    /// How files are opened.
+    pub(super) fn options(&self) -> OpenOptions {
+        let mut options = File::options();
+        options.read(true);
+        match self.gzip {
+            // a member's length is written in its place
+            Some(_) => options.write(true),
+            None => options.append(true),
+        };
+        options
+    }
+
+    /// Takes care of what a killed consumer left unfinished at a locked file's end; the file was whole at `known` when this wrote to it
+    /// last. Gives where it is whole now.
+    pub(super) fn mend(&self, file: &File, known: u64) -> io::Result<u64> {
+        let metadata = file.metadata()?;
+        let length = metadata.len();
+        if !metadata.is_file() || length == 0 {
+            // a device or a pipe has no end
+            return Ok(0);
+        }
+        if self.gzip.is_some() {
+            let whole = match known {
+                known if known == length => return Ok(length),
+                // others cut it
+                known if known > length => gzip::whole_end(file, 0, length)?,
+                known => gzip::whole_end(file, known, length)?,
+            };
+            return cut(file, length, whole);
+        }
+        let end = self.format.end();
+        let mut last = [0];
+        file.read_exact_at(&mut last, length - 1)?;
+        if last == [end] {
+            return Ok(length);
+        }
+        match self.format.output() {
+            // its message comes again
+            PrintOutput::Json => {
+                let begun = after_last(file, length, end)?.unwrap_or(0);
+                if starts_with_json(file, begun, length)? {
+                    return cut(file, length, begun);
+                }
+            }
+            PrintOutput::Null => {
+                if let Some(begun) = after_last(file, length, end)? {
+                    return cut(file, length, begun);
+                }
+            }
+            // nobody can tell where a body begins that may have lines
+            PrintOutput::Body => {}
+        }
+        (&*file).write_all(&[end])?;
+        Ok(length + 1)
+    }
+
+    /// Appends as many messages as the room for them takes, one at the least, to a locked file that is whole at `end`, and syncs it. Gives
+    /// how many, and the new end; after an error the file is as long as before.
+    pub(super) fn append(
+        &mut self,
+        file: &File,
+        end: u64,
+        messages: &[Message],
+        room: u64,
+    ) -> io::Result<(usize, u64)> {
+        if !file.metadata()?.is_file() {
+            return self.write(file, end, messages, room);
+        }
+        let appended = self.write(file, end, messages, room).and_then(|appended| {
+            file.sync_data()?;
+            match file.metadata()?.nlink() {
+                0 => Err(io::Error::new(ErrorKind::NotFound, "it was deleted meanwhile")),
+                _ => Ok(appended),
+            }
+        });
+        if appended.is_err() {
+            // if this fails as well, the next batch finds what is unfinished
+            let _ = file.set_len(end);
+        }
+        appended
+    }
+
+    fn write(&mut self, file: &File, end: u64, messages: &[Message], room: u64) -> io::Result<(usize, u64)> {
+        self.buffer.clear();
+        self.buffer.shrink_to(2 * RUN);
+        match self.gzip {
+            Some(level) => self.write_member(Member::begin(file, end, level), messages, room),
+            None => self.write_plain(file, end, messages, room),
+        }
+    }
+
+    fn write_plain(&mut self, mut file: &File, end: u64, messages: &[Message], room: u64) -> io::Result<(usize, u64)> {
+        let Self { buffer, format, .. } = self;
+        let (mut count, mut written) = (0, 0);
+        for message in messages {
+            format.add(message, buffer);
+            count += 1;
+            if written + buffer.len() as u64 >= room {
+                break;
+            }
+            if buffer.len() >= RUN {
+                file.write_all(buffer)?;
+                written += buffer.len() as u64;
+                buffer.clear();
+            }
+        }
+        file.write_all(buffer)?;
+        Ok((count, end + written + buffer.len() as u64))
+    }
+
+    fn write_member(&mut self, mut member: Member<'_>, messages: &[Message], room: u64) -> io::Result<(usize, u64)> {
+        let Self { buffer, format, .. } = self;
+        let mut count = 0;
+        for message in messages {
+            format.add(message, buffer);
+            count += 1;
+            if buffer.len() >= PRESSED {
+                member.add(buffer)?;
+                buffer.clear();
+                if member.written() >= room {
+                    break;
+                }
+            }
+        }
+        member.add(buffer)?;
+        Ok((count, member.finish()?))
+    }
+}
+
+/// Cuts off what is behind `whole`.
+fn cut(file: &File, length: u64, whole: u64) -> io::Result<u64> {
+    if whole < length {
+        tracing::warn!(
+            "{} bytes at the end of the file are of a record that was never finished: cut off",
+            length - whole
+        );
+        file.set_len(whole)?;
+    }
+    Ok(whole)
+}
+
+/// Where what follows the last `byte` begins; `None` if there is none.
+fn after_last(file: &File, length: u64, byte: u8) -> io::Result<Option<u64>> {
+    let mut space = vec![0; RUN];
+    let mut end = length;
+    while end > 0 {
+        let start = end.saturating_sub(RUN as u64);
+        let part = &mut space[..(end - start) as usize];
+        file.read_exact_at(part, start)?;
+        if let Some(at) = memchr::memrchr(byte, part) {
+            return Ok(Some(start + at as u64 + 1));
+        }
+        end = start;
+    }
+    Ok(None)
+}
+
+fn starts_with_json(file: &File, start: u64, length: u64) -> io::Result<bool> {
+    let mut begin = [0; JSON.len()];
+    let count = usize::try_from(length - start).unwrap_or(usize::MAX).min(JSON.len());
+    file.read_exact_at(&mut begin[..count], start)?;
+    Ok(begin[..count] == JSON[..count])
+}
