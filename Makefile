@@ -54,7 +54,7 @@ pipeline: $(program) ## a feed through stages that take their time, all counted:
 simulate: $(program) ## 100 streams against 50 workers, until Ctrl-C: WORKERS_COUNT=25 STREAMS_COUNT=50 make simulate
 	@exec $(program) simulate $(ARGS)
 
-gateway: $(program) ## serve a job queue over HTTP on port 5000
+gateway: $(program) ## serve a job queue over HTTP on port 5000 (ARGS=--counter: of numbers, which it publishes itself)
 	@exec $(program) gateway $(ARGS)
 
 worker: $(program) ## take jobs from it: make worker ARGS="-n 1 -p 1"

@@ -1,5 +1,6 @@
 //! A disk that the running broker's log has filled, and an index that has all its memory.
 
+use crate::support::doctor::{ERRORS, OK, WARNINGS, doctor, findings, folder, on, paste};
 use crate::support::{Client, Nsqd, SmallDisk, get, request, wait_until};
 
 fn publish(broker: &Nsqd, body: &[u8]) -> String {
@@ -94,4 +95,62 @@ fn publishing_is_refused_before_the_index_takes_all_memory_and_heals_by_draining
         assert_eq!(publish(), "OK");
         assert!(broker.stats().index_bytes.expect("it says so") < 2_000);
     }
+}
+
+#[test]
+fn the_doctor_warns_before_a_disk_is_full_and_says_what_fills_it() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let (mut broker, sockets) = (Nsqd::embedded_in(disk.folder(), &[]), folder());
+    // a consumer is there, and takes nothing yet
+    broker.create("foo", "c");
+    let waiting = Client::subscribed(&broker, "foo", "c", "{}");
+    let look = || doctor(&sockets, &format!("--json {}", on(&broker))).run();
+    assert_eq!(look().code, OK);
+    let free = || broker.stats().log.and_then(|log| log.disk_free_bytes).expect("it says so");
+    let mut count = 0;
+    while free() >= (4 << 20) / 16 {
+        assert_eq!(publish(&broker, &[b'x'; 5_000]), "OK");
+        count += 1;
+    }
+    let nearly = look();
+    assert_eq!(nearly.code, WARNINGS, "{nearly:?}");
+    let found = findings(&nearly);
+    assert!(matches!(&found[..], [(_, check, _)] if check == "log"), "{found:?}");
+    assert!(nearly.stdout.contains("the disk of its log is nearly full"), "{nearly:?}");
+    let (bytes, live) = log(&broker);
+    assert!(
+        nearly.stdout.contains(&format!(r#""log_bytes":{bytes},"log_live_bytes":{live},"disk_bytes":4194304"#)),
+        "{nearly:?}"
+    );
+    assert_eq!(paste(&found[0].2, "").code, Some(0));
+    count += fill(&broker, &[b'x'; 5_000]).0;
+    let full = look();
+    assert_eq!(full.code, ERRORS, "{full:?}");
+    let found = findings(&full);
+    assert!(matches!(&found[..], [(_, check, _)] if check == "health"), "{found:?}");
+    let shown = paste(&found[0].2, "");
+    assert!(shown.code == Some(0) && shown.stdout.contains("[foo"), "{shown:?}");
+    drop(waiting);
+    drain(&broker, count);
+    wait_until("all in order", || look().code == OK);
+    broker.kill();
+    drop(disk);
+}
+
+#[test]
+fn the_doctor_warns_before_the_index_has_all_its_memory() {
+    let (broker, sockets) = (Nsqd::embedded(&["--memory", "--max-index-memory=200000"]), folder());
+    broker.create("foo", "c");
+    let _waiting = Client::subscribed(&broker, "foo", "c", "{}");
+    let look = || doctor(&sockets, &on(&broker)).run();
+    let fine = look();
+    assert!(
+        fine.code == OK && fine.stdout.contains(": no log, index ") && fine.stdout.contains(" of 200.0 kB"),
+        "{fine:?}"
+    );
+    while broker.stats().index_bytes.expect("it says so") <= 175_000 {
+        assert_eq!(publish(&broker, b"x"), "OK");
+    }
+    let nearly = look();
+    assert!(nearly.code == WARNINGS && nearly.stdout.contains("its index is near --max-index-memory"), "{nearly:?}");
 }

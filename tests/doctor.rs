@@ -1,68 +1,18 @@
 //! `mqueue doctor` on real nsqd and nsqlookupd: what is wrong is told with what mends it, and looking changes nothing.
 
-use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::support::{Finished, Lookupd, Mqueue, Nsqd, mqueue, needs, wait_until};
-
-const OK: Option<i32> = Some(0);
-const WARNINGS: Option<i32> = Some(3);
-const ERRORS: Option<i32> = Some(4);
-const UNAVAILABLE: Option<i32> = Some(69);
+use crate::support::doctor::{ERRORS, OK, UNAVAILABLE, WARNINGS, doctor, findings, folder, old_nsqd, on, the_one};
+use crate::support::{Lookupd, Nsqd, needs, wait_until};
 
 /// Where nobody listens.
 const NOBODY: &str = "127.0.0.1:1";
-
-/// A doctor with a folder of sockets of its own, and no systemd to ask.
-fn doctor(sockets: &TempDir, args: &str) -> Mqueue {
-    let no_systemctl = sockets.path().display().to_string();
-    mqueue(&format!("doctor --socket-dir {} {args}", sockets.path().display())).env("PATH", &no_systemctl)
-}
-
-fn on(nsqd: &Nsqd) -> String {
-    format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http())
-}
-
-fn folder() -> TempDir {
-    tempfile::tempdir().expect("a temporary folder")
-}
-
-/// Its findings that are not in order: level, check and the command that mends it.
-#[track_caller]
-fn findings(finished: &Finished) -> Vec<(String, String, String)> {
-    let report: Value = serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{e}: {finished:?}"));
-    let text = |finding: &Value, field: &str| finding[field].as_str().unwrap_or_default().to_owned();
-    let findings = report["findings"].as_array().expect("a list").iter();
-    let bad = findings.filter(|finding| !["ok", "skipped"].contains(&finding["level"].as_str().expect("a level")));
-    bad.map(|finding| (text(finding, "level"), text(finding, "check"), text(finding, "mend"))).collect()
-}
-
-/// The one finding, which is of this level and check: what mends it.
-#[track_caller]
-fn the_one(finished: &Finished, level: &str, check: &str) -> String {
-    let mut found = findings(finished);
-    assert!(found.len() == 1 && found[0].0 == level && found[0].1 == check, "{level} {check}, got {finished:#?}");
-    found.remove(0).2
-}
-
-/// Runs what a finding says, as somebody who pastes it.
-#[track_caller]
-fn paste(command: &str, work: &Path) {
-    let binary = PathBuf::from(env!("CARGO_BIN_EXE_mqueue"));
-    let path =
-        format!("{}:{}", binary.parent().expect("a folder").display(), std::env::var("PATH").unwrap_or_default());
-    let done = Command::new("bash").args(["-c", command]).env("PATH", path).current_dir(work).output().expect("bash");
-    assert!(done.status.success(), "{command}: {done:?}");
-}
 
 #[test]
 fn all_in_order_is_a_few_lines_and_0() {
@@ -97,49 +47,6 @@ fn json_has_stable_names() {
         (&"warning".into(), &"streams".into(), &"stream foo".into())
     );
     assert!(report["findings"].as_array().unwrap().iter().any(|f| f["level"] == "ok" && f["mend"].is_null()));
-}
-
-#[test]
-fn messages_without_a_group_get_one_by_the_command_that_is_told() {
-    needs!("nsqd");
-    let (nsqd, sockets) = (Nsqd::start(), folder());
-    nsqd.publish("foo", b"1");
-    let look = || doctor(&sockets, &format!("--json {}", on(&nsqd))).run();
-    paste(&the_one(&look(), "warning", "streams"), sockets.path());
-    wait_until("the group has the message", || nsqd.channel("foo", "1").depth == 1);
-    // now it waits there, and still nobody comes for it
-    paste(&the_one(&look(), "warning", "groups"), sockets.path());
-    assert_eq!(nsqd.channel("foo", "1").depth, 1, "looking at it takes nothing");
-}
-
-#[test]
-fn paused_queues_go_on_by_the_command_that_is_told() {
-    needs!("nsqd");
-    let (nsqd, sockets) = (Nsqd::start(), folder());
-    nsqd.create("foo", "1");
-    let url = |what: &str| format!("curl -fsS -X POST 'http://{}/{what}'", nsqd.http());
-    paste(&url("channel/pause?topic=foo&channel=1"), sockets.path());
-    let look = || doctor(&sockets, &format!("--json {}", on(&nsqd))).run();
-    assert_eq!(look().code, OK, "nothing waits");
-    nsqd.publish("foo", b"1");
-    wait_until("the message in the group", || nsqd.channel("foo", "1").depth == 1);
-    paste(&the_one(&look(), "warning", "paused"), sockets.path());
-    assert!(!nsqd.channel("foo", "1").paused);
-}
-
-#[test]
-fn dead_letters_stay_when_the_command_that_is_told_lists_them() {
-    needs!("nsqd");
-    let (nsqd, sockets) = (Nsqd::start(), folder());
-    nsqd.publish_lines("foo.dead", b"one\ntwo");
-    let look = || doctor(&sockets, &format!("--json --watch 10ms {}", on(&nsqd))).run();
-    let mend = the_one(&look(), "warning", "dead-letters");
-    assert!(mend.starts_with("mqueue errors --stream foo "), "{mend}");
-    for _ in 0..2 {
-        paste(&mend, sockets.path());
-        let finished = look();
-        assert!(finished.stdout.contains("2 dead letters"), "{finished:?}");
-    }
 }
 
 #[test]
@@ -251,7 +158,7 @@ fn a_broadcast_address_that_nobody_can_reach_is_told_with_the_one_that_answers()
     assert_eq!(found.len(), 2, "over HTTP and over TCP: {finished:?}");
     for (level, check, mend) in found {
         assert_eq!((level.as_str(), check.as_str()), ("error", "nsqd"));
-        assert!(mend.starts_with("nsqd --broadcast-address=127.0.0.1"), "{mend}");
+        assert!(mend.contains(" --broadcast-address=127.0.0.1,"), "{mend}");
     }
 }
 
@@ -269,23 +176,6 @@ fn an_nsqd_with_another_clock_an_old_version_and_a_full_disk_is_told() {
         );
     }
     assert!(finished.stdout.contains("behind"), "{finished:?}");
-}
-
-/// The HTTP API of an nsqd that stopped in 2015.
-fn old_nsqd(mut stream: std::net::TcpStream) {
-    let mut request = [0; 4096];
-    let length = stream.read(&mut request).unwrap_or(0);
-    let stats = request[..length].starts_with(b"GET /stats");
-    let body = match stats {
-        true => r#"{"version":"0.3.8","health":"NOK - no space left on device","topics":[]}"#,
-        false => r#"{"version":"0.3.8","tcp_port":1}"#,
-    };
-    let date = "Date: Fri, 01 May 2015 10:00:00 GMT";
-    let _ = write!(
-        stream,
-        "HTTP/1.1 200 OK\r\n{date}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
 }
 
 #[test]
@@ -319,15 +209,4 @@ fn sockets_are_told_from_what_only_looks_like_them_and_nobody_is_woken() {
     };
     assert_eq!(names(&before), names(&nsqd.stats()), "the doctor changed the queues");
     assert!(at("dead.sock").exists() && at("plain.sock").exists(), "the doctor changed the folder");
-}
-
-#[test]
-fn a_folder_that_is_not_there_is_made_by_the_command_that_is_told() {
-    needs!("nsqd");
-    let (nsqd, sockets) = (Nsqd::start(), folder());
-    let missing = sockets.path().join("not yet");
-    let look =
-        || doctor(&sockets, &on(&nsqd)).arg("--json").arg("--socket-dir").arg(&missing.display().to_string()).run();
-    paste(&the_one(&look(), "warning", "socket-dir"), sockets.path());
-    assert_eq!(look().code, OK);
 }

@@ -83,6 +83,7 @@ fn subcommands_do_not_use_each_other() {
                     | "output"
                     | "picture"
                     | "redriven"
+                    | "words"
                     | "working"
             )
         })

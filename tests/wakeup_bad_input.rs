@@ -71,7 +71,7 @@ fn what_is_called_like_a_socket_and_is_none() {
     std::fs::create_dir(doors.at("folder.sock")).unwrap();
     doors.close("gone.sock");
     let remedy =
-        "systemctl reset-failed 'mqueue-consumer@gone.socket' && systemctl start 'mqueue-consumer@gone.socket'";
+        "systemctl reset-failed mqueue-consumer@gone.socket; systemctl start mqueue-consumer@gone.socket has it";
     let words = ["plain.sock is no socket", "folder.sock is no socket", remedy];
     says_once(doors.wakeup(&nsqd, ARGS), &doors, &words);
 }

@@ -49,7 +49,7 @@ impl Brokers {
         args: &brokers::Args,
         name: &str,
     ) -> anyhow::Result<(Self, Option<Embedded>)> {
-        if !args.nsqd_tcp_address.is_empty() || !args.lookupd_http_address.is_empty() {
+        if args.is_named() {
             return Ok((Self::find(args).await?, None));
         }
         let embedded = Embedded::start(name).await?;

@@ -28,6 +28,7 @@ pub mod simulate;
 mod sleeping;
 pub mod stage;
 pub mod wakeup;
+mod words;
 pub mod worker;
 mod working;
 

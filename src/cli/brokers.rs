@@ -21,18 +21,22 @@ pub struct Args {
 }
 
 impl Args {
+    /// True if somebody said where to connect to.
+    pub fn is_named(&self) -> bool {
+        !self.nsqd_tcp_address.is_empty() || !self.lookupd_http_address.is_empty()
+    }
+
     /// nsqds to connect to by address.
     pub fn nsqd(&self) -> Vec<Address> {
-        match self.nsqd_tcp_address.is_empty() && self.lookupd_http_address.is_empty() {
-            true => vec!["127.0.0.1:4150".parse().expect("a valid address")],
-            false => self.nsqd_tcp_address.clone(),
+        match self.is_named() {
+            false => vec!["127.0.0.1:4150".parse().expect("a valid address")],
+            true => self.nsqd_tcp_address.clone(),
         }
     }
 
     /// nsqds' HTTP APIs, as far as they are known.
     pub fn nsqd_http(&self) -> Vec<Nsqd> {
-        let default = self.nsqd_tcp_address.is_empty() && self.lookupd_http_address.is_empty();
-        match default && self.nsqd_http_address.is_empty() {
+        match !self.is_named() && self.nsqd_http_address.is_empty() {
             true => vec!["127.0.0.1:4151".parse().expect("a valid address")],
             false => self.nsqd_http_address.clone(),
         }

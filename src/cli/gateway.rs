@@ -18,6 +18,10 @@ pub struct Args {
     #[arg(long, env = "LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5000")]
     pub listen: HostPort,
 
+    /// Publish jobs, too: 1, 2, 3 …, as workers of stream jobs and group workers (mqueue worker's own) have room; without an nsqd, on a broker in this process [default: false]
+    #[arg(long)]
+    pub counter: bool,
+
     /// A file with the token that requests must bring (Authorization: Bearer …) [default: none, everyone is let in]
     #[arg(long, env = "BEARER_TOKEN_FILE", value_name = "PATH")]
     pub bearer_token_file: Option<PathBuf>,

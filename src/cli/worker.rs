@@ -8,6 +8,11 @@ use super::{duration, duration_in};
 use crate::handler::{HandlerSpec, HttpUrl};
 use crate::proto::{ChannelName, TopicName};
 
+/// The stream that jobs are taken from where none is named.
+pub const STREAM: &str = "jobs";
+/// The group of it.
+pub const GROUP: &str = "workers";
+
 /// Take jobs from a gateway over HTTP, and do them.
 ///
 /// Without --handler it says what it got (n=1 p=1 counter=…), pauses, and is done: a worker to try things with. A job leaves the queue when its
@@ -20,11 +25,11 @@ pub struct Args {
     pub queue: HttpUrl,
 
     /// The stream (NSQ's topic)
-    #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME", default_value = "jobs")]
+    #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME", default_value = STREAM)]
     pub stream: TopicName,
 
     /// The group (NSQ's channel)
-    #[arg(long, visible_alias = "channel", env = "GROUP", value_name = "NAME", default_value = "workers")]
+    #[arg(long, visible_alias = "channel", env = "GROUP", value_name = "NAME", default_value = GROUP)]
     pub group: ChannelName,
 
     /// What this worker is called in the gateway's log

@@ -28,6 +28,9 @@ pub struct Stats {
     /// Memory that messages take in `mqueue broker` besides their bodies, about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index_bytes: Option<u64>,
+    /// How much that may be before publishing is refused; `None` if it is not limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_index_bytes: Option<u64>,
 }
 
 /// The log of `mqueue broker`, in bytes.
@@ -42,6 +45,12 @@ pub struct LogStats {
     pub segments: u64,
     /// Disk space that is kept for finishing and deleting messages.
     pub reserve_bytes: u64,
+    /// The disk that the log is on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// What of it may still be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_free_bytes: Option<u64>,
 }
 
 /// Go's figures of its heap (bytes) and of its collector (microseconds).

@@ -63,10 +63,18 @@ pub struct Part {
     pub of: u32,
 }
 
+/// What the name of a stream of dead letters ends with.
+const ENDING: &str = ".dead";
+
 impl DeadLetter {
     /// Where dead letters go if nothing else is said: the topic's name and `.dead`, never ephemeral. Fails if that is too long.
     pub fn stream_of(topic: &TopicName) -> Result<TopicName, InvalidName> {
-        TopicName::new(&format!("{}.dead", topic.as_str().trim_end_matches("#ephemeral")))
+        TopicName::new(&format!("{}{ENDING}", topic.as_str().trim_end_matches("#ephemeral")))
+    }
+
+    /// True for the name of a topic of dead letters, as [`stream_of`](Self::stream_of) gives it.
+    pub fn is_stream(topic: &str) -> bool {
+        topic.ends_with(ENDING)
     }
 
     /// Gives `message` of `channel` up, for this reason.

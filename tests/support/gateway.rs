@@ -30,7 +30,12 @@ impl Gateway {
 
     /// On this address.
     pub fn start_on(nsqd: &Nsqd, listen: &str, flags: &str) -> Self {
-        Self::of(mqueue(&format!("gateway --listen {listen} --nsqd-tcp-address {} {flags}", nsqd.tcp())).start())
+        Self::with(&format!("--listen {listen} --nsqd-tcp-address {} {flags}", nsqd.tcp()))
+    }
+
+    /// With these flags alone.
+    pub fn with(flags: &str) -> Self {
+        Self::of(mqueue(&format!("gateway {flags}")).start())
     }
 
     /// One that runs.

@@ -2,6 +2,7 @@
 
 mod client;
 mod disks;
+pub mod doctor;
 mod doors;
 mod events;
 pub mod fake_nsqd;

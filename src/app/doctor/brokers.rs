@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use super::finding::{Check, Finding, count, shell};
+use super::finding::{Check, Finding};
+use super::log;
 use super::observed::{Answer, Http, Listed, Lookupd, Observed, Skew, Tcp};
+use crate::app::words::shell;
 use crate::client::Address;
+use crate::plural::count;
 
 /// Clocks that differ by less, beyond what the second's fraction and the round trip explain, are the same.
 const LEAST_SKEW: Duration = Duration::from_secs(2);
@@ -22,17 +25,17 @@ fn lookupd(seen: &Lookupd) -> Vec<Finding> {
     let version = match &seen.answer {
         Ok(version) => version,
         Err(why) => {
-            let mend = start("nsqlookupd", "http", &seen.address);
+            let mend = who_is_there("nsqlookupd", &seen.address);
             return vec![Finding::error(Check::Nsqlookupd, subject, format!("does not answer over HTTP: {why}"), mend)];
         }
     };
-    match old("nsqlookupd", &subject, version) {
+    match old("nsqlookupd", &seen.address, &subject, version) {
         Some(finding) => vec![finding],
         None if seen.nsqds == 0 => {
             let what = "knows no nsqd: nobody finds a stream by it";
-            let mend =
-                seen.address.parse().map(|http| format!("nsqd --lookupd-tcp-address={}", shell(&near(&http, -1))));
-            vec![Finding::warning(Check::Nsqlookupd, subject, what, mend.unwrap_or_default())]
+            let tcp = seen.address.parse().map(|http| format!("={}", near(&http, -1))).unwrap_or_default();
+            let mend = nodes(&seen.address, &format!("start the nsqds again with --lookupd-tcp-address{tcp}"));
+            vec![Finding::warning(Check::Nsqlookupd, subject, what, mend)]
         }
         None => {
             vec![Finding::ok(Check::Nsqlookupd, subject, format!("{version}, {}", count(seen.nsqds as u64, "nsqd")))]
@@ -50,22 +53,27 @@ fn http(seen: &Http, observed: &Observed) -> Vec<Finding> {
         }
     };
     let mut findings = Vec::new();
-    findings.extend(old("nsqd", &subject, &answer.version));
+    findings.extend(old("nsqd", &seen.address, &subject, &answer.version));
     if answer.stats.health != "OK" {
         let what = format!("is not well: {}", answer.stats.health);
-        findings.push(Finding::error(
-            Check::Health,
-            &subject,
-            what,
-            "df -h    # then give its --data-path room or rights",
-        ));
+        let mend = match answer.stats.index_bytes {
+            Some(_) => {
+                let stats = shell(&format!("http://{}/stats", seen.address));
+                format!(
+                    "curl -fsS {stats}    # whose messages are these? Their consumers make room, as does more of it at its --data-path"
+                )
+            }
+            None => "df -h    # then give its --data-path room or rights".to_owned(),
+        };
+        findings.push(Finding::error(Check::Health, &subject, what, mend));
     }
     findings.extend(skewed(&subject, answer.skew));
     // a TCP port that does not answer is told as that
     let deaf = |tcp: &Tcp| Some(&tcp.address) == answer.tcp.as_ref() && tcp.answer.is_err();
     if findings.is_empty() && !observed.tcp.iter().any(deaf) {
-        findings.push(Finding::ok(Check::Nsqd, subject, in_order(answer)));
+        findings.push(Finding::ok(Check::Nsqd, &subject, in_order(answer)));
     }
+    findings.extend(log::check(&subject, &seen.address, &answer.stats));
     findings
 }
 
@@ -90,11 +98,7 @@ fn tcp(seen: &Tcp, observed: &Observed) -> Vec<Finding> {
         Ok(()) if observed.http.iter().any(|http| http.answer.is_err()) => Vec::new(),
         Ok(()) => {
             let what = "takes connections, but its queues are not looked at without its HTTP address";
-            let mend = format!(
-                "mqueue doctor --nsqd-tcp-address {0} --nsqd-http-address {1}",
-                shell(&seen.address.to_string()),
-                shell(&near(&seen.address, 1)),
-            );
+            let mend = format!("mqueue doctor{}", observed.with_http(&near(&seen.address, 1)));
             vec![Finding::warning(Check::Nsqd, subject, what, mend)]
         }
     }
@@ -107,15 +111,20 @@ fn near(address: &Address, by: i16) -> String {
     format!("{host}:{}", address.port().saturating_add_signed(by))
 }
 
-fn old(program: &str, subject: &str, version: &str) -> Option<Finding> {
+fn old(program: &str, address: &str, subject: &str, version: &str) -> Option<Finding> {
     let mut numbers = version.split('.').map(|part| part.parse::<u64>().ok());
     let number = numbers.next().flatten().zip(numbers.next().flatten());
-    let what = match number {
+    let (what, then) = match number {
         Some(number) if number >= OLDEST => return None,
-        Some(_) => format!("its version {version} is older than {}.{}", OLDEST.0, OLDEST.1),
-        None => format!("its version {version:?} is unknown: is it {program}?"),
+        Some(_) => {
+            let then = format!("install {program} 1.3.0, and start that on the same data");
+            (format!("its version {version} is older than {}.{}", OLDEST.0, OLDEST.1), then)
+        }
+        None => {
+            (format!("its version {version:?} is unknown: is it {program}?"), format!("name the address of {program}"))
+        }
     };
-    let mend = format!("go install github.com/nsqio/nsq/apps/{program}@v1.3.0    # then restart it");
+    let mend = format!("curl -fsS {}    # {then}", shell(&format!("http://{address}/info")));
     Some(Finding::warning(Check::Version, subject, what, mend))
 }
 
@@ -126,7 +135,7 @@ fn skewed(subject: &str, skew: Skew) -> Option<Finding> {
         Skew::Behind(by) => (by, "behind"),
     };
     let what = format!("its clock is {} s {how} this machine's: ages and deferred messages are off", by.as_secs());
-    let mend = "timedatectl set-ntp true    # on both machines; with chrony: chronyc makestep";
+    let mend = "timedatectl    # on both machines: which is not synchronized? There: timedatectl set-ntp true; with chrony: chronyc makestep";
     (by >= LEAST_SKEW).then(|| Finding::warning(Check::Clock, subject, what, mend))
 }
 
@@ -135,27 +144,36 @@ fn silent(protocol: &str, address: &str, listed: Option<&Listed>, why: &str) -> 
     match listed {
         Some(Listed { lookupd, from, answers_there: true }) => (
             format!("nsqlookupd {lookupd} sends clients there, but it answers only at {from}: {why}"),
-            format!("nsqd --broadcast-address={}    # with its other flags", shell(from)),
+            nodes(
+                lookupd,
+                &format!("start the nsqd again with --broadcast-address={}, and its other flags", shell(from)),
+            ),
         ),
         Some(Listed { lookupd, from, .. }) => (
             format!(
                 "nsqlookupd {lookupd} (which it told from {from}) sends clients there, but it does not answer over {protocol}: {why}"
             ),
-            start("nsqd", &protocol.to_lowercase(), address),
+            who_is_there("nsqd", address),
         ),
-        None => (format!("does not answer over {protocol}: {why}"), start("nsqd", &protocol.to_lowercase(), address)),
+        None => (format!("does not answer over {protocol}: {why}"), who_is_there("nsqd", address)),
     }
 }
 
-/// Here it can be started; elsewhere one can see what stands between.
-fn start(program: &str, protocol: &str, address: &str) -> String {
+/// Shows which nsqds an nsqlookupd names.
+fn nodes(lookupd: &str, then: &str) -> String {
+    format!("curl -fsS {}    # {then}", shell(&format!("http://{lookupd}/nodes")))
+}
+
+/// Shows who listens at an address. With which flags, and above all on which data, a broker is started only its owner knows: one that is started
+/// without would stand in its place with empty queues.
+fn who_is_there(program: &str, address: &str) -> String {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let is_here = matches!(host, "localhost" | "[::1]") || host.starts_with("127.");
+    let data = if program == "nsqd" { ", on the same --data-path" } else { "" };
+    let then = format!("if nobody is there, start {program} again as it was started{data}");
     match is_here {
-        true => {
-            format!("{program} --{protocol}-address={}    # if it runs: ss -ltnp 'sport = :{port}'", shell(address))
-        }
-        false => format!("nc -vz {} {port}", shell(host.trim_matches(['[', ']']))),
+        true => format!("ss -ltnp {}    # {then}", shell(&format!("sport = :{port}"))),
+        false => format!("nc -vz -w 3 {} {}    # {then}", shell(host.trim_matches(['[', ']'])), shell(port)),
     }
 }
 
@@ -210,7 +228,10 @@ mod tests {
         let refused = || "connection refused".to_owned();
         let seen = nsqd(Err(refused()), Err(refused()), None);
         assert_eq!(seen.iter().map(|(level, ..)| *level).collect::<Vec<_>>(), [Level::Error, Level::Error]);
-        assert!(seen[0].2.contains("→ nsqd --http-address=127.0.0.1:4151"), "{seen:?}");
+        assert!(
+            seen[0].2.contains("→ ss -ltnp 'sport = :4151'    # if nobody is there, start nsqd again as it"),
+            "{seen:?}"
+        );
         let seen = nsqd(Ok(answer("1.3.0", "OK", Skew::None)), Err(refused()), None);
         assert_eq!(seen.len(), 1, "{seen:?}");
         assert!(seen[0].2.starts_with("error: nsqd 127.0.0.1:4150: does not answer over TCP"), "{seen:?}");
@@ -220,7 +241,12 @@ mod tests {
     fn an_address_that_only_nsqlookupd_believes_in_is_told_with_the_right_one() {
         let listed = Listed { lookupd: "l:4161".to_owned(), from: "10.0.0.7".to_owned(), answers_there: true };
         let seen = nsqd(Err("no such host".to_owned()), Err("no such host".to_owned()), Some(listed));
-        assert!(seen[0].2.contains("→ nsqd --broadcast-address=10.0.0.7"), "{seen:?}");
+        assert!(
+            seen[0].2.contains(
+                "→ curl -fsS http://l:4161/nodes    # start the nsqd again with --broadcast-address=10.0.0.7"
+            ),
+            "{seen:?}"
+        );
     }
 
     #[test]
@@ -231,9 +257,12 @@ mod tests {
             (seen[0].level, seen[0].mend.clone().unwrap_or_default())
         };
         assert_eq!(level(Ok("1.3.0"), 1), (Level::Ok, String::new()));
-        let mend = "nsqd --lookupd-tcp-address=lookup.example:4160".to_owned();
-        assert_eq!(level(Ok("1.3.0"), 0), (Level::Warning, mend));
+        let (found, mend) = level(Ok("1.3.0"), 0);
+        assert_eq!(found, Level::Warning);
+        let nodes = "curl -fsS http://lookup.example:4161/nodes    # start the nsqds again with --lookupd-tcp-address=";
+        assert_eq!(mend, format!("{nodes}lookup.example:4160"));
         assert_eq!(level(Ok("1.0.0"), 1).0, Level::Warning);
-        assert_eq!(level(Err("refused"), 0), (Level::Error, "nc -vz lookup.example 4161".to_owned()));
+        let (found, mend) = level(Err("refused"), 0);
+        assert_eq!((found, &mend[..30]), (Level::Error, "nc -vz -w 3 lookup.example 416"));
     }
 }

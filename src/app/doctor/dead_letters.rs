@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::finding::{Check, Finding, count, shell};
+use super::finding::{Check, Finding};
 use super::observed::{Observed, amount};
+use crate::app::words::shell;
+use crate::plural::count;
 use crate::proto::TopicName;
-
-/// True for a stream of dead letters, by its name (`DeadLetter::stream_of`).
-pub(super) fn is_one(stream: &TopicName) -> bool {
-    stream.as_str().ends_with(".dead")
-}
+use crate::worker::DeadLetter;
 
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     let waiting = waiting(observed);
@@ -31,7 +29,7 @@ struct Waiting {
 
 fn waiting(observed: &Observed) -> BTreeMap<TopicName, Waiting> {
     let mut all: BTreeMap<TopicName, Waiting> = BTreeMap::new();
-    for (_, stream, topic) in observed.streams().filter(|(_, stream, _)| is_one(stream)) {
+    for (_, stream, topic) in observed.streams().filter(|(_, stream, _)| DeadLetter::is_stream(stream.as_str())) {
         let here = all.entry(stream).or_default();
         let groups = topic.channels.iter().filter(|channel| !channel.channel_name.ends_with("#ephemeral"));
         let most = groups.map(|group| (amount(group.depth), group.channel_name.clone())).max();
@@ -60,12 +58,12 @@ fn finding(observed: &Observed, stream: &TopicName, waiting: &Waiting) -> Option
 fn list(observed: &Observed, stream: &TopicName, waiting: &Waiting) -> String {
     let of = match stream.as_str().strip_suffix(".dead").filter(|of| !of.is_empty()) {
         Some(of) => of.to_owned(),
-        None => format!("{stream} --dead-letter {stream}"),
+        None => format!("{stream} --dead-letter={stream}"),
     };
     // letters that a group has already are in no other
     let has_them = |(depth, name): &&(u64, String)| *depth > 0 && name != "errors";
-    let group = waiting.most.as_ref().filter(has_them).map(|(_, name)| format!(" --group {}", shell(name)));
-    format!("mqueue errors --stream {of}{}{}", group.unwrap_or_default(), observed.broker_flags())
+    let group = waiting.most.as_ref().filter(has_them).map(|(_, name)| format!(" --group={}", shell(name)));
+    format!("mqueue errors --stream={of}{}{}", group.unwrap_or_default(), observed.broker_flags())
 }
 
 #[cfg(test)]
@@ -95,10 +93,10 @@ mod tests {
         let told = |observed: &Observed| check(observed).remove(0);
         let finding = told(&seen(3, &[]));
         assert_eq!((finding.level, &finding.what[..14]), (Level::Warning, "3 dead letters"));
-        assert_eq!(finding.mend.unwrap(), "mqueue errors --stream foo --nsqd-http-address a:1");
+        assert_eq!(finding.mend.unwrap(), "mqueue errors --stream=foo --nsqd-http-address a:1");
         let finding = told(&seen(0, &[("a", 1), ("b", 2), ("tail#ephemeral", 9)]));
         assert_eq!(&finding.what[..14], "2 dead letters", "copies are not counted twice");
-        assert_eq!(finding.mend.unwrap(), "mqueue errors --stream foo --group b --nsqd-http-address a:1");
+        assert_eq!(finding.mend.unwrap(), "mqueue errors --stream=foo --group=b --nsqd-http-address a:1");
         assert_eq!(told(&seen(0, &[("a", 0)])).level, Level::Ok);
     }
 

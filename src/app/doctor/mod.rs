@@ -9,6 +9,7 @@
 mod brokers;
 mod dead_letters;
 mod finding;
+mod log;
 mod look;
 mod observed;
 mod queues;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::finding::shell;
 use crate::app::fleet;
+use crate::app::words::shell;
 use crate::client::Address;
 use crate::proto::stats::{Stats, TopicStats};
 use crate::proto::{ChannelName, TopicName};
@@ -268,7 +268,7 @@ impl Observed {
 
     /// Files in the folders, each with its folder.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&Folder, &Entry)> {
-        self.folders.iter().flat_map(|folder| folder.entries.iter().flatten().map(move |entry| (folder, entry)))
+        self.folders.iter().flat_map(|folder| folder.entries().map(move |entry| (folder, entry)))
     }
 
     /// True if a file that is a socket belongs to this group.
@@ -276,29 +276,58 @@ impl Observed {
         self.entries().any(|(_, entry)| entry.is_socket() && (entry.stem == group || entry.group() == group))
     }
 
-    /// Where NSQ is, as mqueue's settings; none where that is the default.
+    /// Where NSQ is, as mqueue's settings: what was named, whether it answers now or not; none where that is the default.
     pub(super) fn brokers(&self) -> Vec<(&'static str, String)> {
-        if !self.lookupds.is_empty() {
-            let lookupds: Vec<&str> = self.lookupds.iter().map(|lookupd| lookupd.address.as_str()).collect();
-            return vec![("LOOKUPD_HTTP_ADDRESS", lookupds.join(","))];
-        }
-        let tcp: Vec<String> =
-            self.tcp.iter().filter(|tcp| tcp.answer.is_ok()).map(|tcp| tcp.address.to_string()).collect();
-        let http: Vec<&str> = self.answers().map(|(http, _)| http.address.as_str()).collect();
-        let both = [
-            ("NSQD_TCP_ADDRESS", "127.0.0.1:4150", tcp.join(",")),
-            ("NSQD_HTTP_ADDRESS", "127.0.0.1:4151", http.join(",")),
+        let lookupds: Vec<&str> = self.lookupds.iter().map(|lookupd| lookupd.address.as_str()).collect();
+        let tcp = self.tcp.iter().filter(|tcp| tcp.listed.is_none()).map(|tcp| tcp.address.to_string());
+        let http = self.http.iter().filter(|http| http.listed.is_none()).map(|http| http.address.as_str());
+        let all = [
+            ("LOOKUPD_HTTP_ADDRESS", "", lookupds.join(",")),
+            ("NSQD_TCP_ADDRESS", "127.0.0.1:4150", tcp.collect::<Vec<_>>().join(",")),
+            ("NSQD_HTTP_ADDRESS", "127.0.0.1:4151", http.collect::<Vec<_>>().join(",")),
         ];
-        let is_default = both.iter().all(|(_, default, value)| value.is_empty() || value == default);
-        let named = both.into_iter().filter(|(.., value)| !is_default && !value.is_empty());
+        let is_default = all.iter().all(|(_, default, value)| value.is_empty() || value == default);
+        let named = all.into_iter().filter(|(.., value)| !is_default && !value.is_empty());
         named.map(|(name, _, value)| (name, value)).collect()
     }
 
     /// The same, as flags that follow a command.
     pub(super) fn broker_flags(&self) -> String {
-        let flag =
-            |(name, value): (&str, String)| format!(" --{} {}", name.to_lowercase().replace('_', "-"), shell(&value));
-        self.brokers().into_iter().map(flag).collect()
+        flags(self.brokers())
+    }
+
+    /// The same with one more HTTP address, also where the rest is the default.
+    pub(super) fn with_http(&self, address: &str) -> String {
+        let mut brokers = self.brokers();
+        match brokers.iter_mut().find(|(name, _)| *name == "NSQD_HTTP_ADDRESS") {
+            Some((_, http)) => *http = format!("{http},{address}"),
+            None => brokers.push(("NSQD_HTTP_ADDRESS", address.to_owned())),
+        }
+        format!("{}{}", self.socket_flags(), flags(brokers))
+    }
+
+    /// Where the sockets are, as flags that follow a command; none where that is the default.
+    pub(super) fn socket_flags(&self) -> String {
+        let is_file = |folder: &Folder| folder.entries().any(|entry| entry.path == folder.path);
+        let flag = |folder: &Folder| {
+            let name = if is_file(folder) { "socket" } else { "socket-dir" };
+            format!(" --{name} {}", shell(&folder.path.display().to_string()))
+        };
+        let flags: Vec<String> = self.folders.iter().map(flag).collect();
+        if flags == [" --socket-dir /run/mqueue"] { String::new() } else { flags.concat() }
+    }
+}
+
+fn flags(settings: Vec<(&str, String)>) -> String {
+    let flag =
+        |(name, value): (&str, String)| format!(" --{} {}", name.to_lowercase().replace('_', "-"), shell(&value));
+    settings.into_iter().map(flag).collect()
+}
+
+impl Folder {
+    /// The files in it.
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().flatten()
     }
 }
 
@@ -332,7 +361,15 @@ mod tests {
         let mut observed = nsqd("127.0.0.1:4150", "a:4151");
         assert_eq!(observed.broker_flags(), " --nsqd-tcp-address 127.0.0.1:4150 --nsqd-http-address a:4151");
         observed.lookupds.push(Lookupd { address: "l:4161".to_owned(), answer: Ok("1.3.0".to_owned()), nsqds: 1 });
+        let named = " --nsqd-tcp-address 127.0.0.1:4150 --nsqd-http-address a:4151";
+        assert_eq!(observed.broker_flags(), format!(" --lookupd-http-address l:4161{named}"), "both were named");
+        let listed = Some(Listed { lookupd: "l:4161".to_owned(), from: "a".to_owned(), answers_there: false });
+        observed.tcp[0].listed = listed.clone();
+        observed.http[0].listed = listed;
         assert_eq!(observed.broker_flags(), " --lookupd-http-address l:4161");
+        let mut observed = nsqd("b:4150", "a:4151");
+        observed.tcp[0].answer = Err("refused".to_owned());
+        assert_eq!(observed.broker_flags(), " --nsqd-tcp-address b:4150 --nsqd-http-address a:4151", "it comes back");
     }
 
     #[test]

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::finding::{Check, Finding, count, shell};
+use super::finding::{Check, Finding};
 use super::observed::{Group, Observed, amount};
-use super::{dead_letters, units};
+use super::units;
 use crate::app::fleet;
+use crate::app::words::{self, in_url, post, shell};
+use crate::plural::count;
 use crate::proto::stats::TopicStats;
 use crate::proto::{ChannelName, TopicName};
+use crate::worker::DeadLetter;
 
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     let groups = observed.groups();
@@ -38,17 +41,22 @@ fn without_group(
     groups: &BTreeMap<(TopicName, ChannelName), Group>,
 ) -> Option<Finding> {
     let depth = amount(topic.depth);
-    if depth == 0 || !topic.channels.is_empty() || dead_letters::is_one(stream) {
+    if depth == 0 || !topic.channels.is_empty() || DeadLetter::is_stream(stream.as_str()) {
         return None;
     }
     let elsewhere: Vec<&str> = groups.keys().filter(|(s, _)| s == stream).map(|(_, name)| name.as_str()).collect();
     let waiting = count(depth, "message");
-    let (what, names) = match elsewhere.is_empty() {
-        true => (format!("{waiting} in a stream without groups: the first group gets all of them"), vec!["1"]),
-        false => (format!("{waiting} on nsqd {http}, where its groups are not: no consumer looks there"), elsewhere),
+    let (what, mend) = match elsewhere.is_empty() {
+        true => {
+            let mend = words::create_first_group(http, stream.as_str());
+            (format!("{waiting} in a stream without groups: the first group gets all of them"), mend)
+        }
+        false => {
+            let mend = words::create_groups(http, stream.as_str(), &elsewhere, topic.paused);
+            (format!("{waiting} on nsqd {http}, where its groups are not: no consumer looks there"), mend)
+        }
     };
-    let create = names.iter().map(|name| post(http, "channel/create", stream, Some(name)));
-    Some(Finding::warning(Check::Streams, format!("stream {stream}"), what, create.collect::<Vec<_>>().join(" && ")))
+    Some(Finding::warning(Check::Streams, format!("stream {stream}"), what, mend))
 }
 
 /// Paused queues that have messages, each with what sets it going.
@@ -56,13 +64,13 @@ fn paused(http: &str, stream: &TopicName, topic: &TopicStats) -> Vec<Finding> {
     let mut findings = Vec::new();
     if topic.paused && topic.depth > 0 {
         let what = format!("paused, with {} before its groups", count(amount(topic.depth), "message"));
-        let mend = post(http, "topic/unpause", stream, None);
+        let mend = post(http, "topic/unpause", stream.as_str(), None);
         findings.push(Finding::warning(Check::Paused, format!("stream {stream}"), what, mend));
     }
     for channel in topic.channels.iter().filter(|channel| channel.paused && channel.depth > 0) {
         let Ok(name) = ChannelName::new(&channel.channel_name) else { continue };
         let what = format!("paused, with {} waiting", count(amount(channel.depth), "message"));
-        let mend = post(http, "channel/unpause", stream, Some(name.as_str()));
+        let mend = post(http, "channel/unpause", stream.as_str(), Some(name.as_str()));
         findings.push(Finding::warning(Check::Paused, format!("group {stream}/{name}"), what, mend));
     }
     findings
@@ -71,7 +79,11 @@ fn paused(http: &str, stream: &TopicName, topic: &TopicStats) -> Vec<Finding> {
 /// Messages wait, and there is neither a consumer nor a socket to wake one by.
 fn unattended(observed: &Observed, stream: &TopicName, name: &ChannelName, group: Group) -> Option<Finding> {
     let waits = group.depth > 0 && group.clients == 0 && !group.paused;
-    if !waits || dead_letters::is_one(stream) || observed.is_a_fleets(stream) || observed.has_socket(name.as_str()) {
+    if !waits
+        || DeadLetter::is_stream(stream.as_str())
+        || observed.is_a_fleets(stream)
+        || observed.has_socket(name.as_str())
+    {
         return None;
     }
     let what = format!("{} waiting, without a consumer or a socket to wake one", count(group.depth, "message"));
@@ -101,23 +113,12 @@ fn look(observed: &Observed, stream: &TopicName, name: &ChannelName) -> String {
         let url = format!(
             "http://{}/stats?topic={}&channel={}",
             http.address,
-            escape(stream.as_str()),
-            escape(name.as_str())
+            in_url(stream.as_str()),
+            in_url(name.as_str())
         );
         format!("curl -fsS {}", shell(&url))
     });
     format!("{}    # only looks; then start its consumer, with its handler", urls.collect::<Vec<_>>().join(" && "))
-}
-
-fn escape(name: &str) -> String {
-    name.replace('#', "%23")
-}
-
-/// A call of nsqd's HTTP API, for a shell.
-fn post(http: &str, path: &str, stream: &TopicName, channel: Option<&str>) -> String {
-    let channel = channel.map(|channel| format!("&channel={}", escape(channel))).unwrap_or_default();
-    let url = format!("http://{http}/{path}?topic={}{channel}", escape(stream.as_str()));
-    format!("curl -fsS -X POST {}", shell(&url))
 }
 
 #[cfg(test)]
@@ -163,7 +164,8 @@ mod tests {
     fn a_stream_without_groups_is_told_when_it_keeps_messages() {
         let (level, check, mend) = one(&seen(vec![nsqd("a:1", vec![topic("foo", 3, vec![])])]));
         assert_eq!((level, check), (Level::Warning, Check::Streams));
-        assert_eq!(mend, "curl -fsS -X POST 'http://a:1/channel/create?topic=foo&channel=1'");
+        let create = "curl -fsS -X POST -G --data-urlencode \"channel=$group\" 'http://a:1/channel/create?topic=foo'";
+        assert_eq!(mend, format!("printf 'its group: ' >&2 && read -r group && {create}"));
         let nothing = topic("foo", 0, vec![]);
         assert_eq!(one(&seen(vec![nsqd("a:1", vec![nothing])])).0, Level::Ok);
     }

@@ -3,16 +3,18 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::finding::{Check, Finding, count, shell};
+use super::finding::{Check, Finding};
 use super::observed::{Account, Ears, Entry, Folder, Kind, Observed, Unreadable};
 use super::{ungrouped, units};
+use crate::app::words::shell;
+use crate::plural::count;
 
 /// The sockets of the whole system are in here: only those named like a group are ours.
 const SHARED: &str = "/run";
 
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     let names: BTreeSet<String> = observed.groups().into_keys().map(|(_, name)| name.as_str().to_owned()).collect();
-    let mut findings: Vec<Finding> = observed.folders.iter().filter_map(folder).collect();
+    let mut findings: Vec<Finding> = observed.folders.iter().filter_map(|seen| folder(observed, seen)).collect();
     let ours: Vec<&Entry> =
         observed.entries().filter(|(folder, entry)| is_ours(folder, entry, &names)).map(|(_, entry)| entry).collect();
     for entry in &ours {
@@ -39,12 +41,14 @@ fn is_ours(folder: &Folder, entry: &Entry, groups: &BTreeSet<String>) -> bool {
     }
 }
 
-fn folder(folder: &Folder) -> Option<Finding> {
+fn folder(observed: &Observed, folder: &Folder) -> Option<Finding> {
     let path = shell(&folder.path.display().to_string());
     let (what, mend) = match folder.entries.as_ref().err()? {
-        Unreadable::Missing => ("there is no such folder for sockets".to_owned(), format!("install -d -m 0755 {path}")),
-        Unreadable::Refused => ("you may not look into it".to_owned(), format!("sudo chmod a+rx {path}")),
-        Unreadable::Other(why) => (format!("cannot be looked into: {why}"), format!("stat {path}")),
+        Unreadable::Missing => {
+            ("there is no such folder for sockets".to_owned(), format!("install -d -m 0755 -- {path}"))
+        }
+        Unreadable::Refused => ("you may not look into it".to_owned(), as_root(observed, "doctor")),
+        Unreadable::Other(why) => (format!("cannot be looked into: {why}"), format!("stat -- {path}")),
     };
     Some(Finding::warning(Check::SocketDir, folder.path.display(), what, mend))
 }
@@ -53,16 +57,22 @@ fn folder(folder: &Folder) -> Option<Finding> {
 fn file(observed: &Observed, entry: &Entry) -> Option<Finding> {
     let path = shell(&entry.path.display().to_string());
     let unit = units::of_socket(observed, entry);
-    let restart = |command: String| match &observed.systemd {
-        Some(_) => format!("{command} && systemctl restart {}", shell(&unit)),
-        None => command,
+    // systemd would remove what stands in the socket's place: nothing is started unless it has moved
+    let aside = || {
+        let moved = format!("mv -n -- {path} {path}.old && test ! -e {path} && test ! -L {path}");
+        match &observed.systemd {
+            Some(systemd) => units::start_after(systemd, &unit, &moved, "restart"),
+            None => moved,
+        }
     };
     let (what, mend) = match entry.kind {
-        Kind::Socket(Ears::Some | Ears::Unknown) => return None,
-        Kind::Link => ("is a link, and wakeup follows none".to_owned(), restart(format!("mv -n {path} {path}.old"))),
-        Kind::Other => {
-            ("is no socket, so nobody is woken by it".to_owned(), restart(format!("mv -n {path} {path}.old")))
+        Kind::Socket(Ears::Some) => return None,
+        Kind::Socket(Ears::Unknown) => {
+            let what = "whether somebody listens is not seen from here: it may be in another network namespace";
+            return Some(Finding::skipped(Check::Socket, entry.path.display(), what));
         }
+        Kind::Link => ("is a link, and wakeup follows none".to_owned(), aside()),
+        Kind::Other => ("is no socket, so nobody is woken by it".to_owned(), aside()),
         Kind::Socket(Ears::None) => match &observed.systemd {
             // why that is so is said of the unit
             Some(systemd) if systemd.unit(&unit).is_some_and(|unit| units::is_told(systemd, unit)) => return None,
@@ -73,9 +83,8 @@ fn file(observed: &Observed, entry: &Entry) -> Option<Finding> {
                 let stream =
                     observed.stream_of(entry.group()).filter(|_| systemd.as_ref().is_some_and(|s| s.has_template));
                 let by_unit = stream.map(|stream| units::put_to_sleep_as(observed, stream.as_str(), &entry.stem));
-                // one in another network namespace is not seen from here, and wakeup reaches it: the file stays
                 let look = format!("ss -xl src {path}    # if nobody is there, start again what made it");
-                ("nobody listens, as far as is seen from here".to_owned(), by_unit.unwrap_or(look))
+                ("nobody listens".to_owned(), by_unit.unwrap_or(look))
             }
         },
     };
@@ -93,11 +102,11 @@ fn mode(wakeup: Option<&Account>, entry: &Entry) -> Option<Finding> {
                 "wakeup, as {}, may not poke it (mode {mode:04o}): SocketMode=0660 and SocketGroup= keep it so",
                 wakeup.name
             ),
-            format!("chgrp {} {path} && chmod 0660 {path}", shell(&wakeup.name)),
+            format!("chgrp -- {} {path} && chmod 0660 -- {path}", shell(&wakeup.name)),
         ),
         None if mode & 0o002 != 0 => (
             format!("anybody may start its consumer (mode {mode:04o}): SocketMode=0660 keeps it so"),
-            format!("chmod o= {path}"),
+            format!("chmod o= -- {path}"),
         ),
         None => return None,
     };
@@ -119,7 +128,7 @@ fn out_of_reach(observed: &Observed, ours: &[&Entry]) -> Option<Finding> {
     let me = observed.me.as_ref()?;
     let wakes = observed.systemd.as_ref().and_then(|systemd| systemd.unit(units::WAKEUP));
     let refused: Vec<_> = ours.iter().filter(|entry| entry.is_socket() && !entry.mine).collect();
-    let first = refused.first()?;
+    refused.first()?;
     if wakes.is_some_and(|unit| unit.active == "active") {
         return None;
     }
@@ -128,15 +137,13 @@ fn out_of_reach(observed: &Observed, ours: &[&Entry]) -> Option<Finding> {
         refused.len(),
         count(ours.len() as u64, "socket")
     );
-    // root's group is nobody's to join, and one that may not write helps nobody
-    let by_group = first.gid != 0 && first.mode & 0o020 != 0;
-    let mend = match by_group {
-        true => {
-            format!("sudo usermod -aG \"$(stat -c %G {})\" {}", shell(&first.path.display().to_string()), shell(me))
-        }
-        false => format!("sudo mqueue wakeup{}", observed.broker_flags()),
-    };
-    Some(Finding::warning(Check::SocketMode, "sockets", what, mend))
+    // what else their group may do is not known: nobody is put into it
+    Some(Finding::warning(Check::SocketMode, "sockets", what, as_root(observed, "wakeup")))
+}
+
+/// The same brokers and sockets, by root.
+fn as_root(observed: &Observed, command: &str) -> String {
+    format!("sudo mqueue {command}{}{}", observed.socket_flags(), observed.broker_flags())
 }
 
 #[cfg(test)]
@@ -184,7 +191,7 @@ mod tests {
     fn what_is_no_socket_or_has_no_listener_wakes_nobody() {
         let (look, aside) = (
             "ss -xl src /s/mail.sock    # if nobody is there, start again what made it",
-            "mv -n /s/mail.sock /s/mail.sock.old",
+            "mv -n -- /s/mail.sock /s/mail.sock.old && test ! -e /s/mail.sock && test ! -L /s/mail.sock",
         );
         for (kind, mend) in [(DEAF, look), (Kind::Link, aside), (Kind::Other, aside)] {
             let told = told(&seen("/s", vec![entry("mail.sock", kind, 0o660)]));
@@ -221,9 +228,10 @@ mod tests {
 
     #[test]
     fn folders_are_to_be_there_and_readable() {
-        for (trouble, mend) in
-            [(Unreadable::Missing, "install -d -m 0755 /s"), (Unreadable::Refused, "sudo chmod a+rx /s")]
-        {
+        for (trouble, mend) in [
+            (Unreadable::Missing, "install -d -m 0755 -- /s"),
+            (Unreadable::Refused, "sudo mqueue doctor --socket-dir /s --nsqd-http-address a:1"),
+        ] {
             let mut seen = seen("/s", vec![]);
             seen.folders[0].entries = Err(trouble);
             assert_eq!(told(&seen), [(Level::Warning, Check::SocketDir, mend.to_owned())]);
@@ -238,8 +246,8 @@ mod tests {
             told(&seen).remove(0)
         };
         assert_eq!(with(0o660, 7).0, Level::Ok);
-        assert_eq!(with(0o666, 7), (Level::Warning, Check::SocketMode, "chmod o= /s/mail.sock".to_owned()));
-        let mend = "chgrp mqueue /s/mail.sock && chmod 0660 /s/mail.sock".to_owned();
+        assert_eq!(with(0o666, 7), (Level::Warning, Check::SocketMode, "chmod o= -- /s/mail.sock".to_owned()));
+        let mend = "chgrp -- mqueue /s/mail.sock && chmod 0660 -- /s/mail.sock".to_owned();
         assert_eq!(with(0o600, 7), (Level::Warning, Check::SocketMode, mend.clone()));
         assert_eq!(with(0o660, 8), (Level::Warning, Check::SocketMode, mend));
     }
@@ -249,12 +257,8 @@ mod tests {
         let mut seen = seen("/s", vec![Entry { mine: false, ..entry("mail.sock", HEARD, 0o660) }]);
         assert_eq!(told(&seen)[0].0, Level::Ok, "root");
         seen.me = Some("ann".to_owned());
-        let mend = "sudo usermod -aG \"$(stat -c %G /s/mail.sock)\" ann".to_owned();
+        let mend = "sudo mqueue wakeup --socket-dir /s --nsqd-http-address a:1".to_owned();
         assert_eq!(told(&seen), [(Level::Warning, Check::SocketMode, mend)]);
-        for alone in [Entry { gid: 0, ..entry("mail.sock", HEARD, 0o660) }, entry("mail.sock", HEARD, 0o600)] {
-            seen.folders[0].entries = Ok(vec![Entry { mine: false, ..alone }]);
-            assert_eq!(told(&seen)[0].2, "sudo mqueue wakeup --nsqd-http-address a:1");
-        }
         let wakeup = Unit { id: units::WAKEUP.to_owned(), active: "active".to_owned(), ..Unit::default() };
         seen.systemd = Some(Systemd { units: vec![wakeup], has_template: true });
         assert_eq!(told(&seen)[0].0, Level::Ok);

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::finding::{Check, Finding, count, shell};
+use super::finding::{Check, Finding};
 use super::observed::{Entry, Observed, Systemd, Unit, amount, group_of};
-use super::{dead_letters, units};
+use super::units;
+use crate::app::words::shell;
+use crate::plural::count;
 use crate::proto::TopicName;
+use crate::worker::DeadLetter;
 
 /// A socket of a group that is not among `groups`, if every nsqd has answered.
 pub(super) fn check(observed: &Observed, entry: &Entry, groups: &BTreeSet<String>) -> Option<Finding> {
@@ -18,42 +21,41 @@ pub(super) fn check(observed: &Observed, entry: &Entry, groups: &BTreeSet<String
     let list = waiting.iter().map(list).collect::<Vec<_>>().join(", ");
     let list = if list.is_empty() { list } else { format!("; without any group: {list}") };
     let what = format!("no stream has a group {} yet, so nothing wakes its consumer{list}", entry.group());
-    Some(Finding::warning(Check::Groups, entry.path.display(), what, create(observed, entry, &waiting)))
+    Some(Finding::warning(Check::Groups, entry.path.display(), what, create(observed, entry)))
 }
 
-/// The command that creates its group: by its unit, which knows the settings, else by name.
-fn create(observed: &Observed, entry: &Entry, waiting: &BTreeMap<TopicName, u64>) -> String {
+/// The command that creates its group: by its unit, which knows the settings, else by names, of which people know the stream's.
+fn create(observed: &Observed, entry: &Entry) -> String {
     let unit = units::of_socket(observed, entry);
     if let Some(systemd) = observed.systemd.as_ref().filter(|systemd| systemd.unit(&unit).is_some()) {
         return by_unit(systemd, &unit);
     }
-    let command = |stream: &str| {
-        let (group, brokers) = (shell(entry.group()), observed.broker_flags());
-        format!("mqueue consumer --create --stream {stream} --group {group}{brokers}")
-    };
-    match waiting.first_key_value() {
-        Some((stream, _)) if waiting.len() == 1 => command(&shell(stream.as_str())),
-        _ => format!("printf 'its stream: ' >&2 && read -r stream && {}", command("\"$stream\"")),
-    }
+    // another stream than the one that waits may be meant, and would not be there yet
+    let (group, brokers) = (shell(entry.group()), observed.broker_flags());
+    let create = format!("mqueue consumer --create --stream=\"$stream\" --group={group}{brokers}");
+    format!("printf 'its stream: ' >&2 && read -r stream && {create}")
 }
 
-/// A unit that somebody wrote may have none beside it that creates its group: then its consumer's first start does.
+/// A unit that somebody wrote may have none beside it that creates its group. Its consumer is not started for that: without a handler it would
+/// take what waits, and print it.
 fn by_unit(systemd: &Systemd, socket: &str) -> String {
     let service = socket.replace(".socket", ".service");
     let create = service.replacen("mqueue-consumer", "mqueue-create", 1);
     match systemd.unit(&create) {
         Some(_) => format!("systemctl restart {}", shell(&create)),
-        None => format!("systemctl start {}", shell(&service)),
+        None => format!(
+            "systemctl cat {}    # run its mqueue consumer once with --create, and its other flags",
+            shell(&service)
+        ),
     }
 }
 
 /// Streams that have messages and no group on any nsqd, dead letters aside, and how many.
 fn without_group(observed: &Observed) -> BTreeMap<TopicName, u64> {
     let mut waiting: BTreeMap<TopicName, u64> = BTreeMap::new();
-    for (_, stream, topic) in observed
-        .streams()
-        .filter(|(_, stream, topic)| topic.depth > 0 && !dead_letters::is_one(stream) && !observed.is_a_fleets(stream))
-    {
+    for (_, stream, topic) in observed.streams().filter(|(_, stream, topic)| {
+        topic.depth > 0 && !DeadLetter::is_stream(stream.as_str()) && !observed.is_a_fleets(stream)
+    }) {
         let depth = waiting.entry(stream).or_default();
         *depth = depth.saturating_add(amount(topic.depth));
     }
@@ -131,17 +133,12 @@ mod tests {
         let (what, mend) = told(&seen).unwrap();
         assert!(what.contains("no stream has a group new yet"), "{what}");
         assert!(what.ends_with("without any group: foo (3 messages)"), "{what}");
-        assert_eq!(mend, "mqueue consumer --create --stream foo --group new --nsqd-http-address a:1");
+        let create = "mqueue consumer --create --stream=\"$stream\" --group=new --nsqd-http-address a:1";
+        assert_eq!(mend, format!("printf 'its stream: ' >&2 && read -r stream && {create}"));
         seen.http.push(nsqd(&[("bar", 1, &["1"])]));
         seen.http.push(nsqd(&[("bar", 1, &[]), ("baz", 1, &[])]));
-        let (what, mend) = told(&seen).unwrap();
+        let (what, _) = told(&seen).unwrap();
         assert!(what.ends_with("baz (1 message), foo (3 messages)"), "{what}");
-        assert!(
-            mend.starts_with(
-                "printf 'its stream: ' >&2 && read -r stream && mqueue consumer --create --stream \"$stream\""
-            ),
-            "{mend}"
-        );
 
         let unit = |id: &str| Unit { id: id.to_owned(), ..Unit::default() };
         let socket = Unit { listen: vec!["/s/new@2.sock".into()], ..unit("mqueue-consumer@new@2.socket") };
@@ -149,7 +146,7 @@ mod tests {
         seen.systemd = Some(Systemd { units, has_template: true });
         assert_eq!(told(&seen).unwrap().1, "systemctl restart mqueue-create@new@2.service");
         seen.systemd = Some(Systemd { units: vec![socket], has_template: true });
-        assert_eq!(told(&seen).unwrap().1, "systemctl start mqueue-consumer@new@2.service");
+        assert!(told(&seen).unwrap().1.starts_with("systemctl cat mqueue-consumer@new@2.service    # "));
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::finding::{Check, Finding, count, shell};
+use super::finding::{Check, Finding};
 use super::observed::{Entry, Observed, Systemd, Unit, group_of};
+use crate::app::words::shell;
+use crate::plural::count;
 
 /// Who pokes the sockets.
 pub(super) const WAKEUP: &str = "mqueue-wakeup.service";
@@ -96,7 +98,7 @@ fn settings(observed: &Observed, unit: &Unit) -> Option<Finding> {
         None => {
             let file = shell(&format!("/etc/mqueue/{instance}.env"));
             format!(
-                "cp /etc/mqueue/GROUP.env.example {file} && systemctl restart {}    # name its stream there",
+                "cp -n /etc/mqueue/GROUP.env.example {file}    # name its stream and its handler there, then: systemctl restart {}",
                 shell(&unit.id)
             )
         }
@@ -118,7 +120,12 @@ fn wakeup(observed: &Observed, systemd: &Systemd) -> Option<Finding> {
         }
         None => {
             let what = format!("not installed: nothing wakes the consumers of {sleepers}");
-            Some(Finding::error(Check::Wakeup, WAKEUP, what, format!("mqueue wakeup{}", observed.broker_flags())))
+            Some(Finding::error(
+                Check::Wakeup,
+                WAKEUP,
+                what,
+                format!("mqueue wakeup{}{}", observed.socket_flags(), observed.broker_flags()),
+            ))
         }
         // that is said already
         Some(unit) if unit.active == "failed" => None,
@@ -134,18 +141,23 @@ fn wakeup(observed: &Observed, systemd: &Systemd) -> Option<Finding> {
     }
 }
 
-/// Starts a unit that stopped or failed. A socket cannot be started while its service runs without it.
+/// Starts a unit that stopped or failed.
 pub(super) fn start(systemd: &Systemd, id: &str) -> String {
-    let service = id.replace(".socket", ".service");
-    let stop = match service_runs(systemd, id) {
-        true => format!("systemctl stop {} && ", shell(&service)),
-        false => String::new(),
-    };
-    let id_word = shell(id);
     match systemd.unit(id).is_some_and(|unit| unit.active == "failed") {
-        true => format!("{stop}systemctl reset-failed {id_word} && systemctl start {id_word}"),
-        false => format!("{stop}systemctl start {id_word}"),
+        true => start_after(systemd, id, &format!("systemctl reset-failed {}", shell(id)), "start"),
+        false => start_after(systemd, id, "", "start"),
     }
+}
+
+/// Starts or restarts a unit after another command. A socket cannot be started while its service runs without it: the consumer then
+/// finishes what it has begun, and runs again afterwards, so that work goes on where nothing would wake it.
+pub(super) fn start_after(systemd: &Systemd, id: &str, command: &str, start: &str) -> String {
+    let service = shell(&id.replace(".socket", ".service"));
+    let runs = service_runs(systemd, id);
+    let [stop, again] = ["stop", "start"].map(|verb| runs.then(|| format!("systemctl {verb} {service}")));
+    let command = (!command.is_empty()).then(|| command.to_owned());
+    let start = Some(format!("systemctl {start} {}", shell(id)));
+    [stop, command, start, again].into_iter().flatten().collect::<Vec<_>>().join(" && ")
 }
 
 /// True while the service of this socket is anything but stopped.
@@ -226,7 +238,8 @@ mod tests {
         let mend = "systemctl reset-failed mqueue-consumer@mail.socket && systemctl start mqueue-consumer@mail.socket";
         assert_eq!(told(vec![failed()]), [(Level::Error, Check::Units, mend.to_owned())]);
         let with_service = told(vec![failed(), unit("mqueue-consumer@mail.service", "active")]);
-        assert_eq!(with_service[0].2, format!("systemctl stop mqueue-consumer@mail.service && {mend}"));
+        let again = "systemctl start mqueue-consumer@mail.service";
+        assert_eq!(with_service[0].2, format!("systemctl stop mqueue-consumer@mail.service && {mend} && {again}"));
     }
 
     #[test]
@@ -236,7 +249,8 @@ mod tests {
         let mend = "systemctl start mqueue-consumer@mail.socket";
         assert_eq!(told(vec![stopped("enabled")]), [(Level::Error, Check::Units, mend.to_owned())]);
         assert_eq!(told(vec![stopped("disabled"), service("inactive")])[0].0, Level::Ok);
-        let stop = format!("systemctl stop mqueue-consumer@mail.service && {mend}");
+        let [stop, again] = ["stop", "start"].map(|verb| format!("systemctl {verb} mqueue-consumer@mail.service"));
+        let stop = format!("{stop} && {mend} && {again}");
         assert_eq!(told(vec![stopped("disabled"), service("active")]), [(Level::Error, Check::Units, stop)]);
     }
 

@@ -147,7 +147,9 @@ impl Routes {
         let is_durable = |name: &String| ChannelName::new(name).is_ok_and(|name| !name.is_ephemeral());
         let mut names = topics.flat_map(|topic| &topic.channels).map(|channel| &channel.channel_name);
         if let Some(other) = names.find(|name| *name != group.as_str() && is_durable(name)) {
-            return Err(format!("stream {stream}, which is for group {group} alone, has a group {other}: delete that"));
+            return Err(format!(
+                "stream {stream}, which is for group {group} alone, has a group {other}: handle what waits there, then delete it"
+            ));
         }
         tracing::info!("group {group} gets them by stream {stream}, which consumers of mqueue look for every {LOOK:?}");
         self.ready.insert(key);

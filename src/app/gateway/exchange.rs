@@ -10,12 +10,14 @@
 //! state's arithmetic and what it means for RDY, never an await.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
+use super::counter::Counter;
 use super::counters::Counters;
 use super::jobs::{GroupKey, Jobs, Terms, WorkerId};
 use super::outbox::Outbox;
@@ -62,6 +64,8 @@ pub(super) struct Exchange {
     max_in_flight: u32,
     /// When somebody has to be looked after has changed.
     pub(super) due_changed: Notify,
+    /// Workers may have room that they did not have before.
+    pub(super) room_changed: Notify,
     /// Nobody holds a job any more.
     pub(super) all_answered: Notify,
     pub(super) counters: Counters,
@@ -73,6 +77,8 @@ struct State {
     jobs: Jobs<Task, Arc<Outbox>>,
     supplies: HashMap<GroupKey, Arc<Supply>>,
     mint: Mint,
+    /// What this gateway publishes by itself.
+    counter: Option<Counter>,
 }
 
 /// A job on its way to a worker.
@@ -83,6 +89,8 @@ struct Handed {
     token: Token,
     message: Message,
     supply: Arc<Supply>,
+    /// Its number, if this gateway counts.
+    number: Option<u64>,
 }
 
 impl State {
@@ -99,8 +107,9 @@ impl State {
             };
             let (message, supply) = (task.delivery.message().clone(), task.supply.clone());
             task.is_handed_out = true;
+            let number = self.counter.as_mut().and_then(|counter| counter.taken(key, &message.body));
             match self.jobs.hand_out(key, task, token.secret, now) {
-                Ok((worker, outbox)) => handed.push(Handed { worker, outbox, token, message, supply }),
+                Ok((worker, outbox)) => handed.push(Handed { worker, outbox, token, message, supply, number }),
                 Err(_) => unreachable!("somebody stands in line"),
             }
         }
@@ -109,12 +118,13 @@ impl State {
 }
 
 impl Exchange {
-    pub(super) fn new(mint: Mint, max_in_flight: u32) -> Arc<Self> {
-        let state = State { jobs: Jobs::new(), supplies: HashMap::new(), mint };
+    pub(super) fn new(mint: Mint, max_in_flight: u32, counter: Option<Counter>) -> Arc<Self> {
+        let state = State { jobs: Jobs::new(), supplies: HashMap::new(), mint, counter };
         Arc::new(Self {
             state: Mutex::new(state),
             max_in_flight,
             due_changed: Notify::new(),
+            room_changed: Notify::new(),
             all_answered: Notify::new(),
             counters: Counters::default(),
             tasks: TaskTracker::new(),
@@ -170,6 +180,7 @@ impl Exchange {
     /// A worker may have room again.
     fn hand_out_waiting(&self, key: &GroupKey) {
         let handed = self.changing_due(|state| state.hand_out_waiting(key, Instant::now()));
+        self.room_changed.notify_one();
         self.send(handed);
     }
 
@@ -187,9 +198,15 @@ impl Exchange {
     }
 
     fn send(&self, handed: Vec<Handed>) {
-        for Handed { worker, outbox, token, message, supply } in handed {
+        for Handed { worker, outbox, token, message, supply, number } in handed {
             let (n, id, attempts) = (&outbox.name, message.id, message.attempts);
-            tracing::info!(%n, stream = %supply.key.stream, group = %supply.key.group, %id, attempts, "job");
+            match number {
+                Some(counter) if attempts > 1 => tracing::info!(attempts, "fn=Flush n={n} counter={counter}"),
+                Some(counter) => tracing::info!("fn=Flush n={n} counter={counter}"),
+                None => {
+                    tracing::info!(%n, stream = %supply.key.stream, group = %supply.key.group, %id, attempts, "job");
+                }
+            }
             self.counters.handed_out.inc();
             if outbox.add(&Job::new(token.to_string(), &message)) {
                 self.set_clogged(worker, true);
@@ -303,6 +320,13 @@ impl Exchange {
         self.state().jobs.due()
     }
 
+    /// The numbers that this gateway is to publish now, if it counts.
+    pub(super) fn numbers_wanted(&self) -> Range<u64> {
+        let mut state = self.state();
+        let State { jobs, counter, .. } = &mut *state;
+        counter.as_mut().map_or(0..0, |counter| counter.next(jobs.room(counter.key()), Instant::now()))
+    }
+
     /// The open groups' supplies, and how many workers each has.
     pub(super) fn groups(&self) -> Vec<(Arc<Supply>, usize)> {
         let state = self.state();
@@ -342,6 +366,7 @@ impl Exchange {
         if let Some(supply) = state.supplies.get(key) {
             let slots = u32::try_from(state.jobs.slots(key)).unwrap_or(u32::MAX);
             supply.control.set_max_in_flight(slots.min(self.max_in_flight));
+            self.room_changed.notify_one();
             if state.jobs.workers(key) == 0 {
                 supply.unused.notify_one();
             }

@@ -1,6 +1,7 @@
 //! `mqueue gateway`: a job queue over HTTP.
 //!
 //! ```text
+//!  counter ───▶ Publisher                               --counter
 //!  routes ─┬─ take ────▶ a Stay, its Outbox, a Feed        GET  /streams/S/groups/G/jobs
 //!          ├─ answer ──▶ a Task's Delivery                 POST /jobs/TOKEN/done …
 //!          └─ publish ─▶ Publisher                         POST /streams/S
@@ -8,6 +9,7 @@
 //! ```
 
 mod answer;
+mod counter;
 mod counters;
 mod exchange;
 mod jobs;
@@ -25,7 +27,7 @@ mod take;
 mod token;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::sync::{OnceCell, Semaphore};
@@ -33,12 +35,14 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::counter::Counter;
 use self::exchange::Exchange;
 use self::opening::Opening;
 use self::refusal::Refusal;
 use self::server::Server;
 use self::token::Mint;
 use super::brokers::Brokers;
+use super::embedded::Embedded;
 use super::open_files::{self, Files};
 use super::{Exit, Failure};
 use crate::cli::gateway::Args;
@@ -73,7 +77,7 @@ struct Gateway {
 }
 
 /// Runs the command to its end.
-pub async fn run(args: Args) -> anyhow::Result<Exit> {
+pub async fn run(mut args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(args.grace)?;
     let bearer = args.bearer_token_file.as_deref().map(bearer).transpose()?;
     open_files::raise_limit();
@@ -81,7 +85,10 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let listener = crate::serve::listen(&listen).await;
     let listener = listener.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen on {listen}: {e}")))?;
     let mint = Mint::new().context("no randomness for tokens")?;
-    let exchange = Exchange::new(mint, args.limits.max_in_flight);
+    let counts = args.counter;
+    let embedded = if counts && !args.broker.is_named() { Some(start_broker(&mut args).await?) } else { None };
+    let counter = counts.then(|| Counter::new(Instant::now()));
+    let exchange = Exchange::new(mint, args.limits.max_in_flight, counter);
     let places = places(args.limits.max_connections as usize, Files::of_this_process());
     let gateway = Arc::new(Gateway {
         settings: args,
@@ -101,6 +108,7 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
     connections.spawn(server.run(stop.clone(), connections.clone()));
     let looking = tokio::spawn(look_for_the_silent(exchange.clone()));
+    let counting = counts.then(|| tokio::spawn(counter::run(gateway.clone())));
     Notifier.ready();
     shutdown.draining.cancelled().await;
     Notifier.stopping();
@@ -119,6 +127,12 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         left.retried.get(),
         left.released.get()
     );
+    if let Some(counting) = counting {
+        let _ = counting.await;
+    }
+    if let Some(embedded) = embedded {
+        embedded.end().await;
+    }
     Ok(if shutdown.now.is_cancelled() { Exit::Interrupted } else { Exit::Success })
 }
 
@@ -134,6 +148,15 @@ fn places(wanted: usize, files: Files) -> Places {
         );
     }
     Places::new(wanted.min(most))
+}
+
+/// Starts a broker in this process, and names it in the flags.
+async fn start_broker(args: &mut Args) -> anyhow::Result<Embedded> {
+    let embedded = Embedded::start("mqueue-gateway").await?;
+    args.broker.nsqd_tcp_address = vec![embedded.tcp.parse()?];
+    args.broker.nsqd_http_address = vec![embedded.http.parse()?];
+    tracing::info!("a broker in this process: NSQ's protocol on {}, HTTP on http://{}", embedded.tcp, embedded.http);
+    Ok(embedded)
 }
 
 /// The token in a file. Fails if there is none.

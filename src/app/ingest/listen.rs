@@ -117,7 +117,7 @@ fn refused(endpoint: &Endpoint, error: &io::Error) -> Failure {
     };
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse if path.is_some_and(|path| !is_socket(path)) => {
-            "there is a file that is no socket: name another path, or remove it".to_owned()
+            "there is a file that is no socket: name another path, or move it away".to_owned()
         }
         io::ErrorKind::AddrInUse => "somebody listens there: stop it, or name another address".to_owned(),
         io::ErrorKind::NotFound => "its folder is missing: make it, or name another".to_owned(),

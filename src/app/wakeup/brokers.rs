@@ -93,20 +93,13 @@ impl Brokers {
         nsqds && directories && !self.nsqds.is_empty()
     }
 
-    /// The flags that lead a consumer to the same nsqds; none where that is the default.
+    /// The flags that lead a consumer to the same nsqds: those that were given by address, and the nsqlookupds; none where that is the default.
     pub(super) fn flags(&self) -> String {
-        if !self.directories.is_empty() {
-            return self
-                .directories
-                .iter()
-                .map(|lookupd| format!(" --lookupd-http-address {}", lookupd.http))
-                .collect();
-        }
-        let nsqds: Vec<String> = self.nsqds.values().filter_map(|broker| Some(broker.tcp()?.to_string())).collect();
-        match nsqds == ["127.0.0.1:4150"] {
-            true => String::new(),
-            false => nsqds.iter().map(|nsqd| format!(" --nsqd-tcp-address {nsqd}")).collect(),
-        }
+        let lookupds = self.directories.iter().map(|lookupd| format!(" --lookupd-http-address {}", lookupd.http));
+        let named = self.nsqds.values().filter(|broker| broker.is_named).filter_map(Broker::tcp);
+        let nsqds: BTreeSet<String> = named.map(|tcp| format!(" --nsqd-tcp-address {tcp}")).collect();
+        let flags: Vec<String> = lookupds.chain(nsqds).collect();
+        if flags == [" --nsqd-tcp-address 127.0.0.1:4150"] { String::new() } else { flags.concat() }
     }
 
     /// The HTTP API of the nsqd that is subscribed to here.

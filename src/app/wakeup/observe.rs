@@ -28,6 +28,8 @@ pub(super) struct Poll {
     pub(super) held: BTreeMap<Name, Held>,
     /// Streams that have messages and no group, by the nsqd's HTTP address and the stream's name; those of fleets of nodes never get one.
     pub(super) without_group: BTreeMap<(String, String), u64>,
+    /// Those of them that are paused.
+    pub(super) paused_without_group: BTreeSet<(String, String)>,
     /// Every stream, by its name.
     known: BTreeSet<String>,
     /// Every nsqd and nsqlookupd has answered, so that what is not here does not exist.
@@ -49,7 +51,9 @@ impl Poll {
             self.known.insert(topic.topic_name.clone());
             topic.channels.iter().filter(|channel| is_durable(channel)).for_each(|channel| self.group(topic, channel));
             if topic.channels.is_empty() && topic.depth > 0 {
-                self.without_group.insert((http.to_owned(), topic.topic_name.clone()), count(topic.depth));
+                let key = (http.to_owned(), topic.topic_name.clone());
+                self.paused_without_group.extend(topic.paused.then(|| key.clone()));
+                self.without_group.insert(key, count(topic.depth));
             }
             // never the first channel of a stream: that one would get its backlog
             if let Some(tcp) = tcp.filter(|_| topic.channels.iter().any(is_durable)) {

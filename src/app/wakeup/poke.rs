@@ -41,7 +41,7 @@ pub(super) fn remedy(unit: Option<&Unit>, error: &io::Error) -> String {
     match (error.kind(), unit) {
         (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, Some(unit)) => {
             let unit = unit.socket();
-            format!("nobody listens on it: systemctl reset-failed {unit} && systemctl start {unit}")
+            format!("nobody listens on it: systemctl reset-failed {unit}; systemctl start {unit} has it listen again")
         }
         (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, None) => {
             "nobody listens on it: start again what made it".to_owned()
@@ -76,7 +76,10 @@ mod tests {
         drop(stream);
         let error = poke(&at("stream")).unwrap_err();
         let unit = Unit::of(&at("stream.sock"));
-        assert!(remedy(Some(&unit), &error).contains("systemctl reset-failed 'mqueue-consumer@stream.socket'"));
+        assert!(
+            remedy(Some(&unit), &error)
+                .contains("systemctl reset-failed mqueue-consumer@stream.socket; systemctl start ")
+        );
         assert!(!remedy(None, &error).contains("systemctl"));
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::once::Once;
 use super::unit::Unit;
+use crate::app::words::shell;
 use crate::plural::count;
 
 /// How long that may be so before it is said: a group is created soon after nsqd is there.
@@ -81,8 +82,10 @@ fn remedy(group: &str, waiting: &Waiting, unit: Option<Unit>, brokers: &str, alo
         }
         (None, Some((stream, depth))) if alone && waiting.len() == 1 => format!(
             "if it is for {stream}, which has {} and no group: \
-             mqueue consumer --create --stream '{stream}' --group '{group}'{brokers}",
-            count(*depth, "message")
+             mqueue consumer --create --stream={} --group={}{brokers} creates it",
+            count(*depth, "message"),
+            shell(stream),
+            shell(group)
         ),
         (None, _) => format!("run the consumer's command once with --create{without}"),
     }
@@ -116,7 +119,7 @@ mod tests {
         assert_eq!(
             said,
             ["no stream has a group mail, so nothing wakes the consumer of /run/mqueue/mail.sock: \
-            systemctl restart 'mqueue-create@mail.service' creates it, with the consumer's settings; without any group: foo (3 messages)"]
+            systemctl restart mqueue-create@mail.service creates it, with the consumer's settings; without any group: foo (3 messages)"]
         );
         ungrouped.are(&mail, start + PATIENCE);
         assert!(lines(&mut ungrouped, &[("foo", 9)], start + 2 * PATIENCE).is_empty());
@@ -131,7 +134,7 @@ mod tests {
         let later = now + PATIENCE;
         one.are(&sockets(&["/tmp/sa.sock"]), now);
         let said = lines(&mut one, &[("foo", 1)], later);
-        let command = "mqueue consumer --create --stream 'foo' --group 'sa' --nsqd-tcp-address a:1";
+        let command = "mqueue consumer --create --stream=foo --group=sa --nsqd-tcp-address a:1 creates it";
         assert!(said[0].ends_with(&format!("foo, which has 1 message and no group: {command}")), "{said:?}");
         let mut two = Ungrouped::new();
         two.are(&sockets(&["/tmp/sa.sock", "/tmp/sb.sock"]), now);

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::app::words::shell;
+
 /// The name that a socket, its service and the service that creates its group share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unit(String);
@@ -15,23 +17,18 @@ impl Unit {
 
     /// `mqueue-consumer@G.socket`.
     pub(super) fn socket(&self) -> String {
-        quoted(&format!("mqueue-consumer{}.socket", self.0))
+        shell(&format!("mqueue-consumer{}.socket", self.0))
     }
 
     /// `mqueue-consumer@G.service`.
     pub(super) fn service(&self) -> String {
-        quoted(&format!("mqueue-consumer{}.service", self.0))
+        shell(&format!("mqueue-consumer{}.service", self.0))
     }
 
     /// `mqueue-create@G.service`.
     pub(super) fn create(&self) -> String {
-        quoted(&format!("mqueue-create{}.service", self.0))
+        shell(&format!("mqueue-create{}.service", self.0))
     }
-}
-
-/// A word of a shell command.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -41,9 +38,9 @@ mod tests {
     #[test]
     fn a_unit_is_named_by_its_socket() {
         let unit = Unit::of(Path::new("/run/mqueue/mail@2.sock"));
-        assert_eq!(unit.socket(), "'mqueue-consumer@mail@2.socket'");
-        assert_eq!(unit.create(), "'mqueue-create@mail@2.service'");
-        assert_eq!(Unit::of(Path::new("/run/mqueue/consumer-nsq.sock")).service(), "'mqueue-consumer-nsq.service'");
+        assert_eq!(unit.socket(), "mqueue-consumer@mail@2.socket");
+        assert_eq!(unit.create(), "mqueue-create@mail@2.service");
+        assert_eq!(Unit::of(Path::new("/run/mqueue/consumer-nsq.sock")).service(), "mqueue-consumer-nsq.service");
         assert_eq!(Unit::of(Path::new("/x/a'b.sock")).socket(), r"'mqueue-consumer@a'\''b.socket'");
     }
 }

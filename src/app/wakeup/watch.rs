@@ -13,9 +13,11 @@ use super::once::Once;
 use super::poke::{poke, remedy};
 use super::sockets::Sockets;
 use super::ungrouped::{Ungrouped, Waiting};
+use crate::app::words;
 use crate::cli::wakeup::Args;
 use crate::client::Address;
 use crate::plural::{count, times};
+use crate::worker::DeadLetter;
 
 /// Wakes whom it sees, and says once what stands in the way.
 pub(super) struct Watch {
@@ -23,6 +25,8 @@ pub(super) struct Watch {
     pub(super) held: BTreeMap<Name, Held>,
     /// Streams that have messages and no group, as [`Poll`] has them.
     pub(super) without_group: BTreeMap<(String, String), u64>,
+    /// Those of them that are paused.
+    paused_without_group: BTreeSet<(String, String)>,
     pub(super) ungrouped: Ungrouped,
     pub(super) memory: Memory,
     pub(super) sockets: Sockets,
@@ -53,6 +57,7 @@ impl Watch {
             seen: Observed::default(),
             held: BTreeMap::new(),
             without_group: BTreeMap::new(),
+            paused_without_group: BTreeSet::new(),
             ungrouped: Ungrouped::new(),
             memory: Memory::default(),
             sockets: Sockets::new(&args.sockets),
@@ -77,6 +82,7 @@ impl Watch {
         let sockets = self.sockets.of(poll.groups.keys().map(|(_, group)| group.as_str()));
         self.seen = Observed { groups: poll.groups, sockets };
         (self.held, self.without_group) = (poll.held, poll.without_group);
+        self.paused_without_group = poll.paused_without_group;
         self.broken.retain(|socket, _| self.seen.sockets.values().flatten().any(|known| known == socket));
         self.say();
         self.say_ungrouped(poll.is_complete, brokers);
@@ -183,16 +189,18 @@ impl Watch {
                 "{count} in flight of consumers that are gone: back in the queue when their message timeout ends"
             );
         }
-        let elsewhere = self.without_group.keys().filter_map(|key| Some((key.clone(), self.group_elsewhere(&key.1)?)));
-        let elsewhere: BTreeMap<(String, String), String> = elsewhere.collect();
+        let elsewhere = self.without_group.keys().map(|key| (key.clone(), self.groups_elsewhere(&key.1)));
+        let elsewhere: BTreeMap<_, _> = elsewhere.filter(|(_, groups)| !groups.is_empty()).collect();
         for key in self.said.without_group.news(elsewhere.keys().cloned().collect()) {
-            let ((http, stream), group) = (&key, &elsewhere[&key]);
+            let ((http, stream), groups) = (&key, &elsewhere[&key]);
             let count = count(self.without_group[&key], "message");
-            let [topic, channel] = [stream, group].map(|name| name.replace('#', "%23"));
-            tracing::warn!(
-                "stream {stream} has {count} on nsqd {http}, where group {group} is not: \
-                 curl -fsS -X POST 'http://{http}/channel/create?topic={topic}&channel={channel}' makes it there, and it gets them"
-            );
+            let names: Vec<&str> = groups.iter().map(String::as_str).collect();
+            let create = words::create_groups(http, stream, &names, self.paused_without_group.contains(&key));
+            let (group, is, it) = match &groups[..] {
+                [group] => (format!("group {group}"), "is", "it there, and it gets them"),
+                groups => (format!("groups {}", groups.join(", ")), "are", "them there, and each gets all"),
+            };
+            tracing::warn!("stream {stream} has {count} on nsqd {http}, where {group} {is} not: {create} makes {it}");
         }
         let shared = self.shared();
         for line in self.said.shared.news(shared) {
@@ -200,10 +208,11 @@ impl Watch {
         }
     }
 
-    /// A group of this stream that can be woken; none for a stream of dead letters, which `mqueue errors` reads.
-    fn group_elsewhere(&self, stream: &str) -> Option<String> {
-        let groups = self.seen.of_stream(stream).map(|((_, group), _)| group);
-        groups.filter(|group| self.seen.sockets.contains_key(*group)).find(|_| !is_dead_letters(stream)).cloned()
+    /// All groups of this stream, if one of them can be woken; none of a stream of dead letters, which `mqueue errors` reads.
+    fn groups_elsewhere(&self, stream: &str) -> Vec<String> {
+        let groups: Vec<String> = self.seen.of_stream(stream).map(|((_, group), _)| group.clone()).collect();
+        let can_be_woken = groups.iter().any(|group| self.seen.sockets.contains_key(group));
+        if can_be_woken && !DeadLetter::is_stream(stream) { groups } else { Vec::new() }
     }
 
     /// Says which sockets are of groups that do not exist, if all nsqds have said which do.
@@ -215,7 +224,7 @@ impl Watch {
         self.ungrouped.are(self.sockets.others(), now);
         let mut waiting = Waiting::new();
         for ((_, stream), count) in &self.without_group {
-            if !is_dead_letters(stream) && self.seen.of_stream(stream).next().is_none() {
+            if !DeadLetter::is_stream(stream) && self.seen.of_stream(stream).next().is_none() {
                 *waiting.entry(stream.clone()).or_default() += count;
             }
         }
@@ -272,9 +281,4 @@ impl Watch {
         };
         shared.map(line).collect()
     }
-}
-
-/// True for a stream of dead letters, by its name.
-fn is_dead_letters(stream: &str) -> bool {
-    stream.ends_with(".dead")
 }

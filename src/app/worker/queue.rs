@@ -8,6 +8,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 
 use crate::app::job::HEARTBEAT_HEADER;
+use crate::app::words::in_url;
 use crate::app::{Exit, Failure};
 use crate::cli::worker::Args;
 use crate::http::body;
@@ -63,8 +64,8 @@ impl Queue {
         let mut jobs = base.clone();
         jobs.set_path(&format!(
             "{path}/streams/{}/groups/{}/jobs",
-            escaped(args.stream.as_str()),
-            escaped(args.group.as_str())
+            in_url(args.stream.as_str()),
+            in_url(args.group.as_str())
         ));
         let deadline = humantime::format_duration(args.deadline).to_string().replace(' ', "");
         jobs.query_pairs_mut()
@@ -132,11 +133,6 @@ impl Queue {
             status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
         Err(if is_for_now { Denied::ForNow(why, after.map(Duration::from_secs)) } else { Denied::ForGood(why) })
     }
-}
-
-/// A name as part of a path: `#` stands only in those of ephemeral streams.
-fn escaped(name: &str) -> String {
-    name.replace('#', "%23")
 }
 
 fn headers(bearer: Option<&Path>) -> Result<HeaderMap, Failure> {

@@ -54,6 +54,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
     one("log_live_bytes", "Bytes of the log that messages need", "", usage.live_bytes.into());
     one("log_segments", "Segments of the log", "", usage.segments.into());
     one("log_reserve_bytes", "Disk space kept for finishing and deleting messages", "", usage.reserve_bytes.into());
+    one("disk_free_bytes", "Bytes that may still be written to the log's disk", "", usage.disk.free_bytes.into());
     let step = i128::try_from(api.broker.longest_compaction_step().as_micros()).unwrap_or(i128::MAX);
     one("compaction_step_max_microseconds", "The longest that compaction kept others from the state at once", "", step);
     for (name, kind, help, value) in TOPICS {

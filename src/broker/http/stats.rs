@@ -23,9 +23,15 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response
         clients: query.flag("include_clients").unwrap_or(true),
     };
     let look = |state: &crate::broker::state::State| {
-        (state.topic_stats(&of), state.producer_stats(&of), state.log_usage(), state.index_memory())
+        (
+            state.topic_stats(&of),
+            state.producer_stats(&of),
+            state.log_usage(),
+            state.index_memory(),
+            state.max_index_memory(),
+        )
     };
-    let (topics, producers, usage, index) = api.broker.look(look);
+    let (topics, producers, usage, index, max_index) = api.broker.look(look);
     let stats = Stats {
         version: VERSION.to_owned(),
         health: api.broker.health(),
@@ -35,6 +41,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response
         producers,
         log: (usage.segments > 0).then(|| log(usage)),
         index_bytes: Some(u64::try_from(index).unwrap_or(u64::MAX)),
+        max_index_bytes: (max_index < usize::MAX).then(|| u64::try_from(max_index).unwrap_or(u64::MAX)),
     };
     match query.get("format") {
         Some("json") => answer::json(&stats),
@@ -48,8 +55,9 @@ fn memory() -> Memory {
 }
 
 fn log(usage: Usage) -> LogStats {
-    let Usage { bytes, live_bytes, segments, reserve_bytes } = usage;
-    LogStats { bytes, live_bytes, segments, reserve_bytes }
+    let Usage { bytes, live_bytes, segments, reserve_bytes, disk } = usage;
+    let [disk_bytes, disk_free_bytes] = [disk.bytes, disk.free_bytes].map(|size| (disk.bytes > 0).then_some(size));
+    LogStats { bytes, live_bytes, segments, reserve_bytes, disk_bytes, disk_free_bytes }
 }
 
 /// What the process has in memory, by the kernel's count.

@@ -29,7 +29,7 @@ use super::reserve::Reserve;
 use super::segment::{Extent, Header, Segment, file_path};
 use super::segments::{Segments, Spent, WORTH_STRIPPING};
 use super::sync::{Removal, Synced, Syncer};
-use super::{Batch, Change, Log, Place, Relocated, SyncMode, Usage};
+use super::{Batch, Change, Disk, Log, Place, Relocated, SyncMode, Usage};
 use crate::proto::Bodies;
 
 /// After a failed sync a new file, and after a failed write another one, is tried at most so often.
@@ -89,6 +89,15 @@ impl Options {
     fn reserve_bytes(&self, path: &Path) -> u64 {
         self.reserve_bytes.min((disk_bytes(path) * 2 / SEGMENTS_OF_A_DISK).max(LEAST_SEGMENT))
     }
+}
+
+/// The file system that the log is on; zeroes if it does not say.
+fn disk(path: &Path) -> Disk {
+    let of = |fs: nix::sys::statvfs::Statvfs| Disk {
+        bytes: fs.blocks().saturating_mul(fs.fragment_size()),
+        free_bytes: fs.blocks_available().saturating_mul(fs.fragment_size()),
+    };
+    nix::sys::statvfs::statvfs(path).map(of).unwrap_or_default()
 }
 
 /// Bytes of the file system that this user may still have; as many as can be if it does not say.
@@ -427,7 +436,7 @@ impl Log for DiskLog {
 
     fn usage(&self) -> Usage {
         let (bytes, live_bytes, segments) = self.segments.usage();
-        Usage { bytes, live_bytes, segments, reserve_bytes: self.reserve.left() }
+        Usage { bytes, live_bytes, segments, reserve_bytes: self.reserve.left(), disk: disk(&self.path) }
     }
 
     fn trouble(&mut self) -> Option<String> {

@@ -136,6 +136,17 @@ pub struct Usage {
     pub segments: u64,
     /// Bytes that are kept free for finishing and deleting messages when the disk is full.
     pub reserve_bytes: u64,
+    /// The disk that it is on.
+    pub disk: Disk,
+}
+
+/// Room in a file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Disk {
+    /// Bytes of all of it.
+    pub bytes: u64,
+    /// Bytes that may still be written.
+    pub free_bytes: u64,
 }
 
 /// What changes, messages aside.

@@ -36,6 +36,11 @@ impl State {
         self.copies() + self.batches_and_timers()
     }
 
+    /// Bytes that these may be.
+    pub fn max_index_memory(&self) -> usize {
+        self.store.limits.max_index_memory
+    }
+
     /// Fails if messages have all the memory that they may have.
     pub(super) fn check_index(&mut self) -> Result<(), PublishError> {
         let limit = self.store.limits.max_index_memory;

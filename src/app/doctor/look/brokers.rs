@@ -1,18 +1,18 @@
 //! Asks nsqlookupds and nsqds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{join, join_all};
 use tokio::time::timeout;
 
-use crate::app::doctor::dead_letters;
 use crate::app::doctor::observed::{Answer, Growth, Http, Listed, Lookupd, Observed, Skew, Tcp};
 use crate::cli::brokers;
 use crate::client::{Address, ConnectConfig, Error, HttpError, Nsqd, StatsFilter, identify};
 use crate::proto::TopicName;
 use crate::proto::stats::{Producer, Stats};
+use crate::worker::DeadLetter;
 
 /// Asks every broker that is named, and every nsqd that a nsqlookupd knows.
 pub(super) async fn ask(args: &brokers::Args, deadline: Duration) -> Observed {
@@ -48,9 +48,10 @@ pub(super) async fn ask(args: &brokers::Args, deadline: Duration) -> Observed {
     let tcps = join_all(tcp.clone().into_iter().map(|(address, listed)| ask_tcp(address, listed, deadline)));
     let (http, mut seen) = join(https, tcps).await;
     // the ports that only /info names
-    let told: BTreeSet<Address> = http.iter().filter_map(|http| http.answer.as_ref().ok()?.tcp.clone()).collect();
-    let more = told.into_iter().filter(|address| !tcp.contains_key(address));
-    seen.extend(join_all(more.map(|address| ask_tcp(address, None, deadline))).await);
+    let told = http.iter().filter_map(|http| Some((http.answer.as_ref().ok()?.tcp.clone()?, http.listed.clone())));
+    let told: BTreeMap<Address, Option<Listed>> = told.collect();
+    let more = told.into_iter().filter(|(address, _)| !tcp.contains_key(address));
+    seen.extend(join_all(more.map(|(address, listed)| ask_tcp(address, listed, deadline))).await);
     Observed { lookupds, http, tcp: seen, ..Observed::default() }
 }
 
@@ -102,7 +103,7 @@ async fn ask_tcp(address: Address, mut listed: Option<Listed>, deadline: Duratio
 
 /// Looks at the streams of dead letters a second time, `after` the first; `None` if there are none.
 pub(super) async fn watch(observed: &Observed, after: Duration, deadline: Duration) -> Option<Growth> {
-    if after.is_zero() || !observed.streams().any(|(_, stream, _)| dead_letters::is_one(&stream)) {
+    if after.is_zero() || !observed.streams().any(|(_, stream, _)| DeadLetter::is_stream(stream.as_str())) {
         return None;
     }
     let begin = tokio::time::Instant::now();
@@ -128,7 +129,7 @@ fn came(before: &Stats, now: &Stats) -> Vec<(TopicName, u64)> {
         stats.topics.iter().find(|topic| topic.topic_name == name).map_or(0, |topic| topic.message_count)
     };
     let dead = now.topics.iter().filter_map(|topic| TopicName::new(&topic.topic_name).ok());
-    dead.filter(dead_letters::is_one)
+    dead.filter(|stream| DeadLetter::is_stream(stream.as_str()))
         .map(|stream| {
             let name = stream.as_str();
             let number = count(now, name).saturating_sub(count(before, name));

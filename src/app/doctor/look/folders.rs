@@ -14,12 +14,12 @@ use crate::proto::ChannelName;
 
 /// The folders, and each socket that was named as a folder of its own. One place with sockets is enough: others may be missing.
 pub(super) fn read(sockets: &Args) -> Vec<Folder> {
-    let listening = std::fs::read_to_string("/proc/net/unix").ok().map(|text| Listening::parse(&text));
+    let listening = Listening::everywhere(Path::new("/proc"));
     let named = sockets.socket.iter().filter_map(|path| {
-        let entry = entry(path.clone(), listening.as_ref())?;
+        let entry = entry(path.clone(), &listening)?;
         Some(Folder { path: path.clone(), entries: Ok(vec![entry]) })
     });
-    let folder = |path: &PathBuf| Folder { path: path.clone(), entries: entries(path, listening.as_ref()) };
+    let folder = |path: &PathBuf| Folder { path: path.clone(), entries: entries(path, &listening) };
     let mut all: Vec<Folder> = named.chain(sockets.socket_dir.iter().map(folder)).collect();
     if all.iter().any(|folder| folder.entries.iter().flatten().any(Entry::is_socket)) {
         all.retain(|folder| !matches!(folder.entries, Err(Unreadable::Missing)));
@@ -27,7 +27,7 @@ pub(super) fn read(sockets: &Args) -> Vec<Folder> {
     all
 }
 
-fn entries(folder: &Path, listening: Option<&Listening>) -> Result<Vec<Entry>, Unreadable> {
+fn entries(folder: &Path, listening: &Listening) -> Result<Vec<Entry>, Unreadable> {
     let unreadable = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound => Unreadable::Missing,
         io::ErrorKind::PermissionDenied => Unreadable::Refused,
@@ -40,17 +40,14 @@ fn entries(folder: &Path, listening: Option<&Listening>) -> Result<Vec<Entry>, U
 }
 
 /// `None` if it has gone, or has a name that no group can have.
-fn entry(path: PathBuf, listening: Option<&Listening>) -> Option<Entry> {
+fn entry(path: PathBuf, listening: &Listening) -> Option<Entry> {
     let name = path.file_name()?.to_str()?;
     let stem = name.strip_suffix(".sock").unwrap_or(name).to_owned();
     let group = stem.split_once('@').map_or(stem.as_str(), |(group, _)| group);
     ChannelName::new(group).ok()?;
     let about = path.symlink_metadata().ok()?;
     let kind = match about.file_type() {
-        kind if kind.is_socket() => Kind::Socket(match listening {
-            None => Ears::Unknown,
-            Some(listening) => listening.ears_of(&path),
-        }),
+        kind if kind.is_socket() => Kind::Socket(listening.ears_of(&path)),
         kind if kind.is_symlink() => Kind::Link,
         _ => Kind::Other,
     };
@@ -59,16 +56,38 @@ fn entry(path: PathBuf, listening: Option<&Listening>) -> Option<Entry> {
 }
 
 /// The sockets in the file system that somebody waits on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Listening {
     paths: HashSet<PathBuf>,
     /// File names of those that were bound by a relative path: their folder is not known.
     relative: HashSet<OsString>,
+    /// Nobody is left who could listen unseen.
+    is_all: bool,
 }
 
 impl Listening {
-    /// Reads `/proc/net/unix`: address, references, protocol, flags, type, state, inode, path.
-    fn parse(text: &str) -> Self {
+    /// Reads `net/unix` of every process, once for each network namespace that can be told apart: it shows the sockets of one alone, and a
+    /// socket in a file is reached from all.
+    fn everywhere(proc: &Path) -> Self {
+        let mut all = Self { is_all: sees_every_process(proc), ..Self::default() };
+        let mut spaces = HashSet::new();
+        let processes = proc.read_dir().into_iter().flatten().filter_map(|process| process.ok().map(|p| p.path()));
+        let is_number = |path: &Path| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()).is_some();
+        for process in std::iter::once(proc.join("self")).chain(processes.filter(|path| is_number(path))) {
+            let space = std::fs::read_link(process.join("ns/net"));
+            if space.is_ok_and(|space| !spaces.insert(space)) {
+                continue;
+            }
+            match std::fs::read_to_string(process.join("net/unix")) {
+                Ok(text) => all.add(&text),
+                Err(_) => all.is_all &= has_ended(&process),
+            }
+        }
+        all
+    }
+
+    /// Takes in a `/proc/PID/net/unix`: address, references, protocol, flags, type, state, inode, path.
+    fn add(&mut self, text: &str) {
         let path = |line: &str| {
             let mut words = line.splitn(7, ' ');
             let flags = u32::from_str_radix(words.nth(3)?, 16).ok()?;
@@ -81,16 +100,14 @@ impl Listening {
         };
         let (absolute, relative): (Vec<_>, Vec<_>) =
             text.lines().skip(1).filter_map(path).partition(|path| path.is_absolute());
-        Self {
-            paths: absolute.iter().map(|path| real(path)).collect(),
-            relative: relative.iter().filter_map(|path| path.file_name()).map(ToOwned::to_owned).collect(),
-        }
+        self.paths.extend(absolute.iter().map(|path| real(path)));
+        self.relative.extend(relative.iter().filter_map(|path| path.file_name()).map(ToOwned::to_owned));
     }
 
     fn ears_of(&self, path: &Path) -> Ears {
         if self.paths.contains(&real(path)) {
             Ears::Some
-        } else if path.file_name().is_some_and(|name| self.relative.contains(name)) {
+        } else if !self.is_all || path.file_name().is_some_and(|name| self.relative.contains(name)) {
             Ears::Unknown
         } else {
             Ears::None
@@ -98,6 +115,23 @@ impl Listening {
     }
 }
 
+/// True for a process that is gone, or a zombie: it has no sockets any more.
+fn has_ended(process: &Path) -> bool {
+    let Ok(stat) = std::fs::read_to_string(process.join("stat")) else { return true };
+    // the name before it may have any character
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
+/// True if no process is hidden: the process namespace is the machine's, or has a systemd that is all its sockets' owner.
+fn sees_every_process(proc: &Path) -> bool {
+    let space = std::fs::read_link(proc.join("self/ns/pid"));
+    // with hidepid= it is not there
+    let first = std::fs::read_to_string(proc.join("1/comm"));
+    first.is_ok_and(|name| name.trim_end() == "systemd" || space.is_ok_and(|space| space == Path::new(WHOLE)))
+}
+
+/// The first process namespace: `PROC_PID_INIT_INO` of linux/proc_ns.h.
+const WHOLE: &str = "pid:[4026531836]";
 /// `__SO_ACCEPTCON` of linux/net.h: somebody has called listen.
 const SO_ACCEPTCON: u32 = 1 << 16;
 /// `SOCK_DGRAM`: bound is enough.
@@ -144,7 +178,7 @@ mod tests {
         let kinds: Vec<_> = seen[0].entries.as_ref().unwrap().iter().map(|e| (e.stem.as_str(), e.kind)).collect();
         let expected = [
             ("datagram@2", Kind::Socket(Ears::Some)),
-            ("dead", Kind::Socket(Ears::None)),
+            ("dead", Kind::Socket(nobody())),
             ("link", Kind::Link),
             ("plain", Kind::Other),
             ("stream", Kind::Socket(Ears::Some)),
@@ -161,9 +195,46 @@ mod tests {
             ffff8882: 00000002 00000000 00010000 0001 01 40123 @/nowhere/b.sock\n\
             ffff8883: 00000002 00000000 00010000 0001 01 40124 /nowhere/c d.sock\n\
             ffff8884: 00000003 00000000 00000000 0001 03 40125\n";
-        let listening = Listening::parse(text);
+        let mut listening = Listening { is_all: true, ..Listening::default() };
+        listening.add(text);
         let ears = ["a", "b", "c d"].map(|name| listening.ears_of(Path::new(&format!("/nowhere/{name}.sock"))));
         assert_eq!(ears, [Ears::Unknown, Ears::None, Ears::Some]);
+    }
+
+    /// What is said of a socket without a listener here: it is not known where processes are hidden.
+    fn nobody() -> Ears {
+        if sees_every_process(Path::new("/proc")) { Ears::None } else { Ears::Unknown }
+    }
+
+    #[test]
+    fn a_listener_in_another_network_namespace_is_one_and_where_some_are_hidden_nothing_is_known() {
+        let proc = tempfile::tempdir().unwrap();
+        let at = |name: &str| proc.path().join(name);
+        let head = "Num       RefCount Protocol Flags    Type St Inode Path\n";
+        for (pid, space, listens) in [("self", "net:[1]", "here"), ("1", "net:[1]", "here"), ("7", "net:[2]", "there")]
+        {
+            let text = format!("{head}ffff8881: 00000002 00000000 00010000 0001 01    12 /nowhere/{listens}.sock\n");
+            std::fs::create_dir_all(at(&format!("{pid}/ns"))).unwrap();
+            std::fs::create_dir_all(at(&format!("{pid}/net"))).unwrap();
+            std::fs::write(at(&format!("{pid}/net/unix")), text).unwrap();
+            std::fs::write(at(&format!("{pid}/stat")), "").unwrap();
+            std::os::unix::fs::symlink(space, at(&format!("{pid}/ns/net"))).unwrap();
+        }
+        std::os::unix::fs::symlink(WHOLE, at("self/ns/pid")).unwrap();
+        std::fs::write(at("1/comm"), "init\n").unwrap();
+        let ears = || {
+            let listening = Listening::everywhere(proc.path());
+            ["here", "there", "none"].map(|name| listening.ears_of(Path::new(&format!("/nowhere/{name}.sock"))))
+        };
+        assert_eq!(ears(), [Ears::Some, Ears::Some, Ears::None]);
+        std::fs::remove_file(at("7/net/unix")).unwrap();
+        assert_eq!(ears(), [Ears::Some, Ears::Unknown, Ears::Unknown]);
+        std::fs::write(at("7/stat"), "7 (a) Z) Z 1 7").unwrap();
+        assert_eq!(ears(), [Ears::Some, Ears::None, Ears::None], "a zombie");
+        std::fs::remove_file(at("7/stat")).unwrap();
+        assert_eq!(ears(), [Ears::Some, Ears::None, Ears::None], "it has ended");
+        std::fs::remove_file(at("1/comm")).unwrap();
+        assert_eq!(ears(), [Ears::Some, Ears::Unknown, Ears::Unknown], "the first process is hidden");
     }
 
     #[test]
@@ -175,7 +246,7 @@ mod tests {
         let _accepted = listener.accept().unwrap();
         drop(listener);
         let seen = read(&in_folder(folder.path()));
-        assert_eq!(seen[0].entries.as_ref().unwrap()[0].kind, Kind::Socket(Ears::None));
+        assert_eq!(seen[0].entries.as_ref().unwrap()[0].kind, Kind::Socket(nobody()));
     }
 
     #[test]

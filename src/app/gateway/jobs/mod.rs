@@ -279,6 +279,12 @@ impl<D, W: Clone> Jobs<D, W> {
         self.groups.get(key).map_or(0, |group| group.slots)
     }
 
+    /// How many more messages its workers would take.
+    pub(super) fn room(&self, key: &GroupKey) -> u64 {
+        let workers = self.groups.get(key).into_iter().flat_map(|group| &group.line);
+        workers.filter_map(|id| self.workers.get(id)).map(Worker::room).sum()
+    }
+
     /// How many workers a group has.
     pub(super) fn workers(&self, key: &GroupKey) -> usize {
         self.groups.get(key).map_or(0, |group| group.workers)

@@ -43,6 +43,9 @@ fn check(jobs: &TestJobs) {
         assert_eq!((group.workers, group.slots), (workers.len(), workers.iter().map(|worker| worker.slots()).sum()));
         assert!(group.line.iter().all(|id| jobs.workers.contains_key(id)));
         assert!(group.waiting.is_empty() || group.line.is_empty());
+        let room: usize =
+            workers.iter().filter(|w| w.would_take()).map(|w| w.terms.in_flight as usize - w.held.len()).sum();
+        assert_eq!(jobs.room(key), room as u64);
     }
 }
 

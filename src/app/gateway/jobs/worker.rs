@@ -41,6 +41,11 @@ impl<W> Worker<W> {
         !self.retired && !self.clogged && self.held.len() < self.terms.in_flight as usize
     }
 
+    /// The jobs that it would take.
+    pub(super) fn room(&self) -> u64 {
+        self.slots() - self.held.len() as u64
+    }
+
     /// The jobs that it holds and would take.
     pub(super) fn slots(&self) -> u64 {
         match self.retired || self.clogged {
