@@ -57,8 +57,10 @@ fn masked(body: &str) -> String {
         body = format!("{head}{rest}");
     }
     // nor of the memory that messages take besides their bodies
-    if let Some((head, index)) = body.split_once(r#","index_bytes":"#) {
-        body = format!("{head}{}", index.trim_start_matches(|c: char| c.is_ascii_digit()));
+    for name in [r#","index_bytes":"#, r#","max_index_bytes":"#] {
+        if let Some((head, index)) = body.split_once(name) {
+            body = format!("{head}{}", index.trim_start_matches(|c: char| c.is_ascii_digit()));
+        }
     }
     let lines = body.split_inclusive('\n').map(|line| match line.split_once(' ') {
         Some(("nsqd", _)) => "nsqd\n".to_owned(),
