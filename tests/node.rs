@@ -91,7 +91,8 @@ fn a_generator_hands_over_at_once_when_it_is_time_or_when_it_is_to_end() {
     let (_, first) = fleet.generator();
     fleet.wait_for_generator_after(first);
     let (generator, second) = fleet.generator();
-    judge.wait_for_more(100);
+    // 5 s: a release is believed of a node that was heard for a whole lease
+    judge.wait_for_more(250);
     fleet.nodes[generator].signal(Signal::SIGTERM);
     fleet.wait_for_generator_after(second);
     judge.wait_for_more(5);
