@@ -26,38 +26,34 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`app`], [`cli`] | the subcommands and their flags |
 //! | [`worker`] | Consumer × Handler |
 //! | [`handler`] | what is done with a message: print, exec, http, unix, forward, file, sleep; what it must look like |
+//! | `wake` | which groups have messages and nobody awake, and how their sockets are poked; for mqueue's own commands |
 //! | [`client`] | connections, publishing, consuming, the HTTP APIs |
 //! | [`broker`] | the embedded broker: state, log, TCP and HTTP |
-//! | `net` | raw connections, each with a deadline, and ports to listen on |
-//! | [`proto`] | the wire protocol, pure |
+//! | [`http`] | HTTP requests within limits, and a small server beside other work |
+//! | [`net`] | raw connections, each with a deadline; ports to listen on; feeds of lines and packets, and their acknowledgement |
 //! | [`systemd`] | passed sockets, and notes to systemd |
-//! | [`serve`], [`metrics`] | a small HTTP server beside a command's work, and counters for Prometheus |
-//! | [`feed`] | lines and packets over sockets, and their acknowledgement |
-//! | [`report`], [`backoff`], [`shutdown`] | figures, waiting, and ending |
+//! | [`backoff`], [`shutdown`] | waiting, and ending |
+//! | [`proto`] | the wire protocol, pure |
+//!
+//! The program `mqueue` is a crate of its own (`src/main.rs`, `src/commands/`) that uses this library as any other program would.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-pub mod app;
 pub mod backoff;
 pub mod broker;
-pub mod cli;
 pub mod client;
-pub mod feed;
 pub mod handler;
-mod http;
-pub mod metrics;
-mod net;
-mod pace;
-mod plot;
-mod plural;
+pub mod http;
+#[doc(hidden)]
+pub mod io_error;
+pub mod net;
+#[doc(hidden)]
+pub mod plural;
 pub mod proto;
-mod reason;
-mod records;
-pub mod report;
-pub mod serve;
 pub mod shutdown;
 pub mod systemd;
+#[doc(hidden)]
+pub mod wake;
 pub mod worker;

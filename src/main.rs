@@ -1,6 +1,6 @@
 //! Parses, runs, ends with an exit code.
 
-mod journal;
+mod commands;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -9,19 +9,21 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use mqueue::app::{self, Exit, Failure};
-use mqueue::cli::{self, Cli, Command};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use self::journal::FieldsInText;
+use self::commands::cli::{Cli, Command};
+use self::commands::common::exit::{Exit, Failure};
+use self::commands::common::journal::FieldsInText;
+use self::commands::common::stdout;
+use self::commands::refusal;
 
 /// Runs before std puts /dev/null in the place of a standard output that is closed.
 #[ctor::ctor(unsafe)]
 fn look_at_stdout() {
     if nix::fcntl::fcntl(io::stdout(), nix::fcntl::FcntlArg::F_GETFD) == Err(nix::errno::Errno::EBADF) {
-        app::output::was_closed_at_start();
+        stdout::was_closed_at_start();
     }
 }
 
@@ -51,22 +53,22 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let exit = runtime.block_on(async {
         match cli.command {
-            Command::Demo(args) => app::demo::run(args).await,
-            Command::Broker(args) => app::broker::run(args).await,
-            Command::Producer(args) => app::producer::run(args).await,
-            Command::Consumer(args) => app::consumer::run(args).await,
-            Command::Ingest(args) => app::ingest::run(args).await,
-            Command::Send(args) => app::send::run(args).await,
-            Command::Stage(args) => app::stage::run(args).await,
-            Command::Pipeline(args) => app::pipeline::run(args).await,
-            Command::Simulate(args) => app::simulate::run(args).await,
-            Command::Node(args) => app::node::run(args).await,
-            Command::Bench(args) => app::bench::run(args).await,
-            Command::Errors(args) => app::errors::run(args).await,
-            Command::Gateway(args) => app::gateway::run(args).await,
-            Command::Worker(args) => app::worker::run(args).await,
-            Command::Wakeup(args) => app::wakeup::run(args).await,
-            Command::Doctor(args) => app::doctor::run(args).await,
+            Command::Demo(args) => commands::demo::run(args).await,
+            Command::Broker(args) => commands::broker::run(args).await,
+            Command::Producer(args) => commands::producer::run(args).await,
+            Command::Consumer(args) => commands::consumer::run(args).await,
+            Command::Ingest(args) => commands::ingest::run(args).await,
+            Command::Send(args) => commands::send::run(args).await,
+            Command::Stage(args) => commands::stage::run(args).await,
+            Command::Pipeline(args) => commands::pipeline::run(args).await,
+            Command::Simulate(args) => commands::simulate::run(args).await,
+            Command::Node(args) => commands::node::run(args).await,
+            Command::Bench(args) => commands::bench::run(args).await,
+            Command::Errors(args) => commands::errors::run(args).await,
+            Command::Gateway(args) => commands::gateway::run(args).await,
+            Command::Worker(args) => commands::worker::run(args).await,
+            Command::Wakeup(args) => commands::wakeup::run(args).await,
+            Command::Doctor(args) => commands::doctor::run(args).await,
         }
     });
     // a blocked write or read of a pipe must not keep the program, however it ends
@@ -81,7 +83,7 @@ fn log_to_journal_or_stderr(filter: EnvFilter) {
     match journal {
         Some(journal) => registry.with(FieldsInText(journal.with_field_prefix(None))).init(),
         None => {
-            let colours = app::output::wants_colours(io::stderr().is_terminal());
+            let colours = stdout::wants_colours(io::stderr().is_terminal());
             registry.with(fmt::layer().with_writer(io::stderr).with_ansi(colours).with_target(false)).init();
         }
     }
@@ -98,10 +100,10 @@ fn stderr_is_the_journal() -> bool {
 fn tell(told: &clap::Error) -> ExitCode {
     if told.use_stderr() {
         let typed: Vec<OsString> = std::env::args_os().collect();
-        let _ = write!(io::stderr(), "{}", cli::refusal::text(told, &typed));
+        let _ = write!(io::stderr(), "{}", refusal::text(told, &typed));
         return Exit::Usage.into();
     }
-    match app::output::ended(told.print().and_then(|()| io::stdout().flush())) {
+    match stdout::ended(told.print().and_then(|()| io::stdout().flush())) {
         Ok(()) => Exit::Success.into(),
         Err(failure) => {
             let exit = failure.exit;

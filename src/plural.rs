@@ -3,13 +3,13 @@
 use std::fmt::Display;
 
 /// `1 message`, `2 messages`: nouns whose plural ends in a plain `s`.
-pub(crate) fn count<N: Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
+pub fn count<N: Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
     let s = if number == N::from(1) { "" } else { "s" };
     format!("{number} {noun}{s}")
 }
 
 /// `once`, `2 times`.
-pub(crate) fn times<N: Display + PartialEq + From<u8>>(number: N) -> String {
+pub fn times<N: Display + PartialEq + From<u8>>(number: N) -> String {
     if number == N::from(1) { "once".to_owned() } else { format!("{number} times") }
 }
 

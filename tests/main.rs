@@ -27,7 +27,6 @@ mod errors;
 mod fence;
 mod file;
 mod first_run;
-mod flags;
 mod gateway;
 mod groups;
 mod handler_commands;

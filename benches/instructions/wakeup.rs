@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mqueue::app::wakeup::crowd::Crowd;
+use mqueue::wake::crowd::Crowd;
 
 use crate::Work;
 

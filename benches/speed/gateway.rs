@@ -71,7 +71,7 @@ fn rate(nsqd: &Nsqd, stream: &str) -> f64 {
     nsqd.create(stream, "g");
     let lines = format!("{}\n", "x".repeat(200)).repeat(2000);
     (0..JOBS / 2000).for_each(|_| nsqd.publish_lines(stream, lines.as_bytes()));
-    let gateway = Gateway::start(nsqd, "--log info,mqueue::app::gateway::exchange=warn");
+    let gateway = Gateway::start(nsqd, "--log info,mqueue::commands::gateway::exchange=warn");
     let start = Instant::now();
     let mut command = worker(&gateway, stream);
     let status =

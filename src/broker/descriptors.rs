@@ -2,7 +2,7 @@
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::serve::Places;
+use crate::http::Places;
 
 /// Files kept for the log (its segments, those being read and removed), nsqlookupds, `/proc`, and connections that are being refused.
 const KEPT: usize = 96;

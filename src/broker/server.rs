@@ -16,9 +16,9 @@ use super::descriptors::Room;
 use super::http::{self, Api, Identity};
 use super::socket::Listener;
 use super::{Broker, lookupd, tcp};
-use crate::feed::remove_stale;
+use crate::http::{Places, listen};
+use crate::net::remove_stale;
 use crate::proto::HostPort;
-use crate::serve::{Places, listen};
 
 /// How long connections have to end when the broker stops.
 const GRACE: Duration = Duration::from_secs(2);

@@ -6,32 +6,32 @@
 //!                  Flow (pure) says each link's RDY                        flow/
 //!  Duplex    ◀─▶ Connection: a subscription that publishes            duplex.rs
 //!  Listener ◀── "a message comes" ◀── Connection                           listener.rs
-//!  Nsqd, Lookupd: their HTTP APIs                                          http.rs
+//!  Nsqd, Lookupd: their HTTP APIs                                          api.rs
 //! ```
 //!
 //! A connection is owned by one task; handles send it what they want and wait for what it says. Everything is at least once:
 //! a publish is repeated until nsqd said OK, and a message that nobody answered goes back to the queue.
 
 mod address;
+mod api;
 mod connection;
 mod consumer;
 mod driver;
 mod duplex;
 mod error;
 mod flow;
-mod http;
 mod http_date;
 mod listener;
 mod peer_names;
 mod publisher;
 
 pub use address::{Address, InvalidAddress};
+pub use api::{ConfigNumber, HttpError, Lookupd, Nsqd, StatsFilter};
 pub use connection::{ConnectConfig, identify};
 pub use consumer::{Consumer, ConsumerConfig, Control, Delivery, GivenBack, Health};
 pub use driver::Driver;
 pub use duplex::{Duplex, Heard};
 pub use error::Error;
 pub use flow::{ConnectionId, Flow, FlowConfig};
-pub use http::{ConfigNumber, HttpError, Lookupd, Nsqd, StatsFilter};
 pub use listener::Listener;
 pub use publisher::{PublishCounts, PublishError, PublishManyError, Publisher, PublisherConfig};

@@ -18,7 +18,7 @@ use super::print::{PrintHandler, PrintOutput};
 use super::sleep::SleepHandler;
 use super::unix::UnixHandler;
 use super::{Handler, HandlerSpec, Verdict};
-use crate::reason::why;
+use crate::io_error::why;
 
 /// What a handler is told beside its [`HandlerSpec`].
 #[derive(Debug, Clone)]
@@ -73,7 +73,7 @@ pub enum HandlerError {
     #[error("cannot start a handler: {}", why(.0))]
     System(#[source] io::Error),
     /// The HTTP client did not start: the system has no certificates for https.
-    #[error("{}", crate::http::not_built(.0))]
+    #[error("{}", crate::http::client::not_built(.0))]
     HttpClient(#[source] reqwest::Error),
 }
 

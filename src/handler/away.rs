@@ -5,9 +5,9 @@ use super::Verdict;
 /// Whoever does the work is away. A stage waits for it, for the message is not to blame. For a worker it is no try if the message never
 /// came there; one that was brought and not answered may be what ended whoever took it, and has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Away {
+pub struct Away {
     /// The reason, in one line.
-    pub(crate) why: String,
+    pub why: String,
     /// Nothing of the message was taken.
     is_untried: bool,
 }

@@ -30,7 +30,7 @@ use super::memory_file;
 use super::orphan_guard::OrphanGuard;
 use super::process_group::{GRACE, ProcessGroup, ended};
 use super::{CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, Verdict};
-use crate::reason::why;
+use crate::io_error::why;
 
 /// sysexits.h: the input was wrong, and will be the next time.
 const EX_DATAERR: i32 = 65;

@@ -36,7 +36,7 @@ impl ForwardHandler {
     }
 
     /// Publishes these bodies together. Cancelled, some may have been published.
-    pub(crate) async fn pass_many(&self, bodies: Vec<Bytes>) -> Vec<Result<Verdict, Away>> {
+    pub async fn pass_many(&self, bodies: Vec<Bytes>) -> Vec<Result<Verdict, Away>> {
         let connecting = || {
             let config = PublisherConfig { timeout: TIMEOUT, ..PublisherConfig::default() };
             Publisher::connect(&self.nsqd, config)

@@ -27,7 +27,7 @@ use crate::proto::{ChannelName, Message, TopicName};
 use super::away::or_later;
 use super::spec::shown;
 use super::{Away, CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, LONGEST_DELAY, Verdict};
-use crate::http::{BodyError, body, cause};
+use crate::http::client::{BodyError, body, cause};
 use crate::proto::excerpt;
 
 /// So many 401, 403 and 404 in a row may be the messages' own fault, once others were taken.
@@ -84,7 +84,7 @@ impl HttpHandler {
     /// A handler for this URL; a user and password in it go out as basic authentication. Connects to nothing yet. Fails if
     /// the client cannot be set up.
     pub fn new(url: &HttpUrl, options: &HandlerOptions) -> Result<Self, HandlerError> {
-        let client = crate::http::client_for(url.url()).redirect(Policy::none()).timeout(options.timeout);
+        let client = crate::http::client::client_for(url.url()).redirect(Policy::none()).timeout(options.timeout);
         let client = client.connect_timeout(CONNECT_TIME.min(options.timeout));
         Ok(Self {
             client: client.build().map_err(HandlerError::HttpClient)?,
@@ -98,7 +98,7 @@ impl HttpHandler {
     }
 
     /// The verdict; away is a server that does not answer, or says that it takes nothing now.
-    pub(crate) async fn pass(&self, message: Message) -> Result<Verdict, Away> {
+    pub async fn pass(&self, message: Message) -> Result<Verdict, Away> {
         let response = self.answer(message).await?;
         let takes_nothing = matches!(response.status(), StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
         match self.verdict(response).await {

@@ -79,7 +79,7 @@ impl LineFormat {
 }
 
 /// A body as JSON has it: its text, or, where it is none, in base64, which `encoding` then says.
-pub(crate) fn json_text(body: &[u8]) -> (Cow<'_, str>, Option<&'static str>) {
+pub fn json_text(body: &[u8]) -> (Cow<'_, str>, Option<&'static str>) {
     match std::str::from_utf8(body) {
         Ok(text) => (Cow::Borrowed(text), None),
         Err(_) => (Cow::Owned(STANDARD.encode(body)), Some("base64")),

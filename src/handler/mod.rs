@@ -33,12 +33,12 @@ mod testing;
 mod unix;
 
 pub use any::{AnyHandler, HandlerError, HandlerOptions};
-pub(crate) use away::Away;
+pub use away::Away;
 pub use exec::ExecHandler;
 pub use file::{FileHandler, FileNames, FileOptions, InvalidNames, Names, Rotation};
 pub use forward::ForwardHandler;
 pub use http::HttpHandler;
-pub(crate) use line::json_text;
+pub use line::json_text;
 pub use pipe::PipeHandler;
 pub use print::{InvalidOutput, PrintHandler, PrintOutput};
 pub use schema::{InvalidSchema, Schema};

@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::memory_file;
-use crate::reason::why;
+use crate::io_error::why;
 
 /// A slot's length: digits or blanks, and a line feed.
 const SLOT: usize = 12;

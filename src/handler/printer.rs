@@ -11,7 +11,7 @@ use crate::proto::Message;
 
 use super::Verdict;
 use super::line::LineFormat;
-use crate::reason::why;
+use crate::io_error::why;
 
 /// How much is formatted before it is written, in bytes: a batch of common messages is one write(2), and a batch of
 /// huge ones is never in memory twice. Up to this much is kept from batch to batch.

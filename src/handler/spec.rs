@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use reqwest::Url;
 
-use crate::feed::{Endpoint, InvalidEndpoint};
+use crate::net::{Endpoint, InvalidEndpoint};
 use crate::proto::{InvalidName, TopicName};
 
 /// A handler as named on the command line. `Display` gives the text that [`FromStr`] reads.

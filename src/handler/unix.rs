@@ -1,6 +1,6 @@
 //! `unix:/PATH`: hands bodies to whoever listens there, a line each; it answers `OK` when it has them.
 //!
-//! Each batch has a connection of its own, whose end asks for the answer (see [`crate::feed`]). A line that was written and not
+//! Each batch has a connection of its own, whose end asks for the answer (see [`crate::net`]). A line that was written and not
 //! answered counts as not taken, and is sent again.
 
 use std::io;
@@ -11,13 +11,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::feed::Answer;
+use crate::net::Answer;
 use crate::net::connect_unix;
 use crate::proto::Message;
 
 use super::away::or_later;
 use super::{Away, Handler, Verdict};
-use crate::reason::why;
+use crate::io_error::why;
 
 /// How long a receiver may leave its queue of connections full.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ impl UnixHandler {
     }
 
     /// Hands these bodies over together. Cancelled, some may have been taken.
-    pub(crate) async fn pass_many(&self, bodies: Vec<Bytes>) -> Vec<Result<Verdict, Away>> {
+    pub async fn pass_many(&self, bodies: Vec<Bytes>) -> Vec<Result<Verdict, Away>> {
         let mut results = Vec::with_capacity(bodies.len());
         let mut lines = Vec::with_capacity(bodies.len());
         for body in bodies {

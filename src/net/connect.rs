@@ -24,7 +24,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 ///
 /// # Cancel safety
 /// Dropped, it ends all attempts.
-pub(crate) async fn connect(host: &str, port: u16, within: Duration) -> io::Result<TcpStream> {
+pub async fn connect(host: &str, port: u16, within: Duration) -> io::Result<TcpStream> {
     let connecting = async {
         let addresses = in_turns(resolve(host, port).await?);
         race(&addresses, TcpStream::connect).await
@@ -36,7 +36,7 @@ pub(crate) async fn connect(host: &str, port: u16, within: Duration) -> io::Resu
 }
 
 /// A socket that sends to a host's first address that it has a way to.
-pub(crate) async fn connect_udp(host: &str, port: u16, within: Duration) -> io::Result<UdpSocket> {
+pub async fn connect_udp(host: &str, port: u16, within: Duration) -> io::Result<UdpSocket> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{host} was not resolved within {within:?}"));
     let addresses = timeout(within, resolve(host, port)).await.map_err(|_| late())??;
     let mut failed = None;

@@ -34,7 +34,7 @@ pub async fn listen(at: &HostPort) -> io::Result<TcpListener> {
 }
 
 /// Takes a UDP port; 0 is any free one. Fails as [`listen`] does.
-pub(crate) async fn bind_udp(at: &HostPort) -> io::Result<UdpSocket> {
+pub async fn bind_udp(at: &HostPort) -> io::Result<UdpSocket> {
     let made = open(at, |address| {
         let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
         let made = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;

@@ -18,7 +18,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// `TimedOut` if its queue was full for as long as `within`.
-pub(crate) async fn connect_unix(path: &Path, within: Duration) -> io::Result<UnixStream> {
+pub async fn connect_unix(path: &Path, within: Duration) -> io::Result<UnixStream> {
     let connecting = async {
         let mut pause = PAUSE;
         loop {
@@ -37,7 +37,7 @@ pub(crate) async fn connect_unix(path: &Path, within: Duration) -> io::Result<Un
 }
 
 /// Connects to a stream socket and lets go, without waiting. `EAGAIN` says that somebody listens, and that the queue is full.
-pub(crate) fn knock(path: &Path) -> nix::Result<()> {
+pub fn knock(path: &Path) -> nix::Result<()> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let ours = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     connect(ours.as_raw_fd(), &UnixAddr::new(path)?)

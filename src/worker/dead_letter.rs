@@ -78,7 +78,7 @@ impl DeadLetter {
     }
 
     /// Gives `message` of `channel` up, for this reason.
-    pub(crate) fn new(topic: &TopicName, channel: &ChannelName, message: &Message, reason: String) -> Self {
+    pub fn new(topic: &TopicName, channel: &ChannelName, message: &Message, reason: String) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             mqueue: MARK.to_owned(),
@@ -125,7 +125,7 @@ impl DeadLetter {
 
 /// Why a dead letter is not in its stream.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum DeadLetterError {
+pub enum DeadLetterError {
     #[error(transparent)]
     Connect(#[from] Error),
     #[error(transparent)]
@@ -136,24 +136,26 @@ pub(crate) enum DeadLetterError {
 
 /// Publishes dead letters, each on the nsqd that the message came from. Connects when the first one comes.
 #[derive(Debug, Clone)]
-pub(crate) struct DeadLetters {
+pub struct DeadLetters {
     topic: TopicName,
     config: PublisherConfig,
     publishers: Arc<Mutex<HashMap<Address, Publisher>>>,
 }
 
 impl DeadLetters {
-    pub(crate) fn new(topic: TopicName, config: PublisherConfig) -> Self {
+    /// Publishes to this topic.
+    pub fn new(topic: TopicName, config: PublisherConfig) -> Self {
         Self { topic, config, publishers: Arc::default() }
     }
 
-    pub(crate) fn topic(&self) -> &TopicName {
+    /// The topic of the dead letters.
+    pub fn topic(&self) -> &TopicName {
         &self.topic
     }
 
     /// Done when nsqd said OK, in whole or in parts. There is one deadline, connecting included: letters that are published together
     /// fail together.
-    pub(crate) async fn publish(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
+    pub async fn publish(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
         let within = self.config.timeout;
         timeout(within, self.publish_as_it_fits(nsqd, letter)).await.map_err(|_| DeadLetterError::TimedOut(within))?
     }

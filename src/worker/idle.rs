@@ -9,24 +9,24 @@ const AGAIN: Duration = Duration::from_millis(10);
 
 /// How long nothing may be received nor be in flight, and since when that is so.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Idle {
+pub struct Idle {
     allowed: Duration,
     since: Instant,
 }
 
 impl Idle {
     /// Idle from now on.
-    pub(crate) fn new(allowed: Duration, now: Instant) -> Self {
+    pub fn new(allowed: Duration, now: Instant) -> Self {
         Self { allowed, since: now }
     }
 
     /// Something was received, answered, or poked for.
-    pub(crate) fn put_off(&mut self, now: Instant) {
+    pub fn put_off(&mut self, now: Instant) {
         self.since = now;
     }
 
     /// When to look again; `None` if it has been idle for long enough.
-    pub(crate) fn look(&mut self, busy: bool, now: Instant) -> Option<Instant> {
+    pub fn look(&mut self, busy: bool, now: Instant) -> Option<Instant> {
         if busy {
             self.since = now;
             return Some(now + self.allowed.max(AGAIN));
@@ -35,7 +35,7 @@ impl Idle {
     }
 
     /// How long it is until the end, if nothing comes.
-    pub(crate) fn left(&self, now: Instant) -> Duration {
+    pub fn left(&self, now: Instant) -> Duration {
         self.over().saturating_duration_since(now)
     }
 

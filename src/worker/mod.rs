@@ -8,7 +8,7 @@
 //! the answer. Stopped anywhere before it, the message is still nsqd's and comes again.
 
 mod dead_letter;
-pub(crate) mod idle;
+pub mod idle;
 mod settle;
 mod tries;
 
@@ -19,12 +19,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 
-pub(crate) use self::dead_letter::DeadLetters;
+pub use self::dead_letter::DeadLetters;
 pub use self::dead_letter::{DeadLetter, Part};
-use self::idle::Idle;
-pub(crate) use self::settle::retry_delay;
+#[doc(hidden)]
+pub use self::idle::Idle;
+pub use self::settle::retry_delay;
 use self::settle::{Rules, Settled, Way, settle};
-pub(crate) use self::tries::MaxTries;
+pub use self::tries::MaxTries;
 use crate::client::{Consumer, Delivery, PublisherConfig};
 use crate::handler::Handler;
 use crate::proto::{InvalidName, TopicName};

@@ -18,7 +18,7 @@ use crate::proto::{ChannelName, InvalidName, TopicName};
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(15 * 60);
 
 /// How long a message that failed waits: `by` times its tries.
-pub(crate) fn retry_delay(by: Duration, delivery: &Delivery) -> Duration {
+pub fn retry_delay(by: Duration, delivery: &Delivery) -> Duration {
     by.saturating_mul(delivery.tries().into()).min(MAX_RETRY_DELAY)
 }
 

@@ -14,17 +14,17 @@ use crate::plural::times;
 
 /// The tries that a message has; 0 for any number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MaxTries(pub(crate) u16);
+pub struct MaxTries(pub u16);
 
 impl MaxTries {
     /// True if a message that fails now is not to be tried again.
-    pub(crate) fn is_last(self, tries: u16) -> bool {
+    pub fn is_last(self, tries: u16) -> bool {
         self.0 > 0 && tries >= self.0
     }
 
     /// The reason to give a message up that arrives for this try, without trying it; `None` if it is to be tried. With every try before
     /// used up and no verdict, whoever worked on it died.
-    pub(crate) fn on_arrival(self, tries: u16) -> Option<String> {
+    pub fn on_arrival(self, tries: u16) -> Option<String> {
         let times = times(self.0);
         (self.0 > 0 && tries > self.0)
             .then(|| format!("delivered {times} and never answered: whoever worked on it died, or lost its connection"))

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::socket::{Listener, Socket};
-use crate::serve::{Manners, Places, connection};
+use crate::http::{Manners, Places, connection};
 
 /// As Go's server writes headers.
 const MANNERS: Manners = Manners {

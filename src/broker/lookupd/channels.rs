@@ -8,7 +8,7 @@ use reqwest::redirect::Policy;
 
 use super::ANSWER;
 use crate::broker::Broker;
-use crate::http;
+use crate::http::client as http;
 use crate::proto::stats::Channels;
 use crate::proto::{ChannelName, TopicName, excerpt};
 

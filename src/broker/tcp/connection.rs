@@ -16,10 +16,10 @@ use super::identify::Agreed;
 use crate::broker::Broker;
 use crate::broker::socket::Socket;
 use crate::broker::state::SessionId;
+use crate::http::{Place, Stay};
 use crate::proto::{
     self, Command, ErrorCode, Frame, MAGIC_V2, Outgoing, ProtocolError, Response, Unfinished, WireError,
 };
-use crate::serve::{Place, Stay};
 
 /// How long a client has to take the last words.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -17,8 +17,8 @@ use tokio_util::task::TaskTracker;
 use self::connection::Connection;
 use super::Broker;
 use super::socket::{Listener, Socket};
+use crate::http::Places;
 use crate::proto::{ErrorCode, Frame, Outgoing, ProtocolError, WireError};
-use crate::serve::Places;
 
 /// Serves the connections of a listener until told to stop; each ends by itself then.
 pub async fn serve(

@@ -32,7 +32,7 @@ use self::writing::Writing;
 use super::lane::Lane;
 use super::line::LineFormat;
 use super::{Handler, HandlerError, HandlerOptions, PrintOutput, Verdict};
-use crate::reason::why;
+use crate::io_error::why;
 
 /// The most messages that share a write and a sync.
 const BATCH: usize = 1024;

@@ -27,8 +27,8 @@ use crate::handler::line::LineFormat;
 use crate::handler::orphan_guard::OrphanGuard;
 use crate::handler::process_group::ended;
 use crate::handler::{CAPTURE_LIMIT, HandlerOptions, PrintOutput, Verdict};
+use crate::io_error::why;
 use crate::proto::{ChannelName, TopicName};
-use crate::reason::why;
 
 /// Between the end of a run and the next one's start.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,377 @@
+//! The HTTP APIs of nsqd and nsqlookupd (<https://nsq.io/components/nsqd.html>, `nsqd/http.go`, `nsqlookupd/http.go`).
+//!
+//! Every call has a deadline: 2 s to connect, 5 s in all. Every answer has a limit, in bytes and in what is in it, and names that NSQ does not
+//! allow are left out of it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use reqwest::header::DATE;
+use reqwest::redirect::Policy;
+use reqwest::{Client, Method, StatusCode};
+use serde::de::DeserializeOwned;
+
+use super::peer_names::{Checked, LeftOut};
+use super::{Address, InvalidAddress, http_date};
+use crate::http::client::{BodyError, body as read_body};
+use crate::proto::stats::{Channels, ErrorBody, Info, Lookup, Stats, Topics};
+use crate::proto::{ChannelName, TopicName, excerpt};
+
+/// The longest answer in bytes: statistics of some 80,000 channels.
+const MAX_ANSWER: usize = 32 << 20;
+/// The longest answer that is an error.
+const MAX_ERROR: usize = 64 << 10;
+/// The most objects, and the most values, in an answer: a short text may stand for much memory.
+const MAX_OBJECTS: usize = 1 << 18;
+const MAX_VALUES: usize = 1 << 22;
+
+/// Why a call of an HTTP API failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// Nothing answered.
+    #[error("cannot reach {program} at {address}: {reason}")]
+    Unreachable {
+        /// `nsqd` or `nsqlookupd`.
+        program: &'static str,
+        /// Where.
+        address: String,
+        /// The innermost cause.
+        reason: String,
+    },
+    /// It answered with an error.
+    #[error("{program} at {address} answered {status} {code} to {path}")]
+    Status {
+        /// `nsqd` or `nsqlookupd`.
+        program: &'static str,
+        /// Where.
+        address: String,
+        /// What was asked.
+        path: &'static str,
+        /// The HTTP status.
+        status: u16,
+        /// NSQ's code, such as `TOPIC_NOT_FOUND`, if there was one.
+        code: String,
+    },
+    /// It answered with something else than was expected.
+    #[error("{program} at {address} sent an answer to {path} that cannot be read: is this its HTTP port? ({reason})")]
+    Answer {
+        /// `nsqd` or `nsqlookupd`.
+        program: &'static str,
+        /// Where.
+        address: String,
+        /// What was asked.
+        path: &'static str,
+        /// What was wrong with it.
+        reason: String,
+    },
+}
+
+impl HttpError {
+    /// True if the server does not know such a request at all.
+    pub fn is_unknown_request(&self) -> bool {
+        matches!(self, Self::Status { status: 404 | 405, code, .. } if !code.ends_with("_NOT_FOUND"))
+    }
+
+    /// True if the topic or channel that was named does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Status { code, .. } if matches!(code.as_str(), "TOPIC_NOT_FOUND" | "CHANNEL_NOT_FOUND"))
+    }
+}
+
+/// One server's API.
+#[derive(Debug, Clone)]
+struct Api {
+    program: &'static str,
+    address: String,
+    client: Client,
+    /// That it named what is not allowed was logged.
+    said: Arc<AtomicBool>,
+}
+
+type Query<'a> = [(&'a str, &'a str)];
+type Dated = (Vec<u8>, Option<SystemTime>);
+
+impl Api {
+    fn new(program: &'static str, address: &str) -> Result<Self, InvalidAddress> {
+        let bare = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
+        let address = bare.parse::<Address>()?.to_string();
+        let client = crate::http::client::plain()
+            .connect_timeout(Duration::from_secs(2))
+            .timeout(Duration::from_secs(5))
+            .no_proxy();
+        // who is asked does not choose who else is
+        let client = client.redirect(Policy::none()).build().expect("nothing is read from the system for plain http");
+        Ok(Self { program, address, client, said: Arc::default() })
+    }
+
+    async fn call(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Vec<u8>, HttpError> {
+        self.call_dated(method, path, query).await.map(|(body, _)| body)
+    }
+
+    /// The answer, and when the server says that it gave it.
+    async fn call_dated(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Dated, HttpError> {
+        self.send(method, path, query, Bytes::new()).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &'static str,
+        query: &Query<'_>,
+        body: Bytes,
+    ) -> Result<Dated, HttpError> {
+        let (program, address) = (self.program, self.address.clone());
+        let unreachable = |e: reqwest::Error| {
+            let reason = if e.is_timeout() { "no answer in time".to_owned() } else { innermost(&e) };
+            HttpError::Unreachable { program, address: address.clone(), reason }
+        };
+        let url = format!("http://{address}{path}");
+        let response = self.client.request(method, url).query(query).body(body).send().await.map_err(unreachable)?;
+        let status = response.status();
+        let date = response.headers().get(DATE).and_then(|date| http_date::parse(date.to_str().ok()?));
+        if status == StatusCode::OK {
+            return match read_body(response, MAX_ANSWER).await {
+                Ok(body) => Ok((body, date)),
+                Err(BodyError::Broken(error)) => Err(unreachable(error)),
+                Err(error @ BodyError::TooLong(_)) => Err(self.unreadable(path, &error.to_string())),
+            };
+        }
+        let body = read_body(response, MAX_ERROR).await.unwrap_or_default();
+        let code = serde_json::from_slice::<ErrorBody>(&body).unwrap_or_default().message;
+        let code = excerpt(code.as_bytes());
+        Err(HttpError::Status { program, address: self.address.clone(), path, status: status.as_u16(), code })
+    }
+
+    async fn get<T: DeserializeOwned + Checked>(&self, path: &'static str, query: &Query<'_>) -> Result<T, HttpError> {
+        let body = self.call(Method::GET, path, query).await?;
+        let mut answer: T = read(&body).map_err(|why| self.unreadable(path, &why))?;
+        let mut out = LeftOut::default();
+        answer.check(&mut out);
+        out.log_once(self.program, &self.address, &self.said);
+        Ok(answer)
+    }
+
+    fn unreadable(&self, path: &'static str, why: &str) -> HttpError {
+        let reason = excerpt(why.as_bytes());
+        HttpError::Answer { program: self.program, address: self.address.clone(), path, reason }
+    }
+
+    async fn post(&self, path: &'static str, query: &Query<'_>) -> Result<(), HttpError> {
+        self.call(Method::POST, path, query).await.map(drop)
+    }
+}
+
+/// Reads JSON, unless it would take far more memory than it has bytes.
+fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
+    let objects = memchr::memchr_iter(b'{', json).count();
+    let values = memchr::memchr_iter(b',', json).count();
+    if objects > MAX_OBJECTS || values > MAX_VALUES {
+        return Err(format!(
+            "it has {objects} objects and {values} values: up to {MAX_OBJECTS} and {MAX_VALUES} are read"
+        ));
+    }
+    serde_json::from_slice(json).map_err(|e| e.to_string())
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |e| e.source()).last().unwrap_or(error).to_string()
+}
+
+/// What `/stats` is to tell.
+#[derive(Debug, Clone, Default)]
+pub struct StatsFilter {
+    /// Only this topic.
+    pub topic: Option<TopicName>,
+    /// Only this channel.
+    pub channel: Option<ChannelName>,
+    /// The clients, too (costly where there are many).
+    pub clients: bool,
+}
+
+/// nsqd's HTTP API. Cheap to clone; calls share connections.
+#[derive(Debug, Clone)]
+pub struct Nsqd(Api);
+
+impl Nsqd {
+    /// Whether it is well: an error unless it is.
+    pub async fn ping(&self) -> Result<(), HttpError> {
+        self.0.call(Method::GET, "/ping", &[]).await.map(drop)
+    }
+
+    /// What its clock says, to the second (the seconds' fraction is cut off); `None` if it does not say.
+    pub async fn clock(&self) -> Result<Option<SystemTime>, HttpError> {
+        self.0.call_dated(Method::GET, "/info", &[]).await.map(|(_, date)| date)
+    }
+
+    /// Its version and addresses.
+    pub async fn info(&self) -> Result<Info, HttpError> {
+        self.0.get("/info", &[]).await
+    }
+
+    /// Where clients connect to it; `None` if that is not a TCP port. The host that it was named by can be reached; what nsqd calls itself
+    /// need not be.
+    pub fn tcp_address(&self, info: &Info) -> Option<Address> {
+        let (host, _) = self.0.address.rsplit_once(':')?;
+        format!("{host}:{}", info.tcp_port).parse().ok()
+    }
+
+    /// Topics, channels and their depths. What does not exist is left out.
+    pub async fn stats(&self, filter: &StatsFilter) -> Result<Stats, HttpError> {
+        let clients = if filter.clients { "true" } else { "false" };
+        let mut query = vec![("format", "json"), ("include_mem", "false"), ("include_clients", clients)];
+        query.extend(filter.topic.as_ref().map(|topic| ("topic", topic.as_str())));
+        query.extend(filter.channel.as_ref().map(|channel| ("channel", channel.as_str())));
+        self.0.get("/stats", &query).await
+    }
+
+    /// A number that nsqd was started with, such as `max_msg_size`.
+    pub async fn config(&self, option: ConfigNumber) -> Result<u64, HttpError> {
+        self.0.get(option.path(), &[]).await
+    }
+
+    /// Creates a topic; fine if it is there.
+    pub async fn create_topic(&self, topic: &TopicName) -> Result<(), HttpError> {
+        self.0.post("/topic/create", &[("topic", topic.as_str())]).await
+    }
+
+    /// Deletes a topic with all its channels and messages.
+    pub async fn delete_topic(&self, topic: &TopicName) -> Result<(), HttpError> {
+        self.0.post("/topic/delete", &[("topic", topic.as_str())]).await
+    }
+
+    /// Creates a channel of a topic that exists; fine if it is there.
+    pub async fn create_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.channel("/channel/create", topic, channel).await
+    }
+
+    /// Deletes a channel with all its messages.
+    pub async fn delete_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.channel("/channel/delete", topic, channel).await
+    }
+
+    /// Discards a channel's messages.
+    pub async fn empty_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.channel("/channel/empty", topic, channel).await
+    }
+
+    /// Delivers no more messages of a channel until it is unpaused.
+    pub async fn pause_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.channel("/channel/pause", topic, channel).await
+    }
+
+    /// Delivers a channel's messages again.
+    pub async fn unpause_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.channel("/channel/unpause", topic, channel).await
+    }
+
+    /// Publishes to a topic.
+    pub async fn publish(&self, topic: &TopicName, body: Bytes) -> Result<(), HttpError> {
+        self.0.send(Method::POST, "/pub", &[("topic", topic.as_str())], body).await.map(drop)
+    }
+
+    /// True if it knows [`publish_to_channel`](Self::publish_to_channel). Asks by a request that publishes nothing, as it names no topic.
+    pub async fn can_publish_to_channel(&self) -> Result<bool, HttpError> {
+        match self.0.call(Method::POST, "/channel/pub", &[]).await {
+            Err(error) if error.is_unknown_request() => Ok(false),
+            Ok(_) | Err(HttpError::Status { status: 400, .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Publishes to one channel of a topic, which mqueue's broker can do; nsqd does not know the request:
+    /// [`HttpError::is_unknown_request`].
+    pub async fn publish_to_channel(
+        &self,
+        topic: &TopicName,
+        channel: &ChannelName,
+        body: Bytes,
+    ) -> Result<(), HttpError> {
+        let query = [("topic", topic.as_str()), ("channel", channel.as_str())];
+        self.0.send(Method::POST, "/channel/pub", &query, body).await.map(drop)
+    }
+
+    async fn channel(&self, path: &'static str, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.0.post(path, &[("topic", topic.as_str()), ("channel", channel.as_str())]).await
+    }
+}
+
+/// nsqd's numeric settings that `/config` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigNumber {
+    /// The largest message, in bytes.
+    MaxMsgSize,
+    /// The largest command body, in bytes.
+    MaxBodySize,
+    /// Messages kept in memory, for each topic and channel.
+    MemQueueSize,
+}
+
+impl ConfigNumber {
+    fn path(self) -> &'static str {
+        match self {
+            Self::MaxMsgSize => "/config/max_msg_size",
+            Self::MaxBodySize => "/config/max_body_size",
+            Self::MemQueueSize => "/config/mem_queue_size",
+        }
+    }
+}
+
+/// nsqlookupd's HTTP API. Cheap to clone; calls share connections.
+#[derive(Debug, Clone)]
+pub struct Lookupd(Api);
+
+impl Lookupd {
+    /// Its version.
+    pub async fn info(&self) -> Result<Info, HttpError> {
+        self.0.get("/info", &[]).await
+    }
+
+    /// The nsqds that have a topic; none if it does not know the topic (yet).
+    pub async fn lookup(&self, topic: &TopicName) -> Result<Lookup, HttpError> {
+        match self.0.get("/lookup", &[("topic", topic.as_str())]).await {
+            Err(e) if e.is_not_found() => Ok(Lookup::default()),
+            answer => answer,
+        }
+    }
+
+    /// Every nsqd.
+    pub async fn nodes(&self) -> Result<Lookup, HttpError> {
+        self.0.get("/nodes", &[]).await
+    }
+
+    /// Every topic.
+    pub async fn topics(&self) -> Result<Topics, HttpError> {
+        self.0.get("/topics", &[]).await
+    }
+
+    /// A topic's channels; none if it is unknown.
+    pub async fn channels(&self, topic: &TopicName) -> Result<Channels, HttpError> {
+        self.0.get("/channels", &[("topic", topic.as_str())]).await
+    }
+}
+
+macro_rules! server {
+    ($type:ident, $program:literal) => {
+        impl FromStr for $type {
+            type Err = InvalidAddress;
+
+            /// Takes `HOST:PORT` and `http://HOST:PORT`. Connects only when it is called.
+            fn from_str(address: &str) -> Result<Self, InvalidAddress> {
+                Api::new($program, address).map(Self)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0.address)
+            }
+        }
+    };
+}
+
+server!(Nsqd, "nsqd");
+server!(Lookupd, "nsqlookupd");

@@ -1,0 +1,117 @@
+//! This run beside an earlier one, figure by figure.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::report::{Flow, Report, Usage, figure};
+use super::table::Table;
+use crate::commands::common::exit::Exit;
+use crate::commands::common::exit::Failure;
+
+/// A run that was written with `--output json`.
+#[derive(Debug)]
+pub(super) struct Earlier(Report);
+
+/// The figures that both runs have.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Compared {
+    /// What the two runs did not do alike; the ratios then say little.
+    different: Vec<String>,
+    figures: Vec<Figure>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Figure {
+    what: String,
+    earlier: f64,
+    now: f64,
+    ratio: f64,
+}
+
+impl Earlier {
+    /// Reads it. Fails if it is none.
+    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+        let failure = |e: &dyn std::fmt::Display| {
+            let line = format!("cannot compare with {}: {e}: name what --output json has written", path.display());
+            Failure::new(Exit::Usage, line)
+        };
+        let text = std::fs::read_to_string(path).map_err(|e| failure(&e))?;
+        serde_json::from_str(&text).map(Self).map_err(|e| failure(&e))
+    }
+
+    /// What is in both.
+    pub(super) fn beside(&self, now: &Report) -> Compared {
+        let Self(earlier) = self;
+        let pairs = figures(earlier).into_iter().zip(figures(now));
+        let figures = pairs.filter_map(|((what, earlier), (_, now))| {
+            let (earlier, now) = (earlier?, now?);
+            (earlier > 0.0).then(|| Figure { what: what.to_owned(), earlier, now, ratio: now / earlier })
+        });
+        Compared { figures: figures.collect(), different: different(earlier, now) }
+    }
+}
+
+impl Compared {
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        format!("\n{}{}", self.table().text(), self.warning())
+    }
+
+    /// For a page.
+    pub(super) fn markdown(&self) -> String {
+        format!("\n{}{}", self.table().markdown(), self.warning())
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new(["", "earlier", "now", "ratio"]);
+        for Figure { what, earlier, now, ratio } in &self.figures {
+            table.row([what.clone(), figure(*earlier), figure(*now), format!("{ratio:.2}×")]);
+        }
+        table
+    }
+
+    fn warning(&self) -> String {
+        match self.different.is_empty() {
+            true => String::new(),
+            false => format!("\nnot the same in both: {}\n", self.different.join("; ")),
+        }
+    }
+}
+
+/// The figures of a run, by name: the same names in the same order for every run.
+fn figures(report: &Report) -> Vec<(&'static str, Option<f64>)> {
+    let rate = |flow: &Option<Flow>| flow.as_ref().map(|flow| flow.messages_per_s);
+    let p50 = |flow: &Option<Flow>| flow.as_ref()?.latency_ms.map(|ms| ms.p50);
+    let p99 = |flow: &Option<Flow>| flow.as_ref()?.latency_ms.map(|ms| ms.p99);
+    let (client, broker) = (Some(&report.client_usage), report.broker_usage.as_ref());
+    let cpu = |usage: Option<&Usage>| usage?.cpu_us_per_message;
+    let memory = |usage: Option<&Usage>| usage.map(|usage| usage.memory_bytes as f64 / 1e6);
+    vec![
+        ("published, messages/s", rate(&report.published)),
+        ("published, p50, ms", p50(&report.published)),
+        ("published, p99, ms", p99(&report.published)),
+        ("handled, messages/s", rate(&report.handled)),
+        ("handled, p50, ms", p50(&report.handled)),
+        ("handled, p99, ms", p99(&report.handled)),
+        ("client, µs a message", cpu(client)),
+        ("client, MB", memory(client)),
+        ("broker, µs a message", cpu(broker)),
+        ("broker, MB", memory(broker)),
+    ]
+}
+
+/// What is not the same in both loads, and what it was and is.
+fn different(earlier: &Report, now: &Report) -> Vec<String> {
+    let fields = |report: &Report| match serde_json::to_value(&report.load) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let (was, is) = (fields(earlier), fields(now));
+    let changed = is.iter().filter(|(name, value)| was.get(*name) != Some(*value));
+    let text = |value: Option<&serde_json::Value>| match value {
+        None | Some(serde_json::Value::Null) => "none".to_owned(),
+        Some(value) => value.to_string().trim_matches('"').to_owned(),
+    };
+    changed.map(|(name, value)| format!("{name} was {}, is {}", text(was.get(name)), text(Some(value)))).collect()
+}

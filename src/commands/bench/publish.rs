@@ -1,0 +1,159 @@
+//! Publishing: in a closed loop, on a schedule, or to fill a stream.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use super::body::Bodies;
+use super::run::Run;
+use crate::commands::common::precise_timer::Alarm;
+use crate::commands::common::schedule::Schedule;
+use mqueue::client::{PublishManyError, Publisher};
+use mqueue::proto::TopicName;
+
+/// Bytes on their way on a schedule: what may gather while the broker is slow. Beyond it messages are sent late.
+const ON_SCHEDULE: usize = 32 << 20;
+/// What a message, and a batch, costs besides its bytes, in bytes.
+const MESSAGE_COST: usize = 64;
+const BATCH_COST: usize = 1024;
+/// Batches that are told one by one when they are given up; of more, some stand for all.
+const TOLD: u64 = 100_000;
+/// Batches that are begun at once, before answers are taken.
+const AT_ONCE: u64 = 64;
+/// Bytes that fill a stream in one command, and how many commands each connection has on its way.
+const FILLING: usize = 256 * 1024;
+const FILLERS: usize = 4;
+
+/// Who publishes, and what.
+pub(super) struct Sender<'a> {
+    pub(super) publishers: &'a [Publisher],
+    pub(super) topic: &'a TopicName,
+    pub(super) bodies: &'a Bodies,
+}
+
+impl Sender<'_> {
+    /// Until the run is closed, or all that is to be published was; and until all of it was acknowledged.
+    pub(super) async fn publish(&self, run: &Run) -> std::io::Result<()> {
+        match run.plan.rate {
+            Some(rate) => self.on_schedule(run, rate).await,
+            None => {
+                let lanes = self.publishers.iter().flat_map(|publisher| (0..run.plan.window).map(move |_| publisher));
+                join_all(lanes.map(|publisher| self.one_by_one(run, publisher))).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// A batch, and when it is acknowledged the next.
+    async fn one_by_one(&self, run: &Run, publisher: &Publisher) {
+        while !run.closed.is_cancelled() {
+            let now = Instant::now();
+            let Some(count) = run.take(run.plan.batch, now) else { break };
+            self.batch(run, publisher, count, now).await;
+        }
+    }
+
+    /// Each batch when it is due, whatever became of the ones before.
+    async fn on_schedule(&self, run: &Run, rate: f64) -> std::io::Result<()> {
+        let (alarm, batch) = (Alarm::start()?, run.plan.batch);
+        let schedule = Schedule::new(run.begun, rate / f64::from(batch));
+        let cost = BATCH_COST + batch as usize * (self.bodies.size() + MESSAGE_COST);
+        let room = (ON_SCHEDULE / cost).max(self.publishers.len());
+        let mut flights = FuturesUnordered::new();
+        let mut made = 0;
+        'sending: loop {
+            // looked at before the clock: what was due by the end is sent after it, if it is not many
+            let is_over = run.closed.is_cancelled();
+            let due = schedule.due(Instant::now());
+            let most = due.min(made + AT_ONCE);
+            while made < most && flights.len() < room {
+                let at = schedule.at(made);
+                let Some(count) = run.take(batch, at) else { break 'sending };
+                run.tally.borrow_mut().sent_late(count, at, Instant::now());
+                let publisher = &self.publishers[(made % self.publishers.len() as u64) as usize];
+                flights.push(self.batch(run, publisher, count, at));
+                made += 1;
+            }
+            if is_over {
+                break;
+            }
+            let is_full = flights.len() >= room;
+            let wake = async {
+                match made < due {
+                    true if is_full => std::future::pending().await,
+                    true => tokio::task::yield_now().await,
+                    false => alarm.at(schedule.at(made)).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = settle(&mut flights, is_full) => {}
+                () = wake => {}
+                () = run.closed.cancelled() => {}
+            }
+        }
+        self.give_up(run, &schedule, made);
+        while flights.next().await.is_some() {}
+        Ok(())
+    }
+
+    /// The batches from `made` on that were due before the end are not sent any more.
+    fn give_up(&self, run: &Run, schedule: &Schedule, made: u64) {
+        let until = run.tally.borrow().window.until.unwrap_or_else(Instant::now);
+        let due = schedule.due(until - Duration::from_nanos(1));
+        let stride = due.saturating_sub(made) / TOLD + 1;
+        for n in (made..due).step_by(stride as usize) {
+            let (at, batches) = (schedule.at(n), stride.min(due - n));
+            let most = u32::try_from(batches.saturating_mul(u64::from(run.plan.batch))).unwrap_or(u32::MAX);
+            let Some(count) = run.take(most, at) else { break };
+            run.tally.borrow_mut().unsent(count, at, until.max(at));
+        }
+    }
+
+    /// One batch, due at `due`. A message that cannot be published ends the run.
+    async fn batch(&self, run: &Run, publisher: &Publisher, count: u64, due: Instant) {
+        let mut bodies = self.bodies.batch(count as usize, run.stamp(due));
+        let published = match (bodies.len(), bodies.pop()) {
+            (1, Some(body)) => publisher.publish(self.topic, body).await,
+            (_, last) => {
+                bodies.extend(last);
+                let published = publisher.publish_many(self.topic, bodies).await;
+                published.map_err(|PublishManyError(mut failed)| failed.swap_remove(0).1)
+            }
+        };
+        match published {
+            Ok(()) => run.tally.borrow_mut().published(count, due, Instant::now()),
+            Err(error) => run.fail(format!("cannot publish: {error}")),
+        }
+    }
+
+    /// Fills the stream, the same on every connection. Fails with the first message that could not be published.
+    pub(super) async fn fill(&self, messages: u64) -> Result<(), String> {
+        let share = |n: usize, of: usize| messages / of as u64 + u64::from((n as u64) < messages % of as u64);
+        let lanes = self.publishers.len() * FILLERS;
+        let most = (FILLING / self.bodies.size()).max(1) as u64;
+        let filling = (0..lanes).map(|lane| async move {
+            let publisher = &self.publishers[lane % self.publishers.len()];
+            let mut left = share(lane, lanes);
+            while left > 0 {
+                let count = left.min(most);
+                let published = publisher.publish_many(self.topic, self.bodies.batch(count as usize, 0)).await;
+                published.map_err(|error| format!("cannot fill the stream: {error}"))?;
+                left -= count;
+            }
+            Ok(())
+        });
+        join_all(filling).await.into_iter().collect()
+    }
+}
+
+/// Takes answers as they come: the first, if there is no room for more, and else without end. Cancel-safe.
+async fn settle(flights: &mut FuturesUnordered<impl Future<Output = ()>>, is_full: bool) {
+    while flights.next().await.is_some() {
+        if is_full {
+            return;
+        }
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,193 @@
+//! What was measured: figures, as a table, as Markdown, or as JSON, which is also what a later run is compared with.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::compare::Compared;
+use super::meter::Meter;
+use super::plan::Plan;
+use super::run::Run;
+use super::table::Table;
+use super::tally::Way;
+use crate::commands::common::latency::{Latency, Millis, Quantiles};
+use mqueue::plural::count;
+
+/// A run at its end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Report {
+    /// Of this program.
+    pub(super) version: String,
+    pub(super) load: Plan,
+    /// Which one, for people.
+    pub(super) broker: String,
+    /// How long was measured, in seconds.
+    pub(super) measured_s: f64,
+    /// Published and acknowledged.
+    pub(super) published: Option<Flow>,
+    pub(super) handled: Option<Flow>,
+    /// How much later than due an open loop's messages were sent.
+    pub(super) late_ms: Option<Quantiles>,
+    /// Due within the measured time, and not sent for lack of it; they count in the latency with the time that they had waited.
+    pub(super) unsent: u64,
+    /// Published, and not handled by the end.
+    pub(super) missing: u64,
+    pub(super) client_usage: Usage,
+    /// None if its process is not known.
+    pub(super) broker_usage: Option<Usage>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) compared: Option<Compared>,
+}
+
+/// Messages on one way.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Flow {
+    pub(super) messages: u64,
+    pub(super) messages_per_s: f64,
+    /// Megabytes of bodies.
+    pub(super) mb_per_s: f64,
+    pub(super) latency_ms: Option<Quantiles>,
+}
+
+/// What one side took.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Usage {
+    /// Processor seconds while it was measured.
+    pub(super) cpu_s: f64,
+    /// Processors' worths.
+    pub(super) cores: f64,
+    pub(super) cpu_us_per_message: Option<f64>,
+    /// The most memory that was seen.
+    pub(super) memory_bytes: u64,
+}
+
+impl Report {
+    pub(super) fn of(run: &Run, broker: String) -> Self {
+        let tally = run.tally.borrow();
+        let (plan, seconds) = (&run.plan, tally.window.length(Instant::now()).as_secs_f64());
+        let flow = |way: &Way| Flow::of(way, seconds, plan.size);
+        // what is published and handled counts once
+        let messages = tally.published.measured.max(tally.handled.measured);
+        let usage = |meter: &Meter| Usage::of(meter, seconds, messages);
+        let brokers = run.broker.borrow();
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            load: plan.clone(),
+            broker,
+            measured_s: seconds,
+            published: plan.publishes().then(|| flow(&tally.published)),
+            handled: plan.consumes().then(|| flow(&tally.handled)),
+            late_ms: tally.late.quantiles(),
+            unsent: tally.unsent,
+            missing: if plan.publishes() && plan.consumes() {
+                tally.published.total.saturating_sub(tally.handled.total)
+            } else {
+                0
+            },
+            client_usage: usage(&run.client.borrow()),
+            broker_usage: (!brokers.is_blind()).then(|| usage(&brokers)),
+            compared: None,
+        }
+    }
+
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        let tables = [self.flows(), self.usages()].map(|table| table.text()).join("\n");
+        let compared = self.compared.as_ref().map(Compared::text).unwrap_or_default();
+        format!("{}\n{tables}{}{compared}", self.head(), self.notes())
+    }
+
+    /// For a page.
+    pub(super) fn markdown(&self) -> String {
+        let tables = [self.flows(), self.usages()].map(|table| table.markdown()).join("\n");
+        let compared = self.compared.as_ref().map(Compared::markdown).unwrap_or_default();
+        format!("{}\n{tables}{}{compared}", self.head(), self.notes())
+    }
+
+    fn head(&self) -> String {
+        let Self { version, broker, measured_s, load, .. } = self;
+        let warm_up = if load.warm_up > 0.0 { format!(" after {} s", load.warm_up) } else { String::new() };
+        format!("mqueue {version}, {}\non {broker}\nmeasured for {measured_s:.2} s{warm_up}\n", load.told())
+    }
+
+    fn flows(&self) -> Table {
+        let mut table = Table::new(["", "messages", "messages/s", "MB/s", "p50", "p95", "p99", "max"]);
+        for (name, flow) in [("published", &self.published), ("handled", &self.handled)] {
+            if let Some(Flow { messages, messages_per_s, mb_per_s, latency_ms }) = flow {
+                let [p50, p95, p99, max] = quantiles(*latency_ms);
+                let (rate, mb) = (figure(*messages_per_s), figure(*mb_per_s));
+                table.row([name.to_owned(), messages.to_string(), rate, mb, p50, p95, p99, max]);
+            }
+        }
+        if self.late_ms.is_some() {
+            let [p50, p95, p99, max] = quantiles(self.late_ms);
+            let none = String::new;
+            table.row(["sent late".to_owned(), none(), none(), none(), p50, p95, p99, max]);
+        }
+        table
+    }
+
+    fn usages(&self) -> Table {
+        let mut table = Table::new(["", "CPU", "cores", "µs a message", "memory"]);
+        for (name, usage) in [("client", Some(&self.client_usage)), ("broker", self.broker_usage.as_ref())] {
+            if let Some(Usage { cpu_s, cores, cpu_us_per_message, memory_bytes }) = usage {
+                let each = cpu_us_per_message.map_or("-".to_owned(), figure);
+                let memory = format!("{:.1} MB", *memory_bytes as f64 / 1e6);
+                table.row([name.to_owned(), format!("{cpu_s:.2} s"), format!("{cores:.2}"), each, memory]);
+            }
+        }
+        table
+    }
+
+    /// What was not as it should be.
+    fn notes(&self) -> String {
+        let mut notes = String::new();
+        if self.unsent > 0 {
+            let due = count(self.unsent, "message");
+            notes += &format!("\nnot sent, though due: {due}: this rate is more than can be done\n");
+        }
+        if self.missing > 0 {
+            notes += &format!("\npublished, and not handled by the end: {}\n", count(self.missing, "message"));
+        }
+        notes
+    }
+}
+
+impl Flow {
+    fn of(way: &Way, seconds: f64, size: u32) -> Self {
+        let rate = per(way.measured as f64, seconds).unwrap_or(0.0);
+        let latency_ms = Latency::quantiles(&way.latency);
+        Self { messages: way.measured, messages_per_s: rate, mb_per_s: rate * f64::from(size) / 1e6, latency_ms }
+    }
+}
+
+impl Usage {
+    fn of(meter: &Meter, seconds: f64, messages: u64) -> Self {
+        let cpu_s = meter.spent.as_secs_f64();
+        Self {
+            cpu_s,
+            cores: per(cpu_s, seconds).unwrap_or(0.0),
+            cpu_us_per_message: per(cpu_s * 1e6, messages as f64),
+            memory_bytes: meter.memory,
+        }
+    }
+}
+
+fn per(what: f64, number: f64) -> Option<f64> {
+    (number > 0.0).then(|| what / number)
+}
+
+/// A number with the digits that matter.
+pub(super) fn figure(number: f64) -> String {
+    match number {
+        number if number >= 100.0 => format!("{number:.0}"),
+        number if number >= 10.0 => format!("{number:.1}"),
+        number if number >= 1.0 => format!("{number:.2}"),
+        number => format!("{number:.3}"),
+    }
+}
+
+fn quantiles(of: Option<Quantiles>) -> [String; 4] {
+    let Some(Quantiles { p50, p95, p99, max }) = of else { return ["-"; 4].map(str::to_owned) };
+    [p50, p95, p99, max].map(|ms| Millis(ms).to_string())
+}

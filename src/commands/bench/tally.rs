@@ -1,0 +1,139 @@
+//! What is counted: all of it, and what falls into the time that is measured. Pure.
+//!
+//! A message counts for the rate if it was acknowledged (or handled) within the window, and for the latency if it was due within it, however
+//! long it took: what is slow is not left out.
+
+use std::time::{Duration, Instant};
+
+use crate::commands::common::latency::Latency;
+
+/// The time that is measured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    pub(super) from: Instant,
+    /// `None` while nobody knows.
+    pub(super) until: Option<Instant>,
+}
+
+impl Window {
+    pub(super) fn has(&self, moment: Instant) -> bool {
+        self.from <= moment && self.until.is_none_or(|until| moment <= until)
+    }
+
+    /// How long it was, or is by now.
+    pub(super) fn length(&self, now: Instant) -> Duration {
+        self.until.unwrap_or(now).saturating_duration_since(self.from)
+    }
+}
+
+/// Messages on one way: to the broker, or from it.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    /// Since the beginning.
+    pub(super) total: u64,
+    /// Within the window.
+    pub(super) measured: u64,
+    pub(super) latency: Latency,
+    /// When the last one came.
+    pub(super) last: Option<Instant>,
+    /// Since somebody last looked.
+    pub(super) recent: u64,
+    pub(super) recent_latency: Latency,
+}
+
+impl Way {
+    /// Messages that were due at `due` have come to their end at `now`.
+    pub(super) fn count(&mut self, window: &Window, messages: u64, due: Option<Instant>, now: Instant) {
+        self.total += messages;
+        self.recent += messages;
+        self.last = Some(now);
+        if window.has(now) {
+            self.measured += messages;
+        }
+        if let Some(due) = due {
+            self.time(window, messages, due, now);
+        }
+    }
+
+    /// The latency of messages alone. It is what they have waited at the least, of those that never come to their end.
+    pub(super) fn time(&mut self, window: &Window, messages: u64, due: Instant, now: Instant) {
+        if window.has(due) {
+            let latency = now.saturating_duration_since(due);
+            self.latency.record_times(latency, messages);
+            self.recent_latency.record_times(latency, messages);
+        }
+    }
+}
+
+/// The counts of a run.
+#[derive(Debug)]
+pub(super) struct Tally {
+    pub(super) window: Window,
+    pub(super) published: Way,
+    pub(super) handled: Way,
+    /// How much later than due an open loop's messages were sent.
+    pub(super) late: Latency,
+    /// Messages that were due, and were not sent before the end.
+    pub(super) unsent: u64,
+}
+
+impl Tally {
+    pub(super) fn new(window: Window) -> Self {
+        Self { window, published: Way::default(), handled: Way::default(), late: Latency::new(), unsent: 0 }
+    }
+
+    pub(super) fn published(&mut self, messages: u64, due: Instant, now: Instant) {
+        self.published.count(&self.window, messages, Some(due), now);
+    }
+
+    /// `due` is `None` where the time in the queue says nothing.
+    pub(super) fn handled(&mut self, due: Option<Instant>, now: Instant) {
+        self.handled.count(&self.window, 1, due, now);
+    }
+
+    /// Messages are sent.
+    pub(super) fn sent_late(&mut self, messages: u64, due: Instant, now: Instant) {
+        if self.window.has(due) {
+            self.late.record_times(now.saturating_duration_since(due), messages);
+        }
+    }
+
+    /// Messages that were due are not sent any more: their latency is what they have waited.
+    pub(super) fn unsent(&mut self, messages: u64, due: Instant, now: Instant) {
+        if self.window.has(due) {
+            self.unsent += messages;
+        }
+        self.sent_late(messages, due, now);
+        self.published.time(&self.window, messages, due, now);
+        self.handled.time(&self.window, messages, due, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_counts_by_the_end_and_the_latency_by_the_beginning() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut tally = Tally::new(Window { from: at(100), until: Some(at(200)) });
+        tally.published(1, at(50), at(90));
+        tally.published(2, at(90), at(110));
+        tally.published(4, at(150), at(300));
+        tally.published(8, at(250), at(260));
+        assert_eq!((tally.published.total, tally.published.measured), (15, 2));
+        let latency = tally.published.latency.quantiles().unwrap();
+        assert!((latency.p50 - 150.0).abs() < 1.0 && (latency.max - 150.0).abs() < 1.0, "{latency}");
+    }
+
+    #[test]
+    fn what_is_not_sent_has_waited_all_the_same() {
+        let start = Instant::now();
+        let mut tally = Tally::new(Window { from: start, until: None });
+        tally.unsent(3, start, start + Duration::from_secs(2));
+        let latency = tally.published.latency.quantiles().unwrap();
+        assert!((latency.p50 - 2000.0).abs() < 3.0, "{latency}");
+        assert_eq!((tally.unsent, tally.published.total), (3, 0));
+    }
+}

@@ -1,0 +1,75 @@
+//! A broker in this process for as long as a command runs, with its log in a folder that goes with it.
+
+use std::path::{Path, PathBuf};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{Exit, Failure};
+use mqueue::broker::log::{DiskLog, Options};
+use mqueue::broker::server::{ListenAddress, Server};
+use mqueue::broker::{Broker, BrokerConfig};
+
+/// The broker.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    /// Where NSQ's protocol is spoken.
+    pub(crate) tcp: String,
+    /// Where the HTTP API is.
+    pub(crate) http: String,
+    folder: Folder,
+    closing: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Embedded {
+    /// Starts one on ports of the system's choice, in a folder that begins with `name`.
+    pub(crate) async fn start(name: &str) -> anyhow::Result<Self> {
+        let folder = Folder::new(name)?;
+        let local: [ListenAddress; 1] = ["127.0.0.1:0".parse().expect("a valid address")];
+        let (log, recovered, _) = DiskLog::open(&Options::new(folder.0.join("log")))?;
+        let broker = Broker::on_disk(BrokerConfig::default(), log, recovered, None);
+        let server = Server::bind(broker, &local, &local, Some("127.0.0.1".to_owned())).await?;
+        let (tcp, http) = (server.tcp[0].to_string(), server.http[0].to_string());
+        let closing = CancellationToken::new();
+        let serving = tokio::spawn(server.run(closing.clone()));
+        Ok(Self { tcp, http, folder, closing, serving })
+    }
+
+    /// A folder for what belongs to the run, such as sockets.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder.0
+    }
+
+    /// Ends it, and its folder.
+    pub(crate) async fn end(self) {
+        self.closing.cancel();
+        let _ = self.serving.await;
+    }
+}
+
+/// A folder that goes with its owner.
+#[derive(Debug)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// A new one, below the folder for temporary files.
+    pub(crate) fn new(name: &str) -> Result<Self, Failure> {
+        let path = std::env::temp_dir().join(format!("{name}-{:08x}", fastrand::u32(..)));
+        let failed =
+            |e| Failure::new(Exit::Failure, format!("cannot make {}: {e}: name a folder by TMPDIR", path.display()));
+        std::fs::create_dir(&path).map_err(failed)?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,26 @@
+//! What several commands share.
+
+pub(crate) mod broker_args;
+pub(crate) mod child_process;
+pub(crate) mod client_args;
+pub(crate) mod embedded_broker;
+pub(crate) mod exit;
+pub(crate) mod failure_args;
+pub(crate) mod file_args;
+pub(crate) mod job;
+pub(crate) mod journal;
+pub(crate) mod json_lines;
+pub(crate) mod latency;
+pub(crate) mod metrics;
+pub(crate) mod open_files;
+pub(crate) mod picture;
+pub(crate) mod plot;
+pub(crate) mod precise_timer;
+pub(crate) mod record_splitter;
+pub(crate) mod retry_stream;
+pub(crate) mod run_broker;
+pub(crate) mod schedule;
+pub(crate) mod socket_args;
+pub(crate) mod stdout;
+pub(crate) mod values;
+pub(crate) mod worker_flags;

@@ -1,0 +1,80 @@
+//! Standard output, for what a command prints at its end: a report, a list, a plan.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::exit::{Exit, Failure};
+use mqueue::io_error::why;
+
+/// True if the program was started without a standard output (`>&-`).
+static CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Remembers that the program was started without a standard output. Only the very first moment of a program can tell: before
+/// `main`, std puts /dev/null in the place of a closed descriptor.
+pub(crate) fn was_closed_at_start() {
+    CLOSED.store(true, Ordering::Relaxed);
+}
+
+/// Fails if there is no standard output. A command calls it before its first message if a message counts as done, and leaves
+/// the queue, once it is printed.
+///
+/// # Errors
+/// Says what to do.
+pub(crate) fn check() -> Result<(), Failure> {
+    let line = "standard output is closed, and what is printed would be lost: send it to a file, a pipe or /dev/null";
+    if CLOSED.load(Ordering::Relaxed) { Err(Failure::new(Exit::Usage, line)) } else { Ok(()) }
+}
+
+/// Prints this to the end, past every buffer. That nobody reads on (`… | head`) is no error.
+///
+/// # Errors
+/// Says in one line why standard output cannot be written to, such as a full disk.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    ended(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// What becomes of the command when writing to standard output has ended so.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn ended(written: io::Result<()>) -> Result<(), Failure> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Failure, format!("cannot write to standard output: {}", why(&error))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns true for a terminal whose user has not asked for plain text (no-color.org, bixense.com/clicolors).
+pub(crate) fn wants_colours(is_terminal: bool) -> bool {
+    may_be_coloured(is_terminal, |name| std::env::var_os(name))
+}
+
+fn may_be_coloured(is_terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let is = |name, value: &str| variable(name).is_some_and(|is| is == value);
+    let no_color = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    is_terminal && !no_color && !is("CLICOLOR", "0") && !is("TERM", "dumb")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_whose_user_wants_them() {
+        let wants = |terminal, set: &[(&str, &str)]| {
+            may_be_coloured(terminal, |name| {
+                set.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
+            })
+        };
+        assert!(wants(true, &[]));
+        assert!(wants(true, &[("TERM", "xterm"), ("NO_COLOR", ""), ("CLICOLOR", "1")]));
+        assert!(!wants(false, &[]));
+        for off in [("NO_COLOR", "1"), ("CLICOLOR", "0"), ("TERM", "dumb")] {
+            assert!(!wants(true, &[off]), "{off:?}");
+        }
+    }
+}

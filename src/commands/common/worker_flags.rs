@@ -1,0 +1,44 @@
+//! How messages are taken, and what becomes of those that fail, by the flags that several commands share.
+
+use std::time::Duration;
+
+use super::exit::{Exit, Failure};
+use crate::commands::common::broker_args::Args;
+use crate::commands::common::failure_args::Failing;
+use crate::commands::consumer::args::Tuning;
+use mqueue::client::ConsumerConfig;
+use mqueue::proto::{ChannelName, TopicName};
+use mqueue::worker::{DeadLetter, WorkerConfig};
+
+/// A consumer of this group, without how many messages it takes at once.
+pub(crate) fn consumer_config(
+    stream: &TopicName,
+    group: &ChannelName,
+    broker: &Args,
+    tuning: &Tuning,
+) -> ConsumerConfig {
+    let mut config = ConsumerConfig::new(stream.clone(), group.clone());
+    config.nsqd = broker.nsqd();
+    config.lookupd = broker.lookupd_http_address.clone();
+    config.lookupd_poll_interval = tuning.lookupd_poll_interval;
+    config.flow.max_backoff = tuning.max_backoff;
+    let millis = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+    config.connect.identify.msg_timeout = tuning.msg_timeout.map(millis);
+    config
+}
+
+/// A worker for messages of this stream, without how much it does at once and when it ends. Fails if the dead letters need another stream.
+pub(crate) fn worker_config(stream: &TopicName, failing: &Failing) -> Result<WorkerConfig, Failure> {
+    Ok(WorkerConfig {
+        max_attempts: failing.max_attempts,
+        retry_delay: failing.retry_delay,
+        dead_letters: Some(dead_letters(stream, failing.dead_letter.as_ref())?),
+        ..WorkerConfig::default()
+    })
+}
+
+/// Where dead letters of a stream are: where they are said to be, or where they are by default.
+pub(crate) fn dead_letters(stream: &TopicName, named: Option<&TopicName>) -> Result<TopicName, Failure> {
+    let too_long = |e| Failure::new(Exit::Usage, format!("{e}: name a stream for the dead letters with --dead-letter"));
+    named.map_or_else(|| DeadLetter::stream_of(stream).map_err(too_long), |named| Ok(named.clone()))
+}

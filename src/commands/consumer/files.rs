@@ -1,0 +1,32 @@
+//! How `--handler file:PATH` is to write, from flags.
+
+use crate::commands::common::exit::Exit;
+use crate::commands::common::exit::Failure;
+use crate::commands::consumer::args::Args;
+use mqueue::handler::{FileNames, FileOptions, HandlerSpec, PrintOutput, Rotation};
+
+/// What the flags ask for. Fails if they ask for what the handler does not do.
+pub(super) fn options(args: &Args, output: Option<PrintOutput>) -> Result<FileOptions, Failure> {
+    let files = &args.files;
+    if !matches!(args.handling.handler, HandlerSpec::File(_)) {
+        let flag = if files.gzip { "--gzip is" } else { "--rotate-… and --…-format are" };
+        return match files.gzip || files.take_turns() {
+            true => Err(usage(format!("{flag} for --handler file:PATH: leave it out, or name a file"))),
+            false => Ok(FileOptions::default()),
+        };
+    }
+    let rotation = files.take_turns().then(|| {
+        let suffix = if files.gzip { ".gz" } else { "" };
+        let formats = FileNames { filename: files.filename_format(), datetime: files.datetime_format(), suffix };
+        Rotation::new(formats, &args.stream, files.rotate_size, files.rotate_interval).map_err(usage)
+    });
+    Ok(FileOptions {
+        output: output.unwrap_or(PrintOutput::Body),
+        gzip: files.gzip.then_some(files.gzip_level),
+        rotation: rotation.transpose()?,
+    })
+}
+
+fn usage(why: impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Usage, why.to_string())
+}

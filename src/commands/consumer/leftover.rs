@@ -1,0 +1,30 @@
+//! The last look before an idle consumer ends: is there anything left for it?
+//!
+//! A message may have come while the consumer was leaving. wakeup would see it, too, but a poll later.
+
+use futures_util::future::join_all;
+
+use crate::commands::common::broker_args::Args;
+use mqueue::client::{Nsqd, StatsFilter};
+use mqueue::proto::{ChannelName, TopicName};
+
+/// True if some nsqd has messages waiting for this channel, and would deliver them. One that does not answer, or whose HTTP address
+/// nobody told, has none to show: wakeup goes on looking.
+pub(super) async fn waits(broker: &Args, topic: &TopicName, channel: &ChannelName) -> bool {
+    let mut nsqds = broker.nsqd_http();
+    let lookups = join_all(broker.lookupd_http_address.iter().map(|lookupd| lookupd.lookup(topic))).await;
+    let listed = lookups.iter().flatten().flat_map(|lookup| &lookup.producers);
+    nsqds.extend(listed.filter_map(|producer| producer.http_address().parse::<Nsqd>().ok()));
+    let filter = StatsFilter { topic: Some(topic.clone()), channel: Some(channel.clone()), clients: false };
+    let answers = join_all(nsqds.iter().map(|nsqd| nsqd.stats(&filter))).await;
+    answers.into_iter().any(|answer| match answer {
+        Ok(stats) => stats.topics.iter().filter(|topic| !topic.paused).any(|topic| {
+            let mut channels = topic.channels.iter().filter(|c| c.channel_name == channel.as_str());
+            channels.any(|channel| !channel.paused && channel.depth > 0)
+        }),
+        Err(error) => {
+            tracing::debug!("cannot look once more before ending: {error}");
+            false
+        }
+    })
+}

@@ -1,0 +1,104 @@
+//! The consumer as systemd's service: woken by its socket, and telling how it is doing.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use mqueue::plural::count;
+use mqueue::systemd::{Door, Notifier};
+use mqueue::worker::{Pulse, Snapshot};
+
+/// How often systemd is told how the consumer is doing.
+const PULSE: Duration = Duration::from_secs(1);
+/// How much longer a stopping consumer asks for, each time.
+const MORE_TIME: Duration = Duration::from_secs(10);
+
+/// The passed sockets, if there are any, and systemd's ear.
+#[derive(Debug)]
+pub(super) struct Service {
+    door: Option<Door>,
+    pub(super) notifier: Notifier,
+}
+
+impl Service {
+    /// Takes the passed sockets, and, as the first act, every poke that waits: one left unread would start the unit again and
+    /// again.
+    pub(super) fn start() -> io::Result<Self> {
+        let service = Self { door: Door::from_env()?, notifier: Notifier };
+        service.take_pokes();
+        Ok(service)
+    }
+
+    /// Takes the pokes that wait, and says how many.
+    pub(super) fn take_pokes(&self) -> usize {
+        match &self.door {
+            Some(door) => door.take_pokes().unwrap_or_else(|e| {
+                tracing::warn!("cannot take a poke: {e}");
+                0
+            }),
+            None => 0,
+        }
+    }
+
+    /// Tells `nudge` of every poke; never ends.
+    pub(super) async fn pass_pokes_on(&self, nudge: Arc<Notify>) {
+        while let Some(door) = &self.door {
+            match door.poked().await {
+                Ok(_) => nudge.notify_one(),
+                Err(e) => {
+                    tracing::warn!("cannot take pokes any more: {e}");
+                    break;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// What a worker is to call, and how often; nothing where nobody listens.
+    pub(super) fn pulse(&self) -> Option<(Duration, Pulse)> {
+        std::env::var_os("NOTIFY_SOCKET")?;
+        let notifier = self.notifier;
+        let every = notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3));
+        let pulse = move |snapshot: Snapshot| {
+            notifier.status(&status(snapshot));
+            notifier.watchdog();
+            if snapshot.stopping {
+                notifier.extend_timeout(MORE_TIME);
+            }
+        };
+        Some((every, Box::new(pulse)))
+    }
+}
+
+/// The line for `systemctl status`.
+fn status(snapshot: Snapshot) -> String {
+    let Snapshot { in_flight, tally, idle_in, stopping } = snapshot;
+    let mut line = format!("{in_flight} in flight, {} done", tally.done);
+    if tally.dead > 0 {
+        line += &format!(", {}", count(tally.dead, "dead letter"));
+    }
+    match idle_in {
+        _ if stopping => line += ", stopping",
+        Some(left) if in_flight == 0 => line += &format!(", idle in {} s", left.as_secs_f64().ceil()),
+        Some(_) | None => {}
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mqueue::worker::Tally;
+
+    #[test]
+    fn the_status_says_what_it_does() {
+        let tally = Tally { done: 120, ..Tally::default() };
+        let busy = Snapshot { in_flight: 3, tally, idle_in: Some(Duration::from_secs(30)), stopping: false };
+        assert_eq!(status(busy), "3 in flight, 120 done");
+        let idle = Snapshot { in_flight: 0, idle_in: Some(Duration::from_millis(26_100)), ..busy };
+        assert_eq!(status(idle), "0 in flight, 120 done, idle in 27 s");
+        assert_eq!(status(Snapshot { stopping: true, ..busy }), "3 in flight, 120 done, stopping");
+    }
+}

@@ -1,0 +1,168 @@
+//! What was published and what was handled: pure.
+
+use std::time::{Duration, Instant};
+
+use super::program::Event;
+use mqueue::plural::count;
+
+/// How often a group handled each order.
+#[derive(Debug, Default)]
+struct Handled {
+    times: Vec<u32>,
+    orders: u64,
+    twice: u64,
+}
+
+impl Handled {
+    fn count(&mut self, order: u64) {
+        let index = usize::try_from(order).expect("orders fit in memory");
+        if self.times.len() <= index {
+            self.times.resize(index + 1, 0);
+        }
+        self.times[index] += 1;
+        match self.times[index] {
+            1 => self.orders += 1,
+            _ => self.twice += 1,
+        }
+    }
+}
+
+/// The books of the demo.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    /// When each order was published.
+    sent: Vec<Instant>,
+    acknowledged: u64,
+    mailed: Handled,
+    /// By consumer.
+    pub(super) shares: Vec<u64>,
+    reported: Handled,
+    /// Consumers of the group that is awake.
+    pub(super) awake: usize,
+    /// The group that sleeps does not.
+    pub(super) is_reporting: bool,
+    /// It was woken, and has not handled anything yet.
+    is_waking: bool,
+    of_this_wake: u64,
+    pub(super) wakes: Vec<Duration>,
+}
+
+impl Ledger {
+    pub(super) fn new(consumers: usize) -> Self {
+        Self {
+            sent: Vec::new(),
+            acknowledged: 0,
+            mailed: Handled::default(),
+            shares: vec![0; consumers],
+            reported: Handled::default(),
+            awake: 0,
+            is_reporting: false,
+            is_waking: false,
+            of_this_wake: 0,
+            wakes: Vec::new(),
+        }
+    }
+
+    /// The number of an order that is published now.
+    pub(super) fn next_order(&mut self, now: Instant) -> u64 {
+        self.sent.push(now);
+        self.sent.len() as u64 - 1
+    }
+
+    /// The broker has it.
+    pub(super) fn published(&mut self) {
+        self.acknowledged += 1;
+    }
+
+    /// Takes an event, and says what is worth a line.
+    pub(super) fn note(&mut self, event: Event, now: Instant) -> Option<String> {
+        match event {
+            Event::Awake => self.awake += 1,
+            Event::Mailed { consumer, order } => {
+                self.shares[consumer] += 1;
+                self.mailed.count(order);
+            }
+            Event::Woken => (self.is_reporting, self.is_waking, self.of_this_wake) = (true, true, 0),
+            Event::Reported { order } => {
+                self.reported.count(order);
+                self.of_this_wake += 1;
+                let sent = self.sent.get(usize::try_from(order).ok()?).copied();
+                if let Some(sent) = sent.filter(|_| std::mem::take(&mut self.is_waking)) {
+                    let took = now - sent;
+                    self.wakes.push(took);
+                    return Some(format!("woken by its socket: {} ms from publishing to handled", took.as_millis()));
+                }
+            }
+            Event::Asleep => {
+                self.is_reporting = false;
+                return Some(format!("{} later idle for 1 s: asleep again", count(self.of_this_wake, "message")));
+            }
+        }
+        None
+    }
+
+    /// What has been published, and what each group has handled of it.
+    pub(super) fn so_far(&self) -> String {
+        let Self { acknowledged, mailed, reported, .. } = self;
+        format!("{acknowledged} published, {} handled by mail, {} by reports", mailed.orders, reported.orders)
+    }
+
+    /// Messages that the broker acknowledged and a group has not handled.
+    pub(super) fn lost(&self) -> u64 {
+        self.rows().iter().map(|row| row.lost).sum()
+    }
+
+    /// A row a group.
+    pub(super) fn rows(&self) -> [Row; 2] {
+        let row = |handled: &Handled| Row {
+            published: self.acknowledged,
+            handled: handled.orders,
+            lost: self.acknowledged.saturating_sub(handled.orders),
+            twice: handled.twice,
+        };
+        [row(&self.mailed), row(&self.reported)]
+    }
+}
+
+/// What became of a group's messages.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) published: u64,
+    pub(super) handled: u64,
+    pub(super) lost: u64,
+    pub(super) twice: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_group_did_not_handle_is_lost_and_what_it_handled_again_is_counted() {
+        let (now, mut ledger) = (Instant::now(), Ledger::new(2));
+        for _ in 0..3 {
+            ledger.next_order(now);
+            ledger.published();
+        }
+        for (consumer, order) in [(0, 0), (1, 1), (1, 2), (0, 2)] {
+            ledger.note(Event::Mailed { consumer, order }, now);
+        }
+        ledger.note(Event::Reported { order: 1 }, now);
+        assert_eq!(ledger.rows()[0], Row { published: 3, handled: 3, lost: 0, twice: 1 });
+        assert_eq!(ledger.rows()[1], Row { published: 3, handled: 1, lost: 2, twice: 0 });
+        assert_eq!((ledger.lost(), &ledger.shares[..]), (2, &[2, 2][..]));
+    }
+
+    #[test]
+    fn a_wake_takes_from_publishing_to_the_first_message() {
+        let (start, mut ledger) = (Instant::now(), Ledger::new(1));
+        ledger.next_order(start);
+        ledger.next_order(start);
+        ledger.note(Event::Woken, start);
+        let later = start + Duration::from_millis(20);
+        assert!(ledger.note(Event::Reported { order: 0 }, later).is_some_and(|line| line.contains("20 ms")));
+        assert_eq!(ledger.note(Event::Reported { order: 1 }, later), None);
+        assert!(ledger.note(Event::Asleep, later).is_some_and(|line| line.starts_with("2 messages")));
+        assert_eq!(ledger.wakes, [Duration::from_millis(20)]);
+    }
+}

@@ -1,0 +1,179 @@
+//! `mqueue demo`: the main job on one machine, to look at.
+//!
+//! ```text
+//!  orders ─▶ embedded broker ─┬─▶ mail:     three consumers, awake
+//!  (bursts)                   └─▶ reports:  asleep ◀── reports.sock ◀── wakeup
+//! ```
+//!
+//! The broker and the producer run in this process; consumers and wakeup are the real program. In systemd's place an activator holds
+//! the socket.
+
+mod activator;
+pub(crate) mod args;
+mod ledger;
+mod program;
+mod show;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+
+use self::activator::Activator;
+use self::ledger::Ledger;
+use self::program::{Event, Program};
+use self::show::Show;
+use super::common::embedded_broker::Embedded;
+use super::common::exit::Exit;
+use super::common::stdout;
+use crate::commands::demo::args::Args;
+use mqueue::client::{Address, Publisher, PublisherConfig};
+use mqueue::plural::count;
+use mqueue::proto::TopicName;
+use mqueue::shutdown::Shutdown;
+
+/// The stream, and its groups.
+const STREAM: &str = "orders";
+const AWAKE: &str = "mail";
+const ASLEEP: &str = "reports";
+/// Consumers of the group that is awake.
+const CONSUMERS: usize = 3;
+/// Messages come in bursts, with time to fall asleep between them.
+const BURST: Duration = Duration::from_millis(1500);
+const QUIET: Duration = Duration::from_millis(2500);
+/// How long the last messages may take.
+const LAST: Duration = Duration::from_secs(15);
+
+/// Runs the command to its end.
+pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let shutdown = Shutdown::on_signals(LAST)?;
+    let broker = Embedded::start("mqueue-demo").await?;
+    let show = Show::begin();
+    let Embedded { tcp, http, .. } = &broker;
+    show.line("broker", &format!("NSQ's protocol on {tcp}, HTTP on http://{http}/stats"));
+
+    let (told, events) = unbounded_channel();
+    let program = Program::new(tcp, http, told)?;
+    let mut children = (0..CONSUMERS).map(|n| program.consumer(AWAKE, n)).collect::<Result<Vec<_>, _>>()?;
+    let activator = Activator::hold(&broker.folder().join(format!("{ASLEEP}.sock")))?;
+    program.make_group(http, ASLEEP).await?;
+    children.push(program.wakeup(broker.folder())?);
+    let sleeper = tokio::spawn(activator.serve(program, shutdown.now.clone()));
+
+    let address: Address = tcp.parse().expect("the address of a listener");
+    let publisher = Publisher::connect(&[address], PublisherConfig::default()).await?;
+    let mut demo = Demo { args, show, ledger: Ledger::new(CONSUMERS), publisher, events, shutdown: shutdown.clone() };
+    demo.wait_for_consumers().await;
+    demo.play().await;
+    demo.finish().await;
+
+    shutdown.now.cancel();
+    for child in children {
+        child.end().await;
+    }
+    let _ = sleeper.await;
+    let Demo { show, ledger, publisher, .. } = demo;
+    publisher.close().await;
+    broker.end().await;
+    show.summary(&ledger);
+    stdout::ended(show.shown())?;
+    Ok(if ledger.lost() == 0 { Exit::Success } else { Exit::Failure })
+}
+
+/// The performance.
+struct Demo {
+    args: Args,
+    show: Show,
+    ledger: Ledger,
+    publisher: Publisher,
+    events: UnboundedReceiver<Event>,
+    shutdown: Shutdown,
+}
+
+impl Demo {
+    /// Waits until the group that is awake is.
+    async fn wait_for_consumers(&mut self) {
+        let deadline = sleep(LAST);
+        tokio::pin!(deadline);
+        while self.ledger.awake < CONSUMERS {
+            tokio::select! {
+                Some(event) = self.events.recv() => self.note(event),
+                () = self.shutdown.draining.cancelled() => return,
+                () = &mut deadline => return,
+            }
+        }
+        self.show.line(AWAKE, &format!("{CONSUMERS} consumers are awake"));
+        self.show.line(ASLEEP, "asleep: no process, only its socket");
+    }
+
+    /// Burst after burst, for as long as was asked.
+    async fn play(&mut self) {
+        let end = Instant::now() + self.args.duration;
+        while Instant::now() < end && !self.is_ending() {
+            let rate = self.args.rate;
+            self.show.line(STREAM, &format!("{} a second for {} s", count(rate, "message"), BURST.as_secs_f64()));
+            self.publish(end.min(Instant::now() + BURST)).await;
+            self.show.line(STREAM, &self.ledger.so_far());
+            self.wait(end.min(Instant::now() + QUIET)).await;
+        }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.shutdown.draining.is_cancelled() || self.show.is_closed()
+    }
+
+    async fn publish(&mut self, until: Instant) {
+        let topic = TopicName::new(STREAM).expect("a valid name");
+        let mut ticks = interval(Duration::from_secs(1) / self.args.rate);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        while Instant::now() < until && !self.is_ending() {
+            tokio::select! {
+                Some(event) = self.events.recv() => self.note(event),
+                _ = ticks.tick() => {
+                    let order = self.ledger.next_order(Instant::now());
+                    match self.publisher.publish(&topic, format!("{{\"order\":{order}}}")).await {
+                        Ok(()) => self.ledger.published(),
+                        Err(error) => self.show.line(STREAM, &error.to_string()),
+                    }
+                }
+                () = self.shutdown.draining.cancelled() => return,
+            }
+        }
+    }
+
+    async fn wait(&mut self, until: Instant) {
+        loop {
+            tokio::select! {
+                Some(event) = self.events.recv() => self.note(event),
+                () = sleep_until(until.into()) => return,
+                () = self.shutdown.draining.cancelled() => return,
+            }
+        }
+    }
+
+    /// Waits until all is handled, and the sleeping group sleeps.
+    async fn finish(&mut self) {
+        let deadline = sleep(LAST);
+        tokio::pin!(deadline);
+        while self.ledger.lost() > 0 || self.ledger.is_reporting {
+            tokio::select! {
+                Some(event) = self.events.recv() => self.note(event),
+                () = self.shutdown.now.cancelled() => return,
+                () = &mut deadline => return,
+            }
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        if let Some(line) = self.ledger.note(event, Instant::now()) {
+            self.show.line(ASLEEP, &line);
+        }
+    }
+}
+
+/// The text of a path, for a command line.
+fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))
+}

@@ -1,0 +1,113 @@
+//! The real program, as child processes.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::Context;
+use serde::Deserialize;
+use tokio::process::Command;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{ASLEEP, STREAM, text};
+use crate::commands::common::child_process::{self, Running};
+use mqueue::client::Nsqd;
+use mqueue::proto::{ChannelName, TopicName};
+
+/// When who is awake goes, if the demo is no more.
+const AWAKE_TIMEOUT: &str = "60";
+/// When who sleeps falls asleep.
+const IDLE_TIMEOUT: &str = "1";
+
+/// What children do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    /// A consumer of the group that is awake subscribed.
+    Awake,
+    /// One of them handled an order.
+    Mailed { consumer: usize, order: u64 },
+    /// The group that sleeps was woken.
+    Woken,
+    /// It handled an order.
+    Reported { order: u64 },
+    /// It fell asleep.
+    Asleep,
+}
+
+/// How children are started, and who hears of them.
+#[derive(Debug)]
+pub(super) struct Program {
+    path: PathBuf,
+    brokers: [String; 4],
+    pub(super) told: UnboundedSender<Event>,
+}
+
+/// What a consumer prints, as far as it is of use.
+#[derive(Deserialize)]
+struct Line {
+    body: String,
+}
+
+#[derive(Deserialize)]
+struct Order {
+    order: u64,
+}
+
+impl Program {
+    pub(super) fn new(tcp: &str, http: &str, told: UnboundedSender<Event>) -> anyhow::Result<Self> {
+        let path = std::env::current_exe().context("cannot find this program")?;
+        let brokers = ["--nsqd-tcp-address", tcp, "--nsqd-http-address", http].map(str::to_owned);
+        Ok(Self { path, brokers, told })
+    }
+
+    /// A group that stands before its first consumer comes.
+    pub(super) async fn make_group(&self, http: &str, group: &str) -> anyhow::Result<()> {
+        let nsqd: Nsqd = http.parse().expect("the address of a listener");
+        let (topic, channel) = (TopicName::new(STREAM)?, ChannelName::new(group)?);
+        nsqd.create_topic(&topic).await?;
+        Ok(nsqd.create_channel(&topic, &channel).await?)
+    }
+
+    /// Starts a consumer that stays awake.
+    pub(super) fn consumer(&self, group: &str, number: usize) -> anyhow::Result<Running> {
+        let mut command = child_process::command(Command::new(&self.path), &["consumer", "--timeout", AWAKE_TIMEOUT]);
+        command.args(["--stream", STREAM, "--group", group]).args(&self.brokers).stderr(Stdio::piped());
+        let mut running = Running::start(command)?;
+        let told = self.told.clone();
+        running.each_line_of_stderr(move |line| {
+            if line.contains("consuming") {
+                let _ = told.send(Event::Awake);
+            }
+        });
+        self.tell_orders(&mut running, move |order| Event::Mailed { consumer: number, order });
+        Ok(running)
+    }
+
+    /// Starts a consumer with its socket, as systemd does: as descriptor 3, with LISTEN_FDS and LISTEN_PID.
+    pub(super) fn sleeper(&self, socket: OwnedFd) -> anyhow::Result<Running> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#]).arg(&self.path);
+        let mut command = child_process::command(shell, &["consumer", "--timeout", IDLE_TIMEOUT, "--log", "warn"]);
+        command.args(["--stream", STREAM, "--group", ASLEEP]).args(&self.brokers).stdin(Stdio::from(socket));
+        let mut running = Running::start(command)?;
+        self.tell_orders(&mut running, |order| Event::Reported { order });
+        Ok(running)
+    }
+
+    /// Starts wakeup, which looks for sockets in this folder.
+    pub(super) fn wakeup(&self, folder: &Path) -> anyhow::Result<Running> {
+        let mut command = child_process::command(Command::new(&self.path), &["wakeup", "--log", "warn"]);
+        command.args(["--socket-dir", text(folder)?]).args(&self.brokers).stdout(Stdio::null());
+        Running::start(command)
+    }
+
+    fn tell_orders(&self, running: &mut Running, event: impl Fn(u64) -> Event + Send + 'static) {
+        let told = self.told.clone();
+        running.each_line_of_stdout(move |line| {
+            let order = serde_json::from_str(line).and_then(|Line { body }| serde_json::from_str(&body));
+            if let Ok(Order { order }) = order {
+                let _ = told.send(event(order));
+            }
+        });
+    }
+}

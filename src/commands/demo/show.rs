@@ -1,0 +1,92 @@
+//! The lines that a person follows.
+
+use std::cell::RefCell;
+use std::io::{self, IsTerminal, Write};
+use std::time::Instant;
+
+use super::ledger::Ledger;
+use super::{ASLEEP, AWAKE};
+use crate::commands::common::stdout;
+use mqueue::plural::{count, times};
+
+/// Stdout, and the time since the beginning.
+#[derive(Debug)]
+pub(super) struct Show {
+    begun: Instant,
+    colours: bool,
+    /// Why nothing more can be shown: nobody reads any more, or a disk is full.
+    closed: RefCell<Option<io::Error>>,
+}
+
+impl Show {
+    pub(super) fn begin() -> Self {
+        Self {
+            begun: Instant::now(),
+            colours: stdout::wants_colours(io::stdout().is_terminal()),
+            closed: RefCell::new(None),
+        }
+    }
+
+    /// True if nothing more can be shown.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.borrow().is_some()
+    }
+
+    /// Whether all was shown.
+    pub(super) fn shown(&self) -> io::Result<()> {
+        self.closed.take().map_or(Ok(()), Err)
+    }
+
+    /// A line of `who`, with the time.
+    pub(super) fn line(&self, who: &str, what: &str) {
+        let (bold, plain) = if self.colours { (colour(who), "\x1b[0m") } else { ("", "") };
+        let time = self.begun.elapsed().as_secs_f64();
+        self.write(&format!("{time:7.2} s  {bold}{who:<8}{plain}  {what}\n"));
+    }
+
+    /// What it came to.
+    pub(super) fn summary(&self, ledger: &Ledger) {
+        let shares: Vec<_> = ledger.shares.iter().map(u64::to_string).collect();
+        let notes = [format!("{}: {}", count(shares.len(), "consumer"), shares.join(" + ")), wakes(ledger)];
+        self.write("\n            published   handled   lost   twice\n");
+        for ((group, row), note) in [AWAKE, ASLEEP].iter().zip(ledger.rows()).zip(notes) {
+            let (published, handled, lost, twice) = (row.published, row.handled, row.lost, row.twice);
+            self.write(&format!("  {group:<8}  {published:>9}   {handled:>7}   {lost:>4}   {twice:>5}   {note}\n"));
+        }
+        self.write(match ledger.lost() {
+            0 => "\nlost 0: both groups handled every message\n",
+            _ => "\nmessages were lost\n",
+        });
+    }
+
+    fn write(&self, text: &str) {
+        let mut out = io::stdout().lock();
+        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            self.closed.replace(Some(error));
+        }
+    }
+}
+
+fn wakes(ledger: &Ledger) -> String {
+    let mut wakes = ledger.wakes.clone();
+    wakes.sort_unstable();
+    match wakes.last() {
+        None => "never woken".to_owned(),
+        Some(longest) => {
+            let median = wakes[wakes.len() / 2].as_millis();
+            format!(
+                "woken {}: handled after {median} ms (median), {} ms (longest)",
+                times(wakes.len()),
+                longest.as_millis()
+            )
+        }
+    }
+}
+
+fn colour(who: &str) -> &'static str {
+    match who {
+        AWAKE => "\x1b[32m",
+        ASLEEP => "\x1b[1;35m",
+        _ => "\x1b[36m",
+    }
+}

@@ -1,0 +1,115 @@
+//! What an embedded broker keeps: its log on the disk, and its index in memory. nsqd tells neither.
+
+use super::finding::{Check, Figures, Finding};
+use mqueue::proto::stats::Stats;
+use mqueue::wake::shell_commands::shell;
+
+/// A disk of which less is free is nearly full: this part of it, or so many bytes, which are four of the log's segments.
+const LITTLE_OF_A_DISK: u64 = 16;
+const LITTLE_ROOM: u64 = 256 << 20;
+/// An index that has taken all but this part of its limit has nearly reached it.
+const LITTLE_OF_THE_INDEX: u64 = 8;
+
+/// Tells how much a broker keeps, and warns before it refuses to take more. That it refuses already its health says.
+pub(super) fn check(subject: &str, http: &str, stats: &Stats) -> Option<Finding> {
+    let figures = figures(stats)?;
+    let what = told(&figures);
+    let Some(why) = nearly_full(&figures).filter(|_| stats.health == "OK") else {
+        return Some(Finding::ok(Check::Log, subject, what).with(figures));
+    };
+    let stats = shell(&format!("http://{http}/stats"));
+    let mend = format!("curl -fsS {stats}    # whose messages are these? Their consumers make room");
+    Some(
+        Finding::warning(Check::Log, subject, format!("{why}, then publishing is refused: {what}"), mend).with(figures),
+    )
+}
+
+/// `None` of a broker that is not ours.
+fn figures(stats: &Stats) -> Option<Figures> {
+    let log = stats.log.as_ref();
+    Some(Figures {
+        log_bytes: log.map(|log| log.bytes),
+        log_live_bytes: log.map(|log| log.live_bytes),
+        disk_bytes: log.and_then(|log| log.disk_bytes),
+        disk_free_bytes: log.and_then(|log| log.disk_free_bytes),
+        index_bytes: stats.index_bytes?,
+        max_index_bytes: stats.max_index_bytes,
+    })
+}
+
+fn nearly_full(figures: &Figures) -> Option<&'static str> {
+    let disk = figures.disk_bytes.zip(figures.disk_free_bytes);
+    if disk.is_some_and(|(all, free)| free < (all / LITTLE_OF_A_DISK).min(LITTLE_ROOM)) {
+        return Some("the disk of its log is nearly full");
+    }
+    let limit = figures.max_index_bytes.filter(|max| figures.index_bytes > max - max / LITTLE_OF_THE_INDEX);
+    limit.map(|_| "its index is near --max-index-memory")
+}
+
+fn told(figures: &Figures) -> String {
+    let log = match (figures.log_bytes, figures.log_live_bytes) {
+        (Some(bytes), Some(live)) => format!("log {}, {} of it live", size(bytes), size(live)),
+        _ => "no log".to_owned(),
+    };
+    let disk = figures.disk_bytes.zip(figures.disk_free_bytes);
+    let disk = disk.map(|(all, free)| format!(", {} of {} on its disk free", size(free), size(all)));
+    let max = figures.max_index_bytes.map(|max| format!(" of {}", size(max)));
+    format!("{log}{}, index {}{}", disk.unwrap_or_default(), size(figures.index_bytes), max.unwrap_or_default())
+}
+
+/// `1.5 MB`.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+    use mqueue::proto::stats::LogStats;
+
+    /// A broker with a disk of 16 GB and an index of at most 800 MB.
+    fn seen(health: &str, free: u64, index: u64) -> (Level, String) {
+        let log = LogStats {
+            bytes: 2_500_000,
+            live_bytes: 1_200,
+            disk_bytes: Some(16_000_000_000),
+            disk_free_bytes: Some(free),
+            ..LogStats::default()
+        };
+        let stats = Stats {
+            health: health.to_owned(),
+            log: Some(log),
+            index_bytes: Some(index),
+            max_index_bytes: Some(800_000_000),
+            ..Stats::default()
+        };
+        let finding = check("nsqd a:1", "a:1", &stats).unwrap();
+        (finding.level, finding.what)
+    }
+
+    #[test]
+    fn what_is_kept_is_told_and_what_is_nearly_full_is_a_warning() {
+        let line = "log 2.5 MB, 1.2 kB of it live, 9.0 GB of 16.0 GB on its disk free, index 7 B of 800.0 MB";
+        assert_eq!(seen("OK", 9_000_000_000, 7), (Level::Ok, line.to_owned()));
+        let (level, what) = seen("OK", 250_000_000, 7);
+        assert!(level == Level::Warning && what.starts_with("the disk of its log is nearly full, then"), "{what}");
+        let (level, what) = seen("OK", 9_000_000_000, 700_000_001);
+        assert!(level == Level::Warning && what.starts_with("its index is near --max-index-memory, then"), "{what}");
+        assert_eq!(seen("NOK - no space left", 0, 7).0, Level::Ok, "its health is told");
+    }
+
+    #[test]
+    fn nsqd_and_older_brokers_that_do_not_tell_are_no_trouble() {
+        assert_eq!(check("nsqd a:1", "a:1", &Stats::default()), None);
+        let old =
+            Stats { health: "OK".to_owned(), log: Some(LogStats::default()), index_bytes: Some(1), ..Stats::default() };
+        let finding = check("nsqd a:1", "a:1", &old).unwrap();
+        assert_eq!((finding.level, &*finding.what), (Level::Ok, "log 0 B, 0 B of it live, index 1 B"));
+    }
+}

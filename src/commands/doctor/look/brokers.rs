@@ -1,0 +1,169 @@
+//! Asks nsqlookupds and nsqds.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::{join, join_all};
+use tokio::time::timeout;
+
+use crate::commands::common::broker_args;
+use crate::commands::doctor::observed::{Answer, Growth, Http, Listed, Lookupd, Observed, Skew, Tcp};
+use mqueue::client::{Address, ConnectConfig, Error, HttpError, Nsqd, StatsFilter, identify};
+use mqueue::proto::TopicName;
+use mqueue::proto::stats::{Producer, Stats};
+use mqueue::worker::DeadLetter;
+
+/// Asks every broker that is named, and every nsqd that a nsqlookupd knows.
+pub(super) async fn ask(args: &broker_args::Args, deadline: Duration) -> Observed {
+    let mut lookupds = Vec::new();
+    // an nsqd that is named by HTTP alone tells its TCP port
+    let named = if args.nsqd_http_address.is_empty() { args.nsqd() } else { args.nsqd_tcp_address.clone() };
+    let mut tcp: BTreeMap<Address, Option<Listed>> = named.into_iter().map(|address| (address, None)).collect();
+    let mut http: BTreeMap<String, (Nsqd, Option<Listed>)> = BTreeMap::new();
+    for nsqd in args.nsqd_http() {
+        http.insert(nsqd.to_string(), (nsqd, None));
+    }
+    let asked = args.lookupd_http_address.iter().map(|lookupd| async move {
+        let both = async { Ok::<_, HttpError>((lookupd.info().await?.version, lookupd.nodes().await?.producers)) };
+        (lookupd.to_string(), within(deadline, both).await)
+    });
+    for (address, answer) in join_all(asked).await {
+        let (answer, producers) = match answer {
+            Ok((version, producers)) => (Ok(version), producers),
+            Err(why) => (Err(why), Vec::new()),
+        };
+        for producer in &producers {
+            let listed = Some(listed(&address, producer));
+            if let Ok(address) = producer.tcp_address().parse() {
+                tcp.entry(address).or_insert_with(|| listed.clone());
+            }
+            if let Ok(nsqd) = producer.http_address().parse::<Nsqd>() {
+                http.entry(nsqd.to_string()).or_insert((nsqd, listed));
+            }
+        }
+        lookupds.push(Lookupd { address, answer, nsqds: producers.len() });
+    }
+    let https = join_all(http.into_values().map(|(nsqd, listed)| ask_http(nsqd, listed, deadline)));
+    let tcps = join_all(tcp.clone().into_iter().map(|(address, listed)| ask_tcp(address, listed, deadline)));
+    let (http, mut seen) = join(https, tcps).await;
+    // the ports that only /info names
+    let told = http.iter().filter_map(|http| Some((http.answer.as_ref().ok()?.tcp.clone()?, http.listed.clone())));
+    let told: BTreeMap<Address, Option<Listed>> = told.collect();
+    let more = told.into_iter().filter(|(address, _)| !tcp.contains_key(address));
+    seen.extend(join_all(more.map(|(address, listed)| ask_tcp(address, listed, deadline))).await);
+    Observed { lookupds, http, tcp: seen, ..Observed::default() }
+}
+
+fn listed(lookupd: &str, producer: &Producer) -> Listed {
+    let from = producer.remote_address.rsplit_once(':').map_or("", |(host, _)| host).to_owned();
+    Listed { lookupd: lookupd.to_owned(), from, answers_there: false }
+}
+
+async fn ask_http(nsqd: Nsqd, mut listed: Option<Listed>, deadline: Duration) -> Http {
+    let address = nsqd.to_string();
+    let answer = within(deadline, look_at(&nsqd)).await;
+    if let (Err(_), Some(listed)) = (&answer, &mut listed) {
+        let port = address.rsplit_once(':').map_or("", |(_, port)| port);
+        if let (false, Ok(there)) =
+            (address.starts_with(&listed.from), format!("{}:{port}", listed.from).parse::<Nsqd>())
+        {
+            listed.answers_there = within(deadline, there.ping()).await.is_ok();
+        }
+    }
+    Http { address, listed, answer }
+}
+
+async fn look_at(nsqd: &Nsqd) -> Result<Answer, HttpError> {
+    let info = nsqd.info().await?;
+    // the connection is there by now: what the clock is asked by is one round trip
+    let asked = SystemTime::now();
+    let date = nsqd.clock().await?;
+    let skew = Skew::of(date, asked, SystemTime::now());
+    let stats = nsqd.stats(&StatsFilter::default()).await?;
+    let tcp = nsqd.tcp_address(&info);
+    Ok(Answer { version: info.version, skew, tcp, stats })
+}
+
+async fn ask_tcp(address: Address, mut listed: Option<Listed>, deadline: Duration) -> Tcp {
+    let config = ConnectConfig { connect_timeout: deadline, max_frame: 1 << 20, ..ConnectConfig::default() };
+    let ask = |address: Address| {
+        let config = &config;
+        async move { within(deadline, identify(&address, config)).await.map(drop) }
+    };
+    let answer = ask(address.clone()).await;
+    if let (Err(_), Some(listed)) = (&answer, &mut listed) {
+        let there = format!("{}:{}", listed.from, address.port()).parse().ok().filter(|there| *there != address);
+        if let Some(there) = there {
+            listed.answers_there = ask(there).await.is_ok();
+        }
+    }
+    Tcp { address, listed, answer }
+}
+
+/// Looks at the streams of dead letters a second time, `after` the first; `None` if there are none.
+pub(super) async fn watch(observed: &Observed, after: Duration, deadline: Duration) -> Option<Growth> {
+    if after.is_zero() || !observed.streams().any(|(_, stream, _)| DeadLetter::is_stream(stream.as_str())) {
+        return None;
+    }
+    let begin = tokio::time::Instant::now();
+    tokio::time::sleep(after).await;
+    let again = observed.answers().filter_map(|(http, before)| Some((http.address.parse::<Nsqd>().ok()?, before)));
+    let looks = join_all(again.map(|(nsqd, before)| async move {
+        let now = within(deadline, nsqd.stats(&StatsFilter::default())).await.ok()?;
+        // one that was started anew counts from 0 again
+        (now.start_time == before.stats.start_time).then(|| came(&before.stats, &now))
+    }));
+    let mut growth = Growth::default();
+    for (stream, number) in looks.await.into_iter().flatten().flatten() {
+        let came = growth.came.entry(stream).or_default();
+        *came = came.saturating_add(number);
+    }
+    growth.over = begin.elapsed();
+    Some(growth)
+}
+
+/// How many dead letters came to each stream between two answers of one nsqd.
+fn came(before: &Stats, now: &Stats) -> Vec<(TopicName, u64)> {
+    let count = |stats: &Stats, name: &str| {
+        stats.topics.iter().find(|topic| topic.topic_name == name).map_or(0, |topic| topic.message_count)
+    };
+    let dead = now.topics.iter().filter_map(|topic| TopicName::new(&topic.topic_name).ok());
+    dead.filter(|stream| DeadLetter::is_stream(stream.as_str()))
+        .map(|stream| {
+            let name = stream.as_str();
+            let number = count(now, name).saturating_sub(count(before, name));
+            (stream, number)
+        })
+        .collect()
+}
+
+/// Why a question was not answered, without the address that stands in the finding anyhow.
+trait Reason {
+    fn reason(self) -> String;
+}
+
+impl Reason for HttpError {
+    fn reason(self) -> String {
+        match self {
+            Self::Unreachable { reason, .. } => reason,
+            Self::Status { .. } | Self::Answer { .. } => self.to_string(),
+        }
+    }
+}
+
+impl Reason for Error {
+    fn reason(self) -> String {
+        match self {
+            Self::Unreachable { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
+}
+
+async fn within<T, E: Reason>(deadline: Duration, asking: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    match timeout(deadline, asking).await {
+        Ok(answer) => answer.map_err(E::reason),
+        Err(_) => Err(format!("no answer within {deadline:?}")),
+    }
+}

@@ -1,0 +1,257 @@
+//! Reads the folders of sockets, and from the kernel who listens: a connection would tell as well, but it would wake a consumer.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+
+use crate::commands::common::socket_args::Args;
+use crate::commands::doctor::observed::{Ears, Entry, Folder, Kind, Unreadable};
+use mqueue::proto::ChannelName;
+
+/// The folders, and each socket that was named as a folder of its own. One place with sockets is enough: others may be missing.
+pub(super) fn read(sockets: &Args) -> Vec<Folder> {
+    let listening = Listening::everywhere(Path::new("/proc"));
+    let named = sockets.socket.iter().filter_map(|path| {
+        let entry = entry(path.clone(), &listening)?;
+        Some(Folder { path: path.clone(), entries: Ok(vec![entry]) })
+    });
+    let folder = |path: &PathBuf| Folder { path: path.clone(), entries: entries(path, &listening) };
+    let mut all: Vec<Folder> = named.chain(sockets.socket_dir.iter().map(folder)).collect();
+    if all.iter().any(|folder| folder.entries.iter().flatten().any(Entry::is_socket)) {
+        all.retain(|folder| !matches!(folder.entries, Err(Unreadable::Missing)));
+    }
+    all
+}
+
+fn entries(folder: &Path, listening: &Listening) -> Result<Vec<Entry>, Unreadable> {
+    let unreadable = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => Unreadable::Missing,
+        io::ErrorKind::PermissionDenied => Unreadable::Refused,
+        _ => Unreadable::Other(e.to_string()),
+    };
+    let found = std::fs::read_dir(folder).map_err(unreadable)?.filter_map(Result::ok);
+    let mut entries: Vec<Entry> = found.filter_map(|found| entry(found.path(), listening)).collect();
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(entries)
+}
+
+/// `None` if it has gone, or has a name that no group can have.
+fn entry(path: PathBuf, listening: &Listening) -> Option<Entry> {
+    let name = path.file_name()?.to_str()?;
+    let stem = name.strip_suffix(".sock").unwrap_or(name).to_owned();
+    let group = stem.split_once('@').map_or(stem.as_str(), |(group, _)| group);
+    ChannelName::new(group).ok()?;
+    let about = path.symlink_metadata().ok()?;
+    let kind = match about.file_type() {
+        kind if kind.is_socket() => Kind::Socket(listening.ears_of(&path)),
+        kind if kind.is_symlink() => Kind::Link,
+        _ => Kind::Other,
+    };
+    let mine = access(&path, AccessFlags::W_OK).is_ok();
+    Some(Entry { stem, kind, mode: about.mode() & 0o7777, uid: about.uid(), gid: about.gid(), mine, path })
+}
+
+/// The sockets in the file system that somebody waits on.
+#[derive(Debug, Default)]
+struct Listening {
+    paths: HashSet<PathBuf>,
+    /// File names of those that were bound by a relative path: their folder is not known.
+    relative: HashSet<OsString>,
+    /// Nobody is left who could listen unseen.
+    is_all: bool,
+}
+
+impl Listening {
+    /// Reads `net/unix` of every process, once for each network namespace that can be told apart: it shows the sockets of one alone, and a
+    /// socket in a file is reached from all.
+    fn everywhere(proc: &Path) -> Self {
+        let mut all = Self { is_all: sees_every_process(proc), ..Self::default() };
+        let mut spaces = HashSet::new();
+        let processes = proc.read_dir().into_iter().flatten().filter_map(|process| process.ok().map(|p| p.path()));
+        let is_number = |path: &Path| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()).is_some();
+        for process in std::iter::once(proc.join("self")).chain(processes.filter(|path| is_number(path))) {
+            let space = std::fs::read_link(process.join("ns/net"));
+            if space.is_ok_and(|space| !spaces.insert(space)) {
+                continue;
+            }
+            match std::fs::read_to_string(process.join("net/unix")) {
+                Ok(text) => all.add(&text),
+                Err(_) => all.is_all &= has_ended(&process),
+            }
+        }
+        all
+    }
+
+    /// Takes in a `/proc/PID/net/unix`: address, references, protocol, flags, type, state, inode, path.
+    fn add(&mut self, text: &str) {
+        let path = |line: &str| {
+            let mut words = line.splitn(7, ' ');
+            let flags = u32::from_str_radix(words.nth(3)?, 16).ok()?;
+            let kind = words.next()?;
+            // the inode is aligned by blanks, and the path may have some
+            let (_, path) = words.nth(1)?.trim_start().split_once(' ')?;
+            let is_in_files = !path.starts_with('@');
+            let accepts = flags & SO_ACCEPTCON != 0;
+            (is_in_files && (accepts || kind == DATAGRAM)).then(|| PathBuf::from(path))
+        };
+        let (absolute, relative): (Vec<_>, Vec<_>) =
+            text.lines().skip(1).filter_map(path).partition(|path| path.is_absolute());
+        self.paths.extend(absolute.iter().map(|path| real(path)));
+        self.relative.extend(relative.iter().filter_map(|path| path.file_name()).map(ToOwned::to_owned));
+    }
+
+    fn ears_of(&self, path: &Path) -> Ears {
+        if self.paths.contains(&real(path)) {
+            Ears::Some
+        } else if !self.is_all || path.file_name().is_some_and(|name| self.relative.contains(name)) {
+            Ears::Unknown
+        } else {
+            Ears::None
+        }
+    }
+}
+
+/// True for a process that is gone, or a zombie: it has no sockets any more.
+fn has_ended(process: &Path) -> bool {
+    let Ok(stat) = std::fs::read_to_string(process.join("stat")) else { return true };
+    // the name before it may have any character
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
+/// True if no process is hidden: the process namespace is the machine's, or has a systemd that is all its sockets' owner.
+fn sees_every_process(proc: &Path) -> bool {
+    let space = std::fs::read_link(proc.join("self/ns/pid"));
+    // with hidepid= it is not there
+    let first = std::fs::read_to_string(proc.join("1/comm"));
+    first.is_ok_and(|name| name.trim_end() == "systemd" || space.is_ok_and(|space| space == Path::new(WHOLE)))
+}
+
+/// The first process namespace: `PROC_PID_INIT_INO` of linux/proc_ns.h.
+const WHOLE: &str = "pid:[4026531836]";
+/// `__SO_ACCEPTCON` of linux/net.h: somebody has called listen.
+const SO_ACCEPTCON: u32 = 1 << 16;
+/// `SOCK_DGRAM`: bound is enough.
+const DATAGRAM: &str = "0002";
+
+/// The path without links on its way: a socket bound in /var/run is in /run.
+fn real(path: &Path) -> PathBuf {
+    let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+    folder.zip(path.file_name()).map_or_else(|| path.to_owned(), |(folder, name)| folder.join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    use super::*;
+
+    fn in_folder(folder: &Path) -> Args {
+        Args { socket_dir: vec![folder.to_owned()], socket: Vec::new() }
+    }
+
+    #[test]
+    fn a_named_socket_is_looked_at_alone_and_folders_may_be_missing_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let _ears = ["a.sock", "b.sock"].map(|name| UnixListener::bind(at(name)).unwrap());
+        let socket = vec![at("a.sock"), at("none.sock")];
+        let seen = read(&Args { socket_dir: vec!["/nowhere/at/all".into()], socket });
+        let paths: Vec<_> = seen.iter().flat_map(|f| f.entries.iter().flatten()).map(|e| e.path.clone()).collect();
+        assert_eq!((seen.len(), paths), (1, vec![at("a.sock")]));
+    }
+
+    #[test]
+    fn listeners_are_told_from_sockets_that_nobody_waits_on_without_a_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let stream = UnixListener::bind(at("stream.sock")).unwrap();
+        let _datagram = UnixDatagram::bind(at("datagram@2.sock")).unwrap();
+        drop(UnixListener::bind(at("dead.sock")).unwrap());
+        std::fs::write(at("plain.sock"), "").unwrap();
+        std::os::unix::fs::symlink(at("stream.sock"), at("link.sock")).unwrap();
+        std::fs::write(at("no group's name.sock"), "").unwrap();
+        let seen = read(&in_folder(folder.path()));
+        let kinds: Vec<_> = seen[0].entries.as_ref().unwrap().iter().map(|e| (e.stem.as_str(), e.kind)).collect();
+        let expected = [
+            ("datagram@2", Kind::Socket(Ears::Some)),
+            ("dead", Kind::Socket(nobody())),
+            ("link", Kind::Link),
+            ("plain", Kind::Other),
+            ("stream", Kind::Socket(Ears::Some)),
+        ];
+        assert_eq!(kinds, expected);
+        stream.set_nonblocking(true).unwrap();
+        assert_eq!(stream.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "it was not poked");
+    }
+
+    #[test]
+    fn a_listener_bound_by_a_relative_path_may_be_any_socket_of_that_name() {
+        let text = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+            ffff8881: 00000002 00000000 00010000 0001 01    12 run/a.sock\n\
+            ffff8882: 00000002 00000000 00010000 0001 01 40123 @/nowhere/b.sock\n\
+            ffff8883: 00000002 00000000 00010000 0001 01 40124 /nowhere/c d.sock\n\
+            ffff8884: 00000003 00000000 00000000 0001 03 40125\n";
+        let mut listening = Listening { is_all: true, ..Listening::default() };
+        listening.add(text);
+        let ears = ["a", "b", "c d"].map(|name| listening.ears_of(Path::new(&format!("/nowhere/{name}.sock"))));
+        assert_eq!(ears, [Ears::Unknown, Ears::None, Ears::Some]);
+    }
+
+    /// What is said of a socket without a listener here: it is not known where processes are hidden.
+    fn nobody() -> Ears {
+        if sees_every_process(Path::new("/proc")) { Ears::None } else { Ears::Unknown }
+    }
+
+    #[test]
+    fn a_listener_in_another_network_namespace_is_one_and_where_some_are_hidden_nothing_is_known() {
+        let proc = tempfile::tempdir().unwrap();
+        let at = |name: &str| proc.path().join(name);
+        let head = "Num       RefCount Protocol Flags    Type St Inode Path\n";
+        for (pid, space, listens) in [("self", "net:[1]", "here"), ("1", "net:[1]", "here"), ("7", "net:[2]", "there")]
+        {
+            let text = format!("{head}ffff8881: 00000002 00000000 00010000 0001 01    12 /nowhere/{listens}.sock\n");
+            std::fs::create_dir_all(at(&format!("{pid}/ns"))).unwrap();
+            std::fs::create_dir_all(at(&format!("{pid}/net"))).unwrap();
+            std::fs::write(at(&format!("{pid}/net/unix")), text).unwrap();
+            std::fs::write(at(&format!("{pid}/stat")), "").unwrap();
+            std::os::unix::fs::symlink(space, at(&format!("{pid}/ns/net"))).unwrap();
+        }
+        std::os::unix::fs::symlink(WHOLE, at("self/ns/pid")).unwrap();
+        std::fs::write(at("1/comm"), "init\n").unwrap();
+        let ears = || {
+            let listening = Listening::everywhere(proc.path());
+            ["here", "there", "none"].map(|name| listening.ears_of(Path::new(&format!("/nowhere/{name}.sock"))))
+        };
+        assert_eq!(ears(), [Ears::Some, Ears::Some, Ears::None]);
+        std::fs::remove_file(at("7/net/unix")).unwrap();
+        assert_eq!(ears(), [Ears::Some, Ears::Unknown, Ears::Unknown]);
+        std::fs::write(at("7/stat"), "7 (a) Z) Z 1 7").unwrap();
+        assert_eq!(ears(), [Ears::Some, Ears::None, Ears::None], "a zombie");
+        std::fs::remove_file(at("7/stat")).unwrap();
+        assert_eq!(ears(), [Ears::Some, Ears::None, Ears::None], "it has ended");
+        std::fs::remove_file(at("1/comm")).unwrap();
+        assert_eq!(ears(), [Ears::Some, Ears::Unknown, Ears::Unknown], "the first process is hidden");
+    }
+
+    #[test]
+    fn an_accepted_connection_is_no_listener() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let _client = UnixStream::connect(&path).unwrap();
+        let _accepted = listener.accept().unwrap();
+        drop(listener);
+        let seen = read(&in_folder(folder.path()));
+        assert_eq!(seen[0].entries.as_ref().unwrap()[0].kind, Kind::Socket(nobody()));
+    }
+
+    #[test]
+    fn a_missing_folder_is_told_as_that() {
+        let seen = read(&in_folder(Path::new("/nowhere/at/all")));
+        assert_eq!(seen[0].entries.as_ref().unwrap_err(), &Unreadable::Missing);
+    }
+}

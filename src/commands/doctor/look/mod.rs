@@ -1,0 +1,43 @@
+//! The looking: brokers, folders and systemd, all at the same time, each with a deadline. Nothing is changed, nobody is woken.
+
+mod brokers;
+mod by_hand;
+mod folders;
+mod systemd;
+
+use std::time::Duration;
+
+use futures_util::future::join;
+use nix::unistd::{User, getgrouplist, getuid};
+
+use super::observed::{Account, Observed};
+use crate::commands::doctor::args::Args;
+
+/// As whom the units run wakeup.
+const WAKEUP_USER: &str = "mqueue";
+
+/// Looks at everything.
+pub(super) async fn everywhere(args: &Args) -> Observed {
+    let (mut observed, systemd) = join(brokers::ask(&args.broker, args.deadline), systemd::ask(args.deadline)).await;
+    observed.systemd = systemd;
+    observed.growth = brokers::watch(&observed, args.watch.min(Duration::from_secs(3600)), args.deadline).await;
+    observed.folders = folders::read(&args.sockets);
+    observed.wakeup_user = account(WAKEUP_USER);
+    observed.me = me();
+    observed.wakeup_runs = by_hand::a_wakeup_runs();
+    observed
+}
+
+fn account(name: &str) -> Option<Account> {
+    let user = User::from_name(name).ok().flatten()?;
+    let c_name = std::ffi::CString::new(name).ok()?;
+    let gids = getgrouplist(&c_name, user.gid).unwrap_or_else(|_| vec![user.gid]);
+    Some(Account { name: user.name, uid: user.uid.as_raw(), gids: gids.into_iter().map(|gid| gid.as_raw()).collect() })
+}
+
+/// Who runs this, unless that is root, who may do all.
+fn me() -> Option<String> {
+    let uid = getuid();
+    let name = || User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
+    (!uid.is_root()).then(name)
+}

@@ -1,0 +1,114 @@
+//! Asks systemd for the units of ours, by `systemctl show`, which changes nothing.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures_util::future::join;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::commands::doctor::observed::{Systemd, Unit};
+use crate::commands::doctor::units;
+
+const TEMPLATE: &str = "mqueue-consumer@.socket";
+const SETTINGS: &str = "/etc/mqueue";
+const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,Result,UnitFileState,Listen,TriggerLimitIntervalUSec,\
+    TriggerLimitBurst,StartLimitIntervalUSec,StartLimitBurst,ConditionResult,ConditionTimestampMonotonic";
+
+/// All units of ours; `None` where no systemd answers.
+pub(super) async fn ask(deadline: Duration) -> Option<Systemd> {
+    let show =
+        systemctl(&["show", "--all", PROPERTIES, "mqueue-*.socket", "mqueue-*.service", units::WAKEUP], deadline);
+    let files = systemctl(&["list-unit-files", "--no-legend", TEMPLATE], deadline);
+    let (show, files) = join(show, files).await;
+    let mut units = parse(&show?);
+    units.iter_mut().for_each(|unit| unit.has_settings = has_settings(&unit.id));
+    Some(Systemd { units, has_template: files.is_some_and(|files| files.contains(TEMPLATE)) })
+}
+
+/// What it prints; `None` if it fails, is not there, or does not end.
+async fn systemctl(args: &[&str], deadline: Duration) -> Option<String> {
+    let mut command = Command::new("systemctl");
+    command.arg("--no-pager").args(args).env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(deadline, command.output()).await.ok()?.ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A file that may not be looked at counts as there.
+fn has_settings(unit: &str) -> bool {
+    let instance = unit.strip_prefix("mqueue-consumer@").and_then(|rest| rest.rsplit_once('.'));
+    let file = instance.map(|(instance, _)| Path::new(SETTINGS).join(format!("{instance}.env")));
+    file.is_none_or(|file| file.try_exists().unwrap_or(true))
+}
+
+/// Reads blocks of `NAME=VALUE`, an empty line between; a unit that was asked for twice stands there twice.
+fn parse(text: &str) -> Vec<Unit> {
+    let mut units: Vec<Unit> = text.split("\n\n").map(unit).filter(|unit| !unit.id.is_empty()).collect();
+    units.sort_by(|a, b| a.id.cmp(&b.id));
+    units.dedup_by(|a, b| a.id == b.id);
+    units
+}
+
+fn unit(block: &str) -> Unit {
+    let values = |name: &'static str| block.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='));
+    let value = |name| values(name).next().unwrap_or_default();
+    let number = |name| value(name).parse::<u64>().unwrap_or(0);
+    let limit = |interval, burst| Some((number(burst), span(value(interval))?)).filter(|(burst, _)| *burst > 0);
+    Unit {
+        id: value("Id").to_owned(),
+        load: value("LoadState").to_owned(),
+        active: value("ActiveState").to_owned(),
+        result: value("Result").to_owned(),
+        file: value("UnitFileState").to_owned(),
+        trigger_limit: limit("TriggerLimitIntervalUSec", "TriggerLimitBurst"),
+        start_limited: limit("StartLimitIntervalUSec", "StartLimitBurst").is_some(),
+        // Listen=/run/mqueue/a.sock (Stream)
+        listen: values("Listen").filter_map(|listen| Some(listen.rsplit_once(" (")?.0.into())).collect(),
+        // before the first start the result is "no", too
+        skipped: value("ConditionResult") == "no" && number("ConditionTimestampMonotonic") > 0,
+        has_settings: true,
+    }
+}
+
+/// A time span of systemd's (`2s`, `1min 30s`); `None` for 0, which sets no limit.
+fn span(text: &str) -> Option<Duration> {
+    if text == "infinity" {
+        return Some(Duration::MAX);
+    }
+    humantime::parse_duration(text).ok().filter(|span| !span.is_zero())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_read_as_systemctl_shows_them() {
+        let text = "TriggerLimitIntervalUSec=2s\nTriggerLimitBurst=20\nListen=/run/a b.sock (Stream)\nListen=/run/c (Datagram)\n\
+            Result=success\nId=b.socket\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n\
+            StartLimitIntervalUSec=0\nStartLimitBurst=5\n\nId=a.service\nActiveState=failed\nResult=exit-code\n\
+            StartLimitIntervalUSec=10s\nStartLimitBurst=5\nConditionResult=no\nConditionTimestampMonotonic=7\n\nId=a.service\n\n\
+            Id=c.service\nConditionResult=no\nConditionTimestampMonotonic=0\n";
+        let units = parse(text);
+        assert_eq!(
+            units.iter().map(|unit| unit.id.as_str()).collect::<Vec<_>>(),
+            ["a.service", "b.socket", "c.service"]
+        );
+        assert_eq!(units.iter().map(|unit| unit.skipped).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(
+            (units[0].active.as_str(), units[0].result.as_str(), units[0].start_limited),
+            ("failed", "exit-code", true)
+        );
+        assert_eq!(units[1].trigger_limit, Some((20, Duration::from_secs(2))));
+        assert!(!units[1].start_limited, "an interval of 0 is no limit");
+        assert_eq!(units[1].listen, [Path::new("/run/a b.sock"), Path::new("/run/c")]);
+    }
+
+    #[test]
+    fn time_spans_are_systemds() {
+        let spans = ["2s", "1min 30s", "500ms", "0", "infinity"].map(span);
+        let seconds = |s| Some(Duration::from_secs_f64(s));
+        assert_eq!(spans, [seconds(2.0), seconds(90.0), seconds(0.5), None, Some(Duration::MAX)]);
+    }
+}

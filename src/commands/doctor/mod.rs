@@ -1,0 +1,63 @@
+//! `mqueue doctor`: looks for what usually is wrong around sleeping consumers, and says what mends it.
+//!
+//! ```text
+//!  look (brokers, folders, systemd) ─▶ Observed ─▶ check ─▶ findings ─▶ lines, or JSON, and the exit code
+//! ```
+//!
+//! Looking changes nothing and wakes nobody; what follows from what was seen is pure, a module a subject.
+
+pub(crate) mod args;
+mod brokers;
+mod dead_letters;
+mod finding;
+mod log;
+mod look;
+mod observed;
+mod queues;
+mod sockets;
+mod ungrouped;
+mod units;
+
+use std::io::{self, Write};
+
+use self::finding::{Finding, Level, Report};
+use self::observed::Observed;
+use super::common::exit::Exit;
+use super::common::stdout;
+use crate::commands::doctor::args::Args;
+
+/// Runs the command to its end.
+pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let observed = look::everywhere(&args).await;
+    let report = Report::new(check(&observed));
+    stdout::ended(print(&report, args.json))?;
+    Ok(exit(&observed, report.worst))
+}
+
+/// All that follows from what was seen.
+fn check(observed: &Observed) -> Vec<Finding> {
+    let subjects =
+        [brokers::check, queues::check, dead_letters::check, sockets::check, units::check, ungrouped::skipped];
+    subjects.iter().flat_map(|check| check(observed)).collect()
+}
+
+fn print(report: &Report, json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match json {
+        true => writeln!(out, "{}", serde_json::to_string(report).expect("its fields are text"))?,
+        false => report.findings.iter().try_for_each(|finding| writeln!(out, "{finding}"))?,
+    }
+    out.flush()
+}
+
+/// No broker at all is told apart, as the other commands do.
+fn exit(observed: &Observed, worst: Level) -> Exit {
+    let nsqd =
+        observed.http.iter().any(|http| http.answer.is_ok()) || observed.tcp.iter().any(|tcp| tcp.answer.is_ok());
+    match worst {
+        _ if !nsqd && !observed.lookupds.iter().any(|lookupd| lookupd.answer.is_ok()) => Exit::Unavailable,
+        Level::Ok | Level::Skipped => Exit::Success,
+        Level::Warning => Exit::Warnings,
+        Level::Error => Exit::Errors,
+    }
+}

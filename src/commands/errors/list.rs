@@ -1,0 +1,121 @@
+//! Letters are shown, and stay.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::letters::{Letter, Letters};
+use super::routes::{Routes, Stays};
+use super::{Action, say};
+use crate::commands::common::exit::Exit;
+use crate::commands::common::exit::Failure;
+use crate::commands::common::run_broker::Brokers;
+use crate::commands::common::stdout;
+use crate::commands::errors::args::Args;
+use mqueue::plural;
+use mqueue::shutdown::Shutdown;
+use mqueue::worker::{DeadLetter, Part};
+
+/// So much of a body is shown in a list for people.
+const SHOWN: usize = 60;
+
+/// A letter as JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    letter: Option<&'a DeadLetter>,
+    /// What is not UTF-8 is U+FFFD here.
+    body: String,
+}
+
+/// Shows them, and gives them back.
+pub(super) async fn run(
+    letters: &mut Letters,
+    args: &Args,
+    would: Option<Action>,
+    brokers: &Brokers,
+    total: u64,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Exit> {
+    let mut held: Vec<Letter> = Vec::new();
+    while held.len() < args.limit as usize {
+        let more = tokio::select! {
+            more = letters.next() => more,
+            () = shutdown.draining.cancelled() => break,
+        };
+        if more.is_empty() {
+            break;
+        }
+        held.extend(more);
+    }
+    if held.len() < args.limit as usize {
+        held.extend(letters.incomplete());
+    }
+    let joined: usize = held.iter().map(|letter| letter.deliveries.len() - 1).sum();
+    let total = total.saturating_sub(joined as u64);
+    let total = plural::count(total, "letter");
+    let plan = match would {
+        Some(Action::Redrive) => Some(plan(&held[..held.len().min(args.limit as usize)], args, brokers).await),
+        Some(Action::Get | Action::Drop) | None => None,
+    };
+    let shown = show(&held[..held.len().min(args.limit as usize)], args.json);
+    let count = held.len().min(args.limit as usize);
+    held.into_iter().for_each(Letter::give_back);
+    letters.end().await;
+    match (would, plan.transpose()?) {
+        (_, Some((goes, how))) => say(&format!("would redrive {goes} of {total}{how}")),
+        (Some(action), None) => say(&format!("would {} {count} of {total}", action.verb())),
+        (None, None) => say(&format!("{count} of {total}")),
+    }
+    stdout::ended(shown)?;
+    Ok(Exit::Success)
+}
+
+/// How many of these would be redriven, and where to; what would stay, and why.
+async fn plan(letters: &[Letter], args: &Args, brokers: &Brokers) -> Result<(usize, String), Failure> {
+    let mut routes = Routes::new(args, brokers)?;
+    routes.look().await.map_err(|why| Failure::new(Exit::Unavailable, format!("cannot see the groups: {why}")))?;
+    let (mut go, mut stay) = (BTreeMap::<String, usize>::new(), BTreeMap::<Stays, u64>::new());
+    for letter in letters {
+        match routes.of(letter) {
+            Ok(route) => *go.entry(route.to_string()).or_default() += 1,
+            Err(why) => *stay.entry(why).or_default() += 1,
+        }
+    }
+    let goes = go.values().sum();
+    let go = go.iter().map(|(route, count)| format!("{count} to {route}"));
+    let stay = stay.iter().map(|(why, count)| format!("{} and would stay", why.of(*count)));
+    let parts: Vec<String> = go.chain(stay).collect();
+    Ok((goes, if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) }))
+}
+
+fn show(letters: &[Letter], json: bool) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for letter in letters {
+        let body = String::from_utf8_lossy(letter.body());
+        if json {
+            let line = Line { letter: letter.letter.as_ref(), body: body.into_owned() };
+            serde_json::to_writer(&mut out, &line)?;
+            writeln!(out)?;
+            continue;
+        }
+        let start: String = body.chars().take(SHOWN).collect();
+        let more = if start.len() < body.len() { "…" } else { "" };
+        match &letter.letter {
+            Some(DeadLetter { group, attempts, reason, died, part, .. }) => {
+                let when = humantime::format_rfc3339_seconds(time(*died));
+                let attempts = plural::count(*attempts, "attempt");
+                let part =
+                    part.map_or(String::new(), |Part { number, of }| format!(" (only part {number} of {of} is here)"));
+                writeln!(out, "{when}  {}  group {group}, {attempts}, {reason}{part}: {:?}{more}", letter.id(), start)?;
+            }
+            None => writeln!(out, "{}  no dead letter: {start:?}{more}", letter.id())?,
+        }
+    }
+    out.flush()
+}
+
+fn time(nanos: i64) -> std::time::SystemTime {
+    std::time::UNIX_EPOCH + std::time::Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
+}

@@ -1,0 +1,115 @@
+//! `mqueue errors`: dead letters are listed, taken out, put back, or thrown away.
+//!
+//! ```text
+//!  count ─▶ ask ─▶ Letters (a consumer of its own group) ─┬─▶ list: given back when all were seen
+//!                                                         ├─▶ get: printed, then FIN
+//!                                                         ├─▶ redrive: published by its route, then FIN
+//!                                                         └─▶ drop: FIN
+//! ```
+
+mod act;
+pub(crate) mod args;
+mod letters;
+mod list;
+mod parts;
+mod routes;
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+use self::letters::{Letters, count};
+use super::common::exit::{Exit, Failure};
+use super::common::run_broker::Brokers;
+use super::common::stdout;
+use super::common::worker_flags::dead_letters;
+use crate::commands::errors::args::Args;
+use mqueue::shutdown::Shutdown;
+
+/// How long what was begun may take after Ctrl-C.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What is done with a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Get,
+    Redrive,
+    Drop,
+}
+
+impl Action {
+    fn of(args: &Args) -> Option<Self> {
+        let actions = [(args.get, Self::Get), (args.redrive, Self::Redrive), (args.drop, Self::Drop)];
+        actions.into_iter().find_map(|(is_asked, action)| is_asked.then_some(action))
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Redrive => "redrive",
+            Self::Drop => "drop",
+        }
+    }
+
+    fn done(self) -> &'static str {
+        match self {
+            Self::Get => "printed and removed",
+            Self::Redrive => "published again",
+            Self::Drop => "dropped",
+        }
+    }
+}
+
+/// Runs the command to its end.
+pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let shutdown = Shutdown::on_signals(GRACE)?;
+    if args.get {
+        stdout::check()?;
+    }
+    let stream = dead_letters(&args.stream, args.dead_letter.as_ref())?;
+    let brokers = Brokers::find(&args.broker).await?;
+    if brokers.http.is_empty() {
+        let line = "the letters cannot be counted without nsqd's HTTP address: name it with --nsqd-http-address";
+        return Err(Failure::new(Exit::Usage, line).into());
+    }
+    let counted = count(&brokers.http, &stream, &args.group).await?;
+    if let Some(others) = counted.elsewhere(&stream, &args.group) {
+        tracing::warn!("{others}");
+    }
+    let (total, action) = (counted.letters, Action::of(&args));
+    if total == 0 {
+        say(&format!("no dead letters of {} in {stream}", args.stream));
+        return Ok(Exit::Success);
+    }
+    let acts = action.filter(|_| !args.dry_run);
+    if let Some(action) = acts
+        && !is_wanted(action, &args, total)?
+    {
+        return Ok(Exit::Failure);
+    }
+    let mut letters = Letters::connect(&brokers.tcp, &stream, &args, total).await?;
+    match acts {
+        None => list::run(&mut letters, &args, action, &brokers, total, &shutdown).await,
+        Some(action) => act::run(&mut letters, action, &args, &brokers, &shutdown).await,
+    }
+}
+
+/// Asks, if somebody is there. Fails if nobody is, and nobody said yes before.
+fn is_wanted(action: Action, args: &Args, total: u64) -> Result<bool, Failure> {
+    let filter = args.filter.as_ref().map_or(String::new(), |text| format!(" with {text:?} in them"));
+    let what = format!("{} the dead letters of {}{filter}, of {total} in all", action.verb(), args.stream);
+    if args.yes {
+        return Ok(true);
+    }
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        let line = format!("to {what}: say --yes, as nobody is there to be asked");
+        return Err(Failure::new(Exit::Usage, line));
+    }
+    let mut answer = String::new();
+    let asked = write!(io::stderr().lock(), "{what}? [y/N] ").and_then(|()| io::stdin().lock().read_line(&mut answer));
+    Ok(asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// A line for people, which is not what the command prints.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}

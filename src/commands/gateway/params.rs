@@ -1,0 +1,92 @@
+//! A request's parameters: only those that are known, each once.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use axum::http::Uri;
+
+use super::refusal::Refusal;
+
+/// The longest that a message may be put off: nsqd's default `--max-req-timeout`.
+pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+
+/// The parameters after the `?`.
+#[derive(Debug)]
+pub(super) struct Params(Vec<(String, String)>);
+
+impl Params {
+    /// Fails on a parameter that is not among `known`, or is there twice: who mistypes one shall know.
+    pub(super) fn parse(uri: &Uri, known: &[&str]) -> Result<Self, Refusal> {
+        let mut params: Vec<(String, String)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+            if !known.contains(&&*name) {
+                let known = if known.is_empty() {
+                    "none is known here".to_owned()
+                } else {
+                    format!("use {}", known.join(", "))
+                };
+                return Err(Refusal::unusable(format!("unknown parameter {name:?}: {known}")));
+            }
+            if params.iter().any(|(other, _)| *other == *name) {
+                return Err(Refusal::unusable(format!("parameter {name:?} is there twice")));
+            }
+            params.push((name.into_owned(), value.into_owned()));
+        }
+        Ok(Self(params))
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(super) fn number(&self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, Refusal> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let wrong = || Refusal::unusable(format!("invalid {name} {text:?}: use {} to {}", range.start(), range.end()));
+        number.ok_or_else(wrong).map(Some)
+    }
+
+    pub(super) fn duration(&self, name: &str, range: RangeInclusive<Duration>) -> Result<Option<Duration>, Refusal> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let wrong = |why: String| Refusal::unusable(format!("invalid {name} {text:?}: {why}"));
+        crate::commands::common::values::duration_in(text, range).map_err(wrong).map(Some)
+    }
+
+    /// A worker's name.
+    pub(super) fn name(&self, name: &str) -> Result<Option<String>, Refusal> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let wrong = |why| Refusal::unusable(format!("invalid {name} {text:?}: {why}"));
+        crate::commands::worker::args::name(text).map_err(wrong).map(Some)
+    }
+
+    /// A text for people and logs: of one line, and not long.
+    pub(super) fn words(&self, name: &str, most: usize) -> Result<Option<String>, Refusal> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        match !text.is_empty() && text.chars().count() <= most && !text.chars().any(char::is_control) {
+            true => Ok(Some(text.to_owned())),
+            false => Err(Refusal::unusable(format!("invalid {name}: use 1 to {most} printable characters"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(query: &str) -> Result<Params, Refusal> {
+        Params::parse(&format!("/x?{query}").parse().unwrap(), &["a", "b"])
+    }
+
+    #[test]
+    fn only_what_is_known_is_taken_and_in_its_range() {
+        let good = params("a=7&b=5s").unwrap();
+        assert_eq!(good.number("a", 1..=7).unwrap(), Some(7));
+        assert_eq!(good.number("c", 1..=7).unwrap(), None);
+        let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
+        assert_eq!(good.duration("b", second..=hour).unwrap(), Some(5 * second));
+        assert!(good.number("a", 1..=6).is_err() && good.number("b", 1..=6).is_err());
+        assert!(good.duration("a", 8 * second..=hour).is_err());
+        assert!(params("c=1").is_err() && params("a=1&a=2").is_err());
+        assert!(params("a=x%0Ay").unwrap().words("a", 9).is_err(), "no line of its own in a log");
+    }
+}

@@ -1,0 +1,134 @@
+//! The sockets: those that systemd passes, and those that are named.
+
+use std::fmt::Display;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
+
+use crate::commands::common::exit::Exit;
+use crate::commands::common::exit::Failure;
+use mqueue::net::{Endpoint, remove_stale};
+use mqueue::net::{bind_udp, listen};
+use mqueue::systemd::{Ear, passed_sockets};
+
+/// A socket, where it is, and the file that goes with it.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) socket: Socket,
+    /// For people.
+    pub(super) name: String,
+    /// None where somebody else made the socket, and keeps it.
+    pub(super) file: Option<SocketFile>,
+}
+
+/// What can be listened on.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Unix(UnixListener),
+    Unixgram(UnixDatagram),
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+/// A socket's file, which goes with it. It has to go before the socket is closed: the file of a closed one is anybody's to replace, and
+/// the new one must not be removed.
+#[derive(Debug)]
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// All of them, inside a tokio runtime. Fails if there is none, or one cannot be had.
+pub(super) async fn open(named: &[Endpoint]) -> Result<Vec<Listening>, Failure> {
+    let passed = passed_sockets().map_err(|e| Failure::new(Exit::Usage, e))?;
+    let mut sockets: Vec<Listening> = passed.into_iter().map(adopt).collect();
+    for endpoint in named {
+        sockets.push(bind(endpoint).await.map_err(|e| refused(endpoint, &e))?);
+    }
+    match sockets.is_empty() {
+        true => Err(Failure::new(Exit::Usage, "nothing to listen on: name an address with --listen, as in unix:/PATH")),
+        false => Ok(sockets),
+    }
+}
+
+/// One that systemd has made.
+fn adopt(ear: Ear) -> Listening {
+    let (socket, name) = match ear {
+        Ear::Stream(socket) => {
+            let name = socket.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned));
+            (Socket::Unix(socket), path_name("unix", name))
+        }
+        Ear::Datagram(socket) => {
+            let name = socket.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned));
+            (Socket::Unixgram(socket), path_name("unixgram", name))
+        }
+        Ear::Tcp(socket) => {
+            let name = address_name("tcp", socket.local_addr());
+            (Socket::Tcp(socket), name)
+        }
+        Ear::Udp(socket) => {
+            let name = address_name("udp", socket.local_addr());
+            (Socket::Udp(socket), name)
+        }
+    };
+    Listening { socket, name: format!("{name} (passed by systemd)"), file: None }
+}
+
+fn path_name(scheme: &str, path: Option<PathBuf>) -> String {
+    format!("{scheme}:{}", path.unwrap_or_default().display())
+}
+
+fn address_name(scheme: &str, address: io::Result<impl Display>) -> String {
+    address.map_or_else(|_| scheme.to_owned(), |address| format!("{scheme}:{address}"))
+}
+
+async fn bind(endpoint: &Endpoint) -> io::Result<Listening> {
+    let file = |path: &Path| Some(SocketFile(path.to_owned()));
+    let name = endpoint.to_string();
+    Ok(match endpoint {
+        Endpoint::Unix(path) => {
+            remove_stale(path)?;
+            Listening { socket: Socket::Unix(UnixListener::bind(path)?), name, file: file(path) }
+        }
+        Endpoint::Unixgram(path) => {
+            remove_stale(path)?;
+            Listening { socket: Socket::Unixgram(UnixDatagram::bind(path)?), name, file: file(path) }
+        }
+        Endpoint::Tcp(address) => {
+            let socket = listen(address).await?;
+            let name = address_name("tcp", socket.local_addr());
+            Listening { socket: Socket::Tcp(socket), name, file: None }
+        }
+        Endpoint::Udp(address) => {
+            let socket = bind_udp(address).await?;
+            let name = address_name("udp", socket.local_addr());
+            Listening { socket: Socket::Udp(socket), name, file: None }
+        }
+    })
+}
+
+fn refused(endpoint: &Endpoint, error: &io::Error) -> Failure {
+    let path = match endpoint {
+        Endpoint::Unix(path) | Endpoint::Unixgram(path) => Some(path),
+        Endpoint::Tcp(_) | Endpoint::Udp(_) => None,
+    };
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse if path.is_some_and(|path| !is_socket(path)) => {
+            "there is a file that is no socket: name another path, or move it away".to_owned()
+        }
+        io::ErrorKind::AddrInUse => "somebody listens there: stop it, or name another address".to_owned(),
+        io::ErrorKind::NotFound => "its folder is missing: make it, or name another".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied: name a folder that may be written".to_owned(),
+        _ => error.to_string(),
+    };
+    Failure::new(Exit::Failure, format!("cannot listen on {endpoint}: {remedy}"))
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+}

@@ -1,0 +1,120 @@
+//! `mqueue ingest`: sockets in, a stream out.
+//!
+//! ```text
+//!  unix:, tcp:      a task a connection: read ─▶ lines ─▶ Outlet ─▶ OK of nsqd ─▶ read on … end ─▶ "OK 500"
+//!  unixgram:, udp:  receiver ─▶ queue (bounded) ─▶ Outlet
+//! ```
+//!
+//! Whoever reads does not read on before it knows where to put what it has: so a stream's sender is slowed down, and memory is bounded.
+
+pub(crate) mod args;
+mod datagram;
+mod drops;
+mod listen;
+mod outlet;
+mod stream;
+mod tally;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::TaskTracker;
+
+use self::datagram::Datagrams;
+use self::listen::{Listening, Socket};
+use self::outlet::Outlet;
+use super::common::exit::{Exit, Failure};
+use super::common::json_lines::Lines;
+use super::common::run_broker::Brokers;
+use crate::commands::common::values::Report;
+use crate::commands::ingest::args::Args;
+use mqueue::client::{Publisher, PublisherConfig};
+use mqueue::shutdown::Shutdown;
+use mqueue::systemd::Notifier;
+
+/// How often it says how it is doing, and what was refused or dropped.
+const PULSE: Duration = Duration::from_secs(1);
+/// How much longer it asks systemd for while it stops, each time.
+const MORE_TIME: Duration = Duration::from_secs(10);
+/// How long nsqd may be away before that is said.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs the command to its end.
+pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let sockets = listen::open(&args.listen).await?;
+    let shutdown = Shutdown::on_signals(args.grace)?;
+    let lines = (args.report() == Report::Json).then(Lines::start).transpose()?;
+    let brokers = Brokers::find(&args.broker).await?;
+    let config = PublisherConfig { timeout: TIMEOUT, ..PublisherConfig::default() };
+    let publisher = tokio::select! {
+        connected = Publisher::connect(&brokers.tcp, config) => connected.map_err(|e| Failure::unavailable(&e))?,
+        () = shutdown.draining.cancelled() => return Ok(Exit::Success),
+    };
+    let outlet = Arc::new(Outlet::new(publisher, args.to.clone(), shutdown.clone()));
+    let tasks = TaskTracker::new();
+    for socket in sockets {
+        tracing::info!(stream = %args.to, "listening on {}", socket.name);
+        serve(socket, &args, &outlet, &tasks);
+    }
+    tasks.close();
+    Notifier.ready();
+    let started = Instant::now();
+    let exit = tokio::select! {
+        biased;
+        // first, for it ends the tasks, too
+        () = shutdown.now.cancelled() => Exit::Interrupted,
+        () = tasks.wait() => Exit::Success,
+        never = tell(&outlet, &shutdown, lines.as_ref()) => match never {},
+    };
+    // said before, unless there was nothing to wait for
+    Notifier.stopping();
+    outlet.tally.warn();
+    match lines {
+        Some(lines) => super::common::stdout::ended(lines.end(&outlet.tally.line(true)))?,
+        None => tracing::info!(stream = %args.to, "{}", outlet.tally.summary(started.elapsed())),
+    }
+    Ok(exit)
+}
+
+fn serve(Listening { socket, name, file }: Listening, args: &Args, outlet: &Arc<Outlet>, tasks: &TaskTracker) {
+    let max = args.max_line as usize;
+    let datagrams = match socket {
+        Socket::Unix(listener) => {
+            tasks.spawn(stream::serve(listener, file, max, outlet.clone(), tasks.clone()));
+            return;
+        }
+        Socket::Tcp(listener) => {
+            tasks.spawn(stream::serve(listener, file, max, outlet.clone(), tasks.clone()));
+            return;
+        }
+        Socket::Unixgram(socket) => Datagrams::Unix(socket),
+        Socket::Udp(socket) => Datagrams::Udp(socket),
+    };
+    datagrams.widen(&name);
+    tasks.spawn(datagram::serve(datagrams, file, max, args.max_queued, outlet.clone()));
+}
+
+/// Tells systemd and people how it is doing; never ends, for it runs beside the work.
+async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<&Lines>) -> std::convert::Infallible {
+    let notifier = Notifier;
+    let mut ticks = interval(notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.draining.cancelled(), if !stopping => {
+                stopping = true;
+                notifier.stopping();
+            }
+        }
+        if stopping {
+            notifier.extend_timeout(MORE_TIME);
+        }
+        notifier.status(&outlet.tally.status());
+        notifier.watchdog();
+        outlet.tally.warn();
+        lines.iter().for_each(|lines| lines.say(&outlet.tally.line(false)));
+    }
+}

@@ -1,0 +1,23 @@
+//! The subcommands: a module each, which takes its arguments and runs to the end. They do not import each other.
+
+pub(crate) mod bench;
+pub(crate) mod broker;
+pub(crate) mod cli;
+pub(crate) mod common;
+pub(crate) mod consumer;
+pub(crate) mod demo;
+pub(crate) mod doctor;
+pub(crate) mod errors;
+#[cfg(test)]
+mod flag_tests;
+pub(crate) mod gateway;
+pub(crate) mod ingest;
+pub(crate) mod node;
+pub(crate) mod pipeline;
+pub(crate) mod producer;
+pub(crate) mod refusal;
+pub(crate) mod send;
+pub(crate) mod simulate;
+pub(crate) mod stage;
+pub(crate) mod wakeup;
+pub(crate) mod worker;

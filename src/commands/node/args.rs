@@ -1,0 +1,161 @@
+//! `mqueue node`.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::commands::common::broker_args;
+use crate::commands::common::failure_args::Failing;
+use crate::commands::common::values::duration;
+use crate::commands::common::values::{duration_with_unit, millis, whole};
+use crate::commands::consumer::args::Tuning;
+use mqueue::client::{Address, Nsqd};
+use mqueue::handler::HandlerSpec;
+use mqueue::proto::{ChannelName, TopicName};
+
+/// One of a fleet: one node generates events, the others handle them and take over when it dies.
+///
+/// Start as many as you like. Whoever holds the fleet's one token generates an event every interval (`UUID TIMESTAMP EPOCH SEQUENCE`); when
+/// it dies another node takes its place, within twice the ping interval.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub(crate) struct Args {
+    /// The stream (NSQ's topic) that events go to
+    #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME", default_value = "a")]
+    pub stream: TopicName,
+
+    /// The group (NSQ's channel) that consumers share
+    #[arg(long, visible_alias = "channel", env = "GROUP", value_name = "NAME", default_value = "1")]
+    pub group: ChannelName,
+
+    /// A consumer handles events until it has to generate; a generator does nothing else, and waits while another one generates
+    #[arg(long, env = "MODE", value_enum, default_value_t = Mode::Consumer)]
+    pub mode: Mode,
+
+    /// How long the generator's lead lasts without a proof that it lives: seconds, or 10s, 1m; the same on all nodes, at least 1s
+    #[arg(long, env = "GENERATOR_PING_INTERVAL", value_name = "DURATION", value_parser = ping_interval, default_value = "10")]
+    pub ping_interval: Duration,
+
+    /// Time between events: 500ms, 2s (1ms to 1day) [default: 500ms] [env: GENERATOR_INTERVAL, in milliseconds]
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub interval: Option<Duration>,
+
+    /// --interval in milliseconds, for the environment variable: there a number has no unit
+    #[arg(long, env = "GENERATOR_INTERVAL", value_parser = interval_of_variable, default_value = "500", hide = true)]
+    pub generator_interval: Duration,
+
+    /// Events handled at once
+    #[arg(long, env = "CONSUMER_MAX_GOROUTINES", value_name = "N", default_value_t = 10_000, value_parser = whole::<u32>(1..=100_000))]
+    pub concurrency: u32,
+
+    /// What is done with an event; sleep only takes a random time
+    #[arg(long, env = "HANDLER", value_name = "HANDLER", default_value = "sleep:1ms..100ms")]
+    pub handler: HandlerSpec,
+
+    /// What share of the events is invalid, by chance, and goes to the dead letters
+    #[arg(long, env = "INVALID", value_name = "SHARE", value_parser = share, default_value = "0.05")]
+    pub invalid: f64,
+
+    /// The port of 127.0.0.1 for /debug/vars, as expvarmon reads it; 0: any that is free
+    #[arg(long, env = "MPORT", value_name = "PORT", value_parser = whole::<u16>(..), default_value_t = 8080)]
+    pub mport: u16,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub token: Token,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub failing: Failing,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tuning: Tuning,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub broker: broker_args::Args,
+}
+
+/// Where the token is.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(next_help_heading = "The token")]
+pub(crate) struct Token {
+    /// The stream that the token is in; beats are in the same with ".beats" [default: the stream's name and ".token"]
+    #[arg(long, env = "TOKEN_STREAM", value_name = "NAME")]
+    pub token_stream: Option<TopicName>,
+
+    /// The one nsqd that the token and the events are on, the same for all nodes [default: the first nsqd]
+    #[arg(long, env = "TOKEN_NSQD_TCP_ADDRESS", value_name = "HOST:PORT")]
+    pub token_nsqd_tcp_address: Option<Address>,
+
+    /// Its HTTP address [default: the first]
+    #[arg(long, env = "TOKEN_NSQD_HTTP_ADDRESS", value_name = "HOST:PORT")]
+    pub token_nsqd_http_address: Option<Nsqd>,
+}
+
+/// What a node is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Handles events, and generates when nobody else does.
+    Consumer,
+    /// Generates when nobody else does.
+    Generator,
+}
+
+fn ping_interval(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    match (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&lease) {
+        true => Ok(lease),
+        false => Err("use 1s to 1h".to_owned()),
+    }
+}
+
+impl Args {
+    /// The time between events: the flag counts before the variable.
+    pub(crate) fn interval(&self) -> Duration {
+        self.interval.unwrap_or(self.generator_interval)
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    duration_with_unit(text).and_then(check_interval)
+}
+
+fn interval_of_variable(text: &str) -> Result<Duration, String> {
+    millis(text).and_then(check_interval)
+}
+
+fn check_interval(interval: Duration) -> Result<Duration, String> {
+    match (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&interval) {
+        true => Ok(interval),
+        false => Err("use 1ms to 1day".to_owned()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "use 0 (none) to 1 (all)".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ping_interval_is_in_seconds_and_the_variable_of_the_interval_in_milliseconds() {
+        assert_eq!(ping_interval("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(interval_of_variable("500"), Ok(Duration::from_millis(500)));
+        assert_eq!(interval_of_variable("2s"), Ok(Duration::from_secs(2)));
+        assert_eq!(interval("2s"), Ok(Duration::from_secs(2)));
+        assert_eq!(share("0.25"), Ok(0.25));
+        for wrong in ["0", "0.5", "2h", "-1", "x"] {
+            assert!(ping_interval(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["0", "-5", "2d", "", "x", "1e400"] {
+            assert!(interval(wrong).is_err(), "{wrong}");
+            assert!(interval_of_variable(wrong).is_err(), "{wrong}");
+        }
+        assert!(["-0.1", "1.1", "nan", ""].iter().all(|wrong| share(wrong).is_err()));
+    }
+}

@@ -1,0 +1,41 @@
+//! A node of the model: a lease, a clock of its own pace, and what happened while it was paused.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::super::{Charter, Config, Event, Lease, Secret};
+use super::nsqd::{ConnectionId, Nsqd};
+use mqueue::proto::TopicName;
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) lease: Lease,
+    /// Which start of this node it is.
+    pub(super) run: u64,
+    pub(super) token: Option<ConnectionId>,
+    pub(super) ears: Option<ConnectionId>,
+    /// Its clock's pace.
+    pub(super) pace: f64,
+    pub(super) paused_until: u64,
+    pub(super) inbox: VecDeque<Event>,
+    pub(super) next_wake: u64,
+}
+
+impl Node {
+    pub(super) fn new(at: usize, run: u64, rng: &mut fastrand::Rng) -> Self {
+        let mut secret = [0; 32];
+        rng.fill(&mut secret);
+        let config = Config { node: format!("{at}-{run}"), charter: charter(), secret: Secret::new(secret) };
+        let lease = Lease::new(config, rng.fork());
+        let pace = 0.97 + 0.06 * rng.f64();
+        Self { lease, run, token: None, ears: None, pace, paused_until: 0, inbox: VecDeque::new(), next_wake: 0 }
+    }
+
+    pub(super) fn clock(&self, now: u64) -> Duration {
+        Duration::from_millis(now).mul_f64(self.pace)
+    }
+}
+
+pub(super) fn charter() -> Charter {
+    Charter { stream: TopicName::new("foo").unwrap(), lease_ms: Nsqd::LEASE }
+}

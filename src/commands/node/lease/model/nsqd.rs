@@ -1,0 +1,190 @@
+//! nsqd, as far as the lease sees it: a channel with tokens, and beats that go to whoever listens.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::super::{Beat, Token};
+use mqueue::proto::MessageId;
+
+/// A connection, of which a node has one for the token and one for its ears.
+pub(super) type ConnectionId = u64;
+
+/// What is said on the connection for the token.
+#[derive(Debug, Clone)]
+pub(super) enum Command {
+    Ready(bool),
+    Beat { beat: Beat, touch: Option<Token> },
+    Finish(Token),
+    GiveBack(Token),
+    Mint,
+}
+
+/// What nsqd says.
+#[derive(Debug, Clone)]
+pub(super) enum Said {
+    Delivered { token: Token, published: u64 },
+    Ok { number: u64 },
+    TouchFailed,
+    Heard { beat: Beat, published: u64 },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Queued,
+    InFlight { to: ConnectionId, delivered: u64, deadline: u64 },
+}
+
+/// A token, and when it was published.
+#[derive(Debug)]
+struct Stored {
+    token: Token,
+    published: u64,
+    place: Place,
+}
+
+#[derive(Debug)]
+pub(super) struct Nsqd {
+    pub(super) is_up: bool,
+    /// How far its clock is ahead, in milliseconds.
+    pub(super) ahead: u64,
+    /// The deliveries of some tokens are about to wrap.
+    pub(super) wraps: bool,
+    tokens: Vec<Stored>,
+    minted: u64,
+    ready: BTreeMap<ConnectionId, bool>,
+    pub(super) ears: Vec<ConnectionId>,
+    /// The last beats, for who reads them.
+    pub(super) beats: VecDeque<Beat>,
+}
+
+impl Nsqd {
+    pub(super) const MAX_HOLD: u64 = 12_000;
+    pub(super) const LEASE: u64 = 1000;
+
+    pub(super) fn new(ahead: u64) -> Self {
+        Self {
+            is_up: true,
+            wraps: true,
+            ahead,
+            tokens: Vec::new(),
+            minted: 0,
+            ready: BTreeMap::new(),
+            ears: Vec::new(),
+            beats: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub(super) fn subscribe(&mut self, connection: ConnectionId) {
+        self.ready.insert(connection, false);
+    }
+
+    pub(super) fn knows(&self, connection: ConnectionId) -> bool {
+        self.ready.contains_key(&connection) || self.ears.contains(&connection)
+    }
+
+    /// What was in flight stays so.
+    pub(super) fn drop_connection(&mut self, connection: ConnectionId) {
+        self.ready.remove(&connection);
+        self.ears.retain(|ear| *ear != connection);
+    }
+
+    /// Ends; by a kill it forgets its tokens.
+    pub(super) fn end(&mut self, killed: bool) {
+        self.is_up = false;
+        self.ready.clear();
+        self.ears.clear();
+        if killed {
+            self.tokens.clear();
+        }
+        self.tokens.iter_mut().for_each(|stored| stored.place = Place::Queued);
+    }
+
+    /// Does it; `wall` is its own time.
+    pub(super) fn execute(
+        &mut self,
+        from: ConnectionId,
+        command: Command,
+        wall: u64,
+        rng: &mut fastrand::Rng,
+    ) -> Vec<(ConnectionId, Said)> {
+        let mut said = Vec::new();
+        match command {
+            Command::Ready(ready) => drop(self.ready.insert(from, ready)),
+            Command::Beat { beat, touch } => {
+                if touch.is_some_and(|token| !self.touch(from, token, wall)) {
+                    said.push((from, Said::TouchFailed));
+                }
+                said.push((from, Said::Ok { number: beat.number }));
+                said.extend(self.publish(&beat, wall));
+                self.beats.truncate(9);
+                self.beats.push_front(beat);
+            }
+            Command::Finish(token) => self.tokens.retain(|stored| !stored.is_held(token, from)),
+            Command::GiveBack(token) => {
+                let given = self.tokens.iter_mut().find(|stored| stored.is_held(token, from));
+                given.into_iter().for_each(|stored| stored.place = Place::Queued);
+            }
+            Command::Mint => {
+                self.minted += 1;
+                let id = format!("{:016x}", wall << 20 | self.minted);
+                let id = MessageId::from_slice(id.as_bytes()).unwrap();
+                let delivery = if self.wraps && rng.bool() { 65_530 } else { 0 };
+                self.tokens.push(Stored { token: Token { id, delivery }, published: wall, place: Place::Queued });
+            }
+        }
+        said.extend(self.deliver(wall, rng));
+        said
+    }
+
+    /// Gives a beat to all who listen.
+    pub(super) fn publish(&self, beat: &Beat, wall: u64) -> Vec<(ConnectionId, Said)> {
+        self.ears.iter().map(|ear| (*ear, Said::Heard { beat: beat.clone(), published: wall })).collect()
+    }
+
+    fn touch(&mut self, from: ConnectionId, token: Token, wall: u64) -> bool {
+        let held = self.tokens.iter_mut().find(|stored| stored.is_held(token, from));
+        let Some(Stored { place: Place::InFlight { deadline, delivered, .. }, .. }) = held else { return false };
+        *deadline = (wall + Self::LEASE).min(*delivered + Self::MAX_HOLD);
+        true
+    }
+
+    /// What is in flight for too long goes back to the queue.
+    pub(super) fn expire(&mut self, wall: u64, rng: &mut fastrand::Rng) -> Vec<(ConnectionId, Said)> {
+        for Stored { place, .. } in &mut self.tokens {
+            if matches!(place, Place::InFlight { deadline, .. } if *deadline <= wall) {
+                *place = Place::Queued;
+            }
+        }
+        self.deliver(wall, rng)
+    }
+
+    fn deliver(&mut self, wall: u64, rng: &mut fastrand::Rng) -> Vec<(ConnectionId, Said)> {
+        let mut said = Vec::new();
+        for at in 0..self.tokens.len() {
+            let in_flight = |to: &ConnectionId| {
+                let is_there = |stored: &&Stored| matches!(&stored.place, Place::InFlight { to: t, .. } if t == to);
+                self.tokens.iter().filter(is_there).count()
+            };
+            let waiting: Vec<_> =
+                self.ready.iter().filter(|(to, ready)| **ready && in_flight(to) < 2).map(|(to, _)| *to).collect();
+            let Stored { token, published, place } = &mut self.tokens[at];
+            if matches!(place, Place::Queued) && !waiting.is_empty() {
+                let to = waiting[rng.usize(..waiting.len())];
+                *place = Place::InFlight { to, delivered: wall, deadline: wall + Self::LEASE };
+                token.delivery = token.delivery.wrapping_add(1);
+                said.push((to, Said::Delivered { token: *token, published: *published }));
+            }
+        }
+        said
+    }
+}
+
+impl Stored {
+    /// nsqd goes by the id and the connection only.
+    fn is_held(&self, token: Token, from: ConnectionId) -> bool {
+        self.token.id == token.id && matches!(self.place, Place::InFlight { to, .. } if to == from)
+    }
+}

@@ -1,0 +1,43 @@
+//! `mqueue pipeline`.
+
+use std::time::Duration;
+
+use crate::commands::common::broker_args;
+use crate::commands::common::values::duration;
+use crate::commands::common::values::whole;
+use crate::commands::send::args::Rate;
+
+/// Run a whole pipeline on this machine, each hop a process, and count what arrives.
+///
+/// A sender feeds `mqueue ingest` over a Unix socket; stages take their time for each message and pass it on; at the end every message is
+/// accounted for. Runs on a broker in this program, unless an nsqd is named. Exit status: 0 if none was lost, 1 if one was.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub(crate) struct Args {
+    /// Stages between the sender and the end
+    #[arg(long, env = "STAGES", value_name = "N", default_value_t = 3, value_parser = whole::<u8>(1..=50))]
+    pub stages: u8,
+
+    /// How long a stage works on a message: one time a stage, the last for all that follow; 0: no work
+    #[arg(long, env = "WORK", value_name = "TIMES", value_parser = work, value_delimiter = ',', default_value = "25ms,100ms")]
+    pub work: Vec<Duration>,
+
+    /// Messages a second, or max: as fast as they are taken
+    #[arg(long, env = "RATE", value_name = "N", default_value = "500")]
+    pub rate: Rate,
+
+    /// How many messages
+    #[arg(long, env = "COUNT", value_name = "N", default_value_t = 5000, value_parser = whole::<u64>(1..=100_000_000))]
+    pub count: u64,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub broker: broker_args::Args,
+}
+
+fn work(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        work if work <= Duration::from_secs(60) => Ok(work),
+        _ => Err("a minute is the most".to_owned()),
+    }
+}

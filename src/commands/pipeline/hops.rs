@@ -1,0 +1,180 @@
+//! The hops as child processes, and what they say.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Deserialize;
+use tokio::process::Command;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::GROUP;
+use crate::commands::common::child_process::{self, Running};
+use crate::commands::pipeline::args::Args;
+use crate::commands::send::args::Rate;
+use mqueue::proto::TopicName;
+
+/// What the hops do.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// One of them does its work.
+    Ready,
+    /// A line of ingest's report.
+    Ingested(Ingested),
+    /// A line of a stage's report; stages count from 0.
+    Passed(usize, Passed),
+    /// One of them has ended.
+    Gone(String),
+    /// The sender's last words.
+    Sent(Sent),
+    /// Something that a person should read.
+    Said(String),
+}
+
+/// What is read of ingest's report.
+#[derive(Debug, Deserialize)]
+pub(super) struct Ingested {
+    pub(super) published: u64,
+    pub(super) latency_ms: Option<Millis>,
+}
+
+/// What is read of a stage's report.
+#[derive(Debug, Deserialize)]
+pub(super) struct Passed {
+    pub(super) passed: u64,
+    pub(super) dead: u64,
+    pub(super) in_flight: u32,
+    pub(super) latency_ms: Option<Millis>,
+}
+
+/// What is read of the sender's report.
+#[derive(Debug, Deserialize)]
+pub(super) struct Sent {
+    pub(super) sent: u64,
+    pub(super) sent_again: u64,
+    pub(super) late_ms: Option<Millis>,
+}
+
+/// Quantiles of a report.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(super) struct Millis {
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+}
+
+/// The processes.
+#[derive(Debug)]
+pub(super) struct Hops {
+    program: PathBuf,
+    socket: String,
+    told: UnboundedSender<Event>,
+    ingest: Running,
+    stages: Vec<Running>,
+    sender: Option<Running>,
+}
+
+/// How long stage `n` (from 0) works on a message.
+pub(super) fn work(args: &Args, n: u8) -> Duration {
+    args.work.get(usize::from(n)).or(args.work.last()).copied().unwrap_or_default()
+}
+
+/// As many at once as the rate needs, twice over, so that what has gathered can be caught up with.
+fn concurrency(rate: Rate, work: Duration) -> u32 {
+    match rate {
+        Rate::Fixed(rate) => ((2.0 * rate * work.as_secs_f64()).ceil() as u32).saturating_add(10).min(2000),
+        Rate::Max => 1000,
+    }
+}
+
+impl Hops {
+    /// Starts all but the sender.
+    pub(super) fn start(
+        args: &Args,
+        nsqd: &str,
+        folder: &Path,
+        streams: &[TopicName],
+        told: UnboundedSender<Event>,
+    ) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let socket = format!("unix:{}", folder.join("feed.sock").display());
+        let mut ingest = vec!["ingest", "--listen", &socket, "--to", streams[0].as_str()];
+        ingest.extend(["--report", "json", "--nsqd-tcp-address", nsqd]);
+        let ingest = hop(&program, &ingest, "listening on", &told, Event::Ingested)?;
+        let stages = (0..args.stages).map(|n| {
+            let at = usize::from(n);
+            let work = work(args, n);
+            let (handler, at_once) =
+                (format!("sleep:{}us", work.as_micros()), concurrency(args.rate, work).to_string());
+            let mut stage = vec!["stage", "--from", streams[at].as_str(), "--to", streams[at + 1].as_str()];
+            stage.extend(["--group", GROUP, "--expect", "message", "--report", "json", "--nsqd-tcp-address", nsqd]);
+            if !work.is_zero() {
+                stage.extend(["--handler", &handler, "--concurrency", &at_once]);
+            }
+            hop(&program, &stage, "consuming", &told, move |line| Event::Passed(at, line))
+        });
+        let stages = stages.collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Self { program, socket, told, ingest, stages, sender: None })
+    }
+
+    /// How many there are without the sender.
+    pub(super) fn count(&self) -> usize {
+        1 + self.stages.len()
+    }
+
+    /// Starts the sender.
+    pub(super) fn send(&mut self, args: &Args) -> anyhow::Result<()> {
+        let (rate, count) = (args.rate.to_string(), args.count.to_string());
+        let send = ["send", "--to", &self.socket, "--rate", &rate, "--count", &count, "--report", "json"];
+        self.sender = Some(hop(&self.program, &send, "\0", &self.told, Event::Sent)?);
+        Ok(())
+    }
+
+    /// Ends all of them, in the direction of the messages.
+    pub(super) async fn end(self) {
+        for hop in self.sender.into_iter().chain([self.ingest]).chain(self.stages) {
+            hop.end().await;
+        }
+    }
+}
+
+/// Starts one; says when it is ready, which is when it says `ready`, and what it reports.
+fn hop<L: for<'a> Deserialize<'a>>(
+    program: &Path,
+    args: &[&str],
+    ready: &'static str,
+    told: &UnboundedSender<Event>,
+    event: impl Fn(L) -> Event + Send + 'static,
+) -> anyhow::Result<Running> {
+    let mut command = child_process::command(Command::new(program), args);
+    command.stderr(Stdio::piped());
+    let mut running = Running::start(command)?;
+    let teller = Teller { told: told.clone(), name: args[0].to_owned() };
+    running.each_line_of_stdout(move |line| {
+        if let Ok(line) = serde_json::from_str(line) {
+            let _ = teller.told.send(event(line));
+        }
+    });
+    let teller = told.clone();
+    running.each_line_of_stderr(move |line| {
+        let event = match line.contains(" INFO ") {
+            true if line.contains(ready) => Event::Ready,
+            true => return,
+            false => Event::Said(line.to_owned()),
+        };
+        let _ = teller.send(event);
+    });
+    Ok(running)
+}
+
+/// Held for as long as a hop has something to say.
+struct Teller {
+    told: UnboundedSender<Event>,
+    name: String,
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        let _ = self.told.send(Event::Gone(std::mem::take(&mut self.name)));
+    }
+}

@@ -1,0 +1,133 @@
+//! What arrived at the end, each message by its id.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Deserialize;
+
+use crate::commands::common::latency::Latency;
+use mqueue::handler::{Handler, Verdict};
+use mqueue::proto::Message;
+
+/// The account of a run. Ids count from 1, and are as many as there are messages.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    seen: Vec<bool>,
+    /// Different messages that arrived.
+    pub(super) received: u64,
+    /// Arrivals of messages that had arrived before.
+    pub(super) duplicates: u64,
+    /// Arrivals that are no message of this run.
+    pub(super) strange: u64,
+    /// From when a message was due at the sender to its arrival here.
+    pub(super) latency: Latency,
+    pub(super) recent: Latency,
+    begun: Instant,
+    last: Instant,
+}
+
+#[derive(Deserialize)]
+struct Arrived<'a> {
+    id: u64,
+    /// When it was due, in nanoseconds since 1970.
+    tag: &'a str,
+}
+
+impl Ledger {
+    /// For this many messages.
+    pub(super) fn new(count: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            seen: vec![false; usize::try_from(count).unwrap_or(usize::MAX)],
+            received: 0,
+            duplicates: 0,
+            strange: 0,
+            latency: Latency::new(),
+            recent: Latency::new(),
+            begun: now,
+            last: now,
+        }
+    }
+
+    /// Of the first `sent` messages, how many have not arrived.
+    pub(super) fn lost(&self, sent: u64) -> u64 {
+        sent.saturating_sub(self.received)
+    }
+
+    /// How long nothing has arrived.
+    pub(super) fn quiet(&self) -> Duration {
+        self.last.elapsed()
+    }
+
+    /// From the first arrival to the last.
+    pub(super) fn time(&self) -> Duration {
+        self.last.saturating_duration_since(self.begun)
+    }
+
+    fn note(&mut self, body: &[u8], now: Duration) {
+        let arrived = serde_json::from_slice::<Arrived<'_>>(body).ok();
+        let Some((seen, due)) = arrived.and_then(|Arrived { id, tag }| {
+            let seen = self.seen.get_mut(usize::try_from(id.checked_sub(1)?).ok()?)?;
+            Some((seen, Duration::from_nanos(tag.parse().ok()?)))
+        }) else {
+            self.strange += 1;
+            return;
+        };
+        if std::mem::replace(seen, true) {
+            self.duplicates += 1;
+            return;
+        }
+        self.last = Instant::now();
+        if self.received == 0 {
+            self.begun = self.last;
+        }
+        self.received += 1;
+        let took = now.saturating_sub(due);
+        self.latency.record(took);
+        self.recent.record(took);
+    }
+}
+
+/// The handler that keeps the ledger.
+#[derive(Debug)]
+pub(super) struct Final(pub(super) Arc<Mutex<Ledger>>);
+
+impl Handler for Final {
+    async fn handle(&self, message: Message) -> Verdict {
+        let mut verdicts = self.handle_batch(vec![message]).await;
+        verdicts.pop().expect("one verdict a message")
+    }
+
+    fn batch_size(&self) -> usize {
+        1000
+    }
+
+    async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut ledger = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        messages.iter().for_each(|message| ledger.note(&message.body, now));
+        vec![Verdict::Done(None); messages.len()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_is_counted_once() {
+        let mut ledger = Ledger::new(3);
+        for body in [
+            r#"{"id":1,"tag":"1000"}"#,
+            r#"{"id":3,"tag":"1000"}"#,
+            r#"{"id":3,"tag":"1000"}"#,
+            r#"{"id":4,"tag":"1000"}"#,
+            r#"{"id":0,"tag":"1000"}"#,
+            "junk",
+        ] {
+            ledger.note(body.as_bytes(), Duration::from_nanos(3000));
+        }
+        assert_eq!((ledger.received, ledger.duplicates, ledger.strange), (2, 1, 3));
+        assert_eq!((ledger.lost(3), ledger.lost(1)), (1, 0));
+    }
+}

@@ -1,0 +1,151 @@
+//! The three ways to send: one after the other, on a schedule, or as much as goes.
+//!
+//! Each ends when the source, the count or the time is used up, or when it is told to stop, and what it sent has settled. None
+//! takes a message that it does not send.
+
+use std::cell::Cell;
+use std::io;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::time::{sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::flights::Flights;
+use super::lane::{Batch, Lane};
+use super::source::Source;
+use crate::commands::common::precise_timer::Alarm;
+use crate::commands::common::schedule::Schedule;
+
+/// Bytes on their way to each nsqd where as much is sent as goes: enough to keep a fast one busy, and little enough that a slow
+/// network carries it before the deadline.
+const IN_BULK: usize = 2 << 20;
+/// Bytes on their way on a schedule: what may gather while nsqd is slow. Beyond it messages are sent late.
+const ON_SCHEDULE: usize = 32 << 20;
+
+/// What is shared by all who send in a run.
+pub(super) struct Run<'a> {
+    pub(super) lane: &'a Lane,
+    /// Messages that may still be taken.
+    pub(super) left: Cell<u64>,
+    /// No more are to be taken.
+    pub(super) stop: &'a CancellationToken,
+    /// Each message published is told.
+    pub(super) tell_each: bool,
+}
+
+impl Run<'_> {
+    /// One at a time, the next `interval` after the one before and never before its answer.
+    pub(super) async fn one_by_one(&self, mut source: Source, interval: Duration) {
+        let mut due = tokio::time::Instant::now();
+        while let Some(bodies) = self.take(&mut source, 1).await {
+            let bytes = bodies.iter().map(|body| body.len()).sum::<usize>();
+            let took = self.lane.publish(Batch { bodies, due: Vec::new() }).await;
+            if let Some(took) = took.filter(|_| self.tell_each) {
+                let millis = took.as_secs_f64() * 1e3;
+                tracing::info!("published {}: {bytes} bytes, OK after {millis:.2} ms", source.name_of_last());
+            }
+            if self.left.get() == 0 {
+                return;
+            }
+            if !interval.is_zero() {
+                due = tokio::time::Instant::now().max(due + interval);
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    // after the last message nothing is waited for
+                    more = source.has_more() => if !more { return },
+                }
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    () = sleep_until(due) => {}
+                }
+            }
+        }
+    }
+
+    /// As much as goes, in the source's order, to `nsqds` nsqds.
+    pub(super) async fn in_bulk(&self, mut source: Source, nsqds: usize) {
+        let mut flights = Flights::new(self.lane, IN_BULK * nsqds);
+        loop {
+            tokio::select! {
+                biased;
+                () = flights.settle(), if !flights.is_empty() => {}
+                bodies = self.take(&mut source, u64::MAX), if flights.has_room() => match bodies {
+                    Some(bodies) => flights.launch(Batch { bodies, due: Vec::new() }),
+                    None => break,
+                },
+            }
+        }
+        flights.settle_all().await;
+    }
+
+    /// On a schedule, whatever becomes of the messages before. What is due when `time` is over is sent, as far as there is room.
+    pub(super) async fn on_schedule(&self, mut source: Source, rate: f64, time: Option<Duration>) -> io::Result<()> {
+        let alarm = Alarm::start()?;
+        let start = Instant::now();
+        let schedule = Schedule::new(start, rate);
+        let last_moment = time.map(|time| start + time.saturating_sub(Duration::from_nanos(1)));
+        let mut flights = Flights::new(self.lane, ON_SCHEDULE);
+        let mut made = 0;
+        loop {
+            // looked at before the clock: what is due by the end is sent after it
+            let over = self.stop.is_cancelled();
+            let now = Instant::now();
+            let due = schedule.due(last_moment.map_or(now, |last| now.min(last)));
+            if made < due && flights.has_room() {
+                let Some(bodies) = self.take_due(&mut source, due - made).await else { break };
+                let next = made + bodies.len() as u64;
+                flights.launch(Batch { bodies, due: (made..next).map(|n| schedule.at(n)).collect() });
+                made = next;
+            }
+            match (made < due, flights.has_room()) {
+                (true, true) => flights.settle_until(tokio::task::yield_now()).await,
+                (_, _) if over => {
+                    self.lane.tally.unsent((due - made).min(self.left.get()));
+                    break;
+                }
+                (true, false) => tokio::select! {
+                    () = flights.settle() => {}
+                    () = self.stop.cancelled() => {}
+                },
+                (false, _) => tokio::select! {
+                    () = flights.settle_until(alarm.at(schedule.at(made))) => {}
+                    () = self.stop.cancelled() => {}
+                },
+            }
+        }
+        flights.settle_all().await;
+        Ok(())
+    }
+
+    /// Some messages; `None` when there are no more, or none are to be taken any more. Cancel-safe.
+    async fn take(&self, source: &mut Source, most: u64) -> Option<Vec<Bytes>> {
+        if self.stop.is_cancelled() {
+            return None;
+        }
+        self.take_due(source, most).await
+    }
+
+    /// The same; what is there is taken also after it is time to stop.
+    async fn take_due(&self, source: &mut Source, most: u64) -> Option<Vec<Bytes>> {
+        if self.left.get() == 0 {
+            return None;
+        }
+        let bodies = tokio::select! {
+            biased;
+            bodies = source.take(most.min(self.left.get())) => bodies?,
+            () = self.stop.cancelled() => return None,
+        };
+        self.left.set(self.left.get() - bodies.len() as u64);
+        Some(bodies)
+    }
+}
+
+/// Stops the run when its time is over. Never ends, for it runs beside the work.
+pub(super) async fn stop_after(time: Option<Duration>, stop: &CancellationToken) -> std::convert::Infallible {
+    if let Some(time) = time {
+        sleep(time).await;
+        stop.cancel();
+    }
+    std::future::pending().await
+}

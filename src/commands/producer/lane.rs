@@ -1,0 +1,163 @@
+//! The way of messages to nsqd: published, and each accounted for.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use super::limit::Limit;
+use super::tally::Tally;
+use super::unpublished::Unpublished;
+use mqueue::client::{PublishManyError, Publisher};
+use mqueue::proto::TopicName;
+
+/// Messages that go together.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) bodies: Vec<Bytes>,
+    /// When each of them was due; empty if they are not on a schedule.
+    pub(super) due: Vec<Instant>,
+}
+
+impl Batch {
+    /// Their bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bodies.iter().map(Bytes::len).sum()
+    }
+
+    /// Takes out the messages over the limit; gives their sizes.
+    fn take_too_large(&mut self, limit: u64) -> Vec<usize> {
+        let too_large = |body: &Bytes| body.len() as u64 > limit;
+        let sizes: Vec<usize> = self.bodies.iter().filter(|body| too_large(body)).map(Bytes::len).collect();
+        if !sizes.is_empty() {
+            let mut bodies = self.bodies.iter();
+            self.due.retain(|_| bodies.next().is_some_and(|body| !too_large(body)));
+            self.bodies.retain(|body| !too_large(body));
+        }
+        sizes
+    }
+}
+
+/// Publishes to one stream.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) publisher: Publisher,
+    pub(super) stream: TopicName,
+    pub(super) defer: Option<Duration>,
+    pub(super) limit: Limit,
+    pub(super) tally: Rc<Tally>,
+    /// Cancelled when nsqd refused a message as it would refuse every other.
+    pub(super) hopeless: CancellationToken,
+}
+
+/// The messages of a batch that were not published, by their place in it, ascending.
+type Failed = Vec<(usize, Unpublished)>;
+
+impl Lane {
+    /// Publishes a batch; done when each message of it is acknowledged or has failed, and is counted. Gives how long it took, if
+    /// none failed.
+    pub(super) async fn publish(&self, mut batch: Batch) -> Option<Duration> {
+        self.tally.sent(batch.bodies.len());
+        let refused = self.refuse_too_large(&mut batch);
+        let sent = Instant::now();
+        for due in &batch.due {
+            self.tally.sent_after(sent.saturating_duration_since(*due));
+        }
+        let failed = match &batch.bodies[..] {
+            [] => return None,
+            [body] => self.publish_one(body).await.err().into_iter().map(|why| (0, why)).collect(),
+            bodies => self.publish_many(bodies).await,
+        };
+        let answered = Instant::now();
+        self.count(&batch, sent, answered, &failed);
+        (!refused && failed.is_empty()).then(|| answered.duration_since(sent))
+    }
+
+    /// Fails at once what nsqd would refuse, as far as its limit is known. True if there was any.
+    fn refuse_too_large(&self, batch: &mut Batch) -> bool {
+        let Some(limit) = self.limit.known() else { return false };
+        let sizes = batch.take_too_large(limit);
+        for size in &sizes {
+            self.tally.failed(*size, &Unpublished::TooLarge { limit });
+        }
+        !sizes.is_empty()
+    }
+
+    async fn publish_many(&self, bodies: &[Bytes]) -> Failed {
+        if self.defer.is_none() {
+            return match self.publisher.publish_many(&self.stream, bodies.to_vec()).await {
+                Ok(()) => Failed::new(),
+                Err(PublishManyError(failed)) => failed.into_iter().map(|(at, e)| (at, e.into())).collect(),
+            };
+        }
+        let each = join_all(bodies.iter().map(|body| self.publish_one(body))).await;
+        each.into_iter().enumerate().filter_map(|(at, result)| Some((at, result.err()?))).collect()
+    }
+
+    async fn publish_one(&self, body: &Bytes) -> Result<(), Unpublished> {
+        let publishing = async {
+            match self.defer {
+                None => self.publisher.publish(&self.stream, body.clone()).await,
+                Some(delay) => self.publisher.publish_deferred(&self.stream, body.clone(), delay).await,
+            }
+        };
+        let result = match self.limit.known() {
+            Some(_) => publishing.await.map_err(Unpublished::from),
+            None => tokio::select! {
+                biased;
+                result = publishing => result.map_err(Unpublished::from),
+                // sent again, it would only cost one more connection
+                limit = self.limit.turns_out_below(body.len()) => Err(Unpublished::TooLarge { limit }),
+            },
+        };
+        result.inspect_err(|why| self.learn_from(why, body.len()))
+    }
+
+    /// Spares the messages to come, and the connection, what can be known from this one.
+    fn learn_from(&self, why: &Unpublished, size: usize) {
+        if let Unpublished::TooLarge { limit } = why {
+            self.limit.learn(*limit);
+        }
+        if why.is_hopeless() {
+            self.tally.foretell(size, why);
+            self.hopeless.cancel();
+        }
+    }
+
+    fn count(&self, batch: &Batch, sent: Instant, answered: Instant, failed: &Failed) {
+        let mut failed_bytes = 0;
+        for (at, why) in failed {
+            let size = batch.bodies[*at].len();
+            failed_bytes += size;
+            self.tally.failed(size, why);
+            self.learn_from(why, size);
+        }
+        if batch.due.is_empty() {
+            let count = (batch.bodies.len() - failed.len()) as u64;
+            let latency = answered.duration_since(sent);
+            return self.tally.acknowledged(count, batch.bytes() - failed_bytes, latency);
+        }
+        let mut failed = failed.iter().map(|(at, _)| *at).peekable();
+        for (at, (body, due)) in batch.bodies.iter().zip(&batch.due).enumerate() {
+            if failed.next_if_eq(&at).is_none() {
+                self.tally.acknowledged(1, body.len(), answered.saturating_duration_since(*due));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_leaves_with_its_time() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let bodies = ["a", "bbb", "cc"].map(|body| Bytes::from_static(body.as_bytes())).to_vec();
+        let mut batch = Batch { bodies, due: vec![start, start + second, start + 2 * second] };
+        assert_eq!(batch.take_too_large(2), [3]);
+        assert_eq!((batch.bytes(), batch.due), (3, vec![start, start + 2 * second]));
+    }
+}

@@ -1,0 +1,90 @@
+//! How large a message nsqd takes: asked of its HTTP API, or learned from its first refusal. A message over it costs the
+//! connection, and is better not sent.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use mqueue::client::{ConfigNumber, Nsqd};
+
+/// How long an nsqd may take to tell its limit.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The largest message that all nsqds take, in bytes, once it is known.
+#[derive(Debug)]
+pub(super) struct Limit(watch::Sender<Option<u64>>);
+
+impl Limit {
+    /// Not known yet.
+    pub(super) fn unknown() -> Self {
+        Self(watch::Sender::new(None))
+    }
+
+    /// Asks the nsqds; those that do not answer are left out. Never ends, for it runs beside the work.
+    pub(super) async fn ask(&self, nsqds: &[Nsqd]) -> Infallible {
+        let mut asked: FuturesUnordered<_> =
+            nsqds.iter().map(|nsqd| timeout(PATIENCE, nsqd.config(ConfigNumber::MaxMsgSize))).collect();
+        while let Some(answer) = asked.next().await {
+            match answer {
+                Ok(Ok(limit)) => self.learn(limit),
+                Ok(Err(e)) => tracing::debug!("nsqd's limit is not known: {e}"),
+                Err(_) => tracing::debug!("nsqd's limit is not known: no answer"),
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Notes one nsqd's limit; the lowest counts.
+    pub(super) fn learn(&self, limit: u64) {
+        self.0.send_if_modified(|known| {
+            let lower = known.is_none_or(|known| limit < known);
+            if lower {
+                *known = Some(limit);
+            }
+            lower
+        });
+    }
+
+    /// The limit, if it is known.
+    pub(super) fn known(&self) -> Option<u64> {
+        *self.0.borrow()
+    }
+
+    /// Ends once it is known that `size` is over the limit, which may be never. Cancel-safe.
+    pub(super) async fn turns_out_below(&self, size: usize) -> u64 {
+        let mut known = self.0.subscribe();
+        loop {
+            if let Some(limit) = known.borrow_and_update().filter(|limit| *limit < size as u64) {
+                return limit;
+            }
+            if known.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_size_may_turn_out_to_be_over_it() {
+        let limit = Limit::unknown();
+        let learn = async { [200, 100].map(|told| limit.learn(told)) };
+        assert_eq!(tokio::join!(limit.turns_out_below(101), learn).0, 100);
+    }
+
+    #[test]
+    fn the_lowest_limit_counts() {
+        let limit = Limit::unknown();
+        assert_eq!(limit.known(), None);
+        for (told, expected) in [(100, 100), (200, 100), (50, 50)] {
+            limit.learn(told);
+            assert_eq!(limit.known(), Some(expected));
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What the flags come to, resolved once: where messages come from, at what pace, and what is shown meanwhile.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::reader;
+use crate::commands::common::exit::Exit;
+use crate::commands::common::exit::Failure;
+use crate::commands::producer::args::{Args, Delimiter};
+
+/// The default time between generated events.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// A run, before it starts.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) from: From,
+    pub(super) pace: Pace,
+    /// Messages at the most.
+    pub(super) count: Option<u64>,
+    pub(super) duration: Option<Duration>,
+}
+
+/// Where messages come from.
+#[derive(Debug)]
+pub(super) enum From {
+    /// They are made up.
+    Events {
+        /// Sequences beside each other.
+        tasks: u32,
+        /// In each payload.
+        keys: u32,
+    },
+    /// They are read.
+    Files {
+        /// Where; `-` is stdin.
+        paths: Vec<PathBuf>,
+        /// What ends a record; `None`: the file's end.
+        delimiter: Option<Bytes>,
+        /// The longest record, in bytes.
+        max_record: usize,
+        /// The bytes of all, if they are known.
+        length: Option<u64>,
+    },
+}
+
+/// When the next message goes out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Pace {
+    /// This long after the one before, once that is acknowledged.
+    OneByOne(Duration),
+    /// On a schedule of so many a second.
+    Rate(f64),
+    /// As soon as there is room.
+    Bulk,
+}
+
+impl Plan {
+    /// Resolves the flags. Fails if an input cannot be read.
+    pub(super) fn new(args: &Args) -> Result<Self, Failure> {
+        let mut paths: Vec<PathBuf> = args.inputs.iter().chain(&args.input.files).cloned().collect();
+        if paths.is_empty() && stdin_is_the_input(args) {
+            paths.push(reader::STDIN.into());
+        }
+        let from = match paths.is_empty() {
+            true => From::Events { tasks: args.events.tasks.unwrap_or(1), keys: args.events.payload_keys.unwrap_or(0) },
+            false => files(args, paths)?,
+        };
+        let pace = match (args.pace.rate, args.pace.interval, &from) {
+            (Some(rate), _, _) => Pace::Rate(rate),
+            (None, Some(Duration::ZERO) | None, From::Files { .. }) => Pace::Bulk,
+            (None, interval, _) => Pace::OneByOne(interval.unwrap_or(INTERVAL)),
+        };
+        Ok(Self { from, pace, count: args.pace.count, duration: args.pace.duration })
+    }
+}
+
+/// Returns true if there is no FILE, and stdin takes its place: stdin is a pipe or a file, and no flag asks for generated
+/// events. Tells a person which of the two it is.
+fn stdin_is_the_input(args: &Args) -> bool {
+    let Some(stdin) = reader::redirected_stdin() else { return false };
+    match asks_for_events(args) {
+        Some(flag) => {
+            tracing::warn!(
+                "stdin is a {stdin} and is not read: {flag} asks for generated events. To publish stdin, add -"
+            );
+            false
+        }
+        None => {
+            tracing::info!("publishing what comes from stdin, a {stdin} (for generated events, add --generate)");
+            true
+        }
+    }
+}
+
+/// Names the first flag, also if it comes from the environment, that asks for generated events where no FILE is named.
+fn asks_for_events(args: &Args) -> Option<&'static str> {
+    let Args { pace, events, .. } = args;
+    let flags = [
+        (events.generate, "--generate"),
+        (events.tasks.is_some(), "--tasks"),
+        (events.payload_keys.is_some(), "--payload-keys"),
+        (pace.count.is_some(), "--count"),
+        (pace.rate.is_some(), "--rate"),
+        (pace.interval.is_some(), "--interval"),
+        (pace.duration.is_some(), "--duration"),
+    ];
+    flags.into_iter().find_map(|(asks, flag)| asks.then_some(flag))
+}
+
+fn files(args: &Args, paths: Vec<PathBuf>) -> Result<From, Failure> {
+    if args.events.tasks.is_some() || args.events.payload_keys.is_some() {
+        tracing::warn!("--tasks and --payload-keys are for generated events, and have no effect on files and stdin");
+    }
+    let length = reader::check(&paths).map_err(|line| Failure::new(Exit::Failure, line))?;
+    let delimiter = if args.input.null { Delimiter::NULL } else { args.input.delimiter.clone() };
+    let delimiter = (!args.input.whole_file).then(|| Bytes::copy_from_slice(delimiter.as_bytes()));
+    Ok(From::Files { paths, delimiter, max_record: args.input.max_record as usize, length })
+}

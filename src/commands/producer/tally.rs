@@ -1,0 +1,238 @@
+//! What has been done so far, in one place, and the complaints about what has not: the first of a kind at once, its repetitions
+//! now and then.
+//!
+//! Invariant, at the end of a run: sent = acknowledged + failed.
+
+use std::cell::{Ref, RefCell};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::unpublished::Unpublished;
+use crate::commands::common::latency::Latency;
+use mqueue::client::PublishError;
+use mqueue::plural::count;
+
+/// The least time between two lines about failures of the same kind.
+const QUIET: Duration = Duration::from_secs(10);
+/// A message handed over later than this after it was due counts as late.
+const LATE: Duration = Duration::from_millis(10);
+
+/// What kind of failure, so that a thousand of them need not be a thousand lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// Over nsqd's limit.
+    TooLarge,
+    /// Over `--max-record`.
+    TooLong,
+    /// Refused by nsqd for another reason.
+    Refused,
+    /// Not acknowledged in time.
+    TimedOut,
+    /// Given up at the second signal.
+    GivenUp,
+}
+
+impl Kind {
+    /// In the report.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::TooLarge => "larger than nsqd takes",
+            Self::TooLong => "longer than --max-record",
+            Self::Refused => "refused by nsqd",
+            Self::TimedOut => "not acknowledged in time",
+            Self::GivenUp => "given up",
+        }
+    }
+}
+
+/// The numbers.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Messages that were to be published.
+    pub(super) sent: u64,
+    pub(super) acknowledged: u64,
+    pub(super) failed: u64,
+    pub(super) failures: BTreeMap<Kind, Failures>,
+    /// Empty records, which are not sent.
+    pub(super) skipped: u64,
+    /// Inputs that could not be read to their end.
+    pub(super) unreadable: u64,
+    /// Messages that were due and never made, for the run was over.
+    pub(super) unsent: u64,
+    /// Bytes acknowledged.
+    pub(super) bytes: u64,
+    /// Bytes read.
+    pub(super) bytes_read: u64,
+    /// From when a message was due, or sent, to its acknowledgement.
+    pub(super) latency: Latency,
+    /// From when a message was due to when it was sent.
+    pub(super) lateness: Latency,
+    /// How many were sent late.
+    pub(super) late: u64,
+}
+
+/// Failures of one kind.
+#[derive(Debug)]
+pub(super) struct Failures {
+    pub(super) count: u64,
+    told: u64,
+    told_at: Option<Instant>,
+}
+
+/// The counts of a run, shared by what sends and what shows them. Nothing holds on to them for longer than a call.
+#[derive(Debug, Default)]
+pub(super) struct Tally(RefCell<Counts>);
+
+impl Tally {
+    /// The numbers now.
+    pub(super) fn counts(&self) -> Ref<'_, Counts> {
+        self.0.borrow()
+    }
+
+    /// So many messages go out.
+    pub(super) fn sent(&self, count: usize) {
+        self.0.borrow_mut().sent += count as u64;
+    }
+
+    /// A message goes out that was due so long ago.
+    pub(super) fn sent_after(&self, lateness: Duration) {
+        let mut counts = self.0.borrow_mut();
+        counts.lateness.record(lateness);
+        counts.late += u64::from(lateness > LATE);
+    }
+
+    /// So many messages of so many bytes were acknowledged, after the same time each.
+    pub(super) fn acknowledged(&self, count: u64, bytes: usize, latency: Duration) {
+        let mut counts = self.0.borrow_mut();
+        counts.acknowledged += count;
+        counts.bytes += bytes as u64;
+        counts.latency.record_times(latency, count);
+    }
+
+    /// A message of `size` bytes was not published.
+    pub(super) fn failed(&self, size: usize, why: &Unpublished) {
+        self.note(1, size, why);
+    }
+
+    /// Tells why a message of `size` bytes fails, ahead of its being counted with others.
+    pub(super) fn foretell(&self, size: usize, why: &Unpublished) {
+        self.note(0, size, why);
+    }
+
+    fn note(&self, count: u64, size: usize, why: &Unpublished) {
+        let kind = match why {
+            Unpublished::TooLarge { .. } => Kind::TooLarge,
+            Unpublished::Failed(PublishError::Refused(_) | PublishError::Empty | PublishError::TooLarge(_)) => {
+                Kind::Refused
+            }
+            Unpublished::Failed(PublishError::TimedOut { .. }) => Kind::TimedOut,
+            Unpublished::Failed(PublishError::Closed) => Kind::GivenUp,
+        };
+        self.complain(kind, count, || match why {
+            Unpublished::TooLarge { limit } => {
+                let enough = size.next_power_of_two();
+                format!(
+                    "message of {size} bytes refused: nsqd's limit is {limit}: start nsqd with --max-msg-size={enough} \
+                     (and a --max-body-size above it)"
+                )
+            }
+            Unpublished::Failed(PublishError::Refused(error)) => {
+                let deferred = error.text.starts_with(b"E_INVALID DPUB timeout");
+                let hint = if deferred { " ms: --defer is more than nsqd's --max-req-timeout" } else { "" };
+                format!("message of {size} bytes refused: {error}{hint}")
+            }
+            Unpublished::Failed(error) => format!("message of {size} bytes {error}"),
+        });
+    }
+
+    /// Messages that are on their way.
+    pub(super) fn open(&self) -> u64 {
+        let counts = self.counts();
+        counts.sent - counts.acknowledged - counts.failed
+    }
+
+    /// All that is on its way is given up.
+    pub(super) fn give_up(&self) {
+        let open = self.open();
+        if open > 0 {
+            self.complain(Kind::GivenUp, open, || format!("{} given up, not acknowledged yet", count(open, "message")));
+        }
+    }
+
+    /// A read brought so many bytes, with so many records that are not published.
+    pub(super) fn read(&self, bytes: u64, empty: u64, too_long: u64) {
+        {
+            let mut counts = self.0.borrow_mut();
+            counts.bytes_read += bytes;
+            counts.skipped += empty;
+            counts.sent += too_long;
+        }
+        if too_long > 0 {
+            self.complain(Kind::TooLong, too_long, || {
+                "a message is longer than --max-record, and was passed over: is --delimiter right?".to_owned()
+            });
+        }
+    }
+
+    /// An input could not be read to its end.
+    pub(super) fn unreadable(&self, why: &str) {
+        self.0.borrow_mut().unreadable += 1;
+        tracing::error!("{why}");
+    }
+
+    /// The run was over before so many messages that were due were made.
+    pub(super) fn unsent(&self, count: u64) {
+        self.0.borrow_mut().unsent += count;
+    }
+
+    fn complain(&self, kind: Kind, count: u64, line: impl FnOnce() -> String) {
+        let mut counts = self.0.borrow_mut();
+        counts.failed += count;
+        let failures = counts.failures.entry(kind).or_insert(Failures { count: 0, told: 0, told_at: None });
+        if let Some(untold) = failures.add(count, Instant::now()) {
+            let more = if untold > 1 { format!(" ({untold} such since the last line)") } else { String::new() };
+            let more = if kind == Kind::GivenUp { String::new() } else { more };
+            tracing::error!("{}{more}", line());
+        }
+    }
+}
+
+impl Failures {
+    /// Adds some; gives how many were not told yet, if it is time to tell.
+    fn add(&mut self, count: u64, now: Instant) -> Option<u64> {
+        self.count += count;
+        let tell = self.told_at.is_none_or(|told| now.duration_since(told) >= QUIET);
+        tell.then(|| {
+            self.told_at = Some(now);
+            self.count - std::mem::replace(&mut self.told, self.count)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failure_is_told_at_once_and_the_next_ones_together() {
+        let mut failures = Failures { count: 0, told: 0, told_at: None };
+        let start = Instant::now();
+        assert_eq!(failures.add(1, start), Some(1));
+        assert_eq!((1..1000).find_map(|ms| failures.add(1, start + Duration::from_millis(ms))), None);
+        assert_eq!(failures.add(1, start + QUIET), Some(1000));
+        assert_eq!(failures.count, 1001);
+    }
+
+    #[test]
+    fn what_was_sent_is_acknowledged_or_failed_or_given_up() {
+        let tally = Tally::default();
+        tally.sent(10);
+        tally.read(100, 2, 1);
+        tally.acknowledged(4, 400, Duration::from_millis(1));
+        tally.failed(5, &PublishError::TimedOut { after: Duration::from_secs(1), last: None }.into());
+        tally.give_up();
+        let counts = tally.counts();
+        assert_eq!((counts.sent, counts.acknowledged, counts.failed, counts.skipped), (11, 4, 7, 2));
+        assert_eq!(counts.failures[&Kind::GivenUp].count, 5);
+    }
+}

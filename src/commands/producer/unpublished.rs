@@ -1,0 +1,62 @@
+//! Why a message was not published.
+
+use mqueue::client::PublishError;
+use mqueue::proto::{ErrorCode, WireError};
+
+/// Why a message was not published.
+#[derive(Debug, Clone)]
+pub(super) enum Unpublished {
+    /// It is over nsqd's limit, in bytes.
+    TooLarge { limit: u64 },
+    /// Something else.
+    Failed(PublishError),
+}
+
+impl From<PublishError> for Unpublished {
+    fn from(error: PublishError) -> Self {
+        match &error {
+            PublishError::Refused(refusal) => limit_in(refusal).map(|limit| Self::TooLarge { limit }),
+            PublishError::Empty | PublishError::TooLarge(_) | PublishError::TimedOut { .. } | PublishError::Closed => {
+                None
+            }
+        }
+        .unwrap_or(Self::Failed(error))
+    }
+}
+
+impl Unpublished {
+    /// True if any other message would fare the same: publishing on would only cost a connection for each.
+    pub(super) fn is_hopeless(&self) -> bool {
+        matches!(self, Self::Failed(PublishError::Refused(_)))
+    }
+}
+
+/// The limit that nsqd tells when it refuses a message: `E_BAD_MESSAGE PUB message too big 2000000 > 1048576`
+/// (nsqd `protocol_v2.go`).
+fn limit_in(refusal: &WireError) -> Option<u64> {
+    let text = std::str::from_utf8(&refusal.text).ok()?;
+    let (_, limit) = text.rsplit_once('>').filter(|_| refusal.code == ErrorCode::BadMessage)?;
+    limit.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_hopeless_unless_it_is_for_the_size() {
+        let refused =
+            |text: &'static str| Unpublished::from(PublishError::Refused(WireError::parse(text.as_bytes().into())));
+        assert!(!refused("E_BAD_MESSAGE PUB message too big 2000000 > 1048576").is_hopeless());
+        assert!(refused("E_INVALID DPUB timeout 7200000 out of range 0-3600000").is_hopeless());
+        assert!(!Unpublished::from(PublishError::Closed).is_hopeless());
+    }
+
+    #[test]
+    fn a_refusal_tells_the_limit() {
+        let told = |text: &'static str| limit_in(&WireError::parse(text.as_bytes().into()));
+        assert_eq!(told("E_BAD_MESSAGE PUB message too big 2000000 > 1048576"), Some(1_048_576));
+        assert_eq!(told("E_BAD_MESSAGE PUB invalid message body size 0"), None);
+        assert_eq!(told("E_BAD_BODY MPUB body too big 2000000 > 1048576"), None);
+    }
+}

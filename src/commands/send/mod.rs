@@ -1,0 +1,56 @@
+//! `mqueue send`: a feed of numbered messages, on a schedule, to a socket.
+//!
+//! ```text
+//!  Script (what is due when) ─▶ stream:    lines, a connection a second ─▶ its answer: taken, or again
+//!                            └▶ datagrams: a packet each, never answered
+//! ```
+
+pub(crate) mod args;
+mod datagram;
+mod script;
+mod stream;
+mod tally;
+
+use std::io::{self, Write};
+
+use self::script::Script;
+use self::tally::Tally;
+use super::common::exit::Exit;
+use crate::commands::producer::args::ReportFormat;
+use crate::commands::send::args::Args;
+use mqueue::net::Endpoint;
+use mqueue::shutdown::Shutdown;
+
+/// Runs the command to its end.
+pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let shutdown = Shutdown::on_signals(args.grace)?;
+    let script = Script::begin(&args)?;
+    let tally = Tally::begin();
+    let sending = async {
+        match &args.to {
+            Endpoint::Unix(_) | Endpoint::Tcp(_) => stream::send(&args.to, &script, &tally, &shutdown.draining).await,
+            Endpoint::Unixgram(_) | Endpoint::Udp(_) => {
+                datagram::send(&args.to, &script, &tally, &shutdown.draining).await
+            }
+        }
+    };
+    let interrupted = tokio::select! {
+        biased;
+        sent = sending => sent.map(|()| false)?,
+        () = shutdown.now.cancelled() => true,
+    };
+    let summary = tally.summary();
+    match args.report() {
+        ReportFormat::Text => {
+            // that there is nobody to be told is no failure of the messages
+            let _ = writeln!(io::stderr(), "{summary}");
+        }
+        ReportFormat::Json => super::common::stdout::print(&format!("{}\n", serde_json::to_string(&summary)?))?,
+        ReportFormat::None => {}
+    }
+    Ok(match interrupted {
+        true => Exit::Interrupted,
+        false if summary.is_success() => Exit::Success,
+        false => Exit::Failure,
+    })
+}

@@ -1,0 +1,116 @@
+//! What was sent, and what became of it.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::commands::common::latency::{Latency, Quantiles};
+
+/// The counts of a run.
+#[derive(Debug)]
+pub(super) struct Tally {
+    started: Instant,
+    sent: Cell<u64>,
+    acknowledged: Cell<u64>,
+    refused: Cell<u64>,
+    again: Cell<u64>,
+    /// Packets, which nobody acknowledges.
+    handed_over: Cell<u64>,
+    late: RefCell<Latency>,
+}
+
+/// The end of a run.
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    sent: u64,
+    /// None of datagrams.
+    acknowledged: Option<u64>,
+    refused: u64,
+    sent_again: u64,
+    seconds: f64,
+    messages_per_second: f64,
+    /// From when a message was due to when the kernel had taken it.
+    late_ms: Option<Quantiles>,
+}
+
+impl Tally {
+    pub(super) fn begin() -> Self {
+        Self {
+            started: Instant::now(),
+            sent: Cell::default(),
+            acknowledged: Cell::default(),
+            refused: Cell::default(),
+            again: Cell::default(),
+            handed_over: Cell::default(),
+            late: RefCell::default(),
+        }
+    }
+
+    /// Messages were sent for the first time.
+    pub(super) fn sent(&self, count: u64) {
+        self.sent.set(self.sent.get() + count);
+    }
+
+    /// Messages are sent again.
+    pub(super) fn again(&self, count: u64) {
+        self.again.set(self.again.get() + count);
+    }
+
+    /// One was written so long after it was due.
+    pub(super) fn late(&self, late: Duration) {
+        self.late.borrow_mut().record(late);
+    }
+
+    /// The receiver has settled so many, `refused` of them for good.
+    pub(super) fn answered(&self, settled: u64, refused: u64) {
+        let refused = refused.min(settled);
+        self.acknowledged.set(self.acknowledged.get() + settled - refused);
+        self.refused.set(self.refused.get() + refused);
+    }
+
+    /// The kernel has a packet.
+    pub(super) fn handed_over(&self) {
+        self.handed_over.set(self.handed_over.get() + 1);
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let packets = self.handed_over.get() > 0;
+        Summary {
+            sent: self.sent.get(),
+            acknowledged: (!packets).then(|| self.acknowledged.get()),
+            refused: self.refused.get(),
+            sent_again: self.again.get(),
+            seconds,
+            messages_per_second: (self.sent.get() as f64 / seconds).round(),
+            late_ms: self.late.borrow().quantiles(),
+        }
+    }
+}
+
+impl Summary {
+    /// True if all that was sent is acknowledged, as far as it can be.
+    pub(super) fn is_success(&self) -> bool {
+        self.acknowledged.is_none_or(|acknowledged| acknowledged == self.sent)
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sent, refused, sent_again, seconds, messages_per_second, .. } = self;
+        match self.acknowledged {
+            Some(acknowledged) => write!(f, "{sent} sent, {acknowledged} acknowledged, {sent_again} sent again")?,
+            None => write!(f, "{sent} sent, which nobody acknowledges")?,
+        }
+        if *refused > 0 {
+            write!(f, ", {refused} refused")?;
+        }
+        write!(f, "\n{seconds:.2} s, {messages_per_second:.0} messages/s")?;
+        match &self.late_ms {
+            Some(late) => write!(f, "\nlate {late}"),
+            None => Ok(()),
+        }
+    }
+}

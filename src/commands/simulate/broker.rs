@@ -1,0 +1,271 @@
+//! Streams and workers with NSQ between them: nothing is dropped, and what is not published yet holds the streams up.
+//!
+//! ```text
+//!  streams ─▶ Publisher ─▶ nsqd ─▶ Consumer ─▶ Worker: as many handlers as there are workers
+//! ```
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::Run;
+use super::generate::generate;
+use super::workload::{Chunk, Workload};
+use crate::commands::common::broker_args::Args;
+use crate::commands::common::embedded_broker::Embedded;
+use crate::commands::common::exit::Failure;
+use crate::commands::common::run_broker::Brokers;
+use mqueue::client::{Address, Consumer, ConsumerConfig, Nsqd, Publisher, PublisherConfig};
+use mqueue::handler::{Handler, Verdict};
+use mqueue::proto::{ChannelName, Message, TopicName};
+use mqueue::shutdown::Shutdown;
+use mqueue::worker::{Worker, WorkerConfig};
+
+/// How long nsqd may be away before the run gives up.
+const OUTAGE: Duration = Duration::from_secs(600);
+
+/// Where NSQ is.
+pub(super) struct Ground {
+    tcp: Vec<Address>,
+    http: Vec<Nsqd>,
+    embedded: Option<Embedded>,
+    topic: TopicName,
+}
+
+impl Ground {
+    /// The nsqds that are named, or a broker in this process.
+    pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
+        let topic = TopicName::new(&format!("simulate-{:08x}", fastrand::u32(..)))?;
+        let (Brokers { tcp, http }, embedded) = Brokers::find_or_start(args, "mqueue-simulate").await?;
+        Ok(Self { tcp, http, embedded, topic })
+    }
+
+    /// What people are told of it.
+    pub(super) fn told(&self) -> String {
+        match &self.embedded {
+            Some(embedded) => format!("a broker in this program, at {}", embedded.tcp),
+            None => format!("nsqd at {}", self.tcp.iter().map(Address::to_string).collect::<Vec<_>>().join(", ")),
+        }
+    }
+
+    /// Leaves nothing behind.
+    pub(super) async fn clear(self) {
+        for nsqd in &self.http {
+            if let Err(error) = nsqd.delete_topic(&self.topic).await {
+                tracing::debug!("stream {} stays: {error}", self.topic);
+            }
+        }
+        if let Some(embedded) = self.embedded {
+            embedded.end().await;
+        }
+    }
+}
+
+/// Runs to the end: until all that was published is processed, or what is left is to be given up.
+pub(super) async fn run(run: &Arc<Run>, ground: &Ground, workload: &mut Workload) -> anyhow::Result<()> {
+    let mut config = ConsumerConfig::new(ground.topic.clone(), ChannelName::new("workers")?);
+    config.nsqd = ground.tcp.clone();
+    config.flow.max_in_flight = run.settings.workers;
+    let consumer = Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?;
+    let config = PublisherConfig { timeout: OUTAGE, ..PublisherConfig::default() };
+    let publisher = Publisher::connect(&ground.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
+    let pool = Arc::new(Pool::new(run.clone()));
+    let config = WorkerConfig { concurrency: run.settings.workers as usize, ..WorkerConfig::default() };
+    let (worker, ending) = (Worker::new(consumer, pool.clone(), config)?, Shutdown::new());
+    let mut working = tokio::spawn({
+        let ending = ending.clone();
+        async move { worker.run(&ending).await }
+    });
+    let result = tokio::select! {
+        result = async {
+            publish(run, &publisher, &ground.topic, workload, &pool).await?;
+            pool.all_done().await;
+            Ok(())
+        } => result,
+        () = run.shutdown.now.cancelled() => {
+            ending.now.cancel();
+            Ok(())
+        }
+        _ = &mut working => return Err(anyhow::anyhow!("the workers have ended: nsqd could not be reached any more")),
+    };
+    ending.draining.cancel();
+    let _ = working.await;
+    publisher.close().await;
+    result
+}
+
+/// Publishes until the streams have ended and all has been acknowledged. As many chunks as the buffer holds may be on their way: the
+/// streams wait for the workers.
+async fn publish(
+    run: &Arc<Run>,
+    publisher: &Publisher,
+    topic: &TopicName,
+    workload: &mut Workload,
+    pool: &Pool,
+) -> anyhow::Result<()> {
+    let failed: Arc<Mutex<Option<String>>> = Arc::default();
+    let mut publishing = JoinSet::new();
+    generate(run, workload, async |chunk, made| {
+        let body = Head::of(&chunk, made - run.start).body(&chunk);
+        // no place: the streams wait
+        pool.places.acquire().await.expect("it is never closed").forget();
+        let (publisher, topic) = (publisher.clone(), topic.clone());
+        let (failed, run) = (failed.clone(), run.clone());
+        run.tally().waiting += 1;
+        publishing.spawn(async move {
+            if let Err(error) = publisher.publish(&topic, body).await {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
+                run.shutdown.draining.cancel();
+            }
+        });
+        while publishing.try_join_next().is_some() {}
+    })
+    .await?;
+    while publishing.join_next().await.is_some() {}
+    pool.expect(run.tally().generated);
+    match failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(error) => anyhow::bail!("cannot publish: {error}"),
+        None => Ok(()),
+    }
+}
+
+/// What stands before the random bytes of a chunk in its message.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    stream: u32,
+    number: u64,
+    /// Microseconds from the start.
+    made: u64,
+    /// Microseconds.
+    work: u64,
+}
+
+impl Head {
+    fn of(chunk: &Chunk, made: Duration) -> Self {
+        let Chunk { stream, number, work, .. } = *chunk;
+        Self { stream, number, made: made.as_micros() as u64, work: work.as_micros() as u64 }
+    }
+
+    /// A line of JSON, and the chunk.
+    fn body(&self, chunk: &Chunk) -> Bytes {
+        let mut body = serde_json::to_vec(self).expect("numbers are JSON");
+        body.push(b'\n');
+        body.extend_from_slice(&chunk.bytes());
+        body.into()
+    }
+}
+
+/// The workers.
+struct Pool {
+    run: Arc<Run>,
+    /// Numbers of those that have nothing to do.
+    free: Mutex<Vec<u32>>,
+    seen: Mutex<Seen>,
+    changed: Notify,
+    /// For chunks on their way.
+    places: Semaphore,
+}
+
+/// What was processed.
+struct Seen {
+    streams: Vec<OfStream>,
+    count: u64,
+    expected: Option<u64>,
+}
+
+/// Of one stream: all up to a number, and some after it.
+#[derive(Clone, Default)]
+struct OfStream {
+    below: u64,
+    beyond: BTreeSet<u64>,
+}
+
+impl OfStream {
+    /// True if it is new.
+    fn add(&mut self, number: u64) -> bool {
+        if number < self.below || !self.beyond.insert(number) {
+            return false;
+        }
+        while self.beyond.remove(&self.below) {
+            self.below += 1;
+        }
+        true
+    }
+}
+
+impl Pool {
+    fn new(run: Arc<Run>) -> Self {
+        let streams = vec![OfStream::default(); run.settings.streams as usize];
+        let free = Mutex::new((0..run.settings.workers).rev().collect());
+        let (seen, places) = (Seen { streams, count: 0, expected: None }, Semaphore::new(run.settings.buffer as usize));
+        Self { run, free, seen: Mutex::new(seen), changed: Notify::new(), places }
+    }
+
+    /// So many are to be processed in all.
+    fn expect(&self, count: u64) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).expected = Some(count);
+        self.changed.notify_one();
+    }
+
+    async fn all_done(&self) {
+        loop {
+            {
+                let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                if seen.expected.is_some_and(|expected| seen.count >= expected) {
+                    return;
+                }
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    /// True if the chunk was not processed before.
+    fn is_new(&self, head: &Head) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = seen.streams.get_mut(head.stream as usize).is_some_and(|stream| stream.add(head.number));
+        seen.count += u64::from(is_new);
+        is_new
+    }
+}
+
+impl Handler for Pool {
+    async fn handle(&self, message: Message) -> Verdict {
+        let end = memchr::memchr(b'\n', &message.body).unwrap_or(message.body.len());
+        let Ok(head) = serde_json::from_slice::<Head>(&message.body[..end]) else {
+            return Verdict::drop("not a chunk of this simulation");
+        };
+        let number = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or(u32::MAX);
+        sleep(Duration::from_micros(head.work)).await;
+        let made = self.run.start + Duration::from_micros(head.made);
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+        if self.is_new(&head) {
+            self.places.add_permits(1);
+            let mut tally = self.run.tally();
+            tally.processed(made.elapsed());
+            tally.waiting = tally.waiting.saturating_sub(1);
+        } else {
+            self.run.tally().again += 1;
+        }
+        self.run.told(number, head.number, head.stream, message.body.len().saturating_sub(end + 1)).await;
+        self.changed.notify_one();
+        Verdict::Done(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_that_comes_again_is_not_new() {
+        let mut stream = OfStream::default();
+        assert_eq!([0, 2, 1, 2, 0, 3].map(|number| stream.add(number)), [true, true, true, false, false, true]);
+        assert_eq!((stream.below, stream.beyond.len()), (4, 0));
+    }
+}

@@ -1,0 +1,50 @@
+//! Makes chunks at their moments.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::yield_now;
+
+use super::Run;
+use super::workload::{Chunk, Workload};
+use crate::commands::common::precise_timer::Alarm;
+
+/// So many chunks are made at once before others get to work.
+const BURST: usize = 64;
+
+/// Gives each chunk to `take` when it is due, with the moment at which it was made; until the time is over or the run is to end.
+pub(super) async fn generate(
+    run: &Run,
+    workload: &mut Workload,
+    mut take: impl AsyncFnMut(Chunk, Instant),
+) -> anyhow::Result<()> {
+    let alarm = Alarm::start()?;
+    let is_over = |due: Duration| run.until.is_some_and(|until| due > until);
+    while !is_over(workload.due()) {
+        tokio::select! {
+            biased;
+            () = run.shutdown.draining.cancelled() => return Ok(()),
+            () = at(&alarm, run.start + workload.due()) => {}
+        }
+        let mut made = 0;
+        while made < BURST && workload.due() <= run.start.elapsed() && !is_over(workload.due()) {
+            let chunk = workload.make();
+            let now = Instant::now();
+            run.tally().generated(now - (run.start + chunk.due));
+            take(chunk, now).await;
+            made += 1;
+            if run.shutdown.draining.is_cancelled() {
+                return Ok(());
+            }
+        }
+        if made == BURST {
+            yield_now().await;
+        }
+    }
+    Ok(())
+}
+
+async fn at(alarm: &Alarm, due: Instant) {
+    if due > Instant::now() {
+        alarm.at(due).await;
+    }
+}

@@ -1,0 +1,187 @@
+//! `mqueue simulate`: many streams, a buffer, a pool of workers; latency from a chunk's creation to the end of its work.
+//!
+//! ```text
+//!  Workload (pure: what is made, and when) ─▶ generate ─┬─▶ buffer ──▶ workers ─┬─▶ Tally ─▶ view, report, picture
+//!                                                       └─▶ NSQ ─▶ the workers ─┘
+//!  plan: the same Workload against many pools, without a clock
+//! ```
+
+pub(crate) mod args;
+mod broker;
+mod buffer;
+mod generate;
+mod picture;
+mod plan;
+mod queueing;
+mod report;
+mod said;
+mod series;
+mod settings;
+mod tally;
+mod view;
+mod workload;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::broker::Ground;
+use self::report::{Final, Second};
+use self::said::{Said, Voice};
+use self::settings::Settings;
+use self::tally::Tally;
+use self::view::View;
+use self::workload::Workload;
+use super::common::exit::Exit;
+use super::common::picture::Picture;
+use crate::commands::common::values::Report;
+use crate::commands::simulate::args::{Args, Via};
+use mqueue::shutdown::Shutdown;
+
+/// How long what was begun may take after Ctrl-C.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// A run, as everybody in it sees it.
+struct Run {
+    settings: Settings,
+    start: Instant,
+    /// When the streams end by themselves.
+    until: Option<Duration>,
+    shutdown: Shutdown,
+    tally: Mutex<Tally>,
+    /// Where each chunk is said, if it is.
+    voice: Option<Voice>,
+}
+
+impl Run {
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker has processed a chunk of a stream.
+    async fn told(&self, worker: u32, number: u64, stream: u32, length: usize) {
+        if let Some(voice) = &self.voice {
+            let line = format!(
+                "Worker {worker} processed chunk {number} from stream {stream}, length of chunk's data is {length}"
+            );
+            voice.line(line).await;
+        }
+    }
+}
+
+/// Runs the command to its end.
+pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let settings = Settings::checked(&args)?;
+    if args.plan {
+        let text = plan::plan(&settings, args.duration) + "\n";
+        super::common::stdout::print(&text)?;
+        return Ok(Exit::Success);
+    }
+    let picture = args.plot.as_deref().map(Picture::at).transpose()?;
+    let shutdown = Shutdown::on_signals(GRACE)?;
+    let said = Said::start(shutdown.draining.clone())?;
+    let ground = match args.via {
+        Via::Memory => None,
+        Via::Broker => Some(Ground::find(&args.broker).await?),
+    };
+    let is_text = args.report() == Report::Text;
+    if is_text {
+        let via = ground.as_ref().map_or_else(|| "a buffer".to_owned(), Ground::told);
+        said.line(report::configuration(&settings, &via)).await;
+    }
+    let run = Arc::new(Run {
+        settings,
+        start: Instant::now(),
+        until: args.duration,
+        shutdown,
+        tally: Mutex::new(Tally::new()),
+        voice: (args.verbose && is_text).then(|| said.voice()),
+    });
+    let mut workload = Workload::new(&settings);
+    let played = play(&run, ground.as_ref(), &mut workload, &said, is_text && !args.verbose).await;
+    if let Some(ground) = ground {
+        ground.clear().await;
+    }
+    let concluded = conclude(&run, &workload, played.is_ok());
+    let drawn =
+        picture.map(|file| file.write(&picture::draw(&run.settings, args.via, &run.tally().series))).transpose();
+    let shutdown = run.shutdown.clone();
+    drop(run);
+    // nobody may read any more; a second Ctrl-C ends that, too
+    tokio::select! {
+        written = async {
+            said.line(if is_text { concluded.text() } else { concluded.json() }).await;
+            said.end().await
+        } => super::common::stdout::ended(written)?,
+        () = shutdown.now.cancelled() => {}
+    }
+    drawn?;
+    played.map(|()| concluded.exit())
+}
+
+/// Streams and workers, and what is shown of them meanwhile.
+async fn play(
+    run: &Arc<Run>,
+    ground: Option<&Ground>,
+    workload: &mut Workload,
+    said: &Said,
+    shows: bool,
+) -> anyhow::Result<()> {
+    let mut view = shows.then(|| View::begin(&run.settings, ground.is_none()));
+    let json = !shows && run.voice.is_none();
+    let mut seconds = interval(Duration::from_secs(1));
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    seconds.reset();
+    let mut playing = std::pin::pin!(async {
+        match ground {
+            None => buffer::run(run, workload).await,
+            Some(ground) => broker::run(run, ground, workload).await,
+        }
+    });
+    let result = loop {
+        tokio::select! {
+            result = playing.as_mut() => break result,
+            _ = seconds.tick() => {
+                let (elapsed, mut tally) = (run.start.elapsed(), run.tally());
+                match &mut view {
+                    Some(view) => view.second(elapsed, &tally),
+                    None if json => said.line_if_read(serde_json::to_string(&Second::new(&tally, elapsed))?),
+                    None => {}
+                }
+                tally.turn(Instant::now());
+            }
+        }
+    };
+    run.tally().turn(Instant::now());
+    view.into_iter().for_each(View::end);
+    result
+}
+
+/// What became of it.
+struct Concluded {
+    report: Final,
+    /// A signal ended it.
+    is_interrupted: bool,
+}
+
+fn conclude(run: &Run, workload: &Workload, is_well: bool) -> Concluded {
+    let tally = run.tally();
+    let report = Final::new(run.settings, &tally, run.start.elapsed(), workload.digest());
+    Concluded { report, is_interrupted: is_well && run.shutdown.draining.is_cancelled() }
+}
+
+impl Concluded {
+    fn text(&self) -> String {
+        let signal = if self.is_interrupted { "\nShutdown signal received...\n" } else { "" };
+        format!("{signal}{}", self.report.text())
+    }
+
+    fn json(&self) -> String {
+        serde_json::to_string(&self.report).expect("numbers and texts are JSON")
+    }
+
+    fn exit(&self) -> Exit {
+        if self.report.given_up > 0 { Exit::Interrupted } else { Exit::Success }
+    }
+}

@@ -1,0 +1,48 @@
+//! The picture of a run: latency percentiles, and what was processed and dropped, over time.
+
+use super::series::{Point, Series};
+use super::settings::Settings;
+use crate::commands::common::plot::{Figure, Line, Panel, Tone};
+use crate::commands::simulate::args::Via;
+
+/// Draws it.
+pub(super) fn draw(settings: &Settings, via: Via, series: &Series) -> String {
+    let Settings { workers, streams, interval, buffer, seed, .. } = settings;
+    let via = match via {
+        Via::Memory => format!("buffer of {buffer}"),
+        Via::Broker => "via NSQ".to_owned(),
+    };
+    let quantile = |name: &str, tone, quantile| line(name, tone, series, |point| point.quantile(quantile));
+    let rate = |of: fn(&Point) -> u64| move |point: &Point| Some(of(point) as f64 / point.seconds.max(1e-3));
+    let latency = vec![
+        quantile("p99", Tone::Third, 0.99),
+        quantile("p95", Tone::Second, 0.95),
+        quantile("p50", Tone::First, 0.5),
+    ];
+    let rates = vec![
+        line("processed", Tone::First, series, rate(|point| point.processed)),
+        line("dropped", Tone::Alarm, series, rate(|point| point.dropped)),
+    ];
+    Figure {
+        title: "mqueue simulate: latency and throughput over time".to_owned(),
+        subtitle: format!("{streams} streams, a chunk up to every {interval} ms each; {workers} workers of 20 to 50 ms; {via}; seed {seed}"),
+        across: "seconds since the start".to_owned(),
+        panels: vec![
+            Panel { title: "latency, creation to completion (ms)".to_owned(), lines: latency },
+            Panel { title: "chunks per second".to_owned(), lines: rates },
+        ],
+    }
+    .svg()
+}
+
+/// A value of each point, in its middle.
+fn line(name: &str, tone: Tone, series: &Series, of: impl Fn(&Point) -> Option<f64>) -> Line {
+    let mut begin = 0.0;
+    let points = series.points.iter().filter_map(|point| {
+        let middle = begin + point.seconds / 2.0;
+        begin += point.seconds;
+        // the last may have next to no time
+        of(point).filter(|_| point.seconds > 0.2).map(|value| (middle, value))
+    });
+    Line { name: name.to_owned(), tone, points: points.collect() }
+}

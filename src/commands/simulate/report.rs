@@ -1,0 +1,162 @@
+//! What is said of a run: the seed's text, and JSON.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::settings::Settings;
+use super::tally::Tally;
+use crate::commands::common::latency::{Latency, Quantiles};
+use mqueue::plural::count;
+
+/// The lines before a run.
+pub(super) fn configuration(settings: &Settings, via: &str) -> String {
+    let Settings { workers, streams, interval, chunk_size, buffer, seed } = settings;
+    format!(
+        "Starting the application...
+
+=== Configuration ===
+Workers Count:    {workers}
+Streams Count:    {streams}
+Stream Interval:  {interval} ms
+Chunk Size:       {chunk_size} bytes
+Buffer Size:      {buffer}
+Seed:             {seed}
+Via:              {via}
+====================
+Application is running...
+{} started
+{} started",
+        count(*workers, "worker"),
+        count(*streams, "stream"),
+    )
+}
+
+/// A run at its end. Latencies are in milliseconds, from a chunk's creation to the end of its work.
+#[derive(Debug, Serialize)]
+pub(super) struct Final {
+    configuration: Settings,
+    /// Chunks.
+    pub(super) generated: u64,
+    pub(super) processed: u64,
+    pub(super) dropped: u64,
+    /// Processed once more, as NSQ gave them again.
+    pub(super) again: u64,
+    /// Left in the buffer, or in NSQ, by a second Ctrl-C.
+    pub(super) given_up: u64,
+    elapsed_s: f64,
+    /// Chunks a second.
+    throughput: f64,
+    avg_latency_ms: Option<f64>,
+    latency_ms: Option<Quantiles>,
+    /// How late chunks were made.
+    scheduling_error_ms: Option<Quantiles>,
+    /// The most memory that the process had, in bytes.
+    memory_bytes: u64,
+    /// The same for the same chunks at the same moments.
+    workload: String,
+}
+
+impl Final {
+    pub(super) fn new(settings: Settings, tally: &Tally, elapsed: Duration, digest: u32) -> Self {
+        Self {
+            configuration: settings,
+            generated: tally.generated,
+            processed: tally.processed,
+            dropped: tally.dropped,
+            again: tally.again,
+            given_up: tally.generated - tally.processed - tally.dropped,
+            elapsed_s: elapsed.as_secs_f64(),
+            throughput: tally.processed as f64 / elapsed.as_secs_f64(),
+            avg_latency_ms: tally.latency.mean().map(|mean| mean.as_secs_f64() * 1e3),
+            latency_ms: tally.latency.quantiles(),
+            scheduling_error_ms: tally.lateness.quantiles(),
+            memory_bytes: peak_memory(),
+            workload: format!("{digest:08x}"),
+        }
+    }
+
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        let Self { processed, dropped, generated, throughput, workload, .. } = self;
+        let ms = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.3}ms"));
+        let at = |of: fn(&Quantiles) -> f64| ms(self.latency_ms.as_ref().map(of));
+        let [p50, p95, p99, max] = [at(|q| q.p50), at(|q| q.p95), at(|q| q.p99), at(|q| q.max)];
+        let mut text = format!(
+            "
+=== Final Statistics ===
+Processed: {processed} chunks
+Dropped: {dropped} chunks
+Elapsed: {}
+Throughput: {throughput:.2} chunks/sec
+Avg Latency: {}
+P50 Latency: {p50}
+P95 Latency: {p95}
+P99 Latency: {p99}
+Max Latency: {max}
+Generated: {generated} chunks (workload {workload})
+",
+            seconds(self.elapsed_s),
+            ms(self.avg_latency_ms),
+        );
+        if self.given_up > 0 {
+            text += &format!("Given up: {} chunks\n", self.given_up);
+        }
+        if self.again > 0 {
+            text += &format!("Processed again: {} chunks\n", self.again);
+        }
+        let late = self.scheduling_error_ms.map_or("-".to_owned(), |late| late.to_string());
+        text + &format!(
+            "Scheduling Error: {late}\nMemory: {:.1} MB\nApplication exited.",
+            self.memory_bytes as f64 / 1e6
+        )
+    }
+}
+
+/// A second of a run, as JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct Second {
+    elapsed_s: f64,
+    generated: u64,
+    processed: u64,
+    dropped: u64,
+    waiting: u64,
+    /// Of the last second.
+    latency_ms: Option<Quantiles>,
+}
+
+impl Second {
+    pub(super) fn new(tally: &Tally, elapsed: Duration) -> Self {
+        let Tally { generated, processed, dropped, waiting, ref recent, .. } = *tally;
+        let latency_ms = Latency::quantiles(recent);
+        Self { elapsed_s: elapsed.as_secs_f64(), generated, processed, dropped, waiting, latency_ms }
+    }
+}
+
+/// `1m23s`, and tenths where they matter.
+fn seconds(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match (whole / 3600, whole / 60 % 60, whole % 60) {
+        (0, 0, _) => format!("{seconds:.1}s"),
+        (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
+        (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+/// By the kernel's count, in bytes.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_the_seed_writes_them() {
+        let all = [5.04, 59.4, 83.0, 3723.2].map(seconds);
+        assert_eq!(all, ["5.0s", "59.4s", "1m23s", "1h2m3s"]);
+    }
+}

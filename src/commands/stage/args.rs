@@ -1,0 +1,139 @@
+//! `mqueue stage`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::commands::common::broker_args;
+use crate::commands::common::failure_args::Failing;
+use crate::commands::common::values::duration;
+use crate::commands::common::values::whole;
+use crate::commands::consumer::args::Tuning;
+use mqueue::handler::{HandlerSpec, Schema};
+use mqueue::proto::{ChannelName, TopicName};
+
+/// One hop of a pipeline: consume a stream, do the work, pass the result on.
+///
+/// A message leaves this hop's stream only when the next hop has its result: nsqd's OK, the OK of a Unix socket's answer, or a 2xx. A next
+/// hop that is away is waited for, and that counts as no attempt. Stages may be stopped, replaced and started again at any time.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub(crate) struct Args {
+    /// The stream (NSQ's topic) to take from
+    #[arg(long, visible_alias = "stream", env = "STREAM", value_name = "NAME")]
+    pub from: TopicName,
+
+    /// The group (NSQ's channel); stages of the same group share the work
+    #[arg(long, visible_alias = "channel", env = "GROUP", value_name = "NAME")]
+    pub group: ChannelName,
+
+    /// The next hop: a stream's name, unix:/PATH (lines, to `mqueue ingest` or whoever answers OK at their end) or http://…
+    #[arg(long, env = "TO", value_name = "NEXT")]
+    pub to: Hop,
+
+    /// The work: exec:CMD and http://… pass their output on, pipe:CMD what it says behind ok, any other the body as it is; sleep:25ms only takes
+    /// its time [default: none]
+    #[arg(long, env = "HANDLER", value_name = "HANDLER")]
+    pub handler: Option<HandlerSpec>,
+
+    /// Refuse what is not such JSON, as a dead letter: `message` ({id, shortcode, destination, tag}), or fields with their types, as in
+    /// id:int,tag:string [default: anything is taken]
+    #[arg(long, env = "EXPECT", value_name = "SCHEMA")]
+    pub expect: Option<Schema>,
+
+    /// Handlers running at once [default: the number of CPUs, 100 for sleep and pipe]
+    #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
+    pub concurrency: Option<u32>,
+
+    /// Exit when nothing came and nothing was in flight for this long: seconds, or 30s, 5m [default: never]
+    #[arg(long, env = "TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Option<Duration>,
+
+    /// What is reported: text at the end to stderr, or json to stdout, a line each second and one at the end
+    #[arg(long, env = "REPORT", value_enum, default_value_t = crate::commands::common::values::Report::Text)]
+    pub report: crate::commands::common::values::Report,
+
+    /// The same as --report json
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub failing: Failing,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tuning: Tuning,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub broker: broker_args::Args,
+}
+
+impl Args {
+    /// How to report, whichever flag says it.
+    pub(crate) fn report(&self) -> crate::commands::common::values::Report {
+        if self.json { crate::commands::common::values::Report::Json } else { self.report }
+    }
+}
+
+/// Where results go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hop(HandlerSpec);
+
+impl Hop {
+    /// What brings a message there: `forward:`, `unix:` or `http:`.
+    pub(crate) fn spec(&self) -> &HandlerSpec {
+        &self.0
+    }
+}
+
+impl FromStr for Hop {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let remedy = || format!("invalid next hop {text:?}: use a stream's name, unix:/PATH or http://HOST/PATH");
+        if !text.contains(':') {
+            return TopicName::new(text).map(|stream| Self(HandlerSpec::Forward(stream))).map_err(|e| e.to_string());
+        }
+        match text.parse::<HandlerSpec>() {
+            Ok(spec @ (HandlerSpec::Forward(_) | HandlerSpec::Unix(_) | HandlerSpec::Http(_))) => Ok(Self(spec)),
+            Ok(_) => Err(remedy()),
+            Err(error) if ["unix:", "http:", "https:"].iter().any(|known| text.starts_with(known)) => {
+                Err(error.to_string())
+            }
+            Err(_) => Err(remedy()),
+        }
+    }
+}
+
+impl fmt::Display for Hop {
+    /// What may be shown: without the secrets of a URL.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            HandlerSpec::Forward(stream) => stream.fmt(f),
+            HandlerSpec::Http(url) => f.write_str(&url.shown()),
+            other => other.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hop_is_a_stream_a_socket_or_a_url() {
+        for (text, shown) in [
+            ("two", "two"),
+            ("forward:two", "two"),
+            ("unix:/run/two", "unix:/run/two"),
+            ("http://user:secret@host/hook?key=secret", "http://host/hook"),
+        ] {
+            assert_eq!(text.parse::<Hop>().unwrap().to_string(), shown);
+        }
+        for wrong in ["", "a b", "ftp://host/", "unix:", "http:", "exec:true", "tcp:host:1"] {
+            assert!(wrong.parse::<Hop>().is_err_and(|error| !error.contains('\n')), "{wrong:?}");
+        }
+    }
+}

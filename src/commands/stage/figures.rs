@@ -1,0 +1,116 @@
+//! What a stage has done, in figures.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::commands::common::latency::{Latency, Quantiles};
+use crate::commands::stage::args::Args;
+use mqueue::plural::count;
+use mqueue::worker::{Snapshot, Tally};
+
+/// Counted as messages pass. The lock covers a few lines.
+#[derive(Debug)]
+pub(super) struct Figures {
+    from: String,
+    to: String,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    passed: u64,
+    unfit: u64,
+    /// Since the last line of the report.
+    recent: Latency,
+    all: Latency,
+}
+
+/// A line of the report.
+#[derive(Debug, Serialize)]
+pub(super) struct Line<'a> {
+    from: &'a str,
+    to: &'a str,
+    /// Messages that the next hop has.
+    passed: u64,
+    /// Of the dead letters, those that did not fit the schema.
+    unfit: u64,
+    dead: u64,
+    retried: u64,
+    released: u64,
+    in_flight: u32,
+    /// True on the last line, whose latencies are of the whole run.
+    ended: bool,
+    /// From the message's publishing to the next hop's OK, since the line before.
+    latency_ms: Option<Quantiles>,
+}
+
+impl Figures {
+    pub(super) fn new(args: &Args) -> Self {
+        Self { from: args.from.to_string(), to: args.to.to_string(), inner: Mutex::default() }
+    }
+
+    /// A message did not fit the schema.
+    pub(super) fn unfit(&self) {
+        self.inner().unfit += 1;
+    }
+
+    /// The next hop has a message that was published at `timestamp` (ns since 1970).
+    pub(super) fn passed(&self, timestamp: i64) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let took = now.saturating_sub(Duration::from_nanos(u64::try_from(timestamp).unwrap_or(0)));
+        let mut inner = self.inner();
+        inner.passed += 1;
+        inner.recent.record(took);
+        inner.all.record(took);
+    }
+
+    /// The report's line of now.
+    pub(super) fn now(&self, snapshot: Snapshot) -> Line<'_> {
+        let recent = std::mem::take(&mut self.inner().recent);
+        self.line(snapshot.tally, snapshot.in_flight, false, recent.quantiles())
+    }
+
+    /// The report's last line.
+    pub(super) fn last(&self, tally: Tally) -> Line<'_> {
+        let latency = self.inner().all.quantiles();
+        self.line(tally, 0, true, latency)
+    }
+
+    fn line(&self, tally: Tally, in_flight: u32, ended: bool, latency_ms: Option<Quantiles>) -> Line<'_> {
+        let Tally { dead, retried, released, .. } = tally;
+        let inner = self.inner();
+        let (passed, unfit) = (inner.passed, inner.unfit);
+        Line { from: &self.from, to: &self.to, passed, unfit, dead, retried, released, in_flight, ended, latency_ms }
+    }
+
+    /// The line for `systemctl status`.
+    pub(super) fn status(&self, snapshot: Snapshot) -> String {
+        let Snapshot { in_flight, tally, stopping, .. } = snapshot;
+        let stopping = if stopping { ", stopping" } else { "" };
+        let dead = count(tally.dead, "dead letter");
+        format!("{in_flight} in flight, {} passed on, {dead}{stopping}", self.inner().passed)
+    }
+
+    /// The last words for people.
+    pub(super) fn summary(&self, tally: Tally, took: Duration) -> String {
+        let inner = self.inner();
+        let Tally { dead, retried, released, .. } = tally;
+        let dead = count(dead, "dead letter");
+        let mut text = format!(
+            "{} passed on, {retried} to retry, {dead} ({} unfit), {released} given back, in {:.1} s",
+            inner.passed,
+            inner.unfit,
+            took.as_secs_f64()
+        );
+        if let Some(latency) = inner.all.quantiles() {
+            text += &format!("; published→passed on {latency}");
+        }
+        text
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

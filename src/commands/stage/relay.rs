@@ -1,0 +1,95 @@
+//! What a stage does with a message: checks it, does the work, and passes the result on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::figures::Figures;
+use super::hop::NextHop;
+use mqueue::handler::{AnyHandler, Handler, Schema, Verdict};
+use mqueue::proto::Message;
+
+/// Messages at once where there is no work to do: one command to the next hop, one batch of answers.
+const BATCH: usize = 1000;
+
+/// The handler of a stage. Each message is done when the next hop has said so, and not before.
+#[derive(Debug)]
+pub(super) struct Relay {
+    pub(super) expect: Option<Schema>,
+    pub(super) work: Option<AnyHandler>,
+    pub(super) next: NextHop,
+    pub(super) figures: Arc<Figures>,
+}
+
+impl Relay {
+    /// The verdict if it does not even come to the work.
+    fn refused(&self, message: &Message) -> Option<Verdict> {
+        let why = self.expect.as_ref()?.check(&message.body).err()?;
+        self.figures.unfit();
+        Some(Verdict::drop(why))
+    }
+
+    /// The work for those that are to have it.
+    async fn worked(&self, messages: Vec<Message>) -> Vec<Verdict> {
+        match &self.work {
+            _ if messages.is_empty() => Vec::new(),
+            None => vec![Verdict::Done(None); messages.len()],
+            Some(work) if messages.len() == 1 && work.batch_size() <= 1 => {
+                vec![work.handle(messages.into_iter().next().expect("there is one")).await]
+            }
+            Some(work) => work.handle_batch(messages).await,
+        }
+    }
+}
+
+impl Handler for Relay {
+    async fn handle(&self, message: Message) -> Verdict {
+        let mut verdicts = self.handle_batch(vec![message]).await;
+        verdicts.pop().expect("one verdict a message")
+    }
+
+    fn batch_size(&self) -> usize {
+        self.work.as_ref().map_or(BATCH, Handler::batch_size)
+    }
+
+    async fn close(&self) {
+        if let Some(work) = &self.work {
+            work.close().await;
+        }
+    }
+
+    async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
+        let mut verdicts: Vec<Option<Verdict>> = messages.iter().map(|message| self.refused(message)).collect();
+        let fit: Vec<usize> = (0..messages.len()).filter(|at| verdicts[*at].is_none()).collect();
+        let worked = self.worked(fit.iter().map(|at| messages[*at].clone()).collect()).await;
+        let (mut at_hop, mut results): (Vec<usize>, Vec<Message>) = (Vec::new(), Vec::new());
+        for (at, verdict) in fit.into_iter().zip(worked) {
+            match verdict {
+                Verdict::Done(result) => match result_of(result, &messages[at]) {
+                    Ok(body) => {
+                        at_hop.push(at);
+                        results.push(Message { body, ..messages[at].clone() });
+                    }
+                    Err(why) => verdicts[at] = Some(Verdict::drop(why)),
+                },
+                other => verdicts[at] = Some(other),
+            }
+        }
+        for (at, verdict) in at_hop.into_iter().zip(self.next.pass(results).await) {
+            if matches!(verdict, Verdict::Done(_)) {
+                self.figures.passed(messages[at].timestamp);
+            }
+            verdicts[at] = Some(verdict);
+        }
+        verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(|| Verdict::retry("no verdict"))).collect()
+    }
+}
+
+/// What goes on: the work's output, or the body as it came. No output is no message, and losing it unsaid is not the handler's to do.
+fn result_of(output: Option<Bytes>, message: &Message) -> Result<Bytes, &'static str> {
+    match output {
+        Some(output) if output.is_empty() => Err("the handler gave nothing to pass on"),
+        Some(output) => Ok(output),
+        None => Ok(message.body.clone()),
+    }
+}

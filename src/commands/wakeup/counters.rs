@@ -1,0 +1,104 @@
+//! What wakeup counts, for `/metrics`.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::watch::Watch;
+use mqueue::wake::observe::Held;
+
+/// The counters, and the figures of the moment.
+#[derive(Debug)]
+pub(super) struct Counters {
+    pub(super) pokes: Counter,
+    pub(super) failed_pokes: Counter,
+    pub(super) wakes: Counter,
+    pub(super) unanswered: Number,
+    ungrouped: Number,
+    pub(super) heard: Counter,
+    pub(super) polls: Counter,
+    pub(super) poll_errors: Counter,
+    pub(super) poll_duration: Histogram,
+    streams: Number,
+    groups: Number,
+    asleep: Number,
+    depth: Number,
+    in_flight: Number,
+    deferred: Number,
+    paused: Number,
+    subscriptions: Number,
+}
+
+type Number = Gauge<u64, AtomicU64>;
+
+impl Counters {
+    pub(super) fn new() -> Self {
+        Self {
+            pokes: Counter::default(),
+            failed_pokes: Counter::default(),
+            wakes: Counter::default(),
+            unanswered: Number::default(),
+            ungrouped: Number::default(),
+            heard: Counter::default(),
+            polls: Counter::default(),
+            poll_errors: Counter::default(),
+            poll_duration: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]),
+            streams: Number::default(),
+            groups: Number::default(),
+            asleep: Number::default(),
+            depth: Number::default(),
+            in_flight: Number::default(),
+            deferred: Number::default(),
+            paused: Number::default(),
+            subscriptions: Number::default(),
+        }
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("wakeup");
+        for (name, help, counter) in [
+            ("pokes", "Sockets poked", &self.pokes),
+            ("failed_pokes", "Pokes that reached nobody", &self.failed_pokes),
+            ("wakes", "Consumers that came after a poke", &self.wakes),
+            ("heard", "Messages heard of by subscription", &self.heard),
+            ("polls", "Answers of nsqds to polls", &self.polls),
+            ("poll_errors", "Polls of nsqds and nsqlookupds that failed", &self.poll_errors),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        registry.register("poll_duration_seconds", "How long nsqd took to answer a poll", self.poll_duration.clone());
+        for (name, help, number) in [
+            ("streams", "Streams with a group", &self.streams),
+            ("groups", "Groups", &self.groups),
+            ("groups_asleep", "Groups with a socket and no consumer", &self.asleep),
+            ("unanswered", "Sockets that were poked again and again, and no consumer came", &self.unanswered),
+            ("sockets_without_group", "Sockets whose group no stream has", &self.ungrouped),
+            ("depth", "Messages waiting for a consumer, in all groups", &self.depth),
+            ("in_flight", "Messages out with consumers, in all groups", &self.in_flight),
+            ("deferred", "Messages for later, in all groups", &self.deferred),
+            ("paused_depth", "Messages waiting in paused groups", &self.paused),
+            ("subscriptions", "Streams listened to", &self.subscriptions),
+        ] {
+            registry.register(name, help, number.clone());
+        }
+    }
+
+    /// Takes the figures of the moment.
+    pub(super) fn look(&self, watch: &Watch, subscriptions: usize) {
+        let (streams, groups, asleep) = watch.counts();
+        let depth: u64 = watch.seen.groups.values().map(|group| group.depth).sum();
+        let sum = |of: fn(&Held) -> u64| watch.held.values().map(of).sum();
+        self.streams.set(streams as u64);
+        self.groups.set(groups as u64);
+        self.asleep.set(asleep as u64);
+        self.ungrouped.set(watch.ungrouped.sockets.len() as u64);
+        self.depth.set(depth);
+        self.in_flight.set(sum(|held| held.in_flight));
+        self.deferred.set(sum(|held| held.deferred));
+        self.paused.set(sum(|held| held.paused));
+        self.subscriptions.set(subscriptions as u64);
+    }
+}

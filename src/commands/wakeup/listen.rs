@@ -1,0 +1,56 @@
+//! `--listen`: `/healthz`, `/state` and `/metrics` over HTTP.
+//!
+//! A request becomes a question to the loop that wakes, which answers it when it has nothing else to do.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::commands::common::metrics::CONTENT_TYPE;
+
+/// Questions that may wait.
+const WAITING: usize = 16;
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Topic {
+    Health,
+    State,
+    Metrics,
+}
+
+/// A question, and where its answer goes: the text, or why all is not well.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) topic: Topic,
+    pub(super) answer: oneshot::Sender<Result<String, String>>,
+}
+
+type Asking = mpsc::Sender<Question>;
+
+/// The routes, and the questions that they lead to.
+pub(super) fn router() -> (Router, mpsc::Receiver<Question>) {
+    let (asking, questions) = mpsc::channel(WAITING);
+    let router = Router::new()
+        .route("/healthz", get(|State(asking): State<Asking>| ask(asking, Topic::Health, "text/plain")))
+        .route("/state", get(|State(asking): State<Asking>| ask(asking, Topic::State, "application/json")))
+        .route("/metrics", get(|State(asking): State<Asking>| ask(asking, Topic::Metrics, CONTENT_TYPE)))
+        .with_state(asking);
+    (router, questions)
+}
+
+async fn ask(asking: Asking, topic: Topic, content_type: &'static str) -> Response {
+    let (answer, answered) = oneshot::channel();
+    // who waits here is sent away when the connection's time is over
+    let told = match asking.send(Question { topic, answer }).await {
+        Ok(()) => answered.await.unwrap_or_else(|_| Err("ending".to_owned())),
+        Err(_) => Err("ending".to_owned()),
+    };
+    match told {
+        Ok(text) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
+    }
+}

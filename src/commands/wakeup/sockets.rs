@@ -1,0 +1,312 @@
+//! The sockets of sleeping consumers, found in folders that are theirs, and where one is named.
+//!
+//! A group's name is a peer's word: a client that creates a group would choose what is poked. So no folder is looked into unless all of
+//! its sockets are consumers' (`/run/mqueue`, and what `--socket-dir` names), and elsewhere only the file that `--socket` names.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::FileType;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use super::once::Once;
+use crate::commands::common::socket_args::Args;
+use mqueue::proto::ChannelName;
+use mqueue::wake::unit::Unit;
+
+/// Finds sockets, and says what is wrong with one, once.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    places: Vec<Place>,
+    complaints: Once<String>,
+    /// Those of groups that nobody asked for.
+    others: BTreeMap<PathBuf, String>,
+}
+
+/// Where sockets are.
+#[derive(Debug)]
+enum Place {
+    /// All of a folder.
+    Folder(PathBuf),
+    /// These files.
+    Files(Vec<PathBuf>),
+}
+
+/// A file that may be a socket.
+struct File {
+    path: PathBuf,
+    /// Of the entry itself, not of what it leads to.
+    kind: io::Result<FileType>,
+}
+
+/// The findings of one look.
+#[derive(Debug, Default)]
+struct Found {
+    /// Each group's sockets by their numbers, place by place.
+    sockets: HashMap<String, BTreeMap<u64, PathBuf>>,
+    others: BTreeMap<PathBuf, String>,
+    complaints: BTreeSet<String>,
+    /// Folders that do not exist.
+    missing: Vec<String>,
+}
+
+impl Sockets {
+    pub(super) fn new(args: &Args) -> Self {
+        let named = (!args.socket.is_empty()).then(|| Place::Files(args.socket.clone()));
+        let folders = args.socket_dir.iter().cloned().map(Place::Folder);
+        Self { places: named.into_iter().chain(folders).collect(), complaints: Once::new(), others: BTreeMap::new() }
+    }
+
+    /// Each of these groups' sockets: `G.sock` or `G`, then `G@1.sock`, `G@2.sock` …; those of the first place that has any.
+    pub(super) fn of<'a>(&mut self, groups: impl Iterator<Item = &'a str>) -> HashMap<String, Vec<PathBuf>> {
+        let wanted: HashSet<&str> = groups.collect();
+        let mut all: HashMap<String, Vec<PathBuf>> = HashMap::new();
+        let mut seen = Found::default();
+        for place in &self.places {
+            seen.look(place, &wanted);
+            for (group, sockets) in seen.sockets.drain() {
+                all.entry(group).or_insert_with(|| sockets.into_values().collect());
+            }
+        }
+        // one place with sockets is enough
+        if all.is_empty() && seen.others.is_empty() {
+            seen.complaints.extend(seen.missing);
+        }
+        for complaint in self.complaints.news(seen.complaints) {
+            tracing::warn!("{complaint}");
+        }
+        self.others = seen.others;
+        all
+    }
+
+    /// The sockets of groups that were not asked for at the last look, each with its group.
+    pub(super) fn others(&self) -> &BTreeMap<PathBuf, String> {
+        &self.others
+    }
+
+    /// The units behind a socket; those of one that was named are not known.
+    pub(super) fn unit(&self, socket: &Path) -> Option<Unit> {
+        let is_named = |place: &Place| matches!(place, Place::Files(files) if files.iter().any(|file| file == socket));
+        (!self.places.iter().any(is_named)).then(|| Unit::of(socket))
+    }
+
+    /// What is wrong now.
+    pub(super) fn complaints(&self) -> impl Iterator<Item = &String> {
+        self.complaints.all()
+    }
+}
+
+/// Fails if none of these folders can be looked into: one look at them would find nobody to wake, and call that well done.
+pub(super) fn check(folders: &[PathBuf]) -> Result<(), String> {
+    let looked = |folder: &PathBuf| std::fs::read_dir(folder).err().map(|error| cannot_look(folder, &error));
+    let complaints: Option<Vec<String>> = folders.iter().map(looked).collect();
+    match complaints {
+        Some(complaints) => Err(complaints.join("; ")),
+        None => Ok(()),
+    }
+}
+
+fn cannot_look(folder: &Path, error: &io::Error) -> String {
+    format!("cannot look for sockets in {}: {error}: mend it, or name another --socket-dir", folder.display())
+}
+
+impl Place {
+    fn files(&self) -> io::Result<Vec<File>> {
+        match self {
+            Self::Folder(folder) => {
+                let entries = std::fs::read_dir(folder)?.filter_map(Result::ok);
+                Ok(entries.map(|entry| File { kind: entry.file_type(), path: entry.path() }).collect())
+            }
+            Self::Files(files) => {
+                let file =
+                    |path: &PathBuf| File { kind: path.symlink_metadata().map(|m| m.file_type()), path: path.clone() };
+                let is_there = |file: &File| !matches!(&file.kind, Err(e) if e.kind() == io::ErrorKind::NotFound);
+                Ok(files.iter().map(file).filter(is_there).collect())
+            }
+        }
+    }
+}
+
+impl Found {
+    fn look(&mut self, place: &Place, wanted: &HashSet<&str>) {
+        match (place.files(), place) {
+            (Ok(files), _) => files.into_iter().for_each(|file| self.file(file, wanted)),
+            (Err(error), Place::Folder(folder)) => {
+                let line = cannot_look(folder, &error);
+                match error.kind() {
+                    io::ErrorKind::NotFound => self.missing.push(line),
+                    _ => drop(self.complaints.insert(line)),
+                }
+            }
+            (Err(_), Place::Files(_)) => {}
+        }
+    }
+
+    fn file(&mut self, file: File, wanted: &HashSet<&str>) {
+        let Some(name) = file.path.file_name().and_then(|name| name.to_str()) else { return };
+        let path = file.path.display();
+        let Some((group, number)) = group_of(name, wanted) else {
+            if let Some(group) = meant_for(name).filter(|_| file.what_is_wrong().is_none()) {
+                self.others.insert(file.path.clone(), group.to_owned());
+            }
+            return;
+        };
+        if let Some(wrong) = file.what_is_wrong() {
+            // folders and files of other programs may be called like a group
+            if name.ends_with(".sock") {
+                self.complaints.insert(format!("{path} {wrong}: it wakes nobody"));
+            }
+            return;
+        }
+        if name != group && wanted.contains(name) {
+            self.complaints.insert(format!(
+                "{path} is claimed by the groups {group} and {name}: it wakes {group}; give {name} a socket {name}.sock"
+            ));
+        }
+        let sockets = self.sockets.entry(group.to_owned()).or_default();
+        claim(sockets, number, file.path.clone(), &mut self.complaints);
+    }
+}
+
+impl File {
+    /// Why it cannot be poked.
+    fn what_is_wrong(&self) -> Option<&'static str> {
+        match &self.kind {
+            Ok(kind) if kind.is_socket() => None,
+            Ok(kind) if kind.is_symlink() => Some("is a symbolic link, which is not followed"),
+            _ => Some("is no socket"),
+        }
+    }
+}
+
+/// Of `G.sock` and `G`, the first is used.
+fn claim(sockets: &mut BTreeMap<u64, PathBuf>, number: u64, path: PathBuf, complaints: &mut BTreeSet<String>) {
+    match sockets.insert(number, path.clone()) {
+        None => {}
+        Some(other) => {
+            let (used, unused) = if path > other { (path, other) } else { (other, path) };
+            complaints.insert(format!("{} wakes nobody: {} is there, too", unused.display(), used.display()));
+            sockets.insert(number, used);
+        }
+    }
+}
+
+/// The group that a file of this name wakes, and the consumer's number (0 without one). `G.sock` is group G's if there is one, and
+/// only else that of a group whose name is `G.sock`.
+fn group_of<'a>(file: &'a str, groups: &HashSet<&str>) -> Option<(&'a str, u64)> {
+    let stem = file.strip_suffix(".sock").unwrap_or(file);
+    if groups.contains(stem) {
+        return Some((stem, 0));
+    }
+    if let Some((group, digits)) = stem.rsplit_once('@') {
+        return groups.contains(group).then_some((group, number(digits)?));
+    }
+    groups.contains(file).then_some((file, 0))
+}
+
+/// The number of a consumer, as it is written: from 1, without zeros before it.
+fn number(digits: &str) -> Option<u64> {
+    digits.parse().ok().filter(|number: &u64| *number > 0 && number.to_string() == digits)
+}
+
+/// The durable group that a socket of this name is for, by its name alone.
+fn meant_for(file: &str) -> Option<&str> {
+    let stem = file.strip_suffix(".sock")?;
+    let numbered = stem.rsplit_once('@').filter(|(_, digits)| number(digits).is_some());
+    let group = numbered.map_or(stem, |(group, _)| group);
+    ChannelName::new(group).is_ok_and(|name| !name.is_ephemeral()).then_some(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// A folder with these sockets.
+    fn folder(sockets: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in sockets {
+            UnixListener::bind(folder.path().join(name)).unwrap();
+        }
+        folder
+    }
+
+    fn sockets_in<const N: usize>(folders: [&Path; N]) -> Sockets {
+        Sockets::new(&Args { socket_dir: folders.map(Path::to_owned).to_vec(), socket: Vec::new() })
+    }
+
+    #[test]
+    fn a_missing_folder_is_told_unless_another_place_has_a_socket() {
+        let folder = folder(&["mail.sock"]);
+        let missing = folder.path().join("missing");
+        for (socket, complaints) in [(None, 1), (Some("none.sock"), 1), (Some("mail.sock"), 0)] {
+            let socket = socket.map(|name| folder.path().join(name)).into_iter().collect();
+            let mut sockets = Sockets::new(&Args { socket_dir: vec![missing.clone()], socket });
+            let found = sockets.of(["mail"].into_iter());
+            assert_eq!((found.len(), sockets.complaints().count()), (1 - complaints, complaints));
+        }
+        let mut both = sockets_in([&missing, folder.path()]);
+        // also where that socket is of a group that does not exist yet
+        for group in ["mail", "other"] {
+            both.of([group].into_iter());
+            assert_eq!(both.complaints().count(), 0, "{group}");
+        }
+    }
+
+    #[test]
+    fn of_a_folder_that_is_not_named_only_the_named_socket_is_used() {
+        let folder = folder(&["mail.sock", "docker.sock"]);
+        let named = folder.path().join("mail.sock");
+        let mut sockets = Sockets::new(&Args { socket_dir: Vec::new(), socket: vec![named.clone()] });
+        let found = sockets.of(["mail", "docker"].into_iter());
+        assert_eq!(found, HashMap::from([("mail".to_owned(), vec![named])]));
+    }
+
+    #[test]
+    fn finds_plain_and_numbered_sockets_and_nothing_else() {
+        let folder =
+            folder(&["mail.sock", "mail@10.sock", "mail@2.sock", "mail@02.sock", "mail@0.sock", "bare", "other.sock"]);
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("plain.sock"), "").unwrap();
+        std::os::unix::fs::symlink(at("other.sock"), at("link.sock")).unwrap();
+        let mut sockets = sockets_in([&folder.path().join("missing"), folder.path()]);
+        let found = sockets.of(["mail", "bare", "plain", "link", "none", "../mail", ""].into_iter());
+        assert_eq!(found["mail"], ["mail.sock", "mail@2.sock", "mail@10.sock"].map(at));
+        assert_eq!(found["bare"], [at("bare")]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        let complaints: Vec<_> = sockets.complaints().collect();
+        assert_eq!(complaints.len(), 2, "{complaints:?}");
+        let others: Vec<_> = sockets.others().iter().map(|(path, group)| (path.clone(), group.as_str())).collect();
+        assert_eq!(others, [(at("other.sock"), "other")]);
+    }
+
+    #[test]
+    fn of_two_files_for_a_consumer_one_is_used_and_the_other_said() {
+        let folder = folder(&["mail", "mail.sock", "mail@1", "mail@1.sock"]);
+        let mut sockets = sockets_in([folder.path()]);
+        let found = sockets.of(["mail"].into_iter());
+        assert_eq!(found["mail"], ["mail.sock", "mail@1.sock"].map(|name| folder.path().join(name)));
+        assert_eq!(sockets.complaints().count(), 2);
+    }
+
+    #[test]
+    fn of_two_groups_whose_names_lead_to_one_file_the_shorter_has_it() {
+        let folder = folder(&["mail.sock"]);
+        let mut sockets = sockets_in([folder.path()]);
+        let found = sockets.of(["mail.sock", "mail"].into_iter());
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["mail"]);
+        assert_eq!(sockets.complaints().count(), 1);
+        assert_eq!(sockets.of(["mail.sock"].into_iter()).keys().collect::<Vec<_>>(), ["mail.sock"]);
+        assert_eq!(sockets.complaints().count(), 0);
+    }
+
+    #[test]
+    fn the_first_folder_that_has_a_groups_socket_counts() {
+        let (first, second) = (folder(&["a.sock"]), folder(&["a.sock", "a@1.sock", "b.sock"]));
+        let mut sockets = sockets_in([first.path(), second.path()]);
+        let found = sockets.of(["a", "b"].into_iter());
+        assert_eq!(found["a"], [first.path().join("a.sock")]);
+        assert_eq!(found["b"], [second.path().join("b.sock")]);
+    }
+}

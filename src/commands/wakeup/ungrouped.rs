@@ -1,0 +1,156 @@
+//! Sockets whose group no stream has: nothing wakes their consumers, whatever is published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::once::Once;
+use mqueue::plural::count;
+use mqueue::wake::shell_commands::shell;
+use mqueue::wake::unit::Unit;
+
+/// How long that may be so before it is said: a group is created soon after nsqd is there.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Streams that have messages and no group anywhere, and how many.
+pub(super) type Waiting = BTreeMap<String, u64>;
+
+/// Those sockets.
+#[derive(Debug)]
+pub(super) struct Ungrouped {
+    /// Each with its group, and since when it has been so.
+    pub(super) sockets: BTreeMap<PathBuf, (String, Instant)>,
+    /// Said once, and again when ten times as many messages wait.
+    said: Once<(PathBuf, u32)>,
+}
+
+impl Ungrouped {
+    pub(super) fn new() -> Self {
+        Self { sockets: BTreeMap::new(), said: Once::new() }
+    }
+
+    /// Takes in the sockets of groups that no nsqd has now.
+    pub(super) fn are(&mut self, sockets: &BTreeMap<PathBuf, String>, now: Instant) {
+        self.sockets.retain(|socket, (group, _)| sockets.get(socket) == Some(group));
+        for (socket, group) in sockets {
+            self.sockets.entry(socket.clone()).or_insert_with(|| (group.clone(), now));
+        }
+    }
+
+    /// Forgets those that were not said yet: an nsqd that is away may have their groups.
+    pub(super) fn are_unknown(&mut self) {
+        self.sockets.clear();
+    }
+
+    /// Returns the sockets to name now, each with its group and a line for people. `unit` names the units of a socket that has some, and
+    /// `brokers` are the flags that lead a consumer to the nsqds.
+    pub(super) fn news(
+        &mut self,
+        waiting: &Waiting,
+        unit: impl Fn(&Path) -> Option<Unit>,
+        brokers: &str,
+        is_late: impl Fn(Duration) -> bool,
+        now: Instant,
+    ) -> Vec<(PathBuf, String, String)> {
+        let magnitude = waiting.values().sum::<u64>().checked_ilog10().map_or(0, |digits| digits + 1);
+        let late = self.sockets.iter().filter(|(_, (_, since))| is_late(now.saturating_duration_since(*since)));
+        let late: BTreeSet<_> = late.map(|(socket, _)| (socket.clone(), magnitude)).collect();
+        let alone = late.len() == 1;
+        let line = |(socket, _): (PathBuf, u32)| {
+            let (group, _) = &self.sockets[&socket];
+            let remedy = remedy(group, waiting, unit(&socket), brokers, alone);
+            let path = socket.display();
+            let line = format!("no stream has a group {group}, so nothing wakes the consumer of {path}: {remedy}");
+            (socket.clone(), group.clone(), line)
+        };
+        self.said.news(late).into_iter().map(line).collect()
+    }
+
+    /// True if it has been so for long enough.
+    pub(super) fn is_late(since: Duration) -> bool {
+        since >= PATIENCE
+    }
+}
+
+fn remedy(group: &str, waiting: &Waiting, unit: Option<Unit>, brokers: &str, alone: bool) -> String {
+    let list = |(stream, depth): (&String, &u64)| format!("{stream} ({})", count(*depth, "message"));
+    let list = waiting.iter().map(list).collect::<Vec<_>>().join(", ");
+    let without = if list.is_empty() { list } else { format!("; without any group: {list}") };
+    match (unit, waiting.first_key_value()) {
+        (Some(unit), _) => {
+            format!("systemctl restart {} creates it, with the consumer's settings{without}", unit.create())
+        }
+        (None, Some((stream, depth))) if alone && waiting.len() == 1 => format!(
+            "if it is for {stream}, which has {} and no group: \
+             mqueue consumer --create --stream={} --group={}{brokers} creates it",
+            count(*depth, "message"),
+            shell(stream),
+            shell(group)
+        ),
+        (None, _) => format!("run the consumer's command once with --create{without}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(ungrouped: &mut Ungrouped, waiting: &[(&str, u64)], now: Instant) -> Vec<String> {
+        let waiting = waiting.iter().map(|(stream, count)| ((*stream).to_owned(), *count)).collect();
+        let unit = |socket: &Path| (!socket.starts_with("/tmp")).then(|| Unit::of(socket));
+        let news = ungrouped.news(&waiting, unit, " --nsqd-tcp-address a:1", Ungrouped::is_late, now);
+        news.into_iter().map(|(.., line)| line).collect()
+    }
+
+    fn sockets(paths: &[&str]) -> BTreeMap<PathBuf, String> {
+        paths
+            .iter()
+            .map(|path| (PathBuf::from(path), Path::new(path).file_stem().unwrap().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn a_socket_without_a_group_is_said_once_when_it_stays_so_and_again_when_many_more_wait() {
+        let (start, mut ungrouped) = (Instant::now(), Ungrouped::new());
+        let mail = sockets(&["/run/mqueue/mail.sock"]);
+        ungrouped.are(&mail, start);
+        assert!(lines(&mut ungrouped, &[("foo", 3)], start).is_empty(), "it may be created just now");
+        let said = lines(&mut ungrouped, &[("foo", 3)], start + PATIENCE);
+        assert_eq!(
+            said,
+            ["no stream has a group mail, so nothing wakes the consumer of /run/mqueue/mail.sock: \
+            systemctl restart mqueue-create@mail.service creates it, with the consumer's settings; without any group: foo (3 messages)"]
+        );
+        ungrouped.are(&mail, start + PATIENCE);
+        assert!(lines(&mut ungrouped, &[("foo", 9)], start + 2 * PATIENCE).is_empty());
+        assert!(lines(&mut ungrouped, &[("foo", 12)], start + 2 * PATIENCE)[0].ends_with("foo (12 messages)"));
+        ungrouped.are(&sockets(&[]), start);
+        assert!(ungrouped.sockets.is_empty());
+    }
+
+    #[test]
+    fn where_no_unit_is_the_command_names_the_stream_only_if_there_is_no_other() {
+        let (now, mut one) = (Instant::now(), Ungrouped::new());
+        let later = now + PATIENCE;
+        one.are(&sockets(&["/tmp/sa.sock"]), now);
+        let said = lines(&mut one, &[("foo", 1)], later);
+        let command = "mqueue consumer --create --stream=foo --group=sa --nsqd-tcp-address a:1 creates it";
+        assert!(said[0].ends_with(&format!("foo, which has 1 message and no group: {command}")), "{said:?}");
+        let mut two = Ungrouped::new();
+        two.are(&sockets(&["/tmp/sa.sock", "/tmp/sb.sock"]), now);
+        for said in lines(&mut two, &[("foo", 1)], later) {
+            assert!(
+                said.ends_with("run the consumer's command once with --create; without any group: foo (1 message)"),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_nsqd_that_is_away_may_have_the_group() {
+        let (now, mut ungrouped) = (Instant::now(), Ungrouped::new());
+        ungrouped.are(&sockets(&["/run/mqueue/mail.sock"]), now);
+        ungrouped.are_unknown();
+        assert!(lines(&mut ungrouped, &[], now + PATIENCE).is_empty());
+    }
+}

@@ -1,0 +1,49 @@
+//! What a worker without a handler does: it says what it got, and pauses.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use mqueue::handler::{Handler, Verdict};
+use mqueue::proto::Message;
+
+/// Writes a line a job to stdout: `n=1 p=1 counter=7`.
+#[derive(Debug)]
+pub(super) struct Say {
+    n: String,
+    pause: Duration,
+    /// Cancelled when nobody reads the lines any more.
+    stop: CancellationToken,
+}
+
+impl Say {
+    pub(super) fn new(n: String, pause: Duration, stop: CancellationToken) -> Self {
+        Self { n, pause, stop }
+    }
+}
+
+impl Handler for Say {
+    async fn handle(&self, message: Message) -> Verdict {
+        let body = String::from_utf8_lossy(&message.body).escape_default().to_string();
+        let line = format!("n={} p={} counter={body}\n", self.n, self.pause.as_secs_f64());
+        // a slow reader holds this job up, and nothing else
+        let written = spawn_blocking(move || {
+            let mut out = io::stdout().lock();
+            out.write_all(line.as_bytes()).and_then(|()| out.flush())
+        });
+        match written.await {
+            Ok(Ok(())) => {
+                tokio::time::sleep(self.pause).await;
+                Verdict::Done(None)
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.stop.cancel();
+                Verdict::Release
+            }
+            Ok(Err(error)) => Verdict::retry(format!("cannot write to standard output: {error}")),
+            Err(_) => Verdict::Release,
+        }
+    }
+}

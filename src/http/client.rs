@@ -1,0 +1,105 @@
+//! What every HTTP client here starts from.
+
+use reqwest::{ClientBuilder, Response, Url};
+
+use crate::io_error::why;
+
+/// A client's builder, with a cryptography provider in place: without one for the process reqwest panics, also for plain http. One
+/// that is there already is as good.
+fn client() -> ClientBuilder {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    ClientBuilder::new().user_agent(concat!("mqueue/", env!("CARGO_PKG_VERSION")))
+}
+
+/// The same for plain http alone: it reads no certificates, of which a small system has none, and can always be built.
+pub fn plain() -> ClientBuilder {
+    client().tls_certs_only([])
+}
+
+/// The same for requests to this address: to this machine they never go by a proxy. For https alone it needs the system's certificates.
+pub fn client_for(url: &Url) -> ClientBuilder {
+    let client = if url.scheme() == "https" { client() } else { plain() };
+    if is_this_machine(url) { client.no_proxy() } else { client }
+}
+
+/// Why a client could not be built, and what to do.
+pub fn not_built(error: &reqwest::Error) -> String {
+    format!(
+        "cannot use https: {}: install the package ca-certificates, or name a file of them in SSL_CERT_FILE",
+        cause(error)
+    )
+}
+
+/// True for `localhost` and loopback addresses.
+fn is_this_machine(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// What is at the bottom of an error: reqwest's own text is a chain that repeats the URL with its secrets.
+pub fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "timed out".to_owned();
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    match cause.downcast_ref::<std::io::Error>() {
+        Some(error) => why(error),
+        None if cause.is::<reqwest::Error>() => "the request could not be sent".to_owned(),
+        None => cause.to_string().to_lowercase(),
+    }
+}
+
+/// Why an answer's body could not be read.
+#[derive(Debug)]
+pub enum BodyError {
+    /// It is longer than it may be, in bytes.
+    TooLong(usize),
+    /// The connection failed, or took too long.
+    Broken(reqwest::Error),
+}
+
+impl std::fmt::Display for BodyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TooLong(limit) => write!(f, "it is longer than {limit} bytes"),
+            Self::Broken(error) => f.write_str(&cause(error)),
+        }
+    }
+}
+
+/// Reads an answer's body to its end, `limit` bytes at most: the one way in which a server's bytes get into memory whole. The request's own
+/// timeout, or the caller's, is the deadline.
+pub async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>, BodyError> {
+    if response.content_length().is_some_and(|length| length > limit as u64) {
+        return Err(BodyError::TooLong(limit));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(BodyError::Broken)? {
+        if body.len() + chunk.len() > limit {
+            return Err(BodyError::TooLong(limit));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_never_reached_by_a_proxy() {
+        for (url, here) in [
+            ("http://localhost:1/", true),
+            ("http://127.0.0.1/", true),
+            ("http://[::1]:8080/", true),
+            ("http://10.0.0.1/", false),
+            ("http://localhost.example.org/", false),
+        ] {
+            assert_eq!(is_this_machine(&url.parse().unwrap()), here, "{url}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What the nsqds say of their groups, all of them together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::decide::{Group, Name};
+use crate::client::Address;
+use crate::proto::stats::{ChannelStats, Stats, TopicStats};
+use crate::proto::{ChannelName, TopicName};
+use crate::wake::fleet;
+
+/// Messages of a group that wait for something else than a consumer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Out with consumers.
+    pub in_flight: u64,
+    /// For later.
+    pub deferred: u64,
+    /// Where the stream or the group is paused.
+    pub paused: u64,
+}
+
+/// All nsqds' last answers.
+#[derive(Debug, Default)]
+pub struct Poll {
+    /// Durable groups by stream and name.
+    pub groups: BTreeMap<Name, Group>,
+    /// Those of them that have such messages. They become depth when their time comes.
+    pub held: BTreeMap<Name, Held>,
+    /// Streams that have messages and no group, by the nsqd's HTTP address and the stream's name; those of fleets of nodes never get one.
+    pub without_group: BTreeMap<(String, String), u64>,
+    /// Those of them that are paused.
+    pub paused_without_group: BTreeSet<(String, String)>,
+    /// Every stream, by its name.
+    known: BTreeSet<String>,
+    /// Every nsqd and nsqlookupd has answered, so that what is not here does not exist.
+    pub is_complete: bool,
+    /// Where each stream with a durable group can be subscribed to.
+    pub streams: BTreeSet<(Address, String)>,
+}
+
+/// True for a group that stays when its consumers leave.
+pub fn is_durable(channel: &ChannelStats) -> bool {
+    ChannelName::new(&channel.channel_name).is_ok_and(|name| !name.is_ephemeral())
+}
+
+impl Poll {
+    /// Takes in what one nsqd answered. `tcp` is where it can be subscribed to now.
+    pub fn add(&mut self, http: &str, tcp: Option<&Address>, stats: &Stats) {
+        // a name that NSQ does not allow is nobody's, and must not reach a log line
+        for topic in stats.topics.iter().filter(|topic| TopicName::new(&topic.topic_name).is_ok()) {
+            self.known.insert(topic.topic_name.clone());
+            topic.channels.iter().filter(|channel| is_durable(channel)).for_each(|channel| self.group(topic, channel));
+            if topic.channels.is_empty() && topic.depth > 0 {
+                let key = (http.to_owned(), topic.topic_name.clone());
+                self.paused_without_group.extend(topic.paused.then(|| key.clone()));
+                self.without_group.insert(key, count(topic.depth));
+            }
+            // never the first channel of a stream: that one would get its backlog
+            if let Some(tcp) = tcp.filter(|_| topic.channels.iter().any(is_durable)) {
+                self.streams.insert((tcp.clone(), topic.topic_name.clone()));
+            }
+        }
+    }
+
+    /// Leaves out of the streams without a group those of fleets of nodes, once every nsqd was added.
+    pub fn leave_fleets_alone(&mut self) {
+        let known = &self.known;
+        self.without_group.retain(|(_, stream), _| !fleet::has_stream(stream, |name| known.contains(name)));
+    }
+
+    fn group(&mut self, topic: &TopicStats, channel: &ChannelStats) {
+        let name = (topic.topic_name.clone(), channel.channel_name.clone());
+        let (depth, in_flight, deferred) =
+            (count(channel.depth), count(channel.in_flight_count), count(channel.deferred_count));
+        let is_paused = channel.paused || topic.paused;
+        let paused = if is_paused { depth } else { 0 };
+        if in_flight + deferred + paused > 0 {
+            let held = self.held.entry(name.clone()).or_default();
+            held.in_flight += in_flight;
+            held.deferred += deferred;
+            held.paused += paused;
+        }
+        // a group is paused if it is on every nsqd: what waits on the others is to be handled
+        let group = self.groups.entry(name).or_insert(Group { paused: true, ..Group::default() });
+        group.paused &= is_paused;
+        group.depth += depth - paused;
+        group.clients += count(channel.client_count);
+        // into the queue, less what has not left it; an nsqd that was restarted counts from 0, whatever its queues hold
+        let queued = channel.message_count.wrapping_add(channel.requeue_count).wrapping_add(channel.timeout_count);
+        group.handed_out = group.handed_out.wrapping_add(queued).wrapping_sub(depth + deferred);
+    }
+}
+
+/// A count as it should be, whatever nsqd says.
+fn count(number: i64) -> u64 {
+    // far from any overflow, whatever is added up
+    u64::try_from(number).unwrap_or(0).min(u64::from(u32::MAX) << 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel(name: &str, depth: i64, paused: bool) -> ChannelStats {
+        ChannelStats { channel_name: name.to_owned(), depth, paused, ..ChannelStats::default() }
+    }
+
+    fn poll(nsqds: &[Vec<ChannelStats>]) -> Poll {
+        let mut poll = Poll::default();
+        for (number, channels) in nsqds.iter().enumerate() {
+            let topic = TopicStats {
+                topic_name: "foo".to_owned(),
+                depth: 7,
+                channels: channels.iter().cloned().collect(),
+                ..TopicStats::default()
+            };
+            let tcp = format!("nsqd{number}:4150").parse().unwrap();
+            poll.add("nsqd:4151", Some(&tcp), &Stats { topics: std::iter::once(topic).collect(), ..Stats::default() });
+        }
+        poll
+    }
+
+    fn name(group: &str) -> Name {
+        ("foo".to_owned(), group.to_owned())
+    }
+
+    #[test]
+    fn what_was_handed_out_is_counted_however_it_ended() {
+        let handed_out = |channel: ChannelStats| poll(&[vec![channel]]).groups[&name("1")].handed_out;
+        // five were there when nsqd started, and it has counted none of them
+        let waiting = channel("1", 5, false);
+        let less = channel("1", 4, false);
+        let in_flight = ChannelStats { in_flight_count: 1, ..less.clone() };
+        let requeued = ChannelStats { deferred_count: 1, requeue_count: 1, ..less.clone() };
+        let due_again = ChannelStats { requeue_count: 1, ..waiting.clone() };
+        let timed_out = ChannelStats { timeout_count: 1, ..waiting.clone() };
+        for once in [in_flight, less, requeued, due_again, timed_out] {
+            assert_eq!(handed_out(once.clone()), handed_out(waiting.clone()).wrapping_add(1), "{once:?}");
+        }
+        let published = ChannelStats { message_count: 1, ..channel("1", 6, false) };
+        assert_eq!(handed_out(published), handed_out(waiting));
+    }
+
+    #[test]
+    fn a_group_paused_on_one_nsqd_is_woken_for_what_waits_on_the_other() {
+        let poll = poll(&[vec![channel("1", 3, true)], vec![channel("1", 2, false)]]);
+        let group = poll.groups[&name("1")];
+        assert_eq!((group.depth, group.clients, group.paused), (2, 0, false));
+        assert_eq!(poll.held[&name("1")], Held { paused: 3, ..Held::default() });
+    }
+
+    #[test]
+    fn a_stream_is_listened_to_only_where_a_durable_group_stands() {
+        let poll = poll(&[vec![channel("x#ephemeral", 0, false)], vec![channel("1", 0, false)], vec![]]);
+        assert_eq!(poll.streams, BTreeSet::from([("nsqd1:4150".parse().unwrap(), "foo".to_owned())]));
+        assert_eq!(poll.without_group[&("nsqd:4151".to_owned(), "foo".to_owned())], 7);
+        assert_eq!(poll.groups.len(), 1, "{poll:?}");
+    }
+
+    #[test]
+    fn streams_of_a_fleet_are_none_without_a_group() {
+        let topic = |name: &str, depth| TopicStats { topic_name: name.to_owned(), depth, ..TopicStats::default() };
+        let mut poll = Poll::default();
+        let topics = [topic("a.token", 1), topic("tk", 1), topic("foo", 1)];
+        poll.add("a:1", None, &Stats { topics: topics.into_iter().collect(), ..Stats::default() });
+        poll.add("b:1", None, &Stats { topics: std::iter::once(topic("tk.beats", 0)).collect(), ..Stats::default() });
+        poll.leave_fleets_alone();
+        assert_eq!(poll.without_group.into_keys().collect::<Vec<_>>(), [("a:1".to_owned(), "foo".to_owned())]);
+    }
+
+    #[test]
+    fn absurd_counts_are_taken_as_they_come() {
+        let huge = channel("1", i64::MAX, false);
+        let poll = poll(&[vec![huge.clone()], vec![huge, channel("2", i64::MIN, false)]]);
+        assert!(poll.groups[&name("1")].depth > u64::from(u32::MAX));
+        assert_eq!(poll.groups[&name("2")].depth, 0);
+    }
+}
