@@ -21,6 +21,17 @@
 //! (again later), or a dead letter whose OK comes before the FIN. While it is out, the link keeps it alive with TOUCH. Whatever ends in
 //! between, before FIN the message is nsqd's, and it comes again: **at least once, always**.
 //!
+//! # Features
+//! Without default features this is a client: publisher, consumer, worker, with some 35 crates below it. Each of these adds to it:
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `lookup` | nsqd's and nsqlookupd's HTTP APIs, and consumers that find nsqds by nsqlookupd |
+//! | `handlers` | the handlers of the command line: exec, pipe, http, unix, forward, file |
+//! | `broker` | an nsqd in the process |
+//! | `systemd` | passed sockets, and notes to systemd |
+//! | `cli` (default) | all of these, and the program `mqueue` |
+//!
 //! # The layers
 //! Each uses only what stands below it:
 //!
@@ -40,12 +51,17 @@
 //! The program `mqueue` is a crate of its own (`src/main.rs`, `src/commands/`) that uses this library as any other program would.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+// the map above names what some features add
+#![cfg_attr(not(feature = "cli"), allow(rustdoc::broken_intra_doc_links))]
 
 pub mod backoff;
+#[cfg(feature = "broker")]
 pub mod broker;
 pub mod client;
 pub mod handler;
+#[cfg(feature = "lookup")]
 pub mod http;
+#[cfg(feature = "lookup")]
 #[doc(hidden)]
 pub mod io_error;
 pub mod net;
@@ -53,7 +69,9 @@ pub mod net;
 pub mod plural;
 pub mod proto;
 pub mod shutdown;
+#[cfg(feature = "systemd")]
 pub mod systemd;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod wake;
 pub mod worker;

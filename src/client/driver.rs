@@ -4,7 +4,7 @@
 //! of either kind can be put in its place. What tokio-nsq leaves undone shows there, and `docs/decisions/tokio-nsq.md` has it.
 
 /// The client of a connection.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Driver {
     /// This crate.
     #[default]
@@ -15,6 +15,13 @@ pub enum Driver {
 }
 
 impl Driver {
+    /// All that this build has.
+    pub const ALL: &[Self] = &[
+        Self::Own,
+        #[cfg(feature = "tokio-nsq")]
+        Self::TokioNsq,
+    ];
+
     /// As it is written on the command line.
     pub fn name(self) -> &'static str {
         match self {

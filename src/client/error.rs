@@ -3,7 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use super::{Address, HttpError};
+use super::Address;
+#[cfg(feature = "lookup")]
+use super::HttpError;
 use crate::proto::{FrameError, WireError};
 
 /// What went wrong with one nsqd, and which.
@@ -74,6 +76,7 @@ pub enum Error {
         what: String,
     },
     /// No nsqlookupd answered.
+    #[cfg(feature = "lookup")]
     #[error(transparent)]
     Lookup(#[from] HttpError),
     /// There is nothing to connect to.

@@ -13,6 +13,7 @@
 //! a publish is repeated until nsqd said OK, and a message that nobody answered goes back to the queue.
 
 mod address;
+#[cfg(feature = "lookup")]
 mod api;
 mod connection;
 mod consumer;
@@ -20,12 +21,15 @@ mod driver;
 mod duplex;
 mod error;
 mod flow;
+#[cfg(feature = "lookup")]
 mod http_date;
 mod listener;
+#[cfg(feature = "lookup")]
 mod peer_names;
 mod publisher;
 
 pub use address::{Address, InvalidAddress};
+#[cfg(feature = "lookup")]
 pub use api::{ConfigNumber, HttpError, Lookupd, Nsqd, StatsFilter};
 pub use connection::{ConnectConfig, identify};
 pub use consumer::{Consumer, ConsumerConfig, Control, Delivery, GivenBack, Health};

@@ -8,42 +8,76 @@
 //!                 └── HandlerSpec ──▶ AnyHandler: one enum, no second dispatch
 //! ```
 
+#[cfg(feature = "handlers")]
 mod any;
+#[cfg(feature = "handlers")]
 mod away;
+#[cfg(feature = "handlers")]
 mod capture;
+#[cfg(feature = "handlers")]
 mod child_environment;
+#[cfg(feature = "handlers")]
 mod command_line;
+#[cfg(feature = "handlers")]
 mod exec;
+#[cfg(feature = "handlers")]
 mod file;
+#[cfg(feature = "handlers")]
 mod forward;
+#[cfg(feature = "handlers")]
 mod http;
+#[cfg(feature = "handlers")]
 mod lane;
+#[cfg(feature = "handlers")]
 mod line;
+#[cfg(feature = "handlers")]
 mod memory_file;
+#[cfg(feature = "handlers")]
 mod orphan_guard;
+#[cfg(feature = "handlers")]
 mod pipe;
+#[cfg(feature = "handlers")]
 mod print;
+#[cfg(feature = "handlers")]
 mod printer;
+#[cfg(feature = "handlers")]
 mod process_group;
+#[cfg(feature = "handlers")]
 mod schema;
+#[cfg(feature = "handlers")]
 mod sleep;
+#[cfg(feature = "handlers")]
 mod spec;
 #[cfg(test)]
 mod testing;
+#[cfg(feature = "handlers")]
 mod unix;
 
+#[cfg(feature = "handlers")]
 pub use any::{AnyHandler, HandlerError, HandlerOptions};
+#[cfg(feature = "handlers")]
 pub use away::Away;
+#[cfg(feature = "handlers")]
 pub use exec::ExecHandler;
+#[cfg(feature = "handlers")]
 pub use file::{FileHandler, FileNames, FileOptions, InvalidNames, Names, Rotation};
+#[cfg(feature = "handlers")]
 pub use forward::ForwardHandler;
+#[cfg(feature = "handlers")]
 pub use http::HttpHandler;
+#[cfg(feature = "handlers")]
 pub use line::json_text;
+#[cfg(feature = "handlers")]
 pub use pipe::PipeHandler;
+#[cfg(feature = "handlers")]
 pub use print::{InvalidOutput, PrintHandler, PrintOutput};
+#[cfg(feature = "handlers")]
 pub use schema::{InvalidSchema, Schema};
+#[cfg(feature = "handlers")]
 pub use sleep::SleepHandler;
+#[cfg(feature = "handlers")]
 pub use spec::{HandlerSpec, HttpUrl, InvalidSpec, SleepRange};
+#[cfg(feature = "handlers")]
 pub use unix::UnixHandler;
 
 use std::time::Duration;
@@ -53,8 +87,10 @@ use bytes::Bytes;
 use crate::proto::Message;
 
 /// The longest output of a command, or answer to a POST, that is kept for a next hop, in bytes: more is no message.
+#[cfg(feature = "handlers")]
 const CAPTURE_LIMIT: usize = 64 * 1024 * 1024;
 /// The longest delay that is believed when a command or a server asks for one.
+#[cfg(feature = "handlers")]
 const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 
 /// What became of a message.

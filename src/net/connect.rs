@@ -11,7 +11,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::net::{TcpStream, UdpSocket, lookup_host};
+#[cfg(any(feature = "handlers", feature = "broker"))]
+use tokio::net::UdpSocket;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
 
 /// How long an attempt has before the next one begins beside it (RFC 8305, section 5).
@@ -36,6 +38,7 @@ pub async fn connect(host: &str, port: u16, within: Duration) -> io::Result<TcpS
 }
 
 /// A socket that sends to a host's first address that it has a way to.
+#[cfg(any(feature = "handlers", feature = "broker"))]
 pub async fn connect_udp(host: &str, port: u16, within: Duration) -> io::Result<UdpSocket> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{host} was not resolved within {within:?}"));
     let addresses = timeout(within, resolve(host, port)).await.map_err(|_| late())??;

@@ -1,16 +1,29 @@
 //! Reaching others and being reached: every raw connection is made here, each within a deadline, and every port is opened here.
 
 mod connect;
+#[cfg(any(feature = "handlers", feature = "broker"))]
 mod endpoint;
+#[cfg(any(feature = "handlers", feature = "broker"))]
 mod line_ack;
+#[cfg(any(feature = "handlers", feature = "broker"))]
 mod listen;
+#[cfg(any(feature = "handlers", feature = "broker"))]
 mod stale_socket;
+#[cfg(any(feature = "handlers", feature = "broker"))]
 mod unix;
 
-pub use self::connect::{connect, connect_udp};
+pub use self::connect::connect;
+#[cfg(any(feature = "handlers", feature = "broker"))]
+pub use self::connect::connect_udp;
+#[cfg(any(feature = "handlers", feature = "broker"))]
 pub use self::endpoint::{Endpoint, InvalidEndpoint};
+#[cfg(any(feature = "handlers", feature = "broker"))]
 pub use self::line_ack::Answer;
+#[cfg(any(feature = "handlers", feature = "broker"))]
 pub use self::listen::bind_udp;
+#[cfg(any(feature = "handlers", feature = "broker"))]
 pub use self::listen::listen;
+#[cfg(any(feature = "handlers", feature = "broker"))]
 pub use self::stale_socket::remove_stale;
+#[cfg(any(feature = "handlers", feature = "broker"))]
 pub use self::unix::{connect_unix, knock};

@@ -230,7 +230,7 @@ pub trait Log: Send {
 }
 
 /// When the log is synced to the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncMode {
     /// Before a producer is told OK.
     Always,

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::delivery::Delivery;
 use super::hub::Hub;
 use crate::backoff::Backoff;
-use crate::client::{Address, HttpError, Lookupd};
+use crate::client::{Address, Error, HttpError, Lookupd};
 use crate::proto::TopicName;
 
 /// What the nsqlookupds know together.
@@ -54,7 +54,7 @@ pub(super) async fn ask(lookupd: &[Lookupd], topic: &TopicName) -> Result<Found,
 }
 
 /// Keeps a link to every nsqd that has the topic, until the consumer stops.
-pub(super) async fn run(hub: Arc<Hub>, first: Result<Found, HttpError>, sender: UnboundedSender<Vec<Delivery>>) {
+pub(super) async fn run(hub: Arc<Hub>, first: Result<Found, Error>, sender: UnboundedSender<Vec<Delivery>>) {
     let interval = hub.config.lookupd_poll_interval;
     // a new topic is wanted soon: while nothing is known, asking starts quickly and slows down to the interval
     let mut eager = Backoff::new(interval.min(Duration::from_secs(1)), interval, fastrand::Rng::new());
@@ -94,7 +94,7 @@ pub(super) async fn run(hub: Arc<Hub>, first: Result<Found, HttpError>, sender: 
         }
         found = tokio::select! {
             () = hub.stopping.cancelled() => return,
-            found = ask(&hub.config.lookupd, &hub.config.topic) => found,
+            found = ask(&hub.config.lookupd, &hub.config.topic) => found.map_err(Error::from),
         };
     }
 }

@@ -1,6 +1,6 @@
 //! What a consumer's links share: the flow, and how to wake them when it changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -131,7 +131,8 @@ impl Hub {
     }
 
     /// Only the connections to `addresses`, and to those given in the settings, are still to be made anew when they end.
-    pub(super) fn want_only(&self, addresses: &BTreeSet<Address>) {
+    #[cfg(feature = "lookup")]
+    pub(super) fn want_only(&self, addresses: &std::collections::BTreeSet<Address>) {
         for (address, wanted) in &mut self.state().links {
             *wanted = addresses.contains(address) || self.config.nsqd.contains(address);
         }

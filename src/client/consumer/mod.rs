@@ -12,6 +12,7 @@
 
 mod also;
 mod delivery;
+#[cfg(feature = "lookup")]
 mod discovery;
 mod finished;
 #[cfg(feature = "tokio-nsq")]
@@ -22,17 +23,22 @@ mod hub;
 mod link;
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::Stream;
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
 pub use self::delivery::Delivery;
 pub use self::given_back::GivenBack;
 use self::hub::Hub;
+#[cfg(feature = "lookup")]
+use super::Lookupd;
 use super::connection::Connection;
-use super::{Address, ConnectConfig, Driver, Error, FlowConfig, Lookupd};
+use super::{Address, ConnectConfig, Driver, Error, FlowConfig};
 use crate::proto::{ChannelName, TopicName};
 
 /// What is consumed, and how.
@@ -45,8 +51,10 @@ pub struct ConsumerConfig {
     /// The nsqds to connect to.
     pub nsqd: Vec<Address>,
     /// The nsqlookupds to ask for more nsqds.
+    #[cfg(feature = "lookup")]
     pub lookupd: Vec<Lookupd>,
     /// How often they are asked, give or take a third.
+    #[cfg(feature = "lookup")]
     pub lookupd_poll_interval: Duration,
     /// How connections are made.
     pub connect: ConnectConfig,
@@ -65,7 +73,9 @@ impl ConsumerConfig {
             topic,
             channel,
             nsqd: Vec::new(),
+            #[cfg(feature = "lookup")]
             lookupd: Vec::new(),
+            #[cfg(feature = "lookup")]
             lookupd_poll_interval: Duration::from_secs(60),
             connect: ConnectConfig::default(),
             driver: Driver::default(),
@@ -107,13 +117,10 @@ impl Consumer {
     /// Connects and subscribes. Succeeds if one nsqd given by address could be had, or one nsqlookupd; whatever else there is
     /// is tried until it answers. Fails with the first error otherwise.
     pub async fn connect(config: ConsumerConfig) -> Result<Self, Error> {
-        if config.nsqd.is_empty() && config.lookupd.is_empty() {
+        let found = look_up(&config).await;
+        if config.nsqd.is_empty() && found.is_none() {
             return Err(Error::NoAddress);
         }
-        let found = match config.lookupd.is_empty() {
-            true => None,
-            false => Some(discovery::ask(&config.lookupd, &config.topic).await),
-        };
         let (sender, arriving) = mpsc::unbounded_channel();
         let mut config = as_its_driver_can(config);
         config.connect.identify.give_back = true;
@@ -121,13 +128,14 @@ impl Consumer {
         let config = &hub.config;
         let tries = join_all(config.nsqd.iter().map(|address| first(&hub, address))).await;
         if tries.iter().all(Result::is_err) && !matches!(found, Some(Ok(_))) {
-            let lookup = found.and_then(Result::err).map(Error::from);
+            let lookup = found.and_then(Result::err);
             return Err(tries.into_iter().find_map(Result::err).or(lookup).unwrap_or(Error::NoAddress));
         }
         for (address, connection) in config.nsqd.iter().zip(tries) {
             hub.want(address);
             hub.tasks.spawn(link(hub.clone(), address.clone(), connection, sender.clone()));
         }
+        #[cfg(feature = "lookup")]
         if let Some(found) = found {
             hub.tasks.spawn(discovery::run(hub.clone(), found, sender));
         }
@@ -192,6 +200,34 @@ impl Consumer {
     pub fn health(&self) -> Health {
         self.hub.health()
     }
+}
+
+/// The deliveries of [`recv`](Consumer::recv), as a stream.
+impl Stream for Consumer {
+    type Item = Delivery;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        while self.ready.is_empty() {
+            match ready!(self.arriving.poll_recv(context)) {
+                Some(more) => self.ready.extend(more),
+                None => return Poll::Ready(None),
+            }
+        }
+        Poll::Ready(self.ready.pop_front())
+    }
+}
+
+/// What the nsqlookupds know; `None` if there are none.
+#[cfg(feature = "lookup")]
+async fn look_up(config: &ConsumerConfig) -> Option<Result<discovery::Found, Error>> {
+    let asked = discovery::ask(&config.lookupd, &config.topic);
+    if config.lookupd.is_empty() { None } else { Some(asked.await.map_err(Error::from)) }
+}
+
+/// There are no nsqlookupds.
+#[cfg(not(feature = "lookup"))]
+async fn look_up(_: &ConsumerConfig) -> Option<Result<std::convert::Infallible, Error>> {
+    None
 }
 
 /// Steers a [`Consumer`] from elsewhere. Cheap to clone; it outlives the consumer, and then does nothing.

@@ -10,6 +10,27 @@ use mqueue::broker::server::ListenAddress;
 use mqueue::broker::state::StateLimits;
 use mqueue::proto::Limits;
 
+/// When the log is synced to the disk, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SyncWhen {
+    /// Before a producer is told OK
+    Always,
+    /// At intervals: a crash of the machine loses what came since, one of the process nothing
+    Interval,
+    /// When the system likes
+    Never,
+}
+
+impl From<SyncWhen> for SyncMode {
+    fn from(when: SyncWhen) -> Self {
+        match when {
+            SyncWhen::Always => Self::Always,
+            SyncWhen::Interval => Self::Interval,
+            SyncWhen::Never => Self::Never,
+        }
+    }
+}
+
 /// An nsqd in this program, for one machine: nothing else has to be installed.
 ///
 /// Messages are in a log on disk before a producer is told OK, so a crash of the broker loses none. nsqd's clients, nsqadmin and
@@ -57,7 +78,7 @@ pub(crate) struct Storage {
     /// When the log is synced to the disk: always (before OK), interval (each 100 ms: a crash of the broker loses nothing, one of the
     /// machine what came since), never (when the system likes)
     #[arg(long, env = "SYNC", value_name = "WHEN", value_enum, default_value = "interval", conflicts_with = "memory")]
-    pub sync: SyncMode,
+    pub sync: SyncWhen,
 
     /// No log: messages are in memory only, and gone with the process [default: false]
     #[arg(long, env = "MEMORY")]

@@ -43,11 +43,11 @@ fn open(args: &Args) -> Result<Broker, Failure> {
         return Ok(Broker::in_memory(config));
     }
     let mut options = Options::new(&storage.data_path);
-    options.sync = storage.sync;
+    options.sync = storage.sync.into();
     let (log, recovered, report) = DiskLog::open(&options).map_err(|e| Failure::new(Exit::Failure, e))?;
     tracing::info!("{report}");
     report.torn.iter().for_each(|torn| tracing::error!("{torn}"));
     report.damage.iter().for_each(|damage| tracing::error!("{damage}"));
-    let synced = (storage.sync == SyncMode::Always).then(|| log.synced());
+    let synced = (options.sync == SyncMode::Always).then(|| log.synced());
     Ok(Broker::on_disk(config, log, recovered, synced))
 }

@@ -1,6 +1,16 @@
 //! Who speaks with nsqd: a flag that is there with the feature `tokio-nsq`.
 
+#[cfg(feature = "tokio-nsq")]
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use mqueue::client::Driver;
+
+/// Reads a client's name.
+#[cfg(feature = "tokio-nsq")]
+fn driver() -> impl TypedValueParser<Value = Driver> {
+    let of_name = |name: String| Driver::ALL.iter().copied().find(|driver| driver.name() == name);
+    PossibleValuesParser::new(Driver::ALL.iter().map(|driver| driver.name()))
+        .map(move |name| of_name(name).expect("it is one of them"))
+}
 
 /// The client to speak with nsqd by.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -15,7 +25,7 @@ pub(crate) struct Args {
     /// than --count and gives it back; nsqd's --msg-timeout must be above 20 s, and ours is not heeded; the size of what nsqd sends is
     /// not bounded. Dead letters and forward: always go by our own client.
     #[cfg(feature = "tokio-nsq")]
-    #[arg(long, value_enum, default_value = "own", env = "MQUEUE_CLIENT", help_heading = "Tuning")]
+    #[arg(long, value_parser = driver(), default_value = "own", env = "MQUEUE_CLIENT", help_heading = "Tuning")]
     pub client: Driver,
 }
 

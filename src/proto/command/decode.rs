@@ -50,6 +50,7 @@ impl Command {
     }
 
     /// How many bytes the first command has of which not all are here, as it says itself; `None` before it does.
+    #[cfg(feature = "broker")]
     pub(crate) fn length(buffer: &[u8]) -> Option<usize> {
         let body = memchr::memchr(b'\n', buffer)? + 1;
         let size = u32::from_be_bytes(*buffer[body..].first_chunk()?);

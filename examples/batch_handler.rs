@@ -1,0 +1,45 @@
+//! A handler that takes what has gathered in one call: worth it where a batch costs little more than a message, as one INSERT does.
+//!
+//! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example batch_handler` in another.
+
+#![allow(clippy::print_stdout)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mqueue::client::{Consumer, ConsumerConfig};
+use mqueue::handler::{Handler, Verdict};
+use mqueue::proto::Message;
+use mqueue::shutdown::Shutdown;
+use mqueue::worker::{Worker, WorkerConfig};
+
+struct Rows;
+
+impl Handler for Rows {
+    async fn handle(&self, message: Message) -> Verdict {
+        self.handle_batch(vec![message]).await.remove(0)
+    }
+
+    fn batch_size(&self) -> usize {
+        100
+    }
+
+    async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
+        println!("INSERT of {} rows", messages.len());
+        // one verdict a message, in their order
+        messages
+            .iter()
+            .map(|message| if message.body.is_empty() { Verdict::drop("empty") } else { Verdict::Done(None) })
+            .collect()
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut config = ConsumerConfig::new("foo".parse()?, "rows".parse()?);
+    config.nsqd.push(std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?);
+    let consumer = Consumer::connect(config).await?;
+    let shutdown = Shutdown::on_signals(Duration::from_secs(30))?;
+    Worker::new(consumer, Arc::new(Rows), WorkerConfig::default())?.run(&shutdown).await;
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! An nsqd in the process, in memory: a publisher and a consumer meet on it.
+//!
+//! Run: `cargo run --example embedded_broker`. Needs nothing else.
+
+#![allow(clippy::print_stdout)]
+
+use mqueue::broker::server::Server;
+use mqueue::broker::{Broker, BrokerConfig};
+use mqueue::client::{Consumer, ConsumerConfig, Publisher, PublisherConfig};
+use mqueue::proto::TopicName;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let any_port = ["127.0.0.1:0".parse()?];
+    let server = Server::bind(Broker::in_memory(BrokerConfig::default()), &any_port, &any_port, None).await?;
+    let address = server.tcp[0].to_string().parse()?;
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(server.run(stop.clone()));
+
+    let mut config = ConsumerConfig::new("foo".parse()?, "bar".parse()?);
+    config.nsqd.push(address);
+    let mut consumer = Consumer::connect(config.clone()).await?;
+    let publisher = Publisher::connect(&config.nsqd, PublisherConfig::default()).await?;
+    publisher.publish(&TopicName::new("foo")?, "hello").await?;
+    let delivery = consumer.recv().await.ok_or("the consumer ended")?;
+    println!("{:?}", delivery.message().body);
+    delivery.finish();
+
+    consumer.stop();
+    while let Some(delivery) = consumer.recv().await {
+        delivery.release();
+    }
+    stop.cancel();
+    serving.await?;
+    Ok(())
+}

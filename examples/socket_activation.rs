@@ -1,0 +1,43 @@
+//! A consumer that systemd starts when `mqueue wakeup` pokes its socket, and that ends when nothing came for ten seconds.
+//!
+//! Run: `make up`, then `systemd-socket-activate -l /tmp/bar.sock cargo run --example socket_activation` in one shell,
+//! `mqueue wakeup --socket-dir /tmp` in another, and publish to foo: its group is called bar, as the socket is.
+
+#![allow(clippy::print_stdout)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mqueue::client::{Consumer, ConsumerConfig};
+use mqueue::handler::Verdict;
+use mqueue::proto::Message;
+use mqueue::shutdown::Shutdown;
+use mqueue::systemd::{Door, Notifier};
+use mqueue::worker::{Worker, WorkerConfig};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let socket = Door::from_env()?; // what systemd passed, if it did
+    let mut config = ConsumerConfig::new("foo".parse()?, "bar".parse()?);
+    config.nsqd.push(std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?);
+    let handler = |message: Message| async move {
+        println!("{}", message.id);
+        Verdict::Done(None)
+    };
+    let consumer = Consumer::connect(config).await?;
+    let idle = WorkerConfig { idle_timeout: Some(Duration::from_secs(10)), ..WorkerConfig::default() };
+    let worker = Worker::new(consumer, Arc::new(handler), idle)?;
+    let awake = worker.nudge();
+    if let Some(socket) = socket {
+        // a poke that is left unread would start this program again at once; and it says that a message is there
+        tokio::spawn(async move {
+            while socket.poked().await.is_ok() {
+                awake.notify_one();
+            }
+        });
+    }
+    Notifier.ready();
+    worker.run(&Shutdown::on_signals(Duration::from_secs(30))?).await;
+    Notifier.stopping();
+    Ok(())
+}
