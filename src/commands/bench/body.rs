@@ -1,33 +1,34 @@
-//! The messages: when each was published, and filling.
+//! Message bodies: a time stamp, then padding.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// Bytes of the stamp.
+/// The length of the stamp in bytes.
 const STAMP: usize = 8;
 
-/// Makes bodies of one size. Those of a batch are the same, and memory is used again: it is not the making that is measured.
+/// Makes bodies of one size. The messages of a batch share one body, and bodies are reused, so that the benchmark does
+/// not measure allocation.
 #[derive(Debug)]
 pub(super) struct Bodies {
     size: usize,
-    /// Bodies that were given out, oldest first.
+    /// Bodies handed out so far, oldest first.
     used: RefCell<VecDeque<Bytes>>,
 }
 
 impl Bodies {
-    /// Of so many bytes, at least those of the stamp.
+    /// Makes bodies of `size` bytes, and at least as long as the stamp.
     pub(super) fn of(size: u32) -> Self {
         Self { size: STAMP.max(size as usize), used: RefCell::default() }
     }
 
-    /// Bytes of one.
+    /// The size of a body in bytes.
     pub(super) fn size(&self) -> usize {
         self.size
     }
 
-    /// So many of them, all published at `stamp`: nanoseconds since the run began.
+    /// Returns `count` bodies stamped with `stamp`, the publish time in nanoseconds since the run began.
     pub(super) fn batch(&self, count: usize, stamp: u64) -> Vec<Bytes> {
         let mut body = self.unused().unwrap_or_else(|| BytesMut::from(&vec![b'x'; self.size][..]));
         body[..STAMP].copy_from_slice(&stamp.to_le_bytes());
@@ -36,7 +37,7 @@ impl Bodies {
         vec![body; count]
     }
 
-    /// The oldest body, if nobody has it any more.
+    /// Takes the oldest body, if no message refers to it any more.
     fn unused(&self) -> Option<BytesMut> {
         let mut used = self.used.borrow_mut();
         let oldest = used.pop_front()?;
@@ -44,7 +45,7 @@ impl Bodies {
     }
 }
 
-/// When a message was published; `None` of what is none of ours.
+/// Reads the publish time from a body; `None` for a body too short to have one.
 pub(super) fn stamp(body: &[u8]) -> Option<u64> {
     body.first_chunk::<STAMP>().map(|bytes| u64::from_le_bytes(*bytes))
 }

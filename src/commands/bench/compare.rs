@@ -1,4 +1,4 @@
-//! This run beside an earlier one, figure by figure.
+//! Comparison of this run with an earlier one, figure by figure.
 
 use std::path::Path;
 
@@ -9,14 +9,14 @@ use super::table::Table;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 
-/// A run that was written with `--output json`.
+/// An earlier run's report, written with `--output json`.
 #[derive(Debug)]
 pub(super) struct Earlier(Report);
 
-/// The figures that both runs have.
+/// The comparison of the figures that both runs have.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Compared {
-    /// What the two runs did not do alike; the ratios then say little.
+    /// Differences between the loads of the two runs; with any, the ratios mean little.
     different: Vec<String>,
     figures: Vec<Figure>,
 }
@@ -30,7 +30,7 @@ struct Figure {
 }
 
 impl Earlier {
-    /// Reads it. Fails if it is none.
+    /// Reads a report. Fails if the file holds none.
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
         let failure = |e: &dyn std::fmt::Display| {
             let line = format!("cannot compare with {}: {e}: name what --output json has written", path.display());
@@ -40,7 +40,7 @@ impl Earlier {
         serde_json::from_str(&text).map(Self).map_err(|e| failure(&e))
     }
 
-    /// What is in both.
+    /// Compares the figures that both runs have.
     pub(super) fn beside(&self, now: &Report) -> Compared {
         let Self(earlier) = self;
         let pairs = figures(earlier).into_iter().zip(figures(now));
@@ -53,12 +53,12 @@ impl Earlier {
 }
 
 impl Compared {
-    /// For people.
+    /// Formats the comparison as plain text.
     pub(super) fn text(&self) -> String {
         format!("\n{}{}", self.table().text(), self.warning())
     }
 
-    /// For a page.
+    /// Formats the comparison as Markdown.
     pub(super) fn markdown(&self) -> String {
         format!("\n{}{}", self.table().markdown(), self.warning())
     }
@@ -79,7 +79,7 @@ impl Compared {
     }
 }
 
-/// The figures of a run, by name: the same names in the same order for every run.
+/// Lists the figures of a run by name: the same names in the same order for every run.
 fn figures(report: &Report) -> Vec<(&'static str, Option<f64>)> {
     let rate = |flow: &Option<Flow>| flow.as_ref().map(|flow| flow.messages_per_s);
     let p50 = |flow: &Option<Flow>| flow.as_ref()?.latency_ms.map(|ms| ms.p50);
@@ -101,7 +101,7 @@ fn figures(report: &Report) -> Vec<(&'static str, Option<f64>)> {
     ]
 }
 
-/// What is not the same in both loads, and what it was and is.
+/// Lists the fields in which the two loads differ, each with both values.
 fn different(earlier: &Report, now: &Report) -> Vec<String> {
     let fields = |report: &Report| match serde_json::to_value(&report.load) {
         Ok(serde_json::Value::Object(fields)) => fields,

@@ -1,4 +1,4 @@
-//! Consuming: each message is answered as soon as it is there.
+//! Consuming: each message is finished as soon as it arrives.
 
 use std::time::{Duration, Instant};
 
@@ -14,16 +14,16 @@ use crate::commands::bench::args::What;
 use crate::commands::common::exit::Failure;
 use mqueue::client::{Consumer, ConsumerConfig, Driver};
 
-/// Messages that are taken at once.
+/// Messages taken from the consumer at once.
 const AT_ONCE: usize = 1000;
-/// How often is looked whether all are there.
+/// Interval between checks whether all messages have arrived.
 const MOMENT: Duration = Duration::from_millis(1);
-/// How long nothing may come while messages are missing.
+/// Longest time without a message while some are missing.
 const STALL: Duration = Duration::from_secs(30);
-/// How long the last ones may take when somebody wants it to end.
+/// Grace period for the last messages after a stop was requested.
 const HURRY: Duration = Duration::from_secs(1);
 
-/// As many consumers as there are to be connections, spread over the nsqds.
+/// Connects as many consumers as the plan has connections, and at least one per nsqd, spread over the nsqds.
 pub(super) async fn connect(plan: &Plan, driver: Driver, ground: &Ground) -> Result<Vec<Consumer>, Failure> {
     let mut consumers = Vec::new();
     for address in ground.tcp.iter().cycle().take(ground.tcp.len().max(plan.connections as usize)) {
@@ -36,7 +36,7 @@ pub(super) async fn connect(plan: &Plan, driver: Driver, ground: &Ground) -> Res
     Ok(consumers)
 }
 
-/// Handles what comes; never ends, for it runs beside the work.
+/// Finishes every message that arrives. Never returns; runs beside the publishing.
 pub(super) async fn consume(run: &Run, consumers: &mut [Consumer]) -> std::convert::Infallible {
     let is_timed = run.plan.what == What::Both;
     join_all(consumers.iter_mut().map(|consumer| async move {
@@ -58,17 +58,17 @@ pub(super) async fn consume(run: &Run, consumers: &mut [Consumer]) -> std::conve
     std::future::pending().await
 }
 
-/// Leaves the stream in order. What still comes is given back.
+/// Closes the consumers in order; messages that still arrive are requeued.
 pub(super) async fn leave(consumers: Vec<Consumer>) {
     let leaving = consumers.into_iter().map(|mut consumer| async move {
         consumer.stop();
         while !consumer.recv_many(AT_ONCE).await.is_empty() {}
     });
-    // the stream is deleted in any case
+    // the timeout loses nothing: the stream is deleted in any case
     let _ = timeout(HURRY, join_all(leaving)).await;
 }
 
-/// Waits until so many messages were handled, or nothing more comes. `stop`: somebody wants it to end.
+/// Waits until `messages` messages were handled, or no more arrive; `stop` shortens the wait to a grace period.
 pub(super) async fn arrive(run: &Run, messages: u64, stop: &CancellationToken) {
     let mut moments = interval(MOMENT);
     moments.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,4 +1,4 @@
-//! The picture of a run: latency, rate and processor time over time.
+//! The plot of a run: latency, rate and processor time over time.
 
 use super::report::Report;
 use super::run::Run;
@@ -6,7 +6,7 @@ use super::series::{Point, Slice};
 use crate::commands::bench::args::What;
 use crate::commands::common::plot::{Figure, Line, Panel, Tone};
 
-/// Draws it.
+/// Draws the plot as SVG.
 pub(super) fn draw(run: &Run, report: &Report) -> String {
     let points = &run.series.borrow().points;
     let line = |name: &str, tone, of: &dyn Fn(&Point) -> Option<f64>| Line {

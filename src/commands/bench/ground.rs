@@ -1,5 +1,6 @@
-//! The broker of a run: the nsqds that are named, or a `mqueue broker` as a child of this program, so that what it takes can be told from
-//! what the client takes. The run's stream is made before and deleted after it.
+//! The broker of a run: the nsqds named, or `mqueue broker` as a child process, so that its processor time and memory
+//! can be told
+//! from the client's. The run's stream is created before the run and deleted after it.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -19,33 +20,33 @@ use crate::commands::common::run_broker::Brokers;
 use mqueue::client::{Address, Nsqd};
 use mqueue::proto::{ChannelName, TopicName};
 
-/// How long the child may take to listen.
+/// Longest time that the child may take to start listening.
 const START: Duration = Duration::from_secs(10);
-/// The group whose messages are measured.
+/// The group that the run consumes with.
 const GROUP: &str = "bench";
 
-/// Where it runs.
+/// The broker, stream and group of a run.
 pub(super) struct Ground {
     pub(super) tcp: Vec<Address>,
     pub(super) topic: TopicName,
     pub(super) channel: ChannelName,
     http: Vec<Nsqd>,
-    /// The broker's, as far as they are on this machine.
+    /// The broker's processes, as far as they run on this machine.
     pub(super) processes: Vec<Process>,
     child: Option<Child>,
 }
 
-/// A broker that ends with the run.
+/// A broker process that ends with the run.
 struct Child {
     running: Running,
     tcp: Address,
     http: Nsqd,
-    // goes with it
+    // removed when the child is dropped
     _folder: Folder,
 }
 
 impl Ground {
-    /// Finds or starts the broker, and makes the stream and its group there.
+    /// Finds or starts the broker, and creates the stream and its group there.
     pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
         let topic = TopicName::new(&format!("bench-{:08x}", fastrand::u32(..)))?;
         let channel = ChannelName::new(GROUP)?;
@@ -77,7 +78,7 @@ impl Ground {
         Ok(())
     }
 
-    /// What people are told of it.
+    /// Describes the broker for the report.
     pub(super) async fn told(&self) -> String {
         let processes: Vec<String> = self.processes.iter().map(Process::to_string).collect();
         let addresses = self.tcp.iter().map(Address::to_string).collect::<Vec<_>>().join(", ");
@@ -100,7 +101,7 @@ impl Ground {
         }
     }
 
-    /// Leaves nothing behind.
+    /// Stops the broker that was started, or deletes the stream on the nsqds named.
     pub(super) async fn clear(self) {
         if let Some(child) = self.child {
             return child.running.end().await;
@@ -119,7 +120,7 @@ fn is_named(args: &Args) -> bool {
     !named.nsqd_tcp_address.is_empty() || !named.nsqd_http_address.is_empty() || !named.lookupd_http_address.is_empty()
 }
 
-/// The nsqds of the arguments, each with its HTTP API: the stream is made and deleted by it.
+/// Finds the nsqds of the arguments; each needs its HTTP API, which creates and deletes the stream.
 async fn named(args: &Args) -> Result<Brokers, Failure> {
     let found = Brokers::find(&args.broker).await?;
     if found.http.len() < found.tcp.len() {
@@ -131,7 +132,7 @@ async fn named(args: &Args) -> Result<Brokers, Failure> {
 
 fn listening(addresses: &[Address]) -> Vec<Process> {
     let found: Option<Vec<Process>> = addresses.iter().map(listening_at).collect();
-    // all of them, or the sum would be that of some
+    // all or none: the sum of only some brokers would mislead
     found.unwrap_or_default()
 }
 
@@ -142,7 +143,7 @@ fn given(pids: &[u32]) -> Result<Vec<Process>, Failure> {
 }
 
 impl Child {
-    /// Starts it on ports of the system's choice.
+    /// Starts the broker on ports that the system chooses.
     async fn start() -> anyhow::Result<Self> {
         let folder = Folder::new("mqueue-bench")?;
         let path = std::env::current_exe().context("cannot find this program")?;
@@ -159,7 +160,7 @@ impl Child {
             if line.contains("ERROR") || line.contains("WARN") {
                 tracing::warn!("broker: {line}");
             }
-            // who waits for the addresses may be gone
+            // the receiver is gone once the addresses are known
             let _ = told.send(line.to_owned());
         });
         let listening = async {

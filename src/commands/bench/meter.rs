@@ -1,19 +1,19 @@
-//! Processor time and memory of this program and of the broker, while it is measured.
+//! Processor time and memory of this program and of the broker, during the measured time.
 
 use std::time::Duration;
 
 use super::process::Process;
 
-/// One side: a process, or several that count as one.
+/// The meter of one side: a process, or several counted as one.
 #[derive(Debug)]
 pub(super) struct Meter {
     pub(super) processes: Vec<Process>,
-    /// Processor time when the measured time began.
+    /// Processor time at the start of the measured time.
     begun: Option<Duration>,
-    /// Processor time when somebody last looked.
+    /// Processor time at the last look.
     looked: Duration,
     pub(super) spent: Duration,
-    /// The most that was seen.
+    /// The largest memory use seen.
     pub(super) memory: u64,
 }
 
@@ -23,19 +23,20 @@ impl Meter {
         Self { processes, begun: None, looked: zero, spent: zero, memory: 0 }
     }
 
-    /// True if nothing is known of this side.
+    /// Returns true if no process of this side is known.
     pub(super) fn is_blind(&self) -> bool {
         self.processes.is_empty()
     }
 
-    /// The measured time begins.
+    /// Starts the measured time.
     pub(super) fn begin(&mut self) {
         self.looked = self.processor_time();
         self.begun = Some(self.looked);
         self.look();
     }
 
-    /// Looks at it, and says what processor time it took since the last look; none before it is measured.
+    /// Reads processor time and memory; returns the processor time since the last look, or zero before the measured
+    /// time.
     pub(super) fn look(&mut self) -> Duration {
         let Some(begun) = self.begun else { return Duration::ZERO };
         let now = self.processor_time();

@@ -7,7 +7,7 @@
 //!             Meters (/proc: this program, the broker) while it is measured
 //! ```
 //!
-//! Publishing, consuming and looking at the meters are one task, as they are in `mqueue producer` and `mqueue consumer`.
+//! One task publishes, consumes and reads the meters, as in `mqueue producer` and `mqueue consumer`.
 
 pub(crate) mod args;
 mod body;
@@ -45,7 +45,7 @@ use crate::commands::bench::args::{Args, Output, What};
 use mqueue::client::{Driver, Publisher, PublisherConfig};
 use mqueue::shutdown::Shutdown;
 
-/// How long what is on its way may take after Ctrl-C.
+/// Grace period for messages in flight after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs the command to its end.
@@ -74,7 +74,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     }
 }
 
-/// Connects, and runs to the end; none if somebody wanted it to end before it began.
+/// Connects and runs the load; returns `None` if a stop was requested before it began.
 async fn measure(plan: Plan, driver: Driver, ground: &Ground, shutdown: &Shutdown) -> anyhow::Result<Option<Run>> {
     let publishers = connect(&plan, driver, ground).await?;
     let bodies = Bodies::of(plan.size);
@@ -90,7 +90,7 @@ async fn measure(plan: Plan, driver: Driver, ground: &Ground, shutdown: &Shutdow
     let client = Meter::of(Process::find(std::process::id()).into_iter().collect());
     let run = Run::begin(plan, client, Meter::of(ground.processes.clone()));
     tokio::select! {
-        // what publishes more than can be done always has something to do: the others come first
+        // publishing above capacity is always ready: poll the others first
         biased;
         never = consume::consume(&run, &mut consumers) => match never {},
         never = run.watch(&shutdown.draining) => match never {},
@@ -102,7 +102,7 @@ async fn measure(plan: Plan, driver: Driver, ground: &Ground, shutdown: &Shutdow
     Ok(Some(run))
 }
 
-/// As many publishers as there are to be connections, spread over the nsqds.
+/// Connects as many publishers as the plan has connections, and at least one per nsqd, spread over the nsqds.
 async fn connect(plan: &Plan, driver: Driver, ground: &Ground) -> Result<Vec<Publisher>, Failure> {
     let mut publishers = Vec::new();
     let config = PublisherConfig { driver, ..PublisherConfig::default() };
@@ -113,7 +113,7 @@ async fn connect(plan: &Plan, driver: Driver, ground: &Ground) -> Result<Vec<Pub
     Ok(publishers)
 }
 
-/// The work itself: ends when all of it has ended, with the run closed.
+/// Runs the load to its end, then closes the run.
 async fn play(run: &Run, sender: &Sender<'_>, shutdown: &Shutdown) -> io::Result<()> {
     let last = match run.plan.what {
         What::Publish => {
@@ -135,7 +135,7 @@ async fn play(run: &Run, sender: &Sender<'_>, shutdown: &Shutdown) -> io::Result
     Ok(())
 }
 
-/// Prints the report. That nobody reads it is no error.
+/// Prints the report. A closed pipe is no error.
 fn print(report: &Report, output: Output) -> anyhow::Result<()> {
     let text = match output {
         Output::Table => report.text(),

@@ -1,4 +1,4 @@
-//! What is run: checked numbers. Two runs with the same plan can be compared.
+//! The plan of a run: checked numbers. Two runs with the same plan can be compared.
 
 use std::time::Duration;
 
@@ -10,36 +10,36 @@ use crate::commands::common::exit::Failure;
 use mqueue::client::Driver;
 use mqueue::plural::count;
 
-/// How long is measured where nothing is said.
+/// Default measured time.
 const DURATION: Duration = Duration::from_secs(10);
-/// Messages that a stream is filled with to be drained.
+/// Default number of messages that `consume` fills the stream with before draining it.
 const FILLING: u64 = 1_000_000;
-/// Bytes that a closed loop may have on its way.
+/// Limit on the bytes that a closed loop has unacknowledged.
 const MOST_BYTES: u64 = 1 << 30;
 
 /// The load of a run. Times are in seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub(super) what: What,
-    /// Who speaks with nsqd.
+    /// Name of the client library.
     pub(super) client: String,
-    /// Messages a second of an open loop.
+    /// Messages a second of an open loop; `None` for a closed loop.
     pub(super) rate: Option<f64>,
     /// Bytes of a message.
     pub(super) size: u32,
     pub(super) batch: u32,
     pub(super) connections: u32,
-    /// Batches of a connection on their way at once, in a closed loop.
+    /// Unacknowledged batches per connection in a closed loop.
     pub(super) window: u32,
     pub(super) max_in_flight: u32,
     pub(super) duration: Option<f64>,
-    /// Messages to be measured.
+    /// Number of messages to measure.
     pub(super) messages: Option<u64>,
     pub(super) warm_up: f64,
 }
 
 impl Plan {
-    /// That of the arguments. Fails for a load that makes no sense.
+    /// Makes a plan from the arguments. Fails for a load that makes no sense.
     pub(super) fn checked(args: &Args) -> Result<Self, Failure> {
         let (what, load) = (args.what, &args.load);
         let usage = |line: String| Err(Failure::new(Exit::Usage, line));
@@ -71,27 +71,27 @@ impl Plan {
         })
     }
 
-    /// For how long is measured, if the time ends it.
+    /// The measured time, if the run ends by time.
     pub(super) fn duration(&self) -> Option<Duration> {
         self.duration.map(Duration::from_secs_f64)
     }
 
-    /// How long it runs before it is measured.
+    /// The time that the load runs before measuring starts.
     pub(super) fn warm_up(&self) -> Duration {
         Duration::from_secs_f64(self.warm_up)
     }
 
-    /// True if messages are published while it is measured.
+    /// Returns true if messages are published during the measured time.
     pub(super) fn publishes(&self) -> bool {
         self.what != What::Consume
     }
 
-    /// True if messages are consumed while it is measured.
+    /// Returns true if messages are consumed during the measured time.
     pub(super) fn consumes(&self) -> bool {
         self.what != What::Publish
     }
 
-    /// For people.
+    /// Describes the plan in one line.
     pub(super) fn told(&self) -> String {
         let Self { size, batch, connections, window, .. } = self;
         let what = match self.what {

@@ -1,4 +1,4 @@
-//! What processes take, by the kernel's count in `/proc`, and which of them listens on a port.
+//! Processor time and memory of processes as `/proc` counts them, and the process that listens on a port.
 
 use std::collections::BTreeSet;
 use std::fs::{read_dir, read_link, read_to_string};
@@ -18,18 +18,18 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// This one is there; `None` if it is not.
+    /// Finds the process with this id; `None` if there is none.
     pub(super) fn find(pid: u32) -> Option<Self> {
         let name = read_to_string(format!("/proc/{pid}/comm")).ok()?;
         Some(Self { pid, name: name.trim().to_owned() })
     }
 
-    /// Processor time of all its threads, those that have ended, too; to 10 ms.
+    /// Processor time of all its threads, including ended ones, to 10 ms.
     pub(super) fn processor_time(&self) -> Option<Duration> {
         processor_time(&read_to_string(format!("/proc/{}/stat", self.pid)).ok()?)
     }
 
-    /// Bytes of memory that are its own or shared.
+    /// Resident memory in bytes, shared pages included.
     pub(super) fn memory(&self) -> Option<u64> {
         let status = read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -43,7 +43,8 @@ impl std::fmt::Display for Process {
     }
 }
 
-/// Of `/proc/PID/stat`: user and system time, the 14th and 15th field. The name, which is the second, may have blanks.
+/// Reads user and system time, the 14th and 15th field, from `/proc/PID/stat`. The second field, the name, may contain
+/// blanks.
 fn processor_time(stat: &str) -> Option<Duration> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
@@ -51,7 +52,7 @@ fn processor_time(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis((user + system) * 1000 / TICKS))
 }
 
-/// Who listens at this address, if it is one of this machine's own for itself, and may be looked at.
+/// Finds the process that listens at this address, if the address is a loopback one and the process may be inspected.
 pub(super) fn listening_at(address: &Address) -> Option<Process> {
     let mut found = (address.host(), address.port()).to_socket_addrs().ok()?;
     if !found.any(|found| found.ip().is_loopback()) {
@@ -63,8 +64,9 @@ pub(super) fn listening_at(address: &Address) -> Option<Process> {
     pids.filter(|pid| holds(*pid, &sockets)).find_map(Process::find)
 }
 
-/// What the descriptors of a socket that listens on this port link to, of `/proc/net/tcp`: number, local address, remote address, state
-/// (0A: listening), five more, inode.
+/// Lists the sockets that listen on this port, as `/proc/PID/fd` links name them. The columns of `/proc/net/tcp` are:
+/// number,
+/// local address, remote address, state (0A: listening), five more, inode.
 fn listeners(table: &str, port: u16) -> impl Iterator<Item = String> {
     table.lines().skip(1).filter_map(move |line| {
         let fields: Vec<&str> = line.split_whitespace().collect();

@@ -12,20 +12,20 @@ use crate::commands::common::schedule::Schedule;
 use mqueue::client::{PublishManyError, Publisher};
 use mqueue::proto::TopicName;
 
-/// Bytes on their way on a schedule: what may gather while the broker is slow. Beyond it messages are sent late.
+/// Limit on the bytes unacknowledged in an open loop while the broker is slow. Beyond it messages are sent late.
 const ON_SCHEDULE: usize = 32 << 20;
-/// What a message, and a batch, costs besides its bytes, in bytes.
+/// Estimated overhead of a message, and of a batch, in bytes.
 const MESSAGE_COST: usize = 64;
 const BATCH_COST: usize = 1024;
-/// Batches that are told one by one when they are given up; of more, some stand for all.
+/// Unsent batches recorded one by one; beyond this number, some are recorded for all.
 const TOLD: u64 = 100_000;
-/// Batches that are begun at once, before answers are taken.
+/// Batches started before answers are read.
 const AT_ONCE: u64 = 64;
-/// Bytes that fill a stream in one command, and how many commands each connection has on its way.
+/// Bytes per command when filling a stream, and unacknowledged commands per connection.
 const FILLING: usize = 256 * 1024;
 const FILLERS: usize = 4;
 
-/// Who publishes, and what.
+/// The publishers, the topic and the bodies of a run.
 pub(super) struct Sender<'a> {
     pub(super) publishers: &'a [Publisher],
     pub(super) topic: &'a TopicName,
@@ -33,7 +33,8 @@ pub(super) struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    /// Until the run is closed, or all that is to be published was; and until all of it was acknowledged.
+    /// Publishes until the run is closed or all messages of the plan are published; then waits for every
+    /// acknowledgement.
     pub(super) async fn publish(&self, run: &Run) -> std::io::Result<()> {
         match run.plan.rate {
             Some(rate) => self.on_schedule(run, rate).await,
@@ -45,7 +46,7 @@ impl Sender<'_> {
         }
     }
 
-    /// A batch, and when it is acknowledged the next.
+    /// Publishes one batch after the other, each once the last is acknowledged.
     async fn one_by_one(&self, run: &Run, publisher: &Publisher) {
         while !run.closed.is_cancelled() {
             let now = Instant::now();
@@ -54,7 +55,7 @@ impl Sender<'_> {
         }
     }
 
-    /// Each batch when it is due, whatever became of the ones before.
+    /// Publishes each batch when it is due, whether or not earlier ones were acknowledged.
     async fn on_schedule(&self, run: &Run, rate: f64) -> std::io::Result<()> {
         let (alarm, batch) = (Alarm::start()?, run.plan.batch);
         let schedule = Schedule::new(run.begun, rate / f64::from(batch));
@@ -63,7 +64,7 @@ impl Sender<'_> {
         let mut flights = FuturesUnordered::new();
         let mut made = 0;
         'sending: loop {
-            // looked at before the clock: what was due by the end is sent after it, if it is not many
+            // read before the clock: batches due by the end are still sent after it, up to `AT_ONCE`
             let is_over = run.closed.is_cancelled();
             let due = schedule.due(Instant::now());
             let most = due.min(made + AT_ONCE);
@@ -98,7 +99,7 @@ impl Sender<'_> {
         Ok(())
     }
 
-    /// The batches from `made` on that were due before the end are not sent any more.
+    /// Records the batches from `made` on that were due before the end as unsent.
     fn give_up(&self, run: &Run, schedule: &Schedule, made: u64) {
         let until = run.tally.borrow().window.until.unwrap_or_else(Instant::now);
         let due = schedule.due(until - Duration::from_nanos(1));
@@ -111,7 +112,7 @@ impl Sender<'_> {
         }
     }
 
-    /// One batch, due at `due`. A message that cannot be published ends the run.
+    /// Publishes one batch, due at `due`. A failure to publish ends the run.
     async fn batch(&self, run: &Run, publisher: &Publisher, count: u64, due: Instant) {
         let mut bodies = self.bodies.batch(count as usize, run.stamp(due));
         let published = match (bodies.len(), bodies.pop()) {
@@ -128,7 +129,7 @@ impl Sender<'_> {
         }
     }
 
-    /// Fills the stream, the same on every connection. Fails with the first message that could not be published.
+    /// Fills the stream, with an equal share per lane. Fails with the first message that cannot be published.
     pub(super) async fn fill(&self, messages: u64) -> Result<(), String> {
         let share = |n: usize, of: usize| messages / of as u64 + u64::from((n as u64) < messages % of as u64);
         let lanes = self.publishers.len() * FILLERS;
@@ -148,7 +149,7 @@ impl Sender<'_> {
     }
 }
 
-/// Takes answers as they come: the first, if there is no room for more, and else without end. Cancel-safe.
+/// Takes answers as they come: returns after the first if there is no room for more, otherwise never. Cancel-safe.
 async fn settle(flights: &mut FuturesUnordered<impl Future<Output = ()>>, is_full: bool) {
     while flights.next().await.is_some() {
         if is_full {

@@ -1,4 +1,4 @@
-//! What was measured: figures, as a table, as Markdown, or as JSON, which is also what a later run is compared with.
+//! The report of a run, as a table, as Markdown, or as JSON, which `--compare` reads.
 
 use std::time::Instant;
 
@@ -13,51 +13,52 @@ use super::tally::Way;
 use crate::commands::common::latency::{Latency, Millis, Quantiles};
 use mqueue::plural::count;
 
-/// A run at its end.
+/// The results of a finished run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Report {
-    /// Of this program.
+    /// Version of this program.
     pub(super) version: String,
     pub(super) load: Plan,
-    /// Which one, for people.
+    /// Description of the broker.
     pub(super) broker: String,
-    /// How long was measured, in seconds.
+    /// Length of the measured time in seconds.
     pub(super) measured_s: f64,
-    /// Published and acknowledged.
+    /// Messages published and acknowledged.
     pub(super) published: Option<Flow>,
     pub(super) handled: Option<Flow>,
     /// How much later than due an open loop's messages were sent.
     pub(super) late_ms: Option<Quantiles>,
-    /// Due within the measured time, and not sent for lack of it; they count in the latency with the time that they had waited.
+    /// Messages due within the measured time but not sent before its end; the latency includes the time that they
+    /// waited.
     pub(super) unsent: u64,
-    /// Published, and not handled by the end.
+    /// Messages published but not handled by the end.
     pub(super) missing: u64,
     pub(super) client_usage: Usage,
-    /// None if its process is not known.
+    /// `None` if the broker's process is not known.
     pub(super) broker_usage: Option<Usage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) compared: Option<Compared>,
 }
 
-/// Messages on one way.
+/// Rate and latency of messages in one direction.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Flow {
     pub(super) messages: u64,
     pub(super) messages_per_s: f64,
-    /// Megabytes of bodies.
+    /// Megabytes of bodies a second.
     pub(super) mb_per_s: f64,
     pub(super) latency_ms: Option<Quantiles>,
 }
 
-/// What one side took.
+/// Processor time and memory of one side.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Usage {
-    /// Processor seconds while it was measured.
+    /// Processor seconds during the measured time.
     pub(super) cpu_s: f64,
-    /// Processors' worths.
+    /// Processors in use on average.
     pub(super) cores: f64,
     pub(super) cpu_us_per_message: Option<f64>,
-    /// The most memory that was seen.
+    /// The largest memory use seen.
     pub(super) memory_bytes: u64,
 }
 
@@ -66,7 +67,7 @@ impl Report {
         let tally = run.tally.borrow();
         let (plan, seconds) = (&run.plan, tally.window.length(Instant::now()).as_secs_f64());
         let flow = |way: &Way| Flow::of(way, seconds, plan.size);
-        // what is published and handled counts once
+        // a message that is published and handled counts once
         let messages = tally.published.measured.max(tally.handled.measured);
         let usage = |meter: &Meter| Usage::of(meter, seconds, messages);
         let brokers = run.broker.borrow();
@@ -90,14 +91,14 @@ impl Report {
         }
     }
 
-    /// For people.
+    /// Formats the report as plain text.
     pub(super) fn text(&self) -> String {
         let tables = [self.flows(), self.usages()].map(|table| table.text()).join("\n");
         let compared = self.compared.as_ref().map(Compared::text).unwrap_or_default();
         format!("{}\n{tables}{}{compared}", self.head(), self.notes())
     }
 
-    /// For a page.
+    /// Formats the report as Markdown.
     pub(super) fn markdown(&self) -> String {
         let tables = [self.flows(), self.usages()].map(|table| table.markdown()).join("\n");
         let compared = self.compared.as_ref().map(Compared::markdown).unwrap_or_default();
@@ -139,7 +140,7 @@ impl Report {
         table
     }
 
-    /// What was not as it should be.
+    /// Lists the messages that were not sent, or not handled.
     fn notes(&self) -> String {
         let mut notes = String::new();
         if self.unsent > 0 {
@@ -177,7 +178,7 @@ fn per(what: f64, number: f64) -> Option<f64> {
     (number > 0.0).then(|| what / number)
 }
 
-/// A number with the digits that matter.
+/// Formats a number with the digits that matter.
 pub(super) fn figure(number: f64) -> String {
     match number {
         number if number >= 100.0 => format!("{number:.0}"),

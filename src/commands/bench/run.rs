@@ -1,4 +1,4 @@
-//! A run: its plan, its clock, and what is counted, as all who take part in it see it.
+//! The state of a run that its parts share: plan, clock and counts.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -12,7 +12,7 @@ use super::plan::Plan;
 use super::series::Series;
 use super::tally::{Tally, Window};
 
-/// All of it is one task, so a cell is as good as a lock.
+/// A run. All its parts run in one task, so cells do instead of locks.
 pub(super) struct Run {
     pub(super) plan: Plan,
     pub(super) begun: Instant,
@@ -22,14 +22,14 @@ pub(super) struct Run {
     pub(super) series: RefCell<Series>,
     /// Cancelled when the measured time is over: nothing more is published.
     pub(super) closed: CancellationToken,
-    /// Messages that may still be published once it is measured.
+    /// Messages that may still be published in the measured time.
     left: Cell<u64>,
-    /// What ended it before its time.
+    /// Reason for an early end.
     trouble: RefCell<Option<String>>,
 }
 
 impl Run {
-    /// One that begins now.
+    /// Makes a run that begins now.
     pub(super) fn begin(plan: Plan, client: Meter, broker: Meter) -> Self {
         let begun = Instant::now();
         let from = begun + plan.warm_up();
@@ -47,17 +47,18 @@ impl Run {
         }
     }
 
-    /// A moment as it stands in a message.
+    /// Converts a moment to a message's stamp.
     pub(super) fn stamp(&self, moment: Instant) -> u64 {
         u64::try_from(moment.saturating_duration_since(self.begun).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// The moment that stands in a message. One that cannot be was not written by this run, and is now.
+    /// Converts a message's stamp to a moment. A stamp in the future was not written by this run, and counts as `now`.
     pub(super) fn moment(&self, stamp: u64, now: Instant) -> Instant {
         self.begun.checked_add(Duration::from_nanos(stamp)).filter(|moment| *moment <= now).unwrap_or(now)
     }
 
-    /// So many messages may be published at a moment, `most` at the most; none when the time or the number is used up.
+    /// Reserves up to `most` messages to publish at `moment`; `None` when the time or the number of messages is used
+    /// up.
     pub(super) fn take(&self, most: u32, moment: Instant) -> Option<u64> {
         let window = self.tally.borrow().window;
         if window.until.is_some_and(|until| moment >= until) {
@@ -71,13 +72,13 @@ impl Run {
         (taken > 0).then_some(taken)
     }
 
-    /// Ends it before its time, and says why.
+    /// Ends the run early, and notes why.
     pub(super) fn fail(&self, why: impl ToString) {
         self.trouble.borrow_mut().get_or_insert_with(|| why.to_string());
         self.close(Instant::now());
     }
 
-    /// What ended it before its time.
+    /// The reason for an early end.
     pub(super) fn trouble(&self) -> Option<String> {
         self.trouble.borrow().clone()
     }
@@ -95,8 +96,9 @@ impl Run {
         self.closed.cancel();
     }
 
-    /// Opens the meters, looks at them as long as it is measured, and ends it when its time is over or it is to be stopped. Never ends,
-    /// for it runs beside the work.
+    /// Starts the meters and reads them during the measured time; closes the run when its time is over or a stop is
+    /// requested. Never
+    /// returns; runs beside the load.
     pub(super) async fn watch(&self, stop: &CancellationToken) -> Infallible {
         let measuring = async {
             let Window { from, until } = self.tally.borrow().window;

@@ -1,4 +1,4 @@
-//! What happened over time, for the picture.
+//! Measurements over time, for the plot.
 
 use std::time::{Duration, Instant};
 
@@ -7,19 +7,19 @@ use super::tally::{Tally, Way};
 /// Points of a run whose length is known.
 const POINTS: u32 = 40;
 
-/// What happened between two looks.
+/// Measurements between two looks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Point {
-    /// Seconds since it is measured, in the middle of the two looks.
+    /// Seconds since measuring started, halfway between the two looks.
     pub(super) at: f64,
     pub(super) published: Slice,
     pub(super) handled: Slice,
-    /// Processors' worths.
+    /// Processors in use on average.
     pub(super) client: f64,
     pub(super) broker: f64,
 }
 
-/// Messages of one way between two looks.
+/// Messages in one direction between two looks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slice {
     /// Messages a second.
@@ -29,29 +29,29 @@ pub(super) struct Slice {
     pub(super) p99: Option<f64>,
 }
 
-/// Points one after the other.
+/// The points of a run, in order.
 #[derive(Debug, Default)]
 pub(super) struct Series {
     pub(super) points: Vec<Point>,
-    /// When somebody last looked.
+    /// Time of the last look.
     looked: Option<Instant>,
 }
 
 impl Series {
-    /// The time between two looks.
+    /// The interval between two looks.
     pub(super) fn step(duration: Option<Duration>) -> Duration {
         let of_known = |duration: Duration| (duration / POINTS).max(Duration::from_millis(250));
         duration.map_or(Duration::from_secs(1), of_known)
     }
 
-    /// It is measured from now on.
+    /// Starts the series; discards the counts of the warm-up.
     pub(super) fn begin(&mut self, tally: &mut Tally, now: Instant) {
         Slice::take(&mut tally.published, 1.0);
         Slice::take(&mut tally.handled, 1.0);
         self.looked = Some(now);
     }
 
-    /// What happened since the last look, and the processor time that it took.
+    /// Adds the point since the last look, with the processor time used since.
     pub(super) fn push(&mut self, tally: &mut Tally, client: Duration, broker: Duration, now: Instant) {
         let Some(looked) = self.looked.replace(now) else { return };
         let seconds = now.saturating_duration_since(looked).as_secs_f64();

@@ -1,4 +1,4 @@
-//! Rows of cells, for people or as Markdown.
+//! Tables as plain text or Markdown.
 
 use std::iter::once;
 
@@ -20,7 +20,7 @@ impl Table {
         self.rows.push(cells.into());
     }
 
-    /// In columns: the first to the left, the others to the right.
+    /// Formats columns as plain text: the first left-aligned, the others right-aligned.
     pub(super) fn text(&self) -> String {
         let widths: Vec<usize> = (0..self.head.len())
             .map(|n| once(&self.head).chain(&self.rows).map(|row| row[n].chars().count()).max().unwrap_or(0))

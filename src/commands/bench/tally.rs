@@ -1,17 +1,18 @@
-//! What is counted: all of it, and what falls into the time that is measured. Pure.
+//! The counts of a run: in total, and within the measured time. Pure.
 //!
-//! A message counts for the rate if it was acknowledged (or handled) within the window, and for the latency if it was due within it, however
-//! long it took: what is slow is not left out.
+//! A message counts for the rate if it was acknowledged (or handled) within the window. It counts for the latency if
+//! it was due
+//! within the window, however long it took: slow messages are not left out.
 
 use std::time::{Duration, Instant};
 
 use crate::commands::common::latency::Latency;
 
-/// The time that is measured.
+/// The measured time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
     pub(super) from: Instant,
-    /// `None` while nobody knows.
+    /// `None` while the end is open.
     pub(super) until: Option<Instant>,
 }
 
@@ -20,29 +21,29 @@ impl Window {
         self.from <= moment && self.until.is_none_or(|until| moment <= until)
     }
 
-    /// How long it was, or is by now.
+    /// The length of the window, up to `now` if its end is open.
     pub(super) fn length(&self, now: Instant) -> Duration {
         self.until.unwrap_or(now).saturating_duration_since(self.from)
     }
 }
 
-/// Messages on one way: to the broker, or from it.
+/// Counts and latencies of messages in one direction: to the broker, or from it.
 #[derive(Debug, Default)]
 pub(super) struct Way {
-    /// Since the beginning.
+    /// Messages since the run began.
     pub(super) total: u64,
-    /// Within the window.
+    /// Messages within the window.
     pub(super) measured: u64,
     pub(super) latency: Latency,
-    /// When the last one came.
+    /// Time of the last message.
     pub(super) last: Option<Instant>,
-    /// Since somebody last looked.
+    /// Messages since the last look.
     pub(super) recent: u64,
     pub(super) recent_latency: Latency,
 }
 
 impl Way {
-    /// Messages that were due at `due` have come to their end at `now`.
+    /// Counts messages completed at `now`, and their latency if they were due at `due`.
     pub(super) fn count(&mut self, window: &Window, messages: u64, due: Option<Instant>, now: Instant) {
         self.total += messages;
         self.recent += messages;
@@ -55,7 +56,7 @@ impl Way {
         }
     }
 
-    /// The latency of messages alone. It is what they have waited at the least, of those that never come to their end.
+    /// Records only the latency. For messages that never complete, the time waited so far is a lower bound.
     pub(super) fn time(&mut self, window: &Window, messages: u64, due: Instant, now: Instant) {
         if window.has(due) {
             let latency = now.saturating_duration_since(due);
@@ -73,7 +74,7 @@ pub(super) struct Tally {
     pub(super) handled: Way,
     /// How much later than due an open loop's messages were sent.
     pub(super) late: Latency,
-    /// Messages that were due, and were not sent before the end.
+    /// Messages that were due but not sent before the end.
     pub(super) unsent: u64,
 }
 
@@ -86,19 +87,19 @@ impl Tally {
         self.published.count(&self.window, messages, Some(due), now);
     }
 
-    /// `due` is `None` where the time in the queue says nothing.
+    /// Counts a handled message; `due` is `None` where the time in the queue says nothing.
     pub(super) fn handled(&mut self, due: Option<Instant>, now: Instant) {
         self.handled.count(&self.window, 1, due, now);
     }
 
-    /// Messages are sent.
+    /// Records how much later than due messages were sent.
     pub(super) fn sent_late(&mut self, messages: u64, due: Instant, now: Instant) {
         if self.window.has(due) {
             self.late.record_times(now.saturating_duration_since(due), messages);
         }
     }
 
-    /// Messages that were due are not sent any more: their latency is what they have waited.
+    /// Counts due messages that will not be sent; their latency is the time that they waited.
     pub(super) fn unsent(&mut self, messages: u64, due: Instant, now: Instant) {
         if self.window.has(due) {
             self.unsent += messages;
