@@ -1,4 +1,4 @@
-//! `mqueue broker`: the embedded broker, until a signal.
+//! `mqueue broker`: runs the embedded broker until a signal.
 
 pub(crate) mod args;
 
@@ -20,7 +20,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
     open_files::raise_limit();
-    // the addresses before the folder: a broker that cannot listen leaves nothing behind
+    // bind before opening the folder: a broker that cannot listen leaves nothing behind
     let listening = Listening::bind(&args.tcp_address, &args.http_addresses()).await;
     let listening = listening.map_err(|e| Failure::new(Exit::Failure, e))?;
     let broker = open(&args)?;
@@ -36,7 +36,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// The broker with its log, or without one.
+/// Opens the broker with its log, or in memory.
 fn open(args: &Args) -> Result<Broker, Failure> {
     let (config, storage) = (args.config(), &args.storage);
     if storage.memory {
