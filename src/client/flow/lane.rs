@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 /// Back-to-back messages from which on a connection may have all the room there is.
 const BUSY: u32 = 64;
-/// Messages in a row that came neither soon nor late from which on more room is tried, and where that number ends when it is tried in vain.
+/// Messages that neither come back to back nor late, after which more room is tried; after each trial in vain twice as many, up to the last.
 const FIRST_TRIAL: u32 = 64;
 const LAST_TRIAL: u32 = 4096;
+/// The longest wait for a message after which more room is still tried. A longer one is a pause in publishing.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_millis(20);
 
 /// One connection.
 #[derive(Debug)]
@@ -15,31 +17,36 @@ pub(super) struct Lane {
     /// What nsqd should have been told.
     pub(super) rdy: u32,
     pub(super) max_rdy: u32,
-    /// Messages that came back to back.
+    /// Messages received back to back.
     streak: u32,
     trial: Trial,
     /// Messages before the next trial.
     trial_after: u32,
     /// Since when there has been room and nothing has come; `None` without room.
     waiting_since: Option<Instant>,
-    /// A message that comes this soon was already waiting.
+    /// The longest wait for a message that was in the queue already, by the round trip of the connect.
     brisk: Duration,
-    /// With no message for this long, none was waiting.
+    /// The wait after which the queue counts as empty.
     patience: Duration,
+    /// The least `patience`, by the round trip of the connect.
+    least_patience: Duration,
+    /// The moving average of the waits between `brisk` and [`LONGEST_WAIT`].
+    mean_wait: Duration,
 }
 
-/// Whether more room is tried, of which messages that come steadily may make use.
+/// The trial of room for two messages.
 #[derive(Debug)]
 enum Trial {
-    /// When so many more of them have come.
+    /// Starts after this many more messages.
     After(u32),
-    /// It is.
+    /// Runs.
     Runs,
 }
 
 impl Lane {
     pub(super) fn new(max_rdy: u32, round_trip: Duration) -> Self {
         let round_trip = round_trip.min(Duration::from_secs(1));
+        let patience = round_trip * 2 + Duration::from_millis(1);
         Self {
             in_flight: 0,
             rdy: 0,
@@ -49,7 +56,9 @@ impl Lane {
             trial_after: FIRST_TRIAL,
             waiting_since: None,
             brisk: round_trip * 3 / 2 + Duration::from_micros(200),
-            patience: round_trip * 2 + Duration::from_millis(1),
+            patience,
+            least_patience: patience,
+            mean_wait: patience / 2,
         }
     }
 
@@ -58,39 +67,49 @@ impl Lane {
         self.in_flight += count;
         let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if waited > self.patience {
-            return self.fell_quiet();
+            self.fell_quiet();
         }
         let fills = matches!(self.trial, Trial::Runs) && count >= room;
         if waited <= self.brisk || fills {
             self.streak = self.streak.saturating_add(count);
-        } else {
-            self.came_steadily(count);
+        } else if waited <= self.least_patience.max(LONGEST_WAIT) {
+            self.came_steadily(count, waited);
         }
         if self.streak >= BUSY {
             self.trial_after = FIRST_TRIAL;
-            self.trial = Trial::After(FIRST_TRIAL);
+            self.trial = Trial::After(1);
         }
     }
 
-    /// Messages came later than those that wait come from an nsqd that has nothing else to do, and sooner than others: it may have much
-    /// to do, or they are published at this pace. Then room for two of them tells, at the price of a moment.
-    fn came_steadily(&mut self, count: u32) {
-        if let Trial::After(left) = self.trial {
+    /// Counts messages that came later than `brisk`, and starts a trial after enough of them.
+    ///
+    /// They are either published at this pace, or wait in the queue while nsqd, this machine or the line is slower than at the connect. Room for
+    /// two tells: two that were in the queue take as long as one. The price is a short delay of one message where they were not.
+    fn came_steadily(&mut self, count: u32, waited: Duration) {
+        self.mean_wait = (7 * self.mean_wait + waited) / 8;
+        if let Trial::After(left) = self.trial
+            && self.streak < BUSY
+        {
             self.trial = Trial::After(left.saturating_sub(count));
             if left <= count {
                 self.trial = Trial::Runs;
                 self.streak = self.streak.max(2);
+                self.patience = self.least_patience.max(2 * self.mean_wait);
             }
         }
     }
 
-    /// None was waiting: a trial was in vain, and the next is later.
+    /// Goes back to room for one: the queue is empty, or seems so. A trial in vain makes the next one later. After a busy time a trial
+    /// starts with the next message: one late answer must not end it.
     fn fell_quiet(&mut self) {
-        self.streak = 1;
-        if let Trial::Runs = self.trial {
+        if self.streak >= BUSY {
+            self.trial = Trial::After(1);
+        } else if let Trial::Runs = self.trial {
             self.trial_after = (2 * self.trial_after).min(LAST_TRIAL);
+            self.trial = Trial::After(self.trial_after);
         }
-        self.trial = Trial::After(self.trial_after);
+        self.streak = 1;
+        self.patience = self.least_patience;
     }
 
     /// How many messages beyond those in flight would be welcome.

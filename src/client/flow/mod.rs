@@ -3,8 +3,8 @@
 //! **RDY follows the traffic.** nsqd holds a message back, for up to 250 ms, while its client is ready for more. So a quiet
 //! connection gets room for one message beyond those in flight: nsqd then sends each at once. When messages come back to
 //! back the room grows with them, up to all there is; when they cease, it falls back to one, and that RDY makes nsqd send
-//! what it holds. Messages that come at a pace between the two, from an nsqd that is slow or a publisher that is not, are told apart by
-//! trying room for two.
+//! what it holds. Messages that come at a pace between the two are told apart by trying room for two: they may be published at that pace, or
+//! be waiting in an nsqd, behind a line, or on a machine that has more to do than when the client connected.
 //!
 //! ```text
 //!  room:   1 ──back to back──▶ 2 ─▶ 4 ─▶ … ─▶ all that is free
@@ -20,6 +20,8 @@
 //! on, if it fails they stop for longer.
 
 mod lane;
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;
 
