@@ -21,7 +21,7 @@ pub(crate) enum Exit {
     NothingDone = 5,
     /// No broker is available (`EX_UNAVAILABLE`).
     Unavailable = 69,
-    /// Ended by a second signal; messages in flight were requeued.
+    /// Ended by a second signal; unfinished work was requeued or given up.
     Interrupted = 130,
 }
 
