@@ -39,8 +39,7 @@ fn is_inherited(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_"))
 }
 
-/// Prepares a command as a child that ignores this terminal's Ctrl-C, ends with this process, and has a clean
-/// environment.
+/// Prepares a command as a child that ignores this terminal's Ctrl-C, ends with this process, and has a clean environment.
 pub(crate) fn command(mut command: Command, args: &[&str]) -> Command {
     command.env_clear().envs(std::env::vars_os().filter(|(name, _)| is_inherited(name)));
     command.args(args).env(ENDS_WITH_PARENT, "1").process_group(0).kill_on_drop(true);

@@ -9,7 +9,7 @@ use mqueue::worker::{Ended, Tally};
 pub(crate) enum Exit {
     /// Everything was done.
     Success = 0,
-    /// Something was not done: stderr names it.
+    /// Something was not done: stderr says what.
     Failure = 1,
     /// The arguments do not make sense (also clap's own code).
     Usage = 2,
@@ -26,10 +26,8 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// Returns the code of a run that ended by itself: `NothingDone` if messages failed and none was done, so that a
-    /// script that
-    /// checks only the code notices. With one message done the run is a success: the others were retried or are dead
-    /// letters, as requested.
+    /// Returns the code of a run that ended by itself: `NothingDone` if messages failed and none was done, so that a script that checks
+    /// only the code notices. With one message done the run is a success: the others were retried or are dead letters, as requested.
     pub(crate) fn of_work(done: u64, failed: u64) -> Self {
         if done == 0 && failed > 0 { Self::NothingDone } else { Self::Success }
     }

@@ -25,7 +25,7 @@ impl Lines {
             // an empty line marks the end
             let mut written = Ok(());
             for line in lines.into_iter().take_while(|line| !line.is_empty()) {
-                // a failed write does not stop the work: `end` reports it
+                // a failed write does not stop the work: `end` reports a failure of the last line
                 let mut out = io::stdout().lock();
                 written = out.write_all(line.as_bytes()).and_then(|()| out.flush());
             }

@@ -1,6 +1,5 @@
-//! A timer exact to some 60 µs, from a sleeping thread. tokio's timers have a resolution of whole milliseconds, which
-//! is longer
-//! than a publish takes.
+//! A timer exact to some 60 µs, from a sleeping thread. tokio's timers have a resolution of whole
+//! milliseconds, which is longer than a publish takes.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};

@@ -5,9 +5,8 @@
 //!             └─ record ─┘ delimiter └─ record ─┘ …    └ never empty ┘
 //! ```
 //!
-//! Records are slices of the read buffer. A record longer than allowed is skipped up to its delimiter, and the buffer
-//! does not grow
-//! for it.
+//! Records are slices of the read buffer. A record longer than allowed is skipped up to its
+//! delimiter, and the buffer does not grow for it.
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem::{Finder, find_iter};
@@ -73,8 +72,7 @@ impl Records {
         cut
     }
 
-    /// Ends the input: the rest after the last delimiter is a record, too. The splitter is then ready for the next
-    /// input.
+    /// Ends the input: the rest after the last delimiter is a record, too. The splitter is then ready for the next input.
     pub(crate) fn end(&mut self) -> Cut {
         let mut cut = Cut::default();
         let rest = self.buffer.split_to(self.filled).freeze();

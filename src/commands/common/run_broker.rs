@@ -45,8 +45,7 @@ impl Brokers {
         }
     }
 
-    /// Finds the nsqds that are named; if none is, starts a broker in this process, in a folder whose name begins with
-    /// `name`.
+    /// Finds the nsqds that are named; if none is, starts a broker in this process, in a folder whose name begins with `name`.
     pub(crate) async fn find_or_start(
         args: &broker_args::Args,
         name: &str,

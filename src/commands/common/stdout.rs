@@ -10,16 +10,14 @@ use mqueue::io_error::why;
 /// True if the program was started without a standard output (`>&-`).
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// Remembers that the program was started without a standard output. Only code that runs before `main` can tell: std
-/// then puts
-/// /dev/null in the place of a closed descriptor.
+/// Remembers that the program was started without a standard output. Only code that runs before
+/// `main` can tell: std then puts /dev/null in the place of a closed descriptor.
 pub(crate) fn was_closed_at_start() {
     CLOSED.store(true, Ordering::Relaxed);
 }
 
-/// Fails if there is no standard output. A command for which a printed message counts as done, and leaves the queue,
-/// calls it
-/// before its first message.
+/// Fails if there is no standard output. A command for which a printed message counts as done, and
+/// leaves the queue, calls it before its first message.
 ///
 /// # Errors
 /// Fails with a line that says what to do.
@@ -40,7 +38,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// Converts the result of a write to standard output into the command's result; a closed pipe is success.
 ///
 /// # Errors
-/// As [`print`].
+/// Fails like [`print`].
 pub(crate) fn ended(written: io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

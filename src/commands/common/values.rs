@@ -1,5 +1,4 @@
-//! Parsers of flag values that several commands share. Each error says what is allowed: clap adds the flag and the
-//! value.
+//! Parsers of flag values that several commands share. Each error says what is allowed: clap adds the flag and the value.
 
 use std::ops::{Bound, RangeBounds};
 use std::time::Duration;
@@ -36,9 +35,8 @@ pub(crate) fn largest<T: TryFrom<u64>>() -> u64 {
     [64, 32, 16, 8].map(|bits| u64::MAX >> (64 - bits)).into_iter().find(|max| T::try_from(*max).is_ok()).unwrap_or(0)
 }
 
-/// Reads a duration with its unit, such as `500ms`. A bare number is refused: it once meant milliseconds here, and
-/// means
-/// seconds elsewhere.
+/// Reads a duration with its unit, such as `500ms`. A bare number is refused: it once meant
+/// milliseconds here, and means seconds elsewhere.
 ///
 /// # Errors
 /// Says what a duration looks like.
@@ -80,9 +78,8 @@ const LEVELS: [(&str, &str); 12] = [
     ("quiet", "off"),
 ];
 
-/// Reads a log filter: levels, and levels of targets as in `info,mqueue::client=debug`. A single unknown word is
-/// refused: tracing
-/// would take it for a target, and silence everything else.
+/// Reads a log filter: levels, and levels of targets as in `info,mqueue::client=debug`. A single
+/// unknown word is refused: tracing would take it for a target, and silence everything else.
 ///
 /// # Errors
 /// Names the levels.

@@ -27,8 +27,7 @@ pub(crate) fn consumer_config(
     config
 }
 
-/// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead letters need another
-/// stream.
+/// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead letters need another stream.
 pub(crate) fn worker_config(stream: &TopicName, failing: &Failing) -> Result<WorkerConfig, Failure> {
     Ok(WorkerConfig {
         max_attempts: failing.max_attempts,

@@ -1,7 +1,6 @@
 //! Line charts over a common axis, as an SVG file that is readable on its own, on light and on dark pages.
 //!
-//! Written here, because the maintained chart crates bring a fixed look, fonts or a browser along; this needs only
-//! axes and lines.
+//! Written here, because the maintained chart crates bring a fixed look, fonts or a browser along; this needs only axes and lines.
 
 mod scale;
 mod svg;
@@ -111,8 +110,7 @@ impl Panel {
     }
 }
 
-/// Moves labels apart so that none overlaps another, and none goes below `lowest`, where the next diagram's labels
-/// begin.
+/// Moves labels apart so that none overlaps another, and none goes below `lowest`, where the next diagram's labels begin.
 fn spread(labels: &mut [(f64, &Line)], lowest: f64) {
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
     for n in 1..labels.len() {
