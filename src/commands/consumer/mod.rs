@@ -124,8 +124,7 @@ impl Alive {
         Ok(ended)
     }
 
-    /// Takes the pokes that arrived while the worker was leaving, or later; messages that it requeued count as one
-    /// poke.
+    /// Takes the pokes that arrived while the worker was leaving, or later; messages that it requeued count as one poke.
     async fn late_pokes(&self) -> usize {
         let passed_on = self.nudge.notified().now_or_never().is_some();
         usize::from(passed_on) + self.service.take_pokes()

@@ -23,9 +23,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Takes the activation sockets, then at once every pending poke: an unread poke would make systemd start the unit
-    /// again and
-    /// again.
+    /// Takes the activation sockets, then at once every pending poke: an unread poke would make systemd start the unit again and again.
     pub(super) fn start() -> io::Result<Self> {
         let service = Self { door: Door::from_env()?, notifier: Notifier };
         service.take_pokes();
