@@ -5,9 +5,8 @@
 //!  (bursts)                   └─▶ reports:  asleep ◀── reports.sock ◀── wakeup
 //! ```
 //!
-//! The broker and the producer run in this process; consumers and wakeup are child processes. An activator holds the
-//! socket in
-//! place of systemd.
+//! The broker and the producer run in this process; consumers and wakeup are child processes. An
+//! activator holds the socket in place of systemd.
 
 mod activator;
 pub(crate) mod args;
