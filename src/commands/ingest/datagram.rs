@@ -1,10 +1,8 @@
 //! Packets from datagram sockets.
 //!
 //! The receiver only moves packets to a bounded queue, so that a burst leaves the kernel's small buffer at once. It
-//! stops receiving while
-//! the queue is full. A Unix socket's sender then blocks (or gets EAGAIN, if non-blocking), and nothing is dropped.
-//! For UDP, which has no
-//! flow control, the kernel drops packets and counts them.
+//! stops receiving while the queue is full. A Unix socket's sender then blocks (or gets EAGAIN, if non-blocking),
+//! and nothing is dropped. For UDP, which has no flow control, the kernel drops packets and counts them.
 
 use std::io;
 use std::os::fd::AsFd;

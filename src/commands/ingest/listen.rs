@@ -31,9 +31,8 @@ pub(super) enum Socket {
     Udp(UdpSocket),
 }
 
-/// The file of a Unix socket, removed on drop. It must be dropped before the socket is closed: once closed, another
-/// process may
-/// replace the file, and the new file must not be removed.
+/// The file of a Unix socket, removed on drop. It must be dropped before the socket is closed: once
+/// closed, another process may replace the file, and the new file must not be removed.
 #[derive(Debug)]
 pub(super) struct SocketFile(PathBuf);
 

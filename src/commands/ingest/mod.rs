@@ -5,8 +5,7 @@
 //!  unixgram:, udp:  receiver ─▶ queue (bounded) ─▶ Outlet
 //! ```
 //!
-//! A reader takes no more input until its last input is published or queued. So a stream's sender is throttled, and
-//! memory is bounded.
+//! A reader takes no more input until its last input is published or queued. So a stream's sender is throttled, and memory is bounded.
 
 pub(crate) mod args;
 mod datagram;

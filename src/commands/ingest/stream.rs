@@ -1,16 +1,12 @@
 //! Lines from stream sockets.
 //!
 //! A connection is read only while none of its lines waits to be published. At its end the sender gets the number of
-//! lines published. When
-//! the program stops, the sender gets the number so far, and has to send the rest elsewhere.
+//! lines published. When the program stops, the sender gets the number so far, and has to send the rest elsewhere.
 //!
-//! A line is complete when its newline has arrived. Text after the last newline is not published, however the stream
-//! ended: the end of a
-//! killed sender looks like any other, and a sender that closes its side in order may only relay what a killed one
-//! wrote.
+//! A line is complete when its newline has arrived. Text after the last newline is not published, however the stream ended: the
+//! end of a killed sender looks like any other, and a sender that closes its side in order may only relay what a killed one wrote.
 //!
-//! A silent sender keeps its connection until all places are taken; then the one silent for longest makes way for a
-//! new one.
+//! A silent sender keeps its connection until all places are taken; then the one silent for longest makes way for a new one.
 
 use std::io;
 use std::sync::Arc;
@@ -28,14 +24,12 @@ use crate::commands::common::record_splitter::{Cut, Records};
 use mqueue::http::{Place, Places};
 use mqueue::net::Answer;
 
-/// Limit on the connections of a socket. A silent one makes way for a new one; while none is silent, new ones wait in
-/// the kernel.
+/// Limit on the connections of a socket. A silent one makes way for a new one; while none is silent, new ones wait in the kernel.
 pub(super) const CONNECTIONS: usize = 256;
 /// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Limits for a sender when the program stops: silence after which it counts as finished, and the number of reads
-/// after which a sender
-/// that is not silent is cut off.
+/// Limits for a sender when the program stops: silence after which it counts as finished, and the
+/// number of reads after which a sender that is not silent is cut off.
 const SILENCE: Duration = Duration::from_millis(20);
 const LAST_READS: usize = 64;
 /// Longest time that a sender may leave its answer unread.
