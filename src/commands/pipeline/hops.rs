@@ -79,7 +79,7 @@ pub(super) fn work(args: &Args, n: u8) -> Duration {
     args.work.get(usize::from(n)).or(args.work.last()).copied().unwrap_or_default()
 }
 
-/// Returns twice the concurrency that the rate needs, so that a backlog can be worked off.
+/// Returns about twice the concurrency that the rate needs, so that a backlog can be worked off.
 fn concurrency(rate: Rate, work: Duration) -> u32 {
     match rate {
         Rate::Fixed(rate) => ((2.0 * rate * work.as_secs_f64()).ceil() as u32).saturating_add(10).min(2000),
