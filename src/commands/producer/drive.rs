@@ -1,8 +1,7 @@
 //! The three ways to send: one by one, on a schedule, or in bulk.
 //!
-//! Each ends when the source, the count or the time is used up, or on a stop, and when every message sent has settled.
-//! None
-//! takes a message that it does not send.
+//! Each ends when the source, the count or the time is used up, or on a stop, and when every
+//! message sent has settled. None takes a message that it does not send.
 
 use std::cell::Cell;
 use std::io;
@@ -18,9 +17,8 @@ use super::source::Source;
 use crate::commands::common::precise_timer::Alarm;
 use crate::commands::common::schedule::Schedule;
 
-/// Bytes in flight to each nsqd in bulk: enough to keep a fast nsqd busy, and little enough for a slow network to
-/// carry before
-/// the deadline.
+/// Bytes in flight to each nsqd in bulk: enough to keep a fast nsqd busy, and little enough for a
+/// slow network to carry before the deadline.
 const IN_BULK: usize = 2 << 20;
 /// Bytes in flight on a schedule, while nsqd is slow. Beyond it messages are sent late.
 const ON_SCHEDULE: usize = 32 << 20;
@@ -81,8 +79,8 @@ impl Run<'_> {
         flights.settle_all().await;
     }
 
-    /// Publishes on a schedule, whether or not earlier messages were acknowledged. Messages due by `time` are sent, as
-    /// far as there is room.
+    /// Publishes on a schedule, whether or not earlier messages were acknowledged. Messages due by
+    /// `time` are sent, as far as there is room.
     pub(super) async fn on_schedule(&self, mut source: Source, rate: f64, time: Option<Duration>) -> io::Result<()> {
         let alarm = Alarm::start()?;
         let start = Instant::now();

@@ -1,6 +1,5 @@
-//! nsqd's limit on the message size, read from its HTTP API or learned from its first refusal. A message over it costs
-//! the
-//! connection, and is not sent.
+//! nsqd's limit on the message size, read from its HTTP API or learned from its first refusal. A
+//! message over it costs the connection, and is not sent.
 
 use std::convert::Infallible;
 use std::time::Duration;

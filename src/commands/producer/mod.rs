@@ -138,8 +138,7 @@ fn source(plan: &Plan, run: &str, tally: &Rc<Tally>) -> io::Result<Source> {
     }
 }
 
-/// Logs after the first signal how many messages are still in flight, if draining takes a while. Never returns; runs
-/// beside the work.
+/// Logs after the first signal how many messages are still in flight, if draining takes a while. Never returns; runs beside the work.
 async fn tell_waiting(draining: &CancellationToken, tally: &Tally) -> Infallible {
     draining.cancelled().await;
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,6 +1,5 @@
-//! Progress output. A bounded run has a bar on a terminal, and nothing elsewhere. An unbounded run logs each message
-//! at a slow pace,
-//! and the totals now and then at a fast one.
+//! Progress output. A bounded run has a bar on a terminal, and nothing elsewhere. An unbounded run
+//! logs each message at a slow pace, and the totals now and then at a fast one.
 
 use std::convert::Infallible;
 use std::io::IsTerminal;

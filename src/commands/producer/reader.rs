@@ -1,8 +1,7 @@
 //! The thread that reads files and stdin, so that a slow pipe, terminal or disk never delays the rest.
 //!
-//! It hands over each read at once, cut into records; while `AHEAD` of them wait, it does not read. It ends when the
-//! receiver is
-//! dropped, or with the program: a read of stdin cannot be cancelled.
+//! The thread hands over each read at once, cut into records; while `AHEAD` reads wait, it does not
+//! read. It ends when the receiver is dropped, or with the program: a read of stdin cannot be cancelled.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -59,9 +58,8 @@ pub(super) fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == STDIN
 }
 
-/// Returns the kind of stdin if it is a pipe or a file, so meant as input. Returns `None` for a terminal, `/dev/null`
-/// and a
-/// socket (systemd, cron, ssh).
+/// Returns the kind of stdin if it is a pipe or a file, so meant as input. Returns `None` for a
+/// terminal, `/dev/null` and a socket (systemd, cron, ssh).
 pub(super) fn redirected_stdin() -> Option<&'static str> {
     let kind = stdin_metadata().ok()?.file_type();
     match (kind.is_fifo(), kind.is_file()) {

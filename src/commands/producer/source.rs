@@ -11,7 +11,7 @@ use super::event::Events;
 use super::reader::Piece;
 use super::tally::Tally;
 
-/// Bytes of messages taken together, which is one command to nsqd; a larger message is taken alone.
+/// Limit on the bytes of messages taken together, which the last one may exceed: one command to nsqd.
 const TOGETHER: usize = 128 * 1024;
 
 /// A source of messages, in order.
