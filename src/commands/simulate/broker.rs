@@ -100,9 +100,8 @@ pub(super) async fn run(run: &Arc<Run>, ground: &Ground, workload: &mut Workload
     result
 }
 
-/// Publishes until the streams have ended and all chunks are acknowledged. The buffer size limits the chunks in
-/// progress, so that
-/// the workers throttle the streams.
+/// Publishes until the streams have ended and all chunks are acknowledged. The buffer size limits
+/// the chunks in progress, so that the workers throttle the streams.
 async fn publish(
     run: &Arc<Run>,
     publisher: &Publisher,

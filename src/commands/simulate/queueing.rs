@@ -18,9 +18,8 @@ pub(super) fn has_to_wait(workers: u32, load: f64) -> f64 {
     b / (1.0 - use_of_each * (1.0 - b))
 }
 
-/// Returns the mean wait in units of the mean work, for work whose squared coefficient of variation is `variation`;
-/// `None` if the queue
-/// grows without bound.
+/// Returns the mean wait in units of the mean work, for work whose squared coefficient of variation
+/// is `variation`; `None` if the queue grows without bound.
 pub(super) fn mean_wait(workers: u32, load: f64, variation: f64) -> Option<f64> {
     let spare = f64::from(workers) - load;
     (spare > 0.0).then(|| has_to_wait(workers, load) / spare * (1.0 + variation) / 2.0)

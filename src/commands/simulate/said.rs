@@ -1,6 +1,5 @@
-//! Lines on stdout, written by a thread of their own. Lines about chunks are never dropped: a slow reader slows the
-//! run, and a reader
-//! that goes away ends it.
+//! Lines on stdout, written by a thread of their own. Lines about chunks are never dropped: a slow
+//! reader slows the run, and a reader that goes away ends it.
 
 use std::io::{self, BufWriter, Write};
 
@@ -52,8 +51,7 @@ impl Said {
         let _ = self.voice.0.try_send(line);
     }
 
-    /// Waits, once all senders are dropped, until everything is written. Fails if a write failed; a closed pipe is no
-    /// failure.
+    /// Waits, once all senders are dropped, until everything is written. Fails if a write failed; a closed pipe is no failure.
     pub(super) async fn end(self) -> io::Result<()> {
         drop(self.voice);
         match self.written.await {
