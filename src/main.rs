@@ -89,8 +89,7 @@ fn log_to_journal_or_stderr(filter: EnvFilter) {
     }
 }
 
-/// Returns true if stderr is the stream that systemd's `JOURNAL_STREAM` names (`device:inode`), and was not
-/// redirected.
+/// Returns true if stderr is the stream that systemd's `JOURNAL_STREAM` names (`device:inode`), and was not redirected.
 fn stderr_is_the_journal() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let stderr = std::fs::metadata("/proc/self/fd/2");
