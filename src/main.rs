@@ -1,4 +1,4 @@
-//! Parses, runs, ends with an exit code.
+//! The `mqueue` program: parses the arguments, runs the subcommand, ends with an exit code.
 
 mod commands;
 
@@ -19,7 +19,7 @@ use self::commands::common::journal::FieldsInText;
 use self::commands::common::stdout;
 use self::commands::refusal;
 
-/// Runs before std puts /dev/null in the place of a standard output that is closed.
+/// Notes a closed stdout. Runs before `main`, because std replaces a closed stdout with /dev/null.
 #[ctor::ctor(unsafe)]
 fn look_at_stdout() {
     if nix::fcntl::fcntl(io::stdout(), nix::fcntl::FcntlArg::F_GETFD) == Err(nix::errno::Errno::EBADF) {
@@ -49,7 +49,7 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
     if std::env::var_os("MQUEUE_ENDS_WITH_PARENT").is_some() {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM).context("cannot end with the parent")?;
     }
-    // one thread: all work here is waiting, and a message never has to change threads
+    // one thread: the work is waiting for I/O, and a message never changes threads
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let exit = runtime.block_on(async {
         match cli.command {
@@ -71,12 +71,12 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
             Command::Doctor(args) => commands::doctor::run(args).await,
         }
     });
-    // a blocked write or read of a pipe must not keep the program, however it ends
+    // a pipe read or write that blocks must not delay the exit, however the command ends
     runtime.shutdown_background();
     exit
 }
 
-/// Where stderr is the journal (systemd runs us) events go there with their fields, elsewhere to stderr as text.
+/// Logs to the journal with fields if stderr is the journal (a service under systemd), otherwise as text to stderr.
 fn log_to_journal_or_stderr(filter: EnvFilter) {
     let registry = tracing_subscriber::registry().with(filter);
     let journal = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
@@ -89,14 +89,14 @@ fn log_to_journal_or_stderr(filter: EnvFilter) {
     }
 }
 
-/// True if stderr is what systemd's `JOURNAL_STREAM` names (`device:inode`), and not somewhere that it was sent to.
+/// Returns true if stderr is the stream that systemd's `JOURNAL_STREAM` names (`device:inode`), and was not redirected.
 fn stderr_is_the_journal() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let stderr = std::fs::metadata("/proc/self/fd/2");
     stderr.is_ok_and(|stderr| format!("{}:{}", stderr.dev(), stderr.ino()) == stream)
 }
 
-/// Prints what clap has to tell: the help and the version to stdout, a refusal to stderr.
+/// Prints clap's output: help and version to stdout, a refusal to stderr.
 fn tell(told: &clap::Error) -> ExitCode {
     if told.use_stderr() {
         let typed: Vec<OsString> = std::env::args_os().collect();

@@ -1,4 +1,4 @@
-//! The subcommands: a module each, which takes its arguments and runs to the end. They do not import each other.
+//! The subcommands, one module each, which takes its arguments and runs to the end. They do not import each other.
 
 pub(crate) mod bench;
 pub(crate) mod broker;

@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 /// The length of the stamp in bytes.
 const STAMP: usize = 8;
 
-/// Makes bodies of one size. The messages of a batch share one body, and bodies are reused, so that the benchmark does
-/// not measure allocation.
+/// Makes bodies of one size. The messages of a batch share one body, and bodies are reused, so that
+/// the benchmark does not measure allocation.
 #[derive(Debug)]
 pub(super) struct Bodies {
     size: usize,

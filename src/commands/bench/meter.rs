@@ -35,8 +35,7 @@ impl Meter {
         self.look();
     }
 
-    /// Reads processor time and memory; returns the processor time since the last look, or zero before the measured
-    /// time.
+    /// Reads processor time and memory; returns the processor time since the last look, or zero before the measured time.
     pub(super) fn look(&mut self) -> Duration {
         let Some(begun) = self.begun else { return Duration::ZERO };
         let now = self.processor_time();

@@ -43,8 +43,7 @@ impl std::fmt::Display for Process {
     }
 }
 
-/// Reads user and system time, the 14th and 15th field, from `/proc/PID/stat`. The second field, the name, may contain
-/// blanks.
+/// Reads user and system time, the 14th and 15th field, from `/proc/PID/stat`. The second field, the name, may contain blanks.
 fn processor_time(stat: &str) -> Option<Duration> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
@@ -64,9 +63,8 @@ pub(super) fn listening_at(address: &Address) -> Option<Process> {
     pids.filter(|pid| holds(*pid, &sockets)).find_map(Process::find)
 }
 
-/// Lists the sockets that listen on this port, as `/proc/PID/fd` links name them. The columns of `/proc/net/tcp` are:
-/// number,
-/// local address, remote address, state (0A: listening), five more, inode.
+/// Lists the sockets that listen on this port, as `/proc/PID/fd` links name them. The columns of
+/// `/proc/net/tcp` are: number, local address, remote address, state (0A: listening), five more, inode.
 fn listeners(table: &str, port: u16) -> impl Iterator<Item = String> {
     table.lines().skip(1).filter_map(move |line| {
         let fields: Vec<&str> = line.split_whitespace().collect();

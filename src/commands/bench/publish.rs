@@ -33,8 +33,7 @@ pub(super) struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    /// Publishes until the run is closed or all messages of the plan are published; then waits for every
-    /// acknowledgement.
+    /// Publishes until the run is closed or all messages of the plan are published; then waits for every acknowledgement.
     pub(super) async fn publish(&self, run: &Run) -> std::io::Result<()> {
         match run.plan.rate {
             Some(rate) => self.on_schedule(run, rate).await,

@@ -26,10 +26,9 @@ pub(super) struct Report {
     /// Messages published and acknowledged.
     pub(super) published: Option<Flow>,
     pub(super) handled: Option<Flow>,
-    /// How much later than due an open loop's messages were sent.
+    /// Delays between due time and sending in an open loop.
     pub(super) late_ms: Option<Quantiles>,
-    /// Messages due within the measured time but not sent before its end; the latency includes the time that they
-    /// waited.
+    /// Messages due within the measured time but not sent before its end; the latency includes the time that they waited.
     pub(super) unsent: u64,
     /// Messages published but not handled by the end.
     pub(super) missing: u64,

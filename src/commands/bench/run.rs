@@ -57,8 +57,7 @@ impl Run {
         self.begun.checked_add(Duration::from_nanos(stamp)).filter(|moment| *moment <= now).unwrap_or(now)
     }
 
-    /// Reserves up to `most` messages to publish at `moment`; `None` when the time or the number of messages is used
-    /// up.
+    /// Reserves up to `most` messages to publish at `moment`; `None` when the time or the number of messages is used up.
     pub(super) fn take(&self, most: u32, moment: Instant) -> Option<u64> {
         let window = self.tally.borrow().window;
         if window.until.is_some_and(|until| moment >= until) {
@@ -96,9 +95,8 @@ impl Run {
         self.closed.cancel();
     }
 
-    /// Starts the meters and reads them during the measured time; closes the run when its time is over or a stop is
-    /// requested. Never
-    /// returns; runs beside the load.
+    /// Starts the meters and reads them during the measured time; closes the run when its time is over
+    /// or a stop is requested. Never returns; runs beside the load.
     pub(super) async fn watch(&self, stop: &CancellationToken) -> Infallible {
         let measuring = async {
             let Window { from, until } = self.tally.borrow().window;

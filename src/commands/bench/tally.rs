@@ -1,8 +1,7 @@
 //! The counts of a run: in total, and within the measured time. Pure.
 //!
-//! A message counts for the rate if it was acknowledged (or handled) within the window. It counts for the latency if
-//! it was due
-//! within the window, however long it took: slow messages are not left out.
+//! A message counts for the rate if it was acknowledged (or handled) within the window. It counts for
+//! the latency if it was due within the window, however long it took: slow messages are not left out.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +71,7 @@ pub(super) struct Tally {
     pub(super) window: Window,
     pub(super) published: Way,
     pub(super) handled: Way,
-    /// How much later than due an open loop's messages were sent.
+    /// Delays between due time and sending in an open loop.
     pub(super) late: Latency,
     /// Messages that were due but not sent before the end.
     pub(super) unsent: u64,

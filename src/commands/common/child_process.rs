@@ -1,4 +1,4 @@
-//! The program's own commands as child processes, and what they say.
+//! The program's own commands as child processes, and their output.
 
 use std::ffi::OsStr;
 use std::process::Stdio;
@@ -11,12 +11,12 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// How long a child has to end when it is asked to.
+/// Grace period between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
-/// Names the environment variable that has a process end with who started it.
+/// Name of the environment variable that makes a process end with its parent.
 const ENDS_WITH_PARENT: &str = "MQUEUE_ENDS_WITH_PARENT";
 
-/// The variables that a child inherits. Every other one stays here: most flags can be set by the environment, and
+/// The variables that a child inherits. All others are removed: most flags can be set by the environment, and
 /// `COUNT=3` in the caller's shell is meant for the command that was typed, not for the commands that it starts.
 const INHERITED: [&str; 13] = [
     "PATH",
@@ -39,8 +39,7 @@ fn is_inherited(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_"))
 }
 
-/// Adds to the command what makes it a child that does not hear this terminal's Ctrl-C, ends with this process, and has
-/// a clean environment.
+/// Prepares a command as a child that ignores this terminal's Ctrl-C, ends with this process, and has a clean environment.
 pub(crate) fn command(mut command: Command, args: &[&str]) -> Command {
     command.env_clear().envs(std::env::vars_os().filter(|(name, _)| is_inherited(name)));
     command.args(args).env(ENDS_WITH_PARENT, "1").process_group(0).kill_on_drop(true);
@@ -48,7 +47,7 @@ pub(crate) fn command(mut command: Command, args: &[&str]) -> Command {
     command
 }
 
-/// A child, and the tasks that read what it says.
+/// A child, and the tasks that read its output.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
@@ -56,29 +55,29 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts it.
+    /// Starts the child.
     pub(crate) fn start(mut command: Command) -> anyhow::Result<Self> {
         Ok(Self { child: command.spawn().context("cannot start a child")?, readers: Vec::new() })
     }
 
-    /// Its process id, while it runs.
+    /// The child's process id, while it runs.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// Has each line of its stdout told.
+    /// Calls `line` for each line of the child's stdout.
     pub(crate) fn each_line_of_stdout(&mut self, line: impl FnMut(&str) + Send + 'static) {
         let out = self.child.stdout.take().expect("it is a pipe");
         self.readers.push(tokio::spawn(each_line(out, line)));
     }
 
-    /// Has each line of its stderr told.
+    /// Calls `line` for each line of the child's stderr.
     pub(crate) fn each_line_of_stderr(&mut self, line: impl FnMut(&str) + Send + 'static) {
         let err = self.child.stderr.take().expect("it is a pipe");
         self.readers.push(tokio::spawn(each_line(err, line)));
     }
 
-    /// Waits until it has ended, and all that it said was heard.
+    /// Waits until the child has ended and all its output is read.
     pub(crate) async fn ended(&mut self) {
         let _ = self.child.wait().await;
         for reader in &mut self.readers {
@@ -86,7 +85,7 @@ impl Running {
         }
     }
 
-    /// Asks it to end; one that does not is killed.
+    /// Stops the child with SIGTERM, and with SIGKILL after the grace period.
     pub(crate) async fn end(mut self) {
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);

@@ -1,4 +1,4 @@
-//! A broker in this process for as long as a command runs, with its log in a folder that goes with it.
+//! A broker in this process for the duration of a command, with its log in a temporary folder.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,12 @@ use mqueue::broker::log::{DiskLog, Options};
 use mqueue::broker::server::{ListenAddress, Server};
 use mqueue::broker::{Broker, BrokerConfig};
 
-/// The broker.
+/// A running broker.
 #[derive(Debug)]
 pub(crate) struct Embedded {
-    /// Where NSQ's protocol is spoken.
+    /// Address of NSQ's TCP protocol.
     pub(crate) tcp: String,
-    /// Where the HTTP API is.
+    /// Address of the HTTP API.
     pub(crate) http: String,
     folder: Folder,
     closing: CancellationToken,
@@ -23,7 +23,7 @@ pub(crate) struct Embedded {
 }
 
 impl Embedded {
-    /// Starts one on ports of the system's choice, in a folder that begins with `name`.
+    /// Starts a broker on ports that the system chooses, in a folder whose name begins with `name`.
     pub(crate) async fn start(name: &str) -> anyhow::Result<Self> {
         let folder = Folder::new(name)?;
         let local: [ListenAddress; 1] = ["127.0.0.1:0".parse().expect("a valid address")];
@@ -36,24 +36,24 @@ impl Embedded {
         Ok(Self { tcp, http, folder, closing, serving })
     }
 
-    /// A folder for what belongs to the run, such as sockets.
+    /// The folder for files of the run, such as sockets.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder.0
     }
 
-    /// Ends it, and its folder.
+    /// Stops the broker and removes its folder.
     pub(crate) async fn end(self) {
         self.closing.cancel();
         let _ = self.serving.await;
     }
 }
 
-/// A folder that goes with its owner.
+/// A folder that is removed when its owner is dropped.
 #[derive(Debug)]
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    /// A new one, below the folder for temporary files.
+    /// Creates a folder below the one for temporary files.
     pub(crate) fn new(name: &str) -> Result<Self, Failure> {
         let path = std::env::temp_dir().join(format!("{name}-{:08x}", fastrand::u32(..)));
         let failed =
@@ -62,7 +62,7 @@ impl Folder {
         Ok(Self(path))
     }
 
-    /// Where it is.
+    /// Path of the folder.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! How a command ends, as the shell sees it.
+//! Exit codes of the commands.
 
 use std::process::ExitCode;
 
@@ -7,32 +7,32 @@ use mqueue::worker::{Ended, Tally};
 /// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// All was done.
+    /// Everything was done.
     Success = 0,
     /// Something was not done: stderr says what.
     Failure = 1,
-    /// The arguments do not make sense (clap's own code, too).
+    /// The arguments do not make sense (also clap's own code).
     Usage = 2,
-    /// `doctor` has a warning, and nothing worse.
+    /// `doctor` found warnings, and nothing worse.
     Warnings = 3,
-    /// `doctor` has found something broken.
+    /// `doctor` found errors.
     Errors = 4,
     /// Nothing was done, and something failed: a run in which every message failed.
     NothingDone = 5,
-    /// No broker can be had (`EX_UNAVAILABLE`).
+    /// No broker is available (`EX_UNAVAILABLE`).
     Unavailable = 69,
-    /// Ended by a second signal, with work given back.
+    /// Ended by a second signal; unfinished work was requeued or given up.
     Interrupted = 130,
 }
 
 impl Exit {
-    /// The code of a run that came to its end and took messages: whoever looks at nothing else learns that none of them was done.
-    /// One that was done makes a success of the run: the others have been retried or are dead letters, as it was asked for.
+    /// Returns the code of a run that ended by itself: `NothingDone` if messages failed and none was done, so that a script that checks
+    /// only the code notices. With one message done the run is a success: the others were retried or are dead letters, as requested.
     pub(crate) fn of_work(done: u64, failed: u64) -> Self {
         if done == 0 && failed > 0 { Self::NothingDone } else { Self::Success }
     }
 
-    /// The code of a worker that ended so.
+    /// Returns the code of a worker that ended for the reason `ended`.
     ///
     /// # Errors
     /// Fails if no nsqd could be reached.
@@ -53,23 +53,23 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// A command that could not do its work: one line for people, and the code.
+/// Failure of a command: one line for people, and the exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{line}")]
 pub(crate) struct Failure {
-    /// What happened, and what to do.
+    /// Description of the failure, and what to do.
     pub line: String,
-    /// How the program ends.
+    /// Exit code of the program.
     pub exit: Exit,
 }
 
 impl Failure {
-    /// A failure with this line and code.
+    /// Makes a failure with this line and code.
     pub(crate) fn new(exit: Exit, line: impl ToString) -> Self {
         Self { line: line.to_string(), exit }
     }
 
-    /// No broker can be had. Says how to get one on this machine.
+    /// Makes the failure for an unreachable broker, with a hint how to get one on this machine.
     pub(crate) fn unavailable(error: &mqueue::client::Error) -> Self {
         use mqueue::client::Error;
         let hint = match error {

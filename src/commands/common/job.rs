@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use mqueue::handler::json_text;
 use mqueue::proto::{Message, MessageId};
 
-/// The header that says how often a stream has a line at least, in seconds.
+/// Name of the header with the longest time between two lines of a stream, in seconds.
 pub(crate) const HEARTBEAT_HEADER: &str = "x-mqueue-heartbeat";
 
-/// A job in the hands of a worker.
+/// A job handed to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Job<'a> {
-    /// What it is answered with.
+    /// Token that the worker answers with.
     pub(crate) token: Cow<'a, str>,
     id: Cow<'a, str>,
     timestamp: i64,
@@ -27,7 +27,7 @@ pub(crate) struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    /// The job that this message is.
+    /// Makes a job from a message.
     pub(crate) fn new(token: String, message: &'a Message) -> Self {
         let (body, encoding) = json_text(&message.body);
         Self {
@@ -40,13 +40,13 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Adds its line to `out`.
+    /// Appends the job's line to `out`.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         serde_json::to_writer(&mut *out, self).expect("strings and numbers are JSON, and memory takes every write");
         out.push(b'\n');
     }
 
-    /// The message that it was. Fails, with what is wrong, if it is none.
+    /// Converts the job back to its message. Fails with a description of the invalid field.
     pub(crate) fn message(&self) -> Result<Message, String> {
         let body = match self.encoding.as_deref() {
             None => Bytes::copy_from_slice(self.body.as_bytes()),

@@ -1,4 +1,4 @@
-//! Log lines in the journal: their fields to search by, and in their text, too, for that is all that journalctl shows.
+//! Journal entries with their fields twice: as fields to search by, and in the text, because journalctl shows only the text.
 
 use std::fmt::{Debug, Write};
 
@@ -7,7 +7,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Passes events on to the journal's layer with ` name=value` of each field behind the message, as the lines on stderr have it.
+/// Layer that appends ` name=value` for each field to the message, as on stderr, and passes the event to the journal's layer.
 pub(crate) struct FieldsInText<L>(pub(crate) L);
 
 impl<S: Subscriber, L: Layer<S>> Layer<S> for FieldsInText<L> {
@@ -27,7 +27,7 @@ impl<S: Subscriber, L: Layer<S>> Layer<S> for FieldsInText<L> {
 
 const MESSAGE: &str = "message";
 
-/// An event's values as text, by the index of their field, and those that go behind the message.
+/// Values of an event as text, by the index of their field, and the suffix for the message.
 struct Written {
     values: Vec<Option<String>>,
     behind: String,

@@ -1,4 +1,4 @@
-//! Lines of JSON on stdout, from a thread of their own: who reads them slowly holds nothing up, and gets fewer.
+//! JSON lines on stdout, written by a thread of their own: a slow reader delays nothing, and gets fewer lines.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -7,10 +7,10 @@ use std::thread::JoinHandle;
 
 use serde::Serialize;
 
-/// Lines that may wait to be written.
+/// Limit on the lines that wait to be written.
 const AHEAD: usize = 16;
 
-/// The way to stdout. Cheap to clone.
+/// Sender of lines to stdout. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Lines {
     waiting: SyncSender<String>,
@@ -18,14 +18,14 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// Starts the thread.
+    /// Starts the writer thread.
     pub(crate) fn start() -> io::Result<Self> {
         let (waiting, lines) = sync_channel::<String>(AHEAD);
         let writer = std::thread::Builder::new().name("lines".to_owned()).spawn(move || {
-            // an empty one is the end
+            // an empty line marks the end
             let mut written = Ok(());
             for line in lines.into_iter().take_while(|line| !line.is_empty()) {
-                // a line that cannot be written is no reason to stop the work: the end tells of it
+                // a failed write does not stop the work: `end` reports a failure of the last line
                 let mut out = io::stdout().lock();
                 written = out.write_all(line.as_bytes()).and_then(|()| out.flush());
             }
@@ -34,7 +34,7 @@ impl Lines {
         Ok(Self { waiting, writer: Arc::new(Mutex::new(Some(writer))) })
     }
 
-    /// Has a line written, unless many wait already.
+    /// Queues a line, or drops it if the queue is full.
     pub(crate) fn say(&self, line: &impl Serialize) {
         match self.waiting.try_send(text(line)) {
             Ok(()) => {}
@@ -42,7 +42,7 @@ impl Lines {
         }
     }
 
-    /// Has the last line written, and waits until it is.
+    /// Queues the last line, and waits until it is written.
     ///
     /// # Errors
     /// Fails if the last line could not be written.

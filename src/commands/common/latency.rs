@@ -1,4 +1,4 @@
-//! Latencies: gathered in constant memory, told in a line for people or as JSON.
+//! Latencies, collected in constant memory and shown as one line or as JSON.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// The longest latency that is told apart, in nanoseconds: an hour. What takes longer counts as that.
+/// The longest latency recorded, an hour, in nanoseconds. Longer ones count as an hour.
 const LONGEST: u64 = 3_600_000_000_000;
 
-/// Latencies from 1 ns to an hour, exact to 0.1 %, in some 300 KB however many there are.
+/// Histogram of latencies from 1 ns to an hour, exact to 0.1 %, in some 300 KB whatever the number of latencies.
 #[derive(Debug, Clone)]
 pub(crate) struct Latency(Histogram<u64>);
 
@@ -24,30 +24,30 @@ pub(crate) struct Quantiles {
 }
 
 impl Latency {
-    /// None yet.
+    /// Makes an empty histogram.
     pub(crate) fn new() -> Self {
         Self(Histogram::new_with_bounds(1, LONGEST, 3).expect("valid bounds"))
     }
 
-    /// Adds one.
+    /// Records one latency.
     pub(crate) fn record(&mut self, latency: Duration) {
         self.record_times(latency, 1);
     }
 
-    /// Adds the same one several times.
+    /// Records the same latency `times` times.
     pub(crate) fn record_times(&mut self, latency: Duration, times: u64) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(LONGEST);
         self.0.saturating_record_n(nanos.clamp(1, LONGEST), times);
     }
 
-    /// Their mean; `None` if there are none.
+    /// Returns the mean; `None` if nothing was recorded.
     pub(crate) fn mean(&self) -> Option<Duration> {
         (!self.0.is_empty()).then(|| Duration::from_nanos(self.0.mean() as u64))
     }
 
-    /// Their quantiles; `None` if there are none.
+    /// Returns the quantiles; `None` if nothing was recorded.
     pub(crate) fn quantiles(&self) -> Option<Quantiles> {
-        // to 0.1 µs
+        // rounded to 0.1 µs
         let millis = |nanos: u64| (nanos as f64 / 100.0).round() / 10_000.0;
         let at = |quantile| millis(self.0.value_at_quantile(quantile));
         (!self.0.is_empty()).then(|| Quantiles {

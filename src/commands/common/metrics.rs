@@ -1,10 +1,10 @@
-//! What a command counts, for Prometheus.
+//! Prometheus metrics of a command.
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-/// What `/metrics` is, as a content type.
+/// Content type of `/metrics`.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The counters of a command, each named `mqueue_…`, and `mqueue_build_info`.
@@ -12,7 +12,7 @@ pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 pub(crate) struct Metrics(Registry);
 
 impl Metrics {
-    /// Only the build's information; `register` adds the command's own.
+    /// Makes a registry with the build information; `register` adds the command's own metrics.
     pub(crate) fn new(register: impl FnOnce(&mut Registry)) -> Self {
         let mut registry = Registry::with_prefix("mqueue");
         registry.register("build", "The program", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
@@ -20,7 +20,7 @@ impl Metrics {
         Self(registry)
     }
 
-    /// All of them as OpenMetrics text.
+    /// Formats all metrics as OpenMetrics text.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.0).expect("a String takes all that is written");

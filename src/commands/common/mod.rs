@@ -1,4 +1,4 @@
-//! What several commands share.
+//! Modules that several commands share.
 
 pub(crate) mod broker_args;
 pub(crate) mod child_process;

@@ -1,8 +1,8 @@
-//! Room for many connections: the limit of open files that a shell gives is low, and the system allows more.
+//! The limit on open files. A shell's soft limit is low for many connections; the hard limit is higher.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises this process' limit of open files as far as it may. What it starts inherits it.
+/// Raises this process's soft limit on open files to the hard limit. Child processes inherit it.
 pub(crate) fn raise_limit() {
     let raised =
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
@@ -11,7 +11,7 @@ pub(crate) fn raise_limit() {
     }
 }
 
-/// Files that this process may open, and how many it may open still.
+/// The limit on open files, and how many more may be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Files {
     pub(crate) limit: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Those of this process, now.
+    /// Reads the current values of this process.
     pub(crate) fn of_this_process() -> Self {
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);

@@ -1,4 +1,4 @@
-//! A file that a picture is to be drawn into.
+//! The output file of `--plot`.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -6,22 +6,22 @@ use std::path::Path;
 
 use super::exit::{Exit, Failure};
 
-/// It is open, and holds what it held before.
+/// An open file that keeps its old content until `write`.
 pub(crate) struct Picture<'a> {
     path: &'a Path,
     file: File,
 }
 
 impl<'a> Picture<'a> {
-    /// Opens it: a folder that is not there is better said before than after. What it holds stays until there is something new.
+    /// Opens the file before the run, so that a missing folder is reported early. The old content stays until `write`.
     pub(crate) fn at(path: &'a Path) -> Result<Self, Failure> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         Ok(Self { path, file: file.map_err(|e| no_picture(path, &e))? })
     }
 
-    /// Puts the picture in it.
+    /// Replaces the content with the plot.
     pub(crate) fn write(mut self, svg: &str) -> Result<(), Failure> {
-        // a device, or a pipe, cannot be made shorter
+        // fails for a device or a pipe, which cannot be truncated
         let _ = self.file.set_len(0);
         self.file.write_all(svg.as_bytes()).map_err(|e| no_picture(self.path, &e))
     }

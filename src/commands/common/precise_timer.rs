@@ -1,15 +1,15 @@
-//! Waking on time. tokio's timers go by whole milliseconds, which is longer than a publish takes; a thread that sleeps is
-//! exact to some 60 µs.
+//! A timer exact to some 60 µs, from a sleeping thread. tokio's timers have a resolution of whole
+//! milliseconds, which is longer than a publish takes.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-/// What is left to the thread; before it, a timer of the runtime will do.
+/// Part of the wait left to the thread; tokio's timer waits before it.
 const FINE: Duration = Duration::from_millis(3);
 
-/// Wakes its owner at points in time. The thread ends with it.
+/// A timer thread, which ends when its owner is dropped.
 #[derive(Debug)]
 pub(crate) struct Alarm(mpsc::Sender<(Instant, oneshot::Sender<()>)>);
 
@@ -26,7 +26,7 @@ impl Alarm {
         Ok(Self(asks))
     }
 
-    /// Ends at `due`. Cancel-safe.
+    /// Waits until `due`. Cancel-safe.
     pub(crate) async fn at(&self, due: Instant) {
         let left = due.saturating_duration_since(Instant::now());
         if left > FINE {

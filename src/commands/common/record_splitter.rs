@@ -1,57 +1,57 @@
-//! Cuts what is read into records, pure: bytes go in as they come, whole records come out.
+//! Splits input into records, pure: bytes go in as they arrive, whole records come out.
 //!
 //! ```text
 //!   buffer: [ rest of the last read | read now ………… | space for the next read ]
 //!             └─ record ─┘ delimiter └─ record ─┘ …    └ never empty ┘
 //! ```
 //!
-//! Records are slices of the buffer that was read into. A record longer than is allowed is passed over up to its delimiter, and the buffer
-//! does not grow for it.
+//! Records are slices of the read buffer. A record longer than allowed is skipped up to its
+//! delimiter, and the buffer does not grow for it.
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem::{Finder, find_iter};
 
-/// How much is read at once: two of a pipe's fills, and one command's worth to the publisher.
+/// Size of a read: two fills of a pipe, and one command to the publisher.
 const BUFFER: usize = 128 * 1024;
-/// With less space than this a new buffer is begun.
+/// Free space below which a new buffer is started.
 const LITTLE_SPACE: usize = 16 * 1024;
 
-/// What was cut from the input so far; see [`Records::take`].
+/// The records cut from the input so far; see [`Records::take`].
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Cut {
     /// The records, none of them empty.
     pub(crate) records: Vec<Bytes>,
-    /// How many more were empty.
+    /// Number of further records that were empty.
     pub(crate) empty: u64,
-    /// How many more were too long.
+    /// Number of further records that were too long.
     pub(crate) too_long: u64,
 }
 
-/// The input of one file, in the making.
+/// The splitter of one input.
 #[derive(Debug)]
 pub(crate) struct Records {
-    /// `None`: all is one record.
+    /// `None`: the whole input is one record.
     delimiter: Option<Bytes>,
     max: usize,
     buffer: BytesMut,
-    /// The bytes of `buffer` that are input.
+    /// Bytes of `buffer` that hold input.
     filled: usize,
-    /// Those of them in which no delimiter begins.
+    /// Bytes of the input in which no delimiter begins.
     scanned: usize,
-    /// The record that is being read is too long already.
+    /// True while the current record is already too long.
     passing_over: bool,
 }
 
 impl Records {
-    /// Records of at the most `max` bytes, each ended by `delimiter` or by the input's end.
+    /// Makes a splitter for records of at most `max` bytes, each ended by `delimiter` or by the end of the input.
     pub(crate) fn new(delimiter: Option<Bytes>, max: usize) -> Self {
         Self { delimiter, max, buffer: BytesMut::new(), filled: 0, scanned: 0, passing_over: false }
     }
 
-    /// Where to read to; never empty.
+    /// Returns the space to read into; never empty.
     pub(crate) fn space(&mut self) -> &mut [u8] {
         if self.buffer.len() - self.filled < LITTLE_SPACE {
-            // what is left of a long record doubles its room
+            // the buffer doubles for a long unfinished record
             let mut buffer = BytesMut::zeroed(BUFFER.max(2 * self.filled));
             buffer[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
             self.buffer = buffer;
@@ -59,7 +59,7 @@ impl Records {
         &mut self.buffer[self.filled..]
     }
 
-    /// Notes that so many bytes were read into [`Records::space`], and takes the records that are whole now.
+    /// Notes that `read` bytes were read into [`Records::space`]; returns the records that are complete now.
     pub(crate) fn take(&mut self, read: usize) -> Cut {
         self.filled += read;
         let mut cut = Cut::default();
@@ -72,7 +72,7 @@ impl Records {
         cut
     }
 
-    /// The input is at its end: what follows the last delimiter is a record, too. Ready for the next input after it.
+    /// Ends the input: the rest after the last delimiter is a record, too. The splitter is then ready for the next input.
     pub(crate) fn end(&mut self) -> Cut {
         let mut cut = Cut::default();
         let rest = self.buffer.split_to(self.filled).freeze();
@@ -85,7 +85,7 @@ impl Records {
     }
 
     fn take_delimited(&mut self, delimiter: &[u8], cut: &mut Cut) {
-        // the first one may begin in what was scanned; from there on none can
+        // the first delimiter may begin in the scanned part; later ones cannot
         let Some(first) = Finder::new(delimiter).find(&self.buffer[self.scanned..self.filled]) else {
             self.scanned = (self.filled + 1).saturating_sub(delimiter.len());
             return;
@@ -117,10 +117,10 @@ impl Records {
         }
     }
 
-    /// Forgets the record that is being read, but for what may be the delimiter's beginning.
+    /// Discards the current record, except for bytes that may begin a delimiter.
     fn pass_over(&mut self, cut: &mut Cut) {
         let delimiter = self.delimiter.as_ref().map_or(0, Bytes::len);
-        // with a part of a delimiter at its end the record may still be short enough
+        // a record that ends in part of a delimiter may still be short enough
         if !self.passing_over && self.filled < self.max + delimiter {
             return;
         }

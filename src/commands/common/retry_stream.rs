@@ -1,12 +1,12 @@
-//! Messages that are redriven to one group on nsqd, which gives every message to all groups of a stream: they have a stream of their own, with
-//! that group alone, and the group's consumers read it, too.
+//! Retry streams: messages redriven to one group. nsqd gives every message of a stream to all its groups, so redriven
+//! messages go to a stream of their own, which has that group alone, and the group's consumers read both streams.
 //!
 //! ```text
 //!  errors --redrive ─▶ foo.mail.5f0c….retry ─▶ group mail ─▶ consumers of group mail of foo
 //! ```
 //!
-//! A consumer subscribes there only while messages are there: SUB would create the stream, and one more subscription takes part of what may be
-//! in flight.
+//! A consumer subscribes there only while the retry stream has messages: SUB would create the
+//! stream, and every subscription takes a share of max-in-flight.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,13 +18,13 @@ use crate::commands::common::broker_args::Args;
 use mqueue::client::{Address, Control, Nsqd, StatsFilter};
 use mqueue::proto::{ChannelName, TopicName};
 
-/// How often consumers look whether something was redriven to their group.
+/// Interval at which consumers look for messages redriven to their group.
 pub(crate) const LOOK: Duration = Duration::from_secs(10);
 const END: &str = ".retry";
 const MAX_NAME: usize = 64;
 
-/// The stream of messages that are redriven to `group` of `stream`: both names, as far as there is room, and a hash that tells `a.b` and `c`
-/// from `a` and `b.c`.
+/// Returns the name of the retry stream of `group` of `stream`: both names, as far as there is
+/// room, and a hash that tells `a.b` and `c` from `a` and `b.c`.
 pub(crate) fn stream_of(stream: &TopicName, group: &ChannelName) -> TopicName {
     let hash = format!(".{:016x}{END}", fnv(stream.as_str().bytes().chain([0]).chain(group.as_str().bytes())));
     let bare = |name: &str| name.trim_end_matches("#ephemeral").to_owned();
@@ -33,12 +33,12 @@ pub(crate) fn stream_of(stream: &TopicName, group: &ChannelName) -> TopicName {
     TopicName::new(&(names + &hash)).expect("parts of names, and hexadecimal digits")
 }
 
-/// FNV-1a, which is the same everywhere and always.
+/// FNV-1a, a hash that is the same on every machine and in every version.
 fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Has a consumer of `group` read what was redriven to it, until it stops. Where nsqd's HTTP address is not known nothing is seen.
+/// Has a consumer of `group` read its retry stream until it stops. An nsqd whose HTTP address is unknown is not checked.
 pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, group: ChannelName) {
     let retries = stream_of(&stream, &group);
     let mut reading: HashSet<Address> = HashSet::new();
@@ -52,7 +52,7 @@ pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, gr
                 if reading.insert(nsqd.clone()) {
                     tracing::info!(%stream, %group, %nsqd, "reading what was redriven to this group, in stream {retries}");
                 }
-                // also where a connection was lost
+                // also subscribes again after a lost connection
                 control.also(&retries, &nsqd);
             } else if reading.remove(&nsqd) {
                 control.leave(&retries, &nsqd);
@@ -65,14 +65,14 @@ pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, gr
     }
 }
 
-/// The nsqds that have this group of the stream, each with its messages, whether they wait or are in flight.
+/// Lists the nsqds that have this group of the stream, each with its number of messages: backlog, in flight and deferred.
 async fn look(broker: &Args, stream: &TopicName, group: &ChannelName) -> Vec<(Address, i64)> {
     let lookups = join_all(broker.lookupd_http_address.iter().map(|lookupd| lookupd.lookup(stream))).await;
     let listed = lookups.iter().flatten().flat_map(|lookup| &lookup.producers);
     let listed = listed.filter_map(|it| Some((it.http_address().parse().ok()?, Some(it.tcp_address().parse().ok()?))));
     let mut nsqds: Vec<(Nsqd, Option<Address>)> = listed.collect();
     match (&broker.nsqd()[..], &broker.nsqd_http()[..]) {
-        // it may have another port than it knows of
+        // the TCP address given may differ from the one that nsqd reports
         ([tcp], [http]) => nsqds.push((http.clone(), Some(tcp.clone()))),
         (_, many) => nsqds.extend(many.iter().map(|http| (http.clone(), None))),
     }
@@ -112,7 +112,7 @@ mod tests {
         let pairs = [("a.b", "c"), ("a", "b.c"), (&long, "a"), (&long, "b"), (&long[1..], "a"), ("a#ephemeral", "b.c")];
         let names: HashSet<String> = pairs.iter().map(|(stream, group)| of(stream, group)).collect();
         assert_eq!(names.len(), pairs.len(), "{names:?}");
-        // what is there under this name must be found by later versions
+        // the name must not change: later versions look for existing streams by it
         assert_eq!(of("foo", "mail"), "foo.mail.5da61d505f6a517e.retry");
     }
 }

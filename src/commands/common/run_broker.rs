@@ -1,4 +1,4 @@
-//! Which nsqds are published to: those named, and those that the nsqlookupds know at the start.
+//! The nsqds that a command publishes to: those named, and those that the nsqlookupds know at the start.
 
 use crate::commands::common::broker_args;
 use crate::commands::common::embedded_broker::Embedded;
@@ -10,14 +10,14 @@ use mqueue::proto::stats::Producer;
 /// The nsqds of a run.
 #[derive(Debug)]
 pub(crate) struct Brokers {
-    /// Where to publish; at least one.
+    /// TCP addresses to publish to; at least one.
     pub(crate) tcp: Vec<Address>,
-    /// Their HTTP APIs, as far as they are known.
+    /// The nsqds' HTTP APIs, as far as they are known.
     pub(crate) http: Vec<Nsqd>,
 }
 
 impl Brokers {
-    /// Finds them. Fails if there is none.
+    /// Finds the nsqds of the arguments. Fails if there is none.
     pub(crate) async fn find(args: &broker_args::Args) -> Result<Self, Failure> {
         let mut found = Self { tcp: args.nsqd(), http: args.nsqd_http() };
         let mut last_error = None;
@@ -45,7 +45,7 @@ impl Brokers {
         }
     }
 
-    /// Finds those that are named; starts one in this process, in a folder that begins with `name`, if none is.
+    /// Finds the nsqds that are named; if none is, starts a broker in this process, in a folder whose name begins with `name`.
     pub(crate) async fn find_or_start(
         args: &broker_args::Args,
         name: &str,

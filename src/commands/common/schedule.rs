@@ -1,8 +1,8 @@
-//! When each message of an open loop is due, pure: at a fixed rate from the start, whatever becomes of the ones before.
+//! Schedule of an open loop, pure: messages are due at a fixed rate from the start, whether or not earlier ones were acknowledged.
 
 use std::time::{Duration, Instant};
 
-/// Message `n` (from 0) is due `n / rate` after the start.
+/// A schedule on which message `n` (from 0) is due `n / rate` after the start.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Schedule {
     start: Instant,
@@ -11,22 +11,22 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// `rate` messages a second from `start` on.
+    /// Makes a schedule of `rate` messages a second from `start` on.
     pub(crate) fn new(start: Instant, rate: f64) -> Self {
         Self { start, rate }
     }
 
-    /// When message `n` is due.
+    /// Returns the time at which message `n` is due.
     pub(crate) fn at(&self, n: u64) -> Instant {
         self.start + Duration::try_from_secs_f64(n as f64 / self.rate).unwrap_or(Duration::from_secs(1 << 40))
     }
 
-    /// How many are due at `now`.
+    /// Returns the number of messages due by `now`.
     pub(crate) fn due(&self, now: Instant) -> u64 {
         match now.checked_duration_since(self.start) {
             None => 0,
             Some(passed) => {
-                // rounding may miss it by one; `at` decides
+                // rounding may be off by one; `at` decides
                 let least = ((passed.as_secs_f64() * self.rate) as u64).saturating_sub(1);
                 least + (least..).take_while(|n| self.at(*n) <= now).count() as u64
             }

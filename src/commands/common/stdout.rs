@@ -1,4 +1,4 @@
-//! Standard output, for what a command prints at its end: a report, a list, a plan.
+//! Standard output for what a command prints at its end: a report, a list, a plan.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -10,35 +10,35 @@ use mqueue::io_error::why;
 /// True if the program was started without a standard output (`>&-`).
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// Remembers that the program was started without a standard output. Only the very first moment of a program can tell: before
-/// `main`, std puts /dev/null in the place of a closed descriptor.
+/// Remembers that the program was started without a standard output. Only code that runs before
+/// `main` can tell: std then puts /dev/null in the place of a closed descriptor.
 pub(crate) fn was_closed_at_start() {
     CLOSED.store(true, Ordering::Relaxed);
 }
 
-/// Fails if there is no standard output. A command calls it before its first message if a message counts as done, and leaves
-/// the queue, once it is printed.
+/// Fails if there is no standard output. A command for which a printed message counts as done, and
+/// leaves the queue, calls it before its first message.
 ///
 /// # Errors
-/// Says what to do.
+/// Fails with a line that says what to do.
 pub(crate) fn check() -> Result<(), Failure> {
     let line = "standard output is closed, and what is printed would be lost: send it to a file, a pipe or /dev/null";
     if CLOSED.load(Ordering::Relaxed) { Err(Failure::new(Exit::Usage, line)) } else { Ok(()) }
 }
 
-/// Prints this to the end, past every buffer. That nobody reads on (`… | head`) is no error.
+/// Prints the text and flushes it. A closed pipe (`… | head`) is no error.
 ///
 /// # Errors
-/// Says in one line why standard output cannot be written to, such as a full disk.
+/// Fails with the reason why standard output cannot be written to, such as a full disk.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     ended(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// What becomes of the command when writing to standard output has ended so.
+/// Converts the result of a write to standard output into the command's result; a closed pipe is success.
 ///
 /// # Errors
-/// As [`print`].
+/// Fails like [`print`].
 pub(crate) fn ended(written: io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -1,4 +1,4 @@
-//! Readers of values that many flags share. Each refusal says what is allowed: clap adds the flag and the value.
+//! Parsers of flag values that several commands share. Each error says what is allowed: clap adds the flag and the value.
 
 use std::ops::{Bound, RangeBounds};
 use std::time::Duration;
@@ -30,26 +30,26 @@ where
     }
 }
 
-/// The largest number that an unsigned type of 8 to 64 bits holds.
+/// Returns the largest number that an unsigned type of 8 to 64 bits holds.
 pub(crate) fn largest<T: TryFrom<u64>>() -> u64 {
     [64, 32, 16, 8].map(|bits| u64::MAX >> (64 - bits)).into_iter().find(|max| T::try_from(*max).is_ok()).unwrap_or(0)
 }
 
-/// Reads a duration with its unit, such as `500ms`. A bare number is refused: once it meant milliseconds here, and elsewhere it
-/// is seconds.
+/// Reads a duration with its unit, such as `500ms`. A bare number is refused: it once meant
+/// milliseconds here, and means seconds elsewhere.
 ///
 /// # Errors
 /// Says what a duration looks like.
 pub(crate) fn duration_with_unit(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
-        // nothing is the same in every unit
+        // zero is the same in every unit
         Ok(0.0) => Ok(Duration::ZERO),
         Ok(_) => Err(format!("give the unit, too: {text}ms or {text}s")),
         Err(_) => duration(text).map_err(|_| "use a number with a unit (500ms, 2s, 1m)".to_owned()),
     }
 }
 
-/// Reads a number of milliseconds, as environment variables have it; or a duration with a unit.
+/// Reads a bare number of milliseconds, as environment variables have it, or a duration with a unit.
 ///
 /// # Errors
 /// Says what is allowed.
@@ -62,7 +62,7 @@ pub(crate) fn millis(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The words of a log filter, and what tracing calls them.
+/// The words that a log filter accepts, with tracing's name for each level.
 const LEVELS: [(&str, &str); 12] = [
     ("error", "error"),
     ("warn", "warn"),
@@ -78,15 +78,15 @@ const LEVELS: [(&str, &str); 12] = [
     ("quiet", "off"),
 ];
 
-/// Reads a log filter: levels, and levels of parts as in `info,mqueue::client=debug`. A lone word that is no level would be
-/// the name of a part to tracing, and silence everything else.
+/// Reads a log filter: levels, and levels of targets as in `info,mqueue::client=debug`. A single
+/// unknown word is refused: tracing would take it for a target, and silence everything else.
 ///
 /// # Errors
 /// Names the levels.
 pub(crate) fn log_filter(text: &str) -> Result<String, String> {
     let directives: Result<Vec<String>, String> = text.split(',').map(str::trim).map(directive).collect();
     match text.trim() {
-        // a variable that is set to nothing is as good as none
+        // an empty variable counts as unset
         "" => Ok("info".to_owned()),
         _ => Ok(directives?.join(",")),
     }
@@ -123,12 +123,12 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Checks an address to connect to, and keeps it as it is.
+/// Checks an address to connect to; returns the text unchanged.
 pub(crate) fn host_port(text: &str) -> Result<String, String> {
     text.parse::<mqueue::client::Address>().map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
 
-/// Reads a duration that has to be within `range`.
+/// Reads a duration within `range`.
 pub(crate) fn duration_in(text: &str, range: std::ops::RangeInclusive<Duration>) -> Result<Duration, String> {
     let duration = duration(text)?;
     let shown = |end: &Duration| humantime::format_duration(*end).to_string();

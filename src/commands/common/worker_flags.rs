@@ -1,4 +1,4 @@
-//! How messages are taken, and what becomes of those that fail, by the flags that several commands share.
+//! Consumer and worker settings from the flags that several commands share.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use mqueue::client::ConsumerConfig;
 use mqueue::proto::{ChannelName, TopicName};
 use mqueue::worker::{DeadLetter, WorkerConfig};
 
-/// A consumer of this group, without how many messages it takes at once.
+/// Makes the consumer's settings for this group, except max-in-flight.
 pub(crate) fn consumer_config(
     stream: &TopicName,
     group: &ChannelName,
@@ -27,7 +27,7 @@ pub(crate) fn consumer_config(
     config
 }
 
-/// A worker for messages of this stream, without how much it does at once and when it ends. Fails if the dead letters need another stream.
+/// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead letters need another stream.
 pub(crate) fn worker_config(stream: &TopicName, failing: &Failing) -> Result<WorkerConfig, Failure> {
     Ok(WorkerConfig {
         max_attempts: failing.max_attempts,
@@ -37,7 +37,7 @@ pub(crate) fn worker_config(stream: &TopicName, failing: &Failing) -> Result<Wor
     })
 }
 
-/// Where dead letters of a stream are: where they are said to be, or where they are by default.
+/// Returns the stream of dead letters: the one named, or the default.
 pub(crate) fn dead_letters(stream: &TopicName, named: Option<&TopicName>) -> Result<TopicName, Failure> {
     let too_long = |e| Failure::new(Exit::Usage, format!("{e}: name a stream for the dead letters with --dead-letter"));
     named.map_or_else(|| DeadLetter::stream_of(stream).map_err(too_long), |named| Ok(named.clone()))

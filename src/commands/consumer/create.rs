@@ -1,8 +1,8 @@
 //! `--create`: creates the stream and the group on every nsqd, without taking a message.
 //!
-//! A group gets the messages that are published after it was created, and wakeup sees only groups that exist. So the group of a consumer
-//! that sleeps from the start is created when its socket starts, with the consumer's own settings. SUB creates both names, and
-//! needs nothing but the address that the consumer connects to; without RDY nsqd delivers no message.
+//! A group gets the messages published after it was created, and wakeup sees only groups that exist. So the group of a
+//! consumer that is asleep from the start is created when its socket starts, with the consumer's own settings. SUB
+//! creates both names, and needs only the address that the consumer connects to; without RDY nsqd delivers no message.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,10 +23,10 @@ use mqueue::systemd::Notifier;
 
 /// The longest that the start of a unit waits for the first try: a boot must not wait for nsqd.
 const FIRST_TRY: Duration = Duration::from_secs(2);
-/// The pauses between tries.
+/// Shortest and longest pause between tries.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Runs to the end.
+/// Runs `--create` to its end.
 pub(super) async fn run(args: &Args, tries: Create) -> anyhow::Result<Exit> {
     if args.group.is_ephemeral() {
         let line = format!("cannot create the group {}: nsqd drops it at once, as it is ephemeral", args.group);
@@ -55,19 +55,19 @@ pub(super) async fn run(args: &Args, tries: Create) -> anyhow::Result<Exit> {
     }
     Ok(match (created, tries) {
         (false, Create::Once) => Exit::Interrupted,
-        // systemd stops a unit that is not needed any more, and that is no failure
+        // systemd stops a unit that is no longer needed: no failure
         (true, Create::Once) | (_, Create::Retry) => Exit::Success,
     })
 }
 
-/// A group on its way: its settings, and the nsqds that have it.
+/// State of the creation: the settings, and the nsqds that have the group.
 struct Creation<'a> {
     args: &'a Args,
     done: BTreeSet<Address>,
 }
 
 impl Creation<'_> {
-    /// Tries until every nsqd has the group. systemd is told READY after the first try, however it ended.
+    /// Tries until every nsqd has the group. Sends READY to systemd after the first try, whatever its result.
     async fn retry(&mut self) {
         let mut pauses = Backoff::new(PAUSES.0, PAUSES.1, fastrand::Rng::new());
         let mut told = None;
@@ -94,10 +94,10 @@ impl Creation<'_> {
         }
     }
 
-    /// Creates the group wherever it was not created yet.
+    /// Creates the group on every nsqd that does not have it yet.
     ///
     /// # Errors
-    /// One of the errors; the other nsqds have the group nevertheless.
+    /// Returns one of the errors; the other nsqds have the group nevertheless.
     async fn try_all(&mut self) -> Result<(), Failure> {
         let (mut nsqds, mut failed) = addresses(&self.args.broker, &self.args.stream).await;
         nsqds.retain(|nsqd| !self.done.contains(nsqd));
@@ -117,8 +117,8 @@ impl Creation<'_> {
     }
 }
 
-/// The nsqds that are to have the group, and what kept others from being found: all that were named, and of those that an
-/// nsqlookupd knows the ones that have the stream, or all of them where none has it.
+/// Finds the nsqds that need the group, and an error if some could not be found. These are all nsqds named,
+/// and of those that nsqlookupd knows, the ones that have the stream, or all of them if none has it.
 async fn addresses(broker: &broker_args::Args, stream: &TopicName) -> (BTreeSet<Address>, Option<Failure>) {
     let mut nsqds: BTreeSet<Address> = broker.nsqd().into_iter().collect();
     let mut failed = None;
@@ -138,7 +138,7 @@ async fn addresses(broker: &broker_args::Args, stream: &TopicName) -> (BTreeSet<
     (nsqds, failed)
 }
 
-/// The nsqds that an nsqlookupd knows, each with whether it has the stream.
+/// Lists the nsqds that an nsqlookupd knows; the flag is true if the nsqd has the stream.
 async fn listed(lookupd: &Lookupd, stream: &TopicName) -> Result<Vec<(Address, bool)>, Error> {
     let (nodes, having) = (lookupd.nodes().await?, lookupd.lookup(stream).await?);
     let address = |producer: &Producer| producer.tcp_address().parse::<Address>().ok();

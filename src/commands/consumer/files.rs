@@ -1,11 +1,11 @@
-//! How `--handler file:PATH` is to write, from flags.
+//! Options of `--handler file:PATH`, from flags.
 
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::consumer::args::Args;
 use mqueue::handler::{FileNames, FileOptions, HandlerSpec, PrintOutput, Rotation};
 
-/// What the flags ask for. Fails if they ask for what the handler does not do.
+/// Makes the options from the flags. Fails for flags that the handler does not support.
 pub(super) fn options(args: &Args, output: Option<PrintOutput>) -> Result<FileOptions, Failure> {
     let files = &args.files;
     if !matches!(args.handling.handler, HandlerSpec::File(_)) {

@@ -1,6 +1,6 @@
-//! The last look before an idle consumer ends: is there anything left for it?
+//! The last check for messages before an idle consumer ends.
 //!
-//! A message may have come while the consumer was leaving. wakeup would see it, too, but a poll later.
+//! A message may have arrived while the consumer was leaving. wakeup would see it, too, but a poll later.
 
 use futures_util::future::join_all;
 
@@ -8,8 +8,8 @@ use crate::commands::common::broker_args::Args;
 use mqueue::client::{Nsqd, StatsFilter};
 use mqueue::proto::{ChannelName, TopicName};
 
-/// True if some nsqd has messages waiting for this channel, and would deliver them. One that does not answer, or whose HTTP address
-/// nobody told, has none to show: wakeup goes on looking.
+/// Returns true if some nsqd has a backlog for this channel, and neither the topic nor the channel is paused.
+/// An nsqd that does not answer, or whose HTTP address is unknown, counts as empty: wakeup goes on polling.
 pub(super) async fn waits(broker: &Args, topic: &TopicName, channel: &ChannelName) -> bool {
     let mut nsqds = broker.nsqd_http();
     let lookups = join_all(broker.lookupd_http_address.iter().map(|lookupd| lookupd.lookup(topic))).await;

@@ -1,4 +1,4 @@
-//! The consumer's life, step by step: pure.
+//! State machine of a consumer's life: pure.
 //!
 //! ```text
 //!      ┌───────────────────── poked ◀──┐       ┌─▶ messages wait ─▶ Subscribe
@@ -7,46 +7,46 @@
 //!                └────────── any other end ─────────────────────────────▶┘
 //! ```
 //!
-//! It begins when the pokes that woke it have been taken. Who comes while it leaves is not overlooked: a poke up to `TakePokes` and a
-//! message up to `LookAtStats` bring it back to work; a later message is wakeup's to see, and a later poke goes with the process
-//! (`FlushPending=yes`): wakeup pokes again as long as messages wait. A step that fails ends the process with an error, and wakeup's next
-//! poke brings it back.
+//! The life begins when the pokes that started the consumer have been taken. No work is lost while the consumer
+//! leaves: a poke up to `TakePokes` and a message up to `LookAtStats` bring it back to work. A later message is
+//! seen by wakeup. A later poke is discarded with the process (`FlushPending=yes`): wakeup pokes again as long
+//! as messages wait. A step that fails ends the process with an error, and wakeup's next poke starts it again.
 
 use mqueue::worker::Ended;
 
-/// What is to be done next. `S` is a subscription, which goes from step to step.
+/// The next step. `S` is a subscription, which is passed from step to step.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step<S> {
     /// Connect and subscribe.
     Subscribe,
-    /// Say READY and handle messages until there is a reason to end: RDY 0, CLS, the last messages. A poke puts being idle off.
+    /// Say READY and handle messages until there is a reason to end: RDY 0, CLS, the last messages. A poke restarts the idle timeout.
     Work(S),
-    /// Take the pokes that came while leaving.
+    /// Take the pokes that arrived while leaving.
     TakePokes,
-    /// See whether messages came while leaving.
+    /// Check for messages that arrived while leaving.
     LookAtStats,
-    /// Say STOPPING, take no poke any more, and exit.
+    /// Say STOPPING, take no more pokes, and exit.
     Stop(Ended),
 }
 
-/// What became of a step.
+/// The result of a step.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Happened<S> {
     Subscribed(S),
-    /// A signal came first.
+    /// A signal arrived before the subscription.
     Interrupted,
     Ended(Ended),
-    /// This many pokes were taken.
+    /// Number of pokes taken.
     Poked(usize),
     Looked(Left),
 }
 
-/// What the last look showed.
+/// The result of the last check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Left {
     /// Messages wait, and would be delivered.
     Messages,
-    /// Nothing, or there was no answer: wakeup goes on looking.
+    /// No messages, or no answer: wakeup goes on polling.
     Nothing,
 }
 
@@ -55,13 +55,13 @@ impl<S> Step<S> {
 }
 
 impl<S> Happened<S> {
-    /// The step after this.
+    /// Returns the step that follows this result.
     pub(crate) fn next(self) -> Step<S> {
         match self {
             Self::Subscribed(subscription) => Step::Work(subscription),
             Self::Interrupted => Step::Stop(Ended::Drained),
             Self::Ended(Ended::Idle) => Step::TakePokes,
-            // whoever poked meanwhile is answered by the next start
+            // the next start serves pokes that arrived meanwhile
             Self::Ended(ended) => Step::Stop(ended),
             Self::Poked(0) => Step::LookAtStats,
             Self::Poked(_) | Self::Looked(Left::Messages) => Step::Subscribe,

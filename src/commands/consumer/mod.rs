@@ -1,6 +1,6 @@
-//! `mqueue consumer`: connects, handles messages until there is a reason to end, and says what was done.
+//! `mqueue consumer`: connects, handles messages until there is a reason to end, and prints a summary.
 //!
-//! What it does when stands in `life`; here it is done.
+//! Module `life` decides on the steps; this module carries them out.
 
 pub(crate) mod args;
 mod create;
@@ -28,7 +28,7 @@ use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
 use mqueue::worker::{Ended, Tally, Worker, WorkerConfig};
 
-/// Messages in flight for handlers that take batches: enough that nsqd need never wait for the answers.
+/// Max-in-flight of handlers that take batches: enough that nsqd need not wait for answers.
 const BATCH_IN_FLIGHT: u32 = 1000;
 
 /// Runs the command to its end.
@@ -58,7 +58,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::of_worker(ended, &alive.total)?)
 }
 
-/// What its steps need, and what it has done.
+/// State of a running consumer: what its steps need, and the totals.
 struct Alive {
     args: Args,
     service: Service,
@@ -66,14 +66,14 @@ struct Alive {
     handler: Arc<AnyHandler>,
     config: WorkerConfig,
     total: Tally,
-    /// The worker's: what it did not heed, as it was leaving, is still there.
+    /// The worker's nudge. A poke that arrives while the worker is leaving stays pending here.
     nudge: Arc<Notify>,
-    /// Deliveries that earlier subscriptions gave back.
+    /// Deliveries that earlier subscriptions requeued untried.
     given_back: GivenBack,
 }
 
 impl Alive {
-    /// Step by step to the end; says why it ended.
+    /// Runs the steps to the end; returns why the consumer ended.
     async fn run(&mut self) -> anyhow::Result<Ended> {
         let mut step = Step::FIRST;
         loop {
@@ -101,7 +101,7 @@ impl Alive {
         }
     }
 
-    /// One subscription, from its first message to its last.
+    /// Works on one subscription, from its first message to its last.
     async fn work(&mut self, consumer: Consumer) -> anyhow::Result<Ended> {
         let Args { stream, group, broker, .. } = &self.args;
         tracing::info!(%stream, %group, "consuming");
@@ -117,14 +117,14 @@ impl Alive {
             () = self.service.pass_pokes_on(self.nudge.clone()) => unreachable!("it never ends"),
         };
         if tally.released > 0 {
-            // what slipped in while leaving is as good as a poke: back to work for it
+            // a message that arrived while leaving was requeued: it counts as a poke
             self.nudge.notify_one();
         }
         self.total += tally;
         Ok(ended)
     }
 
-    /// Pokes that came when the worker was leaving, or after; messages that it gave back count as one.
+    /// Takes the pokes that arrived while the worker was leaving, or later; messages that it requeued count as one poke.
     async fn late_pokes(&self) -> usize {
         let passed_on = self.nudge.notified().now_or_never().is_some();
         usize::from(passed_on) + self.service.take_pokes()

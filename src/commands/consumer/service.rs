@@ -1,4 +1,4 @@
-//! The consumer as systemd's service: woken by its socket, and telling how it is doing.
+//! The consumer as a systemd service: started by its activation socket, with status and watchdog notifications.
 
 use std::io;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use mqueue::plural::count;
 use mqueue::systemd::{Door, Notifier};
 use mqueue::worker::{Pulse, Snapshot};
 
-/// How often systemd is told how the consumer is doing.
+/// Longest interval between notifications to systemd.
 const PULSE: Duration = Duration::from_secs(1);
-/// How much longer a stopping consumer asks for, each time.
+/// Time that each EXTEND_TIMEOUT_USEC of a stopping consumer asks for.
 const MORE_TIME: Duration = Duration::from_secs(10);
 
-/// The passed sockets, if there are any, and systemd's ear.
+/// The activation sockets, if any, and the notifier.
 #[derive(Debug)]
 pub(super) struct Service {
     door: Option<Door>,
@@ -23,15 +23,14 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Takes the passed sockets, and, as the first act, every poke that waits: one left unread would start the unit again and
-    /// again.
+    /// Takes the activation sockets, then at once every pending poke: an unread poke would make systemd start the unit again and again.
     pub(super) fn start() -> io::Result<Self> {
         let service = Self { door: Door::from_env()?, notifier: Notifier };
         service.take_pokes();
         Ok(service)
     }
 
-    /// Takes the pokes that wait, and says how many.
+    /// Takes the pending pokes; returns their number.
     pub(super) fn take_pokes(&self) -> usize {
         match &self.door {
             Some(door) => door.take_pokes().unwrap_or_else(|e| {
@@ -42,7 +41,7 @@ impl Service {
         }
     }
 
-    /// Tells `nudge` of every poke; never ends.
+    /// Notifies `nudge` of every poke; never returns.
     pub(super) async fn pass_pokes_on(&self, nudge: Arc<Notify>) {
         while let Some(door) = &self.door {
             match door.poked().await {
@@ -56,7 +55,7 @@ impl Service {
         std::future::pending().await
     }
 
-    /// What a worker is to call, and how often; nothing where nobody listens.
+    /// Returns the worker's pulse and its interval; `None` without a notify socket.
     pub(super) fn pulse(&self) -> Option<(Duration, Pulse)> {
         std::env::var_os("NOTIFY_SOCKET")?;
         let notifier = self.notifier;
@@ -72,7 +71,7 @@ impl Service {
     }
 }
 
-/// The line for `systemctl status`.
+/// Formats the line for `systemctl status`.
 fn status(snapshot: Snapshot) -> String {
     let Snapshot { in_flight, tally, idle_in, stopping } = snapshot;
     let mut line = format!("{in_flight} in flight, {} done", tally.done);

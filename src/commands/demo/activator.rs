@@ -1,7 +1,7 @@
-//! systemd's part, where there is none: holds a socket, and starts the consumer when somebody connects.
+//! Socket activation without systemd: holds a listening socket, and starts the consumer when a client connects.
 //!
-//! The consumer takes the connection itself, as a service with `Accept=no` does; while it runs nobody looks at the socket, and what
-//! comes after it has left starts it anew.
+//! The consumer accepts the connection itself, like a service with `Accept=no`. While it runs the activator
+//! does not watch the socket; a connection that waits after the consumer has ended starts it again.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -16,23 +16,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::program::{Event, Program};
 
-/// The socket of a group that sleeps.
+/// The activation socket of a group that is asleep.
 #[derive(Debug)]
 pub(super) struct Activator {
     socket: Arc<OwnedFd>,
 }
 
 impl Activator {
-    /// Listens at `path`.
+    /// Starts listening at `path`.
     pub(super) fn hold(path: &Path) -> anyhow::Result<Self> {
         let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
         Ok(Self { socket: Arc::new(listener.into()) })
     }
 
-    /// Starts the consumer at each poke, until told to stop.
+    /// Starts the consumer at each poke, until `stop` is cancelled.
     pub(super) async fn serve(self, program: Program, stop: CancellationToken) -> anyhow::Result<()> {
         loop {
-            // a thread that still waits at the end ends with the process
+            // a thread that still waits at the end dies with the process
             let socket = self.socket.clone();
             tokio::select! {
                 poked = spawn_blocking(move || wait_for_poke(&socket)) => poked??,
@@ -52,7 +52,7 @@ impl Activator {
     }
 }
 
-/// Waits until a connection waits, and leaves it to who is started.
+/// Waits for a pending connection, and leaves it for the consumer to accept.
 fn wait_for_poke(socket: &OwnedFd) -> nix::Result<()> {
     loop {
         match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {

@@ -1,11 +1,11 @@
-//! What was published and what was handled: pure.
+//! Account of the messages published and handled: pure.
 
 use std::time::{Duration, Instant};
 
 use super::program::Event;
 use mqueue::plural::count;
 
-/// How often a group handled each order.
+/// Counts of how often a group handled each order.
 #[derive(Debug, Default)]
 struct Handled {
     times: Vec<u32>,
@@ -27,21 +27,21 @@ impl Handled {
     }
 }
 
-/// The books of the demo.
+/// The demo's account.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    /// When each order was published.
+    /// Publish time of each order.
     sent: Vec<Instant>,
     acknowledged: u64,
     mailed: Handled,
-    /// By consumer.
+    /// Messages handled by each consumer.
     pub(super) shares: Vec<u64>,
     reported: Handled,
-    /// Consumers of the group that is awake.
+    /// Number of consumers subscribed in the group that stays awake.
     pub(super) awake: usize,
-    /// The group that sleeps does not.
+    /// True while the consumer of the sleeping group runs.
     pub(super) is_reporting: bool,
-    /// It was woken, and has not handled anything yet.
+    /// True from a wake-up until the first message is handled.
     is_waking: bool,
     of_this_wake: u64,
     pub(super) wakes: Vec<Duration>,
@@ -63,18 +63,18 @@ impl Ledger {
         }
     }
 
-    /// The number of an order that is published now.
+    /// Numbers an order that is published now.
     pub(super) fn next_order(&mut self, now: Instant) -> u64 {
         self.sent.push(now);
         self.sent.len() as u64 - 1
     }
 
-    /// The broker has it.
+    /// Counts an order that the broker acknowledged.
     pub(super) fn published(&mut self) {
         self.acknowledged += 1;
     }
 
-    /// Takes an event, and says what is worth a line.
+    /// Records an event; returns a line if the event is worth one.
     pub(super) fn note(&mut self, event: Event, now: Instant) -> Option<String> {
         match event {
             Event::Awake => self.awake += 1,
@@ -101,18 +101,18 @@ impl Ledger {
         None
     }
 
-    /// What has been published, and what each group has handled of it.
+    /// Describes how many messages were published, and how many each group has handled.
     pub(super) fn so_far(&self) -> String {
         let Self { acknowledged, mailed, reported, .. } = self;
         format!("{acknowledged} published, {} handled by mail, {} by reports", mailed.orders, reported.orders)
     }
 
-    /// Messages that the broker acknowledged and a group has not handled.
+    /// Counts the messages that the broker acknowledged and a group has not handled.
     pub(super) fn lost(&self) -> u64 {
         self.rows().iter().map(|row| row.lost).sum()
     }
 
-    /// A row a group.
+    /// Returns one row per group.
     pub(super) fn rows(&self) -> [Row; 2] {
         let row = |handled: &Handled| Row {
             published: self.acknowledged,
@@ -124,7 +124,7 @@ impl Ledger {
     }
 }
 
-/// What became of a group's messages.
+/// The counts of a group's messages.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) published: u64,

@@ -1,12 +1,12 @@
-//! `mqueue demo`: the main job on one machine, to look at.
+//! `mqueue demo`: a demonstration of streams, groups and wake-ups on one machine.
 //!
 //! ```text
 //!  orders ─▶ embedded broker ─┬─▶ mail:     three consumers, awake
 //!  (bursts)                   └─▶ reports:  asleep ◀── reports.sock ◀── wakeup
 //! ```
 //!
-//! The broker and the producer run in this process; consumers and wakeup are the real program. In systemd's place an activator holds
-//! the socket.
+//! The broker and the producer run in this process; consumers and wakeup are child processes. An
+//! activator holds the socket in place of systemd.
 
 mod activator;
 pub(crate) mod args;
@@ -34,16 +34,16 @@ use mqueue::plural::count;
 use mqueue::proto::TopicName;
 use mqueue::shutdown::Shutdown;
 
-/// The stream, and its groups.
+/// The stream and its groups.
 const STREAM: &str = "orders";
 const AWAKE: &str = "mail";
 const ASLEEP: &str = "reports";
-/// Consumers of the group that is awake.
+/// Number of consumers in the group that stays awake.
 const CONSUMERS: usize = 3;
-/// Messages come in bursts, with time to fall asleep between them.
+/// Length of a burst of messages, and of the pause in which the group falls asleep.
 const BURST: Duration = Duration::from_millis(1500);
 const QUIET: Duration = Duration::from_millis(2500);
-/// How long the last messages may take.
+/// Longest wait for the consumers to start, and for the last messages.
 const LAST: Duration = Duration::from_secs(15);
 
 /// Runs the command to its end.
@@ -82,7 +82,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(if ledger.lost() == 0 { Exit::Success } else { Exit::Failure })
 }
 
-/// The performance.
+/// State of the demo.
 struct Demo {
     args: Args,
     show: Show,
@@ -93,7 +93,7 @@ struct Demo {
 }
 
 impl Demo {
-    /// Waits until the group that is awake is.
+    /// Waits until all consumers of the awake group have subscribed.
     async fn wait_for_consumers(&mut self) {
         let deadline = sleep(LAST);
         tokio::pin!(deadline);
@@ -108,7 +108,7 @@ impl Demo {
         self.show.line(ASLEEP, "asleep: no process, only its socket");
     }
 
-    /// Burst after burst, for as long as was asked.
+    /// Publishes burst after burst for the requested time.
     async fn play(&mut self) {
         let end = Instant::now() + self.args.duration;
         while Instant::now() < end && !self.is_ending() {
@@ -153,7 +153,7 @@ impl Demo {
         }
     }
 
-    /// Waits until all is handled, and the sleeping group sleeps.
+    /// Waits until all messages are handled and the sleeping group is asleep again.
     async fn finish(&mut self) {
         let deadline = sleep(LAST);
         tokio::pin!(deadline);
@@ -173,7 +173,7 @@ impl Demo {
     }
 }
 
-/// The text of a path, for a command line.
+/// Converts a path to text for a command line.
 fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))
 }

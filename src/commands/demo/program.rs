@@ -1,4 +1,4 @@
-//! The real program, as child processes.
+//! The demo's child processes: this program's own commands.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,27 +14,27 @@ use crate::commands::common::child_process::{self, Running};
 use mqueue::client::Nsqd;
 use mqueue::proto::{ChannelName, TopicName};
 
-/// When who is awake goes, if the demo is no more.
+/// Idle timeout of the awake consumers, in seconds; ends them if the demo is gone.
 const AWAKE_TIMEOUT: &str = "60";
-/// When who sleeps falls asleep.
+/// Idle timeout of the sleeping group's consumer, in seconds.
 const IDLE_TIMEOUT: &str = "1";
 
-/// What children do.
+/// An event reported by a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
-    /// A consumer of the group that is awake subscribed.
+    /// A consumer of the awake group subscribed.
     Awake,
-    /// One of them handled an order.
+    /// A consumer of the awake group handled an order.
     Mailed { consumer: usize, order: u64 },
-    /// The group that sleeps was woken.
+    /// The sleeping group was woken.
     Woken,
-    /// It handled an order.
+    /// The sleeping group handled an order.
     Reported { order: u64 },
-    /// It fell asleep.
+    /// The sleeping group fell asleep.
     Asleep,
 }
 
-/// How children are started, and who hears of them.
+/// Starts children, and sends their events to `told`.
 #[derive(Debug)]
 pub(super) struct Program {
     path: PathBuf,
@@ -42,7 +42,7 @@ pub(super) struct Program {
     pub(super) told: UnboundedSender<Event>,
 }
 
-/// What a consumer prints, as far as it is of use.
+/// The field used of the lines that a consumer prints.
 #[derive(Deserialize)]
 struct Line {
     body: String,
@@ -60,7 +60,7 @@ impl Program {
         Ok(Self { path, brokers, told })
     }
 
-    /// A group that stands before its first consumer comes.
+    /// Creates a group before its first consumer connects.
     pub(super) async fn make_group(&self, http: &str, group: &str) -> anyhow::Result<()> {
         let nsqd: Nsqd = http.parse().expect("the address of a listener");
         let (topic, channel) = (TopicName::new(STREAM)?, ChannelName::new(group)?);
@@ -83,7 +83,7 @@ impl Program {
         Ok(running)
     }
 
-    /// Starts a consumer with its socket, as systemd does: as descriptor 3, with LISTEN_FDS and LISTEN_PID.
+    /// Starts a consumer with its activation socket as systemd does: as descriptor 3, with LISTEN_FDS and LISTEN_PID.
     pub(super) fn sleeper(&self, socket: OwnedFd) -> anyhow::Result<Running> {
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#]).arg(&self.path);
@@ -94,7 +94,7 @@ impl Program {
         Ok(running)
     }
 
-    /// Starts wakeup, which looks for sockets in this folder.
+    /// Starts wakeup, which watches the sockets in this folder.
     pub(super) fn wakeup(&self, folder: &Path) -> anyhow::Result<Running> {
         let mut command = child_process::command(Command::new(&self.path), &["wakeup", "--log", "warn"]);
         command.args(["--socket-dir", text(folder)?]).args(&self.brokers).stdout(Stdio::null());

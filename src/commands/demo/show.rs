@@ -1,4 +1,4 @@
-//! The lines that a person follows.
+//! The demo's output.
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal, Write};
@@ -9,12 +9,12 @@ use super::{ASLEEP, AWAKE};
 use crate::commands::common::stdout;
 use mqueue::plural::{count, times};
 
-/// Stdout, and the time since the beginning.
+/// Writer to stdout that knows the start time.
 #[derive(Debug)]
 pub(super) struct Show {
     begun: Instant,
     colours: bool,
-    /// Why nothing more can be shown: nobody reads any more, or a disk is full.
+    /// The error that ended the output: a closed pipe, or a full disk.
     closed: RefCell<Option<io::Error>>,
 }
 
@@ -27,24 +27,24 @@ impl Show {
         }
     }
 
-    /// True if nothing more can be shown.
+    /// Returns true if stdout no longer takes output.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.borrow().is_some()
     }
 
-    /// Whether all was shown.
+    /// Returns the error that ended the output, if any.
     pub(super) fn shown(&self) -> io::Result<()> {
         self.closed.take().map_or(Ok(()), Err)
     }
 
-    /// A line of `who`, with the time.
+    /// Prints a line of `who`, with the time.
     pub(super) fn line(&self, who: &str, what: &str) {
         let (bold, plain) = if self.colours { (colour(who), "\x1b[0m") } else { ("", "") };
         let time = self.begun.elapsed().as_secs_f64();
         self.write(&format!("{time:7.2} s  {bold}{who:<8}{plain}  {what}\n"));
     }
 
-    /// What it came to.
+    /// Prints the table at the end.
     pub(super) fn summary(&self, ledger: &Ledger) {
         let shares: Vec<_> = ledger.shares.iter().map(u64::to_string).collect();
         let notes = [format!("{}: {}", count(shares.len(), "consumer"), shares.join(" + ")), wakes(ledger)];

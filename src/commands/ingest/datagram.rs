@@ -1,8 +1,8 @@
 //! Packets from datagram sockets.
 //!
-//! The receiver does nothing but receive into a bounded queue, so that a burst is out of the kernel's small buffer at once. When the queue
-//! is full it receives no more. A Unix socket's sender then waits (or is told EAGAIN, if it does not want to wait): nothing is
-//! dropped. UDP knows no waiting: the kernel drops, and counts.
+//! The receiver only moves packets to a bounded queue, so that a burst leaves the kernel's small buffer at once. It
+//! stops receiving while the queue is full. A Unix socket's sender then blocks (or gets EAGAIN, if non-blocking),
+//! and nothing is dropped. For UDP, which has no flow control, the kernel drops packets and counts them.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -19,39 +19,39 @@ use super::drops::Drops;
 use super::listen::SocketFile;
 use super::outlet::{GivenUp, Outlet};
 
-/// The kernel's buffer that is asked for, in bytes; less is given where net.core.rmem_max is lower.
+/// Requested size of the kernel's receive buffer in bytes; net.core.rmem_max may limit it.
 const KERNEL_BUFFER: usize = 8 << 20;
-/// Packets published together.
+/// Most packets published together.
 const BATCH: usize = 1000;
-/// What a packet costs besides its bytes.
+/// Estimated overhead of a packet in bytes.
 const COST: usize = 128;
-/// No kernel takes a longer packet by default.
+/// Size limit of the receive buffer: no kernel takes a longer packet by default.
 const LONGEST: usize = 1 << 20;
-/// When the program stops: a socket that brings nothing for so long is empty.
+/// Silence after which a socket counts as empty when the program stops.
 const SILENCE: Duration = Duration::from_millis(20);
-/// How long to wait when nothing can be received.
+/// Pause after a receive error.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often the kernel's drops are looked up.
+/// Interval at which the kernel's drop counter is read.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A socket that packets come from.
+/// A datagram socket.
 #[derive(Debug)]
 pub(super) enum Datagrams {
     Unix(UnixDatagram),
     Udp(UdpSocket),
 }
 
-/// A packet, and its room in the queue.
+/// A packet, and its permit for space in the queue.
 struct Packet(Bytes, OwnedSemaphorePermit);
 
 impl Datagrams {
-    /// Asks the kernel for a large buffer.
+    /// Asks the kernel for a large receive buffer.
     pub(super) fn widen(&self, name: &str) {
         let fd = match self {
             Self::Unix(socket) => socket.as_fd(),
             Self::Udp(socket) => socket.as_fd(),
         };
-        // the first may exceed the limit, and takes a privilege
+        // the first call may exceed the limit, but needs a privilege
         let wider = setsockopt(&fd, sockopt::RcvBufForce, &KERNEL_BUFFER);
         if let Err(error) = wider.or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &KERNEL_BUFFER)) {
             tracing::warn!("the buffer of {name} stays as it is: {error}");
@@ -66,7 +66,7 @@ impl Datagrams {
     }
 }
 
-/// Receives and publishes until the program stops, and then what is here already.
+/// Receives and publishes until the program stops; then publishes the packets already here.
 pub(super) async fn serve(socket: Datagrams, file: Option<SocketFile>, max: usize, queue: u32, outlet: Arc<Outlet>) {
     let (sender, packets) = mpsc::unbounded_channel();
     let mut drops = match &socket {
@@ -80,12 +80,12 @@ pub(super) async fn serve(socket: Datagrams, file: Option<SocketFile>, max: usiz
         ((), ()) = work => {}
         never = watch(&mut drops, &outlet) => match never {},
     }
-    // the socket is still there to be asked about
+    // before the socket closes: the last look at its drops
     count(&mut drops, &outlet);
     drop(receiver);
 }
 
-/// Looks up each second what the kernel dropped, also while nothing is received. Never ends, for it runs beside the work.
+/// Reads the kernel's drop counter each second, even while nothing is received. Never returns; runs beside the work.
 async fn watch(drops: &mut Option<Drops>, outlet: &Outlet) -> std::convert::Infallible {
     loop {
         sleep(LOOK).await;
@@ -101,14 +101,14 @@ struct Receiver {
     socket: Datagrams,
     file: Option<SocketFile>,
     max: usize,
-    /// Bytes that the queue may still take.
+    /// Free space in the queue, in bytes.
     room: Arc<Semaphore>,
     queue: u32,
     outlet: Arc<Outlet>,
 }
 
 impl Receiver {
-    /// Receives until the program stops, and then until nothing comes any more.
+    /// Receives until the program stops, and then until the socket is silent.
     async fn run(&mut self, sender: mpsc::UnboundedSender<Packet>) {
         let mut buffer = vec![0; self.max.min(LONGEST) + 1];
         loop {
@@ -118,7 +118,7 @@ impl Receiver {
                 received = self.socket.receive(&mut buffer) => self.take(received, &buffer, &sender).await,
             }
         }
-        // nobody new finds it, and what was sent is received
+        // no new sender finds the socket, and what was sent is still received
         self.file = None;
         while let Ok(received) = timeout(SILENCE, self.socket.receive(&mut buffer)).await {
             self.take(received, &buffer, &sender).await;

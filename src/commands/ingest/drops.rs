@@ -1,12 +1,12 @@
-//! What the kernel dropped of a UDP socket: the last column of `/proc/net/udp`.
+//! Packets that the kernel dropped from a UDP socket: the last column of `/proc/net/udp`.
 //!
-//! SO_RXQ_OVFL says the same, but only with the next packet: after a burst there may be none.
+//! SO_RXQ_OVFL gives the same count, but only with the next packet, and after a burst there may be none.
 
 use std::os::fd::AsFd;
 
 use tokio::net::UdpSocket;
 
-/// A socket's drops.
+/// The drop counter of a socket.
 #[derive(Debug)]
 pub(super) struct Drops {
     inode: u64,
@@ -14,7 +14,7 @@ pub(super) struct Drops {
 }
 
 impl Drops {
-    /// Those of this socket from now on.
+    /// Counts the drops of this socket from now on.
     pub(super) fn of(socket: &UdpSocket) -> Self {
         let inode = nix::sys::stat::fstat(socket.as_fd()).map_or(0, |stat| stat.st_ino);
         let mut drops = Self { inode, known: 0 };
@@ -22,7 +22,7 @@ impl Drops {
         drops
     }
 
-    /// How many there were since this was asked last.
+    /// Returns the number of drops since the last call.
     pub(super) fn new_ones(&mut self) -> u64 {
         let tables =
             ["/proc/self/net/udp", "/proc/self/net/udp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
@@ -31,7 +31,7 @@ impl Drops {
     }
 }
 
-/// The drops of the socket with this inode, in a table as the kernel writes it.
+/// Finds the drops of the socket with this inode in a table of `/proc/net/udp`.
 fn drops_of(table: &str, inode: u64) -> Option<u64> {
     table.lines().skip(1).find_map(|line| {
         let mut columns = line.split_whitespace();
@@ -56,7 +56,7 @@ mod tests {
             }
             counted += drops.new_ones();
         }
-        // tokio has not looked at it yet
+        // tokio has not read from the socket yet
         let receiver = receiver.into_std().unwrap();
         let kept = std::iter::from_fn(|| receiver.recv(&mut [0; 4096]).ok()).count() as u64;
         assert!(counted > 0);

@@ -1,4 +1,4 @@
-//! The sockets: those that systemd passes, and those that are named.
+//! The listening sockets: activation sockets from systemd, and those named with `--listen`.
 
 use std::fmt::Display;
 use std::io;
@@ -12,17 +12,17 @@ use mqueue::net::{Endpoint, remove_stale};
 use mqueue::net::{bind_udp, listen};
 use mqueue::systemd::{Ear, passed_sockets};
 
-/// A socket, where it is, and the file that goes with it.
+/// A socket, its name, and its file.
 #[derive(Debug)]
 pub(super) struct Listening {
     pub(super) socket: Socket,
-    /// For people.
+    /// Name of the socket in log lines.
     pub(super) name: String,
-    /// None where somebody else made the socket, and keeps it.
+    /// `None` for sockets without a file, and for activation sockets, whose file belongs to systemd.
     pub(super) file: Option<SocketFile>,
 }
 
-/// What can be listened on.
+/// A socket of any supported kind.
 #[derive(Debug)]
 pub(super) enum Socket {
     Unix(UnixListener),
@@ -31,8 +31,8 @@ pub(super) enum Socket {
     Udp(UdpSocket),
 }
 
-/// A socket's file, which goes with it. It has to go before the socket is closed: the file of a closed one is anybody's to replace, and
-/// the new one must not be removed.
+/// The file of a Unix socket, removed on drop. It must be dropped before the socket is closed: once
+/// closed, another process may replace the file, and the new file must not be removed.
 #[derive(Debug)]
 pub(super) struct SocketFile(PathBuf);
 
@@ -42,7 +42,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// All of them, inside a tokio runtime. Fails if there is none, or one cannot be had.
+/// Opens all sockets; needs a tokio runtime. Fails if there are none, or one cannot be opened.
 pub(super) async fn open(named: &[Endpoint]) -> Result<Vec<Listening>, Failure> {
     let passed = passed_sockets().map_err(|e| Failure::new(Exit::Usage, e))?;
     let mut sockets: Vec<Listening> = passed.into_iter().map(adopt).collect();
@@ -55,7 +55,7 @@ pub(super) async fn open(named: &[Endpoint]) -> Result<Vec<Listening>, Failure> 
     }
 }
 
-/// One that systemd has made.
+/// Takes over an activation socket.
 fn adopt(ear: Ear) -> Listening {
     let (socket, name) = match ear {
         Ear::Stream(socket) => {

@@ -1,11 +1,11 @@
-//! `mqueue ingest`: sockets in, a stream out.
+//! `mqueue ingest`: publishes what arrives on sockets to a stream.
 //!
 //! ```text
 //!  unix:, tcp:      a task a connection: read ─▶ lines ─▶ Outlet ─▶ OK of nsqd ─▶ read on … end ─▶ "OK 500"
 //!  unixgram:, udp:  receiver ─▶ queue (bounded) ─▶ Outlet
 //! ```
 //!
-//! Whoever reads does not read on before it knows where to put what it has: so a stream's sender is slowed down, and memory is bounded.
+//! A reader takes no more input until its last input is published or queued. So a stream's sender is throttled, and memory is bounded.
 
 pub(crate) mod args;
 mod datagram;
@@ -33,11 +33,11 @@ use mqueue::client::{Publisher, PublisherConfig};
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 
-/// How often it says how it is doing, and what was refused or dropped.
+/// Longest interval between status notifications, and between reports of refused or dropped messages.
 const PULSE: Duration = Duration::from_secs(1);
-/// How much longer it asks systemd for while it stops, each time.
+/// Time that each EXTEND_TIMEOUT_USEC asks for while stopping.
 const MORE_TIME: Duration = Duration::from_secs(10);
-/// How long nsqd may be away before that is said.
+/// Time without nsqd after which the outage is logged.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the command to its end.
@@ -62,12 +62,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let started = Instant::now();
     let exit = tokio::select! {
         biased;
-        // first, for it ends the tasks, too
+        // polled first, because it also ends the tasks
         () = shutdown.now.cancelled() => Exit::Interrupted,
         () = tasks.wait() => Exit::Success,
         never = tell(&outlet, &shutdown, lines.as_ref()) => match never {},
     };
-    // said before, unless there was nothing to wait for
+    // usually sent by `tell` already
     Notifier.stopping();
     outlet.tally.warn();
     match lines {
@@ -95,7 +95,7 @@ fn serve(Listening { socket, name, file }: Listening, args: &Args, outlet: &Arc<
     tasks.spawn(datagram::serve(datagrams, file, max, args.max_queued, outlet.clone()));
 }
 
-/// Tells systemd and people how it is doing; never ends, for it runs beside the work.
+/// Notifies systemd and reports progress; never returns, runs beside the work.
 async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<&Lines>) -> std::convert::Infallible {
     let notifier = Notifier;
     let mut ticks = interval(notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3)));

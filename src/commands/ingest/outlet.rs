@@ -1,4 +1,4 @@
-//! The way to nsqd, for all that comes in.
+//! The publisher that all sockets share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -10,7 +10,7 @@ use mqueue::client::{PublishError, PublishManyError, Publisher};
 use mqueue::proto::TopicName;
 use mqueue::shutdown::Shutdown;
 
-/// Publishes to one stream, until it is there.
+/// Publishes to one stream, and retries until nsqd has each message.
 #[derive(Debug)]
 pub(super) struct Outlet {
     publisher: Publisher,
@@ -20,7 +20,7 @@ pub(super) struct Outlet {
     away: AtomicBool,
 }
 
-/// The program is to end now: what was to be published is not.
+/// Error: the program must end now, so the messages were not published.
 #[derive(Debug)]
 pub(super) struct GivenUp;
 
@@ -29,8 +29,8 @@ impl Outlet {
         Self { publisher, stream, shutdown, tally: Tally::default(), away: AtomicBool::new(false) }
     }
 
-    /// Done when nsqd has all of them but those that it refuses for good, whose number is given. While nsqd is away this waits.
-    /// Cancelled, some may have been published.
+    /// Publishes the bodies, waiting while nsqd is away; returns the number that nsqd refused for good,
+    /// once it has all the others. If cancelled, some may have been published.
     pub(super) async fn publish(&self, mut bodies: Vec<Bytes>) -> Result<u64, GivenUp> {
         let (begun, count, mut refused) = (Instant::now(), bodies.len() as u64, 0);
         self.tally.read(count);
@@ -63,7 +63,7 @@ impl Outlet {
         Ok(refused)
     }
 
-    /// Says once that nsqd is away, and once that it is back.
+    /// Logs once that nsqd is away, and once that it is back.
     fn note(&self, away: Option<&PublishError>) {
         let was_away = self.away.swap(away.is_some(), Ordering::Relaxed);
         match away {

@@ -1,12 +1,12 @@
 //! Lines from stream sockets.
 //!
-//! A connection is read only while nothing of it waits to be published. Its end is answered with how many lines are published; when the
-//! program stops, that many are, and the sender has to send the rest to somebody else.
+//! A connection is read only while none of its lines waits to be published. At its end the sender gets the number of
+//! lines published. When the program stops, the sender gets the number so far, and has to send the rest elsewhere.
 //!
-//! A line is whole when its newline has come. What follows the last newline is not published, however the stream ended: the end of a
-//! killed sender looks like any other, and one that ends its side in order may only pass on what a killed one wrote.
+//! A line is complete when its newline has arrived. Text after the last newline is not published, however the stream ended: the
+//! end of a killed sender looks like any other, and a sender that closes its side in order may only relay what a killed one wrote.
 //!
-//! A sender that is silent keeps its connection until all places are taken; then the one that is silent for longest makes way for a new one.
+//! A silent sender keeps its connection until all places are taken; then the one silent for longest makes way for a new one.
 
 use std::io;
 use std::sync::Arc;
@@ -24,22 +24,22 @@ use crate::commands::common::record_splitter::{Cut, Records};
 use mqueue::http::{Place, Places};
 use mqueue::net::Answer;
 
-/// Connections at once, of a socket. A silent one makes way for one more; while none is silent, more wait in the kernel.
+/// Limit on the connections of a socket. A silent one makes way for a new one; while none is silent, new ones wait in the kernel.
 pub(super) const CONNECTIONS: usize = 256;
-/// How long to wait when no connection can be taken.
+/// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
-/// When the program stops: a sender that is silent for so long has written what it was writing, and one that is not silent is cut off
-/// after so much.
+/// Limits for a sender when the program stops: silence after which it counts as finished, and the
+/// number of reads after which a sender that is not silent is cut off.
 const SILENCE: Duration = Duration::from_millis(20);
 const LAST_READS: usize = 64;
-/// How long a sender may leave its answer unread.
+/// Longest time that a sender may leave its answer unread.
 const ANSWER: Duration = Duration::from_secs(5);
-/// The same for one that has made way.
+/// The same limit for a connection that has to make way.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// A socket that takes connections.
+/// A socket that accepts connections.
 pub(super) trait Listener {
-    /// The next one. Cancel-safe.
+    /// Accepts the next connection. Cancel-safe.
     fn next(&self) -> impl Future<Output = io::Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>> + Send;
 }
 
@@ -55,7 +55,7 @@ impl Listener for TcpListener {
     }
 }
 
-/// Takes connections until the program stops.
+/// Accepts connections until the program stops.
 pub(super) async fn serve(
     listener: impl Listener,
     file: Option<SocketFile>,
@@ -84,23 +84,23 @@ pub(super) async fn serve(
             }
         }
     }
-    // in this order: see SocketFile
+    // in this order: see `SocketFile`
     drop(file);
     drop(listener);
 }
 
-/// One connection.
+/// A connection from a sender.
 struct Feed {
     outlet: Arc<Outlet>,
     records: Records,
     place: Place,
-    /// What was settled so far.
+    /// The answer for the lines settled so far.
     answer: Answer,
 }
 
-/// Why no more is read.
+/// Reason why reading ended.
 enum Ended {
-    /// The sender ended its side, or broke off, or the program stops.
+    /// The sender closed its side or broke off, or the program stops.
     Over,
     /// The connection had to make way for another.
     Ousted,
@@ -135,7 +135,7 @@ impl Feed {
         self.outlet.tally.disconnected();
     }
 
-    /// Publishes all lines up to the stream's end, or the program's, or until the connection has to make way.
+    /// Publishes all lines until the stream ends, the program stops, or the connection has to make way.
     async fn read_all(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Ended, GivenUp> {
         let outlet = self.outlet.clone();
         loop {
@@ -167,7 +167,7 @@ impl Feed {
         }
     }
 
-    /// The program stops: what the sender has written already is taken, as far as it comes at once.
+    /// Reads and publishes what the sender has already written, as the program stops.
     async fn read_rest(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Ended, GivenUp> {
         for _ in 0..LAST_READS {
             match timeout(SILENCE, stream.read(self.records.space())).await {
@@ -187,12 +187,12 @@ impl Feed {
         Ok(Ended::Over)
     }
 
-    /// The sender has ended its side: if it did so within a line, the answer says that.
+    /// Handles the sender's end of stream: notes in the answer whether it ended within a line.
     fn end(&mut self) {
         self.answer.unfinished = self.break_off();
     }
 
-    /// Leaves out what is no whole line; false if there is nothing.
+    /// Discards an unfinished line; returns false if there is none.
     fn break_off(&mut self) -> bool {
         let is_within_a_line = self.records.end() != Cut::default();
         if is_within_a_line {
@@ -201,7 +201,7 @@ impl Feed {
         is_within_a_line
     }
 
-    /// Publishes the lines that are whole now. While it has some the connection does not make way; false if it has had to before.
+    /// Publishes the complete lines. Meanwhile the connection does not make way; returns false if it already had to.
     async fn take(&mut self, read: usize) -> Result<bool, GivenUp> {
         let cut = self.records.take(read);
         if cut == Cut::default() {

@@ -1,4 +1,4 @@
-//! What was taken in, and what became of it.
+//! Counts of messages received, published, refused and dropped.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,34 +10,34 @@ use crate::commands::common::latency::{Latency, Quantiles};
 use mqueue::client::PublishError;
 use mqueue::plural::count;
 
-/// The counts. The lock covers a few lines.
+/// The counts. The lock is held for a few lines only.
 #[derive(Debug, Default)]
 pub(super) struct Tally(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     counts: Counts,
-    /// As they were when trouble was last said.
+    /// The counts at the last warning.
     said: Counts,
     last_refusal: Option<String>,
     recent: Latency,
     all: Latency,
 }
 
-/// In messages.
+/// Counts in messages, unless noted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 struct Counts {
     read: u64,
     published: u64,
     /// Longer than allowed.
     too_long: u64,
-    /// nsqd refused them for good.
+    /// Refused by nsqd for good.
     refused: u64,
-    /// Lost by the kernel, before they could be received.
+    /// Dropped by the kernel before they could be received.
     dropped: u64,
-    /// Half lines of senders that ended or broke off.
+    /// Unfinished lines of senders that ended or broke off.
     cut_off: u64,
-    /// Silent connections that were ended to make room for others.
+    /// Silent connections closed to make room for others.
     made_way: u64,
     empty: u64,
     connections: u64,
@@ -50,17 +50,17 @@ pub(super) struct Line {
     counts: Counts,
     /// True on the last line, whose latencies are of the whole run.
     ended: bool,
-    /// From reading to nsqd's OK, since the line before.
+    /// From reading to nsqd's OK, since the previous line.
     latency_ms: Option<Quantiles>,
 }
 
 impl Tally {
-    /// Messages came in.
+    /// Counts messages received.
     pub(super) fn read(&self, count: u64) {
         self.inner().counts.read += count;
     }
 
-    /// They were published, so long after they came in.
+    /// Counts messages published, with the time since they were received.
     pub(super) fn published(&self, count: u64, took: Duration) {
         let mut inner = self.inner();
         inner.counts.published += count;
@@ -68,31 +68,31 @@ impl Tally {
         inner.all.record_times(took, count);
     }
 
-    /// nsqd refused one.
+    /// Counts a message that nsqd refused.
     pub(super) fn refused_by_nsqd(&self, why: &PublishError) {
         let mut inner = self.inner();
         inner.counts.refused += 1;
         inner.last_refusal = Some(why.to_string());
     }
 
-    /// Nothing to publish came in, or too much of one.
+    /// Counts empty messages, and messages that are too long.
     pub(super) fn unusable(&self, empty: u64, too_long: u64) {
         let mut inner = self.inner();
         inner.counts.empty += empty;
         inner.counts.too_long += too_long;
     }
 
-    /// The kernel dropped some.
+    /// Counts packets that the kernel dropped.
     pub(super) fn dropped(&self, count: u64) {
         self.inner().counts.dropped += count;
     }
 
-    /// A silent sender made way for another.
+    /// Counts a silent connection that made way for another.
     pub(super) fn made_way(&self) {
         self.inner().counts.made_way += 1;
     }
 
-    /// A sender ended or broke off within a line.
+    /// Counts a sender that ended or broke off within a line.
     pub(super) fn cut_off(&self) {
         self.inner().counts.cut_off += 1;
     }
@@ -105,7 +105,7 @@ impl Tally {
         self.inner().counts.connections -= 1;
     }
 
-    /// Says what did not come through since this was called last.
+    /// Logs what was dropped, refused or cut off since the last call.
     pub(super) fn warn(&self) {
         let mut inner = self.inner();
         let (now, said) = (inner.counts, inner.said);
@@ -134,7 +134,7 @@ impl Tally {
         }
     }
 
-    /// The report's line; the last one is about the whole run.
+    /// Makes a line of the report; the last one covers the whole run.
     pub(super) fn line(&self, ended: bool) -> Line {
         let mut inner = self.inner();
         let recent = std::mem::take(&mut inner.recent);
@@ -142,13 +142,13 @@ impl Tally {
         Line { counts: inner.counts, ended, latency_ms }
     }
 
-    /// The line for `systemctl status`.
+    /// Formats the line for `systemctl status`.
     pub(super) fn status(&self) -> String {
         let counts = self.inner().counts;
         format!("{} published, {} senders, {} dropped", counts.published, counts.connections, counts.dropped)
     }
 
-    /// The last words for people.
+    /// Formats the summary at the end.
     pub(super) fn summary(&self, took: Duration) -> String {
         let inner = self.inner();
         let Counts { read, published, too_long, refused, dropped, cut_off, .. } = inner.counts;

@@ -1,4 +1,4 @@
-//! What a run stands on: an nsqd that is named, or a broker in this process, and a folder for the socket.
+//! The broker of a run, an nsqd that is named or a broker in this process, and a folder for the socket.
 
 use std::path::PathBuf;
 
@@ -8,20 +8,20 @@ use crate::commands::pipeline::args::Args;
 use mqueue::client::{Nsqd, StatsFilter};
 use mqueue::proto::TopicName;
 
-/// Where NSQ is, and what has to be kept for it.
+/// Addresses of the broker, and the resources held for the run.
 pub(super) struct Ground {
     pub(super) tcp: String,
     http: Option<Nsqd>,
-    /// A folder for the socket.
+    /// The folder for the socket.
     pub(super) folder: PathBuf,
-    /// Names of streams begin with this, so that a run meets no other.
+    /// Prefix of the stream names, so that a run shares no stream with another.
     prefix: String,
     embedded: Option<Embedded>,
     _own_folder: Option<Folder>,
 }
 
 impl Ground {
-    /// The nsqd that is named, or a broker in this process.
+    /// Finds the nsqd that is named, or starts a broker in this process.
     pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
         let (found, embedded) = Brokers::find_or_start(&args.broker, "mqueue-pipeline").await?;
         let (tcp, http) = (found.tcp[0].to_string(), found.http.into_iter().next());
@@ -34,18 +34,18 @@ impl Ground {
         Ok(Self { tcp, http, folder, prefix, embedded: None, _own_folder: Some(own) })
     }
 
-    /// True if the broker is in this process.
+    /// Returns true if the broker runs in this process.
     pub(super) fn is_embedded(&self) -> bool {
         self.embedded.is_some()
     }
 
-    /// The streams from hop to hop, the last of them the one that is counted.
+    /// Returns the streams between the hops; the last is the one counted.
     pub(super) fn streams(&self, stages: u8) -> Vec<TopicName> {
         let names = (1..=stages).map(|n| format!("stage-{n}")).chain(["final".to_owned()]);
         names.map(|name| TopicName::new(&format!("{}{name}", self.prefix)).expect("a valid name")).collect()
     }
 
-    /// Messages that wait in each stream.
+    /// Returns the backlog of each stream; `None` if unknown.
     pub(super) async fn queues(&self, streams: &[TopicName]) -> Vec<Option<i64>> {
         let Some(http) = &self.http else { return vec![None; streams.len()] };
         let filter = StatsFilter { topic: None, channel: None, clients: false };
@@ -57,7 +57,7 @@ impl Ground {
         streams.iter().map(depth).collect()
     }
 
-    /// Leaves nothing behind.
+    /// Stops the broker, or deletes the streams.
     pub(super) async fn clear(self, streams: &[TopicName]) {
         if let Some(embedded) = self.embedded {
             return embedded.end().await;

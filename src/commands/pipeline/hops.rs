@@ -1,4 +1,4 @@
-//! The hops as child processes, and what they say.
+//! The hops as child processes, and their reports.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,31 +15,31 @@ use crate::commands::pipeline::args::Args;
 use crate::commands::send::args::Rate;
 use mqueue::proto::TopicName;
 
-/// What the hops do.
+/// An event reported by a hop.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// One of them does its work.
+    /// A hop is ready.
     Ready,
     /// A line of ingest's report.
     Ingested(Ingested),
     /// A line of a stage's report; stages count from 0.
     Passed(usize, Passed),
-    /// One of them has ended.
+    /// A hop has ended.
     Gone(String),
-    /// The sender's last words.
+    /// The sender's final report.
     Sent(Sent),
-    /// Something that a person should read.
+    /// A log line for people.
     Said(String),
 }
 
-/// What is read of ingest's report.
+/// The fields used of ingest's report.
 #[derive(Debug, Deserialize)]
 pub(super) struct Ingested {
     pub(super) published: u64,
     pub(super) latency_ms: Option<Millis>,
 }
 
-/// What is read of a stage's report.
+/// The fields used of a stage's report.
 #[derive(Debug, Deserialize)]
 pub(super) struct Passed {
     pub(super) passed: u64,
@@ -48,7 +48,7 @@ pub(super) struct Passed {
     pub(super) latency_ms: Option<Millis>,
 }
 
-/// What is read of the sender's report.
+/// The fields used of the sender's report.
 #[derive(Debug, Deserialize)]
 pub(super) struct Sent {
     pub(super) sent: u64,
@@ -56,14 +56,14 @@ pub(super) struct Sent {
     pub(super) late_ms: Option<Millis>,
 }
 
-/// Quantiles of a report.
+/// Quantiles of a report, in milliseconds.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(super) struct Millis {
     pub(super) p50: f64,
     pub(super) p99: f64,
 }
 
-/// The processes.
+/// The child processes of a run.
 #[derive(Debug)]
 pub(super) struct Hops {
     program: PathBuf,
@@ -74,12 +74,12 @@ pub(super) struct Hops {
     sender: Option<Running>,
 }
 
-/// How long stage `n` (from 0) works on a message.
+/// Returns the time that stage `n` (from 0) works on a message.
 pub(super) fn work(args: &Args, n: u8) -> Duration {
     args.work.get(usize::from(n)).or(args.work.last()).copied().unwrap_or_default()
 }
 
-/// As many at once as the rate needs, twice over, so that what has gathered can be caught up with.
+/// Returns about twice the concurrency that the rate needs, so that a backlog can be worked off.
 fn concurrency(rate: Rate, work: Duration) -> u32 {
     match rate {
         Rate::Fixed(rate) => ((2.0 * rate * work.as_secs_f64()).ceil() as u32).saturating_add(10).min(2000),
@@ -88,7 +88,7 @@ fn concurrency(rate: Rate, work: Duration) -> u32 {
 }
 
 impl Hops {
-    /// Starts all but the sender.
+    /// Starts all hops but the sender.
     pub(super) fn start(
         args: &Args,
         nsqd: &str,
@@ -117,7 +117,7 @@ impl Hops {
         Ok(Self { program, socket, told, ingest, stages, sender: None })
     }
 
-    /// How many there are without the sender.
+    /// Returns the number of hops without the sender.
     pub(super) fn count(&self) -> usize {
         1 + self.stages.len()
     }
@@ -130,7 +130,7 @@ impl Hops {
         Ok(())
     }
 
-    /// Ends all of them, in the direction of the messages.
+    /// Stops all hops, in the direction of the messages.
     pub(super) async fn end(self) {
         for hop in self.sender.into_iter().chain([self.ingest]).chain(self.stages) {
             hop.end().await;
@@ -138,7 +138,7 @@ impl Hops {
     }
 }
 
-/// Starts one; says when it is ready, which is when it says `ready`, and what it reports.
+/// Starts a hop; sends `Ready` once a log line contains `ready`, and an event for each line of its report.
 fn hop<L: for<'a> Deserialize<'a>>(
     program: &Path,
     args: &[&str],
@@ -167,7 +167,7 @@ fn hop<L: for<'a> Deserialize<'a>>(
     Ok(running)
 }
 
-/// Held for as long as a hop has something to say.
+/// Sends `Gone` when dropped, at the end of a hop's stdout.
 struct Teller {
     told: UnboundedSender<Event>,
     name: String,

@@ -1,4 +1,4 @@
-//! What arrived at the end, each message by its id.
+//! Account of the messages that arrived at the end, by id.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,17 +9,17 @@ use crate::commands::common::latency::Latency;
 use mqueue::handler::{Handler, Verdict};
 use mqueue::proto::Message;
 
-/// The account of a run. Ids count from 1, and are as many as there are messages.
+/// The account of a run. Ids count from 1 up to the number of messages.
 #[derive(Debug)]
 pub(super) struct Ledger {
     seen: Vec<bool>,
-    /// Different messages that arrived.
+    /// Number of distinct messages that arrived.
     pub(super) received: u64,
     /// Arrivals of messages that had arrived before.
     pub(super) duplicates: u64,
-    /// Arrivals that are no message of this run.
+    /// Arrivals of messages that do not belong to this run.
     pub(super) strange: u64,
-    /// From when a message was due at the sender to its arrival here.
+    /// Time from when a message was due at the sender to its arrival here.
     pub(super) latency: Latency,
     pub(super) recent: Latency,
     begun: Instant,
@@ -29,12 +29,12 @@ pub(super) struct Ledger {
 #[derive(Deserialize)]
 struct Arrived<'a> {
     id: u64,
-    /// When it was due, in nanoseconds since 1970.
+    /// Due time in nanoseconds since 1970.
     tag: &'a str,
 }
 
 impl Ledger {
-    /// For this many messages.
+    /// Makes an account for `count` messages.
     pub(super) fn new(count: u64) -> Self {
         let now = Instant::now();
         Self {
@@ -49,17 +49,17 @@ impl Ledger {
         }
     }
 
-    /// Of the first `sent` messages, how many have not arrived.
+    /// Returns how many of the first `sent` messages have not arrived.
     pub(super) fn lost(&self, sent: u64) -> u64 {
         sent.saturating_sub(self.received)
     }
 
-    /// How long nothing has arrived.
+    /// Returns the time since the last arrival.
     pub(super) fn quiet(&self) -> Duration {
         self.last.elapsed()
     }
 
-    /// From the first arrival to the last.
+    /// Returns the time from the first arrival to the last.
     pub(super) fn time(&self) -> Duration {
         self.last.saturating_duration_since(self.begun)
     }
@@ -88,7 +88,7 @@ impl Ledger {
     }
 }
 
-/// The handler that keeps the ledger.
+/// The handler that records arrivals in the ledger.
 #[derive(Debug)]
 pub(super) struct Final(pub(super) Arc<Mutex<Ledger>>);
 

@@ -1,10 +1,10 @@
-//! `mqueue pipeline`: a sender, ingest, stages and the end, to look at and to measure.
+//! `mqueue pipeline`: a sender, ingest, stages and a final consumer, for demonstration and measurement.
 //!
 //! ```text
 //!  send ─unix─▶ ingest ─▶ stage-1 ─▶ stage 1 ─▶ stage-2 ─▶ stage 2 ─▶ … ─▶ final ─▶ counted here
 //! ```
 //!
-//! Every hop is the real program as a process of its own; its figures are the lines of its `--report json`.
+//! Every hop is a child process of this program; its figures come from the lines of its `--report json`.
 
 pub(crate) mod args;
 mod ground;
@@ -33,9 +33,9 @@ use mqueue::proto::{ChannelName, TopicName};
 use mqueue::shutdown::Shutdown;
 use mqueue::worker::{Worker, WorkerConfig};
 
-/// How long the hops may take to start.
+/// Longest time that the hops may take to start.
 const START: Duration = Duration::from_secs(20);
-/// When nothing arrives any more for so long, what is missing is lost.
+/// Time without an arrival after which missing messages count as lost.
 const PATIENCE: Duration = Duration::from_secs(30);
 const MOMENT: Duration = Duration::from_millis(5);
 /// The group of every hop.
@@ -75,7 +75,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(if lost && !run.interrupted { Exit::Failure } else { Exit::Success })
 }
 
-/// Counts what arrives at the end, in a task of its own.
+/// Counts the messages of the last stream, in a task of its own.
 async fn count(
     ground: &Ground,
     stream: &TopicName,
@@ -93,19 +93,19 @@ async fn count(
     }))
 }
 
-/// A run as it is seen.
+/// State of a run.
 struct Run {
     table: Table,
     show: Show,
     ledger: Arc<Mutex<Ledger>>,
     events: UnboundedReceiver<Event>,
-    /// Hops that do their work.
+    /// Number of hops that are ready.
     ready: usize,
-    /// What the sender said at its end.
+    /// The sender's final report.
     finished: Option<hops::Sent>,
-    /// The last hop that ended.
+    /// Name of the last hop that ended.
     gone: Option<String>,
-    /// Ctrl-C came before all had arrived.
+    /// True if Ctrl-C came before all messages had arrived.
     interrupted: bool,
 }
 
@@ -129,7 +129,7 @@ impl Run {
         ));
     }
 
-    /// From the hops' start to their end.
+    /// Runs the load, from the hops' start to their end.
     async fn play(
         &mut self,
         mut hops: Hops,
@@ -162,7 +162,7 @@ impl Run {
                     self.interrupted = true;
                     break;
                 }
-                // the last ones: looked at often, but not after each
+                // for the last arrivals: checked often, but not after each
                 () = sleep(MOMENT), if self.finished.is_some() => {}
             }
             if self.is_over() || self.show.is_closed() {
@@ -193,7 +193,7 @@ impl Run {
         self.finished.as_ref().map_or(0, |sent| sent.sent)
     }
 
-    /// All has arrived, or nothing comes any more.
+    /// Returns true if all messages have arrived, or none has arrived for `PATIENCE`.
     fn is_over(&self) -> bool {
         let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         self.finished.is_some() && (ledger.lost(self.sent()) == 0 || ledger.quiet() > PATIENCE)

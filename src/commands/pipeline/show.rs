@@ -1,4 +1,4 @@
-//! What a person follows: a table that is drawn anew each second, or a line each second where there is no terminal.
+//! Output of a run: on a terminal a table redrawn each second, elsewhere a line each second.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
@@ -10,31 +10,31 @@ use super::ledger::Ledger;
 use crate::commands::common::latency::Quantiles;
 use mqueue::plural::count;
 
-/// A row of the table: a hop.
+/// A row of the table, for one hop.
 #[derive(Debug, Default)]
 struct Row {
     name: String,
-    /// Messages that the next hop has.
+    /// Messages handed to the next hop.
     count: u64,
-    /// Of the last second, or in the end of the whole run.
+    /// Messages a second: of the last second, or at the end of the whole run.
     rate: u64,
-    /// Messages that are worked on.
+    /// Messages in progress.
     working: Option<u32>,
     latency: Option<Millis>,
 }
 
-/// All hops.
+/// The table of all hops.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// Ingest, the stages, the end.
+    /// Rows for ingest, the stages, and the end.
     rows: Vec<Row>,
-    /// What waits before each stage, and before the end.
+    /// Backlog before each stage, and before the end.
     pub(super) queues: Vec<Option<i64>>,
     dead: Vec<u64>,
 }
 
 impl Table {
-    /// For this many stages.
+    /// Makes a table for this many stages.
     pub(super) fn new(stages: u8) -> Self {
         let names = (1..=stages).map(|n| format!("stage {n}"));
         let names = ["ingest".to_owned()].into_iter().chain(names).chain(["end".to_owned()]);
@@ -45,18 +45,18 @@ impl Table {
         }
     }
 
-    /// A line of ingest's report.
+    /// Updates the row of ingest from a line of its report.
     pub(super) fn ingested(&mut self, line: Ingested) {
         self.rows[0].set(line.published, None, line.latency_ms);
     }
 
-    /// A line of a stage's report.
+    /// Updates the row of a stage from a line of its report.
     pub(super) fn passed(&mut self, stage: usize, line: Passed) {
         self.dead[stage] = line.dead;
         self.rows[stage + 1].set(line.passed, Some(line.in_flight), line.latency_ms);
     }
 
-    /// A second has passed at the end.
+    /// Updates the row of the end, once a second.
     pub(super) fn arrived(&mut self, ledger: &mut Ledger) {
         let recent = std::mem::take(&mut ledger.recent);
         let latency = recent.quantiles().map(|Quantiles { p50, p99, .. }| Millis { p50, p99 });
@@ -68,7 +68,7 @@ impl Table {
         row.checked_sub(1).and_then(|at| *self.queues.get(at)?)
     }
 
-    /// The table, a line a hop.
+    /// Formats the table, one line per hop.
     fn text(&self) -> String {
         let mut text = String::from("             messages       rate    queue  working   latency p50        p99\n");
         for (at, Row { name, count, rate, working, latency }) in self.rows.iter().enumerate() {
@@ -79,7 +79,7 @@ impl Table {
         text
     }
 
-    /// The same in one line.
+    /// Formats the table as a single line.
     fn line(&self) -> String {
         let hops = self.rows.iter().enumerate().map(|(at, Row { name, rate, latency, .. })| {
             let queue =
@@ -100,13 +100,13 @@ impl Row {
     }
 }
 
-/// Stdout.
+/// Writer to stdout.
 #[derive(Debug)]
 pub(super) struct Show {
     terminal: bool,
-    /// Lines of the table that stand on the terminal.
+    /// Number of table lines drawn on the terminal.
     drawn: Cell<usize>,
-    /// Why nothing more can be shown: nobody reads any more, or a disk is full.
+    /// The error that ended the output: a closed pipe, or a full disk.
     closed: RefCell<Option<io::Error>>,
 }
 
@@ -115,22 +115,22 @@ impl Show {
         Self { terminal: io::stdout().is_terminal(), drawn: Cell::new(0), closed: RefCell::new(None) }
     }
 
-    /// True if nothing more can be shown.
+    /// Returns true if stdout no longer takes output.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.borrow().is_some()
     }
 
-    /// Whether all was shown.
+    /// Returns the error that ended the output, if any.
     pub(super) fn shown(&self) -> io::Result<()> {
         self.closed.take().map_or(Ok(()), Err)
     }
 
-    /// A line for people.
+    /// Prints a line for people.
     pub(super) fn note(&self, line: &str) {
         self.write(&format!("{}{line}\n", self.erased()));
     }
 
-    /// How it goes.
+    /// Shows the progress.
     pub(super) fn progress(&self, time: Duration, table: &Table) {
         if self.terminal {
             let text = format!("{}{}", self.erased(), table.text());
@@ -141,7 +141,7 @@ impl Show {
         }
     }
 
-    /// What it came to: latencies of the whole run.
+    /// Prints the table and the totals at the end, with latencies of the whole run.
     pub(super) fn end(&self, mut table: Table, ledger: &Ledger, sent: Option<&Sent>, interrupted: bool) {
         let time = ledger.time().as_secs_f64().max(1e-9);
         for row in &mut table.rows {
@@ -178,7 +178,7 @@ impl Show {
         self.write(&text);
     }
 
-    /// What takes the drawn table away.
+    /// Returns the escape sequence that erases the drawn table.
     fn erased(&self) -> String {
         match self.drawn.take() {
             0 => String::new(),

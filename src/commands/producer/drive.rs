@@ -1,7 +1,7 @@
-//! The three ways to send: one after the other, on a schedule, or as much as goes.
+//! The three ways to send: one by one, on a schedule, or in bulk.
 //!
-//! Each ends when the source, the count or the time is used up, or when it is told to stop, and what it sent has settled. None
-//! takes a message that it does not send.
+//! Each ends when the source, the count or the time is used up, or on a stop, and when every
+//! message sent has settled. None takes a message that it does not send.
 
 use std::cell::Cell;
 use std::io;
@@ -17,25 +17,25 @@ use super::source::Source;
 use crate::commands::common::precise_timer::Alarm;
 use crate::commands::common::schedule::Schedule;
 
-/// Bytes on their way to each nsqd where as much is sent as goes: enough to keep a fast one busy, and little enough that a slow
-/// network carries it before the deadline.
+/// Bytes in flight to each nsqd in bulk: enough to keep a fast nsqd busy, and little enough for a
+/// slow network to carry before the deadline.
 const IN_BULK: usize = 2 << 20;
-/// Bytes on their way on a schedule: what may gather while nsqd is slow. Beyond it messages are sent late.
+/// Bytes in flight on a schedule, while nsqd is slow. Beyond it messages are sent late.
 const ON_SCHEDULE: usize = 32 << 20;
 
-/// What is shared by all who send in a run.
+/// State that all senders of a run share.
 pub(super) struct Run<'a> {
     pub(super) lane: &'a Lane,
     /// Messages that may still be taken.
     pub(super) left: Cell<u64>,
-    /// No more are to be taken.
+    /// Cancelled when no more messages may be taken.
     pub(super) stop: &'a CancellationToken,
-    /// Each message published is told.
+    /// True if each published message is logged.
     pub(super) tell_each: bool,
 }
 
 impl Run<'_> {
-    /// One at a time, the next `interval` after the one before and never before its answer.
+    /// Publishes one message at a time, the next `interval` after the last and never before its answer.
     pub(super) async fn one_by_one(&self, mut source: Source, interval: Duration) {
         let mut due = tokio::time::Instant::now();
         while let Some(bodies) = self.take(&mut source, 1).await {
@@ -52,7 +52,7 @@ impl Run<'_> {
                 due = tokio::time::Instant::now().max(due + interval);
                 tokio::select! {
                     () = self.stop.cancelled() => return,
-                    // after the last message nothing is waited for
+                    // no pause after the last message
                     more = source.has_more() => if !more { return },
                 }
                 tokio::select! {
@@ -63,7 +63,7 @@ impl Run<'_> {
         }
     }
 
-    /// As much as goes, in the source's order, to `nsqds` nsqds.
+    /// Publishes as fast as `nsqds` nsqds take messages, in the source's order.
     pub(super) async fn in_bulk(&self, mut source: Source, nsqds: usize) {
         let mut flights = Flights::new(self.lane, IN_BULK * nsqds);
         loop {
@@ -79,7 +79,8 @@ impl Run<'_> {
         flights.settle_all().await;
     }
 
-    /// On a schedule, whatever becomes of the messages before. What is due when `time` is over is sent, as far as there is room.
+    /// Publishes on a schedule, whether or not earlier messages were acknowledged. Messages due by
+    /// `time` are sent, as far as there is room.
     pub(super) async fn on_schedule(&self, mut source: Source, rate: f64, time: Option<Duration>) -> io::Result<()> {
         let alarm = Alarm::start()?;
         let start = Instant::now();
@@ -88,7 +89,7 @@ impl Run<'_> {
         let mut flights = Flights::new(self.lane, ON_SCHEDULE);
         let mut made = 0;
         loop {
-            // looked at before the clock: what is due by the end is sent after it
+            // read before the clock: messages due by the end are sent after it
             let over = self.stop.is_cancelled();
             let now = Instant::now();
             let due = schedule.due(last_moment.map_or(now, |last| now.min(last)));
@@ -118,7 +119,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Some messages; `None` when there are no more, or none are to be taken any more. Cancel-safe.
+    /// Takes up to `most` messages; `None` at the end of the source or after a stop. Cancel-safe.
     async fn take(&self, source: &mut Source, most: u64) -> Option<Vec<Bytes>> {
         if self.stop.is_cancelled() {
             return None;
@@ -126,7 +127,7 @@ impl Run<'_> {
         self.take_due(source, most).await
     }
 
-    /// The same; what is there is taken also after it is time to stop.
+    /// Takes like `take`, but after a stop still takes the messages already there.
     async fn take_due(&self, source: &mut Source, most: u64) -> Option<Vec<Bytes>> {
         if self.left.get() == 0 {
             return None;
@@ -141,7 +142,7 @@ impl Run<'_> {
     }
 }
 
-/// Stops the run when its time is over. Never ends, for it runs beside the work.
+/// Stops the run when its time is over. Never returns; runs beside the work.
 pub(super) async fn stop_after(time: Option<Duration>, stop: &CancellationToken) -> std::convert::Infallible {
     if let Some(time) = time {
         sleep(time).await;

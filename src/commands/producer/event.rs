@@ -1,4 +1,4 @@
-//! The events that are made up where there is no input, pure.
+//! Generated events, published where there is no input: pure.
 //!
 //! ```text
 //!  {"run":"1f2e3d4c","task":1,"seq":7,"created":1795213597000000000,"payload":{"key_0":"…","key_1":"…"}}
@@ -12,7 +12,7 @@ use bytes::Bytes;
 /// The length of a payload's value: with its key it comes to about 1 KB, and 1000 of them stay below nsqd's default limit of 1 MiB.
 const VALUE_LENGTH: usize = 1000;
 
-/// One task's events. Each sequence number is used once, and none is left out.
+/// The events of one task. Each sequence number is used once, and none is skipped.
 #[derive(Debug)]
 pub(super) struct Events {
     /// `{"run":"…","task":1,"seq":`
@@ -24,12 +24,12 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// The events of a task of a run; `end` comes from [`payload`].
+    /// Makes the events of a task of a run; `end` comes from [`payload`].
     pub(super) fn new(run: &str, task: u32, end: Bytes) -> Self {
         Self { head: format!(r#"{{"run":"{run}","task":{task},"seq":"#), task, seq: 0, end }
     }
 
-    /// The next event, made at `created` (ns since 1970).
+    /// Makes the next event, created at `created` (ns since 1970).
     pub(super) fn make(&mut self, created: u128) -> Bytes {
         self.seq += 1;
         let mut body = Vec::with_capacity(self.head.len() + self.end.len() + 64);
@@ -39,13 +39,13 @@ impl Events {
         body.into()
     }
 
-    /// What the last event is called: `task 1 seq 7`.
+    /// Returns the name of the last event: `task 1 seq 7`.
     pub(super) fn name_of_last(&self) -> String {
         format!("task {} seq {}", self.task, self.seq)
     }
 }
 
-/// How all events of a run end: their payload of so many keys, with random values.
+/// Makes the end of all events of a run: a payload of `keys` keys with random values.
 pub(super) fn payload(keys: u32, rng: &mut fastrand::Rng) -> Bytes {
     if keys == 0 {
         return Bytes::from_static(b"}");

@@ -1,4 +1,4 @@
-//! The way of messages to nsqd: published, and each accounted for.
+//! Publishing to nsqd, with an account of each message.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -13,21 +13,21 @@ use super::unpublished::Unpublished;
 use mqueue::client::{PublishManyError, Publisher};
 use mqueue::proto::TopicName;
 
-/// Messages that go together.
+/// Messages published together.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) bodies: Vec<Bytes>,
-    /// When each of them was due; empty if they are not on a schedule.
+    /// Due time of each message; empty if they are not on a schedule.
     pub(super) due: Vec<Instant>,
 }
 
 impl Batch {
-    /// Their bytes.
+    /// Returns the sum of the bodies' lengths.
     pub(super) fn bytes(&self) -> usize {
         self.bodies.iter().map(Bytes::len).sum()
     }
 
-    /// Takes out the messages over the limit; gives their sizes.
+    /// Removes the messages over the limit; returns their sizes.
     fn take_too_large(&mut self, limit: u64) -> Vec<usize> {
         let too_large = |body: &Bytes| body.len() as u64 > limit;
         let sizes: Vec<usize> = self.bodies.iter().filter(|body| too_large(body)).map(Bytes::len).collect();
@@ -40,7 +40,7 @@ impl Batch {
     }
 }
 
-/// Publishes to one stream.
+/// Publisher to one stream.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) publisher: Publisher,
@@ -48,16 +48,15 @@ pub(super) struct Lane {
     pub(super) defer: Option<Duration>,
     pub(super) limit: Limit,
     pub(super) tally: Rc<Tally>,
-    /// Cancelled when nsqd refused a message as it would refuse every other.
+    /// Cancelled when nsqd refused a message for a reason that applies to every message.
     pub(super) hopeless: CancellationToken,
 }
 
-/// The messages of a batch that were not published, by their place in it, ascending.
+/// Unpublished messages of a batch by index, ascending.
 type Failed = Vec<(usize, Unpublished)>;
 
 impl Lane {
-    /// Publishes a batch; done when each message of it is acknowledged or has failed, and is counted. Gives how long it took, if
-    /// none failed.
+    /// Publishes a batch; returns when each message is acknowledged or has failed, and is counted. Returns the latency if none failed.
     pub(super) async fn publish(&self, mut batch: Batch) -> Option<Duration> {
         self.tally.sent(batch.bodies.len());
         let refused = self.refuse_too_large(&mut batch);
@@ -75,7 +74,7 @@ impl Lane {
         (!refused && failed.is_empty()).then(|| answered.duration_since(sent))
     }
 
-    /// Fails at once what nsqd would refuse, as far as its limit is known. True if there was any.
+    /// Fails messages over the known limit without sending them; returns true if there were any.
     fn refuse_too_large(&self, batch: &mut Batch) -> bool {
         let Some(limit) = self.limit.known() else { return false };
         let sizes = batch.take_too_large(limit);
@@ -108,14 +107,14 @@ impl Lane {
             None => tokio::select! {
                 biased;
                 result = publishing => result.map_err(Unpublished::from),
-                // sent again, it would only cost one more connection
+                // over the limit: a retry would only cost another connection
                 limit = self.limit.turns_out_below(body.len()) => Err(Unpublished::TooLarge { limit }),
             },
         };
         result.inspect_err(|why| self.learn_from(why, body.len()))
     }
 
-    /// Spares the messages to come, and the connection, what can be known from this one.
+    /// Learns from a failure what spares later messages, and the connection.
     fn learn_from(&self, why: &Unpublished, size: usize) {
         if let Unpublished::TooLarge { limit } = why {
             self.limit.learn(*limit);

@@ -1,5 +1,5 @@
-//! How large a message nsqd takes: asked of its HTTP API, or learned from its first refusal. A message over it costs the
-//! connection, and is better not sent.
+//! nsqd's limit on the message size, read from its HTTP API or learned from its first refusal. A
+//! message over it costs the connection, and is not sent.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -10,20 +10,20 @@ use tokio::time::timeout;
 
 use mqueue::client::{ConfigNumber, Nsqd};
 
-/// How long an nsqd may take to tell its limit.
+/// Longest time that an nsqd may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The largest message that all nsqds take, in bytes, once it is known.
+/// The largest message that all nsqds take, in bytes, once known.
 #[derive(Debug)]
 pub(super) struct Limit(watch::Sender<Option<u64>>);
 
 impl Limit {
-    /// Not known yet.
+    /// Makes a limit that is not known yet.
     pub(super) fn unknown() -> Self {
         Self(watch::Sender::new(None))
     }
 
-    /// Asks the nsqds; those that do not answer are left out. Never ends, for it runs beside the work.
+    /// Asks the nsqds for their limits, and ignores those that do not answer. Never returns; runs beside the work.
     pub(super) async fn ask(&self, nsqds: &[Nsqd]) -> Infallible {
         let mut asked: FuturesUnordered<_> =
             nsqds.iter().map(|nsqd| timeout(PATIENCE, nsqd.config(ConfigNumber::MaxMsgSize))).collect();
@@ -48,12 +48,12 @@ impl Limit {
         });
     }
 
-    /// The limit, if it is known.
+    /// Returns the limit, if known.
     pub(super) fn known(&self) -> Option<u64> {
         *self.0.borrow()
     }
 
-    /// Ends once it is known that `size` is over the limit, which may be never. Cancel-safe.
+    /// Waits until the limit is known to be below `size`, which may never happen; returns the limit. Cancel-safe.
     pub(super) async fn turns_out_below(&self, size: usize) -> u64 {
         let mut known = self.0.subscribe();
         loop {

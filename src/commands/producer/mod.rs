@@ -1,4 +1,4 @@
-//! `mqueue producer`: publishes generated events, or what is read, and says at the end what became of it.
+//! `mqueue producer`: publishes generated events or its input, and prints a summary.
 //!
 //! ```text
 //!  events ─┐ Source                                     Flights (several batches)
@@ -7,7 +7,7 @@
 //!                                     Progress, Summary ◀── Tally ◀─┘ each message is acknowledged or failed
 //! ```
 //!
-//! All but the reader is one task: what sends, the progress and the limit's question run beside each other in it.
+//! The reader has a thread; everything else, from sending to progress and asking for the limit, runs in one task.
 
 pub(crate) mod args;
 mod drive;
@@ -112,7 +112,7 @@ async fn connect(args: &Args) -> Result<(Brokers, Publisher), Failure> {
     Ok((brokers, publisher))
 }
 
-/// Sends all that is to be sent, and waits for what becomes of it.
+/// Sends all messages, and waits until they have settled.
 async fn produce(work: &Run<'_>, plan: &Plan, run: &str, nsqds: usize) -> io::Result<()> {
     let source = source(plan, run, &work.lane.tally)?;
     match plan.pace {
@@ -138,7 +138,7 @@ fn source(plan: &Plan, run: &str, tally: &Rc<Tally>) -> io::Result<Source> {
     }
 }
 
-/// After the first signal, says what is waited for, if it takes a while. Never ends, for it runs beside the work.
+/// Logs after the first signal how many messages are still in flight, if draining takes a while. Never returns; runs beside the work.
 async fn tell_waiting(draining: &CancellationToken, tally: &Tally) -> Infallible {
     draining.cancelled().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -146,11 +146,11 @@ async fn tell_waiting(draining: &CancellationToken, tally: &Tally) -> Infallible
     std::future::pending().await
 }
 
-/// Writes the report where it is wanted. That nobody reads it is no error.
+/// Writes the report in the requested format. A closed pipe is no error.
 fn report(summary: &Summary, format: ReportFormat) -> anyhow::Result<()> {
     match format {
         ReportFormat::Text => {
-            // that there is nobody to be told is no failure of the messages
+            // an unread report does not make the run a failure
             let _ = writeln!(io::stderr(), "{summary}");
         }
         ReportFormat::Json => stdout::print(&format!("{}\n", serde_json::to_string(summary)?))?,

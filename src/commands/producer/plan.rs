@@ -1,4 +1,4 @@
-//! What the flags come to, resolved once: where messages come from, at what pace, and what is shown meanwhile.
+//! The plan of a run, resolved from the flags: the source of messages, and their pace.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,47 +13,47 @@ use crate::commands::producer::args::{Args, Delimiter};
 /// The default time between generated events.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// A run, before it starts.
+/// The plan of a run.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) from: From,
     pub(super) pace: Pace,
-    /// Messages at the most.
+    /// Limit on the number of messages.
     pub(super) count: Option<u64>,
     pub(super) duration: Option<Duration>,
 }
 
-/// Where messages come from.
+/// The source of messages.
 #[derive(Debug)]
 pub(super) enum From {
-    /// They are made up.
+    /// Generated events.
     Events {
-        /// Sequences beside each other.
+        /// Number of concurrent sequences.
         tasks: u32,
-        /// In each payload.
+        /// Keys in each payload.
         keys: u32,
     },
-    /// They are read.
+    /// Input files.
     Files {
-        /// Where; `-` is stdin.
+        /// Paths; `-` is stdin.
         paths: Vec<PathBuf>,
-        /// What ends a record; `None`: the file's end.
+        /// Delimiter of records; `None`: a file is one record.
         delimiter: Option<Bytes>,
         /// The longest record, in bytes.
         max_record: usize,
-        /// The bytes of all, if they are known.
+        /// Bytes of all files, if known.
         length: Option<u64>,
     },
 }
 
-/// When the next message goes out.
+/// The pace of messages.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Pace {
-    /// This long after the one before, once that is acknowledged.
+    /// One by one, with this interval, each after the last is acknowledged.
     OneByOne(Duration),
-    /// On a schedule of so many a second.
+    /// On a schedule, with this many messages a second.
     Rate(f64),
-    /// As soon as there is room.
+    /// As fast as there is room.
     Bulk,
 }
 
@@ -77,8 +77,8 @@ impl Plan {
     }
 }
 
-/// Returns true if there is no FILE, and stdin takes its place: stdin is a pipe or a file, and no flag asks for generated
-/// events. Tells a person which of the two it is.
+/// Returns true if there is no FILE, and stdin takes its place: stdin is a pipe or a file, and no
+/// flag asks for generated events. Logs which source is used if stdin is a pipe or a file.
 fn stdin_is_the_input(args: &Args) -> bool {
     let Some(stdin) = reader::redirected_stdin() else { return false };
     match asks_for_events(args) {

@@ -1,5 +1,5 @@
-//! What is seen while it runs. A bounded run has a bar on a terminal, and off it nothing; one without end tells of each message at a
-//! slow pace, and now and then of all at a fast one.
+//! Progress output. A bounded run has a bar on a terminal, and nothing elsewhere. An unbounded run
+//! logs each message at a slow pace, and the totals now and then at a fast one.
 
 use std::convert::Infallible;
 use std::io::IsTerminal;
@@ -12,24 +12,24 @@ use super::plan::{From, Pace, Plan};
 use super::reader;
 use super::tally::Tally;
 
-/// Up to so many messages a second each of them is told of.
+/// Messages a second up to which each one is logged.
 const SLOW: f64 = 10.0;
 const FIRST_LINE: Duration = Duration::from_secs(1);
 const NEXT_LINES: Duration = Duration::from_secs(10);
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// What is shown.
+/// The kind of progress output.
 #[derive(Debug)]
 pub(super) enum Progress {
     Nothing,
     /// A line for each message.
     Each,
-    /// A line now and then.
+    /// A line with the totals now and then.
     Lines,
     Bar(ProgressBar, Unit),
 }
 
-/// What a bar counts.
+/// The unit of a bar, with its total.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Unit {
     Messages(u64),
@@ -38,7 +38,7 @@ pub(super) enum Unit {
 }
 
 impl Progress {
-    /// What suits a run, with stdin and stderr as they are.
+    /// Chooses the output for a run, depending on whether stdin and stderr are terminals.
     pub(super) fn of(plan: &Plan) -> Self {
         let terminal = std::io::stderr().is_terminal();
         match (unit(plan), &plan.from, plan.pace) {
@@ -61,12 +61,12 @@ impl Progress {
         }
     }
 
-    /// True if something is said at the start, too.
+    /// Returns true if the start is logged, too.
     pub(super) fn talks(&self) -> bool {
         !matches!(self, Self::Nothing)
     }
 
-    /// Shows how it goes. Never ends, for it runs beside the work.
+    /// Shows the progress. Never returns; runs beside the work.
     pub(super) async fn watch(&self, tally: &Tally) -> Infallible {
         let started = Instant::now();
         match self {
@@ -86,7 +86,7 @@ impl Progress {
         }
     }
 
-    /// Clears what was drawn.
+    /// Clears the bar.
     pub(super) fn end(&self) {
         if let Self::Bar(bar, _) = self {
             bar.finish_and_clear();

@@ -1,7 +1,7 @@
-//! The thread that reads files and stdin, so that a slow pipe, a terminal or a disk never holds up the rest.
+//! The thread that reads files and stdin, so that a slow pipe, terminal or disk never delays the rest.
 //!
-//! It hands over what a read brought, cut into records, at once; while a few of these wait to be taken, it does not read. It ends
-//! when the receiver is dropped, or with the program: a read of stdin cannot be called off.
+//! The thread hands over each read at once, cut into records; while `AHEAD` reads wait, it does not
+//! read. It ends when the receiver is dropped, or with the program: a read of stdin cannot be cancelled.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -14,19 +14,19 @@ use tokio::sync::mpsc;
 
 use crate::commands::common::record_splitter::{Cut, Records};
 
-/// Reads that may wait to be taken.
+/// Limit on the reads that wait to be taken.
 const AHEAD: usize = 4;
 
-/// What the thread hands over.
+/// A piece that the thread hands over.
 #[derive(Debug)]
 pub(super) enum Piece {
-    /// What one read brought, and how many bytes that were.
+    /// The records of one read, and its number of bytes.
     Cut(Cut, u64),
-    /// An input that could not be read to its end, and why. Others may follow.
+    /// Error of an input that could not be read to its end. Others may follow.
     Failed(String),
 }
 
-/// Starts reading these files one after the other; `-` is stdin.
+/// Starts reading the inputs one after the other; `-` is stdin.
 pub(super) fn start(inputs: Vec<PathBuf>, mut records: Records) -> io::Result<mpsc::Receiver<Piece>> {
     let (pieces, receiver) = mpsc::channel(AHEAD);
     std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
@@ -34,9 +34,9 @@ pub(super) fn start(inputs: Vec<PathBuf>, mut records: Records) -> io::Result<mp
             let read = open(&path).and_then(|file| read(file, &mut records, &pieces));
             let last = match read {
                 Ok(Ended::NobodyListens) => return,
-                // what stands after the last delimiter is a record, too
+                // the rest after the last delimiter is a record, too
                 Ok(Ended::OfInput) => Piece::Cut(records.end(), 0),
-                // there it is the beginning of one
+                // after an error the rest is only the beginning of a record
                 Err(e) => {
                     records.end();
                     Piece::Failed(format!("cannot read {}: {e}", name(&path)))
@@ -53,13 +53,13 @@ pub(super) fn start(inputs: Vec<PathBuf>, mut records: Records) -> io::Result<mp
 /// The name of stdin among the inputs.
 pub(super) const STDIN: &str = "-";
 
-/// True for `-`.
+/// Returns true for `-`.
 pub(super) fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == STDIN
 }
 
-/// Says what stdin is if it is a pipe or a file: somebody sent it here to be read. A terminal, `/dev/null` and a socket
-/// (systemd, cron, ssh) are `None`.
+/// Returns the kind of stdin if it is a pipe or a file, so meant as input. Returns `None` for a
+/// terminal, `/dev/null` and a socket (systemd, cron, ssh).
 pub(super) fn redirected_stdin() -> Option<&'static str> {
     let kind = stdin_metadata().ok()?.file_type();
     match (kind.is_fifo(), kind.is_file()) {
@@ -95,7 +95,7 @@ fn read(mut file: File, records: &mut Records, pieces: &mpsc::Sender<Piece>) -> 
             Ok(0) => return Ok(Ended::OfInput),
             Ok(read) => read,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            // somebody who shares the stdin made it so
+            // another process that shares stdin made it non-blocking
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
                 continue;
@@ -108,8 +108,7 @@ fn read(mut file: File, records: &mut Records, pieces: &mpsc::Sender<Piece>) -> 
     }
 }
 
-/// Checks before anything is published what can be known before: that the files are there and may be read. Gives the length of all
-/// together, if it is known.
+/// Checks before anything is published that the files exist and may be read; returns their total length, if known.
 pub(super) fn check(inputs: &[PathBuf]) -> Result<Option<u64>, String> {
     if inputs.iter().filter(|path| is_stdin(path)).count() > 1 {
         return Err("stdin (-) is given twice: name it once".to_owned());
@@ -129,7 +128,7 @@ fn size(path: &Path) -> io::Result<Option<u64>> {
         return Err(io::Error::from(io::ErrorKind::IsADirectory));
     }
     if !metadata.is_file() {
-        // opening a named pipe waits for its writer
+        // opening a named pipe would block until it has a writer
         return Ok(None);
     }
     File::open(path).map(|_| Some(metadata.len()))

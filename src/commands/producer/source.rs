@@ -1,4 +1,4 @@
-//! Where messages come from: made up, or read.
+//! The source of messages: generated, or read from input.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use super::event::Events;
 use super::reader::Piece;
 use super::tally::Tally;
 
-/// Bytes of messages that are taken together at the most, unless one is larger: one command's worth.
+/// Limit on the bytes of messages taken together, which the last one may exceed: one command to nsqd.
 const TOGETHER: usize = 128 * 1024;
 
 /// A source of messages, in order.
@@ -19,21 +19,21 @@ const TOGETHER: usize = 128 * 1024;
 pub(super) enum Source {
     /// The events of one or several tasks, in turn.
     Events(VecDeque<Events>),
-    /// What is read.
+    /// Records of the input.
     Input(Input),
 }
 
-/// What is read, as it comes from the reader's thread.
+/// The input, as it arrives from the reader thread.
 #[derive(Debug)]
 pub(super) struct Input {
     pieces: mpsc::Receiver<Piece>,
-    /// Records that were not taken yet.
+    /// Records not taken yet.
     rest: VecDeque<Bytes>,
     tally: Rc<Tally>,
 }
 
 impl Source {
-    /// Some messages, `most` at the most and at least one; `None` at the end. Cancel-safe.
+    /// Takes at least one message and at most `most`; `None` at the end. Cancel-safe.
     pub(super) async fn take(&mut self, most: u64) -> Option<Vec<Bytes>> {
         match self {
             Self::Events(tasks) => {
@@ -50,7 +50,7 @@ impl Source {
         }
     }
 
-    /// Waits until a message is there, or the source is at its end, and says which; takes nothing. Cancel-safe.
+    /// Waits for a message or the end of the source, without taking anything; returns true for a message. Cancel-safe.
     pub(super) async fn has_more(&mut self) -> bool {
         match self {
             Self::Events(_) => true,
@@ -58,7 +58,7 @@ impl Source {
         }
     }
 
-    /// A source for each task.
+    /// Splits the source into one for each task.
     pub(super) fn split(self) -> Vec<Self> {
         match self {
             Self::Events(tasks) => tasks.into_iter().map(|task| Self::Events([task].into())).collect(),
@@ -66,7 +66,7 @@ impl Source {
         }
     }
 
-    /// What the message taken last is called: `task 1 seq 7`.
+    /// Returns the name of the message taken last: `task 1 seq 7`.
     pub(super) fn name_of_last(&self) -> String {
         match self {
             Self::Events(tasks) => tasks.back().map(Events::name_of_last).unwrap_or_default(),
@@ -84,7 +84,7 @@ fn next_event(tasks: &mut VecDeque<Events>) -> Option<Bytes> {
 }
 
 impl Input {
-    /// What `pieces` bring; what is skipped or cannot be read is told to `tally`.
+    /// Makes an input from the reader's pieces; counts skipped and unreadable input in `tally`.
     pub(super) fn new(pieces: mpsc::Receiver<Piece>, tally: Rc<Tally>) -> Self {
         Self { pieces, rest: VecDeque::new(), tally }
     }

@@ -1,4 +1,4 @@
-//! What is said at the end: three lines for people, or one JSON object.
+//! Summary at the end: three lines for people, or one JSON object.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use serde::Serialize;
 use super::tally::{self, Counts, Kind};
 use crate::commands::common::latency::Quantiles;
 
-/// The end of a run.
+/// The summary of a run.
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
     stream: String,
-    /// The events' run; none if they were read.
+    /// Id of the run in generated events; `None` for input.
     run: Option<String>,
     sent: u64,
     acknowledged: u64,
@@ -28,9 +28,9 @@ pub(super) struct Summary {
     seconds: f64,
     messages_per_second: f64,
     megabytes_per_second: f64,
-    /// From publish, or from when it was due, to nsqd's OK.
+    /// Time from publish, or from when a message was due, to nsqd's OK.
     latency_ms: Option<Quantiles>,
-    /// Only on a schedule.
+    /// Figures of a schedule; `None` for other paces.
     schedule: Option<Kept>,
 }
 
@@ -46,19 +46,19 @@ impl Failures {
     }
 }
 
-/// How a schedule was kept.
+/// Figures on how well a schedule was kept.
 #[derive(Debug, Serialize)]
 struct Kept {
-    /// From when a message was due to when it was sent.
+    /// Time from when a message was due to when it was sent.
     lateness_ms: Option<Quantiles>,
-    /// Sent late.
+    /// Messages sent late.
     late: u64,
-    /// Due, and not sent when the time was over.
+    /// Messages due but not sent when the time was over.
     unsent: u64,
 }
 
 impl Summary {
-    /// What `counts` come to, of a run that took `time`.
+    /// Makes the summary of a run that took `time`.
     pub(super) fn new(
         stream: String,
         run: Option<String>,
@@ -89,7 +89,7 @@ impl Summary {
         }
     }
 
-    /// True if all was published.
+    /// Returns true if all messages were published and all inputs read.
     pub(super) fn is_success(&self) -> bool {
         self.failed == 0 && self.unreadable == 0
     }

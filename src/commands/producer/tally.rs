@@ -1,5 +1,4 @@
-//! What has been done so far, in one place, and the complaints about what has not: the first of a kind at once, its repetitions
-//! now and then.
+//! Counts of a run, and log lines about failures: the first of a kind at once, repetitions now and then.
 //!
 //! Invariant, at the end of a run: sent = acknowledged + failed.
 
@@ -12,12 +11,12 @@ use crate::commands::common::latency::Latency;
 use mqueue::client::PublishError;
 use mqueue::plural::count;
 
-/// The least time between two lines about failures of the same kind.
+/// Shortest time between two log lines about failures of the same kind.
 const QUIET: Duration = Duration::from_secs(10);
 /// A message handed over later than this after it was due counts as late.
 const LATE: Duration = Duration::from_millis(10);
 
-/// What kind of failure, so that a thousand of them need not be a thousand lines.
+/// The kind of a failure; failures are logged per kind, so that a thousand of them are not a thousand lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// Over nsqd's limit.
@@ -33,7 +32,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// In the report.
+    /// Returns the kind's name in the report.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::TooLarge => "larger than nsqd takes",
@@ -45,10 +44,10 @@ impl Kind {
     }
 }
 
-/// The numbers.
+/// The counts.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    /// Messages that were to be published.
+    /// Messages to be published.
     pub(super) sent: u64,
     pub(super) acknowledged: u64,
     pub(super) failed: u64,
@@ -57,17 +56,17 @@ pub(super) struct Counts {
     pub(super) skipped: u64,
     /// Inputs that could not be read to their end.
     pub(super) unreadable: u64,
-    /// Messages that were due and never made, for the run was over.
+    /// Messages due but never made, because the run was over.
     pub(super) unsent: u64,
     /// Bytes acknowledged.
     pub(super) bytes: u64,
     /// Bytes read.
     pub(super) bytes_read: u64,
-    /// From when a message was due, or sent, to its acknowledgement.
+    /// Time from when a message was due, or sent, to its acknowledgement.
     pub(super) latency: Latency,
-    /// From when a message was due to when it was sent.
+    /// Time from when a message was due to when it was sent.
     pub(super) lateness: Latency,
-    /// How many were sent late.
+    /// Messages sent late.
     pub(super) late: u64,
 }
 
@@ -79,29 +78,29 @@ pub(super) struct Failures {
     told_at: Option<Instant>,
 }
 
-/// The counts of a run, shared by what sends and what shows them. Nothing holds on to them for longer than a call.
+/// The counts of a run, shared by senders and progress output. No borrow outlives a call.
 #[derive(Debug, Default)]
 pub(super) struct Tally(RefCell<Counts>);
 
 impl Tally {
-    /// The numbers now.
+    /// Returns the current counts.
     pub(super) fn counts(&self) -> Ref<'_, Counts> {
         self.0.borrow()
     }
 
-    /// So many messages go out.
+    /// Counts messages sent.
     pub(super) fn sent(&self, count: usize) {
         self.0.borrow_mut().sent += count as u64;
     }
 
-    /// A message goes out that was due so long ago.
+    /// Records how long after its due time a message was sent.
     pub(super) fn sent_after(&self, lateness: Duration) {
         let mut counts = self.0.borrow_mut();
         counts.lateness.record(lateness);
         counts.late += u64::from(lateness > LATE);
     }
 
-    /// So many messages of so many bytes were acknowledged, after the same time each.
+    /// Counts acknowledged messages, with their total bytes and their common latency.
     pub(super) fn acknowledged(&self, count: u64, bytes: usize, latency: Duration) {
         let mut counts = self.0.borrow_mut();
         counts.acknowledged += count;
@@ -109,12 +108,12 @@ impl Tally {
         counts.latency.record_times(latency, count);
     }
 
-    /// A message of `size` bytes was not published.
+    /// Counts a message of `size` bytes that was not published.
     pub(super) fn failed(&self, size: usize, why: &Unpublished) {
         self.note(1, size, why);
     }
 
-    /// Tells why a message of `size` bytes fails, ahead of its being counted with others.
+    /// Logs why a message of `size` bytes fails, before it is counted with the others of its batch.
     pub(super) fn foretell(&self, size: usize, why: &Unpublished) {
         self.note(0, size, why);
     }
@@ -145,13 +144,13 @@ impl Tally {
         });
     }
 
-    /// Messages that are on their way.
+    /// Returns the number of messages in flight.
     pub(super) fn open(&self) -> u64 {
         let counts = self.counts();
         counts.sent - counts.acknowledged - counts.failed
     }
 
-    /// All that is on its way is given up.
+    /// Counts all messages in flight as given up.
     pub(super) fn give_up(&self) {
         let open = self.open();
         if open > 0 {
@@ -159,7 +158,7 @@ impl Tally {
         }
     }
 
-    /// A read brought so many bytes, with so many records that are not published.
+    /// Counts the bytes of a read, and its records that are not published.
     pub(super) fn read(&self, bytes: u64, empty: u64, too_long: u64) {
         {
             let mut counts = self.0.borrow_mut();
@@ -174,13 +173,13 @@ impl Tally {
         }
     }
 
-    /// An input could not be read to its end.
+    /// Counts and logs an input that could not be read to its end.
     pub(super) fn unreadable(&self, why: &str) {
         self.0.borrow_mut().unreadable += 1;
         tracing::error!("{why}");
     }
 
-    /// The run was over before so many messages that were due were made.
+    /// Counts due messages that were never made, because the run was over.
     pub(super) fn unsent(&self, count: u64) {
         self.0.borrow_mut().unsent += count;
     }
@@ -198,7 +197,7 @@ impl Tally {
 }
 
 impl Failures {
-    /// Adds some; gives how many were not told yet, if it is time to tell.
+    /// Adds failures; returns the number not logged yet, if it is time to log them.
     fn add(&mut self, count: u64, now: Instant) -> Option<u64> {
         self.count += count;
         let tell = self.told_at.is_none_or(|told| now.duration_since(told) >= QUIET);

@@ -1,14 +1,14 @@
-//! Why a message was not published.
+//! Errors of messages that were not published.
 
 use mqueue::client::PublishError;
 use mqueue::proto::{ErrorCode, WireError};
 
-/// Why a message was not published.
+/// Reason why a message was not published.
 #[derive(Debug, Clone)]
 pub(super) enum Unpublished {
-    /// It is over nsqd's limit, in bytes.
+    /// The message is over nsqd's limit, in bytes.
     TooLarge { limit: u64 },
-    /// Something else.
+    /// Any other error.
     Failed(PublishError),
 }
 
@@ -25,14 +25,13 @@ impl From<PublishError> for Unpublished {
 }
 
 impl Unpublished {
-    /// True if any other message would fare the same: publishing on would only cost a connection for each.
+    /// Returns true if any other message would fail, too: publishing on would only cost a connection for each.
     pub(super) fn is_hopeless(&self) -> bool {
         matches!(self, Self::Failed(PublishError::Refused(_)))
     }
 }
 
-/// The limit that nsqd tells when it refuses a message: `E_BAD_MESSAGE PUB message too big 2000000 > 1048576`
-/// (nsqd `protocol_v2.go`).
+/// Reads the limit from nsqd's refusal of a message: `E_BAD_MESSAGE PUB message too big 2000000 > 1048576` (nsqd `protocol_v2.go`).
 fn limit_in(refusal: &WireError) -> Option<u64> {
     let text = std::str::from_utf8(&refusal.text).ok()?;
     let (_, limit) = text.rsplit_once('>').filter(|_| refusal.code == ErrorCode::BadMessage)?;

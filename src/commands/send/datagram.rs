@@ -1,6 +1,6 @@
-//! Packets to a datagram socket: nobody says whether they arrived.
+//! Packets to a datagram socket, which has no acknowledgements.
 //!
-//! A Unix socket makes its sender wait while its queue is full, so what was sent is in the receiver's queue. Of UDP any packet may be lost.
+//! A Unix socket blocks its sender while its queue is full, so a sent message is in the receiver's queue. Any UDP packet may be lost.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::commands::common::exit::Failure;
 use mqueue::net::Endpoint;
 use mqueue::net::connect_udp;
 
-/// Between two tries to reach a receiver that has gone.
+/// Pause between attempts to reach a receiver that is gone.
 const PAUSE: Duration = Duration::from_millis(100);
 
 enum Socket {
@@ -24,7 +24,7 @@ enum Socket {
     Udp(UdpSocket),
 }
 
-/// Sends all, until it is told to stop. Fails if nobody listens at the start.
+/// Sends all messages, until `stop` is cancelled. Fails if no receiver listens at the start.
 pub(super) async fn send(
     to: &Endpoint,
     script: &Script,

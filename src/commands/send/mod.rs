@@ -1,4 +1,4 @@
-//! `mqueue send`: a feed of numbered messages, on a schedule, to a socket.
+//! `mqueue send`: sends numbered messages on a schedule to a socket.
 //!
 //! ```text
 //!  Script (what is due when) ─▶ stream:    lines, a connection a second ─▶ its answer: taken, or again
@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let summary = tally.summary();
     match args.report() {
         ReportFormat::Text => {
-            // that there is nobody to be told is no failure of the messages
+            // an unread summary does not make the run a failure
             let _ = writeln!(io::stderr(), "{summary}");
         }
         ReportFormat::Json => super::common::stdout::print(&format!("{}\n", serde_json::to_string(&summary)?))?,

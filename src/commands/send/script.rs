@@ -1,4 +1,4 @@
-//! What is to be sent, and when. A message can be made again: sending it twice is the same message.
+//! The messages to send and their due times. A message is the same each time it is made, so a repetition is a duplicate.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,15 +13,15 @@ pub(super) struct Script {
     pub(super) count: u64,
     first_id: u64,
     start: Instant,
-    /// The same moment, since 1970.
+    /// Start time since 1970.
     epoch: Duration,
-    /// None: as fast as they are taken.
+    /// `None`: as fast as the receiver takes them.
     schedule: Option<Schedule>,
     alarm: Alarm,
 }
 
 impl Script {
-    /// Begins now. Fails if the system has no thread to give.
+    /// Makes a script that begins now. Fails if its timer thread cannot be started.
     pub(super) fn begin(args: &Args) -> io::Result<Self> {
         let start = Instant::now();
         let schedule = match args.rate {
@@ -32,12 +32,12 @@ impl Script {
         Ok(Self { count: args.count, first_id: args.first, start, epoch, schedule, alarm: Alarm::start()? })
     }
 
-    /// When message `n` is due.
+    /// Returns the time at which message `n` is due.
     pub(super) fn due_at(&self, n: u64) -> Instant {
         self.schedule.map_or_else(Instant::now, |schedule| schedule.at(n))
     }
 
-    /// How many messages are due by now.
+    /// Returns the number of messages due by now.
     pub(super) fn due(&self) -> u64 {
         self.schedule.map_or(self.count, |schedule| schedule.due(Instant::now()).min(self.count))
     }
@@ -49,7 +49,7 @@ impl Script {
         }
     }
 
-    /// Adds message `n`, as JSON.
+    /// Appends message `n` as JSON.
     pub(super) fn write(&self, n: u64, out: &mut Vec<u8>) {
         let id = self.first_id + n;
         let due = (self.epoch + self.due_at(n).saturating_duration_since(self.start)).as_nanos();

@@ -1,4 +1,4 @@
-//! Lines over a stream socket, counted when they are answered.
+//! Lines over stream sockets, counted when the receiver acknowledges them.
 //!
 //! ```text
 //!  connection 1: lines of one second, end ─▶ … OK 500
@@ -24,25 +24,25 @@ use mqueue::backoff::Backoff;
 use mqueue::net::{Answer, Endpoint};
 use mqueue::net::{connect, connect_unix};
 
-/// How long one connection is written to, and how much.
+/// Limits of one connection: writing time, and lines.
 const TIME: Duration = Duration::from_secs(1);
 const LINES: u64 = 20_000;
-/// Lines written at once.
+/// Lines per write.
 const CHUNK: u64 = 500;
-/// Connections whose answers are waited for at once.
+/// Limit on the connections that wait for their answer.
 const OPEN: usize = 8;
-/// How long connecting may take.
+/// Connect timeout.
 pub(super) const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// How long an answer may take, and a write: nsqd may be away meanwhile.
+/// Timeout of an answer and of a write; long, because nsqd may be away meanwhile.
 const ANSWER: Duration = Duration::from_secs(300);
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// What was sent on a connection, and what was answered.
+/// The messages sent on a connection, and the receiver's answer.
 type Answered = (Range<u64>, io::Result<Answer>);
 
-/// Sends all, until it is told to stop or all is acknowledged. Fails if nobody listens at the start.
+/// Sends all messages, until `stop` is cancelled or all are acknowledged. Fails if no receiver listens at the start.
 pub(super) async fn send(
     to: &Endpoint,
     script: &Script,
@@ -56,13 +56,13 @@ pub(super) async fn send(
         .await
 }
 
-/// How the receiver is.
+/// Health of the receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
-    /// It has never been there.
+    /// No connection has succeeded yet.
     Unknown,
     None,
-    /// Said.
+    /// Connecting or sending fails, and this was logged.
     Some,
 }
 
@@ -71,9 +71,9 @@ struct Sender<'a> {
     script: &'a Script,
     tally: &'a Tally,
     stop: &'a CancellationToken,
-    /// Connections whose answers are due.
+    /// Connections that wait for their answer.
     open: FuturesUnordered<BoxFuture<'a, Answered>>,
-    /// What was not taken.
+    /// Messages that the receiver did not take.
     again: VecDeque<Range<u64>>,
     made: u64,
     backoff: Backoff,
@@ -112,7 +112,7 @@ impl Sender<'_> {
         }
     }
 
-    /// A connection; `None` if there is none and it is time to stop.
+    /// Connects, with retries; `None` if stopped before it succeeds.
     async fn connect(&mut self) -> Result<Option<Box<dyn Stream>>, Failure> {
         loop {
             let connected: io::Result<Box<dyn Stream>> = match self.to {
@@ -139,7 +139,7 @@ impl Sender<'_> {
         }
     }
 
-    /// Writes what falls due for a while.
+    /// Writes the messages that are due, for up to `TIME`.
     async fn on_schedule(&mut self, stream: &mut Box<dyn Stream>) -> Range<u64> {
         let (from, end) = (self.made, Instant::now() + TIME);
         while self.made < self.script.count && self.made - from < LINES && !self.stop.is_cancelled() {
@@ -177,7 +177,7 @@ impl Sender<'_> {
         range
     }
 
-    /// False if the receiver takes no more; the answer says how much it took.
+    /// Writes lines; returns false if the receiver takes no more. The answer then says how many it took.
     async fn write(&self, stream: &mut Box<dyn Stream>, range: Range<u64>) -> bool {
         let mut lines = Vec::with_capacity(128 * CHUNK as usize);
         for n in range.clone() {
@@ -212,7 +212,7 @@ impl Sender<'_> {
         }
     }
 
-    /// Says once what is wrong, and waits a little.
+    /// Logs the first error of an outage, and pauses.
     async fn wait(&mut self, why: &str) {
         if self.trouble != Trouble::Some {
             tracing::warn!("{} takes no messages, trying again: {why}", self.to);
@@ -225,15 +225,15 @@ impl Sender<'_> {
     }
 }
 
-/// Ends our side, and waits for the answer.
+/// Closes the sending side, and waits for the answer.
 async fn answer(mut stream: Box<dyn Stream>, sent: Range<u64>) -> Answered {
-    // one that was answered early has ended already
+    // fails if the receiver has answered early and closed
     let _ = stream.shutdown().await;
     let answer = timeout(ANSWER, Answer::read(stream)).await;
     (sent, answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
 }
 
-/// The first thing that a person gets wrong.
+/// Makes the failure for the most common mistake: no receiver at this address.
 pub(super) fn nobody_listens(to: &Endpoint, error: &io::Error) -> Failure {
     Failure::new(Exit::Unavailable, format!("nobody listens on {to}: {error} (`mqueue ingest --listen {to}` would)"))
 }

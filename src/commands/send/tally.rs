@@ -1,4 +1,4 @@
-//! What was sent, and what became of it.
+//! Counts of messages sent, acknowledged and refused.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -16,22 +16,22 @@ pub(super) struct Tally {
     acknowledged: Cell<u64>,
     refused: Cell<u64>,
     again: Cell<u64>,
-    /// Packets, which nobody acknowledges.
+    /// Packets, which are never acknowledged.
     handed_over: Cell<u64>,
     late: RefCell<Latency>,
 }
 
-/// The end of a run.
+/// The summary of a run.
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
     sent: u64,
-    /// None of datagrams.
+    /// `None` for datagrams.
     acknowledged: Option<u64>,
     refused: u64,
     sent_again: u64,
     seconds: f64,
     messages_per_second: f64,
-    /// From when a message was due to when the kernel had taken it.
+    /// Time from when a message was due to when the kernel had taken it.
     late_ms: Option<Quantiles>,
 }
 
@@ -48,29 +48,29 @@ impl Tally {
         }
     }
 
-    /// Messages were sent for the first time.
+    /// Counts messages sent for the first time.
     pub(super) fn sent(&self, count: u64) {
         self.sent.set(self.sent.get() + count);
     }
 
-    /// Messages are sent again.
+    /// Counts messages sent again.
     pub(super) fn again(&self, count: u64) {
         self.again.set(self.again.get() + count);
     }
 
-    /// One was written so long after it was due.
+    /// Records how late a message was written.
     pub(super) fn late(&self, late: Duration) {
         self.late.borrow_mut().record(late);
     }
 
-    /// The receiver has settled so many, `refused` of them for good.
+    /// Counts the messages that the receiver settled, `refused` of them for good.
     pub(super) fn answered(&self, settled: u64, refused: u64) {
         let refused = refused.min(settled);
         self.acknowledged.set(self.acknowledged.get() + settled - refused);
         self.refused.set(self.refused.get() + refused);
     }
 
-    /// The kernel has a packet.
+    /// Counts a packet that the kernel took.
     pub(super) fn handed_over(&self) {
         self.handed_over.set(self.handed_over.get() + 1);
     }
@@ -91,7 +91,7 @@ impl Tally {
 }
 
 impl Summary {
-    /// True if all that was sent is acknowledged, as far as it can be.
+    /// Returns true if all messages sent are acknowledged; always true for datagrams.
     pub(super) fn is_success(&self) -> bool {
         self.acknowledged.is_none_or(|acknowledged| acknowledged == self.sent)
     }

@@ -1,4 +1,4 @@
-//! Streams and workers with NSQ between them: nothing is dropped, and what is not published yet holds the streams up.
+//! Streams and workers with NSQ between them: nothing is dropped, and unpublished chunks throttle the streams.
 //!
 //! ```text
 //!  streams ─▶ Publisher ─▶ nsqd ─▶ Consumer ─▶ Worker: as many handlers as there are workers
@@ -27,10 +27,10 @@ use mqueue::proto::{ChannelName, Message, TopicName};
 use mqueue::shutdown::Shutdown;
 use mqueue::worker::{Worker, WorkerConfig};
 
-/// How long nsqd may be away before the run gives up.
+/// Longest time that nsqd may be away before the run gives up.
 const OUTAGE: Duration = Duration::from_secs(600);
 
-/// Where NSQ is.
+/// The broker and the stream of a run.
 pub(super) struct Ground {
     tcp: Vec<Address>,
     http: Vec<Nsqd>,
@@ -39,14 +39,14 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    /// The nsqds that are named, or a broker in this process.
+    /// Finds the nsqds that are named, or starts a broker in this process.
     pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
         let topic = TopicName::new(&format!("simulate-{:08x}", fastrand::u32(..)))?;
         let (Brokers { tcp, http }, embedded) = Brokers::find_or_start(args, "mqueue-simulate").await?;
         Ok(Self { tcp, http, embedded, topic })
     }
 
-    /// What people are told of it.
+    /// Describes the broker for people.
     pub(super) fn told(&self) -> String {
         match &self.embedded {
             Some(embedded) => format!("a broker in this program, at {}", embedded.tcp),
@@ -54,7 +54,7 @@ impl Ground {
         }
     }
 
-    /// Leaves nothing behind.
+    /// Deletes the stream, and stops the broker that was started.
     pub(super) async fn clear(self) {
         for nsqd in &self.http {
             if let Err(error) = nsqd.delete_topic(&self.topic).await {
@@ -67,7 +67,7 @@ impl Ground {
     }
 }
 
-/// Runs to the end: until all that was published is processed, or what is left is to be given up.
+/// Runs until all published chunks are processed, or the rest is given up.
 pub(super) async fn run(run: &Arc<Run>, ground: &Ground, workload: &mut Workload) -> anyhow::Result<()> {
     let mut config = ConsumerConfig::new(ground.topic.clone(), ChannelName::new("workers")?);
     config.nsqd = ground.tcp.clone();
@@ -100,8 +100,8 @@ pub(super) async fn run(run: &Arc<Run>, ground: &Ground, workload: &mut Workload
     result
 }
 
-/// Publishes until the streams have ended and all has been acknowledged. As many chunks as the buffer holds may be on their way: the
-/// streams wait for the workers.
+/// Publishes until the streams have ended and all chunks are acknowledged. The buffer size limits
+/// the chunks in progress, so that the workers throttle the streams.
 async fn publish(
     run: &Arc<Run>,
     publisher: &Publisher,
@@ -113,7 +113,7 @@ async fn publish(
     let mut publishing = JoinSet::new();
     generate(run, workload, async |chunk, made| {
         let body = Head::of(&chunk, made - run.start).body(&chunk);
-        // no place: the streams wait
+        // no permit: the streams wait
         pool.places.acquire().await.expect("it is never closed").forget();
         let (publisher, topic) = (publisher.clone(), topic.clone());
         let (failed, run) = (failed.clone(), run.clone());
@@ -135,14 +135,14 @@ async fn publish(
     }
 }
 
-/// What stands before the random bytes of a chunk in its message.
+/// The head of a message, before the chunk's random bytes.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     stream: u32,
     number: u64,
-    /// Microseconds from the start.
+    /// Creation time in microseconds since the start.
     made: u64,
-    /// Microseconds.
+    /// Work in microseconds.
     work: u64,
 }
 
@@ -152,7 +152,7 @@ impl Head {
         Self { stream, number, made: made.as_micros() as u64, work: work.as_micros() as u64 }
     }
 
-    /// A line of JSON, and the chunk.
+    /// Formats the message: a line of JSON, then the chunk's bytes.
     fn body(&self, chunk: &Chunk) -> Bytes {
         let mut body = serde_json::to_vec(self).expect("numbers are JSON");
         body.push(b'\n');
@@ -161,25 +161,25 @@ impl Head {
     }
 }
 
-/// The workers.
+/// The pool of workers.
 struct Pool {
     run: Arc<Run>,
-    /// Numbers of those that have nothing to do.
+    /// Numbers of idle workers.
     free: Mutex<Vec<u32>>,
     seen: Mutex<Seen>,
     changed: Notify,
-    /// For chunks on their way.
+    /// Permits for chunks in progress.
     places: Semaphore,
 }
 
-/// What was processed.
+/// Account of the chunks processed.
 struct Seen {
     streams: Vec<OfStream>,
     count: u64,
     expected: Option<u64>,
 }
 
-/// Of one stream: all up to a number, and some after it.
+/// Chunks processed of one stream: all below a number, and some after it.
 #[derive(Clone, Default)]
 struct OfStream {
     below: u64,
@@ -187,7 +187,7 @@ struct OfStream {
 }
 
 impl OfStream {
-    /// True if it is new.
+    /// Adds a chunk; returns true if it is new.
     fn add(&mut self, number: u64) -> bool {
         if number < self.below || !self.beyond.insert(number) {
             return false;
@@ -207,7 +207,7 @@ impl Pool {
         Self { run, free, seen: Mutex::new(seen), changed: Notify::new(), places }
     }
 
-    /// So many are to be processed in all.
+    /// Sets the number of chunks to process in all.
     fn expect(&self, count: u64) {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).expected = Some(count);
         self.changed.notify_one();
@@ -225,7 +225,7 @@ impl Pool {
         }
     }
 
-    /// True if the chunk was not processed before.
+    /// Records a chunk; returns true if it was not processed before.
     fn is_new(&self, head: &Head) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = seen.streams.get_mut(head.stream as usize).is_some_and(|stream| stream.add(head.number));

@@ -19,14 +19,14 @@ use super::Run;
 use super::generate::generate;
 use super::workload::{Chunk, Workload};
 
-/// A chunk on its way.
+/// A chunk in the buffer.
 struct Made {
     chunk: Chunk,
     bytes: Bytes,
     at: Instant,
 }
 
-/// Runs to the end: until the streams have ended and the buffer is empty, or what is left is to be given up.
+/// Runs until the streams have ended and the buffer is empty, or the rest is given up.
 pub(super) async fn run(run: &Arc<Run>, workload: &mut Workload) -> anyhow::Result<()> {
     let (buffer, chunks) = channel(run.settings.buffer as usize);
     let chunks = Arc::new(Mutex::new(chunks));
@@ -52,7 +52,7 @@ pub(super) async fn run(run: &Arc<Run>, workload: &mut Workload) -> anyhow::Resu
     Ok(())
 }
 
-/// One worker: a chunk after the other, until there are no more.
+/// Runs one worker: processes one chunk after the other until there are no more.
 async fn work(run: Arc<Run>, number: u32, chunks: Arc<Mutex<Receiver<Made>>>) {
     loop {
         let Some(Made { chunk, bytes, at }) = next(&run, &chunks).await else { return };

@@ -1,4 +1,4 @@
-//! Makes chunks at their moments.
+//! Generates chunks at their due times.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use super::Run;
 use super::workload::{Chunk, Workload};
 use crate::commands::common::precise_timer::Alarm;
 
-/// So many chunks are made at once before others get to work.
+/// Chunks made in a row before other tasks run.
 const BURST: usize = 64;
 
-/// Gives each chunk to `take` when it is due, with the moment at which it was made; until the time is over or the run is to end.
+/// Passes each chunk to `take` when it is due, with its creation time, until the time is over or the run must end.
 pub(super) async fn generate(
     run: &Run,
     workload: &mut Workload,

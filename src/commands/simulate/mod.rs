@@ -39,18 +39,18 @@ use crate::commands::common::values::Report;
 use crate::commands::simulate::args::{Args, Via};
 use mqueue::shutdown::Shutdown;
 
-/// How long what was begun may take after Ctrl-C.
+/// Grace period for chunks in progress after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// A run, as everybody in it sees it.
+/// State that all parts of a run share.
 struct Run {
     settings: Settings,
     start: Instant,
-    /// When the streams end by themselves.
+    /// Time at which the streams end by themselves.
     until: Option<Duration>,
     shutdown: Shutdown,
     tally: Mutex<Tally>,
-    /// Where each chunk is said, if it is.
+    /// Output for a line per chunk, if requested.
     voice: Option<Voice>,
 }
 
@@ -59,7 +59,7 @@ impl Run {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker has processed a chunk of a stream.
+    /// Prints the line for a chunk that a worker has processed.
     async fn told(&self, worker: u32, number: u64, stream: u32, length: usize) {
         if let Some(voice) = &self.voice {
             let line = format!(
@@ -108,7 +108,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         picture.map(|file| file.write(&picture::draw(&run.settings, args.via, &run.tally().series))).transpose();
     let shutdown = run.shutdown.clone();
     drop(run);
-    // nobody may read any more; a second Ctrl-C ends that, too
+    // the reader may be gone; a second Ctrl-C ends this wait, too
     tokio::select! {
         written = async {
             said.line(if is_text { concluded.text() } else { concluded.json() }).await;
@@ -120,7 +120,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     played.map(|()| concluded.exit())
 }
 
-/// Streams and workers, and what is shown of them meanwhile.
+/// Runs streams and workers, and shows the progress.
 async fn play(
     run: &Arc<Run>,
     ground: Option<&Ground>,
@@ -158,10 +158,10 @@ async fn play(
     result
 }
 
-/// What became of it.
+/// The outcome of a run.
 struct Concluded {
     report: Final,
-    /// A signal ended it.
+    /// True if a signal ended the run.
     is_interrupted: bool,
 }
 

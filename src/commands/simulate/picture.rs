@@ -1,11 +1,11 @@
-//! The picture of a run: latency percentiles, and what was processed and dropped, over time.
+//! The plot of a run: latency percentiles, and the rates of chunks processed and dropped, over time.
 
 use super::series::{Point, Series};
 use super::settings::Settings;
 use crate::commands::common::plot::{Figure, Line, Panel, Tone};
 use crate::commands::simulate::args::Via;
 
-/// Draws it.
+/// Draws the plot as SVG.
 pub(super) fn draw(settings: &Settings, via: Via, series: &Series) -> String {
     let Settings { workers, streams, interval, buffer, seed, .. } = settings;
     let via = match via {
@@ -35,13 +35,13 @@ pub(super) fn draw(settings: &Settings, via: Via, series: &Series) -> String {
     .svg()
 }
 
-/// A value of each point, in its middle.
+/// Makes a line with a value for each point, placed at its middle.
 fn line(name: &str, tone: Tone, series: &Series, of: impl Fn(&Point) -> Option<f64>) -> Line {
     let mut begin = 0.0;
     let points = series.points.iter().filter_map(|point| {
         let middle = begin + point.seconds / 2.0;
         begin += point.seconds;
-        // the last may have next to no time
+        // the last point may cover next to no time
         of(point).filter(|_| point.seconds > 0.2).map(|value| (middle, value))
     });
     Line { name: name.to_owned(), tone, points: points.collect() }

@@ -1,5 +1,5 @@
-//! Where drops begin, and what each number of workers costs: the very chunks of a seed, played against many pools without waiting for
-//! any clock, beside what theory says.
+//! The pool size at which drops begin, and the cost of each number of workers. The same chunks of a
+//! seed are played against many pools without a clock, beside the prediction of queueing theory.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
@@ -10,10 +10,10 @@ use super::settings::{Settings, WORK};
 use super::workload::Workload;
 use crate::commands::common::latency::{Latency, Quantiles};
 
-/// About so many chunks are played, unless a time is asked for.
+/// Approximate number of chunks to play, unless a duration is given.
 const CHUNKS: f64 = 60_000.0;
 
-/// What a pool made of the chunks.
+/// The result of a pool.
 #[derive(Debug, Clone)]
 struct Played {
     generated: u64,
@@ -22,9 +22,9 @@ struct Played {
     mean: Duration,
 }
 
-/// The plan, as text.
+/// Formats the plan as text.
 pub(super) fn plan(settings: &Settings, duration: Option<Duration>) -> String {
-    // gaps are uniform from 0 to the interval, and so is work between its bounds
+    // gaps are uniform from 0 to the interval, and work is uniform between its bounds
     let rate = f64::from(settings.streams) * 2000.0 / f64::from(settings.interval);
     let (least, most) = (WORK.0.as_secs_f64(), WORK.1.as_secs_f64());
     let work = (least + most) / 2.0;
@@ -76,7 +76,7 @@ pub(super) fn plan(settings: &Settings, duration: Option<Duration>) -> String {
     text + &format!("\n* as asked for; {found}")
 }
 
-/// The smallest pool that can do the work, and drops nothing.
+/// Finds the smallest pool that can do the work and drops nothing.
 fn enough(settings: &Settings, load: f64, duration: Duration) -> Option<u32> {
     let drops = |workers| play(&Settings { workers, ..*settings }, duration).dropped > 0;
     let (mut below, mut enough) = (load.floor() as u32, (3.0 * load).ceil() as u32 + 1);
@@ -90,14 +90,14 @@ fn enough(settings: &Settings, load: f64, duration: Duration) -> Option<u32> {
     Some(enough)
 }
 
-/// Pools around the load, and the one that was asked for.
+/// Lists pool sizes around the load, and the one requested.
 fn pools(load: f64, asked: u32) -> BTreeSet<u32> {
     let shares = [0.7, 0.85, 0.95, 1.0, 1.05, 1.15, 1.3, 1.5, 2.0, 3.0];
     let around = shares.map(|share| ((load * share).ceil() as u32).max(1));
     around.into_iter().chain([asked]).collect()
 }
 
-/// Plays the chunks of so long: exact, but for the time that moving a chunk takes.
+/// Plays the chunks of `duration`: exact, except that moving a chunk takes no time.
 fn play(settings: &Settings, duration: Duration) -> Played {
     let mut workload = Workload::new(settings);
     let mut pool = Pool { ends: BinaryHeap::new(), waiting: VecDeque::new(), latency: Latency::new() };
@@ -120,15 +120,15 @@ fn play(settings: &Settings, duration: Duration) -> Played {
 }
 
 struct Pool {
-    /// When each working worker will be free.
+    /// Times at which the busy workers will be free.
     ends: BinaryHeap<Reverse<Duration>>,
-    /// When each was made, and its work.
+    /// Creation time and work of each waiting chunk.
     waiting: VecDeque<(Duration, Duration)>,
     latency: Latency,
 }
 
 impl Pool {
-    /// Whoever is free by then takes what waits; to the end if there is no then.
+    /// Lets workers that are free by `then` take waiting chunks; runs to the end if `then` is `None`.
     fn advance(&mut self, then: Option<Duration>) {
         while let Some(Reverse(end)) =
             self.ends.peek().copied().filter(|Reverse(end)| then.is_none_or(|then| *end <= then))
@@ -180,7 +180,7 @@ mod tests {
         let share = played.dropped as f64 / played.generated as f64;
         assert!((share - 4.0 / 7.0).abs() < 0.03, "{share}");
         let waits = played.latency.unwrap().p99;
-        // the whole buffer stands before the last: 500 chunks at 3 in 35 ms
+        // the whole buffer is ahead of the last chunk: 500 chunks at 3 in 35 ms
         assert!((5_000.0..6_500.0).contains(&waits), "{waits}");
     }
 

@@ -1,14 +1,14 @@
-//! What theory says of a pool of workers: pure.
+//! Queueing theory for a pool of workers: pure.
 //!
 //! With `c` workers and an offered load of `a` (the arrival rate times the mean work, in workers): Erlang's formulas, the mean wait after Allen
 //! and Cunneen (M/G/c), and the loss of a bounded buffer (M/M/c/K). Many independent streams are taken for a Poisson process.
 
-/// The share of arrivals that find all workers busy where none can wait (Erlang B).
+/// Returns the share of arrivals that find all workers busy in a system without a queue (Erlang B).
 fn erlang_b(workers: u32, load: f64) -> f64 {
     (1..=workers).fold(1.0, |b, n| load * b / (f64::from(n) + load * b))
 }
 
-/// The share of arrivals that have to wait (Erlang C); all, if the load is above what the workers can do.
+/// Returns the share of arrivals that have to wait (Erlang C); all, if the load exceeds the workers.
 pub(super) fn has_to_wait(workers: u32, load: f64) -> f64 {
     let use_of_each = load / f64::from(workers);
     if use_of_each >= 1.0 {
@@ -18,13 +18,14 @@ pub(super) fn has_to_wait(workers: u32, load: f64) -> f64 {
     b / (1.0 - use_of_each * (1.0 - b))
 }
 
-/// The mean wait, in units of the mean work, for work whose squared coefficient of variation is `variation`; `None` if the queue never ends.
+/// Returns the mean wait in units of the mean work, for work whose squared coefficient of variation
+/// is `variation`; `None` if the queue grows without bound.
 pub(super) fn mean_wait(workers: u32, load: f64, variation: f64) -> Option<f64> {
     let spare = f64::from(workers) - load;
     (spare > 0.0).then(|| has_to_wait(workers, load) / spare * (1.0 + variation) / 2.0)
 }
 
-/// The share of arrivals that find the buffer full.
+/// Returns the share of arrivals that find the buffer full.
 pub(super) fn lost(workers: u32, load: f64, buffer: u32) -> f64 {
     let b = erlang_b(workers, load);
     let (use_of_each, room) = (load / f64::from(workers), f64::from(buffer));
@@ -33,7 +34,7 @@ pub(super) fn lost(workers: u32, load: f64, buffer: u32) -> f64 {
         let waiting = use_of_each * (1.0 - full) / (1.0 - use_of_each);
         return b * full / (1.0 + b * waiting);
     }
-    // the same, divided by `full`, which grows beyond all bounds here
+    // the same formula divided by `full`, which here grows without bound
     let inverse = 1.0 / use_of_each;
     let waiting = if use_of_each == 1.0 { room } else { (1.0 - inverse.powf(room)) / (1.0 - inverse) };
     b / (inverse.powf(room) + b * waiting)
@@ -69,7 +70,7 @@ mod tests {
         assert_near(lost(1, 0.5, 1), 1.0 / 7.0);
         assert_near(lost(1, 1.0, 4), 1.0 / 6.0);
         assert_near(lost(1, 2.0, 1), 4.0 / 7.0);
-        // far above what they can do, what they cannot do is lost
+        // far above capacity, the excess is lost
         assert_near(lost(10, 20.0, 2000), 0.5);
         assert!(lost(50, 7.0, 500) < 1e-100);
     }

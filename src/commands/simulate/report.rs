@@ -1,4 +1,4 @@
-//! What is said of a run: the seed's text, and JSON.
+//! Report of a run: the seed's text, and JSON.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::tally::Tally;
 use crate::commands::common::latency::{Latency, Quantiles};
 use mqueue::plural::count;
 
-/// The lines before a run.
+/// Formats the lines before a run.
 pub(super) fn configuration(settings: &Settings, via: &str) -> String {
     let Settings { workers, streams, interval, chunk_size, buffer, seed } = settings;
     format!(
@@ -32,28 +32,28 @@ Application is running...
     )
 }
 
-/// A run at its end. Latencies are in milliseconds, from a chunk's creation to the end of its work.
+/// The final report. Latencies are in milliseconds, from a chunk's creation to the end of its work.
 #[derive(Debug, Serialize)]
 pub(super) struct Final {
     configuration: Settings,
-    /// Chunks.
+    /// Counts of chunks.
     pub(super) generated: u64,
     pub(super) processed: u64,
     pub(super) dropped: u64,
-    /// Processed once more, as NSQ gave them again.
+    /// Chunks processed again, because NSQ delivered them again.
     pub(super) again: u64,
-    /// Left in the buffer, or in NSQ, by a second Ctrl-C.
+    /// Chunks left in the buffer, or in NSQ, by a second Ctrl-C.
     pub(super) given_up: u64,
     elapsed_s: f64,
     /// Chunks a second.
     throughput: f64,
     avg_latency_ms: Option<f64>,
     latency_ms: Option<Quantiles>,
-    /// How late chunks were made.
+    /// Delay between a chunk's due time and its creation.
     scheduling_error_ms: Option<Quantiles>,
-    /// The most memory that the process had, in bytes.
+    /// Peak memory of the process in bytes.
     memory_bytes: u64,
-    /// The same for the same chunks at the same moments.
+    /// Digest of the workload: equal for the same chunks at the same times.
     workload: String,
 }
 
@@ -76,7 +76,7 @@ impl Final {
         }
     }
 
-    /// For people.
+    /// Formats the report as plain text.
     pub(super) fn text(&self) -> String {
         let Self { processed, dropped, generated, throughput, workload, .. } = self;
         let ms = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.3}ms"));
@@ -113,7 +113,7 @@ Generated: {generated} chunks (workload {workload})
     }
 }
 
-/// A second of a run, as JSON.
+/// The report of one second, as JSON.
 #[derive(Debug, Serialize)]
 pub(super) struct Second {
     elapsed_s: f64,
@@ -121,7 +121,7 @@ pub(super) struct Second {
     processed: u64,
     dropped: u64,
     waiting: u64,
-    /// Of the last second.
+    /// Latencies of the last second.
     latency_ms: Option<Quantiles>,
 }
 
@@ -133,7 +133,7 @@ impl Second {
     }
 }
 
-/// `1m23s`, and tenths where they matter.
+/// Formats a duration as `1m23s`, with tenths below a minute.
 fn seconds(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match (whole / 3600, whole / 60 % 60, whole % 60) {
@@ -143,7 +143,7 @@ fn seconds(seconds: f64) -> String {
     }
 }
 
-/// By the kernel's count, in bytes.
+/// Reads the kernel's count of peak memory, in bytes.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,5 +1,5 @@
-//! Lines on stdout, from a thread of their own. None of the chunks' is left out: who reads too slowly slows the run, and who stops reading
-//! ends it.
+//! Lines on stdout, written by a thread of their own. Lines about chunks are never dropped: a slow
+//! reader slows the run, and a reader that goes away ends it.
 
 use std::io::{self, BufWriter, Write};
 
@@ -7,22 +7,22 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// Lines that may wait to be written.
+/// Limit on the lines that wait to be written.
 const AHEAD: usize = 10_000;
 
-/// The way to stdout.
+/// The output, and its writer thread's result.
 #[derive(Debug)]
 pub(super) struct Said {
     voice: Voice,
     written: oneshot::Receiver<io::Result<()>>,
 }
 
-/// Who says lines.
+/// Sender of lines. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Voice(Sender<String>);
 
 impl Said {
-    /// Starts the thread, which cancels `unread` when nobody takes the lines any more.
+    /// Starts the thread, which cancels `unread` when a write fails.
     pub(super) fn start(unread: CancellationToken) -> io::Result<Self> {
         let (lines, waiting) = channel(AHEAD);
         let (end, written) = oneshot::channel();
@@ -36,22 +36,22 @@ impl Said {
         Ok(Self { voice: Voice(lines), written })
     }
 
-    /// Somebody who says lines, too.
+    /// Returns another sender of lines.
     pub(super) fn voice(&self) -> Voice {
         self.voice.clone()
     }
 
-    /// Has a line written, as soon as there is room for it.
+    /// Queues a line; waits while the queue is full.
     pub(super) async fn line(&self, line: impl Into<String>) {
         self.voice.line(line.into()).await;
     }
 
-    /// Has a line written, unless many wait already.
+    /// Queues a line, or drops it if the queue is full.
     pub(super) fn line_if_read(&self, line: String) {
         let _ = self.voice.0.try_send(line);
     }
 
-    /// Waits until all is written, when all voices are gone. Fails if it could not be; that nobody wanted to read it is no failure.
+    /// Waits, once all senders are dropped, until everything is written. Fails if a write failed; a closed pipe is no failure.
     pub(super) async fn end(self) -> io::Result<()> {
         drop(self.voice);
         match self.written.await {
@@ -63,7 +63,7 @@ impl Said {
 
 impl Voice {
     pub(super) async fn line(&self, line: String) {
-        // an error: nobody reads, and the run is ending for it
+        // an error means that stdout is closed, and the run is already ending
         let _ = self.0.send(line).await;
     }
 }

@@ -1,21 +1,21 @@
-//! What happened over time, in constant memory: when there are too many points, two become one.
+//! Measurements over time, in constant memory: when there are too many points, neighbours are merged in pairs.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// Points of a series.
+/// Limit on the points of a series.
 const MOST: usize = 240;
-/// The longest latency that is told apart: ten minutes, in microseconds.
+/// The longest latency recorded, ten minutes, in microseconds.
 const LONGEST: u64 = 600_000_000;
 
-/// What happened in some seconds.
+/// Measurements of some seconds.
 #[derive(Debug, Clone)]
 pub(super) struct Point {
     pub(super) seconds: f64,
     pub(super) processed: u64,
     pub(super) dropped: u64,
-    /// Microseconds, to 1 %.
+    /// Latencies in microseconds, to 1 %.
     latency: Histogram<u32>,
 }
 
@@ -30,7 +30,7 @@ impl Point {
         self.latency.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(LONGEST).clamp(1, LONGEST));
     }
 
-    /// In milliseconds; none if nothing was processed.
+    /// Returns a quantile in milliseconds; `None` if nothing was processed.
     pub(super) fn quantile(&self, quantile: f64) -> Option<f64> {
         (!self.latency.is_empty()).then(|| self.latency.value_at_quantile(quantile) as f64 / 1000.0)
     }
@@ -43,11 +43,11 @@ impl Point {
     }
 }
 
-/// Points one after the other.
+/// The points of a run, in order.
 #[derive(Debug)]
 pub(super) struct Series {
     pub(super) points: Vec<Point>,
-    /// Seconds of a point; the last may have fewer.
+    /// Length of a point in seconds; the last may be shorter.
     step: f64,
 }
 
@@ -56,7 +56,7 @@ impl Series {
         Self { points: Vec::new(), step: 0.0 }
     }
 
-    /// What happened next.
+    /// Appends a point, or merges it with the last.
     pub(super) fn push(&mut self, point: Point) {
         match self.points.last_mut() {
             Some(last) if last.seconds + point.seconds / 2.0 < self.step => last.join(&point),

@@ -1,4 +1,4 @@
-//! What is simulated: numbers within their ranges.
+//! Settings of a simulation: numbers within their ranges.
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::simulate::args::Args;
 
-/// How long a worker takes for a chunk: anything between.
+/// Shortest and longest work on a chunk.
 pub(super) const WORK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(50));
 
-/// The numbers of a run.
+/// The settings of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub(super) struct Settings {
     pub(super) workers: u32,
     pub(super) streams: u32,
-    /// Milliseconds.
+    /// Interval in milliseconds.
     pub(super) interval: u32,
-    /// Bytes.
+    /// Size in bytes.
     pub(super) chunk_size: u32,
     pub(super) buffer: u32,
     pub(super) seed: u64,
 }
 
-/// A number's name, value, range, and the range beyond which nothing can be run.
+/// Name of a number, its value, its range, and its range with `--no-range-check`.
 type Check = (&'static str, u32, (u32, u32), (u32, u32));
 
 impl Settings {
-    /// Those of the arguments. Fails, with the range, for one that is not within its range.
+    /// Reads the settings from the arguments. Fails for a number outside its range, and names the range.
     pub(super) fn checked(args: &Args) -> Result<Self, Failure> {
         let checks: [Check; 5] = [
             ("WORKERS_COUNT", args.workers, (10, 200), (1, 100_000)),
@@ -47,7 +47,7 @@ impl Settings {
         }
         let Args { workers, streams, chunk_size, buffer, .. } = *args;
         let interval = args.interval_ms();
-        // 53 bits, which JSON keeps
+        // 53 bits, which JSON represents exactly
         let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
         Ok(Self { workers, streams, interval, chunk_size, buffer, seed })
     }

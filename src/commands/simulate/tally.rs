@@ -1,4 +1,4 @@
-//! What is counted.
+//! Counts of a simulation.
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +9,18 @@ use crate::commands::common::latency::Latency;
 #[derive(Debug)]
 pub(super) struct Tally {
     pub(super) generated: u64,
-    /// Found the buffer full.
+    /// Chunks that found the buffer full.
     pub(super) dropped: u64,
     pub(super) processed: u64,
-    /// Came again and were processed once more: at least once is what NSQ promises.
+    /// Chunks delivered and processed again: NSQ promises at least once.
     pub(super) again: u64,
-    /// Chunks that wait for a worker, as far as that is known.
+    /// Chunks that wait for a worker, as far as known.
     pub(super) waiting: u64,
-    /// From a chunk's creation to the end of its work.
+    /// Time from a chunk's creation to the end of its work.
     pub(super) latency: Latency,
-    /// How late chunks were made.
+    /// Delay between a chunk's due time and its creation.
     pub(super) lateness: Latency,
-    /// The last second.
+    /// Latencies of the last second.
     pub(super) recent: Latency,
     point: Point,
     since: Instant,
@@ -44,7 +44,7 @@ impl Tally {
         }
     }
 
-    /// A chunk was made, so long after it was due.
+    /// Counts a chunk, with its delay.
     pub(super) fn generated(&mut self, late: Duration) {
         self.generated += 1;
         self.lateness.record(late);
@@ -62,7 +62,7 @@ impl Tally {
         self.point.record(latency);
     }
 
-    /// A second is over.
+    /// Ends a second: adds its point to the series.
     pub(super) fn turn(&mut self, now: Instant) {
         let mut point = std::mem::replace(&mut self.point, Point::new());
         point.seconds = (now - self.since).as_secs_f64();

@@ -1,4 +1,4 @@
-//! What a person follows while it runs: one line that changes on a terminal, a line each second elsewhere.
+//! Progress output: one changing line on a terminal, a line each second elsewhere.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -8,19 +8,19 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::settings::Settings;
 use super::tally::Tally;
 
-/// Cells of the bar that shows how full the buffer is.
+/// Width of the bar that shows how full the buffer is.
 const CELLS: u64 = 20;
 
-/// The view.
+/// The progress output.
 pub(super) struct View {
     bar: Option<ProgressBar>,
-    /// Chunks that may wait; none if that has no bound.
+    /// Size of the buffer; `None` if it is unbounded.
     room: Option<u64>,
     before: (u64, u64),
 }
 
 impl View {
-    /// A view of stderr.
+    /// Starts the output on stderr.
     pub(super) fn begin(settings: &Settings, is_bounded: bool) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -30,7 +30,7 @@ impl View {
         Self { bar, room: is_bounded.then_some(settings.buffer.into()), before: (0, 0) }
     }
 
-    /// A second is over.
+    /// Shows the counts, once a second.
     pub(super) fn second(&mut self, elapsed: Duration, tally: &Tally) {
         let line = self.line(elapsed, tally);
         self.before = (tally.generated, tally.processed);
@@ -39,7 +39,7 @@ impl View {
                 bar.set_message(line);
                 bar.tick();
             }
-            // nobody there to read it is no reason to end
+            // a closed stderr is no reason to end
             None => drop(writeln!(io::stderr().lock(), "{line}")),
         }
     }

@@ -1,4 +1,4 @@
-//! What the streams make, and when: pure. It follows from the seed alone, not from clocks, workers or the buffer.
+//! The chunks of all streams and their due times: pure. They follow from the seed alone, not from clocks, workers or the buffer.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,22 +8,22 @@ use bytes::Bytes;
 
 use super::settings::{Settings, WORK};
 
-/// A chunk.
+/// A chunk of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chunk {
     pub(super) stream: u32,
-    /// Counts from 0 in each stream.
+    /// Number within the stream, from 0.
     pub(super) number: u64,
-    /// When it is to be made, from the start on.
+    /// Due time since the start.
     pub(super) due: Duration,
-    /// How long a worker takes for it.
+    /// Time that a worker takes for the chunk.
     pub(super) work: Duration,
     seed: u64,
     length: u32,
 }
 
 impl Chunk {
-    /// Its random bytes.
+    /// Makes the chunk's random bytes.
     pub(super) fn bytes(&self) -> Bytes {
         let mut bytes = vec![0; self.length as usize];
         fastrand::Rng::with_seed(self.seed).fill(&mut bytes);
@@ -35,7 +35,7 @@ impl Chunk {
 #[derive(Debug, Clone)]
 pub(super) struct Workload {
     streams: Vec<Stream>,
-    /// When each stream makes its next.
+    /// Due time of each stream's next chunk.
     next: BinaryHeap<Reverse<(Duration, u32)>>,
     interval: Duration,
     length: u32,
@@ -66,12 +66,12 @@ impl Workload {
         workload
     }
 
-    /// When the next chunk is due.
+    /// Returns the due time of the next chunk.
     pub(super) fn due(&self) -> Duration {
         self.next.peek().expect("there is a stream").0.0
     }
 
-    /// The next chunk.
+    /// Makes the next chunk.
     pub(super) fn make(&mut self) -> Chunk {
         let Reverse((due, stream)) = self.next.pop().expect("there is a stream");
         let it = &mut self.streams[stream as usize];
@@ -86,7 +86,7 @@ impl Workload {
         chunk
     }
 
-    /// Tells one sequence of chunks from another.
+    /// Returns a checksum that tells one sequence of chunks from another.
     pub(super) fn digest(&self) -> u32 {
         self.digest.clone().finalize()
     }
@@ -96,7 +96,7 @@ impl Workload {
     }
 }
 
-/// Any time between, to the microsecond.
+/// Draws a random time between the bounds, to the microsecond.
 fn between(random: &mut fastrand::Rng, least: Duration, most: Duration) -> Duration {
     Duration::from_micros(random.u64(least.as_micros() as u64..=most.as_micros() as u64))
 }

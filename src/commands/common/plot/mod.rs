@@ -1,6 +1,6 @@
-//! Lines over a common axis, as an SVG file that is readable on its own, on light and on dark pages.
+//! Line charts over a common axis, as an SVG file that is readable on its own, on light and on dark pages.
 //!
-//! Our own, for what is kept of crates that draw charts brings a chart's looks, fonts or a browser along; this is axes and lines.
+//! Written here, because the maintained chart crates bring a fixed look, fonts or a browser along; this needs only axes and lines.
 
 mod scale;
 mod svg;
@@ -8,7 +8,7 @@ mod svg;
 use self::scale::Scale;
 use self::svg::Svg;
 
-/// Sizes, in the picture's own units.
+/// Sizes in the picture's own units.
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 110.0;
@@ -16,39 +16,39 @@ const TOP: f64 = 92.0;
 const PANEL: f64 = 190.0;
 const BETWEEN: f64 = 46.0;
 const BOTTOM: f64 = 52.0;
-/// From one label, or one line of the subtitle, to the next.
+/// Distance between labels, or between lines of the subtitle.
 const LABEL: f64 = 15.0;
-/// The widest that a letter of the subtitle is on average.
+/// Upper bound on the average width of a letter of the subtitle.
 const LETTER: f64 = 6.8;
 
-/// A picture: panels one below the other, over one axis.
+/// A picture: panels one below the other, over one horizontal axis.
 #[derive(Debug, Clone)]
 pub(crate) struct Figure {
     pub(crate) title: String,
     pub(crate) subtitle: String,
-    /// What goes from left to right, with its unit.
+    /// Title of the horizontal axis, with its unit.
     pub(crate) across: String,
     pub(crate) panels: Vec<Panel>,
 }
 
-/// One diagram.
+/// A single diagram.
 #[derive(Debug, Clone)]
 pub(crate) struct Panel {
-    /// What goes up, with its unit.
+    /// Title of the vertical axis, with its unit.
     pub(crate) title: String,
     pub(crate) lines: Vec<Line>,
 }
 
-/// Points, and what they are.
+/// A named series of points.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) tone: Tone,
-    /// Across and up, from left to right; what is no number is left out.
+    /// Points (x, y) from left to right; those that are not finite are left out.
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// The colour of a line; each reads on light and dark, and without colours by its label.
+/// Colour of a line. Each is readable on light and dark pages; a label names the line without colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
     First,
@@ -58,7 +58,7 @@ pub(crate) enum Tone {
 }
 
 impl Figure {
-    /// The file's text.
+    /// Draws the figure; returns the file's text.
     pub(crate) fn svg(&self) -> String {
         let subtitle = lines_of(&self.subtitle);
         let first = TOP + (subtitle.len() - 1) as f64 * LABEL;
@@ -110,7 +110,7 @@ impl Panel {
     }
 }
 
-/// Moves labels apart, so that none covers another, and none goes below `lowest`, where the next diagram's are.
+/// Moves labels apart so that none overlaps another, and none goes below `lowest`, where the next diagram's labels begin.
 fn spread(labels: &mut [(f64, &Line)], lowest: f64) {
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
     for n in 1..labels.len() {
@@ -123,7 +123,7 @@ fn spread(labels: &mut [(f64, &Line)], lowest: f64) {
     }
 }
 
-/// Breaks a text into lines that fit beside `LEFT`.
+/// Breaks a text into lines that fit to the right of `LEFT`.
 fn lines_of(text: &str) -> Vec<String> {
     let letters = ((WIDTH - LEFT) / LETTER) as usize;
     let mut lines = vec![String::new()];

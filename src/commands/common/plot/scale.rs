@@ -1,9 +1,9 @@
-//! From values to places: pure.
+//! Mapping from values to positions: pure.
 
-/// About so many ticks.
+/// Approximate number of ticks.
 const TICKS: f64 = 5.0;
 
-/// Values from 0 to a round number above the highest, laid out between two places.
+/// Values from 0 to a round number not below the highest, laid out between two positions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
     most: f64,
@@ -13,7 +13,7 @@ pub(crate) struct Scale {
 }
 
 impl Scale {
-    /// A scale for these values.
+    /// Makes a scale for these values.
     pub(crate) fn of(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
         let highest = values.filter(|value| value.is_finite()).fold(0.0, f64::max);
         let highest = if highest > 0.0 { highest } else { 1.0 };
@@ -21,19 +21,19 @@ impl Scale {
         Self { most: (highest / step).ceil() * step, step, from, to }
     }
 
-    /// The same, which ends at the highest value, round or not.
+    /// Makes a scale that ends at the highest value, round or not.
     pub(crate) fn ending(values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> Self {
         let highest = values.clone().filter(|value| value.is_finite()).fold(0.0, f64::max);
         let scale = Self::of(values, from, to);
         Self { most: if highest > 0.0 { highest } else { scale.most }, ..scale }
     }
 
-    /// Where a value goes.
+    /// Returns the position of a value.
     pub(crate) fn at(&self, value: f64) -> f64 {
         self.from + (self.to - self.from) * (value / self.most).clamp(0.0, 1.0)
     }
 
-    /// Round values, and their names.
+    /// Returns the round values and their labels.
     pub(crate) fn ticks(&self) -> impl Iterator<Item = (f64, String)> {
         let count = (self.most / self.step + 1e-9).floor() as u32;
         let digits = (-self.step.log10().floor()).clamp(0.0, 9.0) as usize;
@@ -44,7 +44,7 @@ impl Scale {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, at least as large.
+/// Returns 1, 2 or 5 times a power of ten, at least as large as `least`.
 fn round_step(least: f64) -> f64 {
     let power = 10_f64.powf(least.log10().floor());
     let factors = [1.0, 2.0, 5.0, 10.0];

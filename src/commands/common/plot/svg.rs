@@ -1,8 +1,8 @@
-//! The file itself: shapes and texts.
+//! The SVG file: shapes and texts.
 
 use std::fmt::Write;
 
-/// Colours and letters; dark pages get others.
+/// Colours and fonts, with another set for dark pages.
 const STYLE: &str = "
   .page { fill: #ffffff }
   text { font-family: system-ui, 'Helvetica Neue', Arial, sans-serif; font-size: 12px; fill: #4a5260 }
@@ -31,12 +31,12 @@ const STYLE: &str = "
   }
 ";
 
-/// A picture that is being drawn.
+/// An SVG picture under construction.
 #[derive(Debug)]
 pub(crate) struct Svg(String);
 
 impl Svg {
-    /// An empty page; the name is what is read out to who cannot see it.
+    /// Starts an empty page; screen readers read out `name`.
     pub(crate) fn begin(width: f64, height: f64, name: &str) -> Self {
         let name = escaped(name);
         Self(format!(
@@ -54,7 +54,7 @@ impl Svg {
         self.put(format_args!("<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>"));
     }
 
-    /// A line through points; nothing, if there are none.
+    /// Draws a line through the points; nothing if there are none.
     pub(crate) fn path(&mut self, class: &str, points: &[(f64, f64)]) {
         let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
         if !points.is_empty() {
@@ -62,7 +62,7 @@ impl Svg {
         }
     }
 
-    /// The file's text.
+    /// Ends the picture; returns the file's text.
     pub(crate) fn end(mut self) -> String {
         self.0.push_str("</svg>\n");
         self.0
