@@ -1,4 +1,4 @@
-//! What clients answer: FIN, REQ and TOUCH; and how much they take: RDY and CLS.
+//! Commands of consumers: FIN, REQ and TOUCH answer messages; RDY and CLS set how many the consumer accepts.
 
 use super::channel::{Channel, InFlight, Waiting};
 use super::session::{Phase, Session, SessionId};
@@ -7,19 +7,19 @@ use super::wire_id::from_wire;
 use super::{Now, State};
 use crate::proto::MessageId;
 
-/// The message is not the client's to answer, in nsqd's words (`nsqd/channel.go`).
+/// The client may not answer the message; with nsqd's error texts (`nsqd/channel.go`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotYours {
-    /// Nobody has it: it was answered, or its time was over.
+    /// The message is not in flight: it was answered or timed out.
     #[error("ID not in flight")]
     NotInFlight,
-    /// Another client has it.
+    /// The message is in flight to another client.
     #[error("client does not own message")]
     Others,
 }
 
 impl State {
-    /// How many messages may be in flight to a session.
+    /// Sets the session's RDY count: how many messages may be in flight to it.
     pub fn ready(&mut self, id: SessionId, count: u64, now: Now) {
         let session = self.session(id);
         if session.phase == Phase::Subscribed {
@@ -28,14 +28,14 @@ impl State {
         }
     }
 
-    /// The session wants no more messages.
+    /// Stops deliveries to the session (CLS).
     pub fn close(&mut self, id: SessionId) {
         let session = self.session(id);
         session.phase = Phase::Closing;
         session.ready = 0;
     }
 
-    /// The message is done.
+    /// Finishes a message (FIN).
     pub fn finish(&mut self, id: SessionId, message: &MessageId, now: Now) -> Result<(), NotYours> {
         let (channel, store, session) = self.answering(id)?;
         let (number, copy) = channel.take_back(id, message, store)?;
@@ -47,12 +47,12 @@ impl State {
         Ok(())
     }
 
-    /// Takes back a message that was tried: it is delivered again, `delay` milliseconds from now.
+    /// Requeues a message that was tried (REQ), for delivery `delay` milliseconds from now.
     pub fn requeue(&mut self, id: SessionId, message: &MessageId, delay: u64, now: Now) -> Result<(), NotYours> {
         self.come_again(id, message, delay, now, |attempts| attempts)
     }
 
-    /// Takes back a message that was not tried: as [`requeue`](Self::requeue), but this delivery does not count as an attempt.
+    /// Requeues a message that was not tried: like [`requeue`](Self::requeue), but this delivery does not count as an attempt.
     pub fn give_back(&mut self, id: SessionId, message: &MessageId, delay: u64, now: Now) -> Result<(), NotYours> {
         self.come_again(id, message, delay, now, |attempts| attempts.wrapping_sub(1))
     }
@@ -83,7 +83,7 @@ impl State {
         Ok(())
     }
 
-    /// The message needs more time: the session's whole message timeout from now, but no more than the limit from its delivery.
+    /// Extends a message's timeout (TOUCH) to the session's message timeout from now, but at most to `max_msg_timeout` after its delivery.
     pub fn touch(&mut self, id: SessionId, message: &MessageId, now: Now) -> Result<(), NotYours> {
         let (channel, store, session) = self.answering(id)?;
         let number = channel.owned(id, message)?;
@@ -95,7 +95,7 @@ impl State {
         Ok(())
     }
 
-    /// Who takes part in an answer.
+    /// The session, its channel and the store, which an answer changes.
     fn answering(&mut self, id: SessionId) -> Result<(&mut Channel, &mut Store, &mut Session), NotYours> {
         let session = self.sessions.get_mut(id).expect("a connection has its session until it disconnects");
         let channel = session.channel.and_then(|channel| self.channels.get_mut(&channel));
@@ -104,7 +104,7 @@ impl State {
 }
 
 impl Channel {
-    /// Takes a copy from the session that has it.
+    /// Removes a copy in flight, and its timer, from the session that owns it.
     fn take_back(
         &mut self,
         id: SessionId,
@@ -117,7 +117,7 @@ impl Channel {
         Ok((number, copy))
     }
 
-    /// The message's number, if the session has it in flight.
+    /// The message's numeric id, if it is in flight to the session.
     fn owned(&self, id: SessionId, message: &MessageId) -> Result<u64, NotYours> {
         let number = from_wire(message).ok_or(NotYours::NotInFlight)?;
         match self.in_flight.get(&number) {

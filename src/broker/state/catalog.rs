@@ -1,4 +1,4 @@
-//! Topics and channels: they come and go, are paused and emptied.
+//! Topics and channels: creating, deleting, pausing and emptying them.
 
 use super::super::log::{Change, ChannelId, TopicId};
 use super::channel::Channel;
@@ -7,7 +7,7 @@ use super::topic::Topic;
 use super::{Now, State};
 use crate::proto::{ChannelName, TopicName};
 
-/// What a request named is not there.
+/// The topic or channel that a request named and that does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missing {
     /// The topic.
@@ -17,7 +17,7 @@ pub enum Missing {
 }
 
 impl State {
-    /// Makes sure of a topic.
+    /// Creates a topic, unless it exists.
     pub fn create_topic(&mut self, name: &TopicName) {
         if self.topics.contains_key(name) {
             return;
@@ -34,17 +34,18 @@ impl State {
         self.topics.insert(name.clone(), topic);
     }
 
-    /// Whether somebody will ask which channels a new topic has elsewhere, and [`settle`](Self::settle) it.
+    /// Sets whether new topics hold messages until [`settle`](Self::settle) adds the channels that they have on other nodes.
     pub fn ask_for_channels(&mut self, asks: bool) {
         self.asks_for_channels = asks;
     }
 
-    /// New topics, whose channels are to be asked for; each is named once.
+    /// New topics whose channels on other nodes must be looked up; each is returned once.
     pub fn unsettled(&mut self) -> Vec<TopicName> {
         std::mem::take(&mut self.unsettled)
     }
 
-    /// Gives a topic, if it is still there, the channels that it has elsewhere, and them its messages. Ephemeral ones come with their consumers.
+    /// Creates the channels that a topic has on other nodes and passes the held messages to them, if the topic still exists.
+    /// Skips ephemeral channels: their consumers create them.
     pub fn settle(&mut self, name: &TopicName, channels: &[ChannelName], now: Now) {
         if !self.topics.contains_key(name) {
             return;
@@ -56,7 +57,7 @@ impl State {
         self.distribute(name, now);
     }
 
-    /// Makes sure of a channel, and of its topic. The first channel of a topic gets what the topic held.
+    /// Creates a channel and its topic, unless they exist. The first channel of a topic gets the messages that the topic held.
     pub fn create_channel(&mut self, topic: &TopicName, name: &ChannelName, now: Now) {
         self.channel_of(topic, name, now);
     }
@@ -79,12 +80,12 @@ impl State {
         id
     }
 
-    /// True if there is such a topic.
+    /// True if the topic exists.
     pub fn has_topic(&self, topic: &TopicName) -> bool {
         self.topics.contains_key(topic)
     }
 
-    /// Counts up with every topic and channel that comes or goes.
+    /// A version that grows with every topic or channel that is created or deleted.
     pub fn catalog_version(&self) -> u64 {
         self.catalog_version
     }
@@ -94,7 +95,7 @@ impl State {
         self.topics.iter().map(|(name, topic)| (name, topic.channels.keys()))
     }
 
-    /// Subscribes a session. Fails, with nsqd's words, if the channel has as many consumers as it may have.
+    /// Subscribes a session. Fails, with nsqd's error text, if the channel has reached its limit of consumers.
     pub fn subscribe(
         &mut self,
         session: SessionId,
@@ -115,7 +116,7 @@ impl State {
         Ok(())
     }
 
-    /// Pauses a topic, or lets it go on: what it held goes to its channels.
+    /// Pauses or unpauses a topic. Unpausing passes the held messages to its channels.
     pub fn pause_topic(&mut self, name: &TopicName, paused: bool, now: Now) -> Result<(), Missing> {
         let topic = self.topics.get_mut(name).ok_or(Missing::Topic)?;
         if topic.paused != paused && !name.is_ephemeral() {
@@ -126,7 +127,7 @@ impl State {
         Ok(())
     }
 
-    /// Pauses a channel, or lets it go on.
+    /// Pauses or unpauses a channel.
     pub fn pause_channel(
         &mut self,
         topic: &TopicName,
@@ -144,7 +145,7 @@ impl State {
         Ok(())
     }
 
-    /// Throws away what a topic itself holds; its channels keep theirs.
+    /// Drops the messages that the topic itself holds; its channels keep theirs.
     pub fn empty_topic(&mut self, name: &TopicName) -> Result<(), Missing> {
         let topic = self.topics.get_mut(name).ok_or(Missing::Topic)?;
         if !topic.held.is_empty() && !name.is_ephemeral() {
@@ -154,7 +155,7 @@ impl State {
         Ok(())
     }
 
-    /// Throws away all copies of a channel, wherever they are.
+    /// Drops all copies of a channel: queued, in flight and deferred.
     pub fn empty_channel(&mut self, topic: &TopicName, name: &ChannelName) -> Result<(), Missing> {
         let id = self.find(topic, name)?;
         let channel = self.channels.get_mut(&id).expect("its topic has it");
@@ -169,7 +170,7 @@ impl State {
         Ok(())
     }
 
-    /// Deletes a topic with all that it has; its consumers are disconnected.
+    /// Deletes a topic with its channels and messages; its consumers are disconnected.
     pub fn delete_topic(&mut self, name: &TopicName) -> Result<(), Missing> {
         self.empty_topic(name)?;
         let topic = self.topics.remove(name).ok_or(Missing::Topic)?;
@@ -183,7 +184,7 @@ impl State {
         Ok(())
     }
 
-    /// Deletes a channel; its consumers are disconnected. An ephemeral topic goes with its last channel.
+    /// Deletes a channel; its consumers are disconnected. An ephemeral topic is deleted with its last channel.
     pub fn delete_channel(&mut self, topic_name: &TopicName, name: &ChannelName) -> Result<(), Missing> {
         let id = self.find(topic_name, name)?;
         if self.channels[&id].is_logged() {
@@ -204,7 +205,7 @@ impl State {
         topic.channels.get(channel).copied().ok_or(Missing::Channel)
     }
 
-    /// Takes a channel out of all but its topic's list.
+    /// Removes a channel from everything except its topic's list, and ends its consumers.
     fn drop_channel(&mut self, id: ChannelId) {
         let mut channel = self.channels.remove(&id).expect("its topic had it");
         channel.clear(&mut self.store);
@@ -215,7 +216,7 @@ impl State {
         }
     }
 
-    /// The next number for a topic or a channel, which changes the catalog.
+    /// Takes the next number for a topic or a channel, and bumps the catalog version.
     fn next_number(&mut self) -> u32 {
         self.catalog_version += 1;
         let number = self.next_number;

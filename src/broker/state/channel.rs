@@ -1,4 +1,4 @@
-//! A channel: every copy that it has is in exactly one of queue, in flight and deferred.
+//! A channel: each of its copies is in exactly one of queue, in flight and deferred.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -10,25 +10,25 @@ use super::store::Store;
 use super::time::{Micros, Now};
 use crate::proto::{ChannelName, TopicName};
 
-/// Copies that wait.
+/// Copies in a channel's queue.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Waiting {
     pub(super) run: Run,
     pub(super) attempts: u16,
 }
 
-/// A copy that a client has.
+/// A copy in flight to a client.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct InFlight {
     pub(super) run: Run,
     pub(super) attempts: u16,
     pub(super) session: SessionId,
     pub(super) delivered: Micros,
-    /// When it comes back.
+    /// When the copy times out and is requeued.
     pub(super) deadline: Micros,
 }
 
-/// Copies that wait for their time.
+/// Deferred copies.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deferred {
     pub(super) run: Run,
@@ -43,22 +43,22 @@ pub(super) struct Channel {
     pub(super) topic: TopicName,
     pub(super) name: ChannelName,
     pub(super) paused: bool,
-    /// Many of its messages cannot be read: it sends nothing for a moment.
+    /// True while the channel sends nothing for a moment, because many of its messages cannot be read.
     pub(super) rests: bool,
     pub(super) queue: VecDeque<Waiting>,
-    /// How many entries ever left the queue: an entry's number is this and its place in it.
+    /// Entries that ever left the queue. An entry's number is this count plus its index in the queue.
     pub(super) popped: u64,
-    /// How many copies the queue has, and how many of them were left in the log.
+    /// Copies in the queue; `backlog` counts those whose bodies were only in the log from the start.
     pub(super) depth: usize,
     pub(super) backlog: usize,
-    /// By id.
+    /// Copies in flight, by message id.
     pub(super) in_flight: HashMap<u64, InFlight, ById>,
-    /// By the first one's id.
+    /// Deferred runs, by the id of their first message.
     pub(super) deferred: HashMap<u64, Deferred, ById>,
     pub(super) deferred_count: usize,
-    /// Its consumers, in the order in which they came.
+    /// The channel's consumers, in order of subscription.
     pub(super) sessions: Vec<SessionId>,
-    /// Those that may have room for a message; the first gets the next.
+    /// Sessions that may have room for a message; the first one gets the next message.
     pub(super) line: VecDeque<SessionId>,
     pub(super) message_count: u64,
     pub(super) requeue_count: u64,
@@ -88,12 +88,12 @@ impl Channel {
         }
     }
 
-    /// True if what happens to it is logged: neither it nor its topic is ephemeral.
+    /// True if the channel's changes are logged: neither the channel nor its topic is ephemeral.
     pub(super) fn is_logged(&self) -> bool {
         !self.topic.is_ephemeral() && !self.name.is_ephemeral()
     }
 
-    /// Takes new copies. An ephemeral channel has no more waiting than its limit, and drops the rest.
+    /// Queues or defers new copies. An ephemeral channel queues at most `mem_queue_size` copies and drops the rest.
     pub(super) fn take(&mut self, run: Run, due: Option<UnixMillis>, store: &mut Store, now: Now) {
         self.message_count += u64::from(run.count);
         if let Some(due) = due {
@@ -106,14 +106,14 @@ impl Channel {
         }
     }
 
-    /// Puts copies at the end of the queue.
+    /// Appends copies to the queue.
     pub(super) fn wait(&mut self, waiting: Waiting, store: &Store) {
         self.depth += waiting.run.count as usize;
         self.backlog += store.backlog(&waiting.run);
         self.queue.push_back(waiting);
     }
 
-    /// Keeps copies back until they are due.
+    /// Defers copies until they are due.
     pub(super) fn defer(&mut self, run: Run, attempts: u16, due: UnixMillis, store: &mut Store, now: Now) {
         let (id, until) = (store.batches.id(&run), now.until(due));
         store.timers.insert((until, self.id, id));
@@ -121,7 +121,7 @@ impl Channel {
         self.deferred.insert(id, Deferred { run, attempts, due, until });
     }
 
-    /// Throws away all copies.
+    /// Drops all copies.
     pub(super) fn clear(&mut self, store: &mut Store) {
         (self.depth, self.backlog, self.deferred_count) = (0, 0, 0);
         self.popped += self.queue.len() as u64;
@@ -137,7 +137,7 @@ impl Channel {
     }
 }
 
-/// Hashes ids, which we made, and which differ in their low bits.
+/// Hasher for ids that the broker itself assigns, which differ in their low bits.
 pub(super) type ById = BuildHasherDefault<IdHasher>;
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -157,7 +157,7 @@ impl Hasher for IdHasher {
     }
 
     fn write_u64(&mut self, number: u64) {
-        // the table takes its place from the low bits, and its tag from the high ones
+        // the hash table takes the bucket from the low bits and the tag from the high bits
         self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
     }
 }

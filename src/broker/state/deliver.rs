@@ -1,4 +1,4 @@
-//! Messages go out: the channel's first to the session that stands first in its line.
+//! Delivery: a channel's first message goes to the first session in the channel's line.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use super::{Now, State};
 use crate::proto::Frame;
 
 impl State {
-    /// A session may have room now: it gets in line, and its channel sends what waits.
+    /// Puts a session that may have room now in its channel's line, and sends queued messages.
     pub(super) fn make_room(&mut self, id: SessionId, now: Now) {
         let Some(channel) = self.session(id).channel else { return };
         if let Some(channel) = self.channels.get_mut(&channel) {
@@ -21,7 +21,7 @@ impl State {
         }
     }
 
-    /// What has to come back by now comes back; says when there will be more.
+    /// Requeues expired in-flight and deferred messages, wakes rested channels; returns the next deadline.
     pub fn advance(&mut self, now: Now) -> Option<super::Micros> {
         for id in self.store.rest.rested(now.at) {
             let Some(channel) = self.channels.get_mut(&id) else { continue };
@@ -35,7 +35,7 @@ impl State {
         self.next_timer()
     }
 
-    /// A copy's time is over: it waits again.
+    /// Requeues a copy in flight that timed out, or deferred copies that are due.
     fn come_back(&mut self, id: ChannelId, message: u64, now: Now) {
         let channel = self.channels.get_mut(&id).expect("a channel takes its timers with it");
         if let Some(copies) = channel.deferred.remove(&message) {
@@ -57,7 +57,7 @@ impl State {
 }
 
 impl Channel {
-    /// A session gets in line, if it has room and does not stand there.
+    /// Puts a session in line, if it has room and is not in line yet.
     pub(super) fn line_up(&mut self, id: SessionId, sessions: &mut Sessions) {
         let Some(session) = sessions.get_mut(id) else { return };
         if session.has_room() && !session.in_line {
@@ -66,7 +66,7 @@ impl Channel {
         }
     }
 
-    /// Sends what waits, as long as somebody has room.
+    /// Sends queued messages as long as a session has room.
     pub(super) fn pump(&mut self, store: &mut Store, sessions: &mut Sessions, now: Now) {
         while !self.paused && !self.rests && !self.queue.is_empty() {
             let Some(id) = self.line.pop_front() else { return };
@@ -80,7 +80,7 @@ impl Channel {
         }
     }
 
-    /// Sends the next copy, if the log gives its body; else it is tried again later.
+    /// Sends the next copy. If the log cannot read its body, the copy is deferred and tried again later.
     fn send(&mut self, id: SessionId, session: &mut Session, store: &mut Store, now: Now) {
         let (next, attempts) = match self.next(store) {
             Ok(next) => next,
@@ -113,7 +113,7 @@ impl Channel {
         self.in_flight.insert(next.id, copy);
     }
 
-    /// Takes the first copy from the queue, which is not empty; or all that were published with it, if the log does not give them.
+    /// Takes the first copy from the queue, which must not be empty. On a read error, takes the queue's whole first run.
     fn next(&mut self, store: &mut Store) -> Result<(Next, u16), (Waiting, io::Error)> {
         let first = self.queue.front_mut().expect("the queue is not empty");
         let (whole, attempts) = (*first, first.attempts);

@@ -1,4 +1,4 @@
-//! The memory that messages take besides their bodies, about: what is known of each batch, of each copy, and of its timer.
+//! Estimated memory that messages take besides their bodies: the entries of each batch, each copy and each timer.
 
 use super::State;
 use super::batches::BATCH_BYTES;
@@ -8,17 +8,17 @@ use super::time::Micros;
 use super::topic::Held;
 use crate::broker::log::ChannelId;
 
-/// They are gone over again after so many looks, and as many more as there are channels and topics: each look costs the same then.
+/// Checks between two full counts. One more is added for each channel and topic, so that a check costs the same on average.
 const LOOKS: usize = 100;
 
 /// The result of the last count of the index.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// Bytes of queues and of what is in flight and deferred.
+    /// Bytes of queued, in-flight and deferred copies.
     copies: usize,
-    /// Looks since then.
+    /// Checks since the last count.
     looks: usize,
-    /// The limit was reached: a sixteenth must be free before more is taken.
+    /// The limit was reached: a sixteenth must be free before more messages are accepted.
     is_full: bool,
 }
 
@@ -31,17 +31,17 @@ const fn of_table<T>() -> usize {
 const TIMER: usize = size_of::<(Micros, ChannelId, u64)>() * 3 / 2;
 
 impl State {
-    /// Bytes of memory that messages take besides their bodies, about.
+    /// Estimated bytes of memory that messages take besides their bodies.
     pub fn index_memory(&self) -> usize {
         self.copies() + self.batches_and_timers()
     }
 
-    /// Bytes that these may be.
+    /// The limit of [`index_memory`](Self::index_memory), in bytes.
     pub fn max_index_memory(&self) -> usize {
         self.store.limits.max_index_memory
     }
 
-    /// Fails if messages have all the memory that they may have.
+    /// Fails if the index memory has reached its limit.
     pub(super) fn check_index(&mut self) -> Result<(), PublishError> {
         let limit = self.store.limits.max_index_memory;
         let most = if self.index.is_full { limit - limit / 16 } else { limit };
@@ -61,7 +61,7 @@ impl State {
         self.store.batches.len() * BATCH_BYTES + self.store.timers.len() * TIMER
     }
 
-    /// Goes over all channels and topics.
+    /// Counts the bytes of copies in all channels and topics.
     fn copies(&self) -> usize {
         let of_channels = self.channels.values().map(|channel| {
             channel.queue.len() * size_of::<Waiting>()

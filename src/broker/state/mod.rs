@@ -1,4 +1,4 @@
-//! What the broker knows, and how it changes: pure. Time, randomness and the log come in from outside.
+//! Broker state and its transitions, free of I/O of its own. Time, randomness and the log are passed in.
 //!
 //! ```text
 //!  publish ─▶ topic ─┬─▶ channel: queue ──▶ in flight ─▶ finished
@@ -7,13 +7,13 @@
 //!             paused └─▶ …        └── deferred ◀──┘
 //! ```
 //!
-//! What must hold after each call (a test asserts it):
+//! Invariants after each call (a test asserts them):
 //! 1. Each copy of a channel is in exactly one of queue, in flight and deferred.
-//! 2. What was published together is kept as long as, and only while, a topic or a channel holds a message of it.
-//! 3. Each copy in flight and each deferred run of copies has one timer, and there are no others.
-//! 4. A session's count is what is in flight to it, and never above its RDY when a message is sent.
-//! 5. No message waits in a channel that is not paused while one of its sessions has room, unless it rests as messages cannot be read.
-//! 6. What is to outlive the process is in the log before the call ends.
+//! 2. A batch (messages published together) is kept exactly as long as a topic or a channel holds one of its messages.
+//! 3. Each copy in flight and each deferred run of copies has one timer; there are no other timers.
+//! 4. A session's in-flight count equals the copies in flight to it, and is at most its RDY when a message is sent.
+//! 5. No message waits in an unpaused channel while one of its sessions has room, unless the channel rests after failed reads.
+//! 6. Every change that must survive the process is in the log before the call ends.
 
 mod answer;
 mod batches;
@@ -59,20 +59,20 @@ pub use self::session::{Phase, SessionId, Settings};
 pub use self::stats::StatsOf;
 pub use self::time::{Micros, Now};
 
-/// What the state heeds.
+/// Limits that the state enforces.
 #[derive(Debug, Clone)]
 pub struct StateLimits {
-    /// The longest that a message may be in flight, however often it is touched, in milliseconds.
+    /// Maximum time in flight of a message, however often it is touched, in milliseconds.
     pub max_msg_timeout: u64,
-    /// The longest delay of a requeued message, in milliseconds. Longer ones are cut.
+    /// Maximum delay of a requeued message, in milliseconds. Longer delays are clamped.
     pub max_req_timeout: u64,
-    /// Copies that wait in an ephemeral channel, or messages in an ephemeral topic; what comes beyond is dropped.
+    /// Maximum queued copies of an ephemeral channel, or messages of an ephemeral topic; messages beyond it are dropped.
     pub mem_queue_size: usize,
-    /// Consumers of one channel; 0 for any number. With a negative number nobody can subscribe, as in nsqd.
+    /// Maximum consumers of one channel; 0 for no limit. With a negative number no client can subscribe, as in nsqd.
     pub max_channel_consumers: i64,
-    /// Bytes of memory that messages may take besides their bodies: beyond, publishing is refused.
+    /// Maximum bytes of memory that messages take besides their bodies; beyond it, publishing is refused.
     pub max_index_memory: usize,
-    /// Bytes of message bodies in memory. Beyond, bodies are read back from the log; without a log, publishing is refused.
+    /// Maximum bytes of message bodies in memory. Beyond it, bodies are read back from the log; without a log, publishing is refused.
     pub max_memory: usize,
 }
 
@@ -95,20 +95,20 @@ pub struct State {
     topics: HashMap<TopicName, Topic>,
     channels: HashMap<ChannelId, Channel, ById>,
     sessions: Sessions,
-    /// Counts the changes of what nsqlookupds are told.
+    /// Counts the changes of the topics and channels registered with nsqlookupd.
     catalog_version: u64,
-    /// For the next topic or channel.
+    /// The number that the next topic or channel gets.
     next_number: u32,
-    /// A new topic is to be settled.
+    /// True if a new topic must be [settled](Self::settle) before it delivers.
     asks_for_channels: bool,
     unsettled: Vec<TopicName>,
-    /// The compaction of the log that is going on.
+    /// The log compaction in progress.
     compaction: Option<Compaction>,
     index: Index,
 }
 
 impl State {
-    /// Nothing but limits and a log.
+    /// An empty state with these limits and this log.
     pub fn new(limits: StateLimits, log: Box<dyn Log>) -> Self {
         Self {
             store: Store::new(limits, log),
@@ -124,23 +124,23 @@ impl State {
         }
     }
 
-    /// Writes what was noted in the log.
+    /// Writes the noted changes to the log.
     pub fn flush(&mut self) -> std::io::Result<()> {
         self.store.log.flush()
     }
 
-    /// Why messages would not be taken now, if that is known.
+    /// The reason why publishing would fail now, if one is known.
     pub fn trouble(&mut self) -> Option<String> {
         let trouble = self.store.log.trouble().map(|why| format!("cannot write to the log: {why}"));
         trouble.or_else(|| self.check_index().err().map(|error| error.to_string()))
     }
 
-    /// Told when there may be [trouble](Self::trouble), though nothing was changed.
+    /// Notifies when there may be [trouble](Self::trouble), though nothing was changed.
     pub fn alarm(&self) -> Arc<Notify> {
         self.store.log.alarm()
     }
 
-    /// When the next copy comes back, or a channel goes on.
+    /// The next deadline: of a copy in flight or deferred, or of a resting channel.
     pub fn next_timer(&self) -> Option<Micros> {
         let timer = self.store.timers.first().map(|(when, ..)| *when);
         timer.into_iter().chain(self.store.rest.end()).min()
@@ -156,33 +156,33 @@ impl State {
         self.store.log.usage()
     }
 
-    /// Sessions whose connections have something to do; each is named once until it takes its output.
+    /// Sessions whose connections have something to do; each is returned once until its output is taken.
     pub fn woken(&mut self) -> std::vec::Drain<'_, SessionId> {
         self.sessions.woken()
     }
 
-    /// Greets a new connection. `remote_address` is for people, `seed` for what it samples.
+    /// Adds a session for a new connection. `remote_address` is for display only; `seed` is for message sampling (`sample_rate`).
     pub fn connect(&mut self, settings: Settings, remote_address: String, seed: u64, now: Now) -> SessionId {
         self.sessions.insert(Session::new(settings, remote_address, seed, now.unix_nanos / 1_000_000_000))
     }
 
-    /// What IDENTIFY agreed on.
+    /// Sets the settings negotiated by IDENTIFY.
     pub fn identify(&mut self, session: SessionId, settings: Settings) {
         self.session(session).settings = settings;
     }
 
-    /// How far a session has come.
+    /// The phase of a session.
     pub fn phase(&mut self, session: SessionId) -> Phase {
         self.session(session).phase
     }
 
-    /// Sends bytes to a session, after all that it was sent before.
+    /// Appends bytes to a session's output.
     pub fn reply(&mut self, session: SessionId, write: impl FnOnce(&mut Outgoing)) {
         write(&mut self.session(session).outbox);
     }
 
-    /// Exchanges `out`, which is empty, for what is on its way to the session, which then has room for more. False if the session is to
-    /// end after that.
+    /// Swaps `out`, which is empty, with the session's pending output; the session then has room for more. False if the session must
+    /// end after that output.
     pub fn take_output(&mut self, id: SessionId, out: &mut Outgoing, now: Now) -> bool {
         let session = self.session(id);
         std::mem::swap(&mut session.outbox, out);
@@ -192,12 +192,12 @@ impl State {
         goes_on
     }
 
-    /// Drops what is on its way to the session, which is about to end: messages among it come again when their time is over.
+    /// Drops the pending output of a session that is about to end. Messages in that output are requeued when they time out.
     pub fn forget_output(&mut self, id: SessionId) {
         self.session(id).outbox = Outgoing::new();
     }
 
-    /// The connection has ended. What is in flight to it comes back when its time is over, as with nsqd.
+    /// Removes the session of a closed connection. Its messages in flight are requeued when they time out, as in nsqd.
     pub fn disconnect(&mut self, id: SessionId) {
         let session = self.sessions.remove(id);
         let Some(channel) = session.channel.and_then(|channel| self.channels.get_mut(&channel)) else { return };

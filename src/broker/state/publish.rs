@@ -1,4 +1,4 @@
-//! Messages come in, and go to their topic's channels.
+//! Publishing: messages enter a topic and go to its channels.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,30 +13,30 @@ use super::topic::{Held, Topic};
 use super::{Missing, Now, SessionId, State};
 use crate::proto::{Bodies, ChannelName, TopicName};
 
-/// Why a message for one channel was not taken.
+/// The reason why a message for one channel was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishToError {
-    /// The topic or the channel is not there.
+    /// The topic or the channel does not exist.
     #[error("there is no such channel")]
     Missing(Missing),
-    /// As for any message.
+    /// Publishing failed for a reason that applies to any message.
     #[error(transparent)]
     Publish(#[from] PublishError),
 }
 
-/// Why messages were not taken.
+/// The reason why messages were refused.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// They could not be written down.
+    /// The messages could not be written to the log.
     #[error("cannot write to the log: {0}")]
     Log(#[from] io::Error),
-    /// There is no log that could keep them.
+    /// The memory limit is reached, and no log holds these messages.
     #[error("{limit} bytes of messages wait in memory, which is the limit, and there is no log")]
     Full {
         /// The limit in bytes.
         limit: usize,
     },
-    /// There is no memory for what is known of more messages.
+    /// The index memory has reached its limit.
     #[error(
         "what is known of waiting messages takes {limit} bytes of memory, which is the limit (--max-index-memory), and what is left \
          is for finishing and deleting messages"
@@ -48,9 +48,9 @@ pub enum PublishError {
 }
 
 impl State {
-    /// Takes messages, all or none, to be delivered at once or `delay` milliseconds from now. They are in the log when this returns.
+    /// Publishes all messages or none, for delivery at once or `delay` milliseconds from now. They are in the log when this returns.
     ///
-    /// Bodies are kept as they are given: see [`Bodies::compact`].
+    /// The memory of the bodies is kept as passed: see [`Bodies::compact`].
     pub fn publish(
         &mut self,
         name: &TopicName,
@@ -81,7 +81,7 @@ impl State {
         Ok(())
     }
 
-    /// Takes a message for one channel of a topic; the others do not see it. It is in the log when this returns.
+    /// Publishes a message to one channel of a topic; the other channels do not get it. It is in the log when this returns.
     pub fn publish_to(
         &mut self,
         name: &TopicName,
@@ -115,7 +115,7 @@ impl State {
         Ok(())
     }
 
-    /// This epoch publishes to the topic: every one before it is over. Fails, with the one that is in force, if this one is.
+    /// Fences the topic: lower epochs may not publish any more. Fails, with the epoch in force, if `epoch` is lower than that.
     pub fn fence(&mut self, name: &TopicName, epoch: u64) -> Result<(), u64> {
         self.create_topic(name);
         let topic = self.topics.get_mut(name).expect("made just now");
@@ -129,12 +129,12 @@ impl State {
         Ok(())
     }
 
-    /// Counts what a session published.
+    /// Counts messages that a session published.
     pub fn count_published(&mut self, session: SessionId, topic: &TopicName, count: u64) {
         self.session(session).count_published(topic, count);
     }
 
-    /// What a topic held goes to its channels, if it may.
+    /// Passes the held messages of a topic to its channels, unless the topic still holds them back.
     pub(super) fn distribute(&mut self, name: &TopicName, now: Now) {
         let topic = self.topics.get_mut(name).expect("it is there");
         if topic.holds() || topic.held.is_empty() {
@@ -152,7 +152,7 @@ impl State {
 }
 
 impl Store {
-    /// Writes a batch to the log, if anybody is to have it after a restart.
+    /// Writes a batch to the log, if a durable topic or channel must have it after a restart.
     fn write(
         &mut self,
         topic: &Topic,
@@ -170,7 +170,7 @@ impl Store {
 }
 
 impl Topic {
-    /// Gives each channel its copies, which go out where somebody has room.
+    /// Gives each channel its copies and sends them to sessions that have room.
     fn spread(
         &self,
         Held { run, due }: Held,

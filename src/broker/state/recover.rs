@@ -1,4 +1,4 @@
-//! What a log held becomes the state.
+//! Recovery: builds the state from the contents of a log.
 
 use std::collections::HashMap;
 
@@ -8,11 +8,11 @@ use super::topic::{Held, Topic};
 use super::{Now, State, StateLimits};
 use crate::proto::TopicName;
 
-/// Messages that lie together are read back together, up to so many bytes.
+/// Maximum bytes of adjacent log batches that become one batch and are read back together.
 const TOGETHER: u32 = 256 << 10;
 
 impl State {
-    /// The state that a log held: everything waits again, and what is deferred does so until it is due.
+    /// Builds the state from a log: all messages are queued again; deferred ones stay deferred until they are due.
     pub fn recover(limits: StateLimits, log: Box<dyn Log>, mut recovered: Recovered, now: Now) -> Self {
         let mut state = Self::new(limits, log);
         state.store.batches.never_below(recovered.last_id);
@@ -30,7 +30,7 @@ impl State {
             names.insert(known.id, known.name.clone());
             state.topics.insert(known.name, topic);
         }
-        // no delay is longer: what is due later was deferred by a clock that has been set back since
+        // no delay is longer: a later due time means that the clock was set back after the message was deferred
         let last = now.due_in(state.store.limits.max_req_timeout);
         let mut capped = 0;
         let mut cap = |due: &mut Option<UnixMillis>, count: u32| {
@@ -51,13 +51,13 @@ impl State {
         for together in recovered.batches.chunk_by(lie_together).flat_map(within_limit) {
             state.keep(together, &names, now);
         }
-        // what a topic held that had not all its channels yet
+        // messages held by a topic that was unsettled before the restart
         names.values().for_each(|name| state.distribute(name, now));
         state.store.log.recovered();
         state
     }
 
-    /// Keeps messages that lie together, and are in the same hands.
+    /// Adds adjacent batches that have the same holders, as one batch.
     fn keep(&mut self, together: &[RecoveredBatch], names: &HashMap<TopicId, TopicName>, now: Now) {
         let RecoveredBatch { id, topic, timestamp, place, due, ref copies, .. } = together[0];
         let store = &mut self.store;
@@ -80,7 +80,7 @@ impl State {
     }
 }
 
-/// True if `next` was published right after these, with them, and the same happened to both.
+/// True if `next` follows `batch` in the log, was published with it, and has the same due time and copies.
 fn lie_together(batch: &RecoveredBatch, next: &RecoveredBatch) -> bool {
     let after = Place { offset: batch.place.offset + batch.length, ..batch.place };
     next.id == batch.id + u64::from(batch.count)
@@ -90,7 +90,7 @@ fn lie_together(batch: &RecoveredBatch, next: &RecoveredBatch) -> bool {
         && next.copies == batch.copies
 }
 
-/// The same messages, not too many at once.
+/// Splits batches into chunks of at most [`TOGETHER`] bytes, or one larger batch.
 fn within_limit(mut batches: &[RecoveredBatch]) -> impl Iterator<Item = &[RecoveredBatch]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;

@@ -1,12 +1,12 @@
-//! How many messages that cannot be read are tried at once: beyond, their channel rests for a moment, so that a disk that gives nothing
-//! of a long queue does not keep all others waiting.
+//! Limit of failed reads in a short time. Beyond it, the channel rests for a moment, so that a long queue on an unreadable disk does not
+//! block the other channels.
 
 use super::time::Micros;
 use crate::broker::log::ChannelId;
 
-/// So many reads may fail at once.
+/// Failed reads within [`REST`] after which channels rest.
 pub(super) const READS: u32 = 16;
-/// Then no more are tried until this much later.
+/// Time that a channel rests, counted from the first of those failed reads.
 pub(super) const REST: Micros = 20_000;
 
 /// The reads that failed last, and the channels that rest.
@@ -18,7 +18,7 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    /// A channel's read failed; true if it is to rest.
+    /// Counts a failed read of a channel; true if the channel must rest.
     pub(super) fn failed(&mut self, channel: ChannelId, now: Micros) -> bool {
         if now.saturating_sub(self.since) >= REST {
             (self.since, self.failed) = (now, 0);
@@ -29,12 +29,12 @@ impl Rest {
         rests
     }
 
-    /// When the channels that rest go on, if there are any.
+    /// When the resting channels resume, if there are any.
     pub(super) fn end(&self) -> Option<Micros> {
         (!self.channels.is_empty()).then_some(self.since + REST)
     }
 
-    /// The channels that have rested by now. The one that was last is the first: each gets its turn.
+    /// Removes and returns the channels whose rest is over. The last one comes first, so that each gets its turn.
     pub(super) fn rested(&mut self, now: Micros) -> Vec<ChannelId> {
         let mut rested =
             if self.end().is_some_and(|end| end <= now) { std::mem::take(&mut self.channels) } else { vec![] };

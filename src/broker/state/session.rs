@@ -1,4 +1,4 @@
-//! One connection, as the state knows it.
+//! A session: the state of one client connection.
 
 use std::collections::HashMap;
 
@@ -8,36 +8,36 @@ use super::super::log::ChannelId;
 use super::channel::ById;
 use crate::proto::{Outgoing, TopicName};
 
-/// A connection, for as long as it lasts; never given again.
+/// Identifier of a session; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
-/// With so many bytes on their way a session gets no more messages until it has read some: one that never reads costs no more.
+/// Bytes of pending output at which a session gets no more messages until the client reads, so a client that never reads costs no more.
 const FULL: usize = 64 * 1024;
 
-/// What was agreed on by IDENTIFY.
+/// Settings negotiated by IDENTIFY.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What the client calls itself.
+    /// The client's id, as sent by the client.
     pub client_id: String,
-    /// Its machine, by its own word.
+    /// The client's host name, as sent by the client.
     pub hostname: String,
-    /// Its program.
+    /// The client's user agent, as sent by the client.
     pub user_agent: String,
-    /// Milliseconds that it has for a message.
+    /// Message timeout in milliseconds.
     pub msg_timeout: u64,
-    /// It gets that many of a hundred messages, and one; all if 0.
+    /// Percentage of messages to deliver, plus one as in nsqd; 0 delivers all.
     pub sample_rate: i32,
 }
 
-/// How far a session has come, with nsqd's numbers.
+/// Phase of a session, with nsqd's state numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Connected.
     New = 0,
-    /// It receives messages.
+    /// Subscribed to a channel: receives messages.
     Subscribed = 3,
-    /// It said CLS: it gets no more messages, and may answer those it has.
+    /// Closing after CLS: gets no more messages, but may answer those in flight.
     Closing = 4,
 }
 
@@ -45,24 +45,24 @@ pub enum Phase {
 pub(super) struct Session {
     pub(super) settings: Settings,
     pub(super) remote_address: String,
-    /// Seconds since 1970.
+    /// When the client connected, in seconds since 1970.
     pub(super) connected: i64,
     pub(super) phase: Phase,
     pub(super) channel: Option<ChannelId>,
     pub(super) ready: u64,
     pub(super) in_flight: u64,
-    /// What goes to the client.
+    /// Pending output for the client.
     pub(super) outbox: Outgoing,
-    /// It stands in its channel's line for messages.
+    /// True if the session is in its channel's line for messages.
     pub(super) in_line: bool,
-    /// Its connection was told that there is something to do.
+    /// True if the session is among those that [`Sessions::woken`] returns, or its connection has not taken its output since.
     pub(super) woken: bool,
-    /// Its channel is gone: the connection is to end.
+    /// True if its channel was deleted: the connection must end.
     pub(super) ended: bool,
     pub(super) message_count: u64,
     pub(super) finish_count: u64,
     pub(super) requeue_count: u64,
-    /// What it published, by topic.
+    /// Messages that the session published, by topic.
     pub(super) published: HashMap<TopicName, u64>,
     random: fastrand::Rng,
 }
@@ -89,12 +89,12 @@ impl Session {
         }
     }
 
-    /// True if it may get a message now.
+    /// True if the session may get a message now.
     pub(super) fn has_room(&self) -> bool {
         self.in_flight < self.ready && self.outbox.remaining() < FULL && !self.ended
     }
 
-    /// True if the next message is not in its sample (nsqd's `messagePump`).
+    /// True if sampling skips the next message for this session (nsqd's `messagePump`).
     pub(super) fn skips(&mut self) -> bool {
         self.settings.sample_rate > 0 && self.random.i32(0..100) > self.settings.sample_rate
     }
@@ -134,7 +134,7 @@ impl Sessions {
         self.all.remove(&id).expect("a session disconnects once")
     }
 
-    /// Its connection is to look what it has.
+    /// Marks a session's connection as having something to do.
     pub(super) fn wake(&mut self, id: SessionId) {
         if let Some(session) = self.all.get_mut(&id)
             && !session.woken

@@ -1,4 +1,4 @@
-//! What the state says of itself, in the shapes of nsqd's `/stats` (`nsqd/stats.go`).
+//! Statistics of the state, in the format of nsqd's `/stats` (`nsqd/stats.go`).
 
 use super::channel::Channel;
 use super::session::Session;
@@ -7,19 +7,19 @@ use super::{SessionId, State};
 use crate::proto::stats::{ChannelStats, ClientStats, PubCount, TopicStats};
 use crate::proto::{List, TopicName};
 
-/// What of the statistics is wanted.
+/// Filter of the statistics.
 #[derive(Debug, Clone, Default)]
 pub struct StatsOf<'a> {
     /// Only this topic.
     pub topic: Option<&'a str>,
-    /// Only this channel of each topic; topics without it are left out.
+    /// Only this channel of each topic; topics without such a channel are left out.
     pub channel: Option<&'a str>,
-    /// Connections, too.
+    /// Include the connections.
     pub clients: bool,
 }
 
 impl State {
-    /// The topics, by name; `null` if one was asked for that is not there.
+    /// The topics, sorted by name; `null` if the requested topic does not exist.
     pub fn topic_stats(&self, of: &StatsOf<'_>) -> List<TopicStats> {
         let is_wanted = |name: &TopicName| of.topic.is_none_or(|wanted| wanted == name.as_str());
         let mut topics: Vec<_> = self.topics.iter().filter(|(name, _)| is_wanted(name)).collect();
@@ -30,7 +30,7 @@ impl State {
         topics.into_iter().filter_map(|(name, topic)| self.stats_of_topic(name, topic, of)).collect()
     }
 
-    /// Connections that have published; `null` if there is none, or if a topic was asked for that is not there.
+    /// Connections that have published; `null` if there is none, or if the requested topic does not exist.
     pub fn producer_stats(&self, of: &StatsOf<'_>) -> List<ClientStats> {
         let is_there = of.topic.is_none_or(|topic| self.topics.keys().any(|name| name.as_str() == topic));
         let wanted = of.clients && is_there;

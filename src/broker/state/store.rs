@@ -1,4 +1,4 @@
-//! What all topics and channels share: the messages, the log behind them, and the timers.
+//! Storage shared by all topics and channels: the messages, the log behind them, and the timers.
 
 use std::collections::BTreeSet;
 
@@ -12,9 +12,9 @@ pub(super) struct Store {
     pub(super) limits: StateLimits,
     pub(super) log: Box<dyn Log>,
     pub(super) batches: Batches,
-    /// When each copy that is in flight or deferred comes back.
+    /// Deadlines at which copies in flight or deferred are requeued.
     pub(super) timers: BTreeSet<(Micros, ChannelId, u64)>,
-    /// Channels whose messages cannot be read.
+    /// Channels that rest because their messages cannot be read.
     pub(super) rest: Rest,
 }
 
@@ -28,12 +28,12 @@ impl Store {
         self.log.note(change);
     }
 
-    /// One less holds these messages.
+    /// Drops one reference to each of these messages.
     pub(super) fn release(&mut self, run: Run) {
         self.batches.release(run, &mut *self.log);
     }
 
-    /// The first of these messages, as many as there is room for; the others are dropped.
+    /// Keeps at most the first `room` messages of the run and drops the others.
     pub(super) fn cut(&mut self, run: Run, room: usize) -> Option<Run> {
         let kept = run.truncated(u32::try_from(room).unwrap_or(u32::MAX));
         if kept.count < run.count {
@@ -42,12 +42,12 @@ impl Store {
         (kept.count > 0).then_some(kept)
     }
 
-    /// A copy that goes its own way.
+    /// Moves one copy into a batch of its own: see [`Batches::part`].
     pub(super) fn part(&mut self, run: Run) -> Run {
         self.batches.part(run, &mut *self.log)
     }
 
-    /// How many of these messages were left in the log when they came.
+    /// The number of these messages whose bodies were only in the log from the start.
     pub(super) fn backlog(&self, run: &Run) -> usize {
         if self.batches.is_backlog(run.key) { run.count as usize } else { 0 }
     }

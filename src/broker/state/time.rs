@@ -1,31 +1,31 @@
-//! Time as the state sees it: handed in, never looked up.
+//! Time as the state sees it: passed in, never read from a clock.
 
 use super::super::log::UnixMillis;
 
-/// Microseconds on a clock that never goes back.
+/// Microseconds on a monotonic clock.
 pub type Micros = u64;
 
 /// The time of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Now {
-    /// For what is measured: timeouts and delays.
+    /// Monotonic time, for timeouts and delays.
     pub at: Micros,
-    /// For what people and logs are told: nanoseconds since 1970.
+    /// Wall-clock time in nanoseconds since 1970, for display and for the log.
     pub unix_nanos: i64,
 }
 
 impl Now {
-    /// When `delay` milliseconds from now are over, by the calendar.
+    /// The wall-clock time `delay` milliseconds from now.
     pub(super) fn due_in(self, delay: u64) -> UnixMillis {
         self.unix_millis().saturating_add(delay)
     }
 
-    /// When `due` comes; at once if it has passed.
+    /// The monotonic time at which `due` is reached; now if it has passed.
     pub(super) fn until(self, due: UnixMillis) -> Micros {
         self.at.saturating_add(due.saturating_sub(self.unix_millis()).saturating_mul(1000))
     }
 
-    /// Milliseconds from now.
+    /// The monotonic time `millis` milliseconds from now.
     pub(super) fn after(self, millis: u64) -> Micros {
         self.at.saturating_add(millis.saturating_mul(1000))
     }

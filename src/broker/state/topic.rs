@@ -12,14 +12,14 @@ pub(super) struct Topic {
     pub(super) id: TopicId,
     pub(super) is_ephemeral: bool,
     pub(super) paused: bool,
-    /// The highest epoch that was published in.
+    /// The highest fencing epoch seen; publishing with a lower epoch is refused.
     pub(super) fence: u64,
-    /// It may have channels elsewhere that are not known yet: none of them is to miss a message.
+    /// True while the channels that the topic has on other nodes are not known yet. Messages are held, so that no channel misses any.
     pub(super) is_unsettled: bool,
     pub(super) channels: BTreeMap<ChannelName, ChannelId>,
-    /// What waits for a channel, for the end of the pause, or until all channels are known.
+    /// Messages that wait for a first channel, for the end of the pause, or until all channels are known.
     pub(super) held: VecDeque<Held>,
-    /// How many messages that is, and how many of them were left in the log.
+    /// Messages in `held`; `backlog` counts those whose bodies were only in the log from the start.
     pub(super) depth: usize,
     pub(super) backlog: usize,
     pub(super) message_count: u64,
@@ -50,17 +50,17 @@ impl Topic {
         }
     }
 
-    /// True if messages stay here.
+    /// True if the topic holds messages instead of passing them to channels.
     pub(super) fn holds(&self) -> bool {
         self.paused || self.is_unsettled || self.channels.is_empty()
     }
 
-    /// True if a channel outlives the process.
+    /// True if a channel is not ephemeral.
     pub(super) fn has_durable_channel(&self) -> bool {
         self.channels.keys().any(|name| !name.is_ephemeral())
     }
 
-    /// Holds messages; an ephemeral topic holds no more than its limit, and drops the rest.
+    /// Holds messages. An ephemeral topic holds at most `mem_queue_size` messages and drops the rest.
     pub(super) fn hold(&mut self, Held { run, due }: Held, store: &mut Store) {
         let room = if self.is_ephemeral { store.limits.mem_queue_size.saturating_sub(self.depth) } else { usize::MAX };
         let Some(run) = store.cut(run, room) else { return };
@@ -69,13 +69,13 @@ impl Topic {
         self.held.push_back(Held { run, due });
     }
 
-    /// Gives away what it holds.
+    /// Removes and returns the held messages.
     pub(super) fn take_held(&mut self) -> VecDeque<Held> {
         (self.depth, self.backlog) = (0, 0);
         std::mem::take(&mut self.held)
     }
 
-    /// Throws away what it holds.
+    /// Drops the held messages.
     pub(super) fn clear(&mut self, store: &mut Store) {
         self.take_held().into_iter().for_each(|held| store.release(held.run));
     }

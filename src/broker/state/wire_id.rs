@@ -1,14 +1,14 @@
-//! Ids as they are on the wire.
+//! Message ids in the wire format.
 
 use crate::proto::MessageId;
 
-/// Sixteen hexadecimal digits.
+/// Encodes an id as sixteen hexadecimal digits.
 pub(super) fn to_wire(id: u64) -> MessageId {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     MessageId(std::array::from_fn(|at| DIGITS[(id >> (60 - 4 * at)) as usize & 15]))
 }
 
-/// Reads what [`to_wire`] wrote; `None` for what it cannot have written.
+/// Decodes an id that [`to_wire`] wrote; `None` for any other text.
 pub(super) fn from_wire(id: &MessageId) -> Option<u64> {
     id.0.iter().try_fold(0, |sum, digit| match digit {
         b'0'..=b'9' => Some(sum << 4 | u64::from(digit - b'0')),
