@@ -1,11 +1,16 @@
 # Short names for what one types often; the work is in cargo and in scripts/.
 # STREAM, GROUP, TIMEOUT, PAYLOAD_KEYS and GOROUTINES are read by the program itself, from the environment: both
 # `STREAM=foo make producer` and `make producer STREAM=foo` put them there. ARGS="…" adds flags.
+# Other variables of the program begin with MQUEUE_: `make pipeline COUNT=500`, on make's own command line, sets
+# MQUEUE_COUNT; a COUNT in the environment sets nothing.
 
 program = $(or $(CARGO_TARGET_DIR),target)/release/mqueue
 
+given := $(foreach word,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(word))))
+$(foreach name,$(sort $(given)),$(if $(filter command,$(origin $(name))),$(eval export MQUEUE_$(name) = $$($(name)))))
+
 # The socket of systemd-socket-activate-consumer, which wakeup pokes beside those in /run/mqueue.
-wakeup doctor systemd-socket-activate-consumer: export SOCKET ?= /var/run/sa-consumer.sock
+wakeup doctor systemd-socket-activate-consumer: export MQUEUE_SOCKET ?= /var/run/sa-consumer.sock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-32s %s\n", $$1, $$2 }' Makefile

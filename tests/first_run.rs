@@ -83,7 +83,9 @@ fn children_do_not_inherit_what_the_caller_has_set_for_other_commands() {
 
 #[test]
 fn settings_that_are_right_for_other_commands_do_not_make_the_demo_lose_messages() {
-    for (name, value) in [("OUTPUT", "body"), ("COUNT", "3"), ("HANDLER", "exec:false"), ("MQUEUE_LOG", "off")] {
+    for (name, value) in
+        [("MQUEUE_OUTPUT", "body"), ("MQUEUE_COUNT", "3"), ("MQUEUE_HANDLER", "exec:false"), ("MQUEUE_LOG", "off")]
+    {
         let ran = mqueue("demo --for 2s").env(name, value).run();
         assert_eq!(ran.code, Some(0), "{name}={value}: {}{}", ran.stdout, ran.stderr);
     }
@@ -171,10 +173,13 @@ fn a_value_that_cannot_be_says_where_it_is_from_and_what_is_allowed() {
     fails(mqueue("wakeup --listen 5000"), &["--listen", "5000", "HOST:PORT"]);
     fails(mqueue("producer --stream s --payload-keys 1e6"), &["--payload-keys", "1e6", "0 to 100000"]);
     fails(mqueue("producer --stream s --count 0"), &["--count", "'0'", "at least 1"]);
-    fails(mqueue("producer --stream s").env("COUNT", "abc"), &["environment variable COUNT", "abc", "at least 1"]);
+    fails(
+        mqueue("producer --stream s").env("MQUEUE_COUNT", "abc"),
+        &["environment variable MQUEUE_COUNT", "abc", "at least 1"],
+    );
     fails(mqueue("consumer --group 1").env("STREAM", "a/b"), &["environment variable STREAM", "a/b"]);
     fails(mqueue("simulate --interval 500"), &["--interval", "500ms or 500s"]);
-    let typed = mqueue("producer --stream s --count 0").env("COUNT", "abc").run();
+    let typed = mqueue("producer --stream s --count 0").env("MQUEUE_COUNT", "abc").run();
     assert!(!typed.stderr.contains("environment"), "{typed:?}");
 }
 

@@ -84,8 +84,12 @@ fn commands_inherit_the_users_environment_and_no_secret_of_mqueues() {
         nsqd.publish("foo", b"a");
         let handler = format!("{kind}:read -r _; env >{}; echo ok", at("env").display());
         let mine = [("MINE", "kept"), ("STREAM", "foo")];
-        let secret = [("QUEUE", "http://me:pass@host"), ("TO", "http://me:pass@host"), ("BEARER_TOKEN_FILE", "/pass")];
-        let mut consumer = consumer(&nsqd.tcp(), "--count 1").env("HANDLER", &handler).env("WATCHDOG_PID", "1");
+        let secret = [
+            ("MQUEUE_QUEUE", "http://me:pass@host"),
+            ("MQUEUE_TO", "http://me:pass@host"),
+            ("MQUEUE_BEARER_TOKEN_FILE", "/pass"),
+        ];
+        let mut consumer = consumer(&nsqd.tcp(), "--count 1").env("MQUEUE_HANDLER", &handler).env("WATCHDOG_PID", "1");
         for (name, value) in mine.iter().chain(&secret) {
             consumer = consumer.env(name, value);
         }

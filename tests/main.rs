@@ -27,6 +27,7 @@ mod errors;
 mod fence;
 mod file;
 mod first_run;
+mod flags;
 mod gateway;
 mod groups;
 mod handler_commands;

@@ -60,7 +60,7 @@ fn a_group_that_is_called_like_a_foreign_socket_does_not_have_it_poked() {
     says_once(wakeup, &foreign, &[]);
     assert_eq!(foreign.pokes("docker.sock"), 0);
     let help = mqueue("wakeup --help").run().stdout.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(help.contains("[env: SOCKET_DIR=] [default: /run/mqueue]"), "{help}");
+    assert!(help.contains("[env: MQUEUE_SOCKET_DIR=] [default: /run/mqueue]"), "{help}");
 }
 
 #[test]

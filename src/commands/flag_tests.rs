@@ -15,6 +15,30 @@ const DIFFERENT: [(&str, &str); 5] = [
     ("rate", "messages a second everywhere; some commands take fractions or `max`"),
 ];
 
+/// Variables without the program's prefix: the task's own names, and those of nsq's addresses. All others begin with
+/// `MQUEUE_`, because a COUNT, OUTPUT, FILE or LISTEN of the caller's shell is not meant for this program.
+const WITHOUT_PREFIX: [&str; 19] = [
+    "BUFFER_SIZE",
+    "CHUNK_SIZE",
+    "CONSUMER_MAX_GOROUTINES",
+    "GENERATOR_INTERVAL",
+    "GENERATOR_PING_INTERVAL",
+    "GOROUTINES",
+    "GROUP",
+    "LOOKUPD_HTTP_ADDRESS",
+    "LOOKUPD_TCP_ADDRESS",
+    "MODE",
+    "MPORT",
+    "NSQD_HTTP_ADDRESS",
+    "NSQD_TCP_ADDRESS",
+    "PAYLOAD_KEYS",
+    "STREAM",
+    "STREAMS_COUNT",
+    "STREAM_INTERVAL",
+    "TIMEOUT",
+    "WORKERS_COUNT",
+];
+
 fn commands() -> Vec<Command> {
     let mut cli = Cli::command();
     cli.build();
@@ -73,9 +97,21 @@ fn a_variable_takes_the_same_in_every_command() {
     let flags = by_name(|arg| arg.get_env().map(|name| name.to_string_lossy().into_owned()));
     assert!(flags.len() > 40, "{}", flags.len());
     for (variable, meanings) in flags {
-        let flag = variable.to_lowercase().replace('_', "-");
+        let flag = variable.trim_start_matches("MQUEUE_").to_lowercase().replace('_', "-");
         let count = meanings.len();
         assert!(count == 1 || is_different(&flag), "{variable} means {count} things: {meanings:#?}");
+    }
+}
+
+#[test]
+fn a_variable_has_the_programs_prefix_or_is_on_the_list() {
+    let variables = by_name(|arg| arg.get_env().map(|name| name.to_string_lossy().into_owned()));
+    for (variable, meanings) in &variables {
+        let listed = WITHOUT_PREFIX.contains(&variable.as_str());
+        assert!(listed || variable.starts_with("MQUEUE_"), "{variable} needs the prefix MQUEUE_: {meanings:?}");
+    }
+    for listed in WITHOUT_PREFIX {
+        assert!(variables.contains_key(listed), "{listed} sets no flag");
     }
 }
 

@@ -8,7 +8,7 @@ use clap::{Arg, Command, CommandFactory};
 use super::cli::Cli;
 
 /// Renders clap's error for these arguments. A value from the environment was not typed, so the text
-/// names its source: `invalid value 'abc' for '--count <N>' (from the environment variable COUNT): …`.
+/// names its source: `invalid value 'abc' for '--count <N>' (from the environment variable MQUEUE_COUNT): …`.
 pub(crate) fn text(error: &Error, typed: &[OsString]) -> String {
     let mut text = error.render().to_string();
     let mut cli = Cli::command();

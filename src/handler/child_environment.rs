@@ -7,15 +7,15 @@ use std::ffi::{OsStr, OsString};
 ///
 /// A variable that is added to the program and may hold a secret belongs in this list.
 const WITHHELD: &[&str] = &[
-    "BEARER_TOKEN_FILE",
-    "HANDLER",
+    "MQUEUE_BEARER_TOKEN_FILE",
+    "MQUEUE_HANDLER",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
     "LISTEN_PID",
     "MQUEUE_ENDS_WITH_PARENT",
     "NOTIFY_SOCKET",
-    "QUEUE",
-    "TO",
+    "MQUEUE_QUEUE",
+    "MQUEUE_TO",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
 ];
@@ -31,7 +31,8 @@ mod tests {
 
     #[test]
     fn the_users_own_variables_are_not_withheld() {
-        let set = ["PATH", "QUEUE", "QUEUE_URL", "STREAM", "NOTIFY_SOCKET"].map(|name| (name.into(), "x".into()));
-        assert_eq!(withheld(set.into_iter()), ["QUEUE", "NOTIFY_SOCKET"]);
+        let set =
+            ["PATH", "MQUEUE_QUEUE", "QUEUE", "TO", "STREAM", "NOTIFY_SOCKET"].map(|name| (name.into(), "x".into()));
+        assert_eq!(withheld(set.into_iter()), ["MQUEUE_QUEUE", "NOTIFY_SOCKET"]);
     }
 }

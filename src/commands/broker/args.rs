@@ -39,13 +39,19 @@ impl From<SyncWhen> for SyncMode {
 #[group(skip)]
 pub(crate) struct Args {
     /// Where NSQ's TCP protocol is spoken: HOST:PORT (port 0: any free one), :PORT (every address) or unix:/PATH; repeatable
-    #[arg(long, env = "TCP_ADDRESS", value_name = "ADDRESS", value_delimiter = ',', default_value = "127.0.0.1:4150")]
+    #[arg(
+        long,
+        env = "MQUEUE_TCP_ADDRESS",
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:4150"
+    )]
     pub tcp_address: Vec<ListenAddress>,
 
     /// Where the HTTP API is served; repeatable. Empty: nowhere
     #[arg(
         long,
-        env = "HTTP_ADDRESS",
+        env = "MQUEUE_HTTP_ADDRESS",
         value_name = "ADDRESS",
         value_delimiter = ',',
         default_value = "127.0.0.1:4151",
@@ -72,26 +78,39 @@ pub(crate) struct Args {
 #[command(next_help_heading = "Storage")]
 pub(crate) struct Storage {
     /// Where the log is; made if it is missing
-    #[arg(long, env = "DATA_PATH", value_name = "PATH", overrides_with = "data_path", default_value = "mqueue-data")]
+    #[arg(
+        long,
+        env = "MQUEUE_DATA_PATH",
+        value_name = "PATH",
+        overrides_with = "data_path",
+        default_value = "mqueue-data"
+    )]
     pub data_path: PathBuf,
 
     /// When the log is synced to the disk: always (before OK), interval (each 100 ms: a crash of the broker loses nothing, one of the
     /// machine what came since), never (when the system likes)
-    #[arg(long, env = "SYNC", value_name = "WHEN", value_enum, default_value = "interval", conflicts_with = "memory")]
+    #[arg(
+        long,
+        env = "MQUEUE_SYNC",
+        value_name = "WHEN",
+        value_enum,
+        default_value = "interval",
+        conflicts_with = "memory"
+    )]
     pub sync: SyncWhen,
 
     /// No log: messages are in memory only, and gone with the process [default: false]
-    #[arg(long, env = "MEMORY")]
+    #[arg(long, env = "MQUEUE_MEMORY")]
     pub memory: bool,
 
     /// Bytes of message bodies in memory. Beyond, they are read back from the log; with --memory, publishing is refused
     /// [default: 8 MiB, with --memory 1 GiB]
-    #[arg(long, env = "MAX_MEMORY", value_name = "BYTES", value_parser = whole::<usize>(..))]
+    #[arg(long, env = "MQUEUE_MAX_MEMORY", value_name = "BYTES", value_parser = whole::<usize>(..))]
     pub max_memory: Option<usize>,
 
     /// Bytes of memory that messages take besides their bodies. Beyond, publishing is refused until some are finished or deleted
     /// [default: half of what the machine, or the control group, has left at the start]
-    #[arg(long, env = "MAX_INDEX_MEMORY", value_name = "BYTES", value_parser = whole::<usize>(1..))]
+    #[arg(long, env = "MQUEUE_MAX_INDEX_MEMORY", value_name = "BYTES", value_parser = whole::<usize>(1..))]
     pub max_index_memory: Option<usize>,
 
     /// Copies that wait in an ephemeral channel; what comes beyond is dropped
@@ -109,7 +128,7 @@ pub(crate) struct Discovery {
     pub lookupd_tcp_address: Vec<String>,
 
     /// The address that nsqlookupd gives to clients [default: the machine's name]
-    #[arg(long, env = "BROADCAST_ADDRESS", value_name = "HOST", overrides_with = "broadcast_address")]
+    #[arg(long, env = "MQUEUE_BROADCAST_ADDRESS", value_name = "HOST", overrides_with = "broadcast_address")]
     pub broadcast_address: Option<String>,
 }
 

@@ -17,7 +17,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const ENDS_WITH_PARENT: &str = "MQUEUE_ENDS_WITH_PARENT";
 
 /// The variables that a child inherits. All others are removed: most flags can be set by the environment, and
-/// `COUNT=3` in the caller's shell is meant for the command that was typed, not for the commands that it starts.
+/// `MQUEUE_COUNT=3` in the caller's shell is meant for the command that was typed, not for the commands that it starts.
 const INHERITED: [&str; 13] = [
     "PATH",
     "HOME",

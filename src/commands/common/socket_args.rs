@@ -10,10 +10,10 @@ pub(crate) struct Args {
     ///
     /// A client of nsqd can give a group any name, and so have any socket of the folder poked: never name one with other
     /// programs' sockets, such as /run or /tmp.
-    #[arg(long, env = "SOCKET_DIR", value_name = "PATH", value_delimiter = ',', default_values = ["/run/mqueue"])]
+    #[arg(long, env = "MQUEUE_SOCKET_DIR", value_name = "PATH", value_delimiter = ',', default_values = ["/run/mqueue"])]
     pub socket_dir: Vec<PathBuf>,
 
     /// One more socket, wherever it is, for the group of its name; repeatable [default: none]
-    #[arg(long, env = "SOCKET", value_name = "PATH", value_delimiter = ',')]
+    #[arg(long, env = "MQUEUE_SOCKET", value_name = "PATH", value_delimiter = ',')]
     pub socket: Vec<PathBuf>,
 }

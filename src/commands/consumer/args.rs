@@ -33,17 +33,17 @@ pub(crate) struct Args {
     pub timeout: Option<Duration>,
 
     /// Exit when this many messages have left the queue; take no more than that [default: no limit]
-    #[arg(long, env = "COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
+    #[arg(long, env = "MQUEUE_COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
     pub count: Option<u64>,
 
     /// Messages in flight at once, on all nsqds together [default: 1000 for print, file, unix and forward, else
     /// --concurrency]
-    #[arg(long, env = "MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]
+    #[arg(long, env = "MQUEUE_MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]
     pub max_in_flight: Option<u32>,
 
     /// Handlers running at once; print, file, unix and forward always take what has come as one, and for pipe these are
     /// the messages that its command has at hand [default: the number of CPUs, 100 for pipe]
-    #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
+    #[arg(long, env = "MQUEUE_CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
     pub concurrency: Option<u32>,
 
     /// Create the stream and the group on every nsqd, without taking a message, and exit; retry: keep trying until it is done
@@ -101,12 +101,12 @@ pub(crate) struct Handling {
     /// file:PATH appends and syncs, and PATH is a folder where files take turns (see below).
     /// unix:PATH writes a line to a stream socket, whose answer is OK; forward:STREAM publishes to
     /// another stream.
-    #[arg(long, env = "HANDLER", value_name = "HANDLER", default_value = "print", verbatim_doc_comment)]
+    #[arg(long, env = "MQUEUE_HANDLER", value_name = "HANDLER", default_value = "print", verbatim_doc_comment)]
     pub handler: HandlerSpec,
 
     /// What print and file write: JSON with the message's id and attempts, the body and a newline, or the body and a NUL [default:
     /// json for print, body for file]
-    #[arg(long, env = "OUTPUT", value_enum)]
+    #[arg(long, env = "MQUEUE_OUTPUT", value_enum)]
     pub output: Option<Output>,
 
     #[command(flatten)]
@@ -120,19 +120,19 @@ pub(crate) struct Handling {
 #[command(next_help_heading = "Tuning")]
 pub(crate) struct Tuning {
     /// How long nsqd waits for a message's answer; a message is kept alive for as long as its handler runs [default: nsqd's, 60s]
-    #[arg(long, env = "MSG_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    #[arg(long, env = "MQUEUE_MSG_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     pub msg_timeout: Option<Duration>,
 
     /// The longest pause when messages fail one after the other; 0: no pauses
-    #[arg(long, env = "MAX_BACKOFF", value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    #[arg(long, env = "MQUEUE_MAX_BACKOFF", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub max_backoff: Duration,
 
     /// How often nsqlookupd is asked
-    #[arg(long, env = "LOOKUPD_POLL_INTERVAL", value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    #[arg(long, env = "MQUEUE_LOOKUPD_POLL_INTERVAL", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub lookupd_poll_interval: Duration,
 
     /// After Ctrl-C or SIGTERM, how long running handlers may take to finish; a second signal ends them at once
-    #[arg(long, env = "GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub grace: Duration,
 }
 

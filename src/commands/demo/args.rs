@@ -12,10 +12,10 @@ use crate::commands::common::values::whole;
 #[group(skip)]
 pub(crate) struct Args {
     /// How long messages are published
-    #[arg(long = "for", env = "FOR", value_name = "DURATION", value_parser = duration, default_value = "20s")]
+    #[arg(long = "for", env = "MQUEUE_FOR", value_name = "DURATION", value_parser = duration, default_value = "20s")]
     pub duration: Duration,
 
     /// Messages a second, while they are published
-    #[arg(long, env = "RATE", value_name = "N", default_value_t = 100, value_parser = whole::<u32>(1..=10_000))]
+    #[arg(long, env = "MQUEUE_RATE", value_name = "N", default_value_t = 100, value_parser = whole::<u32>(1..=10_000))]
     pub rate: u32,
 }

@@ -18,11 +18,11 @@ pub(crate) struct Args {
     pub sockets: socket_args::Args,
 
     /// How long dead letters are watched for growth, where there are any; 0 does not
-    #[arg(long, env = "WATCH", value_name = "DURATION", value_parser = duration, default_value = "1s")]
+    #[arg(long, env = "MQUEUE_WATCH", value_name = "DURATION", value_parser = duration, default_value = "1s")]
     pub watch: Duration,
 
     /// How long a broker, or systemd, may take to answer
-    #[arg(long, env = "DEADLINE", value_name = "DURATION", value_parser = duration, default_value = "3s")]
+    #[arg(long, env = "MQUEUE_DEADLINE", value_name = "DURATION", value_parser = duration, default_value = "3s")]
     pub deadline: Duration,
 
     /// Print one JSON document [default: false]

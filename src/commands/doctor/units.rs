@@ -192,10 +192,10 @@ pub(super) fn put_to_sleep_as(observed: &Observed, stream: &str, instance: &str)
     let lines: Vec<String> = lines.iter().map(|line| shell(line)).collect();
     let file = shell(&format!("/etc/mqueue/{instance}.env"));
     let enable = format!("systemctl enable --now {}", shell(&named(instance)));
-    let ask = shell(&format!("name HANDLER= in /etc/mqueue/{instance}.env, then run this again"));
+    let ask = shell(&format!("name MQUEUE_HANDLER= in /etc/mqueue/{instance}.env, then run this again"));
     let written =
         format!("mkdir -p /etc/mqueue && {{ test -e {file} || printf '%s\\n' {} >{file}; }}", lines.join(" "));
-    format!("{written} && if grep -q '^HANDLER=.' {file}; then {enable}; else echo {ask} >&2; false; fi")
+    format!("{written} && if grep -q '^MQUEUE_HANDLER=.' {file}; then {enable}; else echo {ask} >&2; false; fi")
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub(crate) struct Args {
     pub stream: TopicName,
 
     /// Where its dead letters are [default: the stream's name and .dead]
-    #[arg(long, env = "DEAD_LETTER", value_name = "NAME")]
+    #[arg(long, env = "MQUEUE_DEAD_LETTER", value_name = "NAME")]
     pub dead_letter: Option<TopicName>,
 
     /// The group that keeps them for this command; it is made by the first look

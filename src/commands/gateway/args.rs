@@ -17,7 +17,7 @@ use mqueue::proto::HostPort;
 #[group(skip)]
 pub(crate) struct Args {
     /// Where HTTP is served (port 0: any free one; :PORT: on every address)
-    #[arg(long, env = "LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5000")]
+    #[arg(long, env = "MQUEUE_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5000")]
     pub listen: HostPort,
 
     /// Publish jobs, too: 1, 2, 3 …, as workers of stream jobs and group workers (mqueue worker's own) have room; without an nsqd, on a broker in this process [default: false]
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     pub counter: bool,
 
     /// A file with the token that requests must bring (Authorization: Bearer …) [default: none, everyone is let in]
-    #[arg(long, env = "BEARER_TOKEN_FILE", value_name = "PATH")]
+    #[arg(long, env = "MQUEUE_BEARER_TOKEN_FILE", value_name = "PATH")]
     pub bearer_token_file: Option<PathBuf>,
 
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub(crate) struct Args {
     pub limits: Limits,
 
     /// After Ctrl-C or SIGTERM, how long workers may take to finish what they have; a second signal ends at once
-    #[arg(long, env = "GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
     pub grace: Duration,
 
     #[command(flatten)]
@@ -51,23 +51,23 @@ pub(crate) struct Args {
 #[command(next_help_heading = "Workers")]
 pub(crate) struct Workers {
     /// How often a quiet stream has an empty line; a worker whose network takes none for twice as long is gone
-    #[arg(long, env = "HEARTBEAT", value_name = "DURATION", value_parser = heartbeat, default_value = "5s")]
+    #[arg(long, env = "MQUEUE_HEARTBEAT", value_name = "DURATION", value_parser = heartbeat, default_value = "5s")]
     pub heartbeat: Duration,
 
     /// How long a worker with jobs may say nothing (no answer, no touch) before they are taken back; a worker may ask for another
-    #[arg(long, env = "DEADLINE", value_name = "DURATION", value_parser = deadline, default_value = "60s")]
+    #[arg(long, env = "MQUEUE_DEADLINE", value_name = "DURATION", value_parser = deadline, default_value = "60s")]
     pub deadline: Duration,
 
     /// How long nsqd waits for this gateway, which says for each job that it is alive: for so long jobs are away when it is killed
-    #[arg(long, env = "MSG_TIMEOUT", value_name = "DURATION", value_parser = msg_timeout, default_value = "15s")]
+    #[arg(long, env = "MQUEUE_MSG_TIMEOUT", value_name = "DURATION", value_parser = msg_timeout, default_value = "15s")]
     pub msg_timeout: Duration,
 
     /// Deliveries after which a job that is retried goes to the dead letters, and, ten times as many, one whose workers all went away; 0: never
-    #[arg(long, env = "MAX_ATTEMPTS", value_name = "N", value_parser = whole::<u16>(..), default_value_t = 10)]
+    #[arg(long, env = "MQUEUE_MAX_ATTEMPTS", value_name = "N", value_parser = whole::<u16>(..), default_value_t = 10)]
     pub max_attempts: u16,
 
     /// How long a job waits that is retried without a delay of its own, times its attempts (15 minutes at the most)
-    #[arg(long, env = "RETRY_DELAY", value_name = "DURATION", value_parser = duration, default_value = "5s")]
+    #[arg(long, env = "MQUEUE_RETRY_DELAY", value_name = "DURATION", value_parser = duration, default_value = "5s")]
     pub retry_delay: Duration,
 }
 

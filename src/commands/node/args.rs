@@ -49,11 +49,11 @@ pub(crate) struct Args {
     pub concurrency: u32,
 
     /// What is done with an event; sleep only takes a random time
-    #[arg(long, env = "HANDLER", value_name = "HANDLER", default_value = "sleep:1ms..100ms")]
+    #[arg(long, env = "MQUEUE_HANDLER", value_name = "HANDLER", default_value = "sleep:1ms..100ms")]
     pub handler: HandlerSpec,
 
     /// What share of the events is invalid, by chance, and goes to the dead letters
-    #[arg(long, env = "INVALID", value_name = "SHARE", value_parser = share, default_value = "0.05")]
+    #[arg(long, env = "MQUEUE_INVALID", value_name = "SHARE", value_parser = share, default_value = "0.05")]
     pub invalid: f64,
 
     /// The port of 127.0.0.1 for /debug/vars, as expvarmon reads it; 0: any that is free
@@ -83,15 +83,15 @@ pub(crate) struct Args {
 #[command(next_help_heading = "The token")]
 pub(crate) struct Token {
     /// The stream that the token is in; beats are in the same with ".beats" [default: the stream's name and ".token"]
-    #[arg(long, env = "TOKEN_STREAM", value_name = "NAME")]
+    #[arg(long, env = "MQUEUE_TOKEN_STREAM", value_name = "NAME")]
     pub token_stream: Option<TopicName>,
 
     /// The one nsqd that the token and the events are on, the same for all nodes [default: the first nsqd]
-    #[arg(long, env = "TOKEN_NSQD_TCP_ADDRESS", value_name = "HOST:PORT")]
+    #[arg(long, env = "MQUEUE_TOKEN_NSQD_TCP_ADDRESS", value_name = "HOST:PORT")]
     pub token_nsqd_tcp_address: Option<Address>,
 
     /// Its HTTP address [default: the first]
-    #[arg(long, env = "TOKEN_NSQD_HTTP_ADDRESS", value_name = "HOST:PORT")]
+    #[arg(long, env = "MQUEUE_TOKEN_NSQD_HTTP_ADDRESS", value_name = "HOST:PORT")]
     pub token_nsqd_http_address: Option<Nsqd>,
 }
 

@@ -75,7 +75,7 @@ fn warn_of_unused(set: impl Iterator<Item = OsString>) {
     let unused: Vec<&str> = UNUSED.into_iter().filter(|unused| set.iter().any(|name| name == unused)).collect();
     if !unused.is_empty() {
         tracing::warn!(
-            "not used: {}: the queue is in NSQ; use NSQD_TCP_ADDRESS, NSQD_HTTP_ADDRESS, STREAM and DEAD_LETTER",
+            "not used: {}: the queue is in NSQ; use NSQD_TCP_ADDRESS, NSQD_HTTP_ADDRESS, STREAM and MQUEUE_DEAD_LETTER",
             unused.join(", ")
         );
     }

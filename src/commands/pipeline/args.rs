@@ -15,19 +15,19 @@ use crate::commands::send::args::Rate;
 #[group(skip)]
 pub(crate) struct Args {
     /// Stages between the sender and the end
-    #[arg(long, env = "STAGES", value_name = "N", default_value_t = 3, value_parser = whole::<u8>(1..=50))]
+    #[arg(long, env = "MQUEUE_STAGES", value_name = "N", default_value_t = 3, value_parser = whole::<u8>(1..=50))]
     pub stages: u8,
 
     /// How long a stage works on a message: one time a stage, the last for all that follow; 0: no work
-    #[arg(long, env = "WORK", value_name = "TIMES", value_parser = work, value_delimiter = ',', default_value = "25ms,100ms")]
+    #[arg(long, env = "MQUEUE_WORK", value_name = "TIMES", value_parser = work, value_delimiter = ',', default_value = "25ms,100ms")]
     pub work: Vec<Duration>,
 
     /// Messages a second, or max: as fast as they are taken
-    #[arg(long, env = "RATE", value_name = "N", default_value = "500")]
+    #[arg(long, env = "MQUEUE_RATE", value_name = "N", default_value = "500")]
     pub rate: Rate,
 
     /// How many messages
-    #[arg(long, env = "COUNT", value_name = "N", default_value_t = 5000, value_parser = whole::<u64>(1..=100_000_000))]
+    #[arg(long, env = "MQUEUE_COUNT", value_name = "N", default_value_t = 5000, value_parser = whole::<u64>(1..=100_000_000))]
     pub count: u64,
 
     #[command(flatten)]

@@ -63,24 +63,24 @@ pub(crate) struct Args {
 pub(crate) struct Pace {
     /// The time from one message of a task to its next, which never goes out before nsqd has acknowledged the last; 0: as fast as it goes
     /// [default: 1s for events, 0 for files and stdin]
-    #[arg(long, env = "INTERVAL", value_name = "DURATION", value_parser = duration, conflicts_with = "rate")]
+    #[arg(long, env = "MQUEUE_INTERVAL", value_name = "DURATION", value_parser = duration, conflicts_with = "rate")]
     pub interval: Option<Duration>,
 
     /// Messages a second, over all tasks, on a fixed schedule: a slow nsqd does not slow it down, but shows as latency, which is
     /// measured from when a message was due. Not with --interval [default: none]
-    #[arg(long, env = "RATE", value_name = "N", value_parser = rate)]
+    #[arg(long, env = "MQUEUE_RATE", value_name = "N", value_parser = rate)]
     pub rate: Option<f64>,
 
     /// Stop after this many messages, over all tasks [default: no limit]
-    #[arg(long, env = "COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
+    #[arg(long, env = "MQUEUE_COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
     pub count: Option<u64>,
 
     /// Stop after this time [default: no limit]
-    #[arg(long, env = "DURATION", value_name = "DURATION", value_parser = duration)]
+    #[arg(long, env = "MQUEUE_DURATION", value_name = "DURATION", value_parser = duration)]
     pub duration: Option<Duration>,
 
     /// Have nsqd deliver each message only after this time (at most its --max-req-timeout, 1h by default) [default: at once]
-    #[arg(long, env = "DEFER", value_name = "DURATION", value_parser = duration)]
+    #[arg(long, env = "MQUEUE_DEFER", value_name = "DURATION", value_parser = duration)]
     pub defer: Option<Duration>,
 }
 
@@ -109,24 +109,24 @@ pub(crate) struct Events {
 #[command(next_help_heading = "Files and stdin")]
 pub(crate) struct Input {
     /// The same as FILE; repeatable [default: none]
-    #[arg(long = "file", env = "FILE", value_name = "PATH")]
+    #[arg(long = "file", env = "MQUEUE_FILE", value_name = "PATH")]
     pub files: Vec<PathBuf>,
 
     /// What ends a message: one or several bytes, with \n \r \t \0 \\ and \xNN. What follows the last is a message, too; empty ones
     /// are skipped and counted, for nsqd refuses them
-    #[arg(long, env = "DELIMITER", value_name = "BYTES", default_value = r"\n", conflicts_with_all = ["null", "whole_file"])]
+    #[arg(long, env = "MQUEUE_DELIMITER", value_name = "BYTES", default_value = r"\n", conflicts_with_all = ["null", "whole_file"])]
     pub delimiter: Delimiter,
 
     /// Messages end with a NUL byte, as `find -print0` writes them [default: false]
-    #[arg(long, short = '0', env = "NULL", conflicts_with = "whole_file")]
+    #[arg(long, short = '0', env = "MQUEUE_NULL", conflicts_with = "whole_file")]
     pub null: bool,
 
     /// Each file is one message [default: false]
-    #[arg(long, env = "WHOLE_FILE")]
+    #[arg(long, env = "MQUEUE_WHOLE_FILE")]
     pub whole_file: bool,
 
     /// The longest message that is read, in bytes; a longer one is passed over and counts as failed
-    #[arg(long, env = "MAX_RECORD", value_name = "BYTES", default_value_t = 64 << 20, value_parser = whole::<u32>(1..=1 << 30))]
+    #[arg(long, env = "MQUEUE_MAX_RECORD", value_name = "BYTES", default_value_t = 64 << 20, value_parser = whole::<u32>(1..=1 << 30))]
     pub max_record: u32,
 }
 
@@ -136,7 +136,7 @@ pub(crate) struct Input {
 #[command(next_help_heading = "Tuning")]
 pub(crate) struct Tuning {
     /// What the end is reported as: text to stderr, json to stdout
-    #[arg(long, env = "REPORT", value_enum, default_value_t = ReportFormat::Text)]
+    #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = ReportFormat::Text)]
     pub report: ReportFormat,
 
     /// The same as --report json
@@ -144,11 +144,11 @@ pub(crate) struct Tuning {
     pub json: bool,
 
     /// How long a message may take to be acknowledged, lost connections and all, before it counts as failed
-    #[arg(long, env = "PUBLISH_TIMEOUT", value_name = "DURATION", value_parser = timeout, default_value = "30s")]
+    #[arg(long, env = "MQUEUE_PUBLISH_TIMEOUT", value_name = "DURATION", value_parser = timeout, default_value = "30s")]
     pub publish_timeout: Duration,
 
     /// After Ctrl-C or SIGTERM, how long messages on their way may take; a second signal gives them up at once
-    #[arg(long, env = "GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub grace: Duration,
 }
 

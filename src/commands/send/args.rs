@@ -18,23 +18,23 @@ use mqueue::net::Endpoint;
 #[group(skip)]
 pub(crate) struct Args {
     /// Where to: unix:/PATH or tcp:HOST:PORT (streams), unixgram:/PATH or udp:HOST:PORT (datagrams, which nobody acknowledges)
-    #[arg(long, env = "TO", value_name = "ADDRESS")]
+    #[arg(long, env = "MQUEUE_TO", value_name = "ADDRESS")]
     pub to: Endpoint,
 
     /// Messages a second, or max: as fast as they are taken
-    #[arg(long, env = "RATE", value_name = "N", default_value = "500")]
+    #[arg(long, env = "MQUEUE_RATE", value_name = "N", default_value = "500")]
     pub rate: Rate,
 
     /// How many messages
-    #[arg(long, env = "COUNT", value_name = "N", default_value_t = 5000, value_parser = whole::<u64>(1..=1_000_000_000_000))]
+    #[arg(long, env = "MQUEUE_COUNT", value_name = "N", default_value_t = 5000, value_parser = whole::<u64>(1..=1_000_000_000_000))]
     pub count: u64,
 
     /// The first message's id
-    #[arg(long, env = "FIRST", value_name = "ID", default_value_t = 1, value_parser = whole::<u64>(..=1 << 60))]
+    #[arg(long, env = "MQUEUE_FIRST", value_name = "ID", default_value_t = 1, value_parser = whole::<u64>(..=1 << 60))]
     pub first: u64,
 
     /// What the end is reported as: text to stderr, json to stdout
-    #[arg(long, env = "REPORT", value_enum, default_value_t = ReportFormat::Text)]
+    #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = ReportFormat::Text)]
     pub report: ReportFormat,
 
     /// The same as --report json
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     pub json: bool,
 
     /// After Ctrl-C or SIGTERM, how long the last answers may take; a second signal gives them up at once
-    #[arg(long, env = "GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
     pub grace: Duration,
 }
 

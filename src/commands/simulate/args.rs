@@ -46,7 +46,7 @@ pub(crate) struct Args {
     pub no_range_check: bool,
 
     /// Seed of all that is random: the same seed, streams, interval and size make the same chunks at the same moments [default: any]
-    #[arg(long, env = "SEED", value_name = "N", value_parser = whole::<u64>(..), help_heading = "Workload")]
+    #[arg(long, env = "MQUEUE_SEED", value_name = "N", value_parser = whole::<u64>(..), help_heading = "Workload")]
     pub seed: Option<u64>,
 
     /// For how long the streams make chunks (60, 5m) [default: until Ctrl-C]

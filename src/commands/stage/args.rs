@@ -28,21 +28,21 @@ pub(crate) struct Args {
     pub group: ChannelName,
 
     /// The next hop: a stream's name, unix:/PATH (lines, to `mqueue ingest` or whoever answers OK at their end) or http://…
-    #[arg(long, env = "TO", value_name = "NEXT")]
+    #[arg(long, env = "MQUEUE_TO", value_name = "NEXT")]
     pub to: Hop,
 
     /// The work: exec:CMD and http://… pass their output on, pipe:CMD what it says behind ok, any other the body as it is; sleep:25ms only takes
     /// its time [default: none]
-    #[arg(long, env = "HANDLER", value_name = "HANDLER")]
+    #[arg(long, env = "MQUEUE_HANDLER", value_name = "HANDLER")]
     pub handler: Option<HandlerSpec>,
 
     /// Refuse what is not such JSON, as a dead letter: `message` ({id, shortcode, destination, tag}), or fields with their types, as in
     /// id:int,tag:string [default: anything is taken]
-    #[arg(long, env = "EXPECT", value_name = "SCHEMA")]
+    #[arg(long, env = "MQUEUE_EXPECT", value_name = "SCHEMA")]
     pub expect: Option<Schema>,
 
     /// Handlers running at once [default: the number of CPUs, 100 for sleep and pipe]
-    #[arg(long, env = "CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
+    #[arg(long, env = "MQUEUE_CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
     pub concurrency: Option<u32>,
 
     /// Exit when nothing came and nothing was in flight for this long: seconds, or 30s, 5m [default: never]
@@ -50,7 +50,7 @@ pub(crate) struct Args {
     pub timeout: Option<Duration>,
 
     /// What is reported: text at the end to stderr, or json to stdout, a line each second and one at the end
-    #[arg(long, env = "REPORT", value_enum, default_value_t = crate::commands::common::values::Report::Text)]
+    #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = crate::commands::common::values::Report::Text)]
     pub report: crate::commands::common::values::Report,
 
     /// The same as --report json

@@ -19,15 +19,15 @@ pub(crate) struct Args {
     pub sockets: socket_args::Args,
 
     /// How often nsqd is asked for its queues' depths
-    #[arg(long, env = "POLL_INTERVAL", value_name = "DURATION", value_parser = duration, default_value = "1s")]
+    #[arg(long, env = "MQUEUE_POLL_INTERVAL", value_name = "DURATION", value_parser = duration, default_value = "1s")]
     pub poll_interval: Duration,
 
     /// How many waiting messages one consumer is for, where a group has numbered sockets
-    #[arg(long, env = "PER_CONSUMER", value_name = "N", default_value_t = 1000, value_parser = whole::<u64>(1..))]
+    #[arg(long, env = "MQUEUE_PER_CONSUMER", value_name = "N", default_value_t = 1000, value_parser = whole::<u64>(1..))]
     pub per_consumer: u64,
 
     /// Only poll: do not subscribe to the streams of sleeping groups, which wakes them within milliseconds [default: false]
-    #[arg(long, env = "NO_EDGE")]
+    #[arg(long, env = "MQUEUE_NO_EDGE")]
     pub no_edge: bool,
 
     /// Look once, wake what is to be woken, and end [default: false]
@@ -39,7 +39,7 @@ pub(crate) struct Args {
     pub dry_run: bool,
 
     /// Tell over HTTP, here, how it is doing: /healthz, /state, /metrics (port 0: the log says which) [default: nowhere]
-    #[arg(long, env = "LISTEN", value_name = "HOST:PORT")]
+    #[arg(long, env = "MQUEUE_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<HostPort>,
 
     #[command(flatten)]

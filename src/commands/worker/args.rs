@@ -22,7 +22,7 @@ pub(crate) const GROUP: &str = "workers";
 #[group(skip)]
 pub(crate) struct Args {
     /// The gateway
-    #[arg(long, env = "QUEUE", value_name = "URL", default_value = "http://127.0.0.1:5000")]
+    #[arg(long, env = "MQUEUE_QUEUE", value_name = "URL", default_value = "http://127.0.0.1:5000")]
     pub queue: HttpUrl,
 
     /// The stream (NSQ's topic)
@@ -45,35 +45,35 @@ pub(crate) struct Args {
     ///
     /// The same as a consumer's: exit 0 (2xx) is done, 65 (4xx) a dead letter, anything else again later. exec:CMD gets the body on stdin;
     /// pipe:CMD stays, gets a line of JSON a job, and answers with a line: ok, retry (or retry 30s) or drop.
-    #[arg(long, env = "HANDLER", value_name = "HANDLER")]
+    #[arg(long, env = "MQUEUE_HANDLER", value_name = "HANDLER")]
     pub handler: Option<HandlerSpec>,
 
     /// How long one run of the handler may take before it is given up and counts as failed
-    #[arg(long, env = "HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]
+    #[arg(long, env = "MQUEUE_HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]
     pub handler_timeout: Duration,
 
     /// Jobs in hand at once; they are done side by side [default: 1, 100 for pipe, and 500 for print, file and unix]
-    #[arg(long, env = "IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..=2500))]
+    #[arg(long, env = "MQUEUE_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..=2500))]
     pub in_flight: Option<u32>,
 
     /// When the gateway hears nothing of this worker for so long, it takes its jobs back; it hears of it three times as often
-    #[arg(long, env = "DEADLINE", value_name = "DURATION", value_parser = deadline, default_value = "10s")]
+    #[arg(long, env = "MQUEUE_DEADLINE", value_name = "DURATION", value_parser = deadline, default_value = "10s")]
     pub deadline: Duration,
 
     /// When jobs fail one after the other, the longest pause before the next one is asked for; 0: no pauses
-    #[arg(long, env = "MAX_BACKOFF", value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    #[arg(long, env = "MQUEUE_MAX_BACKOFF", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub max_backoff: Duration,
 
     /// Exit when this many jobs are done [default: no limit]
-    #[arg(long, env = "COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
+    #[arg(long, env = "MQUEUE_COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
     pub count: Option<u64>,
 
     /// A file with the token that the gateway wants [default: none]
-    #[arg(long, env = "BEARER_TOKEN_FILE", value_name = "PATH")]
+    #[arg(long, env = "MQUEUE_BEARER_TOKEN_FILE", value_name = "PATH")]
     pub bearer_token_file: Option<PathBuf>,
 
     /// After Ctrl-C or SIGTERM, how long jobs under way may take to finish; a second signal ends them at once
-    #[arg(long, env = "GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub grace: Duration,
 }
 
