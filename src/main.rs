@@ -13,7 +13,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use self::commands::cli::{Cli, Command};
+use self::commands::cli::{self, Cli, Command};
 use self::commands::common::exit::{Exit, Failure};
 use self::commands::common::journal::FieldsInText;
 use self::commands::common::stdout;
@@ -30,7 +30,7 @@ fn look_at_stdout() {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(told) => return tell(&told),
+        Err(told) => return tell(&cli::grouped_by_task(told)),
     };
     match start(cli) {
         Ok(exit) => exit.into(),

@@ -87,6 +87,6 @@ fn a_handler_that_is_ended_gives_its_message_back() {
 fn help_says_what_it_cannot_promise() {
     for command in ["producer", "consumer", "bench"] {
         let help = mqueue(&format!("{command} --help")).run().stdout;
-        assert!(help.contains("What tokio-nsq cannot promise"), "{help}");
+        assert!(help.contains("Limits of tokio-nsq"), "{help}");
     }
 }

@@ -1,70 +1,152 @@
-//! What can be typed: clap's declarations, a file a subcommand, and nothing else.
+//! The command line: the subcommands, each declared in the `args.rs` of its folder, and the help of the program.
+
+use std::fmt::Write;
+
+use clap::builder::StyledStr;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 use super::common::values;
 use super::{
     bench, broker, consumer, demo, doctor, errors, gateway, ingest, node, pipeline, producer, send, simulate, stage,
     wakeup, worker,
 };
-use clap::{Parser, Subcommand};
-
-/// Producers and consumers for NSQ that lose no message.
+/// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, max_term_width = 110)]
 pub(crate) struct Cli {
-    /// What is logged to stderr: error, warn, info, debug, trace or off, or per part as in `mqueue::client=debug`
-    #[arg(long, global = true, value_name = "FILTER", env = "MQUEUE_LOG", value_parser = values::log_filter, default_value = "info")]
+    /// Log filter, for stderr or the journal: error, warn, info, debug, trace or off, or by module, as
+    /// in `mqueue::client=debug`
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "MQUEUE_LOG",
+        value_parser = values::log_filter,
+        default_value = "info",
+        display_order = 500
+    )]
     pub log: String,
 
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The subcommands.
+/// The subcommands. Each takes its description from its arguments.
 #[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "a doc comment here would hide the long description of the arguments")]
 pub(crate) enum Command {
-    /// Show the main job on this machine: publish, consume, sleep and be woken
-    Demo(demo::args::Args),
-    /// Run an NSQ broker in this program: an nsqd for one machine
-    Broker(broker::args::Args),
-    /// Publish messages: generated events, or what comes from files and stdin
     Producer(producer::args::Args),
-    /// Consume a stream as a group, and handle each message
-    Consumer(consumer::args::Args),
-    /// Take a feed from sockets and publish it
     Ingest(ingest::args::Args),
-    /// Send a feed of numbered messages to a socket
     Send(send::args::Args),
-    /// One hop of a pipeline: consume a stream, do the work, pass the result on
+    Consumer(consumer::args::Args),
     Stage(stage::args::Args),
-    /// Run a whole pipeline on this machine, and count what arrives
     Pipeline(pipeline::args::Args),
-    /// Run many streams against a pool of workers, and see what it does to latency
-    Simulate(simulate::args::Args),
-    /// Serve a job queue over HTTP: workers anywhere take jobs with any HTTP client
     Gateway(gateway::args::Args),
-    /// Take jobs from a gateway over HTTP, and do them
     Worker(worker::args::Args),
-    /// One of a fleet: one node generates events, the others handle them and take over when it dies
     Node(node::args::Args),
-    /// Measure publishing and consuming: rates, latencies, processor time and memory
-    Bench(bench::args::Args),
-    /// Look at the dead letters of a stream: list them, take them out, put them back, or throw them away
-    Errors(errors::args::Args),
-    /// Wake sleeping consumers whose groups have messages
     Wakeup(wakeup::args::Args),
-    /// Look for what usually is wrong, and say what mends it
     Doctor(doctor::args::Args),
+    Errors(errors::args::Args),
+    Bench(bench::args::Args),
+    Simulate(simulate::args::Args),
+    Broker(broker::args::Args),
+    Demo(demo::args::Args),
+}
+
+/// The commands by task, in the order of the README's table.
+const TASKS: [(&str, &[&str]); 6] = [
+    ("Publish", &["producer", "ingest", "send"]),
+    ("Consume", &["consumer", "stage", "pipeline", "gateway", "worker", "node"]),
+    ("Sleep and wake", &["wakeup"]),
+    ("Operate", &["doctor", "errors"]),
+    ("Measure", &["bench", "simulate"]),
+    ("Broker", &["broker", "demo"]),
+];
+
+/// Replaces the list of commands in `mqueue --help` by one that is grouped by task. Only a request for help pays for it.
+pub(crate) fn grouped_by_task(told: clap::Error) -> clap::Error {
+    if !matches!(told.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) {
+        return told;
+    }
+    let command = Cli::command();
+    let template = help_template(&command);
+    command.help_template(template).try_get_matches().err().unwrap_or(told)
+}
+
+/// The help of the program: usage, the commands by task, the options.
+fn help_template(cli: &clap::Command) -> StyledStr {
+    let header = cli.get_styles().get_header();
+    let literal = cli.get_styles().get_literal();
+    let mut template = StyledStr::new();
+    let _ = write!(template, "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n");
+    for (task, names) in TASKS {
+        let _ = write!(template, "\n{header}{task}:{header:#}\n");
+        for name in names {
+            let about = cli.find_subcommand(name).and_then(clap::Command::get_about).cloned().unwrap_or_default();
+            let _ = writeln!(template, "  {literal}{name:8}{literal:#}  {about}");
+        }
+    }
+    let _ = write!(template, "\n{header}Options:{header:#}\n{{options}}\n\n");
+    let _ = write!(
+        template,
+        "{literal}mqueue COMMAND --help{literal:#} shows every flag, its environment variable and default."
+    );
+    template
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_declarations_are_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_belongs_to_one_task() {
+        let cli = Cli::command();
+        let mut grouped: Vec<&str> = TASKS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let mut declared: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(declared, grouped, "declared in the order of the tasks");
+        grouped.sort_unstable();
+        grouped.dedup();
+        declared.sort_unstable();
+        assert_eq!(grouped, declared);
+    }
+
+    #[test]
+    fn every_command_has_a_line_of_help_and_a_longer_description() {
+        for command in Cli::command().get_subcommands() {
+            let (name, about) = (command.get_name(), command.get_about().map(ToString::to_string).unwrap_or_default());
+            assert!(!about.is_empty() && about.len() <= 68, "{name}: {} characters: {about}", about.len());
+            let long = command.get_long_about().map(ToString::to_string).unwrap_or_default();
+            assert!(long.len() > about.len(), "{name} has no long description: {long}");
+        }
+    }
+
+    #[test]
+    fn help_lists_commands_by_task() {
+        let help = |words: &[&str]| {
+            let told = Cli::try_parse_from(words).unwrap_err();
+            Cli::command()
+                .help_template(help_template(&Cli::command()))
+                .try_get_matches_from(words)
+                .map_or_else(|grouped| grouped.to_string(), |_| told.to_string())
+        };
+        for words in [&["mqueue", "--help"][..], &["mqueue", "-h"], &["mqueue", "help"], &["mqueue"]] {
+            let text = help(words);
+            for (task, names) in TASKS {
+                let listed: Vec<&str> = text.lines().skip_while(|line| *line != format!("{task}:")).skip(1).collect();
+                for (line, name) in listed.iter().zip(names) {
+                    assert!(line.starts_with(&format!("  {name} ")) && line.len() <= 80, "{words:?}: {task}: {line}");
+                }
+            }
+            assert!(text.contains("--log <FILTER>") && text.contains("Usage: mqueue"), "{text}");
+        }
+        let of_command = help(&["mqueue", "help", "wakeup"]);
+        assert!(of_command.contains("--poll-interval") && !of_command.contains("Publish:"), "{of_command}");
     }
 }

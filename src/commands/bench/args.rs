@@ -9,17 +9,21 @@ use crate::commands::common::values::duration;
 use crate::commands::common::values::rate;
 use crate::commands::common::values::whole;
 
-/// Measure publishing and consuming: rates, latencies, processor time and memory of this program and of the broker.
+/// Measure rates, latencies, processor time and memory
 ///
-/// With --rate it is an open loop: each message has a time at which it is due, whatever became of the ones before, and its latency counts
-/// from then. Without, it is a closed loop: each connection publishes its next batch when the last was acknowledged. consume drains a stream
-/// that is filled before. Runs on a `mqueue broker` of its own, with its log in a temporary folder, unless an nsqd is named; the
-/// stream is made for the run and deleted after it. Ctrl-C ends it and prints what was measured. Exit status: 0; 1 if a message could
-/// not be published or did not come; 69 if there is no broker; 130 after a second Ctrl-C.
+/// With --rate it is an open loop: each message is due at a fixed time, whatever became of the ones
+/// before, and its latency counts from then. Without, it is a closed loop: each connection
+/// publishes its next batch when the last was acknowledged. consume drains a stream that was filled
+/// before. Runs on a broker in a process of its own, with its log in a temporary folder, unless an
+/// nsqd is named; the stream is created for the run and deleted after it. Ctrl-C ends the run and
+/// prints the figures so far.
+///
+/// Exit code: 0; 1 if a message could not be published or did not arrive; 69 if there is no broker;
+/// 130 after a second Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// What is measured
+    /// Direction to measure
     #[arg(value_enum, value_name = "WHAT")]
     pub what: What,
 
@@ -39,7 +43,8 @@ pub(crate) struct Args {
     #[allow(missing_docs)]
     pub broker: broker_args::Args,
 
-    /// The process whose processor time and memory are the broker's; repeatable [default: who listens on nsqd's port, on this machine]
+    /// Process whose processor time and memory are the broker's; repeatable [default: the process
+    /// that listens on nsqd's port, on this machine]
     #[arg(long, value_name = "PID", value_delimiter = ',', help_heading = "Brokers", value_parser = whole::<u32>(1..=1 << 22))]
     pub broker_pid: Vec<u32>,
 }
@@ -48,11 +53,11 @@ pub(crate) struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum What {
-    /// Publishing to a stream with one group, which keeps the messages until the end.
+    /// Publish to a stream with one group, which keeps the messages until the end
     Publish,
-    /// Draining a stream that was filled before; nothing is done with the messages.
+    /// Drain a stream that was filled before, without handling its messages
     Consume,
-    /// Publishing, and consuming what is published, in one process.
+    /// Publish and consume the same messages in one process
     Both,
 }
 
@@ -61,15 +66,16 @@ pub(crate) enum What {
 #[group(skip)]
 #[command(next_help_heading = "Load")]
 pub(crate) struct Load {
-    /// Messages a second, over all connections, on a fixed schedule [default: as fast as they are acknowledged]
+    /// Messages a second, over all connections, on a fixed schedule [default: as fast as they are
+    /// acknowledged]
     #[arg(long, value_name = "N", value_parser = rate)]
     pub rate: Option<f64>,
 
-    /// Bytes of a message, of which 8 hold when it was published
+    /// Size of a message, in bytes, of which 8 hold the time it was published
     #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = whole::<u32>(8..=100_000_000))]
     pub size: u32,
 
-    /// Messages that are published together
+    /// Messages published together
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u32>(1..=100_000))]
     pub batch: u32,
 
@@ -77,23 +83,24 @@ pub(crate) struct Load {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u32>(1..=1000))]
     pub connections: u32,
 
-    /// Batches that each connection has on its way at once, in a closed loop [default: 1]
+    /// Unacknowledged batches of each connection, in a closed loop [default: 1]
     #[arg(long, value_name = "N", conflicts_with = "rate", value_parser = whole::<u32>(1..=10_000))]
     pub window: Option<u32>,
 
-    /// Messages that each consuming connection has in flight
+    /// Messages in flight on each consuming connection
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = whole::<u32>(1..=100_000))]
     pub max_in_flight: u32,
 
-    /// For how long is measured [default: 10s; with --messages, and for consume, until they are done]
+    /// Time to measure [default: 10s; with --messages, and for consume, until they are done]
     #[arg(long, value_name = "DURATION", value_parser = time)]
     pub duration: Option<Duration>,
 
-    /// Messages that are measured; for consume, those that the stream is filled with [default: no limit; for consume 1000000]
+    /// Messages to measure; for consume, messages to fill the stream with [default: no limit; for
+    /// consume 1000000]
     #[arg(long, value_name = "N", value_parser = whole::<u64>(1..=1_000_000_000))]
     pub messages: Option<u64>,
 
-    /// How long it runs before it is measured [default: 1s; for consume 0s]
+    /// Time to run before measuring [default: 1s; for consume 0s]
     #[arg(long, value_name = "DURATION", value_parser = short)]
     pub warm_up: Option<Duration>,
 }
@@ -103,7 +110,7 @@ pub(crate) struct Load {
 #[group(skip)]
 #[command(next_help_heading = "Report")]
 pub(crate) struct Showing {
-    /// What is printed: a table for people, JSON (which --compare takes), or a table in Markdown
+    /// Format of the report: a table for people, json (for --compare) or a table in Markdown
     #[arg(long, value_enum, default_value = "table")]
     pub output: Output,
 
@@ -111,11 +118,11 @@ pub(crate) struct Showing {
     #[arg(long)]
     pub json: bool,
 
-    /// Draw latency, rate and processor time over time into this SVG file
+    /// Draw latency, rate and processor time over time into this SVG file [default: none]
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
 
-    /// Compare with an earlier run, which was written with --json
+    /// Compare with an earlier run, written with --json [default: none]
     #[arg(long, value_name = "FILE")]
     pub compare: Option<PathBuf>,
 }
@@ -130,11 +137,11 @@ impl Showing {
 /// What is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Output {
-    /// For people.
+    /// A table for people
     Table,
-    /// One JSON object.
+    /// One JSON object
     Json,
-    /// For a page.
+    /// A table in Markdown
     Markdown,
 }
 

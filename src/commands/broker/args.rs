@@ -13,11 +13,11 @@ use mqueue::proto::Limits;
 /// When the log is synced to the disk, on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum SyncWhen {
-    /// Before a producer is told OK
+    /// Before a producer gets OK
     Always,
-    /// At intervals: a crash of the machine loses what came since, one of the process nothing
+    /// Every 100 ms: a crash of the machine loses messages since the last sync, a crash of the process none
     Interval,
-    /// When the system likes
+    /// Left to the system
     Never,
 }
 
@@ -31,14 +31,16 @@ impl From<SyncWhen> for SyncMode {
     }
 }
 
-/// An nsqd in this program, for one machine: nothing else has to be installed.
+/// Run an nsqd-compatible broker for one machine
 ///
-/// Messages are in a log on disk before a producer is told OK, so a crash of the broker loses none. nsqd's clients, nsqadmin and
-/// nsqlookupd work with it.
+/// Messages are in a log on disk before a producer gets OK, so a crash of the broker loses none.
+/// Clients of nsqd, nsqadmin and nsqlookupd work with it. Flags are named as nsqd's and have its
+/// defaults.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// Where NSQ's TCP protocol is spoken: HOST:PORT (port 0: any free one), :PORT (every address) or unix:/PATH; repeatable
+    /// Address of NSQ's TCP protocol: HOST:PORT (port 0: any free port), :PORT (all addresses) or
+    /// unix:/PATH; repeatable
     #[arg(
         long,
         env = "MQUEUE_TCP_ADDRESS",
@@ -48,7 +50,7 @@ pub(crate) struct Args {
     )]
     pub tcp_address: Vec<ListenAddress>,
 
-    /// Where the HTTP API is served; repeatable. Empty: nowhere
+    /// Address of the HTTP API, in the same forms; repeatable; empty: no HTTP
     #[arg(
         long,
         env = "MQUEUE_HTTP_ADDRESS",
@@ -77,7 +79,7 @@ pub(crate) struct Args {
 #[group(skip)]
 #[command(next_help_heading = "Storage")]
 pub(crate) struct Storage {
-    /// Where the log is; made if it is missing
+    /// Folder of the log; created if missing
     #[arg(
         long,
         env = "MQUEUE_DATA_PATH",
@@ -87,8 +89,8 @@ pub(crate) struct Storage {
     )]
     pub data_path: PathBuf,
 
-    /// When the log is synced to the disk: always (before OK), interval (each 100 ms: a crash of the broker loses nothing, one of the
-    /// machine what came since), never (when the system likes)
+    /// When to sync the log to disk: always (before OK), interval (every 100 ms: a crash of the
+    /// broker loses nothing, a crash of the machine up to 100 ms), never (left to the system)
     #[arg(
         long,
         env = "MQUEUE_SYNC",
@@ -99,21 +101,23 @@ pub(crate) struct Storage {
     )]
     pub sync: SyncWhen,
 
-    /// No log: messages are in memory only, and gone with the process [default: false]
+    /// Keep messages in memory only, without a log; they are lost when the process ends [default:
+    /// false]
     #[arg(long, env = "MQUEUE_MEMORY")]
     pub memory: bool,
 
-    /// Bytes of message bodies in memory. Beyond, they are read back from the log; with --memory, publishing is refused
-    /// [default: 8 MiB, with --memory 1 GiB]
+    /// Limit on message bodies in memory, in bytes; above it bodies are read back from the log, or
+    /// with --memory publishing is refused [default: 8 MiB, with --memory 1 GiB]
     #[arg(long, env = "MQUEUE_MAX_MEMORY", value_name = "BYTES", value_parser = whole::<usize>(..))]
     pub max_memory: Option<usize>,
 
-    /// Bytes of memory that messages take besides their bodies. Beyond, publishing is refused until some are finished or deleted
-    /// [default: half of what the machine, or the control group, has left at the start]
+    /// Limit on memory for messages besides their bodies, in bytes; above it publishing is refused
+    /// until messages are finished or deleted [default: half of the memory that is free at the
+    /// start]
     #[arg(long, env = "MQUEUE_MAX_INDEX_MEMORY", value_name = "BYTES", value_parser = whole::<usize>(1..))]
     pub max_index_memory: Option<usize>,
 
-    /// Copies that wait in an ephemeral channel; what comes beyond is dropped
+    /// Messages that an ephemeral channel holds; further ones are dropped
     #[arg(long, value_name = "N", value_parser = whole::<usize>(..), default_value_t = 10_000)]
     pub mem_queue_size: usize,
 }
@@ -123,11 +127,11 @@ pub(crate) struct Storage {
 #[group(skip)]
 #[command(next_help_heading = "Discovery")]
 pub(crate) struct Discovery {
-    /// nsqlookupd's TCP address, to register with; repeatable [default: none]
+    /// TCP address of an nsqlookupd to register with; repeatable [default: none]
     #[arg(long, env = "LOOKUPD_TCP_ADDRESS", value_name = "HOST:PORT", value_delimiter = ',', value_parser = crate::commands::common::values::host_port)]
     pub lookupd_tcp_address: Vec<String>,
 
-    /// The address that nsqlookupd gives to clients [default: the machine's name]
+    /// Address that nsqlookupd gives to clients [default: the host name]
     #[arg(long, env = "MQUEUE_BROADCAST_ADDRESS", value_name = "HOST", overrides_with = "broadcast_address")]
     pub broadcast_address: Option<String>,
 }
@@ -137,35 +141,35 @@ pub(crate) struct Discovery {
 #[group(skip)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
-    /// The largest message, in bytes
+    /// Largest message, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = whole::<u32>(1..=1 << 30))]
     pub max_msg_size: u32,
 
-    /// The largest body of a command (MPUB, IDENTIFY), in bytes
+    /// Largest body of a command (MPUB, IDENTIFY), in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 5 << 20, value_parser = whole::<u32>(1..=1 << 30))]
     pub max_body_size: u32,
 
-    /// How long a client that does not say has for a message
+    /// Message timeout of clients that set none
     #[arg(long, value_name = "DURATION", value_parser = go_duration, default_value = "60s")]
     pub msg_timeout: Duration,
 
-    /// The longest that a message may be in flight
+    /// Longest time that a message may be in flight
     #[arg(long, value_name = "DURATION", value_parser = go_duration, default_value = "15m")]
     pub max_msg_timeout: Duration,
 
-    /// The longest delay of a message
+    /// Longest delay of a deferred or requeued message
     #[arg(long, value_name = "DURATION", value_parser = go_duration, default_value = "1h")]
     pub max_req_timeout: Duration,
 
-    /// The longest time between heartbeats that a client may ask for
+    /// Longest heartbeat interval that a client may set
     #[arg(long, value_name = "DURATION", value_parser = go_duration, default_value = "60s")]
     pub max_heartbeat_interval: Duration,
 
-    /// The highest RDY
+    /// Largest RDY count of a connection
     #[arg(long, value_name = "N", value_parser = whole::<u32>(..), default_value_t = 2500)]
     pub max_rdy_count: u32,
 
-    /// Consumers of one channel; 0: any number; below, as in nsqd: none
+    /// Largest number of consumers of a channel; 0: no limit; below 0: none, as in nsqd
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = consumers, allow_negative_numbers = true)]
     pub max_channel_consumers: i64,
 }

@@ -7,15 +7,16 @@ use mqueue::client::{Address, Lookupd, Nsqd};
 #[group(skip)]
 #[command(next_help_heading = "Brokers")]
 pub(crate) struct Args {
-    /// nsqd's TCP address; repeatable [default: 127.0.0.1:4150, unless there is an nsqlookupd]
+    /// TCP address of an nsqd; repeatable [default: 127.0.0.1:4150, unless an nsqlookupd is named]
     #[arg(long, value_name = "HOST:PORT", env = "NSQD_TCP_ADDRESS", value_delimiter = ',')]
     pub nsqd_tcp_address: Vec<Address>,
 
-    /// nsqd's HTTP address; repeatable [default: 127.0.0.1:4151, if the TCP address is the default, too]
+    /// HTTP address of an nsqd; repeatable [default: 127.0.0.1:4151, if the TCP address is the
+    /// default]
     #[arg(long, value_name = "HOST:PORT", env = "NSQD_HTTP_ADDRESS", value_delimiter = ',')]
     pub nsqd_http_address: Vec<Nsqd>,
 
-    /// nsqlookupd's HTTP address, to find nsqds by; repeatable [default: none]
+    /// HTTP address of an nsqlookupd to find nsqds; repeatable [default: none]
     #[arg(long, value_name = "HOST:PORT", env = "LOOKUPD_HTTP_ADDRESS", value_delimiter = ',')]
     pub lookupd_http_address: Vec<Lookupd>,
 }

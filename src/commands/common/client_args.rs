@@ -16,9 +16,9 @@ fn driver() -> impl TypedValueParser<Value = Driver> {
 #[derive(Debug, Clone, Copy, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// Who speaks with nsqd: own, or tokio-nsq (the crate, 0.14), for comparison
+    /// Client for nsqd: own, or tokio-nsq (the crate, 0.14), for comparison
     ///
-    /// What tokio-nsq cannot promise: a refused message is not told apart from a lost connection, and holds others up until it times out;
+    /// Limits of tokio-nsq: a refused message is not told apart from a lost connection, and holds others up until it times out;
     /// a lost connection is seen only when it is made anew, or after 10 s; a consumer cannot say that it leaves (CLS), so what nsqd sends in
     /// the last moment comes again after its message timeout, and last answers may be lost, so that messages come twice; RDY stays at
     /// max-in-flight, so nsqd holds a lone message back for up to 250 ms, there are no pauses when messages fail, and a consumer takes more

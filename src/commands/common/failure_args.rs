@@ -9,21 +9,23 @@ use mqueue::proto::TopicName;
 /// What becomes of work that fails.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
-#[command(next_help_heading = "Work that fails")]
+#[command(next_help_heading = "Failures")]
 pub(crate) struct Failing {
-    /// How long one run of the handler, or the next hop's answer, may take before it is given up and counts as failed
+    /// Time for one run of the handler, or for the next hop's answer; longer counts as failed
     #[arg(long, env = "MQUEUE_HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]
     pub handler_timeout: Duration,
 
-    /// Tries after which a message goes to the dead letters, whether it failed or its consumer died; 0: no limit
+    /// Tries before a message becomes a dead letter, including those in which the consumer died; 0:
+    /// no limit
     #[arg(long, env = "MQUEUE_MAX_ATTEMPTS", value_name = "N", value_parser = whole::<u16>(..), default_value_t = 5)]
     pub max_attempts: u16,
 
-    /// How long a failed message waits before it comes again, times its attempts (15 minutes at the most)
+    /// Delay before a failed message is delivered again, multiplied by its attempts, at most 15
+    /// minutes
     #[arg(long, env = "MQUEUE_RETRY_DELAY", value_name = "DURATION", value_parser = duration, default_value = "5s")]
     pub retry_delay: Duration,
 
-    /// The stream for dead letters [default: the stream's name and ".dead"]
+    /// Stream for dead letters [default: STREAM.dead]
     #[arg(long, env = "MQUEUE_DEAD_LETTER", value_name = "NAME")]
     pub dead_letter: Option<TopicName>,
 }

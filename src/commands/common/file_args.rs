@@ -14,29 +14,32 @@ const DATETIME_FORMAT: &str = "%Y-%m-%d_%H";
 #[group(skip)]
 #[command(next_help_heading = "Files of --handler file:PATH")]
 pub(crate) struct Files {
-    /// Compress: a gzip member for each batch, so that what left the queue can be unpacked whatever happens
+    /// Compress: one gzip member for each batch, so that everything finished can be unpacked
+    /// [default: false]
     #[arg(long, env = "MQUEUE_GZIP_FILES")]
     pub gzip: bool,
 
-    /// How hard to compress
+    /// Compression level
     #[arg(long, env = "MQUEUE_GZIP_LEVEL", value_name = "1-9", value_parser = whole::<u32>(1..=9), default_value_t = 6)]
     pub gzip_level: u32,
 
-    /// Begin another file when one has this size. With this or one of the next three flags PATH is a folder [default: no limit]
+    /// Start a new file at this size, in bytes; with this or one of the next three flags PATH is a
+    /// folder [default: no limit]
     #[arg(long, env = "MQUEUE_ROTATE_SIZE", value_name = "BYTES", value_parser = whole::<u64>(1..))]
     pub rotate_size: Option<u64>,
 
-    /// Begin another file when a message comes this long after one was begun [default: never]
+    /// Start a new file with the first message this long after the file was started [default:
+    /// never]
     #[arg(long, env = "MQUEUE_ROTATE_INTERVAL", value_name = "DURATION", value_parser = interval)]
     pub rotate_interval: Option<Duration>,
 
-    /// What `<DATETIME>` is in a file's name, in UTC: %Y %m %d %H %M %S and others of strftime; another time's text is another file
+    /// Format of `<DATETIME>` in file names, as in strftime, in UTC; a new text starts a new file
     /// [default: %Y-%m-%d_%H]
     #[arg(long, env = "MQUEUE_DATETIME_FORMAT", value_name = "FORMAT")]
     pub datetime_format: Option<String>,
 
-    /// Names of the files, with `<TOPIC>`, `<HOST>`, `<PID>`, `<REV>` (-000000, -000001, …) and `<DATETIME>`; .gz is added with --gzip
-    /// (`<TOPIC>.<HOST><REV>.<DATETIME>.log` by default)
+    /// Format of file names, with `<TOPIC>`, `<HOST>`, `<PID>`, `<REV>` (-000000, -000001, …) and
+    /// `<DATETIME>`; --gzip adds .gz (default: `<TOPIC>.<HOST><REV>.<DATETIME>.log`)
     #[arg(long, env = "MQUEUE_FILENAME_FORMAT", value_name = "FORMAT")]
     pub filename_format: Option<String>,
 }

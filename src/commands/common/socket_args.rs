@@ -6,14 +6,15 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// A folder whose sockets are all of sleeping consumers; repeatable, the first one that has a group's socket counts
+    /// Folder in which every socket belongs to a sleeping consumer; repeatable, the first that has
+    /// a group's socket counts
     ///
-    /// A client of nsqd can give a group any name, and so have any socket of the folder poked: never name one with other
-    /// programs' sockets, such as /run or /tmp.
+    /// A client of nsqd can give a group any name, and so have any socket of the folder poked:
+    /// never name a folder with sockets of other programs, such as /run or /tmp.
     #[arg(long, env = "MQUEUE_SOCKET_DIR", value_name = "PATH", value_delimiter = ',', default_values = ["/run/mqueue"])]
     pub socket_dir: Vec<PathBuf>,
 
-    /// One more socket, wherever it is, for the group of its name; repeatable [default: none]
+    /// Path of one more socket, for the group of its name; repeatable [default: none]
     #[arg(long, env = "MQUEUE_SOCKET", value_name = "PATH", value_delimiter = ',')]
     pub socket: Vec<PathBuf>,
 }

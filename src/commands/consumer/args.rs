@@ -13,44 +13,47 @@ use crate::commands::common::values::whole;
 use mqueue::handler::HandlerSpec;
 use mqueue::proto::{ChannelName, TopicName};
 
-/// Consume a stream as a group, and handle each message.
+/// Consume a stream as a group, and handle each message
 ///
-/// Every group of a stream gets all of its messages; consumers of the same group share them. A message leaves the queue only when
-/// its handler is done with it.
+/// Every group receives every message of a stream; the consumers of a group share them. A message
+/// leaves the queue only when its handler is done with it.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// The stream (NSQ's topic)
+    /// Stream to consume (NSQ: topic)
     #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME")]
     pub stream: TopicName,
 
-    /// The group (NSQ's channel)
+    /// Group to consume as (NSQ: channel)
     #[arg(long, visible_alias = "channel", env = "GROUP", value_name = "NAME")]
     pub group: ChannelName,
 
-    /// Exit when nothing came and nothing was in flight for this long: seconds, or 30s, 5m [default: never]
+    /// Exit after this long without a message, received or in flight: seconds, or 30s, 5m [default:
+    /// never]
     #[arg(long, env = "TIMEOUT", value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
 
-    /// Exit when this many messages have left the queue; take no more than that [default: no limit]
+    /// Exit after this many messages have left the queue, and take no more [default: no limit]
     #[arg(long, env = "MQUEUE_COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
     pub count: Option<u64>,
 
-    /// Messages in flight at once, on all nsqds together [default: 1000 for print, file, unix and forward, else
-    /// --concurrency]
+    /// Messages in flight at once, over all nsqds [default: 1000 for print, file, unix and forward,
+    /// otherwise --concurrency]
     #[arg(long, env = "MQUEUE_MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]
     pub max_in_flight: Option<u32>,
 
-    /// Handlers running at once; print, file, unix and forward always take what has come as one, and for pipe these are
-    /// the messages that its command has at hand [default: the number of CPUs, 100 for pipe]
+    /// Handlers that run at once; for pipe, messages that its command may hold. No effect on print,
+    /// file, unix and forward, which take messages in batches [default: the number of CPUs, 100 for
+    /// pipe]
     #[arg(long, env = "MQUEUE_CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
     pub concurrency: Option<u32>,
 
-    /// Create the stream and the group on every nsqd, without taking a message, and exit; retry: keep trying until it is done
-    /// [default without a value: once]
+    /// Create the stream and the group on every nsqd, take no message, and exit; retry: repeat
+    /// until that succeeds [default without a value: once]
     ///
-    /// A group gets the messages that are published after it was created, so create it before its first consumer sleeps.
-    /// The units' sockets and `make systemd-socket-activate-consumer` do so when they start.
+    /// A group receives the messages published after it was created, so create it before its first
+    /// consumer sleeps. The socket units and `make systemd-socket-activate-consumer` do so when
+    /// they start.
     #[arg(long, value_enum, value_name = "once|retry", num_args = 0..=1, require_equals = true, default_missing_value = "once")]
     pub create: Option<Create>,
 
@@ -78,9 +81,9 @@ pub(crate) struct Args {
 /// How often creating the group is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Create {
-    /// Once; fails if an nsqd cannot be reached.
+    /// Once; fails if an nsqd is unreachable
     Once,
-    /// Until every nsqd has the group.
+    /// Until every nsqd has the group
     Retry,
 }
 
@@ -89,23 +92,27 @@ pub(crate) enum Create {
 #[group(skip)]
 #[command(next_help_heading = "Handling")]
 pub(crate) struct Handling {
-    /// What is done with a message: print, exec:CMD, pipe:CMD, http://… or https://…, unix:PATH, forward:STREAM, file:PATH, sleep:20ms..50ms
+    /// Handler of each message: print, exec:CMD, pipe:CMD, http://…, https://…, file:PATH,
+    /// unix:PATH, forward:STREAM, sleep:20ms..50ms
     ///
-    /// exec:CMD gets the body on stdin and MQUEUE_STREAM, MQUEUE_GROUP, MQUEUE_ID,
-    /// MQUEUE_ATTEMPTS, MQUEUE_TIMESTAMP in its environment; exit 0: done, 65: dead letter, 75
-    /// or any other: again later. pipe:CMD is started once and stays: each message is a line of
-    /// JSON on its stdin (as print has it), and its verdict a line on its stdout, in order: ok,
-    /// retry (or retry 30s) or drop, and behind those two a reason. http:// gets a POST; 2xx:
-    /// done, 408, 429, 5xx or no answer: again later (Retry-After is heeded), other 4xx: dead
-    /// letter; but 401, 403 or 404 to every message is a wrong URL: no tries are used up.
-    /// file:PATH appends and syncs, and PATH is a folder where files take turns (see below).
-    /// unix:PATH writes a line to a stream socket, whose answer is OK; forward:STREAM publishes to
-    /// another stream.
+    /// print           write the message to stdout
+    /// exec:CMD        run a command for each message, with the body on stdin and MQUEUE_STREAM,
+    ///                 MQUEUE_GROUP, MQUEUE_ID, MQUEUE_ATTEMPTS and MQUEUE_TIMESTAMP in the
+    ///                 environment; exit code 0: done, 65: dead letter, any other: retry
+    /// pipe:CMD        run one command for all messages: each message is a line of JSON on its
+    ///                 stdin (as print writes it), each verdict a line on its stdout, in order:
+    ///                 ok, retry [DELAY] [REASON] or drop [REASON]
+    /// http[s]://…     POST the body; 2xx: done; 408, 429, 5xx, no answer: retry (Retry-After
+    ///                 counts); other 4xx: dead letter; 401, 403 or 404 for every message: a
+    ///                 wrong URL, which uses up no tries
+    /// file:PATH       append to a file and sync it, or to files in a folder (see below)
+    /// unix:PATH       write a line to a stream socket, whose answer is OK
+    /// forward:STREAM  publish to another stream
     #[arg(long, env = "MQUEUE_HANDLER", value_name = "HANDLER", default_value = "print", verbatim_doc_comment)]
     pub handler: HandlerSpec,
 
-    /// What print and file write: JSON with the message's id and attempts, the body and a newline, or the body and a NUL [default:
-    /// json for print, body for file]
+    /// Format of print and file: json (with id and attempts), body (and a newline) or null (the
+    /// body and a NUL byte) [default: json for print, body for file]
     #[arg(long, env = "MQUEUE_OUTPUT", value_enum)]
     pub output: Option<Output>,
 
@@ -119,19 +126,20 @@ pub(crate) struct Handling {
 #[group(skip)]
 #[command(next_help_heading = "Tuning")]
 pub(crate) struct Tuning {
-    /// How long nsqd waits for a message's answer; a message is kept alive for as long as its handler runs [default: nsqd's, 60s]
+    /// Message timeout to ask nsqd for; a message is touched while its handler runs [default:
+    /// nsqd's, 60s]
     #[arg(long, env = "MQUEUE_MSG_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     pub msg_timeout: Option<Duration>,
 
-    /// The longest pause when messages fail one after the other; 0: no pauses
+    /// Longest pause after failures in a row; 0: no pauses
     #[arg(long, env = "MQUEUE_MAX_BACKOFF", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub max_backoff: Duration,
 
-    /// How often nsqlookupd is asked
+    /// Time between queries of nsqlookupd
     #[arg(long, env = "MQUEUE_LOOKUPD_POLL_INTERVAL", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub lookupd_poll_interval: Duration,
 
-    /// After Ctrl-C or SIGTERM, how long running handlers may take to finish; a second signal ends them at once
+    /// Time for running handlers after Ctrl-C or SIGTERM; a second signal ends them at once
     #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub grace: Duration,
 }
@@ -139,10 +147,10 @@ pub(crate) struct Tuning {
 /// What print and file write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// One JSON object a line.
+    /// One JSON object a line
     Json,
-    /// The body and a newline.
+    /// The body and a newline
     Body,
-    /// The body and a NUL byte.
+    /// The body and a NUL byte
     Null,
 }

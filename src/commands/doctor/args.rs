@@ -6,9 +6,10 @@ use crate::commands::common::broker_args;
 use crate::commands::common::socket_args;
 use crate::commands::common::values::duration;
 
-/// Look for what usually is wrong around sleeping consumers: one line a finding, with the command that mends it.
+/// Find what is wrong, and print the command that fixes it
 ///
-/// Nothing is changed, and nobody is woken.
+/// Looks at brokers, queues, sockets and systemd units, and prints one line for each finding.
+/// Changes nothing and wakes no consumer.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(after_help = "Exit code, by the worst finding: 0 all is well, 3 a warning, 4 an error, 69 no broker answers")]
@@ -17,11 +18,11 @@ pub(crate) struct Args {
     #[allow(missing_docs)]
     pub sockets: socket_args::Args,
 
-    /// How long dead letters are watched for growth, where there are any; 0 does not
+    /// Time between two looks at dead letters, to see whether their number grows; 0: one look
     #[arg(long, env = "MQUEUE_WATCH", value_name = "DURATION", value_parser = duration, default_value = "1s")]
     pub watch: Duration,
 
-    /// How long a broker, or systemd, may take to answer
+    /// Time for a broker, or systemd, to answer
     #[arg(long, env = "MQUEUE_DEADLINE", value_name = "DURATION", value_parser = duration, default_value = "3s")]
     pub deadline: Duration,
 

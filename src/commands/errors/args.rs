@@ -4,44 +4,50 @@ use crate::commands::common::broker_args;
 use crate::commands::common::values::whole;
 use mqueue::proto::{ChannelName, TopicName};
 
-/// Look at the dead letters of a stream: list them, take them out, put them back, or throw them away.
+/// List, redrive, print or drop the dead letters of a stream
 ///
-/// Without an action they are listed, and stay; each listing counts as a delivery. An action says how many there are, and asks before it begins.
-/// Whatever stops it, a letter leaves the queue only when it was printed, published or dropped: at worst it is there twice. Exit
-/// status: 0; 1 if something could not be done; 2 if nobody is there to be asked and --yes is missing; 130 if it was interrupted.
+/// Without an action they are listed, and stay; each listing counts as a delivery. An action says
+/// how many there are, and asks before it begins. An interrupted action loses none: a dead letter
+/// leaves the queue only when it was printed, published or dropped, and at worst it is there twice.
+///
+/// Exit code: 0; 1 if something could not be done; 2 if there is no terminal for the question and
+/// --yes is missing; 130 if interrupted.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(group = clap::ArgGroup::new("action"))]
 pub(crate) struct Args {
-    /// The stream (NSQ's topic) whose messages were given up
+    /// Stream whose messages were given up (NSQ: topic)
     #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME")]
     pub stream: TopicName,
 
-    /// Where its dead letters are [default: the stream's name and .dead]
+    /// Stream of the dead letters [default: STREAM.dead]
     #[arg(long, env = "MQUEUE_DEAD_LETTER", value_name = "NAME")]
     pub dead_letter: Option<TopicName>,
 
-    /// The group that keeps them for this command; it is made by the first look
+    /// Group that keeps dead letters for this command; the first listing creates it
     #[arg(long, value_name = "NAME", default_value = "errors")]
     pub group: ChannelName,
 
-    /// Print them, a body a line, and remove them
+    /// Print them, one body a line, and remove them
     #[arg(long, group = "action")]
     pub get: bool,
 
-    /// Give them back to the stream, each to the group that gave it up and to no other
+    /// Publish them again, each to the one group that gave it up
     ///
-    /// mqueue's broker can do that. nsqd gives every message to all groups of a stream: where there are several (ephemeral ones do not
-    /// count) the messages go to a stream STREAM.GROUP.….retry with this group alone, which `mqueue consumer`, `stage` and `gateway` read, too, if
-    /// they know nsqd's HTTP address. --to-all-groups publishes to the stream itself.
+    /// `mqueue broker` can publish to one group. nsqd gives every message to all groups of a
+    /// stream: where there are several (ephemeral ones do not count), the messages go to a stream
+    /// STREAM.GROUP.….retry with this group alone, which `mqueue consumer`, `stage` and `gateway`
+    /// read, too, if they know nsqd's HTTP address. --to-all-groups publishes to the stream itself.
     #[arg(long, group = "action")]
     pub redrive: bool,
 
-    /// Redrive to all groups of the stream: those that had handled a message get it again
+    /// Redrive to all groups of the stream; groups that had handled a message receive it again
+    /// [default: false]
     #[arg(long, requires = "redrive")]
     pub to_all_groups: bool,
 
-    /// Redrive to all groups of this stream instead, also letters that name another stream or a group that is not there
+    /// Redrive to all groups of this stream instead, including dead letters that name another
+    /// stream or a missing group
     #[arg(long, value_name = "NAME", requires = "redrive", conflicts_with = "to_all_groups")]
     pub to: Option<TopicName>,
 
@@ -49,27 +55,28 @@ pub(crate) struct Args {
     #[arg(long, group = "action")]
     pub drop: bool,
 
-    /// Only those with this text in their body, their reason or their group's name
+    /// Only dead letters with this text in their body, their reason or their group's name [default:
+    /// all]
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
 
-    /// At most so many a second
+    /// Redrive at most this many a second [default: no limit]
     #[arg(long, value_name = "N", requires = "redrive", value_parser = whole::<u32>(1..))]
     pub rate: Option<u32>,
 
-    /// Show what an action would do, and do nothing
+    /// Print what an action would do, and do nothing
     #[arg(long, requires = "action")]
     pub dry_run: bool,
 
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short, requires = "action")]
     pub yes: bool,
 
-    /// List at most so many (up to 2000)
+    /// List at most this many (up to 2000)
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = whole::<u32>(1..=2000))]
     pub limit: u32,
 
-    /// List as JSON, a line a letter
+    /// List as JSON, one dead letter a line
     #[arg(long, conflicts_with = "action")]
     pub json: bool,
 

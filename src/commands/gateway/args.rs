@@ -9,22 +9,26 @@ use crate::commands::common::values::duration_in;
 use crate::commands::common::values::whole;
 use mqueue::proto::HostPort;
 
-/// A job queue over HTTP: workers anywhere take jobs from a stream with nothing but an HTTP client.
+/// Serve a job queue over HTTP; any HTTP client can be a worker
 ///
-/// GET /streams/S/groups/G/jobs answers a stream of jobs, one line of JSON each; POST /jobs/TOKEN/done (retry, drop, touch) answers them. A worker
-/// that goes away gives back what it had. /openapi.json describes all of it.
+/// GET /streams/S/groups/G/jobs answers with a stream of jobs, one line of JSON each. POST
+/// /jobs/TOKEN/done (retry, drop, touch) answers a job. The jobs of a worker that disconnects are
+/// requeued. /openapi.json describes the API.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// Where HTTP is served (port 0: any free one; :PORT: on every address)
+    /// Address to serve HTTP on (port 0: any free port; :PORT: all addresses)
     #[arg(long, env = "MQUEUE_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5000")]
     pub listen: HostPort,
 
-    /// Publish jobs, too: 1, 2, 3 …, as workers of stream jobs and group workers (mqueue worker's own) have room; without an nsqd, on a broker in this process [default: false]
+    /// Publish jobs, too: 1, 2, 3 …, to stream jobs for group workers (the defaults of mqueue
+    /// worker), as the workers have room; on a broker in this process unless an nsqd is named
+    /// [default: false]
     #[arg(long)]
     pub counter: bool,
 
-    /// A file with the token that requests must bring (Authorization: Bearer …) [default: none, everyone is let in]
+    /// File with the token that requests must send (Authorization: Bearer …) [default: none, every
+    /// request is served]
     #[arg(long, env = "MQUEUE_BEARER_TOKEN_FILE", value_name = "PATH")]
     pub bearer_token_file: Option<PathBuf>,
 
@@ -36,7 +40,7 @@ pub(crate) struct Args {
     #[allow(missing_docs)]
     pub limits: Limits,
 
-    /// After Ctrl-C or SIGTERM, how long workers may take to finish what they have; a second signal ends at once
+    /// Time for workers to answer their jobs after Ctrl-C or SIGTERM; a second signal ends at once
     #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
     pub grace: Duration,
 
@@ -50,23 +54,28 @@ pub(crate) struct Args {
 #[group(skip)]
 #[command(next_help_heading = "Workers")]
 pub(crate) struct Workers {
-    /// How often a quiet stream has an empty line; a worker whose network takes none for twice as long is gone
+    /// Time between empty lines on a quiet stream; a worker that accepts none for twice as long is
+    /// disconnected
     #[arg(long, env = "MQUEUE_HEARTBEAT", value_name = "DURATION", value_parser = heartbeat, default_value = "5s")]
     pub heartbeat: Duration,
 
-    /// How long a worker with jobs may say nothing (no answer, no touch) before they are taken back; a worker may ask for another
+    /// Time without an answer or a touch after which a worker's jobs are requeued; a worker may set
+    /// its own
     #[arg(long, env = "MQUEUE_DEADLINE", value_name = "DURATION", value_parser = deadline, default_value = "60s")]
     pub deadline: Duration,
 
-    /// How long nsqd waits for this gateway, which says for each job that it is alive: for so long jobs are away when it is killed
+    /// Message timeout to ask nsqd for; jobs are touched while workers have them, so a gateway that
+    /// was killed holds them for at most this long
     #[arg(long, env = "MQUEUE_MSG_TIMEOUT", value_name = "DURATION", value_parser = msg_timeout, default_value = "15s")]
     pub msg_timeout: Duration,
 
-    /// Deliveries after which a job that is retried goes to the dead letters, and, ten times as many, one whose workers all went away; 0: never
+    /// Deliveries before a retried job becomes a dead letter, and ten times as many for a job whose
+    /// workers disconnected; 0: no limit
     #[arg(long, env = "MQUEUE_MAX_ATTEMPTS", value_name = "N", value_parser = whole::<u16>(..), default_value_t = 10)]
     pub max_attempts: u16,
 
-    /// How long a job waits that is retried without a delay of its own, times its attempts (15 minutes at the most)
+    /// Delay of a retried job without a delay of its own, multiplied by its attempts, at most 15
+    /// minutes
     #[arg(long, env = "MQUEUE_RETRY_DELAY", value_name = "DURATION", value_parser = duration, default_value = "5s")]
     pub retry_delay: Duration,
 }
@@ -76,23 +85,24 @@ pub(crate) struct Workers {
 #[group(skip)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct Limits {
-    /// Connections at once, as far as the limit of open files goes; beyond it those without a request make way
+    /// Connections at once, within the limit of open files; above it those without a request are
+    /// closed
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = whole::<u32>(1..=1_000_000))]
     pub max_connections: u32,
 
-    /// Groups that are open at once, each with its connections to the nsqds
+    /// Groups open at once, each with its own connections to the nsqds
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = whole::<u32>(1..))]
     pub max_groups: u32,
 
-    /// Jobs of a group that its workers hold together
+    /// Jobs of one group that its workers hold at once
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = whole::<u32>(1..))]
     pub max_in_flight: u32,
 
-    /// The largest message, in bytes: not more than nsqd's own limit
+    /// Largest message, in bytes; at most nsqd's own limit
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = whole::<u32>(1..=1 << 30))]
     pub max_msg_size: u32,
 
-    /// The largest body of a request, in bytes
+    /// Largest body of a request, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 5 << 20, value_parser = whole::<u32>(1..=1 << 30))]
     pub max_body_size: u32,
 }

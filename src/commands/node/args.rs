@@ -13,34 +13,38 @@ use mqueue::client::{Address, Nsqd};
 use mqueue::handler::HandlerSpec;
 use mqueue::proto::{ChannelName, TopicName};
 
-/// One of a fleet: one node generates events, the others handle them and take over when it dies.
+/// Run one node of a fleet in which exactly one generates events
 ///
-/// Start as many as you like. Whoever holds the fleet's one token generates an event every interval (`UUID TIMESTAMP EPOCH SEQUENCE`); when
-/// it dies another node takes its place, within twice the ping interval.
+/// Start any number of nodes. The node that holds the fleet's one token generates an event every
+/// interval (`UUID TIMESTAMP EPOCH SEQUENCE`), the others handle events. When the generator dies,
+/// another node takes over within twice the ping interval.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// The stream (NSQ's topic) that events go to
+    /// Stream of the events (NSQ: topic)
     #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME", default_value = "a")]
     pub stream: TopicName,
 
-    /// The group (NSQ's channel) that consumers share
+    /// Group that the consumers share (NSQ: channel)
     #[arg(long, visible_alias = "channel", env = "GROUP", value_name = "NAME", default_value = "1")]
     pub group: ChannelName,
 
-    /// A consumer handles events until it has to generate; a generator does nothing else, and waits while another one generates
+    /// Role: a consumer handles events until it becomes the generator; a generator only waits for
+    /// its turn to generate
     #[arg(long, env = "MODE", value_enum, default_value_t = Mode::Consumer)]
     pub mode: Mode,
 
-    /// How long the generator's lead lasts without a proof that it lives: seconds, or 10s, 1m; the same on all nodes, at least 1s
+    /// Time that the generator keeps its lease without renewing it: seconds, or 10s, 1m; at least
+    /// 1s, the same on all nodes
     #[arg(long, env = "GENERATOR_PING_INTERVAL", value_name = "DURATION", value_parser = ping_interval, default_value = "10")]
     pub ping_interval: Duration,
 
-    /// Time between events: 500ms, 2s (1ms to 1day) [default: 500ms] [env: GENERATOR_INTERVAL, in milliseconds]
+    /// Time between events: 500ms, 2s (1ms to 1day) [default: 500ms] [env: GENERATOR_INTERVAL, in
+    /// milliseconds]
     #[arg(long, value_name = "DURATION", value_parser = interval)]
     pub interval: Option<Duration>,
 
-    /// --interval in milliseconds, for the environment variable: there a number has no unit
+    /// --interval in milliseconds, for the environment variable, whose number has no unit
     #[arg(long, env = "GENERATOR_INTERVAL", value_parser = interval_of_variable, default_value = "500", hide = true)]
     pub generator_interval: Duration,
 
@@ -48,15 +52,15 @@ pub(crate) struct Args {
     #[arg(long, env = "CONSUMER_MAX_GOROUTINES", value_name = "N", default_value_t = 10_000, value_parser = whole::<u32>(1..=100_000))]
     pub concurrency: u32,
 
-    /// What is done with an event; sleep only takes a random time
+    /// Handler of each event, as in `mqueue consumer`; sleep only waits, for a random time
     #[arg(long, env = "MQUEUE_HANDLER", value_name = "HANDLER", default_value = "sleep:1ms..100ms")]
     pub handler: HandlerSpec,
 
-    /// What share of the events is invalid, by chance, and goes to the dead letters
+    /// Share of events that are invalid, by chance, and become dead letters: 0 (none) to 1 (all)
     #[arg(long, env = "MQUEUE_INVALID", value_name = "SHARE", value_parser = share, default_value = "0.05")]
     pub invalid: f64,
 
-    /// The port of 127.0.0.1 for /debug/vars, as expvarmon reads it; 0: any that is free
+    /// Port of /debug/vars on 127.0.0.1, for expvarmon; 0: any free port
     #[arg(long, env = "MPORT", value_name = "PORT", value_parser = whole::<u16>(..), default_value_t = 8080)]
     pub mport: u16,
 
@@ -80,17 +84,18 @@ pub(crate) struct Args {
 /// Where the token is.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
-#[command(next_help_heading = "The token")]
+#[command(next_help_heading = "Token")]
 pub(crate) struct Token {
-    /// The stream that the token is in; beats are in the same with ".beats" [default: the stream's name and ".token"]
+    /// Stream of the token; beats are in the same name with .beats [default: STREAM.token]
     #[arg(long, env = "MQUEUE_TOKEN_STREAM", value_name = "NAME")]
     pub token_stream: Option<TopicName>,
 
-    /// The one nsqd that the token and the events are on, the same for all nodes [default: the first nsqd]
+    /// TCP address of the one nsqd that has the token and the events, the same for all nodes
+    /// [default: the first nsqd]
     #[arg(long, env = "MQUEUE_TOKEN_NSQD_TCP_ADDRESS", value_name = "HOST:PORT")]
     pub token_nsqd_tcp_address: Option<Address>,
 
-    /// Its HTTP address [default: the first]
+    /// HTTP address of that nsqd [default: the first]
     #[arg(long, env = "MQUEUE_TOKEN_NSQD_HTTP_ADDRESS", value_name = "HOST:PORT")]
     pub token_nsqd_http_address: Option<Nsqd>,
 }
@@ -98,9 +103,9 @@ pub(crate) struct Token {
 /// What a node is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// Handles events, and generates when nobody else does.
+    /// Handles events, and generates when no other node does
     Consumer,
-    /// Generates when nobody else does.
+    /// Generates when no other node does
     Generator,
 }
 

@@ -7,10 +7,11 @@ use crate::commands::common::values::duration;
 use crate::commands::common::values::whole;
 use crate::commands::send::args::Rate;
 
-/// Run a whole pipeline on this machine, each hop a process, and count what arrives.
+/// Run a whole pipeline on this machine, and count every message
 ///
-/// A sender feeds `mqueue ingest` over a Unix socket; stages take their time for each message and pass it on; at the end every message is
-/// accounted for. Runs on a broker in this program, unless an nsqd is named. Exit status: 0 if none was lost, 1 if one was.
+/// Each hop is a process: a sender feeds `mqueue ingest` over a Unix socket; stages work on each message and pass it on;
+/// at the end every message is accounted for. Runs on a broker in this process unless an nsqd is
+/// named. Exit code: 0 if no message was lost, 1 if one was.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
@@ -18,7 +19,8 @@ pub(crate) struct Args {
     #[arg(long, env = "MQUEUE_STAGES", value_name = "N", default_value_t = 3, value_parser = whole::<u8>(1..=50))]
     pub stages: u8,
 
-    /// How long a stage works on a message: one time a stage, the last for all that follow; 0: no work
+    /// Time that each stage works on a message; the last time counts for all further stages; 0: no
+    /// work
     #[arg(long, env = "MQUEUE_WORK", value_name = "TIMES", value_parser = work, value_delimiter = ',', default_value = "25ms,100ms")]
     pub work: Vec<Duration>,
 
@@ -26,7 +28,7 @@ pub(crate) struct Args {
     #[arg(long, env = "MQUEUE_RATE", value_name = "N", default_value = "500")]
     pub rate: Rate,
 
-    /// How many messages
+    /// Number of messages
     #[arg(long, env = "MQUEUE_COUNT", value_name = "N", default_value_t = 5000, value_parser = whole::<u64>(1..=100_000_000))]
     pub count: u64,
 

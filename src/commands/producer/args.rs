@@ -14,20 +14,25 @@ use crate::commands::common::values::rate;
 use crate::commands::common::values::whole;
 use mqueue::proto::TopicName;
 
-/// Publish messages: generated events, or what comes from files and stdin.
+/// Publish lines of files or stdin, or generated events
 ///
-/// Without input it makes an event a second: JSON with a run id, the task, a sequence number without holes and the time, so that a loss or
-/// a duplicate can be counted. With FILEs (`-` is stdin) it publishes their lines, in their order and as they come. Without FILEs, a stdin
-/// that is a pipe or a file is the input, unless one of --generate, --tasks, --payload-keys, --count, --rate, --interval and --duration, or
-/// its variable, asks for generated events. A message counts as published when nsqd has acknowledged it; the exit code is 1 if one was not.
+/// Without input it publishes an event a second: JSON with a run id, the task, a sequence number
+/// without gaps and the time, so that a loss or a duplicate can be counted. With FILEs (`-` is
+/// stdin) it publishes their lines, in order, as they arrive. Without FILEs, a stdin that is a pipe
+/// or a file is the input, unless --generate, --tasks, --payload-keys, --count, --rate, --interval
+/// or --duration (or its variable) asks for generated events.
+///
+/// A message counts as published when nsqd has acknowledged it. Exit code: 0 if all were
+/// acknowledged, 1 if one was not, 69 if there is no broker.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// The stream (NSQ's topic)
+    /// Stream to publish to (NSQ: topic)
     #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME")]
     pub stream: TopicName,
 
-    /// Publish these files' lines; - is stdin [default: stdin if it is a pipe or a file, else events are generated]
+    /// Files whose lines to publish; - is stdin [default: stdin if it is a pipe or a file,
+    /// otherwise generated events]
     #[arg(value_name = "FILE")]
     pub inputs: Vec<PathBuf>,
 
@@ -61,13 +66,13 @@ pub(crate) struct Args {
 #[group(skip)]
 #[command(next_help_heading = "Pace and amount")]
 pub(crate) struct Pace {
-    /// The time from one message of a task to its next, which never goes out before nsqd has acknowledged the last; 0: as fast as it goes
-    /// [default: 1s for events, 0 for files and stdin]
+    /// Time between two messages of a task; the next also waits for the acknowledgement of the
+    /// last; 0: no pause [default: 1s for events, 0 for files and stdin]
     #[arg(long, env = "MQUEUE_INTERVAL", value_name = "DURATION", value_parser = duration, conflicts_with = "rate")]
     pub interval: Option<Duration>,
 
-    /// Messages a second, over all tasks, on a fixed schedule: a slow nsqd does not slow it down, but shows as latency, which is
-    /// measured from when a message was due. Not with --interval [default: none]
+    /// Messages a second, over all tasks, on a fixed schedule (open loop): a slow nsqd shows as
+    /// latency, measured from the time a message was due. Not with --interval [default: none]
     #[arg(long, env = "MQUEUE_RATE", value_name = "N", value_parser = rate)]
     pub rate: Option<f64>,
 
@@ -79,7 +84,8 @@ pub(crate) struct Pace {
     #[arg(long, env = "MQUEUE_DURATION", value_name = "DURATION", value_parser = duration)]
     pub duration: Option<Duration>,
 
-    /// Have nsqd deliver each message only after this time (at most its --max-req-timeout, 1h by default) [default: at once]
+    /// Deliver each message only after this time, at most nsqd's --max-req-timeout (1h) [default:
+    /// immediately]
     #[arg(long, env = "MQUEUE_DEFER", value_name = "DURATION", value_parser = duration)]
     pub defer: Option<Duration>,
 }
@@ -89,16 +95,16 @@ pub(crate) struct Pace {
 #[group(skip)]
 #[command(next_help_heading = "Generated events")]
 pub(crate) struct Events {
-    /// Generate events although stdin is a pipe or a file
+    /// Generate events even if stdin is a pipe or a file [default: false]
     #[arg(long, conflicts_with_all = ["inputs", "files"])]
     pub generate: bool,
 
-    /// Tasks that generate events independently, each with its own sequence [default: 1]
+    /// Tasks that generate events, each with its own sequence [default: 1]
     #[arg(long, visible_alias = "goroutines", env = "GOROUTINES", value_name = "N", value_parser = whole::<u32>(1..=10_000))]
     pub tasks: Option<u32>,
 
-    /// Keys in each event's payload, about 1 KB each: 1000 make 1 MB, which nsqd takes by default; 10000 make 10 MB, for which
-    /// nsqd needs a larger --max-msg-size (make up's has it) [default: 0, no payload]
+    /// Keys in each event's payload, about 1 KB each: 1000 (1 MB) fits nsqd's default limit, 10000
+    /// (10 MB) needs a larger --max-msg-size, as `make up` sets [default: 0, no payload]
     #[arg(long, env = "PAYLOAD_KEYS", value_name = "N", value_parser = whole::<u32>(..=100_000))]
     pub payload_keys: Option<u32>,
 }
@@ -112,20 +118,20 @@ pub(crate) struct Input {
     #[arg(long = "file", env = "MQUEUE_FILE", value_name = "PATH")]
     pub files: Vec<PathBuf>,
 
-    /// What ends a message: one or several bytes, with \n \r \t \0 \\ and \xNN. What follows the last is a message, too; empty ones
-    /// are skipped and counted, for nsqd refuses them
+    /// Bytes that end a message, with \n \r \t \0 \\ and \xNN; the rest after the last one is a
+    /// message, too; empty messages are skipped and counted, because nsqd refuses them
     #[arg(long, env = "MQUEUE_DELIMITER", value_name = "BYTES", default_value = r"\n", conflicts_with_all = ["null", "whole_file"])]
     pub delimiter: Delimiter,
 
-    /// Messages end with a NUL byte, as `find -print0` writes them [default: false]
+    /// End messages at NUL bytes, as `find -print0` writes them [default: false]
     #[arg(long, short = '0', env = "MQUEUE_NULL", conflicts_with = "whole_file")]
     pub null: bool,
 
-    /// Each file is one message [default: false]
+    /// Publish each file as one message [default: false]
     #[arg(long, env = "MQUEUE_WHOLE_FILE")]
     pub whole_file: bool,
 
-    /// The longest message that is read, in bytes; a longer one is passed over and counts as failed
+    /// Longest message to read, in bytes; a longer one is skipped and counts as failed
     #[arg(long, env = "MQUEUE_MAX_RECORD", value_name = "BYTES", default_value_t = 64 << 20, value_parser = whole::<u32>(1..=1 << 30))]
     pub max_record: u32,
 }
@@ -135,7 +141,7 @@ pub(crate) struct Input {
 #[group(skip)]
 #[command(next_help_heading = "Tuning")]
 pub(crate) struct Tuning {
-    /// What the end is reported as: text to stderr, json to stdout
+    /// Format of the report at the end: text on stderr, json on stdout
     #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = ReportFormat::Text)]
     pub report: ReportFormat,
 
@@ -143,11 +149,12 @@ pub(crate) struct Tuning {
     #[arg(long)]
     pub json: bool,
 
-    /// How long a message may take to be acknowledged, lost connections and all, before it counts as failed
+    /// Time for a message to be acknowledged, lost connections included; longer counts as failed
     #[arg(long, env = "MQUEUE_PUBLISH_TIMEOUT", value_name = "DURATION", value_parser = timeout, default_value = "30s")]
     pub publish_timeout: Duration,
 
-    /// After Ctrl-C or SIGTERM, how long messages on their way may take; a second signal gives them up at once
+    /// Time for unacknowledged messages after Ctrl-C or SIGTERM; a second signal gives them up at
+    /// once
     #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub grace: Duration,
 }
@@ -162,11 +169,11 @@ impl Tuning {
 /// How the end is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReportFormat {
-    /// Three lines on stderr.
+    /// Three lines on stderr
     Text,
-    /// One JSON object on stdout.
+    /// One JSON object on stdout
     Json,
-    /// Not at all.
+    /// No report
     None,
 }
 

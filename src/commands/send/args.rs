@@ -9,31 +9,35 @@ use crate::commands::common::values::whole;
 use crate::commands::producer::args::ReportFormat;
 use mqueue::net::Endpoint;
 
-/// Send a feed of numbered messages to a socket: lines to a stream, packets to datagrams.
+/// Send a feed of numbered messages to a socket
 ///
-/// Messages are {"id":1,"shortcode":"…","destination":"…","tag":"…"}, where tag is the time at which the message was due, in nanoseconds since
-/// 1970. They are due on a fixed schedule: a slow receiver does not slow it down, but shows as lateness. A stream's receiver is asked once a
-/// second what it has (`mqueue ingest` answers); what it has not is sent again. Exit status: 0 if all was acknowledged, 1 if not.
+/// Messages are {"id":1,"shortcode":"…","destination":"…","tag":"…"}; tag is the time at which the
+/// message was due, in nanoseconds since 1970. Messages are due on a fixed schedule: a slow
+/// receiver shows as lateness. A stream's receiver is asked every second how many messages it has
+/// (`mqueue ingest` answers); the others are sent again.
+///
+/// Exit code: 0 if all were acknowledged, 1 if one was not.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// Where to: unix:/PATH or tcp:HOST:PORT (streams), unixgram:/PATH or udp:HOST:PORT (datagrams, which nobody acknowledges)
+    /// Address to send to: unix:/PATH or tcp:HOST:PORT (streams), unixgram:/PATH or udp:HOST:PORT
+    /// (datagrams, without acknowledgements)
     #[arg(long, env = "MQUEUE_TO", value_name = "ADDRESS")]
     pub to: Endpoint,
 
-    /// Messages a second, or max: as fast as they are taken
+    /// Messages a second, or max: as fast as the receiver takes them
     #[arg(long, env = "MQUEUE_RATE", value_name = "N", default_value = "500")]
     pub rate: Rate,
 
-    /// How many messages
+    /// Number of messages
     #[arg(long, env = "MQUEUE_COUNT", value_name = "N", default_value_t = 5000, value_parser = whole::<u64>(1..=1_000_000_000_000))]
     pub count: u64,
 
-    /// The first message's id
+    /// Id of the first message
     #[arg(long, env = "MQUEUE_FIRST", value_name = "ID", default_value_t = 1, value_parser = whole::<u64>(..=1 << 60))]
     pub first: u64,
 
-    /// What the end is reported as: text to stderr, json to stdout
+    /// Format of the report at the end: text on stderr, json on stdout
     #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = ReportFormat::Text)]
     pub report: ReportFormat,
 
@@ -41,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub json: bool,
 
-    /// After Ctrl-C or SIGTERM, how long the last answers may take; a second signal gives them up at once
+    /// Time for the last answers after Ctrl-C or SIGTERM; a second signal gives them up at once
     #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
     pub grace: Duration,
 }

@@ -8,12 +8,14 @@ use crate::commands::common::values::Report;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::{duration_with_unit, millis, whole};
 
-/// Run many streams against a pool of workers, and see what it does to latency.
+/// Simulate how many workers a load of many streams needs
 ///
-/// Each stream makes chunks of random bytes at random moments, up to an interval apart; workers take 20 to 50 ms for each. A bounded buffer
-/// stands between them: what finds it full is dropped, and counted. Ctrl-C ends the streams, lets what is in the buffer be finished,
-/// and prints the statistics. Exit status: 0; 130 if a second Ctrl-C, or a minute after the first,
-/// gave up what was left.
+/// Each stream makes chunks of random bytes at random moments, up to an interval apart; workers
+/// take 20 to 50 ms for each. Between them is a bounded buffer: chunks that find it full are
+/// dropped and counted. Ctrl-C ends the streams, finishes the chunks in the buffer and prints the
+/// statistics.
+///
+/// Exit code: 0; 130 if the rest was given up by a second Ctrl-C, or a minute after the first.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
@@ -25,15 +27,16 @@ pub(crate) struct Args {
     #[arg(long, env = "STREAMS_COUNT", value_parser = whole::<u32>(..), value_name = "N", default_value_t = 100, help_heading = "Workload")]
     pub streams: u32,
 
-    /// The longest time between two chunks of a stream: 500ms, 2s (100ms to 5s) [default: 1s] [env: STREAM_INTERVAL, in milliseconds]
+    /// Longest time between two chunks of a stream: 500ms, 2s (100ms to 5s) [default: 1s] [env:
+    /// STREAM_INTERVAL, in milliseconds]
     #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, help_heading = "Workload")]
     pub interval: Option<Duration>,
 
-    /// --interval in milliseconds, for the environment variable: there a number has no unit
+    /// --interval in milliseconds, for the environment variable, whose number has no unit
     #[arg(long, env = "STREAM_INTERVAL", value_parser = millis, default_value = "1000", hide = true)]
     pub stream_interval: Duration,
 
-    /// Bytes of a chunk (512 to 4096)
+    /// Size of a chunk, in bytes (512 to 4096)
     #[arg(long, env = "CHUNK_SIZE", value_parser = whole::<u32>(..), value_name = "BYTES", default_value_t = 1024, help_heading = "Workload")]
     pub chunk_size: u32,
 
@@ -41,27 +44,29 @@ pub(crate) struct Args {
     #[arg(long, env = "BUFFER_SIZE", value_parser = whole::<u32>(..), value_name = "N", default_value_t = 500, help_heading = "Workload")]
     pub buffer: u32,
 
-    /// Take numbers beyond these ranges
+    /// Accept numbers outside of these ranges [default: false]
     #[arg(long, help_heading = "Workload")]
     pub no_range_check: bool,
 
-    /// Seed of all that is random: the same seed, streams, interval and size make the same chunks at the same moments [default: any]
+    /// Random seed: the same seed, streams, interval and size make the same chunks at the same
+    /// moments [default: random]
     #[arg(long, env = "MQUEUE_SEED", value_name = "N", value_parser = whole::<u64>(..), help_heading = "Workload")]
     pub seed: Option<u64>,
 
-    /// For how long the streams make chunks (60, 5m) [default: until Ctrl-C]
+    /// Time for which the streams make chunks: seconds, or 5m [default: until Ctrl-C]
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Workload")]
     pub duration: Option<Duration>,
 
-    /// What stands between streams and workers: a bounded buffer, or an NSQ stream, which drops nothing and slows the streams instead
+    /// Link between streams and workers: a bounded buffer in memory, or an NSQ stream, which drops
+    /// nothing and slows the streams instead
     #[arg(long, value_enum, default_value = "memory")]
     pub via: Via,
 
-    /// Say each chunk that is processed
+    /// Log each chunk that is processed [default: false]
     #[arg(long, short)]
     pub verbose: bool,
 
-    /// How to report, on stdout: text, or json (a line each second and one at the end)
+    /// How to report, on stdout: text, or json (a line every second and one at the end)
     #[arg(long, value_enum, default_value = "text")]
     pub report: Report,
 
@@ -69,11 +74,12 @@ pub(crate) struct Args {
     #[arg(long)]
     pub json: bool,
 
-    /// Draw latency, throughput and drops over time into this SVG file
+    /// Draw latency, throughput and drops over time into this SVG file [default: none]
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
 
-    /// Do not run: work out for many numbers of workers and sizes of the buffer where drops begin, and what each costs
+    /// Compute instead of running: for many numbers of workers and buffer sizes, where drops begin
+    /// and how much each costs
     #[arg(long, conflicts_with_all = ["via", "verbose", "plot", "report", "json"])]
     pub plan: bool,
 
@@ -98,8 +104,8 @@ impl Args {
 /// What stands between streams and workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Via {
-    /// A bounded buffer in this process; what finds it full is dropped.
+    /// A bounded buffer in this process; chunks that find it full are dropped
     Memory,
-    /// A stream of nsqd, or of a broker in this process where none is named.
+    /// A stream on nsqd, or on a broker in this process unless an nsqd is named
     Broker,
 }

@@ -12,44 +12,48 @@ use crate::commands::consumer::args::Tuning;
 use mqueue::handler::{HandlerSpec, Schema};
 use mqueue::proto::{ChannelName, TopicName};
 
-/// One hop of a pipeline: consume a stream, do the work, pass the result on.
+/// Run one hop of a pipeline: consume, do the work, pass the result on
 ///
-/// A message leaves this hop's stream only when the next hop has its result: nsqd's OK, the OK of a Unix socket's answer, or a 2xx. A next
-/// hop that is away is waited for, and that counts as no attempt. Stages may be stopped, replaced and started again at any time.
+/// A message leaves this hop's stream only when the next hop has its result: nsqd's OK, the OK of a
+/// Unix socket's answer, or a 2xx. While the next hop is unreachable the stage waits, and uses up
+/// no tries. Stages may be stopped, replaced and started at any time.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// The stream (NSQ's topic) to take from
+    /// Stream to consume (NSQ: topic)
     #[arg(long, visible_alias = "stream", env = "STREAM", value_name = "NAME")]
     pub from: TopicName,
 
-    /// The group (NSQ's channel); stages of the same group share the work
+    /// Group to consume as (NSQ: channel); stages of one group share the work
     #[arg(long, visible_alias = "channel", env = "GROUP", value_name = "NAME")]
     pub group: ChannelName,
 
-    /// The next hop: a stream's name, unix:/PATH (lines, to `mqueue ingest` or whoever answers OK at their end) or http://…
+    /// Next hop: a stream's name, unix:/PATH (lines, to `mqueue ingest` or any program that answers
+    /// OK) or http://…
     #[arg(long, env = "MQUEUE_TO", value_name = "NEXT")]
     pub to: Hop,
 
-    /// The work: exec:CMD and http://… pass their output on, pipe:CMD what it says behind ok, any other the body as it is; sleep:25ms only takes
-    /// its time [default: none]
+    /// Work on each message: exec:CMD and http://… pass their output on, pipe:CMD the text after
+    /// ok, others the body unchanged; sleep:25ms only waits [default: none]
     #[arg(long, env = "MQUEUE_HANDLER", value_name = "HANDLER")]
     pub handler: Option<HandlerSpec>,
 
-    /// Refuse what is not such JSON, as a dead letter: `message` ({id, shortcode, destination, tag}), or fields with their types, as in
-    /// id:int,tag:string [default: anything is taken]
+    /// Schema of messages; others become dead letters: `message` ({id, shortcode, destination,
+    /// tag}), or fields with types, as in id:int,tag:string [default: any]
     #[arg(long, env = "MQUEUE_EXPECT", value_name = "SCHEMA")]
     pub expect: Option<Schema>,
 
-    /// Handlers running at once [default: the number of CPUs, 100 for sleep and pipe]
+    /// Handlers that run at once [default: the number of CPUs, 100 for sleep and pipe]
     #[arg(long, env = "MQUEUE_CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
     pub concurrency: Option<u32>,
 
-    /// Exit when nothing came and nothing was in flight for this long: seconds, or 30s, 5m [default: never]
+    /// Exit after this long without a message, received or in flight: seconds, or 30s, 5m [default:
+    /// never]
     #[arg(long, env = "TIMEOUT", value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
 
-    /// What is reported: text at the end to stderr, or json to stdout, a line each second and one at the end
+    /// Format of the report: text at the end on stderr, or json on stdout, a line every second and
+    /// one at the end
     #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = crate::commands::common::values::Report::Text)]
     pub report: crate::commands::common::values::Report,
 
