@@ -116,6 +116,18 @@ fn a_variable_has_the_programs_prefix_or_is_on_the_list() {
 }
 
 #[test]
+fn the_manual_lists_every_variable() {
+    let page = include_str!("../../docs/environment.md");
+    let variables = by_name(|arg| arg.get_env().map(|name| name.to_string_lossy().into_owned()));
+    for (variable, meanings) in &variables {
+        assert!(
+            page.contains(&format!("| `{variable}` | ")),
+            "{variable} of {meanings:?} is not in docs/environment.md"
+        );
+    }
+}
+
+#[test]
 fn whatever_reports_in_json_does_so_with_the_same_flag() {
     for command in commands() {
         let says_json = command.get_arguments().any(|arg| {

@@ -16,7 +16,7 @@ const DATETIME_FORMAT: &str = "%Y-%m-%d_%H";
 pub(crate) struct Files {
     /// Compress: one gzip member for each batch, so that everything finished can be unpacked
     /// [default: false]
-    #[arg(long, env = "MQUEUE_GZIP_FILES")]
+    #[arg(long, env = "MQUEUE_GZIP")]
     pub gzip: bool,
 
     /// Compression level

@@ -37,17 +37,6 @@ pub(crate) struct Args {
     #[arg(long, env = "MQUEUE_COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
     pub count: Option<u64>,
 
-    /// Messages in flight at once, over all nsqds [default: 1000 for print, file, unix and forward,
-    /// otherwise --concurrency]
-    #[arg(long, env = "MQUEUE_MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]
-    pub max_in_flight: Option<u32>,
-
-    /// Handlers that run at once; for pipe, messages that its command may hold. No effect on print,
-    /// file, unix and forward, which take messages in batches [default: the number of CPUs, 100 for
-    /// pipe]
-    #[arg(long, env = "MQUEUE_CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
-    pub concurrency: Option<u32>,
-
     /// Create the stream and the group on every nsqd, take no message, and exit; retry: repeat
     /// until that succeeds [default without a value: once]
     ///
@@ -64,6 +53,17 @@ pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub files: Files,
+
+    /// Handlers that run at once; for pipe, messages that its command may hold. No effect on print,
+    /// file, unix and forward, which take messages in batches [default: the number of CPUs, 100 for
+    /// pipe]
+    #[arg(long, help_heading = "Tuning", env = "MQUEUE_CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
+    pub concurrency: Option<u32>,
+
+    /// Messages in flight at once, over all nsqds [default: 1000 for print, file, unix and forward,
+    /// otherwise --concurrency]
+    #[arg(long, help_heading = "Tuning", env = "MQUEUE_MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]
+    pub max_in_flight: Option<u32>,
 
     #[command(flatten)]
     #[allow(missing_docs)]

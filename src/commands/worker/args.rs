@@ -51,22 +51,9 @@ pub(crate) struct Args {
     #[arg(long, env = "MQUEUE_HANDLER", value_name = "HANDLER")]
     pub handler: Option<HandlerSpec>,
 
-    /// Time for one run of the handler; longer counts as failed
-    #[arg(long, env = "MQUEUE_HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]
-    pub handler_timeout: Duration,
-
     /// Jobs held and handled at once [default: 1, 100 for pipe, 500 for print, file and unix]
     #[arg(long, env = "MQUEUE_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..=2500))]
     pub in_flight: Option<u32>,
-
-    /// Time without a sign of life after which the gateway requeues this worker's jobs; the worker
-    /// sends one three times as often
-    #[arg(long, env = "MQUEUE_DEADLINE", value_name = "DURATION", value_parser = deadline, default_value = "10s")]
-    pub deadline: Duration,
-
-    /// Longest pause after failures in a row; 0: no pauses
-    #[arg(long, env = "MQUEUE_MAX_BACKOFF", value_name = "DURATION", value_parser = duration, default_value = "60s")]
-    pub max_backoff: Duration,
 
     /// Exit after this many jobs are done [default: no limit]
     #[arg(long, env = "MQUEUE_COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
@@ -76,8 +63,21 @@ pub(crate) struct Args {
     #[arg(long, env = "MQUEUE_BEARER_TOKEN_FILE", value_name = "PATH")]
     pub bearer_token_file: Option<PathBuf>,
 
+    /// Time for one run of the handler; longer counts as failed
+    #[arg(long, help_heading = "Failures", env = "MQUEUE_HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]
+    pub handler_timeout: Duration,
+
+    /// Longest pause after failures in a row; 0: no pauses
+    #[arg(long, help_heading = "Failures", env = "MQUEUE_MAX_BACKOFF", value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    pub max_backoff: Duration,
+
+    /// Time without a sign of life after which the gateway requeues this worker's jobs; the worker
+    /// sends one three times as often
+    #[arg(long, help_heading = "Tuning", env = "MQUEUE_DEADLINE", value_name = "DURATION", value_parser = deadline, default_value = "10s")]
+    pub deadline: Duration,
+
     /// Time for running jobs after Ctrl-C or SIGTERM; a second signal ends them at once
-    #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    #[arg(long, help_heading = "Tuning", env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub grace: Duration,
 }
 
