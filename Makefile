@@ -1,4 +1,4 @@
-# Short names for what one types often; the work is in cargo and in scripts/.
+# Short names for frequent commands; the work is in cargo and in scripts/.
 # STREAM, GROUP, TIMEOUT, PAYLOAD_KEYS and GOROUTINES are read by the program itself, from the environment: both
 # `STREAM=foo make producer` and `make producer STREAM=foo` put them there. ARGS="…" adds flags.
 # Other variables of the program begin with MQUEUE_: `make pipeline COUNT=500`, on make's own command line, sets
@@ -12,23 +12,23 @@ $(foreach name,$(sort $(given)),$(if $(filter command,$(origin $(name))),$(eval 
 # The socket of systemd-socket-activate-consumer, which wakeup pokes beside those in /run/mqueue.
 wakeup doctor systemd-socket-activate-consumer: export MQUEUE_SOCKET ?= /var/run/sa-consumer.sock
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-32s %s\n", $$1, $$2 }' Makefile
 
-# What the program is made of. Where some of it is newer than the program, cargo builds it first, and shows how far it is on stderr, for
-# stdout belongs to the messages.
+# The sources of the program. If one is newer than the program, cargo builds it first, with its progress on stderr, because stdout
+# belongs to the messages.
 sources := Cargo.toml Cargo.lock $(shell find src -type f)
 
-demo: $(program) ## see it work, with nothing else installed: two groups, one of them asleep (FOR=10s)
+demo: $(program) ## show the program at work: two groups, one of them asleep; needs nothing else (FOR=10s)
 	@exec $(program) demo $(ARGS)
 
-up: ## start NSQ here: in Docker, or in the background (MQUEUE_UP=docker|nsqd|broker chooses)
+up: ## start NSQ on this machine: in Docker, or in the background (MQUEUE_UP=docker|nsqd|broker selects)
 	@scripts/up
 
-down: ## stop what up started, keep the data
+down: ## stop the NSQ that up started, and keep its data
 	@scripts/down
 
-clean-data: ## stop it and throw its data away
+clean-data: ## stop the NSQ that up started, and delete its data
 	@scripts/down --data
 
 peers: ## build nsqd and the other NSQ programs into target/peers (needs Go)
@@ -50,56 +50,56 @@ consumer: $(program) ## consume: STREAM=foo GROUP=1 make consumer (TIMEOUT=3: ex
 wakeup: $(program) ## poke the sockets of sleeping consumers that have messages
 	@exec $(program) wakeup $(ARGS)
 
-doctor: $(program) ## look for what is wrong, and say what mends it
+doctor: $(program) ## find what is wrong, and print the command that fixes it
 	@exec $(program) doctor $(ARGS)
 
-pipeline: $(program) ## a feed through stages that take their time, all counted: STAGES=5 RATE=500 COUNT=5000
+pipeline: $(program) ## run a feed through stages and count every message: STAGES=5 RATE=500 COUNT=5000
 	@exec $(program) pipeline $(ARGS)
 
-simulate: $(program) ## 100 streams against 50 workers, until Ctrl-C: WORKERS_COUNT=25 STREAMS_COUNT=50 make simulate
+simulate: $(program) ## run 100 streams against 50 workers, until Ctrl-C: WORKERS_COUNT=25 STREAMS_COUNT=50 make simulate
 	@exec $(program) simulate $(ARGS)
 
-gateway: $(program) ## serve a job queue over HTTP on port 5000 (ARGS=--counter: of numbers, which it publishes itself)
+gateway: $(program) ## serve a job queue over HTTP on port 5000 (ARGS=--counter: with numbered jobs)
 	@exec $(program) gateway $(ARGS)
 
-worker: $(program) ## take jobs from it: make worker ARGS="-n 1 -p 1"
+worker: $(program) ## take jobs from the gateway: make worker ARGS="-n 1 -p 1"
 	@exec $(program) worker $(ARGS)
 
-node: $(program) ## one of a fleet that generates and handles events: STREAM=foo GROUP=1 MPORT=8081 make node
+node: $(program) ## run one node of a fleet that generates and handles events: STREAM=foo GROUP=1 MPORT=8081 make node
 	@exec $(program) node $(ARGS)
 
 bench: $(program) ## measure publishing and consuming: ARGS="both --rate 1000" (publish, consume or both)
 	@exec $(program) bench $(or $(ARGS),both)
 
-systemd-socket-activate-consumer: $(program) ## a sleeping consumer in this terminal: STREAM=foo TIMEOUT=30 make …
+systemd-socket-activate-consumer: $(program) ## run a sleeping consumer in this terminal: STREAM=foo TIMEOUT=30 make …
 	@PROGRAM=$(program) exec scripts/socket-activate $(ARGS)
 
 install: $(program) ## install the program and its systemd units (PREFIX=/usr/local, DESTDIR)
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PROGRAM='$(program)' scripts/install
 
-uninstall: ## remove them, and keep changed settings and data
+uninstall: ## remove the program and its units, and keep changed settings and data
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' scripts/uninstall
 
-reload-systemd-consumer: $(program) ## install, and make systemd of this machine know the units
+reload-systemd-consumer: $(program) ## install, and make systemd read the units
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PROGRAM='$(program)' scripts/install --reload
 
-compare: ## mqueue beside its peers, on nsqd and on its own broker: writes docs/benchmarks, in 30 minutes (ARGS="lines broker": some parts)
+compare: ## compare mqueue with its peers, and write docs/benchmarks, in 30 minutes (ARGS="lines broker": some parts)
 	@scripts/peers && scripts/clients
 	cargo bench --bench speed --features tokio-nsq -- --write $(ARGS)
 
-test: ## all tests, on real NSQ programs where they can be had (ARGS goes to cargo test)
+test: ## run all tests, on real NSQ programs where available (ARGS goes to cargo test)
 	@scripts/test $(ARGS)
 
-instructions: ## count the instructions of the hot paths, and fail if they became more (ARGS=--update accepts them)
+instructions: ## count the instructions of the hot paths, and fail if they increased (ARGS=--update accepts them)
 	@scripts/instructions $(ARGS)
 
-lint: ## formatting, clippy and the documentation, warnings denied
+lint: ## check formatting, clippy and the documentation, warnings denied
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
 
-images: ## draw the pictures in data/images again
+images: ## draw the pictures in data/images
 	@scripts/images
 
-# what the list above names: none of it is a file
+# the targets that `make help` lists: none of them is a file
 .PHONY: $(shell awk -F ':.*\#\# ' '/^[a-z-]+:.*\#\# / { print $$1 }' Makefile)
