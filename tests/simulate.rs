@@ -200,5 +200,5 @@ fn the_start_is_said_in_this_order_and_the_example_settings_are_read() {
     assert!(finished.stdout.starts_with(start), "{}", finished.stdout);
     assert!(finished.stdout.ends_with("Application exited.\n"), "the report is where help says: {}", finished.stdout);
     let help = mqueue("simulate --help").run().stdout;
-    assert!(help.contains("How to report, on stdout") && !help.contains("on stderr"), "{help}");
+    assert!(help.contains("Format of the report, on stdout") && !help.contains("on stderr"), "{help}");
 }

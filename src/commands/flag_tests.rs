@@ -1,4 +1,4 @@
-//! One meaning for a flag, and for an environment variable, over all commands.
+//! Checks that a flag, and an environment variable, has one meaning over all commands.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,17 @@ use super::cli::Cli;
 use clap::error::ErrorKind;
 use clap::{Arg, Command, CommandFactory, Parser};
 
-/// Flags of one name that differ between commands, and why they may.
+/// Flags of one name that differ between commands, with the reason.
 const DIFFERENT: [(&str, &str); 5] = [
-    ("listen", "ingest takes a feed on sockets of four kinds, the others serve HTTP on TCP"),
-    ("to", "where messages go next: a stream, a socket, or either"),
-    ("output", "consumer: how a message is printed; bench: how a report is"),
+    ("listen", "ingest reads a feed on sockets of four kinds, the others serve HTTP on TCP"),
+    ("to", "the next hop: a stream, a socket, or either"),
+    ("output", "consumer: the format of messages; bench: the format of the report"),
     ("report", "a command that reports each second has no `none`"),
     ("rate", "messages a second everywhere; some commands take fractions or `max`"),
 ];
 
-/// Variables without the program's prefix: the task's own names, and those of nsq's addresses. All others begin with
-/// `MQUEUE_`, because a COUNT, OUTPUT, FILE or LISTEN of the caller's shell is not meant for this program.
+/// Variables without the program's prefix: the names of the first commands, and of nsq's addresses. All others begin
+/// with `MQUEUE_`, because a COUNT, OUTPUT, FILE or LISTEN of the caller's shell is not meant for this program.
 const WITHOUT_PREFIX: [&str; 19] = [
     "BUFFER_SIZE",
     "CHUNK_SIZE",
@@ -45,13 +45,13 @@ fn commands() -> Vec<Command> {
     cli.get_subcommands().filter(|command| command.get_name() != "help").cloned().collect()
 }
 
-/// What an argument takes: its value's name, which names the unit, its type, its short flag.
+/// The meaning of an argument: its value's name, which names the unit, its type, its short flag.
 fn meaning(arg: &Arg) -> String {
     let names: Vec<&str> = arg.get_value_names().unwrap_or_default().iter().map(|name| name.as_str()).collect();
     format!("{names:?} {:?} {:?}", arg.get_value_parser().type_id(), arg.get_short_and_visible_aliases())
 }
 
-/// Everything that has this name, in each command.
+/// The arguments of all commands by this name, and the commands that have each meaning.
 fn by_name(name: impl Fn(&Arg) -> Option<String>) -> BTreeMap<String, BTreeMap<String, Vec<String>>> {
     let mut all: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
     for command in commands() {
@@ -70,7 +70,7 @@ fn is_different(name: &str) -> bool {
 }
 
 #[test]
-fn a_flag_takes_the_same_in_every_command() {
+fn a_flag_has_one_meaning_in_all_commands() {
     let flags = by_name(|arg| arg.get_long().map(str::to_owned));
     assert!(flags.len() > 80, "{}", flags.len());
     for (flag, meanings) in flags {
@@ -93,7 +93,7 @@ fn a_short_flag_belongs_to_one_long_flag() {
 }
 
 #[test]
-fn a_variable_takes_the_same_in_every_command() {
+fn a_variable_has_one_meaning_in_all_commands() {
     let flags = by_name(|arg| arg.get_env().map(|name| name.to_string_lossy().into_owned()));
     assert!(flags.len() > 40, "{}", flags.len());
     for (variable, meanings) in flags {
@@ -128,13 +128,13 @@ fn the_manual_lists_every_variable() {
 }
 
 #[test]
-fn whatever_reports_in_json_does_so_with_the_same_flag() {
+fn every_report_in_json_has_the_same_flag() {
     for command in commands() {
         let says_json = command.get_arguments().any(|arg| {
             matches!(arg.get_long(), Some("report" | "output"))
                 && arg.get_possible_values().iter().any(|value| value.get_name() == "json")
         });
-        // a consumer prints messages, as JSON unless told otherwise; it does not report
+        // a consumer prints messages, as JSON by default; that is no report
         if says_json && command.get_name() != "consumer" {
             let json = command.get_arguments().find(|arg| arg.get_long() == Some("json"));
             assert!(json.is_some(), "{} has no --json", command.get_name());
@@ -142,7 +142,7 @@ fn whatever_reports_in_json_does_so_with_the_same_flag() {
     }
 }
 
-/// Flags that take an address to connect to or to listen on, and what stands before `HOST:PORT` in it.
+/// Flags with an address to connect to or to listen on, and the prefix of `HOST:PORT` in it.
 fn addresses() -> Vec<(String, String, &'static str)> {
     let mut all = Vec::new();
     for command in commands() {
@@ -163,11 +163,11 @@ fn addresses() -> Vec<(String, String, &'static str)> {
 }
 
 #[test]
-fn a_port_alone_and_a_name_are_addresses_in_every_flag_that_takes_one() {
+fn every_address_flag_accepts_a_port_alone_and_a_name() {
     let all = addresses();
     assert!(all.len() > 20, "{all:?}");
     for (command, flag, before) in all {
-        // what else is missing is found later than a value that is none
+        // other missing flags are reported after invalid values
         let read = |address: &str| {
             let read = Cli::try_parse_from(["mqueue", &command, &format!("--{flag}"), &format!("{before}{address}")]);
             read.err().filter(|error| matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue))
@@ -183,7 +183,7 @@ fn a_port_alone_and_a_name_are_addresses_in_every_flag_that_takes_one() {
 }
 
 #[test]
-fn every_whole_number_says_what_is_allowed() {
+fn every_invalid_number_is_answered_with_the_allowed_ones() {
     let cli = Cli::command();
     let mut asked = 0;
     for command in cli.get_subcommands() {

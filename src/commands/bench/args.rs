@@ -49,7 +49,7 @@ pub(crate) struct Args {
     pub broker_pid: Vec<u32>,
 }
 
-/// What is measured.
+/// The direction to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum What {
@@ -61,7 +61,7 @@ pub(crate) enum What {
     Both,
 }
 
-/// What is done, how much of it, and for how long.
+/// The load: its rate, its size and its duration.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Load")]
@@ -105,7 +105,7 @@ pub(crate) struct Load {
     pub warm_up: Option<Duration>,
 }
 
-/// How it is shown.
+/// The format of the report.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Report")]
@@ -128,13 +128,13 @@ pub(crate) struct Showing {
 }
 
 impl Showing {
-    /// What is printed, whichever flag says it.
+    /// Returns the format of the report, from either flag.
     pub(crate) fn output(&self) -> Output {
         if self.json { Output::Json } else { self.output }
     }
 }
 
-/// What is printed.
+/// The format of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Output {
     /// A table for people
@@ -145,7 +145,7 @@ pub(crate) enum Output {
     Markdown,
 }
 
-/// A time to measure.
+/// Parses the time to measure.
 fn time(text: &str) -> Result<Duration, String> {
     match short(text)? {
         Duration::ZERO => Err("must be more than 0".to_owned()),

@@ -1,4 +1,4 @@
-//! `mqueue broker`: its flags are named as nsqd's are, and have nsqd's defaults.
+//! `mqueue broker`: flags with nsqd's names and defaults.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use mqueue::broker::server::ListenAddress;
 use mqueue::broker::state::StateLimits;
 use mqueue::proto::Limits;
 
-/// When the log is synced to the disk, on the command line.
+/// The time of syncing the log, on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum SyncWhen {
     /// Before a producer gets OK
@@ -74,7 +74,7 @@ pub(crate) struct Args {
     pub limits: LimitArgs,
 }
 
-/// Where messages are kept.
+/// Storage of messages.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Storage")]
@@ -122,7 +122,7 @@ pub(crate) struct Storage {
     pub mem_queue_size: usize,
 }
 
-/// How others find it.
+/// Discovery by nsqlookupd.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Discovery")]
@@ -136,7 +136,7 @@ pub(crate) struct Discovery {
     pub broadcast_address: Option<String>,
 }
 
-/// What clients may ask for.
+/// Limits on clients.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Limits")]
@@ -185,8 +185,8 @@ fn maybe_address(text: &str) -> Result<MaybeAddress, String> {
     if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
 }
 
-/// Reads a duration as nsqd does (Go's `time.ParseDuration`): a bare number is none, for it would be seconds to one and milliseconds
-/// to another.
+/// Parses a duration as nsqd does (Go's `time.ParseDuration`). A bare number is refused, because it could mean seconds or
+/// milliseconds.
 fn go_duration(text: &str) -> Result<Duration, String> {
     let wrong = || match text.parse::<f64>() {
         Ok(_) => format!("say the unit: {text}s, {text}ms"),
@@ -221,12 +221,12 @@ fn go_duration(text: &str) -> Result<Duration, String> {
 }
 
 impl Args {
-    /// Where the HTTP API is served.
+    /// Returns the addresses of the HTTP API.
     pub(crate) fn http_addresses(&self) -> Vec<ListenAddress> {
         self.http_address.iter().flatten().cloned().collect()
     }
 
-    /// The settings of the broker itself.
+    /// Returns the configuration of the broker.
     pub(crate) fn config(&self) -> BrokerConfig {
         let (storage, limits) = (&self.storage, &self.limits);
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

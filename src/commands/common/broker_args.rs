@@ -1,8 +1,8 @@
-//! Which brokers: the same flags on every command that has one, named as nsq's own programs name them.
+//! Addresses of brokers: the same flags in every command that connects to one, with the names of nsq's programs.
 
 use mqueue::client::{Address, Lookupd, Nsqd};
 
-/// Where NSQ is.
+/// Addresses of nsqd and nsqlookupd.
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Brokers")]
@@ -22,12 +22,12 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// True if somebody said where to connect to.
+    /// Returns true if an address to connect to is named.
     pub(crate) fn is_named(&self) -> bool {
         !self.nsqd_tcp_address.is_empty() || !self.lookupd_http_address.is_empty()
     }
 
-    /// nsqds to connect to by address.
+    /// Returns the nsqds to connect to by address.
     pub(crate) fn nsqd(&self) -> Vec<Address> {
         match self.is_named() {
             false => vec!["127.0.0.1:4150".parse().expect("a valid address")],
@@ -35,7 +35,7 @@ impl Args {
         }
     }
 
-    /// nsqds' HTTP APIs, as far as they are known.
+    /// Returns the known HTTP APIs of nsqds.
     pub(crate) fn nsqd_http(&self) -> Vec<Nsqd> {
         match !self.is_named() && self.nsqd_http_address.is_empty() {
             true => vec!["127.0.0.1:4151".parse().expect("a valid address")],

@@ -1,10 +1,10 @@
-//! Who speaks with nsqd: a flag that is there with the feature `tokio-nsq`.
+//! The client for nsqd: a flag that exists with the feature `tokio-nsq`.
 
 #[cfg(feature = "tokio-nsq")]
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use mqueue::client::Driver;
 
-/// Reads a client's name.
+/// Parses a client's name.
 #[cfg(feature = "tokio-nsq")]
 fn driver() -> impl TypedValueParser<Value = Driver> {
     let of_name = |name: String| Driver::ALL.iter().copied().find(|driver| driver.name() == name);
@@ -12,25 +12,28 @@ fn driver() -> impl TypedValueParser<Value = Driver> {
         .map(move |name| of_name(name).expect("it is one of them"))
 }
 
-/// The client to speak with nsqd by.
+/// The client for nsqd.
 #[derive(Debug, Clone, Copy, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
     /// Client for nsqd: own, or tokio-nsq (the crate, 0.14), for comparison
     ///
-    /// Limits of tokio-nsq: a refused message is not told apart from a lost connection, and holds others up until it times out;
-    /// a lost connection is seen only when it is made anew, or after 10 s; a consumer cannot say that it leaves (CLS), so what nsqd sends in
-    /// the last moment comes again after its message timeout, and last answers may be lost, so that messages come twice; RDY stays at
-    /// max-in-flight, so nsqd holds a lone message back for up to 250 ms, there are no pauses when messages fail, and a consumer takes more
-    /// than --count and gives it back; nsqd's --msg-timeout must be above 20 s, and ours is not heeded; the size of what nsqd sends is
-    /// not bounded. Dead letters and forward: always go by our own client.
+    /// Limits of tokio-nsq: it does not distinguish a refused message from a lost connection, so
+    /// the message delays others until it times out. A lost connection is noticed only at the
+    /// reconnect, or after 10 s. A consumer cannot announce that it leaves (CLS): messages that
+    /// nsqd sends in the last moment are delivered again after their message timeout, and last
+    /// answers may be lost, so that messages arrive twice. RDY stays at max-in-flight: nsqd holds a
+    /// lone message for up to 250 ms, there are no pauses when messages fail, and a consumer takes
+    /// more than --count and returns the rest. nsqd's --msg-timeout must be above 20 s, and
+    /// --msg-timeout of this command has no effect. The size of nsqd's frames is not limited. Dead
+    /// letters and forward: always use mqueue's own client.
     #[cfg(feature = "tokio-nsq")]
     #[arg(long, value_parser = driver(), default_value = "own", env = "MQUEUE_CLIENT", help_heading = "Tuning")]
     pub client: Driver,
 }
 
 impl Args {
-    /// The client.
+    /// Returns the client.
     pub(crate) fn driver(self) -> Driver {
         #[cfg(feature = "tokio-nsq")]
         return self.client;

@@ -1,4 +1,4 @@
-//! What becomes of work that fails: the same flags on every command that has handlers.
+//! Failures of handlers: the same flags in every command with handlers.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::values::duration;
 use super::values::whole;
 use mqueue::proto::TopicName;
 
-/// What becomes of work that fails.
+/// Retries and dead letters.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Failures")]

@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::values::duration_in;
 use super::values::whole;
 
-/// The default names, which are nsq_to_file's.
+/// The default names, as in nsq_to_file.
 const FILENAME_FORMAT: &str = "<TOPIC>.<HOST><REV>.<DATETIME>.log";
 const DATETIME_FORMAT: &str = "%Y-%m-%d_%H";
 
-/// How files are written that take turns, or are compressed.
+/// Compression and rotation of files.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Files of --handler file:PATH")]
@@ -45,18 +45,18 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// True if files take turns.
+    /// Returns true if files are rotated.
     pub(crate) fn take_turns(&self) -> bool {
         let is_limited = self.rotate_size.is_some() || self.rotate_interval.is_some();
         is_limited || self.datetime_format.is_some() || self.filename_format.is_some()
     }
 
-    /// The format of names.
+    /// Returns the format of file names.
     pub(crate) fn filename_format(&self) -> &str {
         self.filename_format.as_deref().unwrap_or(FILENAME_FORMAT)
     }
 
-    /// The format of times in names.
+    /// Returns the format of times in file names.
     pub(crate) fn datetime_format(&self) -> &str {
         self.datetime_format.as_deref().unwrap_or(DATETIME_FORMAT)
     }

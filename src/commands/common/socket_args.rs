@@ -1,8 +1,8 @@
-//! The places of the sockets of sleeping consumers: the same flags for `wakeup`, which pokes them, and `doctor`.
+//! Paths of the sockets of sleeping consumers: the same flags in `wakeup`, which pokes them, and `doctor`.
 
 use std::path::PathBuf;
 
-/// The sockets.
+/// The sockets of sleeping consumers.
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {

@@ -78,7 +78,7 @@ pub(crate) struct Args {
     pub broker: broker_args::Args,
 }
 
-/// How often creating the group is tried.
+/// The number of attempts to create the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Create {
     /// Once; fails if an nsqd is unreachable
@@ -87,7 +87,7 @@ pub(crate) enum Create {
     Retry,
 }
 
-/// What is done with a message.
+/// The work for each message.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Handling")]
@@ -121,7 +121,7 @@ pub(crate) struct Handling {
     pub failing: Failing,
 }
 
-/// How the consumer behaves.
+/// Settings of the consumer's connection and its exit.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Tuning")]
@@ -144,7 +144,7 @@ pub(crate) struct Tuning {
     pub grace: Duration,
 }
 
-/// What print and file write.
+/// The format of print and file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
     /// One JSON object a line

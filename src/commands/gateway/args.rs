@@ -49,7 +49,7 @@ pub(crate) struct Args {
     pub broker: broker_args::Args,
 }
 
-/// How workers are treated.
+/// Settings for workers.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Workers")]
@@ -80,7 +80,7 @@ pub(crate) struct Workers {
     pub retry_delay: Duration,
 }
 
-/// What is let in.
+/// Limits on connections, groups and bodies.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Limits")]

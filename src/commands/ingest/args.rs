@@ -53,7 +53,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// How to report, whichever flag says it.
+    /// Returns the format of the report, from either flag.
     pub(crate) fn report(&self) -> crate::commands::common::values::Report {
         if self.json { crate::commands::common::values::Report::Json } else { self.report }
     }

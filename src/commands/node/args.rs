@@ -81,7 +81,7 @@ pub(crate) struct Args {
     pub broker: broker_args::Args,
 }
 
-/// Where the token is.
+/// The location of the token.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Token")]
@@ -100,7 +100,7 @@ pub(crate) struct Token {
     pub token_nsqd_http_address: Option<Nsqd>,
 }
 
-/// What a node is for.
+/// The role of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
     /// Handles events, and generates when no other node does
@@ -118,7 +118,7 @@ fn ping_interval(text: &str) -> Result<Duration, String> {
 }
 
 impl Args {
-    /// The time between events: the flag counts before the variable.
+    /// Returns the time between events; the flag beats the variable.
     pub(crate) fn interval(&self) -> Duration {
         self.interval.unwrap_or(self.generator_interval)
     }

@@ -61,7 +61,7 @@ pub(crate) struct Args {
     pub broker: broker_args::Args,
 }
 
-/// How many messages, and when.
+/// Pace and amount of messages.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Pace and amount")]
@@ -90,7 +90,7 @@ pub(crate) struct Pace {
     pub defer: Option<Duration>,
 }
 
-/// What is generated where there is no input.
+/// The events that are generated without input.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Generated events")]
@@ -109,7 +109,7 @@ pub(crate) struct Events {
     pub payload_keys: Option<u32>,
 }
 
-/// What is read, and how it becomes messages.
+/// The input, and its division into messages.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Files and stdin")]
@@ -136,7 +136,7 @@ pub(crate) struct Input {
     pub max_record: u32,
 }
 
-/// How the producer behaves.
+/// Report, timeouts and exit.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Tuning")]
@@ -160,13 +160,13 @@ pub(crate) struct Tuning {
 }
 
 impl Tuning {
-    /// How to report, whichever flag says it.
+    /// Returns the format of the report, from either flag.
     pub(crate) fn report(&self) -> ReportFormat {
         if self.json { ReportFormat::Json } else { self.report }
     }
 }
 
-/// How the end is reported.
+/// The format of the report at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReportFormat {
     /// Three lines on stderr
@@ -177,7 +177,7 @@ pub(crate) enum ReportFormat {
     None,
 }
 
-/// What ends a record; never empty.
+/// The bytes that end a record; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delimiter(Bytes);
 
@@ -185,7 +185,7 @@ impl Delimiter {
     /// The NUL byte.
     pub(crate) const NULL: Self = Self(Bytes::from_static(b"\0"));
 
-    /// Its bytes.
+    /// Returns the bytes.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }

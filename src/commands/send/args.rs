@@ -51,18 +51,18 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// How to report, whichever flag says it.
+    /// Returns the format of the report, from either flag.
     pub(crate) fn report(&self) -> ReportFormat {
         if self.json { ReportFormat::Json } else { self.report }
     }
 }
 
-/// How fast.
+/// The rate of sending.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Rate {
-    /// So many a second.
+    /// Messages a second.
     Fixed(f64),
-    /// As fast as they are taken.
+    /// As fast as the receiver takes them.
     Max,
 }
 

@@ -66,7 +66,7 @@ pub(crate) struct Args {
     #[arg(long, short)]
     pub verbose: bool,
 
-    /// How to report, on stdout: text, or json (a line every second and one at the end)
+    /// Format of the report, on stdout: text, or json (a line every second and one at the end)
     #[arg(long, value_enum, default_value = "text")]
     pub report: Report,
 
@@ -89,19 +89,19 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// How to report, whichever flag says it.
+    /// Returns the format of the report, from either flag.
     pub(crate) fn report(&self) -> Report {
         if self.json { Report::Json } else { self.report }
     }
 
-    /// The longest time between two chunks, in milliseconds: the flag counts before the variable.
+    /// Returns the longest time between two chunks, in milliseconds; the flag beats the variable.
     pub(crate) fn interval_ms(&self) -> u32 {
         let interval = self.interval.unwrap_or(self.stream_interval);
         u32::try_from(interval.as_millis()).unwrap_or(u32::MAX)
     }
 }
 
-/// What stands between streams and workers.
+/// The link between streams and workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Via {
     /// A bounded buffer in this process; chunks that find it full are dropped

@@ -75,18 +75,18 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// How to report, whichever flag says it.
+    /// Returns the format of the report, from either flag.
     pub(crate) fn report(&self) -> crate::commands::common::values::Report {
         if self.json { crate::commands::common::values::Report::Json } else { self.report }
     }
 }
 
-/// Where results go.
+/// The next hop of results.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hop(HandlerSpec);
 
 impl Hop {
-    /// What brings a message there: `forward:`, `unix:` or `http:`.
+    /// Returns the handler that delivers to the hop: `forward:`, `unix:` or `http:`.
     pub(crate) fn spec(&self) -> &HandlerSpec {
         &self.0
     }
@@ -112,7 +112,7 @@ impl FromStr for Hop {
 }
 
 impl fmt::Display for Hop {
-    /// What may be shown: without the secrets of a URL.
+    /// Formats the hop without the secrets of a URL.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             HandlerSpec::Forward(stream) => stream.fmt(f),

@@ -9,9 +9,9 @@ use crate::commands::common::values::whole;
 use mqueue::handler::{HandlerSpec, HttpUrl};
 use mqueue::proto::{ChannelName, TopicName};
 
-/// The stream that jobs are taken from where none is named.
+/// The default stream.
 pub(crate) const STREAM: &str = "jobs";
-/// The group of it.
+/// The default group.
 pub(crate) const GROUP: &str = "workers";
 
 /// Take jobs from a gateway over HTTP, and handle them
@@ -81,7 +81,7 @@ pub(crate) struct Args {
     pub grace: Duration,
 }
 
-/// Reads a worker's name: in a log it shall not look like anything else.
+/// Parses a worker's name; its characters are limited, because the name is logged.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:@/-".contains(c);
     let is_good = !text.is_empty() && text.len() <= 64 && text.chars().all(is_plain);
