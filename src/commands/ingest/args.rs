@@ -26,12 +26,12 @@ pub(crate) struct Args {
     pub to: TopicName,
 
     /// Longest line or packet, in bytes; longer ones are refused and counted
-    #[arg(long, env = "MQUEUE_MAX_LINE", value_name = "BYTES", default_value_t = 1 << 20, value_parser = whole::<u32>(1..=1 << 30))]
+    #[arg(long, help_heading = "Limits", env = "MQUEUE_MAX_LINE", value_name = "BYTES", default_value_t = 1 << 20, value_parser = whole::<u32>(1..=1 << 30))]
     pub max_line: u32,
 
     /// Bytes of packets that may wait to be published; above it none are received: a Unix sender
     /// waits, and UDP packets that exceed the kernel's buffer are dropped and counted
-    #[arg(long, alias = "queue", env = "MQUEUE_MAX_QUEUED", value_name = "BYTES", default_value_t = 64 << 20, value_parser = whole::<u32>(1 << 12..=1 << 30))]
+    #[arg(long, help_heading = "Limits", alias = "queue", env = "MQUEUE_MAX_QUEUED", value_name = "BYTES", default_value_t = 64 << 20, value_parser = whole::<u32>(1 << 12..=1 << 30))]
     pub max_queued: u32,
 
     /// Format of the report: text at the end on stderr, or json on stdout, a line every second and

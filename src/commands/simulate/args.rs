@@ -20,16 +20,16 @@ use crate::commands::common::values::{duration_with_unit, millis, whole};
 #[group(skip)]
 pub(crate) struct Args {
     /// Workers (10 to 200)
-    #[arg(long, env = "WORKERS_COUNT", value_parser = whole::<u32>(..), value_name = "N", default_value_t = 50, help_heading = "Workload")]
+    #[arg(long, env = "WORKERS_COUNT", value_parser = whole::<u32>(..), value_name = "N", default_value_t = 50)]
     pub workers: u32,
 
     /// Streams (10 to 500)
-    #[arg(long, env = "STREAMS_COUNT", value_parser = whole::<u32>(..), value_name = "N", default_value_t = 100, help_heading = "Workload")]
+    #[arg(long, env = "STREAMS_COUNT", value_parser = whole::<u32>(..), value_name = "N", default_value_t = 100)]
     pub streams: u32,
 
     /// Longest time between two chunks of a stream: 500ms, 2s (100ms to 5s) [default: 1s] [env:
     /// STREAM_INTERVAL, in milliseconds]
-    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, help_heading = "Workload")]
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
     pub interval: Option<Duration>,
 
     /// --interval in milliseconds, for the environment variable, whose number has no unit
@@ -37,24 +37,24 @@ pub(crate) struct Args {
     pub stream_interval: Duration,
 
     /// Size of a chunk, in bytes (512 to 4096)
-    #[arg(long, env = "CHUNK_SIZE", value_parser = whole::<u32>(..), value_name = "BYTES", default_value_t = 1024, help_heading = "Workload")]
+    #[arg(long, env = "CHUNK_SIZE", value_parser = whole::<u32>(..), value_name = "BYTES", default_value_t = 1024)]
     pub chunk_size: u32,
 
     /// Chunks that the buffer holds (100 to 2000)
-    #[arg(long, env = "BUFFER_SIZE", value_parser = whole::<u32>(..), value_name = "N", default_value_t = 500, help_heading = "Workload")]
+    #[arg(long, env = "BUFFER_SIZE", value_parser = whole::<u32>(..), value_name = "N", default_value_t = 500)]
     pub buffer: u32,
 
     /// Accept numbers outside of these ranges [default: false]
-    #[arg(long, help_heading = "Workload")]
+    #[arg(long)]
     pub no_range_check: bool,
 
     /// Random seed: the same seed, streams, interval and size make the same chunks at the same
     /// moments [default: random]
-    #[arg(long, env = "MQUEUE_SEED", value_name = "N", value_parser = whole::<u64>(..), help_heading = "Workload")]
+    #[arg(long, env = "MQUEUE_SEED", value_name = "N", value_parser = whole::<u64>(..))]
     pub seed: Option<u64>,
 
     /// Time for which the streams make chunks: seconds, or 5m [default: until Ctrl-C]
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Workload")]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub duration: Option<Duration>,
 
     /// Link between streams and workers: a bounded buffer in memory, or an NSQ stream, which drops
@@ -63,19 +63,19 @@ pub(crate) struct Args {
     pub via: Via,
 
     /// Log each chunk that is processed [default: false]
-    #[arg(long, short)]
+    #[arg(long, help_heading = "Report", short)]
     pub verbose: bool,
 
     /// Format of the report, on stdout: text, or json (a line every second and one at the end)
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, help_heading = "Report", value_enum, default_value = "text")]
     pub report: Report,
 
     /// The same as --report json
-    #[arg(long)]
+    #[arg(long, help_heading = "Report")]
     pub json: bool,
 
     /// Draw latency, throughput and drops over time into this SVG file [default: none]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = "Report", value_name = "FILE")]
     pub plot: Option<PathBuf>,
 
     /// Compute instead of running: for many numbers of workers and buffer sizes, where drops begin
