@@ -101,10 +101,10 @@ pub(crate) struct Handling {
     ///                 environment; exit code 0: done, 65: dead letter, any other: retry
     /// pipe:CMD        run one command for all messages: each message is a line of JSON on its
     ///                 stdin (as print writes it), each verdict a line on its stdout, in order:
-    ///                 ok, retry [DELAY] [REASON] or drop [REASON]
-    /// http[s]://…     POST the body; 2xx: done; 408, 429, 5xx, no answer: retry (Retry-After
-    ///                 counts); other 4xx: dead letter; 401, 403 or 404 for every message: a
-    ///                 wrong URL, which uses up no tries
+    ///                 ok, retry, retry 30s REASON, drop or drop REASON
+    /// http://…        POST the body, also to https://…; 2xx: done; 408, 429, 5xx, no answer:
+    ///                 retry (Retry-After counts); other 4xx: dead letter; 401, 403 or 404 for
+    ///                 every message: a wrong URL, which uses up no tries
     /// file:PATH       append to a file and sync it, or to files in a folder (see below)
     /// unix:PATH       write a line to a stream socket, whose answer is OK
     /// forward:STREAM  publish to another stream

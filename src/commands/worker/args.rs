@@ -47,7 +47,7 @@ pub(crate) struct Args {
     ///
     /// The handlers are those of `mqueue consumer`: exit code 0 or 2xx: done; 65 or 4xx: dead
     /// letter; any other: retry. exec:CMD has the body on stdin; pipe:CMD runs once, reads a line
-    /// of JSON for each job and answers with a line: ok, retry [DELAY] or drop.
+    /// of JSON for each job and answers with a line: ok, retry, retry 30s or drop.
     #[arg(long, env = "MQUEUE_HANDLER", value_name = "HANDLER")]
     pub handler: Option<HandlerSpec>,
 
