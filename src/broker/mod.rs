@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  tcp::Connection ─┐                    ┌─▶ log (disk)
-//!  http             ├─▶ Broker ─▶ State ─┤
+//!  http             ├─▶ Broker ─▶ BrokerState ─┤
 //!  the clock        ┘   (one lock)       └─▶ outboxes ─▶ connections that are woken
 //! ```
 //!
@@ -32,14 +32,14 @@ use tokio::sync::{Notify, watch};
 
 pub use self::config::BrokerConfig;
 use self::log::{DiskLog, MemoryLog, Recovered, Synced};
-use self::state::{Micros, Now, PublishError, PublishToError, SessionId, Settings, State};
+use self::state::{BrokerPublishError, BrokerState, ChannelPublishError, Micros, Now, SessionId, SessionSettings};
 use crate::proto::{Bodies, ChannelName, TopicName};
 
 /// The version of nsqd that is followed, and that clients are told.
 pub const VERSION: &str = "1.3.0";
 
 /// nsqd's number of the log level info.
-const INFO: i32 = 2;
+const LOG_LEVEL_INFO: i32 = 2;
 
 /// The state behind its lock, and what its changes set off.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub struct Broker {
     clock: Clock,
     /// Tells what is on the disk, where that is waited for.
     synced: Option<Synced>,
-    shared: Mutex<Shared>,
+    shared: Mutex<BrokerShared>,
     /// The first timer is another one.
     timer_changed: Notify,
     /// Something changed since the log was last found not to need compaction.
@@ -64,15 +64,15 @@ pub struct Broker {
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: State,
+struct BrokerShared {
+    state: BrokerState,
     connections: HashMap<SessionId, Arc<Notify>>,
     /// The version of the catalog that was spread.
     catalog: u64,
     /// When the clock will look.
-    alarm: Option<Micros>,
+    next_deadline: Option<Micros>,
     /// Why the log could not be written the last time; publishing says so as long as it lasts.
-    trouble: Option<String>,
+    failure: Option<String>,
     /// Whoever compacts the log waits for a change.
     is_compacted: bool,
     /// The longest that a step of compaction has had the lock.
@@ -82,29 +82,37 @@ struct Shared {
 /// After a change, the log is looked at this much later: much changes meanwhile.
 const COMPACTION_DELAY: Duration = Duration::from_millis(50);
 /// What failed is tried again this much later, then less and less often: each time is told.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
-const TRY_AGAIN_MOST: Duration = Duration::from_secs(8);
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(8);
 /// Between steps of compaction others get the lock.
 const COMPACTION_PAUSE: Duration = Duration::from_millis(1);
 
 impl Broker {
     /// A broker that keeps nothing, and that nobody can reach yet.
     pub fn in_memory(config: BrokerConfig) -> Self {
-        let state = State::new(config.state.clone(), Box::new(MemoryLog));
+        let state = BrokerState::new(config.state.clone(), Box::new(MemoryLog));
         Self::with(config, Clock::start(), state, None)
     }
 
     /// A broker with what its log held. `synced` is given where messages are to be synced to the disk before they are acknowledged.
     pub fn on_disk(config: BrokerConfig, log: DiskLog, recovered: Recovered, synced: Option<Synced>) -> Self {
         let clock = Clock::start();
-        let state = State::recover(config.state.clone(), Box::new(log), recovered, clock.now());
+        let state = BrokerState::recover(config.state.clone(), Box::new(log), recovered, clock.now());
         Self::with(config, clock, state, synced)
     }
 
-    fn with(config: BrokerConfig, clock: Clock, state: State, synced: Option<Synced>) -> Self {
+    fn with(config: BrokerConfig, clock: Clock, state: BrokerState, synced: Option<Synced>) -> Self {
         let (connections, is_compacted, longest_step) = (HashMap::new(), false, Duration::ZERO);
-        let failing = state.alarm();
-        let shared = Shared { state, connections, catalog: 0, alarm: None, trouble: None, is_compacted, longest_step };
+        let failing = state.failure_notify();
+        let shared = BrokerShared {
+            state,
+            connections,
+            catalog: 0,
+            next_deadline: None,
+            failure: None,
+            is_compacted,
+            longest_step,
+        };
         Self {
             config,
             clock,
@@ -115,7 +123,7 @@ impl Broker {
             failing,
             catalog_changed: Notify::new(),
             lookupds: watch::Sender::default(),
-            log_level: AtomicI32::new(INFO),
+            log_level: AtomicI32::new(LOG_LEVEL_INFO),
         }
     }
 
@@ -125,11 +133,11 @@ impl Broker {
     }
 
     /// Makes changes, writes them down, and wakes whom they concern.
-    pub fn change<R>(&self, change: impl FnOnce(&mut State, Now) -> R) -> R {
+    pub fn change<R>(&self, change: impl FnOnce(&mut BrokerState, Now) -> R) -> R {
         let mut shared = self.lock();
         let result = change(&mut shared.state, self.clock.now());
         // if it could not be written, that is told, and tried again
-        let _ = self.settle(&mut shared);
+        let _ = self.after_change(&mut shared);
         result
     }
 
@@ -138,11 +146,11 @@ impl Broker {
     /// # Errors
     ///
     /// They could not be written. They are in force, are written as soon as the log works again, and are lost if the broker ends before.
-    pub async fn administer<R>(&self, change: impl FnOnce(&mut State, Now) -> R) -> io::Result<R> {
+    pub async fn administer<R>(&self, change: impl FnOnce(&mut BrokerState, Now) -> R) -> io::Result<R> {
         let (result, position) = {
             let mut shared = self.lock();
             let result = change(&mut shared.state, self.clock.now());
-            self.settle(&mut shared)?;
+            self.after_change(&mut shared)?;
             (result, shared.state.position())
         };
         self.synced(position).await?;
@@ -150,7 +158,7 @@ impl Broker {
     }
 
     /// Compacts the log when that is worth it, a little at a time; never ends.
-    pub async fn keep_compact(&self) {
+    pub async fn run_compaction(&self) {
         loop {
             let step = {
                 let mut shared = self.lock();
@@ -176,26 +184,31 @@ impl Broker {
     }
 
     /// As long as messages cannot be taken, tries again what failed, though nobody publishes; never ends.
-    pub async fn keep_trying(&self) {
+    pub async fn retry_writes(&self) {
         loop {
             self.failing.notified().await;
-            let mut delay = TRY_AGAIN;
+            let mut delay = RETRY_MIN;
             while {
                 let mut shared = self.lock();
-                let _ = self.settle(&mut shared);
-                shared.trouble.is_some()
+                let _ = self.after_change(&mut shared);
+                shared.failure.is_some()
             } {
                 tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(TRY_AGAIN_MOST);
+                delay = (delay * 2).min(RETRY_MAX);
             }
         }
     }
 
     /// Takes messages, all or none; they are as safe as the log makes them when this returns.
-    pub async fn publish(&self, topic: &TopicName, bodies: Bodies, delay: Option<u64>) -> Result<(), PublishError> {
+    pub async fn publish(
+        &self,
+        topic: &TopicName,
+        bodies: Bodies,
+        delay: Option<u64>,
+    ) -> Result<(), BrokerPublishError> {
         let position = self.change(|state, now| {
             state.publish(topic, bodies, delay, now)?;
-            Ok::<_, PublishError>(state.position())
+            Ok::<_, BrokerPublishError>(state.position())
         })?;
         Ok(self.synced(position).await?)
     }
@@ -206,12 +219,12 @@ impl Broker {
         topic: &TopicName,
         channel: &ChannelName,
         body: Bytes,
-    ) -> Result<(), PublishToError> {
+    ) -> Result<(), ChannelPublishError> {
         let position = self.change(|state, now| {
             state.publish_to(topic, channel, body, now)?;
-            Ok::<_, PublishToError>(state.position())
+            Ok::<_, ChannelPublishError>(state.position())
         })?;
-        self.synced(position).await.map_err(|error| PublishToError::Publish(error.into()))
+        self.synced(position).await.map_err(|error| ChannelPublishError::Publish(error.into()))
     }
 
     /// Waits until the log is on the disk up to here, if that is wanted. Cancel-safe.
@@ -223,15 +236,15 @@ impl Broker {
     }
 
     /// Looks at the state.
-    pub fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+    pub fn look<R>(&self, look: impl FnOnce(&BrokerState) -> R) -> R {
         look(&self.lock().state)
     }
 
     /// `OK`, or `NOK - ` and why messages are not taken.
     pub fn health(&self) -> String {
         let mut shared = self.lock();
-        self.look_for_trouble(&mut shared);
-        shared.trouble.as_ref().map_or_else(|| "OK".to_owned(), |trouble| format!("NOK - {trouble}"))
+        self.update_health(&mut shared);
+        shared.failure.as_ref().map_or_else(|| "OK".to_owned(), |trouble| format!("NOK - {trouble}"))
     }
 
     /// The longest that a step of compaction has kept others from the state.
@@ -259,17 +272,17 @@ impl Broker {
     }
 
     /// Lets what is due come back when it is; never ends.
-    pub async fn keep_time(&self) {
+    pub async fn run_timers(&self) {
         loop {
-            let alarm = {
+            let next_deadline = {
                 let mut shared = self.lock();
                 let now = self.clock.now();
-                shared.alarm = shared.state.advance(now);
-                let _ = self.settle(&mut shared);
-                shared.alarm
+                shared.next_deadline = shared.state.advance(now);
+                let _ = self.after_change(&mut shared);
+                shared.next_deadline
             };
             let until = async {
-                match alarm {
+                match next_deadline {
                     Some(at) => tokio::time::sleep_until(self.clock.instant(at).into()).await,
                     None => std::future::pending().await,
                 }
@@ -281,7 +294,7 @@ impl Broker {
         }
     }
 
-    fn connect(&self, settings: Settings, remote_address: String) -> (SessionId, Arc<Notify>) {
+    fn connect(&self, settings: SessionSettings, remote_address: String) -> (SessionId, Arc<Notify>) {
         let wake = Arc::new(Notify::new());
         let mut shared = self.lock();
         let session = shared.state.connect(settings, remote_address, fastrand::u64(..), self.clock.now());
@@ -293,33 +306,33 @@ impl Broker {
         let mut shared = self.lock();
         shared.connections.remove(&session);
         shared.state.disconnect(session);
-        let _ = self.settle(&mut shared);
+        let _ = self.after_change(&mut shared);
     }
 
-    fn lock(&self) -> Locked<'_> {
-        Locked(self.shared.lock().unwrap_or_else(|_| end_after_panic()))
+    fn lock(&self) -> LockedState<'_> {
+        LockedState(self.shared.lock().unwrap_or_else(|_| end_after_panic()))
     }
 
     /// Says when messages begin to be refused, and when they are taken again.
-    fn look_for_trouble(&self, shared: &mut Shared) {
-        let trouble = shared.state.trouble();
-        if trouble != shared.trouble {
-            match &trouble {
+    fn update_health(&self, shared: &mut BrokerShared) {
+        let failure = shared.state.failure();
+        if failure != shared.failure {
+            match &failure {
                 Some(error) => {
                     tracing::error!("{error}: publishing is refused until that is over");
                     self.failing.notify_one();
                 }
                 None => tracing::info!("publishing is taken again"),
             }
-            shared.trouble = trouble;
+            shared.failure = failure;
         }
     }
 
     /// What follows from changes. Fails if they could not be written.
-    fn settle(&self, shared: &mut Shared) -> io::Result<()> {
+    fn after_change(&self, shared: &mut BrokerShared) -> io::Result<()> {
         let written = shared.state.flush();
-        self.look_for_trouble(shared);
-        let Shared { state, connections, catalog, alarm, .. } = shared;
+        self.update_health(shared);
+        let BrokerShared { state, connections, catalog, next_deadline, .. } = shared;
         for session in state.woken() {
             if let Some(wake) = connections.get(&session) {
                 wake.notify_one();
@@ -330,9 +343,9 @@ impl Broker {
             self.catalog_changed.notify_one();
         }
         if let Some(next) = state.next_timer()
-            && alarm.is_none_or(|alarm| next < alarm)
+            && next_deadline.is_none_or(|next_deadline| next < next_deadline)
         {
-            *alarm = Some(next);
+            *next_deadline = Some(next);
             self.timer_changed.notify_one();
         }
         if std::mem::take(&mut shared.is_compacted) {
@@ -343,23 +356,23 @@ impl Broker {
 }
 
 /// The state, to be changed. A panic meanwhile ends the process: nobody can use the state after that.
-struct Locked<'a>(MutexGuard<'a, Shared>);
+struct LockedState<'a>(MutexGuard<'a, BrokerShared>);
 
-impl Deref for Locked<'_> {
-    type Target = Shared;
+impl Deref for LockedState<'_> {
+    type Target = BrokerShared;
 
-    fn deref(&self) -> &Shared {
+    fn deref(&self) -> &BrokerShared {
         &self.0
     }
 }
 
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut Shared {
+impl DerefMut for LockedState<'_> {
+    fn deref_mut(&mut self) -> &mut BrokerShared {
         &mut self.0
     }
 }
 
-impl Drop for Locked<'_> {
+impl Drop for LockedState<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             end_after_panic()
@@ -393,7 +406,7 @@ impl Clock {
     }
 
     fn instant(&self, at: Micros) -> Instant {
-        // a year at most: the alarm is set anew before that
+        // a year at most: the next_deadline is set anew before that
         self.start + Duration::from_micros(at).min(self.start.elapsed() + Duration::from_secs(31_536_000))
     }
 }

@@ -12,16 +12,16 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::descriptors::Room;
-use super::http::{self, Api, Identity};
-use super::socket::Listener;
+use super::descriptors::MaxConnections;
+use super::http::{self, HttpApi, Identity};
+use super::socket::BrokerListener;
 use super::{Broker, lookupd, tcp};
 use crate::http::{Places, listen};
 use crate::net::remove_stale;
 use crate::proto::HostPort;
 
 /// How long connections have to end when the broker stops.
-const GRACE: Duration = Duration::from_secs(2);
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where to listen: `HOST:PORT` (port 0: any free one), `:PORT` (every address), or `unix:/PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,17 +55,17 @@ impl std::fmt::Display for ListenAddress {
 
 impl ListenAddress {
     /// Listens there. A Unix socket that a broker left behind when it was killed is replaced; one that somebody listens on is not.
-    pub async fn bind(&self) -> io::Result<Bound> {
+    pub async fn bind(&self) -> io::Result<ListeningSocket> {
         match self {
             Self::Tcp(address) => {
                 let listener = listen(address).await?;
                 let address = listener.local_addr()?;
-                Ok(Bound { address: Some(address), path: None, listener: Listener::Tcp(listener) })
+                Ok(ListeningSocket { address: Some(address), path: None, listener: BrokerListener::Tcp(listener) })
             }
             Self::Unix(path) => {
                 remove_stale(path)?;
-                let listener = Listener::Unix(UnixListener::bind(path)?);
-                Ok(Bound { address: None, path: Some(SocketFile(path.clone())), listener })
+                let listener = BrokerListener::Unix(UnixListener::bind(path)?);
+                Ok(ListeningSocket { address: None, path: Some(UnixSocketFile(path.clone())), listener })
             }
         }
     }
@@ -73,18 +73,18 @@ impl ListenAddress {
 
 /// A listener and where it is. A Unix socket goes with it.
 #[derive(Debug)]
-pub struct Bound {
+pub struct ListeningSocket {
     /// The address, of TCP.
     pub address: Option<SocketAddr>,
-    path: Option<SocketFile>,
-    listener: Listener,
+    path: Option<UnixSocketFile>,
+    listener: BrokerListener,
 }
 
-impl std::fmt::Display for Bound {
+impl std::fmt::Display for ListeningSocket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.address, &self.path) {
             (Some(address), _) => write!(f, "{address}"),
-            (None, Some(SocketFile(path))) => write!(f, "{}", path.display()),
+            (None, Some(UnixSocketFile(path))) => write!(f, "{}", path.display()),
             (None, None) => unreachable!("it listens somewhere"),
         }
     }
@@ -92,25 +92,25 @@ impl std::fmt::Display for Bound {
 
 /// A broker that listens, and is not yet run.
 #[derive(Debug)]
-pub struct Server {
+pub struct BrokerServer {
     /// The broker.
     pub broker: Arc<Broker>,
     /// How it calls itself.
     pub identity: Identity,
     /// For NSQ's TCP protocol.
-    pub tcp: Vec<Bound>,
+    pub tcp: Vec<ListeningSocket>,
     /// For the HTTP API.
-    pub http: Vec<Bound>,
+    pub http: Vec<ListeningSocket>,
 }
 
 /// The addresses of a server, bound before there is a broker, so that one that cannot listen does not touch its folder.
 #[derive(Debug)]
-pub struct Listening {
-    tcp: Vec<Bound>,
-    http: Vec<Bound>,
+pub struct BoundAddresses {
+    tcp: Vec<ListeningSocket>,
+    http: Vec<ListeningSocket>,
 }
 
-impl Listening {
+impl BoundAddresses {
     /// Listens on all addresses, or on none.
     ///
     /// # Errors
@@ -122,9 +122,9 @@ impl Listening {
 
 /// The file of a Unix socket, which goes with its listener.
 #[derive(Debug)]
-struct SocketFile(PathBuf);
+struct UnixSocketFile(PathBuf);
 
-impl Drop for SocketFile {
+impl Drop for UnixSocketFile {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
@@ -138,7 +138,7 @@ pub struct BindError {
     source: io::Error,
 }
 
-impl Server {
+impl BrokerServer {
     /// Listens on all addresses, or on none. nsqlookupds, if any, are told `broadcast_address`, or the machine's name.
     pub async fn bind(
         broker: Broker,
@@ -146,11 +146,15 @@ impl Server {
         http: &[ListenAddress],
         broadcast_address: Option<String>,
     ) -> Result<Self, BindError> {
-        Ok(Self::new(broker, Listening::bind(tcp, http).await?, broadcast_address))
+        Ok(Self::new(broker, BoundAddresses::bind(tcp, http).await?, broadcast_address))
     }
 
     /// A server of this broker at addresses that are bound already.
-    pub fn new(broker: Broker, Listening { tcp, http }: Listening, broadcast_address: Option<String>) -> Self {
+    pub fn new(
+        broker: Broker,
+        BoundAddresses { tcp, http }: BoundAddresses,
+        broadcast_address: Option<String>,
+    ) -> Self {
         let hostname = gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned());
         let identity = Identity {
             broadcast_address: broadcast_address.unwrap_or_else(|| hostname.clone()),
@@ -165,30 +169,31 @@ impl Server {
     /// Serves until told to stop, and then lets connections end.
     pub async fn run(self, stop: CancellationToken) {
         let Self { broker, identity, mut tcp, mut http } = self;
-        let (tasks, room) = (TaskTracker::new(), Room::of_this_process());
+        let (tasks, room) = (TaskTracker::new(), MaxConnections::of_this_process());
         let (tcp_places, http_places) = (Places::plain(room.tcp), Places::new(room.http));
-        let files: Vec<SocketFile> = tcp.iter_mut().chain(&mut http).filter_map(|bound| bound.path.take()).collect();
+        let files: Vec<UnixSocketFile> =
+            tcp.iter_mut().chain(&mut http).filter_map(|bound| bound.path.take()).collect();
         for bound in tcp {
             tasks.spawn(tcp::serve(broker.clone(), bound.listener, tcp_places.clone(), stop.clone(), tasks.clone()));
         }
-        let router = http::router(Arc::new(Api { broker: broker.clone(), identity: identity.clone() }));
+        let router = http::router(Arc::new(HttpApi { broker: broker.clone(), identity: identity.clone() }));
         for bound in http {
             tasks.spawn(http::serve(router.clone(), bound.listener, http_places.clone(), stop.clone(), tasks.clone()));
         }
         tokio::select! {
-            () = broker.keep_time() => unreachable!("it never ends"),
-            () = broker.keep_compact() => unreachable!("it never ends"),
-            () = broker.keep_trying() => unreachable!("it never ends"),
+            () = broker.run_timers() => unreachable!("it never ends"),
+            () = broker.run_compaction() => unreachable!("it never ends"),
+            () = broker.retry_writes() => unreachable!("it never ends"),
             () = lookupd::keep_registered(broker.clone(), identity) => unreachable!("it never ends"),
             () = stop.cancelled() => {}
         }
         tasks.close();
-        let _ = tokio::time::timeout(GRACE, tasks.wait()).await;
+        let _ = tokio::time::timeout(STOP_TIMEOUT, tasks.wait()).await;
         drop(files);
     }
 }
 
-async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<Bound>, BindError> {
+async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<ListeningSocket>, BindError> {
     let mut all = Vec::new();
     for address in addresses {
         all.push(address.bind().await.map_err(|source| BindError { address: address.clone(), source })?);
@@ -197,7 +202,7 @@ async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<Bound>, BindError> 
 }
 
 /// The port of the first listener, as nsqd says it: -1 on a Unix socket, 0 where there is none.
-fn port(bound: &[Bound]) -> i32 {
+fn port(bound: &[ListeningSocket]) -> i32 {
     match bound.first() {
         Some(bound) => bound.address.map_or(-1, |address| i32::from(address.port())),
         None => 0,

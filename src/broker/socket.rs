@@ -8,21 +8,21 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// How long to wait when no connection can be taken.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Where connections come from.
 #[derive(Debug)]
-pub enum Listener {
+pub enum BrokerListener {
     /// A port.
     Tcp(TcpListener),
     /// A path.
     Unix(UnixListener),
 }
 
-impl Listener {
+impl BrokerListener {
     /// The next connection, and where it comes from. Where none can be taken, as when too many files are open, this waits a moment and
     /// tries again, and says so once. Cancel-safe.
-    pub(super) async fn accept(&self) -> (Socket, String) {
+    pub(super) async fn accept(&self) -> (ClientSocket, String) {
         let mut said = false;
         loop {
             match self.try_accept().await {
@@ -31,35 +31,35 @@ impl Listener {
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {
                     if !std::mem::replace(&mut said, true) {
-                        tracing::warn!("cannot take a connection: {error}: trying again each {PAUSE:?}");
+                        tracing::warn!("cannot take a connection: {error}: trying again each {ACCEPT_RETRY:?}");
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
         }
     }
 
-    async fn try_accept(&self) -> io::Result<(Socket, String)> {
+    async fn try_accept(&self) -> io::Result<(ClientSocket, String)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok((Socket::Tcp(stream), peer.to_string()))
+                Ok((ClientSocket::Tcp(stream), peer.to_string()))
             }
             // Go calls a peer without a path @
-            Self::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), "@".to_owned())),
+            Self::Unix(listener) => Ok((ClientSocket::Unix(listener.accept().await?.0), "@".to_owned())),
         }
     }
 }
 
 /// A connection's two directions.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(super) enum ClientSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl Socket {
+impl ClientSocket {
     /// Reads once; 0 is the end. Cancel-safe: what was read is in the buffer.
     pub(super) async fn read(&mut self, buffer: &mut impl BufMut) -> io::Result<usize> {
         match self {

@@ -8,8 +8,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::Api;
-use super::answer::json;
+use super::HttpApi;
+use super::response::json;
 use crate::broker::VERSION;
 
 /// What the broker says of itself.
@@ -37,7 +37,7 @@ impl Identity {
 
 /// nsqd's fields, in nsqd's order; durations in nanoseconds.
 #[derive(Serialize)]
-struct Info<'a> {
+struct InfoBody<'a> {
     version: &'a str,
     broadcast_address: &'a str,
     hostname: &'a str,
@@ -50,10 +50,10 @@ struct Info<'a> {
     max_deflate_level: i32,
 }
 
-pub(super) async fn info(State(api): State<Arc<Api>>) -> Response {
+pub(super) async fn info(State(api): State<Arc<HttpApi>>) -> Response {
     const NANOS: i64 = 1_000_000;
     let (identity, config) = (&api.identity, api.broker.config());
-    json(&Info {
+    json(&InfoBody {
         version: VERSION,
         broadcast_address: &identity.broadcast_address,
         hostname: &identity.hostname,
@@ -68,7 +68,7 @@ pub(super) async fn info(State(api): State<Arc<Api>>) -> Response {
 }
 
 /// OK, or why messages are not taken. The one answer that does not say which API it is.
-pub(super) async fn ping(State(api): State<Arc<Api>>) -> Response {
+pub(super) async fn ping(State(api): State<Arc<HttpApi>>) -> Response {
     let health = api.broker.health();
     let status = if health == "OK" { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], health).into_response()

@@ -6,23 +6,23 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::Api;
-use super::answer::text;
+use super::HttpApi;
+use super::response::text;
 use super::stats::resident_bytes;
-use crate::broker::state::StatsOf;
+use crate::broker::state::StatsSelection;
 use crate::proto::stats::{ChannelStats, TopicStats};
 
-type OfTopic = fn(&TopicStats) -> i128;
-type OfChannel = fn(&ChannelStats) -> i128;
+type TopicValue = fn(&TopicStats) -> i128;
+type ChannelValue = fn(&ChannelStats) -> i128;
 
-const TOPICS: [(&str, &str, &str, OfTopic); 4] = [
+const TOPICS: [(&str, &str, &str, TopicValue); 4] = [
     ("topic_depth", "gauge", "Messages that wait in the topic itself", |t| t.depth.into()),
     ("topic_messages_total", "counter", "Messages published", |t| t.message_count.into()),
     ("topic_bytes_total", "counter", "Bytes of their bodies", |t| t.message_bytes.into()),
     ("topic_paused", "gauge", "1 if nothing goes to the channels", |t| t.paused.into()),
 ];
 
-const CHANNELS: [(&str, &str, &str, OfChannel); 8] = [
+const CHANNELS: [(&str, &str, &str, ChannelValue); 8] = [
     ("channel_depth", "gauge", "Messages that wait", |c| c.depth.into()),
     ("channel_in_flight", "gauge", "Messages with consumers", |c| c.in_flight_count.into()),
     ("channel_deferred", "gauge", "Messages that wait for their time", |c| c.deferred_count.into()),
@@ -33,9 +33,9 @@ const CHANNELS: [(&str, &str, &str, OfChannel); 8] = [
     ("channel_paused", "gauge", "1 if nothing goes to the consumers", |c| c.paused.into()),
 ];
 
-pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
-    let look = |state: &crate::broker::state::State| {
-        (state.topic_stats(&StatsOf::default()), state.log_usage(), state.index_memory())
+pub(super) async fn metrics(State(api): State<Arc<HttpApi>>) -> Response {
+    let look = |state: &crate::broker::state::BrokerState| {
+        (state.topic_stats(&StatsSelection::default()), state.log_usage(), state.index_memory())
     };
     let (topics, usage, index) = api.broker.look(look);
     let mut out = String::new();

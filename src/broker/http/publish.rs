@@ -9,20 +9,25 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
 use bytes::{Bytes, BytesMut};
 
-use super::Api;
-use super::answer::{Answer, Refusal, text};
-use super::query::Query;
-use crate::broker::state::PublishToError;
+use super::HttpApi;
+use super::query::RequestQuery;
+use super::response::{ApiError, ApiResult, text};
+use crate::broker::state::ChannelPublishError;
 use crate::proto::{Bodies, Command, ErrorCode, Limits, ProtocolError, TopicName};
 
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
-pub(super) async fn publish(State(api): State<Arc<Api>>, query: Query, headers: HeaderMap, body: Body) -> Answer {
+pub(super) async fn publish(
+    State(api): State<Arc<HttpApi>>,
+    query: RequestQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult {
     let limits = &api.broker.config().limits;
     let body = read(body, &headers, limits.max_msg_size, "MSG_TOO_BIG").await?;
     if body.is_empty() {
-        return Err(Refusal::new(400, "MSG_EMPTY"));
+        return Err(ApiError::new(400, "MSG_EMPTY"));
     }
     let topic = query.topic("INVALID_TOPIC")?;
     let delay = query.get("defer").map(|delay| parse_delay(delay, limits)).transpose()?;
@@ -32,24 +37,29 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, query: Query, headers: 
 
 /// A message for one channel, which nsqd does not have.
 pub(super) async fn publish_to_channel(
-    State(api): State<Arc<Api>>,
-    query: Query,
+    State(api): State<Arc<HttpApi>>,
+    query: RequestQuery,
     headers: HeaderMap,
     body: Body,
-) -> Answer {
+) -> ApiResult {
     let (topic, channel) = query.channel()?;
     let body = read(body, &headers, api.broker.config().limits.max_msg_size, "MSG_TOO_BIG").await?;
     if body.is_empty() {
-        return Err(Refusal::new(400, "MSG_EMPTY"));
+        return Err(ApiError::new(400, "MSG_EMPTY"));
     }
     match api.broker.publish_to(&topic, &channel, body).await {
         Ok(()) => Ok(text("OK")),
-        Err(PublishToError::Missing(missing)) => Err(missing.into()),
-        Err(PublishToError::Publish(error)) => Err(error.into()),
+        Err(ChannelPublishError::Missing(missing)) => Err(missing.into()),
+        Err(ChannelPublishError::Publish(error)) => Err(error.into()),
     }
 }
 
-pub(super) async fn publish_many(State(api): State<Arc<Api>>, query: Query, headers: HeaderMap, body: Body) -> Answer {
+pub(super) async fn publish_many(
+    State(api): State<Arc<HttpApi>>,
+    query: RequestQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult {
     let limits = &api.broker.config().limits;
     refuse_too_large(&headers, limits.max_body_size, "BODY_TOO_BIG")?;
     let topic = query.topic("INVALID_TOPIC")?;
@@ -69,43 +79,43 @@ pub(super) async fn publish_many(State(api): State<Arc<Api>>, query: Query, head
 }
 
 /// The whole body, if it is not above the limit.
-async fn read(body: Body, headers: &HeaderMap, limit: u32, too_large: &str) -> Result<Bytes, Refusal> {
+async fn read(body: Body, headers: &HeaderMap, limit: u32, too_large: &str) -> Result<Bytes, ApiError> {
     refuse_too_large(headers, limit, too_large)?;
     match tokio::time::timeout(BODY_TIME, to_bytes(body, limit as usize)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) => {
             use std::error::Error;
             let is_limit = error.source().is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
-            Err(if is_limit { Refusal::new(413, too_large) } else { Refusal::new(500, "INTERNAL_ERROR") })
+            Err(if is_limit { ApiError::new(413, too_large) } else { ApiError::new(500, "INTERNAL_ERROR") })
         }
-        Err(_) => Err(Refusal::new(500, "INTERNAL_ERROR")),
+        Err(_) => Err(ApiError::new(500, "INTERNAL_ERROR")),
     }
 }
 
-fn refuse_too_large(headers: &HeaderMap, limit: u32, too_large: &str) -> Result<(), Refusal> {
+fn refuse_too_large(headers: &HeaderMap, limit: u32, too_large: &str) -> Result<(), ApiError> {
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     match length {
-        Some(length) if length > u64::from(limit) => Err(Refusal::new(413, too_large)),
+        Some(length) if length > u64::from(limit) => Err(ApiError::new(413, too_large)),
         _ => Ok(()),
     }
 }
 
-fn parse_delay(delay: &str, limits: &Limits) -> Result<u64, Refusal> {
+fn parse_delay(delay: &str, limits: &Limits) -> Result<u64, ApiError> {
     let delay = delay.parse::<i64>().ok().and_then(|delay| u64::try_from(delay).ok());
-    delay.filter(|delay| *delay <= limits.max_req_timeout).ok_or_else(|| Refusal::new(400, "INVALID_DEFER"))
+    delay.filter(|delay| *delay <= limits.max_req_timeout).ok_or_else(|| ApiError::new(400, "INVALID_DEFER"))
 }
 
 /// A message a line; empty lines are none.
-fn lines(body: &Bytes, limits: &Limits) -> Result<Bodies, Refusal> {
+fn lines(body: &Bytes, limits: &Limits) -> Result<Bodies, ApiError> {
     let lines: Vec<_> = body.split(|b| *b == b'\n').filter(|line| !line.is_empty()).collect();
     if lines.iter().any(|line| line.len() > limits.max_msg_size as usize) {
-        return Err(Refusal::new(413, "MSG_TOO_BIG"));
+        return Err(ApiError::new(413, "MSG_TOO_BIG"));
     }
     Ok(lines.into_iter().map(|line| body.slice_ref(line)).collect())
 }
 
 /// MPUB's body, without its size.
-fn binary(topic: &TopicName, body: &Bytes, limits: &Limits) -> Result<Bodies, Refusal> {
+fn binary(topic: &TopicName, body: &Bytes, limits: &Limits) -> Result<Bodies, ApiError> {
     let mut command = BytesMut::new();
     command.extend_from_slice(format!("MPUB {topic}\n").as_bytes());
     // the size is checked for its range only: any will do
@@ -113,11 +123,11 @@ fn binary(topic: &TopicName, body: &Bytes, limits: &Limits) -> Result<Bodies, Re
     command.extend_from_slice(body);
     match Command::decode(&mut command, limits) {
         Ok(Some(Command::Mpub { bodies, .. })) => Ok(bodies),
-        Err(ProtocolError::Answer { code, .. }) => Err(Refusal::new(413, code.as_str().trim_start_matches("E_"))),
+        Err(ProtocolError::Answer { code, .. }) => Err(ApiError::new(413, code.as_str().trim_start_matches("E_"))),
         // it ends too early: in a message, or before the first
         Ok(_) | Err(ProtocolError::LineTooLong) => {
             let code = if body.len() < 4 { ErrorCode::BadBody } else { ErrorCode::BadMessage };
-            Err(Refusal::new(413, code.as_str().trim_start_matches("E_")))
+            Err(ApiError::new(413, code.as_str().trim_start_matches("E_")))
         }
     }
 }

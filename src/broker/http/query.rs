@@ -3,18 +3,18 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
-use super::answer::Refusal;
+use super::response::ApiError;
 use crate::proto::{ChannelName, TopicName};
 
 /// The parameters after the `?`.
 #[derive(Debug)]
-pub(super) struct Query(Vec<(String, String)>);
+pub(super) struct RequestQuery(Vec<(String, String)>);
 
-impl Query {
-    fn parse(text: &str) -> Result<Self, Refusal> {
+impl RequestQuery {
+    fn parse(text: &str) -> Result<Self, ApiError> {
         // as Go's url.ParseQuery
         if text.contains(';') || !has_sound_escapes(text) {
-            return Err(Refusal::new(400, "INVALID_REQUEST"));
+            return Err(ApiError::new(400, "INVALID_REQUEST"));
         }
         Ok(Self(form_urlencoded::parse(text.as_bytes()).into_owned().collect()))
     }
@@ -33,24 +33,24 @@ impl Query {
     }
 
     /// The topic, of requests that create it. `invalid` is what an invalid name is called.
-    pub(super) fn topic(&self, invalid: &str) -> Result<TopicName, Refusal> {
-        let name = self.get("topic").ok_or_else(|| Refusal::new(400, "MISSING_ARG_TOPIC"))?;
-        TopicName::new(name).map_err(|_| Refusal::new(400, invalid))
+    pub(super) fn topic(&self, invalid: &str) -> Result<TopicName, ApiError> {
+        let name = self.get("topic").ok_or_else(|| ApiError::new(400, "MISSING_ARG_TOPIC"))?;
+        TopicName::new(name).map_err(|_| ApiError::new(400, invalid))
     }
 
     /// The topic and the channel.
-    pub(super) fn channel(&self) -> Result<(TopicName, ChannelName), Refusal> {
+    pub(super) fn channel(&self) -> Result<(TopicName, ChannelName), ApiError> {
         let topic = self.topic("INVALID_ARG_TOPIC")?;
-        let name = self.get("channel").ok_or_else(|| Refusal::new(400, "MISSING_ARG_CHANNEL"))?;
-        let channel = ChannelName::new(name).map_err(|_| Refusal::new(400, "INVALID_ARG_CHANNEL"))?;
+        let name = self.get("channel").ok_or_else(|| ApiError::new(400, "MISSING_ARG_CHANNEL"))?;
+        let channel = ChannelName::new(name).map_err(|_| ApiError::new(400, "INVALID_ARG_CHANNEL"))?;
         Ok((topic, channel))
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Query {
-    type Rejection = Refusal;
+impl<S: Sync> FromRequestParts<S> for RequestQuery {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         Self::parse(parts.uri.query().unwrap_or_default())
     }
 }
@@ -69,11 +69,11 @@ mod tests {
 
     #[test]
     fn the_first_of_several_counts_and_broken_escapes_are_refused() {
-        let query = Query::parse("topic=a%23ephemeral&topic=b&x").unwrap();
+        let query = RequestQuery::parse("topic=a%23ephemeral&topic=b&x").unwrap();
         assert_eq!(query.get("topic"), Some("a#ephemeral"));
         assert_eq!((query.get("x"), query.get("y")), (Some(""), None));
         for wrong in ["a=%", "a=%2", "a=%zz", "a;b"] {
-            assert!(Query::parse(wrong).is_err(), "{wrong}");
+            assert!(RequestQuery::parse(wrong).is_err(), "{wrong}");
         }
     }
 }

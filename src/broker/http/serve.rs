@@ -7,7 +7,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::socket::{Listener, Socket};
+use crate::broker::socket::{BrokerListener, ClientSocket};
 use crate::http::{Manners, Places, connection};
 
 /// As Go's server writes headers.
@@ -19,7 +19,13 @@ const MANNERS: Manners = Manners {
 };
 
 /// Serves a listener until told to stop.
-pub async fn serve(router: Router, listener: Listener, places: Places, stop: CancellationToken, tasks: TaskTracker) {
+pub async fn serve(
+    router: Router,
+    listener: BrokerListener,
+    places: Places,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
     loop {
         let accepting = async {
             let (socket, _) = listener.accept().await;
@@ -32,8 +38,8 @@ pub async fn serve(router: Router, listener: Listener, places: Places, stop: Can
         let (service, stop) = (TowerToHyperService::new(router.clone()), stop.clone());
         tasks.spawn(async move {
             match socket {
-                Socket::Tcp(stream) => connection(service, stream, MANNERS, place, stop).await,
-                Socket::Unix(stream) => connection(service, stream, MANNERS, place, stop).await,
+                ClientSocket::Tcp(stream) => connection(service, stream, MANNERS, place, stop).await,
+                ClientSocket::Unix(stream) => connection(service, stream, MANNERS, place, stop).await,
             }
         });
     }

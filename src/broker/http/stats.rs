@@ -7,22 +7,22 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::Api;
-use super::answer::{self, text};
-use super::query::Query;
+use super::HttpApi;
+use super::query::RequestQuery;
+use super::response::{self, text};
 use crate::broker::VERSION;
-use crate::broker::log::Usage;
-use crate::broker::state::StatsOf;
+use crate::broker::log::LogUsage;
+use crate::broker::state::StatsSelection;
 use crate::proto::stats::{ChannelStats, ClientStats, LogStats, Memory, Stats, TopicStats};
 
-pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response {
+pub(super) async fn stats(State(api): State<Arc<HttpApi>>, query: RequestQuery) -> Response {
     let given = |name| query.get(name).filter(|value: &&str| !value.is_empty());
-    let of = StatsOf {
+    let of = StatsSelection {
         topic: given("topic"),
         channel: given("channel"),
         clients: query.flag("include_clients").unwrap_or(true),
     };
-    let look = |state: &crate::broker::state::State| {
+    let look = |state: &crate::broker::state::BrokerState| {
         (
             state.topic_stats(&of),
             state.producer_stats(&of),
@@ -44,7 +44,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response
         max_index_bytes: (max_index < usize::MAX).then(|| u64::try_from(max_index).unwrap_or(u64::MAX)),
     };
     match query.get("format") {
-        Some("json") => answer::json(&stats),
+        Some("json") => response::json(&stats),
         _ => text(as_text(&stats, api.identity.started.elapsed().unwrap_or_default())),
     }
 }
@@ -54,8 +54,8 @@ fn memory() -> Memory {
     Memory { heap_in_use_bytes: resident_bytes(), ..Memory::default() }
 }
 
-fn log(usage: Usage) -> LogStats {
-    let Usage { bytes, live_bytes, segments, reserve_bytes, disk } = usage;
+fn log(usage: LogUsage) -> LogStats {
+    let LogUsage { bytes, live_bytes, segments, reserve_bytes, disk } = usage;
     let [disk_bytes, disk_free_bytes] = [disk.bytes, disk.free_bytes].map(|size| (disk.bytes > 0).then_some(size));
     LogStats { bytes, live_bytes, segments, reserve_bytes, disk_bytes, disk_free_bytes }
 }

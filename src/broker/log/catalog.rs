@@ -8,7 +8,7 @@ use crate::proto::{ChannelName, TopicName};
 /// Topics, channels, and the numbers that are taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Catalog {
-    pub(super) topics: BTreeMap<TopicId, Topic>,
+    pub(super) topics: BTreeMap<TopicId, CatalogTopic>,
     /// Whose each channel is.
     pub(super) owners: BTreeMap<ChannelId, TopicId>,
     /// The lowest number that no topic and no channel ever had.
@@ -19,16 +19,16 @@ pub(super) struct Catalog {
 
 /// A topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Topic {
+pub(super) struct CatalogTopic {
     pub(super) name: TopicName,
     pub(super) paused: bool,
     pub(super) fence: u64,
-    pub(super) channels: BTreeMap<ChannelId, Channel>,
+    pub(super) channels: BTreeMap<ChannelId, CatalogChannel>,
 }
 
 /// A channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Channel {
+pub(super) struct CatalogChannel {
     pub(super) name: ChannelName,
     pub(super) paused: bool,
 }
@@ -84,7 +84,7 @@ impl Catalog {
     }
 
     pub(super) fn add_topic(&mut self, id: TopicId, name: TopicName, paused: bool) {
-        self.topics.entry(id).or_insert(Topic { name, paused, fence: 0, channels: BTreeMap::new() });
+        self.topics.entry(id).or_insert(CatalogTopic { name, paused, fence: 0, channels: BTreeMap::new() });
         self.next_number = self.next_number.max(id.0.saturating_add(1));
     }
 
@@ -96,7 +96,7 @@ impl Catalog {
     pub(super) fn add_channel(&mut self, topic: TopicId, id: ChannelId, name: ChannelName, paused: bool) {
         self.next_number = self.next_number.max(id.0.saturating_add(1));
         let Some(owner) = self.topics.get_mut(&topic).filter(|_| !self.owners.contains_key(&id)) else { return };
-        owner.channels.insert(id, Channel { name, paused });
+        owner.channels.insert(id, CatalogChannel { name, paused });
         self.owners.insert(id, topic);
     }
 
@@ -107,7 +107,7 @@ impl Catalog {
 
     /// The topics as the state takes them, in the order in which they came to be.
     pub(super) fn recovered(&self) -> Vec<RecoveredTopic> {
-        let channels = |topic: &Topic| {
+        let channels = |topic: &CatalogTopic| {
             let all = topic.channels.iter();
             all.map(|(id, it)| RecoveredChannel { id: *id, name: it.name.clone(), paused: it.paused }).collect()
         };

@@ -1,7 +1,7 @@
 //! The log on a disk.
 //!
 //! ```text
-//!  note ─────▶ Outgoing ──one write──▶ Segment (the newest) ──▶ Syncer: fsync, in a thread of its own
+//!  note ─────▶ WriteBatch ──one write──▶ Segment (the newest) ──▶ Syncer: fsync, in a thread of its own
 //!  publish ──▶                         Segments: what each still holds ──spent──▶ Syncer: removal
 //! ```
 //!
@@ -18,18 +18,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use self::open::Lock;
+use self::open::DirectoryLock;
 pub use self::open::OpenError;
-use self::reader::Reader;
+use self::reader::BodyReader;
 use super::catalog::Catalog;
-use super::outgoing::Outgoing;
-use super::payload::BATCH_HEAD;
-use super::record::HEAD;
+use super::payload::BATCH_HEAD_BYTES;
+use super::record::RECORD_HEADER_BYTES;
 use super::reserve::Reserve;
-use super::segment::{Extent, Header, Segment, file_path};
-use super::segments::{Segments, Spent, WORTH_STRIPPING};
+use super::segment::{Extent, Segment, SegmentHeader, file_path};
+use super::segments::{Reclaimable, Segments, WORTH_STRIPPING};
 use super::sync::{Removal, Synced, Syncer};
-use super::{Batch, Change, Disk, Log, Place, Relocated, SyncMode, Usage};
+use super::write_batch::WriteBatch;
+use super::{Change, DiskSpace, Log, LogLocation, LogUsage, PublishedBatch, Relocated, SyncMode};
 use crate::proto::Bodies;
 
 /// After a failed sync a new file, and after a failed write another one, is tried at most so often.
@@ -40,7 +40,7 @@ const RETRY_NOTES: Duration = Duration::from_millis(100);
 
 /// Where a log is, and how it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub struct LogOptions {
     /// The directory; created if it is not there. One broker at a time.
     pub path: PathBuf,
     /// When to sync.
@@ -58,7 +58,7 @@ const SEGMENTS_OF_A_DISK: u64 = 64;
 /// No disk is so small that it has smaller segments than this.
 const LEAST_SEGMENT: u64 = 64 << 10;
 
-impl Options {
+impl LogOptions {
     /// Bytes of a segment.
     pub const SEGMENT_BYTES: u32 = 64 << 20;
 
@@ -92,8 +92,8 @@ impl Options {
 }
 
 /// The file system that the log is on; zeroes if it does not say.
-fn disk(path: &Path) -> Disk {
-    let of = |fs: nix::sys::statvfs::Statvfs| Disk {
+fn disk(path: &Path) -> DiskSpace {
+    let of = |fs: nix::sys::statvfs::Statvfs| DiskSpace {
         bytes: fs.blocks().saturating_mul(fs.fragment_size()),
         free_bytes: fs.blocks_available().saturating_mul(fs.fragment_size()),
     };
@@ -139,10 +139,10 @@ pub struct DiskLog {
     segment_bytes: u32,
     /// As it is after what was written: without what is only noted.
     catalog: Catalog,
-    outgoing: Outgoing,
+    outgoing: WriteBatch,
     segment: Segment,
     segments: Segments,
-    reader: Reader,
+    reader: BodyReader,
     next_segment: u32,
     position: u64,
     /// The position at which the segment's Snapshot ends.
@@ -159,7 +159,7 @@ pub struct DiskLog {
     is_recovered: bool,
     syncer: Syncer,
     /// Held for as long as the log is open.
-    _lock: Lock,
+    _lock: DirectoryLock,
 }
 
 impl DiskLog {
@@ -169,7 +169,7 @@ impl DiskLog {
     }
 
     /// Writes all that is outgoing, and says where in the segment it begins. What does not publish may use the reserve.
-    fn write(&mut self, publishes: bool) -> io::Result<Place> {
+    fn write(&mut self, publishes: bool) -> io::Result<LogLocation> {
         self.check_syncs()?;
         self.check_retry()?;
         let length = self.outgoing.checked_len()?;
@@ -188,7 +188,7 @@ impl DiskLog {
         }
     }
 
-    fn try_write(&mut self, length: u32) -> io::Result<Place> {
+    fn try_write(&mut self, length: u32) -> io::Result<LogLocation> {
         if !self.segment.has_room(length, self.segment_bytes) {
             self.begin_segment()?;
         }
@@ -204,7 +204,7 @@ impl DiskLog {
             self.segments.contents().into_iter().for_each(|contents| contents.notes += notes as u64);
         }
         self.syncer.written(&self.segment, self.position);
-        Ok(Place { segment: number, offset: end, record: end })
+        Ok(LogLocation { segment: number, offset: end, record: end })
     }
 
     /// Fails as long as a write that failed is not to be tried again.
@@ -289,16 +289,16 @@ impl DiskLog {
 
     /// Fails as long as what is written might not get to the disk.
     fn check_syncs(&mut self) -> io::Result<()> {
-        if !self.syncer.has_trouble() {
+        if !self.syncer.has_failure() {
             return Ok(());
         }
-        let Some(trouble) = self.syncer.trouble(self.segment.extent().number) else { return Ok(()) };
+        let Some(failure) = self.syncer.failure(self.segment.extent().number) else { return Ok(()) };
         let is_due = self.retry.is_none_or(|last| last.elapsed() >= RETRY);
-        if trouble.needs_segment && is_due {
+        if failure.needs_segment && is_due {
             self.retry = Some(Instant::now());
             self.begin_segment()?;
         }
-        Err(io::Error::other(trouble.why.to_string()))
+        Err(io::Error::other(failure.why.to_string()))
     }
 
     /// Goes on in a new segment.
@@ -306,9 +306,9 @@ impl DiskLog {
         let number = self.next_segment;
         self.next_segment = number.checked_add(1).ok_or_else(|| io::Error::other("no segment number is left"))?;
         let old = self.segment.extent();
-        let is_useless = self.segment.is_bare() && self.syncer.trouble(old.number).is_some_and(|it| it.needs_segment);
+        let is_useless = self.segment.is_bare() && self.syncer.failure(old.number).is_some_and(|it| it.needs_segment);
         let previous = if is_useless { self.segment.previous() } else { old };
-        let header = Header::new(number, previous);
+        let header = SegmentHeader::new(number, previous);
         self.segment = Segment::create(&self.path, header, &self.catalog)?;
         if is_useless {
             self.segments.pop_newest();
@@ -333,7 +333,7 @@ impl DiskLog {
         if !self.is_recovered {
             return;
         }
-        for Spent { extent, moved, all_but } in self.segments.take_spent() {
+        for Reclaimable { extent, moved, all_but } in self.segments.take_spent() {
             let moved = moved.unwrap_or(self.position);
             // What it knew of the catalog is in the newest segment's Snapshot.
             let from = moved.min(self.snapshot.saturating_sub(1));
@@ -345,7 +345,7 @@ impl DiskLog {
 }
 
 impl Log for DiskLog {
-    fn publish(&mut self, batch: &Batch<'_>) -> io::Result<Option<Place>> {
+    fn publish(&mut self, batch: &PublishedBatch<'_>) -> io::Result<Option<LogLocation>> {
         if !self.reserve.is_whole() {
             self.check_room()?;
         }
@@ -360,7 +360,7 @@ impl Log for DiskLog {
         self.catalog.saw_ids(batch.first, count);
         self.segments.contents().into_iter().for_each(|contents| contents.saw(batch.first, count));
         let record = begin.offset + noted as u32;
-        Ok(Some(Place { offset: record + (HEAD + BATCH_HEAD) as u32, record, ..begin }))
+        Ok(Some(LogLocation { offset: record + (RECORD_HEADER_BYTES + BATCH_HEAD_BYTES) as u32, record, ..begin }))
     }
 
     fn note(&mut self, change: &Change) {
@@ -375,7 +375,7 @@ impl Log for DiskLog {
         Ok(())
     }
 
-    fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<Place>> {
+    fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<LogLocation>> {
         let is_new = messages.from.is_none();
         if is_new && !self.reserve.is_whole() {
             self.check_room()?;
@@ -391,11 +391,11 @@ impl Log for DiskLog {
         if let Some(from) = messages.from {
             self.segments.moved(from, position);
         }
-        Ok(Some(Place { offset: begin.offset + body as u32, record: begin.offset + noted as u32, ..begin }))
+        Ok(Some(LogLocation { offset: begin.offset + body as u32, record: begin.offset + noted as u32, ..begin }))
     }
 
     /// Checks that the record is as it was written, and that the sizes add up.
-    fn read(&mut self, place: Place, length: u32, count: u32) -> io::Result<Bodies> {
+    fn read(&mut self, place: LogLocation, length: u32, count: u32) -> io::Result<Bodies> {
         let end = self.segments.end(place.segment).unwrap_or(0);
         self.reader.read(place, length, count, end).inspect_err(|error| {
             let is_damage = error.kind() == io::ErrorKind::InvalidData || reader::is_device_error(error);
@@ -421,32 +421,32 @@ impl Log for DiskLog {
         self.tidy();
     }
 
-    fn victim(&mut self) -> Option<u32> {
+    fn compaction_candidate(&mut self) -> Option<u32> {
         let is_full = self.is_full();
         if is_full && !self.is_tidy() {
             return None; // what is being removed makes room
         }
         let limit = if is_full { (self.reserve.left() / 2).max(LEAST_ROOM) } else { u64::MAX };
-        self.segments.victim(is_full, limit, Instant::now())
+        self.segments.compaction_candidate(is_full, limit, Instant::now())
     }
 
-    fn spare(&mut self, segment: u32) {
-        self.segments.spare(segment, Instant::now());
+    fn postpone_compaction(&mut self, segment: u32) {
+        self.segments.postpone_compaction(segment, Instant::now());
     }
 
-    fn usage(&self) -> Usage {
+    fn usage(&self) -> LogUsage {
         let (bytes, live_bytes, segments) = self.segments.usage();
-        Usage { bytes, live_bytes, segments, reserve_bytes: self.reserve.left(), disk: disk(&self.path) }
+        LogUsage { bytes, live_bytes, segments, reserve_bytes: self.reserve.left(), disk: disk(&self.path) }
     }
 
-    fn trouble(&mut self) -> Option<String> {
-        if self.failed.is_none() && self.reserve.is_whole() && !self.syncer.has_trouble() {
+    fn failure(&mut self) -> Option<String> {
+        if self.failed.is_none() && self.reserve.is_whole() && !self.syncer.has_failure() {
             return None;
         }
-        if let Some(trouble) = self.syncer.trouble(0) {
+        if let Some(failure) = self.syncer.failure(0) {
             // a new file is begun for the thread to sync, if that is due
             let _ = self.check_syncs();
-            return Some(trouble.why.to_string());
+            return Some(failure.why.to_string());
         }
         if !self.reserve.is_whole() && !self.reserve.restore() {
             return Some(FULL.to_owned());
@@ -455,11 +455,11 @@ impl Log for DiskLog {
         self.failed.as_ref().map(|(_, _, why)| why.clone())
     }
 
-    fn alarm(&self) -> Arc<Notify> {
-        self.syncer.alarm()
+    fn failure_notify(&self) -> Arc<Notify> {
+        self.syncer.failure_notify()
     }
 
-    fn work(&self) -> u64 {
+    fn io_bytes(&self) -> u64 {
         self.position + self.reader.bytes()
     }
 

@@ -9,7 +9,6 @@
 mod catalog;
 mod disk;
 mod memory;
-mod outgoing;
 mod payload;
 mod record;
 mod recovered;
@@ -20,13 +19,14 @@ mod segment;
 mod segments;
 mod strip;
 mod sync;
+mod write_batch;
 
 use std::io;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-pub use self::disk::{DiskLog, OpenError, Options};
+pub use self::disk::{DiskLog, LogOptions, OpenError};
 pub use self::memory::MemoryLog;
 pub use self::recovered::{Recovered, RecoveredBatch, RecoveredChannel, RecoveredTopic};
 pub use self::report::{Damage, RecoveryReport, Torn};
@@ -46,7 +46,7 @@ pub type UnixMillis = u64;
 
 /// Where a message's body lies, behind its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
+pub struct LogLocation {
     /// The segment's number.
     pub segment: u32,
     /// The first byte of the size in it.
@@ -57,7 +57,7 @@ pub struct Place {
 
 /// Messages published together: all are written, or none.
 #[derive(Debug, Clone, Copy)]
-pub struct Batch<'a> {
+pub struct PublishedBatch<'a> {
     /// Where to.
     pub topic: TopicId,
     /// The id of the first; the others count up from it.
@@ -67,14 +67,14 @@ pub struct Batch<'a> {
     /// When they are to be delivered, if not at once.
     pub due: Option<UnixMillis>,
     /// Who has them now.
-    pub holder: Holder,
+    pub holder: MessageHolder,
     /// The bodies.
     pub bodies: &'a Bodies,
 }
 
-/// Who has the messages of a [`Batch`].
+/// Who has the messages of a [`PublishedBatch`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holder {
+pub enum MessageHolder {
     /// The topic: it is paused, or has no channel yet.
     Topic,
     /// Every durable channel that the topic has at this moment, a copy each.
@@ -83,7 +83,7 @@ pub enum Holder {
 
 /// A channel's copy of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Copy {
+pub struct ChannelCopy {
     /// Whose.
     pub channel: ChannelId,
     /// How often it was delivered.
@@ -96,7 +96,7 @@ pub struct Copy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyRun {
     /// The channel, its attempts and the due time; the same for all these messages.
-    pub copy: Copy,
+    pub copy: ChannelCopy,
     /// The number of the first message, counted from 0.
     pub index: u32,
     /// The number of messages.
@@ -118,7 +118,7 @@ pub struct Relocated<'a> {
     /// When they are due, where the topic holds them and they are deferred.
     pub due: Option<UnixMillis>,
     /// The topic or its channels.
-    pub holder: Holder,
+    pub holder: MessageHolder,
     /// The copies of durable channels; none if the topic holds the messages.
     pub copies: &'a [CopyRun],
     /// The bodies.
@@ -127,7 +127,7 @@ pub struct Relocated<'a> {
 
 /// The size of a log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct LogUsage {
     /// Bytes of all segments.
     pub bytes: u64,
     /// Bytes of them that messages need which somebody holds.
@@ -137,12 +137,12 @@ pub struct Usage {
     /// Bytes that are kept free for finishing and deleting messages when the disk is full.
     pub reserve_bytes: u64,
     /// The disk that it is on.
-    pub disk: Disk,
+    pub disk: DiskSpace,
 }
 
 /// Room in a file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Disk {
+pub struct DiskSpace {
     /// Bytes of all of it.
     pub bytes: u64,
     /// Bytes that may still be written.
@@ -184,7 +184,7 @@ pub trait Log: Send {
     /// `None`: it is kept nowhere but in memory.
     ///
     /// Fails if it cannot be written; then nothing of it will be there after a restart.
-    fn publish(&mut self, batch: &Batch<'_>) -> io::Result<Option<Place>>;
+    fn publish(&mut self, batch: &PublishedBatch<'_>) -> io::Result<Option<LogLocation>>;
 
     /// Notes a change. It is written with the next batch, or by [`Log::flush`].
     fn note(&mut self, change: &Change);
@@ -193,10 +193,10 @@ pub trait Log: Send {
     fn flush(&mut self) -> io::Result<()>;
 
     /// Writes messages anew, and says where the first body lies now.
-    fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<Place>>;
+    fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<LogLocation>>;
 
     /// `count` bodies that follow each other, of `length` bytes with their sizes, as they were written.
-    fn read(&mut self, place: Place, length: u32, count: u32) -> io::Result<Bodies>;
+    fn read(&mut self, place: LogLocation, length: u32, count: u32) -> io::Result<Bodies>;
 
     /// `messages` more of this segment are held; they need `bytes` bytes of it.
     fn hold(&mut self, segment: u32, messages: u32, bytes: u64);
@@ -208,22 +208,22 @@ pub trait Log: Send {
     fn recovered(&mut self);
 
     /// The segment whose messages should be relocated so that the segment can go, if there is one.
-    fn victim(&mut self) -> Option<u32>;
+    fn compaction_candidate(&mut self) -> Option<u32>;
 
     /// Some messages of this segment cannot be relocated now: it is not a victim again for a while.
-    fn spare(&mut self, segment: u32);
+    fn postpone_compaction(&mut self, segment: u32);
 
     /// The size of the log.
-    fn usage(&self) -> Usage;
+    fn usage(&self) -> LogUsage;
 
     /// Why messages would not be taken now. Cheap as long as all is well; else what failed is tried again, at most once a second.
-    fn trouble(&mut self) -> Option<String>;
+    fn failure(&mut self) -> Option<String>;
 
-    /// Told when what was written before turns out not to be on the disk: there is [trouble](Log::trouble), though nobody wrote.
-    fn alarm(&self) -> Arc<Notify>;
+    /// Told when what was written before turns out not to be on the disk: there is [trouble](Log::failure), though nobody wrote.
+    fn failure_notify(&self) -> Arc<Notify>;
 
     /// Bytes that were read and written so far: what a caller that shares its time with others counts.
-    fn work(&self) -> u64;
+    fn io_bytes(&self) -> u64;
 
     /// How much has been written, as a position that only grows: what is synced up to here survives the machine, too.
     fn position(&self) -> u64;

@@ -1,6 +1,6 @@
 //! What a log held when it was opened.
 
-use super::{ChannelId, Copy, Place, TopicId, UnixMillis};
+use super::{ChannelCopy, ChannelId, LogLocation, TopicId, UnixMillis};
 use crate::proto::{ChannelName, TopicName};
 
 /// All that is still of use, in the order in which it came.
@@ -54,11 +54,11 @@ pub struct RecoveredBatch {
     /// When they were published, in nanoseconds since 1970.
     pub timestamp: i64,
     /// Where the first body lies.
-    pub place: Place,
+    pub place: LogLocation,
     /// The bytes of the bodies with their sizes.
     pub length: u32,
     /// When they are due, where the topic has them and they are deferred.
     pub due: Option<UnixMillis>,
     /// The channels' copies of each; none if the topic has them.
-    pub copies: Vec<Copy>,
+    pub copies: Vec<ChannelCopy>,
 }

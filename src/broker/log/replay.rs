@@ -14,45 +14,51 @@ mod messages;
 
 use std::collections::{BTreeMap, HashMap};
 
-use self::messages::{Copies, Held, Messages};
+use self::messages::{ReplayedCopies, ReplayedMessage, ReplayedMessages};
 use super::catalog::Catalog;
-use super::payload::{self, BATCH_HEAD, BatchHead, CarriedHead, Fields, Nonsense, RelocatedHead};
-use super::record::{HEAD, Kind};
-use super::segments::Contents;
-use super::{Change, ChannelId, Copy, Holder, Place, Recovered, TopicId};
+use super::payload::{self, BATCH_HEAD_BYTES, BatchHead, CarriedHead, MalformedRecord, PayloadReader, RelocatedHead};
+use super::record::{RECORD_HEADER_BYTES, RecordKind};
+use super::segments::SegmentContents;
+use super::{Change, ChannelCopy, ChannelId, LogLocation, MessageHolder, Recovered, TopicId};
 use crate::proto::Bodies;
 
 /// What the records so far add up to.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     catalog: Catalog,
-    messages: Messages,
+    messages: ReplayedMessages,
     /// What topics hold themselves, or held: the holder is the message's to say. First ids, and how many follow.
     of_topic: HashMap<TopicId, Vec<(u64, u32)>>,
     /// When a channel was last emptied: copies from before are gone.
     emptied: HashMap<ChannelId, u64>,
     /// What the records of each segment are about.
-    pub(super) contents: BTreeMap<u32, Contents>,
+    pub(super) contents: BTreeMap<u32, SegmentContents>,
     /// Counts what happened.
     now: u64,
 }
 
 impl Replay {
     /// Takes the record at `at` of a segment. Fails, and has done a part of it, if it makes no sense.
-    pub(super) fn take(&mut self, segment: u32, at: usize, kind: Kind, payload: &[u8]) -> Result<(), Nonsense> {
+    pub(super) fn take(
+        &mut self,
+        segment: u32,
+        at: usize,
+        kind: RecordKind,
+        payload: &[u8],
+    ) -> Result<(), MalformedRecord> {
         match kind {
-            Kind::Snapshot => self.snapshot(payload),
-            Kind::Changes => {
+            RecordKind::Snapshot => self.snapshot(payload),
+            RecordKind::Changes => {
                 self.contents.entry(segment).or_default().notes += payload.len() as u64;
-                let mut fields = Fields(payload);
+                let mut fields = PayloadReader(payload);
                 while let Some(change) = fields.change()? {
                     self.change(&change);
                 }
                 Ok(())
             }
-            Kind::Batch => self.batch(segment, at, payload),
-            Kind::Carried => self.carried(segment, at, payload),
-            Kind::Relocated => self.relocated(segment, at, payload),
+            RecordKind::Batch => self.batch(segment, at, payload),
+            RecordKind::Carried => self.carried(segment, at, payload),
+            RecordKind::Relocated => self.relocated(segment, at, payload),
         }
     }
 
@@ -68,7 +74,7 @@ impl Replay {
         (recovered, self.catalog)
     }
 
-    fn snapshot(&mut self, payload: &[u8]) -> Result<(), Nonsense> {
+    fn snapshot(&mut self, payload: &[u8]) -> Result<(), MalformedRecord> {
         let mut catalog = payload::read_snapshot(payload)?;
         catalog.last_id = catalog.last_id.max(self.catalog.last_id);
         catalog.next_number = catalog.next_number.max(self.catalog.next_number);
@@ -77,13 +83,13 @@ impl Replay {
         Ok(())
     }
 
-    fn batch(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), Nonsense> {
-        let mut fields = Fields(payload);
+    fn batch(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), MalformedRecord> {
+        let mut fields = PayloadReader(payload);
         let head = BatchHead::read(&mut fields)?;
         let known = self.catalog.topics.get(&head.topic);
         let copies = match (known, head.holder) {
-            (Some(topic), Holder::Channels) => self.messages.channels_of(head.topic, topic),
-            (None, _) | (_, Holder::Topic) => Copies::Topic,
+            (Some(topic), MessageHolder::Channels) => self.messages.channels_of(head.topic, topic),
+            (None, _) | (_, MessageHolder::Topic) => ReplayedCopies::Topic,
         };
         self.now += 1;
         let mut lengths = Vec::new();
@@ -91,10 +97,10 @@ impl Replay {
             lengths.push(fields.body()?);
         }
         let BatchHead { topic, timestamp, due, first, count, .. } = head;
-        let place = place(segment, at, HEAD + BATCH_HEAD)?;
+        let place = place(segment, at, RECORD_HEADER_BYTES + BATCH_HEAD_BYTES)?;
         self.contents.entry(segment).or_default().saw(first, count.into());
         if let Some(length) = lengths.first().copied() {
-            let message = Held { topic, timestamp, place, length, due, born: self.now, copies };
+            let message = ReplayedMessage { topic, timestamp, place, length, due, born: self.now, copies };
             if self.is_held(first, count, &message) {
                 self.messages.insert_together(first, message, lengths);
             }
@@ -106,15 +112,15 @@ impl Replay {
         Ok(())
     }
 
-    fn carried(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), Nonsense> {
-        let mut fields = Fields(payload);
+    fn carried(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), MalformedRecord> {
+        let mut fields = PayloadReader(payload);
         let CarriedHead { topic, id, timestamp, due, copies } = CarriedHead::read(&mut fields)?;
-        let place = place(segment, at, HEAD + payload.len() - fields.0.len())?;
+        let place = place(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
         self.contents.entry(segment).or_default().saw(id, 1);
         let length = fields.body()?;
         self.now += 1;
-        let copies = if copies.is_empty() { Copies::Topic } else { Copies::Each(copies) };
-        let message = Held { topic, timestamp, place, length, due, born: self.now, copies };
+        let copies = if copies.is_empty() { ReplayedCopies::Topic } else { ReplayedCopies::Each(copies) };
+        let message = ReplayedMessage { topic, timestamp, place, length, due, born: self.now, copies };
         if self.is_held(id, 1, &message) {
             self.messages.insert(id, message);
         }
@@ -122,33 +128,35 @@ impl Replay {
         Ok(())
     }
 
-    fn relocated(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), Nonsense> {
-        let mut fields = Fields(payload);
+    fn relocated(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), MalformedRecord> {
+        let mut fields = PayloadReader(payload);
         let RelocatedHead { batch, copies } = RelocatedHead::read(&mut fields)?;
         let BatchHead { topic, first, timestamp, due, holder, count } = batch;
-        let mut place = place(segment, at, HEAD + payload.len() - fields.0.len())?;
+        let mut place = place(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
         self.contents.entry(segment).or_default().saw(first, count.into());
         self.now += 1;
         for index in 0..count {
             let (id, length) = (first + u64::from(index), fields.body()?);
             let of_it = copies.iter().filter(|run| index >= run.index && index - run.index < run.count);
             let copies = match holder {
-                Holder::Topic => Copies::Topic,
-                Holder::Channels => Copies::Each(of_it.map(|run| run.copy).collect::<Vec<Copy>>()),
+                MessageHolder::Topic => ReplayedCopies::Topic,
+                MessageHolder::Channels => {
+                    ReplayedCopies::Each(of_it.map(|run| run.copy).collect::<Vec<ChannelCopy>>())
+                }
             };
-            let message = Held { topic, timestamp, place, length, due, born: self.now, copies };
+            let message = ReplayedMessage { topic, timestamp, place, length, due, born: self.now, copies };
             match &message.copies {
-                Copies::Each(copies) if copies.is_empty() => {}
-                Copies::Each(_) | Copies::Fresh(_) => {
+                ReplayedCopies::Each(copies) if copies.is_empty() => {}
+                ReplayedCopies::Each(_) | ReplayedCopies::Fresh(_) => {
                     let (catalog, emptied) = (&self.catalog, &self.emptied);
                     self.messages.relocate(id, message, |channel, born| is_there(catalog, emptied, channel, born));
                 }
-                Copies::Topic => {
+                ReplayedCopies::Topic => {
                     self.is_held(id, 1, &message);
                     self.messages.insert(id, message);
                 }
             }
-            place.offset = place.offset.checked_add(Bodies::SIZE as u32 + length).ok_or(Nonsense)?;
+            place.offset = place.offset.checked_add(Bodies::SIZE as u32 + length).ok_or(MalformedRecord)?;
         }
         self.catalog.saw_ids(first, count.into());
         if self.messages.have_doubled() {
@@ -158,11 +166,11 @@ impl Replay {
     }
 
     /// True if anybody holds these messages. Notes what a topic holds.
-    fn is_held(&mut self, id: u64, count: u32, message: &Held) -> bool {
+    fn is_held(&mut self, id: u64, count: u32, message: &ReplayedMessage) -> bool {
         match message.copies {
-            Copies::Topic => self.of_topic.entry(message.topic).or_default().push((id, count)),
-            Copies::Fresh(ref channels) => return !channels.is_empty(),
-            Copies::Each(_) => {}
+            ReplayedCopies::Topic => self.of_topic.entry(message.topic).or_default().push((id, count)),
+            ReplayedCopies::Fresh(ref channels) => return !channels.is_empty(),
+            ReplayedCopies::Each(_) => {}
         }
         true
     }
@@ -213,9 +221,9 @@ fn is_there(catalog: &Catalog, emptied: &HashMap<ChannelId, u64>, channel: Chann
 }
 
 /// The place of a body that begins `offset` bytes after its record.
-fn place(segment: u32, record: usize, offset: usize) -> Result<Place, Nonsense> {
-    let number = |at: usize| u32::try_from(at).map_err(|_| Nonsense);
-    Ok(Place { segment, offset: number(record + offset)?, record: number(record)? })
+fn place(segment: u32, record: usize, offset: usize) -> Result<LogLocation, MalformedRecord> {
+    let number = |at: usize| u32::try_from(at).map_err(|_| MalformedRecord);
+    Ok(LogLocation { segment, offset: number(record + offset)?, record: number(record)? })
 }
 
 #[cfg(test)]

@@ -16,15 +16,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::catalog::Catalog;
-use super::payload::{Put, put_snapshot};
-use super::record::{self, HEAD, Kind};
+use super::payload::{PayloadWriter, put_snapshot};
+use super::record::{self, RECORD_HEADER_BYTES, RecordKind};
 
 /// Bytes before the first record.
-pub(super) const HEADER: usize = 2 * COPY;
+pub(super) const SEGMENT_HEADER_BYTES: usize = 2 * HEADER_COPY_BYTES;
 /// Bytes of the header, which is written twice.
-const COPY: usize = 32;
+const HEADER_COPY_BYTES: usize = 32;
 /// Bytes of the header of version 2, which is written once.
-const HEADER_2: usize = 28;
+const HEADER_2_BYTES: usize = 28;
 const MAGIC: [u8; 7] = *b"mqueue ";
 const VERSION: u8 = b'3';
 const VERSION_2: u8 = b'2';
@@ -51,7 +51,7 @@ pub(super) struct Extent {
 
 /// What a segment's file begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct SegmentHeader {
     pub(super) number: u32,
     pub(super) salt: u32,
     /// The segment that was written before.
@@ -73,10 +73,10 @@ pub(super) enum BadHeader {
     Damaged,
 }
 
-impl Header {
+impl SegmentHeader {
     /// The header of a segment that is begun.
     pub(super) fn new(number: u32, previous: Extent) -> Self {
-        Self { number, salt: fastrand::u32(..), previous, end: 0, length: HEADER as u32 }
+        Self { number, salt: fastrand::u32(..), previous, end: 0, length: SEGMENT_HEADER_BYTES as u32 }
     }
 
     /// Its bytes.
@@ -93,19 +93,20 @@ impl Header {
 
     /// Reads it from the beginning of a segment.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
-        if bytes.len() < HEADER_2 || bytes.iter().all(|b| *b == 0) {
+        if bytes.len() < HEADER_2_BYTES || bytes.iter().all(|b| *b == 0) {
             return Err(BadHeader::Unwritten);
         }
         let is_3 = |copy: &&[u8]| Self::decode_3(copy).is_ok();
-        let copies = [bytes.get(..COPY), bytes.get(COPY..HEADER)].into_iter().flatten();
+        let copies =
+            [bytes.get(..HEADER_COPY_BYTES), bytes.get(HEADER_COPY_BYTES..SEGMENT_HEADER_BYTES)].into_iter().flatten();
         match copies.clone().find(is_3).map(Self::decode_3) {
-            Some(header) if bytes.len() >= HEADER => return header,
+            Some(header) if bytes.len() >= SEGMENT_HEADER_BYTES => return header,
             Some(_) => return Err(BadHeader::Unwritten),
             None => {}
         }
-        let all = copies.map(Self::decode_3).chain([Self::decode_2(&bytes[..HEADER_2])]);
+        let all = copies.map(Self::decode_3).chain([Self::decode_2(&bytes[..HEADER_2_BYTES])]);
         // too short to hold a record of any version
-        let nothing = if bytes.len() < HEADER { BadHeader::Unwritten } else { BadHeader::Damaged };
+        let nothing = if bytes.len() < SEGMENT_HEADER_BYTES { BadHeader::Unwritten } else { BadHeader::Damaged };
         let mut found = Err(nothing);
         for header in all {
             found = match (found, header) {
@@ -119,13 +120,13 @@ impl Header {
 
     fn decode_3(copy: &[u8]) -> Result<Self, BadHeader> {
         let field = |at: usize| field(copy, at);
-        match (copy[..7] == MAGIC, field(COPY - 4) == crc32fast::hash(&copy[..COPY - 4])) {
+        match (copy[..7] == MAGIC, field(HEADER_COPY_BYTES - 4) == crc32fast::hash(&copy[..HEADER_COPY_BYTES - 4])) {
             (true, true) if copy[7] == VERSION => Ok(Self {
                 number: field(8),
                 salt: field(12),
                 previous: Extent { number: field(16), end: field(20) },
                 end: field(24),
-                length: HEADER as u32,
+                length: SEGMENT_HEADER_BYTES as u32,
             }),
             (true, true) => Err(BadHeader::OtherVersion),
             (false, _) | (_, false) => Err(BadHeader::Damaged),
@@ -134,13 +135,13 @@ impl Header {
 
     fn decode_2(copy: &[u8]) -> Result<Self, BadHeader> {
         let field = |at: usize| field(copy, at);
-        match (copy[..7] == MAGIC, field(HEADER_2 - 4) == crc32fast::hash(&copy[..HEADER_2 - 4])) {
+        match (copy[..7] == MAGIC, field(HEADER_2_BYTES - 4) == crc32fast::hash(&copy[..HEADER_2_BYTES - 4])) {
             (true, true) if copy[7] == VERSION_2 => Ok(Self {
                 number: field(8),
                 salt: field(12),
                 previous: Extent { number: field(16), end: field(20) },
                 end: 0,
-                length: HEADER_2 as u32,
+                length: HEADER_2_BYTES as u32,
             }),
             (true, true) => Err(BadHeader::OtherVersion),
             (false, _) | (_, false) => Err(BadHeader::Damaged),
@@ -149,7 +150,7 @@ impl Header {
 
     /// True for the format that is written now.
     pub(super) fn is_current(&self) -> bool {
-        self.length == HEADER as u32
+        self.length == SEGMENT_HEADER_BYTES as u32
     }
 }
 
@@ -175,28 +176,28 @@ pub(super) struct Segment {
 
 impl Segment {
     /// Begins a segment. Fails, and leaves no file behind if it can, if the file exists or cannot be written.
-    pub(super) fn create(directory: &Path, header: Header, catalog: &Catalog) -> io::Result<Self> {
+    pub(super) fn create(directory: &Path, header: SegmentHeader, catalog: &Catalog) -> io::Result<Self> {
         let path = file_path(directory, header.number);
         let file = OpenOptions::new().append(true).read(true).create_new(true).mode(0o600).open(&path)?;
         let mut snapshot = Vec::new();
         put_snapshot(&mut snapshot, catalog);
         let mut bytes = header.encode();
-        bytes.extend_from_slice(&record::head(Kind::Snapshot, header.salt, [snapshot.as_slice()].into_iter()));
+        bytes.extend_from_slice(&record::head(RecordKind::Snapshot, header.salt, [snapshot.as_slice()].into_iter()));
         bytes.extend_from_slice(&snapshot);
         let end = u32::try_from(bytes.len()).map_err(|_| io::Error::other("the catalog is above 4 GiB"))?;
         if let Err(error) = (&file).write_all(&bytes) {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
-        let Header { number, salt, previous, .. } = header;
+        let SegmentHeader { number, salt, previous, .. } = header;
         Ok(Self { number, salt, file: Arc::new(file), end, begin: end, previous, is_abandoned: false })
     }
 
     /// Goes on with a segment that was read, and has its Snapshot.
-    pub(super) fn resume(directory: &Path, header: Header, end: u32) -> io::Result<Self> {
+    pub(super) fn resume(directory: &Path, header: SegmentHeader, end: u32) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).read(true).open(file_path(directory, header.number))?;
-        let begin = header.length + HEAD as u32;
-        let Header { number, salt, previous, .. } = header;
+        let begin = header.length + RECORD_HEADER_BYTES as u32;
+        let SegmentHeader { number, salt, previous, .. } = header;
         Ok(Self { number, salt, file: Arc::new(file), end, begin, previous, is_abandoned: false })
     }
 
@@ -260,31 +261,31 @@ impl Segment {
 mod tests {
     use super::*;
 
-    fn header() -> Header {
+    fn header() -> SegmentHeader {
         let previous = Extent { number: 1, end: 28 };
-        Header { number: 2, salt: 0x0403_0201, previous, end: 5, length: HEADER as u32 }
+        SegmentHeader { number: 2, salt: 0x0403_0201, previous, end: 5, length: SEGMENT_HEADER_BYTES as u32 }
     }
 
     #[test]
     fn a_header_is_these_bytes() {
         let bytes = header().encode();
         assert_eq!(bytes[..28], *b"mqueue 3\x02\0\0\0\x01\x02\x03\x04\x01\0\0\0\x1c\0\0\0\x05\0\0\0");
-        assert_eq!(bytes.len(), HEADER);
+        assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES);
         assert_eq!(bytes[..32], bytes[32..]);
-        assert_eq!(Header::decode(&bytes), Ok(header()));
+        assert_eq!(SegmentHeader::decode(&bytes), Ok(header()));
     }
 
     #[test]
     fn a_header_of_version_2_is_read() {
         let mut bytes = b"mqueue 2\x02\0\0\0\x01\x02\x03\x04\x01\0\0\0\x1c\0\0\0".to_vec();
         bytes.put_u32(crc32fast::hash(&bytes));
-        let known = Header { end: 0, length: 28, ..header() };
-        assert_eq!(Header::decode(&bytes), Ok(known));
+        let known = SegmentHeader { end: 0, length: 28, ..header() };
+        assert_eq!(SegmentHeader::decode(&bytes), Ok(known));
         bytes.extend_from_slice(&[7; 100]);
-        assert_eq!(Header::decode(&bytes), Ok(known));
+        assert_eq!(SegmentHeader::decode(&bytes), Ok(known));
         bytes[9] ^= 1;
-        assert_eq!(Header::decode(&bytes), Err(BadHeader::Damaged));
-        assert_eq!(Header::decode(&bytes[..40]), Err(BadHeader::Unwritten));
+        assert_eq!(SegmentHeader::decode(&bytes), Err(BadHeader::Damaged));
+        assert_eq!(SegmentHeader::decode(&bytes[..40]), Err(BadHeader::Unwritten));
     }
 
     #[test]
@@ -293,24 +294,24 @@ mod tests {
         for wrong in 0..good.len() {
             let mut bytes = good.clone();
             bytes[wrong] ^= 1;
-            assert_eq!(Header::decode(&bytes), Ok(header()), "byte {wrong}");
+            assert_eq!(SegmentHeader::decode(&bytes), Ok(header()), "byte {wrong}");
             bytes[(wrong + 32) % 64] ^= 1;
-            assert_eq!(Header::decode(&bytes), Err(BadHeader::Damaged), "byte {wrong}, twice");
+            assert_eq!(SegmentHeader::decode(&bytes), Err(BadHeader::Damaged), "byte {wrong}, twice");
         }
     }
 
     #[test]
     fn a_header_that_is_not_whole_or_of_another_version_is_refused() {
         let bytes = header().encode();
-        for length in 0..HEADER {
-            assert_eq!(Header::decode(&bytes[..length]), Err(BadHeader::Unwritten), "{length} bytes");
+        for length in 0..SEGMENT_HEADER_BYTES {
+            assert_eq!(SegmentHeader::decode(&bytes[..length]), Err(BadHeader::Unwritten), "{length} bytes");
         }
-        assert_eq!(Header::decode(&[0; 4096]), Err(BadHeader::Unwritten));
+        assert_eq!(SegmentHeader::decode(&[0; 4096]), Err(BadHeader::Unwritten));
         let mut next = bytes[..28].to_vec();
         next[7] += 1;
         next.put_u32(crc32fast::hash(&next));
         next.extend_from_within(..);
-        assert_eq!(Header::decode(&next), Err(BadHeader::OtherVersion));
+        assert_eq!(SegmentHeader::decode(&next), Err(BadHeader::OtherVersion));
     }
 
     #[test]
@@ -324,7 +325,7 @@ mod tests {
     #[test]
     fn a_write_that_fails_is_taken_back() {
         let directory = tempfile::tempdir().unwrap();
-        let header = Header::new(1, Extent::default());
+        let header = SegmentHeader::new(1, Extent::default());
         let mut segment = Segment::create(directory.path(), header, &Catalog::default()).unwrap();
         let end = segment.end;
         // A read-only descriptor takes neither the write nor the truncation.

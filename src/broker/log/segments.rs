@@ -10,22 +10,22 @@ const FEW: usize = 4;
 /// A smaller segment is not worth stripping.
 pub(super) const WORTH_STRIPPING: u32 = 8 << 10;
 /// A segment with messages that cannot be relocated is not a victim again for this long; where they cannot be read, twice as long each time.
-const SPARED: Duration = Duration::from_secs(60);
+const POSTPONED: Duration = Duration::from_secs(60);
 const MOST_DOUBLINGS: u32 = 6;
 
 /// A range of message ids, both ends included.
-pub(super) type Ids = (u64, u64);
+pub(super) type IdRange = (u64, u64);
 
 /// What the records of a segment are about.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Contents {
+pub(super) struct SegmentContents {
     /// The lowest and the highest id of its messages.
-    pub(super) ids: Option<Ids>,
+    pub(super) ids: Option<IdRange>,
     /// Bytes of its changes: notes about messages, which may be in older segments.
     pub(super) notes: u64,
 }
 
-impl Contents {
+impl SegmentContents {
     /// Messages with these ids were written.
     pub(super) fn saw(&mut self, first: u64, count: u64) {
         let last = first.saturating_add(count.saturating_sub(1));
@@ -36,15 +36,15 @@ impl Contents {
 /// The segments, the oldest first; the last is the one that is being written.
 #[derive(Debug, Default)]
 pub(super) struct Segments {
-    list: VecDeque<Entry>,
+    list: VecDeque<SegmentUsage>,
     bytes: u64,
     held: u64,
 }
 
 #[derive(Debug, Default)]
-struct Entry {
+struct SegmentUsage {
     extent: Extent,
-    contents: Contents,
+    contents: SegmentContents,
     /// Messages that somebody holds, and the bytes that these need.
     messages: u64,
     held: u64,
@@ -57,31 +57,31 @@ struct Entry {
     /// Where the first message that was relocated out of it was written.
     moved: Option<u64>,
     /// It is not a victim until then.
-    spared: Option<Instant>,
+    postponed_until: Option<Instant>,
     /// How often it was spared since it was found to be damaged.
-    spares: u32,
+    postponements: u32,
 }
 
 /// What can go of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Spent {
+pub(super) struct Reclaimable {
     pub(super) extent: Extent,
     /// Where the first message that was relocated out of it was written.
     pub(super) moved: Option<u64>,
     /// `None`: all. Else all but what is noted of messages with these ids, which older segments may have.
-    pub(super) all_but: Option<Vec<Ids>>,
+    pub(super) all_but: Option<Vec<IdRange>>,
 }
 
 impl Segments {
     /// A newer segment.
     pub(super) fn push(&mut self, extent: Extent) {
-        self.push_read(extent, Contents::default(), false);
+        self.push_read(extent, SegmentContents::default(), false);
     }
 
     /// A newer segment that was read.
-    pub(super) fn push_read(&mut self, extent: Extent, contents: Contents, is_damaged: bool) {
+    pub(super) fn push_read(&mut self, extent: Extent, contents: SegmentContents, is_damaged: bool) {
         self.bytes += u64::from(extent.end);
-        self.list.push_back(Entry { extent, contents, is_damaged, ..Entry::default() });
+        self.list.push_back(SegmentUsage { extent, contents, is_damaged, ..SegmentUsage::default() });
     }
 
     /// The newest has grown.
@@ -93,7 +93,7 @@ impl Segments {
     }
 
     /// What the newest's records are about.
-    pub(super) fn contents(&mut self) -> Option<&mut Contents> {
+    pub(super) fn contents(&mut self) -> Option<&mut SegmentContents> {
         self.list.back_mut().map(|entry| &mut entry.contents)
     }
 
@@ -151,19 +151,19 @@ impl Segments {
 
     /// Takes what nobody needs. From the oldest on, segments without messages go; later ones keep what they say of messages in older
     /// ones. The newest stays.
-    pub(super) fn take_spent(&mut self) -> Vec<Spent> {
+    pub(super) fn take_spent(&mut self) -> Vec<Reclaimable> {
         let mut spent = Vec::new();
         while self.list.len() > 1 && self.list[0].messages == 0 {
             let Some(oldest) = self.list.pop_front() else { break };
             self.forget(&oldest);
-            spent.push(Spent { extent: oldest.extent, moved: oldest.moved, all_but: None });
+            spent.push(Reclaimable { extent: oldest.extent, moved: oldest.moved, all_but: None });
         }
         for at in 1..self.list.len().saturating_sub(1) {
             if self.list[at].is_worth_stripping(at) {
                 let all_but = self.list.iter().take(at).filter_map(|older| older.contents.ids).collect();
-                let Entry { extent, moved, .. } = self.list[at];
+                let SegmentUsage { extent, moved, .. } = self.list[at];
                 self.list[at].stripped = Some(at);
-                spent.push(Spent { extent, moved, all_but: Some(all_but) });
+                spent.push(Reclaimable { extent, moved, all_but: Some(all_but) });
             }
         }
         spent
@@ -176,7 +176,7 @@ impl Segments {
 
     /// True if more than half of the newest is not needed.
     pub(super) fn is_newest_wasteful(&self) -> bool {
-        self.list.back().is_some_and(Entry::is_wasteful)
+        self.list.back().is_some_and(SegmentUsage::is_wasteful)
     }
 
     /// True if much of the log is not needed. Relocating then at most doubles what is written, and leaves no more than twice what is
@@ -189,28 +189,28 @@ impl Segments {
     }
 
     /// The segment whose messages should be relocated, of which it has at most `limit` bytes: the one with the least beside its size.
-    pub(super) fn victim(&self, is_full: bool, limit: u64, now: Instant) -> Option<u32> {
+    pub(super) fn compaction_candidate(&self, is_full: bool, limit: u64, now: Instant) -> Option<u32> {
         if !self.is_wasteful(is_full) {
             return None;
         }
         let older = self.list.iter().take(self.list.len().saturating_sub(1));
-        let is_victim = |entry: &&Entry| {
-            let is_spared = entry.spared.is_some_and(|until| now < until);
-            entry.messages > 0 && entry.held <= limit && entry.is_wasteful() && !is_spared
+        let is_victim = |entry: &&SegmentUsage| {
+            let is_postponed = entry.postponed_until.is_some_and(|until| now < until);
+            entry.messages > 0 && entry.held <= limit && entry.is_wasteful() && !is_postponed
         };
         let victims = older.filter(is_victim);
         let least = victims.min_by(|a, b| {
-            let cross = |x: &Entry, y: &Entry| u128::from(x.held) * u128::from(y.extent.end);
+            let cross = |x: &SegmentUsage, y: &SegmentUsage| u128::from(x.held) * u128::from(y.extent.end);
             cross(a, b).cmp(&cross(b, a))
         });
         least.map(|entry| entry.extent.number)
     }
 
     /// A segment is not a victim for a while.
-    pub(super) fn spare(&mut self, number: u32, now: Instant) {
+    pub(super) fn postpone_compaction(&mut self, number: u32, now: Instant) {
         if let Some(entry) = find(&mut self.list, number) {
-            entry.spared = Some(now + SPARED * (1 << entry.spares.min(MOST_DOUBLINGS)));
-            entry.spares += u32::from(entry.is_damaged);
+            entry.postponed_until = Some(now + POSTPONED * (1 << entry.postponements.min(MOST_DOUBLINGS)));
+            entry.postponements += u32::from(entry.is_damaged);
         }
     }
 
@@ -230,13 +230,13 @@ impl Segments {
         (self.bytes, self.held.min(self.bytes), self.list.len() as u64)
     }
 
-    fn forget(&mut self, entry: &Entry) {
+    fn forget(&mut self, entry: &SegmentUsage) {
         self.bytes -= u64::from(entry.extent.end);
         self.held -= entry.held;
     }
 }
 
-impl Entry {
+impl SegmentUsage {
     /// True if the dead messages are worth a rewrite: in a segment without live ones, behind `older` others.
     fn is_worth_stripping(&self, older: usize) -> bool {
         let (size, notes) = (u64::from(self.extent.end), self.contents.notes);
@@ -254,7 +254,7 @@ impl Entry {
     }
 }
 
-fn find(list: &mut VecDeque<Entry>, number: u32) -> Option<&mut Entry> {
+fn find(list: &mut VecDeque<SegmentUsage>, number: u32) -> Option<&mut SegmentUsage> {
     let at = list.binary_search_by_key(&number, |entry| entry.extent.number).ok()?;
     list.get_mut(at)
 }
@@ -275,8 +275,8 @@ mod tests {
         segments
     }
 
-    fn victim(segments: &Segments, is_full: bool) -> Option<u32> {
-        segments.victim(is_full, u64::MAX, Instant::now())
+    fn compaction_candidate(segments: &Segments, is_full: bool) -> Option<u32> {
+        segments.compaction_candidate(is_full, u64::MAX, Instant::now())
     }
 
     #[test]
@@ -284,7 +284,7 @@ mod tests {
         let mut segments = five();
         assert!(segments.spent(3, 10, 90_000));
         let (extent, all_but) = (Extent { number: 3, end: SIZE }, Some(vec![(10, 19), (20, 29)]));
-        assert_eq!(segments.take_spent(), [Spent { extent, moved: None, all_but }]);
+        assert_eq!(segments.take_spent(), [Reclaimable { extent, moved: None, all_but }]);
         assert_eq!(segments.take_spent(), [], "it is stripped once");
         segments.shrank(Extent { number: 3, end: 100 });
         assert_eq!(segments.usage(), (400_100, 360_000, 5));
@@ -299,17 +299,17 @@ mod tests {
     #[test]
     fn the_segment_with_the_least_is_the_victim_when_most_of_the_log_is_not_needed() {
         let mut segments = five();
-        assert_eq!(victim(&segments, false), None);
+        assert_eq!(compaction_candidate(&segments, false), None);
         for (number, messages, bytes) in [(1, 4, 30_000), (2, 9, 88_000), (3, 9, 89_000), (4, 9, 80_000)] {
             segments.spent(number, messages, bytes);
         }
-        assert_eq!(victim(&segments, false), Some(3));
-        segments.spare(3, Instant::now());
-        assert_eq!(victim(&segments, false), Some(2), "the next one, while that one cannot be relocated");
-        assert_eq!(segments.victim(false, 1_500, Instant::now()), None, "no more than there is room for");
+        assert_eq!(compaction_candidate(&segments, false), Some(3));
+        segments.postpone_compaction(3, Instant::now());
+        assert_eq!(compaction_candidate(&segments, false), Some(2), "the next one, while that one cannot be relocated");
+        assert_eq!(segments.compaction_candidate(false, 1_500, Instant::now()), None, "no more than there is room for");
         segments.pop_newest();
         assert_eq!(
-            (victim(&segments, false), victim(&segments, true)),
+            (compaction_candidate(&segments, false), compaction_candidate(&segments, true)),
             (None, Some(2)),
             "four are few, unless all is full"
         );

@@ -9,10 +9,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::Change;
-use super::payload::{Fields, Nonsense, put_change};
-use super::record::{self, HEAD, Head, Kind};
-use super::segment::{HEADER, Header, file_path};
-use super::segments::Ids;
+use super::payload::{MalformedRecord, PayloadReader, put_change};
+use super::record::{self, RECORD_HEADER_BYTES, RecordHeader, RecordKind};
+use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, file_path};
+use super::segments::IdRange;
 
 /// A record of changes is no longer than about this.
 const FULL: usize = 1 << 20;
@@ -27,7 +27,7 @@ pub(super) fn strip(
     directory: &Path,
     number: u32,
     end: u32,
-    keep: &[Ids],
+    keep: &[IdRange],
     sync: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<u32> {
     let path = file_path(directory, number);
@@ -50,55 +50,57 @@ pub(super) fn strip(
 }
 
 /// The bytes of the new file.
-fn read(path: &Path, end: u32, keep: &[Ids]) -> io::Result<Vec<u8>> {
+fn read(path: &Path, end: u32, keep: &[IdRange]) -> io::Result<Vec<u8>> {
     let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("{} cannot be read as a whole", path.display()));
     let mut file = BufReader::with_capacity(256 << 10, File::open(path)?);
     let mut begin = Vec::new();
-    file.by_ref().take(HEADER as u64).read_to_end(&mut begin)?;
-    let old = Header::decode(&begin).map_err(|_| bad())?;
+    file.by_ref().take(SEGMENT_HEADER_BYTES as u64).read_to_end(&mut begin)?;
+    let old = SegmentHeader::decode(&begin).map_err(|_| bad())?;
     let mut at = u64::from(old.length);
     file.seek(io::SeekFrom::Start(at))?;
-    let new = Header { salt: fastrand::u32(..), ..Header::new(old.number, old.previous) };
-    let mut out = Out { bytes: vec![0; HEADER], salt: new.salt, changes: Vec::new() };
+    let new = SegmentHeader { salt: fastrand::u32(..), ..SegmentHeader::new(old.number, old.previous) };
+    let mut out = StrippedSegment { bytes: vec![0; SEGMENT_HEADER_BYTES], salt: new.salt, changes: Vec::new() };
     while at < u64::from(end) {
-        let mut head = [0; HEAD];
+        let mut head = [0; RECORD_HEADER_BYTES];
         file.read_exact(&mut head)?;
-        let head = Head::read(old.salt, &head).ok_or_else(bad)?;
-        at += HEAD as u64 + u64::from(head.length);
+        let head = RecordHeader::read(old.salt, &head).ok_or_else(bad)?;
+        at += RECORD_HEADER_BYTES as u64 + u64::from(head.length);
         match head.kind {
-            Kind::Batch | Kind::Carried | Kind::Relocated => file.seek_relative(head.length.into())?,
-            Kind::Snapshot | Kind::Changes => {
+            RecordKind::Batch | RecordKind::Carried | RecordKind::Relocated => {
+                file.seek_relative(head.length.into())?
+            }
+            RecordKind::Snapshot | RecordKind::Changes => {
                 let mut payload = vec![0; head.length as usize];
                 file.read_exact(&mut payload)?;
                 if !head.fits(old.salt, &payload) {
                     return Err(bad());
                 }
-                out.take(head.kind, &payload, keep).map_err(|Nonsense| bad())?;
+                out.take(head.kind, &payload, keep).map_err(|MalformedRecord| bad())?;
             }
         }
     }
     out.flush();
     let length = u32::try_from(out.bytes.len()).map_err(io::Error::other)?;
-    out.bytes[..HEADER].copy_from_slice(&Header { end: length, ..new }.encode());
+    out.bytes[..SEGMENT_HEADER_BYTES].copy_from_slice(&SegmentHeader { end: length, ..new }.encode());
     Ok(out.bytes)
 }
 
 /// The new file.
-struct Out {
+struct StrippedSegment {
     bytes: Vec<u8>,
     salt: u32,
     /// Changes of the next record.
     changes: Vec<u8>,
 }
 
-impl Out {
-    fn take(&mut self, kind: Kind, payload: &[u8], keep: &[Ids]) -> Result<(), Nonsense> {
-        if kind == Kind::Snapshot {
+impl StrippedSegment {
+    fn take(&mut self, kind: RecordKind, payload: &[u8], keep: &[IdRange]) -> Result<(), MalformedRecord> {
+        if kind == RecordKind::Snapshot {
             self.flush();
             self.record(kind, payload);
             return Ok(());
         }
-        let mut fields = Fields(payload);
+        let mut fields = PayloadReader(payload);
         while let Some(change) = fields.change()? {
             if is_needed(&change, keep) {
                 put_change(&mut self.changes, &change);
@@ -113,18 +115,18 @@ impl Out {
     fn flush(&mut self) {
         let changes = std::mem::take(&mut self.changes);
         if !changes.is_empty() {
-            self.record(Kind::Changes, &changes);
+            self.record(RecordKind::Changes, &changes);
         }
     }
 
-    fn record(&mut self, kind: Kind, payload: &[u8]) {
+    fn record(&mut self, kind: RecordKind, payload: &[u8]) {
         self.bytes.extend_from_slice(&record::head(kind, self.salt, std::iter::once(payload)));
         self.bytes.extend_from_slice(payload);
     }
 }
 
 /// True for changes that may be about a message of an older segment.
-fn is_needed(change: &Change, keep: &[Ids]) -> bool {
+fn is_needed(change: &Change, keep: &[IdRange]) -> bool {
     let id = match change {
         Change::Finished(_, id) | Change::Requeued(_, id, ..) => id,
         Change::TopicCreated(..)

@@ -23,11 +23,11 @@ use tokio::sync::{Notify, watch};
 
 use super::SyncMode;
 use super::segment::{Extent, Segment};
-use super::segments::Ids;
+use super::segments::IdRange;
 
 /// Tells when a position is synced; for any number of tasks.
 #[derive(Debug, Clone)]
-pub struct Synced(Option<watch::Receiver<Progress>>);
+pub struct Synced(Option<watch::Receiver<SyncProgress>>);
 
 impl Synced {
     /// Ends when all up to `position` is on the disk: with [`SyncMode::Interval`] that takes as long as it says, and with
@@ -46,15 +46,15 @@ impl Synced {
 
 /// What became of the positions so far.
 #[derive(Debug, Default)]
-struct Progress {
+struct SyncProgress {
     /// Up to here it is known: synced, or lost.
     passed: u64,
-    lost: Vec<Lost>,
+    lost: Vec<UnsyncedRange>,
 }
 
 /// Positions after `from`, up to `to`, that could not be synced.
 #[derive(Debug, Clone)]
-struct Lost {
+struct UnsyncedRange {
     from: u64,
     to: u64,
     /// Where they were written.
@@ -62,8 +62,8 @@ struct Lost {
     why: Arc<str>,
 }
 
-impl Progress {
-    fn lost_at(&self, position: u64) -> Option<&Lost> {
+impl SyncProgress {
+    fn lost_at(&self, position: u64) -> Option<&UnsyncedRange> {
         self.lost.iter().find(|lost| lost.from < position && position <= lost.to)
     }
 
@@ -74,7 +74,7 @@ impl Progress {
     fn failed(&mut self, segment: u32, to: u64, why: Arc<str>) {
         match self.lost.last_mut().filter(|last| last.to == self.passed && last.segment == segment) {
             Some(last) => (last.to, last.why) = (to, why),
-            None => self.lost.push(Lost { from: self.passed, to, segment, why }),
+            None => self.lost.push(UnsyncedRange { from: self.passed, to, segment, why }),
         }
         self.passed = to;
     }
@@ -87,12 +87,12 @@ pub(super) struct Removal {
     pub(super) from: u64,
     pub(super) to: u64,
     /// `None`: all. Else all but what is noted of messages with these ids.
-    pub(super) all_but: Option<Vec<Ids>>,
+    pub(super) all_but: Option<Vec<IdRange>>,
 }
 
 /// A segment that was written to.
 #[derive(Debug)]
-struct Target {
+struct SyncTarget {
     segment: u32,
     file: Arc<File>,
     /// The position that its end has.
@@ -101,8 +101,8 @@ struct Target {
 
 /// What there is to do.
 #[derive(Debug, Default)]
-struct Work {
-    targets: Vec<Target>,
+struct SyncQueue {
+    targets: Vec<SyncTarget>,
     removals: VecDeque<Removal>,
     /// Removals that the thread is at.
     removing: usize,
@@ -115,33 +115,33 @@ struct Work {
     /// The last segment that could not be synced; no more is expected of it, nor of those before.
     failed: u32,
     /// Why nothing is accepted.
-    trouble: Option<Arc<str>>,
+    failure: Option<Arc<str>>,
     is_closing: bool,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SyncShared {
     mode: SyncMode,
     /// How old what is not synced may become with [`SyncMode::Interval`].
     interval: Duration,
-    work: Mutex<Work>,
+    work: Mutex<SyncQueue>,
     wake: Condvar,
     /// There is trouble in `work`: for who only looks.
-    has_trouble: AtomicBool,
+    has_failure: AtomicBool,
     /// Told when trouble begins.
-    alarm: Arc<Notify>,
-    progress: watch::Sender<Progress>,
+    failure_notify: Arc<Notify>,
+    progress: watch::Sender<SyncProgress>,
 }
 
-impl Shared {
-    fn work(&self) -> MutexGuard<'_, Work> {
+impl SyncShared {
+    fn work(&self) -> MutexGuard<'_, SyncQueue> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What cannot be written now.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(super) struct SyncFailure {
     pub(super) why: Arc<str>,
     /// The segment in use is of no use any more: begin another.
     pub(super) needs_segment: bool,
@@ -153,18 +153,18 @@ pub(super) type SyncFile = Box<dyn Fn(&File) -> io::Result<()> + Send>;
 /// The writer's end. The thread ends with it, after what is left to do.
 #[derive(Debug)]
 pub(super) struct Syncer {
-    shared: Arc<Shared>,
+    shared: Arc<SyncShared>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Syncer {
     /// Starts the thread. All that is in the directory so far is synced.
     pub(super) fn start(directory: &Path, mode: SyncMode, interval: Duration, sync: SyncFile) -> io::Result<Self> {
-        let (work, progress) = (Mutex::default(), watch::Sender::new(Progress::default()));
-        let (wake, has_trouble) = (Condvar::new(), AtomicBool::new(false));
-        let alarm = Arc::default();
-        let shared = Arc::new(Shared { mode, interval, work, wake, has_trouble, alarm, progress });
-        let body = thread::Body::new(shared.clone(), directory, sync)?;
+        let (work, progress) = (Mutex::default(), watch::Sender::new(SyncProgress::default()));
+        let (wake, has_failure) = (Condvar::new(), AtomicBool::new(false));
+        let failure_notify = Arc::default();
+        let shared = Arc::new(SyncShared { mode, interval, work, wake, has_failure, failure_notify, progress });
+        let body = thread::SyncThread::new(shared.clone(), directory, sync)?;
         let thread = std::thread::Builder::new().name("log-sync".into()).spawn(move || body.run())?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -184,7 +184,7 @@ impl Syncer {
         match work.targets.last_mut().filter(|target| target.segment == number) {
             Some(target) => target.to = position,
             None => {
-                work.targets.push(Target { segment: number, file: segment.file(), to: position });
+                work.targets.push(SyncTarget { segment: number, file: segment.file(), to: position });
                 self.shared.wake.notify_one();
             }
         }
@@ -214,20 +214,20 @@ impl Syncer {
     }
 
     /// True if something stands in the way of writing.
-    pub(super) fn has_trouble(&self) -> bool {
-        self.shared.has_trouble.load(Ordering::Relaxed)
+    pub(super) fn has_failure(&self) -> bool {
+        self.shared.has_failure.load(Ordering::Relaxed)
     }
 
     /// Told when something begins to stand in the way of writing.
-    pub(super) fn alarm(&self) -> Arc<Notify> {
-        self.shared.alarm.clone()
+    pub(super) fn failure_notify(&self) -> Arc<Notify> {
+        self.shared.failure_notify.clone()
     }
 
     /// What stands in the way of writing to `segment`, if anything does.
-    pub(super) fn trouble(&self, segment: u32) -> Option<Trouble> {
+    pub(super) fn failure(&self, segment: u32) -> Option<SyncFailure> {
         let work = self.shared.work();
-        let why = work.trouble.clone()?;
-        Some(Trouble { why, needs_segment: segment <= work.failed })
+        let why = work.failure.clone()?;
+        Some(SyncFailure { why, needs_segment: segment <= work.failed })
     }
 }
 

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use reqwest::Client;
 use reqwest::redirect::Policy;
 
-use super::ANSWER;
+use super::ANSWER_TIMEOUT;
 use crate::broker::Broker;
 use crate::http::client as http;
 use crate::proto::stats::Channels;
@@ -17,16 +17,16 @@ const MAX_ANSWER: usize = 1 << 20;
 
 /// Where the nsqlookupds that are connected answer questions.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Directories(Arc<Mutex<Vec<String>>>);
+pub(super) struct LookupdDirectory(Arc<Mutex<Vec<String>>>);
 
 /// One of them, for as long as it is connected.
-pub(super) struct Listed(Directories, Option<String>);
+pub(super) struct DirectoryEntry(LookupdDirectory, Option<String>);
 
-impl Directories {
+impl LookupdDirectory {
     /// Lists one until what is returned is dropped.
-    pub(super) fn list(&self, http: Option<String>) -> Listed {
+    pub(super) fn list(&self, http: Option<String>) -> DirectoryEntry {
         self.lock().extend(http.clone());
-        Listed(self.clone(), http)
+        DirectoryEntry(self.clone(), http)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<String>> {
@@ -34,7 +34,7 @@ impl Directories {
     }
 }
 
-impl Drop for Listed {
+impl Drop for DirectoryEntry {
     fn drop(&mut self) {
         let mut all = self.0.lock();
         if let Some(at) = all.iter().position(|http| Some(http) == self.1.as_ref()) {
@@ -45,7 +45,7 @@ impl Drop for Listed {
 
 /// Gives a topic its channels, and lets its messages go to them. One nsqlookupd that answers is enough; none costs no more than the time
 /// that one has for its answer.
-pub(super) async fn settle(broker: Arc<Broker>, directories: Directories, topic: TopicName) {
+pub(super) async fn add_known_channels(broker: Arc<Broker>, directories: LookupdDirectory, topic: TopicName) {
     let addresses = directories.lock().clone();
     let answers = join_all(addresses.iter().map(|address| ask(address, &topic))).await;
     let mut channels: Vec<ChannelName> = Vec::new();
@@ -55,12 +55,13 @@ pub(super) async fn settle(broker: Arc<Broker>, directories: Directories, topic:
             Err(error) => tracing::warn!("cannot ask nsqlookupd {address} for the channels of {topic}: {error}"),
         }
     }
-    broker.change(|state, now| state.settle(&topic, &channels, now));
+    broker.change(|state, now| state.set_known_channels(&topic, &channels, now));
 }
 
 async fn ask(address: &str, topic: &TopicName) -> Result<Vec<ChannelName>, String> {
     let why = |error: reqwest::Error| http::cause(&error);
-    let client: Client = http::plain().redirect(Policy::none()).no_proxy().timeout(ANSWER).build().map_err(why)?;
+    let client: Client =
+        http::plain().redirect(Policy::none()).no_proxy().timeout(ANSWER_TIMEOUT).build().map_err(why)?;
     let asking = client.get(format!("http://{address}/channels")).query(&[("topic", topic.as_str())]);
     let answer = asking.send().await.map_err(why)?;
     if !answer.status().is_success() {

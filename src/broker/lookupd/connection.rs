@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::{ANSWER, Catalog, Registration};
+use super::{ANSWER_TIMEOUT, CatalogWatch, Registration};
 use crate::broker::VERSION;
 use crate::broker::http::Identity;
 use crate::net;
@@ -17,22 +17,22 @@ use crate::proto::stats::Producer;
 use crate::proto::{HostPort, excerpt};
 
 /// How often nsqlookupd is told that all is well.
-const PING: Duration = Duration::from_secs(15);
+const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// The longest answer that is taken, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// A connection to an nsqlookupd.
-pub(super) struct Lookupd {
+pub(super) struct LookupdConnection {
     stream: TcpStream,
     told: BTreeSet<Registration>,
     /// Where it answers questions, by its own word.
     pub(super) http: Option<String>,
 }
 
-impl Lookupd {
+impl LookupdConnection {
     pub(super) async fn connect(address: &str, identity: &Identity) -> io::Result<Self> {
         let place: HostPort = address.parse().map_err(io::Error::other)?;
-        let mut stream = net::connect(place.host_to_reach(), place.port(), ANSWER).await?;
+        let mut stream = net::connect(place.host_to_reach(), place.port(), ANSWER_TIMEOUT).await?;
         stream.write_all(b"  V1").await?;
         let mut lookupd = Self { stream, told: BTreeSet::new(), http: None };
         let who = json!({
@@ -53,7 +53,7 @@ impl Lookupd {
     }
 
     /// Tells what comes and goes, until the connection fails.
-    pub(super) async fn keep(&mut self, catalog: &mut Catalog) -> io::Result<()> {
+    pub(super) async fn keep(&mut self, catalog: &mut CatalogWatch) -> io::Result<()> {
         loop {
             let now = catalog.borrow_and_update().clone();
             for gone in self.told.difference(&now).cloned().collect::<Vec<_>>() {
@@ -65,7 +65,7 @@ impl Lookupd {
             self.told = now;
             tokio::select! {
                 changed = catalog.changed() => changed.map_err(io::Error::other)?,
-                () = sleep(PING) => drop(self.ask(b"PING\n").await?),
+                () = sleep(PING_INTERVAL) => drop(self.ask(b"PING\n").await?),
             }
         }
     }
@@ -90,7 +90,7 @@ impl Lookupd {
             self.stream.read_exact(&mut answer).await?;
             Ok(answer)
         };
-        let answer = timeout(ANSWER, asking).await??;
+        let answer = timeout(ANSWER_TIMEOUT, asking).await??;
         match answer.starts_with(b"E_") {
             true => Err(io::Error::other(excerpt(&answer))),
             false => Ok(answer),

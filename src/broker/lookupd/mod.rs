@@ -19,24 +19,24 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::channels::Directories;
-use self::connection::Lookupd;
+use self::channels::LookupdDirectory;
+use self::connection::LookupdConnection;
 use super::Broker;
 use super::http::Identity;
 use crate::proto::{ChannelName, TopicName};
 
 /// How long nsqlookupd may take for an answer.
-const ANSWER: Duration = Duration::from_secs(1);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A topic, or one of its channels.
 type Registration = (TopicName, Option<ChannelName>);
-type Catalog = watch::Receiver<BTreeSet<Registration>>;
+type CatalogWatch = watch::Receiver<BTreeSet<Registration>>;
 
 /// Keeps all nsqlookupds up to date; never ends.
 pub(super) async fn keep_registered(broker: Arc<Broker>, identity: Identity) {
     let mut addresses = broker.lookupds.subscribe();
     let (catalog, _) = watch::channel(BTreeSet::new());
-    let directories = Directories::default();
+    let directories = LookupdDirectory::default();
     let mut tasks: HashMap<String, AbortOnDropHandle<()>> = HashMap::new();
     loop {
         let wanted = addresses.borrow_and_update().clone();
@@ -57,8 +57,8 @@ pub(super) async fn keep_registered(broker: Arc<Broker>, identity: Identity) {
                 AbortOnDropHandle::new(tokio::spawn(staying))
             });
         }
-        for topic in broker.change(|state, _| state.unsettled()) {
-            tokio::spawn(channels::settle(broker.clone(), directories.clone(), topic));
+        for topic in broker.change(|state, _| state.take_topics_awaiting_channels()) {
+            tokio::spawn(channels::add_known_channels(broker.clone(), directories.clone(), topic));
         }
         tokio::select! {
             changed = addresses.changed() => changed.expect("the broker keeps the sender"),
@@ -68,10 +68,15 @@ pub(super) async fn keep_registered(broker: Arc<Broker>, identity: Identity) {
 }
 
 /// Keeps one nsqlookupd up to date.
-async fn stay_registered(address: String, identity: Identity, directories: Directories, mut catalog: Catalog) {
+async fn stay_registered(
+    address: String,
+    identity: Identity,
+    directories: LookupdDirectory,
+    mut catalog: CatalogWatch,
+) {
     let mut trouble = None;
     loop {
-        let ended = match Lookupd::connect(&address, &identity).await {
+        let ended = match LookupdConnection::connect(&address, &identity).await {
             Ok(mut lookupd) => {
                 tracing::info!("registered with nsqlookupd {address}");
                 trouble = None;
@@ -85,6 +90,6 @@ async fn stay_registered(address: String, identity: Identity, directories: Direc
             tracing::warn!("nsqlookupd {address}: {error}: it is tried again");
             trouble = Some(error);
         }
-        sleep(ANSWER).await;
+        sleep(ANSWER_TIMEOUT).await;
     }
 }

@@ -12,23 +12,23 @@ use std::collections::{HashMap, hash_map};
 use std::io;
 use std::ops::Bound;
 
-use super::super::log::{ChannelId, Copy, CopyRun, Holder, Relocated, TopicId, UnixMillis};
-use super::State;
-use super::batches::{Key, Run};
+use super::super::log::{ChannelCopy, ChannelId, CopyRun, MessageHolder, Relocated, TopicId, UnixMillis};
+use super::BrokerState;
+use super::message_store::{BatchKey, MessageRun};
 use super::time::Micros;
 use crate::proto::TopicName;
 
 /// Entries that are looked at in a step; those of the last batch may be beyond.
-pub(super) const LOOK: usize = 4_000;
+pub(super) const MAX_ENTRIES: usize = 4_000;
 /// Batches that are moved in a step, and bytes that are read and written for it; the last batch may be beyond.
-pub(super) const MOVE: usize = 50;
-pub(super) const MOVE_BYTES: u64 = 512 << 10;
+pub(super) const MAX_BATCHES: usize = 50;
+pub(super) const MAX_BYTES: u64 = 512 << 10;
 /// After as many passes as this the segment is left alone for a while.
-const PASSES: u32 = 3;
+const MAX_PASSES: u32 = 3;
 
 /// Where a batch was found.
 #[derive(Debug, Clone)]
-enum Spot {
+enum FoundLocation {
     /// The topic holds it, in this place.
     Topic(TopicName, usize),
     /// It is the entry of a channel's queue with this number.
@@ -39,7 +39,7 @@ enum Spot {
 
 /// Where to look next.
 #[derive(Debug)]
-enum Source {
+enum ScanPosition {
     Topic(TopicName, usize),
     Queue(ChannelId, u64),
     Timers(Option<(Micros, ChannelId, u64)>),
@@ -50,30 +50,30 @@ enum Source {
 pub(super) struct Compaction {
     segment: u32,
     /// Sources that were not looked at; the next is the last.
-    sources: Vec<Source>,
-    found: HashMap<Key, Vec<Spot>>,
+    sources: Vec<ScanPosition>,
+    found: HashMap<BatchKey, Vec<FoundLocation>>,
     /// Those that are moved in this pass.
-    moving: hash_map::IntoIter<Key, Vec<Spot>>,
+    moving: hash_map::IntoIter<BatchKey, Vec<FoundLocation>>,
     passes: u32,
     /// Batches that could not be read.
     unreadable: u32,
     /// Entries that were looked at in the last step.
-    looks: usize,
+    entries: usize,
 }
 
 /// Copies of messages, and who has them.
 #[derive(Debug)]
-struct Holding {
-    run: Run,
-    at: At,
+struct HeldCopies {
+    run: MessageRun,
+    at: HolderSlot,
     /// The copy as the log knows it; none for an ephemeral channel's and for a topic's.
-    copy: Option<Copy>,
+    copy: Option<ChannelCopy>,
     /// When it is due, where the topic holds it.
     due: Option<UnixMillis>,
 }
 
 #[derive(Debug, Clone)]
-enum At {
+enum HolderSlot {
     Topic(TopicName, usize),
     Queue(ChannelId, usize),
     InFlight(ChannelId, u64),
@@ -81,16 +81,16 @@ enum At {
 }
 
 /// Consecutive messages of a batch, each held by somebody.
-struct Piece {
+struct HeldPiece {
     /// The first message's number, and the one after the last.
     begin: u32,
     end: u32,
     /// Where the first one's body begins.
     offset: u32,
-    holdings: Vec<Holding>,
+    holdings: Vec<HeldCopies>,
 }
 
-impl State {
+impl BrokerState {
     /// Does a step of compaction, which takes a millisecond or two: what it looks at, moves, reads and writes is bounded. True if there is more to do at once.
     ///
     /// # Errors
@@ -98,7 +98,9 @@ impl State {
     /// A message could not be written; it stays where it is, and is tried again with the next step.
     pub fn compact(&mut self) -> io::Result<bool> {
         let begun = self.compaction.take();
-        let Some(mut work) = begun.or_else(|| self.store.log.victim().map(Compaction::of)) else { return Ok(false) };
+        let Some(mut work) = begun.or_else(|| self.store.log.compaction_candidate().map(Compaction::of)) else {
+            return Ok(false);
+        };
         let goes_on = match work.moving.len() == 0 {
             true => work.find(self),
             false => self.relocate_some(&mut work)?,
@@ -111,48 +113,54 @@ impl State {
 
     /// Moves some batches. False if the pass is over and there is none after it.
     fn relocate_some(&mut self, work: &mut Compaction) -> io::Result<bool> {
-        let begun = self.store.log.work();
-        work.looks = 0;
-        for _ in 0..MOVE {
+        let begun = self.store.log.io_bytes();
+        work.entries = 0;
+        for _ in 0..MAX_BATCHES {
             let Some((key, spots)) = work.moving.next() else { break };
-            match self.relocate(work.segment, key, &spots, &mut work.looks) {
+            match self.relocate(work.segment, key, &spots, &mut work.entries) {
                 Ok(()) => {}
-                Err(Failed::Read(error)) => {
+                Err(RelocationError::Read(error)) => {
                     tracing::error!("cannot relocate messages in the log: {error}: they are left where they are");
                     work.unreadable += 1;
                 }
-                Err(Failed::Write(error)) => {
+                Err(RelocationError::Write(error)) => {
                     // tried again in a while: the next pass begins with the search
-                    self.store.log.spare(work.segment);
+                    self.store.log.postpone_compaction(work.segment);
                     return Err(error);
                 }
             }
-            if work.looks >= LOOK || self.store.log.work() - begun >= MOVE_BYTES {
+            if work.entries >= MAX_ENTRIES || self.store.log.io_bytes() - begun >= MAX_BYTES {
                 break;
             }
         }
         if work.moving.len() > 0 {
             return Ok(true);
         }
-        let is_done = self.store.log.victim() != Some(work.segment);
+        let is_done = self.store.log.compaction_candidate() != Some(work.segment);
         work.passes += 1;
-        if !is_done && (work.unreadable > 0 || work.passes >= PASSES) {
-            self.store.log.spare(work.segment);
+        if !is_done && (work.unreadable > 0 || work.passes >= MAX_PASSES) {
+            self.store.log.postpone_compaction(work.segment);
             return Ok(false);
         }
         Ok(!is_done)
     }
 
     /// Moves a batch, if all its holders were found.
-    fn relocate(&mut self, segment: u32, key: Key, spots: &[Spot], looks: &mut usize) -> Result<(), Failed> {
+    fn relocate(
+        &mut self,
+        segment: u32,
+        key: BatchKey,
+        spots: &[FoundLocation],
+        entries: &mut usize,
+    ) -> Result<(), RelocationError> {
         let Some((copies, count)) = self.store.batches.in_segment(key, segment) else { return Ok(()) };
-        let Some((topic, holdings)) = self.holdings(key, count, spots, looks) else { return Ok(()) };
+        let Some((topic, holdings)) = self.holdings(key, count, spots, entries) else { return Ok(()) };
         if holdings.iter().map(|holding| u64::from(holding.run.count)).sum::<u64>() != copies {
             return Ok(());
         }
-        let bodies = self.store.batches.look(key, &mut *self.store.log).map_err(Failed::Read)?;
+        let bodies = self.store.batches.look(key, &mut *self.store.log).map_err(RelocationError::Read)?;
         let (timestamp, is_backlog) = (self.store.batches.timestamp(key), self.store.batches.is_backlog(key));
-        let mut written: Vec<(Piece, Run)> = Vec::new();
+        let mut written: Vec<(HeldPiece, MessageRun)> = Vec::new();
         for piece in pieces(holdings) {
             let part = bodies.part(piece.offset as usize, piece.end - piece.begin);
             let first = self.store.batches.id(&piece.holdings[0].run);
@@ -172,7 +180,7 @@ impl State {
                     written
                         .into_iter()
                         .for_each(|(_, new)| self.store.batches.drop_batch(new.key, &mut *self.store.log));
-                    return Err(Failed::Write(error));
+                    return Err(RelocationError::Write(error));
                 }
             };
             let copies = piece.holdings.iter().map(|holding| u64::from(holding.run.count)).sum();
@@ -181,7 +189,7 @@ impl State {
             written.push((piece, new));
         }
         for (piece, new) in written {
-            for Holding { run, at, .. } in piece.holdings {
+            for HeldCopies { run, at, .. } in piece.holdings {
                 let offset = if piece.end - piece.begin == 1 { run.offset() } else { piece.offset };
                 *self.run_at(&at) = run.moved(new.key, piece.begin, offset);
             }
@@ -191,88 +199,98 @@ impl State {
     }
 
     /// Everyone that was found to hold a message of this batch, and its topic.
-    fn holdings(&self, key: Key, count: u32, spots: &[Spot], looks: &mut usize) -> Option<(TopicId, Vec<Holding>)> {
-        *looks += spots.len();
+    fn holdings(
+        &self,
+        key: BatchKey,
+        count: u32,
+        spots: &[FoundLocation],
+        entries: &mut usize,
+    ) -> Option<(TopicId, Vec<HeldCopies>)> {
+        *entries += spots.len();
         let mut all = Vec::new();
         let mut topic_name = None;
         for spot in spots {
             match spot {
-                Spot::Topic(name, place) => {
+                FoundLocation::Topic(name, place) => {
                     let held = self.topics.get(name).and_then(|topic| topic.held.get(*place));
                     if let Some(held) = held.filter(|held| held.run.key == key) {
-                        let (at, due) = (At::Topic(name.clone(), *place), held.due);
-                        all.push(Holding { run: held.run, at, copy: None, due });
+                        let (at, due) = (HolderSlot::Topic(name.clone(), *place), held.due);
+                        all.push(HeldCopies { run: held.run, at, copy: None, due });
                     }
                     topic_name = Some(name);
                 }
-                Spot::Queue(id, number) => {
+                FoundLocation::Queue(id, number) => {
                     let Some(channel) = self.channels.get(id) else { continue };
                     topic_name = Some(&channel.topic);
                     let Some(place) = number.checked_sub(channel.popped).and_then(|at| usize::try_from(at).ok()) else {
                         continue;
                     };
                     if let Some(waiting) = channel.queue.get(place).filter(|waiting| waiting.run.key == key) {
-                        let copy = Copy { channel: *id, attempts: waiting.attempts, due: None };
+                        let copy = ChannelCopy { channel: *id, attempts: waiting.attempts, due: None };
                         let copy = channel.is_logged().then_some(copy);
-                        all.push(Holding { run: waiting.run, at: At::Queue(*id, place), copy, due: None });
+                        all.push(HeldCopies { run: waiting.run, at: HolderSlot::Queue(*id, place), copy, due: None });
                     }
                 }
-                Spot::Timer(id) => topic_name = topic_name.or(self.channels.get(id).map(|channel| &channel.topic)),
+                FoundLocation::Timer(id) => {
+                    topic_name = topic_name.or(self.channels.get(id).map(|channel| &channel.topic))
+                }
             }
         }
         let topic = self.topics.get(topic_name?)?;
         let first = self.store.batches.first(key);
         for id in topic.channels.values() {
-            *looks += self.add_timed(*id, key, first..first + u64::from(count), &mut all);
+            *entries += self.add_timed(*id, key, first..first + u64::from(count), &mut all);
         }
         Some((topic.id, all))
     }
 
     /// Adds what of a batch is in flight and deferred in a channel; says at how many entries it looked.
-    fn add_timed(&self, id: ChannelId, key: Key, ids: std::ops::Range<u64>, all: &mut Vec<Holding>) -> usize {
+    fn add_timed(&self, id: ChannelId, key: BatchKey, ids: std::ops::Range<u64>, all: &mut Vec<HeldCopies>) -> usize {
         let channel = &self.channels[&id];
         let is_logged = channel.is_logged();
-        let mut add = |run: Run, at: At, attempts: u16, due: Option<UnixMillis>| {
+        let mut add = |run: MessageRun, at: HolderSlot, attempts: u16, due: Option<UnixMillis>| {
             if run.key == key {
-                let copy = is_logged.then_some(Copy { channel: id, attempts, due });
-                all.push(Holding { run, at, copy, due: None });
+                let copy = is_logged.then_some(ChannelCopy { channel: id, attempts, due });
+                all.push(HeldCopies { run, at, copy, due: None });
             }
         };
         let count = ids.end - ids.start;
         if count <= channel.in_flight.len() as u64 {
             for message in ids.clone() {
                 let sent = channel.in_flight.get(&message);
-                sent.into_iter().for_each(|it| add(it.run, At::InFlight(id, message), it.attempts, None));
+                sent.into_iter().for_each(|it| add(it.run, HolderSlot::InFlight(id, message), it.attempts, None));
             }
         } else {
             let sent = channel.in_flight.iter();
-            sent.for_each(|(message, it)| add(it.run, At::InFlight(id, *message), it.attempts, None));
+            sent.for_each(|(message, it)| add(it.run, HolderSlot::InFlight(id, *message), it.attempts, None));
         }
         if count <= channel.deferred.len() as u64 {
             for message in ids {
                 let later = channel.deferred.get(&message);
-                later.into_iter().for_each(|it| add(it.run, At::Deferred(id, message), it.attempts, Some(it.due)));
+                later
+                    .into_iter()
+                    .for_each(|it| add(it.run, HolderSlot::Deferred(id, message), it.attempts, Some(it.due)));
             }
         } else {
             let later = channel.deferred.iter();
-            later.for_each(|(message, it)| add(it.run, At::Deferred(id, *message), it.attempts, Some(it.due)));
+            later.for_each(|(message, it)| add(it.run, HolderSlot::Deferred(id, *message), it.attempts, Some(it.due)));
         }
-        let looks = |there: usize| there.min(usize::try_from(count).unwrap_or(usize::MAX));
-        1 + looks(channel.in_flight.len()) + looks(channel.deferred.len())
+        let entries = |there: usize| there.min(usize::try_from(count).unwrap_or(usize::MAX));
+        1 + entries(channel.in_flight.len()) + entries(channel.deferred.len())
     }
 
-    fn run_at(&mut self, at: &At) -> &mut Run {
+    fn run_at(&mut self, at: &HolderSlot) -> &mut MessageRun {
         let run = match at {
-            At::Topic(name, place) => {
+            HolderSlot::Topic(name, place) => {
                 self.topics.get_mut(name).and_then(|it| it.held.get_mut(*place)).map(|it| &mut it.run)
             }
-            At::Queue(id, place) => {
+            HolderSlot::Queue(id, place) => {
                 self.channels.get_mut(id).and_then(|it| it.queue.get_mut(*place)).map(|it| &mut it.run)
             }
-            At::InFlight(id, message) => {
+            HolderSlot::InFlight(id, message) => {
                 self.channels.get_mut(id).and_then(|it| it.in_flight.get_mut(message)).map(|it| &mut it.run)
             }
-            At::Deferred(id, message) => {
+            HolderSlot::Deferred(id, message) => {
                 self.channels.get_mut(id).and_then(|it| it.deferred.get_mut(message)).map(|it| &mut it.run)
             }
         };
@@ -281,25 +299,25 @@ impl State {
 }
 
 /// Why a batch was not moved.
-enum Failed {
+enum RelocationError {
     Read(io::Error),
     Write(io::Error),
 }
 
 impl Compaction {
     fn of(segment: u32) -> Self {
-        let moving = HashMap::<Key, Vec<Spot>>::new().into_iter();
-        Self { segment, sources: Vec::new(), found: HashMap::new(), moving, passes: 0, unreadable: 0, looks: 0 }
+        let moving = HashMap::<BatchKey, Vec<FoundLocation>>::new().into_iter();
+        Self { segment, sources: Vec::new(), found: HashMap::new(), moving, passes: 0, unreadable: 0, entries: 0 }
     }
 
     /// Looks for batches of the segment. False if there are none.
-    fn find(&mut self, state: &State) -> bool {
+    fn find(&mut self, state: &BrokerState) -> bool {
         if self.sources.is_empty() {
-            self.sources.push(Source::Timers(None));
-            self.sources.extend(state.channels.keys().map(|id| Source::Queue(*id, 0)));
-            self.sources.extend(state.topics.keys().map(|name| Source::Topic(name.clone(), 0)));
+            self.sources.push(ScanPosition::Timers(None));
+            self.sources.extend(state.channels.keys().map(|id| ScanPosition::Queue(*id, 0)));
+            self.sources.extend(state.topics.keys().map(|name| ScanPosition::Topic(name.clone(), 0)));
         }
-        let mut left = LOOK;
+        let mut left = MAX_ENTRIES;
         while left > 0
             && let Some(source) = self.sources.pop()
         {
@@ -308,7 +326,7 @@ impl Compaction {
             let rest = self.look(state, source, &mut left);
             self.sources.extend(rest);
         }
-        self.looks = LOOK - left;
+        self.entries = MAX_ENTRIES - left;
         if !self.sources.is_empty() {
             return true;
         }
@@ -320,34 +338,37 @@ impl Compaction {
     }
 
     /// Looks at a part of a source, and returns the rest.
-    fn look(&mut self, state: &State, source: Source, left: &mut usize) -> Option<Source> {
-        let is_in = |run: &Run| state.store.batches.in_segment(run.key, self.segment).is_some();
+    fn look(&mut self, state: &BrokerState, source: ScanPosition, left: &mut usize) -> Option<ScanPosition> {
+        let is_in = |run: &MessageRun| state.store.batches.in_segment(run.key, self.segment).is_some();
         match source {
-            Source::Topic(name, begin) => {
+            ScanPosition::Topic(name, begin) => {
                 let held = &state.topics.get(&name)?.held;
                 let end = held.len().min(begin + *left);
                 for (place, held) in held.iter().enumerate().take(end).skip(begin) {
                     if is_in(&held.run) {
-                        self.found.entry(held.run.key).or_default().push(Spot::Topic(name.clone(), place));
+                        self.found.entry(held.run.key).or_default().push(FoundLocation::Topic(name.clone(), place));
                     }
                 }
                 *left -= end.saturating_sub(begin);
-                (end < held.len()).then_some(Source::Topic(name, end))
+                (end < held.len()).then_some(ScanPosition::Topic(name, end))
             }
-            Source::Queue(id, number) => {
+            ScanPosition::Queue(id, number) => {
                 let channel = state.channels.get(&id)?;
                 let begin = usize::try_from(number.saturating_sub(channel.popped)).ok()?;
                 let end = channel.queue.len().min(begin + *left);
                 for (place, waiting) in channel.queue.iter().enumerate().take(end).skip(begin) {
                     let run = &waiting.run;
                     if is_in(run) {
-                        self.found.entry(run.key).or_default().push(Spot::Queue(id, channel.popped + place as u64));
+                        self.found
+                            .entry(run.key)
+                            .or_default()
+                            .push(FoundLocation::Queue(id, channel.popped + place as u64));
                     }
                 }
                 *left -= end.saturating_sub(begin);
-                (end < channel.queue.len()).then_some(Source::Queue(id, channel.popped + end as u64))
+                (end < channel.queue.len()).then_some(ScanPosition::Queue(id, channel.popped + end as u64))
             }
-            Source::Timers(after) => {
+            ScanPosition::Timers(after) => {
                 let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
                 let mut last = None;
                 for timer in state.store.timers.range((begin, Bound::Unbounded)).take(*left) {
@@ -358,22 +379,22 @@ impl Compaction {
                     if let Some(run) = run.filter(is_in) {
                         let spots = self.found.entry(run.key).or_default();
                         if spots.is_empty() {
-                            spots.push(Spot::Timer(id));
+                            spots.push(FoundLocation::Timer(id));
                         }
                     }
                     *left -= 1;
                     last = Some(*timer);
                 }
-                last.filter(|_| *left == 0).map(|last| Source::Timers(Some(last)))
+                last.filter(|_| *left == 0).map(|last| ScanPosition::Timers(Some(last)))
             }
         }
     }
 }
 
 /// The messages of a batch that are held, in pieces without gaps.
-fn pieces(mut holdings: Vec<Holding>) -> Vec<Piece> {
+fn pieces(mut holdings: Vec<HeldCopies>) -> Vec<HeldPiece> {
     holdings.sort_by_key(|holding| holding.run.range().start);
-    let mut pieces: Vec<Piece> = Vec::new();
+    let mut pieces: Vec<HeldPiece> = Vec::new();
     for holding in holdings {
         let range = holding.run.range();
         match pieces.last_mut().filter(|piece| range.start < piece.end) {
@@ -383,24 +404,24 @@ fn pieces(mut holdings: Vec<Holding>) -> Vec<Piece> {
             }
             None => {
                 let offset = holding.run.offset();
-                pieces.push(Piece { begin: range.start, end: range.end, offset, holdings: vec![holding] });
+                pieces.push(HeldPiece { begin: range.start, end: range.end, offset, holdings: vec![holding] });
             }
         }
     }
     pieces
 }
 
-impl Piece {
+impl HeldPiece {
     /// What the log is told; `None` if nobody has it beyond the process: an ephemeral channel's copy keeps the message, but not there.
-    fn relocated(&self) -> Option<(Holder, Option<UnixMillis>, Vec<CopyRun>)> {
-        if let Some(held) = self.holdings.iter().find(|holding| matches!(holding.at, At::Topic(..))) {
-            return Some((Holder::Topic, held.due, Vec::new()));
+    fn relocated(&self) -> Option<(MessageHolder, Option<UnixMillis>, Vec<CopyRun>)> {
+        if let Some(held) = self.holdings.iter().find(|holding| matches!(holding.at, HolderSlot::Topic(..))) {
+            return Some((MessageHolder::Topic, held.due, Vec::new()));
         }
-        let run = |holding: &Holding| {
+        let run = |holding: &HeldCopies| {
             let copy = holding.copy?;
             Some(CopyRun { copy, index: holding.run.range().start - self.begin, count: holding.run.count })
         };
         let copies: Vec<_> = self.holdings.iter().filter_map(run).collect();
-        (!copies.is_empty()).then_some((Holder::Channels, None, copies))
+        (!copies.is_empty()).then_some((MessageHolder::Channels, None, copies))
     }
 }

@@ -6,8 +6,8 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use std::path::Path;
 
-use super::super::log::{DiskLog, MemoryLog, Options, SyncMode};
-use super::batches::Run;
+use super::super::log::{DiskLog, LogOptions, MemoryLog, SyncMode};
+use super::message_store::MessageRun;
 use super::wire_id::to_wire;
 use super::*;
 use crate::proto::{ChannelName, Frame, MessageId};
@@ -22,8 +22,8 @@ fn limits() -> StateLimits {
     StateLimits { mem_queue_size: 20, max_msg_timeout: 5_000, ..StateLimits::default() }
 }
 
-fn settings(msg_timeout: u64) -> Settings {
-    Settings {
+fn settings(msg_timeout: u64) -> SessionSettings {
+    SessionSettings {
         client_id: String::new(),
         hostname: String::new(),
         user_agent: String::new(),
@@ -41,7 +41,7 @@ struct Client {
 
 /// The state, and what is expected of it by simpler means.
 struct Model {
-    state: State,
+    state: BrokerState,
     random: fastrand::Rng,
     now: Now,
     clients: Vec<Client>,
@@ -54,7 +54,7 @@ struct Model {
 }
 
 impl Model {
-    fn new(seed: u64, state: State) -> Self {
+    fn new(seed: u64, state: BrokerState) -> Self {
         Self {
             state,
             random: fastrand::Rng::with_seed(seed),
@@ -101,7 +101,7 @@ impl Model {
         let delay = self.random.bool().then(|| self.random.u64(..3_000));
         match self.state.publish(&topic, bodies.iter().cloned().collect(), delay, self.now) {
             // no log keeps what is ephemeral
-            Err(PublishError::Full { .. }) => return,
+            Err(BrokerPublishError::Full { .. }) => return,
             published => published.unwrap(),
         }
         // what an ephemeral queue drops is not owed, and who is held back by a topic gets it with the first channel
@@ -125,7 +125,7 @@ impl Model {
         self.clients.push(Client { id, channel: Some((topic, channel)), has: Vec::new() });
     }
 
-    fn bodies(&mut self, mut run: Run) -> Vec<Bytes> {
+    fn bodies(&mut self, mut run: MessageRun) -> Vec<Bytes> {
         let Store { batches, log, .. } = &mut self.state.store;
         let mut bodies = Vec::new();
         while run.count > 0 {
@@ -157,7 +157,7 @@ impl Model {
                 self.clients[at].has.remove(which);
                 let _ = self.state.requeue(id, &message, delay, now);
             }
-            4 => assert_eq!(self.state.finish(id, &to_wire(7), now), Err(NotYours::NotInFlight)),
+            4 => assert_eq!(self.state.finish(id, &to_wire(7), now), Err(NotOwned::NotInFlight)),
             _ => {
                 self.clients[at].has.remove(which);
                 if self.state.finish(id, &message, now).is_ok() {
@@ -234,7 +234,7 @@ impl Model {
     /// The ids that durable topics and channels hold.
     fn held(&self) -> BTreeMap<String, BTreeSet<u64>> {
         let batches = &self.state.store.batches;
-        let ids = |run: &Run| batches.id(run)..batches.id(run) + u64::from(run.count);
+        let ids = |run: &MessageRun| batches.id(run)..batches.id(run) + u64::from(run.count);
         let mut all: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
         for (name, topic) in self.state.topics.iter().filter(|(name, _)| !name.is_ephemeral()) {
             all.entry(name.to_string()).or_default().extend(topic.held.iter().flat_map(|held| ids(&held.run)));
@@ -294,7 +294,7 @@ fn play(run: impl Fn(u64) -> u64 + std::panic::RefUnwindSafe) {
 #[test]
 fn whatever_happens_each_copy_is_in_one_place_and_is_delivered() {
     play(|seed| {
-        let mut model = Model::new(seed, State::new(limits(), Box::new(MemoryLog)));
+        let mut model = Model::new(seed, BrokerState::new(limits(), Box::new(MemoryLog)));
         (0..STEPS).for_each(|_| model.step());
         model.settle();
         model.delivered
@@ -302,11 +302,11 @@ fn whatever_happens_each_copy_is_in_one_place_and_is_delivered() {
 }
 
 /// With so little memory that most is read back, and so small segments that much is carried.
-fn on_disk(path: &Path) -> State {
-    let options = Options { sync: SyncMode::Never, segment_bytes: 500, reserve_bytes: 0, ..Options::new(path) };
+fn on_disk(path: &Path) -> BrokerState {
+    let options = LogOptions { sync: SyncMode::Never, segment_bytes: 500, reserve_bytes: 0, ..LogOptions::new(path) };
     let (log, recovered, report) = DiskLog::open(&options).unwrap();
     assert_eq!((report.damage, report.torn), (vec![], vec![]));
-    State::recover(StateLimits { max_memory: 30, ..limits() }, Box::new(log), recovered, BEGIN)
+    BrokerState::recover(StateLimits { max_memory: 30, ..limits() }, Box::new(log), recovered, BEGIN)
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn what_is_in_a_log_is_delivered_too_and_after_it_was_opened_again() {
             // the old log must be gone first: one at a time
             model.clients.clear();
             let before = model.held();
-            model.state = State::new(limits(), Box::new(MemoryLog));
+            model.state = BrokerState::new(limits(), Box::new(MemoryLog));
             model.state = on_disk(directory.path());
             assert_eq!(model.held(), before, "the log says what was held");
             model.check();

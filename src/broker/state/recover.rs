@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 
-use super::super::log::{Log, Place, Recovered, RecoveredBatch, TopicId, UnixMillis};
-use super::channel::{Channel, Waiting};
-use super::topic::{Held, Topic};
-use super::{Now, State, StateLimits};
+use super::super::log::{Log, LogLocation, Recovered, RecoveredBatch, TopicId, UnixMillis};
+use super::channel::{Channel, QueuedRun};
+use super::topic::{HeldRun, Topic};
+use super::{BrokerState, Now, StateLimits};
 use crate::proto::TopicName;
 
 /// Maximum bytes of adjacent log batches that become one batch and are read back together.
 const TOGETHER: u32 = 256 << 10;
 
-impl State {
+impl BrokerState {
     /// Builds the state from a log: all messages are queued again; deferred ones stay deferred until they are due.
     pub fn recover(limits: StateLimits, log: Box<dyn Log>, mut recovered: Recovered, now: Now) -> Self {
         let mut state = Self::new(limits, log);
-        state.store.batches.never_below(recovered.last_id);
+        state.store.batches.reserve_ids_up_to(recovered.last_id);
         state.next_number = recovered.next_number.max(1);
         let mut names: HashMap<TopicId, TopicName> = HashMap::new();
         for known in recovered.topics {
@@ -68,13 +68,13 @@ impl State {
         store.batches.hold_in_log(run.key, &mut *store.log);
         if copies.is_empty() {
             let topic = self.topics.get_mut(&names[&topic]).expect("it has a name");
-            topic.hold(Held { run, due }, store);
+            topic.hold(HeldRun { run, due }, store);
         }
         for copy in copies {
             let channel = self.channels.get_mut(&copy.channel).expect("a copy is a channel's");
             match copy.due {
                 Some(due) => channel.defer(run, copy.attempts, due, store, now),
-                None => channel.wait(Waiting { run, attempts: copy.attempts }, store),
+                None => channel.enqueue(QueuedRun { run, attempts: copy.attempts }, store),
             }
         }
     }
@@ -82,7 +82,7 @@ impl State {
 
 /// True if `next` follows `batch` in the log, was published with it, and has the same due time and copies.
 fn lie_together(batch: &RecoveredBatch, next: &RecoveredBatch) -> bool {
-    let after = Place { offset: batch.place.offset + batch.length, ..batch.place };
+    let after = LogLocation { offset: batch.place.offset + batch.length, ..batch.place };
     next.id == batch.id + u64::from(batch.count)
         && next.place == after
         && next.timestamp == batch.timestamp

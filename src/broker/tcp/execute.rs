@@ -2,21 +2,22 @@
 
 use bytes::{Buf, Bytes};
 
-use super::connection::{Connection, End};
-use super::identify::Agreed;
-use crate::broker::state::{Now, Phase, SessionId, State};
+use super::connection::{ClientConnection, ConnectionEnd};
+use super::identify::Negotiated;
+use crate::broker::state::{BrokerState, Now, SessionId, SessionPhase};
 use crate::broker::{Broker, BrokerConfig};
 use crate::proto::{
     Bodies, ChannelName, Command, ErrorCode, Frame, Identify, ProtocolError, Response, TopicName, WireError,
 };
 
-impl Connection {
+impl ClientConnection {
     /// Does what the commands say, in their order, up to one that ends the connection.
-    pub(super) async fn execute(&mut self, commands: Vec<Command>) -> Result<(), End> {
+    pub(super) async fn execute(&mut self, commands: Vec<Command>) -> Result<(), ConnectionEnd> {
         let (broker, session) = (self.broker.clone(), self.session);
         let agreed = &mut self.agreed;
         let (done, published) = broker.change(|state, now| {
-            let mut turn = Turn { broker: &broker, state, session, agreed, now, gathered: None, published: None };
+            let mut turn =
+                CommandBatch { broker: &broker, state, session, agreed, now, gathered: None, published: None };
             let done = commands.into_iter().try_for_each(|command| turn.take(command));
             (done.and_then(|()| turn.publish_gathered()), turn.published)
         });
@@ -31,17 +32,17 @@ impl Connection {
     }
 }
 
-impl Connection {
+impl ClientConnection {
     /// Deals with the beginning of a command, of which something is wrong or not here yet: true if it was to be ignored, and is gone.
-    pub(super) fn begin(&mut self) -> Result<bool, End> {
+    pub(super) fn check_unfinished(&mut self) -> Result<bool, ConnectionEnd> {
         let Some(verb) = Command::verb(&self.incoming) else { return Ok(false) };
         if matches!(verb, b"PUB" | b"MPUB" | b"DPUB") {
             return Ok(false); // at any time: no reason to ask at each piece of a large one
         }
         let phase = self.broker.change(|state, _| state.phase(self.session));
-        match expect(verb, phase, &self.agreed) {
-            Ok(Heed::Do) => Ok(false),
-            Ok(Heed::Ignore) => {
+        match admit(verb, phase, &self.agreed) {
+            Ok(Admission::Execute) => Ok(false),
+            Ok(Admission::Ignore) => {
                 let line = memchr::memchr(b'\n', &self.incoming).expect("it has a verb");
                 self.incoming.advance(line + 1);
                 Ok(true)
@@ -52,31 +53,31 @@ impl Connection {
 }
 
 /// Messages that came one by one for one topic, and are published together.
-struct Gathered {
+struct GatheredPubs {
     topic: TopicName,
     bodies: Vec<Bytes>,
 }
 
 /// The commands of one read, carried out under the lock.
-struct Turn<'a> {
+struct CommandBatch<'a> {
     broker: &'a Broker,
-    state: &'a mut State,
+    state: &'a mut BrokerState,
     session: SessionId,
-    agreed: &'a mut Agreed,
+    agreed: &'a mut Negotiated,
     now: Now,
-    gathered: Option<Gathered>,
+    gathered: Option<GatheredPubs>,
     /// Up to where the log has what was published.
     published: Option<u64>,
 }
 
-impl<'a> Turn<'a> {
+impl<'a> CommandBatch<'a> {
     fn take(&mut self, command: Command) -> Result<(), ProtocolError> {
         if let Command::Pub { topic, body } = command {
             return self.gather(topic, body);
         }
         self.publish_gathered()?;
         let phase = self.state.phase(self.session);
-        if expect(command.name(), phase, self.agreed)? == Heed::Ignore {
+        if admit(command.name(), phase, self.agreed)? == Admission::Ignore {
             return Ok(());
         }
         match command {
@@ -116,14 +117,14 @@ impl<'a> Turn<'a> {
             Some(gathered) if gathered.topic == topic => gathered.bodies.push(body),
             _ => {
                 self.publish_gathered()?;
-                self.gathered = Some(Gathered { topic, bodies: vec![body] });
+                self.gathered = Some(GatheredPubs { topic, bodies: vec![body] });
             }
         }
         Ok(())
     }
 
     fn publish_gathered(&mut self) -> Result<(), ProtocolError> {
-        let Some(Gathered { topic, bodies }) = self.gathered.take() else { return Ok(()) };
+        let Some(GatheredPubs { topic, bodies }) = self.gathered.take() else { return Ok(()) };
         let oks = bodies.len();
         self.publish(&topic, bodies.into_iter().collect(), None, ErrorCode::PubFailed, oks)
     }
@@ -231,28 +232,28 @@ fn invalid(text: impl Into<String>) -> ProtocolError {
 
 /// What becomes of a command that is not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Heed {
+enum Admission {
     /// It is carried out.
-    Do,
+    Execute,
     /// It comes too late to matter, whatever its parameters.
     Ignore,
 }
 
 /// What may be said when; nsqd looks at this before it looks at parameters.
-fn expect(verb: &[u8], phase: Phase, agreed: &Agreed) -> Result<Heed, ProtocolError> {
+fn admit(verb: &[u8], phase: SessionPhase, agreed: &Negotiated) -> Result<Admission, ProtocolError> {
     let fits = match verb {
         b"FPUB" if !agreed.fence => return Err(invalid("invalid command FPUB")),
         b"BACK" if !agreed.give_back => return Err(invalid("invalid command BACK")),
-        b"IDENTIFY" | b"AUTH" | b"SUB" => phase == Phase::New,
-        b"FIN" | b"REQ" | b"BACK" | b"TOUCH" => phase != Phase::New,
-        b"CLS" => phase == Phase::Subscribed,
-        b"RDY" if phase == Phase::Closing => return Ok(Heed::Ignore),
-        b"RDY" => phase == Phase::Subscribed,
+        b"IDENTIFY" | b"AUTH" | b"SUB" => phase == SessionPhase::New,
+        b"FIN" | b"REQ" | b"BACK" | b"TOUCH" => phase != SessionPhase::New,
+        b"CLS" => phase == SessionPhase::Subscribed,
+        b"RDY" if phase == SessionPhase::Closing => return Ok(Admission::Ignore),
+        b"RDY" => phase == SessionPhase::Subscribed,
         _ => true,
     };
     match fits {
         false => Err(invalid(format!("cannot {} in current state", String::from_utf8_lossy(verb)))),
         true if verb == b"SUB" && agreed.heartbeat.is_none() => Err(invalid("cannot SUB with heartbeats disabled")),
-        true => Ok(Heed::Do),
+        true => Ok(Admission::Execute),
     }
 }

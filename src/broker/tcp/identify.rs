@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::broker::state::Settings;
+use crate::broker::state::SessionSettings;
 use crate::broker::{BrokerConfig, VERSION};
 use crate::proto::{ErrorCode, Identify, IdentifyReply, ProtocolError};
 
@@ -13,8 +13,8 @@ const OUTPUT_BUFFER_TIMEOUT: i64 = 250;
 
 /// What holds for a connection.
 #[derive(Debug, Clone)]
-pub(super) struct Agreed {
-    pub(super) settings: Settings,
+pub(super) struct Negotiated {
+    pub(super) settings: SessionSettings,
     /// The time between heartbeats, if there are any.
     pub(super) heartbeat: Option<Duration>,
     output_buffer_size: i64,
@@ -25,14 +25,14 @@ pub(super) struct Agreed {
     pub(super) give_back: bool,
 }
 
-impl Agreed {
+impl Negotiated {
     /// What holds until the client says something else: its name is its address.
     pub(super) fn by_default(config: &BrokerConfig, peer: &str) -> Self {
         let host = match peer.rsplit_once(':') {
             Some((host, _)) => host.trim_matches(['[', ']']),
             None => peer,
         };
-        let settings = Settings {
+        let settings = SessionSettings {
             client_id: host.to_owned(),
             hostname: host.to_owned(),
             user_agent: String::new(),

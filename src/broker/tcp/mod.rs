@@ -14,16 +14,16 @@ use bytes::Buf;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::connection::Connection;
+use self::connection::ClientConnection;
 use super::Broker;
-use super::socket::{Listener, Socket};
+use super::socket::{BrokerListener, ClientSocket};
 use crate::http::Places;
 use crate::proto::{ErrorCode, Frame, Outgoing, ProtocolError, WireError};
 
 /// Serves the connections of a listener until told to stop; each ends by itself then.
 pub async fn serve(
     broker: Arc<Broker>,
-    listener: Listener,
+    listener: BrokerListener,
     places: Places,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -37,7 +37,7 @@ pub async fn serve(
         match places.try_enter() {
             Ok(place) => {
                 said = false;
-                let connection = Connection::new(broker.clone(), socket, peer, place);
+                let connection = ClientConnection::new(broker.clone(), socket, peer, place);
                 tasks.spawn(connection.serve(stop.clone()));
             }
             Err(_) => {
@@ -55,7 +55,7 @@ pub async fn serve(
 }
 
 /// Says why, to a client that there is no place for.
-fn refuse(socket: &Socket, places: &Places) {
+fn refuse(socket: &ClientSocket, places: &Places) {
     let text = format!("too many connections: there may be {}", places.count());
     let error = ProtocolError::new(ErrorCode::Invalid, text);
     let mut out = Outgoing::new();

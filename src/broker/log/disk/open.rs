@@ -7,15 +7,15 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::super::record::{Found, HEAD, Scan};
+use super::super::record::{RECORD_HEADER_BYTES, RecordScan, Scanned};
 use super::super::replay::Replay;
 use super::super::report::{Damage, RecoveryReport, Torn};
 use super::super::reserve::Reserve;
-use super::super::segment::{BadHeader, Extent, HEADER, Header, Segment, file_path, number_of};
-use super::super::segments::{Contents, Segments};
+use super::super::segment::{BadHeader, Extent, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, file_path, number_of};
+use super::super::segments::{SegmentContents, Segments};
 use super::super::sync::{SyncFile, Syncer};
 use super::super::{Recovered, SyncMode, catalog::Catalog};
-use super::{DiskLog, Options, Outgoing, Reader, is_full, keep_damaged};
+use super::{BodyReader, DiskLog, LogOptions, WriteBatch, is_full, keep_damaged};
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -45,18 +45,21 @@ impl DiskLog {
     /// What it gives back is synced, unless the mode is [`SyncMode::Never`].
     ///
     /// Fails if another broker has it, if it is of another version, or if its files cannot be read or written.
-    pub fn open(options: &Options) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
+    pub fn open(options: &LogOptions) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         Self::open_with(options, Box::new(File::sync_data))
     }
 
-    pub(super) fn open_with(options: &Options, sync: SyncFile) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
+    pub(super) fn open_with(
+        options: &LogOptions,
+        sync: SyncFile,
+    ) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         let begun = Instant::now();
         let path = &options.path;
         create_folder(path, (options.sync != SyncMode::Never).then_some(&sync)).map_err(at(path))?;
         let lock = lock(path)?;
-        let mut opening = Opening::new(path, options.sync)?;
+        let mut opening = LogRecovery::new(path, options.sync)?;
         opening.read_all()?;
-        let Opening { files, damaged, newest, mut report, mut replay, .. } = opening;
+        let LogRecovery { files, damaged, newest, mut report, mut replay, .. } = opening;
         let contents = std::mem::take(&mut replay.contents);
         let (recovered, catalog) = replay.finish();
         let next_segment = files.last().map_or(1, |extent| extent.number.saturating_add(1));
@@ -82,9 +85,9 @@ impl DiskLog {
             path: path.clone(),
             segment_bytes,
             catalog,
-            outgoing: Outgoing::default(),
+            outgoing: WriteBatch::default(),
             segments: segments(&files, is_new.then(|| segment.extent()), &contents, &damaged),
-            reader: Reader::new(path.clone()),
+            reader: BodyReader::new(path.clone()),
             next_segment: segment.extent().number.saturating_add(1).max(next_segment),
             segment,
             position: 0,
@@ -115,21 +118,21 @@ fn create_folder(path: &Path, sync: Option<&SyncFile>) -> io::Result<()> {
 
 /// Keeps others out.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(super) struct DirectoryLock(File);
 
-impl Drop for Lock {
+impl Drop for DirectoryLock {
     /// Closing would do, but not while a process that was just forked still has the file.
     fn drop(&mut self) {
         let _ = self.0.unlock();
     }
 }
 
-fn lock(directory: &Path) -> Result<Lock, OpenError> {
+fn lock(directory: &Path) -> Result<DirectoryLock, OpenError> {
     let path = directory.join("lock");
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(at(&path))?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock(file)),
+        Ok(()) => Ok(DirectoryLock(file)),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(directory.into())),
         Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
     }
@@ -142,7 +145,7 @@ fn begin(
     catalog: &Catalog,
     reserve: &mut Reserve,
 ) -> io::Result<Segment> {
-    let header = Header::new(number, previous.copied().unwrap_or_default());
+    let header = SegmentHeader::new(number, previous.copied().unwrap_or_default());
     loop {
         match Segment::create(path, header, catalog) {
             Err(error) if is_full(&error) && reserve.give(0) => {}
@@ -152,7 +155,12 @@ fn begin(
 }
 
 /// The segments, of which nothing is held yet.
-fn segments(files: &[Extent], new: Option<Extent>, contents: &BTreeMap<u32, Contents>, damaged: &[u32]) -> Segments {
+fn segments(
+    files: &[Extent],
+    new: Option<Extent>,
+    contents: &BTreeMap<u32, SegmentContents>,
+    damaged: &[u32],
+) -> Segments {
     let mut segments = Segments::default();
     for extent in files.iter().copied().chain(new) {
         let contents = contents.get(&extent.number).copied().unwrap_or_default();
@@ -162,22 +170,22 @@ fn segments(files: &[Extent], new: Option<Extent>, contents: &BTreeMap<u32, Cont
 }
 
 /// A log that is being read.
-struct Opening<'a> {
+struct LogRecovery<'a> {
     path: &'a Path,
     sync: SyncMode,
     /// What there is, by number.
-    found: Vec<(u32, Option<Header>)>,
+    found: Vec<(u32, Option<SegmentHeader>)>,
     /// What was read, as far as it is good.
     files: Vec<Extent>,
     /// Those in which something could not be read.
     damaged: Vec<u32>,
     /// The last of them, if it can be gone on with.
-    newest: Option<(Header, u32)>,
+    newest: Option<(SegmentHeader, u32)>,
     report: RecoveryReport,
     replay: Replay,
 }
 
-impl<'a> Opening<'a> {
+impl<'a> LogRecovery<'a> {
     fn new(path: &'a Path, sync: SyncMode) -> Result<Self, OpenError> {
         let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(at(path))?;
         // a segment that was being stripped when the broker ended: the old one is there still
@@ -192,8 +200,8 @@ impl<'a> Opening<'a> {
         for number in numbers {
             let (file_path, mut bytes) = (file_path(path, number), Vec::new());
             let file = File::open(&file_path).map_err(at(&file_path))?;
-            file.take(HEADER as u64).read_to_end(&mut bytes).map_err(at(&file_path))?;
-            match Header::decode(&bytes) {
+            file.take(SEGMENT_HEADER_BYTES as u64).read_to_end(&mut bytes).map_err(at(&file_path))?;
+            match SegmentHeader::decode(&bytes) {
                 Err(BadHeader::OtherVersion) => return Err(OpenError::OtherVersion(file_path)),
                 header => found.push((number, header.ok().filter(|header| header.number == number))),
             }
@@ -219,8 +227,8 @@ impl<'a> Opening<'a> {
         Ok(())
     }
 
-    fn look_for_missing(&mut self, n: usize, header: Option<Header>) {
-        let Some(Header { previous, .. }) = header else { return };
+    fn look_for_missing(&mut self, n: usize, header: Option<SegmentHeader>) {
+        let Some(SegmentHeader { previous, .. }) = header else { return };
         let is_there = self.found.iter().any(|(number, _)| *number == previous.number);
         if n > 0 && !is_there {
             self.report.damage.push(Damage::Missing { segment: previous.number });
@@ -238,10 +246,16 @@ impl<'a> Opening<'a> {
         }
     }
 
-    fn segment(&mut self, number: u32, header: Option<Header>, bytes: &[u8], end: Option<u32>) -> io::Result<()> {
+    fn segment(
+        &mut self,
+        number: u32,
+        header: Option<SegmentHeader>,
+        bytes: &[u8],
+        end: Option<u32>,
+    ) -> io::Result<()> {
         let (damage, length) = (self.report.damage.len(), bytes.len() as u64);
         let Some(header) = header else {
-            if Header::decode(bytes) == Err(BadHeader::Unwritten) && end.unwrap_or(0) == 0 {
+            if SegmentHeader::decode(bytes) == Err(BadHeader::Unwritten) && end.unwrap_or(0) == 0 {
                 self.report.torn.extend((length > 0).then_some(Torn { segment: number, bytes: length }));
                 return fs::remove_file(file_path(self.path, number));
             }
@@ -275,19 +289,19 @@ impl<'a> Opening<'a> {
     }
 
     /// Replays a segment's records, and says where the last good one ends.
-    fn records(&mut self, header: Header, bytes: &[u8], end: Option<u32>) -> u32 {
+    fn records(&mut self, header: SegmentHeader, bytes: &[u8], end: Option<u32>) -> u32 {
         let segment = header.number;
         let mut good = header.length as usize;
-        for found in Scan::new(bytes, header.salt, good, end.map(|end| end as usize)) {
+        for found in RecordScan::new(bytes, header.salt, good, end.map(|end| end as usize)) {
             match found {
-                Found::Record { at, kind, payload } => {
-                    good = at + HEAD + payload.len();
+                Scanned::Record { at, kind, payload } => {
+                    good = at + RECORD_HEADER_BYTES + payload.len();
                     if self.replay.take(segment, at, kind, payload).is_err() {
                         self.damaged(segment, at..good);
                     }
                 }
-                Found::Damaged(range) => self.damaged(segment, range),
-                Found::Torn(at) => {
+                Scanned::Damaged(range) => self.damaged(segment, range),
+                Scanned::Torn(at) => {
                     let bytes = (bytes.len() - at) as u64;
                     self.report.torn.push(Torn { segment, bytes });
                 }

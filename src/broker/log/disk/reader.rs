@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nix::errno::Errno;
 
-use super::super::record::{HEAD, Head};
-use super::super::segment::{HEADER, Header};
-use super::{Place, file_path};
+use super::super::record::{RECORD_HEADER_BYTES, RecordHeader};
+use super::super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::{LogLocation, file_path};
 use crate::proto::Bodies;
 
 /// So many segments' files stay open; a backlog may have more segments than a process may have files.
@@ -39,60 +39,62 @@ pub(super) fn is_device_error(error: &io::Error) -> bool {
 
 /// Open files, the one used last at the front.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(super) struct BodyReader {
     path: PathBuf,
     files: VecDeque<(u32, File, u32)>,
     /// A record that was read last: many messages that were published together may be asked for one by one.
-    kept: Option<Kept>,
+    kept: Option<CachedRecord>,
     /// Bytes that were read.
     bytes: u64,
 }
 
 /// A record that was read and checked.
 #[derive(Debug)]
-struct Kept {
+struct CachedRecord {
     segment: u32,
     record: u32,
     /// What checks; else when it did not.
     payload: Result<Bytes, Instant>,
 }
 
-impl Reader {
+impl BodyReader {
     pub(super) fn new(path: PathBuf) -> Self {
         Self { path, files: VecDeque::new(), kept: None, bytes: 0 }
     }
 
     /// The bodies at a place of a segment that is good up to `end`. Fails if it is not so many, of so many bytes with their sizes, or if
     /// the record that they are a part of does not check.
-    pub(super) fn read(&mut self, place: Place, length: u32, count: u32, end: u32) -> io::Result<Bodies> {
+    pub(super) fn read(&mut self, place: LogLocation, length: u32, count: u32, end: u32) -> io::Result<Bodies> {
         let bad = |reader: &Self| reader.no_bodies(place, length, count);
-        let begin = place.offset.checked_sub(place.record).and_then(|offset| offset.checked_sub(HEAD as u32));
+        let begin =
+            place.offset.checked_sub(place.record).and_then(|offset| offset.checked_sub(RECORD_HEADER_BYTES as u32));
         let Some(begin) = begin.map(|begin| begin as usize) else { return Err(bad(self)) };
         if place.offset.checked_add(length).is_none_or(|after| after > end) {
             return Err(bad(self));
         }
         let end_of_bodies = begin + length as usize;
         match self.kept.as_ref().filter(|kept| (kept.segment, kept.record) == (place.segment, place.record)) {
-            Some(Kept { payload: Ok(payload), .. }) => {
+            Some(CachedRecord { payload: Ok(payload), .. }) => {
                 let bodies = payload.get(begin..end_of_bodies).map(Bytes::copy_from_slice);
                 return bodies.and_then(|bodies| Bodies::from_sized(bodies, count)).ok_or_else(|| bad(self));
             }
-            Some(Kept { payload: Err(when), .. }) if when.elapsed() < REFUSED => return Err(bad(self)),
+            Some(CachedRecord { payload: Err(when), .. }) if when.elapsed() < REFUSED => return Err(bad(self)),
             Some(_) | None => {}
         }
         let at = |error: io::Error, reader: &Self| {
-            let (path, Place { offset, .. }) = (file_path(&reader.path, place.segment), place);
+            let (path, LogLocation { offset, .. }) = (file_path(&reader.path, place.segment), place);
             let text = format!("byte {offset} of {} cannot be read: {error}", path.display());
             io::Error::new(error.kind(), ReadError { text, source: error })
         };
-        let mut head = [0; HEAD];
+        let mut head = [0; RECORD_HEADER_BYTES];
         let salt = self.read_at(place.segment, &mut head, place.record.into()).map_err(|error| at(error, self))?;
-        let head = Head::read(salt, &head).filter(|head| u64::from(place.record) + u64::from(head.length) < end.into());
+        let head = RecordHeader::read(salt, &head)
+            .filter(|head| u64::from(place.record) + u64::from(head.length) < end.into());
         let Some(head) = head.filter(|head| end_of_bodies <= head.length as usize) else {
             return Err(bad(self));
         };
         let mut payload = vec![0; head.length as usize];
-        let begin_of_payload = u64::from(place.record) + HEAD as u64;
+        let begin_of_payload = u64::from(place.record) + RECORD_HEADER_BYTES as u64;
         self.read_at(place.segment, &mut payload, begin_of_payload).map_err(|error| at(error, self))?;
         let (fits, payload, bodies) = (head.fits(salt, &payload), Bytes::from(payload), begin..end_of_bodies);
         // a small part of a large record does not keep all of it in memory
@@ -100,11 +102,11 @@ impl Reader {
         let (segment, record) = (place.segment, place.record);
         if !fits {
             let payload = Err(Instant::now());
-            self.kept = (head.length as usize > LARGE).then_some(Kept { segment, record, payload });
+            self.kept = (head.length as usize > LARGE).then_some(CachedRecord { segment, record, payload });
             return Err(bad(self));
         }
         if is_small && payload.len() <= KEPT {
-            self.kept = Some(Kept { segment, record, payload: Ok(payload.clone()) });
+            self.kept = Some(CachedRecord { segment, record, payload: Ok(payload.clone()) });
         }
         let bytes = if is_small { Bytes::copy_from_slice(&payload[bodies]) } else { payload.slice(bodies) };
         Bodies::from_sized(bytes, count).ok_or_else(|| bad(self))
@@ -137,10 +139,14 @@ impl Reader {
             None => {
                 let path = file_path(&self.path, segment);
                 let file = File::open(&path)?;
-                let mut begin = vec![0; HEADER.min(usize::try_from(file.metadata()?.len()).unwrap_or(HEADER))];
+                let mut begin = vec![
+                    0;
+                    SEGMENT_HEADER_BYTES
+                        .min(usize::try_from(file.metadata()?.len()).unwrap_or(SEGMENT_HEADER_BYTES))
+                ];
                 file.read_exact_at(&mut begin, 0)?;
                 let bad = |_| io::Error::new(io::ErrorKind::InvalidData, format!("{} has no header", path.display()));
-                let salt = Header::decode(&begin).map_err(bad)?.salt;
+                let salt = SegmentHeader::decode(&begin).map_err(bad)?.salt;
                 (segment, file, salt)
             }
         };
@@ -149,7 +155,7 @@ impl Reader {
         Ok((&self.files[0].1, self.files[0].2))
     }
 
-    fn no_bodies(&self, Place { segment, offset, .. }: Place, length: u32, count: u32) -> io::Error {
+    fn no_bodies(&self, LogLocation { segment, offset, .. }: LogLocation, length: u32, count: u32) -> io::Error {
         let path = file_path(&self.path, segment);
         io::Error::new(
             io::ErrorKind::InvalidData,

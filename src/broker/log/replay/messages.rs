@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use super::super::catalog::Topic;
-use super::super::{ChannelId, Copy, Place, RecoveredBatch, TopicId, UnixMillis};
+use super::super::catalog::CatalogTopic;
+use super::super::{ChannelCopy, ChannelId, LogLocation, RecoveredBatch, TopicId, UnixMillis};
 use crate::proto::Bodies;
 
 /// Fewer messages than this are not worth a sweep.
@@ -14,41 +14,41 @@ const FEW: usize = 10_000;
 
 /// A message, as far as it is known.
 #[derive(Debug, Clone)]
-pub(super) struct Held {
+pub(super) struct ReplayedMessage {
     pub(super) topic: TopicId,
     pub(super) timestamp: i64,
-    pub(super) place: Place,
+    pub(super) place: LogLocation,
     pub(super) length: u32,
     pub(super) due: Option<UnixMillis>,
     /// When its copies came to be.
     pub(super) born: u64,
-    pub(super) copies: Copies,
+    pub(super) copies: ReplayedCopies,
 }
 
 /// Who holds a message.
 #[derive(Debug, Clone)]
-pub(super) enum Copies {
+pub(super) enum ReplayedCopies {
     /// Its topic.
     Topic,
     /// These channels, and nothing has happened to a copy yet; due when the message says. Never changed: messages share the list.
     Fresh(Rc<[ChannelId]>),
     /// These.
-    Each(Vec<Copy>),
+    Each(Vec<ChannelCopy>),
 }
 
-impl Held {
+impl ReplayedMessage {
     /// Keeps the copies that `has` says are there, by the channel and when they came to be; false if none is.
     pub(super) fn keep_copies(&mut self, has: impl Fn(ChannelId, u64) -> bool) -> bool {
         let born = self.born;
         match &mut self.copies {
-            Copies::Topic => true,
-            Copies::Fresh(channels) => {
+            ReplayedCopies::Topic => true,
+            ReplayedCopies::Fresh(channels) => {
                 if !channels.iter().all(|channel| has(*channel, born)) {
                     *channels = channels.iter().copied().filter(|channel| has(*channel, born)).collect();
                 }
                 !channels.is_empty()
             }
-            Copies::Each(copies) => {
+            ReplayedCopies::Each(copies) => {
                 copies.retain(|copy| has(copy.channel, born));
                 !copies.is_empty()
             }
@@ -56,39 +56,39 @@ impl Held {
     }
 
     /// The topic gave it to channels, if the topic had it.
-    fn distribute(&mut self, copies: &Copies, now: u64) {
-        if matches!(self.copies, Copies::Topic) {
+    fn distribute(&mut self, copies: &ReplayedCopies, now: u64) {
+        if matches!(self.copies, ReplayedCopies::Topic) {
             (self.copies, self.born) = (copies.clone(), now);
         }
     }
 
     /// The copies one by one, if channels have the message.
-    fn copies(&mut self) -> Option<&mut Vec<Copy>> {
-        if let Copies::Fresh(channels) = &self.copies {
+    fn copies(&mut self) -> Option<&mut Vec<ChannelCopy>> {
+        if let ReplayedCopies::Fresh(channels) = &self.copies {
             let due = self.due.take();
-            let copy = |channel: &ChannelId| Copy { channel: *channel, attempts: 0, due };
-            self.copies = Copies::Each(channels.iter().map(copy).collect());
+            let copy = |channel: &ChannelId| ChannelCopy { channel: *channel, attempts: 0, due };
+            self.copies = ReplayedCopies::Each(channels.iter().map(copy).collect());
         }
         match &mut self.copies {
-            Copies::Each(copies) => Some(copies),
-            Copies::Fresh(_) | Copies::Topic => None,
+            ReplayedCopies::Each(copies) => Some(copies),
+            ReplayedCopies::Fresh(_) | ReplayedCopies::Topic => None,
         }
     }
 }
 
 /// Messages that were published together, to none of which anything has happened: the first, and the lengths of all.
 #[derive(Debug)]
-struct Whole {
-    first: Held,
+struct UntouchedBatch {
+    first: ReplayedMessage,
     lengths: Box<[u32]>,
 }
 
 /// Messages by id.
 #[derive(Debug, Default)]
-pub(super) struct Messages {
-    held: HashMap<u64, Held, BuildHasherDefault<IdHasher>>,
+pub(super) struct ReplayedMessages {
+    held: HashMap<u64, ReplayedMessage, BuildHasherDefault<MessageIdHasher>>,
     /// By the first one's id.
-    whole: BTreeMap<u64, Whole>,
+    whole: BTreeMap<u64, UntouchedBatch>,
     /// How many messages those are.
     in_whole: usize,
     /// Topics' channels, as messages share them.
@@ -97,10 +97,12 @@ pub(super) struct Messages {
     swept: usize,
 }
 
-impl Messages {
+impl ReplayedMessages {
     /// A copy for every channel that the topic has.
-    pub(super) fn channels_of(&mut self, id: TopicId, topic: &Topic) -> Copies {
-        Copies::Fresh(self.channels.entry(id).or_insert_with(|| topic.channels.keys().copied().collect()).clone())
+    pub(super) fn channels_of(&mut self, id: TopicId, topic: &CatalogTopic) -> ReplayedCopies {
+        ReplayedCopies::Fresh(
+            self.channels.entry(id).or_insert_with(|| topic.channels.keys().copied().collect()).clone(),
+        )
     }
 
     /// The catalog has changed.
@@ -108,33 +110,34 @@ impl Messages {
         self.channels.clear();
     }
 
-    pub(super) fn insert(&mut self, id: u64, message: Held) {
+    pub(super) fn insert(&mut self, id: u64, message: ReplayedMessage) {
         self.open(id);
         self.held.insert(id, message);
     }
 
     /// A message has a new place, and these copies, besides those that it had and that `has` says are there.
-    pub(super) fn relocate(&mut self, id: u64, message: Held, has: impl Fn(ChannelId, u64) -> bool) {
+    pub(super) fn relocate(&mut self, id: u64, message: ReplayedMessage, has: impl Fn(ChannelId, u64) -> bool) {
         self.open(id);
         let known = self.held.get_mut(&id).and_then(|known| if known.keep_copies(has) { Some(known) } else { None });
-        let (mut copies, relocated) = match (known.and_then(Held::copies).map(std::mem::take), message.copies) {
-            (before, Copies::Each(relocated)) => (before.unwrap_or_default(), relocated),
-            (_, Copies::Fresh(_) | Copies::Topic) => return,
-        };
+        let (mut copies, relocated) =
+            match (known.and_then(ReplayedMessage::copies).map(std::mem::take), message.copies) {
+                (before, ReplayedCopies::Each(relocated)) => (before.unwrap_or_default(), relocated),
+                (_, ReplayedCopies::Fresh(_) | ReplayedCopies::Topic) => return,
+            };
         copies.retain(|copy| relocated.iter().all(|other| other.channel != copy.channel));
         copies.extend(relocated);
         copies.sort_unstable_by_key(|copy| copy.channel);
-        self.held.insert(id, Held { copies: Copies::Each(copies), ..message });
+        self.held.insert(id, ReplayedMessage { copies: ReplayedCopies::Each(copies), ..message });
     }
 
     /// Messages that were published together, with the lengths of their bodies; the first one's id and what holds for all.
-    pub(super) fn insert_together(&mut self, id: u64, first: Held, lengths: Vec<u32>) {
+    pub(super) fn insert_together(&mut self, id: u64, first: ReplayedMessage, lengths: Vec<u32>) {
         match lengths[..] {
             [] => {}
             [_] => self.insert(id, first),
             _ => {
                 self.in_whole += lengths.len();
-                self.whole.insert(id, Whole { first, lengths: lengths.into() });
+                self.whole.insert(id, UntouchedBatch { first, lengths: lengths.into() });
             }
         }
     }
@@ -143,11 +146,11 @@ impl Messages {
     fn open(&mut self, id: u64) {
         let found = self.whole.range(..=id).next_back().filter(|(first, it)| id - **first < it.lengths.len() as u64);
         let Some(first_id) = found.map(|(first, _)| *first) else { return };
-        let Whole { first, lengths } = self.whole.remove(&first_id).expect("it was found");
+        let UntouchedBatch { first, lengths } = self.whole.remove(&first_id).expect("it was found");
         self.in_whole -= lengths.len();
         let mut place = first.place;
         for (id, length) in (first_id..).zip(lengths) {
-            self.held.insert(id, Held { place, length, ..first.clone() });
+            self.held.insert(id, ReplayedMessage { place, length, ..first.clone() });
             place.offset += Bodies::SIZE as u32 + length;
         }
     }
@@ -155,7 +158,7 @@ impl Messages {
     /// The topic threw these messages away, those that the topic had.
     pub(super) fn empty(&mut self, id: u64, count: u32) {
         if let Some(whole) = self.whole.get(&id) {
-            if matches!(whole.first.copies, Copies::Topic) {
+            if matches!(whole.first.copies, ReplayedCopies::Topic) {
                 self.in_whole -= whole.lengths.len();
                 self.whole.remove(&id);
             }
@@ -169,8 +172,8 @@ impl Messages {
     }
 
     /// The topic gave these messages to channels, those that the topic had.
-    pub(super) fn distribute(&mut self, id: u64, count: u32, copies: &Copies, now: u64) {
-        let Copies::Fresh(channels) = copies else { return };
+    pub(super) fn distribute(&mut self, id: u64, count: u32, copies: &ReplayedCopies, now: u64) {
+        let ReplayedCopies::Fresh(channels) = copies else { return };
         if channels.is_empty() {
             return self.empty(id, count);
         }
@@ -183,16 +186,16 @@ impl Messages {
     }
 
     fn is_topics(&self, id: u64) -> bool {
-        self.held.get(&id).is_some_and(|message| matches!(message.copies, Copies::Topic))
+        self.held.get(&id).is_some_and(|message| matches!(message.copies, ReplayedCopies::Topic))
     }
 
     pub(super) fn finish(&mut self, id: u64, channel: ChannelId) {
         self.open(id);
         let Some(message) = self.held.get_mut(&id) else { return };
         let last = match &message.copies {
-            Copies::Topic => false,
-            Copies::Fresh(channels) => **channels == [channel],
-            Copies::Each(copies) => copies.iter().all(|copy| copy.channel == channel),
+            ReplayedCopies::Topic => false,
+            ReplayedCopies::Fresh(channels) => **channels == [channel],
+            ReplayedCopies::Each(copies) => copies.iter().all(|copy| copy.channel == channel),
         };
         if last {
             self.held.remove(&id);
@@ -203,8 +206,8 @@ impl Messages {
 
     pub(super) fn requeue(&mut self, id: u64, channel: ChannelId, attempts: u16, due: Option<UnixMillis>) {
         self.open(id);
-        let copies = self.held.get_mut(&id).and_then(Held::copies).into_iter().flatten();
-        copies.filter(|copy| copy.channel == channel).for_each(|copy| *copy = Copy { channel, attempts, due });
+        let copies = self.held.get_mut(&id).and_then(ReplayedMessage::copies).into_iter().flatten();
+        copies.filter(|copy| copy.channel == channel).for_each(|copy| *copy = ChannelCopy { channel, attempts, due });
     }
 
     pub(super) fn len(&self) -> usize {
@@ -216,7 +219,7 @@ impl Messages {
         self.len() > FEW.max(2 * self.swept)
     }
 
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut Held) -> bool) {
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut ReplayedMessage) -> bool) {
         self.held.retain(|_, message| keep(message));
         self.whole.retain(|_, whole| keep(&mut whole.first));
         self.in_whole = self.whole.values().map(|whole| whole.lengths.len()).sum();
@@ -225,9 +228,9 @@ impl Messages {
 
     /// All, by id.
     pub(super) fn into_recovered(self) -> Vec<RecoveredBatch> {
-        let recovered = |id, mut message: Held, count, length| {
+        let recovered = |id, mut message: ReplayedMessage, count, length| {
             let copies = message.copies().map(std::mem::take).unwrap_or_default();
-            let Held { topic, timestamp, place, due, .. } = message;
+            let ReplayedMessage { topic, timestamp, place, due, .. } = message;
             RecoveredBatch { id, count, topic, timestamp, place, length, due, copies }
         };
         let sized = |length: u32| length + Bodies::SIZE as u32;
@@ -235,7 +238,7 @@ impl Messages {
             let length = sized(message.length);
             recovered(id, message, 1, length)
         });
-        let whole = self.whole.into_iter().map(|(id, Whole { first, lengths })| {
+        let whole = self.whole.into_iter().map(|(id, UntouchedBatch { first, lengths })| {
             let count = u32::try_from(lengths.len()).expect("a batch has fewer than 2^32 messages");
             recovered(id, first, count, lengths.iter().copied().map(sized).sum())
         });
@@ -248,9 +251,9 @@ impl Messages {
 /// The broker's ids count up, in leaps of 2^22 with the time. Sixteen neighbours stay together, for the cache's sake; where they
 /// go is a product's to say, and so are the seven highest bits, by which the map tells them apart.
 #[derive(Default)]
-struct IdHasher(u64);
+struct MessageIdHasher(u64);
 
-impl Hasher for IdHasher {
+impl Hasher for MessageIdHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -278,7 +281,7 @@ mod tests {
     fn ids_are_spread_whether_they_count_up_or_leap() {
         for step in [1, 16, 1 << 12, 1 << 22, (1 << 22) + 1, 1000] {
             let hash = |n: u64| {
-                let mut hasher = IdHasher::default();
+                let mut hasher = MessageIdHasher::default();
                 hasher.write_u64(77 + n * step);
                 hasher.finish()
             };

@@ -3,34 +3,34 @@
 use bytes::Bytes;
 
 use super::super::payload::put_change;
-use super::super::{Batch, outgoing::Outgoing, record::Found, record::Scan};
+use super::super::{PublishedBatch, record::RecordScan, record::Scanned, write_batch::WriteBatch};
 use super::*;
 use crate::proto::{ChannelName, TopicName};
 
 const TOPIC: TopicId = TopicId(0);
 const CHANNEL: ChannelId = ChannelId(1);
 
-fn replay(build: impl FnOnce(&mut Outgoing)) -> Replay {
-    let mut outgoing = Outgoing::default();
+fn replay(build: impl FnOnce(&mut WriteBatch)) -> Replay {
+    let mut outgoing = WriteBatch::default();
     outgoing.change(&Change::TopicCreated(TOPIC, TopicName::new("t").unwrap()));
     outgoing.change(&Change::ChannelCreated(TOPIC, CHANNEL, ChannelName::new("c").unwrap()));
     build(&mut outgoing);
     outgoing.seal(0);
     let bytes: Vec<u8> = outgoing.write(|slices| slices.iter().flat_map(|slice| slice.to_vec()).collect());
     let mut replay = Replay::default();
-    for found in Scan::new(&bytes, 0, 0, None) {
-        let Found::Record { at, kind, payload } = found else { panic!("{found:?}") };
+    for found in RecordScan::new(&bytes, 0, 0, None) {
+        let Scanned::Record { at, kind, payload } = found else { panic!("{found:?}") };
         replay.take(1, at, kind, payload).unwrap();
     }
     replay
 }
 
 /// Publishes in batches that are copied: only the last of what is outgoing may be one that is not.
-fn publish(outgoing: &mut Outgoing, first: u64, count: usize) {
+fn publish(outgoing: &mut WriteBatch, first: u64, count: usize) {
     for begin in (0..count).step_by(500) {
         let bodies = std::iter::repeat_n(Bytes::from_static(b"x"), 500.min(count - begin)).collect();
-        let (first, holder) = (first + begin as u64, Holder::Channels);
-        outgoing.batch(&Batch { topic: TOPIC, first, timestamp: 0, due: None, holder, bodies: &bodies });
+        let (first, holder) = (first + begin as u64, MessageHolder::Channels);
+        outgoing.batch(&PublishedBatch { topic: TOPIC, first, timestamp: 0, due: None, holder, bodies: &bodies });
     }
 }
 
@@ -54,8 +54,8 @@ fn a_record_that_checks_and_makes_no_sense_is_refused() {
     let mut changes = Vec::new();
     put_change(&mut changes, &Change::TopicDeleted(TOPIC));
     changes.push(200);
-    assert_eq!(Replay::default().take(1, 0, Kind::Changes, &changes), Err(Nonsense));
-    assert_eq!(Replay::default().take(1, 0, Kind::Batch, &changes), Err(Nonsense));
-    assert_eq!(Replay::default().take(1, 0, Kind::Carried, &changes), Err(Nonsense));
-    assert_eq!(Replay::default().take(1, 0, Kind::Snapshot, &changes), Err(Nonsense));
+    assert_eq!(Replay::default().take(1, 0, RecordKind::Changes, &changes), Err(MalformedRecord));
+    assert_eq!(Replay::default().take(1, 0, RecordKind::Batch, &changes), Err(MalformedRecord));
+    assert_eq!(Replay::default().take(1, 0, RecordKind::Carried, &changes), Err(MalformedRecord));
+    assert_eq!(Replay::default().take(1, 0, RecordKind::Snapshot, &changes), Err(MalformedRecord));
 }

@@ -3,7 +3,7 @@
 use fastrand::Rng;
 
 use super::super::super::report::{Damage, Torn};
-use super::super::super::segment::HEADER;
+use super::super::super::segment::SEGMENT_HEADER_BYTES;
 use super::super::super::*;
 use super::model::Model;
 use super::world::copy;
@@ -29,9 +29,9 @@ fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
     let rng = &mut Rng::with_seed(1);
     for n in 1..12 {
         let noted = world.model.clone();
-        let place = world.publish(TOPIC, Holder::Channels, Some(5), &bodies(rng.usize(1..4), rng.usize(..40)));
+        let place = world.publish(TOPIC, MessageHolder::Channels, Some(5), &bodies(rng.usize(1..4), rng.usize(..40)));
         // What was noted is a record of its own, before the batch.
-        states.push((u64::from(place.offset) - (BATCH_HEAD + HEAD) as u64, noted));
+        states.push((u64::from(place.offset) - (BATCH_HEAD_BYTES + RECORD_HEADER_BYTES) as u64, noted));
         states.push((length(), world.model.clone()));
         world.note(Change::Finished(CHANNEL, n));
         world.note(Change::Requeued(CHANNEL, n + 1, 2, None));
@@ -49,11 +49,11 @@ fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
         let (end, expected) = states.iter().rfind(|(end, _)| *end <= cut as u64).unwrap();
         assert_eq!(&model, expected, "cut at {cut}");
         // The header is nothing by itself, but is not torn either.
-        let whole = (*end).max(if cut >= HEADER { HEADER as u64 } else { 0 });
+        let whole = (*end).max(if cut >= SEGMENT_HEADER_BYTES { SEGMENT_HEADER_BYTES as u64 } else { 0 });
         let torn = (cut as u64 > whole).then(|| Torn { segment: 1, bytes: cut as u64 - whole });
         assert_eq!((report.torn, report.damage), (Vec::from_iter(torn), vec![]), "cut at {cut}");
         let kept = std::fs::read(file_path(directory.path(), 1).with_extension("log.torn")).unwrap_or_default();
-        if cut >= HEADER {
+        if cut >= SEGMENT_HEADER_BYTES {
             assert_eq!(kept, bytes[whole as usize..cut], "what is cut off at {cut} is kept");
         }
         goes_on(log, directory.path(), model);
@@ -65,12 +65,12 @@ fn goes_on(mut log: DiskLog, path: &Path, mut model: Model) {
     let (topic, bodies) = (TopicId(model.next_number), bodies(2, 10));
     let created = Change::TopicCreated(topic, TopicName::new("after").unwrap());
     let first = model.last_id + 1;
-    let batch = Batch {
+    let batch = PublishedBatch {
         topic,
         first,
         timestamp: 5,
         due: None,
-        holder: Holder::Topic,
+        holder: MessageHolder::Topic,
         bodies: &bodies.iter().cloned().collect(),
     };
     log.note(&created);
@@ -86,7 +86,7 @@ fn goes_on(mut log: DiskLog, path: &Path, mut model: Model) {
 fn three_segments(path: &Path) -> Model {
     let mut world = world(path, SyncMode::Never, 1000);
     for _ in 0..6 {
-        world.publish(TOPIC, Holder::Channels, None, &bodies(1, 400));
+        world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 400));
     }
     assert_eq!(files(path).len(), 3);
     world.model
@@ -98,7 +98,7 @@ fn damage_in_the_middle_costs_one_record_and_is_told() {
     let mut model = three_segments(directory.path());
     let file = file_path(directory.path(), 2);
     let mut bytes = std::fs::read(&file).unwrap();
-    let place = bytes.iter().position(|b| *b == 0).unwrap().max(HEADER + 400);
+    let place = bytes.iter().position(|b| *b == 0).unwrap().max(SEGMENT_HEADER_BYTES + 400);
     bytes[place] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
     model.messages.remove(&3);
@@ -117,8 +117,8 @@ fn damage_in_the_middle_costs_one_record_and_is_told() {
 fn a_byte_that_changes_while_the_log_is_open_is_not_delivered() {
     let directory = fast_directory();
     let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
-    let place = world.publish(TOPIC, Holder::Channels, None, &bodies(2, 100));
-    let other = world.publish(TOPIC, Holder::Channels, None, &bodies(1, 100));
+    let place = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 100));
+    let other = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 100));
     let file = file_path(directory.path(), 1);
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[place.offset as usize + 50] ^= 1;
@@ -167,7 +167,7 @@ fn the_first_snapshot_is_made_up_for_by_the_next() {
     let file = file_path(directory.path(), 1);
     let mut bytes = std::fs::read(&file).unwrap();
     // The record of changes that created the topic and the channel comes after the Snapshot.
-    bytes[HEADER + 12 + 16 + 12] ^= 1;
+    bytes[SEGMENT_HEADER_BYTES + 12 + 16 + 12] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
     let (_log, found, report) = open(directory.path());
     assert_eq!(report.damage.len(), 1);
@@ -188,7 +188,7 @@ fn wrong_bytes_anywhere_are_no_reason_not_to_open() {
         let file = file_path(directory.path(), rng.u32(1..4));
         let mut bytes = std::fs::read(&file).unwrap();
         for _ in 0..rng.usize(1..5) {
-            let at = rng.usize(HEADER..bytes.len());
+            let at = rng.usize(SEGMENT_HEADER_BYTES..bytes.len());
             bytes[at] ^= 1 << rng.u8(..8);
         }
         std::fs::write(&file, bytes).unwrap();

@@ -44,14 +44,14 @@ fn a_full_disk_refuses_what_is_new_and_keeps_what_it_has() {
         let ballast = directory.path().join("ballast");
         std::fs::write(&ballast, vec![0; 100_000]).unwrap();
         let full = loop {
-            if let Err(error) = world.try_publish(TOPIC, Holder::Channels, None, &bodies(3, 5000)) {
+            if let Err(error) = world.try_publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 5000)) {
                 break error;
             }
         };
         assert_eq!(full.kind(), io::ErrorKind::StorageFull, "{full}");
         world.check_bodies();
         world.note(Change::Requeued(CHANNEL, 2, 7, None));
-        let still = world.try_publish(TOPIC, Holder::Channels, None, &bodies(3, 5000)).unwrap_err();
+        let still = world.try_publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 5000)).unwrap_err();
         assert_eq!(still.kind(), io::ErrorKind::StorageFull, "{still}");
         std::fs::remove_file(&ballast).unwrap();
         world.publish_when_there_is_room(&bodies(3, 5000));
@@ -70,12 +70,12 @@ fn a_disk_full_of_the_log_itself_is_drained_whatever_is_finished_first() {
         [(false, vec![]), (true, vec![]), (false, vec![1]), (true, vec![7, 20]), (false, vec![40])]
     {
         let path = directory.path().join(format!("{is_reopened}{keeps:?}"));
-        let options = Options { segment_bytes: 20_000, ..Options::new(&path) };
+        let options = LogOptions { segment_bytes: 20_000, ..LogOptions::new(&path) };
         let mut world = World::open(&options);
         world.note(topic_created());
         world.note(channel_created());
         let refused = loop {
-            if let Err(error) = world.try_publish(TOPIC, Holder::Channels, None, &bodies(1, 3000)) {
+            if let Err(error) = world.try_publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 3000)) {
                 break error;
             }
         };
@@ -123,14 +123,14 @@ fn failing(path: &Path, mode: SyncMode) -> (Arc<AtomicBool>, DiskLog) {
     (fails, log)
 }
 
-fn publish(log: &mut DiskLog, first: u64) -> io::Result<Option<Place>> {
+fn publish(log: &mut DiskLog, first: u64) -> io::Result<Option<LogLocation>> {
     let bodies = bodies(1, 10);
-    let place = log.publish(&Batch {
+    let place = log.publish(&PublishedBatch {
         topic: TOPIC,
         first,
         timestamp: 1,
         due: None,
-        holder: Holder::Channels,
+        holder: MessageHolder::Channels,
         bodies: &bodies.iter().cloned().collect(),
     })?;
     place.into_iter().for_each(|place| log.hold(place.segment, 1, 100));
@@ -192,15 +192,15 @@ async fn a_failed_sync_is_told_and_refuses_until_a_new_segment_is_synced() {
 async fn after_a_failed_sync_a_new_segment_is_tried_though_nobody_writes() {
     let directory = tempfile::tempdir().unwrap();
     let (fails, mut log) = failing(directory.path(), SyncMode::Interval);
-    let alarm = log.alarm();
+    let failure_notify = log.failure_notify();
     fails.store(true, Ordering::SeqCst);
     publish(&mut log, 1).unwrap();
     // nobody writes or waits: the thread itself tells
-    alarm.notified().await;
-    assert!(log.trouble().unwrap().ends_with(": the disk is broken"));
+    failure_notify.notified().await;
+    assert!(log.failure().unwrap().ends_with(": the disk is broken"));
     fails.store(false, Ordering::SeqCst);
     let deadline = Instant::now() + Duration::from_secs(20);
-    while log.trouble().is_some() {
+    while log.failure().is_some() {
         assert!(Instant::now() < deadline, "nothing is tried");
         std::thread::yield_now();
         log.retry = None;
@@ -212,14 +212,14 @@ async fn after_a_failed_sync_a_new_segment_is_tried_though_nobody_writes() {
 fn after_a_failed_write_the_next_is_tried_though_nobody_writes() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
-    world.publish(TOPIC, Holder::Channels, None, &bodies(1, 10));
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 10));
     let long_ago = Instant::now().checked_sub(RETRY).unwrap();
     world.log.failed = Some((Instant::now(), io::ErrorKind::Other, "the disk is broken".to_owned()));
-    assert_eq!(world.log.trouble().as_deref(), Some("the disk is broken"), "not at once");
+    assert_eq!(world.log.failure().as_deref(), Some("the disk is broken"), "not at once");
     world.log.failed = Some((long_ago, io::ErrorKind::Other, "the disk is broken".to_owned()));
-    assert_eq!(world.log.trouble(), None);
+    assert_eq!(world.log.failure(), None);
     // what is written to find that out says nothing
-    world.publish(TOPIC, Holder::Channels, None, &bodies(2, 10));
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 10));
     world.reopen();
 }
 
@@ -253,9 +253,10 @@ async fn a_sync_that_failed_during_a_relocation_keeps_segments_only_until_they_a
     log.begin_segment().unwrap();
     synced.reached(log.position()).await.unwrap();
     fails.store(true, Ordering::SeqCst);
-    let copy = Copy { channel: CHANNEL, attempts: 0, due: None };
+    let copy = ChannelCopy { channel: CHANNEL, attempts: 0, due: None };
     let (copies, bodies) = ([CopyRun { copy, index: 0, count: 1 }], Bodies::one(read(&mut log, place, 10).unwrap()));
-    let (from, topic, first, timestamp, due, holder) = (Some(place.segment), TOPIC, 1, 1, None, Holder::Channels);
+    let (from, topic, first, timestamp, due, holder) =
+        (Some(place.segment), TOPIC, 1, 1, None, MessageHolder::Channels);
     let relocated = Relocated { from, topic, first, timestamp, due, holder, copies: &copies, bodies: &bodies };
     let moved = log.relocate(&relocated).unwrap().unwrap();
     log.hold(moved.segment, 1, 100);
@@ -288,9 +289,10 @@ async fn a_carried_message_is_synced_before_its_segment_goes() {
     log.begin_segment().unwrap();
     synced.reached(log.position()).await.unwrap();
     fails.store(true, Ordering::SeqCst);
-    let copy = Copy { channel: CHANNEL, attempts: 0, due: None };
+    let copy = ChannelCopy { channel: CHANNEL, attempts: 0, due: None };
     let (copies, bodies) = ([CopyRun { copy, index: 0, count: 1 }], Bodies::one(read(&mut log, place, 10).unwrap()));
-    let (from, topic, first, timestamp, due, holder) = (Some(place.segment), TOPIC, 1, 1, None, Holder::Channels);
+    let (from, topic, first, timestamp, due, holder) =
+        (Some(place.segment), TOPIC, 1, 1, None, MessageHolder::Channels);
     let relocated = Relocated { from, topic, first, timestamp, due, holder, copies: &copies, bodies: &bodies };
     log.relocate(&relocated).unwrap();
     log.spent(place.segment, 1, 100);

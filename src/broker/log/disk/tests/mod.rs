@@ -11,15 +11,15 @@ use std::path::Path;
 use bytes::Bytes;
 
 use self::world::{World, read};
-use super::super::{ChannelId, Holder, TopicId};
+use super::super::{ChannelId, MessageHolder, TopicId};
 use super::*;
 use crate::proto::{Bodies, ChannelName, TopicName};
 
 const TOPIC: TopicId = TopicId(1);
 const CHANNEL: ChannelId = ChannelId(2);
 
-fn options(path: &Path, sync: SyncMode, segment_bytes: u32) -> Options {
-    Options { sync, segment_bytes, interval: Duration::from_millis(1), reserve_bytes: 0, ..Options::new(path) }
+fn options(path: &Path, sync: SyncMode, segment_bytes: u32) -> LogOptions {
+    LogOptions { sync, segment_bytes, interval: Duration::from_millis(1), reserve_bytes: 0, ..LogOptions::new(path) }
 }
 
 /// In memory where the system offers that: many files are synced, and the disk is not what is tested.
@@ -58,14 +58,14 @@ fn files(path: &Path) -> Vec<String> {
 fn a_log_opens_as_it_was_left() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Interval, 1 << 20);
-    world.publish(TOPIC, Holder::Channels, None, &bodies(3, 10));
-    world.publish(TOPIC, Holder::Channels, Some(77), &[Bytes::new(), Bytes::from(vec![7; 100_000])]);
-    world.publish(TOPIC, Holder::Topic, Some(78), &bodies(1, 5000));
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 10));
+    world.publish(TOPIC, MessageHolder::Channels, Some(77), &[Bytes::new(), Bytes::from(vec![7; 100_000])]);
+    world.publish(TOPIC, MessageHolder::Topic, Some(78), &bodies(1, 5000));
     world.note(Change::Finished(CHANNEL, 1));
     world.note(Change::Requeued(CHANNEL, 2, 3, Some(99)));
     world.note(Change::TopicPaused(TOPIC, true));
     world.reopen();
-    world.publish(TOPIC, Holder::Topic, None, &bodies(2, 20));
+    world.publish(TOPIC, MessageHolder::Topic, None, &bodies(2, 20));
     world.reopen();
     assert_eq!(files(directory.path()), ["0000000001.log"], "an end that is good is written on");
 }
@@ -77,7 +77,7 @@ fn files_are_the_owners() {
     let path = directory.path().join("data");
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let mut world = world(&path, SyncMode::Always, 1000);
-    world.publish(TOPIC, Holder::Channels, None, &bodies(1, 10));
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 10));
     assert_eq!(mode(&path), 0o700);
     for name in ["lock", "reserve", "0000000001.log"] {
         assert_eq!(mode(&path.join(name)), 0o600, "{name}");
@@ -87,7 +87,7 @@ fn files_are_the_owners() {
 #[test]
 fn a_second_broker_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let options = Options::new(directory.path());
+    let options = LogOptions::new(directory.path());
     let _first = DiskLog::open(&options).unwrap();
     let error = DiskLog::open(&options).unwrap_err().to_string();
     let path = directory.path().display();
@@ -97,13 +97,13 @@ fn a_second_broker_is_refused() {
 #[test]
 fn another_versions_log_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let mut header = Header::new(1, Extent::default()).encode();
+    let mut header = SegmentHeader::new(1, Extent::default()).encode();
     header.truncate(28);
     header[7] += 1;
     header.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
     header.extend_from_within(..);
     std::fs::write(file_path(directory.path(), 1), header).unwrap();
-    let error = DiskLog::open(&Options::new(directory.path())).unwrap_err();
+    let error = DiskLog::open(&LogOptions::new(directory.path())).unwrap_err();
     assert!(matches!(error, OpenError::OtherVersion(path) if path == file_path(directory.path(), 1)));
 }
 
@@ -112,7 +112,7 @@ fn spent_segments_go_wherever_they_are() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Always, 50_000);
     for _ in 0..8 {
-        world.publish(TOPIC, Holder::Channels, None, &bodies(1, 49_000));
+        world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 49_000));
     }
     assert_eq!(files(directory.path()).len(), 8);
     for id in [2, 3, 4, 5, 6] {
@@ -137,7 +137,7 @@ fn spent_segments_go_wherever_they_are() {
     world.flush();
     world.wait_until_tidy();
     assert!(lengths().iter().sum::<u64>() < 1000, "the newest, too: {:?}", lengths());
-    world.publish(TOPIC, Holder::Channels, None, &bodies(1, 900));
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 900));
     assert_eq!(world.last_id(), 9, "ids go on, whatever is gone");
     world.reopen();
 }
@@ -151,7 +151,7 @@ fn the_log_is_no_longer_than_twice_what_it_holds_and_a_few_segments() {
     for _ in 0..200 {
         let first = world.last_id() + 1;
         for length in [30_000, 10, 10, 10] {
-            world.publish(TOPIC, Holder::Channels, None, &bodies(1, length));
+            world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, length));
         }
         world.note(Change::Finished(CHANNEL, first));
         world.flush();
@@ -180,7 +180,7 @@ fn the_log_is_no_longer_than_that_whatever_the_sizes_and_the_order() {
         let mut world = world(directory.path(), SyncMode::Never, SEGMENT);
         for step in 0..600 {
             let length = if rng.u8(..5) == 0 { rng.usize(2_000..9_000) } else { rng.usize(..200) };
-            world.publish(TOPIC, Holder::Channels, None, &bodies(rng.usize(1..4), length));
+            world.publish(TOPIC, MessageHolder::Channels, None, &bodies(rng.usize(1..4), length));
             for _ in 0..rng.usize(..5) {
                 let waiting: Vec<_> = world.model.messages.keys().copied().collect();
                 // mostly what came first
@@ -205,7 +205,7 @@ fn a_batch_above_the_segment_size_has_a_segment_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Never, 1000);
     for length in [900, 5000, 900] {
-        world.publish(TOPIC, Holder::Channels, None, &bodies(2, length));
+        world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, length));
     }
     assert_eq!(files(directory.path()).len(), 3);
     world.reopen();
@@ -215,13 +215,13 @@ fn a_batch_above_the_segment_size_has_a_segment_of_its_own() {
 fn nothing_else_is_read_than_bodies() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Never, 1000);
-    let place = world.publish(TOPIC, Holder::Channels, None, &bodies(2, 10));
-    let second = Place { offset: place.offset + 10 + Bodies::SIZE as u32, ..place };
+    let place = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 10));
+    let second = LogLocation { offset: place.offset + 10 + Bodies::SIZE as u32, ..place };
     assert_eq!(read(&mut world.log, second, 10).unwrap(), [1; 10].as_slice());
     for (segment, offset, length) in
         [(1, place.offset, 9), (1, place.offset + 1, 10), (1, u32::MAX, 10), (1, 0, 1), (9, place.offset, 10)]
     {
-        let error = read(&mut world.log, Place { segment, offset, ..place }, length).unwrap_err();
+        let error = read(&mut world.log, LogLocation { segment, offset, ..place }, length).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 }

@@ -53,8 +53,11 @@ fn run(seed: u64) {
 
 fn publish(world: &mut World, rng: &mut Rng) {
     let Some((topic, it)) = rng.choice(&world.model.topics) else { return };
-    let holder =
-        if it.paused || it.channels.is_empty() || rng.u8(..20) == 0 { Holder::Topic } else { Holder::Channels };
+    let holder = if it.paused || it.channels.is_empty() || rng.u8(..20) == 0 {
+        MessageHolder::Topic
+    } else {
+        MessageHolder::Channels
+    };
     let due = rng.bool().then(|| rng.u64(1..1000));
     let bodies: Vec<_> = (0..rng.usize(1..6)).map(|_| body(rng)).collect();
     world.publish(*topic, holder, due, &bodies);

@@ -11,12 +11,12 @@ use super::model::Model;
 use crate::proto::Bodies;
 
 pub(super) struct World {
-    pub(super) options: Options,
+    pub(super) options: LogOptions,
     pub(super) log: DiskLog,
     pub(super) model: Model,
     /// As the model was when all was written: what a crash leaves.
     pub(super) written: Model,
-    places: BTreeMap<u64, (Place, u32)>,
+    places: BTreeMap<u64, (LogLocation, u32)>,
     /// Whoever kills it kills it in the middle of a relocation: only so many messages are written anew.
     pub(super) relocations: Option<usize>,
 }
@@ -27,7 +27,7 @@ fn cost(length: u32) -> u64 {
 }
 
 impl World {
-    pub(super) fn open(options: &Options) -> Self {
+    pub(super) fn open(options: &LogOptions) -> Self {
         let (mut log, recovered, report) = DiskLog::open(options).unwrap();
         assert_eq!((report.damage, report.torn), (vec![], vec![]));
         let model = Model::of(&recovered, &mut log);
@@ -56,28 +56,28 @@ impl World {
     pub(super) fn publish(
         &mut self,
         topic: TopicId,
-        holder: Holder,
+        holder: MessageHolder,
         due: Option<UnixMillis>,
         bodies: &[Bytes],
-    ) -> Place {
+    ) -> LogLocation {
         self.try_publish(topic, holder, due, bodies).unwrap()
     }
 
     pub(super) fn try_publish(
         &mut self,
         topic: TopicId,
-        holder: Holder,
+        holder: MessageHolder,
         due: Option<UnixMillis>,
         bodies: &[Bytes],
-    ) -> io::Result<Place> {
+    ) -> io::Result<LogLocation> {
         let first = self.model.last_id + 1;
         let all: Bodies = bodies.iter().cloned().collect();
-        let batch = Batch { topic, first, timestamp: 1_000_000 + first as i64, due, holder, bodies: &all };
+        let batch = PublishedBatch { topic, first, timestamp: 1_000_000 + first as i64, due, holder, bodies: &all };
         let place = self.log.publish(&batch)?.expect("a disk is a place");
         let mut offset = place.offset;
         for (id, body) in (first..).zip(bodies) {
             self.log.hold(place.segment, 1, cost(body.len() as u32));
-            self.places.insert(id, (Place { offset, ..place }, body.len() as u32));
+            self.places.insert(id, (LogLocation { offset, ..place }, body.len() as u32));
             offset += (Bodies::SIZE + body.len()) as u32;
         }
         self.model.publish(&batch);
@@ -93,7 +93,7 @@ impl World {
 
     /// Relocates all that should be.
     pub(super) fn carry(&mut self) {
-        while let Some(segment) = self.log.victim() {
+        while let Some(segment) = self.log.compaction_candidate() {
             let held = self.places.iter().filter(|(_, (place, _))| place.segment == segment);
             let held: Vec<_> = held.map(|(id, (place, length))| (*id, *place, *length)).collect();
             assert!(!held.is_empty(), "a segment without messages is no victim");
@@ -110,10 +110,10 @@ impl World {
         }
     }
 
-    pub(super) fn relocate(&mut self, id: u64, place: Place, length: u32) -> io::Result<()> {
+    pub(super) fn relocate(&mut self, id: u64, place: LogLocation, length: u32) -> io::Result<()> {
         let body = read(&mut self.log, place, length)?;
         let it = &self.model.messages[&id];
-        let holder = if it.copies.is_empty() { Holder::Topic } else { Holder::Channels };
+        let holder = if it.copies.is_empty() { MessageHolder::Topic } else { MessageHolder::Channels };
         let copies: Vec<_> = it.copies.iter().map(|copy| CopyRun { copy: *copy, index: 0, count: 1 }).collect();
         let relocated = Relocated {
             from: Some(place.segment),
@@ -136,7 +136,7 @@ impl World {
     /// Publishes, as soon as the disk has room.
     pub(super) fn publish_when_there_is_room(&mut self, bodies: &[Bytes]) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while let Err(error) = self.try_publish(super::TOPIC, Holder::Channels, None, bodies) {
+        while let Err(error) = self.try_publish(super::TOPIC, MessageHolder::Channels, None, bodies) {
             assert!(Instant::now() < deadline, "{error}");
             std::thread::yield_now();
         }
@@ -157,7 +157,7 @@ impl World {
         let (options, model) = (self.options.clone(), self.model.clone());
         // The old log must be gone first: one at a time.
         let elsewhere = tempfile::tempdir().unwrap();
-        let other = World::open(&Options { sync: SyncMode::Never, ..Options::new(elsewhere.path()) });
+        let other = World::open(&LogOptions { sync: SyncMode::Never, ..LogOptions::new(elsewhere.path()) });
         drop(std::mem::replace(self, other));
         *self = World::open(&options);
         assert_eq!(self.model, model);
@@ -168,7 +168,7 @@ impl World {
     pub(super) fn crash(&mut self, into: &Path) {
         copy(&self.options.path, into);
         let (mut written, now) = (self.written.clone(), self.model.clone());
-        *self = World::open(&Options { path: into.into(), ..self.options.clone() });
+        *self = World::open(&LogOptions { path: into.into(), ..self.options.clone() });
         let found = &self.model.messages;
         written.messages.retain(|id, _| now.messages.contains_key(id) || found.contains_key(id));
         assert_eq!(self.model, written);
@@ -206,12 +206,12 @@ pub(super) fn copy(from: &Path, into: &Path) {
 }
 
 /// A single body.
-pub(super) fn read(log: &mut impl Log, place: Place, length: u32) -> io::Result<Bytes> {
+pub(super) fn read(log: &mut impl Log, place: LogLocation, length: u32) -> io::Result<Bytes> {
     log.read(place, Bodies::SIZE as u32 + length, 1).map(|bodies| bodies.bytes().clone())
 }
 
 /// The messages of a batch: ids, places and bodies.
-pub(super) fn each(batch: &RecoveredBatch, log: &mut impl Log) -> Vec<(u64, Place, Bytes)> {
+pub(super) fn each(batch: &RecoveredBatch, log: &mut impl Log) -> Vec<(u64, LogLocation, Bytes)> {
     let bodies = log.read(batch.place, batch.length, batch.count).unwrap();
     let mut place = batch.place;
     let message = |(id, body): (u64, Bytes)| {

@@ -7,9 +7,9 @@ use std::io::{self, IoSlice};
 
 use bytes::Bytes;
 
-use super::payload::{self, Fields, Put};
-use super::record::{self, HEAD, Kind};
-use super::{Batch, Change, Relocated, catalog::Catalog};
+use super::payload::{self, PayloadReader, PayloadWriter};
+use super::record::{self, RECORD_HEADER_BYTES, RecordKind};
+use super::{Change, PublishedBatch, Relocated, catalog::Catalog};
 use crate::proto::Bodies;
 
 /// From so many bytes on nothing is copied.
@@ -23,10 +23,10 @@ const KEPT: usize = 1 << 20;
 
 /// Records without their headers' content, which depends on where they go.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing {
+pub(super) struct WriteBatch {
     bytes: Vec<u8>,
     /// Where each record begins.
-    records: Vec<(Kind, usize)>,
+    records: Vec<(RecordKind, usize)>,
     /// What of the last record belongs into `bytes`, and where.
     large: Vec<(usize, Bytes)>,
     large_bytes: usize,
@@ -40,17 +40,17 @@ pub(super) struct Outgoing {
 
 /// To go back to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Mark {
+pub(super) struct WriteMark {
     bytes: usize,
     records: usize,
 }
 
-impl Outgoing {
+impl WriteBatch {
     /// Adds a change.
     pub(super) fn change(&mut self, change: &Change) {
         match self.records.last() {
-            Some((Kind::Changes, begin)) if self.bytes.len() - begin < FULL => {}
-            _ => self.begin(Kind::Changes),
+            Some((RecordKind::Changes, begin)) if self.bytes.len() - begin < FULL => {}
+            _ => self.begin(RecordKind::Changes),
         }
         payload::put_change(&mut self.bytes, change);
         if Catalog::heeds(change) {
@@ -60,19 +60,19 @@ impl Outgoing {
 
     /// Adds a record of no changes: whether it can be written is all that is asked.
     pub(super) fn nothing(&mut self) {
-        self.begin(Kind::Changes);
+        self.begin(RecordKind::Changes);
     }
 
     /// Adds a batch.
-    pub(super) fn batch(&mut self, batch: &Batch<'_>) {
-        self.begin(Kind::Batch);
+    pub(super) fn batch(&mut self, batch: &PublishedBatch<'_>) {
+        self.begin(RecordKind::Batch);
         payload::put_batch_head(&mut self.bytes, batch);
         self.bodies(batch.bodies);
     }
 
     /// Adds messages that are copied forward, and says where the first body's size is, counted from the beginning.
     pub(super) fn relocated(&mut self, messages: &Relocated<'_>) -> usize {
-        self.begin(Kind::Relocated);
+        self.begin(RecordKind::Relocated);
         payload::put_relocated_head(&mut self.bytes, messages);
         let place = self.len();
         self.bodies(messages.bodies);
@@ -86,9 +86,9 @@ impl Outgoing {
         }
     }
 
-    fn begin(&mut self, kind: Kind) {
+    fn begin(&mut self, kind: RecordKind) {
         self.records.push((kind, self.bytes.len()));
-        self.bytes.put(&[0; HEAD]);
+        self.bytes.put(&[0; RECORD_HEADER_BYTES]);
     }
 
     fn body(&mut self, body: &Bytes) {
@@ -117,18 +117,18 @@ impl Outgoing {
     }
 
     /// Where the next record begins.
-    pub(super) fn mark(&self) -> Mark {
-        Mark { bytes: self.bytes.len(), records: self.records.len() }
+    pub(super) fn mark(&self) -> WriteMark {
+        WriteMark { bytes: self.bytes.len(), records: self.records.len() }
     }
 
     /// Bytes of the changes that were noted; without a batch.
     pub(super) fn noted(&self) -> usize {
-        let is_changes = self.records.last().is_none_or(|(kind, _)| *kind == Kind::Changes);
+        let is_changes = self.records.last().is_none_or(|(kind, _)| *kind == RecordKind::Changes);
         if is_changes { self.bytes.len() } else { self.records.last().map_or(0, |(_, begin)| *begin) }
     }
 
     /// Forgets the record that was added after `mark`: a batch, or messages that are copied forward.
-    pub(super) fn rewind(&mut self, mark: Mark) {
+    pub(super) fn rewind(&mut self, mark: WriteMark) {
         self.bytes.truncate(mark.bytes);
         self.records.truncate(mark.records);
         // the one before it may get more
@@ -155,7 +155,7 @@ impl Outgoing {
         let mut changes = Vec::new();
         for (n, (_, begin)) in self.records.iter().enumerate() {
             let end = self.records.get(n + 1).map_or(self.bytes.len(), |(_, end)| *end);
-            let mut fields = Fields(&self.bytes[begin + HEAD..end]);
+            let mut fields = PayloadReader(&self.bytes[begin + RECORD_HEADER_BYTES..end]);
             while let Some(change) = fields.change().expect("it was just put there") {
                 changes.push(change);
             }
@@ -187,10 +187,10 @@ impl Outgoing {
                 None => self.large.is_empty().then_some(self.bytes.len()),
             };
             let head = match end {
-                Some(end) => record::head(kind, salt, std::iter::once(&self.bytes[begin + HEAD..end])),
-                None => record::head(kind, salt, pieces(&self.bytes, &self.large, begin + HEAD)),
+                Some(end) => record::head(kind, salt, std::iter::once(&self.bytes[begin + RECORD_HEADER_BYTES..end])),
+                None => record::head(kind, salt, pieces(&self.bytes, &self.large, begin + RECORD_HEADER_BYTES)),
             };
-            self.bytes[begin..begin + HEAD].copy_from_slice(&head);
+            self.bytes[begin..begin + RECORD_HEADER_BYTES].copy_from_slice(&head);
         }
         // the last may get more
         self.sealed = (salt, self.records.len().saturating_sub(1));
@@ -222,18 +222,20 @@ fn pieces<'a>(bytes: &'a [u8], large: &'a [(usize, Bytes)], begin: usize) -> imp
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{Found, Scan};
-    use super::super::{ChannelId, Holder, TopicId};
+    use super::super::record::{RecordScan, Scanned};
+    use super::super::{ChannelId, MessageHolder, TopicId};
     use super::*;
 
     /// The changes as they would be written.
-    fn changes(outgoing: &mut Outgoing, salt: u32) -> Vec<Change> {
+    fn changes(outgoing: &mut WriteBatch, salt: u32) -> Vec<Change> {
         outgoing.seal(salt);
         let bytes: Vec<u8> = outgoing.write(|slices| slices.iter().flat_map(|slice| slice.to_vec()).collect());
         let mut changes = Vec::new();
-        for found in Scan::new(&bytes, salt, 0, None) {
-            let Found::Record { kind: Kind::Changes, payload, .. } = found else { panic!("no other record is there") };
-            let mut fields = Fields(payload);
+        for found in RecordScan::new(&bytes, salt, 0, None) {
+            let Scanned::Record { kind: RecordKind::Changes, payload, .. } = found else {
+                panic!("no other record is there")
+            };
+            let mut fields = PayloadReader(payload);
             while let Some(change) = fields.change().unwrap() {
                 changes.push(change);
             }
@@ -243,7 +245,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_for_long_is_no_more_than_a_note_for_each_copy() {
-        let mut outgoing = Outgoing::default();
+        let mut outgoing = WriteBatch::default();
         let (a, b) = (ChannelId(2), ChannelId(3));
         outgoing.change(&Change::ChannelPaused(a, true));
         for n in 0..200_000_u64 {
@@ -271,7 +273,7 @@ mod tests {
 
     #[test]
     fn records_that_were_sealed_before_are_as_if_sealed_now() {
-        let mut outgoing = Outgoing::default();
+        let mut outgoing = WriteBatch::default();
         let mut expected = Vec::new();
         let bodies = Bodies::one("x".into());
         for n in 0..150_000_u64 {
@@ -280,8 +282,8 @@ mod tests {
             expected.push(change);
             if n % 10_000 == 0 {
                 let mark = outgoing.mark();
-                let (topic, timestamp, holder) = (TopicId(1), 0, Holder::Channels);
-                outgoing.batch(&Batch { topic, first: 1, timestamp, due: None, holder, bodies: &bodies });
+                let (topic, timestamp, holder) = (TopicId(1), 0, MessageHolder::Channels);
+                outgoing.batch(&PublishedBatch { topic, first: 1, timestamp, due: None, holder, bodies: &bodies });
                 outgoing.seal(if n % 20_000 == 0 { 7 } else { 8 });
                 outgoing.rewind(mark);
             }

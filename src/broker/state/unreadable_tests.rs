@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::super::log::{Batch, Change, DiskLog, Log, MemoryLog, Options, Place, Relocated, SyncMode, Usage};
-use super::compaction::{LOOK, MOVE, MOVE_BYTES};
+use super::super::log::{
+    Change, DiskLog, Log, LogLocation, LogOptions, LogUsage, MemoryLog, PublishedBatch, Relocated, SyncMode,
+};
+use super::compaction::{MAX_BATCHES, MAX_BYTES, MAX_ENTRIES};
 use super::rest::{READS, REST};
 use super::wire_id::to_wire;
 use super::*;
@@ -19,10 +21,10 @@ use crate::proto::{Bodies, ChannelName, TopicName};
 const BEGIN: Now = Now { at: 0, unix_nanos: 1_700_000_000_000_000_000 };
 const SEGMENT: u32 = 20_000;
 
-fn open(path: &Path, segment_bytes: u32) -> State {
-    let options = Options { sync: SyncMode::Never, segment_bytes, reserve_bytes: 0, ..Options::new(path) };
+fn open(path: &Path, segment_bytes: u32) -> BrokerState {
+    let options = LogOptions { sync: SyncMode::Never, segment_bytes, reserve_bytes: 0, ..LogOptions::new(path) };
     let (log, recovered, _) = DiskLog::open(&options).unwrap();
-    State::recover(StateLimits { max_memory: 0, ..StateLimits::default() }, Box::new(log), recovered, BEGIN)
+    BrokerState::recover(StateLimits { max_memory: 0, ..StateLimits::default() }, Box::new(log), recovered, BEGIN)
 }
 
 fn body(n: u32, length: usize) -> String {
@@ -30,7 +32,7 @@ fn body(n: u32, length: usize) -> String {
 }
 
 /// A topic with a channel, and its messages one by one.
-fn with_messages(path: &Path, segment: u32, count: u32, length: usize) -> (State, TopicName, ChannelName) {
+fn with_messages(path: &Path, segment: u32, count: u32, length: usize) -> (BrokerState, TopicName, ChannelName) {
     let (topic, channel) = (TopicName::new("a").unwrap(), ChannelName::new("x").unwrap());
     let mut state = open(path, segment);
     state.create_channel(&topic, &channel, BEGIN);
@@ -55,13 +57,13 @@ fn damage(path: &Path, n: u32) -> std::path::PathBuf {
     panic!("message {n} is in no file")
 }
 
-fn settings() -> Settings {
+fn settings() -> SessionSettings {
     let (client_id, hostname, user_agent) = Default::default();
-    Settings { client_id, hostname, user_agent, msg_timeout: 60_000, sample_rate: 0 }
+    SessionSettings { client_id, hostname, user_agent, msg_timeout: 60_000, sample_rate: 0 }
 }
 
 /// Delivers and finishes what can be read, but for each `keep`th; says how many could not be read.
-fn finish(state: &mut State, topic: &TopicName, channel: &ChannelName, keep: usize) -> usize {
+fn finish(state: &mut BrokerState, topic: &TopicName, channel: &ChannelName, keep: usize) -> usize {
     let session = state.connect(settings(), String::new(), 0, BEGIN);
     state.subscribe(session, topic, channel, BEGIN).unwrap();
     state.ready(session, 2_500, BEGIN);
@@ -136,33 +138,33 @@ fn an_unreadable_message_is_tried_again_later_each_time() {
 
 /// What a log was asked for since this was last taken: reads, those of them that failed, and relocations.
 #[derive(Debug, Default)]
-struct Asked {
+struct LogCalls {
     reads: AtomicUsize,
     failed: AtomicUsize,
     relocated: AtomicUsize,
 }
 
-impl Asked {
+impl LogCalls {
     fn take(&self) -> [usize; 3] {
         [&self.reads, &self.failed, &self.relocated].map(|count| count.swap(0, Ordering::Relaxed))
     }
 }
 
 /// A log that counts what it is asked for.
-struct Counting(Box<dyn Log>, Arc<Asked>);
+struct CountingLog(Box<dyn Log>, Arc<LogCalls>);
 
-impl Counting {
+impl CountingLog {
     /// Counts what a state asks of its log from now on.
-    fn of(state: &mut State) -> Arc<Asked> {
-        let asked = Arc::new(Asked::default());
+    fn of(state: &mut BrokerState) -> Arc<LogCalls> {
+        let asked = Arc::new(LogCalls::default());
         let log = std::mem::replace(&mut state.store.log, Box::new(MemoryLog));
         state.store.log = Box::new(Self(log, asked.clone()));
         asked
     }
 }
 
-impl Log for Counting {
-    fn publish(&mut self, batch: &Batch<'_>) -> io::Result<Option<Place>> {
+impl Log for CountingLog {
+    fn publish(&mut self, batch: &PublishedBatch<'_>) -> io::Result<Option<LogLocation>> {
         self.0.publish(batch)
     }
 
@@ -174,12 +176,12 @@ impl Log for Counting {
         self.0.flush()
     }
 
-    fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<Place>> {
+    fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<LogLocation>> {
         self.1.relocated.fetch_add(1, Ordering::Relaxed);
         self.0.relocate(messages)
     }
 
-    fn read(&mut self, place: Place, length: u32, count: u32) -> io::Result<Bodies> {
+    fn read(&mut self, place: LogLocation, length: u32, count: u32) -> io::Result<Bodies> {
         self.1.reads.fetch_add(1, Ordering::Relaxed);
         let read = self.0.read(place, length, count);
         self.1.failed.fetch_add(usize::from(read.is_err()), Ordering::Relaxed);
@@ -198,28 +200,28 @@ impl Log for Counting {
         self.0.recovered();
     }
 
-    fn victim(&mut self) -> Option<u32> {
-        self.0.victim()
+    fn compaction_candidate(&mut self) -> Option<u32> {
+        self.0.compaction_candidate()
     }
 
-    fn spare(&mut self, segment: u32) {
-        self.0.spare(segment);
+    fn postpone_compaction(&mut self, segment: u32) {
+        self.0.postpone_compaction(segment);
     }
 
-    fn usage(&self) -> Usage {
+    fn usage(&self) -> LogUsage {
         self.0.usage()
     }
 
-    fn trouble(&mut self) -> Option<String> {
-        self.0.trouble()
+    fn failure(&mut self) -> Option<String> {
+        self.0.failure()
     }
 
-    fn alarm(&self) -> Arc<Notify> {
-        self.0.alarm()
+    fn failure_notify(&self) -> Arc<Notify> {
+        self.0.failure_notify()
     }
 
-    fn work(&self) -> u64 {
-        self.0.work()
+    fn io_bytes(&self) -> u64 {
+        self.0.io_bytes()
     }
 
     fn position(&self) -> u64 {
@@ -228,18 +230,18 @@ impl Log for Counting {
 }
 
 /// Compacts, in steps that relocate at most so many messages each, and says of each how long it took.
-fn steps(state: &mut State, asked: &Asked, longest_batch: u64, most: usize) -> Vec<Duration> {
+fn steps(state: &mut BrokerState, asked: &LogCalls, longest_batch: u64, most: usize) -> Vec<Duration> {
     let mut steps = Vec::new();
     loop {
         asked.take();
-        let (work, begun) = (state.store.log.work(), Instant::now());
+        let (work, begun) = (state.store.log.io_bytes(), Instant::now());
         if !state.compact().unwrap() {
             return steps;
         }
         steps.push(begun.elapsed());
-        let (work, [reads, _, relocated]) = (state.store.log.work() - work, asked.take());
+        let (work, [reads, _, relocated]) = (state.store.log.io_bytes() - work, asked.take());
         // a batch is read and written; what it needs besides its bodies is below 1,000 bytes, and so is the header of a segment
-        let bytes = MOVE_BYTES + 2 * longest_batch + 2_000;
+        let bytes = MAX_BYTES + 2 * longest_batch + 2_000;
         assert!(work <= bytes, "{work} bytes in a step, of {bytes}");
         assert!(reads <= most && relocated <= most, "{reads} reads and {relocated} relocations in a step, of {most}");
     }
@@ -258,8 +260,8 @@ fn a_step_of_compaction_does_no_more_than_it_may_and_takes_a_millisecond_or_two(
             let directory = tempfile::tempdir().unwrap();
             let (mut state, topic, channel) = with_messages(directory.path(), segment, count, length);
             finish(&mut state, &topic, &channel, 5);
-            let asked = Counting::of(&mut state);
-            let mut steps = steps(&mut state, &asked, length as u64, MOVE);
+            let asked = CountingLog::of(&mut state);
+            let mut steps = steps(&mut state, &asked, length as u64, MAX_BATCHES);
             assert!(steps.len() > 5, "{} steps", steps.len());
             steps.sort_unstable();
             best = best.min(steps[steps.len() / 2]);
@@ -287,9 +289,9 @@ fn many_channels_make_a_step_of_compaction_no_longer() {
     for n in 0..200 {
         finish(&mut state, &topic, &name(n), 3);
     }
-    let asked = Counting::of(&mut state);
+    let asked = CountingLog::of(&mut state);
     // each message is looked for in all channels, among what is in flight and what is deferred
-    let steps = steps(&mut state, &asked, 100, LOOK / 400 + 1);
+    let steps = steps(&mut state, &asked, 100, MAX_ENTRIES / 400 + 1);
     assert!(steps.len() > 5, "{} steps", steps.len());
 }
 
@@ -300,7 +302,7 @@ fn many_unreadable_messages_are_tried_some_at_a_time() {
     for n in (0..600).filter(|n| n % 6 != 5) {
         damage(directory.path(), n);
     }
-    let asked = Counting::of(&mut state);
+    let asked = CountingLog::of(&mut state);
     let session = state.connect(settings(), String::new(), 0, BEGIN);
     state.subscribe(session, &topic, &channel, BEGIN).unwrap();
     state.ready(session, 2_500, BEGIN);
@@ -349,7 +351,7 @@ fn messages_that_were_published_together_are_read_once_though_they_are_asked_for
         if is_damaged {
             damage(directory.path(), 250);
         }
-        let (asked, work) = (Counting::of(&mut state), state.store.log.work());
+        let (asked, work) = (CountingLog::of(&mut state), state.store.log.io_bytes());
         let mut now = BEGIN;
         state.ready(session, 1_000, now);
         for _ in 0..1_000 {
@@ -361,7 +363,7 @@ fn messages_that_were_published_together_are_read_once_though_they_are_asked_for
         }
         assert!(state.channels.values().next().unwrap().queue.is_empty());
         assert!(asked.take()[0] >= 500);
-        let work = state.store.log.work() - work;
+        let work = state.store.log.io_bytes() - work;
         assert!(work < 2_000_000, "{work} bytes were read, of a record of 110,000");
     }
 }

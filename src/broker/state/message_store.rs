@@ -1,9 +1,9 @@
 //! All messages: what was published together is kept together, once however many hold it.
 //!
 //! ```text
-//!  Batch   │ first id │ timestamp │ place in the log │ bodies, if they are in memory │ copies that are held
+//!  StoredBatch   │ first id │ timestamp │ place in the log │ bodies, if they are in memory │ copies that are held
 //!             ▲
-//!  Run     batch, which message of it, where its body begins, how many         what topics and channels hold
+//!  MessageRun     batch, which message of it, where its body begins, how many         what topics and channels hold
 //! ```
 //!
 //! Bodies stay in memory up to a limit; beyond, they are in the log only, and are read back, a batch at a time, when a channel gets to
@@ -17,12 +17,12 @@ use std::ops::Range;
 use bytes::Bytes;
 use slab::Slab;
 
-use super::super::log::{Log, Place};
+use super::super::log::{Log, LogLocation};
 use super::time::Micros;
 use crate::proto::Bodies;
 
 /// Names a batch as long as anybody holds a message of it.
-pub(super) type Key = u32;
+pub(super) type BatchKey = u32;
 
 /// What was read back stays until this many bytes were read after it.
 const READ_BACK: usize = 4 << 20;
@@ -32,17 +32,17 @@ const UNREADABLE: u64 = 1_000;
 const UNREADABLE_MOST: u64 = 3_600_000;
 
 /// No log has segments so high.
-const NOWHERE: Place = Place { segment: u32::MAX, offset: u32::MAX, record: u32::MAX };
+const NOWHERE: LogLocation = LogLocation { segment: u32::MAX, offset: u32::MAX, record: u32::MAX };
 
 /// Bytes that a batch takes in the log besides its bodies, about.
 const OVERHEAD: u64 = 64;
 
 /// Bytes of memory that a batch takes besides its bodies: itself, its place, and the shared memory of its bodies.
-pub(super) const BATCH_BYTES: usize = size_of::<Batch>() + 8 + 24;
+pub(super) const BATCH_BYTES: usize = size_of::<StoredBatch>() + 8 + 24;
 
 /// Messages that were published together. There may be as many as messages: this is 104 bytes.
 #[derive(Debug)]
-struct Batch {
+struct StoredBatch {
     /// The id of the first message; the others count up from it.
     first: u64,
     /// When they were published, in nanoseconds since 1970.
@@ -57,15 +57,15 @@ struct Batch {
     /// Bytes of the copies that are held, with their sizes; the highest number if it is not known.
     copy_bytes: u32,
     /// Where the log has them, or [`NOWHERE`].
-    place: Place,
+    place: LogLocation,
     /// They were left in the log when they came.
     is_backlog: bool,
     /// When they were read back, if they are in memory for that.
     read_back: Option<NonZeroU64>,
 }
 
-impl Batch {
-    fn place(&self) -> Option<Place> {
+impl StoredBatch {
+    fn place(&self) -> Option<LogLocation> {
         (self.place != NOWHERE).then_some(self.place)
     }
 
@@ -77,7 +77,7 @@ impl Batch {
     }
 
     /// Bytes of these messages with their sizes; 0 where that is not known.
-    fn bytes_of(&self, run: &Run) -> u32 {
+    fn bytes_of(&self, run: &MessageRun) -> u32 {
         match &self.bodies {
             _ if run.index + run.count == self.count => self.length - run.offset,
             Some(bodies) => {
@@ -91,8 +91,8 @@ impl Batch {
 
 /// Messages of a batch that follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
-    pub(super) key: Key,
+pub(super) struct MessageRun {
+    pub(super) key: BatchKey,
     /// The first one's number in the batch.
     index: u32,
     /// Where its body begins in the batch, with its size.
@@ -100,9 +100,9 @@ pub(super) struct Run {
     pub(super) count: u32,
 }
 
-impl Run {
+impl MessageRun {
     /// The same messages in a batch that begins with this batch's message `index`, whose body begins at `offset`.
-    pub(super) fn moved(self, key: Key, index: u32, offset: u32) -> Self {
+    pub(super) fn moved(self, key: BatchKey, index: u32, offset: u32) -> Self {
         Self { key, index: self.index - index, offset: self.offset - offset, count: self.count }
     }
 
@@ -123,18 +123,18 @@ impl Run {
 }
 
 /// The next message of a run.
-pub(super) struct Next {
+pub(super) struct NextMessage {
     pub(super) id: u64,
     pub(super) timestamp: i64,
     /// It alone.
-    pub(super) run: Run,
+    pub(super) run: MessageRun,
     /// Its body's place in the batch's memory.
     body: Range<usize>,
 }
 
 /// A batch that the log could not give.
 #[derive(Debug, Clone, Copy, Default)]
-struct Unreadable {
+struct UnreadableBatch {
     failures: u32,
     /// It is not tried before.
     until: Micros,
@@ -142,22 +142,22 @@ struct Unreadable {
 
 /// The batches, and how much memory their bodies take.
 #[derive(Debug)]
-pub(super) struct Batches {
-    all: Slab<Batch>,
+pub(super) struct MessageStore {
+    all: Slab<StoredBatch>,
     /// Bytes of bodies in memory that are nowhere else, and of those that are in the log, too, and were not read back.
     only_here: usize,
     also_here: usize,
     /// Beyond so many bytes a body stays in the log, if it is there.
     limit: usize,
     /// What was read back, in that order.
-    read_back: BTreeMap<NonZeroU64, Key>,
+    read_back: BTreeMap<NonZeroU64, BatchKey>,
     read_back_bytes: usize,
     reads: u64,
     last_id: u64,
-    unreadable: HashMap<Key, Unreadable>,
+    unreadable: HashMap<BatchKey, UnreadableBatch>,
 }
 
-impl Batches {
+impl MessageStore {
     pub(super) fn new(limit: usize) -> Self {
         let (all, read_back, unreadable) = (Slab::new(), BTreeMap::new(), HashMap::new());
         let (only_here, also_here, read_back_bytes, reads, last_id) = (0, 0, 0, 0, 0);
@@ -175,7 +175,7 @@ impl Batches {
     }
 
     /// No id up to this one is given again.
-    pub(super) fn never_below(&mut self, id: u64) {
+    pub(super) fn reserve_ids_up_to(&mut self, id: u64) {
         self.last_id = self.last_id.max(id);
     }
 
@@ -185,7 +185,7 @@ impl Batches {
     }
 
     /// The count that bodies belong to.
-    fn resident(&mut self, place: Option<Place>) -> &mut usize {
+    fn resident(&mut self, place: Option<LogLocation>) -> &mut usize {
         if place.is_some() { &mut self.also_here } else { &mut self.only_here }
     }
 
@@ -195,15 +195,15 @@ impl Batches {
         first: u64,
         timestamp: i64,
         bodies: Bodies,
-        place: Option<Place>,
+        place: Option<LogLocation>,
         holders: u32,
         log: &mut dyn Log,
-    ) -> Run {
+    ) -> MessageRun {
         let bytes = self.only_here.saturating_add(self.also_here).saturating_add(bodies.length());
         let is_backlog = place.is_some() && bytes > self.limit;
         let (length, count) = (length_of(&bodies), bodies.count());
         *self.resident(place) += if is_backlog { 0 } else { bodies.length() };
-        let run = self.add(Batch {
+        let run = self.add(StoredBatch {
             first,
             timestamp,
             bodies: (!is_backlog).then_some(bodies),
@@ -220,7 +220,7 @@ impl Batches {
     }
 
     /// Tells the log that a batch is held.
-    pub(super) fn hold_in_log(&self, key: Key, log: &mut dyn Log) {
+    pub(super) fn hold_in_log(&self, key: BatchKey, log: &mut dyn Log) {
         let batch = self.get(key);
         if let Some(place) = batch.place() {
             log.hold(place.segment, batch.count, batch.cost());
@@ -228,9 +228,16 @@ impl Batches {
     }
 
     /// Keeps messages that are in the log, `length` bytes with their sizes.
-    pub(super) fn recover(&mut self, first: u64, timestamp: i64, place: Place, length: u32, count: u32) -> Run {
+    pub(super) fn recover(
+        &mut self,
+        first: u64,
+        timestamp: i64,
+        place: LogLocation,
+        length: u32,
+        count: u32,
+    ) -> MessageRun {
         let (bodies, copies, copy_bytes, read_back) = (None, 0, 0, None);
-        self.add(Batch {
+        self.add(StoredBatch {
             first,
             timestamp,
             bodies,
@@ -244,10 +251,10 @@ impl Batches {
         })
     }
 
-    fn add(&mut self, batch: Batch) -> Run {
+    fn add(&mut self, batch: StoredBatch) -> MessageRun {
         let count = batch.count;
-        let key = Key::try_from(self.all.insert(batch)).expect("memory ends before 4 billion batches");
-        Run { key, index: 0, offset: 0, count }
+        let key = BatchKey::try_from(self.all.insert(batch)).expect("memory ends before 4 billion batches");
+        MessageRun { key, index: 0, offset: 0, count }
     }
 
     /// How many there are.
@@ -255,48 +262,48 @@ impl Batches {
         self.all.len()
     }
 
-    fn get(&self, key: Key) -> &Batch {
+    fn get(&self, key: BatchKey) -> &StoredBatch {
         &self.all[key as usize]
     }
 
     /// The id of a run's first message.
-    pub(super) fn id(&self, run: &Run) -> u64 {
+    pub(super) fn id(&self, run: &MessageRun) -> u64 {
         self.get(run.key).first + u64::from(run.index)
     }
 
     /// The id of a batch's first message.
-    pub(super) fn first(&self, key: Key) -> u64 {
+    pub(super) fn first(&self, key: BatchKey) -> u64 {
         self.get(key).first
     }
 
-    pub(super) fn timestamp(&self, key: Key) -> i64 {
+    pub(super) fn timestamp(&self, key: BatchKey) -> i64 {
         self.get(key).timestamp
     }
 
     /// True if the bodies were left in the log when they came: nsqd calls that its backend.
-    pub(super) fn is_backlog(&self, key: Key) -> bool {
+    pub(super) fn is_backlog(&self, key: BatchKey) -> bool {
         self.get(key).is_backlog
     }
 
     /// Takes the first message off a run, which is not empty. Fails, and takes nothing, if the log does not give its body.
-    pub(super) fn next(&mut self, run: &mut Run, log: &mut dyn Log) -> io::Result<Next> {
+    pub(super) fn next(&mut self, run: &mut MessageRun, log: &mut dyn Log) -> io::Result<NextMessage> {
         let (id, timestamp) = (self.id(run), self.timestamp(run.key));
         let body = self.bodies(run.key, log)?.at(run.offset as usize);
-        let next = Next { id, timestamp, run: run.truncated(1), body };
+        let next = NextMessage { id, timestamp, run: run.truncated(1), body };
         run.index += 1;
         run.offset = next.body.end as u32;
         run.count -= 1;
         Ok(next)
     }
 
-    /// The body of what [`Batches::next`] took last from this batch: a part of the bytes.
-    pub(super) fn body(&self, next: &Next) -> (&Bytes, Range<usize>) {
+    /// The body of what [`MessageStore::next`] took last from this batch: a part of the bytes.
+    pub(super) fn body(&self, next: &NextMessage) -> (&Bytes, Range<usize>) {
         let bodies = self.get(next.run.key).bodies.as_ref().expect("it was just read");
         (bodies.bytes(), next.body.clone())
     }
 
     /// All bodies of a batch, from memory or from the log.
-    fn bodies(&mut self, key: Key, log: &mut dyn Log) -> io::Result<&Bodies> {
+    fn bodies(&mut self, key: BatchKey, log: &mut dyn Log) -> io::Result<&Bodies> {
         if self.get(key).bodies.is_none() {
             self.read(key, log)?;
             self.forget_read();
@@ -304,7 +311,7 @@ impl Batches {
         Ok(self.get(key).bodies.as_ref().expect("it is there by now"))
     }
 
-    fn read(&mut self, key: Key, log: &mut dyn Log) -> io::Result<()> {
+    fn read(&mut self, key: BatchKey, log: &mut dyn Log) -> io::Result<()> {
         let batch = &mut self.all[key as usize];
         let bodies = log.read(batch.place, batch.length, batch.count)?;
         if !self.unreadable.is_empty() {
@@ -320,11 +327,11 @@ impl Batches {
 
     /// The log could not give a batch: milliseconds until it is to be tried again, which grow with each failure. Other channels that
     /// hold it meanwhile are told the same time.
-    pub(super) fn put_off(&mut self, key: Key, now: Micros) -> u64 {
+    pub(super) fn retry_delay(&mut self, key: BatchKey, now: Micros) -> u64 {
         let it = self.unreadable.entry(key).or_default();
         if it.until <= now {
             let delay = (UNREADABLE << it.failures.min(12)).min(UNREADABLE_MOST);
-            *it = Unreadable { failures: it.failures + 1, until: now + delay * 1_000 };
+            *it = UnreadableBatch { failures: it.failures + 1, until: now + delay * 1_000 };
         }
         (it.until - now).div_ceil(1_000)
     }
@@ -341,7 +348,7 @@ impl Batches {
 
     /// A copy that goes its own way, back into the queue or to a later time, so that it does not keep all that was published with
     /// it: a run of a batch of its own. As it was if its body cannot be read.
-    pub(super) fn part(&mut self, run: Run, log: &mut dyn Log) -> Run {
+    pub(super) fn split_copy(&mut self, run: MessageRun, log: &mut dyn Log) -> MessageRun {
         let (id, count) = (self.id(&run), self.get(run.key).count);
         if count == 1 {
             return run;
@@ -352,7 +359,7 @@ impl Batches {
         let body = Bodies::one(bytes.slice(body)).compact();
         let batch = self.get(run.key);
         let (timestamp, is_backlog, place) = (batch.timestamp, batch.is_backlog, batch.place());
-        let place = place.map(|place| Place { offset: place.offset + run.offset, ..place });
+        let place = place.map(|place| LogLocation { offset: place.offset + run.offset, ..place });
         let own = self.replace(id, timestamp, body, place, is_backlog, 1);
         self.hold_in_log(own.key, log);
         self.release(run, log);
@@ -365,14 +372,14 @@ impl Batches {
         id: u64,
         timestamp: i64,
         bodies: Bodies,
-        place: Option<Place>,
+        place: Option<LogLocation>,
         is_backlog: bool,
         copies: u64,
-    ) -> Run {
+    ) -> MessageRun {
         let (length, kept) = (length_of(&bodies), place.is_none() || !is_backlog);
         *self.resident(place) += if kept { bodies.length() } else { 0 };
         let count = bodies.count();
-        self.add(Batch {
+        self.add(StoredBatch {
             first: id,
             timestamp,
             bodies: kept.then_some(bodies),
@@ -387,20 +394,20 @@ impl Batches {
     }
 
     /// So many copies more are held.
-    pub(super) fn hold(&mut self, key: Key, copies: u64) {
+    pub(super) fn hold(&mut self, key: BatchKey, copies: u64) {
         let batch = &mut self.all[key as usize];
         batch.copies += copies;
         batch.copy_bytes = batch.copy_bytes.saturating_add(share(batch.length, copies, batch.count));
     }
 
     /// The batch, if it is in this segment: how many copies are held, and how many messages it has.
-    pub(super) fn in_segment(&self, key: Key, segment: u32) -> Option<(u64, u32)> {
+    pub(super) fn in_segment(&self, key: BatchKey, segment: u32) -> Option<(u64, u32)> {
         let batch = self.all.get(key as usize).filter(|batch| batch.place().is_some_and(|it| it.segment == segment))?;
         Some((batch.copies, batch.count))
     }
 
     /// All bodies of a batch, without keeping them in memory if they are not.
-    pub(super) fn look(&self, key: Key, log: &mut dyn Log) -> io::Result<Bodies> {
+    pub(super) fn look(&self, key: BatchKey, log: &mut dyn Log) -> io::Result<Bodies> {
         let batch = self.get(key);
         match &batch.bodies {
             Some(bodies) => Ok(bodies.clone()),
@@ -409,14 +416,14 @@ impl Batches {
     }
 
     /// All copies of a batch have moved to others.
-    pub(super) fn drop_batch(&mut self, key: Key, log: &mut dyn Log) {
+    pub(super) fn drop_batch(&mut self, key: BatchKey, log: &mut dyn Log) {
         let cost = self.get(key).cost();
         self.all[key as usize].copies = 0;
         self.remove(key, cost, log);
     }
 
     /// A copy of each message of a run is not held any more; with the last the batch is gone.
-    pub(super) fn release(&mut self, run: Run, log: &mut dyn Log) {
+    pub(super) fn release(&mut self, run: MessageRun, log: &mut dyn Log) {
         let batch = &mut self.all[run.key as usize];
         batch.copies -= u64::from(run.count);
         if batch.copies == 0 {
@@ -432,7 +439,7 @@ impl Batches {
         }
     }
 
-    fn remove(&mut self, key: Key, cost: u64, log: &mut dyn Log) {
+    fn remove(&mut self, key: BatchKey, cost: u64, log: &mut dyn Log) {
         let batch = self.all.remove(key as usize);
         if !self.unreadable.is_empty() {
             self.unreadable.remove(&key);
@@ -451,17 +458,18 @@ impl Batches {
     }
 
     /// What must hold of the memory, and how many copies of each batch are held.
-    pub(super) fn check(&self) -> HashMap<Key, u64> {
+    pub(super) fn check(&self) -> HashMap<BatchKey, u64> {
         let bytes = |is_read_back, is_logged| {
-            let of =
-                move |batch: &&Batch| (batch.read_back.is_some(), batch.place().is_some()) == (is_read_back, is_logged);
+            let of = move |batch: &&StoredBatch| {
+                (batch.read_back.is_some(), batch.place().is_some()) == (is_read_back, is_logged)
+            };
             let some = self.all.iter().map(|(_, batch)| batch).filter(of);
             some.filter_map(|batch| batch.bodies.as_ref()).map(Bodies::length).sum::<usize>()
         };
         let (only_here, also_here, read_back) = (bytes(false, false), bytes(false, true), bytes(true, true));
         let counted = (self.only_here, self.also_here, self.read_back_bytes);
         assert_eq!((only_here, also_here, read_back), counted, "bytes in memory");
-        self.all.iter().map(|(key, batch)| (key as Key, batch.copies)).collect()
+        self.all.iter().map(|(key, batch)| (key as BatchKey, batch.copies)).collect()
     }
 }
 
@@ -481,12 +489,12 @@ mod tests {
 
     #[test]
     fn a_batch_takes_104_bytes_besides_its_bodies() {
-        assert_eq!((size_of::<Batch>(), size_of::<Run>()), (104, 16));
+        assert_eq!((size_of::<StoredBatch>(), size_of::<MessageRun>()), (104, 16));
     }
 
     #[test]
     fn ids_grow_though_the_clock_goes_back() {
-        let mut batches = Batches::new(0);
+        let mut batches = MessageStore::new(0);
         let first = batches.reserve_ids(10, 1_800_000_000_000_000_000);
         assert_eq!(batches.reserve_ids(1, 1_700_000_000_000_000_000), first + 10);
         assert!(batches.reserve_ids(1, 1_900_000_000_000_000_000) > first + 11);

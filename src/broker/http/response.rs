@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::ext::ReasonPhrase;
 use serde::Serialize;
 
-use crate::broker::state::{Missing, PublishError};
+use crate::broker::state::{BrokerPublishError, Missing};
 use crate::proto::stats::ErrorBody;
 
 const API: (HeaderName, HeaderValue) =
@@ -15,23 +15,23 @@ const JSON: (HeaderName, HeaderValue) =
 const TEXT: (HeaderName, HeaderValue) = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
 
 /// What a request is answered with, if it is not refused.
-pub(super) type Answer = Result<Response, Refusal>;
+pub(super) type ApiResult = Result<Response, ApiError>;
 
 /// A request that was refused, and why.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     status: StatusCode,
     message: String,
 }
 
-impl Refusal {
+impl ApiError {
     pub(super) fn new(status: u16, message: impl Into<String>) -> Self {
         let status = StatusCode::from_u16(status).expect("a status of HTTP");
         Self { status, message: message.into() }
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = ErrorBody { message: self.message };
         let mut response = (self.status, json(&body)).into_response();
@@ -43,7 +43,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-impl From<Missing> for Refusal {
+impl From<Missing> for ApiError {
     fn from(missing: Missing) -> Self {
         match missing {
             Missing::Topic => Self::new(404, "TOPIC_NOT_FOUND"),
@@ -52,16 +52,16 @@ impl From<Missing> for Refusal {
     }
 }
 
-impl From<std::io::Error> for Refusal {
+impl From<std::io::Error> for ApiError {
     /// A change that could not be written down.
     fn from(error: std::io::Error) -> Self {
-        Self::from(PublishError::from(error))
+        Self::from(BrokerPublishError::from(error))
     }
 }
 
-impl From<PublishError> for Refusal {
+impl From<BrokerPublishError> for ApiError {
     /// nsqd answers EXITING to whatever it could not take; here the reason follows.
-    fn from(error: PublishError) -> Self {
+    fn from(error: BrokerPublishError) -> Self {
         Self::new(503, format!("EXITING: {error}"))
     }
 }
