@@ -1,27 +1,28 @@
-//! How many connections the limit of open files allows: some files are kept for the log, whatever clients do.
+//! Maximum connections by the limit of open files; some files are reserved for the log.
 
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::http::Places;
 
-/// Files kept for the log (its segments, those being read and removed), nsqlookupds, `/proc`, and connections that are being refused.
+/// Files reserved for the log (segments open, read and removed), nsqlookupds, `/proc`, and
+/// connections that are being refused.
 const RESERVED_FILES: usize = 96;
-/// HTTP requests at once, at most.
+/// Maximum concurrent HTTP requests.
 const MAX_REQUESTS: usize = 1024;
-/// Below so many files there would be too few connections to be of use.
+/// Minimum files for connections; with fewer, the broker would be of no use.
 const MIN_CONNECTIONS: usize = 32;
 
-/// How many connections there may be.
+/// Maximum connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MaxConnections {
-    /// Of the HTTP API: requests at once. There are [`Places::beyond`] more connections.
+    /// Concurrent requests of the HTTP API; there may be [`Places::beyond`] more connections.
     pub(super) http: usize,
-    /// Of NSQ's TCP protocol.
+    /// Connections of NSQ's TCP protocol.
     pub(super) tcp: usize,
 }
 
 impl MaxConnections {
-    /// By this process' limit of open files, and by those that are open.
+    /// Computed from this process's limit of open files, and the files that are open.
     pub(super) fn of_this_process() -> Self {
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);

@@ -1,14 +1,15 @@
-//! How much memory the machine, or the control group, has left.
+//! Available memory of the machine and of the process's control groups.
 
 use std::path::{Path, PathBuf};
 
-/// Half of the bytes that this process can have still; no limit where the system does not say.
+/// Half of the bytes that are available to this process; the highest number if the system does not
+/// say.
 pub fn half_of_what_is_left() -> usize {
     let read = |path: &Path| std::fs::read_to_string(path).ok();
     usize::try_from(left(read) / 2).unwrap_or(usize::MAX)
 }
 
-/// The least of what the machine and each control group (version 2) have left.
+/// The smallest number of available bytes: of the machine, and of each control group (version 2).
 fn left(read: impl Fn(&Path) -> Option<String>) -> u64 {
     let machine = read(Path::new("/proc/meminfo")).and_then(|text| available(&text));
     let own = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
@@ -23,7 +24,7 @@ fn left(read: impl Fn(&Path) -> Option<String>) -> u64 {
     machine.into_iter().chain(of_groups).min().unwrap_or(u64::MAX)
 }
 
-/// The machine's memory that is available, in bytes.
+/// The machine's available memory in bytes.
 fn available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)

@@ -1,13 +1,14 @@
-//! The embedded broker: an nsqd in this program, which nsqd's own clients and tools cannot tell from nsqd 1.3.0.
+//! The embedded broker: nsqd's protocols in this program. nsqd's clients and tools cannot tell it
+//! from nsqd 1.3.0.
 //!
 //! ```text
-//!  tcp::Connection ─┐                    ┌─▶ log (disk)
-//!  http             ├─▶ Broker ─▶ BrokerState ─┤
-//!  the clock        ┘   (one lock)       └─▶ outboxes ─▶ connections that are woken
+//!  tcp::ClientConnection ─┐                          ┌─▶ log (disk)
+//!  http                   ├─▶ Broker ─▶ BrokerState ─┤
+//!  timers                 ┘   (one lock)             └─▶ outboxes ─▶ connections that are woken
 //! ```
 //!
-//! A connection reads, decodes all that came, and makes its changes under the lock at once; then it writes what its outbox has.
-//! No lock is held while anything waits.
+//! A connection reads, decodes all complete commands, and executes them under one lock; then it
+//! writes its outbox. No lock is held while anything waits.
 
 pub mod config;
 mod descriptors;
@@ -35,31 +36,31 @@ use self::log::{DiskLog, MemoryLog, Recovered, Synced};
 use self::state::{BrokerPublishError, BrokerState, ChannelPublishError, Micros, Now, SessionId, SessionSettings};
 use crate::proto::{Bodies, ChannelName, TopicName};
 
-/// The version of nsqd that is followed, and that clients are told.
+/// The version of nsqd that the broker behaves like, and reports to clients.
 pub const VERSION: &str = "1.3.0";
 
-/// nsqd's number of the log level info.
+/// nsqd's number of log level info.
 const LOG_LEVEL_INFO: i32 = 2;
 
-/// The state behind its lock, and what its changes set off.
+/// The state behind its lock, and the notifications that its changes cause.
 #[derive(Debug)]
 pub struct Broker {
     config: BrokerConfig,
     clock: Clock,
-    /// Tells what is on the disk, where that is waited for.
+    /// Handle to wait for syncs, if publishing waits for them.
     synced: Option<Synced>,
     shared: Mutex<BrokerShared>,
-    /// The first timer is another one.
+    /// Notified when the next deadline has become an earlier one.
     timer_changed: Notify,
-    /// Something changed since the log was last found not to need compaction.
+    /// Notified by the first change after the log was found not to need compaction.
     log_changed: Notify,
-    /// Messages may not be taken any more.
+    /// Notified when publishing begins to fail.
     failing: Arc<Notify>,
-    /// Topics or channels came or went.
+    /// Notified when topics or channels were created or deleted.
     catalog_changed: Notify,
     /// The nsqlookupds to register with.
     lookupds: watch::Sender<Vec<String>>,
-    /// nsqd's number of what is to be logged, for who asks.
+    /// nsqd's number of the log level; only stored and reported.
     log_level: AtomicI32,
 }
 
@@ -67,34 +68,35 @@ pub struct Broker {
 struct BrokerShared {
     state: BrokerState,
     connections: HashMap<SessionId, Arc<Notify>>,
-    /// The version of the catalog that was spread.
+    /// The catalog version last notified.
     catalog: u64,
-    /// When the clock will look.
+    /// The deadline that the timer task waits for.
     next_deadline: Option<Micros>,
-    /// Why the log could not be written the last time; publishing says so as long as it lasts.
+    /// The reason why publishing fails, as long as it does.
     failure: Option<String>,
-    /// Whoever compacts the log waits for a change.
+    /// True if the compaction task waits for a change.
     is_compacted: bool,
-    /// The longest that a step of compaction has had the lock.
+    /// The longest time that a step of compaction held the lock.
     longest_step: Duration,
 }
 
-/// After a change, the log is looked at this much later: much changes meanwhile.
+/// Delay between a change and the check whether to compact, so that a check serves many changes.
 const COMPACTION_DELAY: Duration = Duration::from_millis(50);
-/// What failed is tried again this much later, then less and less often: each time is told.
+/// Delays between attempts after a failure: the first, and the longest; they double.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(8);
-/// Between steps of compaction others get the lock.
+/// Pause between steps of compaction, in which others get the lock.
 const COMPACTION_PAUSE: Duration = Duration::from_millis(1);
 
 impl Broker {
-    /// A broker that keeps nothing, and that nobody can reach yet.
+    /// A broker without a log and without listeners.
     pub fn in_memory(config: BrokerConfig) -> Self {
         let state = BrokerState::new(config.state.clone(), Box::new(MemoryLog));
         Self::with(config, Clock::start(), state, None)
     }
 
-    /// A broker with what its log held. `synced` is given where messages are to be synced to the disk before they are acknowledged.
+    /// A broker with the contents of its log. With `synced`, publishing waits until messages are
+    /// synced to the disk.
     pub fn on_disk(config: BrokerConfig, log: DiskLog, recovered: Recovered, synced: Option<Synced>) -> Self {
         let clock = Clock::start();
         let state = BrokerState::recover(config.state.clone(), Box::new(log), recovered, clock.now());
@@ -132,20 +134,22 @@ impl Broker {
         &self.config
     }
 
-    /// Makes changes, writes them down, and wakes whom they concern.
+    /// Changes the state, writes the changes to the log, and wakes the affected connections.
     pub fn change<R>(&self, change: impl FnOnce(&mut BrokerState, Now) -> R) -> R {
         let mut shared = self.lock();
         let result = change(&mut shared.state, self.clock.now());
-        // if it could not be written, that is told, and tried again
+        // a failure is logged and retried
         let _ = self.after_change(&mut shared);
         result
     }
 
-    /// Makes changes as an administrator asks for them; they are as safe as the log makes them when this returns.
+    /// Makes an administrative change; waits until it is written, and synced if publishing waits
+    /// for syncs.
     ///
     /// # Errors
     ///
-    /// They could not be written. They are in force, are written as soon as the log works again, and are lost if the broker ends before.
+    /// Fails if the change could not be written. It is in force all the same, and is written as
+    /// soon as the log works again; it is lost if the broker ends before.
     pub async fn administer<R>(&self, change: impl FnOnce(&mut BrokerState, Now) -> R) -> io::Result<R> {
         let (result, position) = {
             let mut shared = self.lock();
@@ -157,7 +161,7 @@ impl Broker {
         Ok(result)
     }
 
-    /// Compacts the log when that is worth it, a little at a time; never ends.
+    /// Compacts the log in small steps, whenever enough of it is dead; never returns.
     pub async fn run_compaction(&self) {
         loop {
             let step = {
@@ -183,7 +187,8 @@ impl Broker {
         }
     }
 
-    /// As long as messages cannot be taken, tries again what failed, though nobody publishes; never ends.
+    /// Retries failed writes as long as publishing fails, even if nothing is published; never
+    /// returns.
     pub async fn retry_writes(&self) {
         loop {
             self.failing.notified().await;
@@ -199,7 +204,7 @@ impl Broker {
         }
     }
 
-    /// Takes messages, all or none; they are as safe as the log makes them when this returns.
+    /// Publishes all messages or none; waits until they are written, and synced if configured.
     pub async fn publish(
         &self,
         topic: &TopicName,
@@ -213,7 +218,8 @@ impl Broker {
         Ok(self.synced(position).await?)
     }
 
-    /// Takes a message for one channel of a topic; it is as safe as the log makes it when this returns.
+    /// Publishes a message to one channel of a topic; waits until it is written, and synced if
+    /// configured.
     pub async fn publish_to(
         &self,
         topic: &TopicName,
@@ -227,7 +233,7 @@ impl Broker {
         self.synced(position).await.map_err(|error| ChannelPublishError::Publish(error.into()))
     }
 
-    /// Waits until the log is on the disk up to here, if that is wanted. Cancel-safe.
+    /// Waits until the log is synced up to a position, if configured. Cancel-safe.
     async fn synced(&self, position: u64) -> io::Result<()> {
         match self.synced.clone() {
             Some(mut synced) => synced.reached(position).await,
@@ -235,29 +241,29 @@ impl Broker {
         }
     }
 
-    /// Looks at the state.
+    /// Reads the state.
     pub fn look<R>(&self, look: impl FnOnce(&BrokerState) -> R) -> R {
         look(&self.lock().state)
     }
 
-    /// `OK`, or `NOK - ` and why messages are not taken.
+    /// `OK`, or `NOK - ` and the reason why publishing fails.
     pub fn health(&self) -> String {
         let mut shared = self.lock();
         self.update_health(&mut shared);
         shared.failure.as_ref().map_or_else(|| "OK".to_owned(), |trouble| format!("NOK - {trouble}"))
     }
 
-    /// The longest that a step of compaction has kept others from the state.
+    /// The longest time that a step of compaction held the lock.
     pub fn longest_compaction_step(&self) -> Duration {
         self.lock().longest_step
     }
 
-    /// The nsqlookupds that it registers with.
+    /// Addresses of the nsqlookupds that the broker registers with.
     pub fn lookupds(&self) -> Vec<String> {
         self.lookupds.borrow().clone()
     }
 
-    /// Registers with these nsqlookupds (`HOST:PORT` of their TCP protocol), and with no others.
+    /// Sets the nsqlookupds to register with (`HOST:PORT` of their TCP protocol).
     pub fn register_with(&self, addresses: Vec<String>) {
         self.change(|state, _| state.ask_for_channels(!addresses.is_empty()));
         self.lookupds.send_replace(addresses);
@@ -271,7 +277,7 @@ impl Broker {
         self.log_level.store(level, Ordering::Relaxed);
     }
 
-    /// Lets what is due come back when it is; never ends.
+    /// Requeues expired in-flight and deferred messages at their deadlines; never returns.
     pub async fn run_timers(&self) {
         loop {
             let next_deadline = {
@@ -313,7 +319,7 @@ impl Broker {
         LockedState(self.shared.lock().unwrap_or_else(|_| end_after_panic()))
     }
 
-    /// Says when messages begin to be refused, and when they are taken again.
+    /// Logs when publishing begins to fail, and when it works again.
     fn update_health(&self, shared: &mut BrokerShared) {
         let failure = shared.state.failure();
         if failure != shared.failure {
@@ -328,7 +334,8 @@ impl Broker {
         }
     }
 
-    /// What follows from changes. Fails if they could not be written.
+    /// Writes changes to the log and sends the notifications that they cause. Fails if they could
+    /// not be written.
     fn after_change(&self, shared: &mut BrokerShared) -> io::Result<()> {
         let written = shared.state.flush();
         self.update_health(shared);
@@ -355,7 +362,8 @@ impl Broker {
     }
 }
 
-/// The state, to be changed. A panic meanwhile ends the process: nobody can use the state after that.
+/// The locked state. A panic while it is locked ends the process, because the state may be
+/// inconsistent.
 struct LockedState<'a>(MutexGuard<'a, BrokerShared>);
 
 impl Deref for LockedState<'_> {
@@ -380,13 +388,14 @@ impl Drop for LockedState<'_> {
     }
 }
 
-/// Ends the process: whatever was half done cannot be gone on with, and what the log has is sound, so that a restart reads that.
+/// Ends the process after a panic: a half-made change cannot be continued, but the log is
+/// consistent, so a restart recovers.
 fn end_after_panic() -> ! {
     tracing::error!("the broker's state is unusable after a panic: the process ends, and must be started again");
     std::process::exit(1)
 }
 
-/// The two clocks that [`Now`] is read from.
+/// The clocks for [`Now`]: monotonic and wall-clock.
 #[derive(Debug)]
 struct Clock {
     start: Instant,
@@ -406,7 +415,7 @@ impl Clock {
     }
 
     fn instant(&self, at: Micros) -> Instant {
-        // a year at most: the next_deadline is set anew before that
+        // at most a year: the deadline is set again before that
         self.start + Duration::from_micros(at).min(self.start.elapsed() + Duration::from_secs(31_536_000))
     }
 }
@@ -415,7 +424,7 @@ impl Clock {
 mod tests {
     use super::*;
 
-    /// In a process of its own: see the test below.
+    /// Runs in a process of its own, started by the test below.
     #[test]
     #[ignore = "it ends the process"]
     fn a_panic_in_a_connection() {

@@ -1,4 +1,4 @@
-//! A broker with its listeners: bound first, so that its addresses are known, then run.
+//! A broker with its listeners: bound first, so that the addresses are known, then run.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,10 +20,11 @@ use crate::http::{Places, listen};
 use crate::net::remove_stale;
 use crate::proto::HostPort;
 
-/// How long connections have to end when the broker stops.
+/// Time for connections to end when the broker stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where to listen: `HOST:PORT` (port 0: any free one), `:PORT` (every address), or `unix:/PATH`.
+/// Address to listen on: `HOST:PORT` (port 0: any free one), `:PORT` (every address), or
+/// `unix:/PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
     /// A host's name or address, and a port.
@@ -54,7 +55,8 @@ impl std::fmt::Display for ListenAddress {
 }
 
 impl ListenAddress {
-    /// Listens there. A Unix socket that a broker left behind when it was killed is replaced; one that somebody listens on is not.
+    /// Listens on the address. Replaces a stale Unix socket that a killed broker left behind, but
+    /// not one that is listened on.
     pub async fn bind(&self) -> io::Result<ListeningSocket> {
         match self {
             Self::Tcp(address) => {
@@ -71,10 +73,10 @@ impl ListenAddress {
     }
 }
 
-/// A listener and where it is. A Unix socket goes with it.
+/// A listener and its address. The file of a Unix socket is removed with it.
 #[derive(Debug)]
 pub struct ListeningSocket {
-    /// The address, of TCP.
+    /// The address, if it is TCP.
     pub address: Option<SocketAddr>,
     path: Option<UnixSocketFile>,
     listener: BrokerListener,
@@ -90,20 +92,21 @@ impl std::fmt::Display for ListeningSocket {
     }
 }
 
-/// A broker that listens, and is not yet run.
+/// A broker that listens, and is not running yet.
 #[derive(Debug)]
 pub struct BrokerServer {
     /// The broker.
     pub broker: Arc<Broker>,
-    /// How it calls itself.
+    /// Names and ports that it reports.
     pub identity: Identity,
-    /// For NSQ's TCP protocol.
+    /// Listeners for NSQ's TCP protocol.
     pub tcp: Vec<ListeningSocket>,
-    /// For the HTTP API.
+    /// Listeners for the HTTP API.
     pub http: Vec<ListeningSocket>,
 }
 
-/// The addresses of a server, bound before there is a broker, so that one that cannot listen does not touch its folder.
+/// The listeners of a server, bound before its log is opened, so that a broker that cannot listen
+/// does not touch its directory.
 #[derive(Debug)]
 pub struct BoundAddresses {
     tcp: Vec<ListeningSocket>,
@@ -114,13 +117,14 @@ impl BoundAddresses {
     /// Listens on all addresses, or on none.
     ///
     /// # Errors
-    /// Names the address that cannot be had, and why.
+    ///
+    /// Fails with the address that cannot be bound, and the reason.
     pub async fn bind(tcp: &[ListenAddress], http: &[ListenAddress]) -> Result<Self, BindError> {
         Ok(Self { tcp: bind_all(tcp).await?, http: bind_all(http).await? })
     }
 }
 
-/// The file of a Unix socket, which goes with its listener.
+/// The file of a Unix socket, removed when dropped.
 #[derive(Debug)]
 struct UnixSocketFile(PathBuf);
 
@@ -130,7 +134,7 @@ impl Drop for UnixSocketFile {
     }
 }
 
-/// An address that could not be had.
+/// An address that could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {source}")]
 pub struct BindError {
@@ -139,7 +143,8 @@ pub struct BindError {
 }
 
 impl BrokerServer {
-    /// Listens on all addresses, or on none. nsqlookupds, if any, are told `broadcast_address`, or the machine's name.
+    /// Listens on all addresses, or on none. Reports `broadcast_address`, or else the host name, to
+    /// nsqlookupds.
     pub async fn bind(
         broker: Broker,
         tcp: &[ListenAddress],
@@ -149,7 +154,7 @@ impl BrokerServer {
         Ok(Self::new(broker, BoundAddresses::bind(tcp, http).await?, broadcast_address))
     }
 
-    /// A server of this broker at addresses that are bound already.
+    /// A server of this broker with listeners that are bound already.
     pub fn new(
         broker: Broker,
         BoundAddresses { tcp, http }: BoundAddresses,
@@ -166,7 +171,7 @@ impl BrokerServer {
         Self { broker: Arc::new(broker), identity, tcp, http }
     }
 
-    /// Serves until told to stop, and then lets connections end.
+    /// Serves until `stop` is cancelled, then waits a moment for connections to end.
     pub async fn run(self, stop: CancellationToken) {
         let Self { broker, identity, mut tcp, mut http } = self;
         let (tasks, room) = (TaskTracker::new(), MaxConnections::of_this_process());
@@ -201,7 +206,7 @@ async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<ListeningSocket>, B
     Ok(all)
 }
 
-/// The port of the first listener, as nsqd says it: -1 on a Unix socket, 0 where there is none.
+/// The port of the first listener, as nsqd reports it: -1 for a Unix socket, 0 without a listener.
 fn port(bound: &[ListeningSocket]) -> i32 {
     match bound.first() {
         Some(bound) => bound.address.map_or(-1, |address| i32::from(address.port())),

@@ -1,4 +1,4 @@
-//! TCP and Unix sockets as one.
+//! TCP and Unix sockets behind one type.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::time::Duration;
@@ -7,27 +7,28 @@ use bytes::BufMut;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-/// How long to wait when no connection can be taken.
+/// Delay after a failed accept.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Where connections come from.
+/// Listener on a TCP port or a Unix socket.
 #[derive(Debug)]
 pub enum BrokerListener {
-    /// A port.
+    /// TCP.
     Tcp(TcpListener),
-    /// A path.
+    /// A Unix socket.
     Unix(UnixListener),
 }
 
 impl BrokerListener {
-    /// The next connection, and where it comes from. Where none can be taken, as when too many files are open, this waits a moment and
-    /// tries again, and says so once. Cancel-safe.
+    /// Accepts the next connection; returns it with the peer's address. If accepting fails, for
+    /// example because too many files are open, logs that once, and tries again after a delay.
+    /// Cancel-safe.
     pub(super) async fn accept(&self) -> (ClientSocket, String) {
         let mut said = false;
         loop {
             match self.try_accept().await {
                 Ok(accepted) => return accepted,
-                // the client has gone again
+                // the client has closed the connection already
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {
                     if !std::mem::replace(&mut said, true) {
@@ -46,13 +47,13 @@ impl BrokerListener {
                 stream.set_nodelay(true)?;
                 Ok((ClientSocket::Tcp(stream), peer.to_string()))
             }
-            // Go calls a peer without a path @
+            // Go's name of a peer without a path is @
             Self::Unix(listener) => Ok((ClientSocket::Unix(listener.accept().await?.0), "@".to_owned())),
         }
     }
 }
 
-/// A connection's two directions.
+/// A client's connection.
 #[derive(Debug)]
 pub(super) enum ClientSocket {
     Tcp(TcpStream),
@@ -60,7 +61,8 @@ pub(super) enum ClientSocket {
 }
 
 impl ClientSocket {
-    /// Reads once; 0 is the end. Cancel-safe: what was read is in the buffer.
+    /// Reads once; returns 0 at the end of the stream. Cancel-safe: the buffer has everything that
+    /// was read.
     pub(super) async fn read(&mut self, buffer: &mut impl BufMut) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read_buf(buffer).await,
@@ -68,7 +70,7 @@ impl ClientSocket {
         }
     }
 
-    /// Waits until something can be written.
+    /// Waits until the socket is writable.
     pub(super) async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.writable().await,

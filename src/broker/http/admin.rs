@@ -82,7 +82,8 @@ async fn pause(api: &HttpApi, topic: &TopicName, channel: &ChannelName, paused: 
     Ok(nothing())
 }
 
-/// A topic that is not made by asking for it: an invalid name is of none.
+/// The name of a topic that the request does not create; an invalid name is reported as a missing
+/// topic.
 fn existing(query: &RequestQuery) -> Result<TopicName, ApiError> {
     let name = query.get("topic").ok_or_else(|| ApiError::new(400, "MISSING_ARG_TOPIC"))?;
     TopicName::new(name).map_err(|_| Missing::Topic.into())

@@ -1,4 +1,4 @@
-//! `/config/OPTION`: nsqd's names of its settings; two can be changed.
+//! `/config/OPTION`: settings by their names in nsqd; two of them can be changed.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::HttpApi;
 use super::response::{self, ApiError, ApiResult};
 
-/// How nsqd answers with text, and with all else.
+/// Encodes a value as nsqd does: strings as plain text, everything else as JSON.
 fn answer(value: &Value) -> ApiResult {
     Ok(match value {
-        // Go gives no type to nothing
+        // Go sends no content type with an empty body
         Value::String(text) if text.is_empty() => response::nothing(),
         Value::String(text) => response::text(text.as_str()),
         other => response::json(other),
@@ -37,7 +37,7 @@ pub(super) async fn write(State(api): State<Arc<HttpApi>>, Path(option): Path<St
         }
         "log_level" => {
             let level = std::str::from_utf8(&body).ok().and_then(level_number).ok_or_else(invalid_value)?;
-            // what is logged is for --log to say: it is kept, and given back
+            // --log decides what is logged; the level is only stored and reported
             api.broker.set_log_level(level);
         }
         _ => return Err(invalid_option()),
@@ -49,7 +49,7 @@ fn invalid_option() -> ApiError {
     ApiError::new(400, "INVALID_OPTION")
 }
 
-/// nsqd's numbers (`internal/lg`).
+/// nsqd's number of a log level (`internal/lg`).
 fn level_number(word: &str) -> Option<i32> {
     match word.to_lowercase().as_str() {
         "debug" => Some(1),
@@ -61,7 +61,8 @@ fn level_number(word: &str) -> Option<i32> {
     }
 }
 
-/// A setting by its name in nsqd's configuration file; durations in nanoseconds. `None` for what nsqd does not have, or what has no meaning here.
+/// Value of a setting by its name in nsqd's configuration file, durations in nanoseconds. `None`
+/// for unknown names, and for settings without a meaning here.
 fn lookup(api: &HttpApi, option: &str) -> Option<Value> {
     const NANOS: u64 = 1_000_000;
     let (config, identity) = (api.broker.config(), &api.identity);

@@ -23,14 +23,14 @@ use super::Broker;
 pub use self::info::Identity;
 pub use self::serve::serve;
 
-/// What requests are answered from.
+/// State that the handlers of requests share.
 #[derive(Debug)]
 pub struct HttpApi {
     pub(super) broker: Arc<Broker>,
     pub(super) identity: Identity,
 }
 
-/// The paths.
+/// Router of all paths.
 pub fn router(api: Arc<HttpApi>) -> Router {
     let paths = Router::new()
         .route("/ping", get(info::ping))
@@ -54,6 +54,6 @@ pub fn router(api: Arc<HttpApi>) -> Router {
         .method_not_allowed_fallback(|| async { ApiError::new(405, "METHOD_NOT_ALLOWED") })
         .fallback(|| async { ApiError::new(404, "NOT_FOUND") })
         .with_state(api);
-    // around it: a router says only at its end which methods a path has
+    // wrapped around the router, which knows a path's methods only after dispatch
     Router::new().fallback_service(paths).layer(from_fn(methods::answer))
 }

@@ -15,7 +15,7 @@ use super::response::{ApiError, ApiResult, text};
 use crate::broker::state::ChannelPublishError;
 use crate::proto::{Bodies, Command, ErrorCode, Limits, ProtocolError, TopicName};
 
-/// How long a body may take to arrive.
+/// Time limit for a request's body.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
 pub(super) async fn publish(
@@ -35,7 +35,7 @@ pub(super) async fn publish(
     Ok(text("OK"))
 }
 
-/// A message for one channel, which nsqd does not have.
+/// Publishes to one channel (`/channel/pub`), which nsqd does not support.
 pub(super) async fn publish_to_channel(
     State(api): State<Arc<HttpApi>>,
     query: RequestQuery,
@@ -70,7 +70,7 @@ pub(super) async fn publish_many(
         false => lines(&body, limits)?,
     };
     if bodies.count() == 0 {
-        // nsqd says OK to nothing, and makes the topic
+        // nsqd answers OK to an empty list, and creates the topic
         api.broker.administer(|state, _| state.create_topic(&topic)).await?;
     } else {
         api.broker.publish(&topic, bodies.compact(), None).await?;
@@ -78,7 +78,7 @@ pub(super) async fn publish_many(
     Ok(text("OK"))
 }
 
-/// The whole body, if it is not above the limit.
+/// Reads the whole body, up to the limit.
 async fn read(body: Body, headers: &HeaderMap, limit: u32, too_large: &str) -> Result<Bytes, ApiError> {
     refuse_too_large(headers, limit, too_large)?;
     match tokio::time::timeout(BODY_TIME, to_bytes(body, limit as usize)).await {
@@ -105,7 +105,7 @@ fn parse_delay(delay: &str, limits: &Limits) -> Result<u64, ApiError> {
     delay.filter(|delay| *delay <= limits.max_req_timeout).ok_or_else(|| ApiError::new(400, "INVALID_DEFER"))
 }
 
-/// A message a line; empty lines are none.
+/// Splits a body into a message per line; skips empty lines.
 fn lines(body: &Bytes, limits: &Limits) -> Result<Bodies, ApiError> {
     let lines: Vec<_> = body.split(|b| *b == b'\n').filter(|line| !line.is_empty()).collect();
     if lines.iter().any(|line| line.len() > limits.max_msg_size as usize) {
@@ -114,17 +114,17 @@ fn lines(body: &Bytes, limits: &Limits) -> Result<Bodies, ApiError> {
     Ok(lines.into_iter().map(|line| body.slice_ref(line)).collect())
 }
 
-/// MPUB's body, without its size.
+/// Decodes the body of MPUB, which has no leading size here.
 fn binary(topic: &TopicName, body: &Bytes, limits: &Limits) -> Result<Bodies, ApiError> {
     let mut command = BytesMut::new();
     command.extend_from_slice(format!("MPUB {topic}\n").as_bytes());
-    // the size is checked for its range only: any will do
+    // only the range of the size is checked, so any number will do
     command.extend_from_slice(&1_u32.to_be_bytes());
     command.extend_from_slice(body);
     match Command::decode(&mut command, limits) {
         Ok(Some(Command::Mpub { bodies, .. })) => Ok(bodies),
         Err(ProtocolError::Answer { code, .. }) => Err(ApiError::new(413, code.as_str().trim_start_matches("E_"))),
-        // it ends too early: in a message, or before the first
+        // the body is too short: it ends in a message, or before the first one
         Ok(_) | Err(ProtocolError::LineTooLong) => {
             let code = if body.len() < 4 { ErrorCode::BadBody } else { ErrorCode::BadMessage };
             Err(ApiError::new(413, code.as_str().trim_start_matches("E_")))

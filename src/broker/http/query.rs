@@ -1,4 +1,4 @@
-//! A request's parameters: of several with one name the first counts.
+//! Query parameters of a request; the first of several with the same name counts.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -6,13 +6,13 @@ use axum::http::request::Parts;
 use super::response::ApiError;
 use crate::proto::{ChannelName, TopicName};
 
-/// The parameters after the `?`.
+/// Parsed query string.
 #[derive(Debug)]
 pub(super) struct RequestQuery(Vec<(String, String)>);
 
 impl RequestQuery {
     fn parse(text: &str) -> Result<Self, ApiError> {
-        // as Go's url.ParseQuery
+        // like Go's url.ParseQuery
         if text.contains(';') || !has_sound_escapes(text) {
             return Err(ApiError::new(400, "INVALID_REQUEST"));
         }
@@ -23,7 +23,7 @@ impl RequestQuery {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// One of Go's words for true and false; `None` for others and for none.
+    /// A boolean parameter; `None` if it is missing or neither `true`, `1`, `false` nor `0`.
     pub(super) fn flag(&self, name: &str) -> Option<bool> {
         match self.get(name)? {
             "true" | "1" => Some(true),
@@ -32,13 +32,13 @@ impl RequestQuery {
         }
     }
 
-    /// The topic, of requests that create it. `invalid` is what an invalid name is called.
+    /// The topic of a request that creates it; `invalid` is the error code for an invalid name.
     pub(super) fn topic(&self, invalid: &str) -> Result<TopicName, ApiError> {
         let name = self.get("topic").ok_or_else(|| ApiError::new(400, "MISSING_ARG_TOPIC"))?;
         TopicName::new(name).map_err(|_| ApiError::new(400, invalid))
     }
 
-    /// The topic and the channel.
+    /// The topic and the channel of a request.
     pub(super) fn channel(&self) -> Result<(TopicName, ChannelName), ApiError> {
         let topic = self.topic("INVALID_ARG_TOPIC")?;
         let name = self.get("channel").ok_or_else(|| ApiError::new(400, "MISSING_ARG_CHANNEL"))?;
@@ -55,7 +55,7 @@ impl<S: Sync> FromRequestParts<S> for RequestQuery {
     }
 }
 
-/// True if each % is followed by two hexadecimal digits.
+/// True if each `%` is followed by two hexadecimal digits.
 fn has_sound_escapes(text: &str) -> bool {
     text.split('%').skip(1).all(|rest| {
         let digits = rest.as_bytes().get(..2);

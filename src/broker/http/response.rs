@@ -1,4 +1,5 @@
-//! Answers as nsqd gives them: every one says which API it is, and errors are `{"message":"CODE"}`.
+//! Responses in nsqd's format: each has the API's version in a header, and errors are
+//! `{"message":"CODE"}`.
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -14,10 +15,10 @@ const JSON: (HeaderName, HeaderValue) =
     (header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
 const TEXT: (HeaderName, HeaderValue) = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
 
-/// What a request is answered with, if it is not refused.
+/// Result of a request.
 pub(super) type ApiResult = Result<Response, ApiError>;
 
-/// A request that was refused, and why.
+/// Error response with nsqd's error code.
 #[derive(Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
@@ -36,7 +37,7 @@ impl IntoResponse for ApiError {
         let body = ErrorBody { message: self.message };
         let mut response = (self.status, json(&body)).into_response();
         if self.status == StatusCode::PAYLOAD_TOO_LARGE {
-            // its name in Go, from before RFC 9110
+            // Go's name of the status, from before RFC 9110
             response.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
         }
         response
@@ -53,30 +54,30 @@ impl From<Missing> for ApiError {
 }
 
 impl From<std::io::Error> for ApiError {
-    /// A change that could not be written down.
+    /// Converts the error of a change that could not be written to the log.
     fn from(error: std::io::Error) -> Self {
         Self::from(BrokerPublishError::from(error))
     }
 }
 
 impl From<BrokerPublishError> for ApiError {
-    /// nsqd answers EXITING to whatever it could not take; here the reason follows.
+    /// nsqd answers EXITING to a failed publish; here the reason follows.
     fn from(error: BrokerPublishError) -> Self {
         Self::new(503, format!("EXITING: {error}"))
     }
 }
 
-/// Done, and nothing to say.
+/// Success with an empty body.
 pub(super) fn nothing() -> Response {
     [API].into_response()
 }
 
-/// Plain text.
+/// Response with plain text.
 pub(super) fn text(text: impl Into<String>) -> Response {
     ([API, TEXT], text.into()).into_response()
 }
 
-/// A value as JSON.
+/// Response with a value as JSON.
 pub(super) fn json(value: &impl Serialize) -> Response {
     let body = serde_json::to_vec(value).expect("what is answered has only string keys");
     ([API, JSON], body).into_response()

@@ -1,4 +1,4 @@
-//! Connections of the HTTP API: none keeps the broker waiting for its request, or for its client to take an answer.
+//! Connections of the HTTP API, with time limits for reading requests and writing responses.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use crate::broker::socket::{BrokerListener, ClientSocket};
 use crate::http::{Manners, Places, connection};
 
-/// As Go's server writes headers.
+/// Limits of a connection; headers are written in title case, as by Go's server.
 const MANNERS: Manners = Manners {
     head_time: Duration::from_secs(60),
     write_time: Duration::from_secs(15),
@@ -18,7 +18,7 @@ const MANNERS: Manners = Manners {
     title_case_headers: true,
 };
 
-/// Serves a listener until told to stop.
+/// Serves a listener until `stop` is cancelled.
 pub async fn serve(
     router: Router,
     listener: BrokerListener,

@@ -49,7 +49,8 @@ pub(super) async fn stats(State(api): State<Arc<HttpApi>>, query: RequestQuery) 
     }
 }
 
-/// nsqd's figures of Go's heap. There is no collector here: the memory in use stands for the heap, and the rest is nothing.
+/// nsqd's memory statistics, which describe Go's heap. There is no garbage collector here: resident
+/// memory stands for the heap in use, and the rest is 0.
 fn memory() -> Memory {
     Memory { heap_in_use_bytes: resident_bytes(), ..Memory::default() }
 }
@@ -60,14 +61,14 @@ fn log(usage: LogUsage) -> LogStats {
     LogStats { bytes, live_bytes, segments, reserve_bytes, disk_bytes, disk_free_bytes }
 }
 
-/// What the process has in memory, by the kernel's count.
+/// Resident memory of the process, in bytes.
 pub(super) fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// The text that people read (`printStats`).
+/// The text format (`printStats`).
 fn as_text(stats: &Stats, uptime: Duration) -> String {
     let mut out = String::new();
     write_text(&mut out, stats, uptime).expect("a String takes all that is written");
@@ -159,7 +160,7 @@ fn write_client(out: &mut String, client: &ClientStats) -> std::fmt::Result {
     writeln!(out, "connected: {}", as_go(connected))
 }
 
-/// A time as Go writes it: `1h2m3.5s`.
+/// Formats a duration like Go: `1h2m3.5s`.
 fn as_go(time: Duration) -> String {
     let decimal = |whole: u64, fraction: String| {
         let number = format!("{whole}.{fraction}");

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!  note ─────▶ WriteBatch ──one write──▶ Segment (the newest) ──▶ Syncer: fsync, in a thread of its own
-//!  publish ──▶                         Segments: what each still holds ──spent──▶ Syncer: removal
+//!  publish ──▶                         Segments: the live bytes of each ──spent──▶ Syncer: removal
 //! ```
 //!
-//! What was written is in the system's hands: it survives a kill of the process at once, the machine's crash once synced. A write that
-//! fails is taken back whole; what was noted is kept for the next one, and what was written before is read as ever.
+//! Written data is in the page cache: it survives a kill of the process at once, and a crash of the
+//! machine once synced. A failed write is undone as a whole; its changes are kept for the next
+//! write, and earlier data can still be read.
 
 mod open;
 mod reader;
@@ -32,43 +33,47 @@ use super::write_batch::WriteBatch;
 use super::{Change, DiskSpace, Log, LogLocation, LogUsage, PublishedBatch, Relocated, SyncMode};
 use crate::proto::Bodies;
 
-/// After a failed sync a new file, and after a failed write another one, is tried at most so often.
+/// Minimum interval between attempts to continue after a failed sync (with a new segment) or a
+/// failed write.
 const RETRY: Duration = Duration::from_secs(1);
-/// After a failed write, more notes than this are written again at most so often: each time all are checksummed.
+/// After a failed write, more bytes of changes than this are retried at most every [`RETRY_NOTES`],
+/// because each attempt checksums all of them.
 const MANY_NOTES: usize = 64 << 10;
 const RETRY_NOTES: Duration = Duration::from_millis(100);
 
-/// Where a log is, and how it is kept.
+/// Options of a log on a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogOptions {
-    /// The directory; created if it is not there. One broker at a time.
+    /// The directory, used by one broker at a time; created if it does not exist.
     pub path: PathBuf,
     /// When to sync.
     pub sync: SyncMode,
-    /// How old what is not synced may become with [`SyncMode::Interval`].
+    /// The interval between syncs with [`SyncMode::Interval`].
     pub interval: Duration,
-    /// Bytes at which a new segment is begun; a larger batch has one of its own. A small disk has smaller ones.
+    /// Maximum size of a segment in bytes, limited further on a small disk; a larger batch has a
+    /// segment of its own.
     pub segment_bytes: u32,
-    /// Bytes that are kept free for finishing and deleting messages when the disk is full, unless the disk is small.
+    /// Bytes of disk space reserved for finishing and deleting messages when the disk is full,
+    /// limited further on a small disk.
     pub reserve_bytes: u64,
 }
 
-/// A small disk has at least this many segments.
+/// On a small disk, a segment is at most the disk's size divided by this.
 const SEGMENTS_OF_A_DISK: u64 = 64;
-/// No disk is so small that it has smaller segments than this.
+/// Minimum size of a segment, however small the disk is.
 const LEAST_SEGMENT: u64 = 64 << 10;
 
 impl LogOptions {
-    /// Bytes of a segment.
+    /// Default size of a segment.
     pub const SEGMENT_BYTES: u32 = 64 << 20;
 
-    /// Bytes that are kept free for when the disk is full.
+    /// Default size of the reserve.
     pub const RESERVE_BYTES: u64 = 16 << 20;
 
-    /// Between syncs.
+    /// Default interval between syncs.
     pub const INTERVAL: Duration = Duration::from_millis(100);
 
-    /// A log at `path`, with the defaults.
+    /// Options for a log at `path`, with the defaults.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -79,19 +84,19 @@ impl LogOptions {
         }
     }
 
-    /// Bytes of a segment on this disk.
+    /// The segment size for the disk of `path`.
     fn fitting_segment_bytes(&self, path: &Path) -> u32 {
         let most = (disk_bytes(path) / SEGMENTS_OF_A_DISK).max(LEAST_SEGMENT);
         u32::try_from(most).unwrap_or(u32::MAX).min(self.segment_bytes)
     }
 
-    /// Bytes that are kept free on this disk.
+    /// The reserve size for the disk of `path`.
     fn reserve_bytes(&self, path: &Path) -> u64 {
         self.reserve_bytes.min((disk_bytes(path) * 2 / SEGMENTS_OF_A_DISK).max(LEAST_SEGMENT))
     }
 }
 
-/// The file system that the log is on; zeroes if it does not say.
+/// The space of the file system at `path`; zeroes if unknown.
 fn disk(path: &Path) -> DiskSpace {
     let of = |fs: nix::sys::statvfs::Statvfs| DiskSpace {
         bytes: fs.blocks().saturating_mul(fs.fragment_size()),
@@ -100,31 +105,32 @@ fn disk(path: &Path) -> DiskSpace {
     nix::sys::statvfs::statvfs(path).map(of).unwrap_or_default()
 }
 
-/// Bytes of the file system that this user may still have; as many as can be if it does not say.
+/// Free bytes of the file system for this user; the highest number if unknown.
 fn free_bytes(path: &Path) -> u64 {
     let bytes = nix::sys::statvfs::statvfs(path).map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()));
     bytes.unwrap_or(u64::MAX)
 }
 
-/// The size of the file system; as large as can be if it does not say.
+/// The size of the file system; as large as possible if unknown.
 fn disk_bytes(path: &Path) -> u64 {
     let bytes = nix::sys::statvfs::statvfs(path).map(|fs| fs.blocks().saturating_mul(fs.fragment_size()));
     bytes.unwrap_or(u64::MAX / SEGMENTS_OF_A_DISK)
 }
 
-/// Why nothing is published to a disk that is full.
+/// The reason why publishing is refused on a full disk.
 const FULL: &str = "the disk is full, and what is left is for finishing and deleting messages";
 
-/// On a full disk this much is tried to be relocated even where nothing is left of the reserve.
+/// On a full disk, segments with at most this many live bytes are relocated even if the reserve is
+/// used up.
 const LEAST_ROOM: u64 = 16 << 10;
 
-/// True if there is no room on the disk, or none that this user may have.
+/// True if the disk is full, or the user's quota used up.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Keeps a damaged file under a second name, for people to look at when the log does not need it any more. Where that cannot be done,
-/// or is done already, what is said of the damage stands all the same.
+/// Hard-links a damaged file under a second name, so that it can be examined after the log has
+/// removed it. Failure is ignored: the damage is reported in any case.
 fn keep_damaged(path: &Path, number: u32) {
     let path = file_path(path, number);
     let _ = std::fs::hard_link(&path, path.with_extension("log.damaged"));
@@ -132,12 +138,12 @@ fn keep_damaged(path: &Path, number: u32) {
 
 /// A [`Log`] on a disk.
 ///
-/// Dropping it writes what was noted, and waits for the last sync.
+/// Dropping the log writes the noted changes, and waits for the last sync.
 #[derive(Debug)]
 pub struct DiskLog {
     path: PathBuf,
     segment_bytes: u32,
-    /// As it is after what was written: without what is only noted.
+    /// The catalog after all written changes, without those that are only noted.
     catalog: Catalog,
     outgoing: WriteBatch,
     segment: Segment,
@@ -145,30 +151,31 @@ pub struct DiskLog {
     reader: BodyReader,
     next_segment: u32,
     position: u64,
-    /// The position at which the segment's Snapshot ends.
+    /// The position of the end of the current segment's Snapshot.
     snapshot: u64,
     retry: Option<Instant>,
     reserve: Reserve,
-    /// The disk had no room for the last message that was published, which needed so many bytes.
+    /// Bytes of the last publish, if the disk had no room for it.
     was_full: Option<u64>,
-    /// When the last write failed, and why.
+    /// Time and reason of the last write's failure, if it failed.
     failed: Option<(Instant, io::ErrorKind, String)>,
-    /// Segments that are being stripped.
+    /// The number of segments being stripped.
     stripping: usize,
-    /// What was recovered is held: what is not can go.
+    /// True once recovery has ended: segments without live messages may be removed.
     is_recovered: bool,
     syncer: Syncer,
-    /// Held for as long as the log is open.
+    /// Held as long as the log is open.
     _lock: DirectoryLock,
 }
 
 impl DiskLog {
-    /// For who waits until a [`Log::position`] is synced.
+    /// A handle to wait until a [`Log::position`] is synced.
     pub fn synced(&self) -> Synced {
         self.syncer.synced()
     }
 
-    /// Writes all that is outgoing, and says where in the segment it begins. What does not publish may use the reserve.
+    /// Writes all gathered records; returns the location in the segment where they begin. Only
+    /// writes that do not publish may use the reserve.
     fn write(&mut self, publishes: bool) -> io::Result<LogLocation> {
         self.check_syncs()?;
         self.check_retry()?;
@@ -207,7 +214,7 @@ impl DiskLog {
         Ok(LogLocation { segment: number, offset: end, record: end })
     }
 
-    /// Fails as long as a write that failed is not to be tried again.
+    /// Fails if the last write failed and it is too early to try again.
     fn check_retry(&self) -> io::Result<()> {
         match &self.failed {
             Some((when, kind, why)) if self.outgoing.noted() > MANY_NOTES && when.elapsed() < RETRY_NOTES => {
@@ -217,7 +224,8 @@ impl DiskLog {
         }
     }
 
-    /// After a write that failed, finds out whether the next one would. What was noted is not written here, but by [`Log::flush`].
+    /// Finds out, after a failed write, whether writing works again. Noted changes are not written
+    /// here, but by [`Log::flush`].
     fn write_again(&mut self) {
         let is_due = self.failed.as_ref().is_some_and(|(last, ..)| last.elapsed() >= RETRY);
         match self.was_full {
@@ -235,7 +243,7 @@ impl DiskLog {
         }
     }
 
-    /// Fails while a part of the reserve is in use: there is no room for what is new.
+    /// Fails if a part of the reserve is in use: there is no room for new messages.
     fn check_room(&mut self) -> io::Result<()> {
         match self.reserve.is_whole() || self.reserve.restore() {
             true => Ok(()),
@@ -248,7 +256,7 @@ impl DiskLog {
         self.was_full.is_some() || !self.reserve.is_whole()
     }
 
-    /// Lets go what nobody needs: after each write, and cheap if there is nothing.
+    /// Removes and strips segments, after each write; cheap if there is nothing to do.
     fn tidy(&mut self) {
         if self.stripping > 0 {
             let mut has_room = false;
@@ -263,7 +271,7 @@ impl DiskLog {
                     Err(_) => {}
                 }
             }
-            // without room they are stripped again when the next segment goes
+            // without room, they are stripped when the next segment is removed
             if has_room {
                 self.remove_spent();
             }
@@ -287,7 +295,8 @@ impl DiskLog {
         }
     }
 
-    /// Fails as long as what is written might not get to the disk.
+    /// Fails if a sync failed and no new segment was synced since. Begins a new segment if that is
+    /// due.
     fn check_syncs(&mut self) -> io::Result<()> {
         if !self.syncer.has_failure() {
             return Ok(());
@@ -301,7 +310,7 @@ impl DiskLog {
         Err(io::Error::other(failure.why.to_string()))
     }
 
-    /// Goes on in a new segment.
+    /// Begins a new segment.
     fn begin_segment(&mut self) -> io::Result<()> {
         let number = self.next_segment;
         self.next_segment = number.checked_add(1).ok_or_else(|| io::Error::other("no segment number is left"))?;
@@ -312,7 +321,7 @@ impl DiskLog {
         self.segment = Segment::create(&self.path, header, &self.catalog)?;
         if is_useless {
             self.segments.pop_newest();
-            // One that stays is left out of the chain, and of no harm.
+            // If the file stays, it is not part of the chain, and does no harm.
             let _ = std::fs::remove_file(file_path(&self.path, old.number));
         }
         self.position += u64::from(self.segment.extent().end);
@@ -324,7 +333,7 @@ impl DiskLog {
         Ok(())
     }
 
-    /// True if nothing is to be removed that is not removed.
+    /// True if no removal or stripping is pending.
     fn is_tidy(&self) -> bool {
         self.stripping == 0 && self.syncer.has_removed()
     }
@@ -335,7 +344,7 @@ impl DiskLog {
         }
         for Reclaimable { extent, moved, all_but } in self.segments.take_spent() {
             let moved = moved.unwrap_or(self.position);
-            // What it knew of the catalog is in the newest segment's Snapshot.
+            // The catalog of the removed segment is in the newest segment's Snapshot.
             let from = moved.min(self.snapshot.saturating_sub(1));
             self.reader.forget(extent.number);
             self.stripping += usize::from(all_but.is_some());
@@ -394,7 +403,7 @@ impl Log for DiskLog {
         Ok(Some(LogLocation { offset: begin.offset + body as u32, record: begin.offset + noted as u32, ..begin }))
     }
 
-    /// Checks that the record is as it was written, and that the sizes add up.
+    /// Checks the record's checksum, and that the sizes of the bodies add up.
     fn read(&mut self, place: LogLocation, length: u32, count: u32) -> io::Result<Bodies> {
         let end = self.segments.end(place.segment).unwrap_or(0);
         self.reader.read(place, length, count, end).inspect_err(|error| {
@@ -424,7 +433,7 @@ impl Log for DiskLog {
     fn compaction_candidate(&mut self) -> Option<u32> {
         let is_full = self.is_full();
         if is_full && !self.is_tidy() {
-            return None; // what is being removed makes room
+            return None; // pending removals make room
         }
         let limit = if is_full { (self.reserve.left() / 2).max(LEAST_ROOM) } else { u64::MAX };
         self.segments.compaction_candidate(is_full, limit, Instant::now())
@@ -444,7 +453,7 @@ impl Log for DiskLog {
             return None;
         }
         if let Some(failure) = self.syncer.failure(0) {
-            // a new file is begun for the thread to sync, if that is due
+            // begins a new segment for the thread to sync, if that is due
             let _ = self.check_syncs();
             return Some(failure.why.to_string());
         }

@@ -1,4 +1,4 @@
-//! No log at all: what is published is in memory only, and gone with the process (`--memory`).
+//! A log that writes nothing (`--memory`): messages are lost when the process ends.
 
 use std::io;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use super::{Change, Log, LogLocation, LogUsage, PublishedBatch, Relocated};
 use crate::proto::Bodies;
 
-/// Writes nothing.
+/// A log that keeps nothing.
 #[derive(Debug, Default)]
 pub struct MemoryLog;
 

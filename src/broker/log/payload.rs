@@ -1,4 +1,5 @@
-//! What records say: the fields of each kind of payload, little-endian (but for the bodies' sizes, which are as on the wire) and packed.
+//! Payloads of records: the fields of each kind, packed and little-endian (except the bodies'
+//! sizes, which are as on the wire).
 //!
 //! ```text
 //!  Batch     topic (4) │ first id (8) │ timestamp (8) │ due (8) │ holder (1) │ count (4) │ ( size (4) │ body )*
@@ -10,7 +11,8 @@
 //!            │ ( id (4) │ epoch (8) )*
 //! ```
 //!
-//! A name is its length (1) and its characters. A `due` of 0 is none. A Snapshot's inner list is a topic's channels, its last one the topics with a fence.
+//! A name is its length (1) and its characters. A `due` of 0 is none. A Snapshot's inner list has a
+//! topic's channels; its last list has the topics with a fence.
 
 use super::catalog::Catalog;
 use super::{Change, ChannelCopy, ChannelId, CopyRun, MessageHolder, PublishedBatch, Relocated, TopicId, UnixMillis};
@@ -18,11 +20,11 @@ use crate::proto::{ChannelName, TopicName};
 
 /// Bytes of a Batch before its first body's length.
 pub(super) const BATCH_HEAD_BYTES: usize = 4 + 8 + 8 + 8 + 1 + 4;
-/// A checked record that makes no sense: another version wrote it, or something worse.
+/// A record with the right checksum and a malformed payload: written by another version, or a bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MalformedRecord;
 
-/// Puts numbers and names at the end.
+/// Appends numbers and names to a payload.
 pub(super) trait PayloadWriter {
     fn put(&mut self, bytes: &[u8]);
 
@@ -65,7 +67,7 @@ impl PayloadWriter for Vec<u8> {
     }
 }
 
-/// Puts a change.
+/// Appends a change.
 pub(super) fn put_change(out: &mut Vec<u8>, change: &Change) {
     match change {
         Change::TopicCreated(id, name) => {
@@ -112,7 +114,7 @@ fn put_tagged(out: &mut Vec<u8>, tag: u8, id: u32) {
     out.put_u32(id);
 }
 
-/// Puts a Batch up to its first body's length.
+/// Appends a Batch up to its first body's length.
 pub(super) fn put_batch_head(out: &mut Vec<u8>, batch: &PublishedBatch<'_>) {
     out.put_u32(batch.topic.0);
     out.put_u64(batch.first);
@@ -122,7 +124,7 @@ pub(super) fn put_batch_head(out: &mut Vec<u8>, batch: &PublishedBatch<'_>) {
     out.put_u32(batch.bodies.count());
 }
 
-/// Puts a Relocated up to its first body's length.
+/// Appends a Relocated up to its first body's length.
 pub(super) fn put_relocated_head(out: &mut Vec<u8>, messages: &Relocated<'_>) {
     out.put_u32(messages.topic.0);
     out.put_u64(messages.first);
@@ -140,7 +142,7 @@ pub(super) fn put_relocated_head(out: &mut Vec<u8>, messages: &Relocated<'_>) {
     }
 }
 
-/// Puts a Snapshot.
+/// Appends a Snapshot.
 pub(super) fn put_snapshot(out: &mut Vec<u8>, catalog: &Catalog) {
     let count = |n: usize| u32::try_from(n).expect("their numbers have 32 bits");
     out.put_u64(catalog.last_id);
@@ -165,7 +167,7 @@ fn put_named(out: &mut Vec<u8>, id: u32, paused: bool, name: &str) {
     out.put_name(name);
 }
 
-/// What of a payload is not read yet.
+/// The unread part of a payload.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PayloadReader<'a>(pub(super) &'a [u8]);
 
@@ -230,7 +232,7 @@ impl<'a> PayloadReader<'a> {
         Ok(ChannelCopy { channel, attempts: self.array().map(u16::from_le_bytes)?, due: self.due()? })
     }
 
-    /// The next change of Changes; none at their end.
+    /// The next change of a Changes record; `None` at its end.
     pub(super) fn change(&mut self) -> Result<Option<Change>, MalformedRecord> {
         if self.0.is_empty() {
             return Ok(None);
@@ -254,8 +256,7 @@ impl<'a> PayloadReader<'a> {
         }))
     }
 
-    /// The length of the next body of a Batch, or of a Carried, and steps over it. Unlike all other numbers it is big-endian, as on
-    /// the wire.
+    /// Skips the next body, and returns its length, which is big-endian, as on the wire.
     pub(super) fn body(&mut self) -> Result<u32, MalformedRecord> {
         let length = self.array().map(u32::from_be_bytes)?;
         self.take(length as usize)?;
@@ -263,7 +264,7 @@ impl<'a> PayloadReader<'a> {
     }
 }
 
-/// A Batch's fields, without its bodies.
+/// Fields of a Batch, without its bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BatchHead {
     pub(super) topic: TopicId,
@@ -275,7 +276,7 @@ pub(super) struct BatchHead {
 }
 
 impl BatchHead {
-    /// Reads it; the bodies are what is left of the fields.
+    /// Reads the fields; the bodies are left.
     pub(super) fn read(fields: &mut PayloadReader<'_>) -> Result<Self, MalformedRecord> {
         let (topic, first) = (TopicId(fields.u32()?), fields.u64()?);
         let (timestamp, due) = (fields.array().map(i64::from_le_bytes)?, fields.due()?);
@@ -284,7 +285,7 @@ impl BatchHead {
     }
 }
 
-/// A Carried's fields, without its body.
+/// Fields of a Carried, without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CarriedHead {
     pub(super) topic: TopicId,
@@ -295,7 +296,7 @@ pub(super) struct CarriedHead {
 }
 
 impl CarriedHead {
-    /// Reads it; the body is what is left of the fields.
+    /// Reads the fields; the body is left.
     pub(super) fn read(fields: &mut PayloadReader<'_>) -> Result<Self, MalformedRecord> {
         let (topic, id) = (TopicId(fields.u32()?), fields.u64()?);
         let (timestamp, due) = (fields.array().map(i64::from_le_bytes)?, fields.due()?);
@@ -304,16 +305,16 @@ impl CarriedHead {
     }
 }
 
-/// A Relocated's fields, without its bodies.
+/// Fields of a Relocated, without its bodies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RelocatedHead {
-    /// What a Batch says, too.
+    /// The fields that a Batch has, too.
     pub(super) batch: BatchHead,
     pub(super) copies: Vec<CopyRun>,
 }
 
 impl RelocatedHead {
-    /// Reads it; the bodies are what is left of the fields.
+    /// Reads the fields; the bodies are left.
     pub(super) fn read(fields: &mut PayloadReader<'_>) -> Result<Self, MalformedRecord> {
         let batch = BatchHead::read(fields)?;
         let copies = (0..fields.u32()?).map(|_| fields.copy_run()).collect::<Result<_, _>>()?;

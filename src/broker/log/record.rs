@@ -1,33 +1,34 @@
-//! Records: what a segment is made of, each checked on its own.
+//! Records: the parts of a segment, each with its own checksum.
 //!
 //! ```text
 //!  0            4            8      9             12
 //!  │ length (4) │ crc (4)    │ kind │ check (3)   │ payload (length)
 //! ```
 //!
-//! Little-endian. `crc` is the CRC-32 of the payload, `check` the low three bytes of the CRC-32 of the nine bytes before it: a header
-//! that checks tells how far to skip over a payload that does not. Both begin from the segment's salt, a random number that no
-//! publisher knows: bytes within a body are never taken for a record, not even by one who writes them for that.
+//! Little-endian. `crc` is the CRC-32 of the payload. `check` is the low three bytes of the CRC-32
+//! of the nine bytes before it: a header that passes this check tells how far to skip over a
+//! damaged payload. Both CRCs start from the segment's salt, a random number that no publisher
+//! knows, so bytes within a body are never taken for a record, even if a publisher tries.
 
 use std::ops::Range;
 
 use crc32fast::Hasher;
 
-/// Bytes before a payload.
+/// Bytes of a record's header.
 pub(super) const RECORD_HEADER_BYTES: usize = 12;
 
-/// What a payload is.
+/// Kind of a record's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RecordKind {
-    /// The catalog, as it is at the beginning of a segment.
+    /// The catalog at the beginning of a segment.
     Snapshot = 1,
     /// Changes.
     Changes = 2,
     /// Messages that were published together.
     Batch = 3,
-    /// A message that was copied forward, as older versions wrote it.
+    /// A relocated message, as older versions wrote it.
     Carried = 4,
-    /// Messages that were copied forward.
+    /// Relocated messages.
     Relocated = 5,
 }
 
@@ -39,7 +40,7 @@ impl RecordKind {
     }
 }
 
-/// The header of a payload, given in pieces.
+/// Encodes the header of a payload that is given in pieces.
 pub(super) fn head<'a>(
     kind: RecordKind,
     salt: u32,
@@ -61,7 +62,7 @@ pub(super) fn head<'a>(
     head
 }
 
-/// A record's header that checks.
+/// A record's header whose check is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RecordHeader {
     pub(super) kind: RecordKind,
@@ -71,7 +72,7 @@ pub(super) struct RecordHeader {
 }
 
 impl RecordHeader {
-    /// Reads a header; `None` if it does not check.
+    /// Reads a header; `None` if its check is wrong.
     pub(super) fn read(salt: u32, head: &[u8]) -> Option<Self> {
         let kind = RecordKind::of(*head.get(8)?)?;
         if crc(salt, &head[..9]).to_le_bytes()[..3] != *head.get(9..RECORD_HEADER_BYTES)? {
@@ -81,7 +82,7 @@ impl RecordHeader {
         Some(Self { kind, length: number(0), crc: number(4) })
     }
 
-    /// True if this is the payload that the header was written for.
+    /// True if the payload has the header's length and CRC.
     pub(super) fn fits(&self, salt: u32, payload: &[u8]) -> bool {
         payload.len() == self.length as usize && crc(salt, payload) == self.crc
     }
@@ -93,42 +94,43 @@ fn crc(salt: u32, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// What stands at a place in a segment.
+/// Result of scanning a segment at one position.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Scanned<'a> {
-    /// A record that checks.
+    /// A record with the right checksums.
     Record {
-        /// Where its header begins.
+        /// Offset of its header.
         at: usize,
-        /// What it is.
+        /// Kind of the payload.
         kind: RecordKind,
-        /// Its content.
+        /// The payload.
         payload: &'a [u8],
     },
-    /// Bytes that do not check, before others that do, or where a writer said that it wrote.
+    /// Bytes with wrong checksums, followed by a good record or within the length that a later
+    /// segment vouches for.
     Damaged(Range<usize>),
-    /// The rest does not check: a write that was cut short.
+    /// The rest of the segment has wrong checksums: a write was cut short.
     Torn(usize),
 }
 
-/// Goes through a segment's records, from `at` on.
+/// Iterator over a segment's records, from `at` on.
 #[derive(Debug)]
 pub(super) struct RecordScan<'a> {
     bytes: &'a [u8],
     salt: u32,
     at: usize,
-    /// Where the segment's writer left off, if a later segment says so.
+    /// Where the segment ends by the word of a later segment, if there is one.
     end: Option<usize>,
 }
 
 impl<'a> RecordScan<'a> {
-    /// What was written after `end` is none of the log's: its writer failed, and said so to whoever wrote.
+    /// Bytes after `end` are not part of the log: that write failed and was reported as failed.
     pub(super) fn new(bytes: &'a [u8], salt: u32, at: usize, end: Option<usize>) -> Self {
         let bytes = &bytes[..end.unwrap_or(bytes.len()).min(bytes.len())];
         Self { bytes, salt, at, end }
     }
 
-    /// The record at `at`, if one is there that checks.
+    /// The record at `at`, if its checksums are right.
     fn record(&self, at: usize) -> Option<(RecordKind, &'a [u8])> {
         let head = RecordHeader::read(self.salt, self.bytes.get(at..at + RECORD_HEADER_BYTES)?)?;
         let payload = self.bytes.get(at + RECORD_HEADER_BYTES..)?.get(..head.length as usize)?;
@@ -183,7 +185,7 @@ mod tests {
         let bytes =
             [&head(RecordKind::Changes, 0, [b"1234".as_slice(), b"56789"].into_iter()), b"123456789".as_slice()]
                 .concat();
-        // cbf43926 is CRC-32's check value in every book.
+        // cbf43926 is the standard check value of CRC-32
         assert_eq!(bytes[..9], [9, 0, 0, 0, 0x26, 0x39, 0xf4, 0xcb, 2]);
         let check = crc32fast::hash(&bytes[..9]).to_le_bytes();
         assert_eq!(bytes[9..12], check[..3]);

@@ -1,14 +1,16 @@
-//! From records, in their order, to what is still of use. Pure.
+//! Replay: computes the live messages, topics and channels from the records, in their order. Pure.
 //!
-//! - A snapshot replaces the catalog; it says what is known already, unless something before it was damaged.
-//! - A relocated message has a new place, and the copies that its record names are as it says; the other copies of the message are as
-//!   they were, for they may have been relocated before, or will be. A carried message replaces all that was known of it. What is said of a message that is not known (it was finished, or in a
-//!   segment that is gone) is of no use.
-//! - A message of a topic that is not known, which takes damage, is the topic's: should a later snapshot know the topic, it is
-//!   delivered once more rather than lost.
+//! - A snapshot replaces the catalog; it changes nothing, unless records before it were damaged.
+//! - A Relocated record sets a message's location and the copies that it names. Other copies of the
+//!   message stay as they are: they may have been relocated before, or will be. A Carried record
+//!   replaces all that was known of its message. Changes of unknown messages (finished, or in a
+//!   segment that was removed) are ignored.
+//! - A message of an unknown topic, which takes damage, is held by that topic: if a later snapshot
+//!   has the topic, the message is delivered again rather than lost.
 //!
-//! Memory is bounded by what was held at one time: a finished message is forgotten at once, and those of emptied channels and deleted
-//! topics, which nobody looks for, are swept out each time the messages have doubled in number.
+//! Memory is bounded by the number of messages held at one time. A finished message is removed at
+//! once. Messages of emptied channels and deleted topics are swept out whenever the number of
+//! messages has doubled.
 
 mod messages;
 
@@ -22,23 +24,25 @@ use super::segments::SegmentContents;
 use super::{Change, ChannelCopy, ChannelId, LogLocation, MessageHolder, Recovered, TopicId};
 use crate::proto::Bodies;
 
-/// What the records so far add up to.
+/// State of a replay after the records so far.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     catalog: Catalog,
     messages: ReplayedMessages,
-    /// What topics hold themselves, or held: the holder is the message's to say. First ids, and how many follow.
+    /// Messages that topics hold or held, as first ids and counts; `messages` knows whether a topic
+    /// still holds them.
     of_topic: HashMap<TopicId, Vec<(u64, u32)>>,
-    /// When a channel was last emptied: copies from before are gone.
+    /// When each channel was last emptied; its earlier copies are gone.
     emptied: HashMap<ChannelId, u64>,
-    /// What the records of each segment are about.
+    /// Summary of the records of each segment.
     pub(super) contents: BTreeMap<u32, SegmentContents>,
-    /// Counts what happened.
+    /// Logical clock: counts records and changes.
     now: u64,
 }
 
 impl Replay {
-    /// Takes the record at `at` of a segment. Fails, and has done a part of it, if it makes no sense.
+    /// Replays the record at `at` of a segment. Fails, having replayed a part of it, if the record
+    /// is malformed.
     pub(super) fn take(
         &mut self,
         segment: u32,
@@ -62,7 +66,7 @@ impl Replay {
         }
     }
 
-    /// What is left, and the catalog to go on from.
+    /// Ends the replay; returns the recovered contents, and the catalog to continue with.
     pub(super) fn finish(mut self) -> (Recovered, Catalog) {
         self.sweep();
         let recovered = Recovered {
@@ -165,7 +169,7 @@ impl Replay {
         Ok(())
     }
 
-    /// True if anybody holds these messages. Notes what a topic holds.
+    /// True if a topic or a channel holds these messages. Records those that a topic holds.
     fn is_held(&mut self, id: u64, count: u32, message: &ReplayedMessage) -> bool {
         match message.copies {
             ReplayedCopies::Topic => self.of_topic.entry(message.topic).or_default().push((id, count)),
@@ -206,7 +210,7 @@ impl Replay {
         }
     }
 
-    /// Forgets what nobody holds: messages of topics that are gone, and copies of channels that are gone or were emptied.
+    /// Removes messages of deleted topics, and copies of deleted or emptied channels.
     fn sweep(&mut self) {
         let (catalog, emptied) = (&self.catalog, &self.emptied);
         let has = |channel, born| is_there(catalog, emptied, channel, born);
@@ -215,12 +219,12 @@ impl Replay {
     }
 }
 
-/// True if a channel has its copies that came to be at a time: it is there, and was not emptied since.
+/// True if a channel still has its copies from `born`: it exists, and was not emptied since.
 fn is_there(catalog: &Catalog, emptied: &HashMap<ChannelId, u64>, channel: ChannelId, born: u64) -> bool {
     catalog.owners.contains_key(&channel) && emptied.get(&channel).is_none_or(|then| *then < born)
 }
 
-/// The place of a body that begins `offset` bytes after its record.
+/// The location of a body that begins `offset` bytes after its record.
 fn place(segment: u32, record: usize, offset: usize) -> Result<LogLocation, MalformedRecord> {
     let number = |at: usize| u32::try_from(at).map_err(|_| MalformedRecord);
     Ok(LogLocation { segment, offset: number(record + offset)?, record: number(record)? })

@@ -1,13 +1,15 @@
-//! Segments: the files that a log consists of, `0000000001.log` and so on, each written from front to back and never changed.
+//! Segments: the files of a log, `0000000001.log` and so on, each written from front to back and
+//! never changed.
 //!
 //! ```text
 //!  0            8            12         16             20                 24        28        32
 //!  │ magic (8)  │ number (4) │ salt (4) │ previous (4) │ previous end (4) │ end (4) │ crc (4) │ the same again │ Snapshot │ records …
 //! ```
 //!
-//! Each begins with the catalog, so that all before it can go. It also says which segment the writer left for it, and how much of that
-//! one is good: what comes after is a write that failed and could not be taken back. The header is there twice, so that a damaged byte
-//! in it costs nothing. A segment that was [stripped](super::strip) says where it ends.
+//! A segment begins with the catalog, so that older segments can be removed. It also names the
+//! segment written before it, and how many bytes of that one are good: bytes after them are a
+//! failed write that could not be undone. The header is written twice, so that a damaged byte in it
+//! costs nothing. A segment that was [stripped](super::strip) has its own end in the header.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
@@ -21,7 +23,7 @@ use super::record::{self, RECORD_HEADER_BYTES, RecordKind};
 
 /// Bytes before the first record.
 pub(super) const SEGMENT_HEADER_BYTES: usize = 2 * HEADER_COPY_BYTES;
-/// Bytes of the header, which is written twice.
+/// Bytes of one of the header's two copies.
 const HEADER_COPY_BYTES: usize = 32;
 /// Bytes of the header of version 2, which is written once.
 const HEADER_2_BYTES: usize = 28;
@@ -29,7 +31,7 @@ const MAGIC: [u8; 7] = *b"mqueue ";
 const VERSION: u8 = b'3';
 const VERSION_2: u8 = b'2';
 
-/// Where a segment's file is.
+/// The path of a segment's file.
 pub(super) fn file_path(directory: &Path, number: u32) -> PathBuf {
     directory.join(format!("{number:010}.log"))
 }
@@ -40,46 +42,46 @@ pub(super) fn number_of(name: &str) -> Option<u32> {
     digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
-/// How far a segment is good.
+/// Number of a segment, and its good length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Extent {
-    /// Which; none has the number 0.
+    /// The segment's number; 0 is never used.
     pub(super) number: u32,
-    /// Where its last record ends.
+    /// The end of its last record.
     pub(super) end: u32,
 }
 
-/// What a segment's file begins with.
+/// Header of a segment's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
     pub(super) number: u32,
     pub(super) salt: u32,
-    /// The segment that was written before.
+    /// The segment written before this one.
     pub(super) previous: Extent,
-    /// The file's length, if nothing is ever written to it again; else 0.
+    /// The file's length, if the segment was stripped; else 0.
     pub(super) end: u32,
-    /// Bytes before the first record: they depend on the version.
+    /// Bytes before the first record, which depend on the version.
     pub(super) length: u32,
 }
 
-/// Why a header cannot be used.
+/// Reason why a header cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BadHeader {
-    /// The file ends before it does, or is all zeros: nothing was ever in it.
+    /// The file is shorter than a header, or all zeros: it was never used.
     Unwritten,
-    /// It is of a format that this program does not know.
+    /// The header has a version that this program does not know.
     OtherVersion,
-    /// It does not check.
+    /// The header's checksum is wrong.
     Damaged,
 }
 
 impl SegmentHeader {
-    /// The header of a segment that is begun.
+    /// The header of a new segment.
     pub(super) fn new(number: u32, previous: Extent) -> Self {
         Self { number, salt: fastrand::u32(..), previous, end: 0, length: SEGMENT_HEADER_BYTES as u32 }
     }
 
-    /// Its bytes.
+    /// Encodes the header.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.put_u8(VERSION);
@@ -91,7 +93,7 @@ impl SegmentHeader {
         out
     }
 
-    /// Reads it from the beginning of a segment.
+    /// Decodes the header at the beginning of a segment.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
         if bytes.len() < HEADER_2_BYTES || bytes.iter().all(|b| *b == 0) {
             return Err(BadHeader::Unwritten);
@@ -105,7 +107,7 @@ impl SegmentHeader {
             None => {}
         }
         let all = copies.map(Self::decode_3).chain([Self::decode_2(&bytes[..HEADER_2_BYTES])]);
-        // too short to hold a record of any version
+        // too short for a record of any version
         let nothing = if bytes.len() < SEGMENT_HEADER_BYTES { BadHeader::Unwritten } else { BadHeader::Damaged };
         let mut found = Err(nothing);
         for header in all {
@@ -148,7 +150,7 @@ impl SegmentHeader {
         }
     }
 
-    /// True for the format that is written now.
+    /// True if the header has the current version.
     pub(super) fn is_current(&self) -> bool {
         self.length == SEGMENT_HEADER_BYTES as u32
     }
@@ -158,24 +160,25 @@ fn field(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-/// The segment that is being written.
+/// The segment being written.
 #[derive(Debug)]
 pub(super) struct Segment {
     number: u32,
     salt: u32,
     file: Arc<File>,
-    /// Where the next record goes.
+    /// The position of the next record.
     end: u32,
-    /// Where the first one after the Snapshot is.
+    /// The position after the Snapshot.
     begin: u32,
-    /// The one before.
+    /// The segment written before this one.
     previous: Extent,
-    /// A write failed and could not be taken back: nothing more may be written.
+    /// True after a failed write that could not be undone: nothing more may be written.
     is_abandoned: bool,
 }
 
 impl Segment {
-    /// Begins a segment. Fails, and leaves no file behind if it can, if the file exists or cannot be written.
+    /// Creates a segment. Fails if the file exists or cannot be written; then removes the new file,
+    /// if possible.
     pub(super) fn create(directory: &Path, header: SegmentHeader, catalog: &Catalog) -> io::Result<Self> {
         let path = file_path(directory, header.number);
         let file = OpenOptions::new().append(true).read(true).create_new(true).mode(0o600).open(&path)?;
@@ -193,7 +196,7 @@ impl Segment {
         Ok(Self { number, salt, file: Arc::new(file), end, begin: end, previous, is_abandoned: false })
     }
 
-    /// Goes on with a segment that was read, and has its Snapshot.
+    /// Reopens a segment that was read, and that has its Snapshot, to append to it.
     pub(super) fn resume(directory: &Path, header: SegmentHeader, end: u32) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).read(true).open(file_path(directory, header.number))?;
         let begin = header.length + RECORD_HEADER_BYTES as u32;
@@ -213,7 +216,7 @@ impl Segment {
         Extent { number: self.number, end: self.end }
     }
 
-    /// The segment that was written before.
+    /// The segment written before this one.
     pub(super) fn previous(&self) -> Extent {
         self.previous
     }
@@ -223,21 +226,22 @@ impl Segment {
         self.end - self.begin
     }
 
-    /// True if it has only the Snapshot.
+    /// True if the segment has only the Snapshot.
     pub(super) fn is_bare(&self) -> bool {
         self.end == self.begin
     }
 
-    /// True if `length` more bytes can go in, and leave it at `limit` or below, the Snapshot not counted; a bare one takes what its
-    /// 4 GiB allow. The limit is never far below the Snapshot, which would otherwise be most of what is written.
+    /// True if `length` more bytes fit within `limit`, the Snapshot not counted; an empty segment
+    /// takes as much as 4 GiB allow. The limit is at least the Snapshot's length: otherwise most of
+    /// what is written would be Snapshots.
     pub(super) fn has_room(&self, length: u32, limit: u32) -> bool {
         let limit = u64::from(limit).max(u64::from(self.begin));
         let within = u64::from(self.end - self.begin) + u64::from(length) <= limit;
         !self.is_abandoned && self.end.checked_add(length).is_some() && (within || self.is_bare())
     }
 
-    /// Writes all of `slices`, `length` bytes, or none. Fails if it cannot; then, if not even the part that was written can be taken
-    /// back, the segment is abandoned.
+    /// Writes all of `slices`, `length` bytes in total, or nothing. If the write fails and its
+    /// bytes cannot be truncated, the segment is abandoned.
     pub(super) fn append(&mut self, mut slices: &mut [IoSlice<'_>], length: u32) -> io::Result<()> {
         while !slices.is_empty() {
             match (&*self.file).write_vectored(slices) {
@@ -328,7 +332,7 @@ mod tests {
         let header = SegmentHeader::new(1, Extent::default());
         let mut segment = Segment::create(directory.path(), header, &Catalog::default()).unwrap();
         let end = segment.end;
-        // A read-only descriptor takes neither the write nor the truncation.
+        // A read-only descriptor allows neither the write nor the truncation.
         let writable =
             std::mem::replace(&mut segment.file, Arc::new(File::open(file_path(directory.path(), 1)).unwrap()));
         assert!(segment.append(&mut [IoSlice::new(b"x")], 1).is_err());

@@ -1,39 +1,40 @@
-//! The segments of a log, and how much of each somebody still needs.
+//! The segments of a log, and how much of each is live.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::segment::Extent;
 
-/// As many segments as this are never too many, unless the disk is full.
+/// A log with at most this many segments is not compacted, unless the disk is full.
 const FEW: usize = 4;
-/// A smaller segment is not worth stripping.
+/// Minimum size of a segment for stripping.
 pub(super) const WORTH_STRIPPING: u32 = 8 << 10;
-/// A segment with messages that cannot be relocated is not a victim again for this long; where they cannot be read, twice as long each time.
+/// A segment with messages that cannot be relocated is excluded from compaction for this long; if
+/// they cannot be read, for twice as long each time.
 const POSTPONED: Duration = Duration::from_secs(60);
 const MOST_DOUBLINGS: u32 = 6;
 
 /// A range of message ids, both ends included.
 pub(super) type IdRange = (u64, u64);
 
-/// What the records of a segment are about.
+/// Summary of a segment's records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct SegmentContents {
-    /// The lowest and the highest id of its messages.
+    /// The lowest and the highest id of the segment's messages.
     pub(super) ids: Option<IdRange>,
-    /// Bytes of its changes: notes about messages, which may be in older segments.
+    /// Bytes of the segment's changes, which may be about messages in older segments.
     pub(super) notes: u64,
 }
 
 impl SegmentContents {
-    /// Messages with these ids were written.
+    /// Adds `count` message ids from `first` on.
     pub(super) fn saw(&mut self, first: u64, count: u64) {
         let last = first.saturating_add(count.saturating_sub(1));
         self.ids = Some(self.ids.map_or((first, last), |(low, high)| (low.min(first), high.max(last))));
     }
 }
 
-/// The segments, the oldest first; the last is the one that is being written.
+/// The segments, the oldest first; the last one is being written.
 #[derive(Debug, Default)]
 pub(super) struct Segments {
     list: VecDeque<SegmentUsage>,
@@ -45,46 +46,47 @@ pub(super) struct Segments {
 struct SegmentUsage {
     extent: Extent,
     contents: SegmentContents,
-    /// Messages that somebody holds, and the bytes that these need.
+    /// The number of live messages, and the bytes that they need (`held`).
     messages: u64,
     held: u64,
-    /// Bytes that were ever held.
+    /// Bytes that were ever live.
     peak: u64,
-    /// How many older segments there were when it was stripped.
+    /// The number of older segments when it was stripped.
     stripped: Option<usize>,
-    /// It cannot be read as a whole: it stays as it is until it goes.
+    /// True if parts cannot be read: the segment is not stripped.
     is_damaged: bool,
-    /// Where the first message that was relocated out of it was written.
+    /// Position at which the first message relocated out of it was written.
     moved: Option<u64>,
-    /// It is not a victim until then.
+    /// Compaction skips the segment until then.
     postponed_until: Option<Instant>,
-    /// How often it was spared since it was found to be damaged.
+    /// How often it was skipped since it was found to be damaged.
     postponements: u32,
 }
 
-/// What can go of a segment.
+/// A segment that can be removed or stripped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reclaimable {
     pub(super) extent: Extent,
-    /// Where the first message that was relocated out of it was written.
+    /// Position at which the first message relocated out of it was written.
     pub(super) moved: Option<u64>,
-    /// `None`: all. Else all but what is noted of messages with these ids, which older segments may have.
+    /// `None` to remove the segment. Else strip it: keep only changes of messages with these ids,
+    /// which older segments may have.
     pub(super) all_but: Option<Vec<IdRange>>,
 }
 
 impl Segments {
-    /// A newer segment.
+    /// Appends a new segment.
     pub(super) fn push(&mut self, extent: Extent) {
         self.push_read(extent, SegmentContents::default(), false);
     }
 
-    /// A newer segment that was read.
+    /// Appends a segment that was read.
     pub(super) fn push_read(&mut self, extent: Extent, contents: SegmentContents, is_damaged: bool) {
         self.bytes += u64::from(extent.end);
         self.list.push_back(SegmentUsage { extent, contents, is_damaged, ..SegmentUsage::default() });
     }
 
-    /// The newest has grown.
+    /// Sets the new length of the newest segment.
     pub(super) fn grew(&mut self, extent: Extent) {
         let newest = self.list.back_mut().filter(|entry| entry.extent.number == extent.number);
         let entry = newest.expect("the newest segment is the one that grows");
@@ -92,12 +94,12 @@ impl Segments {
         entry.extent = extent;
     }
 
-    /// What the newest's records are about.
+    /// The newest segment's summary.
     pub(super) fn contents(&mut self) -> Option<&mut SegmentContents> {
         self.list.back_mut().map(|entry| &mut entry.contents)
     }
 
-    /// A segment was stripped, and has this length now.
+    /// Sets the new length of a stripped segment.
     pub(super) fn shrank(&mut self, extent: Extent) {
         if let Some(entry) = find(&mut self.list, extent.number) {
             self.bytes -= u64::from(entry.extent.end.saturating_sub(extent.end));
@@ -106,21 +108,21 @@ impl Segments {
         }
     }
 
-    /// A segment could not be stripped for want of room.
+    /// Makes a segment eligible again for stripping, which failed on a full disk.
     pub(super) fn strip_again(&mut self, number: u32) {
         if let Some(entry) = find(&mut self.list, number) {
             entry.stripped = None;
         }
     }
 
-    /// The newest was of no use.
+    /// Removes the newest segment.
     pub(super) fn pop_newest(&mut self) {
         if let Some(entry) = self.list.pop_back() {
             self.forget(&entry);
         }
     }
 
-    /// `messages` messages that need `bytes` bytes in all are held in a segment.
+    /// Adds live messages to a segment, and the bytes that they need.
     pub(super) fn hold(&mut self, number: u32, messages: u32, bytes: u64) {
         if let Some(entry) = find(&mut self.list, number) {
             entry.messages += u64::from(messages);
@@ -130,8 +132,8 @@ impl Segments {
         }
     }
 
-    /// So many messages of a segment are not held any more, and so many bytes not needed. True if those were the last, and something
-    /// can go for that: the newest stays.
+    /// Subtracts live messages from a segment, and bytes that are no longer needed. True if these
+    /// were the last ones of a segment that is not the newest: then something can be removed.
     pub(super) fn spent(&mut self, number: u32, messages: u32, bytes: u64) -> bool {
         let is_newest = self.list.back().is_some_and(|newest| newest.extent.number == number);
         let Some(entry) = find(&mut self.list, number).filter(|entry| entry.messages > 0) else { return false };
@@ -142,15 +144,16 @@ impl Segments {
         entry.messages == 0 && !is_newest
     }
 
-    /// A message of a segment is written anew at this position.
+    /// Records that a message of a segment was relocated to this position.
     pub(super) fn moved(&mut self, number: u32, position: u64) {
         if let Some(entry) = find(&mut self.list, number) {
             entry.moved.get_or_insert(position);
         }
     }
 
-    /// Takes what nobody needs. From the oldest on, segments without messages go; later ones keep what they say of messages in older
-    /// ones. The newest stays.
+    /// Takes the segments that can be removed or stripped. From the oldest on, segments without
+    /// live messages are removed. Later ones without live messages are stripped: they keep their
+    /// changes of messages in older segments. The newest stays.
     pub(super) fn take_spent(&mut self) -> Vec<Reclaimable> {
         let mut spent = Vec::new();
         while self.list.len() > 1 && self.list[0].messages == 0 {
@@ -169,18 +172,18 @@ impl Segments {
         spent
     }
 
-    /// True if the newest has no message that somebody holds.
+    /// True if the newest segment has no live message.
     pub(super) fn is_newest_spent(&self) -> bool {
         self.list.back().is_some_and(|newest| newest.messages == 0)
     }
 
-    /// True if more than half of the newest is not needed.
+    /// True if more than half of the newest segment is dead.
     pub(super) fn is_newest_wasteful(&self) -> bool {
         self.list.back().is_some_and(SegmentUsage::is_wasteful)
     }
 
-    /// True if much of the log is not needed. Relocating then at most doubles what is written, and leaves no more than twice what is
-    /// held, and a few segments.
+    /// True if enough of the log is dead. Relocating then at most doubles what is written, and
+    /// leaves at most twice the live bytes, and a few segments.
     pub(super) fn is_wasteful(&self, is_full: bool) -> bool {
         match is_full {
             true => self.bytes > self.held + self.held / 4,
@@ -188,7 +191,8 @@ impl Segments {
         }
     }
 
-    /// The segment whose messages should be relocated, of which it has at most `limit` bytes: the one with the least beside its size.
+    /// The segment that compaction should rewrite next: the one with the smallest live fraction,
+    /// and at most `limit` live bytes.
     pub(super) fn compaction_candidate(&self, is_full: bool, limit: u64, now: Instant) -> Option<u32> {
         if !self.is_wasteful(is_full) {
             return None;
@@ -206,7 +210,7 @@ impl Segments {
         least.map(|entry| entry.extent.number)
     }
 
-    /// A segment is not a victim for a while.
+    /// Excludes a segment from compaction for a while.
     pub(super) fn postpone_compaction(&mut self, number: u32, now: Instant) {
         if let Some(entry) = find(&mut self.list, number) {
             entry.postponed_until = Some(now + POSTPONED * (1 << entry.postponements.min(MOST_DOUBLINGS)));
@@ -214,18 +218,18 @@ impl Segments {
         }
     }
 
-    /// Something in a segment could not be read. True if that was not known.
+    /// Marks a segment as damaged; true if that was not known.
     pub(super) fn damaged(&mut self, number: u32) -> bool {
         find(&mut self.list, number).is_some_and(|entry| !std::mem::replace(&mut entry.is_damaged, true))
     }
 
-    /// How far a segment can be read.
+    /// The good length of a segment.
     pub(super) fn end(&self, number: u32) -> Option<u32> {
         let at = self.list.binary_search_by_key(&number, |entry| entry.extent.number).ok()?;
         Some(self.list[at].extent.end)
     }
 
-    /// Bytes of all, bytes that are held, and how many segments there are.
+    /// Total bytes, live bytes, and the number of segments.
     pub(super) fn usage(&self) -> (u64, u64, u64) {
         (self.bytes, self.held.min(self.bytes), self.list.len() as u64)
     }
@@ -237,7 +241,7 @@ impl Segments {
 }
 
 impl SegmentUsage {
-    /// True if the dead messages are worth a rewrite: in a segment without live ones, behind `older` others.
+    /// True if stripping a segment without live messages, behind `older` others, frees enough.
     fn is_worth_stripping(&self, older: usize) -> bool {
         let (size, notes) = (u64::from(self.extent.end), self.contents.notes);
         let is_new = match self.stripped {
@@ -247,7 +251,7 @@ impl SegmentUsage {
         self.messages == 0 && !self.is_damaged && is_new && self.extent.end >= WORTH_STRIPPING
     }
 
-    /// True if half of what it was written for is not needed any more, or most of it is notes.
+    /// True if half of the bytes that were ever live are dead, or if the segment is mostly changes.
     fn is_wasteful(&self) -> bool {
         let size = u64::from(self.extent.end);
         2 * self.held <= self.peak || (2 * self.contents.notes >= size && 4 * self.held <= size)

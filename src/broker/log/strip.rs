@@ -1,7 +1,8 @@
-//! A segment without live messages, written anew without its dead ones.
+//! Stripping: rewrites a segment that has no live messages, without the dead ones.
 //!
-//! What is noted in it may be about messages of older segments that are still there: without the note that a message was finished, it
-//! would be delivered again after a restart. So these notes stay, in their place in the order of the log, and all else goes.
+//! The segment's changes may be about messages in older segments: without the change that finished
+//! a message, it would be delivered again after a restart. So these changes stay, in their place in
+//! the log's order; all else is dropped.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, Write};
@@ -14,15 +15,17 @@ use super::record::{self, RECORD_HEADER_BYTES, RecordHeader, RecordKind};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, file_path};
 use super::segments::IdRange;
 
-/// A record of changes is no longer than about this.
+/// Approximate maximum length of a record of changes.
 const FULL: usize = 1 << 20;
 
-/// Writes the segment anew, with only the changes that are not about messages outside of `keep`, and returns its new length. `end` is how
-/// far it is good. `sync` is called with the new file before it replaces the old one.
+/// Rewrites a segment with only the changes of messages in `keep`, and of topics and channels;
+/// returns its new length. `end` is its good length. `sync` is called with the new file before it
+/// replaces the old one.
 ///
 /// # Errors
 ///
-/// The file cannot be read, does not check, or the new one cannot be written. The old one is as it was then.
+/// Fails if the file cannot be read, if its checksums are wrong, or if the new file cannot be
+/// written. The old file is unchanged then.
 pub(super) fn strip(
     directory: &Path,
     number: u32,
@@ -49,7 +52,7 @@ pub(super) fn strip(
     }
 }
 
-/// The bytes of the new file.
+/// Reads a segment; returns the bytes of the new file.
 fn read(path: &Path, end: u32, keep: &[IdRange]) -> io::Result<Vec<u8>> {
     let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("{} cannot be read as a whole", path.display()));
     let mut file = BufReader::with_capacity(256 << 10, File::open(path)?);
@@ -85,11 +88,11 @@ fn read(path: &Path, end: u32, keep: &[IdRange]) -> io::Result<Vec<u8>> {
     Ok(out.bytes)
 }
 
-/// The new file.
+/// The new file in progress.
 struct StrippedSegment {
     bytes: Vec<u8>,
     salt: u32,
-    /// Changes of the next record.
+    /// Changes for the next record.
     changes: Vec<u8>,
 }
 
@@ -125,7 +128,7 @@ impl StrippedSegment {
     }
 }
 
-/// True for changes that may be about a message of an older segment.
+/// True for changes of topics and channels, and of messages in `keep`.
 fn is_needed(change: &Change, keep: &[IdRange]) -> bool {
     let id = match change {
         Change::Finished(_, id) | Change::Requeued(_, id, ..) => id,

@@ -1,12 +1,14 @@
-//! When what is written is also on the disk: a thread of its own, so that whoever writes never waits for a disk.
+//! Syncing, in a thread of its own, so that writers never wait for a disk.
 //!
 //! ```text
 //!  writer ──written(position)──▶ work ──▶ thread: fsync ──▶ progress ──▶ Synced::reached(position), in any number of tasks
 //! ```
 //!
-//! After an fsync that failed, the system may have dropped what it could not write, and a second fsync would say that all is well. So
-//! nothing in that file after the last good fsync is called synced any more: who waits for it is told; nothing more is accepted until
-//! a new segment could be synced. Spent segments are removed here, too, once that which replaced them is synced.
+//! After a failed fsync, the operating system may have dropped the dirty pages, and a second fsync
+//! would succeed without them. So data written to that file after its last successful fsync is
+//! never reported as synced: tasks that wait for it get an error, and nothing more is accepted
+//! until a new segment was synced. The thread also removes spent segments, once the data that
+//! replaces them is synced.
 
 mod thread;
 
@@ -25,14 +27,13 @@ use super::SyncMode;
 use super::segment::{Extent, Segment};
 use super::segments::IdRange;
 
-/// Tells when a position is synced; for any number of tasks.
+/// Handle with which any number of tasks wait until a position is synced.
 #[derive(Debug, Clone)]
 pub struct Synced(Option<watch::Receiver<SyncProgress>>);
 
 impl Synced {
-    /// Ends when all up to `position` is on the disk: with [`SyncMode::Interval`] that takes as long as it says, and with
-    /// [`SyncMode::Never`] this ends at once. Fails if it could not be synced, or if the log
-    /// was closed before. Cancel-safe.
+    /// Waits until everything up to `position` is on the disk. With [`SyncMode::Never`] it returns
+    /// at once. Fails if that could not be synced, or if the log was closed before. Cancel-safe.
     pub async fn reached(&mut self, position: u64) -> io::Result<()> {
         let Some(progress) = &mut self.0 else { return Ok(()) };
         let closed = |_| io::Error::other("the log was closed before this was synced");
@@ -44,10 +45,10 @@ impl Synced {
     }
 }
 
-/// What became of the positions so far.
+/// Outcome of syncing so far.
 #[derive(Debug, Default)]
 struct SyncProgress {
-    /// Up to here it is known: synced, or lost.
+    /// The position up to which the outcome is known: synced or lost.
     passed: u64,
     lost: Vec<UnsyncedRange>,
 }
@@ -57,7 +58,7 @@ struct SyncProgress {
 struct UnsyncedRange {
     from: u64,
     to: u64,
-    /// Where they were written.
+    /// The segment that they were written to.
     segment: u32,
     why: Arc<str>,
 }
@@ -80,41 +81,42 @@ impl SyncProgress {
     }
 }
 
-/// What can go of a segment, and what must be synced before it goes: the positions after `from`, up to `to`.
+/// Removal or stripping of a segment, and what must be synced before it: the positions after
+/// `from`, up to `to`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Removal {
     pub(super) segment: Extent,
     pub(super) from: u64,
     pub(super) to: u64,
-    /// `None`: all. Else all but what is noted of messages with these ids.
+    /// `None` to remove the segment. Else strip it: keep only changes of messages with these ids.
     pub(super) all_but: Option<Vec<IdRange>>,
 }
 
-/// A segment that was written to.
+/// A segment with data to sync.
 #[derive(Debug)]
 struct SyncTarget {
     segment: u32,
     file: Arc<File>,
-    /// The position that its end has.
+    /// The position of the end of the data.
     to: u64,
 }
 
-/// What there is to do.
+/// Work for the thread, and its results.
 #[derive(Debug, Default)]
 struct SyncQueue {
     targets: Vec<SyncTarget>,
     removals: VecDeque<Removal>,
-    /// Removals that the thread is at.
+    /// The number of removals in progress.
     removing: usize,
-    /// The last segment that went as a whole: those before it are gone, too.
+    /// The last segment that was removed; all older ones are removed, too.
     gone: u32,
-    /// Segments that were stripped, with their new length; or why they were not.
+    /// Results of stripping: segments with their new length, or the error.
     stripped: Vec<(u32, io::Result<u32>)>,
-    /// A segment was created since the directory was last synced.
+    /// True if a segment was created since the directory was last synced.
     is_directory_dirty: bool,
-    /// The last segment that could not be synced; no more is expected of it, nor of those before.
+    /// The last segment that could not be synced; neither it nor older ones are synced any more.
     failed: u32,
-    /// Why nothing is accepted.
+    /// The reason why nothing is accepted.
     failure: Option<Arc<str>>,
     is_closing: bool,
 }
@@ -122,13 +124,13 @@ struct SyncQueue {
 #[derive(Debug)]
 struct SyncShared {
     mode: SyncMode,
-    /// How old what is not synced may become with [`SyncMode::Interval`].
+    /// The interval between syncs with [`SyncMode::Interval`].
     interval: Duration,
     work: Mutex<SyncQueue>,
     wake: Condvar,
-    /// There is trouble in `work`: for who only looks.
+    /// True if `work` has a failure; read without the lock.
     has_failure: AtomicBool,
-    /// Told when trouble begins.
+    /// Notified when a failure begins.
     failure_notify: Arc<Notify>,
     progress: watch::Sender<SyncProgress>,
 }
@@ -139,18 +141,18 @@ impl SyncShared {
     }
 }
 
-/// What cannot be written now.
+/// A failed sync, because of which nothing is accepted.
 #[derive(Debug)]
 pub(super) struct SyncFailure {
     pub(super) why: Arc<str>,
-    /// The segment in use is of no use any more: begin another.
+    /// True if the current segment is affected: a new one must be begun.
     pub(super) needs_segment: bool,
 }
 
-/// How a file is synced; another way in tests.
+/// Function that syncs a file; replaced in tests.
 pub(super) type SyncFile = Box<dyn Fn(&File) -> io::Result<()> + Send>;
 
-/// The writer's end. The thread ends with it, after what is left to do.
+/// The writer's handle of the thread. Dropping it ends the thread after the remaining work.
 #[derive(Debug)]
 pub(super) struct Syncer {
     shared: Arc<SyncShared>,
@@ -158,7 +160,7 @@ pub(super) struct Syncer {
 }
 
 impl Syncer {
-    /// Starts the thread. All that is in the directory so far is synced.
+    /// Starts the thread. Everything in the directory must be synced by then.
     pub(super) fn start(directory: &Path, mode: SyncMode, interval: Duration, sync: SyncFile) -> io::Result<Self> {
         let (work, progress) = (Mutex::default(), watch::Sender::new(SyncProgress::default()));
         let (wake, has_failure) = (Condvar::new(), AtomicBool::new(false));
@@ -169,12 +171,12 @@ impl Syncer {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// For who waits.
+    /// A handle to wait for a position.
     pub(super) fn synced(&self) -> Synced {
         Synced((self.shared.mode != SyncMode::Never).then(|| self.shared.progress.subscribe()))
     }
 
-    /// Something was written to `segment`, which now ends at `position`.
+    /// Reports a write to `segment`, which now ends at `position`.
     pub(super) fn written(&self, segment: &Segment, position: u64) {
         if self.shared.mode == SyncMode::Never {
             return;
@@ -190,40 +192,41 @@ impl Syncer {
         }
     }
 
-    /// `segment` was created, and ends at `position`.
+    /// Reports that `segment` was created, and ends at `position`.
     pub(super) fn created(&self, segment: &Segment, position: u64) {
         self.shared.work().is_directory_dirty = true;
         self.written(segment, position);
     }
 
-    /// A segment is spent.
+    /// Schedules a removal or stripping.
     pub(super) fn remove(&self, removal: Removal) {
         self.shared.work().removals.push_back(removal);
         self.shared.wake.notify_one();
     }
 
-    /// True if nothing is left to be removed.
+    /// True if no removal is pending.
     pub(super) fn has_removed(&self) -> bool {
         let work = self.shared.work();
         work.removals.is_empty() && work.removing == 0
     }
 
-    /// The segments that were stripped since the last call, with their new length; or why they were not.
+    /// Takes the results of stripping since the last call: segments with their new length, or the
+    /// error.
     pub(super) fn take_stripped(&self) -> Vec<(u32, io::Result<u32>)> {
         std::mem::take(&mut self.shared.work().stripped)
     }
 
-    /// True if something stands in the way of writing.
+    /// True if a sync failed and nothing is accepted.
     pub(super) fn has_failure(&self) -> bool {
         self.shared.has_failure.load(Ordering::Relaxed)
     }
 
-    /// Told when something begins to stand in the way of writing.
+    /// Notifies when a sync fails.
     pub(super) fn failure_notify(&self) -> Arc<Notify> {
         self.shared.failure_notify.clone()
     }
 
-    /// What stands in the way of writing to `segment`, if anything does.
+    /// The failed sync because of which nothing may be written to `segment`, if there is one.
     pub(super) fn failure(&self, segment: u32) -> Option<SyncFailure> {
         let work = self.shared.work();
         let why = work.failure.clone()?;
@@ -235,7 +238,7 @@ impl Drop for Syncer {
     fn drop(&mut self) {
         self.shared.work().is_closing = true;
         self.shared.wake.notify_one();
-        // A panic of the thread has been printed; there is nobody to tell here.
+        // a panic of the thread was printed already
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }

@@ -1,6 +1,7 @@
-//! What is to be written next: records that gather, and go out in one write.
+//! Records that gather for the next write, which takes them all at once.
 //!
-//! What is small is copied, which is cheaper than a system's handling of one more slice; what is large is not.
+//! Small bodies are copied, which is cheaper than one more slice in a system call; large ones are
+//! not.
 
 use std::collections::HashSet;
 use std::io::{self, IoSlice};
@@ -12,33 +13,34 @@ use super::record::{self, RECORD_HEADER_BYTES, RecordKind};
 use super::{Change, PublishedBatch, Relocated, catalog::Catalog};
 use crate::proto::Bodies;
 
-/// From so many bytes on nothing is copied.
+/// Bodies of this many bytes or more are not copied.
 const LARGE: usize = 4096;
-/// A record of changes that has so many bytes gets no more.
+/// A record of changes gets no more changes once it has this many bytes.
 const FULL: usize = 1 << 20;
-/// Fewer bytes of notes than this are not gone over for those that later ones replace.
+/// Superseded changes are dropped only when this many bytes of changes have gathered.
 const MANY: usize = 64 << 10;
-/// Memory that is kept for the next write.
+/// Capacity of the buffer that is kept for the next write.
 const KEPT: usize = 1 << 20;
 
-/// Records without their headers' content, which depends on where they go.
+/// Records whose headers are filled in when their segment is known.
 #[derive(Debug, Default)]
 pub(super) struct WriteBatch {
     bytes: Vec<u8>,
-    /// Where each record begins.
+    /// The kind of each record, and where it begins.
     records: Vec<(RecordKind, usize)>,
-    /// What of the last record belongs into `bytes`, and where.
+    /// Bodies of the last record that are not copied, and their positions in `bytes`.
     large: Vec<(usize, Bytes)>,
     large_bytes: usize,
-    /// The noted changes that concern the catalog.
+    /// The noted changes that affect the catalog.
     catalog_changes: Vec<Change>,
-    /// For a segment with this salt, so many records have their headers: no byte is checksummed twice because a write failed.
+    /// A salt, and the number of records whose headers are filled in for it, so that no byte is
+    /// checksummed twice after a failed write.
     sealed: (u32, usize),
-    /// Bytes of notes that were left when they were last gone over.
+    /// Bytes of changes that were left by the last [`WriteBatch::condense`].
     condensed: usize,
 }
 
-/// To go back to.
+/// A position to go back to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WriteMark {
     bytes: usize,
@@ -58,7 +60,7 @@ impl WriteBatch {
         }
     }
 
-    /// Adds a record of no changes: whether it can be written is all that is asked.
+    /// Adds a record without changes, to find out whether a write succeeds.
     pub(super) fn nothing(&mut self) {
         self.begin(RecordKind::Changes);
     }
@@ -70,7 +72,7 @@ impl WriteBatch {
         self.bodies(batch.bodies);
     }
 
-    /// Adds messages that are copied forward, and says where the first body's size is, counted from the beginning.
+    /// Adds relocated messages; returns the position of the first body's size.
     pub(super) fn relocated(&mut self, messages: &Relocated<'_>) -> usize {
         self.begin(RecordKind::Relocated);
         payload::put_relocated_head(&mut self.bytes, messages);
@@ -92,12 +94,12 @@ impl WriteBatch {
     }
 
     fn body(&mut self, body: &Bytes) {
-        // an impossible size is refused with all the rest, for its length
+        // a size above 32 bits is refused later, by `checked_len`
         self.bytes.put(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
         self.sized(body);
     }
 
-    /// Adds bytes that have the sizes they need.
+    /// Adds bodies with their sizes.
     fn sized(&mut self, bytes: &Bytes) {
         if bytes.len() < LARGE {
             self.bytes.put(bytes);
@@ -107,7 +109,7 @@ impl WriteBatch {
         }
     }
 
-    /// Bytes in all.
+    /// Total bytes.
     pub(super) fn len(&self) -> usize {
         self.bytes.len() + self.large_bytes
     }
@@ -116,27 +118,27 @@ impl WriteBatch {
         self.bytes.is_empty()
     }
 
-    /// Where the next record begins.
+    /// The position of the next record.
     pub(super) fn mark(&self) -> WriteMark {
         WriteMark { bytes: self.bytes.len(), records: self.records.len() }
     }
 
-    /// Bytes of the changes that were noted; without a batch.
+    /// Bytes of the noted changes, without a batch.
     pub(super) fn noted(&self) -> usize {
         let is_changes = self.records.last().is_none_or(|(kind, _)| *kind == RecordKind::Changes);
         if is_changes { self.bytes.len() } else { self.records.last().map_or(0, |(_, begin)| *begin) }
     }
 
-    /// Forgets the record that was added after `mark`: a batch, or messages that are copied forward.
+    /// Removes the record added after `mark`: a batch, or relocated messages.
     pub(super) fn rewind(&mut self, mark: WriteMark) {
         self.bytes.truncate(mark.bytes);
         self.records.truncate(mark.records);
-        // the one before it may get more
+        // the record before it may still grow
         self.sealed.1 = self.sealed.1.min(mark.records.saturating_sub(1));
         self.forget_bodies();
     }
 
-    /// All was written: begins again, and gives the changes that concern the catalog.
+    /// Empties the batch after a successful write; returns the changes that affect the catalog.
     pub(super) fn clear(&mut self) -> Vec<Change> {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT);
@@ -146,8 +148,9 @@ impl WriteBatch {
         std::mem::take(&mut self.catalog_changes)
     }
 
-    /// Drops notes that later ones about the same copy replace, if there are many since the last time: what cannot be written for
-    /// long has at most one note for each copy. Only changes are there: a batch that could not be written was taken out.
+    /// Drops changes that are superseded by later ones about the same copy, if many have gathered
+    /// since the last time. So a log that cannot be written for long keeps at most one change for
+    /// each copy. Only changes are there: a batch that could not be written was removed.
     pub(super) fn condense(&mut self) {
         if self.bytes.len() < (2 * self.condensed).max(MANY) {
             return;
@@ -177,7 +180,7 @@ impl WriteBatch {
         self.large_bytes = 0;
     }
 
-    /// Puts the headers in, for a segment with this salt.
+    /// Fills in the headers for a segment with this salt.
     pub(super) fn seal(&mut self, salt: u32) {
         let begin = if self.sealed.0 == salt { self.sealed.1 } else { 0 };
         for n in begin..self.records.len() {
@@ -192,11 +195,11 @@ impl WriteBatch {
             };
             self.bytes[begin..begin + RECORD_HEADER_BYTES].copy_from_slice(&head);
         }
-        // the last may get more
+        // the last record may still grow
         self.sealed = (salt, self.records.len().saturating_sub(1));
     }
 
-    /// Gives all to a write, as one takes it.
+    /// Passes all bytes to a vectored write.
     pub(super) fn write<R>(&self, write: impl FnOnce(&mut [IoSlice<'_>]) -> R) -> R {
         match self.large.is_empty() {
             true => write(&mut [IoSlice::new(&self.bytes)]),
@@ -204,14 +207,14 @@ impl WriteBatch {
         }
     }
 
-    /// How long it is, if a segment can take it.
+    /// The total length, if it fits into a segment.
     pub(super) fn checked_len(&self) -> io::Result<u32> {
         let fits = u32::try_from(self.len()).ok().filter(|length| *length < u32::MAX / 2);
         fits.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "above 2 GiB at once: publish less"))
     }
 }
 
-/// The bytes from `begin` on, with the bodies that belong between them.
+/// The bytes from `begin` on, with the uncopied bodies at their positions.
 fn pieces<'a>(bytes: &'a [u8], large: &'a [(usize, Bytes)], begin: usize) -> impl Iterator<Item = &'a [u8]> {
     let begins = std::iter::once(begin).chain(large.iter().map(|(at, _)| *at));
     let ends = large.iter().map(|(at, _)| *at).chain(std::iter::once(bytes.len()));
@@ -252,7 +255,7 @@ mod tests {
             outgoing.change(&Change::Requeued(if n % 2 == 0 { a } else { b }, n % 100, n as u16, None));
             outgoing.condense();
             if n % 5_000 == 0 {
-                // as a write that fails does
+                // as in a write that fails
                 outgoing.seal(7);
             }
             assert!(outgoing.len() <= MANY + 100, "{} bytes", outgoing.len());

@@ -1,4 +1,5 @@
-//! Which channels a new topic is to have: those that nsqlookupds know of it (`nsqd/nsqd.go`, `GetTopic`).
+//! Lookup of the channels that a new topic has on other nodes, by nsqlookupd's HTTP API
+//! (`nsqd/nsqd.go`, `GetTopic`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,18 +13,18 @@ use crate::http::client as http;
 use crate::proto::stats::Channels;
 use crate::proto::{ChannelName, TopicName, excerpt};
 
-/// The longest answer, in bytes.
+/// Maximum size of a response in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// Where the nsqlookupds that are connected answer questions.
+/// HTTP addresses of the connected nsqlookupds.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LookupdDirectory(Arc<Mutex<Vec<String>>>);
 
-/// One of them, for as long as it is connected.
+/// Entry of one nsqlookupd, removed when dropped.
 pub(super) struct DirectoryEntry(LookupdDirectory, Option<String>);
 
 impl LookupdDirectory {
-    /// Lists one until what is returned is dropped.
+    /// Adds an address until the returned entry is dropped.
     pub(super) fn list(&self, http: Option<String>) -> DirectoryEntry {
         self.lock().extend(http.clone());
         DirectoryEntry(self.clone(), http)
@@ -43,8 +44,8 @@ impl Drop for DirectoryEntry {
     }
 }
 
-/// Gives a topic its channels, and lets its messages go to them. One nsqlookupd that answers is enough; none costs no more than the time
-/// that one has for its answer.
+/// Creates a topic's channels as known to the nsqlookupds, and passes the held messages to them.
+/// One nsqlookupd that answers is enough; if none does, the topic waits only for the time limit.
 pub(super) async fn add_known_channels(broker: Arc<Broker>, directories: LookupdDirectory, topic: TopicName) {
     let addresses = directories.lock().clone();
     let answers = join_all(addresses.iter().map(|address| ask(address, &topic))).await;

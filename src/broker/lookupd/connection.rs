@@ -1,4 +1,4 @@
-//! A connection to an nsqlookupd, by its TCP protocol.
+//! Connection to an nsqlookupd by its TCP protocol.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,16 +16,16 @@ use crate::net;
 use crate::proto::stats::Producer;
 use crate::proto::{HostPort, excerpt};
 
-/// How often nsqlookupd is told that all is well.
+/// Interval of PING commands.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
-/// The longest answer that is taken, in bytes.
+/// Maximum size of a response in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// A connection to an nsqlookupd.
+/// Connection to an nsqlookupd.
 pub(super) struct LookupdConnection {
     stream: TcpStream,
     told: BTreeSet<Registration>,
-    /// Where it answers questions, by its own word.
+    /// Its HTTP address, as reported by itself.
     pub(super) http: Option<String>,
 }
 
@@ -52,7 +52,7 @@ impl LookupdConnection {
         Ok(lookupd)
     }
 
-    /// Tells what comes and goes, until the connection fails.
+    /// Registers and unregisters topics and channels as they change, until the connection fails.
     pub(super) async fn keep(&mut self, catalog: &mut CatalogWatch) -> io::Result<()> {
         loop {
             let now = catalog.borrow_and_update().clone();
@@ -78,7 +78,7 @@ impl LookupdConnection {
         self.ask(command.as_bytes()).await.map(drop)
     }
 
-    /// Says a command and takes its answer; an error is one that begins with E_.
+    /// Sends a command and reads its response; fails if that begins with `E_`.
     async fn ask(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
         let asking = async {
             self.stream.write_all(command).await?;

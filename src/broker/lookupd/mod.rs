@@ -1,12 +1,15 @@
-//! Registers with nsqlookupds, so that they know which topics and channels are here (`nsqd/lookup.go`, and nsqlookupd's protocol).
+//! Registration of topics and channels with nsqlookupds (`nsqd/lookup.go`, and nsqlookupd's
+//! protocol).
 //!
 //! ```text
 //!  "  V1" IDENTIFY ─▶ REGISTER topic [channel] for each ─▶ PING every 15 s, and what came or went in between
 //! ```
 //!
-//! A connection that fails is made anew, with all that is here; nsqlookupd forgets what came over one when it ends.
+//! A failed connection is replaced by a new one, over which everything is registered again;
+//! nsqlookupd forgets the registrations of a connection when it ends.
 //!
-//! A new topic gets the channels that they know of it elsewhere, before its first message goes to any of them.
+//! A new topic gets the channels that it has on other nodes, before its first message goes to any
+//! channel.
 
 mod channels;
 mod connection;
@@ -25,14 +28,14 @@ use super::Broker;
 use super::http::Identity;
 use crate::proto::{ChannelName, TopicName};
 
-/// How long nsqlookupd may take for an answer.
+/// Time limit for a response of nsqlookupd, and delay before a new connection.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A topic, or one of its channels.
+/// Registration of a topic, or of one of its channels.
 type Registration = (TopicName, Option<ChannelName>);
 type CatalogWatch = watch::Receiver<BTreeSet<Registration>>;
 
-/// Keeps all nsqlookupds up to date; never ends.
+/// Keeps the registrations with all nsqlookupds up to date; never returns.
 pub(super) async fn keep_registered(broker: Arc<Broker>, identity: Identity) {
     let mut addresses = broker.lookupds.subscribe();
     let (catalog, _) = watch::channel(BTreeSet::new());
@@ -67,7 +70,7 @@ pub(super) async fn keep_registered(broker: Arc<Broker>, identity: Identity) {
     }
 }
 
-/// Keeps one nsqlookupd up to date.
+/// Keeps the registrations with one nsqlookupd up to date.
 async fn stay_registered(
     address: String,
     identity: Identity,

@@ -1,4 +1,5 @@
-//! What must hold of the state after any operations: the body of a fuzz target (`fuzz/`), and of the model test's checks.
+//! Invariants of the state after any operations: the body of a fuzz target (`fuzz/`), and the
+//! checks of the model test.
 //!
 //! ```text
 //!  input: │ operation (1) │ its numbers (2) │ again …
@@ -14,7 +15,8 @@ use super::store::Store;
 use super::{BrokerState, Now, SessionId, SessionSettings, StateLimits};
 use crate::proto::{ChannelName, Frame, MessageId, Outgoing, TopicName};
 
-/// Plays the operations that the bytes say, and looks after each at what must hold. Panics where it does not.
+/// Runs the operations that the bytes encode, and checks the invariants after each. Panics if one
+/// is violated.
 pub fn operations(input: &[u8]) {
     let mut play = FuzzRun::new();
     for step in input.chunks_exact(3) {
@@ -28,7 +30,7 @@ struct FuzzRun {
     now: Now,
     topics: [TopicName; 2],
     channels: [ChannelName; 2],
-    /// Each with the messages that it was sent.
+    /// The sessions, each with the messages sent to it.
     sessions: Vec<(SessionId, Vec<MessageId>)>,
 }
 
@@ -67,7 +69,7 @@ impl FuzzRun {
                     sample_rate: if number.is_multiple_of(16) { 50 } else { 0 },
                 };
                 let id = state.connect(settings, String::new(), number, now);
-                // one that is refused is not subscribed
+                // a refused session is not subscribed
                 drop(state.subscribe(id, &topic, &channel, now));
                 self.sessions.push((id, Vec::new()));
             }
@@ -98,7 +100,7 @@ impl FuzzRun {
         let at = which % self.sessions.len();
         let (state, now) = (&mut self.state, self.now);
         let (id, sent) = &mut self.sessions[at];
-        // also ones that were answered before, and those of others
+        // also messages that were answered before, and messages of other sessions
         let message = sent.get(number as usize % sent.len().max(1)).copied().unwrap_or(MessageId(*b"0123456789abcdef"));
         match operation {
             8 | 9 => state.ready(*id, number % 8, now),
@@ -115,7 +117,7 @@ impl FuzzRun {
         }
     }
 
-    /// Sessions take what they are sent; those whose channel is gone leave.
+    /// Reads the output of the sessions; disconnects those whose channel was deleted.
     fn read(&mut self) {
         let woken: Vec<SessionId> = self.state.woken().collect();
         for id in woken {
@@ -135,7 +137,7 @@ impl FuzzRun {
 }
 
 impl BrokerState {
-    /// Panics where what must hold does not.
+    /// Panics if an invariant is violated.
     pub(super) fn assert_sound(&self) {
         let Self { store, topics, channels, sessions, .. } = self;
         let mut holders: HashMap<_, u64> = HashMap::new();
@@ -187,7 +189,8 @@ impl BrokerState {
 }
 
 impl Store {
-    /// How many messages these are, and how many of them were left in the log.
+    /// The number of messages, and the number of those whose bodies were only in the log from the
+    /// start.
     fn sums(&self, runs: impl Iterator<Item = MessageRun>) -> (usize, usize) {
         runs.fold((0, 0), |(depth, backlog), run| (depth + run.count as usize, backlog + self.backlog(&run)))
     }

@@ -1,12 +1,14 @@
-//! Compaction: messages of a segment that is mostly dead are written anew, so that the segment can go.
+//! Compaction: rewrites the live messages of a segment that is mostly dead, so that the segment can
+//! be removed.
 //!
 //! ```text
 //!  find:  topics ─▶ channels' queues ─▶ timers (in flight, deferred)      which batches are in the segment, and where they wait
 //!  move:  a batch ─▶ all its holders ─▶ the log ─▶ a new batch            the holders get the new one in place of the old
 //! ```
 //!
-//! It is done in steps, so that the lock is never held for long. Between steps messages are delivered and finished: where a batch was
-//! found is only a hint. A batch moves when as many of its copies were found as are held; if not, the next pass finds them.
+//! Compaction works in steps, so that the lock is never held for long. Messages are delivered and
+//! finished between steps, so the location where a batch was found is only a hint. A batch is moved
+//! if as many copies were found as are held; otherwise the next pass finds it again.
 
 use std::collections::{HashMap, hash_map};
 use std::io;
@@ -18,26 +20,27 @@ use super::message_store::{BatchKey, MessageRun};
 use super::time::Micros;
 use crate::proto::TopicName;
 
-/// Entries that are looked at in a step; those of the last batch may be beyond.
+/// Maximum entries scanned in a step; those of the last batch may exceed it.
 pub(super) const MAX_ENTRIES: usize = 4_000;
-/// Batches that are moved in a step, and bytes that are read and written for it; the last batch may be beyond.
+/// Maximum batches moved in a step, and bytes read and written for them; the last batch may exceed
+/// it.
 pub(super) const MAX_BATCHES: usize = 50;
 pub(super) const MAX_BYTES: u64 = 512 << 10;
-/// After as many passes as this the segment is left alone for a while.
+/// Maximum passes over a segment before it is left alone for a while.
 const MAX_PASSES: u32 = 3;
 
-/// Where a batch was found.
+/// Location where a batch was found.
 #[derive(Debug, Clone)]
 enum FoundLocation {
-    /// The topic holds it, in this place.
+    /// Held by the topic, at this index.
     Topic(TopicName, usize),
-    /// It is the entry of a channel's queue with this number.
+    /// In a channel's queue, the entry with this number.
     Queue(ChannelId, u64),
-    /// It is in flight or deferred in a channel.
+    /// In flight or deferred in a channel.
     Timer(ChannelId),
 }
 
-/// Where to look next.
+/// Position of the scan for batches.
 #[derive(Debug)]
 enum ScanPosition {
     Topic(TopicName, usize),
@@ -45,30 +48,30 @@ enum ScanPosition {
     Timers(Option<(Micros, ChannelId, u64)>),
 }
 
-/// The compaction of a segment.
+/// Compaction of a segment.
 #[derive(Debug)]
 pub(super) struct Compaction {
     segment: u32,
-    /// Sources that were not looked at; the next is the last.
+    /// Sources that are not scanned yet; the last one is the next.
     sources: Vec<ScanPosition>,
     found: HashMap<BatchKey, Vec<FoundLocation>>,
-    /// Those that are moved in this pass.
+    /// Batches to move in this pass.
     moving: hash_map::IntoIter<BatchKey, Vec<FoundLocation>>,
     passes: u32,
-    /// Batches that could not be read.
+    /// The number of unreadable batches.
     unreadable: u32,
-    /// Entries that were looked at in the last step.
+    /// Entries scanned in the last step.
     entries: usize,
 }
 
-/// Copies of messages, and who has them.
+/// Copies of messages, and their holder.
 #[derive(Debug)]
 struct HeldCopies {
     run: MessageRun,
     at: HolderSlot,
-    /// The copy as the log knows it; none for an ephemeral channel's and for a topic's.
+    /// The copy as it is in the log; `None` for an ephemeral channel or a topic.
     copy: Option<ChannelCopy>,
-    /// When it is due, where the topic holds it.
+    /// When the messages are due, if the topic holds them.
     due: Option<UnixMillis>,
 }
 
@@ -80,22 +83,24 @@ enum HolderSlot {
     Deferred(ChannelId, u64),
 }
 
-/// Consecutive messages of a batch, each held by somebody.
+/// Consecutive messages of a batch, each with a holder.
 struct HeldPiece {
-    /// The first message's number, and the one after the last.
+    /// Indexes of the first message, and after the last one (`end`).
     begin: u32,
     end: u32,
-    /// Where the first one's body begins.
+    /// Offset of the first body.
     offset: u32,
     holdings: Vec<HeldCopies>,
 }
 
 impl BrokerState {
-    /// Does a step of compaction, which takes a millisecond or two: what it looks at, moves, reads and writes is bounded. True if there is more to do at once.
+    /// Performs one step of compaction, bounded in what it scans, reads and writes; takes a
+    /// millisecond or two. True if there is more to do at once.
     ///
     /// # Errors
     ///
-    /// A message could not be written; it stays where it is, and is tried again with the next step.
+    /// Fails if a message could not be written; it stays where it is, and is tried again in a later
+    /// step.
     pub fn compact(&mut self) -> io::Result<bool> {
         let begun = self.compaction.take();
         let Some(mut work) = begun.or_else(|| self.store.log.compaction_candidate().map(Compaction::of)) else {
@@ -111,7 +116,7 @@ impl BrokerState {
         Ok(true)
     }
 
-    /// Moves some batches. False if the pass is over and there is none after it.
+    /// Moves some batches; false if this was the last pass.
     fn relocate_some(&mut self, work: &mut Compaction) -> io::Result<bool> {
         let begun = self.store.log.io_bytes();
         work.entries = 0;
@@ -124,7 +129,7 @@ impl BrokerState {
                     work.unreadable += 1;
                 }
                 Err(RelocationError::Write(error)) => {
-                    // tried again in a while: the next pass begins with the search
+                    // tried again later, beginning with the scan
                     self.store.log.postpone_compaction(work.segment);
                     return Err(error);
                 }
@@ -176,7 +181,7 @@ impl BrokerState {
             let place = match place {
                 Ok(place) => place,
                 Err(error) => {
-                    // all stays where it was: that they are there twice is of no harm
+                    // all holders keep the old batch; the duplicates in the log do no harm
                     written
                         .into_iter()
                         .for_each(|(_, new)| self.store.batches.drop_batch(new.key, &mut *self.store.log));
@@ -198,7 +203,7 @@ impl BrokerState {
         Ok(())
     }
 
-    /// Everyone that was found to hold a message of this batch, and its topic.
+    /// The holders found for a batch, and its topic.
     fn holdings(
         &self,
         key: BatchKey,
@@ -244,7 +249,8 @@ impl BrokerState {
         Some((topic.id, all))
     }
 
-    /// Adds what of a batch is in flight and deferred in a channel; says at how many entries it looked.
+    /// Adds a batch's copies in flight and deferred in a channel; returns the number of entries
+    /// scanned.
     fn add_timed(&self, id: ChannelId, key: BatchKey, ids: std::ops::Range<u64>, all: &mut Vec<HeldCopies>) -> usize {
         let channel = &self.channels[&id];
         let is_logged = channel.is_logged();
@@ -298,7 +304,7 @@ impl BrokerState {
     }
 }
 
-/// Why a batch was not moved.
+/// Error of moving a batch.
 enum RelocationError {
     Read(io::Error),
     Write(io::Error),
@@ -310,7 +316,7 @@ impl Compaction {
         Self { segment, sources: Vec::new(), found: HashMap::new(), moving, passes: 0, unreadable: 0, entries: 0 }
     }
 
-    /// Looks for batches of the segment. False if there are none.
+    /// Scans for batches of the segment; false if there are none.
     fn find(&mut self, state: &BrokerState) -> bool {
         if self.sources.is_empty() {
             self.sources.push(ScanPosition::Timers(None));
@@ -321,7 +327,7 @@ impl Compaction {
         while left > 0
             && let Some(source) = self.sources.pop()
         {
-            // that of a source itself is something, too
+            // each source counts as one entry, even if empty
             left -= 1;
             let rest = self.look(state, source, &mut left);
             self.sources.extend(rest);
@@ -337,7 +343,7 @@ impl Compaction {
         self.moving.len() > 0
     }
 
-    /// Looks at a part of a source, and returns the rest.
+    /// Scans a part of a source; returns the rest.
     fn look(&mut self, state: &BrokerState, source: ScanPosition, left: &mut usize) -> Option<ScanPosition> {
         let is_in = |run: &MessageRun| state.store.batches.in_segment(run.key, self.segment).is_some();
         match source {
@@ -391,7 +397,7 @@ impl Compaction {
     }
 }
 
-/// The messages of a batch that are held, in pieces without gaps.
+/// Splits the held messages of a batch into pieces without gaps.
 fn pieces(mut holdings: Vec<HeldCopies>) -> Vec<HeldPiece> {
     holdings.sort_by_key(|holding| holding.run.range().start);
     let mut pieces: Vec<HeldPiece> = Vec::new();
@@ -412,7 +418,8 @@ fn pieces(mut holdings: Vec<HeldCopies>) -> Vec<HeldPiece> {
 }
 
 impl HeldPiece {
-    /// What the log is told; `None` if nobody has it beyond the process: an ephemeral channel's copy keeps the message, but not there.
+    /// The holder, due time and copies to write to the log; `None` if only ephemeral channels hold
+    /// the messages.
     fn relocated(&self) -> Option<(MessageHolder, Option<UnixMillis>, Vec<CopyRun>)> {
         if let Some(held) = self.holdings.iter().find(|holding| matches!(holding.at, HolderSlot::Topic(..))) {
             return Some((MessageHolder::Topic, held.due, Vec::new()));

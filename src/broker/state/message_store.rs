@@ -1,13 +1,15 @@
-//! All messages: what was published together is kept together, once however many hold it.
+//! All messages. Messages that were published together are stored as one batch, once for all their
+//! holders.
 //!
 //! ```text
-//!  StoredBatch   │ first id │ timestamp │ place in the log │ bodies, if they are in memory │ copies that are held
-//!             ▲
-//!  MessageRun     batch, which message of it, where its body begins, how many         what topics and channels hold
+//!  StoredBatch   first id │ timestamp │ location in the log │ bodies, if in memory │ number of copies
+//!      ▲
+//!  MessageRun    key of the batch │ index and offset of the first message │ count (held by topics and channels)
 //! ```
 //!
-//! Bodies stay in memory up to a limit; beyond, they are in the log only, and are read back, a batch at a time, when a channel gets to
-//! them. What was read back goes again once enough has been read after it.
+//! Bodies stay in memory up to a limit. Beyond it, they are only in the log, and are read back, a
+//! batch at a time, when a channel delivers them. A batch that was read back is dropped from memory
+//! once enough others were read after it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -21,46 +23,49 @@ use super::super::log::{Log, LogLocation};
 use super::time::Micros;
 use crate::proto::Bodies;
 
-/// Names a batch as long as anybody holds a message of it.
+/// Key of a batch, valid as long as one of its messages is held.
 pub(super) type BatchKey = u32;
 
-/// What was read back stays until this many bytes were read after it.
+/// Maximum bytes of batches that were read back and stay in memory.
 const READ_BACK: usize = 4 << 20;
 
-/// A batch that the log could not give is tried again after so many milliseconds, then twice as many, up to an hour.
+/// Delays in milliseconds before an unreadable batch is tried again: the first one, which doubles
+/// with each failure, and the longest.
 const UNREADABLE: u64 = 1_000;
 const UNREADABLE_MOST: u64 = 3_600_000;
 
-/// No log has segments so high.
+/// Location of batches that are not in the log; no log has such a segment.
 const NOWHERE: LogLocation = LogLocation { segment: u32::MAX, offset: u32::MAX, record: u32::MAX };
 
-/// Bytes that a batch takes in the log besides its bodies, about.
+/// Approximate bytes of a batch in the log besides its bodies.
 const OVERHEAD: u64 = 64;
 
-/// Bytes of memory that a batch takes besides its bodies: itself, its place, and the shared memory of its bodies.
+/// Bytes of memory that a batch takes besides its bodies: the batch, its slab entry, and the
+/// reference count of its bodies.
 pub(super) const BATCH_BYTES: usize = size_of::<StoredBatch>() + 8 + 24;
 
-/// Messages that were published together. There may be as many as messages: this is 104 bytes.
+/// Messages that were published together. There may be as many batches as messages, so the size
+/// matters: 104 bytes.
 #[derive(Debug)]
 struct StoredBatch {
     /// The id of the first message; the others count up from it.
     first: u64,
     /// When they were published, in nanoseconds since 1970.
     timestamp: i64,
-    /// Their bodies, if they are in memory.
+    /// The bodies, if they are in memory.
     bodies: Option<Bodies>,
     /// Bytes of the bodies with their sizes.
     length: u32,
     count: u32,
-    /// How many copies are held: a message counts once for each holder.
+    /// The number of copies: a message counts once for each holder.
     copies: u64,
-    /// Bytes of the copies that are held, with their sizes; the highest number if it is not known.
+    /// Bytes of the copies, with their sizes; the highest number if unknown.
     copy_bytes: u32,
-    /// Where the log has them, or [`NOWHERE`].
+    /// The location in the log, or [`NOWHERE`].
     place: LogLocation,
-    /// They were left in the log when they came.
+    /// True if the bodies were only in the log from the start.
     is_backlog: bool,
-    /// When they were read back, if they are in memory for that.
+    /// Serial number of the read, if the bodies are in memory because they were read back.
     read_back: Option<NonZeroU64>,
 }
 
@@ -69,14 +74,15 @@ impl StoredBatch {
         (self.place != NOWHERE).then_some(self.place)
     }
 
-    /// Bytes of the log that it needs, an eighth more at most: so the log is not told of each message that is finished.
+    /// Bytes of the log that the batch needs, rounded up by at most an eighth, so that the log is
+    /// not told of each finished message.
     fn cost(&self) -> u64 {
         let bytes = u64::from(self.length.min(self.copy_bytes));
         let step = (u64::BITS - bytes.leading_zeros()).saturating_sub(4);
         OVERHEAD + u64::from(self.length).min(((bytes >> step) + 1) << step)
     }
 
-    /// Bytes of these messages with their sizes; 0 where that is not known.
+    /// Bytes of these messages with their sizes; 0 if unknown.
     fn bytes_of(&self, run: &MessageRun) -> u32 {
         match &self.bodies {
             _ if run.index + run.count == self.count => self.length - run.offset,
@@ -89,34 +95,35 @@ impl StoredBatch {
     }
 }
 
-/// Messages of a batch that follow each other.
+/// Consecutive messages of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MessageRun {
     pub(super) key: BatchKey,
-    /// The first one's number in the batch.
+    /// Index of the first message in the batch.
     index: u32,
-    /// Where its body begins in the batch, with its size.
+    /// Offset of its body, with its size, in the batch.
     offset: u32,
     pub(super) count: u32,
 }
 
 impl MessageRun {
-    /// The same messages in a batch that begins with this batch's message `index`, whose body begins at `offset`.
+    /// The same messages in a new batch, which begins with this batch's message `index`, whose body
+    /// is at `offset`.
     pub(super) fn moved(self, key: BatchKey, index: u32, offset: u32) -> Self {
         Self { key, index: self.index - index, offset: self.offset - offset, count: self.count }
     }
 
-    /// The number of the first message in the batch, and the first that is not in the run.
+    /// The range of the messages' indexes in the batch.
     pub(super) fn range(&self) -> Range<u32> {
         self.index..self.index + self.count
     }
 
-    /// Where the first body begins in the batch.
+    /// The offset of the first body in the batch.
     pub(super) fn offset(&self) -> u32 {
         self.offset
     }
 
-    /// Only the first so many.
+    /// The first `count` messages of the run.
     pub(super) fn truncated(self, count: u32) -> Self {
         Self { count: self.count.min(count), ..self }
     }
@@ -126,30 +133,31 @@ impl MessageRun {
 pub(super) struct NextMessage {
     pub(super) id: u64,
     pub(super) timestamp: i64,
-    /// It alone.
+    /// A run of this message alone.
     pub(super) run: MessageRun,
-    /// Its body's place in the batch's memory.
+    /// The range of its body in the batch's bytes.
     body: Range<usize>,
 }
 
-/// A batch that the log could not give.
+/// Failed reads of a batch.
 #[derive(Debug, Clone, Copy, Default)]
 struct UnreadableBatch {
     failures: u32,
-    /// It is not tried before.
+    /// When the next read is allowed.
     until: Micros,
 }
 
-/// The batches, and how much memory their bodies take.
+/// All batches, and the memory that their bodies take.
 #[derive(Debug)]
 pub(super) struct MessageStore {
     all: Slab<StoredBatch>,
-    /// Bytes of bodies in memory that are nowhere else, and of those that are in the log, too, and were not read back.
+    /// Bytes of bodies in memory that are nowhere else; and of bodies that are also in the log, and
+    /// were not read back.
     only_here: usize,
     also_here: usize,
-    /// Beyond so many bytes a body stays in the log, if it is there.
+    /// Maximum bytes of bodies in memory; beyond it, logged bodies are only in the log.
     limit: usize,
-    /// What was read back, in that order.
+    /// Batches that were read back, in that order.
     read_back: BTreeMap<NonZeroU64, BatchKey>,
     read_back_bytes: usize,
     reads: u64,
@@ -164,8 +172,8 @@ impl MessageStore {
         Self { all, only_here, also_here, limit, read_back, read_back_bytes, reads, last_id, unreadable }
     }
 
-    /// The first of `count` ids, which nobody had before. As nsqd's (`guid.go`) they grow with time, so that those of a broker that forgot all
-    /// (`--memory`) differ from those before.
+    /// Reserves `count` consecutive unused ids; returns the first. Like nsqd's (`guid.go`), ids
+    /// grow with time, so a broker without a log does not reuse the ids of its predecessor.
     pub(super) fn reserve_ids(&mut self, count: u64, unix_nanos: i64) -> u64 {
         const EPOCH: u64 = 1_288_834_974_288;
         let ticks = u64::try_from(unix_nanos >> 20).unwrap_or(0).saturating_sub(EPOCH);
@@ -174,22 +182,23 @@ impl MessageStore {
         first
     }
 
-    /// No id up to this one is given again.
+    /// Marks all ids up to this one as used.
     pub(super) fn reserve_ids_up_to(&mut self, id: u64) {
         self.last_id = self.last_id.max(id);
     }
 
-    /// True if bodies of that size, which are nowhere else, find room in memory; what is also in the log is not in their way.
+    /// True if unlogged bodies of this size fit into memory. Bodies that are also in the log do not
+    /// count.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.only_here.saturating_add(bytes) <= self.limit
     }
 
-    /// The count that bodies belong to.
+    /// The counter of memory for bodies with this location.
     fn resident(&mut self, place: Option<LogLocation>) -> &mut usize {
         if place.is_some() { &mut self.also_here } else { &mut self.only_here }
     }
 
-    /// Keeps messages for `holders`, each of which holds them all.
+    /// Stores messages for `holders` holders, each of which holds all of them.
     pub(super) fn insert(
         &mut self,
         first: u64,
@@ -219,7 +228,7 @@ impl MessageStore {
         run
     }
 
-    /// Tells the log that a batch is held.
+    /// Reports a batch as live to the log.
     pub(super) fn hold_in_log(&self, key: BatchKey, log: &mut dyn Log) {
         let batch = self.get(key);
         if let Some(place) = batch.place() {
@@ -227,7 +236,7 @@ impl MessageStore {
         }
     }
 
-    /// Keeps messages that are in the log, `length` bytes with their sizes.
+    /// Adds messages that are in the log, `length` bytes with their sizes.
     pub(super) fn recover(
         &mut self,
         first: u64,
@@ -257,7 +266,7 @@ impl MessageStore {
         MessageRun { key, index: 0, offset: 0, count }
     }
 
-    /// How many there are.
+    /// The number of batches.
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
@@ -280,12 +289,13 @@ impl MessageStore {
         self.get(key).timestamp
     }
 
-    /// True if the bodies were left in the log when they came: nsqd calls that its backend.
+    /// True if the bodies were only in the log from the start, which nsqd calls its backend.
     pub(super) fn is_backlog(&self, key: BatchKey) -> bool {
         self.get(key).is_backlog
     }
 
-    /// Takes the first message off a run, which is not empty. Fails, and takes nothing, if the log does not give its body.
+    /// Removes the first message from a run, which must not be empty. Fails, and removes nothing,
+    /// if its body cannot be read.
     pub(super) fn next(&mut self, run: &mut MessageRun, log: &mut dyn Log) -> io::Result<NextMessage> {
         let (id, timestamp) = (self.id(run), self.timestamp(run.key));
         let body = self.bodies(run.key, log)?.at(run.offset as usize);
@@ -296,7 +306,8 @@ impl MessageStore {
         Ok(next)
     }
 
-    /// The body of what [`MessageStore::next`] took last from this batch: a part of the bytes.
+    /// The body of the message that [`MessageStore::next`] returned last from this batch, as a
+    /// range of bytes.
     pub(super) fn body(&self, next: &NextMessage) -> (&Bytes, Range<usize>) {
         let bodies = self.get(next.run.key).bodies.as_ref().expect("it was just read");
         (bodies.bytes(), next.body.clone())
@@ -325,8 +336,8 @@ impl MessageStore {
         Ok(())
     }
 
-    /// The log could not give a batch: milliseconds until it is to be tried again, which grow with each failure. Other channels that
-    /// hold it meanwhile are told the same time.
+    /// Records a failed read of a batch; returns the milliseconds until it may be tried again,
+    /// which double with each failure. All channels that hold the batch get the same time.
     pub(super) fn retry_delay(&mut self, key: BatchKey, now: Micros) -> u64 {
         let it = self.unreadable.entry(key).or_default();
         if it.until <= now {
@@ -336,7 +347,7 @@ impl MessageStore {
         (it.until - now).div_ceil(1_000)
     }
 
-    /// Forgets what was read back long ago, but not what was read last.
+    /// Drops the oldest batches that were read back from memory, but not the last one.
     fn forget_read(&mut self) {
         while self.read_back_bytes > READ_BACK && self.read_back.len() > 1 {
             let Some((_, key)) = self.read_back.pop_first() else { return };
@@ -346,8 +357,8 @@ impl MessageStore {
         }
     }
 
-    /// A copy that goes its own way, back into the queue or to a later time, so that it does not keep all that was published with
-    /// it: a run of a batch of its own. As it was if its body cannot be read.
+    /// Moves one copy, which is requeued or deferred, into a batch of its own, so that it does not
+    /// keep all messages published with it. Returns `run` unchanged if its body cannot be read.
     pub(super) fn split_copy(&mut self, run: MessageRun, log: &mut dyn Log) -> MessageRun {
         let (id, count) = (self.id(&run), self.get(run.key).count);
         if count == 1 {
@@ -366,7 +377,7 @@ impl MessageStore {
         own
     }
 
-    /// Keeps messages of another batch in one of their own, of which so many copies are held.
+    /// Stores messages of another batch as a new batch with `copies` copies.
     pub(super) fn replace(
         &mut self,
         id: u64,
@@ -393,20 +404,20 @@ impl MessageStore {
         })
     }
 
-    /// So many copies more are held.
+    /// Adds `copies` references to a batch.
     pub(super) fn hold(&mut self, key: BatchKey, copies: u64) {
         let batch = &mut self.all[key as usize];
         batch.copies += copies;
         batch.copy_bytes = batch.copy_bytes.saturating_add(share(batch.length, copies, batch.count));
     }
 
-    /// The batch, if it is in this segment: how many copies are held, and how many messages it has.
+    /// The number of copies and of messages of a batch, if it is in this segment.
     pub(super) fn in_segment(&self, key: BatchKey, segment: u32) -> Option<(u64, u32)> {
         let batch = self.all.get(key as usize).filter(|batch| batch.place().is_some_and(|it| it.segment == segment))?;
         Some((batch.copies, batch.count))
     }
 
-    /// All bodies of a batch, without keeping them in memory if they are not.
+    /// All bodies of a batch; bodies read from the log are not kept in memory.
     pub(super) fn look(&self, key: BatchKey, log: &mut dyn Log) -> io::Result<Bodies> {
         let batch = self.get(key);
         match &batch.bodies {
@@ -415,14 +426,14 @@ impl MessageStore {
         }
     }
 
-    /// All copies of a batch have moved to others.
+    /// Removes a batch whose copies have moved to other batches.
     pub(super) fn drop_batch(&mut self, key: BatchKey, log: &mut dyn Log) {
         let cost = self.get(key).cost();
         self.all[key as usize].copies = 0;
         self.remove(key, cost, log);
     }
 
-    /// A copy of each message of a run is not held any more; with the last the batch is gone.
+    /// Drops a reference to each message of a run; the last one removes the batch.
     pub(super) fn release(&mut self, run: MessageRun, log: &mut dyn Log) {
         let batch = &mut self.all[run.key as usize];
         batch.copies -= u64::from(run.count);
@@ -457,7 +468,7 @@ impl MessageStore {
         }
     }
 
-    /// What must hold of the memory, and how many copies of each batch are held.
+    /// Asserts the invariants of the memory counters; returns the number of copies of each batch.
     pub(super) fn check(&self) -> HashMap<BatchKey, u64> {
         let bytes = |is_read_back, is_logged| {
             let of = move |batch: &&StoredBatch| {
@@ -473,7 +484,7 @@ impl MessageStore {
     }
 }
 
-/// The bytes of `copies` copies, where `count` messages have `length` bytes.
+/// The bytes of `copies` copies, if `count` messages have `length` bytes.
 fn share(length: u32, copies: u64, count: u32) -> u32 {
     let bytes = u128::from(length) * u128::from(copies) / u128::from(count.max(1));
     u32::try_from(bytes).unwrap_or(u32::MAX)

@@ -99,7 +99,8 @@ pub struct BrokerState {
     catalog_version: u64,
     /// The number that the next topic or channel gets.
     next_number: u32,
-    /// True if a new topic must be [settled](Self::set_known_channels) before it delivers.
+    /// True if new topics hold messages until their [known channels](Self::set_known_channels) are
+    /// set.
     asks_for_channels: bool,
     awaiting_channels: Vec<TopicName>,
     /// The log compaction in progress.

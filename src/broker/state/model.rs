@@ -1,4 +1,5 @@
-//! Random operations on a fake clock; after each, what must hold is looked for. A failure names its seed: `SEED=… cargo test model`.
+//! Random operations on a fake clock, with a check of the invariants after each. A failure names
+//! its seed: `SEED=… cargo test model`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -32,14 +33,14 @@ fn settings(msg_timeout: u64) -> SessionSettings {
     }
 }
 
-/// A client, and what it was sent and has not answered.
+/// A client, with the messages that it has not answered.
 struct Client {
     id: SessionId,
     channel: Option<(TopicName, ChannelName)>,
     has: Vec<(MessageId, Bytes)>,
 }
 
-/// The state, and what is expected of it by simpler means.
+/// The state, and a simpler model of the expected results.
 struct Model {
     state: BrokerState,
     random: fastrand::Rng,
@@ -48,7 +49,7 @@ struct Model {
     topics: Vec<TopicName>,
     channels: Vec<ChannelName>,
     published: u64,
-    /// By channel: bodies that it is to deliver still, and those that it may.
+    /// By channel: bodies that it must still deliver, and bodies that it may deliver.
     owed: HashMap<(TopicName, ChannelName), HashSet<Bytes>>,
     delivered: u64,
 }
@@ -100,11 +101,11 @@ impl Model {
         self.published += bodies.len() as u64;
         let delay = self.random.bool().then(|| self.random.u64(..3_000));
         match self.state.publish(&topic, bodies.iter().cloned().collect(), delay, self.now) {
-            // no log keeps what is ephemeral
+            // ephemeral topics and channels are not logged
             Err(BrokerPublishError::Full { .. }) => return,
             published => published.unwrap(),
         }
-        // what an ephemeral queue drops is not owed, and who is held back by a topic gets it with the first channel
+        // an ephemeral queue may drop messages; messages held by a topic go to its first channel
         if !topic.is_ephemeral() && !self.state.topics[&topic].holds() {
             for name in self.state.topics[&topic].channels.keys().filter(|name| !name.is_ephemeral()) {
                 self.owed.entry((topic.clone(), name.clone())).or_default().extend(bodies.iter().cloned());
@@ -193,7 +194,7 @@ impl Model {
             2 => drop(self.state.empty_topic(&topic)),
             3 if self.state.empty_channel(&topic, &channel).is_ok() => drop(self.owed.remove(&(topic, channel))),
             4..8 => drop(self.state.pause_channel(&topic, &channel, pause, now)),
-            // while a topic is paused it is not followed what it holds: it goes on at once
+            // the model does not follow what a paused topic holds, so it is unpaused at once
             8 => {
                 let _ = self.state.pause_topic(&topic, true, now);
                 let _ = self.state.pause_topic(&topic, false, now);
@@ -202,7 +203,7 @@ impl Model {
         }
     }
 
-    /// Clients read all that they were sent, and those whose channel is gone leave.
+    /// Clients read their output; those whose channel was deleted disconnect.
     fn read(&mut self) {
         let woken: Vec<SessionId> = self.state.woken().collect();
         for id in woken {
@@ -223,7 +224,7 @@ impl Model {
 
     fn check(&mut self) {
         self.state.flush().unwrap();
-        // in steps, between which others change what is moved
+        // in steps, between which operations change the messages being moved
         let steps = self.random.u32(..4);
         for _ in 0..steps {
             self.state.compact().unwrap();
@@ -231,7 +232,7 @@ impl Model {
         self.state.assert_sound();
     }
 
-    /// The ids that durable topics and channels hold.
+    /// Ids of the messages that durable topics and channels hold.
     fn held(&self) -> BTreeMap<String, BTreeSet<u64>> {
         let batches = &self.state.store.batches;
         let ids = |run: &MessageRun| batches.id(run)..batches.id(run) + u64::from(run.count);
@@ -247,7 +248,8 @@ impl Model {
         all
     }
 
-    /// All that is owed is delivered in the end, to one client a channel that finishes everything.
+    /// Asserts that all expected messages are delivered, to one client per channel that finishes
+    /// everything.
     fn settle(&mut self) {
         for client in std::mem::take(&mut self.clients) {
             self.state.disconnect(client.id);
@@ -282,7 +284,7 @@ impl Channel {
     }
 }
 
-/// Plays all seeds, or the one that is asked for.
+/// Runs all seeds, or the one in `SEED`.
 fn play(run: impl Fn(u64) -> u64 + std::panic::RefUnwindSafe) {
     let one = std::env::var("SEED").ok().map(|seed| seed.parse().unwrap());
     let seeds = one.map_or(0..RUNS, |seed: u64| seed..seed + 1);
@@ -301,7 +303,8 @@ fn whatever_happens_each_copy_is_in_one_place_and_is_delivered() {
     });
 }
 
-/// With so little memory that most is read back, and so small segments that much is carried.
+/// A state with so little memory that most bodies are read back, and with segments so small that
+/// many messages are relocated.
 fn on_disk(path: &Path) -> BrokerState {
     let options = LogOptions { sync: SyncMode::Never, segment_bytes: 500, reserve_bytes: 0, ..LogOptions::new(path) };
     let (log, recovered, report) = DiskLog::open(&options).unwrap();
@@ -316,7 +319,7 @@ fn what_is_in_a_log_is_delivered_too_and_after_it_was_opened_again() {
         let mut model = Model::new(seed, on_disk(directory.path()));
         for _ in 0..STEPS / 400 {
             (0..400).for_each(|_| model.step());
-            // the old log must be gone first: one at a time
+            // the old log must be closed first, because of its lock
             model.clients.clear();
             let before = model.held();
             model.state = BrokerState::new(limits(), Box::new(MemoryLog));

@@ -51,7 +51,7 @@ impl BrokerState {
         for together in recovered.batches.chunk_by(lie_together).flat_map(within_limit) {
             state.keep(together, &names, now);
         }
-        // messages held by a topic that was unsettled before the restart
+        // messages held by a topic that awaited its channels before the restart
         names.values().for_each(|name| state.distribute(name, now));
         state.store.log.recovered();
         state

@@ -1,4 +1,4 @@
-//! Stored messages that cannot be read any more, and steps of compaction: they stand in nobody's way.
+//! Stored messages that became unreadable, and the bounds of compaction's steps.
 
 use std::io;
 use std::path::Path;
@@ -31,7 +31,7 @@ fn body(n: u32, length: usize) -> String {
     format!("<{n:04}>{}", ".".repeat(length))
 }
 
-/// A topic with a channel, and its messages one by one.
+/// A topic with a channel, and messages published one by one.
 fn with_messages(path: &Path, segment: u32, count: u32, length: usize) -> (BrokerState, TopicName, ChannelName) {
     let (topic, channel) = (TopicName::new("a").unwrap(), ChannelName::new("x").unwrap());
     let mut state = open(path, segment);
@@ -42,7 +42,7 @@ fn with_messages(path: &Path, segment: u32, count: u32, length: usize) -> (Broke
     (state, topic, channel)
 }
 
-/// Changes a byte of this message's body on the disk, and says in which file.
+/// Changes a byte of a message's body on the disk; returns the file.
 fn damage(path: &Path, n: u32) -> std::path::PathBuf {
     let wanted = format!("<{n:04}>");
     for entry in std::fs::read_dir(path).unwrap() {
@@ -62,7 +62,8 @@ fn settings() -> SessionSettings {
     SessionSettings { client_id, hostname, user_agent, msg_timeout: 60_000, sample_rate: 0 }
 }
 
-/// Delivers and finishes what can be read, but for each `keep`th; says how many could not be read.
+/// Delivers all readable messages and finishes all but each `keep`th; returns the number of
+/// unreadable ones.
 fn finish(state: &mut BrokerState, topic: &TopicName, channel: &ChannelName, keep: usize) -> usize {
     let session = state.connect(settings(), String::new(), 0, BEGIN);
     state.subscribe(session, topic, channel, BEGIN).unwrap();
@@ -81,7 +82,7 @@ fn finish(state: &mut BrokerState, topic: &TopicName, channel: &ChannelName, kee
                 state.finish(session, &to_wire(id), BEGIN).unwrap();
             }
         }
-        // a client that has read all is sent more
+        // a client that has read its output is sent more
         state.take_output(session, &mut Outgoing::new(), BEGIN);
     }
     state.flush().unwrap();
@@ -101,7 +102,7 @@ fn an_unreadable_message_is_kept_aside_and_does_not_hold_up_compaction() {
         steps += 1;
         assert!(steps < 100, "it is tried again for ever");
     }
-    // those behind it are stripped, by a thread of its own
+    // later segments are stripped, by another thread
     let deadline = Instant::now() + Duration::from_secs(20);
     while state.log_usage().bytes > before / 2 {
         assert!(Instant::now() < deadline, "{before} bytes became {:?}", state.log_usage());
@@ -129,14 +130,14 @@ fn an_unreadable_message_is_tried_again_later_each_time() {
     }
     assert_eq!(delays[..13], [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600]);
     assert_eq!(delays[13..], [3600, 3600]);
-    // the disk is mended
+    // the disk is repaired
     damage(directory.path(), 1);
     let at = at + 3_600_000_000;
     state.advance(Now { at, unix_nanos: BEGIN.unix_nanos + at as i64 * 1000 });
     assert_eq!(state.channels.values().next().unwrap().deferred_count, 0);
 }
 
-/// What a log was asked for since this was last taken: reads, those of them that failed, and relocations.
+/// Calls of a log since the last [`take`](Self::take): reads, failed reads, and relocations.
 #[derive(Debug, Default)]
 struct LogCalls {
     reads: AtomicUsize,
@@ -150,11 +151,11 @@ impl LogCalls {
     }
 }
 
-/// A log that counts what it is asked for.
+/// A log that counts its calls.
 struct CountingLog(Box<dyn Log>, Arc<LogCalls>);
 
 impl CountingLog {
-    /// Counts what a state asks of its log from now on.
+    /// Counts the calls of a state's log from now on.
     fn of(state: &mut BrokerState) -> Arc<LogCalls> {
         let asked = Arc::new(LogCalls::default());
         let log = std::mem::replace(&mut state.store.log, Box::new(MemoryLog));
@@ -229,7 +230,8 @@ impl Log for CountingLog {
     }
 }
 
-/// Compacts, in steps that relocate at most so many messages each, and says of each how long it took.
+/// Compacts, asserting that each step relocates at most `most` messages; returns the duration of
+/// each step.
 fn steps(state: &mut BrokerState, asked: &LogCalls, longest_batch: u64, most: usize) -> Vec<Duration> {
     let mut steps = Vec::new();
     loop {
@@ -240,20 +242,21 @@ fn steps(state: &mut BrokerState, asked: &LogCalls, longest_batch: u64, most: us
         }
         steps.push(begun.elapsed());
         let (work, [reads, _, relocated]) = (state.store.log.io_bytes() - work, asked.take());
-        // a batch is read and written; what it needs besides its bodies is below 1,000 bytes, and so is the header of a segment
+        // a batch is read and written; it has at most 1,000 bytes besides its bodies, like a
+        // segment's header
         let bytes = MAX_BYTES + 2 * longest_batch + 2_000;
         assert!(work <= bytes, "{work} bytes in a step, of {bytes}");
         assert!(reads <= most && relocated <= most, "{reads} reads and {relocated} relocations in a step, of {most}");
     }
 }
 
-/// What a step does is bounded exactly; what it takes is a time, and depends on the machine: half of the steps are within 2 ms in the
-/// best of some runs, where the program is optimised.
+/// Checks the exact bounds of a step's work. Its duration depends on the machine: in an optimised
+/// build, half of the steps must be within 2 ms in the best of some runs.
 #[test]
 #[allow(clippy::print_stdout, reason = "a figure of this machine, for who asks with --nocapture")]
 fn a_step_of_compaction_does_no_more_than_it_may_and_takes_a_millisecond_or_two() {
     let mut medians = Vec::new();
-    // few large ones, and many small ones
+    // few large messages, and many small ones
     for (segment, count, length) in [(8 << 20, 1_000, 50_000), (100_000, 10_000, 100)] {
         let mut best = Duration::MAX;
         for _ in 0..5 {
@@ -290,7 +293,7 @@ fn many_channels_make_a_step_of_compaction_no_longer() {
         finish(&mut state, &topic, &name(n), 3);
     }
     let asked = CountingLog::of(&mut state);
-    // each message is looked for in all channels, among what is in flight and what is deferred
+    // each message is searched in all channels, in flight and deferred
     let steps = steps(&mut state, &asked, 100, MAX_ENTRIES / 400 + 1);
     assert!(steps.len() > 5, "{} steps", steps.len());
 }
@@ -320,7 +323,7 @@ fn many_unreadable_messages_are_tried_some_at_a_time() {
         let at = state.next_timer().unwrap();
         assert_eq!(at, now.at + REST, "soon");
         now = Now { at, unix_nanos: BEGIN.unix_nanos + at as i64 * 1000 };
-        // it is nobody else's matter
+        // other topics are not affected
         state.publish(&TopicName::new("other").unwrap(), Bodies::one("x".into()), None, now).unwrap();
         state.take_output(session, &mut Outgoing::new(), now);
         assert_eq!(asked.take()[1], 0, "it rests");
@@ -339,14 +342,14 @@ fn messages_that_were_published_together_are_read_once_though_they_are_asked_for
         let session = state.connect(settings(), String::new(), 0, BEGIN);
         state.subscribe(session, &topic, &channel, BEGIN).unwrap();
         state.ready(session, 1_000, BEGIN);
-        // a client that has read all is sent more
+        // a client that has read its output is sent more
         for _ in 0..100 {
             state.take_output(session, &mut Outgoing::new(), BEGIN);
         }
         let ids: Vec<u64> = state.channels.values().next().unwrap().in_flight.keys().copied().collect();
         assert_eq!(ids.len(), 500);
         state.ready(session, 0, BEGIN);
-        // each goes its own way
+        // each copy gets a batch of its own
         ids.iter().for_each(|id| state.requeue(session, &to_wire(*id), 0, BEGIN).unwrap());
         if is_damaged {
             damage(directory.path(), 250);
@@ -355,7 +358,7 @@ fn messages_that_were_published_together_are_read_once_though_they_are_asked_for
         let mut now = BEGIN;
         state.ready(session, 1_000, now);
         for _ in 0..1_000 {
-            // a client that has read all is sent more, and a channel that rests goes on
+            // a client that has read its output is sent more, and a resting channel resumes
             state.take_output(session, &mut Outgoing::new(), now);
             let at = state.next_timer().filter(|at| *at < 1_000_000).unwrap_or(now.at);
             now = Now { at, ..now };

@@ -1,6 +1,8 @@
-//! A connection: read, decode all, change the state once, write what the outbox has.
+//! A client's connection: reads, decodes all complete commands, executes them in one step, and
+//! writes the outbox.
 //!
-//! It reads no more while the client does not take what it was answered, so that one which only writes is slowed, and costs no memory.
+//! It reads nothing while the client does not read its responses, so a client that never reads is
+//! throttled instead of buffered.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -21,24 +23,24 @@ use crate::proto::{
     self, Command, ErrorCode, Frame, MAGIC_V2, Outgoing, ProtocolError, Response, Unfinished, WireError,
 };
 
-/// How long a client has to take the last words.
+/// Time for a client to read the final error before its connection is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pieces that one write takes.
+/// Maximum slices of one vectored write.
 const MAX_SLICES: usize = 64;
 
-/// Why a connection ended.
+/// Reason why a connection ended.
 #[derive(Debug)]
 pub(super) enum ConnectionEnd {
-    /// The client closed it, or the broker stops.
+    /// The client closed the connection, or the broker stops.
     Closed,
-    /// The client was told why.
+    /// The client was sent an error.
     Refused,
-    /// It did not work.
+    /// Reading or writing failed.
     #[allow(dead_code, reason = "shown by Debug")]
     Broken(io::Error),
-    /// The client was silent for too long, or took nothing for too long.
+    /// The client sent nothing, or read nothing, for too long.
     Silent,
-    /// The client had said nothing when there was no place left.
+    /// The client had not sent anything when its place was needed.
     Evicted,
 }
 
@@ -47,21 +49,21 @@ pub(super) enum ConnectionEnd {
 pub(super) struct ClientConnection {
     pub(super) broker: Arc<Broker>,
     pub(super) session: SessionId,
-    /// What is agreed on with the client.
+    /// Settings negotiated with the client.
     pub(super) agreed: Negotiated,
     wake: Arc<Notify>,
     socket: ClientSocket,
     peer: String,
     pub(super) incoming: BytesMut,
-    /// How far the first command of `incoming` was read, if not all of it is there.
+    /// Decoding progress of an incomplete first command in `incoming`.
     pub(super) unfinished: Unfinished,
     place: Place,
-    /// There once the client has greeted: until then the connection makes way for others.
+    /// Set once the client has sent the magic; until then the connection may be evicted.
     stay: Option<Stay>,
     greeted: bool,
-    /// What is being written.
+    /// Output being written.
     sending: Outgoing,
-    /// When the last command came, or the last bytes could be written.
+    /// When the last command arrived (`heard`), and when the last bytes were written (`sent`).
     heard: Instant,
     sent: Instant,
     beat: Instant,
@@ -139,7 +141,8 @@ impl ClientConnection {
         }
     }
 
-    /// Reads once, and says how much; or, while there is something to write, waits until that can go on. Cancel-safe.
+    /// Reads once, and returns the number of bytes. While output is pending, waits instead until it
+    /// can be written. Cancel-safe.
     async fn move_bytes(&mut self) -> io::Result<Option<usize>> {
         if self.sending.has_remaining() {
             return self.socket.writable().await.map(|()| None);
@@ -148,7 +151,7 @@ impl ClientConnection {
         self.socket.read(&mut proto::room(&mut self.incoming, length)).await.map(Some)
     }
 
-    /// Does what all whole commands say.
+    /// Executes all complete commands.
     async fn execute_commands(&mut self) -> Result<(), ConnectionEnd> {
         if !self.greeted && !self.greet()? {
             return Ok(());
@@ -168,7 +171,7 @@ impl ClientConnection {
         }
     }
 
-    /// The protocol's version comes first; false until it is there.
+    /// Reads the protocol's magic; false until all of it has arrived.
     fn greet(&mut self) -> Result<bool, ConnectionEnd> {
         if self.incoming.len() < MAGIC_V2.len() {
             return Ok(false);
@@ -179,12 +182,12 @@ impl ClientConnection {
         match self.greeted {
             true if self.stay.is_none() => Err(ConnectionEnd::Evicted),
             true => Ok(true),
-            // without a text, and so without the blank
+            // nsqd sends only the code, without a text
             false => Err(self.refuse_with(ErrorCode::BadProtocol.as_str().to_owned())),
         }
     }
 
-    /// All commands that are here, and what is wrong with the next.
+    /// Decodes all complete commands; returns them with the error of the next one, if it has one.
     fn decode(&mut self) -> (Vec<Command>, Option<ProtocolError>) {
         let mut commands = Vec::new();
         loop {
@@ -197,7 +200,8 @@ impl ClientConnection {
         }
     }
 
-    /// The client has ended its side: it is told what is missing, should it still listen.
+    /// Ends the connection after the client has closed its sending side. Answers an incomplete
+    /// command with an error: the client may still read.
     fn end_of_input(&mut self) -> ConnectionEnd {
         let missing = Command::cut_short(&self.incoming, &self.broker.config().limits);
         match missing.filter(|_| self.greeted) {
@@ -206,7 +210,7 @@ impl ClientConnection {
         }
     }
 
-    /// Answers with an error that ends the connection.
+    /// Sends an error, and ends the connection.
     pub(super) fn refuse(&mut self, error: &ProtocolError) -> ConnectionEnd {
         self.refuse_with(error.to_string())
     }
@@ -217,7 +221,7 @@ impl ClientConnection {
         ConnectionEnd::Refused
     }
 
-    /// Writes what there is to write, as far as the client takes it.
+    /// Writes pending output until the socket would block.
     fn send(&mut self) -> Result<(), ConnectionEnd> {
         loop {
             if !self.sending.has_remaining() {
@@ -251,7 +255,7 @@ impl ClientConnection {
         }
     }
 
-    /// When there is something to look at, whatever else happens.
+    /// The time of the next heartbeat or timeout.
     fn next_deadline(&self) -> Instant {
         match self.agreed.heartbeat {
             Some(interval) => (self.beat + interval).min(self.heard + 2 * interval).min(self.sent + interval),
@@ -259,7 +263,8 @@ impl ClientConnection {
         }
     }
 
-    /// Sends a heartbeat if it is time; ends what is silent for two of them, or takes nothing for one.
+    /// Sends a heartbeat if it is due. Ends the connection if the client sent nothing for two
+    /// intervals, or read nothing for one.
     fn check_time(&mut self, timer: &mut Pin<Box<Sleep>>) -> Result<(), ConnectionEnd> {
         let now = Instant::now();
         if let Some(interval) = self.agreed.heartbeat {

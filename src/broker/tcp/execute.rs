@@ -1,4 +1,4 @@
-//! What commands do, and what they are answered (`nsqd/protocol_v2.go`).
+//! Execution of commands (`nsqd/protocol_v2.go`).
 
 use bytes::{Buf, Bytes};
 
@@ -11,7 +11,7 @@ use crate::proto::{
 };
 
 impl ClientConnection {
-    /// Does what the commands say, in their order, up to one that ends the connection.
+    /// Executes commands in their order, up to one that ends the connection.
     pub(super) async fn execute(&mut self, commands: Vec<Command>) -> Result<(), ConnectionEnd> {
         let (broker, session) = (self.broker.clone(), self.session);
         let agreed = &mut self.agreed;
@@ -24,7 +24,7 @@ impl ClientConnection {
         if let Some(position) = published
             && let Err(error) = broker.synced(position).await
         {
-            // the OKs have not been sent: nobody else writes what the outbox has
+            // the OKs are still in the outbox, which only this task sends
             broker.change(|state, _| state.forget_output(session));
             return Err(self.refuse(&ProtocolError::new(ErrorCode::PubFailed, format!("PUB failed {error}"))));
         }
@@ -33,11 +33,12 @@ impl ClientConnection {
 }
 
 impl ClientConnection {
-    /// Deals with the beginning of a command, of which something is wrong or not here yet: true if it was to be ignored, and is gone.
+    /// Checks the beginning of an incomplete or invalid command; true if the command is ignored,
+    /// and was removed.
     pub(super) fn check_unfinished(&mut self) -> Result<bool, ConnectionEnd> {
         let Some(verb) = Command::verb(&self.incoming) else { return Ok(false) };
         if matches!(verb, b"PUB" | b"MPUB" | b"DPUB") {
-            return Ok(false); // at any time: no reason to ask at each piece of a large one
+            return Ok(false); // allowed in every phase; avoids a lock for each part of a large message
         }
         let phase = self.broker.change(|state, _| state.phase(self.session));
         match admit(verb, phase, &self.agreed) {
@@ -52,13 +53,13 @@ impl ClientConnection {
     }
 }
 
-/// Messages that came one by one for one topic, and are published together.
+/// Consecutive PUBs to one topic, which are published together.
 struct GatheredPubs {
     topic: TopicName,
     bodies: Vec<Bytes>,
 }
 
-/// The commands of one read, carried out under the lock.
+/// Execution of the commands of one read, under the lock.
 struct CommandBatch<'a> {
     broker: &'a Broker,
     state: &'a mut BrokerState,
@@ -66,7 +67,7 @@ struct CommandBatch<'a> {
     agreed: &'a mut Negotiated,
     now: Now,
     gathered: Option<GatheredPubs>,
-    /// Up to where the log has what was published.
+    /// The log's position after the last published message.
     published: Option<u64>,
 }
 
@@ -129,7 +130,7 @@ impl<'a> CommandBatch<'a> {
         self.publish(&topic, bodies.into_iter().collect(), None, ErrorCode::PubFailed, oks)
     }
 
-    /// Publishes, and says OK so many times.
+    /// Publishes, and sends `oks` OKs.
     fn publish(
         &mut self,
         topic: &TopicName,
@@ -150,7 +151,7 @@ impl<'a> CommandBatch<'a> {
         Ok(())
     }
 
-    /// Publishes, unless this epoch is over.
+    /// Publishes, unless the topic is fenced by a later epoch.
     fn publish_in(&mut self, topic: &TopicName, epoch: u64, body: Bytes) -> Result<(), ProtocolError> {
         match self.state.fence(topic, epoch) {
             Ok(()) => self.publish(topic, Bodies::one(body), None, ErrorCode::PubFailed, 1),
@@ -199,7 +200,8 @@ impl<'a> CommandBatch<'a> {
         Ok(())
     }
 
-    /// An answer to a message. One that comes too late is told so, and ends nothing.
+    /// Executes FIN, REQ, BACK or TOUCH. A failure, for example after the message timed out, is
+    /// sent to the client, and does not end the connection.
     fn answer(
         &mut self,
         answer: impl FnOnce(&mut Self) -> Result<(), (ErrorCode, String)>,
@@ -230,16 +232,16 @@ fn invalid(text: impl Into<String>) -> ProtocolError {
     ProtocolError::new(ErrorCode::Invalid, text)
 }
 
-/// What becomes of a command that is not refused.
+/// Decision about a command that is not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Admission {
-    /// It is carried out.
+    /// Execute the command.
     Execute,
-    /// It comes too late to matter, whatever its parameters.
+    /// Ignore the command, whatever its parameters: it came too late.
     Ignore,
 }
 
-/// What may be said when; nsqd looks at this before it looks at parameters.
+/// Checks whether a command is allowed in this phase; like nsqd, before its parameters are checked.
 fn admit(verb: &[u8], phase: SessionPhase, agreed: &Negotiated) -> Result<Admission, ProtocolError> {
     let fits = match verb {
         b"FPUB" if !agreed.fence => return Err(invalid("invalid command FPUB")),

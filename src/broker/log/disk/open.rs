@@ -1,4 +1,4 @@
-//! Opening a log: locking it, reading it, and mending its end.
+//! Opening a log: locks it, reads it, and repairs its end.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -17,21 +17,21 @@ use super::super::sync::{SyncFile, Syncer};
 use super::super::{Recovered, SyncMode, catalog::Catalog};
 use super::{BodyReader, DiskLog, LogOptions, WriteBatch, is_full, keep_damaged};
 
-/// Why a log cannot be opened.
+/// Error of opening a log.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process has locked the log.
     #[error("{} is in use by another broker: stop that one, or choose another data path", .0.display())]
     InUse(PathBuf),
-    /// It was written by a version that this one does not know.
+    /// The log was written by an unknown version.
     #[error("{} has a format that this version does not know: use the version that wrote it, or another data path", .0.display())]
     OtherVersion(PathBuf),
-    /// It cannot be read or written.
+    /// The log cannot be read or written.
     #[error("cannot use {}: {source}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -41,10 +41,12 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
 }
 
 impl DiskLog {
-    /// Opens a log, or begins one. Reads all of it, cuts off a write that had not ended, and skips what is damaged; the report tells.
-    /// What it gives back is synced, unless the mode is [`SyncMode::Never`].
+    /// Opens a log, or creates it. Reads all of it, cuts off an interrupted write, and skips
+    /// damaged records, as the report says. Recovered messages are synced, unless the mode is
+    /// [`SyncMode::Never`].
     ///
-    /// Fails if another broker has it, if it is of another version, or if its files cannot be read or written.
+    /// Fails if another broker has locked the log, if it has another version, or if its files
+    /// cannot be read or written.
     pub fn open(options: &LogOptions) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         Self::open_with(options, Box::new(File::sync_data))
     }
@@ -63,14 +65,14 @@ impl DiskLog {
         let contents = std::mem::take(&mut replay.contents);
         let (recovered, catalog) = replay.finish();
         let next_segment = files.last().map_or(1, |extent| extent.number.saturating_add(1));
-        // before a segment is begun: that may need what it keeps
+        // before a segment is created, which may need the reserve
         let mut reserve = Reserve::open(path, options.reserve_bytes(path)).map_err(at(path))?;
         let segment_bytes = options.fitting_segment_bytes(path);
         let resumed = newest.filter(|(header, end)| *end < segment_bytes && header.is_current());
         let (segment, is_new) = match resumed {
             Some((header, end)) => (Segment::resume(path, header, end), false),
             None => match (begin(path, next_segment, files.last(), &catalog, &mut reserve), newest) {
-                // a full disk takes no new segment, and an old one can be written on
+                // on a full disk, no segment can be created, but the old one can be appended to
                 (Err(_), Some((header, end))) => (Segment::resume(path, header, end), false),
                 (segment, _) => (segment, true),
             },
@@ -105,7 +107,7 @@ impl DiskLog {
     }
 }
 
-/// Makes the folder, and those that it is in; what of them is new is on the disk after that, if it is to be synced.
+/// Creates a folder and its parents, and syncs the new directory entries if `sync` is given.
 fn create_folder(path: &Path, sync: Option<&SyncFile>) -> io::Result<()> {
     let missing: Vec<_> = path.ancestors().take_while(|it| !it.as_os_str().is_empty() && !it.exists()).collect();
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
@@ -116,12 +118,13 @@ fn create_folder(path: &Path, sync: Option<&SyncFile>) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps others out.
+/// Lock on a log's directory.
 #[derive(Debug)]
 pub(super) struct DirectoryLock(File);
 
 impl Drop for DirectoryLock {
-    /// Closing would do, but not while a process that was just forked still has the file.
+    /// Unlocks explicitly: closing the file does not unlock it while a process that was just forked
+    /// still has it open.
     fn drop(&mut self) {
         let _ = self.0.unlock();
     }
@@ -154,7 +157,7 @@ fn begin(
     }
 }
 
-/// The segments, of which nothing is held yet.
+/// The segments, without any live messages yet.
 fn segments(
     files: &[Extent],
     new: Option<Extent>,
@@ -169,17 +172,17 @@ fn segments(
     segments
 }
 
-/// A log that is being read.
+/// A log while it is read.
 struct LogRecovery<'a> {
     path: &'a Path,
     sync: SyncMode,
-    /// What there is, by number.
+    /// The segment files found, by number, with their headers if these are good.
     found: Vec<(u32, Option<SegmentHeader>)>,
-    /// What was read, as far as it is good.
+    /// The segments read, with their good lengths.
     files: Vec<Extent>,
-    /// Those in which something could not be read.
+    /// Numbers of damaged segments.
     damaged: Vec<u32>,
-    /// The last of them, if it can be gone on with.
+    /// The last segment's header and good length, if it can be appended to.
     newest: Option<(SegmentHeader, u32)>,
     report: RecoveryReport,
     replay: Replay,
@@ -188,7 +191,7 @@ struct LogRecovery<'a> {
 impl<'a> LogRecovery<'a> {
     fn new(path: &'a Path, sync: SyncMode) -> Result<Self, OpenError> {
         let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(at(path))?;
-        // a segment that was being stripped when the broker ended: the old one is there still
+        // left over from stripping when the broker ended; the old file is still there
         for entry in
             entries.iter().filter(|entry| entry.file_name().to_str().is_some_and(|it| it.ends_with(".log.new")))
         {
@@ -220,7 +223,8 @@ impl<'a> LogRecovery<'a> {
             File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(at(&path))?;
             self.report.segments += 1;
             self.report.bytes += bytes.len() as u64;
-            // one that was stripped says so itself; what the next one says of it was before that
+            // a stripped segment has its end in its own header; the next segment's is older than
+            // the stripping
             let own = header.and_then(|header| (header.end > 0).then_some(header.end));
             self.segment(number, header, &bytes, own.or_else(|| self.vouched(n))).map_err(at(&path))?;
         }
@@ -235,7 +239,8 @@ impl<'a> LogRecovery<'a> {
         }
     }
 
-    /// How far a segment is good, as the next one that can be read says; none is said to be good of one that was left out.
+    /// The good length of a segment as stated by the next readable segment; 0 for a segment that
+    /// was left out of the chain.
     fn vouched(&self, n: usize) -> Option<u32> {
         let number = self.found[n].0;
         let previous = self.found[n + 1..].iter().find_map(|(_, header)| *header)?.previous;
@@ -269,7 +274,7 @@ impl<'a> LogRecovery<'a> {
         let good = self.records(header, bytes, end);
         self.files.push(Extent { number, end: good });
         let is_damaged = self.report.damage.len() > damage;
-        // One without its Snapshot would leave the catalog to those before it.
+        // Without its Snapshot, the segment would depend on older ones for the catalog.
         let can_go_on = !is_damaged && header.end == 0 && good > header.length;
         self.newest = can_go_on.then_some((header, good));
         self.damaged.extend(is_damaged.then_some(number));
@@ -288,7 +293,7 @@ impl<'a> LogRecovery<'a> {
         Ok(())
     }
 
-    /// Replays a segment's records, and says where the last good one ends.
+    /// Replays a segment's records; returns the end of the last good one.
     fn records(&mut self, header: SegmentHeader, bytes: &[u8], end: Option<u32>) -> u32 {
         let segment = header.number;
         let mut good = header.length as usize;
@@ -310,12 +315,12 @@ impl<'a> LogRecovery<'a> {
         u32::try_from(good).unwrap_or(u32::MAX)
     }
 
-    /// Keeps the end of a segment that is about to be cut off.
+    /// Saves the end of a segment before it is cut off.
     fn keep_torn(&self, number: u32, bytes: &[u8]) -> io::Result<()> {
         let path = file_path(self.path, number).with_extension("log.torn");
         let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         match file.write_all(bytes).and_then(|()| file.sync_data()) {
-            // a disk that is full has no room for what nobody may need
+            // a full disk is no reason not to start: these bytes are only for examination
             Err(error) if is_full(&error) => {
                 tracing::error!("no room for {}: {error}", path.display());
                 Ok(())

@@ -1,4 +1,4 @@
-//! Bodies read back from segments.
+//! Reader of bodies in segments.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -15,15 +15,16 @@ use super::super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::{LogLocation, file_path};
 use crate::proto::Bodies;
 
-/// So many segments' files stay open; a backlog may have more segments than a process may have files.
+/// Maximum number of open segment files; a backlog may have more segments than a process may have
+/// files.
 const OPEN: usize = 32;
-/// A record of which a small part was read is kept for the next part, if it is no longer than this.
+/// Maximum length of a record that is cached for the next read after a small part of it was read.
 const KEPT: usize = 8 << 20;
-/// A record that is longer than this, and does not check, is refused for so long without another look.
+/// A record longer than this with a wrong checksum is refused for [`REFUSED`] without another read.
 const LARGE: usize = 64 << 10;
 const REFUSED: Duration = Duration::from_secs(1);
 
-/// Why a file could not be read, and where.
+/// Error of reading a file, with the position.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 struct ReadError {
@@ -31,29 +32,29 @@ struct ReadError {
     source: io::Error,
 }
 
-/// True if the disk itself does not give what is on it.
+/// True if the disk cannot read its own data (EIO).
 pub(super) fn is_device_error(error: &io::Error) -> bool {
     let read = error.get_ref().and_then(|inner| inner.downcast_ref::<ReadError>());
     read.is_some_and(|read| read.source.raw_os_error() == Some(Errno::EIO as i32))
 }
 
-/// Open files, the one used last at the front.
+/// Open files, the most recently used first.
 #[derive(Debug)]
 pub(super) struct BodyReader {
     path: PathBuf,
     files: VecDeque<(u32, File, u32)>,
-    /// A record that was read last: many messages that were published together may be asked for one by one.
+    /// The record read last, since messages that were published together may be read one by one.
     kept: Option<CachedRecord>,
-    /// Bytes that were read.
+    /// Bytes read so far.
     bytes: u64,
 }
 
-/// A record that was read and checked.
+/// A record that was read, with the result of its check.
 #[derive(Debug)]
 struct CachedRecord {
     segment: u32,
     record: u32,
-    /// What checks; else when it did not.
+    /// The payload, if the checksum is right; else when it was found to be wrong.
     payload: Result<Bytes, Instant>,
 }
 
@@ -62,8 +63,9 @@ impl BodyReader {
         Self { path, files: VecDeque::new(), kept: None, bytes: 0 }
     }
 
-    /// The bodies at a place of a segment that is good up to `end`. Fails if it is not so many, of so many bytes with their sizes, or if
-    /// the record that they are a part of does not check.
+    /// Reads the bodies at a location; `end` is the segment's good length. Fails if there are not
+    /// `count` bodies of `length` bytes with their sizes, or if the checksum of their record is
+    /// wrong.
     pub(super) fn read(&mut self, place: LogLocation, length: u32, count: u32, end: u32) -> io::Result<Bodies> {
         let bad = |reader: &Self| reader.no_bodies(place, length, count);
         let begin =
@@ -97,7 +99,7 @@ impl BodyReader {
         let begin_of_payload = u64::from(place.record) + RECORD_HEADER_BYTES as u64;
         self.read_at(place.segment, &mut payload, begin_of_payload).map_err(|error| at(error, self))?;
         let (fits, payload, bodies) = (head.fits(salt, &payload), Bytes::from(payload), begin..end_of_bodies);
-        // a small part of a large record does not keep all of it in memory
+        // copy a small part of a large record, so that the whole record is not kept in memory
         let is_small = bodies.len() < payload.len() / 2;
         let (segment, record) = (place.segment, place.record);
         if !fits {
@@ -112,7 +114,7 @@ impl BodyReader {
         Bodies::from_sized(bytes, count).ok_or_else(|| bad(self))
     }
 
-    /// Fills `bytes` from a segment's file, and says the salt of its records.
+    /// Fills `bytes` from a segment's file; returns the salt of its records.
     fn read_at(&mut self, segment: u32, bytes: &mut [u8], begin: u64) -> io::Result<u32> {
         self.bytes += bytes.len() as u64;
         let (file, salt) = self.file(segment)?;
@@ -120,18 +122,18 @@ impl BodyReader {
         Ok(salt)
     }
 
-    /// Bytes that were read so far.
+    /// Bytes read so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The segment goes.
+    /// Closes a segment's file, which is about to be removed.
     pub(super) fn forget(&mut self, segment: u32) {
         self.files.retain(|(number, ..)| *number != segment);
         self.kept.take_if(|kept| kept.segment == segment);
     }
 
-    /// A segment's file, and the salt of its records.
+    /// A segment's open file, and the salt of its records.
     fn file(&mut self, segment: u32) -> io::Result<(&File, u32)> {
         let found = match self.files.iter().position(|(number, ..)| *number == segment) {
             Some(0) => return Ok((&self.files[0].1, self.files[0].2)),

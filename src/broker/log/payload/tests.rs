@@ -1,4 +1,4 @@
-//! Payloads read as they were put, and no bytes at all make reading panic.
+//! Payloads are read as they were written, and no bytes make reading panic.
 
 use proptest::prelude::*;
 
@@ -61,7 +61,7 @@ fn a_batch_begins_with_these_bytes() {
     assert_eq!(read, Ok(BatchHead { topic, first: 2, timestamp: -1, due: Some(3), holder, count: 2 }));
 }
 
-/// Puts a Carried up to its body's length, as older versions did.
+/// Appends a Carried up to its body's length, as older versions did.
 pub(in super::super) fn put_carried_head(
     out: &mut Vec<u8>,
     (topic, id, timestamp, due): (TopicId, u64, i64, Option<UnixMillis>),

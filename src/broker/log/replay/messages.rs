@@ -1,5 +1,5 @@
-//! The messages of a replay: four bytes for each as long as nothing happens to what was published with it, then some hundred; none for a
-//! body.
+//! Messages of a replay. A message takes four bytes as long as no message published with it has
+//! changed, then about a hundred; bodies are never kept.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -9,10 +9,10 @@ use super::super::catalog::CatalogTopic;
 use super::super::{ChannelCopy, ChannelId, LogLocation, RecoveredBatch, TopicId, UnixMillis};
 use crate::proto::Bodies;
 
-/// Fewer messages than this are not worth a sweep.
+/// Minimum number of messages for a sweep.
 const FEW: usize = 10_000;
 
-/// A message, as far as it is known.
+/// A message as known from the records so far.
 #[derive(Debug, Clone)]
 pub(super) struct ReplayedMessage {
     pub(super) topic: TopicId,
@@ -20,24 +20,26 @@ pub(super) struct ReplayedMessage {
     pub(super) place: LogLocation,
     pub(super) length: u32,
     pub(super) due: Option<UnixMillis>,
-    /// When its copies came to be.
+    /// When its copies were created.
     pub(super) born: u64,
     pub(super) copies: ReplayedCopies,
 }
 
-/// Who holds a message.
+/// Holders of a message.
 #[derive(Debug, Clone)]
 pub(super) enum ReplayedCopies {
-    /// Its topic.
+    /// The topic.
     Topic,
-    /// These channels, and nothing has happened to a copy yet; due when the message says. Never changed: messages share the list.
+    /// These channels, each with an unchanged copy that is due when the message is. The list is
+    /// shared by messages and never modified.
     Fresh(Rc<[ChannelId]>),
-    /// These.
+    /// These copies.
     Each(Vec<ChannelCopy>),
 }
 
 impl ReplayedMessage {
-    /// Keeps the copies that `has` says are there, by the channel and when they came to be; false if none is.
+    /// Keeps the copies for which `has`, called with the channel and the creation time, is true;
+    /// returns false if no copy is left.
     pub(super) fn keep_copies(&mut self, has: impl Fn(ChannelId, u64) -> bool) -> bool {
         let born = self.born;
         match &mut self.copies {
@@ -55,14 +57,14 @@ impl ReplayedMessage {
         }
     }
 
-    /// The topic gave it to channels, if the topic had it.
+    /// Replaces the topic as the holder by copies of its channels, if the topic is the holder.
     fn distribute(&mut self, copies: &ReplayedCopies, now: u64) {
         if matches!(self.copies, ReplayedCopies::Topic) {
             (self.copies, self.born) = (copies.clone(), now);
         }
     }
 
-    /// The copies one by one, if channels have the message.
+    /// The copies as a list that may be modified, if channels hold the message.
     fn copies(&mut self) -> Option<&mut Vec<ChannelCopy>> {
         if let ReplayedCopies::Fresh(channels) = &self.copies {
             let due = self.due.take();
@@ -76,7 +78,8 @@ impl ReplayedMessage {
     }
 }
 
-/// Messages that were published together, to none of which anything has happened: the first, and the lengths of all.
+/// Messages that were published together and are all unchanged: the first one, and the lengths of
+/// all bodies.
 #[derive(Debug)]
 struct UntouchedBatch {
     first: ReplayedMessage,
@@ -87,25 +90,25 @@ struct UntouchedBatch {
 #[derive(Debug, Default)]
 pub(super) struct ReplayedMessages {
     held: HashMap<u64, ReplayedMessage, BuildHasherDefault<MessageIdHasher>>,
-    /// By the first one's id.
+    /// Unchanged batches, by the id of the first message.
     whole: BTreeMap<u64, UntouchedBatch>,
-    /// How many messages those are.
+    /// The number of messages in `whole`.
     in_whole: usize,
-    /// Topics' channels, as messages share them.
+    /// The lists of topics' channels that messages share.
     channels: HashMap<TopicId, Rc<[ChannelId]>>,
-    /// How many there were after the last sweep.
+    /// The number of messages after the last sweep.
     swept: usize,
 }
 
 impl ReplayedMessages {
-    /// A copy for every channel that the topic has.
+    /// A copy for every channel of the topic.
     pub(super) fn channels_of(&mut self, id: TopicId, topic: &CatalogTopic) -> ReplayedCopies {
         ReplayedCopies::Fresh(
             self.channels.entry(id).or_insert_with(|| topic.channels.keys().copied().collect()).clone(),
         )
     }
 
-    /// The catalog has changed.
+    /// Drops the shared lists of channels after a change of the catalog.
     pub(super) fn forget_channels(&mut self) {
         self.channels.clear();
     }
@@ -115,7 +118,8 @@ impl ReplayedMessages {
         self.held.insert(id, message);
     }
 
-    /// A message has a new place, and these copies, besides those that it had and that `has` says are there.
+    /// Sets a message's new location and copies; keeps the other copies that it had and for which
+    /// `has` is true.
     pub(super) fn relocate(&mut self, id: u64, message: ReplayedMessage, has: impl Fn(ChannelId, u64) -> bool) {
         self.open(id);
         let known = self.held.get_mut(&id).and_then(|known| if known.keep_copies(has) { Some(known) } else { None });
@@ -130,7 +134,7 @@ impl ReplayedMessages {
         self.held.insert(id, ReplayedMessage { copies: ReplayedCopies::Each(copies), ..message });
     }
 
-    /// Messages that were published together, with the lengths of their bodies; the first one's id and what holds for all.
+    /// Inserts messages that were published together: the first one, and the lengths of all bodies.
     pub(super) fn insert_together(&mut self, id: u64, first: ReplayedMessage, lengths: Vec<u32>) {
         match lengths[..] {
             [] => {}
@@ -142,7 +146,7 @@ impl ReplayedMessages {
         }
     }
 
-    /// Something happens to a message: from now on those that were published with it are kept one by one.
+    /// Splits the unchanged batch of a message, because the message is about to change.
     fn open(&mut self, id: u64) {
         let found = self.whole.range(..=id).next_back().filter(|(first, it)| id - **first < it.lengths.len() as u64);
         let Some(first_id) = found.map(|(first, _)| *first) else { return };
@@ -155,7 +159,7 @@ impl ReplayedMessages {
         }
     }
 
-    /// The topic threw these messages away, those that the topic had.
+    /// Drops those of the messages that the topic holds.
     pub(super) fn empty(&mut self, id: u64, count: u32) {
         if let Some(whole) = self.whole.get(&id) {
             if matches!(whole.first.copies, ReplayedCopies::Topic) {
@@ -171,7 +175,7 @@ impl ReplayedMessages {
         }
     }
 
-    /// The topic gave these messages to channels, those that the topic had.
+    /// Passes those of the messages that the topic holds to channels.
     pub(super) fn distribute(&mut self, id: u64, count: u32, copies: &ReplayedCopies, now: u64) {
         let ReplayedCopies::Fresh(channels) = copies else { return };
         if channels.is_empty() {
@@ -214,7 +218,7 @@ impl ReplayedMessages {
         self.held.len() + self.in_whole
     }
 
-    /// True if a sweep is worth its while.
+    /// True if the number of messages has doubled since the last sweep.
     pub(super) fn have_doubled(&self) -> bool {
         self.len() > FEW.max(2 * self.swept)
     }
@@ -226,7 +230,7 @@ impl ReplayedMessages {
         self.swept = self.len();
     }
 
-    /// All, by id.
+    /// All messages, sorted by id.
     pub(super) fn into_recovered(self) -> Vec<RecoveredBatch> {
         let recovered = |id, mut message: ReplayedMessage, count, length| {
             let copies = message.copies().map(std::mem::take).unwrap_or_default();
@@ -248,8 +252,9 @@ impl ReplayedMessages {
     }
 }
 
-/// The broker's ids count up, in leaps of 2^22 with the time. Sixteen neighbours stay together, for the cache's sake; where they
-/// go is a product's to say, and so are the seven highest bits, by which the map tells them apart.
+/// Hasher for the broker's message ids, which count up, with jumps of 2^22 as time passes. Groups
+/// of sixteen neighbouring ids stay together, for the cache's sake. A product spreads the groups,
+/// and also fills the seven highest bits, which the hash map uses as tags.
 #[derive(Default)]
 struct MessageIdHasher(u64);
 
@@ -288,7 +293,8 @@ mod tests {
             let tags: HashSet<u64> = (0..10_000).map(|n| hash(n) >> 57).collect();
             let mut groups = [0; 1024];
             (0..10_000).for_each(|n| groups[(hash(n) >> 4) as usize % 1024] += 1);
-            // Sixteen together make 625 throws at 1024 groups, which leave 470 of them with something; others leave none without.
+            // 10,000 ids in groups of sixteen are 625 throws at 1024 buckets, which fill 470 of
+            // them on average; other steps leave none empty.
             let taken = groups.iter().filter(|count| **count > 0).count();
             let fullest = groups.iter().max();
             assert!(

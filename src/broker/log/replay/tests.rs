@@ -1,4 +1,4 @@
-//! What a replay keeps; what it means is tested on files, against a model.
+//! What a replay keeps in memory. Its results are tested on files, against a model.
 
 use bytes::Bytes;
 
@@ -25,7 +25,7 @@ fn replay(build: impl FnOnce(&mut WriteBatch)) -> Replay {
     replay
 }
 
-/// Publishes in batches that are copied: only the last of what is outgoing may be one that is not.
+/// Publishes in batches small enough to be copied: only the last record may have uncopied bodies.
 fn publish(outgoing: &mut WriteBatch, first: u64, count: usize) {
     for begin in (0..count).step_by(500) {
         let bodies = std::iter::repeat_n(Bytes::from_static(b"x"), 500.min(count - begin)).collect();

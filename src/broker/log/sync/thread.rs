@@ -1,4 +1,4 @@
-//! The thread that syncs and removes.
+//! The thread that syncs and removes segments.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,7 +12,7 @@ use super::super::segments::IdRange;
 use super::super::strip::strip;
 use super::{Removal, SyncFile, SyncMode, SyncQueue, SyncShared, SyncTarget};
 
-/// What the thread has.
+/// State of the thread.
 pub(super) struct SyncThread {
     shared: Arc<SyncShared>,
     path: PathBuf,
@@ -20,7 +20,7 @@ pub(super) struct SyncThread {
     sync: SyncFile,
 }
 
-/// What is done at a time.
+/// Work that the thread does at a time.
 struct SyncRound {
     targets: Vec<SyncTarget>,
     is_directory_dirty: bool,
@@ -32,7 +32,7 @@ impl SyncThread {
         Ok(Self { shared, path: path.into(), directory: File::open(path)?, sync })
     }
 
-    /// Works until the writer is gone and all is done.
+    /// Works until the writer's handle is dropped and all work is done.
     pub(super) fn run(self) {
         while let Some(round) = self.next_round() {
             if let (true, Some(newest)) = (round.is_directory_dirty, round.targets.last()) {
@@ -43,7 +43,7 @@ impl SyncThread {
         }
     }
 
-    /// Waits for something to do, and for the time to do it; none once the writer is gone.
+    /// Waits until there is work and it is due; `None` after the writer's handle was dropped.
     fn next_round(&self) -> Option<SyncRound> {
         let mut work = self.shared.work();
         let mut due = None;
@@ -72,8 +72,9 @@ impl SyncThread {
         }
     }
 
-    /// Takes the removals, the oldest first, that nothing stands against. What was lost by a failed sync stands against what it
-    /// replaces until nobody needs the segment that it is in: both go together.
+    /// Takes the removals that are ready, the oldest first. A removal whose replacement data was
+    /// lost by a failed sync must wait until the segment of the lost data is not needed either:
+    /// both are removed together.
     fn removable(&self, work: &mut SyncQueue) -> Vec<Removal> {
         let progress = self.shared.progress.borrow();
         let never = self.shared.mode == SyncMode::Never;
@@ -96,7 +97,8 @@ impl SyncThread {
         work.removals.drain(..ready).collect()
     }
 
-    /// A new segment is only there after a crash of the machine if its directory says so.
+    /// Syncs the directory: without that, a new segment may be missing after a crash of the
+    /// machine.
     fn sync_directory(&self, newest: &SyncTarget) {
         if let Err(error) = (self.sync)(&self.directory) {
             self.fail(newest.segment, &format!("could not sync {}: {error}", self.path.display()));
@@ -143,7 +145,7 @@ impl SyncThread {
             }
         }
         if !removals.is_empty() && self.shared.mode != SyncMode::Never {
-            // Should it fail, and the machine crash, the segments are there again, and are spent again.
+            // if this fails and the machine crashes, the segments are back, and are removed again
             let _ = (self.sync)(&self.directory);
         }
         self.shared.work().removing = 0;

@@ -1,4 +1,4 @@
-//! Files that end anywhere, and files with wrong bytes in them.
+//! Files that are cut anywhere, and files with wrong bytes.
 
 use fastrand::Rng;
 
@@ -30,7 +30,7 @@ fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
     for n in 1..12 {
         let noted = world.model.clone();
         let place = world.publish(TOPIC, MessageHolder::Channels, Some(5), &bodies(rng.usize(1..4), rng.usize(..40)));
-        // What was noted is a record of its own, before the batch.
+        // noted changes are a record of their own, before the batch
         states.push((u64::from(place.offset) - (BATCH_HEAD_BYTES + RECORD_HEADER_BYTES) as u64, noted));
         states.push((length(), world.model.clone()));
         world.note(Change::Finished(CHANNEL, n));
@@ -48,7 +48,7 @@ fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
         let (log, model, report) = open(directory.path());
         let (end, expected) = states.iter().rfind(|(end, _)| *end <= cut as u64).unwrap();
         assert_eq!(&model, expected, "cut at {cut}");
-        // The header is nothing by itself, but is not torn either.
+        // a file with only a header has no messages, and is not torn
         let whole = (*end).max(if cut >= SEGMENT_HEADER_BYTES { SEGMENT_HEADER_BYTES as u64 } else { 0 });
         let torn = (cut as u64 > whole).then(|| Torn { segment: 1, bytes: cut as u64 - whole });
         assert_eq!((report.torn, report.damage), (Vec::from_iter(torn), vec![]), "cut at {cut}");
@@ -60,7 +60,7 @@ fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
     }
 }
 
-/// A log can be written to, and opens again with what it had and what is new.
+/// Asserts that a log can be written to, and then opened with its old and new messages.
 fn goes_on(mut log: DiskLog, path: &Path, mut model: Model) {
     let (topic, bodies) = (TopicId(model.next_number), bodies(2, 10));
     let created = Change::TopicCreated(topic, TopicName::new("after").unwrap());
@@ -82,7 +82,7 @@ fn goes_on(mut log: DiskLog, path: &Path, mut model: Model) {
     assert_eq!((found, report.torn), (model, vec![]));
 }
 
-/// Three segments, and what is in them.
+/// A log of three segments; returns the model of its contents.
 fn three_segments(path: &Path) -> Model {
     let mut world = world(path, SyncMode::Never, 1000);
     for _ in 0..6 {

@@ -1,4 +1,4 @@
-//! Disks that are full, and disks that do not sync.
+//! Full disks, and disks that fail to sync.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -10,11 +10,11 @@ use super::super::super::*;
 use super::world::World;
 use super::*;
 
-/// A file system of 256 KiB; unmounted at the end.
+/// A file system of 256 KiB, unmounted when dropped.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None`, and the test is skipped, if it cannot be mounted here, which takes root.
+    /// `None`, which skips the test, if mounting is not allowed: it needs root.
     #[allow(clippy::print_stderr, reason = "a test that does not run says so")]
     fn mount(path: &Path) -> Option<Self> {
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(path).output();
@@ -106,7 +106,7 @@ fn a_disk_full_of_the_log_itself_is_drained_whatever_is_finished_first() {
     }
 }
 
-/// A log whose syncs fail as long as this says so.
+/// A log whose syncs fail as long as the flag is set.
 fn failing(path: &Path, mode: SyncMode) -> (Arc<AtomicBool>, DiskLog) {
     let fails = Arc::new(AtomicBool::new(false));
     let sync = {
@@ -195,7 +195,7 @@ async fn after_a_failed_sync_a_new_segment_is_tried_though_nobody_writes() {
     let failure_notify = log.failure_notify();
     fails.store(true, Ordering::SeqCst);
     publish(&mut log, 1).unwrap();
-    // nobody writes or waits: the thread itself tells
+    // nothing writes or waits: the thread itself notifies
     failure_notify.notified().await;
     assert!(log.failure().unwrap().ends_with(": the disk is broken"));
     fails.store(false, Ordering::SeqCst);
@@ -218,7 +218,7 @@ fn after_a_failed_write_the_next_is_tried_though_nobody_writes() {
     assert_eq!(world.log.failure().as_deref(), Some("the disk is broken"), "not at once");
     world.log.failed = Some((long_ago, io::ErrorKind::Other, "the disk is broken".to_owned()));
     assert_eq!(world.log.failure(), None);
-    // what is written to find that out says nothing
+    // the record written to find that out has no changes
     world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 10));
     world.reopen();
 }

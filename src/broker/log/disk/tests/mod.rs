@@ -1,4 +1,4 @@
-//! The log on real files: what it says against a model, crashes at every byte, damage, and disks that fail.
+//! The log on real files: compared to a model, cut at every byte, damaged, and on failing disks.
 
 mod crash;
 mod failing;
@@ -22,7 +22,8 @@ fn options(path: &Path, sync: SyncMode, segment_bytes: u32) -> LogOptions {
     LogOptions { sync, segment_bytes, interval: Duration::from_millis(1), reserve_bytes: 0, ..LogOptions::new(path) }
 }
 
-/// In memory where the system offers that: many files are synced, and the disk is not what is tested.
+/// A temporary directory, in memory if possible, because many files are synced, and the disk is not
+/// what is tested.
 fn fast_directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
@@ -142,7 +143,8 @@ fn spent_segments_go_wherever_they_are() {
     world.reopen();
 }
 
-/// 3 small messages wait beside each large one that is finished: the log has no more than it needs.
+/// Three small messages stay queued beside each large one that is finished: the log has no more
+/// than it needs.
 #[test]
 fn the_log_is_no_longer_than_twice_what_it_holds_and_a_few_segments() {
     const SEGMENT: u32 = 200_000;
@@ -169,7 +171,7 @@ fn the_log_is_no_longer_than_twice_what_it_holds_and_a_few_segments() {
     world.reopen();
 }
 
-/// As above, whatever is finished, and whatever its size.
+/// As above, with random sizes and a random order of finishing.
 #[test]
 fn the_log_is_no_longer_than_that_whatever_the_sizes_and_the_order() {
     const SEGMENT: u32 = 20_000;
@@ -183,7 +185,7 @@ fn the_log_is_no_longer_than_that_whatever_the_sizes_and_the_order() {
             world.publish(TOPIC, MessageHolder::Channels, None, &bodies(rng.usize(1..4), length));
             for _ in 0..rng.usize(..5) {
                 let waiting: Vec<_> = world.model.messages.keys().copied().collect();
-                // mostly what came first
+                // mostly the oldest ones
                 let at =
                     if rng.bool() { rng.usize(..waiting.len().clamp(1, 5)) } else { rng.usize(..waiting.len().max(1)) };
                 let Some(id) = waiting.get(at) else { break };

@@ -1,4 +1,4 @@
-//! What a log means, said as simply as can be.
+//! Model of a log's contents, as simple as possible.
 
 use std::collections::BTreeMap;
 
@@ -26,13 +26,13 @@ pub(super) struct ModelTopic {
 pub(super) struct ModelMessage {
     pub(super) topic: TopicId,
     pub(super) timestamp: i64,
-    /// Where the topic has it.
+    /// The due time, if the topic holds the message.
     pub(super) due: Option<UnixMillis>,
     pub(super) copies: Vec<ChannelCopy>,
     pub(super) body: Bytes,
 }
 
-/// Without the body, which is long.
+/// Omits the body, which is long.
 impl std::fmt::Debug for ModelMessage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { topic, timestamp, due, copies, body } = self;
@@ -125,7 +125,7 @@ impl Model {
         });
     }
 
-    /// What a log says that it has.
+    /// The model of a log's contents.
     pub(super) fn of(recovered: &Recovered, log: &mut impl Log) -> Self {
         let topics = recovered.topics.iter().map(|topic| {
             let channels = topic.channels.iter().map(|it| (it.id, (it.name.clone(), it.paused))).collect();

@@ -28,7 +28,7 @@ fn run(seed: u64) {
         std::fs::create_dir(&path).unwrap();
         path
     };
-    // Mostly the fast one: disks that sync slowly are not what this is about.
+    // mostly in memory: slow syncs are not what this tests
     let mode = match rng.u8(..8) {
         0 => SyncMode::Always,
         1 => SyncMode::Interval,

@@ -1,4 +1,4 @@
-//! A log beside its model, used as a broker uses it.
+//! A log beside its model, used in the way a broker uses it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,14 +14,15 @@ pub(super) struct World {
     pub(super) options: LogOptions,
     pub(super) log: DiskLog,
     pub(super) model: Model,
-    /// As the model was when all was written: what a crash leaves.
+    /// The model after the last write, which is what a crash leaves.
     pub(super) written: Model,
     places: BTreeMap<u64, (LogLocation, u32)>,
-    /// Whoever kills it kills it in the middle of a relocation: only so many messages are written anew.
+    /// Number of messages that may still be relocated, to simulate a crash in the middle of a
+    /// compaction.
     pub(super) relocations: Option<usize>,
 }
 
-/// Bytes of the log that a message needs, about.
+/// Approximate bytes of the log that a message needs.
 fn cost(length: u32) -> u64 {
     u64::from(length) + 64
 }
@@ -86,12 +87,12 @@ impl World {
         Ok(place)
     }
 
-    /// Bytes of the messages that are held.
+    /// Bytes of the live messages.
     pub(super) fn live(&self) -> u64 {
         self.places.values().map(|(_, length)| cost(*length)).sum()
     }
 
-    /// Relocates all that should be.
+    /// Compacts the log.
     pub(super) fn carry(&mut self) {
         while let Some(segment) = self.log.compaction_candidate() {
             let held = self.places.iter().filter(|(_, (place, _))| place.segment == segment);
@@ -102,7 +103,7 @@ impl World {
                     return;
                 }
                 match self.relocate(id, place, length) {
-                    // the disk has no room for it yet
+                    // the disk has no room yet
                     Err(error) if error.kind() == io::ErrorKind::StorageFull => return,
                     moved => moved.unwrap(),
                 }
@@ -133,7 +134,7 @@ impl World {
         Ok(())
     }
 
-    /// Publishes, as soon as the disk has room.
+    /// Publishes as soon as the disk has room.
     pub(super) fn publish_when_there_is_room(&mut self, bodies: &[Bytes]) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while let Err(error) = self.try_publish(super::TOPIC, MessageHolder::Channels, None, bodies) {
@@ -155,7 +156,7 @@ impl World {
     /// Closes the log and opens it again.
     pub(super) fn reopen(&mut self) {
         let (options, model) = (self.options.clone(), self.model.clone());
-        // The old log must be gone first: one at a time.
+        // the old log must be closed first, because of its lock
         let elsewhere = tempfile::tempdir().unwrap();
         let other = World::open(&LogOptions { sync: SyncMode::Never, ..LogOptions::new(elsewhere.path()) });
         drop(std::mem::replace(self, other));
@@ -163,8 +164,9 @@ impl World {
         assert_eq!(self.model, model);
     }
 
-    /// Kills the process, and opens what it left: what was written, but perhaps without messages that were done with since. Nobody
-    /// holds them, so their segment may have gone before the note of it was written.
+    /// Simulates a kill of the process, and opens what it left: everything written, but perhaps
+    /// without messages that were finished since. These are not live, so their segment may have
+    /// been removed before the change was written.
     pub(super) fn crash(&mut self, into: &Path) {
         copy(&self.options.path, into);
         let (mut written, now) = (self.written.clone(), self.model.clone());
@@ -193,7 +195,7 @@ impl World {
     }
 }
 
-/// The newest file first: meanwhile the oldest may go.
+/// Copies the files, the newest first: the oldest may be removed meanwhile.
 pub(super) fn copy(from: &Path, into: &Path) {
     let mut names = super::files(from);
     names.reverse();
