@@ -51,12 +51,19 @@ fn an_unreadable_message_is_told_kept_aside_and_skipped() {
     let consumer = mqueue(args).env("NSQD_TCP_ADDRESS", &tcp).start();
     consumer.wait_for_lines(200);
     let name = file.file_name().expect("a name").to_string_lossy().into_owned();
-    broker.wait_to_say(&format!(
-        "/{name} does not begin a record of this batch (messages: 1, bytes: 26): tried again in 1 s"
-    ));
-    assert!(broker.stderr().contains("cannot read from the log: topic foo, channel c, messages: 1: byte "));
-    broker.wait_to_say("tried again in 4 s");
-    assert_eq!(broker.times_said("cannot read from the log: topic foo"), 3, "less and less often: {}", broker.stderr());
+    broker.wait_to_say(&format!("/{name} does not begin a record of this batch (messages: 1, bytes: 26) retry_s=1"));
+    assert!(
+        broker
+            .stderr()
+            .contains("cannot read from the log; messages deferred topic=foo channel=c messages=1 error=byte ")
+    );
+    broker.wait_to_say("retry_s=4");
+    assert_eq!(
+        broker.times_said("cannot read from the log; messages deferred topic=foo"),
+        3,
+        "less and less often: {}",
+        broker.stderr()
+    );
     let aside = file.with_extension("log.damaged");
     assert_eq!(std::fs::read(&aside).expect("kept aside"), std::fs::read(&file).expect("there"));
     let stats: serde_json::Value = serde_json::from_str(&get(&http, "/stats?format=json")).expect("JSON");

@@ -113,11 +113,11 @@ fn syncing_and_writing_are_tried_again_though_nobody_asks() {
         let Some(bad) = BadDisk::of(broker.pid(), calls, &[&file]) else { return };
         // a sync fails after the answer, and nobody need publish again to learn of it
         wait_until("trouble", || {
-            let is_told = broker.times_said("publishing is refused until that is over") > 0;
+            let is_told = broker.times_said("publishing is refused until this failure is over") > 0;
             is_told || (publish(), false).1
         });
         drop(bad);
-        broker.wait_to_say("publishing is taken again");
+        broker.wait_to_say("publishing works again");
         assert_eq!(publish(), "OK", "{calls}");
     }
 }

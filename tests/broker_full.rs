@@ -77,7 +77,7 @@ fn publishing_is_refused_before_the_index_takes_all_memory_and_heals_by_draining
                 break answer;
             }
         };
-        assert!(refusal.contains("200000 bytes of memory, which is the limit (--max-index-memory)"), "{refusal}");
+        assert!(refusal.contains("reached the limit of 200000 bytes of memory (--max-index-memory)"), "{refusal}");
         assert!(get(&broker.http(), "/ping").starts_with("NOK - "));
         let bytes = broker.stats().index_bytes.expect("it says so");
         assert!((185_000..225_000).contains(&bytes), "{bytes}");

@@ -173,7 +173,7 @@ fn a_connection_beyond_the_limit_is_told_so() {
     eprintln!("{} connections, then: {refused:?}", all.len());
     // silent, it sees why
     let mut silent = connect(&broker.tcp());
-    assert!(frame(&mut silent).starts_with("E_INVALID too many connections: there may be "));
+    assert!(frame(&mut silent).starts_with("E_INVALID too many connections: the maximum is "));
     all[0].shutdown(Shutdown::Both).expect("it is connected");
     wait_until("a place", || {
         let mut stream = connect(&broker.tcp());

@@ -27,7 +27,7 @@ impl MaxConnections {
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         let room = Self::within(usize::try_from(limit).unwrap_or(usize::MAX), open);
-        tracing::debug!("files: {limit} allowed, {open} open, {RESERVED_FILES} kept for the log: {room:?}");
+        tracing::debug!(limit, open, reserved = RESERVED_FILES, ?room, "limit of open files");
         room
     }
 

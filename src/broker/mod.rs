@@ -179,7 +179,7 @@ impl Broker {
                     tokio::time::sleep(COMPACTION_DELAY).await;
                 }
                 Err(error) => {
-                    tracing::error!("cannot write messages anew to free the log: {error}: tried again later");
+                    tracing::error!(%error, "compaction of the log failed; retrying later");
                     self.log_changed.notified().await;
                     tokio::time::sleep(COMPACTION_DELAY).await;
                 }
@@ -250,7 +250,7 @@ impl Broker {
     pub fn health(&self) -> String {
         let mut shared = self.lock();
         self.update_health(&mut shared);
-        shared.failure.as_ref().map_or_else(|| "OK".to_owned(), |trouble| format!("NOK - {trouble}"))
+        shared.failure.as_ref().map_or_else(|| "OK".to_owned(), |failure| format!("NOK - {failure}"))
     }
 
     /// The longest time that a step of compaction held the lock.
@@ -325,10 +325,10 @@ impl Broker {
         if failure != shared.failure {
             match &failure {
                 Some(error) => {
-                    tracing::error!("{error}: publishing is refused until that is over");
+                    tracing::error!(%error, "publishing is refused until this failure is over");
                     self.failing.notify_one();
                 }
-                None => tracing::info!("publishing is taken again"),
+                None => tracing::info!("publishing works again"),
             }
             shared.failure = failure;
         }
@@ -391,7 +391,7 @@ impl Drop for LockedState<'_> {
 /// Ends the process after a panic: a half-made change cannot be continued, but the log is
 /// consistent, so a restart recovers.
 fn end_after_panic() -> ! {
-    tracing::error!("the broker's state is unusable after a panic: the process ends, and must be started again");
+    tracing::error!("the broker's state is unusable after a panic; the process ends: restart it");
     std::process::exit(1)
 }
 

@@ -24,15 +24,15 @@ impl BrokerListener {
     /// example because too many files are open, logs that once, and tries again after a delay.
     /// Cancel-safe.
     pub(super) async fn accept(&self) -> (ClientSocket, String) {
-        let mut said = false;
+        let mut is_logged = false;
         loop {
             match self.try_accept().await {
                 Ok(accepted) => return accepted,
                 // the client has closed the connection already
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {
-                    if !std::mem::replace(&mut said, true) {
-                        tracing::warn!("cannot take a connection: {error}: trying again each {ACCEPT_RETRY:?}");
+                    if !std::mem::replace(&mut is_logged, true) {
+                        tracing::warn!(%error, "cannot accept a connection; retrying every {ACCEPT_RETRY:?}");
                     }
                     tokio::time::sleep(ACCEPT_RETRY).await;
                 }

@@ -118,7 +118,7 @@ fn disk_bytes(path: &Path) -> u64 {
 }
 
 /// The reason why publishing is refused on a full disk.
-const FULL: &str = "the disk is full, and what is left is for finishing and deleting messages";
+const FULL: &str = "the disk is full; the reserved space is for finishing and deleting messages";
 
 /// On a full disk, segments with at most this many live bytes are relocated even if the reserve is
 /// used up.
@@ -187,9 +187,9 @@ impl DiskLog {
                     self.failed = Some((Instant::now(), error.kind(), error.to_string()));
                     return Err(error);
                 }
-                Ok(place) => {
+                Ok(location) => {
                     self.failed = None;
-                    return Ok(place);
+                    return Ok(location);
                 }
             }
         }
@@ -328,7 +328,7 @@ impl DiskLog {
         self.snapshot = self.position;
         self.segments.push(self.segment.extent());
         self.syncer.created(&self.segment, self.position);
-        tracing::debug!(segment = number, after = previous.number, "begins a segment");
+        tracing::debug!(segment = number, after = previous.number, "segment begun");
         self.remove_spent();
         Ok(())
     }
@@ -404,12 +404,12 @@ impl Log for DiskLog {
     }
 
     /// Checks the record's checksum, and that the sizes of the bodies add up.
-    fn read(&mut self, place: LogLocation, length: u32, count: u32) -> io::Result<Bodies> {
-        let end = self.segments.end(place.segment).unwrap_or(0);
-        self.reader.read(place, length, count, end).inspect_err(|error| {
+    fn read(&mut self, location: LogLocation, length: u32, count: u32) -> io::Result<Bodies> {
+        let end = self.segments.end(location.segment).unwrap_or(0);
+        self.reader.read(location, length, count, end).inspect_err(|error| {
             let is_damage = error.kind() == io::ErrorKind::InvalidData || reader::is_device_error(error);
-            if is_damage && self.segments.damaged(place.segment) {
-                keep_damaged(&self.path, place.segment);
+            if is_damage && self.segments.damaged(location.segment) {
+                keep_damaged(&self.path, location.segment);
             }
         })
     }
@@ -480,7 +480,8 @@ impl Log for DiskLog {
 impl Drop for DiskLog {
     fn drop(&mut self) {
         if let Err(error) = self.flush() {
-            tracing::error!("could not write what was noted last to {}: {error}", self.path.display());
+            let path = self.path.display();
+            tracing::error!(%path, %error, "cannot write the last changes to the log; they are lost");
         }
     }
 }

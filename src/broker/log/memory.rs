@@ -28,7 +28,7 @@ impl Log for MemoryLog {
     }
 
     fn read(&mut self, _: LogLocation, _: u32, _: u32) -> io::Result<Bodies> {
-        Err(io::Error::new(io::ErrorKind::NotFound, "nothing was written"))
+        Err(io::Error::new(io::ErrorKind::NotFound, "there is no log"))
     }
 
     fn hold(&mut self, _: u32, _: u32, _: u64) {}

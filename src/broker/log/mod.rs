@@ -206,7 +206,7 @@ pub trait Log: Send {
     fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<LogLocation>>;
 
     /// Reads `count` consecutive bodies, of `length` bytes with their sizes.
-    fn read(&mut self, place: LogLocation, length: u32, count: u32) -> io::Result<Bodies>;
+    fn read(&mut self, location: LogLocation, length: u32, count: u32) -> io::Result<Bodies>;
 
     /// Adds live messages to a segment: they need `bytes` bytes of it.
     fn hold(&mut self, segment: u32, messages: u32, bytes: u64);

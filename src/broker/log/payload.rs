@@ -144,7 +144,7 @@ pub(super) fn put_relocated_head(out: &mut Vec<u8>, messages: &Relocated<'_>) {
 
 /// Appends a Snapshot.
 pub(super) fn put_snapshot(out: &mut Vec<u8>, catalog: &Catalog) {
-    let count = |n: usize| u32::try_from(n).expect("their numbers have 32 bits");
+    let count = |n: usize| u32::try_from(n).expect("there are fewer than 2^32 topics and channels");
     out.put_u64(catalog.last_id);
     out.put_u32(catalog.next_number);
     out.put_u32(count(catalog.topics.len()));

@@ -52,7 +52,7 @@ pub(super) fn head<'a>(
         hasher.update(piece);
         length += piece.len();
     }
-    let length = u32::try_from(length).expect("who builds a record keeps it below 4 GiB");
+    let length = u32::try_from(length).expect("a record is below 4 GiB");
     let mut head = [0; RECORD_HEADER_BYTES];
     head[..4].copy_from_slice(&length.to_le_bytes());
     head[4..8].copy_from_slice(&hasher.finalize().to_le_bytes());
@@ -220,7 +220,7 @@ mod tests {
         let bytes = written(&[(RecordKind::Batch, vec![1; 40]), (RecordKind::Batch, vec![2; 40])]);
         assert_eq!(scan(&bytes[..100], None)[1], Scanned::Torn(52));
         assert_eq!(scan(&bytes[..100], Some(104))[1..], [Scanned::Damaged(52..104)]);
-        assert_eq!(scan(&bytes[..100], Some(52)).len(), 1, "a write that failed is nobody's");
+        assert_eq!(scan(&bytes[..100], Some(52)).len(), 1, "a failed write is not part of the log");
         assert_eq!(scan(&bytes[..52], Some(104))[1..], [Scanned::Damaged(52..104)]);
     }
 

@@ -54,7 +54,7 @@ pub struct RecoveredBatch {
     /// When they were published, in nanoseconds since 1970.
     pub timestamp: i64,
     /// Location of the first body.
-    pub place: LogLocation,
+    pub location: LogLocation,
     /// The bytes of the bodies with their sizes.
     pub length: u32,
     /// When they are due, if the topic holds them and they are deferred.

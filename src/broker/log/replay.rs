@@ -101,10 +101,10 @@ impl Replay {
             lengths.push(fields.body()?);
         }
         let BatchHead { topic, timestamp, due, first, count, .. } = head;
-        let place = place(segment, at, RECORD_HEADER_BYTES + BATCH_HEAD_BYTES)?;
+        let location = location(segment, at, RECORD_HEADER_BYTES + BATCH_HEAD_BYTES)?;
         self.contents.entry(segment).or_default().saw(first, count.into());
         if let Some(length) = lengths.first().copied() {
-            let message = ReplayedMessage { topic, timestamp, place, length, due, born: self.now, copies };
+            let message = ReplayedMessage { topic, timestamp, location, length, due, born: self.now, copies };
             if self.is_held(first, count, &message) {
                 self.messages.insert_together(first, message, lengths);
             }
@@ -119,12 +119,12 @@ impl Replay {
     fn carried(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), MalformedRecord> {
         let mut fields = PayloadReader(payload);
         let CarriedHead { topic, id, timestamp, due, copies } = CarriedHead::read(&mut fields)?;
-        let place = place(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
+        let location = location(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
         self.contents.entry(segment).or_default().saw(id, 1);
         let length = fields.body()?;
         self.now += 1;
         let copies = if copies.is_empty() { ReplayedCopies::Topic } else { ReplayedCopies::Each(copies) };
-        let message = ReplayedMessage { topic, timestamp, place, length, due, born: self.now, copies };
+        let message = ReplayedMessage { topic, timestamp, location, length, due, born: self.now, copies };
         if self.is_held(id, 1, &message) {
             self.messages.insert(id, message);
         }
@@ -136,7 +136,7 @@ impl Replay {
         let mut fields = PayloadReader(payload);
         let RelocatedHead { batch, copies } = RelocatedHead::read(&mut fields)?;
         let BatchHead { topic, first, timestamp, due, holder, count } = batch;
-        let mut place = place(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
+        let mut location = location(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
         self.contents.entry(segment).or_default().saw(first, count.into());
         self.now += 1;
         for index in 0..count {
@@ -148,7 +148,7 @@ impl Replay {
                     ReplayedCopies::Each(of_it.map(|run| run.copy).collect::<Vec<ChannelCopy>>())
                 }
             };
-            let message = ReplayedMessage { topic, timestamp, place, length, due, born: self.now, copies };
+            let message = ReplayedMessage { topic, timestamp, location, length, due, born: self.now, copies };
             match &message.copies {
                 ReplayedCopies::Each(copies) if copies.is_empty() => {}
                 ReplayedCopies::Each(_) | ReplayedCopies::Fresh(_) => {
@@ -160,7 +160,7 @@ impl Replay {
                     self.messages.insert(id, message);
                 }
             }
-            place.offset = place.offset.checked_add(Bodies::SIZE as u32 + length).ok_or(MalformedRecord)?;
+            location.offset = location.offset.checked_add(Bodies::SIZE as u32 + length).ok_or(MalformedRecord)?;
         }
         self.catalog.saw_ids(first, count.into());
         if self.messages.have_doubled() {
@@ -225,7 +225,7 @@ fn is_there(catalog: &Catalog, emptied: &HashMap<ChannelId, u64>, channel: Chann
 }
 
 /// The location of a body that begins `offset` bytes after its record.
-fn place(segment: u32, record: usize, offset: usize) -> Result<LogLocation, MalformedRecord> {
+fn location(segment: u32, record: usize, offset: usize) -> Result<LogLocation, MalformedRecord> {
     let number = |at: usize| u32::try_from(at).map_err(|_| MalformedRecord);
     Ok(LogLocation { segment, offset: number(record + offset)?, record: number(record)? })
 }

@@ -63,7 +63,7 @@ impl Reserve {
             return false;
         }
         if self.is_whole() {
-            tracing::warn!("the disk is full: publishing is refused until messages are finished or deleted");
+            tracing::warn!("the disk is full; publishing is refused until messages are finished or deleted");
         }
         (self.left, self.tried, self.was_given) = (left, Some(Instant::now()), true);
         true
@@ -89,7 +89,7 @@ impl Reserve {
         }
         if self.is_whole() && self.was_given {
             self.was_given = false;
-            tracing::info!("the disk has room again: publishing is taken");
+            tracing::info!("the disk has room again; publishing works");
         }
         self.is_whole()
     }

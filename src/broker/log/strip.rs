@@ -54,7 +54,7 @@ pub(super) fn strip(
 
 /// Reads a segment; returns the bytes of the new file.
 fn read(path: &Path, end: u32, keep: &[IdRange]) -> io::Result<Vec<u8>> {
-    let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("{} cannot be read as a whole", path.display()));
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()));
     let mut file = BufReader::with_capacity(256 << 10, File::open(path)?);
     let mut begin = Vec::new();
     file.by_ref().take(SEGMENT_HEADER_BYTES as u64).read_to_end(&mut begin)?;

@@ -76,9 +76,9 @@ impl WriteBatch {
     pub(super) fn relocated(&mut self, messages: &Relocated<'_>) -> usize {
         self.begin(RecordKind::Relocated);
         payload::put_relocated_head(&mut self.bytes, messages);
-        let place = self.len();
+        let location = self.len();
         self.bodies(messages.bodies);
-        place
+        location
     }
 
     fn bodies(&mut self, bodies: &Bodies) {
@@ -210,7 +210,9 @@ impl WriteBatch {
     /// The total length, if it fits into a segment.
     pub(super) fn checked_len(&self) -> io::Result<u32> {
         let fits = u32::try_from(self.len()).ok().filter(|length| *length < u32::MAX / 2);
-        fits.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "above 2 GiB at once: publish less"))
+        fits.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "more than 2 GiB in one write: publish fewer messages at once")
+        })
     }
 }
 

@@ -53,7 +53,9 @@ pub(super) async fn add_known_channels(broker: Arc<Broker>, directories: Lookupd
     for (address, answer) in addresses.iter().zip(answers) {
         match answer {
             Ok(known) => channels.extend(known),
-            Err(error) => tracing::warn!("cannot ask nsqlookupd {address} for the channels of {topic}: {error}"),
+            Err(error) => {
+                tracing::warn!(nsqlookupd = %address, %topic, %error, "cannot look up the channels of a new topic");
+            }
         }
     }
     broker.change(|state, now| state.set_known_channels(&topic, &channels, now));
@@ -66,7 +68,7 @@ async fn ask(address: &str, topic: &TopicName) -> Result<Vec<ChannelName>, Strin
     let asking = client.get(format!("http://{address}/channels")).query(&[("topic", topic.as_str())]);
     let answer = asking.send().await.map_err(why)?;
     if !answer.status().is_success() {
-        return Err(format!("it answered {}", answer.status().as_u16()));
+        return Err(format!("HTTP status {}", answer.status().as_u16()));
     }
     let body = http::body(answer, MAX_ANSWER).await.map_err(|error| error.to_string())?;
     let known: Channels = serde_json::from_slice(&body).map_err(|error| excerpt(error.to_string().as_bytes()))?;

@@ -84,7 +84,9 @@ impl LookupdConnection {
             self.stream.write_all(command).await?;
             let length = self.stream.read_u32().await? as usize;
             if length > MAX_ANSWER {
-                return Err(io::Error::other(format!("an answer of {length} bytes: is this its TCP port?")));
+                return Err(io::Error::other(format!(
+                    "a response of {length} bytes is too long: is this its TCP port?"
+                )));
             }
             let mut answer = vec![0; length];
             self.stream.read_exact(&mut answer).await?;

@@ -77,21 +77,21 @@ async fn stay_registered(
     directories: LookupdDirectory,
     mut catalog: CatalogWatch,
 ) {
-    let mut trouble = None;
+    let mut last_error = None;
     loop {
         let ended = match LookupdConnection::connect(&address, &identity).await {
             Ok(mut lookupd) => {
-                tracing::info!("registered with nsqlookupd {address}");
-                trouble = None;
+                tracing::info!(nsqlookupd = %address, "registered with nsqlookupd");
+                last_error = None;
                 let _listed = directories.list(lookupd.http.clone());
                 lookupd.keep(&mut catalog).await
             }
             Err(error) => Err(error),
         };
-        let error = ended.err().map_or_else(|| "it closed the connection".to_owned(), |error| error.to_string());
-        if trouble.as_ref() != Some(&error) {
-            tracing::warn!("nsqlookupd {address}: {error}: it is tried again");
-            trouble = Some(error);
+        let error = ended.err().map_or_else(|| "connection closed".to_owned(), |error| error.to_string());
+        if last_error.as_ref() != Some(&error) {
+            tracing::warn!(nsqlookupd = %address, %error, "registration with nsqlookupd failed; retrying");
+            last_error = Some(error);
         }
         sleep(ANSWER_TIMEOUT).await;
     }

@@ -164,7 +164,7 @@ impl BrokerState {
         }
         channel.clear(&mut self.store);
         for id in channel.sessions.clone() {
-            self.sessions.get_mut(id).expect("who leaves leaves its channel").in_flight = 0;
+            self.sessions.get_mut(id).expect("a removed session leaves its channel").in_flight = 0;
             channel.enqueue_ready(id, &mut self.sessions);
         }
         Ok(())

@@ -125,7 +125,7 @@ impl BrokerState {
             match self.relocate(work.segment, key, &spots, &mut work.entries) {
                 Ok(()) => {}
                 Err(RelocationError::Read(error)) => {
-                    tracing::error!("cannot relocate messages in the log: {error}: they are left where they are");
+                    tracing::error!(%error, "cannot read messages to relocate; they stay in their segment");
                     work.unreadable += 1;
                 }
                 Err(RelocationError::Write(error)) => {
@@ -169,7 +169,7 @@ impl BrokerState {
         for piece in pieces(holdings) {
             let part = bodies.part(piece.offset as usize, piece.end - piece.begin);
             let first = self.store.batches.id(&piece.holdings[0].run);
-            let place = match piece.relocated() {
+            let location = match piece.relocated() {
                 None => Ok(None),
                 Some((holder, due, copies)) => {
                     let (copies, bodies) = (&copies[..], &part);
@@ -178,8 +178,8 @@ impl BrokerState {
                     self.store.log.relocate(&relocated)
                 }
             };
-            let place = match place {
-                Ok(place) => place,
+            let location = match location {
+                Ok(location) => location,
                 Err(error) => {
                     // all holders keep the old batch; the duplicates in the log do no harm
                     written
@@ -189,7 +189,7 @@ impl BrokerState {
                 }
             };
             let copies = piece.holdings.iter().map(|holding| u64::from(holding.run.count)).sum();
-            let new = self.store.batches.replace(first, timestamp, part.compact(), place, is_backlog, copies);
+            let new = self.store.batches.replace(first, timestamp, part.compact(), location, is_backlog, copies);
             self.store.batches.hold_in_log(new.key, &mut *self.store.log);
             written.push((piece, new));
         }
@@ -216,10 +216,10 @@ impl BrokerState {
         let mut topic_name = None;
         for spot in spots {
             match spot {
-                FoundLocation::Topic(name, place) => {
-                    let held = self.topics.get(name).and_then(|topic| topic.held.get(*place));
+                FoundLocation::Topic(name, index) => {
+                    let held = self.topics.get(name).and_then(|topic| topic.held.get(*index));
                     if let Some(held) = held.filter(|held| held.run.key == key) {
-                        let (at, due) = (HolderSlot::Topic(name.clone(), *place), held.due);
+                        let (at, due) = (HolderSlot::Topic(name.clone(), *index), held.due);
                         all.push(HeldCopies { run: held.run, at, copy: None, due });
                     }
                     topic_name = Some(name);
@@ -227,13 +227,13 @@ impl BrokerState {
                 FoundLocation::Queue(id, number) => {
                     let Some(channel) = self.channels.get(id) else { continue };
                     topic_name = Some(&channel.topic);
-                    let Some(place) = number.checked_sub(channel.popped).and_then(|at| usize::try_from(at).ok()) else {
+                    let Some(index) = number.checked_sub(channel.popped).and_then(|at| usize::try_from(at).ok()) else {
                         continue;
                     };
-                    if let Some(waiting) = channel.queue.get(place).filter(|waiting| waiting.run.key == key) {
+                    if let Some(waiting) = channel.queue.get(index).filter(|waiting| waiting.run.key == key) {
                         let copy = ChannelCopy { channel: *id, attempts: waiting.attempts, due: None };
                         let copy = channel.is_logged().then_some(copy);
-                        all.push(HeldCopies { run: waiting.run, at: HolderSlot::Queue(*id, place), copy, due: None });
+                        all.push(HeldCopies { run: waiting.run, at: HolderSlot::Queue(*id, index), copy, due: None });
                     }
                 }
                 FoundLocation::Timer(id) => {
@@ -287,11 +287,11 @@ impl BrokerState {
 
     fn run_at(&mut self, at: &HolderSlot) -> &mut MessageRun {
         let run = match at {
-            HolderSlot::Topic(name, place) => {
-                self.topics.get_mut(name).and_then(|it| it.held.get_mut(*place)).map(|it| &mut it.run)
+            HolderSlot::Topic(name, index) => {
+                self.topics.get_mut(name).and_then(|it| it.held.get_mut(*index)).map(|it| &mut it.run)
             }
-            HolderSlot::Queue(id, place) => {
-                self.channels.get_mut(id).and_then(|it| it.queue.get_mut(*place)).map(|it| &mut it.run)
+            HolderSlot::Queue(id, index) => {
+                self.channels.get_mut(id).and_then(|it| it.queue.get_mut(*index)).map(|it| &mut it.run)
             }
             HolderSlot::InFlight(id, message) => {
                 self.channels.get_mut(id).and_then(|it| it.in_flight.get_mut(message)).map(|it| &mut it.run)
@@ -350,9 +350,9 @@ impl Compaction {
             ScanPosition::Topic(name, begin) => {
                 let held = &state.topics.get(&name)?.held;
                 let end = held.len().min(begin + *left);
-                for (place, held) in held.iter().enumerate().take(end).skip(begin) {
+                for (index, held) in held.iter().enumerate().take(end).skip(begin) {
                     if is_in(&held.run) {
-                        self.found.entry(held.run.key).or_default().push(FoundLocation::Topic(name.clone(), place));
+                        self.found.entry(held.run.key).or_default().push(FoundLocation::Topic(name.clone(), index));
                     }
                 }
                 *left -= end.saturating_sub(begin);
@@ -362,13 +362,13 @@ impl Compaction {
                 let channel = state.channels.get(&id)?;
                 let begin = usize::try_from(number.saturating_sub(channel.popped)).ok()?;
                 let end = channel.queue.len().min(begin + *left);
-                for (place, waiting) in channel.queue.iter().enumerate().take(end).skip(begin) {
+                for (index, waiting) in channel.queue.iter().enumerate().take(end).skip(begin) {
                     let run = &waiting.run;
                     if is_in(run) {
                         self.found
                             .entry(run.key)
                             .or_default()
-                            .push(FoundLocation::Queue(id, channel.popped + place as u64));
+                            .push(FoundLocation::Queue(id, channel.popped + index as u64));
                     }
                 }
                 *left -= end.saturating_sub(begin);

@@ -37,7 +37,7 @@ impl BrokerState {
 
     /// Requeues a copy in flight that timed out, or deferred copies that are due.
     fn requeue_expired(&mut self, id: ChannelId, message: u64, now: Now) {
-        let channel = self.channels.get_mut(&id).expect("a channel takes its timers with it");
+        let channel = self.channels.get_mut(&id).expect("a removed channel has no timers");
         if let Some(copies) = channel.deferred.remove(&message) {
             channel.deferred_count -= copies.run.count as usize;
             channel.enqueue(QueuedRun { run: copies.run, attempts: copies.attempts }, &self.store);
@@ -70,7 +70,7 @@ impl Channel {
     pub(super) fn deliver(&mut self, store: &mut Store, sessions: &mut Sessions, now: Now) {
         while !self.paused && !self.rests && !self.queue.is_empty() {
             let Some(id) = self.ready_queue.pop_front() else { return };
-            let session = sessions.get_mut(id).expect("who leaves leaves the line");
+            let session = sessions.get_mut(id).expect("a removed session leaves the queue");
             session.in_ready_queue = false;
             if session.has_room() {
                 self.send(id, session, store, now);
@@ -86,13 +86,8 @@ impl Channel {
             Ok(next) => next,
             Err((QueuedRun { run, attempts }, error)) => {
                 let delay = store.batches.retry_delay(run.key, now.at);
-                tracing::error!(
-                    "cannot read from the log: topic {}, channel {}, messages: {}: {error}: tried again in {} s",
-                    self.topic,
-                    self.name,
-                    run.count,
-                    delay.div_ceil(1_000)
-                );
+                let (topic, channel, messages, retry_s) = (&self.topic, &self.name, run.count, delay.div_ceil(1_000));
+                tracing::error!(%topic, %channel, messages, %error, retry_s, "cannot read from the log; messages deferred");
                 self.rests = store.rest.failed(self.id, now.at);
                 return self.defer(run, attempts, now.due_in(delay), store, now);
             }

@@ -62,7 +62,7 @@ struct StoredBatch {
     /// Bytes of the copies, with their sizes; the highest number if unknown.
     copy_bytes: u32,
     /// The location in the log, or [`NOWHERE`].
-    place: LogLocation,
+    location: LogLocation,
     /// True if the bodies were only in the log from the start.
     is_backlog: bool,
     /// Serial number of the read, if the bodies are in memory because they were read back.
@@ -70,8 +70,8 @@ struct StoredBatch {
 }
 
 impl StoredBatch {
-    fn place(&self) -> Option<LogLocation> {
-        (self.place != NOWHERE).then_some(self.place)
+    fn location(&self) -> Option<LogLocation> {
+        (self.location != NOWHERE).then_some(self.location)
     }
 
     /// Bytes of the log that the batch needs, rounded up by at most an eighth, so that the log is
@@ -194,8 +194,8 @@ impl MessageStore {
     }
 
     /// The counter of memory for bodies with this location.
-    fn resident(&mut self, place: Option<LogLocation>) -> &mut usize {
-        if place.is_some() { &mut self.also_here } else { &mut self.only_here }
+    fn resident(&mut self, location: Option<LogLocation>) -> &mut usize {
+        if location.is_some() { &mut self.also_here } else { &mut self.only_here }
     }
 
     /// Stores messages for `holders` holders, each of which holds all of them.
@@ -204,14 +204,14 @@ impl MessageStore {
         first: u64,
         timestamp: i64,
         bodies: Bodies,
-        place: Option<LogLocation>,
+        location: Option<LogLocation>,
         holders: u32,
         log: &mut dyn Log,
     ) -> MessageRun {
         let bytes = self.only_here.saturating_add(self.also_here).saturating_add(bodies.length());
-        let is_backlog = place.is_some() && bytes > self.limit;
+        let is_backlog = location.is_some() && bytes > self.limit;
         let (length, count) = (length_of(&bodies), bodies.count());
-        *self.resident(place) += if is_backlog { 0 } else { bodies.length() };
+        *self.resident(location) += if is_backlog { 0 } else { bodies.length() };
         let run = self.add(StoredBatch {
             first,
             timestamp,
@@ -220,7 +220,7 @@ impl MessageStore {
             count,
             copies: u64::from(holders) * u64::from(count),
             copy_bytes: length.saturating_mul(holders),
-            place: place.unwrap_or(NOWHERE),
+            location: location.unwrap_or(NOWHERE),
             is_backlog,
             read_back: None,
         });
@@ -231,8 +231,8 @@ impl MessageStore {
     /// Reports a batch as live to the log.
     pub(super) fn hold_in_log(&self, key: BatchKey, log: &mut dyn Log) {
         let batch = self.get(key);
-        if let Some(place) = batch.place() {
-            log.hold(place.segment, batch.count, batch.cost());
+        if let Some(location) = batch.location() {
+            log.hold(location.segment, batch.count, batch.cost());
         }
     }
 
@@ -241,7 +241,7 @@ impl MessageStore {
         &mut self,
         first: u64,
         timestamp: i64,
-        place: LogLocation,
+        location: LogLocation,
         length: u32,
         count: u32,
     ) -> MessageRun {
@@ -254,7 +254,7 @@ impl MessageStore {
             count,
             copies,
             copy_bytes,
-            place,
+            location,
             is_backlog: true,
             read_back,
         })
@@ -324,7 +324,7 @@ impl MessageStore {
 
     fn read(&mut self, key: BatchKey, log: &mut dyn Log) -> io::Result<()> {
         let batch = &mut self.all[key as usize];
-        let bodies = log.read(batch.place, batch.length, batch.count)?;
+        let bodies = log.read(batch.location, batch.length, batch.count)?;
         if !self.unreadable.is_empty() {
             self.unreadable.remove(&key);
         }
@@ -369,9 +369,9 @@ impl MessageStore {
         let (bytes, body) = self.body(&next);
         let body = Bodies::one(bytes.slice(body)).compact();
         let batch = self.get(run.key);
-        let (timestamp, is_backlog, place) = (batch.timestamp, batch.is_backlog, batch.place());
-        let place = place.map(|place| LogLocation { offset: place.offset + run.offset, ..place });
-        let own = self.replace(id, timestamp, body, place, is_backlog, 1);
+        let (timestamp, is_backlog, location) = (batch.timestamp, batch.is_backlog, batch.location());
+        let location = location.map(|location| LogLocation { offset: location.offset + run.offset, ..location });
+        let own = self.replace(id, timestamp, body, location, is_backlog, 1);
         self.hold_in_log(own.key, log);
         self.release(run, log);
         own
@@ -383,12 +383,12 @@ impl MessageStore {
         id: u64,
         timestamp: i64,
         bodies: Bodies,
-        place: Option<LogLocation>,
+        location: Option<LogLocation>,
         is_backlog: bool,
         copies: u64,
     ) -> MessageRun {
-        let (length, kept) = (length_of(&bodies), place.is_none() || !is_backlog);
-        *self.resident(place) += if kept { bodies.length() } else { 0 };
+        let (length, kept) = (length_of(&bodies), location.is_none() || !is_backlog);
+        *self.resident(location) += if kept { bodies.length() } else { 0 };
         let count = bodies.count();
         self.add(StoredBatch {
             first: id,
@@ -398,7 +398,7 @@ impl MessageStore {
             count,
             copies,
             copy_bytes: share(length, copies, count),
-            place: place.unwrap_or(NOWHERE),
+            location: location.unwrap_or(NOWHERE),
             is_backlog,
             read_back: None,
         })
@@ -413,7 +413,8 @@ impl MessageStore {
 
     /// The number of copies and of messages of a batch, if it is in this segment.
     pub(super) fn in_segment(&self, key: BatchKey, segment: u32) -> Option<(u64, u32)> {
-        let batch = self.all.get(key as usize).filter(|batch| batch.place().is_some_and(|it| it.segment == segment))?;
+        let batch =
+            self.all.get(key as usize).filter(|batch| batch.location().is_some_and(|it| it.segment == segment))?;
         Some((batch.copies, batch.count))
     }
 
@@ -422,7 +423,7 @@ impl MessageStore {
         let batch = self.get(key);
         match &batch.bodies {
             Some(bodies) => Ok(bodies.clone()),
-            None => log.read(batch.place, batch.length, batch.count),
+            None => log.read(batch.location, batch.length, batch.count),
         }
     }
 
@@ -444,8 +445,8 @@ impl MessageStore {
             let before = batch.cost();
             batch.copy_bytes = batch.copy_bytes.saturating_sub(batch.bytes_of(&run));
             let after = batch.cost();
-            if after < before && batch.place != NOWHERE {
-                log.spent(batch.place.segment, 0, before - after);
+            if after < before && batch.location != NOWHERE {
+                log.spent(batch.location.segment, 0, before - after);
             }
         }
     }
@@ -461,10 +462,10 @@ impl MessageStore {
                 self.read_back.remove(&when);
                 self.read_back_bytes -= bytes;
             }
-            None => *self.resident(batch.place()) -= bytes,
+            None => *self.resident(batch.location()) -= bytes,
         }
-        if let Some(place) = batch.place() {
-            log.spent(place.segment, batch.count, cost);
+        if let Some(location) = batch.location() {
+            log.spent(location.segment, batch.count, cost);
         }
     }
 
@@ -472,7 +473,7 @@ impl MessageStore {
     pub(super) fn check(&self) -> HashMap<BatchKey, u64> {
         let bytes = |is_read_back, is_logged| {
             let of = move |batch: &&StoredBatch| {
-                (batch.read_back.is_some(), batch.place().is_some()) == (is_read_back, is_logged)
+                (batch.read_back.is_some(), batch.location().is_some()) == (is_read_back, is_logged)
             };
             let some = self.all.iter().map(|(_, batch)| batch).filter(of);
             some.filter_map(|batch| batch.bodies.as_ref()).map(Bodies::length).sum::<usize>()

@@ -136,7 +136,7 @@ impl BrokerState {
         failure.or_else(|| self.check_index().err().map(|error| error.to_string()))
     }
 
-    /// Notifies when there may be [trouble](Self::failure), though nothing was changed.
+    /// Notifies when there may be [failure](Self::failure), though nothing was changed.
     pub fn failure_notify(&self) -> Arc<Notify> {
         self.store.log.failure_notify()
     }

@@ -33,15 +33,15 @@ pub enum BrokerPublishError {
     #[error("cannot write to the log: {0}")]
     Log(#[from] io::Error),
     /// The memory limit is reached, and no log holds these messages.
-    #[error("{limit} bytes of messages wait in memory, which is the limit, and there is no log")]
+    #[error("the messages in memory have reached the limit of {limit} bytes (--max-memory), and there is no log")]
     Full {
         /// The limit in bytes.
         limit: usize,
     },
     /// The index memory has reached its limit.
     #[error(
-        "what is known of waiting messages takes {limit} bytes of memory, which is the limit (--max-index-memory), and what is left \
-         is for finishing and deleting messages"
+        "the index of messages has reached the limit of {limit} bytes of memory (--max-index-memory): \
+         finish or delete messages"
     )]
     Index {
         /// The limit in bytes.
@@ -66,16 +66,16 @@ impl BrokerState {
         let first = self.store.batches.reserve_ids(count, now.unix_nanos);
         let due = delay.filter(|delay| *delay > 0).map(|delay| now.due_in(delay));
         let topic = self.topics.get_mut(name).expect("made just now");
-        let place = self.store.write(topic, &bodies, first, due, now)?;
+        let location = self.store.write(topic, &bodies, first, due, now)?;
         let limit = self.store.limits.max_memory;
-        if place.is_none() && !self.store.batches.has_room(bytes) {
+        if location.is_none() && !self.store.batches.has_room(bytes) {
             return Err(BrokerPublishError::Full { limit });
         }
         topic.message_count += count;
         topic.message_bytes += bytes as u64;
         let holders = if topic.holds() { 1 } else { topic.channels.len() as u32 };
         let Store { batches, log, .. } = &mut self.store;
-        let run = batches.insert(first, now.unix_nanos, bodies, place, holders, &mut **log);
+        let run = batches.insert(first, now.unix_nanos, bodies, location, holders, &mut **log);
         match topic.holds() {
             true => topic.hold(HeldRun { run, due }, &mut self.store),
             false => topic.copy_to_channels(
@@ -103,7 +103,7 @@ impl BrokerState {
         let channel = self.channels.get_mut(&id).expect("its topic has it");
         let bodies = Bodies::one(body).compact();
         let first = self.store.batches.reserve_ids(1, now.unix_nanos);
-        let place = match channel.is_logged() {
+        let location = match channel.is_logged() {
             true => {
                 let copies =
                     &[CopyRun { copy: ChannelCopy { channel: id, attempts: 0, due: None }, index: 0, count: 1 }];
@@ -114,11 +114,11 @@ impl BrokerState {
             }
             false => None,
         };
-        if place.is_none() && !self.store.batches.has_room(bodies.length()) {
+        if location.is_none() && !self.store.batches.has_room(bodies.length()) {
             return Err(BrokerPublishError::Full { limit: self.store.limits.max_memory }.into());
         }
         let Store { batches, log, .. } = &mut self.store;
-        let run = batches.insert(first, now.unix_nanos, bodies, place, 1, &mut **log);
+        let run = batches.insert(first, now.unix_nanos, bodies, location, 1, &mut **log);
         channel.add_copies(run, None, &mut self.store, now);
         channel.deliver(&mut self.store, &mut self.sessions, now);
         Ok(())

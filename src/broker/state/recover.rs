@@ -45,7 +45,8 @@ impl BrokerState {
         }
         if capped > 0 {
             tracing::warn!(
-                "the clock was set back: {capped} deferred messages wait for no longer than --max-req-timeout"
+                messages = capped,
+                "the clock was set back; deferred messages become due after at most --max-req-timeout"
             );
         }
         for together in recovered.batches.chunk_by(lie_together).flat_map(within_limit) {
@@ -59,11 +60,11 @@ impl BrokerState {
 
     /// Adds adjacent batches that have the same holders, as one batch.
     fn keep(&mut self, together: &[RecoveredBatch], names: &HashMap<TopicId, TopicName>, now: Now) {
-        let RecoveredBatch { id, topic, timestamp, place, due, ref copies, .. } = together[0];
+        let RecoveredBatch { id, topic, timestamp, location, due, ref copies, .. } = together[0];
         let store = &mut self.store;
         let length = together.iter().map(|batch| batch.length).sum();
         let count = together.iter().map(|batch| batch.count).sum();
-        let run = store.batches.recover(id, timestamp, place, length, count);
+        let run = store.batches.recover(id, timestamp, location, length, count);
         store.batches.hold(run.key, copies.len().max(1) as u64 * u64::from(count));
         store.batches.hold_in_log(run.key, &mut *store.log);
         if copies.is_empty() {
@@ -82,9 +83,9 @@ impl BrokerState {
 
 /// True if `next` follows `batch` in the log, was published with it, and has the same due time and copies.
 fn lie_together(batch: &RecoveredBatch, next: &RecoveredBatch) -> bool {
-    let after = LogLocation { offset: batch.place.offset + batch.length, ..batch.place };
+    let after = LogLocation { offset: batch.location.offset + batch.length, ..batch.location };
     next.id == batch.id + u64::from(batch.count)
-        && next.place == after
+        && next.location == after
         && next.timestamp == batch.timestamp
         && (next.topic, next.due) == (batch.topic, batch.due)
         && next.copies == batch.copies

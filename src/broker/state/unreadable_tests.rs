@@ -182,9 +182,9 @@ impl Log for CountingLog {
         self.0.relocate(messages)
     }
 
-    fn read(&mut self, place: LogLocation, length: u32, count: u32) -> io::Result<Bodies> {
+    fn read(&mut self, location: LogLocation, length: u32, count: u32) -> io::Result<Bodies> {
         self.1.reads.fetch_add(1, Ordering::Relaxed);
-        let read = self.0.read(place, length, count);
+        let read = self.0.read(location, length, count);
         self.1.failed.fetch_add(usize::from(read.is_err()), Ordering::Relaxed);
         read
     }

@@ -105,7 +105,7 @@ impl ClientConnection {
         if matches!(end, ConnectionEnd::Refused) {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.flush_output()).await;
         }
-        tracing::debug!(peer = self.peer, "connection ended: {end:?}");
+        tracing::debug!(peer = self.peer, reason = ?end, "connection ended");
     }
 
     async fn run(&mut self) -> ConnectionEnd {

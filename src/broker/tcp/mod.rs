@@ -44,10 +44,10 @@ pub async fn serve(
             }
             Err(_) => {
                 if !std::mem::replace(&mut said, true) {
-                    let count = places.count();
                     tracing::warn!(
                         peer,
-                        "connections are refused: {count} are open: raise the limit of open files (ulimit -n)"
+                        connections = places.count(),
+                        "too many connections; refusing new ones: raise the limit of open files (ulimit -n)"
                     );
                 }
                 refuse(&socket, &places);
@@ -58,7 +58,7 @@ pub async fn serve(
 
 /// Sends the reason to a client that is refused.
 fn refuse(socket: &ClientSocket, places: &Places) {
-    let text = format!("too many connections: there may be {}", places.count());
+    let text = format!("too many connections: the maximum is {}", places.count());
     let error = ProtocolError::new(ErrorCode::Invalid, text);
     let mut out = Outgoing::new();
     Frame::Error(WireError::parse(error.to_string().into())).encode(&mut out);

@@ -322,7 +322,8 @@ impl<'a> LogRecovery<'a> {
         match file.write_all(bytes).and_then(|()| file.sync_data()) {
             // a full disk is no reason not to start: these bytes are only for examination
             Err(error) if is_full(&error) => {
-                tracing::error!("no room for {}: {error}", path.display());
+                let path = path.display();
+                tracing::error!(%path, %error, "cannot keep the bytes that were cut off a segment; the disk is full");
                 Ok(())
             }
             kept => kept,

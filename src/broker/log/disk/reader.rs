@@ -66,16 +66,18 @@ impl BodyReader {
     /// Reads the bodies at a location; `end` is the segment's good length. Fails if there are not
     /// `count` bodies of `length` bytes with their sizes, or if the checksum of their record is
     /// wrong.
-    pub(super) fn read(&mut self, place: LogLocation, length: u32, count: u32, end: u32) -> io::Result<Bodies> {
-        let bad = |reader: &Self| reader.no_bodies(place, length, count);
-        let begin =
-            place.offset.checked_sub(place.record).and_then(|offset| offset.checked_sub(RECORD_HEADER_BYTES as u32));
+    pub(super) fn read(&mut self, location: LogLocation, length: u32, count: u32, end: u32) -> io::Result<Bodies> {
+        let bad = |reader: &Self| reader.no_bodies(location, length, count);
+        let begin = location
+            .offset
+            .checked_sub(location.record)
+            .and_then(|offset| offset.checked_sub(RECORD_HEADER_BYTES as u32));
         let Some(begin) = begin.map(|begin| begin as usize) else { return Err(bad(self)) };
-        if place.offset.checked_add(length).is_none_or(|after| after > end) {
+        if location.offset.checked_add(length).is_none_or(|after| after > end) {
             return Err(bad(self));
         }
         let end_of_bodies = begin + length as usize;
-        match self.kept.as_ref().filter(|kept| (kept.segment, kept.record) == (place.segment, place.record)) {
+        match self.kept.as_ref().filter(|kept| (kept.segment, kept.record) == (location.segment, location.record)) {
             Some(CachedRecord { payload: Ok(payload), .. }) => {
                 let bodies = payload.get(begin..end_of_bodies).map(Bytes::copy_from_slice);
                 return bodies.and_then(|bodies| Bodies::from_sized(bodies, count)).ok_or_else(|| bad(self));
@@ -84,24 +86,25 @@ impl BodyReader {
             Some(_) | None => {}
         }
         let at = |error: io::Error, reader: &Self| {
-            let (path, LogLocation { offset, .. }) = (file_path(&reader.path, place.segment), place);
+            let (path, LogLocation { offset, .. }) = (file_path(&reader.path, location.segment), location);
             let text = format!("byte {offset} of {} cannot be read: {error}", path.display());
             io::Error::new(error.kind(), ReadError { text, source: error })
         };
         let mut head = [0; RECORD_HEADER_BYTES];
-        let salt = self.read_at(place.segment, &mut head, place.record.into()).map_err(|error| at(error, self))?;
+        let salt =
+            self.read_at(location.segment, &mut head, location.record.into()).map_err(|error| at(error, self))?;
         let head = RecordHeader::read(salt, &head)
-            .filter(|head| u64::from(place.record) + u64::from(head.length) < end.into());
+            .filter(|head| u64::from(location.record) + u64::from(head.length) < end.into());
         let Some(head) = head.filter(|head| end_of_bodies <= head.length as usize) else {
             return Err(bad(self));
         };
         let mut payload = vec![0; head.length as usize];
-        let begin_of_payload = u64::from(place.record) + RECORD_HEADER_BYTES as u64;
-        self.read_at(place.segment, &mut payload, begin_of_payload).map_err(|error| at(error, self))?;
+        let begin_of_payload = u64::from(location.record) + RECORD_HEADER_BYTES as u64;
+        self.read_at(location.segment, &mut payload, begin_of_payload).map_err(|error| at(error, self))?;
         let (fits, payload, bodies) = (head.fits(salt, &payload), Bytes::from(payload), begin..end_of_bodies);
         // copy a small part of a large record, so that the whole record is not kept in memory
         let is_small = bodies.len() < payload.len() / 2;
-        let (segment, record) = (place.segment, place.record);
+        let (segment, record) = (location.segment, location.record);
         if !fits {
             let payload = Err(Instant::now());
             self.kept = (head.length as usize > LARGE).then_some(CachedRecord { segment, record, payload });

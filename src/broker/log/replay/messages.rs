@@ -17,7 +17,7 @@ const FEW: usize = 10_000;
 pub(super) struct ReplayedMessage {
     pub(super) topic: TopicId,
     pub(super) timestamp: i64,
-    pub(super) place: LogLocation,
+    pub(super) location: LogLocation,
     pub(super) length: u32,
     pub(super) due: Option<UnixMillis>,
     /// When its copies were created.
@@ -152,10 +152,10 @@ impl ReplayedMessages {
         let Some(first_id) = found.map(|(first, _)| *first) else { return };
         let UntouchedBatch { first, lengths } = self.whole.remove(&first_id).expect("it was found");
         self.in_whole -= lengths.len();
-        let mut place = first.place;
+        let mut location = first.location;
         for (id, length) in (first_id..).zip(lengths) {
-            self.held.insert(id, ReplayedMessage { place, length, ..first.clone() });
-            place.offset += Bodies::SIZE as u32 + length;
+            self.held.insert(id, ReplayedMessage { location, length, ..first.clone() });
+            location.offset += Bodies::SIZE as u32 + length;
         }
     }
 
@@ -234,8 +234,8 @@ impl ReplayedMessages {
     pub(super) fn into_recovered(self) -> Vec<RecoveredBatch> {
         let recovered = |id, mut message: ReplayedMessage, count, length| {
             let copies = message.copies().map(std::mem::take).unwrap_or_default();
-            let ReplayedMessage { topic, timestamp, place, due, .. } = message;
-            RecoveredBatch { id, count, topic, timestamp, place, length, due, copies }
+            let ReplayedMessage { topic, timestamp, location, due, .. } = message;
+            RecoveredBatch { id, count, topic, timestamp, location, length, due, copies }
         };
         let sized = |length: u32| length + Bodies::SIZE as u32;
         let singles = self.held.into_iter().map(|(id, message)| {
@@ -271,8 +271,8 @@ impl Hasher for MessageIdHasher {
         const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
         const HIGHEST: u64 = 0x7F << 57;
         let product = (id >> 4).wrapping_mul(ODD);
-        let place = ((product ^ (product >> 32)) << 4) | (id & 15);
-        self.0 = (place & !HIGHEST) | (id.wrapping_mul(ODD) & HIGHEST);
+        let slot = ((product ^ (product >> 32)) << 4) | (id & 15);
+        self.0 = (slot & !HIGHEST) | (id.wrapping_mul(ODD) & HIGHEST);
     }
 }
 

@@ -127,7 +127,7 @@ impl SyncThread {
     }
 
     fn fail(&self, segment: u32, why: &str) {
-        tracing::error!("{why}; publishing is refused until a new file can be synced");
+        tracing::error!(error = %why, "sync failed; publishing is refused until a new segment is synced");
         let mut work = self.shared.work();
         work.failed = segment;
         work.failure = Some(why.into());
@@ -141,7 +141,8 @@ impl SyncThread {
             if let Some(keep) = all_but {
                 self.strip(*segment, keep);
             } else if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!("could not remove {}, which holds nothing any more: {error}", path.display());
+                let path = path.display();
+                tracing::warn!(%path, %error, "cannot remove a segment without live messages");
             }
         }
         if !removals.is_empty() && self.shared.mode != SyncMode::Never {
@@ -156,7 +157,8 @@ impl SyncThread {
         let stripped = strip(&self.path, segment.number, segment.end, keep, sync);
         if let Err(error) = &stripped {
             let path = file_path(&self.path, segment.number);
-            tracing::warn!("could not take finished messages out of {}: {error}", path.display());
+            let path = path.display();
+            tracing::warn!(%path, %error, "cannot remove finished messages from a segment; it keeps its size");
         }
         self.shared.work().stripped.push((segment.number, stripped));
     }

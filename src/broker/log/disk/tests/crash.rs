@@ -13,7 +13,7 @@ fn open(path: &Path) -> (DiskLog, Model, RecoveryReport) {
     let (mut log, recovered, report) = DiskLog::open(&options(path, SyncMode::Never, 1 << 20)).unwrap();
     let model = Model::of(&recovered, &mut log);
     for batch in &recovered.batches {
-        log.hold(batch.place.segment, batch.count, batch.length.into());
+        log.hold(batch.location.segment, batch.count, batch.length.into());
     }
     log.recovered();
     (log, model, report)
@@ -29,9 +29,10 @@ fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
     let rng = &mut Rng::with_seed(1);
     for n in 1..12 {
         let noted = world.model.clone();
-        let place = world.publish(TOPIC, MessageHolder::Channels, Some(5), &bodies(rng.usize(1..4), rng.usize(..40)));
+        let location =
+            world.publish(TOPIC, MessageHolder::Channels, Some(5), &bodies(rng.usize(1..4), rng.usize(..40)));
         // noted changes are a record of their own, before the batch
-        states.push((u64::from(place.offset) - (BATCH_HEAD_BYTES + RECORD_HEADER_BYTES) as u64, noted));
+        states.push((u64::from(location.offset) - (BATCH_HEAD_BYTES + RECORD_HEADER_BYTES) as u64, noted));
         states.push((length(), world.model.clone()));
         world.note(Change::Finished(CHANNEL, n));
         world.note(Change::Requeued(CHANNEL, n + 1, 2, None));
@@ -98,13 +99,13 @@ fn damage_in_the_middle_costs_one_record_and_is_told() {
     let mut model = three_segments(directory.path());
     let file = file_path(directory.path(), 2);
     let mut bytes = std::fs::read(&file).unwrap();
-    let place = bytes.iter().position(|b| *b == 0).unwrap().max(SEGMENT_HEADER_BYTES + 400);
-    bytes[place] ^= 1;
+    let location = bytes.iter().position(|b| *b == 0).unwrap().max(SEGMENT_HEADER_BYTES + 400);
+    bytes[location] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
     model.messages.remove(&3);
     let (log, found, report) = open(directory.path());
     assert_eq!(found, model);
-    assert!(matches!(&report.damage[..], [Damage::Bytes { segment: 2, range }] if range.contains(&(place as u64))));
+    assert!(matches!(&report.damage[..], [Damage::Bytes { segment: 2, range }] if range.contains(&(location as u64))));
     assert!(report.is_damaged());
     let problem = report.problems().next().unwrap();
     assert!(problem.starts_with("0000000002.log is damaged from byte "), "{problem}");
@@ -117,13 +118,13 @@ fn damage_in_the_middle_costs_one_record_and_is_told() {
 fn a_byte_that_changes_while_the_log_is_open_is_not_delivered() {
     let directory = fast_directory();
     let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
-    let place = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 100));
+    let location = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 100));
     let other = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 100));
     let file = file_path(directory.path(), 1);
     let mut bytes = std::fs::read(&file).unwrap();
-    bytes[place.offset as usize + 50] ^= 1;
+    bytes[location.offset as usize + 50] ^= 1;
     std::fs::write(&file, bytes).unwrap();
-    let error = world.log.read(place, 208, 2).unwrap_err();
+    let error = world.log.read(location, 208, 2).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     assert!(world.log.read(other, 104, 1).is_ok(), "others are read");
 }

@@ -125,7 +125,7 @@ fn failing(path: &Path, mode: SyncMode) -> (Arc<AtomicBool>, DiskLog) {
 
 fn publish(log: &mut DiskLog, first: u64) -> io::Result<Option<LogLocation>> {
     let bodies = bodies(1, 10);
-    let place = log.publish(&PublishedBatch {
+    let location = log.publish(&PublishedBatch {
         topic: TOPIC,
         first,
         timestamp: 1,
@@ -133,8 +133,8 @@ fn publish(log: &mut DiskLog, first: u64) -> io::Result<Option<LogLocation>> {
         holder: MessageHolder::Channels,
         bodies: &bodies.iter().cloned().collect(),
     })?;
-    place.into_iter().for_each(|place| log.hold(place.segment, 1, 100));
-    Ok(place)
+    location.into_iter().for_each(|location| log.hold(location.segment, 1, 100));
+    Ok(location)
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn a_failed_sync_is_told_and_refuses_until_a_new_segment_is_synced() {
     synced.reached(first).await.unwrap();
 
     fails.store(true, Ordering::SeqCst);
-    let place = publish(&mut log, 2).unwrap().unwrap();
+    let location = publish(&mut log, 2).unwrap().unwrap();
     let lost = log.position();
     let error = synced.reached(lost).await.unwrap_err().to_string();
     let file = file_path(directory.path(), 1);
@@ -171,7 +171,7 @@ async fn a_failed_sync_is_told_and_refuses_until_a_new_segment_is_synced() {
     log.note(&Change::Finished(CHANNEL, 1));
     assert_eq!(publish(&mut log, 3).unwrap_err().to_string(), error);
     assert!(log.flush().is_err(), "what was noted is kept");
-    assert_eq!(read(&mut log, place, 10).unwrap(), [0; 10].as_slice(), "reads go on");
+    assert_eq!(read(&mut log, location, 10).unwrap(), [0; 10].as_slice(), "reads go on");
     assert!(synced.reached(log.position()).await.is_err(), "nor could the next segment be synced");
 
     fails.store(false, Ordering::SeqCst);
@@ -249,18 +249,18 @@ async fn a_sync_that_failed_during_a_relocation_keeps_segments_only_until_they_a
     let directory = tempfile::tempdir().unwrap();
     let (fails, mut log) = failing(directory.path(), SyncMode::Always);
     let mut synced = log.synced();
-    let place = publish(&mut log, 1).unwrap().unwrap();
+    let location = publish(&mut log, 1).unwrap().unwrap();
     log.begin_segment().unwrap();
     synced.reached(log.position()).await.unwrap();
     fails.store(true, Ordering::SeqCst);
     let copy = ChannelCopy { channel: CHANNEL, attempts: 0, due: None };
-    let (copies, bodies) = ([CopyRun { copy, index: 0, count: 1 }], Bodies::one(read(&mut log, place, 10).unwrap()));
+    let (copies, bodies) = ([CopyRun { copy, index: 0, count: 1 }], Bodies::one(read(&mut log, location, 10).unwrap()));
     let (from, topic, first, timestamp, due, holder) =
-        (Some(place.segment), TOPIC, 1, 1, None, MessageHolder::Channels);
+        (Some(location.segment), TOPIC, 1, 1, None, MessageHolder::Channels);
     let relocated = Relocated { from, topic, first, timestamp, due, holder, copies: &copies, bodies: &bodies };
     let moved = log.relocate(&relocated).unwrap().unwrap();
     log.hold(moved.segment, 1, 100);
-    log.spent(place.segment, 1, 100);
+    log.spent(location.segment, 1, 100);
     assert!(synced.reached(log.position()).await.is_err());
     fails.store(false, Ordering::SeqCst);
     log.retry = None;
@@ -285,17 +285,17 @@ async fn a_carried_message_is_synced_before_its_segment_goes() {
     let directory = tempfile::tempdir().unwrap();
     let (fails, mut log) = failing(directory.path(), SyncMode::Always);
     let mut synced = log.synced();
-    let place = publish(&mut log, 1).unwrap().unwrap();
+    let location = publish(&mut log, 1).unwrap().unwrap();
     log.begin_segment().unwrap();
     synced.reached(log.position()).await.unwrap();
     fails.store(true, Ordering::SeqCst);
     let copy = ChannelCopy { channel: CHANNEL, attempts: 0, due: None };
-    let (copies, bodies) = ([CopyRun { copy, index: 0, count: 1 }], Bodies::one(read(&mut log, place, 10).unwrap()));
+    let (copies, bodies) = ([CopyRun { copy, index: 0, count: 1 }], Bodies::one(read(&mut log, location, 10).unwrap()));
     let (from, topic, first, timestamp, due, holder) =
-        (Some(place.segment), TOPIC, 1, 1, None, MessageHolder::Channels);
+        (Some(location.segment), TOPIC, 1, 1, None, MessageHolder::Channels);
     let relocated = Relocated { from, topic, first, timestamp, due, holder, copies: &copies, bodies: &bodies };
     log.relocate(&relocated).unwrap();
-    log.spent(place.segment, 1, 100);
+    log.spent(location.segment, 1, 100);
     assert!(synced.reached(log.position()).await.is_err());
     drop(log);
     assert_eq!(files(directory.path()), ["0000000001.log", "0000000002.log"]);

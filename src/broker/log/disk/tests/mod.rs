@@ -217,13 +217,13 @@ fn a_batch_above_the_segment_size_has_a_segment_of_its_own() {
 fn nothing_else_is_read_than_bodies() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Never, 1000);
-    let place = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 10));
-    let second = LogLocation { offset: place.offset + 10 + Bodies::SIZE as u32, ..place };
+    let location = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 10));
+    let second = LogLocation { offset: location.offset + 10 + Bodies::SIZE as u32, ..location };
     assert_eq!(read(&mut world.log, second, 10).unwrap(), [1; 10].as_slice());
     for (segment, offset, length) in
-        [(1, place.offset, 9), (1, place.offset + 1, 10), (1, u32::MAX, 10), (1, 0, 1), (9, place.offset, 10)]
+        [(1, location.offset, 9), (1, location.offset + 1, 10), (1, u32::MAX, 10), (1, 0, 1), (9, location.offset, 10)]
     {
-        let error = read(&mut world.log, LogLocation { segment, offset, ..place }, length).unwrap_err();
+        let error = read(&mut world.log, LogLocation { segment, offset, ..location }, length).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 }

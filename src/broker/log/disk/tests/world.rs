@@ -33,8 +33,8 @@ impl World {
         assert_eq!((report.damage, report.torn), (vec![], vec![]));
         let model = Model::of(&recovered, &mut log);
         let each = recovered.batches.iter().flat_map(|batch| each(batch, &mut log));
-        let places: BTreeMap<_, _> = each.map(|(id, place, body)| (id, (place, body.len() as u32))).collect();
-        places.values().for_each(|(place, length)| log.hold(place.segment, 1, cost(*length)));
+        let places: BTreeMap<_, _> = each.map(|(id, location, body)| (id, (location, body.len() as u32))).collect();
+        places.values().for_each(|(location, length)| log.hold(location.segment, 1, cost(*length)));
         log.recovered();
         Self { options: options.clone(), log, written: model.clone(), model, places, relocations: None }
     }
@@ -74,17 +74,17 @@ impl World {
         let first = self.model.last_id + 1;
         let all: Bodies = bodies.iter().cloned().collect();
         let batch = PublishedBatch { topic, first, timestamp: 1_000_000 + first as i64, due, holder, bodies: &all };
-        let place = self.log.publish(&batch)?.expect("a disk is a place");
-        let mut offset = place.offset;
+        let location = self.log.publish(&batch)?.expect("the batch is on the disk");
+        let mut offset = location.offset;
         for (id, body) in (first..).zip(bodies) {
-            self.log.hold(place.segment, 1, cost(body.len() as u32));
-            self.places.insert(id, (LogLocation { offset, ..place }, body.len() as u32));
+            self.log.hold(location.segment, 1, cost(body.len() as u32));
+            self.places.insert(id, (LogLocation { offset, ..location }, body.len() as u32));
             offset += (Bodies::SIZE + body.len()) as u32;
         }
         self.model.publish(&batch);
         self.written = self.model.clone();
         self.tell_spent();
-        Ok(place)
+        Ok(location)
     }
 
     /// Bytes of the live messages.
@@ -95,14 +95,14 @@ impl World {
     /// Compacts the log.
     pub(super) fn carry(&mut self) {
         while let Some(segment) = self.log.compaction_candidate() {
-            let held = self.places.iter().filter(|(_, (place, _))| place.segment == segment);
-            let held: Vec<_> = held.map(|(id, (place, length))| (*id, *place, *length)).collect();
+            let held = self.places.iter().filter(|(_, (location, _))| location.segment == segment);
+            let held: Vec<_> = held.map(|(id, (location, length))| (*id, *location, *length)).collect();
             assert!(!held.is_empty(), "a segment without messages is no victim");
-            for (id, place, length) in held {
+            for (id, location, length) in held {
                 if self.relocations.as_mut().is_some_and(|left| std::mem::replace(left, left.saturating_sub(1)) == 0) {
                     return;
                 }
-                match self.relocate(id, place, length) {
+                match self.relocate(id, location, length) {
                     // the disk has no room yet
                     Err(error) if error.kind() == io::ErrorKind::StorageFull => return,
                     moved => moved.unwrap(),
@@ -111,13 +111,13 @@ impl World {
         }
     }
 
-    pub(super) fn relocate(&mut self, id: u64, place: LogLocation, length: u32) -> io::Result<()> {
-        let body = read(&mut self.log, place, length)?;
+    pub(super) fn relocate(&mut self, id: u64, location: LogLocation, length: u32) -> io::Result<()> {
+        let body = read(&mut self.log, location, length)?;
         let it = &self.model.messages[&id];
         let holder = if it.copies.is_empty() { MessageHolder::Topic } else { MessageHolder::Channels };
         let copies: Vec<_> = it.copies.iter().map(|copy| CopyRun { copy: *copy, index: 0, count: 1 }).collect();
         let relocated = Relocated {
-            from: Some(place.segment),
+            from: Some(location.segment),
             topic: it.topic,
             first: id,
             timestamp: it.timestamp,
@@ -126,11 +126,11 @@ impl World {
             copies: &copies,
             bodies: &Bodies::one(body),
         };
-        let new = self.log.relocate(&relocated)?.expect("a disk is a place");
+        let new = self.log.relocate(&relocated)?.expect("the batch is on the disk");
         self.written = self.model.clone();
         self.log.hold(new.segment, 1, cost(length));
         self.places.insert(id, (new, length));
-        self.log.spent(place.segment, 1, cost(length));
+        self.log.spent(location.segment, 1, cost(length));
         Ok(())
     }
 
@@ -178,17 +178,17 @@ impl World {
 
     pub(super) fn check_bodies(&mut self) {
         for (id, message) in &self.model.messages {
-            let (place, length) = self.places[id];
-            assert_eq!(read(&mut self.log, place, length).unwrap(), message.body, "message {id}");
+            let (location, length) = self.places[id];
+            assert_eq!(read(&mut self.log, location, length).unwrap(), message.body, "message {id}");
         }
     }
 
     fn tell_spent(&mut self) {
         let (held, log) = (&self.model.messages, &mut self.log);
-        self.places.retain(|id, (place, length)| {
+        self.places.retain(|id, (location, length)| {
             let is_held = held.contains_key(id);
             if !is_held {
-                log.spent(place.segment, 1, cost(*length));
+                log.spent(location.segment, 1, cost(*length));
             }
             is_held
         });
@@ -208,17 +208,17 @@ pub(super) fn copy(from: &Path, into: &Path) {
 }
 
 /// A single body.
-pub(super) fn read(log: &mut impl Log, place: LogLocation, length: u32) -> io::Result<Bytes> {
-    log.read(place, Bodies::SIZE as u32 + length, 1).map(|bodies| bodies.bytes().clone())
+pub(super) fn read(log: &mut impl Log, location: LogLocation, length: u32) -> io::Result<Bytes> {
+    log.read(location, Bodies::SIZE as u32 + length, 1).map(|bodies| bodies.bytes().clone())
 }
 
 /// The messages of a batch: ids, places and bodies.
 pub(super) fn each(batch: &RecoveredBatch, log: &mut impl Log) -> Vec<(u64, LogLocation, Bytes)> {
-    let bodies = log.read(batch.place, batch.length, batch.count).unwrap();
-    let mut place = batch.place;
+    let bodies = log.read(batch.location, batch.length, batch.count).unwrap();
+    let mut location = batch.location;
     let message = |(id, body): (u64, Bytes)| {
-        let at = place;
-        place.offset += (Bodies::SIZE + body.len()) as u32;
+        let at = location;
+        location.offset += (Bodies::SIZE + body.len()) as u32;
         (id, at, body)
     };
     (batch.id..).zip(bodies.iter()).map(message).collect()
