@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_kept_for_the_log() {
+    fn files_are_reserved_for_the_log() {
         for limit in [256, 1024, 4096, 1 << 20] {
             let room = MaxConnections::within(limit, 20);
             assert_eq!(room.http + Places::beyond(room.http) + room.tcp + RESERVED_FILES + 20, limit);

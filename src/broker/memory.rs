@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tightest_of_machine_and_groups_counts() {
+    fn the_smallest_available_memory_of_machine_and_groups_counts() {
         let files = |limit: &'static str, outer: &'static str| {
             move |path: &Path| {
                 let text = match path.to_str()? {

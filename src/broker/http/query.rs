@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_several_counts_and_broken_escapes_are_refused() {
+    fn the_first_of_repeated_parameters_is_used_and_broken_escapes_are_refused() {
         let query = RequestQuery::parse("topic=a%23ephemeral&topic=b&x").unwrap();
         assert_eq!(query.get("topic"), Some("a#ephemeral"));
         assert_eq!((query.get("x"), query.get("y")), (Some(""), None));

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_as_go_writes_them() {
+    fn durations_are_formatted_like_go() {
         for (nanos, text) in [
             (0, "0s"),
             (999, "999ns"),

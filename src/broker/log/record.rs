@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_these_bytes() {
+    fn records_have_a_stable_encoding() {
         let bytes =
             [&head(RecordKind::Changes, 0, [b"1234".as_slice(), b"56789"].into_iter()), b"123456789".as_slice()]
                 .concat();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_another_salt_are_none() {
+    fn records_with_another_salt_are_ignored() {
         let bytes = written(&[(RecordKind::Batch, b"body".to_vec())]);
         assert_eq!(RecordScan::new(&bytes, SALT + 1, 0, None).collect::<Vec<_>>(), [Scanned::Torn(0)]);
     }
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_later_segment_vouches_for_is_damaged_and_not_torn() {
+    fn bytes_within_the_stated_end_are_damaged_and_not_torn() {
         let bytes = written(&[(RecordKind::Batch, vec![1; 40]), (RecordKind::Batch, vec![2; 40])]);
         assert_eq!(scan(&bytes[..100], None)[1], Scanned::Torn(52));
         assert_eq!(scan(&bytes[..100], Some(104))[1..], [Scanned::Damaged(52..104)]);
@@ -237,7 +237,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_found(records in any_records()) {
+        fn written_records_are_found(records in any_records()) {
             let bytes = written(&records);
             let found = scan(&bytes, None);
             prop_assert_eq!(found.len(), records.len());
@@ -248,7 +248,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_cut_short_gives_the_whole_records_before(records in any_records(), cut in any::<prop::sample::Index>()) {
+        fn complete_records_before_a_cut_are_found(records in any_records(), cut in any::<prop::sample::Index>()) {
             let bytes = written(&records);
             let kept = cut.index(bytes.len());
             let found = scan(&bytes[..kept], None);

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_these_bytes() {
+    fn headers_have_a_stable_encoding() {
         let bytes = header().encode();
         assert_eq!(bytes[..28], *b"mqueue 3\x02\0\0\0\x01\x02\x03\x04\x01\0\0\0\x1c\0\0\0\x05\0\0\0");
         assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES);
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_is_not_whole_or_of_another_version_is_refused() {
+    fn incomplete_headers_and_other_versions_are_refused() {
         let bytes = header().encode();
         for length in 0..SEGMENT_HEADER_BYTES {
             assert_eq!(SegmentHeader::decode(&bytes[..length]), Err(BadHeader::Unwritten), "{length} bytes");
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn only_segments_have_a_number() {
+    fn only_names_of_segments_have_a_number() {
         assert_eq!(number_of("0000000012.log"), Some(12));
         for name in ["12.log", "0000000012.log.damaged", "lock", "+000000012.log", "9999999999.log"] {
             assert_eq!(number_of(name), None, "{name}");
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_fails_is_taken_back() {
+    fn a_segment_is_abandoned_if_a_failed_write_cannot_be_undone() {
         let directory = tempfile::tempdir().unwrap();
         let header = SegmentHeader::new(1, Extent::default());
         let mut segment = Segment::create(directory.path(), header, &Catalog::default()).unwrap();

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_goes_and_later_ones_keep_notes_about_older_messages() {
+    fn the_oldest_segment_is_removed_and_later_ones_keep_changes_of_older_messages() {
         let mut segments = five();
         assert!(segments.spent(3, 10, 90_000));
         let (extent, all_but) = (Extent { number: 3, end: SIZE }, Some(vec![(10, 19), (20, 29)]));
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_segment_with_the_least_is_the_victim_when_most_of_the_log_is_not_needed() {
+    fn the_segment_with_the_smallest_live_fraction_is_compacted_first() {
         let mut segments = five();
         assert_eq!(compaction_candidate(&segments, false), None);
         for (number, messages, bytes) in [(1, 4, 30_000), (2, 9, 88_000), (3, 9, 89_000), (4, 9, 80_000)] {
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_those_of_the_messages_that_went() {
+    fn live_bytes_shrink_by_the_bytes_of_removed_messages() {
         let mut segments = Segments::default();
         segments.push(Extent { number: 1, end: SIZE });
         segments.hold(1, 1, 99_000);

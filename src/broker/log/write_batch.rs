@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_for_long_is_no_more_than_a_note_for_each_copy() {
+    fn changes_that_cannot_be_written_shrink_to_one_per_copy() {
         let mut outgoing = WriteBatch::default();
         let (a, b) = (ChannelId(2), ChannelId(3));
         outgoing.change(&Change::ChannelPaused(a, true));
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn records_that_were_sealed_before_are_as_if_sealed_now() {
+    fn records_sealed_in_steps_equal_records_sealed_at_once() {
         let mut outgoing = WriteBatch::default();
         let mut expected = Vec::new();
         let bodies = Bodies::one("x".into());

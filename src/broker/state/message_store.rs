@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_grow_though_the_clock_goes_back() {
+    fn ids_grow_even_if_the_clock_is_set_back() {
         let mut batches = MessageStore::new(0);
         let first = batches.reserve_ids(10, 1_800_000_000_000_000_000);
         assert_eq!(batches.reserve_ids(1, 1_700_000_000_000_000_000), first + 10);

@@ -294,7 +294,7 @@ fn play(run: impl Fn(u64) -> u64 + std::panic::RefUnwindSafe) {
 }
 
 #[test]
-fn whatever_happens_each_copy_is_in_one_place_and_is_delivered() {
+fn random_operations_keep_each_copy_in_one_place_and_deliver_it() {
     play(|seed| {
         let mut model = Model::new(seed, BrokerState::new(limits(), Box::new(MemoryLog)));
         (0..STEPS).for_each(|_| model.step());
@@ -313,7 +313,7 @@ fn on_disk(path: &Path) -> BrokerState {
 }
 
 #[test]
-fn what_is_in_a_log_is_delivered_too_and_after_it_was_opened_again() {
+fn messages_in_a_log_are_delivered_before_and_after_reopening() {
     play(|seed| {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let mut model = Model::new(seed, on_disk(directory.path()));
@@ -333,7 +333,7 @@ fn what_is_in_a_log_is_delivered_too_and_after_it_was_opened_again() {
 }
 
 #[test]
-fn what_is_deferred_waits_no_longer_than_it_may_when_the_clock_was_set_back() {
+fn deferred_messages_wait_at_most_the_maximum_after_the_clock_was_set_back() {
     let directory = tempfile::tempdir().unwrap();
     let later = Now { at: 0, unix_nanos: BEGIN.unix_nanos + 86_400_000_000_000 };
     let (topic, channel) = (TopicName::new("a").unwrap(), ChannelName::new("x").unwrap());

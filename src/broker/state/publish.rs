@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_epoch_ends_with_the_next_and_a_deleted_topic_forgets() {
+    fn a_new_epoch_ends_the_old_one_and_deletion_resets_it() {
         let mut state = BrokerState::new(StateLimits::default(), Box::new(MemoryLog));
         let [one, other] = ["one", "other#ephemeral"].map(|name| TopicName::new(name).unwrap());
         for name in [&one, &other] {

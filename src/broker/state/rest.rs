@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn some_reads_may_fail_at_once_and_channels_go_on_in_turns() {
+    fn channels_rest_after_several_failed_reads_and_resume_in_turns() {
         let (mut rest, a, b) = (Rest::default(), ChannelId(1), ChannelId(2));
         assert!((1..READS).all(|_| !rest.failed(a, 7)), "each may be followed by one that can be read");
         assert_eq!(rest.end(), None);

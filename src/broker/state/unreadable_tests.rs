@@ -90,7 +90,7 @@ fn finish(state: &mut BrokerState, topic: &TopicName, channel: &ChannelName, kee
 }
 
 #[test]
-fn an_unreadable_message_is_kept_aside_and_does_not_hold_up_compaction() {
+fn an_unreadable_message_keeps_a_copy_of_its_file_and_does_not_stop_compaction() {
     let directory = tempfile::tempdir().unwrap();
     let (mut state, topic, channel) = with_messages(directory.path(), SEGMENT, 200, 1_000);
     let file = damage(directory.path(), 7);
@@ -116,7 +116,7 @@ fn an_unreadable_message_is_kept_aside_and_does_not_hold_up_compaction() {
 }
 
 #[test]
-fn an_unreadable_message_is_tried_again_later_each_time() {
+fn an_unreadable_message_is_retried_with_growing_delays() {
     let directory = tempfile::tempdir().unwrap();
     let (mut state, topic, channel) = with_messages(directory.path(), SEGMENT, 3, 1_000);
     damage(directory.path(), 1);
@@ -254,7 +254,7 @@ fn steps(state: &mut BrokerState, asked: &LogCalls, longest_batch: u64, most: us
 /// build, half of the steps must be within 2 ms in the best of some runs.
 #[test]
 #[allow(clippy::print_stdout, reason = "a figure of this machine, for who asks with --nocapture")]
-fn a_step_of_compaction_does_no_more_than_it_may_and_takes_a_millisecond_or_two() {
+fn steps_of_compaction_are_bounded_and_take_a_millisecond_or_two() {
     let mut medians = Vec::new();
     // few large messages, and many small ones
     for (segment, count, length) in [(8 << 20, 1_000, 50_000), (100_000, 10_000, 100)] {
@@ -280,7 +280,7 @@ fn a_step_of_compaction_does_no_more_than_it_may_and_takes_a_millisecond_or_two(
 }
 
 #[test]
-fn many_channels_make_a_step_of_compaction_no_longer() {
+fn steps_of_compaction_are_bounded_with_many_channels() {
     let directory = tempfile::tempdir().unwrap();
     let (mut state, topic, first) = with_messages(directory.path(), 8_000, 0, 0);
     let name = |n: u32| ChannelName::new(&format!("c{n}")).unwrap();
@@ -299,7 +299,7 @@ fn many_channels_make_a_step_of_compaction_no_longer() {
 }
 
 #[test]
-fn many_unreadable_messages_are_tried_some_at_a_time() {
+fn many_unreadable_messages_are_read_a_few_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let (mut state, topic, channel) = with_messages(directory.path(), 1 << 20, 600, 100);
     for n in (0..600).filter(|n| n % 6 != 5) {
@@ -333,7 +333,7 @@ fn many_unreadable_messages_are_tried_some_at_a_time() {
 }
 
 #[test]
-fn messages_that_were_published_together_are_read_once_though_they_are_asked_for_one_by_one() {
+fn messages_published_together_are_read_from_disk_once() {
     for is_damaged in [false, true] {
         let directory = tempfile::tempdir().unwrap();
         let (mut state, topic, channel) = with_messages(directory.path(), 1 << 20, 0, 0);

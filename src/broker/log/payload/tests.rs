@@ -30,7 +30,7 @@ fn any_change() -> impl Strategy<Value = Change> {
 }
 
 #[test]
-fn changes_are_these_bytes() {
+fn changes_have_a_stable_encoding() {
     let mut out = Vec::new();
     put_change(&mut out, &Change::TopicCreated(TopicId(1), TopicName::new("ab").unwrap()));
     put_change(&mut out, &Change::Finished(ChannelId(2), 0x0102));
@@ -42,7 +42,7 @@ fn changes_are_these_bytes() {
 }
 
 #[test]
-fn a_batch_begins_with_these_bytes() {
+fn the_head_of_a_batch_has_a_stable_encoding() {
     let (bodies, mut out) = (["x", "y"].into_iter().collect(), Vec::new());
     let batch = PublishedBatch {
         topic: TopicId(1),
@@ -80,7 +80,7 @@ pub(in super::super) fn put_carried_head(
 }
 
 #[test]
-fn a_relocated_reads_as_it_was_put() {
+fn relocated_heads_round_trip() {
     let copy = ChannelCopy { channel: ChannelId(4), attempts: 5, due: Some(6) };
     let (copies, bodies) = ([CopyRun { copy, index: 1, count: 2 }], ["x", "y", "z"].into_iter().collect());
     let (from, topic, first, timestamp, due, holder) = (Some(9), TopicId(1), 2, -3, None, MessageHolder::Channels);
@@ -94,7 +94,7 @@ fn a_relocated_reads_as_it_was_put() {
 
 proptest! {
     #[test]
-    fn changes_read_as_they_were_put(changes in prop::collection::vec(any_change(), 0..20)) {
+    fn changes_round_trip(changes in prop::collection::vec(any_change(), 0..20)) {
         let mut out = Vec::new();
         changes.iter().for_each(|change| put_change(&mut out, change));
         let mut fields = PayloadReader(&out);
@@ -103,7 +103,7 @@ proptest! {
     }
 
     #[test]
-    fn a_snapshot_reads_as_it_was_put(changes in prop::collection::vec(any_change(), 0..40), last_id in any::<u64>()) {
+    fn snapshots_round_trip(changes in prop::collection::vec(any_change(), 0..40), last_id in any::<u64>()) {
         let mut catalog = Catalog { last_id, ..Catalog::default() };
         changes.iter().for_each(|change| catalog.apply(change));
         let mut out = Vec::new();
@@ -113,7 +113,7 @@ proptest! {
     }
 
     #[test]
-    fn a_carried_message_reads_as_it_was_put(
+    fn carried_messages_round_trip(
         id in any::<u64>(), timestamp in any::<i64>(), topic_due in due(),
         copies in prop::collection::vec((any::<u32>(), any::<u16>(), due()), 0..5),
     ) {
@@ -125,7 +125,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_payloads_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = read_snapshot(&bytes);
         let _ = CarriedHead::read(&mut PayloadReader(&bytes));
         let _ = BatchHead::read(&mut PayloadReader(&bytes));

@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_spread_whether_they_count_up_or_leap() {
+    fn hashes_of_ids_are_spread_for_small_and_large_steps() {
         for step in [1, 16, 1 << 12, 1 << 22, (1 << 22) + 1, 1000] {
             let hash = |n: u64| {
                 let mut hasher = MessageIdHasher::default();

@@ -35,7 +35,7 @@ fn publish(outgoing: &mut WriteBatch, first: u64, count: usize) {
 }
 
 #[test]
-fn memory_is_bounded_by_what_is_held_and_not_by_the_log() {
+fn memory_is_bounded_by_live_messages_and_not_by_the_log() {
     let replay = replay(|outgoing| {
         for round in 0..50 {
             publish(outgoing, 1 + round * 2000, 2000);
@@ -50,7 +50,7 @@ fn memory_is_bounded_by_what_is_held_and_not_by_the_log() {
 }
 
 #[test]
-fn a_record_that_checks_and_makes_no_sense_is_refused() {
+fn a_malformed_record_with_a_right_checksum_is_refused() {
     let mut changes = Vec::new();
     put_change(&mut changes, &Change::TopicDeleted(TOPIC));
     changes.push(200);

@@ -20,7 +20,7 @@ fn open(path: &Path) -> (DiskLog, Model, RecoveryReport) {
 }
 
 #[test]
-fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
+fn a_segment_cut_at_any_byte_recovers_all_complete_records() {
     let directory = fast_directory();
     let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
     let file = file_path(directory.path(), 1);
@@ -94,7 +94,7 @@ fn three_segments(path: &Path) -> Model {
 }
 
 #[test]
-fn damage_in_the_middle_costs_one_record_and_is_told() {
+fn damage_in_the_middle_loses_one_record_and_is_reported() {
     let directory = fast_directory();
     let mut model = three_segments(directory.path());
     let file = file_path(directory.path(), 2);
@@ -115,7 +115,7 @@ fn damage_in_the_middle_costs_one_record_and_is_told() {
 }
 
 #[test]
-fn a_byte_that_changes_while_the_log_is_open_is_not_delivered() {
+fn a_message_damaged_while_the_log_is_open_is_not_delivered() {
     let directory = fast_directory();
     let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
     let location = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 100));
@@ -130,7 +130,7 @@ fn a_byte_that_changes_while_the_log_is_open_is_not_delivered() {
 }
 
 #[test]
-fn a_segment_that_is_shorter_than_the_next_one_says_is_damaged() {
+fn a_segment_shorter_than_the_next_one_states_is_reported_as_damaged() {
     let directory = fast_directory();
     let mut model = three_segments(directory.path());
     let file = file_path(directory.path(), 2);
@@ -143,7 +143,7 @@ fn a_segment_that_is_shorter_than_the_next_one_says_is_damaged() {
 }
 
 #[test]
-fn a_missing_segment_and_an_unreadable_one_cost_what_is_in_them() {
+fn missing_and_unreadable_segments_lose_only_their_own_messages() {
     for is_gone in [true, false] {
         let directory = fast_directory();
         let mut model = three_segments(directory.path());
@@ -162,7 +162,7 @@ fn a_missing_segment_and_an_unreadable_one_cost_what_is_in_them() {
 }
 
 #[test]
-fn the_first_snapshot_is_made_up_for_by_the_next() {
+fn a_damaged_first_snapshot_is_replaced_by_the_next() {
     let directory = fast_directory();
     let model = three_segments(directory.path());
     let file = file_path(directory.path(), 1);
@@ -179,7 +179,7 @@ fn the_first_snapshot_is_made_up_for_by_the_next() {
 }
 
 #[test]
-fn wrong_bytes_anywhere_are_no_reason_not_to_open() {
+fn a_log_with_wrong_bytes_anywhere_opens() {
     let original = fast_directory();
     three_segments(original.path());
     let rng = &mut Rng::with_seed(2);

@@ -35,7 +35,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_refuses_what_is_new_and_keeps_what_it_has() {
+fn a_full_disk_refuses_new_messages_and_keeps_old_ones() {
     let directory = tempfile::tempdir().unwrap();
     let Some(_disk) = SmallDisk::mount(directory.path()) else { return };
     for segment_bytes in [1 << 20, 20_000] {
@@ -63,7 +63,7 @@ fn a_full_disk_refuses_what_is_new_and_keeps_what_it_has() {
 }
 
 #[test]
-fn a_disk_full_of_the_log_itself_is_drained_whatever_is_finished_first() {
+fn a_disk_filled_by_the_log_is_drained_in_any_order_of_finishing() {
     let directory = tempfile::tempdir().unwrap();
     let Some(_disk) = SmallDisk::mount(directory.path()) else { return };
     for (is_reopened, keeps) in
@@ -138,7 +138,7 @@ fn publish(log: &mut DiskLog, first: u64) -> io::Result<Option<LogLocation>> {
 }
 
 #[tokio::test]
-async fn what_was_written_is_told_synced() {
+async fn written_positions_are_reported_as_synced() {
     for mode in [SyncMode::Always, SyncMode::Interval, SyncMode::Never] {
         let directory = tempfile::tempdir().unwrap();
         let (_, mut log) = failing(directory.path(), mode);
@@ -154,7 +154,7 @@ async fn what_was_written_is_told_synced() {
 }
 
 #[tokio::test]
-async fn a_failed_sync_is_told_and_refuses_until_a_new_segment_is_synced() {
+async fn a_failed_sync_is_reported_and_refuses_writes_until_a_new_segment_is_synced() {
     let directory = tempfile::tempdir().unwrap();
     let (fails, mut log) = failing(directory.path(), SyncMode::Always);
     let mut synced = log.synced();
@@ -189,7 +189,7 @@ async fn a_failed_sync_is_told_and_refuses_until_a_new_segment_is_synced() {
 }
 
 #[tokio::test]
-async fn after_a_failed_sync_a_new_segment_is_tried_though_nobody_writes() {
+async fn after_a_failed_sync_a_new_segment_is_tried_without_any_write() {
     let directory = tempfile::tempdir().unwrap();
     let (fails, mut log) = failing(directory.path(), SyncMode::Interval);
     let failure_notify = log.failure_notify();
@@ -209,7 +209,7 @@ async fn after_a_failed_sync_a_new_segment_is_tried_though_nobody_writes() {
 }
 
 #[test]
-fn after_a_failed_write_the_next_is_tried_though_nobody_writes() {
+fn after_a_failed_write_another_is_tried_without_any_publish() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
     world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 10));
@@ -224,7 +224,7 @@ fn after_a_failed_write_the_next_is_tried_though_nobody_writes() {
 }
 
 #[test]
-fn the_parents_of_new_folders_are_synced() {
+fn parents_of_new_directories_are_synced() {
     use std::os::unix::fs::MetadataExt;
     let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
     for (mode, is_synced) in [(SyncMode::Always, true), (SyncMode::Interval, true), (SyncMode::Never, false)] {
@@ -245,7 +245,7 @@ fn the_parents_of_new_folders_are_synced() {
 }
 
 #[tokio::test]
-async fn a_sync_that_failed_during_a_relocation_keeps_segments_only_until_they_are_drained() {
+async fn a_sync_that_fails_during_a_relocation_keeps_segments_until_they_are_drained() {
     let directory = tempfile::tempdir().unwrap();
     let (fails, mut log) = failing(directory.path(), SyncMode::Always);
     let mut synced = log.synced();
@@ -281,7 +281,7 @@ async fn a_sync_that_failed_during_a_relocation_keeps_segments_only_until_they_a
 }
 
 #[tokio::test]
-async fn a_carried_message_is_synced_before_its_segment_goes() {
+async fn a_relocated_message_is_synced_before_its_segment_is_removed() {
     let directory = tempfile::tempdir().unwrap();
     let (fails, mut log) = failing(directory.path(), SyncMode::Always);
     let mut synced = log.synced();

@@ -56,7 +56,7 @@ fn files(path: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_log_opens_as_it_was_left() {
+fn a_reopened_log_has_the_same_contents() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Interval, 1 << 20);
     world.publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 10));
@@ -72,7 +72,7 @@ fn a_log_opens_as_it_was_left() {
 }
 
 #[test]
-fn files_are_the_owners() {
+fn files_are_accessible_only_to_their_owner() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("data");
@@ -86,7 +86,7 @@ fn files_are_the_owners() {
 }
 
 #[test]
-fn a_second_broker_is_refused() {
+fn a_second_broker_on_the_same_log_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let options = LogOptions::new(directory.path());
     let _first = DiskLog::open(&options).unwrap();
@@ -96,7 +96,7 @@ fn a_second_broker_is_refused() {
 }
 
 #[test]
-fn another_versions_log_is_refused() {
+fn a_log_of_another_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let mut header = SegmentHeader::new(1, Extent::default()).encode();
     header.truncate(28);
@@ -109,7 +109,7 @@ fn another_versions_log_is_refused() {
 }
 
 #[test]
-fn spent_segments_go_wherever_they_are() {
+fn segments_without_live_messages_are_removed_or_stripped() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Always, 50_000);
     for _ in 0..8 {
@@ -146,7 +146,7 @@ fn spent_segments_go_wherever_they_are() {
 /// Three small messages stay queued beside each large one that is finished: the log has no more
 /// than it needs.
 #[test]
-fn the_log_is_no_longer_than_twice_what_it_holds_and_a_few_segments() {
+fn the_log_has_at_most_twice_its_live_bytes_and_a_few_segments() {
     const SEGMENT: u32 = 200_000;
     let directory = fast_directory();
     let mut world = world(directory.path(), SyncMode::Never, SEGMENT);
@@ -173,7 +173,7 @@ fn the_log_is_no_longer_than_twice_what_it_holds_and_a_few_segments() {
 
 /// As above, with random sizes and a random order of finishing.
 #[test]
-fn the_log_is_no_longer_than_that_whatever_the_sizes_and_the_order() {
+fn the_log_stays_within_that_size_for_random_sizes_and_orders() {
     const SEGMENT: u32 = 20_000;
     let base = std::env::var("SEED").ok().map(|seed| seed.parse().expect("SEED is a number"));
     for seed in base.map_or(0..10, |seed: u64| seed..seed + 1) {
@@ -214,7 +214,7 @@ fn a_batch_above_the_segment_size_has_a_segment_of_its_own() {
 }
 
 #[test]
-fn nothing_else_is_read_than_bodies() {
+fn reading_at_a_wrong_location_or_length_fails() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Never, 1000);
     let location = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 10));

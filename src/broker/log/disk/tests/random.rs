@@ -11,7 +11,7 @@ const SEEDS: u64 = 40;
 const OPERATIONS: u32 = 400;
 
 #[test]
-fn random_operations_are_all_there_after_closing_and_after_a_crash() {
+fn random_operations_survive_reopening_and_crashes() {
     let base = std::env::var("SEED").ok().map(|seed| seed.parse().expect("SEED is a number"));
     let seeds = base.map_or(0..SEEDS, |seed: u64| seed..seed + 1);
     for seed in seeds {
