@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 /// Half of the bytes that are available to this process; the highest number if the system does not
 /// say.
-pub fn half_of_what_is_left() -> usize {
+pub fn half_of_available_memory() -> usize {
     let read = |path: &Path| std::fs::read_to_string(path).ok();
-    usize::try_from(left(read) / 2).unwrap_or(usize::MAX)
+    usize::try_from(available_memory(read) / 2).unwrap_or(usize::MAX)
 }
 
 /// The smallest number of available bytes: of the machine, and of each control group (version 2).
-fn left(read: impl Fn(&Path) -> Option<String>) -> u64 {
-    let machine = read(Path::new("/proc/meminfo")).and_then(|text| available(&text));
+fn available_memory(read: impl Fn(&Path) -> Option<String>) -> u64 {
+    let machine = read(Path::new("/proc/meminfo")).and_then(|text| machine_memory(&text));
     let own = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     let own = PathBuf::from("/sys/fs/cgroup").join(own);
@@ -25,7 +25,7 @@ fn left(read: impl Fn(&Path) -> Option<String>) -> u64 {
 }
 
 /// The machine's available memory in bytes.
-fn available(meminfo: &str) -> Option<u64> {
+fn machine_memory(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
 }
@@ -50,10 +50,10 @@ mod tests {
                 Some(text.to_owned())
             }
         };
-        assert_eq!(left(files("max\n", "max\n")), 4_096_000);
-        assert_eq!(left(files("3000\n", "max\n")), 2_000);
-        assert_eq!(left(files("3000\n", "1500\n")), 500);
-        assert_eq!(left(files("500\n", "max\n")), 0);
-        assert_eq!(left(|_| None), u64::MAX);
+        assert_eq!(available_memory(files("max\n", "max\n")), 4_096_000);
+        assert_eq!(available_memory(files("3000\n", "max\n")), 2_000);
+        assert_eq!(available_memory(files("3000\n", "1500\n")), 500);
+        assert_eq!(available_memory(files("500\n", "max\n")), 0);
+        assert_eq!(available_memory(|_| None), u64::MAX);
     }
 }

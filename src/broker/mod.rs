@@ -242,8 +242,8 @@ impl Broker {
     }
 
     /// Reads the state.
-    pub fn look<R>(&self, look: impl FnOnce(&BrokerState) -> R) -> R {
-        look(&self.lock().state)
+    pub fn with_state<R>(&self, read: impl FnOnce(&BrokerState) -> R) -> R {
+        read(&self.lock().state)
     }
 
     /// `OK`, or `NOK - ` and the reason why publishing fails.
@@ -265,7 +265,7 @@ impl Broker {
 
     /// Sets the nsqlookupds to register with (`HOST:PORT` of their TCP protocol).
     pub fn register_with(&self, addresses: Vec<String>) {
-        self.change(|state, _| state.ask_for_channels(!addresses.is_empty()));
+        self.change(|state, _| state.await_known_channels(!addresses.is_empty()));
         self.lookupds.send_replace(addresses);
     }
 

@@ -19,7 +19,7 @@ pub(super) async fn create_topic(State(api): ApiState, query: RequestQuery) -> A
 }
 
 pub(super) async fn delete_topic(State(api): ApiState, query: RequestQuery) -> ApiResult {
-    let topic = existing(&query)?;
+    let topic = existing_topic(&query)?;
     api.broker.administer(|state, _| state.delete_topic(&topic)).await??;
     Ok(nothing())
 }
@@ -31,13 +31,13 @@ pub(super) async fn empty_topic(State(api): ApiState, query: RequestQuery) -> Ap
 }
 
 pub(super) async fn pause_topic(State(api): ApiState, query: RequestQuery) -> ApiResult {
-    let topic = existing(&query)?;
+    let topic = existing_topic(&query)?;
     api.broker.administer(|state, now| state.pause_topic(&topic, true, now)).await??;
     Ok(nothing())
 }
 
 pub(super) async fn unpause_topic(State(api): ApiState, query: RequestQuery) -> ApiResult {
-    let topic = existing(&query)?;
+    let topic = existing_topic(&query)?;
     api.broker.administer(|state, now| state.pause_topic(&topic, false, now)).await??;
     Ok(nothing())
 }
@@ -84,7 +84,7 @@ async fn pause(api: &HttpApi, topic: &TopicName, channel: &ChannelName, paused: 
 
 /// The name of a topic that the request does not create; an invalid name is reported as a missing
 /// topic.
-fn existing(query: &RequestQuery) -> Result<TopicName, ApiError> {
+fn existing_topic(query: &RequestQuery) -> Result<TopicName, ApiError> {
     let name = query.get("topic").ok_or_else(|| ApiError::new(400, "MISSING_ARG_TOPIC"))?;
     TopicName::new(name).map_err(|_| Missing::Topic.into())
 }

@@ -37,7 +37,7 @@ pub(super) async fn metrics(State(api): State<Arc<HttpApi>>) -> Response {
     let look = |state: &crate::broker::state::BrokerState| {
         (state.topic_stats(&StatsSelection::default()), state.log_usage(), state.index_memory())
     };
-    let (topics, usage, index) = api.broker.look(look);
+    let (topics, usage, index) = api.broker.with_state(look);
     let mut out = String::new();
     let version = env!("CARGO_PKG_VERSION");
     let healthy = i128::from(api.broker.health() == "OK");

@@ -16,7 +16,7 @@ use crate::broker::state::ChannelPublishError;
 use crate::proto::{Bodies, Command, ErrorCode, Limits, ProtocolError, TopicName};
 
 /// Time limit for a request's body.
-const BODY_TIME: Duration = Duration::from_secs(60);
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) async fn publish(
     State(api): State<Arc<HttpApi>>,
@@ -81,7 +81,7 @@ pub(super) async fn publish_many(
 /// Reads the whole body, up to the limit.
 async fn read(body: Body, headers: &HeaderMap, limit: u32, too_large: &str) -> Result<Bytes, ApiError> {
     refuse_too_large(headers, limit, too_large)?;
-    match tokio::time::timeout(BODY_TIME, to_bytes(body, limit as usize)).await {
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, limit as usize)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) => {
             use std::error::Error;

@@ -9,11 +9,12 @@ use serde::Serialize;
 use crate::broker::state::{BrokerPublishError, Missing};
 use crate::proto::stats::ErrorBody;
 
-const API: (HeaderName, HeaderValue) =
+const API_HEADER: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-nsq-content-type"), HeaderValue::from_static("nsq; version=1.0"));
-const JSON: (HeaderName, HeaderValue) =
+const JSON_TYPE: (HeaderName, HeaderValue) =
     (header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
-const TEXT: (HeaderName, HeaderValue) = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+const TEXT_TYPE: (HeaderName, HeaderValue) =
+    (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
 
 /// Result of a request.
 pub(super) type ApiResult = Result<Response, ApiError>;
@@ -69,16 +70,16 @@ impl From<BrokerPublishError> for ApiError {
 
 /// Success with an empty body.
 pub(super) fn nothing() -> Response {
-    [API].into_response()
+    [API_HEADER].into_response()
 }
 
 /// Response with plain text.
 pub(super) fn text(text: impl Into<String>) -> Response {
-    ([API, TEXT], text.into()).into_response()
+    ([API_HEADER, TEXT_TYPE], text.into()).into_response()
 }
 
 /// Response with a value as JSON.
 pub(super) fn json(value: &impl Serialize) -> Response {
     let body = serde_json::to_vec(value).expect("what is answered has only string keys");
-    ([API, JSON], body).into_response()
+    ([API_HEADER, JSON_TYPE], body).into_response()
 }

@@ -11,7 +11,7 @@ use crate::broker::socket::{BrokerListener, ClientSocket};
 use crate::http::{Manners, Places, connection};
 
 /// Limits of a connection; headers are written in title case, as by Go's server.
-const MANNERS: Manners = Manners {
+const CONNECTION_LIMITS: Manners = Manners {
     head_time: Duration::from_secs(60),
     write_time: Duration::from_secs(15),
     life: None,
@@ -38,8 +38,8 @@ pub async fn serve(
         let (service, stop) = (TowerToHyperService::new(router.clone()), stop.clone());
         tasks.spawn(async move {
             match socket {
-                ClientSocket::Tcp(stream) => connection(service, stream, MANNERS, place, stop).await,
-                ClientSocket::Unix(stream) => connection(service, stream, MANNERS, place, stop).await,
+                ClientSocket::Tcp(stream) => connection(service, stream, CONNECTION_LIMITS, place, stop).await,
+                ClientSocket::Unix(stream) => connection(service, stream, CONNECTION_LIMITS, place, stop).await,
             }
         });
     }

@@ -31,7 +31,7 @@ pub(super) async fn stats(State(api): State<Arc<HttpApi>>, query: RequestQuery) 
             state.max_index_memory(),
         )
     };
-    let (topics, producers, usage, index, max_index) = api.broker.look(look);
+    let (topics, producers, usage, index, max_index) = api.broker.with_state(look);
     let stats = Stats {
         version: VERSION.to_owned(),
         health: api.broker.health(),
@@ -79,7 +79,7 @@ fn write_text(out: &mut String, stats: &Stats, uptime: Duration) -> std::fmt::Re
     let start = std::time::UNIX_EPOCH + Duration::from_secs(stats.start_time.unsigned_abs());
     writeln!(out, "nsqd v{VERSION} (mqueue v{})", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "start_time {}", humantime::format_rfc3339_seconds(start))?;
-    writeln!(out, "uptime {}", as_go(uptime))?;
+    writeln!(out, "uptime {}", go_duration(uptime))?;
     writeln!(out, "\nHealth: {}", stats.health)?;
     if let Some(memory) = &stats.memory {
         write_memory(out, memory)?;
@@ -157,11 +157,11 @@ fn write_client(out: &mut String, client: &ClientStats) -> std::fmt::Result {
         let topics: Vec<_> = client.pub_counts.iter().map(|p| format!("{}={}", p.topic, p.count)).collect();
         write!(out, "[V2 {name:<21}] msgs: {total:<8} topics: {} ", topics.join(","))?;
     }
-    writeln!(out, "connected: {}", as_go(connected))
+    writeln!(out, "connected: {}", go_duration(connected))
 }
 
 /// Formats a duration like Go: `1h2m3.5s`.
-fn as_go(time: Duration) -> String {
+fn go_duration(time: Duration) -> String {
     let decimal = |whole: u64, fraction: String| {
         let number = format!("{whole}.{fraction}");
         number.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -199,7 +199,7 @@ mod tests {
             (60_000_000_000, "1m0s"),
             (3_723_500_000_000, "1h2m3.5s"),
         ] {
-            assert_eq!(as_go(Duration::from_nanos(nanos)), text);
+            assert_eq!(go_duration(Duration::from_nanos(nanos)), text);
         }
     }
 }

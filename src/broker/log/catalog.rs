@@ -68,7 +68,7 @@ impl Catalog {
     }
 
     /// True for changes that [`Catalog::apply`] acts on.
-    pub(super) fn heeds(change: &Change) -> bool {
+    pub(super) fn affects(change: &Change) -> bool {
         match change {
             Change::TopicCreated(..)
             | Change::TopicDeleted(_)
@@ -103,7 +103,7 @@ impl Catalog {
     }
 
     /// Records that `count` message ids from `first` on were written.
-    pub(super) fn saw_ids(&mut self, first: u64, count: u64) {
+    pub(super) fn add_ids(&mut self, first: u64, count: u64) {
         self.last_id = self.last_id.max(first.saturating_add(count.saturating_sub(1)));
     }
 

@@ -27,7 +27,7 @@ use super::payload::BATCH_HEAD_BYTES;
 use super::record::RECORD_HEADER_BYTES;
 use super::reserve::Reserve;
 use super::segment::{Extent, Segment, SegmentHeader, file_path};
-use super::segments::{Reclaimable, Segments, WORTH_STRIPPING};
+use super::segments::{MIN_STRIPPED, Reclaimable, Segments};
 use super::sync::{Removal, Synced, Syncer};
 use super::write_batch::WriteBatch;
 use super::{Change, DiskSpace, Log, LogLocation, LogUsage, PublishedBatch, Relocated, SyncMode};
@@ -35,11 +35,11 @@ use crate::proto::Bodies;
 
 /// Minimum interval between attempts to continue after a failed sync (with a new segment) or a
 /// failed write.
-const RETRY: Duration = Duration::from_secs(1);
-/// After a failed write, more bytes of changes than this are retried at most every [`RETRY_NOTES`],
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// After a failed write, more bytes of changes than this are retried at most every [`LARGE_RETRY_INTERVAL`],
 /// because each attempt checksums all of them.
-const MANY_NOTES: usize = 64 << 10;
-const RETRY_NOTES: Duration = Duration::from_millis(100);
+const LARGE_RETRY: usize = 64 << 10;
+const LARGE_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Options of a log on a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,9 +59,9 @@ pub struct LogOptions {
 }
 
 /// On a small disk, a segment is at most the disk's size divided by this.
-const SEGMENTS_OF_A_DISK: u64 = 64;
+const MIN_SEGMENTS_PER_DISK: u64 = 64;
 /// Minimum size of a segment, however small the disk is.
-const LEAST_SEGMENT: u64 = 64 << 10;
+const MIN_SEGMENT_BYTES: u64 = 64 << 10;
 
 impl LogOptions {
     /// Default size of a segment.
@@ -86,13 +86,13 @@ impl LogOptions {
 
     /// The segment size for the disk of `path`.
     fn fitting_segment_bytes(&self, path: &Path) -> u32 {
-        let most = (disk_bytes(path) / SEGMENTS_OF_A_DISK).max(LEAST_SEGMENT);
+        let most = (disk_bytes(path) / MIN_SEGMENTS_PER_DISK).max(MIN_SEGMENT_BYTES);
         u32::try_from(most).unwrap_or(u32::MAX).min(self.segment_bytes)
     }
 
     /// The reserve size for the disk of `path`.
     fn reserve_bytes(&self, path: &Path) -> u64 {
-        self.reserve_bytes.min((disk_bytes(path) * 2 / SEGMENTS_OF_A_DISK).max(LEAST_SEGMENT))
+        self.reserve_bytes.min((disk_bytes(path) * 2 / MIN_SEGMENTS_PER_DISK).max(MIN_SEGMENT_BYTES))
     }
 }
 
@@ -114,15 +114,15 @@ fn free_bytes(path: &Path) -> u64 {
 /// The size of the file system; as large as possible if unknown.
 fn disk_bytes(path: &Path) -> u64 {
     let bytes = nix::sys::statvfs::statvfs(path).map(|fs| fs.blocks().saturating_mul(fs.fragment_size()));
-    bytes.unwrap_or(u64::MAX / SEGMENTS_OF_A_DISK)
+    bytes.unwrap_or(u64::MAX / MIN_SEGMENTS_PER_DISK)
 }
 
 /// The reason why publishing is refused on a full disk.
-const FULL: &str = "the disk is full; the reserved space is for finishing and deleting messages";
+const DISK_FULL: &str = "the disk is full; the reserved space is for finishing and deleting messages";
 
 /// On a full disk, segments with at most this many live bytes are relocated even if the reserve is
 /// used up.
-const LEAST_ROOM: u64 = 16 << 10;
+const MIN_RELOCATION: u64 = 16 << 10;
 
 /// True if the disk is full, or the user's quota used up.
 fn is_full(error: &io::Error) -> bool {
@@ -206,7 +206,7 @@ impl DiskLog {
         self.position += u64::from(length);
         let notes = self.outgoing.noted();
         self.outgoing.clear().iter().for_each(|change| self.catalog.apply(change));
-        self.segments.grew(self.segment.extent());
+        self.segments.grow_newest(self.segment.extent());
         if notes > 0 {
             self.segments.contents().into_iter().for_each(|contents| contents.notes += notes as u64);
         }
@@ -217,7 +217,7 @@ impl DiskLog {
     /// Fails if the last write failed and it is too early to try again.
     fn check_retry(&self) -> io::Result<()> {
         match &self.failed {
-            Some((when, kind, why)) if self.outgoing.noted() > MANY_NOTES && when.elapsed() < RETRY_NOTES => {
+            Some((when, kind, why)) if self.outgoing.noted() > LARGE_RETRY && when.elapsed() < LARGE_RETRY_INTERVAL => {
                 Err(io::Error::new(*kind, why.clone()))
             }
             Some(_) | None => Ok(()),
@@ -226,15 +226,15 @@ impl DiskLog {
 
     /// Finds out, after a failed write, whether writing works again. Noted changes are not written
     /// here, but by [`Log::flush`].
-    fn write_again(&mut self) {
-        let is_due = self.failed.as_ref().is_some_and(|(last, ..)| last.elapsed() >= RETRY);
+    fn probe_write(&mut self) {
+        let is_due = self.failed.as_ref().is_some_and(|(last, ..)| last.elapsed() >= RETRY_INTERVAL);
         match self.was_full {
-            Some(length) if free_bytes(&self.path) >= length + LEAST_SEGMENT => {
+            Some(length) if free_bytes(&self.path) >= length + MIN_SEGMENT_BYTES => {
                 (self.was_full, self.failed) = (None, None);
             }
             None if is_due && self.outgoing.is_empty() => {
                 let mark = self.outgoing.mark();
-                self.outgoing.nothing();
+                self.outgoing.push_empty_changes();
                 if self.write(false).is_err() {
                     self.outgoing.rewind(mark);
                 }
@@ -247,7 +247,7 @@ impl DiskLog {
     fn check_room(&mut self) -> io::Result<()> {
         match self.reserve.is_whole() || self.reserve.restore() {
             true => Ok(()),
-            false => Err(io::Error::new(io::ErrorKind::StorageFull, FULL)),
+            false => Err(io::Error::new(io::ErrorKind::StorageFull, DISK_FULL)),
         }
     }
 
@@ -263,27 +263,27 @@ impl DiskLog {
             for (number, stripped) in self.syncer.take_stripped() {
                 self.stripping -= 1;
                 match stripped {
-                    Ok(end) => self.segments.shrank(Extent { number, end }),
+                    Ok(end) => self.segments.shrink(Extent { number, end }),
                     Err(error) if is_full(&error) => {
                         has_room |= self.reserve.give(0);
-                        self.segments.strip_again(number);
+                        self.segments.allow_stripping_again(number);
                     }
                     Err(_) => {}
                 }
             }
             // without room, they are stripped when the next segment is removed
             if has_room {
-                self.remove_spent();
+                self.remove_dead_segments();
             }
         }
         if !self.reserve.is_whole() {
             self.reserve.restore();
         }
         let written = self.segment.written();
-        let is_long = written >= self.segment_bytes / 4 || (self.is_full() && written >= WORTH_STRIPPING);
+        let is_long = written >= self.segment_bytes / 4 || (self.is_full() && written >= MIN_STRIPPED);
         let is_of_no_use = |log: &Self| match log.is_full() {
             true => log.segments.is_newest_wasteful(),
-            false => log.segments.is_newest_spent(),
+            false => log.segments.is_newest_dead(),
         };
         if is_long && self.is_recovered && is_of_no_use(self) {
             while let Err(error) = self.begin_segment() {
@@ -291,7 +291,7 @@ impl DiskLog {
                     return;
                 }
             }
-            self.remove_spent();
+            self.remove_dead_segments();
         }
     }
 
@@ -302,7 +302,7 @@ impl DiskLog {
             return Ok(());
         }
         let Some(failure) = self.syncer.failure(self.segment.extent().number) else { return Ok(()) };
-        let is_due = self.retry.is_none_or(|last| last.elapsed() >= RETRY);
+        let is_due = self.retry.is_none_or(|last| last.elapsed() >= RETRY_INTERVAL);
         if failure.needs_segment && is_due {
             self.retry = Some(Instant::now());
             self.begin_segment()?;
@@ -329,7 +329,7 @@ impl DiskLog {
         self.segments.push(self.segment.extent());
         self.syncer.created(&self.segment, self.position);
         tracing::debug!(segment = number, after = previous.number, "segment begun");
-        self.remove_spent();
+        self.remove_dead_segments();
         Ok(())
     }
 
@@ -338,11 +338,11 @@ impl DiskLog {
         self.stripping == 0 && self.syncer.has_removed()
     }
 
-    fn remove_spent(&mut self) {
+    fn remove_dead_segments(&mut self) {
         if !self.is_recovered {
             return;
         }
-        for Reclaimable { extent, moved, all_but } in self.segments.take_spent() {
+        for Reclaimable { extent, moved, all_but } in self.segments.take_reclaimable() {
             let moved = moved.unwrap_or(self.position);
             // The catalog of the removed segment is in the newest segment's Snapshot.
             let from = moved.min(self.snapshot.saturating_sub(1));
@@ -360,20 +360,20 @@ impl Log for DiskLog {
         }
         let mark = self.outgoing.mark();
         let noted = self.outgoing.len();
-        self.outgoing.batch(batch);
+        self.outgoing.push_batch(batch);
         let length = self.outgoing.len() as u64;
         let written = self.write(true);
         self.was_full = written.as_ref().is_err_and(is_full).then_some(length);
         let begin = written.inspect_err(|_| self.outgoing.rewind(mark))?;
         let count = u64::from(batch.bodies.count());
-        self.catalog.saw_ids(batch.first, count);
-        self.segments.contents().into_iter().for_each(|contents| contents.saw(batch.first, count));
+        self.catalog.add_ids(batch.first, count);
+        self.segments.contents().into_iter().for_each(|contents| contents.add_ids(batch.first, count));
         let record = begin.offset + noted as u32;
         Ok(Some(LogLocation { offset: record + (RECORD_HEADER_BYTES + BATCH_HEAD_BYTES) as u32, record, ..begin }))
     }
 
     fn note(&mut self, change: &Change) {
-        self.outgoing.change(change);
+        self.outgoing.push_change(change);
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -391,14 +391,14 @@ impl Log for DiskLog {
         }
         let mark = self.outgoing.mark();
         let noted = self.outgoing.len();
-        let body = self.outgoing.relocated(messages);
+        let body = self.outgoing.push_relocated(messages);
         let position = self.position;
         let begin = self.write(is_new).inspect_err(|_| self.outgoing.rewind(mark))?;
         let count = u64::from(messages.bodies.count());
-        self.catalog.saw_ids(messages.first, count);
-        self.segments.contents().into_iter().for_each(|contents| contents.saw(messages.first, count));
+        self.catalog.add_ids(messages.first, count);
+        self.segments.contents().into_iter().for_each(|contents| contents.add_ids(messages.first, count));
         if let Some(from) = messages.from {
-            self.segments.moved(from, position);
+            self.segments.note_relocation(from, position);
         }
         Ok(Some(LogLocation { offset: begin.offset + body as u32, record: begin.offset + noted as u32, ..begin }))
     }
@@ -408,7 +408,7 @@ impl Log for DiskLog {
         let end = self.segments.end(location.segment).unwrap_or(0);
         self.reader.read(location, length, count, end).inspect_err(|error| {
             let is_damage = error.kind() == io::ErrorKind::InvalidData || reader::is_device_error(error);
-            if is_damage && self.segments.damaged(location.segment) {
+            if is_damage && self.segments.mark_damaged(location.segment) {
                 keep_damaged(&self.path, location.segment);
             }
         })
@@ -420,13 +420,13 @@ impl Log for DiskLog {
 
     fn spent(&mut self, segment: u32, messages: u32, bytes: u64) {
         if self.segments.spent(segment, messages, bytes) {
-            self.remove_spent();
+            self.remove_dead_segments();
         }
     }
 
     fn recovered(&mut self) {
         self.is_recovered = true;
-        self.remove_spent();
+        self.remove_dead_segments();
         self.tidy();
     }
 
@@ -435,7 +435,7 @@ impl Log for DiskLog {
         if is_full && !self.is_tidy() {
             return None; // pending removals make room
         }
-        let limit = if is_full { (self.reserve.left() / 2).max(LEAST_ROOM) } else { u64::MAX };
+        let limit = if is_full { (self.reserve.left() / 2).max(MIN_RELOCATION) } else { u64::MAX };
         self.segments.compaction_candidate(is_full, limit, Instant::now())
     }
 
@@ -458,9 +458,9 @@ impl Log for DiskLog {
             return Some(failure.why.to_string());
         }
         if !self.reserve.is_whole() && !self.reserve.restore() {
-            return Some(FULL.to_owned());
+            return Some(DISK_FULL.to_owned());
         }
-        self.write_again();
+        self.probe_write();
         self.failed.as_ref().map(|(_, _, why)| why.clone())
     }
 

@@ -43,7 +43,7 @@ pub(super) struct Replay {
 impl Replay {
     /// Replays the record at `at` of a segment. Fails, having replayed a part of it, if the record
     /// is malformed.
-    pub(super) fn take(
+    pub(super) fn replay_record(
         &mut self,
         segment: u32,
         at: usize,
@@ -102,15 +102,15 @@ impl Replay {
         }
         let BatchHead { topic, timestamp, due, first, count, .. } = head;
         let location = location(segment, at, RECORD_HEADER_BYTES + BATCH_HEAD_BYTES)?;
-        self.contents.entry(segment).or_default().saw(first, count.into());
+        self.contents.entry(segment).or_default().add_ids(first, count.into());
         if let Some(length) = lengths.first().copied() {
             let message = ReplayedMessage { topic, timestamp, location, length, due, born: self.now, copies };
             if self.is_held(first, count, &message) {
                 self.messages.insert_together(first, message, lengths);
             }
         }
-        self.catalog.saw_ids(head.first, head.count.into());
-        if self.messages.have_doubled() {
+        self.catalog.add_ids(head.first, head.count.into());
+        if self.messages.is_sweep_due() {
             self.sweep();
         }
         Ok(())
@@ -120,7 +120,7 @@ impl Replay {
         let mut fields = PayloadReader(payload);
         let CarriedHead { topic, id, timestamp, due, copies } = CarriedHead::read(&mut fields)?;
         let location = location(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
-        self.contents.entry(segment).or_default().saw(id, 1);
+        self.contents.entry(segment).or_default().add_ids(id, 1);
         let length = fields.body()?;
         self.now += 1;
         let copies = if copies.is_empty() { ReplayedCopies::Topic } else { ReplayedCopies::Each(copies) };
@@ -128,7 +128,7 @@ impl Replay {
         if self.is_held(id, 1, &message) {
             self.messages.insert(id, message);
         }
-        self.catalog.saw_ids(id, 1);
+        self.catalog.add_ids(id, 1);
         Ok(())
     }
 
@@ -137,7 +137,7 @@ impl Replay {
         let RelocatedHead { batch, copies } = RelocatedHead::read(&mut fields)?;
         let BatchHead { topic, first, timestamp, due, holder, count } = batch;
         let mut location = location(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
-        self.contents.entry(segment).or_default().saw(first, count.into());
+        self.contents.entry(segment).or_default().add_ids(first, count.into());
         self.now += 1;
         for index in 0..count {
             let (id, length) = (first + u64::from(index), fields.body()?);
@@ -153,7 +153,7 @@ impl Replay {
                 ReplayedCopies::Each(copies) if copies.is_empty() => {}
                 ReplayedCopies::Each(_) | ReplayedCopies::Fresh(_) => {
                     let (catalog, emptied) = (&self.catalog, &self.emptied);
-                    self.messages.relocate(id, message, |channel, born| is_there(catalog, emptied, channel, born));
+                    self.messages.relocate(id, message, |channel, born| copy_exists(catalog, emptied, channel, born));
                 }
                 ReplayedCopies::Topic => {
                     self.is_held(id, 1, &message);
@@ -162,8 +162,8 @@ impl Replay {
             }
             location.offset = location.offset.checked_add(Bodies::SIZE as u32 + length).ok_or(MalformedRecord)?;
         }
-        self.catalog.saw_ids(first, count.into());
-        if self.messages.have_doubled() {
+        self.catalog.add_ids(first, count.into());
+        if self.messages.is_sweep_due() {
             self.sweep();
         }
         Ok(())
@@ -213,14 +213,14 @@ impl Replay {
     /// Removes messages of deleted topics, and copies of deleted or emptied channels.
     fn sweep(&mut self) {
         let (catalog, emptied) = (&self.catalog, &self.emptied);
-        let has = |channel, born| is_there(catalog, emptied, channel, born);
+        let has = |channel, born| copy_exists(catalog, emptied, channel, born);
         self.messages.retain(|message| catalog.topics.contains_key(&message.topic) && message.keep_copies(has));
         self.emptied.retain(|channel, _| catalog.owners.contains_key(channel));
     }
 }
 
 /// True if a channel still has its copies from `born`: it exists, and was not emptied since.
-fn is_there(catalog: &Catalog, emptied: &HashMap<ChannelId, u64>, channel: ChannelId, born: u64) -> bool {
+fn copy_exists(catalog: &Catalog, emptied: &HashMap<ChannelId, u64>, channel: ChannelId, born: u64) -> bool {
     catalog.owners.contains_key(&channel) && emptied.get(&channel).is_none_or(|then| *then < born)
 }
 

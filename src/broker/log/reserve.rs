@@ -16,9 +16,9 @@ use nix::fcntl::posix_fallocate;
 /// The file's name.
 pub(super) const NAME: &str = "reserve";
 /// Minimum interval between attempts to lengthen the file, also after it was shortened.
-const RETRY: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// The file is shortened in steps of at least this fraction of its size.
-const PIECES: u64 = 8;
+const STEPS: u64 = 8;
 
 /// The reserve file.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Reserve {
 
     /// Frees space for `bytes` bytes; false if no space is left in the reserve.
     pub(super) fn give(&mut self, bytes: u64) -> bool {
-        let left = self.left.saturating_sub(bytes.max(self.size / PIECES));
+        let left = self.left.saturating_sub(bytes.max(self.size / STEPS));
         if self.left == 0 || self.file.set_len(left).is_err() {
             return false;
         }
@@ -74,12 +74,12 @@ impl Reserve {
         if self.is_whole() {
             return true;
         }
-        if self.tried.is_some_and(|last| last.elapsed() < RETRY) {
+        if self.tried.is_some_and(|last| last.elapsed() < RETRY_INTERVAL) {
             return false;
         }
         self.tried = Some(Instant::now());
         while !self.is_whole() {
-            let more = self.size.min(self.left + self.size / PIECES + 1);
+            let more = self.size.min(self.left + self.size / STEPS + 1);
             if posix_fallocate(&self.file, 0, i64::try_from(more).unwrap_or(i64::MAX)).is_err() {
                 // free what was allocated before the failure
                 let _ = self.file.set_len(self.left);

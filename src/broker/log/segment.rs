@@ -245,17 +245,17 @@ impl Segment {
     pub(super) fn append(&mut self, mut slices: &mut [IoSlice<'_>], length: u32) -> io::Result<()> {
         while !slices.is_empty() {
             match (&*self.file).write_vectored(slices) {
-                Ok(0) => return Err(self.take_back(io::ErrorKind::WriteZero.into())),
+                Ok(0) => return Err(self.undo_write(io::ErrorKind::WriteZero.into())),
                 Ok(written) => IoSlice::advance_slices(&mut slices, written),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.take_back(error)),
+                Err(error) => return Err(self.undo_write(error)),
             }
         }
         self.end += length;
         Ok(())
     }
 
-    fn take_back(&mut self, error: io::Error) -> io::Error {
+    fn undo_write(&mut self, error: io::Error) -> io::Error {
         self.is_abandoned = self.file.set_len(self.end.into()).is_err();
         error
     }

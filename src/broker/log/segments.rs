@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use super::segment::Extent;
 
 /// A log with at most this many segments is not compacted, unless the disk is full.
-const FEW: usize = 4;
+const MIN_SEGMENTS: usize = 4;
 /// Minimum size of a segment for stripping.
-pub(super) const WORTH_STRIPPING: u32 = 8 << 10;
+pub(super) const MIN_STRIPPED: u32 = 8 << 10;
 /// A segment with messages that cannot be relocated is excluded from compaction for this long; if
 /// they cannot be read, for twice as long each time.
-const POSTPONED: Duration = Duration::from_secs(60);
-const MOST_DOUBLINGS: u32 = 6;
+const POSTPONEMENT: Duration = Duration::from_secs(60);
+const MAX_DOUBLINGS: u32 = 6;
 
 /// A range of message ids, both ends included.
 pub(super) type IdRange = (u64, u64);
@@ -28,7 +28,7 @@ pub(super) struct SegmentContents {
 
 impl SegmentContents {
     /// Adds `count` message ids from `first` on.
-    pub(super) fn saw(&mut self, first: u64, count: u64) {
+    pub(super) fn add_ids(&mut self, first: u64, count: u64) {
         let last = first.saturating_add(count.saturating_sub(1));
         self.ids = Some(self.ids.map_or((first, last), |(low, high)| (low.min(first), high.max(last))));
     }
@@ -77,17 +77,17 @@ pub(super) struct Reclaimable {
 impl Segments {
     /// Appends a new segment.
     pub(super) fn push(&mut self, extent: Extent) {
-        self.push_read(extent, SegmentContents::default(), false);
+        self.push_recovered(extent, SegmentContents::default(), false);
     }
 
     /// Appends a segment that was read.
-    pub(super) fn push_read(&mut self, extent: Extent, contents: SegmentContents, is_damaged: bool) {
+    pub(super) fn push_recovered(&mut self, extent: Extent, contents: SegmentContents, is_damaged: bool) {
         self.bytes += u64::from(extent.end);
         self.list.push_back(SegmentUsage { extent, contents, is_damaged, ..SegmentUsage::default() });
     }
 
     /// Sets the new length of the newest segment.
-    pub(super) fn grew(&mut self, extent: Extent) {
+    pub(super) fn grow_newest(&mut self, extent: Extent) {
         let newest = self.list.back_mut().filter(|entry| entry.extent.number == extent.number);
         let entry = newest.expect("the newest segment is the one that grows");
         self.bytes += u64::from(extent.end - entry.extent.end);
@@ -100,7 +100,7 @@ impl Segments {
     }
 
     /// Sets the new length of a stripped segment.
-    pub(super) fn shrank(&mut self, extent: Extent) {
+    pub(super) fn shrink(&mut self, extent: Extent) {
         if let Some(entry) = find(&mut self.list, extent.number) {
             self.bytes -= u64::from(entry.extent.end.saturating_sub(extent.end));
             entry.extent.end = entry.extent.end.min(extent.end);
@@ -109,7 +109,7 @@ impl Segments {
     }
 
     /// Makes a segment eligible again for stripping, which failed on a full disk.
-    pub(super) fn strip_again(&mut self, number: u32) {
+    pub(super) fn allow_stripping_again(&mut self, number: u32) {
         if let Some(entry) = find(&mut self.list, number) {
             entry.stripped = None;
         }
@@ -145,7 +145,7 @@ impl Segments {
     }
 
     /// Records that a message of a segment was relocated to this position.
-    pub(super) fn moved(&mut self, number: u32, position: u64) {
+    pub(super) fn note_relocation(&mut self, number: u32, position: u64) {
         if let Some(entry) = find(&mut self.list, number) {
             entry.moved.get_or_insert(position);
         }
@@ -154,7 +154,7 @@ impl Segments {
     /// Takes the segments that can be removed or stripped. From the oldest on, segments without
     /// live messages are removed. Later ones without live messages are stripped: they keep their
     /// changes of messages in older segments. The newest stays.
-    pub(super) fn take_spent(&mut self) -> Vec<Reclaimable> {
+    pub(super) fn take_reclaimable(&mut self) -> Vec<Reclaimable> {
         let mut spent = Vec::new();
         while self.list.len() > 1 && self.list[0].messages == 0 {
             let Some(oldest) = self.list.pop_front() else { break };
@@ -173,7 +173,7 @@ impl Segments {
     }
 
     /// True if the newest segment has no live message.
-    pub(super) fn is_newest_spent(&self) -> bool {
+    pub(super) fn is_newest_dead(&self) -> bool {
         self.list.back().is_some_and(|newest| newest.messages == 0)
     }
 
@@ -187,7 +187,7 @@ impl Segments {
     pub(super) fn is_wasteful(&self, is_full: bool) -> bool {
         match is_full {
             true => self.bytes > self.held + self.held / 4,
-            false => self.list.len() > FEW && self.bytes > 2 * self.held,
+            false => self.list.len() > MIN_SEGMENTS && self.bytes > 2 * self.held,
         }
     }
 
@@ -213,13 +213,13 @@ impl Segments {
     /// Excludes a segment from compaction for a while.
     pub(super) fn postpone_compaction(&mut self, number: u32, now: Instant) {
         if let Some(entry) = find(&mut self.list, number) {
-            entry.postponed_until = Some(now + POSTPONED * (1 << entry.postponements.min(MOST_DOUBLINGS)));
+            entry.postponed_until = Some(now + POSTPONEMENT * (1 << entry.postponements.min(MAX_DOUBLINGS)));
             entry.postponements += u32::from(entry.is_damaged);
         }
     }
 
     /// Marks a segment as damaged; true if that was not known.
-    pub(super) fn damaged(&mut self, number: u32) -> bool {
+    pub(super) fn mark_damaged(&mut self, number: u32) -> bool {
         find(&mut self.list, number).is_some_and(|entry| !std::mem::replace(&mut entry.is_damaged, true))
     }
 
@@ -248,7 +248,7 @@ impl SegmentUsage {
             None => size.saturating_sub(notes) >= size / 4,
             Some(before) => older <= before / 2,
         };
-        self.messages == 0 && !self.is_damaged && is_new && self.extent.end >= WORTH_STRIPPING
+        self.messages == 0 && !self.is_damaged && is_new && self.extent.end >= MIN_STRIPPED
     }
 
     /// True if half of the bytes that were ever live are dead, or if the segment is mostly changes.
@@ -269,11 +269,11 @@ mod tests {
 
     const SIZE: u32 = 100_000;
 
-    fn five() -> Segments {
+    fn five_segments() -> Segments {
         let mut segments = Segments::default();
         for number in 1..=5 {
             segments.push(Extent { number, end: SIZE });
-            segments.contents().unwrap().saw(u64::from(number) * 10, 10);
+            segments.contents().unwrap().add_ids(u64::from(number) * 10, 10);
             segments.hold(number, 10, 90_000);
         }
         segments
@@ -285,24 +285,24 @@ mod tests {
 
     #[test]
     fn the_oldest_segment_is_removed_and_later_ones_keep_changes_of_older_messages() {
-        let mut segments = five();
+        let mut segments = five_segments();
         assert!(segments.spent(3, 10, 90_000));
         let (extent, all_but) = (Extent { number: 3, end: SIZE }, Some(vec![(10, 19), (20, 29)]));
-        assert_eq!(segments.take_spent(), [Reclaimable { extent, moved: None, all_but }]);
-        assert_eq!(segments.take_spent(), [], "it is stripped once");
-        segments.shrank(Extent { number: 3, end: 100 });
+        assert_eq!(segments.take_reclaimable(), [Reclaimable { extent, moved: None, all_but }]);
+        assert_eq!(segments.take_reclaimable(), [], "it is stripped once");
+        segments.shrink(Extent { number: 3, end: 100 });
         assert_eq!(segments.usage(), (400_100, 360_000, 5));
         assert!(segments.spent(1, 10, 90_000) && segments.spent(2, 10, 90_000));
         assert!(!segments.spent(5, 10, 90_000), "the newest is no reason to look");
         let gone: Vec<_> =
-            segments.take_spent().into_iter().map(|spent| (spent.extent.number, spent.all_but)).collect();
+            segments.take_reclaimable().into_iter().map(|spent| (spent.extent.number, spent.all_but)).collect();
         assert_eq!(gone, [(1, None), (2, None), (3, None)], "and never the newest");
         assert_eq!(segments.usage(), (200_000, 90_000, 2));
     }
 
     #[test]
     fn the_segment_with_the_smallest_live_fraction_is_compacted_first() {
-        let mut segments = five();
+        let mut segments = five_segments();
         assert_eq!(compaction_candidate(&segments, false), None);
         for (number, messages, bytes) in [(1, 4, 30_000), (2, 9, 88_000), (3, 9, 89_000), (4, 9, 80_000)] {
             segments.spent(number, messages, bytes);

@@ -16,7 +16,7 @@ use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, file_path};
 use super::segments::IdRange;
 
 /// Approximate maximum length of a record of changes.
-const FULL: usize = 1 << 20;
+const MAX_CHANGES_BYTES: usize = 1 << 20;
 
 /// Rewrites a segment with only the changes of messages in `keep`, and of topics and channels;
 /// returns its new length. `end` is its good length. `sync` is called with the new file before it
@@ -108,7 +108,7 @@ impl StrippedSegment {
             if is_needed(&change, keep) {
                 put_change(&mut self.changes, &change);
             }
-            if self.changes.len() >= FULL {
+            if self.changes.len() >= MAX_CHANGES_BYTES {
                 self.flush();
             }
         }

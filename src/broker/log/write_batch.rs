@@ -14,13 +14,13 @@ use super::{Change, PublishedBatch, Relocated, catalog::Catalog};
 use crate::proto::Bodies;
 
 /// Bodies of this many bytes or more are not copied.
-const LARGE: usize = 4096;
+const MIN_UNCOPIED: usize = 4096;
 /// A record of changes gets no more changes once it has this many bytes.
-const FULL: usize = 1 << 20;
+const MAX_CHANGES_BYTES: usize = 1 << 20;
 /// Superseded changes are dropped only when this many bytes of changes have gathered.
-const MANY: usize = 64 << 10;
+const MIN_CONDENSED: usize = 64 << 10;
 /// Capacity of the buffer that is kept for the next write.
-const KEPT: usize = 1 << 20;
+const KEPT_CAPACITY: usize = 1 << 20;
 
 /// Records whose headers are filled in when their segment is known.
 #[derive(Debug, Default)]
@@ -49,42 +49,42 @@ pub(super) struct WriteMark {
 
 impl WriteBatch {
     /// Adds a change.
-    pub(super) fn change(&mut self, change: &Change) {
+    pub(super) fn push_change(&mut self, change: &Change) {
         match self.records.last() {
-            Some((RecordKind::Changes, begin)) if self.bytes.len() - begin < FULL => {}
+            Some((RecordKind::Changes, begin)) if self.bytes.len() - begin < MAX_CHANGES_BYTES => {}
             _ => self.begin(RecordKind::Changes),
         }
         payload::put_change(&mut self.bytes, change);
-        if Catalog::heeds(change) {
+        if Catalog::affects(change) {
             self.catalog_changes.push(change.clone());
         }
     }
 
     /// Adds a record without changes, to find out whether a write succeeds.
-    pub(super) fn nothing(&mut self) {
+    pub(super) fn push_empty_changes(&mut self) {
         self.begin(RecordKind::Changes);
     }
 
     /// Adds a batch.
-    pub(super) fn batch(&mut self, batch: &PublishedBatch<'_>) {
+    pub(super) fn push_batch(&mut self, batch: &PublishedBatch<'_>) {
         self.begin(RecordKind::Batch);
         payload::put_batch_head(&mut self.bytes, batch);
-        self.bodies(batch.bodies);
+        self.push_bodies(batch.bodies);
     }
 
     /// Adds relocated messages; returns the position of the first body's size.
-    pub(super) fn relocated(&mut self, messages: &Relocated<'_>) -> usize {
+    pub(super) fn push_relocated(&mut self, messages: &Relocated<'_>) -> usize {
         self.begin(RecordKind::Relocated);
         payload::put_relocated_head(&mut self.bytes, messages);
         let location = self.len();
-        self.bodies(messages.bodies);
+        self.push_bodies(messages.bodies);
         location
     }
 
-    fn bodies(&mut self, bodies: &Bodies) {
+    fn push_bodies(&mut self, bodies: &Bodies) {
         match bodies.count() {
-            1 => self.body(bodies.bytes()),
-            _ => self.sized(bodies.bytes()),
+            1 => self.push_body(bodies.bytes()),
+            _ => self.push_sized(bodies.bytes()),
         }
     }
 
@@ -93,15 +93,15 @@ impl WriteBatch {
         self.bytes.put(&[0; RECORD_HEADER_BYTES]);
     }
 
-    fn body(&mut self, body: &Bytes) {
+    fn push_body(&mut self, body: &Bytes) {
         // a size above 32 bits is refused later, by `checked_len`
         self.bytes.put(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
-        self.sized(body);
+        self.push_sized(body);
     }
 
     /// Adds bodies with their sizes.
-    fn sized(&mut self, bytes: &Bytes) {
-        if bytes.len() < LARGE {
+    fn push_sized(&mut self, bytes: &Bytes) {
+        if bytes.len() < MIN_UNCOPIED {
             self.bytes.put(bytes);
         } else {
             self.large.push((self.bytes.len(), bytes.clone()));
@@ -141,7 +141,7 @@ impl WriteBatch {
     /// Empties the batch after a successful write; returns the changes that affect the catalog.
     pub(super) fn clear(&mut self) -> Vec<Change> {
         self.bytes.clear();
-        self.bytes.shrink_to(KEPT);
+        self.bytes.shrink_to(KEPT_CAPACITY);
         self.records.clear();
         (self.sealed, self.condensed) = ((0, 0), 0);
         self.forget_bodies();
@@ -152,7 +152,7 @@ impl WriteBatch {
     /// since the last time. So a log that cannot be written for long keeps at most one change for
     /// each copy. Only changes are there: a batch that could not be written was removed.
     pub(super) fn condense(&mut self) {
-        if self.bytes.len() < (2 * self.condensed).max(MANY) {
+        if self.bytes.len() < (2 * self.condensed).max(MIN_CONDENSED) {
             return;
         }
         let mut changes = Vec::new();
@@ -171,7 +171,7 @@ impl WriteBatch {
         let mut kept: Vec<_> = changes.into_iter().rev().filter(|change| keeps(change)).collect();
         kept.reverse();
         let catalog_changes = self.clear();
-        kept.iter().for_each(|change| self.change(change));
+        kept.iter().for_each(|change| self.push_change(change));
         (self.catalog_changes, self.condensed) = (catalog_changes, self.bytes.len());
     }
 
@@ -252,21 +252,21 @@ mod tests {
     fn changes_that_cannot_be_written_shrink_to_one_per_copy() {
         let mut outgoing = WriteBatch::default();
         let (a, b) = (ChannelId(2), ChannelId(3));
-        outgoing.change(&Change::ChannelPaused(a, true));
+        outgoing.push_change(&Change::ChannelPaused(a, true));
         for n in 0..200_000_u64 {
-            outgoing.change(&Change::Requeued(if n % 2 == 0 { a } else { b }, n % 100, n as u16, None));
+            outgoing.push_change(&Change::Requeued(if n % 2 == 0 { a } else { b }, n % 100, n as u16, None));
             outgoing.condense();
             if n % 5_000 == 0 {
                 // as in a write that fails
                 outgoing.seal(7);
             }
-            assert!(outgoing.len() <= MANY + 100, "{} bytes", outgoing.len());
+            assert!(outgoing.len() <= MIN_CONDENSED + 100, "{} bytes", outgoing.len());
         }
-        outgoing.change(&Change::Finished(a, 4));
+        outgoing.push_change(&Change::Finished(a, 4));
         outgoing.condensed = 0;
-        outgoing.bytes.reserve(MANY);
-        while outgoing.len() < MANY {
-            outgoing.change(&Change::Requeued(b, 1, 9, Some(5)));
+        outgoing.bytes.reserve(MIN_CONDENSED);
+        while outgoing.len() < MIN_CONDENSED {
+            outgoing.push_change(&Change::Requeued(b, 1, 9, Some(5)));
         }
         outgoing.condense();
         let changes = changes(&mut outgoing, 7);
@@ -283,12 +283,12 @@ mod tests {
         let bodies = Bodies::one("x".into());
         for n in 0..150_000_u64 {
             let change = Change::Finished(ChannelId(2), n);
-            outgoing.change(&change);
+            outgoing.push_change(&change);
             expected.push(change);
             if n % 10_000 == 0 {
                 let mark = outgoing.mark();
                 let (topic, timestamp, holder) = (TopicId(1), 0, MessageHolder::Channels);
-                outgoing.batch(&PublishedBatch { topic, first: 1, timestamp, due: None, holder, bodies: &bodies });
+                outgoing.push_batch(&PublishedBatch { topic, first: 1, timestamp, due: None, holder, bodies: &bodies });
                 outgoing.seal(if n % 20_000 == 0 { 7 } else { 8 });
                 outgoing.rewind(mark);
             }

@@ -14,7 +14,7 @@ use crate::proto::stats::Channels;
 use crate::proto::{ChannelName, TopicName, excerpt};
 
 /// Maximum size of a response in bytes.
-const MAX_ANSWER: usize = 1 << 20;
+const MAX_RESPONSE: usize = 1 << 20;
 
 /// HTTP addresses of the connected nsqlookupds.
 #[derive(Debug, Clone, Default)]
@@ -70,7 +70,7 @@ async fn ask(address: &str, topic: &TopicName) -> Result<Vec<ChannelName>, Strin
     if !answer.status().is_success() {
         return Err(format!("HTTP status {}", answer.status().as_u16()));
     }
-    let body = http::body(answer, MAX_ANSWER).await.map_err(|error| error.to_string())?;
+    let body = http::body(answer, MAX_RESPONSE).await.map_err(|error| error.to_string())?;
     let known: Channels = serde_json::from_slice(&body).map_err(|error| excerpt(error.to_string().as_bytes()))?;
     Ok(known.channels.iter().filter_map(|name| ChannelName::new(name).ok()).collect())
 }

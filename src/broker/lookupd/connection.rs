@@ -19,7 +19,7 @@ use crate::proto::{HostPort, excerpt};
 /// Interval of PING commands.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// Maximum size of a response in bytes.
-const MAX_ANSWER: usize = 64 * 1024;
+const MAX_RESPONSE: usize = 64 * 1024;
 
 /// Connection to an nsqlookupd.
 pub(super) struct LookupdConnection {
@@ -46,7 +46,7 @@ impl LookupdConnection {
         let mut command = b"IDENTIFY\n".to_vec();
         command.extend_from_slice(&u32::try_from(who.len()).expect("a short text").to_be_bytes());
         command.extend_from_slice(who.as_bytes());
-        let itself = lookupd.ask(&command).await?;
+        let itself = lookupd.request(&command).await?;
         let itself: Option<Producer> = serde_json::from_slice(&itself).ok();
         lookupd.http = itself.map(|itself| itself.http_address()).filter(|http| http.parse::<HostPort>().is_ok());
         Ok(lookupd)
@@ -57,33 +57,33 @@ impl LookupdConnection {
         loop {
             let now = catalog.borrow_and_update().clone();
             for gone in self.told.difference(&now).cloned().collect::<Vec<_>>() {
-                self.tell("UNREGISTER", &gone).await?;
+                self.register("UNREGISTER", &gone).await?;
             }
             for new in now.difference(&self.told).cloned().collect::<Vec<_>>() {
-                self.tell("REGISTER", &new).await?;
+                self.register("REGISTER", &new).await?;
             }
             self.told = now;
             tokio::select! {
                 changed = catalog.changed() => changed.map_err(io::Error::other)?,
-                () = sleep(PING_INTERVAL) => drop(self.ask(b"PING\n").await?),
+                () = sleep(PING_INTERVAL) => drop(self.request(b"PING\n").await?),
             }
         }
     }
 
-    async fn tell(&mut self, verb: &str, (topic, channel): &Registration) -> io::Result<()> {
+    async fn register(&mut self, verb: &str, (topic, channel): &Registration) -> io::Result<()> {
         let command = match channel {
             Some(channel) => format!("{verb} {topic} {channel}\n"),
             None => format!("{verb} {topic}\n"),
         };
-        self.ask(command.as_bytes()).await.map(drop)
+        self.request(command.as_bytes()).await.map(drop)
     }
 
     /// Sends a command and reads its response; fails if that begins with `E_`.
-    async fn ask(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+    async fn request(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
         let asking = async {
             self.stream.write_all(command).await?;
             let length = self.stream.read_u32().await? as usize;
-            if length > MAX_ANSWER {
+            if length > MAX_RESPONSE {
                 return Err(io::Error::other(format!(
                     "a response of {length} bytes is too long: is this its TCP port?"
                 )));

@@ -45,7 +45,7 @@ pub(super) async fn keep_registered(broker: Arc<Broker>, identity: Identity) {
         let wanted = addresses.borrow_and_update().clone();
         tasks.retain(|address, _| wanted.contains(address));
         if !wanted.is_empty() {
-            catalog.send_replace(broker.look(|state| {
+            catalog.send_replace(broker.with_state(|state| {
                 let of_topic = |name: &TopicName, channels: Vec<ChannelName>| {
                     let name = name.clone();
                     std::iter::once(None).chain(channels.into_iter().map(Some)).map(move |c| (name.clone(), c))

@@ -27,7 +27,7 @@ impl BrokerState {
             self.store.note(&Change::TopicCreated(id, name.clone()));
         }
         let mut topic = Topic::new(id, name.is_ephemeral());
-        if self.asks_for_channels {
+        if self.awaits_known_channels {
             topic.awaits_channels = true;
             self.awaiting_channels.push(name.clone());
         }
@@ -35,8 +35,8 @@ impl BrokerState {
     }
 
     /// Sets whether new topics hold messages until [`set_known_channels`](Self::set_known_channels) adds the channels that they have on other nodes.
-    pub fn ask_for_channels(&mut self, asks: bool) {
-        self.asks_for_channels = asks;
+    pub fn await_known_channels(&mut self, asks: bool) {
+        self.awaits_known_channels = asks;
     }
 
     /// New topics whose channels on other nodes must be looked up; each is returned once.

@@ -79,7 +79,7 @@ impl FuzzRun {
             5 if number < 96 => drop(state.delete_topic(&topic)),
             5 if number < 160 => drop(state.empty_channel(&topic, &channel)),
             5 if number < 224 => drop(state.empty_topic(&topic)),
-            5 => state.ask_for_channels(number.is_multiple_of(2)),
+            5 => state.await_known_channels(number.is_multiple_of(2)),
             6 | 7 => {
                 let micros = number * 10_000;
                 self.now = Now { at: now.at + micros, unix_nanos: now.unix_nanos + micros as i64 * 1000 };

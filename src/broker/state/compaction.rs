@@ -107,8 +107,8 @@ impl BrokerState {
             return Ok(false);
         };
         let goes_on = match work.moving.len() == 0 {
-            true => work.find(self),
-            false => self.relocate_some(&mut work)?,
+            true => work.scan(self),
+            false => self.relocate_batches(&mut work)?,
         };
         if goes_on {
             self.compaction = Some(work);
@@ -117,7 +117,7 @@ impl BrokerState {
     }
 
     /// Moves some batches; false if this was the last pass.
-    fn relocate_some(&mut self, work: &mut Compaction) -> io::Result<bool> {
+    fn relocate_batches(&mut self, work: &mut Compaction) -> io::Result<bool> {
         let begun = self.store.log.io_bytes();
         work.entries = 0;
         for _ in 0..MAX_BATCHES {
@@ -163,7 +163,7 @@ impl BrokerState {
         if holdings.iter().map(|holding| u64::from(holding.run.count)).sum::<u64>() != copies {
             return Ok(());
         }
-        let bodies = self.store.batches.look(key, &mut *self.store.log).map_err(RelocationError::Read)?;
+        let bodies = self.store.batches.peek(key, &mut *self.store.log).map_err(RelocationError::Read)?;
         let (timestamp, is_backlog) = (self.store.batches.timestamp(key), self.store.batches.is_backlog(key));
         let mut written: Vec<(HeldPiece, MessageRun)> = Vec::new();
         for piece in pieces(holdings) {
@@ -196,7 +196,7 @@ impl BrokerState {
         for (piece, new) in written {
             for HeldCopies { run, at, .. } in piece.holdings {
                 let offset = if piece.end - piece.begin == 1 { run.offset() } else { piece.offset };
-                *self.run_at(&at) = run.moved(new.key, piece.begin, offset);
+                *self.run_mut(&at) = run.moved(new.key, piece.begin, offset);
             }
         }
         self.store.batches.drop_batch(key, &mut *self.store.log);
@@ -244,14 +244,20 @@ impl BrokerState {
         let topic = self.topics.get(topic_name?)?;
         let first = self.store.batches.first(key);
         for id in topic.channels.values() {
-            *entries += self.add_timed(*id, key, first..first + u64::from(count), &mut all);
+            *entries += self.add_timed_copies(*id, key, first..first + u64::from(count), &mut all);
         }
         Some((topic.id, all))
     }
 
     /// Adds a batch's copies in flight and deferred in a channel; returns the number of entries
     /// scanned.
-    fn add_timed(&self, id: ChannelId, key: BatchKey, ids: std::ops::Range<u64>, all: &mut Vec<HeldCopies>) -> usize {
+    fn add_timed_copies(
+        &self,
+        id: ChannelId,
+        key: BatchKey,
+        ids: std::ops::Range<u64>,
+        all: &mut Vec<HeldCopies>,
+    ) -> usize {
         let channel = &self.channels[&id];
         let is_logged = channel.is_logged();
         let mut add = |run: MessageRun, at: HolderSlot, attempts: u16, due: Option<UnixMillis>| {
@@ -285,7 +291,7 @@ impl BrokerState {
         1 + entries(channel.in_flight.len()) + entries(channel.deferred.len())
     }
 
-    fn run_at(&mut self, at: &HolderSlot) -> &mut MessageRun {
+    fn run_mut(&mut self, at: &HolderSlot) -> &mut MessageRun {
         let run = match at {
             HolderSlot::Topic(name, index) => {
                 self.topics.get_mut(name).and_then(|it| it.held.get_mut(*index)).map(|it| &mut it.run)
@@ -317,7 +323,7 @@ impl Compaction {
     }
 
     /// Scans for batches of the segment; false if there are none.
-    fn find(&mut self, state: &BrokerState) -> bool {
+    fn scan(&mut self, state: &BrokerState) -> bool {
         if self.sources.is_empty() {
             self.sources.push(ScanPosition::Timers(None));
             self.sources.extend(state.channels.keys().map(|id| ScanPosition::Queue(*id, 0)));
@@ -329,7 +335,7 @@ impl Compaction {
         {
             // each source counts as one entry, even if empty
             left -= 1;
-            let rest = self.look(state, source, &mut left);
+            let rest = self.scan_source(state, source, &mut left);
             self.sources.extend(rest);
         }
         self.entries = MAX_ENTRIES - left;
@@ -344,7 +350,7 @@ impl Compaction {
     }
 
     /// Scans a part of a source; returns the rest.
-    fn look(&mut self, state: &BrokerState, source: ScanPosition, left: &mut usize) -> Option<ScanPosition> {
+    fn scan_source(&mut self, state: &BrokerState, source: ScanPosition, left: &mut usize) -> Option<ScanPosition> {
         let is_in = |run: &MessageRun| state.store.batches.in_segment(run.key, self.segment).is_some();
         match source {
             ScanPosition::Topic(name, begin) => {

@@ -24,7 +24,7 @@ impl BrokerState {
         let session = self.session(id);
         if session.phase == SessionPhase::Subscribed {
             session.ready = count;
-            self.make_room(id, now);
+            self.deliver_to(id, now);
         }
     }
 
@@ -43,7 +43,7 @@ impl BrokerState {
         store.release(copy.run);
         session.in_flight -= 1;
         session.finish_count += 1;
-        self.make_room(id, now);
+        self.deliver_to(id, now);
         Ok(())
     }
 
@@ -79,7 +79,7 @@ impl BrokerState {
         channel.requeue_count += 1;
         session.in_flight -= 1;
         session.requeue_count += 1;
-        self.make_room(id, now);
+        self.deliver_to(id, now);
         Ok(())
     }
 

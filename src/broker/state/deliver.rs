@@ -13,7 +13,7 @@ use crate::proto::Frame;
 
 impl BrokerState {
     /// Puts a session that may have room now in its channel's line, and sends queued messages.
-    pub(super) fn make_room(&mut self, id: SessionId, now: Now) {
+    pub(super) fn deliver_to(&mut self, id: SessionId, now: Now) {
         let Some(channel) = self.session(id).channel else { return };
         if let Some(channel) = self.channels.get_mut(&channel) {
             channel.enqueue_ready(id, &mut self.sessions);

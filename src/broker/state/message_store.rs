@@ -27,18 +27,18 @@ use crate::proto::Bodies;
 pub(super) type BatchKey = u32;
 
 /// Maximum bytes of batches that were read back and stay in memory.
-const READ_BACK: usize = 4 << 20;
+const MAX_READ_BACK: usize = 4 << 20;
 
 /// Delays in milliseconds before an unreadable batch is tried again: the first one, which doubles
 /// with each failure, and the longest.
-const UNREADABLE: u64 = 1_000;
-const UNREADABLE_MOST: u64 = 3_600_000;
+const RETRY_MIN_MS: u64 = 1_000;
+const RETRY_MAX_MS: u64 = 3_600_000;
 
 /// Location of batches that are not in the log; no log has such a segment.
 const NOWHERE: LogLocation = LogLocation { segment: u32::MAX, offset: u32::MAX, record: u32::MAX };
 
 /// Approximate bytes of a batch in the log besides its bodies.
-const OVERHEAD: u64 = 64;
+const LOG_OVERHEAD: u64 = 64;
 
 /// Bytes of memory that a batch takes besides its bodies: the batch, its slab entry, and the
 /// reference count of its bodies.
@@ -79,7 +79,7 @@ impl StoredBatch {
     fn cost(&self) -> u64 {
         let bytes = u64::from(self.length.min(self.copy_bytes));
         let step = (u64::BITS - bytes.leading_zeros()).saturating_sub(4);
-        OVERHEAD + u64::from(self.length).min(((bytes >> step) + 1) << step)
+        LOG_OVERHEAD + u64::from(self.length).min(((bytes >> step) + 1) << step)
     }
 
     /// Bytes of these messages with their sizes; 0 if unknown.
@@ -317,7 +317,7 @@ impl MessageStore {
     fn bodies(&mut self, key: BatchKey, log: &mut dyn Log) -> io::Result<&Bodies> {
         if self.get(key).bodies.is_none() {
             self.read(key, log)?;
-            self.forget_read();
+            self.evict_read_back();
         }
         Ok(self.get(key).bodies.as_ref().expect("it is there by now"))
     }
@@ -341,15 +341,15 @@ impl MessageStore {
     pub(super) fn retry_delay(&mut self, key: BatchKey, now: Micros) -> u64 {
         let it = self.unreadable.entry(key).or_default();
         if it.until <= now {
-            let delay = (UNREADABLE << it.failures.min(12)).min(UNREADABLE_MOST);
+            let delay = (RETRY_MIN_MS << it.failures.min(12)).min(RETRY_MAX_MS);
             *it = UnreadableBatch { failures: it.failures + 1, until: now + delay * 1_000 };
         }
         (it.until - now).div_ceil(1_000)
     }
 
     /// Drops the oldest batches that were read back from memory, but not the last one.
-    fn forget_read(&mut self) {
-        while self.read_back_bytes > READ_BACK && self.read_back.len() > 1 {
+    fn evict_read_back(&mut self) {
+        while self.read_back_bytes > MAX_READ_BACK && self.read_back.len() > 1 {
             let Some((_, key)) = self.read_back.pop_first() else { return };
             let batch = &mut self.all[key as usize];
             batch.read_back = None;
@@ -419,7 +419,7 @@ impl MessageStore {
     }
 
     /// All bodies of a batch; bodies read from the log are not kept in memory.
-    pub(super) fn look(&self, key: BatchKey, log: &mut dyn Log) -> io::Result<Bodies> {
+    pub(super) fn peek(&self, key: BatchKey, log: &mut dyn Log) -> io::Result<Bodies> {
         let batch = self.get(key);
         match &batch.bodies {
             Some(bodies) => Ok(bodies.clone()),

@@ -101,7 +101,7 @@ pub struct BrokerState {
     next_number: u32,
     /// True if new topics hold messages until their [known channels](Self::set_known_channels) are
     /// set.
-    asks_for_channels: bool,
+    awaits_known_channels: bool,
     awaiting_channels: Vec<TopicName>,
     /// The log compaction in progress.
     compaction: Option<Compaction>,
@@ -118,7 +118,7 @@ impl BrokerState {
             sessions: Sessions::default(),
             catalog_version: 0,
             next_number: 1,
-            asks_for_channels: false,
+            awaits_known_channels: false,
             awaiting_channels: Vec::new(),
             compaction: None,
             index: Index::default(),
@@ -189,7 +189,7 @@ impl BrokerState {
         std::mem::swap(&mut session.outbox, out);
         session.woken = false;
         let goes_on = !session.ended;
-        self.make_room(id, now);
+        self.deliver_to(id, now);
         goes_on
     }
 

@@ -9,7 +9,7 @@ use super::{BrokerState, Now, StateLimits};
 use crate::proto::TopicName;
 
 /// Maximum bytes of adjacent log batches that become one batch and are read back together.
-const TOGETHER: u32 = 256 << 10;
+const MAX_JOINED_BYTES: u32 = 256 << 10;
 
 impl BrokerState {
     /// Builds the state from a log: all messages are queued again; deferred ones stay deferred until they are due.
@@ -49,8 +49,8 @@ impl BrokerState {
                 "the clock was set back; deferred messages become due after at most --max-req-timeout"
             );
         }
-        for together in recovered.batches.chunk_by(lie_together).flat_map(within_limit) {
-            state.keep(together, &names, now);
+        for together in recovered.batches.chunk_by(are_adjacent).flat_map(within_limit) {
+            state.add_batches(together, &names, now);
         }
         // messages held by a topic that awaited its channels before the restart
         names.values().for_each(|name| state.distribute(name, now));
@@ -59,7 +59,7 @@ impl BrokerState {
     }
 
     /// Adds adjacent batches that have the same holders, as one batch.
-    fn keep(&mut self, together: &[RecoveredBatch], names: &HashMap<TopicId, TopicName>, now: Now) {
+    fn add_batches(&mut self, together: &[RecoveredBatch], names: &HashMap<TopicId, TopicName>, now: Now) {
         let RecoveredBatch { id, topic, timestamp, location, due, ref copies, .. } = together[0];
         let store = &mut self.store;
         let length = together.iter().map(|batch| batch.length).sum();
@@ -82,7 +82,7 @@ impl BrokerState {
 }
 
 /// True if `next` follows `batch` in the log, was published with it, and has the same due time and copies.
-fn lie_together(batch: &RecoveredBatch, next: &RecoveredBatch) -> bool {
+fn are_adjacent(batch: &RecoveredBatch, next: &RecoveredBatch) -> bool {
     let after = LogLocation { offset: batch.location.offset + batch.length, ..batch.location };
     next.id == batch.id + u64::from(batch.count)
         && next.location == after
@@ -91,13 +91,13 @@ fn lie_together(batch: &RecoveredBatch, next: &RecoveredBatch) -> bool {
         && next.copies == batch.copies
 }
 
-/// Splits batches into chunks of at most [`TOGETHER`] bytes, or one larger batch.
+/// Splits batches into chunks of at most [`MAX_JOINED_BYTES`] bytes, or one larger batch.
 fn within_limit(mut batches: &[RecoveredBatch]) -> impl Iterator<Item = &[RecoveredBatch]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
         let fit = batches.iter().take_while(|batch| {
             bytes += batch.length;
-            bytes <= TOGETHER
+            bytes <= MAX_JOINED_BYTES
         });
         let count = fit.count().max(1).min(batches.len());
         let (taken, rest) = batches.split_at(count);

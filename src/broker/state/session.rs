@@ -13,7 +13,7 @@ use crate::proto::{Outgoing, TopicName};
 pub struct SessionId(pub u64);
 
 /// Bytes of pending output at which a session gets no more messages until the client reads, so a client that never reads costs no more.
-const FULL: usize = 64 * 1024;
+const MAX_PENDING_OUTPUT: usize = 64 * 1024;
 
 /// Settings negotiated by IDENTIFY.
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ impl Session {
 
     /// True if the session may get a message now.
     pub(super) fn has_room(&self) -> bool {
-        self.in_flight < self.ready && self.outbox.remaining() < FULL && !self.ended
+        self.in_flight < self.ready && self.outbox.remaining() < MAX_PENDING_OUTPUT && !self.ended
     }
 
     /// True if sampling skips the next message for this session (nsqd's `messagePump`).

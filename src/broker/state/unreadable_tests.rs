@@ -13,7 +13,7 @@ use super::super::log::{
     Change, DiskLog, Log, LogLocation, LogOptions, LogUsage, MemoryLog, PublishedBatch, Relocated, SyncMode,
 };
 use super::compaction::{MAX_BATCHES, MAX_BYTES, MAX_ENTRIES};
-use super::rest::{READS, REST};
+use super::rest::{MAX_FAILED_READS, REST_TIME};
 use super::wire_id::to_wire;
 use super::*;
 use crate::proto::{Bodies, ChannelName, TopicName};
@@ -312,7 +312,7 @@ fn many_unreadable_messages_are_read_a_few_at_a_time() {
     let (mut now, mut rounds) = (BEGIN, 0);
     loop {
         let [_, failed, _] = asked.take();
-        assert!(failed <= READS as usize, "{failed} reads failed at once");
+        assert!(failed <= MAX_FAILED_READS as usize, "{failed} reads failed at once");
         state.assert_sound();
         let channel = state.channels.values().next().unwrap();
         if channel.queue.is_empty() {
@@ -321,7 +321,7 @@ fn many_unreadable_messages_are_read_a_few_at_a_time() {
         }
         rounds += 1;
         let at = state.next_timer().unwrap();
-        assert_eq!(at, now.at + REST, "soon");
+        assert_eq!(at, now.at + REST_TIME, "soon");
         now = Now { at, unix_nanos: BEGIN.unix_nanos + at as i64 * 1000 };
         // other topics are not affected
         state.publish(&TopicName::new("other").unwrap(), Bodies::one("x".into()), None, now).unwrap();

@@ -116,7 +116,7 @@ impl ClientConnection {
                 return end;
             }
             tokio::select! {
-                turned = self.move_bytes() => match turned {
+                turned = self.read_or_wait_writable() => match turned {
                     Ok(None) => {}
                     Ok(Some(0)) => return self.end_of_input(),
                     Ok(Some(_)) => {
@@ -133,7 +133,7 @@ impl ClientConnection {
                 },
                 () = wake.notified() => {}
                 () = timer.as_mut() => {
-                    if let Err(end) = self.check_time(&mut timer) {
+                    if let Err(end) = self.check_timeouts(&mut timer) {
                         return end;
                     }
                 }
@@ -143,7 +143,7 @@ impl ClientConnection {
 
     /// Reads once, and returns the number of bytes. While output is pending, waits instead until it
     /// can be written. Cancel-safe.
-    async fn move_bytes(&mut self) -> io::Result<Option<usize>> {
+    async fn read_or_wait_writable(&mut self) -> io::Result<Option<usize>> {
         if self.sending.has_remaining() {
             return self.socket.writable().await.map(|()| None);
         }
@@ -153,7 +153,7 @@ impl ClientConnection {
 
     /// Executes all complete commands.
     async fn execute_commands(&mut self) -> Result<(), ConnectionEnd> {
-        if !self.greeted && !self.greet()? {
+        if !self.greeted && !self.read_magic()? {
             return Ok(());
         }
         loop {
@@ -172,7 +172,7 @@ impl ClientConnection {
     }
 
     /// Reads the protocol's magic; false until all of it has arrived.
-    fn greet(&mut self) -> Result<bool, ConnectionEnd> {
+    fn read_magic(&mut self) -> Result<bool, ConnectionEnd> {
         if self.incoming.len() < MAGIC_V2.len() {
             return Ok(false);
         }
@@ -265,7 +265,7 @@ impl ClientConnection {
 
     /// Sends a heartbeat if it is due. Ends the connection if the client sent nothing for two
     /// intervals, or read nothing for one.
-    fn check_time(&mut self, timer: &mut Pin<Box<Sleep>>) -> Result<(), ConnectionEnd> {
+    fn check_timeouts(&mut self, timer: &mut Pin<Box<Sleep>>) -> Result<(), ConnectionEnd> {
         let now = Instant::now();
         if let Some(interval) = self.agreed.heartbeat {
             let is_stuck = self.sending.has_remaining() && now >= self.sent + interval;

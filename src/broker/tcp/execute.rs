@@ -16,10 +16,10 @@ impl ClientConnection {
         let (broker, session) = (self.broker.clone(), self.session);
         let agreed = &mut self.agreed;
         let (done, published) = broker.change(|state, now| {
-            let mut turn =
+            let mut batch =
                 CommandBatch { broker: &broker, state, session, agreed, now, gathered: None, published: None };
-            let done = commands.into_iter().try_for_each(|command| turn.take(command));
-            (done.and_then(|()| turn.publish_gathered()), turn.published)
+            let done = commands.into_iter().try_for_each(|command| batch.execute(command));
+            (done.and_then(|()| batch.publish_gathered()), batch.published)
         });
         if let Some(position) = published
             && let Err(error) = broker.synced(position).await
@@ -72,7 +72,7 @@ struct CommandBatch<'a> {
 }
 
 impl<'a> CommandBatch<'a> {
-    fn take(&mut self, command: Command) -> Result<(), ProtocolError> {
+    fn execute(&mut self, command: Command) -> Result<(), ProtocolError> {
         if let Command::Pub { topic, body } = command {
             return self.gather(topic, body);
         }
@@ -86,20 +86,20 @@ impl<'a> CommandBatch<'a> {
             Command::Auth(_) => self.authenticate(),
             Command::Sub { topic, channel } => self.subscribe(&topic, &channel),
             Command::Rdy(count) => self.ready(count),
-            Command::Fin(id) => self.answer(|turn| {
-                let done = turn.state.finish(turn.session, &id, turn.now);
+            Command::Fin(id) => self.reply_to_message(|batch| {
+                let done = batch.state.finish(batch.session, &id, batch.now);
                 done.map_err(|why| (ErrorCode::FinFailed, format!("FIN {id} failed {why}")))
             }),
-            Command::Req { id, delay } => self.answer(|turn| {
-                let done = turn.state.requeue(turn.session, &id, delay, turn.now);
+            Command::Req { id, delay } => self.reply_to_message(|batch| {
+                let done = batch.state.requeue(batch.session, &id, delay, batch.now);
                 done.map_err(|why| (ErrorCode::ReqFailed, format!("REQ {id} failed {why}")))
             }),
-            Command::Back { id, delay } => self.answer(|turn| {
-                let done = turn.state.give_back(turn.session, &id, delay, turn.now);
+            Command::Back { id, delay } => self.reply_to_message(|batch| {
+                let done = batch.state.give_back(batch.session, &id, delay, batch.now);
                 done.map_err(|why| (ErrorCode::ReqFailed, format!("BACK {id} failed {why}")))
             }),
-            Command::Touch(id) => self.answer(|turn| {
-                let done = turn.state.touch(turn.session, &id, turn.now);
+            Command::Touch(id) => self.reply_to_message(|batch| {
+                let done = batch.state.touch(batch.session, &id, batch.now);
                 done.map_err(|why| (ErrorCode::TouchFailed, format!("TOUCH {id} failed {why}")))
             }),
             Command::Cls => self.close(),
@@ -157,7 +157,7 @@ impl<'a> CommandBatch<'a> {
             Ok(()) => self.publish(topic, Bodies::one(body), None, ErrorCode::PubFailed, 1),
             Err(fence) => {
                 let text = format!("{fence} is the epoch of {topic}, {epoch} is over");
-                self.answer(|_| Err((ErrorCode::Fenced, text)))
+                self.reply_to_message(|_| Err((ErrorCode::Fenced, text)))
             }
         }
     }
@@ -202,7 +202,7 @@ impl<'a> CommandBatch<'a> {
 
     /// Executes FIN, REQ, BACK or TOUCH. A failure, for example after the message timed out, is
     /// sent to the client, and does not end the connection.
-    fn answer(
+    fn reply_to_message(
         &mut self,
         answer: impl FnOnce(&mut Self) -> Result<(), (ErrorCode, String)>,
     ) -> Result<(), ProtocolError> {

@@ -167,7 +167,7 @@ fn segments(
     let mut segments = Segments::default();
     for extent in files.iter().copied().chain(new) {
         let contents = contents.get(&extent.number).copied().unwrap_or_default();
-        segments.push_read(extent, contents, damaged.contains(&extent.number));
+        segments.push_recovered(extent, contents, damaged.contains(&extent.number));
     }
     segments
 }
@@ -217,7 +217,7 @@ impl<'a> LogRecovery<'a> {
         let mut bytes = Vec::new();
         for n in 0..self.found.len() {
             let (number, header) = self.found[n];
-            self.look_for_missing(n, header);
+            self.check_missing(n, header);
             let path = file_path(self.path, number);
             bytes.clear();
             File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(at(&path))?;
@@ -226,12 +226,12 @@ impl<'a> LogRecovery<'a> {
             // a stripped segment has its end in its own header; the next segment's is older than
             // the stripping
             let own = header.and_then(|header| (header.end > 0).then_some(header.end));
-            self.segment(number, header, &bytes, own.or_else(|| self.vouched(n))).map_err(at(&path))?;
+            self.segment(number, header, &bytes, own.or_else(|| self.stated_end(n))).map_err(at(&path))?;
         }
         Ok(())
     }
 
-    fn look_for_missing(&mut self, n: usize, header: Option<SegmentHeader>) {
+    fn check_missing(&mut self, n: usize, header: Option<SegmentHeader>) {
         let Some(SegmentHeader { previous, .. }) = header else { return };
         let is_there = self.found.iter().any(|(number, _)| *number == previous.number);
         if n > 0 && !is_there {
@@ -241,7 +241,7 @@ impl<'a> LogRecovery<'a> {
 
     /// The good length of a segment as stated by the next readable segment; 0 for a segment that
     /// was left out of the chain.
-    fn vouched(&self, n: usize) -> Option<u32> {
+    fn stated_end(&self, n: usize) -> Option<u32> {
         let number = self.found[n].0;
         let previous = self.found[n + 1..].iter().find_map(|(_, header)| *header)?.previous;
         match previous.number.cmp(&number) {
@@ -267,7 +267,7 @@ impl<'a> LogRecovery<'a> {
             self.newest = None;
             self.files.push(Extent { number, end: 0 });
             self.damaged.push(number);
-            self.damaged(number, 0..bytes.len());
+            self.report_damage(number, 0..bytes.len());
             keep_damaged(self.path, number);
             return Ok(());
         };
@@ -301,11 +301,11 @@ impl<'a> LogRecovery<'a> {
             match found {
                 Scanned::Record { at, kind, payload } => {
                     good = at + RECORD_HEADER_BYTES + payload.len();
-                    if self.replay.take(segment, at, kind, payload).is_err() {
-                        self.damaged(segment, at..good);
+                    if self.replay.replay_record(segment, at, kind, payload).is_err() {
+                        self.report_damage(segment, at..good);
                     }
                 }
-                Scanned::Damaged(range) => self.damaged(segment, range),
+                Scanned::Damaged(range) => self.report_damage(segment, range),
                 Scanned::Torn(at) => {
                     let bytes = (bytes.len() - at) as u64;
                     self.report.torn.push(Torn { segment, bytes });
@@ -330,7 +330,7 @@ impl<'a> LogRecovery<'a> {
         }
     }
 
-    fn damaged(&mut self, segment: u32, range: std::ops::Range<usize>) {
+    fn report_damage(&mut self, segment: u32, range: std::ops::Range<usize>) {
         self.report.damage.push(Damage::Bytes { segment, range: range.start as u64..range.end as u64 });
     }
 }

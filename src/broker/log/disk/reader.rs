@@ -17,12 +17,12 @@ use crate::proto::Bodies;
 
 /// Maximum number of open segment files; a backlog may have more segments than a process may have
 /// files.
-const OPEN: usize = 32;
+const MAX_OPEN_FILES: usize = 32;
 /// Maximum length of a record that is cached for the next read after a small part of it was read.
-const KEPT: usize = 8 << 20;
-/// A record longer than this with a wrong checksum is refused for [`REFUSED`] without another read.
-const LARGE: usize = 64 << 10;
-const REFUSED: Duration = Duration::from_secs(1);
+const MAX_CACHED_RECORD: usize = 8 << 20;
+/// A record longer than this with a wrong checksum is refused for [`REFUSAL_TIME`] without another read.
+const LARGE_RECORD: usize = 64 << 10;
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 /// Error of reading a file, with the position.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,7 @@ impl BodyReader {
     /// `count` bodies of `length` bytes with their sizes, or if the checksum of their record is
     /// wrong.
     pub(super) fn read(&mut self, location: LogLocation, length: u32, count: u32, end: u32) -> io::Result<Bodies> {
-        let bad = |reader: &Self| reader.no_bodies(location, length, count);
+        let bad = |reader: &Self| reader.bad_location(location, length, count);
         let begin = location
             .offset
             .checked_sub(location.record)
@@ -82,7 +82,7 @@ impl BodyReader {
                 let bodies = payload.get(begin..end_of_bodies).map(Bytes::copy_from_slice);
                 return bodies.and_then(|bodies| Bodies::from_sized(bodies, count)).ok_or_else(|| bad(self));
             }
-            Some(CachedRecord { payload: Err(when), .. }) if when.elapsed() < REFUSED => return Err(bad(self)),
+            Some(CachedRecord { payload: Err(when), .. }) if when.elapsed() < REFUSAL_TIME => return Err(bad(self)),
             Some(_) | None => {}
         }
         let at = |error: io::Error, reader: &Self| {
@@ -107,10 +107,10 @@ impl BodyReader {
         let (segment, record) = (location.segment, location.record);
         if !fits {
             let payload = Err(Instant::now());
-            self.kept = (head.length as usize > LARGE).then_some(CachedRecord { segment, record, payload });
+            self.kept = (head.length as usize > LARGE_RECORD).then_some(CachedRecord { segment, record, payload });
             return Err(bad(self));
         }
-        if is_small && payload.len() <= KEPT {
+        if is_small && payload.len() <= MAX_CACHED_RECORD {
             self.kept = Some(CachedRecord { segment, record, payload: Ok(payload.clone()) });
         }
         let bytes = if is_small { Bytes::copy_from_slice(&payload[bodies]) } else { payload.slice(bodies) };
@@ -156,11 +156,11 @@ impl BodyReader {
             }
         };
         self.files.push_front(found);
-        self.files.truncate(OPEN);
+        self.files.truncate(MAX_OPEN_FILES);
         Ok((&self.files[0].1, self.files[0].2))
     }
 
-    fn no_bodies(&self, LogLocation { segment, offset, .. }: LogLocation, length: u32, count: u32) -> io::Error {
+    fn bad_location(&self, LogLocation { segment, offset, .. }: LogLocation, length: u32, count: u32) -> io::Error {
         let path = file_path(&self.path, segment);
         io::Error::new(
             io::ErrorKind::InvalidData,

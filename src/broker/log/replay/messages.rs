@@ -10,7 +10,7 @@ use super::super::{ChannelCopy, ChannelId, LogLocation, RecoveredBatch, TopicId,
 use crate::proto::Bodies;
 
 /// Minimum number of messages for a sweep.
-const FEW: usize = 10_000;
+const MIN_SWEPT: usize = 10_000;
 
 /// A message as known from the records so far.
 #[derive(Debug, Clone)]
@@ -114,14 +114,14 @@ impl ReplayedMessages {
     }
 
     pub(super) fn insert(&mut self, id: u64, message: ReplayedMessage) {
-        self.open(id);
+        self.split_batch(id);
         self.held.insert(id, message);
     }
 
     /// Sets a message's new location and copies; keeps the other copies that it had and for which
     /// `has` is true.
     pub(super) fn relocate(&mut self, id: u64, message: ReplayedMessage, has: impl Fn(ChannelId, u64) -> bool) {
-        self.open(id);
+        self.split_batch(id);
         let known = self.held.get_mut(&id).and_then(|known| if known.keep_copies(has) { Some(known) } else { None });
         let (mut copies, relocated) =
             match (known.and_then(ReplayedMessage::copies).map(std::mem::take), message.copies) {
@@ -147,7 +147,7 @@ impl ReplayedMessages {
     }
 
     /// Splits the unchanged batch of a message, because the message is about to change.
-    fn open(&mut self, id: u64) {
+    fn split_batch(&mut self, id: u64) {
         let found = self.whole.range(..=id).next_back().filter(|(first, it)| id - **first < it.lengths.len() as u64);
         let Some(first_id) = found.map(|(first, _)| *first) else { return };
         let UntouchedBatch { first, lengths } = self.whole.remove(&first_id).expect("it was found");
@@ -169,7 +169,7 @@ impl ReplayedMessages {
             return;
         }
         for id in id..id + u64::from(count) {
-            if self.is_topics(id) {
+            if self.is_held_by_topic(id) {
                 self.held.remove(&id);
             }
         }
@@ -189,12 +189,12 @@ impl ReplayedMessages {
         }
     }
 
-    fn is_topics(&self, id: u64) -> bool {
+    fn is_held_by_topic(&self, id: u64) -> bool {
         self.held.get(&id).is_some_and(|message| matches!(message.copies, ReplayedCopies::Topic))
     }
 
     pub(super) fn finish(&mut self, id: u64, channel: ChannelId) {
-        self.open(id);
+        self.split_batch(id);
         let Some(message) = self.held.get_mut(&id) else { return };
         let last = match &message.copies {
             ReplayedCopies::Topic => false,
@@ -209,7 +209,7 @@ impl ReplayedMessages {
     }
 
     pub(super) fn requeue(&mut self, id: u64, channel: ChannelId, attempts: u16, due: Option<UnixMillis>) {
-        self.open(id);
+        self.split_batch(id);
         let copies = self.held.get_mut(&id).and_then(ReplayedMessage::copies).into_iter().flatten();
         copies.filter(|copy| copy.channel == channel).for_each(|copy| *copy = ChannelCopy { channel, attempts, due });
     }
@@ -219,8 +219,8 @@ impl ReplayedMessages {
     }
 
     /// True if the number of messages has doubled since the last sweep.
-    pub(super) fn have_doubled(&self) -> bool {
-        self.len() > FEW.max(2 * self.swept)
+    pub(super) fn is_sweep_due(&self) -> bool {
+        self.len() > MIN_SWEPT.max(2 * self.swept)
     }
 
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut ReplayedMessage) -> bool) {
@@ -268,11 +268,11 @@ impl Hasher for MessageIdHasher {
     }
 
     fn write_u64(&mut self, id: u64) {
-        const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
-        const HIGHEST: u64 = 0x7F << 57;
-        let product = (id >> 4).wrapping_mul(ODD);
+        const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
+        const TAG_BITS: u64 = 0x7F << 57;
+        let product = (id >> 4).wrapping_mul(MULTIPLIER);
         let slot = ((product ^ (product >> 32)) << 4) | (id & 15);
-        self.0 = (slot & !HIGHEST) | (id.wrapping_mul(ODD) & HIGHEST);
+        self.0 = (slot & !TAG_BITS) | (id.wrapping_mul(MULTIPLIER) & TAG_BITS);
     }
 }
 

@@ -12,15 +12,15 @@ const CHANNEL: ChannelId = ChannelId(1);
 
 fn replay(build: impl FnOnce(&mut WriteBatch)) -> Replay {
     let mut outgoing = WriteBatch::default();
-    outgoing.change(&Change::TopicCreated(TOPIC, TopicName::new("t").unwrap()));
-    outgoing.change(&Change::ChannelCreated(TOPIC, CHANNEL, ChannelName::new("c").unwrap()));
+    outgoing.push_change(&Change::TopicCreated(TOPIC, TopicName::new("t").unwrap()));
+    outgoing.push_change(&Change::ChannelCreated(TOPIC, CHANNEL, ChannelName::new("c").unwrap()));
     build(&mut outgoing);
     outgoing.seal(0);
     let bytes: Vec<u8> = outgoing.write(|slices| slices.iter().flat_map(|slice| slice.to_vec()).collect());
     let mut replay = Replay::default();
     for found in RecordScan::new(&bytes, 0, 0, None) {
         let Scanned::Record { at, kind, payload } = found else { panic!("{found:?}") };
-        replay.take(1, at, kind, payload).unwrap();
+        replay.replay_record(1, at, kind, payload).unwrap();
     }
     replay
 }
@@ -30,7 +30,7 @@ fn publish(outgoing: &mut WriteBatch, first: u64, count: usize) {
     for begin in (0..count).step_by(500) {
         let bodies = std::iter::repeat_n(Bytes::from_static(b"x"), 500.min(count - begin)).collect();
         let (first, holder) = (first + begin as u64, MessageHolder::Channels);
-        outgoing.batch(&PublishedBatch { topic: TOPIC, first, timestamp: 0, due: None, holder, bodies: &bodies });
+        outgoing.push_batch(&PublishedBatch { topic: TOPIC, first, timestamp: 0, due: None, holder, bodies: &bodies });
     }
 }
 
@@ -39,7 +39,7 @@ fn memory_is_bounded_by_live_messages_and_not_by_the_log() {
     let replay = replay(|outgoing| {
         for round in 0..50 {
             publish(outgoing, 1 + round * 2000, 2000);
-            outgoing.change(&Change::ChannelEmptied(CHANNEL));
+            outgoing.push_change(&Change::ChannelEmptied(CHANNEL));
         }
         publish(outgoing, 1_000_000, 3);
     });
@@ -54,8 +54,8 @@ fn a_malformed_record_with_a_right_checksum_is_refused() {
     let mut changes = Vec::new();
     put_change(&mut changes, &Change::TopicDeleted(TOPIC));
     changes.push(200);
-    assert_eq!(Replay::default().take(1, 0, RecordKind::Changes, &changes), Err(MalformedRecord));
-    assert_eq!(Replay::default().take(1, 0, RecordKind::Batch, &changes), Err(MalformedRecord));
-    assert_eq!(Replay::default().take(1, 0, RecordKind::Carried, &changes), Err(MalformedRecord));
-    assert_eq!(Replay::default().take(1, 0, RecordKind::Snapshot, &changes), Err(MalformedRecord));
+    assert_eq!(Replay::default().replay_record(1, 0, RecordKind::Changes, &changes), Err(MalformedRecord));
+    assert_eq!(Replay::default().replay_record(1, 0, RecordKind::Batch, &changes), Err(MalformedRecord));
+    assert_eq!(Replay::default().replay_record(1, 0, RecordKind::Carried, &changes), Err(MalformedRecord));
+    assert_eq!(Replay::default().replay_record(1, 0, RecordKind::Snapshot, &changes), Err(MalformedRecord));
 }

@@ -57,12 +57,12 @@ fn a_segment_cut_at_any_byte_recovers_all_complete_records() {
         if cut >= SEGMENT_HEADER_BYTES {
             assert_eq!(kept, bytes[whole as usize..cut], "what is cut off at {cut} is kept");
         }
-        goes_on(log, directory.path(), model);
+        assert_usable(log, directory.path(), model);
     }
 }
 
 /// Asserts that a log can be written to, and then opened with its old and new messages.
-fn goes_on(mut log: DiskLog, path: &Path, mut model: Model) {
+fn assert_usable(mut log: DiskLog, path: &Path, mut model: Model) {
     let (topic, bodies) = (TopicId(model.next_number), bodies(2, 10));
     let created = Change::TopicCreated(topic, TopicName::new("after").unwrap());
     let first = model.last_id + 1;
@@ -195,6 +195,6 @@ fn a_log_with_wrong_bytes_anywhere_opens() {
         std::fs::write(&file, bytes).unwrap();
         let (log, found, report) = open(directory.path());
         assert!(report.is_damaged() || !report.torn.is_empty(), "round {n}: {found:?}");
-        goes_on(log, directory.path(), found);
+        assert_usable(log, directory.path(), found);
     }
 }

@@ -85,7 +85,7 @@ fn a_disk_filled_by_the_log_is_drained_in_any_order_of_finishing() {
         for id in (1..=last).rev().filter(|id| !keeps.contains(id)) {
             world.note(Change::Finished(CHANNEL, id));
             world.flush();
-            world.carry();
+            world.compact();
         }
         if is_reopened {
             world.reopen();
@@ -94,7 +94,7 @@ fn a_disk_filled_by_the_log_is_drained_in_any_order_of_finishing() {
         while world.log.usage().bytes > 60_000 {
             assert!(Instant::now() < deadline, "{:?} with {} live", world.log.usage(), world.live());
             world.wait_until_tidy();
-            world.carry();
+            world.compact();
         }
         for _ in 0..last / 2 {
             world.publish_when_there_is_room(&bodies(1, 3000));
@@ -213,7 +213,7 @@ fn after_a_failed_write_another_is_tried_without_any_publish() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
     world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 10));
-    let long_ago = Instant::now().checked_sub(RETRY).unwrap();
+    let long_ago = Instant::now().checked_sub(RETRY_INTERVAL).unwrap();
     world.log.failed = Some((Instant::now(), io::ErrorKind::Other, "the disk is broken".to_owned()));
     assert_eq!(world.log.failure().as_deref(), Some("the disk is broken"), "not at once");
     world.log.failed = Some((long_ago, io::ErrorKind::Other, "the disk is broken".to_owned()));

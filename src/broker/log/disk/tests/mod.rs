@@ -157,7 +157,7 @@ fn the_log_has_at_most_twice_its_live_bytes_and_a_few_segments() {
         }
         world.note(Change::Finished(CHANNEL, first));
         world.flush();
-        world.carry();
+        world.compact();
         let usage = world.log.usage();
         let limit = 2 * world.live() + 6 * u64::from(SEGMENT);
         assert!(usage.bytes <= limit, "{usage:?} with {} live", world.live());
@@ -192,7 +192,7 @@ fn the_log_stays_within_that_size_for_random_sizes_and_orders() {
                 world.note(Change::Finished(CHANNEL, *id));
             }
             world.flush();
-            world.carry();
+            world.compact();
             world.wait_until_tidy();
             let (usage, limit) = (world.log.usage(), 2 * world.live() + 6 * u64::from(SEGMENT));
             assert!(usage.bytes <= limit, "{usage:?} with {} live, step {step}, SEED={seed}", world.live());

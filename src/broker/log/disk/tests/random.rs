@@ -42,7 +42,7 @@ fn run(seed: u64) {
             2..4 => world.crash(&path(n)),
             4..8 => world.check_bodies(),
             8..12 => world.flush(),
-            12..30 => world.carry(),
+            12..30 => world.compact(),
             30..60 => publish(&mut world, rng),
             _ => change(&mut world, rng),
         }

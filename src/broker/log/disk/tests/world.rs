@@ -46,7 +46,7 @@ impl World {
     pub(super) fn note(&mut self, change: Change) {
         self.log.note(&change);
         self.model.change(&change);
-        self.tell_spent();
+        self.release_finished();
     }
 
     pub(super) fn flush(&mut self) {
@@ -83,7 +83,7 @@ impl World {
         }
         self.model.publish(&batch);
         self.written = self.model.clone();
-        self.tell_spent();
+        self.release_finished();
         Ok(location)
     }
 
@@ -93,7 +93,7 @@ impl World {
     }
 
     /// Compacts the log.
-    pub(super) fn carry(&mut self) {
+    pub(super) fn compact(&mut self) {
         while let Some(segment) = self.log.compaction_candidate() {
             let held = self.places.iter().filter(|(_, (location, _))| location.segment == segment);
             let held: Vec<_> = held.map(|(id, (location, length))| (*id, *location, *length)).collect();
@@ -183,7 +183,7 @@ impl World {
         }
     }
 
-    fn tell_spent(&mut self) {
+    fn release_finished(&mut self) {
         let (held, log) = (&self.model.messages, &mut self.log);
         self.places.retain(|id, (location, length)| {
             let is_held = held.contains_key(id);
