@@ -86,7 +86,7 @@ async fn requeued_messages_keep_their_time_and_attempts_and_finished_ones_are_go
         }
     }
     consumer.stop();
-    assert!(timeout(PATIENCE, consumer.recv()).await.expect("in time").is_none(), "its answers are on their way");
+    assert!(timeout(PATIENCE, consumer.recv()).await.expect("in time").is_none(), "its replies are sent");
     // the log has this publish after the replies: once acknowledged, they are logged, too
     publisher.publish(&"other".parse().expect("a name"), "x").await.expect("it runs");
     tokio::task::block_in_place(|| {
@@ -129,7 +129,7 @@ fn finished_messages_do_not_come_back_after_kills() {
             assert!(!finished.contains(&message.id), "{} was finished, and came again", message.body);
             client.say(&format!("FIN {}\n", message.id));
         }
-        // commands are carried out in their order: whoever is answered was heard out before
+        // commands are executed in order: a response means that the earlier commands were executed
         client.say("PUB other\n\0\0\0\u{1}x");
         while client.frame() != "0 OK" {}
         finished.extend(known.iter().map(|message| message.id.clone()));
@@ -152,7 +152,7 @@ fn finished_messages_do_not_come_back_after_kills() {
         finished.len(),
         doubtful.len()
     );
-    assert!(finished.len() > ROUNDS, "too few to tell");
+    assert!(finished.len() > ROUNDS, "too few messages to compare");
 }
 
 #[test]

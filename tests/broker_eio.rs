@@ -33,7 +33,7 @@ fn a_failed_sync_refuses_publishing_and_loses_nothing_acknowledged() {
     let ping = get(&broker.http(), "/ping");
     assert!(ping.starts_with("NOK - ") && ping.contains("could not sync"), "{ping:?}");
     drop(bad);
-    wait_until("health, though nobody publishes", || get(&broker.http(), "/ping") == "OK");
+    wait_until("health without any publish", || get(&broker.http(), "/ping") == "OK");
     assert_eq!(publish(&broker, b"x"), "OK");
     acknowledged += 1;
     broker.kill();
@@ -64,12 +64,12 @@ fn a_failed_write_refuses_publishing_and_the_next_segment_is_tried() {
     let ping = get(&broker.http(), "/ping");
     assert!(ping.starts_with("NOK - ") && ping.contains("Input/output error"), "{ping:?}");
     drop(bad);
-    wait_until("health, though nobody publishes", || get(&broker.http(), "/ping") == "OK");
+    wait_until("health without any publish", || get(&broker.http(), "/ping") == "OK");
     assert_eq!(publish(&broker, b"x"), "OK");
     acknowledged += 1;
     broker.kill();
     broker.start_again();
-    assert_eq!(broker.channel("foo", "c").depth, acknowledged, "what was refused is not there");
+    assert_eq!(broker.channel("foo", "c").depth, acknowledged, "refused messages are not there");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_directory_that_cannot_be_synced_is_a_failed_sync_of_its_new_segment() {
     let reason = format!("cannot write to the log: could not sync {}: ", broker.data_path().display());
     assert!(refusal.contains(&reason), "{refusal}");
     drop(bad);
-    wait_until("health, though nobody publishes", || get(&broker.http(), "/ping") == "OK");
+    wait_until("health without any publish", || get(&broker.http(), "/ping") == "OK");
     assert_eq!(publish(&broker, b"x"), "OK");
     acknowledged += 1;
     broker.kill();

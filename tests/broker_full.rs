@@ -60,7 +60,7 @@ fn a_disk_filled_by_the_log_refuses_publishing_until_it_is_drained() {
     assert_eq!(publish(&broker, &[b'x'; 5_000]), "OK");
     broker.kill();
     broker.start_again();
-    assert_eq!(broker.channel("foo", "c").depth, 1, "nothing that was finished comes back");
+    assert_eq!(broker.channel("foo", "c").depth, 1, "finished messages do not come back");
 }
 
 #[test]

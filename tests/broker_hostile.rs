@@ -194,7 +194,7 @@ fn a_full_disk_refuses_publishing_with_a_reason_and_recovers_by_itself() {
     assert!(get(&broker.http(), "/ping").starts_with("NOK - "));
     let mut consumer = consumer(&broker, "foo", "c");
     let mut frame = [0; 8 + 26 + 6];
-    consumer.read_exact(&mut frame).expect("what is there is delivered");
+    consumer.read_exact(&mut frame).expect("stored messages are delivered");
     assert!(frame.ends_with(b"before"));
     std::fs::remove_file(&filler).expect("it was written");
     wait_until("publishing to work again", || request(&broker.http(), "POST", "/pub?topic=foo", b"after") == "OK");
@@ -238,7 +238,7 @@ fn a_disk_filled_by_the_log_is_drained_and_finished_messages_stay_finished() {
         broker.kill();
         broker.start_again();
         let left = i64::try_from(but.len() + 1).expect("a few");
-        assert_eq!(broker.channel("foo", "c").depth, left, "what is finished does not come back");
+        assert_eq!(broker.channel("foo", "c").depth, left, "finished messages do not come back");
         let more = fill(&broker);
         assert!(more > count / 2, "{more} messages are taken, and {count} before");
         // full again: what an administrator does is written, or refused

@@ -130,7 +130,7 @@ fn redirects_are_not_followed() {
             assert!(liar.asked() > 0);
         }
     }
-    assert_eq!(trap.asked(), 0, "who was asked chose who else was");
+    assert_eq!(trap.asked(), 0, "a redirect was followed");
 }
 
 /// Marker in all names that would do harm in a terminal or in a pasted command.

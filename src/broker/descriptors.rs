@@ -49,6 +49,10 @@ mod tests {
             assert_eq!(room.http + Places::beyond(room.http) + room.tcp + RESERVED_FILES + 20, limit);
             assert!(room.tcp > room.http);
         }
-        assert_eq!(MaxConnections::within(64, 20), MaxConnections::within(MIN_CONNECTIONS, 0), "a few, come what may");
+        assert_eq!(
+            MaxConnections::within(64, 20),
+            MaxConnections::within(MIN_CONNECTIONS, 0),
+            "a minimum is always allowed"
+        );
     }
 }

@@ -36,8 +36,8 @@ use crate::proto::Bodies;
 /// Minimum interval between attempts to continue after a failed sync (with a new segment) or a
 /// failed write.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// After a failed write, more bytes of changes than this are retried at most every [`LARGE_RETRY_INTERVAL`],
-/// because each attempt checksums all of them.
+/// After a failed write, more bytes of changes than this are retried at most every
+/// [`LARGE_RETRY_INTERVAL`], because each attempt checksums all of them.
 const LARGE_RETRY: usize = 64 << 10;
 const LARGE_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 

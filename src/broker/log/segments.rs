@@ -293,10 +293,10 @@ mod tests {
         segments.shrink(Extent { number: 3, end: 100 });
         assert_eq!(segments.usage(), (400_100, 360_000, 5));
         assert!(segments.spent(1, 10, 90_000) && segments.spent(2, 10, 90_000));
-        assert!(!segments.spent(5, 10, 90_000), "the newest is no reason to look");
+        assert!(!segments.spent(5, 10, 90_000), "the newest is never removed");
         let gone: Vec<_> =
             segments.take_reclaimable().into_iter().map(|spent| (spent.extent.number, spent.all_but)).collect();
-        assert_eq!(gone, [(1, None), (2, None), (3, None)], "and never the newest");
+        assert_eq!(gone, [(1, None), (2, None), (3, None)], "the newest is never removed");
         assert_eq!(segments.usage(), (200_000, 90_000, 2));
     }
 
@@ -309,13 +309,17 @@ mod tests {
         }
         assert_eq!(compaction_candidate(&segments, false), Some(3));
         segments.postpone_compaction(3, Instant::now());
-        assert_eq!(compaction_candidate(&segments, false), Some(2), "the next one, while that one cannot be relocated");
-        assert_eq!(segments.compaction_candidate(false, 1_500, Instant::now()), None, "no more than there is room for");
+        assert_eq!(compaction_candidate(&segments, false), Some(2), "the next one while the first is postponed");
+        assert_eq!(
+            segments.compaction_candidate(false, 1_500, Instant::now()),
+            None,
+            "the limit of live bytes is respected"
+        );
         segments.pop_newest();
         assert_eq!(
             (compaction_candidate(&segments, false), compaction_candidate(&segments, true)),
             (None, Some(2)),
-            "four are few, unless all is full"
+            "four segments are compacted only on a full disk"
         );
     }
 
@@ -330,7 +334,7 @@ mod tests {
         segments.spent(1, 0, 100);
         assert_eq!(segments.usage(), (100_000, 200, 1), "a part of messages that were published together");
         assert!(!segments.spent(1, 3, 100));
-        assert_eq!(segments.usage(), (100_000, 0, 1), "nothing is left of nothing");
+        assert_eq!(segments.usage(), (100_000, 0, 1), "no live bytes without live messages");
         assert!(!segments.spent(77, 1, 1));
     }
 }

@@ -35,17 +35,17 @@ impl LookupdConnection {
         let mut stream = net::connect(place.host_to_reach(), place.port(), ANSWER_TIMEOUT).await?;
         stream.write_all(b"  V1").await?;
         let mut lookupd = Self { stream, told: BTreeSet::new(), http: None };
-        let who = json!({
+        let identity = json!({
             "broadcast_address": identity.broadcast_address,
             "hostname": identity.hostname,
             "tcp_port": identity.tcp_port,
             "http_port": identity.http_port,
             "version": VERSION,
         });
-        let who = who.to_string();
+        let identity = identity.to_string();
         let mut command = b"IDENTIFY\n".to_vec();
-        command.extend_from_slice(&u32::try_from(who.len()).expect("a short text").to_be_bytes());
-        command.extend_from_slice(who.as_bytes());
+        command.extend_from_slice(&u32::try_from(identity.len()).expect("a short text").to_be_bytes());
+        command.extend_from_slice(identity.as_bytes());
         let itself = lookupd.request(&command).await?;
         let itself: Option<Producer> = serde_json::from_slice(&itself).ok();
         lookupd.http = itself.map(|itself| itself.http_address()).filter(|http| http.parse::<HostPort>().is_ok());

@@ -182,7 +182,7 @@ impl Model {
         let micros = self.random.u64(..2_000_000);
         self.now = Now { at: self.now.at + micros, unix_nanos: self.now.unix_nanos + micros as i64 * 1000 };
         let next = self.state.advance(self.now);
-        assert!(next.is_none_or(|next| next > self.now.at), "what is due has come back");
+        assert!(next.is_none_or(|next| next > self.now.at), "due messages were requeued");
     }
 
     fn administer(&mut self) {

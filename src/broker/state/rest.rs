@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn channels_rest_after_several_failed_reads_and_resume_in_turns() {
         let (mut rest, a, b) = (Rest::default(), ChannelId(1), ChannelId(2));
-        assert!((1..MAX_FAILED_READS).all(|_| !rest.failed(a, 7)), "each may be followed by one that can be read");
+        assert!((1..MAX_FAILED_READS).all(|_| !rest.failed(a, 7)), "readable messages may follow each");
         assert_eq!(rest.end(), None);
         assert!(rest.failed(a, 7) && rest.failed(b, 8));
         assert_eq!((rest.end(), rest.rested(REST_TIME - 1)), (Some(REST_TIME), vec![]));

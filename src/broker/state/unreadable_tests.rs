@@ -100,7 +100,7 @@ fn an_unreadable_message_keeps_a_copy_of_its_file_and_does_not_stop_compaction()
     let (mut steps, before) = (0, state.log_usage().bytes);
     while state.compact().unwrap() {
         steps += 1;
-        assert!(steps < 100, "it is tried again for ever");
+        assert!(steps < 100, "compaction never ends");
     }
     // later segments are stripped, by another thread
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -112,7 +112,7 @@ fn an_unreadable_message_keeps_a_copy_of_its_file_and_does_not_stop_compaction()
     }
     assert!(file.exists(), "the segment with the unreadable message stays");
     state.publish(&topic, Bodies::one("more".into()), None, BEGIN).unwrap();
-    assert!(!state.compact().unwrap(), "nothing is to be done at each change");
+    assert!(!state.compact().unwrap(), "compaction works at each change");
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn steps(state: &mut BrokerState, asked: &LogCalls, longest_batch: u64, most: us
 /// Checks the exact bounds of a step's work. Its duration depends on the machine: in an optimised
 /// build, half of the steps must be within 2 ms in the best of some runs.
 #[test]
-#[allow(clippy::print_stdout, reason = "a figure of this machine, for who asks with --nocapture")]
+#[allow(clippy::print_stdout, reason = "a measurement of this machine, shown with --nocapture")]
 fn steps_of_compaction_are_bounded_and_take_a_millisecond_or_two() {
     let mut medians = Vec::new();
     // few large messages, and many small ones

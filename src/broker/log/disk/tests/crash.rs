@@ -175,7 +175,7 @@ fn a_damaged_first_snapshot_is_replaced_by_the_next() {
     assert_eq!(found.topics, model.topics);
     let ids = |model: &Model| model.messages.keys().copied().collect::<Vec<_>>();
     assert_eq!(ids(&found), ids(&model));
-    assert!(found.messages[&1].copies.is_empty(), "rather the topic's than lost");
+    assert!(found.messages[&1].copies.is_empty(), "the topic holds it");
 }
 
 #[test]

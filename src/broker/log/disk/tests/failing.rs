@@ -170,7 +170,7 @@ async fn a_failed_sync_is_reported_and_refuses_writes_until_a_new_segment_is_syn
     assert_eq!(error, format!("could not sync {}: the disk is broken", file.display()));
     log.note(&Change::Finished(CHANNEL, 1));
     assert_eq!(publish(&mut log, 3).unwrap_err().to_string(), error);
-    assert!(log.flush().is_err(), "what was noted is kept");
+    assert!(log.flush().is_err(), "noted changes are kept");
     assert_eq!(read(&mut log, location, 10).unwrap(), [0; 10].as_slice(), "reads go on");
     assert!(synced.reached(log.position()).await.is_err(), "nor could the next segment be synced");
 
@@ -180,7 +180,7 @@ async fn a_failed_sync_is_reported_and_refuses_writes_until_a_new_segment_is_syn
     synced.reached(log.position()).await.unwrap();
     publish(&mut log, 3).unwrap();
     synced.reached(log.position()).await.unwrap();
-    assert!(synced.reached(lost).await.is_err(), "lost is lost");
+    assert!(synced.reached(lost).await.is_err(), "the outcome of lost data does not change");
     assert!(synced.reached(first).await.is_ok());
     assert_eq!(files(directory.path()), ["0000000001.log", "0000000003.log"], "the segment that was of no use is gone");
     drop(log);

@@ -68,7 +68,7 @@ fn a_reopened_log_has_the_same_contents() {
     world.reopen();
     world.publish(TOPIC, MessageHolder::Topic, None, &bodies(2, 20));
     world.reopen();
-    assert_eq!(files(directory.path()), ["0000000001.log"], "an end that is good is written on");
+    assert_eq!(files(directory.path()), ["0000000001.log"], "a good last segment is appended to");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn segments_without_live_messages_are_removed_or_stripped() {
     world.wait_until_tidy();
     assert!(lengths().iter().sum::<u64>() < 1000, "the newest, too: {:?}", lengths());
     world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 900));
-    assert_eq!(world.last_id(), 9, "ids go on, whatever is gone");
+    assert_eq!(world.last_id(), 9, "ids continue after removals");
     world.reopen();
 }
 
