@@ -4,7 +4,7 @@
 
 #![allow(clippy::print_stdout)]
 
-use mqueue::broker::server::Server;
+use mqueue::broker::server::BrokerServer;
 use mqueue::broker::{Broker, BrokerConfig};
 use mqueue::client::{Consumer, ConsumerConfig, Publisher, PublisherConfig};
 use mqueue::proto::TopicName;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let any_port = ["127.0.0.1:0".parse()?];
-    let server = Server::bind(Broker::in_memory(BrokerConfig::default()), &any_port, &any_port, None).await?;
+    let server = BrokerServer::bind(Broker::in_memory(BrokerConfig::default()), &any_port, &any_port, None).await?;
     let address = server.tcp[0].to_string().parse()?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server.run(stop.clone()));

@@ -1,12 +1,13 @@
-//! The other clients of NSQ on the embedded broker: publish, defer, consume, touch, requeue, finish. Each does the same work
-//! (tests/peers/client.*, tests/peers/gonsq), and nsqd's part in it is the broker's.
+//! Other NSQ clients with the embedded broker: publish, defer, consume, touch, requeue, finish. All
+//! do the same work (tests/peers/client.*, tests/peers/gonsq).
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::{Nsqd, peer, skip, wait_within};
 
-/// Runs a client that is to handle its four messages; skips it, loudly, if it is not here.
+/// Runs a client, which must handle its four messages; skips it with a notice if it is not
+/// installed.
 fn runs(name: &str, is_here: bool, command: &mut Command) {
     if !is_here {
         return skip(&format!("{name} is missing (scripts/clients fetches it)"));
@@ -31,19 +32,19 @@ fn script(name: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn go_nsq_works_with_it() {
+fn go_nsq_works_with_the_broker() {
     let program = peer("gonsq");
     runs("gonsq", program.is_some(), &mut Command::new(program.unwrap_or_default()));
 }
 
 #[test]
-fn pynsq_works_with_it() {
+fn pynsq_works_with_the_broker() {
     let python = peers().join("pynsq/bin/python");
     runs("pynsq", python.exists(), Command::new(&python).arg(script("client.py")));
 }
 
 #[test]
-fn nsqjs_works_with_it() {
+fn nsqjs_works_with_the_broker() {
     let modules = peers().join("nsqjs/node_modules");
     runs("nsqjs", modules.exists(), Command::new("node").arg(script("client.js")).env("NODE_PATH", &modules));
 }

@@ -1,4 +1,4 @@
-//! The embedded broker is killed again and again: what it acknowledged stays.
+//! The embedded broker is killed repeatedly: everything acknowledged is kept.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -10,17 +10,18 @@ use tokio::time::timeout;
 use crate::support::{Client, Nsqd, PATIENCE, Sequences, mqueue, needs, wait_until};
 
 const KILLS: usize = 50;
-/// What one publishing takes: enough for all kills.
+/// Messages of one run: enough for all kills.
 const EVENTS: u64 = 60_000;
 
-/// What became of the events.
+/// Outcome of the published messages.
 struct Outcome {
     handled: u64,
     twice: u64,
     resent: u64,
 }
 
-/// Publishes and consumes while the broker is killed at random moments and started again; ends when nothing is left in it.
+/// Publishes and consumes while the broker is killed and restarted at random moments; ends when the
+/// broker is empty.
 fn killed_again_and_again(broker: &mut Nsqd, random: &mut fastrand::Rng) -> Outcome {
     broker.create("foo", "1");
     let args = "consumer --stream foo --group 1 --output body --msg-timeout 2s --max-in-flight 200";
@@ -62,7 +63,7 @@ fn nothing_acknowledged_is_lost_over_fifty_kills() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_requeued_message_keeps_its_time_and_attempts_and_a_finished_one_is_gone() {
+async fn requeued_messages_keep_their_time_and_attempts_and_finished_ones_are_gone_after_a_kill() {
     let mut broker = Nsqd::embedded(&[]);
     let address: Address = broker.tcp().parse().expect("an address");
     let publisher =
@@ -85,8 +86,8 @@ async fn a_requeued_message_keeps_its_time_and_attempts_and_a_finished_one_is_go
         }
     }
     consumer.stop();
-    assert!(timeout(PATIENCE, consumer.recv()).await.expect("in time").is_none(), "its answers are on their way");
-    // who asks after that is answered after it, too
+    assert!(timeout(PATIENCE, consumer.recv()).await.expect("in time").is_none(), "its replies are sent");
+    // the log has this publish after the replies: once acknowledged, they are logged, too
     publisher.publish(&"other".parse().expect("a name"), "x").await.expect("it runs");
     tokio::task::block_in_place(|| {
         broker.kill();
@@ -105,10 +106,10 @@ async fn a_requeued_message_keeps_its_time_and_attempts_and_a_finished_one_is_go
     assert_eq!(got, [("deferred".to_owned(), 1), ("requeued".to_owned(), 2)]);
 }
 
-/// What is FINished, and known to be, does not come back, however often the broker is killed; what was FINished while it was killed comes
-/// back once at the most, if its FIN came too late.
+/// A message whose FIN was known to be executed does not come back, however often the broker is
+/// killed. A FIN sent during a kill may be lost: its message comes back at most once.
 #[test]
-fn nothing_finished_comes_back_after_kills() {
+fn finished_messages_do_not_come_back_after_kills() {
     const ROUNDS: usize = 30;
     const BATCH: usize = 40;
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
@@ -128,7 +129,7 @@ fn nothing_finished_comes_back_after_kills() {
             assert!(!finished.contains(&message.id), "{} was finished, and came again", message.body);
             client.say(&format!("FIN {}\n", message.id));
         }
-        // commands are carried out in their order: whoever is answered was heard out before
+        // commands are executed in order: a response means that the earlier commands were executed
         client.say("PUB other\n\0\0\0\u{1}x");
         while client.frame() != "0 OK" {}
         finished.extend(known.iter().map(|message| message.id.clone()));
@@ -151,11 +152,11 @@ fn nothing_finished_comes_back_after_kills() {
         finished.len(),
         doubtful.len()
     );
-    assert!(finished.len() > ROUNDS, "too few to tell");
+    assert!(finished.len() > ROUNDS, "too few messages to compare");
 }
 
 #[test]
-fn a_second_broker_on_the_same_data_is_refused_in_one_line() {
+fn a_second_broker_on_the_same_data_path_is_refused_with_one_line() {
     let broker = Nsqd::embedded(&[]);
     let path = broker.data_path().display();
     let any = "127.0.0.1:0";

@@ -1,4 +1,4 @@
-//! A stored message that cannot be read any more, in the running broker.
+//! A stored message that becomes unreadable in the running broker.
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,11 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Client, Nsqd, SmallDisk, get, mqueue, request, wait_until};
 
-/// Bytes that begin a body, and are in no other.
+/// Bytes at the beginning of one body, and in no other.
 const MARK: &[u8] = b"the damaged one";
 
-/// Changes a byte of each such body on the disk, and says in which file the first one is; the same again mends them.
+/// Changes a byte of each body with [`MARK`] on the disk; returns the first file. A second call
+/// repairs them.
 fn flip(folder: &Path) -> PathBuf {
     let mut first = None;
     for entry in std::fs::read_dir(folder).expect("a folder") {
@@ -31,7 +32,7 @@ fn flip(folder: &Path) -> PathBuf {
 }
 
 #[test]
-fn an_unreadable_message_is_told_kept_aside_and_skipped() {
+fn an_unreadable_message_is_logged_skipped_and_its_file_kept() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let flags = "--tcp-address 127.0.0.1:0 --http-address 127.0.0.1:0 --max-memory 0";
     let broker = mqueue(&format!("broker {flags}")).arg("--data-path").arg(&data.path().display().to_string()).start();
@@ -51,18 +52,25 @@ fn an_unreadable_message_is_told_kept_aside_and_skipped() {
     let consumer = mqueue(args).env("NSQD_TCP_ADDRESS", &tcp).start();
     consumer.wait_for_lines(200);
     let name = file.file_name().expect("a name").to_string_lossy().into_owned();
-    broker.wait_to_say(&format!(
-        "/{name} does not begin a record of this batch (messages: 1, bytes: 26): tried again in 1 s"
-    ));
-    assert!(broker.stderr().contains("cannot read from the log: topic foo, channel c, messages: 1: byte "));
-    broker.wait_to_say("tried again in 4 s");
-    assert_eq!(broker.times_said("cannot read from the log: topic foo"), 3, "less and less often: {}", broker.stderr());
+    broker.wait_to_say(&format!("/{name} does not begin a record of this batch (messages: 1, bytes: 26) retry_s=1"));
+    assert!(
+        broker
+            .stderr()
+            .contains("cannot read from the log; messages deferred topic=foo channel=c messages=1 error=byte ")
+    );
+    broker.wait_to_say("retry_s=4");
+    assert_eq!(
+        broker.times_said("cannot read from the log; messages deferred topic=foo"),
+        3,
+        "less and less often: {}",
+        broker.stderr()
+    );
     let aside = file.with_extension("log.damaged");
     assert_eq!(std::fs::read(&aside).expect("kept aside"), std::fs::read(&file).expect("there"));
     let stats: serde_json::Value = serde_json::from_str(&get(&http, "/stats?format=json")).expect("JSON");
     assert_eq!(stats["topics"][0]["channels"][0]["deferred_count"], 1, "{stats}");
     assert!(get(&http, "/metrics").contains("\nmqueue_broker_compaction_step_max_microseconds "));
-    // what was only misread comes when it can be read
+    // a message that was only misread is delivered once it can be read
     flip(data.path());
     consumer.wait_for_lines(201);
     assert!(consumer.stdout().contains("the damaged one of all"));
@@ -72,7 +80,7 @@ fn an_unreadable_message_is_told_kept_aside_and_skipped() {
 }
 
 #[test]
-fn a_damaged_last_message_is_kept_aside_and_told_as_an_error() {
+fn a_damaged_last_message_is_logged_as_an_error_and_its_bytes_kept() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let start = || {
         let flags = "--tcp-address 127.0.0.1:0 --http-address 127.0.0.1:0 --sync always";
@@ -102,9 +110,9 @@ fn a_damaged_last_message_is_kept_aside_and_told_as_an_error() {
     assert_eq!(stats["topics"][0]["channels"][0]["depth"], 1, "{stats}");
 }
 
-/// Compared with a broker beside it whose messages can all be read: a busy machine is so for both.
+/// Compares with a second broker whose messages are all readable: a busy machine slows down both.
 #[test]
-fn publishing_takes_no_longer_while_a_log_with_unreadable_messages_is_compacted() {
+fn publishing_stays_fast_while_a_log_with_unreadable_messages_is_compacted() {
     const COUNT: usize = 400;
     let (Some(disk), Some(other)) = (SmallDisk::mount(), SmallDisk::mount()) else { return };
     let brokers = [&disk, &other].map(|disk| Nsqd::embedded_in(disk.folder(), &["--max-memory=0"]));

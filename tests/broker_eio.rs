@@ -1,4 +1,4 @@
-//! A disk that fails: what the running broker asks of it is answered with EIO, by strace.
+//! A failing disk: strace makes the running broker's system calls fail with EIO.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ fn publish(broker: &Nsqd, body: &[u8]) -> String {
 }
 
 #[test]
-fn a_sync_that_fails_is_an_error_and_loses_nothing_acknowledged() {
+fn a_failed_sync_refuses_publishing_and_loses_nothing_acknowledged() {
     let mut broker = Nsqd::embedded(&["--sync=always"]);
     broker.create("foo", "c");
     let (mut acknowledged, mut refused) = (0, 0);
@@ -33,18 +33,18 @@ fn a_sync_that_fails_is_an_error_and_loses_nothing_acknowledged() {
     let ping = get(&broker.http(), "/ping");
     assert!(ping.starts_with("NOK - ") && ping.contains("could not sync"), "{ping:?}");
     drop(bad);
-    wait_until("health, though nobody publishes", || get(&broker.http(), "/ping") == "OK");
+    wait_until("health without any publish", || get(&broker.http(), "/ping") == "OK");
     assert_eq!(publish(&broker, b"x"), "OK");
     acknowledged += 1;
     broker.kill();
     broker.start_again();
-    // the first that was refused may be there, too: it is in the file, and only the sync of it failed
+    // the first refused message may be there, too: it was written, and only its sync failed
     let depth = broker.channel("foo", "c").depth;
     assert!((acknowledged..=acknowledged + refused).contains(&depth), "{depth} messages, {acknowledged} acknowledged");
 }
 
 #[test]
-fn a_write_that_fails_is_refused_and_the_next_file_is_tried() {
+fn a_failed_write_refuses_publishing_and_the_next_segment_is_tried() {
     let mut broker = Nsqd::embedded(&[]);
     broker.create("foo", "c");
     let mut acknowledged = 0;
@@ -64,16 +64,16 @@ fn a_write_that_fails_is_refused_and_the_next_file_is_tried() {
     let ping = get(&broker.http(), "/ping");
     assert!(ping.starts_with("NOK - ") && ping.contains("Input/output error"), "{ping:?}");
     drop(bad);
-    wait_until("health, though nobody publishes", || get(&broker.http(), "/ping") == "OK");
+    wait_until("health without any publish", || get(&broker.http(), "/ping") == "OK");
     assert_eq!(publish(&broker, b"x"), "OK");
     acknowledged += 1;
     broker.kill();
     broker.start_again();
-    assert_eq!(broker.channel("foo", "c").depth, acknowledged, "what was refused is not there");
+    assert_eq!(broker.channel("foo", "c").depth, acknowledged, "refused messages are not there");
 }
 
 #[test]
-fn a_read_that_fails_delays_its_message_and_loses_none() {
+fn a_failed_read_delays_its_message_and_loses_none() {
     let broker = Nsqd::embedded(&["--max-memory=0"]);
     broker.create("foo", "c");
     for n in 0..10 {
@@ -100,7 +100,7 @@ fn a_read_that_fails_delays_its_message_and_loses_none() {
 }
 
 #[test]
-fn syncing_and_writing_are_tried_again_though_nobody_asks() {
+fn failed_syncs_and_writes_are_retried_without_any_request() {
     for calls in ["fsync,fdatasync", "write,writev"] {
         let data = tempfile::tempdir().expect("a temporary folder");
         let flags = "--tcp-address 127.0.0.1:0 --http-address 127.0.0.1:0 --sync interval";
@@ -111,26 +111,26 @@ fn syncing_and_writing_are_tried_again_though_nobody_asks() {
         assert_eq!(publish(), "OK");
         let file = data.path().join("0000000001.log");
         let Some(bad) = BadDisk::of(broker.pid(), calls, &[&file]) else { return };
-        // a sync fails after the answer, and nobody need publish again to learn of it
+        // the sync fails after the response; no other publish is needed to detect it
         wait_until("trouble", || {
-            let is_told = broker.times_said("publishing is refused until that is over") > 0;
+            let is_told = broker.times_said("publishing is refused until this failure is over") > 0;
             is_told || (publish(), false).1
         });
         drop(bad);
-        broker.wait_to_say("publishing is taken again");
+        broker.wait_to_say("publishing works again");
         assert_eq!(publish(), "OK", "{calls}");
     }
 }
 
 #[test]
-fn a_folder_that_cannot_be_synced_is_a_failed_sync_of_what_is_new_in_it() {
+fn a_directory_that_cannot_be_synced_is_a_failed_sync_of_its_new_segment() {
     let Some(disk) = SmallDisk::mount() else { return };
     let mut broker = Nsqd::embedded_in(disk.folder(), &["--sync=always"]);
     broker.create("foo", "c");
     assert_eq!(publish(&broker, b"x"), "OK");
     let Some(bad) = BadDisk::of(broker.pid(), "fsync,fdatasync", &[broker.data_path()]) else { return };
     let (mut acknowledged, mut refusal) = (1, String::new());
-    // the files of a small disk are small, and the next one is begun soon
+    // segments of a small disk are small, so the next one is begun soon
     wait_until("a refusal", || match publish(&broker, &[b'x'; 20_000]).as_str() {
         "OK" => {
             acknowledged += 1;
@@ -144,7 +144,7 @@ fn a_folder_that_cannot_be_synced_is_a_failed_sync_of_what_is_new_in_it() {
     let reason = format!("cannot write to the log: could not sync {}: ", broker.data_path().display());
     assert!(refusal.contains(&reason), "{refusal}");
     drop(bad);
-    wait_until("health, though nobody publishes", || get(&broker.http(), "/ping") == "OK");
+    wait_until("health without any publish", || get(&broker.http(), "/ping") == "OK");
     assert_eq!(publish(&broker, b"x"), "OK");
     acknowledged += 1;
     broker.kill();
@@ -154,7 +154,7 @@ fn a_folder_that_cannot_be_synced_is_a_failed_sync_of_what_is_new_in_it() {
 }
 
 #[test]
-fn a_new_data_path_is_synced_in_every_folder_above_that_is_new() {
+fn new_parents_of_a_data_path_are_synced() {
     let top = tempfile::tempdir().expect("a temporary folder");
     let start = |data: &Path, sync: &str, bad: &Path| {
         let strace = BadDisk::around("fsync,fdatasync", bad)?;

@@ -1,4 +1,4 @@
-//! A disk that the running broker's log has filled, and an index that has all its memory.
+//! A disk filled by the running broker's log, and an index at its limit of memory.
 
 use crate::support::doctor::{ERRORS, OK, WARNINGS, doctor, findings, folder, on, paste};
 use crate::support::{Client, Nsqd, SmallDisk, get, request, wait_until};
@@ -7,7 +7,7 @@ fn publish(broker: &Nsqd, body: &[u8]) -> String {
     request(&broker.http(), "POST", "/pub?topic=foo", body)
 }
 
-/// Publishes until that is refused; says how many messages were taken, and the refusal.
+/// Publishes until it is refused; returns the number of accepted messages, and the refusal.
 fn fill(broker: &Nsqd, body: &[u8]) -> (usize, String) {
     for n in 0..1_000_000 {
         let answer = publish(broker, body);
@@ -18,7 +18,7 @@ fn fill(broker: &Nsqd, body: &[u8]) -> (usize, String) {
     panic!("it takes all")
 }
 
-/// Takes and finishes so many messages.
+/// Receives and finishes `count` messages.
 fn drain(broker: &Nsqd, count: usize) {
     let mut client = Client::subscribed(broker, "foo", "c", "{}");
     client.say("RDY 100\n");
@@ -38,7 +38,7 @@ fn log(broker: &Nsqd) -> (u64, u64) {
 }
 
 #[test]
-fn a_disk_full_of_the_log_says_so_and_heals_by_draining() {
+fn a_disk_filled_by_the_log_refuses_publishing_until_it_is_drained() {
     let Some(disk) = SmallDisk::mount() else { return };
     let mut broker = Nsqd::embedded_in(disk.folder(), &[]);
     broker.create("foo", "c");
@@ -51,7 +51,7 @@ fn a_disk_full_of_the_log_says_so_and_heals_by_draining() {
     assert!(bytes > 2_500_000 && live > count as u64 * 5_000 && live <= bytes, "{bytes} {live} {count}");
     assert_eq!((broker.metric("log_bytes"), broker.metric("log_live_bytes")), (bytes, live));
     drain(&broker, count);
-    // nobody publishes
+    // without any publish
     wait_until("health", || get(&broker.http(), "/ping") == "OK");
     wait_until("the log to shrink", || {
         let (bytes, live) = log(&broker);
@@ -60,11 +60,11 @@ fn a_disk_full_of_the_log_says_so_and_heals_by_draining() {
     assert_eq!(publish(&broker, &[b'x'; 5_000]), "OK");
     broker.kill();
     broker.start_again();
-    assert_eq!(broker.channel("foo", "c").depth, 1, "nothing that was finished comes back");
+    assert_eq!(broker.channel("foo", "c").depth, 1, "finished messages do not come back");
 }
 
 #[test]
-fn publishing_is_refused_before_the_index_takes_all_memory_and_heals_by_draining() {
+fn publishing_is_refused_at_the_limit_of_index_memory_until_it_is_drained() {
     for (flags, defer) in [(vec![], ""), (vec!["--memory"], ""), (vec![], "&defer=2000")] {
         let mut flags = flags;
         flags.push("--max-index-memory=200000");
@@ -77,7 +77,7 @@ fn publishing_is_refused_before_the_index_takes_all_memory_and_heals_by_draining
                 break answer;
             }
         };
-        assert!(refusal.contains("200000 bytes of memory, which is the limit (--max-index-memory)"), "{refusal}");
+        assert!(refusal.contains("reached the limit of 200000 bytes of memory (--max-index-memory)"), "{refusal}");
         assert!(get(&broker.http(), "/ping").starts_with("NOK - "));
         let bytes = broker.stats().index_bytes.expect("it says so");
         assert!((185_000..225_000).contains(&bytes), "{bytes}");
@@ -98,10 +98,10 @@ fn publishing_is_refused_before_the_index_takes_all_memory_and_heals_by_draining
 }
 
 #[test]
-fn the_doctor_warns_before_a_disk_is_full_and_says_what_fills_it() {
+fn doctor_warns_before_the_disk_is_full_and_names_the_log() {
     let Some(disk) = SmallDisk::mount() else { return };
     let (mut broker, sockets) = (Nsqd::embedded_in(disk.folder(), &[]), folder());
-    // a consumer is there, and takes nothing yet
+    // a consumer is connected, and accepts no messages yet
     broker.create("foo", "c");
     let waiting = Client::subscribed(&broker, "foo", "c", "{}");
     let look = || doctor(&sockets, &format!("--json {}", on(&broker))).run();
@@ -138,7 +138,7 @@ fn the_doctor_warns_before_a_disk_is_full_and_says_what_fills_it() {
 }
 
 #[test]
-fn the_doctor_warns_before_the_index_has_all_its_memory() {
+fn doctor_warns_before_the_limit_of_index_memory() {
     let (broker, sockets) = (Nsqd::embedded(&["--memory", "--max-index-memory=200000"]), folder());
     broker.create("foo", "c");
     let _waiting = Client::subscribed(&broker, "foo", "c", "{}");

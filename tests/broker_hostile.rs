@@ -1,4 +1,5 @@
-//! Clients that mean no good, and more of everything than usual: the broker stays small, and others are served.
+//! Malicious clients, and unusual numbers of everything: the broker stays small, and others are
+//! served.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -16,7 +17,7 @@ fn greeted(broker: &Nsqd) -> TcpStream {
     stream
 }
 
-/// Subscribes, and asks for as much as there may be.
+/// Subscribes with the maximum RDY count.
 fn consumer(broker: &Nsqd, topic: &str, channel: &str) -> TcpStream {
     let mut stream = greeted(broker);
     stream.write_all(format!("SUB {topic} {channel}\nRDY 2500\n").as_bytes()).expect("it reads");
@@ -38,7 +39,7 @@ fn publish_large(broker: &Nsqd, topic: &str, count: usize) {
     }
 }
 
-/// Resident megabytes.
+/// Resident memory in megabytes.
 fn memory(broker: &Nsqd) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", broker.pid())).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
@@ -51,7 +52,7 @@ fn assert_serves(broker: &Nsqd) {
 }
 
 #[test]
-fn a_consumer_that_never_reads_costs_little_and_harms_nobody() {
+fn a_consumer_that_never_reads_costs_little_memory_and_does_not_block_others() {
     let broker = Nsqd::embedded(&["--max-memory=33554432"]);
     let _deaf = consumer(&broker, "large", "deaf");
     let mut good = consumer(&broker, "large", "good");
@@ -70,11 +71,11 @@ fn a_consumer_that_never_reads_costs_little_and_harms_nobody() {
 }
 
 #[test]
-fn a_producer_that_reads_no_answers_is_read_no_more() {
+fn a_producer_that_reads_no_responses_is_throttled() {
     let broker = Nsqd::embedded(&["--memory"]);
     let mut rude = greeted(&broker);
     let commands = b"PUB rude#ephemeral\n\0\0\0\x01x".repeat(10_000);
-    // until its answers are in the way; it may also be that all of it fits into the kernel's buffers
+    // until its responses block it, unless everything fits into the kernel's buffers
     let sent = (0..200).take_while(|_| rude.write_all(&commands).is_ok()).count();
     let megabytes = memory(&broker);
     eprintln!("{sent} x 10,000 commands without reading: {megabytes} MB");
@@ -84,7 +85,7 @@ fn a_producer_that_reads_no_answers_is_read_no_more() {
 }
 
 #[test]
-fn a_thousand_consumers_and_ten_thousand_topics_are_no_burden() {
+fn a_thousand_consumers_and_ten_thousand_topics_are_served() {
     let broker = Nsqd::embedded(&[]);
     let (start, before) = (Instant::now(), memory(&broker));
     let mut stream = TcpStream::connect(broker.http()).expect("it listens");
@@ -110,7 +111,7 @@ fn a_thousand_consumers_and_ten_thousand_topics_are_no_burden() {
 }
 
 #[test]
-fn ten_megabyte_messages_pass() {
+fn ten_megabyte_messages_are_delivered() {
     let broker = Nsqd::embedded(&["--max-msg-size=16777216", "--max-body-size=67108864"]);
     let mut consumer = consumer(&broker, "large", "c");
     let body = vec![b'y'; 10 * MEGABYTE];
@@ -123,7 +124,7 @@ fn ten_megabyte_messages_pass() {
 }
 
 #[test]
-fn half_a_command_and_half_a_request_hold_up_nobody() {
+fn incomplete_commands_and_requests_do_not_block_others() {
     let broker = Nsqd::embedded(&["--memory"]);
     let mut halves = Vec::new();
     for _ in 0..50 {
@@ -140,7 +141,7 @@ fn half_a_command_and_half_a_request_hold_up_nobody() {
 }
 
 #[test]
-fn whatever_bytes_come_it_lives_and_serves() {
+fn random_bytes_do_not_stop_the_broker() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     eprintln!("SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -170,13 +171,13 @@ fn whatever_bytes_come_it_lives_and_serves() {
 }
 
 #[test]
-fn a_full_disk_refuses_publishing_in_words_and_mends_by_itself() {
+fn a_full_disk_refuses_publishing_with_a_reason_and_recovers_by_itself() {
     let Some(disk) = SmallDisk::mount() else { return };
     let broker = Nsqd::embedded_in(disk.folder(), &[]);
     broker.create("foo", "c");
     broker.publish("foo", b"before");
     let filler = disk.path().join("filler");
-    // until nothing fits any more
+    // until the disk is full
     let _ = std::fs::write(&filler, vec![0; 8 * MEGABYTE]);
     let mut stream = greeted(&broker);
     let refused = loop {
@@ -193,7 +194,7 @@ fn a_full_disk_refuses_publishing_in_words_and_mends_by_itself() {
     assert!(get(&broker.http(), "/ping").starts_with("NOK - "));
     let mut consumer = consumer(&broker, "foo", "c");
     let mut frame = [0; 8 + 26 + 6];
-    consumer.read_exact(&mut frame).expect("what is there is delivered");
+    consumer.read_exact(&mut frame).expect("stored messages are delivered");
     assert!(frame.ends_with(b"before"));
     std::fs::remove_file(&filler).expect("it was written");
     wait_until("publishing to work again", || request(&broker.http(), "POST", "/pub?topic=foo", b"after") == "OK");
@@ -209,7 +210,7 @@ fn fill(broker: &Nsqd) -> usize {
     taken
 }
 
-/// Finishes all messages but those with these numbers.
+/// Finishes all messages except those with these numbers.
 fn drain(broker: &Nsqd, count: usize, but: &[usize]) {
     let mut client = Client::subscribed(broker, "foo", "c", "{}");
     client.say("RDY 2500\n");
@@ -218,16 +219,16 @@ fn drain(broker: &Nsqd, count: usize, but: &[usize]) {
             client.say(&format!("FIN {}\n", message.id));
         }
     }
-    // commands are carried out in their order
+    // commands are executed in order
     client.say("NOP\n");
     let left = i64::try_from(but.len()).expect("a few");
     wait_until("the messages to be finished", || broker.channel("foo", "c").in_flight_count == left);
 }
 
 #[test]
-fn a_disk_full_of_the_log_itself_is_drained_and_what_is_finished_stays_finished() {
+fn a_disk_filled_by_the_log_is_drained_and_finished_messages_stay_finished() {
     let Some(disk) = SmallDisk::mount() else { return };
-    // none, one at the beginning, one in the middle of what fills the disk
+    // no message kept, one at the beginning, one in the middle of the log
     for but in [&[][..], &[0], &[100]] {
         let mut broker = Nsqd::embedded_in(disk.folder(), &[]);
         broker.create("foo", "c");
@@ -237,7 +238,7 @@ fn a_disk_full_of_the_log_itself_is_drained_and_what_is_finished_stays_finished(
         broker.kill();
         broker.start_again();
         let left = i64::try_from(but.len() + 1).expect("a few");
-        assert_eq!(broker.channel("foo", "c").depth, left, "what is finished does not come back");
+        assert_eq!(broker.channel("foo", "c").depth, left, "finished messages do not come back");
         let more = fill(&broker);
         assert!(more > count / 2, "{more} messages are taken, and {count} before");
         // full again: what an administrator does is written, or refused

@@ -1,4 +1,4 @@
-//! What the broker bounds: connections, the files they take, and the time that slow clients cost it.
+//! Limits of the broker: connections, their files, and the time that slow clients take.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -15,7 +15,7 @@ fn connect(address: &str) -> TcpStream {
     stream
 }
 
-/// Publishes, and says what the broker answered.
+/// Publishes; returns the broker's response.
 fn publish(stream: &mut TcpStream, topic: &str, body: &[u8]) -> String {
     let size = u32::try_from(body.len()).expect("short").to_be_bytes();
     stream.write_all(&[format!("PUB {topic}\n").as_bytes(), &size, body].concat()).expect("it reads");
@@ -30,7 +30,7 @@ fn frame(stream: &mut TcpStream) -> String {
     String::from_utf8(data).expect("text")
 }
 
-/// Processor time of a process.
+/// CPU time of a process.
 fn cost(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
     let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
@@ -38,7 +38,7 @@ fn cost(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// Bytes that the kernel has for the process at the other end of this connection, which has not read them.
+/// Bytes in the kernel's receive buffer at the other end of a connection.
 fn unread(stream: &TcpStream) -> usize {
     let ends = [stream.peer_addr(), stream.local_addr()].map(|end| format!(":{:04X}", end.expect("connected").port()));
     let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux tells it");
@@ -51,7 +51,7 @@ fn unread(stream: &TcpStream) -> usize {
 }
 
 #[test]
-fn an_unfinished_mpub_is_gone_over_once() {
+fn an_incomplete_mpub_is_scanned_once() {
     const MESSAGES: u32 = 700_000;
     let broker = Nsqd::embedded(&["--memory"]);
     let mut slow = connect(&broker.tcp());
@@ -72,13 +72,13 @@ fn an_unfinished_mpub_is_gone_over_once() {
     assert_eq!(answer.as_deref(), Some("OK"));
     let cost = cost(broker.pid()) - before;
     eprintln!("300 bytes, one by one, at the end of {MESSAGES} messages: {cost:?} of {:?}", start.elapsed());
-    // of which most is for taking 700,000 messages; each time from their start, it were a minute
+    // mostly for accepting 700,000 messages; scanning from the start each time would take a minute
     assert!(cost < Duration::from_secs(6), "{cost:?}");
 }
 
 #[test]
-fn health_is_told_while_all_places_are_taken_by_clients_that_never_read() {
-    // some 20 requests at once, and a few places more
+fn ping_answers_while_clients_that_never_read_use_all_connections() {
+    // about 20 concurrent requests, and a few more connections
     let broker = Nsqd::embedded_with_files((200, 200), &["--memory"]);
     for n in 0..60 {
         broker.create(&format!("a-topic-with-a-long-name-so-that-the-statistics-are-large-{n}"), "c");
@@ -96,13 +96,13 @@ fn health_is_told_while_all_places_are_taken_by_clients_that_never_read() {
         assert_eq!(get(&broker.http(), "/ping"), "OK");
     }
     eprintln!("5 x /ping beside {} deaf clients: {:?}", deaf.len(), start.elapsed());
-    // they are not waited for for good
+    // they are not waited for endlessly
     wait_until("other requests to be answered", || request(&broker.http(), "POST", "/pub?topic=x", b"x") == "OK");
     drop(deaf);
 }
 
 #[test]
-fn half_a_request_makes_way_for_a_whole_one() {
+fn incomplete_requests_are_evicted_for_complete_ones() {
     let broker = Nsqd::embedded_with_files((256, 256), &["--memory"]);
     let silent: Vec<TcpStream> = (0..400)
         .map(|n| {
@@ -119,7 +119,7 @@ fn half_a_request_makes_way_for_a_whole_one() {
 
 #[test]
 fn idle_connections_never_stop_publishing() {
-    // segments are begun and removed all the time
+    // segments are created and removed all the time
     let broker = Nsqd::embedded_with_files((200, 200), &[]);
     let mut producer = connect(&broker.tcp());
     producer.write_all(b"  V2").expect("it reads");
@@ -146,7 +146,7 @@ fn idle_connections_never_stop_publishing() {
 }
 
 #[test]
-fn a_connection_beyond_the_limit_is_told_so() {
+fn a_connection_beyond_the_limit_is_refused_with_an_error() {
     let broker = Nsqd::embedded_with_files((200, 200), &["--memory"]);
     let mut all = Vec::new();
     let refused = loop {
@@ -171,9 +171,9 @@ fn a_connection_beyond_the_limit_is_told_so() {
     };
     assert!(refused.contains("E_INVALID too many connections") || refused == "reset", "{refused}");
     eprintln!("{} connections, then: {refused:?}", all.len());
-    // silent, it sees why
+    // a client that sends nothing gets the reason
     let mut silent = connect(&broker.tcp());
-    assert!(frame(&mut silent).starts_with("E_INVALID too many connections: there may be "));
+    assert!(frame(&mut silent).starts_with("E_INVALID too many connections: the maximum is "));
     all[0].shutdown(Shutdown::Both).expect("it is connected");
     wait_until("a place", || {
         let mut stream = connect(&broker.tcp());
@@ -193,7 +193,7 @@ fn the_limit_of_open_files_is_raised() {
 }
 
 #[test]
-fn the_http_api_can_be_left_out() {
+fn the_http_api_can_be_disabled() {
     let broker = mqueue("broker --memory --tcp-address 127.0.0.1:0 --http-address=").start();
     broker.wait_to_say("TCP: listening on");
     let said = broker.stderr();
@@ -213,9 +213,10 @@ fn durations_without_a_unit_are_refused() {
     }
 }
 
-/// What is in the log and not in memory: what had no room when it came, and what a restart found.
+/// Messages in the log and not in memory: those beyond the memory limit, and those found at a
+/// restart.
 #[test]
-fn the_depth_of_the_backend_is_what_is_on_the_disk_only() {
+fn backend_depth_counts_messages_only_on_disk() {
     let mut broker = Nsqd::embedded(&["--max-memory=100000"]);
     broker.create("foo", "c");
     let body = vec![b'x'; 1000];

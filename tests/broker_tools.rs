@@ -1,11 +1,11 @@
-//! nsq's own programs on the embedded broker.
+//! nsq's own programs with the embedded broker.
 
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::{Lookupd, Nsqd, get, needs, peer, wait_until};
 
-/// One of nsq's programs. It is killed if the test ends first.
+/// A running program of nsq, killed if the test ends first.
 struct Program(Child);
 
 impl Program {
@@ -15,7 +15,7 @@ impl Program {
         Self(command.spawn().expect("it is a program"))
     }
 
-    /// Gives it this on stdin and waits for its end: what it wrote to stdout and stderr.
+    /// Writes to its stdin and waits for its end; returns its stdout and stderr.
     fn run(mut self, input: &[u8]) -> (String, String) {
         let _ = self.0.stdin.take().expect("piped").write_all(input);
         let (mut out, mut err) = (self.0.stdout.take().expect("piped"), self.0.stderr.take().expect("piped"));
@@ -34,7 +34,7 @@ impl Drop for Program {
 }
 
 #[test]
-fn to_nsq_publishes_and_nsq_tail_prints() {
+fn to_nsq_and_nsq_tail_work_with_the_broker() {
     needs!("to_nsq", "nsq_tail");
     let broker = Nsqd::embedded(&[]);
     broker.create("foo", "tail");
@@ -47,7 +47,7 @@ fn to_nsq_publishes_and_nsq_tail_prints() {
 }
 
 #[test]
-fn nsq_to_file_writes_and_finishes_all() {
+fn nsq_to_file_works_with_the_broker() {
     needs!("nsq_to_file");
     let broker = Nsqd::embedded(&[]);
     broker.create("foo", "nsq_to_file");
@@ -68,7 +68,7 @@ fn nsq_to_file_writes_and_finishes_all() {
 }
 
 #[test]
-fn bench_writer_and_bench_reader_measure_it() {
+fn bench_writer_and_bench_reader_work_with_the_broker() {
     needs!("bench_writer", "bench_reader");
     let broker = Nsqd::embedded(&[]);
     broker.create("bench", "ch");
@@ -81,7 +81,7 @@ fn bench_writer_and_bench_reader_measure_it() {
 }
 
 #[test]
-fn nsq_stat_and_nsqadmin_show_what_nsqlookupd_knows_of_it() {
+fn nsq_stat_and_nsqadmin_find_the_broker_by_nsqlookupd() {
     needs!("nsq_stat", "nsqadmin", "nsqlookupd");
     let lookupd = Lookupd::start();
     let broker = Nsqd::embedded(&[&format!("--lookupd-tcp-address={}", lookupd.tcp())]);
@@ -94,7 +94,7 @@ fn nsq_stat_and_nsqadmin_show_what_nsqlookupd_knows_of_it() {
         let args = ["--topic=foo", "--channel=bar", "--interval=100ms", "--count=1", &lookup];
         Program::start("nsq_stat", &args).run(b"").0
     };
-    // it ends at once while nsqlookupd does not know the channel yet
+    // it exits at once if nsqlookupd does not know the channel yet
     wait_until("seven messages in nsq_stat", || stat().lines().last().is_some_and(|line| line.contains('7')));
     let mut admin = Program::start("nsqadmin", &["--http-address=127.0.0.1:0", &lookup]);
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(admin.0.stderr.take().expect("piped")));
@@ -107,7 +107,7 @@ fn nsq_stat_and_nsqadmin_show_what_nsqlookupd_knows_of_it() {
 }
 
 #[test]
-fn a_new_topic_has_the_channels_that_nsqlookupd_knows_of_it() {
+fn a_new_topic_gets_the_channels_known_to_nsqlookupd() {
     needs!("nsqd", "nsqlookupd");
     let lookupd = Lookupd::start();
     let to = format!("--lookupd-tcp-address={}", lookupd.tcp());
@@ -129,7 +129,7 @@ fn a_new_topic_has_the_channels_that_nsqlookupd_knows_of_it() {
 }
 
 #[test]
-fn nsqlookupds_that_do_not_answer_hold_up_no_message_for_long() {
+fn unresponsive_nsqlookupds_delay_a_new_topic_only_briefly() {
     needs!("nsqlookupd");
     let mut lookupd = Lookupd::start();
     let broker = Nsqd::embedded(&[&format!("--lookupd-tcp-address={}", lookupd.tcp())]);

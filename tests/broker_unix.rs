@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Mqueue, mqueue};
 
-/// Both protocols in this folder.
+/// A broker with Unix sockets for both protocols in this folder.
 fn broker(folder: &Path) -> Mqueue {
     let folder = folder.display();
     mqueue(&format!("broker --memory --tcp-address unix:{folder}/tcp --http-address unix:{folder}/http"))
@@ -20,7 +20,7 @@ fn started(folder: &Path) -> Mqueue {
     broker
 }
 
-/// What is answered to this, as far as it is so long.
+/// Sends a request; returns the first `length` bytes of the response.
 fn ask(path: &Path, request: &[u8], length: usize) -> String {
     let mut stream = UnixStream::connect(path).expect("it listens");
     stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("a valid timeout");
@@ -31,7 +31,7 @@ fn ask(path: &Path, request: &[u8], length: usize) -> String {
 }
 
 #[test]
-fn both_protocols_are_spoken_and_the_sockets_go_with_it() {
+fn both_protocols_work_on_unix_sockets_which_are_removed_at_the_end() {
     let folder = tempfile::tempdir().expect("a folder");
     let broker = started(folder.path());
     assert!(ask(&folder.path().join("tcp"), b"  V2PUB foo\n\0\0\0\x01x", 10).ends_with("OK"));
@@ -43,7 +43,7 @@ fn both_protocols_are_spoken_and_the_sockets_go_with_it() {
 }
 
 #[test]
-fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
+fn stale_sockets_are_replaced_and_sockets_in_use_are_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let first = started(folder.path());
     let second = broker(folder.path()).run();

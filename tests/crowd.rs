@@ -1,4 +1,5 @@
-//! A thousand clients of an HTTP port that never read, or never ask: who asks whether the program is well is answered, and its own work goes on.
+//! A thousand clients of an HTTP port that never read or never send a request: health checks are
+//! answered, and the program's own work goes on.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,10 +10,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::support::{Doors, Gateway, Mqueue, Nsqd, PATIENCE, Told, needs, request, wait_until};
 
 const CLIENTS: usize = 1024;
-/// The longest that an answer about health may take, on a machine that has a thousand others to answer.
+/// Time limit for a health check on a machine that serves a thousand other clients.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Connects so many clients, each of which says this and reads nothing.
+/// Connects clients, each of which sends `says` and reads nothing.
 fn crowd(address: &str, says: &[u8]) -> Vec<TcpStream> {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
@@ -27,7 +28,7 @@ fn crowd(address: &str, says: &[u8]) -> Vec<TcpStream> {
     (0..CLIENTS).map(connect).collect()
 }
 
-/// Asks and waits for the answer's first line; says how long that took.
+/// Sends a request and waits for the response's first line; returns the time taken.
 #[track_caller]
 fn asks(address: &str, path: &str) -> Duration {
     let start = Instant::now();
@@ -40,7 +41,7 @@ fn asks(address: &str, path: &str) -> Duration {
     start.elapsed()
 }
 
-/// Health is told beside each kind of crowd.
+/// Asserts that health checks are answered beside each kind of clients.
 #[track_caller]
 fn is_well(what: &str, address: &str, health: &str, large: &str) {
     let large = format!("GET {large} HTTP/1.1\r\nHost: x\r\n\r\n").repeat(500);
@@ -53,7 +54,7 @@ fn is_well(what: &str, address: &str, health: &str, large: &str) {
 }
 
 #[test]
-fn the_brokers_http_port_beside_a_thousand_clients() {
+fn the_broker_answers_http_with_a_thousand_idle_clients() {
     let broker = Nsqd::embedded(&["--memory"]);
     for n in 0..300 {
         broker.create(&format!("a-topic-with-a-long-name-so-that-the-statistics-are-large-{n}"), "c");
@@ -63,7 +64,7 @@ fn the_brokers_http_port_beside_a_thousand_clients() {
 }
 
 #[test]
-fn the_brokers_http_port_beside_a_thousand_clients_with_few_files() {
+fn the_broker_answers_http_with_a_thousand_idle_clients_and_few_files() {
     let broker = Nsqd::embedded_with_files((256, 256), &["--memory"]);
     for n in 0..300 {
         broker.create(&format!("a-topic-with-a-long-name-so-that-the-statistics-are-large-{n}"), "c");
@@ -73,7 +74,7 @@ fn the_brokers_http_port_beside_a_thousand_clients_with_few_files() {
 }
 
 #[test]
-fn a_gateway_beside_a_thousand_clients() {
+fn a_gateway_serves_jobs_with_a_thousand_idle_clients() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     for flags in ["", "--max-connections 20"] {
@@ -83,7 +84,7 @@ fn a_gateway_beside_a_thousand_clients() {
 }
 
 #[test]
-fn wakeup_wakes_beside_a_thousand_clients_that_ask_for_its_state() {
+fn wakeup_wakes_with_a_thousand_clients_that_request_its_state() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["good.sock"]));
     nsqd.create("foo", "good");
@@ -95,7 +96,7 @@ fn wakeup_wakes_beside_a_thousand_clients_that_ask_for_its_state() {
 }
 
 #[test]
-fn a_gateway_has_no_more_connections_than_files_and_says_so() {
+fn a_gateway_limits_connections_by_open_files_and_logs_it() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let args = format!("gateway --listen 127.0.0.1:0 --nsqd-tcp-address {}", nsqd.tcp());
@@ -103,7 +104,8 @@ fn a_gateway_has_no_more_connections_than_files_and_says_so() {
     gateway.program.wait_to_say("--max-connections");
     assert_eq!(gateway.program.times_said("the limit of open files is 128"), 1, "{}", gateway.program.stderr());
     is_well("gateway of 128 files", &gateway.address, "/healthz", "/openapi.json");
-    // with all places taken there are files for nsqd: groups are opened, and messages published
+    // with all connections in use, there are still files for nsqd: groups are opened, and messages
+    // published
     let crowd = crowd(&gateway.address, b"GET /heal");
     for group in ["a", "b", "c"] {
         assert_eq!(gateway.post("/streams/s", b"x").status, 200);

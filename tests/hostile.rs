@@ -1,4 +1,5 @@
-//! Peers that are no nsqd, or a broken one: an error and a new connection, little memory, and no wrong answer.
+//! Malicious or broken nsqds: the client logs an error and reconnects, uses little memory, and
+//! sends no wrong reply.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ fn assert_small(consumer: &Mqueue) {
     assert!(peak < 40_000, "{peak} KiB");
 }
 
-/// A consumer of two nsqds, the first of which lies; the second is served whatever the first one does.
+/// A consumer of two nsqds, a malicious and a good one; the good one must be served in any case.
 struct Both {
     liar: FakeNsqd,
     good: Peer,
@@ -31,7 +32,8 @@ impl Both {
         Self { liar, good, consumer }
     }
 
-    /// The good nsqd's heartbeat is answered at once, the memory is small, and nothing spins.
+    /// Asserts that the good nsqd's heartbeat is answered at once, that memory is small, and that
+    /// no loop spins.
     #[track_caller]
     fn assert_sound(&mut self) {
         let start = Instant::now();
@@ -52,7 +54,7 @@ impl Both {
 
 const FLOOD: Duration = Duration::from_millis(1500);
 
-/// A message arrives on this connection and is answered.
+/// Asserts that a message sent on this connection is answered.
 #[track_caller]
 fn assert_works(peer: &mut Peer) {
     peer.until_ready();
@@ -66,7 +68,7 @@ fn handles(peer: &mut Peer, id: u64) {
 }
 
 #[test]
-fn after_bytes_that_are_no_frame_the_consumer_connects_anew_and_took_no_memory_for_them() {
+fn invalid_frames_make_the_consumer_reconnect_without_using_memory() {
     let fake = FakeNsqd::start();
     let consumer = consumer(&fake.tcp(), "").start();
     let huge = [&u32::MAX.to_be_bytes()[..], &2_u32.to_be_bytes(), b"and what follows"].concat();
@@ -108,14 +110,14 @@ fn an_announced_size_alone_allocates_nothing() {
     for _ in 0..4 {
         peer.send_raw(&[0; 1 << 20]);
     }
-    // nothing can be asked in the middle of a frame: closing is the sign that all was read
+    // no command can be sent in the middle of a frame, so closing tells that all was read
     drop(peer);
     fake.subscribed();
     assert_small(&consumer);
 }
 
 #[test]
-fn a_huge_answer_to_identify_ends_the_consumer_with_one_line() {
+fn a_huge_identify_response_ends_the_consumer_with_one_line() {
     let fake = FakeNsqd::start();
     let consumer = consumer(&fake.tcp(), "").start();
     let mut peer = fake.accept();
@@ -128,7 +130,7 @@ fn a_huge_answer_to_identify_ends_the_consumer_with_one_line() {
 }
 
 #[test]
-fn a_peer_that_never_answers_is_given_up_in_time() {
+fn a_peer_that_never_answers_is_given_up_after_a_timeout() {
     let fake = FakeNsqd::start();
     let start = Instant::now();
     let consumer = consumer(&fake.tcp(), "").start();
@@ -142,7 +144,7 @@ fn a_peer_that_never_answers_is_given_up_in_time() {
 }
 
 #[test]
-fn a_heartbeat_may_come_before_any_answer() {
+fn heartbeats_before_responses_are_accepted() {
     let fake = FakeNsqd::start();
     let _consumer = consumer(&fake.tcp(), "").start();
     let mut peer = fake.accept();
@@ -158,7 +160,7 @@ fn a_heartbeat_may_come_before_any_answer() {
 }
 
 #[test]
-fn a_late_answer_is_refused_and_the_connection_goes_on() {
+fn refused_late_replies_keep_the_connection() {
     let fake = FakeNsqd::start();
     let consumer = consumer(&fake.tcp(), "").start();
     let mut peer = fake.subscribed();
@@ -171,7 +173,7 @@ fn a_late_answer_is_refused_and_the_connection_goes_on() {
 }
 
 #[test]
-fn any_other_error_and_any_unexpected_answer_make_a_new_connection() {
+fn other_errors_and_unexpected_responses_cause_a_reconnect() {
     let fake = FakeNsqd::start();
     let consumer = consumer(&fake.tcp(), "").start();
     for wrong in [error("E_INVALID cannot RDY in current state"), ok(), Frame::Response(Response::Data(Bytes::new()))] {
@@ -185,10 +187,10 @@ fn any_other_error_and_any_unexpected_answer_make_a_new_connection() {
 }
 
 #[test]
-fn a_copy_of_what_is_worked_on_is_not_handed_out_and_gets_its_answer() {
+fn a_copy_of_a_message_in_progress_is_answered_without_being_handled() {
     let (fake, folder) = (FakeNsqd::start(), tempfile::tempdir().unwrap());
     let path = folder.path().display();
-    // each run begins with a file of its own, ends when there is another, and fails if there is a third
+    // each run creates a file and ends when there is another; the third one fails
     let script = format!(
         "exec:n=$MQUEUE_ID-$MQUEUE_ATTEMPTS; touch {path}/begun-$n; while ! [ -e {path}/end-$n ]; do sleep 0.02; done; ! [ -e {path}/fail-$n ]"
     );
@@ -204,12 +206,12 @@ fn a_copy_of_what_is_worked_on_is_not_handed_out_and_gets_its_answer() {
     peer.until_ready();
     deliver(&mut peer, 1, 1);
     peer.send(&message(1, 2, b"body"));
-    // read after the copy, which would have had the second place
+    // sent after the copy, which would have taken the second slot
     deliver(&mut peer, 2, 1);
     end(1, 1);
     let said = peer.until(|command| *command == Command::Fin(message_id(1)));
     assert!(!said.iter().any(|command| matches!(command, Command::Req { .. })), "{said:?}");
-    // one that was in the socket: finished once more
+    // a copy that was still in the socket is finished once more
     peer.send(&message(1, 3, b"body"));
     peer.until(|command| *command == Command::Fin(message_id(1)));
 
@@ -220,7 +222,7 @@ fn a_copy_of_what_is_worked_on_is_not_handed_out_and_gets_its_answer() {
     end(2, 1);
     let said = peer.until(|command| matches!(command, Command::Req { id, .. } if *id == message_id(2)));
     assert!(!said.contains(&Command::Fin(message_id(2))), "{said:?}");
-    // nobody tried the copy: this is the second try of two
+    // the copy was not tried, so this is the second of two tries
     deliver(&mut peer, 2, 3);
     end(2, 3);
     peer.until(|command| *command == Command::Fin(message_id(2)));
@@ -235,7 +237,7 @@ fn a_copy_of_what_is_worked_on_is_not_handed_out_and_gets_its_answer() {
 }
 
 #[test]
-fn a_peer_that_heeds_no_rdy_is_disconnected_whatever_it_says_of_itself() {
+fn a_peer_that_ignores_rdy_is_disconnected() {
     for max_rdy_count in [2500, u32::MAX] {
         let fake = FakeNsqd::start();
         let consumer = consumer(&fake.tcp(), "--handler sleep:1h").start();
@@ -254,7 +256,7 @@ fn a_peer_that_heeds_no_rdy_is_disconnected_whatever_it_says_of_itself() {
 }
 
 #[test]
-fn what_identify_grants_is_used_if_it_makes_sense_and_otherwise_said_in_one_line() {
+fn valid_identify_settings_are_used_and_invalid_ones_reported_in_one_line() {
     for (reply, says) in [
         (r#"{"msg_timeout":0}"#, "grants a msg_timeout of 0 ms"),
         (r#"{"msg_timeout":-1}"#, "IDENTIFY reply that cannot be read"),
@@ -287,7 +289,7 @@ fn what_identify_grants_is_used_if_it_makes_sense_and_otherwise_said_in_one_line
 }
 
 #[test]
-fn a_msg_timeout_of_a_millisecond_makes_no_storm_of_touches() {
+fn a_msg_timeout_of_a_millisecond_causes_no_flood_of_touches() {
     let fake = FakeNsqd::start();
     let _consumer = consumer(&fake.tcp(), "--handler sleep:1h").start();
     let mut peer = fake.accept();
@@ -306,7 +308,7 @@ fn a_msg_timeout_of_a_millisecond_makes_no_storm_of_touches() {
 }
 
 #[test]
-fn one_message_again_and_again_costs_no_memory_and_holds_up_nobody() {
+fn a_message_redelivered_endlessly_uses_no_memory_and_does_not_block_others() {
     let same = || encoded((0..1000).map(|_| message(1, 1, b"body")));
     let later = || encoded((0..1000).map(|n| message(1, 2 + n, b"body")));
     for (handler, bytes) in [("sleep:1h", same()), ("sleep:1h", later()), ("print", same()), ("print", later())] {
@@ -321,11 +323,12 @@ fn one_message_again_and_again_costs_no_memory_and_holds_up_nobody() {
 }
 
 #[test]
-fn a_flood_of_messages_does_not_gather_whatever_connections_it_comes_by() {
+fn a_flood_of_messages_is_bounded_over_all_connections() {
     const CONNECTIONS: u64 = 60;
     let mut both = Both::start("--handler sleep:1h");
     let mut connections = 0;
-    // fewer on each connection than it may have, and it is left at once, as if nsqd had been started anew
+    // fewer messages on each connection than allowed; each is closed at once, as if nsqd had
+    // restarted
     while connections < CONNECTIONS
         && let Some(mut peer) = both.liar.subscribed_within(Duration::from_secs(3))
     {
@@ -338,14 +341,14 @@ fn a_flood_of_messages_does_not_gather_whatever_connections_it_comes_by() {
     both.assert_sound();
 }
 
-/// A frame's size and type, and no data.
+/// A frame's size and type, without data.
 fn head(size: u32, kind: u32) -> Vec<u8> {
     [size.to_be_bytes(), kind.to_be_bytes()].concat()
 }
 
 #[test]
-fn a_frame_that_comes_a_byte_a_millisecond_is_not_waited_for_for_good() {
-    // while setting up there are 5 s
+fn a_frame_that_arrives_byte_by_byte_times_out() {
+    // the limit is 5 s during setup
     let fake = FakeNsqd::start();
     let consumer = consumer(&fake.tcp(), "").start();
     let mut peer = fake.accept();
@@ -355,7 +358,7 @@ fn a_frame_that_comes_a_byte_a_millisecond_is_not_waited_for_for_good() {
     let finished = consumer.finish();
     assert_eq!((finished.code, finished.stderr.lines().count()), (Some(69), 1), "{}", finished.stderr);
 
-    // later as long as nsqd may be silent, which are two heartbeats, and here 2 s
+    // later it is nsqd's maximum silence of two heartbeats, here 2 s
     let drips = || head(12_000, 2).into_iter().chain(std::iter::repeat_n(b'x', 12_000));
     let (fake, start) = (FakeNsqd::start(), Instant::now());
     let address = fake.tcp().parse().unwrap();
@@ -381,7 +384,7 @@ fn a_frame_that_comes_a_byte_a_millisecond_is_not_waited_for_for_good() {
 }
 
 #[test]
-fn a_frame_of_a_size_that_cannot_be_is_one_line() {
+fn a_frame_of_an_impossible_size_is_logged_in_one_line() {
     let mut both = Both::start("");
     for size in [1 << 31, u32::MAX, -2_i32 as u32, 0, 3] {
         let mut peer = both.liar.subscribed();
@@ -399,7 +402,7 @@ fn a_frame_of_a_size_that_cannot_be_is_one_line() {
 }
 
 #[test]
-fn of_an_error_of_a_megabyte_one_short_line_is_logged() {
+fn a_megabyte_error_is_logged_as_one_short_line() {
     let mut both = Both::start("");
     let text = format!("E_INVALID \u{1b}[31m\nWARN forged\r{}", "y".repeat((1 << 20) - 100));
     for _ in 0..3 {
@@ -416,9 +419,9 @@ fn of_an_error_of_a_megabyte_one_short_line_is_logged() {
     both.assert_sound();
 }
 
-/// A producer of two nsqds, of which the first one lies.
+/// A producer of two nsqds, of which the first one is malicious.
 #[test]
-fn a_producer_leaves_an_nsqd_that_takes_everything_and_answers_with_heartbeats_only() {
+fn a_producer_leaves_an_nsqd_that_answers_only_with_heartbeats() {
     let (liar, good) = (FakeNsqd::start(), FakeNsqd::start());
     let args = format!("producer --stream foo --generate --rate 5 --nsqd-tcp-address {},{}", liar.tcp(), good.tcp());
     let producer = mqueue(&args).start();
@@ -428,7 +431,7 @@ fn a_producer_leaves_an_nsqd_that_takes_everything_and_answers_with_heartbeats_o
     peer.identified();
     let start = Instant::now();
     let mut heard = peer.another();
-    // hears of nothing but life, and there is always something new to say
+    // it receives only heartbeats, and there is always more to send
     let lying = std::thread::spawn(move || {
         while heard.try_send(&Frame::Response(Response::Heartbeat)) && start.elapsed() < Duration::from_secs(50) {
             std::thread::sleep(Duration::from_millis(100));
@@ -451,7 +454,7 @@ fn a_producer_leaves_an_nsqd_that_takes_everything_and_answers_with_heartbeats_o
 }
 
 #[test]
-fn a_producer_reads_no_messages_and_believes_no_ok_that_it_has_not_asked_for() {
+fn a_producer_ignores_unexpected_messages_and_oks() {
     let large = [&(200_u32 << 20).to_be_bytes()[..], &2_u32.to_be_bytes(), &[0; 100]].concat();
     for (bytes, says) in [(encoded([ok()]), "OK without a command"), (large, "a message")] {
         let fake = FakeNsqd::start();

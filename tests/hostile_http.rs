@@ -1,5 +1,5 @@
-//! HTTP servers that are no nsqd, nsqlookupd or gateway, or broken ones: whoever asks them takes little memory and little time, says one line,
-//! and goes on with those that are well.
+//! Malicious or broken HTTP servers in place of nsqd, nsqlookupd or the gateway: a client of them
+//! uses little memory and time, logs one line, and continues with the good ones.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,13 @@ use crate::support::{Doors, Liar, Mqueue, Nsqd, Rest, Told, consumer, mqueue, ne
 use mqueue::proto::Command;
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\n";
-/// Twice the longest answer that is read (32 MiB), for its buffer grows by doubling, and the program itself.
+/// Twice the maximum response (32 MiB), because its buffer grows by doubling, and the program
+/// itself.
 const MOST: u64 = 64 * 1024 + 40_000;
-/// The longest that an answer is waited for, and a start on a busy machine.
+/// Time limit for a response, and for a start on a busy machine.
 const SOON: Duration = Duration::from_secs(12);
 
-/// Servers that lie, each in its way.
+/// Malicious servers of all kinds.
 fn liars() -> Vec<(&'static str, Liar)> {
     let endless = |beginning: &str, bytes| Liar::saying(format!("{HEAD}{beginning}"), Rest::Endless(bytes));
     let spaces: &'static [u8] = &[b' '; 64 * 1024];
@@ -35,7 +36,7 @@ fn liars() -> Vec<(&'static str, Liar)> {
     ]
 }
 
-/// What a program has said is short, and for a terminal to show.
+/// Asserts that a program's output is short and has no control characters.
 #[track_caller]
 fn assert_short(what: &str, said: &str) {
     assert!(!said.contains('\x1b') && !said.contains('\r'), "{what}: {said:?}");
@@ -44,7 +45,7 @@ fn assert_short(what: &str, said: &str) {
 }
 
 #[test]
-fn a_consumer_does_without_an_nsqlookupd_that_lies() {
+fn a_consumer_works_beside_a_malicious_nsqlookupd() {
     for (what, liar) in liars() {
         let (good, start) = (FakeNsqd::start(), Instant::now());
         let args = format!("--lookupd-http-address {}", liar.address());
@@ -61,7 +62,7 @@ fn a_consumer_does_without_an_nsqlookupd_that_lies() {
     }
 }
 
-/// Ends soon, and says one line about the liar.
+/// Asserts that a program ends soon, with one line about the malicious server.
 #[track_caller]
 fn gives_up(what: &str, liar: &Liar, program: Mqueue) {
     let start = Instant::now();
@@ -76,7 +77,7 @@ fn gives_up(what: &str, liar: &Liar, program: Mqueue) {
 }
 
 #[test]
-fn a_producer_and_doctor_give_up_servers_that_lie() {
+fn producer_and_doctor_give_up_malicious_servers() {
     for (what, liar) in liars() {
         let address = liar.address();
         let producer = mqueue(&format!("producer --stream foo --generate --count 1 --lookupd-http-address {address}"));
@@ -88,7 +89,7 @@ fn a_producer_and_doctor_give_up_servers_that_lie() {
 }
 
 #[test]
-fn wakeup_wakes_for_the_good_nsqd_beside_one_that_lies() {
+fn wakeup_works_beside_a_malicious_nsqd() {
     needs!("nsqd");
     for (what, liar) in liars() {
         let (nsqd, doors) = (Nsqd::start(), Doors::new(&["good.sock"]));
@@ -111,7 +112,7 @@ fn wakeup_wakes_for_the_good_nsqd_beside_one_that_lies() {
 }
 
 #[test]
-fn nobody_is_led_elsewhere_by_who_is_asked() {
+fn redirects_are_not_followed() {
     let trap = Liar::answering("{}");
     for status in ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"] {
         let answer =
@@ -129,10 +130,10 @@ fn nobody_is_led_elsewhere_by_who_is_asked() {
             assert!(liar.asked() > 0);
         }
     }
-    assert_eq!(trap.asked(), 0, "who was asked chose who else was");
+    assert_eq!(trap.asked(), 0, "a redirect was followed");
 }
 
-/// Names that would do harm in a terminal or in a command that is pasted; all of them have this in them.
+/// Marker in all names that would do harm in a terminal or in a pasted command.
 const MARK: &str = "PWNED";
 
 fn evil_names() -> String {
@@ -155,7 +156,7 @@ fn evil_names() -> String {
 }
 
 #[test]
-fn names_that_nsq_does_not_allow_reach_neither_logs_nor_commands() {
+fn invalid_names_reach_neither_logs_nor_commands() {
     let names: Vec<String> = serde_json::from_str(&evil_names()).unwrap();
     let quoted = |name: &String| serde_json::to_string(name).unwrap();
     let channels: Vec<String> =
@@ -165,7 +166,7 @@ fn names_that_nsq_does_not_allow_reach_neither_logs_nor_commands() {
         .iter()
         .map(|name| format!(r#"{{"topic_name":{},"depth":5,"channels":[{channels}]}}"#, quoted(name)))
         .collect();
-    // with these, channels of a name that is allowed
+    // the same, with channels of a valid name
     topics.push(format!(
         r#"{{"topic_name":"foo","depth":5,"channels":[{channels},{{"channel_name":"good","depth":5}}]}}"#
     ));
@@ -185,7 +186,7 @@ fn names_that_nsq_does_not_allow_reach_neither_logs_nor_commands() {
         names.iter().map(quoted).collect::<Vec<_>>().join(","),
         producers.join(",")
     );
-    // each of the commands reads a part of it: a list of names where topics are meant is no statistics, and so on
+    // each command reads only a part of it: a list of names is no statistics, and so on
     let nsqd = Liar::answering(&body);
     let lookupd =
         Liar::answering(&body.replace(&topics.join(","), &names.iter().map(quoted).collect::<Vec<_>>().join(",")));
@@ -232,7 +233,7 @@ fn names_that_nsq_does_not_allow_reach_neither_logs_nor_commands() {
 }
 
 #[test]
-fn an_nsqlookupd_that_names_any_number_of_nsqds_has_some_connected_to() {
+fn an_nsqlookupd_that_names_many_nsqds_gets_a_limited_number_connected() {
     let all: Vec<String> = (0..60_000)
         .map(|n| format!(r#"{{"broadcast_address":"127.1.{}.{}","tcp_port":1}}"#, n / 250, n % 250))
         .collect();
@@ -251,9 +252,9 @@ fn an_nsqlookupd_that_names_any_number_of_nsqds_has_some_connected_to() {
     assert!(consumer.peak() < MOST, "{} KiB", consumer.peak());
 }
 
-/// A stream of jobs begins, and then there is no line.
+/// A stream of jobs that begins and then has no end of line.
 #[test]
-fn a_worker_leaves_a_gateway_whose_lines_never_end() {
+fn a_worker_leaves_a_gateway_that_sends_endless_lines() {
     let head = format!("{HEAD}X-Mqueue-Heartbeat: 1\r\n\r\n");
     for (what, rest) in [("drops", Rest::Drips(b'x')), ("an endless line", Rest::Endless(&[b'x'; 64 * 1024]))] {
         let liar = Liar::saying(head.clone(), rest);

@@ -1,8 +1,8 @@
 //! The broker's state: each message is published, delivered, and finished.
 
 use bytes::{Buf, BytesMut};
-use mqueue::broker::log::{DiskLog, Log, MemoryLog, Options, SyncMode};
-use mqueue::broker::state::{Now, Settings, State, StateLimits};
+use mqueue::broker::log::{DiskLog, Log, LogOptions, MemoryLog, SyncMode};
+use mqueue::broker::state::{BrokerState, Now, SessionSettings, StateLimits};
 use mqueue::proto::{Bodies, ChannelName, Frame, Outgoing, TopicName};
 
 use crate::Work;
@@ -17,15 +17,15 @@ pub fn in_memory() -> Work {
 /// The log is written, and synced when the system likes.
 pub fn with_a_log() -> Work {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options { sync: SyncMode::Never, ..Options::new(folder.path()) };
+    let options = LogOptions { sync: SyncMode::Never, ..LogOptions::new(folder.path()) };
     work(Box::new(DiskLog::open(&options).unwrap().0), move || drop(folder))
 }
 
 fn work(log: Box<dyn Log>, end: impl FnOnce() + 'static) -> Work {
     let now = |n: u64| Now { at: n, unix_nanos: 1_700_000_000_000_000_000 + n as i64 * 1000 };
     let (topic, channel) = (TopicName::new("bench").unwrap(), ChannelName::new("bench").unwrap());
-    let mut state = State::new(StateLimits::default(), log);
-    let settings = Settings {
+    let mut state = BrokerState::new(StateLimits::default(), log);
+    let settings = SessionSettings {
         client_id: String::new(),
         hostname: String::new(),
         user_agent: String::new(),

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use bytes::Bytes;
-use mqueue::broker::log::{Batch, Change, ChannelId, DiskLog, Holder, Log, Options, SyncMode, TopicId};
+use mqueue::broker::log::{
+    Change, ChannelId, DiskLog, Log, LogOptions, MessageHolder, PublishedBatch, SyncMode, TopicId,
+};
 
 use crate::{compare, report};
 
@@ -31,14 +33,20 @@ pub fn run() {
 
 /// Appends, and gives the log and MB/s of bodies.
 fn append(path: &Path, sync: SyncMode, batches: u64) -> (DiskLog, f64) {
-    let (mut log, _, _) = DiskLog::open(&Options { sync, ..Options::new(path) }).unwrap();
+    let (mut log, _, _) = DiskLog::open(&LogOptions { sync, ..LogOptions::new(path) }).unwrap();
     log.note(&Change::TopicCreated(TOPIC, "bench".parse().unwrap()));
     log.note(&Change::ChannelCreated(TOPIC, CHANNEL, "bench".parse().unwrap()));
     let bodies = std::iter::repeat_n(Bytes::from(vec![b'x'; LENGTH]), BATCH as usize).collect();
     let start = Instant::now();
     for n in 0..batches {
-        let batch =
-            Batch { topic: TOPIC, first: first(n), timestamp: 1, due: None, holder: Holder::Channels, bodies: &bodies };
+        let batch = PublishedBatch {
+            topic: TOPIC,
+            first: first(n),
+            timestamp: 1,
+            due: None,
+            holder: MessageHolder::Channels,
+            bodies: &bodies,
+        };
         log.publish(&batch).unwrap();
     }
     let bytes = batches * BATCH * LENGTH as u64;
@@ -62,7 +70,7 @@ fn recover() {
             .for_each(|id| log.note(&Change::Finished(CHANNEL, id)));
         log.flush().unwrap();
         drop(log);
-        let options = Options { sync: SyncMode::Never, ..Options::new(directory.path()) };
+        let options = LogOptions { sync: SyncMode::Never, ..LogOptions::new(directory.path()) };
         println!("\nrecovery: {}", DiskLog::open(&options).unwrap().2);
     }
 }

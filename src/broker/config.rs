@@ -1,24 +1,25 @@
-//! What a broker can be told, with nsqd's defaults (`nsqd/options.go`).
+//! Configuration of a broker, with nsqd's defaults (`nsqd/options.go`).
 
 use super::state::StateLimits;
 use crate::proto::Limits;
 
-/// The settings that connections and requests see.
+/// Settings of connections and requests, and of the state.
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
-    /// What commands may ask for.
+    /// Limits of commands' parameters and sizes.
     pub limits: Limits,
-    /// What the state heeds.
+    /// Limits that the state enforces.
     pub state: StateLimits,
-    /// The highest RDY.
+    /// Maximum RDY count.
     pub max_rdy_count: u64,
-    /// How long a client that does not say has for a message, in milliseconds.
+    /// Default message timeout in milliseconds.
     pub msg_timeout: u64,
-    /// The longest time between heartbeats that a client may ask for, in milliseconds.
+    /// Maximum heartbeat interval that a client may request, in milliseconds.
     pub max_heartbeat_interval: i64,
-    /// The largest output buffer that a client may ask for, in bytes.
+    /// Maximum output buffer size that a client may request, in bytes.
     pub max_output_buffer_size: i64,
-    /// The shortest and the longest time that output may be held back, in milliseconds. None is: it goes out at once.
+    /// Minimum and maximum output buffer timeout that a client may request, in milliseconds. Output
+    /// is never held back, whatever is requested.
     pub output_buffer_timeout: (i64, i64),
 }
 

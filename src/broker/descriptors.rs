@@ -1,38 +1,39 @@
-//! How many connections the limit of open files allows: some files are kept for the log, whatever clients do.
+//! Maximum connections by the limit of open files; some files are reserved for the log.
 
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::http::Places;
 
-/// Files kept for the log (its segments, those being read and removed), nsqlookupds, `/proc`, and connections that are being refused.
-const KEPT: usize = 96;
-/// HTTP requests at once, at most.
-const REQUESTS: usize = 1024;
-/// Below so many files there would be too few connections to be of use.
-const LEAST: usize = 32;
+/// Files reserved for the log (segments open, read and removed), nsqlookupds, `/proc`, and
+/// connections that are being refused.
+const RESERVED_FILES: usize = 96;
+/// Maximum concurrent HTTP requests.
+const MAX_REQUESTS: usize = 1024;
+/// Minimum files for connections; with fewer, the broker would be of no use.
+const MIN_CONNECTIONS: usize = 32;
 
-/// How many connections there may be.
+/// Maximum connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Room {
-    /// Of the HTTP API: requests at once. There are [`Places::beyond`] more connections.
+pub(super) struct MaxConnections {
+    /// Concurrent requests of the HTTP API; there may be [`Places::beyond`] more connections.
     pub(super) http: usize,
-    /// Of NSQ's TCP protocol.
+    /// Connections of NSQ's TCP protocol.
     pub(super) tcp: usize,
 }
 
-impl Room {
-    /// By this process' limit of open files, and by those that are open.
+impl MaxConnections {
+    /// Computed from this process's limit of open files, and the files that are open.
     pub(super) fn of_this_process() -> Self {
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         let room = Self::within(usize::try_from(limit).unwrap_or(usize::MAX), open);
-        tracing::debug!("files: {limit} allowed, {open} open, {KEPT} kept for the log: {room:?}");
+        tracing::debug!(limit, open, reserved = RESERVED_FILES, ?room, "limit of open files");
         room
     }
 
     fn within(limit: usize, open: usize) -> Self {
-        let free = limit.saturating_sub(open + KEPT).max(LEAST);
-        let http = REQUESTS.min(free / 4);
+        let free = limit.saturating_sub(open + RESERVED_FILES).max(MIN_CONNECTIONS);
+        let http = MAX_REQUESTS.min(free / 4);
         Self { http, tcp: free - http - Places::beyond(http) }
     }
 }
@@ -42,12 +43,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_kept_for_the_log() {
+    fn files_are_reserved_for_the_log() {
         for limit in [256, 1024, 4096, 1 << 20] {
-            let room = Room::within(limit, 20);
-            assert_eq!(room.http + Places::beyond(room.http) + room.tcp + KEPT + 20, limit);
+            let room = MaxConnections::within(limit, 20);
+            assert_eq!(room.http + Places::beyond(room.http) + room.tcp + RESERVED_FILES + 20, limit);
             assert!(room.tcp > room.http);
         }
-        assert_eq!(Room::within(64, 20), Room::within(LEAST, 0), "a few, come what may");
+        assert_eq!(
+            MaxConnections::within(64, 20),
+            MaxConnections::within(MIN_CONNECTIONS, 0),
+            "a minimum is always allowed"
+        );
     }
 }

@@ -1,16 +1,17 @@
-//! How much memory the machine, or the control group, has left.
+//! Available memory of the machine and of the process's control groups.
 
 use std::path::{Path, PathBuf};
 
-/// Half of the bytes that this process can have still; no limit where the system does not say.
-pub fn half_of_what_is_left() -> usize {
+/// Half of the bytes that are available to this process; the highest number if the system does not
+/// say.
+pub fn half_of_available_memory() -> usize {
     let read = |path: &Path| std::fs::read_to_string(path).ok();
-    usize::try_from(left(read) / 2).unwrap_or(usize::MAX)
+    usize::try_from(available_memory(read) / 2).unwrap_or(usize::MAX)
 }
 
-/// The least of what the machine and each control group (version 2) have left.
-fn left(read: impl Fn(&Path) -> Option<String>) -> u64 {
-    let machine = read(Path::new("/proc/meminfo")).and_then(|text| available(&text));
+/// The smallest number of available bytes: of the machine, and of each control group (version 2).
+fn available_memory(read: impl Fn(&Path) -> Option<String>) -> u64 {
+    let machine = read(Path::new("/proc/meminfo")).and_then(|text| machine_memory(&text));
     let own = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     let own = PathBuf::from("/sys/fs/cgroup").join(own);
@@ -23,8 +24,8 @@ fn left(read: impl Fn(&Path) -> Option<String>) -> u64 {
     machine.into_iter().chain(of_groups).min().unwrap_or(u64::MAX)
 }
 
-/// The machine's memory that is available, in bytes.
-fn available(meminfo: &str) -> Option<u64> {
+/// The machine's available memory in bytes.
+fn machine_memory(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
 }
@@ -34,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tightest_of_machine_and_groups_counts() {
+    fn the_smallest_available_memory_of_machine_and_groups_counts() {
         let files = |limit: &'static str, outer: &'static str| {
             move |path: &Path| {
                 let text = match path.to_str()? {
@@ -49,10 +50,10 @@ mod tests {
                 Some(text.to_owned())
             }
         };
-        assert_eq!(left(files("max\n", "max\n")), 4_096_000);
-        assert_eq!(left(files("3000\n", "max\n")), 2_000);
-        assert_eq!(left(files("3000\n", "1500\n")), 500);
-        assert_eq!(left(files("500\n", "max\n")), 0);
-        assert_eq!(left(|_| None), u64::MAX);
+        assert_eq!(available_memory(files("max\n", "max\n")), 4_096_000);
+        assert_eq!(available_memory(files("3000\n", "max\n")), 2_000);
+        assert_eq!(available_memory(files("3000\n", "1500\n")), 500);
+        assert_eq!(available_memory(files("500\n", "max\n")), 0);
+        assert_eq!(available_memory(|_| None), u64::MAX);
     }
 }

@@ -1,13 +1,14 @@
-//! The embedded broker: an nsqd in this program, which nsqd's own clients and tools cannot tell from nsqd 1.3.0.
+//! The embedded broker: nsqd's protocols in this program. nsqd's clients and tools cannot tell it
+//! from nsqd 1.3.0.
 //!
 //! ```text
-//!  tcp::Connection ─┐                    ┌─▶ log (disk)
-//!  http             ├─▶ Broker ─▶ State ─┤
-//!  the clock        ┘   (one lock)       └─▶ outboxes ─▶ connections that are woken
+//!  tcp::ClientConnection ─┐                          ┌─▶ log (disk)
+//!  http                   ├─▶ Broker ─▶ BrokerState ─┤
+//!  timers                 ┘   (one lock)             └─▶ outboxes ─▶ connections that are woken
 //! ```
 //!
-//! A connection reads, decodes all that came, and makes its changes under the lock at once; then it writes what its outbox has.
-//! No lock is held while anything waits.
+//! A connection reads, decodes all complete commands, and executes them under one lock; then it
+//! writes its outbox. No lock is held while anything waits.
 
 pub mod config;
 mod descriptors;
@@ -32,79 +33,88 @@ use tokio::sync::{Notify, watch};
 
 pub use self::config::BrokerConfig;
 use self::log::{DiskLog, MemoryLog, Recovered, Synced};
-use self::state::{Micros, Now, PublishError, PublishToError, SessionId, Settings, State};
+use self::state::{BrokerPublishError, BrokerState, ChannelPublishError, Micros, Now, SessionId, SessionSettings};
 use crate::proto::{Bodies, ChannelName, TopicName};
 
-/// The version of nsqd that is followed, and that clients are told.
+/// The version of nsqd that the broker behaves like, and reports to clients.
 pub const VERSION: &str = "1.3.0";
 
-/// nsqd's number of the log level info.
-const INFO: i32 = 2;
+/// nsqd's number of log level info.
+const LOG_LEVEL_INFO: i32 = 2;
 
-/// The state behind its lock, and what its changes set off.
+/// The state behind its lock, and the notifications that its changes cause.
 #[derive(Debug)]
 pub struct Broker {
     config: BrokerConfig,
     clock: Clock,
-    /// Tells what is on the disk, where that is waited for.
+    /// Handle to wait for syncs, if publishing waits for them.
     synced: Option<Synced>,
-    shared: Mutex<Shared>,
-    /// The first timer is another one.
+    shared: Mutex<BrokerShared>,
+    /// Notified when the next deadline has become an earlier one.
     timer_changed: Notify,
-    /// Something changed since the log was last found not to need compaction.
+    /// Notified by the first change after the log was found not to need compaction.
     log_changed: Notify,
-    /// Messages may not be taken any more.
+    /// Notified when publishing begins to fail.
     failing: Arc<Notify>,
-    /// Topics or channels came or went.
+    /// Notified when topics or channels were created or deleted.
     catalog_changed: Notify,
     /// The nsqlookupds to register with.
     lookupds: watch::Sender<Vec<String>>,
-    /// nsqd's number of what is to be logged, for who asks.
+    /// nsqd's number of the log level; only stored and reported.
     log_level: AtomicI32,
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: State,
+struct BrokerShared {
+    state: BrokerState,
     connections: HashMap<SessionId, Arc<Notify>>,
-    /// The version of the catalog that was spread.
+    /// The catalog version last notified.
     catalog: u64,
-    /// When the clock will look.
-    alarm: Option<Micros>,
-    /// Why the log could not be written the last time; publishing says so as long as it lasts.
-    trouble: Option<String>,
-    /// Whoever compacts the log waits for a change.
+    /// The deadline that the timer task waits for.
+    next_deadline: Option<Micros>,
+    /// The reason why publishing fails, as long as it does.
+    failure: Option<String>,
+    /// True if the compaction task waits for a change.
     is_compacted: bool,
-    /// The longest that a step of compaction has had the lock.
+    /// The longest time that a step of compaction held the lock.
     longest_step: Duration,
 }
 
-/// After a change, the log is looked at this much later: much changes meanwhile.
+/// Delay between a change and the check whether to compact, so that a check serves many changes.
 const COMPACTION_DELAY: Duration = Duration::from_millis(50);
-/// What failed is tried again this much later, then less and less often: each time is told.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
-const TRY_AGAIN_MOST: Duration = Duration::from_secs(8);
-/// Between steps of compaction others get the lock.
+/// Delays between attempts after a failure: the first, and the longest; they double.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(8);
+/// Pause between steps of compaction, in which others get the lock.
 const COMPACTION_PAUSE: Duration = Duration::from_millis(1);
 
 impl Broker {
-    /// A broker that keeps nothing, and that nobody can reach yet.
+    /// A broker without a log and without listeners.
     pub fn in_memory(config: BrokerConfig) -> Self {
-        let state = State::new(config.state.clone(), Box::new(MemoryLog));
+        let state = BrokerState::new(config.state.clone(), Box::new(MemoryLog));
         Self::with(config, Clock::start(), state, None)
     }
 
-    /// A broker with what its log held. `synced` is given where messages are to be synced to the disk before they are acknowledged.
+    /// A broker with the contents of its log. With `synced`, publishing waits until messages are
+    /// synced to the disk.
     pub fn on_disk(config: BrokerConfig, log: DiskLog, recovered: Recovered, synced: Option<Synced>) -> Self {
         let clock = Clock::start();
-        let state = State::recover(config.state.clone(), Box::new(log), recovered, clock.now());
+        let state = BrokerState::recover(config.state.clone(), Box::new(log), recovered, clock.now());
         Self::with(config, clock, state, synced)
     }
 
-    fn with(config: BrokerConfig, clock: Clock, state: State, synced: Option<Synced>) -> Self {
+    fn with(config: BrokerConfig, clock: Clock, state: BrokerState, synced: Option<Synced>) -> Self {
         let (connections, is_compacted, longest_step) = (HashMap::new(), false, Duration::ZERO);
-        let failing = state.alarm();
-        let shared = Shared { state, connections, catalog: 0, alarm: None, trouble: None, is_compacted, longest_step };
+        let failing = state.failure_notify();
+        let shared = BrokerShared {
+            state,
+            connections,
+            catalog: 0,
+            next_deadline: None,
+            failure: None,
+            is_compacted,
+            longest_step,
+        };
         Self {
             config,
             clock,
@@ -115,7 +125,7 @@ impl Broker {
             failing,
             catalog_changed: Notify::new(),
             lookupds: watch::Sender::default(),
-            log_level: AtomicI32::new(INFO),
+            log_level: AtomicI32::new(LOG_LEVEL_INFO),
         }
     }
 
@@ -124,33 +134,35 @@ impl Broker {
         &self.config
     }
 
-    /// Makes changes, writes them down, and wakes whom they concern.
-    pub fn change<R>(&self, change: impl FnOnce(&mut State, Now) -> R) -> R {
+    /// Changes the state, writes the changes to the log, and wakes the affected connections.
+    pub fn change<R>(&self, change: impl FnOnce(&mut BrokerState, Now) -> R) -> R {
         let mut shared = self.lock();
         let result = change(&mut shared.state, self.clock.now());
-        // if it could not be written, that is told, and tried again
-        let _ = self.settle(&mut shared);
+        // a failure is logged and retried
+        let _ = self.after_change(&mut shared);
         result
     }
 
-    /// Makes changes as an administrator asks for them; they are as safe as the log makes them when this returns.
+    /// Makes an administrative change; waits until it is written, and synced if publishing waits
+    /// for syncs.
     ///
     /// # Errors
     ///
-    /// They could not be written. They are in force, are written as soon as the log works again, and are lost if the broker ends before.
-    pub async fn administer<R>(&self, change: impl FnOnce(&mut State, Now) -> R) -> io::Result<R> {
+    /// Fails if the change could not be written. It is in force all the same, and is written as
+    /// soon as the log works again; it is lost if the broker ends before.
+    pub async fn administer<R>(&self, change: impl FnOnce(&mut BrokerState, Now) -> R) -> io::Result<R> {
         let (result, position) = {
             let mut shared = self.lock();
             let result = change(&mut shared.state, self.clock.now());
-            self.settle(&mut shared)?;
+            self.after_change(&mut shared)?;
             (result, shared.state.position())
         };
         self.synced(position).await?;
         Ok(result)
     }
 
-    /// Compacts the log when that is worth it, a little at a time; never ends.
-    pub async fn keep_compact(&self) {
+    /// Compacts the log in small steps, whenever enough of it is dead; never returns.
+    pub async fn run_compaction(&self) {
         loop {
             let step = {
                 let mut shared = self.lock();
@@ -167,7 +179,7 @@ impl Broker {
                     tokio::time::sleep(COMPACTION_DELAY).await;
                 }
                 Err(error) => {
-                    tracing::error!("cannot write messages anew to free the log: {error}: tried again later");
+                    tracing::error!(%error, "compaction of the log failed; retrying later");
                     self.log_changed.notified().await;
                     tokio::time::sleep(COMPACTION_DELAY).await;
                 }
@@ -175,46 +187,53 @@ impl Broker {
         }
     }
 
-    /// As long as messages cannot be taken, tries again what failed, though nobody publishes; never ends.
-    pub async fn keep_trying(&self) {
+    /// Retries failed writes as long as publishing fails, even if nothing is published; never
+    /// returns.
+    pub async fn retry_writes(&self) {
         loop {
             self.failing.notified().await;
-            let mut delay = TRY_AGAIN;
+            let mut delay = RETRY_MIN;
             while {
                 let mut shared = self.lock();
-                let _ = self.settle(&mut shared);
-                shared.trouble.is_some()
+                let _ = self.after_change(&mut shared);
+                shared.failure.is_some()
             } {
                 tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(TRY_AGAIN_MOST);
+                delay = (delay * 2).min(RETRY_MAX);
             }
         }
     }
 
-    /// Takes messages, all or none; they are as safe as the log makes them when this returns.
-    pub async fn publish(&self, topic: &TopicName, bodies: Bodies, delay: Option<u64>) -> Result<(), PublishError> {
+    /// Publishes all messages or none; waits until they are written, and synced if configured.
+    pub async fn publish(
+        &self,
+        topic: &TopicName,
+        bodies: Bodies,
+        delay: Option<u64>,
+    ) -> Result<(), BrokerPublishError> {
         let position = self.change(|state, now| {
             state.publish(topic, bodies, delay, now)?;
-            Ok::<_, PublishError>(state.position())
+            Ok::<_, BrokerPublishError>(state.position())
         })?;
         Ok(self.synced(position).await?)
     }
 
-    /// Takes a message for one channel of a topic; it is as safe as the log makes it when this returns.
+    /// Publishes a message to one channel of a topic; waits until it is written, and synced if
+    /// configured.
     pub async fn publish_to(
         &self,
         topic: &TopicName,
         channel: &ChannelName,
         body: Bytes,
-    ) -> Result<(), PublishToError> {
+    ) -> Result<(), ChannelPublishError> {
         let position = self.change(|state, now| {
             state.publish_to(topic, channel, body, now)?;
-            Ok::<_, PublishToError>(state.position())
+            Ok::<_, ChannelPublishError>(state.position())
         })?;
-        self.synced(position).await.map_err(|error| PublishToError::Publish(error.into()))
+        self.synced(position).await.map_err(|error| ChannelPublishError::Publish(error.into()))
     }
 
-    /// Waits until the log is on the disk up to here, if that is wanted. Cancel-safe.
+    /// Waits until the log is synced up to a position, if configured. Cancel-safe.
     async fn synced(&self, position: u64) -> io::Result<()> {
         match self.synced.clone() {
             Some(mut synced) => synced.reached(position).await,
@@ -222,31 +241,31 @@ impl Broker {
         }
     }
 
-    /// Looks at the state.
-    pub fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
-        look(&self.lock().state)
+    /// Reads the state.
+    pub fn with_state<R>(&self, read: impl FnOnce(&BrokerState) -> R) -> R {
+        read(&self.lock().state)
     }
 
-    /// `OK`, or `NOK - ` and why messages are not taken.
+    /// `OK`, or `NOK - ` and the reason why publishing fails.
     pub fn health(&self) -> String {
         let mut shared = self.lock();
-        self.look_for_trouble(&mut shared);
-        shared.trouble.as_ref().map_or_else(|| "OK".to_owned(), |trouble| format!("NOK - {trouble}"))
+        self.update_health(&mut shared);
+        shared.failure.as_ref().map_or_else(|| "OK".to_owned(), |failure| format!("NOK - {failure}"))
     }
 
-    /// The longest that a step of compaction has kept others from the state.
+    /// The longest time that a step of compaction held the lock.
     pub fn longest_compaction_step(&self) -> Duration {
         self.lock().longest_step
     }
 
-    /// The nsqlookupds that it registers with.
+    /// Addresses of the nsqlookupds that the broker registers with.
     pub fn lookupds(&self) -> Vec<String> {
         self.lookupds.borrow().clone()
     }
 
-    /// Registers with these nsqlookupds (`HOST:PORT` of their TCP protocol), and with no others.
+    /// Sets the nsqlookupds to register with (`HOST:PORT` of their TCP protocol).
     pub fn register_with(&self, addresses: Vec<String>) {
-        self.change(|state, _| state.ask_for_channels(!addresses.is_empty()));
+        self.change(|state, _| state.await_known_channels(!addresses.is_empty()));
         self.lookupds.send_replace(addresses);
     }
 
@@ -258,18 +277,18 @@ impl Broker {
         self.log_level.store(level, Ordering::Relaxed);
     }
 
-    /// Lets what is due come back when it is; never ends.
-    pub async fn keep_time(&self) {
+    /// Requeues expired in-flight and deferred messages at their deadlines; never returns.
+    pub async fn run_timers(&self) {
         loop {
-            let alarm = {
+            let next_deadline = {
                 let mut shared = self.lock();
                 let now = self.clock.now();
-                shared.alarm = shared.state.advance(now);
-                let _ = self.settle(&mut shared);
-                shared.alarm
+                shared.next_deadline = shared.state.advance(now);
+                let _ = self.after_change(&mut shared);
+                shared.next_deadline
             };
             let until = async {
-                match alarm {
+                match next_deadline {
                     Some(at) => tokio::time::sleep_until(self.clock.instant(at).into()).await,
                     None => std::future::pending().await,
                 }
@@ -281,7 +300,7 @@ impl Broker {
         }
     }
 
-    fn connect(&self, settings: Settings, remote_address: String) -> (SessionId, Arc<Notify>) {
+    fn connect(&self, settings: SessionSettings, remote_address: String) -> (SessionId, Arc<Notify>) {
         let wake = Arc::new(Notify::new());
         let mut shared = self.lock();
         let session = shared.state.connect(settings, remote_address, fastrand::u64(..), self.clock.now());
@@ -293,33 +312,34 @@ impl Broker {
         let mut shared = self.lock();
         shared.connections.remove(&session);
         shared.state.disconnect(session);
-        let _ = self.settle(&mut shared);
+        let _ = self.after_change(&mut shared);
     }
 
-    fn lock(&self) -> Locked<'_> {
-        Locked(self.shared.lock().unwrap_or_else(|_| end_after_panic()))
+    fn lock(&self) -> LockedState<'_> {
+        LockedState(self.shared.lock().unwrap_or_else(|_| end_after_panic()))
     }
 
-    /// Says when messages begin to be refused, and when they are taken again.
-    fn look_for_trouble(&self, shared: &mut Shared) {
-        let trouble = shared.state.trouble();
-        if trouble != shared.trouble {
-            match &trouble {
+    /// Logs when publishing begins to fail, and when it works again.
+    fn update_health(&self, shared: &mut BrokerShared) {
+        let failure = shared.state.failure();
+        if failure != shared.failure {
+            match &failure {
                 Some(error) => {
-                    tracing::error!("{error}: publishing is refused until that is over");
+                    tracing::error!(%error, "publishing is refused until this failure is over");
                     self.failing.notify_one();
                 }
-                None => tracing::info!("publishing is taken again"),
+                None => tracing::info!("publishing works again"),
             }
-            shared.trouble = trouble;
+            shared.failure = failure;
         }
     }
 
-    /// What follows from changes. Fails if they could not be written.
-    fn settle(&self, shared: &mut Shared) -> io::Result<()> {
+    /// Writes changes to the log and sends the notifications that they cause. Fails if they could
+    /// not be written.
+    fn after_change(&self, shared: &mut BrokerShared) -> io::Result<()> {
         let written = shared.state.flush();
-        self.look_for_trouble(shared);
-        let Shared { state, connections, catalog, alarm, .. } = shared;
+        self.update_health(shared);
+        let BrokerShared { state, connections, catalog, next_deadline, .. } = shared;
         for session in state.woken() {
             if let Some(wake) = connections.get(&session) {
                 wake.notify_one();
@@ -330,9 +350,9 @@ impl Broker {
             self.catalog_changed.notify_one();
         }
         if let Some(next) = state.next_timer()
-            && alarm.is_none_or(|alarm| next < alarm)
+            && next_deadline.is_none_or(|next_deadline| next < next_deadline)
         {
-            *alarm = Some(next);
+            *next_deadline = Some(next);
             self.timer_changed.notify_one();
         }
         if std::mem::take(&mut shared.is_compacted) {
@@ -342,24 +362,25 @@ impl Broker {
     }
 }
 
-/// The state, to be changed. A panic meanwhile ends the process: nobody can use the state after that.
-struct Locked<'a>(MutexGuard<'a, Shared>);
+/// The locked state. A panic while it is locked ends the process, because the state may be
+/// inconsistent.
+struct LockedState<'a>(MutexGuard<'a, BrokerShared>);
 
-impl Deref for Locked<'_> {
-    type Target = Shared;
+impl Deref for LockedState<'_> {
+    type Target = BrokerShared;
 
-    fn deref(&self) -> &Shared {
+    fn deref(&self) -> &BrokerShared {
         &self.0
     }
 }
 
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut Shared {
+impl DerefMut for LockedState<'_> {
+    fn deref_mut(&mut self) -> &mut BrokerShared {
         &mut self.0
     }
 }
 
-impl Drop for Locked<'_> {
+impl Drop for LockedState<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             end_after_panic()
@@ -367,13 +388,14 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// Ends the process: whatever was half done cannot be gone on with, and what the log has is sound, so that a restart reads that.
+/// Ends the process after a panic: a half-made change cannot be continued, but the log is
+/// consistent, so a restart recovers.
 fn end_after_panic() -> ! {
-    tracing::error!("the broker's state is unusable after a panic: the process ends, and must be started again");
+    tracing::error!("the broker's state is unusable after a panic; the process ends: restart it");
     std::process::exit(1)
 }
 
-/// The two clocks that [`Now`] is read from.
+/// The clocks for [`Now`]: monotonic and wall-clock.
 #[derive(Debug)]
 struct Clock {
     start: Instant,
@@ -393,7 +415,7 @@ impl Clock {
     }
 
     fn instant(&self, at: Micros) -> Instant {
-        // a year at most: the alarm is set anew before that
+        // at most a year: the deadline is set again before that
         self.start + Duration::from_micros(at).min(self.start.elapsed() + Duration::from_secs(31_536_000))
     }
 }
@@ -402,7 +424,7 @@ impl Clock {
 mod tests {
     use super::*;
 
-    /// In a process of its own: see the test below.
+    /// Runs in a process of its own, started by the test below.
     #[test]
     #[ignore = "it ends the process"]
     fn a_panic_in_a_connection() {

@@ -1,4 +1,4 @@
-//! A broker with its listeners: bound first, so that its addresses are known, then run.
+//! A broker with its listeners: bound first, so that the addresses are known, then run.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,18 +12,19 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::descriptors::Room;
-use super::http::{self, Api, Identity};
-use super::socket::Listener;
+use super::descriptors::MaxConnections;
+use super::http::{self, HttpApi, Identity};
+use super::socket::BrokerListener;
 use super::{Broker, lookupd, tcp};
 use crate::http::{Places, listen};
 use crate::net::remove_stale;
 use crate::proto::HostPort;
 
-/// How long connections have to end when the broker stops.
-const GRACE: Duration = Duration::from_secs(2);
+/// Time for connections to end when the broker stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where to listen: `HOST:PORT` (port 0: any free one), `:PORT` (every address), or `unix:/PATH`.
+/// Address to listen on: `HOST:PORT` (port 0: any free one), `:PORT` (every address), or
+/// `unix:/PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
     /// A host's name or address, and a port.
@@ -54,83 +55,86 @@ impl std::fmt::Display for ListenAddress {
 }
 
 impl ListenAddress {
-    /// Listens there. A Unix socket that a broker left behind when it was killed is replaced; one that somebody listens on is not.
-    pub async fn bind(&self) -> io::Result<Bound> {
+    /// Listens on the address. Replaces a stale Unix socket that a killed broker left behind, but
+    /// not one that is listened on.
+    pub async fn bind(&self) -> io::Result<ListeningSocket> {
         match self {
             Self::Tcp(address) => {
                 let listener = listen(address).await?;
                 let address = listener.local_addr()?;
-                Ok(Bound { address: Some(address), path: None, listener: Listener::Tcp(listener) })
+                Ok(ListeningSocket { address: Some(address), path: None, listener: BrokerListener::Tcp(listener) })
             }
             Self::Unix(path) => {
                 remove_stale(path)?;
-                let listener = Listener::Unix(UnixListener::bind(path)?);
-                Ok(Bound { address: None, path: Some(SocketFile(path.clone())), listener })
+                let listener = BrokerListener::Unix(UnixListener::bind(path)?);
+                Ok(ListeningSocket { address: None, path: Some(UnixSocketFile(path.clone())), listener })
             }
         }
     }
 }
 
-/// A listener and where it is. A Unix socket goes with it.
+/// A listener and its address. The file of a Unix socket is removed with it.
 #[derive(Debug)]
-pub struct Bound {
-    /// The address, of TCP.
+pub struct ListeningSocket {
+    /// The address, if it is TCP.
     pub address: Option<SocketAddr>,
-    path: Option<SocketFile>,
-    listener: Listener,
+    path: Option<UnixSocketFile>,
+    listener: BrokerListener,
 }
 
-impl std::fmt::Display for Bound {
+impl std::fmt::Display for ListeningSocket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.address, &self.path) {
             (Some(address), _) => write!(f, "{address}"),
-            (None, Some(SocketFile(path))) => write!(f, "{}", path.display()),
+            (None, Some(UnixSocketFile(path))) => write!(f, "{}", path.display()),
             (None, None) => unreachable!("it listens somewhere"),
         }
     }
 }
 
-/// A broker that listens, and is not yet run.
+/// A broker that listens, and is not running yet.
 #[derive(Debug)]
-pub struct Server {
+pub struct BrokerServer {
     /// The broker.
     pub broker: Arc<Broker>,
-    /// How it calls itself.
+    /// Names and ports that it reports.
     pub identity: Identity,
-    /// For NSQ's TCP protocol.
-    pub tcp: Vec<Bound>,
-    /// For the HTTP API.
-    pub http: Vec<Bound>,
+    /// Listeners for NSQ's TCP protocol.
+    pub tcp: Vec<ListeningSocket>,
+    /// Listeners for the HTTP API.
+    pub http: Vec<ListeningSocket>,
 }
 
-/// The addresses of a server, bound before there is a broker, so that one that cannot listen does not touch its folder.
+/// The listeners of a server, bound before its log is opened, so that a broker that cannot listen
+/// does not touch its directory.
 #[derive(Debug)]
-pub struct Listening {
-    tcp: Vec<Bound>,
-    http: Vec<Bound>,
+pub struct BoundAddresses {
+    tcp: Vec<ListeningSocket>,
+    http: Vec<ListeningSocket>,
 }
 
-impl Listening {
+impl BoundAddresses {
     /// Listens on all addresses, or on none.
     ///
     /// # Errors
-    /// Names the address that cannot be had, and why.
+    ///
+    /// Fails with the address that cannot be bound, and the reason.
     pub async fn bind(tcp: &[ListenAddress], http: &[ListenAddress]) -> Result<Self, BindError> {
         Ok(Self { tcp: bind_all(tcp).await?, http: bind_all(http).await? })
     }
 }
 
-/// The file of a Unix socket, which goes with its listener.
+/// The file of a Unix socket, removed when dropped.
 #[derive(Debug)]
-struct SocketFile(PathBuf);
+struct UnixSocketFile(PathBuf);
 
-impl Drop for SocketFile {
+impl Drop for UnixSocketFile {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// An address that could not be had.
+/// An address that could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {source}")]
 pub struct BindError {
@@ -138,19 +142,24 @@ pub struct BindError {
     source: io::Error,
 }
 
-impl Server {
-    /// Listens on all addresses, or on none. nsqlookupds, if any, are told `broadcast_address`, or the machine's name.
+impl BrokerServer {
+    /// Listens on all addresses, or on none. Reports `broadcast_address`, or else the host name, to
+    /// nsqlookupds.
     pub async fn bind(
         broker: Broker,
         tcp: &[ListenAddress],
         http: &[ListenAddress],
         broadcast_address: Option<String>,
     ) -> Result<Self, BindError> {
-        Ok(Self::new(broker, Listening::bind(tcp, http).await?, broadcast_address))
+        Ok(Self::new(broker, BoundAddresses::bind(tcp, http).await?, broadcast_address))
     }
 
-    /// A server of this broker at addresses that are bound already.
-    pub fn new(broker: Broker, Listening { tcp, http }: Listening, broadcast_address: Option<String>) -> Self {
+    /// A server of this broker with listeners that are bound already.
+    pub fn new(
+        broker: Broker,
+        BoundAddresses { tcp, http }: BoundAddresses,
+        broadcast_address: Option<String>,
+    ) -> Self {
         let hostname = gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned());
         let identity = Identity {
             broadcast_address: broadcast_address.unwrap_or_else(|| hostname.clone()),
@@ -162,33 +171,34 @@ impl Server {
         Self { broker: Arc::new(broker), identity, tcp, http }
     }
 
-    /// Serves until told to stop, and then lets connections end.
+    /// Serves until `stop` is cancelled, then waits a moment for connections to end.
     pub async fn run(self, stop: CancellationToken) {
         let Self { broker, identity, mut tcp, mut http } = self;
-        let (tasks, room) = (TaskTracker::new(), Room::of_this_process());
+        let (tasks, room) = (TaskTracker::new(), MaxConnections::of_this_process());
         let (tcp_places, http_places) = (Places::plain(room.tcp), Places::new(room.http));
-        let files: Vec<SocketFile> = tcp.iter_mut().chain(&mut http).filter_map(|bound| bound.path.take()).collect();
+        let files: Vec<UnixSocketFile> =
+            tcp.iter_mut().chain(&mut http).filter_map(|bound| bound.path.take()).collect();
         for bound in tcp {
             tasks.spawn(tcp::serve(broker.clone(), bound.listener, tcp_places.clone(), stop.clone(), tasks.clone()));
         }
-        let router = http::router(Arc::new(Api { broker: broker.clone(), identity: identity.clone() }));
+        let router = http::router(Arc::new(HttpApi { broker: broker.clone(), identity: identity.clone() }));
         for bound in http {
             tasks.spawn(http::serve(router.clone(), bound.listener, http_places.clone(), stop.clone(), tasks.clone()));
         }
         tokio::select! {
-            () = broker.keep_time() => unreachable!("it never ends"),
-            () = broker.keep_compact() => unreachable!("it never ends"),
-            () = broker.keep_trying() => unreachable!("it never ends"),
+            () = broker.run_timers() => unreachable!("it never ends"),
+            () = broker.run_compaction() => unreachable!("it never ends"),
+            () = broker.retry_writes() => unreachable!("it never ends"),
             () = lookupd::keep_registered(broker.clone(), identity) => unreachable!("it never ends"),
             () = stop.cancelled() => {}
         }
         tasks.close();
-        let _ = tokio::time::timeout(GRACE, tasks.wait()).await;
+        let _ = tokio::time::timeout(STOP_TIMEOUT, tasks.wait()).await;
         drop(files);
     }
 }
 
-async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<Bound>, BindError> {
+async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<ListeningSocket>, BindError> {
     let mut all = Vec::new();
     for address in addresses {
         all.push(address.bind().await.map_err(|source| BindError { address: address.clone(), source })?);
@@ -196,8 +206,8 @@ async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<Bound>, BindError> 
     Ok(all)
 }
 
-/// The port of the first listener, as nsqd says it: -1 on a Unix socket, 0 where there is none.
-fn port(bound: &[Bound]) -> i32 {
+/// The port of the first listener, as nsqd reports it: -1 for a Unix socket, 0 without a listener.
+fn port(bound: &[ListeningSocket]) -> i32 {
     match bound.first() {
         Some(bound) => bound.address.map_or(-1, |address| i32::from(address.port())),
         None => 0,

@@ -1,4 +1,4 @@
-//! TCP and Unix sockets as one.
+//! TCP and Unix sockets behind one type.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::time::Duration;
@@ -7,60 +7,62 @@ use bytes::BufMut;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-/// How long to wait when no connection can be taken.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Delay after a failed accept.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Where connections come from.
+/// Listener on a TCP port or a Unix socket.
 #[derive(Debug)]
-pub enum Listener {
-    /// A port.
+pub enum BrokerListener {
+    /// TCP.
     Tcp(TcpListener),
-    /// A path.
+    /// A Unix socket.
     Unix(UnixListener),
 }
 
-impl Listener {
-    /// The next connection, and where it comes from. Where none can be taken, as when too many files are open, this waits a moment and
-    /// tries again, and says so once. Cancel-safe.
-    pub(super) async fn accept(&self) -> (Socket, String) {
-        let mut said = false;
+impl BrokerListener {
+    /// Accepts the next connection; returns it with the peer's address. If accepting fails, for
+    /// example because too many files are open, logs that once, and tries again after a delay.
+    /// Cancel-safe.
+    pub(super) async fn accept(&self) -> (ClientSocket, String) {
+        let mut is_logged = false;
         loop {
             match self.try_accept().await {
                 Ok(accepted) => return accepted,
-                // the client has gone again
+                // the client has closed the connection already
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {
-                    if !std::mem::replace(&mut said, true) {
-                        tracing::warn!("cannot take a connection: {error}: trying again each {PAUSE:?}");
+                    if !std::mem::replace(&mut is_logged, true) {
+                        tracing::warn!(%error, "cannot accept a connection; retrying every {ACCEPT_RETRY:?}");
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
         }
     }
 
-    async fn try_accept(&self) -> io::Result<(Socket, String)> {
+    async fn try_accept(&self) -> io::Result<(ClientSocket, String)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok((Socket::Tcp(stream), peer.to_string()))
+                Ok((ClientSocket::Tcp(stream), peer.to_string()))
             }
-            // Go calls a peer without a path @
-            Self::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), "@".to_owned())),
+            // Go's name of a peer without a path is @
+            Self::Unix(listener) => Ok((ClientSocket::Unix(listener.accept().await?.0), "@".to_owned())),
         }
     }
 }
 
-/// A connection's two directions.
+/// A client's connection.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(super) enum ClientSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl Socket {
-    /// Reads once; 0 is the end. Cancel-safe: what was read is in the buffer.
+impl ClientSocket {
+    /// Reads once; returns 0 at the end of the stream. Cancel-safe: the buffer has everything that
+    /// was read.
     pub(super) async fn read(&mut self, buffer: &mut impl BufMut) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read_buf(buffer).await,
@@ -68,7 +70,7 @@ impl Socket {
         }
     }
 
-    /// Waits until something can be written.
+    /// Waits until the socket is writable.
     pub(super) async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.writable().await,

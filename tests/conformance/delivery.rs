@@ -1,4 +1,4 @@
-//! What happens to messages over time: each scene is played on each broker, and told as text.
+//! Delivery of messages over time: each scene is played on each broker and recorded as text.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,12 @@ use crate::support::{Client, Nsqd, needs};
 
 type Scene = (&'static str, fn(&Nsqd, &mut String));
 
-/// A line of the transcript.
+/// Appends a line to the transcript.
 fn tell(told: &mut String, line: impl std::fmt::Display) {
     *told += &format!("{line}\n    ");
 }
 
-/// What people look at in the statistics, without ids, times and addresses.
+/// The main statistics, without ids, times and addresses.
 fn stats(broker: &Nsqd, topic: &str) -> String {
     let stats = broker.stats();
     let of_client = |client: &ClientStats| {
@@ -40,7 +40,7 @@ fn stats(broker: &Nsqd, topic: &str) -> String {
     }
 }
 
-/// Waits until the statistics are as a step leaves them: nsqd's goroutines take a moment.
+/// Waits until the statistics are stable after a step: nsqd's goroutines take a moment.
 fn settled(broker: &Nsqd, topic: &str) -> String {
     let (mut last, mut since) = (stats(broker, topic), Instant::now());
     while since.elapsed() < Duration::from_millis(60) {
@@ -108,7 +108,7 @@ fn timeouts(broker: &Nsqd, told: &mut String) {
     tell(told, format!("after more than 1.6 s: {}", start.elapsed() > Duration::from_millis(1600)));
     tell(told, format!("attempts {} then {}", first.attempts, second.attempts));
     tell(told, settled(broker, topic));
-    // whoever leaves with a message keeps it until its time is over
+    // a message of a disconnected client stays in flight until it times out
     drop(client);
     tell(told, settled(broker, topic));
     let mut next = Client::subscribed(broker, topic, "c", "{}");
@@ -217,7 +217,7 @@ fn deferred(broker: &Nsqd, told: &mut String) {
 }
 
 #[test]
-fn messages_fare_as_they_do_in_nsqd() {
+fn delivery_equals_nsqd() {
     needs!("nsqd");
     let scenes: Vec<Scene> = vec![
         ("backlog and copies", backlog_and_copies),

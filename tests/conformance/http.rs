@@ -1,4 +1,4 @@
-//! The HTTP API: status, type and body of each answer.
+//! The HTTP API: status, content type and body of each response.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ type Request = (&'static str, &'static str, &'static str);
 fn play(broker: &Nsqd, (method, path, body): &Request) -> String {
     let head = format!("{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
     let mut stream = connect(broker);
-    // who is refused for a size need not be heard out
+    // a request refused for its size may not be read to its end
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
     let mut answer = Vec::new();
     let end = stream.read_to_end(&mut answer);
@@ -37,7 +37,7 @@ fn told(answer: &str) -> String {
     format!("{status} {headers:?} {}", masked(body))
 }
 
-/// Without what is each process's own: its build, start, machine, memory and peers' ports.
+/// Masks what differs between processes: build, start time, host, memory and peers' ports.
 fn masked(body: &str) -> String {
     const OWN: [&str; 6] = ["start_time", "connect_ts", "remote_address", "http_port", "tcp_port", "broadcast_address"];
     let mut body = body.to_owned();
@@ -51,12 +51,12 @@ fn masked(body: &str) -> String {
         let names = memory.replace(|c: char| c.is_ascii_digit(), "");
         body = format!("{head}memory of {names}{rest}");
     }
-    // nsqd says nothing of its files
+    // nsqd does not report its files
     if let Some((head, log)) = body.split_once(r#","log":{"#) {
         let (_, rest) = log.split_once('}').expect("an object");
         body = format!("{head}{rest}");
     }
-    // nor of the memory that messages take besides their bodies
+    // nor the memory of messages besides their bodies
     for name in [r#","index_bytes":"#, r#","max_index_bytes":"#] {
         if let Some((head, index)) = body.split_once(name) {
             body = format!("{head}{}", index.trim_start_matches(|c: char| c.is_ascii_digit()));
@@ -72,7 +72,7 @@ fn masked(body: &str) -> String {
     lines.collect()
 }
 
-/// A client in the text of `/stats`, without its port, and without since when.
+/// Masks the port and the connection time of a client in the text of `/stats`.
 fn masked_client(line: &str) -> String {
     let (before, after) = line.split_once(':').expect("a port");
     let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -81,7 +81,7 @@ fn masked_client(line: &str) -> String {
 }
 
 #[test]
-fn requests_are_answered_as_nsqd_answers_them() {
+fn http_requests_are_answered_like_nsqd() {
     needs!("nsqd");
     let mut requests: Vec<Request> = vec![
         ("GET", "/ping", ""),
@@ -157,7 +157,7 @@ fn requests_are_answered_as_nsqd_answers_them() {
     ] {
         requests.push(("GET", Box::leak(format!("/config/{option}").into_boxed_str()), ""));
     }
-    // sizes at the limit, and one beyond: 1 MiB a message, 5 MiB a body
+    // sizes at the limit, and one above: 1 MiB for a message, 5 MiB for a body
     for (path, size) in [("/pub?topic=a", 1 << 20), ("/mpub?topic=a", 1 << 20), ("/mpub?topic=a", 5 << 20)] {
         for size in [size, size + 1] {
             let text: &'static str = Box::leak("x".repeat(size).into_boxed_str());
@@ -183,9 +183,9 @@ fn requests_are_answered_as_nsqd_answers_them() {
     compare(&requests, |request| format!("{:.200}", format!("{request:?}")), play);
 }
 
-/// How a body is sent, and how requests follow each other.
+/// Transfer of bodies, and reuse of connections.
 #[test]
-fn http_is_spoken_as_nsqd_speaks_it() {
+fn http_protocol_details_equal_nsqd() {
     needs!("nsqd");
     let chunked = "POST /pub?topic=chunked HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n";
     let scripts = [
@@ -239,9 +239,10 @@ fn http_is_spoken_as_nsqd_speaks_it() {
     );
 }
 
-/// Node's and Python's HTTP clients send a `#` as it is: it is part of a name, never the end of the request's target.
+/// Node's and Python's HTTP clients send a `#` unescaped: it is part of the name, not the end of
+/// the request's target.
 #[test]
-fn a_raw_hash_is_part_of_the_target() {
+fn an_unescaped_hash_is_part_of_the_request_target() {
     needs!("nsqd");
     let durable = [("POST", "/topic/create?topic=foo", ""), ("POST", "/channel/create?topic=foo&channel=c", "")];
     let mut requests: Vec<Request> = vec![
@@ -282,9 +283,9 @@ fn a_raw_hash_is_part_of_the_target() {
     compare(&all, |request| format!("{request:?}"), play);
 }
 
-/// `/stats` of a broker that has something to tell, by all filters, as JSON and as text.
+/// `/stats` of a populated broker, with all filters, as JSON and as text.
 #[test]
-fn the_statistics_read_as_those_of_nsqd() {
+fn statistics_equal_nsqd() {
     needs!("nsqd");
     let queries = [
         "",
@@ -324,7 +325,7 @@ fn populate(broker: &Nsqd) -> [Client; 2] {
     let mut consumer = Client::subscribed(broker, "alpha", "two%23ephemeral".replace("%23", "#").as_str(), wishes);
     consumer.say("RDY 1\n");
     let (mut producer, _) = Client::identified(broker, wishes);
-    // to one topic only: of several, nsqd tells one that it picks at random
+    // to one topic only: of several, nsqd reports a random one
     for _ in 0..3 {
         producer.say("PUB alpha\n\0\0\0\u{5}hello");
         assert_eq!(producer.frame(), "0 OK");

@@ -1,4 +1,5 @@
-//! One transcript, three brokers: nsqd, `mqueue broker --memory` and `mqueue broker` with its log. nsqd is the judge.
+//! Transcripts of three brokers: nsqd, `mqueue broker --memory` and `mqueue broker` with its log.
+//! nsqd is the reference.
 
 mod delivery;
 mod http;
@@ -9,7 +10,7 @@ use std::io::{Read, Write};
 use super::support::{Mqueue, Nsqd, mqueue, needs, peer, wait_until};
 
 #[test]
-fn a_negative_number_of_consumers_is_none() {
+fn a_negative_maximum_of_consumers_allows_none() {
     use super::support::Client;
     needs!("nsqd");
     let flags = ["--max-channel-consumers=-1"];
@@ -53,7 +54,7 @@ fn a_duration_without_a_unit_is_refused_at_the_start() {
 }
 
 #[test]
-fn an_empty_http_address_is_none() {
+fn an_empty_http_address_disables_http() {
     needs!("nsqd");
     for (broker, _folder) in both("--http-address=") {
         broker.wait_to_say("TCP: listening on");
@@ -68,9 +69,10 @@ fn an_empty_http_address_is_none() {
     }
 }
 
-/// A broker that has just started has all of its messages on the disk, and one that has room in memory none of the new ones.
+/// A broker that has just started has all of its messages on the disk only; new messages that fit
+/// into memory are not counted.
 #[test]
-fn the_depth_of_the_backend_is_that_of_nsqd() {
+fn backend_depth_equals_nsqd() {
     needs!("nsqd");
     let depths = [Nsqd::real(&[]), Nsqd::embedded(&[])].map(|mut broker| {
         let depths = |broker: &Nsqd| {
@@ -92,7 +94,7 @@ fn the_depth_of_the_backend_is_that_of_nsqd() {
     assert_eq!(depths[0], [[0, 0, 5, 0], [0, 0, 5, 5]]);
 }
 
-/// Plays a script against each broker; what one records otherwise than nsqd fails, all differences at once.
+/// Plays scripts against each broker; fails with all differences to nsqd's transcripts.
 #[track_caller]
 fn compare<S>(scripts: &[S], name: impl Fn(&S) -> String, play: impl Fn(&Nsqd, &S) -> String) {
     let nsqd = Nsqd::real(&["--snappy=false", "--deflate=false"]);

@@ -1,4 +1,4 @@
-//! The TCP protocol: what is sent, and each frame that comes back.
+//! The TCP protocol: commands, and each frame of the response.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -8,11 +8,12 @@ use super::compare;
 use crate::support::Nsqd;
 use crate::support::needs;
 
-/// Sends it all at once, ends its side, and records every frame until the broker has closed.
+/// Sends the script at once, closes the sending side, and records every frame until the broker
+/// closes.
 fn play(broker: &Nsqd, script: &[u8]) -> String {
     let mut stream = TcpStream::connect(broker.tcp()).expect("it listens");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid timeout");
-    // a broker that refuses what came first may have closed already
+    // a broker that refuses the first command may have closed already
     let _ = stream.write_all(script).and_then(|()| stream.shutdown(Shutdown::Write));
     let mut frames = Vec::new();
     while let Some(frame) = frame(&mut stream) {
@@ -22,7 +23,7 @@ fn play(broker: &Nsqd, script: &[u8]) -> String {
     frames.join(" | ")
 }
 
-/// The next frame as text; none when the connection has ended.
+/// The next frame as text; `None` at the end of the connection.
 fn frame(stream: &mut TcpStream) -> Option<String> {
     let mut header = [0; 8];
     if let Err(e) = stream.read_exact(&mut header) {
@@ -35,14 +36,14 @@ fn frame(stream: &mut TcpStream) -> Option<String> {
     Some(format!("{kind} {}", String::from_utf8_lossy(&body)))
 }
 
-/// A command with a body that has its size before it.
+/// A command with a body that its size precedes.
 fn sized(line: &str, body: &[u8]) -> Vec<u8> {
     let size = u32::try_from(body.len()).expect("a short body").to_be_bytes();
     [b"  V2", line.as_bytes(), b"\n", &size, body].concat()
 }
 
 #[test]
-fn commands_are_answered_as_nsqd_answers_them() {
+fn tcp_commands_are_answered_like_nsqd() {
     needs!("nsqd");
     let lines = [
         "NOP\n",
@@ -129,7 +130,7 @@ fn commands_are_answered_as_nsqd_answers_them() {
         scripts.push([b"  V2", line.as_bytes(), b"\n\0\0\0\x05abcd"].concat());
     }
     scripts.push(b"  V2MPUB a\n\0\0\0\x10\0\0\0\x02\0\0\0\x01x\0\0".to_vec());
-    // a line has 16 KiB at the most
+    // a line has at most 16 KiB
     for length in [16 * 1024 - 2, 16 * 1024 - 1, 16 * 1024, 64 * 1024] {
         scripts.push([b"  V2", vec![b'x'; length].as_slice(), b"\n"].concat());
         scripts.push([b"  V2PUB a ", vec![b'x'; length - 6].as_slice(), b"\n\0\0\0\x01a"].concat());
@@ -141,7 +142,7 @@ fn commands_are_answered_as_nsqd_answers_them() {
 }
 
 #[test]
-fn identify_is_refused_as_nsqd_refuses_it() {
+fn identify_is_refused_like_nsqd() {
     needs!("nsqd");
     let bodies = [
         "",

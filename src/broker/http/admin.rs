@@ -4,47 +4,47 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use super::Api;
-use super::answer::{Answer, Refusal, nothing};
-use super::query::Query;
+use super::HttpApi;
+use super::query::RequestQuery;
+use super::response::{ApiError, ApiResult, nothing};
 use crate::broker::state::Missing;
 use crate::proto::{ChannelName, TopicName};
 
-type Asked = State<Arc<Api>>;
+type ApiState = State<Arc<HttpApi>>;
 
-pub(super) async fn create_topic(State(api): Asked, query: Query) -> Answer {
+pub(super) async fn create_topic(State(api): ApiState, query: RequestQuery) -> ApiResult {
     let topic = query.topic("INVALID_TOPIC")?;
     api.broker.administer(|state, _| state.create_topic(&topic)).await?;
     Ok(nothing())
 }
 
-pub(super) async fn delete_topic(State(api): Asked, query: Query) -> Answer {
-    let topic = existing(&query)?;
+pub(super) async fn delete_topic(State(api): ApiState, query: RequestQuery) -> ApiResult {
+    let topic = existing_topic(&query)?;
     api.broker.administer(|state, _| state.delete_topic(&topic)).await??;
     Ok(nothing())
 }
 
-pub(super) async fn empty_topic(State(api): Asked, query: Query) -> Answer {
+pub(super) async fn empty_topic(State(api): ApiState, query: RequestQuery) -> ApiResult {
     let topic = query.topic("INVALID_TOPIC")?;
     api.broker.administer(|state, _| state.empty_topic(&topic)).await??;
     Ok(nothing())
 }
 
-pub(super) async fn pause_topic(State(api): Asked, query: Query) -> Answer {
-    let topic = existing(&query)?;
+pub(super) async fn pause_topic(State(api): ApiState, query: RequestQuery) -> ApiResult {
+    let topic = existing_topic(&query)?;
     api.broker.administer(|state, now| state.pause_topic(&topic, true, now)).await??;
     Ok(nothing())
 }
 
-pub(super) async fn unpause_topic(State(api): Asked, query: Query) -> Answer {
-    let topic = existing(&query)?;
+pub(super) async fn unpause_topic(State(api): ApiState, query: RequestQuery) -> ApiResult {
+    let topic = existing_topic(&query)?;
     api.broker.administer(|state, now| state.pause_topic(&topic, false, now)).await??;
     Ok(nothing())
 }
 
-pub(super) async fn create_channel(State(api): Asked, query: Query) -> Answer {
+pub(super) async fn create_channel(State(api): ApiState, query: RequestQuery) -> ApiResult {
     let (topic, channel) = query.channel()?;
-    let create = |state: &mut crate::broker::state::State, now| match state.has_topic(&topic) {
+    let create = |state: &mut crate::broker::state::BrokerState, now| match state.has_topic(&topic) {
         true => {
             state.create_channel(&topic, &channel, now);
             Ok(())
@@ -55,35 +55,36 @@ pub(super) async fn create_channel(State(api): Asked, query: Query) -> Answer {
     Ok(nothing())
 }
 
-pub(super) async fn delete_channel(State(api): Asked, query: Query) -> Answer {
+pub(super) async fn delete_channel(State(api): ApiState, query: RequestQuery) -> ApiResult {
     let (topic, channel) = query.channel()?;
     api.broker.administer(|state, _| state.delete_channel(&topic, &channel)).await??;
     Ok(nothing())
 }
 
-pub(super) async fn empty_channel(State(api): Asked, query: Query) -> Answer {
+pub(super) async fn empty_channel(State(api): ApiState, query: RequestQuery) -> ApiResult {
     let (topic, channel) = query.channel()?;
     api.broker.administer(|state, _| state.empty_channel(&topic, &channel)).await??;
     Ok(nothing())
 }
 
-pub(super) async fn pause_channel(State(api): Asked, query: Query) -> Answer {
+pub(super) async fn pause_channel(State(api): ApiState, query: RequestQuery) -> ApiResult {
     let (topic, channel) = query.channel()?;
     pause(&api, &topic, &channel, true).await
 }
 
-pub(super) async fn unpause_channel(State(api): Asked, query: Query) -> Answer {
+pub(super) async fn unpause_channel(State(api): ApiState, query: RequestQuery) -> ApiResult {
     let (topic, channel) = query.channel()?;
     pause(&api, &topic, &channel, false).await
 }
 
-async fn pause(api: &Api, topic: &TopicName, channel: &ChannelName, paused: bool) -> Answer {
+async fn pause(api: &HttpApi, topic: &TopicName, channel: &ChannelName, paused: bool) -> ApiResult {
     api.broker.administer(|state, now| state.pause_channel(topic, channel, paused, now)).await??;
     Ok(nothing())
 }
 
-/// A topic that is not made by asking for it: an invalid name is of none.
-fn existing(query: &Query) -> Result<TopicName, Refusal> {
-    let name = query.get("topic").ok_or_else(|| Refusal::new(400, "MISSING_ARG_TOPIC"))?;
+/// The name of a topic that the request does not create; an invalid name is reported as a missing
+/// topic.
+fn existing_topic(query: &RequestQuery) -> Result<TopicName, ApiError> {
+    let name = query.get("topic").ok_or_else(|| ApiError::new(400, "MISSING_ARG_TOPIC"))?;
     TopicName::new(name).map_err(|_| Missing::Topic.into())
 }

@@ -1,4 +1,4 @@
-//! `/config/OPTION`: nsqd's names of its settings; two can be changed.
+//! `/config/OPTION`: settings by their names in nsqd; two of them can be changed.
 
 use std::sync::Arc;
 
@@ -6,30 +6,30 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
-use super::Api;
-use super::answer::{self, Answer, Refusal};
+use super::HttpApi;
+use super::response::{self, ApiError, ApiResult};
 
-/// How nsqd answers with text, and with all else.
-fn answer(value: &Value) -> Answer {
+/// Encodes a value as nsqd does: strings as plain text, everything else as JSON.
+fn answer(value: &Value) -> ApiResult {
     Ok(match value {
-        // Go gives no type to nothing
-        Value::String(text) if text.is_empty() => answer::nothing(),
-        Value::String(text) => answer::text(text.as_str()),
-        other => answer::json(other),
+        // Go sends no content type with an empty body
+        Value::String(text) if text.is_empty() => response::nothing(),
+        Value::String(text) => response::text(text.as_str()),
+        other => response::json(other),
     })
 }
 
-pub(super) async fn read(State(api): State<Arc<Api>>, Path(option): Path<String>) -> Answer {
+pub(super) async fn read(State(api): State<Arc<HttpApi>>, Path(option): Path<String>) -> ApiResult {
     answer(&lookup(&api, &option).ok_or_else(invalid_option)?)
 }
 
-pub(super) async fn write(State(api): State<Arc<Api>>, Path(option): Path<String>, body: Body) -> Answer {
+pub(super) async fn write(State(api): State<Arc<HttpApi>>, Path(option): Path<String>, body: Body) -> ApiResult {
     let most = api.broker.config().limits.max_msg_size as usize;
-    let body = to_bytes(body, most).await.map_err(|_| Refusal::new(413, "INVALID_VALUE"))?;
+    let body = to_bytes(body, most).await.map_err(|_| ApiError::new(413, "INVALID_VALUE"))?;
     if body.is_empty() {
-        return Err(Refusal::new(413, "INVALID_VALUE"));
+        return Err(ApiError::new(413, "INVALID_VALUE"));
     }
-    let invalid_value = || Refusal::new(400, "INVALID_VALUE");
+    let invalid_value = || ApiError::new(400, "INVALID_VALUE");
     match option.as_str() {
         "nsqlookupd_tcp_addresses" => {
             let addresses = serde_json::from_slice(&body).map_err(|_| invalid_value())?;
@@ -37,7 +37,7 @@ pub(super) async fn write(State(api): State<Arc<Api>>, Path(option): Path<String
         }
         "log_level" => {
             let level = std::str::from_utf8(&body).ok().and_then(level_number).ok_or_else(invalid_value)?;
-            // what is logged is for --log to say: it is kept, and given back
+            // --log decides what is logged; the level is only stored and reported
             api.broker.set_log_level(level);
         }
         _ => return Err(invalid_option()),
@@ -45,11 +45,11 @@ pub(super) async fn write(State(api): State<Arc<Api>>, Path(option): Path<String
     answer(&lookup(&api, &option).ok_or_else(invalid_option)?)
 }
 
-fn invalid_option() -> Refusal {
-    Refusal::new(400, "INVALID_OPTION")
+fn invalid_option() -> ApiError {
+    ApiError::new(400, "INVALID_OPTION")
 }
 
-/// nsqd's numbers (`internal/lg`).
+/// nsqd's number of a log level (`internal/lg`).
 fn level_number(word: &str) -> Option<i32> {
     match word.to_lowercase().as_str() {
         "debug" => Some(1),
@@ -61,8 +61,9 @@ fn level_number(word: &str) -> Option<i32> {
     }
 }
 
-/// A setting by its name in nsqd's configuration file; durations in nanoseconds. `None` for what nsqd does not have, or what has no meaning here.
-fn lookup(api: &Api, option: &str) -> Option<Value> {
+/// Value of a setting by its name in nsqd's configuration file, durations in nanoseconds. `None`
+/// for unknown names, and for settings without a meaning here.
+fn lookup(api: &HttpApi, option: &str) -> Option<Value> {
     const NANOS: u64 = 1_000_000;
     let (config, identity) = (api.broker.config(), &api.identity);
     let (state, limits) = (&config.state, &config.limits);

@@ -8,36 +8,36 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::Api;
-use super::answer::json;
+use super::HttpApi;
+use super::response::json;
 use crate::broker::VERSION;
 
-/// What the broker says of itself.
+/// Names and addresses that the broker reports.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// What nsqlookupd gives to clients.
+    /// The address that nsqlookupd gives to clients.
     pub broadcast_address: String,
-    /// The machine.
+    /// The host name.
     pub hostname: String,
     /// The first TCP listener's port; -1 on a Unix socket.
     pub tcp_port: i32,
     /// The first HTTP listener's port; -1 on a Unix socket.
     pub http_port: i32,
-    /// When it started.
+    /// When the broker started.
     pub started: SystemTime,
 }
 
 impl Identity {
-    /// Seconds since 1970 when it started.
+    /// The start time in seconds since 1970.
     pub(super) fn start_time(&self) -> i64 {
         let since = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     }
 }
 
-/// nsqd's fields, in nsqd's order; durations in nanoseconds.
+/// Response of `/info`: nsqd's fields, in nsqd's order; durations in nanoseconds.
 #[derive(Serialize)]
-struct Info<'a> {
+struct InfoBody<'a> {
     version: &'a str,
     broadcast_address: &'a str,
     hostname: &'a str,
@@ -50,10 +50,10 @@ struct Info<'a> {
     max_deflate_level: i32,
 }
 
-pub(super) async fn info(State(api): State<Arc<Api>>) -> Response {
+pub(super) async fn info(State(api): State<Arc<HttpApi>>) -> Response {
     const NANOS: i64 = 1_000_000;
     let (identity, config) = (&api.identity, api.broker.config());
-    json(&Info {
+    json(&InfoBody {
         version: VERSION,
         broadcast_address: &identity.broadcast_address,
         hostname: &identity.hostname,
@@ -67,8 +67,9 @@ pub(super) async fn info(State(api): State<Arc<Api>>) -> Response {
     })
 }
 
-/// OK, or why messages are not taken. The one answer that does not say which API it is.
-pub(super) async fn ping(State(api): State<Arc<Api>>) -> Response {
+/// Answers `/ping` with OK, or the reason why publishing fails. It is the only response without the
+/// API's version.
+pub(super) async fn ping(State(api): State<Arc<HttpApi>>) -> Response {
     let health = api.broker.health();
     let status = if health == "OK" { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], health).into_response()

@@ -1,15 +1,16 @@
-//! What nsqd says of methods that a path does not have (its router, `httprouter`): HEAD is none of them, OPTIONS always is.
+//! Responses to methods that a path does not support, as by nsqd's router (`httprouter`): HEAD is
+//! never supported, OPTIONS always is.
 
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-/// Answers a request, whatever its method.
+/// Middleware that answers unsupported methods and OPTIONS.
 pub(super) async fn answer(mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     if method == Method::HEAD {
-        // axum would take it for GET
+        // axum would handle HEAD as GET
         *request.method_mut() = Method::TRACE;
     }
     let mut response = next.run(request).await;
@@ -24,7 +25,7 @@ pub(super) async fn answer(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// Without HEAD, with OPTIONS, in the alphabet's order.
+/// The value of the `Allow` header: without HEAD, with OPTIONS, sorted.
 fn allowed(by_axum: Option<&HeaderValue>) -> HeaderValue {
     let methods = by_axum.and_then(|methods| methods.to_str().ok()).unwrap_or_default();
     let mut methods: Vec<&str> = methods.split(',').filter(|method| !["", "HEAD"].contains(method)).collect();

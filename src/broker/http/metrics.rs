@@ -6,38 +6,38 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::Api;
-use super::answer::text;
+use super::HttpApi;
+use super::response::text;
 use super::stats::resident_bytes;
-use crate::broker::state::StatsOf;
+use crate::broker::state::StatsSelection;
 use crate::proto::stats::{ChannelStats, TopicStats};
 
-type OfTopic = fn(&TopicStats) -> i128;
-type OfChannel = fn(&ChannelStats) -> i128;
+type TopicValue = fn(&TopicStats) -> i128;
+type ChannelValue = fn(&ChannelStats) -> i128;
 
-const TOPICS: [(&str, &str, &str, OfTopic); 4] = [
-    ("topic_depth", "gauge", "Messages that wait in the topic itself", |t| t.depth.into()),
+const TOPICS: [(&str, &str, &str, TopicValue); 4] = [
+    ("topic_depth", "gauge", "Messages held by the topic", |t| t.depth.into()),
     ("topic_messages_total", "counter", "Messages published", |t| t.message_count.into()),
-    ("topic_bytes_total", "counter", "Bytes of their bodies", |t| t.message_bytes.into()),
-    ("topic_paused", "gauge", "1 if nothing goes to the channels", |t| t.paused.into()),
+    ("topic_bytes_total", "counter", "Bytes of the published messages' bodies", |t| t.message_bytes.into()),
+    ("topic_paused", "gauge", "1 if the topic is paused", |t| t.paused.into()),
 ];
 
-const CHANNELS: [(&str, &str, &str, OfChannel); 8] = [
-    ("channel_depth", "gauge", "Messages that wait", |c| c.depth.into()),
-    ("channel_in_flight", "gauge", "Messages with consumers", |c| c.in_flight_count.into()),
-    ("channel_deferred", "gauge", "Messages that wait for their time", |c| c.deferred_count.into()),
+const CHANNELS: [(&str, &str, &str, ChannelValue); 8] = [
+    ("channel_depth", "gauge", "Queued messages", |c| c.depth.into()),
+    ("channel_in_flight", "gauge", "Messages in flight", |c| c.in_flight_count.into()),
+    ("channel_deferred", "gauge", "Deferred messages", |c| c.deferred_count.into()),
     ("channel_clients", "gauge", "Consumers", |c| c.client_count.into()),
-    ("channel_messages_total", "counter", "Messages that came in", |c| c.message_count.into()),
-    ("channel_requeued_total", "counter", "Messages that consumers gave back", |c| c.requeue_count.into()),
-    ("channel_timeouts_total", "counter", "Messages that nobody answered in time", |c| c.timeout_count.into()),
-    ("channel_paused", "gauge", "1 if nothing goes to the consumers", |c| c.paused.into()),
+    ("channel_messages_total", "counter", "Messages received", |c| c.message_count.into()),
+    ("channel_requeued_total", "counter", "Messages requeued by consumers", |c| c.requeue_count.into()),
+    ("channel_timeouts_total", "counter", "Messages that timed out", |c| c.timeout_count.into()),
+    ("channel_paused", "gauge", "1 if the channel is paused", |c| c.paused.into()),
 ];
 
-pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
-    let look = |state: &crate::broker::state::State| {
-        (state.topic_stats(&StatsOf::default()), state.log_usage(), state.index_memory())
+pub(super) async fn metrics(State(api): State<Arc<HttpApi>>) -> Response {
+    let look = |state: &crate::broker::state::BrokerState| {
+        (state.topic_stats(&StatsSelection::default()), state.log_usage(), state.index_memory())
     };
-    let (topics, usage, index) = api.broker.look(look);
+    let (topics, usage, index) = api.broker.with_state(look);
     let mut out = String::new();
     let version = env!("CARGO_PKG_VERSION");
     let healthy = i128::from(api.broker.health() == "OK");
@@ -45,18 +45,23 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
         head(&mut out, name, "gauge", help);
         let _ = writeln!(out, "mqueue_broker_{name}{labels} {value}");
     };
-    one("info", "The program", &format!("{{version=\"{version}\"}}"), 1);
-    one("healthy", "1 if messages are taken", "", healthy);
-    one("resident_bytes", "Memory of the process", "", resident_bytes().into());
+    one("info", "Version of the program", &format!("{{version=\"{version}\"}}"), 1);
+    one("healthy", "1 if publishing works", "", healthy);
+    one("resident_bytes", "Resident memory of the process", "", resident_bytes().into());
     let index = i128::try_from(index).unwrap_or(i128::MAX);
-    one("index_bytes", "Memory that messages take besides their bodies, about", "", index);
-    one("log_bytes", "Bytes of the log", "", usage.bytes.into());
-    one("log_live_bytes", "Bytes of the log that messages need", "", usage.live_bytes.into());
+    one("index_bytes", "Approximate memory of messages besides their bodies", "", index);
+    one("log_bytes", "Size of the log in bytes", "", usage.bytes.into());
+    one("log_live_bytes", "Bytes of the log that live messages need", "", usage.live_bytes.into());
     one("log_segments", "Segments of the log", "", usage.segments.into());
-    one("log_reserve_bytes", "Disk space kept for finishing and deleting messages", "", usage.reserve_bytes.into());
-    one("disk_free_bytes", "Bytes that may still be written to the log's disk", "", usage.disk.free_bytes.into());
+    one(
+        "log_reserve_bytes",
+        "Bytes of disk space reserved for finishing and deleting messages",
+        "",
+        usage.reserve_bytes.into(),
+    );
+    one("disk_free_bytes", "Free bytes on the disk of the log", "", usage.disk.free_bytes.into());
     let step = i128::try_from(api.broker.longest_compaction_step().as_micros()).unwrap_or(i128::MAX);
-    one("compaction_step_max_microseconds", "The longest that compaction kept others from the state at once", "", step);
+    one("compaction_step_max_microseconds", "Longest time that a step of compaction held the lock", "", step);
     for (name, kind, help, value) in TOPICS {
         head(&mut out, name, kind, help);
         for topic in &topics {

@@ -1,13 +1,13 @@
 //! nsqd's HTTP API (`nsqd/http.go`): the same paths, codes and error bodies; and `/metrics`.
 
 mod admin;
-mod answer;
 mod config;
 mod info;
 mod methods;
 mod metrics;
 mod publish;
 mod query;
+mod response;
 mod serve;
 mod stats;
 
@@ -17,21 +17,21 @@ use axum::Router;
 use axum::middleware::from_fn;
 use axum::routing::{get, post};
 
-use self::answer::Refusal;
+use self::response::ApiError;
 use super::Broker;
 
 pub use self::info::Identity;
 pub use self::serve::serve;
 
-/// What requests are answered from.
+/// State that the handlers of requests share.
 #[derive(Debug)]
-pub struct Api {
+pub struct HttpApi {
     pub(super) broker: Arc<Broker>,
     pub(super) identity: Identity,
 }
 
-/// The paths.
-pub fn router(api: Arc<Api>) -> Router {
+/// Router of all paths.
+pub fn router(api: Arc<HttpApi>) -> Router {
     let paths = Router::new()
         .route("/ping", get(info::ping))
         .route("/info", get(info::info))
@@ -51,9 +51,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/channel/pub", post(publish::publish_to_channel))
         .route("/channel/unpause", post(admin::unpause_channel))
         .route("/config/{option}", get(config::read).put(config::write))
-        .method_not_allowed_fallback(|| async { Refusal::new(405, "METHOD_NOT_ALLOWED") })
-        .fallback(|| async { Refusal::new(404, "NOT_FOUND") })
+        .method_not_allowed_fallback(|| async { ApiError::new(405, "METHOD_NOT_ALLOWED") })
+        .fallback(|| async { ApiError::new(404, "NOT_FOUND") })
         .with_state(api);
-    // around it: a router says only at its end which methods a path has
+    // wrapped around the router, which knows a path's methods only after dispatch
     Router::new().fallback_service(paths).layer(from_fn(methods::answer))
 }

@@ -1,20 +1,20 @@
-//! A request's parameters: of several with one name the first counts.
+//! Query parameters of a request; the first of several with the same name counts.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
-use super::answer::Refusal;
+use super::response::ApiError;
 use crate::proto::{ChannelName, TopicName};
 
-/// The parameters after the `?`.
+/// Parsed query string.
 #[derive(Debug)]
-pub(super) struct Query(Vec<(String, String)>);
+pub(super) struct RequestQuery(Vec<(String, String)>);
 
-impl Query {
-    fn parse(text: &str) -> Result<Self, Refusal> {
-        // as Go's url.ParseQuery
+impl RequestQuery {
+    fn parse(text: &str) -> Result<Self, ApiError> {
+        // like Go's url.ParseQuery
         if text.contains(';') || !has_sound_escapes(text) {
-            return Err(Refusal::new(400, "INVALID_REQUEST"));
+            return Err(ApiError::new(400, "INVALID_REQUEST"));
         }
         Ok(Self(form_urlencoded::parse(text.as_bytes()).into_owned().collect()))
     }
@@ -23,7 +23,7 @@ impl Query {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// One of Go's words for true and false; `None` for others and for none.
+    /// A boolean parameter; `None` if it is missing or neither `true`, `1`, `false` nor `0`.
     pub(super) fn flag(&self, name: &str) -> Option<bool> {
         match self.get(name)? {
             "true" | "1" => Some(true),
@@ -32,30 +32,30 @@ impl Query {
         }
     }
 
-    /// The topic, of requests that create it. `invalid` is what an invalid name is called.
-    pub(super) fn topic(&self, invalid: &str) -> Result<TopicName, Refusal> {
-        let name = self.get("topic").ok_or_else(|| Refusal::new(400, "MISSING_ARG_TOPIC"))?;
-        TopicName::new(name).map_err(|_| Refusal::new(400, invalid))
+    /// The topic of a request that creates it; `invalid` is the error code for an invalid name.
+    pub(super) fn topic(&self, invalid: &str) -> Result<TopicName, ApiError> {
+        let name = self.get("topic").ok_or_else(|| ApiError::new(400, "MISSING_ARG_TOPIC"))?;
+        TopicName::new(name).map_err(|_| ApiError::new(400, invalid))
     }
 
-    /// The topic and the channel.
-    pub(super) fn channel(&self) -> Result<(TopicName, ChannelName), Refusal> {
+    /// The topic and the channel of a request.
+    pub(super) fn channel(&self) -> Result<(TopicName, ChannelName), ApiError> {
         let topic = self.topic("INVALID_ARG_TOPIC")?;
-        let name = self.get("channel").ok_or_else(|| Refusal::new(400, "MISSING_ARG_CHANNEL"))?;
-        let channel = ChannelName::new(name).map_err(|_| Refusal::new(400, "INVALID_ARG_CHANNEL"))?;
+        let name = self.get("channel").ok_or_else(|| ApiError::new(400, "MISSING_ARG_CHANNEL"))?;
+        let channel = ChannelName::new(name).map_err(|_| ApiError::new(400, "INVALID_ARG_CHANNEL"))?;
         Ok((topic, channel))
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Query {
-    type Rejection = Refusal;
+impl<S: Sync> FromRequestParts<S> for RequestQuery {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         Self::parse(parts.uri.query().unwrap_or_default())
     }
 }
 
-/// True if each % is followed by two hexadecimal digits.
+/// True if each `%` is followed by two hexadecimal digits.
 fn has_sound_escapes(text: &str) -> bool {
     text.split('%').skip(1).all(|rest| {
         let digits = rest.as_bytes().get(..2);
@@ -68,12 +68,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_several_counts_and_broken_escapes_are_refused() {
-        let query = Query::parse("topic=a%23ephemeral&topic=b&x").unwrap();
+    fn the_first_of_repeated_parameters_is_used_and_broken_escapes_are_refused() {
+        let query = RequestQuery::parse("topic=a%23ephemeral&topic=b&x").unwrap();
         assert_eq!(query.get("topic"), Some("a#ephemeral"));
         assert_eq!((query.get("x"), query.get("y")), (Some(""), None));
         for wrong in ["a=%", "a=%2", "a=%zz", "a;b"] {
-            assert!(Query::parse(wrong).is_err(), "{wrong}");
+            assert!(RequestQuery::parse(wrong).is_err(), "{wrong}");
         }
     }
 }

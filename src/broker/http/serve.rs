@@ -1,4 +1,4 @@
-//! Connections of the HTTP API: none keeps the broker waiting for its request, or for its client to take an answer.
+//! Connections of the HTTP API, with time limits for reading requests and writing responses.
 
 use std::time::Duration;
 
@@ -7,19 +7,25 @@ use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::socket::{Listener, Socket};
+use crate::broker::socket::{BrokerListener, ClientSocket};
 use crate::http::{Manners, Places, connection};
 
-/// As Go's server writes headers.
-const MANNERS: Manners = Manners {
+/// Limits of a connection; headers are written in title case, as by Go's server.
+const CONNECTION_LIMITS: Manners = Manners {
     head_time: Duration::from_secs(60),
     write_time: Duration::from_secs(15),
     life: None,
     title_case_headers: true,
 };
 
-/// Serves a listener until told to stop.
-pub async fn serve(router: Router, listener: Listener, places: Places, stop: CancellationToken, tasks: TaskTracker) {
+/// Serves a listener until `stop` is cancelled.
+pub async fn serve(
+    router: Router,
+    listener: BrokerListener,
+    places: Places,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
     loop {
         let accepting = async {
             let (socket, _) = listener.accept().await;
@@ -32,8 +38,8 @@ pub async fn serve(router: Router, listener: Listener, places: Places, stop: Can
         let (service, stop) = (TowerToHyperService::new(router.clone()), stop.clone());
         tasks.spawn(async move {
             match socket {
-                Socket::Tcp(stream) => connection(service, stream, MANNERS, place, stop).await,
-                Socket::Unix(stream) => connection(service, stream, MANNERS, place, stop).await,
+                ClientSocket::Tcp(stream) => connection(service, stream, CONNECTION_LIMITS, place, stop).await,
+                ClientSocket::Unix(stream) => connection(service, stream, CONNECTION_LIMITS, place, stop).await,
             }
         });
     }

@@ -7,22 +7,22 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::Api;
-use super::answer::{self, text};
-use super::query::Query;
+use super::HttpApi;
+use super::query::RequestQuery;
+use super::response::{self, text};
 use crate::broker::VERSION;
-use crate::broker::log::Usage;
-use crate::broker::state::StatsOf;
+use crate::broker::log::LogUsage;
+use crate::broker::state::StatsSelection;
 use crate::proto::stats::{ChannelStats, ClientStats, LogStats, Memory, Stats, TopicStats};
 
-pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response {
+pub(super) async fn stats(State(api): State<Arc<HttpApi>>, query: RequestQuery) -> Response {
     let given = |name| query.get(name).filter(|value: &&str| !value.is_empty());
-    let of = StatsOf {
+    let of = StatsSelection {
         topic: given("topic"),
         channel: given("channel"),
         clients: query.flag("include_clients").unwrap_or(true),
     };
-    let look = |state: &crate::broker::state::State| {
+    let look = |state: &crate::broker::state::BrokerState| {
         (
             state.topic_stats(&of),
             state.producer_stats(&of),
@@ -31,7 +31,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response
             state.max_index_memory(),
         )
     };
-    let (topics, producers, usage, index, max_index) = api.broker.look(look);
+    let (topics, producers, usage, index, max_index) = api.broker.with_state(look);
     let stats = Stats {
         version: VERSION.to_owned(),
         health: api.broker.health(),
@@ -44,30 +44,31 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response
         max_index_bytes: (max_index < usize::MAX).then(|| u64::try_from(max_index).unwrap_or(u64::MAX)),
     };
     match query.get("format") {
-        Some("json") => answer::json(&stats),
+        Some("json") => response::json(&stats),
         _ => text(as_text(&stats, api.identity.started.elapsed().unwrap_or_default())),
     }
 }
 
-/// nsqd's figures of Go's heap. There is no collector here: the memory in use stands for the heap, and the rest is nothing.
+/// nsqd's memory statistics, which describe Go's heap. There is no garbage collector here: resident
+/// memory stands for the heap in use, and the rest is 0.
 fn memory() -> Memory {
     Memory { heap_in_use_bytes: resident_bytes(), ..Memory::default() }
 }
 
-fn log(usage: Usage) -> LogStats {
-    let Usage { bytes, live_bytes, segments, reserve_bytes, disk } = usage;
+fn log(usage: LogUsage) -> LogStats {
+    let LogUsage { bytes, live_bytes, segments, reserve_bytes, disk } = usage;
     let [disk_bytes, disk_free_bytes] = [disk.bytes, disk.free_bytes].map(|size| (disk.bytes > 0).then_some(size));
     LogStats { bytes, live_bytes, segments, reserve_bytes, disk_bytes, disk_free_bytes }
 }
 
-/// What the process has in memory, by the kernel's count.
+/// Resident memory of the process, in bytes.
 pub(super) fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// The text that people read (`printStats`).
+/// The text format (`printStats`).
 fn as_text(stats: &Stats, uptime: Duration) -> String {
     let mut out = String::new();
     write_text(&mut out, stats, uptime).expect("a String takes all that is written");
@@ -78,7 +79,7 @@ fn write_text(out: &mut String, stats: &Stats, uptime: Duration) -> std::fmt::Re
     let start = std::time::UNIX_EPOCH + Duration::from_secs(stats.start_time.unsigned_abs());
     writeln!(out, "nsqd v{VERSION} (mqueue v{})", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "start_time {}", humantime::format_rfc3339_seconds(start))?;
-    writeln!(out, "uptime {}", as_go(uptime))?;
+    writeln!(out, "uptime {}", go_duration(uptime))?;
     writeln!(out, "\nHealth: {}", stats.health)?;
     if let Some(memory) = &stats.memory {
         write_memory(out, memory)?;
@@ -156,11 +157,11 @@ fn write_client(out: &mut String, client: &ClientStats) -> std::fmt::Result {
         let topics: Vec<_> = client.pub_counts.iter().map(|p| format!("{}={}", p.topic, p.count)).collect();
         write!(out, "[V2 {name:<21}] msgs: {total:<8} topics: {} ", topics.join(","))?;
     }
-    writeln!(out, "connected: {}", as_go(connected))
+    writeln!(out, "connected: {}", go_duration(connected))
 }
 
-/// A time as Go writes it: `1h2m3.5s`.
-fn as_go(time: Duration) -> String {
+/// Formats a duration like Go: `1h2m3.5s`.
+fn go_duration(time: Duration) -> String {
     let decimal = |whole: u64, fraction: String| {
         let number = format!("{whole}.{fraction}");
         number.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -188,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_as_go_writes_them() {
+    fn durations_are_formatted_like_go() {
         for (nanos, text) in [
             (0, "0s"),
             (999, "999ns"),
@@ -198,7 +199,7 @@ mod tests {
             (60_000_000_000, "1m0s"),
             (3_723_500_000_000, "1h2m3.5s"),
         ] {
-            assert_eq!(as_go(Duration::from_nanos(nanos)), text);
+            assert_eq!(go_duration(Duration::from_nanos(nanos)), text);
         }
     }
 }

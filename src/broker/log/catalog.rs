@@ -1,40 +1,42 @@
-//! The topics and channels that a log knows of: what each segment begins with, so that the ones before it can go.
+//! Topics and channels of a log. Each segment begins with them, so that the older segments can be
+//! removed.
 
 use std::collections::BTreeMap;
 
 use super::{Change, ChannelId, RecoveredChannel, RecoveredTopic, TopicId};
 use crate::proto::{ChannelName, TopicName};
 
-/// Topics, channels, and the numbers that are taken.
+/// Topics, channels, and the numbers in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Catalog {
-    pub(super) topics: BTreeMap<TopicId, Topic>,
-    /// Whose each channel is.
+    pub(super) topics: BTreeMap<TopicId, CatalogTopic>,
+    /// The topic of each channel.
     pub(super) owners: BTreeMap<ChannelId, TopicId>,
-    /// The lowest number that no topic and no channel ever had.
+    /// The lowest number that was never given to a topic or a channel.
     pub(super) next_number: u32,
-    /// The highest id that was ever written.
+    /// The highest message id ever written.
     pub(super) last_id: u64,
 }
 
 /// A topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Topic {
+pub(super) struct CatalogTopic {
     pub(super) name: TopicName,
     pub(super) paused: bool,
     pub(super) fence: u64,
-    pub(super) channels: BTreeMap<ChannelId, Channel>,
+    pub(super) channels: BTreeMap<ChannelId, CatalogChannel>,
 }
 
 /// A channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Channel {
+pub(super) struct CatalogChannel {
     pub(super) name: ChannelName,
     pub(super) paused: bool,
 }
 
 impl Catalog {
-    /// Does what `change` says. What is there already, or not there, is left alone: snapshots repeat.
+    /// Applies a change. Creating what exists, or changing what does not, has no effect: snapshots
+    /// repeat changes.
     pub(super) fn apply(&mut self, change: &Change) {
         match change {
             Change::TopicCreated(id, name) => self.add_topic(*id, name.clone(), false),
@@ -65,8 +67,8 @@ impl Catalog {
         }
     }
 
-    /// True for the changes that [`Catalog::apply`] heeds.
-    pub(super) fn heeds(change: &Change) -> bool {
+    /// True for changes that [`Catalog::apply`] acts on.
+    pub(super) fn affects(change: &Change) -> bool {
         match change {
             Change::TopicCreated(..)
             | Change::TopicDeleted(_)
@@ -84,11 +86,11 @@ impl Catalog {
     }
 
     pub(super) fn add_topic(&mut self, id: TopicId, name: TopicName, paused: bool) {
-        self.topics.entry(id).or_insert(Topic { name, paused, fence: 0, channels: BTreeMap::new() });
+        self.topics.entry(id).or_insert(CatalogTopic { name, paused, fence: 0, channels: BTreeMap::new() });
         self.next_number = self.next_number.max(id.0.saturating_add(1));
     }
 
-    /// Fences only rise.
+    /// Raises a topic's fence; a lower epoch has no effect.
     pub(super) fn fence(&mut self, id: TopicId, epoch: u64) {
         self.topics.entry(id).and_modify(|topic| topic.fence = topic.fence.max(epoch));
     }
@@ -96,18 +98,18 @@ impl Catalog {
     pub(super) fn add_channel(&mut self, topic: TopicId, id: ChannelId, name: ChannelName, paused: bool) {
         self.next_number = self.next_number.max(id.0.saturating_add(1));
         let Some(owner) = self.topics.get_mut(&topic).filter(|_| !self.owners.contains_key(&id)) else { return };
-        owner.channels.insert(id, Channel { name, paused });
+        owner.channels.insert(id, CatalogChannel { name, paused });
         self.owners.insert(id, topic);
     }
 
-    /// `count` ids from `first` on are written.
-    pub(super) fn saw_ids(&mut self, first: u64, count: u64) {
+    /// Records that `count` message ids from `first` on were written.
+    pub(super) fn add_ids(&mut self, first: u64, count: u64) {
         self.last_id = self.last_id.max(first.saturating_add(count.saturating_sub(1)));
     }
 
-    /// The topics as the state takes them, in the order in which they came to be.
+    /// The topics for recovery of the state, in the order of their creation.
     pub(super) fn recovered(&self) -> Vec<RecoveredTopic> {
-        let channels = |topic: &Topic| {
+        let channels = |topic: &CatalogTopic| {
             let all = topic.channels.iter();
             all.map(|(id, it)| RecoveredChannel { id: *id, name: it.name.clone(), paused: it.paused }).collect()
         };

@@ -1,12 +1,13 @@
 //! The log on a disk.
 //!
 //! ```text
-//!  note ─────▶ Outgoing ──one write──▶ Segment (the newest) ──▶ Syncer: fsync, in a thread of its own
-//!  publish ──▶                         Segments: what each still holds ──spent──▶ Syncer: removal
+//!  note ─────▶ WriteBatch ──one write──▶ Segment (the newest) ──▶ Syncer: fsync, in a thread of its own
+//!  publish ──▶                         Segments: the live bytes of each ──spent──▶ Syncer: removal
 //! ```
 //!
-//! What was written is in the system's hands: it survives a kill of the process at once, the machine's crash once synced. A write that
-//! fails is taken back whole; what was noted is kept for the next one, and what was written before is read as ever.
+//! Written data is in the page cache: it survives a kill of the process at once, and a crash of the
+//! machine once synced. A failed write is undone as a whole; its changes are kept for the next
+//! write, and earlier data can still be read.
 
 mod open;
 mod reader;
@@ -18,57 +19,61 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use self::open::Lock;
+use self::open::DirectoryLock;
 pub use self::open::OpenError;
-use self::reader::Reader;
+use self::reader::BodyReader;
 use super::catalog::Catalog;
-use super::outgoing::Outgoing;
-use super::payload::BATCH_HEAD;
-use super::record::HEAD;
+use super::payload::BATCH_HEAD_BYTES;
+use super::record::RECORD_HEADER_BYTES;
 use super::reserve::Reserve;
-use super::segment::{Extent, Header, Segment, file_path};
-use super::segments::{Segments, Spent, WORTH_STRIPPING};
+use super::segment::{Extent, Segment, SegmentHeader, file_path};
+use super::segments::{MIN_STRIPPED, Reclaimable, Segments};
 use super::sync::{Removal, Synced, Syncer};
-use super::{Batch, Change, Disk, Log, Place, Relocated, SyncMode, Usage};
+use super::write_batch::WriteBatch;
+use super::{Change, DiskSpace, Log, LogLocation, LogUsage, PublishedBatch, Relocated, SyncMode};
 use crate::proto::Bodies;
 
-/// After a failed sync a new file, and after a failed write another one, is tried at most so often.
-const RETRY: Duration = Duration::from_secs(1);
-/// After a failed write, more notes than this are written again at most so often: each time all are checksummed.
-const MANY_NOTES: usize = 64 << 10;
-const RETRY_NOTES: Duration = Duration::from_millis(100);
+/// Minimum interval between attempts to continue after a failed sync (with a new segment) or a
+/// failed write.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// After a failed write, more bytes of changes than this are retried at most every
+/// [`LARGE_RETRY_INTERVAL`], because each attempt checksums all of them.
+const LARGE_RETRY: usize = 64 << 10;
+const LARGE_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where a log is, and how it is kept.
+/// Options of a log on a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// The directory; created if it is not there. One broker at a time.
+pub struct LogOptions {
+    /// The directory, used by one broker at a time; created if it does not exist.
     pub path: PathBuf,
     /// When to sync.
     pub sync: SyncMode,
-    /// How old what is not synced may become with [`SyncMode::Interval`].
+    /// The interval between syncs with [`SyncMode::Interval`].
     pub interval: Duration,
-    /// Bytes at which a new segment is begun; a larger batch has one of its own. A small disk has smaller ones.
+    /// Maximum size of a segment in bytes, limited further on a small disk; a larger batch has a
+    /// segment of its own.
     pub segment_bytes: u32,
-    /// Bytes that are kept free for finishing and deleting messages when the disk is full, unless the disk is small.
+    /// Bytes of disk space reserved for finishing and deleting messages when the disk is full,
+    /// limited further on a small disk.
     pub reserve_bytes: u64,
 }
 
-/// A small disk has at least this many segments.
-const SEGMENTS_OF_A_DISK: u64 = 64;
-/// No disk is so small that it has smaller segments than this.
-const LEAST_SEGMENT: u64 = 64 << 10;
+/// On a small disk, a segment is at most the disk's size divided by this.
+const MIN_SEGMENTS_PER_DISK: u64 = 64;
+/// Minimum size of a segment, however small the disk is.
+const MIN_SEGMENT_BYTES: u64 = 64 << 10;
 
-impl Options {
-    /// Bytes of a segment.
+impl LogOptions {
+    /// Default size of a segment.
     pub const SEGMENT_BYTES: u32 = 64 << 20;
 
-    /// Bytes that are kept free for when the disk is full.
+    /// Default size of the reserve.
     pub const RESERVE_BYTES: u64 = 16 << 20;
 
-    /// Between syncs.
+    /// Default interval between syncs.
     pub const INTERVAL: Duration = Duration::from_millis(100);
 
-    /// A log at `path`, with the defaults.
+    /// Options for a log at `path`, with the defaults.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -79,52 +84,53 @@ impl Options {
         }
     }
 
-    /// Bytes of a segment on this disk.
+    /// The segment size for the disk of `path`.
     fn fitting_segment_bytes(&self, path: &Path) -> u32 {
-        let most = (disk_bytes(path) / SEGMENTS_OF_A_DISK).max(LEAST_SEGMENT);
+        let most = (disk_bytes(path) / MIN_SEGMENTS_PER_DISK).max(MIN_SEGMENT_BYTES);
         u32::try_from(most).unwrap_or(u32::MAX).min(self.segment_bytes)
     }
 
-    /// Bytes that are kept free on this disk.
+    /// The reserve size for the disk of `path`.
     fn reserve_bytes(&self, path: &Path) -> u64 {
-        self.reserve_bytes.min((disk_bytes(path) * 2 / SEGMENTS_OF_A_DISK).max(LEAST_SEGMENT))
+        self.reserve_bytes.min((disk_bytes(path) * 2 / MIN_SEGMENTS_PER_DISK).max(MIN_SEGMENT_BYTES))
     }
 }
 
-/// The file system that the log is on; zeroes if it does not say.
-fn disk(path: &Path) -> Disk {
-    let of = |fs: nix::sys::statvfs::Statvfs| Disk {
+/// The space of the file system at `path`; zeroes if unknown.
+fn disk(path: &Path) -> DiskSpace {
+    let of = |fs: nix::sys::statvfs::Statvfs| DiskSpace {
         bytes: fs.blocks().saturating_mul(fs.fragment_size()),
         free_bytes: fs.blocks_available().saturating_mul(fs.fragment_size()),
     };
     nix::sys::statvfs::statvfs(path).map(of).unwrap_or_default()
 }
 
-/// Bytes of the file system that this user may still have; as many as can be if it does not say.
+/// Free bytes of the file system for this user; the highest number if unknown.
 fn free_bytes(path: &Path) -> u64 {
     let bytes = nix::sys::statvfs::statvfs(path).map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()));
     bytes.unwrap_or(u64::MAX)
 }
 
-/// The size of the file system; as large as can be if it does not say.
+/// The size of the file system; as large as possible if unknown.
 fn disk_bytes(path: &Path) -> u64 {
     let bytes = nix::sys::statvfs::statvfs(path).map(|fs| fs.blocks().saturating_mul(fs.fragment_size()));
-    bytes.unwrap_or(u64::MAX / SEGMENTS_OF_A_DISK)
+    bytes.unwrap_or(u64::MAX / MIN_SEGMENTS_PER_DISK)
 }
 
-/// Why nothing is published to a disk that is full.
-const FULL: &str = "the disk is full, and what is left is for finishing and deleting messages";
+/// The reason why publishing is refused on a full disk.
+const DISK_FULL: &str = "the disk is full; the reserved space is for finishing and deleting messages";
 
-/// On a full disk this much is tried to be relocated even where nothing is left of the reserve.
-const LEAST_ROOM: u64 = 16 << 10;
+/// On a full disk, segments with at most this many live bytes are relocated even if the reserve is
+/// used up.
+const MIN_RELOCATION: u64 = 16 << 10;
 
-/// True if there is no room on the disk, or none that this user may have.
+/// True if the disk is full, or the user's quota used up.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Keeps a damaged file under a second name, for people to look at when the log does not need it any more. Where that cannot be done,
-/// or is done already, what is said of the damage stands all the same.
+/// Hard-links a damaged file under a second name, so that it can be examined after the log has
+/// removed it. Failure is ignored: the damage is reported in any case.
 fn keep_damaged(path: &Path, number: u32) {
     let path = file_path(path, number);
     let _ = std::fs::hard_link(&path, path.with_extension("log.damaged"));
@@ -132,44 +138,45 @@ fn keep_damaged(path: &Path, number: u32) {
 
 /// A [`Log`] on a disk.
 ///
-/// Dropping it writes what was noted, and waits for the last sync.
+/// Dropping the log writes the noted changes, and waits for the last sync.
 #[derive(Debug)]
 pub struct DiskLog {
     path: PathBuf,
     segment_bytes: u32,
-    /// As it is after what was written: without what is only noted.
+    /// The catalog after all written changes, without those that are only noted.
     catalog: Catalog,
-    outgoing: Outgoing,
+    outgoing: WriteBatch,
     segment: Segment,
     segments: Segments,
-    reader: Reader,
+    reader: BodyReader,
     next_segment: u32,
     position: u64,
-    /// The position at which the segment's Snapshot ends.
+    /// The position of the end of the current segment's Snapshot.
     snapshot: u64,
     retry: Option<Instant>,
     reserve: Reserve,
-    /// The disk had no room for the last message that was published, which needed so many bytes.
+    /// Bytes of the last publish, if the disk had no room for it.
     was_full: Option<u64>,
-    /// When the last write failed, and why.
+    /// Time and reason of the last write's failure, if it failed.
     failed: Option<(Instant, io::ErrorKind, String)>,
-    /// Segments that are being stripped.
+    /// The number of segments being stripped.
     stripping: usize,
-    /// What was recovered is held: what is not can go.
+    /// True once recovery has ended: segments without live messages may be removed.
     is_recovered: bool,
     syncer: Syncer,
-    /// Held for as long as the log is open.
-    _lock: Lock,
+    /// Held as long as the log is open.
+    _lock: DirectoryLock,
 }
 
 impl DiskLog {
-    /// For who waits until a [`Log::position`] is synced.
+    /// A handle to wait until a [`Log::position`] is synced.
     pub fn synced(&self) -> Synced {
         self.syncer.synced()
     }
 
-    /// Writes all that is outgoing, and says where in the segment it begins. What does not publish may use the reserve.
-    fn write(&mut self, publishes: bool) -> io::Result<Place> {
+    /// Writes all gathered records; returns the location in the segment where they begin. Only
+    /// writes that do not publish may use the reserve.
+    fn write(&mut self, publishes: bool) -> io::Result<LogLocation> {
         self.check_syncs()?;
         self.check_retry()?;
         let length = self.outgoing.checked_len()?;
@@ -180,15 +187,15 @@ impl DiskLog {
                     self.failed = Some((Instant::now(), error.kind(), error.to_string()));
                     return Err(error);
                 }
-                Ok(place) => {
+                Ok(location) => {
                     self.failed = None;
-                    return Ok(place);
+                    return Ok(location);
                 }
             }
         }
     }
 
-    fn try_write(&mut self, length: u32) -> io::Result<Place> {
+    fn try_write(&mut self, length: u32) -> io::Result<LogLocation> {
         if !self.segment.has_room(length, self.segment_bytes) {
             self.begin_segment()?;
         }
@@ -199,34 +206,35 @@ impl DiskLog {
         self.position += u64::from(length);
         let notes = self.outgoing.noted();
         self.outgoing.clear().iter().for_each(|change| self.catalog.apply(change));
-        self.segments.grew(self.segment.extent());
+        self.segments.grow_newest(self.segment.extent());
         if notes > 0 {
             self.segments.contents().into_iter().for_each(|contents| contents.notes += notes as u64);
         }
         self.syncer.written(&self.segment, self.position);
-        Ok(Place { segment: number, offset: end, record: end })
+        Ok(LogLocation { segment: number, offset: end, record: end })
     }
 
-    /// Fails as long as a write that failed is not to be tried again.
+    /// Fails if the last write failed and it is too early to try again.
     fn check_retry(&self) -> io::Result<()> {
         match &self.failed {
-            Some((when, kind, why)) if self.outgoing.noted() > MANY_NOTES && when.elapsed() < RETRY_NOTES => {
+            Some((when, kind, why)) if self.outgoing.noted() > LARGE_RETRY && when.elapsed() < LARGE_RETRY_INTERVAL => {
                 Err(io::Error::new(*kind, why.clone()))
             }
             Some(_) | None => Ok(()),
         }
     }
 
-    /// After a write that failed, finds out whether the next one would. What was noted is not written here, but by [`Log::flush`].
-    fn write_again(&mut self) {
-        let is_due = self.failed.as_ref().is_some_and(|(last, ..)| last.elapsed() >= RETRY);
+    /// Finds out, after a failed write, whether writing works again. Noted changes are not written
+    /// here, but by [`Log::flush`].
+    fn probe_write(&mut self) {
+        let is_due = self.failed.as_ref().is_some_and(|(last, ..)| last.elapsed() >= RETRY_INTERVAL);
         match self.was_full {
-            Some(length) if free_bytes(&self.path) >= length + LEAST_SEGMENT => {
+            Some(length) if free_bytes(&self.path) >= length + MIN_SEGMENT_BYTES => {
                 (self.was_full, self.failed) = (None, None);
             }
             None if is_due && self.outgoing.is_empty() => {
                 let mark = self.outgoing.mark();
-                self.outgoing.nothing();
+                self.outgoing.push_empty_changes();
                 if self.write(false).is_err() {
                     self.outgoing.rewind(mark);
                 }
@@ -235,11 +243,11 @@ impl DiskLog {
         }
     }
 
-    /// Fails while a part of the reserve is in use: there is no room for what is new.
+    /// Fails if a part of the reserve is in use: there is no room for new messages.
     fn check_room(&mut self) -> io::Result<()> {
         match self.reserve.is_whole() || self.reserve.restore() {
             true => Ok(()),
-            false => Err(io::Error::new(io::ErrorKind::StorageFull, FULL)),
+            false => Err(io::Error::new(io::ErrorKind::StorageFull, DISK_FULL)),
         }
     }
 
@@ -248,34 +256,34 @@ impl DiskLog {
         self.was_full.is_some() || !self.reserve.is_whole()
     }
 
-    /// Lets go what nobody needs: after each write, and cheap if there is nothing.
+    /// Removes and strips segments, after each write; cheap if there is nothing to do.
     fn tidy(&mut self) {
         if self.stripping > 0 {
             let mut has_room = false;
             for (number, stripped) in self.syncer.take_stripped() {
                 self.stripping -= 1;
                 match stripped {
-                    Ok(end) => self.segments.shrank(Extent { number, end }),
+                    Ok(end) => self.segments.shrink(Extent { number, end }),
                     Err(error) if is_full(&error) => {
                         has_room |= self.reserve.give(0);
-                        self.segments.strip_again(number);
+                        self.segments.allow_stripping_again(number);
                     }
                     Err(_) => {}
                 }
             }
-            // without room they are stripped again when the next segment goes
+            // without room, they are stripped when the next segment is removed
             if has_room {
-                self.remove_spent();
+                self.remove_dead_segments();
             }
         }
         if !self.reserve.is_whole() {
             self.reserve.restore();
         }
         let written = self.segment.written();
-        let is_long = written >= self.segment_bytes / 4 || (self.is_full() && written >= WORTH_STRIPPING);
+        let is_long = written >= self.segment_bytes / 4 || (self.is_full() && written >= MIN_STRIPPED);
         let is_of_no_use = |log: &Self| match log.is_full() {
             true => log.segments.is_newest_wasteful(),
-            false => log.segments.is_newest_spent(),
+            false => log.segments.is_newest_dead(),
         };
         if is_long && self.is_recovered && is_of_no_use(self) {
             while let Err(error) = self.begin_segment() {
@@ -283,59 +291,60 @@ impl DiskLog {
                     return;
                 }
             }
-            self.remove_spent();
+            self.remove_dead_segments();
         }
     }
 
-    /// Fails as long as what is written might not get to the disk.
+    /// Fails if a sync failed and no new segment was synced since. Begins a new segment if that is
+    /// due.
     fn check_syncs(&mut self) -> io::Result<()> {
-        if !self.syncer.has_trouble() {
+        if !self.syncer.has_failure() {
             return Ok(());
         }
-        let Some(trouble) = self.syncer.trouble(self.segment.extent().number) else { return Ok(()) };
-        let is_due = self.retry.is_none_or(|last| last.elapsed() >= RETRY);
-        if trouble.needs_segment && is_due {
+        let Some(failure) = self.syncer.failure(self.segment.extent().number) else { return Ok(()) };
+        let is_due = self.retry.is_none_or(|last| last.elapsed() >= RETRY_INTERVAL);
+        if failure.needs_segment && is_due {
             self.retry = Some(Instant::now());
             self.begin_segment()?;
         }
-        Err(io::Error::other(trouble.why.to_string()))
+        Err(io::Error::other(failure.why.to_string()))
     }
 
-    /// Goes on in a new segment.
+    /// Begins a new segment.
     fn begin_segment(&mut self) -> io::Result<()> {
         let number = self.next_segment;
         self.next_segment = number.checked_add(1).ok_or_else(|| io::Error::other("no segment number is left"))?;
         let old = self.segment.extent();
-        let is_useless = self.segment.is_bare() && self.syncer.trouble(old.number).is_some_and(|it| it.needs_segment);
+        let is_useless = self.segment.is_bare() && self.syncer.failure(old.number).is_some_and(|it| it.needs_segment);
         let previous = if is_useless { self.segment.previous() } else { old };
-        let header = Header::new(number, previous);
+        let header = SegmentHeader::new(number, previous);
         self.segment = Segment::create(&self.path, header, &self.catalog)?;
         if is_useless {
             self.segments.pop_newest();
-            // One that stays is left out of the chain, and of no harm.
+            // If the file stays, it is not part of the chain, and does no harm.
             let _ = std::fs::remove_file(file_path(&self.path, old.number));
         }
         self.position += u64::from(self.segment.extent().end);
         self.snapshot = self.position;
         self.segments.push(self.segment.extent());
         self.syncer.created(&self.segment, self.position);
-        tracing::debug!(segment = number, after = previous.number, "begins a segment");
-        self.remove_spent();
+        tracing::debug!(segment = number, after = previous.number, "segment begun");
+        self.remove_dead_segments();
         Ok(())
     }
 
-    /// True if nothing is to be removed that is not removed.
+    /// True if no removal or stripping is pending.
     fn is_tidy(&self) -> bool {
         self.stripping == 0 && self.syncer.has_removed()
     }
 
-    fn remove_spent(&mut self) {
+    fn remove_dead_segments(&mut self) {
         if !self.is_recovered {
             return;
         }
-        for Spent { extent, moved, all_but } in self.segments.take_spent() {
+        for Reclaimable { extent, moved, all_but } in self.segments.take_reclaimable() {
             let moved = moved.unwrap_or(self.position);
-            // What it knew of the catalog is in the newest segment's Snapshot.
+            // The catalog of the removed segment is in the newest segment's Snapshot.
             let from = moved.min(self.snapshot.saturating_sub(1));
             self.reader.forget(extent.number);
             self.stripping += usize::from(all_but.is_some());
@@ -345,26 +354,26 @@ impl DiskLog {
 }
 
 impl Log for DiskLog {
-    fn publish(&mut self, batch: &Batch<'_>) -> io::Result<Option<Place>> {
+    fn publish(&mut self, batch: &PublishedBatch<'_>) -> io::Result<Option<LogLocation>> {
         if !self.reserve.is_whole() {
             self.check_room()?;
         }
         let mark = self.outgoing.mark();
         let noted = self.outgoing.len();
-        self.outgoing.batch(batch);
+        self.outgoing.push_batch(batch);
         let length = self.outgoing.len() as u64;
         let written = self.write(true);
         self.was_full = written.as_ref().is_err_and(is_full).then_some(length);
         let begin = written.inspect_err(|_| self.outgoing.rewind(mark))?;
         let count = u64::from(batch.bodies.count());
-        self.catalog.saw_ids(batch.first, count);
-        self.segments.contents().into_iter().for_each(|contents| contents.saw(batch.first, count));
+        self.catalog.add_ids(batch.first, count);
+        self.segments.contents().into_iter().for_each(|contents| contents.add_ids(batch.first, count));
         let record = begin.offset + noted as u32;
-        Ok(Some(Place { offset: record + (HEAD + BATCH_HEAD) as u32, record, ..begin }))
+        Ok(Some(LogLocation { offset: record + (RECORD_HEADER_BYTES + BATCH_HEAD_BYTES) as u32, record, ..begin }))
     }
 
     fn note(&mut self, change: &Change) {
-        self.outgoing.change(change);
+        self.outgoing.push_change(change);
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -375,32 +384,32 @@ impl Log for DiskLog {
         Ok(())
     }
 
-    fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<Place>> {
+    fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<LogLocation>> {
         let is_new = messages.from.is_none();
         if is_new && !self.reserve.is_whole() {
             self.check_room()?;
         }
         let mark = self.outgoing.mark();
         let noted = self.outgoing.len();
-        let body = self.outgoing.relocated(messages);
+        let body = self.outgoing.push_relocated(messages);
         let position = self.position;
         let begin = self.write(is_new).inspect_err(|_| self.outgoing.rewind(mark))?;
         let count = u64::from(messages.bodies.count());
-        self.catalog.saw_ids(messages.first, count);
-        self.segments.contents().into_iter().for_each(|contents| contents.saw(messages.first, count));
+        self.catalog.add_ids(messages.first, count);
+        self.segments.contents().into_iter().for_each(|contents| contents.add_ids(messages.first, count));
         if let Some(from) = messages.from {
-            self.segments.moved(from, position);
+            self.segments.note_relocation(from, position);
         }
-        Ok(Some(Place { offset: begin.offset + body as u32, record: begin.offset + noted as u32, ..begin }))
+        Ok(Some(LogLocation { offset: begin.offset + body as u32, record: begin.offset + noted as u32, ..begin }))
     }
 
-    /// Checks that the record is as it was written, and that the sizes add up.
-    fn read(&mut self, place: Place, length: u32, count: u32) -> io::Result<Bodies> {
-        let end = self.segments.end(place.segment).unwrap_or(0);
-        self.reader.read(place, length, count, end).inspect_err(|error| {
+    /// Checks the record's checksum, and that the sizes of the bodies add up.
+    fn read(&mut self, location: LogLocation, length: u32, count: u32) -> io::Result<Bodies> {
+        let end = self.segments.end(location.segment).unwrap_or(0);
+        self.reader.read(location, length, count, end).inspect_err(|error| {
             let is_damage = error.kind() == io::ErrorKind::InvalidData || reader::is_device_error(error);
-            if is_damage && self.segments.damaged(place.segment) {
-                keep_damaged(&self.path, place.segment);
+            if is_damage && self.segments.mark_damaged(location.segment) {
+                keep_damaged(&self.path, location.segment);
             }
         })
     }
@@ -411,55 +420,55 @@ impl Log for DiskLog {
 
     fn spent(&mut self, segment: u32, messages: u32, bytes: u64) {
         if self.segments.spent(segment, messages, bytes) {
-            self.remove_spent();
+            self.remove_dead_segments();
         }
     }
 
     fn recovered(&mut self) {
         self.is_recovered = true;
-        self.remove_spent();
+        self.remove_dead_segments();
         self.tidy();
     }
 
-    fn victim(&mut self) -> Option<u32> {
+    fn compaction_candidate(&mut self) -> Option<u32> {
         let is_full = self.is_full();
         if is_full && !self.is_tidy() {
-            return None; // what is being removed makes room
+            return None; // pending removals make room
         }
-        let limit = if is_full { (self.reserve.left() / 2).max(LEAST_ROOM) } else { u64::MAX };
-        self.segments.victim(is_full, limit, Instant::now())
+        let limit = if is_full { (self.reserve.left() / 2).max(MIN_RELOCATION) } else { u64::MAX };
+        self.segments.compaction_candidate(is_full, limit, Instant::now())
     }
 
-    fn spare(&mut self, segment: u32) {
-        self.segments.spare(segment, Instant::now());
+    fn postpone_compaction(&mut self, segment: u32) {
+        self.segments.postpone_compaction(segment, Instant::now());
     }
 
-    fn usage(&self) -> Usage {
+    fn usage(&self) -> LogUsage {
         let (bytes, live_bytes, segments) = self.segments.usage();
-        Usage { bytes, live_bytes, segments, reserve_bytes: self.reserve.left(), disk: disk(&self.path) }
+        LogUsage { bytes, live_bytes, segments, reserve_bytes: self.reserve.left(), disk: disk(&self.path) }
     }
 
-    fn trouble(&mut self) -> Option<String> {
-        if self.failed.is_none() && self.reserve.is_whole() && !self.syncer.has_trouble() {
+    fn failure(&mut self) -> Option<String> {
+        if self.failed.is_none() && self.reserve.is_whole() && !self.syncer.has_failure() {
             return None;
         }
-        if let Some(trouble) = self.syncer.trouble(0) {
-            // a new file is begun for the thread to sync, if that is due
+        if let Some(failure) = self.syncer.failure(0) {
+            // begins a new segment for the thread to sync, if that is due
             let _ = self.check_syncs();
-            return Some(trouble.why.to_string());
+            return Some(failure.why.to_string());
         }
         if !self.reserve.is_whole() && !self.reserve.restore() {
-            return Some(FULL.to_owned());
+            return Some(DISK_FULL.to_owned());
         }
-        self.write_again();
+        self.probe_write();
         self.failed.as_ref().map(|(_, _, why)| why.clone())
     }
 
-    fn alarm(&self) -> Arc<Notify> {
-        self.syncer.alarm()
+    fn failure_notify(&self) -> Arc<Notify> {
+        self.syncer.failure_notify()
     }
 
-    fn work(&self) -> u64 {
+    fn io_bytes(&self) -> u64 {
         self.position + self.reader.bytes()
     }
 
@@ -471,7 +480,8 @@ impl Log for DiskLog {
 impl Drop for DiskLog {
     fn drop(&mut self) {
         if let Err(error) = self.flush() {
-            tracing::error!("could not write what was noted last to {}: {error}", self.path.display());
+            let path = self.path.display();
+            tracing::error!(%path, %error, "cannot write the last changes to the log; they are lost");
         }
     }
 }

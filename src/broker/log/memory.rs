@@ -1,19 +1,19 @@
-//! No log at all: what is published is in memory only, and gone with the process (`--memory`).
+//! A log that writes nothing (`--memory`): messages are lost when the process ends.
 
 use std::io;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::{Batch, Change, Log, Place, Relocated, Usage};
+use super::{Change, Log, LogLocation, LogUsage, PublishedBatch, Relocated};
 use crate::proto::Bodies;
 
-/// Writes nothing.
+/// A log that keeps nothing.
 #[derive(Debug, Default)]
 pub struct MemoryLog;
 
 impl Log for MemoryLog {
-    fn publish(&mut self, _: &Batch<'_>) -> io::Result<Option<Place>> {
+    fn publish(&mut self, _: &PublishedBatch<'_>) -> io::Result<Option<LogLocation>> {
         Ok(None)
     }
 
@@ -23,12 +23,12 @@ impl Log for MemoryLog {
         Ok(())
     }
 
-    fn relocate(&mut self, _: &Relocated<'_>) -> io::Result<Option<Place>> {
+    fn relocate(&mut self, _: &Relocated<'_>) -> io::Result<Option<LogLocation>> {
         Ok(None)
     }
 
-    fn read(&mut self, _: Place, _: u32, _: u32) -> io::Result<Bodies> {
-        Err(io::Error::new(io::ErrorKind::NotFound, "nothing was written"))
+    fn read(&mut self, _: LogLocation, _: u32, _: u32) -> io::Result<Bodies> {
+        Err(io::Error::new(io::ErrorKind::NotFound, "there is no log"))
     }
 
     fn hold(&mut self, _: u32, _: u32, _: u64) {}
@@ -37,25 +37,25 @@ impl Log for MemoryLog {
 
     fn recovered(&mut self) {}
 
-    fn victim(&mut self) -> Option<u32> {
+    fn compaction_candidate(&mut self) -> Option<u32> {
         None
     }
 
-    fn spare(&mut self, _: u32) {}
+    fn postpone_compaction(&mut self, _: u32) {}
 
-    fn usage(&self) -> Usage {
-        Usage::default()
+    fn usage(&self) -> LogUsage {
+        LogUsage::default()
     }
 
-    fn trouble(&mut self) -> Option<String> {
+    fn failure(&mut self) -> Option<String> {
         None
     }
 
-    fn alarm(&self) -> Arc<Notify> {
+    fn failure_notify(&self) -> Arc<Notify> {
         Arc::default()
     }
 
-    fn work(&self) -> u64 {
+    fn io_bytes(&self) -> u64 {
         0
     }
 

@@ -1,15 +1,17 @@
-//! The log: what the broker writes down before it says OK, so that a crash loses nothing.
+//! The log: the broker writes messages and changes to it before it acknowledges them, so a crash
+//! loses nothing.
 //!
-//! [`Log`] is the door through which the state writes and reads; behind it stands a disk, or nothing (`--memory`).
+//! [`Log`] is the interface that the state writes to and reads from; it is implemented on a disk,
+//! or by nothing (`--memory`).
 //!
-//! Only what is to outlive the process passes here: nothing of an ephemeral topic or channel does. A message is written once, with its
-//! body, however many channels hold a copy; what happens to a copy is a short record that names the channel and the message.
-//! What is in flight is not written: after a crash it is waiting again.
+//! Only durable topics and channels are logged, never ephemeral ones. A message is written once,
+//! with its body, for all channels. Each later change of a channel's copy is a short record that
+//! names the channel and the message. Delivery is not logged: after a crash, messages in flight are
+//! queued again.
 
 mod catalog;
 mod disk;
 mod memory;
-mod outgoing;
 mod payload;
 mod record;
 mod recovered;
@@ -20,75 +22,77 @@ mod segment;
 mod segments;
 mod strip;
 mod sync;
+mod write_batch;
 
 use std::io;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-pub use self::disk::{DiskLog, OpenError, Options};
+pub use self::disk::{DiskLog, LogOptions, OpenError};
 pub use self::memory::MemoryLog;
 pub use self::recovered::{Recovered, RecoveredBatch, RecoveredChannel, RecoveredTopic};
 pub use self::report::{Damage, RecoveryReport, Torn};
 pub use self::sync::Synced;
 use crate::proto::{Bodies, ChannelName, TopicName};
 
-/// A topic, for as long as it exists; never given again in one log.
+/// Number of a topic; never reused in one log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicId(pub u32);
 
-/// A channel of any topic, for as long as it exists; never given again in one log.
+/// Number of a channel of any topic; never reused in one log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelId(pub u32);
 
-/// Milliseconds since 1970: when a deferred copy is due, whatever happens to the process meanwhile.
+/// Milliseconds since 1970. Deferred copies are due by the wall clock, so that they stay due at the
+/// same time after a restart.
 pub type UnixMillis = u64;
 
-/// Where a message's body lies, behind its size.
+/// Location of a message's body, which its size precedes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
+pub struct LogLocation {
     /// The segment's number.
     pub segment: u32,
-    /// The first byte of the size in it.
+    /// Offset of the size's first byte in the segment.
     pub offset: u32,
-    /// The first byte of the record that the body is a part of.
+    /// Offset of the first byte of the record that has the body.
     pub record: u32,
 }
 
-/// Messages published together: all are written, or none.
+/// Messages published together: all of them are written, or none.
 #[derive(Debug, Clone, Copy)]
-pub struct Batch<'a> {
-    /// Where to.
+pub struct PublishedBatch<'a> {
+    /// The topic that they are published to.
     pub topic: TopicId,
     /// The id of the first; the others count up from it.
     pub first: u64,
     /// When they were published, in nanoseconds since 1970.
     pub timestamp: i64,
-    /// When they are to be delivered, if not at once.
+    /// When they are due, if they are deferred.
     pub due: Option<UnixMillis>,
-    /// Who has them now.
-    pub holder: Holder,
-    /// The bodies.
+    /// The holder of the messages.
+    pub holder: MessageHolder,
+    /// The bodies, in the order of the ids.
     pub bodies: &'a Bodies,
 }
 
-/// Who has the messages of a [`Batch`].
+/// Holder of the messages of a [`PublishedBatch`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holder {
-    /// The topic: it is paused, or has no channel yet.
+pub enum MessageHolder {
+    /// The topic, because it is paused, or has no channel yet.
     Topic,
-    /// Every durable channel that the topic has at this moment, a copy each.
+    /// Every durable channel that the topic has at this moment; each has a copy.
     Channels,
 }
 
 /// A channel's copy of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Copy {
-    /// Whose.
+pub struct ChannelCopy {
+    /// The channel.
     pub channel: ChannelId,
-    /// How often it was delivered.
+    /// The number of deliveries.
     pub attempts: u16,
-    /// When it is to be delivered; waiting without it.
+    /// When the copy is due, if it is deferred; `None` if it is queued.
     pub due: Option<UnixMillis>,
 }
 
@@ -96,18 +100,19 @@ pub struct Copy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyRun {
     /// The channel, its attempts and the due time; the same for all these messages.
-    pub copy: Copy,
+    pub copy: ChannelCopy,
     /// The number of the first message, counted from 0.
     pub index: u32,
     /// The number of messages.
     pub count: u32,
 }
 
-/// Consecutive messages of a batch, written anew so that the segment they were in can go. The record replaces what was known of the
-/// copies that it names; other copies of the messages may be elsewhere.
+/// Consecutive messages of a batch, rewritten so that their old segment can be removed. The record
+/// replaces all that is known of the copies that it names. It says nothing about other copies of
+/// the same messages.
 #[derive(Debug)]
 pub struct Relocated<'a> {
-    /// The segment that they were in; `None` for a new message of one channel.
+    /// The segment that had them; `None` for a new message of one channel.
     pub from: Option<u32>,
     /// The topic.
     pub topic: TopicId,
@@ -115,127 +120,138 @@ pub struct Relocated<'a> {
     pub first: u64,
     /// When they were published, in nanoseconds since 1970.
     pub timestamp: i64,
-    /// When they are due, where the topic holds them and they are deferred.
+    /// When they are due, if the topic holds them and they are deferred.
     pub due: Option<UnixMillis>,
-    /// The topic or its channels.
-    pub holder: Holder,
-    /// The copies of durable channels; none if the topic holds the messages.
+    /// The holder: the topic or its channels.
+    pub holder: MessageHolder,
+    /// The copies of durable channels; empty if the topic holds the messages.
     pub copies: &'a [CopyRun],
-    /// The bodies.
+    /// The bodies, in the order of the ids.
     pub bodies: &'a Bodies,
 }
 
-/// The size of a log.
+/// Size of a log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct LogUsage {
     /// Bytes of all segments.
     pub bytes: u64,
-    /// Bytes of them that messages need which somebody holds.
+    /// Bytes of the segments that are needed by messages still held by a topic or a channel.
     pub live_bytes: u64,
-    /// Segments.
+    /// Number of segments.
     pub segments: u64,
-    /// Bytes that are kept free for finishing and deleting messages when the disk is full.
+    /// Bytes of disk space reserved for finishing and deleting messages when the disk is full.
     pub reserve_bytes: u64,
-    /// The disk that it is on.
-    pub disk: Disk,
+    /// Space of the file system that has the log.
+    pub disk: DiskSpace,
 }
 
-/// Room in a file system.
+/// Space of a file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Disk {
-    /// Bytes of all of it.
+pub struct DiskSpace {
+    /// Size in bytes.
     pub bytes: u64,
-    /// Bytes that may still be written.
+    /// Free bytes.
     pub free_bytes: u64,
 }
 
-/// What changes, messages aside.
+/// A change to a topic, a channel or a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A topic came to be.
+    /// A topic was created.
     TopicCreated(TopicId, TopicName),
-    /// It went, with its channels and messages.
+    /// A topic was deleted, with its channels and messages.
     TopicDeleted(TopicId),
-    /// It was paused, or goes on.
+    /// A topic or channel was paused (`true`) or unpaused.
     TopicPaused(TopicId, bool),
-    /// From now on it takes no FPUB with an epoch below this one.
+    /// A topic refuses FPUB with a lower epoch from now on.
     TopicFenced(TopicId, u64),
-    /// What the topic itself held was thrown away.
+    /// The messages that the topic itself held were dropped.
     TopicEmptied(TopicId),
-    /// What the topic held went to its durable channels, a copy each (none, if it has only ephemeral ones).
+    /// The messages that the topic held were passed to its durable channels, a copy each; dropped,
+    /// if it has only ephemeral channels.
     TopicDistributed(TopicId),
-    /// A channel came to be.
+    /// A channel was created.
     ChannelCreated(TopicId, ChannelId, ChannelName),
-    /// It went, with its copies.
+    /// A channel was deleted, with its copies.
     ChannelDeleted(ChannelId),
-    /// It was paused, or goes on.
+    /// A topic or channel was paused (`true`) or unpaused.
     ChannelPaused(ChannelId, bool),
-    /// Its copies were thrown away.
+    /// The copies of a channel were dropped.
     ChannelEmptied(ChannelId),
-    /// A copy is done.
+    /// A copy was finished.
     Finished(ChannelId, u64),
-    /// A copy waits again, after so many attempts; until it is due, if it is deferred.
+    /// A copy was requeued, with this number of attempts; deferred until the due time, if there is
+    /// one.
     Requeued(ChannelId, u64, u16, Option<UnixMillis>),
 }
 
-/// The log's door. One owner; a call may write to a file's cache, and never waits for a disk to sync.
+/// A log with one owner. Calls may write to the page cache of a file, and never wait for a disk to
+/// sync.
 pub trait Log: Send {
-    /// Writes a batch, after all changes noted before it, and says where its first body lies; the others follow in the same segment.
-    /// `None`: it is kept nowhere but in memory.
     ///
-    /// Fails if it cannot be written; then nothing of it will be there after a restart.
-    fn publish(&mut self, batch: &Batch<'_>) -> io::Result<Option<Place>>;
+    /// Writes a batch after all changes noted before it. Returns the location of the first body;
+    /// the others follow in the same segment. Returns `None` if the batch is kept in memory only.
+    ///
+    /// Fails if the batch cannot be written; none of it is recovered after a restart then.
+    ///
+    fn publish(&mut self, batch: &PublishedBatch<'_>) -> io::Result<Option<LogLocation>>;
 
-    /// Notes a change. It is written with the next batch, or by [`Log::flush`].
+    /// Notes a change, which is written with the next batch, or by [`Log::flush`].
     fn note(&mut self, change: &Change);
 
-    /// Writes what was noted. Fails if it cannot; it is then tried again with the next.
+    /// Writes the noted changes. On failure they are kept, and are tried again with the next write.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// Writes messages anew, and says where the first body lies now.
-    fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<Place>>;
+    /// Rewrites messages; returns the new location of the first body.
+    fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<LogLocation>>;
 
-    /// `count` bodies that follow each other, of `length` bytes with their sizes, as they were written.
-    fn read(&mut self, place: Place, length: u32, count: u32) -> io::Result<Bodies>;
+    /// Reads `count` consecutive bodies, of `length` bytes with their sizes.
+    fn read(&mut self, location: LogLocation, length: u32, count: u32) -> io::Result<Bodies>;
 
-    /// `messages` more of this segment are held; they need `bytes` bytes of it.
+    /// Adds live messages to a segment: they need `bytes` bytes of it.
     fn hold(&mut self, segment: u32, messages: u32, bytes: u64);
 
-    /// `messages` of this segment are no longer held, and `bytes` bytes no longer needed.
+    /// Subtracts live messages from a segment, and `bytes` bytes that are no longer needed.
     fn spent(&mut self, segment: u32, messages: u32, bytes: u64);
 
-    /// All that was recovered is held by now: the rest can go.
+    /// Ends recovery: every recovered message that is needed has been added with [`Log::hold`], so
+    /// the rest can be removed.
     fn recovered(&mut self);
 
-    /// The segment whose messages should be relocated so that the segment can go, if there is one.
-    fn victim(&mut self) -> Option<u32>;
+    /// The segment that compaction should rewrite next, if there is one.
+    fn compaction_candidate(&mut self) -> Option<u32>;
 
-    /// Some messages of this segment cannot be relocated now: it is not a victim again for a while.
-    fn spare(&mut self, segment: u32);
+    /// Excludes a segment from compaction for a while, because some of its messages cannot be
+    /// relocated now.
+    fn postpone_compaction(&mut self, segment: u32);
 
     /// The size of the log.
-    fn usage(&self) -> Usage;
+    fn usage(&self) -> LogUsage;
 
-    /// Why messages would not be taken now. Cheap as long as all is well; else what failed is tried again, at most once a second.
-    fn trouble(&mut self) -> Option<String>;
+    /// The reason why publishing would fail now. Cheap as long as all is well; after a failure,
+    /// tries the failed operation again, at most once a second.
+    fn failure(&mut self) -> Option<String>;
 
-    /// Told when what was written before turns out not to be on the disk: there is [trouble](Log::trouble), though nobody wrote.
-    fn alarm(&self) -> Arc<Notify>;
+    /// Notifies when data written earlier turns out not to be on the disk: a
+    /// [failure](Log::failure) that no write caused.
+    fn failure_notify(&self) -> Arc<Notify>;
 
-    /// Bytes that were read and written so far: what a caller that shares its time with others counts.
-    fn work(&self) -> u64;
+    /// Bytes read and written so far, by which callers limit their share of the time.
+    fn io_bytes(&self) -> u64;
 
-    /// How much has been written, as a position that only grows: what is synced up to here survives the machine, too.
+    /// The position up to which the log is written; it only grows. What is synced up to a position
+    /// survives a crash of the machine.
     fn position(&self) -> u64;
 }
 
 /// When the log is synced to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncMode {
-    /// Before a producer is told OK.
+    /// Before a publish is acknowledged.
     Always,
-    /// At intervals: a crash of the machine loses what came since, one of the process nothing.
+    /// At intervals. A crash of the machine loses what was written since the last sync; a crash of
+    /// the process loses nothing.
     Interval,
-    /// When the system likes.
+    /// When the operating system decides.
     Never,
 }

@@ -1,4 +1,5 @@
-//! What records say: the fields of each kind of payload, little-endian (but for the bodies' sizes, which are as on the wire) and packed.
+//! Payloads of records: the fields of each kind, packed and little-endian (except the bodies'
+//! sizes, which are as on the wire).
 //!
 //! ```text
 //!  Batch     topic (4) │ first id (8) │ timestamp (8) │ due (8) │ holder (1) │ count (4) │ ( size (4) │ body )*
@@ -10,20 +11,21 @@
 //!            │ ( id (4) │ epoch (8) )*
 //! ```
 //!
-//! A name is its length (1) and its characters. A `due` of 0 is none. A Snapshot's inner list is a topic's channels, its last one the topics with a fence.
+//! A name is its length (1) and its characters. A `due` of 0 is none. A Snapshot's inner list has a
+//! topic's channels; its last list has the topics with a fence.
 
 use super::catalog::Catalog;
-use super::{Batch, Change, ChannelId, Copy, CopyRun, Holder, Relocated, TopicId, UnixMillis};
+use super::{Change, ChannelCopy, ChannelId, CopyRun, MessageHolder, PublishedBatch, Relocated, TopicId, UnixMillis};
 use crate::proto::{ChannelName, TopicName};
 
 /// Bytes of a Batch before its first body's length.
-pub(super) const BATCH_HEAD: usize = 4 + 8 + 8 + 8 + 1 + 4;
-/// A checked record that makes no sense: another version wrote it, or something worse.
+pub(super) const BATCH_HEAD_BYTES: usize = 4 + 8 + 8 + 8 + 1 + 4;
+/// A record with the right checksum and a malformed payload: written by another version, or a bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Nonsense;
+pub(super) struct MalformedRecord;
 
-/// Puts numbers and names at the end.
-pub(super) trait Put {
+/// Appends numbers and names to a payload.
+pub(super) trait PayloadWriter {
     fn put(&mut self, bytes: &[u8]);
 
     fn put_u8(&mut self, n: u8) {
@@ -46,10 +48,10 @@ pub(super) trait Put {
         self.put_u64(due.map_or(0, |due| due.max(1)));
     }
 
-    fn put_holder(&mut self, holder: Holder) {
+    fn put_holder(&mut self, holder: MessageHolder) {
         self.put_u8(match holder {
-            Holder::Topic => 0,
-            Holder::Channels => 1,
+            MessageHolder::Topic => 0,
+            MessageHolder::Channels => 1,
         });
     }
 
@@ -59,13 +61,13 @@ pub(super) trait Put {
     }
 }
 
-impl Put for Vec<u8> {
+impl PayloadWriter for Vec<u8> {
     fn put(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
     }
 }
 
-/// Puts a change.
+/// Appends a change.
 pub(super) fn put_change(out: &mut Vec<u8>, change: &Change) {
     match change {
         Change::TopicCreated(id, name) => {
@@ -112,8 +114,8 @@ fn put_tagged(out: &mut Vec<u8>, tag: u8, id: u32) {
     out.put_u32(id);
 }
 
-/// Puts a Batch up to its first body's length.
-pub(super) fn put_batch_head(out: &mut Vec<u8>, batch: &Batch<'_>) {
+/// Appends a Batch up to its first body's length.
+pub(super) fn put_batch_head(out: &mut Vec<u8>, batch: &PublishedBatch<'_>) {
     out.put_u32(batch.topic.0);
     out.put_u64(batch.first);
     out.put(&batch.timestamp.to_le_bytes());
@@ -122,7 +124,7 @@ pub(super) fn put_batch_head(out: &mut Vec<u8>, batch: &Batch<'_>) {
     out.put_u32(batch.bodies.count());
 }
 
-/// Puts a Relocated up to its first body's length.
+/// Appends a Relocated up to its first body's length.
 pub(super) fn put_relocated_head(out: &mut Vec<u8>, messages: &Relocated<'_>) {
     out.put_u32(messages.topic.0);
     out.put_u64(messages.first);
@@ -140,9 +142,9 @@ pub(super) fn put_relocated_head(out: &mut Vec<u8>, messages: &Relocated<'_>) {
     }
 }
 
-/// Puts a Snapshot.
+/// Appends a Snapshot.
 pub(super) fn put_snapshot(out: &mut Vec<u8>, catalog: &Catalog) {
-    let count = |n: usize| u32::try_from(n).expect("their numbers have 32 bits");
+    let count = |n: usize| u32::try_from(n).expect("there are fewer than 2^32 topics and channels");
     out.put_u64(catalog.last_id);
     out.put_u32(catalog.next_number);
     out.put_u32(count(catalog.topics.len()));
@@ -165,73 +167,73 @@ fn put_named(out: &mut Vec<u8>, id: u32, paused: bool, name: &str) {
     out.put_name(name);
 }
 
-/// What of a payload is not read yet.
+/// The unread part of a payload.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(super) struct PayloadReader<'a>(pub(super) &'a [u8]);
 
-impl<'a> Fields<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], Nonsense> {
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(Nonsense)?;
+impl<'a> PayloadReader<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], MalformedRecord> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(MalformedRecord)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Nonsense> {
-        self.take(N)?.try_into().map_err(|_| Nonsense)
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], MalformedRecord> {
+        self.take(N)?.try_into().map_err(|_| MalformedRecord)
     }
 
-    fn u8(&mut self) -> Result<u8, Nonsense> {
+    fn u8(&mut self) -> Result<u8, MalformedRecord> {
         Ok(self.array::<1>()?[0])
     }
 
-    fn u32(&mut self) -> Result<u32, Nonsense> {
+    fn u32(&mut self) -> Result<u32, MalformedRecord> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, Nonsense> {
+    fn u64(&mut self) -> Result<u64, MalformedRecord> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn bool(&mut self) -> Result<bool, Nonsense> {
+    fn bool(&mut self) -> Result<bool, MalformedRecord> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
-            _ => Err(Nonsense),
+            _ => Err(MalformedRecord),
         }
     }
 
-    fn due(&mut self) -> Result<Option<UnixMillis>, Nonsense> {
+    fn due(&mut self) -> Result<Option<UnixMillis>, MalformedRecord> {
         Ok(Some(self.u64()?).filter(|due| *due != 0))
     }
 
-    fn name(&mut self) -> Result<&'a str, Nonsense> {
+    fn name(&mut self) -> Result<&'a str, MalformedRecord> {
         let length = self.u8()?;
-        std::str::from_utf8(self.take(length.into())?).map_err(|_| Nonsense)
+        std::str::from_utf8(self.take(length.into())?).map_err(|_| MalformedRecord)
     }
 
-    fn topic_name(&mut self) -> Result<TopicName, Nonsense> {
-        TopicName::new(self.name()?).map_err(|_| Nonsense)
+    fn topic_name(&mut self) -> Result<TopicName, MalformedRecord> {
+        TopicName::new(self.name()?).map_err(|_| MalformedRecord)
     }
 
-    fn channel_name(&mut self) -> Result<ChannelName, Nonsense> {
-        ChannelName::new(self.name()?).map_err(|_| Nonsense)
+    fn channel_name(&mut self) -> Result<ChannelName, MalformedRecord> {
+        ChannelName::new(self.name()?).map_err(|_| MalformedRecord)
     }
 
-    fn holder(&mut self) -> Result<Holder, Nonsense> {
-        Ok(if self.bool()? { Holder::Channels } else { Holder::Topic })
+    fn holder(&mut self) -> Result<MessageHolder, MalformedRecord> {
+        Ok(if self.bool()? { MessageHolder::Channels } else { MessageHolder::Topic })
     }
 
-    fn copy_run(&mut self) -> Result<CopyRun, Nonsense> {
+    fn copy_run(&mut self) -> Result<CopyRun, MalformedRecord> {
         Ok(CopyRun { copy: self.copy()?, index: self.u32()?, count: self.u32()? })
     }
 
-    fn copy(&mut self) -> Result<Copy, Nonsense> {
+    fn copy(&mut self) -> Result<ChannelCopy, MalformedRecord> {
         let channel = ChannelId(self.u32()?);
-        Ok(Copy { channel, attempts: self.array().map(u16::from_le_bytes)?, due: self.due()? })
+        Ok(ChannelCopy { channel, attempts: self.array().map(u16::from_le_bytes)?, due: self.due()? })
     }
 
-    /// The next change of Changes; none at their end.
-    pub(super) fn change(&mut self) -> Result<Option<Change>, Nonsense> {
+    /// The next change of a Changes record; `None` at its end.
+    pub(super) fn change(&mut self) -> Result<Option<Change>, MalformedRecord> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -250,33 +252,32 @@ impl<'a> Fields<'a> {
             10 => Change::Finished(channel, self.u64()?),
             11 => Change::Requeued(channel, self.u64()?, self.array().map(u16::from_le_bytes)?, self.due()?),
             12 => Change::TopicFenced(topic, self.u64()?),
-            _ => return Err(Nonsense),
+            _ => return Err(MalformedRecord),
         }))
     }
 
-    /// The length of the next body of a Batch, or of a Carried, and steps over it. Unlike all other numbers it is big-endian, as on
-    /// the wire.
-    pub(super) fn body(&mut self) -> Result<u32, Nonsense> {
+    /// Skips the next body, and returns its length, which is big-endian, as on the wire.
+    pub(super) fn body(&mut self) -> Result<u32, MalformedRecord> {
         let length = self.array().map(u32::from_be_bytes)?;
         self.take(length as usize)?;
         Ok(length)
     }
 }
 
-/// A Batch's fields, without its bodies.
+/// Fields of a Batch, without its bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BatchHead {
     pub(super) topic: TopicId,
     pub(super) first: u64,
     pub(super) timestamp: i64,
     pub(super) due: Option<UnixMillis>,
-    pub(super) holder: Holder,
+    pub(super) holder: MessageHolder,
     pub(super) count: u32,
 }
 
 impl BatchHead {
-    /// Reads it; the bodies are what is left of the fields.
-    pub(super) fn read(fields: &mut Fields<'_>) -> Result<Self, Nonsense> {
+    /// Reads the fields; the bodies are left.
+    pub(super) fn read(fields: &mut PayloadReader<'_>) -> Result<Self, MalformedRecord> {
         let (topic, first) = (TopicId(fields.u32()?), fields.u64()?);
         let (timestamp, due) = (fields.array().map(i64::from_le_bytes)?, fields.due()?);
         let holder = fields.holder()?;
@@ -284,19 +285,19 @@ impl BatchHead {
     }
 }
 
-/// A Carried's fields, without its body.
+/// Fields of a Carried, without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CarriedHead {
     pub(super) topic: TopicId,
     pub(super) id: u64,
     pub(super) timestamp: i64,
     pub(super) due: Option<UnixMillis>,
-    pub(super) copies: Vec<Copy>,
+    pub(super) copies: Vec<ChannelCopy>,
 }
 
 impl CarriedHead {
-    /// Reads it; the body is what is left of the fields.
-    pub(super) fn read(fields: &mut Fields<'_>) -> Result<Self, Nonsense> {
+    /// Reads the fields; the body is left.
+    pub(super) fn read(fields: &mut PayloadReader<'_>) -> Result<Self, MalformedRecord> {
         let (topic, id) = (TopicId(fields.u32()?), fields.u64()?);
         let (timestamp, due) = (fields.array().map(i64::from_le_bytes)?, fields.due()?);
         let copies = (0..fields.u32()?).map(|_| fields.copy()).collect::<Result<_, _>>()?;
@@ -304,17 +305,17 @@ impl CarriedHead {
     }
 }
 
-/// A Relocated's fields, without its bodies.
+/// Fields of a Relocated, without its bodies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RelocatedHead {
-    /// What a Batch says, too.
+    /// The fields that a Batch has, too.
     pub(super) batch: BatchHead,
     pub(super) copies: Vec<CopyRun>,
 }
 
 impl RelocatedHead {
-    /// Reads it; the bodies are what is left of the fields.
-    pub(super) fn read(fields: &mut Fields<'_>) -> Result<Self, Nonsense> {
+    /// Reads the fields; the bodies are left.
+    pub(super) fn read(fields: &mut PayloadReader<'_>) -> Result<Self, MalformedRecord> {
         let batch = BatchHead::read(fields)?;
         let copies = (0..fields.u32()?).map(|_| fields.copy_run()).collect::<Result<_, _>>()?;
         Ok(Self { batch, copies })
@@ -322,8 +323,8 @@ impl RelocatedHead {
 }
 
 /// Reads a Snapshot.
-pub(super) fn read_snapshot(payload: &[u8]) -> Result<Catalog, Nonsense> {
-    let mut fields = Fields(payload);
+pub(super) fn read_snapshot(payload: &[u8]) -> Result<Catalog, MalformedRecord> {
+    let mut fields = PayloadReader(payload);
     let (last_id, next_number) = (fields.u64()?, fields.u32()?);
     let mut catalog = Catalog { last_id, next_number, ..Catalog::default() };
     for _ in 0..fields.u32()? {
@@ -336,7 +337,7 @@ pub(super) fn read_snapshot(payload: &[u8]) -> Result<Catalog, Nonsense> {
     }
     while !fields.0.is_empty() {
         let (topic, epoch) = (TopicId(fields.u32()?), fields.u64()?);
-        catalog.topics.get_mut(&topic).ok_or(Nonsense)?.fence = epoch;
+        catalog.topics.get_mut(&topic).ok_or(MalformedRecord)?.fence = epoch;
     }
     Ok(catalog)
 }

@@ -1,62 +1,72 @@
-//! From records, in their order, to what is still of use. Pure.
+//! Replay: computes the live messages, topics and channels from the records, in their order. Pure.
 //!
-//! - A snapshot replaces the catalog; it says what is known already, unless something before it was damaged.
-//! - A relocated message has a new place, and the copies that its record names are as it says; the other copies of the message are as
-//!   they were, for they may have been relocated before, or will be. A carried message replaces all that was known of it. What is said of a message that is not known (it was finished, or in a
-//!   segment that is gone) is of no use.
-//! - A message of a topic that is not known, which takes damage, is the topic's: should a later snapshot know the topic, it is
-//!   delivered once more rather than lost.
+//! - A snapshot replaces the catalog; it changes nothing, unless records before it were damaged.
+//! - A Relocated record sets a message's location and the copies that it names. Other copies of the
+//!   message stay as they are: they may have been relocated before, or will be. A Carried record
+//!   replaces all that was known of its message. Changes of unknown messages (finished, or in a
+//!   segment that was removed) are ignored.
+//! - A message of an unknown topic, which takes damage, is held by that topic: if a later snapshot
+//!   has the topic, the message is delivered again rather than lost.
 //!
-//! Memory is bounded by what was held at one time: a finished message is forgotten at once, and those of emptied channels and deleted
-//! topics, which nobody looks for, are swept out each time the messages have doubled in number.
+//! Memory is bounded by the number of messages held at one time. A finished message is removed at
+//! once. Messages of emptied channels and deleted topics are swept out whenever the number of
+//! messages has doubled.
 
 mod messages;
 
 use std::collections::{BTreeMap, HashMap};
 
-use self::messages::{Copies, Held, Messages};
+use self::messages::{ReplayedCopies, ReplayedMessage, ReplayedMessages};
 use super::catalog::Catalog;
-use super::payload::{self, BATCH_HEAD, BatchHead, CarriedHead, Fields, Nonsense, RelocatedHead};
-use super::record::{HEAD, Kind};
-use super::segments::Contents;
-use super::{Change, ChannelId, Copy, Holder, Place, Recovered, TopicId};
+use super::payload::{self, BATCH_HEAD_BYTES, BatchHead, CarriedHead, MalformedRecord, PayloadReader, RelocatedHead};
+use super::record::{RECORD_HEADER_BYTES, RecordKind};
+use super::segments::SegmentContents;
+use super::{Change, ChannelCopy, ChannelId, LogLocation, MessageHolder, Recovered, TopicId};
 use crate::proto::Bodies;
 
-/// What the records so far add up to.
+/// State of a replay after the records so far.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     catalog: Catalog,
-    messages: Messages,
-    /// What topics hold themselves, or held: the holder is the message's to say. First ids, and how many follow.
+    messages: ReplayedMessages,
+    /// Messages that topics hold or held, as first ids and counts; `messages` knows whether a topic
+    /// still holds them.
     of_topic: HashMap<TopicId, Vec<(u64, u32)>>,
-    /// When a channel was last emptied: copies from before are gone.
+    /// When each channel was last emptied; its earlier copies are gone.
     emptied: HashMap<ChannelId, u64>,
-    /// What the records of each segment are about.
-    pub(super) contents: BTreeMap<u32, Contents>,
-    /// Counts what happened.
+    /// Summary of the records of each segment.
+    pub(super) contents: BTreeMap<u32, SegmentContents>,
+    /// Logical clock: counts records and changes.
     now: u64,
 }
 
 impl Replay {
-    /// Takes the record at `at` of a segment. Fails, and has done a part of it, if it makes no sense.
-    pub(super) fn take(&mut self, segment: u32, at: usize, kind: Kind, payload: &[u8]) -> Result<(), Nonsense> {
+    /// Replays the record at `at` of a segment. Fails, having replayed a part of it, if the record
+    /// is malformed.
+    pub(super) fn replay_record(
+        &mut self,
+        segment: u32,
+        at: usize,
+        kind: RecordKind,
+        payload: &[u8],
+    ) -> Result<(), MalformedRecord> {
         match kind {
-            Kind::Snapshot => self.snapshot(payload),
-            Kind::Changes => {
+            RecordKind::Snapshot => self.snapshot(payload),
+            RecordKind::Changes => {
                 self.contents.entry(segment).or_default().notes += payload.len() as u64;
-                let mut fields = Fields(payload);
+                let mut fields = PayloadReader(payload);
                 while let Some(change) = fields.change()? {
                     self.change(&change);
                 }
                 Ok(())
             }
-            Kind::Batch => self.batch(segment, at, payload),
-            Kind::Carried => self.carried(segment, at, payload),
-            Kind::Relocated => self.relocated(segment, at, payload),
+            RecordKind::Batch => self.batch(segment, at, payload),
+            RecordKind::Carried => self.carried(segment, at, payload),
+            RecordKind::Relocated => self.relocated(segment, at, payload),
         }
     }
 
-    /// What is left, and the catalog to go on from.
+    /// Ends the replay; returns the recovered contents, and the catalog to continue with.
     pub(super) fn finish(mut self) -> (Recovered, Catalog) {
         self.sweep();
         let recovered = Recovered {
@@ -68,7 +78,7 @@ impl Replay {
         (recovered, self.catalog)
     }
 
-    fn snapshot(&mut self, payload: &[u8]) -> Result<(), Nonsense> {
+    fn snapshot(&mut self, payload: &[u8]) -> Result<(), MalformedRecord> {
         let mut catalog = payload::read_snapshot(payload)?;
         catalog.last_id = catalog.last_id.max(self.catalog.last_id);
         catalog.next_number = catalog.next_number.max(self.catalog.next_number);
@@ -77,13 +87,13 @@ impl Replay {
         Ok(())
     }
 
-    fn batch(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), Nonsense> {
-        let mut fields = Fields(payload);
+    fn batch(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), MalformedRecord> {
+        let mut fields = PayloadReader(payload);
         let head = BatchHead::read(&mut fields)?;
         let known = self.catalog.topics.get(&head.topic);
         let copies = match (known, head.holder) {
-            (Some(topic), Holder::Channels) => self.messages.channels_of(head.topic, topic),
-            (None, _) | (_, Holder::Topic) => Copies::Topic,
+            (Some(topic), MessageHolder::Channels) => self.messages.channels_of(head.topic, topic),
+            (None, _) | (_, MessageHolder::Topic) => ReplayedCopies::Topic,
         };
         self.now += 1;
         let mut lengths = Vec::new();
@@ -91,78 +101,80 @@ impl Replay {
             lengths.push(fields.body()?);
         }
         let BatchHead { topic, timestamp, due, first, count, .. } = head;
-        let place = place(segment, at, HEAD + BATCH_HEAD)?;
-        self.contents.entry(segment).or_default().saw(first, count.into());
+        let location = location(segment, at, RECORD_HEADER_BYTES + BATCH_HEAD_BYTES)?;
+        self.contents.entry(segment).or_default().add_ids(first, count.into());
         if let Some(length) = lengths.first().copied() {
-            let message = Held { topic, timestamp, place, length, due, born: self.now, copies };
+            let message = ReplayedMessage { topic, timestamp, location, length, due, born: self.now, copies };
             if self.is_held(first, count, &message) {
                 self.messages.insert_together(first, message, lengths);
             }
         }
-        self.catalog.saw_ids(head.first, head.count.into());
-        if self.messages.have_doubled() {
+        self.catalog.add_ids(head.first, head.count.into());
+        if self.messages.is_sweep_due() {
             self.sweep();
         }
         Ok(())
     }
 
-    fn carried(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), Nonsense> {
-        let mut fields = Fields(payload);
+    fn carried(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), MalformedRecord> {
+        let mut fields = PayloadReader(payload);
         let CarriedHead { topic, id, timestamp, due, copies } = CarriedHead::read(&mut fields)?;
-        let place = place(segment, at, HEAD + payload.len() - fields.0.len())?;
-        self.contents.entry(segment).or_default().saw(id, 1);
+        let location = location(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
+        self.contents.entry(segment).or_default().add_ids(id, 1);
         let length = fields.body()?;
         self.now += 1;
-        let copies = if copies.is_empty() { Copies::Topic } else { Copies::Each(copies) };
-        let message = Held { topic, timestamp, place, length, due, born: self.now, copies };
+        let copies = if copies.is_empty() { ReplayedCopies::Topic } else { ReplayedCopies::Each(copies) };
+        let message = ReplayedMessage { topic, timestamp, location, length, due, born: self.now, copies };
         if self.is_held(id, 1, &message) {
             self.messages.insert(id, message);
         }
-        self.catalog.saw_ids(id, 1);
+        self.catalog.add_ids(id, 1);
         Ok(())
     }
 
-    fn relocated(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), Nonsense> {
-        let mut fields = Fields(payload);
+    fn relocated(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), MalformedRecord> {
+        let mut fields = PayloadReader(payload);
         let RelocatedHead { batch, copies } = RelocatedHead::read(&mut fields)?;
         let BatchHead { topic, first, timestamp, due, holder, count } = batch;
-        let mut place = place(segment, at, HEAD + payload.len() - fields.0.len())?;
-        self.contents.entry(segment).or_default().saw(first, count.into());
+        let mut location = location(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
+        self.contents.entry(segment).or_default().add_ids(first, count.into());
         self.now += 1;
         for index in 0..count {
             let (id, length) = (first + u64::from(index), fields.body()?);
             let of_it = copies.iter().filter(|run| index >= run.index && index - run.index < run.count);
             let copies = match holder {
-                Holder::Topic => Copies::Topic,
-                Holder::Channels => Copies::Each(of_it.map(|run| run.copy).collect::<Vec<Copy>>()),
-            };
-            let message = Held { topic, timestamp, place, length, due, born: self.now, copies };
-            match &message.copies {
-                Copies::Each(copies) if copies.is_empty() => {}
-                Copies::Each(_) | Copies::Fresh(_) => {
-                    let (catalog, emptied) = (&self.catalog, &self.emptied);
-                    self.messages.relocate(id, message, |channel, born| is_there(catalog, emptied, channel, born));
+                MessageHolder::Topic => ReplayedCopies::Topic,
+                MessageHolder::Channels => {
+                    ReplayedCopies::Each(of_it.map(|run| run.copy).collect::<Vec<ChannelCopy>>())
                 }
-                Copies::Topic => {
+            };
+            let message = ReplayedMessage { topic, timestamp, location, length, due, born: self.now, copies };
+            match &message.copies {
+                ReplayedCopies::Each(copies) if copies.is_empty() => {}
+                ReplayedCopies::Each(_) | ReplayedCopies::Fresh(_) => {
+                    let (catalog, emptied) = (&self.catalog, &self.emptied);
+                    self.messages.relocate(id, message, |channel, born| copy_exists(catalog, emptied, channel, born));
+                }
+                ReplayedCopies::Topic => {
                     self.is_held(id, 1, &message);
                     self.messages.insert(id, message);
                 }
             }
-            place.offset = place.offset.checked_add(Bodies::SIZE as u32 + length).ok_or(Nonsense)?;
+            location.offset = location.offset.checked_add(Bodies::SIZE as u32 + length).ok_or(MalformedRecord)?;
         }
-        self.catalog.saw_ids(first, count.into());
-        if self.messages.have_doubled() {
+        self.catalog.add_ids(first, count.into());
+        if self.messages.is_sweep_due() {
             self.sweep();
         }
         Ok(())
     }
 
-    /// True if anybody holds these messages. Notes what a topic holds.
-    fn is_held(&mut self, id: u64, count: u32, message: &Held) -> bool {
+    /// True if a topic or a channel holds these messages. Records those that a topic holds.
+    fn is_held(&mut self, id: u64, count: u32, message: &ReplayedMessage) -> bool {
         match message.copies {
-            Copies::Topic => self.of_topic.entry(message.topic).or_default().push((id, count)),
-            Copies::Fresh(ref channels) => return !channels.is_empty(),
-            Copies::Each(_) => {}
+            ReplayedCopies::Topic => self.of_topic.entry(message.topic).or_default().push((id, count)),
+            ReplayedCopies::Fresh(ref channels) => return !channels.is_empty(),
+            ReplayedCopies::Each(_) => {}
         }
         true
     }
@@ -198,24 +210,24 @@ impl Replay {
         }
     }
 
-    /// Forgets what nobody holds: messages of topics that are gone, and copies of channels that are gone or were emptied.
+    /// Removes messages of deleted topics, and copies of deleted or emptied channels.
     fn sweep(&mut self) {
         let (catalog, emptied) = (&self.catalog, &self.emptied);
-        let has = |channel, born| is_there(catalog, emptied, channel, born);
+        let has = |channel, born| copy_exists(catalog, emptied, channel, born);
         self.messages.retain(|message| catalog.topics.contains_key(&message.topic) && message.keep_copies(has));
         self.emptied.retain(|channel, _| catalog.owners.contains_key(channel));
     }
 }
 
-/// True if a channel has its copies that came to be at a time: it is there, and was not emptied since.
-fn is_there(catalog: &Catalog, emptied: &HashMap<ChannelId, u64>, channel: ChannelId, born: u64) -> bool {
+/// True if a channel still has its copies from `born`: it exists, and was not emptied since.
+fn copy_exists(catalog: &Catalog, emptied: &HashMap<ChannelId, u64>, channel: ChannelId, born: u64) -> bool {
     catalog.owners.contains_key(&channel) && emptied.get(&channel).is_none_or(|then| *then < born)
 }
 
-/// The place of a body that begins `offset` bytes after its record.
-fn place(segment: u32, record: usize, offset: usize) -> Result<Place, Nonsense> {
-    let number = |at: usize| u32::try_from(at).map_err(|_| Nonsense);
-    Ok(Place { segment, offset: number(record + offset)?, record: number(record)? })
+/// The location of a body that begins `offset` bytes after its record.
+fn location(segment: u32, record: usize, offset: usize) -> Result<LogLocation, MalformedRecord> {
+    let number = |at: usize| u32::try_from(at).map_err(|_| MalformedRecord);
+    Ok(LogLocation { segment, offset: number(record + offset)?, record: number(record)? })
 }
 
 #[cfg(test)]

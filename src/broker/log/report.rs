@@ -1,4 +1,4 @@
-//! What opening a log found.
+//! Report about opening a log.
 
 use std::fmt;
 use std::ops::Range;
@@ -6,24 +6,26 @@ use std::time::Duration;
 
 use crate::plural::count;
 
-/// What opening a log found; one line, and its problems.
+/// Report about opening a log: displayed as one line; [`problems`](Self::problems) has a line for
+/// each problem.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
     /// Files read.
     pub segments: u32,
     /// Bytes read.
     pub bytes: u64,
-    /// Messages that somebody holds.
+    /// Messages held by a topic or a channel.
     pub messages: u64,
-    /// How long it took.
+    /// Duration of opening.
     pub took: Duration,
-    /// The ends of segments that do not check: writes that were cut short, or damage.
+    /// Ends of segments with wrong checksums: interrupted writes, or damage.
     pub torn: Vec<Torn>,
-    /// What could not be read, and may have been OK'd.
+    /// Damage to messages that may have been acknowledged.
     pub damage: Vec<Damage>,
 }
 
-/// The end of a segment that does not check. A file `NUMBER.log.torn` keeps the bytes.
+/// The end of a segment that was cut off, because its checksum is wrong. The bytes are kept in
+/// `NUMBER.log.torn`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Torn {
     /// The segment's number.
@@ -32,17 +34,17 @@ pub struct Torn {
     pub bytes: u64,
 }
 
-/// What could not be read.
+/// Damaged part of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Damage {
-    /// These bytes of a segment. A link `NUMBER.log.damaged` keeps the file.
+    /// Bytes of a segment. A link `NUMBER.log.damaged` keeps the file.
     Bytes {
         /// The segment's number.
         segment: u32,
-        /// Where.
+        /// The range of bytes.
         range: Range<u64>,
     },
-    /// A whole segment, which is gone.
+    /// A missing segment.
     Missing {
         /// Its number.
         segment: u32,
@@ -50,7 +52,7 @@ pub enum Damage {
 }
 
 impl RecoveryReport {
-    /// True if messages may be lost, or come again.
+    /// True if messages may be lost, or delivered again.
     pub fn is_damaged(&self) -> bool {
         !self.damage.is_empty()
     }
@@ -77,8 +79,8 @@ impl fmt::Display for Torn {
         let Self { segment, bytes } = self;
         write!(
             f,
-            "{segment:010}.log: cut off the last {bytes} bytes: a write that had not ended, or damaged messages, which may have \
-             been acknowledged; the bytes are kept in {segment:010}.log.torn"
+            "{segment:010}.log: cut off the last {bytes} bytes: an interrupted write, or damaged messages, which may have been \
+             acknowledged; the bytes are kept in {segment:010}.log.torn"
         )
     }
 }

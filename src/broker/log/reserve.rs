@@ -1,7 +1,9 @@
-//! Room on the disk for what must always be written: what becomes of messages, deletions, and messages that are relocated.
+//! Disk space for writes that must succeed on a full disk: finished and requeued messages,
+//! deletions, and relocated messages.
 //!
-//! A file that holds nothing keeps the room. When the disk is full, the file is made shorter, and publishing is refused until it has
-//! its length again: what is finished frees the disk.
+//! An empty preallocated file reserves the space. When the disk is full, the file is shortened, and
+//! publishing is refused until the file has its full length again; finishing messages frees the
+//! disk.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,25 +15,25 @@ use nix::fcntl::posix_fallocate;
 
 /// The file's name.
 pub(super) const NAME: &str = "reserve";
-/// The file is made longer again at most this often, and this long after it was made shorter.
-const RETRY: Duration = Duration::from_millis(50);
-/// The file is made shorter by at least this part of it.
-const PIECES: u64 = 8;
+/// Minimum interval between attempts to lengthen the file, also after it was shortened.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// The file is shortened in steps of at least this fraction of its size.
+const STEPS: u64 = 8;
 
-/// The file.
+/// The reserve file.
 #[derive(Debug)]
 pub(super) struct Reserve {
     file: File,
-    /// Its length when it is whole, and now.
+    /// The full length, and the current one (`left`).
     size: u64,
     left: u64,
-    /// Less than all was left at some time since it was whole.
+    /// True if space was given since the file last had its full length.
     was_given: bool,
     tried: Option<Instant>,
 }
 
 impl Reserve {
-    /// Opens the file, and gives it its length if the disk has room for that.
+    /// Opens the file, and extends it to its full length if the disk has room.
     pub(super) fn open(directory: &Path, size: u64) -> io::Result<Self> {
         let file =
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(directory.join(NAME))?;
@@ -44,42 +46,42 @@ impl Reserve {
         Ok(reserve)
     }
 
-    /// True if nothing was taken from it.
+    /// True if the file has its full length.
     pub(super) fn is_whole(&self) -> bool {
         self.left == self.size
     }
 
-    /// Bytes that it keeps free.
+    /// Bytes that the file reserves.
     pub(super) fn left(&self) -> u64 {
         self.left
     }
 
-    /// Frees room for `bytes` bytes, if there is any; false if there is none.
+    /// Frees space for `bytes` bytes; false if no space is left in the reserve.
     pub(super) fn give(&mut self, bytes: u64) -> bool {
-        let left = self.left.saturating_sub(bytes.max(self.size / PIECES));
+        let left = self.left.saturating_sub(bytes.max(self.size / STEPS));
         if self.left == 0 || self.file.set_len(left).is_err() {
             return false;
         }
         if self.is_whole() {
-            tracing::warn!("the disk is full: publishing is refused until messages are finished or deleted");
+            tracing::warn!("the disk is full; publishing is refused until messages are finished or deleted");
         }
         (self.left, self.tried, self.was_given) = (left, Some(Instant::now()), true);
         true
     }
 
-    /// Takes back what was given, as soon as the disk has room; true if it is whole then.
+    /// Lengthens the file again as far as the disk has room; true if it has its full length then.
     pub(super) fn restore(&mut self) -> bool {
         if self.is_whole() {
             return true;
         }
-        if self.tried.is_some_and(|last| last.elapsed() < RETRY) {
+        if self.tried.is_some_and(|last| last.elapsed() < RETRY_INTERVAL) {
             return false;
         }
         self.tried = Some(Instant::now());
         while !self.is_whole() {
-            let more = self.size.min(self.left + self.size / PIECES + 1);
+            let more = self.size.min(self.left + self.size / STEPS + 1);
             if posix_fallocate(&self.file, 0, i64::try_from(more).unwrap_or(i64::MAX)).is_err() {
-                // what was allocated before it failed goes back
+                // free what was allocated before the failure
                 let _ = self.file.set_len(self.left);
                 break;
             }
@@ -87,7 +89,7 @@ impl Reserve {
         }
         if self.is_whole() && self.was_given {
             self.was_given = false;
-            tracing::info!("the disk has room again: publishing is taken");
+            tracing::info!("the disk has room again; publishing works");
         }
         self.is_whole()
     }

@@ -1,13 +1,15 @@
-//! Segments: the files that a log consists of, `0000000001.log` and so on, each written from front to back and never changed.
+//! Segments: the files of a log, `0000000001.log` and so on, each written from front to back and
+//! never changed.
 //!
 //! ```text
 //!  0            8            12         16             20                 24        28        32
 //!  │ magic (8)  │ number (4) │ salt (4) │ previous (4) │ previous end (4) │ end (4) │ crc (4) │ the same again │ Snapshot │ records …
 //! ```
 //!
-//! Each begins with the catalog, so that all before it can go. It also says which segment the writer left for it, and how much of that
-//! one is good: what comes after is a write that failed and could not be taken back. The header is there twice, so that a damaged byte
-//! in it costs nothing. A segment that was [stripped](super::strip) says where it ends.
+//! A segment begins with the catalog, so that older segments can be removed. It also names the
+//! segment written before it, and how many bytes of that one are good: bytes after them are a
+//! failed write that could not be undone. The header is written twice, so that a damaged byte in it
+//! costs nothing. A segment that was [stripped](super::strip) has its own end in the header.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
@@ -16,20 +18,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::catalog::Catalog;
-use super::payload::{Put, put_snapshot};
-use super::record::{self, HEAD, Kind};
+use super::payload::{PayloadWriter, put_snapshot};
+use super::record::{self, RECORD_HEADER_BYTES, RecordKind};
 
 /// Bytes before the first record.
-pub(super) const HEADER: usize = 2 * COPY;
-/// Bytes of the header, which is written twice.
-const COPY: usize = 32;
+pub(super) const SEGMENT_HEADER_BYTES: usize = 2 * HEADER_COPY_BYTES;
+/// Bytes of one of the header's two copies.
+const HEADER_COPY_BYTES: usize = 32;
 /// Bytes of the header of version 2, which is written once.
-const HEADER_2: usize = 28;
+const HEADER_2_BYTES: usize = 28;
 const MAGIC: [u8; 7] = *b"mqueue ";
 const VERSION: u8 = b'3';
 const VERSION_2: u8 = b'2';
 
-/// Where a segment's file is.
+/// The path of a segment's file.
 pub(super) fn file_path(directory: &Path, number: u32) -> PathBuf {
     directory.join(format!("{number:010}.log"))
 }
@@ -40,46 +42,46 @@ pub(super) fn number_of(name: &str) -> Option<u32> {
     digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
-/// How far a segment is good.
+/// Number of a segment, and its good length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Extent {
-    /// Which; none has the number 0.
+    /// The segment's number; 0 is never used.
     pub(super) number: u32,
-    /// Where its last record ends.
+    /// The end of its last record.
     pub(super) end: u32,
 }
 
-/// What a segment's file begins with.
+/// Header of a segment's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct SegmentHeader {
     pub(super) number: u32,
     pub(super) salt: u32,
-    /// The segment that was written before.
+    /// The segment written before this one.
     pub(super) previous: Extent,
-    /// The file's length, if nothing is ever written to it again; else 0.
+    /// The file's length, if the segment was stripped; else 0.
     pub(super) end: u32,
-    /// Bytes before the first record: they depend on the version.
+    /// Bytes before the first record, which depend on the version.
     pub(super) length: u32,
 }
 
-/// Why a header cannot be used.
+/// Reason why a header cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BadHeader {
-    /// The file ends before it does, or is all zeros: nothing was ever in it.
+    /// The file is shorter than a header, or all zeros: it was never used.
     Unwritten,
-    /// It is of a format that this program does not know.
+    /// The header has a version that this program does not know.
     OtherVersion,
-    /// It does not check.
+    /// The header's checksum is wrong.
     Damaged,
 }
 
-impl Header {
-    /// The header of a segment that is begun.
+impl SegmentHeader {
+    /// The header of a new segment.
     pub(super) fn new(number: u32, previous: Extent) -> Self {
-        Self { number, salt: fastrand::u32(..), previous, end: 0, length: HEADER as u32 }
+        Self { number, salt: fastrand::u32(..), previous, end: 0, length: SEGMENT_HEADER_BYTES as u32 }
     }
 
-    /// Its bytes.
+    /// Encodes the header.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.put_u8(VERSION);
@@ -91,21 +93,22 @@ impl Header {
         out
     }
 
-    /// Reads it from the beginning of a segment.
+    /// Decodes the header at the beginning of a segment.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
-        if bytes.len() < HEADER_2 || bytes.iter().all(|b| *b == 0) {
+        if bytes.len() < HEADER_2_BYTES || bytes.iter().all(|b| *b == 0) {
             return Err(BadHeader::Unwritten);
         }
         let is_3 = |copy: &&[u8]| Self::decode_3(copy).is_ok();
-        let copies = [bytes.get(..COPY), bytes.get(COPY..HEADER)].into_iter().flatten();
+        let copies =
+            [bytes.get(..HEADER_COPY_BYTES), bytes.get(HEADER_COPY_BYTES..SEGMENT_HEADER_BYTES)].into_iter().flatten();
         match copies.clone().find(is_3).map(Self::decode_3) {
-            Some(header) if bytes.len() >= HEADER => return header,
+            Some(header) if bytes.len() >= SEGMENT_HEADER_BYTES => return header,
             Some(_) => return Err(BadHeader::Unwritten),
             None => {}
         }
-        let all = copies.map(Self::decode_3).chain([Self::decode_2(&bytes[..HEADER_2])]);
-        // too short to hold a record of any version
-        let nothing = if bytes.len() < HEADER { BadHeader::Unwritten } else { BadHeader::Damaged };
+        let all = copies.map(Self::decode_3).chain([Self::decode_2(&bytes[..HEADER_2_BYTES])]);
+        // too short for a record of any version
+        let nothing = if bytes.len() < SEGMENT_HEADER_BYTES { BadHeader::Unwritten } else { BadHeader::Damaged };
         let mut found = Err(nothing);
         for header in all {
             found = match (found, header) {
@@ -119,13 +122,13 @@ impl Header {
 
     fn decode_3(copy: &[u8]) -> Result<Self, BadHeader> {
         let field = |at: usize| field(copy, at);
-        match (copy[..7] == MAGIC, field(COPY - 4) == crc32fast::hash(&copy[..COPY - 4])) {
+        match (copy[..7] == MAGIC, field(HEADER_COPY_BYTES - 4) == crc32fast::hash(&copy[..HEADER_COPY_BYTES - 4])) {
             (true, true) if copy[7] == VERSION => Ok(Self {
                 number: field(8),
                 salt: field(12),
                 previous: Extent { number: field(16), end: field(20) },
                 end: field(24),
-                length: HEADER as u32,
+                length: SEGMENT_HEADER_BYTES as u32,
             }),
             (true, true) => Err(BadHeader::OtherVersion),
             (false, _) | (_, false) => Err(BadHeader::Damaged),
@@ -134,22 +137,22 @@ impl Header {
 
     fn decode_2(copy: &[u8]) -> Result<Self, BadHeader> {
         let field = |at: usize| field(copy, at);
-        match (copy[..7] == MAGIC, field(HEADER_2 - 4) == crc32fast::hash(&copy[..HEADER_2 - 4])) {
+        match (copy[..7] == MAGIC, field(HEADER_2_BYTES - 4) == crc32fast::hash(&copy[..HEADER_2_BYTES - 4])) {
             (true, true) if copy[7] == VERSION_2 => Ok(Self {
                 number: field(8),
                 salt: field(12),
                 previous: Extent { number: field(16), end: field(20) },
                 end: 0,
-                length: HEADER_2 as u32,
+                length: HEADER_2_BYTES as u32,
             }),
             (true, true) => Err(BadHeader::OtherVersion),
             (false, _) | (_, false) => Err(BadHeader::Damaged),
         }
     }
 
-    /// True for the format that is written now.
+    /// True if the header has the current version.
     pub(super) fn is_current(&self) -> bool {
-        self.length == HEADER as u32
+        self.length == SEGMENT_HEADER_BYTES as u32
     }
 }
 
@@ -157,46 +160,47 @@ fn field(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-/// The segment that is being written.
+/// The segment being written.
 #[derive(Debug)]
 pub(super) struct Segment {
     number: u32,
     salt: u32,
     file: Arc<File>,
-    /// Where the next record goes.
+    /// The position of the next record.
     end: u32,
-    /// Where the first one after the Snapshot is.
+    /// The position after the Snapshot.
     begin: u32,
-    /// The one before.
+    /// The segment written before this one.
     previous: Extent,
-    /// A write failed and could not be taken back: nothing more may be written.
+    /// True after a failed write that could not be undone: nothing more may be written.
     is_abandoned: bool,
 }
 
 impl Segment {
-    /// Begins a segment. Fails, and leaves no file behind if it can, if the file exists or cannot be written.
-    pub(super) fn create(directory: &Path, header: Header, catalog: &Catalog) -> io::Result<Self> {
+    /// Creates a segment. Fails if the file exists or cannot be written; then removes the new file,
+    /// if possible.
+    pub(super) fn create(directory: &Path, header: SegmentHeader, catalog: &Catalog) -> io::Result<Self> {
         let path = file_path(directory, header.number);
         let file = OpenOptions::new().append(true).read(true).create_new(true).mode(0o600).open(&path)?;
         let mut snapshot = Vec::new();
         put_snapshot(&mut snapshot, catalog);
         let mut bytes = header.encode();
-        bytes.extend_from_slice(&record::head(Kind::Snapshot, header.salt, [snapshot.as_slice()].into_iter()));
+        bytes.extend_from_slice(&record::head(RecordKind::Snapshot, header.salt, [snapshot.as_slice()].into_iter()));
         bytes.extend_from_slice(&snapshot);
         let end = u32::try_from(bytes.len()).map_err(|_| io::Error::other("the catalog is above 4 GiB"))?;
         if let Err(error) = (&file).write_all(&bytes) {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
-        let Header { number, salt, previous, .. } = header;
+        let SegmentHeader { number, salt, previous, .. } = header;
         Ok(Self { number, salt, file: Arc::new(file), end, begin: end, previous, is_abandoned: false })
     }
 
-    /// Goes on with a segment that was read, and has its Snapshot.
-    pub(super) fn resume(directory: &Path, header: Header, end: u32) -> io::Result<Self> {
+    /// Reopens a segment that was read, and that has its Snapshot, to append to it.
+    pub(super) fn resume(directory: &Path, header: SegmentHeader, end: u32) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).read(true).open(file_path(directory, header.number))?;
-        let begin = header.length + HEAD as u32;
-        let Header { number, salt, previous, .. } = header;
+        let begin = header.length + RECORD_HEADER_BYTES as u32;
+        let SegmentHeader { number, salt, previous, .. } = header;
         Ok(Self { number, salt, file: Arc::new(file), end, begin, previous, is_abandoned: false })
     }
 
@@ -212,7 +216,7 @@ impl Segment {
         Extent { number: self.number, end: self.end }
     }
 
-    /// The segment that was written before.
+    /// The segment written before this one.
     pub(super) fn previous(&self) -> Extent {
         self.previous
     }
@@ -222,35 +226,36 @@ impl Segment {
         self.end - self.begin
     }
 
-    /// True if it has only the Snapshot.
+    /// True if the segment has only the Snapshot.
     pub(super) fn is_bare(&self) -> bool {
         self.end == self.begin
     }
 
-    /// True if `length` more bytes can go in, and leave it at `limit` or below, the Snapshot not counted; a bare one takes what its
-    /// 4 GiB allow. The limit is never far below the Snapshot, which would otherwise be most of what is written.
+    /// True if `length` more bytes fit within `limit`, the Snapshot not counted; an empty segment
+    /// takes as much as 4 GiB allow. The limit is at least the Snapshot's length: otherwise most of
+    /// what is written would be Snapshots.
     pub(super) fn has_room(&self, length: u32, limit: u32) -> bool {
         let limit = u64::from(limit).max(u64::from(self.begin));
         let within = u64::from(self.end - self.begin) + u64::from(length) <= limit;
         !self.is_abandoned && self.end.checked_add(length).is_some() && (within || self.is_bare())
     }
 
-    /// Writes all of `slices`, `length` bytes, or none. Fails if it cannot; then, if not even the part that was written can be taken
-    /// back, the segment is abandoned.
+    /// Writes all of `slices`, `length` bytes in total, or nothing. If the write fails and its
+    /// bytes cannot be truncated, the segment is abandoned.
     pub(super) fn append(&mut self, mut slices: &mut [IoSlice<'_>], length: u32) -> io::Result<()> {
         while !slices.is_empty() {
             match (&*self.file).write_vectored(slices) {
-                Ok(0) => return Err(self.take_back(io::ErrorKind::WriteZero.into())),
+                Ok(0) => return Err(self.undo_write(io::ErrorKind::WriteZero.into())),
                 Ok(written) => IoSlice::advance_slices(&mut slices, written),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.take_back(error)),
+                Err(error) => return Err(self.undo_write(error)),
             }
         }
         self.end += length;
         Ok(())
     }
 
-    fn take_back(&mut self, error: io::Error) -> io::Error {
+    fn undo_write(&mut self, error: io::Error) -> io::Error {
         self.is_abandoned = self.file.set_len(self.end.into()).is_err();
         error
     }
@@ -260,31 +265,31 @@ impl Segment {
 mod tests {
     use super::*;
 
-    fn header() -> Header {
+    fn header() -> SegmentHeader {
         let previous = Extent { number: 1, end: 28 };
-        Header { number: 2, salt: 0x0403_0201, previous, end: 5, length: HEADER as u32 }
+        SegmentHeader { number: 2, salt: 0x0403_0201, previous, end: 5, length: SEGMENT_HEADER_BYTES as u32 }
     }
 
     #[test]
-    fn a_header_is_these_bytes() {
+    fn headers_have_a_stable_encoding() {
         let bytes = header().encode();
         assert_eq!(bytes[..28], *b"mqueue 3\x02\0\0\0\x01\x02\x03\x04\x01\0\0\0\x1c\0\0\0\x05\0\0\0");
-        assert_eq!(bytes.len(), HEADER);
+        assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES);
         assert_eq!(bytes[..32], bytes[32..]);
-        assert_eq!(Header::decode(&bytes), Ok(header()));
+        assert_eq!(SegmentHeader::decode(&bytes), Ok(header()));
     }
 
     #[test]
     fn a_header_of_version_2_is_read() {
         let mut bytes = b"mqueue 2\x02\0\0\0\x01\x02\x03\x04\x01\0\0\0\x1c\0\0\0".to_vec();
         bytes.put_u32(crc32fast::hash(&bytes));
-        let known = Header { end: 0, length: 28, ..header() };
-        assert_eq!(Header::decode(&bytes), Ok(known));
+        let known = SegmentHeader { end: 0, length: 28, ..header() };
+        assert_eq!(SegmentHeader::decode(&bytes), Ok(known));
         bytes.extend_from_slice(&[7; 100]);
-        assert_eq!(Header::decode(&bytes), Ok(known));
+        assert_eq!(SegmentHeader::decode(&bytes), Ok(known));
         bytes[9] ^= 1;
-        assert_eq!(Header::decode(&bytes), Err(BadHeader::Damaged));
-        assert_eq!(Header::decode(&bytes[..40]), Err(BadHeader::Unwritten));
+        assert_eq!(SegmentHeader::decode(&bytes), Err(BadHeader::Damaged));
+        assert_eq!(SegmentHeader::decode(&bytes[..40]), Err(BadHeader::Unwritten));
     }
 
     #[test]
@@ -293,28 +298,28 @@ mod tests {
         for wrong in 0..good.len() {
             let mut bytes = good.clone();
             bytes[wrong] ^= 1;
-            assert_eq!(Header::decode(&bytes), Ok(header()), "byte {wrong}");
+            assert_eq!(SegmentHeader::decode(&bytes), Ok(header()), "byte {wrong}");
             bytes[(wrong + 32) % 64] ^= 1;
-            assert_eq!(Header::decode(&bytes), Err(BadHeader::Damaged), "byte {wrong}, twice");
+            assert_eq!(SegmentHeader::decode(&bytes), Err(BadHeader::Damaged), "byte {wrong}, twice");
         }
     }
 
     #[test]
-    fn a_header_that_is_not_whole_or_of_another_version_is_refused() {
+    fn incomplete_headers_and_other_versions_are_refused() {
         let bytes = header().encode();
-        for length in 0..HEADER {
-            assert_eq!(Header::decode(&bytes[..length]), Err(BadHeader::Unwritten), "{length} bytes");
+        for length in 0..SEGMENT_HEADER_BYTES {
+            assert_eq!(SegmentHeader::decode(&bytes[..length]), Err(BadHeader::Unwritten), "{length} bytes");
         }
-        assert_eq!(Header::decode(&[0; 4096]), Err(BadHeader::Unwritten));
+        assert_eq!(SegmentHeader::decode(&[0; 4096]), Err(BadHeader::Unwritten));
         let mut next = bytes[..28].to_vec();
         next[7] += 1;
         next.put_u32(crc32fast::hash(&next));
         next.extend_from_within(..);
-        assert_eq!(Header::decode(&next), Err(BadHeader::OtherVersion));
+        assert_eq!(SegmentHeader::decode(&next), Err(BadHeader::OtherVersion));
     }
 
     #[test]
-    fn only_segments_have_a_number() {
+    fn only_names_of_segments_have_a_number() {
         assert_eq!(number_of("0000000012.log"), Some(12));
         for name in ["12.log", "0000000012.log.damaged", "lock", "+000000012.log", "9999999999.log"] {
             assert_eq!(number_of(name), None, "{name}");
@@ -322,12 +327,12 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_fails_is_taken_back() {
+    fn a_segment_is_abandoned_if_a_failed_write_cannot_be_undone() {
         let directory = tempfile::tempdir().unwrap();
-        let header = Header::new(1, Extent::default());
+        let header = SegmentHeader::new(1, Extent::default());
         let mut segment = Segment::create(directory.path(), header, &Catalog::default()).unwrap();
         let end = segment.end;
-        // A read-only descriptor takes neither the write nor the truncation.
+        // A read-only descriptor allows neither the write nor the truncation.
         let writable =
             std::mem::replace(&mut segment.file, Arc::new(File::open(file_path(directory.path(), 1)).unwrap()));
         assert!(segment.append(&mut [IoSlice::new(b"x")], 1).is_err());

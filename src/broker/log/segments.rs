@@ -1,104 +1,106 @@
-//! The segments of a log, and how much of each somebody still needs.
+//! The segments of a log, and how much of each is live.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::segment::Extent;
 
-/// As many segments as this are never too many, unless the disk is full.
-const FEW: usize = 4;
-/// A smaller segment is not worth stripping.
-pub(super) const WORTH_STRIPPING: u32 = 8 << 10;
-/// A segment with messages that cannot be relocated is not a victim again for this long; where they cannot be read, twice as long each time.
-const SPARED: Duration = Duration::from_secs(60);
-const MOST_DOUBLINGS: u32 = 6;
+/// A log with at most this many segments is not compacted, unless the disk is full.
+const MIN_SEGMENTS: usize = 4;
+/// Minimum size of a segment for stripping.
+pub(super) const MIN_STRIPPED: u32 = 8 << 10;
+/// A segment with messages that cannot be relocated is excluded from compaction for this long; if
+/// they cannot be read, for twice as long each time.
+const POSTPONEMENT: Duration = Duration::from_secs(60);
+const MAX_DOUBLINGS: u32 = 6;
 
 /// A range of message ids, both ends included.
-pub(super) type Ids = (u64, u64);
+pub(super) type IdRange = (u64, u64);
 
-/// What the records of a segment are about.
+/// Summary of a segment's records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Contents {
-    /// The lowest and the highest id of its messages.
-    pub(super) ids: Option<Ids>,
-    /// Bytes of its changes: notes about messages, which may be in older segments.
+pub(super) struct SegmentContents {
+    /// The lowest and the highest id of the segment's messages.
+    pub(super) ids: Option<IdRange>,
+    /// Bytes of the segment's changes, which may be about messages in older segments.
     pub(super) notes: u64,
 }
 
-impl Contents {
-    /// Messages with these ids were written.
-    pub(super) fn saw(&mut self, first: u64, count: u64) {
+impl SegmentContents {
+    /// Adds `count` message ids from `first` on.
+    pub(super) fn add_ids(&mut self, first: u64, count: u64) {
         let last = first.saturating_add(count.saturating_sub(1));
         self.ids = Some(self.ids.map_or((first, last), |(low, high)| (low.min(first), high.max(last))));
     }
 }
 
-/// The segments, the oldest first; the last is the one that is being written.
+/// The segments, the oldest first; the last one is being written.
 #[derive(Debug, Default)]
 pub(super) struct Segments {
-    list: VecDeque<Entry>,
+    list: VecDeque<SegmentUsage>,
     bytes: u64,
     held: u64,
 }
 
 #[derive(Debug, Default)]
-struct Entry {
+struct SegmentUsage {
     extent: Extent,
-    contents: Contents,
-    /// Messages that somebody holds, and the bytes that these need.
+    contents: SegmentContents,
+    /// The number of live messages, and the bytes that they need (`held`).
     messages: u64,
     held: u64,
-    /// Bytes that were ever held.
+    /// Bytes that were ever live.
     peak: u64,
-    /// How many older segments there were when it was stripped.
+    /// The number of older segments when it was stripped.
     stripped: Option<usize>,
-    /// It cannot be read as a whole: it stays as it is until it goes.
+    /// True if parts cannot be read: the segment is not stripped.
     is_damaged: bool,
-    /// Where the first message that was relocated out of it was written.
+    /// Position at which the first message relocated out of it was written.
     moved: Option<u64>,
-    /// It is not a victim until then.
-    spared: Option<Instant>,
-    /// How often it was spared since it was found to be damaged.
-    spares: u32,
+    /// Compaction skips the segment until then.
+    postponed_until: Option<Instant>,
+    /// How often it was skipped since it was found to be damaged.
+    postponements: u32,
 }
 
-/// What can go of a segment.
+/// A segment that can be removed or stripped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Spent {
+pub(super) struct Reclaimable {
     pub(super) extent: Extent,
-    /// Where the first message that was relocated out of it was written.
+    /// Position at which the first message relocated out of it was written.
     pub(super) moved: Option<u64>,
-    /// `None`: all. Else all but what is noted of messages with these ids, which older segments may have.
-    pub(super) all_but: Option<Vec<Ids>>,
+    /// `None` to remove the segment. Else strip it: keep only changes of messages with these ids,
+    /// which older segments may have.
+    pub(super) all_but: Option<Vec<IdRange>>,
 }
 
 impl Segments {
-    /// A newer segment.
+    /// Appends a new segment.
     pub(super) fn push(&mut self, extent: Extent) {
-        self.push_read(extent, Contents::default(), false);
+        self.push_recovered(extent, SegmentContents::default(), false);
     }
 
-    /// A newer segment that was read.
-    pub(super) fn push_read(&mut self, extent: Extent, contents: Contents, is_damaged: bool) {
+    /// Appends a segment that was read.
+    pub(super) fn push_recovered(&mut self, extent: Extent, contents: SegmentContents, is_damaged: bool) {
         self.bytes += u64::from(extent.end);
-        self.list.push_back(Entry { extent, contents, is_damaged, ..Entry::default() });
+        self.list.push_back(SegmentUsage { extent, contents, is_damaged, ..SegmentUsage::default() });
     }
 
-    /// The newest has grown.
-    pub(super) fn grew(&mut self, extent: Extent) {
+    /// Sets the new length of the newest segment.
+    pub(super) fn grow_newest(&mut self, extent: Extent) {
         let newest = self.list.back_mut().filter(|entry| entry.extent.number == extent.number);
         let entry = newest.expect("the newest segment is the one that grows");
         self.bytes += u64::from(extent.end - entry.extent.end);
         entry.extent = extent;
     }
 
-    /// What the newest's records are about.
-    pub(super) fn contents(&mut self) -> Option<&mut Contents> {
+    /// The newest segment's summary.
+    pub(super) fn contents(&mut self) -> Option<&mut SegmentContents> {
         self.list.back_mut().map(|entry| &mut entry.contents)
     }
 
-    /// A segment was stripped, and has this length now.
-    pub(super) fn shrank(&mut self, extent: Extent) {
+    /// Sets the new length of a stripped segment.
+    pub(super) fn shrink(&mut self, extent: Extent) {
         if let Some(entry) = find(&mut self.list, extent.number) {
             self.bytes -= u64::from(entry.extent.end.saturating_sub(extent.end));
             entry.extent.end = entry.extent.end.min(extent.end);
@@ -106,21 +108,21 @@ impl Segments {
         }
     }
 
-    /// A segment could not be stripped for want of room.
-    pub(super) fn strip_again(&mut self, number: u32) {
+    /// Makes a segment eligible again for stripping, which failed on a full disk.
+    pub(super) fn allow_stripping_again(&mut self, number: u32) {
         if let Some(entry) = find(&mut self.list, number) {
             entry.stripped = None;
         }
     }
 
-    /// The newest was of no use.
+    /// Removes the newest segment.
     pub(super) fn pop_newest(&mut self) {
         if let Some(entry) = self.list.pop_back() {
             self.forget(&entry);
         }
     }
 
-    /// `messages` messages that need `bytes` bytes in all are held in a segment.
+    /// Adds live messages to a segment, and the bytes that they need.
     pub(super) fn hold(&mut self, number: u32, messages: u32, bytes: u64) {
         if let Some(entry) = find(&mut self.list, number) {
             entry.messages += u64::from(messages);
@@ -130,8 +132,8 @@ impl Segments {
         }
     }
 
-    /// So many messages of a segment are not held any more, and so many bytes not needed. True if those were the last, and something
-    /// can go for that: the newest stays.
+    /// Subtracts live messages from a segment, and bytes that are no longer needed. True if these
+    /// were the last ones of a segment that is not the newest: then something can be removed.
     pub(super) fn spent(&mut self, number: u32, messages: u32, bytes: u64) -> bool {
         let is_newest = self.list.back().is_some_and(|newest| newest.extent.number == number);
         let Some(entry) = find(&mut self.list, number).filter(|entry| entry.messages > 0) else { return false };
@@ -142,119 +144,121 @@ impl Segments {
         entry.messages == 0 && !is_newest
     }
 
-    /// A message of a segment is written anew at this position.
-    pub(super) fn moved(&mut self, number: u32, position: u64) {
+    /// Records that a message of a segment was relocated to this position.
+    pub(super) fn note_relocation(&mut self, number: u32, position: u64) {
         if let Some(entry) = find(&mut self.list, number) {
             entry.moved.get_or_insert(position);
         }
     }
 
-    /// Takes what nobody needs. From the oldest on, segments without messages go; later ones keep what they say of messages in older
-    /// ones. The newest stays.
-    pub(super) fn take_spent(&mut self) -> Vec<Spent> {
+    /// Takes the segments that can be removed or stripped. From the oldest on, segments without
+    /// live messages are removed. Later ones without live messages are stripped: they keep their
+    /// changes of messages in older segments. The newest stays.
+    pub(super) fn take_reclaimable(&mut self) -> Vec<Reclaimable> {
         let mut spent = Vec::new();
         while self.list.len() > 1 && self.list[0].messages == 0 {
             let Some(oldest) = self.list.pop_front() else { break };
             self.forget(&oldest);
-            spent.push(Spent { extent: oldest.extent, moved: oldest.moved, all_but: None });
+            spent.push(Reclaimable { extent: oldest.extent, moved: oldest.moved, all_but: None });
         }
         for at in 1..self.list.len().saturating_sub(1) {
             if self.list[at].is_worth_stripping(at) {
                 let all_but = self.list.iter().take(at).filter_map(|older| older.contents.ids).collect();
-                let Entry { extent, moved, .. } = self.list[at];
+                let SegmentUsage { extent, moved, .. } = self.list[at];
                 self.list[at].stripped = Some(at);
-                spent.push(Spent { extent, moved, all_but: Some(all_but) });
+                spent.push(Reclaimable { extent, moved, all_but: Some(all_but) });
             }
         }
         spent
     }
 
-    /// True if the newest has no message that somebody holds.
-    pub(super) fn is_newest_spent(&self) -> bool {
+    /// True if the newest segment has no live message.
+    pub(super) fn is_newest_dead(&self) -> bool {
         self.list.back().is_some_and(|newest| newest.messages == 0)
     }
 
-    /// True if more than half of the newest is not needed.
+    /// True if more than half of the newest segment is dead.
     pub(super) fn is_newest_wasteful(&self) -> bool {
-        self.list.back().is_some_and(Entry::is_wasteful)
+        self.list.back().is_some_and(SegmentUsage::is_wasteful)
     }
 
-    /// True if much of the log is not needed. Relocating then at most doubles what is written, and leaves no more than twice what is
-    /// held, and a few segments.
+    /// True if enough of the log is dead. Relocating then at most doubles what is written, and
+    /// leaves at most twice the live bytes, and a few segments.
     pub(super) fn is_wasteful(&self, is_full: bool) -> bool {
         match is_full {
             true => self.bytes > self.held + self.held / 4,
-            false => self.list.len() > FEW && self.bytes > 2 * self.held,
+            false => self.list.len() > MIN_SEGMENTS && self.bytes > 2 * self.held,
         }
     }
 
-    /// The segment whose messages should be relocated, of which it has at most `limit` bytes: the one with the least beside its size.
-    pub(super) fn victim(&self, is_full: bool, limit: u64, now: Instant) -> Option<u32> {
+    /// The segment that compaction should rewrite next: the one with the smallest live fraction,
+    /// and at most `limit` live bytes.
+    pub(super) fn compaction_candidate(&self, is_full: bool, limit: u64, now: Instant) -> Option<u32> {
         if !self.is_wasteful(is_full) {
             return None;
         }
         let older = self.list.iter().take(self.list.len().saturating_sub(1));
-        let is_victim = |entry: &&Entry| {
-            let is_spared = entry.spared.is_some_and(|until| now < until);
-            entry.messages > 0 && entry.held <= limit && entry.is_wasteful() && !is_spared
+        let is_victim = |entry: &&SegmentUsage| {
+            let is_postponed = entry.postponed_until.is_some_and(|until| now < until);
+            entry.messages > 0 && entry.held <= limit && entry.is_wasteful() && !is_postponed
         };
         let victims = older.filter(is_victim);
         let least = victims.min_by(|a, b| {
-            let cross = |x: &Entry, y: &Entry| u128::from(x.held) * u128::from(y.extent.end);
+            let cross = |x: &SegmentUsage, y: &SegmentUsage| u128::from(x.held) * u128::from(y.extent.end);
             cross(a, b).cmp(&cross(b, a))
         });
         least.map(|entry| entry.extent.number)
     }
 
-    /// A segment is not a victim for a while.
-    pub(super) fn spare(&mut self, number: u32, now: Instant) {
+    /// Excludes a segment from compaction for a while.
+    pub(super) fn postpone_compaction(&mut self, number: u32, now: Instant) {
         if let Some(entry) = find(&mut self.list, number) {
-            entry.spared = Some(now + SPARED * (1 << entry.spares.min(MOST_DOUBLINGS)));
-            entry.spares += u32::from(entry.is_damaged);
+            entry.postponed_until = Some(now + POSTPONEMENT * (1 << entry.postponements.min(MAX_DOUBLINGS)));
+            entry.postponements += u32::from(entry.is_damaged);
         }
     }
 
-    /// Something in a segment could not be read. True if that was not known.
-    pub(super) fn damaged(&mut self, number: u32) -> bool {
+    /// Marks a segment as damaged; true if that was not known.
+    pub(super) fn mark_damaged(&mut self, number: u32) -> bool {
         find(&mut self.list, number).is_some_and(|entry| !std::mem::replace(&mut entry.is_damaged, true))
     }
 
-    /// How far a segment can be read.
+    /// The good length of a segment.
     pub(super) fn end(&self, number: u32) -> Option<u32> {
         let at = self.list.binary_search_by_key(&number, |entry| entry.extent.number).ok()?;
         Some(self.list[at].extent.end)
     }
 
-    /// Bytes of all, bytes that are held, and how many segments there are.
+    /// Total bytes, live bytes, and the number of segments.
     pub(super) fn usage(&self) -> (u64, u64, u64) {
         (self.bytes, self.held.min(self.bytes), self.list.len() as u64)
     }
 
-    fn forget(&mut self, entry: &Entry) {
+    fn forget(&mut self, entry: &SegmentUsage) {
         self.bytes -= u64::from(entry.extent.end);
         self.held -= entry.held;
     }
 }
 
-impl Entry {
-    /// True if the dead messages are worth a rewrite: in a segment without live ones, behind `older` others.
+impl SegmentUsage {
+    /// True if stripping a segment without live messages, behind `older` others, frees enough.
     fn is_worth_stripping(&self, older: usize) -> bool {
         let (size, notes) = (u64::from(self.extent.end), self.contents.notes);
         let is_new = match self.stripped {
             None => size.saturating_sub(notes) >= size / 4,
             Some(before) => older <= before / 2,
         };
-        self.messages == 0 && !self.is_damaged && is_new && self.extent.end >= WORTH_STRIPPING
+        self.messages == 0 && !self.is_damaged && is_new && self.extent.end >= MIN_STRIPPED
     }
 
-    /// True if half of what it was written for is not needed any more, or most of it is notes.
+    /// True if half of the bytes that were ever live are dead, or if the segment is mostly changes.
     fn is_wasteful(&self) -> bool {
         let size = u64::from(self.extent.end);
         2 * self.held <= self.peak || (2 * self.contents.notes >= size && 4 * self.held <= size)
     }
 }
 
-fn find(list: &mut VecDeque<Entry>, number: u32) -> Option<&mut Entry> {
+fn find(list: &mut VecDeque<SegmentUsage>, number: u32) -> Option<&mut SegmentUsage> {
     let at = list.binary_search_by_key(&number, |entry| entry.extent.number).ok()?;
     list.get_mut(at)
 }
@@ -265,58 +269,62 @@ mod tests {
 
     const SIZE: u32 = 100_000;
 
-    fn five() -> Segments {
+    fn five_segments() -> Segments {
         let mut segments = Segments::default();
         for number in 1..=5 {
             segments.push(Extent { number, end: SIZE });
-            segments.contents().unwrap().saw(u64::from(number) * 10, 10);
+            segments.contents().unwrap().add_ids(u64::from(number) * 10, 10);
             segments.hold(number, 10, 90_000);
         }
         segments
     }
 
-    fn victim(segments: &Segments, is_full: bool) -> Option<u32> {
-        segments.victim(is_full, u64::MAX, Instant::now())
+    fn compaction_candidate(segments: &Segments, is_full: bool) -> Option<u32> {
+        segments.compaction_candidate(is_full, u64::MAX, Instant::now())
     }
 
     #[test]
-    fn the_oldest_goes_and_later_ones_keep_notes_about_older_messages() {
-        let mut segments = five();
+    fn the_oldest_segment_is_removed_and_later_ones_keep_changes_of_older_messages() {
+        let mut segments = five_segments();
         assert!(segments.spent(3, 10, 90_000));
         let (extent, all_but) = (Extent { number: 3, end: SIZE }, Some(vec![(10, 19), (20, 29)]));
-        assert_eq!(segments.take_spent(), [Spent { extent, moved: None, all_but }]);
-        assert_eq!(segments.take_spent(), [], "it is stripped once");
-        segments.shrank(Extent { number: 3, end: 100 });
+        assert_eq!(segments.take_reclaimable(), [Reclaimable { extent, moved: None, all_but }]);
+        assert_eq!(segments.take_reclaimable(), [], "it is stripped once");
+        segments.shrink(Extent { number: 3, end: 100 });
         assert_eq!(segments.usage(), (400_100, 360_000, 5));
         assert!(segments.spent(1, 10, 90_000) && segments.spent(2, 10, 90_000));
-        assert!(!segments.spent(5, 10, 90_000), "the newest is no reason to look");
+        assert!(!segments.spent(5, 10, 90_000), "the newest is never removed");
         let gone: Vec<_> =
-            segments.take_spent().into_iter().map(|spent| (spent.extent.number, spent.all_but)).collect();
-        assert_eq!(gone, [(1, None), (2, None), (3, None)], "and never the newest");
+            segments.take_reclaimable().into_iter().map(|spent| (spent.extent.number, spent.all_but)).collect();
+        assert_eq!(gone, [(1, None), (2, None), (3, None)], "the newest is never removed");
         assert_eq!(segments.usage(), (200_000, 90_000, 2));
     }
 
     #[test]
-    fn the_segment_with_the_least_is_the_victim_when_most_of_the_log_is_not_needed() {
-        let mut segments = five();
-        assert_eq!(victim(&segments, false), None);
+    fn the_segment_with_the_smallest_live_fraction_is_compacted_first() {
+        let mut segments = five_segments();
+        assert_eq!(compaction_candidate(&segments, false), None);
         for (number, messages, bytes) in [(1, 4, 30_000), (2, 9, 88_000), (3, 9, 89_000), (4, 9, 80_000)] {
             segments.spent(number, messages, bytes);
         }
-        assert_eq!(victim(&segments, false), Some(3));
-        segments.spare(3, Instant::now());
-        assert_eq!(victim(&segments, false), Some(2), "the next one, while that one cannot be relocated");
-        assert_eq!(segments.victim(false, 1_500, Instant::now()), None, "no more than there is room for");
+        assert_eq!(compaction_candidate(&segments, false), Some(3));
+        segments.postpone_compaction(3, Instant::now());
+        assert_eq!(compaction_candidate(&segments, false), Some(2), "the next one while the first is postponed");
+        assert_eq!(
+            segments.compaction_candidate(false, 1_500, Instant::now()),
+            None,
+            "the limit of live bytes is respected"
+        );
         segments.pop_newest();
         assert_eq!(
-            (victim(&segments, false), victim(&segments, true)),
+            (compaction_candidate(&segments, false), compaction_candidate(&segments, true)),
             (None, Some(2)),
-            "four are few, unless all is full"
+            "four segments are compacted only on a full disk"
         );
     }
 
     #[test]
-    fn bytes_are_those_of_the_messages_that_went() {
+    fn live_bytes_shrink_by_the_bytes_of_removed_messages() {
         let mut segments = Segments::default();
         segments.push(Extent { number: 1, end: SIZE });
         segments.hold(1, 1, 99_000);
@@ -326,7 +334,7 @@ mod tests {
         segments.spent(1, 0, 100);
         assert_eq!(segments.usage(), (100_000, 200, 1), "a part of messages that were published together");
         assert!(!segments.spent(1, 3, 100));
-        assert_eq!(segments.usage(), (100_000, 0, 1), "nothing is left of nothing");
+        assert_eq!(segments.usage(), (100_000, 0, 1), "no live bytes without live messages");
         assert!(!segments.spent(77, 1, 1));
     }
 }

@@ -1,4 +1,5 @@
-//! Which channels a new topic is to have: those that nsqlookupds know of it (`nsqd/nsqd.go`, `GetTopic`).
+//! Lookup of the channels that a new topic has on other nodes, by nsqlookupd's HTTP API
+//! (`nsqd/nsqd.go`, `GetTopic`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,27 +7,27 @@ use futures_util::future::join_all;
 use reqwest::Client;
 use reqwest::redirect::Policy;
 
-use super::ANSWER;
+use super::ANSWER_TIMEOUT;
 use crate::broker::Broker;
 use crate::http::client as http;
 use crate::proto::stats::Channels;
 use crate::proto::{ChannelName, TopicName, excerpt};
 
-/// The longest answer, in bytes.
-const MAX_ANSWER: usize = 1 << 20;
+/// Maximum size of a response in bytes.
+const MAX_RESPONSE: usize = 1 << 20;
 
-/// Where the nsqlookupds that are connected answer questions.
+/// HTTP addresses of the connected nsqlookupds.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Directories(Arc<Mutex<Vec<String>>>);
+pub(super) struct LookupdDirectory(Arc<Mutex<Vec<String>>>);
 
-/// One of them, for as long as it is connected.
-pub(super) struct Listed(Directories, Option<String>);
+/// Entry of one nsqlookupd, removed when dropped.
+pub(super) struct DirectoryEntry(LookupdDirectory, Option<String>);
 
-impl Directories {
-    /// Lists one until what is returned is dropped.
-    pub(super) fn list(&self, http: Option<String>) -> Listed {
+impl LookupdDirectory {
+    /// Adds an address until the returned entry is dropped.
+    pub(super) fn list(&self, http: Option<String>) -> DirectoryEntry {
         self.lock().extend(http.clone());
-        Listed(self.clone(), http)
+        DirectoryEntry(self.clone(), http)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<String>> {
@@ -34,7 +35,7 @@ impl Directories {
     }
 }
 
-impl Drop for Listed {
+impl Drop for DirectoryEntry {
     fn drop(&mut self) {
         let mut all = self.0.lock();
         if let Some(at) = all.iter().position(|http| Some(http) == self.1.as_ref()) {
@@ -43,30 +44,33 @@ impl Drop for Listed {
     }
 }
 
-/// Gives a topic its channels, and lets its messages go to them. One nsqlookupd that answers is enough; none costs no more than the time
-/// that one has for its answer.
-pub(super) async fn settle(broker: Arc<Broker>, directories: Directories, topic: TopicName) {
+/// Creates a topic's channels as known to the nsqlookupds, and passes the held messages to them.
+/// One nsqlookupd that answers is enough; if none does, the topic waits only for the time limit.
+pub(super) async fn add_known_channels(broker: Arc<Broker>, directories: LookupdDirectory, topic: TopicName) {
     let addresses = directories.lock().clone();
     let answers = join_all(addresses.iter().map(|address| ask(address, &topic))).await;
     let mut channels: Vec<ChannelName> = Vec::new();
     for (address, answer) in addresses.iter().zip(answers) {
         match answer {
             Ok(known) => channels.extend(known),
-            Err(error) => tracing::warn!("cannot ask nsqlookupd {address} for the channels of {topic}: {error}"),
+            Err(error) => {
+                tracing::warn!(nsqlookupd = %address, %topic, %error, "cannot look up the channels of a new topic");
+            }
         }
     }
-    broker.change(|state, now| state.settle(&topic, &channels, now));
+    broker.change(|state, now| state.set_known_channels(&topic, &channels, now));
 }
 
 async fn ask(address: &str, topic: &TopicName) -> Result<Vec<ChannelName>, String> {
     let why = |error: reqwest::Error| http::cause(&error);
-    let client: Client = http::plain().redirect(Policy::none()).no_proxy().timeout(ANSWER).build().map_err(why)?;
+    let client: Client =
+        http::plain().redirect(Policy::none()).no_proxy().timeout(ANSWER_TIMEOUT).build().map_err(why)?;
     let asking = client.get(format!("http://{address}/channels")).query(&[("topic", topic.as_str())]);
     let answer = asking.send().await.map_err(why)?;
     if !answer.status().is_success() {
-        return Err(format!("it answered {}", answer.status().as_u16()));
+        return Err(format!("HTTP status {}", answer.status().as_u16()));
     }
-    let body = http::body(answer, MAX_ANSWER).await.map_err(|error| error.to_string())?;
+    let body = http::body(answer, MAX_RESPONSE).await.map_err(|error| error.to_string())?;
     let known: Channels = serde_json::from_slice(&body).map_err(|error| excerpt(error.to_string().as_bytes()))?;
     Ok(known.channels.iter().filter_map(|name| ChannelName::new(name).ok()).collect())
 }

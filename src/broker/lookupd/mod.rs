@@ -1,12 +1,15 @@
-//! Registers with nsqlookupds, so that they know which topics and channels are here (`nsqd/lookup.go`, and nsqlookupd's protocol).
+//! Registration of topics and channels with nsqlookupds (`nsqd/lookup.go`, and nsqlookupd's
+//! protocol).
 //!
 //! ```text
 //!  "  V1" IDENTIFY ─▶ REGISTER topic [channel] for each ─▶ PING every 15 s, and what came or went in between
 //! ```
 //!
-//! A connection that fails is made anew, with all that is here; nsqlookupd forgets what came over one when it ends.
+//! A failed connection is replaced by a new one, over which everything is registered again;
+//! nsqlookupd forgets the registrations of a connection when it ends.
 //!
-//! A new topic gets the channels that they know of it elsewhere, before its first message goes to any of them.
+//! A new topic gets the channels that it has on other nodes, before its first message goes to any
+//! channel.
 
 mod channels;
 mod connection;
@@ -19,30 +22,30 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::channels::Directories;
-use self::connection::Lookupd;
+use self::channels::LookupdDirectory;
+use self::connection::LookupdConnection;
 use super::Broker;
 use super::http::Identity;
 use crate::proto::{ChannelName, TopicName};
 
-/// How long nsqlookupd may take for an answer.
-const ANSWER: Duration = Duration::from_secs(1);
+/// Time limit for a response of nsqlookupd, and delay before a new connection.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A topic, or one of its channels.
+/// Registration of a topic, or of one of its channels.
 type Registration = (TopicName, Option<ChannelName>);
-type Catalog = watch::Receiver<BTreeSet<Registration>>;
+type CatalogWatch = watch::Receiver<BTreeSet<Registration>>;
 
-/// Keeps all nsqlookupds up to date; never ends.
+/// Keeps the registrations with all nsqlookupds up to date; never returns.
 pub(super) async fn keep_registered(broker: Arc<Broker>, identity: Identity) {
     let mut addresses = broker.lookupds.subscribe();
     let (catalog, _) = watch::channel(BTreeSet::new());
-    let directories = Directories::default();
+    let directories = LookupdDirectory::default();
     let mut tasks: HashMap<String, AbortOnDropHandle<()>> = HashMap::new();
     loop {
         let wanted = addresses.borrow_and_update().clone();
         tasks.retain(|address, _| wanted.contains(address));
         if !wanted.is_empty() {
-            catalog.send_replace(broker.look(|state| {
+            catalog.send_replace(broker.with_state(|state| {
                 let of_topic = |name: &TopicName, channels: Vec<ChannelName>| {
                     let name = name.clone();
                     std::iter::once(None).chain(channels.into_iter().map(Some)).map(move |c| (name.clone(), c))
@@ -57,8 +60,8 @@ pub(super) async fn keep_registered(broker: Arc<Broker>, identity: Identity) {
                 AbortOnDropHandle::new(tokio::spawn(staying))
             });
         }
-        for topic in broker.change(|state, _| state.unsettled()) {
-            tokio::spawn(channels::settle(broker.clone(), directories.clone(), topic));
+        for topic in broker.change(|state, _| state.take_topics_awaiting_channels()) {
+            tokio::spawn(channels::add_known_channels(broker.clone(), directories.clone(), topic));
         }
         tokio::select! {
             changed = addresses.changed() => changed.expect("the broker keeps the sender"),
@@ -67,24 +70,29 @@ pub(super) async fn keep_registered(broker: Arc<Broker>, identity: Identity) {
     }
 }
 
-/// Keeps one nsqlookupd up to date.
-async fn stay_registered(address: String, identity: Identity, directories: Directories, mut catalog: Catalog) {
-    let mut trouble = None;
+/// Keeps the registrations with one nsqlookupd up to date.
+async fn stay_registered(
+    address: String,
+    identity: Identity,
+    directories: LookupdDirectory,
+    mut catalog: CatalogWatch,
+) {
+    let mut last_error = None;
     loop {
-        let ended = match Lookupd::connect(&address, &identity).await {
+        let ended = match LookupdConnection::connect(&address, &identity).await {
             Ok(mut lookupd) => {
-                tracing::info!("registered with nsqlookupd {address}");
-                trouble = None;
+                tracing::info!(nsqlookupd = %address, "registered with nsqlookupd");
+                last_error = None;
                 let _listed = directories.list(lookupd.http.clone());
                 lookupd.keep(&mut catalog).await
             }
             Err(error) => Err(error),
         };
-        let error = ended.err().map_or_else(|| "it closed the connection".to_owned(), |error| error.to_string());
-        if trouble.as_ref() != Some(&error) {
-            tracing::warn!("nsqlookupd {address}: {error}: it is tried again");
-            trouble = Some(error);
+        let error = ended.err().map_or_else(|| "connection closed".to_owned(), |error| error.to_string());
+        if last_error.as_ref() != Some(&error) {
+            tracing::warn!(nsqlookupd = %address, %error, "registration with nsqlookupd failed; retrying");
+            last_error = Some(error);
         }
-        sleep(ANSWER).await;
+        sleep(ANSWER_TIMEOUT).await;
     }
 }

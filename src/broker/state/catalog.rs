@@ -2,9 +2,9 @@
 
 use super::super::log::{Change, ChannelId, TopicId};
 use super::channel::Channel;
-use super::session::{Phase, SessionId};
+use super::session::{SessionId, SessionPhase};
 use super::topic::Topic;
-use super::{Now, State};
+use super::{BrokerState, Now};
 use crate::proto::{ChannelName, TopicName};
 
 /// The topic or channel that a request named and that does not exist.
@@ -16,7 +16,7 @@ pub enum Missing {
     Channel,
 }
 
-impl State {
+impl BrokerState {
     /// Creates a topic, unless it exists.
     pub fn create_topic(&mut self, name: &TopicName) {
         if self.topics.contains_key(name) {
@@ -27,33 +27,33 @@ impl State {
             self.store.note(&Change::TopicCreated(id, name.clone()));
         }
         let mut topic = Topic::new(id, name.is_ephemeral());
-        if self.asks_for_channels {
-            topic.is_unsettled = true;
-            self.unsettled.push(name.clone());
+        if self.awaits_known_channels {
+            topic.awaits_channels = true;
+            self.awaiting_channels.push(name.clone());
         }
         self.topics.insert(name.clone(), topic);
     }
 
-    /// Sets whether new topics hold messages until [`settle`](Self::settle) adds the channels that they have on other nodes.
-    pub fn ask_for_channels(&mut self, asks: bool) {
-        self.asks_for_channels = asks;
+    /// Sets whether new topics hold messages until [`set_known_channels`](Self::set_known_channels) adds the channels that they have on other nodes.
+    pub fn await_known_channels(&mut self, asks: bool) {
+        self.awaits_known_channels = asks;
     }
 
     /// New topics whose channels on other nodes must be looked up; each is returned once.
-    pub fn unsettled(&mut self) -> Vec<TopicName> {
-        std::mem::take(&mut self.unsettled)
+    pub fn take_topics_awaiting_channels(&mut self) -> Vec<TopicName> {
+        std::mem::take(&mut self.awaiting_channels)
     }
 
     /// Creates the channels that a topic has on other nodes and passes the held messages to them, if the topic still exists.
     /// Skips ephemeral channels: their consumers create them.
-    pub fn settle(&mut self, name: &TopicName, channels: &[ChannelName], now: Now) {
+    pub fn set_known_channels(&mut self, name: &TopicName, channels: &[ChannelName], now: Now) {
         if !self.topics.contains_key(name) {
             return;
         }
         for channel in channels.iter().filter(|channel| !channel.is_ephemeral()) {
             self.channel_of(name, channel, now);
         }
-        self.topics.get_mut(name).expect("it is there").is_unsettled = false;
+        self.topics.get_mut(name).expect("it is there").awaits_channels = false;
         self.distribute(name, now);
     }
 
@@ -112,7 +112,7 @@ impl State {
         channel.sessions.push(session);
         let session = self.session(session);
         session.channel = Some(id);
-        session.phase = Phase::Subscribed;
+        session.phase = SessionPhase::Subscribed;
         Ok(())
     }
 
@@ -141,7 +141,7 @@ impl State {
             self.store.note(&Change::ChannelPaused(id, paused));
         }
         channel.paused = paused;
-        channel.pump(&mut self.store, &mut self.sessions, now);
+        channel.deliver(&mut self.store, &mut self.sessions, now);
         Ok(())
     }
 
@@ -164,8 +164,8 @@ impl State {
         }
         channel.clear(&mut self.store);
         for id in channel.sessions.clone() {
-            self.sessions.get_mut(id).expect("who leaves leaves its channel").in_flight = 0;
-            channel.line_up(id, &mut self.sessions);
+            self.sessions.get_mut(id).expect("a removed session leaves its channel").in_flight = 0;
+            channel.enqueue_ready(id, &mut self.sessions);
         }
         Ok(())
     }
@@ -211,7 +211,7 @@ impl State {
         channel.clear(&mut self.store);
         for id in channel.sessions {
             let session = self.session(id);
-            (session.in_flight, session.in_line, session.ended) = (0, false, true);
+            (session.in_flight, session.in_ready_queue, session.ended) = (0, false, true);
             self.sessions.wake(id);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::super::log::{ChannelId, UnixMillis};
-use super::batches::Run;
+use super::message_store::MessageRun;
 use super::session::SessionId;
 use super::store::Store;
 use super::time::{Micros, Now};
@@ -12,15 +12,15 @@ use crate::proto::{ChannelName, TopicName};
 
 /// Copies in a channel's queue.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Waiting {
-    pub(super) run: Run,
+pub(super) struct QueuedRun {
+    pub(super) run: MessageRun,
     pub(super) attempts: u16,
 }
 
 /// A copy in flight to a client.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct InFlight {
-    pub(super) run: Run,
+pub(super) struct InFlightCopy {
+    pub(super) run: MessageRun,
     pub(super) attempts: u16,
     pub(super) session: SessionId,
     pub(super) delivered: Micros,
@@ -30,8 +30,8 @@ pub(super) struct InFlight {
 
 /// Deferred copies.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Deferred {
-    pub(super) run: Run,
+pub(super) struct DeferredRun {
+    pub(super) run: MessageRun,
     pub(super) attempts: u16,
     pub(super) due: UnixMillis,
     pub(super) until: Micros,
@@ -45,21 +45,21 @@ pub(super) struct Channel {
     pub(super) paused: bool,
     /// True while the channel sends nothing for a moment, because many of its messages cannot be read.
     pub(super) rests: bool,
-    pub(super) queue: VecDeque<Waiting>,
+    pub(super) queue: VecDeque<QueuedRun>,
     /// Entries that ever left the queue. An entry's number is this count plus its index in the queue.
     pub(super) popped: u64,
     /// Copies in the queue; `backlog` counts those whose bodies were only in the log from the start.
     pub(super) depth: usize,
     pub(super) backlog: usize,
     /// Copies in flight, by message id.
-    pub(super) in_flight: HashMap<u64, InFlight, ById>,
+    pub(super) in_flight: HashMap<u64, InFlightCopy, ById>,
     /// Deferred runs, by the id of their first message.
-    pub(super) deferred: HashMap<u64, Deferred, ById>,
+    pub(super) deferred: HashMap<u64, DeferredRun, ById>,
     pub(super) deferred_count: usize,
     /// The channel's consumers, in order of subscription.
     pub(super) sessions: Vec<SessionId>,
     /// Sessions that may have room for a message; the first one gets the next message.
-    pub(super) line: VecDeque<SessionId>,
+    pub(super) ready_queue: VecDeque<SessionId>,
     pub(super) message_count: u64,
     pub(super) requeue_count: u64,
     pub(super) timeout_count: u64,
@@ -81,7 +81,7 @@ impl Channel {
             deferred: HashMap::default(),
             deferred_count: 0,
             sessions: Vec::new(),
-            line: VecDeque::new(),
+            ready_queue: VecDeque::new(),
             message_count: 0,
             requeue_count: 0,
             timeout_count: 0,
@@ -94,31 +94,31 @@ impl Channel {
     }
 
     /// Queues or defers new copies. An ephemeral channel queues at most `mem_queue_size` copies and drops the rest.
-    pub(super) fn take(&mut self, run: Run, due: Option<UnixMillis>, store: &mut Store, now: Now) {
+    pub(super) fn add_copies(&mut self, run: MessageRun, due: Option<UnixMillis>, store: &mut Store, now: Now) {
         self.message_count += u64::from(run.count);
         if let Some(due) = due {
             return self.defer(run, 0, due, store, now);
         }
         let is_bounded = self.name.is_ephemeral();
         let room = if is_bounded { store.limits.mem_queue_size.saturating_sub(self.depth) } else { usize::MAX };
-        if let Some(run) = store.cut(run, room) {
-            self.wait(Waiting { run, attempts: 0 }, store);
+        if let Some(run) = store.keep_first(run, room) {
+            self.enqueue(QueuedRun { run, attempts: 0 }, store);
         }
     }
 
     /// Appends copies to the queue.
-    pub(super) fn wait(&mut self, waiting: Waiting, store: &Store) {
+    pub(super) fn enqueue(&mut self, waiting: QueuedRun, store: &Store) {
         self.depth += waiting.run.count as usize;
         self.backlog += store.backlog(&waiting.run);
         self.queue.push_back(waiting);
     }
 
     /// Defers copies until they are due.
-    pub(super) fn defer(&mut self, run: Run, attempts: u16, due: UnixMillis, store: &mut Store, now: Now) {
+    pub(super) fn defer(&mut self, run: MessageRun, attempts: u16, due: UnixMillis, store: &mut Store, now: Now) {
         let (id, until) = (store.batches.id(&run), now.until(due));
         store.timers.insert((until, self.id, id));
         self.deferred_count += run.count as usize;
-        self.deferred.insert(id, Deferred { run, attempts, due, until });
+        self.deferred.insert(id, DeferredRun { run, attempts, due, until });
     }
 
     /// Drops all copies.

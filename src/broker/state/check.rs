@@ -1,4 +1,5 @@
-//! What must hold of the state after any operations: the body of a fuzz target (`fuzz/`), and of the model test's checks.
+//! Invariants of the state after any operations: the body of a fuzz target (`fuzz/`), and the
+//! checks of the model test.
 //!
 //! ```text
 //!  input: │ operation (1) │ its numbers (2) │ again …
@@ -9,30 +10,31 @@ use std::collections::HashMap;
 use bytes::{Buf, BytesMut};
 
 use super::super::log::MemoryLog;
-use super::batches::Run;
+use super::message_store::MessageRun;
 use super::store::Store;
-use super::{Now, SessionId, Settings, State, StateLimits};
+use super::{BrokerState, Now, SessionId, SessionSettings, StateLimits};
 use crate::proto::{ChannelName, Frame, MessageId, Outgoing, TopicName};
 
-/// Plays the operations that the bytes say, and looks after each at what must hold. Panics where it does not.
+/// Runs the operations that the bytes encode, and checks the invariants after each. Panics if one
+/// is violated.
 pub fn operations(input: &[u8]) {
-    let mut play = Play::new();
+    let mut play = FuzzRun::new();
     for step in input.chunks_exact(3) {
         play.step(step[0], usize::from(step[1]), u64::from(step[2]));
         play.state.assert_sound();
     }
 }
 
-struct Play {
-    state: State,
+struct FuzzRun {
+    state: BrokerState,
     now: Now,
     topics: [TopicName; 2],
     channels: [ChannelName; 2],
-    /// Each with the messages that it was sent.
+    /// The sessions, each with the messages sent to it.
     sessions: Vec<(SessionId, Vec<MessageId>)>,
 }
 
-impl Play {
+impl FuzzRun {
     fn new() -> Self {
         let limits = StateLimits {
             mem_queue_size: 4,
@@ -41,7 +43,7 @@ impl Play {
             ..StateLimits::default()
         };
         Self {
-            state: State::new(limits, Box::new(MemoryLog)),
+            state: BrokerState::new(limits, Box::new(MemoryLog)),
             now: Now { at: 0, unix_nanos: 1_700_000_000_000_000_000 },
             topics: ["a", "b#ephemeral"].map(|name| TopicName::new(name).expect("a valid name")),
             channels: ["x", "y#ephemeral"].map(|name| ChannelName::new(name).expect("a valid name")),
@@ -59,7 +61,7 @@ impl Play {
                 drop(state.publish(&topic, bodies.collect(), (number > 128).then_some(number * 10), now));
             }
             2 => {
-                let settings = Settings {
+                let settings = SessionSettings {
                     client_id: String::new(),
                     hostname: String::new(),
                     user_agent: String::new(),
@@ -67,7 +69,7 @@ impl Play {
                     sample_rate: if number.is_multiple_of(16) { 50 } else { 0 },
                 };
                 let id = state.connect(settings, String::new(), number, now);
-                // one that is refused is not subscribed
+                // a refused session is not subscribed
                 drop(state.subscribe(id, &topic, &channel, now));
                 self.sessions.push((id, Vec::new()));
             }
@@ -77,13 +79,13 @@ impl Play {
             5 if number < 96 => drop(state.delete_topic(&topic)),
             5 if number < 160 => drop(state.empty_channel(&topic, &channel)),
             5 if number < 224 => drop(state.empty_topic(&topic)),
-            5 => state.ask_for_channels(number.is_multiple_of(2)),
+            5 => state.await_known_channels(number.is_multiple_of(2)),
             6 | 7 => {
                 let micros = number * 10_000;
                 self.now = Now { at: now.at + micros, unix_nanos: now.unix_nanos + micros as i64 * 1000 };
                 self.state.advance(self.now);
-                for topic in self.state.unsettled() {
-                    self.state.settle(&topic, &self.channels[..which % 3], self.now);
+                for topic in self.state.take_topics_awaiting_channels() {
+                    self.state.set_known_channels(&topic, &self.channels[..which % 3], self.now);
                 }
             }
             of_session => self.of_session(of_session, which, number),
@@ -98,7 +100,7 @@ impl Play {
         let at = which % self.sessions.len();
         let (state, now) = (&mut self.state, self.now);
         let (id, sent) = &mut self.sessions[at];
-        // also ones that were answered before, and those of others
+        // also messages that were answered before, and messages of other sessions
         let message = sent.get(number as usize % sent.len().max(1)).copied().unwrap_or(MessageId(*b"0123456789abcdef"));
         match operation {
             8 | 9 => state.ready(*id, number % 8, now),
@@ -115,7 +117,7 @@ impl Play {
         }
     }
 
-    /// Sessions take what they are sent; those whose channel is gone leave.
+    /// Reads the output of the sessions; disconnects those whose channel was deleted.
     fn read(&mut self) {
         let woken: Vec<SessionId> = self.state.woken().collect();
         for id in woken {
@@ -134,12 +136,12 @@ impl Play {
     }
 }
 
-impl State {
-    /// Panics where what must hold does not.
+impl BrokerState {
+    /// Panics if an invariant is violated.
     pub(super) fn assert_sound(&self) {
         let Self { store, topics, channels, sessions, .. } = self;
         let mut holders: HashMap<_, u64> = HashMap::new();
-        let mut hold = |run: Run| *holders.entry(run.key).or_default() += u64::from(run.count);
+        let mut hold = |run: MessageRun| *holders.entry(run.key).or_default() += u64::from(run.count);
         let mut timers = Vec::new();
         let mut in_flight: HashMap<SessionId, u64> = HashMap::new();
         for topic in topics.values() {
@@ -164,8 +166,12 @@ impl State {
             channel.in_flight.values().for_each(|copy| *in_flight.entry(copy.session).or_default() += 1);
             let may_send = !channel.paused && !channel.rests && !channel.queue.is_empty();
             for (session, who) in sessions.iter().filter(|(session, _)| channel.sessions.contains(session)) {
-                assert_eq!(who.in_line, channel.line.contains(&session), "{session:?} stands in line or does not");
-                assert!(who.in_line || !who.has_room(), "{session:?} has room, and is not in line");
+                assert_eq!(
+                    who.in_ready_queue,
+                    channel.ready_queue.contains(&session),
+                    "{session:?} stands in line or does not"
+                );
+                assert!(who.in_ready_queue || !who.has_room(), "{session:?} has room, and is not in line");
                 assert!(
                     !may_send || !who.has_room(),
                     "{} messages wait, and {session:?} has room",
@@ -183,8 +189,9 @@ impl State {
 }
 
 impl Store {
-    /// How many messages these are, and how many of them were left in the log.
-    fn sums(&self, runs: impl Iterator<Item = Run>) -> (usize, usize) {
+    /// The number of messages, and the number of those whose bodies were only in the log from the
+    /// start.
+    fn sums(&self, runs: impl Iterator<Item = MessageRun>) -> (usize, usize) {
         runs.fold((0, 0), |(depth, backlog), run| (depth + run.count as usize, backlog + self.backlog(&run)))
     }
 }

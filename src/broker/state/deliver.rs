@@ -3,21 +3,21 @@
 use std::io;
 
 use super::super::log::{Change, ChannelId};
-use super::batches::Next;
-use super::channel::{Channel, InFlight, Waiting};
+use super::channel::{Channel, InFlightCopy, QueuedRun};
+use super::message_store::NextMessage;
 use super::session::{Session, SessionId, Sessions};
 use super::store::Store;
 use super::wire_id::to_wire;
-use super::{Now, State};
+use super::{BrokerState, Now};
 use crate::proto::Frame;
 
-impl State {
+impl BrokerState {
     /// Puts a session that may have room now in its channel's line, and sends queued messages.
-    pub(super) fn make_room(&mut self, id: SessionId, now: Now) {
+    pub(super) fn deliver_to(&mut self, id: SessionId, now: Now) {
         let Some(channel) = self.session(id).channel else { return };
         if let Some(channel) = self.channels.get_mut(&channel) {
-            channel.line_up(id, &mut self.sessions);
-            channel.pump(&mut self.store, &mut self.sessions, now);
+            channel.enqueue_ready(id, &mut self.sessions);
+            channel.deliver(&mut self.store, &mut self.sessions, now);
         }
     }
 
@@ -26,56 +26,56 @@ impl State {
         for id in self.store.rest.rested(now.at) {
             let Some(channel) = self.channels.get_mut(&id) else { continue };
             channel.rests = false;
-            channel.pump(&mut self.store, &mut self.sessions, now);
+            channel.deliver(&mut self.store, &mut self.sessions, now);
         }
         while let Some((_, id, message)) = self.store.timers.first().copied().filter(|(when, ..)| *when <= now.at) {
             self.store.timers.pop_first();
-            self.come_back(id, message, now);
+            self.requeue_expired(id, message, now);
         }
         self.next_timer()
     }
 
     /// Requeues a copy in flight that timed out, or deferred copies that are due.
-    fn come_back(&mut self, id: ChannelId, message: u64, now: Now) {
-        let channel = self.channels.get_mut(&id).expect("a channel takes its timers with it");
+    fn requeue_expired(&mut self, id: ChannelId, message: u64, now: Now) {
+        let channel = self.channels.get_mut(&id).expect("a removed channel has no timers");
         if let Some(copies) = channel.deferred.remove(&message) {
             channel.deferred_count -= copies.run.count as usize;
-            channel.wait(Waiting { run: copies.run, attempts: copies.attempts }, &self.store);
+            channel.enqueue(QueuedRun { run: copies.run, attempts: copies.attempts }, &self.store);
         } else {
             let copy = channel.in_flight.remove(&message).expect("each timer has its copy");
             channel.timeout_count += 1;
             channel.note_requeued(message, copy.attempts, None, &mut self.store);
-            let run = self.store.part(copy.run);
-            channel.wait(Waiting { run, attempts: copy.attempts }, &self.store);
+            let run = self.store.split_copy(copy.run);
+            channel.enqueue(QueuedRun { run, attempts: copy.attempts }, &self.store);
             if let Some(session) = self.sessions.get_mut(copy.session) {
                 session.in_flight -= 1;
-                channel.line_up(copy.session, &mut self.sessions);
+                channel.enqueue_ready(copy.session, &mut self.sessions);
             }
         }
-        channel.pump(&mut self.store, &mut self.sessions, now);
+        channel.deliver(&mut self.store, &mut self.sessions, now);
     }
 }
 
 impl Channel {
     /// Puts a session in line, if it has room and is not in line yet.
-    pub(super) fn line_up(&mut self, id: SessionId, sessions: &mut Sessions) {
+    pub(super) fn enqueue_ready(&mut self, id: SessionId, sessions: &mut Sessions) {
         let Some(session) = sessions.get_mut(id) else { return };
-        if session.has_room() && !session.in_line {
-            session.in_line = true;
-            self.line.push_back(id);
+        if session.has_room() && !session.in_ready_queue {
+            session.in_ready_queue = true;
+            self.ready_queue.push_back(id);
         }
     }
 
     /// Sends queued messages as long as a session has room.
-    pub(super) fn pump(&mut self, store: &mut Store, sessions: &mut Sessions, now: Now) {
+    pub(super) fn deliver(&mut self, store: &mut Store, sessions: &mut Sessions, now: Now) {
         while !self.paused && !self.rests && !self.queue.is_empty() {
-            let Some(id) = self.line.pop_front() else { return };
-            let session = sessions.get_mut(id).expect("who leaves leaves the line");
-            session.in_line = false;
+            let Some(id) = self.ready_queue.pop_front() else { return };
+            let session = sessions.get_mut(id).expect("a removed session leaves the queue");
+            session.in_ready_queue = false;
             if session.has_room() {
                 self.send(id, session, store, now);
                 sessions.wake(id);
-                self.line_up(id, sessions);
+                self.enqueue_ready(id, sessions);
             }
         }
     }
@@ -84,15 +84,10 @@ impl Channel {
     fn send(&mut self, id: SessionId, session: &mut Session, store: &mut Store, now: Now) {
         let (next, attempts) = match self.next(store) {
             Ok(next) => next,
-            Err((Waiting { run, attempts }, error)) => {
-                let delay = store.batches.put_off(run.key, now.at);
-                tracing::error!(
-                    "cannot read from the log: topic {}, channel {}, messages: {}: {error}: tried again in {} s",
-                    self.topic,
-                    self.name,
-                    run.count,
-                    delay.div_ceil(1_000)
-                );
+            Err((QueuedRun { run, attempts }, error)) => {
+                let delay = store.batches.retry_delay(run.key, now.at);
+                let (topic, channel, messages, retry_s) = (&self.topic, &self.name, run.count, delay.div_ceil(1_000));
+                tracing::error!(%topic, %channel, messages, %error, retry_s, "cannot read from the log; messages deferred");
                 self.rests = store.rest.failed(self.id, now.at);
                 return self.defer(run, attempts, now.due_in(delay), store, now);
             }
@@ -109,12 +104,12 @@ impl Channel {
         session.message_count += 1;
         let deadline = now.after(session.settings.msg_timeout);
         store.timers.insert((deadline, self.id, next.id));
-        let copy = InFlight { run: next.run, attempts, session: id, delivered: now.at, deadline };
+        let copy = InFlightCopy { run: next.run, attempts, session: id, delivered: now.at, deadline };
         self.in_flight.insert(next.id, copy);
     }
 
     /// Takes the first copy from the queue, which must not be empty. On a read error, takes the queue's whole first run.
-    fn next(&mut self, store: &mut Store) -> Result<(Next, u16), (Waiting, io::Error)> {
+    fn next(&mut self, store: &mut Store) -> Result<(NextMessage, u16), (QueuedRun, io::Error)> {
         let first = self.queue.front_mut().expect("the queue is not empty");
         let (whole, attempts) = (*first, first.attempts);
         let next = store.batches.next(&mut first.run, &mut *store.log);

@@ -1,15 +1,15 @@
 //! Estimated memory that messages take besides their bodies: the entries of each batch, each copy and each timer.
 
-use super::State;
-use super::batches::BATCH_BYTES;
-use super::channel::{Deferred, InFlight, Waiting};
-use super::publish::PublishError;
+use super::BrokerState;
+use super::channel::{DeferredRun, InFlightCopy, QueuedRun};
+use super::message_store::BATCH_BYTES;
+use super::publish::BrokerPublishError;
 use super::time::Micros;
-use super::topic::Held;
+use super::topic::HeldRun;
 use crate::broker::log::ChannelId;
 
 /// Checks between two full counts. One more is added for each channel and topic, so that a check costs the same on average.
-const LOOKS: usize = 100;
+const CHECKS_PER_COUNT: usize = 100;
 
 /// The result of the last count of the index.
 #[derive(Debug, Default)]
@@ -17,20 +17,20 @@ pub(super) struct Index {
     /// Bytes of queued, in-flight and deferred copies.
     copies: usize,
     /// Checks since the last count.
-    looks: usize,
+    checks: usize,
     /// The limit was reached: a sixteenth must be free before more messages are accepted.
     is_full: bool,
 }
 
 /// Bytes of a hash table's entry: a table is between 7/16 and 7/8 full.
-const fn of_table<T>() -> usize {
+const fn table_entry_bytes<T>() -> usize {
     (size_of::<(u64, T)>() + 1) * 3 / 2
 }
 
 /// Bytes of an ordered set's entry: its nodes are about two thirds full.
-const TIMER: usize = size_of::<(Micros, ChannelId, u64)>() * 3 / 2;
+const TIMER_BYTES: usize = size_of::<(Micros, ChannelId, u64)>() * 3 / 2;
 
-impl State {
+impl BrokerState {
     /// Estimated bytes of memory that messages take besides their bodies.
     pub fn index_memory(&self) -> usize {
         self.copies() + self.batches_and_timers()
@@ -42,33 +42,33 @@ impl State {
     }
 
     /// Fails if the index memory has reached its limit.
-    pub(super) fn check_index(&mut self) -> Result<(), PublishError> {
+    pub(super) fn check_index(&mut self) -> Result<(), BrokerPublishError> {
         let limit = self.store.limits.max_index_memory;
         let most = if self.index.is_full { limit - limit / 16 } else { limit };
-        self.index.looks += 1;
-        let is_old = self.index.looks >= LOOKS + self.channels.len() + self.topics.len();
+        self.index.checks += 1;
+        let is_old = self.index.checks >= CHECKS_PER_COUNT + self.channels.len() + self.topics.len();
         if is_old || self.index.copies + self.batches_and_timers() >= most {
-            (self.index.copies, self.index.looks) = (self.copies(), 0);
+            (self.index.copies, self.index.checks) = (self.copies(), 0);
         }
         self.index.is_full = self.index.copies + self.batches_and_timers() >= most;
         match self.index.is_full {
-            true => Err(PublishError::Index { limit }),
+            true => Err(BrokerPublishError::Index { limit }),
             false => Ok(()),
         }
     }
 
     fn batches_and_timers(&self) -> usize {
-        self.store.batches.len() * BATCH_BYTES + self.store.timers.len() * TIMER
+        self.store.batches.len() * BATCH_BYTES + self.store.timers.len() * TIMER_BYTES
     }
 
     /// Counts the bytes of copies in all channels and topics.
     fn copies(&self) -> usize {
         let of_channels = self.channels.values().map(|channel| {
-            channel.queue.len() * size_of::<Waiting>()
-                + channel.in_flight.len() * of_table::<InFlight>()
-                + channel.deferred.len() * of_table::<Deferred>()
+            channel.queue.len() * size_of::<QueuedRun>()
+                + channel.in_flight.len() * table_entry_bytes::<InFlightCopy>()
+                + channel.deferred.len() * table_entry_bytes::<DeferredRun>()
         });
-        let of_topics = self.topics.values().map(|topic| topic.held.len() * size_of::<Held>());
+        let of_topics = self.topics.values().map(|topic| topic.held.len() * size_of::<HeldRun>());
         of_channels.chain(of_topics).sum()
     }
 }

@@ -15,15 +15,15 @@
 //! 5. No message waits in an unpaused channel while one of its sessions has room, unless the channel rests after failed reads.
 //! 6. Every change that must survive the process is in the log before the call ends.
 
-mod answer;
-mod batches;
 mod catalog;
 mod channel;
 #[doc(hidden)]
 pub mod check;
 mod compaction;
+mod consumer_commands;
 mod deliver;
 mod index;
+mod message_store;
 #[cfg(test)]
 mod model;
 mod publish;
@@ -35,7 +35,7 @@ mod store;
 mod time;
 mod topic;
 #[cfg(test)]
-mod unreadable;
+mod unreadable_tests;
 mod wire_id;
 
 use std::collections::HashMap;
@@ -49,14 +49,14 @@ use self::index::Index;
 use self::session::{Session, Sessions};
 use self::store::Store;
 use self::topic::Topic;
-use super::log::{ChannelId, Log, Usage};
+use super::log::{ChannelId, Log, LogUsage};
 use crate::proto::{Outgoing, TopicName};
 
-pub use self::answer::NotYours;
 pub use self::catalog::Missing;
-pub use self::publish::{PublishError, PublishToError};
-pub use self::session::{Phase, SessionId, Settings};
-pub use self::stats::StatsOf;
+pub use self::consumer_commands::NotOwned;
+pub use self::publish::{BrokerPublishError, ChannelPublishError};
+pub use self::session::{SessionId, SessionPhase, SessionSettings};
+pub use self::stats::StatsSelection;
 pub use self::time::{Micros, Now};
 
 /// Limits that the state enforces.
@@ -90,7 +90,7 @@ impl Default for StateLimits {
 }
 
 /// All topics, channels, messages and sessions.
-pub struct State {
+pub struct BrokerState {
     store: Store,
     topics: HashMap<TopicName, Topic>,
     channels: HashMap<ChannelId, Channel, ById>,
@@ -99,15 +99,16 @@ pub struct State {
     catalog_version: u64,
     /// The number that the next topic or channel gets.
     next_number: u32,
-    /// True if a new topic must be [settled](Self::settle) before it delivers.
-    asks_for_channels: bool,
-    unsettled: Vec<TopicName>,
+    /// True if new topics hold messages until their [known channels](Self::set_known_channels) are
+    /// set.
+    awaits_known_channels: bool,
+    awaiting_channels: Vec<TopicName>,
     /// The log compaction in progress.
     compaction: Option<Compaction>,
     index: Index,
 }
 
-impl State {
+impl BrokerState {
     /// An empty state with these limits and this log.
     pub fn new(limits: StateLimits, log: Box<dyn Log>) -> Self {
         Self {
@@ -117,8 +118,8 @@ impl State {
             sessions: Sessions::default(),
             catalog_version: 0,
             next_number: 1,
-            asks_for_channels: false,
-            unsettled: Vec::new(),
+            awaits_known_channels: false,
+            awaiting_channels: Vec::new(),
             compaction: None,
             index: Index::default(),
         }
@@ -130,14 +131,14 @@ impl State {
     }
 
     /// The reason why publishing would fail now, if one is known.
-    pub fn trouble(&mut self) -> Option<String> {
-        let trouble = self.store.log.trouble().map(|why| format!("cannot write to the log: {why}"));
-        trouble.or_else(|| self.check_index().err().map(|error| error.to_string()))
+    pub fn failure(&mut self) -> Option<String> {
+        let failure = self.store.log.failure().map(|why| format!("cannot write to the log: {why}"));
+        failure.or_else(|| self.check_index().err().map(|error| error.to_string()))
     }
 
-    /// Notifies when there may be [trouble](Self::trouble), though nothing was changed.
-    pub fn alarm(&self) -> Arc<Notify> {
-        self.store.log.alarm()
+    /// Notifies when there may be [failure](Self::failure), though nothing was changed.
+    pub fn failure_notify(&self) -> Arc<Notify> {
+        self.store.log.failure_notify()
     }
 
     /// The next deadline: of a copy in flight or deferred, or of a resting channel.
@@ -152,7 +153,7 @@ impl State {
     }
 
     /// The size of the log.
-    pub fn log_usage(&self) -> Usage {
+    pub fn log_usage(&self) -> LogUsage {
         self.store.log.usage()
     }
 
@@ -162,17 +163,17 @@ impl State {
     }
 
     /// Adds a session for a new connection. `remote_address` is for display only; `seed` is for message sampling (`sample_rate`).
-    pub fn connect(&mut self, settings: Settings, remote_address: String, seed: u64, now: Now) -> SessionId {
+    pub fn connect(&mut self, settings: SessionSettings, remote_address: String, seed: u64, now: Now) -> SessionId {
         self.sessions.insert(Session::new(settings, remote_address, seed, now.unix_nanos / 1_000_000_000))
     }
 
     /// Sets the settings negotiated by IDENTIFY.
-    pub fn identify(&mut self, session: SessionId, settings: Settings) {
+    pub fn identify(&mut self, session: SessionId, settings: SessionSettings) {
         self.session(session).settings = settings;
     }
 
     /// The phase of a session.
-    pub fn phase(&mut self, session: SessionId) -> Phase {
+    pub fn phase(&mut self, session: SessionId) -> SessionPhase {
         self.session(session).phase
     }
 
@@ -188,7 +189,7 @@ impl State {
         std::mem::swap(&mut session.outbox, out);
         session.woken = false;
         let goes_on = !session.ended;
-        self.make_room(id, now);
+        self.deliver_to(id, now);
         goes_on
     }
 
@@ -202,7 +203,7 @@ impl State {
         let session = self.sessions.remove(id);
         let Some(channel) = session.channel.and_then(|channel| self.channels.get_mut(&channel)) else { return };
         channel.sessions.retain(|other| *other != id);
-        channel.line.retain(|other| *other != id);
+        channel.ready_queue.retain(|other| *other != id);
         if channel.sessions.is_empty() && channel.name.is_ephemeral() {
             let (topic, name) = (channel.topic.clone(), channel.name.clone());
             self.delete_channel(&topic, &name).expect("it is there");
@@ -214,9 +215,9 @@ impl State {
     }
 }
 
-impl std::fmt::Debug for State {
+impl std::fmt::Debug for BrokerState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State")
+        f.debug_struct("BrokerState")
             .field("topics", &self.topics.len())
             .field("channels", &self.channels.len())
             .finish_non_exhaustive()

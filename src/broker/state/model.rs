@@ -1,4 +1,5 @@
-//! Random operations on a fake clock; after each, what must hold is looked for. A failure names its seed: `SEED=… cargo test model`.
+//! Random operations on a fake clock, with a check of the invariants after each. A failure names
+//! its seed: `SEED=… cargo test model`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -6,8 +7,8 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use std::path::Path;
 
-use super::super::log::{DiskLog, MemoryLog, Options, SyncMode};
-use super::batches::Run;
+use super::super::log::{DiskLog, LogOptions, MemoryLog, SyncMode};
+use super::message_store::MessageRun;
 use super::wire_id::to_wire;
 use super::*;
 use crate::proto::{ChannelName, Frame, MessageId};
@@ -22,8 +23,8 @@ fn limits() -> StateLimits {
     StateLimits { mem_queue_size: 20, max_msg_timeout: 5_000, ..StateLimits::default() }
 }
 
-fn settings(msg_timeout: u64) -> Settings {
-    Settings {
+fn settings(msg_timeout: u64) -> SessionSettings {
+    SessionSettings {
         client_id: String::new(),
         hostname: String::new(),
         user_agent: String::new(),
@@ -32,29 +33,29 @@ fn settings(msg_timeout: u64) -> Settings {
     }
 }
 
-/// A client, and what it was sent and has not answered.
+/// A client, with the messages that it has not answered.
 struct Client {
     id: SessionId,
     channel: Option<(TopicName, ChannelName)>,
     has: Vec<(MessageId, Bytes)>,
 }
 
-/// The state, and what is expected of it by simpler means.
+/// The state, and a simpler model of the expected results.
 struct Model {
-    state: State,
+    state: BrokerState,
     random: fastrand::Rng,
     now: Now,
     clients: Vec<Client>,
     topics: Vec<TopicName>,
     channels: Vec<ChannelName>,
     published: u64,
-    /// By channel: bodies that it is to deliver still, and those that it may.
+    /// By channel: bodies that it must still deliver, and bodies that it may deliver.
     owed: HashMap<(TopicName, ChannelName), HashSet<Bytes>>,
     delivered: u64,
 }
 
 impl Model {
-    fn new(seed: u64, state: State) -> Self {
+    fn new(seed: u64, state: BrokerState) -> Self {
         Self {
             state,
             random: fastrand::Rng::with_seed(seed),
@@ -100,11 +101,11 @@ impl Model {
         self.published += bodies.len() as u64;
         let delay = self.random.bool().then(|| self.random.u64(..3_000));
         match self.state.publish(&topic, bodies.iter().cloned().collect(), delay, self.now) {
-            // no log keeps what is ephemeral
-            Err(PublishError::Full { .. }) => return,
+            // ephemeral topics and channels are not logged
+            Err(BrokerPublishError::Full { .. }) => return,
             published => published.unwrap(),
         }
-        // what an ephemeral queue drops is not owed, and who is held back by a topic gets it with the first channel
+        // an ephemeral queue may drop messages; messages held by a topic go to its first channel
         if !topic.is_ephemeral() && !self.state.topics[&topic].holds() {
             for name in self.state.topics[&topic].channels.keys().filter(|name| !name.is_ephemeral()) {
                 self.owed.entry((topic.clone(), name.clone())).or_default().extend(bodies.iter().cloned());
@@ -125,7 +126,7 @@ impl Model {
         self.clients.push(Client { id, channel: Some((topic, channel)), has: Vec::new() });
     }
 
-    fn bodies(&mut self, mut run: Run) -> Vec<Bytes> {
+    fn bodies(&mut self, mut run: MessageRun) -> Vec<Bytes> {
         let Store { batches, log, .. } = &mut self.state.store;
         let mut bodies = Vec::new();
         while run.count > 0 {
@@ -157,7 +158,7 @@ impl Model {
                 self.clients[at].has.remove(which);
                 let _ = self.state.requeue(id, &message, delay, now);
             }
-            4 => assert_eq!(self.state.finish(id, &to_wire(7), now), Err(NotYours::NotInFlight)),
+            4 => assert_eq!(self.state.finish(id, &to_wire(7), now), Err(NotOwned::NotInFlight)),
             _ => {
                 self.clients[at].has.remove(which);
                 if self.state.finish(id, &message, now).is_ok() {
@@ -181,7 +182,7 @@ impl Model {
         let micros = self.random.u64(..2_000_000);
         self.now = Now { at: self.now.at + micros, unix_nanos: self.now.unix_nanos + micros as i64 * 1000 };
         let next = self.state.advance(self.now);
-        assert!(next.is_none_or(|next| next > self.now.at), "what is due has come back");
+        assert!(next.is_none_or(|next| next > self.now.at), "due messages were requeued");
     }
 
     fn administer(&mut self) {
@@ -193,7 +194,7 @@ impl Model {
             2 => drop(self.state.empty_topic(&topic)),
             3 if self.state.empty_channel(&topic, &channel).is_ok() => drop(self.owed.remove(&(topic, channel))),
             4..8 => drop(self.state.pause_channel(&topic, &channel, pause, now)),
-            // while a topic is paused it is not followed what it holds: it goes on at once
+            // the model does not follow what a paused topic holds, so it is unpaused at once
             8 => {
                 let _ = self.state.pause_topic(&topic, true, now);
                 let _ = self.state.pause_topic(&topic, false, now);
@@ -202,7 +203,7 @@ impl Model {
         }
     }
 
-    /// Clients read all that they were sent, and those whose channel is gone leave.
+    /// Clients read their output; those whose channel was deleted disconnect.
     fn read(&mut self) {
         let woken: Vec<SessionId> = self.state.woken().collect();
         for id in woken {
@@ -223,7 +224,7 @@ impl Model {
 
     fn check(&mut self) {
         self.state.flush().unwrap();
-        // in steps, between which others change what is moved
+        // in steps, between which operations change the messages being moved
         let steps = self.random.u32(..4);
         for _ in 0..steps {
             self.state.compact().unwrap();
@@ -231,10 +232,10 @@ impl Model {
         self.state.assert_sound();
     }
 
-    /// The ids that durable topics and channels hold.
+    /// Ids of the messages that durable topics and channels hold.
     fn held(&self) -> BTreeMap<String, BTreeSet<u64>> {
         let batches = &self.state.store.batches;
-        let ids = |run: &Run| batches.id(run)..batches.id(run) + u64::from(run.count);
+        let ids = |run: &MessageRun| batches.id(run)..batches.id(run) + u64::from(run.count);
         let mut all: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
         for (name, topic) in self.state.topics.iter().filter(|(name, _)| !name.is_ephemeral()) {
             all.entry(name.to_string()).or_default().extend(topic.held.iter().flat_map(|held| ids(&held.run)));
@@ -247,7 +248,8 @@ impl Model {
         all
     }
 
-    /// All that is owed is delivered in the end, to one client a channel that finishes everything.
+    /// Asserts that all expected messages are delivered, to one client per channel that finishes
+    /// everything.
     fn settle(&mut self) {
         for client in std::mem::take(&mut self.clients) {
             self.state.disconnect(client.id);
@@ -282,7 +284,7 @@ impl Channel {
     }
 }
 
-/// Plays all seeds, or the one that is asked for.
+/// Runs all seeds, or the one in `SEED`.
 fn play(run: impl Fn(u64) -> u64 + std::panic::RefUnwindSafe) {
     let one = std::env::var("SEED").ok().map(|seed| seed.parse().unwrap());
     let seeds = one.map_or(0..RUNS, |seed: u64| seed..seed + 1);
@@ -292,34 +294,35 @@ fn play(run: impl Fn(u64) -> u64 + std::panic::RefUnwindSafe) {
 }
 
 #[test]
-fn whatever_happens_each_copy_is_in_one_place_and_is_delivered() {
+fn random_operations_keep_each_copy_in_one_place_and_deliver_it() {
     play(|seed| {
-        let mut model = Model::new(seed, State::new(limits(), Box::new(MemoryLog)));
+        let mut model = Model::new(seed, BrokerState::new(limits(), Box::new(MemoryLog)));
         (0..STEPS).for_each(|_| model.step());
         model.settle();
         model.delivered
     });
 }
 
-/// With so little memory that most is read back, and so small segments that much is carried.
-fn on_disk(path: &Path) -> State {
-    let options = Options { sync: SyncMode::Never, segment_bytes: 500, reserve_bytes: 0, ..Options::new(path) };
+/// A state with so little memory that most bodies are read back, and with segments so small that
+/// many messages are relocated.
+fn on_disk(path: &Path) -> BrokerState {
+    let options = LogOptions { sync: SyncMode::Never, segment_bytes: 500, reserve_bytes: 0, ..LogOptions::new(path) };
     let (log, recovered, report) = DiskLog::open(&options).unwrap();
     assert_eq!((report.damage, report.torn), (vec![], vec![]));
-    State::recover(StateLimits { max_memory: 30, ..limits() }, Box::new(log), recovered, BEGIN)
+    BrokerState::recover(StateLimits { max_memory: 30, ..limits() }, Box::new(log), recovered, BEGIN)
 }
 
 #[test]
-fn what_is_in_a_log_is_delivered_too_and_after_it_was_opened_again() {
+fn messages_in_a_log_are_delivered_before_and_after_reopening() {
     play(|seed| {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let mut model = Model::new(seed, on_disk(directory.path()));
         for _ in 0..STEPS / 400 {
             (0..400).for_each(|_| model.step());
-            // the old log must be gone first: one at a time
+            // the old log must be closed first, because of its lock
             model.clients.clear();
             let before = model.held();
-            model.state = State::new(limits(), Box::new(MemoryLog));
+            model.state = BrokerState::new(limits(), Box::new(MemoryLog));
             model.state = on_disk(directory.path());
             assert_eq!(model.held(), before, "the log says what was held");
             model.check();
@@ -330,7 +333,7 @@ fn what_is_in_a_log_is_delivered_too_and_after_it_was_opened_again() {
 }
 
 #[test]
-fn what_is_deferred_waits_no_longer_than_it_may_when_the_clock_was_set_back() {
+fn deferred_messages_wait_at_most_the_maximum_after_the_clock_was_set_back() {
     let directory = tempfile::tempdir().unwrap();
     let later = Now { at: 0, unix_nanos: BEGIN.unix_nanos + 86_400_000_000_000 };
     let (topic, channel) = (TopicName::new("a").unwrap(), ChannelName::new("x").unwrap());

@@ -5,41 +5,43 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::super::log::{Batch, Change, ChannelId, Copy, CopyRun, Holder, Place, Relocated, UnixMillis};
+use super::super::log::{
+    Change, ChannelCopy, ChannelId, CopyRun, LogLocation, MessageHolder, PublishedBatch, Relocated, UnixMillis,
+};
 use super::channel::{ById, Channel};
 use super::session::Sessions;
 use super::store::Store;
-use super::topic::{Held, Topic};
-use super::{Missing, Now, SessionId, State};
+use super::topic::{HeldRun, Topic};
+use super::{BrokerState, Missing, Now, SessionId};
 use crate::proto::{Bodies, ChannelName, TopicName};
 
 /// The reason why a message for one channel was refused.
 #[derive(Debug, thiserror::Error)]
-pub enum PublishToError {
+pub enum ChannelPublishError {
     /// The topic or the channel does not exist.
     #[error("there is no such channel")]
     Missing(Missing),
     /// Publishing failed for a reason that applies to any message.
     #[error(transparent)]
-    Publish(#[from] PublishError),
+    Publish(#[from] BrokerPublishError),
 }
 
 /// The reason why messages were refused.
 #[derive(Debug, thiserror::Error)]
-pub enum PublishError {
+pub enum BrokerPublishError {
     /// The messages could not be written to the log.
     #[error("cannot write to the log: {0}")]
     Log(#[from] io::Error),
     /// The memory limit is reached, and no log holds these messages.
-    #[error("{limit} bytes of messages wait in memory, which is the limit, and there is no log")]
+    #[error("the messages in memory have reached the limit of {limit} bytes (--max-memory), and there is no log")]
     Full {
         /// The limit in bytes.
         limit: usize,
     },
     /// The index memory has reached its limit.
     #[error(
-        "what is known of waiting messages takes {limit} bytes of memory, which is the limit (--max-index-memory), and what is left \
-         is for finishing and deleting messages"
+        "the index of messages has reached the limit of {limit} bytes of memory (--max-index-memory): \
+         finish or delete messages"
     )]
     Index {
         /// The limit in bytes.
@@ -47,7 +49,7 @@ pub enum PublishError {
     },
 }
 
-impl State {
+impl BrokerState {
     /// Publishes all messages or none, for delivery at once or `delay` milliseconds from now. They are in the log when this returns.
     ///
     /// The memory of the bodies is kept as passed: see [`Bodies::compact`].
@@ -57,26 +59,32 @@ impl State {
         bodies: Bodies,
         delay: Option<u64>,
         now: Now,
-    ) -> Result<(), PublishError> {
+    ) -> Result<(), BrokerPublishError> {
         self.check_index()?;
         self.create_topic(name);
         let (count, bytes) = (u64::from(bodies.count()), bodies.length());
         let first = self.store.batches.reserve_ids(count, now.unix_nanos);
         let due = delay.filter(|delay| *delay > 0).map(|delay| now.due_in(delay));
         let topic = self.topics.get_mut(name).expect("made just now");
-        let place = self.store.write(topic, &bodies, first, due, now)?;
+        let location = self.store.write(topic, &bodies, first, due, now)?;
         let limit = self.store.limits.max_memory;
-        if place.is_none() && !self.store.batches.has_room(bytes) {
-            return Err(PublishError::Full { limit });
+        if location.is_none() && !self.store.batches.has_room(bytes) {
+            return Err(BrokerPublishError::Full { limit });
         }
         topic.message_count += count;
         topic.message_bytes += bytes as u64;
         let holders = if topic.holds() { 1 } else { topic.channels.len() as u32 };
         let Store { batches, log, .. } = &mut self.store;
-        let run = batches.insert(first, now.unix_nanos, bodies, place, holders, &mut **log);
+        let run = batches.insert(first, now.unix_nanos, bodies, location, holders, &mut **log);
         match topic.holds() {
-            true => topic.hold(Held { run, due }, &mut self.store),
-            false => topic.spread(Held { run, due }, &mut self.channels, &mut self.store, &mut self.sessions, now),
+            true => topic.hold(HeldRun { run, due }, &mut self.store),
+            false => topic.copy_to_channels(
+                HeldRun { run, due },
+                &mut self.channels,
+                &mut self.store,
+                &mut self.sessions,
+                now,
+            ),
         }
         Ok(())
     }
@@ -88,30 +96,31 @@ impl State {
         channel: &ChannelName,
         body: Bytes,
         now: Now,
-    ) -> Result<(), PublishToError> {
+    ) -> Result<(), ChannelPublishError> {
         self.check_index()?;
-        let topic = self.topics.get(name).ok_or(PublishToError::Missing(Missing::Topic))?;
-        let id = *topic.channels.get(channel).ok_or(PublishToError::Missing(Missing::Channel))?;
+        let topic = self.topics.get(name).ok_or(ChannelPublishError::Missing(Missing::Topic))?;
+        let id = *topic.channels.get(channel).ok_or(ChannelPublishError::Missing(Missing::Channel))?;
         let channel = self.channels.get_mut(&id).expect("its topic has it");
         let bodies = Bodies::one(body).compact();
         let first = self.store.batches.reserve_ids(1, now.unix_nanos);
-        let place = match channel.is_logged() {
+        let location = match channel.is_logged() {
             true => {
-                let copies = &[CopyRun { copy: Copy { channel: id, attempts: 0, due: None }, index: 0, count: 1 }];
-                let (topic, timestamp, holder) = (topic.id, now.unix_nanos, Holder::Channels);
+                let copies =
+                    &[CopyRun { copy: ChannelCopy { channel: id, attempts: 0, due: None }, index: 0, count: 1 }];
+                let (topic, timestamp, holder) = (topic.id, now.unix_nanos, MessageHolder::Channels);
                 let bodies = &bodies;
                 let message = Relocated { from: None, topic, first, timestamp, due: None, holder, copies, bodies };
-                self.store.log.relocate(&message).map_err(PublishError::Log)?
+                self.store.log.relocate(&message).map_err(BrokerPublishError::Log)?
             }
             false => None,
         };
-        if place.is_none() && !self.store.batches.has_room(bodies.length()) {
-            return Err(PublishError::Full { limit: self.store.limits.max_memory }.into());
+        if location.is_none() && !self.store.batches.has_room(bodies.length()) {
+            return Err(BrokerPublishError::Full { limit: self.store.limits.max_memory }.into());
         }
         let Store { batches, log, .. } = &mut self.store;
-        let run = batches.insert(first, now.unix_nanos, bodies, place, 1, &mut **log);
-        channel.take(run, None, &mut self.store, now);
-        channel.pump(&mut self.store, &mut self.sessions, now);
+        let run = batches.insert(first, now.unix_nanos, bodies, location, 1, &mut **log);
+        channel.add_copies(run, None, &mut self.store, now);
+        channel.deliver(&mut self.store, &mut self.sessions, now);
         Ok(())
     }
 
@@ -146,7 +155,7 @@ impl State {
         let others = topic.channels.len() as u64 - 1;
         for held in topic.take_held() {
             self.store.batches.hold(held.run.key, others * u64::from(held.run.count));
-            topic.spread(held, &mut self.channels, &mut self.store, &mut self.sessions, now);
+            topic.copy_to_channels(held, &mut self.channels, &mut self.store, &mut self.sessions, now);
         }
     }
 }
@@ -160,20 +169,20 @@ impl Store {
         first: u64,
         due: Option<UnixMillis>,
         now: Now,
-    ) -> io::Result<Option<Place>> {
-        let holder = if topic.holds() { Holder::Topic } else { Holder::Channels };
-        if topic.is_ephemeral || (holder == Holder::Channels && !topic.has_durable_channel()) {
+    ) -> io::Result<Option<LogLocation>> {
+        let holder = if topic.holds() { MessageHolder::Topic } else { MessageHolder::Channels };
+        if topic.is_ephemeral || (holder == MessageHolder::Channels && !topic.has_durable_channel()) {
             return Ok(None);
         }
-        self.log.publish(&Batch { topic: topic.id, first, timestamp: now.unix_nanos, due, holder, bodies })
+        self.log.publish(&PublishedBatch { topic: topic.id, first, timestamp: now.unix_nanos, due, holder, bodies })
     }
 }
 
 impl Topic {
     /// Gives each channel its copies and sends them to sessions that have room.
-    fn spread(
+    fn copy_to_channels(
         &self,
-        Held { run, due }: Held,
+        HeldRun { run, due }: HeldRun,
         channels: &mut HashMap<ChannelId, Channel, ById>,
         store: &mut Store,
         sessions: &mut Sessions,
@@ -181,8 +190,8 @@ impl Topic {
     ) {
         for id in self.channels.values() {
             let channel = channels.get_mut(id).expect("its topic has it");
-            channel.take(run, due, store, now);
-            channel.pump(store, sessions, now);
+            channel.add_copies(run, due, store, now);
+            channel.deliver(store, sessions, now);
         }
     }
 }
@@ -194,8 +203,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_epoch_ends_with_the_next_and_a_deleted_topic_forgets() {
-        let mut state = State::new(StateLimits::default(), Box::new(MemoryLog));
+    fn a_new_epoch_ends_the_old_one_and_deletion_resets_it() {
+        let mut state = BrokerState::new(StateLimits::default(), Box::new(MemoryLog));
         let [one, other] = ["one", "other#ephemeral"].map(|name| TopicName::new(name).unwrap());
         for name in [&one, &other] {
             assert_eq!(state.fence(name, 7), Ok(()));

@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 
-use super::super::log::{Log, Place, Recovered, RecoveredBatch, TopicId, UnixMillis};
-use super::channel::{Channel, Waiting};
-use super::topic::{Held, Topic};
-use super::{Now, State, StateLimits};
+use super::super::log::{Log, LogLocation, Recovered, RecoveredBatch, TopicId, UnixMillis};
+use super::channel::{Channel, QueuedRun};
+use super::topic::{HeldRun, Topic};
+use super::{BrokerState, Now, StateLimits};
 use crate::proto::TopicName;
 
 /// Maximum bytes of adjacent log batches that become one batch and are read back together.
-const TOGETHER: u32 = 256 << 10;
+const MAX_JOINED_BYTES: u32 = 256 << 10;
 
-impl State {
+impl BrokerState {
     /// Builds the state from a log: all messages are queued again; deferred ones stay deferred until they are due.
     pub fn recover(limits: StateLimits, log: Box<dyn Log>, mut recovered: Recovered, now: Now) -> Self {
         let mut state = Self::new(limits, log);
-        state.store.batches.never_below(recovered.last_id);
+        state.store.batches.reserve_ids_up_to(recovered.last_id);
         state.next_number = recovered.next_number.max(1);
         let mut names: HashMap<TopicId, TopicName> = HashMap::new();
         for known in recovered.topics {
@@ -45,58 +45,59 @@ impl State {
         }
         if capped > 0 {
             tracing::warn!(
-                "the clock was set back: {capped} deferred messages wait for no longer than --max-req-timeout"
+                messages = capped,
+                "the clock was set back; deferred messages become due after at most --max-req-timeout"
             );
         }
-        for together in recovered.batches.chunk_by(lie_together).flat_map(within_limit) {
-            state.keep(together, &names, now);
+        for together in recovered.batches.chunk_by(are_adjacent).flat_map(within_limit) {
+            state.add_batches(together, &names, now);
         }
-        // messages held by a topic that was unsettled before the restart
+        // messages held by a topic that awaited its channels before the restart
         names.values().for_each(|name| state.distribute(name, now));
         state.store.log.recovered();
         state
     }
 
     /// Adds adjacent batches that have the same holders, as one batch.
-    fn keep(&mut self, together: &[RecoveredBatch], names: &HashMap<TopicId, TopicName>, now: Now) {
-        let RecoveredBatch { id, topic, timestamp, place, due, ref copies, .. } = together[0];
+    fn add_batches(&mut self, together: &[RecoveredBatch], names: &HashMap<TopicId, TopicName>, now: Now) {
+        let RecoveredBatch { id, topic, timestamp, location, due, ref copies, .. } = together[0];
         let store = &mut self.store;
         let length = together.iter().map(|batch| batch.length).sum();
         let count = together.iter().map(|batch| batch.count).sum();
-        let run = store.batches.recover(id, timestamp, place, length, count);
+        let run = store.batches.recover(id, timestamp, location, length, count);
         store.batches.hold(run.key, copies.len().max(1) as u64 * u64::from(count));
         store.batches.hold_in_log(run.key, &mut *store.log);
         if copies.is_empty() {
             let topic = self.topics.get_mut(&names[&topic]).expect("it has a name");
-            topic.hold(Held { run, due }, store);
+            topic.hold(HeldRun { run, due }, store);
         }
         for copy in copies {
             let channel = self.channels.get_mut(&copy.channel).expect("a copy is a channel's");
             match copy.due {
                 Some(due) => channel.defer(run, copy.attempts, due, store, now),
-                None => channel.wait(Waiting { run, attempts: copy.attempts }, store),
+                None => channel.enqueue(QueuedRun { run, attempts: copy.attempts }, store),
             }
         }
     }
 }
 
 /// True if `next` follows `batch` in the log, was published with it, and has the same due time and copies.
-fn lie_together(batch: &RecoveredBatch, next: &RecoveredBatch) -> bool {
-    let after = Place { offset: batch.place.offset + batch.length, ..batch.place };
+fn are_adjacent(batch: &RecoveredBatch, next: &RecoveredBatch) -> bool {
+    let after = LogLocation { offset: batch.location.offset + batch.length, ..batch.location };
     next.id == batch.id + u64::from(batch.count)
-        && next.place == after
+        && next.location == after
         && next.timestamp == batch.timestamp
         && (next.topic, next.due) == (batch.topic, batch.due)
         && next.copies == batch.copies
 }
 
-/// Splits batches into chunks of at most [`TOGETHER`] bytes, or one larger batch.
+/// Splits batches into chunks of at most [`MAX_JOINED_BYTES`] bytes, or one larger batch.
 fn within_limit(mut batches: &[RecoveredBatch]) -> impl Iterator<Item = &[RecoveredBatch]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
         let fit = batches.iter().take_while(|batch| {
             bytes += batch.length;
-            bytes <= TOGETHER
+            bytes <= MAX_JOINED_BYTES
         });
         let count = fit.count().max(1).min(batches.len());
         let (taken, rest) = batches.split_at(count);

@@ -13,11 +13,11 @@ use crate::proto::{Outgoing, TopicName};
 pub struct SessionId(pub u64);
 
 /// Bytes of pending output at which a session gets no more messages until the client reads, so a client that never reads costs no more.
-const FULL: usize = 64 * 1024;
+const MAX_PENDING_OUTPUT: usize = 64 * 1024;
 
 /// Settings negotiated by IDENTIFY.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct SessionSettings {
     /// The client's id, as sent by the client.
     pub client_id: String,
     /// The client's host name, as sent by the client.
@@ -32,7 +32,7 @@ pub struct Settings {
 
 /// Phase of a session, with nsqd's state numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum SessionPhase {
     /// Connected.
     New = 0,
     /// Subscribed to a channel: receives messages.
@@ -43,18 +43,18 @@ pub enum Phase {
 
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) settings: Settings,
+    pub(super) settings: SessionSettings,
     pub(super) remote_address: String,
     /// When the client connected, in seconds since 1970.
     pub(super) connected: i64,
-    pub(super) phase: Phase,
+    pub(super) phase: SessionPhase,
     pub(super) channel: Option<ChannelId>,
     pub(super) ready: u64,
     pub(super) in_flight: u64,
     /// Pending output for the client.
     pub(super) outbox: Outgoing,
     /// True if the session is in its channel's line for messages.
-    pub(super) in_line: bool,
+    pub(super) in_ready_queue: bool,
     /// True if the session is among those that [`Sessions::woken`] returns, or its connection has not taken its output since.
     pub(super) woken: bool,
     /// True if its channel was deleted: the connection must end.
@@ -68,17 +68,17 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(settings: Settings, remote_address: String, seed: u64, connected: i64) -> Self {
+    pub(super) fn new(settings: SessionSettings, remote_address: String, seed: u64, connected: i64) -> Self {
         Self {
             settings,
             remote_address,
             connected,
-            phase: Phase::New,
+            phase: SessionPhase::New,
             channel: None,
             ready: 0,
             in_flight: 0,
             outbox: Outgoing::new(),
-            in_line: false,
+            in_ready_queue: false,
             woken: false,
             ended: false,
             message_count: 0,
@@ -91,7 +91,7 @@ impl Session {
 
     /// True if the session may get a message now.
     pub(super) fn has_room(&self) -> bool {
-        self.in_flight < self.ready && self.outbox.remaining() < FULL && !self.ended
+        self.in_flight < self.ready && self.outbox.remaining() < MAX_PENDING_OUTPUT && !self.ended
     }
 
     /// True if sampling skips the next message for this session (nsqd's `messagePump`).

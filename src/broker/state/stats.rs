@@ -3,13 +3,13 @@
 use super::channel::Channel;
 use super::session::Session;
 use super::topic::Topic;
-use super::{SessionId, State};
+use super::{BrokerState, SessionId};
 use crate::proto::stats::{ChannelStats, ClientStats, PubCount, TopicStats};
 use crate::proto::{List, TopicName};
 
 /// Filter of the statistics.
 #[derive(Debug, Clone, Default)]
-pub struct StatsOf<'a> {
+pub struct StatsSelection<'a> {
     /// Only this topic.
     pub topic: Option<&'a str>,
     /// Only this channel of each topic; topics without such a channel are left out.
@@ -18,9 +18,9 @@ pub struct StatsOf<'a> {
     pub clients: bool,
 }
 
-impl State {
+impl BrokerState {
     /// The topics, sorted by name; `null` if the requested topic does not exist.
-    pub fn topic_stats(&self, of: &StatsOf<'_>) -> List<TopicStats> {
+    pub fn topic_stats(&self, of: &StatsSelection<'_>) -> List<TopicStats> {
         let is_wanted = |name: &TopicName| of.topic.is_none_or(|wanted| wanted == name.as_str());
         let mut topics: Vec<_> = self.topics.iter().filter(|(name, _)| is_wanted(name)).collect();
         if of.topic.is_some() && topics.is_empty() {
@@ -31,7 +31,7 @@ impl State {
     }
 
     /// Connections that have published; `null` if there is none, or if the requested topic does not exist.
-    pub fn producer_stats(&self, of: &StatsOf<'_>) -> List<ClientStats> {
+    pub fn producer_stats(&self, of: &StatsSelection<'_>) -> List<ClientStats> {
         let is_there = of.topic.is_none_or(|topic| self.topics.keys().any(|name| name.as_str() == topic));
         let wanted = of.clients && is_there;
         let producers = self.sessions.iter().filter(|(_, session)| wanted && !session.published.is_empty());
@@ -42,7 +42,7 @@ impl State {
         }
     }
 
-    fn stats_of_topic(&self, name: &TopicName, topic: &Topic, of: &StatsOf<'_>) -> Option<TopicStats> {
+    fn stats_of_topic(&self, name: &TopicName, topic: &Topic, of: &StatsSelection<'_>) -> Option<TopicStats> {
         let wanted = topic.channels.iter().filter(|(name, _)| of.channel.is_none_or(|wanted| wanted == name.as_str()));
         let channels: List<ChannelStats> =
             wanted.map(|(_, id)| self.stats_of_channel(&self.channels[id], of)).collect();
@@ -61,7 +61,7 @@ impl State {
         })
     }
 
-    fn stats_of_channel(&self, channel: &Channel, of: &StatsOf<'_>) -> ChannelStats {
+    fn stats_of_channel(&self, channel: &Channel, of: &StatsSelection<'_>) -> ChannelStats {
         let client = |id: &SessionId| self.sessions.get(*id).map(|session| session.stats(of));
         ChannelStats {
             channel_name: channel.name.to_string(),
@@ -84,7 +84,7 @@ impl State {
 }
 
 impl Session {
-    fn stats(&self, of: &StatsOf<'_>) -> ClientStats {
+    fn stats(&self, of: &StatsSelection<'_>) -> ClientStats {
         let published = self.published.iter().filter(|(name, _)| of.topic.is_none_or(|topic| topic == name.as_str()));
         ClientStats {
             client_id: self.settings.client_id.clone(),

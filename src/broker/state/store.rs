@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use super::super::log::{Change, ChannelId, Log};
 use super::StateLimits;
-use super::batches::{Batches, Run};
+use super::message_store::{MessageRun, MessageStore};
 use super::rest::Rest;
 use super::time::Micros;
 
 pub(super) struct Store {
     pub(super) limits: StateLimits,
     pub(super) log: Box<dyn Log>,
-    pub(super) batches: Batches,
+    pub(super) batches: MessageStore,
     /// Deadlines at which copies in flight or deferred are requeued.
     pub(super) timers: BTreeSet<(Micros, ChannelId, u64)>,
     /// Channels that rest because their messages cannot be read.
@@ -20,7 +20,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(limits: StateLimits, log: Box<dyn Log>) -> Self {
-        let batches = Batches::new(limits.max_memory);
+        let batches = MessageStore::new(limits.max_memory);
         Self { limits, log, batches, timers: BTreeSet::new(), rest: Rest::default() }
     }
 
@@ -29,12 +29,12 @@ impl Store {
     }
 
     /// Drops one reference to each of these messages.
-    pub(super) fn release(&mut self, run: Run) {
+    pub(super) fn release(&mut self, run: MessageRun) {
         self.batches.release(run, &mut *self.log);
     }
 
     /// Keeps at most the first `room` messages of the run and drops the others.
-    pub(super) fn cut(&mut self, run: Run, room: usize) -> Option<Run> {
+    pub(super) fn keep_first(&mut self, run: MessageRun, room: usize) -> Option<MessageRun> {
         let kept = run.truncated(u32::try_from(room).unwrap_or(u32::MAX));
         if kept.count < run.count {
             self.release(run.truncated(run.count - kept.count));
@@ -42,13 +42,13 @@ impl Store {
         (kept.count > 0).then_some(kept)
     }
 
-    /// Moves one copy into a batch of its own: see [`Batches::part`].
-    pub(super) fn part(&mut self, run: Run) -> Run {
-        self.batches.part(run, &mut *self.log)
+    /// Moves one copy into a batch of its own: see [`MessageStore::split_copy`].
+    pub(super) fn split_copy(&mut self, run: MessageRun) -> MessageRun {
+        self.batches.split_copy(run, &mut *self.log)
     }
 
     /// The number of these messages whose bodies were only in the log from the start.
-    pub(super) fn backlog(&self, run: &Run) -> usize {
+    pub(super) fn backlog(&self, run: &MessageRun) -> usize {
         if self.batches.is_backlog(run.key) { run.count as usize } else { 0 }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::super::log::{ChannelId, TopicId, UnixMillis};
-use super::batches::Run;
+use super::message_store::MessageRun;
 use super::store::Store;
 use crate::proto::ChannelName;
 
@@ -15,10 +15,10 @@ pub(super) struct Topic {
     /// The highest fencing epoch seen; publishing with a lower epoch is refused.
     pub(super) fence: u64,
     /// True while the channels that the topic has on other nodes are not known yet. Messages are held, so that no channel misses any.
-    pub(super) is_unsettled: bool,
+    pub(super) awaits_channels: bool,
     pub(super) channels: BTreeMap<ChannelName, ChannelId>,
     /// Messages that wait for a first channel, for the end of the pause, or until all channels are known.
-    pub(super) held: VecDeque<Held>,
+    pub(super) held: VecDeque<HeldRun>,
     /// Messages in `held`; `backlog` counts those whose bodies were only in the log from the start.
     pub(super) depth: usize,
     pub(super) backlog: usize,
@@ -28,8 +28,8 @@ pub(super) struct Topic {
 
 /// Messages that a topic holds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Held {
-    pub(super) run: Run,
+pub(super) struct HeldRun {
+    pub(super) run: MessageRun,
     pub(super) due: Option<UnixMillis>,
 }
 
@@ -40,7 +40,7 @@ impl Topic {
             is_ephemeral,
             paused: false,
             fence: 0,
-            is_unsettled: false,
+            awaits_channels: false,
             channels: BTreeMap::new(),
             held: VecDeque::new(),
             depth: 0,
@@ -52,7 +52,7 @@ impl Topic {
 
     /// True if the topic holds messages instead of passing them to channels.
     pub(super) fn holds(&self) -> bool {
-        self.paused || self.is_unsettled || self.channels.is_empty()
+        self.paused || self.awaits_channels || self.channels.is_empty()
     }
 
     /// True if a channel is not ephemeral.
@@ -61,16 +61,16 @@ impl Topic {
     }
 
     /// Holds messages. An ephemeral topic holds at most `mem_queue_size` messages and drops the rest.
-    pub(super) fn hold(&mut self, Held { run, due }: Held, store: &mut Store) {
+    pub(super) fn hold(&mut self, HeldRun { run, due }: HeldRun, store: &mut Store) {
         let room = if self.is_ephemeral { store.limits.mem_queue_size.saturating_sub(self.depth) } else { usize::MAX };
-        let Some(run) = store.cut(run, room) else { return };
+        let Some(run) = store.keep_first(run, room) else { return };
         self.depth += run.count as usize;
         self.backlog += store.backlog(&run);
-        self.held.push_back(Held { run, due });
+        self.held.push_back(HeldRun { run, due });
     }
 
     /// Removes and returns the held messages.
-    pub(super) fn take_held(&mut self) -> VecDeque<Held> {
+    pub(super) fn take_held(&mut self) -> VecDeque<HeldRun> {
         (self.depth, self.backlog) = (0, 0);
         std::mem::take(&mut self.held)
     }

@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_travel_as_hexadecimal_and_back() {
+    fn ids_round_trip_as_hexadecimal() {
         for id in [0, 1, 0x0123_4567_89ab_cdef, u64::MAX] {
             assert_eq!(to_wire(id).to_string(), format!("{id:016x}"));
             assert_eq!(from_wire(&to_wire(id)), Some(id));

@@ -1,6 +1,8 @@
-//! A connection: read, decode all, change the state once, write what the outbox has.
+//! A client's connection: reads, decodes all complete commands, executes them in one step, and
+//! writes the outbox.
 //!
-//! It reads no more while the client does not take what it was answered, so that one which only writes is slowed, and costs no memory.
+//! It reads nothing while the client does not read its responses, so a client that never reads is
+//! throttled instead of buffered.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,64 +14,64 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::identify::Agreed;
+use super::identify::Negotiated;
 use crate::broker::Broker;
-use crate::broker::socket::Socket;
+use crate::broker::socket::ClientSocket;
 use crate::broker::state::SessionId;
 use crate::http::{Place, Stay};
 use crate::proto::{
     self, Command, ErrorCode, Frame, MAGIC_V2, Outgoing, ProtocolError, Response, Unfinished, WireError,
 };
 
-/// How long a client has to take the last words.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Pieces that one write takes.
-const SLICES: usize = 64;
+/// Time for a client to read the final error before its connection is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum slices of one vectored write.
+const MAX_SLICES: usize = 64;
 
-/// Why a connection ended.
+/// Reason why a connection ended.
 #[derive(Debug)]
-pub(super) enum End {
-    /// The client closed it, or the broker stops.
+pub(super) enum ConnectionEnd {
+    /// The client closed the connection, or the broker stops.
     Closed,
-    /// The client was told why.
+    /// The client was sent an error.
     Refused,
-    /// It did not work.
+    /// Reading or writing failed.
     #[allow(dead_code, reason = "shown by Debug")]
     Broken(io::Error),
-    /// The client was silent for too long, or took nothing for too long.
+    /// The client sent nothing, or read nothing, for too long.
     Silent,
-    /// The client had said nothing when there was no place left.
-    Ousted,
+    /// The client had not sent anything when its place was needed.
+    Evicted,
 }
 
 /// A client's connection.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct ClientConnection {
     pub(super) broker: Arc<Broker>,
     pub(super) session: SessionId,
-    /// What is agreed on with the client.
-    pub(super) agreed: Agreed,
+    /// Settings negotiated with the client.
+    pub(super) agreed: Negotiated,
     wake: Arc<Notify>,
-    socket: Socket,
+    socket: ClientSocket,
     peer: String,
     pub(super) incoming: BytesMut,
-    /// How far the first command of `incoming` was read, if not all of it is there.
+    /// Decoding progress of an incomplete first command in `incoming`.
     pub(super) unfinished: Unfinished,
     place: Place,
-    /// There once the client has greeted: until then the connection makes way for others.
+    /// Set once the client has sent the magic; until then the connection may be evicted.
     stay: Option<Stay>,
     greeted: bool,
-    /// What is being written.
+    /// Output being written.
     sending: Outgoing,
-    /// When the last command came, or the last bytes could be written.
+    /// When the last command arrived (`heard`), and when the last bytes were written (`sent`).
     heard: Instant,
     sent: Instant,
     beat: Instant,
 }
 
-impl Connection {
-    pub(super) fn new(broker: Arc<Broker>, socket: Socket, peer: String, place: Place) -> Self {
-        let agreed = Agreed::by_default(broker.config(), &peer);
+impl ClientConnection {
+    pub(super) fn new(broker: Arc<Broker>, socket: ClientSocket, peer: String, place: Place) -> Self {
+        let agreed = Negotiated::by_default(broker.config(), &peer);
         let (session, wake) = broker.connect(agreed.settings.clone(), peer.clone());
         let now = Instant::now();
         Self {
@@ -95,43 +97,43 @@ impl Connection {
     pub(super) async fn serve(mut self, stop: CancellationToken) {
         let place = self.place.clone();
         let end = tokio::select! {
-            end = self.turn() => end,
-            () = stop.cancelled() => End::Closed,
-            () = place.ousted() => End::Ousted,
+            end = self.run() => end,
+            () = stop.cancelled() => ConnectionEnd::Closed,
+            () = place.ousted() => ConnectionEnd::Evicted,
         };
         drop(place);
-        if matches!(end, End::Refused) {
-            let _ = tokio::time::timeout(LAST_WORDS, self.say_last_words()).await;
+        if matches!(end, ConnectionEnd::Refused) {
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.flush_output()).await;
         }
-        tracing::debug!(peer = self.peer, "connection ended: {end:?}");
+        tracing::debug!(peer = self.peer, reason = ?end, "connection ended");
     }
 
-    async fn turn(&mut self) -> End {
-        let mut timer = Box::pin(sleep_until(self.alarm()));
+    async fn run(&mut self) -> ConnectionEnd {
+        let mut timer = Box::pin(sleep_until(self.next_deadline()));
         let wake = self.wake.clone();
         loop {
             if let Err(end) = self.send() {
                 return end;
             }
             tokio::select! {
-                turned = self.move_bytes() => match turned {
+                turned = self.read_or_wait_writable() => match turned {
                     Ok(None) => {}
-                    Ok(Some(0)) => return self.leave(),
+                    Ok(Some(0)) => return self.end_of_input(),
                     Ok(Some(_)) => {
                         let interval = self.agreed.heartbeat;
-                        if let Err(end) = self.take_in().await {
+                        if let Err(end) = self.execute_commands().await {
                             return end;
                         }
                         if self.agreed.heartbeat != interval {
                             self.beat = Instant::now();
-                            timer.as_mut().reset(self.alarm());
+                            timer.as_mut().reset(self.next_deadline());
                         }
                     }
-                    Err(error) => return End::Broken(error),
+                    Err(error) => return ConnectionEnd::Broken(error),
                 },
                 () = wake.notified() => {}
                 () = timer.as_mut() => {
-                    if let Err(end) = self.check_time(&mut timer) {
+                    if let Err(end) = self.check_timeouts(&mut timer) {
                         return end;
                     }
                 }
@@ -139,8 +141,9 @@ impl Connection {
         }
     }
 
-    /// Reads once, and says how much; or, while there is something to write, waits until that can go on. Cancel-safe.
-    async fn move_bytes(&mut self) -> io::Result<Option<usize>> {
+    /// Reads once, and returns the number of bytes. While output is pending, waits instead until it
+    /// can be written. Cancel-safe.
+    async fn read_or_wait_writable(&mut self) -> io::Result<Option<usize>> {
         if self.sending.has_remaining() {
             return self.socket.writable().await.map(|()| None);
         }
@@ -148,9 +151,9 @@ impl Connection {
         self.socket.read(&mut proto::room(&mut self.incoming, length)).await.map(Some)
     }
 
-    /// Does what all whole commands say.
-    async fn take_in(&mut self) -> Result<(), End> {
-        if !self.greeted && !self.greet()? {
+    /// Executes all complete commands.
+    async fn execute_commands(&mut self) -> Result<(), ConnectionEnd> {
+        if !self.greeted && !self.read_magic()? {
             return Ok(());
         }
         loop {
@@ -160,16 +163,16 @@ impl Connection {
                 self.execute(commands).await?;
             }
             match wrong {
-                _ if !self.incoming.is_empty() && self.begin()? => {}
+                _ if !self.incoming.is_empty() && self.check_unfinished()? => {}
                 None => return Ok(()),
-                Some(ProtocolError::LineTooLong) => return Err(End::Closed),
+                Some(ProtocolError::LineTooLong) => return Err(ConnectionEnd::Closed),
                 Some(error) => return Err(self.refuse(&error)),
             }
         }
     }
 
-    /// The protocol's version comes first; false until it is there.
-    fn greet(&mut self) -> Result<bool, End> {
+    /// Reads the protocol's magic; false until all of it has arrived.
+    fn read_magic(&mut self) -> Result<bool, ConnectionEnd> {
         if self.incoming.len() < MAGIC_V2.len() {
             return Ok(false);
         }
@@ -177,14 +180,14 @@ impl Connection {
         self.greeted = &magic[..] == MAGIC_V2;
         self.stay = self.place.stay();
         match self.greeted {
-            true if self.stay.is_none() => Err(End::Ousted),
+            true if self.stay.is_none() => Err(ConnectionEnd::Evicted),
             true => Ok(true),
-            // without a text, and so without the blank
+            // nsqd sends only the code, without a text
             false => Err(self.refuse_with(ErrorCode::BadProtocol.as_str().to_owned())),
         }
     }
 
-    /// All commands that are here, and what is wrong with the next.
+    /// Decodes all complete commands; returns them with the error of the next one, if it has one.
     fn decode(&mut self) -> (Vec<Command>, Option<ProtocolError>) {
         let mut commands = Vec::new();
         loop {
@@ -197,38 +200,39 @@ impl Connection {
         }
     }
 
-    /// The client has ended its side: it is told what is missing, should it still listen.
-    fn leave(&mut self) -> End {
+    /// Ends the connection after the client has closed its sending side. Answers an incomplete
+    /// command with an error: the client may still read.
+    fn end_of_input(&mut self) -> ConnectionEnd {
         let missing = Command::cut_short(&self.incoming, &self.broker.config().limits);
         match missing.filter(|_| self.greeted) {
             Some(missing) => self.refuse(&missing),
-            None => End::Closed,
+            None => ConnectionEnd::Closed,
         }
     }
 
-    /// Answers with an error that ends the connection.
-    pub(super) fn refuse(&mut self, error: &ProtocolError) -> End {
+    /// Sends an error, and ends the connection.
+    pub(super) fn refuse(&mut self, error: &ProtocolError) -> ConnectionEnd {
         self.refuse_with(error.to_string())
     }
 
-    fn refuse_with(&mut self, text: String) -> End {
+    fn refuse_with(&mut self, text: String) -> ConnectionEnd {
         let error = Frame::Error(WireError::parse(text.into()));
         self.broker.change(|state, _| state.reply(self.session, |out| error.encode(out)));
-        End::Refused
+        ConnectionEnd::Refused
     }
 
-    /// Writes what there is to write, as far as the client takes it.
-    fn send(&mut self) -> Result<(), End> {
+    /// Writes pending output until the socket would block.
+    fn send(&mut self) -> Result<(), ConnectionEnd> {
         loop {
             if !self.sending.has_remaining() {
                 let goes_on = self.broker.change(|state, now| state.take_output(self.session, &mut self.sending, now));
                 match self.sending.has_remaining() {
                     true => self.sent = Instant::now(),
                     false if goes_on => return Ok(()),
-                    false => return Err(End::Closed),
+                    false => return Err(ConnectionEnd::Closed),
                 }
             }
-            let mut slices = [IoSlice::new(&[]); SLICES];
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             let filled = self.sending.chunks_vectored(&mut slices);
             match self.socket.try_write(&slices[..filled]) {
                 Ok(written) => {
@@ -236,36 +240,37 @@ impl Connection {
                     self.sent = Instant::now();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(End::Broken(error)),
+                Err(error) => return Err(ConnectionEnd::Broken(error)),
             }
         }
     }
 
-    async fn say_last_words(&mut self) -> Result<(), End> {
+    async fn flush_output(&mut self) -> Result<(), ConnectionEnd> {
         loop {
             self.send()?;
             if !self.sending.has_remaining() {
                 return Ok(());
             }
-            self.socket.writable().await.map_err(End::Broken)?;
+            self.socket.writable().await.map_err(ConnectionEnd::Broken)?;
         }
     }
 
-    /// When there is something to look at, whatever else happens.
-    fn alarm(&self) -> Instant {
+    /// The time of the next heartbeat or timeout.
+    fn next_deadline(&self) -> Instant {
         match self.agreed.heartbeat {
             Some(interval) => (self.beat + interval).min(self.heard + 2 * interval).min(self.sent + interval),
             None => Instant::now() + Duration::from_secs(3600),
         }
     }
 
-    /// Sends a heartbeat if it is time; ends what is silent for two of them, or takes nothing for one.
-    fn check_time(&mut self, timer: &mut Pin<Box<Sleep>>) -> Result<(), End> {
+    /// Sends a heartbeat if it is due. Ends the connection if the client sent nothing for two
+    /// intervals, or read nothing for one.
+    fn check_timeouts(&mut self, timer: &mut Pin<Box<Sleep>>) -> Result<(), ConnectionEnd> {
         let now = Instant::now();
         if let Some(interval) = self.agreed.heartbeat {
             let is_stuck = self.sending.has_remaining() && now >= self.sent + interval;
             if is_stuck || now >= self.heard + 2 * interval {
-                return Err(End::Silent);
+                return Err(ConnectionEnd::Silent);
             }
             if !self.sending.has_remaining() {
                 self.sent = now;
@@ -276,12 +281,12 @@ impl Connection {
                 self.broker.change(|state, _| state.reply(self.session, |out| beat.encode(out)));
             }
         }
-        timer.as_mut().reset(self.alarm());
+        timer.as_mut().reset(self.next_deadline());
         Ok(())
     }
 }
 
-impl Drop for Connection {
+impl Drop for ClientConnection {
     fn drop(&mut self) {
         self.broker.disconnect(self.session);
     }

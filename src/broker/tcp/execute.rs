@@ -1,29 +1,30 @@
-//! What commands do, and what they are answered (`nsqd/protocol_v2.go`).
+//! Execution of commands (`nsqd/protocol_v2.go`).
 
 use bytes::{Buf, Bytes};
 
-use super::connection::{Connection, End};
-use super::identify::Agreed;
-use crate::broker::state::{Now, Phase, SessionId, State};
+use super::connection::{ClientConnection, ConnectionEnd};
+use super::identify::Negotiated;
+use crate::broker::state::{BrokerState, Now, SessionId, SessionPhase};
 use crate::broker::{Broker, BrokerConfig};
 use crate::proto::{
     Bodies, ChannelName, Command, ErrorCode, Frame, Identify, ProtocolError, Response, TopicName, WireError,
 };
 
-impl Connection {
-    /// Does what the commands say, in their order, up to one that ends the connection.
-    pub(super) async fn execute(&mut self, commands: Vec<Command>) -> Result<(), End> {
+impl ClientConnection {
+    /// Executes commands in their order, up to one that ends the connection.
+    pub(super) async fn execute(&mut self, commands: Vec<Command>) -> Result<(), ConnectionEnd> {
         let (broker, session) = (self.broker.clone(), self.session);
         let agreed = &mut self.agreed;
         let (done, published) = broker.change(|state, now| {
-            let mut turn = Turn { broker: &broker, state, session, agreed, now, gathered: None, published: None };
-            let done = commands.into_iter().try_for_each(|command| turn.take(command));
-            (done.and_then(|()| turn.publish_gathered()), turn.published)
+            let mut batch =
+                CommandBatch { broker: &broker, state, session, agreed, now, gathered: None, published: None };
+            let done = commands.into_iter().try_for_each(|command| batch.execute(command));
+            (done.and_then(|()| batch.publish_gathered()), batch.published)
         });
         if let Some(position) = published
             && let Err(error) = broker.synced(position).await
         {
-            // the OKs have not been sent: nobody else writes what the outbox has
+            // the OKs are still in the outbox, which only this task sends
             broker.change(|state, _| state.forget_output(session));
             return Err(self.refuse(&ProtocolError::new(ErrorCode::PubFailed, format!("PUB failed {error}"))));
         }
@@ -31,17 +32,18 @@ impl Connection {
     }
 }
 
-impl Connection {
-    /// Deals with the beginning of a command, of which something is wrong or not here yet: true if it was to be ignored, and is gone.
-    pub(super) fn begin(&mut self) -> Result<bool, End> {
+impl ClientConnection {
+    /// Checks the beginning of an incomplete or invalid command; true if the command is ignored,
+    /// and was removed.
+    pub(super) fn check_unfinished(&mut self) -> Result<bool, ConnectionEnd> {
         let Some(verb) = Command::verb(&self.incoming) else { return Ok(false) };
         if matches!(verb, b"PUB" | b"MPUB" | b"DPUB") {
-            return Ok(false); // at any time: no reason to ask at each piece of a large one
+            return Ok(false); // allowed in every phase; avoids a lock for each part of a large message
         }
         let phase = self.broker.change(|state, _| state.phase(self.session));
-        match expect(verb, phase, &self.agreed) {
-            Ok(Heed::Do) => Ok(false),
-            Ok(Heed::Ignore) => {
+        match admit(verb, phase, &self.agreed) {
+            Ok(Admission::Execute) => Ok(false),
+            Ok(Admission::Ignore) => {
                 let line = memchr::memchr(b'\n', &self.incoming).expect("it has a verb");
                 self.incoming.advance(line + 1);
                 Ok(true)
@@ -51,32 +53,32 @@ impl Connection {
     }
 }
 
-/// Messages that came one by one for one topic, and are published together.
-struct Gathered {
+/// Consecutive PUBs to one topic, which are published together.
+struct GatheredPubs {
     topic: TopicName,
     bodies: Vec<Bytes>,
 }
 
-/// The commands of one read, carried out under the lock.
-struct Turn<'a> {
+/// Execution of the commands of one read, under the lock.
+struct CommandBatch<'a> {
     broker: &'a Broker,
-    state: &'a mut State,
+    state: &'a mut BrokerState,
     session: SessionId,
-    agreed: &'a mut Agreed,
+    agreed: &'a mut Negotiated,
     now: Now,
-    gathered: Option<Gathered>,
-    /// Up to where the log has what was published.
+    gathered: Option<GatheredPubs>,
+    /// The log's position after the last published message.
     published: Option<u64>,
 }
 
-impl<'a> Turn<'a> {
-    fn take(&mut self, command: Command) -> Result<(), ProtocolError> {
+impl<'a> CommandBatch<'a> {
+    fn execute(&mut self, command: Command) -> Result<(), ProtocolError> {
         if let Command::Pub { topic, body } = command {
             return self.gather(topic, body);
         }
         self.publish_gathered()?;
         let phase = self.state.phase(self.session);
-        if expect(command.name(), phase, self.agreed)? == Heed::Ignore {
+        if admit(command.name(), phase, self.agreed)? == Admission::Ignore {
             return Ok(());
         }
         match command {
@@ -84,20 +86,20 @@ impl<'a> Turn<'a> {
             Command::Auth(_) => self.authenticate(),
             Command::Sub { topic, channel } => self.subscribe(&topic, &channel),
             Command::Rdy(count) => self.ready(count),
-            Command::Fin(id) => self.answer(|turn| {
-                let done = turn.state.finish(turn.session, &id, turn.now);
+            Command::Fin(id) => self.reply_to_message(|batch| {
+                let done = batch.state.finish(batch.session, &id, batch.now);
                 done.map_err(|why| (ErrorCode::FinFailed, format!("FIN {id} failed {why}")))
             }),
-            Command::Req { id, delay } => self.answer(|turn| {
-                let done = turn.state.requeue(turn.session, &id, delay, turn.now);
+            Command::Req { id, delay } => self.reply_to_message(|batch| {
+                let done = batch.state.requeue(batch.session, &id, delay, batch.now);
                 done.map_err(|why| (ErrorCode::ReqFailed, format!("REQ {id} failed {why}")))
             }),
-            Command::Back { id, delay } => self.answer(|turn| {
-                let done = turn.state.give_back(turn.session, &id, delay, turn.now);
+            Command::Back { id, delay } => self.reply_to_message(|batch| {
+                let done = batch.state.give_back(batch.session, &id, delay, batch.now);
                 done.map_err(|why| (ErrorCode::ReqFailed, format!("BACK {id} failed {why}")))
             }),
-            Command::Touch(id) => self.answer(|turn| {
-                let done = turn.state.touch(turn.session, &id, turn.now);
+            Command::Touch(id) => self.reply_to_message(|batch| {
+                let done = batch.state.touch(batch.session, &id, batch.now);
                 done.map_err(|why| (ErrorCode::TouchFailed, format!("TOUCH {id} failed {why}")))
             }),
             Command::Cls => self.close(),
@@ -116,19 +118,19 @@ impl<'a> Turn<'a> {
             Some(gathered) if gathered.topic == topic => gathered.bodies.push(body),
             _ => {
                 self.publish_gathered()?;
-                self.gathered = Some(Gathered { topic, bodies: vec![body] });
+                self.gathered = Some(GatheredPubs { topic, bodies: vec![body] });
             }
         }
         Ok(())
     }
 
     fn publish_gathered(&mut self) -> Result<(), ProtocolError> {
-        let Some(Gathered { topic, bodies }) = self.gathered.take() else { return Ok(()) };
+        let Some(GatheredPubs { topic, bodies }) = self.gathered.take() else { return Ok(()) };
         let oks = bodies.len();
         self.publish(&topic, bodies.into_iter().collect(), None, ErrorCode::PubFailed, oks)
     }
 
-    /// Publishes, and says OK so many times.
+    /// Publishes, and sends `oks` OKs.
     fn publish(
         &mut self,
         topic: &TopicName,
@@ -149,13 +151,13 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    /// Publishes, unless this epoch is over.
+    /// Publishes, unless the topic is fenced by a later epoch.
     fn publish_in(&mut self, topic: &TopicName, epoch: u64, body: Bytes) -> Result<(), ProtocolError> {
         match self.state.fence(topic, epoch) {
             Ok(()) => self.publish(topic, Bodies::one(body), None, ErrorCode::PubFailed, 1),
             Err(fence) => {
                 let text = format!("{fence} is the epoch of {topic}, {epoch} is over");
-                self.answer(|_| Err((ErrorCode::Fenced, text)))
+                self.reply_to_message(|_| Err((ErrorCode::Fenced, text)))
             }
         }
     }
@@ -198,8 +200,9 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    /// An answer to a message. One that comes too late is told so, and ends nothing.
-    fn answer(
+    /// Executes FIN, REQ, BACK or TOUCH. A failure, for example after the message timed out, is
+    /// sent to the client, and does not end the connection.
+    fn reply_to_message(
         &mut self,
         answer: impl FnOnce(&mut Self) -> Result<(), (ErrorCode, String)>,
     ) -> Result<(), ProtocolError> {
@@ -229,30 +232,30 @@ fn invalid(text: impl Into<String>) -> ProtocolError {
     ProtocolError::new(ErrorCode::Invalid, text)
 }
 
-/// What becomes of a command that is not refused.
+/// Decision about a command that is not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Heed {
-    /// It is carried out.
-    Do,
-    /// It comes too late to matter, whatever its parameters.
+enum Admission {
+    /// Execute the command.
+    Execute,
+    /// Ignore the command, whatever its parameters: it came too late.
     Ignore,
 }
 
-/// What may be said when; nsqd looks at this before it looks at parameters.
-fn expect(verb: &[u8], phase: Phase, agreed: &Agreed) -> Result<Heed, ProtocolError> {
+/// Checks whether a command is allowed in this phase; like nsqd, before its parameters are checked.
+fn admit(verb: &[u8], phase: SessionPhase, agreed: &Negotiated) -> Result<Admission, ProtocolError> {
     let fits = match verb {
         b"FPUB" if !agreed.fence => return Err(invalid("invalid command FPUB")),
         b"BACK" if !agreed.give_back => return Err(invalid("invalid command BACK")),
-        b"IDENTIFY" | b"AUTH" | b"SUB" => phase == Phase::New,
-        b"FIN" | b"REQ" | b"BACK" | b"TOUCH" => phase != Phase::New,
-        b"CLS" => phase == Phase::Subscribed,
-        b"RDY" if phase == Phase::Closing => return Ok(Heed::Ignore),
-        b"RDY" => phase == Phase::Subscribed,
+        b"IDENTIFY" | b"AUTH" | b"SUB" => phase == SessionPhase::New,
+        b"FIN" | b"REQ" | b"BACK" | b"TOUCH" => phase != SessionPhase::New,
+        b"CLS" => phase == SessionPhase::Subscribed,
+        b"RDY" if phase == SessionPhase::Closing => return Ok(Admission::Ignore),
+        b"RDY" => phase == SessionPhase::Subscribed,
         _ => true,
     };
     match fits {
         false => Err(invalid(format!("cannot {} in current state", String::from_utf8_lossy(verb)))),
         true if verb == b"SUB" && agreed.heartbeat.is_none() => Err(invalid("cannot SUB with heartbeats disabled")),
-        true => Ok(Heed::Do),
+        true => Ok(Admission::Execute),
     }
 }

@@ -1,38 +1,38 @@
-//! IDENTIFY: what a client wishes, and what it gets (`nsqd/client_v2.go`).
+//! IDENTIFY: negotiation of a connection's settings (`nsqd/client_v2.go`).
 
 use std::time::Duration;
 
-use crate::broker::state::Settings;
+use crate::broker::state::SessionSettings;
 use crate::broker::{BrokerConfig, VERSION};
 use crate::proto::{ErrorCode, Identify, IdentifyReply, ProtocolError};
 
-/// What nsqd's clients have without IDENTIFY.
+/// nsqd's settings for clients without IDENTIFY.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 const OUTPUT_BUFFER_SIZE: i64 = 16 * 1024;
 const OUTPUT_BUFFER_TIMEOUT: i64 = 250;
 
-/// What holds for a connection.
+/// Negotiated settings of a connection.
 #[derive(Debug, Clone)]
-pub(super) struct Agreed {
-    pub(super) settings: Settings,
-    /// The time between heartbeats, if there are any.
+pub(super) struct Negotiated {
+    pub(super) settings: SessionSettings,
+    /// The heartbeat interval; `None` without heartbeats.
     pub(super) heartbeat: Option<Duration>,
     output_buffer_size: i64,
     output_buffer_timeout: i64,
-    /// It may say FPUB.
+    /// True if the client may send FPUB.
     pub(super) fence: bool,
-    /// The client may say BACK.
+    /// True if the client may send BACK.
     pub(super) give_back: bool,
 }
 
-impl Agreed {
-    /// What holds until the client says something else: its name is its address.
+impl Negotiated {
+    /// The settings before IDENTIFY; the client's id and host name are its address.
     pub(super) fn by_default(config: &BrokerConfig, peer: &str) -> Self {
         let host = match peer.rsplit_once(':') {
             Some((host, _)) => host.trim_matches(['[', ']']),
             None => peer,
         };
-        let settings = Settings {
+        let settings = SessionSettings {
             client_id: host.to_owned(),
             hostname: host.to_owned(),
             user_agent: String::new(),
@@ -49,7 +49,8 @@ impl Agreed {
         }
     }
 
-    /// Takes a client's wishes, in nsqd's order. Fails, with nsqd's words, on one that is out of range.
+    /// Applies a client's IDENTIFY, in nsqd's order. Fails, with nsqd's error text, on a value that
+    /// is out of range.
     pub(super) fn take(&mut self, wishes: Identify, config: &BrokerConfig) -> Result<(), ProtocolError> {
         self.settings.client_id = wishes.client_id.unwrap_or_default();
         self.settings.hostname = wishes.hostname.unwrap_or_default();
@@ -88,7 +89,7 @@ impl Agreed {
         Ok(())
     }
 
-    /// The answer for a client that negotiates.
+    /// The response for a client that negotiates features.
     pub(super) fn reply(&self, config: &BrokerConfig) -> IdentifyReply {
         IdentifyReply {
             max_rdy_count: u32::try_from(config.max_rdy_count).unwrap_or(u32::MAX),

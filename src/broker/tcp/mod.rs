@@ -1,7 +1,8 @@
 //! nsqd's TCP protocol, on TCP and Unix sockets.
 //!
-//! Where there is no place for one more connection, one that has said nothing makes way; if there is none, the new one is refused, in
-//! words. It does not wait: a client that is refused at once can try another nsqd.
+//! At the maximum of connections, a connection that has not sent anything is evicted for a new one.
+//! If there is none, the new one is refused with an error: a client that is refused at once can try
+//! another nsqd.
 
 mod connection;
 mod execute;
@@ -14,16 +15,17 @@ use bytes::Buf;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::connection::Connection;
+use self::connection::ClientConnection;
 use super::Broker;
-use super::socket::{Listener, Socket};
+use super::socket::{BrokerListener, ClientSocket};
 use crate::http::Places;
 use crate::proto::{ErrorCode, Frame, Outgoing, ProtocolError, WireError};
 
-/// Serves the connections of a listener until told to stop; each ends by itself then.
+/// Serves the connections of a listener until `stop` is cancelled; each connection ends by itself
+/// then.
 pub async fn serve(
     broker: Arc<Broker>,
-    listener: Listener,
+    listener: BrokerListener,
     places: Places,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -37,15 +39,15 @@ pub async fn serve(
         match places.try_enter() {
             Ok(place) => {
                 said = false;
-                let connection = Connection::new(broker.clone(), socket, peer, place);
+                let connection = ClientConnection::new(broker.clone(), socket, peer, place);
                 tasks.spawn(connection.serve(stop.clone()));
             }
             Err(_) => {
                 if !std::mem::replace(&mut said, true) {
-                    let count = places.count();
                     tracing::warn!(
                         peer,
-                        "connections are refused: {count} are open: raise the limit of open files (ulimit -n)"
+                        connections = places.count(),
+                        "too many connections; refusing new ones: raise the limit of open files (ulimit -n)"
                     );
                 }
                 refuse(&socket, &places);
@@ -54,13 +56,13 @@ pub async fn serve(
     }
 }
 
-/// Says why, to a client that there is no place for.
-fn refuse(socket: &Socket, places: &Places) {
-    let text = format!("too many connections: there may be {}", places.count());
+/// Sends the reason to a client that is refused.
+fn refuse(socket: &ClientSocket, places: &Places) {
+    let text = format!("too many connections: the maximum is {}", places.count());
     let error = ProtocolError::new(ErrorCode::Invalid, text);
     let mut out = Outgoing::new();
     Frame::Error(WireError::parse(error.to_string().into())).encode(&mut out);
     let bytes = out.copy_to_bytes(out.remaining());
-    // nothing was written to it yet, so this finds room; the client may have gone
+    // the send buffer is empty, so this does not block; the client may have closed the connection
     let _ = socket.try_write(&[IoSlice::new(&bytes)]);
 }

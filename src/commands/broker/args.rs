@@ -244,7 +244,9 @@ impl Args {
                 mem_queue_size: storage.mem_queue_size,
                 max_channel_consumers: limits.max_channel_consumers,
                 max_memory: storage.max_memory.unwrap_or(if storage.memory { 1 << 30 } else { 8 << 20 }),
-                max_index_memory: storage.max_index_memory.unwrap_or_else(mqueue::broker::memory::half_of_what_is_left),
+                max_index_memory: storage
+                    .max_index_memory
+                    .unwrap_or_else(mqueue::broker::memory::half_of_available_memory),
             },
             max_rdy_count: u64::from(limits.max_rdy_count),
             msg_timeout: millis(limits.msg_timeout),

@@ -8,8 +8,8 @@ use super::common::exit::{Exit, Failure};
 use super::common::open_files;
 use crate::commands::broker::args::Args;
 use mqueue::broker::Broker;
-use mqueue::broker::log::{DiskLog, Options, SyncMode};
-use mqueue::broker::server::{Listening, Server};
+use mqueue::broker::log::{DiskLog, LogOptions, SyncMode};
+use mqueue::broker::server::{BoundAddresses, BrokerServer};
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 
@@ -21,12 +21,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
     open_files::raise_limit();
     // bind before opening the folder: a broker that cannot listen leaves nothing behind
-    let listening = Listening::bind(&args.tcp_address, &args.http_addresses()).await;
+    let listening = BoundAddresses::bind(&args.tcp_address, &args.http_addresses()).await;
     let listening = listening.map_err(|e| Failure::new(Exit::Failure, e))?;
     let broker = open(&args)?;
     broker.register_with(args.discovery.lookupd_tcp_address.clone());
     let broadcast = args.discovery.broadcast_address.clone();
-    let server = Server::new(broker, listening, broadcast);
+    let server = BrokerServer::new(broker, listening, broadcast);
     server.tcp.iter().for_each(|bound| tracing::info!("TCP: listening on {bound}"));
     server.http.iter().for_each(|bound| tracing::info!("HTTP: listening on {bound}"));
     let notifier = Notifier;
@@ -42,7 +42,7 @@ fn open(args: &Args) -> Result<Broker, Failure> {
     if storage.memory {
         return Ok(Broker::in_memory(config));
     }
-    let mut options = Options::new(&storage.data_path);
+    let mut options = LogOptions::new(&storage.data_path);
     options.sync = storage.sync.into();
     let (log, recovered, report) = DiskLog::open(&options).map_err(|e| Failure::new(Exit::Failure, e))?;
     tracing::info!("{report}");

@@ -6,8 +6,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure};
-use mqueue::broker::log::{DiskLog, Options};
-use mqueue::broker::server::{ListenAddress, Server};
+use mqueue::broker::log::{DiskLog, LogOptions};
+use mqueue::broker::server::{BrokerServer, ListenAddress};
 use mqueue::broker::{Broker, BrokerConfig};
 
 /// A running broker.
@@ -27,9 +27,9 @@ impl Embedded {
     pub(crate) async fn start(name: &str) -> anyhow::Result<Self> {
         let folder = Folder::new(name)?;
         let local: [ListenAddress; 1] = ["127.0.0.1:0".parse().expect("a valid address")];
-        let (log, recovered, _) = DiskLog::open(&Options::new(folder.0.join("log")))?;
+        let (log, recovered, _) = DiskLog::open(&LogOptions::new(folder.0.join("log")))?;
         let broker = Broker::on_disk(BrokerConfig::default(), log, recovered, None);
-        let server = Server::bind(broker, &local, &local, Some("127.0.0.1".to_owned())).await?;
+        let server = BrokerServer::bind(broker, &local, &local, Some("127.0.0.1".to_owned())).await?;
         let (tcp, http) = (server.tcp[0].to_string(), server.http[0].to_string());
         let closing = CancellationToken::new();
         let serving = tokio::spawn(server.run(closing.clone()));

@@ -1,4 +1,4 @@
-//! Opening a log: locking it, reading it, and mending its end.
+//! Opening a log: locks it, reads it, and repairs its end.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -7,31 +7,31 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::super::record::{Found, HEAD, Scan};
+use super::super::record::{RECORD_HEADER_BYTES, RecordScan, Scanned};
 use super::super::replay::Replay;
 use super::super::report::{Damage, RecoveryReport, Torn};
 use super::super::reserve::Reserve;
-use super::super::segment::{BadHeader, Extent, HEADER, Header, Segment, file_path, number_of};
-use super::super::segments::{Contents, Segments};
+use super::super::segment::{BadHeader, Extent, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, file_path, number_of};
+use super::super::segments::{SegmentContents, Segments};
 use super::super::sync::{SyncFile, Syncer};
 use super::super::{Recovered, SyncMode, catalog::Catalog};
-use super::{DiskLog, Options, Outgoing, Reader, is_full, keep_damaged};
+use super::{BodyReader, DiskLog, LogOptions, WriteBatch, is_full, keep_damaged};
 
-/// Why a log cannot be opened.
+/// Error of opening a log.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process has locked the log.
     #[error("{} is in use by another broker: stop that one, or choose another data path", .0.display())]
     InUse(PathBuf),
-    /// It was written by a version that this one does not know.
+    /// The log was written by an unknown version.
     #[error("{} has a format that this version does not know: use the version that wrote it, or another data path", .0.display())]
     OtherVersion(PathBuf),
-    /// It cannot be read or written.
+    /// The log cannot be read or written.
     #[error("cannot use {}: {source}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -41,33 +41,38 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
 }
 
 impl DiskLog {
-    /// Opens a log, or begins one. Reads all of it, cuts off a write that had not ended, and skips what is damaged; the report tells.
-    /// What it gives back is synced, unless the mode is [`SyncMode::Never`].
+    /// Opens a log, or creates it. Reads all of it, cuts off an interrupted write, and skips
+    /// damaged records, as the report says. Recovered messages are synced, unless the mode is
+    /// [`SyncMode::Never`].
     ///
-    /// Fails if another broker has it, if it is of another version, or if its files cannot be read or written.
-    pub fn open(options: &Options) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
+    /// Fails if another broker has locked the log, if it has another version, or if its files
+    /// cannot be read or written.
+    pub fn open(options: &LogOptions) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         Self::open_with(options, Box::new(File::sync_data))
     }
 
-    pub(super) fn open_with(options: &Options, sync: SyncFile) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
+    pub(super) fn open_with(
+        options: &LogOptions,
+        sync: SyncFile,
+    ) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         let begun = Instant::now();
         let path = &options.path;
         create_folder(path, (options.sync != SyncMode::Never).then_some(&sync)).map_err(at(path))?;
         let lock = lock(path)?;
-        let mut opening = Opening::new(path, options.sync)?;
+        let mut opening = LogRecovery::new(path, options.sync)?;
         opening.read_all()?;
-        let Opening { files, damaged, newest, mut report, mut replay, .. } = opening;
+        let LogRecovery { files, damaged, newest, mut report, mut replay, .. } = opening;
         let contents = std::mem::take(&mut replay.contents);
         let (recovered, catalog) = replay.finish();
         let next_segment = files.last().map_or(1, |extent| extent.number.saturating_add(1));
-        // before a segment is begun: that may need what it keeps
+        // before a segment is created, which may need the reserve
         let mut reserve = Reserve::open(path, options.reserve_bytes(path)).map_err(at(path))?;
         let segment_bytes = options.fitting_segment_bytes(path);
         let resumed = newest.filter(|(header, end)| *end < segment_bytes && header.is_current());
         let (segment, is_new) = match resumed {
             Some((header, end)) => (Segment::resume(path, header, end), false),
             None => match (begin(path, next_segment, files.last(), &catalog, &mut reserve), newest) {
-                // a full disk takes no new segment, and an old one can be written on
+                // on a full disk, no segment can be created, but the old one can be appended to
                 (Err(_), Some((header, end))) => (Segment::resume(path, header, end), false),
                 (segment, _) => (segment, true),
             },
@@ -82,9 +87,9 @@ impl DiskLog {
             path: path.clone(),
             segment_bytes,
             catalog,
-            outgoing: Outgoing::default(),
+            outgoing: WriteBatch::default(),
             segments: segments(&files, is_new.then(|| segment.extent()), &contents, &damaged),
-            reader: Reader::new(path.clone()),
+            reader: BodyReader::new(path.clone()),
             next_segment: segment.extent().number.saturating_add(1).max(next_segment),
             segment,
             position: 0,
@@ -102,7 +107,7 @@ impl DiskLog {
     }
 }
 
-/// Makes the folder, and those that it is in; what of them is new is on the disk after that, if it is to be synced.
+/// Creates a folder and its parents, and syncs the new directory entries if `sync` is given.
 fn create_folder(path: &Path, sync: Option<&SyncFile>) -> io::Result<()> {
     let missing: Vec<_> = path.ancestors().take_while(|it| !it.as_os_str().is_empty() && !it.exists()).collect();
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
@@ -113,23 +118,24 @@ fn create_folder(path: &Path, sync: Option<&SyncFile>) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps others out.
+/// Lock on a log's directory.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(super) struct DirectoryLock(File);
 
-impl Drop for Lock {
-    /// Closing would do, but not while a process that was just forked still has the file.
+impl Drop for DirectoryLock {
+    /// Unlocks explicitly: closing the file does not unlock it while a process that was just forked
+    /// still has it open.
     fn drop(&mut self) {
         let _ = self.0.unlock();
     }
 }
 
-fn lock(directory: &Path) -> Result<Lock, OpenError> {
+fn lock(directory: &Path) -> Result<DirectoryLock, OpenError> {
     let path = directory.join("lock");
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(at(&path))?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock(file)),
+        Ok(()) => Ok(DirectoryLock(file)),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(directory.into())),
         Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
     }
@@ -142,7 +148,7 @@ fn begin(
     catalog: &Catalog,
     reserve: &mut Reserve,
 ) -> io::Result<Segment> {
-    let header = Header::new(number, previous.copied().unwrap_or_default());
+    let header = SegmentHeader::new(number, previous.copied().unwrap_or_default());
     loop {
         match Segment::create(path, header, catalog) {
             Err(error) if is_full(&error) && reserve.give(0) => {}
@@ -151,36 +157,41 @@ fn begin(
     }
 }
 
-/// The segments, of which nothing is held yet.
-fn segments(files: &[Extent], new: Option<Extent>, contents: &BTreeMap<u32, Contents>, damaged: &[u32]) -> Segments {
+/// The segments, without any live messages yet.
+fn segments(
+    files: &[Extent],
+    new: Option<Extent>,
+    contents: &BTreeMap<u32, SegmentContents>,
+    damaged: &[u32],
+) -> Segments {
     let mut segments = Segments::default();
     for extent in files.iter().copied().chain(new) {
         let contents = contents.get(&extent.number).copied().unwrap_or_default();
-        segments.push_read(extent, contents, damaged.contains(&extent.number));
+        segments.push_recovered(extent, contents, damaged.contains(&extent.number));
     }
     segments
 }
 
-/// A log that is being read.
-struct Opening<'a> {
+/// A log while it is read.
+struct LogRecovery<'a> {
     path: &'a Path,
     sync: SyncMode,
-    /// What there is, by number.
-    found: Vec<(u32, Option<Header>)>,
-    /// What was read, as far as it is good.
+    /// The segment files found, by number, with their headers if these are good.
+    found: Vec<(u32, Option<SegmentHeader>)>,
+    /// The segments read, with their good lengths.
     files: Vec<Extent>,
-    /// Those in which something could not be read.
+    /// Numbers of damaged segments.
     damaged: Vec<u32>,
-    /// The last of them, if it can be gone on with.
-    newest: Option<(Header, u32)>,
+    /// The last segment's header and good length, if it can be appended to.
+    newest: Option<(SegmentHeader, u32)>,
     report: RecoveryReport,
     replay: Replay,
 }
 
-impl<'a> Opening<'a> {
+impl<'a> LogRecovery<'a> {
     fn new(path: &'a Path, sync: SyncMode) -> Result<Self, OpenError> {
         let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(at(path))?;
-        // a segment that was being stripped when the broker ended: the old one is there still
+        // left over from stripping when the broker ended; the old file is still there
         for entry in
             entries.iter().filter(|entry| entry.file_name().to_str().is_some_and(|it| it.ends_with(".log.new")))
         {
@@ -192,8 +203,8 @@ impl<'a> Opening<'a> {
         for number in numbers {
             let (file_path, mut bytes) = (file_path(path, number), Vec::new());
             let file = File::open(&file_path).map_err(at(&file_path))?;
-            file.take(HEADER as u64).read_to_end(&mut bytes).map_err(at(&file_path))?;
-            match Header::decode(&bytes) {
+            file.take(SEGMENT_HEADER_BYTES as u64).read_to_end(&mut bytes).map_err(at(&file_path))?;
+            match SegmentHeader::decode(&bytes) {
                 Err(BadHeader::OtherVersion) => return Err(OpenError::OtherVersion(file_path)),
                 header => found.push((number, header.ok().filter(|header| header.number == number))),
             }
@@ -206,29 +217,31 @@ impl<'a> Opening<'a> {
         let mut bytes = Vec::new();
         for n in 0..self.found.len() {
             let (number, header) = self.found[n];
-            self.look_for_missing(n, header);
+            self.check_missing(n, header);
             let path = file_path(self.path, number);
             bytes.clear();
             File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(at(&path))?;
             self.report.segments += 1;
             self.report.bytes += bytes.len() as u64;
-            // one that was stripped says so itself; what the next one says of it was before that
+            // a stripped segment has its end in its own header; the next segment's is older than
+            // the stripping
             let own = header.and_then(|header| (header.end > 0).then_some(header.end));
-            self.segment(number, header, &bytes, own.or_else(|| self.vouched(n))).map_err(at(&path))?;
+            self.segment(number, header, &bytes, own.or_else(|| self.stated_end(n))).map_err(at(&path))?;
         }
         Ok(())
     }
 
-    fn look_for_missing(&mut self, n: usize, header: Option<Header>) {
-        let Some(Header { previous, .. }) = header else { return };
+    fn check_missing(&mut self, n: usize, header: Option<SegmentHeader>) {
+        let Some(SegmentHeader { previous, .. }) = header else { return };
         let is_there = self.found.iter().any(|(number, _)| *number == previous.number);
         if n > 0 && !is_there {
             self.report.damage.push(Damage::Missing { segment: previous.number });
         }
     }
 
-    /// How far a segment is good, as the next one that can be read says; none is said to be good of one that was left out.
-    fn vouched(&self, n: usize) -> Option<u32> {
+    /// The good length of a segment as stated by the next readable segment; 0 for a segment that
+    /// was left out of the chain.
+    fn stated_end(&self, n: usize) -> Option<u32> {
         let number = self.found[n].0;
         let previous = self.found[n + 1..].iter().find_map(|(_, header)| *header)?.previous;
         match previous.number.cmp(&number) {
@@ -238,24 +251,30 @@ impl<'a> Opening<'a> {
         }
     }
 
-    fn segment(&mut self, number: u32, header: Option<Header>, bytes: &[u8], end: Option<u32>) -> io::Result<()> {
+    fn segment(
+        &mut self,
+        number: u32,
+        header: Option<SegmentHeader>,
+        bytes: &[u8],
+        end: Option<u32>,
+    ) -> io::Result<()> {
         let (damage, length) = (self.report.damage.len(), bytes.len() as u64);
         let Some(header) = header else {
-            if Header::decode(bytes) == Err(BadHeader::Unwritten) && end.unwrap_or(0) == 0 {
+            if SegmentHeader::decode(bytes) == Err(BadHeader::Unwritten) && end.unwrap_or(0) == 0 {
                 self.report.torn.extend((length > 0).then_some(Torn { segment: number, bytes: length }));
                 return fs::remove_file(file_path(self.path, number));
             }
             self.newest = None;
             self.files.push(Extent { number, end: 0 });
             self.damaged.push(number);
-            self.damaged(number, 0..bytes.len());
+            self.report_damage(number, 0..bytes.len());
             keep_damaged(self.path, number);
             return Ok(());
         };
         let good = self.records(header, bytes, end);
         self.files.push(Extent { number, end: good });
         let is_damaged = self.report.damage.len() > damage;
-        // One without its Snapshot would leave the catalog to those before it.
+        // Without its Snapshot, the segment would depend on older ones for the catalog.
         let can_go_on = !is_damaged && header.end == 0 && good > header.length;
         self.newest = can_go_on.then_some((header, good));
         self.damaged.extend(is_damaged.then_some(number));
@@ -274,20 +293,20 @@ impl<'a> Opening<'a> {
         Ok(())
     }
 
-    /// Replays a segment's records, and says where the last good one ends.
-    fn records(&mut self, header: Header, bytes: &[u8], end: Option<u32>) -> u32 {
+    /// Replays a segment's records; returns the end of the last good one.
+    fn records(&mut self, header: SegmentHeader, bytes: &[u8], end: Option<u32>) -> u32 {
         let segment = header.number;
         let mut good = header.length as usize;
-        for found in Scan::new(bytes, header.salt, good, end.map(|end| end as usize)) {
+        for found in RecordScan::new(bytes, header.salt, good, end.map(|end| end as usize)) {
             match found {
-                Found::Record { at, kind, payload } => {
-                    good = at + HEAD + payload.len();
-                    if self.replay.take(segment, at, kind, payload).is_err() {
-                        self.damaged(segment, at..good);
+                Scanned::Record { at, kind, payload } => {
+                    good = at + RECORD_HEADER_BYTES + payload.len();
+                    if self.replay.replay_record(segment, at, kind, payload).is_err() {
+                        self.report_damage(segment, at..good);
                     }
                 }
-                Found::Damaged(range) => self.damaged(segment, range),
-                Found::Torn(at) => {
+                Scanned::Damaged(range) => self.report_damage(segment, range),
+                Scanned::Torn(at) => {
                     let bytes = (bytes.len() - at) as u64;
                     self.report.torn.push(Torn { segment, bytes });
                 }
@@ -296,21 +315,22 @@ impl<'a> Opening<'a> {
         u32::try_from(good).unwrap_or(u32::MAX)
     }
 
-    /// Keeps the end of a segment that is about to be cut off.
+    /// Saves the end of a segment before it is cut off.
     fn keep_torn(&self, number: u32, bytes: &[u8]) -> io::Result<()> {
         let path = file_path(self.path, number).with_extension("log.torn");
         let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         match file.write_all(bytes).and_then(|()| file.sync_data()) {
-            // a disk that is full has no room for what nobody may need
+            // a full disk is no reason not to start: these bytes are only for examination
             Err(error) if is_full(&error) => {
-                tracing::error!("no room for {}: {error}", path.display());
+                let path = path.display();
+                tracing::error!(%path, %error, "cannot keep the bytes that were cut off a segment; the disk is full");
                 Ok(())
             }
             kept => kept,
         }
     }
 
-    fn damaged(&mut self, segment: u32, range: std::ops::Range<usize>) {
+    fn report_damage(&mut self, segment: u32, range: std::ops::Range<usize>) {
         self.report.damage.push(Damage::Bytes { segment, range: range.start as u64..range.end as u64 });
     }
 }

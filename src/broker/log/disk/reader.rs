@@ -1,4 +1,4 @@
-//! Bodies read back from segments.
+//! Reader of bodies in segments.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,20 +10,21 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nix::errno::Errno;
 
-use super::super::record::{HEAD, Head};
-use super::super::segment::{HEADER, Header};
-use super::{Place, file_path};
+use super::super::record::{RECORD_HEADER_BYTES, RecordHeader};
+use super::super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::{LogLocation, file_path};
 use crate::proto::Bodies;
 
-/// So many segments' files stay open; a backlog may have more segments than a process may have files.
-const OPEN: usize = 32;
-/// A record of which a small part was read is kept for the next part, if it is no longer than this.
-const KEPT: usize = 8 << 20;
-/// A record that is longer than this, and does not check, is refused for so long without another look.
-const LARGE: usize = 64 << 10;
-const REFUSED: Duration = Duration::from_secs(1);
+/// Maximum number of open segment files; a backlog may have more segments than a process may have
+/// files.
+const MAX_OPEN_FILES: usize = 32;
+/// Maximum length of a record that is cached for the next read after a small part of it was read.
+const MAX_CACHED_RECORD: usize = 8 << 20;
+/// A record longer than this with a wrong checksum is refused for [`REFUSAL_TIME`] without another read.
+const LARGE_RECORD: usize = 64 << 10;
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
-/// Why a file could not be read, and where.
+/// Error of reading a file, with the position.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 struct ReadError {
@@ -31,86 +32,92 @@ struct ReadError {
     source: io::Error,
 }
 
-/// True if the disk itself does not give what is on it.
+/// True if the disk cannot read its own data (EIO).
 pub(super) fn is_device_error(error: &io::Error) -> bool {
     let read = error.get_ref().and_then(|inner| inner.downcast_ref::<ReadError>());
     read.is_some_and(|read| read.source.raw_os_error() == Some(Errno::EIO as i32))
 }
 
-/// Open files, the one used last at the front.
+/// Open files, the most recently used first.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(super) struct BodyReader {
     path: PathBuf,
     files: VecDeque<(u32, File, u32)>,
-    /// A record that was read last: many messages that were published together may be asked for one by one.
-    kept: Option<Kept>,
-    /// Bytes that were read.
+    /// The record read last, since messages that were published together may be read one by one.
+    kept: Option<CachedRecord>,
+    /// Bytes read so far.
     bytes: u64,
 }
 
-/// A record that was read and checked.
+/// A record that was read, with the result of its check.
 #[derive(Debug)]
-struct Kept {
+struct CachedRecord {
     segment: u32,
     record: u32,
-    /// What checks; else when it did not.
+    /// The payload, if the checksum is right; else when it was found to be wrong.
     payload: Result<Bytes, Instant>,
 }
 
-impl Reader {
+impl BodyReader {
     pub(super) fn new(path: PathBuf) -> Self {
         Self { path, files: VecDeque::new(), kept: None, bytes: 0 }
     }
 
-    /// The bodies at a place of a segment that is good up to `end`. Fails if it is not so many, of so many bytes with their sizes, or if
-    /// the record that they are a part of does not check.
-    pub(super) fn read(&mut self, place: Place, length: u32, count: u32, end: u32) -> io::Result<Bodies> {
-        let bad = |reader: &Self| reader.no_bodies(place, length, count);
-        let begin = place.offset.checked_sub(place.record).and_then(|offset| offset.checked_sub(HEAD as u32));
+    /// Reads the bodies at a location; `end` is the segment's good length. Fails if there are not
+    /// `count` bodies of `length` bytes with their sizes, or if the checksum of their record is
+    /// wrong.
+    pub(super) fn read(&mut self, location: LogLocation, length: u32, count: u32, end: u32) -> io::Result<Bodies> {
+        let bad = |reader: &Self| reader.bad_location(location, length, count);
+        let begin = location
+            .offset
+            .checked_sub(location.record)
+            .and_then(|offset| offset.checked_sub(RECORD_HEADER_BYTES as u32));
         let Some(begin) = begin.map(|begin| begin as usize) else { return Err(bad(self)) };
-        if place.offset.checked_add(length).is_none_or(|after| after > end) {
+        if location.offset.checked_add(length).is_none_or(|after| after > end) {
             return Err(bad(self));
         }
         let end_of_bodies = begin + length as usize;
-        match self.kept.as_ref().filter(|kept| (kept.segment, kept.record) == (place.segment, place.record)) {
-            Some(Kept { payload: Ok(payload), .. }) => {
+        match self.kept.as_ref().filter(|kept| (kept.segment, kept.record) == (location.segment, location.record)) {
+            Some(CachedRecord { payload: Ok(payload), .. }) => {
                 let bodies = payload.get(begin..end_of_bodies).map(Bytes::copy_from_slice);
                 return bodies.and_then(|bodies| Bodies::from_sized(bodies, count)).ok_or_else(|| bad(self));
             }
-            Some(Kept { payload: Err(when), .. }) if when.elapsed() < REFUSED => return Err(bad(self)),
+            Some(CachedRecord { payload: Err(when), .. }) if when.elapsed() < REFUSAL_TIME => return Err(bad(self)),
             Some(_) | None => {}
         }
         let at = |error: io::Error, reader: &Self| {
-            let (path, Place { offset, .. }) = (file_path(&reader.path, place.segment), place);
+            let (path, LogLocation { offset, .. }) = (file_path(&reader.path, location.segment), location);
             let text = format!("byte {offset} of {} cannot be read: {error}", path.display());
             io::Error::new(error.kind(), ReadError { text, source: error })
         };
-        let mut head = [0; HEAD];
-        let salt = self.read_at(place.segment, &mut head, place.record.into()).map_err(|error| at(error, self))?;
-        let head = Head::read(salt, &head).filter(|head| u64::from(place.record) + u64::from(head.length) < end.into());
+        let mut head = [0; RECORD_HEADER_BYTES];
+        let salt =
+            self.read_at(location.segment, &mut head, location.record.into()).map_err(|error| at(error, self))?;
+        let head = RecordHeader::read(salt, &head)
+            .filter(|head| u64::from(location.record) + u64::from(head.length) < end.into());
         let Some(head) = head.filter(|head| end_of_bodies <= head.length as usize) else {
             return Err(bad(self));
         };
         let mut payload = vec![0; head.length as usize];
-        let begin_of_payload = u64::from(place.record) + HEAD as u64;
-        self.read_at(place.segment, &mut payload, begin_of_payload).map_err(|error| at(error, self))?;
+        let begin_of_payload = u64::from(location.record) + RECORD_HEADER_BYTES as u64;
+        self.read_at(location.segment, &mut payload, begin_of_payload).map_err(|error| at(error, self))?;
         let (fits, payload, bodies) = (head.fits(salt, &payload), Bytes::from(payload), begin..end_of_bodies);
-        // a small part of a large record does not keep all of it in memory
+        // copy a small part of a large record, so that the whole record is not kept in memory
         let is_small = bodies.len() < payload.len() / 2;
-        let (segment, record) = (place.segment, place.record);
+        let (segment, record) = (location.segment, location.record);
         if !fits {
             let payload = Err(Instant::now());
-            self.kept = (head.length as usize > LARGE).then_some(Kept { segment, record, payload });
+            self.kept = (head.length as usize > LARGE_RECORD).then_some(CachedRecord { segment, record, payload });
             return Err(bad(self));
         }
-        if is_small && payload.len() <= KEPT {
-            self.kept = Some(Kept { segment, record, payload: Ok(payload.clone()) });
+        if is_small && payload.len() <= MAX_CACHED_RECORD {
+            self.kept = Some(CachedRecord { segment, record, payload: Ok(payload.clone()) });
         }
         let bytes = if is_small { Bytes::copy_from_slice(&payload[bodies]) } else { payload.slice(bodies) };
         Bodies::from_sized(bytes, count).ok_or_else(|| bad(self))
     }
 
-    /// Fills `bytes` from a segment's file, and says the salt of its records.
+    /// Fills `bytes` from a segment's file; returns the salt of its records.
     fn read_at(&mut self, segment: u32, bytes: &mut [u8], begin: u64) -> io::Result<u32> {
         self.bytes += bytes.len() as u64;
         let (file, salt) = self.file(segment)?;
@@ -118,18 +125,18 @@ impl Reader {
         Ok(salt)
     }
 
-    /// Bytes that were read so far.
+    /// Bytes read so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The segment goes.
+    /// Closes a segment's file, which is about to be removed.
     pub(super) fn forget(&mut self, segment: u32) {
         self.files.retain(|(number, ..)| *number != segment);
         self.kept.take_if(|kept| kept.segment == segment);
     }
 
-    /// A segment's file, and the salt of its records.
+    /// A segment's open file, and the salt of its records.
     fn file(&mut self, segment: u32) -> io::Result<(&File, u32)> {
         let found = match self.files.iter().position(|(number, ..)| *number == segment) {
             Some(0) => return Ok((&self.files[0].1, self.files[0].2)),
@@ -137,19 +144,23 @@ impl Reader {
             None => {
                 let path = file_path(&self.path, segment);
                 let file = File::open(&path)?;
-                let mut begin = vec![0; HEADER.min(usize::try_from(file.metadata()?.len()).unwrap_or(HEADER))];
+                let mut begin = vec![
+                    0;
+                    SEGMENT_HEADER_BYTES
+                        .min(usize::try_from(file.metadata()?.len()).unwrap_or(SEGMENT_HEADER_BYTES))
+                ];
                 file.read_exact_at(&mut begin, 0)?;
                 let bad = |_| io::Error::new(io::ErrorKind::InvalidData, format!("{} has no header", path.display()));
-                let salt = Header::decode(&begin).map_err(bad)?.salt;
+                let salt = SegmentHeader::decode(&begin).map_err(bad)?.salt;
                 (segment, file, salt)
             }
         };
         self.files.push_front(found);
-        self.files.truncate(OPEN);
+        self.files.truncate(MAX_OPEN_FILES);
         Ok((&self.files[0].1, self.files[0].2))
     }
 
-    fn no_bodies(&self, Place { segment, offset, .. }: Place, length: u32, count: u32) -> io::Error {
+    fn bad_location(&self, LogLocation { segment, offset, .. }: LogLocation, length: u32, count: u32) -> io::Error {
         let path = file_path(&self.path, segment);
         io::Error::new(
             io::ErrorKind::InvalidData,

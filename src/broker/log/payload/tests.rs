@@ -1,4 +1,4 @@
-//! Payloads read as they were put, and no bytes at all make reading panic.
+//! Payloads are read as they were written, and no bytes make reading panic.
 
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ fn any_change() -> impl Strategy<Value = Change> {
 }
 
 #[test]
-fn changes_are_these_bytes() {
+fn changes_have_a_stable_encoding() {
     let mut out = Vec::new();
     put_change(&mut out, &Change::TopicCreated(TopicId(1), TopicName::new("ab").unwrap()));
     put_change(&mut out, &Change::Finished(ChannelId(2), 0x0102));
@@ -42,24 +42,30 @@ fn changes_are_these_bytes() {
 }
 
 #[test]
-fn a_batch_begins_with_these_bytes() {
+fn the_head_of_a_batch_has_a_stable_encoding() {
     let (bodies, mut out) = (["x", "y"].into_iter().collect(), Vec::new());
-    let batch =
-        Batch { topic: TopicId(1), first: 2, timestamp: -1, due: Some(3), holder: Holder::Channels, bodies: &bodies };
+    let batch = PublishedBatch {
+        topic: TopicId(1),
+        first: 2,
+        timestamp: -1,
+        due: Some(3),
+        holder: MessageHolder::Channels,
+        bodies: &bodies,
+    };
     put_batch_head(&mut out, &batch);
     let (ids, timestamp) = ([1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0], [0xff; 8]);
     assert_eq!(out, [&ids[..], &timestamp, &[3, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0]].concat());
-    assert_eq!(out.len(), BATCH_HEAD);
-    let read = BatchHead::read(&mut Fields(&out));
-    let (topic, holder) = (TopicId(1), Holder::Channels);
+    assert_eq!(out.len(), BATCH_HEAD_BYTES);
+    let read = BatchHead::read(&mut PayloadReader(&out));
+    let (topic, holder) = (TopicId(1), MessageHolder::Channels);
     assert_eq!(read, Ok(BatchHead { topic, first: 2, timestamp: -1, due: Some(3), holder, count: 2 }));
 }
 
-/// Puts a Carried up to its body's length, as older versions did.
+/// Appends a Carried up to its body's length, as older versions did.
 pub(in super::super) fn put_carried_head(
     out: &mut Vec<u8>,
     (topic, id, timestamp, due): (TopicId, u64, i64, Option<UnixMillis>),
-    copies: &[Copy],
+    copies: &[ChannelCopy],
 ) {
     out.put_u32(topic.0);
     out.put_u64(id);
@@ -74,56 +80,56 @@ pub(in super::super) fn put_carried_head(
 }
 
 #[test]
-fn a_relocated_reads_as_it_was_put() {
-    let copy = Copy { channel: ChannelId(4), attempts: 5, due: Some(6) };
+fn relocated_heads_round_trip() {
+    let copy = ChannelCopy { channel: ChannelId(4), attempts: 5, due: Some(6) };
     let (copies, bodies) = ([CopyRun { copy, index: 1, count: 2 }], ["x", "y", "z"].into_iter().collect());
-    let (from, topic, first, timestamp, due, holder) = (Some(9), TopicId(1), 2, -3, None, Holder::Channels);
+    let (from, topic, first, timestamp, due, holder) = (Some(9), TopicId(1), 2, -3, None, MessageHolder::Channels);
     let mut out = Vec::new();
     let relocated = Relocated { from, topic, first, timestamp, due, holder, copies: &copies, bodies: &bodies };
     put_relocated_head(&mut out, &relocated);
     let batch = BatchHead { topic, first, timestamp, due, holder, count: 3 };
-    let read = RelocatedHead::read(&mut Fields(&out));
+    let read = RelocatedHead::read(&mut PayloadReader(&out));
     assert_eq!(read, Ok(RelocatedHead { batch, copies: copies.to_vec() }));
 }
 
 proptest! {
     #[test]
-    fn changes_read_as_they_were_put(changes in prop::collection::vec(any_change(), 0..20)) {
+    fn changes_round_trip(changes in prop::collection::vec(any_change(), 0..20)) {
         let mut out = Vec::new();
         changes.iter().for_each(|change| put_change(&mut out, change));
-        let mut fields = Fields(&out);
+        let mut fields = PayloadReader(&out);
         let read: Vec<_> = std::iter::from_fn(|| fields.change().unwrap()).collect();
         prop_assert_eq!(read, changes);
     }
 
     #[test]
-    fn a_snapshot_reads_as_it_was_put(changes in prop::collection::vec(any_change(), 0..40), last_id in any::<u64>()) {
+    fn snapshots_round_trip(changes in prop::collection::vec(any_change(), 0..40), last_id in any::<u64>()) {
         let mut catalog = Catalog { last_id, ..Catalog::default() };
         changes.iter().for_each(|change| catalog.apply(change));
         let mut out = Vec::new();
         put_snapshot(&mut out, &catalog);
         prop_assert_eq!(read_snapshot(&out), Ok(catalog));
-        prop_assert_eq!(read_snapshot(&out[..out.len() - 1]), Err(Nonsense));
+        prop_assert_eq!(read_snapshot(&out[..out.len() - 1]), Err(MalformedRecord));
     }
 
     #[test]
-    fn a_carried_message_reads_as_it_was_put(
+    fn carried_messages_round_trip(
         id in any::<u64>(), timestamp in any::<i64>(), topic_due in due(),
         copies in prop::collection::vec((any::<u32>(), any::<u16>(), due()), 0..5),
     ) {
-        let copy = |(channel, attempts, due)| Copy { channel: ChannelId(channel), attempts, due };
+        let copy = |(channel, attempts, due)| ChannelCopy { channel: ChannelId(channel), attempts, due };
         let copies: Vec<_> = copies.into_iter().map(copy).collect();
         let (topic, mut out) = (TopicId(9), Vec::new());
         put_carried_head(&mut out, (topic, id, timestamp, topic_due), &copies);
-        prop_assert_eq!(CarriedHead::read(&mut Fields(&out)), Ok(CarriedHead { topic, id, timestamp, due: topic_due, copies }));
+        prop_assert_eq!(CarriedHead::read(&mut PayloadReader(&out)), Ok(CarriedHead { topic, id, timestamp, due: topic_due, copies }));
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_payloads_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = read_snapshot(&bytes);
-        let _ = CarriedHead::read(&mut Fields(&bytes));
-        let _ = BatchHead::read(&mut Fields(&bytes));
-        let mut fields = Fields(&bytes);
+        let _ = CarriedHead::read(&mut PayloadReader(&bytes));
+        let _ = BatchHead::read(&mut PayloadReader(&bytes));
+        let mut fields = PayloadReader(&bytes);
         while let Ok(Some(_)) = fields.change() {}
     }
 }

@@ -1,176 +1,183 @@
-//! The messages of a replay: four bytes for each as long as nothing happens to what was published with it, then some hundred; none for a
-//! body.
+//! Messages of a replay. A message takes four bytes as long as no message published with it has
+//! changed, then about a hundred; bodies are never kept.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use super::super::catalog::Topic;
-use super::super::{ChannelId, Copy, Place, RecoveredBatch, TopicId, UnixMillis};
+use super::super::catalog::CatalogTopic;
+use super::super::{ChannelCopy, ChannelId, LogLocation, RecoveredBatch, TopicId, UnixMillis};
 use crate::proto::Bodies;
 
-/// Fewer messages than this are not worth a sweep.
-const FEW: usize = 10_000;
+/// Minimum number of messages for a sweep.
+const MIN_SWEPT: usize = 10_000;
 
-/// A message, as far as it is known.
+/// A message as known from the records so far.
 #[derive(Debug, Clone)]
-pub(super) struct Held {
+pub(super) struct ReplayedMessage {
     pub(super) topic: TopicId,
     pub(super) timestamp: i64,
-    pub(super) place: Place,
+    pub(super) location: LogLocation,
     pub(super) length: u32,
     pub(super) due: Option<UnixMillis>,
-    /// When its copies came to be.
+    /// When its copies were created.
     pub(super) born: u64,
-    pub(super) copies: Copies,
+    pub(super) copies: ReplayedCopies,
 }
 
-/// Who holds a message.
+/// Holders of a message.
 #[derive(Debug, Clone)]
-pub(super) enum Copies {
-    /// Its topic.
+pub(super) enum ReplayedCopies {
+    /// The topic.
     Topic,
-    /// These channels, and nothing has happened to a copy yet; due when the message says. Never changed: messages share the list.
+    /// These channels, each with an unchanged copy that is due when the message is. The list is
+    /// shared by messages and never modified.
     Fresh(Rc<[ChannelId]>),
-    /// These.
-    Each(Vec<Copy>),
+    /// These copies.
+    Each(Vec<ChannelCopy>),
 }
 
-impl Held {
-    /// Keeps the copies that `has` says are there, by the channel and when they came to be; false if none is.
+impl ReplayedMessage {
+    /// Keeps the copies for which `has`, called with the channel and the creation time, is true;
+    /// returns false if no copy is left.
     pub(super) fn keep_copies(&mut self, has: impl Fn(ChannelId, u64) -> bool) -> bool {
         let born = self.born;
         match &mut self.copies {
-            Copies::Topic => true,
-            Copies::Fresh(channels) => {
+            ReplayedCopies::Topic => true,
+            ReplayedCopies::Fresh(channels) => {
                 if !channels.iter().all(|channel| has(*channel, born)) {
                     *channels = channels.iter().copied().filter(|channel| has(*channel, born)).collect();
                 }
                 !channels.is_empty()
             }
-            Copies::Each(copies) => {
+            ReplayedCopies::Each(copies) => {
                 copies.retain(|copy| has(copy.channel, born));
                 !copies.is_empty()
             }
         }
     }
 
-    /// The topic gave it to channels, if the topic had it.
-    fn distribute(&mut self, copies: &Copies, now: u64) {
-        if matches!(self.copies, Copies::Topic) {
+    /// Replaces the topic as the holder by copies of its channels, if the topic is the holder.
+    fn distribute(&mut self, copies: &ReplayedCopies, now: u64) {
+        if matches!(self.copies, ReplayedCopies::Topic) {
             (self.copies, self.born) = (copies.clone(), now);
         }
     }
 
-    /// The copies one by one, if channels have the message.
-    fn copies(&mut self) -> Option<&mut Vec<Copy>> {
-        if let Copies::Fresh(channels) = &self.copies {
+    /// The copies as a list that may be modified, if channels hold the message.
+    fn copies(&mut self) -> Option<&mut Vec<ChannelCopy>> {
+        if let ReplayedCopies::Fresh(channels) = &self.copies {
             let due = self.due.take();
-            let copy = |channel: &ChannelId| Copy { channel: *channel, attempts: 0, due };
-            self.copies = Copies::Each(channels.iter().map(copy).collect());
+            let copy = |channel: &ChannelId| ChannelCopy { channel: *channel, attempts: 0, due };
+            self.copies = ReplayedCopies::Each(channels.iter().map(copy).collect());
         }
         match &mut self.copies {
-            Copies::Each(copies) => Some(copies),
-            Copies::Fresh(_) | Copies::Topic => None,
+            ReplayedCopies::Each(copies) => Some(copies),
+            ReplayedCopies::Fresh(_) | ReplayedCopies::Topic => None,
         }
     }
 }
 
-/// Messages that were published together, to none of which anything has happened: the first, and the lengths of all.
+/// Messages that were published together and are all unchanged: the first one, and the lengths of
+/// all bodies.
 #[derive(Debug)]
-struct Whole {
-    first: Held,
+struct UntouchedBatch {
+    first: ReplayedMessage,
     lengths: Box<[u32]>,
 }
 
 /// Messages by id.
 #[derive(Debug, Default)]
-pub(super) struct Messages {
-    held: HashMap<u64, Held, BuildHasherDefault<IdHasher>>,
-    /// By the first one's id.
-    whole: BTreeMap<u64, Whole>,
-    /// How many messages those are.
+pub(super) struct ReplayedMessages {
+    held: HashMap<u64, ReplayedMessage, BuildHasherDefault<MessageIdHasher>>,
+    /// Unchanged batches, by the id of the first message.
+    whole: BTreeMap<u64, UntouchedBatch>,
+    /// The number of messages in `whole`.
     in_whole: usize,
-    /// Topics' channels, as messages share them.
+    /// The lists of topics' channels that messages share.
     channels: HashMap<TopicId, Rc<[ChannelId]>>,
-    /// How many there were after the last sweep.
+    /// The number of messages after the last sweep.
     swept: usize,
 }
 
-impl Messages {
-    /// A copy for every channel that the topic has.
-    pub(super) fn channels_of(&mut self, id: TopicId, topic: &Topic) -> Copies {
-        Copies::Fresh(self.channels.entry(id).or_insert_with(|| topic.channels.keys().copied().collect()).clone())
+impl ReplayedMessages {
+    /// A copy for every channel of the topic.
+    pub(super) fn channels_of(&mut self, id: TopicId, topic: &CatalogTopic) -> ReplayedCopies {
+        ReplayedCopies::Fresh(
+            self.channels.entry(id).or_insert_with(|| topic.channels.keys().copied().collect()).clone(),
+        )
     }
 
-    /// The catalog has changed.
+    /// Drops the shared lists of channels after a change of the catalog.
     pub(super) fn forget_channels(&mut self) {
         self.channels.clear();
     }
 
-    pub(super) fn insert(&mut self, id: u64, message: Held) {
-        self.open(id);
+    pub(super) fn insert(&mut self, id: u64, message: ReplayedMessage) {
+        self.split_batch(id);
         self.held.insert(id, message);
     }
 
-    /// A message has a new place, and these copies, besides those that it had and that `has` says are there.
-    pub(super) fn relocate(&mut self, id: u64, message: Held, has: impl Fn(ChannelId, u64) -> bool) {
-        self.open(id);
+    /// Sets a message's new location and copies; keeps the other copies that it had and for which
+    /// `has` is true.
+    pub(super) fn relocate(&mut self, id: u64, message: ReplayedMessage, has: impl Fn(ChannelId, u64) -> bool) {
+        self.split_batch(id);
         let known = self.held.get_mut(&id).and_then(|known| if known.keep_copies(has) { Some(known) } else { None });
-        let (mut copies, relocated) = match (known.and_then(Held::copies).map(std::mem::take), message.copies) {
-            (before, Copies::Each(relocated)) => (before.unwrap_or_default(), relocated),
-            (_, Copies::Fresh(_) | Copies::Topic) => return,
-        };
+        let (mut copies, relocated) =
+            match (known.and_then(ReplayedMessage::copies).map(std::mem::take), message.copies) {
+                (before, ReplayedCopies::Each(relocated)) => (before.unwrap_or_default(), relocated),
+                (_, ReplayedCopies::Fresh(_) | ReplayedCopies::Topic) => return,
+            };
         copies.retain(|copy| relocated.iter().all(|other| other.channel != copy.channel));
         copies.extend(relocated);
         copies.sort_unstable_by_key(|copy| copy.channel);
-        self.held.insert(id, Held { copies: Copies::Each(copies), ..message });
+        self.held.insert(id, ReplayedMessage { copies: ReplayedCopies::Each(copies), ..message });
     }
 
-    /// Messages that were published together, with the lengths of their bodies; the first one's id and what holds for all.
-    pub(super) fn insert_together(&mut self, id: u64, first: Held, lengths: Vec<u32>) {
+    /// Inserts messages that were published together: the first one, and the lengths of all bodies.
+    pub(super) fn insert_together(&mut self, id: u64, first: ReplayedMessage, lengths: Vec<u32>) {
         match lengths[..] {
             [] => {}
             [_] => self.insert(id, first),
             _ => {
                 self.in_whole += lengths.len();
-                self.whole.insert(id, Whole { first, lengths: lengths.into() });
+                self.whole.insert(id, UntouchedBatch { first, lengths: lengths.into() });
             }
         }
     }
 
-    /// Something happens to a message: from now on those that were published with it are kept one by one.
-    fn open(&mut self, id: u64) {
+    /// Splits the unchanged batch of a message, because the message is about to change.
+    fn split_batch(&mut self, id: u64) {
         let found = self.whole.range(..=id).next_back().filter(|(first, it)| id - **first < it.lengths.len() as u64);
         let Some(first_id) = found.map(|(first, _)| *first) else { return };
-        let Whole { first, lengths } = self.whole.remove(&first_id).expect("it was found");
+        let UntouchedBatch { first, lengths } = self.whole.remove(&first_id).expect("it was found");
         self.in_whole -= lengths.len();
-        let mut place = first.place;
+        let mut location = first.location;
         for (id, length) in (first_id..).zip(lengths) {
-            self.held.insert(id, Held { place, length, ..first.clone() });
-            place.offset += Bodies::SIZE as u32 + length;
+            self.held.insert(id, ReplayedMessage { location, length, ..first.clone() });
+            location.offset += Bodies::SIZE as u32 + length;
         }
     }
 
-    /// The topic threw these messages away, those that the topic had.
+    /// Drops those of the messages that the topic holds.
     pub(super) fn empty(&mut self, id: u64, count: u32) {
         if let Some(whole) = self.whole.get(&id) {
-            if matches!(whole.first.copies, Copies::Topic) {
+            if matches!(whole.first.copies, ReplayedCopies::Topic) {
                 self.in_whole -= whole.lengths.len();
                 self.whole.remove(&id);
             }
             return;
         }
         for id in id..id + u64::from(count) {
-            if self.is_topics(id) {
+            if self.is_held_by_topic(id) {
                 self.held.remove(&id);
             }
         }
     }
 
-    /// The topic gave these messages to channels, those that the topic had.
-    pub(super) fn distribute(&mut self, id: u64, count: u32, copies: &Copies, now: u64) {
-        let Copies::Fresh(channels) = copies else { return };
+    /// Passes those of the messages that the topic holds to channels.
+    pub(super) fn distribute(&mut self, id: u64, count: u32, copies: &ReplayedCopies, now: u64) {
+        let ReplayedCopies::Fresh(channels) = copies else { return };
         if channels.is_empty() {
             return self.empty(id, count);
         }
@@ -182,17 +189,17 @@ impl Messages {
         }
     }
 
-    fn is_topics(&self, id: u64) -> bool {
-        self.held.get(&id).is_some_and(|message| matches!(message.copies, Copies::Topic))
+    fn is_held_by_topic(&self, id: u64) -> bool {
+        self.held.get(&id).is_some_and(|message| matches!(message.copies, ReplayedCopies::Topic))
     }
 
     pub(super) fn finish(&mut self, id: u64, channel: ChannelId) {
-        self.open(id);
+        self.split_batch(id);
         let Some(message) = self.held.get_mut(&id) else { return };
         let last = match &message.copies {
-            Copies::Topic => false,
-            Copies::Fresh(channels) => **channels == [channel],
-            Copies::Each(copies) => copies.iter().all(|copy| copy.channel == channel),
+            ReplayedCopies::Topic => false,
+            ReplayedCopies::Fresh(channels) => **channels == [channel],
+            ReplayedCopies::Each(copies) => copies.iter().all(|copy| copy.channel == channel),
         };
         if last {
             self.held.remove(&id);
@@ -202,40 +209,40 @@ impl Messages {
     }
 
     pub(super) fn requeue(&mut self, id: u64, channel: ChannelId, attempts: u16, due: Option<UnixMillis>) {
-        self.open(id);
-        let copies = self.held.get_mut(&id).and_then(Held::copies).into_iter().flatten();
-        copies.filter(|copy| copy.channel == channel).for_each(|copy| *copy = Copy { channel, attempts, due });
+        self.split_batch(id);
+        let copies = self.held.get_mut(&id).and_then(ReplayedMessage::copies).into_iter().flatten();
+        copies.filter(|copy| copy.channel == channel).for_each(|copy| *copy = ChannelCopy { channel, attempts, due });
     }
 
     pub(super) fn len(&self) -> usize {
         self.held.len() + self.in_whole
     }
 
-    /// True if a sweep is worth its while.
-    pub(super) fn have_doubled(&self) -> bool {
-        self.len() > FEW.max(2 * self.swept)
+    /// True if the number of messages has doubled since the last sweep.
+    pub(super) fn is_sweep_due(&self) -> bool {
+        self.len() > MIN_SWEPT.max(2 * self.swept)
     }
 
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut Held) -> bool) {
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut ReplayedMessage) -> bool) {
         self.held.retain(|_, message| keep(message));
         self.whole.retain(|_, whole| keep(&mut whole.first));
         self.in_whole = self.whole.values().map(|whole| whole.lengths.len()).sum();
         self.swept = self.len();
     }
 
-    /// All, by id.
+    /// All messages, sorted by id.
     pub(super) fn into_recovered(self) -> Vec<RecoveredBatch> {
-        let recovered = |id, mut message: Held, count, length| {
+        let recovered = |id, mut message: ReplayedMessage, count, length| {
             let copies = message.copies().map(std::mem::take).unwrap_or_default();
-            let Held { topic, timestamp, place, due, .. } = message;
-            RecoveredBatch { id, count, topic, timestamp, place, length, due, copies }
+            let ReplayedMessage { topic, timestamp, location, due, .. } = message;
+            RecoveredBatch { id, count, topic, timestamp, location, length, due, copies }
         };
         let sized = |length: u32| length + Bodies::SIZE as u32;
         let singles = self.held.into_iter().map(|(id, message)| {
             let length = sized(message.length);
             recovered(id, message, 1, length)
         });
-        let whole = self.whole.into_iter().map(|(id, Whole { first, lengths })| {
+        let whole = self.whole.into_iter().map(|(id, UntouchedBatch { first, lengths })| {
             let count = u32::try_from(lengths.len()).expect("a batch has fewer than 2^32 messages");
             recovered(id, first, count, lengths.iter().copied().map(sized).sum())
         });
@@ -245,12 +252,13 @@ impl Messages {
     }
 }
 
-/// The broker's ids count up, in leaps of 2^22 with the time. Sixteen neighbours stay together, for the cache's sake; where they
-/// go is a product's to say, and so are the seven highest bits, by which the map tells them apart.
+/// Hasher for the broker's message ids, which count up, with jumps of 2^22 as time passes. Groups
+/// of sixteen neighbouring ids stay together, for the cache's sake. A product spreads the groups,
+/// and also fills the seven highest bits, which the hash map uses as tags.
 #[derive(Default)]
-struct IdHasher(u64);
+struct MessageIdHasher(u64);
 
-impl Hasher for IdHasher {
+impl Hasher for MessageIdHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -260,11 +268,11 @@ impl Hasher for IdHasher {
     }
 
     fn write_u64(&mut self, id: u64) {
-        const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
-        const HIGHEST: u64 = 0x7F << 57;
-        let product = (id >> 4).wrapping_mul(ODD);
-        let place = ((product ^ (product >> 32)) << 4) | (id & 15);
-        self.0 = (place & !HIGHEST) | (id.wrapping_mul(ODD) & HIGHEST);
+        const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
+        const TAG_BITS: u64 = 0x7F << 57;
+        let product = (id >> 4).wrapping_mul(MULTIPLIER);
+        let slot = ((product ^ (product >> 32)) << 4) | (id & 15);
+        self.0 = (slot & !TAG_BITS) | (id.wrapping_mul(MULTIPLIER) & TAG_BITS);
     }
 }
 
@@ -275,17 +283,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_spread_whether_they_count_up_or_leap() {
+    fn hashes_of_ids_are_spread_for_small_and_large_steps() {
         for step in [1, 16, 1 << 12, 1 << 22, (1 << 22) + 1, 1000] {
             let hash = |n: u64| {
-                let mut hasher = IdHasher::default();
+                let mut hasher = MessageIdHasher::default();
                 hasher.write_u64(77 + n * step);
                 hasher.finish()
             };
             let tags: HashSet<u64> = (0..10_000).map(|n| hash(n) >> 57).collect();
             let mut groups = [0; 1024];
             (0..10_000).for_each(|n| groups[(hash(n) >> 4) as usize % 1024] += 1);
-            // Sixteen together make 625 throws at 1024 groups, which leave 470 of them with something; others leave none without.
+            // 10,000 ids in groups of sixteen are 625 throws at 1024 buckets, which fill 470 of
+            // them on average; other steps leave none empty.
             let taken = groups.iter().filter(|count| **count > 0).count();
             let fullest = groups.iter().max();
             assert!(

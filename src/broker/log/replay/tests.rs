@@ -1,45 +1,45 @@
-//! What a replay keeps; what it means is tested on files, against a model.
+//! What a replay keeps in memory. Its results are tested on files, against a model.
 
 use bytes::Bytes;
 
 use super::super::payload::put_change;
-use super::super::{Batch, outgoing::Outgoing, record::Found, record::Scan};
+use super::super::{PublishedBatch, record::RecordScan, record::Scanned, write_batch::WriteBatch};
 use super::*;
 use crate::proto::{ChannelName, TopicName};
 
 const TOPIC: TopicId = TopicId(0);
 const CHANNEL: ChannelId = ChannelId(1);
 
-fn replay(build: impl FnOnce(&mut Outgoing)) -> Replay {
-    let mut outgoing = Outgoing::default();
-    outgoing.change(&Change::TopicCreated(TOPIC, TopicName::new("t").unwrap()));
-    outgoing.change(&Change::ChannelCreated(TOPIC, CHANNEL, ChannelName::new("c").unwrap()));
+fn replay(build: impl FnOnce(&mut WriteBatch)) -> Replay {
+    let mut outgoing = WriteBatch::default();
+    outgoing.push_change(&Change::TopicCreated(TOPIC, TopicName::new("t").unwrap()));
+    outgoing.push_change(&Change::ChannelCreated(TOPIC, CHANNEL, ChannelName::new("c").unwrap()));
     build(&mut outgoing);
     outgoing.seal(0);
     let bytes: Vec<u8> = outgoing.write(|slices| slices.iter().flat_map(|slice| slice.to_vec()).collect());
     let mut replay = Replay::default();
-    for found in Scan::new(&bytes, 0, 0, None) {
-        let Found::Record { at, kind, payload } = found else { panic!("{found:?}") };
-        replay.take(1, at, kind, payload).unwrap();
+    for found in RecordScan::new(&bytes, 0, 0, None) {
+        let Scanned::Record { at, kind, payload } = found else { panic!("{found:?}") };
+        replay.replay_record(1, at, kind, payload).unwrap();
     }
     replay
 }
 
-/// Publishes in batches that are copied: only the last of what is outgoing may be one that is not.
-fn publish(outgoing: &mut Outgoing, first: u64, count: usize) {
+/// Publishes in batches small enough to be copied: only the last record may have uncopied bodies.
+fn publish(outgoing: &mut WriteBatch, first: u64, count: usize) {
     for begin in (0..count).step_by(500) {
         let bodies = std::iter::repeat_n(Bytes::from_static(b"x"), 500.min(count - begin)).collect();
-        let (first, holder) = (first + begin as u64, Holder::Channels);
-        outgoing.batch(&Batch { topic: TOPIC, first, timestamp: 0, due: None, holder, bodies: &bodies });
+        let (first, holder) = (first + begin as u64, MessageHolder::Channels);
+        outgoing.push_batch(&PublishedBatch { topic: TOPIC, first, timestamp: 0, due: None, holder, bodies: &bodies });
     }
 }
 
 #[test]
-fn memory_is_bounded_by_what_is_held_and_not_by_the_log() {
+fn memory_is_bounded_by_live_messages_and_not_by_the_log() {
     let replay = replay(|outgoing| {
         for round in 0..50 {
             publish(outgoing, 1 + round * 2000, 2000);
-            outgoing.change(&Change::ChannelEmptied(CHANNEL));
+            outgoing.push_change(&Change::ChannelEmptied(CHANNEL));
         }
         publish(outgoing, 1_000_000, 3);
     });
@@ -50,12 +50,12 @@ fn memory_is_bounded_by_what_is_held_and_not_by_the_log() {
 }
 
 #[test]
-fn a_record_that_checks_and_makes_no_sense_is_refused() {
+fn a_malformed_record_with_a_right_checksum_is_refused() {
     let mut changes = Vec::new();
     put_change(&mut changes, &Change::TopicDeleted(TOPIC));
     changes.push(200);
-    assert_eq!(Replay::default().take(1, 0, Kind::Changes, &changes), Err(Nonsense));
-    assert_eq!(Replay::default().take(1, 0, Kind::Batch, &changes), Err(Nonsense));
-    assert_eq!(Replay::default().take(1, 0, Kind::Carried, &changes), Err(Nonsense));
-    assert_eq!(Replay::default().take(1, 0, Kind::Snapshot, &changes), Err(Nonsense));
+    assert_eq!(Replay::default().replay_record(1, 0, RecordKind::Changes, &changes), Err(MalformedRecord));
+    assert_eq!(Replay::default().replay_record(1, 0, RecordKind::Batch, &changes), Err(MalformedRecord));
+    assert_eq!(Replay::default().replay_record(1, 0, RecordKind::Carried, &changes), Err(MalformedRecord));
+    assert_eq!(Replay::default().replay_record(1, 0, RecordKind::Snapshot, &changes), Err(MalformedRecord));
 }

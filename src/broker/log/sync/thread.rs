@@ -1,4 +1,4 @@
-//! The thread that syncs and removes.
+//! The thread that syncs and removes segments.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,31 +8,31 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::segment::{Extent, file_path};
-use super::super::segments::Ids;
+use super::super::segments::IdRange;
 use super::super::strip::strip;
-use super::{Removal, Shared, SyncFile, SyncMode, Target, Work};
+use super::{Removal, SyncFile, SyncMode, SyncQueue, SyncShared, SyncTarget};
 
-/// What the thread has.
-pub(super) struct Body {
-    shared: Arc<Shared>,
+/// State of the thread.
+pub(super) struct SyncThread {
+    shared: Arc<SyncShared>,
     path: PathBuf,
     directory: File,
     sync: SyncFile,
 }
 
-/// What is done at a time.
-struct Round {
-    targets: Vec<Target>,
+/// Work that the thread does at a time.
+struct SyncRound {
+    targets: Vec<SyncTarget>,
     is_directory_dirty: bool,
     removals: Vec<Removal>,
 }
 
-impl Body {
-    pub(super) fn new(shared: Arc<Shared>, path: &Path, sync: SyncFile) -> io::Result<Self> {
+impl SyncThread {
+    pub(super) fn new(shared: Arc<SyncShared>, path: &Path, sync: SyncFile) -> io::Result<Self> {
         Ok(Self { shared, path: path.into(), directory: File::open(path)?, sync })
     }
 
-    /// Works until the writer is gone and all is done.
+    /// Works until the writer's handle is dropped and all work is done.
     pub(super) fn run(self) {
         while let Some(round) = self.next_round() {
             if let (true, Some(newest)) = (round.is_directory_dirty, round.targets.last()) {
@@ -43,8 +43,8 @@ impl Body {
         }
     }
 
-    /// Waits for something to do, and for the time to do it; none once the writer is gone.
-    fn next_round(&self) -> Option<Round> {
+    /// Waits until there is work and it is due; `None` after the writer's handle was dropped.
+    fn next_round(&self) -> Option<SyncRound> {
         let mut work = self.shared.work();
         let mut due = None;
         loop {
@@ -60,7 +60,7 @@ impl Body {
             if has_targets || !removals.is_empty() {
                 let targets = if has_targets { std::mem::take(&mut work.targets) } else { Vec::new() };
                 let is_directory_dirty = has_targets && std::mem::take(&mut work.is_directory_dirty);
-                return Some(Round { targets, is_directory_dirty, removals });
+                return Some(SyncRound { targets, is_directory_dirty, removals });
             }
             if work.is_closing {
                 return None;
@@ -72,9 +72,10 @@ impl Body {
         }
     }
 
-    /// Takes the removals, the oldest first, that nothing stands against. What was lost by a failed sync stands against what it
-    /// replaces until nobody needs the segment that it is in: both go together.
-    fn removable(&self, work: &mut Work) -> Vec<Removal> {
+    /// Takes the removals that are ready, the oldest first. A removal whose replacement data was
+    /// lost by a failed sync must wait until the segment of the lost data is not needed either:
+    /// both are removed together.
+    fn removable(&self, work: &mut SyncQueue) -> Vec<Removal> {
         let progress = self.shared.progress.borrow();
         let never = self.shared.mode == SyncMode::Never;
         let passed = work.removals.iter().take_while(|removal| never || removal.to <= progress.passed).count();
@@ -96,41 +97,42 @@ impl Body {
         work.removals.drain(..ready).collect()
     }
 
-    /// A new segment is only there after a crash of the machine if its directory says so.
-    fn sync_directory(&self, newest: &Target) {
+    /// Syncs the directory: without that, a new segment may be missing after a crash of the
+    /// machine.
+    fn sync_directory(&self, newest: &SyncTarget) {
         if let Err(error) = (self.sync)(&self.directory) {
             self.fail(newest.segment, &format!("could not sync {}: {error}", self.path.display()));
         }
     }
 
-    fn sync(&self, target: Target) {
+    fn sync(&self, target: SyncTarget) {
         let failed_before = self.shared.work().failed;
         let result = if target.segment > failed_before { (self.sync)(&target.file) } else { Ok(()) };
         if let Err(error) = result {
             let path = file_path(&self.path, target.segment);
             self.fail(target.segment, &format!("could not sync {}: {error}", path.display()));
         }
-        let trouble = {
+        let failure = {
             let mut work = self.shared.work();
             if target.segment > work.failed {
-                work.trouble = None;
-                self.shared.has_trouble.store(false, Ordering::Relaxed);
+                work.failure = None;
+                self.shared.has_failure.store(false, Ordering::Relaxed);
             }
-            work.trouble.clone()
+            work.failure.clone()
         };
-        self.shared.progress.send_modify(|progress| match trouble {
+        self.shared.progress.send_modify(|progress| match failure {
             Some(why) => progress.failed(target.segment, target.to, why),
             None => progress.synced(target.to),
         });
     }
 
     fn fail(&self, segment: u32, why: &str) {
-        tracing::error!("{why}; publishing is refused until a new file can be synced");
+        tracing::error!(error = %why, "sync failed; publishing is refused until a new segment is synced");
         let mut work = self.shared.work();
         work.failed = segment;
-        work.trouble = Some(why.into());
-        self.shared.has_trouble.store(true, Ordering::Relaxed);
-        self.shared.alarm.notify_one();
+        work.failure = Some(why.into());
+        self.shared.has_failure.store(true, Ordering::Relaxed);
+        self.shared.failure_notify.notify_one();
     }
 
     fn remove(&self, removals: &[Removal]) {
@@ -139,22 +141,24 @@ impl Body {
             if let Some(keep) = all_but {
                 self.strip(*segment, keep);
             } else if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!("could not remove {}, which holds nothing any more: {error}", path.display());
+                let path = path.display();
+                tracing::warn!(%path, %error, "cannot remove a segment without live messages");
             }
         }
         if !removals.is_empty() && self.shared.mode != SyncMode::Never {
-            // Should it fail, and the machine crash, the segments are there again, and are spent again.
+            // if this fails and the machine crashes, the segments are back, and are removed again
             let _ = (self.sync)(&self.directory);
         }
         self.shared.work().removing = 0;
     }
 
-    fn strip(&self, segment: Extent, keep: &[Ids]) {
+    fn strip(&self, segment: Extent, keep: &[IdRange]) {
         let sync = |file: &File| if self.shared.mode == SyncMode::Never { Ok(()) } else { (self.sync)(file) };
         let stripped = strip(&self.path, segment.number, segment.end, keep, sync);
         if let Err(error) = &stripped {
             let path = file_path(&self.path, segment.number);
-            tracing::warn!("could not take finished messages out of {}: {error}", path.display());
+            let path = path.display();
+            tracing::warn!(%path, %error, "cannot remove finished messages from a segment; it keeps its size");
         }
         self.shared.work().stripped.push((segment.number, stripped));
     }

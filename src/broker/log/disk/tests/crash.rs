@@ -1,9 +1,9 @@
-//! Files that end anywhere, and files with wrong bytes in them.
+//! Files that are cut anywhere, and files with wrong bytes.
 
 use fastrand::Rng;
 
 use super::super::super::report::{Damage, Torn};
-use super::super::super::segment::HEADER;
+use super::super::super::segment::SEGMENT_HEADER_BYTES;
 use super::super::super::*;
 use super::model::Model;
 use super::world::copy;
@@ -13,14 +13,14 @@ fn open(path: &Path) -> (DiskLog, Model, RecoveryReport) {
     let (mut log, recovered, report) = DiskLog::open(&options(path, SyncMode::Never, 1 << 20)).unwrap();
     let model = Model::of(&recovered, &mut log);
     for batch in &recovered.batches {
-        log.hold(batch.place.segment, batch.count, batch.length.into());
+        log.hold(batch.location.segment, batch.count, batch.length.into());
     }
     log.recovered();
     (log, model, report)
 }
 
 #[test]
-fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
+fn a_segment_cut_at_any_byte_recovers_all_complete_records() {
     let directory = fast_directory();
     let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
     let file = file_path(directory.path(), 1);
@@ -29,9 +29,10 @@ fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
     let rng = &mut Rng::with_seed(1);
     for n in 1..12 {
         let noted = world.model.clone();
-        let place = world.publish(TOPIC, Holder::Channels, Some(5), &bodies(rng.usize(1..4), rng.usize(..40)));
-        // What was noted is a record of its own, before the batch.
-        states.push((u64::from(place.offset) - (BATCH_HEAD + HEAD) as u64, noted));
+        let location =
+            world.publish(TOPIC, MessageHolder::Channels, Some(5), &bodies(rng.usize(1..4), rng.usize(..40)));
+        // noted changes are a record of their own, before the batch
+        states.push((u64::from(location.offset) - (BATCH_HEAD_BYTES + RECORD_HEADER_BYTES) as u64, noted));
         states.push((length(), world.model.clone()));
         world.note(Change::Finished(CHANNEL, n));
         world.note(Change::Requeued(CHANNEL, n + 1, 2, None));
@@ -48,29 +49,29 @@ fn a_segment_cut_at_any_byte_gives_what_was_written_before() {
         let (log, model, report) = open(directory.path());
         let (end, expected) = states.iter().rfind(|(end, _)| *end <= cut as u64).unwrap();
         assert_eq!(&model, expected, "cut at {cut}");
-        // The header is nothing by itself, but is not torn either.
-        let whole = (*end).max(if cut >= HEADER { HEADER as u64 } else { 0 });
+        // a file with only a header has no messages, and is not torn
+        let whole = (*end).max(if cut >= SEGMENT_HEADER_BYTES { SEGMENT_HEADER_BYTES as u64 } else { 0 });
         let torn = (cut as u64 > whole).then(|| Torn { segment: 1, bytes: cut as u64 - whole });
         assert_eq!((report.torn, report.damage), (Vec::from_iter(torn), vec![]), "cut at {cut}");
         let kept = std::fs::read(file_path(directory.path(), 1).with_extension("log.torn")).unwrap_or_default();
-        if cut >= HEADER {
+        if cut >= SEGMENT_HEADER_BYTES {
             assert_eq!(kept, bytes[whole as usize..cut], "what is cut off at {cut} is kept");
         }
-        goes_on(log, directory.path(), model);
+        assert_usable(log, directory.path(), model);
     }
 }
 
-/// A log can be written to, and opens again with what it had and what is new.
-fn goes_on(mut log: DiskLog, path: &Path, mut model: Model) {
+/// Asserts that a log can be written to, and then opened with its old and new messages.
+fn assert_usable(mut log: DiskLog, path: &Path, mut model: Model) {
     let (topic, bodies) = (TopicId(model.next_number), bodies(2, 10));
     let created = Change::TopicCreated(topic, TopicName::new("after").unwrap());
     let first = model.last_id + 1;
-    let batch = Batch {
+    let batch = PublishedBatch {
         topic,
         first,
         timestamp: 5,
         due: None,
-        holder: Holder::Topic,
+        holder: MessageHolder::Topic,
         bodies: &bodies.iter().cloned().collect(),
     };
     log.note(&created);
@@ -82,29 +83,29 @@ fn goes_on(mut log: DiskLog, path: &Path, mut model: Model) {
     assert_eq!((found, report.torn), (model, vec![]));
 }
 
-/// Three segments, and what is in them.
+/// A log of three segments; returns the model of its contents.
 fn three_segments(path: &Path) -> Model {
     let mut world = world(path, SyncMode::Never, 1000);
     for _ in 0..6 {
-        world.publish(TOPIC, Holder::Channels, None, &bodies(1, 400));
+        world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 400));
     }
     assert_eq!(files(path).len(), 3);
     world.model
 }
 
 #[test]
-fn damage_in_the_middle_costs_one_record_and_is_told() {
+fn damage_in_the_middle_loses_one_record_and_is_reported() {
     let directory = fast_directory();
     let mut model = three_segments(directory.path());
     let file = file_path(directory.path(), 2);
     let mut bytes = std::fs::read(&file).unwrap();
-    let place = bytes.iter().position(|b| *b == 0).unwrap().max(HEADER + 400);
-    bytes[place] ^= 1;
+    let location = bytes.iter().position(|b| *b == 0).unwrap().max(SEGMENT_HEADER_BYTES + 400);
+    bytes[location] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
     model.messages.remove(&3);
     let (log, found, report) = open(directory.path());
     assert_eq!(found, model);
-    assert!(matches!(&report.damage[..], [Damage::Bytes { segment: 2, range }] if range.contains(&(place as u64))));
+    assert!(matches!(&report.damage[..], [Damage::Bytes { segment: 2, range }] if range.contains(&(location as u64))));
     assert!(report.is_damaged());
     let problem = report.problems().next().unwrap();
     assert!(problem.starts_with("0000000002.log is damaged from byte "), "{problem}");
@@ -114,22 +115,22 @@ fn damage_in_the_middle_costs_one_record_and_is_told() {
 }
 
 #[test]
-fn a_byte_that_changes_while_the_log_is_open_is_not_delivered() {
+fn a_message_damaged_while_the_log_is_open_is_not_delivered() {
     let directory = fast_directory();
     let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
-    let place = world.publish(TOPIC, Holder::Channels, None, &bodies(2, 100));
-    let other = world.publish(TOPIC, Holder::Channels, None, &bodies(1, 100));
+    let location = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 100));
+    let other = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 100));
     let file = file_path(directory.path(), 1);
     let mut bytes = std::fs::read(&file).unwrap();
-    bytes[place.offset as usize + 50] ^= 1;
+    bytes[location.offset as usize + 50] ^= 1;
     std::fs::write(&file, bytes).unwrap();
-    let error = world.log.read(place, 208, 2).unwrap_err();
+    let error = world.log.read(location, 208, 2).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     assert!(world.log.read(other, 104, 1).is_ok(), "others are read");
 }
 
 #[test]
-fn a_segment_that_is_shorter_than_the_next_one_says_is_damaged() {
+fn a_segment_shorter_than_the_next_one_states_is_reported_as_damaged() {
     let directory = fast_directory();
     let mut model = three_segments(directory.path());
     let file = file_path(directory.path(), 2);
@@ -142,7 +143,7 @@ fn a_segment_that_is_shorter_than_the_next_one_says_is_damaged() {
 }
 
 #[test]
-fn a_missing_segment_and_an_unreadable_one_cost_what_is_in_them() {
+fn missing_and_unreadable_segments_lose_only_their_own_messages() {
     for is_gone in [true, false] {
         let directory = fast_directory();
         let mut model = three_segments(directory.path());
@@ -161,24 +162,24 @@ fn a_missing_segment_and_an_unreadable_one_cost_what_is_in_them() {
 }
 
 #[test]
-fn the_first_snapshot_is_made_up_for_by_the_next() {
+fn a_damaged_first_snapshot_is_replaced_by_the_next() {
     let directory = fast_directory();
     let model = three_segments(directory.path());
     let file = file_path(directory.path(), 1);
     let mut bytes = std::fs::read(&file).unwrap();
     // The record of changes that created the topic and the channel comes after the Snapshot.
-    bytes[HEADER + 12 + 16 + 12] ^= 1;
+    bytes[SEGMENT_HEADER_BYTES + 12 + 16 + 12] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
     let (_log, found, report) = open(directory.path());
     assert_eq!(report.damage.len(), 1);
     assert_eq!(found.topics, model.topics);
     let ids = |model: &Model| model.messages.keys().copied().collect::<Vec<_>>();
     assert_eq!(ids(&found), ids(&model));
-    assert!(found.messages[&1].copies.is_empty(), "rather the topic's than lost");
+    assert!(found.messages[&1].copies.is_empty(), "the topic holds it");
 }
 
 #[test]
-fn wrong_bytes_anywhere_are_no_reason_not_to_open() {
+fn a_log_with_wrong_bytes_anywhere_opens() {
     let original = fast_directory();
     three_segments(original.path());
     let rng = &mut Rng::with_seed(2);
@@ -188,12 +189,12 @@ fn wrong_bytes_anywhere_are_no_reason_not_to_open() {
         let file = file_path(directory.path(), rng.u32(1..4));
         let mut bytes = std::fs::read(&file).unwrap();
         for _ in 0..rng.usize(1..5) {
-            let at = rng.usize(HEADER..bytes.len());
+            let at = rng.usize(SEGMENT_HEADER_BYTES..bytes.len());
             bytes[at] ^= 1 << rng.u8(..8);
         }
         std::fs::write(&file, bytes).unwrap();
         let (log, found, report) = open(directory.path());
         assert!(report.is_damaged() || !report.torn.is_empty(), "round {n}: {found:?}");
-        goes_on(log, directory.path(), found);
+        assert_usable(log, directory.path(), found);
     }
 }

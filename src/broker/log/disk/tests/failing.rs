@@ -1,4 +1,4 @@
-//! Disks that are full, and disks that do not sync.
+//! Full disks, and disks that fail to sync.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -10,11 +10,11 @@ use super::super::super::*;
 use super::world::World;
 use super::*;
 
-/// A file system of 256 KiB; unmounted at the end.
+/// A file system of 256 KiB, unmounted when dropped.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None`, and the test is skipped, if it cannot be mounted here, which takes root.
+    /// `None`, which skips the test, if mounting is not allowed: it needs root.
     #[allow(clippy::print_stderr, reason = "a test that does not run says so")]
     fn mount(path: &Path) -> Option<Self> {
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(path).output();
@@ -35,7 +35,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_refuses_what_is_new_and_keeps_what_it_has() {
+fn a_full_disk_refuses_new_messages_and_keeps_old_ones() {
     let directory = tempfile::tempdir().unwrap();
     let Some(_disk) = SmallDisk::mount(directory.path()) else { return };
     for segment_bytes in [1 << 20, 20_000] {
@@ -44,14 +44,14 @@ fn a_full_disk_refuses_what_is_new_and_keeps_what_it_has() {
         let ballast = directory.path().join("ballast");
         std::fs::write(&ballast, vec![0; 100_000]).unwrap();
         let full = loop {
-            if let Err(error) = world.try_publish(TOPIC, Holder::Channels, None, &bodies(3, 5000)) {
+            if let Err(error) = world.try_publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 5000)) {
                 break error;
             }
         };
         assert_eq!(full.kind(), io::ErrorKind::StorageFull, "{full}");
         world.check_bodies();
         world.note(Change::Requeued(CHANNEL, 2, 7, None));
-        let still = world.try_publish(TOPIC, Holder::Channels, None, &bodies(3, 5000)).unwrap_err();
+        let still = world.try_publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 5000)).unwrap_err();
         assert_eq!(still.kind(), io::ErrorKind::StorageFull, "{still}");
         std::fs::remove_file(&ballast).unwrap();
         world.publish_when_there_is_room(&bodies(3, 5000));
@@ -63,19 +63,19 @@ fn a_full_disk_refuses_what_is_new_and_keeps_what_it_has() {
 }
 
 #[test]
-fn a_disk_full_of_the_log_itself_is_drained_whatever_is_finished_first() {
+fn a_disk_filled_by_the_log_is_drained_in_any_order_of_finishing() {
     let directory = tempfile::tempdir().unwrap();
     let Some(_disk) = SmallDisk::mount(directory.path()) else { return };
     for (is_reopened, keeps) in
         [(false, vec![]), (true, vec![]), (false, vec![1]), (true, vec![7, 20]), (false, vec![40])]
     {
         let path = directory.path().join(format!("{is_reopened}{keeps:?}"));
-        let options = Options { segment_bytes: 20_000, ..Options::new(&path) };
+        let options = LogOptions { segment_bytes: 20_000, ..LogOptions::new(&path) };
         let mut world = World::open(&options);
         world.note(topic_created());
         world.note(channel_created());
         let refused = loop {
-            if let Err(error) = world.try_publish(TOPIC, Holder::Channels, None, &bodies(1, 3000)) {
+            if let Err(error) = world.try_publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 3000)) {
                 break error;
             }
         };
@@ -85,7 +85,7 @@ fn a_disk_full_of_the_log_itself_is_drained_whatever_is_finished_first() {
         for id in (1..=last).rev().filter(|id| !keeps.contains(id)) {
             world.note(Change::Finished(CHANNEL, id));
             world.flush();
-            world.carry();
+            world.compact();
         }
         if is_reopened {
             world.reopen();
@@ -94,7 +94,7 @@ fn a_disk_full_of_the_log_itself_is_drained_whatever_is_finished_first() {
         while world.log.usage().bytes > 60_000 {
             assert!(Instant::now() < deadline, "{:?} with {} live", world.log.usage(), world.live());
             world.wait_until_tidy();
-            world.carry();
+            world.compact();
         }
         for _ in 0..last / 2 {
             world.publish_when_there_is_room(&bodies(1, 3000));
@@ -106,7 +106,7 @@ fn a_disk_full_of_the_log_itself_is_drained_whatever_is_finished_first() {
     }
 }
 
-/// A log whose syncs fail as long as this says so.
+/// A log whose syncs fail as long as the flag is set.
 fn failing(path: &Path, mode: SyncMode) -> (Arc<AtomicBool>, DiskLog) {
     let fails = Arc::new(AtomicBool::new(false));
     let sync = {
@@ -123,22 +123,22 @@ fn failing(path: &Path, mode: SyncMode) -> (Arc<AtomicBool>, DiskLog) {
     (fails, log)
 }
 
-fn publish(log: &mut DiskLog, first: u64) -> io::Result<Option<Place>> {
+fn publish(log: &mut DiskLog, first: u64) -> io::Result<Option<LogLocation>> {
     let bodies = bodies(1, 10);
-    let place = log.publish(&Batch {
+    let location = log.publish(&PublishedBatch {
         topic: TOPIC,
         first,
         timestamp: 1,
         due: None,
-        holder: Holder::Channels,
+        holder: MessageHolder::Channels,
         bodies: &bodies.iter().cloned().collect(),
     })?;
-    place.into_iter().for_each(|place| log.hold(place.segment, 1, 100));
-    Ok(place)
+    location.into_iter().for_each(|location| log.hold(location.segment, 1, 100));
+    Ok(location)
 }
 
 #[tokio::test]
-async fn what_was_written_is_told_synced() {
+async fn written_positions_are_reported_as_synced() {
     for mode in [SyncMode::Always, SyncMode::Interval, SyncMode::Never] {
         let directory = tempfile::tempdir().unwrap();
         let (_, mut log) = failing(directory.path(), mode);
@@ -154,7 +154,7 @@ async fn what_was_written_is_told_synced() {
 }
 
 #[tokio::test]
-async fn a_failed_sync_is_told_and_refuses_until_a_new_segment_is_synced() {
+async fn a_failed_sync_is_reported_and_refuses_writes_until_a_new_segment_is_synced() {
     let directory = tempfile::tempdir().unwrap();
     let (fails, mut log) = failing(directory.path(), SyncMode::Always);
     let mut synced = log.synced();
@@ -163,15 +163,15 @@ async fn a_failed_sync_is_told_and_refuses_until_a_new_segment_is_synced() {
     synced.reached(first).await.unwrap();
 
     fails.store(true, Ordering::SeqCst);
-    let place = publish(&mut log, 2).unwrap().unwrap();
+    let location = publish(&mut log, 2).unwrap().unwrap();
     let lost = log.position();
     let error = synced.reached(lost).await.unwrap_err().to_string();
     let file = file_path(directory.path(), 1);
     assert_eq!(error, format!("could not sync {}: the disk is broken", file.display()));
     log.note(&Change::Finished(CHANNEL, 1));
     assert_eq!(publish(&mut log, 3).unwrap_err().to_string(), error);
-    assert!(log.flush().is_err(), "what was noted is kept");
-    assert_eq!(read(&mut log, place, 10).unwrap(), [0; 10].as_slice(), "reads go on");
+    assert!(log.flush().is_err(), "noted changes are kept");
+    assert_eq!(read(&mut log, location, 10).unwrap(), [0; 10].as_slice(), "reads go on");
     assert!(synced.reached(log.position()).await.is_err(), "nor could the next segment be synced");
 
     fails.store(false, Ordering::SeqCst);
@@ -180,7 +180,7 @@ async fn a_failed_sync_is_told_and_refuses_until_a_new_segment_is_synced() {
     synced.reached(log.position()).await.unwrap();
     publish(&mut log, 3).unwrap();
     synced.reached(log.position()).await.unwrap();
-    assert!(synced.reached(lost).await.is_err(), "lost is lost");
+    assert!(synced.reached(lost).await.is_err(), "the outcome of lost data does not change");
     assert!(synced.reached(first).await.is_ok());
     assert_eq!(files(directory.path()), ["0000000001.log", "0000000003.log"], "the segment that was of no use is gone");
     drop(log);
@@ -189,18 +189,18 @@ async fn a_failed_sync_is_told_and_refuses_until_a_new_segment_is_synced() {
 }
 
 #[tokio::test]
-async fn after_a_failed_sync_a_new_segment_is_tried_though_nobody_writes() {
+async fn after_a_failed_sync_a_new_segment_is_tried_without_any_write() {
     let directory = tempfile::tempdir().unwrap();
     let (fails, mut log) = failing(directory.path(), SyncMode::Interval);
-    let alarm = log.alarm();
+    let failure_notify = log.failure_notify();
     fails.store(true, Ordering::SeqCst);
     publish(&mut log, 1).unwrap();
-    // nobody writes or waits: the thread itself tells
-    alarm.notified().await;
-    assert!(log.trouble().unwrap().ends_with(": the disk is broken"));
+    // nothing writes or waits: the thread itself notifies
+    failure_notify.notified().await;
+    assert!(log.failure().unwrap().ends_with(": the disk is broken"));
     fails.store(false, Ordering::SeqCst);
     let deadline = Instant::now() + Duration::from_secs(20);
-    while log.trouble().is_some() {
+    while log.failure().is_some() {
         assert!(Instant::now() < deadline, "nothing is tried");
         std::thread::yield_now();
         log.retry = None;
@@ -209,22 +209,22 @@ async fn after_a_failed_sync_a_new_segment_is_tried_though_nobody_writes() {
 }
 
 #[test]
-fn after_a_failed_write_the_next_is_tried_though_nobody_writes() {
+fn after_a_failed_write_another_is_tried_without_any_publish() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
-    world.publish(TOPIC, Holder::Channels, None, &bodies(1, 10));
-    let long_ago = Instant::now().checked_sub(RETRY).unwrap();
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 10));
+    let long_ago = Instant::now().checked_sub(RETRY_INTERVAL).unwrap();
     world.log.failed = Some((Instant::now(), io::ErrorKind::Other, "the disk is broken".to_owned()));
-    assert_eq!(world.log.trouble().as_deref(), Some("the disk is broken"), "not at once");
+    assert_eq!(world.log.failure().as_deref(), Some("the disk is broken"), "not at once");
     world.log.failed = Some((long_ago, io::ErrorKind::Other, "the disk is broken".to_owned()));
-    assert_eq!(world.log.trouble(), None);
-    // what is written to find that out says nothing
-    world.publish(TOPIC, Holder::Channels, None, &bodies(2, 10));
+    assert_eq!(world.log.failure(), None);
+    // the record written to find that out has no changes
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 10));
     world.reopen();
 }
 
 #[test]
-fn the_parents_of_new_folders_are_synced() {
+fn parents_of_new_directories_are_synced() {
     use std::os::unix::fs::MetadataExt;
     let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
     for (mode, is_synced) in [(SyncMode::Always, true), (SyncMode::Interval, true), (SyncMode::Never, false)] {
@@ -245,21 +245,22 @@ fn the_parents_of_new_folders_are_synced() {
 }
 
 #[tokio::test]
-async fn a_sync_that_failed_during_a_relocation_keeps_segments_only_until_they_are_drained() {
+async fn a_sync_that_fails_during_a_relocation_keeps_segments_until_they_are_drained() {
     let directory = tempfile::tempdir().unwrap();
     let (fails, mut log) = failing(directory.path(), SyncMode::Always);
     let mut synced = log.synced();
-    let place = publish(&mut log, 1).unwrap().unwrap();
+    let location = publish(&mut log, 1).unwrap().unwrap();
     log.begin_segment().unwrap();
     synced.reached(log.position()).await.unwrap();
     fails.store(true, Ordering::SeqCst);
-    let copy = Copy { channel: CHANNEL, attempts: 0, due: None };
-    let (copies, bodies) = ([CopyRun { copy, index: 0, count: 1 }], Bodies::one(read(&mut log, place, 10).unwrap()));
-    let (from, topic, first, timestamp, due, holder) = (Some(place.segment), TOPIC, 1, 1, None, Holder::Channels);
+    let copy = ChannelCopy { channel: CHANNEL, attempts: 0, due: None };
+    let (copies, bodies) = ([CopyRun { copy, index: 0, count: 1 }], Bodies::one(read(&mut log, location, 10).unwrap()));
+    let (from, topic, first, timestamp, due, holder) =
+        (Some(location.segment), TOPIC, 1, 1, None, MessageHolder::Channels);
     let relocated = Relocated { from, topic, first, timestamp, due, holder, copies: &copies, bodies: &bodies };
     let moved = log.relocate(&relocated).unwrap().unwrap();
     log.hold(moved.segment, 1, 100);
-    log.spent(place.segment, 1, 100);
+    log.spent(location.segment, 1, 100);
     assert!(synced.reached(log.position()).await.is_err());
     fails.store(false, Ordering::SeqCst);
     log.retry = None;
@@ -280,20 +281,21 @@ async fn a_sync_that_failed_during_a_relocation_keeps_segments_only_until_they_a
 }
 
 #[tokio::test]
-async fn a_carried_message_is_synced_before_its_segment_goes() {
+async fn a_relocated_message_is_synced_before_its_segment_is_removed() {
     let directory = tempfile::tempdir().unwrap();
     let (fails, mut log) = failing(directory.path(), SyncMode::Always);
     let mut synced = log.synced();
-    let place = publish(&mut log, 1).unwrap().unwrap();
+    let location = publish(&mut log, 1).unwrap().unwrap();
     log.begin_segment().unwrap();
     synced.reached(log.position()).await.unwrap();
     fails.store(true, Ordering::SeqCst);
-    let copy = Copy { channel: CHANNEL, attempts: 0, due: None };
-    let (copies, bodies) = ([CopyRun { copy, index: 0, count: 1 }], Bodies::one(read(&mut log, place, 10).unwrap()));
-    let (from, topic, first, timestamp, due, holder) = (Some(place.segment), TOPIC, 1, 1, None, Holder::Channels);
+    let copy = ChannelCopy { channel: CHANNEL, attempts: 0, due: None };
+    let (copies, bodies) = ([CopyRun { copy, index: 0, count: 1 }], Bodies::one(read(&mut log, location, 10).unwrap()));
+    let (from, topic, first, timestamp, due, holder) =
+        (Some(location.segment), TOPIC, 1, 1, None, MessageHolder::Channels);
     let relocated = Relocated { from, topic, first, timestamp, due, holder, copies: &copies, bodies: &bodies };
     log.relocate(&relocated).unwrap();
-    log.spent(place.segment, 1, 100);
+    log.spent(location.segment, 1, 100);
     assert!(synced.reached(log.position()).await.is_err());
     drop(log);
     assert_eq!(files(directory.path()), ["0000000001.log", "0000000002.log"]);

@@ -1,4 +1,4 @@
-//! The log on real files: what it says against a model, crashes at every byte, damage, and disks that fail.
+//! The log on real files: compared to a model, cut at every byte, damaged, and on failing disks.
 
 mod crash;
 mod failing;
@@ -11,18 +11,19 @@ use std::path::Path;
 use bytes::Bytes;
 
 use self::world::{World, read};
-use super::super::{ChannelId, Holder, TopicId};
+use super::super::{ChannelId, MessageHolder, TopicId};
 use super::*;
 use crate::proto::{Bodies, ChannelName, TopicName};
 
 const TOPIC: TopicId = TopicId(1);
 const CHANNEL: ChannelId = ChannelId(2);
 
-fn options(path: &Path, sync: SyncMode, segment_bytes: u32) -> Options {
-    Options { sync, segment_bytes, interval: Duration::from_millis(1), reserve_bytes: 0, ..Options::new(path) }
+fn options(path: &Path, sync: SyncMode, segment_bytes: u32) -> LogOptions {
+    LogOptions { sync, segment_bytes, interval: Duration::from_millis(1), reserve_bytes: 0, ..LogOptions::new(path) }
 }
 
-/// In memory where the system offers that: many files are synced, and the disk is not what is tested.
+/// A temporary directory, in memory if possible, because many files are synced, and the disk is not
+/// what is tested.
 fn fast_directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
@@ -55,29 +56,29 @@ fn files(path: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_log_opens_as_it_was_left() {
+fn a_reopened_log_has_the_same_contents() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Interval, 1 << 20);
-    world.publish(TOPIC, Holder::Channels, None, &bodies(3, 10));
-    world.publish(TOPIC, Holder::Channels, Some(77), &[Bytes::new(), Bytes::from(vec![7; 100_000])]);
-    world.publish(TOPIC, Holder::Topic, Some(78), &bodies(1, 5000));
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 10));
+    world.publish(TOPIC, MessageHolder::Channels, Some(77), &[Bytes::new(), Bytes::from(vec![7; 100_000])]);
+    world.publish(TOPIC, MessageHolder::Topic, Some(78), &bodies(1, 5000));
     world.note(Change::Finished(CHANNEL, 1));
     world.note(Change::Requeued(CHANNEL, 2, 3, Some(99)));
     world.note(Change::TopicPaused(TOPIC, true));
     world.reopen();
-    world.publish(TOPIC, Holder::Topic, None, &bodies(2, 20));
+    world.publish(TOPIC, MessageHolder::Topic, None, &bodies(2, 20));
     world.reopen();
-    assert_eq!(files(directory.path()), ["0000000001.log"], "an end that is good is written on");
+    assert_eq!(files(directory.path()), ["0000000001.log"], "a good last segment is appended to");
 }
 
 #[test]
-fn files_are_the_owners() {
+fn files_are_accessible_only_to_their_owner() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("data");
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let mut world = world(&path, SyncMode::Always, 1000);
-    world.publish(TOPIC, Holder::Channels, None, &bodies(1, 10));
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 10));
     assert_eq!(mode(&path), 0o700);
     for name in ["lock", "reserve", "0000000001.log"] {
         assert_eq!(mode(&path.join(name)), 0o600, "{name}");
@@ -85,9 +86,9 @@ fn files_are_the_owners() {
 }
 
 #[test]
-fn a_second_broker_is_refused() {
+fn a_second_broker_on_the_same_log_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let options = Options::new(directory.path());
+    let options = LogOptions::new(directory.path());
     let _first = DiskLog::open(&options).unwrap();
     let error = DiskLog::open(&options).unwrap_err().to_string();
     let path = directory.path().display();
@@ -95,24 +96,24 @@ fn a_second_broker_is_refused() {
 }
 
 #[test]
-fn another_versions_log_is_refused() {
+fn a_log_of_another_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let mut header = Header::new(1, Extent::default()).encode();
+    let mut header = SegmentHeader::new(1, Extent::default()).encode();
     header.truncate(28);
     header[7] += 1;
     header.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
     header.extend_from_within(..);
     std::fs::write(file_path(directory.path(), 1), header).unwrap();
-    let error = DiskLog::open(&Options::new(directory.path())).unwrap_err();
+    let error = DiskLog::open(&LogOptions::new(directory.path())).unwrap_err();
     assert!(matches!(error, OpenError::OtherVersion(path) if path == file_path(directory.path(), 1)));
 }
 
 #[test]
-fn spent_segments_go_wherever_they_are() {
+fn segments_without_live_messages_are_removed_or_stripped() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Always, 50_000);
     for _ in 0..8 {
-        world.publish(TOPIC, Holder::Channels, None, &bodies(1, 49_000));
+        world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 49_000));
     }
     assert_eq!(files(directory.path()).len(), 8);
     for id in [2, 3, 4, 5, 6] {
@@ -137,25 +138,26 @@ fn spent_segments_go_wherever_they_are() {
     world.flush();
     world.wait_until_tidy();
     assert!(lengths().iter().sum::<u64>() < 1000, "the newest, too: {:?}", lengths());
-    world.publish(TOPIC, Holder::Channels, None, &bodies(1, 900));
-    assert_eq!(world.last_id(), 9, "ids go on, whatever is gone");
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 900));
+    assert_eq!(world.last_id(), 9, "ids continue after removals");
     world.reopen();
 }
 
-/// 3 small messages wait beside each large one that is finished: the log has no more than it needs.
+/// Three small messages stay queued beside each large one that is finished: the log has no more
+/// than it needs.
 #[test]
-fn the_log_is_no_longer_than_twice_what_it_holds_and_a_few_segments() {
+fn the_log_has_at_most_twice_its_live_bytes_and_a_few_segments() {
     const SEGMENT: u32 = 200_000;
     let directory = fast_directory();
     let mut world = world(directory.path(), SyncMode::Never, SEGMENT);
     for _ in 0..200 {
         let first = world.last_id() + 1;
         for length in [30_000, 10, 10, 10] {
-            world.publish(TOPIC, Holder::Channels, None, &bodies(1, length));
+            world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, length));
         }
         world.note(Change::Finished(CHANNEL, first));
         world.flush();
-        world.carry();
+        world.compact();
         let usage = world.log.usage();
         let limit = 2 * world.live() + 6 * u64::from(SEGMENT);
         assert!(usage.bytes <= limit, "{usage:?} with {} live", world.live());
@@ -169,9 +171,9 @@ fn the_log_is_no_longer_than_twice_what_it_holds_and_a_few_segments() {
     world.reopen();
 }
 
-/// As above, whatever is finished, and whatever its size.
+/// As above, with random sizes and a random order of finishing.
 #[test]
-fn the_log_is_no_longer_than_that_whatever_the_sizes_and_the_order() {
+fn the_log_stays_within_that_size_for_random_sizes_and_orders() {
     const SEGMENT: u32 = 20_000;
     let base = std::env::var("SEED").ok().map(|seed| seed.parse().expect("SEED is a number"));
     for seed in base.map_or(0..10, |seed: u64| seed..seed + 1) {
@@ -180,17 +182,17 @@ fn the_log_is_no_longer_than_that_whatever_the_sizes_and_the_order() {
         let mut world = world(directory.path(), SyncMode::Never, SEGMENT);
         for step in 0..600 {
             let length = if rng.u8(..5) == 0 { rng.usize(2_000..9_000) } else { rng.usize(..200) };
-            world.publish(TOPIC, Holder::Channels, None, &bodies(rng.usize(1..4), length));
+            world.publish(TOPIC, MessageHolder::Channels, None, &bodies(rng.usize(1..4), length));
             for _ in 0..rng.usize(..5) {
                 let waiting: Vec<_> = world.model.messages.keys().copied().collect();
-                // mostly what came first
+                // mostly the oldest ones
                 let at =
                     if rng.bool() { rng.usize(..waiting.len().clamp(1, 5)) } else { rng.usize(..waiting.len().max(1)) };
                 let Some(id) = waiting.get(at) else { break };
                 world.note(Change::Finished(CHANNEL, *id));
             }
             world.flush();
-            world.carry();
+            world.compact();
             world.wait_until_tidy();
             let (usage, limit) = (world.log.usage(), 2 * world.live() + 6 * u64::from(SEGMENT));
             assert!(usage.bytes <= limit, "{usage:?} with {} live, step {step}, SEED={seed}", world.live());
@@ -205,23 +207,23 @@ fn a_batch_above_the_segment_size_has_a_segment_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Never, 1000);
     for length in [900, 5000, 900] {
-        world.publish(TOPIC, Holder::Channels, None, &bodies(2, length));
+        world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, length));
     }
     assert_eq!(files(directory.path()).len(), 3);
     world.reopen();
 }
 
 #[test]
-fn nothing_else_is_read_than_bodies() {
+fn reading_at_a_wrong_location_or_length_fails() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Never, 1000);
-    let place = world.publish(TOPIC, Holder::Channels, None, &bodies(2, 10));
-    let second = Place { offset: place.offset + 10 + Bodies::SIZE as u32, ..place };
+    let location = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 10));
+    let second = LogLocation { offset: location.offset + 10 + Bodies::SIZE as u32, ..location };
     assert_eq!(read(&mut world.log, second, 10).unwrap(), [1; 10].as_slice());
     for (segment, offset, length) in
-        [(1, place.offset, 9), (1, place.offset + 1, 10), (1, u32::MAX, 10), (1, 0, 1), (9, place.offset, 10)]
+        [(1, location.offset, 9), (1, location.offset + 1, 10), (1, u32::MAX, 10), (1, 0, 1), (9, location.offset, 10)]
     {
-        let error = read(&mut world.log, Place { segment, offset, ..place }, length).unwrap_err();
+        let error = read(&mut world.log, LogLocation { segment, offset, ..location }, length).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 }

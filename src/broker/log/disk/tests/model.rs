@@ -1,4 +1,4 @@
-//! What a log means, said as simply as can be.
+//! Model of a log's contents, as simple as possible.
 
 use std::collections::BTreeMap;
 
@@ -26,13 +26,13 @@ pub(super) struct ModelTopic {
 pub(super) struct ModelMessage {
     pub(super) topic: TopicId,
     pub(super) timestamp: i64,
-    /// Where the topic has it.
+    /// The due time, if the topic holds the message.
     pub(super) due: Option<UnixMillis>,
-    pub(super) copies: Vec<Copy>,
+    pub(super) copies: Vec<ChannelCopy>,
     pub(super) body: Bytes,
 }
 
-/// Without the body, which is long.
+/// Omits the body, which is long.
 impl std::fmt::Debug for ModelMessage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { topic, timestamp, due, copies, body } = self;
@@ -41,18 +41,18 @@ impl std::fmt::Debug for ModelMessage {
 }
 
 impl Model {
-    pub(super) fn publish(&mut self, batch: &Batch<'_>) {
+    pub(super) fn publish(&mut self, batch: &PublishedBatch<'_>) {
         self.last_id = batch.first + u64::from(batch.bodies.count()) - 1;
-        let fresh = |channel: &ChannelId| Copy { channel: *channel, attempts: 0, due: batch.due };
+        let fresh = |channel: &ChannelId| ChannelCopy { channel: *channel, attempts: 0, due: batch.due };
         let copies: Vec<_> = self.topics[&batch.topic].channels.keys().map(fresh).collect();
         for (id, body) in (batch.first..).zip(batch.bodies.iter()) {
             let (topic, timestamp, body) = (batch.topic, batch.timestamp, body.clone());
             match batch.holder {
-                Holder::Topic => {
+                MessageHolder::Topic => {
                     self.messages.insert(id, ModelMessage { topic, timestamp, due: batch.due, copies: vec![], body });
                 }
-                Holder::Channels if copies.is_empty() => {}
-                Holder::Channels => {
+                MessageHolder::Channels if copies.is_empty() => {}
+                MessageHolder::Channels => {
                     let copies = copies.clone();
                     self.messages.insert(id, ModelMessage { topic, timestamp, due: None, copies, body });
                 }
@@ -109,14 +109,15 @@ impl Model {
         self.messages.retain(|_, message| {
             if message.topic == id && message.copies.is_empty() {
                 let due = message.due.take();
-                message.copies = channels.iter().map(|channel| Copy { channel: *channel, attempts: 0, due }).collect();
+                message.copies =
+                    channels.iter().map(|channel| ChannelCopy { channel: *channel, attempts: 0, due }).collect();
                 return !message.copies.is_empty();
             }
             true
         });
     }
 
-    fn drop_copies(&mut self, gone: impl Fn(u64, &Copy) -> bool) {
+    fn drop_copies(&mut self, gone: impl Fn(u64, &ChannelCopy) -> bool) {
         self.messages.retain(|id, message| {
             let had = message.copies.len();
             message.copies.retain(|copy| !gone(*id, copy));
@@ -124,7 +125,7 @@ impl Model {
         });
     }
 
-    /// What a log says that it has.
+    /// The model of a log's contents.
     pub(super) fn of(recovered: &Recovered, log: &mut impl Log) -> Self {
         let topics = recovered.topics.iter().map(|topic| {
             let channels = topic.channels.iter().map(|it| (it.id, (it.name.clone(), it.paused))).collect();

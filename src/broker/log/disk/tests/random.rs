@@ -11,7 +11,7 @@ const SEEDS: u64 = 40;
 const OPERATIONS: u32 = 400;
 
 #[test]
-fn random_operations_are_all_there_after_closing_and_after_a_crash() {
+fn random_operations_survive_reopening_and_crashes() {
     let base = std::env::var("SEED").ok().map(|seed| seed.parse().expect("SEED is a number"));
     let seeds = base.map_or(0..SEEDS, |seed: u64| seed..seed + 1);
     for seed in seeds {
@@ -28,7 +28,7 @@ fn run(seed: u64) {
         std::fs::create_dir(&path).unwrap();
         path
     };
-    // Mostly the fast one: disks that sync slowly are not what this is about.
+    // mostly in memory: slow syncs are not what this tests
     let mode = match rng.u8(..8) {
         0 => SyncMode::Always,
         1 => SyncMode::Interval,
@@ -42,7 +42,7 @@ fn run(seed: u64) {
             2..4 => world.crash(&path(n)),
             4..8 => world.check_bodies(),
             8..12 => world.flush(),
-            12..30 => world.carry(),
+            12..30 => world.compact(),
             30..60 => publish(&mut world, rng),
             _ => change(&mut world, rng),
         }
@@ -53,8 +53,11 @@ fn run(seed: u64) {
 
 fn publish(world: &mut World, rng: &mut Rng) {
     let Some((topic, it)) = rng.choice(&world.model.topics) else { return };
-    let holder =
-        if it.paused || it.channels.is_empty() || rng.u8(..20) == 0 { Holder::Topic } else { Holder::Channels };
+    let holder = if it.paused || it.channels.is_empty() || rng.u8(..20) == 0 {
+        MessageHolder::Topic
+    } else {
+        MessageHolder::Channels
+    };
     let due = rng.bool().then(|| rng.u64(1..1000));
     let bodies: Vec<_> = (0..rng.usize(1..6)).map(|_| body(rng)).collect();
     world.publish(*topic, holder, due, &bodies);

@@ -1,4 +1,4 @@
-//! A log beside its model, used as a broker uses it.
+//! A log beside its model, used in the way a broker uses it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,29 +11,30 @@ use super::model::Model;
 use crate::proto::Bodies;
 
 pub(super) struct World {
-    pub(super) options: Options,
+    pub(super) options: LogOptions,
     pub(super) log: DiskLog,
     pub(super) model: Model,
-    /// As the model was when all was written: what a crash leaves.
+    /// The model after the last write, which is what a crash leaves.
     pub(super) written: Model,
-    places: BTreeMap<u64, (Place, u32)>,
-    /// Whoever kills it kills it in the middle of a relocation: only so many messages are written anew.
+    places: BTreeMap<u64, (LogLocation, u32)>,
+    /// Number of messages that may still be relocated, to simulate a crash in the middle of a
+    /// compaction.
     pub(super) relocations: Option<usize>,
 }
 
-/// Bytes of the log that a message needs, about.
+/// Approximate bytes of the log that a message needs.
 fn cost(length: u32) -> u64 {
     u64::from(length) + 64
 }
 
 impl World {
-    pub(super) fn open(options: &Options) -> Self {
+    pub(super) fn open(options: &LogOptions) -> Self {
         let (mut log, recovered, report) = DiskLog::open(options).unwrap();
         assert_eq!((report.damage, report.torn), (vec![], vec![]));
         let model = Model::of(&recovered, &mut log);
         let each = recovered.batches.iter().flat_map(|batch| each(batch, &mut log));
-        let places: BTreeMap<_, _> = each.map(|(id, place, body)| (id, (place, body.len() as u32))).collect();
-        places.values().for_each(|(place, length)| log.hold(place.segment, 1, cost(*length)));
+        let places: BTreeMap<_, _> = each.map(|(id, location, body)| (id, (location, body.len() as u32))).collect();
+        places.values().for_each(|(location, length)| log.hold(location.segment, 1, cost(*length)));
         log.recovered();
         Self { options: options.clone(), log, written: model.clone(), model, places, relocations: None }
     }
@@ -45,7 +46,7 @@ impl World {
     pub(super) fn note(&mut self, change: Change) {
         self.log.note(&change);
         self.model.change(&change);
-        self.tell_spent();
+        self.release_finished();
     }
 
     pub(super) fn flush(&mut self) {
@@ -56,53 +57,53 @@ impl World {
     pub(super) fn publish(
         &mut self,
         topic: TopicId,
-        holder: Holder,
+        holder: MessageHolder,
         due: Option<UnixMillis>,
         bodies: &[Bytes],
-    ) -> Place {
+    ) -> LogLocation {
         self.try_publish(topic, holder, due, bodies).unwrap()
     }
 
     pub(super) fn try_publish(
         &mut self,
         topic: TopicId,
-        holder: Holder,
+        holder: MessageHolder,
         due: Option<UnixMillis>,
         bodies: &[Bytes],
-    ) -> io::Result<Place> {
+    ) -> io::Result<LogLocation> {
         let first = self.model.last_id + 1;
         let all: Bodies = bodies.iter().cloned().collect();
-        let batch = Batch { topic, first, timestamp: 1_000_000 + first as i64, due, holder, bodies: &all };
-        let place = self.log.publish(&batch)?.expect("a disk is a place");
-        let mut offset = place.offset;
+        let batch = PublishedBatch { topic, first, timestamp: 1_000_000 + first as i64, due, holder, bodies: &all };
+        let location = self.log.publish(&batch)?.expect("the batch is on the disk");
+        let mut offset = location.offset;
         for (id, body) in (first..).zip(bodies) {
-            self.log.hold(place.segment, 1, cost(body.len() as u32));
-            self.places.insert(id, (Place { offset, ..place }, body.len() as u32));
+            self.log.hold(location.segment, 1, cost(body.len() as u32));
+            self.places.insert(id, (LogLocation { offset, ..location }, body.len() as u32));
             offset += (Bodies::SIZE + body.len()) as u32;
         }
         self.model.publish(&batch);
         self.written = self.model.clone();
-        self.tell_spent();
-        Ok(place)
+        self.release_finished();
+        Ok(location)
     }
 
-    /// Bytes of the messages that are held.
+    /// Bytes of the live messages.
     pub(super) fn live(&self) -> u64 {
         self.places.values().map(|(_, length)| cost(*length)).sum()
     }
 
-    /// Relocates all that should be.
-    pub(super) fn carry(&mut self) {
-        while let Some(segment) = self.log.victim() {
-            let held = self.places.iter().filter(|(_, (place, _))| place.segment == segment);
-            let held: Vec<_> = held.map(|(id, (place, length))| (*id, *place, *length)).collect();
+    /// Compacts the log.
+    pub(super) fn compact(&mut self) {
+        while let Some(segment) = self.log.compaction_candidate() {
+            let held = self.places.iter().filter(|(_, (location, _))| location.segment == segment);
+            let held: Vec<_> = held.map(|(id, (location, length))| (*id, *location, *length)).collect();
             assert!(!held.is_empty(), "a segment without messages is no victim");
-            for (id, place, length) in held {
+            for (id, location, length) in held {
                 if self.relocations.as_mut().is_some_and(|left| std::mem::replace(left, left.saturating_sub(1)) == 0) {
                     return;
                 }
-                match self.relocate(id, place, length) {
-                    // the disk has no room for it yet
+                match self.relocate(id, location, length) {
+                    // the disk has no room yet
                     Err(error) if error.kind() == io::ErrorKind::StorageFull => return,
                     moved => moved.unwrap(),
                 }
@@ -110,13 +111,13 @@ impl World {
         }
     }
 
-    pub(super) fn relocate(&mut self, id: u64, place: Place, length: u32) -> io::Result<()> {
-        let body = read(&mut self.log, place, length)?;
+    pub(super) fn relocate(&mut self, id: u64, location: LogLocation, length: u32) -> io::Result<()> {
+        let body = read(&mut self.log, location, length)?;
         let it = &self.model.messages[&id];
-        let holder = if it.copies.is_empty() { Holder::Topic } else { Holder::Channels };
+        let holder = if it.copies.is_empty() { MessageHolder::Topic } else { MessageHolder::Channels };
         let copies: Vec<_> = it.copies.iter().map(|copy| CopyRun { copy: *copy, index: 0, count: 1 }).collect();
         let relocated = Relocated {
-            from: Some(place.segment),
+            from: Some(location.segment),
             topic: it.topic,
             first: id,
             timestamp: it.timestamp,
@@ -125,18 +126,18 @@ impl World {
             copies: &copies,
             bodies: &Bodies::one(body),
         };
-        let new = self.log.relocate(&relocated)?.expect("a disk is a place");
+        let new = self.log.relocate(&relocated)?.expect("the batch is on the disk");
         self.written = self.model.clone();
         self.log.hold(new.segment, 1, cost(length));
         self.places.insert(id, (new, length));
-        self.log.spent(place.segment, 1, cost(length));
+        self.log.spent(location.segment, 1, cost(length));
         Ok(())
     }
 
-    /// Publishes, as soon as the disk has room.
+    /// Publishes as soon as the disk has room.
     pub(super) fn publish_when_there_is_room(&mut self, bodies: &[Bytes]) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while let Err(error) = self.try_publish(super::TOPIC, Holder::Channels, None, bodies) {
+        while let Err(error) = self.try_publish(super::TOPIC, MessageHolder::Channels, None, bodies) {
             assert!(Instant::now() < deadline, "{error}");
             std::thread::yield_now();
         }
@@ -155,20 +156,21 @@ impl World {
     /// Closes the log and opens it again.
     pub(super) fn reopen(&mut self) {
         let (options, model) = (self.options.clone(), self.model.clone());
-        // The old log must be gone first: one at a time.
+        // the old log must be closed first, because of its lock
         let elsewhere = tempfile::tempdir().unwrap();
-        let other = World::open(&Options { sync: SyncMode::Never, ..Options::new(elsewhere.path()) });
+        let other = World::open(&LogOptions { sync: SyncMode::Never, ..LogOptions::new(elsewhere.path()) });
         drop(std::mem::replace(self, other));
         *self = World::open(&options);
         assert_eq!(self.model, model);
     }
 
-    /// Kills the process, and opens what it left: what was written, but perhaps without messages that were done with since. Nobody
-    /// holds them, so their segment may have gone before the note of it was written.
+    /// Simulates a kill of the process, and opens what it left: everything written, but perhaps
+    /// without messages that were finished since. These are not live, so their segment may have
+    /// been removed before the change was written.
     pub(super) fn crash(&mut self, into: &Path) {
         copy(&self.options.path, into);
         let (mut written, now) = (self.written.clone(), self.model.clone());
-        *self = World::open(&Options { path: into.into(), ..self.options.clone() });
+        *self = World::open(&LogOptions { path: into.into(), ..self.options.clone() });
         let found = &self.model.messages;
         written.messages.retain(|id, _| now.messages.contains_key(id) || found.contains_key(id));
         assert_eq!(self.model, written);
@@ -176,24 +178,24 @@ impl World {
 
     pub(super) fn check_bodies(&mut self) {
         for (id, message) in &self.model.messages {
-            let (place, length) = self.places[id];
-            assert_eq!(read(&mut self.log, place, length).unwrap(), message.body, "message {id}");
+            let (location, length) = self.places[id];
+            assert_eq!(read(&mut self.log, location, length).unwrap(), message.body, "message {id}");
         }
     }
 
-    fn tell_spent(&mut self) {
+    fn release_finished(&mut self) {
         let (held, log) = (&self.model.messages, &mut self.log);
-        self.places.retain(|id, (place, length)| {
+        self.places.retain(|id, (location, length)| {
             let is_held = held.contains_key(id);
             if !is_held {
-                log.spent(place.segment, 1, cost(*length));
+                log.spent(location.segment, 1, cost(*length));
             }
             is_held
         });
     }
 }
 
-/// The newest file first: meanwhile the oldest may go.
+/// Copies the files, the newest first: the oldest may be removed meanwhile.
 pub(super) fn copy(from: &Path, into: &Path) {
     let mut names = super::files(from);
     names.reverse();
@@ -206,17 +208,17 @@ pub(super) fn copy(from: &Path, into: &Path) {
 }
 
 /// A single body.
-pub(super) fn read(log: &mut impl Log, place: Place, length: u32) -> io::Result<Bytes> {
-    log.read(place, Bodies::SIZE as u32 + length, 1).map(|bodies| bodies.bytes().clone())
+pub(super) fn read(log: &mut impl Log, location: LogLocation, length: u32) -> io::Result<Bytes> {
+    log.read(location, Bodies::SIZE as u32 + length, 1).map(|bodies| bodies.bytes().clone())
 }
 
 /// The messages of a batch: ids, places and bodies.
-pub(super) fn each(batch: &RecoveredBatch, log: &mut impl Log) -> Vec<(u64, Place, Bytes)> {
-    let bodies = log.read(batch.place, batch.length, batch.count).unwrap();
-    let mut place = batch.place;
+pub(super) fn each(batch: &RecoveredBatch, log: &mut impl Log) -> Vec<(u64, LogLocation, Bytes)> {
+    let bodies = log.read(batch.location, batch.length, batch.count).unwrap();
+    let mut location = batch.location;
     let message = |(id, body): (u64, Bytes)| {
-        let at = place;
-        place.offset += (Bodies::SIZE + body.len()) as u32;
+        let at = location;
+        location.offset += (Bodies::SIZE + body.len()) as u32;
         (id, at, body)
     };
     (batch.id..).zip(bodies.iter()).map(message).collect()

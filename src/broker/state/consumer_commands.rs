@@ -1,15 +1,15 @@
 //! Commands of consumers: FIN, REQ and TOUCH answer messages; RDY and CLS set how many the consumer accepts.
 
-use super::channel::{Channel, InFlight, Waiting};
-use super::session::{Phase, Session, SessionId};
+use super::channel::{Channel, InFlightCopy, QueuedRun};
+use super::session::{Session, SessionId, SessionPhase};
 use super::store::Store;
 use super::wire_id::from_wire;
-use super::{Now, State};
+use super::{BrokerState, Now};
 use crate::proto::MessageId;
 
 /// The client may not answer the message; with nsqd's error texts (`nsqd/channel.go`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotYours {
+pub enum NotOwned {
     /// The message is not in flight: it was answered or timed out.
     #[error("ID not in flight")]
     NotInFlight,
@@ -18,74 +18,74 @@ pub enum NotYours {
     Others,
 }
 
-impl State {
+impl BrokerState {
     /// Sets the session's RDY count: how many messages may be in flight to it.
     pub fn ready(&mut self, id: SessionId, count: u64, now: Now) {
         let session = self.session(id);
-        if session.phase == Phase::Subscribed {
+        if session.phase == SessionPhase::Subscribed {
             session.ready = count;
-            self.make_room(id, now);
+            self.deliver_to(id, now);
         }
     }
 
     /// Stops deliveries to the session (CLS).
     pub fn close(&mut self, id: SessionId) {
         let session = self.session(id);
-        session.phase = Phase::Closing;
+        session.phase = SessionPhase::Closing;
         session.ready = 0;
     }
 
     /// Finishes a message (FIN).
-    pub fn finish(&mut self, id: SessionId, message: &MessageId, now: Now) -> Result<(), NotYours> {
-        let (channel, store, session) = self.answering(id)?;
-        let (number, copy) = channel.take_back(id, message, store)?;
+    pub fn finish(&mut self, id: SessionId, message: &MessageId, now: Now) -> Result<(), NotOwned> {
+        let (channel, store, session) = self.replying(id)?;
+        let (number, copy) = channel.remove_in_flight(id, message, store)?;
         channel.note_finished(number, store);
         store.release(copy.run);
         session.in_flight -= 1;
         session.finish_count += 1;
-        self.make_room(id, now);
+        self.deliver_to(id, now);
         Ok(())
     }
 
     /// Requeues a message that was tried (REQ), for delivery `delay` milliseconds from now.
-    pub fn requeue(&mut self, id: SessionId, message: &MessageId, delay: u64, now: Now) -> Result<(), NotYours> {
-        self.come_again(id, message, delay, now, |attempts| attempts)
+    pub fn requeue(&mut self, id: SessionId, message: &MessageId, delay: u64, now: Now) -> Result<(), NotOwned> {
+        self.requeue_copy(id, message, delay, now, |attempts| attempts)
     }
 
     /// Requeues a message that was not tried: like [`requeue`](Self::requeue), but this delivery does not count as an attempt.
-    pub fn give_back(&mut self, id: SessionId, message: &MessageId, delay: u64, now: Now) -> Result<(), NotYours> {
-        self.come_again(id, message, delay, now, |attempts| attempts.wrapping_sub(1))
+    pub fn give_back(&mut self, id: SessionId, message: &MessageId, delay: u64, now: Now) -> Result<(), NotOwned> {
+        self.requeue_copy(id, message, delay, now, |attempts| attempts.wrapping_sub(1))
     }
 
-    fn come_again(
+    fn requeue_copy(
         &mut self,
         id: SessionId,
         message: &MessageId,
         delay: u64,
         now: Now,
         attempts: impl FnOnce(u16) -> u16,
-    ) -> Result<(), NotYours> {
-        let (channel, store, session) = self.answering(id)?;
-        let (number, mut copy) = channel.take_back(id, message, store)?;
+    ) -> Result<(), NotOwned> {
+        let (channel, store, session) = self.replying(id)?;
+        let (number, mut copy) = channel.remove_in_flight(id, message, store)?;
         copy.attempts = attempts(copy.attempts);
         let delay = delay.min(store.limits.max_req_timeout);
         let due = (delay > 0).then(|| now.due_in(delay));
         channel.note_requeued(number, copy.attempts, due, store);
-        let run = store.part(copy.run);
+        let run = store.split_copy(copy.run);
         match due {
             Some(due) => channel.defer(run, copy.attempts, due, store, now),
-            None => channel.wait(Waiting { run, attempts: copy.attempts }, store),
+            None => channel.enqueue(QueuedRun { run, attempts: copy.attempts }, store),
         }
         channel.requeue_count += 1;
         session.in_flight -= 1;
         session.requeue_count += 1;
-        self.make_room(id, now);
+        self.deliver_to(id, now);
         Ok(())
     }
 
     /// Extends a message's timeout (TOUCH) to the session's message timeout from now, but at most to `max_msg_timeout` after its delivery.
-    pub fn touch(&mut self, id: SessionId, message: &MessageId, now: Now) -> Result<(), NotYours> {
-        let (channel, store, session) = self.answering(id)?;
+    pub fn touch(&mut self, id: SessionId, message: &MessageId, now: Now) -> Result<(), NotOwned> {
+        let (channel, store, session) = self.replying(id)?;
         let number = channel.owned(id, message)?;
         let copy = channel.in_flight.get_mut(&number).expect("it was found");
         let most = store.limits.max_msg_timeout.saturating_mul(1000);
@@ -96,21 +96,21 @@ impl State {
     }
 
     /// The session, its channel and the store, which an answer changes.
-    fn answering(&mut self, id: SessionId) -> Result<(&mut Channel, &mut Store, &mut Session), NotYours> {
+    fn replying(&mut self, id: SessionId) -> Result<(&mut Channel, &mut Store, &mut Session), NotOwned> {
         let session = self.sessions.get_mut(id).expect("a connection has its session until it disconnects");
         let channel = session.channel.and_then(|channel| self.channels.get_mut(&channel));
-        Ok((channel.ok_or(NotYours::NotInFlight)?, &mut self.store, session))
+        Ok((channel.ok_or(NotOwned::NotInFlight)?, &mut self.store, session))
     }
 }
 
 impl Channel {
     /// Removes a copy in flight, and its timer, from the session that owns it.
-    fn take_back(
+    fn remove_in_flight(
         &mut self,
         id: SessionId,
         message: &MessageId,
         store: &mut Store,
-    ) -> Result<(u64, InFlight), NotYours> {
+    ) -> Result<(u64, InFlightCopy), NotOwned> {
         let number = self.owned(id, message)?;
         let copy = self.in_flight.remove(&number).expect("it was found");
         store.timers.remove(&(copy.deadline, self.id, number));
@@ -118,11 +118,11 @@ impl Channel {
     }
 
     /// The message's numeric id, if it is in flight to the session.
-    fn owned(&self, id: SessionId, message: &MessageId) -> Result<u64, NotYours> {
-        let number = from_wire(message).ok_or(NotYours::NotInFlight)?;
+    fn owned(&self, id: SessionId, message: &MessageId) -> Result<u64, NotOwned> {
+        let number = from_wire(message).ok_or(NotOwned::NotInFlight)?;
         match self.in_flight.get(&number) {
-            None => Err(NotYours::NotInFlight),
-            Some(copy) if copy.session != id => Err(NotYours::Others),
+            None => Err(NotOwned::NotInFlight),
+            Some(copy) if copy.session != id => Err(NotOwned::Others),
             Some(_) => Ok(number),
         }
     }

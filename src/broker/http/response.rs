@@ -1,49 +1,51 @@
-//! Answers as nsqd gives them: every one says which API it is, and errors are `{"message":"CODE"}`.
+//! Responses in nsqd's format: each has the API's version in a header, and errors are
+//! `{"message":"CODE"}`.
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::ext::ReasonPhrase;
 use serde::Serialize;
 
-use crate::broker::state::{Missing, PublishError};
+use crate::broker::state::{BrokerPublishError, Missing};
 use crate::proto::stats::ErrorBody;
 
-const API: (HeaderName, HeaderValue) =
+const API_HEADER: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-nsq-content-type"), HeaderValue::from_static("nsq; version=1.0"));
-const JSON: (HeaderName, HeaderValue) =
+const JSON_TYPE: (HeaderName, HeaderValue) =
     (header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
-const TEXT: (HeaderName, HeaderValue) = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+const TEXT_TYPE: (HeaderName, HeaderValue) =
+    (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
 
-/// What a request is answered with, if it is not refused.
-pub(super) type Answer = Result<Response, Refusal>;
+/// Result of a request.
+pub(super) type ApiResult = Result<Response, ApiError>;
 
-/// A request that was refused, and why.
+/// Error response with nsqd's error code.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     status: StatusCode,
     message: String,
 }
 
-impl Refusal {
+impl ApiError {
     pub(super) fn new(status: u16, message: impl Into<String>) -> Self {
         let status = StatusCode::from_u16(status).expect("a status of HTTP");
         Self { status, message: message.into() }
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = ErrorBody { message: self.message };
         let mut response = (self.status, json(&body)).into_response();
         if self.status == StatusCode::PAYLOAD_TOO_LARGE {
-            // its name in Go, from before RFC 9110
+            // Go's name of the status, from before RFC 9110
             response.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
         }
         response
     }
 }
 
-impl From<Missing> for Refusal {
+impl From<Missing> for ApiError {
     fn from(missing: Missing) -> Self {
         match missing {
             Missing::Topic => Self::new(404, "TOPIC_NOT_FOUND"),
@@ -52,32 +54,32 @@ impl From<Missing> for Refusal {
     }
 }
 
-impl From<std::io::Error> for Refusal {
-    /// A change that could not be written down.
+impl From<std::io::Error> for ApiError {
+    /// Converts the error of a change that could not be written to the log.
     fn from(error: std::io::Error) -> Self {
-        Self::from(PublishError::from(error))
+        Self::from(BrokerPublishError::from(error))
     }
 }
 
-impl From<PublishError> for Refusal {
-    /// nsqd answers EXITING to whatever it could not take; here the reason follows.
-    fn from(error: PublishError) -> Self {
+impl From<BrokerPublishError> for ApiError {
+    /// nsqd answers EXITING to a failed publish; here the reason follows.
+    fn from(error: BrokerPublishError) -> Self {
         Self::new(503, format!("EXITING: {error}"))
     }
 }
 
-/// Done, and nothing to say.
+/// Success with an empty body.
 pub(super) fn nothing() -> Response {
-    [API].into_response()
+    [API_HEADER].into_response()
 }
 
-/// Plain text.
+/// Response with plain text.
 pub(super) fn text(text: impl Into<String>) -> Response {
-    ([API, TEXT], text.into()).into_response()
+    ([API_HEADER, TEXT_TYPE], text.into()).into_response()
 }
 
-/// A value as JSON.
+/// Response with a value as JSON.
 pub(super) fn json(value: &impl Serialize) -> Response {
     let body = serde_json::to_vec(value).expect("what is answered has only string keys");
-    ([API, JSON], body).into_response()
+    ([API_HEADER, JSON_TYPE], body).into_response()
 }
