@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let consumer = Consumer::connect(config).await?;
     let shutdown = Shutdown::on_signals(Duration::from_secs(30))?; // Ctrl-C: finish what runs
-    let (ended, tally) = Worker::new(consumer, Arc::new(handler), WorkerConfig::default())?.run(&shutdown).await;
-    println!("{ended:?}: {tally:?}");
+    let (ended, stats) = Worker::new(consumer, Arc::new(handler), WorkerConfig::default())?.run(&shutdown).await;
+    println!("{ended:?}: {stats:?}");
     Ok(())
 }

@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tries = WorkerConfig { max_attempts: 3, ..WorkerConfig::default() };
     let consumer = Consumer::connect(config).await?;
     let shutdown = Shutdown::on_signals(Duration::from_secs(30))?;
-    let (_, tally) = Worker::new(consumer, Arc::new(handler), tries)?.run(&shutdown).await;
-    println!("{} done, {} to retry, {} dead letters", tally.done, tally.retried, tally.dead);
+    let (_, stats) = Worker::new(consumer, Arc::new(handler), tries)?.run(&shutdown).await;
+    println!("{} done, {} to retry, {} dead letters", stats.done, stats.retried, stats.dead);
     Ok(())
 }

@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         tokio::time::sleep(Duration::from_secs(60)).await;
         after_a_minute.cancel(); // as the first Ctrl-C
     });
-    let (ended, tally) = Worker::new(consumer, Arc::new(handler), WorkerConfig::default())?.run(&shutdown).await;
-    println!("{ended:?}: {} done, {} given back", tally.done, tally.released);
+    let (ended, stats) = Worker::new(consumer, Arc::new(handler), WorkerConfig::default())?.run(&shutdown).await;
+    println!("{ended:?}: {} done, {} given back", stats.done, stats.released);
     Ok(())
 }

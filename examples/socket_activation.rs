@@ -27,12 +27,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let consumer = Consumer::connect(config).await?;
     let idle = WorkerConfig { idle_timeout: Some(Duration::from_secs(10)), ..WorkerConfig::default() };
     let worker = Worker::new(consumer, Arc::new(handler), idle)?;
-    let awake = worker.nudge();
+    let reset_idle = worker.reset_idle();
     if let Some(socket) = socket {
         // a poke that is left unread would start this program again at once; and it says that a message is there
         tokio::spawn(async move {
             while socket.poked().await.is_ok() {
-                awake.notify_one();
+                reset_idle.notify_one();
             }
         });
     }

@@ -3,7 +3,7 @@
 use bytes::{Buf, BytesMut};
 use mqueue::broker::log::{DiskLog, Log, MemoryLog, Options, SyncMode};
 use mqueue::broker::state::{Now, Settings, State, StateLimits};
-use mqueue::proto::{Bodies, ChannelName, Frame, Outgoing, TopicName};
+use mqueue::proto::{Bodies, ChannelName, Frame, TopicName, WriteBuffer};
 
 use crate::Work;
 use crate::codec::body;
@@ -36,7 +36,7 @@ fn work(log: Box<dyn Log>, end: impl FnOnce() + 'static) -> Work {
     assert!(state.subscribe(session, &topic, &channel, now(0)).is_ok());
     state.ready(session, 10, now(0));
     Box::new(move || {
-        let (mut out, mut bytes, mut finished) = (Outgoing::new(), BytesMut::new(), 0);
+        let (mut out, mut bytes, mut finished) = (WriteBuffer::new(), BytesMut::new(), 0);
         for n in 0..MESSAGES {
             state.publish(&topic, Bodies::one(body()), None, now(n)).unwrap();
             for session in state.woken().collect::<Vec<_>>() {

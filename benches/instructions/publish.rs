@@ -3,7 +3,7 @@
 use bytes::{Buf, BytesMut};
 use futures_util::future::join_all;
 use mqueue::client::{Publisher, PublisherConfig};
-use mqueue::proto::{Command, Frame, Limits, MAGIC_V2, Outgoing, Response, TopicName};
+use mqueue::proto::{Command, Frame, Limits, MAGIC_V2, Response, TopicName, WriteBuffer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
@@ -57,7 +57,7 @@ async fn say_ok(mut stream: TcpStream) {
     let (mut incoming, mut magic) = (BytesMut::new(), [0; MAGIC_V2.len()]);
     stream.read_exact(&mut magic).await.unwrap();
     while stream.read_buf(&mut incoming).await.is_ok_and(|count| count > 0) {
-        let mut out = Outgoing::new();
+        let mut out = WriteBuffer::new();
         while let Some(command) = Command::decode(&mut incoming, &Limits::default()).unwrap() {
             if !matches!(command, Command::Nop) {
                 Frame::Response(Response::Ok).encode(&mut out);

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use bytes::{Buf, BytesMut};
-use mqueue::proto::{Command, Frame, MAGIC_V2, Outgoing, Response};
+use mqueue::proto::{Command, Frame, MAGIC_V2, Response, WriteBuffer};
 
 pub struct Bare {
     stream: TcpStream,
@@ -20,7 +20,7 @@ impl Bare {
     }
 
     pub fn send(&mut self, commands: &[Command]) {
-        let mut out = Outgoing::new();
+        let mut out = WriteBuffer::new();
         for command in commands {
             command.encode(&mut out);
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
-use mqueue::proto::{Command as Nsq, Frame, MAGIC_V2, Outgoing, Response, TopicName};
+use mqueue::proto::{Command as Nsq, Frame, MAGIC_V2, Response, TopicName, WriteBuffer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -107,7 +107,7 @@ struct Count {
 async fn subscribe(address: String, subscribe: Nsq) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let mut out = Outgoing::new();
+    let mut out = WriteBuffer::new();
     out.put_slice(MAGIC_V2);
     subscribe.encode(&mut out);
     stream.write_all_buf(&mut out).await.unwrap();
@@ -120,7 +120,7 @@ async fn subscribe(address: String, subscribe: Nsq) -> TcpStream {
 
 /// FINishes what comes, with one write for all that one read brought.
 async fn consume(mut stream: TcpStream, count: Arc<Count>) {
-    let (mut incoming, mut out) = (BytesMut::new(), Outgoing::new());
+    let (mut incoming, mut out) = (BytesMut::new(), WriteBuffer::new());
     Nsq::Rdy(READY).encode(&mut out);
     loop {
         stream.write_all_buf(&mut out).await.unwrap();

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use bytes::{Buf, Bytes};
-use mqueue::proto::{Frame, MAGIC_V2, Message, MessageId, Outgoing, Response};
+use mqueue::proto::{Frame, MAGIC_V2, Message, MessageId, Response, WriteBuffer};
 
 /// Messages in a piece that is sent at once, at the most.
 const TOGETHER: usize = 1000;
@@ -37,7 +37,7 @@ impl Least {
 }
 
 fn encoded(frame: &Frame) -> Vec<u8> {
-    let mut out = Outgoing::new();
+    let mut out = WriteBuffer::new();
     frame.encode(&mut out);
     out.copy_to_bytes(out.remaining()).to_vec()
 }

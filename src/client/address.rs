@@ -50,19 +50,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_and_writes_names_and_both_kinds_of_ip() {
+    fn host_names_and_both_kinds_of_ip_address_round_trip() {
         for text in ["127.0.0.1:4150", "nsqd:1", "[::1]:4150"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
 
     #[test]
-    fn a_port_alone_is_on_this_machine() {
+    fn a_port_alone_means_localhost() {
         assert_eq!(":4150".parse::<Address>().unwrap().to_string(), "localhost:4150");
     }
 
     #[test]
-    fn refuses_what_lacks_a_host_or_a_port() {
+    fn refuses_addresses_without_a_host_or_a_port() {
         for text in [
             "",
             "host",

@@ -16,14 +16,14 @@ use tokio::time::timeout;
 
 use super::{Address, Error};
 use crate::net;
-use crate::proto::{self, Command, Frame, FrameError, Identify, IdentifyReply, MAGIC_V2, Outgoing, Response};
+use crate::proto::{self, Command, Frame, FrameError, Identify, IdentifyReply, MAGIC_V2, Response, WriteBuffer};
 
 /// Bytes to be said beyond which nsqd cannot be reading: answers to all that may be in flight are far fewer.
 const MAX_UNREAD: usize = 4 << 20;
 
 /// A frame takes as long as nsqd may be silent, and a second more for so many bytes of it. nsqd itself gives up a client that it hears
 /// nothing of for so long.
-const LEAST_RATE: usize = 16 * 1024;
+const MIN_RATE: usize = 16 * 1024;
 /// How long a frame may take where there are no heartbeats.
 const FRAME_TIME: Duration = Duration::from_secs(60);
 
@@ -71,7 +71,7 @@ pub(crate) struct Connection {
     pub(crate) address: Address,
     pub(crate) stream: TcpStream,
     pub(crate) incoming: Incoming,
-    pub(crate) out: Outgoing,
+    pub(crate) out: WriteBuffer,
     pub(crate) granted: IdentifyReply,
     /// The shortest time between a command and its answer so far. The handshake counts, too: it is the kernels' own, where a new channel's
     /// SUB waits for nsqd's disk.
@@ -92,7 +92,7 @@ impl Connection {
             address: address.clone(),
             stream,
             incoming: Incoming::new(config.max_frame),
-            out: Outgoing::new(),
+            out: WriteBuffer::new(),
             granted: IdentifyReply::default(),
             round_trip,
             answer_within: config.connect_timeout,
@@ -195,7 +195,7 @@ impl Connection {
 }
 
 /// Answers a heartbeat, unless nsqd leaves so much unread already that one answer more would only take memory.
-pub(crate) fn answer_heartbeat(out: &mut Outgoing) {
+pub(crate) fn answer_heartbeat(out: &mut WriteBuffer) {
     if out.remaining() < MAX_UNREAD {
         Command::Nop.encode(out);
     }
@@ -236,7 +236,7 @@ impl Incoming {
     /// How long the frame may take that has begun to come.
     fn time(&self, patience: Duration) -> Duration {
         let length = Frame::length(&self.buffer).unwrap_or(0);
-        patience + Duration::from_secs((length / LEAST_RATE) as u64)
+        patience + Duration::from_secs((length / MIN_RATE) as u64)
     }
 
     /// When the frame has to be there that has begun to come, if one has.
@@ -252,7 +252,7 @@ impl Incoming {
     /// Reads once; 0 is the end. Cancel-safe: what was read is kept.
     pub(crate) async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
         let length = Frame::length(&self.buffer);
-        from.read_buf(&mut proto::room(&mut self.buffer, length)).await
+        from.read_buf(&mut proto::read_room(&mut self.buffer, length)).await
     }
 }
 

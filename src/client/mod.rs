@@ -15,27 +15,27 @@
 mod address;
 #[cfg(feature = "lookup")]
 mod api;
+mod arrival_watch;
+mod backend;
 mod connection;
 mod consumer;
-mod driver;
-mod duplex;
 mod error;
 mod flow;
 #[cfg(feature = "lookup")]
 mod http_date;
-mod listener;
 #[cfg(feature = "lookup")]
 mod peer_names;
 mod publisher;
+mod publishing_subscription;
 
 pub use address::{Address, InvalidAddress};
 #[cfg(feature = "lookup")]
 pub use api::{ConfigNumber, HttpError, Lookupd, Nsqd, StatsFilter};
+pub use arrival_watch::ArrivalWatch;
+pub use backend::ClientBackend;
 pub use connection::{ConnectConfig, identify};
 pub use consumer::{Consumer, ConsumerConfig, Control, Delivery, GivenBack, Health};
-pub use driver::Driver;
-pub use duplex::{Duplex, Heard};
 pub use error::Error;
 pub use flow::{ConnectionId, Flow, FlowConfig};
-pub use listener::Listener;
 pub use publisher::{PublishCounts, PublishError, PublishManyError, Publisher, PublisherConfig};
+pub use publishing_subscription::{PublishingSubscription, SubscriptionEvent};

@@ -21,9 +21,9 @@ use tokio::time::timeout;
 use crate::client::{Address, Error, PublishError, Publisher, PublisherConfig};
 use crate::proto::{ChannelName, ErrorCode, InvalidName, Message, TopicName};
 
-const MARK: &str = "dead-letter";
+const DEAD_LETTER_MARK: &str = "dead-letter";
 /// In how many parts a letter is tried that is too large. Two are enough unless the limit is below some 1,000 bytes.
-const PARTS: [u32; 3] = [2, 4, 8];
+const PART_COUNTS: [u32; 3] = [2, 4, 8];
 
 /// A message that was given up, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,24 +64,24 @@ pub struct Part {
 }
 
 /// What the name of a stream of dead letters ends with.
-const ENDING: &str = ".dead";
+const DEAD_SUFFIX: &str = ".dead";
 
 impl DeadLetter {
     /// Where dead letters go if nothing else is said: the topic's name and `.dead`, never ephemeral. Fails if that is too long.
     pub fn stream_of(topic: &TopicName) -> Result<TopicName, InvalidName> {
-        TopicName::new(&format!("{}{ENDING}", topic.as_str().trim_end_matches("#ephemeral")))
+        TopicName::new(&format!("{}{DEAD_SUFFIX}", topic.as_str().trim_end_matches("#ephemeral")))
     }
 
     /// True for the name of a topic of dead letters, as [`stream_of`](Self::stream_of) gives it.
     pub fn is_stream(topic: &str) -> bool {
-        topic.ends_with(ENDING)
+        topic.ends_with(DEAD_SUFFIX)
     }
 
     /// Gives `message` of `channel` up, for this reason.
     pub fn new(topic: &TopicName, channel: &ChannelName, message: &Message, reason: String) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
-            mqueue: MARK.to_owned(),
+            mqueue: DEAD_LETTER_MARK.to_owned(),
             stream: topic.clone(),
             group: channel.clone(),
             id: message.id.to_string(),
@@ -119,7 +119,7 @@ impl DeadLetter {
     pub fn decode(bytes: &Bytes) -> Option<Self> {
         let end = memchr::memchr(b'\n', bytes)?;
         let letter: Self = serde_json::from_slice(&bytes[..end]).ok()?;
-        (letter.mqueue == MARK).then(|| Self { body: bytes.slice(end + 1..), ..letter })
+        (letter.mqueue == DEAD_LETTER_MARK).then(|| Self { body: bytes.slice(end + 1..), ..letter })
     }
 }
 
@@ -157,16 +157,18 @@ impl DeadLetters {
     /// fail together.
     pub async fn publish(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
         let within = self.config.timeout;
-        timeout(within, self.publish_as_it_fits(nsqd, letter)).await.map_err(|_| DeadLetterError::TimedOut(within))?
+        timeout(within, self.publish_whole_or_in_parts(nsqd, letter))
+            .await
+            .map_err(|_| DeadLetterError::TimedOut(within))?
     }
 
-    async fn publish_as_it_fits(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
+    async fn publish_whole_or_in_parts(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
         let publisher = self.publisher(nsqd).await?;
         let whole = publisher.publish(&self.topic, letter.encode()).await;
         if !whole.as_ref().is_err_and(is_too_large) || letter.body.is_empty() {
             return Ok(whole?);
         }
-        for of in PARTS {
+        for of in PART_COUNTS {
             let parts = join_all(letter.split(of).map(|part| publisher.publish(&self.topic, part.encode()))).await;
             match parts.into_iter().collect::<Result<Vec<()>, _>>() {
                 Err(error) if is_too_large(&error) => {}

@@ -9,8 +9,8 @@
 
 mod dead_letter;
 pub mod idle;
-mod settle;
-mod tries;
+mod max_tries;
+mod outcome;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,17 +22,17 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeou
 pub use self::dead_letter::DeadLetters;
 pub use self::dead_letter::{DeadLetter, Part};
 #[doc(hidden)]
-pub use self::idle::Idle;
-pub use self::settle::retry_delay;
-use self::settle::{Rules, Settled, Way, settle};
-pub use self::tries::MaxTries;
+pub use self::idle::IdleTimer;
+pub use self::max_tries::MaxTries;
+pub use self::outcome::retry_delay;
+use self::outcome::{FailurePolicy, Outcome, Processed, process};
 use crate::client::{Consumer, Delivery, PublisherConfig};
 use crate::handler::Handler;
 use crate::proto::{InvalidName, TopicName};
 use crate::shutdown::Shutdown;
 
 /// How long giving messages back may take when the program is to end now.
-const GIVE_BACK: Duration = Duration::from_secs(1);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a worker works, and when it ends by itself.
 #[derive(Debug, Clone)]
@@ -71,7 +71,7 @@ impl Default for WorkerConfig {
 
 /// Why a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum StopReason {
     /// Nothing came for the idle timeout.
     Idle,
     /// As many messages as wanted have left the queue.
@@ -79,14 +79,14 @@ pub enum Ended {
     /// It was asked to, and finished what ran.
     Drained,
     /// It was asked to end now, and gave back what ran.
-    Now,
+    Aborted,
     /// For the idle timeout no nsqd could be had.
     Unreachable,
 }
 
 /// What a worker did, in messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct WorkerStats {
     /// Handled, and out of the queue.
     pub done: u64,
     /// Failed, to come again.
@@ -97,22 +97,22 @@ pub struct Tally {
     pub released: u64,
 }
 
-impl Tally {
+impl WorkerStats {
     fn left_the_queue(&self) -> u64 {
         self.done + self.dead
     }
 
-    fn add(&mut self, way: Way) {
-        match way {
-            Way::Done => self.done += 1,
-            Way::Dead => self.dead += 1,
-            Way::Retry(_) | Way::PutOff(_) => self.retried += 1,
-            Way::Release => self.released += 1,
+    fn add(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Done => self.done += 1,
+            Outcome::Dead => self.dead += 1,
+            Outcome::Retry(_) | Outcome::RequeueUntried(_) => self.retried += 1,
+            Outcome::Release => self.released += 1,
         }
     }
 }
 
-impl std::ops::AddAssign for Tally {
+impl std::ops::AddAssign for WorkerStats {
     fn add_assign(&mut self, more: Self) {
         let Self { done, retried, dead, released } = more;
         self.done += done;
@@ -128,7 +128,7 @@ pub struct Snapshot {
     /// Messages in flight.
     pub in_flight: u32,
     /// What was done so far.
-    pub tally: Tally,
+    pub stats: WorkerStats,
     /// When it will end for being idle, if nothing comes.
     pub idle_in: Option<Duration>,
     /// It takes nothing new, and finishes.
@@ -136,14 +136,14 @@ pub struct Snapshot {
 }
 
 /// Called with a [`Snapshot`] from the worker's own loop, so that it shows that the loop turns.
-pub type Pulse = Box<dyn FnMut(Snapshot) + Send>;
+pub type ProgressHook = Box<dyn FnMut(Snapshot) + Send>;
 
 /// What the worker is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Working,
     /// Stopping, for this reason: what runs is finished, and what still arrives goes back, for it might take long.
-    Stopping(Ended),
+    Stopping(StopReason),
 }
 
 /// Handles a consumer's messages until it is idle, has enough, or is asked to stop.
@@ -151,80 +151,80 @@ pub struct Worker<H> {
     consumer: Consumer,
     handler: Arc<H>,
     config: WorkerConfig,
-    rules: Arc<Rules>,
-    running: JoinSet<Vec<Settled>>,
-    tally: Tally,
+    policy: Arc<FailurePolicy>,
+    running: JoinSet<Vec<Processed>>,
+    stats: WorkerStats,
     stage: Stage,
-    idle: Option<Idle>,
-    nudge: Arc<Notify>,
-    pulse: Option<(Interval, Pulse)>,
+    idle: Option<IdleTimer>,
+    reset_idle: Arc<Notify>,
+    progress_hook: Option<(Interval, ProgressHook)>,
 }
 
 impl<H: Handler> Worker<H> {
     /// A worker for this consumer and handler. Fails if the topic's name is too long for its dead letters to be called after it.
     pub fn new(consumer: Consumer, handler: Arc<H>, config: WorkerConfig) -> Result<Self, InvalidName> {
-        let rules = Rules::new(consumer.topic(), consumer.channel(), &config)?;
+        let policy = FailurePolicy::new(consumer.topic(), consumer.channel(), &config)?;
         Ok(Self {
             consumer,
             handler,
-            rules: Arc::new(rules),
+            policy: Arc::new(policy),
             config,
             running: JoinSet::new(),
-            tally: Tally::default(),
+            stats: WorkerStats::default(),
             stage: Stage::Working,
             idle: None,
-            nudge: Arc::default(),
-            pulse: None,
+            reset_idle: Arc::default(),
+            progress_hook: None,
         })
     }
 
     /// Notifying this puts the idle timeout off, as a message would. Once the worker is stopping it keeps the notification, for
     /// whoever wants to know of it.
-    pub fn nudge(&self) -> Arc<Notify> {
-        self.nudge.clone()
+    pub fn reset_idle(&self) -> Arc<Notify> {
+        self.reset_idle.clone()
     }
 
-    /// Has `pulse` called at this interval for as long as the worker runs.
-    pub fn with_pulse(mut self, every: Duration, pulse: Pulse) -> Self {
+    /// Has `progress_hook` called at this interval for as long as the worker runs.
+    pub fn with_progress_hook(mut self, every: Duration, progress_hook: ProgressHook) -> Self {
         let mut interval = interval(every);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.pulse = Some((interval, pulse));
+        self.progress_hook = Some((interval, progress_hook));
         self
     }
 
     /// Runs to the end: says why it ended, and what was done.
-    pub async fn run(mut self, shutdown: &Shutdown) -> (Ended, Tally) {
-        self.limit();
+    pub async fn run(mut self, shutdown: &Shutdown) -> (StopReason, WorkerStats) {
+        self.limit_in_flight();
         let allowed = self.config.idle_timeout;
-        self.idle = allowed.map(|allowed| Idle::new(allowed, Instant::now()));
+        self.idle = allowed.map(|allowed| IdleTimer::new(allowed, Instant::now()));
         let mut idle = std::pin::pin!(sleep(allowed.unwrap_or_default()));
-        let (nudge, mut pulse) = (self.nudge.clone(), self.pulse.take());
+        let (reset_idle, mut progress_hook) = (self.reset_idle.clone(), self.progress_hook.take());
         loop {
             let room = self.room();
             tokio::select! {
                 biased;
-                () = shutdown.now.cancelled() => return (Ended::Now, self.give_up().await),
+                () = shutdown.now.cancelled() => return (StopReason::Aborted, self.release_all().await),
                 () = shutdown.draining.cancelled(), if self.stage == Stage::Working => {
-                    self.stop(Stage::Stopping(Ended::Drained));
+                    self.stop(Stage::Stopping(StopReason::Drained));
                 }
-                Some(settled) = self.running.join_next(), if !self.running.is_empty() => {
+                Some(processed) = self.running.join_next(), if !self.running.is_empty() => {
                     // a task only fails if it was aborted, and its messages went back as it was dropped
-                    self.answer(settled.unwrap_or_default());
+                    self.answer(processed.unwrap_or_default());
                 }
                 batch = self.consumer.recv_many(room), if room > 0 => {
                     if batch.is_empty() {
-                        return (self.ended(), self.tally);
+                        return (self.stop_reason(), self.stats);
                     }
                     self.take(batch);
                 }
-                () = nudge.notified(), if self.stage == Stage::Working => self.active(),
-                () = beat(&mut pulse) => {
+                () = reset_idle.notified(), if self.stage == Stage::Working => self.note_activity(),
+                () = next_tick(&mut progress_hook) => {
                     let snapshot = self.snapshot();
-                    pulse.iter_mut().for_each(|(_, tell)| tell(snapshot));
+                    progress_hook.iter_mut().for_each(|(_, tell)| tell(snapshot));
                 }
-                () = &mut idle, if self.idle.is_some() && self.stage == Stage::Working => match self.look_idle() {
+                () = &mut idle, if self.idle.is_some() && self.stage == Stage::Working => match self.next_idle_check() {
                     Some(again) => idle.as_mut().reset(again),
-                    None => self.stop(Stage::Stopping(self.why_idle())),
+                    None => self.stop(Stage::Stopping(self.idle_stop_reason())),
                 },
             }
         }
@@ -234,7 +234,7 @@ impl<H: Handler> Worker<H> {
         let idle = self.idle.filter(|_| self.running.is_empty());
         Snapshot {
             in_flight: self.consumer.health().in_flight,
-            tally: self.tally,
+            stats: self.stats,
             idle_in: idle.map(|idle| idle.left(Instant::now())),
             stopping: self.stage != Stage::Working,
         }
@@ -253,50 +253,50 @@ impl<H: Handler> Worker<H> {
     }
 
     fn take(&mut self, batch: Vec<Delivery>) {
-        self.active();
+        self.note_activity();
         if matches!(self.stage, Stage::Stopping(_)) {
-            self.tally.released += batch.len() as u64;
+            self.stats.released += batch.len() as u64;
             return;
         }
         if self.handler.batch_size() > 1 {
-            self.running.spawn(settle(self.handler.clone(), batch, self.rules.clone()));
+            self.running.spawn(process(self.handler.clone(), batch, self.policy.clone()));
             return;
         }
         for delivery in batch {
-            self.running.spawn(settle(self.handler.clone(), vec![delivery], self.rules.clone()));
+            self.running.spawn(process(self.handler.clone(), vec![delivery], self.policy.clone()));
         }
     }
 
-    fn answer(&mut self, settled: Vec<Settled>) {
-        self.active();
-        for Settled { way, .. } in &settled {
-            self.tally.add(*way);
+    fn answer(&mut self, processed: Vec<Processed>) {
+        self.note_activity();
+        for Processed { outcome, .. } in &processed {
+            self.stats.add(*outcome);
         }
         // before the answers, which make room for more
-        self.limit();
-        for Settled { delivery, way } in settled {
-            match way {
-                Way::Done | Way::Dead => delivery.finish(),
-                Way::Retry(delay) => delivery.requeue(delay),
-                Way::PutOff(delay) => delivery.put_off(delay),
-                Way::Release => delivery.release(),
+        self.limit_in_flight();
+        for Processed { delivery, outcome } in processed {
+            match outcome {
+                Outcome::Done | Outcome::Dead => delivery.finish(),
+                Outcome::Retry(delay) => delivery.requeue(delay),
+                Outcome::RequeueUntried(delay) => delivery.requeue_untried(delay),
+                Outcome::Release => delivery.release(),
             }
         }
-        if self.missing() == 0 && self.stage == Stage::Working {
-            self.stop(Stage::Stopping(Ended::Counted));
+        if self.remaining() == 0 && self.stage == Stage::Working {
+            self.stop(Stage::Stopping(StopReason::Counted));
         }
     }
 
     /// How many messages are still to leave the queue.
-    fn missing(&self) -> u64 {
-        self.config.count.map_or(u64::MAX, |count| count.saturating_sub(self.tally.left_the_queue()))
+    fn remaining(&self) -> u64 {
+        self.config.count.map_or(u64::MAX, |count| count.saturating_sub(self.stats.left_the_queue()))
     }
 
     /// Has no more in flight than are still wanted.
-    fn limit(&self) {
+    fn limit_in_flight(&self) {
         if self.config.count.is_some() {
-            let missing = u32::try_from(self.missing()).unwrap_or(u32::MAX);
-            self.consumer.set_max_in_flight(self.consumer.max_in_flight().min(missing));
+            let remaining = u32::try_from(self.remaining()).unwrap_or(u32::MAX);
+            self.consumer.set_max_in_flight(self.consumer.max_in_flight().min(remaining));
         }
     }
 
@@ -305,58 +305,58 @@ impl<H: Handler> Worker<H> {
         self.consumer.stop();
     }
 
-    fn active(&mut self) {
-        self.idle.iter_mut().for_each(|idle| idle.put_off(Instant::now()));
+    fn note_activity(&mut self) {
+        self.idle.iter_mut().for_each(|idle| idle.reset(Instant::now()));
     }
 
     /// When to look again whether it is idle; `None` if it is, or need not be.
-    fn look_idle(&mut self) -> Option<Instant> {
+    fn next_idle_check(&mut self) -> Option<Instant> {
         let health = self.consumer.health();
         // after a pause there is room for one message: if none comes, none waits
         let busy = !self.running.is_empty() || health.in_flight > 0 || health.paused;
-        self.idle.as_mut()?.look(busy, Instant::now())
+        self.idle.as_mut()?.check(busy, Instant::now())
     }
 
-    fn why_idle(&self) -> Ended {
+    fn idle_stop_reason(&self) -> StopReason {
         let health = self.consumer.health();
         let cut_off = health.known > 0 && health.connected == 0;
-        if cut_off { Ended::Unreachable } else { Ended::Idle }
+        if cut_off { StopReason::Unreachable } else { StopReason::Idle }
     }
 
-    fn ended(&self) -> Ended {
+    fn stop_reason(&self) -> StopReason {
         match self.stage {
-            Stage::Stopping(ended) => ended,
+            Stage::Stopping(reason) => reason,
             // somebody else stopped the consumer
-            Stage::Working => Ended::Drained,
+            Stage::Working => StopReason::Drained,
         }
     }
 
     /// Ends what runs, and gives all messages back.
-    async fn give_up(mut self) -> Tally {
+    async fn release_all(mut self) -> WorkerStats {
         self.consumer.stop();
         self.running.abort_all();
         let given_back = async {
-            while let Some(ended) = self.running.join_next().await {
-                match ended {
-                    Ok(settled) => self.answer(settled),
-                    Err(_) => self.tally.released += 1,
+            while let Some(finished) = self.running.join_next().await {
+                match finished {
+                    Ok(processed) => self.answer(processed),
+                    Err(_) => self.stats.released += 1,
                 }
             }
             while let Some(delivery) = self.consumer.recv().await {
                 delivery.release();
-                self.tally.released += 1;
+                self.stats.released += 1;
             }
         };
-        if timeout(GIVE_BACK, given_back).await.is_err() {
+        if timeout(RELEASE_TIMEOUT, given_back).await.is_err() {
             tracing::warn!("not all messages could be given back: nsqd requeues them when their time is up");
         }
-        self.tally
+        self.stats
     }
 }
 
 /// Waits for the next pulse; for ever if there is none.
-async fn beat(pulse: &mut Option<(Interval, Pulse)>) {
-    match pulse {
+async fn next_tick(progress_hook: &mut Option<(Interval, ProgressHook)>) {
+    match progress_hook {
         Some((interval, _)) => drop(interval.tick().await),
         None => std::future::pending().await,
     }
@@ -364,11 +364,11 @@ async fn beat(pulse: &mut Option<(Interval, Pulse)>) {
 
 impl<H> std::fmt::Debug for Worker<H> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { config, stage, tally, .. } = self;
+        let Self { config, stage, stats, .. } = self;
         f.debug_struct("Worker")
             .field("config", config)
             .field("stage", stage)
-            .field("tally", tally)
+            .field("stats", stats)
             .finish_non_exhaustive()
     }
 }

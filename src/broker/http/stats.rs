@@ -13,7 +13,7 @@ use super::query::Query;
 use crate::broker::VERSION;
 use crate::broker::log::Usage;
 use crate::broker::state::StatsOf;
-use crate::proto::stats::{ChannelStats, ClientStats, LogStats, Memory, Stats, TopicStats};
+use crate::proto::stats::{ChannelStats, ClientStats, GoMemory, LogStats, Stats, TopicStats};
 
 pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response {
     let given = |name| query.get(name).filter(|value: &&str| !value.is_empty());
@@ -50,8 +50,8 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, query: Query) -> Response
 }
 
 /// nsqd's figures of Go's heap. There is no collector here: the memory in use stands for the heap, and the rest is nothing.
-fn memory() -> Memory {
-    Memory { heap_in_use_bytes: resident_bytes(), ..Memory::default() }
+fn memory() -> GoMemory {
+    GoMemory { heap_in_use_bytes: resident_bytes(), ..GoMemory::default() }
 }
 
 fn log(usage: Usage) -> LogStats {
@@ -101,7 +101,7 @@ fn write_text(out: &mut String, stats: &Stats, uptime: Duration) -> std::fmt::Re
     Ok(())
 }
 
-fn write_memory(out: &mut String, memory: &Memory) -> std::fmt::Result {
+fn write_memory(out: &mut String, memory: &GoMemory) -> std::fmt::Result {
     writeln!(out, "\nMemory:")?;
     for (name, value) in [
         ("heap_objects", memory.heap_objects),

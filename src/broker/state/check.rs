@@ -12,7 +12,7 @@ use super::super::log::MemoryLog;
 use super::batches::Run;
 use super::store::Store;
 use super::{Now, SessionId, Settings, State, StateLimits};
-use crate::proto::{ChannelName, Frame, MessageId, Outgoing, TopicName};
+use crate::proto::{ChannelName, Frame, MessageId, TopicName, WriteBuffer};
 
 /// Plays the operations that the bytes say, and looks after each at what must hold. Panics where it does not.
 pub fn operations(input: &[u8]) {
@@ -120,7 +120,7 @@ impl Play {
         let woken: Vec<SessionId> = self.state.woken().collect();
         for id in woken {
             let Some(at) = self.sessions.iter().position(|(other, _)| *other == id) else { continue };
-            let mut out = Outgoing::new();
+            let mut out = WriteBuffer::new();
             let goes_on = self.state.take_output(id, &mut out, self.now);
             let mut bytes = BytesMut::from(&out.copy_to_bytes(out.remaining())[..]);
             while let Ok(Some(Frame::Message(message))) = Frame::decode(&mut bytes, 1 << 20) {

@@ -80,7 +80,7 @@ fn finish(state: &mut State, topic: &TopicName, channel: &ChannelName, keep: usi
             }
         }
         // a client that has read all is sent more
-        state.take_output(session, &mut Outgoing::new(), BEGIN);
+        state.take_output(session, &mut WriteBuffer::new(), BEGIN);
     }
     state.flush().unwrap();
     state.channels[&id].deferred_count
@@ -320,7 +320,7 @@ fn many_unreadable_messages_are_tried_some_at_a_time() {
         now = Now { at, unix_nanos: BEGIN.unix_nanos + at as i64 * 1000 };
         // it is nobody else's matter
         state.publish(&TopicName::new("other").unwrap(), Bodies::one("x".into()), None, now).unwrap();
-        state.take_output(session, &mut Outgoing::new(), now);
+        state.take_output(session, &mut WriteBuffer::new(), now);
         assert_eq!(asked.take()[1], 0, "it rests");
         state.advance(now);
     }
@@ -339,7 +339,7 @@ fn messages_that_were_published_together_are_read_once_though_they_are_asked_for
         state.ready(session, 1_000, BEGIN);
         // a client that has read all is sent more
         for _ in 0..100 {
-            state.take_output(session, &mut Outgoing::new(), BEGIN);
+            state.take_output(session, &mut WriteBuffer::new(), BEGIN);
         }
         let ids: Vec<u64> = state.channels.values().next().unwrap().in_flight.keys().copied().collect();
         assert_eq!(ids.len(), 500);
@@ -354,7 +354,7 @@ fn messages_that_were_published_together_are_read_once_though_they_are_asked_for
         state.ready(session, 1_000, now);
         for _ in 0..1_000 {
             // a client that has read all is sent more, and a channel that rests goes on
-            state.take_output(session, &mut Outgoing::new(), now);
+            state.take_output(session, &mut WriteBuffer::new(), now);
             let at = state.next_timer().filter(|at| *at < 1_000_000).unwrap_or(now.at);
             now = Now { at, ..now };
             state.advance(now);

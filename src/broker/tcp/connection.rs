@@ -18,7 +18,7 @@ use crate::broker::socket::Socket;
 use crate::broker::state::SessionId;
 use crate::http::{Place, Stay};
 use crate::proto::{
-    self, Command, ErrorCode, Frame, MAGIC_V2, Outgoing, ProtocolError, Response, Unfinished, WireError,
+    self, Command, DecodeProgress, ErrorCode, Frame, MAGIC_V2, ProtocolError, Response, WireError, WriteBuffer,
 };
 
 /// How long a client has to take the last words.
@@ -54,13 +54,13 @@ pub(super) struct Connection {
     peer: String,
     pub(super) incoming: BytesMut,
     /// How far the first command of `incoming` was read, if not all of it is there.
-    pub(super) unfinished: Unfinished,
+    pub(super) progress: DecodeProgress,
     place: Place,
     /// There once the client has greeted: until then the connection makes way for others.
     stay: Option<Stay>,
     greeted: bool,
     /// What is being written.
-    sending: Outgoing,
+    sending: WriteBuffer,
     /// When the last command came, or the last bytes could be written.
     heard: Instant,
     sent: Instant,
@@ -80,11 +80,11 @@ impl Connection {
             socket,
             peer,
             incoming: BytesMut::new(),
-            unfinished: Unfinished::default(),
+            progress: DecodeProgress::default(),
             place,
             stay: None,
             greeted: false,
-            sending: Outgoing::new(),
+            sending: WriteBuffer::new(),
             heard: now,
             sent: now,
             beat: now,
@@ -145,7 +145,7 @@ impl Connection {
             return self.socket.writable().await.map(|()| None);
         }
         let length = Command::length(&self.incoming);
-        self.socket.read(&mut proto::room(&mut self.incoming, length)).await.map(Some)
+        self.socket.read(&mut proto::read_room(&mut self.incoming, length)).await.map(Some)
     }
 
     /// Does what all whole commands say.
@@ -189,7 +189,7 @@ impl Connection {
         let mut commands = Vec::new();
         loop {
             let limits = &self.broker.config().limits;
-            match Command::decode_on(&mut self.incoming, limits, &mut self.unfinished) {
+            match Command::decode_resumed(&mut self.incoming, limits, &mut self.progress) {
                 Ok(Some(command)) => commands.push(command),
                 Ok(None) => return (commands, None),
                 Err(error) => return (commands, Some(error)),

@@ -18,7 +18,7 @@ use self::connection::Connection;
 use super::Broker;
 use super::socket::{Listener, Socket};
 use crate::http::Places;
-use crate::proto::{ErrorCode, Frame, Outgoing, ProtocolError, WireError};
+use crate::proto::{ErrorCode, Frame, ProtocolError, WireError, WriteBuffer};
 
 /// Serves the connections of a listener until told to stop; each ends by itself then.
 pub async fn serve(
@@ -58,7 +58,7 @@ pub async fn serve(
 fn refuse(socket: &Socket, places: &Places) {
     let text = format!("too many connections: there may be {}", places.count());
     let error = ProtocolError::new(ErrorCode::Invalid, text);
-    let mut out = Outgoing::new();
+    let mut out = WriteBuffer::new();
     Frame::Error(WireError::parse(error.to_string().into())).encode(&mut out);
     let bytes = out.copy_to_bytes(out.remaining());
     // nothing was written to it yet, so this finds room; the client may have gone

@@ -11,7 +11,7 @@ use crate::proto::{Message, MessageId};
 
 /// What is to be said to nsqd about a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verb {
+pub(super) enum Reply {
     /// FIN.
     Finish,
     /// REQ after a failure.
@@ -21,37 +21,37 @@ pub(super) enum Verb {
     /// A message that was not tried goes back at once.
     Release,
     /// A message that could not be tried, for a reason that is not its own, goes back for a while.
-    PutOff(Duration),
+    RequeueUntried(Duration),
     /// TOUCH.
     Touch,
 }
 
-impl Verb {
+impl Reply {
     /// This answer, for a copy that came while the message was being worked on, and that nobody tried.
-    pub(super) fn of_a_copy(self) -> Self {
+    pub(super) fn for_untried_copy(self) -> Self {
         match self {
-            Self::Requeue(delay) => Self::PutOff(delay),
+            Self::Requeue(delay) => Self::RequeueUntried(delay),
             Self::Abandon => Self::Release,
-            Self::Finish | Self::Release | Self::PutOff(_) | Self::Touch => self,
+            Self::Finish | Self::Release | Self::RequeueUntried(_) | Self::Touch => self,
         }
     }
 }
 
 /// An answer on its way to the link. The attempt tells a message from its own redelivery.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Answer {
+pub(super) struct QueuedReply {
     pub(super) id: MessageId,
     pub(super) attempts: u16,
-    pub(super) verb: Verb,
+    pub(super) reply: Reply,
 }
 
 /// A connection as its deliveries see it. It is made anew for each connection, so an old delivery never speaks on a new one.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(super) struct ReplyQueue {
     pub(super) id: ConnectionId,
     address: Address,
     /// Answers gather here until the link takes all of them at once.
-    answers: Mutex<Vec<Answer>>,
+    answers: Mutex<Vec<QueuedReply>>,
     pub(super) wake: Notify,
     open: AtomicBool,
     /// Bytes of the messages that the application holds, over all of the consumer's connections, ended ones too.
@@ -60,7 +60,7 @@ pub(super) struct Port {
     messages: Arc<AtomicUsize>,
 }
 
-impl Port {
+impl ReplyQueue {
     pub(super) fn new(id: ConnectionId, address: Address, bytes: Arc<AtomicUsize>, messages: Arc<AtomicUsize>) -> Self {
         let answers = Mutex::default();
         Self { id, address, answers, wake: Notify::new(), open: AtomicBool::new(true), bytes, messages }
@@ -77,7 +77,7 @@ impl Port {
     }
 
     /// Takes what has gathered, leaving `spare` (empty, with its room) in its place.
-    pub(super) fn take_answers(&self, spare: &mut Vec<Answer>) {
+    pub(super) fn take_replies(&self, spare: &mut Vec<QueuedReply>) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut *answers, spare);
     }
@@ -87,7 +87,7 @@ impl Port {
         self.open.store(false, Ordering::Release);
     }
 
-    fn answer(&self, answer: Answer) {
+    fn answer(&self, answer: QueuedReply) {
         if !self.open.load(Ordering::Acquire) {
             return;
         }
@@ -105,18 +105,18 @@ impl Port {
 #[derive(Debug)]
 pub struct Delivery {
     message: Message,
-    port: Arc<Port>,
+    replies: Arc<ReplyQueue>,
     /// Earlier deliveries that are known to have been given back untried.
     given_back: u16,
     answered: bool,
 }
 
 impl Delivery {
-    pub(super) fn new(message: Message, port: Arc<Port>, given_back: u16) -> Self {
+    pub(super) fn new(message: Message, replies: Arc<ReplyQueue>, given_back: u16) -> Self {
         // here and in `drop` alone, so that no way out of the link leaves the count wrong
-        port.bytes.fetch_add(cost(&message), Ordering::Relaxed);
-        port.messages.fetch_add(1, Ordering::Relaxed);
-        Self { message, port, given_back, answered: false }
+        replies.bytes.fetch_add(cost(&message), Ordering::Relaxed);
+        replies.messages.fetch_add(1, Ordering::Relaxed);
+        Self { message, replies, given_back, answered: false }
     }
 
     /// The message.
@@ -132,29 +132,29 @@ impl Delivery {
 
     /// The nsqd that it came from.
     pub fn nsqd(&self) -> &Address {
-        &self.port.address
+        &self.replies.address
     }
 
     /// True once the connection that it came on has ended. Its answer is then void: nsqd delivers the message again when its time
     /// is up.
     pub fn is_lost(&self) -> bool {
-        !self.port.open.load(Ordering::Acquire)
+        !self.replies.open.load(Ordering::Acquire)
     }
 
     /// The work is done: the message leaves the queue (FIN).
     pub fn finish(self) {
-        self.answer(Verb::Finish);
+        self.answer(Reply::Finish);
     }
 
     /// The work failed: the message comes again after `delay` (REQ). Counts as a failure for the consumer's backoff.
     pub fn requeue(self, delay: Duration) {
-        self.answer(Verb::Requeue(delay));
+        self.answer(Reply::Requeue(delay));
     }
 
     /// Somebody was working on the message and went away: it comes again at once (REQ 0), and this was a try. Does not count as a
     /// failure for the consumer's backoff.
     pub fn abandon(self) {
-        self.answer(Verb::Abandon);
+        self.answer(Reply::Abandon);
     }
 
     /// The message was not tried: it goes back at once, and this was no try. The same as dropping it.
@@ -162,32 +162,32 @@ impl Delivery {
 
     /// The message could not be tried, and is not to blame: it comes again after `delay`, and this was no try. Counts as a failure for
     /// the consumer's backoff.
-    pub fn put_off(self, delay: Duration) {
-        self.answer(Verb::PutOff(delay));
+    pub fn requeue_untried(self, delay: Duration) {
+        self.answer(Reply::RequeueUntried(delay));
     }
 
     /// The work needs more time (TOUCH). The link does this by itself; a call is never needed.
     pub fn touch(&self) {
-        self.say(Verb::Touch);
+        self.push_reply(Reply::Touch);
     }
 
-    fn answer(mut self, verb: Verb) {
+    fn answer(mut self, reply: Reply) {
         self.answered = true;
-        self.say(verb);
+        self.push_reply(reply);
     }
 
-    fn say(&self, verb: Verb) {
-        self.port.answer(Answer { id: self.message.id, attempts: self.message.attempts, verb });
+    fn push_reply(&self, reply: Reply) {
+        self.replies.answer(QueuedReply { id: self.message.id, attempts: self.message.attempts, reply });
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
         if !self.answered {
-            self.say(Verb::Release);
+            self.push_reply(Reply::Release);
         }
-        self.port.bytes.fetch_sub(cost(&self.message), Ordering::Relaxed);
-        self.port.messages.fetch_sub(1, Ordering::Relaxed);
+        self.replies.bytes.fetch_sub(cost(&self.message), Ordering::Relaxed);
+        self.replies.messages.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -208,9 +208,10 @@ mod tests {
         let address: Address = "127.0.0.1:4150".parse().unwrap();
         let id = MessageId::from_slice(b"0123456789abcdef").unwrap();
         let deliver = |number| {
-            let port = Arc::new(Port::new(ConnectionId(number), address.clone(), bytes.clone(), messages.clone()));
+            let replies =
+                Arc::new(ReplyQueue::new(ConnectionId(number), address.clone(), bytes.clone(), messages.clone()));
             let message = Message { timestamp: 0, attempts: 1, id, body: Bytes::from_static(&[0; 1000]) };
-            (Delivery::new(message, port.clone(), 0), port)
+            (Delivery::new(message, replies.clone(), 0), replies)
         };
         let (lost, first) = deliver(1);
         let one = first.held_bytes();

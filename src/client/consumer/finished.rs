@@ -7,24 +7,24 @@
 use crate::proto::{Message, MessageId};
 
 /// How many are known.
-const MOST: usize = 2_048;
+const CAPACITY: usize = 2_048;
 
 /// A ring of finished messages. The time tells a message from another one of the same id, as an nsqd that started anew may give it.
 #[derive(Debug, Default)]
-pub(super) struct Finished {
+pub(super) struct RecentlyFinished {
     messages: Vec<(i64, MessageId)>,
     /// The place of the oldest, once the ring is full.
     oldest: usize,
 }
 
-impl Finished {
+impl RecentlyFinished {
     /// Notes a message that is finished.
     pub(super) fn note(&mut self, timestamp: i64, id: MessageId) {
-        if self.messages.len() < MOST {
+        if self.messages.len() < CAPACITY {
             return self.messages.push((timestamp, id));
         }
         self.messages[self.oldest] = (timestamp, id);
-        self.oldest = (self.oldest + 1) % MOST;
+        self.oldest = (self.oldest + 1) % CAPACITY;
     }
 
     /// True if this is a copy of a message that is finished.
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn only_later_attempts_of_the_same_message_are_copies() {
-        let mut finished = Finished::default();
+        let mut finished = RecentlyFinished::default();
         finished.note(7, message(7, 1).id);
         assert!(finished.has(&message(7, 2)));
         assert!(!finished.has(&message(7, 1)), "a first attempt is no copy");
@@ -56,12 +56,12 @@ mod tests {
 
     #[test]
     fn the_newest_are_known_and_the_memory_is_bounded() {
-        let mut finished = Finished::default();
-        for number in 0..3 * MOST + 5 {
+        let mut finished = RecentlyFinished::default();
+        for number in 0..3 * CAPACITY + 5 {
             finished.note(number as i64, message(number, 1).id);
         }
-        let known = (0..3 * MOST + 5).filter(|number| finished.has(&message(*number, 2)));
-        assert_eq!(known.collect::<Vec<_>>(), (2 * MOST + 5..3 * MOST + 5).collect::<Vec<_>>());
-        assert_eq!(finished.messages.len(), MOST);
+        let known = (0..3 * CAPACITY + 5).filter(|number| finished.has(&message(*number, 2)));
+        assert_eq!(known.collect::<Vec<_>>(), (2 * CAPACITY + 5..3 * CAPACITY + 5).collect::<Vec<_>>());
+        assert_eq!(finished.messages.len(), CAPACITY);
     }
 }

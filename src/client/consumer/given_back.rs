@@ -15,10 +15,10 @@ const GENERATION: usize = 5_000;
 /// Counts deliveries that were given back untried. Clones share the counts: consumers that follow one another in a process know what the
 /// earlier ones gave back.
 #[derive(Debug, Clone, Default)]
-pub struct GivenBack(Arc<Mutex<Counts>>);
+pub struct GivenBack(Arc<Mutex<GivenBackCounts>>);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct GivenBackCounts {
     young: HashMap<(Address, MessageId), u16>,
     /// The generation before; forgotten when `young` is full.
     old: HashMap<(Address, MessageId), u16>,
@@ -37,7 +37,7 @@ impl GivenBack {
     }
 
     /// A look at the counts of one nsqd; `None` while nothing at all was given back, which is the rule.
-    pub(super) fn look(&self, nsqd: &Address) -> Option<impl Fn(MessageId) -> u16 + use<>> {
+    pub(super) fn counter(&self, nsqd: &Address) -> Option<impl Fn(MessageId) -> u16 + use<>> {
         let is_empty = self.0.lock().unwrap_or_else(PoisonError::into_inner).young.is_empty();
         (!is_empty).then(|| {
             let (counts, nsqd) = (self.0.clone(), nsqd.clone());
@@ -49,7 +49,7 @@ impl GivenBack {
     }
 }
 
-impl Counts {
+impl GivenBackCounts {
     fn count(&self, key: &(Address, MessageId)) -> u16 {
         self.young.get(key).or_else(|| self.old.get(key)).copied().unwrap_or(0)
     }
@@ -67,10 +67,10 @@ mod tests {
     fn each_nsqd_has_its_own_counts() {
         let [one, other]: [Address; 2] = ["a:1", "b:1"].map(|address| address.parse().unwrap());
         let given_back = GivenBack::default();
-        assert!(given_back.look(&one).is_none());
+        assert!(given_back.counter(&one).is_none());
         given_back.clone().note(&one, id(1));
         given_back.note(&one, id(1));
-        let count = |nsqd: &Address, number| given_back.look(nsqd).unwrap()(id(number));
+        let count = |nsqd: &Address, number| given_back.counter(nsqd).unwrap()(id(number));
         assert_eq!((count(&one, 1), count(&one, 2), count(&other, 1)), (2, 0, 0));
     }
 

@@ -14,36 +14,40 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::delivery::{Answer, Delivery, Port, Verb};
-use super::finished::Finished;
-use super::held::{Answered, Arrival, Held};
-use super::hub::Hub;
+use super::delivery::{Delivery, QueuedReply, Reply, ReplyQueue};
+use super::finished::RecentlyFinished;
+use super::in_flight::{Arrival, InFlight, Settled};
+use super::shared::ConsumerShared;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
 use crate::client::{Address, Error, Flow};
 use crate::proto::{Command, Frame, MessageId, Response, TopicName};
 
-type Sender = UnboundedSender<Vec<Delivery>>;
+type DeliverySender = UnboundedSender<Vec<Delivery>>;
 
 /// How long nsqd has for its last words: CLOSE_WAIT after CLS, and the end of the stream after ours.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A message is touched when this part of its time has passed.
 const TOUCH_PART: u32 = 3;
 /// Messages that may always be here at once: those whose time ran out while they are handled are here beyond RDY.
-const LEEWAY: u32 = 1000;
+const MIN_IN_FLIGHT_LIMIT: u32 = 1000;
 /// Bytes of messages with the application, over all of the consumer's connections, ended ones too, beyond which no more are read:
 /// what nsqd sends against RDY must not fill the memory.
-const MAX_BYTES: usize = 1 << 30;
+const MAX_HELD_BYTES: usize = 1 << 30;
 /// How soon a connection that is not read looks whether it may be: the room may come from another connection's messages.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const READ_RECHECK: Duration = Duration::from_millis(100);
 /// The least age at which a message is touched, whatever msg_timeout nsqd grants.
-const LEAST_TOUCH_AGE: Duration = Duration::from_millis(100);
-const FAR: Duration = Duration::from_secs(1 << 30);
+const MIN_TOUCH_AGE: Duration = Duration::from_millis(100);
+const NEVER: Duration = Duration::from_secs(1 << 30);
 
 /// Connects to `address` and subscribes to the consumer's channel of `topic`.
-pub(super) async fn subscribe(hub: &Hub, topic: &TopicName, address: &Address) -> Result<Connection, Error> {
-    let mut connection = Connection::open(address, &hub.config.connect).await?;
-    let (topic, channel) = (topic.clone(), hub.config.channel.clone());
+pub(super) async fn subscribe(
+    shared: &ConsumerShared,
+    topic: &TopicName,
+    address: &Address,
+) -> Result<Connection, Error> {
+    let mut connection = Connection::open(address, &shared.config.connect).await?;
+    let (topic, channel) = (topic.clone(), shared.config.channel.clone());
     match connection.ask(&Command::Sub { topic, channel }).await? {
         Response::Ok => Ok(connection),
         other => Err(connection.unexpected(format!("{other:?}"))),
@@ -51,35 +55,40 @@ pub(super) async fn subscribe(hub: &Hub, topic: &TopicName, address: &Address) -
 }
 
 /// Keeps a subscription at `address` until the consumer stops, or the address is forgotten and the connection ends.
-pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Connection, Error>, sender: Sender) {
+pub(super) async fn run(
+    shared: Arc<ConsumerShared>,
+    address: Address,
+    mut first: Result<Connection, Error>,
+    sender: DeliverySender,
+) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), fastrand::Rng::new());
-    let mut across = Across::default();
+    let mut history = LinkHistory::default();
     loop {
         match first {
             Ok(connection) => {
                 tracing::debug!(nsqd = %address, version = connection.granted.version, round_trip = ?connection.round_trip, "subscribed");
-                let stopping = hub.stopping.clone();
-                let mut link = Link::new(&hub, connection, &sender, stopping, &mut across);
-                let (ended, lived) = (link.run().await, link.lived);
+                let stopping = shared.stopping.clone();
+                let mut link = SubscriptionLink::new(&shared, connection, &sender, stopping, &mut history);
+                let (ended, read_anything) = (link.run().await, link.read_anything);
                 // who breaks the protocol again and again is met ever more rarely
                 let is_sound = link.answered || !ended.as_ref().is_err_and(Error::is_misconduct);
-                if lived && is_sound {
+                if read_anything && is_sound {
                     backoff.reset();
                 }
                 match ended {
                     Ok(()) => return,
                     Err(error) => tracing::warn!(nsqd = %address, "connection lost: {error}"),
                 }
-                hub.look_again.notify_one();
+                shared.discover_soon.notify_one();
             }
             Err(error) => tracing::debug!(nsqd = %address, "no connection: {error}"),
         }
-        if !hub.wait_to_connect(&address, &mut backoff).await {
+        if !shared.wait_to_connect(&address, &mut backoff).await {
             return;
         }
         first = tokio::select! {
-            () = hub.stopping.cancelled() => return,
-            subscribed = subscribe(&hub, &hub.config.topic, &address) => subscribed,
+            () = shared.stopping.cancelled() => return,
+            subscribed = subscribe(&shared, &shared.config.topic, &address) => subscribed,
         };
         if first.is_ok() {
             tracing::info!(nsqd = %address, "connected again");
@@ -89,17 +98,17 @@ pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Conne
 
 /// Serves one connection until it is lost, or until `stopping`.
 pub(super) async fn serve_once(
-    hub: &Hub,
+    shared: &ConsumerShared,
     connection: Connection,
-    sender: &Sender,
+    sender: &DeliverySender,
     stopping: CancellationToken,
 ) -> Result<(), Error> {
-    Link::new(hub, connection, sender, stopping, &mut Across::default()).run().await
+    SubscriptionLink::new(shared, connection, sender, stopping, &mut LinkHistory::default()).run().await
 }
 
 /// How far the connection's end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum LinkPhase {
     /// Messages come.
     Open,
     /// CLS is sent; CLOSE_WAIT is due by then.
@@ -110,96 +119,96 @@ enum Phase {
 
 /// What is known of an nsqd over all of a link's connections.
 #[derive(Debug, Default)]
-struct Across {
+struct LinkHistory {
     /// What was finished.
-    finished: Finished,
+    finished: RecentlyFinished,
     /// How many of its messages the application holds. Those of ended connections count: else there would be more with each connection.
-    with_application: Arc<AtomicUsize>,
+    held_messages: Arc<AtomicUsize>,
     /// The highest RDY that it was told.
-    most_rdy: u32,
+    highest_rdy: u32,
 }
 
-struct Link<'a> {
-    hub: &'a Hub,
-    port: Arc<Port>,
+struct SubscriptionLink<'a> {
+    shared: &'a ConsumerShared,
+    replies: Arc<ReplyQueue>,
     connection: Connection,
     /// Gone once no more messages come.
-    sender: Option<Sender>,
+    sender: Option<DeliverySender>,
     /// No more messages are wanted.
     stopping: CancellationToken,
-    held: Held,
-    across: &'a mut Across,
+    in_flight: InFlight,
+    history: &'a mut LinkHistory,
     /// The RDY that nsqd was told last.
     rdy: u32,
-    phase: Phase,
+    phase: LinkPhase,
     /// Answers as they were taken; kept for its room.
-    answers: Vec<Answer>,
+    answers: Vec<QueuedReply>,
     /// False while the application has more than it may: then nsqd waits.
     reads: bool,
     /// Something was read.
-    lived: bool,
+    read_anything: bool,
     /// A message was answered.
     answered: bool,
     /// When something was read last.
     heard: Instant,
     /// When held messages were last looked through.
-    looked: Instant,
+    touch_checked: Instant,
 }
 
-impl<'a> Link<'a> {
+impl<'a> SubscriptionLink<'a> {
     fn new(
-        hub: &'a Hub,
+        shared: &'a ConsumerShared,
         connection: Connection,
-        sender: &Sender,
+        sender: &DeliverySender,
         stopping: CancellationToken,
-        across: &'a mut Across,
+        history: &'a mut LinkHistory,
     ) -> Self {
         let now = Instant::now();
         let (max_rdy, round_trip) = (connection.granted.max_rdy_count, connection.round_trip);
-        let port = hub.join(&connection.address, max_rdy, round_trip, across.with_application.clone());
+        let replies = shared.join(&connection.address, max_rdy, round_trip, history.held_messages.clone());
         Self {
-            hub,
-            port,
+            shared,
+            replies,
             connection,
             sender: Some(sender.clone()),
             stopping,
-            held: Held::default(),
-            across,
+            in_flight: InFlight::default(),
+            history,
             rdy: 0,
-            phase: Phase::Open,
+            phase: LinkPhase::Open,
             answers: Vec::new(),
             reads: true,
-            lived: false,
+            read_anything: false,
             answered: false,
             heard: now,
-            looked: now,
+            touch_checked: now,
         }
     }
 
     async fn run(&mut self) -> Result<(), Error> {
         let ended = self.serve().await;
-        self.port.close();
-        self.hub.leave(self.port.id);
+        self.replies.close();
+        self.shared.leave(self.replies.id);
         ended
     }
 
     /// Serves the connection until it is lost, or until the consumer has stopped and everything is answered (`Ok`).
     async fn serve(&mut self) -> Result<(), Error> {
-        let (stopping, port) = (self.stopping.clone(), self.port.clone());
+        let (stopping, replies) = (self.stopping.clone(), self.replies.clone());
         // the messages of the connections before may be too many already
         self.set_reads();
         // a heartbeat may have come with SUB's answer
-        self.take_in()?;
-        let mut alarm = std::pin::pin!(sleep(FAR));
+        self.read_frames()?;
+        let mut timer = std::pin::pin!(sleep(NEVER));
         let mut write_failed = false;
         loop {
             let due = self.write();
-            if self.phase == Phase::Draining && self.held.is_empty() && !self.connection.out.has_remaining() {
-                self.say_goodbye().await;
+            if self.phase == LinkPhase::Draining && self.in_flight.is_empty() && !self.connection.out.has_remaining() {
+                self.close_gracefully().await;
                 return Ok(());
             }
-            if alarm.deadline().into_std() > due {
-                alarm.as_mut().reset(due.into());
+            if timer.deadline().into_std() > due {
+                timer.as_mut().reset(due.into());
             }
             let Connection { stream, incoming, out, .. } = &mut self.connection;
             let (mut reader, mut writer) = stream.split();
@@ -210,23 +219,23 @@ impl<'a> Link<'a> {
                     write_failed = wrote.is_err();
                 }
                 read = incoming.fill(&mut reader), if self.reads => {
-                    self.lived = true;
+                    self.read_anything = true;
                     if self.read(read)? {
                         // a quick handler's answers then go out with the new RDY, in one write
                         tokio::task::yield_now().await;
                     }
                 }
-                () = port.wake.notified() => {}
-                () = stopping.cancelled(), if self.phase == Phase::Open => {
+                () = replies.wake.notified() => {}
+                () = stopping.cancelled(), if self.phase == LinkPhase::Open => {
                     if self.rdy > 0 {
                         self.set_rdy(0);
                     }
                     Command::Cls.encode(&mut self.connection.out);
-                    self.phase = Phase::Closing(Instant::now() + LAST_WORDS);
+                    self.phase = LinkPhase::Closing(Instant::now() + CLOSE_TIMEOUT);
                 }
-                () = &mut alarm => {
+                () = &mut timer => {
                     self.tick()?;
-                    alarm.as_mut().reset(tokio::time::Instant::now() + FAR);
+                    timer.as_mut().reset(tokio::time::Instant::now() + NEVER);
                 }
             }
         }
@@ -235,20 +244,20 @@ impl<'a> Link<'a> {
     /// Gathers what is to be said: answers, and RDY. Returns when the next tick is due.
     fn write(&mut self) -> Instant {
         let mut answers = std::mem::take(&mut self.answers);
-        self.port.take_answers(&mut answers);
+        self.replies.take_replies(&mut answers);
         self.settle(&mut answers);
-        let (rdy, flow_due) = self.hub.wishes(self.port.id);
+        let (rdy, flow_due) = self.shared.rdy_and_deadline(self.replies.id);
         if rdy < self.rdy {
             self.set_rdy(rdy);
         }
-        for Answer { id, verb, .. } in answers.drain(..) {
-            let command = match verb {
-                Verb::Finish => Command::Fin(id),
-                Verb::Requeue(delay) => Command::Req { id, delay: millis(delay) },
-                Verb::Abandon => Command::Req { id, delay: 0 },
-                Verb::Release => self.untried(id, Duration::ZERO),
-                Verb::PutOff(delay) => self.untried(id, delay),
-                Verb::Touch => Command::Touch(id),
+        for QueuedReply { id, reply, .. } in answers.drain(..) {
+            let command = match reply {
+                Reply::Finish => Command::Fin(id),
+                Reply::Requeue(delay) => Command::Req { id, delay: millis(delay) },
+                Reply::Abandon => Command::Req { id, delay: 0 },
+                Reply::Release => self.untried_command(id, Duration::ZERO),
+                Reply::RequeueUntried(delay) => self.untried_command(id, delay),
+                Reply::Touch => Command::Touch(id),
             };
             command.encode(&mut self.connection.out);
         }
@@ -260,52 +269,52 @@ impl<'a> Link<'a> {
     }
 
     /// Gives a message back that was not tried. nsqd counts the delivery all the same, so it is noted here.
-    fn untried(&self, id: MessageId, delay: Duration) -> Command {
+    fn untried_command(&self, id: MessageId, delay: Duration) -> Command {
         let delay = millis(delay);
         if self.connection.granted.give_back {
             return Command::Back { id, delay };
         }
-        self.hub.config.given_back.note(&self.connection.address, id);
+        self.shared.config.given_back.note(&self.connection.address, id);
         Command::Req { id, delay }
     }
 
     /// Strikes answered messages off, and leaves only the answers that are to be sent.
-    fn settle(&mut self, answers: &mut Vec<Answer>) {
+    fn settle(&mut self, answers: &mut Vec<QueuedReply>) {
         if answers.is_empty() {
             return;
         }
         let now = Instant::now();
         let (mut done, mut failed, mut released) = (0, 0, 0);
         let (address, takes_back) = (&self.connection.address, self.connection.granted.give_back);
-        answers.retain_mut(|Answer { id, attempts, verb }| {
-            let count = match verb {
-                Verb::Touch => return self.held.touched(*id, *attempts, now),
-                Verb::Finish => &mut done,
-                Verb::Requeue(_) | Verb::PutOff(_) => &mut failed,
-                Verb::Abandon | Verb::Release => &mut released,
+        answers.retain_mut(|QueuedReply { id, attempts, reply }| {
+            let count = match reply {
+                Reply::Touch => return self.in_flight.touched(*id, *attempts, now),
+                Reply::Finish => &mut done,
+                Reply::Requeue(_) | Reply::RequeueUntried(_) => &mut failed,
+                Reply::Abandon | Reply::Release => &mut released,
             };
-            let Some(Answered { timestamp, copies }) = self.held.answered(*id, *attempts) else {
+            let Some(Settled { timestamp, copies }) = self.in_flight.answered(*id, *attempts) else {
                 tracing::debug!(nsqd = %address, %id, "answer not sent: another message has its id");
                 return false;
             };
-            match verb {
-                Verb::Finish => self.across.finished.note(timestamp, *id),
+            match reply {
+                Reply::Finish => self.history.finished.note(timestamp, *id),
                 _ if copies == 0 => {}
-                _ if takes_back => *verb = verb.of_a_copy(),
-                _ => (0..copies).for_each(|_| self.hub.config.given_back.note(address, *id)),
+                _ if takes_back => *reply = reply.for_untried_copy(),
+                _ => (0..copies).for_each(|_| self.shared.config.given_back.note(address, *id)),
             }
             *count += 1;
             true
         });
         self.answered |= done + failed > 0;
-        self.hub.answered(self.port.id, done, failed, released);
+        self.shared.answered(self.replies.id, done, failed, released);
         self.set_reads();
     }
 
     /// Reads on, or lets nsqd wait, by what is with the application.
     fn set_reads(&mut self) {
-        let (messages, bytes) = (self.port.held_messages(), self.port.held_bytes());
-        let reads = messages <= self.room() && bytes < MAX_BYTES;
+        let (messages, bytes) = (self.replies.held_messages(), self.replies.held_bytes());
+        let reads = messages <= self.room() && bytes < MAX_HELD_BYTES;
         if reads && !self.reads {
             // it could not be heard meanwhile
             self.heard = Instant::now();
@@ -321,13 +330,13 @@ impl<'a> Link<'a> {
 
     /// Messages that may be here at once, by what this side asked for: what the peer says of itself is no bound.
     fn room(&self) -> usize {
-        2 * self.across.most_rdy.max(LEEWAY) as usize
+        2 * self.history.highest_rdy.max(MIN_IN_FLIGHT_LIMIT) as usize
     }
 
     fn set_rdy(&mut self, rdy: u32) {
-        if self.phase == Phase::Open {
+        if self.phase == LinkPhase::Open {
             self.rdy = rdy;
-            self.across.most_rdy = self.across.most_rdy.max(rdy);
+            self.history.highest_rdy = self.history.highest_rdy.max(rdy);
             Command::Rdy(rdy.into()).encode(&mut self.connection.out);
         }
     }
@@ -340,25 +349,25 @@ impl<'a> Link<'a> {
             Ok(_) => self.heard = Instant::now(),
             Err(e) => return Err(Error::Closed { address, source: Some(e) }),
         }
-        self.take_in()
+        self.read_frames()
     }
 
     /// Takes in the frames that are there; the messages go on together. True if there were any.
-    fn take_in(&mut self) -> Result<bool, Error> {
+    fn read_frames(&mut self) -> Result<bool, Error> {
         let address = self.connection.address.clone();
         let (mut batch, mut replaced) = (Vec::new(), 0);
-        let given_back = self.hub.config.given_back.look(&address);
+        let given_back = self.shared.config.given_back.counter(&address);
         loop {
             let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
             match self.connection.incoming.next_frame().map_err(broken)? {
                 None => break,
                 Some(Frame::Message(message)) => {
-                    if self.across.finished.has(&message) {
+                    if self.history.finished.has(&message) {
                         tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "finished already: a copy is skipped");
                         Command::Fin(message.id).encode(&mut self.connection.out);
                         continue;
                     }
-                    match self.held.arrived(&message, self.heard) {
+                    match self.in_flight.arrived(&message, self.heard) {
                         Arrival::New => {}
                         Arrival::Replaces => replaced += 1,
                         Arrival::Copy => {
@@ -367,7 +376,7 @@ impl<'a> Link<'a> {
                         }
                     }
                     let given_back = given_back.as_ref().map_or(0, |count| count(message.id));
-                    batch.push(Delivery::new(message, self.port.clone(), given_back));
+                    batch.push(Delivery::new(message, self.replies.clone(), given_back));
                 }
                 Some(Frame::Response(Response::Heartbeat)) => self.connection.answer_heartbeat(),
                 Some(Frame::Response(Response::CloseWait)) => self.drain(),
@@ -379,17 +388,17 @@ impl<'a> Link<'a> {
             }
         }
         self.connection.check_unread()?;
-        if self.held.len() > self.room() {
+        if self.in_flight.len() > self.room() {
             return Err(self.connection.violation(format!(
                 "{} messages at once, RDY was {}",
-                self.held.len(),
-                self.across.most_rdy
+                self.in_flight.len(),
+                self.history.highest_rdy
             )));
         }
         let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         if count > 0 {
-            let id = self.port.id;
-            self.hub.update(|flow, now| {
+            let id = self.replies.id;
+            self.shared.update(|flow, now| {
                 flow.answered(id, 0, 0, replaced, now);
                 flow.received(id, count, now);
             });
@@ -402,36 +411,36 @@ impl<'a> Link<'a> {
 
     /// No more messages come.
     fn drain(&mut self) {
-        self.phase = Phase::Draining;
+        self.phase = LinkPhase::Draining;
         self.sender = None;
     }
 
     /// When something has to be looked after, whatever comes in until then.
     fn due(&self, flow: Option<Instant>) -> Instant {
-        let heartbeat = self.hub.config.connect.heartbeat().filter(|_| self.reads);
+        let heartbeat = self.shared.config.connect.heartbeat().filter(|_| self.reads);
         let silence = heartbeat.map(|every| self.heard + 2 * every);
-        let touch = (!self.held.is_empty()).then(|| self.looked + self.touch_age());
+        let touch = (!self.in_flight.is_empty()).then(|| self.touch_checked + self.touch_age());
         let close_wait = match self.phase {
-            Phase::Closing(until) => Some(until),
-            Phase::Open | Phase::Draining => None,
+            LinkPhase::Closing(until) => Some(until),
+            LinkPhase::Open | LinkPhase::Draining => None,
         };
-        let look_again = (!self.reads).then(|| Instant::now() + LOOK_AGAIN);
+        let discover_soon = (!self.reads).then(|| Instant::now() + READ_RECHECK);
         let frame = self.connection.frame_due().filter(|_| self.reads);
-        [flow, silence, touch, close_wait, look_again, frame]
+        [flow, silence, touch, close_wait, discover_soon, frame]
             .into_iter()
             .flatten()
             .min()
-            .unwrap_or_else(|| Instant::now() + FAR)
+            .unwrap_or_else(|| Instant::now() + NEVER)
     }
 
     /// Looks after all that may be due.
     fn tick(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        self.hub.update(Flow::tick);
+        self.shared.update(Flow::tick);
         if !self.reads {
             self.set_reads();
         }
-        if let Some(every) = self.hub.config.connect.heartbeat()
+        if let Some(every) = self.shared.config.connect.heartbeat()
             && self.reads
             && now >= self.heard + 2 * every
         {
@@ -440,13 +449,13 @@ impl<'a> Link<'a> {
         if self.reads && self.connection.frame_due().is_some_and(|due| due <= now) {
             return Err(self.connection.slow());
         }
-        if now >= self.looked + self.touch_age() {
-            self.looked = now;
-            for id in self.held.stale(self.touch_age(), now) {
+        if now >= self.touch_checked + self.touch_age() {
+            self.touch_checked = now;
+            for id in self.in_flight.stale(self.touch_age(), now) {
                 Command::Touch(id).encode(&mut self.connection.out);
             }
         }
-        if matches!(self.phase, Phase::Closing(until) if until <= now) {
+        if matches!(self.phase, LinkPhase::Closing(until) if until <= now) {
             tracing::warn!(nsqd = %self.connection.address, "no CLOSE_WAIT after CLS: closing without it");
             self.drain();
         }
@@ -454,20 +463,20 @@ impl<'a> Link<'a> {
     }
 
     fn touch_age(&self) -> Duration {
-        (Duration::from_millis(self.connection.granted.msg_timeout) / TOUCH_PART).max(LEAST_TOUCH_AGE)
+        (Duration::from_millis(self.connection.granted.msg_timeout) / TOUCH_PART).max(MIN_TOUCH_AGE)
     }
 
     /// Closes so that the last answers are surely read: ends our side, and waits until nsqd, having read it, ends its own.
-    async fn say_goodbye(&mut self) {
+    async fn close_gracefully(&mut self) {
         let Connection { stream, incoming, .. } = &mut self.connection;
-        let last_words = async {
+        let closing = async {
             stream.shutdown().await?;
             while incoming.fill(stream).await? > 0 {
                 while let Ok(Some(_)) = incoming.next_frame() {}
             }
             io::Result::Ok(())
         };
-        match timeout(LAST_WORDS, last_words).await {
+        match timeout(CLOSE_TIMEOUT, closing).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::debug!(nsqd = %self.connection.address, "while closing: {e}"),
             Err(_) => tracing::warn!(nsqd = %self.connection.address, "nsqd did not close the connection in time"),

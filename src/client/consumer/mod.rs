@@ -10,17 +10,17 @@
 //! dropped goes back to the queue at once, untried. Until then the link keeps it alive with TOUCH. Stopping is orderly: RDY 0, CLS, what still
 //! arrives is delivered, and a connection is closed only after nsqd has read the last answer.
 
-mod also;
 mod delivery;
 #[cfg(feature = "lookup")]
 mod discovery;
 mod finished;
-#[cfg(feature = "tokio-nsq")]
-mod foreign;
 mod given_back;
-mod held;
-mod hub;
+mod in_flight;
 mod link;
+mod other_topics;
+mod shared;
+#[cfg(feature = "tokio-nsq")]
+mod tokio_nsq;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -34,11 +34,11 @@ use tokio::sync::mpsc;
 
 pub use self::delivery::Delivery;
 pub use self::given_back::GivenBack;
-use self::hub::Hub;
+use self::shared::ConsumerShared;
 #[cfg(feature = "lookup")]
 use super::Lookupd;
 use super::connection::Connection;
-use super::{Address, ConnectConfig, Driver, Error, FlowConfig};
+use super::{Address, ClientBackend, ConnectConfig, Error, FlowConfig};
 use crate::proto::{ChannelName, TopicName};
 
 /// What is consumed, and how.
@@ -59,7 +59,7 @@ pub struct ConsumerConfig {
     /// How connections are made.
     pub connect: ConnectConfig,
     /// Who speaks with nsqd.
-    pub driver: Driver,
+    pub backend: ClientBackend,
     /// How many messages may be in flight, and when to back off.
     pub flow: FlowConfig,
     /// What was given back untried; consumers that follow one another share it.
@@ -78,7 +78,7 @@ impl ConsumerConfig {
             #[cfg(feature = "lookup")]
             lookupd_poll_interval: Duration::from_secs(60),
             connect: ConnectConfig::default(),
-            driver: Driver::default(),
+            backend: ClientBackend::default(),
             flow: FlowConfig {
                 max_in_flight: 200,
                 first_backoff: Duration::from_secs(1),
@@ -108,7 +108,7 @@ pub struct Health {
 /// [`recv`](Self::recv) to the end, do so in order.
 #[derive(Debug)]
 pub struct Consumer {
-    hub: Arc<Hub>,
+    shared: Arc<ConsumerShared>,
     arriving: mpsc::UnboundedReceiver<Vec<Delivery>>,
     ready: VecDeque<Delivery>,
 }
@@ -124,23 +124,23 @@ impl Consumer {
         let (sender, arriving) = mpsc::unbounded_channel();
         let mut config = as_its_driver_can(config);
         config.connect.identify.give_back = true;
-        let hub = Arc::new(Hub::new(config, sender.downgrade()));
-        let config = &hub.config;
-        let tries = join_all(config.nsqd.iter().map(|address| first(&hub, address))).await;
+        let shared = Arc::new(ConsumerShared::new(config, sender.downgrade()));
+        let config = &shared.config;
+        let tries = join_all(config.nsqd.iter().map(|address| first(&shared, address))).await;
         if tries.iter().all(Result::is_err) && !matches!(found, Some(Ok(_))) {
             let lookup = found.and_then(Result::err);
             return Err(tries.into_iter().find_map(Result::err).or(lookup).unwrap_or(Error::NoAddress));
         }
         for (address, connection) in config.nsqd.iter().zip(tries) {
-            hub.want(address);
-            hub.tasks.spawn(link(hub.clone(), address.clone(), connection, sender.clone()));
+            shared.ensure_link(address);
+            shared.tasks.spawn(link(shared.clone(), address.clone(), connection, sender.clone()));
         }
         #[cfg(feature = "lookup")]
         if let Some(found) = found {
-            hub.tasks.spawn(discovery::run(hub.clone(), found, sender));
+            shared.tasks.spawn(discovery::run(shared.clone(), found, sender));
         }
-        hub.tasks.close();
-        Ok(Self { hub, arriving, ready: VecDeque::new() })
+        shared.tasks.close();
+        Ok(Self { shared, arriving, ready: VecDeque::new() })
     }
 
     /// The next message; `None` when the consumer was stopped and every connection is closed, which is after every message has been
@@ -173,32 +173,32 @@ impl Consumer {
 
     /// A way to steer it from elsewhere, while [`recv`](Self::recv) waits.
     pub fn control(&self) -> Control {
-        Control(self.hub.clone())
+        Control(self.shared.clone())
     }
 
     /// Asks nsqd for no more messages (RDY 0, CLS). What has arrived or is on its way is still delivered.
     pub fn stop(&self) {
-        self.hub.stop();
+        self.shared.stop();
     }
 
     /// The topic that is consumed.
     pub fn topic(&self) -> &TopicName {
-        &self.hub.config.topic
+        &self.shared.config.topic
     }
 
     /// The channel that is consumed.
     pub fn channel(&self) -> &ChannelName {
-        &self.hub.config.channel
+        &self.shared.config.channel
     }
 
     /// How many messages may be in flight by the settings.
     pub fn max_in_flight(&self) -> u32 {
-        self.hub.config.flow.max_in_flight
+        self.shared.config.flow.max_in_flight
     }
 
     /// How it is doing now.
     pub fn health(&self) -> Health {
-        self.hub.health()
+        self.shared.health()
     }
 }
 
@@ -219,7 +219,7 @@ impl Stream for Consumer {
 
 /// What the nsqlookupds know; `None` if there are none.
 #[cfg(feature = "lookup")]
-async fn look_up(config: &ConsumerConfig) -> Option<Result<discovery::Found, Error>> {
+async fn look_up(config: &ConsumerConfig) -> Option<Result<discovery::DiscoveredNsqds, Error>> {
     let asked = discovery::ask(&config.lookupd, &config.topic);
     if config.lookupd.is_empty() { None } else { Some(asked.await.map_err(Error::from)) }
 }
@@ -232,7 +232,7 @@ async fn look_up(_: &ConsumerConfig) -> Option<Result<std::convert::Infallible, 
 
 /// Steers a [`Consumer`] from elsewhere. Cheap to clone; it outlives the consumer, and then does nothing.
 #[derive(Debug, Clone)]
-pub struct Control(Arc<Hub>);
+pub struct Control(Arc<ConsumerShared>);
 
 impl Control {
     /// As [`Consumer::set_max_in_flight`].
@@ -251,14 +251,14 @@ impl Control {
     }
 
     /// Takes the messages of this channel in another topic, too, at this nsqd, as if they were the consumer's own: until the consumer
-    /// stops, the connection ends, or [`leave`](Self::leave). Nothing if it does so already.
-    pub fn also(&self, topic: &TopicName, nsqd: &Address) {
-        also::start(&self.0, topic, nsqd);
+    /// stops, the connection ends, or [`unsubscribe`](Self::unsubscribe). Nothing if it does so already.
+    pub fn subscribe_also(&self, topic: &TopicName, nsqd: &Address) {
+        other_topics::start(&self.0, topic, nsqd);
     }
 
     /// Takes no more messages of that topic there. What has arrived or is on its way is still delivered.
-    pub fn leave(&self, topic: &TopicName, nsqd: &Address) {
-        self.0.also.leave(topic, nsqd);
+    pub fn unsubscribe(&self, topic: &TopicName, nsqd: &Address) {
+        self.0.other_topics.unsubscribe(topic, nsqd);
     }
 
     /// Done when the consumer stops.
@@ -269,10 +269,10 @@ impl Control {
 
 /// tokio-nsq's RDY cannot be lowered: for it there are no pauses, and none to wait for.
 fn as_its_driver_can(config: ConsumerConfig) -> ConsumerConfig {
-    match config.driver {
-        Driver::Own => config,
+    match config.backend {
+        ClientBackend::Own => config,
         #[cfg(feature = "tokio-nsq")]
-        Driver::TokioNsq => {
+        ClientBackend::TokioNsq => {
             let flow = FlowConfig { max_backoff: Duration::ZERO, ..config.flow };
             ConsumerConfig { flow, ..config }
         }
@@ -280,30 +280,30 @@ fn as_its_driver_can(config: ConsumerConfig) -> ConsumerConfig {
 }
 
 /// The first connection to `address`. tokio-nsq makes its own: for it, this one only shows that it can.
-async fn first(hub: &Hub, address: &Address) -> Result<Connection, Error> {
-    match hub.config.driver {
-        Driver::Own => link::subscribe(hub, &hub.config.topic, address).await,
+async fn first(shared: &ConsumerShared, address: &Address) -> Result<Connection, Error> {
+    match shared.config.backend {
+        ClientBackend::Own => link::subscribe(shared, &shared.config.topic, address).await,
         #[cfg(feature = "tokio-nsq")]
-        Driver::TokioNsq => Connection::open(address, &hub.config.connect).await,
+        ClientBackend::TokioNsq => Connection::open(address, &shared.config.connect).await,
     }
 }
 
 /// Keeps a subscription, by whoever is to speak with nsqd.
 async fn link(
-    hub: Arc<Hub>,
+    shared: Arc<ConsumerShared>,
     address: Address,
     first: Result<Connection, Error>,
     sender: mpsc::UnboundedSender<Vec<Delivery>>,
 ) {
-    match hub.config.driver {
-        Driver::Own => link::run(hub, address, first, sender).await,
+    match shared.config.backend {
+        ClientBackend::Own => link::run(shared, address, first, sender).await,
         #[cfg(feature = "tokio-nsq")]
-        Driver::TokioNsq => foreign::run(hub, address, sender).await,
+        ClientBackend::TokioNsq => tokio_nsq::run(shared, address, sender).await,
     }
 }
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        self.hub.stop();
+        self.shared.stop();
     }
 }

@@ -19,7 +19,7 @@
 //! **Backoff.** When handlers fail one after the other, all stop for a while, then one message is tried: if it succeeds all go
 //! on, if it fails they stop for longer.
 
-mod lane;
+mod connection_flow;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -28,11 +28,11 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use self::lane::Lane;
+use self::connection_flow::ConnectionFlow;
 use crate::backoff::Backoff;
 
 /// Failures without a success between them from which on the consumer backs off. A single message that fails stops nobody.
-const FAILURES: u32 = 2;
+const BACKOFF_AFTER: u32 = 2;
 /// How long a connection keeps its turn where there is less room than connections, and none of them has had a message lately.
 const TURN: Duration = Duration::from_millis(200);
 
@@ -53,7 +53,7 @@ pub struct FlowConfig {
 
 /// Whether handlers do well.
 #[derive(Debug)]
-enum Pressure {
+enum BackoffState {
     /// They do.
     Open,
     /// They fail: nothing is taken until then.
@@ -71,8 +71,8 @@ enum Pressure {
 #[derive(Debug)]
 pub struct Flow {
     max_in_flight: u32,
-    lanes: BTreeMap<ConnectionId, Lane>,
-    pressure: Pressure,
+    connections: BTreeMap<ConnectionId, ConnectionFlow>,
+    backoff_state: BackoffState,
     failures: u32,
     backoff: Option<Backoff>,
     /// The connection that is served first where there is not enough for all.
@@ -90,8 +90,8 @@ impl Flow {
         let first = config.first_backoff.min(config.max_backoff);
         Self {
             max_in_flight: config.max_in_flight,
-            lanes: BTreeMap::new(),
-            pressure: Pressure::Open,
+            connections: BTreeMap::new(),
+            backoff_state: BackoffState::Open,
             failures: 0,
             backoff: (!first.is_zero()).then(|| Backoff::new(first, config.max_backoff, rng)),
             turn: ConnectionId(0),
@@ -103,20 +103,20 @@ impl Flow {
 
     /// A connection is subscribed: it takes RDY up to `max_rdy`, and answers within `round_trip`.
     pub fn joined(&mut self, id: ConnectionId, max_rdy: u32, round_trip: Duration, now: Instant) {
-        self.lanes.insert(id, Lane::new(max_rdy, round_trip));
+        self.connections.insert(id, ConnectionFlow::new(max_rdy, round_trip));
         self.share(now);
     }
 
     /// A connection ended, and what was in flight on it with it.
     pub fn left(&mut self, id: ConnectionId, now: Instant) {
-        self.lanes.remove(&id);
+        self.connections.remove(&id);
         self.share(now);
     }
 
     /// Messages arrived.
     pub fn received(&mut self, id: ConnectionId, count: u32, now: Instant) {
-        if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.received(count, now);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.received(count, now);
             self.empty_turns = 0;
             if self.turn_ends.is_some() {
                 self.pass_turn(now);
@@ -127,10 +127,10 @@ impl Flow {
 
     /// Messages were answered: `done` well, `failed` to be tried again, `released` without having been tried.
     pub fn answered(&mut self, id: ConnectionId, done: u32, failed: u32, released: u32, now: Instant) {
-        if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.in_flight = lane.in_flight.saturating_sub(done + failed + released);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.in_flight = connection.in_flight.saturating_sub(done + failed + released);
         }
-        self.judge(done, failed, now);
+        self.update_backoff(done, failed, now);
         self.share(now);
     }
 
@@ -142,17 +142,17 @@ impl Flow {
 
     /// Takes no more messages, for good.
     pub fn stop(&mut self, now: Instant) {
-        self.pressure = Pressure::Stopped;
+        self.backoff_state = BackoffState::Stopped;
         self.share(now);
     }
 
     /// Lets pass what is due; to be called at [`due`](Self::due), harmless at any other time.
     pub fn tick(&mut self, now: Instant) {
-        if matches!(self.pressure, Pressure::Paused(until) if until <= now) {
-            self.pressure = Pressure::Probing;
+        if matches!(self.backoff_state, BackoffState::Paused(until) if until <= now) {
+            self.backoff_state = BackoffState::Probing;
         }
-        for lane in self.lanes.values_mut() {
-            lane.tick(now);
+        for connection in self.connections.values_mut() {
+            connection.tick(now);
         }
         if self.turn_ends.is_some_and(|end| end <= now) {
             self.empty_turns = self.empty_turns.saturating_add(1);
@@ -163,16 +163,16 @@ impl Flow {
 
     /// When [`tick`](Self::tick) is wanted next.
     pub fn due(&self) -> Option<Instant> {
-        let pause = match self.pressure {
-            Pressure::Paused(until) => Some(until),
-            Pressure::Open | Pressure::Probing | Pressure::Stopped => None,
+        let pause = match self.backoff_state {
+            BackoffState::Paused(until) => Some(until),
+            BackoffState::Open | BackoffState::Probing | BackoffState::Stopped => None,
         };
-        self.lanes.values().filter_map(Lane::due).chain(pause).chain(self.turn_ends).min()
+        self.connections.values().filter_map(ConnectionFlow::due).chain(pause).chain(self.turn_ends).min()
     }
 
     /// The RDY that this connection should have.
     pub fn rdy(&self, id: ConnectionId) -> u32 {
-        self.lanes.get(&id).map_or(0, |lane| lane.rdy)
+        self.connections.get(&id).map_or(0, |connection| connection.rdy)
     }
 
     /// The connections whose RDY has changed since this was asked last.
@@ -182,64 +182,64 @@ impl Flow {
 
     /// How many connections there are.
     pub fn connections(&self) -> usize {
-        self.lanes.len()
+        self.connections.len()
     }
 
     /// Messages in flight on all connections.
     pub fn in_flight(&self) -> u32 {
-        self.lanes.values().map(|lane| lane.in_flight).sum()
+        self.connections.values().map(|connection| connection.in_flight).sum()
     }
 
     /// True while nothing or just one message is taken because handlers failed.
     pub fn is_backing_off(&self) -> bool {
-        matches!(self.pressure, Pressure::Paused(_) | Pressure::Probing)
+        matches!(self.backoff_state, BackoffState::Paused(_) | BackoffState::Probing)
     }
 
     /// For how long nothing more is taken because handlers failed; `None` if that is not so.
     pub fn pause(&self, now: Instant) -> Option<Duration> {
-        match self.pressure {
-            Pressure::Paused(until) => Some(until.saturating_duration_since(now)),
-            Pressure::Open | Pressure::Probing | Pressure::Stopped => None,
+        match self.backoff_state {
+            BackoffState::Paused(until) => Some(until.saturating_duration_since(now)),
+            BackoffState::Open | BackoffState::Probing | BackoffState::Stopped => None,
         }
     }
 
     /// True while nothing is taken because handlers failed.
     pub fn is_paused(&self) -> bool {
-        matches!(self.pressure, Pressure::Paused(_))
+        matches!(self.backoff_state, BackoffState::Paused(_))
     }
 
     /// Opens, pauses or probes, by what became of the last messages.
-    fn judge(&mut self, done: u32, failed: u32, now: Instant) {
+    fn update_backoff(&mut self, done: u32, failed: u32, now: Instant) {
         let Some(backoff) = &mut self.backoff else { return };
         if done > 0 {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(failed);
-        let fails = match self.pressure {
-            Pressure::Open => self.failures >= FAILURES,
-            Pressure::Probing => failed > 0,
-            Pressure::Paused(_) | Pressure::Stopped => return,
+        let fails = match self.backoff_state {
+            BackoffState::Open => self.failures >= BACKOFF_AFTER,
+            BackoffState::Probing => failed > 0,
+            BackoffState::Paused(_) | BackoffState::Stopped => return,
         };
         if fails {
-            self.pressure = Pressure::Paused(now + backoff.next().unwrap_or_default());
+            self.backoff_state = BackoffState::Paused(now + backoff.next().unwrap_or_default());
         } else if done > 0 {
-            self.pressure = Pressure::Open;
+            self.backoff_state = BackoffState::Open;
             backoff.reset();
         }
     }
 
     /// Shares the free room out: one to each connection, in turn, then the rest among those that want more.
     fn share(&mut self, now: Instant) {
-        let most = match self.pressure {
-            Pressure::Open => self.max_in_flight,
-            Pressure::Probing => self.max_in_flight.min(1),
-            Pressure::Paused(_) | Pressure::Stopped => 0,
+        let most = match self.backoff_state {
+            BackoffState::Open => self.max_in_flight,
+            BackoffState::Probing => self.max_in_flight.min(1),
+            BackoffState::Paused(_) | BackoffState::Stopped => 0,
         };
         let mut free = most.saturating_sub(self.in_flight());
-        let mut grants: Vec<(ConnectionId, u32, u32)> = Vec::with_capacity(self.lanes.len());
+        let mut grants: Vec<(ConnectionId, u32, u32)> = Vec::with_capacity(self.connections.len());
         let turn = self.turn;
-        for (id, lane) in self.lanes.range(turn..).chain(self.lanes.range(..turn)) {
-            let (want, one) = (lane.want(), lane.want().min(1).min(free));
+        for (id, connection) in self.connections.range(turn..).chain(self.connections.range(..turn)) {
+            let (want, one) = (connection.want(), connection.want().min(1).min(free));
             free -= one;
             grants.push((*id, one, want - one));
         }
@@ -255,8 +255,8 @@ impl Flow {
             }
         }
         for (id, granted, _) in grants {
-            let lane = self.lanes.get_mut(&id).expect("the grants were made from the lanes");
-            if lane.grant(granted, most == 0, now) {
+            let connection = self.connections.get_mut(&id).expect("the grants were made from the connections");
+            if connection.grant(granted, most == 0, now) {
                 self.changed.push(id);
             }
         }
@@ -265,15 +265,15 @@ impl Flow {
 
     fn pass_turn(&mut self, now: Instant) {
         let after = ConnectionId(self.turn.0 + 1);
-        let next = self.lanes.range(after..).next().or_else(|| self.lanes.iter().next());
+        let next = self.connections.range(after..).next().or_else(|| self.connections.iter().next());
         self.turn = next.map_or(after, |(id, _)| *id);
         self.turn_ends = Some(now + self.turn_length());
     }
 
     /// While one of them has messages, those that have none are only asked: an answer's time is enough for that.
     fn turn_length(&self) -> Duration {
-        match self.lanes.get(&self.turn) {
-            Some(lane) if self.empty_turns < self.lanes.len() => lane.patience().min(TURN),
+        match self.connections.get(&self.turn) {
+            Some(connection) if self.empty_turns < self.connections.len() => connection.patience().min(TURN),
             Some(_) | None => TURN,
         }
     }

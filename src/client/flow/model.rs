@@ -221,7 +221,7 @@ fn messages_published_one_by_one_are_seldom_held_back() {
             let context = || format!("pace {pace}, seed {seed}");
             assert!(of(0.95) < 2 * ROUND_TRIP, "{:?}, {}", of(0.95), context());
             assert!(of(0.99) < Duration::from_millis(3), "{:?}, {}", of(0.99), context());
-            assert!(of(0.9999) < 2 * lane::LONGEST_WAIT, "{:?}, {}", of(0.9999), context());
+            assert!(of(0.9999) < 2 * connection_flow::LONGEST_WAIT, "{:?}, {}", of(0.9999), context());
         }
     }
 }

@@ -46,7 +46,7 @@ impl World {
     }
 
     fn rdys(&self) -> Vec<u32> {
-        self.flow.lanes.values().map(|lane| lane.rdy).collect()
+        self.flow.connections.values().map(|connection| connection.rdy).collect()
     }
 }
 
@@ -229,7 +229,8 @@ fn random_operations(seed: u64) {
     let mut stopped = false;
     for step in 0..500 {
         let connection = id(rng.u64(0..6));
-        let (rdy, in_flight) = world.flow.lanes.get(&connection).map_or((0, 0), |lane| (lane.rdy, lane.in_flight));
+        let (rdy, in_flight) =
+            world.flow.connections.get(&connection).map_or((0, 0), |connection| (connection.rdy, connection.in_flight));
         match rng.u32(0..100) {
             // as nsqd: never beyond RDY
             0..40 if rdy > in_flight => world.flow.received(connection, rng.u32(1..=rdy - in_flight), world.now),
@@ -249,17 +250,26 @@ fn random_operations(seed: u64) {
             _ => world.pass(Duration::from_micros(rng.u64(0..3_000_000) >> rng.u32(0..16))),
         }
         let context = || format!("seed {seed}, step {step}, {:?} in: {:#?}", world.now - world.start, world.flow);
-        let room: u32 = world.flow.lanes.values().map(|lane| lane.rdy.saturating_sub(lane.in_flight)).sum();
+        let room: u32 =
+            world.flow.connections.values().map(|connection| connection.rdy.saturating_sub(connection.in_flight)).sum();
         let free = world.flow.max_in_flight.saturating_sub(world.flow.in_flight());
         assert!(room <= free, "{}", context());
-        let paused = stopped || matches!(world.flow.pressure, Pressure::Paused(_));
+        let paused = stopped || matches!(world.flow.backoff_state, BackoffState::Paused(_));
         assert!(!paused || world.rdys().iter().all(|rdy| *rdy == 0), "{}", context());
-        let wants = world.flow.lanes.values().any(|lane| lane.in_flight < lane.max_rdy);
+        let wants = world.flow.connections.values().any(|connection| connection.in_flight < connection.max_rdy);
         assert!(
-            paused || matches!(world.flow.pressure, Pressure::Probing) || free == 0 || !wants || room > 0,
+            paused || matches!(world.flow.backoff_state, BackoffState::Probing) || free == 0 || !wants || room > 0,
             "{}",
             context()
         );
-        assert!(world.flow.lanes.values().all(|lane| lane.rdy <= lane.max_rdy.max(lane.in_flight)), "{}", context());
+        assert!(
+            world
+                .flow
+                .connections
+                .values()
+                .all(|connection| connection.rdy <= connection.max_rdy.max(connection.in_flight)),
+            "{}",
+            context()
+        );
     }
 }

@@ -12,34 +12,35 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::PublishError;
-use super::queue::{self, Request, Shared};
-use super::sent::Sent;
+use super::queue::{self, PublishQueue, Request};
+use super::unacknowledged::UnacknowledgedWindow;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
 use crate::client::{Address, Error};
 use crate::proto::{ErrorCode, Frame, Response, WireError};
 
 /// Keeps a connection to `address` until the publisher is closed.
-pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result<Connection, Error>) {
+pub(super) async fn run(shared: Arc<PublishQueue>, address: Address, mut first: Result<Connection, Error>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
     // whether the log knows that there is no connection
-    let mut told;
+    let mut logged;
     loop {
-        told = false;
+        logged = false;
         let error = match first {
             Ok(connection) => {
-                let mut link = Link { shared: &shared, connection, sent: Sent::default() };
+                let mut link =
+                    PublishLink { shared: &shared, connection, unacknowledged: UnacknowledgedWindow::default() };
                 let mut answered = false;
                 let ended = link.serve(&mut answered).await;
-                link.sent.give_back(&shared);
+                link.unacknowledged.give_back(&shared);
                 match ended {
                     Ok(()) => return,
                     Err(error) => {
                         if answered {
                             backoff.reset();
                         }
-                        told = !is_answer(&error);
-                        match told {
+                        logged = !is_message_refusal(&error);
+                        match logged {
                             true => tracing::warn!(nsqd = %address, "connection lost: {error}"),
                             false => tracing::debug!(nsqd = %address, "connection ended after a refusal: {error}"),
                         }
@@ -62,36 +63,36 @@ pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result
             () = shared.closing.cancelled() => return,
             opened = Connection::open(&address, &shared.config.connect) => opened,
         };
-        if first.is_ok() && told {
+        if first.is_ok() && logged {
             tracing::info!(nsqd = %address, "connected again");
         }
     }
 }
 
-struct Link<'a> {
-    shared: &'a Shared,
+struct PublishLink<'a> {
+    shared: &'a PublishQueue,
     connection: Connection,
     /// Commands without an answer.
-    sent: Sent,
+    unacknowledged: UnacknowledgedWindow,
 }
 
-impl Link<'_> {
+impl PublishLink<'_> {
     /// Publishes until the connection ends or the publisher is closed (`Ok`). Sets `answered` once nsqd took something.
     async fn serve(&mut self, answered: &mut bool) -> Result<(), Error> {
         let shared = self.shared;
-        let mut life = Life::new(shared);
-        let mut check = std::pin::pin!(sleep_until(life.deadline(false)));
+        let mut silence = SilenceTimer::new(shared);
+        let mut check = std::pin::pin!(sleep_until(silence.deadline(false)));
         let mut write_failed = false;
         // what came with the answer to IDENTIFY is no answer to what is published now
-        self.take_in(answered)?;
+        self.read_frames(answered)?;
         loop {
-            let was_busy = !self.sent.is_empty();
+            let was_busy = !self.unacknowledged.is_empty();
             if self.gather() && !was_busy {
-                life.begins();
+                silence.restart();
             }
-            let busy = !self.sent.is_empty();
+            let busy = !self.unacknowledged.is_empty();
             let frame_due = self.connection.frame_due().map(Instant::from_std);
-            let due = frame_due.map_or(life.deadline(busy), |due| due.min(life.deadline(busy)));
+            let due = frame_due.map_or(silence.deadline(busy), |due| due.min(silence.deadline(busy)));
             if check.deadline() > due {
                 check.as_mut().reset(due);
             }
@@ -100,26 +101,26 @@ impl Link<'_> {
             tokio::select! {
                 biased;
                 wrote = writer.write_buf(out), if out.has_remaining() && !write_failed => match wrote {
-                    Ok(bytes) => life.took(bytes),
+                    Ok(bytes) => silence.extend(bytes),
                     // what nsqd said before it closed may still be there to read
                     Err(_) => write_failed = true,
                 },
                 read = incoming.fill(&mut reader) => {
-                    life.heard = Instant::now();
+                    silence.last_read = Instant::now();
                     if self.read(read, answered)? {
-                        life.begins();
+                        silence.restart();
                     }
                 }
-                () = shared.ready.notified(), if self.sent.has_room() => {}
+                () = shared.ready.notified(), if self.unacknowledged.has_room() => {}
                 () = shared.closing.cancelled(), if !busy => return Ok(()),
                 () = &mut check => {
                     let now = Instant::now();
                     if frame_due.is_some_and(|due| due <= now) {
                         return Err(self.connection.slow());
                     }
-                    if life.deadline(busy) <= now {
+                    if silence.deadline(busy) <= now {
                         let address = self.connection.address.clone();
-                        return Err(Error::Silent { address, after: life.silence(busy) });
+                        return Err(Error::Silent { address, after: silence.silent_for(busy) });
                     }
                     check.as_mut().reset(due);
                 }
@@ -130,7 +131,7 @@ impl Link<'_> {
     /// Writes commands for what waits, as far as the window goes. True if there was anything.
     fn gather(&mut self) -> bool {
         let mut any = false;
-        while let Some(requests) = self.sent.take(self.shared) {
+        while let Some(requests) = self.unacknowledged.take(self.shared) {
             queue::encode(requests, &mut self.connection.out);
             any = true;
         }
@@ -145,11 +146,11 @@ impl Link<'_> {
             Ok(_) => {}
             Err(e) => return Err(Error::Closed { address: address(), source: Some(e) }),
         }
-        self.take_in(answered)
+        self.read_frames(answered)
     }
 
     /// Takes in the frames that are there; true if a command was answered.
-    fn take_in(&mut self, answered: &mut bool) -> Result<bool, Error> {
+    fn read_frames(&mut self, answered: &mut bool) -> Result<bool, Error> {
         let mut any = false;
         loop {
             let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
@@ -160,13 +161,13 @@ impl Link<'_> {
                 }
                 None => return Ok(any),
                 Some(Frame::Response(Response::Heartbeat)) => self.connection.answer_heartbeat(),
-                Some(Frame::Response(Response::Ok)) if self.sent.is_empty() => {
+                Some(Frame::Response(Response::Ok)) if self.unacknowledged.is_empty() => {
                     return Err(self.connection.unexpected("OK without a command".to_owned()));
                 }
                 Some(Frame::Response(Response::Ok)) => {
                     any = true;
                     *answered = true;
-                    self.sent.acknowledged(self.shared);
+                    self.unacknowledged.acknowledged(self.shared);
                 }
                 Some(Frame::Error(error)) => return Err(self.refused(error)),
                 Some(Frame::Response(other)) => return Err(self.connection.unexpected(format!("{other:?}"))),
@@ -178,7 +179,7 @@ impl Link<'_> {
     /// The oldest command was refused, and the connection ends. A request that is at fault, and alone in its command, is
     /// told; if there were several, each will be tried alone.
     fn refused(&mut self, error: WireError) -> Error {
-        let group = self.sent.pop();
+        let group = self.unacknowledged.pop();
         if !is_transient(error.code) {
             match <[Request; 1]>::try_from(group) {
                 Ok([request]) => request.resolve(Err(PublishError::Refused(error.clone()))),
@@ -193,7 +194,7 @@ impl Link<'_> {
 
 /// Returns true for a refusal that whoever publishes is told of as the message's fate. That nsqd ends the connection with it is
 /// how NSQ works, and no news.
-fn is_answer(error: &Error) -> bool {
+fn is_message_refusal(error: &Error) -> bool {
     matches!(error, Error::Refused { source, .. } if !is_transient(source.code))
 }
 
@@ -203,24 +204,24 @@ fn is_transient(code: ErrorCode) -> bool {
 }
 
 /// Bytes a second that nsqd has to take at least, once its answer is late.
-const LEAST_RATE: u64 = 16 * 1024;
+const MIN_RATE: u64 = 16 * 1024;
 
 /// When a silent connection counts as lost: heartbeats are no answer, and more commands give no more time for the first one.
-struct Life {
+struct SilenceTimer {
     /// From when on an answer is waited for: the last one, or when there was something to be answered again.
-    waits: Instant,
+    waiting_since: Instant,
     /// When something was read last.
-    heard: Instant,
+    last_read: Instant,
     answer_within: Duration,
     idle_within: Duration,
 }
 
-impl Life {
-    fn new(shared: &Shared) -> Self {
+impl SilenceTimer {
+    fn new(shared: &PublishQueue) -> Self {
         let now = Instant::now();
         Self {
-            waits: now,
-            heard: now,
+            waiting_since: now,
+            last_read: now,
             answer_within: shared.config.answer_within,
             // without heartbeats an idle connection may be silent for ever
             idle_within: shared.config.connect.heartbeat().map_or(Duration::from_secs(1 << 30), |every| 2 * every),
@@ -228,22 +229,22 @@ impl Life {
     }
 
     /// An answer came, or the first command without one goes out.
-    fn begins(&mut self) {
-        self.waits = Instant::now();
+    fn restart(&mut self) {
+        self.waiting_since = Instant::now();
     }
 
     /// nsqd took bytes of a command: what is large takes its time.
-    fn took(&mut self, bytes: usize) {
-        let earned = Duration::from_micros(bytes as u64 * 1_000_000 / LEAST_RATE);
-        self.waits = (self.waits + earned).min(Instant::now());
+    fn extend(&mut self, bytes: usize) {
+        let earned = Duration::from_micros(bytes as u64 * 1_000_000 / MIN_RATE);
+        self.waiting_since = (self.waiting_since + earned).min(Instant::now());
     }
 
     fn deadline(&self, busy: bool) -> Instant {
-        if busy { self.waits + self.answer_within } else { self.heard + self.idle_within }
+        if busy { self.waiting_since + self.answer_within } else { self.last_read + self.idle_within }
     }
 
     /// How long nothing came that was waited for.
-    fn silence(&self, busy: bool) -> Duration {
-        if busy { self.waits.elapsed() } else { self.heard.elapsed() }
+    fn silent_for(&self, busy: bool) -> Duration {
+        if busy { self.waiting_since.elapsed() } else { self.last_read.elapsed() }
     }
 }

@@ -11,11 +11,11 @@
 //! together. A link takes work only while it is connected, so a dead nsqd is passed over. **At least once**: a message whose
 //! answer was lost is sent again, to any nsqd, and may so be there twice; it is never given up before its deadline.
 
-#[cfg(feature = "tokio-nsq")]
-mod foreign;
 mod link;
 mod queue;
-mod sent;
+#[cfg(feature = "tokio-nsq")]
+mod tokio_nsq;
+mod unacknowledged;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,9 +27,9 @@ use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
-use self::queue::{Payload, Shared};
+use self::queue::{Payload, PublishQueue};
 use super::connection::Connection;
-use super::{Address, ConnectConfig, Driver, Error};
+use super::{Address, ClientBackend, ConnectConfig, Error};
 use crate::proto::{ErrorCode, TopicName, WireError};
 
 /// Bytes of the largest message that NSQ has a size for: 31 bits of a number. nsqd's own limit, `--max-msg-size`, is far below.
@@ -45,7 +45,7 @@ pub struct PublisherConfig {
     /// How long nsqd may leave a publish unanswered before the connection counts as lost.
     pub answer_within: Duration,
     /// Who speaks with nsqd.
-    pub driver: Driver,
+    pub backend: ClientBackend,
     /// Bytes of messages that may wait and be on their way; beyond it publishing waits. One message may be larger.
     pub max_bytes: u32,
 }
@@ -56,7 +56,7 @@ impl Default for PublisherConfig {
             connect: ConnectConfig::default(),
             timeout: Duration::from_secs(30),
             answer_within: Duration::from_secs(10),
-            driver: Driver::default(),
+            backend: ClientBackend::default(),
             max_bytes: 64 << 20,
         }
     }
@@ -89,7 +89,7 @@ pub enum PublishError {
 
 impl PublishError {
     /// True if one message of a command is at fault, and the others may be taken; any other error holds for all of them.
-    fn is_about_one(&self) -> bool {
+    fn is_about_one_message(&self) -> bool {
         match self {
             Self::Empty | Self::TooLarge(_) => true,
             Self::Refused(error) => matches!(error.code, ErrorCode::BadMessage | ErrorCode::BadBody),
@@ -118,9 +118,9 @@ pub struct PublishCounts {
 /// Publishes messages to one or several nsqds. Cheap to clone; the connections end with the last clone.
 #[derive(Debug, Clone)]
 pub struct Publisher {
-    shared: Arc<Shared>,
+    shared: Arc<PublishQueue>,
     links: TaskTracker,
-    _last_one_out: Arc<DropGuard>,
+    _close_on_last_drop: Arc<DropGuard>,
 }
 
 impl Publisher {
@@ -131,18 +131,18 @@ impl Publisher {
         if tries.iter().all(Result::is_err) {
             return Err(tries.into_iter().find_map(Result::err).unwrap_or(Error::NoAddress));
         }
-        let (shared, links) = (Arc::new(Shared::new(config)), TaskTracker::new());
+        let (shared, links) = (Arc::new(PublishQueue::new(config)), TaskTracker::new());
         for (address, connection) in addresses.iter().zip(tries) {
-            match shared.config.driver {
-                Driver::Own => links.spawn(link::run(shared.clone(), address.clone(), connection)),
+            match shared.config.backend {
+                ClientBackend::Own => links.spawn(link::run(shared.clone(), address.clone(), connection)),
                 // it has to connect by itself: the connection has shown that it can
                 #[cfg(feature = "tokio-nsq")]
-                Driver::TokioNsq => links.spawn(foreign::run(shared.clone(), address.clone())),
+                ClientBackend::TokioNsq => links.spawn(tokio_nsq::run(shared.clone(), address.clone())),
             };
         }
         links.close();
         let guard = shared.closing.clone().drop_guard();
-        Ok(Self { shared, links, _last_one_out: Arc::new(guard) })
+        Ok(Self { shared, links, _close_on_last_drop: Arc::new(guard) })
     }
 
     /// Publishes one message; done when nsqd said OK. Dropping the future before it was sent takes the message back.
@@ -175,7 +175,7 @@ impl Publisher {
             match result {
                 Ok(()) => {}
                 // one of them is at fault: each on its own, to find which
-                Err(e) if e.is_about_one() => {
+                Err(e) if e.is_about_one_message() => {
                     for (index, body) in chunk.iter().enumerate() {
                         let alone = self.send(topic, Payload::One(body.clone())).await;
                         failed.extend(alone.err().map(|e| (start + index, e)));

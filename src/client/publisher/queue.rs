@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{MAX_SIZE, PublishError, PublisherConfig};
 use crate::client::Error;
-use crate::proto::{Command, Outgoing, TopicName};
+use crate::proto::{Command, TopicName, WriteBuffer};
 
 /// Bodies go into one MPUB up to this many bytes: well below nsqd's default `--max-body-size` (5 MiB), and more than enough for the
 /// cost of a command to vanish.
@@ -66,7 +66,7 @@ impl Request {
     }
 
     /// Notes that it goes out; true if it did before, on a connection that was lost.
-    pub(super) fn goes_out(&mut self) -> bool {
+    pub(super) fn mark_sent(&mut self) -> bool {
         std::mem::replace(&mut self.sent, true)
     }
 
@@ -88,7 +88,7 @@ impl Request {
 
 /// The queue and what else the links and the callers share. Each lock covers a few lines.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct PublishQueue {
     pub(super) config: PublisherConfig,
     waiting: Mutex<VecDeque<Request>>,
     /// Wakes one link that has nothing to do.
@@ -100,7 +100,7 @@ pub(super) struct Shared {
     pub(super) closing: CancellationToken,
 }
 
-impl Shared {
+impl PublishQueue {
     pub(super) fn new(config: PublisherConfig) -> Self {
         let room = Arc::new(Semaphore::new(config.max_bytes as usize));
         Self {
@@ -182,8 +182,8 @@ impl Shared {
     }
 }
 
-/// Writes the command that publishes these requests, which [`Shared::take`] found to go together; at least one.
-pub(super) fn encode<'a>(requests: impl ExactSizeIterator<Item = &'a Request> + Clone, out: &mut Outgoing) {
+/// Writes the command that publishes these requests, which [`PublishQueue::take`] found to go together; at least one.
+pub(super) fn encode<'a>(requests: impl ExactSizeIterator<Item = &'a Request> + Clone, out: &mut WriteBuffer) {
     let Some(first) = requests.clone().next() else { return };
     let topic = first.topic.clone();
     if let Payload::Deferred(body, delay) = &first.payload {
@@ -231,9 +231,9 @@ mod tests {
     #[tokio::test]
     async fn a_lone_body_goes_out_as_pub_however_it_was_given() {
         for payload in [Payload::One("x".into()), Payload::Many(vec!["x".into()].into())] {
-            let shared = Shared::new(PublisherConfig::default());
+            let shared = PublishQueue::new(PublisherConfig::default());
             let _answer = shared.queue(TopicName::new("t").unwrap(), payload).await.unwrap();
-            let (mut requests, mut out) = (VecDeque::new(), Outgoing::new());
+            let (mut requests, mut out) = (VecDeque::new(), WriteBuffer::new());
             assert_eq!(shared.take(&mut requests), 1);
             encode(requests.iter(), &mut out);
             assert_eq!(out.copy_to_bytes(out.remaining()), &b"PUB t\n\0\0\0\x01x"[..]);

@@ -53,9 +53,9 @@ pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, gr
                     tracing::info!(%stream, %group, %nsqd, "reading what was redriven to this group, in stream {retries}");
                 }
                 // also subscribes again after a lost connection
-                control.also(&retries, &nsqd);
+                control.subscribe_also(&retries, &nsqd);
             } else if reading.remove(&nsqd) {
-                control.leave(&retries, &nsqd);
+                control.unsubscribe(&retries, &nsqd);
             }
         }
         tokio::select! {

@@ -184,7 +184,7 @@ impl Letters {
 
     fn set_aside(&mut self, letter: Letter, is_new: bool) {
         self.passed += u64::from(is_new);
-        letter.deliveries.into_iter().for_each(|delivery| delivery.put_off(ASIDE));
+        letter.deliveries.into_iter().for_each(|delivery| delivery.requeue_untried(ASIDE));
     }
 
     /// Parts of letters whose other parts did not come.

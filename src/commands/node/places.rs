@@ -6,7 +6,7 @@ use super::line::Opening;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::node::args::Args;
-use mqueue::client::{Address, ConnectConfig, Duplex, Error, Nsqd, StatsFilter};
+use mqueue::client::{Address, ConnectConfig, Error, Nsqd, PublishingSubscription, StatsFilter};
 use mqueue::proto::{ChannelName, ErrorCode, Identify, TopicName};
 use mqueue::wake::fleet;
 
@@ -51,7 +51,7 @@ impl Places {
     }
 
     /// The connection for the token. Fails if nsqd does not let a message be out for long enough.
-    pub(super) async fn open_token(&self) -> Result<Duplex, Failure> {
+    pub(super) async fn open_token(&self) -> Result<PublishingSubscription, Failure> {
         let short = || {
             let line = format!(
                 "the ping interval is too long: nsqd at {} takes an eighth of its --max-msg-timeout at the most; use a shorter --ping-interval",
@@ -70,7 +70,7 @@ impl Places {
     /// Another connection for the token.
     pub(super) fn token_line(&self) -> Opening {
         let Self { nsqd, connect, token, channel, .. } = self.clone();
-        Box::pin(async move { Duplex::connect(&nsqd, &connect, token, channel).await })
+        Box::pin(async move { PublishingSubscription::connect(&nsqd, &connect, token, channel).await })
     }
 
     /// A connection that hears every beat from now on: its channel is new, and nobody else's.
@@ -78,7 +78,7 @@ impl Places {
         let Self { nsqd, connect, beats, .. } = self.clone();
         let channel = format!("node-{:016x}#ephemeral", super::event::rng().u64(..));
         let channel = ChannelName::new(&channel).expect("a valid name");
-        Box::pin(async move { Duplex::connect(&nsqd, &connect, beats, channel).await })
+        Box::pin(async move { PublishingSubscription::connect(&nsqd, &connect, beats, channel).await })
     }
 
     /// How many tokens there are, in flight or not. nsqd counts in passing: one that is just being delivered or touched may be in neither

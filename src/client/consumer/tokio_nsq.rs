@@ -17,34 +17,34 @@ use tokio_nsq::{
     NSQTopic,
 };
 
-use super::delivery::{Answer, Delivery, Port, Verb};
-use super::hub::Hub;
+use super::delivery::{Delivery, QueuedReply, Reply, ReplyQueue};
+use super::shared::ConsumerShared;
 use crate::backoff::Backoff;
-use crate::client::driver::tokio_nsq_settings;
+use crate::client::backend::tokio_nsq_settings;
 use crate::client::{Address, Error};
 use crate::proto::{Message, MessageId};
 
 /// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Held messages are touched at this interval: a third of nsqd's default timeout. tokio-nsq does not tell what nsqd's is.
-const TOUCH: Duration = Duration::from_secs(20);
+const TOUCH_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the last answers have to get out: it does not tell when they were written.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 /// What is given back while the link stops comes again after this, and so not to the link.
-const LATER: Duration = Duration::from_secs(1);
+const REQUEUE_DELAY_WHILE_STOPPING: Duration = Duration::from_secs(1);
 /// Messages that are passed on together.
-const AT_ONCE: usize = 1000;
+const MAX_BATCH: usize = 1000;
 
 /// Keeps a subscription at `address` until the consumer stops, or the address is forgotten and the connection ends.
-pub(super) async fn run(hub: Arc<Hub>, address: Address, sender: UnboundedSender<Vec<Delivery>>) {
+pub(super) async fn run(shared: Arc<ConsumerShared>, address: Address, sender: UnboundedSender<Vec<Delivery>>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), fastrand::Rng::new());
     loop {
-        match serve(&hub, &address, &sender, &mut backoff).await {
+        match serve(&shared, &address, &sender, &mut backoff).await {
             Ok(()) => return,
             Err(error) => tracing::warn!(nsqd = %address, "connection lost: {error}"),
         }
-        hub.look_again.notify_one();
-        if !hub.wait_to_connect(&address, &mut backoff).await {
+        shared.discover_soon.notify_one();
+        if !shared.wait_to_connect(&address, &mut backoff).await {
             return;
         }
     }
@@ -52,34 +52,42 @@ pub(super) async fn run(hub: Arc<Hub>, address: Address, sender: UnboundedSender
 
 /// One connection, until it is lost, or until the consumer has stopped and everything is answered (`Ok`).
 async fn serve(
-    hub: &Hub,
+    shared: &ConsumerShared,
     address: &Address,
     sender: &UnboundedSender<Vec<Delivery>>,
     backoff: &mut Backoff,
 ) -> Result<(), Error> {
-    let mut consumer = subscribed(hub, address);
+    let mut consumer = subscribed(shared, address);
     tokio::select! {
-        event = timeout(CONNECT, consumer.consume()) => match event {
+        event = timeout(CONNECT_TIMEOUT, consumer.consume()) => match event {
             Ok(Some(NSQEvent::Healthy())) => backoff.reset(),
             Ok(_) => return Err(lost(address)),
-            Err(_) => return Err(Error::Silent { address: address.clone(), after: CONNECT }),
+            Err(_) => return Err(Error::Silent { address: address.clone(), after: CONNECT_TIMEOUT }),
         },
-        () = hub.stopping.cancelled() => return Ok(()),
+        () = shared.stopping.cancelled() => return Ok(()),
     }
-    let port = hub.join(address, u32::MAX, Duration::ZERO, Arc::default());
-    let mut link = Link { hub, address, sender, consumer, port: port.clone(), held: HashMap::new(), stopping: false };
+    let replies = shared.join(address, u32::MAX, Duration::ZERO, Arc::default());
+    let mut link = TokioNsqSubscription {
+        shared,
+        address,
+        sender,
+        consumer,
+        replies: replies.clone(),
+        in_flight: HashMap::new(),
+        stopping: false,
+    };
     let ended = link.serve().await;
-    port.close();
-    hub.leave(port.id);
+    replies.close();
+    shared.leave(replies.id);
     ended
 }
 
-fn subscribed(hub: &Hub, address: &Address) -> NSQConsumer {
-    let config = &hub.config;
+fn subscribed(shared: &ConsumerShared, address: &Address) -> NSQConsumer {
+    let config = &shared.config;
     let topic = NSQTopic::new(config.topic.as_str()).expect("both have nsqd's rule for names");
     let channel = NSQChannel::new(config.channel.as_str()).expect("both have nsqd's rule for names");
     // a share for each nsqd that is known by now; it keeps it
-    let known = u32::try_from(hub.health().known.max(1)).unwrap_or(u32::MAX);
+    let known = u32::try_from(shared.health().known.max(1)).unwrap_or(u32::MAX);
     let share = (config.flow.max_in_flight / known).clamp(1, u16::MAX.into());
     NSQConsumerConfig::new(topic, channel)
         .set_shared(tokio_nsq_settings())
@@ -92,40 +100,40 @@ fn lost(address: &Address) -> Error {
     Error::Closed { address: address.clone(), source: None }
 }
 
-struct Link<'a> {
-    hub: &'a Hub,
+struct TokioNsqSubscription<'a> {
+    shared: &'a ConsumerShared,
     address: &'a Address,
     sender: &'a UnboundedSender<Vec<Delivery>>,
     consumer: NSQConsumer,
-    port: Arc<Port>,
+    replies: Arc<ReplyQueue>,
     /// Messages that were passed on, by which they are answered.
-    held: HashMap<MessageId, NSQMessage>,
+    in_flight: HashMap<MessageId, NSQMessage>,
     /// Nothing is passed on any more.
     stopping: bool,
 }
 
-impl Link<'_> {
+impl TokioNsqSubscription<'_> {
     async fn serve(&mut self) -> Result<(), Error> {
-        let (hub, port) = (self.hub, self.port.clone());
-        let mut touch = interval(TOUCH);
+        let (shared, replies) = (self.shared, self.replies.clone());
+        let mut touch = interval(TOUCH_INTERVAL);
         touch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         touch.reset();
         loop {
             self.answer().await;
-            if self.stopping && self.held.is_empty() {
-                sleep(LAST_WORDS).await;
+            if self.stopping && self.in_flight.is_empty() {
+                sleep(CLOSE_TIMEOUT).await;
                 return Ok(());
             }
             tokio::select! {
                 biased;
                 event = self.consumer.consume() => match event {
-                    Some(NSQEvent::Message(message)) if self.stopping => give_back(message, LATER).await,
+                    Some(NSQEvent::Message(message)) if self.stopping => give_back(message, REQUEUE_DELAY_WHILE_STOPPING).await,
                     event => self.take(event)?,
                 },
-                () = port.wake.notified() => {}
-                () = hub.stopping.cancelled(), if !self.stopping => self.stopping = true,
+                () = replies.wake.notified() => {}
+                () = shared.stopping.cancelled(), if !self.stopping => self.stopping = true,
                 _ = touch.tick() => {
-                    for message in self.held.values() {
+                    for message in self.in_flight.values() {
                         message.touch().await;
                     }
                 }
@@ -136,21 +144,21 @@ impl Link<'_> {
     /// Passes on what has come.
     fn take(&mut self, first: Option<NSQEvent>) -> Result<(), Error> {
         let (mut batch, mut replaced, mut next) = (Vec::new(), 0, first);
-        let given_back = self.hub.config.given_back.look(self.address);
+        let given_back = self.shared.config.given_back.counter(self.address);
         loop {
             match next {
                 Some(NSQEvent::Message(mut message)) => {
                     let taken = taken(&mut message);
                     // its time ran out while it was handled: the first one's answer must not finish this one
-                    replaced += u32::from(self.held.insert(taken.id, message).is_some());
+                    replaced += u32::from(self.in_flight.insert(taken.id, message).is_some());
                     let given_back = given_back.as_ref().map_or(0, |count| count(taken.id));
-                    batch.push(Delivery::new(taken, self.port.clone(), given_back));
+                    batch.push(Delivery::new(taken, self.replies.clone(), given_back));
                 }
                 Some(NSQEvent::Ok()) => {}
                 // a second Healthy: there was another connection, and answers to the first would be lost
                 Some(NSQEvent::Healthy() | NSQEvent::Unhealthy()) | None => return Err(lost(self.address)),
             }
-            if batch.len() >= AT_ONCE {
+            if batch.len() >= MAX_BATCH {
                 break;
             }
             match self.consumer.consume().now_or_never() {
@@ -158,8 +166,8 @@ impl Link<'_> {
                 None => break,
             }
         }
-        let (id, count) = (self.port.id, batch.len() as u32);
-        self.hub.update(|flow, now| {
+        let (id, count) = (self.replies.id, batch.len() as u32);
+        self.shared.update(|flow, now| {
             flow.answered(id, 0, 0, replaced, now);
             flow.received(id, count, now);
         });
@@ -171,44 +179,44 @@ impl Link<'_> {
     /// Says to tokio-nsq what was said to the port.
     async fn answer(&mut self) {
         let mut answers = Vec::new();
-        self.port.take_answers(&mut answers);
+        self.replies.take_replies(&mut answers);
         let (mut done, mut failed, mut released) = (0, 0, 0);
-        let least = if self.stopping { LATER } else { Duration::ZERO };
-        for Answer { id, attempts, verb, .. } in answers {
-            let Some(message) = self.held.get(&id).filter(|message| message.attempt == attempts) else { continue };
-            if verb == Verb::Touch {
+        let least = if self.stopping { REQUEUE_DELAY_WHILE_STOPPING } else { Duration::ZERO };
+        for QueuedReply { id, attempts, reply, .. } in answers {
+            let Some(message) = self.in_flight.get(&id).filter(|message| message.attempt == attempts) else { continue };
+            if reply == Reply::Touch {
                 message.touch().await;
                 continue;
             }
-            let message = self.held.remove(&id).expect("it was found just now");
-            match verb {
-                Verb::Finish => {
+            let message = self.in_flight.remove(&id).expect("it was found just now");
+            match reply {
+                Reply::Finish => {
                     done += 1;
                     message.finish().await;
                 }
-                Verb::Requeue(delay) => {
+                Reply::Requeue(delay) => {
                     failed += 1;
                     give_back(message, delay.max(least)).await;
                 }
-                Verb::Abandon => {
+                Reply::Abandon => {
                     released += 1;
                     give_back(message, least).await;
                 }
-                Verb::Release => {
+                Reply::Release => {
                     released += 1;
-                    self.hub.config.given_back.note(self.address, id);
+                    self.shared.config.given_back.note(self.address, id);
                     give_back(message, least).await;
                 }
-                Verb::PutOff(delay) => {
+                Reply::RequeueUntried(delay) => {
                     failed += 1;
-                    self.hub.config.given_back.note(self.address, id);
+                    self.shared.config.given_back.note(self.address, id);
                     give_back(message, delay.max(least)).await;
                 }
-                Verb::Touch => unreachable!("it was touched"),
+                Reply::Touch => unreachable!("it was touched"),
             }
         }
-        let id = self.port.id;
-        self.hub.update(|flow, now| flow.answered(id, done, failed, released, now));
+        let id = self.replies.id;
+        self.shared.update(|flow, now| flow.answered(id, done, failed, released, now));
     }
 }
 

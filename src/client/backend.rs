@@ -5,7 +5,7 @@
 
 /// The client of a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Driver {
+pub enum ClientBackend {
     /// This crate.
     #[default]
     Own,
@@ -14,7 +14,7 @@ pub enum Driver {
     TokioNsq,
 }
 
-impl Driver {
+impl ClientBackend {
     /// All that this build has.
     pub const ALL: &[Self] = &[
         Self::Own,

@@ -11,51 +11,51 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::also::Also;
-use super::delivery::{Delivery, Port};
+use super::delivery::{Delivery, ReplyQueue};
+use super::other_topics::OtherTopics;
 use super::{ConsumerConfig, Health};
 use crate::backoff::Backoff;
 use crate::client::{Address, ConnectionId, Flow};
 
 /// Shared by a consumer, its discovery and its links. The lock covers the flow's arithmetic and nothing else.
 #[derive(Debug)]
-pub(super) struct Hub {
+pub(super) struct ConsumerShared {
     pub(super) config: ConsumerConfig,
     pub(super) stopping: CancellationToken,
     pub(super) tasks: TaskTracker,
     /// Discovery should look again soon: a connection was lost.
-    pub(super) look_again: Notify,
+    pub(super) discover_soon: Notify,
     /// nsqlookupd has been asked: links without a connection may try again at once.
-    pub(super) asked: Notify,
+    pub(super) lookup_done: Notify,
     /// Links to other topics.
-    pub(super) also: Also,
+    pub(super) other_topics: OtherTopics,
     /// Where deliveries go, as long as a link of the consumer's own topic is there.
     pub(super) sender: WeakUnboundedSender<Vec<Delivery>>,
     /// Bytes of the messages that the application holds, over all connections.
     bytes: Arc<AtomicUsize>,
-    state: Mutex<State>,
+    state: Mutex<ConsumerState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct ConsumerState {
     flow: Flow,
-    ports: BTreeMap<ConnectionId, Arc<Port>>,
+    reply_queues: BTreeMap<ConnectionId, Arc<ReplyQueue>>,
     /// Every address with a link, and whether the link is to go on when its connection ends.
     links: BTreeMap<Address, bool>,
     next_id: u64,
 }
 
-impl Hub {
+impl ConsumerShared {
     pub(super) fn new(config: ConsumerConfig, sender: WeakUnboundedSender<Vec<Delivery>>) -> Self {
         let flow = Flow::new(&config.flow, fastrand::Rng::new());
-        let state = State { flow, ports: BTreeMap::new(), links: BTreeMap::new(), next_id: 0 };
+        let state = ConsumerState { flow, reply_queues: BTreeMap::new(), links: BTreeMap::new(), next_id: 0 };
         Self {
             config,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            look_again: Notify::new(),
-            asked: Notify::new(),
-            also: Also::default(),
+            discover_soon: Notify::new(),
+            lookup_done: Notify::new(),
+            other_topics: OtherTopics::default(),
             sender,
             bytes: Arc::default(),
             state: Mutex::new(state),
@@ -67,8 +67,8 @@ impl Hub {
         let mut state = self.state();
         change(&mut state.flow, Instant::now());
         for id in state.flow.take_changed() {
-            if let Some(port) = state.ports.get(&id) {
-                port.wake.notify_one();
+            if let Some(replies) = state.reply_queues.get(&id) {
+                replies.wake.notify_one();
             }
         }
     }
@@ -89,7 +89,7 @@ impl Hub {
     }
 
     /// What `id`'s RDY should be, and when the flow wants to be ticked.
-    pub(super) fn wishes(&self, id: ConnectionId) -> (u32, Option<Instant>) {
+    pub(super) fn rdy_and_deadline(&self, id: ConnectionId) -> (u32, Option<Instant>) {
         let state = self.state();
         (state.flow.rdy(id), state.flow.due())
     }
@@ -101,20 +101,20 @@ impl Hub {
         max_rdy: u32,
         round_trip: Duration,
         messages: Arc<AtomicUsize>,
-    ) -> Arc<Port> {
+    ) -> Arc<ReplyQueue> {
         let mut state = self.state();
         let id = ConnectionId(state.next_id);
         state.next_id += 1;
-        let port = Arc::new(Port::new(id, address.clone(), self.bytes.clone(), messages));
-        state.ports.insert(id, port.clone());
+        let replies = Arc::new(ReplyQueue::new(id, address.clone(), self.bytes.clone(), messages));
+        state.reply_queues.insert(id, replies.clone());
         drop(state);
         self.update(|flow, now| flow.joined(id, max_rdy, round_trip, now));
-        port
+        replies
     }
 
     /// Lets a connection go that ended.
     pub(super) fn leave(&self, id: ConnectionId) {
-        self.state().ports.remove(&id);
+        self.state().reply_queues.remove(&id);
         self.update(|flow, now| flow.left(id, now));
     }
 
@@ -126,13 +126,13 @@ impl Hub {
     }
 
     /// There should be a connection to `address`. True if the caller has to start its link.
-    pub(super) fn want(&self, address: &Address) -> bool {
+    pub(super) fn ensure_link(&self, address: &Address) -> bool {
         self.state().links.insert(address.clone(), true).is_none()
     }
 
     /// Only the connections to `addresses`, and to those given in the settings, are still to be made anew when they end.
     #[cfg(feature = "lookup")]
-    pub(super) fn want_only(&self, addresses: &std::collections::BTreeSet<Address>) {
+    pub(super) fn keep_only(&self, addresses: &std::collections::BTreeSet<Address>) {
         for (address, wanted) in &mut self.state().links {
             *wanted = addresses.contains(address) || self.config.nsqd.contains(address);
         }
@@ -144,7 +144,7 @@ impl Hub {
         tokio::select! {
             () = self.stopping.cancelled() => return false,
             () = sleep(pause) => {}
-            () = self.asked.notified() => {}
+            () = self.lookup_done.notified() => {}
         }
         !self.retire(address)
     }
@@ -170,7 +170,7 @@ impl Hub {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConsumerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,21 +10,26 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_nsq::{NSQEvent, NSQProducer, NSQProducerConfig, NSQTopic};
 
-use super::queue::{Payload, Request, Shared};
-use super::sent::Sent;
+use super::queue::{Payload, PublishQueue, Request};
+use super::unacknowledged::UnacknowledgedWindow;
 use crate::backoff::Backoff;
-use crate::client::driver::tokio_nsq_settings;
+use crate::client::backend::tokio_nsq_settings;
 use crate::client::{Address, Error};
 
 /// Keeps a connection to `address` until the publisher is closed.
-pub(super) async fn run(shared: Arc<Shared>, address: Address) {
+pub(super) async fn run(shared: Arc<PublishQueue>, address: Address) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
     loop {
         let producer = NSQProducerConfig::new(address.to_string()).set_shared(tokio_nsq_settings()).build();
-        let mut link =
-            Link { shared: &shared, address: &address, producer, sent: Sent::default(), progress: Instant::now() };
+        let mut link = TokioNsqPublishLink {
+            shared: &shared,
+            address: &address,
+            producer,
+            unacknowledged: UnacknowledgedWindow::default(),
+            progress: Instant::now(),
+        };
         let ended = link.serve(&mut backoff).await;
-        link.sent.give_back(&shared);
+        link.unacknowledged.give_back(&shared);
         match ended {
             Ok(()) => return,
             Err(error) => {
@@ -40,16 +45,16 @@ pub(super) async fn run(shared: Arc<Shared>, address: Address) {
     }
 }
 
-struct Link<'a> {
-    shared: &'a Shared,
+struct TokioNsqPublishLink<'a> {
+    shared: &'a PublishQueue,
     address: &'a Address,
     producer: NSQProducer,
-    sent: Sent,
+    unacknowledged: UnacknowledgedWindow,
     /// When something was last sent or answered.
     progress: Instant,
 }
 
-impl Link<'_> {
+impl TokioNsqPublishLink<'_> {
     /// Publishes until the connection ends or the publisher is closed (`Ok`).
     async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), Error> {
         let (shared, within) = (self.shared, self.shared.config.answer_within);
@@ -63,19 +68,19 @@ impl Link<'_> {
         }
         loop {
             self.gather().await?;
-            let busy = !self.sent.is_empty();
+            let busy = !self.unacknowledged.is_empty();
             tokio::select! {
                 biased;
                 event = self.producer.consume() => match event {
                     Some(NSQEvent::Ok()) => {
                         self.progress = Instant::now();
                         backoff.reset();
-                        self.sent.acknowledged(shared);
+                        self.unacknowledged.acknowledged(shared);
                     }
                     // a second Healthy: there was another connection, and what it left unanswered is gone
                     Some(NSQEvent::Healthy() | NSQEvent::Unhealthy() | NSQEvent::Message(_)) | None => return Err(self.lost()),
                 },
-                () = shared.ready.notified(), if self.sent.has_room() => {}
+                () = shared.ready.notified(), if self.unacknowledged.has_room() => {}
                 () = shared.closing.cancelled(), if !busy => return Ok(()),
                 () = sleep_until(self.progress + within), if busy => return Err(self.silent()),
             }
@@ -85,7 +90,7 @@ impl Link<'_> {
     /// Hands over what waits, as far as the window goes.
     async fn gather(&mut self) -> Result<(), Error> {
         loop {
-            let Some(requests) = self.sent.take(self.shared) else { return Ok(()) };
+            let Some(requests) = self.unacknowledged.take(self.shared) else { return Ok(()) };
             let handing_over = publish(&mut self.producer, requests);
             let handed_over = timeout(self.shared.config.answer_within, handing_over).await;
             self.progress = Instant::now();

@@ -8,49 +8,49 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::hub::Hub;
 use super::link;
-use crate::client::{Address, Driver};
+use super::shared::ConsumerShared;
+use crate::client::{Address, ClientBackend};
 use crate::proto::TopicName;
 
-type Place = (TopicName, Address);
+type TopicAtNsqd = (TopicName, Address);
 
 /// Where links to other topics are, and how each is stopped.
 #[derive(Debug, Default)]
-pub(super) struct Also(Mutex<HashMap<Place, CancellationToken>>);
+pub(super) struct OtherTopics(Mutex<HashMap<TopicAtNsqd, CancellationToken>>);
 
-impl Also {
-    pub(super) fn leave(&self, topic: &TopicName, nsqd: &Address) {
-        if let Some(stopping) = self.places().get(&(topic.clone(), nsqd.clone())) {
+impl OtherTopics {
+    pub(super) fn unsubscribe(&self, topic: &TopicName, nsqd: &Address) {
+        if let Some(stopping) = self.stop_tokens().get(&(topic.clone(), nsqd.clone())) {
             stopping.cancel();
         }
     }
 
     /// Returns the token that stops the link to this nsqd; `None` if a link is there already.
-    fn enter(&self, place: &Place, hub: &Hub) -> Option<CancellationToken> {
-        let mut places = self.places();
-        if places.contains_key(place) {
+    fn register(&self, key: &TopicAtNsqd, shared: &ConsumerShared) -> Option<CancellationToken> {
+        let mut stop_tokens = self.stop_tokens();
+        if stop_tokens.contains_key(key) {
             return None;
         }
-        let stopping = hub.stopping.child_token();
-        places.insert(place.clone(), stopping.clone());
+        let stopping = shared.stopping.child_token();
+        stop_tokens.insert(key.clone(), stopping.clone());
         Some(stopping)
     }
 
-    fn places(&self) -> MutexGuard<'_, HashMap<Place, CancellationToken>> {
+    fn stop_tokens(&self) -> MutexGuard<'_, HashMap<TopicAtNsqd, CancellationToken>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Starts a link, unless there is one. tokio-nsq has none.
-pub(super) fn start(hub: &Arc<Hub>, topic: &TopicName, nsqd: &Address) {
-    let place = (topic.clone(), nsqd.clone());
+pub(super) fn start(shared: &Arc<ConsumerShared>, topic: &TopicName, nsqd: &Address) {
+    let key = (topic.clone(), nsqd.clone());
     // without a sender the consumer has ended
-    let Some(sender) = hub.sender.upgrade().filter(|_| hub.config.driver == Driver::Own) else { return };
-    let Some(stopping) = hub.also.enter(&place, hub) else { return };
-    let spawned = hub.clone();
-    hub.tasks.spawn(async move {
-        let (topic, nsqd) = &place;
+    let Some(sender) = shared.sender.upgrade().filter(|_| shared.config.backend == ClientBackend::Own) else { return };
+    let Some(stopping) = shared.other_topics.register(&key, shared) else { return };
+    let spawned = shared.clone();
+    shared.tasks.spawn(async move {
+        let (topic, nsqd) = &key;
         let subscribed = tokio::select! {
             () = stopping.cancelled() => None,
             subscribed = link::subscribe(&spawned, topic, nsqd) => Some(subscribed),
@@ -63,6 +63,6 @@ pub(super) fn start(hub: &Arc<Hub>, topic: &TopicName, nsqd: &Address) {
         if let Err(error) = ended {
             tracing::warn!(%nsqd, "stream {topic}: connection lost: {error}");
         }
-        spawned.also.places().remove(&place);
+        spawned.other_topics.stop_tokens().remove(&key);
     });
 }

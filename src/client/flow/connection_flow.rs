@@ -12,7 +12,7 @@ pub(super) const LONGEST_WAIT: Duration = Duration::from_millis(20);
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct ConnectionFlow {
     pub(super) in_flight: u32,
     /// What nsqd should have been told.
     pub(super) rdy: u32,
@@ -43,7 +43,7 @@ enum Trial {
     Runs,
 }
 
-impl Lane {
+impl ConnectionFlow {
     pub(super) fn new(max_rdy: u32, round_trip: Duration) -> Self {
         let round_trip = round_trip.min(Duration::from_secs(1));
         let patience = round_trip * 2 + Duration::from_millis(1);

@@ -1,7 +1,7 @@
 //! A subscription that publishes, too, on the one connection that it has.
 //!
 //! nsqd does what it is told on a connection in order, and answers in order. So the OK of a publish proves the TOUCH before it, which has no
-//! answer of its own, and what was published before a REQ is out before the message is. A [`Duplex`] never connects again: what is in
+//! answer of its own, and what was published before a REQ is out before the message is. A [`PublishingSubscription`] never connects again: what is in
 //! flight belongs to its connection, and ends with it.
 
 use std::io;
@@ -16,11 +16,11 @@ use super::{Address, ConnectConfig, Error};
 use crate::proto::{ChannelName, Command, Frame, IdentifyReply, Message, Response, TopicName, WireError};
 
 /// How long nsqd has to end its side of the connection.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What nsqd says.
 #[derive(Debug)]
-pub enum Heard {
+pub enum SubscriptionEvent {
     /// A message, in flight on this connection from now on.
     Message(Message),
     /// OK: the oldest publish that was not yet answered.
@@ -31,14 +31,14 @@ pub enum Heard {
 
 /// The connection. Dropping it leaves what is in flight to its timeout.
 #[derive(Debug)]
-pub struct Duplex {
+pub struct PublishingSubscription {
     connection: Connection,
     /// The longest that nsqd may be silent.
     silence: Duration,
     heard: Instant,
 }
 
-impl Duplex {
+impl PublishingSubscription {
     /// Connects and subscribes: creates the topic and the channel. No message comes before RDY was said.
     pub async fn connect(
         address: &Address,
@@ -66,7 +66,7 @@ impl Duplex {
     }
 
     /// Says what is to be said, and waits for what nsqd says; fails when the connection ends. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Heard, Error> {
+    pub async fn next(&mut self) -> Result<SubscriptionEvent, Error> {
         let mut write_failed = false;
         loop {
             let late = self.connection.frame_due().map(|due| due.saturating_duration_since(Instant::now()));
@@ -74,11 +74,11 @@ impl Duplex {
             let address = || address.clone();
             let broken = |source| Error::Frame { address: address(), source };
             match incoming.next_frame().map_err(broken)? {
-                Some(Frame::Message(message)) => return Ok(Heard::Message(message)),
-                Some(Frame::Response(Response::Ok)) => return Ok(Heard::Published),
+                Some(Frame::Message(message)) => return Ok(SubscriptionEvent::Message(message)),
+                Some(Frame::Response(Response::Ok)) => return Ok(SubscriptionEvent::Published),
                 Some(Frame::Response(Response::Heartbeat)) => answer_heartbeat(out),
                 Some(Frame::Response(other)) => return Err(self.connection.unexpected(format!("{other:?}"))),
-                Some(Frame::Error(error)) if !error.code.is_fatal() => return Ok(Heard::Failed(error)),
+                Some(Frame::Error(error)) if !error.code.is_fatal() => return Ok(SubscriptionEvent::Failed(error)),
                 Some(Frame::Error(source)) => return Err(Error::Refused { address: address(), source }),
                 None => {}
             }
@@ -104,7 +104,7 @@ impl Duplex {
     /// Says what is left to be said, and ends the connection when nsqd has read it, or does not.
     pub async fn close(mut self) {
         let Connection { stream, incoming, out, .. } = &mut self.connection;
-        let last_words = async {
+        let closing = async {
             stream.write_all_buf(out).await?;
             stream.shutdown().await?;
             while incoming.fill(stream).await? > 0 {
@@ -112,7 +112,7 @@ impl Duplex {
             }
             io::Result::Ok(())
         };
-        if !matches!(timeout(LAST_WORDS, last_words).await, Ok(Ok(()))) {
+        if !matches!(timeout(CLOSE_TIMEOUT, closing).await, Ok(Ok(()))) {
             tracing::debug!(nsqd = %self.connection.address, "not closed in order");
         }
     }

@@ -12,12 +12,12 @@ use crate::proto::{Message, MessageId};
 
 /// What is in flight on one connection.
 #[derive(Debug, Default)]
-pub(super) struct Held {
-    messages: HashMap<MessageId, Attempt>,
+pub(super) struct InFlight {
+    messages: HashMap<MessageId, InFlightMessage>,
 }
 
 #[derive(Debug)]
-struct Attempt {
+struct InFlightMessage {
     /// The attempt that was handed out.
     attempts: u16,
     /// The newest attempt, which nsqd has in flight.
@@ -42,13 +42,13 @@ pub(super) enum Arrival {
 
 /// A message that was answered for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Answered {
+pub(super) struct Settled {
     pub(super) timestamp: i64,
     /// How many copies came meanwhile, which nobody tried.
     pub(super) copies: u16,
 }
 
-impl Held {
+impl InFlight {
     pub(super) fn len(&self) -> usize {
         self.messages.len()
     }
@@ -60,7 +60,7 @@ impl Held {
     /// A message arrived.
     pub(super) fn arrived(&mut self, message: &Message, now: Instant) -> Arrival {
         let Message { attempts, timestamp, .. } = *message;
-        let attempt = Attempt { attempts, newest: attempts, copies: 0, timestamp, fresh: now };
+        let attempt = InFlightMessage { attempts, newest: attempts, copies: 0, timestamp, fresh: now };
         match self.messages.entry(message.id) {
             Entry::Vacant(place) => {
                 place.insert(attempt);
@@ -79,11 +79,11 @@ impl Held {
     }
 
     /// A message is answered for good. `None`, and nothing is to be said, if this attempt is not held (any more).
-    pub(super) fn answered(&mut self, id: MessageId, attempts: u16) -> Option<Answered> {
+    pub(super) fn answered(&mut self, id: MessageId, attempts: u16) -> Option<Settled> {
         match self.messages.entry(id) {
             Entry::Occupied(held) if held.get().attempts == attempts => {
-                let Attempt { timestamp, copies, .. } = held.remove();
-                Some(Answered { timestamp, copies })
+                let InFlightMessage { timestamp, copies, .. } = held.remove();
+                Some(Settled { timestamp, copies })
             }
             Entry::Occupied(_) | Entry::Vacant(_) => None,
         }
@@ -106,7 +106,7 @@ impl Held {
     }
 }
 
-impl Attempt {
+impl InFlightMessage {
     /// True if `message` is this one, at a later attempt. An nsqd that started anew may give an id again, with another time.
     fn is_followed_by(&self, message: &Message) -> bool {
         self.timestamp == message.timestamp && self.newest != message.attempts
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_copy_of_what_is_being_worked_on_is_answered_with_it() {
-        let (mut held, now) = (Held::default(), Instant::now());
+        let (mut held, now) = (InFlight::default(), Instant::now());
         assert_eq!(held.arrived(&message(1), now), Arrival::New);
         for copy in [2, 3] {
             assert_eq!(held.arrived(&message(copy), now), Arrival::Copy);
@@ -134,24 +134,24 @@ mod tests {
         let id = message(1).id;
         assert_eq!(held.answered(id, 3), None, "it was never handed out");
         assert!(held.touched(id, 1, now), "whoever works on it may ask for time");
-        assert_eq!(held.answered(id, 1), Some(Answered { timestamp: 0, copies: 2 }));
+        assert_eq!(held.answered(id, 1), Some(Settled { timestamp: 0, copies: 2 }));
         assert_eq!(held.answered(id, 1), None, "answered once only");
         assert!(held.is_empty());
     }
 
     #[test]
     fn another_message_of_the_same_id_is_not_finished_by_the_answer_of_the_first() {
-        let (mut held, now) = (Held::default(), Instant::now());
+        let (mut held, now) = (InFlight::default(), Instant::now());
         let other = Message { timestamp: 1, ..message(2) };
         held.arrived(&message(1), now);
         assert_eq!(held.arrived(&other, now), Arrival::Replaces);
         assert_eq!(held.answered(other.id, 1), None);
-        assert_eq!(held.answered(other.id, 2), Some(Answered { timestamp: 1, copies: 0 }));
+        assert_eq!(held.answered(other.id, 2), Some(Settled { timestamp: 1, copies: 0 }));
     }
 
     #[test]
     fn only_what_grew_old_is_touched_and_then_it_is_fresh() {
-        let (mut held, start) = (Held::default(), Instant::now());
+        let (mut held, start) = (InFlight::default(), Instant::now());
         held.arrived(&message(1), start);
         let age = Duration::from_secs(15);
         assert!(held.stale(age, start + age / 2).is_empty());

@@ -3,36 +3,36 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-use super::queue::{Request, Shared};
+use super::queue::{PublishQueue, Request};
 
 /// Bytes on their way to one nsqd beyond which a link takes no more: enough to keep a fast one busy, and the rest is left to the
 /// other links.
-const WINDOW: usize = 4 << 20;
+const MAX_BYTES: usize = 4 << 20;
 
 /// Commands without an answer.
 #[derive(Debug, Default)]
-pub(super) struct Sent {
+pub(super) struct UnacknowledgedWindow {
     /// Requests on their way, oldest first.
     requests: VecDeque<Request>,
     /// How many of them each command has.
-    groups: VecDeque<usize>,
+    command_sizes: VecDeque<usize>,
     /// Their bytes.
     bytes: usize,
 }
 
-impl Sent {
+impl UnacknowledgedWindow {
     /// True if nothing is on its way.
     pub(super) fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.command_sizes.is_empty()
     }
 
     /// True if another command may go out.
     pub(super) fn has_room(&self) -> bool {
-        self.bytes < WINDOW
+        self.bytes < MAX_BYTES
     }
 
     /// Takes the requests of the next command, which is to be sent now; `None` if there is no room or nothing waits.
-    pub(super) fn take(&mut self, shared: &Shared) -> Option<impl ExactSizeIterator<Item = &Request> + Clone> {
+    pub(super) fn take(&mut self, shared: &PublishQueue) -> Option<impl ExactSizeIterator<Item = &Request> + Clone> {
         if !self.has_room() {
             if shared.has_waiting() {
                 shared.ready.notify_one();
@@ -46,24 +46,24 @@ impl Sent {
         }
         for request in self.requests.range_mut(old..) {
             self.bytes += request.bytes();
-            if request.goes_out() {
+            if request.mark_sent() {
                 shared.resent.fetch_add(request.messages(), Ordering::Relaxed);
             }
         }
-        self.groups.push_back(taken);
+        self.command_sizes.push_back(taken);
         Some(self.requests.range(old..))
     }
 
     /// The oldest command has its answer: its requests.
     pub(super) fn pop(&mut self) -> Vec<Request> {
-        let count = self.groups.pop_front().unwrap_or(0);
+        let count = self.command_sizes.pop_front().unwrap_or(0);
         let group: Vec<Request> = self.requests.drain(..count).collect();
         self.bytes -= group.iter().map(Request::bytes).sum::<usize>();
         group
     }
 
     /// The oldest command was taken.
-    pub(super) fn acknowledged(&mut self, shared: &Shared) {
+    pub(super) fn acknowledged(&mut self, shared: &PublishQueue) {
         for request in self.pop() {
             shared.acknowledged.fetch_add(request.messages(), Ordering::Relaxed);
             request.resolve(Ok(()));
@@ -71,7 +71,7 @@ impl Sent {
     }
 
     /// The connection has ended: what has no answer is to be sent again.
-    pub(super) fn give_back(&mut self, shared: &Shared) {
+    pub(super) fn give_back(&mut self, shared: &PublishQueue) {
         let Self { requests, .. } = std::mem::take(self);
         shared.put_back(requests);
     }

@@ -16,9 +16,9 @@ const HEARTBEAT: Duration = Duration::from_secs(60);
 ///
 /// Dropping it closes the connection, and nsqd deletes the channel if it is ephemeral and has no other client.
 #[derive(Debug)]
-pub struct Listener(Connection);
+pub struct ArrivalWatch(Connection);
 
-impl Listener {
+impl ArrivalWatch {
     /// Connects and identifies. Nothing is subscribed yet.
     pub async fn connect(address: &Address) -> Result<Self, Error> {
         let mut config = ConnectConfig::default();

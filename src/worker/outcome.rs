@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 
 use super::WorkerConfig;
 use super::dead_letter::{DeadLetter, DeadLetters};
-use super::tries::MaxTries;
+use super::max_tries::MaxTries;
 use crate::client::Delivery;
 use crate::handler::{Handler, Verdict};
 use crate::proto::{ChannelName, InvalidName, TopicName};
@@ -24,7 +24,7 @@ pub fn retry_delay(by: Duration, delivery: &Delivery) -> Duration {
 
 /// What becomes of messages that fail.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub(super) struct FailurePolicy {
     max_tries: MaxTries,
     retry_delay: Duration,
     topic: TopicName,
@@ -32,7 +32,7 @@ pub(super) struct Rules {
     dead_letters: DeadLetters,
 }
 
-impl Rules {
+impl FailurePolicy {
     pub(super) fn new(topic: &TopicName, channel: &ChannelName, config: &WorkerConfig) -> Result<Self, InvalidName> {
         let stream = config.dead_letters.clone().map_or_else(|| DeadLetter::stream_of(topic), Ok)?;
         Ok(Self {
@@ -51,7 +51,7 @@ impl Rules {
 
 /// How nsqd is to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Outcome {
     /// FIN: handled.
     Done,
     /// FIN: it is among the dead letters.
@@ -59,48 +59,52 @@ pub(super) enum Way {
     /// REQ.
     Retry(Duration),
     /// Given back for a while, untried.
-    PutOff(Duration),
+    RequeueUntried(Duration),
     /// Given back at once, untried.
     Release,
 }
 
 /// A message with nothing left to do but its answer.
 #[derive(Debug)]
-pub(super) struct Settled {
+pub(super) struct Processed {
     pub(super) delivery: Delivery,
-    pub(super) way: Way,
+    pub(super) outcome: Outcome,
 }
 
 /// A message is to go to the dead letters, for this reason.
-struct GivenUp(String);
+struct DeadLetterReason(String);
 
 /// Handles `deliveries` and settles each. Those that were tried often enough when they arrive are not handled. Dropped half-way, all of
 /// them go back to the queue.
-pub(super) async fn settle<H: Handler>(handler: Arc<H>, deliveries: Vec<Delivery>, rules: Arc<Rules>) -> Vec<Settled> {
-    let given_up = |delivery: &mut Delivery| rules.max_tries.on_arrival(delivery.tries()).is_some();
+pub(super) async fn process<H: Handler>(
+    handler: Arc<H>,
+    deliveries: Vec<Delivery>,
+    policy: Arc<FailurePolicy>,
+) -> Vec<Processed> {
+    let is_exhausted = |delivery: &mut Delivery| policy.max_tries.on_arrival(delivery.tries()).is_some();
     let mut deliveries = deliveries;
-    let hopeless: Vec<Delivery> = deliveries.extract_if(.., given_up).collect();
+    let exhausted: Vec<Delivery> = deliveries.extract_if(.., is_exhausted).collect();
     let verdicts = if deliveries.is_empty() { Vec::new() } else { verdicts(&*handler, &deliveries).await };
-    let missing = || Verdict::retry("the handler gave no verdict");
-    let handled = deliveries.into_iter().zip(verdicts.into_iter().chain(std::iter::repeat_with(missing)));
-    let buried = hopeless.into_iter().map(|delivery| {
-        let why = rules.max_tries.on_arrival(delivery.tries()).unwrap_or_default();
+    let no_verdict = || Verdict::retry("the handler gave no verdict");
+    let handled = deliveries.into_iter().zip(verdicts.into_iter().chain(std::iter::repeat_with(no_verdict)));
+    let untried = exhausted.into_iter().map(|delivery| {
+        let why = policy.max_tries.on_arrival(delivery.tries()).unwrap_or_default();
         (delivery, Verdict::Drop { why })
     });
-    let (mut settled, mut dying) = (Vec::new(), Vec::new());
-    for (delivery, verdict) in handled.chain(buried) {
-        match rules.way(&delivery, verdict) {
-            Ok(way) => settled.push(Settled { delivery, way }),
-            Err(reason) => dying.push((delivery, reason)),
+    let (mut processed, mut failed) = (Vec::new(), Vec::new());
+    for (delivery, verdict) in handled.chain(untried) {
+        match policy.outcome(&delivery, verdict) {
+            Ok(outcome) => processed.push(Processed { delivery, outcome }),
+            Err(reason) => failed.push((delivery, reason)),
         }
     }
     // together: dead letters wait for one answer, not each for its own
-    let buried = dying.into_iter().map(async |(delivery, GivenUp(why))| {
-        let way = rules.bury(&delivery, why).await;
-        Settled { delivery, way }
+    let dead_letters = failed.into_iter().map(async |(delivery, DeadLetterReason(why))| {
+        let outcome = policy.publish_dead_letter(&delivery, why).await;
+        Processed { delivery, outcome }
     });
-    settled.extend(join_all(buried).await);
-    settled
+    processed.extend(join_all(dead_letters).await);
+    processed
 }
 
 async fn verdicts<H: Handler>(handler: &H, deliveries: &[Delivery]) -> Vec<Verdict> {
@@ -114,32 +118,32 @@ async fn verdicts<H: Handler>(handler: &H, deliveries: &[Delivery]) -> Vec<Verdi
     handled.unwrap_or_else(|_| messages().map(|_| Verdict::retry("the handler panicked")).collect())
 }
 
-impl Rules {
+impl FailurePolicy {
     /// Says how to answer, or that the message is given up.
-    fn way(&self, delivery: &Delivery, verdict: Verdict) -> Result<Way, GivenUp> {
+    fn outcome(&self, delivery: &Delivery, verdict: Verdict) -> Result<Outcome, DeadLetterReason> {
         let message = delivery.message();
         let (id, attempts) = (message.id, message.attempts);
         let (stream, group) = (&self.topic, &self.channel);
         match verdict {
-            Verdict::Done(_) => Ok(Way::Done),
-            Verdict::Release => Ok(Way::Release),
+            Verdict::Done(_) => Ok(Outcome::Done),
+            Verdict::Release => Ok(Outcome::Release),
             Verdict::Unavailable { after, why } => {
                 let delay = after.unwrap_or_else(|| self.delay(delivery));
                 tracing::warn!(%stream, %group, %id, attempts, "not tried, again in {}: {why}", humantime::format_duration(delay));
-                Ok(Way::PutOff(delay))
+                Ok(Outcome::RequeueUntried(delay))
             }
             Verdict::Retry { after, why } if !self.max_tries.is_last(delivery.tries()) => {
                 let delay = after.unwrap_or_else(|| self.delay(delivery));
                 tracing::warn!(%stream, %group, %id, attempts, "failed, again in {}: {why}", humantime::format_duration(delay));
-                Ok(Way::Retry(delay))
+                Ok(Outcome::Retry(delay))
             }
-            Verdict::Retry { why, .. } | Verdict::Drop { why } => Err(GivenUp(why)),
+            Verdict::Retry { why, .. } | Verdict::Drop { why } => Err(DeadLetterReason(why)),
         }
     }
 
     /// Publishes the dead letter. A message whose dead letter cannot be published was not given up: it comes again, and is not tried more
     /// often for that.
-    async fn bury(&self, delivery: &Delivery, why: String) -> Way {
+    async fn publish_dead_letter(&self, delivery: &Delivery, why: String) -> Outcome {
         let message = delivery.message();
         let (id, attempts) = (message.id, message.attempts);
         let (stream, group) = (&self.topic, &self.channel);
@@ -148,13 +152,13 @@ impl Rules {
             Ok(()) => {
                 let dead = self.dead_letters.topic();
                 tracing::warn!(%stream, %group, %id, attempts, "given up, now in stream {dead}: {}", letter.reason);
-                Way::Dead
+                Outcome::Dead
             }
             Err(error) => {
                 let delay = self.delay(delivery);
                 let again = humantime::format_duration(delay);
                 tracing::error!(%stream, %group, %id, attempts, "cannot be put to the dead letters, kept and again in {again}: {error}");
-                Way::PutOff(delay)
+                Outcome::RequeueUntried(delay)
             }
         }
     }
