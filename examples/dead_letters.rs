@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             _ => Verdict::Done(None),
         }
     };
-    let tries = WorkerConfig { max_attempts: 3, ..WorkerConfig::default() };
+    let tries = WorkerConfig::default().with_max_attempts(3);
     let consumer = Consumer::connect(config).await?;
     let shutdown = Shutdown::on_signals(Duration::from_secs(30))?;
     let (_, stats) = Worker::new(consumer, Arc::new(handler), tries)?.run(&shutdown).await;

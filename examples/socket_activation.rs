@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Verdict::Done(None)
     };
     let consumer = Consumer::connect(config).await?;
-    let idle = WorkerConfig { idle_timeout: Some(Duration::from_secs(10)), ..WorkerConfig::default() };
+    let idle = WorkerConfig::default().with_idle_timeout(Some(Duration::from_secs(10)));
     let worker = Worker::new(consumer, Arc::new(handler), idle)?;
     let reset_idle = worker.reset_idle();
     if let Some(socket) = socket {

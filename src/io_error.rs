@@ -1,10 +1,10 @@
-//! How a system error reads in a reason or an error message.
+//! System errors as part of a sentence.
 
 use std::io;
 
 use nix::errno::Errno;
 
-/// The error in lower case and without its number: `no space left on device`.
+/// The error's text in lower case and without its number: `no space left on device`.
 pub fn describe(error: &io::Error) -> String {
     let text = match error.raw_os_error() {
         Some(code) => Errno::from_raw(code).desc().to_owned(),
@@ -12,7 +12,7 @@ pub fn describe(error: &io::Error) -> String {
     };
     let mut chars = text.chars();
     match chars.next() {
-        // "I/O error" stays as it is.
+        // "I/O error" keeps its capital letter
         Some(first) if chars.as_str().starts_with(char::is_lowercase) => first.to_lowercase().chain(chars).collect(),
         _ => text,
     }

@@ -125,11 +125,12 @@ impl WireError {
 
 /// The refusal of a command, with nsqd's texts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProtocolError {
     /// Answered with an error frame; the connection is closed after it if the code is fatal.
     #[error("{code} {text}")]
     Answer {
-        /// The frame's first word.
+        /// The error frame's first word.
         code: ErrorCode,
         /// The text after the code. A peer's invalid UTF-8 is U+FFFD in it (nsqd sends the bytes
         /// back unchanged).

@@ -70,6 +70,7 @@ impl Response {
 /// Bytes that are not a frame: the peer is not nsqd, or the connection is out of sync. The
 /// connection cannot be read any further.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FrameError {
     /// A size smaller than the type field, or above this client's maximum.
     #[error("the peer announced a frame of {size} bytes (4 to {max} are possible): is this nsqd's TCP port?")]

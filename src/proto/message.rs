@@ -37,6 +37,18 @@ impl fmt::Debug for MessageId {
 }
 
 /// A message as delivered by nsqd. Cheap to clone: the body is shared.
+///
+/// nsqd limits a body to `--max-msg-size`: 1 MiB by default.
+///
+/// # Examples
+/// ```
+/// use mqueue::proto::{Message, MessageId};
+///
+/// let id = MessageId(*b"0123456789abcdef");
+/// let message = Message { timestamp: 0, attempts: 2, id, body: "hello".into() };
+/// assert!(message.attempts > 1); // redelivered
+/// assert_eq!(&message.body[..], b"hello");
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
     /// Publish time in nanoseconds since 1970 by nsqd's clock.

@@ -38,7 +38,10 @@ macro_rules! name {
         pub struct $type(Arc<str>);
 
         impl $type {
-            /// Checks and keeps a name; fails with [`InvalidName`] on what nsqd would refuse.
+            /// Checks and keeps a name.
+            ///
+            /// # Errors
+            /// nsqd would refuse the name.
             pub fn new(name: &str) -> Result<Self, InvalidName> {
                 match is_valid(name) {
                     true => Ok(Self(name.into())),
@@ -100,12 +103,33 @@ macro_rules! name {
 }
 
 name!(
-    /// The name of a topic (in commands: a *stream*).
+    /// The name of a topic (in commands: a *stream*): 1 to 64 characters of `. a-z A-Z 0-9 _ -`,
+    /// with an optional suffix `#ephemeral`. Cheap to clone.
+    ///
+    /// # Examples
+    /// ```
+    /// use mqueue::proto::TopicName;
+    ///
+    /// let topic = TopicName::new("orders.eu")?;
+    /// assert_eq!(topic.as_str(), "orders.eu");
+    /// assert!("order list".parse::<TopicName>().is_err()); // no blanks
+    /// # Ok::<(), mqueue::proto::InvalidName>(())
+    /// ```
     TopicName,
     "stream"
 );
 name!(
-    /// The name of a channel of a topic (in commands: a *group*).
+    /// The name of a channel of a topic (in commands: a *group*), with the rule of [`TopicName`].
+    /// Cheap to clone.
+    ///
+    /// # Examples
+    /// ```
+    /// use mqueue::proto::ChannelName;
+    ///
+    /// let channel: ChannelName = "archive#ephemeral".parse()?;
+    /// assert!(channel.is_ephemeral());
+    /// # Ok::<(), mqueue::proto::InvalidName>(())
+    /// ```
     ChannelName,
     "group"
 );

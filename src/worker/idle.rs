@@ -1,13 +1,13 @@
-//! When a worker has been idle for long enough: pure.
+//! The idle timeout of a worker: pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The least time between two looks at a worker that is busy, though it may not be idle at all.
+/// The shortest interval between checks of a busy worker, even with an idle timeout of zero.
 const MIN_RECHECK: Duration = Duration::from_millis(10);
 
-/// How long nothing may be received nor be in flight, and since when that is so.
+/// The idle timeout, and the time since which the worker is idle.
 #[derive(Debug, Clone, Copy)]
 pub struct IdleTimer {
     allowed: Duration,
@@ -15,17 +15,17 @@ pub struct IdleTimer {
 }
 
 impl IdleTimer {
-    /// Idle from now on.
+    /// Starts the idle time now.
     pub fn new(allowed: Duration, now: Instant) -> Self {
         Self { allowed, since: now }
     }
 
-    /// Something was received, answered, or poked for.
+    /// Restarts the idle time: a message was received or answered, or a poke arrived.
     pub fn reset(&mut self, now: Instant) {
         self.since = now;
     }
 
-    /// When to look again; `None` if it has been idle for long enough.
+    /// The time of the next check; `None` if the idle timeout has passed.
     pub fn check(&mut self, busy: bool, now: Instant) -> Option<Instant> {
         if busy {
             self.since = now;
@@ -34,7 +34,7 @@ impl IdleTimer {
         Some(self.over()).filter(|over| *over > now)
     }
 
-    /// How long it is until the end, if nothing comes.
+    /// The time left until the timeout.
     pub fn left(&self, now: Instant) -> Duration {
         self.over().saturating_duration_since(now)
     }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_over_when_nothing_came_for_the_whole_time() {
+    fn the_worker_is_idle_after_the_whole_timeout_without_messages() {
         let start = Instant::now();
         let second = |n| start + Duration::from_secs(n);
         let mut idle = IdleTimer::new(Duration::from_secs(5), start);
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn no_time_allowed_is_over_at_once_but_not_while_busy() {
+    fn a_timeout_of_zero_ends_at_once_unless_busy() {
         let now = Instant::now();
         let mut idle = IdleTimer::new(Duration::ZERO, now);
         assert_eq!(idle.check(true, now), Some(now + MIN_RECHECK));

@@ -1,4 +1,5 @@
-//! From a message to its answer: handle it, and by the verdict do what must be safe before nsqd is told.
+//! Handling of a delivery: run the handler, and by its verdict do everything that has to be safe
+//! before the answer to nsqd.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -14,15 +15,15 @@ use crate::client::Delivery;
 use crate::handler::{Handler, Verdict};
 use crate::proto::{ChannelName, InvalidName, TopicName};
 
-/// The longest that a failed message waits for its next attempt.
+/// The longest delay of a failed message.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(15 * 60);
 
-/// How long a message that failed waits: `by` times its tries.
+/// The delay of a failed message: `by` times its tries.
 pub fn retry_delay(by: Duration, delivery: &Delivery) -> Duration {
     by.saturating_mul(delivery.tries().into()).min(MAX_RETRY_DELAY)
 }
 
-/// What becomes of messages that fail.
+/// The rules for retries and dead letters.
 #[derive(Debug)]
 pub(super) struct FailurePolicy {
     max_tries: MaxTries,
@@ -49,33 +50,34 @@ impl FailurePolicy {
     }
 }
 
-/// How nsqd is to be answered.
+/// The result of a message, which determines the answer to nsqd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// FIN: handled.
     Done,
-    /// FIN: it is among the dead letters.
+    /// FIN: the dead letter is published.
     Dead,
-    /// REQ.
+    /// REQ: failed, to be retried after this delay.
     Retry(Duration),
-    /// Given back for a while, untried.
+    /// BACK or REQ with a delay: not tried.
     RequeueUntried(Duration),
-    /// Given back at once, untried.
+    /// BACK or REQ at once: not tried.
     Release,
 }
 
-/// A message with nothing left to do but its answer.
+/// A message with its outcome, ready to be answered.
 #[derive(Debug)]
 pub(super) struct Processed {
     pub(super) delivery: Delivery,
     pub(super) outcome: Outcome,
 }
 
-/// A message is to go to the dead letters, for this reason.
+/// The reason for which a message becomes a dead letter.
 struct DeadLetterReason(String);
 
-/// Handles `deliveries` and settles each. Those that were tried often enough when they arrive are not handled. Dropped half-way, all of
-/// them go back to the queue.
+/// Handles `deliveries` and determines the outcome of each. Deliveries that arrive with all tries
+/// used up become dead letters without being handled. If the future is dropped, unfinished
+/// deliveries are requeued.
 pub(super) async fn process<H: Handler>(
     handler: Arc<H>,
     deliveries: Vec<Delivery>,
@@ -98,7 +100,7 @@ pub(super) async fn process<H: Handler>(
             Err(reason) => failed.push((delivery, reason)),
         }
     }
-    // together: dead letters wait for one answer, not each for its own
+    // concurrently, so that dead letters share the wait for an answer
     let dead_letters = failed.into_iter().map(async |(delivery, DeadLetterReason(why))| {
         let outcome = policy.publish_dead_letter(&delivery, why).await;
         Processed { delivery, outcome }
@@ -119,7 +121,7 @@ async fn verdicts<H: Handler>(handler: &H, deliveries: &[Delivery]) -> Vec<Verdi
 }
 
 impl FailurePolicy {
-    /// Says how to answer, or that the message is given up.
+    /// The outcome for a verdict, or the reason for a dead letter.
     fn outcome(&self, delivery: &Delivery, verdict: Verdict) -> Result<Outcome, DeadLetterReason> {
         let message = delivery.message();
         let (id, attempts) = (message.id, message.attempts);
@@ -129,20 +131,20 @@ impl FailurePolicy {
             Verdict::Release => Ok(Outcome::Release),
             Verdict::Unavailable { after, why } => {
                 let delay = after.unwrap_or_else(|| self.delay(delivery));
-                tracing::warn!(%stream, %group, %id, attempts, "not tried, again in {}: {why}", humantime::format_duration(delay));
+                tracing::warn!(%stream, %group, %id, attempts, "message not tried, requeued for {}: {why}", humantime::format_duration(delay));
                 Ok(Outcome::RequeueUntried(delay))
             }
             Verdict::Retry { after, why } if !self.max_tries.is_last(delivery.tries()) => {
                 let delay = after.unwrap_or_else(|| self.delay(delivery));
-                tracing::warn!(%stream, %group, %id, attempts, "failed, again in {}: {why}", humantime::format_duration(delay));
+                tracing::warn!(%stream, %group, %id, attempts, "message failed, requeued for {}: {why}", humantime::format_duration(delay));
                 Ok(Outcome::Retry(delay))
             }
             Verdict::Retry { why, .. } | Verdict::Drop { why } => Err(DeadLetterReason(why)),
         }
     }
 
-    /// Publishes the dead letter. A message whose dead letter cannot be published was not given up: it comes again, and is not tried more
-    /// often for that.
+    /// Publishes the dead letter. If that fails, the message is requeued untried and does not lose
+    /// a try.
     async fn publish_dead_letter(&self, delivery: &Delivery, why: String) -> Outcome {
         let message = delivery.message();
         let (id, attempts) = (message.id, message.attempts);
@@ -157,7 +159,7 @@ impl FailurePolicy {
             Err(error) => {
                 let delay = self.delay(delivery);
                 let again = humantime::format_duration(delay);
-                tracing::error!(%stream, %group, %id, attempts, "cannot be put to the dead letters, kept and again in {again}: {error}");
+                tracing::error!(%stream, %group, %id, attempts, "dead-letter publish failed; message requeued for {again}: {error}");
                 Outcome::RequeueUntried(delay)
             }
         }

@@ -1,4 +1,5 @@
-//! Which nsqds have the topic: asks every nsqlookupd, at intervals, and starts a link for each nsqd that is new.
+//! Discovery: asks every nsqlookupd at intervals which nsqds have the topic, and starts a link for
+//! each new nsqd.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,15 +15,15 @@ use crate::backoff::Backoff;
 use crate::client::{Address, Error, HttpError, Lookupd};
 use crate::proto::TopicName;
 
-/// What the nsqlookupds know together.
+/// The nsqds that the nsqlookupds list together.
 #[derive(Debug)]
 pub(super) struct DiscoveredNsqds {
     nsqd: BTreeSet<Address>,
-    /// Every nsqlookupd answered: what is not here is nowhere.
+    /// True if every nsqlookupd answered, so the list is complete.
     complete: bool,
 }
 
-/// Asks every nsqlookupd at the same time; fails only if none answers.
+/// Asks all nsqlookupds at the same time; fails only if none answers.
 pub(super) async fn ask(lookupd: &[Lookupd], topic: &TopicName) -> Result<DiscoveredNsqds, HttpError> {
     let mut found = DiscoveredNsqds { nsqd: BTreeSet::new(), complete: true };
     let mut failed = None;
@@ -34,7 +35,7 @@ pub(super) async fn ask(lookupd: &[Lookupd], topic: &TopicName) -> Result<Discov
                 let address = producer.tcp_address();
                 let parsed = address.parse();
                 if parsed.is_err() {
-                    tracing::warn!("nsqlookupd names the nsqd {address}, whose port is none: left out");
+                    tracing::warn!("nsqlookupd lists the nsqd {address} without a valid port; the nsqd is ignored");
                 }
                 parsed.ok()
             })),
@@ -53,14 +54,14 @@ pub(super) async fn ask(lookupd: &[Lookupd], topic: &TopicName) -> Result<Discov
     }
 }
 
-/// Keeps a link to every nsqd that has the topic, until the consumer stops.
+/// Keeps a link to every nsqd that has the topic until the consumer stops.
 pub(super) async fn run(
     shared: Arc<ConsumerShared>,
     first: Result<DiscoveredNsqds, Error>,
     sender: UnboundedSender<Vec<Delivery>>,
 ) {
     let interval = shared.config.lookupd_poll_interval;
-    // a new topic is wanted soon: while nothing is known, asking starts quickly and slows down to the interval
+    // to find a new topic soon: while no nsqd is known, the interval starts short and grows
     let mut eager = Backoff::new(interval.min(Duration::from_secs(1)), interval, fastrand::Rng::new());
     let mut found = first;
     loop {
@@ -69,7 +70,7 @@ pub(super) async fn run(
                 if found.complete {
                     shared.keep_only(&found.nsqd);
                 }
-                // those that are away may have come back with this answer
+                // unreachable nsqds may be back with this answer
                 shared.lookup_done.notify_waiters();
                 for address in found.nsqd.into_iter().filter(|address| shared.ensure_link(address)) {
                     let (shared, sender) = (shared.clone(), sender.clone());

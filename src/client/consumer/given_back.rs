@@ -1,7 +1,8 @@
-//! Which messages this process gave back untried, and how often. Pure.
+//! Counts of deliveries that this process requeued untried, by message. Pure.
 //!
-//! nsqd counts deliveries, not tries. What a consumer gave back itself it can subtract; what other processes gave back it cannot know. On
-//! mqueue's broker nothing is noted here: BACK takes the attempt back there.
+//! nsqd counts deliveries, not tries. A consumer can subtract the deliveries that it requeued
+//! itself, but not those that other processes requeued. For mqueue's broker nothing is counted
+//! here: its BACK takes the attempt back.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,23 +10,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::client::Address;
 use crate::proto::MessageId;
 
-/// Messages in one generation. Two generations are kept, so at most twice as many messages are known.
+/// Messages in one generation. Two generations are kept, so at most twice as many messages are
+/// known.
 const GENERATION: usize = 5_000;
 
-/// Counts deliveries that were given back untried. Clones share the counts: consumers that follow one another in a process know what the
-/// earlier ones gave back.
+/// Counts of deliveries that were requeued untried. Clones share the counts, so consumers that
+/// follow one another in a process know them.
 #[derive(Debug, Clone, Default)]
 pub struct GivenBack(Arc<Mutex<GivenBackCounts>>);
 
 #[derive(Debug, Default)]
 struct GivenBackCounts {
     young: HashMap<(Address, MessageId), u16>,
-    /// The generation before; forgotten when `young` is full.
+    /// The previous generation, dropped when `young` is full.
     old: HashMap<(Address, MessageId), u16>,
 }
 
 impl GivenBack {
-    /// Notes that a delivery of this message was given back.
+    /// Counts a delivery of this message that was requeued untried.
     pub(super) fn note(&self, nsqd: &Address, id: MessageId) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (nsqd.clone(), id);
@@ -36,7 +38,8 @@ impl GivenBack {
         counts.young.insert(key, before.saturating_add(1));
     }
 
-    /// A look at the counts of one nsqd; `None` while nothing at all was given back, which is the rule.
+    /// A function that returns the counts of one nsqd's messages; `None` if there are none at all,
+    /// which is the usual case.
     pub(super) fn counter(&self, nsqd: &Address) -> Option<impl Fn(MessageId) -> u16 + use<>> {
         let is_empty = self.0.lock().unwrap_or_else(PoisonError::into_inner).young.is_empty();
         (!is_empty).then(|| {
@@ -64,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn each_nsqd_has_its_own_counts() {
+    fn requeues_are_counted_for_each_nsqd() {
         let [one, other]: [Address; 2] = ["a:1", "b:1"].map(|address| address.parse().unwrap());
         let given_back = GivenBack::default();
         assert!(given_back.counter(&one).is_none());
@@ -75,12 +78,12 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_are_forgotten_and_the_newest_are_not() {
+    fn the_oldest_counts_are_forgotten_first() {
         let nsqd: Address = "a:1".parse().unwrap();
         let given_back = GivenBack::default();
         for number in 0..3 * GENERATION {
             given_back.note(&nsqd, id(number));
-            // one that is given back again and again stays
+            // a message that is requeued again and again stays known
             given_back.note(&nsqd, id(7));
         }
         let counts = given_back.0.lock().unwrap();

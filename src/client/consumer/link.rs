@@ -1,7 +1,7 @@
-//! One nsqd's connection, and the task that keeps it: reads messages, writes answers and RDY.
+//! The task that owns the connection to one nsqd: reads messages, writes replies and RDY.
 //!
-//! A turn of the loop writes everything that has gathered at once: a lower RDY before the FINs, so that they open no room that
-//! is not meant, and a higher one after them.
+//! Each turn of the loop writes all queued replies at once: a lower RDY before the FINs, which
+//! would otherwise make room for unwanted messages, and a higher RDY after them.
 
 use std::io;
 use std::sync::Arc;
@@ -25,18 +25,19 @@ use crate::proto::{Command, Frame, MessageId, Response, TopicName};
 
 type DeliverySender = UnboundedSender<Vec<Delivery>>;
 
-/// How long nsqd has for its last words: CLOSE_WAIT after CLS, and the end of the stream after ours.
+/// The time limit for CLOSE_WAIT after CLS, and for the end of the stream after this side's end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A message is touched when this part of its time has passed.
+/// The divisor of the message timeout that gives the TOUCH interval.
 const TOUCH_PART: u32 = 3;
-/// Messages that may always be here at once: those whose time ran out while they are handled are here beyond RDY.
+/// The least limit of messages in flight. Redelivered messages arrive beyond RDY.
 const MIN_IN_FLIGHT_LIMIT: u32 = 1000;
-/// Bytes of messages with the application, over all of the consumer's connections, ended ones too, beyond which no more are read:
-/// what nsqd sends against RDY must not fill the memory.
+/// Bytes of unanswered messages, on all of the consumer's connections including ended ones, above
+/// which nothing is read: an nsqd that ignores RDY must not fill the memory.
 const MAX_HELD_BYTES: usize = 1 << 30;
-/// How soon a connection that is not read looks whether it may be: the room may come from another connection's messages.
+/// The interval at which a connection with paused reading checks whether it may read again:
+/// messages of other connections may have been answered.
 const READ_RECHECK: Duration = Duration::from_millis(100);
-/// The least age at which a message is touched, whatever msg_timeout nsqd grants.
+/// The shortest TOUCH interval, for any msg_timeout that nsqd grants.
 const MIN_TOUCH_AGE: Duration = Duration::from_millis(100);
 const NEVER: Duration = Duration::from_secs(1 << 30);
 
@@ -54,7 +55,8 @@ pub(super) async fn subscribe(
     }
 }
 
-/// Keeps a subscription at `address` until the consumer stops, or the address is forgotten and the connection ends.
+/// Keeps a subscription at `address` until the consumer stops, or until the connection ends after
+/// discovery dropped the address.
 pub(super) async fn run(
     shared: Arc<ConsumerShared>,
     address: Address,
@@ -70,7 +72,7 @@ pub(super) async fn run(
                 let stopping = shared.stopping.clone();
                 let mut link = SubscriptionLink::new(&shared, connection, &sender, stopping, &mut history);
                 let (ended, read_anything) = (link.run().await, link.read_anything);
-                // who breaks the protocol again and again is met ever more rarely
+                // the delay grows for an nsqd that violates the protocol again and again
                 let is_sound = link.answered || !ended.as_ref().is_err_and(Error::is_misconduct);
                 if read_anything && is_sound {
                     backoff.reset();
@@ -96,7 +98,7 @@ pub(super) async fn run(
     }
 }
 
-/// Serves one connection until it is lost, or until `stopping`.
+/// Serves one connection until it is lost or `stopping` is cancelled.
 pub(super) async fn serve_once(
     shared: &ConsumerShared,
     connection: Connection,
@@ -106,25 +108,26 @@ pub(super) async fn serve_once(
     SubscriptionLink::new(shared, connection, sender, stopping, &mut LinkHistory::default()).run().await
 }
 
-/// How far the connection's end has come.
+/// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LinkPhase {
-    /// Messages come.
+    /// Messages arrive.
     Open,
-    /// CLS is sent; CLOSE_WAIT is due by then.
+    /// CLS is sent; CLOSE_WAIT has to arrive by this time.
     Closing(Instant),
-    /// No more messages come. What is held is still to be answered.
+    /// No more messages arrive; those in flight are still to be answered.
     Draining,
 }
 
-/// What is known of an nsqd over all of a link's connections.
+/// The state of an nsqd that outlives a connection.
 #[derive(Debug, Default)]
 struct LinkHistory {
-    /// What was finished.
+    /// The messages finished last.
     finished: RecentlyFinished,
-    /// How many of its messages the application holds. Those of ended connections count: else there would be more with each connection.
+    /// The number of this nsqd's unanswered messages, those of ended connections included, so that
+    /// reconnecting does not raise the limit.
     held_messages: Arc<AtomicUsize>,
-    /// The highest RDY that it was told.
+    /// The highest RDY sent to this nsqd.
     highest_rdy: u32,
 }
 
@@ -132,26 +135,26 @@ struct SubscriptionLink<'a> {
     shared: &'a ConsumerShared,
     replies: Arc<ReplyQueue>,
     connection: Connection,
-    /// Gone once no more messages come.
+    /// `None` once no more messages arrive.
     sender: Option<DeliverySender>,
-    /// No more messages are wanted.
+    /// Cancelled when no more messages are wanted.
     stopping: CancellationToken,
     in_flight: InFlight,
     history: &'a mut LinkHistory,
-    /// The RDY that nsqd was told last.
+    /// The RDY sent last.
     rdy: u32,
     phase: LinkPhase,
-    /// Answers as they were taken; kept for its room.
+    /// A buffer for taken replies, kept for its capacity.
     answers: Vec<QueuedReply>,
-    /// False while the application has more than it may: then nsqd waits.
+    /// False while reading is paused because the application has too many unanswered messages.
     reads: bool,
-    /// Something was read.
+    /// True if any bytes were read.
     read_anything: bool,
-    /// A message was answered.
+    /// True if a message was answered.
     answered: bool,
-    /// When something was read last.
+    /// The time of the last read.
     heard: Instant,
-    /// When held messages were last looked through.
+    /// The time of the last check for messages to touch.
     touch_checked: Instant,
 }
 
@@ -192,10 +195,11 @@ impl<'a> SubscriptionLink<'a> {
         ended
     }
 
-    /// Serves the connection until it is lost, or until the consumer has stopped and everything is answered (`Ok`).
+    /// Serves the connection until it is lost, or until the consumer has stopped and every message
+    /// is answered (`Ok`).
     async fn serve(&mut self) -> Result<(), Error> {
         let (stopping, replies) = (self.stopping.clone(), self.replies.clone());
-        // the messages of the connections before may be too many already
+        // unanswered messages of earlier connections may exceed the limit already
         self.set_reads();
         // a heartbeat may have come with SUB's answer
         self.read_frames()?;
@@ -215,13 +219,14 @@ impl<'a> SubscriptionLink<'a> {
             tokio::select! {
                 biased;
                 wrote = writer.write_buf(out), if out.has_remaining() && !write_failed => {
-                    // what nsqd said before it closed may still be there to read
+                    // frames that nsqd sent before it closed may still be readable
                     write_failed = wrote.is_err();
                 }
                 read = incoming.fill(&mut reader), if self.reads => {
                     self.read_anything = true;
                     if self.read(read)? {
-                        // a quick handler's answers then go out with the new RDY, in one write
+                        // so that the replies of a quick handler and the new RDY go out in one
+                        // write
                         tokio::task::yield_now().await;
                     }
                 }
@@ -241,7 +246,7 @@ impl<'a> SubscriptionLink<'a> {
         }
     }
 
-    /// Gathers what is to be said: answers, and RDY. Returns when the next tick is due.
+    /// Encodes queued replies and RDY; returns the time of the next tick.
     fn write(&mut self) -> Instant {
         let mut answers = std::mem::take(&mut self.answers);
         self.replies.take_replies(&mut answers);
@@ -268,7 +273,8 @@ impl<'a> SubscriptionLink<'a> {
         self.due(flow_due)
     }
 
-    /// Gives a message back that was not tried. nsqd counts the delivery all the same, so it is noted here.
+    /// The command that requeues an untried message: BACK, or REQ on nsqd, which counts the
+    /// delivery as an attempt; that is recorded here.
     fn untried_command(&self, id: MessageId, delay: Duration) -> Command {
         let delay = millis(delay);
         if self.connection.granted.give_back {
@@ -278,7 +284,7 @@ impl<'a> SubscriptionLink<'a> {
         Command::Req { id, delay }
     }
 
-    /// Strikes answered messages off, and leaves only the answers that are to be sent.
+    /// Removes answered messages from those in flight, and drops replies that must not be sent.
     fn settle(&mut self, answers: &mut Vec<QueuedReply>) {
         if answers.is_empty() {
             return;
@@ -294,7 +300,7 @@ impl<'a> SubscriptionLink<'a> {
                 Reply::Abandon | Reply::Release => &mut released,
             };
             let Some(Settled { timestamp, copies }) = self.in_flight.answered(*id, *attempts) else {
-                tracing::debug!(nsqd = %address, %id, "answer not sent: another message has its id");
+                tracing::debug!(nsqd = %address, %id, "reply not sent: another message has its id");
                 return false;
             };
             match reply {
@@ -311,24 +317,25 @@ impl<'a> SubscriptionLink<'a> {
         self.set_reads();
     }
 
-    /// Reads on, or lets nsqd wait, by what is with the application.
+    /// Pauses or resumes reading by the amount of unanswered messages.
     fn set_reads(&mut self) {
         let (messages, bytes) = (self.replies.held_messages(), self.replies.held_bytes());
         let reads = messages <= self.room() && bytes < MAX_HELD_BYTES;
         if reads && !self.reads {
-            // it could not be heard meanwhile
+            // nothing was read meanwhile, so silence starts now
             self.heard = Instant::now();
             self.connection.incoming.wait_anew();
         } else if !reads && self.reads {
             tracing::warn!(
                 nsqd = %self.connection.address,
-                "not read until more is answered: {messages} of its messages are not, and {bytes} bytes of all nsqds'"
+                "reading pauses until messages are answered: {messages} of this nsqd and {bytes} bytes of all nsqds are unanswered"
             );
         }
         self.reads = reads;
     }
 
-    /// Messages that may be here at once, by what this side asked for: what the peer says of itself is no bound.
+    /// The limit of messages in flight, by the RDY that this side sent: nsqd's own claims are no
+    /// limit.
     fn room(&self) -> usize {
         2 * self.history.highest_rdy.max(MIN_IN_FLIGHT_LIMIT) as usize
     }
@@ -341,7 +348,7 @@ impl<'a> SubscriptionLink<'a> {
         }
     }
 
-    /// Takes in what was read; true if there were messages.
+    /// Processes received bytes; true if there were messages.
     fn read(&mut self, read: io::Result<usize>) -> Result<bool, Error> {
         let address = self.connection.address.clone();
         match read {
@@ -352,7 +359,7 @@ impl<'a> SubscriptionLink<'a> {
         self.read_frames()
     }
 
-    /// Takes in the frames that are there; the messages go on together. True if there were any.
+    /// Processes complete frames and delivers their messages together. True if there were any.
     fn read_frames(&mut self) -> Result<bool, Error> {
         let address = self.connection.address.clone();
         let (mut batch, mut replaced) = (Vec::new(), 0);
@@ -363,7 +370,7 @@ impl<'a> SubscriptionLink<'a> {
                 None => break,
                 Some(Frame::Message(message)) => {
                     if self.history.finished.has(&message) {
-                        tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "finished already: a copy is skipped");
+                        tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "redelivered after it was finished; answered with FIN");
                         Command::Fin(message.id).encode(&mut self.connection.out);
                         continue;
                     }
@@ -371,7 +378,7 @@ impl<'a> SubscriptionLink<'a> {
                         Arrival::New => {}
                         Arrival::Replaces => replaced += 1,
                         Arrival::Copy => {
-                            tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "being worked on: a copy is not handed out");
+                            tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "redelivered while being handled; not delivered again");
                             continue;
                         }
                     }
@@ -403,19 +410,19 @@ impl<'a> SubscriptionLink<'a> {
                 flow.received(id, count, now);
             });
             self.set_reads();
-            // a consumer that is gone drops them, which gives them back
+            // a dropped consumer drops the deliveries, which requeues them
             let _ = self.sender.as_ref().map(|sender| sender.send(batch));
         }
         Ok(count > 0)
     }
 
-    /// No more messages come.
+    /// Ends delivery: no more messages arrive.
     fn drain(&mut self) {
         self.phase = LinkPhase::Draining;
         self.sender = None;
     }
 
-    /// When something has to be looked after, whatever comes in until then.
+    /// The time of the next tick, unless something happens first.
     fn due(&self, flow: Option<Instant>) -> Instant {
         let heartbeat = self.shared.config.connect.heartbeat().filter(|_| self.reads);
         let silence = heartbeat.map(|every| self.heard + 2 * every);
@@ -433,7 +440,7 @@ impl<'a> SubscriptionLink<'a> {
             .unwrap_or_else(|| Instant::now() + NEVER)
     }
 
-    /// Looks after all that may be due.
+    /// Handles everything that is due.
     fn tick(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         self.shared.update(Flow::tick);
@@ -456,7 +463,7 @@ impl<'a> SubscriptionLink<'a> {
             }
         }
         if matches!(self.phase, LinkPhase::Closing(until) if until <= now) {
-            tracing::warn!(nsqd = %self.connection.address, "no CLOSE_WAIT after CLS: closing without it");
+            tracing::warn!(nsqd = %self.connection.address, "no CLOSE_WAIT in time after CLS; the connection is closed without it");
             self.drain();
         }
         Ok(())
@@ -466,7 +473,8 @@ impl<'a> SubscriptionLink<'a> {
         (Duration::from_millis(self.connection.granted.msg_timeout) / TOUCH_PART).max(MIN_TOUCH_AGE)
     }
 
-    /// Closes so that the last answers are surely read: ends our side, and waits until nsqd, having read it, ends its own.
+    /// Closes the connection such that nsqd reads the last replies: ends this side's stream, and
+    /// waits until nsqd, having read it, ends its own.
     async fn close_gracefully(&mut self) {
         let Connection { stream, incoming, .. } = &mut self.connection;
         let closing = async {
@@ -478,7 +486,7 @@ impl<'a> SubscriptionLink<'a> {
         };
         match timeout(CLOSE_TIMEOUT, closing).await {
             Ok(Ok(())) => {}
-            Ok(Err(e)) => tracing::debug!(nsqd = %self.connection.address, "while closing: {e}"),
+            Ok(Err(e)) => tracing::debug!(nsqd = %self.connection.address, "closing the connection failed: {e}"),
             Err(_) => tracing::warn!(nsqd = %self.connection.address, "nsqd did not close the connection in time"),
         }
     }

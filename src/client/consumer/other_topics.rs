@@ -1,7 +1,8 @@
-//! Other topics whose messages a consumer takes for its own: such as that of messages that are redriven to its group alone.
+//! Subscriptions to further topics, whose messages a consumer delivers as its own, such as the
+//! topic of messages redriven to its group.
 //!
-//! SUB creates a topic that is not there. So a link to another topic is never made anew by itself when it ends: whoever wants it knows
-//! that the topic is there.
+//! SUB creates a missing topic. So a link to another topic never reconnects by itself: the caller
+//! starts it again when it knows that the topic exists.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +16,7 @@ use crate::proto::TopicName;
 
 type TopicAtNsqd = (TopicName, Address);
 
-/// Where links to other topics are, and how each is stopped.
+/// The links to other topics, each with the token that stops it.
 #[derive(Debug, Default)]
 pub(super) struct OtherTopics(Mutex<HashMap<TopicAtNsqd, CancellationToken>>);
 
@@ -26,7 +27,7 @@ impl OtherTopics {
         }
     }
 
-    /// Returns the token that stops the link to this nsqd; `None` if a link is there already.
+    /// Registers a link and returns the token that stops it; `None` if there is one already.
     fn register(&self, key: &TopicAtNsqd, shared: &ConsumerShared) -> Option<CancellationToken> {
         let mut stop_tokens = self.stop_tokens();
         if stop_tokens.contains_key(key) {
@@ -42,7 +43,7 @@ impl OtherTopics {
     }
 }
 
-/// Starts a link, unless there is one. tokio-nsq has none.
+/// Starts a link unless there is one. The tokio-nsq backend has no such links.
 pub(super) fn start(shared: &Arc<ConsumerShared>, topic: &TopicName, nsqd: &Address) {
     let key = (topic.clone(), nsqd.clone());
     // without a sender the consumer has ended
@@ -61,7 +62,7 @@ pub(super) fn start(shared: &Arc<ConsumerShared>, topic: &TopicName, nsqd: &Addr
             None => Ok(()),
         };
         if let Err(error) = ended {
-            tracing::warn!(%nsqd, "stream {topic}: connection lost: {error}");
+            tracing::warn!(%nsqd, stream = %topic, "connection lost: {error}");
         }
         spawned.other_topics.stop_tokens().remove(&key);
     });

@@ -1,4 +1,4 @@
-//! What a consumer's links share: the flow, and how to wake them when it changes.
+//! State shared by a consumer's links: the flow, and how to wake them when it changes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
@@ -17,21 +17,22 @@ use super::{ConsumerConfig, Health};
 use crate::backoff::Backoff;
 use crate::client::{Address, ConnectionId, Flow};
 
-/// Shared by a consumer, its discovery and its links. The lock covers the flow's arithmetic and nothing else.
+/// State shared by a consumer, its discovery and its links. The lock is held for the flow's
+/// arithmetic only.
 #[derive(Debug)]
 pub(super) struct ConsumerShared {
     pub(super) config: ConsumerConfig,
     pub(super) stopping: CancellationToken,
     pub(super) tasks: TaskTracker,
-    /// Discovery should look again soon: a connection was lost.
+    /// Wakes discovery: a connection was lost.
     pub(super) discover_soon: Notify,
-    /// nsqlookupd has been asked: links without a connection may try again at once.
+    /// Wakes links without a connection: nsqlookupd has answered, so they may retry at once.
     pub(super) lookup_done: Notify,
     /// Links to other topics.
     pub(super) other_topics: OtherTopics,
-    /// Where deliveries go, as long as a link of the consumer's own topic is there.
+    /// The channel for deliveries; open as long as a link of the consumer's own topic exists.
     pub(super) sender: WeakUnboundedSender<Vec<Delivery>>,
-    /// Bytes of the messages that the application holds, over all connections.
+    /// Bytes of unanswered messages on all connections.
     bytes: Arc<AtomicUsize>,
     state: Mutex<ConsumerState>,
 }
@@ -40,7 +41,7 @@ pub(super) struct ConsumerShared {
 struct ConsumerState {
     flow: Flow,
     reply_queues: BTreeMap<ConnectionId, Arc<ReplyQueue>>,
-    /// Every address with a link, and whether the link is to go on when its connection ends.
+    /// All addresses with a link; true if the link is to reconnect when its connection ends.
     links: BTreeMap<Address, bool>,
     next_id: u64,
 }
@@ -62,7 +63,7 @@ impl ConsumerShared {
         }
     }
 
-    /// Changes the flow, and wakes the links whose RDY changed by it.
+    /// Changes the flow and wakes the links whose RDY changed.
     pub(super) fn update(&self, change: impl FnOnce(&mut Flow, Instant)) {
         let mut state = self.state();
         change(&mut state.flow, Instant::now());
@@ -73,7 +74,8 @@ impl ConsumerShared {
         }
     }
 
-    /// Notes how messages of `id` were answered, and tells when a pause begins because they failed.
+    /// Registers replies for messages of connection `id`, and logs the beginning of a backoff
+    /// pause.
     pub(super) fn answered(&self, id: ConnectionId, done: u32, failed: u32, released: u32) {
         let mut pause = None;
         self.update(|flow, now| {
@@ -84,17 +86,17 @@ impl ConsumerShared {
         if let Some(pause) = pause {
             let pause = Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
             let (stream, group) = (&self.config.topic, &self.config.channel);
-            tracing::warn!(%stream, %group, "messages fail one after the other: no more for {}", humantime::format_duration(pause));
+            tracing::warn!(%stream, %group, "messages fail one after the other; consuming pauses for {}", humantime::format_duration(pause));
         }
     }
 
-    /// What `id`'s RDY should be, and when the flow wants to be ticked.
+    /// The RDY for connection `id`, and the flow's next deadline.
     pub(super) fn rdy_and_deadline(&self, id: ConnectionId) -> (u32, Option<Instant>) {
         let state = self.state();
         (state.flow.rdy(id), state.flow.due())
     }
 
-    /// Takes a subscribed connection in. `messages` counts what the application holds of this nsqd.
+    /// Adds a subscribed connection. `messages` counts this nsqd's unanswered messages.
     pub(super) fn join(
         &self,
         address: &Address,
@@ -112,7 +114,7 @@ impl ConsumerShared {
         replies
     }
 
-    /// Lets a connection go that ended.
+    /// Removes an ended connection.
     pub(super) fn leave(&self, id: ConnectionId) {
         self.state().reply_queues.remove(&id);
         self.update(|flow, now| flow.left(id, now));
@@ -125,12 +127,12 @@ impl ConsumerShared {
         }
     }
 
-    /// There should be a connection to `address`. True if the caller has to start its link.
+    /// Marks `address` as wanted. True if the caller has to start its link.
     pub(super) fn ensure_link(&self, address: &Address) -> bool {
         self.state().links.insert(address.clone(), true).is_none()
     }
 
-    /// Only the connections to `addresses`, and to those given in the settings, are still to be made anew when they end.
+    /// Lets only the links to `addresses` and to the configured nsqds reconnect.
     #[cfg(feature = "lookup")]
     pub(super) fn keep_only(&self, addresses: &std::collections::BTreeSet<Address>) {
         for (address, wanted) in &mut self.state().links {
@@ -138,7 +140,8 @@ impl ConsumerShared {
         }
     }
 
-    /// Waits before the next try to connect to `address`. False if there is to be none: the consumer stops, or nobody wants it any more.
+    /// Waits before reconnecting to `address`. False if the link is to end: the consumer stops, or
+    /// the address is no longer wanted.
     pub(super) async fn wait_to_connect(&self, address: &Address, backoff: &mut Backoff) -> bool {
         let pause = backoff.next().unwrap_or_default();
         tokio::select! {
@@ -149,7 +152,7 @@ impl ConsumerShared {
         !self.retire(address)
     }
 
-    /// Asked by a link without a connection: true if it is to end, as nobody wants it any more.
+    /// Removes the link of an address that is no longer wanted; true if it was removed.
     fn retire(&self, address: &Address) -> bool {
         let mut state = self.state();
         let unwanted = state.links.get(address) == Some(&false);

@@ -1,8 +1,10 @@
-//! A link on the crate tokio-nsq.
+//! The consumer's link with the crate tokio-nsq.
 //!
-//! Its RDY stays where it was set: the flow is told what is in flight, and its wishes are not heard. It has no CLS, so while a link stops
-//! nsqd goes on sending: what comes is given back for later, when the link will be gone. What comes in the last moment is delivered
-//! again when its time is over. It does not tell when a connection is lost, or why: as with the publisher, it serves one connection.
+//! tokio-nsq's RDY cannot be changed: the flow learns the messages in flight, but its RDY is
+//! ignored. tokio-nsq has no CLS, so nsqd goes on sending while a link stops: those messages are
+//! requeued with a delay that outlasts the link. Messages that arrive at the very end are
+//! redelivered after their timeout. tokio-nsq does not report a lost connection or its cause; as in
+//! the publisher, a link uses one connection.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,18 +26,21 @@ use crate::client::backend::tokio_nsq_settings;
 use crate::client::{Address, Error};
 use crate::proto::{Message, MessageId};
 
-/// How long connecting may take.
+/// The time limit for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Held messages are touched at this interval: a third of nsqd's default timeout. tokio-nsq does not tell what nsqd's is.
+/// The interval of TOUCH for messages in flight: a third of nsqd's default timeout. tokio-nsq does
+/// not report nsqd's actual timeout.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(20);
-/// How long the last answers have to get out: it does not tell when they were written.
+/// The time for the last replies to be sent: tokio-nsq does not report when they were written.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
-/// What is given back while the link stops comes again after this, and so not to the link.
+/// The delay of messages that are requeued while the link stops, so that they do not return to the
+/// link.
 const REQUEUE_DELAY_WHILE_STOPPING: Duration = Duration::from_secs(1);
-/// Messages that are passed on together.
+/// The largest number of messages in one batch.
 const MAX_BATCH: usize = 1000;
 
-/// Keeps a subscription at `address` until the consumer stops, or the address is forgotten and the connection ends.
+/// Keeps a subscription at `address` until the consumer stops, or until the connection ends after
+/// discovery dropped the address.
 pub(super) async fn run(shared: Arc<ConsumerShared>, address: Address, sender: UnboundedSender<Vec<Delivery>>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), fastrand::Rng::new());
     loop {
@@ -50,7 +55,8 @@ pub(super) async fn run(shared: Arc<ConsumerShared>, address: Address, sender: U
     }
 }
 
-/// One connection, until it is lost, or until the consumer has stopped and everything is answered (`Ok`).
+/// Serves one connection until it is lost, or until the consumer has stopped and every message is
+/// answered (`Ok`).
 async fn serve(
     shared: &ConsumerShared,
     address: &Address,
@@ -86,7 +92,7 @@ fn subscribed(shared: &ConsumerShared, address: &Address) -> NSQConsumer {
     let config = &shared.config;
     let topic = NSQTopic::new(config.topic.as_str()).expect("both have nsqd's rule for names");
     let channel = NSQChannel::new(config.channel.as_str()).expect("both have nsqd's rule for names");
-    // a share for each nsqd that is known by now; it keeps it
+    // an equal share for each nsqd known by now, for the lifetime of the connection
     let known = u32::try_from(shared.health().known.max(1)).unwrap_or(u32::MAX);
     let share = (config.flow.max_in_flight / known).clamp(1, u16::MAX.into());
     NSQConsumerConfig::new(topic, channel)
@@ -106,9 +112,9 @@ struct TokioNsqSubscription<'a> {
     sender: &'a UnboundedSender<Vec<Delivery>>,
     consumer: NSQConsumer,
     replies: Arc<ReplyQueue>,
-    /// Messages that were passed on, by which they are answered.
+    /// Messages in flight; replies are sent through them.
     in_flight: HashMap<MessageId, NSQMessage>,
-    /// Nothing is passed on any more.
+    /// True once no more messages are delivered.
     stopping: bool,
 }
 
@@ -141,7 +147,7 @@ impl TokioNsqSubscription<'_> {
         }
     }
 
-    /// Passes on what has come.
+    /// Delivers the messages that have arrived.
     fn take(&mut self, first: Option<NSQEvent>) -> Result<(), Error> {
         let (mut batch, mut replaced, mut next) = (Vec::new(), 0, first);
         let given_back = self.shared.config.given_back.counter(self.address);
@@ -149,13 +155,15 @@ impl TokioNsqSubscription<'_> {
             match next {
                 Some(NSQEvent::Message(mut message)) => {
                     let taken = taken(&mut message);
-                    // its time ran out while it was handled: the first one's answer must not finish this one
+                    // redelivered while being handled: the first delivery's reply must not finish
+                    // this one
                     replaced += u32::from(self.in_flight.insert(taken.id, message).is_some());
                     let given_back = given_back.as_ref().map_or(0, |count| count(taken.id));
                     batch.push(Delivery::new(taken, self.replies.clone(), given_back));
                 }
                 Some(NSQEvent::Ok()) => {}
-                // a second Healthy: there was another connection, and answers to the first would be lost
+                // a second Healthy: there was another connection, and replies for the first are
+                // lost
                 Some(NSQEvent::Healthy() | NSQEvent::Unhealthy()) | None => return Err(lost(self.address)),
             }
             if batch.len() >= MAX_BATCH {
@@ -171,12 +179,12 @@ impl TokioNsqSubscription<'_> {
             flow.answered(id, 0, 0, replaced, now);
             flow.received(id, count, now);
         });
-        // a consumer that is gone drops them, which gives them back
+        // a dropped consumer drops the deliveries, which requeues them
         let _ = self.sender.send(batch);
         Ok(())
     }
 
-    /// Says to tokio-nsq what was said to the port.
+    /// Passes queued replies to tokio-nsq.
     async fn answer(&mut self) {
         let mut answers = Vec::new();
         self.replies.take_replies(&mut answers);
@@ -224,7 +232,7 @@ async fn give_back(message: NSQMessage, delay: Duration) {
     message.requeue(NSQRequeueDelay::CustomDelay(delay)).await;
 }
 
-/// The message, with its body taken out.
+/// Converts the message, moving its body out.
 fn taken(message: &mut NSQMessage) -> Message {
     Message {
         timestamp: i64::try_from(message.timestamp).unwrap_or(i64::MAX),

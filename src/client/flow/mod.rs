@@ -1,10 +1,13 @@
-//! How many messages each connection may have in flight: RDY, shared out. Pure: time comes in as an argument.
+//! RDY for each connection: how many messages it may have in flight. Pure: time comes in as an
+//! argument.
 //!
-//! **RDY follows the traffic.** nsqd holds a message back, for up to 250 ms, while its client is ready for more. So a quiet
-//! connection gets room for one message beyond those in flight: nsqd then sends each at once. When messages come back to
-//! back the room grows with them, up to all there is; when they cease, it falls back to one, and that RDY makes nsqd send
-//! what it holds. Messages that come at a pace between the two are told apart by trying room for two: they may be published at that pace, or
-//! be waiting in an nsqd, behind a line, or on a machine that has more to do than when the client connected.
+//! **RDY follows the traffic.** nsqd holds a message back, for up to 250 ms, while its client is
+//! ready for more. So a quiet connection gets room for one message beyond those in flight: nsqd
+//! then sends each message at once. While messages arrive back to back, the room grows with them,
+//! up to all there is; when they cease, it falls back to one, and that RDY makes nsqd send the
+//! messages it holds back. Messages at a pace between the two are tested with room for two: they
+//! may be published at that pace, or queued in nsqd, on the network, or on a machine that is busier
+//! than when the client connected.
 //!
 //! ```text
 //!  room:   1 ──back to back──▶ 2 ─▶ 4 ─▶ … ─▶ all that is free
@@ -12,12 +15,12 @@
 //!          └────── nothing for a moment ───────┘
 //! ```
 //!
-//! **The room is shared.** In flight and room together never exceed `max_in_flight` (but for what was on its way when RDY was
-//! lowered). Every connection gets one first, and the busy ones share the rest. Where there is less room than connections, they take
-//! turns.
+//! **The room is shared.** Messages in flight and room together never exceed `max_in_flight`
+//! (except for messages already sent when RDY was lowered). Every connection gets room for one
+//! first, and busy connections share the rest. With less room than connections, they take turns.
 //!
-//! **Backoff.** When handlers fail one after the other, all stop for a while, then one message is tried: if it succeeds all go
-//! on, if it fails they stop for longer.
+//! **Backoff.** When handlers fail one after the other, all connections pause, then one message is
+//! tried: if it succeeds, all resume; if it fails, the next pause is longer.
 
 mod connection_flow;
 #[cfg(test)]
@@ -31,36 +34,53 @@ use std::time::{Duration, Instant};
 use self::connection_flow::ConnectionFlow;
 use crate::backoff::Backoff;
 
-/// Failures without a success between them from which on the consumer backs off. A single message that fails stops nobody.
+/// The number of failures without a success after which the consumer backs off. A single failing
+/// message stops nothing.
 const BACKOFF_AFTER: u32 = 2;
-/// How long a connection keeps its turn where there is less room than connections, and none of them has had a message lately.
+/// The length of a connection's turn if there is less room than connections, and none of them has
+/// had a message lately.
 const TURN: Duration = Duration::from_millis(200);
 
-/// Names a connection within a [`Flow`].
+/// The id of a connection within a [`Flow`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
-/// A flow's settings.
+/// The configuration of a [`Flow`].
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct FlowConfig {
-    /// Messages in flight on all connections together.
+    /// The maximum of messages in flight on all connections together.
     pub max_in_flight: u32,
-    /// The first pause after failures.
+    /// The first pause after failures. Each further pause is twice as long.
     pub first_backoff: Duration,
-    /// The longest pause; zero for none at all.
+    /// The longest pause; zero disables backoff.
     pub max_backoff: Duration,
 }
 
-/// Whether handlers do well.
+impl FlowConfig {
+    /// At most `max_in_flight` messages in flight, and no backoff.
+    pub fn new(max_in_flight: u32) -> Self {
+        Self { max_in_flight, first_backoff: Duration::ZERO, max_backoff: Duration::ZERO }
+    }
+
+    /// Sets the first and the longest pause after failures; a longest pause of zero disables backoff.
+    #[must_use]
+    pub fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
+        (self.first_backoff, self.max_backoff) = (first, longest);
+        self
+    }
+}
+
+/// The state of the backoff.
 #[derive(Debug)]
 enum BackoffState {
-    /// They do.
+    /// Handlers succeed.
     Open,
-    /// They fail: nothing is taken until then.
+    /// Handlers fail: no messages are taken until this time.
     Paused(Instant),
-    /// One message is tried.
+    /// One message is taken to test the handlers.
     Probing,
-    /// The consumer stops: nothing is taken any more.
+    /// The consumer stops: no more messages are taken.
     Stopped,
 }
 
@@ -75,11 +95,11 @@ pub struct Flow {
     backoff_state: BackoffState,
     failures: u32,
     backoff: Option<Backoff>,
-    /// The connection that is served first where there is not enough for all.
+    /// The connection that is served first if there is not enough room for all.
     turn: ConnectionId,
-    /// When the turn passes on; `None` while there is enough for all.
+    /// The end of the current turn; `None` while there is enough room for all.
     turn_ends: Option<Instant>,
-    /// Turns that ended without a message, since the last message.
+    /// The number of turns that ended without a message since the last message.
     empty_turns: usize,
     changed: Vec<ConnectionId>,
 }
@@ -101,19 +121,20 @@ impl Flow {
         }
     }
 
-    /// A connection is subscribed: it takes RDY up to `max_rdy`, and answers within `round_trip`.
+    /// Adds a subscribed connection, which accepts RDY up to `max_rdy` and answers within
+    /// `round_trip`.
     pub fn joined(&mut self, id: ConnectionId, max_rdy: u32, round_trip: Duration, now: Instant) {
         self.connections.insert(id, ConnectionFlow::new(max_rdy, round_trip));
         self.share(now);
     }
 
-    /// A connection ended, and what was in flight on it with it.
+    /// Removes an ended connection together with its messages in flight.
     pub fn left(&mut self, id: ConnectionId, now: Instant) {
         self.connections.remove(&id);
         self.share(now);
     }
 
-    /// Messages arrived.
+    /// Registers received messages.
     pub fn received(&mut self, id: ConnectionId, count: u32, now: Instant) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.received(count, now);
@@ -125,7 +146,8 @@ impl Flow {
         self.share(now);
     }
 
-    /// Messages were answered: `done` well, `failed` to be tried again, `released` without having been tried.
+    /// Registers answered messages: `done` successfully, `failed` to be retried, `released` without
+    /// having been tried.
     pub fn answered(&mut self, id: ConnectionId, done: u32, failed: u32, released: u32, now: Instant) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.in_flight = connection.in_flight.saturating_sub(done + failed + released);
@@ -134,19 +156,19 @@ impl Flow {
         self.share(now);
     }
 
-    /// Changes how many messages may be in flight on all connections together.
+    /// Sets the maximum of messages in flight on all connections together.
     pub fn set_max_in_flight(&mut self, max_in_flight: u32, now: Instant) {
         self.max_in_flight = max_in_flight;
         self.share(now);
     }
 
-    /// Takes no more messages, for good.
+    /// Stops the flow: no more messages are taken.
     pub fn stop(&mut self, now: Instant) {
         self.backoff_state = BackoffState::Stopped;
         self.share(now);
     }
 
-    /// Lets pass what is due; to be called at [`due`](Self::due), harmless at any other time.
+    /// Handles what is due. Call it at [`due`](Self::due); any other time is harmless.
     pub fn tick(&mut self, now: Instant) {
         if matches!(self.backoff_state, BackoffState::Paused(until) if until <= now) {
             self.backoff_state = BackoffState::Probing;
@@ -161,7 +183,7 @@ impl Flow {
         self.share(now);
     }
 
-    /// When [`tick`](Self::tick) is wanted next.
+    /// The time of the next [`tick`](Self::tick).
     pub fn due(&self) -> Option<Instant> {
         let pause = match self.backoff_state {
             BackoffState::Paused(until) => Some(until),
@@ -170,32 +192,32 @@ impl Flow {
         self.connections.values().filter_map(ConnectionFlow::due).chain(pause).chain(self.turn_ends).min()
     }
 
-    /// The RDY that this connection should have.
+    /// The RDY for this connection.
     pub fn rdy(&self, id: ConnectionId) -> u32 {
         self.connections.get(&id).map_or(0, |connection| connection.rdy)
     }
 
-    /// The connections whose RDY has changed since this was asked last.
+    /// The connections whose RDY has changed since the last call.
     pub fn take_changed(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.changed)
     }
 
-    /// How many connections there are.
+    /// The number of connections.
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
 
-    /// Messages in flight on all connections.
+    /// The number of messages in flight on all connections.
     pub fn in_flight(&self) -> u32 {
         self.connections.values().map(|connection| connection.in_flight).sum()
     }
 
-    /// True while nothing or just one message is taken because handlers failed.
+    /// True while at most one message is taken because handlers failed.
     pub fn is_backing_off(&self) -> bool {
         matches!(self.backoff_state, BackoffState::Paused(_) | BackoffState::Probing)
     }
 
-    /// For how long nothing more is taken because handlers failed; `None` if that is not so.
+    /// The rest of the backoff pause; `None` outside a pause.
     pub fn pause(&self, now: Instant) -> Option<Duration> {
         match self.backoff_state {
             BackoffState::Paused(until) => Some(until.saturating_duration_since(now)),
@@ -203,12 +225,12 @@ impl Flow {
         }
     }
 
-    /// True while nothing is taken because handlers failed.
+    /// True during a backoff pause.
     pub fn is_paused(&self) -> bool {
         matches!(self.backoff_state, BackoffState::Paused(_))
     }
 
-    /// Opens, pauses or probes, by what became of the last messages.
+    /// Opens, pauses or probes according to the last results.
     fn update_backoff(&mut self, done: u32, failed: u32, now: Instant) {
         let Some(backoff) = &mut self.backoff else { return };
         if done > 0 {
@@ -228,7 +250,8 @@ impl Flow {
         }
     }
 
-    /// Shares the free room out: one to each connection, in turn, then the rest among those that want more.
+    /// Shares the free room: one message for each connection, in turn, then the rest among those
+    /// that want more.
     fn share(&mut self, now: Instant) {
         let most = match self.backoff_state {
             BackoffState::Open => self.max_in_flight,
@@ -270,7 +293,8 @@ impl Flow {
         self.turn_ends = Some(now + self.turn_length());
     }
 
-    /// While one of them has messages, those that have none are only asked: an answer's time is enough for that.
+    /// The length of a turn. While some connection has messages, an empty connection's turn lasts
+    /// only as long as nsqd needs to answer.
     fn turn_length(&self) -> Duration {
         match self.connections.get(&self.turn) {
             Some(connection) if self.empty_turns < self.connections.len() => connection.patience().min(TURN),

@@ -1,7 +1,7 @@
-//! One nsqd's connection, and the task that keeps it: takes requests, writes them, matches the answers.
+//! The task that owns the connection to one nsqd: takes requests, writes them, matches the answers.
 //!
-//! nsqd answers in the order of the commands, so what is on its way is a queue. Whatever ends a connection, what it left
-//! unanswered goes back to the shared queue: nothing is lost between two lines here.
+//! nsqd answers in the order of the commands, so unanswered commands form a queue. When a
+//! connection ends, its unanswered requests return to the shared queue.
 
 use std::io;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::proto::{ErrorCode, Frame, Response, WireError};
 /// Keeps a connection to `address` until the publisher is closed.
 pub(super) async fn run(shared: Arc<PublishQueue>, address: Address, mut first: Result<Connection, Error>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
-    // whether the log knows that there is no connection
+    // true if the log has said that the connection is lost
     let mut logged;
     loop {
         logged = false;
@@ -72,18 +72,19 @@ pub(super) async fn run(shared: Arc<PublishQueue>, address: Address, mut first: 
 struct PublishLink<'a> {
     shared: &'a PublishQueue,
     connection: Connection,
-    /// Commands without an answer.
+    /// Unanswered commands.
     unacknowledged: UnacknowledgedWindow,
 }
 
 impl PublishLink<'_> {
-    /// Publishes until the connection ends or the publisher is closed (`Ok`). Sets `answered` once nsqd took something.
+    /// Publishes until the connection ends, or until the publisher is closed (`Ok`). Sets
+    /// `answered` once nsqd acknowledged a command.
     async fn serve(&mut self, answered: &mut bool) -> Result<(), Error> {
         let shared = self.shared;
         let mut silence = SilenceTimer::new(shared);
         let mut check = std::pin::pin!(sleep_until(silence.deadline(false)));
         let mut write_failed = false;
-        // what came with the answer to IDENTIFY is no answer to what is published now
+        // frames that arrived with IDENTIFY's answer do not answer later commands
         self.read_frames(answered)?;
         loop {
             let was_busy = !self.unacknowledged.is_empty();
@@ -102,7 +103,7 @@ impl PublishLink<'_> {
                 biased;
                 wrote = writer.write_buf(out), if out.has_remaining() && !write_failed => match wrote {
                     Ok(bytes) => silence.extend(bytes),
-                    // what nsqd said before it closed may still be there to read
+                    // frames that nsqd sent before it closed may still be readable
                     Err(_) => write_failed = true,
                 },
                 read = incoming.fill(&mut reader) => {
@@ -128,7 +129,7 @@ impl PublishLink<'_> {
         }
     }
 
-    /// Writes commands for what waits, as far as the window goes. True if there was anything.
+    /// Writes commands for queued requests, up to the window's limit. True if there were any.
     fn gather(&mut self) -> bool {
         let mut any = false;
         while let Some(requests) = self.unacknowledged.take(self.shared) {
@@ -138,7 +139,7 @@ impl PublishLink<'_> {
         any
     }
 
-    /// Takes in what was read; true if a command was answered.
+    /// Processes received bytes; true if a command was answered.
     fn read(&mut self, read: io::Result<usize>, answered: &mut bool) -> Result<bool, Error> {
         let address = || self.connection.address.clone();
         match read {
@@ -149,13 +150,13 @@ impl PublishLink<'_> {
         self.read_frames(answered)
     }
 
-    /// Takes in the frames that are there; true if a command was answered.
+    /// Processes complete frames; true if a command was answered.
     fn read_frames(&mut self, answered: &mut bool) -> Result<bool, Error> {
         let mut any = false;
         loop {
             let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
             match self.connection.incoming.next_frame().map_err(broken)? {
-                // a message is not awaited to its end
+                // an unexpected message may be large: its end is not awaited
                 None if self.connection.incoming.message_is_coming() => {
                     return Err(self.connection.unexpected("a message".to_owned()));
                 }
@@ -176,8 +177,8 @@ impl PublishLink<'_> {
         }
     }
 
-    /// The oldest command was refused, and the connection ends. A request that is at fault, and alone in its command, is
-    /// told; if there were several, each will be tried alone.
+    /// Handles the refusal of the oldest command, after which the connection ends. A request that
+    /// was alone in its command fails with the refusal; several requests are each retried alone.
     fn refused(&mut self, error: WireError) -> Error {
         let group = self.unacknowledged.pop();
         if !is_transient(error.code) {
@@ -192,25 +193,27 @@ impl PublishLink<'_> {
     }
 }
 
-/// Returns true for a refusal that whoever publishes is told of as the message's fate. That nsqd ends the connection with it is
-/// how NSQ works, and no news.
+/// True if the refusal is the result of a publish call. nsqd closes the connection with every
+/// refusal, which then needs no warning.
 fn is_message_refusal(error: &Error) -> bool {
     matches!(error, Error::Refused { source, .. } if !is_transient(source.code))
 }
 
-/// True if the same message may be taken later: nsqd is exiting, or its disk fails.
+/// True if the same message may be accepted later: nsqd is exiting, or its disk fails.
 fn is_transient(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::PubFailed | ErrorCode::MpubFailed | ErrorCode::DpubFailed)
 }
 
-/// Bytes a second that nsqd has to take at least, once its answer is late.
+/// The least rate in bytes per second at which nsqd has to read, once its answer is late.
 const MIN_RATE: u64 = 16 * 1024;
 
-/// When a silent connection counts as lost: heartbeats are no answer, and more commands give no more time for the first one.
+/// The deadlines after which a silent connection counts as lost. Heartbeats are no answer, and more
+/// commands do not extend the time of the first.
 struct SilenceTimer {
-    /// From when on an answer is waited for: the last one, or when there was something to be answered again.
+    /// The start of waiting for an answer: the last answer, or the first command after all others
+    /// were answered.
     waiting_since: Instant,
-    /// When something was read last.
+    /// The time of the last read.
     last_read: Instant,
     answer_within: Duration,
     idle_within: Duration,
@@ -223,17 +226,17 @@ impl SilenceTimer {
             waiting_since: now,
             last_read: now,
             answer_within: shared.config.answer_within,
-            // without heartbeats an idle connection may be silent for ever
+            // without heartbeats an idle connection may be silent forever
             idle_within: shared.config.connect.heartbeat().map_or(Duration::from_secs(1 << 30), |every| 2 * every),
         }
     }
 
-    /// An answer came, or the first command without one goes out.
+    /// Restarts the wait: an answer arrived, or the first unanswered command is sent.
     fn restart(&mut self) {
         self.waiting_since = Instant::now();
     }
 
-    /// nsqd took bytes of a command: what is large takes its time.
+    /// Extends the wait by the time that `bytes`, which nsqd has read, may take.
     fn extend(&mut self, bytes: usize) {
         let earned = Duration::from_micros(bytes as u64 * 1_000_000 / MIN_RATE);
         self.waiting_since = (self.waiting_since + earned).min(Instant::now());
@@ -243,7 +246,7 @@ impl SilenceTimer {
         if busy { self.waiting_since + self.answer_within } else { self.last_read + self.idle_within }
     }
 
-    /// How long nothing came that was waited for.
+    /// The time without the awaited answer or heartbeat.
     fn silent_for(&self, busy: bool) -> Duration {
         if busy { self.waiting_since.elapsed() } else { self.last_read.elapsed() }
     }

@@ -1,4 +1,4 @@
-//! What waits to be published, shared by the callers and the links.
+//! The queue of publish requests, shared by the callers and the links.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
@@ -12,11 +12,11 @@ use super::{MAX_SIZE, PublishError, PublisherConfig};
 use crate::client::Error;
 use crate::proto::{Command, TopicName, WriteBuffer};
 
-/// Bodies go into one MPUB up to this many bytes: well below nsqd's default `--max-body-size` (5 MiB), and more than enough for the
-/// cost of a command to vanish.
+/// The most body bytes in one MPUB: well below nsqd's default `--max-body-size` (5 MiB), and large
+/// enough to make the cost per command negligible.
 const MERGE_BYTES: usize = 256 * 1024;
 
-/// What one request publishes.
+/// The messages of one request.
 #[derive(Debug)]
 pub(super) enum Payload {
     One(Bytes),
@@ -32,7 +32,7 @@ impl Payload {
         }
     }
 
-    /// Fails for what cannot be sent at all.
+    /// Fails for messages that NSQ cannot transmit.
     pub(super) fn check(&self) -> Result<(), PublishError> {
         self.bodies().iter().try_for_each(|body| match body.len() {
             0 => Err(PublishError::Empty),
@@ -42,15 +42,16 @@ impl Payload {
     }
 }
 
-/// One call's messages, on their way until `answer` is sent.
+/// The messages of one call, pending until `answer` is sent.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) topic: TopicName,
     pub(super) payload: Payload,
     bytes: usize,
-    /// Not to be merged with others: one of a merged command was refused, and it may be this one.
+    /// True if the request needs a command of its own: nsqd refused a merged command that contained
+    /// it.
     alone: bool,
-    /// Has been sent before.
+    /// True if the request has been sent before.
     sent: bool,
     answer: oneshot::Sender<Result<(), PublishError>>,
     _room: OwnedSemaphorePermit,
@@ -65,17 +66,19 @@ impl Request {
         self.bytes
     }
 
-    /// Notes that it goes out; true if it did before, on a connection that was lost.
+    /// Marks the request as sent; returns true if it was sent before, on a connection that was
+    /// lost.
     pub(super) fn mark_sent(&mut self) -> bool {
         std::mem::replace(&mut self.sent, true)
     }
 
-    /// The same, to be sent in a command of its own. nsqd refused the command that it was in, so it counts as never sent.
+    /// Requires a command of its own. nsqd refused the command that contained the request, so it
+    /// counts as never sent.
     pub(super) fn alone(self) -> Self {
         Self { alone: true, sent: false, ..self }
     }
 
-    /// Tells the caller, if it still waits.
+    /// Sends the result to the caller, if it still waits.
     pub(super) fn resolve(self, result: Result<(), PublishError>) {
         let _ = self.answer.send(result);
     }
@@ -86,12 +89,13 @@ impl Request {
     }
 }
 
-/// The queue and what else the links and the callers share. Each lock covers a few lines.
+/// The request queue and the other state shared by links and callers. Locks are held for a few
+/// lines.
 #[derive(Debug)]
 pub(super) struct PublishQueue {
     pub(super) config: PublisherConfig,
     waiting: Mutex<VecDeque<Request>>,
-    /// Wakes one link that has nothing to do.
+    /// Wakes one idle link.
     pub(super) ready: Notify,
     room: Arc<Semaphore>,
     last_error: Mutex<Option<Arc<Error>>>,
@@ -115,7 +119,8 @@ impl PublishQueue {
         }
     }
 
-    /// Waits for room and adds a request; its answer comes on what is returned.
+    /// Waits for room within `max_bytes` and adds a request; its result arrives on the returned
+    /// channel.
     pub(super) async fn queue(
         &self,
         topic: TopicName,
@@ -130,7 +135,8 @@ impl PublishQueue {
         Ok(answered)
     }
 
-    /// Takes the requests of the next command, at the most `MERGE_BYTES` together; those whose caller went away are left out.
+    /// Takes the requests of the next command, at most `MERGE_BYTES` together; skips requests whose
+    /// callers are gone.
     pub(super) fn take(&self, group: &mut VecDeque<Request>) -> usize {
         let mut waiting = self.waiting();
         let (mut taken, mut bytes) = (0, 0);
@@ -151,12 +157,12 @@ impl PublishQueue {
         taken
     }
 
-    /// True if requests wait.
+    /// True if requests are queued.
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting().is_empty()
     }
 
-    /// Puts requests back to the front, in their order, for the next link that is free.
+    /// Returns requests to the front of the queue, in their order, for the next idle link.
     pub(super) fn put_back(&self, requests: VecDeque<Request>) {
         let mut waiting = self.waiting();
         for request in requests.into_iter().rev() {
@@ -167,7 +173,7 @@ impl PublishQueue {
         }
     }
 
-    /// Keeps what happened to a connection, for the error of a publish that runs out of time.
+    /// Keeps a connection's error for publish calls that time out.
     pub(super) fn note(&self, error: Error) {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
     }
@@ -182,7 +188,8 @@ impl PublishQueue {
     }
 }
 
-/// Writes the command that publishes these requests, which [`PublishQueue::take`] found to go together; at least one.
+/// Writes the command that publishes these requests, at least one, which [`PublishQueue::take`] has
+/// grouped.
 pub(super) fn encode<'a>(requests: impl ExactSizeIterator<Item = &'a Request> + Clone, out: &mut WriteBuffer) {
     let Some(first) = requests.clone().next() else { return };
     let topic = first.topic.clone();
@@ -198,7 +205,7 @@ pub(super) fn encode<'a>(requests: impl ExactSizeIterator<Item = &'a Request> + 
     }
 }
 
-/// Cuts messages into commands' worths.
+/// Splits messages into chunks of one command each.
 pub(super) fn chunks(bodies: Vec<Bytes>) -> impl Iterator<Item = Arc<Vec<Bytes>>> {
     let mut rest = bodies.into_iter().peekable();
     std::iter::from_fn(move || {
@@ -219,8 +226,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_no_size_on_the_wire_is_not_sent() {
-        // zeros that nobody looks at take no memory
+    fn empty_and_oversized_messages_are_not_sent() {
+        // untouched zeroed pages take no memory
         let body = |size| Bytes::from(vec![0; size]);
         let check = |size| Payload::Many(vec!["x".into(), body(size)].into()).check();
         assert!(matches!(check(0), Err(PublishError::Empty)));
@@ -229,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lone_body_goes_out_as_pub_however_it_was_given() {
+    async fn a_single_body_is_sent_as_pub() {
         for payload in [Payload::One("x".into()), Payload::Many(vec!["x".into()].into())] {
             let shared = PublishQueue::new(PublisherConfig::default());
             let _answer = shared.queue(TopicName::new("t").unwrap(), payload).await.unwrap();

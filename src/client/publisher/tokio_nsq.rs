@@ -1,8 +1,9 @@
-//! A link on the crate tokio-nsq.
+//! The publisher's link with the crate tokio-nsq.
 //!
-//! Its producer queues and tells of each OK, in order. It does not tell when a connection is lost, drops what it has queued then, and ends
-//! without a word when nsqd refuses something. So a producer serves one connection here: at the first sign of another it is thrown away, and
-//! what has no OK goes back to the queue.
+//! tokio-nsq's producer queues messages and reports each OK in order. It does not report a lost
+//! connection, drops its queue then, and ends silently when nsqd refuses a message. So this link
+//! uses a producer for one connection only: at the first sign of a second connection it drops the
+//! producer, and messages without an OK return to the queue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +51,7 @@ struct TokioNsqPublishLink<'a> {
     address: &'a Address,
     producer: NSQProducer,
     unacknowledged: UnacknowledgedWindow,
-    /// When something was last sent or answered.
+    /// The time of the last send or answer.
     progress: Instant,
 }
 
@@ -77,7 +78,8 @@ impl TokioNsqPublishLink<'_> {
                         backoff.reset();
                         self.unacknowledged.acknowledged(shared);
                     }
-                    // a second Healthy: there was another connection, and what it left unanswered is gone
+                    // a second Healthy: there was another connection, whose unanswered messages are
+                    // gone
                     Some(NSQEvent::Healthy() | NSQEvent::Unhealthy() | NSQEvent::Message(_)) | None => return Err(self.lost()),
                 },
                 () = shared.ready.notified(), if self.unacknowledged.has_room() => {}
@@ -87,7 +89,7 @@ impl TokioNsqPublishLink<'_> {
         }
     }
 
-    /// Hands over what waits, as far as the window goes.
+    /// Passes queued requests to tokio-nsq, up to the window's limit.
     async fn gather(&mut self) -> Result<(), Error> {
         loop {
             let Some(requests) = self.unacknowledged.take(self.shared) else { return Ok(()) };
@@ -111,7 +113,8 @@ impl TokioNsqPublishLink<'_> {
     }
 }
 
-/// Queues the command of these requests, at least one, which go together. False while there is no connection.
+/// Queues the command of these requests, at least one, which can share a command. False while there
+/// is no connection.
 async fn publish<'a>(producer: &mut NSQProducer, requests: impl Iterator<Item = &'a Request> + Clone) -> bool {
     let first = requests.clone().next().expect("a command has a request");
     let topic = NSQTopic::new(first.topic.as_str()).expect("both have nsqd's rule for names");

@@ -1,37 +1,37 @@
-//! What is on its way on one connection, in the order in which nsqd will answer.
+//! The unacknowledged commands of one connection, in the order in which nsqd answers.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use super::queue::{PublishQueue, Request};
 
-/// Bytes on their way to one nsqd beyond which a link takes no more: enough to keep a fast one busy, and the rest is left to the
-/// other links.
+/// Unacknowledged bytes of one nsqd above which its link takes no more requests: enough to keep a
+/// fast nsqd busy, and the rest is left to the other links.
 const MAX_BYTES: usize = 4 << 20;
 
-/// Commands without an answer.
+/// The unacknowledged commands of one connection.
 #[derive(Debug, Default)]
 pub(super) struct UnacknowledgedWindow {
-    /// Requests on their way, oldest first.
+    /// Sent requests, oldest first.
     requests: VecDeque<Request>,
-    /// How many of them each command has.
+    /// The number of requests in each command.
     command_sizes: VecDeque<usize>,
-    /// Their bytes.
+    /// The requests' size in bytes.
     bytes: usize,
 }
 
 impl UnacknowledgedWindow {
-    /// True if nothing is on its way.
+    /// True if no command is unacknowledged.
     pub(super) fn is_empty(&self) -> bool {
         self.command_sizes.is_empty()
     }
 
-    /// True if another command may go out.
+    /// True if another command may be sent.
     pub(super) fn has_room(&self) -> bool {
         self.bytes < MAX_BYTES
     }
 
-    /// Takes the requests of the next command, which is to be sent now; `None` if there is no room or nothing waits.
+    /// Takes the requests of the next command to send; `None` if there is no room or no request.
     pub(super) fn take(&mut self, shared: &PublishQueue) -> Option<impl ExactSizeIterator<Item = &Request> + Clone> {
         if !self.has_room() {
             if shared.has_waiting() {
@@ -54,7 +54,7 @@ impl UnacknowledgedWindow {
         Some(self.requests.range(old..))
     }
 
-    /// The oldest command has its answer: its requests.
+    /// Removes the oldest command and returns its requests.
     pub(super) fn pop(&mut self) -> Vec<Request> {
         let count = self.command_sizes.pop_front().unwrap_or(0);
         let group: Vec<Request> = self.requests.drain(..count).collect();
@@ -62,7 +62,7 @@ impl UnacknowledgedWindow {
         group
     }
 
-    /// The oldest command was taken.
+    /// Resolves the requests of the oldest command: nsqd acknowledged it.
     pub(super) fn acknowledged(&mut self, shared: &PublishQueue) {
         for request in self.pop() {
             shared.acknowledged.fetch_add(request.messages(), Ordering::Relaxed);
@@ -70,7 +70,7 @@ impl UnacknowledgedWindow {
         }
     }
 
-    /// The connection has ended: what has no answer is to be sent again.
+    /// Returns all unacknowledged requests to the queue: the connection has ended.
     pub(super) fn give_back(&mut self, shared: &PublishQueue) {
         let Self { requests, .. } = std::mem::take(self);
         shared.put_back(requests);

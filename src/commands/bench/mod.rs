@@ -110,7 +110,7 @@ async fn measure(
 /// Connects as many publishers as the plan has connections, and at least one per nsqd, spread over the nsqds.
 async fn connect(plan: &Plan, backend: ClientBackend, ground: &Ground) -> Result<Vec<Publisher>, Failure> {
     let mut publishers = Vec::new();
-    let config = PublisherConfig { backend, ..PublisherConfig::default() };
+    let config = PublisherConfig::default().with_backend(backend);
     for address in ground.tcp.iter().cycle().take(ground.tcp.len().max(plan.connections as usize)) {
         let publisher = Publisher::connect(std::slice::from_ref(address), config.clone()).await;
         publishers.push(publisher.map_err(|e| Failure::unavailable(&e))?);

@@ -170,12 +170,9 @@ fn concurrency(args: &Args) -> u32 {
 }
 
 fn worker_config(args: &Args) -> Result<WorkerConfig, Failure> {
-    Ok(WorkerConfig {
-        concurrency: concurrency(args) as usize,
-        idle_timeout: args.timeout,
-        count: args.count,
-        ..worker_flags::worker_config(&args.stream, &args.handling.failing)?
-    })
+    let config = worker_flags::worker_config(&args.stream, &args.handling.failing)?;
+    let config = config.with_concurrency(concurrency(args) as usize);
+    Ok(config.with_idle_timeout(args.timeout).with_count(args.count))
 }
 
 fn consumer_config(args: &Args, handler: &AnyHandler) -> ConsumerConfig {

@@ -71,7 +71,7 @@ impl Counted {
 
 /// Counts. Fails if an nsqd does not answer: it may have letters.
 pub(super) async fn count(nsqds: &[Nsqd], stream: &TopicName, group: &ChannelName) -> anyhow::Result<Counted> {
-    let filter = StatsFilter { topic: Some(stream.clone()), channel: None, clients: false };
+    let filter = StatsFilter::default().with_topic(stream);
     let mut counted = Counted::default();
     for nsqd in nsqds {
         let stats =

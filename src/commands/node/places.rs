@@ -90,7 +90,7 @@ impl Places {
     }
 
     async fn look(&self) -> Option<u64> {
-        let filter = StatsFilter { topic: Some(self.token.clone()), channel: None, clients: false };
+        let filter = StatsFilter::default().with_topic(&self.token);
         let stats = match self.http.stats(&filter).await {
             Ok(stats) => stats,
             Err(error) => {
@@ -111,7 +111,6 @@ impl Places {
 /// The token is out for a lease at a time. nsqd closes a connection that is silent for two heartbeats, so what was long on its way is refused.
 fn connect_config(lease: Duration) -> ConnectConfig {
     let millis = |time: Duration| i64::try_from(time.as_millis()).ok();
-    let default = ConnectConfig::default();
     let identify = Identify {
         hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
         heartbeat_interval: millis((lease / 4).clamp(Duration::from_secs(1), Duration::from_secs(30))),
@@ -119,7 +118,8 @@ fn connect_config(lease: Duration) -> ConnectConfig {
         fence: true,
         // a lone message at once
         output_buffer_size: Some(-1),
-        ..default.identify
+        ..ConnectConfig::default().identify
     };
-    ConnectConfig { identify, connect_timeout: lease.clamp(Duration::from_secs(1), Duration::from_secs(5)), ..default }
+    let connect_timeout = lease.clamp(Duration::from_secs(1), Duration::from_secs(5));
+    ConnectConfig::default().with_identify(identify).with_connect_timeout(connect_timeout)
 }

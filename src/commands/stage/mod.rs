@@ -119,11 +119,8 @@ fn concurrency(args: &Args) -> u32 {
 }
 
 fn worker_config(args: &Args) -> Result<WorkerConfig, Failure> {
-    Ok(WorkerConfig {
-        concurrency: concurrency(args) as usize,
-        idle_timeout: args.timeout,
-        ..worker_flags::worker_config(&args.from, &args.failing)?
-    })
+    let config = worker_flags::worker_config(&args.from, &args.failing)?;
+    Ok(config.with_concurrency(concurrency(args) as usize).with_idle_timeout(args.timeout))
 }
 
 fn consumer_config(args: &Args, relay: &Relay) -> ConsumerConfig {
