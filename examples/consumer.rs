@@ -1,4 +1,4 @@
-//! A consumer with a handler of its own: an async closure.
+//! A consumer with its own handler: an async closure.
 //!
 //! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example consumer` in another.
 

@@ -1,7 +1,8 @@
-//! Retries, and what becomes of messages that never succeed: after three tries they are dead letters on `foo.dead`, with the reason.
+//! Retries and dead letters: a message that fails three times is published to `foo.dead`, with the
+//! reason.
 //!
-//! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example dead_letters` in another; look at them with
-//! `mqueue errors --stream foo`.
+//! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example
+//! dead_letters` in another. `mqueue errors --stream foo` lists the dead letters.
 
 #![allow(clippy::print_stdout)]
 

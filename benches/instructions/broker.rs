@@ -14,7 +14,7 @@ pub fn in_memory() -> Work {
     work(Box::new(MemoryLog), || ())
 }
 
-/// The log is written, and synced when the system likes.
+/// The broker with a log, which the system syncs when it likes.
 pub fn with_a_log() -> Work {
     let folder = tempfile::tempdir().unwrap();
     let options = Options { sync: SyncMode::Never, ..Options::new(folder.path()) };

@@ -1,4 +1,4 @@
-//! The wire: commands and messages, encoded and decoded.
+//! The wire protocol: commands and messages, encoded and decoded.
 
 use std::hint::black_box;
 
@@ -10,7 +10,7 @@ use crate::Work;
 pub const COMMANDS: u64 = 3000;
 pub const MESSAGES: u64 = 3000;
 
-/// What is as it is written: 200 bytes.
+/// A message body of 200 bytes.
 pub fn body() -> Bytes {
     Bytes::from(vec![b'x'; 200])
 }
@@ -19,7 +19,7 @@ fn written(out: &mut WriteBuffer) -> BytesMut {
     BytesMut::from(&out.copy_to_bytes(out.remaining())[..])
 }
 
-/// PUB, MPUB of ten, and FIN, in turns.
+/// Commands: PUB, MPUB of ten and FIN, in turns.
 pub fn commands() -> Work {
     let topic = TopicName::new("bench").unwrap();
     let each = [

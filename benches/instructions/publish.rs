@@ -1,4 +1,5 @@
-//! The publish path: the publisher, its connection, the codec, tokio, and a peer in the same thread that says OK.
+//! The publish path: the publisher, its connection, the codec, tokio, and a peer in the same thread
+//! that answers OK.
 
 use bytes::{Buf, BytesMut};
 use futures_util::future::join_all;
@@ -13,10 +14,10 @@ use crate::codec::body;
 
 pub const ONE: u64 = 500;
 pub const BATCHED: u64 = 4000;
-/// Messages that are published at once.
+/// Messages published concurrently.
 const BATCH: usize = 200;
 
-/// One at a time.
+/// Publishes one message at a time.
 pub fn one() -> Work {
     let (runtime, publisher, topic) = connected();
     Box::new(move || {
@@ -28,7 +29,7 @@ pub fn one() -> Work {
     })
 }
 
-/// Many at once, each by a call of its own: they go out together.
+/// Publishes many messages concurrently, each by its own call: they share commands.
 pub fn batched() -> Work {
     let (runtime, publisher, topic) = connected();
     Box::new(move || {
@@ -52,7 +53,7 @@ fn connected() -> (Runtime, Publisher, TopicName) {
     (runtime, publisher, TopicName::new("bench").unwrap())
 }
 
-/// A peer that takes all it is sent.
+/// A peer that accepts all messages.
 async fn say_ok(mut stream: TcpStream) {
     let (mut incoming, mut magic) = (BytesMut::new(), [0; MAGIC_V2.len()]);
     stream.read_exact(&mut magic).await.unwrap();

@@ -1,4 +1,4 @@
-//! The least that can be done: a blocking socket and the codec, without any client.
+//! The minimal client: a blocking socket and the codec.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -39,7 +39,7 @@ impl Bare {
         }
     }
 
-    /// Frames that can be had without reading again.
+    /// Frames in the buffer, without reading again.
     pub fn ready(&mut self) -> Option<Frame> {
         Frame::decode(&mut self.incoming, 1 << 28).unwrap()
     }
