@@ -15,7 +15,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Method, StatusCode};
 use serde::de::DeserializeOwned;
 
-use super::peer_names::{Checked, LeftOut};
+use super::peer_names::{RemovedNames, Sanitize};
 use super::{Address, InvalidAddress, http_date};
 use crate::http::client::{BodyError, body as read_body};
 use crate::proto::stats::{Channels, ErrorBody, Info, Lookup, Stats, Topics};
@@ -91,7 +91,7 @@ struct Api {
     address: String,
     client: Client,
     /// True once the log has said that the server sends names that NSQ does not allow.
-    said: Arc<AtomicBool>,
+    logged: Arc<AtomicBool>,
 }
 
 type Query<'a> = [(&'a str, &'a str)];
@@ -107,7 +107,7 @@ impl Api {
             .no_proxy();
         // no redirects: a server must not choose which other server is asked
         let client = client.redirect(Policy::none()).build().expect("nothing is read from the system for plain http");
-        Ok(Self { program, address, client, said: Arc::default() })
+        Ok(Self { program, address, client, logged: Arc::default() })
     }
 
     async fn call(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Vec<u8>, HttpError> {
@@ -148,12 +148,12 @@ impl Api {
         Err(HttpError::Status { program, address: self.address.clone(), path, status: status.as_u16(), code })
     }
 
-    async fn get<T: DeserializeOwned + Checked>(&self, path: &'static str, query: &Query<'_>) -> Result<T, HttpError> {
+    async fn get<T: DeserializeOwned + Sanitize>(&self, path: &'static str, query: &Query<'_>) -> Result<T, HttpError> {
         let body = self.call(Method::GET, path, query).await?;
         let mut answer: T = read(&body).map_err(|why| self.unreadable(path, &why))?;
-        let mut out = LeftOut::default();
-        answer.check(&mut out);
-        out.log_once(self.program, &self.address, &self.said);
+        let mut out = RemovedNames::default();
+        answer.sanitize(&mut out);
+        out.log_once(self.program, &self.address, &self.logged);
         Ok(answer)
     }
 

@@ -38,7 +38,7 @@ impl ArrivalWatch {
     }
 
     /// Waits until a message arrives; fails when the connection ends first.
-    pub async fn heard(mut self) -> Result<(), Error> {
+    pub async fn arrived(mut self) -> Result<(), Error> {
         Command::Rdy(1).encode(&mut self.0.out);
         loop {
             self.0.flush().await?;
@@ -54,9 +54,9 @@ impl ArrivalWatch {
                 Some(other) => return Err(self.0.unexpected(format!("{other:?}"))),
                 None => {
                     let late = self.0.frame_due().map(|due| due.saturating_duration_since(Instant::now()));
-                    let more = timeout(late.unwrap_or(2 * HEARTBEAT), self.0.more()).await;
+                    let more = timeout(late.unwrap_or(2 * HEARTBEAT), self.0.read_once()).await;
                     more.map_err(|_| match late {
-                        Some(_) => self.0.slow(),
+                        Some(_) => self.0.slow_frame_error(),
                         None => Error::Silent { address: self.0.address.clone(), after: 2 * HEARTBEAT },
                     })??;
                 }

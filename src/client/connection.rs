@@ -108,7 +108,7 @@ pub async fn identify(address: &Address, config: &ConnectConfig) -> Result<Ident
 pub(crate) struct Connection {
     pub(crate) address: Address,
     pub(crate) stream: TcpStream,
-    pub(crate) incoming: Incoming,
+    pub(crate) incoming: ReadBuffer,
     pub(crate) out: WriteBuffer,
     pub(crate) granted: IdentifyReply,
     /// The shortest time so far between a command and its answer, or of the TCP handshake. The
@@ -129,7 +129,7 @@ impl Connection {
         let mut connection = Self {
             address: address.clone(),
             stream,
-            incoming: Incoming::new(config.max_frame),
+            incoming: ReadBuffer::new(config.max_frame),
             out: WriteBuffer::new(),
             granted: IdentifyReply::default(),
             round_trip,
@@ -160,7 +160,7 @@ impl Connection {
     async fn answer(&mut self) -> Result<Response, Error> {
         loop {
             self.flush().await?;
-            match self.frame().await? {
+            match self.read_frame().await? {
                 Frame::Response(Response::Heartbeat) => self.answer_heartbeat(),
                 Frame::Response(response) => return Ok(response),
                 Frame::Error(source) => return Err(Error::Refused { address: self.address.clone(), source }),
@@ -169,7 +169,7 @@ impl Connection {
         }
     }
 
-    async fn frame(&mut self) -> Result<Frame, Error> {
+    async fn read_frame(&mut self) -> Result<Frame, Error> {
         loop {
             let broken = |source| Error::Frame { address: self.address.clone(), source };
             if let Some(frame) = self.incoming.next_frame().map_err(broken)? {
@@ -179,7 +179,7 @@ impl Connection {
             if self.incoming.message_is_coming() {
                 return Err(self.unexpected("a message".to_owned()));
             }
-            self.more().await?;
+            self.read_once().await?;
         }
     }
 
@@ -189,7 +189,7 @@ impl Connection {
     }
 
     /// The error for a frame that missed its deadline.
-    pub(crate) fn slow(&self) -> Error {
+    pub(crate) fn slow_frame_error(&self) -> Error {
         Error::Slow { address: self.address.clone(), after: self.incoming.time(self.frame_time) }
     }
 
@@ -199,7 +199,7 @@ impl Connection {
     }
 
     /// Reads once.
-    pub(crate) async fn more(&mut self) -> Result<(), Error> {
+    pub(crate) async fn read_once(&mut self) -> Result<(), Error> {
         match self.incoming.fill(&mut self.stream).await {
             Ok(0) => Err(self.closed(None)),
             Ok(_) => Ok(()),
@@ -243,7 +243,7 @@ pub(crate) fn answer_heartbeat(out: &mut WriteBuffer) {
 
 /// Received bytes and the frames in them.
 #[derive(Debug)]
-pub(crate) struct Incoming {
+pub(crate) struct ReadBuffer {
     buffer: BytesMut,
     max_frame: u32,
     /// The time at which the incomplete frame began to arrive.
@@ -252,7 +252,7 @@ pub(crate) struct Incoming {
     took: bool,
 }
 
-impl Incoming {
+impl ReadBuffer {
     fn new(max_frame: u32) -> Self {
         Self { buffer: BytesMut::new(), max_frame, begun: None, took: false }
     }
@@ -263,13 +263,13 @@ impl Incoming {
         if frame.is_some() {
             self.took = true;
         } else if std::mem::take(&mut self.took) || self.begun.is_none() {
-            self.wait_anew();
+            self.restart_frame_deadline();
         }
         Ok(frame)
     }
 
     /// Restarts the time of the incomplete frame, for instance after a pause in reading.
-    pub(crate) fn wait_anew(&mut self) {
+    pub(crate) fn restart_frame_deadline(&mut self) {
         self.begun = (!self.buffer.is_empty()).then(Instant::now);
     }
 
@@ -303,7 +303,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// Reads `bytes` and takes the complete frames; returns the time left for the rest.
-    async fn left(incoming: &mut Incoming, mut bytes: &[u8]) -> Option<Duration> {
+    async fn left(incoming: &mut ReadBuffer, mut bytes: &[u8]) -> Option<Duration> {
         while !bytes.is_empty() {
             incoming.fill(&mut bytes).await.unwrap();
         }
@@ -313,7 +313,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_frame_has_a_deadline_from_its_first_byte() {
-        let mut incoming = Incoming::new(u32::MAX);
+        let mut incoming = ReadBuffer::new(u32::MAX);
         let frame = b"\0\0\0\x06\0\0\0\0OK";
         assert_eq!(left(&mut incoming, b"").await, None);
         assert_eq!(left(&mut incoming, frame).await, None);

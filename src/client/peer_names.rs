@@ -14,30 +14,30 @@ pub(super) const MAX_NSQDS: usize = 1024;
 /// The number of items removed from one answer. The names are not kept: they must not reach the
 /// log.
 #[derive(Debug, Default)]
-pub(super) struct LeftOut {
+pub(super) struct RemovedNames {
     count: usize,
     /// The number of nsqds beyond [`MAX_NSQDS`].
     nsqds: usize,
 }
 
-impl LeftOut {
-    fn keeps(&mut self, is_valid: bool) -> bool {
+impl RemovedNames {
+    fn keep(&mut self, is_valid: bool) -> bool {
         self.count += usize::from(!is_valid);
         is_valid
     }
 
-    fn keeps_topic(&mut self, name: &str) -> bool {
-        self.keeps(TopicName::is_valid(name))
+    fn keep_topic(&mut self, name: &str) -> bool {
+        self.keep(TopicName::is_valid(name))
     }
 
-    fn keeps_channel(&mut self, name: &str) -> bool {
-        self.keeps(ChannelName::is_valid(name))
+    fn keep_channel(&mut self, name: &str) -> bool {
+        self.keep(ChannelName::is_valid(name))
     }
 
     /// Logs the removal, once for each server.
-    pub(super) fn log_once(self, program: &str, address: &str, said: &Arc<AtomicBool>) {
+    pub(super) fn log_once(self, program: &str, address: &str, logged: &Arc<AtomicBool>) {
         let Self { count, nsqds } = self;
-        if count + nsqds == 0 || said.swap(true, Ordering::Relaxed) {
+        if count + nsqds == 0 || logged.swap(true, Ordering::Relaxed) {
             return;
         }
         if count > 0 {
@@ -56,57 +56,57 @@ impl LeftOut {
 }
 
 /// An answer whose names can be checked.
-pub(super) trait Checked {
+pub(super) trait Sanitize {
     /// Removes invalid names and hosts, and shortens free text to one log line.
-    fn check(&mut self, out: &mut LeftOut);
+    fn sanitize(&mut self, out: &mut RemovedNames);
 }
 
-impl Checked for u64 {
-    fn check(&mut self, _: &mut LeftOut) {}
+impl Sanitize for u64 {
+    fn sanitize(&mut self, _: &mut RemovedNames) {}
 }
 
-impl Checked for Stats {
-    fn check(&mut self, out: &mut LeftOut) {
+impl Sanitize for Stats {
+    fn sanitize(&mut self, out: &mut RemovedNames) {
         [&mut self.version, &mut self.health].into_iter().for_each(shorten);
         self.topics.retain_mut(|TopicStats { topic_name, channels, .. }| {
-            channels.retain_mut(|channel| out.keeps_channel(&channel.channel_name));
-            out.keeps_topic(topic_name)
+            channels.retain_mut(|channel| out.keep_channel(&channel.channel_name));
+            out.keep_topic(topic_name)
         });
     }
 }
 
-impl Checked for Info {
-    fn check(&mut self, _: &mut LeftOut) {
+impl Sanitize for Info {
+    fn sanitize(&mut self, _: &mut RemovedNames) {
         [&mut self.version, &mut self.broadcast_address, &mut self.hostname].into_iter().for_each(shorten);
     }
 }
 
-impl Checked for Lookup {
-    fn check(&mut self, out: &mut LeftOut) {
-        self.channels.retain(|name| out.keeps_channel(name));
+impl Sanitize for Lookup {
+    fn sanitize(&mut self, out: &mut RemovedNames) {
+        self.channels.retain(|name| out.keep_channel(name));
         self.producers.retain_mut(|producer| {
             let Producer { remote_address, hostname, broadcast_address, version, topics, .. } = producer;
-            topics.retain(|name| out.keeps_topic(name));
+            topics.retain(|name| out.keep_topic(name));
             [hostname, version].into_iter().for_each(shorten);
             if remote_address.parse::<HostPort>().is_err() {
                 remote_address.clear();
             }
-            out.keeps(is_host(broadcast_address))
+            out.keep(is_host(broadcast_address))
         });
         out.nsqds += self.producers.len().saturating_sub(MAX_NSQDS);
         self.producers.truncate(MAX_NSQDS);
     }
 }
 
-impl Checked for Topics {
-    fn check(&mut self, out: &mut LeftOut) {
-        self.topics.retain(|name| out.keeps_topic(name));
+impl Sanitize for Topics {
+    fn sanitize(&mut self, out: &mut RemovedNames) {
+        self.topics.retain(|name| out.keep_topic(name));
     }
 }
 
-impl Checked for Channels {
-    fn check(&mut self, out: &mut LeftOut) {
-        self.channels.retain(|name| out.keeps_channel(name));
+impl Sanitize for Channels {
+    fn sanitize(&mut self, out: &mut RemovedNames) {
+        self.channels.retain(|name| out.keep_channel(name));
     }
 }
 
@@ -123,9 +123,9 @@ mod tests {
     use super::*;
 
     /// The checked answer and the removed items.
-    fn checked<T: Checked + serde::de::DeserializeOwned>(json: &str) -> (T, LeftOut) {
-        let (mut answer, mut out): (T, _) = (serde_json::from_str(json).unwrap(), LeftOut::default());
-        answer.check(&mut out);
+    fn checked<T: Sanitize + serde::de::DeserializeOwned>(json: &str) -> (T, RemovedNames) {
+        let (mut answer, mut out): (T, _) = (serde_json::from_str(json).unwrap(), RemovedNames::default());
+        answer.sanitize(&mut out);
         (answer, out)
     }
 

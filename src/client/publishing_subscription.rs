@@ -64,7 +64,7 @@ impl PublishingSubscription {
     }
 
     /// Queues a command; the next call of [`next`](Self::next) or [`close`](Self::close) sends it.
-    pub fn say(&mut self, command: &Command) {
+    pub fn queue(&mut self, command: &Command) {
         command.encode(&mut self.connection.out);
     }
 
@@ -101,7 +101,7 @@ impl PublishingSubscription {
                     Ok(_) => self.heard = Instant::now(),
                     Err(e) => return Err(Error::Closed { address: address(), source: Some(e) }),
                 },
-                () = sleep(late.unwrap_or_default()), if late.is_some() => return Err(self.connection.slow()),
+                () = sleep(late.unwrap_or_default()), if late.is_some() => return Err(self.connection.slow_frame_error()),
                 () = sleep(silent) => return Err(Error::Silent { address: address(), after: self.silence }),
             }
         }

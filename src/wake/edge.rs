@@ -134,7 +134,7 @@ impl Edge {
         drop(turn);
         let _standing = Arc::downgrade(&self.standing);
         self.tell(What::Subscribed);
-        match listener.heard().await {
+        match listener.arrived().await {
             Ok(()) => self.tell(What::Message),
             Err(error) => tracing::debug!("no longer listening to {}: {error}", self.stream),
         }

@@ -418,7 +418,7 @@ impl<H: Handler> Worker<H> {
         self.idle.iter_mut().for_each(|idle| idle.reset(Instant::now()));
     }
 
-    /// The time of the next idle check; `None` if the idle timeout has passed.
+    /// The time of the next idle check; `None` if the idle timeout has passed, or there is none.
     fn next_idle_check(&mut self) -> Option<Instant> {
         let health = self.consumer.health();
         // after a pause there is room for one message: if none arrives, none is queued

@@ -13,12 +13,12 @@ use crate::proto::{Message, MessageId};
 
 /// The messages in flight on one connection.
 #[derive(Debug, Default)]
-pub(super) struct InFlight {
-    messages: HashMap<MessageId, InFlightMessage>,
+pub(super) struct InFlightMessages {
+    messages: HashMap<MessageId, InFlightEntry>,
 }
 
 #[derive(Debug)]
-struct InFlightMessage {
+struct InFlightEntry {
     /// The attempt that was delivered to the application.
     attempts: u16,
     /// The latest attempt, which nsqd has in flight.
@@ -43,13 +43,13 @@ pub(super) enum Arrival {
 
 /// A message with a final reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Settled {
+pub(super) struct AnsweredMessage {
     pub(super) timestamp: i64,
     /// The number of copies that arrived meanwhile and were not tried.
     pub(super) copies: u16,
 }
 
-impl InFlight {
+impl InFlightMessages {
     pub(super) fn len(&self) -> usize {
         self.messages.len()
     }
@@ -61,7 +61,7 @@ impl InFlight {
     /// Registers an arriving message.
     pub(super) fn arrived(&mut self, message: &Message, now: Instant) -> Arrival {
         let Message { attempts, timestamp, .. } = *message;
-        let attempt = InFlightMessage { attempts, newest: attempts, copies: 0, timestamp, fresh: now };
+        let attempt = InFlightEntry { attempts, newest: attempts, copies: 0, timestamp, fresh: now };
         match self.messages.entry(message.id) {
             Entry::Vacant(place) => {
                 place.insert(attempt);
@@ -81,11 +81,11 @@ impl InFlight {
 
     /// Removes a message with a final reply; `None` if this attempt is not (or no longer) in
     /// flight, and then no reply may be sent.
-    pub(super) fn answered(&mut self, id: MessageId, attempts: u16) -> Option<Settled> {
+    pub(super) fn answered(&mut self, id: MessageId, attempts: u16) -> Option<AnsweredMessage> {
         match self.messages.entry(id) {
             Entry::Occupied(held) if held.get().attempts == attempts => {
-                let InFlightMessage { timestamp, copies, .. } = held.remove();
-                Some(Settled { timestamp, copies })
+                let InFlightEntry { timestamp, copies, .. } = held.remove();
+                Some(AnsweredMessage { timestamp, copies })
             }
             Entry::Occupied(_) | Entry::Vacant(_) => None,
         }
@@ -109,7 +109,7 @@ impl InFlight {
     }
 }
 
-impl InFlightMessage {
+impl InFlightEntry {
     /// True if `message` is a later attempt of this message. A restarted nsqd may assign an id
     /// again, with another timestamp.
     fn is_followed_by(&self, message: &Message) -> bool {
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_redelivered_copy_is_held_back_and_answered_with_the_first() {
-        let (mut held, now) = (InFlight::default(), Instant::now());
+        let (mut held, now) = (InFlightMessages::default(), Instant::now());
         assert_eq!(held.arrived(&message(1), now), Arrival::New);
         for copy in [2, 3] {
             assert_eq!(held.arrived(&message(copy), now), Arrival::Copy);
@@ -138,24 +138,24 @@ mod tests {
         let id = message(1).id;
         assert_eq!(held.answered(id, 3), None, "it was never handed out");
         assert!(held.touched(id, 1, now), "whoever works on it may ask for time");
-        assert_eq!(held.answered(id, 1), Some(Settled { timestamp: 0, copies: 2 }));
+        assert_eq!(held.answered(id, 1), Some(AnsweredMessage { timestamp: 0, copies: 2 }));
         assert_eq!(held.answered(id, 1), None, "answered once only");
         assert!(held.is_empty());
     }
 
     #[test]
     fn a_reply_does_not_finish_another_message_with_the_same_id() {
-        let (mut held, now) = (InFlight::default(), Instant::now());
+        let (mut held, now) = (InFlightMessages::default(), Instant::now());
         let other = Message { timestamp: 1, ..message(2) };
         held.arrived(&message(1), now);
         assert_eq!(held.arrived(&other, now), Arrival::Replaces);
         assert_eq!(held.answered(other.id, 1), None);
-        assert_eq!(held.answered(other.id, 2), Some(Settled { timestamp: 1, copies: 0 }));
+        assert_eq!(held.answered(other.id, 2), Some(AnsweredMessage { timestamp: 1, copies: 0 }));
     }
 
     #[test]
     fn only_messages_not_touched_recently_are_touched() {
-        let (mut held, start) = (InFlight::default(), Instant::now());
+        let (mut held, start) = (InFlightMessages::default(), Instant::now());
         held.arrived(&message(1), start);
         let age = Duration::from_secs(15);
         assert!(held.stale(age, start + age / 2).is_empty());

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::delivery::{Delivery, QueuedReply, Reply, ReplyQueue};
 use super::finished::RecentlyFinished;
-use super::in_flight::{Arrival, InFlight, Settled};
+use super::in_flight::{AnsweredMessage, Arrival, InFlightMessages};
 use super::shared::ConsumerShared;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
@@ -39,6 +39,7 @@ const MAX_HELD_BYTES: usize = 1 << 30;
 const READ_RECHECK: Duration = Duration::from_millis(100);
 /// The shortest TOUCH interval, for any msg_timeout that nsqd grants.
 const MIN_TOUCH_AGE: Duration = Duration::from_millis(100);
+/// A deadline that is never reached.
 const NEVER: Duration = Duration::from_secs(1 << 30);
 
 /// Connects to `address` and subscribes to the consumer's channel of `topic`.
@@ -139,7 +140,7 @@ struct SubscriptionLink<'a> {
     sender: Option<DeliverySender>,
     /// Cancelled when no more messages are wanted.
     stopping: CancellationToken,
-    in_flight: InFlight,
+    in_flight: InFlightMessages,
     history: &'a mut LinkHistory,
     /// The RDY sent last.
     rdy: u32,
@@ -175,7 +176,7 @@ impl<'a> SubscriptionLink<'a> {
             connection,
             sender: Some(sender.clone()),
             stopping,
-            in_flight: InFlight::default(),
+            in_flight: InFlightMessages::default(),
             history,
             rdy: 0,
             phase: LinkPhase::Open,
@@ -200,7 +201,7 @@ impl<'a> SubscriptionLink<'a> {
     async fn serve(&mut self) -> Result<(), Error> {
         let (stopping, replies) = (self.stopping.clone(), self.replies.clone());
         // unanswered messages of earlier connections may exceed the limit already
-        self.set_reads();
+        self.update_reading();
         // a heartbeat may have come with SUB's answer
         self.read_frames()?;
         let mut timer = std::pin::pin!(sleep(NEVER));
@@ -250,7 +251,7 @@ impl<'a> SubscriptionLink<'a> {
     fn write(&mut self) -> Instant {
         let mut answers = std::mem::take(&mut self.answers);
         self.replies.take_replies(&mut answers);
-        self.settle(&mut answers);
+        self.apply_replies(&mut answers);
         let (rdy, flow_due) = self.shared.rdy_and_deadline(self.replies.id);
         if rdy < self.rdy {
             self.set_rdy(rdy);
@@ -285,7 +286,7 @@ impl<'a> SubscriptionLink<'a> {
     }
 
     /// Removes answered messages from those in flight, and drops replies that must not be sent.
-    fn settle(&mut self, answers: &mut Vec<QueuedReply>) {
+    fn apply_replies(&mut self, answers: &mut Vec<QueuedReply>) {
         if answers.is_empty() {
             return;
         }
@@ -299,7 +300,7 @@ impl<'a> SubscriptionLink<'a> {
                 Reply::Requeue(_) | Reply::RequeueUntried(_) => &mut failed,
                 Reply::Abandon | Reply::Release => &mut released,
             };
-            let Some(Settled { timestamp, copies }) = self.in_flight.answered(*id, *attempts) else {
+            let Some(AnsweredMessage { timestamp, copies }) = self.in_flight.answered(*id, *attempts) else {
                 tracing::debug!(nsqd = %address, %id, "reply not sent: another message has its id");
                 return false;
             };
@@ -314,17 +315,17 @@ impl<'a> SubscriptionLink<'a> {
         });
         self.answered |= done + failed > 0;
         self.shared.answered(self.replies.id, done, failed, released);
-        self.set_reads();
+        self.update_reading();
     }
 
     /// Pauses or resumes reading by the amount of unanswered messages.
-    fn set_reads(&mut self) {
+    fn update_reading(&mut self) {
         let (messages, bytes) = (self.replies.held_messages(), self.replies.held_bytes());
-        let reads = messages <= self.room() && bytes < MAX_HELD_BYTES;
+        let reads = messages <= self.in_flight_limit() && bytes < MAX_HELD_BYTES;
         if reads && !self.reads {
             // nothing was read meanwhile, so silence starts now
             self.heard = Instant::now();
-            self.connection.incoming.wait_anew();
+            self.connection.incoming.restart_frame_deadline();
         } else if !reads && self.reads {
             tracing::warn!(
                 nsqd = %self.connection.address,
@@ -336,7 +337,7 @@ impl<'a> SubscriptionLink<'a> {
 
     /// The limit of messages in flight, by the RDY that this side sent: nsqd's own claims are no
     /// limit.
-    fn room(&self) -> usize {
+    fn in_flight_limit(&self) -> usize {
         2 * self.history.highest_rdy.max(MIN_IN_FLIGHT_LIMIT) as usize
     }
 
@@ -386,7 +387,7 @@ impl<'a> SubscriptionLink<'a> {
                     batch.push(Delivery::new(message, self.replies.clone(), given_back));
                 }
                 Some(Frame::Response(Response::Heartbeat)) => self.connection.answer_heartbeat(),
-                Some(Frame::Response(Response::CloseWait)) => self.drain(),
+                Some(Frame::Response(Response::CloseWait)) => self.end_delivery(),
                 Some(Frame::Response(other)) => return Err(self.connection.unexpected(format!("{other:?}"))),
                 Some(Frame::Error(error)) if !error.code.is_fatal() => {
                     tracing::debug!(nsqd = %self.connection.address, "{error}");
@@ -395,7 +396,7 @@ impl<'a> SubscriptionLink<'a> {
             }
         }
         self.connection.check_unread()?;
-        if self.in_flight.len() > self.room() {
+        if self.in_flight.len() > self.in_flight_limit() {
             return Err(self.connection.violation(format!(
                 "{} messages at once, RDY was {}",
                 self.in_flight.len(),
@@ -409,7 +410,7 @@ impl<'a> SubscriptionLink<'a> {
                 flow.answered(id, 0, 0, replaced, now);
                 flow.received(id, count, now);
             });
-            self.set_reads();
+            self.update_reading();
             // a dropped consumer drops the deliveries, which requeues them
             let _ = self.sender.as_ref().map(|sender| sender.send(batch));
         }
@@ -417,7 +418,7 @@ impl<'a> SubscriptionLink<'a> {
     }
 
     /// Ends delivery: no more messages arrive.
-    fn drain(&mut self) {
+    fn end_delivery(&mut self) {
         self.phase = LinkPhase::Draining;
         self.sender = None;
     }
@@ -445,7 +446,7 @@ impl<'a> SubscriptionLink<'a> {
         let now = Instant::now();
         self.shared.update(Flow::tick);
         if !self.reads {
-            self.set_reads();
+            self.update_reading();
         }
         if let Some(every) = self.shared.config.connect.heartbeat()
             && self.reads
@@ -454,7 +455,7 @@ impl<'a> SubscriptionLink<'a> {
             return Err(Error::Silent { address: self.connection.address.clone(), after: 2 * every });
         }
         if self.reads && self.connection.frame_due().is_some_and(|due| due <= now) {
-            return Err(self.connection.slow());
+            return Err(self.connection.slow_frame_error());
         }
         if now >= self.touch_checked + self.touch_age() {
             self.touch_checked = now;
@@ -464,7 +465,7 @@ impl<'a> SubscriptionLink<'a> {
         }
         if matches!(self.phase, LinkPhase::Closing(until) if until <= now) {
             tracing::warn!(nsqd = %self.connection.address, "no CLOSE_WAIT in time after CLS; the connection is closed without it");
-            self.drain();
+            self.end_delivery();
         }
         Ok(())
     }

@@ -66,7 +66,7 @@ pub struct ConsumerConfig {
     /// The nsqlookupds to ask for nsqds that have the topic. Default: none.
     #[cfg(feature = "lookup")]
     pub lookupd: Vec<Lookupd>,
-    /// The interval between questions to nsqlookupd, varied at random by up to 30 %. Default: 60 s.
+    /// The interval between lookups at nsqlookupd, varied at random by up to 30 %. Default: 60 s.
     #[cfg(feature = "lookup")]
     pub lookupd_poll_interval: Duration,
     /// Settings of the connections.
@@ -117,7 +117,7 @@ impl ConsumerConfig {
         self
     }
 
-    /// Sets the interval between questions to nsqlookupd.
+    /// Sets the interval between lookups at nsqlookupd.
     #[cfg(feature = "lookup")]
     #[must_use]
     pub fn with_lookupd_poll_interval(mut self, interval: Duration) -> Self {

@@ -117,7 +117,7 @@ impl PublishLink<'_> {
                 () = &mut check => {
                     let now = Instant::now();
                     if frame_due.is_some_and(|due| due <= now) {
-                        return Err(self.connection.slow());
+                        return Err(self.connection.slow_frame_error());
                     }
                     if silence.deadline(busy) <= now {
                         let address = self.connection.address.clone();

@@ -87,7 +87,7 @@ impl Line {
     pub(super) fn say(&mut self, command: &Command) -> bool {
         match &mut self.state {
             State::Up(duplex) => {
-                duplex.say(command);
+                duplex.queue(command);
                 true
             }
             State::Opening(_) => false,
