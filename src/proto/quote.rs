@@ -53,7 +53,7 @@ fn put(out: &mut String, c: char) {
         '\x0b' => out.write_str("\\v"),
         ' '..='~' => out.write_char(c),
         '\0'..='\x7f' => write!(out, "\\x{:02x}", c as u32),
-        _ if prints(c) => out.write_char(c),
+        _ if is_printable(c) => out.write_char(c),
         ..='\u{ffff}' => write!(out, "\\u{:04x}", c as u32),
         _ => write!(out, "\\U{:08x}", c as u32),
     };
@@ -63,7 +63,7 @@ fn put(out: &mut String, c: char) {
 /// True for the characters that Rust's `Debug` shows unescaped: letters, marks, numbers,
 /// punctuation and symbols. A letter goes before `c`, since a mark is escaped only if nothing
 /// precedes it.
-fn prints(c: char) -> bool {
+fn is_printable(c: char) -> bool {
     ['a', c].iter().collect::<String>().escape_debug().nth(1) == Some(c)
 }
 

@@ -31,15 +31,15 @@ impl IdleTimer {
             self.since = now;
             return Some(now + self.allowed.max(MIN_RECHECK));
         }
-        Some(self.over()).filter(|over| *over > now)
+        Some(self.deadline()).filter(|deadline| *deadline > now)
     }
 
     /// The time left until the timeout.
     pub fn left(&self, now: Instant) -> Duration {
-        self.over().saturating_duration_since(now)
+        self.deadline().saturating_duration_since(now)
     }
 
-    fn over(&self) -> Instant {
+    fn deadline(&self) -> Instant {
         self.since + self.allowed
     }
 }

@@ -137,7 +137,7 @@ pub struct Delivery {
 impl Delivery {
     pub(super) fn new(message: Message, replies: Arc<ReplyQueue>, given_back: u16) -> Self {
         // counted only here and in `drop`, so that every path keeps the count right
-        replies.bytes.fetch_add(cost(&message), Ordering::Relaxed);
+        replies.bytes.fetch_add(memory_bytes(&message), Ordering::Relaxed);
         replies.messages.fetch_add(1, Ordering::Relaxed);
         Self { message, replies, given_back, answered: false }
     }
@@ -213,13 +213,13 @@ impl Drop for Delivery {
         if !self.answered {
             self.push_reply(Reply::Release);
         }
-        self.replies.bytes.fetch_sub(cost(&self.message), Ordering::Relaxed);
+        self.replies.bytes.fetch_sub(memory_bytes(&self.message), Ordering::Relaxed);
         self.replies.messages.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// The memory in bytes of an unanswered message: its body and its bookkeeping.
-fn cost(message: &Message) -> usize {
+fn memory_bytes(message: &Message) -> usize {
     message.body.len() + size_of::<Delivery>()
 }
 

@@ -77,9 +77,9 @@ pub(super) async fn run(
                     shared.clone().tasks.spawn(async move {
                         let first = tokio::select! {
                             () = shared.stopping.cancelled() => return,
-                            first = super::first(&shared, &address) => first,
+                            first = super::first_connection(&shared, &address) => first,
                         };
-                        super::link(shared, address, first, sender).await;
+                        super::run_link(shared, address, first, sender).await;
                     });
                 }
             }

@@ -20,7 +20,7 @@ pub(super) struct RecentlyFinished {
 
 impl RecentlyFinished {
     /// Records a finished message.
-    pub(super) fn note(&mut self, timestamp: i64, id: MessageId) {
+    pub(super) fn add(&mut self, timestamp: i64, id: MessageId) {
         if self.messages.len() < CAPACITY {
             return self.messages.push((timestamp, id));
         }
@@ -29,7 +29,7 @@ impl RecentlyFinished {
     }
 
     /// True if `message` is a redelivery of a finished message.
-    pub(super) fn has(&self, message: &Message) -> bool {
+    pub(super) fn contains(&self, message: &Message) -> bool {
         message.attempts > 1 && self.messages.contains(&(message.timestamp, message.id))
     }
 }
@@ -48,20 +48,20 @@ mod tests {
     #[test]
     fn only_redeliveries_of_a_finished_message_are_copies() {
         let mut finished = RecentlyFinished::default();
-        finished.note(7, message(7, 1).id);
-        assert!(finished.has(&message(7, 2)));
-        assert!(!finished.has(&message(7, 1)), "a first attempt is no copy");
-        assert!(!finished.has(&message(8, 2)));
-        assert!(!finished.has(&Message { timestamp: 8, ..message(7, 2) }), "the id was given to another message");
+        finished.add(7, message(7, 1).id);
+        assert!(finished.contains(&message(7, 2)));
+        assert!(!finished.contains(&message(7, 1)), "a first attempt is no copy");
+        assert!(!finished.contains(&message(8, 2)));
+        assert!(!finished.contains(&Message { timestamp: 8, ..message(7, 2) }), "the id was given to another message");
     }
 
     #[test]
     fn the_last_finished_messages_are_known_and_memory_is_bounded() {
         let mut finished = RecentlyFinished::default();
         for number in 0..3 * CAPACITY + 5 {
-            finished.note(number as i64, message(number, 1).id);
+            finished.add(number as i64, message(number, 1).id);
         }
-        let known = (0..3 * CAPACITY + 5).filter(|number| finished.has(&message(*number, 2)));
+        let known = (0..3 * CAPACITY + 5).filter(|number| finished.contains(&message(*number, 2)));
         assert_eq!(known.collect::<Vec<_>>(), (2 * CAPACITY + 5..3 * CAPACITY + 5).collect::<Vec<_>>());
         assert_eq!(finished.messages.len(), CAPACITY);
     }

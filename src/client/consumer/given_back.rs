@@ -28,7 +28,7 @@ struct GivenBackCounts {
 
 impl GivenBack {
     /// Counts a delivery of this message that was requeued untried.
-    pub(super) fn note(&self, nsqd: &Address, id: MessageId) {
+    pub(super) fn count_requeue(&self, nsqd: &Address, id: MessageId) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (nsqd.clone(), id);
         let before = counts.count(&key);
@@ -71,8 +71,8 @@ mod tests {
         let [one, other]: [Address; 2] = ["a:1", "b:1"].map(|address| address.parse().unwrap());
         let given_back = GivenBack::default();
         assert!(given_back.counter(&one).is_none());
-        given_back.clone().note(&one, id(1));
-        given_back.note(&one, id(1));
+        given_back.clone().count_requeue(&one, id(1));
+        given_back.count_requeue(&one, id(1));
         let count = |nsqd: &Address, number| given_back.counter(nsqd).unwrap()(id(number));
         assert_eq!((count(&one, 1), count(&one, 2), count(&other, 1)), (2, 0, 0));
     }
@@ -82,9 +82,9 @@ mod tests {
         let nsqd: Address = "a:1".parse().unwrap();
         let given_back = GivenBack::default();
         for number in 0..3 * GENERATION {
-            given_back.note(&nsqd, id(number));
+            given_back.count_requeue(&nsqd, id(number));
             // a message that is requeued again and again stays known
-            given_back.note(&nsqd, id(7));
+            given_back.count_requeue(&nsqd, id(7));
         }
         let counts = given_back.0.lock().unwrap();
         assert!(counts.young.len() + counts.old.len() <= 2 * GENERATION);

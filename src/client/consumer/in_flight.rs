@@ -99,7 +99,7 @@ impl InFlightMessages {
 
     /// The messages whose timeout was last reset at least `age` ago. They count as touched now,
     /// since the caller touches them.
-    pub(super) fn stale(&mut self, age: Duration, now: Instant) -> Vec<MessageId> {
+    pub(super) fn take_stale(&mut self, age: Duration, now: Instant) -> Vec<MessageId> {
         let old = self.messages.iter_mut().filter(|(_, held)| now.saturating_duration_since(held.fresh) >= age);
         old.map(|(id, held)| {
             held.fresh = now;
@@ -158,8 +158,8 @@ mod tests {
         let (mut held, start) = (InFlightMessages::default(), Instant::now());
         held.arrived(&message(1), start);
         let age = Duration::from_secs(15);
-        assert!(held.stale(age, start + age / 2).is_empty());
-        assert_eq!(held.stale(age, start + age).len(), 1);
-        assert!(held.stale(age, start + age * 3 / 2).is_empty());
+        assert!(held.take_stale(age, start + age / 2).is_empty());
+        assert_eq!(held.take_stale(age, start + age).len(), 1);
+        assert!(held.take_stale(age, start + age * 3 / 2).is_empty());
     }
 }

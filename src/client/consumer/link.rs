@@ -281,7 +281,7 @@ impl<'a> SubscriptionLink<'a> {
         if self.connection.granted.give_back {
             return Command::Back { id, delay };
         }
-        self.shared.config.given_back.note(&self.connection.address, id);
+        self.shared.config.given_back.count_requeue(&self.connection.address, id);
         Command::Req { id, delay }
     }
 
@@ -305,10 +305,10 @@ impl<'a> SubscriptionLink<'a> {
                 return false;
             };
             match reply {
-                Reply::Finish => self.history.finished.note(timestamp, *id),
+                Reply::Finish => self.history.finished.add(timestamp, *id),
                 _ if copies == 0 => {}
                 _ if takes_back => *reply = reply.for_untried_copy(),
-                _ => (0..copies).for_each(|_| self.shared.config.given_back.note(address, *id)),
+                _ => (0..copies).for_each(|_| self.shared.config.given_back.count_requeue(address, *id)),
             }
             *count += 1;
             true
@@ -370,7 +370,7 @@ impl<'a> SubscriptionLink<'a> {
             match self.connection.incoming.next_frame().map_err(broken)? {
                 None => break,
                 Some(Frame::Message(message)) => {
-                    if self.history.finished.has(&message) {
+                    if self.history.finished.contains(&message) {
                         tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "redelivered after it was finished; answered with FIN");
                         Command::Fin(message.id).encode(&mut self.connection.out);
                         continue;
@@ -459,7 +459,7 @@ impl<'a> SubscriptionLink<'a> {
         }
         if now >= self.touch_checked + self.touch_age() {
             self.touch_checked = now;
-            for id in self.in_flight.stale(self.touch_age(), now) {
+            for id in self.in_flight.take_stale(self.touch_age(), now) {
                 Command::Touch(id).encode(&mut self.connection.out);
             }
         }

@@ -172,7 +172,7 @@ pub struct Health {
 /// A consumer of a channel, on one or several nsqds.
 ///
 /// Dropping a consumer requeues unanswered messages. For an orderly end call [`stop`](Self::stop)
-/// and then [`recv`](Self::recv) until it returns `None`. A [`Worker`](crate::worker::Worker) does
+/// and then [`recv`](Self::recv) until it returns `None`. A `mqueue::worker::Worker` does
 /// so, and runs a handler for each message. A consumer is a [`Stream`], too.
 ///
 /// # Examples
@@ -206,23 +206,23 @@ impl Consumer {
     /// The first error, if no configured nsqd and no nsqlookupd is reachable, and
     /// [`Error::NoAddress`] if none is configured.
     pub async fn connect(config: ConsumerConfig) -> Result<Self, Error> {
-        let found = look_up(&config).await;
+        let found = ask_lookupds(&config).await;
         if config.nsqd.is_empty() && found.is_none() {
             return Err(Error::NoAddress);
         }
         let (sender, arriving) = mpsc::unbounded_channel();
-        let mut config = as_its_driver_can(config);
+        let mut config = adapt_to_backend(config);
         config.connect.identify.give_back = true;
         let shared = Arc::new(ConsumerShared::new(config, sender.downgrade()));
         let config = &shared.config;
-        let tries = join_all(config.nsqd.iter().map(|address| first(&shared, address))).await;
+        let tries = join_all(config.nsqd.iter().map(|address| first_connection(&shared, address))).await;
         if tries.iter().all(Result::is_err) && !matches!(found, Some(Ok(_))) {
             let lookup = found.and_then(Result::err);
             return Err(tries.into_iter().find_map(Result::err).or(lookup).unwrap_or(Error::NoAddress));
         }
         for (address, connection) in config.nsqd.iter().zip(tries) {
             shared.ensure_link(address);
-            shared.tasks.spawn(link(shared.clone(), address.clone(), connection, sender.clone()));
+            shared.tasks.spawn(run_link(shared.clone(), address.clone(), connection, sender.clone()));
         }
         #[cfg(feature = "lookup")]
         if let Some(found) = found {
@@ -314,14 +314,14 @@ impl Stream for Consumer {
 
 /// Asks the nsqlookupds; `None` if there are none.
 #[cfg(feature = "lookup")]
-async fn look_up(config: &ConsumerConfig) -> Option<Result<discovery::DiscoveredNsqds, Error>> {
+async fn ask_lookupds(config: &ConsumerConfig) -> Option<Result<discovery::DiscoveredNsqds, Error>> {
     let asked = discovery::ask(&config.lookupd, &config.topic);
     if config.lookupd.is_empty() { None } else { Some(asked.await.map_err(Error::from)) }
 }
 
 /// Without the feature `lookup` there are no nsqlookupds.
 #[cfg(not(feature = "lookup"))]
-async fn look_up(_: &ConsumerConfig) -> Option<Result<std::convert::Infallible, Error>> {
+async fn ask_lookupds(_: &ConsumerConfig) -> Option<Result<std::convert::Infallible, Error>> {
     None
 }
 
@@ -367,7 +367,7 @@ impl Control {
 
 /// Adapts the configuration to the backend: tokio-nsq's RDY cannot be lowered, so it has no
 /// backoff.
-fn as_its_driver_can(config: ConsumerConfig) -> ConsumerConfig {
+fn adapt_to_backend(config: ConsumerConfig) -> ConsumerConfig {
     match config.backend {
         ClientBackend::Own => config,
         #[cfg(feature = "tokio-nsq")]
@@ -380,7 +380,7 @@ fn as_its_driver_can(config: ConsumerConfig) -> ConsumerConfig {
 
 /// The first connection to `address`. tokio-nsq makes its own connections; for it, this one only
 /// tests the address.
-async fn first(shared: &ConsumerShared, address: &Address) -> Result<Connection, Error> {
+async fn first_connection(shared: &ConsumerShared, address: &Address) -> Result<Connection, Error> {
     match shared.config.backend {
         ClientBackend::Own => link::subscribe(shared, &shared.config.topic, address).await,
         #[cfg(feature = "tokio-nsq")]
@@ -389,7 +389,7 @@ async fn first(shared: &ConsumerShared, address: &Address) -> Result<Connection,
 }
 
 /// Keeps a subscription with the configured backend.
-async fn link(
+async fn run_link(
     shared: Arc<ConsumerShared>,
     address: Address,
     first: Result<Connection, Error>,

@@ -149,11 +149,11 @@ impl ConsumerShared {
             () = sleep(pause) => {}
             () = self.lookup_done.notified() => {}
         }
-        !self.retire(address)
+        !self.remove_if_unwanted(address)
     }
 
     /// Removes the link of an address that is no longer wanted; true if it was removed.
-    fn retire(&self, address: &Address) -> bool {
+    fn remove_if_unwanted(&self, address: &Address) -> bool {
         let mut state = self.state();
         let unwanted = state.links.get(address) == Some(&false);
         if unwanted {

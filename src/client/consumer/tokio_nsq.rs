@@ -154,12 +154,12 @@ impl TokioNsqSubscription<'_> {
         loop {
             match next {
                 Some(NSQEvent::Message(mut message)) => {
-                    let taken = taken(&mut message);
+                    let converted = message_from(&mut message);
                     // redelivered while being handled: the first delivery's reply must not finish
                     // this one
-                    replaced += u32::from(self.in_flight.insert(taken.id, message).is_some());
-                    let given_back = given_back.as_ref().map_or(0, |count| count(taken.id));
-                    batch.push(Delivery::new(taken, self.replies.clone(), given_back));
+                    replaced += u32::from(self.in_flight.insert(converted.id, message).is_some());
+                    let given_back = given_back.as_ref().map_or(0, |count| count(converted.id));
+                    batch.push(Delivery::new(converted, self.replies.clone(), given_back));
                 }
                 Some(NSQEvent::Ok()) => {}
                 // a second Healthy: there was another connection, and replies for the first are
@@ -212,12 +212,12 @@ impl TokioNsqSubscription<'_> {
                 }
                 Reply::Release => {
                     released += 1;
-                    self.shared.config.given_back.note(self.address, id);
+                    self.shared.config.given_back.count_requeue(self.address, id);
                     give_back(message, least).await;
                 }
                 Reply::RequeueUntried(delay) => {
                     failed += 1;
-                    self.shared.config.given_back.note(self.address, id);
+                    self.shared.config.given_back.count_requeue(self.address, id);
                     give_back(message, delay.max(least)).await;
                 }
                 Reply::Touch => unreachable!("it was touched"),
@@ -233,7 +233,7 @@ async fn give_back(message: NSQMessage, delay: Duration) {
 }
 
 /// Converts the message, moving its body out.
-fn taken(message: &mut NSQMessage) -> Message {
+fn message_from(message: &mut NSQMessage) -> Message {
     Message {
         timestamp: i64::try_from(message.timestamp).unwrap_or(i64::MAX),
         attempts: message.attempt,

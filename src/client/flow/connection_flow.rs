@@ -28,12 +28,12 @@ pub(super) struct ConnectionFlow {
     waiting_since: Option<Instant>,
     /// The longest wait for a message that was queued at nsqd already, by the round trip of the
     /// connect.
-    brisk: Duration,
+    back_to_back_wait: Duration,
     /// The wait after which nsqd's queue counts as empty.
     patience: Duration,
     /// The least `patience`, by the round trip of the connect.
     least_patience: Duration,
-    /// The moving average of the waits between `brisk` and [`LONGEST_WAIT`].
+    /// The moving average of the waits between `back_to_back_wait` and [`LONGEST_WAIT`].
     mean_wait: Duration,
 }
 
@@ -58,7 +58,7 @@ impl ConnectionFlow {
             trial: Trial::After(FIRST_TRIAL),
             trial_after: FIRST_TRIAL,
             waiting_since: None,
-            brisk: round_trip * 3 / 2 + Duration::from_micros(200),
+            back_to_back_wait: round_trip * 3 / 2 + Duration::from_micros(200),
             patience,
             least_patience: patience,
             mean_wait: patience / 2,
@@ -70,13 +70,13 @@ impl ConnectionFlow {
         self.in_flight += count;
         let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if waited > self.patience {
-            self.fell_quiet();
+            self.return_to_one();
         }
         let fills = matches!(self.trial, Trial::Runs) && count >= room;
-        if waited <= self.brisk || fills {
+        if waited <= self.back_to_back_wait || fills {
             self.streak = self.streak.saturating_add(count);
         } else if waited <= self.least_patience.max(LONGEST_WAIT) {
-            self.came_steadily(count, waited);
+            self.count_steady(count, waited);
         }
         if self.streak >= BUSY {
             self.trial_after = FIRST_TRIAL;
@@ -84,13 +84,13 @@ impl ConnectionFlow {
         }
     }
 
-    /// Counts messages that came later than `brisk`, and starts a trial after enough of them.
+    /// Counts messages that came later than `back_to_back_wait`, and starts a trial after enough of them.
     ///
     /// Such messages are either published at this pace, or queued while nsqd, this machine or the
     /// network is slower than at the connect. Room for two distinguishes the cases: two queued
     /// messages take as long as one. The price is a short delay of one message if they were not
     /// queued.
-    fn came_steadily(&mut self, count: u32, waited: Duration) {
+    fn count_steady(&mut self, count: u32, waited: Duration) {
         self.mean_wait = (7 * self.mean_wait + waited) / 8;
         if let Trial::After(left) = self.trial
             && self.streak < BUSY
@@ -107,7 +107,7 @@ impl ConnectionFlow {
     /// Goes back to room for one: nsqd's queue is empty, or seems so. A trial in vain delays the
     /// next trial. After a busy time, the next message starts a trial, so that one late answer does
     /// not end the busy time.
-    fn fell_quiet(&mut self) {
+    fn return_to_one(&mut self) {
         if self.streak >= BUSY {
             self.trial = Trial::After(1);
         } else if let Trial::Runs = self.trial {
@@ -153,7 +153,7 @@ impl ConnectionFlow {
 
     pub(super) fn tick(&mut self, now: Instant) {
         if self.due().is_some_and(|due| due <= now) {
-            self.fell_quiet();
+            self.return_to_one();
         }
     }
 }

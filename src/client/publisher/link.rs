@@ -32,7 +32,7 @@ pub(super) async fn run(shared: Arc<PublishQueue>, address: Address, mut first: 
                     PublishLink { shared: &shared, connection, unacknowledged: UnacknowledgedWindow::default() };
                 let mut answered = false;
                 let ended = link.serve(&mut answered).await;
-                link.unacknowledged.give_back(&shared);
+                link.unacknowledged.return_requests(&shared);
                 match ended {
                     Ok(()) => return,
                     Err(error) => {
@@ -53,7 +53,7 @@ pub(super) async fn run(shared: Arc<PublishQueue>, address: Address, mut first: 
                 error
             }
         };
-        shared.note(error);
+        shared.record_error(error);
         let pause = backoff.next().unwrap_or_default();
         tokio::select! {
             () = shared.closing.cancelled() => return,
@@ -88,7 +88,7 @@ impl PublishLink<'_> {
         self.read_frames(answered)?;
         loop {
             let was_busy = !self.unacknowledged.is_empty();
-            if self.gather() && !was_busy {
+            if self.send_queued() && !was_busy {
                 silence.restart();
             }
             let busy = !self.unacknowledged.is_empty();
@@ -130,7 +130,7 @@ impl PublishLink<'_> {
     }
 
     /// Writes commands for queued requests, up to the window's limit. True if there were any.
-    fn gather(&mut self) -> bool {
+    fn send_queued(&mut self) -> bool {
         let mut any = false;
         while let Some(requests) = self.unacknowledged.take(self.shared) {
             queue::encode(requests, &mut self.connection.out);
@@ -184,10 +184,12 @@ impl PublishLink<'_> {
         if !is_transient(error.code) {
             match <[Request; 1]>::try_from(group) {
                 Ok([request]) => request.resolve(Err(PublishError::Refused(error.clone()))),
-                Err(group) => self.shared.put_back(group.into_iter().map(Request::alone).collect()),
+                Err(group) => {
+                    self.shared.return_requests(group.into_iter().map(Request::require_own_command).collect())
+                }
             }
         } else {
-            self.shared.put_back(group.into());
+            self.shared.return_requests(group.into());
         }
         Error::Refused { address: self.connection.address.clone(), source: error }
     }

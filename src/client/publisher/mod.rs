@@ -31,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use self::queue::{Payload, PublishQueue};
 use super::connection::Connection;
 use super::{Address, ClientBackend, ConnectConfig, Error};
+use crate::plural;
 use crate::proto::{ErrorCode, TopicName, WireError};
 
 /// The largest message in bytes that NSQ's 31-bit size can express. nsqd's own limit,
@@ -153,7 +154,7 @@ impl PublishError {
 
 /// The messages that [`Publisher::publish_many`] did not publish; all others were published.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{} of the messages were not published; the first: {}", .0.len(), .0[0].1)]
+#[error("{} not published; the first: {}", plural::count(.0.len(), "message"), .0[0].1)]
 pub struct PublishManyError(
     /// The index of each message, from 0, and its error. Never empty.
     pub Vec<(usize, PublishError)>,

@@ -50,7 +50,7 @@ pub(super) struct Request {
     bytes: usize,
     /// True if the request needs a command of its own: nsqd refused a merged command that contained
     /// it.
-    alone: bool,
+    own_command: bool,
     /// True if the request has been sent before.
     sent: bool,
     answer: oneshot::Sender<Result<(), PublishError>>,
@@ -74,8 +74,8 @@ impl Request {
 
     /// Requires a command of its own. nsqd refused the command that contained the request, so it
     /// counts as never sent.
-    pub(super) fn alone(self) -> Self {
-        Self { alone: true, sent: false, ..self }
+    pub(super) fn require_own_command(self) -> Self {
+        Self { own_command: true, sent: false, ..self }
     }
 
     /// Sends the result to the caller, if it still waits.
@@ -85,7 +85,7 @@ impl Request {
 
     fn merges_with(&self, next: &Request) -> bool {
         let deferred = |request: &Request| matches!(request.payload, Payload::Deferred(..));
-        !(self.alone || next.alone || deferred(self) || deferred(next)) && self.topic == next.topic
+        !(self.own_command || next.own_command || deferred(self) || deferred(next)) && self.topic == next.topic
     }
 }
 
@@ -130,7 +130,15 @@ impl PublishQueue {
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.config.max_bytes);
         let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| PublishError::Closed)?;
         let (answer, answered) = oneshot::channel();
-        self.waiting().push_back(Request { topic, payload, bytes, alone: false, sent: false, answer, _room: room });
+        self.waiting().push_back(Request {
+            topic,
+            payload,
+            bytes,
+            own_command: false,
+            sent: false,
+            answer,
+            _room: room,
+        });
         self.ready.notify_one();
         Ok(answered)
     }
@@ -163,7 +171,7 @@ impl PublishQueue {
     }
 
     /// Returns requests to the front of the queue, in their order, for the next idle link.
-    pub(super) fn put_back(&self, requests: VecDeque<Request>) {
+    pub(super) fn return_requests(&self, requests: VecDeque<Request>) {
         let mut waiting = self.waiting();
         for request in requests.into_iter().rev() {
             waiting.push_front(request);
@@ -174,7 +182,7 @@ impl PublishQueue {
     }
 
     /// Keeps a connection's error for publish calls that time out.
-    pub(super) fn note(&self, error: Error) {
+    pub(super) fn record_error(&self, error: Error) {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
     }
 

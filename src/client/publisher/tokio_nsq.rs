@@ -30,12 +30,12 @@ pub(super) async fn run(shared: Arc<PublishQueue>, address: Address) {
             progress: Instant::now(),
         };
         let ended = link.serve(&mut backoff).await;
-        link.unacknowledged.give_back(&shared);
+        link.unacknowledged.return_requests(&shared);
         match ended {
             Ok(()) => return,
             Err(error) => {
                 tracing::warn!(nsqd = %address, "connection lost: {error}");
-                shared.note(error);
+                shared.record_error(error);
             }
         }
         let pause = backoff.next().unwrap_or_default();
@@ -68,7 +68,7 @@ impl TokioNsqPublishLink<'_> {
             () = shared.closing.cancelled() => return Ok(()),
         }
         loop {
-            self.gather().await?;
+            self.send_queued().await?;
             let busy = !self.unacknowledged.is_empty();
             tokio::select! {
                 biased;
@@ -90,7 +90,7 @@ impl TokioNsqPublishLink<'_> {
     }
 
     /// Passes queued requests to tokio-nsq, up to the window's limit.
-    async fn gather(&mut self) -> Result<(), Error> {
+    async fn send_queued(&mut self) -> Result<(), Error> {
         loop {
             let Some(requests) = self.unacknowledged.take(self.shared) else { return Ok(()) };
             let handing_over = publish(&mut self.producer, requests);

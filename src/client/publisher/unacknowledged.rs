@@ -71,8 +71,8 @@ impl UnacknowledgedWindow {
     }
 
     /// Returns all unacknowledged requests to the queue: the connection has ended.
-    pub(super) fn give_back(&mut self, shared: &PublishQueue) {
+    pub(super) fn return_requests(&mut self, shared: &PublishQueue) {
         let Self { requests, .. } = std::mem::take(self);
-        shared.put_back(requests);
+        shared.return_requests(requests);
     }
 }

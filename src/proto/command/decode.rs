@@ -231,7 +231,7 @@ impl BodyReader<'_> {
     }
 
     /// Records nsqd's error if `found` is `None`.
-    fn or_missing<T>(&mut self, found: Option<T>, code: ErrorCode, what: impl FnOnce() -> String) -> Option<T> {
+    fn or_record_missing<T>(&mut self, found: Option<T>, code: ErrorCode, what: impl FnOnce() -> String) -> Option<T> {
         if found.is_none() {
             self.missing = Some(ProtocolError::new(code, what()));
         }
@@ -249,7 +249,7 @@ impl BodyReader<'_> {
     ) -> Result<Option<Span>, ProtocolError> {
         let Some(size) = self.size(code, limit, verb, nouns)? else { return Ok(None) };
         let taken = self.take(size as usize);
-        Ok(self.or_missing(taken, code, || format!("{verb} failed to read {}", nouns.0)))
+        Ok(self.or_record_missing(taken, code, || format!("{verb} failed to read {}", nouns.0)))
     }
 
     /// Reads a size within 1..=`limit`.
@@ -261,7 +261,7 @@ impl BodyReader<'_> {
         (noun, short): (&str, &str),
     ) -> Result<Option<u32>, ProtocolError> {
         let size = self.number();
-        let Some(size) = self.or_missing(size, code, || format!("{verb} failed to read {noun} size")) else {
+        let Some(size) = self.or_record_missing(size, code, || format!("{verb} failed to read {noun} size")) else {
             return Ok(None);
         };
         match u32::try_from(size) {
@@ -284,7 +284,8 @@ impl BodyReader<'_> {
             return Ok(None);
         }
         let count = self.number();
-        let Some(count) = self.or_missing(count, ErrorCode::BadBody, || "MPUB failed to read message count".into())
+        let Some(count) =
+            self.or_record_missing(count, ErrorCode::BadBody, || "MPUB failed to read message count".into())
         else {
             return Ok(None);
         };
@@ -309,13 +310,13 @@ impl BodyReader<'_> {
         let refuse = |text| Err(ProtocolError::new(code, text));
         let size = self.number();
         let missing = || format!("MPUB failed to read message({index}) body size");
-        let Some(size) = self.or_missing(size, code, missing) else { return Ok(None) };
+        let Some(size) = self.or_record_missing(size, code, missing) else { return Ok(None) };
         match u32::try_from(size) {
             Err(_) | Ok(0) => refuse(format!("MPUB invalid message({index}) body size {size}")),
             Ok(size) if size > limit => refuse(format!("MPUB message too big {size} > {limit}")),
             Ok(size) => {
                 let taken = self.take(size as usize);
-                Ok(self.or_missing(taken, code, || "MPUB failed to read message body".into()))
+                Ok(self.or_record_missing(taken, code, || "MPUB failed to read message body".into()))
             }
         }
     }
