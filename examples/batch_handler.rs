@@ -1,4 +1,5 @@
-//! A handler that takes what has gathered in one call: worth it where a batch costs little more than a message, as one INSERT does.
+//! A handler that takes the waiting messages in one call, which pays if a batch costs little more
+//! than a message, as with INSERT.
 //!
 //! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example batch_handler` in another.
 
@@ -26,7 +27,7 @@ impl Handler for Rows {
 
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
         println!("INSERT of {} rows", messages.len());
-        // one verdict a message, in their order
+        // one verdict for each message, in their order
         messages
             .iter()
             .map(|message| if message.body.is_empty() { Verdict::drop("empty") } else { Verdict::Done(None) })

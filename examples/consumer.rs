@@ -1,4 +1,4 @@
-//! A consumer with a handler of its own: an async closure.
+//! A consumer with its own handler: an async closure.
 //!
 //! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example consumer` in another.
 
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let consumer = Consumer::connect(config).await?;
     let shutdown = Shutdown::on_signals(Duration::from_secs(30))?; // Ctrl-C: finish what runs
-    let (ended, tally) = Worker::new(consumer, Arc::new(handler), WorkerConfig::default())?.run(&shutdown).await;
-    println!("{ended:?}: {tally:?}");
+    let (ended, stats) = Worker::new(consumer, Arc::new(handler), WorkerConfig::default())?.run(&shutdown).await;
+    println!("{ended:?}: {stats:?}");
     Ok(())
 }

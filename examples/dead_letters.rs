@@ -1,7 +1,8 @@
-//! Retries, and what becomes of messages that never succeed: after three tries they are dead letters on `foo.dead`, with the reason.
+//! Retries and dead letters: a message that fails three times is published to `foo.dead`, with the
+//! reason.
 //!
-//! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example dead_letters` in another; look at them with
-//! `mqueue errors --stream foo`.
+//! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example
+//! dead_letters` in another. `mqueue errors --stream foo` lists the dead letters.
 
 #![allow(clippy::print_stdout)]
 
@@ -25,10 +26,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             _ => Verdict::Done(None),
         }
     };
-    let tries = WorkerConfig { max_attempts: 3, ..WorkerConfig::default() };
+    let tries = WorkerConfig::default().with_max_attempts(3);
     let consumer = Consumer::connect(config).await?;
     let shutdown = Shutdown::on_signals(Duration::from_secs(30))?;
-    let (_, tally) = Worker::new(consumer, Arc::new(handler), tries)?.run(&shutdown).await;
-    println!("{} done, {} to retry, {} dead letters", tally.done, tally.retried, tally.dead);
+    let (_, stats) = Worker::new(consumer, Arc::new(handler), tries)?.run(&shutdown).await;
+    println!("{} done, {} to retry, {} dead letters", stats.done, stats.retried, stats.dead);
     Ok(())
 }

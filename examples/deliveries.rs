@@ -1,4 +1,4 @@
-//! A consumer without a worker: a stream of deliveries, each answered by hand.
+//! A consumer without a worker: a stream of deliveries, each answered by the application.
 //!
 //! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example deliveries` in another.
 

@@ -1,6 +1,6 @@
-//! An nsqd in the process, in memory: a publisher and a consumer meet on it.
+//! An embedded broker in memory, with a publisher and a consumer.
 //!
-//! Run: `cargo run --example embedded_broker`. Needs nothing else.
+//! Run: `cargo run --example embedded_broker`. Needs no nsqd.
 
 #![allow(clippy::print_stdout)]
 

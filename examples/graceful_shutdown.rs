@@ -1,5 +1,6 @@
-//! Ending in order: after the first Ctrl-C (or when the program says so) nothing new is taken and what runs is finished; after a second one, or
-//! the grace period, the rest is given back to nsqd at once.
+//! Graceful shutdown: after the first Ctrl-C (or when the program says so) the worker receives
+//! nothing new and finishes its running handlers; after a second Ctrl-C or the grace period it
+//! requeues the rest at once.
 //!
 //! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example graceful_shutdown` in another.
 
@@ -30,7 +31,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         tokio::time::sleep(Duration::from_secs(60)).await;
         after_a_minute.cancel(); // as the first Ctrl-C
     });
-    let (ended, tally) = Worker::new(consumer, Arc::new(handler), WorkerConfig::default())?.run(&shutdown).await;
-    println!("{ended:?}: {} done, {} given back", tally.done, tally.released);
+    let (ended, stats) = Worker::new(consumer, Arc::new(handler), WorkerConfig::default())?.run(&shutdown).await;
+    println!("{ended:?}: {} done, {} given back", stats.done, stats.released);
     Ok(())
 }

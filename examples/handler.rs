@@ -1,4 +1,4 @@
-//! A handler that is a struct: it keeps what it needs from message to message.
+//! A handler as a struct, which keeps state from message to message.
 //!
 //! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example handler` in another.
 

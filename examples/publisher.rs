@@ -1,4 +1,4 @@
-//! Publishes a message and waits until nsqd has it.
+//! Publishes a message and waits until nsqd has acknowledged it.
 //!
 //! Run: `make up`, then `cargo run --example publisher`.
 

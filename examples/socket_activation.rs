@@ -1,7 +1,9 @@
-//! A consumer that systemd starts when `mqueue wakeup` pokes its socket, and that ends when nothing came for ten seconds.
+//! A consumer that systemd starts when `mqueue wakeup` pokes its socket, and that ends after ten
+//! seconds without a message.
 //!
-//! Run: `make up`, then `systemd-socket-activate -l /tmp/bar.sock cargo run --example socket_activation` in one shell,
-//! `mqueue wakeup --socket-dir /tmp` in another, and publish to foo: its group is called bar, as the socket is.
+//! Run: `make up`, then `systemd-socket-activate -l /tmp/bar.sock cargo run --example
+//! socket_activation` in one shell and `mqueue wakeup --socket-dir /tmp` in another; publish to
+//! foo. The group is called bar, like the socket.
 
 #![allow(clippy::print_stdout)]
 
@@ -25,14 +27,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Verdict::Done(None)
     };
     let consumer = Consumer::connect(config).await?;
-    let idle = WorkerConfig { idle_timeout: Some(Duration::from_secs(10)), ..WorkerConfig::default() };
+    let idle = WorkerConfig::default().with_idle_timeout(Some(Duration::from_secs(10)));
     let worker = Worker::new(consumer, Arc::new(handler), idle)?;
-    let awake = worker.nudge();
+    let reset_idle = worker.reset_idle();
     if let Some(socket) = socket {
-        // a poke that is left unread would start this program again at once; and it says that a message is there
+        // an unread poke would start this program again at once; and a poke says that a message is
+        // there
         tokio::spawn(async move {
             while socket.poked().await.is_ok() {
-                awake.notify_one();
+                reset_idle.notify_one();
             }
         });
     }

@@ -1,9 +1,9 @@
-//! How long to wait before the next try: exponential, jittered, without a clock.
+//! Delays between retries: exponential, with jitter, without a clock.
 
 use std::time::Duration;
 
-/// Delays that double from `first` up to `most`, each shortened at random by up to a half, so that many clients that lost the
-/// same server do not come back in step. Endless.
+/// Delays that double from `first` up to `most`, each shortened at random by up to a half, so that
+/// clients of the same failed server do not reconnect in step. Endless.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -18,7 +18,7 @@ impl Backoff {
         Self { first, most, next: first, rng }
     }
 
-    /// Starts over: the last try succeeded.
+    /// Restarts at `first`, after a success.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doubles_within_its_bounds_and_starts_over() {
+    fn delays_double_within_their_bounds_and_restart() {
         let second = Duration::from_secs(1);
         let mut backoff = Backoff::new(second, 5 * second, fastrand::Rng::with_seed(7));
         for full in [1, 2, 4, 5, 5] {

@@ -1,14 +1,14 @@
-//! Numbers before nouns, in lines for people.
+//! Counts with nouns in texts for people.
 
 use std::fmt::Display;
 
-/// `1 message`, `2 messages`: nouns whose plural ends in a plain `s`.
+/// A number and its noun: `1 message`, `2 messages`. For nouns whose plural ends in a plain `s`.
 pub fn count<N: Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
     let s = if number == N::from(1) { "" } else { "s" };
     format!("{number} {noun}{s}")
 }
 
-/// `once`, `2 times`.
+/// A number of times: `once`, `2 times`.
 pub fn times<N: Display + PartialEq + From<u8>>(number: N) -> String {
     if number == N::from(1) { "once".to_owned() } else { format!("{number} times") }
 }

@@ -1,4 +1,5 @@
-//! How the program ends: one token, one tracker of tasks, a grace period; a second signal ends it now.
+//! Graceful shutdown: a first signal drains, a second signal or the end of the grace period ends
+//! the program now.
 //!
 //! ```text
 //!  SIGINT, SIGTERM ──▶ draining: take nothing new, finish what runs
@@ -10,23 +11,26 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// The two stages of ending, seen by everything that has to heed them. Cheap to clone.
+/// The two stages of a shutdown, shared by all tasks. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
-    /// Cancelled when nothing new is to be begun.
+    /// Cancelled when no new work may begin.
     pub draining: CancellationToken,
-    /// Cancelled when what runs is to be given up.
+    /// Cancelled when running work must be given up.
     pub now: CancellationToken,
 }
 
 impl Shutdown {
-    /// A shutdown that nobody has asked for yet.
+    /// A shutdown that has not been requested yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Heeds SIGINT and SIGTERM: the first drains, and the second, or `grace` after the first, ends now. Fails if the system does
-    /// not let signals be handled.
+    /// Handles SIGINT and SIGTERM: the first signal drains; the second signal, or `grace` after the
+    /// first, ends the program now.
+    ///
+    /// # Errors
+    /// The system refuses the signal handlers.
     pub fn on_signals(grace: Duration) -> std::io::Result<Self> {
         let shutdown = Self::new();
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -47,7 +51,7 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Waits for `tidying`, unless the program is to end now.
+    /// Waits for `tidying`, or until the program must end now.
     pub async fn unless_now(&self, tidying: impl Future<Output = ()>) {
         tokio::select! {
             biased;

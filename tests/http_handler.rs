@@ -155,7 +155,7 @@ fn a_server_that_is_away_or_takes_nothing_uses_up_no_tries() {
     let args =
         format!("--handler http://{address}/hook --count 1 --retry-delay 0 --max-backoff 100ms --max-attempts 1");
     let consumer = consumer(&nsqd.tcp(), &args).start();
-    consumer.wait_to_say("no more for");
+    consumer.wait_to_say("consuming pauses for");
     assert!(consumer.stderr().contains("connection refused"), "{}", consumer.stderr());
     let busy = ["503 Service Unavailable", "429 Too Many Requests", "503 Service Unavailable", "200 OK"];
     let web = Web::serve(TcpListener::bind(&address).unwrap(), busy);

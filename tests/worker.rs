@@ -1,4 +1,4 @@
-//! `mqueue worker` on a gateway: what it says and does, and that no job is lost, whatever happens to workers.
+//! `mqueue worker` on a gateway: its output and work, and that no job is lost when workers fail.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -18,7 +18,7 @@ fn publish(gateway: &Gateway, jobs: usize) {
 }
 
 #[test]
-fn it_says_what_it_works_on() {
+fn a_worker_prints_its_jobs_and_logs_a_summary() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
@@ -32,7 +32,7 @@ fn it_says_what_it_works_on() {
 }
 
 #[test]
-fn a_handler_does_the_work_and_its_verdict_is_heeded() {
+fn verdicts_become_done_retry_or_dead_letter() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "--retry-delay 10ms");
@@ -65,7 +65,7 @@ fn many_jobs_are_printed_in_batches() {
 }
 
 #[test]
-fn it_waits_for_a_gateway_that_is_away_and_ends_well_meanwhile() {
+fn a_worker_waits_for_an_unreachable_gateway_and_can_be_stopped_meanwhile() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
@@ -89,7 +89,7 @@ fn it_waits_for_a_gateway_that_is_away_and_ends_well_meanwhile() {
 }
 
 #[test]
-fn asked_to_end_it_finishes_its_job_and_gives_the_rest_back() {
+fn a_stopped_worker_finishes_its_job_and_requeues_the_rest() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
@@ -103,14 +103,14 @@ fn asked_to_end_it_finishes_its_job_and_gives_the_rest_back() {
         let left = nsqd.channel("jobs", "workers");
         (left.depth, left.in_flight_count) == (1, 0)
     });
-    // a reader that has gone away is an end, too, and nobody's failure
+    // a closed stdout ends the worker, too, and is not a failure
     let closed = Mqueue::shell(&format!("$0 worker --queue {} -p 0.1 | head -0", gateway.url())).run();
     assert_eq!(closed.code, Some(0), "{}", closed.stderr);
     wait_until("it to be left still", || nsqd.channel("jobs", "workers").depth == 1);
 }
 
 #[test]
-fn two_gateways_share_a_group() {
+fn workers_on_two_gateways_share_a_group() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let (one, two) = (Gateway::start(&nsqd, ""), Gateway::start(&nsqd, ""));
@@ -124,7 +124,7 @@ fn two_gateways_share_a_group() {
     lines.sort();
     lines.dedup();
     assert_eq!(lines.len(), 200);
-    // a job of one is not the other's to answer
+    // a job of one gateway cannot be answered at the other
     drop((first, second));
     publish(&one, 1);
     let job = one.worker("jobs", "workers", "").job().unwrap();
@@ -132,7 +132,7 @@ fn two_gateways_share_a_group() {
 }
 
 #[test]
-fn a_worker_whose_jobs_all_fail_pauses_and_leaves_them_to_others() {
+fn a_worker_pauses_when_its_jobs_fail_and_leaves_them_to_others() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "--retry-delay 10ms");
@@ -147,14 +147,14 @@ fn a_worker_whose_jobs_all_fail_pauses_and_leaves_them_to_others() {
     assert_eq!(nsqd.published("jobs.dead"), 0);
 }
 
-/// A network of its own for workers, from which a firewall cuts them off.
+/// A network namespace for workers, in which a firewall cuts them off.
 struct Namespace {
     name: String,
     gateway: String,
 }
 
 impl Namespace {
-    /// `None`, and why on stderr, where this is not allowed.
+    /// `None`, with the reason on stderr, if namespaces are not permitted.
     fn new() -> Option<Self> {
         let pid = std::process::id();
         let (name, net) = (format!("mqueue-{pid}"), pid % 250);
@@ -181,7 +181,7 @@ impl Namespace {
         run("ip", &format!("netns exec {} {command}", self.name))
     }
 
-    /// Nothing comes in or goes out, and nobody is told.
+    /// Drops all packets silently, in both directions.
     fn cut(&self) -> bool {
         self.run("iptables -A INPUT -j DROP") && self.run("iptables -A OUTPUT -j DROP")
     }
@@ -202,7 +202,7 @@ fn run(program: &str, args: &str) -> bool {
     ran.is_ok_and(|output| output.status.success())
 }
 
-/// What is done to a worker.
+/// A fault of a worker.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     Kill,
@@ -211,16 +211,16 @@ enum Fault {
 }
 
 const DEADLINE: Duration = Duration::from_secs(1);
-/// What a busy machine may add to a deadline.
+/// The slack for deadlines on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// Ten workers, and what they did.
+/// Ten workers, and their jobs.
 struct Crew<'a> {
     gateway: &'a Gateway,
     pause: f64,
     workers: Vec<Mqueue>,
     names: usize,
-    /// How often each job was worked on, by workers that are gone.
+    /// The number of times each job was done by workers that have ended.
     worked: HashMap<String, usize>,
 }
 
@@ -247,7 +247,7 @@ impl<'a> Crew<'a> {
         }
     }
 
-    /// Kills one, and has another in its place: how long until the gateway knew.
+    /// Kills a worker and starts another in its place; returns the time until the gateway noticed.
     fn kill(&mut self, index: usize) -> Duration {
         let killed = Instant::now();
         self.workers[index].signal(Signal::SIGKILL);
@@ -260,7 +260,7 @@ impl<'a> Crew<'a> {
         missed
     }
 
-    /// Stops one until its jobs were taken back.
+    /// Stops a worker until its jobs were requeued.
     fn stop(&mut self, index: usize) -> Duration {
         let (stopped, silent) = (Instant::now(), self.gateway.metric("silent_workers_total"));
         self.workers[index].signal(Signal::SIGSTOP);
@@ -271,7 +271,7 @@ impl<'a> Crew<'a> {
         missed
     }
 
-    /// Cuts the first one off.
+    /// Cuts off the first worker's network.
     fn cut(&mut self, namespace: &Namespace) -> Duration {
         let (cut, silent) = (Instant::now(), self.gateway.metric("silent_workers_total"));
         assert!(namespace.cut());
@@ -283,7 +283,7 @@ impl<'a> Crew<'a> {
     }
 }
 
-/// Jobs, and ten workers that are killed, stopped and cut off: every job is done.
+/// Runs jobs on ten workers that are killed, stopped and cut off; every job is done.
 fn storm(jobs: usize, faults: usize, pause: f64) {
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
@@ -327,7 +327,7 @@ fn storm(jobs: usize, faults: usize, pause: f64) {
     let twice: usize = worked.values().map(|times| times - 1).sum();
     eprintln!("{jobs} jobs, {faults} faults: lost 0, done again {twice}");
     for (name, times) in &missed {
-        eprintln!("  {name}: {} times, missed after {:?} at the most", times.len(), times.iter().max().unwrap());
+        eprintln!("  {name}: {} times, noticed after at most {:?}", times.len(), times.iter().max().unwrap());
     }
     assert!(twice <= faults, "seed {seed}: done again {twice}: more than were interrupted");
 }

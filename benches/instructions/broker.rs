@@ -3,7 +3,7 @@
 use bytes::{Buf, BytesMut};
 use mqueue::broker::log::{DiskLog, Log, LogOptions, MemoryLog, SyncMode};
 use mqueue::broker::state::{BrokerState, Now, SessionSettings, StateLimits};
-use mqueue::proto::{Bodies, ChannelName, Frame, Outgoing, TopicName};
+use mqueue::proto::{Bodies, ChannelName, Frame, TopicName, WriteBuffer};
 
 use crate::Work;
 use crate::codec::body;
@@ -14,7 +14,7 @@ pub fn in_memory() -> Work {
     work(Box::new(MemoryLog), || ())
 }
 
-/// The log is written, and synced when the system likes.
+/// The broker with a log, which the system syncs when it likes.
 pub fn with_a_log() -> Work {
     let folder = tempfile::tempdir().unwrap();
     let options = LogOptions { sync: SyncMode::Never, ..LogOptions::new(folder.path()) };
@@ -36,7 +36,7 @@ fn work(log: Box<dyn Log>, end: impl FnOnce() + 'static) -> Work {
     assert!(state.subscribe(session, &topic, &channel, now(0)).is_ok());
     state.ready(session, 10, now(0));
     Box::new(move || {
-        let (mut out, mut bytes, mut finished) = (Outgoing::new(), BytesMut::new(), 0);
+        let (mut out, mut bytes, mut finished) = (WriteBuffer::new(), BytesMut::new(), 0);
         for n in 0..MESSAGES {
             state.publish(&topic, Bodies::one(body()), None, now(n)).unwrap();
             for session in state.woken().collect::<Vec<_>>() {

@@ -1,25 +1,25 @@
-//! The wire: commands and messages, encoded and decoded.
+//! The wire protocol: commands and messages, encoded and decoded.
 
 use std::hint::black_box;
 
 use bytes::{Buf, Bytes, BytesMut};
-use mqueue::proto::{Command, Frame, Limits, Message, MessageId, Outgoing, TopicName};
+use mqueue::proto::{Command, Frame, Limits, Message, MessageId, TopicName, WriteBuffer};
 
 use crate::Work;
 
 pub const COMMANDS: u64 = 3000;
 pub const MESSAGES: u64 = 3000;
 
-/// What is as it is written: 200 bytes.
+/// A message body of 200 bytes.
 pub fn body() -> Bytes {
     Bytes::from(vec![b'x'; 200])
 }
 
-fn written(out: &mut Outgoing) -> BytesMut {
+fn written(out: &mut WriteBuffer) -> BytesMut {
     BytesMut::from(&out.copy_to_bytes(out.remaining())[..])
 }
 
-/// PUB, MPUB of ten, and FIN, in turns.
+/// Commands: PUB, MPUB of ten and FIN, in turns.
 pub fn commands() -> Work {
     let topic = TopicName::new("bench").unwrap();
     let each = [
@@ -28,7 +28,7 @@ pub fn commands() -> Work {
         Command::Fin(MessageId(*b"0123456789abcdef")),
     ];
     Box::new(move || {
-        let mut out = Outgoing::new();
+        let mut out = WriteBuffer::new();
         for command in each.iter().cycle().take(COMMANDS as usize) {
             black_box(command).encode(&mut out);
         }
@@ -47,7 +47,7 @@ pub fn messages() -> Work {
     let id = MessageId(*b"0123456789abcdef");
     let frame = Frame::Message(Message { timestamp: 1_700_000_000_000_000_000, attempts: 1, id, body: body() });
     Box::new(move || {
-        let mut out = Outgoing::new();
+        let mut out = WriteBuffer::new();
         for _ in 0..MESSAGES {
             black_box(&frame).encode(&mut out);
         }

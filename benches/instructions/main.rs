@@ -1,8 +1,8 @@
 //! Fixed pieces of work, for counting their instructions: `scripts/instructions` runs each under valgrind.
 //!
-//! Run: `cargo bench --bench instructions` names the scenes, with their operations; `-- SCENE` runs one. No scene looks at a clock to decide
-//! anything, has threads, or draws random numbers, so its instructions are the same in every run, but for what the hash
-//! tables' seeds do to them.
+//! Run: `cargo bench --bench instructions` lists the scenes with their operations; `-- SCENE` runs
+//! one. No scene decides by a clock, has threads or draws random numbers, so its instructions are
+//! the same in every run, except for the seeds of hash tables.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
@@ -11,15 +11,15 @@ mod codec;
 mod publish;
 mod wakeup;
 
-/// A piece of work that is ready to be done, and is done once.
+/// A prepared piece of work, done once.
 type Work = Box<dyn FnOnce()>;
 
-/// What is counted.
+/// A scene, whose instructions are counted.
 struct Scene {
     name: &'static str,
-    /// What it does so many times.
+    /// The number of operations.
     operations: u64,
-    /// What is not counted.
+    /// The preparation, which is not counted.
     prepare: fn() -> Work,
 }
 
@@ -44,10 +44,11 @@ fn main() {
     }
 }
 
-/// The function that is counted, by its name, with all that it calls.
+/// The function whose instructions valgrind counts, with everything that it calls.
 #[inline(never)]
 fn counted(work: Work) {
     work();
-    // not the last thing that is done: a call in its place could become a jump, which is no call any more
+    // not the last expression: a tail call could become a jump, which valgrind does not count as a
+    // call
     std::hint::black_box(());
 }

@@ -1,9 +1,10 @@
-//! The publish path: the publisher, its connection, the codec, tokio, and a peer in the same thread that says OK.
+//! The publish path: the publisher, its connection, the codec, tokio, and a peer in the same thread
+//! that answers OK.
 
 use bytes::{Buf, BytesMut};
 use futures_util::future::join_all;
 use mqueue::client::{Publisher, PublisherConfig};
-use mqueue::proto::{Command, Frame, Limits, MAGIC_V2, Outgoing, Response, TopicName};
+use mqueue::proto::{Command, Frame, Limits, MAGIC_V2, Response, TopicName, WriteBuffer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
@@ -13,10 +14,10 @@ use crate::codec::body;
 
 pub const ONE: u64 = 500;
 pub const BATCHED: u64 = 4000;
-/// Messages that are published at once.
+/// Messages published concurrently.
 const BATCH: usize = 200;
 
-/// One at a time.
+/// Publishes one message at a time.
 pub fn one() -> Work {
     let (runtime, publisher, topic) = connected();
     Box::new(move || {
@@ -28,7 +29,7 @@ pub fn one() -> Work {
     })
 }
 
-/// Many at once, each by a call of its own: they go out together.
+/// Publishes many messages concurrently, each by its own call: they share commands.
 pub fn batched() -> Work {
     let (runtime, publisher, topic) = connected();
     Box::new(move || {
@@ -52,12 +53,12 @@ fn connected() -> (Runtime, Publisher, TopicName) {
     (runtime, publisher, TopicName::new("bench").unwrap())
 }
 
-/// A peer that takes all it is sent.
+/// A peer that accepts all messages.
 async fn say_ok(mut stream: TcpStream) {
     let (mut incoming, mut magic) = (BytesMut::new(), [0; MAGIC_V2.len()]);
     stream.read_exact(&mut magic).await.unwrap();
     while stream.read_buf(&mut incoming).await.is_ok_and(|count| count > 0) {
-        let mut out = Outgoing::new();
+        let mut out = WriteBuffer::new();
         while let Some(command) = Command::decode(&mut incoming, &Limits::default()).unwrap() {
             if !matches!(command, Command::Nop) {
                 Frame::Response(Response::Ok).encode(&mut out);

@@ -1,4 +1,4 @@
-//! wakeup's decision: 10,000 groups, of which one in a hundred has messages.
+//! wakeup's decision for 10,000 groups, of which one in a hundred has messages.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ pub fn decide() -> Work {
     let mut crowd = Crowd::of(GROUPS, Instant::now());
     Box::new(move || {
         let wakes: usize = (0..POLLS).map(|_| crowd.poll()).sum();
-        // each of the hundred at once, and then ever more rarely
+        // each of the hundred at once, and then less and less often
         assert_eq!(wakes, 500);
     })
 }

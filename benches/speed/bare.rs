@@ -1,10 +1,10 @@
-//! The least that can be done: a blocking socket and the codec, without any client.
+//! The minimal client: a blocking socket and the codec.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use bytes::{Buf, BytesMut};
-use mqueue::proto::{Command, Frame, MAGIC_V2, Outgoing, Response};
+use mqueue::proto::{Command, Frame, MAGIC_V2, Response, WriteBuffer};
 
 pub struct Bare {
     stream: TcpStream,
@@ -20,7 +20,7 @@ impl Bare {
     }
 
     pub fn send(&mut self, commands: &[Command]) {
-        let mut out = Outgoing::new();
+        let mut out = WriteBuffer::new();
         for command in commands {
             command.encode(&mut out);
         }
@@ -39,7 +39,7 @@ impl Bare {
         }
     }
 
-    /// Frames that can be had without reading again.
+    /// Frames in the buffer, without reading again.
     pub fn ready(&mut self) -> Option<Frame> {
         Frame::decode(&mut self.incoming, 1 << 28).unwrap()
     }

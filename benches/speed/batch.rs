@@ -9,11 +9,12 @@ use crate::measured::{BROKERS, Broker, bench, children_cpu, figure};
 use crate::support::{Nsqd, peer, wait_until};
 use crate::{Contender, Goal, Round, compare, report};
 
-/// What is left on nsqd for a consumer.
+/// The backlog on nsqd for a consumer.
 const FILLED: &str = "1000000";
 const TO_FILE: usize = 300_000;
 
-/// Messages a second, and microseconds of the client's processor time for one, of one of nsq's programs.
+/// The rate of one of nsq's programs in messages per second, and its processor time per message in
+/// microseconds.
 fn go(server: &Nsqd, program: &str, flags: &[&str]) -> (f64, f64) {
     let mut command = Command::new(peer(program).expect("make peers"));
     command.args(["--topic=bench", "--runfor=2s"]).args(flags).arg(format!("--nsqd-tcp-address={}", server.tcp()));
@@ -27,13 +28,13 @@ fn go(server: &Nsqd, program: &str, flags: &[&str]) -> (f64, f64) {
     (rate, cpu * 1e6 / (rate * 2.0))
 }
 
-/// The same of `mqueue bench`.
+/// The same figures of `mqueue bench`.
 fn ours(server: &Nsqd, args: &str, done: &str) -> (f64, f64) {
     let report = bench(server, args);
     (figure(&report, &format!("/{done}/messages_per_s")), figure(&report, "/client_usage/cpu_us_per_message"))
 }
 
-/// What a client does: messages a second, and what each costs.
+/// A client's figures: messages per second, and processor time per message.
 type Measure = fn(&Nsqd) -> (f64, f64);
 
 /// Runs both in turns; reports rate and processor time.
@@ -89,7 +90,8 @@ fn files(broker: &Broker) {
             Box::new(|| {
                 to_file(broker, |folder, tcp| {
                     let mut command = Command::new(peer("nsq_to_file").expect("make peers"));
-                    // it finishes messages when it has synced, which is every 30 s if less than max-in-flight are there
+                    // nsq_to_file sends FIN after its sync, which is every 30 s if fewer than
+                    // max-in-flight messages are there
                     command.args(["--topic=bench", "--channel=ch", "--max-in-flight=1000", "--sync-interval=100ms"]);
                     command.args(["--output-dir", folder]);
                     command.arg(format!("--nsqd-tcp-address={tcp}"));
@@ -119,7 +121,7 @@ fn files(broker: &Broker) {
     report(&what, "messages/s", &results, &[(1, 0, broker.goal(Goal::AtLeast(3.0)))]);
 }
 
-/// Messages a second until the broker has nothing left.
+/// Messages per second until the broker's backlog is empty.
 fn to_file(broker: &Broker, command: impl Fn(&str, &str) -> Command) -> f64 {
     let (server, folder) = (broker.with_channel(), tempfile::tempdir().unwrap());
     let lines = format!("{:0200}\n", 7).repeat(2000);

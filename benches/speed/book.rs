@@ -1,4 +1,4 @@
-//! What the contenders reached: printed as it comes, and kept for docs/benchmarks.
+//! The contenders' figures: printed as they arrive, and kept for docs/benchmarks.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::median;
 
-/// One contender's figures, a round each.
+/// One contender's figures, one for each round.
 pub struct Contender {
     pub name: &'static str,
     pub figures: Vec<f64>,
@@ -18,7 +18,7 @@ impl Contender {
     }
 }
 
-/// What a ratio should be.
+/// The goal for a ratio.
 #[derive(Debug, Clone, Copy)]
 pub enum Goal {
     AtMost(f64),
@@ -41,7 +41,7 @@ impl Goal {
     }
 }
 
-/// A contender beside a peer, by their places, and the goal if there is one.
+/// A contender and a peer, by their indexes, and the goal if there is one.
 pub type Pair = (usize, usize, Option<Goal>);
 
 /// One line of docs/benchmarks.
@@ -68,7 +68,7 @@ pub fn rows() -> Vec<Row> {
     ROWS.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// Prints medians and spread, and how the pairs compare, which is kept.
+/// Prints medians and spread, and the comparison of each pair, which is kept as a row.
 pub fn report(what: &str, unit: &str, results: &[Contender], pairs: &[Pair]) {
     println!("\n{what}");
     for result in results {
@@ -111,7 +111,7 @@ fn ends(figures: impl Iterator<Item = f64>) -> (f64, f64) {
     figures.fold((f64::MAX, f64::MIN), |(low, high), figure| (low.min(figure), high.max(figure)))
 }
 
-/// Digits after the point, so that three count.
+/// The number of decimals for three significant digits.
 pub fn digits(figure: f64) -> usize {
     match figure.abs() {
         0.0..0.01 => 4,

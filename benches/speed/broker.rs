@@ -1,5 +1,6 @@
-//! The embedded broker beside nsqd, by nsq's own `bench_writer` and `bench_reader` (200 B, batches of 200), and the memory of a million
-//! messages. Beside them a server that does the least, so that one sees what is left to win, and `mqueue bench`, which takes less time itself.
+//! The embedded broker beside nsqd, by nsq's own `bench_writer` and `bench_reader` (200 B, batches
+//! of 200), and the memory of a million messages. Also a minimal server, which shows the possible
+//! gain, and `mqueue bench`, a client that takes less time itself.
 
 use std::process::Command;
 
@@ -12,14 +13,14 @@ use crate::measured::{bench, figure, nsqd};
 use crate::support::{Nsqd, peer};
 use crate::{Goal, Round, compare, report};
 
-/// How long each program runs, a round.
+/// The duration of each program in a round.
 const RUNNING: &str = "--runfor=2s";
 const QUEUED: usize = 1_000_000;
 
 /// Starts a server.
 type Start = fn() -> Nsqd;
 
-/// What a program of nsq's measures on a server, in operations a second.
+/// The rate that one of nsq's programs measures on a server, in operations per second.
 fn measure(tcp: &str, program: &str, flags: &[&str]) -> f64 {
     let mut command = Command::new(peer(program).expect("make peers"));
     command.args(["--topic=bench", "--size=200", RUNNING]).args(flags);
@@ -42,7 +43,7 @@ fn write_then_read(server: &Nsqd) -> f64 {
     read(&server.tcp())
 }
 
-/// Published by a client that takes less time.
+/// The rate of publishing by a client that takes less time.
 fn publish(server: &Nsqd) -> f64 {
     figure(
         &bench(server, "publish --batch 200 --connections 2 --warm-up 0s --duration 2s"),
@@ -50,13 +51,13 @@ fn publish(server: &Nsqd) -> f64 {
     )
 }
 
-/// Consumed by it.
+/// The rate of consuming by that client.
 fn consume(server: &Nsqd) -> f64 {
     let report = bench(server, "consume --messages 2000000 --connections 2 --max-in-flight 2500");
     figure(&report, "/handled/messages_per_s")
 }
 
-/// Published and consumed at once, by one client.
+/// The rate of publishing and consuming at once, by one client.
 fn both(server: &Nsqd) -> f64 {
     let report = bench(server, "both --batch 200 --window 4 --max-in-flight 2500 --duration 2s");
     figure(&report, "/handled/messages_per_s")
@@ -66,7 +67,7 @@ fn single(server: &Nsqd) -> f64 {
     figure(&bench(server, "publish --batch 1 --connections 8 --duration 2s"), "/published/messages_per_s")
 }
 
-/// Megabytes that the server takes with a million messages.
+/// The server's memory with a million messages, in megabytes.
 fn queue_a_million(server: &Nsqd) -> f64 {
     let (topic, body) = (TopicName::new("bench").unwrap(), Bytes::from(vec![b'x'; 200]));
     let mut bare = Bare::connect(&server.tcp());
@@ -79,7 +80,8 @@ fn queue_a_million(server: &Nsqd) -> f64 {
 }
 
 pub fn run() {
-    // each is nsqd's best: bench_writer finds the first 7 % faster, bench_reader the second
+    // nsqd's best setting for each: bench_writer finds the first 7 % faster, bench_reader the
+    // second
     let (nsqd, nsqd_read): (Start, Start) = (|| nsqd(100_000_000), || nsqd(10_000_000));
     let memory = || Nsqd::embedded(&["--memory", "--max-memory=16000000000"]);
     let interval = || Nsqd::embedded(&["--sync=interval"]);
@@ -88,7 +90,7 @@ pub fn run() {
         ("mqueue broker --memory", memory),
         ("mqueue broker --sync=interval", interval),
     ];
-    // a new server each time, with the channel that takes all
+    // a new server each time, with a channel that gets all messages
     let round = |start: Start, measure: fn(&Nsqd) -> f64| -> Round<'_> {
         Box::new(move || {
             let server = start();

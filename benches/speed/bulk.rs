@@ -12,7 +12,7 @@ use crate::support::{Nsqd, peer};
 use crate::{Goal, compare, median, report};
 
 const MESSAGES: u64 = 1_000_000;
-/// nsq_tail gets fewer: a rate is a rate.
+/// nsq_tail gets fewer messages: only the rate is compared.
 const TAILED: u64 = 300_000;
 
 pub fn run() {
@@ -64,7 +64,7 @@ fn fill(server: &Nsqd, count: u64) {
     crate::support::wait_until("all messages in the channel", || server.channel("bulk", "g").depth == count as i64);
 }
 
-/// Messages a second, and the highest memory in KiB.
+/// Messages per second, and the peak memory in KiB.
 fn rate(server: &Nsqd, count: u64, command: &mut Command) -> (f64, f64) {
     fill(server, count);
     let start = Instant::now();

@@ -1,9 +1,11 @@
-//! Our own client beside the crate tokio-nsq, in the same program, by `mqueue bench` (`--features tokio-nsq`).
+//! mqueue's client beside the crate tokio-nsq, in the same program, by `mqueue bench` (`--features
+//! tokio-nsq`).
 
 use crate::measured::{BROKERS, Broker, bench, figure};
 use crate::{Goal, Round, compare, report};
 
-/// What is measured: a title, its unit, mqueue bench's arguments, where its figure stands in the report, and how many units it is.
+/// A measurement: its title, its unit, the arguments of mqueue bench, the JSON pointer of its
+/// figure in the report, and the size of a unit.
 type Measurement = (&'static str, &'static str, &'static str, &'static str, f64);
 
 const MEASUREMENTS: [Measurement; 6] = [

@@ -1,4 +1,5 @@
-//! What a command a message costs: `exec:` beside xargs, and `pipe:`, where one run does for all, beside `exec:`.
+//! The cost of a command for each message: `exec:` beside xargs, and `pipe:`, where one process
+//! handles all messages, beside `exec:`.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -9,7 +10,7 @@ use crate::{Goal, compare, report};
 
 /// Runs of `true`, two at a time.
 const RUNS: usize = 3000;
-/// pipe: gets more: it is much faster, and a rate is a rate.
+/// pipe: gets more messages: it is much faster, and only the rate is compared.
 const LINES: usize = 100_000;
 
 const LOOP: &str = "pipe:while read -r line; do echo ok; done";
@@ -35,7 +36,7 @@ pub fn run() {
     report("messages of 20 B through a command", "messages/s", &results, &[(1, 0, goal), (2, 0, goal)]);
 }
 
-/// Runs a second.
+/// Runs per second.
 fn xargs() -> f64 {
     let lines: String = (0..RUNS).map(|n| format!("{n}\n")).collect();
     let start = Instant::now();
@@ -45,7 +46,7 @@ fn xargs() -> f64 {
     RUNS as f64 / start.elapsed().as_secs_f64()
 }
 
-/// Messages a second, from the consumer's start to its end, when all are finished.
+/// Messages per second, from the consumer's start to its end, when all are finished.
 fn consumer(nsqd: &Nsqd, handler: &str, count: usize) -> f64 {
     nsqd.create("work", "g");
     let lines: String = (0..count).map(|n| format!("{n:020}\n")).collect();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
-use mqueue::proto::{Command as Nsq, Frame, MAGIC_V2, Outgoing, Response, TopicName};
+use mqueue::proto::{Command as Nsq, Frame, MAGIC_V2, Response, TopicName, WriteBuffer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -44,7 +44,7 @@ pub fn run() {
     );
 }
 
-/// The broker beside itself.
+/// Compares the broker's cost at two sizes.
 fn grow(what: &str, sizes: [(&'static str, Measure); 2]) {
     let mut results = sizes.map(|(name, _)| Contender { name, figures: Vec::new() });
     for _ in 0..*ROUNDS {
@@ -59,7 +59,7 @@ fn name(prefix: &str, n: usize) -> String {
     format!("{prefix}{n}")
 }
 
-/// Publishes so many messages to each topic, 200 together.
+/// Publishes this number of messages to each topic, 200 together.
 fn fill(server: &Nsqd, topics: usize, each: usize) {
     let (mut bare, body) = (Bare::connect(&server.tcp()), Bytes::from(vec![b'x'; 200]));
     let together = each.min(200);
@@ -71,12 +71,14 @@ fn fill(server: &Nsqd, topics: usize, each: usize) {
     }
 }
 
-/// Consumers that are ready for as many messages as `mqueue consumer` is, all the time: a flow that follows the traffic would settle at one
-/// message or at many by chance, where a thousand consumers share a channel.
+/// The RDY of each consumer, constant at the maximum of `mqueue consumer`: with a thousand
+/// consumers on one channel, a flow that follows the traffic would settle at one message or at many
+/// by chance.
 const READY: u64 = 200;
 
-/// Subscribes so many consumers to each of the channels `c0`… of the topics `t0`…; then they are ready, `fill` is done beside them, and this
-/// returns how long it took until they had FINished `total` messages.
+/// Subscribes this number of consumers to each of the channels `c0`… of the topics `t0`…, sends
+/// RDY, runs `fill` beside them, and returns the time until they have sent FIN for `total`
+/// messages.
 fn drain(
     server: &Nsqd,
     (topics, channels, each): (usize, usize, usize),
@@ -107,7 +109,7 @@ struct Count {
 async fn subscribe(address: String, subscribe: Nsq) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let mut out = Outgoing::new();
+    let mut out = WriteBuffer::new();
     out.put_slice(MAGIC_V2);
     subscribe.encode(&mut out);
     stream.write_all_buf(&mut out).await.unwrap();
@@ -118,9 +120,9 @@ async fn subscribe(address: String, subscribe: Nsq) -> TcpStream {
     stream
 }
 
-/// FINishes what comes, with one write for all that one read brought.
+/// Sends FIN for each message, with one write for all messages of one read.
 async fn consume(mut stream: TcpStream, count: Arc<Count>) {
-    let (mut incoming, mut out) = (BytesMut::new(), Outgoing::new());
+    let (mut incoming, mut out) = (BytesMut::new(), WriteBuffer::new());
     Nsq::Rdy(READY).encode(&mut out);
     loop {
         stream.write_all_buf(&mut out).await.unwrap();
@@ -152,7 +154,7 @@ fn create(server: &Nsqd, topics: usize, channels: usize) {
     }
 }
 
-/// Copies a second.
+/// Message copies per second.
 fn fan_out(server: &Nsqd) -> f64 {
     const EACH: usize = 10_000;
     create(server, 10, 10);
@@ -167,7 +169,8 @@ fn thousand_consumers(server: &Nsqd) -> f64 {
     ALL as f64 / drain(server, (1, 1, 1000), ALL, || {}).as_secs_f64()
 }
 
-/// Microseconds of the broker for each copy, of 400,000, of one topic with so many channels.
+/// The broker's microseconds for each of 400,000 copies of the messages of one topic with this
+/// number of channels.
 fn cost(server: &Nsqd, topics: usize, channels: usize) -> f64 {
     const COPIES: usize = 400_000;
     create(server, topics, channels);
@@ -177,12 +180,13 @@ fn cost(server: &Nsqd, topics: usize, channels: usize) -> f64 {
     (cpu_of(server.pid()) - before) * 1e6 / COPIES as f64
 }
 
-/// Microseconds of the broker for each of a million messages, 100 together, over so many topics.
+/// The broker's microseconds for each of a million messages, 100 together, over this number of
+/// topics.
 fn publish_cost(server: &Nsqd, topics: usize) -> f64 {
     const ALL: usize = 1_000_000;
     let (mut bare, body) = (Bare::connect(&server.tcp()), Bytes::from(vec![b'x'; 200]));
     let names: Vec<TopicName> = (0..topics).map(|n| TopicName::new(&name("t", n)).unwrap()).collect();
-    // making a topic is no message's cost
+    // creating a topic does not count for the messages
     for topic in &names {
         bare.ask(&Nsq::Pub { topic: topic.clone(), body: body.clone() });
     }

@@ -1,4 +1,5 @@
-//! The HTTP job queue: how long a job takes to its worker beside a plain consumer, how many go through, and what idle workers cost.
+//! The HTTP job queue: the latency of a job beside a plain consumer, the throughput, and the cost
+//! of idle workers.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -66,7 +67,7 @@ fn worker(gateway: &Gateway, stream: &str) -> Command {
     command
 }
 
-/// Jobs a second, from the worker's start to its end, when all are acknowledged.
+/// Jobs per second, from the worker's start to its end, when all are acknowledged.
 fn rate(nsqd: &Nsqd, stream: &str) -> f64 {
     nsqd.create(stream, "g");
     let lines = format!("{}\n", "x".repeat(200)).repeat(2000);

@@ -1,4 +1,5 @@
-//! Messages of a megabyte, both ways, beside nsq's bench programs (go-nsq's protocol).
+//! Messages of one megabyte, published and consumed, beside nsq's bench programs (go-nsq's
+//! protocol).
 
 use std::process::Command;
 
@@ -6,7 +7,7 @@ use crate::measured::{BROKERS, Broker, bench, figure, nsqd};
 use crate::support::{Nsqd, peer};
 use crate::{Goal, compare, report};
 
-/// Megabytes a second.
+/// Megabytes per second.
 fn go(server: &Nsqd, program: &str, flags: &[&str]) -> f64 {
     let mut command = Command::new(peer(program).expect("make peers"));
     command.args(["--topic=bench", "--size=1000000", "--runfor=2s"]).args(flags);
@@ -17,7 +18,7 @@ fn go(server: &Nsqd, program: &str, flags: &[&str]) -> f64 {
 }
 
 pub fn run() {
-    // fewer messages than elsewhere, and nsqd is the faster for it
+    // fewer messages than elsewhere, which makes nsqd faster
     let [_, embedded] = BROKERS;
     [Broker { name: "nsqd", start: || nsqd(1_000_000) }, embedded].iter().for_each(on);
 }

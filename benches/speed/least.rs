@@ -1,16 +1,17 @@
-//! The least that could be called a broker, a thread a connection: what is left is the client's time and the kernel's, which no broker
-//! can take away.
+//! A minimal broker with a thread for each connection: the remaining time is the client's and the
+//! kernel's, which no broker can reduce.
 //!
-//! It answers each MPUB when it has read it, and keeps its bytes while the client is there; a consumer that is ready gets the same message
-//! again and again, as many as it is ready for and one more for each FIN.
+//! It answers each MPUB when it has read it, and keeps its bytes while the client is connected. A
+//! consumer gets the same message again and again, as many as its RDY allows and one more for each
+//! FIN.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use bytes::{Buf, Bytes};
-use mqueue::proto::{Frame, MAGIC_V2, Message, MessageId, Outgoing, Response};
+use mqueue::proto::{Frame, MAGIC_V2, Message, MessageId, Response, WriteBuffer};
 
-/// Messages in a piece that is sent at once, at the most.
+/// The largest number of messages in one write.
 const TOGETHER: usize = 1000;
 const SIZE: usize = 200;
 
@@ -37,12 +38,12 @@ impl Least {
 }
 
 fn encoded(frame: &Frame) -> Vec<u8> {
-    let mut out = Outgoing::new();
+    let mut out = WriteBuffer::new();
     frame.encode(&mut out);
     out.copy_to_bytes(out.remaining()).to_vec()
 }
 
-/// Until the client goes.
+/// Serves a client until it disconnects.
 fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut incoming = BufReader::with_capacity(1 << 18, stream.try_clone()?);
@@ -73,7 +74,7 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
             b"RDY" => due = std::str::from_utf8(&line[4..]).unwrap().trim().parse().unwrap(),
             b"FIN" => {
                 due = 1;
-                // and all the others that are there
+                // and all others that have arrived
                 let more =
                     incoming.buffer().chunks_exact(line.len()).take_while(|next| next.starts_with(b"FIN ")).count();
                 incoming.consume(more * line.len());

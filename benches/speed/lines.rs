@@ -9,7 +9,7 @@ use crate::measured::{BROKERS, Broker};
 use crate::support::peer;
 use crate::{Goal, compare, report};
 
-/// to_nsq gets fewer: it is much slower, and a rate is a rate.
+/// to_nsq gets fewer lines: it is much slower, and only the rate is compared.
 const OURS: usize = 1_000_000;
 const THEIRS: usize = 50_000;
 
@@ -36,7 +36,7 @@ fn on(broker: &Broker) {
         let took = start.elapsed();
         assert!(status.unwrap().success());
         assert_eq!(server.published("lines") - before, count as u64, "all lines are published");
-        // the next one finds the broker as this one did
+        // the next run finds the broker in the same state
         server.delete_topic("lines");
         count as f64 / took.as_secs_f64()
     };

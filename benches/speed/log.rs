@@ -1,4 +1,4 @@
-//! The embedded broker's log by itself: batches of 200 × 200 B appended, and what recovery reads.
+//! The embedded broker's log by itself: appending batches of 200 × 200 B, and recovery.
 
 use std::path::Path;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use mqueue::broker::log::{
 
 use crate::{compare, report};
 
-/// About 200 MB in a round.
+/// The number of batches in a round: about 200 MB.
 const BATCHES: u64 = 5_000;
 const BATCH: u64 = 200;
 const LENGTH: usize = 200;
@@ -31,7 +31,7 @@ pub fn run() {
     recover();
 }
 
-/// Appends, and gives the log and MB/s of bodies.
+/// Appends; returns the log and the rate in MB/s of bodies.
 fn append(path: &Path, sync: SyncMode, batches: u64) -> (DiskLog, f64) {
     let (mut log, _, _) = DiskLog::open(&LogOptions { sync, ..LogOptions::new(path) }).unwrap();
     log.note(&Change::TopicCreated(TOPIC, "bench".parse().unwrap()));
@@ -53,12 +53,13 @@ fn append(path: &Path, sync: SyncMode, batches: u64) -> (DiskLog, f64) {
     (log, bytes as f64 / 1e6 / start.elapsed().as_secs_f64())
 }
 
-/// The broker's ids leap with the time.
+/// The broker's ids grow with the time.
 fn first(batch: u64) -> u64 {
     (1 + batch) << 22
 }
 
-/// 1 GB of which every message is held, and 1 GB of which all but one in a thousand are done.
+/// Recovery of 1 GB in which every message is unfinished, and of 1 GB in which all but one in a
+/// thousand are finished.
 fn recover() {
     for one_in in [1, 1000] {
         let directory = tempfile::tempdir().unwrap();

@@ -1,8 +1,10 @@
-//! How fast the binary and the library are beside their peers, as ratios.
+//! The speed of the binary and the library beside their peers, as ratios.
 //!
-//! Run: `cargo bench --bench speed`, or with names of parts behind `--` for some of it; `make compare` writes docs/benchmarks. Every contender does
-//! the same work on the same nsqd, in turns (A B A B …), and the medians of all rounds are compared: what a noisy machine does to one it does to
-//! the other. nsqd and nsq's own programs come from `make peers`. With `--features tokio-nsq` there is `client`, too.
+//! Run: `cargo bench --bench speed`, or with the names of parts after `--` for some of it; `make
+//! compare` writes docs/benchmarks. Every contender does the same work on the same nsqd, in turns
+//! (A B A B …), and the medians of all rounds are compared: noise of the machine affects all
+//! contenders alike. nsqd and nsq's own programs come from `make peers`. With `--features
+//! tokio-nsq` there is the part `client`, too.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
@@ -37,7 +39,7 @@ use std::sync::LazyLock;
 use book::{Contender, Goal, report};
 use support::peer;
 
-/// Rounds that each contender gets: five, or ROUNDS, for a quick look.
+/// The number of rounds of each contender: five, or the variable ROUNDS for a quick run.
 static ROUNDS: LazyLock<usize> =
     LazyLock::new(|| std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5));
 
@@ -47,7 +49,7 @@ fn main() {
     for program in ["nsqd", "nsq_tail", "to_nsq"] {
         assert!(peer(program).is_some(), "{program} is missing: make peers");
     }
-    // only the page anew: its words were changed
+    // only the page again: its texts were changed
     if std::env::args().any(|arg| arg == "--page") {
         return page::write_page(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"));
     }
@@ -72,7 +74,7 @@ fn main() {
     for (name, run) in parts {
         if wanted.is_empty() || wanted.iter().any(|w| w == name) {
             run();
-            // after each part: who ends it early keeps what was measured
+            // after each part, so that an interrupted run keeps its figures
             if std::env::args().any(|arg| arg == "--write") {
                 page::write(&docs, "make compare");
             }
@@ -86,7 +88,7 @@ fn median(figures: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-/// What one contender does in a round: its figure.
+/// A contender's work in a round; returns its figure.
 type Round<'a> = Box<dyn FnMut() -> f64 + 'a>;
 
 /// Runs the contenders in turns.

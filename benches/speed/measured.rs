@@ -1,4 +1,5 @@
-//! The brokers that clients are compared on, and what `mqueue bench` measures on one of them, in another process.
+//! The brokers on which clients are compared, and measurements by `mqueue bench` on one of them, in
+//! another process.
 
 use std::process::Command;
 
@@ -7,12 +8,13 @@ use serde_json::Value;
 use crate::Goal;
 use crate::support::Nsqd;
 
-/// nsqd with all in memory. Its collector looks through a queue of `most` entries, so what is best for it differs with the work.
+/// nsqd with all messages in memory. Its garbage collector scans a queue of `most` entries, so the
+/// best size depends on the work.
 pub fn nsqd(most: u32) -> Nsqd {
     Nsqd::real(&[&format!("--mem-queue-size={most}")])
 }
 
-/// nsqd and the embedded broker, each all in memory: it is the clients that are compared, and no disk.
+/// nsqd and the embedded broker, both in memory: the clients are compared, not the disks.
 pub const BROKERS: [Broker; 2] = [
     Broker { name: "nsqd", start: || nsqd(100_000_000) },
     Broker { name: "the embedded broker", start: || Nsqd::embedded(&["--memory", "--max-memory=16000000000"]) },
@@ -25,14 +27,14 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// A new one, with the channel ch of the topic bench.
+    /// Starts a new broker, with the channel ch of the topic bench.
     pub fn with_channel(&self) -> Nsqd {
         let broker = (self.start)();
         broker.create("bench", "ch");
         broker
     }
 
-    /// A goal that was set for nsqd alone.
+    /// A goal that holds for nsqd only.
     pub fn goal(&self, goal: Goal) -> Option<Goal> {
         (self.name == BROKERS[0].name).then_some(goal)
     }

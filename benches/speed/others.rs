@@ -7,7 +7,7 @@ use crate::measured::{BROKERS, Broker, bench, figure};
 use crate::support::peer;
 use crate::{Round, compare, report};
 
-/// They get fewer: a rate is a rate.
+/// The other clients get fewer messages: only the rate is compared.
 const MESSAGES: &str = "40000";
 
 pub fn run() {
@@ -38,7 +38,7 @@ pub fn run() {
     }
 }
 
-/// What a peer's client says that it did, in messages a second.
+/// The rate that a client reports, in messages per second.
 fn rate(broker: &Broker, program: &[PathBuf], what: &str, modules: &Path) -> f64 {
     let server = broker.with_channel();
     if what == "consume" {

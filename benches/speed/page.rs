@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::book::{Row, digits, rows};
 use crate::support::peer;
 
-/// What limits the rows that miss their goals, and the commands: written by hand.
+/// The limits of the rows that miss their goals, and the commands: written by hand.
 const LIMITS: &str = include_str!("limits.md");
 const COMMANDS: &str = include_str!("commands.md");
 
-/// A run: what the page is made of.
+/// The figures of a run, from which the page is made.
 #[derive(Serialize, Deserialize)]
 struct Run {
     machine: Vec<(String, String)>,
@@ -21,7 +21,7 @@ struct Run {
     rows: Vec<Row>,
 }
 
-/// Writes the figures of this run, in the place of earlier ones of the same rows, and the page.
+/// Writes the figures of this run, replacing earlier ones of the same rows, and the page.
 pub fn write(folder: &Path, command: &str) {
     let earlier =
         std::fs::read(folder.join("benchmarks.json")).ok().and_then(|text| serde_json::from_slice::<Run>(&text).ok());
@@ -39,7 +39,7 @@ pub fn write(folder: &Path, command: &str) {
     write_page(folder);
 }
 
-/// Writes the page and its picture anew, from the figures that are there.
+/// Writes the page and its picture again from the stored figures.
 pub fn write_page(folder: &Path) {
     let run: Run = serde_json::from_slice(&std::fs::read(folder.join("benchmarks.json")).unwrap()).unwrap();
     std::fs::write(folder.join("benchmarks.md"), page(&run)).unwrap();
@@ -47,7 +47,7 @@ pub fn write_page(folder: &Path) {
     println!("\nwritten: benchmarks.md and benchmarks.svg in {}", folder.display());
 }
 
-/// What ran where: name and value.
+/// The versions and the machine of the run: name and value.
 fn machine() -> Vec<(String, String)> {
     let said = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output().ok()?;
@@ -80,7 +80,7 @@ fn machine() -> Vec<(String, String)> {
     found
 }
 
-/// The version of a crate that is used here.
+/// The version of a crate in Cargo.lock.
 fn locked(name: &str) -> Option<&'static str> {
     let (_, rest) = include_str!("../../Cargo.lock").split_once(&format!("name = \"{name}\"\nversion = \""))?;
     rest.split('"').next()
@@ -123,7 +123,7 @@ fn page(run: &Run) -> String {
     page + "\n" + LIMITS + "\n" + COMMANDS.trim_end() + "\n"
 }
 
-/// With commas between the thousands.
+/// Formats a number with commas between the thousands.
 fn figure(figure: f64) -> String {
     let text = short(figure);
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
@@ -145,7 +145,7 @@ fn short(figure: f64) -> String {
 fn picture(rows: &[Row]) -> String {
     const WIDTH: f64 = 480.0;
     const LINE: f64 = 32.0;
-    /// The widest that a letter is on average, in the sizes of the labels.
+    /// The largest average width of a letter, relative to the size of the labels.
     const LETTER: f64 = 6.4;
     const RATIO: f64 = 70.0;
     let rows: Vec<&Row> = rows.iter().filter(|row| row.goal.is_some()).collect();

@@ -1,4 +1,5 @@
-//! Three stages without work, as processes of their own: what they carry, and what a hop adds to a quiet feed.
+//! Three stages without work, each a process: their throughput, and the latency that a hop adds to
+//! a quiet feed.
 
 use std::process::Command;
 

@@ -1,7 +1,7 @@
 //! publish → OK, one at a time, 200 bytes: the library's publisher beside a bare blocking socket.
 //!
-//! nsqd and the publishers are each kept on a processor of their own: where the system moves them about, a round trip takes
-//! 10 or 60 us by chance, for either contender.
+//! nsqd and the publishers are each pinned to a processor: if the system moves them, a round trip
+//! takes 10 or 60 us by chance, for either contender.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ pub fn run() {
     report("publish → OK, one at a time, 200 B, p99", "us", &highest, &[(1, 0, Some(Goal::AtMost(1.3)))]);
 }
 
-/// The median of these times in microseconds; keeps the 99th percentile.
+/// The median of these times in microseconds; records the 99th percentile.
 fn p50_and_p99(times: Vec<Duration>, highest: &RefCell<Vec<f64>>) -> f64 {
     let mut micros: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e6).collect();
     micros.sort_by(f64::total_cmp);
@@ -74,7 +74,7 @@ fn p50_and_p99(times: Vec<Duration>, highest: &RefCell<Vec<f64>>) -> f64 {
     micros[micros.len() / 2]
 }
 
-/// Keeps a process, with all its threads, on these processors; where there is only one, it stays as it is.
+/// Pins a process with all its threads to these processors, unless there is only one.
 fn pin(process: u32, processors: &str) {
     let _ = std::process::Command::new("taskset").args(["-apc", processors, &process.to_string()]).output();
 }

@@ -1,4 +1,5 @@
-//! publish → handled at 50 messages a second, where nsqd holds a message back if its client is ready for more.
+//! The latency from publishing to handling at 50 messages per second, where nsqd holds a message
+//! back if its client is ready for more.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -45,7 +46,7 @@ fn on(broker: &Broker) {
     report(&what, "us", &results, &pairs);
 }
 
-/// The same, and waits until the consumer is gone.
+/// Measures the latency, and waits until the consumer is gone.
 fn latency(nsqd: &Nsqd, topic: &str, mut command: Command) -> f64 {
     let figure = measure(nsqd, topic, &mut command);
     nsqd.wait_for_clients(topic, "g", 0);

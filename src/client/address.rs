@@ -1,17 +1,29 @@
-//! Where a server listens.
+//! Addresses of servers.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::proto::{HostPort, excerpt};
 
-/// A host and a port: `127.0.0.1:4150`, `nsqd.local:4150`, `[::1]:4150`; `:4150` is this machine, as in Go.
+/// The address of a server: `127.0.0.1:4150`, `nsqd.local:4150`, `[::1]:4150`; `:4150` is this
+/// machine, as in Go.
 ///
-/// Invariant: it has a host, and a port that is not 0.
+/// An address always has a host, and a port other than 0. Names are resolved at each connect.
+///
+/// # Examples
+/// ```
+/// use mqueue::client::Address;
+///
+/// let address: Address = "nsqd.local:4150".parse()?;
+/// assert_eq!((address.host(), address.port()), ("nsqd.local", 4150));
+/// assert!("nsqd.local".parse::<Address>().is_err()); // the port is required
+/// # Ok::<(), mqueue::client::InvalidAddress>(())
+/// ```
+///
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address(HostPort);
 
-/// Text that is no [`Address`].
+/// The error for text that is not an [`Address`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid address \"{0}\": use HOST:PORT, such as 127.0.0.1:4150")]
 pub struct InvalidAddress(String);
@@ -50,19 +62,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_and_writes_names_and_both_kinds_of_ip() {
+    fn host_names_and_both_kinds_of_ip_address_round_trip() {
         for text in ["127.0.0.1:4150", "nsqd:1", "[::1]:4150"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
 
     #[test]
-    fn a_port_alone_is_on_this_machine() {
+    fn a_port_alone_means_localhost() {
         assert_eq!(":4150".parse::<Address>().unwrap().to_string(), "localhost:4150");
     }
 
     #[test]
-    fn refuses_what_lacks_a_host_or_a_port() {
+    fn refuses_addresses_without_a_host_or_a_port() {
         for text in [
             "",
             "host",

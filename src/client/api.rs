@@ -1,7 +1,7 @@
 //! The HTTP APIs of nsqd and nsqlookupd (<https://nsq.io/components/nsqd.html>, `nsqd/http.go`, `nsqlookupd/http.go`).
 //!
-//! Every call has a deadline: 2 s to connect, 5 s in all. Every answer has a limit, in bytes and in what is in it, and names that NSQ does not
-//! allow are left out of it.
+//! Every call has a deadline: 2 s to connect, 5 s in all. Every answer has limits on its bytes and
+//! its number of values; names that NSQ does not allow are removed from it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,81 +15,83 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Method, StatusCode};
 use serde::de::DeserializeOwned;
 
-use super::peer_names::{Checked, LeftOut};
+use super::peer_names::{RemovedNames, Sanitize};
 use super::{Address, InvalidAddress, http_date};
 use crate::http::client::{BodyError, body as read_body};
 use crate::proto::stats::{Channels, ErrorBody, Info, Lookup, Stats, Topics};
 use crate::proto::{ChannelName, TopicName, excerpt};
 
-/// The longest answer in bytes: statistics of some 80,000 channels.
+/// The longest answer in bytes: enough for the statistics of about 80,000 channels.
 const MAX_ANSWER: usize = 32 << 20;
-/// The longest answer that is an error.
+/// The longest error answer in bytes.
 const MAX_ERROR: usize = 64 << 10;
-/// The most objects, and the most values, in an answer: a short text may stand for much memory.
+/// The largest number of objects and of values in an answer: a short text can take much memory once
+/// parsed.
 const MAX_OBJECTS: usize = 1 << 18;
 const MAX_VALUES: usize = 1 << 22;
 
-/// Why a call of an HTTP API failed.
+/// The error of a call to an HTTP API.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum HttpError {
-    /// Nothing answered.
+    /// The server cannot be reached, or did not answer in time.
     #[error("cannot reach {program} at {address}: {reason}")]
     Unreachable {
-        /// `nsqd` or `nsqlookupd`.
+        /// The program: `nsqd` or `nsqlookupd`.
         program: &'static str,
-        /// Where.
+        /// The server's address.
         address: String,
         /// The innermost cause.
         reason: String,
     },
-    /// It answered with an error.
+    /// The server answered with an HTTP error.
     #[error("{program} at {address} answered {status} {code} to {path}")]
     Status {
-        /// `nsqd` or `nsqlookupd`.
+        /// The program: `nsqd` or `nsqlookupd`.
         program: &'static str,
-        /// Where.
+        /// The server's address.
         address: String,
-        /// What was asked.
+        /// The path of the request.
         path: &'static str,
         /// The HTTP status.
         status: u16,
-        /// NSQ's code, such as `TOPIC_NOT_FOUND`, if there was one.
+        /// NSQ's error code, such as `TOPIC_NOT_FOUND`; empty if there is none.
         code: String,
     },
-    /// It answered with something else than was expected.
+    /// The answer cannot be parsed, or exceeds a limit.
     #[error("{program} at {address} sent an answer to {path} that cannot be read: is this its HTTP port? ({reason})")]
     Answer {
-        /// `nsqd` or `nsqlookupd`.
+        /// The program: `nsqd` or `nsqlookupd`.
         program: &'static str,
-        /// Where.
+        /// The server's address.
         address: String,
-        /// What was asked.
+        /// The path of the request.
         path: &'static str,
-        /// What was wrong with it.
+        /// The reason.
         reason: String,
     },
 }
 
 impl HttpError {
-    /// True if the server does not know such a request at all.
+    /// True if the server does not know this kind of request.
     pub fn is_unknown_request(&self) -> bool {
         matches!(self, Self::Status { status: 404 | 405, code, .. } if !code.ends_with("_NOT_FOUND"))
     }
 
-    /// True if the topic or channel that was named does not exist.
+    /// True if the topic or channel of the request does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Status { code, .. } if matches!(code.as_str(), "TOPIC_NOT_FOUND" | "CHANNEL_NOT_FOUND"))
     }
 }
 
-/// One server's API.
+/// The HTTP API of one server.
 #[derive(Debug, Clone)]
 struct Api {
     program: &'static str,
     address: String,
     client: Client,
-    /// That it named what is not allowed was logged.
-    said: Arc<AtomicBool>,
+    /// True once the log has said that the server sends names that NSQ does not allow.
+    logged: Arc<AtomicBool>,
 }
 
 type Query<'a> = [(&'a str, &'a str)];
@@ -103,16 +105,16 @@ impl Api {
             .connect_timeout(Duration::from_secs(2))
             .timeout(Duration::from_secs(5))
             .no_proxy();
-        // who is asked does not choose who else is
+        // no redirects: a server must not choose which other server is asked
         let client = client.redirect(Policy::none()).build().expect("nothing is read from the system for plain http");
-        Ok(Self { program, address, client, said: Arc::default() })
+        Ok(Self { program, address, client, logged: Arc::default() })
     }
 
     async fn call(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Vec<u8>, HttpError> {
         self.call_dated(method, path, query).await.map(|(body, _)| body)
     }
 
-    /// The answer, and when the server says that it gave it.
+    /// Calls the API; returns the body and the answer's `Date`.
     async fn call_dated(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Dated, HttpError> {
         self.send(method, path, query, Bytes::new()).await
     }
@@ -146,12 +148,12 @@ impl Api {
         Err(HttpError::Status { program, address: self.address.clone(), path, status: status.as_u16(), code })
     }
 
-    async fn get<T: DeserializeOwned + Checked>(&self, path: &'static str, query: &Query<'_>) -> Result<T, HttpError> {
+    async fn get<T: DeserializeOwned + Sanitize>(&self, path: &'static str, query: &Query<'_>) -> Result<T, HttpError> {
         let body = self.call(Method::GET, path, query).await?;
         let mut answer: T = read(&body).map_err(|why| self.unreadable(path, &why))?;
-        let mut out = LeftOut::default();
-        answer.check(&mut out);
-        out.log_once(self.program, &self.address, &self.said);
+        let mut out = RemovedNames::default();
+        answer.sanitize(&mut out);
+        out.log_once(self.program, &self.address, &self.logged);
         Ok(answer)
     }
 
@@ -165,7 +167,7 @@ impl Api {
     }
 }
 
-/// Reads JSON, unless it would take far more memory than it has bytes.
+/// Parses JSON, unless it would take far more memory than its text.
 fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
     let objects = memchr::memchr_iter(b'{', json).count();
     let values = memchr::memchr_iter(b',', json).count();
@@ -181,45 +183,70 @@ fn innermost(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |e| e.source()).last().unwrap_or(error).to_string()
 }
 
-/// What `/stats` is to tell.
+/// The selection of topics, channels and clients for `/stats`.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct StatsFilter {
-    /// Only this topic.
+    /// Restricts the statistics to one topic.
     pub topic: Option<TopicName>,
-    /// Only this channel.
+    /// Restricts the statistics to one channel.
     pub channel: Option<ChannelName>,
-    /// The clients, too (costly where there are many).
+    /// Includes the clients, which is costly if there are many.
     pub clients: bool,
 }
 
-/// nsqd's HTTP API. Cheap to clone; calls share connections.
+impl StatsFilter {
+    /// Restricts the statistics to one topic.
+    #[must_use]
+    pub fn with_topic(mut self, topic: &TopicName) -> Self {
+        self.topic = Some(topic.clone());
+        self
+    }
+
+    /// Restricts the statistics to one channel.
+    #[must_use]
+    pub fn with_channel(mut self, channel: &ChannelName) -> Self {
+        self.channel = Some(channel.clone());
+        self
+    }
+
+    /// Includes the clients, which is costly if there are many.
+    #[must_use]
+    pub fn with_clients(mut self) -> Self {
+        self.clients = true;
+        self
+    }
+}
+
+/// nsqd's HTTP API. Cheap to clone; clones share connections.
 #[derive(Debug, Clone)]
 pub struct Nsqd(Api);
 
 impl Nsqd {
-    /// Whether it is well: an error unless it is.
+    /// Checks nsqd's health.
     pub async fn ping(&self) -> Result<(), HttpError> {
         self.0.call(Method::GET, "/ping", &[]).await.map(drop)
     }
 
-    /// What its clock says, to the second (the seconds' fraction is cut off); `None` if it does not say.
+    /// nsqd's clock, truncated to seconds; `None` if the answer has no `Date`.
     pub async fn clock(&self) -> Result<Option<SystemTime>, HttpError> {
         self.0.call_dated(Method::GET, "/info", &[]).await.map(|(_, date)| date)
     }
 
-    /// Its version and addresses.
+    /// nsqd's version and addresses.
     pub async fn info(&self) -> Result<Info, HttpError> {
         self.0.get("/info", &[]).await
     }
 
-    /// Where clients connect to it; `None` if that is not a TCP port. The host that it was named by can be reached; what nsqd calls itself
-    /// need not be.
+    /// nsqd's TCP address; `None` if nsqd has no TCP port. The host is the one of the HTTP address,
+    /// since the host that nsqd announces need not be reachable.
     pub fn tcp_address(&self, info: &Info) -> Option<Address> {
         let (host, _) = self.0.address.rsplit_once(':')?;
         format!("{host}:{}", info.tcp_port).parse().ok()
     }
 
-    /// Topics, channels and their depths. What does not exist is left out.
+    /// Topics, channels and their depths. Topics and channels that do not exist are missing in the
+    /// answer.
     pub async fn stats(&self, filter: &StatsFilter) -> Result<Stats, HttpError> {
         let clients = if filter.clients { "true" } else { "false" };
         let mut query = vec![("format", "json"), ("include_mem", "false"), ("include_clients", clients)];
@@ -228,12 +255,12 @@ impl Nsqd {
         self.0.get("/stats", &query).await
     }
 
-    /// A number that nsqd was started with, such as `max_msg_size`.
+    /// A numeric setting of nsqd, such as `max_msg_size`.
     pub async fn config(&self, option: ConfigNumber) -> Result<u64, HttpError> {
         self.0.get(option.path(), &[]).await
     }
 
-    /// Creates a topic; fine if it is there.
+    /// Creates a topic unless it exists.
     pub async fn create_topic(&self, topic: &TopicName) -> Result<(), HttpError> {
         self.0.post("/topic/create", &[("topic", topic.as_str())]).await
     }
@@ -243,7 +270,7 @@ impl Nsqd {
         self.0.post("/topic/delete", &[("topic", topic.as_str())]).await
     }
 
-    /// Creates a channel of a topic that exists; fine if it is there.
+    /// Creates a channel of an existing topic unless the channel exists.
     pub async fn create_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
         self.channel("/channel/create", topic, channel).await
     }
@@ -258,22 +285,23 @@ impl Nsqd {
         self.channel("/channel/empty", topic, channel).await
     }
 
-    /// Delivers no more messages of a channel until it is unpaused.
+    /// Pauses a channel: its messages are not delivered until it is unpaused.
     pub async fn pause_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
         self.channel("/channel/pause", topic, channel).await
     }
 
-    /// Delivers a channel's messages again.
+    /// Unpauses a channel.
     pub async fn unpause_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
         self.channel("/channel/unpause", topic, channel).await
     }
 
-    /// Publishes to a topic.
+    /// Publishes one message to a topic.
     pub async fn publish(&self, topic: &TopicName, body: Bytes) -> Result<(), HttpError> {
         self.0.send(Method::POST, "/pub", &[("topic", topic.as_str())], body).await.map(drop)
     }
 
-    /// True if it knows [`publish_to_channel`](Self::publish_to_channel). Asks by a request that publishes nothing, as it names no topic.
+    /// True if the server knows [`publish_to_channel`](Self::publish_to_channel). The probe
+    /// publishes nothing, as it names no topic.
     pub async fn can_publish_to_channel(&self) -> Result<bool, HttpError> {
         match self.0.call(Method::POST, "/channel/pub", &[]).await {
             Err(error) if error.is_unknown_request() => Ok(false),
@@ -282,8 +310,8 @@ impl Nsqd {
         }
     }
 
-    /// Publishes to one channel of a topic, which mqueue's broker can do; nsqd does not know the request:
-    /// [`HttpError::is_unknown_request`].
+    /// Publishes one message to one channel of a topic. Only mqueue's broker knows this request;
+    /// nsqd answers with an error for which [`HttpError::is_unknown_request`] is true.
     pub async fn publish_to_channel(
         &self,
         topic: &TopicName,
@@ -299,7 +327,7 @@ impl Nsqd {
     }
 }
 
-/// nsqd's numeric settings that `/config` tells.
+/// nsqd's numeric settings in `/config`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConfigNumber {
     /// The largest message, in bytes.
@@ -320,17 +348,17 @@ impl ConfigNumber {
     }
 }
 
-/// nsqlookupd's HTTP API. Cheap to clone; calls share connections.
+/// nsqlookupd's HTTP API. Cheap to clone; clones share connections.
 #[derive(Debug, Clone)]
 pub struct Lookupd(Api);
 
 impl Lookupd {
-    /// Its version.
+    /// nsqlookupd's version.
     pub async fn info(&self) -> Result<Info, HttpError> {
         self.0.get("/info", &[]).await
     }
 
-    /// The nsqds that have a topic; none if it does not know the topic (yet).
+    /// The nsqds that have a topic; empty if nsqlookupd does not know the topic (yet).
     pub async fn lookup(&self, topic: &TopicName) -> Result<Lookup, HttpError> {
         match self.0.get("/lookup", &[("topic", topic.as_str())]).await {
             Err(e) if e.is_not_found() => Ok(Lookup::default()),
@@ -338,17 +366,17 @@ impl Lookupd {
         }
     }
 
-    /// Every nsqd.
+    /// All registered nsqds.
     pub async fn nodes(&self) -> Result<Lookup, HttpError> {
         self.0.get("/nodes", &[]).await
     }
 
-    /// Every topic.
+    /// All registered topics.
     pub async fn topics(&self) -> Result<Topics, HttpError> {
         self.0.get("/topics", &[]).await
     }
 
-    /// A topic's channels; none if it is unknown.
+    /// A topic's channels; empty if the topic is unknown.
     pub async fn channels(&self, topic: &TopicName) -> Result<Channels, HttpError> {
         self.0.get("/channels", &[("topic", topic.as_str())]).await
     }
@@ -359,7 +387,7 @@ macro_rules! server {
         impl FromStr for $type {
             type Err = InvalidAddress;
 
-            /// Takes `HOST:PORT` and `http://HOST:PORT`. Connects only when it is called.
+            /// Parses `HOST:PORT` or `http://HOST:PORT`. Connects only when a method is called.
             fn from_str(address: &str) -> Result<Self, InvalidAddress> {
                 Api::new($program, address).map(Self)
             }

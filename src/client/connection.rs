@@ -1,10 +1,10 @@
-//! One TCP connection to nsqd: set up, buffered, and split for the task that owns it.
+//! A TCP connection to nsqd: connecting, IDENTIFY, buffered reads and writes.
 //!
 //! ```text
 //!  connect ─▶ "  V2" ─▶ IDENTIFY ─▶ reply ─▶ (TLS, compression and AUTH will stand here) ─▶ ready
 //! ```
 //!
-//! The buffers grow with what has arrived, never with what a peer announces.
+//! The read buffer grows with the received bytes, never with an announced size.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,25 +16,39 @@ use tokio::time::timeout;
 
 use super::{Address, Error};
 use crate::net;
-use crate::proto::{self, Command, Frame, FrameError, Identify, IdentifyReply, MAGIC_V2, Outgoing, Response};
+use crate::proto::{self, Command, Frame, FrameError, Identify, IdentifyReply, MAGIC_V2, Response, WriteBuffer};
 
-/// Bytes to be said beyond which nsqd cannot be reading: answers to all that may be in flight are far fewer.
+/// Unsent bytes above which nsqd cannot be reading: the answers to all messages in flight are far
+/// fewer.
 const MAX_UNREAD: usize = 4 << 20;
 
-/// A frame takes as long as nsqd may be silent, and a second more for so many bytes of it. nsqd itself gives up a client that it hears
-/// nothing of for so long.
-const LEAST_RATE: usize = 16 * 1024;
-/// How long a frame may take where there are no heartbeats.
+/// The least rate in bytes per second for a frame. A frame has as much time as nsqd may be silent,
+/// plus a second for each `MIN_RATE` bytes. nsqd itself disconnects a client that is silent for as
+/// long.
+const MIN_RATE: usize = 16 * 1024;
+/// The time for a frame on a connection without heartbeats.
 const FRAME_TIME: Duration = Duration::from_secs(60);
 
-/// How connections are made, and what is asked of nsqd on them.
+/// Settings of connections to nsqd.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use mqueue::client::ConnectConfig;
+///
+/// let config = ConnectConfig::default().with_connect_timeout(Duration::from_secs(2));
+/// assert_eq!(config.connect_timeout, Duration::from_secs(2));
+/// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ConnectConfig {
-    /// Client, host and program, and nsqd's settings for the connection.
+    /// The IDENTIFY settings: names of the client, host and program, heartbeats, message timeout.
     pub identify: Identify,
-    /// How long connecting, and each answer while setting up, may take.
+    /// The time limit for connecting, and for each answer during setup. Default: 5 s.
     pub connect_timeout: Duration,
-    /// The largest frame that is taken, in bytes. A peer that announces a larger one is disconnected.
+    /// The largest accepted frame in bytes; a peer that announces a larger one is disconnected.
+    /// Default: 256 MiB.
     pub max_frame: u32,
 }
 
@@ -50,7 +64,28 @@ impl Default for ConnectConfig {
 }
 
 impl ConnectConfig {
-    /// The time between nsqd's heartbeats; none are sent where it is `None`.
+    /// Sets the IDENTIFY settings. Keep `feature_negotiation` on: without it nsqd's limits stay unknown.
+    #[must_use]
+    pub fn with_identify(mut self, identify: Identify) -> Self {
+        self.identify = identify;
+        self
+    }
+
+    /// Sets the time limit for connecting, and for each answer during setup.
+    #[must_use]
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets the largest accepted frame in bytes.
+    #[must_use]
+    pub fn with_max_frame(mut self, bytes: u32) -> Self {
+        self.max_frame = bytes;
+        self
+    }
+
+    /// The interval of nsqd's heartbeats; `None` if they are disabled.
     pub(crate) fn heartbeat(&self) -> Option<Duration> {
         match self.identify.heartbeat_interval {
             Some(..0) => None,
@@ -60,28 +95,31 @@ impl ConnectConfig {
     }
 }
 
-/// Whether nsqd takes connections: connects, identifies, and leaves again. Changes nothing there.
+/// Connects, sends IDENTIFY and disconnects: a probe that changes nothing on nsqd.
+///
+/// # Errors
+/// The address is unreachable, silent, not an nsqd, or refuses the connection.
 pub async fn identify(address: &Address, config: &ConnectConfig) -> Result<IdentifyReply, Error> {
     Ok(Connection::open(address, config).await?.granted)
 }
 
-/// A connection that is identified, and all that belongs to it.
+/// A connection after IDENTIFY, with its buffers.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) address: Address,
     pub(crate) stream: TcpStream,
-    pub(crate) incoming: Incoming,
-    pub(crate) out: Outgoing,
+    pub(crate) incoming: ReadBuffer,
+    pub(crate) out: WriteBuffer,
     pub(crate) granted: IdentifyReply,
-    /// The shortest time between a command and its answer so far. The handshake counts, too: it is the kernels' own, where a new channel's
-    /// SUB waits for nsqd's disk.
+    /// The shortest time so far between a command and its answer, or of the TCP handshake. The
+    /// handshake involves only the kernels, while the SUB of a new channel waits for nsqd's disk.
     pub(crate) round_trip: Duration,
     answer_within: Duration,
     frame_time: Duration,
 }
 
 impl Connection {
-    /// Connects and identifies.
+    /// Connects and sends IDENTIFY.
     pub(crate) async fn open(address: &Address, config: &ConnectConfig) -> Result<Self, Error> {
         let begun = Instant::now();
         let unreachable = |source| Error::Unreachable { address: address.clone(), source };
@@ -91,8 +129,8 @@ impl Connection {
         let mut connection = Self {
             address: address.clone(),
             stream,
-            incoming: Incoming::new(config.max_frame),
-            out: Outgoing::new(),
+            incoming: ReadBuffer::new(config.max_frame),
+            out: WriteBuffer::new(),
             granted: IdentifyReply::default(),
             round_trip,
             answer_within: config.connect_timeout,
@@ -109,7 +147,8 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Sends a command and waits for its answer; heartbeats before it are answered. Only while nothing else is on its way.
+    /// Sends a command and waits for its answer; answers heartbeats meanwhile. Requires that no
+    /// other command is unanswered.
     pub(crate) async fn ask(&mut self, command: &Command) -> Result<Response, Error> {
         command.encode(&mut self.out);
         let (asked, within) = (Instant::now(), self.answer_within);
@@ -121,7 +160,7 @@ impl Connection {
     async fn answer(&mut self) -> Result<Response, Error> {
         loop {
             self.flush().await?;
-            match self.frame().await? {
+            match self.read_frame().await? {
                 Frame::Response(Response::Heartbeat) => self.answer_heartbeat(),
                 Frame::Response(response) => return Ok(response),
                 Frame::Error(source) => return Err(Error::Refused { address: self.address.clone(), source }),
@@ -130,37 +169,37 @@ impl Connection {
         }
     }
 
-    async fn frame(&mut self) -> Result<Frame, Error> {
+    async fn read_frame(&mut self) -> Result<Frame, Error> {
         loop {
             let broken = |source| Error::Frame { address: self.address.clone(), source };
             if let Some(frame) = self.incoming.next_frame().map_err(broken)? {
                 return Ok(frame);
             }
-            // a message is not awaited to its end: it may be large, and comes only after RDY
+            // an unexpected message may be large: its end is not awaited
             if self.incoming.message_is_coming() {
                 return Err(self.unexpected("a message".to_owned()));
             }
-            self.more().await?;
+            self.read_once().await?;
         }
     }
 
-    /// When the frame that has begun to come has to be there, if one has.
+    /// The deadline of the partially received frame, if any.
     pub(crate) fn frame_due(&self) -> Option<Instant> {
         self.incoming.due(self.frame_time)
     }
 
-    /// The frame was not there in time.
-    pub(crate) fn slow(&self) -> Error {
+    /// The error for a frame that missed its deadline.
+    pub(crate) fn slow_frame_error(&self) -> Error {
         Error::Slow { address: self.address.clone(), after: self.incoming.time(self.frame_time) }
     }
 
-    /// Writes what is to be said.
+    /// Writes all unsent bytes.
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
         self.stream.write_all_buf(&mut self.out).await.map_err(|e| self.closed(Some(e)))
     }
 
     /// Reads once.
-    pub(crate) async fn more(&mut self) -> Result<(), Error> {
+    pub(crate) async fn read_once(&mut self) -> Result<(), Error> {
         match self.incoming.fill(&mut self.stream).await {
             Ok(0) => Err(self.closed(None)),
             Ok(_) => Ok(()),
@@ -172,12 +211,12 @@ impl Connection {
         Error::Closed { address: self.address.clone(), source }
     }
 
-    /// Answers a heartbeat, unless so much is to be said already that nsqd cannot be reading it: any command will do.
+    /// Answers a heartbeat, see [`answer_heartbeat`].
     pub(crate) fn answer_heartbeat(&mut self) {
         answer_heartbeat(&mut self.out);
     }
 
-    /// Fails if nsqd sends messages and reads no answers: they would gather for good.
+    /// Fails if nsqd sends messages but reads no answers, which would accumulate without limit.
     pub(crate) fn check_unread(&self) -> Result<(), Error> {
         match self.out.remaining() {
             ..MAX_UNREAD => Ok(()),
@@ -194,65 +233,66 @@ impl Connection {
     }
 }
 
-/// Answers a heartbeat, unless nsqd leaves so much unread already that one answer more would only take memory.
-pub(crate) fn answer_heartbeat(out: &mut Outgoing) {
+/// Answers a heartbeat with NOP, unless nsqd has left so many bytes unread that any of them can
+/// serve as the answer.
+pub(crate) fn answer_heartbeat(out: &mut WriteBuffer) {
     if out.remaining() < MAX_UNREAD {
         Command::Nop.encode(out);
     }
 }
 
-/// Bytes that came in, and the frames in them.
+/// Received bytes and the frames in them.
 #[derive(Debug)]
-pub(crate) struct Incoming {
+pub(crate) struct ReadBuffer {
     buffer: BytesMut,
     max_frame: u32,
-    /// When the frame began to come of which a part is there.
+    /// The time at which the incomplete frame began to arrive.
     begun: Option<Instant>,
-    /// A frame was taken since then: whatever is there belongs to another one.
+    /// True if a frame was taken since `begun`: the remaining bytes belong to another frame.
     took: bool,
 }
 
-impl Incoming {
+impl ReadBuffer {
     fn new(max_frame: u32) -> Self {
         Self { buffer: BytesMut::new(), max_frame, begun: None, took: false }
     }
 
-    /// The next frame that has wholly arrived.
+    /// The next complete frame.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let frame = Frame::decode(&mut self.buffer, self.max_frame)?;
         if frame.is_some() {
             self.took = true;
         } else if std::mem::take(&mut self.took) || self.begun.is_none() {
-            self.wait_anew();
+            self.restart_frame_deadline();
         }
         Ok(frame)
     }
 
-    /// The time of the frame that has begun to come begins here: it was not read meanwhile.
-    pub(crate) fn wait_anew(&mut self) {
+    /// Restarts the time of the incomplete frame, for instance after a pause in reading.
+    pub(crate) fn restart_frame_deadline(&mut self) {
         self.begun = (!self.buffer.is_empty()).then(Instant::now);
     }
 
-    /// How long the frame may take that has begun to come.
+    /// The time limit for the incomplete frame.
     fn time(&self, patience: Duration) -> Duration {
         let length = Frame::length(&self.buffer).unwrap_or(0);
-        patience + Duration::from_secs((length / LEAST_RATE) as u64)
+        patience + Duration::from_secs((length / MIN_RATE) as u64)
     }
 
-    /// When the frame has to be there that has begun to come, if one has.
+    /// The deadline of the incomplete frame, if any.
     fn due(&self, patience: Duration) -> Option<Instant> {
         self.begun.filter(|_| !self.took).map(|begun| begun + self.time(patience))
     }
 
-    /// True if what comes next is a message, of which the first bytes are enough.
+    /// True if the next frame is a message, complete or not.
     pub(crate) fn message_is_coming(&self) -> bool {
         Frame::is_message(&self.buffer)
     }
 
-    /// Reads once; 0 is the end. Cancel-safe: what was read is kept.
+    /// Reads once; returns 0 at the end of the stream. Cancel-safe: bytes that were read are kept.
     pub(crate) async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
         let length = Frame::length(&self.buffer);
-        from.read_buf(&mut proto::room(&mut self.buffer, length)).await
+        from.read_buf(&mut proto::read_room(&mut self.buffer, length)).await
     }
 }
 
@@ -262,8 +302,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// Reads what is there once, and takes the frames in it; says for how long the rest is waited for.
-    async fn left(incoming: &mut Incoming, mut bytes: &[u8]) -> Option<Duration> {
+    /// Reads `bytes` and takes the complete frames; returns the time left for the rest.
+    async fn left(incoming: &mut ReadBuffer, mut bytes: &[u8]) -> Option<Duration> {
         while !bytes.is_empty() {
             incoming.fill(&mut bytes).await.unwrap();
         }
@@ -272,8 +312,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_frame_has_a_time_from_its_first_byte_on_whatever_comes_of_it() {
-        let mut incoming = Incoming::new(u32::MAX);
+    async fn each_frame_has_a_deadline_from_its_first_byte() {
+        let mut incoming = ReadBuffer::new(u32::MAX);
         let frame = b"\0\0\0\x06\0\0\0\0OK";
         assert_eq!(left(&mut incoming, b"").await, None);
         assert_eq!(left(&mut incoming, frame).await, None);

@@ -1,4 +1,4 @@
-//! Why a connection could not be had, or ended.
+//! Errors of connections to nsqd.
 
 use std::io;
 use std::time::Duration;
@@ -8,84 +8,85 @@ use super::Address;
 use super::HttpError;
 use crate::proto::{FrameError, WireError};
 
-/// What went wrong with one nsqd, and which.
+/// The error of a connection to one nsqd, with its address.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// No connection: nothing listens there, the name does not resolve, the network is down.
+    /// Connecting failed: nothing listens there, the name does not resolve, or the network is down.
     #[error("cannot reach nsqd at {address}: {source}")]
     Unreachable {
-        /// Where.
+        /// nsqd's address.
         address: Address,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// No answer in time, while connecting or later.
+    /// nsqd did not answer in time, while connecting or later.
     #[error("nsqd at {address} did not answer for {} s", .after.as_secs_f32())]
     Silent {
-        /// Where.
+        /// nsqd's address.
         address: Address,
-        /// How long was waited.
+        /// The time limit that passed.
         after: Duration,
     },
-    /// A frame was begun, and not finished in time.
+    /// nsqd began a frame and did not complete it in time.
     #[error("nsqd at {address} began a frame, and did not finish it within {} s", .after.as_secs())]
     Slow {
-        /// Where.
+        /// nsqd's address.
         address: Address,
-        /// How long was waited.
+        /// The time limit that passed.
         after: Duration,
     },
-    /// The connection ended.
+    /// nsqd or the network closed the connection.
     #[error("nsqd at {address} closed the connection{}", .source.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
     Closed {
-        /// Where.
+        /// nsqd's address.
         address: Address,
-        /// What the system said, if it was not a plain end.
+        /// The system's error; `None` if nsqd closed the connection in order.
         source: Option<io::Error>,
     },
-    /// What came is not NSQ's protocol.
+    /// The peer does not speak NSQ's protocol.
     #[error("{address}: {source}")]
     Frame {
-        /// Where.
+        /// nsqd's address.
         address: Address,
-        /// What was wrong with it.
+        /// The violation.
         source: FrameError,
     },
     /// nsqd refused a command.
     #[error("{address}: {source}")]
     Refused {
-        /// Where.
+        /// nsqd's address.
         address: Address,
-        /// What it said.
+        /// nsqd's error.
         source: WireError,
     },
-    /// nsqd answered out of turn.
+    /// nsqd sent a frame that is not allowed at this point.
     #[error("nsqd at {address} sent {what}, which was not expected here")]
     Unexpected {
-        /// Where.
+        /// nsqd's address.
         address: Address,
-        /// What it sent.
+        /// The unexpected frame.
         what: String,
     },
-    /// nsqd did what its protocol does not allow: it lies, or is broken.
+    /// nsqd violated the protocol.
     #[error("nsqd at {address} breaks the protocol: {what}")]
     Violation {
-        /// Where.
+        /// nsqd's address.
         address: Address,
-        /// What it did.
+        /// The violation, as part of a sentence.
         what: String,
     },
     /// No nsqlookupd answered.
     #[cfg(feature = "lookup")]
     #[error(transparent)]
     Lookup(#[from] HttpError),
-    /// There is nothing to connect to.
+    /// The configuration names no address.
     #[error("no address given: name an nsqd or an nsqlookupd")]
     NoAddress,
 }
 
 impl Error {
-    /// True if nsqd is to blame, by what it said: a new connection is of little use.
+    /// True if nsqd's own behaviour caused the error, so that a new connection is of little use.
     pub(crate) fn is_misconduct(&self) -> bool {
         matches!(
             self,

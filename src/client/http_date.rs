@@ -1,10 +1,11 @@
-//! The `Date` of an HTTP answer (RFC 9110, 5.6.7): `Sat, 21 Nov 2026 01:13:48 GMT`, always in this form and to the second.
+//! The `Date` header of HTTP answers (RFC 9110, 5.6.7): `Sat, 21 Nov 2026 01:13:48 GMT`, always in
+//! this form.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// Reads it; `None` if it is something else, or before 1970.
+/// Parses an HTTP date; `None` for any other text and for dates before 1970.
 pub(super) fn parse(text: &str) -> Option<SystemTime> {
     let (_, rest) = text.strip_suffix(" GMT")?.split_once(", ")?;
     let mut words = rest.split(' ');

@@ -1,115 +1,116 @@
-//! What is left out of an answer of nsqd or nsqlookupd before anybody sees it: names outside NSQ's rule and hosts that are none. They would
-//! stand in log lines, and in commands that people paste.
+//! Removal of invalid names and hosts from answers of nsqd and nsqlookupd, which would otherwise
+//! end up in log lines and in commands that people paste.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::plural::{self, times};
+use crate::plural;
 use crate::proto::stats::{Channels, Info, Lookup, Producer, Stats, TopicStats, Topics};
 use crate::proto::{ChannelName, HostPort, TopicName, excerpt, is_host};
 
-/// The most nsqds of an nsqlookupd's answer: each is connected to.
+/// The largest number of nsqds in an nsqlookupd's answer; the consumer connects to each.
 pub(super) const MAX_NSQDS: usize = 1024;
 
-/// What was left out of one answer. The names themselves are not kept: they would be told to people.
+/// The number of items removed from one answer. The names are not kept: they must not reach the
+/// log.
 #[derive(Debug, Default)]
-pub(super) struct LeftOut {
+pub(super) struct RemovedNames {
     count: usize,
-    /// nsqds beyond [`MAX_NSQDS`].
+    /// The number of nsqds beyond [`MAX_NSQDS`].
     nsqds: usize,
 }
 
-impl LeftOut {
-    fn keeps(&mut self, is_valid: bool) -> bool {
+impl RemovedNames {
+    fn keep(&mut self, is_valid: bool) -> bool {
         self.count += usize::from(!is_valid);
         is_valid
     }
 
-    fn keeps_topic(&mut self, name: &str) -> bool {
-        self.keeps(TopicName::is_valid(name))
+    fn keep_topic(&mut self, name: &str) -> bool {
+        self.keep(TopicName::is_valid(name))
     }
 
-    fn keeps_channel(&mut self, name: &str) -> bool {
-        self.keeps(ChannelName::is_valid(name))
+    fn keep_channel(&mut self, name: &str) -> bool {
+        self.keep(ChannelName::is_valid(name))
     }
 
-    /// Logs that something was left out, once for each server.
-    pub(super) fn log_once(self, program: &str, address: &str, said: &Arc<AtomicBool>) {
+    /// Logs the removal, once for each server.
+    pub(super) fn log_once(self, program: &str, address: &str, logged: &Arc<AtomicBool>) {
         let Self { count, nsqds } = self;
-        if count + nsqds == 0 || said.swap(true, Ordering::Relaxed) {
+        if count + nsqds == 0 || logged.swap(true, Ordering::Relaxed) {
             return;
         }
         if count > 0 {
             tracing::warn!(
-                "{program} at {address} names topics, channels or hosts that NSQ does not allow, {}: left out",
-                times(count)
+                "{program} at {address} sent {} of topics, channels or hosts that NSQ does not allow; they are ignored",
+                plural::count(count, "name")
             );
         }
         if nsqds > 0 {
             tracing::warn!(
-                "{program} at {address} names {} more than the {MAX_NSQDS} that are read: left out",
+                "{program} at {address} sent {} more than the maximum of {MAX_NSQDS}; they are ignored",
                 plural::count(nsqds, "nsqd")
             );
         }
     }
 }
 
-/// An answer that can be checked.
-pub(super) trait Checked {
-    /// Takes out what is no valid name or host, and shortens free text to what fits into a line.
-    fn check(&mut self, out: &mut LeftOut);
+/// An answer whose names can be checked.
+pub(super) trait Sanitize {
+    /// Removes invalid names and hosts, and shortens free text to one log line.
+    fn sanitize(&mut self, out: &mut RemovedNames);
 }
 
-impl Checked for u64 {
-    fn check(&mut self, _: &mut LeftOut) {}
+impl Sanitize for u64 {
+    fn sanitize(&mut self, _: &mut RemovedNames) {}
 }
 
-impl Checked for Stats {
-    fn check(&mut self, out: &mut LeftOut) {
+impl Sanitize for Stats {
+    fn sanitize(&mut self, out: &mut RemovedNames) {
         [&mut self.version, &mut self.health].into_iter().for_each(shorten);
         self.topics.retain_mut(|TopicStats { topic_name, channels, .. }| {
-            channels.retain_mut(|channel| out.keeps_channel(&channel.channel_name));
-            out.keeps_topic(topic_name)
+            channels.retain_mut(|channel| out.keep_channel(&channel.channel_name));
+            out.keep_topic(topic_name)
         });
     }
 }
 
-impl Checked for Info {
-    fn check(&mut self, _: &mut LeftOut) {
+impl Sanitize for Info {
+    fn sanitize(&mut self, _: &mut RemovedNames) {
         [&mut self.version, &mut self.broadcast_address, &mut self.hostname].into_iter().for_each(shorten);
     }
 }
 
-impl Checked for Lookup {
-    fn check(&mut self, out: &mut LeftOut) {
-        self.channels.retain(|name| out.keeps_channel(name));
+impl Sanitize for Lookup {
+    fn sanitize(&mut self, out: &mut RemovedNames) {
+        self.channels.retain(|name| out.keep_channel(name));
         self.producers.retain_mut(|producer| {
             let Producer { remote_address, hostname, broadcast_address, version, topics, .. } = producer;
-            topics.retain(|name| out.keeps_topic(name));
+            topics.retain(|name| out.keep_topic(name));
             [hostname, version].into_iter().for_each(shorten);
             if remote_address.parse::<HostPort>().is_err() {
                 remote_address.clear();
             }
-            out.keeps(is_host(broadcast_address))
+            out.keep(is_host(broadcast_address))
         });
         out.nsqds += self.producers.len().saturating_sub(MAX_NSQDS);
         self.producers.truncate(MAX_NSQDS);
     }
 }
 
-impl Checked for Topics {
-    fn check(&mut self, out: &mut LeftOut) {
-        self.topics.retain(|name| out.keeps_topic(name));
+impl Sanitize for Topics {
+    fn sanitize(&mut self, out: &mut RemovedNames) {
+        self.topics.retain(|name| out.keep_topic(name));
     }
 }
 
-impl Checked for Channels {
-    fn check(&mut self, out: &mut LeftOut) {
-        self.channels.retain(|name| out.keeps_channel(name));
+impl Sanitize for Channels {
+    fn sanitize(&mut self, out: &mut RemovedNames) {
+        self.channels.retain(|name| out.keep_channel(name));
     }
 }
 
-/// What an honest server says is left as it is.
+/// Shortens text to one log line; plain short text stays as it is.
 fn shorten(text: &mut String) {
     let is_plain = |c: char| c == ' ' || c.is_ascii_graphic();
     if text.len() > 100 || !text.chars().all(is_plain) {
@@ -121,15 +122,15 @@ fn shorten(text: &mut String) {
 mod tests {
     use super::*;
 
-    /// An answer as it is after the check, and what was left out of it.
-    fn checked<T: Checked + serde::de::DeserializeOwned>(json: &str) -> (T, LeftOut) {
-        let (mut answer, mut out): (T, _) = (serde_json::from_str(json).unwrap(), LeftOut::default());
-        answer.check(&mut out);
+    /// The checked answer and the removed items.
+    fn checked<T: Sanitize + serde::de::DeserializeOwned>(json: &str) -> (T, RemovedNames) {
+        let (mut answer, mut out): (T, _) = (serde_json::from_str(json).unwrap(), RemovedNames::default());
+        answer.sanitize(&mut out);
         (answer, out)
     }
 
     #[test]
-    fn only_names_that_nsq_allows_are_left_in_statistics() {
+    fn invalid_names_are_removed_from_statistics() {
         let (stats, out) = checked::<Stats>(
             r#"{"version":"1\u001b[2J","topics":[{"topic_name":"good","channels":[{"channel_name":"1"},
             {"channel_name":"x; rm -rf /"},{"channel_name":"y#ephemeral"}]},{"topic_name":"a' b\n","channels":null},{}]}"#,
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_nsqd_whose_host_is_none_is_left_out() {
+    fn nsqds_with_an_invalid_host_are_removed() {
         let (lookup, out) = checked::<Lookup>(
             r#"{"channels":["1","a b"],"producers":[
             {"broadcast_address":"nsqd_1.example","tcp_port":4150,"http_port":4151,"remote_address":"10.0.0.1:5","topics":["a","b c"]},
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_nsqds_the_first_are_read() {
+    fn at_most_1024_nsqds_are_read() {
         let all: Vec<_> = (0..3000).map(|n| format!(r#"{{"broadcast_address":"h{n}","tcp_port":1}}"#)).collect();
         let (lookup, out) = checked::<Lookup>(&format!(r#"{{"producers":[{}]}}"#, all.join(",")));
         assert_eq!((lookup.producers.len(), out.nsqds), (MAX_NSQDS, 3000 - MAX_NSQDS));

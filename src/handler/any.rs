@@ -18,7 +18,7 @@ use super::print::{PrintHandler, PrintOutput};
 use super::sleep::SleepHandler;
 use super::unix::UnixHandler;
 use super::{Handler, HandlerSpec, Verdict};
-use crate::io_error::why;
+use crate::io_error::describe;
 
 /// What a handler is told beside its [`HandlerSpec`].
 #[derive(Debug, Clone)]
@@ -53,7 +53,7 @@ pub enum HandlerError {
     #[error("command {0:?} is not executable: make it so with chmod +x")]
     CommandNotExecutable(String),
     /// The file cannot be opened or made.
-    #[error("cannot append to {path:?}: {}", why(.source))]
+    #[error("cannot append to {path:?}: {}", describe(.source))]
     File {
         /// The file as named.
         path: PathBuf,
@@ -67,10 +67,10 @@ pub enum HandlerError {
     #[error("stream {0} would feed itself: name another one to pass messages on to")]
     FeedsItself(TopicName),
     /// Standard output is closed.
-    #[error("cannot use standard output: {}", why(.0))]
+    #[error("cannot use standard output: {}", describe(.0))]
     Stdout(#[source] io::Error),
     /// The system gives no thread or signal.
-    #[error("cannot start a handler: {}", why(.0))]
+    #[error("cannot start a handler: {}", describe(.0))]
     System(#[source] io::Error),
     /// The HTTP client did not start: the system has no certificates for https.
     #[error("{}", crate::http::client::not_built(.0))]

@@ -30,7 +30,7 @@ use super::memory_file;
 use super::orphan_guard::OrphanGuard;
 use super::process_group::{GRACE, ProcessGroup, ended};
 use super::{CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, Verdict};
-use crate::io_error::why;
+use crate::io_error::describe;
 
 /// sysexits.h: the input was wrong, and will be the next time.
 const EX_DATAERR: i32 = 65;
@@ -98,7 +98,7 @@ impl ExecHandler {
                 group.leave();
                 judge(status, capture)
             }
-            End::Exited(Err(error)) => Verdict::retry(format!("cannot wait for the command: {}", why(&error))),
+            End::Exited(Err(error)) => Verdict::retry(format!("cannot wait for the command: {}", describe(&error))),
             End::TooMuchOutput => {
                 group.terminate(&mut child, self.grace).await;
                 Verdict::drop(format!("output of more than {CAPTURE_LIMIT} bytes"))
@@ -116,7 +116,7 @@ impl Handler for ExecHandler {
         match self.start(&message) {
             Ok(child) => self.run(child).await,
             // The program was there at the start: it is being replaced, or the system has no process to give now.
-            Err(error) => Verdict::retry(format!("cannot run {:?}: {}", self.command.program(), why(&error))),
+            Err(error) => Verdict::retry(format!("cannot run {:?}: {}", self.command.program(), describe(&error))),
         }
     }
 }
@@ -134,7 +134,7 @@ fn judge(status: ExitStatus, capture: Option<Capture>) -> Verdict {
     match status.code() {
         Some(0) => match capture.map(Capture::finish).transpose() {
             Ok(output) => Verdict::Done(output),
-            Err(error) => Verdict::retry(format!("cannot read the output: {}", why(&error))),
+            Err(error) => Verdict::retry(format!("cannot read the output: {}", describe(&error))),
         },
         Some(EX_DATAERR) => Verdict::drop(ended(status)),
         _ => Verdict::retry(ended(status)),

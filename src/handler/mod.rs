@@ -93,7 +93,21 @@ const CAPTURE_LIMIT: usize = 64 * 1024 * 1024;
 #[cfg(feature = "handlers")]
 const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 
-/// What became of a message.
+/// The result of handling a message, which determines the worker's answer to nsqd.
+///
+/// # Examples
+/// ```
+/// use mqueue::handler::Verdict;
+///
+/// fn check(body: &[u8]) -> Verdict {
+///     match body {
+///         [] => Verdict::drop("empty message"), // a dead letter
+///         [b'{', ..] => Verdict::Done(None),
+///         _ => Verdict::retry("not JSON yet"), // retried after a delay
+///     }
+/// }
+/// assert_eq!(check(b"{}"), Verdict::Done(None));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// The work is done and safe: the message leaves the queue. The bytes are what goes to the next hop, if there is one.
@@ -135,7 +149,32 @@ impl Verdict {
     }
 }
 
-/// Handles messages. An async closure `|message: Message| async { … }` is one too.
+/// A handler of messages. An async closure `|message: Message| async { … }` is a handler, too.
+///
+/// A worker drops the future of [`handle`](Self::handle) when the program must end at once (a
+/// second Ctrl-C); the message is then requeued. A panic counts as [`Verdict::Retry`].
+///
+/// # Examples
+/// ```
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+///
+/// use mqueue::handler::{Handler, Verdict};
+/// use mqueue::proto::Message;
+///
+/// #[derive(Default)]
+/// struct Sum(AtomicUsize);
+///
+/// impl Handler for Sum {
+///     async fn handle(&self, message: Message) -> Verdict {
+///         self.0.fetch_add(message.body.len(), Ordering::Relaxed);
+///         Verdict::Done(None)
+///     }
+/// }
+/// ```
+///
+/// # Cancel safety
+/// [`handle`](Self::handle) and [`handle_batch`](Self::handle_batch) may be dropped at any await: a
+/// handler must not rely on reaching its end.
 ///
 /// The future of [`handle`](Self::handle) may be dropped at any await (a second Ctrl-C): the message is then given back to
 /// the queue. A panic counts as [`Verdict::Retry`].

@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::memory_file;
-use crate::io_error::why;
+use crate::io_error::describe;
 
 /// A slot's length: digits or blanks, and a line feed.
 const SLOT: usize = 12;
@@ -79,7 +79,7 @@ impl OrphanGuard {
             Err(error) => {
                 tracing::warn!(
                     "a command may outlive this program if it is killed: cannot start /bin/sh: {}",
-                    why(&error)
+                    describe(&error)
                 );
                 None
             }

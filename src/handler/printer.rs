@@ -11,7 +11,7 @@ use crate::proto::Message;
 
 use super::Verdict;
 use super::line::LineFormat;
-use crate::io_error::why;
+use crate::io_error::describe;
 
 /// How much is formatted before it is written, in bytes: a batch of common messages is one write(2), and a batch of
 /// huge ones is never in memory twice. Up to this much is kept from batch to batch.
@@ -55,7 +55,7 @@ impl Printer {
                 self.stop.cancel();
                 Verdict::Release
             }
-            Err(error) => Verdict::retry(format!("cannot write to standard output: {}", why(&error))),
+            Err(error) => Verdict::retry(format!("cannot write to standard output: {}", describe(&error))),
         };
         verdicts.resize(messages.len(), rest);
         verdicts

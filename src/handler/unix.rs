@@ -17,7 +17,7 @@ use crate::proto::Message;
 
 use super::away::or_later;
 use super::{Away, Handler, Verdict};
-use crate::io_error::why;
+use crate::io_error::describe;
 
 /// How long a receiver may leave its queue of connections full.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
@@ -84,7 +84,7 @@ impl UnixHandler {
             return Ok(Answer { taken: None, refused: 0, unfinished: false });
         }
         let connecting = connect_unix(&self.path, CONNECT_TIME.min(self.answer_within)).await;
-        let mut stream = connecting.map_err(|error| Away::untried(self.away(&why(&error))))?;
+        let mut stream = connecting.map_err(|error| Away::untried(self.away(&describe(&error))))?;
         let handing_over = async {
             let mut text = BytesMut::with_capacity(lines.iter().map(|(_, line)| line.len() + 1).sum());
             for (_, line) in lines {
@@ -98,7 +98,7 @@ impl UnixHandler {
         };
         let handed_over = timeout(self.answer_within, handing_over).await;
         let handed_over: io::Result<Answer> = handed_over.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        handed_over.map_err(|error| Away::unanswered(self.away(&why(&error))))
+        handed_over.map_err(|error| Away::unanswered(self.away(&describe(&error))))
     }
 
     fn stopped(&self) -> Away {

@@ -2,7 +2,7 @@
 
 use reqwest::{ClientBuilder, Response, Url};
 
-use crate::io_error::why;
+use crate::io_error::describe;
 
 /// A client's builder, with a cryptography provider in place: without one for the process reqwest panics, also for plain http. One
 /// that is there already is as good.
@@ -46,7 +46,7 @@ pub fn cause(error: &reqwest::Error) -> String {
         cause = deeper;
     }
     match cause.downcast_ref::<std::io::Error>() {
-        Some(error) => why(error),
+        Some(error) => describe(error),
         None if cause.is::<reqwest::Error>() => "the request could not be sent".to_owned(),
         None => cause.to_string().to_lowercase(),
     }

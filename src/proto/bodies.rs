@@ -1,14 +1,14 @@
-//! Message bodies that travel and are kept together.
+//! Message bodies that are sent and stored together.
 
 use std::fmt;
 use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// Below so many bytes a copy costs less than what else would be kept with them.
+/// Size in bytes below which a copy costs less memory than keeping the read buffer alive.
 const LARGE: usize = 64 * 1024;
 
-/// One or more bodies, in one piece of memory.
+/// One or more bodies in one contiguous buffer.
 ///
 /// ```text
 ///  one:   │ body │
@@ -21,7 +21,7 @@ pub struct Bodies {
 }
 
 impl Bodies {
-    /// Bytes of a body's size, where it has one.
+    /// Bytes of the size field in front of each body. A single body has none.
     pub const SIZE: usize = 4;
 
     /// A single body.
@@ -42,12 +42,12 @@ impl Bodies {
         }
     }
 
-    /// How many there are.
+    /// The number of bodies.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// The bytes of all bodies.
+    /// The length of all bodies in bytes, without their size fields.
     pub fn length(&self) -> usize {
         match self.count {
             1 => self.bytes.len(),
@@ -55,17 +55,18 @@ impl Bodies {
         }
     }
 
-    /// The bytes of all bodies, each with its size.
+    /// The length of all bodies in bytes, each with its size field.
     pub fn sized_length(&self) -> usize {
         self.length() + Self::SIZE * self.count as usize
     }
 
-    /// The memory: a single body, or more of them behind their sizes.
+    /// The buffer: a single body, or several bodies behind their size fields.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// Memory with nothing else in it: what is small is copied out of what a connection read, which it would keep otherwise.
+    /// Copies small bodies out of the connection's read buffer, which they would keep alive
+    /// otherwise.
     #[must_use]
     pub fn compact(self) -> Self {
         match self.bytes.len() {
@@ -74,7 +75,8 @@ impl Bodies {
         }
     }
 
-    /// Where the body lies that begins, with its size if it has one, at `offset`, which is 0 or the end of another.
+    /// The range of the body that begins at `offset`, which is 0 or the end of another body. With
+    /// several bodies, `offset` is where the size field begins.
     pub fn at(&self, offset: usize) -> Range<usize> {
         match self.count {
             1 => 0..self.bytes.len(),
@@ -82,7 +84,8 @@ impl Bodies {
         }
     }
 
-    /// `count` consecutive bodies, sharing the memory; the first begins, with its size if it has one, at `offset`.
+    /// `count` consecutive bodies that share the buffer. The first one begins at `offset`, see
+    /// [`at`](Self::at).
     pub fn part(&self, offset: usize, count: u32) -> Self {
         let (mut end, mut last) = (offset, 0..0);
         for _ in 0..count {
@@ -95,7 +98,7 @@ impl Bodies {
         }
     }
 
-    /// The bodies one by one, sharing the memory.
+    /// The bodies one by one; they share the buffer.
     pub fn iter(&self) -> impl Iterator<Item = Bytes> {
         (0..self.count).scan(0, |offset, _| {
             let at = self.at(*offset);
@@ -105,7 +108,8 @@ impl Bodies {
     }
 }
 
-/// A body behind its size.
+/// The range of the body whose size field begins at `offset`; `None` if the buffer ends before it
+/// does.
 fn body_at(bytes: &[u8], offset: usize) -> Option<Range<usize>> {
     let begin = offset + Bodies::SIZE;
     let size = u32::from_be_bytes(bytes.get(offset..begin)?.try_into().ok()?);
@@ -114,7 +118,7 @@ fn body_at(bytes: &[u8], offset: usize) -> Option<Range<usize>> {
 }
 
 impl<B: Into<Bytes>> FromIterator<B> for Bodies {
-    /// A single one is taken as it is; more are copied together.
+    /// Keeps a single body as it is; copies several into one buffer.
     fn from_iter<I: IntoIterator<Item = B>>(bodies: I) -> Self {
         let mut bodies = bodies.into_iter().map(Into::<Bytes>::into);
         match (bodies.next(), bodies.next()) {
@@ -145,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_in_comes_out() {
+    fn bodies_round_trip_through_one_buffer() {
         for all in [&[][..], &["a"], &["a", "bcd"], &["", "b", ""]] {
             let bodies: Bodies = all.iter().copied().collect();
             assert_eq!(bodies.iter().collect::<Vec<_>>(), all);
@@ -157,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_consecutive_bodies() {
+    fn a_part_holds_consecutive_bodies() {
         let bodies: Bodies = ["a", "bcd", "ef"].into_iter().collect();
         assert_eq!(bodies.part(5, 2), ["bcd", "ef"].into_iter().collect());
         assert_eq!(bodies.part(5, 1), Bodies::one(Bytes::from_static(b"bcd")));
@@ -167,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_must_add_up() {
+    fn sizes_that_do_not_add_up_are_refused() {
         let sized = |bytes: &'static [u8], count| Bodies::from_sized(Bytes::from_static(bytes), count);
         assert_eq!(sized(b"\0\0\0\x01a", 1), Some(Bodies::one(Bytes::from_static(b"a"))));
         assert_eq!(sized(b"\0\0\0\x01a\0\0\0\x02bc", 2), Some(["a", "bc"].into_iter().collect()));

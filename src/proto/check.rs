@@ -1,28 +1,29 @@
-//! What must hold for any bytes at all, as functions that panic where it does not: the bodies of the fuzz targets
-//! (`fuzz/`), also run by a short test over mutated encodings.
+//! Properties that hold for any input bytes, as functions that panic on a violation. They are the
+//! bodies of the fuzz targets (`fuzz/`); a short test runs them over mutated encodings.
 //!
 //! ```text
 //!  input: │ n, mod 8 (1) │ n chunk sizes (1 each) │ the bytes that a peer sends │
 //! ```
 //!
-//! - Bytes that come in chunks decode to the same values, and to the same error, as the same bytes at once, also where decoding
-//!   goes on where it stopped.
-//! - A decoder that asks for more leaves the buffer as it was; one that gives a value takes bytes for it.
+//! - Bytes that arrive in chunks decode to the same values and the same error as the same bytes at
+//!   once, also where decoding is resumed.
+//! - A decoder that asks for more bytes leaves the buffer unchanged; a decoder that returns a value
+//!   consumes bytes.
 //! - A value is encoded to bytes that decode to it again.
 
 use std::fmt::Debug;
 
 use bytes::{Buf, BytesMut};
 
-use super::{Command, Frame, FrameError, Limits, MessageId, Outgoing, ProtocolError, Unfinished};
+use super::{Command, DecodeProgress, Frame, FrameError, Limits, MessageId, ProtocolError, WriteBuffer};
 
-/// Small, so that mutations reach them.
+/// Small limits, so that mutations reach them.
 const LIMITS: Limits = Limits { max_msg_size: 300, max_body_size: 1500, max_req_timeout: 3_600_000, max_line: 256 };
 const MAX_FRAME: u32 = 1000;
 
 /// Checks [`Command::decode`] and [`Command::encode`]. Panics on a violation.
 pub fn commands(input: &[u8]) {
-    for command in decode_both_ways(input, |buffer, unfinished| Command::decode_on(buffer, &LIMITS, unfinished)) {
+    for command in decode_both_ways(input, |buffer, progress| Command::decode_resumed(buffer, &LIMITS, progress)) {
         if is_sendable(&command) {
             assert_same(&command, &encoded(|out| command.encode(out)), decode_leniently);
         }
@@ -36,8 +37,9 @@ pub fn frames(input: &[u8]) {
     }
 }
 
-/// Decodes what [`Command::encode`] wrote; the outer size of an MPUB may say less than its content (nsqd never compares
-/// them), so that the content alone may be above [`LIMITS`].
+/// Decodes the output of [`Command::encode`] with no limit on an MPUB's content. The outer size of
+/// an MPUB may announce less than its content (nsqd never compares them), so the content alone may
+/// exceed [`LIMITS`].
 pub(super) fn decode_leniently(buffer: &mut BytesMut) -> Result<Option<Command>, ProtocolError> {
     Command::decode(
         buffer,
@@ -50,9 +52,9 @@ pub(super) fn decode_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, Frame
     Frame::decode(buffer, i32::MAX as u32)
 }
 
-/// The bytes that `write` puts out.
-pub(super) fn encoded(write: impl FnOnce(&mut Outgoing)) -> BytesMut {
-    let mut out = Outgoing::new();
+/// The bytes that `write` writes.
+pub(super) fn encoded(write: impl FnOnce(&mut WriteBuffer)) -> BytesMut {
+    let mut out = WriteBuffer::new();
     write(&mut out);
     out.copy_to_bytes(out.remaining()).into()
 }
@@ -69,7 +71,8 @@ pub(super) fn assert_same<T: Debug + PartialEq, E: Debug>(
     assert!(buffer.is_empty(), "{} bytes too many in {}", buffer.len(), bytes.escape_ascii());
 }
 
-/// False where a peer made an id of the CR that a decoder strips from a line (`FIN 0123456789abcde\r\r\n`): no nsqd has one.
+/// False for an id that ends in a CR, which a decoder strips from the line (`FIN
+/// 0123456789abcde\r\r\n`). No nsqd generates such an id.
 fn is_sendable(command: &Command) -> bool {
     match command {
         Command::Fin(MessageId(id)) | Command::Touch(MessageId(id)) => !id.ends_with(b"\r"),
@@ -77,18 +80,18 @@ fn is_sendable(command: &Command) -> bool {
     }
 }
 
-/// What a stream of bytes came to.
+/// The values decoded from a stream of bytes, and where decoding ended.
 #[derive(Debug, PartialEq)]
-struct Outcome<T, E> {
+struct DecodedStream<T, E> {
     values: Vec<T>,
     error: Option<E>,
-    /// What waits for more bytes; nothing after an error.
+    /// The undecoded rest, which waits for more bytes; empty after an error.
     rest: Vec<u8>,
 }
 
 fn decode_both_ways<T, E>(
     input: &[u8],
-    decode: impl Fn(&mut BytesMut, &mut Unfinished) -> Result<Option<T>, E>,
+    decode: impl Fn(&mut BytesMut, &mut DecodeProgress) -> Result<Option<T>, E>,
 ) -> Vec<T>
 where
     T: Debug + PartialEq,
@@ -103,14 +106,14 @@ where
     at_once.values
 }
 
-/// Decodes `bytes` as they come in chunks of `sizes`, over and over.
+/// Decodes `bytes` in chunks of `sizes`, used in a cycle.
 fn decode_in<T, E>(
     sizes: &[usize],
     mut bytes: &[u8],
-    decode: impl Fn(&mut BytesMut, &mut Unfinished) -> Result<Option<T>, E>,
-) -> Outcome<T, E> {
-    let mut outcome = Outcome { values: Vec::new(), error: None, rest: Vec::new() };
-    let (mut buffer, mut unfinished) = (BytesMut::new(), Unfinished::default());
+    decode: impl Fn(&mut BytesMut, &mut DecodeProgress) -> Result<Option<T>, E>,
+) -> DecodedStream<T, E> {
+    let mut stream = DecodedStream { values: Vec::new(), error: None, rest: Vec::new() };
+    let (mut buffer, mut progress) = (BytesMut::new(), DecodeProgress::default());
     let mut sizes = sizes.iter().cycle();
     while !bytes.is_empty() {
         let (chunk, later) = bytes.split_at(sizes.next().map_or(1, |size| (*size).min(bytes.len())));
@@ -118,13 +121,13 @@ fn decode_in<T, E>(
         bytes = later;
         loop {
             let before = buffer.clone();
-            match decode(&mut buffer, &mut unfinished) {
-                Ok(Some(value)) => outcome.values.push(value),
+            match decode(&mut buffer, &mut progress) {
+                Ok(Some(value)) => stream.values.push(value),
                 Ok(None) => break assert_eq!(buffer, before, "the buffer is as it was"),
-                Err(error) => return Outcome { error: Some(error), ..outcome },
+                Err(error) => return DecodedStream { error: Some(error), ..stream },
             }
             assert!(buffer.len() < before.len(), "a value takes bytes");
         }
     }
-    Outcome { rest: buffer.to_vec(), ..outcome }
+    DecodedStream { rest: buffer.to_vec(), ..stream }
 }

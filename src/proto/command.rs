@@ -1,4 +1,4 @@
-//! Commands: what a client says to nsqd.
+//! Commands from a client to nsqd.
 //!
 //! ```text
 //!  FIN 0123456789abcdef\n                                       a line only
@@ -6,93 +6,96 @@
 //!  MPUB topic\n  │ size (4) │ count (4) │ size (4) │ body │ …
 //! ```
 //!
-//! Decoding follows nsqd 1.3.0 (`nsqd/protocol_v2.go`) in what it takes, in what it refuses and in the words it refuses
-//! with: two blanks make an empty parameter, one CR before the LF is dropped, further parameters are ignored, and MPUB's outer
-//! size is checked for its range but its content decides where it ends.
+//! Decoding follows nsqd 1.3.0 (`nsqd/protocol_v2.go`) in what it accepts, what it refuses and the
+//! error texts: two blanks make an empty parameter, one CR before the LF is dropped, further
+//! parameters are ignored, and MPUB's outer size is checked for its range but its content decides
+//! where it ends.
 
 mod decode;
 
-pub use self::decode::Unfinished;
+pub use self::decode::DecodeProgress;
 
 use bytes::Bytes;
 
-use super::{Bodies, ChannelName, MessageId, Outgoing, TopicName};
+use super::{Bodies, ChannelName, MessageId, TopicName, WriteBuffer};
 
 /// A command with its parameters and body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Who the client is and what it wishes: JSON, see [`super::Identify`].
+    /// The client's name and the settings it asks for: JSON, see [`super::Identify`].
     Identify(Bytes),
     /// A secret for nsqd's authentication server.
     Auth(Bytes),
-    /// Start to receive a channel's messages. Creates the topic and the channel.
+    /// Subscribes to a channel. Creates the topic and the channel if they do not exist.
     Sub {
         /// The topic.
         topic: TopicName,
         /// Its channel.
         channel: ChannelName,
     },
-    /// How many messages may be in flight to this connection. It holds until the next RDY.
+    /// The number of messages that may be in flight to this connection, until the next RDY.
     Rdy(u64),
-    /// The message is done.
+    /// Finishes a message: it leaves the channel.
     Fin(MessageId),
-    /// The message is wanted again.
+    /// Requeues a message.
     Req {
-        /// Which.
+        /// The message.
         id: MessageId,
-        /// When, in milliseconds from now.
+        /// The delay in milliseconds.
         delay: u64,
     },
-    /// The message was not tried and is wanted again: this delivery does not count as an attempt. nsqd does not know this command,
-    /// mqueue's broker grants it in IDENTIFY.
+    /// Requeues a message that was not tried: this delivery does not count as an attempt. nsqd does
+    /// not know this command; mqueue's broker grants it in IDENTIFY.
     Back {
-        /// Which.
+        /// The message.
         id: MessageId,
-        /// When, in milliseconds from now.
+        /// The delay in milliseconds.
         delay: u64,
     },
-    /// The message needs more time: another message timeout from now.
+    /// Resets the timeout of a message in flight.
     Touch(MessageId),
-    /// No more messages: what is in flight may still be answered.
+    /// Closes the subscription: nsqd sends no more messages, and accepts answers to those in
+    /// flight.
     Cls,
-    /// Nothing; a sign of life.
+    /// No operation; answers a heartbeat.
     Nop,
-    /// Publish one message.
+    /// Publishes one message.
     Pub {
-        /// Where to.
+        /// The topic.
         topic: TopicName,
-        /// The message.
+        /// The message body.
         body: Bytes,
     },
-    /// Publish one message that is delivered later.
+    /// Publishes one deferred message.
     Dpub {
-        /// Where to.
+        /// The topic.
         topic: TopicName,
-        /// When, in milliseconds from now.
+        /// The delay in milliseconds.
         delay: u64,
-        /// The message.
+        /// The message body.
         body: Bytes,
     },
-    /// Publish one message, if the topic's epoch is not a later one: nsqd does not know this, mqueue's broker grants it in IDENTIFY.
+    /// Publishes one message unless the topic's epoch is later. nsqd does not know this command;
+    /// mqueue's broker grants it in IDENTIFY.
     Fpub {
-        /// Where to.
+        /// The topic.
         topic: TopicName,
-        /// The publisher's epoch. It is the topic's from now on.
+        /// The publisher's epoch, which becomes the topic's.
         epoch: u64,
-        /// The message.
+        /// The message body.
         body: Bytes,
     },
-    /// Publish several messages, all or none.
+    /// Publishes several messages, all or none.
     Mpub {
-        /// Where to.
+        /// The topic.
         topic: TopicName,
-        /// The messages.
+        /// The message bodies.
         bodies: Bodies,
     },
 }
 
 impl Command {
-    /// Its first word.
+    /// The command's first word.
     pub fn name(&self) -> &'static [u8] {
         match self {
             Self::Identify(_) => b"IDENTIFY",
@@ -113,7 +116,7 @@ impl Command {
     }
 
     /// Writes the command as a client sends it.
-    pub fn encode(&self, out: &mut Outgoing) {
+    pub fn encode(&self, out: &mut WriteBuffer) {
         match self {
             Self::Identify(json) => with_body(out, b"IDENTIFY\n", json),
             Self::Auth(secret) => with_body(out, b"AUTH\n", secret),
@@ -161,8 +164,8 @@ impl Command {
         }
     }
 
-    /// Writes an MPUB of `bodies`, wherever they are kept.
-    pub fn encode_mpub<'a>(topic: &TopicName, bodies: impl Iterator<Item = &'a Bytes> + Clone, out: &mut Outgoing) {
+    /// Writes an MPUB of `bodies` without copying them into a [`Bodies`] first.
+    pub fn encode_mpub<'a>(topic: &TopicName, bodies: impl Iterator<Item = &'a Bytes> + Clone, out: &mut WriteBuffer) {
         let (count, length) = bodies.clone().fold((0, 4), |(count, sum), body| (count + 1, sum + 4 + body.len()));
         out.put_slice(b"MPUB ");
         out.put_slice(topic.as_str().as_bytes());
@@ -175,13 +178,13 @@ impl Command {
     }
 }
 
-fn with_body(out: &mut Outgoing, line: &[u8], body: &Bytes) {
+fn with_body(out: &mut WriteBuffer, line: &[u8], body: &Bytes) {
     out.put_slice(line);
     out.put_length(body.len());
     out.put_bytes(body);
 }
 
-fn with_id_and_delay(out: &mut Outgoing, verb: &[u8], id: &MessageId, delay: u64) {
+fn with_id_and_delay(out: &mut WriteBuffer, verb: &[u8], id: &MessageId, delay: u64) {
     out.put_slice(verb);
     out.put_slice(&id.0);
     out.put_slice(b" ");
@@ -189,7 +192,7 @@ fn with_id_and_delay(out: &mut Outgoing, verb: &[u8], id: &MessageId, delay: u64
     out.put_slice(b"\n");
 }
 
-fn with_id(out: &mut Outgoing, verb: &[u8], id: &MessageId) {
+fn with_id(out: &mut WriteBuffer, verb: &[u8], id: &MessageId) {
     out.put_slice(verb);
     out.put_slice(&id.0);
     out.put_slice(b"\n");

@@ -1,4 +1,4 @@
-//! nsqd's error codes, and errors as they travel.
+//! nsqd's error codes and error frames.
 
 use std::fmt;
 
@@ -12,12 +12,12 @@ macro_rules! codes {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum ErrorCode {
             $($(#[$doc])* $variant,)*
-            /// A code that nsqd 1.3.0 does not have.
+            /// Any other code.
             Unknown,
         }
 
         impl ErrorCode {
-            /// Every code that nsqd 1.3.0 sends, and E_FENCED.
+            /// Every code that nsqd 1.3.0 sends, and mqueue's E_FENCED.
             pub const ALL: &[ErrorCode] = &[$(ErrorCode::$variant,)*];
 
             /// The code on the wire.
@@ -38,23 +38,23 @@ macro_rules! codes {
 codes! {
     /// A command that is unknown, malformed or not allowed in the connection's state.
     Invalid = "E_INVALID",
-    /// The first four bytes were no protocol that nsqd speaks.
+    /// The first four bytes name no protocol version that nsqd speaks.
     BadProtocol = "E_BAD_PROTOCOL",
     /// A body of the wrong size or content (IDENTIFY, AUTH, MPUB).
     BadBody = "E_BAD_BODY",
-    /// A topic's name outside the rule.
+    /// An invalid topic name.
     BadTopic = "E_BAD_TOPIC",
-    /// A channel's name outside the rule.
+    /// An invalid channel name.
     BadChannel = "E_BAD_CHANNEL",
     /// A message that is empty or too large.
     BadMessage = "E_BAD_MESSAGE",
-    /// PUB could not be carried out (nsqd is exiting, or its disk fails).
+    /// PUB failed (nsqd is exiting, or its disk fails).
     PubFailed = "E_PUB_FAILED",
-    /// MPUB could not be carried out.
+    /// MPUB failed.
     MpubFailed = "E_MPUB_FAILED",
-    /// DPUB could not be carried out.
+    /// DPUB failed.
     DpubFailed = "E_DPUB_FAILED",
-    /// SUB could not be carried out (`--max-channel-consumers`, exiting).
+    /// SUB failed (`--max-channel-consumers`, or nsqd is exiting).
     SubFailed = "E_SUB_FAILED",
     /// FIN of a message that is not in flight on this connection.
     FinFailed = "E_FIN_FAILED",
@@ -62,24 +62,25 @@ codes! {
     ReqFailed = "E_REQ_FAILED",
     /// TOUCH of a message that is not in flight on this connection.
     TouchFailed = "E_TOUCH_FAILED",
-    /// FPUB with an epoch that is over. Only mqueue's broker has it.
+    /// FPUB with an epoch below the topic's. Only mqueue's broker sends it.
     Fenced = "E_FENCED",
-    /// IDENTIFY asked for what does not go together.
+    /// IDENTIFY asked for settings that exclude each other.
     IdentifyFailed = "E_IDENTIFY_FAILED",
-    /// A command came before AUTH, where AUTH is wanted.
+    /// A command came before AUTH on an nsqd that requires AUTH.
     AuthFirst = "E_AUTH_FIRST",
-    /// AUTH on an nsqd without it.
+    /// AUTH on an nsqd without an authentication server.
     AuthDisabled = "E_AUTH_DISABLED",
     /// The authentication server did not answer.
     AuthFailed = "E_AUTH_FAILED",
-    /// The authentication could not be used.
+    /// The authentication server's answer is unusable.
     AuthError = "E_AUTH_ERROR",
-    /// Not permitted.
+    /// The client may not use this topic or channel.
     Unauthorized = "E_UNAUTHORIZED",
 }
 
 impl ErrorCode {
-    /// True unless nsqd keeps the connection after it. Only the answers to a late FIN, REQ, TOUCH or FPUB are not fatal.
+    /// True if nsqd closes the connection after this error. Only the errors for a late FIN, REQ or
+    /// TOUCH and for a fenced FPUB keep it open.
     pub fn is_fatal(self) -> bool {
         !matches!(self, Self::FinFailed | Self::ReqFailed | Self::TouchFailed | Self::Fenced)
     }
@@ -91,24 +92,24 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// An error frame as received: the code, and all that nsqd said.
+/// A received error frame: the code, and nsqd's whole text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("nsqd said: {}{}", excerpt(.text), self.remedy())]
 pub struct WireError {
-    /// The first word.
+    /// The first word of the text.
     pub code: ErrorCode,
-    /// The whole data, code included.
+    /// The frame's data, code included.
     pub text: Bytes,
 }
 
 impl WireError {
-    /// Reads an error frame's data.
+    /// Parses an error frame's data.
     pub fn parse(text: Bytes) -> Self {
         let code = text.split(|b| *b == b' ').next().unwrap_or_default();
         Self { code: ErrorCode::from_bytes(code), text }
     }
 
-    /// What to do about a refusal of this client as it is, whatever it asks for.
+    /// The fix for a refusal that concerns this client as such, whatever it asks for.
     fn remedy(&self) -> &'static str {
         match self.code {
             ErrorCode::AuthFirst | ErrorCode::Unauthorized => {
@@ -122,18 +123,21 @@ impl WireError {
     }
 }
 
-/// Why a command was refused: what a broker answers with, in nsqd's words.
+/// The refusal of a command, with nsqd's texts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProtocolError {
     /// Answered with an error frame; the connection is closed after it if the code is fatal.
     #[error("{code} {text}")]
     Answer {
-        /// The frame's first word.
+        /// The error frame's first word.
         code: ErrorCode,
-        /// What follows it. A peer's bytes that are no UTF-8 are U+FFFD in it (nsqd sends them back as they came).
+        /// The text after the code. A peer's invalid UTF-8 is U+FFFD in it (nsqd sends the bytes
+        /// back unchanged).
         text: String,
     },
-    /// A line beyond [`super::Limits::max_line`]: the connection is closed without an answer, as nsqd does.
+    /// A line longer than [`super::Limits::max_line`]: the connection is closed without an answer,
+    /// as nsqd does.
     #[error("command line too long")]
     LineTooLong,
 }
@@ -156,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_the_client_says_what_to_do() {
+    fn errors_about_tls_and_auth_name_the_fix() {
         let said = |text: &'static str| WireError::parse(text.as_bytes().into()).to_string();
         assert!(said("E_INVALID cannot PUB in current state (TLS required)").contains("--tls-required"));
         assert!(said("E_AUTH_FIRST AUTH required before SUB").contains("--auth-http-address"));

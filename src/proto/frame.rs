@@ -1,4 +1,4 @@
-//! Frames: what nsqd says to a client.
+//! Frames from nsqd to a client.
 //!
 //! ```text
 //!  ┌──────────┬──────────┬──────┐
@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Message, MessageId, Outgoing, WireError};
+use super::{Message, MessageId, WireError, WriteBuffer};
 
 const RESPONSE: u32 = 0;
 const ERROR: u32 = 1;
@@ -19,7 +19,7 @@ const MESSAGE: u32 = 2;
 /// Bytes before the data: the size and the type.
 const HEADER: usize = 8;
 
-/// The largest response or error that is taken, in bytes: only messages are large.
+/// The largest accepted response or error in bytes; only messages may be larger.
 const MAX_ANSWER: u32 = 1 << 20;
 
 /// One frame.
@@ -38,7 +38,8 @@ pub enum Frame {
 pub enum Response {
     /// The command was carried out.
     Ok,
-    /// Is the client alive? It answers with any command. It may come before any other answer.
+    /// A heartbeat. The client answers with any command. A heartbeat may come before any other
+    /// answer.
     Heartbeat,
     /// The answer to CLS: no more messages follow.
     CloseWait,
@@ -66,15 +67,17 @@ impl Response {
     }
 }
 
-/// Bytes that are no frame: the peer is not nsqd, or the connection is out of step. Nothing after them can be read.
+/// Bytes that are not a frame: the peer is not nsqd, or the connection is out of sync. The
+/// connection cannot be read any further.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FrameError {
-    /// A size below a frame's type, or above what this client takes.
+    /// A size smaller than the type field, or above this client's maximum.
     #[error("the peer announced a frame of {size} bytes (4 to {max} are possible): is this nsqd's TCP port?")]
     Size {
-        /// What was announced, in bytes.
+        /// The announced size in bytes.
         size: u32,
-        /// The most that is taken, in bytes.
+        /// The maximum in bytes.
         max: u32,
     },
     /// A type other than 0, 1 and 2.
@@ -89,14 +92,17 @@ pub enum FrameError {
 }
 
 impl Frame {
-    /// True if these are the first bytes of a message, however little of it is there.
+    /// True if `bytes` begin a message frame, complete or not.
     pub(crate) fn is_message(bytes: &[u8]) -> bool {
         bytes.get(4..HEADER).is_some_and(|kind| kind == MESSAGE.to_be_bytes())
     }
 
-    /// Takes the first frame from `buffer`; `None`, with `buffer` as it was, until all of it is there.
+    /// Takes the first frame from `buffer`; `None`, with `buffer` unchanged, until the frame is
+    /// complete.
     ///
-    /// Fails on a size above `max` (bytes, type included) as soon as the size is there; nothing is allocated for it.
+    /// # Errors
+    /// A size above `max` (bytes, type included) fails as soon as the size field is there; no
+    /// memory is allocated for it.
     pub fn decode(buffer: &mut BytesMut, max: u32) -> Result<Option<Self>, FrameError> {
         let Some(size) = Self::announced(buffer, max)? else { return Ok(None) };
         if buffer.len() < 4 + size {
@@ -119,12 +125,13 @@ impl Frame {
         }
     }
 
-    /// How many bytes the first frame of `buffer` has, its size included, as it says itself.
+    /// The announced length in bytes of the first frame in `buffer`, size field included.
     pub(crate) fn length(buffer: &[u8]) -> Option<usize> {
         buffer.first_chunk().map(|bytes| 4 + u32::from_be_bytes(*bytes) as usize)
     }
 
-    /// The size that the first frame of `buffer` announces (bytes after the size itself), checked; `None` before it is there.
+    /// The announced size of the first frame in `buffer` (bytes after the size field), checked;
+    /// `None` until the size field is there.
     pub fn announced(buffer: &[u8], max: u32) -> Result<Option<usize>, FrameError> {
         let Some(size) = buffer.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)) else { return Ok(None) };
         let is_answer = buffer.get(4..HEADER).is_some_and(|kind| kind != MESSAGE.to_be_bytes());
@@ -137,7 +144,7 @@ impl Frame {
     }
 
     /// Writes the frame as nsqd sends it.
-    pub fn encode(&self, out: &mut Outgoing) {
+    pub fn encode(&self, out: &mut WriteBuffer) {
         let mut head = |kind: u32, length: usize| {
             out.put_length(HEADER - 4 + length);
             out.put_slice(&kind.to_be_bytes());
@@ -158,14 +165,14 @@ impl Frame {
         }
     }
 
-    /// Writes the frame of a message whose body is a part of `bytes`, which stay with their owner.
+    /// Writes a message frame whose body is a part of `bytes`; a large body is shared, not copied.
     pub fn encode_message(
         timestamp: i64,
         attempts: u16,
         id: &MessageId,
         bytes: &Bytes,
         body: Range<usize>,
-        out: &mut Outgoing,
+        out: &mut WriteBuffer,
     ) {
         let mut head = [0; HEADER + Message::HEADER];
         let size = u32::try_from(HEADER - 4 + Message::HEADER + body.len()).expect("a body is far below 4 GiB");

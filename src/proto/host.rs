@@ -1,4 +1,4 @@
-//! A host and a port, as they are typed and as a peer names them.
+//! Hosts and ports, as users type them and as peers name them.
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -10,7 +10,8 @@ use super::excerpt;
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
-/// `HOST:PORT`, `[IPv6]:PORT`, or `:PORT`, which as in Go is every address to listen on and this machine to connect to.
+/// `HOST:PORT`, `[IPv6]:PORT` or `:PORT`. As in Go, `:PORT` is every address when listening and
+/// this machine when connecting.
 ///
 /// Invariant: the host is empty or a valid host, see [`is_host`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,13 +20,13 @@ pub struct HostPort {
     port: u16,
 }
 
-/// Text that is no [`HostPort`].
+/// The error for text that is not a [`HostPort`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid address {0}: use HOST:PORT or :PORT, such as 127.0.0.1:4150")]
 pub struct InvalidHostPort(String);
 
-/// True for an IP address, or a name of letters, digits, `-`, `_` and dots that does not begin with a dash: text that is safe in a log line
-/// and in a command.
+/// True for an IP address, and for a name of letters, digits, `-`, `_` and dots that does not begin
+/// with a dash. Such text is safe in a log line and in a shell command.
 pub fn is_host(text: &str) -> bool {
     if text.contains(':') {
         let (address, zone) = text.split_once('%').unwrap_or((text, "lo"));
@@ -52,7 +53,7 @@ impl HostPort {
         if self.host.is_empty() { "localhost" } else { &self.host }
     }
 
-    /// The same place with the host to connect to.
+    /// The same address with the host to connect to.
     #[must_use]
     pub fn to_reach(&self) -> Self {
         Self { host: self.host_to_reach().to_owned(), port: self.port }
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_names_and_addresses_and_nothing_that_a_shell_reads() {
+    fn hosts_are_names_or_addresses_without_shell_characters() {
         let longest = [["x".repeat(63).as_str(); 3].join("."), "y".repeat(61)].join(".");
         for host in ["localhost", "nsqd_1", "a.b-c.example.", "10.0.0.1", "::1", "fe80::1%eth0", "1", &longest] {
             assert!(is_host(host), "{host}");
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_may_be_left_out_and_a_port_may_not() {
+    fn the_host_is_optional_and_the_port_is_required() {
         for text in ["127.0.0.1:4150", "nsqd:0", "[::1]:4150", ":5000"] {
             assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
         }
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_is_one_short_line_whatever_was_given() {
+    fn the_error_is_one_short_line_for_any_input() {
         let error = format!("a\n\x1b[2J{}:1", "x".repeat(100_000)).parse::<HostPort>().unwrap_err().to_string();
         assert!(error.starts_with(r#"invalid address "a\n\x1b[2Jxxx"#) && error.len() < 500, "{error}");
     }

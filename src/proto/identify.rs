@@ -1,7 +1,7 @@
-//! IDENTIFY: who the client is, what it wishes, and what nsqd grants.
+//! IDENTIFY: the client's name and the settings it asks for, and nsqd's reply.
 //!
-//! Absent fields mean nsqd's defaults, so what is not set is not sent. Ranges are nsqd 1.3.0's (`nsqd/client_v2.go`); one
-//! outside of them ends the connection with E_BAD_BODY.
+//! Unset fields are not sent and mean nsqd's defaults. Ranges are nsqd 1.3.0's
+//! (`nsqd/client_v2.go`); a value outside its range ends the connection with E_BAD_BODY.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -11,10 +11,10 @@ use super::stats::null_is_default;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Identify {
-    /// A short name for the client, shown by nsqd's `/stats`.
+    /// The client's short name, shown by nsqd's `/stats`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
-    /// The client's machine.
+    /// The client's host name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     /// The client's program and version.
@@ -26,16 +26,18 @@ pub struct Identify {
     /// Milliseconds between heartbeats: 1000 to 60000, or -1 for none. nsqd's default is 30000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat_interval: Option<i64>,
-    /// Bytes that nsqd gathers before it writes: 64 to 65536, or -1. nsqd's default is 16384.
+    /// nsqd's output buffer in bytes: 64 to 65536, or -1 for none. nsqd's default is 16384.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_buffer_size: Option<i64>,
-    /// Milliseconds after which nsqd writes what it gathered: 25 to 30000, or -1. nsqd's default is 250.
+    /// Milliseconds after which nsqd flushes its output buffer: 25 to 30000, or -1 for never.
+    /// nsqd's default is 250.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_buffer_timeout: Option<i64>,
-    /// Percent of the messages to be delivered (the others are discarded): 0 (off) to 99.
+    /// Percentage of the messages to deliver: 1 to 99; 0 delivers all. nsqd discards the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_rate: Option<i32>,
-    /// Milliseconds in which a message must be answered: 1000 to nsqd's `--max-msg-timeout`. nsqd's default is 60000.
+    /// Milliseconds until a message in flight is requeued: 1000 to nsqd's `--max-msg-timeout`.
+    /// nsqd's default is 60000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub msg_timeout: Option<i64>,
     /// Asks for TLS.
@@ -50,15 +52,15 @@ pub struct Identify {
     /// The deflate level: 1 to nsqd's `--max-deflate-level`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deflate_level: Option<i32>,
-    /// Asks for FPUB, which mqueue's broker has.
+    /// Asks for FPUB, which only mqueue's broker has.
     #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_is_default")]
     pub fence: bool,
-    /// Asks for BACK, which mqueue's broker has.
+    /// Asks for BACK, which only mqueue's broker has.
     #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_is_default")]
     pub give_back: bool,
 }
 
-/// The fields of [`Identify`], whose names Go takes in any case.
+/// The field names of [`Identify`]; Go accepts them in any case.
 const FIELDS: [&str; 15] = [
     "client_id",
     "hostname",
@@ -78,74 +80,75 @@ const FIELDS: [&str; 15] = [
 ];
 
 impl Identify {
-    /// Reads it as Go does: `null` wishes nothing, a field may be `null`, its name may be in any case, and the last of two of one name counts.
+    /// Parses as Go does: `null` sets nothing, a field may be `null`, a name may be in any case,
+    /// and the last of two equal names counts.
     pub fn from_json(json: &[u8]) -> serde_json::Result<Self> {
-        let wishes: Option<Fields> = serde_json::from_slice(json)?;
-        wishes.map_or(Ok(Self::default()), |Fields(wishes)| serde_json::from_value(wishes.into()))
+        let wishes: Option<IdentifyFields> = serde_json::from_slice(json)?;
+        wishes.map_or(Ok(Self::default()), |IdentifyFields(wishes)| serde_json::from_value(wishes.into()))
     }
 }
 
-/// A JSON object with names as they are in [`FIELDS`], if they are.
-struct Fields(serde_json::Map<String, serde_json::Value>);
+/// A JSON object whose names are spelled as in [`FIELDS`] where they match in another case.
+struct IdentifyFields(serde_json::Map<String, serde_json::Value>);
 
-impl<'de> Deserialize<'de> for Fields {
+impl<'de> Deserialize<'de> for IdentifyFields {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct InAnyCase;
         impl<'de> serde::de::Visitor<'de> for InAnyCase {
-            type Value = Fields;
+            type Value = IdentifyFields;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<IdentifyFields, A::Error> {
                 let mut fields = serde_json::Map::new();
                 while let Some((name, value)) = map.next_entry::<String, serde_json::Value>()? {
                     let known = FIELDS.into_iter().find(|field| field.eq_ignore_ascii_case(&name));
                     fields.insert(known.map_or(name, str::to_owned), value);
                 }
-                Ok(Fields(fields))
+                Ok(IdentifyFields(fields))
             }
         }
         from.deserialize_map(InAnyCase)
     }
 }
 
-/// nsqd's answer to an [`Identify`] with `feature_negotiation`. Read leniently: what a server leaves out is its default.
+/// nsqd's answer to an [`Identify`] with `feature_negotiation`. Absent fields have their defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct IdentifyReply {
-    /// The highest RDY that nsqd takes (`--max-rdy-count` takes 64 bits; more than fit here are as good as all of them).
+    /// The highest RDY that nsqd accepts. `--max-rdy-count` has 64 bits; larger numbers saturate.
     #[serde(deserialize_with = "saturating")]
     pub max_rdy_count: u32,
     /// nsqd's version.
     pub version: String,
-    /// Milliseconds that a message can stay in flight, with however many TOUCHes.
+    /// Milliseconds that a message can stay in flight, regardless of TOUCH.
     pub max_msg_timeout: u64,
     /// Milliseconds until a message in flight is requeued.
     pub msg_timeout: u64,
-    /// TLS follows at once.
+    /// TLS begins after this reply.
     pub tls_v1: bool,
-    /// Deflate follows at once (after TLS).
+    /// Deflate begins after this reply (and after TLS).
     pub deflate: bool,
-    /// The level in force.
+    /// The deflate level in force.
     pub deflate_level: i32,
-    /// The highest level that nsqd takes.
+    /// The highest deflate level that nsqd accepts.
     pub max_deflate_level: i32,
-    /// Snappy follows at once (after TLS).
+    /// Snappy begins after this reply (and after TLS).
     pub snappy: bool,
     /// The sample rate in force.
     pub sample_rate: i32,
-    /// AUTH is wanted before SUB and PUB.
+    /// AUTH is required before SUB and PUB.
     pub auth_required: bool,
-    /// Bytes that nsqd gathers.
+    /// nsqd's output buffer in bytes.
     pub output_buffer_size: i64,
-    /// Milliseconds that nsqd gathers for.
+    /// Milliseconds after which nsqd flushes its output buffer.
     pub output_buffer_timeout: i64,
-    /// FPUB is known. nsqd does not send this.
+    /// The server knows FPUB. nsqd does not send this field.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fence: bool,
-    /// BACK is known. nsqd does not send this.
+    /// The server knows BACK. nsqd does not send this field.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub give_back: bool,
 }
@@ -173,10 +176,11 @@ impl Default for IdentifyReply {
 }
 
 impl IdentifyReply {
-    /// Checks what a server grants: nothing here could be consumed or published otherwise.
+    /// Checks the granted settings: with settings that fail, nothing could be consumed or
+    /// published.
     ///
     /// # Errors
-    /// What does not make sense, as part of a sentence.
+    /// Names the first unusable setting, as part of a sentence.
     pub fn check(&self, asked: &Identify) -> Result<(), String> {
         let sample_rate = asked.sample_rate.unwrap_or(0);
         Err(match self {
@@ -204,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_in_any_case_and_the_last_counts() {
+    fn field_names_are_read_in_any_case_and_the_last_value_counts() {
         let wishes =
             Identify::from_json(br#"{"CLIENT_ID":"a","client_id":"b","Sample_Rate":7,"other":[],"hostname":null}"#);
         let expected = Identify { client_id: Some("b".into()), sample_rate: Some(7), ..Identify::default() };
@@ -244,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_set_is_not_sent() {
+    fn unset_fields_are_not_sent() {
         let identify = Identify { feature_negotiation: true, msg_timeout: Some(2000), ..Identify::default() };
         let json = serde_json::to_string(&identify).unwrap();
         assert_eq!(json, r#"{"feature_negotiation":true,"msg_timeout":2000}"#);
@@ -258,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_grants_has_to_make_sense() {
+    fn unusable_grants_are_refused() {
         let asked = Identify { sample_rate: Some(50), ..Identify::default() };
         let check = |json: &str| serde_json::from_str::<IdentifyReply>(json).unwrap().check(&asked);
         assert_eq!(check(r#"{"sample_rate":50}"#), Ok(()));

@@ -1,15 +1,16 @@
-//! What a peer may ask for, checked before anything is allocated.
+//! Limits on a peer's commands, checked before memory is allocated.
 
-/// Sizes in bytes above which a command or frame is refused. The defaults are nsqd 1.3.0's.
+/// Limits above which a command is refused, in bytes unless stated otherwise. The defaults are nsqd
+/// 1.3.0's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// One message's body (nsqd's `--max-msg-size`).
+    /// The largest message body (nsqd's `--max-msg-size`).
     pub max_msg_size: u32,
-    /// A command's whole body: MPUB, IDENTIFY, AUTH (nsqd's `--max-body-size`).
+    /// The largest command body: MPUB, IDENTIFY, AUTH (nsqd's `--max-body-size`).
     pub max_body_size: u32,
-    /// How far a DPUB or REQ may put a message off, in milliseconds (nsqd's `--max-req-timeout`).
+    /// The longest delay of a DPUB or REQ in milliseconds (nsqd's `--max-req-timeout`).
     pub max_req_timeout: u64,
-    /// A command's line, without its body. nsqd's is the size of its read buffer.
+    /// The longest command line, without its body. nsqd's limit is its read buffer of 16 KiB.
     pub max_line: usize,
 }
 

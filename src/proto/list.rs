@@ -4,7 +4,8 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
-/// A list, or `null`: nsqd says `null` for what was not asked for, and `[]` for what there is none of.
+/// A list or `null`. nsqd sends `null` for a list that was not requested, and `[]` for an empty
+/// list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct List<T>(Option<Vec<T>>);
@@ -17,7 +18,7 @@ impl<T> Default for List<T> {
 }
 
 impl<T> List<T> {
-    /// Keeps only what `keep` is true for.
+    /// Keeps only the items for which `keep` returns true.
     pub fn retain_mut(&mut self, keep: impl FnMut(&mut T) -> bool) {
         if let Some(items) = &mut self.0 {
             items.retain_mut(keep);

@@ -1,4 +1,4 @@
-//! A message as it travels from nsqd to a consumer.
+//! Messages as nsqd sends them to a consumer.
 //!
 //! ```text
 //!  ┌────────────────────────┬──────────────┬──────────────┬──────┐
@@ -10,7 +10,7 @@ use std::fmt;
 
 use bytes::{Buf, Bytes};
 
-/// A message's id: 16 bytes that only nsqd gives a meaning (lower-case hex in practice).
+/// A message's id: 16 bytes, opaque to clients (lower-case hex in practice).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(pub [u8; MessageId::LENGTH]);
 
@@ -18,7 +18,7 @@ impl MessageId {
     /// Bytes in an id.
     pub const LENGTH: usize = 16;
 
-    /// The id in `bytes`, if there are just as many as an id has.
+    /// The id in `bytes`; `None` unless there are exactly [`LENGTH`](Self::LENGTH) bytes.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
@@ -36,16 +36,28 @@ impl fmt::Debug for MessageId {
     }
 }
 
-/// A message: what was published, and what nsqd knows about it. Cheap to clone: the body is shared.
+/// A message as delivered by nsqd. Cheap to clone: the body is shared.
+///
+/// nsqd limits a body to `--max-msg-size`: 1 MiB by default.
+///
+/// # Examples
+/// ```
+/// use mqueue::proto::{Message, MessageId};
+///
+/// let id = MessageId(*b"0123456789abcdef");
+/// let message = Message { timestamp: 0, attempts: 2, id, body: "hello".into() };
+/// assert!(message.attempts > 1); // redelivered
+/// assert_eq!(&message.body[..], b"hello");
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
-    /// When it was published, in nanoseconds since 1970 by nsqd's clock.
+    /// Publish time in nanoseconds since 1970 by nsqd's clock.
     pub timestamp: i64,
-    /// How often it has been delivered, this time included: the first delivery says 1.
+    /// Number of deliveries, this one included: the first delivery has 1.
     pub attempts: u16,
-    /// The same in every channel of the topic, and at every attempt.
+    /// The id, the same in every channel of the topic and at every attempt.
     pub id: MessageId,
-    /// What was published.
+    /// The published body.
     pub body: Bytes,
 }
 
@@ -53,7 +65,7 @@ impl Message {
     /// Bytes before the body.
     pub const HEADER: usize = 8 + 2 + MessageId::LENGTH;
 
-    /// Reads a message frame's data; `None` if it is shorter than a message's header.
+    /// Parses a message frame's data; `None` if it is shorter than [`HEADER`](Self::HEADER).
     pub fn decode(mut data: Bytes) -> Option<Self> {
         if data.len() < Self::HEADER {
             return None;
@@ -67,7 +79,7 @@ impl Message {
 }
 
 impl fmt::Debug for Message {
-    /// Never shows the body: it may be secret, and large.
+    /// Shows the body's length instead of the body, which may be secret and large.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
             .field("id", &self.id)

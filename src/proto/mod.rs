@@ -7,9 +7,10 @@
 //!            ◀─────────────────────────────   Frame: 4-byte size, 4-byte type, data
 //! ```
 //!
-//! Nothing here does I/O, looks at a clock or trusts a size before it is checked. Both ends are served: what
-//! [`Command::encode`] writes [`Command::decode`] reads, and likewise [`Frame`]. The source followed is nsqd 1.3.0
-//! (`nsqd/protocol_v2.go`, `nsqd/message.go`) and <https://nsq.io/clients/tcp_protocol_spec.html>.
+//! This module does no I/O, reads no clock and checks every size before it trusts it. It serves
+//! both ends: [`Command::decode`] reads the output of [`Command::encode`], and likewise for
+//! [`Frame`]. It follows the source of nsqd 1.3.0 (`nsqd/protocol_v2.go`, `nsqd/message.go`) and
+//! <https://nsq.io/clients/tcp_protocol_spec.html>.
 
 mod bodies;
 #[doc(hidden)]
@@ -19,30 +20,30 @@ mod error;
 mod frame;
 mod host;
 mod identify;
-mod incoming;
 mod limits;
 mod list;
 mod message;
 mod name;
-mod outgoing;
 mod quote;
+mod read_room;
 pub mod stats;
 #[cfg(test)]
 mod tests;
+mod write_buffer;
 
 pub use bodies::Bodies;
-pub use command::{Command, Unfinished};
+pub use command::{Command, DecodeProgress};
 pub use error::{ErrorCode, ProtocolError, WireError};
 pub use frame::{Frame, FrameError, Response};
 pub use host::{HostPort, InvalidHostPort, is_host};
 pub use identify::{Identify, IdentifyReply};
-pub(crate) use incoming::room;
 pub use limits::Limits;
 pub use list::List;
 pub use message::{Message, MessageId};
 pub use name::{ChannelName, InvalidName, TopicName};
-pub use outgoing::Outgoing;
 pub use quote::excerpt;
+pub(crate) use read_room::read_room;
+pub use write_buffer::WriteBuffer;
 
-/// What a client says first on a connection: the protocol's version.
+/// The protocol version, which a client sends first on a connection.
 pub const MAGIC_V2: &[u8; 4] = b"  V2";

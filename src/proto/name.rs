@@ -1,7 +1,7 @@
-//! Names of topics and channels, which cannot exist invalid.
+//! Names of topics and channels; an invalid name cannot be constructed.
 //!
-//! The rule is nsqd's (`internal/protocol/names.go`): 1 to 64 characters of `. a-z A-Z 0-9 _ -`, and at the end,
-//! counted with them, `#ephemeral` where the topic or channel is to vanish with its last user.
+//! nsqd's rule (`internal/protocol/names.go`): 1 to 64 characters of `. a-z A-Z 0-9 _ -`, including
+//! an optional suffix `#ephemeral` for a topic or channel that vanishes with its last client.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 const MAX_LENGTH: usize = 64;
 const EPHEMERAL: &str = "#ephemeral";
 
-/// A name that nsqd would refuse.
+/// The error for a name that nsqd would refuse.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "invalid {kind} {name:?}: use letters, digits, . _ - (at most 64), with #ephemeral at the end if it may vanish"
@@ -23,7 +23,7 @@ pub struct InvalidName {
     name: String,
 }
 
-/// True if nsqd takes `name` for a topic or a channel.
+/// True if nsqd accepts `name` for a topic or a channel.
 fn is_valid(name: &str) -> bool {
     let stem = name.strip_suffix(EPHEMERAL).unwrap_or(name);
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
@@ -38,7 +38,10 @@ macro_rules! name {
         pub struct $type(Arc<str>);
 
         impl $type {
-            /// Checks and keeps a name; fails with [`InvalidName`] on what nsqd would refuse.
+            /// Checks and keeps a name.
+            ///
+            /// # Errors
+            /// nsqd would refuse the name.
             pub fn new(name: &str) -> Result<Self, InvalidName> {
                 match is_valid(name) {
                     true => Ok(Self(name.into())),
@@ -46,7 +49,7 @@ macro_rules! name {
                 }
             }
 
-            /// True for what [`new`](Self::new) takes.
+            /// True if [`new`](Self::new) accepts `name`.
             pub fn is_valid(name: &str) -> bool {
                 is_valid(name)
             }
@@ -56,7 +59,8 @@ macro_rules! name {
                 &self.0
             }
 
-            /// True if it vanishes with its last user and is never on disk.
+            /// True for a name that ends in `#ephemeral`: the topic or channel vanishes with its
+            /// last client, and its messages are never written to disk.
             pub fn is_ephemeral(&self) -> bool {
                 self.0.ends_with(EPHEMERAL)
             }
@@ -99,12 +103,33 @@ macro_rules! name {
 }
 
 name!(
-    /// The name of a topic (in commands: a *stream*).
+    /// The name of a topic (in commands: a *stream*): 1 to 64 characters of `. a-z A-Z 0-9 _ -`,
+    /// with an optional suffix `#ephemeral`. Cheap to clone.
+    ///
+    /// # Examples
+    /// ```
+    /// use mqueue::proto::TopicName;
+    ///
+    /// let topic = TopicName::new("orders.eu")?;
+    /// assert_eq!(topic.as_str(), "orders.eu");
+    /// assert!("order list".parse::<TopicName>().is_err()); // no blanks
+    /// # Ok::<(), mqueue::proto::InvalidName>(())
+    /// ```
     TopicName,
     "stream"
 );
 name!(
-    /// The name of a channel of a topic (in commands: a *group*).
+    /// The name of a channel of a topic (in commands: a *group*), with the rule of [`TopicName`].
+    /// Cheap to clone.
+    ///
+    /// # Examples
+    /// ```
+    /// use mqueue::proto::ChannelName;
+    ///
+    /// let channel: ChannelName = "archive#ephemeral".parse()?;
+    /// assert!(channel.is_ephemeral());
+    /// # Ok::<(), mqueue::proto::InvalidName>(())
+    /// ```
     ChannelName,
     "group"
 );
@@ -114,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_what_nsqd_takes() {
+    fn accepts_names_that_nsqd_accepts() {
         let longest = "x".repeat(64);
         for name in ["a", "foo.bar_baz-1", "a#ephemeral", longest.as_str()] {
             assert!(TopicName::new(name).is_ok(), "{name}");
@@ -122,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_nsqd_refuses() {
+    fn refuses_names_that_nsqd_refuses() {
         let (long, long_ephemeral) = ("x".repeat(65), format!("{}#ephemeral", "x".repeat(55)));
         for name in ["", "#ephemeral", "a b", "a#eph", "ü", "a/b", "a#ephemeral#ephemeral", &long, &long_ephemeral] {
             assert!(ChannelName::new(name).is_err(), "{name}");

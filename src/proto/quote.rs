@@ -1,11 +1,12 @@
-//! A peer's bytes in quotes, as nsqd shows names that it refuses (Go's `%q`).
+//! Quoting of a peer's bytes in log lines and errors; `quote` shows names as nsqd does (Go's `%q`).
 
 use std::fmt::Write;
 
 /// The longest excerpt, in characters.
 const EXCERPT: usize = 200;
 
-/// The beginning of a peer's text, for a log line or an error: at most 200 characters, what does not print escaped, on one line.
+/// The beginning of a peer's text for a log line or an error: one line of at most 200 characters,
+/// with unprintable characters escaped.
 pub fn excerpt(bytes: &[u8]) -> String {
     // a character has at most 4 bytes
     let beginning = &bytes[..bytes.len().min(4 * EXCERPT)];
@@ -27,7 +28,7 @@ pub fn excerpt(bytes: &[u8]) -> String {
     out
 }
 
-/// `bytes` in double quotes: what prints stays as it is, the rest becomes an escape of Go's.
+/// `bytes` in double quotes: printable characters unchanged, others as Go's escapes.
 pub(super) fn quote(bytes: &[u8]) -> String {
     let mut out = String::from('"');
     for chunk in bytes.utf8_chunks() {
@@ -52,16 +53,17 @@ fn put(out: &mut String, c: char) {
         '\x0b' => out.write_str("\\v"),
         ' '..='~' => out.write_char(c),
         '\0'..='\x7f' => write!(out, "\\x{:02x}", c as u32),
-        _ if prints(c) => out.write_char(c),
+        _ if is_printable(c) => out.write_char(c),
         ..='\u{ffff}' => write!(out, "\\u{:04x}", c as u32),
         _ => write!(out, "\\U{:08x}", c as u32),
     };
     debug_assert!(written.is_ok(), "a String takes all");
 }
 
-/// True for letters, marks, numbers, punctuation and symbols: what Rust's `Debug` of text shows too. A letter goes before,
-/// since a mark is escaped only where it has nothing to stand on.
-fn prints(c: char) -> bool {
+/// True for the characters that Rust's `Debug` shows unescaped: letters, marks, numbers,
+/// punctuation and symbols. A letter goes before `c`, since a mark is escaped only if nothing
+/// precedes it.
+fn is_printable(c: char) -> bool {
     ['a', c].iter().collect::<String>().escape_debug().nth(1) == Some(c)
 }
 
@@ -86,7 +88,7 @@ mod tests {
         assert_eq!(excerpt(&[b'x'; EXCERPT]), "x".repeat(EXCERPT));
     }
 
-    /// What nsqd 1.3.0 answered to PUB with these names.
+    /// The answers of nsqd 1.3.0 to PUB with these names.
     #[test]
     fn quotes_as_go_does() {
         for (bytes, expected) in [

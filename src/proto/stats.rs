@@ -1,5 +1,5 @@
-//! The shapes of nsqd's and nsqlookupd's HTTP answers that are JSON (`nsqd/stats.go`, `nsqd/http.go`,
-//! `nsqlookupd/http.go`). Read leniently: unknown fields are skipped, `null` lists are empty.
+//! JSON answers of the HTTP APIs of nsqd and nsqlookupd (`nsqd/stats.go`, `nsqd/http.go`,
+//! `nsqlookupd/http.go`). Parsing is lenient: unknown fields are skipped, `null` lists are empty.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -11,24 +11,24 @@ use super::List;
 pub struct Stats {
     /// nsqd's version.
     pub version: String,
-    /// `OK`, or `NOK - ` and why.
+    /// `OK`, or `NOK - ` and the reason.
     pub health: String,
-    /// Seconds since 1970.
+    /// Start time in seconds since 1970.
     pub start_time: i64,
-    /// Every topic asked for; `null` if there is no such topic.
+    /// The requested topics; `null` if there are none.
     pub topics: List<TopicStats>,
-    /// What Go says of its memory, if asked.
+    /// Go's memory statistics, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Memory>,
-    /// Connections that publish.
+    pub memory: Option<GoMemory>,
+    /// Publishing connections.
     pub producers: List<ClientStats>,
-    /// The log of `mqueue broker`; nsqd says nothing of its files.
+    /// The log of `mqueue broker`; nsqd has no such field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<LogStats>,
-    /// Memory that messages take in `mqueue broker` besides their bodies, about.
+    /// Approximate memory in bytes that messages take in `mqueue broker` besides their bodies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index_bytes: Option<u64>,
-    /// How much that may be before publishing is refused; `None` if it is not limited.
+    /// The limit of `index_bytes` above which publishing is refused; `None` for no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_index_bytes: Option<u64>,
 }
@@ -37,18 +37,18 @@ pub struct Stats {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LogStats {
-    /// All segments.
+    /// The size of all segments.
     pub bytes: u64,
-    /// What messages that somebody holds need of them.
+    /// The bytes of messages that a channel still holds.
     pub live_bytes: u64,
-    /// How many segments there are.
+    /// The number of segments.
     pub segments: u64,
-    /// Disk space that is kept for finishing and deleting messages.
+    /// Disk space reserved for finishing and deleting messages.
     pub reserve_bytes: u64,
-    /// The disk that the log is on.
+    /// The size of the log's disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
-    /// What of it may still be written.
+    /// The space still writable on the log's disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_free_bytes: Option<u64>,
 }
@@ -57,7 +57,7 @@ pub struct LogStats {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the names are Go's (runtime.MemStats)")]
-pub struct Memory {
+pub struct GoMemory {
     pub heap_objects: u64,
     pub heap_idle_bytes: u64,
     pub heap_in_use_bytes: u64,
@@ -73,21 +73,21 @@ pub struct Memory {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TopicStats {
-    /// Its name.
+    /// The topic's name.
     pub topic_name: String,
-    /// Its channels.
+    /// The topic's channels.
     pub channels: List<ChannelStats>,
-    /// Messages not yet copied to the channels (a topic without channels keeps them here).
+    /// Messages not yet copied to the channels (a topic without channels keeps its messages).
     pub depth: i64,
-    /// Those of them on disk.
+    /// The part of `depth` on disk.
     pub backend_depth: i64,
     /// Messages published since nsqd started.
     pub message_count: u64,
-    /// Their bytes.
+    /// The size of these messages' bodies in bytes.
     pub message_bytes: u64,
-    /// No messages go to the channels.
+    /// The topic is paused: no messages go to the channels.
     pub paused: bool,
-    /// How long messages took from end to end.
+    /// End-to-end latency of messages.
     pub e2e_processing_latency: Latency,
 }
 
@@ -95,29 +95,29 @@ pub struct TopicStats {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ChannelStats {
-    /// Its name.
+    /// The channel's name.
     pub channel_name: String,
-    /// Messages waiting, in memory and on disk; without those in flight and deferred.
+    /// The backlog in memory and on disk, without messages in flight and deferred.
     pub depth: i64,
-    /// Those of them on disk.
+    /// The part of `depth` on disk.
     pub backend_depth: i64,
-    /// Messages delivered and not yet answered.
+    /// Messages in flight.
     pub in_flight_count: i64,
-    /// Messages waiting for their time.
+    /// Deferred messages.
     pub deferred_count: i64,
-    /// Messages that came in since nsqd started.
+    /// Messages that the channel received since nsqd started.
     pub message_count: u64,
     /// Messages requeued by clients.
     pub requeue_count: u64,
-    /// Messages requeued because nobody answered in time.
+    /// Messages requeued after the message timeout.
     pub timeout_count: u64,
     /// Connected consumers.
     pub client_count: i64,
     /// The consumers.
     pub clients: List<ClientStats>,
-    /// No messages go to the consumers.
+    /// The channel is paused: no messages go to the consumers.
     pub paused: bool,
-    /// How long messages took from end to end.
+    /// End-to-end latency of messages.
     pub e2e_processing_latency: Latency,
 }
 
@@ -125,62 +125,63 @@ pub struct ChannelStats {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClientStats {
-    /// What the client calls itself.
+    /// The client's name for itself.
     pub client_id: String,
-    /// Its machine, by its own word.
+    /// The client's host name, as the client reports it.
     pub hostname: String,
-    /// Its protocol: `V2`.
+    /// The client's protocol version: `V2`.
     pub version: String,
-    /// Where it connects from.
+    /// The client's address.
     pub remote_address: String,
-    /// 0 new, 3 subscribed, 4 closing.
+    /// The connection's state: 0 new, 3 subscribed, 4 closing.
     pub state: i32,
-    /// Its RDY.
+    /// The connection's RDY.
     pub ready_count: i64,
-    /// Messages delivered to it and not yet answered.
+    /// Messages in flight to the client.
     pub in_flight_count: i64,
-    /// Messages delivered to it.
+    /// Messages delivered to the client.
     pub message_count: u64,
-    /// Messages it finished.
+    /// Messages that the client finished.
     pub finish_count: u64,
-    /// Messages it requeued.
+    /// Messages that the client requeued.
     pub requeue_count: u64,
-    /// When it connected, in seconds since 1970.
+    /// Connection time in seconds since 1970.
     pub connect_ts: i64,
-    /// It gets that many of a hundred messages, and one; all if 0.
+    /// The sample rate: the client gets `sample_rate + 1` of 100 messages, or all messages if it is
+    /// 0.
     pub sample_rate: i32,
-    /// It is compressed with deflate.
+    /// The connection is compressed with deflate.
     pub deflate: bool,
-    /// It is compressed with snappy.
+    /// The connection is compressed with snappy.
     pub snappy: bool,
-    /// Its program.
+    /// The client's program and version.
     pub user_agent: String,
-    /// What it published. nsqd names one topic at most.
+    /// Messages that the client published, by topic. nsqd lists at most one topic.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub pub_counts: List<PubCount>,
-    /// It is encrypted.
+    /// The connection is encrypted with TLS.
     pub tls: bool,
-    /// How.
+    /// The TLS cipher suite.
     pub tls_cipher_suite: String,
-    /// With which version.
+    /// The TLS version.
     pub tls_version: String,
-    /// With which protocol inside.
+    /// The protocol negotiated by ALPN.
     pub tls_negotiated_protocol: String,
     /// Always false in newer Go.
     pub tls_negotiated_protocol_is_mutual: bool,
 }
 
-/// How many messages a connection published to a topic.
+/// The number of messages that a connection published to a topic.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PubCount {
     /// The topic.
     pub topic: String,
-    /// How many.
+    /// The number of messages.
     pub count: u64,
 }
 
-/// nsqd's quantiles of the time from publishing to FIN, if it was told to keep them.
+/// nsqd's quantiles of the time from publishing to FIN, if nsqd is configured to keep them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Latency {
@@ -194,9 +195,9 @@ pub struct Latency {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Quantile {
-    /// Which: 0.99.
+    /// The quantile, such as 0.99.
     pub quantile: f64,
-    /// Nanoseconds.
+    /// The latency in nanoseconds.
     pub value: f64,
 }
 
@@ -206,15 +207,15 @@ pub struct Quantile {
 pub struct Info {
     /// nsqd's version.
     pub version: String,
-    /// What it tells nsqlookupd as its address.
+    /// The host that nsqd announces to nsqlookupd.
     pub broadcast_address: String,
-    /// Its machine.
+    /// The server's host name.
     pub hostname: String,
-    /// Its HTTP port.
+    /// The server's HTTP port.
     pub http_port: i32,
-    /// Its TCP port; -1 on a Unix socket.
+    /// The server's TCP port; -1 on a Unix socket.
     pub tcp_port: i32,
-    /// Seconds since 1970.
+    /// Start time in seconds since 1970.
     pub start_time: i64,
 }
 
@@ -230,25 +231,25 @@ pub struct Lookup {
     pub producers: Vec<Producer>,
 }
 
-/// One nsqd, as nsqlookupd knows it.
+/// An nsqd, as nsqlookupd knows it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Producer {
-    /// Where it registered from.
+    /// The address from which the nsqd registered.
     pub remote_address: String,
-    /// Its machine.
+    /// The nsqd's host name.
     pub hostname: String,
-    /// The address that clients connect to.
+    /// The host that clients connect to.
     pub broadcast_address: String,
-    /// The TCP port that clients connect to; 0 if it said what is no port.
+    /// The TCP port that clients connect to; 0 if the announced number is not a port.
     #[serde(deserialize_with = "port")]
     pub tcp_port: u16,
-    /// Its HTTP port; 0 likewise.
+    /// The HTTP port; 0 if the announced number is not a port.
     #[serde(deserialize_with = "port")]
     pub http_port: u16,
-    /// Its version.
+    /// The nsqd's version.
     pub version: String,
-    /// Its topics (`/nodes` only).
+    /// The nsqd's topics (`/nodes` only).
     #[serde(deserialize_with = "null_is_default")]
     pub topics: Vec<String>,
 }
@@ -304,7 +305,8 @@ pub(super) fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserializ
     Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
-/// nsqlookupd passes on whatever number an nsqd says, -1 of one on a Unix socket: one of them is not to make the whole list unreadable.
+/// Reads a port; 0 for a number that is no port. nsqlookupd passes on any number that an nsqd
+/// announces, such as -1 on a Unix socket, and one nsqd must not make the whole list unreadable.
 fn port<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
     i64::deserialize(from).map(|number| u16::try_from(number).unwrap_or(0))
 }
@@ -325,7 +327,7 @@ mod tests {
         assert_eq!(producer.tcp_address(), "[::1]:4150");
     }
 
-    /// Cut from nsqd 1.3.0's answer, with one producer and one consumer.
+    /// Shortened answer of nsqd 1.3.0, with one producer and one consumer.
     const STATS: &str = r#"{"version":"1.3.0","health":"OK","start_time":1795213597,"topics":[{"topic_name":"zz","channels":
         [{"channel_name":"c","depth":0,"backend_depth":0,"in_flight_count":1,"deferred_count":0,"message_count":1,
         "requeue_count":0,"timeout_count":0,"client_count":1,"clients":[{"client_id":"127.0.0.1","hostname":"127.0.0.1",

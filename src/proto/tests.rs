@@ -1,5 +1,5 @@
-//! Tests of the protocol as a whole. The byte literals and error texts are nsqd 1.3.0's own: what it sent, and what it
-//! answered when these bytes were sent to it.
+//! Tests of the protocol as a whole. The byte literals and error texts are nsqd 1.3.0's own: bytes
+//! that nsqd sent, and nsqd's answers to bytes sent to it.
 
 mod arbitrary;
 mod command;
@@ -11,7 +11,8 @@ use std::fmt::Debug;
 
 use bytes::BytesMut;
 
-/// Fails unless every proper prefix of `bytes` asks for more and leaves the buffer alone, and the rest then gives `value`.
+/// Fails unless every proper prefix of `bytes` asks for more bytes and leaves the buffer unchanged,
+/// and the rest then completes `value`.
 fn assert_waits<T: Debug + PartialEq, E: Debug>(
     value: &T,
     bytes: &[u8],

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::observe::is_durable;
-use crate::client::{Address, Error, Listener, Nsqd, StatsFilter};
+use crate::client::{Address, ArrivalWatch, Error, Nsqd, StatsFilter};
 use crate::proto::{ChannelName, TopicName};
 
 /// How long an nsqd that cannot be subscribed to is left alone.
@@ -122,7 +122,7 @@ impl Edge {
     async fn listen(&self) -> Result<(), Error> {
         let Ok(topic) = TopicName::new(&self.stream) else { return Ok(()) };
         let turn = self.gate.acquire().await.expect("it is never closed");
-        let mut listener = Listener::connect(&self.nsqd).await?;
+        let mut listener = ArrivalWatch::connect(&self.nsqd).await?;
         // as late as can be: between this look and SUB the stream or its groups may only be deleted within a round trip
         let filter = StatsFilter { topic: Some(topic.clone()), ..StatsFilter::default() };
         // where this fails polling does, too, and says it
@@ -134,7 +134,7 @@ impl Edge {
         drop(turn);
         let _standing = Arc::downgrade(&self.standing);
         self.tell(What::Subscribed);
-        match listener.heard().await {
+        match listener.arrived().await {
             Ok(()) => self.tell(What::Message),
             Err(error) => tracing::debug!("no longer listening to {}: {error}", self.stream),
         }

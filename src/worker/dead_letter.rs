@@ -1,12 +1,13 @@
-//! Dead letters: messages that were given up, in a stream of their own, with the reason.
+//! Dead letters: messages that were given up, in a topic of their own, with the reason.
 //!
 //! ```text
 //!  {"mqueue":"dead-letter","stream":"foo","group":"1","id":"…","attempts":5,…,"reason":"exit status 1"}\n
 //!  the body, byte for byte as it was
 //! ```
 //!
-//! NSQ has no headers, so the reason stands before the body: one line of JSON that any consumer can read or skip. A body that is too
-//! large with a line before it goes in parts: each is a dead letter with the same line, a part of the body, and `"part":1,"parts":2`.
+//! NSQ has no headers, so the reason precedes the body: one line of JSON that any consumer can read
+//! or skip. A body that is too large with this line is split: each part is a dead letter with the
+//! same line, a part of the body, and `"part":1,"parts":2`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,33 +22,34 @@ use tokio::time::timeout;
 use crate::client::{Address, Error, PublishError, Publisher, PublisherConfig};
 use crate::proto::{ChannelName, ErrorCode, InvalidName, Message, TopicName};
 
-const MARK: &str = "dead-letter";
-/// In how many parts a letter is tried that is too large. Two are enough unless the limit is below some 1,000 bytes.
-const PARTS: [u32; 3] = [2, 4, 8];
+const DEAD_LETTER_MARK: &str = "dead-letter";
+/// The numbers of parts that are tried for a letter that is too large. Two are enough unless nsqd's
+/// limit is below about 1,000 bytes.
+const PART_COUNTS: [u32; 3] = [2, 4, 8];
 
-/// A message that was given up, and why.
+/// A message that was given up, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
     /// Always `dead-letter`.
     mqueue: String,
-    /// The stream that it came from.
+    /// The message's topic.
     pub stream: TopicName,
-    /// The group that gave it up.
+    /// The channel whose consumer gave the message up.
     pub group: ChannelName,
-    /// Its id there.
+    /// The message's id.
     pub id: String,
-    /// How often it was delivered.
+    /// The number of deliveries.
     pub attempts: u16,
-    /// When it was published, in nanoseconds since 1970.
+    /// Publish time in nanoseconds since 1970.
     pub timestamp: i64,
-    /// When it was given up, in nanoseconds since 1970.
+    /// The time of giving up, in nanoseconds since 1970.
     pub died: i64,
-    /// Why, for people.
+    /// The reason, one line for people.
     pub reason: String,
-    /// Which part of the body this is, from 1, and how many there are; nothing if it is all of it.
+    /// The part of the body in this letter; `None` if it is the whole body.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
-    /// What was published.
+    /// The message's body.
     #[serde(skip)]
     pub body: Bytes,
 }
@@ -55,33 +57,36 @@ pub struct DeadLetter {
 /// A part of a letter that is too large for one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Part {
-    /// Its number, from 1.
+    /// The part's number, from 1.
     #[serde(rename = "part")]
     pub number: u32,
-    /// How many there are.
+    /// The number of parts.
     #[serde(rename = "parts")]
     pub of: u32,
 }
 
-/// What the name of a stream of dead letters ends with.
-const ENDING: &str = ".dead";
+/// The suffix of the name of a dead letters' topic.
+const DEAD_SUFFIX: &str = ".dead";
 
 impl DeadLetter {
-    /// Where dead letters go if nothing else is said: the topic's name and `.dead`, never ephemeral. Fails if that is too long.
+    /// The default topic for dead letters: the topic's name and `.dead`, without `#ephemeral`.
+    ///
+    /// # Errors
+    /// The name is too long.
     pub fn stream_of(topic: &TopicName) -> Result<TopicName, InvalidName> {
-        TopicName::new(&format!("{}{ENDING}", topic.as_str().trim_end_matches("#ephemeral")))
+        TopicName::new(&format!("{}{DEAD_SUFFIX}", topic.as_str().trim_end_matches("#ephemeral")))
     }
 
-    /// True for the name of a topic of dead letters, as [`stream_of`](Self::stream_of) gives it.
+    /// True for the name of a dead letters' topic, as [`stream_of`](Self::stream_of) returns it.
     pub fn is_stream(topic: &str) -> bool {
-        topic.ends_with(ENDING)
+        topic.ends_with(DEAD_SUFFIX)
     }
 
-    /// Gives `message` of `channel` up, for this reason.
+    /// Creates the dead letter of `message`, which `channel` gives up for this reason.
     pub fn new(topic: &TopicName, channel: &ChannelName, message: &Message, reason: String) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
-            mqueue: MARK.to_owned(),
+            mqueue: DEAD_LETTER_MARK.to_owned(),
             stream: topic.clone(),
             group: channel.clone(),
             id: message.id.to_string(),
@@ -94,7 +99,7 @@ impl DeadLetter {
         }
     }
 
-    /// The message's body in the dead letters' stream.
+    /// Encodes the letter as a message body for the dead letters' topic.
     pub fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(self.body.len() + 512).writer();
         serde_json::to_writer(&mut bytes, self).expect("its fields are text and numbers");
@@ -104,7 +109,7 @@ impl DeadLetter {
         bytes.freeze()
     }
 
-    /// The letter in so many parts, each with its share of the body.
+    /// Splits the letter into `of` parts, each with its share of the body.
     fn split(&self, of: u32) -> impl Iterator<Item = Self> {
         let share = self.body.len().div_ceil(of as usize);
         (0..of).map(move |index| {
@@ -115,26 +120,31 @@ impl DeadLetter {
         })
     }
 
-    /// Reads what [`encode`](Self::encode) wrote; `None` if it is something else.
+    /// Parses the output of [`encode`](Self::encode); `None` for any other body.
     pub fn decode(bytes: &Bytes) -> Option<Self> {
         let end = memchr::memchr(b'\n', bytes)?;
         let letter: Self = serde_json::from_slice(&bytes[..end]).ok()?;
-        (letter.mqueue == MARK).then(|| Self { body: bytes.slice(end + 1..), ..letter })
+        (letter.mqueue == DEAD_LETTER_MARK).then(|| Self { body: bytes.slice(end + 1..), ..letter })
     }
 }
 
-/// Why a dead letter is not in its stream.
+/// The error of publishing a dead letter.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DeadLetterError {
+    /// nsqd is unreachable.
     #[error(transparent)]
     Connect(#[from] Error),
+    /// nsqd refused the letter.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// The letter was not acknowledged within this time.
     #[error("not acknowledged within {} s", .0.as_secs_f32())]
     TimedOut(Duration),
 }
 
-/// Publishes dead letters, each on the nsqd that the message came from. Connects when the first one comes.
+/// A publisher of dead letters, which publishes each on the nsqd that delivered the message. It
+/// connects when the first letter is published.
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
     topic: TopicName,
@@ -143,7 +153,7 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// Publishes to this topic.
+    /// A publisher to `topic`.
     pub fn new(topic: TopicName, config: PublisherConfig) -> Self {
         Self { topic, config, publishers: Arc::default() }
     }
@@ -153,33 +163,39 @@ impl DeadLetters {
         &self.topic
     }
 
-    /// Done when nsqd said OK, in whole or in parts. There is one deadline, connecting included: letters that are published together
-    /// fail together.
+    /// Publishes a letter, whole or in parts; returns when nsqd has answered OK.
+    ///
+    /// # Errors
+    /// nsqd is unreachable or refuses the letter, or the deadline has passed: there is one deadline
+    /// that includes connecting, so letters that are published together fail together.
     pub async fn publish(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
         let within = self.config.timeout;
-        timeout(within, self.publish_as_it_fits(nsqd, letter)).await.map_err(|_| DeadLetterError::TimedOut(within))?
+        timeout(within, self.publish_whole_or_in_parts(nsqd, letter))
+            .await
+            .map_err(|_| DeadLetterError::TimedOut(within))?
     }
 
-    async fn publish_as_it_fits(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
+    async fn publish_whole_or_in_parts(&self, nsqd: &Address, letter: &DeadLetter) -> Result<(), DeadLetterError> {
         let publisher = self.publisher(nsqd).await?;
         let whole = publisher.publish(&self.topic, letter.encode()).await;
         if !whole.as_ref().is_err_and(is_too_large) || letter.body.is_empty() {
             return Ok(whole?);
         }
-        for of in PARTS {
+        for of in PART_COUNTS {
             let parts = join_all(letter.split(of).map(|part| publisher.publish(&self.topic, part.encode()))).await;
             match parts.into_iter().collect::<Result<Vec<()>, _>>() {
                 Err(error) if is_too_large(&error) => {}
                 published => return Ok(published.map(drop)?),
             }
         }
-        // it would come again for ever
+        // requeueing it would repeat forever
         let DeadLetter { stream, group, id, reason, .. } = letter;
-        tracing::warn!(%stream, %group, %id, "too large for its reason to stand before it in {}: {reason}", self.topic);
+        tracing::warn!(%stream, %group, %id, "message too large for a dead letter; published to {} without its reason: {reason}", self.topic);
         Ok(publisher.publish(&self.topic, letter.body.clone()).await?)
     }
 
-    /// The lock is held while connecting, so that letters that come together wait for one connection instead of making many.
+    /// The publisher for `nsqd`. The lock is held while connecting, so that concurrent letters
+    /// share one connection.
     async fn publisher(&self, nsqd: &Address) -> Result<Publisher, Error> {
         let mut publishers = self.publishers.lock().await;
         if let Some(publisher) = publishers.get(nsqd) {
@@ -201,7 +217,7 @@ mod tests {
     use crate::proto::MessageId;
 
     #[test]
-    fn the_body_is_kept_byte_for_byte_behind_one_line() {
+    fn a_dead_letter_keeps_the_body_byte_for_byte_after_one_line() {
         let body = Bytes::from_static(b"line 1\nline 2\0\xff");
         let message = Message { timestamp: 7, attempts: 5, id: MessageId(*b"0123456789abcdef"), body: body.clone() };
         let (topic, channel) = (TopicName::new("foo").unwrap(), ChannelName::new("1").unwrap());
@@ -213,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_have_the_whole_line_and_together_the_whole_body() {
+    fn each_part_has_the_whole_line_and_a_part_of_the_body() {
         let body = Bytes::from_static(b"0123456");
         let message = Message { timestamp: 7, attempts: 5, id: MessageId(*b"0123456789abcdef"), body: body.clone() };
         let (topic, channel) = (TopicName::new("foo").unwrap(), ChannelName::new("1").unwrap());
@@ -226,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_dead_letter() {
+    fn other_bodies_are_not_dead_letters() {
         for other in ["", "\n", "{}\n", "body", "{\"mqueue\":\"x\"}\nbody"] {
             assert_eq!(DeadLetter::decode(&Bytes::from_static(other.as_bytes())), None, "{other:?}");
         }

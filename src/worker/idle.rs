@@ -1,45 +1,45 @@
-//! When a worker has been idle for long enough: pure.
+//! The idle timeout of a worker: pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The least time between two looks at a worker that is busy, though it may not be idle at all.
-const AGAIN: Duration = Duration::from_millis(10);
+/// The shortest interval between checks of a busy worker, even with an idle timeout of zero.
+const MIN_RECHECK: Duration = Duration::from_millis(10);
 
-/// How long nothing may be received nor be in flight, and since when that is so.
+/// The idle timeout, and the time since which the worker is idle.
 #[derive(Debug, Clone, Copy)]
-pub struct Idle {
+pub struct IdleTimer {
     allowed: Duration,
     since: Instant,
 }
 
-impl Idle {
-    /// Idle from now on.
+impl IdleTimer {
+    /// Starts the idle time now.
     pub fn new(allowed: Duration, now: Instant) -> Self {
         Self { allowed, since: now }
     }
 
-    /// Something was received, answered, or poked for.
-    pub fn put_off(&mut self, now: Instant) {
+    /// Restarts the idle time: a message was received or answered, or a poke arrived.
+    pub fn reset(&mut self, now: Instant) {
         self.since = now;
     }
 
-    /// When to look again; `None` if it has been idle for long enough.
-    pub fn look(&mut self, busy: bool, now: Instant) -> Option<Instant> {
+    /// The time of the next check; `None` if the idle timeout has passed.
+    pub fn check(&mut self, busy: bool, now: Instant) -> Option<Instant> {
         if busy {
             self.since = now;
-            return Some(now + self.allowed.max(AGAIN));
+            return Some(now + self.allowed.max(MIN_RECHECK));
         }
-        Some(self.over()).filter(|over| *over > now)
+        Some(self.deadline()).filter(|deadline| *deadline > now)
     }
 
-    /// How long it is until the end, if nothing comes.
+    /// The time left until the timeout.
     pub fn left(&self, now: Instant) -> Duration {
-        self.over().saturating_duration_since(now)
+        self.deadline().saturating_duration_since(now)
     }
 
-    fn over(&self) -> Instant {
+    fn deadline(&self) -> Instant {
         self.since + self.allowed
     }
 }
@@ -49,24 +49,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_over_when_nothing_came_for_the_whole_time() {
+    fn the_worker_is_idle_after_the_whole_timeout_without_messages() {
         let start = Instant::now();
         let second = |n| start + Duration::from_secs(n);
-        let mut idle = Idle::new(Duration::from_secs(5), start);
-        assert_eq!(idle.look(false, second(4)), Some(second(5)));
+        let mut idle = IdleTimer::new(Duration::from_secs(5), start);
+        assert_eq!(idle.check(false, second(4)), Some(second(5)));
         assert_eq!(idle.left(second(4)), Duration::from_secs(1));
-        idle.put_off(second(4));
-        assert_eq!(idle.look(false, second(5)), Some(second(9)));
-        assert_eq!(idle.look(true, second(9)), Some(second(14)), "what is in flight keeps it awake");
-        assert_eq!(idle.look(false, second(14)), None);
+        idle.reset(second(4));
+        assert_eq!(idle.check(false, second(5)), Some(second(9)));
+        assert_eq!(idle.check(true, second(9)), Some(second(14)), "what is in flight keeps it awake");
+        assert_eq!(idle.check(false, second(14)), None);
         assert_eq!(idle.left(second(15)), Duration::ZERO);
     }
 
     #[test]
-    fn no_time_allowed_is_over_at_once_but_not_while_busy() {
+    fn a_timeout_of_zero_ends_at_once_unless_busy() {
         let now = Instant::now();
-        let mut idle = Idle::new(Duration::ZERO, now);
-        assert_eq!(idle.look(true, now), Some(now + AGAIN));
-        assert_eq!(idle.look(false, now), None);
+        let mut idle = IdleTimer::new(Duration::ZERO, now);
+        assert_eq!(idle.check(true, now), Some(now + MIN_RECHECK));
+        assert_eq!(idle.check(false, now), None);
     }
 }

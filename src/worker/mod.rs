@@ -1,16 +1,17 @@
-//! Consumer × Handler: takes messages, has them handled, and answers nsqd by the verdicts.
+//! Consumer × Handler: receives messages, runs the handler, and answers nsqd by the verdicts.
 //!
 //! ```text
 //!  Consumer ─▶ up to `concurrency` tasks ─▶ Handler ─▶ Verdict ─▶ FIN │ REQ │ dead letter, then FIN
 //! ```
 //!
-//! A message's way out is always the same: verdict, then whatever must be safe before the answer (a dead letter's OK), then
-//! the answer. Stopped anywhere before it, the message is still nsqd's and comes again.
+//! Every message takes the same path: the verdict, then everything that has to be safe before the
+//! answer (a dead letter's OK), then the answer. If the process stops before the answer, nsqd
+//! redelivers the message.
 
 mod dead_letter;
 pub mod idle;
-mod settle;
-mod tries;
+mod max_tries;
+mod outcome;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,43 +20,61 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 
-pub use self::dead_letter::DeadLetters;
-pub use self::dead_letter::{DeadLetter, Part};
+pub use self::dead_letter::{DeadLetter, DeadLetterError, DeadLetters, Part};
 #[doc(hidden)]
-pub use self::idle::Idle;
-pub use self::settle::retry_delay;
-use self::settle::{Rules, Settled, Way, settle};
-pub use self::tries::MaxTries;
+pub use self::idle::IdleTimer;
+pub use self::max_tries::MaxTries;
+pub use self::outcome::retry_delay;
+use self::outcome::{FailurePolicy, Outcome, Processed, process};
 use crate::client::{Consumer, Delivery, PublisherConfig};
 use crate::handler::Handler;
 use crate::proto::{InvalidName, TopicName};
 use crate::shutdown::Shutdown;
 
-/// How long giving messages back may take when the program is to end now.
-const GIVE_BACK: Duration = Duration::from_secs(1);
+/// The time limit for requeueing messages when the program must end now.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How a worker works, and when it ends by itself.
+/// The configuration of a [`Worker`].
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use mqueue::worker::WorkerConfig;
+///
+/// let config = WorkerConfig::default()
+///     .with_concurrency(4)
+///     .with_max_attempts(3)
+///     .with_retry_delay(Duration::from_secs(10))
+///     .with_dead_letters("foo.failed".parse()?);
+/// assert_eq!((config.concurrency, config.max_attempts), (4, 3));
+/// # Ok::<(), mqueue::proto::InvalidName>(())
+/// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct WorkerConfig {
-    /// Handlers running at once. A handler that takes batches runs one at a time.
+    /// The number of handlers that run at once. A handler that takes batches runs one at a time.
+    /// Default: 10.
     pub concurrency: usize,
-    /// Ends when for this long nothing was received and nothing was in flight.
+    /// The time after which the worker ends if nothing is received or in flight. Default: never.
     pub idle_timeout: Option<Duration>,
-    /// Ends when this many messages have left the queue, and takes no more than that.
+    /// The number of messages after which the worker ends; it receives no more than that. Default:
+    /// no limit.
     pub count: Option<u64>,
-    /// Tries after which a message goes to the dead letters, whether it failed or its consumer died; 0 for never. What was given back
-    /// untried is no try.
+    /// The number of tries after which a message becomes a dead letter, whether it failed or its
+    /// consumer died; 0 for never. A delivery that was requeued untried is not a try. Default: 5.
     pub max_attempts: u16,
-    /// How long a message that failed waits before it comes again, times its attempts (at the most 15 minutes).
+    /// The delay of a failed message, multiplied by its tries (at most 15 minutes). Default: 5 s.
     pub retry_delay: Duration,
-    /// Where dead letters go, on the nsqd that the message came from; [`DeadLetter::stream_of`] the topic if there is none.
+    /// The topic of the dead letters, on the nsqd that delivered the message. Default:
+    /// [`DeadLetter::stream_of`] the topic.
     pub dead_letters: Option<TopicName>,
-    /// How dead letters are published.
+    /// Settings for publishing dead letters. Default: a time limit of 10 s.
     pub publisher: PublisherConfig,
 }
 
 impl Default for WorkerConfig {
-    /// 10 handlers at once, 5 attempts 5 s apart and more, no end.
+    /// 10 handlers at once, 5 tries with growing delays from 5 s, no end.
     fn default() -> Self {
         Self {
             concurrency: 10,
@@ -69,50 +88,101 @@ impl Default for WorkerConfig {
     }
 }
 
-/// Why a worker ended.
+impl WorkerConfig {
+    /// Sets the number of handlers that run at once.
+    #[must_use]
+    pub fn with_concurrency(mut self, handlers: usize) -> Self {
+        self.concurrency = handlers;
+        self
+    }
+
+    /// Sets the idle time after which the worker ends; `None` for never.
+    #[must_use]
+    pub fn with_idle_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
+    /// Sets the number of messages after which the worker ends; `None` for no limit.
+    #[must_use]
+    pub fn with_count(mut self, count: Option<u64>) -> Self {
+        self.count = count;
+        self
+    }
+
+    /// Sets the number of tries after which a message becomes a dead letter; 0 for never.
+    #[must_use]
+    pub fn with_max_attempts(mut self, attempts: u16) -> Self {
+        self.max_attempts = attempts;
+        self
+    }
+
+    /// Sets the delay of a failed message, which is multiplied by its tries.
+    #[must_use]
+    pub fn with_retry_delay(mut self, delay: Duration) -> Self {
+        self.retry_delay = delay;
+        self
+    }
+
+    /// Sets the topic of the dead letters.
+    #[must_use]
+    pub fn with_dead_letters(mut self, topic: TopicName) -> Self {
+        self.dead_letters = Some(topic);
+        self
+    }
+
+    /// Sets the settings for publishing dead letters.
+    #[must_use]
+    pub fn with_publisher(mut self, publisher: PublisherConfig) -> Self {
+        self.publisher = publisher;
+        self
+    }
+}
+
+/// The reason why a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// Nothing came for the idle timeout.
+pub enum StopReason {
+    /// Nothing was received or in flight for the idle timeout.
     Idle,
-    /// As many messages as wanted have left the queue.
+    /// The configured number of messages has left the queue.
     Counted,
-    /// It was asked to, and finished what ran.
+    /// The worker was told to drain, and has finished its running handlers.
     Drained,
-    /// It was asked to end now, and gave back what ran.
-    Now,
-    /// For the idle timeout no nsqd could be had.
+    /// The worker was told to end now, and has requeued the messages of running handlers.
+    Aborted,
+    /// No nsqd was reachable for the idle timeout.
     Unreachable,
 }
 
-/// What a worker did, in messages.
+/// Counts of a worker, in messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Handled, and out of the queue.
+pub struct WorkerStats {
+    /// Messages handled successfully (FIN).
     pub done: u64,
-    /// Failed, to come again.
+    /// Messages that failed and were requeued.
     pub retried: u64,
-    /// Gone to the dead letters, and out of the queue.
+    /// Messages that became dead letters (FIN).
     pub dead: u64,
-    /// Given back without having been tried to the end.
+    /// Messages requeued without a result.
     pub released: u64,
 }
 
-impl Tally {
+impl WorkerStats {
     fn left_the_queue(&self) -> u64 {
         self.done + self.dead
     }
 
-    fn add(&mut self, way: Way) {
-        match way {
-            Way::Done => self.done += 1,
-            Way::Dead => self.dead += 1,
-            Way::Retry(_) | Way::PutOff(_) => self.retried += 1,
-            Way::Release => self.released += 1,
+    fn add(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Done => self.done += 1,
+            Outcome::Dead => self.dead += 1,
+            Outcome::Retry(_) | Outcome::RequeueUntried(_) => self.retried += 1,
+            Outcome::Release => self.released += 1,
         }
     }
 }
 
-impl std::ops::AddAssign for Tally {
+impl std::ops::AddAssign for WorkerStats {
     fn add_assign(&mut self, more: Self) {
         let Self { done, retried, dead, released } = more;
         self.done += done;
@@ -122,109 +192,148 @@ impl std::ops::AddAssign for Tally {
     }
 }
 
-/// How a worker is doing, for people.
+/// The state of a worker, for status lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
     /// Messages in flight.
     pub in_flight: u32,
-    /// What was done so far.
-    pub tally: Tally,
-    /// When it will end for being idle, if nothing comes.
+    /// The counts so far.
+    pub stats: WorkerStats,
+    /// The time until the worker ends idle, if no message arrives.
     pub idle_in: Option<Duration>,
-    /// It takes nothing new, and finishes.
+    /// True while the worker drains: it receives nothing new and finishes its running handlers.
     pub stopping: bool,
 }
 
-/// Called with a [`Snapshot`] from the worker's own loop, so that it shows that the loop turns.
-pub type Pulse = Box<dyn FnMut(Snapshot) + Send>;
+/// A function that the worker's own loop calls with a [`Snapshot`], which shows that the loop is
+/// alive.
+pub type ProgressHook = Box<dyn FnMut(Snapshot) + Send>;
 
-/// What the worker is about.
+/// The stage of a worker's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Working,
-    /// Stopping, for this reason: what runs is finished, and what still arrives goes back, for it might take long.
-    Stopping(Ended),
+    /// Stopping for this reason: running handlers finish, and messages that still arrive are
+    /// requeued, since handling them may take long.
+    Stopping(StopReason),
 }
 
-/// Handles a consumer's messages until it is idle, has enough, or is asked to stop.
+/// A worker, which runs a [`Handler`] for each message of a [`Consumer`] until it is idle, has
+/// handled enough messages, or is told to stop.
+///
+/// A failed message is requeued with a growing delay; after [`WorkerConfig::max_attempts`] tries it
+/// becomes a dead letter. The FIN of a dead letter is sent after its publish is acknowledged.
+///
+/// # Examples
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use mqueue::client::{Consumer, ConsumerConfig};
+/// use mqueue::handler::Verdict;
+/// use mqueue::proto::Message;
+/// use mqueue::shutdown::Shutdown;
+/// use mqueue::worker::{Worker, WorkerConfig};
+///
+/// let config = ConsumerConfig::new("foo".parse()?, "archive".parse()?);
+/// let consumer = Consumer::connect(config.with_nsqd("127.0.0.1:4150".parse()?)).await?;
+/// let handler = |message: Message| async move {
+///     println!("{} bytes", message.body.len());
+///     Verdict::Done(None)
+/// };
+/// let shutdown = Shutdown::on_signals(Duration::from_secs(30))?; // drains on Ctrl-C
+/// let worker = Worker::new(consumer, Arc::new(handler), WorkerConfig::default())?;
+/// let (reason, stats) = worker.run(&shutdown).await;
+/// println!("{reason:?}: {} done", stats.done);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Worker<H> {
     consumer: Consumer,
     handler: Arc<H>,
     config: WorkerConfig,
-    rules: Arc<Rules>,
-    running: JoinSet<Vec<Settled>>,
-    tally: Tally,
+    policy: Arc<FailurePolicy>,
+    running: JoinSet<Vec<Processed>>,
+    stats: WorkerStats,
     stage: Stage,
-    idle: Option<Idle>,
-    nudge: Arc<Notify>,
-    pulse: Option<(Interval, Pulse)>,
+    idle: Option<IdleTimer>,
+    reset_idle: Arc<Notify>,
+    progress_hook: Option<(Interval, ProgressHook)>,
 }
 
 impl<H: Handler> Worker<H> {
-    /// A worker for this consumer and handler. Fails if the topic's name is too long for its dead letters to be called after it.
+    /// A worker for this consumer and handler.
+    ///
+    /// # Errors
+    /// [`WorkerConfig::dead_letters`] is not set, and the topic's name is too long for the default.
     pub fn new(consumer: Consumer, handler: Arc<H>, config: WorkerConfig) -> Result<Self, InvalidName> {
-        let rules = Rules::new(consumer.topic(), consumer.channel(), &config)?;
+        let policy = FailurePolicy::new(consumer.topic(), consumer.channel(), &config)?;
         Ok(Self {
             consumer,
             handler,
-            rules: Arc::new(rules),
+            policy: Arc::new(policy),
             config,
             running: JoinSet::new(),
-            tally: Tally::default(),
+            stats: WorkerStats::default(),
             stage: Stage::Working,
             idle: None,
-            nudge: Arc::default(),
-            pulse: None,
+            reset_idle: Arc::default(),
+            progress_hook: None,
         })
     }
 
-    /// Notifying this puts the idle timeout off, as a message would. Once the worker is stopping it keeps the notification, for
-    /// whoever wants to know of it.
-    pub fn nudge(&self) -> Arc<Notify> {
-        self.nudge.clone()
+    /// A notification that restarts the idle timeout, as a message would. A notification that
+    /// arrives while the worker is stopping stays pending for the caller.
+    pub fn reset_idle(&self) -> Arc<Notify> {
+        self.reset_idle.clone()
     }
 
-    /// Has `pulse` called at this interval for as long as the worker runs.
-    pub fn with_pulse(mut self, every: Duration, pulse: Pulse) -> Self {
+    /// Calls `progress_hook` at this interval while the worker runs.
+    pub fn with_progress_hook(mut self, every: Duration, progress_hook: ProgressHook) -> Self {
         let mut interval = interval(every);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.pulse = Some((interval, pulse));
+        self.progress_hook = Some((interval, progress_hook));
         self
     }
 
-    /// Runs to the end: says why it ended, and what was done.
-    pub async fn run(mut self, shutdown: &Shutdown) -> (Ended, Tally) {
-        self.limit();
+    /// Runs to the end; returns the reason for ending and the counts.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the running handlers and requeues their messages.
+    pub async fn run(mut self, shutdown: &Shutdown) -> (StopReason, WorkerStats) {
+        self.limit_in_flight();
         let allowed = self.config.idle_timeout;
-        self.idle = allowed.map(|allowed| Idle::new(allowed, Instant::now()));
+        self.idle = allowed.map(|allowed| IdleTimer::new(allowed, Instant::now()));
         let mut idle = std::pin::pin!(sleep(allowed.unwrap_or_default()));
-        let (nudge, mut pulse) = (self.nudge.clone(), self.pulse.take());
+        let (reset_idle, mut progress_hook) = (self.reset_idle.clone(), self.progress_hook.take());
         loop {
             let room = self.room();
             tokio::select! {
                 biased;
-                () = shutdown.now.cancelled() => return (Ended::Now, self.give_up().await),
+                () = shutdown.now.cancelled() => return (StopReason::Aborted, self.release_all().await),
                 () = shutdown.draining.cancelled(), if self.stage == Stage::Working => {
-                    self.stop(Stage::Stopping(Ended::Drained));
+                    self.stop(Stage::Stopping(StopReason::Drained));
                 }
-                Some(settled) = self.running.join_next(), if !self.running.is_empty() => {
-                    // a task only fails if it was aborted, and its messages went back as it was dropped
-                    self.answer(settled.unwrap_or_default());
+                Some(processed) = self.running.join_next(), if !self.running.is_empty() => {
+                    // a task fails only if it was aborted, and then its dropped deliveries were
+                    // requeued
+                    self.answer(processed.unwrap_or_default());
                 }
                 batch = self.consumer.recv_many(room), if room > 0 => {
                     if batch.is_empty() {
-                        return (self.ended(), self.tally);
+                        return (self.stop_reason(), self.stats);
                     }
                     self.take(batch);
                 }
-                () = nudge.notified(), if self.stage == Stage::Working => self.active(),
-                () = beat(&mut pulse) => {
+                () = reset_idle.notified(), if self.stage == Stage::Working => self.note_activity(),
+                () = next_tick(&mut progress_hook) => {
                     let snapshot = self.snapshot();
-                    pulse.iter_mut().for_each(|(_, tell)| tell(snapshot));
+                    progress_hook.iter_mut().for_each(|(_, tell)| tell(snapshot));
                 }
-                () = &mut idle, if self.idle.is_some() && self.stage == Stage::Working => match self.look_idle() {
+                () = &mut idle, if self.idle.is_some() && self.stage == Stage::Working => match self.next_idle_check() {
                     Some(again) => idle.as_mut().reset(again),
-                    None => self.stop(Stage::Stopping(self.why_idle())),
+                    None => self.stop(Stage::Stopping(self.idle_stop_reason())),
                 },
             }
         }
@@ -234,13 +343,13 @@ impl<H: Handler> Worker<H> {
         let idle = self.idle.filter(|_| self.running.is_empty());
         Snapshot {
             in_flight: self.consumer.health().in_flight,
-            tally: self.tally,
+            stats: self.stats,
             idle_in: idle.map(|idle| idle.left(Instant::now())),
             stopping: self.stage != Stage::Working,
         }
     }
 
-    /// How many more messages can be taken.
+    /// The number of further messages to receive.
     fn room(&self) -> usize {
         if matches!(self.stage, Stage::Stopping(_)) {
             return usize::MAX;
@@ -253,50 +362,50 @@ impl<H: Handler> Worker<H> {
     }
 
     fn take(&mut self, batch: Vec<Delivery>) {
-        self.active();
+        self.note_activity();
         if matches!(self.stage, Stage::Stopping(_)) {
-            self.tally.released += batch.len() as u64;
+            self.stats.released += batch.len() as u64;
             return;
         }
         if self.handler.batch_size() > 1 {
-            self.running.spawn(settle(self.handler.clone(), batch, self.rules.clone()));
+            self.running.spawn(process(self.handler.clone(), batch, self.policy.clone()));
             return;
         }
         for delivery in batch {
-            self.running.spawn(settle(self.handler.clone(), vec![delivery], self.rules.clone()));
+            self.running.spawn(process(self.handler.clone(), vec![delivery], self.policy.clone()));
         }
     }
 
-    fn answer(&mut self, settled: Vec<Settled>) {
-        self.active();
-        for Settled { way, .. } in &settled {
-            self.tally.add(*way);
+    fn answer(&mut self, processed: Vec<Processed>) {
+        self.note_activity();
+        for Processed { outcome, .. } in &processed {
+            self.stats.add(*outcome);
         }
-        // before the answers, which make room for more
-        self.limit();
-        for Settled { delivery, way } in settled {
-            match way {
-                Way::Done | Way::Dead => delivery.finish(),
-                Way::Retry(delay) => delivery.requeue(delay),
-                Way::PutOff(delay) => delivery.put_off(delay),
-                Way::Release => delivery.release(),
+        // before the answers, which make room for more messages
+        self.limit_in_flight();
+        for Processed { delivery, outcome } in processed {
+            match outcome {
+                Outcome::Done | Outcome::Dead => delivery.finish(),
+                Outcome::Retry(delay) => delivery.requeue(delay),
+                Outcome::RequeueUntried(delay) => delivery.requeue_untried(delay),
+                Outcome::Release => delivery.release(),
             }
         }
-        if self.missing() == 0 && self.stage == Stage::Working {
-            self.stop(Stage::Stopping(Ended::Counted));
+        if self.remaining() == 0 && self.stage == Stage::Working {
+            self.stop(Stage::Stopping(StopReason::Counted));
         }
     }
 
-    /// How many messages are still to leave the queue.
-    fn missing(&self) -> u64 {
-        self.config.count.map_or(u64::MAX, |count| count.saturating_sub(self.tally.left_the_queue()))
+    /// The number of messages that still have to leave the queue.
+    fn remaining(&self) -> u64 {
+        self.config.count.map_or(u64::MAX, |count| count.saturating_sub(self.stats.left_the_queue()))
     }
 
-    /// Has no more in flight than are still wanted.
-    fn limit(&self) {
+    /// Limits the messages in flight to those still wanted.
+    fn limit_in_flight(&self) {
         if self.config.count.is_some() {
-            let missing = u32::try_from(self.missing()).unwrap_or(u32::MAX);
-            self.consumer.set_max_in_flight(self.consumer.max_in_flight().min(missing));
+            let remaining = u32::try_from(self.remaining()).unwrap_or(u32::MAX);
+            self.consumer.set_max_in_flight(self.consumer.max_in_flight().min(remaining));
         }
     }
 
@@ -305,58 +414,60 @@ impl<H: Handler> Worker<H> {
         self.consumer.stop();
     }
 
-    fn active(&mut self) {
-        self.idle.iter_mut().for_each(|idle| idle.put_off(Instant::now()));
+    fn note_activity(&mut self) {
+        self.idle.iter_mut().for_each(|idle| idle.reset(Instant::now()));
     }
 
-    /// When to look again whether it is idle; `None` if it is, or need not be.
-    fn look_idle(&mut self) -> Option<Instant> {
+    /// The time of the next idle check; `None` if the idle timeout has passed, or there is none.
+    fn next_idle_check(&mut self) -> Option<Instant> {
         let health = self.consumer.health();
-        // after a pause there is room for one message: if none comes, none waits
+        // after a pause there is room for one message: if none arrives, none is queued
         let busy = !self.running.is_empty() || health.in_flight > 0 || health.paused;
-        self.idle.as_mut()?.look(busy, Instant::now())
+        self.idle.as_mut()?.check(busy, Instant::now())
     }
 
-    fn why_idle(&self) -> Ended {
+    fn idle_stop_reason(&self) -> StopReason {
         let health = self.consumer.health();
         let cut_off = health.known > 0 && health.connected == 0;
-        if cut_off { Ended::Unreachable } else { Ended::Idle }
+        if cut_off { StopReason::Unreachable } else { StopReason::Idle }
     }
 
-    fn ended(&self) -> Ended {
+    fn stop_reason(&self) -> StopReason {
         match self.stage {
-            Stage::Stopping(ended) => ended,
-            // somebody else stopped the consumer
-            Stage::Working => Ended::Drained,
+            Stage::Stopping(reason) => reason,
+            // the consumer was stopped through its `Control`
+            Stage::Working => StopReason::Drained,
         }
     }
 
-    /// Ends what runs, and gives all messages back.
-    async fn give_up(mut self) -> Tally {
+    /// Stops the running handlers and requeues all messages.
+    async fn release_all(mut self) -> WorkerStats {
         self.consumer.stop();
         self.running.abort_all();
         let given_back = async {
-            while let Some(ended) = self.running.join_next().await {
-                match ended {
-                    Ok(settled) => self.answer(settled),
-                    Err(_) => self.tally.released += 1,
+            while let Some(finished) = self.running.join_next().await {
+                match finished {
+                    Ok(processed) => self.answer(processed),
+                    Err(_) => self.stats.released += 1,
                 }
             }
             while let Some(delivery) = self.consumer.recv().await {
                 delivery.release();
-                self.tally.released += 1;
+                self.stats.released += 1;
             }
         };
-        if timeout(GIVE_BACK, given_back).await.is_err() {
-            tracing::warn!("not all messages could be given back: nsqd requeues them when their time is up");
+        if timeout(RELEASE_TIMEOUT, given_back).await.is_err() {
+            tracing::warn!(
+                "not all messages could be requeued in time; nsqd requeues the rest after their message timeout"
+            );
         }
-        self.tally
+        self.stats
     }
 }
 
-/// Waits for the next pulse; for ever if there is none.
-async fn beat(pulse: &mut Option<(Interval, Pulse)>) {
-    match pulse {
+/// Waits for the next call of the progress hook; forever if there is none.
+async fn next_tick(progress_hook: &mut Option<(Interval, ProgressHook)>) {
+    match progress_hook {
         Some((interval, _)) => drop(interval.tick().await),
         None => std::future::pending().await,
     }
@@ -364,11 +475,11 @@ async fn beat(pulse: &mut Option<(Interval, Pulse)>) {
 
 impl<H> std::fmt::Debug for Worker<H> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { config, stage, tally, .. } = self;
+        let Self { config, stage, stats, .. } = self;
         f.debug_struct("Worker")
             .field("config", config)
             .field("stage", stage)
-            .field("tally", tally)
+            .field("stats", stats)
             .finish_non_exhaustive()
     }
 }

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use mqueue::proto::{Command, Frame, Limits, Message, MessageId, Outgoing, Response, WireError};
+use mqueue::proto::{Command, Frame, Limits, Message, MessageId, Response, WireError, WriteBuffer};
 
 use super::{PATIENCE, wait_until};
 
@@ -247,7 +247,7 @@ pub fn error(text: &'static str) -> Frame {
 
 /// Frames as bytes.
 pub fn encoded(frames: impl IntoIterator<Item = Frame>) -> Vec<u8> {
-    let mut out = Outgoing::new();
+    let mut out = WriteBuffer::new();
     frames.into_iter().for_each(|frame| frame.encode(&mut out));
     out.copy_to_bytes(out.remaining()).to_vec()
 }

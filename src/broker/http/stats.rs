@@ -13,7 +13,7 @@ use super::response::{self, text};
 use crate::broker::VERSION;
 use crate::broker::log::LogUsage;
 use crate::broker::state::StatsSelection;
-use crate::proto::stats::{ChannelStats, ClientStats, LogStats, Memory, Stats, TopicStats};
+use crate::proto::stats::{ChannelStats, ClientStats, GoMemory, LogStats, Stats, TopicStats};
 
 pub(super) async fn stats(State(api): State<Arc<HttpApi>>, query: RequestQuery) -> Response {
     let given = |name| query.get(name).filter(|value: &&str| !value.is_empty());
@@ -51,8 +51,8 @@ pub(super) async fn stats(State(api): State<Arc<HttpApi>>, query: RequestQuery) 
 
 /// nsqd's memory statistics, which describe Go's heap. There is no garbage collector here: resident
 /// memory stands for the heap in use, and the rest is 0.
-fn memory() -> Memory {
-    Memory { heap_in_use_bytes: resident_bytes(), ..Memory::default() }
+fn memory() -> GoMemory {
+    GoMemory { heap_in_use_bytes: resident_bytes(), ..GoMemory::default() }
 }
 
 fn log(usage: LogUsage) -> LogStats {
@@ -102,7 +102,7 @@ fn write_text(out: &mut String, stats: &Stats, uptime: Duration) -> std::fmt::Re
     Ok(())
 }
 
-fn write_memory(out: &mut String, memory: &Memory) -> std::fmt::Result {
+fn write_memory(out: &mut String, memory: &GoMemory) -> std::fmt::Result {
     writeln!(out, "\nMemory:")?;
     for (name, value) in [
         ("heap_objects", memory.heap_objects),

@@ -13,7 +13,7 @@ use super::super::log::MemoryLog;
 use super::message_store::MessageRun;
 use super::store::Store;
 use super::{BrokerState, Now, SessionId, SessionSettings, StateLimits};
-use crate::proto::{ChannelName, Frame, MessageId, Outgoing, TopicName};
+use crate::proto::{ChannelName, Frame, MessageId, TopicName, WriteBuffer};
 
 /// Runs the operations that the bytes encode, and checks the invariants after each. Panics if one
 /// is violated.
@@ -122,7 +122,7 @@ impl FuzzRun {
         let woken: Vec<SessionId> = self.state.woken().collect();
         for id in woken {
             let Some(at) = self.sessions.iter().position(|(other, _)| *other == id) else { continue };
-            let mut out = Outgoing::new();
+            let mut out = WriteBuffer::new();
             let goes_on = self.state.take_output(id, &mut out, self.now);
             let mut bytes = BytesMut::from(&out.copy_to_bytes(out.remaining())[..]);
             while let Ok(Some(Frame::Message(message))) = Frame::decode(&mut bytes, 1 << 20) {

@@ -50,7 +50,7 @@ use self::session::{Session, Sessions};
 use self::store::Store;
 use self::topic::Topic;
 use super::log::{ChannelId, Log, LogUsage};
-use crate::proto::{Outgoing, TopicName};
+use crate::proto::{TopicName, WriteBuffer};
 
 pub use self::catalog::Missing;
 pub use self::consumer_commands::NotOwned;
@@ -178,13 +178,13 @@ impl BrokerState {
     }
 
     /// Appends bytes to a session's output.
-    pub fn reply(&mut self, session: SessionId, write: impl FnOnce(&mut Outgoing)) {
+    pub fn reply(&mut self, session: SessionId, write: impl FnOnce(&mut WriteBuffer)) {
         write(&mut self.session(session).outbox);
     }
 
     /// Swaps `out`, which is empty, with the session's pending output; the session then has room for more. False if the session must
     /// end after that output.
-    pub fn take_output(&mut self, id: SessionId, out: &mut Outgoing, now: Now) -> bool {
+    pub fn take_output(&mut self, id: SessionId, out: &mut WriteBuffer, now: Now) -> bool {
         let session = self.session(id);
         std::mem::swap(&mut session.outbox, out);
         session.woken = false;
@@ -195,7 +195,7 @@ impl BrokerState {
 
     /// Drops the pending output of a session that is about to end. Messages in that output are requeued when they time out.
     pub fn forget_output(&mut self, id: SessionId) {
-        self.session(id).outbox = Outgoing::new();
+        self.session(id).outbox = WriteBuffer::new();
     }
 
     /// Removes the session of a closed connection. Its messages in flight are requeued when they time out, as in nsqd.

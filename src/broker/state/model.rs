@@ -208,7 +208,7 @@ impl Model {
         let woken: Vec<SessionId> = self.state.woken().collect();
         for id in woken {
             let Some(at) = self.clients.iter().position(|client| client.id == id) else { continue };
-            let mut out = Outgoing::new();
+            let mut out = WriteBuffer::new();
             let goes_on = self.state.take_output(id, &mut out, self.now);
             let mut bytes = BytesMut::from(&out.copy_to_bytes(out.remaining())[..]);
             while let Some(Frame::Message(message)) = Frame::decode(&mut bytes, 1 << 20).unwrap() {

@@ -6,7 +6,7 @@ use bytes::Buf;
 
 use super::super::log::ChannelId;
 use super::channel::ById;
-use crate::proto::{Outgoing, TopicName};
+use crate::proto::{TopicName, WriteBuffer};
 
 /// Identifier of a session; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,7 +52,7 @@ pub(super) struct Session {
     pub(super) ready: u64,
     pub(super) in_flight: u64,
     /// Pending output for the client.
-    pub(super) outbox: Outgoing,
+    pub(super) outbox: WriteBuffer,
     /// True if the session is in its channel's line for messages.
     pub(super) in_ready_queue: bool,
     /// True if the session is among those that [`Sessions::woken`] returns, or its connection has not taken its output since.
@@ -77,7 +77,7 @@ impl Session {
             channel: None,
             ready: 0,
             in_flight: 0,
-            outbox: Outgoing::new(),
+            outbox: WriteBuffer::new(),
             in_ready_queue: false,
             woken: false,
             ended: false,

@@ -83,7 +83,7 @@ fn finish(state: &mut BrokerState, topic: &TopicName, channel: &ChannelName, kee
             }
         }
         // a client that has read its output is sent more
-        state.take_output(session, &mut Outgoing::new(), BEGIN);
+        state.take_output(session, &mut WriteBuffer::new(), BEGIN);
     }
     state.flush().unwrap();
     state.channels[&id].deferred_count
@@ -325,7 +325,7 @@ fn many_unreadable_messages_are_read_a_few_at_a_time() {
         now = Now { at, unix_nanos: BEGIN.unix_nanos + at as i64 * 1000 };
         // other topics are not affected
         state.publish(&TopicName::new("other").unwrap(), Bodies::one("x".into()), None, now).unwrap();
-        state.take_output(session, &mut Outgoing::new(), now);
+        state.take_output(session, &mut WriteBuffer::new(), now);
         assert_eq!(asked.take()[1], 0, "it rests");
         state.advance(now);
     }
@@ -344,7 +344,7 @@ fn messages_published_together_are_read_from_disk_once() {
         state.ready(session, 1_000, BEGIN);
         // a client that has read its output is sent more
         for _ in 0..100 {
-            state.take_output(session, &mut Outgoing::new(), BEGIN);
+            state.take_output(session, &mut WriteBuffer::new(), BEGIN);
         }
         let ids: Vec<u64> = state.channels.values().next().unwrap().in_flight.keys().copied().collect();
         assert_eq!(ids.len(), 500);
@@ -359,7 +359,7 @@ fn messages_published_together_are_read_from_disk_once() {
         state.ready(session, 1_000, now);
         for _ in 0..1_000 {
             // a client that has read its output is sent more, and a resting channel resumes
-            state.take_output(session, &mut Outgoing::new(), now);
+            state.take_output(session, &mut WriteBuffer::new(), now);
             let at = state.next_timer().filter(|at| *at < 1_000_000).unwrap_or(now.at);
             now = Now { at, ..now };
             state.advance(now);

@@ -20,7 +20,7 @@ use crate::broker::socket::ClientSocket;
 use crate::broker::state::SessionId;
 use crate::http::{Place, Stay};
 use crate::proto::{
-    self, Command, ErrorCode, Frame, MAGIC_V2, Outgoing, ProtocolError, Response, Unfinished, WireError,
+    self, Command, DecodeProgress, ErrorCode, Frame, MAGIC_V2, ProtocolError, Response, WireError, WriteBuffer,
 };
 
 /// Time for a client to read the final error before its connection is closed.
@@ -56,13 +56,13 @@ pub(super) struct ClientConnection {
     peer: String,
     pub(super) incoming: BytesMut,
     /// Decoding progress of an incomplete first command in `incoming`.
-    pub(super) unfinished: Unfinished,
+    pub(super) progress: DecodeProgress,
     place: Place,
     /// Set once the client has sent the magic; until then the connection may be evicted.
     stay: Option<Stay>,
     greeted: bool,
     /// Output being written.
-    sending: Outgoing,
+    sending: WriteBuffer,
     /// When the last command arrived (`heard`), and when the last bytes were written (`sent`).
     heard: Instant,
     sent: Instant,
@@ -82,11 +82,11 @@ impl ClientConnection {
             socket,
             peer,
             incoming: BytesMut::new(),
-            unfinished: Unfinished::default(),
+            progress: DecodeProgress::default(),
             place,
             stay: None,
             greeted: false,
-            sending: Outgoing::new(),
+            sending: WriteBuffer::new(),
             heard: now,
             sent: now,
             beat: now,
@@ -148,7 +148,7 @@ impl ClientConnection {
             return self.socket.writable().await.map(|()| None);
         }
         let length = Command::length(&self.incoming);
-        self.socket.read(&mut proto::room(&mut self.incoming, length)).await.map(Some)
+        self.socket.read(&mut proto::read_room(&mut self.incoming, length)).await.map(Some)
     }
 
     /// Executes all complete commands.
@@ -192,7 +192,7 @@ impl ClientConnection {
         let mut commands = Vec::new();
         loop {
             let limits = &self.broker.config().limits;
-            match Command::decode_on(&mut self.incoming, limits, &mut self.unfinished) {
+            match Command::decode_resumed(&mut self.incoming, limits, &mut self.progress) {
                 Ok(Some(command)) => commands.push(command),
                 Ok(None) => return (commands, None),
                 Err(error) => return (commands, Some(error)),

@@ -19,7 +19,7 @@ use self::connection::ClientConnection;
 use super::Broker;
 use super::socket::{BrokerListener, ClientSocket};
 use crate::http::Places;
-use crate::proto::{ErrorCode, Frame, Outgoing, ProtocolError, WireError};
+use crate::proto::{ErrorCode, Frame, ProtocolError, WireError, WriteBuffer};
 
 /// Serves the connections of a listener until `stop` is cancelled; each connection ends by itself
 /// then.
@@ -60,7 +60,7 @@ pub async fn serve(
 fn refuse(socket: &ClientSocket, places: &Places) {
     let text = format!("too many connections: the maximum is {}", places.count());
     let error = ProtocolError::new(ErrorCode::Invalid, text);
-    let mut out = Outgoing::new();
+    let mut out = WriteBuffer::new();
     Frame::Error(WireError::parse(error.to_string().into())).encode(&mut out);
     let bytes = out.copy_to_bytes(out.remaining());
     // the send buffer is empty, so this does not block; the client may have closed the connection

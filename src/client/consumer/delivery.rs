@@ -1,4 +1,4 @@
-//! A message in the hands of the application, and the way back for its answer.
+//! Deliveries to the application, and the queue of replies to nsqd.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,85 +9,87 @@ use tokio::sync::Notify;
 use crate::client::{Address, ConnectionId};
 use crate::proto::{Message, MessageId};
 
-/// What is to be said to nsqd about a message.
+/// The reply to send to nsqd for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verb {
+pub(super) enum Reply {
     /// FIN.
     Finish,
-    /// REQ after a failure.
+    /// REQ: the message failed.
     Requeue(Duration),
-    /// REQ 0 of a message that was being worked on by somebody who went away.
+    /// REQ 0: the worker of the message went away; counts as a try.
     Abandon,
-    /// A message that was not tried goes back at once.
+    /// BACK or REQ 0: the message was not tried.
     Release,
-    /// A message that could not be tried, for a reason that is not its own, goes back for a while.
-    PutOff(Duration),
+    /// BACK or REQ with a delay: the message could not be tried, for a reason outside the message.
+    RequeueUntried(Duration),
     /// TOUCH.
     Touch,
 }
 
-impl Verb {
-    /// This answer, for a copy that came while the message was being worked on, and that nobody tried.
-    pub(super) fn of_a_copy(self) -> Self {
+impl Reply {
+    /// The reply for a redelivered copy, which was not tried itself.
+    pub(super) fn for_untried_copy(self) -> Self {
         match self {
-            Self::Requeue(delay) => Self::PutOff(delay),
+            Self::Requeue(delay) => Self::RequeueUntried(delay),
             Self::Abandon => Self::Release,
-            Self::Finish | Self::Release | Self::PutOff(_) | Self::Touch => self,
+            Self::Finish | Self::Release | Self::RequeueUntried(_) | Self::Touch => self,
         }
     }
 }
 
-/// An answer on its way to the link. The attempt tells a message from its own redelivery.
+/// A reply on its way to the link. `attempts` distinguishes a delivery from its own redelivery.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Answer {
+pub(super) struct QueuedReply {
     pub(super) id: MessageId,
     pub(super) attempts: u16,
-    pub(super) verb: Verb,
+    pub(super) reply: Reply,
 }
 
-/// A connection as its deliveries see it. It is made anew for each connection, so an old delivery never speaks on a new one.
+/// The replies of one connection's deliveries. Each connection has its own queue, so an old
+/// delivery never answers on a new connection.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(super) struct ReplyQueue {
     pub(super) id: ConnectionId,
     address: Address,
-    /// Answers gather here until the link takes all of them at once.
-    answers: Mutex<Vec<Answer>>,
+    /// Replies that the link has not taken yet.
+    answers: Mutex<Vec<QueuedReply>>,
     pub(super) wake: Notify,
     open: AtomicBool,
-    /// Bytes of the messages that the application holds, over all of the consumer's connections, ended ones too.
+    /// Bytes of unanswered messages on all of the consumer's connections, ended ones included.
     bytes: Arc<AtomicUsize>,
-    /// How many messages of this nsqd the application holds, those of ended connections too. An id that nsqd repeats counts each time.
+    /// The number of unanswered messages of this nsqd, those of ended connections included. Each
+    /// delivery of a repeated id counts.
     messages: Arc<AtomicUsize>,
 }
 
-impl Port {
+impl ReplyQueue {
     pub(super) fn new(id: ConnectionId, address: Address, bytes: Arc<AtomicUsize>, messages: Arc<AtomicUsize>) -> Self {
         let answers = Mutex::default();
         Self { id, address, answers, wake: Notify::new(), open: AtomicBool::new(true), bytes, messages }
     }
 
-    /// How many messages of this nsqd the application holds, those of ended connections too.
+    /// The number of unanswered messages of this nsqd, those of ended connections included.
     pub(super) fn held_messages(&self) -> usize {
         self.messages.load(Ordering::Relaxed)
     }
 
-    /// Bytes of messages that the application holds, over all of the consumer's connections.
+    /// Bytes of unanswered messages on all of the consumer's connections.
     pub(super) fn held_bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes what has gathered, leaving `spare` (empty, with its room) in its place.
-    pub(super) fn take_answers(&self, spare: &mut Vec<Answer>) {
+    /// Swaps the queued replies with `spare`, which is empty and keeps its capacity.
+    pub(super) fn take_replies(&self, spare: &mut Vec<QueuedReply>) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut *answers, spare);
     }
 
-    /// The connection ended: answers are not wanted any more.
+    /// Discards further replies: the connection has ended.
     pub(super) fn close(&self) {
         self.open.store(false, Ordering::Release);
     }
 
-    fn answer(&self, answer: Answer) {
+    fn answer(&self, answer: QueuedReply) {
         if !self.open.load(Ordering::Acquire) {
             return;
         }
@@ -101,22 +103,43 @@ impl Port {
     }
 }
 
-/// A message that is in flight to this consumer. It is answered once; dropped unanswered, it is given back to the queue.
+/// A message in flight to this consumer. Each delivery is answered once; a delivery that is dropped
+/// unanswered is requeued at once, untried.
+///
+/// The link sends TOUCH while the delivery exists, so handling may take up to nsqd's
+/// `--max-msg-timeout` (15 minutes by default).
+///
+/// # Examples
+/// ```no_run
+/// # async fn example(mut consumer: mqueue::client::Consumer) {
+/// use std::time::Duration;
+///
+/// while let Some(delivery) = consumer.recv().await {
+///     match std::str::from_utf8(&delivery.message().body) {
+///         Ok(text) => {
+///             println!("{text}");
+///             delivery.finish(); // FIN: the message leaves the channel
+///         }
+///         Err(_) => delivery.requeue(Duration::from_secs(5)), // REQ: redelivered in 5 s
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Delivery {
     message: Message,
-    port: Arc<Port>,
-    /// Earlier deliveries that are known to have been given back untried.
+    replies: Arc<ReplyQueue>,
+    /// Earlier deliveries that are known to have been requeued untried.
     given_back: u16,
     answered: bool,
 }
 
 impl Delivery {
-    pub(super) fn new(message: Message, port: Arc<Port>, given_back: u16) -> Self {
-        // here and in `drop` alone, so that no way out of the link leaves the count wrong
-        port.bytes.fetch_add(cost(&message), Ordering::Relaxed);
-        port.messages.fetch_add(1, Ordering::Relaxed);
-        Self { message, port, given_back, answered: false }
+    pub(super) fn new(message: Message, replies: Arc<ReplyQueue>, given_back: u16) -> Self {
+        // counted only here and in `drop`, so that every path keeps the count right
+        replies.bytes.fetch_add(memory_bytes(&message), Ordering::Relaxed);
+        replies.messages.fetch_add(1, Ordering::Relaxed);
+        Self { message, replies, given_back, answered: false }
     }
 
     /// The message.
@@ -124,75 +147,79 @@ impl Delivery {
         &self.message
     }
 
-    /// How often the message was tried, this time included: its deliveries, without those that were given back untried as far as that is
-    /// known. mqueue's broker knows it exactly; of nsqd's deliveries the consumer knows those that this process gave back.
+    /// The number of tries, this one included: the deliveries minus those known to have been
+    /// requeued untried. mqueue's broker counts exactly; on nsqd, the consumer knows only the
+    /// deliveries that this process requeued.
     pub fn tries(&self) -> u16 {
         self.message.attempts.saturating_sub(self.given_back).max(1)
     }
 
-    /// The nsqd that it came from.
+    /// The nsqd that delivered the message.
     pub fn nsqd(&self) -> &Address {
-        &self.port.address
+        &self.replies.address
     }
 
-    /// True once the connection that it came on has ended. Its answer is then void: nsqd delivers the message again when its time
-    /// is up.
+    /// True once the delivery's connection has ended. A reply is then ignored: nsqd delivers the
+    /// message again.
     pub fn is_lost(&self) -> bool {
-        !self.port.open.load(Ordering::Acquire)
+        !self.replies.open.load(Ordering::Acquire)
     }
 
-    /// The work is done: the message leaves the queue (FIN).
+    /// Finishes the message (FIN): it leaves the channel.
     pub fn finish(self) {
-        self.answer(Verb::Finish);
+        self.answer(Reply::Finish);
     }
 
-    /// The work failed: the message comes again after `delay` (REQ). Counts as a failure for the consumer's backoff.
+    /// Requeues the failed message for `delay` (REQ; whole milliseconds, at most nsqd's
+    /// `--max-req-timeout`). Counts as a failure for the consumer's backoff.
     pub fn requeue(self, delay: Duration) {
-        self.answer(Verb::Requeue(delay));
+        self.answer(Reply::Requeue(delay));
     }
 
-    /// Somebody was working on the message and went away: it comes again at once (REQ 0), and this was a try. Does not count as a
+    /// Requeues the message at once (REQ 0), as a try whose worker went away. Does not count as a
     /// failure for the consumer's backoff.
     pub fn abandon(self) {
-        self.answer(Verb::Abandon);
+        self.answer(Reply::Abandon);
     }
 
-    /// The message was not tried: it goes back at once, and this was no try. The same as dropping it.
+    /// Requeues the message at once, untried: the delivery does not count as a try. The same as
+    /// dropping it.
     pub fn release(self) {}
 
-    /// The message could not be tried, and is not to blame: it comes again after `delay`, and this was no try. Counts as a failure for
-    /// the consumer's backoff.
-    pub fn put_off(self, delay: Duration) {
-        self.answer(Verb::PutOff(delay));
+    /// Requeues the message for `delay`, untried, because of a problem outside the message: the
+    /// delivery does not count as a try. Counts as a failure for the consumer's backoff.
+    pub fn requeue_untried(self, delay: Duration) {
+        self.answer(Reply::RequeueUntried(delay));
     }
 
-    /// The work needs more time (TOUCH). The link does this by itself; a call is never needed.
+    /// Resets the message's timeout (TOUCH). The link does so by itself; calling this is never
+    /// necessary.
     pub fn touch(&self) {
-        self.say(Verb::Touch);
+        self.push_reply(Reply::Touch);
     }
 
-    fn answer(mut self, verb: Verb) {
+    fn answer(mut self, reply: Reply) {
         self.answered = true;
-        self.say(verb);
+        self.push_reply(reply);
     }
 
-    fn say(&self, verb: Verb) {
-        self.port.answer(Answer { id: self.message.id, attempts: self.message.attempts, verb });
+    fn push_reply(&self, reply: Reply) {
+        self.replies.answer(QueuedReply { id: self.message.id, attempts: self.message.attempts, reply });
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
         if !self.answered {
-            self.say(Verb::Release);
+            self.push_reply(Reply::Release);
         }
-        self.port.bytes.fetch_sub(cost(&self.message), Ordering::Relaxed);
-        self.port.messages.fetch_sub(1, Ordering::Relaxed);
+        self.replies.bytes.fetch_sub(memory_bytes(&self.message), Ordering::Relaxed);
+        self.replies.messages.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Bytes that a message takes while the application holds it: its body, and what is kept beside it.
-fn cost(message: &Message) -> usize {
+/// The memory in bytes of an unanswered message: its body and its bookkeeping.
+fn memory_bytes(message: &Message) -> usize {
     message.body.len() + size_of::<Delivery>()
 }
 
@@ -203,14 +230,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_count_until_the_delivery_is_dropped_whether_its_connection_is_open_or_not() {
+    fn messages_count_until_the_delivery_is_dropped_even_after_its_connection_ended() {
         let [bytes, messages] = [0, 0].map(|none| Arc::new(AtomicUsize::new(none)));
         let address: Address = "127.0.0.1:4150".parse().unwrap();
         let id = MessageId::from_slice(b"0123456789abcdef").unwrap();
         let deliver = |number| {
-            let port = Arc::new(Port::new(ConnectionId(number), address.clone(), bytes.clone(), messages.clone()));
+            let replies =
+                Arc::new(ReplyQueue::new(ConnectionId(number), address.clone(), bytes.clone(), messages.clone()));
             let message = Message { timestamp: 0, attempts: 1, id, body: Bytes::from_static(&[0; 1000]) };
-            (Delivery::new(message, port.clone(), 0), port)
+            (Delivery::new(message, replies.clone(), 0), replies)
         };
         let (lost, first) = deliver(1);
         let one = first.held_bytes();

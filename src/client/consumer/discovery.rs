@@ -1,4 +1,5 @@
-//! Which nsqds have the topic: asks every nsqlookupd, at intervals, and starts a link for each nsqd that is new.
+//! Discovery: asks every nsqlookupd at intervals which nsqds have the topic, and starts a link for
+//! each new nsqd.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,22 +10,22 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::sleep;
 
 use super::delivery::Delivery;
-use super::hub::Hub;
+use super::shared::ConsumerShared;
 use crate::backoff::Backoff;
 use crate::client::{Address, Error, HttpError, Lookupd};
 use crate::proto::TopicName;
 
-/// What the nsqlookupds know together.
+/// The nsqds that the nsqlookupds list together.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct DiscoveredNsqds {
     nsqd: BTreeSet<Address>,
-    /// Every nsqlookupd answered: what is not here is nowhere.
+    /// True if every nsqlookupd answered, so the list is complete.
     complete: bool,
 }
 
-/// Asks every nsqlookupd at the same time; fails only if none answers.
-pub(super) async fn ask(lookupd: &[Lookupd], topic: &TopicName) -> Result<Found, HttpError> {
-    let mut found = Found { nsqd: BTreeSet::new(), complete: true };
+/// Asks all nsqlookupds at the same time; fails only if none answers.
+pub(super) async fn ask(lookupd: &[Lookupd], topic: &TopicName) -> Result<DiscoveredNsqds, HttpError> {
+    let mut found = DiscoveredNsqds { nsqd: BTreeSet::new(), complete: true };
     let mut failed = None;
     let answers = join_all(lookupd.iter().map(|lookupd| lookupd.lookup(topic))).await;
     let all_failed = answers.iter().all(Result::is_err);
@@ -34,7 +35,7 @@ pub(super) async fn ask(lookupd: &[Lookupd], topic: &TopicName) -> Result<Found,
                 let address = producer.tcp_address();
                 let parsed = address.parse();
                 if parsed.is_err() {
-                    tracing::warn!("nsqlookupd names the nsqd {address}, whose port is none: left out");
+                    tracing::warn!("nsqlookupd lists the nsqd {address} without a valid port; the nsqd is ignored");
                 }
                 parsed.ok()
             })),
@@ -53,34 +54,38 @@ pub(super) async fn ask(lookupd: &[Lookupd], topic: &TopicName) -> Result<Found,
     }
 }
 
-/// Keeps a link to every nsqd that has the topic, until the consumer stops.
-pub(super) async fn run(hub: Arc<Hub>, first: Result<Found, Error>, sender: UnboundedSender<Vec<Delivery>>) {
-    let interval = hub.config.lookupd_poll_interval;
-    // a new topic is wanted soon: while nothing is known, asking starts quickly and slows down to the interval
+/// Keeps a link to every nsqd that has the topic until the consumer stops.
+pub(super) async fn run(
+    shared: Arc<ConsumerShared>,
+    first: Result<DiscoveredNsqds, Error>,
+    sender: UnboundedSender<Vec<Delivery>>,
+) {
+    let interval = shared.config.lookupd_poll_interval;
+    // to find a new topic soon: while no nsqd is known, the interval starts short and grows
     let mut eager = Backoff::new(interval.min(Duration::from_secs(1)), interval, fastrand::Rng::new());
     let mut found = first;
     loop {
         match found {
             Ok(found) => {
                 if found.complete {
-                    hub.want_only(&found.nsqd);
+                    shared.keep_only(&found.nsqd);
                 }
-                // those that are away may have come back with this answer
-                hub.asked.notify_waiters();
-                for address in found.nsqd.into_iter().filter(|address| hub.want(address)) {
-                    let (hub, sender) = (hub.clone(), sender.clone());
-                    hub.clone().tasks.spawn(async move {
+                // unreachable nsqds may be back with this answer
+                shared.lookup_done.notify_waiters();
+                for address in found.nsqd.into_iter().filter(|address| shared.ensure_link(address)) {
+                    let (shared, sender) = (shared.clone(), sender.clone());
+                    shared.clone().tasks.spawn(async move {
                         let first = tokio::select! {
-                            () = hub.stopping.cancelled() => return,
-                            first = super::first(&hub, &address) => first,
+                            () = shared.stopping.cancelled() => return,
+                            first = super::first_connection(&shared, &address) => first,
                         };
-                        super::link(hub, address, first, sender).await;
+                        super::run_link(shared, address, first, sender).await;
                     });
                 }
             }
             Err(error) => tracing::warn!("{error}"),
         }
-        let pause = match hub.health().known {
+        let pause = match shared.health().known {
             0 => eager.next().unwrap_or(interval),
             _ => {
                 eager.reset();
@@ -88,13 +93,13 @@ pub(super) async fn run(hub: Arc<Hub>, first: Result<Found, Error>, sender: Unbo
             }
         };
         tokio::select! {
-            () = hub.stopping.cancelled() => return,
+            () = shared.stopping.cancelled() => return,
             () = sleep(pause) => {}
-            () = hub.look_again.notified() => {}
+            () = shared.discover_soon.notified() => {}
         }
         found = tokio::select! {
-            () = hub.stopping.cancelled() => return,
-            found = ask(&hub.config.lookupd, &hub.config.topic) => found.map_err(Error::from),
+            () = shared.stopping.cancelled() => return,
+            found = ask(&shared.config.lookupd, &shared.config.topic) => found.map_err(Error::from),
         };
     }
 }

@@ -1,34 +1,35 @@
-//! The messages of one nsqd that were finished here last. Pure.
+//! The messages of one nsqd that this consumer finished last. Pure.
 //!
-//! A process that was frozen finds several copies of a message in its socket, one for each time that the message's time ran out; a
-//! connection that is lost may take a FIN with it. Such copies are finished once more, and nobody handles them again. Only a message that
-//! was delivered before is looked up.
+//! A process that was frozen finds several copies of a message in its socket, one for each timeout;
+//! a lost connection may lose a FIN. Such copies are answered with FIN and not handled again. Only
+//! redelivered messages are looked up.
 
 use crate::proto::{Message, MessageId};
 
-/// How many are known.
-const MOST: usize = 2_048;
+/// The capacity of the ring.
+const CAPACITY: usize = 2_048;
 
-/// A ring of finished messages. The time tells a message from another one of the same id, as an nsqd that started anew may give it.
+/// A ring of finished messages. The timestamp distinguishes messages with the same id, which a
+/// restarted nsqd may assign again.
 #[derive(Debug, Default)]
-pub(super) struct Finished {
+pub(super) struct RecentlyFinished {
     messages: Vec<(i64, MessageId)>,
-    /// The place of the oldest, once the ring is full.
+    /// The index of the oldest entry once the ring is full.
     oldest: usize,
 }
 
-impl Finished {
-    /// Notes a message that is finished.
-    pub(super) fn note(&mut self, timestamp: i64, id: MessageId) {
-        if self.messages.len() < MOST {
+impl RecentlyFinished {
+    /// Records a finished message.
+    pub(super) fn add(&mut self, timestamp: i64, id: MessageId) {
+        if self.messages.len() < CAPACITY {
             return self.messages.push((timestamp, id));
         }
         self.messages[self.oldest] = (timestamp, id);
-        self.oldest = (self.oldest + 1) % MOST;
+        self.oldest = (self.oldest + 1) % CAPACITY;
     }
 
-    /// True if this is a copy of a message that is finished.
-    pub(super) fn has(&self, message: &Message) -> bool {
+    /// True if `message` is a redelivery of a finished message.
+    pub(super) fn contains(&self, message: &Message) -> bool {
         message.attempts > 1 && self.messages.contains(&(message.timestamp, message.id))
     }
 }
@@ -45,23 +46,23 @@ mod tests {
     }
 
     #[test]
-    fn only_later_attempts_of_the_same_message_are_copies() {
-        let mut finished = Finished::default();
-        finished.note(7, message(7, 1).id);
-        assert!(finished.has(&message(7, 2)));
-        assert!(!finished.has(&message(7, 1)), "a first attempt is no copy");
-        assert!(!finished.has(&message(8, 2)));
-        assert!(!finished.has(&Message { timestamp: 8, ..message(7, 2) }), "the id was given to another message");
+    fn only_redeliveries_of_a_finished_message_are_copies() {
+        let mut finished = RecentlyFinished::default();
+        finished.add(7, message(7, 1).id);
+        assert!(finished.contains(&message(7, 2)));
+        assert!(!finished.contains(&message(7, 1)), "a first attempt is no copy");
+        assert!(!finished.contains(&message(8, 2)));
+        assert!(!finished.contains(&Message { timestamp: 8, ..message(7, 2) }), "the id was given to another message");
     }
 
     #[test]
-    fn the_newest_are_known_and_the_memory_is_bounded() {
-        let mut finished = Finished::default();
-        for number in 0..3 * MOST + 5 {
-            finished.note(number as i64, message(number, 1).id);
+    fn the_last_finished_messages_are_known_and_memory_is_bounded() {
+        let mut finished = RecentlyFinished::default();
+        for number in 0..3 * CAPACITY + 5 {
+            finished.add(number as i64, message(number, 1).id);
         }
-        let known = (0..3 * MOST + 5).filter(|number| finished.has(&message(*number, 2)));
-        assert_eq!(known.collect::<Vec<_>>(), (2 * MOST + 5..3 * MOST + 5).collect::<Vec<_>>());
-        assert_eq!(finished.messages.len(), MOST);
+        let known = (0..3 * CAPACITY + 5).filter(|number| finished.contains(&message(*number, 2)));
+        assert_eq!(known.collect::<Vec<_>>(), (2 * CAPACITY + 5..3 * CAPACITY + 5).collect::<Vec<_>>());
+        assert_eq!(finished.messages.len(), CAPACITY);
     }
 }

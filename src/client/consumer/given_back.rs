@@ -1,7 +1,8 @@
-//! Which messages this process gave back untried, and how often. Pure.
+//! Counts of deliveries that this process requeued untried, by message. Pure.
 //!
-//! nsqd counts deliveries, not tries. What a consumer gave back itself it can subtract; what other processes gave back it cannot know. On
-//! mqueue's broker nothing is noted here: BACK takes the attempt back there.
+//! nsqd counts deliveries, not tries. A consumer can subtract the deliveries that it requeued
+//! itself, but not those that other processes requeued. For mqueue's broker nothing is counted
+//! here: its BACK takes the attempt back.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,24 +10,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::client::Address;
 use crate::proto::MessageId;
 
-/// Messages in one generation. Two generations are kept, so at most twice as many messages are known.
+/// Messages in one generation. Two generations are kept, so at most twice as many messages are
+/// known.
 const GENERATION: usize = 5_000;
 
-/// Counts deliveries that were given back untried. Clones share the counts: consumers that follow one another in a process know what the
-/// earlier ones gave back.
+/// Counts of deliveries that were requeued untried. Clones share the counts, so consumers that
+/// follow one another in a process know them.
 #[derive(Debug, Clone, Default)]
-pub struct GivenBack(Arc<Mutex<Counts>>);
+pub struct GivenBack(Arc<Mutex<GivenBackCounts>>);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct GivenBackCounts {
     young: HashMap<(Address, MessageId), u16>,
-    /// The generation before; forgotten when `young` is full.
+    /// The previous generation, dropped when `young` is full.
     old: HashMap<(Address, MessageId), u16>,
 }
 
 impl GivenBack {
-    /// Notes that a delivery of this message was given back.
-    pub(super) fn note(&self, nsqd: &Address, id: MessageId) {
+    /// Counts a delivery of this message that was requeued untried.
+    pub(super) fn count_requeue(&self, nsqd: &Address, id: MessageId) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (nsqd.clone(), id);
         let before = counts.count(&key);
@@ -36,8 +38,9 @@ impl GivenBack {
         counts.young.insert(key, before.saturating_add(1));
     }
 
-    /// A look at the counts of one nsqd; `None` while nothing at all was given back, which is the rule.
-    pub(super) fn look(&self, nsqd: &Address) -> Option<impl Fn(MessageId) -> u16 + use<>> {
+    /// A function that returns the counts of one nsqd's messages; `None` if there are none at all,
+    /// which is the usual case.
+    pub(super) fn counter(&self, nsqd: &Address) -> Option<impl Fn(MessageId) -> u16 + use<>> {
         let is_empty = self.0.lock().unwrap_or_else(PoisonError::into_inner).young.is_empty();
         (!is_empty).then(|| {
             let (counts, nsqd) = (self.0.clone(), nsqd.clone());
@@ -49,7 +52,7 @@ impl GivenBack {
     }
 }
 
-impl Counts {
+impl GivenBackCounts {
     fn count(&self, key: &(Address, MessageId)) -> u16 {
         self.young.get(key).or_else(|| self.old.get(key)).copied().unwrap_or(0)
     }
@@ -64,24 +67,24 @@ mod tests {
     }
 
     #[test]
-    fn each_nsqd_has_its_own_counts() {
+    fn requeues_are_counted_for_each_nsqd() {
         let [one, other]: [Address; 2] = ["a:1", "b:1"].map(|address| address.parse().unwrap());
         let given_back = GivenBack::default();
-        assert!(given_back.look(&one).is_none());
-        given_back.clone().note(&one, id(1));
-        given_back.note(&one, id(1));
-        let count = |nsqd: &Address, number| given_back.look(nsqd).unwrap()(id(number));
+        assert!(given_back.counter(&one).is_none());
+        given_back.clone().count_requeue(&one, id(1));
+        given_back.count_requeue(&one, id(1));
+        let count = |nsqd: &Address, number| given_back.counter(nsqd).unwrap()(id(number));
         assert_eq!((count(&one, 1), count(&one, 2), count(&other, 1)), (2, 0, 0));
     }
 
     #[test]
-    fn the_oldest_are_forgotten_and_the_newest_are_not() {
+    fn the_oldest_counts_are_forgotten_first() {
         let nsqd: Address = "a:1".parse().unwrap();
         let given_back = GivenBack::default();
         for number in 0..3 * GENERATION {
-            given_back.note(&nsqd, id(number));
-            // one that is given back again and again stays
-            given_back.note(&nsqd, id(7));
+            given_back.count_requeue(&nsqd, id(number));
+            // a message that is requeued again and again stays known
+            given_back.count_requeue(&nsqd, id(7));
         }
         let counts = given_back.0.lock().unwrap();
         assert!(counts.young.len() + counts.old.len() <= 2 * GENERATION);

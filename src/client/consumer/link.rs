@@ -1,7 +1,7 @@
-//! One nsqd's connection, and the task that keeps it: reads messages, writes answers and RDY.
+//! The task that owns the connection to one nsqd: reads messages, writes replies and RDY.
 //!
-//! A turn of the loop writes everything that has gathered at once: a lower RDY before the FINs, so that they open no room that
-//! is not meant, and a higher one after them.
+//! Each turn of the loop writes all queued replies at once: a lower RDY before the FINs, which
+//! would otherwise make room for unwanted messages, and a higher RDY after them.
 
 use std::io;
 use std::sync::Arc;
@@ -14,72 +14,84 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::delivery::{Answer, Delivery, Port, Verb};
-use super::finished::Finished;
-use super::held::{Answered, Arrival, Held};
-use super::hub::Hub;
+use super::delivery::{Delivery, QueuedReply, Reply, ReplyQueue};
+use super::finished::RecentlyFinished;
+use super::in_flight::{AnsweredMessage, Arrival, InFlightMessages};
+use super::shared::ConsumerShared;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
 use crate::client::{Address, Error, Flow};
 use crate::proto::{Command, Frame, MessageId, Response, TopicName};
 
-type Sender = UnboundedSender<Vec<Delivery>>;
+type DeliverySender = UnboundedSender<Vec<Delivery>>;
 
-/// How long nsqd has for its last words: CLOSE_WAIT after CLS, and the end of the stream after ours.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-/// A message is touched when this part of its time has passed.
+/// The time limit for CLOSE_WAIT after CLS, and for the end of the stream after this side's end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The divisor of the message timeout that gives the TOUCH interval.
 const TOUCH_PART: u32 = 3;
-/// Messages that may always be here at once: those whose time ran out while they are handled are here beyond RDY.
-const LEEWAY: u32 = 1000;
-/// Bytes of messages with the application, over all of the consumer's connections, ended ones too, beyond which no more are read:
-/// what nsqd sends against RDY must not fill the memory.
-const MAX_BYTES: usize = 1 << 30;
-/// How soon a connection that is not read looks whether it may be: the room may come from another connection's messages.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// The least age at which a message is touched, whatever msg_timeout nsqd grants.
-const LEAST_TOUCH_AGE: Duration = Duration::from_millis(100);
-const FAR: Duration = Duration::from_secs(1 << 30);
+/// The least limit of messages in flight. Redelivered messages arrive beyond RDY.
+const MIN_IN_FLIGHT_LIMIT: u32 = 1000;
+/// Bytes of unanswered messages, on all of the consumer's connections including ended ones, above
+/// which nothing is read: an nsqd that ignores RDY must not fill the memory.
+const MAX_HELD_BYTES: usize = 1 << 30;
+/// The interval at which a connection with paused reading checks whether it may read again:
+/// messages of other connections may have been answered.
+const READ_RECHECK: Duration = Duration::from_millis(100);
+/// The shortest TOUCH interval, for any msg_timeout that nsqd grants.
+const MIN_TOUCH_AGE: Duration = Duration::from_millis(100);
+/// A deadline that is never reached.
+const NEVER: Duration = Duration::from_secs(1 << 30);
 
 /// Connects to `address` and subscribes to the consumer's channel of `topic`.
-pub(super) async fn subscribe(hub: &Hub, topic: &TopicName, address: &Address) -> Result<Connection, Error> {
-    let mut connection = Connection::open(address, &hub.config.connect).await?;
-    let (topic, channel) = (topic.clone(), hub.config.channel.clone());
+pub(super) async fn subscribe(
+    shared: &ConsumerShared,
+    topic: &TopicName,
+    address: &Address,
+) -> Result<Connection, Error> {
+    let mut connection = Connection::open(address, &shared.config.connect).await?;
+    let (topic, channel) = (topic.clone(), shared.config.channel.clone());
     match connection.ask(&Command::Sub { topic, channel }).await? {
         Response::Ok => Ok(connection),
         other => Err(connection.unexpected(format!("{other:?}"))),
     }
 }
 
-/// Keeps a subscription at `address` until the consumer stops, or the address is forgotten and the connection ends.
-pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Connection, Error>, sender: Sender) {
+/// Keeps a subscription at `address` until the consumer stops, or until the connection ends after
+/// discovery dropped the address.
+pub(super) async fn run(
+    shared: Arc<ConsumerShared>,
+    address: Address,
+    mut first: Result<Connection, Error>,
+    sender: DeliverySender,
+) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), fastrand::Rng::new());
-    let mut across = Across::default();
+    let mut history = LinkHistory::default();
     loop {
         match first {
             Ok(connection) => {
                 tracing::debug!(nsqd = %address, version = connection.granted.version, round_trip = ?connection.round_trip, "subscribed");
-                let stopping = hub.stopping.clone();
-                let mut link = Link::new(&hub, connection, &sender, stopping, &mut across);
-                let (ended, lived) = (link.run().await, link.lived);
-                // who breaks the protocol again and again is met ever more rarely
+                let stopping = shared.stopping.clone();
+                let mut link = SubscriptionLink::new(&shared, connection, &sender, stopping, &mut history);
+                let (ended, read_anything) = (link.run().await, link.read_anything);
+                // the delay grows for an nsqd that violates the protocol again and again
                 let is_sound = link.answered || !ended.as_ref().is_err_and(Error::is_misconduct);
-                if lived && is_sound {
+                if read_anything && is_sound {
                     backoff.reset();
                 }
                 match ended {
                     Ok(()) => return,
                     Err(error) => tracing::warn!(nsqd = %address, "connection lost: {error}"),
                 }
-                hub.look_again.notify_one();
+                shared.discover_soon.notify_one();
             }
             Err(error) => tracing::debug!(nsqd = %address, "no connection: {error}"),
         }
-        if !hub.wait_to_connect(&address, &mut backoff).await {
+        if !shared.wait_to_connect(&address, &mut backoff).await {
             return;
         }
         first = tokio::select! {
-            () = hub.stopping.cancelled() => return,
-            subscribed = subscribe(&hub, &hub.config.topic, &address) => subscribed,
+            () = shared.stopping.cancelled() => return,
+            subscribed = subscribe(&shared, &shared.config.topic, &address) => subscribed,
         };
         if first.is_ok() {
             tracing::info!(nsqd = %address, "connected again");
@@ -87,168 +99,171 @@ pub(super) async fn run(hub: Arc<Hub>, address: Address, mut first: Result<Conne
     }
 }
 
-/// Serves one connection until it is lost, or until `stopping`.
+/// Serves one connection until it is lost or `stopping` is cancelled.
 pub(super) async fn serve_once(
-    hub: &Hub,
+    shared: &ConsumerShared,
     connection: Connection,
-    sender: &Sender,
+    sender: &DeliverySender,
     stopping: CancellationToken,
 ) -> Result<(), Error> {
-    Link::new(hub, connection, sender, stopping, &mut Across::default()).run().await
+    SubscriptionLink::new(shared, connection, sender, stopping, &mut LinkHistory::default()).run().await
 }
 
-/// How far the connection's end has come.
+/// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Messages come.
+enum LinkPhase {
+    /// Messages arrive.
     Open,
-    /// CLS is sent; CLOSE_WAIT is due by then.
+    /// CLS is sent; CLOSE_WAIT has to arrive by this time.
     Closing(Instant),
-    /// No more messages come. What is held is still to be answered.
+    /// No more messages arrive; those in flight are still to be answered.
     Draining,
 }
 
-/// What is known of an nsqd over all of a link's connections.
+/// The state of an nsqd that outlives a connection.
 #[derive(Debug, Default)]
-struct Across {
-    /// What was finished.
-    finished: Finished,
-    /// How many of its messages the application holds. Those of ended connections count: else there would be more with each connection.
-    with_application: Arc<AtomicUsize>,
-    /// The highest RDY that it was told.
-    most_rdy: u32,
+struct LinkHistory {
+    /// The messages finished last.
+    finished: RecentlyFinished,
+    /// The number of this nsqd's unanswered messages, those of ended connections included, so that
+    /// reconnecting does not raise the limit.
+    held_messages: Arc<AtomicUsize>,
+    /// The highest RDY sent to this nsqd.
+    highest_rdy: u32,
 }
 
-struct Link<'a> {
-    hub: &'a Hub,
-    port: Arc<Port>,
+struct SubscriptionLink<'a> {
+    shared: &'a ConsumerShared,
+    replies: Arc<ReplyQueue>,
     connection: Connection,
-    /// Gone once no more messages come.
-    sender: Option<Sender>,
-    /// No more messages are wanted.
+    /// `None` once no more messages arrive.
+    sender: Option<DeliverySender>,
+    /// Cancelled when no more messages are wanted.
     stopping: CancellationToken,
-    held: Held,
-    across: &'a mut Across,
-    /// The RDY that nsqd was told last.
+    in_flight: InFlightMessages,
+    history: &'a mut LinkHistory,
+    /// The RDY sent last.
     rdy: u32,
-    phase: Phase,
-    /// Answers as they were taken; kept for its room.
-    answers: Vec<Answer>,
-    /// False while the application has more than it may: then nsqd waits.
+    phase: LinkPhase,
+    /// A buffer for taken replies, kept for its capacity.
+    answers: Vec<QueuedReply>,
+    /// False while reading is paused because the application has too many unanswered messages.
     reads: bool,
-    /// Something was read.
-    lived: bool,
-    /// A message was answered.
+    /// True if any bytes were read.
+    read_anything: bool,
+    /// True if a message was answered.
     answered: bool,
-    /// When something was read last.
+    /// The time of the last read.
     heard: Instant,
-    /// When held messages were last looked through.
-    looked: Instant,
+    /// The time of the last check for messages to touch.
+    touch_checked: Instant,
 }
 
-impl<'a> Link<'a> {
+impl<'a> SubscriptionLink<'a> {
     fn new(
-        hub: &'a Hub,
+        shared: &'a ConsumerShared,
         connection: Connection,
-        sender: &Sender,
+        sender: &DeliverySender,
         stopping: CancellationToken,
-        across: &'a mut Across,
+        history: &'a mut LinkHistory,
     ) -> Self {
         let now = Instant::now();
         let (max_rdy, round_trip) = (connection.granted.max_rdy_count, connection.round_trip);
-        let port = hub.join(&connection.address, max_rdy, round_trip, across.with_application.clone());
+        let replies = shared.join(&connection.address, max_rdy, round_trip, history.held_messages.clone());
         Self {
-            hub,
-            port,
+            shared,
+            replies,
             connection,
             sender: Some(sender.clone()),
             stopping,
-            held: Held::default(),
-            across,
+            in_flight: InFlightMessages::default(),
+            history,
             rdy: 0,
-            phase: Phase::Open,
+            phase: LinkPhase::Open,
             answers: Vec::new(),
             reads: true,
-            lived: false,
+            read_anything: false,
             answered: false,
             heard: now,
-            looked: now,
+            touch_checked: now,
         }
     }
 
     async fn run(&mut self) -> Result<(), Error> {
         let ended = self.serve().await;
-        self.port.close();
-        self.hub.leave(self.port.id);
+        self.replies.close();
+        self.shared.leave(self.replies.id);
         ended
     }
 
-    /// Serves the connection until it is lost, or until the consumer has stopped and everything is answered (`Ok`).
+    /// Serves the connection until it is lost, or until the consumer has stopped and every message
+    /// is answered (`Ok`).
     async fn serve(&mut self) -> Result<(), Error> {
-        let (stopping, port) = (self.stopping.clone(), self.port.clone());
-        // the messages of the connections before may be too many already
-        self.set_reads();
+        let (stopping, replies) = (self.stopping.clone(), self.replies.clone());
+        // unanswered messages of earlier connections may exceed the limit already
+        self.update_reading();
         // a heartbeat may have come with SUB's answer
-        self.take_in()?;
-        let mut alarm = std::pin::pin!(sleep(FAR));
+        self.read_frames()?;
+        let mut timer = std::pin::pin!(sleep(NEVER));
         let mut write_failed = false;
         loop {
             let due = self.write();
-            if self.phase == Phase::Draining && self.held.is_empty() && !self.connection.out.has_remaining() {
-                self.say_goodbye().await;
+            if self.phase == LinkPhase::Draining && self.in_flight.is_empty() && !self.connection.out.has_remaining() {
+                self.close_gracefully().await;
                 return Ok(());
             }
-            if alarm.deadline().into_std() > due {
-                alarm.as_mut().reset(due.into());
+            if timer.deadline().into_std() > due {
+                timer.as_mut().reset(due.into());
             }
             let Connection { stream, incoming, out, .. } = &mut self.connection;
             let (mut reader, mut writer) = stream.split();
             tokio::select! {
                 biased;
                 wrote = writer.write_buf(out), if out.has_remaining() && !write_failed => {
-                    // what nsqd said before it closed may still be there to read
+                    // frames that nsqd sent before it closed may still be readable
                     write_failed = wrote.is_err();
                 }
                 read = incoming.fill(&mut reader), if self.reads => {
-                    self.lived = true;
+                    self.read_anything = true;
                     if self.read(read)? {
-                        // a quick handler's answers then go out with the new RDY, in one write
+                        // so that the replies of a quick handler and the new RDY go out in one
+                        // write
                         tokio::task::yield_now().await;
                     }
                 }
-                () = port.wake.notified() => {}
-                () = stopping.cancelled(), if self.phase == Phase::Open => {
+                () = replies.wake.notified() => {}
+                () = stopping.cancelled(), if self.phase == LinkPhase::Open => {
                     if self.rdy > 0 {
                         self.set_rdy(0);
                     }
                     Command::Cls.encode(&mut self.connection.out);
-                    self.phase = Phase::Closing(Instant::now() + LAST_WORDS);
+                    self.phase = LinkPhase::Closing(Instant::now() + CLOSE_TIMEOUT);
                 }
-                () = &mut alarm => {
+                () = &mut timer => {
                     self.tick()?;
-                    alarm.as_mut().reset(tokio::time::Instant::now() + FAR);
+                    timer.as_mut().reset(tokio::time::Instant::now() + NEVER);
                 }
             }
         }
     }
 
-    /// Gathers what is to be said: answers, and RDY. Returns when the next tick is due.
+    /// Encodes queued replies and RDY; returns the time of the next tick.
     fn write(&mut self) -> Instant {
         let mut answers = std::mem::take(&mut self.answers);
-        self.port.take_answers(&mut answers);
-        self.settle(&mut answers);
-        let (rdy, flow_due) = self.hub.wishes(self.port.id);
+        self.replies.take_replies(&mut answers);
+        self.apply_replies(&mut answers);
+        let (rdy, flow_due) = self.shared.rdy_and_deadline(self.replies.id);
         if rdy < self.rdy {
             self.set_rdy(rdy);
         }
-        for Answer { id, verb, .. } in answers.drain(..) {
-            let command = match verb {
-                Verb::Finish => Command::Fin(id),
-                Verb::Requeue(delay) => Command::Req { id, delay: millis(delay) },
-                Verb::Abandon => Command::Req { id, delay: 0 },
-                Verb::Release => self.untried(id, Duration::ZERO),
-                Verb::PutOff(delay) => self.untried(id, delay),
-                Verb::Touch => Command::Touch(id),
+        for QueuedReply { id, reply, .. } in answers.drain(..) {
+            let command = match reply {
+                Reply::Finish => Command::Fin(id),
+                Reply::Requeue(delay) => Command::Req { id, delay: millis(delay) },
+                Reply::Abandon => Command::Req { id, delay: 0 },
+                Reply::Release => self.untried_command(id, Duration::ZERO),
+                Reply::RequeueUntried(delay) => self.untried_command(id, delay),
+                Reply::Touch => Command::Touch(id),
             };
             command.encode(&mut self.connection.out);
         }
@@ -259,80 +274,82 @@ impl<'a> Link<'a> {
         self.due(flow_due)
     }
 
-    /// Gives a message back that was not tried. nsqd counts the delivery all the same, so it is noted here.
-    fn untried(&self, id: MessageId, delay: Duration) -> Command {
+    /// The command that requeues an untried message: BACK, or REQ on nsqd, which counts the
+    /// delivery as an attempt; that is recorded here.
+    fn untried_command(&self, id: MessageId, delay: Duration) -> Command {
         let delay = millis(delay);
         if self.connection.granted.give_back {
             return Command::Back { id, delay };
         }
-        self.hub.config.given_back.note(&self.connection.address, id);
+        self.shared.config.given_back.count_requeue(&self.connection.address, id);
         Command::Req { id, delay }
     }
 
-    /// Strikes answered messages off, and leaves only the answers that are to be sent.
-    fn settle(&mut self, answers: &mut Vec<Answer>) {
+    /// Removes answered messages from those in flight, and drops replies that must not be sent.
+    fn apply_replies(&mut self, answers: &mut Vec<QueuedReply>) {
         if answers.is_empty() {
             return;
         }
         let now = Instant::now();
         let (mut done, mut failed, mut released) = (0, 0, 0);
         let (address, takes_back) = (&self.connection.address, self.connection.granted.give_back);
-        answers.retain_mut(|Answer { id, attempts, verb }| {
-            let count = match verb {
-                Verb::Touch => return self.held.touched(*id, *attempts, now),
-                Verb::Finish => &mut done,
-                Verb::Requeue(_) | Verb::PutOff(_) => &mut failed,
-                Verb::Abandon | Verb::Release => &mut released,
+        answers.retain_mut(|QueuedReply { id, attempts, reply }| {
+            let count = match reply {
+                Reply::Touch => return self.in_flight.touched(*id, *attempts, now),
+                Reply::Finish => &mut done,
+                Reply::Requeue(_) | Reply::RequeueUntried(_) => &mut failed,
+                Reply::Abandon | Reply::Release => &mut released,
             };
-            let Some(Answered { timestamp, copies }) = self.held.answered(*id, *attempts) else {
-                tracing::debug!(nsqd = %address, %id, "answer not sent: another message has its id");
+            let Some(AnsweredMessage { timestamp, copies }) = self.in_flight.answered(*id, *attempts) else {
+                tracing::debug!(nsqd = %address, %id, "reply not sent: another message has its id");
                 return false;
             };
-            match verb {
-                Verb::Finish => self.across.finished.note(timestamp, *id),
+            match reply {
+                Reply::Finish => self.history.finished.add(timestamp, *id),
                 _ if copies == 0 => {}
-                _ if takes_back => *verb = verb.of_a_copy(),
-                _ => (0..copies).for_each(|_| self.hub.config.given_back.note(address, *id)),
+                _ if takes_back => *reply = reply.for_untried_copy(),
+                _ => (0..copies).for_each(|_| self.shared.config.given_back.count_requeue(address, *id)),
             }
             *count += 1;
             true
         });
         self.answered |= done + failed > 0;
-        self.hub.answered(self.port.id, done, failed, released);
-        self.set_reads();
+        self.shared.answered(self.replies.id, done, failed, released);
+        self.update_reading();
     }
 
-    /// Reads on, or lets nsqd wait, by what is with the application.
-    fn set_reads(&mut self) {
-        let (messages, bytes) = (self.port.held_messages(), self.port.held_bytes());
-        let reads = messages <= self.room() && bytes < MAX_BYTES;
+    /// Pauses or resumes reading by the amount of unanswered messages.
+    fn update_reading(&mut self) {
+        let (messages, bytes) = (self.replies.held_messages(), self.replies.held_bytes());
+        let reads = messages <= self.in_flight_limit() && bytes < MAX_HELD_BYTES;
         if reads && !self.reads {
-            // it could not be heard meanwhile
+            // nothing was read meanwhile, so silence starts now
             self.heard = Instant::now();
-            self.connection.incoming.wait_anew();
+            self.connection.incoming.restart_frame_deadline();
         } else if !reads && self.reads {
             tracing::warn!(
                 nsqd = %self.connection.address,
-                "not read until more is answered: {messages} of its messages are not, and {bytes} bytes of all nsqds'"
+                "reading pauses until messages are answered: {messages} of this nsqd and {bytes} bytes of all nsqds are unanswered"
             );
         }
         self.reads = reads;
     }
 
-    /// Messages that may be here at once, by what this side asked for: what the peer says of itself is no bound.
-    fn room(&self) -> usize {
-        2 * self.across.most_rdy.max(LEEWAY) as usize
+    /// The limit of messages in flight, by the RDY that this side sent: nsqd's own claims are no
+    /// limit.
+    fn in_flight_limit(&self) -> usize {
+        2 * self.history.highest_rdy.max(MIN_IN_FLIGHT_LIMIT) as usize
     }
 
     fn set_rdy(&mut self, rdy: u32) {
-        if self.phase == Phase::Open {
+        if self.phase == LinkPhase::Open {
             self.rdy = rdy;
-            self.across.most_rdy = self.across.most_rdy.max(rdy);
+            self.history.highest_rdy = self.history.highest_rdy.max(rdy);
             Command::Rdy(rdy.into()).encode(&mut self.connection.out);
         }
     }
 
-    /// Takes in what was read; true if there were messages.
+    /// Processes received bytes; true if there were messages.
     fn read(&mut self, read: io::Result<usize>) -> Result<bool, Error> {
         let address = self.connection.address.clone();
         match read {
@@ -340,37 +357,37 @@ impl<'a> Link<'a> {
             Ok(_) => self.heard = Instant::now(),
             Err(e) => return Err(Error::Closed { address, source: Some(e) }),
         }
-        self.take_in()
+        self.read_frames()
     }
 
-    /// Takes in the frames that are there; the messages go on together. True if there were any.
-    fn take_in(&mut self) -> Result<bool, Error> {
+    /// Processes complete frames and delivers their messages together. True if there were any.
+    fn read_frames(&mut self) -> Result<bool, Error> {
         let address = self.connection.address.clone();
         let (mut batch, mut replaced) = (Vec::new(), 0);
-        let given_back = self.hub.config.given_back.look(&address);
+        let given_back = self.shared.config.given_back.counter(&address);
         loop {
             let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
             match self.connection.incoming.next_frame().map_err(broken)? {
                 None => break,
                 Some(Frame::Message(message)) => {
-                    if self.across.finished.has(&message) {
-                        tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "finished already: a copy is skipped");
+                    if self.history.finished.contains(&message) {
+                        tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "redelivered after it was finished; answered with FIN");
                         Command::Fin(message.id).encode(&mut self.connection.out);
                         continue;
                     }
-                    match self.held.arrived(&message, self.heard) {
+                    match self.in_flight.arrived(&message, self.heard) {
                         Arrival::New => {}
                         Arrival::Replaces => replaced += 1,
                         Arrival::Copy => {
-                            tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "being worked on: a copy is not handed out");
+                            tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "redelivered while being handled; not delivered again");
                             continue;
                         }
                     }
                     let given_back = given_back.as_ref().map_or(0, |count| count(message.id));
-                    batch.push(Delivery::new(message, self.port.clone(), given_back));
+                    batch.push(Delivery::new(message, self.replies.clone(), given_back));
                 }
                 Some(Frame::Response(Response::Heartbeat)) => self.connection.answer_heartbeat(),
-                Some(Frame::Response(Response::CloseWait)) => self.drain(),
+                Some(Frame::Response(Response::CloseWait)) => self.end_delivery(),
                 Some(Frame::Response(other)) => return Err(self.connection.unexpected(format!("{other:?}"))),
                 Some(Frame::Error(error)) if !error.code.is_fatal() => {
                     tracing::debug!(nsqd = %self.connection.address, "{error}");
@@ -379,97 +396,98 @@ impl<'a> Link<'a> {
             }
         }
         self.connection.check_unread()?;
-        if self.held.len() > self.room() {
+        if self.in_flight.len() > self.in_flight_limit() {
             return Err(self.connection.violation(format!(
                 "{} messages at once, RDY was {}",
-                self.held.len(),
-                self.across.most_rdy
+                self.in_flight.len(),
+                self.history.highest_rdy
             )));
         }
         let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         if count > 0 {
-            let id = self.port.id;
-            self.hub.update(|flow, now| {
+            let id = self.replies.id;
+            self.shared.update(|flow, now| {
                 flow.answered(id, 0, 0, replaced, now);
                 flow.received(id, count, now);
             });
-            self.set_reads();
-            // a consumer that is gone drops them, which gives them back
+            self.update_reading();
+            // a dropped consumer drops the deliveries, which requeues them
             let _ = self.sender.as_ref().map(|sender| sender.send(batch));
         }
         Ok(count > 0)
     }
 
-    /// No more messages come.
-    fn drain(&mut self) {
-        self.phase = Phase::Draining;
+    /// Ends delivery: no more messages arrive.
+    fn end_delivery(&mut self) {
+        self.phase = LinkPhase::Draining;
         self.sender = None;
     }
 
-    /// When something has to be looked after, whatever comes in until then.
+    /// The time of the next tick, unless something happens first.
     fn due(&self, flow: Option<Instant>) -> Instant {
-        let heartbeat = self.hub.config.connect.heartbeat().filter(|_| self.reads);
+        let heartbeat = self.shared.config.connect.heartbeat().filter(|_| self.reads);
         let silence = heartbeat.map(|every| self.heard + 2 * every);
-        let touch = (!self.held.is_empty()).then(|| self.looked + self.touch_age());
+        let touch = (!self.in_flight.is_empty()).then(|| self.touch_checked + self.touch_age());
         let close_wait = match self.phase {
-            Phase::Closing(until) => Some(until),
-            Phase::Open | Phase::Draining => None,
+            LinkPhase::Closing(until) => Some(until),
+            LinkPhase::Open | LinkPhase::Draining => None,
         };
-        let look_again = (!self.reads).then(|| Instant::now() + LOOK_AGAIN);
+        let discover_soon = (!self.reads).then(|| Instant::now() + READ_RECHECK);
         let frame = self.connection.frame_due().filter(|_| self.reads);
-        [flow, silence, touch, close_wait, look_again, frame]
+        [flow, silence, touch, close_wait, discover_soon, frame]
             .into_iter()
             .flatten()
             .min()
-            .unwrap_or_else(|| Instant::now() + FAR)
+            .unwrap_or_else(|| Instant::now() + NEVER)
     }
 
-    /// Looks after all that may be due.
+    /// Handles everything that is due.
     fn tick(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        self.hub.update(Flow::tick);
+        self.shared.update(Flow::tick);
         if !self.reads {
-            self.set_reads();
+            self.update_reading();
         }
-        if let Some(every) = self.hub.config.connect.heartbeat()
+        if let Some(every) = self.shared.config.connect.heartbeat()
             && self.reads
             && now >= self.heard + 2 * every
         {
             return Err(Error::Silent { address: self.connection.address.clone(), after: 2 * every });
         }
         if self.reads && self.connection.frame_due().is_some_and(|due| due <= now) {
-            return Err(self.connection.slow());
+            return Err(self.connection.slow_frame_error());
         }
-        if now >= self.looked + self.touch_age() {
-            self.looked = now;
-            for id in self.held.stale(self.touch_age(), now) {
+        if now >= self.touch_checked + self.touch_age() {
+            self.touch_checked = now;
+            for id in self.in_flight.take_stale(self.touch_age(), now) {
                 Command::Touch(id).encode(&mut self.connection.out);
             }
         }
-        if matches!(self.phase, Phase::Closing(until) if until <= now) {
-            tracing::warn!(nsqd = %self.connection.address, "no CLOSE_WAIT after CLS: closing without it");
-            self.drain();
+        if matches!(self.phase, LinkPhase::Closing(until) if until <= now) {
+            tracing::warn!(nsqd = %self.connection.address, "no CLOSE_WAIT in time after CLS; the connection is closed without it");
+            self.end_delivery();
         }
         Ok(())
     }
 
     fn touch_age(&self) -> Duration {
-        (Duration::from_millis(self.connection.granted.msg_timeout) / TOUCH_PART).max(LEAST_TOUCH_AGE)
+        (Duration::from_millis(self.connection.granted.msg_timeout) / TOUCH_PART).max(MIN_TOUCH_AGE)
     }
 
-    /// Closes so that the last answers are surely read: ends our side, and waits until nsqd, having read it, ends its own.
-    async fn say_goodbye(&mut self) {
+    /// Closes the connection such that nsqd reads the last replies: ends this side's stream, and
+    /// waits until nsqd, having read it, ends its own.
+    async fn close_gracefully(&mut self) {
         let Connection { stream, incoming, .. } = &mut self.connection;
-        let last_words = async {
+        let closing = async {
             stream.shutdown().await?;
             while incoming.fill(stream).await? > 0 {
                 while let Ok(Some(_)) = incoming.next_frame() {}
             }
             io::Result::Ok(())
         };
-        match timeout(LAST_WORDS, last_words).await {
+        match timeout(CLOSE_TIMEOUT, closing).await {
             Ok(Ok(())) => {}
-            Ok(Err(e)) => tracing::debug!(nsqd = %self.connection.address, "while closing: {e}"),
+            Ok(Err(e)) => tracing::debug!(nsqd = %self.connection.address, "closing the connection failed: {e}"),
             Err(_) => tracing::warn!(nsqd = %self.connection.address, "nsqd did not close the connection in time"),
         }
     }

@@ -1,26 +1,27 @@
 //! Consuming a channel from one or several nsqds.
 //!
 //! ```text
-//!  nsqlookupd ─▶ discovery ─▶ a link a nsqd ──▶ deliveries ──▶ recv()
+//!  nsqlookupd ─▶ discovery ─▶ a link per nsqd ──▶ deliveries ──▶ recv()
 //!                                 ▲                              │
 //!                                 └── FIN, REQ, TOUCH ◀── Delivery
 //! ```
 //!
-//! Every [`Delivery`] is answered exactly once: [`finish`](Delivery::finish) or [`requeue`](Delivery::requeue), and one that is
-//! dropped goes back to the queue at once, untried. Until then the link keeps it alive with TOUCH. Stopping is orderly: RDY 0, CLS, what still
-//! arrives is delivered, and a connection is closed only after nsqd has read the last answer.
+//! Every [`Delivery`] is answered exactly once, by [`finish`](Delivery::finish) or
+//! [`requeue`](Delivery::requeue); a delivery that is dropped is requeued at once, untried. Until
+//! then the link sends TOUCH for it. A consumer stops in order: RDY 0, CLS, delivery of messages
+//! that still arrive; a connection closes only after nsqd has read the last reply.
 
-mod also;
 mod delivery;
 #[cfg(feature = "lookup")]
 mod discovery;
 mod finished;
-#[cfg(feature = "tokio-nsq")]
-mod foreign;
 mod given_back;
-mod held;
-mod hub;
+mod in_flight;
 mod link;
+mod other_topics;
+mod shared;
+#[cfg(feature = "tokio-nsq")]
+mod tokio_nsq;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -34,40 +35,53 @@ use tokio::sync::mpsc;
 
 pub use self::delivery::Delivery;
 pub use self::given_back::GivenBack;
-use self::hub::Hub;
+use self::shared::ConsumerShared;
 #[cfg(feature = "lookup")]
 use super::Lookupd;
 use super::connection::Connection;
-use super::{Address, ConnectConfig, Driver, Error, FlowConfig};
+use super::{Address, ClientBackend, ConnectConfig, Error, FlowConfig};
 use crate::proto::{ChannelName, TopicName};
 
-/// What is consumed, and how.
+/// The configuration of a [`Consumer`].
+///
+/// # Examples
+/// ```
+/// use mqueue::client::ConsumerConfig;
+///
+/// let config = ConsumerConfig::new("foo".parse()?, "archive".parse()?)
+///     .with_nsqd("127.0.0.1:4150".parse()?)
+///     .with_max_in_flight(50);
+/// assert_eq!((config.nsqd.len(), config.flow.max_in_flight), (1, 50));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ConsumerConfig {
     /// The topic.
     pub topic: TopicName,
-    /// Its channel. Both are created by subscribing.
+    /// The channel of the topic. Subscribing creates both.
     pub channel: ChannelName,
-    /// The nsqds to connect to.
+    /// The nsqds to connect to. Default: none.
     pub nsqd: Vec<Address>,
-    /// The nsqlookupds to ask for more nsqds.
+    /// The nsqlookupds to ask for nsqds that have the topic. Default: none.
     #[cfg(feature = "lookup")]
     pub lookupd: Vec<Lookupd>,
-    /// How often they are asked, give or take a third.
+    /// The interval between lookups at nsqlookupd, varied at random by up to 30 %. Default: 60 s.
     #[cfg(feature = "lookup")]
     pub lookupd_poll_interval: Duration,
-    /// How connections are made.
+    /// Settings of the connections.
     pub connect: ConnectConfig,
-    /// Who speaks with nsqd.
-    pub driver: Driver,
-    /// How many messages may be in flight, and when to back off.
+    /// The implementation of NSQ's protocol.
+    pub backend: ClientBackend,
+    /// The maximum of messages in flight, and backoff. Default: 200 messages, pauses of 1 s to 60 s.
     pub flow: FlowConfig,
-    /// What was given back untried; consumers that follow one another share it.
+    /// Counts of deliveries that were requeued untried. Give a clone to a consumer that follows
+    /// this one in the same process.
     pub given_back: GivenBack,
 }
 
 impl ConsumerConfig {
-    /// The defaults for this topic and channel; addresses are to be added.
+    /// The defaults for this topic and channel. At least one nsqd or nsqlookupd has to be added.
     pub fn new(topic: TopicName, channel: ChannelName) -> Self {
         Self {
             topic,
@@ -78,7 +92,7 @@ impl ConsumerConfig {
             #[cfg(feature = "lookup")]
             lookupd_poll_interval: Duration::from_secs(60),
             connect: ConnectConfig::default(),
-            driver: Driver::default(),
+            backend: ClientBackend::default(),
             flow: FlowConfig {
                 max_in_flight: 200,
                 first_backoff: Duration::from_secs(1),
@@ -87,64 +101,142 @@ impl ConsumerConfig {
             given_back: GivenBack::default(),
         }
     }
+
+    /// Adds an nsqd to connect to.
+    #[must_use]
+    pub fn with_nsqd(mut self, address: Address) -> Self {
+        self.nsqd.push(address);
+        self
+    }
+
+    /// Adds an nsqlookupd to ask for nsqds that have the topic.
+    #[cfg(feature = "lookup")]
+    #[must_use]
+    pub fn with_lookupd(mut self, lookupd: Lookupd) -> Self {
+        self.lookupd.push(lookupd);
+        self
+    }
+
+    /// Sets the interval between lookups at nsqlookupd.
+    #[cfg(feature = "lookup")]
+    #[must_use]
+    pub fn with_lookupd_poll_interval(mut self, interval: Duration) -> Self {
+        self.lookupd_poll_interval = interval;
+        self
+    }
+
+    /// Sets the settings of the connections.
+    #[must_use]
+    pub fn with_connect(mut self, connect: ConnectConfig) -> Self {
+        self.connect = connect;
+        self
+    }
+
+    /// Sets the implementation of NSQ's protocol.
+    #[must_use]
+    pub fn with_backend(mut self, backend: ClientBackend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// Sets the maximum of messages in flight on all connections together.
+    #[must_use]
+    pub fn with_max_in_flight(mut self, max_in_flight: u32) -> Self {
+        self.flow.max_in_flight = max_in_flight;
+        self
+    }
+
+    /// Sets the first and the longest pause after failures; a longest pause of zero disables backoff.
+    #[must_use]
+    pub fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
+        (self.flow.first_backoff, self.flow.max_backoff) = (first, longest);
+        self
+    }
 }
 
-/// How a consumer is doing.
+/// The state of a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Health {
     /// Subscribed connections.
     pub connected: usize,
-    /// nsqds that there should be connections to.
+    /// nsqds that the consumer is configured to use or has discovered.
     pub known: usize,
     /// Messages in flight.
     pub in_flight: u32,
-    /// Few or no messages are taken, because handlers failed.
+    /// Backoff: at most one message is in flight at a time, because handlers failed.
     pub backing_off: bool,
-    /// No messages are taken for a while, because handlers failed.
+    /// Backoff pause: no messages are taken, because handlers failed.
     pub paused: bool,
 }
 
-/// Receives a channel's messages. Dropping it gives back what was not answered; [`stop`](Self::stop), and then
-/// [`recv`](Self::recv) to the end, do so in order.
+/// A consumer of a channel, on one or several nsqds.
+///
+/// Dropping a consumer requeues unanswered messages. For an orderly end call [`stop`](Self::stop)
+/// and then [`recv`](Self::recv) until it returns `None`. A `mqueue::worker::Worker` does
+/// so, and runs a handler for each message. A consumer is a [`Stream`], too.
+///
+/// # Examples
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use mqueue::client::{Consumer, ConsumerConfig};
+///
+/// let config = ConsumerConfig::new("foo".parse()?, "archive".parse()?)
+///     .with_nsqd("127.0.0.1:4150".parse()?)
+///     .with_max_in_flight(50);
+/// let mut consumer = Consumer::connect(config).await?;
+/// while let Some(delivery) = consumer.recv().await {
+///     println!("{} bytes", delivery.message().body.len());
+///     delivery.finish();
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Consumer {
-    hub: Arc<Hub>,
+    shared: Arc<ConsumerShared>,
     arriving: mpsc::UnboundedReceiver<Vec<Delivery>>,
     ready: VecDeque<Delivery>,
 }
 
 impl Consumer {
-    /// Connects and subscribes. Succeeds if one nsqd given by address could be had, or one nsqlookupd; whatever else there is
-    /// is tried until it answers. Fails with the first error otherwise.
+    /// Connects and subscribes; creates the topic and the channel if they do not exist. One
+    /// reachable nsqd or nsqlookupd is enough; the others are retried in the background.
+    ///
+    /// # Errors
+    /// The first error, if no configured nsqd and no nsqlookupd is reachable, and
+    /// [`Error::NoAddress`] if none is configured.
     pub async fn connect(config: ConsumerConfig) -> Result<Self, Error> {
-        let found = look_up(&config).await;
+        let found = ask_lookupds(&config).await;
         if config.nsqd.is_empty() && found.is_none() {
             return Err(Error::NoAddress);
         }
         let (sender, arriving) = mpsc::unbounded_channel();
-        let mut config = as_its_driver_can(config);
+        let mut config = adapt_to_backend(config);
         config.connect.identify.give_back = true;
-        let hub = Arc::new(Hub::new(config, sender.downgrade()));
-        let config = &hub.config;
-        let tries = join_all(config.nsqd.iter().map(|address| first(&hub, address))).await;
+        let shared = Arc::new(ConsumerShared::new(config, sender.downgrade()));
+        let config = &shared.config;
+        let tries = join_all(config.nsqd.iter().map(|address| first_connection(&shared, address))).await;
         if tries.iter().all(Result::is_err) && !matches!(found, Some(Ok(_))) {
             let lookup = found.and_then(Result::err);
             return Err(tries.into_iter().find_map(Result::err).or(lookup).unwrap_or(Error::NoAddress));
         }
         for (address, connection) in config.nsqd.iter().zip(tries) {
-            hub.want(address);
-            hub.tasks.spawn(link(hub.clone(), address.clone(), connection, sender.clone()));
+            shared.ensure_link(address);
+            shared.tasks.spawn(run_link(shared.clone(), address.clone(), connection, sender.clone()));
         }
         #[cfg(feature = "lookup")]
         if let Some(found) = found {
-            hub.tasks.spawn(discovery::run(hub.clone(), found, sender));
+            shared.tasks.spawn(discovery::run(shared.clone(), found, sender));
         }
-        hub.tasks.close();
-        Ok(Self { hub, arriving, ready: VecDeque::new() })
+        shared.tasks.close();
+        Ok(Self { shared, arriving, ready: VecDeque::new() })
     }
 
-    /// The next message; `None` when the consumer was stopped and every connection is closed, which is after every message has been
-    /// answered. Cancel-safe.
+    /// The next message; `None` once the consumer is stopped, every message is answered and every
+    /// connection is closed.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: no message is lost if the future is dropped.
     pub async fn recv(&mut self) -> Option<Delivery> {
         while self.ready.is_empty() {
             self.ready.extend(self.arriving.recv().await?);
@@ -152,8 +244,11 @@ impl Consumer {
         self.ready.pop_front()
     }
 
-    /// At the most `most` messages that have arrived, waiting for the first; empty in the end, as [`recv`](Self::recv).
-    /// Cancel-safe.
+    /// Waits for a message and returns it with others that have arrived, at most `most`; empty
+    /// where [`recv`](Self::recv) returns `None`.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe, as [`recv`](Self::recv).
     pub async fn recv_many(&mut self, most: usize) -> Vec<Delivery> {
         let Some(first) = self.recv().await else { return Vec::new() };
         while self.ready.len() + 1 < most {
@@ -166,39 +261,39 @@ impl Consumer {
         std::iter::once(first).chain(self.ready.drain(..more)).collect()
     }
 
-    /// Changes how many messages may be in flight on all connections together, from now on.
+    /// Sets the maximum of messages in flight on all connections together.
     pub fn set_max_in_flight(&self, max_in_flight: u32) {
         self.control().set_max_in_flight(max_in_flight);
     }
 
-    /// A way to steer it from elsewhere, while [`recv`](Self::recv) waits.
+    /// A handle that controls the consumer from elsewhere, while [`recv`](Self::recv) waits.
     pub fn control(&self) -> Control {
-        Control(self.hub.clone())
+        Control(self.shared.clone())
     }
 
-    /// Asks nsqd for no more messages (RDY 0, CLS). What has arrived or is on its way is still delivered.
+    /// Asks nsqd for no more messages (RDY 0, CLS). Messages in flight are still delivered.
     pub fn stop(&self) {
-        self.hub.stop();
+        self.shared.stop();
     }
 
     /// The topic that is consumed.
     pub fn topic(&self) -> &TopicName {
-        &self.hub.config.topic
+        &self.shared.config.topic
     }
 
     /// The channel that is consumed.
     pub fn channel(&self) -> &ChannelName {
-        &self.hub.config.channel
+        &self.shared.config.channel
     }
 
-    /// How many messages may be in flight by the settings.
+    /// The configured maximum of messages in flight.
     pub fn max_in_flight(&self) -> u32 {
-        self.hub.config.flow.max_in_flight
+        self.shared.config.flow.max_in_flight
     }
 
-    /// How it is doing now.
+    /// The consumer's current state.
     pub fn health(&self) -> Health {
-        self.hub.health()
+        self.shared.health()
     }
 }
 
@@ -217,93 +312,98 @@ impl Stream for Consumer {
     }
 }
 
-/// What the nsqlookupds know; `None` if there are none.
+/// Asks the nsqlookupds; `None` if there are none.
 #[cfg(feature = "lookup")]
-async fn look_up(config: &ConsumerConfig) -> Option<Result<discovery::Found, Error>> {
+async fn ask_lookupds(config: &ConsumerConfig) -> Option<Result<discovery::DiscoveredNsqds, Error>> {
     let asked = discovery::ask(&config.lookupd, &config.topic);
     if config.lookupd.is_empty() { None } else { Some(asked.await.map_err(Error::from)) }
 }
 
-/// There are no nsqlookupds.
+/// Without the feature `lookup` there are no nsqlookupds.
 #[cfg(not(feature = "lookup"))]
-async fn look_up(_: &ConsumerConfig) -> Option<Result<std::convert::Infallible, Error>> {
+async fn ask_lookupds(_: &ConsumerConfig) -> Option<Result<std::convert::Infallible, Error>> {
     None
 }
 
-/// Steers a [`Consumer`] from elsewhere. Cheap to clone; it outlives the consumer, and then does nothing.
+/// A handle that controls a [`Consumer`] from elsewhere. Cheap to clone. It may outlive the
+/// consumer, and then does nothing.
 #[derive(Debug, Clone)]
-pub struct Control(Arc<Hub>);
+pub struct Control(Arc<ConsumerShared>);
 
 impl Control {
-    /// As [`Consumer::set_max_in_flight`].
+    /// See [`Consumer::set_max_in_flight`].
     pub fn set_max_in_flight(&self, max_in_flight: u32) {
         self.0.update(|flow, now| flow.set_max_in_flight(max_in_flight, now));
     }
 
-    /// As [`Consumer::stop`].
+    /// See [`Consumer::stop`].
     pub fn stop(&self) {
         self.0.stop();
     }
 
-    /// As [`Consumer::health`].
+    /// See [`Consumer::health`].
     pub fn health(&self) -> Health {
         self.0.health()
     }
 
-    /// Takes the messages of this channel in another topic, too, at this nsqd, as if they were the consumer's own: until the consumer
-    /// stops, the connection ends, or [`leave`](Self::leave). Nothing if it does so already.
-    pub fn also(&self, topic: &TopicName, nsqd: &Address) {
-        also::start(&self.0, topic, nsqd);
+    /// Subscribes to this channel in another topic at this nsqd, too, and delivers its messages as
+    /// the consumer's own: until the consumer stops, the connection ends, or
+    /// [`unsubscribe`](Self::unsubscribe). Does nothing if subscribed already.
+    pub fn subscribe_also(&self, topic: &TopicName, nsqd: &Address) {
+        other_topics::start(&self.0, topic, nsqd);
     }
 
-    /// Takes no more messages of that topic there. What has arrived or is on its way is still delivered.
-    pub fn leave(&self, topic: &TopicName, nsqd: &Address) {
-        self.0.also.leave(topic, nsqd);
+    /// Ends the subscription to that topic at this nsqd. Messages that are in flight are still
+    /// delivered.
+    pub fn unsubscribe(&self, topic: &TopicName, nsqd: &Address) {
+        self.0.other_topics.unsubscribe(topic, nsqd);
     }
 
-    /// Done when the consumer stops.
+    /// Waits until the consumer stops.
     pub async fn stopping(&self) {
         self.0.stopping.cancelled().await;
     }
 }
 
-/// tokio-nsq's RDY cannot be lowered: for it there are no pauses, and none to wait for.
-fn as_its_driver_can(config: ConsumerConfig) -> ConsumerConfig {
-    match config.driver {
-        Driver::Own => config,
+/// Adapts the configuration to the backend: tokio-nsq's RDY cannot be lowered, so it has no
+/// backoff.
+fn adapt_to_backend(config: ConsumerConfig) -> ConsumerConfig {
+    match config.backend {
+        ClientBackend::Own => config,
         #[cfg(feature = "tokio-nsq")]
-        Driver::TokioNsq => {
+        ClientBackend::TokioNsq => {
             let flow = FlowConfig { max_backoff: Duration::ZERO, ..config.flow };
             ConsumerConfig { flow, ..config }
         }
     }
 }
 
-/// The first connection to `address`. tokio-nsq makes its own: for it, this one only shows that it can.
-async fn first(hub: &Hub, address: &Address) -> Result<Connection, Error> {
-    match hub.config.driver {
-        Driver::Own => link::subscribe(hub, &hub.config.topic, address).await,
+/// The first connection to `address`. tokio-nsq makes its own connections; for it, this one only
+/// tests the address.
+async fn first_connection(shared: &ConsumerShared, address: &Address) -> Result<Connection, Error> {
+    match shared.config.backend {
+        ClientBackend::Own => link::subscribe(shared, &shared.config.topic, address).await,
         #[cfg(feature = "tokio-nsq")]
-        Driver::TokioNsq => Connection::open(address, &hub.config.connect).await,
+        ClientBackend::TokioNsq => Connection::open(address, &shared.config.connect).await,
     }
 }
 
-/// Keeps a subscription, by whoever is to speak with nsqd.
-async fn link(
-    hub: Arc<Hub>,
+/// Keeps a subscription with the configured backend.
+async fn run_link(
+    shared: Arc<ConsumerShared>,
     address: Address,
     first: Result<Connection, Error>,
     sender: mpsc::UnboundedSender<Vec<Delivery>>,
 ) {
-    match hub.config.driver {
-        Driver::Own => link::run(hub, address, first, sender).await,
+    match shared.config.backend {
+        ClientBackend::Own => link::run(shared, address, first, sender).await,
         #[cfg(feature = "tokio-nsq")]
-        Driver::TokioNsq => foreign::run(hub, address, sender).await,
+        ClientBackend::TokioNsq => tokio_nsq::run(shared, address, sender).await,
     }
 }
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        self.hub.stop();
+        self.shared.stop();
     }
 }

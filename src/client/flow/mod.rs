@@ -1,10 +1,13 @@
-//! How many messages each connection may have in flight: RDY, shared out. Pure: time comes in as an argument.
+//! RDY for each connection: how many messages it may have in flight. Pure: time comes in as an
+//! argument.
 //!
-//! **RDY follows the traffic.** nsqd holds a message back, for up to 250 ms, while its client is ready for more. So a quiet
-//! connection gets room for one message beyond those in flight: nsqd then sends each at once. When messages come back to
-//! back the room grows with them, up to all there is; when they cease, it falls back to one, and that RDY makes nsqd send
-//! what it holds. Messages that come at a pace between the two are told apart by trying room for two: they may be published at that pace, or
-//! be waiting in an nsqd, behind a line, or on a machine that has more to do than when the client connected.
+//! **RDY follows the traffic.** nsqd holds a message back, for up to 250 ms, while its client is
+//! ready for more. So a quiet connection gets room for one message beyond those in flight: nsqd
+//! then sends each message at once. While messages arrive back to back, the room grows with them,
+//! up to all there is; when they cease, it falls back to one, and that RDY makes nsqd send the
+//! messages it holds back. Messages at a pace between the two are tested with room for two: they
+//! may be published at that pace, or queued in nsqd, on the network, or on a machine that is busier
+//! than when the client connected.
 //!
 //! ```text
 //!  room:   1 ──back to back──▶ 2 ─▶ 4 ─▶ … ─▶ all that is free
@@ -12,14 +15,14 @@
 //!          └────── nothing for a moment ───────┘
 //! ```
 //!
-//! **The room is shared.** In flight and room together never exceed `max_in_flight` (but for what was on its way when RDY was
-//! lowered). Every connection gets one first, and the busy ones share the rest. Where there is less room than connections, they take
-//! turns.
+//! **The room is shared.** Messages in flight and room together never exceed `max_in_flight`
+//! (except for messages already sent when RDY was lowered). Every connection gets room for one
+//! first, and busy connections share the rest. With less room than connections, they take turns.
 //!
-//! **Backoff.** When handlers fail one after the other, all stop for a while, then one message is tried: if it succeeds all go
-//! on, if it fails they stop for longer.
+//! **Backoff.** When handlers fail one after the other, all connections pause, then one message is
+//! tried: if it succeeds, all resume; if it fails, the next pause is longer.
 
-mod lane;
+mod connection_flow;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -28,39 +31,56 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use self::lane::Lane;
+use self::connection_flow::ConnectionFlow;
 use crate::backoff::Backoff;
 
-/// Failures without a success between them from which on the consumer backs off. A single message that fails stops nobody.
-const FAILURES: u32 = 2;
-/// How long a connection keeps its turn where there is less room than connections, and none of them has had a message lately.
+/// The number of failures without a success after which the consumer backs off. A single failing
+/// message stops nothing.
+const BACKOFF_AFTER: u32 = 2;
+/// The length of a connection's turn if there is less room than connections, and none of them has
+/// had a message lately.
 const TURN: Duration = Duration::from_millis(200);
 
-/// Names a connection within a [`Flow`].
+/// The id of a connection within a [`Flow`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
-/// A flow's settings.
+/// The configuration of a [`Flow`].
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct FlowConfig {
-    /// Messages in flight on all connections together.
+    /// The maximum of messages in flight on all connections together.
     pub max_in_flight: u32,
-    /// The first pause after failures.
+    /// The first pause after failures. Each further pause is twice as long.
     pub first_backoff: Duration,
-    /// The longest pause; zero for none at all.
+    /// The longest pause; zero disables backoff.
     pub max_backoff: Duration,
 }
 
-/// Whether handlers do well.
+impl FlowConfig {
+    /// At most `max_in_flight` messages in flight, and no backoff.
+    pub fn new(max_in_flight: u32) -> Self {
+        Self { max_in_flight, first_backoff: Duration::ZERO, max_backoff: Duration::ZERO }
+    }
+
+    /// Sets the first and the longest pause after failures; a longest pause of zero disables backoff.
+    #[must_use]
+    pub fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
+        (self.first_backoff, self.max_backoff) = (first, longest);
+        self
+    }
+}
+
+/// The state of the backoff.
 #[derive(Debug)]
-enum Pressure {
-    /// They do.
+enum BackoffState {
+    /// Handlers succeed.
     Open,
-    /// They fail: nothing is taken until then.
+    /// Handlers fail: no messages are taken until this time.
     Paused(Instant),
-    /// One message is tried.
+    /// One message is taken to test the handlers.
     Probing,
-    /// The consumer stops: nothing is taken any more.
+    /// The consumer stops: no more messages are taken.
     Stopped,
 }
 
@@ -71,15 +91,15 @@ enum Pressure {
 #[derive(Debug)]
 pub struct Flow {
     max_in_flight: u32,
-    lanes: BTreeMap<ConnectionId, Lane>,
-    pressure: Pressure,
+    connections: BTreeMap<ConnectionId, ConnectionFlow>,
+    backoff_state: BackoffState,
     failures: u32,
     backoff: Option<Backoff>,
-    /// The connection that is served first where there is not enough for all.
+    /// The connection that is served first if there is not enough room for all.
     turn: ConnectionId,
-    /// When the turn passes on; `None` while there is enough for all.
+    /// The end of the current turn; `None` while there is enough room for all.
     turn_ends: Option<Instant>,
-    /// Turns that ended without a message, since the last message.
+    /// The number of turns that ended without a message since the last message.
     empty_turns: usize,
     changed: Vec<ConnectionId>,
 }
@@ -90,8 +110,8 @@ impl Flow {
         let first = config.first_backoff.min(config.max_backoff);
         Self {
             max_in_flight: config.max_in_flight,
-            lanes: BTreeMap::new(),
-            pressure: Pressure::Open,
+            connections: BTreeMap::new(),
+            backoff_state: BackoffState::Open,
             failures: 0,
             backoff: (!first.is_zero()).then(|| Backoff::new(first, config.max_backoff, rng)),
             turn: ConnectionId(0),
@@ -101,22 +121,23 @@ impl Flow {
         }
     }
 
-    /// A connection is subscribed: it takes RDY up to `max_rdy`, and answers within `round_trip`.
+    /// Adds a subscribed connection, which accepts RDY up to `max_rdy` and answers within
+    /// `round_trip`.
     pub fn joined(&mut self, id: ConnectionId, max_rdy: u32, round_trip: Duration, now: Instant) {
-        self.lanes.insert(id, Lane::new(max_rdy, round_trip));
+        self.connections.insert(id, ConnectionFlow::new(max_rdy, round_trip));
         self.share(now);
     }
 
-    /// A connection ended, and what was in flight on it with it.
+    /// Removes an ended connection together with its messages in flight.
     pub fn left(&mut self, id: ConnectionId, now: Instant) {
-        self.lanes.remove(&id);
+        self.connections.remove(&id);
         self.share(now);
     }
 
-    /// Messages arrived.
+    /// Registers received messages.
     pub fn received(&mut self, id: ConnectionId, count: u32, now: Instant) {
-        if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.received(count, now);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.received(count, now);
             self.empty_turns = 0;
             if self.turn_ends.is_some() {
                 self.pass_turn(now);
@@ -125,34 +146,35 @@ impl Flow {
         self.share(now);
     }
 
-    /// Messages were answered: `done` well, `failed` to be tried again, `released` without having been tried.
+    /// Registers answered messages: `done` successfully, `failed` to be retried, `released` without
+    /// having been tried.
     pub fn answered(&mut self, id: ConnectionId, done: u32, failed: u32, released: u32, now: Instant) {
-        if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.in_flight = lane.in_flight.saturating_sub(done + failed + released);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.in_flight = connection.in_flight.saturating_sub(done + failed + released);
         }
-        self.judge(done, failed, now);
+        self.update_backoff(done, failed, now);
         self.share(now);
     }
 
-    /// Changes how many messages may be in flight on all connections together.
+    /// Sets the maximum of messages in flight on all connections together.
     pub fn set_max_in_flight(&mut self, max_in_flight: u32, now: Instant) {
         self.max_in_flight = max_in_flight;
         self.share(now);
     }
 
-    /// Takes no more messages, for good.
+    /// Stops the flow: no more messages are taken.
     pub fn stop(&mut self, now: Instant) {
-        self.pressure = Pressure::Stopped;
+        self.backoff_state = BackoffState::Stopped;
         self.share(now);
     }
 
-    /// Lets pass what is due; to be called at [`due`](Self::due), harmless at any other time.
+    /// Handles what is due. Call it at [`due`](Self::due); any other time is harmless.
     pub fn tick(&mut self, now: Instant) {
-        if matches!(self.pressure, Pressure::Paused(until) if until <= now) {
-            self.pressure = Pressure::Probing;
+        if matches!(self.backoff_state, BackoffState::Paused(until) if until <= now) {
+            self.backoff_state = BackoffState::Probing;
         }
-        for lane in self.lanes.values_mut() {
-            lane.tick(now);
+        for connection in self.connections.values_mut() {
+            connection.tick(now);
         }
         if self.turn_ends.is_some_and(|end| end <= now) {
             self.empty_turns = self.empty_turns.saturating_add(1);
@@ -161,85 +183,86 @@ impl Flow {
         self.share(now);
     }
 
-    /// When [`tick`](Self::tick) is wanted next.
+    /// The time of the next [`tick`](Self::tick).
     pub fn due(&self) -> Option<Instant> {
-        let pause = match self.pressure {
-            Pressure::Paused(until) => Some(until),
-            Pressure::Open | Pressure::Probing | Pressure::Stopped => None,
+        let pause = match self.backoff_state {
+            BackoffState::Paused(until) => Some(until),
+            BackoffState::Open | BackoffState::Probing | BackoffState::Stopped => None,
         };
-        self.lanes.values().filter_map(Lane::due).chain(pause).chain(self.turn_ends).min()
+        self.connections.values().filter_map(ConnectionFlow::due).chain(pause).chain(self.turn_ends).min()
     }
 
-    /// The RDY that this connection should have.
+    /// The RDY for this connection.
     pub fn rdy(&self, id: ConnectionId) -> u32 {
-        self.lanes.get(&id).map_or(0, |lane| lane.rdy)
+        self.connections.get(&id).map_or(0, |connection| connection.rdy)
     }
 
-    /// The connections whose RDY has changed since this was asked last.
+    /// The connections whose RDY has changed since the last call.
     pub fn take_changed(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.changed)
     }
 
-    /// How many connections there are.
+    /// The number of connections.
     pub fn connections(&self) -> usize {
-        self.lanes.len()
+        self.connections.len()
     }
 
-    /// Messages in flight on all connections.
+    /// The number of messages in flight on all connections.
     pub fn in_flight(&self) -> u32 {
-        self.lanes.values().map(|lane| lane.in_flight).sum()
+        self.connections.values().map(|connection| connection.in_flight).sum()
     }
 
-    /// True while nothing or just one message is taken because handlers failed.
+    /// True while at most one message is taken because handlers failed.
     pub fn is_backing_off(&self) -> bool {
-        matches!(self.pressure, Pressure::Paused(_) | Pressure::Probing)
+        matches!(self.backoff_state, BackoffState::Paused(_) | BackoffState::Probing)
     }
 
-    /// For how long nothing more is taken because handlers failed; `None` if that is not so.
+    /// The rest of the backoff pause; `None` outside a pause.
     pub fn pause(&self, now: Instant) -> Option<Duration> {
-        match self.pressure {
-            Pressure::Paused(until) => Some(until.saturating_duration_since(now)),
-            Pressure::Open | Pressure::Probing | Pressure::Stopped => None,
+        match self.backoff_state {
+            BackoffState::Paused(until) => Some(until.saturating_duration_since(now)),
+            BackoffState::Open | BackoffState::Probing | BackoffState::Stopped => None,
         }
     }
 
-    /// True while nothing is taken because handlers failed.
+    /// True during a backoff pause.
     pub fn is_paused(&self) -> bool {
-        matches!(self.pressure, Pressure::Paused(_))
+        matches!(self.backoff_state, BackoffState::Paused(_))
     }
 
-    /// Opens, pauses or probes, by what became of the last messages.
-    fn judge(&mut self, done: u32, failed: u32, now: Instant) {
+    /// Opens, pauses or probes according to the last results.
+    fn update_backoff(&mut self, done: u32, failed: u32, now: Instant) {
         let Some(backoff) = &mut self.backoff else { return };
         if done > 0 {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(failed);
-        let fails = match self.pressure {
-            Pressure::Open => self.failures >= FAILURES,
-            Pressure::Probing => failed > 0,
-            Pressure::Paused(_) | Pressure::Stopped => return,
+        let fails = match self.backoff_state {
+            BackoffState::Open => self.failures >= BACKOFF_AFTER,
+            BackoffState::Probing => failed > 0,
+            BackoffState::Paused(_) | BackoffState::Stopped => return,
         };
         if fails {
-            self.pressure = Pressure::Paused(now + backoff.next().unwrap_or_default());
+            self.backoff_state = BackoffState::Paused(now + backoff.next().unwrap_or_default());
         } else if done > 0 {
-            self.pressure = Pressure::Open;
+            self.backoff_state = BackoffState::Open;
             backoff.reset();
         }
     }
 
-    /// Shares the free room out: one to each connection, in turn, then the rest among those that want more.
+    /// Shares the free room: one message for each connection, in turn, then the rest among those
+    /// that want more.
     fn share(&mut self, now: Instant) {
-        let most = match self.pressure {
-            Pressure::Open => self.max_in_flight,
-            Pressure::Probing => self.max_in_flight.min(1),
-            Pressure::Paused(_) | Pressure::Stopped => 0,
+        let most = match self.backoff_state {
+            BackoffState::Open => self.max_in_flight,
+            BackoffState::Probing => self.max_in_flight.min(1),
+            BackoffState::Paused(_) | BackoffState::Stopped => 0,
         };
         let mut free = most.saturating_sub(self.in_flight());
-        let mut grants: Vec<(ConnectionId, u32, u32)> = Vec::with_capacity(self.lanes.len());
+        let mut grants: Vec<(ConnectionId, u32, u32)> = Vec::with_capacity(self.connections.len());
         let turn = self.turn;
-        for (id, lane) in self.lanes.range(turn..).chain(self.lanes.range(..turn)) {
-            let (want, one) = (lane.want(), lane.want().min(1).min(free));
+        for (id, connection) in self.connections.range(turn..).chain(self.connections.range(..turn)) {
+            let (want, one) = (connection.want(), connection.want().min(1).min(free));
             free -= one;
             grants.push((*id, one, want - one));
         }
@@ -255,8 +278,8 @@ impl Flow {
             }
         }
         for (id, granted, _) in grants {
-            let lane = self.lanes.get_mut(&id).expect("the grants were made from the lanes");
-            if lane.grant(granted, most == 0, now) {
+            let connection = self.connections.get_mut(&id).expect("the grants were made from the connections");
+            if connection.grant(granted, most == 0, now) {
                 self.changed.push(id);
             }
         }
@@ -265,15 +288,16 @@ impl Flow {
 
     fn pass_turn(&mut self, now: Instant) {
         let after = ConnectionId(self.turn.0 + 1);
-        let next = self.lanes.range(after..).next().or_else(|| self.lanes.iter().next());
+        let next = self.connections.range(after..).next().or_else(|| self.connections.iter().next());
         self.turn = next.map_or(after, |(id, _)| *id);
         self.turn_ends = Some(now + self.turn_length());
     }
 
-    /// While one of them has messages, those that have none are only asked: an answer's time is enough for that.
+    /// The length of a turn. While some connection has messages, an empty connection's turn lasts
+    /// only as long as nsqd needs to answer.
     fn turn_length(&self) -> Duration {
-        match self.lanes.get(&self.turn) {
-            Some(lane) if self.empty_turns < self.lanes.len() => lane.patience().min(TURN),
+        match self.connections.get(&self.turn) {
+            Some(connection) if self.empty_turns < self.connections.len() => connection.patience().min(TURN),
             Some(_) | None => TURN,
         }
     }

@@ -1,4 +1,4 @@
-//! The flow against a model of nsqd, over lines with random delays.
+//! Tests of the flow against a model of nsqd, over connections with random delays.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -8,7 +8,7 @@ fn id(n: u64) -> ConnectionId {
     ConnectionId(n)
 }
 
-/// Messages that fill nsqd's output buffer, which nsqd then flushes.
+/// The number of messages that fill nsqd's output buffer, which nsqd then flushes.
 const BUFFER: usize = 64;
 const OUTPUT_BUFFER_TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -18,7 +18,7 @@ enum Event {
         finished: u32,
         rdy: Option<u32>,
     },
-    /// Messages, by the time of their publishing.
+    /// Messages, each with its publish time.
     ToClient(Vec<Instant>),
     Publish,
     OutputBufferTimeout,
@@ -40,12 +40,12 @@ struct Model {
     in_flight: u32,
     queue: VecDeque<Instant>,
     buffer: Vec<Instant>,
-    /// The time from publishing to receiving, of each message.
+    /// The latency of each message from publishing to receiving.
     latencies: Vec<Duration>,
 }
 
 impl Model {
-    /// `round_trip` is what the client measured when it connected.
+    /// `round_trip` is the time that the client measured at its connect.
     fn new(seed: u64, max_in_flight: u32, round_trip: Duration, delay: Delay) -> Self {
         let config = FlowConfig { max_in_flight, first_backoff: Duration::ZERO, max_backoff: Duration::ZERO };
         let now = Instant::now();
@@ -162,13 +162,13 @@ fn micros(range: std::ops::Range<u64>, rng: &mut fastrand::Rng) -> Duration {
     Duration::from_micros(rng.u64(range))
 }
 
-/// The line as it was when the client connected, and one on a machine or net that has much to do since.
+/// The network at the client's connect, and a network or machine that has become busy since.
 const ROUND_TRIP: Duration = Duration::from_micros(150);
 const FREE: Delay = |rng| micros(40..100, rng);
 const LOADED: Delay = |rng| micros(500..3_000, rng);
 const MAX_IN_FLIGHT: u32 = 200;
 
-/// Messages a second out of a backlog.
+/// The rate of consuming a backlog, in messages per second.
 fn rate(seed: u64, delay: Delay) -> usize {
     const SECONDS: u32 = 3;
     let mut model = Model::new(seed, MAX_IN_FLIGHT, ROUND_TRIP, delay);
@@ -177,9 +177,10 @@ fn rate(seed: u64, delay: Delay) -> usize {
     model.latencies.len() / SECONDS as usize
 }
 
-/// Each line with the least messages a second, about half of what `MAX_IN_FLIGHT` in each round trip would be.
+/// The networks, each with the least rate in messages per second: about half of `MAX_IN_FLIGHT`
+/// messages in each round trip.
 #[test]
-fn a_backlog_is_taken_with_all_the_room_over_a_line_that_became_slow() {
+fn a_backlog_is_consumed_with_full_rdy_on_a_network_that_became_slow() {
     let lines: [(Delay, usize); 4] = [
         (LOADED, 28_000),
         (|rng| micros(2_000..6_000, rng), 12_000),
@@ -194,7 +195,7 @@ fn a_backlog_is_taken_with_all_the_room_over_a_line_that_became_slow() {
     }
 }
 
-/// The latencies, from the shortest to the longest, of messages that are published for a while.
+/// The sorted latencies of messages that are published for a while.
 fn latencies(seed: u64, delay: Delay, interval: fn(&mut fastrand::Rng) -> Duration) -> Vec<Duration> {
     let mut model = Model::new(seed, MAX_IN_FLIGHT, ROUND_TRIP, delay);
     model.run(Duration::from_secs(20), interval);
@@ -207,7 +208,7 @@ fn exponential(mean: f64, rng: &mut fastrand::Rng) -> Duration {
 }
 
 #[test]
-fn messages_published_one_by_one_are_seldom_held_back() {
+fn messages_published_one_by_one_are_rarely_held_back() {
     let paces: [fn(&mut fastrand::Rng) -> Duration; 4] = [
         |rng| micros(800..1_200, rng),
         |rng| micros(2_500..3_500, rng),
@@ -221,13 +222,13 @@ fn messages_published_one_by_one_are_seldom_held_back() {
             let context = || format!("pace {pace}, seed {seed}");
             assert!(of(0.95) < 2 * ROUND_TRIP, "{:?}, {}", of(0.95), context());
             assert!(of(0.99) < Duration::from_millis(3), "{:?}, {}", of(0.99), context());
-            assert!(of(0.9999) < 2 * lane::LONGEST_WAIT, "{:?}, {}", of(0.9999), context());
+            assert!(of(0.9999) < 2 * connection_flow::LONGEST_WAIT, "{:?}, {}", of(0.9999), context());
         }
     }
 }
 
 #[test]
-fn messages_published_faster_than_one_in_a_slow_round_trip_do_not_pile_up() {
+fn messages_published_faster_than_one_per_slow_round_trip_do_not_queue_up() {
     for seed in 0..3 {
         let latencies = latencies(seed, LOADED, |rng| exponential(0.001, rng));
         let longest = *latencies.last().unwrap();

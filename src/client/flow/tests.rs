@@ -1,4 +1,4 @@
-//! The flow with a fake clock: what it promises, and its invariants under random operations.
+//! Tests of the flow with a fake clock, and of its invariants under random operations.
 
 use super::*;
 
@@ -36,7 +36,8 @@ impl World {
         self.now = end;
     }
 
-    /// Messages come as long as RDY lets them, each `gap` after the one before, and are answered at once.
+    /// Receives messages as long as RDY allows them, each `gap` after the one before, and answers
+    /// each at once.
     fn stream(&mut self, connection: u64, count: u32, gap: Duration) {
         for _ in 0..count {
             self.pass(gap);
@@ -46,7 +47,7 @@ impl World {
     }
 
     fn rdys(&self) -> Vec<u32> {
-        self.flow.lanes.values().map(|lane| lane.rdy).collect()
+        self.flow.connections.values().map(|connection| connection.rdy).collect()
     }
 }
 
@@ -59,7 +60,7 @@ fn a_quiet_connection_has_room_for_one() {
 }
 
 #[test]
-fn running_handlers_do_not_take_the_room_for_the_next_message() {
+fn messages_in_flight_leave_room_for_one_more() {
     let mut world = World::new(200, 1);
     for in_flight in 1..10 {
         world.pass(Duration::from_millis(20));
@@ -69,7 +70,7 @@ fn running_handlers_do_not_take_the_room_for_the_next_message() {
 }
 
 #[test]
-fn back_to_back_messages_get_all_the_room_and_lose_it_when_they_cease() {
+fn back_to_back_messages_raise_rdy_to_the_maximum_until_they_cease() {
     let mut world = World::new(200, 1);
     world.stream(0, 64, ROUND_TRIP);
     assert_eq!(world.rdys(), [200]);
@@ -77,11 +78,11 @@ fn back_to_back_messages_get_all_the_room_and_lose_it_when_they_cease() {
     assert_eq!(world.rdys(), [1], "RDY below what nsqd holds makes it send that");
 }
 
-/// Between those that come back to back and those that do not.
+/// An interval between back-to-back and late messages.
 const STEADY: Duration = Duration::from_millis(1);
 
 #[test]
-fn what_waits_in_a_slow_nsqd_gets_all_the_room() {
+fn a_backlog_in_a_slow_nsqd_raises_rdy_to_the_maximum() {
     let mut world = World::new(200, 1);
     for _ in 0..100 {
         world.pass(STEADY);
@@ -93,12 +94,12 @@ fn what_waits_in_a_slow_nsqd_gets_all_the_room() {
 }
 
 #[test]
-fn what_is_published_steadily_is_seldom_held_back() {
+fn steadily_published_messages_are_rarely_held_back() {
     const MESSAGES: u32 = 20_000;
     let mut world = World::new(200, 1);
     let (mut held, mut late) = (0, 0);
     for _ in 0..MESSAGES {
-        // as nsqd: it sends what it holds when the client is ready for no more
+        // as nsqd: held-back messages are sent when the client is ready for no more
         world.pass(STEADY);
         held += 1;
         late += u32::from(world.rdys()[0] > held);
@@ -112,7 +113,7 @@ fn what_is_published_steadily_is_seldom_held_back() {
 }
 
 #[test]
-fn a_full_window_is_no_pause() {
+fn slow_handlers_do_not_lower_rdy() {
     let mut world = World::new(100, 1);
     world.stream(0, 64, ROUND_TRIP);
     world.flow.received(id(0), 100, world.now);
@@ -123,14 +124,14 @@ fn a_full_window_is_no_pause() {
 }
 
 #[test]
-fn the_busy_one_gets_what_the_quiet_ones_leave() {
+fn a_busy_connection_gets_the_room_that_quiet_connections_leave() {
     let mut world = World::new(100, 3);
     world.stream(1, 64, ROUND_TRIP);
     assert_eq!(world.rdys(), [1, 98, 1]);
 }
 
 #[test]
-fn busy_ones_share_alike() {
+fn busy_connections_share_the_room_equally() {
     let mut world = World::new(90, 3);
     for _ in 0..64 {
         world.pass(ROUND_TRIP);
@@ -143,7 +144,7 @@ fn busy_ones_share_alike() {
 }
 
 #[test]
-fn with_less_room_than_connections_each_has_its_turn() {
+fn with_less_room_than_connections_they_take_turns() {
     let mut world = World::new(2, 5);
     let mut seen = [false; 5];
     for _ in 0..10 {
@@ -158,7 +159,7 @@ fn with_less_room_than_connections_each_has_its_turn() {
 }
 
 #[test]
-fn those_that_are_empty_do_not_hold_up_the_one_that_has_messages() {
+fn empty_connections_do_not_delay_one_that_has_messages() {
     let mut world = World::new(1, 3);
     let (start, mut handled) = (world.now, 0);
     while world.now < start + Duration::from_secs(1) {
@@ -169,7 +170,7 @@ fn those_that_are_empty_do_not_hold_up_the_one_that_has_messages() {
         world.pass(Duration::from_millis(1));
     }
     assert!(handled > 100, "{handled} messages a second");
-    // and when nothing comes any more, the turns are long again
+    // and without messages, the turns are long again
     world.pass(TURN);
     let mut changes = 0;
     for _ in 0..1000 {
@@ -181,7 +182,7 @@ fn those_that_are_empty_do_not_hold_up_the_one_that_has_messages() {
 }
 
 #[test]
-fn one_failure_stops_nobody_and_failures_in_a_row_stop_all() {
+fn one_failure_stops_nothing_and_repeated_failures_pause_all_connections() {
     let mut world = World::new(10, 2);
     let fail = |world: &mut World| {
         world.flow.received(id(0), 1, world.now);
@@ -207,7 +208,7 @@ fn one_failure_stops_nobody_and_failures_in_a_row_stop_all() {
 }
 
 #[test]
-fn messages_given_back_are_no_failures() {
+fn messages_requeued_untried_are_not_failures() {
     let mut world = World::new(10, 1);
     world.flow.received(id(0), 5, world.now);
     world.flow.answered(id(0), 0, 0, 5, world.now);
@@ -217,7 +218,7 @@ fn messages_given_back_are_no_failures() {
 
 /// Random operations; after each, every invariant of [`Flow`] must hold.
 #[test]
-fn the_invariants_hold_whatever_happens() {
+fn invariants_hold_under_random_operations() {
     for seed in 0..200 {
         random_operations(seed);
     }
@@ -229,9 +230,10 @@ fn random_operations(seed: u64) {
     let mut stopped = false;
     for step in 0..500 {
         let connection = id(rng.u64(0..6));
-        let (rdy, in_flight) = world.flow.lanes.get(&connection).map_or((0, 0), |lane| (lane.rdy, lane.in_flight));
+        let (rdy, in_flight) =
+            world.flow.connections.get(&connection).map_or((0, 0), |connection| (connection.rdy, connection.in_flight));
         match rng.u32(0..100) {
-            // as nsqd: never beyond RDY
+            // as nsqd: never above RDY
             0..40 if rdy > in_flight => world.flow.received(connection, rng.u32(1..=rdy - in_flight), world.now),
             40..75 if in_flight > 0 => {
                 let count = rng.u32(1..=in_flight);
@@ -249,17 +251,26 @@ fn random_operations(seed: u64) {
             _ => world.pass(Duration::from_micros(rng.u64(0..3_000_000) >> rng.u32(0..16))),
         }
         let context = || format!("seed {seed}, step {step}, {:?} in: {:#?}", world.now - world.start, world.flow);
-        let room: u32 = world.flow.lanes.values().map(|lane| lane.rdy.saturating_sub(lane.in_flight)).sum();
+        let room: u32 =
+            world.flow.connections.values().map(|connection| connection.rdy.saturating_sub(connection.in_flight)).sum();
         let free = world.flow.max_in_flight.saturating_sub(world.flow.in_flight());
         assert!(room <= free, "{}", context());
-        let paused = stopped || matches!(world.flow.pressure, Pressure::Paused(_));
+        let paused = stopped || matches!(world.flow.backoff_state, BackoffState::Paused(_));
         assert!(!paused || world.rdys().iter().all(|rdy| *rdy == 0), "{}", context());
-        let wants = world.flow.lanes.values().any(|lane| lane.in_flight < lane.max_rdy);
+        let wants = world.flow.connections.values().any(|connection| connection.in_flight < connection.max_rdy);
         assert!(
-            paused || matches!(world.flow.pressure, Pressure::Probing) || free == 0 || !wants || room > 0,
+            paused || matches!(world.flow.backoff_state, BackoffState::Probing) || free == 0 || !wants || room > 0,
             "{}",
             context()
         );
-        assert!(world.flow.lanes.values().all(|lane| lane.rdy <= lane.max_rdy.max(lane.in_flight)), "{}", context());
+        assert!(
+            world
+                .flow
+                .connections
+                .values()
+                .all(|connection| connection.rdy <= connection.max_rdy.max(connection.in_flight)),
+            "{}",
+            context()
+        );
     }
 }

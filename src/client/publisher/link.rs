@@ -1,7 +1,7 @@
-//! One nsqd's connection, and the task that keeps it: takes requests, writes them, matches the answers.
+//! The task that owns the connection to one nsqd: takes requests, writes them, matches the answers.
 //!
-//! nsqd answers in the order of the commands, so what is on its way is a queue. Whatever ends a connection, what it left
-//! unanswered goes back to the shared queue: nothing is lost between two lines here.
+//! nsqd answers in the order of the commands, so unanswered commands form a queue. When a
+//! connection ends, its unanswered requests return to the shared queue.
 
 use std::io;
 use std::sync::Arc;
@@ -12,34 +12,35 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::PublishError;
-use super::queue::{self, Request, Shared};
-use super::sent::Sent;
+use super::queue::{self, PublishQueue, Request};
+use super::unacknowledged::UnacknowledgedWindow;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
 use crate::client::{Address, Error};
 use crate::proto::{ErrorCode, Frame, Response, WireError};
 
 /// Keeps a connection to `address` until the publisher is closed.
-pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result<Connection, Error>) {
+pub(super) async fn run(shared: Arc<PublishQueue>, address: Address, mut first: Result<Connection, Error>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
-    // whether the log knows that there is no connection
-    let mut told;
+    // true if the log has said that the connection is lost
+    let mut logged;
     loop {
-        told = false;
+        logged = false;
         let error = match first {
             Ok(connection) => {
-                let mut link = Link { shared: &shared, connection, sent: Sent::default() };
+                let mut link =
+                    PublishLink { shared: &shared, connection, unacknowledged: UnacknowledgedWindow::default() };
                 let mut answered = false;
                 let ended = link.serve(&mut answered).await;
-                link.sent.give_back(&shared);
+                link.unacknowledged.return_requests(&shared);
                 match ended {
                     Ok(()) => return,
                     Err(error) => {
                         if answered {
                             backoff.reset();
                         }
-                        told = !is_answer(&error);
-                        match told {
+                        logged = !is_message_refusal(&error);
+                        match logged {
                             true => tracing::warn!(nsqd = %address, "connection lost: {error}"),
                             false => tracing::debug!(nsqd = %address, "connection ended after a refusal: {error}"),
                         }
@@ -52,7 +53,7 @@ pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result
                 error
             }
         };
-        shared.note(error);
+        shared.record_error(error);
         let pause = backoff.next().unwrap_or_default();
         tokio::select! {
             () = shared.closing.cancelled() => return,
@@ -62,36 +63,37 @@ pub(super) async fn run(shared: Arc<Shared>, address: Address, mut first: Result
             () = shared.closing.cancelled() => return,
             opened = Connection::open(&address, &shared.config.connect) => opened,
         };
-        if first.is_ok() && told {
+        if first.is_ok() && logged {
             tracing::info!(nsqd = %address, "connected again");
         }
     }
 }
 
-struct Link<'a> {
-    shared: &'a Shared,
+struct PublishLink<'a> {
+    shared: &'a PublishQueue,
     connection: Connection,
-    /// Commands without an answer.
-    sent: Sent,
+    /// Unanswered commands.
+    unacknowledged: UnacknowledgedWindow,
 }
 
-impl Link<'_> {
-    /// Publishes until the connection ends or the publisher is closed (`Ok`). Sets `answered` once nsqd took something.
+impl PublishLink<'_> {
+    /// Publishes until the connection ends, or until the publisher is closed (`Ok`). Sets
+    /// `answered` once nsqd acknowledged a command.
     async fn serve(&mut self, answered: &mut bool) -> Result<(), Error> {
         let shared = self.shared;
-        let mut life = Life::new(shared);
-        let mut check = std::pin::pin!(sleep_until(life.deadline(false)));
+        let mut silence = SilenceTimer::new(shared);
+        let mut check = std::pin::pin!(sleep_until(silence.deadline(false)));
         let mut write_failed = false;
-        // what came with the answer to IDENTIFY is no answer to what is published now
-        self.take_in(answered)?;
+        // frames that arrived with IDENTIFY's answer do not answer later commands
+        self.read_frames(answered)?;
         loop {
-            let was_busy = !self.sent.is_empty();
-            if self.gather() && !was_busy {
-                life.begins();
+            let was_busy = !self.unacknowledged.is_empty();
+            if self.send_queued() && !was_busy {
+                silence.restart();
             }
-            let busy = !self.sent.is_empty();
+            let busy = !self.unacknowledged.is_empty();
             let frame_due = self.connection.frame_due().map(Instant::from_std);
-            let due = frame_due.map_or(life.deadline(busy), |due| due.min(life.deadline(busy)));
+            let due = frame_due.map_or(silence.deadline(busy), |due| due.min(silence.deadline(busy)));
             if check.deadline() > due {
                 check.as_mut().reset(due);
             }
@@ -100,26 +102,26 @@ impl Link<'_> {
             tokio::select! {
                 biased;
                 wrote = writer.write_buf(out), if out.has_remaining() && !write_failed => match wrote {
-                    Ok(bytes) => life.took(bytes),
-                    // what nsqd said before it closed may still be there to read
+                    Ok(bytes) => silence.extend(bytes),
+                    // frames that nsqd sent before it closed may still be readable
                     Err(_) => write_failed = true,
                 },
                 read = incoming.fill(&mut reader) => {
-                    life.heard = Instant::now();
+                    silence.last_read = Instant::now();
                     if self.read(read, answered)? {
-                        life.begins();
+                        silence.restart();
                     }
                 }
-                () = shared.ready.notified(), if self.sent.has_room() => {}
+                () = shared.ready.notified(), if self.unacknowledged.has_room() => {}
                 () = shared.closing.cancelled(), if !busy => return Ok(()),
                 () = &mut check => {
                     let now = Instant::now();
                     if frame_due.is_some_and(|due| due <= now) {
-                        return Err(self.connection.slow());
+                        return Err(self.connection.slow_frame_error());
                     }
-                    if life.deadline(busy) <= now {
+                    if silence.deadline(busy) <= now {
                         let address = self.connection.address.clone();
-                        return Err(Error::Silent { address, after: life.silence(busy) });
+                        return Err(Error::Silent { address, after: silence.silent_for(busy) });
                     }
                     check.as_mut().reset(due);
                 }
@@ -127,17 +129,17 @@ impl Link<'_> {
         }
     }
 
-    /// Writes commands for what waits, as far as the window goes. True if there was anything.
-    fn gather(&mut self) -> bool {
+    /// Writes commands for queued requests, up to the window's limit. True if there were any.
+    fn send_queued(&mut self) -> bool {
         let mut any = false;
-        while let Some(requests) = self.sent.take(self.shared) {
+        while let Some(requests) = self.unacknowledged.take(self.shared) {
             queue::encode(requests, &mut self.connection.out);
             any = true;
         }
         any
     }
 
-    /// Takes in what was read; true if a command was answered.
+    /// Processes received bytes; true if a command was answered.
     fn read(&mut self, read: io::Result<usize>, answered: &mut bool) -> Result<bool, Error> {
         let address = || self.connection.address.clone();
         match read {
@@ -145,28 +147,28 @@ impl Link<'_> {
             Ok(_) => {}
             Err(e) => return Err(Error::Closed { address: address(), source: Some(e) }),
         }
-        self.take_in(answered)
+        self.read_frames(answered)
     }
 
-    /// Takes in the frames that are there; true if a command was answered.
-    fn take_in(&mut self, answered: &mut bool) -> Result<bool, Error> {
+    /// Processes complete frames; true if a command was answered.
+    fn read_frames(&mut self, answered: &mut bool) -> Result<bool, Error> {
         let mut any = false;
         loop {
             let broken = |source| Error::Frame { address: self.connection.address.clone(), source };
             match self.connection.incoming.next_frame().map_err(broken)? {
-                // a message is not awaited to its end
+                // an unexpected message may be large: its end is not awaited
                 None if self.connection.incoming.message_is_coming() => {
                     return Err(self.connection.unexpected("a message".to_owned()));
                 }
                 None => return Ok(any),
                 Some(Frame::Response(Response::Heartbeat)) => self.connection.answer_heartbeat(),
-                Some(Frame::Response(Response::Ok)) if self.sent.is_empty() => {
+                Some(Frame::Response(Response::Ok)) if self.unacknowledged.is_empty() => {
                     return Err(self.connection.unexpected("OK without a command".to_owned()));
                 }
                 Some(Frame::Response(Response::Ok)) => {
                     any = true;
                     *answered = true;
-                    self.sent.acknowledged(self.shared);
+                    self.unacknowledged.acknowledged(self.shared);
                 }
                 Some(Frame::Error(error)) => return Err(self.refused(error)),
                 Some(Frame::Response(other)) => return Err(self.connection.unexpected(format!("{other:?}"))),
@@ -175,75 +177,79 @@ impl Link<'_> {
         }
     }
 
-    /// The oldest command was refused, and the connection ends. A request that is at fault, and alone in its command, is
-    /// told; if there were several, each will be tried alone.
+    /// Handles the refusal of the oldest command, after which the connection ends. A request that
+    /// was alone in its command fails with the refusal; several requests are each retried alone.
     fn refused(&mut self, error: WireError) -> Error {
-        let group = self.sent.pop();
+        let group = self.unacknowledged.pop();
         if !is_transient(error.code) {
             match <[Request; 1]>::try_from(group) {
                 Ok([request]) => request.resolve(Err(PublishError::Refused(error.clone()))),
-                Err(group) => self.shared.put_back(group.into_iter().map(Request::alone).collect()),
+                Err(group) => {
+                    self.shared.return_requests(group.into_iter().map(Request::require_own_command).collect())
+                }
             }
         } else {
-            self.shared.put_back(group.into());
+            self.shared.return_requests(group.into());
         }
         Error::Refused { address: self.connection.address.clone(), source: error }
     }
 }
 
-/// Returns true for a refusal that whoever publishes is told of as the message's fate. That nsqd ends the connection with it is
-/// how NSQ works, and no news.
-fn is_answer(error: &Error) -> bool {
+/// True if the refusal is the result of a publish call. nsqd closes the connection with every
+/// refusal, which then needs no warning.
+fn is_message_refusal(error: &Error) -> bool {
     matches!(error, Error::Refused { source, .. } if !is_transient(source.code))
 }
 
-/// True if the same message may be taken later: nsqd is exiting, or its disk fails.
+/// True if the same message may be accepted later: nsqd is exiting, or its disk fails.
 fn is_transient(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::PubFailed | ErrorCode::MpubFailed | ErrorCode::DpubFailed)
 }
 
-/// Bytes a second that nsqd has to take at least, once its answer is late.
-const LEAST_RATE: u64 = 16 * 1024;
+/// The least rate in bytes per second at which nsqd has to read, once its answer is late.
+const MIN_RATE: u64 = 16 * 1024;
 
-/// When a silent connection counts as lost: heartbeats are no answer, and more commands give no more time for the first one.
-struct Life {
-    /// From when on an answer is waited for: the last one, or when there was something to be answered again.
-    waits: Instant,
-    /// When something was read last.
-    heard: Instant,
+/// The deadlines after which a silent connection counts as lost. Heartbeats are no answer, and more
+/// commands do not extend the time of the first.
+struct SilenceTimer {
+    /// The start of waiting for an answer: the last answer, or the first command after all others
+    /// were answered.
+    waiting_since: Instant,
+    /// The time of the last read.
+    last_read: Instant,
     answer_within: Duration,
     idle_within: Duration,
 }
 
-impl Life {
-    fn new(shared: &Shared) -> Self {
+impl SilenceTimer {
+    fn new(shared: &PublishQueue) -> Self {
         let now = Instant::now();
         Self {
-            waits: now,
-            heard: now,
+            waiting_since: now,
+            last_read: now,
             answer_within: shared.config.answer_within,
-            // without heartbeats an idle connection may be silent for ever
+            // without heartbeats an idle connection may be silent forever
             idle_within: shared.config.connect.heartbeat().map_or(Duration::from_secs(1 << 30), |every| 2 * every),
         }
     }
 
-    /// An answer came, or the first command without one goes out.
-    fn begins(&mut self) {
-        self.waits = Instant::now();
+    /// Restarts the wait: an answer arrived, or the first unanswered command is sent.
+    fn restart(&mut self) {
+        self.waiting_since = Instant::now();
     }
 
-    /// nsqd took bytes of a command: what is large takes its time.
-    fn took(&mut self, bytes: usize) {
-        let earned = Duration::from_micros(bytes as u64 * 1_000_000 / LEAST_RATE);
-        self.waits = (self.waits + earned).min(Instant::now());
+    /// Extends the wait by the time that `bytes`, which nsqd has read, may take.
+    fn extend(&mut self, bytes: usize) {
+        let earned = Duration::from_micros(bytes as u64 * 1_000_000 / MIN_RATE);
+        self.waiting_since = (self.waiting_since + earned).min(Instant::now());
     }
 
     fn deadline(&self, busy: bool) -> Instant {
-        if busy { self.waits + self.answer_within } else { self.heard + self.idle_within }
+        if busy { self.waiting_since + self.answer_within } else { self.last_read + self.idle_within }
     }
 
-    /// How long nothing came that was waited for.
-    fn silence(&self, busy: bool) -> Duration {
-        if busy { self.waits.elapsed() } else { self.heard.elapsed() }
+    /// The time without the awaited answer or heartbeat.
+    fn silent_for(&self, busy: bool) -> Duration {
+        if busy { self.waiting_since.elapsed() } else { self.last_read.elapsed() }
     }
 }

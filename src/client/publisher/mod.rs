@@ -1,4 +1,4 @@
-//! Publishing: every call ends when nsqd has the message, or with an error that says why not.
+//! Publishing: every call ends when nsqd has acknowledged the message, or with an error.
 //!
 //! ```text
 //!  publish(a) ─┐                    ┌─ link ══▶ nsqd 1    what has gathered goes out at once, as one MPUB;
@@ -7,15 +7,16 @@
 //!                       └── what a lost connection left unacknowledged, to be sent again
 //! ```
 //!
-//! There is no flush timer: a lone message is written at once, and messages that come while another is on its way go out
-//! together. A link takes work only while it is connected, so a dead nsqd is passed over. **At least once**: a message whose
-//! answer was lost is sent again, to any nsqd, and may so be there twice; it is never given up before its deadline.
+//! There is no flush timer: a lone message is written at once, and messages that arrive while
+//! another is unanswered go out together. A link takes requests only while it is connected, so an
+//! unreachable nsqd is skipped. **At least once**: a message whose answer was lost is sent again,
+//! to any nsqd, and may be duplicated. A message is retried until its deadline.
 
-#[cfg(feature = "tokio-nsq")]
-mod foreign;
 mod link;
 mod queue;
-mod sent;
+#[cfg(feature = "tokio-nsq")]
+mod tokio_nsq;
+mod unacknowledged;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,26 +28,41 @@ use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
-use self::queue::{Payload, Shared};
+use self::queue::{Payload, PublishQueue};
 use super::connection::Connection;
-use super::{Address, ConnectConfig, Driver, Error};
+use super::{Address, ClientBackend, ConnectConfig, Error};
+use crate::plural;
 use crate::proto::{ErrorCode, TopicName, WireError};
 
-/// Bytes of the largest message that NSQ has a size for: 31 bits of a number. nsqd's own limit, `--max-msg-size`, is far below.
+/// The largest message in bytes that NSQ's 31-bit size can express. nsqd's own limit,
+/// `--max-msg-size`, is far below.
 const MAX_SIZE: usize = i32::MAX as usize;
 
-/// How messages are published.
+/// The configuration of a [`Publisher`].
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use mqueue::client::PublisherConfig;
+///
+/// let config = PublisherConfig::default().with_timeout(Duration::from_secs(5));
+/// assert_eq!(config.timeout, Duration::from_secs(5));
+/// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct PublisherConfig {
-    /// How connections are made.
+    /// Settings of the connections.
     pub connect: ConnectConfig,
-    /// How long a publish may take, lost connections and all, before it fails.
+    /// The time limit of a publish call, reconnects and retries included. Default: 30 s.
     pub timeout: Duration,
-    /// How long nsqd may leave a publish unanswered before the connection counts as lost.
+    /// The time after which an unanswered publish makes the connection count as lost. Default: 10
+    /// s.
     pub answer_within: Duration,
-    /// Who speaks with nsqd.
-    pub driver: Driver,
-    /// Bytes of messages that may wait and be on their way; beyond it publishing waits. One message may be larger.
+    /// The implementation of NSQ's protocol.
+    pub backend: ClientBackend,
+    /// The limit of unacknowledged message bytes, above which publish calls wait. A single message
+    /// may be larger. Default: 64 MiB.
     pub max_bytes: u32,
 }
 
@@ -56,30 +72,68 @@ impl Default for PublisherConfig {
             connect: ConnectConfig::default(),
             timeout: Duration::from_secs(30),
             answer_within: Duration::from_secs(10),
-            driver: Driver::default(),
+            backend: ClientBackend::default(),
             max_bytes: 64 << 20,
         }
     }
 }
 
-/// Why a message was not published.
+impl PublisherConfig {
+    /// Sets the settings of the connections.
+    #[must_use]
+    pub fn with_connect(mut self, connect: ConnectConfig) -> Self {
+        self.connect = connect;
+        self
+    }
+
+    /// Sets the time limit of a publish call.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets the time after which an unanswered publish makes the connection count as lost.
+    #[must_use]
+    pub fn with_answer_within(mut self, time: Duration) -> Self {
+        self.answer_within = time;
+        self
+    }
+
+    /// Sets the implementation of NSQ's protocol.
+    #[must_use]
+    pub fn with_backend(mut self, backend: ClientBackend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// Sets the limit of unacknowledged bytes.
+    #[must_use]
+    pub fn with_max_bytes(mut self, bytes: u32) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+}
+
+/// The error of a publish call.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum PublishError {
-    /// nsqd refuses empty messages; this one was not sent.
+    /// The message is empty, which nsqd refuses. It was not sent.
     #[error("empty message: nsqd takes messages of 1 byte and more")]
     Empty,
-    /// NSQ has no such sizes; this one was not sent.
-    #[error("message of {0} bytes: NSQ's sizes end at {MAX_SIZE}")]
+    /// The message, of this many bytes, is larger than NSQ's protocol allows. It was not sent.
+    #[error("message of {0} bytes: NSQ allows at most {MAX_SIZE}")]
     TooLarge(usize),
-    /// nsqd refused it for good; sending it again would not help.
+    /// nsqd refused the message; sending it again would not help.
     #[error("{0}")]
     Refused(WireError),
-    /// No nsqd acknowledged it in time. It may have been taken all the same.
+    /// No nsqd acknowledged the message in time. It may have been published nevertheless.
     #[error("not acknowledged within {} s{}", .after.as_secs_f32(), .last.as_ref().map(|e| format!(" ({e})")).unwrap_or_default())]
     TimedOut {
-        /// How long was tried.
+        /// The time limit that passed.
         after: Duration,
-        /// What happened to a connection last.
+        /// The last error of a connection.
         last: Option<Arc<Error>>,
     },
     /// The publisher was closed.
@@ -88,8 +142,8 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// True if one message of a command is at fault, and the others may be taken; any other error holds for all of them.
-    fn is_about_one(&self) -> bool {
+    /// True if the error concerns a single message of the command, and the others may succeed.
+    fn is_about_one_message(&self) -> bool {
         match self {
             Self::Empty | Self::TooLarge(_) => true,
             Self::Refused(error) => matches!(error.code, ErrorCode::BadMessage | ErrorCode::BadBody),
@@ -98,59 +152,90 @@ impl PublishError {
     }
 }
 
-/// The messages of a [`Publisher::publish_many`] that were not published; the others were.
+/// The messages that [`Publisher::publish_many`] did not publish; all others were published.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{} of the messages were not published; the first: {}", .0.len(), .0[0].1)]
+#[error("{} not published; the first: {}", plural::count(.0.len(), "message"), .0[0].1)]
 pub struct PublishManyError(
-    /// Their places in what was given, from 0, and why. Never empty.
+    /// The index of each message, from 0, and its error. Never empty.
     pub Vec<(usize, PublishError)>,
 );
 
-/// What a publisher has done, in messages.
+/// Counts of a publisher, in messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PublishCounts {
-    /// Acknowledged by nsqd.
+    /// Messages acknowledged by nsqd.
     pub acknowledged: u64,
-    /// Sent again because a connection was lost before the answer.
+    /// Messages sent again because a connection was lost before the answer.
     pub resent: u64,
 }
 
-/// Publishes messages to one or several nsqds. Cheap to clone; the connections end with the last clone.
+/// A publisher to one or several nsqds. Cheap to clone; the connections end with the last clone.
+///
+/// Each message goes to one of the nsqds: whichever is connected and idle takes it. Calls that run
+/// concurrently share commands (MPUB), so concurrency raises throughput.
+///
+/// # Examples
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use mqueue::client::{Publisher, PublisherConfig};
+/// use mqueue::proto::TopicName;
+///
+/// let nsqd = "127.0.0.1:4150".parse()?;
+/// let publisher = Publisher::connect(&[nsqd], PublisherConfig::default()).await?;
+/// publisher.publish(&TopicName::new("foo")?, "hello").await?; // nsqd answered OK
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Publisher {
-    shared: Arc<Shared>,
+    shared: Arc<PublishQueue>,
     links: TaskTracker,
-    _last_one_out: Arc<DropGuard>,
+    _close_on_last_drop: Arc<DropGuard>,
 }
 
 impl Publisher {
-    /// Connects to every address. Succeeds with the first one connected; the others are tried until they answer. Fails,
-    /// with the first address' error, if none can be had now.
+    /// Connects to all addresses. One reachable nsqd is enough; the others are retried in the
+    /// background.
+    ///
+    /// # Errors
+    /// The first address' error if no nsqd is reachable, and [`Error::NoAddress`] for no addresses.
     pub async fn connect(addresses: &[Address], config: PublisherConfig) -> Result<Self, Error> {
         let tries = join_all(addresses.iter().map(|address| Connection::open(address, &config.connect))).await;
         if tries.iter().all(Result::is_err) {
             return Err(tries.into_iter().find_map(Result::err).unwrap_or(Error::NoAddress));
         }
-        let (shared, links) = (Arc::new(Shared::new(config)), TaskTracker::new());
+        let (shared, links) = (Arc::new(PublishQueue::new(config)), TaskTracker::new());
         for (address, connection) in addresses.iter().zip(tries) {
-            match shared.config.driver {
-                Driver::Own => links.spawn(link::run(shared.clone(), address.clone(), connection)),
-                // it has to connect by itself: the connection has shown that it can
+            match shared.config.backend {
+                ClientBackend::Own => links.spawn(link::run(shared.clone(), address.clone(), connection)),
+                // tokio-nsq connects by itself: this connection has shown that it can
                 #[cfg(feature = "tokio-nsq")]
-                Driver::TokioNsq => links.spawn(foreign::run(shared.clone(), address.clone())),
+                ClientBackend::TokioNsq => links.spawn(tokio_nsq::run(shared.clone(), address.clone())),
             };
         }
         links.close();
         let guard = shared.closing.clone().drop_guard();
-        Ok(Self { shared, links, _last_one_out: Arc::new(guard) })
+        Ok(Self { shared, links, _close_on_last_drop: Arc::new(guard) })
     }
 
-    /// Publishes one message; done when nsqd said OK. Dropping the future before it was sent takes the message back.
+    /// Publishes one message; returns when nsqd has answered OK.
+    ///
+    /// # Errors
+    /// The message is empty, too large or refused, or no nsqd acknowledges it within
+    /// [`PublisherConfig::timeout`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before the message is sent, the message is not published. Dropped
+    /// later, the message may be published or not.
     pub async fn publish(&self, topic: &TopicName, body: impl Into<Bytes>) -> Result<(), PublishError> {
         self.send(topic, Payload::One(body.into())).await
     }
 
-    /// Publishes one message that is delivered after `delay` (whole milliseconds; nsqd's `--max-req-timeout` is the most).
+    /// Publishes one message that nsqd delivers after `delay` (whole milliseconds, at most nsqd's
+    /// `--max-req-timeout`: 1 h by default).
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish); nsqd refuses a longer delay.
     pub async fn publish_deferred(
         &self,
         topic: &TopicName,
@@ -161,8 +246,10 @@ impl Publisher {
         self.send(topic, Payload::Deferred(body.into(), delay)).await
     }
 
-    /// Publishes several messages, in as few commands as their size allows. Fails with those that nsqd did not take, each with
-    /// its reason; all others are published.
+    /// Publishes several messages in as few commands as their size allows.
+    ///
+    /// # Errors
+    /// The messages that were not published, each with its error; all others were published.
     pub async fn publish_many(&self, topic: &TopicName, bodies: Vec<Bytes>) -> Result<(), PublishManyError> {
         let mut failed = Vec::new();
         let mut first = 0;
@@ -174,8 +261,8 @@ impl Publisher {
         for (start, result, chunk) in sent.await {
             match result {
                 Ok(()) => {}
-                // one of them is at fault: each on its own, to find which
-                Err(e) if e.is_about_one() => {
+                // one of the messages is at fault: retries each on its own to find which
+                Err(e) if e.is_about_one_message() => {
                     for (index, body) in chunk.iter().enumerate() {
                         let alone = self.send(topic, Payload::One(body.clone())).await;
                         failed.extend(alone.err().map(|e| (start + index, e)));
@@ -187,13 +274,14 @@ impl Publisher {
         if failed.is_empty() { Ok(()) } else { Err(PublishManyError(failed)) }
     }
 
-    /// Ends the connections of all clones, and waits until they have ended. What was not acknowledged by then fails.
+    /// Closes the connections of all clones and waits until they are closed. Unacknowledged
+    /// messages fail with [`PublishError::Closed`].
     pub async fn close(self) {
         self.shared.closing.cancel();
         self.links.wait().await;
     }
 
-    /// What has been done so far.
+    /// The counts so far, of all clones.
     pub fn counts(&self) -> PublishCounts {
         PublishCounts {
             acknowledged: self.shared.acknowledged.load(Ordering::Relaxed),

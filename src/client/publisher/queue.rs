@@ -1,4 +1,4 @@
-//! What waits to be published, shared by the callers and the links.
+//! The queue of publish requests, shared by the callers and the links.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
@@ -10,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{MAX_SIZE, PublishError, PublisherConfig};
 use crate::client::Error;
-use crate::proto::{Command, Outgoing, TopicName};
+use crate::proto::{Command, TopicName, WriteBuffer};
 
-/// Bodies go into one MPUB up to this many bytes: well below nsqd's default `--max-body-size` (5 MiB), and more than enough for the
-/// cost of a command to vanish.
+/// The most body bytes in one MPUB: well below nsqd's default `--max-body-size` (5 MiB), and large
+/// enough to make the cost per command negligible.
 const MERGE_BYTES: usize = 256 * 1024;
 
-/// What one request publishes.
+/// The messages of one request.
 #[derive(Debug)]
 pub(super) enum Payload {
     One(Bytes),
@@ -32,7 +32,7 @@ impl Payload {
         }
     }
 
-    /// Fails for what cannot be sent at all.
+    /// Fails for messages that NSQ cannot transmit.
     pub(super) fn check(&self) -> Result<(), PublishError> {
         self.bodies().iter().try_for_each(|body| match body.len() {
             0 => Err(PublishError::Empty),
@@ -42,15 +42,16 @@ impl Payload {
     }
 }
 
-/// One call's messages, on their way until `answer` is sent.
+/// The messages of one call, pending until `answer` is sent.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) topic: TopicName,
     pub(super) payload: Payload,
     bytes: usize,
-    /// Not to be merged with others: one of a merged command was refused, and it may be this one.
-    alone: bool,
-    /// Has been sent before.
+    /// True if the request needs a command of its own: nsqd refused a merged command that contained
+    /// it.
+    own_command: bool,
+    /// True if the request has been sent before.
     sent: bool,
     answer: oneshot::Sender<Result<(), PublishError>>,
     _room: OwnedSemaphorePermit,
@@ -65,33 +66,36 @@ impl Request {
         self.bytes
     }
 
-    /// Notes that it goes out; true if it did before, on a connection that was lost.
-    pub(super) fn goes_out(&mut self) -> bool {
+    /// Marks the request as sent; returns true if it was sent before, on a connection that was
+    /// lost.
+    pub(super) fn mark_sent(&mut self) -> bool {
         std::mem::replace(&mut self.sent, true)
     }
 
-    /// The same, to be sent in a command of its own. nsqd refused the command that it was in, so it counts as never sent.
-    pub(super) fn alone(self) -> Self {
-        Self { alone: true, sent: false, ..self }
+    /// Requires a command of its own. nsqd refused the command that contained the request, so it
+    /// counts as never sent.
+    pub(super) fn require_own_command(self) -> Self {
+        Self { own_command: true, sent: false, ..self }
     }
 
-    /// Tells the caller, if it still waits.
+    /// Sends the result to the caller, if it still waits.
     pub(super) fn resolve(self, result: Result<(), PublishError>) {
         let _ = self.answer.send(result);
     }
 
     fn merges_with(&self, next: &Request) -> bool {
         let deferred = |request: &Request| matches!(request.payload, Payload::Deferred(..));
-        !(self.alone || next.alone || deferred(self) || deferred(next)) && self.topic == next.topic
+        !(self.own_command || next.own_command || deferred(self) || deferred(next)) && self.topic == next.topic
     }
 }
 
-/// The queue and what else the links and the callers share. Each lock covers a few lines.
+/// The request queue and the other state shared by links and callers. Locks are held for a few
+/// lines.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct PublishQueue {
     pub(super) config: PublisherConfig,
     waiting: Mutex<VecDeque<Request>>,
-    /// Wakes one link that has nothing to do.
+    /// Wakes one idle link.
     pub(super) ready: Notify,
     room: Arc<Semaphore>,
     last_error: Mutex<Option<Arc<Error>>>,
@@ -100,7 +104,7 @@ pub(super) struct Shared {
     pub(super) closing: CancellationToken,
 }
 
-impl Shared {
+impl PublishQueue {
     pub(super) fn new(config: PublisherConfig) -> Self {
         let room = Arc::new(Semaphore::new(config.max_bytes as usize));
         Self {
@@ -115,7 +119,8 @@ impl Shared {
         }
     }
 
-    /// Waits for room and adds a request; its answer comes on what is returned.
+    /// Waits for room within `max_bytes` and adds a request; its result arrives on the returned
+    /// channel.
     pub(super) async fn queue(
         &self,
         topic: TopicName,
@@ -125,12 +130,21 @@ impl Shared {
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.config.max_bytes);
         let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| PublishError::Closed)?;
         let (answer, answered) = oneshot::channel();
-        self.waiting().push_back(Request { topic, payload, bytes, alone: false, sent: false, answer, _room: room });
+        self.waiting().push_back(Request {
+            topic,
+            payload,
+            bytes,
+            own_command: false,
+            sent: false,
+            answer,
+            _room: room,
+        });
         self.ready.notify_one();
         Ok(answered)
     }
 
-    /// Takes the requests of the next command, at the most `MERGE_BYTES` together; those whose caller went away are left out.
+    /// Takes the requests of the next command, at most `MERGE_BYTES` together; skips requests whose
+    /// callers are gone.
     pub(super) fn take(&self, group: &mut VecDeque<Request>) -> usize {
         let mut waiting = self.waiting();
         let (mut taken, mut bytes) = (0, 0);
@@ -151,13 +165,13 @@ impl Shared {
         taken
     }
 
-    /// True if requests wait.
+    /// True if requests are queued.
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting().is_empty()
     }
 
-    /// Puts requests back to the front, in their order, for the next link that is free.
-    pub(super) fn put_back(&self, requests: VecDeque<Request>) {
+    /// Returns requests to the front of the queue, in their order, for the next idle link.
+    pub(super) fn return_requests(&self, requests: VecDeque<Request>) {
         let mut waiting = self.waiting();
         for request in requests.into_iter().rev() {
             waiting.push_front(request);
@@ -167,8 +181,8 @@ impl Shared {
         }
     }
 
-    /// Keeps what happened to a connection, for the error of a publish that runs out of time.
-    pub(super) fn note(&self, error: Error) {
+    /// Keeps a connection's error for publish calls that time out.
+    pub(super) fn record_error(&self, error: Error) {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
     }
 
@@ -182,8 +196,9 @@ impl Shared {
     }
 }
 
-/// Writes the command that publishes these requests, which [`Shared::take`] found to go together; at least one.
-pub(super) fn encode<'a>(requests: impl ExactSizeIterator<Item = &'a Request> + Clone, out: &mut Outgoing) {
+/// Writes the command that publishes these requests, at least one, which [`PublishQueue::take`] has
+/// grouped.
+pub(super) fn encode<'a>(requests: impl ExactSizeIterator<Item = &'a Request> + Clone, out: &mut WriteBuffer) {
     let Some(first) = requests.clone().next() else { return };
     let topic = first.topic.clone();
     if let Payload::Deferred(body, delay) = &first.payload {
@@ -198,7 +213,7 @@ pub(super) fn encode<'a>(requests: impl ExactSizeIterator<Item = &'a Request> + 
     }
 }
 
-/// Cuts messages into commands' worths.
+/// Splits messages into chunks of one command each.
 pub(super) fn chunks(bodies: Vec<Bytes>) -> impl Iterator<Item = Arc<Vec<Bytes>>> {
     let mut rest = bodies.into_iter().peekable();
     std::iter::from_fn(move || {
@@ -219,8 +234,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_no_size_on_the_wire_is_not_sent() {
-        // zeros that nobody looks at take no memory
+    fn empty_and_oversized_messages_are_not_sent() {
+        // untouched zeroed pages take no memory
         let body = |size| Bytes::from(vec![0; size]);
         let check = |size| Payload::Many(vec!["x".into(), body(size)].into()).check();
         assert!(matches!(check(0), Err(PublishError::Empty)));
@@ -229,11 +244,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lone_body_goes_out_as_pub_however_it_was_given() {
+    async fn a_single_body_is_sent_as_pub() {
         for payload in [Payload::One("x".into()), Payload::Many(vec!["x".into()].into())] {
-            let shared = Shared::new(PublisherConfig::default());
+            let shared = PublishQueue::new(PublisherConfig::default());
             let _answer = shared.queue(TopicName::new("t").unwrap(), payload).await.unwrap();
-            let (mut requests, mut out) = (VecDeque::new(), Outgoing::new());
+            let (mut requests, mut out) = (VecDeque::new(), WriteBuffer::new());
             assert_eq!(shared.take(&mut requests), 1);
             encode(requests.iter(), &mut out);
             assert_eq!(out.copy_to_bytes(out.remaining()), &b"PUB t\n\0\0\0\x01x"[..]);

@@ -12,7 +12,7 @@ use super::plan::Plan;
 use super::run::Run;
 use crate::commands::bench::args::What;
 use crate::commands::common::exit::Failure;
-use mqueue::client::{Consumer, ConsumerConfig, Driver};
+use mqueue::client::{ClientBackend, Consumer, ConsumerConfig};
 
 /// Messages taken from the consumer at once.
 const AT_ONCE: usize = 1000;
@@ -24,13 +24,13 @@ const STALL: Duration = Duration::from_secs(30);
 const HURRY: Duration = Duration::from_secs(1);
 
 /// Connects as many consumers as the plan has connections, and at least one per nsqd, spread over the nsqds.
-pub(super) async fn connect(plan: &Plan, driver: Driver, ground: &Ground) -> Result<Vec<Consumer>, Failure> {
+pub(super) async fn connect(plan: &Plan, backend: ClientBackend, ground: &Ground) -> Result<Vec<Consumer>, Failure> {
     let mut consumers = Vec::new();
     for address in ground.tcp.iter().cycle().take(ground.tcp.len().max(plan.connections as usize)) {
         let mut config = ConsumerConfig::new(ground.topic.clone(), ground.channel.clone());
         config.nsqd = vec![address.clone()];
         config.flow.max_in_flight = plan.max_in_flight;
-        config.driver = driver;
+        config.backend = backend;
         consumers.push(Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?);
     }
     Ok(consumers)

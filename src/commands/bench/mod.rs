@@ -42,7 +42,7 @@ use self::run::Run;
 use super::common::exit::{Exit, Failure};
 use super::common::picture::Picture;
 use crate::commands::bench::args::{Args, Output, What};
-use mqueue::client::{Driver, Publisher, PublisherConfig};
+use mqueue::client::{ClientBackend, Publisher, PublisherConfig};
 use mqueue::shutdown::Shutdown;
 
 /// Grace period for messages in flight after Ctrl-C.
@@ -60,7 +60,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let told = ground.told().await;
     tracing::info!("{}, on {told}", plan.told());
-    let measured = measure(plan, args.client.driver(), &ground, &shutdown).await;
+    let measured = measure(plan, args.client.backend(), &ground, &shutdown).await;
     ground.clear().await;
     let Some(run) = measured? else { return Ok(Exit::Success) };
     let mut report = Report::of(&run, told);
@@ -75,8 +75,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
 }
 
 /// Connects and runs the load; returns `None` if a stop was requested before it began.
-async fn measure(plan: Plan, driver: Driver, ground: &Ground, shutdown: &Shutdown) -> anyhow::Result<Option<Run>> {
-    let publishers = connect(&plan, driver, ground).await?;
+async fn measure(
+    plan: Plan,
+    backend: ClientBackend,
+    ground: &Ground,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Option<Run>> {
+    let publishers = connect(&plan, backend, ground).await?;
     let bodies = Bodies::of(plan.size);
     let sender = Sender { publishers: &publishers, topic: &ground.topic, bodies: &bodies };
     if let (What::Consume, Some(messages)) = (plan.what, plan.messages) {
@@ -86,7 +91,7 @@ async fn measure(plan: Plan, driver: Driver, ground: &Ground, shutdown: &Shutdow
             () = shutdown.draining.cancelled() => return Ok(None),
         }
     }
-    let mut consumers = if plan.consumes() { consume::connect(&plan, driver, ground).await? } else { Vec::new() };
+    let mut consumers = if plan.consumes() { consume::connect(&plan, backend, ground).await? } else { Vec::new() };
     let client = Meter::of(Process::find(std::process::id()).into_iter().collect());
     let run = Run::begin(plan, client, Meter::of(ground.processes.clone()));
     tokio::select! {
@@ -103,9 +108,9 @@ async fn measure(plan: Plan, driver: Driver, ground: &Ground, shutdown: &Shutdow
 }
 
 /// Connects as many publishers as the plan has connections, and at least one per nsqd, spread over the nsqds.
-async fn connect(plan: &Plan, driver: Driver, ground: &Ground) -> Result<Vec<Publisher>, Failure> {
+async fn connect(plan: &Plan, backend: ClientBackend, ground: &Ground) -> Result<Vec<Publisher>, Failure> {
     let mut publishers = Vec::new();
-    let config = PublisherConfig { driver, ..PublisherConfig::default() };
+    let config = PublisherConfig::default().with_backend(backend);
     for address in ground.tcp.iter().cycle().take(ground.tcp.len().max(plan.connections as usize)) {
         let publisher = Publisher::connect(std::slice::from_ref(address), config.clone()).await;
         publishers.push(publisher.map_err(|e| Failure::unavailable(&e))?);

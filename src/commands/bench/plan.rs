@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::commands::bench::args::{Args, What};
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
-use mqueue::client::Driver;
+use mqueue::client::ClientBackend;
 use mqueue::plural::count;
 
 /// Default measured time.
@@ -58,7 +58,7 @@ impl Plan {
         let warm_up = if is_consume { Duration::ZERO } else { Duration::from_secs(1) };
         Ok(Self {
             what,
-            client: args.client.driver().name().to_owned(),
+            client: args.client.backend().name().to_owned(),
             rate: load.rate,
             size: load.size,
             batch: load.batch,
@@ -108,7 +108,8 @@ impl Plan {
         let windows = if *window > 1 { format!(", {window} batches each on their way") } else { String::new() };
         let flight = if self.consumes() { format!(", max-in-flight {}", self.max_in_flight) } else { String::new() };
         let connections = count(*connections, "connection");
-        let client = if self.client == Driver::Own.name() { String::new() } else { format!(", by {}", self.client) };
+        let client =
+            if self.client == ClientBackend::Own.name() { String::new() } else { format!(", by {}", self.client) };
         format!("{what}: {pace}{size} B{together}, {connections}{windows}{flight}{client}")
     }
 }

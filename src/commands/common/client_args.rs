@@ -2,13 +2,13 @@
 
 #[cfg(feature = "tokio-nsq")]
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use mqueue::client::Driver;
+use mqueue::client::ClientBackend;
 
 /// Parses a client's name.
 #[cfg(feature = "tokio-nsq")]
-fn driver() -> impl TypedValueParser<Value = Driver> {
-    let of_name = |name: String| Driver::ALL.iter().copied().find(|driver| driver.name() == name);
-    PossibleValuesParser::new(Driver::ALL.iter().map(|driver| driver.name()))
+fn backend() -> impl TypedValueParser<Value = ClientBackend> {
+    let of_name = |name: String| ClientBackend::ALL.iter().copied().find(|backend| backend.name() == name);
+    PossibleValuesParser::new(ClientBackend::ALL.iter().map(|backend| backend.name()))
         .map(move |name| of_name(name).expect("it is one of them"))
 }
 
@@ -28,16 +28,16 @@ pub(crate) struct Args {
     /// --msg-timeout of this command has no effect. The size of nsqd's frames is not limited. Dead
     /// letters and forward: always use mqueue's own client.
     #[cfg(feature = "tokio-nsq")]
-    #[arg(long, value_parser = driver(), default_value = "own", env = "MQUEUE_CLIENT", help_heading = "Tuning")]
-    pub client: Driver,
+    #[arg(long, value_parser = backend(), default_value = "own", env = "MQUEUE_CLIENT", help_heading = "Tuning")]
+    pub client: ClientBackend,
 }
 
 impl Args {
     /// Returns the client.
-    pub(crate) fn driver(self) -> Driver {
+    pub(crate) fn backend(self) -> ClientBackend {
         #[cfg(feature = "tokio-nsq")]
         return self.client;
         #[cfg(not(feature = "tokio-nsq"))]
-        Driver::Own
+        ClientBackend::Own
     }
 }

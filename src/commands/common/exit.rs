@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use mqueue::worker::{Ended, Tally};
+use mqueue::worker::{StopReason, WorkerStats};
 
 /// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +36,13 @@ impl Exit {
     ///
     /// # Errors
     /// Fails if no nsqd could be reached.
-    pub(crate) fn of_worker(ended: Ended, tally: &Tally) -> Result<Self, Failure> {
+    pub(crate) fn of_worker(ended: StopReason, tally: &WorkerStats) -> Result<Self, Failure> {
         match ended {
-            Ended::Idle | Ended::Counted | Ended::Drained => Ok(Self::of_work(tally.done, tally.retried + tally.dead)),
-            Ended::Now => Ok(Self::Interrupted),
-            Ended::Unreachable => {
+            StopReason::Idle | StopReason::Counted | StopReason::Drained => {
+                Ok(Self::of_work(tally.done, tally.retried + tally.dead))
+            }
+            StopReason::Aborted => Ok(Self::Interrupted),
+            StopReason::Unreachable => {
                 Err(Failure::new(Self::Unavailable, "gave up: no nsqd could be reached for the whole timeout"))
             }
         }

@@ -53,9 +53,9 @@ pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, gr
                     tracing::info!(%stream, %group, %nsqd, "reading what was redriven to this group, in stream {retries}");
                 }
                 // also subscribes again after a lost connection
-                control.also(&retries, &nsqd);
+                control.subscribe_also(&retries, &nsqd);
             } else if reading.remove(&nsqd) {
-                control.leave(&retries, &nsqd);
+                control.unsubscribe(&retries, &nsqd);
             }
         }
         tokio::select! {
@@ -86,7 +86,7 @@ async fn look_at(
     stream: &TopicName,
     group: &ChannelName,
 ) -> Option<(Address, i64)> {
-    let filter = StatsFilter { topic: Some(stream.clone()), channel: Some(group.clone()), clients: false };
+    let filter = StatsFilter::default().with_topic(stream).with_channel(group);
     let stats = http.stats(&filter).await.inspect_err(|error| tracing::debug!("cannot look for {stream}: {error}"));
     let stats = stats.ok()?;
     let topics = stats.topics.iter().filter(|topic| topic.topic_name == stream.as_str());

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::exit::{Exit, Failure};
-use mqueue::io_error::why;
+use mqueue::io_error::describe;
 
 /// True if the program was started without a standard output (`>&-`).
 static CLOSED: AtomicBool = AtomicBool::new(false);
@@ -42,7 +42,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 pub(crate) fn ended(written: io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Exit::Failure, format!("cannot write to standard output: {}", why(&error))))
+            Err(Failure::new(Exit::Failure, format!("cannot write to standard output: {}", describe(&error))))
         }
         _ => Ok(()),
     }

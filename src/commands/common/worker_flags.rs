@@ -29,12 +29,10 @@ pub(crate) fn consumer_config(
 
 /// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead letters need another stream.
 pub(crate) fn worker_config(stream: &TopicName, failing: &Failing) -> Result<WorkerConfig, Failure> {
-    Ok(WorkerConfig {
-        max_attempts: failing.max_attempts,
-        retry_delay: failing.retry_delay,
-        dead_letters: Some(dead_letters(stream, failing.dead_letter.as_ref())?),
-        ..WorkerConfig::default()
-    })
+    Ok(WorkerConfig::default()
+        .with_max_attempts(failing.max_attempts)
+        .with_retry_delay(failing.retry_delay)
+        .with_dead_letters(dead_letters(stream, failing.dead_letter.as_ref())?))
 }
 
 /// Returns the stream of dead letters: the one named, or the default.

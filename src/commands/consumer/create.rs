@@ -15,7 +15,7 @@ use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::consumer::args::{Args, Create};
 use mqueue::backoff::Backoff;
-use mqueue::client::{Address, Error, Listener, Lookupd};
+use mqueue::client::{Address, ArrivalWatch, Error, Lookupd};
 use mqueue::proto::TopicName;
 use mqueue::proto::stats::Producer;
 use mqueue::shutdown::Shutdown;
@@ -113,7 +113,7 @@ impl Creation<'_> {
 
     async fn create(&self, nsqd: &Address) -> Result<(), Error> {
         let Args { stream, group, .. } = self.args;
-        Listener::connect(nsqd).await?.subscribe(stream.clone(), group.clone()).await
+        ArrivalWatch::connect(nsqd).await?.subscribe(stream.clone(), group.clone()).await
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) async fn waits(broker: &Args, topic: &TopicName, channel: &ChannelNam
     let lookups = join_all(broker.lookupd_http_address.iter().map(|lookupd| lookupd.lookup(topic))).await;
     let listed = lookups.iter().flatten().flat_map(|lookup| &lookup.producers);
     nsqds.extend(listed.filter_map(|producer| producer.http_address().parse::<Nsqd>().ok()));
-    let filter = StatsFilter { topic: Some(topic.clone()), channel: Some(channel.clone()), clients: false };
+    let filter = StatsFilter::default().with_topic(topic).with_channel(channel);
     let answers = join_all(nsqds.iter().map(|nsqd| nsqd.stats(&filter))).await;
     answers.into_iter().any(|answer| match answer {
         Ok(stats) => stats.topics.iter().filter(|topic| !topic.paused).any(|topic| {

@@ -12,7 +12,7 @@
 //! seen by wakeup. A later poke is discarded with the process (`FlushPending=yes`): wakeup pokes again as long
 //! as messages wait. A step that fails ends the process with an error, and wakeup's next poke starts it again.
 
-use mqueue::worker::Ended;
+use mqueue::worker::StopReason;
 
 /// The next step. `S` is a subscription, which is passed from step to step.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(crate) enum Step<S> {
     /// Check for messages that arrived while leaving.
     LookAtStats,
     /// Say STOPPING, take no more pokes, and exit.
-    Stop(Ended),
+    Stop(StopReason),
 }
 
 /// The result of a step.
@@ -35,7 +35,7 @@ pub(crate) enum Happened<S> {
     Subscribed(S),
     /// A signal arrived before the subscription.
     Interrupted,
-    Ended(Ended),
+    Ended(StopReason),
     /// Number of pokes taken.
     Poked(usize),
     Looked(Left),
@@ -59,13 +59,13 @@ impl<S> Happened<S> {
     pub(crate) fn next(self) -> Step<S> {
         match self {
             Self::Subscribed(subscription) => Step::Work(subscription),
-            Self::Interrupted => Step::Stop(Ended::Drained),
-            Self::Ended(Ended::Idle) => Step::TakePokes,
+            Self::Interrupted => Step::Stop(StopReason::Drained),
+            Self::Ended(StopReason::Idle) => Step::TakePokes,
             // the next start serves pokes that arrived meanwhile
             Self::Ended(ended) => Step::Stop(ended),
             Self::Poked(0) => Step::LookAtStats,
             Self::Poked(_) | Self::Looked(Left::Messages) => Step::Subscribe,
-            Self::Looked(Left::Nothing) => Step::Stop(Ended::Idle),
+            Self::Looked(Left::Nothing) => Step::Stop(StopReason::Idle),
         }
     }
 }

@@ -26,7 +26,7 @@ use mqueue::client::{Consumer, ConsumerConfig, GivenBack};
 use mqueue::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
 use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
-use mqueue::worker::{Ended, Tally, Worker, WorkerConfig};
+use mqueue::worker::{StopReason, Worker, WorkerConfig, WorkerStats};
 
 /// Max-in-flight of handlers that take batches: enough that nsqd need not wait for answers.
 const BATCH_IN_FLIGHT: u32 = 1000;
@@ -47,8 +47,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         shutdown,
         handler,
         config,
-        total: Tally::default(),
-        nudge: Arc::default(),
+        total: WorkerStats::default(),
+        reset_idle: Arc::default(),
         given_back: GivenBack::default(),
     };
     let ended = alive.run().await?;
@@ -65,16 +65,16 @@ struct Alive {
     shutdown: Shutdown,
     handler: Arc<AnyHandler>,
     config: WorkerConfig,
-    total: Tally,
+    total: WorkerStats,
     /// The worker's nudge. A poke that arrives while the worker is leaving stays pending here.
-    nudge: Arc<Notify>,
+    reset_idle: Arc<Notify>,
     /// Deliveries that earlier subscriptions requeued untried.
     given_back: GivenBack,
 }
 
 impl Alive {
     /// Runs the steps to the end; returns why the consumer ended.
-    async fn run(&mut self) -> anyhow::Result<Ended> {
+    async fn run(&mut self) -> anyhow::Result<StopReason> {
         let mut step = Step::FIRST;
         loop {
             let happened = match step {
@@ -102,23 +102,23 @@ impl Alive {
     }
 
     /// Works on one subscription, from its first message to its last.
-    async fn work(&mut self, consumer: Consumer) -> anyhow::Result<Ended> {
+    async fn work(&mut self, consumer: Consumer) -> anyhow::Result<StopReason> {
         let Args { stream, group, broker, .. } = &self.args;
         tracing::info!(%stream, %group, "consuming");
         tokio::spawn(retry_stream::follow(consumer.control(), broker.clone(), stream.clone(), group.clone()));
         self.service.notifier.ready();
         let mut worker = Worker::new(consumer, self.handler.clone(), self.config.clone())?;
         if let Some((every, pulse)) = self.service.pulse() {
-            worker = worker.with_pulse(every, pulse);
+            worker = worker.with_progress_hook(every, pulse);
         }
-        self.nudge = worker.nudge();
+        self.reset_idle = worker.reset_idle();
         let (ended, tally) = tokio::select! {
             done = worker.run(&self.shutdown) => done,
-            () = self.service.pass_pokes_on(self.nudge.clone()) => unreachable!("it never ends"),
+            () = self.service.pass_pokes_on(self.reset_idle.clone()) => unreachable!("it never ends"),
         };
         if tally.released > 0 {
             // a message that arrived while leaving was requeued: it counts as a poke
-            self.nudge.notify_one();
+            self.reset_idle.notify_one();
         }
         self.total += tally;
         Ok(ended)
@@ -126,7 +126,7 @@ impl Alive {
 
     /// Takes the pokes that arrived while the worker was leaving, or later; messages that it requeued count as one poke.
     async fn late_pokes(&self) -> usize {
-        let passed_on = self.nudge.notified().now_or_never().is_some();
+        let passed_on = self.reset_idle.notified().now_or_never().is_some();
         usize::from(passed_on) + self.service.take_pokes()
     }
 
@@ -170,31 +170,28 @@ fn concurrency(args: &Args) -> u32 {
 }
 
 fn worker_config(args: &Args) -> Result<WorkerConfig, Failure> {
-    Ok(WorkerConfig {
-        concurrency: concurrency(args) as usize,
-        idle_timeout: args.timeout,
-        count: args.count,
-        ..worker_flags::worker_config(&args.stream, &args.handling.failing)?
-    })
+    let config = worker_flags::worker_config(&args.stream, &args.handling.failing)?;
+    let config = config.with_concurrency(concurrency(args) as usize);
+    Ok(config.with_idle_timeout(args.timeout).with_count(args.count))
 }
 
 fn consumer_config(args: &Args, handler: &AnyHandler) -> ConsumerConfig {
     let mut config = worker_flags::consumer_config(&args.stream, &args.group, &args.broker, &args.tuning);
     let in_flight = if handler.batch_size() > 1 { BATCH_IN_FLIGHT } else { concurrency(args) };
     config.flow.max_in_flight = args.max_in_flight.unwrap_or(in_flight);
-    config.driver = args.client.driver();
+    config.backend = args.client.backend();
     config
 }
 
-fn summary(ended: Ended, tally: Tally, took: Duration) -> String {
+fn summary(ended: StopReason, tally: WorkerStats, took: Duration) -> String {
     let why = match ended {
-        Ended::Idle => "idle",
-        Ended::Counted => "count reached",
-        Ended::Drained => "stopped",
-        Ended::Now => "stopped at once",
-        Ended::Unreachable => "no nsqd",
+        StopReason::Idle => "idle",
+        StopReason::Counted => "count reached",
+        StopReason::Drained => "stopped",
+        StopReason::Aborted => "stopped at once",
+        StopReason::Unreachable => "no nsqd",
     };
-    let Tally { done, retried, dead, released } = tally;
+    let WorkerStats { done, retried, dead, released } = tally;
     let (seconds, dead) = (took.as_secs_f64(), count(dead, "dead letter"));
     format!("{why}: {done} done, {retried} to retry, {dead}, {released} given back, in {seconds:.1} s")
 }

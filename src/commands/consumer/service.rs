@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use mqueue::plural::count;
 use mqueue::systemd::{Door, Notifier};
-use mqueue::worker::{Pulse, Snapshot};
+use mqueue::worker::{ProgressHook, Snapshot};
 
 /// Longest interval between notifications to systemd.
 const PULSE: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ impl Service {
     }
 
     /// Returns the worker's pulse and its interval; `None` without a notify socket.
-    pub(super) fn pulse(&self) -> Option<(Duration, Pulse)> {
+    pub(super) fn pulse(&self) -> Option<(Duration, ProgressHook)> {
         std::env::var_os("NOTIFY_SOCKET")?;
         let notifier = self.notifier;
         let every = notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3));
@@ -73,10 +73,10 @@ impl Service {
 
 /// Formats the line for `systemctl status`.
 fn status(snapshot: Snapshot) -> String {
-    let Snapshot { in_flight, tally, idle_in, stopping } = snapshot;
-    let mut line = format!("{in_flight} in flight, {} done", tally.done);
-    if tally.dead > 0 {
-        line += &format!(", {}", count(tally.dead, "dead letter"));
+    let Snapshot { in_flight, stats, idle_in, stopping } = snapshot;
+    let mut line = format!("{in_flight} in flight, {} done", stats.done);
+    if stats.dead > 0 {
+        line += &format!(", {}", count(stats.dead, "dead letter"));
     }
     match idle_in {
         _ if stopping => line += ", stopping",
@@ -89,12 +89,12 @@ fn status(snapshot: Snapshot) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mqueue::worker::Tally;
+    use mqueue::worker::WorkerStats;
 
     #[test]
     fn the_status_says_what_it_does() {
-        let tally = Tally { done: 120, ..Tally::default() };
-        let busy = Snapshot { in_flight: 3, tally, idle_in: Some(Duration::from_secs(30)), stopping: false };
+        let stats = WorkerStats { done: 120, ..WorkerStats::default() };
+        let busy = Snapshot { in_flight: 3, stats, idle_in: Some(Duration::from_secs(30)), stopping: false };
         assert_eq!(status(busy), "3 in flight, 120 done");
         let idle = Snapshot { in_flight: 0, idle_in: Some(Duration::from_millis(26_100)), ..busy };
         assert_eq!(status(idle), "0 in flight, 120 done, idle in 27 s");

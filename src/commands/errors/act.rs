@@ -31,7 +31,7 @@ pub(super) async fn run(
     let redriving = match action {
         Action::Redrive => {
             let routes = Routes::new(args, brokers)?;
-            let config = PublisherConfig { timeout: PUBLISH, ..PublisherConfig::default() };
+            let config = PublisherConfig::default().with_timeout(PUBLISH);
             let publisher = Publisher::connect(&brokers.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
             Some((publisher, routes))
         }

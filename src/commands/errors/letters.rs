@@ -71,7 +71,7 @@ impl Counted {
 
 /// Counts. Fails if an nsqd does not answer: it may have letters.
 pub(super) async fn count(nsqds: &[Nsqd], stream: &TopicName, group: &ChannelName) -> anyhow::Result<Counted> {
-    let filter = StatsFilter { topic: Some(stream.clone()), channel: None, clients: false };
+    let filter = StatsFilter::default().with_topic(stream);
     let mut counted = Counted::default();
     for nsqd in nsqds {
         let stats =
@@ -184,7 +184,7 @@ impl Letters {
 
     fn set_aside(&mut self, letter: Letter, is_new: bool) {
         self.passed += u64::from(is_new);
-        letter.deliveries.into_iter().for_each(|delivery| delivery.put_off(ASIDE));
+        letter.deliveries.into_iter().for_each(|delivery| delivery.requeue_untried(ASIDE));
     }
 
     /// Parts of letters whose other parts did not come.

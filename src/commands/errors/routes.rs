@@ -97,7 +97,7 @@ impl Routes {
         if let Asked::Stream(_) = self.asked {
             return Ok(());
         }
-        let filter = StatsFilter { topic: Some(self.stream.clone()), channel: None, clients: false };
+        let filter = StatsFilter::default().with_topic(&self.stream);
         for Broker { http, groups, serves_one } in &mut self.brokers {
             if serves_one.is_none() {
                 *serves_one = Some(http.can_publish_to_channel().await.map_err(|e| e.to_string())?);
@@ -137,7 +137,7 @@ impl Routes {
         if self.ready.contains(&key) {
             return Ok(());
         }
-        let filter = StatsFilter { topic: Some(stream.clone()), channel: None, clients: false };
+        let filter = StatsFilter::default().with_topic(stream);
         let prepared = async {
             nsqd.create_topic(stream).await?;
             nsqd.create_channel(stream, group).await?;

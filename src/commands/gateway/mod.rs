@@ -214,8 +214,7 @@ impl Gateway {
     async fn publisher(&self) -> Result<&Publisher, Refusal> {
         let connect = async || {
             let brokers = Brokers::find(&self.settings.broker).await.map_err(Refusal::unavailable)?;
-            let config =
-                PublisherConfig { timeout: PUBLISH_TIME, answer_within: ANSWER_TIME, ..PublisherConfig::default() };
+            let config = PublisherConfig::default().with_timeout(PUBLISH_TIME).with_answer_within(ANSWER_TIME);
             let connected = Publisher::connect(&brokers.tcp, config).await;
             connected.map_err(|error| Refusal::unavailable(Failure::unavailable(&error).line))
         };

@@ -80,7 +80,7 @@ impl Gateway {
         config.flow.max_backoff = Duration::ZERO;
         let connected = Consumer::connect(config).await;
         let consumer = connected.map_err(|error| Refusal::unavailable(Failure::unavailable(&error).line))?;
-        let publishing = PublisherConfig { timeout: DEAD_LETTER_TIME, ..PublisherConfig::default() };
+        let publishing = PublisherConfig::default().with_timeout(DEAD_LETTER_TIME);
         let supply = Arc::new(Supply {
             key: key.clone(),
             control: consumer.control(),

@@ -116,7 +116,7 @@ fn refused_in_part(error: &PublishManyError, all: usize) -> Refusal {
 fn refused(error: &PublishError) -> Refusal {
     match error {
         PublishError::Empty | PublishError::TooLarge(_) | PublishError::Refused(_) => Refusal::unusable(error),
-        PublishError::TimedOut { .. } | PublishError::Closed => Refusal::unavailable(error),
+        _ => Refusal::unavailable(error),
     }
 }
 

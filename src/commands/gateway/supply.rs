@@ -92,7 +92,7 @@ impl Task {
                 Ok(())
             }
             Err(error) => {
-                delivery.put_off(UNBURIED);
+                delivery.requeue_untried(UNBURIED);
                 Err(format!("the dead letters cannot be had, it comes again: {error}"))
             }
         }

@@ -46,7 +46,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(args.grace)?;
     let lines = (args.report() == Report::Json).then(Lines::start).transpose()?;
     let brokers = Brokers::find(&args.broker).await?;
-    let config = PublisherConfig { timeout: TIMEOUT, ..PublisherConfig::default() };
+    let config = PublisherConfig::default().with_timeout(TIMEOUT);
     let publisher = tokio::select! {
         connected = Publisher::connect(&brokers.tcp, config) => connected.map_err(|e| Failure::unavailable(&e))?,
         () = shutdown.draining.cancelled() => return Ok(Exit::Success),

@@ -53,7 +53,7 @@ impl Outlet {
                         self.tally.refused_by_nsqd(&error);
                         refused += 1;
                     }
-                    PublishError::Closed => return Err(GivenUp),
+                    _ => return Err(GivenUp),
                 }
             }
             bodies = again;

@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use mqueue::backoff::Backoff;
-use mqueue::client::{Duplex, Error, Heard};
+use mqueue::client::{Error, PublishingSubscription, SubscriptionEvent};
 use mqueue::proto::Command;
 
 /// A connection in the making.
-pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Duplex, Error>> + Send>>;
+pub(super) type Opening = Pin<Box<dyn Future<Output = Result<PublishingSubscription, Error>> + Send>>;
 
 /// What happened on a line.
 #[derive(Debug)]
@@ -18,11 +18,11 @@ pub(super) enum Said {
     Up,
     /// It is lost, and will be connected again.
     Lost,
-    Heard(Heard),
+    Heard(SubscriptionEvent),
 }
 
 enum State {
-    Up(Box<Duplex>),
+    Up(Box<PublishingSubscription>),
     Opening(Opening),
 }
 
@@ -36,7 +36,11 @@ pub(super) struct Line {
 
 impl Line {
     /// Connected already; `open` connects anew.
-    pub(super) fn new(name: &'static str, first: Duplex, open: Box<dyn Fn() -> Opening + Send>) -> Self {
+    pub(super) fn new(
+        name: &'static str,
+        first: PublishingSubscription,
+        open: Box<dyn Fn() -> Opening + Send>,
+    ) -> Self {
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2), fastrand::Rng::new());
         Self { name, open, state: State::Up(Box::new(first)), backoff }
     }
@@ -83,7 +87,7 @@ impl Line {
     pub(super) fn say(&mut self, command: &Command) -> bool {
         match &mut self.state {
             State::Up(duplex) => {
-                duplex.say(command);
+                duplex.queue(command);
                 true
             }
             State::Opening(_) => false,

@@ -6,7 +6,7 @@ use super::line::Opening;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::node::args::Args;
-use mqueue::client::{Address, ConnectConfig, Duplex, Error, Nsqd, StatsFilter};
+use mqueue::client::{Address, ConnectConfig, Error, Nsqd, PublishingSubscription, StatsFilter};
 use mqueue::proto::{ChannelName, ErrorCode, Identify, TopicName};
 use mqueue::wake::fleet;
 
@@ -51,7 +51,7 @@ impl Places {
     }
 
     /// The connection for the token. Fails if nsqd does not let a message be out for long enough.
-    pub(super) async fn open_token(&self) -> Result<Duplex, Failure> {
+    pub(super) async fn open_token(&self) -> Result<PublishingSubscription, Failure> {
         let short = || {
             let line = format!(
                 "the ping interval is too long: nsqd at {} takes an eighth of its --max-msg-timeout at the most; use a shorter --ping-interval",
@@ -70,7 +70,7 @@ impl Places {
     /// Another connection for the token.
     pub(super) fn token_line(&self) -> Opening {
         let Self { nsqd, connect, token, channel, .. } = self.clone();
-        Box::pin(async move { Duplex::connect(&nsqd, &connect, token, channel).await })
+        Box::pin(async move { PublishingSubscription::connect(&nsqd, &connect, token, channel).await })
     }
 
     /// A connection that hears every beat from now on: its channel is new, and nobody else's.
@@ -78,7 +78,7 @@ impl Places {
         let Self { nsqd, connect, beats, .. } = self.clone();
         let channel = format!("node-{:016x}#ephemeral", super::event::rng().u64(..));
         let channel = ChannelName::new(&channel).expect("a valid name");
-        Box::pin(async move { Duplex::connect(&nsqd, &connect, beats, channel).await })
+        Box::pin(async move { PublishingSubscription::connect(&nsqd, &connect, beats, channel).await })
     }
 
     /// How many tokens there are, in flight or not. nsqd counts in passing: one that is just being delivered or touched may be in neither
@@ -90,7 +90,7 @@ impl Places {
     }
 
     async fn look(&self) -> Option<u64> {
-        let filter = StatsFilter { topic: Some(self.token.clone()), channel: None, clients: false };
+        let filter = StatsFilter::default().with_topic(&self.token);
         let stats = match self.http.stats(&filter).await {
             Ok(stats) => stats,
             Err(error) => {
@@ -111,7 +111,6 @@ impl Places {
 /// The token is out for a lease at a time. nsqd closes a connection that is silent for two heartbeats, so what was long on its way is refused.
 fn connect_config(lease: Duration) -> ConnectConfig {
     let millis = |time: Duration| i64::try_from(time.as_millis()).ok();
-    let default = ConnectConfig::default();
     let identify = Identify {
         hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
         heartbeat_interval: millis((lease / 4).clamp(Duration::from_secs(1), Duration::from_secs(30))),
@@ -119,7 +118,8 @@ fn connect_config(lease: Duration) -> ConnectConfig {
         fence: true,
         // a lone message at once
         output_buffer_size: Some(-1),
-        ..default.identify
+        ..ConnectConfig::default().identify
     };
-    ConnectConfig { identify, connect_timeout: lease.clamp(Duration::from_secs(1), Duration::from_secs(5)), ..default }
+    let connect_timeout = lease.clamp(Duration::from_secs(1), Duration::from_secs(5));
+    ConnectConfig::default().with_identify(identify).with_connect_timeout(connect_timeout)
 }

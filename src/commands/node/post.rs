@@ -21,7 +21,7 @@ use super::vars::Vars;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::node::args::Args;
-use mqueue::client::Heard;
+use mqueue::client::SubscriptionEvent;
 use mqueue::plural::count;
 use mqueue::proto::{Command, ErrorCode, Message, WireError};
 use mqueue::shutdown::Shutdown;
@@ -142,13 +142,13 @@ impl Post {
         match said {
             Said::Up => self.is_up(),
             Said::Lost => self.token_lost(),
-            Said::Heard(Heard::Message(message)) => self.delivered(&message),
-            Said::Heard(Heard::Published) => match self.asked.pop_front() {
+            Said::Heard(SubscriptionEvent::Message(message)) => self.delivered(&message),
+            Said::Heard(SubscriptionEvent::Published) => match self.asked.pop_front() {
                 Some(Asked::Beat(number)) => self.happened(Happened::Proven { number }),
                 Some(Asked::Event) => drop(self.vars.published.fetch_add(1, Ordering::Relaxed)),
                 Some(Asked::Mint) | None => {}
             },
-            Said::Heard(Heard::Failed(error)) => {
+            Said::Heard(SubscriptionEvent::Failed(error)) => {
                 tracing::debug!("{error}");
                 match error.code {
                     ErrorCode::TouchFailed => self.happened(Happened::Lost),
@@ -193,7 +193,7 @@ impl Post {
         match said {
             Said::Up => self.is_listening(),
             Said::Lost => self.happened(Happened::Deaf),
-            Said::Heard(Heard::Message(message)) => {
+            Said::Heard(SubscriptionEvent::Message(message)) => {
                 self.ears.say(&Command::Fin(message.id));
                 match serde_json::from_slice::<Beat>(&message.body) {
                     Ok(beat) => {
@@ -206,7 +206,7 @@ impl Post {
                     }
                 }
             }
-            Said::Heard(Heard::Published | Heard::Failed(_)) => {}
+            Said::Heard(SubscriptionEvent::Published | SubscriptionEvent::Failed(_)) => {}
         }
     }
 

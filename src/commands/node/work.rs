@@ -71,10 +71,8 @@ impl Plan {
     pub(super) fn new(args: &Args) -> Result<Self, Failure> {
         let mut consumer = worker_flags::consumer_config(&args.stream, &args.group, &args.broker, &args.tuning);
         consumer.flow.max_in_flight = args.concurrency;
-        let worker = WorkerConfig {
-            concurrency: args.concurrency as usize,
-            ..worker_flags::worker_config(&args.stream, &args.failing)?
-        };
+        let worker = worker_flags::worker_config(&args.stream, &args.failing)?;
+        let worker = worker.with_concurrency(args.concurrency as usize);
         Ok(Self { consumer, worker, broker: args.broker.clone() })
     }
 }

@@ -48,7 +48,7 @@ impl Ground {
     /// Returns the backlog of each stream; `None` if unknown.
     pub(super) async fn queues(&self, streams: &[TopicName]) -> Vec<Option<i64>> {
         let Some(http) = &self.http else { return vec![None; streams.len()] };
-        let filter = StatsFilter { topic: None, channel: None, clients: false };
+        let filter = StatsFilter::default();
         let Ok(stats) = http.stats(&filter).await else { return vec![None; streams.len()] };
         let depth = |stream: &TopicName| {
             let topic = stats.topics.iter().find(|topic| topic.topic_name == stream.as_str())?;

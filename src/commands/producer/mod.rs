@@ -106,8 +106,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
 
 async fn connect(args: &Args) -> Result<(Brokers, Publisher), Failure> {
     let brokers = Brokers::find(&args.broker).await?;
-    let (timeout, driver) = (args.tuning.publish_timeout, args.client.driver());
-    let config = PublisherConfig { timeout, driver, ..PublisherConfig::default() };
+    let (timeout, backend) = (args.tuning.publish_timeout, args.client.backend());
+    let config = PublisherConfig::default().with_timeout(timeout).with_backend(backend);
     let publisher = Publisher::connect(&brokers.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
     Ok((brokers, publisher))
 }

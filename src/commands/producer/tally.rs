@@ -125,7 +125,7 @@ impl Tally {
                 Kind::Refused
             }
             Unpublished::Failed(PublishError::TimedOut { .. }) => Kind::TimedOut,
-            Unpublished::Failed(PublishError::Closed) => Kind::GivenUp,
+            Unpublished::Failed(_) => Kind::GivenUp,
         };
         self.complain(kind, count, || match why {
             Unpublished::TooLarge { limit } => {

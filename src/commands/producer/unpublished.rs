@@ -16,9 +16,7 @@ impl From<PublishError> for Unpublished {
     fn from(error: PublishError) -> Self {
         match &error {
             PublishError::Refused(refusal) => limit_in(refusal).map(|limit| Self::TooLarge { limit }),
-            PublishError::Empty | PublishError::TooLarge(_) | PublishError::TimedOut { .. } | PublishError::Closed => {
-                None
-            }
+            _ => None,
         }
         .unwrap_or(Self::Failed(error))
     }

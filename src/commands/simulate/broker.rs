@@ -73,10 +73,10 @@ pub(super) async fn run(run: &Arc<Run>, ground: &Ground, workload: &mut Workload
     config.nsqd = ground.tcp.clone();
     config.flow.max_in_flight = run.settings.workers;
     let consumer = Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?;
-    let config = PublisherConfig { timeout: OUTAGE, ..PublisherConfig::default() };
+    let config = PublisherConfig::default().with_timeout(OUTAGE);
     let publisher = Publisher::connect(&ground.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
     let pool = Arc::new(Pool::new(run.clone()));
-    let config = WorkerConfig { concurrency: run.settings.workers as usize, ..WorkerConfig::default() };
+    let config = WorkerConfig::default().with_concurrency(run.settings.workers as usize);
     let (worker, ending) = (Worker::new(consumer, pool.clone(), config)?, Shutdown::new());
     let mut working = tokio::spawn({
         let ending = ending.clone();

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::commands::common::latency::{Latency, Quantiles};
 use crate::commands::stage::args::Args;
 use mqueue::plural::count;
-use mqueue::worker::{Snapshot, Tally};
+use mqueue::worker::{Snapshot, WorkerStats};
 
 /// Counted as messages pass. The lock covers a few lines.
 #[derive(Debug)]
@@ -69,17 +69,17 @@ impl Figures {
     /// The report's line of now.
     pub(super) fn now(&self, snapshot: Snapshot) -> Line<'_> {
         let recent = std::mem::take(&mut self.inner().recent);
-        self.line(snapshot.tally, snapshot.in_flight, false, recent.quantiles())
+        self.line(snapshot.stats, snapshot.in_flight, false, recent.quantiles())
     }
 
     /// The report's last line.
-    pub(super) fn last(&self, tally: Tally) -> Line<'_> {
+    pub(super) fn last(&self, tally: WorkerStats) -> Line<'_> {
         let latency = self.inner().all.quantiles();
         self.line(tally, 0, true, latency)
     }
 
-    fn line(&self, tally: Tally, in_flight: u32, ended: bool, latency_ms: Option<Quantiles>) -> Line<'_> {
-        let Tally { dead, retried, released, .. } = tally;
+    fn line(&self, tally: WorkerStats, in_flight: u32, ended: bool, latency_ms: Option<Quantiles>) -> Line<'_> {
+        let WorkerStats { dead, retried, released, .. } = tally;
         let inner = self.inner();
         let (passed, unfit) = (inner.passed, inner.unfit);
         Line { from: &self.from, to: &self.to, passed, unfit, dead, retried, released, in_flight, ended, latency_ms }
@@ -87,16 +87,16 @@ impl Figures {
 
     /// The line for `systemctl status`.
     pub(super) fn status(&self, snapshot: Snapshot) -> String {
-        let Snapshot { in_flight, tally, stopping, .. } = snapshot;
+        let Snapshot { in_flight, stats, stopping, .. } = snapshot;
         let stopping = if stopping { ", stopping" } else { "" };
-        let dead = count(tally.dead, "dead letter");
+        let dead = count(stats.dead, "dead letter");
         format!("{in_flight} in flight, {} passed on, {dead}{stopping}", self.inner().passed)
     }
 
     /// The last words for people.
-    pub(super) fn summary(&self, tally: Tally, took: Duration) -> String {
+    pub(super) fn summary(&self, tally: WorkerStats, took: Duration) -> String {
         let inner = self.inner();
-        let Tally { dead, retried, released, .. } = tally;
+        let WorkerStats { dead, retried, released, .. } = tally;
         let dead = count(dead, "dead letter");
         let mut text = format!(
             "{} passed on, {retried} to retry, {dead} ({} unfit), {released} given back, in {:.1} s",

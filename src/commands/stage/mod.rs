@@ -29,7 +29,7 @@ use mqueue::client::{Address, Consumer, ConsumerConfig};
 use mqueue::handler::{FileOptions, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
-use mqueue::worker::{Pulse, Worker, WorkerConfig};
+use mqueue::worker::{ProgressHook, Worker, WorkerConfig};
 
 /// Messages in flight for a relay that takes batches: one batch under way, and more at hand when it is done.
 const BATCH_IN_FLIGHT: u32 = 2000;
@@ -63,7 +63,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     notifier.ready();
     let lines = (args.report() == Report::Json).then(Lines::start).transpose()?;
     let every = notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3));
-    let worker = Worker::new(consumer, relay.clone(), config)?.with_pulse(every, pulse(figures.clone(), lines.clone()));
+    let worker =
+        Worker::new(consumer, relay.clone(), config)?.with_progress_hook(every, pulse(figures.clone(), lines.clone()));
     let (ended, tally) = worker.run(&shutdown).await;
     shutdown.unless_now(relay.close()).await;
     notifier.stopping();
@@ -118,11 +119,8 @@ fn concurrency(args: &Args) -> u32 {
 }
 
 fn worker_config(args: &Args) -> Result<WorkerConfig, Failure> {
-    Ok(WorkerConfig {
-        concurrency: concurrency(args) as usize,
-        idle_timeout: args.timeout,
-        ..worker_flags::worker_config(&args.from, &args.failing)?
-    })
+    let config = worker_flags::worker_config(&args.from, &args.failing)?;
+    Ok(config.with_concurrency(concurrency(args) as usize).with_idle_timeout(args.timeout))
 }
 
 fn consumer_config(args: &Args, relay: &Relay) -> ConsumerConfig {
@@ -132,7 +130,7 @@ fn consumer_config(args: &Args, relay: &Relay) -> ConsumerConfig {
 }
 
 /// Tells systemd, and whoever reads the report, how it is doing.
-fn pulse(figures: Arc<Figures>, lines: Option<Lines>) -> Pulse {
+fn pulse(figures: Arc<Figures>, lines: Option<Lines>) -> ProgressHook {
     let notifier = Notifier;
     Box::new(move |snapshot| {
         notifier.status(&figures.status(snapshot));

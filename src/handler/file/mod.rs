@@ -32,7 +32,7 @@ use self::writing::Writing;
 use super::lane::Lane;
 use super::line::LineFormat;
 use super::{Handler, HandlerError, HandlerOptions, PrintOutput, Verdict};
-use crate::io_error::why;
+use crate::io_error::describe;
 
 /// The most messages that share a write and a sync.
 const BATCH: usize = 1024;
@@ -122,7 +122,7 @@ impl Appender {
                 Ok(count) => verdicts.resize(verdicts.len() + count, Verdict::Done(None)),
                 Err(error) => {
                     self.place.close();
-                    let why = format!("cannot append to {:?}: {}", self.place.path(), why(&error));
+                    let why = format!("cannot append to {:?}: {}", self.place.path(), describe(&error));
                     verdicts.resize(messages.len(), Verdict::retry(why));
                 }
             }

@@ -27,7 +27,7 @@ use crate::handler::line::LineFormat;
 use crate::handler::orphan_guard::OrphanGuard;
 use crate::handler::process_group::ended;
 use crate::handler::{CAPTURE_LIMIT, HandlerOptions, PrintOutput, Verdict};
-use crate::io_error::why;
+use crate::io_error::describe;
 use crate::proto::{ChannelName, TopicName};
 
 /// Between the end of a run and the next one's start.
@@ -103,7 +103,7 @@ impl Keeper {
                     over => self.see_off(program, over).await,
                 },
                 // The program was there at the start: it is being replaced, or the system has no process to give now.
-                Err(error) => self.refuse(&format!("cannot run {:?}: {}", self.command.program(), why(&error))),
+                Err(error) => self.refuse(&format!("cannot run {:?}: {}", self.command.program(), describe(&error))),
             }
         }
     }
@@ -266,7 +266,7 @@ impl Keeper {
     fn reason(&self, over: &Over) -> String {
         match over {
             Over::Exited(Ok(status)) => format!("the command ended: {}", ended(*status)),
-            Over::Exited(Err(error)) => format!("cannot wait for the command: {}", why(error)),
+            Over::Exited(Err(error)) => format!("cannot wait for the command: {}", describe(error)),
             Over::Closed => "the command closed its standard input or output".to_owned(),
             Over::TimedOut => format!("timed out after {}", humantime::format_duration(self.timeout)),
             Over::Broken(why) => why.clone(),

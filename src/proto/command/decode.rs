@@ -1,4 +1,4 @@
-//! From bytes to commands, as nsqd 1.3.0 reads them (`nsqd/protocol_v2.go`).
+//! Decoding of commands, as nsqd 1.3.0 reads them (`nsqd/protocol_v2.go`).
 
 use std::borrow::Cow;
 
@@ -9,33 +9,37 @@ use super::super::{Bodies, ChannelName, ErrorCode, Limits, MessageId, ProtocolEr
 use super::Command;
 
 impl Command {
-    /// Takes the first command from `buffer`; `None`, with `buffer` as it was, until all of it is there.
+    /// Takes the first command from `buffer`; `None`, with `buffer` unchanged, until the command is
+    /// complete. Bodies share memory with `buffer`.
     ///
-    /// Fails as nsqd does, as soon as what is there shows it: an oversized body is refused by its size, before it is read. Bodies share
-    /// memory with `buffer`.
+    /// # Errors
+    /// nsqd's refusal, as soon as the bytes so far show it: an oversized body is refused by its
+    /// announced size, before it is read.
     pub fn decode(buffer: &mut BytesMut, limits: &Limits) -> Result<Option<Self>, ProtocolError> {
-        Self::decode_on(buffer, limits, &mut Unfinished::default())
+        Self::decode_resumed(buffer, limits, &mut DecodeProgress::default())
     }
 
-    /// The same for a buffer that grows: `unfinished` is how far the last call got. A command that comes a few bytes at a time is gone
-    /// over once, not once for each of them.
+    /// Decodes as [`decode`](Self::decode) does, and resumes where the last call on the growing
+    /// buffer stopped: `progress` keeps how far that call got. A command that arrives a few bytes
+    /// at a time is scanned once, not once for each read.
     ///
-    /// Between two calls bytes may only be added, unless a command was taken or `unfinished` is as by default.
-    pub fn decode_on(
+    /// Between two calls, bytes may only be appended, unless a command was taken or `progress` is
+    /// reset to its default.
+    pub fn decode_resumed(
         buffer: &mut BytesMut,
         limits: &Limits,
-        unfinished: &mut Unfinished,
+        progress: &mut DecodeProgress,
     ) -> Result<Option<Self>, ProtocolError> {
         let Some(end) = memchr::memchr(b'\n', &buffer[..buffer.len().min(limits.max_line)]) else {
             return if buffer.len() >= limits.max_line { Err(ProtocolError::LineTooLong) } else { Ok(None) };
         };
         let line = buffer[..end].strip_suffix(b"\r").unwrap_or(&buffer[..end]);
-        let head = Head::parse(line, limits)?;
-        let mut reader = Reader { bytes: &buffer[end + 1..], at: 0, missing: None };
-        let Some(body) = head.body(&mut reader, limits, unfinished)? else { return Ok(None) };
+        let head = CommandHead::parse(line, limits)?;
+        let mut reader = BodyReader { bytes: &buffer[end + 1..], at: 0, missing: None };
+        let Some(body) = head.body(&mut reader, limits, progress)? else { return Ok(None) };
         let length = end + 1 + reader.at;
-        if let Head::Whole(command) = head {
-            // most commands are a FIN: they share nothing with the buffer
+        if let CommandHead::Whole(command) = head {
+            // most commands are a FIN, which shares nothing with the buffer
             buffer.advance(length);
             return Ok(Some(command));
         }
@@ -43,13 +47,14 @@ impl Command {
         Ok(Some(head.complete(body, &command.slice(end + 1..))))
     }
 
-    /// The first word of a command whose line is here, whatever follows it.
+    /// The first word of the first command in `buffer`; `None` until its line is complete.
     pub fn verb(buffer: &[u8]) -> Option<&[u8]> {
         let line = &buffer[..memchr::memchr(b'\n', buffer)?];
         line.strip_suffix(b"\r").unwrap_or(line).split(|b| *b == b' ').next()
     }
 
-    /// How many bytes the first command has of which not all are here, as it says itself; `None` before it does.
+    /// The announced length in bytes of the first, incomplete command; `None` until its size field
+    /// is there.
     #[cfg(feature = "broker")]
     pub(crate) fn length(buffer: &[u8]) -> Option<usize> {
         let body = memchr::memchr(b'\n', buffer)? + 1;
@@ -57,26 +62,27 @@ impl Command {
         Some(body + 4 + size as usize)
     }
 
-    /// What nsqd says to one who leaves with these bytes, the beginning of a command; `None` if they say too little.
+    /// nsqd's error for a connection that ends with these bytes, the beginning of a command; `None`
+    /// if there is no error for them.
     pub fn cut_short(buffer: &[u8], limits: &Limits) -> Option<ProtocolError> {
         let end = memchr::memchr(b'\n', buffer)?;
         let line = buffer[..end].strip_suffix(b"\r").unwrap_or(&buffer[..end]);
-        let mut reader = Reader { bytes: &buffer[end + 1..], at: 0, missing: None };
-        Head::parse(line, limits).ok()?.body(&mut reader, limits, &mut Unfinished::default()).ok()?;
+        let mut reader = BodyReader { bytes: &buffer[end + 1..], at: 0, missing: None };
+        CommandHead::parse(line, limits).ok()?.body(&mut reader, limits, &mut DecodeProgress::default()).ok()?;
         reader.missing
     }
 }
 
-/// How far a command of which not all is here was read: of MPUB, how many messages are whole.
+/// The progress through an incomplete command. For MPUB: the messages that are complete.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Unfinished {
+pub struct DecodeProgress {
     messages: i32,
-    /// Where they end, counted from the end of the command's line.
+    /// The end of these messages, as an offset from the end of the command's line.
     end: usize,
 }
 
-/// A command's line, understood; for some a body follows.
-enum Head {
+/// A parsed command line; some commands have a body after it.
+enum CommandHead {
     Whole(Command),
     Identify,
     Auth,
@@ -86,18 +92,18 @@ enum Head {
     Mpub(TopicName),
 }
 
-/// Where bytes lie, counted from the end of the command's line.
+/// A range of bytes, as offsets from the end of the command's line.
 type Span = std::ops::Range<usize>;
 
-/// Where a command's body or bodies lie, counted from the end of its line.
-enum Body {
+/// The range of a command's body or bodies, as offsets from the end of its line.
+enum BodySpan {
     None,
     One(Span),
-    /// So many, each behind its size.
+    /// The bodies' range and number, each body behind its size field.
     Many(Span, u32),
 }
 
-impl Head {
+impl CommandHead {
     fn parse(line: &[u8], limits: &Limits) -> Result<Self, ProtocolError> {
         let mut words = line.split(|b| *b == b' ');
         let verb = words.next().unwrap_or_default();
@@ -148,19 +154,19 @@ impl Head {
         })
     }
 
-    /// Finds the body; `None` until all of it is there.
+    /// Finds the body; `None` until it is complete.
     fn body(
         &self,
-        reader: &mut Reader<'_>,
+        reader: &mut BodyReader<'_>,
         limits: &Limits,
-        unfinished: &mut Unfinished,
-    ) -> Result<Option<Body>, ProtocolError> {
+        progress: &mut DecodeProgress,
+    ) -> Result<Option<BodySpan>, ProtocolError> {
         let (bad_body, bad_message) = (ErrorCode::BadBody, ErrorCode::BadMessage);
         let (max_body, max_msg) = (limits.max_body_size, limits.max_msg_size);
         let one = match self {
-            Self::Whole(_) => return Ok(Some(Body::None)),
+            Self::Whole(_) => return Ok(Some(BodySpan::None)),
             Self::Mpub(_) => {
-                return Ok(reader.messages(limits, unfinished)?.map(|(at, count)| Body::Many(at, count)));
+                return Ok(reader.messages(limits, progress)?.map(|(at, count)| BodySpan::Many(at, count)));
             }
             Self::Identify => reader.sized(bad_body, max_body, "IDENTIFY", ("body", "body")),
             Self::Auth => reader.sized(bad_body, max_body, "AUTH", ("body", "body")),
@@ -168,18 +174,19 @@ impl Head {
             Self::Dpub(..) => reader.sized(bad_message, max_msg, "DPUB", ("message body", "message")),
             Self::Fpub(..) => reader.sized(bad_message, max_msg, "FPUB", ("message body", "message")),
         };
-        Ok(one?.map(Body::One))
+        Ok(one?.map(BodySpan::One))
     }
 
-    /// Joins the line with its body. [`Head::body`] gave the kind of body that the line asks for.
-    fn complete(self, body: Body, bytes: &Bytes) -> Command {
+    /// Joins the line with its body. [`CommandHead::body`] returned the kind of body that the line
+    /// asks for.
+    fn complete(self, body: BodySpan, bytes: &Bytes) -> Command {
         match (self, body) {
-            (Self::Identify, Body::One(at)) => Command::Identify(bytes.slice(at)),
-            (Self::Auth, Body::One(at)) => Command::Auth(bytes.slice(at)),
-            (Self::Pub(topic), Body::One(at)) => Command::Pub { topic, body: bytes.slice(at) },
-            (Self::Dpub(topic, delay), Body::One(at)) => Command::Dpub { topic, delay, body: bytes.slice(at) },
-            (Self::Fpub(topic, epoch), Body::One(at)) => Command::Fpub { topic, epoch, body: bytes.slice(at) },
-            (Self::Mpub(topic), Body::Many(at, count)) => {
+            (Self::Identify, BodySpan::One(at)) => Command::Identify(bytes.slice(at)),
+            (Self::Auth, BodySpan::One(at)) => Command::Auth(bytes.slice(at)),
+            (Self::Pub(topic), BodySpan::One(at)) => Command::Pub { topic, body: bytes.slice(at) },
+            (Self::Dpub(topic, delay), BodySpan::One(at)) => Command::Dpub { topic, delay, body: bytes.slice(at) },
+            (Self::Fpub(topic, epoch), BodySpan::One(at)) => Command::Fpub { topic, epoch, body: bytes.slice(at) },
+            (Self::Mpub(topic), BodySpan::Many(at, count)) => {
                 let bodies = Bodies::from_sized(bytes.slice(at), count).expect("the reader went over the sizes");
                 Command::Mpub { topic, bodies }
             }
@@ -193,21 +200,22 @@ impl Head {
                 | Self::Mpub(_),
                 _,
             ) => {
-                unreachable!("Head::body gives the body that the line asks for")
+                unreachable!("CommandHead::body gives the body that the line asks for")
             }
         }
     }
 }
 
-/// Walks over what follows a command's line; each step is `None` where the bytes end too early.
-struct Reader<'a> {
+/// A reader of the bytes after a command's line. Each step returns `None` if the bytes end too
+/// early.
+struct BodyReader<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// What nsqd says where the bytes end too early.
+    /// nsqd's error for bytes that end too early.
     missing: Option<ProtocolError>,
 }
 
-impl Reader<'_> {
+impl BodyReader<'_> {
     /// A 32-bit signed big-endian number, as nsqd reads sizes.
     fn number(&mut self) -> Option<i32> {
         let bytes = self.bytes.get(self.at..self.at + 4)?;
@@ -222,15 +230,16 @@ impl Reader<'_> {
         Some(range)
     }
 
-    /// Notes what nsqd misses where there is nothing.
-    fn or_missing<T>(&mut self, found: Option<T>, code: ErrorCode, what: impl FnOnce() -> String) -> Option<T> {
+    /// Records nsqd's error if `found` is `None`.
+    fn or_record_missing<T>(&mut self, found: Option<T>, code: ErrorCode, what: impl FnOnce() -> String) -> Option<T> {
         if found.is_none() {
             self.missing = Some(ProtocolError::new(code, what()));
         }
         found
     }
 
-    /// A size within 1..=`limit`, and as many bytes. The nouns are nsqd's: for what has that size, and for one that is too large.
+    /// Reads a size within 1..=`limit` and takes as many bytes. The nouns are nsqd's: for a
+    /// malformed size, and for one that is too large.
     fn sized(
         &mut self,
         code: ErrorCode,
@@ -240,10 +249,10 @@ impl Reader<'_> {
     ) -> Result<Option<Span>, ProtocolError> {
         let Some(size) = self.size(code, limit, verb, nouns)? else { return Ok(None) };
         let taken = self.take(size as usize);
-        Ok(self.or_missing(taken, code, || format!("{verb} failed to read {}", nouns.0)))
+        Ok(self.or_record_missing(taken, code, || format!("{verb} failed to read {}", nouns.0)))
     }
 
-    /// A size within 1..=`limit`.
+    /// Reads a size within 1..=`limit`.
     fn size(
         &mut self,
         code: ErrorCode,
@@ -252,7 +261,7 @@ impl Reader<'_> {
         (noun, short): (&str, &str),
     ) -> Result<Option<u32>, ProtocolError> {
         let size = self.number();
-        let Some(size) = self.or_missing(size, code, || format!("{verb} failed to read {noun} size")) else {
+        let Some(size) = self.or_record_missing(size, code, || format!("{verb} failed to read {noun} size")) else {
             return Ok(None);
         };
         match u32::try_from(size) {
@@ -264,45 +273,50 @@ impl Reader<'_> {
         }
     }
 
-    /// MPUB's bodies, with nsqd's checks in nsqd's order (`readMPUB`).
-    fn messages(&mut self, limits: &Limits, unfinished: &mut Unfinished) -> Result<Option<(Span, u32)>, ProtocolError> {
+    /// Reads MPUB's bodies, with nsqd's checks in nsqd's order (`readMPUB`).
+    fn messages(
+        &mut self,
+        limits: &Limits,
+        progress: &mut DecodeProgress,
+    ) -> Result<Option<(Span, u32)>, ProtocolError> {
         let max_body = limits.max_body_size;
         if self.size(ErrorCode::BadBody, max_body, "MPUB", ("body", "body"))?.is_none() {
             return Ok(None);
         }
         let count = self.number();
-        let Some(count) = self.or_missing(count, ErrorCode::BadBody, || "MPUB failed to read message count".into())
+        let Some(count) =
+            self.or_record_missing(count, ErrorCode::BadBody, || "MPUB failed to read message count".into())
         else {
             return Ok(None);
         };
         if count <= 0 || count.unsigned_abs() > max_body.saturating_sub(4) / 5 {
             return Err(ProtocolError::new(ErrorCode::BadBody, format!("MPUB invalid message count {count}")));
         }
-        let (begin, before) = (self.at, std::mem::take(unfinished));
+        let (begin, before) = (self.at, std::mem::take(progress));
         self.at = begin.max(before.end);
         for index in before.messages..count {
             let end = self.at;
             if self.message(index, limits.max_msg_size)?.is_none() {
-                *unfinished = Unfinished { messages: index, end };
+                *progress = DecodeProgress { messages: index, end };
                 return Ok(None);
             }
         }
         Ok(Some((begin..self.at, count.unsigned_abs())))
     }
 
-    /// The body of MPUB that has this number.
+    /// Reads MPUB's body number `index`.
     fn message(&mut self, index: i32, limit: u32) -> Result<Option<Span>, ProtocolError> {
         let code = ErrorCode::BadMessage;
         let refuse = |text| Err(ProtocolError::new(code, text));
         let size = self.number();
         let missing = || format!("MPUB failed to read message({index}) body size");
-        let Some(size) = self.or_missing(size, code, missing) else { return Ok(None) };
+        let Some(size) = self.or_record_missing(size, code, missing) else { return Ok(None) };
         match u32::try_from(size) {
             Err(_) | Ok(0) => refuse(format!("MPUB invalid message({index}) body size {size}")),
             Ok(size) if size > limit => refuse(format!("MPUB message too big {size} > {limit}")),
             Ok(size) => {
                 let taken = self.take(size as usize);
-                Ok(self.or_missing(taken, code, || "MPUB failed to read message body".into()))
+                Ok(self.or_record_missing(taken, code, || "MPUB failed to read message body".into()))
             }
         }
     }
@@ -316,8 +330,9 @@ fn message_id(word: &[u8]) -> Result<MessageId, ProtocolError> {
     MessageId::from_slice(word).ok_or_else(|| invalid("invalid message ID"))
 }
 
-/// Digits only, as nsqd's `ByteToBase10`; no digits at all read as 0 there and here. Beyond 64 bits nsqd wraps around (a DPUB
-/// for 2^64 ms is delivered at once); here the number stays at the highest, for the range check to refuse.
+/// Parses digits only, as nsqd's `ByteToBase10`; no digits at all read as 0. Beyond 64 bits nsqd
+/// wraps around (a DPUB deferred for 2^64 ms is delivered at once); here the number saturates, and
+/// the range check refuses it.
 fn decimal(word: &[u8]) -> Option<u64> {
     word.iter().try_fold(0_u64, |sum, b| {
         let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
@@ -325,7 +340,8 @@ fn decimal(word: &[u8]) -> Option<u64> {
     })
 }
 
-/// A peer's word in an answer. nsqd sends the bytes back as they came; what is no UTF-8 becomes U+FFFD here.
+/// A peer's word for an error text. nsqd sends the bytes back unchanged; here invalid UTF-8 becomes
+/// U+FFFD.
 fn as_text(word: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(word)
 }
@@ -344,7 +360,7 @@ fn delay_of_dpub(word: &[u8], limits: &Limits) -> Result<u64, ProtocolError> {
     }
 }
 
-/// Exact, for it fences off all others.
+/// Parses an epoch, strictly: an epoch fences off all other publishers.
 fn epoch_of_fpub(word: &[u8]) -> Result<u64, ProtocolError> {
     let digits = str::from_utf8(word).ok().filter(|word| word.bytes().all(|b| b.is_ascii_digit()));
     let epoch = digits.and_then(|digits| digits.parse().ok());

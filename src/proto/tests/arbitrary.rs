@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::proto::{ChannelName, Command, Frame, Message, MessageId, Response, TopicName, WireError};
 
-/// As nsqd's range check for DPUB has it.
+/// The maximum of nsqd's range check for DPUB.
 const MAX_DELAY: u64 = 3_600_000;
 
 fn name() -> impl Strategy<Value = String> {

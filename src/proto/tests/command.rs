@@ -1,4 +1,4 @@
-//! Commands: their bytes, both ways.
+//! Encoding and decoding of commands.
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
@@ -50,7 +50,7 @@ fn every_command_has_the_bytes_of_the_protocol() {
 }
 
 #[test]
-fn what_nsqd_reads_leniently_is_read() {
+fn commands_that_nsqd_reads_leniently_are_accepted() {
     let (fin, nop) = (Command::Fin(ID), Command::Nop);
     let req = Command::Req { id: ID, delay: 0 };
     let hi = |delay| Command::Dpub { topic: topic(), delay, body: Bytes::from_static(b"a") };
@@ -79,7 +79,7 @@ fn what_nsqd_reads_leniently_is_read() {
 }
 
 #[test]
-fn a_line_of_16_kib_is_the_longest() {
+fn lines_longer_than_16_kib_are_refused() {
     let nop = |length: usize| [b"NOP ", vec![b'x'; length - 5].as_slice(), b"\n"].concat();
     assert_eq!(decode(&nop(16_384)), Ok(Some(Command::Nop)));
     assert_eq!(decode(&nop(16_385)), Err(ProtocolError::LineTooLong));
@@ -88,7 +88,7 @@ fn a_line_of_16_kib_is_the_longest() {
 }
 
 #[test]
-fn a_message_at_the_limit_is_taken() {
+fn messages_at_the_size_limit_are_accepted() {
     let body = Bytes::from(vec![7; 1 << 20]);
     let bodies = vec![body.clone(); 4].into_iter().collect();
     for command in [Command::Pub { topic: topic(), body }, Command::Mpub { topic: topic(), bodies }] {
@@ -98,7 +98,7 @@ fn a_message_at_the_limit_is_taken() {
 }
 
 #[test]
-fn a_large_body_is_a_part_of_what_was_read() {
+fn large_bodies_share_the_read_buffer() {
     let body = Bytes::from(vec![7; 1 << 20]);
     let mut buffer = encoded(|out| Command::Pub { topic: topic(), body: body.clone() }.encode(out));
     let read = buffer.as_ptr_range();
@@ -115,7 +115,7 @@ proptest! {
     }
 
     #[test]
-    fn a_command_split_anywhere_is_waited_for(command in arbitrary::command(50)) {
+    fn a_command_split_anywhere_is_completed_later(command in arbitrary::command(50)) {
         assert_waits(&command, &encoded(|out| command.encode(out)), decode_leniently);
     }
 

@@ -1,4 +1,4 @@
-//! Frames: their bytes, both ways, and what is no frame.
+//! Encoding and decoding of frames, and bytes that are not a frame.
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
@@ -41,7 +41,7 @@ fn every_frame_has_the_bytes_of_the_protocol() {
 }
 
 #[test]
-fn what_is_no_frame_is_refused() {
+fn bytes_that_are_not_a_frame_are_refused() {
     let size = |size| FrameError::Size { size, max: 100 };
     let cases: [(&[u8], FrameError); 9] = [
         (b"\0\0\0\0", size(0)),
@@ -60,7 +60,7 @@ fn what_is_no_frame_is_refused() {
 }
 
 #[test]
-fn a_size_is_refused_before_its_bytes_are_awaited() {
+fn oversized_frames_are_refused_before_their_bytes_arrive() {
     let mut buffer = BytesMut::from(&b"\xff\xff\xff\xff"[..]);
     let capacity = buffer.capacity();
     assert!(Frame::decode(&mut buffer, 1 << 20).is_err());
@@ -75,7 +75,7 @@ proptest! {
     }
 
     #[test]
-    fn a_frame_split_anywhere_is_waited_for(frame in arbitrary::frame(200)) {
+    fn a_frame_split_anywhere_is_completed_later(frame in arbitrary::frame(200)) {
         assert_waits(&frame, &encoded(|out| frame.encode(out)), decode_frame);
     }
 

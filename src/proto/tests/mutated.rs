@@ -1,4 +1,4 @@
-//! The fuzz targets' checks as a short test: valid encodings, somewhat spoiled, from numbered seeds.
+//! The fuzz targets' checks as a short test: mutated valid encodings from numbered seeds.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -6,10 +6,10 @@ use bytes::Bytes;
 use fastrand::Rng;
 
 use crate::proto::check::{self, encoded};
-use crate::proto::{ChannelName, Command, Frame, Message, MessageId, Outgoing, Response, TopicName, WireError};
+use crate::proto::{ChannelName, Command, Frame, Message, MessageId, Response, TopicName, WireError, WriteBuffer};
 
 const INPUTS: u64 = 20_000;
-/// What sizes, counts and lines stumble over.
+/// Edge cases of sizes, counts and lines.
 const EDGES: [&[u8]; 9] =
     [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\x01", b" ", b"\r\n", b"\n", b"9", b"#ephemeral"];
 
@@ -23,8 +23,8 @@ fn mutated_frames_keep_the_rules() {
     run(check::frames, |rng, out| frame(rng).encode(out));
 }
 
-/// Runs `check` on inputs made of what `write` writes; a failure names its seed.
-fn run(check: fn(&[u8]), write: fn(&mut Rng, &mut Outgoing)) {
+/// Runs `check` on mutated output of `write`; a failure names its seed.
+fn run(check: fn(&[u8]), write: fn(&mut Rng, &mut WriteBuffer)) {
     for seed in 0..INPUTS {
         let mut rng = Rng::with_seed(seed);
         let input = input(&mut rng, write);
@@ -34,7 +34,7 @@ fn run(check: fn(&[u8]), write: fn(&mut Rng, &mut Outgoing)) {
     }
 }
 
-fn input(rng: &mut Rng, write: fn(&mut Rng, &mut Outgoing)) -> Vec<u8> {
+fn input(rng: &mut Rng, write: fn(&mut Rng, &mut WriteBuffer)) -> Vec<u8> {
     let count = rng.usize(1..5);
     let mut bytes = encoded(|out| (0..count).for_each(|_| write(rng, out))).to_vec();
     for _ in 0..rng.usize(0..4) {

@@ -1,11 +1,11 @@
-//! Commands that are refused: in nsqd's words, and before anything is allocated for what they announce.
+//! Refused commands: nsqd's error texts, and no allocation for announced sizes.
 
 use bytes::BytesMut;
 use proptest::prelude::*;
 
 use crate::proto::{Command, ErrorCode, Limits, ProtocolError};
 
-/// Bytes, and what nsqd 1.3.0 answered to them.
+/// Command lines and nsqd 1.3.0's answers.
 const LINES: &[(&[u8], &str)] = &[
     (b"\n", "E_INVALID invalid command "),
     (b"\r\n", "E_INVALID invalid command "),
@@ -47,7 +47,7 @@ const LINES: &[(&[u8], &str)] = &[
     (b"AUTH \n", "E_INVALID AUTH invalid number of parameters"),
 ];
 
-/// The same for sizes.
+/// Commands with invalid sizes and nsqd 1.3.0's answers.
 const BODIES: &[(&[u8], &str)] = &[
     (b"IDENTIFY x\n\0\0\0\0", "E_BAD_BODY IDENTIFY invalid body size 0"),
     (b"IDENTIFY\n\xff\xff\xff\xfe", "E_BAD_BODY IDENTIFY invalid body size -2"),
@@ -73,7 +73,7 @@ const BODIES: &[(&[u8], &str)] = &[
 ];
 
 #[test]
-fn refusals_have_the_words_of_nsqd() {
+fn refusals_have_nsqds_error_texts() {
     for (bytes, expected) in LINES.iter().chain(BODIES) {
         let mut buffer = BytesMut::from(*bytes);
         let error = Command::decode(&mut buffer, &Limits::default()).unwrap_err();
@@ -82,14 +82,14 @@ fn refusals_have_the_words_of_nsqd() {
 }
 
 #[test]
-fn a_refusal_comes_with_the_byte_that_shows_it() {
+fn commands_are_refused_at_the_earliest_byte() {
     for (bytes, expected) in LINES.iter().chain(BODIES) {
         let mut buffer = BytesMut::from(&bytes[..bytes.len() - 1]);
         assert_eq!(Command::decode(&mut buffer, &Limits::default()), Ok(None), "one byte short of {expected}");
     }
 }
 
-/// nsqd lets these wrap around, and delivers the first at once.
+/// nsqd wraps such delays around, and delivers the first message at once.
 #[test]
 fn a_delay_beyond_64_bits_is_out_of_range() {
     for delay in ["18446744073709551616", "99999999999999999999"] {
@@ -101,7 +101,7 @@ fn a_delay_beyond_64_bits_is_out_of_range() {
 }
 
 #[test]
-fn what_is_announced_is_not_allocated() {
+fn announced_sizes_allocate_nothing() {
     let pieces: [&[u8]; 3] = [b"PUB t\n\0\x10\0\0", b"MPUB t\n\0\0\0\x01\0\x0f\xff\xff", b"IDENTIFY\n\0\x50\0\0"];
     for bytes in pieces {
         let mut buffer = BytesMut::from(bytes);

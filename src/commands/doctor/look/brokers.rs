@@ -86,7 +86,7 @@ async fn look_at(nsqd: &Nsqd) -> Result<Answer, HttpError> {
 }
 
 async fn ask_tcp(address: Address, mut listed: Option<Listed>, deadline: Duration) -> Tcp {
-    let config = ConnectConfig { connect_timeout: deadline, max_frame: 1 << 20, ..ConnectConfig::default() };
+    let config = ConnectConfig::default().with_connect_timeout(deadline).with_max_frame(1 << 20);
     let ask = |address: Address| {
         let config = &config;
         async move { within(deadline, identify(&address, config)).await.map(drop) }
@@ -147,7 +147,7 @@ impl Reason for HttpError {
     fn reason(self) -> String {
         match self {
             Self::Unreachable { reason, .. } => reason,
-            Self::Status { .. } | Self::Answer { .. } => self.to_string(),
+            other => other.to_string(),
         }
     }
 }

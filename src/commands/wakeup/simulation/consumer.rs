@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 
 use super::world::{Event, HANDLING, Id, Pid, World};
 use crate::commands::consumer::life::{Happened, Left, Step};
-use mqueue::worker::Ended;
-use mqueue::worker::idle::Idle;
+use mqueue::worker::StopReason;
+use mqueue::worker::idle::IdleTimer;
 
 #[derive(Debug)]
 pub(super) enum Phase {
     /// Starting, or between two steps.
     Steps,
-    Works(Idle),
+    Works(IdleTimer),
     /// RDY 0 and CLS are on their way, for this reason.
     Leaves {
-        why: Ended,
+        why: StopReason,
         closed: bool,
     },
     Dead,
@@ -47,7 +47,7 @@ impl Process {
     /// Something came: that puts idleness off, if it works.
     pub(super) fn put_off(&mut self, now: Duration, clock: Instant) {
         if let Phase::Works(idle) = &mut self.phase {
-            idle.put_off(clock.into());
+            idle.reset(clock.into());
             self.active = now;
         }
     }
@@ -80,7 +80,7 @@ impl World {
         self.tally.count(match happened {
             Happened::Subscribed(()) => "subscriptions",
             Happened::Interrupted => "stops",
-            Happened::Ended(Ended::Unreachable) => "times cut off",
+            Happened::Ended(StopReason::Unreachable) => "times cut off",
             Happened::Ended(_) => "ends",
             Happened::Poked(0) => "not poked while leaving",
             Happened::Poked(_) => "poked while leaving",
@@ -99,7 +99,7 @@ impl World {
             Step::Work(()) => {
                 let (allowed, now) = (self.settings.idle_timeout, self.clock().into());
                 let process = &mut self.processes[pid];
-                process.phase = Phase::Works(Idle::new(allowed, now));
+                process.phase = Phase::Works(IdleTimer::new(allowed, now));
                 (process.connected, process.owes, process.active) = (true, false, self.now);
                 // a working consumer takes what waits, and what comes
                 self.units[process.unit].pokes = 0;
@@ -112,7 +112,7 @@ impl World {
                 if self.processes[pid].owes {
                     self.wrong = Some(format!("process {pid} took a poke and forgot it"));
                 }
-                self.after_ms(0, 20, Event::Exited { pid, failed: ended == Ended::Unreachable });
+                self.after_ms(0, 20, Event::Exited { pid, failed: ended == StopReason::Unreachable });
             }
         }
     }
@@ -179,7 +179,7 @@ impl World {
         let now = self.clock().into();
         let process = &mut self.processes[pid];
         let Phase::Works(idle) = &mut process.phase else { return };
-        if let Some(again) = idle.look(!process.running.is_empty(), now) {
+        if let Some(again) = idle.check(!process.running.is_empty(), now) {
             let again = self.since_epoch(again.into());
             return self.at(again, Event::LookIdle(pid));
         }
@@ -187,7 +187,7 @@ impl World {
             self.wrong = Some(format!("process {pid} is not idle: {process:?}"));
         }
         let (connected, link) = (process.connected, process.link);
-        let why = if connected { Ended::Idle } else { Ended::Unreachable };
+        let why = if connected { StopReason::Idle } else { StopReason::Unreachable };
         process.phase = Phase::Leaves { why, closed: !connected };
         self.disturb(pid);
         self.after(link, Event::Leave(pid));

@@ -1,8 +1,9 @@
-//! The messages that one connection has delivered and that are not yet answered. Pure.
+//! The messages in flight on one connection. Pure.
 //!
-//! A message whose time ran out while it is being handled (this process was frozen, say) may be delivered again to the same connection. It is
-//! the same message, and it is being worked on: the copy is held, and not handed out. The handler's answer is then the copy's. Success
-//! finishes it: the work is done. A failure never does: the copy goes back to the queue, and counts as untried.
+//! A message that times out while it is being handled (because this process was frozen, say) may be
+//! redelivered on the same connection. The copy is held back, and the handler's result decides
+//! about it: success finishes it, since the work is done; a failure requeues it, and the copy
+//! counts as untried.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,45 +11,45 @@ use std::time::{Duration, Instant};
 
 use crate::proto::{Message, MessageId};
 
-/// What is in flight on one connection.
+/// The messages in flight on one connection.
 #[derive(Debug, Default)]
-pub(super) struct Held {
-    messages: HashMap<MessageId, Attempt>,
+pub(super) struct InFlightMessages {
+    messages: HashMap<MessageId, InFlightEntry>,
 }
 
 #[derive(Debug)]
-struct Attempt {
-    /// The attempt that was handed out.
+struct InFlightEntry {
+    /// The attempt that was delivered to the application.
     attempts: u16,
-    /// The newest attempt, which nsqd has in flight.
+    /// The latest attempt, which nsqd has in flight.
     newest: u16,
-    /// How many copies came after the one that was handed out.
+    /// The number of copies that arrived after the delivered attempt.
     copies: u16,
     timestamp: i64,
-    /// When nsqd last gave it more time: at its delivery, or at a TOUCH.
+    /// The time of the last delivery or TOUCH, which reset the timeout.
     fresh: Instant,
 }
 
-/// What a delivery is to this connection.
+/// The relation of an arriving message to those in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// Not here yet.
+    /// A message that is not in flight here.
     New,
-    /// Another message of the same id, which takes the place of the one before.
+    /// Another message with the same id, which replaces the earlier one.
     Replaces,
-    /// A later attempt of a message that is being worked on here: not to be handed out.
+    /// A redelivery of a message that is being handled here; it is not delivered again.
     Copy,
 }
 
-/// A message that was answered for good.
+/// A message with a final reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Answered {
+pub(super) struct AnsweredMessage {
     pub(super) timestamp: i64,
-    /// How many copies came meanwhile, which nobody tried.
+    /// The number of copies that arrived meanwhile and were not tried.
     pub(super) copies: u16,
 }
 
-impl Held {
+impl InFlightMessages {
     pub(super) fn len(&self) -> usize {
         self.messages.len()
     }
@@ -57,10 +58,10 @@ impl Held {
         self.messages.is_empty()
     }
 
-    /// A message arrived.
+    /// Registers an arriving message.
     pub(super) fn arrived(&mut self, message: &Message, now: Instant) -> Arrival {
         let Message { attempts, timestamp, .. } = *message;
-        let attempt = Attempt { attempts, newest: attempts, copies: 0, timestamp, fresh: now };
+        let attempt = InFlightEntry { attempts, newest: attempts, copies: 0, timestamp, fresh: now };
         match self.messages.entry(message.id) {
             Entry::Vacant(place) => {
                 place.insert(attempt);
@@ -78,25 +79,27 @@ impl Held {
         }
     }
 
-    /// A message is answered for good. `None`, and nothing is to be said, if this attempt is not held (any more).
-    pub(super) fn answered(&mut self, id: MessageId, attempts: u16) -> Option<Answered> {
+    /// Removes a message with a final reply; `None` if this attempt is not (or no longer) in
+    /// flight, and then no reply may be sent.
+    pub(super) fn answered(&mut self, id: MessageId, attempts: u16) -> Option<AnsweredMessage> {
         match self.messages.entry(id) {
             Entry::Occupied(held) if held.get().attempts == attempts => {
-                let Attempt { timestamp, copies, .. } = held.remove();
-                Some(Answered { timestamp, copies })
+                let InFlightEntry { timestamp, copies, .. } = held.remove();
+                Some(AnsweredMessage { timestamp, copies })
             }
             Entry::Occupied(_) | Entry::Vacant(_) => None,
         }
     }
 
-    /// A message is touched. False, and nothing is to be said, if this attempt is not held.
+    /// Registers a TOUCH; false if this attempt is not in flight, and then no TOUCH may be sent.
     pub(super) fn touched(&mut self, id: MessageId, attempts: u16, now: Instant) -> bool {
         let held = self.messages.get_mut(&id).filter(|held| held.attempts == attempts);
         held.map(|held| held.fresh = now).is_some()
     }
 
-    /// The messages that were not fresh for `age`; they are from now on, as the caller touches them.
-    pub(super) fn stale(&mut self, age: Duration, now: Instant) -> Vec<MessageId> {
+    /// The messages whose timeout was last reset at least `age` ago. They count as touched now,
+    /// since the caller touches them.
+    pub(super) fn take_stale(&mut self, age: Duration, now: Instant) -> Vec<MessageId> {
         let old = self.messages.iter_mut().filter(|(_, held)| now.saturating_duration_since(held.fresh) >= age);
         old.map(|(id, held)| {
             held.fresh = now;
@@ -106,8 +109,9 @@ impl Held {
     }
 }
 
-impl Attempt {
-    /// True if `message` is this one, at a later attempt. An nsqd that started anew may give an id again, with another time.
+impl InFlightEntry {
+    /// True if `message` is a later attempt of this message. A restarted nsqd may assign an id
+    /// again, with another timestamp.
     fn is_followed_by(&self, message: &Message) -> bool {
         self.timestamp == message.timestamp && self.newest != message.attempts
     }
@@ -124,8 +128,8 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_of_what_is_being_worked_on_is_answered_with_it() {
-        let (mut held, now) = (Held::default(), Instant::now());
+    fn a_redelivered_copy_is_held_back_and_answered_with_the_first() {
+        let (mut held, now) = (InFlightMessages::default(), Instant::now());
         assert_eq!(held.arrived(&message(1), now), Arrival::New);
         for copy in [2, 3] {
             assert_eq!(held.arrived(&message(copy), now), Arrival::Copy);
@@ -134,28 +138,28 @@ mod tests {
         let id = message(1).id;
         assert_eq!(held.answered(id, 3), None, "it was never handed out");
         assert!(held.touched(id, 1, now), "whoever works on it may ask for time");
-        assert_eq!(held.answered(id, 1), Some(Answered { timestamp: 0, copies: 2 }));
+        assert_eq!(held.answered(id, 1), Some(AnsweredMessage { timestamp: 0, copies: 2 }));
         assert_eq!(held.answered(id, 1), None, "answered once only");
         assert!(held.is_empty());
     }
 
     #[test]
-    fn another_message_of_the_same_id_is_not_finished_by_the_answer_of_the_first() {
-        let (mut held, now) = (Held::default(), Instant::now());
+    fn a_reply_does_not_finish_another_message_with_the_same_id() {
+        let (mut held, now) = (InFlightMessages::default(), Instant::now());
         let other = Message { timestamp: 1, ..message(2) };
         held.arrived(&message(1), now);
         assert_eq!(held.arrived(&other, now), Arrival::Replaces);
         assert_eq!(held.answered(other.id, 1), None);
-        assert_eq!(held.answered(other.id, 2), Some(Answered { timestamp: 1, copies: 0 }));
+        assert_eq!(held.answered(other.id, 2), Some(AnsweredMessage { timestamp: 1, copies: 0 }));
     }
 
     #[test]
-    fn only_what_grew_old_is_touched_and_then_it_is_fresh() {
-        let (mut held, start) = (Held::default(), Instant::now());
+    fn only_messages_not_touched_recently_are_touched() {
+        let (mut held, start) = (InFlightMessages::default(), Instant::now());
         held.arrived(&message(1), start);
         let age = Duration::from_secs(15);
-        assert!(held.stale(age, start + age / 2).is_empty());
-        assert_eq!(held.stale(age, start + age).len(), 1);
-        assert!(held.stale(age, start + age * 3 / 2).is_empty());
+        assert!(held.take_stale(age, start + age / 2).is_empty());
+        assert_eq!(held.take_stale(age, start + age).len(), 1);
+        assert!(held.take_stale(age, start + age * 3 / 2).is_empty());
     }
 }

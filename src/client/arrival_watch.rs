@@ -1,4 +1,4 @@
-//! Hearing that a channel gets a message, without taking it.
+//! Detection of a channel's next message without consuming it.
 
 use std::time::{Duration, Instant};
 
@@ -8,18 +8,20 @@ use super::connection::Connection;
 use super::{Address, ConnectConfig, Error};
 use crate::proto::{ChannelName, Command, Frame, Identify, Response, TopicName};
 
-/// The rarest that nsqd takes: a listener is there to be quiet.
+/// The longest heartbeat interval that nsqd accepts, to keep an idle watch quiet.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
-/// A connection that waits for one message, and reads no more of it than that it is one. It never connects again: subscribing
-/// creates what is not there, and what somebody has deleted is to stay so.
+/// A subscription that waits until a message arrives, and reads only the beginning of its frame. It
+/// never reconnects: subscribing creates the topic and channel, and a deleted channel must stay
+/// deleted.
 ///
-/// Dropping it closes the connection, and nsqd deletes the channel if it is ephemeral and has no other client.
+/// Dropping the watch closes the connection; nsqd deletes an ephemeral channel that has no other
+/// client.
 #[derive(Debug)]
-pub struct Listener(Connection);
+pub struct ArrivalWatch(Connection);
 
-impl Listener {
-    /// Connects and identifies. Nothing is subscribed yet.
+impl ArrivalWatch {
+    /// Connects and sends IDENTIFY; does not subscribe yet.
     pub async fn connect(address: &Address) -> Result<Self, Error> {
         let mut config = ConnectConfig::default();
         let heartbeat_interval = i64::try_from(HEARTBEAT.as_millis()).ok();
@@ -27,7 +29,7 @@ impl Listener {
         Connection::open(address, &config).await.map(Self)
     }
 
-    /// Subscribes: creates the topic and the channel if they are not there.
+    /// Subscribes; creates the topic and the channel if they do not exist.
     pub async fn subscribe(&mut self, topic: TopicName, channel: ChannelName) -> Result<(), Error> {
         match self.0.ask(&Command::Sub { topic, channel }).await? {
             Response::Ok => Ok(()),
@@ -35,8 +37,8 @@ impl Listener {
         }
     }
 
-    /// Waits until a message comes; fails when the connection ends before.
-    pub async fn heard(mut self) -> Result<(), Error> {
+    /// Waits until a message arrives; fails when the connection ends first.
+    pub async fn arrived(mut self) -> Result<(), Error> {
         Command::Rdy(1).encode(&mut self.0.out);
         loop {
             self.0.flush().await?;
@@ -52,9 +54,9 @@ impl Listener {
                 Some(other) => return Err(self.0.unexpected(format!("{other:?}"))),
                 None => {
                     let late = self.0.frame_due().map(|due| due.saturating_duration_since(Instant::now()));
-                    let more = timeout(late.unwrap_or(2 * HEARTBEAT), self.0.more()).await;
+                    let more = timeout(late.unwrap_or(2 * HEARTBEAT), self.0.read_once()).await;
                     more.map_err(|_| match late {
-                        Some(_) => self.0.slow(),
+                        Some(_) => self.0.slow_frame_error(),
                         None => Error::Silent { address: self.0.address.clone(), after: 2 * HEARTBEAT },
                     })??;
                 }

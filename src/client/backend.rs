@@ -1,11 +1,13 @@
-//! Who speaks NSQ's protocol on a connection: this crate, or, with the feature `tokio-nsq`, the crate of that name.
+//! The implementation of NSQ's protocol on a connection: this crate, or with the feature
+//! `tokio-nsq` the crate of that name.
 //!
-//! The seam is the link, the task that owns a connection: what waits, what is in flight and what is to be said stand outside it, so that a link
-//! of either kind can be put in its place. What tokio-nsq leaves undone shows there, and `docs/decisions/tokio-nsq.md` has it.
+//! A backend implements the link, the task that owns a connection. The queue, the messages in
+//! flight and the replies are outside the link, so links of both kinds are interchangeable.
+//! `docs/decisions/tokio-nsq.md` lists the limits of tokio-nsq that this exposes.
 
-/// The client of a connection.
+/// The implementation of NSQ's protocol that a publisher or consumer uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Driver {
+pub enum ClientBackend {
     /// This crate.
     #[default]
     Own,
@@ -14,15 +16,15 @@ pub enum Driver {
     TokioNsq,
 }
 
-impl Driver {
-    /// All that this build has.
+impl ClientBackend {
+    /// The backends of this build.
     pub const ALL: &[Self] = &[
         Self::Own,
         #[cfg(feature = "tokio-nsq")]
         Self::TokioNsq,
     ];
 
-    /// As it is written on the command line.
+    /// The backend's name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Own => "own",
@@ -32,7 +34,8 @@ impl Driver {
     }
 }
 
-/// tokio-nsq's settings, on both ways: its shortest flush interval, for what it has buffered waits for that.
+/// tokio-nsq's settings for publishing and consuming: its shortest flush interval, because it sends
+/// buffered commands only then.
 #[cfg(feature = "tokio-nsq")]
 pub(super) fn tokio_nsq_settings() -> tokio_nsq::NSQConfigShared {
     tokio_nsq::NSQConfigShared::new().set_flush_interval(std::time::Duration::from_millis(1)).set_user_agent(concat!(

@@ -1,8 +1,9 @@
-//! A subscription that publishes, too, on the one connection that it has.
+//! A subscription that also publishes, on one connection.
 //!
-//! nsqd does what it is told on a connection in order, and answers in order. So the OK of a publish proves the TOUCH before it, which has no
-//! answer of its own, and what was published before a REQ is out before the message is. A [`Duplex`] never connects again: what is in
-//! flight belongs to its connection, and ends with it.
+//! nsqd executes the commands of a connection in order and answers in order. So the OK of a publish
+//! proves that an earlier TOUCH, which has no answer of its own, was executed, and a publish before
+//! a REQ is stored before the message is requeued. A [`PublishingSubscription`] never reconnects:
+//! messages in flight belong to its connection and end with it.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -15,31 +16,33 @@ use super::connection::{Connection, answer_heartbeat};
 use super::{Address, ConnectConfig, Error};
 use crate::proto::{ChannelName, Command, Frame, IdentifyReply, Message, Response, TopicName, WireError};
 
-/// How long nsqd has to end its side of the connection.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The time limit for nsqd to close its side of the connection.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What nsqd says.
+/// An event on the connection.
 #[derive(Debug)]
-pub enum Heard {
-    /// A message, in flight on this connection from now on.
+pub enum SubscriptionEvent {
+    /// A message, now in flight on this connection.
     Message(Message),
-    /// OK: the oldest publish that was not yet answered.
+    /// The OK for the oldest unanswered publish.
     Published,
-    /// A FIN, REQ or TOUCH came too late.
+    /// An error for a late FIN, REQ or TOUCH, or a fenced FPUB.
     Failed(WireError),
 }
 
-/// The connection. Dropping it leaves what is in flight to its timeout.
+/// A subscribed connection that can publish. Messages in flight when it is dropped are requeued by
+/// nsqd.
 #[derive(Debug)]
-pub struct Duplex {
+pub struct PublishingSubscription {
     connection: Connection,
-    /// The longest that nsqd may be silent.
+    /// The longest accepted silence of nsqd.
     silence: Duration,
     heard: Instant,
 }
 
-impl Duplex {
-    /// Connects and subscribes: creates the topic and the channel. No message comes before RDY was said.
+impl PublishingSubscription {
+    /// Connects and subscribes; creates the topic and the channel if they do not exist. No message
+    /// arrives before an RDY.
     pub async fn connect(
         address: &Address,
         config: &ConnectConfig,
@@ -55,18 +58,21 @@ impl Duplex {
         Ok(Self { connection, silence, heard: Instant::now() })
     }
 
-    /// What nsqd has granted.
+    /// The settings that nsqd granted.
     pub fn granted(&self) -> &IdentifyReply {
         &self.connection.granted
     }
 
-    /// Has something said by the next call of [`next`](Self::next) or [`close`](Self::close).
-    pub fn say(&mut self, command: &Command) {
+    /// Queues a command; the next call of [`next`](Self::next) or [`close`](Self::close) sends it.
+    pub fn queue(&mut self, command: &Command) {
         command.encode(&mut self.connection.out);
     }
 
-    /// Says what is to be said, and waits for what nsqd says; fails when the connection ends. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Heard, Error> {
+    /// Sends queued commands and waits for the next event; fails when the connection ends.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: no event is lost if the future is dropped.
+    pub async fn next(&mut self) -> Result<SubscriptionEvent, Error> {
         let mut write_failed = false;
         loop {
             let late = self.connection.frame_due().map(|due| due.saturating_duration_since(Instant::now()));
@@ -74,11 +80,11 @@ impl Duplex {
             let address = || address.clone();
             let broken = |source| Error::Frame { address: address(), source };
             match incoming.next_frame().map_err(broken)? {
-                Some(Frame::Message(message)) => return Ok(Heard::Message(message)),
-                Some(Frame::Response(Response::Ok)) => return Ok(Heard::Published),
+                Some(Frame::Message(message)) => return Ok(SubscriptionEvent::Message(message)),
+                Some(Frame::Response(Response::Ok)) => return Ok(SubscriptionEvent::Published),
                 Some(Frame::Response(Response::Heartbeat)) => answer_heartbeat(out),
                 Some(Frame::Response(other)) => return Err(self.connection.unexpected(format!("{other:?}"))),
-                Some(Frame::Error(error)) if !error.code.is_fatal() => return Ok(Heard::Failed(error)),
+                Some(Frame::Error(error)) if !error.code.is_fatal() => return Ok(SubscriptionEvent::Failed(error)),
                 Some(Frame::Error(source)) => return Err(Error::Refused { address: address(), source }),
                 None => {}
             }
@@ -87,7 +93,7 @@ impl Duplex {
             tokio::select! {
                 biased;
                 wrote = writer.write_buf(out), if out.has_remaining() && !write_failed => {
-                    // what nsqd said before it closed may still be there to read
+                    // frames that nsqd sent before it closed may still be readable
                     write_failed = wrote.is_err();
                 }
                 read = incoming.fill(&mut reader) => match read {
@@ -95,16 +101,16 @@ impl Duplex {
                     Ok(_) => self.heard = Instant::now(),
                     Err(e) => return Err(Error::Closed { address: address(), source: Some(e) }),
                 },
-                () = sleep(late.unwrap_or_default()), if late.is_some() => return Err(self.connection.slow()),
+                () = sleep(late.unwrap_or_default()), if late.is_some() => return Err(self.connection.slow_frame_error()),
                 () = sleep(silent) => return Err(Error::Silent { address: address(), after: self.silence }),
             }
         }
     }
 
-    /// Says what is left to be said, and ends the connection when nsqd has read it, or does not.
+    /// Sends queued commands and closes the connection once nsqd has read them, or after 2 s.
     pub async fn close(mut self) {
         let Connection { stream, incoming, out, .. } = &mut self.connection;
-        let last_words = async {
+        let closing = async {
             stream.write_all_buf(out).await?;
             stream.shutdown().await?;
             while incoming.fill(stream).await? > 0 {
@@ -112,8 +118,8 @@ impl Duplex {
             }
             io::Result::Ok(())
         };
-        if !matches!(timeout(LAST_WORDS, last_words).await, Ok(Ok(()))) {
-            tracing::debug!(nsqd = %self.connection.address, "not closed in order");
+        if !matches!(timeout(CLOSE_TIMEOUT, closing).await, Ok(Ok(()))) {
+            tracing::debug!(nsqd = %self.connection.address, "nsqd did not close the connection in time");
         }
     }
 }

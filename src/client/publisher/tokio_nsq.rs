@@ -1,8 +1,9 @@
-//! A link on the crate tokio-nsq.
+//! The publisher's link with the crate tokio-nsq.
 //!
-//! Its producer queues and tells of each OK, in order. It does not tell when a connection is lost, drops what it has queued then, and ends
-//! without a word when nsqd refuses something. So a producer serves one connection here: at the first sign of another it is thrown away, and
-//! what has no OK goes back to the queue.
+//! tokio-nsq's producer queues messages and reports each OK in order. It does not report a lost
+//! connection, drops its queue then, and ends silently when nsqd refuses a message. So this link
+//! uses a producer for one connection only: at the first sign of a second connection it drops the
+//! producer, and messages without an OK return to the queue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,26 +11,31 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_nsq::{NSQEvent, NSQProducer, NSQProducerConfig, NSQTopic};
 
-use super::queue::{Payload, Request, Shared};
-use super::sent::Sent;
+use super::queue::{Payload, PublishQueue, Request};
+use super::unacknowledged::UnacknowledgedWindow;
 use crate::backoff::Backoff;
-use crate::client::driver::tokio_nsq_settings;
+use crate::client::backend::tokio_nsq_settings;
 use crate::client::{Address, Error};
 
 /// Keeps a connection to `address` until the publisher is closed.
-pub(super) async fn run(shared: Arc<Shared>, address: Address) {
+pub(super) async fn run(shared: Arc<PublishQueue>, address: Address) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
     loop {
         let producer = NSQProducerConfig::new(address.to_string()).set_shared(tokio_nsq_settings()).build();
-        let mut link =
-            Link { shared: &shared, address: &address, producer, sent: Sent::default(), progress: Instant::now() };
+        let mut link = TokioNsqPublishLink {
+            shared: &shared,
+            address: &address,
+            producer,
+            unacknowledged: UnacknowledgedWindow::default(),
+            progress: Instant::now(),
+        };
         let ended = link.serve(&mut backoff).await;
-        link.sent.give_back(&shared);
+        link.unacknowledged.return_requests(&shared);
         match ended {
             Ok(()) => return,
             Err(error) => {
                 tracing::warn!(nsqd = %address, "connection lost: {error}");
-                shared.note(error);
+                shared.record_error(error);
             }
         }
         let pause = backoff.next().unwrap_or_default();
@@ -40,16 +46,16 @@ pub(super) async fn run(shared: Arc<Shared>, address: Address) {
     }
 }
 
-struct Link<'a> {
-    shared: &'a Shared,
+struct TokioNsqPublishLink<'a> {
+    shared: &'a PublishQueue,
     address: &'a Address,
     producer: NSQProducer,
-    sent: Sent,
-    /// When something was last sent or answered.
+    unacknowledged: UnacknowledgedWindow,
+    /// The time of the last send or answer.
     progress: Instant,
 }
 
-impl Link<'_> {
+impl TokioNsqPublishLink<'_> {
     /// Publishes until the connection ends or the publisher is closed (`Ok`).
     async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), Error> {
         let (shared, within) = (self.shared, self.shared.config.answer_within);
@@ -62,30 +68,31 @@ impl Link<'_> {
             () = shared.closing.cancelled() => return Ok(()),
         }
         loop {
-            self.gather().await?;
-            let busy = !self.sent.is_empty();
+            self.send_queued().await?;
+            let busy = !self.unacknowledged.is_empty();
             tokio::select! {
                 biased;
                 event = self.producer.consume() => match event {
                     Some(NSQEvent::Ok()) => {
                         self.progress = Instant::now();
                         backoff.reset();
-                        self.sent.acknowledged(shared);
+                        self.unacknowledged.acknowledged(shared);
                     }
-                    // a second Healthy: there was another connection, and what it left unanswered is gone
+                    // a second Healthy: there was another connection, whose unanswered messages are
+                    // gone
                     Some(NSQEvent::Healthy() | NSQEvent::Unhealthy() | NSQEvent::Message(_)) | None => return Err(self.lost()),
                 },
-                () = shared.ready.notified(), if self.sent.has_room() => {}
+                () = shared.ready.notified(), if self.unacknowledged.has_room() => {}
                 () = shared.closing.cancelled(), if !busy => return Ok(()),
                 () = sleep_until(self.progress + within), if busy => return Err(self.silent()),
             }
         }
     }
 
-    /// Hands over what waits, as far as the window goes.
-    async fn gather(&mut self) -> Result<(), Error> {
+    /// Passes queued requests to tokio-nsq, up to the window's limit.
+    async fn send_queued(&mut self) -> Result<(), Error> {
         loop {
-            let Some(requests) = self.sent.take(self.shared) else { return Ok(()) };
+            let Some(requests) = self.unacknowledged.take(self.shared) else { return Ok(()) };
             let handing_over = publish(&mut self.producer, requests);
             let handed_over = timeout(self.shared.config.answer_within, handing_over).await;
             self.progress = Instant::now();
@@ -106,7 +113,8 @@ impl Link<'_> {
     }
 }
 
-/// Queues the command of these requests, at least one, which go together. False while there is no connection.
+/// Queues the command of these requests, at least one, which can share a command. False while there
+/// is no connection.
 async fn publish<'a>(producer: &mut NSQProducer, requests: impl Iterator<Item = &'a Request> + Clone) -> bool {
     let first = requests.clone().next().expect("a command has a request");
     let topic = NSQTopic::new(first.topic.as_str()).expect("both have nsqd's rule for names");

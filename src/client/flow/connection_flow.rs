@@ -1,49 +1,52 @@
-//! One connection's flow.
+//! The flow of one connection.
 
 use std::time::{Duration, Instant};
 
-/// Back-to-back messages from which on a connection may have all the room there is.
+/// The number of back-to-back messages after which a connection may use all free room.
 const BUSY: u32 = 64;
-/// Messages that neither come back to back nor late, after which more room is tried; after each trial in vain twice as many, up to the last.
+/// The number of messages, neither back to back nor late, before a trial of more room. It doubles
+/// after each trial in vain, up to `LAST_TRIAL`.
 const FIRST_TRIAL: u32 = 64;
 const LAST_TRIAL: u32 = 4096;
-/// The longest wait for a message after which more room is still tried. A longer one is a pause in publishing.
+/// The longest wait for a message after which more room is still tried. A longer wait is a pause in
+/// publishing.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_millis(20);
 
-/// One connection.
+/// The state of one connection.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct ConnectionFlow {
     pub(super) in_flight: u32,
-    /// What nsqd should have been told.
+    /// The RDY that nsqd should have.
     pub(super) rdy: u32,
     pub(super) max_rdy: u32,
-    /// Messages received back to back.
+    /// The number of messages received back to back.
     streak: u32,
     trial: Trial,
-    /// Messages before the next trial.
+    /// The number of messages before the next trial.
     trial_after: u32,
-    /// Since when there has been room and nothing has come; `None` without room.
+    /// The time since which there is room and no message has arrived; `None` without room.
     waiting_since: Option<Instant>,
-    /// The longest wait for a message that was in the queue already, by the round trip of the connect.
-    brisk: Duration,
-    /// The wait after which the queue counts as empty.
+    /// The longest wait for a message that was queued at nsqd already, by the round trip of the
+    /// connect.
+    back_to_back_wait: Duration,
+    /// The wait after which nsqd's queue counts as empty.
     patience: Duration,
     /// The least `patience`, by the round trip of the connect.
     least_patience: Duration,
-    /// The moving average of the waits between `brisk` and [`LONGEST_WAIT`].
+    /// The moving average of the waits between `back_to_back_wait` and [`LONGEST_WAIT`].
     mean_wait: Duration,
 }
 
 /// The trial of room for two messages.
 #[derive(Debug)]
 enum Trial {
-    /// Starts after this many more messages.
+    /// The trial starts after this many more messages.
     After(u32),
-    /// Runs.
+    /// The trial is running.
     Runs,
 }
 
-impl Lane {
+impl ConnectionFlow {
     pub(super) fn new(max_rdy: u32, round_trip: Duration) -> Self {
         let round_trip = round_trip.min(Duration::from_secs(1));
         let patience = round_trip * 2 + Duration::from_millis(1);
@@ -55,7 +58,7 @@ impl Lane {
             trial: Trial::After(FIRST_TRIAL),
             trial_after: FIRST_TRIAL,
             waiting_since: None,
-            brisk: round_trip * 3 / 2 + Duration::from_micros(200),
+            back_to_back_wait: round_trip * 3 / 2 + Duration::from_micros(200),
             patience,
             least_patience: patience,
             mean_wait: patience / 2,
@@ -67,13 +70,13 @@ impl Lane {
         self.in_flight += count;
         let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if waited > self.patience {
-            self.fell_quiet();
+            self.return_to_one();
         }
         let fills = matches!(self.trial, Trial::Runs) && count >= room;
-        if waited <= self.brisk || fills {
+        if waited <= self.back_to_back_wait || fills {
             self.streak = self.streak.saturating_add(count);
         } else if waited <= self.least_patience.max(LONGEST_WAIT) {
-            self.came_steadily(count, waited);
+            self.count_steady(count, waited);
         }
         if self.streak >= BUSY {
             self.trial_after = FIRST_TRIAL;
@@ -81,11 +84,13 @@ impl Lane {
         }
     }
 
-    /// Counts messages that came later than `brisk`, and starts a trial after enough of them.
+    /// Counts messages that came later than `back_to_back_wait`, and starts a trial after enough of them.
     ///
-    /// They are either published at this pace, or wait in the queue while nsqd, this machine or the line is slower than at the connect. Room for
-    /// two tells: two that were in the queue take as long as one. The price is a short delay of one message where they were not.
-    fn came_steadily(&mut self, count: u32, waited: Duration) {
+    /// Such messages are either published at this pace, or queued while nsqd, this machine or the
+    /// network is slower than at the connect. Room for two distinguishes the cases: two queued
+    /// messages take as long as one. The price is a short delay of one message if they were not
+    /// queued.
+    fn count_steady(&mut self, count: u32, waited: Duration) {
         self.mean_wait = (7 * self.mean_wait + waited) / 8;
         if let Trial::After(left) = self.trial
             && self.streak < BUSY
@@ -99,9 +104,10 @@ impl Lane {
         }
     }
 
-    /// Goes back to room for one: the queue is empty, or seems so. A trial in vain makes the next one later. After a busy time a trial
-    /// starts with the next message: one late answer must not end it.
-    fn fell_quiet(&mut self) {
+    /// Goes back to room for one: nsqd's queue is empty, or seems so. A trial in vain delays the
+    /// next trial. After a busy time, the next message starts a trial, so that one late answer does
+    /// not end the busy time.
+    fn return_to_one(&mut self) {
         if self.streak >= BUSY {
             self.trial = Trial::After(1);
         } else if let Trial::Runs = self.trial {
@@ -112,7 +118,7 @@ impl Lane {
         self.patience = self.least_patience;
     }
 
-    /// How many messages beyond those in flight would be welcome.
+    /// The number of messages wanted beyond those in flight.
     pub(super) fn want(&self) -> u32 {
         let room = match self.streak {
             0 | 1 => 1,
@@ -122,11 +128,12 @@ impl Lane {
         room.min(self.max_rdy.saturating_sub(self.in_flight))
     }
 
-    /// Sets RDY for `room` more messages; true if that changes it. `closed`: nobody is to get any, whatever is answered.
+    /// Sets RDY for `room` more messages; true if RDY changes. With `closed`, RDY is 0 whatever is
+    /// answered.
     pub(super) fn grant(&mut self, room: u32, closed: bool, now: Instant) -> bool {
         let rdy = match room {
             _ if closed => 0,
-            // no message can come as long as RDY is not above what is in flight, so it may stay where it was
+            // no message can arrive while RDY is not above the number in flight, so RDY may stay
             0 => self.rdy.min(self.in_flight),
             room => self.in_flight + room,
         };
@@ -135,7 +142,7 @@ impl Lane {
         std::mem::replace(&mut self.rdy, rdy) != rdy
     }
 
-    /// With no message for this long, none was waiting.
+    /// The wait without a message after which nsqd's queue counts as empty.
     pub(super) fn patience(&self) -> Duration {
         self.patience
     }
@@ -146,7 +153,7 @@ impl Lane {
 
     pub(super) fn tick(&mut self, now: Instant) {
         if self.due().is_some_and(|due| due <= now) {
-            self.fell_quiet();
+            self.return_to_one();
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Bytes on their way out, gathered without copying what is large.
+//! A buffer of bytes to send, which does not copy large bodies.
 //!
-//! Small pieces are copied together into one run; a body of [`LARGE`] bytes or more is kept as it is, and goes out by a
+//! Small pieces are copied together; a body of [`LARGE`] bytes or more is shared, and goes out by a
 //! vectored write between its neighbours.
 
 use std::collections::VecDeque;
@@ -9,21 +9,22 @@ use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// From this size on (bytes) a body is queued rather than copied.
+/// The size in bytes from which a body is shared rather than copied.
 const LARGE: usize = 8 * 1024;
 
-/// A queue of bytes to write; a [`Buf`], so that `write_buf` takes from it what the socket took.
+/// A queue of bytes to write. It is a [`Buf`], so `write_buf` advances it by the bytes that the
+/// socket accepted.
 #[derive(Debug, Default)]
-pub struct Outgoing {
-    /// Complete pieces, before `tail` in order.
+pub struct WriteBuffer {
+    /// Pieces in front of `tail`, in order.
     pieces: VecDeque<Bytes>,
     /// The sum of the pieces' lengths.
     pieces_length: usize,
-    /// Where small pieces gather.
+    /// The last piece, to which small pieces are appended.
     tail: BytesMut,
 }
 
-impl Outgoing {
+impl WriteBuffer {
     /// An empty queue.
     pub fn new() -> Self {
         Self::default()
@@ -34,12 +35,12 @@ impl Outgoing {
         self.tail.extend_from_slice(bytes);
     }
 
-    /// Adds `bytes`, without a copy if they are many.
+    /// Adds `bytes`; shares them if they are large.
     pub fn put_bytes(&mut self, bytes: &Bytes) {
         self.put_shared(bytes, 0..bytes.len());
     }
 
-    /// The same of a part of bytes that stay with their owner.
+    /// Adds the range `part` of `bytes`; shares it if it is large.
     pub fn put_shared(&mut self, bytes: &Bytes, part: Range<usize>) {
         if part.len() < LARGE {
             return self.put_slice(&bytes[part]);
@@ -51,7 +52,7 @@ impl Outgoing {
         self.push(bytes.slice(part));
     }
 
-    /// Adds a 32-bit big-endian length. Lengths are checked against [`super::Limits`] long before they reach this.
+    /// Adds a 32-bit big-endian length. Callers have checked lengths against [`super::Limits`].
     pub fn put_length(&mut self, length: usize) {
         let length = u32::try_from(length).expect("what is written is far below 4 GiB");
         self.put_slice(&length.to_be_bytes());
@@ -77,7 +78,7 @@ impl Outgoing {
     }
 }
 
-impl Buf for Outgoing {
+impl Buf for WriteBuffer {
     fn remaining(&self) -> usize {
         self.pieces_length + self.tail.len()
     }
@@ -115,9 +116,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_the_order_of_small_and_large_over_partial_writes() {
+    fn partial_writes_keep_the_order_of_small_and_large_pieces() {
         let large = Bytes::from(vec![7; LARGE]);
-        let mut out = Outgoing::new();
+        let mut out = WriteBuffer::new();
         out.put_slice(b"head");
         out.put_bytes(&large);
         out.put_decimal(u64::MAX);
@@ -139,7 +140,7 @@ mod tests {
     #[test]
     fn a_large_body_is_not_copied() {
         let large = Bytes::from(vec![7; LARGE]);
-        let mut out = Outgoing::new();
+        let mut out = WriteBuffer::new();
         out.put_bytes(&large);
         assert_eq!(out.chunk().as_ptr(), large.as_ptr());
     }

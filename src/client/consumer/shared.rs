@@ -1,4 +1,4 @@
-//! What a consumer's links share: the flow, and how to wake them when it changes.
+//! State shared by a consumer's links: the flow, and how to wake them when it changes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
@@ -11,69 +11,71 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::also::Also;
-use super::delivery::{Delivery, Port};
+use super::delivery::{Delivery, ReplyQueue};
+use super::other_topics::OtherTopics;
 use super::{ConsumerConfig, Health};
 use crate::backoff::Backoff;
 use crate::client::{Address, ConnectionId, Flow};
 
-/// Shared by a consumer, its discovery and its links. The lock covers the flow's arithmetic and nothing else.
+/// State shared by a consumer, its discovery and its links. The lock is held for the flow's
+/// arithmetic only.
 #[derive(Debug)]
-pub(super) struct Hub {
+pub(super) struct ConsumerShared {
     pub(super) config: ConsumerConfig,
     pub(super) stopping: CancellationToken,
     pub(super) tasks: TaskTracker,
-    /// Discovery should look again soon: a connection was lost.
-    pub(super) look_again: Notify,
-    /// nsqlookupd has been asked: links without a connection may try again at once.
-    pub(super) asked: Notify,
+    /// Wakes discovery: a connection was lost.
+    pub(super) discover_soon: Notify,
+    /// Wakes links without a connection: nsqlookupd has answered, so they may retry at once.
+    pub(super) lookup_done: Notify,
     /// Links to other topics.
-    pub(super) also: Also,
-    /// Where deliveries go, as long as a link of the consumer's own topic is there.
+    pub(super) other_topics: OtherTopics,
+    /// The channel for deliveries; open as long as a link of the consumer's own topic exists.
     pub(super) sender: WeakUnboundedSender<Vec<Delivery>>,
-    /// Bytes of the messages that the application holds, over all connections.
+    /// Bytes of unanswered messages on all connections.
     bytes: Arc<AtomicUsize>,
-    state: Mutex<State>,
+    state: Mutex<ConsumerState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct ConsumerState {
     flow: Flow,
-    ports: BTreeMap<ConnectionId, Arc<Port>>,
-    /// Every address with a link, and whether the link is to go on when its connection ends.
+    reply_queues: BTreeMap<ConnectionId, Arc<ReplyQueue>>,
+    /// All addresses with a link; true if the link is to reconnect when its connection ends.
     links: BTreeMap<Address, bool>,
     next_id: u64,
 }
 
-impl Hub {
+impl ConsumerShared {
     pub(super) fn new(config: ConsumerConfig, sender: WeakUnboundedSender<Vec<Delivery>>) -> Self {
         let flow = Flow::new(&config.flow, fastrand::Rng::new());
-        let state = State { flow, ports: BTreeMap::new(), links: BTreeMap::new(), next_id: 0 };
+        let state = ConsumerState { flow, reply_queues: BTreeMap::new(), links: BTreeMap::new(), next_id: 0 };
         Self {
             config,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            look_again: Notify::new(),
-            asked: Notify::new(),
-            also: Also::default(),
+            discover_soon: Notify::new(),
+            lookup_done: Notify::new(),
+            other_topics: OtherTopics::default(),
             sender,
             bytes: Arc::default(),
             state: Mutex::new(state),
         }
     }
 
-    /// Changes the flow, and wakes the links whose RDY changed by it.
+    /// Changes the flow and wakes the links whose RDY changed.
     pub(super) fn update(&self, change: impl FnOnce(&mut Flow, Instant)) {
         let mut state = self.state();
         change(&mut state.flow, Instant::now());
         for id in state.flow.take_changed() {
-            if let Some(port) = state.ports.get(&id) {
-                port.wake.notify_one();
+            if let Some(replies) = state.reply_queues.get(&id) {
+                replies.wake.notify_one();
             }
         }
     }
 
-    /// Notes how messages of `id` were answered, and tells when a pause begins because they failed.
+    /// Registers replies for messages of connection `id`, and logs the beginning of a backoff
+    /// pause.
     pub(super) fn answered(&self, id: ConnectionId, done: u32, failed: u32, released: u32) {
         let mut pause = None;
         self.update(|flow, now| {
@@ -84,37 +86,37 @@ impl Hub {
         if let Some(pause) = pause {
             let pause = Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
             let (stream, group) = (&self.config.topic, &self.config.channel);
-            tracing::warn!(%stream, %group, "messages fail one after the other: no more for {}", humantime::format_duration(pause));
+            tracing::warn!(%stream, %group, "messages fail one after the other; consuming pauses for {}", humantime::format_duration(pause));
         }
     }
 
-    /// What `id`'s RDY should be, and when the flow wants to be ticked.
-    pub(super) fn wishes(&self, id: ConnectionId) -> (u32, Option<Instant>) {
+    /// The RDY for connection `id`, and the flow's next deadline.
+    pub(super) fn rdy_and_deadline(&self, id: ConnectionId) -> (u32, Option<Instant>) {
         let state = self.state();
         (state.flow.rdy(id), state.flow.due())
     }
 
-    /// Takes a subscribed connection in. `messages` counts what the application holds of this nsqd.
+    /// Adds a subscribed connection. `messages` counts this nsqd's unanswered messages.
     pub(super) fn join(
         &self,
         address: &Address,
         max_rdy: u32,
         round_trip: Duration,
         messages: Arc<AtomicUsize>,
-    ) -> Arc<Port> {
+    ) -> Arc<ReplyQueue> {
         let mut state = self.state();
         let id = ConnectionId(state.next_id);
         state.next_id += 1;
-        let port = Arc::new(Port::new(id, address.clone(), self.bytes.clone(), messages));
-        state.ports.insert(id, port.clone());
+        let replies = Arc::new(ReplyQueue::new(id, address.clone(), self.bytes.clone(), messages));
+        state.reply_queues.insert(id, replies.clone());
         drop(state);
         self.update(|flow, now| flow.joined(id, max_rdy, round_trip, now));
-        port
+        replies
     }
 
-    /// Lets a connection go that ended.
+    /// Removes an ended connection.
     pub(super) fn leave(&self, id: ConnectionId) {
-        self.state().ports.remove(&id);
+        self.state().reply_queues.remove(&id);
         self.update(|flow, now| flow.left(id, now));
     }
 
@@ -125,32 +127,33 @@ impl Hub {
         }
     }
 
-    /// There should be a connection to `address`. True if the caller has to start its link.
-    pub(super) fn want(&self, address: &Address) -> bool {
+    /// Marks `address` as wanted. True if the caller has to start its link.
+    pub(super) fn ensure_link(&self, address: &Address) -> bool {
         self.state().links.insert(address.clone(), true).is_none()
     }
 
-    /// Only the connections to `addresses`, and to those given in the settings, are still to be made anew when they end.
+    /// Lets only the links to `addresses` and to the configured nsqds reconnect.
     #[cfg(feature = "lookup")]
-    pub(super) fn want_only(&self, addresses: &std::collections::BTreeSet<Address>) {
+    pub(super) fn keep_only(&self, addresses: &std::collections::BTreeSet<Address>) {
         for (address, wanted) in &mut self.state().links {
             *wanted = addresses.contains(address) || self.config.nsqd.contains(address);
         }
     }
 
-    /// Waits before the next try to connect to `address`. False if there is to be none: the consumer stops, or nobody wants it any more.
+    /// Waits before reconnecting to `address`. False if the link is to end: the consumer stops, or
+    /// the address is no longer wanted.
     pub(super) async fn wait_to_connect(&self, address: &Address, backoff: &mut Backoff) -> bool {
         let pause = backoff.next().unwrap_or_default();
         tokio::select! {
             () = self.stopping.cancelled() => return false,
             () = sleep(pause) => {}
-            () = self.asked.notified() => {}
+            () = self.lookup_done.notified() => {}
         }
-        !self.retire(address)
+        !self.remove_if_unwanted(address)
     }
 
-    /// Asked by a link without a connection: true if it is to end, as nobody wants it any more.
-    fn retire(&self, address: &Address) -> bool {
+    /// Removes the link of an address that is no longer wanted; true if it was removed.
+    fn remove_if_unwanted(&self, address: &Address) -> bool {
         let mut state = self.state();
         let unwanted = state.links.get(address) == Some(&false);
         if unwanted {
@@ -170,7 +173,7 @@ impl Hub {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConsumerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
