@@ -13,7 +13,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use self::commands::cli::{Cli, Command};
+use self::commands::cli::{Cli, CliCommand};
 use self::commands::common::exit::{Exit, Failure};
 use self::commands::common::journal::FieldsInText;
 use self::commands::common::stdout;
@@ -53,22 +53,22 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let exit = runtime.block_on(async {
         match cli.command {
-            Command::Demo(args) => commands::demo::run(args).await,
-            Command::Broker(args) => commands::broker::run(args).await,
-            Command::Producer(args) => commands::producer::run(args).await,
-            Command::Consumer(args) => commands::consumer::run(args).await,
-            Command::Ingest(args) => commands::ingest::run(args).await,
-            Command::Send(args) => commands::send::run(args).await,
-            Command::Stage(args) => commands::stage::run(args).await,
-            Command::Pipeline(args) => commands::pipeline::run(args).await,
-            Command::Simulate(args) => commands::simulate::run(args).await,
-            Command::Node(args) => commands::node::run(args).await,
-            Command::Bench(args) => commands::bench::run(args).await,
-            Command::Errors(args) => commands::errors::run(args).await,
-            Command::Gateway(args) => commands::gateway::run(args).await,
-            Command::Worker(args) => commands::worker::run(args).await,
-            Command::Wakeup(args) => commands::wakeup::run(args).await,
-            Command::Doctor(args) => commands::doctor::run(args).await,
+            CliCommand::Demo(args) => commands::demo::run(args).await,
+            CliCommand::Broker(args) => commands::broker::run(args).await,
+            CliCommand::Producer(args) => commands::producer::run(args).await,
+            CliCommand::Consumer(args) => commands::consumer::run(args).await,
+            CliCommand::Ingest(args) => commands::ingest::run(args).await,
+            CliCommand::Send(args) => commands::send::run(args).await,
+            CliCommand::Stage(args) => commands::stage::run(args).await,
+            CliCommand::Pipeline(args) => commands::pipeline::run(args).await,
+            CliCommand::Simulate(args) => commands::simulate::run(args).await,
+            CliCommand::Node(args) => commands::node::run(args).await,
+            CliCommand::Bench(args) => commands::bench::run(args).await,
+            CliCommand::Errors(args) => commands::errors::run(args).await,
+            CliCommand::Gateway(args) => commands::gateway::run(args).await,
+            CliCommand::Worker(args) => commands::worker::run(args).await,
+            CliCommand::Wakeup(args) => commands::wakeup::run(args).await,
+            CliCommand::Doctor(args) => commands::doctor::run(args).await,
         }
     });
     // a pipe read or write that blocks must not delay the exit, however the command ends

@@ -17,12 +17,12 @@ pub(crate) struct Cli {
 
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum CliCommand {
     /// Show the main job on this machine: publish, consume, sleep and be woken
     Demo(demo::args::Args),
     /// Run an NSQ broker in this program: an nsqd for one machine

@@ -21,15 +21,15 @@ use crate::commands::common::values::whole;
 pub(crate) struct Args {
     /// What is measured
     #[arg(value_enum, value_name = "WHAT")]
-    pub what: What,
+    pub what: BenchMode,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub load: Load,
+    pub load: LoadArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub showing: Showing,
+    pub showing: ReportArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -47,7 +47,7 @@ pub(crate) struct Args {
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum What {
+pub(crate) enum BenchMode {
     /// Publishing to a stream with one group, which keeps the messages until the end.
     Publish,
     /// Draining a stream that was filled before; nothing is done with the messages.
@@ -60,7 +60,7 @@ pub(crate) enum What {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Load")]
-pub(crate) struct Load {
+pub(crate) struct LoadArgs {
     /// Messages a second, over all connections, on a fixed schedule [default: as fast as they are acknowledged]
     #[arg(long, value_name = "N", value_parser = rate)]
     pub rate: Option<f64>,
@@ -102,10 +102,10 @@ pub(crate) struct Load {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Report")]
-pub(crate) struct Showing {
+pub(crate) struct ReportArgs {
     /// What is printed: a table for people, JSON (which --compare takes), or a table in Markdown
     #[arg(long, value_enum, default_value = "table")]
-    pub output: Output,
+    pub output: BenchOutput,
 
     /// The same as --output json
     #[arg(long)]
@@ -120,16 +120,16 @@ pub(crate) struct Showing {
     pub compare: Option<PathBuf>,
 }
 
-impl Showing {
+impl ReportArgs {
     /// What is printed, whichever flag says it.
-    pub(crate) fn output(&self) -> Output {
-        if self.json { Output::Json } else { self.output }
+    pub(crate) fn output(&self) -> BenchOutput {
+        if self.json { BenchOutput::Json } else { self.output }
     }
 }
 
 /// What is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Output {
+pub(crate) enum BenchOutput {
     /// For people.
     Table,
     /// One JSON object.

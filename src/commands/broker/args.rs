@@ -55,11 +55,11 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub storage: Storage,
+    pub storage: StorageArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub discovery: Discovery,
+    pub discovery: DiscoveryArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -70,7 +70,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Storage")]
-pub(crate) struct Storage {
+pub(crate) struct StorageArgs {
     /// Where the log is; made if it is missing
     #[arg(long, env = "DATA_PATH", value_name = "PATH", overrides_with = "data_path", default_value = "mqueue-data")]
     pub data_path: PathBuf,
@@ -103,7 +103,7 @@ pub(crate) struct Storage {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Discovery")]
-pub(crate) struct Discovery {
+pub(crate) struct DiscoveryArgs {
     /// nsqlookupd's TCP address, to register with; repeatable [default: none]
     #[arg(long, env = "LOOKUPD_TCP_ADDRESS", value_name = "HOST:PORT", value_delimiter = ',', value_parser = crate::commands::common::values::host_port)]
     pub lookupd_tcp_address: Vec<String>,

@@ -49,12 +49,12 @@ pub(crate) fn command(mut command: Command, args: &[&str]) -> Command {
 
 /// A child, and the tasks that read its output.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct ChildProcess {
     child: Child,
     readers: Vec<tokio::task::JoinHandle<()>>,
 }
 
-impl Running {
+impl ChildProcess {
     /// Starts the child.
     pub(crate) fn start(mut command: Command) -> anyhow::Result<Self> {
         Ok(Self { child: command.spawn().context("cannot start a child")?, readers: Vec::new() })

@@ -10,7 +10,7 @@ use mqueue::proto::TopicName;
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Work that fails")]
-pub(crate) struct Failing {
+pub(crate) struct FailureArgs {
     /// How long one run of the handler, or the next hop's answer, may take before it is given up and counts as failed
     #[arg(long, env = "HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]
     pub handler_timeout: Duration,

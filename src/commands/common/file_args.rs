@@ -13,7 +13,7 @@ const DATETIME_FORMAT: &str = "%Y-%m-%d_%H";
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Files of --handler file:PATH")]
-pub(crate) struct Files {
+pub(crate) struct FileArgs {
     /// Compress: a gzip member for each batch, so that what left the queue can be unpacked whatever happens
     #[arg(long, env = "GZIP_FILES")]
     pub gzip: bool,
@@ -41,7 +41,7 @@ pub(crate) struct Files {
     pub filename_format: Option<String>,
 }
 
-impl Files {
+impl FileArgs {
     /// True if files take turns.
     pub(crate) fn take_turns(&self) -> bool {
         let is_limited = self.rotate_size.is_some() || self.rotate_interval.is_some();

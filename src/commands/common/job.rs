@@ -15,7 +15,7 @@ pub(crate) const HEARTBEAT_HEADER: &str = "x-mqueue-heartbeat";
 
 /// A job handed to a worker.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Job<'a> {
+pub(crate) struct JobLine<'a> {
     /// Token that the worker answers with.
     pub(crate) token: Cow<'a, str>,
     id: Cow<'a, str>,
@@ -26,7 +26,7 @@ pub(crate) struct Job<'a> {
     encoding: Option<Cow<'a, str>>,
 }
 
-impl<'a> Job<'a> {
+impl<'a> JobLine<'a> {
     /// Makes a job from a message.
     pub(crate) fn new(token: String, message: &'a Message) -> Self {
         let (body, encoding) = json_text(&message.body);
@@ -68,9 +68,9 @@ mod tests {
             let id = MessageId(*b"0123456789abcdef");
             let message = Message { timestamp: 7, attempts: 2, id, body: Bytes::copy_from_slice(body) };
             let mut line = Vec::new();
-            Job::new("t".to_owned(), &message).write(&mut line);
+            JobLine::new("t".to_owned(), &message).write(&mut line);
             assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
-            let job: Job<'_> = serde_json::from_slice(&line).unwrap();
+            let job: JobLine<'_> = serde_json::from_slice(&line).unwrap();
             assert_eq!((&*job.token, job.message().unwrap()), ("t", message));
         }
     }

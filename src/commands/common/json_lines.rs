@@ -8,19 +8,19 @@ use std::thread::JoinHandle;
 use serde::Serialize;
 
 /// Limit on the lines that wait to be written.
-const AHEAD: usize = 16;
+const QUEUE_LEN: usize = 16;
 
 /// Sender of lines to stdout. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Lines {
+pub(crate) struct JsonLines {
     waiting: SyncSender<String>,
     writer: Arc<Mutex<Option<JoinHandle<io::Result<()>>>>>,
 }
 
-impl Lines {
+impl JsonLines {
     /// Starts the writer thread.
     pub(crate) fn start() -> io::Result<Self> {
-        let (waiting, lines) = sync_channel::<String>(AHEAD);
+        let (waiting, lines) = sync_channel::<String>(QUEUE_LEN);
         let writer = std::thread::Builder::new().name("lines".to_owned()).spawn(move || {
             // an empty line marks the end
             let mut written = Ok(());

@@ -11,7 +11,7 @@ const LONGEST: u64 = 3_600_000_000_000;
 
 /// Histogram of latencies from 1 ns to an hour, exact to 0.1 %, in some 300 KB whatever the number of latencies.
 #[derive(Debug, Clone)]
-pub(crate) struct Latency(Histogram<u64>);
+pub(crate) struct LatencyHistogram(Histogram<u64>);
 
 /// The quantiles of some latencies, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ pub(crate) struct Quantiles {
     pub max: f64,
 }
 
-impl Latency {
+impl LatencyHistogram {
     /// Makes an empty histogram.
     pub(crate) fn new() -> Self {
         Self(Histogram::new_with_bounds(1, LONGEST, 3).expect("valid bounds"))
@@ -59,7 +59,7 @@ impl Latency {
     }
 }
 
-impl Default for Latency {
+impl Default for LatencyHistogram {
     fn default() -> Self {
         Self::new()
     }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_those_of_what_was_recorded() {
-        let mut latency = Latency::new();
+        let mut latency = LatencyHistogram::new();
         assert_eq!(latency.quantiles(), None);
         latency.record_times(Duration::from_micros(60), 98);
         latency.record(Duration::from_millis(5));

@@ -13,12 +13,12 @@ pub(crate) fn raise_limit() {
 
 /// The limit on open files, and how many more may be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Files {
+pub(crate) struct OpenFiles {
     pub(crate) limit: usize,
     pub(crate) free: usize,
 }
 
-impl Files {
+impl OpenFiles {
     /// Reads the current values of this process.
     pub(crate) fn of_this_process() -> Self {
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);

@@ -11,9 +11,9 @@ const FINE: Duration = Duration::from_millis(3);
 
 /// A timer thread, which ends when its owner is dropped.
 #[derive(Debug)]
-pub(crate) struct Alarm(mpsc::Sender<(Instant, oneshot::Sender<()>)>);
+pub(crate) struct PreciseTimer(mpsc::Sender<(Instant, oneshot::Sender<()>)>);
 
-impl Alarm {
+impl PreciseTimer {
     /// Starts the thread.
     pub(crate) fn start() -> std::io::Result<Self> {
         let (asks, asked) = mpsc::channel::<(Instant, oneshot::Sender<()>)>();
@@ -45,7 +45,7 @@ mod tests {
 
     #[tokio::test]
     async fn never_wakes_early_nor_hangs_on_what_is_past() {
-        let alarm = Alarm::start().unwrap();
+        let alarm = PreciseTimer::start().unwrap();
         for millis in [0, 1, 5] {
             let due = Instant::now() + Duration::from_millis(millis);
             alarm.at(due).await;

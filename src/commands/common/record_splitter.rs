@@ -16,9 +16,9 @@ const BUFFER: usize = 128 * 1024;
 /// Free space below which a new buffer is started.
 const LITTLE_SPACE: usize = 16 * 1024;
 
-/// The records cut from the input so far; see [`Records::take`].
+/// The records cut from the input so far; see [`RecordSplitter::take`].
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Cut {
+pub(crate) struct SplitRecords {
     /// The records, none of them empty.
     pub(crate) records: Vec<Bytes>,
     /// Number of further records that were empty.
@@ -29,7 +29,7 @@ pub(crate) struct Cut {
 
 /// The splitter of one input.
 #[derive(Debug)]
-pub(crate) struct Records {
+pub(crate) struct RecordSplitter {
     /// `None`: the whole input is one record.
     delimiter: Option<Bytes>,
     max: usize,
@@ -42,7 +42,7 @@ pub(crate) struct Records {
     passing_over: bool,
 }
 
-impl Records {
+impl RecordSplitter {
     /// Makes a splitter for records of at most `max` bytes, each ended by `delimiter` or by the end of the input.
     pub(crate) fn new(delimiter: Option<Bytes>, max: usize) -> Self {
         Self { delimiter, max, buffer: BytesMut::new(), filled: 0, scanned: 0, passing_over: false }
@@ -59,10 +59,10 @@ impl Records {
         &mut self.buffer[self.filled..]
     }
 
-    /// Notes that `read` bytes were read into [`Records::space`]; returns the records that are complete now.
-    pub(crate) fn take(&mut self, read: usize) -> Cut {
+    /// Notes that `read` bytes were read into [`RecordSplitter::space`]; returns the records that are complete now.
+    pub(crate) fn take(&mut self, read: usize) -> SplitRecords {
         self.filled += read;
-        let mut cut = Cut::default();
+        let mut cut = SplitRecords::default();
         if let Some(delimiter) = self.delimiter.clone() {
             self.take_delimited(&delimiter, &mut cut);
         }
@@ -73,8 +73,8 @@ impl Records {
     }
 
     /// Ends the input: the rest after the last delimiter is a record, too. The splitter is then ready for the next input.
-    pub(crate) fn end(&mut self) -> Cut {
-        let mut cut = Cut::default();
+    pub(crate) fn end(&mut self) -> SplitRecords {
+        let mut cut = SplitRecords::default();
         let rest = self.buffer.split_to(self.filled).freeze();
         let nothing = rest.is_empty() && self.delimiter.is_some();
         if !nothing {
@@ -84,7 +84,7 @@ impl Records {
         cut
     }
 
-    fn take_delimited(&mut self, delimiter: &[u8], cut: &mut Cut) {
+    fn take_delimited(&mut self, delimiter: &[u8], cut: &mut SplitRecords) {
         // the first delimiter may begin in the scanned part; later ones cannot
         let Some(first) = Finder::new(delimiter).find(&self.buffer[self.scanned..self.filled]) else {
             self.scanned = (self.filled + 1).saturating_sub(delimiter.len());
@@ -105,7 +105,7 @@ impl Records {
         }
     }
 
-    fn add(&mut self, record: Bytes, cut: &mut Cut) {
+    fn add(&mut self, record: Bytes, cut: &mut SplitRecords) {
         if std::mem::take(&mut self.passing_over) {
             // counted when it became too long
         } else if record.is_empty() {
@@ -118,7 +118,7 @@ impl Records {
     }
 
     /// Discards the current record, except for bytes that may begin a delimiter.
-    fn pass_over(&mut self, cut: &mut Cut) {
+    fn pass_over(&mut self, cut: &mut SplitRecords) {
         let delimiter = self.delimiter.as_ref().map_or(0, Bytes::len);
         // a record that ends in part of a delimiter may still be short enough
         if !self.passing_over && self.filled < self.max + delimiter {
@@ -138,9 +138,9 @@ mod tests {
     use super::*;
 
     fn cut(delimiter: Option<&str>, max: usize, parts: &[&[u8]]) -> (Vec<String>, u64, u64) {
-        let mut records = Records::new(delimiter.map(|text| Bytes::copy_from_slice(text.as_bytes())), max);
+        let mut records = RecordSplitter::new(delimiter.map(|text| Bytes::copy_from_slice(text.as_bytes())), max);
         let (mut all, mut empty, mut too_long) = (Vec::new(), 0, 0);
-        let mut add = |cut: Cut| {
+        let mut add = |cut: SplitRecords| {
             all.extend(cut.records.iter().map(|record| String::from_utf8_lossy(record).into_owned()));
             empty += cut.empty;
             too_long += cut.too_long;
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_record_that_is_too_long_does_not_grow_the_buffer() {
-        let mut records = Records::new(Some(Bytes::from_static(b"\n")), 1000);
+        let mut records = RecordSplitter::new(Some(Bytes::from_static(b"\n")), 1000);
         let mut too_long = 0;
         for _ in 0..100 {
             let space = records.space();
@@ -207,12 +207,12 @@ mod tests {
             let read = space.len();
             too_long += records.take(read).too_long;
         }
-        assert_eq!((too_long, records.end()), (1, Cut::default()));
+        assert_eq!((too_long, records.end()), (1, SplitRecords::default()));
     }
 
     #[test]
     fn records_are_slices_of_what_was_read() {
-        let mut records = Records::new(Some(Bytes::from_static(b"\n")), 1000);
+        let mut records = RecordSplitter::new(Some(Bytes::from_static(b"\n")), 1000);
         records.space()[..8].copy_from_slice(b"one\ntwo\n");
         let start = records.space().as_ptr();
         assert_eq!(records.take(8).records[0].as_ptr(), start);

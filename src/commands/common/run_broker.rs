@@ -1,7 +1,7 @@
 //! The nsqds that a command publishes to: those named, and those that the nsqlookupds know at the start.
 
 use crate::commands::common::broker_args;
-use crate::commands::common::embedded_broker::Embedded;
+use crate::commands::common::embedded_broker::EmbeddedBroker;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use mqueue::client::{Address, Error, Nsqd};
@@ -9,14 +9,14 @@ use mqueue::proto::stats::Producer;
 
 /// The nsqds of a run.
 #[derive(Debug)]
-pub(crate) struct Brokers {
+pub(crate) struct BrokerAddresses {
     /// TCP addresses to publish to; at least one.
     pub(crate) tcp: Vec<Address>,
     /// The nsqds' HTTP APIs, as far as they are known.
     pub(crate) http: Vec<Nsqd>,
 }
 
-impl Brokers {
+impl BrokerAddresses {
     /// Finds the nsqds of the arguments. Fails if there is none.
     pub(crate) async fn find(args: &broker_args::Args) -> Result<Self, Failure> {
         let mut found = Self { tcp: args.nsqd(), http: args.nsqd_http() };
@@ -49,11 +49,11 @@ impl Brokers {
     pub(crate) async fn find_or_start(
         args: &broker_args::Args,
         name: &str,
-    ) -> anyhow::Result<(Self, Option<Embedded>)> {
+    ) -> anyhow::Result<(Self, Option<EmbeddedBroker>)> {
         if args.is_named() {
             return Ok((Self::find(args).await?, None));
         }
-        let embedded = Embedded::start(name).await?;
+        let embedded = EmbeddedBroker::start(name).await?;
         Ok((Self { tcp: vec![embedded.tcp.parse()?], http: vec![embedded.http.parse()?] }, Some(embedded)))
     }
 

@@ -107,7 +107,7 @@ pub(crate) fn directive(text: &str) -> Result<String, String> {
 
 /// How a command that runs for long reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Report {
+pub(crate) enum ReportFormat {
     /// At the end, for people.
     Text,
     /// JSON on stdout: a line each second, and one at the end.

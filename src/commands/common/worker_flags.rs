@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::exit::{Exit, Failure};
 use crate::commands::common::broker_args::Args;
-use crate::commands::common::failure_args::Failing;
-use crate::commands::consumer::args::Tuning;
+use crate::commands::common::failure_args::FailureArgs;
+use crate::commands::consumer::args::ConsumerTuning;
 use mqueue::client::ConsumerConfig;
 use mqueue::proto::{ChannelName, TopicName};
 use mqueue::worker::{DeadLetter, WorkerConfig};
@@ -15,7 +15,7 @@ pub(crate) fn consumer_config(
     stream: &TopicName,
     group: &ChannelName,
     broker: &Args,
-    tuning: &Tuning,
+    tuning: &ConsumerTuning,
 ) -> ConsumerConfig {
     let mut config = ConsumerConfig::new(stream.clone(), group.clone());
     config.nsqd = broker.nsqd();
@@ -28,7 +28,7 @@ pub(crate) fn consumer_config(
 }
 
 /// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead letters need another stream.
-pub(crate) fn worker_config(stream: &TopicName, failing: &Failing) -> Result<WorkerConfig, Failure> {
+pub(crate) fn worker_config(stream: &TopicName, failing: &FailureArgs) -> Result<WorkerConfig, Failure> {
     Ok(WorkerConfig {
         max_attempts: failing.max_attempts,
         retry_delay: failing.retry_delay,

@@ -6,8 +6,8 @@ use clap::ValueEnum;
 
 use crate::commands::common::broker_args;
 use crate::commands::common::client_args;
-use crate::commands::common::failure_args::Failing;
-use crate::commands::common::file_args::Files;
+use crate::commands::common::failure_args::FailureArgs;
+use crate::commands::common::file_args::FileArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::whole;
 use mqueue::handler::HandlerSpec;
@@ -52,19 +52,19 @@ pub(crate) struct Args {
     /// A group gets the messages that are published after it was created, so create it before its first consumer sleeps.
     /// The units' sockets and `make systemd-socket-activate-consumer` do so when they start.
     #[arg(long, value_enum, value_name = "once|retry", num_args = 0..=1, require_equals = true, default_missing_value = "once")]
-    pub create: Option<Create>,
+    pub create: Option<CreateTries>,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub handling: Handling,
+    pub handling: HandlerArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub files: Files,
+    pub files: FileArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub tuning: Tuning,
+    pub tuning: ConsumerTuning,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -77,7 +77,7 @@ pub(crate) struct Args {
 
 /// How often creating the group is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Create {
+pub(crate) enum CreateTries {
     /// Once; fails if an nsqd cannot be reached.
     Once,
     /// Until every nsqd has the group.
@@ -88,7 +88,7 @@ pub(crate) enum Create {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Handling")]
-pub(crate) struct Handling {
+pub(crate) struct HandlerArgs {
     /// What is done with a message: print, exec:CMD, pipe:CMD, http://… or https://…, unix:PATH, forward:STREAM, file:PATH, sleep:20ms..50ms
     ///
     /// exec:CMD gets the body on stdin and MQUEUE_STREAM, MQUEUE_GROUP, MQUEUE_ID,
@@ -107,18 +107,18 @@ pub(crate) struct Handling {
     /// What print and file write: JSON with the message's id and attempts, the body and a newline, or the body and a NUL [default:
     /// json for print, body for file]
     #[arg(long, env = "OUTPUT", value_enum)]
-    pub output: Option<Output>,
+    pub output: Option<MessageOutput>,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub failing: Failing,
+    pub failing: FailureArgs,
 }
 
 /// How the consumer behaves.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Tuning")]
-pub(crate) struct Tuning {
+pub(crate) struct ConsumerTuning {
     /// How long nsqd waits for a message's answer; a message is kept alive for as long as its handler runs [default: nsqd's, 60s]
     #[arg(long, env = "MSG_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     pub msg_timeout: Option<Duration>,
@@ -138,7 +138,7 @@ pub(crate) struct Tuning {
 
 /// What print and file write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
+pub(crate) enum MessageOutput {
     /// One JSON object a line.
     Json,
     /// The body and a newline.

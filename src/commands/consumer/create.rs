@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use crate::commands::common::broker_args;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
-use crate::commands::consumer::args::{Args, Create};
+use crate::commands::consumer::args::{Args, CreateTries};
 use mqueue::backoff::Backoff;
 use mqueue::client::{Address, Error, Listener, Lookupd};
 use mqueue::proto::TopicName;
@@ -22,24 +22,24 @@ use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 
 /// The longest that the start of a unit waits for the first try: a boot must not wait for nsqd.
-const FIRST_TRY: Duration = Duration::from_secs(2);
+const FIRST_TRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shortest and longest pause between tries.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Runs `--create` to its end.
-pub(super) async fn run(args: &Args, tries: Create) -> anyhow::Result<Exit> {
+pub(super) async fn run(args: &Args, tries: CreateTries) -> anyhow::Result<Exit> {
     if args.group.is_ephemeral() {
         let line = format!("cannot create the group {}: nsqd drops it at once, as it is ephemeral", args.group);
         return Err(Failure::new(Exit::Usage, line).into());
     }
     let shutdown = Shutdown::on_signals(Duration::ZERO)?;
-    let mut creation = Creation { args, done: BTreeSet::new() };
+    let mut creation = GroupCreation { args, done: BTreeSet::new() };
     let created = match tries {
-        Create::Once => tokio::select! {
+        CreateTries::Once => tokio::select! {
             created = creation.try_all() => created.map(|()| true)?,
             () = shutdown.draining.cancelled() => false,
         },
-        Create::Retry => tokio::select! {
+        CreateTries::Retry => tokio::select! {
             () = creation.retry() => true,
             () = shutdown.draining.cancelled() => false,
         },
@@ -54,26 +54,27 @@ pub(super) async fn run(args: &Args, tries: Create) -> anyhow::Result<Exit> {
         false => tracing::warn!(%stream, %group, "stopped; group exists on {nsqds}, not on all"),
     }
     Ok(match (created, tries) {
-        (false, Create::Once) => Exit::Interrupted,
+        (false, CreateTries::Once) => Exit::Interrupted,
         // systemd stops a unit that is no longer needed: no failure
-        (true, Create::Once) | (_, Create::Retry) => Exit::Success,
+        (true, CreateTries::Once) | (_, CreateTries::Retry) => Exit::Success,
     })
 }
 
 /// State of the creation: the settings, and the nsqds that have the group.
-struct Creation<'a> {
+struct GroupCreation<'a> {
     args: &'a Args,
     done: BTreeSet<Address>,
 }
 
-impl Creation<'_> {
+impl GroupCreation<'_> {
     /// Tries until every nsqd has the group. Sends READY to systemd after the first try, whatever its result.
     async fn retry(&mut self) {
         let mut pauses = Backoff::new(PAUSES.0, PAUSES.1, fastrand::Rng::new());
         let mut told = None;
         loop {
-            let first = if told.is_none() { FIRST_TRY } else { Duration::MAX };
-            let tried = timeout(first, self.try_all()).await.map_err(|_| format!("no answer within {FIRST_TRY:?}"));
+            let first = if told.is_none() { FIRST_TRY_TIMEOUT } else { Duration::MAX };
+            let tried =
+                timeout(first, self.try_all()).await.map_err(|_| format!("no answer within {FIRST_TRY_TIMEOUT:?}"));
             let trouble = match tried {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.to_string()),

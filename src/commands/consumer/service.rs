@@ -11,18 +11,18 @@ use mqueue::systemd::{Door, Notifier};
 use mqueue::worker::{Pulse, Snapshot};
 
 /// Longest interval between notifications to systemd.
-const PULSE: Duration = Duration::from_secs(1);
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Time that each EXTEND_TIMEOUT_USEC of a stopping consumer asks for.
-const MORE_TIME: Duration = Duration::from_secs(10);
+const STOP_EXTENSION: Duration = Duration::from_secs(10);
 
 /// The activation sockets, if any, and the notifier.
 #[derive(Debug)]
-pub(super) struct Service {
+pub(super) struct ConsumerService {
     door: Option<Door>,
     pub(super) notifier: Notifier,
 }
 
-impl Service {
+impl ConsumerService {
     /// Takes the activation sockets, then at once every pending poke: an unread poke would make systemd start the unit again and again.
     pub(super) fn start() -> io::Result<Self> {
         let service = Self { door: Door::from_env()?, notifier: Notifier };
@@ -59,12 +59,12 @@ impl Service {
     pub(super) fn pulse(&self) -> Option<(Duration, Pulse)> {
         std::env::var_os("NOTIFY_SOCKET")?;
         let notifier = self.notifier;
-        let every = notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3));
+        let every = notifier.watchdog_interval().map_or(STATUS_INTERVAL, |within| STATUS_INTERVAL.min(within / 3));
         let pulse = move |snapshot: Snapshot| {
             notifier.status(&status(snapshot));
             notifier.watchdog();
             if snapshot.stopping {
-                notifier.extend_timeout(MORE_TIME);
+                notifier.extend_timeout(STOP_EXTENSION);
             }
         };
         Some((every, Box::new(pulse)))

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::program::{Event, Program};
+use super::children::{ChildStarter, DemoEvent};
 
 /// The activation socket of a group that is asleep.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Activator {
     }
 
     /// Starts the consumer at each poke, until `stop` is cancelled.
-    pub(super) async fn serve(self, program: Program, stop: CancellationToken) -> anyhow::Result<()> {
+    pub(super) async fn serve(self, starter: ChildStarter, stop: CancellationToken) -> anyhow::Result<()> {
         loop {
             // a thread that still waits at the end dies with the process
             let socket = self.socket.clone();
@@ -38,8 +38,8 @@ impl Activator {
                 poked = spawn_blocking(move || wait_for_poke(&socket)) => poked??,
                 () = stop.cancelled() => return Ok(()),
             }
-            let _ = program.told.send(Event::Woken);
-            let mut running = program.sleeper(self.socket.try_clone()?)?;
+            let _ = starter.events.send(DemoEvent::Woken);
+            let mut running = starter.sleeper(self.socket.try_clone()?)?;
             tokio::select! {
                 () = running.ended() => {}
                 () = stop.cancelled() => {
@@ -47,7 +47,7 @@ impl Activator {
                     return Ok(());
                 }
             }
-            let _ = program.told.send(Event::Asleep);
+            let _ = starter.events.send(DemoEvent::Asleep);
         }
     }
 }

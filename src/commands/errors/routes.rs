@@ -9,7 +9,7 @@ use super::letters::Letter;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::common::retry_stream::{self, LOOK};
-use crate::commands::common::run_broker::Brokers;
+use crate::commands::common::run_broker::BrokerAddresses;
 use crate::commands::errors::args::Args;
 use mqueue::client::{Nsqd, PublishError, Publisher, StatsFilter};
 use mqueue::proto::{ChannelName, TopicName};
@@ -77,7 +77,7 @@ impl Stays {
 
 impl Routes {
     /// Fails if the groups of some nsqd cannot be seen, where they matter.
-    pub(super) fn new(args: &Args, brokers: &Brokers) -> Result<Self, Failure> {
+    pub(super) fn new(args: &Args, brokers: &BrokerAddresses) -> Result<Self, Failure> {
         let asked = match &args.to {
             Some(stream) => Asked::Stream(stream.clone()),
             None if args.to_all_groups => Asked::AllGroups,

@@ -34,8 +34,8 @@ pub(crate) struct Args {
     pub max_queued: u32,
 
     /// What is reported: text at the end to stderr, or json to stdout, a line each second and one at the end
-    #[arg(long, env = "REPORT", value_enum, default_value_t = crate::commands::common::values::Report::Text)]
-    pub report: crate::commands::common::values::Report,
+    #[arg(long, env = "REPORT", value_enum, default_value_t = crate::commands::common::values::ReportFormat::Text)]
+    pub report: crate::commands::common::values::ReportFormat,
 
     /// The same as --report json
     #[arg(long)]
@@ -52,7 +52,7 @@ pub(crate) struct Args {
 
 impl Args {
     /// How to report, whichever flag says it.
-    pub(crate) fn report(&self) -> crate::commands::common::values::Report {
-        if self.json { crate::commands::common::values::Report::Json } else { self.report }
+    pub(crate) fn report(&self) -> crate::commands::common::values::ReportFormat {
+        if self.json { crate::commands::common::values::ReportFormat::Json } else { self.report }
     }
 }

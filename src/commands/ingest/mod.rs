@@ -25,9 +25,9 @@ use self::datagram::Datagrams;
 use self::listen::{Listening, Socket};
 use self::outlet::Outlet;
 use super::common::exit::{Exit, Failure};
-use super::common::json_lines::Lines;
-use super::common::run_broker::Brokers;
-use crate::commands::common::values::Report;
+use super::common::json_lines::JsonLines;
+use super::common::run_broker::BrokerAddresses;
+use crate::commands::common::values::ReportFormat;
 use crate::commands::ingest::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
 use mqueue::shutdown::Shutdown;
@@ -44,8 +44,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let sockets = listen::open(&args.listen).await?;
     let shutdown = Shutdown::on_signals(args.grace)?;
-    let lines = (args.report() == Report::Json).then(Lines::start).transpose()?;
-    let brokers = Brokers::find(&args.broker).await?;
+    let lines = (args.report() == ReportFormat::Json).then(JsonLines::start).transpose()?;
+    let brokers = BrokerAddresses::find(&args.broker).await?;
     let config = PublisherConfig { timeout: TIMEOUT, ..PublisherConfig::default() };
     let publisher = tokio::select! {
         connected = Publisher::connect(&brokers.tcp, config) => connected.map_err(|e| Failure::unavailable(&e))?,
@@ -96,7 +96,7 @@ fn serve(Listening { socket, name, file }: Listening, args: &Args, outlet: &Arc<
 }
 
 /// Notifies systemd and reports progress; never returns, runs beside the work.
-async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<&Lines>) -> std::convert::Infallible {
+async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<&JsonLines>) -> std::convert::Infallible {
     let notifier = Notifier;
     let mut ticks = interval(notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

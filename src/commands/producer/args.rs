@@ -33,19 +33,19 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub pace: Pace,
+    pub pace: PaceArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub events: Events,
+    pub events: EventArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub input: Input,
+    pub input: InputArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub tuning: Tuning,
+    pub tuning: ProducerTuning,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -60,7 +60,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Pace and amount")]
-pub(crate) struct Pace {
+pub(crate) struct PaceArgs {
     /// The time from one message of a task to its next, which never goes out before nsqd has acknowledged the last; 0: as fast as it goes
     /// [default: 1s for events, 0 for files and stdin]
     #[arg(long, env = "INTERVAL", value_name = "DURATION", value_parser = duration, conflicts_with = "rate")]
@@ -88,7 +88,7 @@ pub(crate) struct Pace {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Generated events")]
-pub(crate) struct Events {
+pub(crate) struct EventArgs {
     /// Generate events although stdin is a pipe or a file
     #[arg(long, conflicts_with_all = ["inputs", "files"])]
     pub generate: bool,
@@ -107,7 +107,7 @@ pub(crate) struct Events {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Files and stdin")]
-pub(crate) struct Input {
+pub(crate) struct InputArgs {
     /// The same as FILE; repeatable [default: none]
     #[arg(long = "file", env = "FILE", value_name = "PATH")]
     pub files: Vec<PathBuf>,
@@ -134,10 +134,10 @@ pub(crate) struct Input {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Tuning")]
-pub(crate) struct Tuning {
+pub(crate) struct ProducerTuning {
     /// What the end is reported as: text to stderr, json to stdout
-    #[arg(long, env = "REPORT", value_enum, default_value_t = ReportFormat::Text)]
-    pub report: ReportFormat,
+    #[arg(long, env = "REPORT", value_enum, default_value_t = SummaryFormat::Text)]
+    pub report: SummaryFormat,
 
     /// The same as --report json
     #[arg(long)]
@@ -152,16 +152,16 @@ pub(crate) struct Tuning {
     pub grace: Duration,
 }
 
-impl Tuning {
+impl ProducerTuning {
     /// How to report, whichever flag says it.
-    pub(crate) fn report(&self) -> ReportFormat {
-        if self.json { ReportFormat::Json } else { self.report }
+    pub(crate) fn report(&self) -> SummaryFormat {
+        if self.json { SummaryFormat::Json } else { self.report }
     }
 }
 
 /// How the end is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ReportFormat {
+pub(crate) enum SummaryFormat {
     /// Three lines on stderr.
     Text,
     /// One JSON object on stdout.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::rate;
 use crate::commands::common::values::whole;
-use crate::commands::producer::args::ReportFormat;
+use crate::commands::producer::args::SummaryFormat;
 use mqueue::net::Endpoint;
 
 /// Send a feed of numbered messages to a socket: lines to a stream, packets to datagrams.
@@ -34,8 +34,8 @@ pub(crate) struct Args {
     pub first: u64,
 
     /// What the end is reported as: text to stderr, json to stdout
-    #[arg(long, env = "REPORT", value_enum, default_value_t = ReportFormat::Text)]
-    pub report: ReportFormat,
+    #[arg(long, env = "REPORT", value_enum, default_value_t = SummaryFormat::Text)]
+    pub report: SummaryFormat,
 
     /// The same as --report json
     #[arg(long)]
@@ -48,8 +48,8 @@ pub(crate) struct Args {
 
 impl Args {
     /// How to report, whichever flag says it.
-    pub(crate) fn report(&self) -> ReportFormat {
-        if self.json { ReportFormat::Json } else { self.report }
+    pub(crate) fn report(&self) -> SummaryFormat {
+        if self.json { SummaryFormat::Json } else { self.report }
     }
 }
 

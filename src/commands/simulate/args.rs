@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::commands::common::broker_args;
-use crate::commands::common::values::Report;
+use crate::commands::common::values::ReportFormat;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::{duration_with_unit, millis, whole};
 
@@ -63,7 +63,7 @@ pub(crate) struct Args {
 
     /// How to report, on stdout: text, or json (a line each second and one at the end)
     #[arg(long, value_enum, default_value = "text")]
-    pub report: Report,
+    pub report: ReportFormat,
 
     /// The same as --report json
     #[arg(long)]
@@ -84,8 +84,8 @@ pub(crate) struct Args {
 
 impl Args {
     /// How to report, whichever flag says it.
-    pub(crate) fn report(&self) -> Report {
-        if self.json { Report::Json } else { self.report }
+    pub(crate) fn report(&self) -> ReportFormat {
+        if self.json { ReportFormat::Json } else { self.report }
     }
 
     /// The longest time between two chunks, in milliseconds: the flag counts before the variable.

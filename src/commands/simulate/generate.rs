@@ -4,20 +4,20 @@ use std::time::{Duration, Instant};
 
 use tokio::task::yield_now;
 
-use super::Run;
+use super::Simulation;
 use super::workload::{Chunk, Workload};
-use crate::commands::common::precise_timer::Alarm;
+use crate::commands::common::precise_timer::PreciseTimer;
 
 /// Chunks made in a row before other tasks run.
 const BURST: usize = 64;
 
 /// Passes each chunk to `take` when it is due, with its creation time, until the time is over or the run must end.
 pub(super) async fn generate(
-    run: &Run,
+    run: &Simulation,
     workload: &mut Workload,
     mut take: impl AsyncFnMut(Chunk, Instant),
 ) -> anyhow::Result<()> {
-    let alarm = Alarm::start()?;
+    let alarm = PreciseTimer::start()?;
     let is_over = |due: Duration| run.until.is_some_and(|until| due > until);
     while !is_over(workload.due()) {
         tokio::select! {
@@ -29,7 +29,7 @@ pub(super) async fn generate(
         while made < BURST && workload.due() <= run.start.elapsed() && !is_over(workload.due()) {
             let chunk = workload.make();
             let now = Instant::now();
-            run.tally().generated(now - (run.start + chunk.due));
+            run.stats().generated(now - (run.start + chunk.due));
             take(chunk, now).await;
             made += 1;
             if run.shutdown.draining.is_cancelled() {
@@ -43,7 +43,7 @@ pub(super) async fn generate(
     Ok(())
 }
 
-async fn at(alarm: &Alarm, due: Instant) {
+async fn at(alarm: &PreciseTimer, due: Instant) {
     if due > Instant::now() {
         alarm.at(due).await;
     }

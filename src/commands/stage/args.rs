@@ -5,10 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::commands::common::broker_args;
-use crate::commands::common::failure_args::Failing;
+use crate::commands::common::failure_args::FailureArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::whole;
-use crate::commands::consumer::args::Tuning;
+use crate::commands::consumer::args::ConsumerTuning;
 use mqueue::handler::{HandlerSpec, Schema};
 use mqueue::proto::{ChannelName, TopicName};
 
@@ -50,8 +50,8 @@ pub(crate) struct Args {
     pub timeout: Option<Duration>,
 
     /// What is reported: text at the end to stderr, or json to stdout, a line each second and one at the end
-    #[arg(long, env = "REPORT", value_enum, default_value_t = crate::commands::common::values::Report::Text)]
-    pub report: crate::commands::common::values::Report,
+    #[arg(long, env = "REPORT", value_enum, default_value_t = crate::commands::common::values::ReportFormat::Text)]
+    pub report: crate::commands::common::values::ReportFormat,
 
     /// The same as --report json
     #[arg(long)]
@@ -59,11 +59,11 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub failing: Failing,
+    pub failing: FailureArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub tuning: Tuning,
+    pub tuning: ConsumerTuning,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -72,8 +72,8 @@ pub(crate) struct Args {
 
 impl Args {
     /// How to report, whichever flag says it.
-    pub(crate) fn report(&self) -> crate::commands::common::values::Report {
-        if self.json { crate::commands::common::values::Report::Json } else { self.report }
+    pub(crate) fn report(&self) -> crate::commands::common::values::ReportFormat {
+        if self.json { crate::commands::common::values::ReportFormat::Json } else { self.report }
     }
 }
 

@@ -13,7 +13,7 @@ use mqueue::handler::{AnyHandler, Away, Handler, Verdict};
 use mqueue::proto::Message;
 
 /// Requests at once, of one batch.
-const REQUESTS: usize = 16;
+const MAX_CONCURRENT_REQUESTS: usize = 16;
 /// Between two tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Where results go.
 #[derive(Debug)]
 pub(super) struct NextHop {
-    way: AnyHandler,
+    handler: AnyHandler,
     /// For people.
     name: String,
     stopping: CancellationToken,
@@ -29,9 +29,9 @@ pub(super) struct NextHop {
 }
 
 impl NextHop {
-    /// Goes by `way`; waits for no hop any more once `stopping`.
-    pub(super) fn new(way: AnyHandler, name: String, stopping: CancellationToken) -> Self {
-        Self { way, name, stopping, away: AtomicBool::new(false) }
+    /// Goes by `handler`; waits for no hop any more once `stopping`.
+    pub(super) fn new(handler: AnyHandler, name: String, stopping: CancellationToken) -> Self {
+        Self { handler, name, stopping, away: AtomicBool::new(false) }
     }
 
     /// Brings messages there. While it is away they wait, which is what slows this hop down, and in turn those before it; they are
@@ -65,11 +65,15 @@ impl NextHop {
 
     async fn try_pass(&self, messages: Vec<Message>) -> Vec<Result<Verdict, Away>> {
         let bodies = |messages: Vec<Message>| messages.into_iter().map(|message| message.body).collect();
-        match &self.way {
+        match &self.handler {
             AnyHandler::Forward(stream) => stream.pass_many(bodies(messages)).await,
             AnyHandler::Unix(socket) => socket.pass_many(bodies(messages)).await,
             AnyHandler::Http(server) => {
-                stream::iter(messages).map(|message| server.pass(message)).buffered(REQUESTS).collect().await
+                stream::iter(messages)
+                    .map(|message| server.pass(message))
+                    .buffered(MAX_CONCURRENT_REQUESTS)
+                    .collect()
+                    .await
             }
             other => other.handle_batch(messages).await.into_iter().map(Ok).collect(),
         }

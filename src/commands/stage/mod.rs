@@ -7,22 +7,22 @@
 //! ```
 
 pub(crate) mod args;
-mod figures;
 mod hop;
 mod relay;
+mod stats;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::figures::Figures;
 use self::hop::NextHop;
 use self::relay::Relay;
+use self::stats::StageStats;
 use super::common::exit::{Exit, Failure};
-use super::common::json_lines::Lines;
-use super::common::run_broker::Brokers;
+use super::common::json_lines::JsonLines;
+use super::common::run_broker::BrokerAddresses;
 use crate::commands::common::retry_stream;
 use crate::commands::common::stdout;
-use crate::commands::common::values::Report;
+use crate::commands::common::values::ReportFormat;
 use crate::commands::common::worker_flags;
 use crate::commands::stage::args::Args;
 use mqueue::client::{Address, Consumer, ConsumerConfig};
@@ -34,23 +34,23 @@ use mqueue::worker::{Pulse, Worker, WorkerConfig};
 /// Messages in flight for a relay that takes batches: one batch under way, and more at hand when it is done.
 const BATCH_IN_FLIGHT: u32 = 2000;
 /// Messages that only sleep, at once, unless told otherwise.
-const SLEEPERS: u32 = 100;
+const SLEEP_CONCURRENCY: u32 = 100;
 /// How often it says how it is doing.
-const PULSE: Duration = Duration::from_secs(1);
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// How much longer a stopping stage asks systemd for, each time.
-const MORE_TIME: Duration = Duration::from_secs(10);
+const STOP_EXTENSION: Duration = Duration::from_secs(10);
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     check(&args)?;
     let shutdown = Shutdown::on_signals(args.tuning.grace)?;
-    let figures = Arc::new(Figures::new(&args));
+    let stats = Arc::new(StageStats::new(&args));
     // the consumer asks the nsqlookupds by itself, a publisher has to know
     let nsqd = match args.to.spec() {
-        HandlerSpec::Forward(_) => Brokers::find(&args.broker).await?.tcp,
+        HandlerSpec::Forward(_) => BrokerAddresses::find(&args.broker).await?.tcp,
         _ => args.broker.nsqd(),
     };
-    let relay = Arc::new(relay(&args, nsqd, &shutdown, figures.clone())?);
+    let relay = Arc::new(relay(&args, nsqd, &shutdown, stats.clone())?);
     let config = worker_config(&args)?;
     let started = Instant::now();
     let consumer = tokio::select! {
@@ -61,16 +61,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     tokio::spawn(retry_stream::follow(consumer.control(), args.broker.clone(), args.from.clone(), args.group.clone()));
     let notifier = Notifier;
     notifier.ready();
-    let lines = (args.report() == Report::Json).then(Lines::start).transpose()?;
-    let every = notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3));
-    let worker = Worker::new(consumer, relay.clone(), config)?.with_pulse(every, pulse(figures.clone(), lines.clone()));
+    let lines = (args.report() == ReportFormat::Json).then(JsonLines::start).transpose()?;
+    let every = notifier.watchdog_interval().map_or(STATUS_INTERVAL, |within| STATUS_INTERVAL.min(within / 3));
+    let worker = Worker::new(consumer, relay.clone(), config)?.with_pulse(every, pulse(stats.clone(), lines.clone()));
     let (ended, tally) = worker.run(&shutdown).await;
     shutdown.unless_now(relay.close()).await;
     notifier.stopping();
     match lines {
-        Some(lines) => stdout::ended(lines.end(&figures.last(tally)))?,
+        Some(lines) => stdout::ended(lines.end(&stats.last(tally)))?,
         None => {
-            tracing::info!(stream = %args.from, group = %args.group, "{}", figures.summary(tally, started.elapsed()))
+            tracing::info!(stream = %args.from, group = %args.group, "{}", stats.summary(tally, started.elapsed()))
         }
     }
     Ok(Exit::of_worker(ended, &tally)?)
@@ -78,7 +78,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
 
 /// What can only be wrong together.
 fn check(args: &Args) -> Result<(), Failure> {
-    if args.report() == Report::Json && args.handler == Some(HandlerSpec::Print) {
+    if args.report() == ReportFormat::Json && args.handler == Some(HandlerSpec::Print) {
         return Err(Failure::new(
             Exit::Usage,
             "--handler print and --report json both write to stdout: use one of them",
@@ -90,7 +90,7 @@ fn check(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn relay(args: &Args, nsqd: Vec<Address>, shutdown: &Shutdown, figures: Arc<Figures>) -> Result<Relay, Failure> {
+fn relay(args: &Args, nsqd: Vec<Address>, shutdown: &Shutdown, stats: Arc<StageStats>) -> Result<Relay, Failure> {
     let options = |capture_output| HandlerOptions {
         stream: args.from.clone(),
         group: args.group.clone(),
@@ -105,13 +105,13 @@ fn relay(args: &Args, nsqd: Vec<Address>, shutdown: &Shutdown, figures: Arc<Figu
     let work = args.handler.as_ref().map(|spec| spec.build(&options(true))).transpose().map_err(usage)?;
     let next = args.to.spec().build(&options(false)).map_err(usage)?;
     let next = NextHop::new(next, args.to.to_string(), shutdown.draining.clone());
-    Ok(Relay { expect: args.expect.clone(), work, next, figures })
+    Ok(Relay { expect: args.expect.clone(), work, next, stats })
 }
 
 fn concurrency(args: &Args) -> u32 {
     let cpus = || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
     args.concurrency.unwrap_or_else(|| match args.handler {
-        Some(HandlerSpec::Sleep(_)) => SLEEPERS,
+        Some(HandlerSpec::Sleep(_)) => SLEEP_CONCURRENCY,
         Some(HandlerSpec::Pipe(_)) => PipeHandler::AT_ONCE,
         _ => cpus(),
     })
@@ -132,14 +132,14 @@ fn consumer_config(args: &Args, relay: &Relay) -> ConsumerConfig {
 }
 
 /// Tells systemd, and whoever reads the report, how it is doing.
-fn pulse(figures: Arc<Figures>, lines: Option<Lines>) -> Pulse {
+fn pulse(stats: Arc<StageStats>, lines: Option<JsonLines>) -> Pulse {
     let notifier = Notifier;
     Box::new(move |snapshot| {
-        notifier.status(&figures.status(snapshot));
+        notifier.status(&stats.status(snapshot));
         notifier.watchdog();
         if snapshot.stopping {
-            notifier.extend_timeout(MORE_TIME);
+            notifier.extend_timeout(STOP_EXTENSION);
         }
-        lines.iter().for_each(|lines| lines.say(&figures.now(snapshot)));
+        lines.iter().for_each(|lines| lines.say(&stats.now(snapshot)));
     })
 }

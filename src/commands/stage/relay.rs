@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::figures::Figures;
 use super::hop::NextHop;
+use super::stats::StageStats;
 use mqueue::handler::{AnyHandler, Handler, Schema, Verdict};
 use mqueue::proto::Message;
 
 /// Messages at once where there is no work to do: one command to the next hop, one batch of answers.
-const BATCH: usize = 1000;
+const BATCH_SIZE: usize = 1000;
 
 /// The handler of a stage. Each message is done when the next hop has said so, and not before.
 #[derive(Debug)]
@@ -18,14 +18,14 @@ pub(super) struct Relay {
     pub(super) expect: Option<Schema>,
     pub(super) work: Option<AnyHandler>,
     pub(super) next: NextHop,
-    pub(super) figures: Arc<Figures>,
+    pub(super) stats: Arc<StageStats>,
 }
 
 impl Relay {
     /// The verdict if it does not even come to the work.
     fn refused(&self, message: &Message) -> Option<Verdict> {
         let why = self.expect.as_ref()?.check(&message.body).err()?;
-        self.figures.unfit();
+        self.stats.unfit();
         Some(Verdict::drop(why))
     }
 
@@ -49,7 +49,7 @@ impl Handler for Relay {
     }
 
     fn batch_size(&self) -> usize {
-        self.work.as_ref().map_or(BATCH, Handler::batch_size)
+        self.work.as_ref().map_or(BATCH_SIZE, Handler::batch_size)
     }
 
     async fn close(&self) {
@@ -77,7 +77,7 @@ impl Handler for Relay {
         }
         for (at, verdict) in at_hop.into_iter().zip(self.next.pass(results).await) {
             if matches!(verdict, Verdict::Done(_)) {
-                self.figures.passed(messages[at].timestamp);
+                self.stats.passed(messages[at].timestamp);
             }
             verdicts[at] = Some(verdict);
         }

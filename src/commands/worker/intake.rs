@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answers::Note;
 use super::queue::{Denied, Queue};
-use crate::commands::common::job::Job;
+use crate::commands::common::job::JobLine;
 use mqueue::backoff::Backoff;
 use mqueue::proto::Message;
 
@@ -121,7 +121,7 @@ async fn read(
 }
 
 fn parse(line: &[u8]) -> Result<Work, String> {
-    let job: Job<'_> = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+    let job: JobLine<'_> = serde_json::from_slice(line).map_err(|e| e.to_string())?;
     let message = job.message()?;
     Ok(Work { token: job.token.into_owned(), message })
 }

@@ -23,7 +23,7 @@ const LETTER: f64 = 6.8;
 
 /// A picture: panels one below the other, over one horizontal axis.
 #[derive(Debug, Clone)]
-pub(crate) struct Figure {
+pub(crate) struct Plot {
     pub(crate) title: String,
     pub(crate) subtitle: String,
     /// Title of the horizontal axis, with its unit.
@@ -36,28 +36,28 @@ pub(crate) struct Figure {
 pub(crate) struct Panel {
     /// Title of the vertical axis, with its unit.
     pub(crate) title: String,
-    pub(crate) lines: Vec<Line>,
+    pub(crate) lines: Vec<PlotLine>,
 }
 
 /// A named series of points.
 #[derive(Debug, Clone)]
-pub(crate) struct Line {
+pub(crate) struct PlotLine {
     pub(crate) name: String,
-    pub(crate) tone: Tone,
+    pub(crate) tone: LineColour,
     /// Points (x, y) from left to right; those that are not finite are left out.
     pub(crate) points: Vec<(f64, f64)>,
 }
 
 /// Colour of a line. Each is readable on light and dark pages; a label names the line without colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tone {
+pub(crate) enum LineColour {
     First,
     Second,
     Third,
     Alarm,
 }
 
-impl Figure {
+impl Plot {
     /// Draws the figure; returns the file's text.
     pub(crate) fn svg(&self) -> String {
         let subtitle = lines_of(&self.subtitle);
@@ -95,7 +95,7 @@ impl Panel {
             }
         }
         svg.line("base", (LEFT, bottom), (WIDTH - RIGHT, bottom));
-        let mut labels: Vec<(f64, &Line)> = Vec::new();
+        let mut labels: Vec<(f64, &PlotLine)> = Vec::new();
         for line in &self.lines {
             let points: Vec<(f64, f64)> = line.shown().map(|(x, y)| (across.at(x), up.at(y))).collect();
             svg.path(line.tone.class(), &points);
@@ -111,7 +111,7 @@ impl Panel {
 }
 
 /// Moves labels apart so that none overlaps another, and none goes below `lowest`, where the next diagram's labels begin.
-fn spread(labels: &mut [(f64, &Line)], lowest: f64) {
+fn spread(labels: &mut [(f64, &PlotLine)], lowest: f64) {
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
     for n in 1..labels.len() {
         labels[n].0 = labels[n].0.max(labels[n - 1].0 + LABEL);
@@ -141,13 +141,13 @@ fn lines_of(text: &str) -> Vec<String> {
     lines
 }
 
-impl Line {
+impl PlotLine {
     fn shown(&self) -> impl Iterator<Item = (f64, f64)> {
         self.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite())
     }
 }
 
-impl Tone {
+impl LineColour {
     fn class(self) -> &'static str {
         match self {
             Self::First => "first",
@@ -162,9 +162,9 @@ impl Tone {
 mod tests {
     use super::*;
 
-    fn figure(points: Vec<(f64, f64)>) -> Figure {
-        let line = Line { name: "p99 <&>".to_owned(), tone: Tone::First, points };
-        Figure {
+    fn figure(points: Vec<(f64, f64)>) -> Plot {
+        let line = PlotLine { name: "p99 <&>".to_owned(), tone: LineColour::First, points };
+        Plot {
             title: "a \"title\"".to_owned(),
             subtitle: String::new(),
             across: "seconds".to_owned(),
@@ -186,10 +186,10 @@ mod tests {
 
     #[test]
     fn labels_of_lines_that_end_together_stay_apart_and_above_the_axis() {
-        let line = |name: &str| Line { name: name.to_owned(), tone: Tone::First, points: vec![] };
+        let line = |name: &str| PlotLine { name: name.to_owned(), tone: LineColour::First, points: vec![] };
         let lines = ["p50", "p95", "p99"].map(line);
         for at in [[0.0, 0.0, 0.0], [100.0, 99.0, 98.0], [40.0, 41.0, 100.0]] {
-            let mut labels: Vec<(f64, &Line)> = at.into_iter().zip(&lines).collect();
+            let mut labels: Vec<(f64, &PlotLine)> = at.into_iter().zip(&lines).collect();
             spread(&mut labels, 100.0);
             assert!(labels.iter().all(|label| label.0 <= 100.0), "{labels:?}");
             assert!(labels.windows(2).all(|two| two[1].0 - two[0].0 >= LABEL), "{labels:?}");

@@ -11,13 +11,13 @@ use tokio::time::timeout;
 use mqueue::client::{ConfigNumber, Nsqd};
 
 /// Longest time that an nsqd may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The largest message that all nsqds take, in bytes, once known.
 #[derive(Debug)]
-pub(super) struct Limit(watch::Sender<Option<u64>>);
+pub(super) struct MaxMessageSize(watch::Sender<Option<u64>>);
 
-impl Limit {
+impl MaxMessageSize {
     /// Makes a limit that is not known yet.
     pub(super) fn unknown() -> Self {
         Self(watch::Sender::new(None))
@@ -26,7 +26,7 @@ impl Limit {
     /// Asks the nsqds for their limits, and ignores those that do not answer. Never returns; runs beside the work.
     pub(super) async fn ask(&self, nsqds: &[Nsqd]) -> Infallible {
         let mut asked: FuturesUnordered<_> =
-            nsqds.iter().map(|nsqd| timeout(PATIENCE, nsqd.config(ConfigNumber::MaxMsgSize))).collect();
+            nsqds.iter().map(|nsqd| timeout(ANSWER_TIMEOUT, nsqd.config(ConfigNumber::MaxMsgSize))).collect();
         while let Some(answer) = asked.next().await {
             match answer {
                 Ok(Ok(limit)) => self.learn(limit),
@@ -73,14 +73,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_size_may_turn_out_to_be_over_it() {
-        let limit = Limit::unknown();
+        let limit = MaxMessageSize::unknown();
         let learn = async { [200, 100].map(|told| limit.learn(told)) };
         assert_eq!(tokio::join!(limit.turns_out_below(101), learn).0, 100);
     }
 
     #[test]
     fn the_lowest_limit_counts() {
-        let limit = Limit::unknown();
+        let limit = MaxMessageSize::unknown();
         assert_eq!(limit.known(), None);
         for (told, expected) in [(100, 100), (200, 100), (50, 50)] {
             limit.learn(told);

@@ -4,21 +4,21 @@ use std::cell::RefCell;
 use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
 
-use super::ledger::Ledger;
+use super::stats::DemoStats;
 use super::{ASLEEP, AWAKE};
 use crate::commands::common::stdout;
 use mqueue::plural::{count, times};
 
 /// Writer to stdout that knows the start time.
 #[derive(Debug)]
-pub(super) struct Show {
+pub(super) struct DemoOutput {
     begun: Instant,
     colours: bool,
     /// The error that ended the output: a closed pipe, or a full disk.
     closed: RefCell<Option<io::Error>>,
 }
 
-impl Show {
+impl DemoOutput {
     pub(super) fn begin() -> Self {
         Self {
             begun: Instant::now(),
@@ -45,15 +45,15 @@ impl Show {
     }
 
     /// Prints the table at the end.
-    pub(super) fn summary(&self, ledger: &Ledger) {
-        let shares: Vec<_> = ledger.shares.iter().map(u64::to_string).collect();
-        let notes = [format!("{}: {}", count(shares.len(), "consumer"), shares.join(" + ")), wakes(ledger)];
+    pub(super) fn summary(&self, stats: &DemoStats) {
+        let shares: Vec<_> = stats.shares.iter().map(u64::to_string).collect();
+        let notes = [format!("{}: {}", count(shares.len(), "consumer"), shares.join(" + ")), wakes(stats)];
         self.write("\n            published   handled   lost   twice\n");
-        for ((group, row), note) in [AWAKE, ASLEEP].iter().zip(ledger.rows()).zip(notes) {
+        for ((group, row), note) in [AWAKE, ASLEEP].iter().zip(stats.rows()).zip(notes) {
             let (published, handled, lost, twice) = (row.published, row.handled, row.lost, row.twice);
             self.write(&format!("  {group:<8}  {published:>9}   {handled:>7}   {lost:>4}   {twice:>5}   {note}\n"));
         }
-        self.write(match ledger.lost() {
+        self.write(match stats.lost() {
             0 => "\nlost 0: both groups handled every message\n",
             _ => "\nmessages were lost\n",
         });
@@ -67,8 +67,8 @@ impl Show {
     }
 }
 
-fn wakes(ledger: &Ledger) -> String {
-    let mut wakes = ledger.wakes.clone();
+fn wakes(stats: &DemoStats) -> String {
+    let mut wakes = stats.wakes.clone();
     wakes.sort_unstable();
     match wakes.last() {
         None => "never woken".to_owned(),

@@ -11,62 +11,62 @@ use tokio::time::timeout;
 
 use super::process::{Process, listening_at};
 use crate::commands::bench::args::Args;
-use crate::commands::common::child_process::{self, Running};
-use crate::commands::common::embedded_broker::Folder;
+use crate::commands::common::child_process::{self, ChildProcess};
+use crate::commands::common::embedded_broker::TempFolder;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
-use crate::commands::common::run_broker::Brokers;
+use crate::commands::common::run_broker::BrokerAddresses;
 use mqueue::client::{Address, Nsqd};
 use mqueue::proto::{ChannelName, TopicName};
 
 /// Longest time that the child may take to start listening.
-const START: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// The group that the run consumes with.
 const GROUP: &str = "bench";
 
 /// The broker, stream and group of a run.
-pub(super) struct Ground {
+pub(super) struct BenchBroker {
     pub(super) tcp: Vec<Address>,
     pub(super) topic: TopicName,
     pub(super) channel: ChannelName,
     http: Vec<Nsqd>,
     /// The broker's processes, as far as they run on this machine.
     pub(super) processes: Vec<Process>,
-    child: Option<Child>,
+    child: Option<BrokerProcess>,
 }
 
 /// A broker process that ends with the run.
-struct Child {
-    running: Running,
+struct BrokerProcess {
+    running: ChildProcess,
     tcp: Address,
     http: Nsqd,
     // removed when the child is dropped
-    _folder: Folder,
+    _folder: TempFolder,
 }
 
-impl Ground {
+impl BenchBroker {
     /// Finds or starts the broker, and creates the stream and its group there.
     pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
         let topic = TopicName::new(&format!("bench-{:08x}", fastrand::u32(..)))?;
         let channel = ChannelName::new(GROUP)?;
         let (tcp, http, processes, child) = match is_named(args) {
             true => {
-                let Brokers { tcp, http } = named(args).await?;
+                let BrokerAddresses { tcp, http } = named(args).await?;
                 let processes = if args.broker_pid.is_empty() { listening(&tcp) } else { given(&args.broker_pid)? };
                 (tcp, http, processes, None)
             }
             false => {
-                let child = Child::start().await?;
+                let child = BrokerProcess::start().await?;
                 let processes = child.running.pid().and_then(Process::find).into_iter().collect();
                 (vec![child.tcp.clone()], vec![child.http.clone()], processes, Some(child))
             }
         };
-        let ground = Self { tcp, topic, channel, http, processes, child };
-        if let Err(error) = ground.make().await {
-            ground.clear().await;
+        let broker = Self { tcp, topic, channel, http, processes, child };
+        if let Err(error) = broker.make().await {
+            broker.clear().await;
             return Err(Failure::new(Exit::Unavailable, format!("cannot make a stream: {error}")).into());
         }
-        Ok(ground)
+        Ok(broker)
     }
 
     async fn make(&self) -> Result<(), mqueue::client::HttpError> {
@@ -78,7 +78,7 @@ impl Ground {
     }
 
     /// Describes the broker for the report.
-    pub(super) async fn told(&self) -> String {
+    pub(super) async fn describe(&self) -> String {
         let processes: Vec<String> = self.processes.iter().map(Process::to_string).collect();
         let addresses = self.tcp.iter().map(Address::to_string).collect::<Vec<_>>().join(", ");
         let counted = match processes.is_empty() {
@@ -120,8 +120,8 @@ fn is_named(args: &Args) -> bool {
 }
 
 /// Finds the nsqds of the arguments; each needs its HTTP API, which creates and deletes the stream.
-async fn named(args: &Args) -> Result<Brokers, Failure> {
-    let found = Brokers::find(&args.broker).await?;
+async fn named(args: &Args) -> Result<BrokerAddresses, Failure> {
+    let found = BrokerAddresses::find(&args.broker).await?;
     if found.http.len() < found.tcp.len() {
         let line = "nsqd's HTTP address is missing, by which the stream is made and deleted: add --nsqd-http-address HOST:PORT for each nsqd";
         return Err(Failure::new(Exit::Usage, line));
@@ -141,38 +141,38 @@ fn given(pids: &[u32]) -> Result<Vec<Process>, Failure> {
     pids.iter().map(|pid| Process::find(*pid).ok_or_else(|| missing(pid))).collect()
 }
 
-impl Child {
+impl BrokerProcess {
     /// Starts the broker on ports that the system chooses.
     async fn start() -> anyhow::Result<Self> {
-        let folder = Folder::new("mqueue-bench")?;
+        let folder = TempFolder::new("mqueue-bench")?;
         let path = std::env::current_exe().context("cannot find this program")?;
         let any = "127.0.0.1:0";
         let args = ["broker", "--tcp-address", any, "--http-address", any, "--broadcast-address", "127.0.0.1"];
         let mut command = child_process::command(Command::new(path), &args);
         command.arg("--data-path").arg(folder.path().join("log"));
-        let mut running = Running::start({
+        let mut running = ChildProcess::start({
             command.stdout(Stdio::null()).stderr(Stdio::piped());
             command
         })?;
-        let (told, mut heard) = unbounded_channel();
+        let (sender, mut lines) = unbounded_channel();
         running.each_line_of_stderr(move |line| {
             if line.contains("ERROR") || line.contains("WARN") {
                 tracing::warn!("broker: {line}");
             }
             // the receiver is gone once the addresses are known
-            let _ = told.send(line.to_owned());
+            let _ = sender.send(line.to_owned());
         });
         let listening = async {
             let (mut tcp, mut http) = (None, None);
             while tcp.is_none() || http.is_none() {
-                let line = heard.recv().await.context("the broker has ended: try `mqueue broker`")?;
+                let line = lines.recv().await.context("the broker has ended: try `mqueue broker`")?;
                 let address = |what| line.split_once(what).map(|(_, address)| address.trim().to_owned());
                 tcp = tcp.or(address("TCP: listening on "));
                 http = http.or(address("HTTP: listening on "));
             }
             anyhow::Ok((tcp.unwrap_or_default().parse()?, http.unwrap_or_default().parse()?))
         };
-        let (tcp, http) = timeout(START, listening).await.context("the broker did not start within 10 s")??;
+        let (tcp, http) = timeout(START_TIMEOUT, listening).await.context("the broker did not start within 10 s")??;
         Ok(Self { running, tcp, http, _folder: folder })
     }
 }

@@ -5,31 +5,31 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::commands::common::latency::{Latency, Quantiles};
+use crate::commands::common::latency::{LatencyHistogram, Quantiles};
 use crate::commands::stage::args::Args;
 use mqueue::plural::count;
 use mqueue::worker::{Snapshot, Tally};
 
 /// Counted as messages pass. The lock covers a few lines.
 #[derive(Debug)]
-pub(super) struct Figures {
+pub(super) struct StageStats {
     from: String,
     to: String,
-    inner: Mutex<Inner>,
+    inner: Mutex<StageCounts>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct StageCounts {
     passed: u64,
     unfit: u64,
     /// Since the last line of the report.
-    recent: Latency,
-    all: Latency,
+    recent: LatencyHistogram,
+    all: LatencyHistogram,
 }
 
 /// A line of the report.
 #[derive(Debug, Serialize)]
-pub(super) struct Line<'a> {
+pub(super) struct StageReportLine<'a> {
     from: &'a str,
     to: &'a str,
     /// Messages that the next hop has.
@@ -46,7 +46,7 @@ pub(super) struct Line<'a> {
     latency_ms: Option<Quantiles>,
 }
 
-impl Figures {
+impl StageStats {
     pub(super) fn new(args: &Args) -> Self {
         Self { from: args.from.to_string(), to: args.to.to_string(), inner: Mutex::default() }
     }
@@ -67,22 +67,33 @@ impl Figures {
     }
 
     /// The report's line of now.
-    pub(super) fn now(&self, snapshot: Snapshot) -> Line<'_> {
+    pub(super) fn now(&self, snapshot: Snapshot) -> StageReportLine<'_> {
         let recent = std::mem::take(&mut self.inner().recent);
         self.line(snapshot.tally, snapshot.in_flight, false, recent.quantiles())
     }
 
     /// The report's last line.
-    pub(super) fn last(&self, tally: Tally) -> Line<'_> {
+    pub(super) fn last(&self, tally: Tally) -> StageReportLine<'_> {
         let latency = self.inner().all.quantiles();
         self.line(tally, 0, true, latency)
     }
 
-    fn line(&self, tally: Tally, in_flight: u32, ended: bool, latency_ms: Option<Quantiles>) -> Line<'_> {
+    fn line(&self, tally: Tally, in_flight: u32, ended: bool, latency_ms: Option<Quantiles>) -> StageReportLine<'_> {
         let Tally { dead, retried, released, .. } = tally;
         let inner = self.inner();
         let (passed, unfit) = (inner.passed, inner.unfit);
-        Line { from: &self.from, to: &self.to, passed, unfit, dead, retried, released, in_flight, ended, latency_ms }
+        StageReportLine {
+            from: &self.from,
+            to: &self.to,
+            passed,
+            unfit,
+            dead,
+            retried,
+            released,
+            in_flight,
+            ended,
+            latency_ms,
+        }
     }
 
     /// The line for `systemctl status`.
@@ -110,7 +121,7 @@ impl Figures {
         text
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, StageCounts> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,7 +10,7 @@ use mqueue::proto::{ChannelName, TopicName};
 
 /// Returns true if some nsqd has a backlog for this channel, and neither the topic nor the channel is paused.
 /// An nsqd that does not answer, or whose HTTP address is unknown, counts as empty: wakeup goes on polling.
-pub(super) async fn waits(broker: &Args, topic: &TopicName, channel: &ChannelName) -> bool {
+pub(super) async fn has_backlog(broker: &Args, topic: &TopicName, channel: &ChannelName) -> bool {
     let mut nsqds = broker.nsqd_http();
     let lookups = join_all(broker.lookupd_http_address.iter().map(|lookupd| lookupd.lookup(topic))).await;
     let listed = lookups.iter().flatten().flat_map(|lookup| &lookup.producers);

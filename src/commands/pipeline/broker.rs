@@ -2,34 +2,34 @@
 
 use std::path::PathBuf;
 
-use crate::commands::common::embedded_broker::{Embedded, Folder};
-use crate::commands::common::run_broker::Brokers;
+use crate::commands::common::embedded_broker::{EmbeddedBroker, TempFolder};
+use crate::commands::common::run_broker::BrokerAddresses;
 use crate::commands::pipeline::args::Args;
 use mqueue::client::{Nsqd, StatsFilter};
 use mqueue::proto::TopicName;
 
 /// Addresses of the broker, and the resources held for the run.
-pub(super) struct Ground {
+pub(super) struct PipelineBroker {
     pub(super) tcp: String,
     http: Option<Nsqd>,
     /// The folder for the socket.
     pub(super) folder: PathBuf,
     /// Prefix of the stream names, so that a run shares no stream with another.
     prefix: String,
-    embedded: Option<Embedded>,
-    _own_folder: Option<Folder>,
+    embedded: Option<EmbeddedBroker>,
+    _own_folder: Option<TempFolder>,
 }
 
-impl Ground {
+impl PipelineBroker {
     /// Finds the nsqd that is named, or starts a broker in this process.
     pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
-        let (found, embedded) = Brokers::find_or_start(&args.broker, "mqueue-pipeline").await?;
+        let (found, embedded) = BrokerAddresses::find_or_start(&args.broker, "mqueue-pipeline").await?;
         let (tcp, http) = (found.tcp[0].to_string(), found.http.into_iter().next());
         if let Some(embedded) = embedded {
             let folder = embedded.folder().to_owned();
             return Ok(Self { tcp, http, folder, prefix: String::new(), embedded: Some(embedded), _own_folder: None });
         }
-        let own = Folder::new("mqueue-pipeline")?;
+        let own = TempFolder::new("mqueue-pipeline")?;
         let (folder, prefix) = (own.path().to_owned(), format!("p{:08x}-", fastrand::u32(..)));
         Ok(Self { tcp, http, folder, prefix, embedded: None, _own_folder: Some(own) })
     }
