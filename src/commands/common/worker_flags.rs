@@ -1,4 +1,4 @@
-//! Consumer and worker settings from the flags that several commands share.
+//! Consumer, worker and handler settings from the flags that several commands share.
 
 use std::time::Duration;
 
@@ -6,8 +6,10 @@ use super::exit::{Exit, Failure};
 use crate::commands::common::broker_args::Args;
 use crate::commands::common::failure_args::FailureArgs;
 use crate::commands::consumer::args::ConsumerTuning;
-use mqueue::client::ConsumerConfig;
+use mqueue::client::{Address, ConsumerConfig};
+use mqueue::handler::{FileOptions, HandlerOptions, PrintOutput};
 use mqueue::proto::{ChannelName, TopicName};
+use mqueue::shutdown::Shutdown;
 use mqueue::worker::{DeadLetter, WorkerConfig};
 
 /// Makes the consumer's settings for this group, except max-in-flight.
@@ -25,6 +27,26 @@ pub(crate) fn consumer_config(
     let millis = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
     config.connect.identify.msg_timeout = tuning.msg_timeout.map(millis);
     config
+}
+
+/// Makes the options of a handler of this group, which prints JSON, writes plain files and leaves a command's output alone.
+pub(crate) fn handler_options(
+    stream: &TopicName,
+    group: &ChannelName,
+    timeout: Duration,
+    nsqd: Vec<Address>,
+    shutdown: &Shutdown,
+) -> HandlerOptions {
+    HandlerOptions {
+        stream: stream.clone(),
+        group: group.clone(),
+        output: PrintOutput::Json,
+        file: FileOptions::default(),
+        timeout,
+        stop: shutdown.draining.clone(),
+        capture_output: false,
+        nsqd,
+    }
 }
 
 /// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead letters need another stream.

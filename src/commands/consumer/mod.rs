@@ -149,16 +149,9 @@ fn handler(args: &Args, shutdown: &Shutdown) -> Result<AnyHandler, Failure> {
         MessageOutput::Null => PrintOutput::Null,
     });
     let file = files::options(args, output)?;
-    let options = HandlerOptions {
-        stream: args.stream.clone(),
-        group: args.group.clone(),
-        output: output.unwrap_or(PrintOutput::Json),
-        file,
-        timeout: args.handling.failing.handler_timeout,
-        stop: shutdown.draining.clone(),
-        capture_output: false,
-        nsqd: args.broker.nsqd(),
-    };
+    let timeout = args.handling.failing.handler_timeout;
+    let options = worker_flags::handler_options(&args.stream, &args.group, timeout, args.broker.nsqd(), shutdown);
+    let options = HandlerOptions { output: output.unwrap_or(PrintOutput::Json), file, ..options };
     args.handling.handler.build(&options).map_err(|e| Failure::new(Exit::Usage, e))
 }
 

@@ -175,16 +175,9 @@ mod tests {
         let event = Event::new(&mut fastrand::Rng::with_seed(1), 5, 1).to_string();
         for (body, share, valid) in [("x", 0.0, false), (event.as_str(), 1.0, false), (event.as_str(), 0.0, true)] {
             let vars = Arc::new(Vars::default());
-            let options = mqueue::handler::HandlerOptions {
-                stream: "foo".parse().unwrap(),
-                group: "1".parse().unwrap(),
-                output: mqueue::handler::PrintOutput::Json,
-                file: mqueue::handler::FileOptions::default(),
-                timeout: Duration::from_secs(1),
-                stop: tokio_util::sync::CancellationToken::new(),
-                capture_output: false,
-                nsqd: Vec::new(),
-            };
+            let (stream, group) = ("foo".parse().unwrap(), "1".parse().unwrap());
+            let (timeout, shutdown) = (Duration::from_secs(1), Shutdown::new());
+            let options = worker_flags::handler_options(&stream, &group, timeout, Vec::new(), &shutdown);
             let handler = "sleep:0ms".parse::<mqueue::handler::HandlerSpec>().unwrap().build(&options).unwrap();
             let work = Work::new(handler, share, vars.clone());
             let id = mqueue::proto::MessageId(*b"0123456789abcdef");

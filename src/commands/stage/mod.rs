@@ -26,7 +26,7 @@ use crate::commands::common::values::ReportFormat;
 use crate::commands::common::worker_flags;
 use crate::commands::stage::args::Args;
 use mqueue::client::{Address, Consumer, ConsumerConfig};
-use mqueue::handler::{FileOptions, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
+use mqueue::handler::{Handler, HandlerOptions, HandlerSpec, PipeHandler};
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 use mqueue::worker::{Pulse, Worker, WorkerConfig};
@@ -91,19 +91,11 @@ fn check(args: &Args) -> Result<(), Failure> {
 }
 
 fn relay(args: &Args, nsqd: Vec<Address>, shutdown: &Shutdown, stats: Arc<StageStats>) -> Result<Relay, Failure> {
-    let options = |capture_output| HandlerOptions {
-        stream: args.from.clone(),
-        group: args.group.clone(),
-        output: PrintOutput::Json,
-        file: FileOptions::default(),
-        timeout: args.failing.handler_timeout,
-        stop: shutdown.draining.clone(),
-        capture_output,
-        nsqd: nsqd.clone(),
-    };
+    let next_hop = worker_flags::handler_options(&args.from, &args.group, args.failing.handler_timeout, nsqd, shutdown);
+    let work = HandlerOptions { capture_output: true, ..next_hop.clone() };
     let usage = |e| Failure::new(Exit::Usage, e);
-    let work = args.handler.as_ref().map(|spec| spec.build(&options(true))).transpose().map_err(usage)?;
-    let next = args.to.spec().build(&options(false)).map_err(usage)?;
+    let work = args.handler.as_ref().map(|spec| spec.build(&work)).transpose().map_err(usage)?;
+    let next = args.to.spec().build(&next_hop).map_err(usage)?;
     let next = NextHop::new(next, args.to.to_string(), shutdown.draining.clone());
     Ok(Relay { expect: args.expect.clone(), work, next, stats })
 }
