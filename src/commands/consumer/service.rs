@@ -6,14 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::commands::common::service::{notify, notify_interval};
 use mqueue::plural::count;
 use mqueue::systemd::{Door, Notifier};
 use mqueue::worker::{Pulse, Snapshot};
-
-/// Longest interval between notifications to systemd.
-const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-/// Time that each EXTEND_TIMEOUT_USEC of a stopping consumer asks for.
-const STOP_EXTENSION: Duration = Duration::from_secs(10);
 
 /// The activation sockets, if any, and the notifier.
 #[derive(Debug)]
@@ -58,16 +54,8 @@ impl ConsumerService {
     /// Returns the worker's pulse and its interval; `None` without a notify socket.
     pub(super) fn pulse(&self) -> Option<(Duration, Pulse)> {
         std::env::var_os("NOTIFY_SOCKET")?;
-        let notifier = self.notifier;
-        let every = notifier.watchdog_interval().map_or(STATUS_INTERVAL, |within| STATUS_INTERVAL.min(within / 3));
-        let pulse = move |snapshot: Snapshot| {
-            notifier.status(&status(snapshot));
-            notifier.watchdog();
-            if snapshot.stopping {
-                notifier.extend_timeout(STOP_EXTENSION);
-            }
-        };
-        Some((every, Box::new(pulse)))
+        let pulse = |snapshot: Snapshot| notify(&status(snapshot), snapshot.stopping);
+        Some((notify_interval(), Box::new(pulse)))
     }
 }
 

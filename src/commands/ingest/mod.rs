@@ -27,16 +27,13 @@ use self::outlet::Outlet;
 use super::common::exit::{Exit, Failure};
 use super::common::json_lines::JsonLines;
 use super::common::run_broker::BrokerAddresses;
+use super::common::service::{notify, notify_interval};
 use crate::commands::common::values::ReportFormat;
 use crate::commands::ingest::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 
-/// Longest interval between status notifications, and between reports of refused or dropped messages.
-const PULSE: Duration = Duration::from_secs(1);
-/// Time that each EXTEND_TIMEOUT_USEC asks for while stopping.
-const MORE_TIME: Duration = Duration::from_secs(10);
 /// Time without nsqd after which the outage is logged.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -97,8 +94,7 @@ fn serve(Listening { socket, name, file }: Listening, args: &Args, outlet: &Arc<
 
 /// Notifies systemd and reports progress; never returns, runs beside the work.
 async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<&JsonLines>) -> std::convert::Infallible {
-    let notifier = Notifier;
-    let mut ticks = interval(notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3)));
+    let mut ticks = interval(notify_interval());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping = false;
     loop {
@@ -106,14 +102,10 @@ async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<&JsonLines>) -
             _ = ticks.tick() => {}
             () = shutdown.draining.cancelled(), if !stopping => {
                 stopping = true;
-                notifier.stopping();
+                Notifier.stopping();
             }
         }
-        if stopping {
-            notifier.extend_timeout(MORE_TIME);
-        }
-        notifier.status(&outlet.tally.status());
-        notifier.watchdog();
+        notify(&outlet.tally.status(), stopping);
         outlet.tally.warn();
         lines.iter().for_each(|lines| lines.say(&outlet.tally.line(false)));
     }

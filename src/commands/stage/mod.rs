@@ -12,7 +12,7 @@ mod relay;
 mod stats;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::hop::NextHop;
 use self::relay::Relay;
@@ -20,6 +20,7 @@ use self::stats::StageStats;
 use super::common::exit::{Exit, Failure};
 use super::common::json_lines::JsonLines;
 use super::common::run_broker::BrokerAddresses;
+use super::common::service::{notify, notify_interval};
 use crate::commands::common::retry_stream;
 use crate::commands::common::stdout;
 use crate::commands::common::values::ReportFormat;
@@ -35,10 +36,6 @@ use mqueue::worker::{Pulse, Worker, WorkerConfig};
 const BATCH_IN_FLIGHT: u32 = 2000;
 /// Messages that only sleep, at once, unless told otherwise.
 const SLEEP_CONCURRENCY: u32 = 100;
-/// How often it says how it is doing.
-const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-/// How much longer a stopping stage asks systemd for, each time.
-const STOP_EXTENSION: Duration = Duration::from_secs(10);
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -62,8 +59,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let notifier = Notifier;
     notifier.ready();
     let lines = (args.report() == ReportFormat::Json).then(JsonLines::start).transpose()?;
-    let every = notifier.watchdog_interval().map_or(STATUS_INTERVAL, |within| STATUS_INTERVAL.min(within / 3));
-    let worker = Worker::new(consumer, relay.clone(), config)?.with_pulse(every, pulse(stats.clone(), lines.clone()));
+    let worker = Worker::new(consumer, relay.clone(), config)?
+        .with_pulse(notify_interval(), pulse(stats.clone(), lines.clone()));
     let (ended, tally) = worker.run(&shutdown).await;
     shutdown.unless_now(relay.close()).await;
     notifier.stopping();
@@ -125,13 +122,8 @@ fn consumer_config(args: &Args, relay: &Relay) -> ConsumerConfig {
 
 /// Tells systemd, and whoever reads the report, how it is doing.
 fn pulse(stats: Arc<StageStats>, lines: Option<JsonLines>) -> Pulse {
-    let notifier = Notifier;
     Box::new(move |snapshot| {
-        notifier.status(&stats.status(snapshot));
-        notifier.watchdog();
-        if snapshot.stopping {
-            notifier.extend_timeout(STOP_EXTENSION);
-        }
+        notify(&stats.status(snapshot), snapshot.stopping);
         lines.iter().for_each(|lines| lines.say(&stats.now(snapshot)));
     })
 }
