@@ -12,6 +12,7 @@ pub(crate) mod journal;
 pub(crate) mod json_lines;
 pub(crate) mod latency;
 pub(crate) mod metrics;
+pub(crate) mod notice;
 pub(crate) mod open_files;
 pub(crate) mod plot;
 pub(crate) mod plot_file;

@@ -11,6 +11,7 @@ use super::lease;
 use super::vars::Vars;
 use crate::commands::common::broker_args::Args as Brokers;
 use crate::commands::common::exit::Failure;
+use crate::commands::common::notice::Notice;
 use crate::commands::common::retry_stream;
 use crate::commands::common::worker_flags;
 use crate::commands::node::args::Args;
@@ -87,7 +88,7 @@ pub(super) async fn run(
     shutdown: Shutdown,
 ) -> Result<(), Failure> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
-    let mut told = false;
+    let away = Notice::default();
     while !shutdown.draining.is_cancelled() {
         tokio::select! {
             () = until(&mut leads, false) => {}
@@ -100,11 +101,11 @@ pub(super) async fn run(
         match consumer {
             Ok(consumer) => {
                 backoff.reset();
-                told = false;
+                away.ends();
                 consume(consumer, &plan, work.clone(), &mut leads, &shutdown).await?;
             }
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
+                if away.begins() {
                     tracing::warn!("cannot consume, trying again: {error}");
                 }
                 tokio::select! {

@@ -1,6 +1,5 @@
 //! The way to the next hop: tried until it is there, or the stage stops.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -8,6 +7,7 @@ use futures_util::stream;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::common::notice::Notice;
 use mqueue::backoff::Backoff;
 use mqueue::handler::{AnyHandler, Away, Handler, Verdict};
 use mqueue::proto::Message;
@@ -25,13 +25,13 @@ pub(super) struct NextHop {
     /// For people.
     name: String,
     stopping: CancellationToken,
-    away: AtomicBool,
+    away: Notice,
 }
 
 impl NextHop {
     /// Goes by `handler`; waits for no hop any more once `stopping`.
     pub(super) fn new(handler: AnyHandler, name: String, stopping: CancellationToken) -> Self {
-        Self { handler, name, stopping, away: AtomicBool::new(false) }
+        Self { handler, name, stopping, away: Notice::default() }
     }
 
     /// Brings messages there. While it is away they wait, which is what slows this hop down, and in turn those before it; they are
@@ -81,10 +81,11 @@ impl NextHop {
 
     /// Says once that the hop is away, and once that it is back.
     fn note(&self, away: Option<&str>) {
-        let was_away = self.away.swap(away.is_some(), Ordering::Relaxed);
         match away {
-            Some(why) if !was_away => tracing::warn!(to = %self.name, "the next hop is away, waiting for it: {why}"),
-            None if was_away => tracing::info!(to = %self.name, "the next hop is back"),
+            Some(why) if self.away.begins() => {
+                tracing::warn!(to = %self.name, "the next hop is away, waiting for it: {why}")
+            }
+            None if self.away.ends() => tracing::info!(to = %self.name, "the next hop is back"),
             _ => {}
         }
     }
