@@ -26,7 +26,7 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 /// Connects as many consumers as the plan has connections, and at least one per nsqd, spread over the nsqds.
 pub(super) async fn connect(plan: &BenchPlan, driver: Driver, broker: &BenchBroker) -> Result<Vec<Consumer>, Failure> {
     let mut consumers = Vec::new();
-    for address in broker.tcp.iter().cycle().take(broker.tcp.len().max(plan.connections as usize)) {
+    for address in broker.tcp().iter().cycle().take(broker.tcp().len().max(plan.connections as usize)) {
         let mut config = ConsumerConfig::new(broker.topic.clone(), broker.channel.clone());
         config.nsqd = vec![address.clone()];
         config.flow.max_in_flight = plan.max_in_flight;

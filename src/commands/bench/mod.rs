@@ -111,7 +111,7 @@ async fn measure(
 async fn connect(plan: &BenchPlan, driver: Driver, broker: &BenchBroker) -> Result<Vec<Publisher>, Failure> {
     let mut publishers = Vec::new();
     let config = PublisherConfig { driver, ..PublisherConfig::default() };
-    for address in broker.tcp.iter().cycle().take(broker.tcp.len().max(plan.connections as usize)) {
+    for address in broker.tcp().iter().cycle().take(broker.tcp().len().max(plan.connections as usize)) {
         let publisher = Publisher::connect(std::slice::from_ref(address), config.clone()).await;
         publishers.push(publisher.map_err(|e| Failure::unavailable(&e))?);
     }

@@ -1,6 +1,7 @@
 //! Modules that several commands share.
 
 pub(crate) mod broker_args;
+pub(crate) mod broker_process;
 pub(crate) mod child_process;
 pub(crate) mod client_args;
 pub(crate) mod embedded_broker;

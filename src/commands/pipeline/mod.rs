@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let ending = Shutdown::new();
     let counting = count(&broker, streams.last().expect("there is a stage"), arrivals.clone(), &ending).await?;
     let (event_sender, events) = unbounded_channel();
-    let hops = Hops::start(&args, &broker.tcp, &broker.folder, &streams, event_sender)?;
+    let hops = Hops::start(&args, &broker.tcp().to_string(), broker.folder(), &streams, event_sender)?;
     let output = PipelineOutput::begin();
     let mut run = PipelineRun {
         table: HopTable::new(args.stages),
@@ -83,7 +83,7 @@ async fn count(
     ending: &Shutdown,
 ) -> anyhow::Result<JoinHandle<()>> {
     let mut config = ConsumerConfig::new(stream.clone(), ChannelName::new(GROUP)?);
-    config.nsqd = vec![broker.tcp.parse()?];
+    config.nsqd = vec![broker.tcp().clone()];
     config.flow.max_in_flight = 2000;
     let consumer = Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?;
     let worker = Worker::new(consumer, Arc::new(FinalHandler(arrivals)), WorkerConfig::default())?;
@@ -120,7 +120,7 @@ impl PipelineRun {
             Duration::ZERO => "no work".to_owned(),
             work => format!("{work:?}"),
         };
-        let (count, stages, tcp) = (args.count, args.stages, &broker.tcp);
+        let (count, stages, tcp) = (args.count, args.stages, broker.tcp());
         let works = (0..stages).map(work).collect::<Vec<_>>().join(", ");
         self.output.note(&format!(
             "{}, {pace}, over a Unix socket to ingest, then {} ({works}), on {name} at {tcp}",

@@ -18,10 +18,9 @@ use super::Simulation;
 use super::generate::generate;
 use super::workload::{Chunk, Workload};
 use crate::commands::common::broker_args::Args;
-use crate::commands::common::embedded_broker::EmbeddedBroker;
 use crate::commands::common::exit::Failure;
-use crate::commands::common::run_broker::BrokerAddresses;
-use mqueue::client::{Address, Consumer, ConsumerConfig, Nsqd, Publisher, PublisherConfig};
+use crate::commands::common::run_broker::RunBroker;
+use mqueue::client::{Address, Consumer, ConsumerConfig, Publisher, PublisherConfig};
 use mqueue::handler::{Handler, Verdict};
 use mqueue::proto::{ChannelName, Message, TopicName};
 use mqueue::shutdown::Shutdown;
@@ -32,9 +31,7 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The broker and the stream of a run.
 pub(super) struct SimulationBroker {
-    tcp: Vec<Address>,
-    http: Vec<Nsqd>,
-    embedded: Option<EmbeddedBroker>,
+    broker: RunBroker,
     topic: TopicName,
 }
 
@@ -42,28 +39,25 @@ impl SimulationBroker {
     /// Finds the nsqds that are named, or starts a broker in this process.
     pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
         let topic = TopicName::new(&format!("simulate-{:08x}", fastrand::u32(..)))?;
-        let (BrokerAddresses { tcp, http }, embedded) = BrokerAddresses::find_or_start(args, "mqueue-simulate").await?;
-        Ok(Self { tcp, http, embedded, topic })
+        Ok(Self { broker: RunBroker::find_or_start(args, "mqueue-simulate").await?, topic })
     }
 
     /// Describes the broker for people.
     pub(super) fn describe(&self) -> String {
-        match &self.embedded {
-            Some(embedded) => format!("a broker in this program, at {}", embedded.tcp),
-            None => format!("nsqd at {}", self.tcp.iter().map(Address::to_string).collect::<Vec<_>>().join(", ")),
+        let addresses = self.tcp().iter().map(Address::to_string).collect::<Vec<_>>().join(", ");
+        match self.broker.is_started() {
+            true => format!("a broker in this program, at {addresses}"),
+            false => format!("nsqd at {addresses}"),
         }
     }
 
-    /// Deletes the stream, and stops the broker that was started.
+    fn tcp(&self) -> &[Address] {
+        &self.broker.addresses.tcp
+    }
+
+    /// Deletes the stream, or stops the broker that was started.
     pub(super) async fn clear(self) {
-        for nsqd in &self.http {
-            if let Err(error) = nsqd.delete_topic(&self.topic).await {
-                tracing::debug!("stream {} stays: {error}", self.topic);
-            }
-        }
-        if let Some(embedded) = self.embedded {
-            embedded.end().await;
-        }
+        self.broker.end(&[self.topic]).await;
     }
 }
 
@@ -74,11 +68,11 @@ pub(super) async fn run(
     workload: &mut Workload,
 ) -> anyhow::Result<()> {
     let mut config = ConsumerConfig::new(broker.topic.clone(), ChannelName::new("workers")?);
-    config.nsqd = broker.tcp.clone();
+    config.nsqd = broker.tcp().to_vec();
     config.flow.max_in_flight = run.settings.workers;
     let consumer = Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?;
     let config = PublisherConfig { timeout: PUBLISH_TIMEOUT, ..PublisherConfig::default() };
-    let publisher = Publisher::connect(&broker.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
+    let publisher = Publisher::connect(broker.tcp(), config).await.map_err(|e| Failure::unavailable(&e))?;
     let pool = Arc::new(WorkerPool::new(run.clone()));
     let config = WorkerConfig { concurrency: run.settings.workers as usize, ..WorkerConfig::default() };
     let (worker, ending) = (Worker::new(consumer, pool.clone(), config)?, Shutdown::new());
