@@ -10,7 +10,7 @@ pub(crate) mod failure_args;
 pub(crate) mod file_args;
 pub(crate) mod job;
 pub(crate) mod journal;
-pub(crate) mod json_lines;
+
 pub(crate) mod latency;
 pub(crate) mod metrics;
 pub(crate) mod notice;
@@ -25,5 +25,6 @@ pub(crate) mod schedule;
 pub(crate) mod service;
 pub(crate) mod socket_args;
 pub(crate) mod stdout;
+pub(crate) mod stdout_thread;
 pub(crate) mod values;
 pub(crate) mod worker_flags;

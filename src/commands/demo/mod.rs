@@ -27,7 +27,6 @@ use self::output::DemoOutput;
 use self::stats::DemoStats;
 use super::common::embedded_broker::EmbeddedBroker;
 use super::common::exit::Exit;
-use super::common::stdout;
 use crate::commands::demo::args::Args;
 use mqueue::client::{Address, Publisher, PublisherConfig};
 use mqueue::plural::count;
@@ -79,7 +78,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     publisher.close().await;
     broker.end().await;
     output.summary(&stats);
-    stdout::ended(output.shown())?;
+    output.stdout.end()?;
     Ok(if stats.lost() == 0 { Exit::Success } else { Exit::Failure })
 }
 
@@ -123,7 +122,7 @@ impl Demo {
     }
 
     fn is_ending(&self) -> bool {
-        self.shutdown.draining.is_cancelled() || self.output.is_closed()
+        self.shutdown.draining.is_cancelled() || self.output.stdout.is_closed()
     }
 
     async fn publish(&mut self, until: Instant) {

@@ -1,12 +1,11 @@
 //! The demo's output.
 
-use std::cell::RefCell;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::Instant;
 
 use super::stats::DemoStats;
 use super::{ASLEEP, AWAKE};
-use crate::commands::common::stdout;
+use crate::commands::common::stdout::{self, ProgressOutput};
 use mqueue::plural::{count, times};
 
 /// Writer to stdout that knows the start time.
@@ -14,8 +13,7 @@ use mqueue::plural::{count, times};
 pub(super) struct DemoOutput {
     begun: Instant,
     colours: bool,
-    /// The error that ended the output: a closed pipe, or a full disk.
-    closed: RefCell<Option<io::Error>>,
+    pub(super) stdout: ProgressOutput,
 }
 
 impl DemoOutput {
@@ -23,47 +21,31 @@ impl DemoOutput {
         Self {
             begun: Instant::now(),
             colours: stdout::wants_colours(io::stdout().is_terminal()),
-            closed: RefCell::new(None),
+            stdout: ProgressOutput::default(),
         }
-    }
-
-    /// Returns true if stdout no longer takes output.
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.borrow().is_some()
-    }
-
-    /// Returns the error that ended the output, if any.
-    pub(super) fn shown(&self) -> io::Result<()> {
-        self.closed.take().map_or(Ok(()), Err)
     }
 
     /// Prints a line of `who`, with the time.
     pub(super) fn line(&self, who: &str, what: &str) {
         let (bold, plain) = if self.colours { (colour(who), "\x1b[0m") } else { ("", "") };
         let time = self.begun.elapsed().as_secs_f64();
-        self.write(&format!("{time:7.2} s  {bold}{who:<8}{plain}  {what}\n"));
+        self.stdout.write(&format!("{time:7.2} s  {bold}{who:<8}{plain}  {what}\n"));
     }
 
     /// Prints the table at the end.
     pub(super) fn summary(&self, stats: &DemoStats) {
         let shares: Vec<_> = stats.shares.iter().map(u64::to_string).collect();
         let notes = [format!("{}: {}", count(shares.len(), "consumer"), shares.join(" + ")), wakes(stats)];
-        self.write("\n            published   handled   lost   twice\n");
+        self.stdout.write("\n            published   handled   lost   twice\n");
         for ((group, row), note) in [AWAKE, ASLEEP].iter().zip(stats.rows()).zip(notes) {
             let (published, handled, lost, twice) = (row.published, row.handled, row.lost, row.twice);
-            self.write(&format!("  {group:<8}  {published:>9}   {handled:>7}   {lost:>4}   {twice:>5}   {note}\n"));
+            self.stdout
+                .write(&format!("  {group:<8}  {published:>9}   {handled:>7}   {lost:>4}   {twice:>5}   {note}\n"));
         }
-        self.write(match stats.lost() {
+        self.stdout.write(match stats.lost() {
             0 => "\nlost 0: both groups handled every message\n",
             _ => "\nmessages were lost\n",
         });
-    }
-
-    fn write(&self, text: &str) {
-        let mut out = io::stdout().lock();
-        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            self.closed.replace(Some(error));
-        }
     }
 }
 

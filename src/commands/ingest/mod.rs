@@ -25,9 +25,9 @@ use self::datagram::Datagrams;
 use self::listen::{Listening, Socket};
 use self::outlet::Outlet;
 use super::common::exit::{Exit, Failure};
-use super::common::json_lines::JsonLines;
 use super::common::run_broker::BrokerAddresses;
 use super::common::service::{notify, notify_interval};
+use super::common::stdout_thread::{StdoutLines, StdoutThread, json_line};
 use crate::commands::common::values::ReportFormat;
 use crate::commands::ingest::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
@@ -41,7 +41,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let sockets = listen::open(&args.listen).await?;
     let shutdown = Shutdown::on_signals(args.grace)?;
-    let lines = (args.report() == ReportFormat::Json).then(JsonLines::start).transpose()?;
+    let output = (args.report() == ReportFormat::Json).then(StdoutThread::for_reports).transpose()?;
     let brokers = BrokerAddresses::find(&args.broker).await?;
     let config = PublisherConfig { timeout: TIMEOUT, ..PublisherConfig::default() };
     let publisher = tokio::select! {
@@ -57,18 +57,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     tasks.close();
     Notifier.ready();
     let started = Instant::now();
+    let lines = output.as_ref().map(StdoutThread::lines);
     let exit = tokio::select! {
         biased;
         // polled first, because it also ends the tasks
         () = shutdown.now.cancelled() => Exit::Interrupted,
         () = tasks.wait() => Exit::Success,
-        never = tell(&outlet, &shutdown, lines.as_ref()) => match never {},
+        never = tell(&outlet, &shutdown, lines) => match never {},
     };
     // usually sent by `tell` already
     Notifier.stopping();
     outlet.tally.warn();
-    match lines {
-        Some(lines) => super::common::stdout::ended(lines.end(&outlet.tally.line(true)))?,
+    match output {
+        Some(output) => super::common::stdout::ended(output.end(json_line(&outlet.tally.line(true))).await)?,
         None => tracing::info!(stream = %args.to, "{}", outlet.tally.summary(started.elapsed())),
     }
     Ok(exit)
@@ -93,7 +94,7 @@ fn serve(Listening { socket, name, file }: Listening, args: &Args, outlet: &Arc<
 }
 
 /// Notifies systemd and reports progress; never returns, runs beside the work.
-async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<&JsonLines>) -> std::convert::Infallible {
+async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<StdoutLines>) -> std::convert::Infallible {
     let mut ticks = interval(notify_interval());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping = false;
@@ -107,6 +108,6 @@ async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<&JsonLines>) -
         }
         notify(&outlet.tally.status(), stopping);
         outlet.tally.warn();
-        lines.iter().for_each(|lines| lines.say(&outlet.tally.line(false)));
+        lines.iter().for_each(|lines| lines.line_if_room(json_line(&outlet.tally.line(false))));
     }
 }

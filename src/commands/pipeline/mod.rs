@@ -24,7 +24,6 @@ use self::broker::PipelineBroker;
 use self::hops::{HopEvent, Hops};
 use self::output::{HopTable, PipelineOutput};
 use super::common::exit::{Exit, Failure};
-use super::common::stdout;
 use crate::commands::pipeline::args::Args;
 use crate::commands::send::args::Rate;
 use mqueue::client::{Consumer, ConsumerConfig};
@@ -70,7 +69,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     result?;
     let arrivals = run.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
     run.output.end(run.table, &arrivals, run.finished.as_ref(), run.interrupted);
-    stdout::ended(run.output.shown())?;
+    run.output.stdout.end()?;
     let lost = run.finished.is_none_or(|sent| arrivals.lost(sent.sent) > 0);
     Ok(if lost && !run.interrupted { Exit::Failure } else { Exit::Success })
 }
@@ -165,7 +164,7 @@ impl PipelineRun {
                 // for the last arrivals: checked often, but not after each
                 () = sleep(CHECK_INTERVAL), if self.finished.is_some() => {}
             }
-            if self.is_over() || self.output.is_closed() {
+            if self.is_over() || self.output.stdout.is_closed() {
                 break;
             }
             if let Some(name) = self.gone.take_if(|name| self.finished.is_none() || name != "send") {

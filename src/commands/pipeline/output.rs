@@ -1,13 +1,14 @@
 //! Output of a run: on a terminal a table redrawn each second, elsewhere a line each second.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use super::arrivals::Arrivals;
 use super::hops::{HopQuantiles, IngestReport, SenderReport, StageReport};
 use crate::commands::common::latency::Quantiles;
+use crate::commands::common::stdout::ProgressOutput;
 use mqueue::plural::count;
 
 /// A row of the table, for one hop.
@@ -107,28 +108,17 @@ pub(super) struct PipelineOutput {
     terminal: bool,
     /// Number of table lines drawn on the terminal.
     drawn: Cell<usize>,
-    /// The error that ended the output: a closed pipe, or a full disk.
-    closed: RefCell<Option<io::Error>>,
+    pub(super) stdout: ProgressOutput,
 }
 
 impl PipelineOutput {
     pub(super) fn begin() -> Self {
-        Self { terminal: io::stdout().is_terminal(), drawn: Cell::new(0), closed: RefCell::new(None) }
-    }
-
-    /// Returns true if stdout no longer takes output.
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.borrow().is_some()
-    }
-
-    /// Returns the error that ended the output, if any.
-    pub(super) fn shown(&self) -> io::Result<()> {
-        self.closed.take().map_or(Ok(()), Err)
+        Self { terminal: io::stdout().is_terminal(), drawn: Cell::new(0), stdout: ProgressOutput::default() }
     }
 
     /// Prints a line for people.
     pub(super) fn note(&self, line: &str) {
-        self.write(&format!("{}{line}\n", self.erased()));
+        self.stdout.write(&format!("{}{line}\n", self.erased()));
     }
 
     /// Shows the progress.
@@ -136,9 +126,9 @@ impl PipelineOutput {
         if self.terminal {
             let text = format!("{}{}", self.erased(), table.text());
             self.drawn.set(table.text().lines().count());
-            self.write(&text);
+            self.stdout.write(&text);
         } else {
-            self.write(&format!("{:6.1} s  {}\n", time.as_secs_f64(), table.line()));
+            self.stdout.write(&format!("{:6.1} s  {}\n", time.as_secs_f64(), table.line()));
         }
     }
 
@@ -176,7 +166,7 @@ impl PipelineOutput {
         if let Some(latency) = arrivals.latency.quantiles() {
             let _ = writeln!(text, "from end to end {latency}");
         }
-        self.write(&text);
+        self.stdout.write(&text);
     }
 
     /// Returns the escape sequence that erases the drawn table.
@@ -184,13 +174,6 @@ impl PipelineOutput {
         match self.drawn.take() {
             0 => String::new(),
             lines => format!("\x1b[{lines}A\x1b[J"),
-        }
-    }
-
-    fn write(&self, text: &str) {
-        let mut out = io::stdout().lock();
-        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            self.closed.replace(Some(error));
         }
     }
 }

@@ -14,7 +14,6 @@ mod plan;
 mod plot;
 mod queueing;
 mod report;
-mod said;
 mod series;
 mod settings;
 mod stats;
@@ -28,19 +27,22 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::broker::SimulationBroker;
 use self::report::{FinalReport, SecondReport};
-use self::said::{Said, Voice};
 use self::settings::SimulationSettings;
 use self::stats::SimulationStats;
 use self::view::ProgressView;
 use self::workload::Workload;
 use super::common::exit::Exit;
 use super::common::plot_file::PlotFile;
+use super::common::stdout_thread::{OnWriteError, StdoutLines, StdoutThread, json_line};
 use crate::commands::common::values::ReportFormat;
 use crate::commands::simulate::args::{Args, Via};
 use mqueue::shutdown::Shutdown;
 
 /// Grace period for chunks in progress after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(60);
+
+/// Limit on the lines that wait to be written. Lines about chunks are never dropped: a slow reader slows the run.
+const QUEUE_LEN: usize = 10_000;
 
 /// State that all parts of a run share.
 struct Simulation {
@@ -51,7 +53,7 @@ struct Simulation {
     shutdown: Shutdown,
     stats: Mutex<SimulationStats>,
     /// Output for a line per chunk, if requested.
-    voice: Option<Voice>,
+    chunk_lines: Option<StdoutLines>,
 }
 
 impl Simulation {
@@ -61,11 +63,11 @@ impl Simulation {
 
     /// Prints the line for a chunk that a worker has processed.
     async fn told(&self, worker: u32, number: u64, stream: u32, length: usize) {
-        if let Some(voice) = &self.voice {
+        if let Some(lines) = &self.chunk_lines {
             let line = format!(
                 "Worker {worker} processed chunk {number} from stream {stream}, length of chunk's data is {length}"
             );
-            voice.line(line).await;
+            lines.line(line).await;
         }
     }
 }
@@ -80,7 +82,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     }
     let plot = args.plot.as_deref().map(PlotFile::at).transpose()?;
     let shutdown = Shutdown::on_signals(GRACE)?;
-    let said = Said::start(shutdown.draining.clone())?;
+    let output = StdoutThread::start(QUEUE_LEN, OnWriteError::Cancel(shutdown.draining.clone()))?;
     let broker = match args.via {
         Via::Memory => None,
         Via::Broker => Some(SimulationBroker::find(&args.broker).await?),
@@ -88,7 +90,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let is_text = args.report() == ReportFormat::Text;
     if is_text {
         let via = broker.as_ref().map_or_else(|| "a buffer".to_owned(), SimulationBroker::describe);
-        said.line(report::configuration(&settings, &via)).await;
+        output.lines().line(report::configuration(&settings, &via)).await;
     }
     let run = Arc::new(Simulation {
         settings,
@@ -96,10 +98,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         until: args.duration,
         shutdown,
         stats: Mutex::new(SimulationStats::new()),
-        voice: (args.verbose && is_text).then(|| said.voice()),
+        chunk_lines: (args.verbose && is_text).then(|| output.lines()),
     });
     let mut workload = Workload::new(&settings);
-    let played = play(&run, broker.as_ref(), &mut workload, &said, is_text && !args.verbose).await;
+    let played = play(&run, broker.as_ref(), &mut workload, &output.lines(), is_text && !args.verbose).await;
     if let Some(broker) = broker {
         broker.clear().await;
     }
@@ -109,10 +111,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     drop(run);
     // the reader may be gone; a second Ctrl-C ends this wait, too
     tokio::select! {
-        written = async {
-            said.line(if is_text { concluded.text() } else { concluded.json() }).await;
-            said.end().await
-        } => super::common::stdout::ended(written)?,
+        written = output.end(if is_text { concluded.text() } else { concluded.json() }) => super::common::stdout::ended(written)?,
         () = shutdown.now.cancelled() => {}
     }
     drawn?;
@@ -124,11 +123,11 @@ async fn play(
     run: &Arc<Simulation>,
     broker: Option<&SimulationBroker>,
     workload: &mut Workload,
-    said: &Said,
+    lines: &StdoutLines,
     shows: bool,
 ) -> anyhow::Result<()> {
     let mut view = shows.then(|| ProgressView::begin(&run.settings, broker.is_none()));
-    let json = !shows && run.voice.is_none();
+    let json = !shows && run.chunk_lines.is_none();
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     seconds.reset();
@@ -145,7 +144,7 @@ async fn play(
                 let (elapsed, mut stats) = (run.start.elapsed(), run.stats());
                 match &mut view {
                     Some(view) => view.second(elapsed, &stats),
-                    None if json => said.line_if_read(serde_json::to_string(&SecondReport::new(&stats, elapsed))?),
+                    None if json => lines.line_if_room(json_line(&SecondReport::new(&stats, elapsed))),
                     None => {}
                 }
                 stats.turn(Instant::now());
@@ -177,7 +176,7 @@ impl SimulationOutcome {
     }
 
     fn json(&self) -> String {
-        serde_json::to_string(&self.report).expect("numbers and texts are JSON")
+        json_line(&self.report)
     }
 
     fn exit(&self) -> Exit {

@@ -18,9 +18,9 @@ use self::hop::NextHop;
 use self::relay::Relay;
 use self::stats::StageStats;
 use super::common::exit::{Exit, Failure};
-use super::common::json_lines::JsonLines;
 use super::common::run_broker::BrokerAddresses;
 use super::common::service::{notify, notify_interval};
+use super::common::stdout_thread::{StdoutLines, StdoutThread, json_line};
 use crate::commands::common::retry_stream;
 use crate::commands::common::stdout;
 use crate::commands::common::values::ReportFormat;
@@ -58,14 +58,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     tokio::spawn(retry_stream::follow(consumer.control(), args.broker.clone(), args.from.clone(), args.group.clone()));
     let notifier = Notifier;
     notifier.ready();
-    let lines = (args.report() == ReportFormat::Json).then(JsonLines::start).transpose()?;
-    let worker = Worker::new(consumer, relay.clone(), config)?
-        .with_pulse(notify_interval(), pulse(stats.clone(), lines.clone()));
+    let output = (args.report() == ReportFormat::Json).then(StdoutThread::for_reports).transpose()?;
+    let lines = output.as_ref().map(StdoutThread::lines);
+    let worker =
+        Worker::new(consumer, relay.clone(), config)?.with_pulse(notify_interval(), pulse(stats.clone(), lines));
     let (ended, tally) = worker.run(&shutdown).await;
     shutdown.unless_now(relay.close()).await;
     notifier.stopping();
-    match lines {
-        Some(lines) => stdout::ended(lines.end(&stats.last(tally)))?,
+    match output {
+        Some(output) => stdout::ended(output.end(json_line(&stats.last(tally))).await)?,
         None => {
             tracing::info!(stream = %args.from, group = %args.group, "{}", stats.summary(tally, started.elapsed()))
         }
@@ -121,9 +122,9 @@ fn consumer_config(args: &Args, relay: &Relay) -> ConsumerConfig {
 }
 
 /// Tells systemd, and whoever reads the report, how it is doing.
-fn pulse(stats: Arc<StageStats>, lines: Option<JsonLines>) -> Pulse {
+fn pulse(stats: Arc<StageStats>, lines: Option<StdoutLines>) -> Pulse {
     Box::new(move |snapshot| {
         notify(&stats.status(snapshot), snapshot.stopping);
-        lines.iter().for_each(|lines| lines.say(&stats.now(snapshot)));
+        lines.iter().for_each(|lines| lines.line_if_room(json_line(&stats.now(snapshot))));
     })
 }
