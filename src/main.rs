@@ -21,7 +21,7 @@ use self::commands::refusal;
 
 /// Notes a closed stdout. Runs before `main`, because std replaces a closed stdout with /dev/null.
 #[ctor::ctor(unsafe)]
-fn look_at_stdout() {
+fn note_closed_stdout() {
     if nix::fcntl::fcntl(io::stdout(), nix::fcntl::FcntlArg::F_GETFD) == Err(nix::errno::Errno::EBADF) {
         stdout::was_closed_at_start();
     }
@@ -30,12 +30,12 @@ fn look_at_stdout() {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(told) => return tell(&told),
+        Err(error) => return print_clap_error(&error),
     };
     match start(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            report(&error);
+            print_error(&error);
             error.downcast_ref::<Failure>().map_or(Exit::Failure, |failure| failure.exit).into()
         }
     }
@@ -76,7 +76,8 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
     exit
 }
 
-/// Logs to the journal with fields if stderr is the journal (a service under systemd), otherwise as text to stderr.
+/// Logs to the journal with fields if stderr is the journal (a service under systemd), otherwise as
+/// text to stderr.
 fn log_to_journal_or_stderr(filter: EnvFilter) {
     let registry = tracing_subscriber::registry().with(filter);
     let journal = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
@@ -89,31 +90,32 @@ fn log_to_journal_or_stderr(filter: EnvFilter) {
     }
 }
 
-/// Returns true if stderr is the stream that systemd's `JOURNAL_STREAM` names (`device:inode`), and was not redirected.
+/// Returns true if stderr is the stream that systemd's `JOURNAL_STREAM` names (`device:inode`), and
+/// was not redirected.
 fn stderr_is_the_journal() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let stderr = std::fs::metadata("/proc/self/fd/2");
     stderr.is_ok_and(|stderr| format!("{}:{}", stderr.dev(), stderr.ino()) == stream)
 }
 
-/// Prints clap's output: help and version to stdout, a refusal to stderr.
-fn tell(told: &clap::Error) -> ExitCode {
-    if told.use_stderr() {
+/// Prints clap's output, help and version to stdout and an error to stderr; returns the exit code.
+fn print_clap_error(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
         let typed: Vec<OsString> = std::env::args_os().collect();
-        let _ = write!(io::stderr(), "{}", refusal::text(told, &typed));
+        let _ = write!(io::stderr(), "{}", refusal::text(error, &typed));
         return Exit::Usage.into();
     }
-    match stdout::ended(told.print().and_then(|()| io::stdout().flush())) {
+    match stdout::ended(error.print().and_then(|()| io::stdout().flush())) {
         Ok(()) => Exit::Success.into(),
         Err(failure) => {
             let exit = failure.exit;
-            report(&failure.into());
+            print_error(&failure.into());
             exit.into()
         }
     }
 }
 
-#[allow(clippy::print_stderr, reason = "the one place that talks to people in plain text")]
-fn report(error: &anyhow::Error) {
+#[allow(clippy::print_stderr, reason = "the one place that prints plain text to stderr")]
+fn print_error(error: &anyhow::Error) {
     eprintln!("mqueue: {error:#}");
 }

@@ -1,4 +1,4 @@
-//! What can be typed: clap's declarations, a file a subcommand, and nothing else.
+//! The command line: clap's declarations of the program and its subcommands.
 
 use super::common::values;
 use super::{

@@ -1,4 +1,4 @@
-//! One meaning for a flag, and for an environment variable, over all commands.
+//! Tests that a flag, and an environment variable, means the same in all commands.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::cli::Cli;
 use clap::error::ErrorKind;
 use clap::{Arg, Command, CommandFactory, Parser};
 
-/// Flags of one name that differ between commands, and why they may.
+/// Flags of one name that may differ between commands, each with the reason.
 const DIFFERENT: [(&str, &str); 5] = [
     ("listen", "ingest takes a feed on sockets of four kinds, the others serve HTTP on TCP"),
     ("to", "where messages go next: a stream, a socket, or either"),
@@ -21,13 +21,13 @@ fn commands() -> Vec<Command> {
     cli.get_subcommands().filter(|command| command.get_name() != "help").cloned().collect()
 }
 
-/// What an argument takes: its value's name, which names the unit, its type, its short flag.
+/// Describes an argument's value: its name, which has the unit, its type, and its short flag.
 fn meaning(arg: &Arg) -> String {
     let names: Vec<&str> = arg.get_value_names().unwrap_or_default().iter().map(|name| name.as_str()).collect();
     format!("{names:?} {:?} {:?}", arg.get_value_parser().type_id(), arg.get_short_and_visible_aliases())
 }
 
-/// Everything that has this name, in each command.
+/// Collects the meanings of each name, with the commands that have them.
 fn by_name(name: impl Fn(&Arg) -> Option<String>) -> BTreeMap<String, BTreeMap<String, Vec<String>>> {
     let mut all: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
     for command in commands() {
@@ -86,7 +86,7 @@ fn whatever_reports_in_json_does_so_with_the_same_flag() {
             matches!(arg.get_long(), Some("report" | "output"))
                 && arg.get_possible_values().iter().any(|value| value.get_name() == "json")
         });
-        // a consumer prints messages, as JSON unless told otherwise; it does not report
+        // a consumer prints messages, as JSON by default; it has no report
         if says_json && command.get_name() != "consumer" {
             let json = command.get_arguments().find(|arg| arg.get_long() == Some("json"));
             assert!(json.is_some(), "{} has no --json", command.get_name());
@@ -94,7 +94,8 @@ fn whatever_reports_in_json_does_so_with_the_same_flag() {
     }
 }
 
-/// Flags that take an address to connect to or to listen on, and what stands before `HOST:PORT` in it.
+/// Lists the flags that take an address to connect to or to listen on, with the prefix before
+/// `HOST:PORT`.
 fn addresses() -> Vec<(String, String, &'static str)> {
     let mut all = Vec::new();
     for command in commands() {
@@ -119,7 +120,7 @@ fn a_port_alone_and_a_name_are_addresses_in_every_flag_that_takes_one() {
     let all = addresses();
     assert!(all.len() > 20, "{all:?}");
     for (command, flag, before) in all {
-        // what else is missing is found later than a value that is none
+        // clap reports an invalid value before a missing argument
         let read = |address: &str| {
             let read = Cli::try_parse_from(["mqueue", &command, &format!("--{flag}"), &format!("{before}{address}")]);
             read.err().filter(|error| matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue))

@@ -28,7 +28,8 @@ impl BodyPool {
         self.size
     }
 
-    /// Returns `count` bodies stamped with `stamp`, the publish time in nanoseconds since the run began.
+    /// Returns `count` bodies stamped with `stamp`, the publish time in nanoseconds since the run
+    /// began.
     pub(super) fn batch(&self, count: usize, stamp: u64) -> Vec<Bytes> {
         let mut body = self.unused().unwrap_or_else(|| BytesMut::from(&vec![b'x'; self.size][..]));
         body[..STAMP_LEN].copy_from_slice(&stamp.to_le_bytes());

@@ -1,5 +1,6 @@
-//! The broker of a run: the nsqds named, or `mqueue broker` as a child process, so that its processor time
-//! and memory can be told from the client's. The run's stream is created before the run and deleted after it.
+//! The broker of a run: the nsqds named, or `mqueue broker` as a child process, so that its
+//! processor time and memory can be told from the client's. The run's stream is created before the
+//! run and deleted after it.
 
 use super::process::{Process, listening_at};
 use crate::commands::bench::args::Args;

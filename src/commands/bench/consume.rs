@@ -23,7 +23,8 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Grace period for the last messages after a stop was requested.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// Connects as many consumers as the plan has connections, and at least one per nsqd, spread over the nsqds.
+/// Connects as many consumers as the plan has connections, and at least one per nsqd, spread over
+/// the nsqds.
 pub(super) async fn connect(plan: &BenchPlan, driver: Driver, broker: &BenchBroker) -> Result<Vec<Consumer>, Failure> {
     let mut consumers = Vec::new();
     for address in broker.tcp().iter().cycle().take(broker.tcp().len().max(plan.connections as usize)) {
@@ -68,7 +69,8 @@ pub(super) async fn close_all(consumers: Vec<Consumer>) {
     let _ = timeout(STOP_GRACE, join_all(leaving)).await;
 }
 
-/// Waits until `messages` messages were handled, or no more arrive; `stop` shortens the wait to a grace period.
+/// Waits until `messages` messages were handled, or no more arrive; `stop` shortens the wait to a
+/// grace period.
 pub(super) async fn wait_until_handled(run: &BenchRun, messages: u64, stop: &CancellationToken) {
     let mut moments = interval(CHECK_INTERVAL);
     moments.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -10,7 +10,7 @@ pub(super) struct UsageMeter {
     pub(super) processes: Vec<Process>,
     /// Processor time at the start of the measured time.
     begun: Option<Duration>,
-    /// Processor time at the last look.
+    /// Processor time at the last reading.
     last_read: Duration,
     pub(super) spent: Duration,
     /// The largest memory use seen.
@@ -35,7 +35,8 @@ impl UsageMeter {
         self.read();
     }
 
-    /// Reads processor time and memory; returns the processor time since the last look, or zero before the measured time.
+    /// Reads processor time and memory; returns the processor time since the last reading, or zero
+    /// before the measured time.
     pub(super) fn read(&mut self) -> Duration {
         let Some(begun) = self.begun else { return Duration::ZERO };
         let now = self.processor_time();

@@ -1,13 +1,14 @@
 //! `mqueue bench`: rates, latencies, processor time and memory, of publishing and consuming.
 //!
 //! ```text
-//!  Plan ─▶ Ground (the broker, a stream) ─▶ Run ──▶ Tally ──▶ Report ─▶ table, JSON, Markdown, picture, comparison
-//!                                            │        ▲
-//!             Sender ─▶ Publishers ─▶ nsqd ─▶ Consumers
-//!             Meters (/proc: this program, the broker) while it is measured
+//!  BenchPlan ─▶ BenchBroker (with a stream) ─▶ BenchRun ─▶ BenchStats ─▶ BenchReport ─▶ table, JSON, Markdown, plot,
+//!                                                              ▲                        comparison
+//!               BenchPublisher ─▶ Publishers ─▶ nsqd ─▶ Consumers
+//!               UsageMeter (/proc: this program, the broker) during the measured time
 //! ```
 //!
-//! One task publishes, consumes and reads the meters, as in `mqueue producer` and `mqueue consumer`.
+//! One task publishes, consumes and reads the meters, as in `mqueue producer` and `mqueue
+//! consumer`.
 
 pub(crate) mod args;
 mod body;
@@ -107,7 +108,8 @@ async fn measure(
     Ok(Some(run))
 }
 
-/// Connects as many publishers as the plan has connections, and at least one per nsqd, spread over the nsqds.
+/// Connects as many publishers as the plan has connections, and at least one per nsqd, spread over
+/// the nsqds.
 async fn connect(plan: &BenchPlan, driver: Driver, broker: &BenchBroker) -> Result<Vec<Publisher>, Failure> {
     let mut publishers = Vec::new();
     let config = PublisherConfig { driver, ..PublisherConfig::default() };

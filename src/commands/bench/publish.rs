@@ -12,7 +12,8 @@ use crate::commands::common::schedule::Schedule;
 use mqueue::client::{PublishManyError, Publisher};
 use mqueue::proto::TopicName;
 
-/// Limit on the bytes unacknowledged in an open loop while the broker is slow. Beyond it messages are sent late.
+/// Limit on the bytes unacknowledged in an open loop while the broker is slow. Beyond it messages
+/// are sent late.
 const MAX_BYTES_ON_SCHEDULE: usize = 32 << 20;
 /// Estimated overhead of a message, and of a batch, in bytes.
 const MESSAGE_COST: usize = 64;
@@ -33,7 +34,8 @@ pub(super) struct BenchPublisher<'a> {
 }
 
 impl BenchPublisher<'_> {
-    /// Publishes until the run is closed or all messages of the plan are published; then waits for every acknowledgement.
+    /// Publishes until the run is closed or all messages of the plan are published; then waits for
+    /// every acknowledgement.
     pub(super) async fn publish(&self, run: &BenchRun) -> std::io::Result<()> {
         match run.plan.rate {
             Some(rate) => self.on_schedule(run, rate).await,
@@ -63,7 +65,8 @@ impl BenchPublisher<'_> {
         let mut flights = FuturesUnordered::new();
         let mut made = 0;
         'sending: loop {
-            // read before the clock: batches due by the end are still sent after it, up to `MAX_STARTED`
+            // read before the clock: batches due by the end are still sent after it, up to
+            // `MAX_STARTED`
             let is_over = run.closed.is_cancelled();
             let due = schedule.due(Instant::now());
             let most = due.min(made + MAX_STARTED);
@@ -128,7 +131,8 @@ impl BenchPublisher<'_> {
         }
     }
 
-    /// Fills the stream, with an equal share per lane. Fails with the first message that cannot be published.
+    /// Fills the stream, with an equal share for each of `FILLS_PER_CONNECTION` loops per
+    /// connection. Fails with the first message that cannot be published.
     pub(super) async fn fill(&self, messages: u64) -> Result<(), String> {
         let share = |n: usize, of: usize| messages / of as u64 + u64::from((n as u64) < messages % of as u64);
         let lanes = self.publishers.len() * FILLS_PER_CONNECTION;
@@ -148,7 +152,8 @@ impl BenchPublisher<'_> {
     }
 }
 
-/// Takes answers as they come: returns after the first if there is no room for more, otherwise never. Cancel-safe.
+/// Takes answers as they come: returns after the first if there is no room for more, otherwise
+/// never. Cancel-safe.
 async fn settle(flights: &mut FuturesUnordered<impl Future<Output = ()>>, is_full: bool) {
     while flights.next().await.is_some() {
         if is_full {

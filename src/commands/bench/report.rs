@@ -28,7 +28,8 @@ pub(super) struct BenchReport {
     pub(super) handled: Option<FlowReport>,
     /// Delays between due time and sending in an open loop.
     pub(super) late_ms: Option<Quantiles>,
-    /// Messages due within the measured time but not sent before its end; the latency includes the time that they waited.
+    /// Messages due within the measured time but not sent before its end; the latency includes the
+    /// time that they waited.
     pub(super) unsent: u64,
     /// Messages published but not handled by the end.
     pub(super) missing: u64,

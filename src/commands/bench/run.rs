@@ -52,12 +52,14 @@ impl BenchRun {
         u64::try_from(moment.saturating_duration_since(self.begun).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Converts a message's stamp to a moment. A stamp in the future was not written by this run, and counts as `now`.
+    /// Converts a message's stamp to a moment. A stamp in the future was not written by this run,
+    /// and counts as `now`.
     pub(super) fn moment(&self, stamp: u64, now: Instant) -> Instant {
         self.begun.checked_add(Duration::from_nanos(stamp)).filter(|moment| *moment <= now).unwrap_or(now)
     }
 
-    /// Reserves up to `most` messages to publish at `moment`; `None` when the time or the number of messages is used up.
+    /// Reserves up to `most` messages to publish at `moment`; `None` when the time or the number of
+    /// messages is used up.
     pub(super) fn reserve(&self, most: u32, moment: Instant) -> Option<u64> {
         let window = self.stats.borrow().window;
         if window.until.is_some_and(|until| moment >= until) {
@@ -95,8 +97,8 @@ impl BenchRun {
         self.closed.cancel();
     }
 
-    /// Starts the meters and reads them during the measured time; closes the run when its time is over
-    /// or a stop is requested. Never returns; runs beside the load.
+    /// Starts the meters and reads them during the measured time; closes the run when its time is
+    /// over or a stop is requested. Never returns; runs beside the load.
     pub(super) async fn watch(&self, stop: &CancellationToken) -> Infallible {
         let measuring = async {
             let Window { from, until } = self.stats.borrow().window;

@@ -7,10 +7,10 @@ use super::stats::{BenchStats, FlowStats};
 /// Points of a run whose length is known.
 const POINTS: u32 = 40;
 
-/// Measurements between two looks.
+/// Measurements between two readings of the meters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BenchPoint {
-    /// Seconds since measuring started, halfway between the two looks.
+    /// Seconds since measuring started, halfway between the two readings.
     pub(super) at: f64,
     pub(super) published: FlowPoint,
     pub(super) handled: FlowPoint,
@@ -19,7 +19,7 @@ pub(super) struct BenchPoint {
     pub(super) broker: f64,
 }
 
-/// Messages in one direction between two looks.
+/// Messages in one direction between two readings.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FlowPoint {
     /// Messages a second.
@@ -33,12 +33,12 @@ pub(super) struct FlowPoint {
 #[derive(Debug, Default)]
 pub(super) struct BenchSeries {
     pub(super) points: Vec<BenchPoint>,
-    /// Time of the last look.
+    /// Time of the last reading.
     last_read: Option<Instant>,
 }
 
 impl BenchSeries {
-    /// The interval between two looks.
+    /// The interval between two readings.
     pub(super) fn step(duration: Option<Duration>) -> Duration {
         let of_known = |duration: Duration| (duration / POINTS).max(Duration::from_millis(250));
         duration.map_or(Duration::from_secs(1), of_known)
@@ -51,7 +51,7 @@ impl BenchSeries {
         self.last_read = Some(now);
     }
 
-    /// Adds the point since the last look, with the processor time used since.
+    /// Adds the point since the last reading, with the processor time used since.
     pub(super) fn push(&mut self, stats: &mut BenchStats, client: Duration, broker: Duration, now: Instant) {
         let Some(last_read) = self.last_read.replace(now) else { return };
         let seconds = now.saturating_duration_since(last_read).as_secs_f64();

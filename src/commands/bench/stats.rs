@@ -1,7 +1,8 @@
 //! The counts of a run: in total, and within the measured time. Pure.
 //!
-//! A message counts for the rate if it was acknowledged (or handled) within the window. It counts for
-//! the latency if it was due within the window, however long it took: slow messages are not left out.
+//! A message counts for the rate if it was acknowledged (or handled) within the window. It counts
+//! for the latency if it was due within the window, however long it took: slow messages are not
+//! left out.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,7 @@ pub(super) struct FlowStats {
     pub(super) latency: LatencyHistogram,
     /// Time of the last message.
     pub(super) last: Option<Instant>,
-    /// Messages since the last look.
+    /// Messages since the last reading.
     pub(super) recent: u64,
     pub(super) recent_latency: LatencyHistogram,
 }
@@ -55,7 +56,8 @@ impl FlowStats {
         }
     }
 
-    /// Records only the latency. For messages that never complete, the time waited so far is a lower bound.
+    /// Records only the latency. For messages that never complete, the time waited so far is a
+    /// lower bound.
     pub(super) fn time(&mut self, window: &Window, messages: u64, due: Instant, now: Instant) {
         if window.has(due) {
             let latency = now.saturating_duration_since(due);

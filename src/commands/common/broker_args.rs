@@ -1,4 +1,4 @@
-//! Which brokers: the same flags on every command that has one, named as nsq's own programs name them.
+//! The flags that name brokers: the same on every command that connects to one, with the names that nsq's own programs use.
 
 use mqueue::client::{Address, Lookupd, Nsqd};
 
@@ -21,12 +21,12 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// True if somebody said where to connect to.
+    /// Returns true if an nsqd or an nsqlookupd is named.
     pub(crate) fn is_named(&self) -> bool {
         !self.nsqd_tcp_address.is_empty() || !self.lookupd_http_address.is_empty()
     }
 
-    /// nsqds to connect to by address.
+    /// Returns the nsqds to connect to by address: the named ones, or the default.
     pub(crate) fn nsqd(&self) -> Vec<Address> {
         match self.is_named() {
             false => vec!["127.0.0.1:4150".parse().expect("a valid address")],
@@ -34,7 +34,7 @@ impl Args {
         }
     }
 
-    /// nsqds' HTTP APIs, as far as they are known.
+    /// Returns the HTTP APIs of nsqds, as far as they are known.
     pub(crate) fn nsqd_http(&self) -> Vec<Nsqd> {
         match !self.is_named() && self.nsqd_http_address.is_empty() {
             true => vec!["127.0.0.1:4151".parse().expect("a valid address")],

@@ -1,5 +1,5 @@
-//! `mqueue broker` as a child process for the duration of a command, so that its processor time and memory can be
-//! told from the command's own.
+//! `mqueue broker` as a child process for the duration of a command, so that its processor time and
+//! memory can be told from the command's own.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -27,7 +27,8 @@ pub(crate) struct BrokerProcess {
 }
 
 impl BrokerProcess {
-    /// Starts the broker on ports that the system chooses, in a folder whose name begins with `name`.
+    /// Starts the broker on ports that the system chooses, in a folder whose name begins with
+    /// `name`.
     pub(crate) async fn start(name: &str) -> anyhow::Result<Self> {
         let folder = TempFolder::new(name)?;
         let path = std::env::current_exe().context("cannot find this program")?;

@@ -1,4 +1,4 @@
-//! Who speaks with nsqd: a flag that is there with the feature `tokio-nsq`.
+//! The flag that selects the client library; it exists with the feature `tokio-nsq`.
 
 #[cfg(feature = "tokio-nsq")]
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -30,7 +30,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// The client.
+    /// Returns the client library to use.
     pub(crate) fn driver(self) -> Driver {
         #[cfg(feature = "tokio-nsq")]
         return self.client;

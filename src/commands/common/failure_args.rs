@@ -1,4 +1,4 @@
-//! What becomes of work that fails: the same flags on every command that has handlers.
+//! The flags for work that fails: the same on every command that has handlers.
 
 use std::time::Duration;
 

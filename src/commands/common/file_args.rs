@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::values::duration_in;
 use super::values::whole;
 
-/// The default names, which are nsq_to_file's.
+/// The default names, the same as nsq_to_file's.
 const FILENAME_FORMAT: &str = "<TOPIC>.<HOST><REV>.<DATETIME>.log";
 const DATETIME_FORMAT: &str = "%Y-%m-%d_%H";
 
@@ -42,18 +42,18 @@ pub(crate) struct FileArgs {
 }
 
 impl FileArgs {
-    /// True if files take turns.
+    /// Returns true if files are rotated.
     pub(crate) fn take_turns(&self) -> bool {
         let is_limited = self.rotate_size.is_some() || self.rotate_interval.is_some();
         is_limited || self.datetime_format.is_some() || self.filename_format.is_some()
     }
 
-    /// The format of names.
+    /// Returns the format of file names.
     pub(crate) fn filename_format(&self) -> &str {
         self.filename_format.as_deref().unwrap_or(FILENAME_FORMAT)
     }
 
-    /// The format of times in names.
+    /// Returns the format of times in file names.
     pub(crate) fn datetime_format(&self) -> &str {
         self.datetime_format.as_deref().unwrap_or(DATETIME_FORMAT)
     }

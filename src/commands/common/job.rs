@@ -1,4 +1,5 @@
-//! A job as a line of JSON, from `gateway` to `worker`. Its fields and their order are a promise to the scripts that read them.
+//! A job as a line of JSON, from `gateway` to `worker`. Its fields and their order are a promise to
+//! the scripts that read them.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,5 @@
-//! Journal entries with their fields twice: as fields to search by, and in the text, because journalctl shows only the text.
+//! Journal entries with their fields twice: as fields to search by, and in the text, because
+//! journalctl shows only the text.
 
 use std::fmt::{Debug, Write};
 
@@ -7,7 +8,8 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Layer that appends ` name=value` for each field to the message, as on stderr, and passes the event to the journal's layer.
+/// Layer that appends ` name=value` for each field to the message, as on stderr, and passes the
+/// event to the journal's layer.
 pub(crate) struct FieldsInText<L>(pub(crate) L);
 
 impl<S: Subscriber, L: Layer<S>> Layer<S> for FieldsInText<L> {

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 /// The longest latency recorded, an hour, in nanoseconds. Longer ones count as an hour.
 const LONGEST: u64 = 3_600_000_000_000;
 
-/// Histogram of latencies from 1 ns to an hour, exact to 0.1 %, in some 300 KB whatever the number of latencies.
+/// Histogram of latencies from 1 ns to an hour, exact to 0.1 %, in some 300 KB whatever the number
+/// of latencies.
 #[derive(Debug, Clone)]
 pub(crate) struct LatencyHistogram(Histogram<u64>);
 

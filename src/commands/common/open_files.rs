@@ -1,4 +1,5 @@
-//! The limit on open files. A shell's soft limit is low for many connections; the hard limit is higher.
+//! The limit on open files. A shell's soft limit is low for many connections; the hard limit is
+//! higher.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 

@@ -13,7 +13,8 @@ pub(crate) struct PlotFile<'a> {
 }
 
 impl<'a> PlotFile<'a> {
-    /// Opens the file before the run, so that a missing folder is reported early. The old content stays until `write`.
+    /// Opens the file before the run, so that a missing folder is reported early. The old content
+    /// stays until `write`.
     pub(crate) fn at(path: &'a Path) -> Result<Self, Failure> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         Ok(Self { path, file: file.map_err(|e| no_picture(path, &e))? })

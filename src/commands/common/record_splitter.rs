@@ -43,7 +43,8 @@ pub(crate) struct RecordSplitter {
 }
 
 impl RecordSplitter {
-    /// Makes a splitter for records of at most `max` bytes, each ended by `delimiter` or by the end of the input.
+    /// Makes a splitter for records of at most `max` bytes, each ended by `delimiter` or by the end
+    /// of the input.
     pub(crate) fn new(delimiter: Option<Bytes>, max: usize) -> Self {
         Self { delimiter, max, buffer: BytesMut::new(), filled: 0, scanned: 0, passing_over: false }
     }
@@ -59,7 +60,8 @@ impl RecordSplitter {
         &mut self.buffer[self.filled..]
     }
 
-    /// Notes that `read` bytes were read into [`RecordSplitter::space`]; returns the records that are complete now.
+    /// Notes that `read` bytes were read into [`RecordSplitter::space`]; returns the records that
+    /// are complete now.
     pub(crate) fn take(&mut self, read: usize) -> SplitRecords {
         self.filled += read;
         let mut cut = SplitRecords::default();
@@ -72,7 +74,8 @@ impl RecordSplitter {
         cut
     }
 
-    /// Ends the input: the rest after the last delimiter is a record, too. The splitter is then ready for the next input.
+    /// Ends the input: the rest after the last delimiter is a record, too. The splitter is then
+    /// ready for the next input.
     pub(crate) fn end(&mut self) -> SplitRecords {
         let mut cut = SplitRecords::default();
         let rest = self.buffer.split_to(self.filled).freeze();

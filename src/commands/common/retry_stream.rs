@@ -1,5 +1,6 @@
-//! Retry streams: messages redriven to one group. nsqd gives every message of a stream to all its groups, so redriven
-//! messages go to a stream of their own, which has that group alone, and the group's consumers read both streams.
+//! Retry streams: messages redriven to one group. nsqd gives every message of a stream to all its
+//! groups, so redriven messages go to a stream of their own, which has that group alone, and the
+//! group's consumers read both streams.
 //!
 //! ```text
 //!  errors --redrive ─▶ foo.mail.5f0c….retry ─▶ group mail ─▶ consumers of group mail of foo
@@ -38,7 +39,8 @@ fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Has a consumer of `group` read its retry stream until it stops. An nsqd whose HTTP address is unknown is not checked.
+/// Has a consumer of `group` read its retry stream until it stops. An nsqd whose HTTP address is
+/// unknown is not checked.
 pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, group: ChannelName) {
     let retries = stream_of(&stream, &group);
     let mut reading: HashSet<Address> = HashSet::new();
@@ -65,7 +67,8 @@ pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, gr
     }
 }
 
-/// Lists the nsqds that have this group of the stream, each with its number of messages: backlog, in flight and deferred.
+/// Lists the nsqds that have this group of the stream, each with its number of messages: backlog,
+/// in flight and deferred.
 async fn look(broker: &Args, stream: &TopicName, group: &ChannelName) -> Vec<(Address, i64)> {
     let lookups = join_all(broker.lookupd_http_address.iter().map(|lookupd| lookupd.lookup(stream))).await;
     let listed = lookups.iter().flatten().flat_map(|lookup| &lookup.producers);

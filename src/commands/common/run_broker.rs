@@ -1,5 +1,5 @@
-//! The broker of a command: the nsqds that are named or that the nsqlookupds know at the start, or one that is
-//! started for the run.
+//! The broker of a command: the nsqds that are named or that the nsqlookupds know at the start, or
+//! one that is started for the run.
 
 use std::path::Path;
 
@@ -64,7 +64,8 @@ impl BrokerAddresses {
     }
 }
 
-/// The broker of a run: the nsqds that are named, or a broker that is started for the run and ends with it.
+/// The broker of a run: the nsqds that are named, or a broker that is started for the run and ends
+/// with it.
 #[derive(Debug)]
 pub(crate) struct RunBroker {
     pub(crate) addresses: BrokerAddresses,
@@ -78,7 +79,8 @@ enum StartedBroker {
 }
 
 impl RunBroker {
-    /// Finds the nsqds that are named; if none is, starts a broker in this process, in a folder whose name begins with `name`.
+    /// Finds the nsqds that are named; if none is, starts a broker in this process, in a folder
+    /// whose name begins with `name`.
     pub(crate) async fn find_or_start(args: &broker_args::Args, name: &str) -> anyhow::Result<Self> {
         if args.is_named() {
             return Ok(Self::named(BrokerAddresses::find(args).await?));
@@ -121,7 +123,8 @@ impl RunBroker {
         }
     }
 
-    /// Stops the broker that was started, with all of its streams, or deletes the run's streams on the nsqds that are named.
+    /// Stops the broker that was started, with all of its streams, or deletes the run's streams on
+    /// the nsqds that are named.
     pub(crate) async fn end(self, streams: &[TopicName]) {
         match self.started {
             Some(StartedBroker::InThisProcess(embedded)) => return embedded.end().await,

@@ -1,4 +1,5 @@
-//! Schedule of an open loop, pure: messages are due at a fixed rate from the start, whether or not earlier ones were acknowledged.
+//! Schedule of an open loop, pure: messages are due at a fixed rate from the start, whether or not
+//! earlier ones were acknowledged.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The places of the sockets of sleeping consumers: the same flags for `wakeup`, which pokes them, and `doctor`.
+//! The flags for the activation sockets of sleeping consumers: the same for `wakeup`, which pokes them, and `doctor`.
 
 use std::path::PathBuf;
 

@@ -36,12 +36,14 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     ended(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// Returns true for the error of a pipe whose reader is gone, as in `… | head`: no failure of the command.
+/// Returns true for the error of a pipe whose reader is gone, as in `… | head`: no failure of the
+/// command.
 pub(crate) fn is_closed_pipe(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 
-/// Converts the result of a write to standard output into the command's result; a closed pipe is success.
+/// Converts the result of a write to standard output into the command's result; a closed pipe is
+/// success.
 ///
 /// # Errors
 /// Fails like [`print`].
@@ -84,7 +86,8 @@ impl ProgressOutput {
     }
 }
 
-/// Returns true for a terminal whose user has not asked for plain text (no-color.org, bixense.com/clicolors).
+/// Returns true for a terminal whose user has not asked for plain text (no-color.org,
+/// bixense.com/clicolors).
 pub(crate) fn wants_colours(is_terminal: bool) -> bool {
     may_be_coloured(is_terminal, |name| std::env::var_os(name))
 }

@@ -1,4 +1,5 @@
-//! Lines on standard output, written by a thread of their own, so that a slow reader delays only the lines.
+//! Lines on standard output, written by a thread of their own, so that a slow reader delays only
+//! the lines.
 
 use std::io::{self, Write};
 
@@ -50,7 +51,8 @@ impl StdoutThread {
         Ok(Self { lines: StdoutLines(lines), written })
     }
 
-    /// Starts the thread for reports, which goes on after a failed write: a report must not stop the work.
+    /// Starts the thread for reports, which goes on after a failed write: a report must not stop
+    /// the work.
     pub(crate) fn for_reports() -> io::Result<Self> {
         Self::start(MAX_REPORTS, OnWriteError::Continue)
     }
@@ -91,7 +93,8 @@ pub(crate) fn json_line(report: &impl Serialize) -> String {
     serde_json::to_string(report).expect("texts and numbers are JSON")
 }
 
-/// Writes lines until the end is queued or all senders are dropped; returns the result of the last write.
+/// Writes lines until the end is queued or all senders are dropped; returns the result of the last
+/// write.
 fn write(mut queue: Receiver<Queued>, on_error: &OnWriteError) -> io::Result<()> {
     let mut written = Ok(());
     let mut next = queue.blocking_recv();

@@ -29,7 +29,8 @@ pub(crate) fn consumer_config(
     config
 }
 
-/// Makes the options of a handler of this group, which prints JSON, writes plain files and leaves a command's output alone.
+/// Makes the options of a handler of this group, which prints JSON, writes plain files and leaves a
+/// command's output alone.
 pub(crate) fn handler_options(
     stream: &TopicName,
     group: &ChannelName,
@@ -49,7 +50,8 @@ pub(crate) fn handler_options(
     }
 }
 
-/// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead letters need another stream.
+/// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead
+/// letters need another stream.
 pub(crate) fn worker_config(stream: &TopicName, failing: &FailureArgs) -> Result<WorkerConfig, Failure> {
     Ok(WorkerConfig {
         max_attempts: failing.max_attempts,

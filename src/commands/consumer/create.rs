@@ -1,8 +1,9 @@
 //! `--create`: creates the stream and the group on every nsqd, without taking a message.
 //!
-//! A group gets the messages published after it was created, and wakeup sees only groups that exist. So the group of a
-//! consumer that is asleep from the start is created when its socket starts, with the consumer's own settings. SUB
-//! creates both names, and needs only the address that the consumer connects to; without RDY nsqd delivers no message.
+//! A group gets the messages published after it was created, and wakeup sees only groups that
+//! exist. So the group of a consumer that is asleep from the start is created when its socket
+//! starts, with the consumer's own settings. SUB creates both names, and needs only the address
+//! that the consumer connects to; without RDY nsqd delivers no message.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -67,7 +68,8 @@ struct GroupCreation<'a> {
 }
 
 impl GroupCreation<'_> {
-    /// Tries until every nsqd has the group. Sends READY to systemd after the first try, whatever its result.
+    /// Tries until every nsqd has the group. Sends READY to systemd after the first try, whatever
+    /// its result.
     async fn retry(&mut self) {
         let mut pauses = Backoff::new(PAUSES.0, PAUSES.1, fastrand::Rng::new());
         let mut told = None;
@@ -118,8 +120,9 @@ impl GroupCreation<'_> {
     }
 }
 
-/// Finds the nsqds that need the group, and an error if some could not be found. These are all nsqds named,
-/// and of those that nsqlookupd knows, the ones that have the stream, or all of them if none has it.
+/// Finds the nsqds that need the group, and an error if some could not be found. These are all
+/// nsqds named, and of those that nsqlookupd knows, the ones that have the stream, or all of them
+/// if none has it.
 async fn addresses(broker: &broker_args::Args, stream: &TopicName) -> (BTreeSet<Address>, Option<Failure>) {
     let mut nsqds: BTreeSet<Address> = broker.nsqd().into_iter().collect();
     let mut failed = None;

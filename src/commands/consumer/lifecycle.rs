@@ -7,10 +7,11 @@
 //!                └────────── any other end ─────────────────────────────▶┘
 //! ```
 //!
-//! The life begins when the pokes that started the consumer have been taken. No work is lost while the consumer
-//! leaves: a poke up to `TakePokes` and a message up to `LookAtStats` bring it back to work. A later message is
-//! seen by wakeup. A later poke is discarded with the process (`FlushPending=yes`): wakeup pokes again as long
-//! as messages wait. A step that fails ends the process with an error, and wakeup's next poke starts it again.
+//! The life begins when the pokes that started the consumer have been taken. No work is lost while
+//! the consumer leaves: a poke up to `TakePokes` and a message up to `LookAtStats` bring it back to
+//! work. A later message is seen by wakeup. A later poke is discarded with the process
+//! (`FlushPending=yes`): wakeup pokes again as long as messages wait. A step that fails ends the
+//! process with an error, and wakeup's next poke starts it again.
 
 use mqueue::worker::Ended;
 
@@ -19,7 +20,8 @@ use mqueue::worker::Ended;
 pub(crate) enum LifecycleStep<S> {
     /// Connect and subscribe.
     Subscribe,
-    /// Say READY and handle messages until there is a reason to end: RDY 0, CLS, the last messages. A poke restarts the idle timeout.
+    /// Say READY and handle messages until there is a reason to end: RDY 0, CLS, the last messages.
+    /// A poke restarts the idle timeout.
     Work(S),
     /// Take the pokes that arrived while leaving.
     TakePokes,

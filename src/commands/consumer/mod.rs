@@ -1,4 +1,5 @@
-//! `mqueue consumer`: connects, handles messages until there is a reason to end, and prints a summary.
+//! `mqueue consumer`: connects, handles messages until there is a reason to end, and prints a
+//! summary.
 //!
 //! Module `lifecycle` decides on the steps; this module carries them out.
 
@@ -67,7 +68,7 @@ struct RunningConsumer {
     handler: Arc<AnyHandler>,
     config: WorkerConfig,
     total: Tally,
-    /// The worker's nudge. A poke that arrives while the worker is leaving stays pending here.
+    /// Notified of every poke. A poke that arrives while the worker is leaving stays pending here.
     nudge: Arc<Notify>,
     /// Deliveries that earlier subscriptions requeued untried.
     given_back: GivenBack,
@@ -125,7 +126,8 @@ impl RunningConsumer {
         Ok(ended)
     }
 
-    /// Takes the pokes that arrived while the worker was leaving, or later; messages that it requeued count as one poke.
+    /// Takes the pokes that arrived while the worker was leaving, or later; messages that it
+    /// requeued count as one poke.
     async fn late_pokes(&self) -> usize {
         let passed_on = self.nudge.notified().now_or_never().is_some();
         usize::from(passed_on) + self.service.take_pokes()

@@ -1,4 +1,5 @@
-//! The consumer as a systemd service: started by its activation socket, with status and watchdog notifications.
+//! The consumer as a systemd service: started by its activation socket, with status and watchdog
+//! notifications.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ pub(super) struct ConsumerService {
 }
 
 impl ConsumerService {
-    /// Takes the activation sockets, then at once every pending poke: an unread poke would make systemd start the unit again and again.
+    /// Takes the activation sockets, then at once every pending poke: an unread poke would make
+    /// systemd start the unit again and again.
     pub(super) fn start() -> io::Result<Self> {
         let service = Self { door: Door::from_env()?, notifier: Notifier };
         service.take_pokes();

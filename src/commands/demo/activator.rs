@@ -1,7 +1,9 @@
-//! Socket activation without systemd: holds a listening socket, and starts the consumer when a client connects.
+//! Socket activation without systemd: holds a listening socket, and starts the consumer when a
+//! client connects.
 //!
-//! The consumer accepts the connection itself, like a service with `Accept=no`. While it runs the activator
-//! does not watch the socket; a connection that waits after the consumer has ended starts it again.
+//! The consumer accepts the connection itself, like a service with `Accept=no`. While it runs the
+//! activator does not watch the socket; a connection that waits after the consumer has ended starts
+//! it again.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;

@@ -83,7 +83,8 @@ impl ChildStarter {
         Ok(running)
     }
 
-    /// Starts a consumer with its activation socket as systemd does: as descriptor 3, with LISTEN_FDS and LISTEN_PID.
+    /// Starts a consumer with its activation socket as systemd does: as descriptor 3, with
+    /// LISTEN_FDS and LISTEN_PID.
     pub(super) fn sleeper(&self, socket: OwnedFd) -> anyhow::Result<ChildProcess> {
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#]).arg(&self.path);

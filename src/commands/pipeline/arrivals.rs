@@ -88,7 +88,7 @@ impl Arrivals {
     }
 }
 
-/// The handler that records arrivals in the ledger.
+/// The handler that records arrivals.
 #[derive(Debug)]
 pub(super) struct FinalHandler(pub(super) Arc<Mutex<Arrivals>>);
 

@@ -1,4 +1,5 @@
-//! The broker of a run, an nsqd that is named or a broker in this process, and a folder for the socket.
+//! The broker of a run, an nsqd that is named or a broker in this process, and a folder for the
+//! socket.
 
 use std::path::Path;
 

@@ -138,7 +138,8 @@ impl Hops {
     }
 }
 
-/// Starts a hop; sends `Ready` once a log line contains `ready`, and an event for each line of its report.
+/// Starts a hop; sends `Ready` once a log line contains `ready`, and an event for each line of its
+/// report.
 fn hop<L: for<'a> Deserialize<'a>>(
     program: &Path,
     args: &[&str],

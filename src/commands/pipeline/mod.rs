@@ -1,10 +1,12 @@
-//! `mqueue pipeline`: a sender, ingest, stages and a final consumer, for demonstration and measurement.
+//! `mqueue pipeline`: a sender, ingest, stages and a final consumer, for demonstration and
+//! measurement.
 //!
 //! ```text
 //!  send ─unix─▶ ingest ─▶ stage-1 ─▶ stage 1 ─▶ stage-2 ─▶ stage 2 ─▶ … ─▶ final ─▶ counted here
 //! ```
 //!
-//! Every hop is a child process of this program; its figures come from the lines of its `--report json`.
+//! Every hop is a child process of this program; its figures come from the lines of its `--report
+//! json`.
 
 pub(crate) mod args;
 mod arrivals;

@@ -9,7 +9,8 @@ use std::io::Write;
 
 use bytes::Bytes;
 
-/// The length of a payload's value: with its key it comes to about 1 KB, and 1000 of them stay below nsqd's default limit of 1 MiB.
+/// The length of a payload's value: with its key it comes to about 1 KB, and 1000 of them stay
+/// below nsqd's default limit of 1 MiB.
 const VALUE_LENGTH: usize = 1000;
 
 /// The events of one task. Each sequence number is used once, and none is skipped.

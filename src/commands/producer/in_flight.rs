@@ -14,7 +14,8 @@ const BATCH_COST: usize = 1024;
 /// The batches in flight. They are written in the order in which they were launched.
 pub(super) struct InFlightBatches<'a> {
     publisher: &'a StreamPublisher,
-    /// The publishes, each of which returns its cost. New ones are polled, and so queued with the publisher, in their order.
+    /// The publishes, each of which returns its cost. New ones are polled, and so queued with the
+    /// publisher, in their order.
     under_way: FuturesUnordered<LocalBoxFuture<'a, usize>>,
     cost: usize,
     most: usize,

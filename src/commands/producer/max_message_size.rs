@@ -23,7 +23,8 @@ impl MaxMessageSize {
         Self(watch::Sender::new(None))
     }
 
-    /// Asks the nsqds for their limits, and ignores those that do not answer. Never returns; runs beside the work.
+    /// Asks the nsqds for their limits, and ignores those that do not answer. Never returns; runs
+    /// beside the work.
     pub(super) async fn ask(&self, nsqds: &[Nsqd]) -> Infallible {
         let mut asked: FuturesUnordered<_> =
             nsqds.iter().map(|nsqd| timeout(ANSWER_TIMEOUT, nsqd.config(ConfigNumber::MaxMsgSize))).collect();
@@ -53,7 +54,8 @@ impl MaxMessageSize {
         *self.0.borrow()
     }
 
-    /// Waits until the limit is known to be below `size`, which may never happen; returns the limit. Cancel-safe.
+    /// Waits until the limit is known to be below `size`, which may never happen; returns the
+    /// limit. Cancel-safe.
     pub(super) async fn turns_out_below(&self, size: usize) -> u64 {
         let mut known = self.0.subscribe();
         loop {

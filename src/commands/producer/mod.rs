@@ -7,7 +7,8 @@
 //!                     ProducerProgress, ProducerSummary ◀── ProducerStats: each message acknowledged or failed
 //! ```
 //!
-//! The reader has a thread; everything else, from sending to progress and asking for the limit, runs in one task.
+//! The reader has a thread; everything else, from sending to progress and asking for the limit,
+//! runs in one task.
 
 pub(crate) mod args;
 mod event;
@@ -139,7 +140,8 @@ fn source(plan: &ProducerPlan, run: &str, stats: &Rc<ProducerStats>) -> io::Resu
     }
 }
 
-/// Logs after the first signal how many messages are still in flight, if draining takes a while. Never returns; runs beside the work.
+/// Logs after the first signal how many messages are still in flight, if draining takes a while.
+/// Never returns; runs beside the work.
 async fn tell_waiting(draining: &CancellationToken, stats: &ProducerStats) -> Infallible {
     draining.cancelled().await;
     tokio::time::sleep(Duration::from_secs(1)).await;

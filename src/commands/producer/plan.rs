@@ -53,7 +53,7 @@ pub(super) enum ProducerPace {
     OneByOne(Duration),
     /// On a schedule, with this many messages a second.
     Rate(f64),
-    /// As fast as there is room.
+    /// Bulk: as fast as the in-flight limit allows.
     Bulk,
 }
 
@@ -98,7 +98,8 @@ fn stdin_is_the_input(args: &Args) -> bool {
     }
 }
 
-/// Names the first flag, also if it comes from the environment, that asks for generated events where no FILE is named.
+/// Names the first flag, also if it comes from the environment, that asks for generated events
+/// where no FILE is named.
 fn asks_for_events(args: &Args) -> Option<&'static str> {
     let Args { pace, events, .. } = args;
     let flags = [

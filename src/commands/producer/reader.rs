@@ -1,7 +1,9 @@
-//! The thread that reads files and stdin, so that a slow pipe, terminal or disk never delays the rest.
+//! The thread that reads files and stdin, so that a slow pipe, terminal or disk never delays the
+//! rest.
 //!
-//! The thread hands over each read at once, cut into records; while `QUEUE_LEN` reads wait, it does not
-//! read. It ends when the receiver is dropped, or with the program: a read of stdin cannot be cancelled.
+//! The thread hands over each read at once, cut into records; while `QUEUE_LEN` reads wait, it does
+//! not read. It ends when the receiver is dropped, or with the program: a read of stdin cannot be
+//! cancelled.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -108,7 +110,8 @@ fn read(mut file: File, records: &mut RecordSplitter, pieces: &mpsc::Sender<Read
     }
 }
 
-/// Checks before anything is published that the files exist and may be read; returns their total length, if known.
+/// Checks before anything is published that the files exist and may be read; returns their total
+/// length, if known.
 pub(super) fn check(inputs: &[PathBuf]) -> Result<Option<u64>, String> {
     if inputs.iter().filter(|path| is_stdin(path)).count() > 1 {
         return Err("stdin (-) is given twice: name it once".to_owned());

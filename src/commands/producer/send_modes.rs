@@ -35,7 +35,8 @@ pub(super) struct ProducerRun<'a> {
 }
 
 impl ProducerRun<'_> {
-    /// Publishes one message at a time, the next `interval` after the last and never before its answer.
+    /// Publishes one message at a time, the next `interval` after the last and never before its
+    /// answer.
     pub(super) async fn one_by_one(&self, mut source: MessageSource, interval: Duration) {
         let mut due = tokio::time::Instant::now();
         while let Some(bodies) = self.take(&mut source, 1).await {

@@ -11,7 +11,8 @@ use super::event::EventGenerator;
 use super::reader::ReadPiece;
 use super::stats::ProducerStats;
 
-/// Limit on the bytes of messages taken together, which the last one may exceed: one command to nsqd.
+/// Limit on the bytes of messages taken together, which the last one may exceed: one command to
+/// nsqd.
 const MAX_BYTES_TOGETHER: usize = 128 * 1024;
 
 /// A source of messages, in order.
@@ -50,7 +51,8 @@ impl MessageSource {
         }
     }
 
-    /// Waits for a message or the end of the source, without taking anything; returns true for a message. Cancel-safe.
+    /// Waits for a message or the end of the source, without taking anything; returns true for a
+    /// message. Cancel-safe.
     pub(super) async fn has_more(&mut self) -> bool {
         match self {
             Self::Events(_) => true,

@@ -1,4 +1,5 @@
-//! Counts of a run, and log lines about failures: the first of a kind at once, repetitions now and then.
+//! Counts of a run, and log lines about failures: the first of a kind at once, repetitions now and
+//! then.
 //!
 //! Invariant, at the end of a run: sent = acknowledged + failed.
 
@@ -16,7 +17,8 @@ const MIN_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// A message handed over later than this after it was due counts as late.
 const LATE: Duration = Duration::from_millis(10);
 
-/// The kind of a failure; failures are logged per kind, so that a thousand of them are not a thousand lines.
+/// The kind of a failure; failures are logged per kind, so that a thousand of them are not a
+/// thousand lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum FailureKind {
     /// Over nsqd's limit.

@@ -56,7 +56,8 @@ pub(super) struct StreamPublisher {
 type FailedMessages = Vec<(usize, Unpublished)>;
 
 impl StreamPublisher {
-    /// Publishes a batch; returns when each message is acknowledged or has failed, and is counted. Returns the latency if none failed.
+    /// Publishes a batch; returns when each message is acknowledged or has failed, and is counted.
+    /// Returns the latency if none failed.
     pub(super) async fn publish(&self, mut batch: MessageBatch) -> Option<Duration> {
         self.stats.sent(batch.bodies.len());
         let refused = self.refuse_too_large(&mut batch);
@@ -114,7 +115,7 @@ impl StreamPublisher {
         result.inspect_err(|why| self.learn_from(why, body.len()))
     }
 
-    /// Learns from a failure what spares later messages, and the connection.
+    /// Remembers the limit that a refusal names, and a reason that applies to every message.
     fn learn_from(&self, why: &Unpublished, size: usize) {
         if let Unpublished::TooLarge { limit } = why {
             self.max_message_size.learn(*limit);

@@ -25,13 +25,15 @@ impl From<PublishError> for Unpublished {
 }
 
 impl Unpublished {
-    /// Returns true if any other message would fail, too: publishing on would only cost a connection for each.
+    /// Returns true if any other message would fail, too: publishing on would only cost a
+    /// connection for each.
     pub(super) fn is_hopeless(&self) -> bool {
         matches!(self, Self::Failed(PublishError::Refused(_)))
     }
 }
 
-/// Reads the limit from nsqd's refusal of a message: `E_BAD_MESSAGE PUB message too big 2000000 > 1048576` (nsqd `protocol_v2.go`).
+/// Reads the limit from nsqd's refusal of a message: `E_BAD_MESSAGE PUB message too big 2000000 >
+/// 1048576` (nsqd `protocol_v2.go`).
 fn limit_in(refusal: &WireError) -> Option<u64> {
     let text = std::str::from_utf8(&refusal.text).ok()?;
     let (_, limit) = text.rsplit_once('>').filter(|_| refusal.code == ErrorCode::BadMessage)?;

@@ -1,4 +1,5 @@
-//! Streams and workers with NSQ between them: nothing is dropped, and unpublished chunks throttle the streams.
+//! Streams and workers with NSQ between them: nothing is dropped, and unpublished chunks throttle
+//! the streams.
 //!
 //! ```text
 //!  streams ─▶ Publisher ─▶ nsqd ─▶ Consumer ─▶ Worker: as many handlers as there are workers
@@ -251,7 +252,7 @@ impl Handler for WorkerPool {
         } else {
             self.run.stats().again += 1;
         }
-        self.run.told(number, head.number, head.stream, message.body.len().saturating_sub(end + 1)).await;
+        self.run.print_chunk(number, head.number, head.stream, message.body.len().saturating_sub(end + 1)).await;
         self.changed.notify_one();
         Verdict::Done(None)
     }

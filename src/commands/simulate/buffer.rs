@@ -58,7 +58,7 @@ async fn work(run: Arc<Simulation>, number: u32, chunks: Arc<Mutex<Receiver<Buff
         let Some(BufferedChunk { chunk, bytes, at }) = next(&run, &chunks).await else { return };
         sleep(chunk.work).await;
         run.stats().processed(at.elapsed());
-        run.told(number, chunk.number, chunk.stream, bytes.len()).await;
+        run.print_chunk(number, chunk.number, chunk.stream, bytes.len()).await;
     }
 }
 

@@ -11,7 +11,8 @@ use crate::commands::common::precise_timer::PreciseTimer;
 /// Chunks made in a row before other tasks run.
 const BURST: usize = 64;
 
-/// Passes each chunk to `take` when it is due, with its creation time, until the time is over or the run must end.
+/// Passes each chunk to `take` when it is due, with its creation time, until the time is over or
+/// the run must end.
 pub(super) async fn generate(
     run: &Simulation,
     workload: &mut Workload,

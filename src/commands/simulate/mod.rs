@@ -1,8 +1,9 @@
-//! `mqueue simulate`: many streams, a buffer, a pool of workers; latency from a chunk's creation to the end of its work.
+//! `mqueue simulate`: many streams, a buffer, a pool of workers; latency from a chunk's creation to
+//! the end of its work.
 //!
 //! ```text
-//!  Workload (pure: what is made, and when) ─▶ generate ─┬─▶ buffer ──▶ workers ─┬─▶ Tally ─▶ view, report, picture
-//!                                                       └─▶ NSQ ─▶ the workers ─┘
+//!  Workload (pure: chunks, due times) ─▶ generate ─┬─▶ buffer ──▶ workers ─┬─▶ SimulationStats ─▶ view, report, plot
+//!                                                  └─▶ NSQ ─▶ the workers ─┘
 //!  plan: the same Workload against many pools, without a clock
 //! ```
 
@@ -41,7 +42,8 @@ use mqueue::shutdown::Shutdown;
 /// Grace period for chunks in progress after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Limit on the lines that wait to be written. Lines about chunks are never dropped: a slow reader slows the run.
+/// Limit on the lines that wait to be written. Lines about chunks are never dropped: a slow reader
+/// slows the run.
 const QUEUE_LEN: usize = 10_000;
 
 /// State that all parts of a run share.
@@ -62,7 +64,7 @@ impl Simulation {
     }
 
     /// Prints the line for a chunk that a worker has processed.
-    async fn told(&self, worker: u32, number: u64, stream: u32, length: usize) {
+    async fn print_chunk(&self, worker: u32, number: u64, stream: u32, length: usize) {
         if let Some(lines) = &self.chunk_lines {
             let line = format!(
                 "Worker {worker} processed chunk {number} from stream {stream}, length of chunk's data is {length}"

@@ -131,7 +131,8 @@ struct SimulatedPool {
 }
 
 impl SimulatedPool {
-    /// Lets workers that are free by `then` take waiting chunks; runs to the end if `then` is `None`.
+    /// Lets workers that are free by `then` take waiting chunks; runs to the end if `then` is
+    /// `None`.
     fn advance(&mut self, then: Option<Duration>) {
         while let Some(Reverse(end)) =
             self.ends.peek().copied().filter(|Reverse(end)| then.is_none_or(|then| *end <= then))

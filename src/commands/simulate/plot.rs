@@ -1,4 +1,5 @@
-//! The plot of a run: latency percentiles, and the rates of chunks processed and dropped, over time.
+//! The plot of a run: latency percentiles, and the rates of chunks processed and dropped, over
+//! time.
 
 use super::series::{SimulationPoint, SimulationSeries};
 use super::settings::SimulationSettings;

@@ -1,4 +1,5 @@
-//! Measurements over time, in constant memory: when there are too many points, neighbours are merged in pairs.
+//! Measurements over time, in constant memory: when there are too many points, neighbours are
+//! merged in pairs.
 
 use std::time::Duration;
 

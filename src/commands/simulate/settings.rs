@@ -26,7 +26,8 @@ pub(super) struct SimulationSettings {
 type RangeCheck = (&'static str, u32, (u32, u32), (u32, u32));
 
 impl SimulationSettings {
-    /// Reads the settings from the arguments. Fails for a number outside its range, and names the range.
+    /// Reads the settings from the arguments. Fails for a number outside its range, and names the
+    /// range.
     pub(super) fn checked(args: &Args) -> Result<Self, Failure> {
         let checks: [RangeCheck; 5] = [
             ("WORKERS_COUNT", args.workers, (10, 200), (1, 100_000)),

@@ -1,4 +1,5 @@
-//! The chunks of all streams and their due times: pure. They follow from the seed alone, not from clocks, workers or the buffer.
+//! The chunks of all streams and their due times: pure. They follow from the seed alone, not from
+//! clocks, workers or the buffer.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

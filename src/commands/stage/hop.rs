@@ -1,4 +1,4 @@
-//! The way to the next hop: tried until it is there, or the stage stops.
+//! Passing messages on to the next hop, and waiting while it is unreachable.
 
 use std::time::Duration;
 
@@ -12,30 +12,31 @@ use mqueue::backoff::Backoff;
 use mqueue::handler::{AnyHandler, Away, Handler, Verdict};
 use mqueue::proto::Message;
 
-/// Requests at once, of one batch.
+/// HTTP requests of one batch that run at once.
 const MAX_CONCURRENT_REQUESTS: usize = 16;
-/// Between two tries.
+/// Shortest and longest pause between two tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Where results go.
+/// The next hop: a stream, a Unix socket or an HTTP server.
 #[derive(Debug)]
 pub(super) struct NextHop {
     handler: AnyHandler,
-    /// For people.
+    /// Name for log lines.
     name: String,
     stopping: CancellationToken,
     away: Notice,
 }
 
 impl NextHop {
-    /// Goes by `handler`; waits for no hop any more once `stopping`.
+    /// Makes a next hop that `handler` passes messages to, until `stopping` is cancelled.
     pub(super) fn new(handler: AnyHandler, name: String, stopping: CancellationToken) -> Self {
         Self { handler, name, stopping, away: Notice::default() }
     }
 
-    /// Brings messages there. While it is away they wait, which is what slows this hop down, and in turn those before it; they are
-    /// neither failed nor given back. Once the stage is stopping, what nobody takes goes back.
+    /// Passes messages on. While the next hop is unreachable the messages wait and are neither
+    /// failed nor requeued, which throttles this hop and in turn those before it. Once the stage is
+    /// stopping, messages that the next hop has not taken are requeued.
     pub(super) async fn pass(&self, messages: Vec<Message>) -> Vec<Verdict> {
         let mut verdicts: Vec<Option<Verdict>> = vec![None; messages.len()];
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, fastrand::Rng::new());
@@ -79,7 +80,7 @@ impl NextHop {
         }
     }
 
-    /// Says once that the hop is away, and once that it is back.
+    /// Logs once that the next hop is unreachable, and once that it is back.
     fn note(&self, away: Option<&str>) {
         match away {
             Some(why) if self.away.begins() => {

@@ -1,9 +1,9 @@
-//! `mqueue stage`: a consumer whose handler passes what it made on to the next hop.
+//! `mqueue stage`: a consumer whose handler passes its results on to the next hop.
 //!
 //! ```text
 //!  Consumer ─▶ Worker ─▶ Relay: fits the schema? ─▶ work ─▶ NextHop ── OK ──▶ Done ─▶ FIN
-//!                          │ no                     │ fails   └ away: waits, and tries again
-//!                          └─▶ dead letter          └─▶ again later
+//!                          │ no                     │ fails   └ unreachable: waits, and tries again
+//!                          └─▶ dead letter          └─▶ requeued
 //! ```
 
 pub(crate) mod args;
@@ -32,9 +32,9 @@ use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 use mqueue::worker::{Pulse, Worker, WorkerConfig};
 
-/// Messages in flight for a relay that takes batches: one batch under way, and more at hand when it is done.
+/// Max-in-flight of a relay that takes batches: a batch is ready when the one before is done.
 const BATCH_IN_FLIGHT: u32 = 2000;
-/// Messages that only sleep, at once, unless told otherwise.
+/// Default concurrency of the handler `sleep:`.
 const SLEEP_CONCURRENCY: u32 = 100;
 
 /// Runs the command to its end.
@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     check(&args)?;
     let shutdown = Shutdown::on_signals(args.tuning.grace)?;
     let stats = Arc::new(StageStats::new(&args));
-    // the consumer asks the nsqlookupds by itself, a publisher has to know
+    // a consumer asks the nsqlookupds by itself; a publisher needs the addresses
     let nsqd = match args.to.spec() {
         HandlerSpec::Forward(_) => BrokerAddresses::find(&args.broker).await?.tcp,
         _ => args.broker.nsqd(),
@@ -74,7 +74,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::of_worker(ended, &tally)?)
 }
 
-/// What can only be wrong together.
+/// Checks flags that contradict each other.
 fn check(args: &Args) -> Result<(), Failure> {
     if args.report() == ReportFormat::Json && args.handler == Some(HandlerSpec::Print) {
         return Err(Failure::new(
@@ -121,7 +121,7 @@ fn consumer_config(args: &Args, relay: &Relay) -> ConsumerConfig {
     config
 }
 
-/// Tells systemd, and whoever reads the report, how it is doing.
+/// Makes the worker's hook that notifies systemd and writes a line of the report.
 fn pulse(stats: Arc<StageStats>, lines: Option<StdoutLines>) -> Pulse {
     Box::new(move |snapshot| {
         notify(&stats.status(snapshot), snapshot.stopping);

@@ -1,4 +1,4 @@
-//! What a stage has done, in figures.
+//! Counts and latencies of a stage, and its reports.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use crate::commands::stage::args::Args;
 use mqueue::plural::count;
 use mqueue::worker::{Snapshot, Tally};
 
-/// Counted as messages pass. The lock covers a few lines.
+/// The counts of a stage, updated while messages pass. No lock is held across an await.
 #[derive(Debug)]
 pub(super) struct StageStats {
     from: String,
@@ -20,9 +20,11 @@ pub(super) struct StageStats {
 
 #[derive(Debug, Default)]
 struct StageCounts {
+    /// Messages that the next hop has.
     passed: u64,
+    /// Messages that did not fit the schema.
     unfit: u64,
-    /// Since the last line of the report.
+    /// Latencies since the last line of the report.
     recent: LatencyHistogram,
     all: LatencyHistogram,
 }
@@ -34,7 +36,7 @@ pub(super) struct StageReportLine<'a> {
     to: &'a str,
     /// Messages that the next hop has.
     passed: u64,
-    /// Of the dead letters, those that did not fit the schema.
+    /// Dead letters that did not fit the schema.
     unfit: u64,
     dead: u64,
     retried: u64,
@@ -42,7 +44,7 @@ pub(super) struct StageReportLine<'a> {
     in_flight: u32,
     /// True on the last line, whose latencies are of the whole run.
     ended: bool,
-    /// From the message's publishing to the next hop's OK, since the line before.
+    /// Time from publishing to the next hop's OK, since the line before.
     latency_ms: Option<Quantiles>,
 }
 
@@ -51,12 +53,12 @@ impl StageStats {
         Self { from: args.from.to_string(), to: args.to.to_string(), inner: Mutex::default() }
     }
 
-    /// A message did not fit the schema.
+    /// Counts a message that does not fit the schema.
     pub(super) fn unfit(&self) {
         self.inner().unfit += 1;
     }
 
-    /// The next hop has a message that was published at `timestamp` (ns since 1970).
+    /// Counts a message, published at `timestamp` (ns since 1970), that the next hop has now.
     pub(super) fn passed(&self, timestamp: i64) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let took = now.saturating_sub(Duration::from_nanos(u64::try_from(timestamp).unwrap_or(0)));
@@ -66,13 +68,13 @@ impl StageStats {
         inner.all.record(took);
     }
 
-    /// The report's line of now.
+    /// Returns a line of the report, with the latencies since the line before.
     pub(super) fn now(&self, snapshot: Snapshot) -> StageReportLine<'_> {
         let recent = std::mem::take(&mut self.inner().recent);
         self.line(snapshot.tally, snapshot.in_flight, false, recent.quantiles())
     }
 
-    /// The report's last line.
+    /// Returns the report's last line.
     pub(super) fn last(&self, tally: Tally) -> StageReportLine<'_> {
         let latency = self.inner().all.quantiles();
         self.line(tally, 0, true, latency)
@@ -96,7 +98,7 @@ impl StageStats {
         }
     }
 
-    /// The line for `systemctl status`.
+    /// Formats the line for `systemctl status`.
     pub(super) fn status(&self, snapshot: Snapshot) -> String {
         let Snapshot { in_flight, tally, stopping, .. } = snapshot;
         let stopping = if stopping { ", stopping" } else { "" };
@@ -104,7 +106,7 @@ impl StageStats {
         format!("{in_flight} in flight, {} passed on, {dead}{stopping}", self.inner().passed)
     }
 
-    /// The last words for people.
+    /// Formats the summary at the end, for people.
     pub(super) fn summary(&self, tally: Tally, took: Duration) -> String {
         let inner = self.inner();
         let Tally { dead, retried, released, .. } = tally;

@@ -1,6 +1,8 @@
-//! Line charts over a common axis, as an SVG file that is readable on its own, on light and on dark pages.
+//! Line charts over a common axis, as an SVG file that is readable on its own, on light and on dark
+//! pages.
 //!
-//! Written here, because the maintained chart crates bring a fixed look, fonts or a browser along; this needs only axes and lines.
+//! Written here, because the maintained chart crates bring a fixed look, fonts or a browser along;
+//! this needs only axes and lines.
 
 mod scale;
 mod svg;
@@ -48,7 +50,8 @@ pub(crate) struct PlotLine {
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// Colour of a line. Each is readable on light and dark pages; a label names the line without colour.
+/// Colour of a line. Each is readable on light and dark pages; a label names the line without
+/// colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LineColour {
     First,
@@ -110,7 +113,8 @@ impl Panel {
     }
 }
 
-/// Moves labels apart so that none overlaps another, and none goes below `lowest`, where the next diagram's labels begin.
+/// Moves labels apart so that none overlaps another, and none goes below `lowest`, where the next
+/// diagram's labels begin.
 fn spread(labels: &mut [(f64, &PlotLine)], lowest: f64) {
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
     for n in 1..labels.len() {
