@@ -50,7 +50,8 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM).context("cannot end with the parent")?;
     }
     // one thread: the work is waiting for I/O, and a message never changes threads
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let exit = runtime.block_on(async {
         match cli.command {
             CliCommand::Demo(args) => commands::demo::run(args).await,

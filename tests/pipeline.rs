@@ -211,7 +211,7 @@ fn what_does_not_fit_and_what_comes_to_nothing_is_a_dead_letter() {
     let figures = ["passed", "unfit", "dead", "retried", "ended"].map(|name| last[name].to_string());
     assert_eq!(figures, ["0", "3", "4", "0", "true"], "{last}");
     let letters = ground.bodies("one.dead").join("\n");
-    for why in ["malformed JSON", "is string, expected int", "array where an object", "gave nothing to pass on"] {
+    for why in ["malformed JSON", "is string, expected int", "array where an object", "output is empty"] {
         assert!(letters.contains(why), "{why}: {letters}");
     }
 }
@@ -224,7 +224,7 @@ fn a_next_hop_that_is_away_is_waited_for_and_no_attempt_is_used_up() {
     let stage = ground.stage("one", &to, "--max-attempts 1 --retry-delay 0");
     let lines: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
     ground.nsqd.publish_lines("one", lines.join("\n").as_bytes());
-    stage.wait_to_say("the next hop is away, waiting for it");
+    stage.wait_to_say("next hop unreachable, its messages wait");
     wait_until("messages in flight", || ground.nsqd.channel("one", "g").in_flight_count > 0);
     // it dies with a batch that it has read and not published
     let listener = UnixListener::bind(ground.at("next")).expect("a free name");
@@ -233,7 +233,7 @@ fn a_next_hop_that_is_away_is_waited_for_and_no_attempt_is_used_up() {
     drop((first, listener));
     std::fs::remove_file(ground.at("next")).expect("it was there");
     let ingest = ground.run(&format!("ingest --listen {to} --to two")).start();
-    stage.wait_to_say("the next hop is back");
+    stage.wait_to_say("next hop reachable again");
     ground.nsqd.wait_for_empty("one", "g");
     let channel = ground.nsqd.channel("one", "g");
     assert_eq!((channel.requeue_count, channel.timeout_count, ground.nsqd.published("one.dead")), (0, 0, 0));
@@ -251,7 +251,7 @@ fn a_stage_that_stops_while_its_next_hop_is_away_gives_its_messages_back() {
     ground.nsqd.create("one", "g");
     ground.nsqd.publish_lines("one", b"a\nb\nc");
     let stage = ground.stage("one", "http://127.0.0.1:1/", "");
-    stage.wait_to_say("the next hop is away");
+    stage.wait_to_say("next hop unreachable");
     let said = end(stage).stderr;
     assert!(said.contains("0 passed on, 0 to retry, 0 dead letters"), "{said}");
     assert_eq!(ground.nsqd.channel("one", "g").depth, 3);

@@ -43,7 +43,7 @@ impl BenchBroker {
         let broker = Self { broker, topic, channel, processes };
         if let Err(error) = broker.create_stream().await {
             broker.clear().await;
-            return Err(Failure::new(Exit::Unavailable, format!("cannot make a stream: {error}")).into());
+            return Err(Failure::new(Exit::Unavailable, format!("cannot create the stream: {error}")).into());
         }
         Ok(broker)
     }
@@ -99,7 +99,7 @@ fn is_named(args: &Args) -> bool {
 async fn named(args: &Args) -> Result<BrokerAddresses, Failure> {
     let found = BrokerAddresses::find(&args.broker).await?;
     if found.http.len() < found.tcp.len() {
-        let line = "nsqd's HTTP address is missing, by which the stream is made and deleted: add --nsqd-http-address HOST:PORT for each nsqd";
+        let line = "nsqd's HTTP address is missing, which creates and deletes the stream: add --nsqd-http-address HOST:PORT for each nsqd";
         return Err(Failure::new(Exit::Usage, line));
     }
     Ok(found)
@@ -113,6 +113,6 @@ fn listening(addresses: &[Address]) -> Vec<Process> {
 
 fn given(pids: &[u32]) -> Result<Vec<Process>, Failure> {
     let missing =
-        |pid| Failure::new(Exit::Usage, format!("there is no process {pid}: see --broker-pid of another, or none"));
+        |pid| Failure::new(Exit::Usage, format!("no process {pid}: name another with --broker-pid, or leave it out"));
     pids.iter().map(|pid| Process::find(*pid).ok_or_else(|| missing(pid))).collect()
 }

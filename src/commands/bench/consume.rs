@@ -88,7 +88,7 @@ pub(super) async fn wait_until_handled(run: &BenchRun, messages: u64, stop: &Can
         }
         if now - since > STALL_TIMEOUT {
             return run.fail(format!(
-                "nothing came for {} s, and {} of {messages} messages are missing: is somebody else consuming, or is nsqd gone?",
+                "no message for {} s, and {} of {messages} are missing: does another consumer take them, or is nsqd gone?",
                 STALL_TIMEOUT.as_secs(),
                 messages - handled
             ));

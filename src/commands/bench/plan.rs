@@ -47,12 +47,12 @@ impl BenchPlan {
             return usage("--rate has no meaning for consume, which drains what is there: use both".to_owned());
         }
         let window = load.window.unwrap_or(1);
-        let on_their_way = [load.size, load.batch, load.connections, window].map(u64::from);
-        let bytes = on_their_way.into_iter().fold(1, u64::saturating_mul);
+        let unacknowledged = [load.size, load.batch, load.connections, window].map(u64::from);
+        let bytes = unacknowledged.into_iter().fold(1, u64::saturating_mul);
         if bytes > MAX_UNACKNOWLEDGED_BYTES {
             let line = "invalid load: size × batch × connections × window is";
             return usage(format!(
-                "{line} {bytes} bytes on their way at once: make it at most {MAX_UNACKNOWLEDGED_BYTES}"
+                "{line} {bytes} bytes unacknowledged at once: use at most {MAX_UNACKNOWLEDGED_BYTES}"
             ));
         }
         let is_consume = what == BenchMode::Consume;
@@ -107,7 +107,7 @@ impl BenchPlan {
             (None, _) => "closed loop, ".to_owned(),
         };
         let together = if self.publishes() { format!(" in batches of {batch}") } else { String::new() };
-        let windows = if *window > 1 { format!(", {window} batches each on their way") } else { String::new() };
+        let windows = if *window > 1 { format!(", {window} batches unacknowledged each") } else { String::new() };
         let flight = if self.consumes() { format!(", max-in-flight {}", self.max_in_flight) } else { String::new() };
         let connections = count(*connections, "connection");
         let client = if self.client == Driver::Own.name() { String::new() } else { format!(", by {}", self.client) };

@@ -145,10 +145,10 @@ impl BenchReport {
         let mut notes = String::new();
         if self.unsent > 0 {
             let due = count(self.unsent, "message");
-            notes += &format!("\nnot sent, though due: {due}: this rate is more than can be done\n");
+            notes += &format!("\ndue but not sent: {due}: the rate is beyond the capacity\n");
         }
         if self.missing > 0 {
-            notes += &format!("\npublished, and not handled by the end: {}\n", count(self.missing, "message"));
+            notes += &format!("\npublished but not handled by the end: {}\n", count(self.missing, "message"));
         }
         notes
     }

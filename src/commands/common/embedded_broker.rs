@@ -56,8 +56,9 @@ impl TempFolder {
     /// Creates a folder below the one for temporary files.
     pub(crate) fn new(name: &str) -> Result<Self, Failure> {
         let path = std::env::temp_dir().join(format!("{name}-{:08x}", fastrand::u32(..)));
-        let failed =
-            |e| Failure::new(Exit::Failure, format!("cannot make {}: {e}: name a folder by TMPDIR", path.display()));
+        let failed = |e| {
+            Failure::new(Exit::Failure, format!("cannot create {}: {e}: set TMPDIR to another folder", path.display()))
+        };
         std::fs::create_dir(&path).map_err(failed)?;
         Ok(Self(path))
     }

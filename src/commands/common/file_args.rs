@@ -43,7 +43,7 @@ pub(crate) struct FileArgs {
 
 impl FileArgs {
     /// Returns true if files are rotated.
-    pub(crate) fn take_turns(&self) -> bool {
+    pub(crate) fn rotates(&self) -> bool {
         let is_limited = self.rotate_size.is_some() || self.rotate_interval.is_some();
         is_limited || self.datetime_format.is_some() || self.filename_format.is_some()
     }

@@ -20,7 +20,7 @@ use mqueue::client::{Address, Control, Nsqd, StatsFilter};
 use mqueue::proto::{ChannelName, TopicName};
 
 /// Interval at which consumers look for messages redriven to their group.
-pub(crate) const LOOK: Duration = Duration::from_secs(10);
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 const END: &str = ".retry";
 const MAX_NAME: usize = 64;
 
@@ -52,7 +52,7 @@ pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, gr
         for (nsqd, messages) in looked {
             if messages > 0 {
                 if reading.insert(nsqd.clone()) {
-                    tracing::info!(%stream, %group, %nsqd, "reading what was redriven to this group, in stream {retries}");
+                    tracing::info!(%stream, %group, %nsqd, "reading messages redriven to this group, from stream {retries}");
                 }
                 // also subscribes again after a lost connection
                 control.also(&retries, &nsqd);
@@ -61,7 +61,7 @@ pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, gr
             }
         }
         tokio::select! {
-            () = sleep(LOOK) => {}
+            () = sleep(LOOK_INTERVAL) => {}
             () = control.stopping() => return,
         }
     }
@@ -90,7 +90,10 @@ async fn look_at(
     group: &ChannelName,
 ) -> Option<(Address, i64)> {
     let filter = StatsFilter { topic: Some(stream.clone()), channel: Some(group.clone()), clients: false };
-    let stats = http.stats(&filter).await.inspect_err(|error| tracing::debug!("cannot look for {stream}: {error}"));
+    let stats = http
+        .stats(&filter)
+        .await
+        .inspect_err(|error| tracing::debug!("cannot read statistics of stream {stream}: {error}"));
     let stats = stats.ok()?;
     let topics = stats.topics.iter().filter(|topic| topic.topic_name == stream.as_str());
     let channel = topics.flat_map(|topic| &topic.channels).find(|channel| channel.channel_name == group.as_str())?;

@@ -39,7 +39,7 @@ impl BrokerAddresses {
         match last_error {
             Some(error) if found.tcp.is_empty() => Err(Failure::unavailable(&Error::Lookup(error))),
             Some(error) => {
-                tracing::warn!("{error}");
+                tracing::warn!("cannot ask an nsqlookupd, continuing without its nsqds: {error}");
                 Ok(found)
             }
             None if found.tcp.is_empty() => {

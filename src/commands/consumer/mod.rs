@@ -82,8 +82,8 @@ impl RunningConsumer {
             let happened = match step {
                 LifecycleStep::Subscribe => self.subscribe().await?,
                 LifecycleStep::Work(consumer) => StepResult::Ended(self.work(consumer).await?),
-                LifecycleStep::TakePokes => StepResult::Poked(self.late_pokes().await),
-                LifecycleStep::LookAtStats => StepResult::Looked(self.look().await),
+                LifecycleStep::TakePokes => StepResult::Poked(self.take_late_pokes().await),
+                LifecycleStep::LookAtStats => StepResult::Looked(self.check_pending().await),
                 LifecycleStep::Stop(ended) => {
                     self.service.notifier.stopping();
                     return Ok(ended);
@@ -128,12 +128,12 @@ impl RunningConsumer {
 
     /// Takes the pokes that arrived while the worker was leaving, or later; messages that it
     /// requeued count as one poke.
-    async fn late_pokes(&self) -> usize {
+    async fn take_late_pokes(&self) -> usize {
         let passed_on = self.nudge.notified().now_or_never().is_some();
         usize::from(passed_on) + self.service.take_pokes()
     }
 
-    async fn look(&self) -> PendingCheck {
+    async fn check_pending(&self) -> PendingCheck {
         let Args { stream, group, broker, .. } = &self.args;
         let redriven = retry_stream::stream_of(stream, group);
         let waits = has_backlog(broker, stream, group).await || has_backlog(broker, &redriven, group).await;

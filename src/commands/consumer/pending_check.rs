@@ -25,7 +25,7 @@ pub(super) async fn has_backlog(broker: &Args, topic: &TopicName, channel: &Chan
             channels.any(|channel| !channel.paused && channel.depth > 0)
         }),
         Err(error) => {
-            tracing::debug!("cannot look once more before ending: {error}");
+            tracing::debug!("cannot check for pending messages before the exit: {error}");
             false
         }
     })

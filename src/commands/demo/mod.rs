@@ -116,7 +116,7 @@ impl Demo {
             self.output
                 .line(STREAM, &format!("{} a second for {} s", count(rate, "message"), BURST_LENGTH.as_secs_f64()));
             self.publish(end.min(Instant::now() + BURST_LENGTH)).await;
-            self.output.line(STREAM, &self.stats.so_far());
+            self.output.line(STREAM, &self.stats.summary());
             self.wait(end.min(Instant::now() + PAUSE_LENGTH)).await;
         }
     }
@@ -158,7 +158,7 @@ impl Demo {
     async fn finish(&mut self) {
         let deadline = sleep(MAX_WAIT);
         tokio::pin!(deadline);
-        while self.stats.lost() > 0 || self.stats.is_reporting {
+        while self.stats.lost() > 0 || self.stats.is_running {
             tokio::select! {
                 Some(event) = self.events.recv() => self.note(event),
                 () = self.shutdown.now.cancelled() => return,
@@ -168,7 +168,7 @@ impl Demo {
     }
 
     fn note(&mut self, event: DemoEvent) {
-        if let Some(line) = self.stats.note(event, Instant::now()) {
+        if let Some(line) = self.stats.record(event, Instant::now()) {
             self.output.line(ASLEEP, &line);
         }
     }
@@ -176,5 +176,5 @@ impl Demo {
 
 /// Converts a path to text for a command line.
 fn text(path: &Path) -> anyhow::Result<&str> {
-    path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }

@@ -40,7 +40,7 @@ pub(super) struct DemoStats {
     /// Number of consumers subscribed in the group that stays awake.
     pub(super) awake: usize,
     /// True while the consumer of the sleeping group runs.
-    pub(super) is_reporting: bool,
+    pub(super) is_running: bool,
     /// True from a wake-up until the first message is handled.
     is_waking: bool,
     of_this_wake: u64,
@@ -56,7 +56,7 @@ impl DemoStats {
             shares: vec![0; consumers],
             reported: OrderCounts::default(),
             awake: 0,
-            is_reporting: false,
+            is_running: false,
             is_waking: false,
             of_this_wake: 0,
             wakes: Vec::new(),
@@ -75,14 +75,14 @@ impl DemoStats {
     }
 
     /// Records an event; returns a line if the event is worth one.
-    pub(super) fn note(&mut self, event: DemoEvent, now: Instant) -> Option<String> {
+    pub(super) fn record(&mut self, event: DemoEvent, now: Instant) -> Option<String> {
         match event {
             DemoEvent::Awake => self.awake += 1,
             DemoEvent::Mailed { consumer, order } => {
                 self.shares[consumer] += 1;
                 self.mailed.count(order);
             }
-            DemoEvent::Woken => (self.is_reporting, self.is_waking, self.of_this_wake) = (true, true, 0),
+            DemoEvent::Woken => (self.is_running, self.is_waking, self.of_this_wake) = (true, true, 0),
             DemoEvent::Reported { order } => {
                 self.reported.count(order);
                 self.of_this_wake += 1;
@@ -94,7 +94,7 @@ impl DemoStats {
                 }
             }
             DemoEvent::Asleep => {
-                self.is_reporting = false;
+                self.is_running = false;
                 return Some(format!("{} later idle for 1 s: asleep again", count(self.of_this_wake, "message")));
             }
         }
@@ -102,7 +102,7 @@ impl DemoStats {
     }
 
     /// Describes how many messages were published, and how many each group has handled.
-    pub(super) fn so_far(&self) -> String {
+    pub(super) fn summary(&self) -> String {
         let Self { acknowledged, mailed, reported, .. } = self;
         format!("{acknowledged} published, {} handled by mail, {} by reports", mailed.orders, reported.orders)
     }
@@ -145,9 +145,9 @@ mod tests {
             stats.published();
         }
         for (consumer, order) in [(0, 0), (1, 1), (1, 2), (0, 2)] {
-            stats.note(DemoEvent::Mailed { consumer, order }, now);
+            stats.record(DemoEvent::Mailed { consumer, order }, now);
         }
-        stats.note(DemoEvent::Reported { order: 1 }, now);
+        stats.record(DemoEvent::Reported { order: 1 }, now);
         assert_eq!(stats.rows()[0], GroupRow { published: 3, handled: 3, lost: 0, twice: 1 });
         assert_eq!(stats.rows()[1], GroupRow { published: 3, handled: 1, lost: 2, twice: 0 });
         assert_eq!((stats.lost(), &stats.shares[..]), (2, &[2, 2][..]));
@@ -158,11 +158,11 @@ mod tests {
         let (start, mut stats) = (Instant::now(), DemoStats::new(1));
         stats.next_order(start);
         stats.next_order(start);
-        stats.note(DemoEvent::Woken, start);
+        stats.record(DemoEvent::Woken, start);
         let later = start + Duration::from_millis(20);
-        assert!(stats.note(DemoEvent::Reported { order: 0 }, later).is_some_and(|line| line.contains("20 ms")));
-        assert_eq!(stats.note(DemoEvent::Reported { order: 1 }, later), None);
-        assert!(stats.note(DemoEvent::Asleep, later).is_some_and(|line| line.starts_with("2 messages")));
+        assert!(stats.record(DemoEvent::Reported { order: 0 }, later).is_some_and(|line| line.contains("20 ms")));
+        assert_eq!(stats.record(DemoEvent::Reported { order: 1 }, later), None);
+        assert!(stats.record(DemoEvent::Asleep, later).is_some_and(|line| line.starts_with("2 messages")));
         assert_eq!(stats.wakes, [Duration::from_millis(20)]);
     }
 }

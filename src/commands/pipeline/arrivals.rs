@@ -18,7 +18,7 @@ pub(super) struct Arrivals {
     /// Arrivals of messages that had arrived before.
     pub(super) duplicates: u64,
     /// Arrivals of messages that do not belong to this run.
-    pub(super) strange: u64,
+    pub(super) foreign: u64,
     /// Time from when a message was due at the sender to its arrival here.
     pub(super) latency: LatencyHistogram,
     pub(super) recent: LatencyHistogram,
@@ -41,7 +41,7 @@ impl Arrivals {
             seen: vec![false; usize::try_from(count).unwrap_or(usize::MAX)],
             received: 0,
             duplicates: 0,
-            strange: 0,
+            foreign: 0,
             latency: LatencyHistogram::new(),
             recent: LatencyHistogram::new(),
             begun: now,
@@ -55,7 +55,7 @@ impl Arrivals {
     }
 
     /// Returns the time since the last arrival.
-    pub(super) fn quiet(&self) -> Duration {
+    pub(super) fn since_last(&self) -> Duration {
         self.last.elapsed()
     }
 
@@ -64,13 +64,13 @@ impl Arrivals {
         self.last.saturating_duration_since(self.begun)
     }
 
-    fn note(&mut self, body: &[u8], now: Duration) {
+    fn record(&mut self, body: &[u8], now: Duration) {
         let arrived = serde_json::from_slice::<ArrivedMessage<'_>>(body).ok();
         let Some((seen, due)) = arrived.and_then(|ArrivedMessage { id, tag }| {
             let seen = self.seen.get_mut(usize::try_from(id.checked_sub(1)?).ok()?)?;
             Some((seen, Duration::from_nanos(tag.parse().ok()?)))
         }) else {
-            self.strange += 1;
+            self.foreign += 1;
             return;
         };
         if std::mem::replace(seen, true) {
@@ -105,7 +105,7 @@ impl Handler for FinalHandler {
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut arrivals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        messages.iter().for_each(|message| arrivals.note(&message.body, now));
+        messages.iter().for_each(|message| arrivals.record(&message.body, now));
         vec![Verdict::Done(None); messages.len()]
     }
 }
@@ -125,9 +125,9 @@ mod tests {
             r#"{"id":0,"tag":"1000"}"#,
             "junk",
         ] {
-            arrivals.note(body.as_bytes(), Duration::from_nanos(3000));
+            arrivals.record(body.as_bytes(), Duration::from_nanos(3000));
         }
-        assert_eq!((arrivals.received, arrivals.duplicates, arrivals.strange), (2, 1, 3));
+        assert_eq!((arrivals.received, arrivals.duplicates, arrivals.foreign), (2, 1, 3));
         assert_eq!((arrivals.lost(3), arrivals.lost(1)), (1, 0));
     }
 }

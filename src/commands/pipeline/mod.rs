@@ -170,7 +170,7 @@ impl PipelineRun {
                 break;
             }
             if let Some(name) = self.gone.take_if(|name| self.finished.is_none() || name != "send") {
-                self.output.note(&format!("mqueue {name} has ended, which it should not"));
+                self.output.note(&format!("mqueue {name} ended unexpectedly"));
                 break;
             }
         }
@@ -197,7 +197,7 @@ impl PipelineRun {
     /// Returns true if all messages have arrived, or none has arrived for `LOSS_TIMEOUT`.
     fn is_over(&self) -> bool {
         let arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        self.finished.is_some() && (arrivals.lost(self.sent()) == 0 || arrivals.quiet() > LOSS_TIMEOUT)
+        self.finished.is_some() && (arrivals.lost(self.sent()) == 0 || arrivals.since_last() > LOSS_TIMEOUT)
     }
 
     fn note(&mut self, event: HopEvent) {

@@ -155,12 +155,12 @@ impl PipelineOutput {
             None => text += "\nended before all was sent\n",
         }
         let dead: u64 = table.dead.iter().sum();
-        if dead + arrivals.strange > 0 {
+        if dead + arrivals.foreign > 0 {
             let _ = writeln!(
                 text,
                 "{}, {} at the end",
                 count(dead, "dead letter"),
-                count(arrivals.strange, "strange message")
+                count(arrivals.foreign, "strange message")
             );
         }
         if let Some(latency) = arrivals.latency.quantiles() {

@@ -31,8 +31,8 @@ impl MaxMessageSize {
         while let Some(answer) = asked.next().await {
             match answer {
                 Ok(Ok(limit)) => self.learn(limit),
-                Ok(Err(e)) => tracing::debug!("nsqd's limit is not known: {e}"),
-                Err(_) => tracing::debug!("nsqd's limit is not known: no answer"),
+                Ok(Err(e)) => tracing::debug!("cannot read nsqd's --max-msg-size: {e}"),
+                Err(_) => tracing::debug!("cannot read nsqd's --max-msg-size: no answer within {ANSWER_TIMEOUT:?}"),
             }
         }
         std::future::pending().await

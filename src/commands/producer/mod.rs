@@ -61,7 +61,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let run = format!("{:08x}", fastrand::u32(..));
     let progress = ProducerProgress::of(&plan);
-    if progress.talks() {
+    if progress.logs_start() {
         let nsqds = brokers.tcp.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         tracing::info!("publishing to stream {} on {nsqds} (Ctrl-C ends it)", args.stream);
     }
@@ -72,7 +72,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         defer: args.pace.defer,
         max_message_size: MaxMessageSize::unknown(),
         stats: stats.clone(),
-        hopeless: CancellationToken::new(),
+        refused_for_all: CancellationToken::new(),
     };
     let stop = shutdown.draining.child_token();
     let started = Instant::now();
@@ -80,17 +80,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         publisher: &stream_publisher,
         left: Cell::new(plan.count.unwrap_or(u64::MAX)),
         stop: &stop,
-        tell_each: matches!(progress, ProducerProgress::Each),
+        log_each: matches!(progress, ProducerProgress::Each),
     };
     let exit = tokio::select! {
         biased;
         done = produce(&work, &plan, &run, brokers.tcp.len()) => done.map(|()| Exit::Success)?,
         () = shutdown.now.cancelled() => Exit::Interrupted,
-        () = stream_publisher.hopeless.cancelled() => Exit::Failure,
+        () = stream_publisher.refused_for_all.cancelled() => Exit::Failure,
         never = progress.watch(&stats) => match never {},
         never = stream_publisher.max_message_size.ask(&brokers.http) => match never {},
         never = send_modes::stop_after(plan.duration, &stop) => match never {},
-        never = tell_waiting(&shutdown.draining, &stats) => match never {},
+        never = log_waiting(&shutdown.draining, &stats) => match never {},
     };
     stats.give_up();
     progress.end();
@@ -142,10 +142,10 @@ fn source(plan: &ProducerPlan, run: &str, stats: &Rc<ProducerStats>) -> io::Resu
 
 /// Logs after the first signal how many messages are still in flight, if draining takes a while.
 /// Never returns; runs beside the work.
-async fn tell_waiting(draining: &CancellationToken, stats: &ProducerStats) -> Infallible {
+async fn log_waiting(draining: &CancellationToken, stats: &ProducerStats) -> Infallible {
     draining.cancelled().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    tracing::info!("waiting for {} to be acknowledged; again ends at once", count(stats.open(), "message"));
+    tracing::info!("waiting for {} to be acknowledged; a second signal ends at once", count(stats.open(), "message"));
     std::future::pending().await
 }
 

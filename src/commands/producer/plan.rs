@@ -92,7 +92,7 @@ fn stdin_is_the_input(args: &Args) -> bool {
             false
         }
         None => {
-            tracing::info!("publishing what comes from stdin, a {stdin} (for generated events, add --generate)");
+            tracing::info!("publishing stdin, a {stdin} (add --generate for generated events instead)");
             true
         }
     }

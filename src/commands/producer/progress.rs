@@ -62,7 +62,7 @@ impl ProducerProgress {
     }
 
     /// Returns true if the start is logged, too.
-    pub(super) fn talks(&self) -> bool {
+    pub(super) fn logs_start(&self) -> bool {
         !matches!(self, Self::Nothing)
     }
 

@@ -31,7 +31,7 @@ pub(super) struct ProducerRun<'a> {
     /// Cancelled when no more messages may be taken.
     pub(super) stop: &'a CancellationToken,
     /// True if each published message is logged.
-    pub(super) tell_each: bool,
+    pub(super) log_each: bool,
 }
 
 impl ProducerRun<'_> {
@@ -42,7 +42,7 @@ impl ProducerRun<'_> {
         while let Some(bodies) = self.take(&mut source, 1).await {
             let bytes = bodies.iter().map(|body| body.len()).sum::<usize>();
             let took = self.publisher.publish(MessageBatch { bodies, due: Vec::new() }).await;
-            if let Some(took) = took.filter(|_| self.tell_each) {
+            if let Some(took) = took.filter(|_| self.log_each) {
                 let millis = took.as_secs_f64() * 1e3;
                 tracing::info!("published {}: {bytes} bytes, OK after {millis:.2} ms", source.name_of_last());
             }

@@ -76,8 +76,8 @@ pub(super) struct ProducerCounts {
 #[derive(Debug)]
 pub(super) struct FailureCount {
     pub(super) count: u64,
-    told: u64,
-    told_at: Option<Instant>,
+    logged: u64,
+    logged_at: Option<Instant>,
 }
 
 /// The counts of a run, shared by senders and progress output. No borrow outlives a call.
@@ -116,7 +116,7 @@ impl ProducerStats {
     }
 
     /// Logs why a message of `size` bytes fails, before it is counted with the others of its batch.
-    pub(super) fn foretell(&self, size: usize, why: &Unpublished) {
+    pub(super) fn log_early(&self, size: usize, why: &Unpublished) {
         self.note(0, size, why);
     }
 
@@ -129,7 +129,7 @@ impl ProducerStats {
             Unpublished::Failed(PublishError::TimedOut { .. }) => FailureKind::TimedOut,
             Unpublished::Failed(PublishError::Closed) => FailureKind::GivenUp,
         };
-        self.complain(kind, count, || match why {
+        self.count_and_log(kind, count, || match why {
             Unpublished::TooLarge { limit } => {
                 let enough = size.next_power_of_two();
                 format!(
@@ -156,7 +156,7 @@ impl ProducerStats {
     pub(super) fn give_up(&self) {
         let open = self.open();
         if open > 0 {
-            self.complain(FailureKind::GivenUp, open, || {
+            self.count_and_log(FailureKind::GivenUp, open, || {
                 format!("{} given up, not acknowledged yet", count(open, "message"))
             });
         }
@@ -171,7 +171,7 @@ impl ProducerStats {
             counts.sent += too_long;
         }
         if too_long > 0 {
-            self.complain(FailureKind::TooLong, too_long, || {
+            self.count_and_log(FailureKind::TooLong, too_long, || {
                 "a message is longer than --max-record, and was passed over: is --delimiter right?".to_owned()
             });
         }
@@ -188,12 +188,12 @@ impl ProducerStats {
         self.0.borrow_mut().unsent += count;
     }
 
-    fn complain(&self, kind: FailureKind, count: u64, line: impl FnOnce() -> String) {
+    fn count_and_log(&self, kind: FailureKind, count: u64, line: impl FnOnce() -> String) {
         let mut counts = self.0.borrow_mut();
         counts.failed += count;
-        let failures = counts.failures.entry(kind).or_insert(FailureCount { count: 0, told: 0, told_at: None });
-        if let Some(untold) = failures.add(count, Instant::now()) {
-            let more = if untold > 1 { format!(" ({untold} such since the last line)") } else { String::new() };
+        let failures = counts.failures.entry(kind).or_insert(FailureCount { count: 0, logged: 0, logged_at: None });
+        if let Some(unlogged) = failures.add(count, Instant::now()) {
+            let more = if unlogged > 1 { format!(" ({unlogged} such since the last line)") } else { String::new() };
             let more = if kind == FailureKind::GivenUp { String::new() } else { more };
             tracing::error!("{}{more}", line());
         }
@@ -204,10 +204,10 @@ impl FailureCount {
     /// Adds failures; returns the number not logged yet, if it is time to log them.
     fn add(&mut self, count: u64, now: Instant) -> Option<u64> {
         self.count += count;
-        let tell = self.told_at.is_none_or(|told| now.duration_since(told) >= MIN_LOG_INTERVAL);
-        tell.then(|| {
-            self.told_at = Some(now);
-            self.count - std::mem::replace(&mut self.told, self.count)
+        let is_due = self.logged_at.is_none_or(|logged| now.duration_since(logged) >= MIN_LOG_INTERVAL);
+        is_due.then(|| {
+            self.logged_at = Some(now);
+            self.count - std::mem::replace(&mut self.logged, self.count)
         })
     }
 }
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_first_failure_is_told_at_once_and_the_next_ones_together() {
-        let mut failures = FailureCount { count: 0, told: 0, told_at: None };
+        let mut failures = FailureCount { count: 0, logged: 0, logged_at: None };
         let start = Instant::now();
         assert_eq!(failures.add(1, start), Some(1));
         assert_eq!((1..1000).find_map(|ms| failures.add(1, start + Duration::from_millis(ms))), None);

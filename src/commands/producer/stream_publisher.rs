@@ -49,7 +49,7 @@ pub(super) struct StreamPublisher {
     pub(super) max_message_size: MaxMessageSize,
     pub(super) stats: Rc<ProducerStats>,
     /// Cancelled when nsqd refused a message for a reason that applies to every message.
-    pub(super) hopeless: CancellationToken,
+    pub(super) refused_for_all: CancellationToken,
 }
 
 /// Unpublished messages of a batch by index, ascending.
@@ -120,9 +120,9 @@ impl StreamPublisher {
         if let Unpublished::TooLarge { limit } = why {
             self.max_message_size.learn(*limit);
         }
-        if why.is_hopeless() {
-            self.stats.foretell(size, why);
-            self.hopeless.cancel();
+        if why.applies_to_all() {
+            self.stats.log_early(size, why);
+            self.refused_for_all.cancel();
         }
     }
 

@@ -27,7 +27,7 @@ impl From<PublishError> for Unpublished {
 impl Unpublished {
     /// Returns true if any other message would fail, too: publishing on would only cost a
     /// connection for each.
-    pub(super) fn is_hopeless(&self) -> bool {
+    pub(super) fn applies_to_all(&self) -> bool {
         matches!(self, Self::Failed(PublishError::Refused(_)))
     }
 }
@@ -48,9 +48,9 @@ mod tests {
     fn a_refusal_is_hopeless_unless_it_is_for_the_size() {
         let refused =
             |text: &'static str| Unpublished::from(PublishError::Refused(WireError::parse(text.as_bytes().into())));
-        assert!(!refused("E_BAD_MESSAGE PUB message too big 2000000 > 1048576").is_hopeless());
-        assert!(refused("E_INVALID DPUB timeout 7200000 out of range 0-3600000").is_hopeless());
-        assert!(!Unpublished::from(PublishError::Closed).is_hopeless());
+        assert!(!refused("E_BAD_MESSAGE PUB message too big 2000000 > 1048576").applies_to_all());
+        assert!(refused("E_INVALID DPUB timeout 7200000 out of range 0-3600000").applies_to_all());
+        assert!(!Unpublished::from(PublishError::Closed).applies_to_all());
     }
 
     #[test]

@@ -84,9 +84,9 @@ impl NextHop {
     fn note(&self, away: Option<&str>) {
         match away {
             Some(why) if self.away.begins() => {
-                tracing::warn!(to = %self.name, "the next hop is away, waiting for it: {why}")
+                tracing::warn!(to = %self.name, "next hop unreachable, its messages wait: {why}")
             }
-            None if self.away.ends() => tracing::info!(to = %self.name, "the next hop is back"),
+            None if self.away.ends() => tracing::info!(to = %self.name, "next hop reachable again"),
             _ => {}
         }
     }

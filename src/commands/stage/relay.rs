@@ -90,7 +90,7 @@ impl Handler for Relay {
 /// output: nsqd refuses empty messages, and a message must not be lost silently.
 fn result_of(output: Option<Bytes>, message: &Message) -> Result<Bytes, &'static str> {
     match output {
-        Some(output) if output.is_empty() => Err("the handler gave nothing to pass on"),
+        Some(output) if output.is_empty() => Err("the handler's output is empty: nothing to pass on"),
         Some(output) => Ok(output),
         None => Ok(message.body.clone()),
     }
