@@ -23,7 +23,7 @@ fn at(nsqd: &Nsqd) -> String {
 }
 
 #[test]
-fn publishing_is_measured_by_number_and_nothing_stays() {
+fn a_number_of_messages_is_measured_and_the_stream_is_deleted() {
     needs!("nsqd");
     for nsqd in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
         // three messages of 100 are left over for the last batch
@@ -50,7 +50,7 @@ fn a_stream_is_drained_and_the_brokers_process_is_found_by_its_port() {
 }
 
 #[test]
-fn an_open_loop_sends_what_is_due_and_tells_publishing_from_handling() {
+fn an_open_loop_keeps_its_rate_and_reports_both_latencies() {
     // on a broker of its own
     let report = bench("both --rate 500 --duration 2s --warm-up 500ms --size 8");
     // 1000 are due; other tests run beside it, and what is acknowledged late counts late
@@ -63,7 +63,7 @@ fn an_open_loop_sends_what_is_due_and_tells_publishing_from_handling() {
 }
 
 #[test]
-fn what_an_open_loop_cannot_send_is_told_and_has_waited() {
+fn messages_that_an_open_loop_cannot_send_are_reported_and_count_for_the_latency() {
     let report = bench("publish --rate 100000000 --duration 1s --warm-up 0 --size 2000");
     // a hundred million a second is more than anything can do
     assert!(number(&report, "/unsent") > 5e7, "{report}");
@@ -72,7 +72,7 @@ fn what_an_open_loop_cannot_send_is_told_and_has_waited() {
 }
 
 #[test]
-fn ctrl_c_prints_what_was_measured_and_leaves_nothing() {
+fn ctrl_c_prints_the_report_and_deletes_the_stream() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let run = mqueue(&format!("bench both --duration 1h --warm-up 0 --output json {}", at(&nsqd))).start();
@@ -87,7 +87,7 @@ fn ctrl_c_prints_what_was_measured_and_leaves_nothing() {
 }
 
 #[test]
-fn without_a_broker_two_signals_end_it_with_what_was_measured() {
+fn two_signals_without_a_broker_end_the_run_with_a_report() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
     let run = mqueue(&format!("bench publish --size 100 --duration 1h --warm-up 0 {}", at(&nsqd))).start();
@@ -102,7 +102,7 @@ fn without_a_broker_two_signals_end_it_with_what_was_measured() {
 }
 
 #[test]
-fn a_message_that_is_refused_ends_it() {
+fn a_refused_message_ends_the_run() {
     let finished = mqueue("bench publish --size 2000000 --messages 3").run();
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
     assert!(finished.stderr.contains("cannot publish") && finished.stdout.contains("published"), "{}", finished.stderr);
@@ -128,7 +128,7 @@ fn a_run_is_compared_with_an_earlier_one_and_drawn() {
 }
 
 #[test]
-fn loads_that_make_no_sense_are_refused_with_what_would() {
+fn invalid_loads_are_refused_with_a_hint() {
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("other.json");
     std::fs::write(&other, "{}").unwrap();

@@ -16,7 +16,7 @@ fn counted(worker: &Finished, line: &str) -> Vec<u64> {
 }
 
 #[test]
-fn workers_count_together_and_the_log_says_who_got_which_number() {
+fn workers_count_together_and_the_log_has_each_workers_number() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "--counter");
@@ -39,7 +39,7 @@ fn workers_count_together_and_the_log_says_who_got_which_number() {
 }
 
 #[test]
-fn it_counts_without_a_broker_as_its_worker_takes_the_numbers() {
+fn the_embedded_broker_counts_at_the_workers_pace() {
     let mut gateway = Gateway::with("--listen 127.0.0.1:0 --counter");
     let mut raw = gateway.worker("jobs", "workers", "n=me");
     let job = raw.job().unwrap();
@@ -60,7 +60,7 @@ fn it_counts_without_a_broker_as_its_worker_takes_the_numbers() {
 }
 
 #[test]
-fn it_goes_on_counting_when_nsqd_was_away() {
+fn counting_continues_after_an_nsqd_outage() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "--counter");
@@ -81,7 +81,7 @@ fn it_goes_on_counting_when_nsqd_was_away() {
 }
 
 #[test]
-fn without_it_nobody_publishes() {
+fn without_the_flag_no_numbers_are_published() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");

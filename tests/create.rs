@@ -25,7 +25,7 @@ fn a_created_group_gets_what_is_published_before_its_first_consumer_starts() {
 }
 
 #[test]
-fn creating_once_fails_without_nsqd_and_trying_again_ends_when_every_nsqd_has_the_group() {
+fn create_once_fails_without_nsqd_and_create_retry_ends_when_every_nsqd_has_the_group() {
     needs!("nsqd");
     let (first, mut second) = (Nsqd::start(), Nsqd::start());
     second.stop();
@@ -45,7 +45,7 @@ fn creating_once_fails_without_nsqd_and_trying_again_ends_when_every_nsqd_has_th
 }
 
 #[test]
-fn a_stop_of_trying_again_is_no_failure() {
+fn a_signal_ends_create_retry_successfully() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
     nsqd.stop();

@@ -42,7 +42,7 @@ fn an_older_epoch_is_refused_also_after_a_crash() {
 }
 
 #[test]
-fn who_did_not_ask_for_it_is_answered_as_by_nsqd() {
+fn clients_without_fencing_are_answered_as_by_nsqd() {
     needs!("nsqd");
     for broker in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
         let (mut client, answer) = Client::identified(&broker, r#"{"feature_negotiation":true}"#);
@@ -61,7 +61,7 @@ fn who_did_not_ask_for_it_is_answered_as_by_nsqd() {
 }
 
 #[test]
-fn epochs_that_are_none_are_refused() {
+fn invalid_epochs_are_refused() {
     let broker = Nsqd::embedded(&[]);
     for (line, answer) in [
         ("FPUB\n", "1 E_INVALID FPUB insufficient number of parameters"),
@@ -77,7 +77,7 @@ fn epochs_that_are_none_are_refused() {
 }
 
 #[test]
-fn a_generator_that_is_refused_goes_beyond_the_epoch() {
+fn a_refused_generator_continues_with_a_higher_epoch() {
     let broker = Nsqd::embedded(&[]);
     broker.create("foo", "judge");
     let node = node(&broker).start();

@@ -63,7 +63,7 @@ fn a_file_that_logrotate_moved_away_is_followed_by_a_new_one() {
 }
 
 #[test]
-fn bodies_with_newlines_come_back_whole_as_json_and_null() {
+fn bodies_with_newlines_survive_json_and_null_output() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let folder = tempfile::tempdir().unwrap();
@@ -148,7 +148,7 @@ fn a_compressed_file_has_every_finished_message_whenever_a_consumer_is_killed() 
 }
 
 #[test]
-fn files_take_turns_by_size_and_lose_nothing_to_kills() {
+fn files_rotate_by_size_and_lose_no_message_to_kills() {
     needs!("nsqd");
     for (gzip, size, most, least) in [("", 20_000, 20_100, 20), ("--gzip --gzip-level 1", 5000, 75_000, 3)] {
         let nsqd = Nsqd::start();
@@ -175,7 +175,7 @@ fn files_take_turns_by_size_and_lose_nothing_to_kills() {
 }
 
 #[test]
-fn files_take_turns_by_interval() {
+fn files_rotate_by_interval() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let folder = tempfile::tempdir().unwrap();
@@ -200,7 +200,7 @@ fn files_take_turns_by_interval() {
 }
 
 #[test]
-fn flags_for_files_that_make_no_sense_are_refused() {
+fn contradicting_file_flags_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
     fs::write(&path, "").unwrap();

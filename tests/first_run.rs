@@ -70,7 +70,7 @@ fn in_a_hostile_environment(args: &str) -> Finished {
 }
 
 #[test]
-fn children_do_not_inherit_what_the_caller_has_set_for_other_commands() {
+fn children_do_not_inherit_variables_that_set_flags() {
     let ran = in_a_hostile_environment("demo --for 3s");
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
     let ran = in_a_hostile_environment("pipeline --stages 1 --count 50 --rate 200 --work 1ms");
@@ -82,7 +82,7 @@ fn children_do_not_inherit_what_the_caller_has_set_for_other_commands() {
 }
 
 #[test]
-fn settings_that_are_right_for_other_commands_do_not_make_the_demo_lose_messages() {
+fn variables_of_other_commands_do_not_make_the_demo_lose_messages() {
     for (name, value) in [("OUTPUT", "body"), ("COUNT", "3"), ("HANDLER", "exec:false"), ("MQUEUE_LOG", "off")] {
         let ran = mqueue("demo --for 2s").env(name, value).run();
         assert_eq!(ran.code, Some(0), "{name}={value}: {}{}", ran.stdout, ran.stderr);
@@ -90,7 +90,7 @@ fn settings_that_are_right_for_other_commands_do_not_make_the_demo_lose_messages
 }
 
 #[test]
-fn a_pipe_or_a_file_on_stdin_is_the_input() {
+fn a_pipe_or_a_file_on_stdin_is_published() {
     let broker = Broker::start();
     let args = format!("producer --stream piped --nsqd-tcp-address {}", broker.tcp());
     let ran = mqueue(&args).run_with(b"a\nb\n");
@@ -105,7 +105,7 @@ fn a_pipe_or_a_file_on_stdin_is_the_input() {
 }
 
 #[test]
-fn flags_that_ask_for_generated_events_are_heeded_beside_a_pipe_and_it_is_said() {
+fn flags_for_generated_events_win_over_a_pipe_with_a_warning() {
     let broker = Broker::start();
     let args = format!("producer --stream made --report json --nsqd-tcp-address {}", broker.tcp());
     for flags in ["--count 2 --interval 0", "--generate --duration 1ms", "--tasks 2 --count 2 --interval 0"] {
@@ -119,7 +119,7 @@ fn flags_that_ask_for_generated_events_are_heeded_beside_a_pipe_and_it_is_said()
 }
 
 #[test]
-fn nothing_is_waited_for_after_the_last_message() {
+fn the_producer_ends_right_after_the_last_message() {
     let broker = Broker::start();
     let args = format!("producer --stream last --interval 1h --nsqd-tcp-address {}", broker.tcp());
     let begun = Instant::now();
@@ -139,7 +139,7 @@ fn log_levels_have_their_usual_names_and_unknown_ones_are_refused() {
 }
 
 #[test]
-fn log_lines_have_no_colours_where_nobody_wants_them() {
+fn log_lines_have_colours_only_on_terminals_that_want_them() {
     let broker = Broker::start();
     let line =
         r#"script -qec 'PROGRAM consumer --stream s --group 1 --nsqd-tcp-address BROKER --timeout 1ms' /dev/null"#;
@@ -160,7 +160,7 @@ fn log_lines_have_no_colours_where_nobody_wants_them() {
 }
 
 #[test]
-fn a_value_that_cannot_be_says_where_it_is_from_and_what_is_allowed() {
+fn an_invalid_value_is_reported_with_its_source_and_the_allowed_range() {
     let fails = |program: Mqueue, parts: &[&str]| {
         let ran = program.run();
         assert_eq!(ran.code, Some(2), "{ran:?}");
@@ -179,7 +179,7 @@ fn a_value_that_cannot_be_says_where_it_is_from_and_what_is_allowed() {
 }
 
 #[test]
-fn help_that_cannot_be_written_is_no_success() {
+fn unwritable_help_is_a_failure() {
     for args in [
         "--help",
         "--version",
@@ -197,7 +197,7 @@ fn help_that_cannot_be_written_is_no_success() {
 }
 
 #[test]
-fn reports_that_cannot_be_written_are_no_success() {
+fn unwritable_reports_are_a_failure() {
     let broker = Broker::start();
     let args = format!("--stream s --count 1 --json --nsqd-tcp-address {}", broker.tcp());
     let ran = mqueue(&format!("producer {args}")).with_stdout(full()).run();
@@ -227,7 +227,7 @@ fn a_consumer_without_stdout_takes_no_message() {
 }
 
 #[test]
-fn a_run_in_which_everything_failed_is_told_apart() {
+fn a_run_in_which_every_message_failed_has_its_own_exit_code() {
     let broker = Broker::start();
     let tcp = broker.tcp();
     let publish = |count| {
@@ -252,14 +252,14 @@ fn a_run_in_which_everything_failed_is_told_apart() {
 }
 
 #[test]
-fn one_look_for_sockets_where_none_can_be_is_a_failure() {
+fn wakeup_once_fails_for_a_folder_that_cannot_have_sockets() {
     let ran = mqueue("wakeup --once --socket-dir /nope").run();
     assert!(ran.code == Some(1) && ran.stderr.lines().count() == 1, "{ran:?}");
     assert!(ran.stderr.contains("/nope") && ran.stderr.contains("--socket-dir"), "{ran:?}");
 }
 
 #[test]
-fn a_broker_that_cannot_listen_makes_no_folder() {
+fn a_broker_that_cannot_listen_creates_no_folder() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let folder = tempfile::tempdir().expect("a folder");
     let (data, socket) = (folder.path().join("data"), folder.path().join("nsqd.sock"));
@@ -285,7 +285,7 @@ fn is_refused(nsqd: &Nsqd, producer: &str, parts: &[&str]) {
 }
 
 #[test]
-fn what_nsqd_refuses_is_said_with_its_reason_and_nothing_else() {
+fn a_refusal_by_nsqd_is_one_line_with_its_reason() {
     needs!("nsqd");
     is_refused(&Nsqd::start(), "--defer 2h", &["7200000 out of range", "--max-req-timeout"]);
     let closed = Nsqd::real(&["--auth-http-address=127.0.0.1:1"]);
@@ -296,7 +296,7 @@ fn what_nsqd_refuses_is_said_with_its_reason_and_nothing_else() {
 }
 
 #[test]
-fn an_nsqd_that_wants_tls_is_said_to() {
+fn an_nsqd_that_requires_tls_is_reported() {
     needs!("nsqd");
     let folder = tempfile::tempdir().expect("a folder");
     let (key, cert) = (folder.path().join("key.pem"), folder.path().join("cert.pem"));
@@ -335,7 +335,7 @@ fn makefile_with_a_played_cargo() -> tempfile::TempDir {
 }
 
 #[test]
-fn make_shows_a_build_that_is_needed_and_keeps_stdout_for_the_program() {
+fn make_shows_a_needed_build_and_keeps_stdout_for_the_program() {
     let folder = makefile_with_a_played_cargo();
     let path = format!("{}:{}", folder.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
     let make = || {

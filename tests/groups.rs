@@ -70,7 +70,7 @@ fn the_consumers_of_a_group_share_its_messages_and_each_gets_some() {
 }
 
 #[test]
-fn a_count_takes_so_many_messages_and_leaves_the_rest_untouched() {
+fn a_count_limits_the_messages_taken_and_leaves_the_rest_untouched() {
     needs!("nsqd");
     for handler in ["--output body", "--handler sleep:1ms --concurrency 7", "--handler sleep:1ms --max-in-flight 50"] {
         let nsqd = Nsqd::start();
@@ -88,7 +88,7 @@ fn a_count_takes_so_many_messages_and_leaves_the_rest_untouched() {
 }
 
 #[test]
-fn a_count_is_of_messages_that_left_the_queue_not_of_attempts() {
+fn a_count_counts_messages_that_left_the_queue_not_attempts() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     nsqd.create("foo", "1");

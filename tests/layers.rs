@@ -38,7 +38,7 @@ fn named_after<'a>(text: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a s
 }
 
 #[test]
-fn modules_use_only_what_stands_below_them() {
+fn modules_use_only_lower_layers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut edges = 0;
     for (path, text) in sources(&root) {

@@ -48,7 +48,7 @@ fn every_nsqd_is_consumed_from_even_with_one_message_in_flight() {
 }
 
 #[test]
-fn what_was_away_for_long_is_found_again_within_two_polls() {
+fn an_nsqd_that_was_away_for_long_is_found_again_within_two_polls() {
     needs!("nsqd", "nsqlookupd");
     let mut cluster = Cluster::start();
     let consumer = cluster.consumer("--log mqueue=debug");

@@ -25,7 +25,7 @@ fn a_consumer_goes_on_after_nsqd_was_restarted() {
 }
 
 #[test]
-fn a_message_in_hand_while_nsqd_restarts_is_not_lost() {
+fn a_message_in_flight_while_nsqd_restarts_is_not_lost() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
     nsqd.publish("foo", b"a");
@@ -40,7 +40,7 @@ fn a_message_in_hand_while_nsqd_restarts_is_not_lost() {
 }
 
 #[test]
-fn the_messages_of_a_killed_consumer_come_to_another() {
+fn messages_of_a_killed_consumer_are_redelivered_to_another() {
     needs!("nsqd");
     let nsqd = Nsqd::with_channel("foo", "1");
     nsqd.publish_lines("foo", b"a\nb\nc\nd\ne");

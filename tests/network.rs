@@ -133,7 +133,7 @@ fn a_sender_reaches_the_second_address_of_a_receiver() {
 }
 
 #[test]
-fn a_port_alone_is_listened_on_by_both_families_however_ipv6_is_set() {
+fn a_port_alone_listens_on_ipv4_and_ipv6_whatever_the_ipv6_settings() {
     if !can_unshare() {
         return;
     }
@@ -158,7 +158,7 @@ fn a_port_alone_is_listened_on_by_both_families_however_ipv6_is_set() {
 }
 
 #[test]
-fn a_unix_socket_that_accepts_nobody_is_given_up_by_a_deadline() {
+fn a_unix_socket_that_never_accepts_is_given_up_at_a_deadline() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("full.sock");
     let listener = UnixListener::bind(&path).unwrap();

@@ -123,7 +123,7 @@ fn five_thousand_at_five_hundred_a_second_all_arrive() {
 }
 
 #[test]
-fn ten_times_the_rate_for_five_seconds_is_caught_up_with_on_nsqd() {
+fn a_backlog_of_ten_times_the_rate_is_worked_off_on_nsqd() {
     needs!("nsqd");
     let nsqd = Nsqd::real(&[]);
     let args = "pipeline --rate 5000 --count 25000";
@@ -135,7 +135,7 @@ fn ten_times_the_rate_for_five_seconds_is_caught_up_with_on_nsqd() {
 }
 
 #[test]
-fn hops_stopped_replaced_and_killed_in_mid_run_lose_nothing() {
+fn stopped_replaced_and_killed_hops_lose_no_message() {
     needs!("nsqd");
     let ground = Ground::new();
     let count = 4000;
@@ -184,7 +184,7 @@ fn hops_stopped_replaced_and_killed_in_mid_run_lose_nothing() {
 }
 
 #[test]
-fn a_stage_passes_on_what_its_handler_makes() {
+fn a_stage_passes_on_its_handlers_output() {
     needs!("nsqd");
     let ground = Ground::new();
     let stage =
@@ -200,7 +200,7 @@ fn a_stage_passes_on_what_its_handler_makes() {
 }
 
 #[test]
-fn what_does_not_fit_and_what_comes_to_nothing_is_a_dead_letter() {
+fn misfits_and_empty_results_become_dead_letters() {
     needs!("nsqd");
     let ground = Ground::new();
     let stage = ground.stage("one", "two", "--expect id:int --report json --handler exec:true");
@@ -217,7 +217,7 @@ fn what_does_not_fit_and_what_comes_to_nothing_is_a_dead_letter() {
 }
 
 #[test]
-fn a_next_hop_that_is_away_is_waited_for_and_no_attempt_is_used_up() {
+fn an_unreachable_next_hop_is_waited_for_without_using_up_attempts() {
     needs!("nsqd");
     let ground = Ground::new();
     let to = format!("unix:{}", ground.at("next").display());
@@ -245,7 +245,7 @@ fn a_next_hop_that_is_away_is_waited_for_and_no_attempt_is_used_up() {
 }
 
 #[test]
-fn a_stage_that_stops_while_its_next_hop_is_away_gives_its_messages_back() {
+fn a_stage_that_stops_while_its_next_hop_is_unreachable_requeues_its_messages() {
     needs!("nsqd");
     let ground = Ground::new();
     ground.nsqd.create("one", "g");
@@ -258,7 +258,7 @@ fn a_stage_that_stops_while_its_next_hop_is_away_gives_its_messages_back() {
 }
 
 #[test]
-fn an_http_hop_that_refuses_gets_no_second_try_and_one_that_is_busy_does() {
+fn a_refusing_http_hop_is_tried_once_and_a_busy_one_again() {
     needs!("nsqd");
     let ground = Ground::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -285,7 +285,7 @@ fn an_http_hop_that_refuses_gets_no_second_try_and_one_that_is_busy_does() {
 }
 
 #[test]
-fn a_streams_end_is_answered_when_all_is_published_and_what_is_refused_is_counted() {
+fn the_end_of_a_stream_is_answered_after_publishing_with_the_count_of_refusals() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&ground.socket(), "--max-line 20");
@@ -301,7 +301,7 @@ fn a_streams_end_is_answered_when_all_is_published_and_what_is_refused_is_counte
 }
 
 #[test]
-fn what_was_read_is_published_on_sigterm_and_the_sender_knows_what_was_not() {
+fn sigterm_publishes_the_lines_read_and_tells_the_sender_the_count() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&ground.socket(), "");
@@ -321,7 +321,7 @@ fn what_was_read_is_published_on_sigterm_and_the_sender_knows_what_was_not() {
 }
 
 #[test]
-fn a_sender_is_slowed_down_while_nsqd_is_away_and_loses_nothing() {
+fn a_sender_is_throttled_during_an_nsqd_outage_and_loses_no_message() {
     needs!("nsqd");
     let mut ground = Ground::new();
     ground.nsqd.create("one", "check");
@@ -342,7 +342,7 @@ fn a_sender_is_slowed_down_while_nsqd_is_away_and_loses_nothing() {
 }
 
 #[test]
-fn packets_are_messages_and_a_full_queue_makes_a_unix_sender_wait() {
+fn packets_become_messages_and_a_full_queue_throttles_a_unix_sender() {
     needs!("nsqd");
     let ground = Ground::new();
     ground.nsqd.create("one", "check");
@@ -377,7 +377,7 @@ fn dropped_on_the_way() -> u64 {
 }
 
 #[test]
-fn what_the_kernel_drops_of_udp_is_counted_and_said() {
+fn udp_packets_dropped_by_the_kernel_are_counted_and_logged() {
     needs!("nsqd");
     let ground = Ground::new();
     let before = dropped_on_the_way();
@@ -404,7 +404,7 @@ fn what_the_kernel_drops_of_udp_is_counted_and_said() {
 }
 
 #[test]
-fn a_sender_of_packets_finds_the_next_ingest() {
+fn a_datagram_sender_reconnects_to_the_next_ingest() {
     needs!("nsqd");
     let ground = Ground::new();
     let listen = format!("unixgram:{}", ground.at("packets").display());
@@ -423,7 +423,7 @@ fn a_sender_of_packets_finds_the_next_ingest() {
 }
 
 #[test]
-fn a_second_signal_gives_up_what_nsqd_does_not_take_and_the_sender_gets_no_ok() {
+fn a_second_signal_gives_up_unpublished_lines_and_the_sender_gets_no_ok() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&ground.socket(), "--report json");
@@ -445,7 +445,7 @@ fn a_second_signal_gives_up_what_nsqd_does_not_take_and_the_sender_gets_no_ok() 
 }
 
 #[test]
-fn systemd_is_told_of_the_beginning_the_state_and_the_end() {
+fn systemd_gets_ready_status_and_stopping() {
     needs!("nsqd");
     let ground = Ground::new();
     for args in
@@ -474,7 +474,7 @@ fn systemd_is_told_of_the_beginning_the_state_and_the_end() {
 }
 
 #[test]
-fn tcp_is_a_feed_too() {
+fn tcp_connections_are_published_too() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest("tcp:127.0.0.1:0", "");
@@ -487,7 +487,7 @@ fn tcp_is_a_feed_too() {
 }
 
 #[test]
-fn a_socket_that_systemd_passes_is_used_and_stays() {
+fn a_socket_passed_by_systemd_is_used_and_kept() {
     needs!("nsqd");
     let ground = Ground::new();
     let listener = UnixListener::bind(ground.at("feed")).expect("a free name");
@@ -515,7 +515,7 @@ fn a_handler_forwards_and_writes_to_a_socket() {
 }
 
 #[test]
-fn ctrl_c_ends_a_pipeline_with_its_account_and_leaves_nothing_behind() {
+fn ctrl_c_ends_a_pipeline_with_its_totals_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("a folder");
     let pipeline = mqueue("pipeline --rate 200 --count 100000").env("TMPDIR", folder.path().to_str().expect("UTF-8"));
     let pipeline = pipeline.start();

@@ -47,7 +47,7 @@ fn counted(text: &str) -> BTreeMap<usize, usize> {
 }
 
 #[test]
-fn json_marks_a_body_that_is_no_text() {
+fn json_marks_a_body_that_is_not_utf8() {
     needs!("nsqd");
     let line = printed("json");
     assert!(line.ends_with(b"}\n"));
@@ -58,14 +58,14 @@ fn json_marks_a_body_that_is_no_text() {
 }
 
 #[test]
-fn body_and_null_are_the_bytes_and_their_end() {
+fn body_and_null_write_the_bytes_and_a_delimiter() {
     needs!("nsqd");
     assert_eq!(printed("body"), [BODY, b"\n"].concat());
     assert_eq!(printed("null"), [BODY, b"\0"].concat());
 }
 
 #[test]
-fn when_the_reader_goes_away_what_was_not_written_stays_in_the_queue() {
+fn unwritten_messages_are_requeued_when_the_reader_closes_the_pipe() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let (consumer, reader) = printing(&nsqd, 1000);
@@ -93,7 +93,7 @@ fn when_the_reader_goes_away_what_was_not_written_stays_in_the_queue() {
 }
 
 #[test]
-fn of_a_batch_that_was_half_written_the_rest_is_requeued() {
+fn the_unwritten_rest_of_a_batch_is_requeued() {
     let (fake, (mut reader, writer)) = (FakeNsqd::start(), pipe().unwrap());
     assert_eq!(fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap(), 4096);
     let consumer = consumer(&fake.tcp(), "--output body").with_stdout(writer).start();

@@ -73,7 +73,7 @@ fn fails_twice(args: &str) -> Duration {
 }
 
 #[test]
-fn a_handler_that_fails_is_tried_again_until_it_succeeds() {
+fn a_failed_message_is_retried_until_its_handler_succeeds() {
     needs!("nsqd");
     let took = fails_twice("--retry-delay 0 --max-backoff 0");
     assert!(took < Duration::from_secs(2), "no delays, but it took {took:?}");
@@ -96,7 +96,7 @@ fn failures_in_a_row_pause_the_consumer() {
 }
 
 #[test]
-fn a_message_that_always_fails_is_a_dead_letter_after_max_attempts() {
+fn a_message_that_always_fails_becomes_a_dead_letter_after_max_attempts() {
     needs!("nsqd");
     let (nsqd, runs) = (Nsqd::start(), Runs::new());
     nsqd.publish("foo", BODY);
@@ -123,7 +123,7 @@ fn both_brokers() -> [Nsqd; 2] {
 }
 
 #[test]
-fn a_message_that_kills_its_consumer_is_a_dead_letter_after_max_attempts() {
+fn a_message_that_kills_its_consumer_becomes_a_dead_letter_after_max_attempts() {
     needs!("nsqd");
     for nsqd in both_brokers() {
         let runs = Runs::new();
@@ -142,7 +142,7 @@ fn a_message_that_kills_its_consumer_is_a_dead_letter_after_max_attempts() {
 }
 
 #[test]
-fn what_is_given_back_is_no_try() {
+fn a_requeued_untried_message_uses_up_no_attempt() {
     let mut broker = Nsqd::embedded(&[]);
     broker.create("foo", "1");
     let lines: String = (0..20).map(|n| format!("{n}\n")).collect();
@@ -167,7 +167,7 @@ fn what_is_given_back_is_no_try() {
 }
 
 #[test]
-fn exit_code_65_is_a_dead_letter_at_once() {
+fn exit_code_65_makes_a_dead_letter_at_once() {
     needs!("nsqd");
     let (nsqd, runs) = (Nsqd::start(), Runs::new());
     nsqd.publish("foo", BODY);
@@ -179,7 +179,7 @@ fn exit_code_65_is_a_dead_letter_at_once() {
 }
 
 #[test]
-fn a_handler_that_takes_too_long_is_ended_and_has_failed() {
+fn a_handler_over_its_timeout_is_killed_and_counts_as_failed() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     nsqd.publish("foo", b"a");
@@ -230,7 +230,7 @@ fn a_message_is_finished_only_after_its_dead_letter_is_acknowledged() {
 }
 
 #[test]
-fn a_message_whose_dead_letter_is_never_acknowledged_goes_back_at_the_end() {
+fn a_message_without_an_acknowledged_dead_letter_is_requeued_at_the_end() {
     let fake = FakeNsqd::start();
     let (mut consumer, mut subscriber, _publisher) = dying(&fake);
     consumer.signal(Signal::SIGINT);
@@ -243,7 +243,7 @@ fn a_message_whose_dead_letter_is_never_acknowledged_goes_back_at_the_end() {
 }
 
 #[test]
-fn a_message_of_the_largest_size_is_a_dead_letter_with_its_reason_and_goes_back_whole() {
+fn a_message_of_the_largest_size_becomes_a_dead_letter_and_is_redriven_whole() {
     needs!("nsqd");
     for nsqd in [Nsqd::real(&["--max-msg-size=1000"]), Nsqd::embedded(&["--max-msg-size=1000"])] {
         let body: Vec<u8> = (0..1000).map(|n| b'a' + (n % 23) as u8).collect();
@@ -270,7 +270,7 @@ fn a_message_of_the_largest_size_is_a_dead_letter_with_its_reason_and_goes_back_
 }
 
 #[test]
-fn dead_letters_of_a_batch_go_out_together() {
+fn dead_letters_of_a_batch_are_published_together() {
     let fake = FakeNsqd::start();
     // a body of two lines is none that this handler can hand over
     let consumer = with_handler(consumer(&fake.tcp(), ""), "unix:/nonexistent").start();

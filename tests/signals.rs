@@ -29,7 +29,7 @@ fn stopping(consumer: &Mqueue, nsqd: &Nsqd) {
 }
 
 #[test]
-fn commands_that_run_at_the_first_ctrl_c_finish_and_each_message_is_handled_once() {
+fn running_commands_finish_after_the_first_ctrl_c_and_each_message_is_handled_once() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     publish(&nsqd, 100);
@@ -51,7 +51,7 @@ fn commands_that_run_at_the_first_ctrl_c_finish_and_each_message_is_handled_once
 }
 
 #[test]
-fn a_second_ctrl_c_kills_all_processes_of_all_commands_and_gives_their_messages_back_at_once() {
+fn a_second_ctrl_c_kills_all_child_processes_and_requeues_their_messages_at_once() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     publish(&nsqd, 30);
@@ -78,7 +78,7 @@ fn a_second_ctrl_c_kills_all_processes_of_all_commands_and_gives_their_messages_
 }
 
 #[test]
-fn the_first_signal_gives_back_at_once_what_waits_behind_a_running_handler() {
+fn the_first_signal_requeues_messages_that_wait_behind_a_running_handler() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     publish(&nsqd, 20);
@@ -101,7 +101,7 @@ fn the_first_signal_gives_back_at_once_what_waits_behind_a_running_handler() {
 }
 
 #[test]
-fn the_grace_period_ends_like_a_second_signal() {
+fn the_end_of_the_grace_period_acts_like_a_second_signal() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     publish(&nsqd, 3);

@@ -76,13 +76,13 @@ fn frozen(door_opens_before_the_thaw: bool) {
 }
 
 #[test]
-fn a_freeze_hands_a_message_that_is_worked_on_to_no_second_handler() {
+fn a_frozen_process_runs_no_second_handler_for_a_message_in_progress() {
     needs!("nsqd");
     frozen(false);
 }
 
 #[test]
-fn a_freeze_hands_a_message_that_is_finished_to_no_second_handler() {
+fn a_frozen_process_runs_no_second_handler_for_a_finished_message() {
     needs!("nsqd");
     frozen(true);
 }

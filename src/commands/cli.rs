@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_declarations_are_sound() {
+    fn the_command_line_is_valid_for_clap() {
         Cli::command().debug_assert();
     }
 }

@@ -46,7 +46,7 @@ fn is_different(name: &str) -> bool {
 }
 
 #[test]
-fn a_flag_takes_the_same_in_every_command() {
+fn a_flag_takes_the_same_value_in_every_command() {
     let flags = by_name(|arg| arg.get_long().map(str::to_owned));
     assert!(flags.len() > 80, "{}", flags.len());
     for (flag, meanings) in flags {
@@ -69,7 +69,7 @@ fn a_short_flag_belongs_to_one_long_flag() {
 }
 
 #[test]
-fn a_variable_takes_the_same_in_every_command() {
+fn a_variable_takes_the_same_value_in_every_command() {
     let flags = by_name(|arg| arg.get_env().map(|name| name.to_string_lossy().into_owned()));
     assert!(flags.len() > 40, "{}", flags.len());
     for (variable, meanings) in flags {
@@ -80,7 +80,7 @@ fn a_variable_takes_the_same_in_every_command() {
 }
 
 #[test]
-fn whatever_reports_in_json_does_so_with_the_same_flag() {
+fn every_json_report_has_the_flag_json() {
     for command in commands() {
         let says_json = command.get_arguments().any(|arg| {
             matches!(arg.get_long(), Some("report" | "output"))
@@ -116,7 +116,7 @@ fn addresses() -> Vec<(String, String, &'static str)> {
 }
 
 #[test]
-fn a_port_alone_and_a_name_are_addresses_in_every_flag_that_takes_one() {
+fn every_address_flag_takes_a_port_alone_and_a_host_name() {
     let all = addresses();
     assert!(all.len() > 20, "{all:?}");
     for (command, flag, before) in all {
@@ -136,7 +136,7 @@ fn a_port_alone_and_a_name_are_addresses_in_every_flag_that_takes_one() {
 }
 
 #[test]
-fn every_whole_number_says_what_is_allowed() {
+fn every_number_flag_names_the_allowed_range() {
     let cli = Cli::command();
     let mut asked = 0;
     for command in cli.get_subcommands() {

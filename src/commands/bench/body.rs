@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_used_again_when_nobody_has_it() {
+    fn a_body_is_reused_when_no_message_refers_to_it() {
         let bodies = BodyPool::of(200);
         let at = |batch: &[Bytes]| batch[0].as_ptr();
         let (first, second) = (bodies.batch(2, 1), bodies.batch(2, 2));

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_listens_is_found_by_the_port() {
+    fn the_listening_process_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address: Address = listener.local_addr().unwrap().to_string().parse().unwrap();
         assert_eq!(listening_at(&address).map(|process| process.pid), Some(std::process::id()));

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn points_follow_each_other_and_each_has_its_own_messages() {
+    fn each_point_has_the_messages_since_the_point_before() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut stats = BenchStats::new(Window { from: at(1000), until: Some(at(2000)) });

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_counts_by_the_end_and_the_latency_by_the_beginning() {
+    fn rates_count_by_completion_time_and_latencies_by_due_time() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut stats = BenchStats::new(Window { from: at(100), until: Some(at(200)) });
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_sent_has_waited_all_the_same() {
+    fn unsent_messages_count_for_the_latency() {
         let start = Instant::now();
         let mut stats = BenchStats::new(Window { from: start, until: None });
         stats.unsent(3, start, start + Duration::from_secs(2));

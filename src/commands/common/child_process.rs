@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_every_program_needs_is_inherited() {
+    fn common_variables_are_inherited() {
         for name in ["PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "SSL_CERT_FILE", "RUST_BACKTRACE"] {
             assert!(is_inherited(OsStr::new(name)), "{name}");
         }

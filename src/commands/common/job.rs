@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_reads_back_as_the_message_that_it_was() {
+    fn a_job_line_reads_back_as_its_message() {
         for body in [&b"a \"b\"\n"[..], b"\xff\x00"] {
             let id = MessageId(*b"0123456789abcdef");
             let message = Message { timestamp: 7, attempts: 2, id, body: Bytes::copy_from_slice(body) };

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_those_of_what_was_recorded() {
+    fn quantiles_match_the_recorded_latencies() {
         let mut latency = LatencyHistogram::new();
         assert_eq!(latency.quantiles(), None);
         latency.record_times(Duration::from_micros(60), 98);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_the_digits_that_matter() {
+    fn latencies_are_shown_with_three_or_four_digits() {
         let quantiles = Quantiles { p50: 0.0614, p95: 12.34, p99: 456.7, max: 30_000.0 };
         assert_eq!(quantiles.to_string(), "p50 0.061 ms, p95 12.3 ms, p99 457 ms, max 30.0 s");
     }

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn never_wakes_early_nor_hangs_on_what_is_past() {
+    async fn the_timer_never_fires_early_and_a_past_time_returns_at_once() {
         let alarm = PreciseTimer::start().unwrap();
         for millis in [0, 1, 5] {
             let due = Instant::now() + Duration::from_millis(millis);

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_slices_of_what_was_read() {
+    fn records_are_slices_of_the_read_buffer() {
         let mut records = RecordSplitter::new(Some(Bytes::from_static(b"\n")), 1000);
         records.space()[..8].copy_from_slice(b"one\ntwo\n");
         let start = records.space().as_ptr();

@@ -82,7 +82,7 @@ mod tests {
     use mqueue::worker::Tally;
 
     #[test]
-    fn the_status_says_what_it_does() {
+    fn the_status_shows_counts_idle_time_and_stopping() {
         let tally = Tally { done: 120, ..Tally::default() };
         let busy = Snapshot { in_flight: 3, tally, idle_in: Some(Duration::from_secs(30)), stopping: false };
         assert_eq!(status(busy), "3 in flight, 120 done");

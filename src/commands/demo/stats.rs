@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_group_did_not_handle_is_lost_and_what_it_handled_again_is_counted() {
+    fn unhandled_orders_are_lost_and_repeated_ones_are_counted() {
         let (now, mut stats) = (Instant::now(), DemoStats::new(2));
         for _ in 0..3 {
             stats.next_order(now);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wake_takes_from_publishing_to_the_first_message() {
+    fn a_wake_up_is_timed_from_publishing_to_the_first_message() {
         let (start, mut stats) = (Instant::now(), DemoStats::new(1));
         stats.next_order(start);
         stats.next_order(start);

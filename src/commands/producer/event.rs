@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_json_that_tells_run_task_number_and_time() {
+    fn an_event_is_json_with_run_task_sequence_and_time() {
         let mut events = EventGenerator::new("00001f2e", 3, payload(0, &mut fastrand::Rng::with_seed(1)));
         assert_eq!(events.make(17), r#"{"run":"00001f2e","task":3,"seq":1,"created":17}"#);
         assert_eq!(events.make(18), r#"{"run":"00001f2e","task":3,"seq":2,"created":18}"#);

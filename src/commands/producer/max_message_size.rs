@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_size_may_turn_out_to_be_over_it() {
+    async fn waiting_for_a_limit_below_a_size_ends_when_it_is_known() {
         let limit = MaxMessageSize::unknown();
         let learn = async { [200, 100].map(|told| limit.learn(told)) };
         assert_eq!(tokio::join!(limit.turns_out_below(101), learn).0, 100);

@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_failure_is_told_at_once_and_the_next_ones_together() {
+    fn the_first_failure_is_logged_at_once_and_later_ones_together() {
         let mut failures = FailureCount { count: 0, logged: 0, logged_at: None };
         let start = Instant::now();
         assert_eq!(failures.add(1, start), Some(1));
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_is_acknowledged_or_failed_or_given_up() {
+    fn every_sent_message_is_acknowledged_failed_or_given_up() {
         let stats = ProducerStats::default();
         stats.sent(10);
         stats.read(100, 2, 1);

@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_large_leaves_with_its_time() {
+    fn a_message_over_the_limit_is_removed_with_its_due_time() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let bodies = ["a", "bbb", "cc"].map(|body| Bytes::from_static(body.as_bytes())).to_vec();
         let mut batch = MessageBatch { bodies, due: vec![start, start + second, start + 2 * second] };

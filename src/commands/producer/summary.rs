@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_people_and_machines_the_same() {
+    fn text_and_json_have_the_same_figures() {
         let mut counts = ProducerCounts {
             sent: 3,
             acknowledged: 2,

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_hopeless_unless_it_is_for_the_size() {
+    fn a_refusal_applies_to_all_messages_unless_it_is_for_the_size() {
         let refused =
             |text: &'static str| Unpublished::from(PublishError::Refused(WireError::parse(text.as_bytes().into())));
         assert!(!refused("E_BAD_MESSAGE PUB message too big 2000000 > 1048576").applies_to_all());
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_tells_the_limit() {
+    fn the_size_limit_is_read_from_a_refusal() {
         let told = |text: &'static str| limit_in(&WireError::parse(text.as_bytes().into()));
         assert_eq!(told("E_BAD_MESSAGE PUB message too big 2000000 > 1048576"), Some(1_048_576));
         assert_eq!(told("E_BAD_MESSAGE PUB invalid message body size 0"), None);

@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chunk_that_comes_again_is_not_new() {
+    fn a_redelivered_chunk_is_not_new() {
         let mut stream = ProcessedOfStream::default();
         assert_eq!([0, 2, 1, 2, 0, 3].map(|number| stream.add(number)), [true, true, true, false, false, true]);
         assert_eq!((stream.below, stream.beyond.len()), (4, 0));

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_the_workers_is_dropped() {
+    fn chunks_beyond_the_capacity_are_dropped() {
         // 3 workers for the work of 7
         let settings = SimulationSettings { workers: 3, ..SimulationSettings::usual() };
         let played = play(&settings, Duration::from_secs(300));
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn theory_and_play_agree_where_theory_holds() {
+    fn the_simulated_wait_agrees_with_queueing_theory() {
         let settings = SimulationSettings { workers: 8, streams: 200, interval: 2000, ..SimulationSettings::usual() };
         let played = play(&settings, Duration::from_secs(1000));
         let waited = played.mean.as_secs_f64() * 1e3 - 35.0;

@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn the_values_of_the_tables() {
+    fn erlang_formulas_match_published_tables() {
         assert_near(erlang_b(10, 5.0), 0.018_385);
         assert_near(has_to_wait(2, 1.0), 1.0 / 3.0);
         assert_near(has_to_wait(10, 7.0), 0.221_729);

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_as_the_seed_writes_them() {
+    fn durations_have_minutes_and_seconds() {
         let all = [5.04, 59.4, 83.0, 3723.2].map(seconds);
         assert_eq!(all, ["5.0s", "59.4s", "1m23s", "1h2m3s"]);
     }

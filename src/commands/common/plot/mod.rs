@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_escaped_and_all_is_within_the_picture() {
+    fn texts_are_escaped_and_points_lie_within_the_plot() {
         let svg = figure((0..100).map(|n| (f64::from(n), f64::from(n * n))).collect()).svg();
         assert!(svg.contains("p99 &lt;&amp;&gt;") && !svg.contains("<&>"));
         let path = svg.split("<path").nth(1).expect("a line").split(" d=\"M").nth(1).expect("its points");
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_nonsense_are_drawn_as_an_empty_diagram() {
+    fn no_points_and_infinite_points_are_drawn_as_an_empty_plot() {
         for points in [vec![], vec![(f64::NAN, 1.0)], vec![(1.0, f64::INFINITY)], vec![(0.0, 0.0)]] {
             let svg = figure(points).svg();
             assert!(svg.ends_with("</svg>\n") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
