@@ -30,7 +30,7 @@ fn the_default_settings_drop_nothing() {
     assert!((20.0..100.0).contains(&report["latency_ms"]["p50"].as_f64().expect("a latency")), "{report}");
 }
 
-/// For a quiet machine, and the optimised program: `cargo test --release -- --ignored the_seeds_defaults_for_a_minute`.
+/// For a quiet machine, and the optimised program: `cargo test --release -- --ignored the_default_settings_take_no_longer`.
 #[test]
 #[ignore = "takes a minute, and judges times"]
 fn the_default_settings_take_no_longer_than_the_work_for_a_minute() {
