@@ -1,10 +1,11 @@
-//! Wrong input: one clear line, and a proper exit code.
+//! Invalid input: an error of one line, and the right exit code.
 
 use std::net::TcpListener;
 
 use crate::support::{Nsqd, mqueue, needs};
 
-/// Runs it, and checks its code, that its error is one line, and that this says what it has to.
+/// Runs the command; checks its exit code, that its error is one line, and that the line has these
+/// texts.
 #[track_caller]
 fn fails(args: &str, code: i32, says: &[&str]) {
     let finished = mqueue(args).run();

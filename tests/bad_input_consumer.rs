@@ -1,10 +1,12 @@
-//! Wrong input of the consumer, further to `bad_input`: one line of mqueue's or clap's, nothing panics, and nothing hangs.
+//! Invalid input of the consumer, beside `bad_input`: one line of mqueue's or clap's, no panic and
+//! no hang.
 
 use std::net::TcpListener;
 
 use crate::support::{Nsqd, consumer, mqueue, needs};
 
-/// Checks that a consumer with these arguments ends with this code and an error of one line that says all of this.
+/// Checks that a consumer with these arguments ends with this code and an error of one line with
+/// all these texts.
 #[track_caller]
 fn fails(args: &[&str], code: i32, says: &[&str]) {
     let start = "consumer --stream foo --group 1";

@@ -1,11 +1,12 @@
-//! `mqueue bench`: what it counts is what nsqd and the broker have seen, nothing is left behind, and wrong loads are refused.
+//! `mqueue bench`: its counts agree with nsqd and the broker, nothing is left behind, and invalid
+//! loads are refused.
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{Nsqd, mqueue, needs, wait_until};
 
-/// Runs it with `--output json`, and reads that.
+/// Runs `mqueue bench` with `--output json`; returns the report.
 #[track_caller]
 fn bench(args: &str) -> Value {
     let finished = mqueue(&format!("bench --output json {args}")).run();
@@ -26,7 +27,7 @@ fn at(nsqd: &Nsqd) -> String {
 fn a_number_of_messages_is_measured_and_the_stream_is_deleted() {
     needs!("nsqd");
     for nsqd in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
-        // three messages of 100 are left over for the last batch
+        // the last batch has fewer messages
         let report = bench(&format!("publish --messages 1003 --batch 10 --connections 2 --warm-up 0 {}", at(&nsqd)));
         assert_eq!(number(&report, "/published/messages"), 1003.0, "{report}");
         assert!(number(&report, "/published/latency_ms/p50") > 0.0, "{report}");
@@ -51,9 +52,10 @@ fn a_stream_is_drained_and_the_brokers_process_is_found_by_its_port() {
 
 #[test]
 fn an_open_loop_keeps_its_rate_and_reports_both_latencies() {
-    // on a broker of its own
+    // without an nsqd: on a broker that bench starts
     let report = bench("both --rate 500 --duration 2s --warm-up 500ms --size 8");
-    // 1000 are due; other tests run beside it, and what is acknowledged late counts late
+    // 1000 messages are due; other tests run beside this one, so some are acknowledged after the
+    // measured time
     assert!((950.0..=1050.0).contains(&number(&report, "/published/messages")), "{report}");
     assert_eq!((number(&report, "/missing"), number(&report, "/unsent")), (0.0, 0.0), "{report}");
     assert!(number(&report, "/late_ms/p50") >= 0.0, "{report}");
@@ -65,7 +67,7 @@ fn an_open_loop_keeps_its_rate_and_reports_both_latencies() {
 #[test]
 fn messages_that_an_open_loop_cannot_send_are_reported_and_count_for_the_latency() {
     let report = bench("publish --rate 100000000 --duration 1s --warm-up 0 --size 2000");
-    // a hundred million a second is more than anything can do
+    // a hundred million a second is beyond any broker's capacity
     assert!(number(&report, "/unsent") > 5e7, "{report}");
     // so the median message was due half a second before the end, and was not sent
     assert!((400.0..600.0).contains(&number(&report, "/published/latency_ms/p50")), "{report}");

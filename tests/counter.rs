@@ -1,4 +1,4 @@
-//! `mqueue gateway --counter`: a queue of numbers to try workers on, with nobody who publishes.
+//! `mqueue gateway --counter`: a queue of numbers to try workers on, without a publisher.
 
 use nix::sys::signal::Signal;
 
@@ -8,7 +8,7 @@ fn worker(gateway: &Gateway, args: &str) -> Mqueue {
     mqueue(&format!("worker --queue {} {args}", gateway.url()))
 }
 
-/// The numbers that a worker said, each in a line that begins like this.
+/// Reads the numbers that a worker printed, each in a line that begins with `start`.
 #[track_caller]
 fn counted(worker: &Finished, line: &str) -> Vec<u64> {
     let number = |said: &str| said.strip_prefix(line).and_then(|number| number.parse().ok());
@@ -32,7 +32,7 @@ fn workers_count_together_and_the_log_has_each_workers_number() {
     }
     let mut all = [one, two].concat();
     all.sort_unstable();
-    // a number that is handed out when its worker has enough goes to the next worker: none is left out
+    // a number handed out to a worker that is ending goes to the next worker: no number is left out
     assert_eq!(all[..20], (1..=20).collect::<Vec<_>>());
     all.dedup();
     assert_eq!(all.len(), 40, "a number was given twice: {all:?}");
@@ -48,7 +48,7 @@ fn the_embedded_broker_counts_at_the_workers_pace() {
     assert_eq!(gateway.answer(&job, "done").status, 200);
     let job = raw.job().unwrap();
     assert_eq!(job["body"], "2");
-    // it goes away, and its number comes again
+    // the worker disconnects, and its number is requeued
     drop(raw);
     let finished = worker(&gateway, "-n 7 --count 3").run();
     assert_eq!(counted(&finished, "n=7 p=0 counter="), [2, 3, 4]);
@@ -75,7 +75,7 @@ fn counting_continues_after_an_nsqd_outage() {
     numbers.sort_unstable();
     numbers.dedup();
     let last = *numbers.last().unwrap();
-    // those that were in hand or on their way come again when their message timeout is over
+    // numbers in flight are requeued when their message timeout is over
     let away = last as usize - numbers.len();
     assert!(away <= 2, "{away} numbers are missing: {numbers:?}");
 }

@@ -1,10 +1,10 @@
-//! `mqueue demo`: what a newcomer sees first.
+//! `mqueue demo`: output, exit code and cleanup.
 
 use nix::sys::signal::Signal;
 
 use crate::support::{Mqueue, mqueue, wait_until};
 
-/// The demo in a folder of its own, where nothing may stay behind.
+/// A demo with a folder for temporary files of its own, which must be empty at the end.
 struct Stage(tempfile::TempDir);
 
 impl Stage {
@@ -24,7 +24,7 @@ impl Drop for Stage {
     }
 }
 
-/// The row of a group in the summary: published, handled, lost, twice.
+/// Reads the row of a group from the summary: published, handled, lost, twice.
 fn row(shown: &str, group: &str) -> Vec<u64> {
     let summary = shown.split("published   handled").nth(1).unwrap_or_else(|| panic!("no summary in:\n{shown}"));
     let line = summary.lines().find(|line| line.trim_start().starts_with(group)).expect("a row");

@@ -1,4 +1,4 @@
-//! Epochs on the embedded broker: what comes from one that is over is refused.
+//! Epochs on the embedded broker: publishes of an older epoch are refused.
 
 use nix::sys::signal::Signal;
 
@@ -7,7 +7,7 @@ use crate::support::{Client, Mqueue, Nsqd, mqueue, needs, wait_until};
 const WISHES: &str = r#"{"feature_negotiation":true,"fence":true}"#;
 
 impl Client {
-    /// FPUB of `body` to `foo`; the answer.
+    /// Sends FPUB with `body` to `foo`; returns the answer.
     fn fpub(&mut self, epoch: u64, body: &str) -> String {
         let length = u32::try_from(body.len()).unwrap().to_be_bytes();
         self.say(&format!("FPUB foo {epoch}\n{}{body}", std::str::from_utf8(&length).unwrap()));
@@ -83,7 +83,7 @@ fn a_refused_generator_continues_with_a_higher_epoch() {
     let node = node(&broker).start();
     node.wait_to_say("generating epoch=");
     wait_until("events", || broker.published("foo") > 10);
-    // as a clock that was set back would have it
+    // as after a clock that was set back
     let future = 9_000_000_000_000;
     assert_eq!(fenced(&broker).fpub(future, "x"), "0 OK");
     node.wait_to_say("was refused");

@@ -1,4 +1,5 @@
-//! The file handler: messages are on the disk before they leave the queue, wholly, and files take turns.
+//! The file handler: messages are whole and on the disk before they leave the queue, and files
+//! rotate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -89,21 +90,22 @@ fn body_of(line: &str) -> String {
     line["body"].as_str().expect("text").to_owned()
 }
 
-/// What `zcat` gets out of a file, and whether it found nothing wrong.
+/// Unpacks a file with `zcat`; returns the content, and true if zcat found no error.
 fn zcat(path: &Path) -> (String, bool) {
     let ran = Command::new("zcat").arg(path).output().expect("gzip is installed");
     (String::from_utf8(ran.stdout).expect("text"), ran.status.success())
 }
 
-/// The files of a folder, by name.
+/// Lists the files of a folder by name.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
 }
 
-/// Runs consumers with these arguments, kills each with SIGKILL while it writes, and has a last one take the rest of `count` messages; `look`
-/// is told after each kill how many messages had left the queue.
+/// Runs consumers with these arguments, kills each with SIGKILL while it writes, and has a last one
+/// take the rest of `count` messages; `look` is told after each kill how many messages had left the
+/// queue.
 fn killed_again_and_again(nsqd: &Nsqd, args: &str, count: u64, mut look: impl FnMut(u64)) {
     nsqd.create("foo", "1");
     let gone = |nsqd: &Nsqd| {
@@ -164,9 +166,9 @@ fn files_rotate_by_size_and_lose_no_message_to_kills() {
             assert!(name.starts_with("foo.") && name.contains(&format!("-{revision:06}.")), "{name}");
             let text = if gzip.is_empty() { fs::read_to_string(file).unwrap() } else { zcat(file).0 };
             let length = fs::metadata(file).unwrap().len();
-            // compressed, what is on its way through the compressor comes on top
+            // with compression, lines inside the compressor come on top
             assert!(length <= most, "{name}: {length}");
-            // a body's half that a killed consumer wrote was ended by the next
+            // half a line of a killed consumer is ended by the next consumer
             let whole = text.lines().filter(|line| line.len() == 100).map(|line| line.parse::<u64>().unwrap());
             whole.for_each(|number| *times.entry(number).or_default() += 1);
         }

@@ -1,4 +1,4 @@
-//! What somebody meets in the first minutes: pipes, help, words that are nearly right, and runs in which everything failed.
+//! First use: pipes, help, nearly right words, and runs in which every message failed.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Finished, Mqueue, Nsqd, consumer, mqueue, needs};
 
-/// A broker of our own for a test, on a free port, without a disk.
+/// An embedded broker on a free port, in memory.
 struct Broker(Mqueue);
 
 impl Broker {
@@ -33,14 +33,14 @@ fn full() -> Stdio {
     File::options().write(true).open("/dev/full").expect("Linux has it").into()
 }
 
-/// The lines of `mqueue help` for this command; none stands for the program.
+/// Returns the lines of `mqueue help` for this command, or of the program for an empty name.
 fn help(command: Option<&str>) -> String {
     let finished = mqueue(&format!("help {}", command.unwrap_or_default())).run();
     assert_eq!(finished.code, Some(0), "{finished:?}");
     finished.stdout
 }
 
-/// Every variable that sets a flag of any command, but for those of this command itself.
+/// Lists the variables that set a flag of any other command.
 fn variables_of_others(own: &str) -> Vec<String> {
     let names = |command: &str| -> Vec<String> {
         let text = help(Some(command)).split_whitespace().collect::<Vec<_>>().join(" ");
@@ -57,7 +57,7 @@ fn variables_of_others(own: &str) -> Vec<String> {
     commands.into_iter().flat_map(names).filter(|name| !mine.contains(name)).collect()
 }
 
-/// Runs it where the caller's environment is full of settings that are meant for other commands.
+/// Runs the command with variables of all other commands in its environment.
 fn in_a_hostile_environment(args: &str) -> Finished {
     let own = args.split_whitespace().next().expect("a command");
     let mut program = mqueue(args);
@@ -113,7 +113,7 @@ fn flags_for_generated_events_win_over_a_pipe_with_a_warning() {
         assert_eq!(ran.code, Some(0), "{flags}: {ran:?}");
         assert!(ran.stderr.contains("stdin is a pipe and is not read"), "{flags}: {ran:?}");
     }
-    // with nothing on stdin (systemd, cron) events are generated, without a word
+    // with /dev/null on stdin (systemd, cron) events are generated without a warning
     let ran = mqueue(&format!("{args} --count 1")).run();
     assert!(ran.code == Some(0) && !ran.stderr.contains("stdin"), "{ran:?}");
 }
@@ -219,7 +219,7 @@ fn a_consumer_without_stdout_takes_no_message() {
     let closed = format!("exec \"$0\" consumer --stream foo --group 1 --timeout 1 --nsqd-tcp-address {tcp} >&-");
     let ran = Mqueue::shell(&closed).run();
     assert!(ran.code == Some(2) && ran.stderr.contains("standard output is closed"), "{ran:?}");
-    // what is sent to /dev/null on purpose is done
+    // output to /dev/null counts as written
     let on_purpose = closed.replace(">&-", "--count 1 >/dev/null");
     assert_eq!(Mqueue::shell(&on_purpose).run().code, Some(0));
     let both = closed.replace(">&-", "--count 1 <>/dev/null >&0");
@@ -242,7 +242,7 @@ fn a_run_in_which_every_message_failed_has_its_own_exit_code() {
     publish(1);
     let stage = format!("stage --from foo --to t --group 1 --nsqd-tcp-address {tcp} {failing}");
     assert_eq!(mqueue(&stage).run().code, Some(5));
-    // one that is done makes a success of it
+    // with one message done the run is a success
     publish(2);
     let once = tempfile::tempdir().expect("a folder");
     let first_only = format!("mkdir {}", once.path().join("first").display());
@@ -274,7 +274,7 @@ fn a_broker_that_cannot_listen_creates_no_folder() {
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "neither a folder nor a socket");
 }
 
-/// Publishes and consumes where nsqd refuses it, and checks that the refusal is the one line about it.
+/// Publishes and consumes where nsqd refuses it; checks that the refusal is the only line about it.
 #[track_caller]
 fn is_refused(nsqd: &Nsqd, producer: &str, parts: &[&str]) {
     let about = |ran: &Finished| ran.stderr.lines().filter(|line| line.contains("nsqd said")).count();
@@ -315,7 +315,7 @@ fn an_nsqd_that_requires_tls_is_reported() {
     assert!(ran.stderr.contains("--tls-required"), "{ran:?}");
 }
 
-/// A folder with the Makefile, and a cargo that only says that it builds.
+/// A folder with the Makefile, and a fake cargo that only prints that it builds.
 fn makefile_with_a_played_cargo() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a folder");
@@ -354,7 +354,7 @@ fn make_shows_a_needed_build_and_keeps_stdout_for_the_program() {
     assert_eq!(make(), (ran.clone(), String::new()), "nothing to build");
     let program = File::options().append(true).open(folder.path().join("target/release/mqueue")).expect("there");
     program.set_modified(std::time::SystemTime::now() - Duration::from_secs(3600)).expect("set");
-    // what is open for writing cannot be run
+    // a file that is open for writing cannot be run
     drop(program);
     assert_eq!(make(), (ran, built), "a source is newer");
 }

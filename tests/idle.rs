@@ -1,4 +1,4 @@
-//! `--timeout`: the end of a consumer that has nothing to do.
+//! `--timeout`: an idle consumer ends.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;

@@ -1,4 +1,4 @@
-//! Pipelines of real processes: a feed over a socket, ingest, stages, and what arrives.
+//! Pipelines of real processes: a feed over a socket, ingest, stages, and the messages that arrive.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Finished, Mqueue, Nsqd, mqueue, needs, request, wait_until};
 
-/// A folder for sockets and copies of the program, and the nsqd that all run on.
+/// The nsqd of a test, and a folder for sockets and copies of the program.
 pub(crate) struct Ground {
     pub(crate) nsqd: Nsqd,
     folder: tempfile::TempDir,
@@ -34,7 +34,7 @@ impl Ground {
         format!("unix:{}", self.at("feed").display())
     }
 
-    /// A command on this nsqd.
+    /// Prepares a command that uses this nsqd.
     pub(crate) fn run(&self, args: &str) -> Mqueue {
         mqueue(args).env("NSQD_TCP_ADDRESS", &self.nsqd.tcp())
     }
@@ -49,10 +49,10 @@ impl Ground {
         started(self.run(&format!("stage --from {from} --group g --to {to} {args}")))
     }
 
-    /// The bodies of a stream, all of which are there.
+    /// Consumes all messages of a stream; returns the bodies.
     pub(crate) fn bodies(&self, stream: &str) -> Vec<String> {
         let mut bodies = Vec::new();
-        // on a busy machine nsqd may be silent for a second with messages on its disk
+        // on a busy machine nsqd may pause for a second while messages are on its disk
         wait_until("all of a stream", || {
             let consumer = self.run(&format!("consumer --stream {stream} --group check --output body --timeout 1"));
             bodies.extend(consumer.run().stdout.lines().map(str::to_owned));
@@ -70,12 +70,12 @@ fn started(stage: Mqueue) -> Mqueue {
     stage
 }
 
-/// Sends it SIGTERM, and waits for its end.
+/// Sends SIGTERM, and waits for a successful end.
 pub(crate) fn end(program: Mqueue) -> Finished {
     end_with(program, 0)
 }
 
-/// The same where it ends with another code.
+/// Sends SIGTERM, and waits for an end with this exit code.
 fn end_with(program: Mqueue, code: i32) -> Finished {
     program.signal(Signal::SIGTERM);
     let finished = program.finish();
@@ -83,7 +83,7 @@ fn end_with(program: Mqueue, code: i32) -> Finished {
     finished
 }
 
-/// How often each id of the feed is there; every message is whole.
+/// Counts each id of the feed; fails if a message is not whole.
 fn ids(bodies: &[String]) -> HashMap<u64, u64> {
     let mut times = HashMap::new();
     for body in bodies {
@@ -93,7 +93,7 @@ fn ids(bodies: &[String]) -> HashMap<u64, u64> {
     times
 }
 
-/// Fails unless ids 1 to `count` are all there; says how many came again.
+/// Fails unless all ids from 1 to `count` are there; returns the number of duplicates.
 #[track_caller]
 fn all_arrived(bodies: &[String], count: u64) -> u64 {
     let times = ids(bodies);
@@ -103,7 +103,7 @@ fn all_arrived(bodies: &[String], count: u64) -> u64 {
     times.values().map(|times| times - 1).sum()
 }
 
-/// Sends these bytes as one connection; the answer.
+/// Sends these bytes on one connection; returns the answer.
 pub(crate) fn say(path: &Path, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(path).expect("ingest listens");
     stream.write_all(bytes).expect("ingest reads");
@@ -166,7 +166,7 @@ fn stopped_replaced_and_killed_hops_lose_no_message() {
     stages.insert(1, ground.stage("two", "three", args));
     ingest.signal(Signal::SIGKILL);
     drop(ingest);
-    // its file is still there, and nobody listens on it
+    // the socket's file exists, and no process listens on it
     let ingest = ground.ingest(&ground.socket(), "");
 
     let sent = send.finish();
@@ -226,7 +226,7 @@ fn an_unreachable_next_hop_is_waited_for_without_using_up_attempts() {
     ground.nsqd.publish_lines("one", lines.join("\n").as_bytes());
     stage.wait_to_say("next hop unreachable, its messages wait");
     wait_until("messages in flight", || ground.nsqd.channel("one", "g").in_flight_count > 0);
-    // it dies with a batch that it has read and not published
+    // the receiver dies with a batch that it has read and not published
     let listener = UnixListener::bind(ground.at("next")).expect("a free name");
     let (mut first, _) = listener.accept().expect("the stage comes");
     assert!(first.read(&mut [0; 10]).expect("lines") > 0);
@@ -329,7 +329,7 @@ fn a_sender_is_throttled_during_an_nsqd_outage_and_loses_no_message() {
     let send = ground.run(&format!("send --to {} --rate max --count 300000", ground.socket())).start();
     wait_until("some messages", || ground.nsqd.published("one") > 10_000);
     ground.nsqd.stop();
-    // the sender goes on until the sockets' buffers are full; what ingest holds is bounded
+    // the sender goes on until the sockets' buffers are full; ingest's memory is bounded
     ingest.wait_to_say("connection lost");
     let memory = ingest.own_memory();
     ground.nsqd.start_again();
@@ -369,7 +369,8 @@ fn packets_become_messages_and_a_full_queue_throttles_a_unix_sender() {
     assert_eq!(all_arrived(&bodies, 3000), 0);
 }
 
-/// Packets that the kernel dropped before it knew whose they were: the loopback device's queue was full. No socket can count these.
+/// Reads the number of packets that the kernel dropped because the loopback device's queue was
+/// full. No socket counts these.
 fn dropped_on_the_way() -> u64 {
     let text = std::fs::read_to_string("/proc/net/softnet_stat").expect("Linux has it");
     let dropped = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1).expect("two columns"), 16);

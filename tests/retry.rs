@@ -1,4 +1,5 @@
-//! Handlers that fail: attempts, pauses, dead letters, and that a message is finished only after its dead letter is safe.
+//! Handlers that fail: attempts, pauses and dead letters; a message is finished only after its dead
+//! letter is acknowledged.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 use crate::support::fake_nsqd::{FakeNsqd, Peer, error, message, message_id, ok};
 use crate::support::{Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
 
-/// A body that is neither text nor one line.
+/// A body with invalid UTF-8 and several lines.
 const BODY: &[u8] = b"line 1\nline 2\0\xff\xfe";
 
 /// A command that counts its runs in a file.
@@ -34,7 +35,8 @@ impl Runs {
         fs::read_to_string(&self.path).unwrap().lines().count()
     }
 
-    /// A handler that counts, and ends with this script, where `$n` is the number of runs with this one.
+    /// Makes a handler that counts its runs and ends with this script, where `$n` is the number of
+    /// the run.
     fn handler(&self, script: &str) -> String {
         let path = self.path.display();
         format!("exec:echo run >>{path}; n=$(wc -l <{path}); {script}")
@@ -58,7 +60,7 @@ fn dead_letter(nsqd: &Nsqd) -> DeadLetter {
     DeadLetter::decode(&Bytes::from(letter)).expect("a dead letter")
 }
 
-/// Fails twice, succeeds then, and ends; says how long that took.
+/// Runs a consumer whose handler fails twice and then succeeds; returns the time that it took.
 fn fails_twice(args: &str) -> Duration {
     let (nsqd, runs) = (Nsqd::with_channel("foo", "1"), Runs::new());
     nsqd.publish("foo", b"a");
@@ -112,7 +114,8 @@ fn a_message_that_always_fails_becomes_a_dead_letter_after_max_attempts() {
     assert!(letter.timestamp > 0 && letter.died > letter.timestamp, "{letter:?}");
 }
 
-/// nsqd and `mqueue broker`, each with `foo` and its group known from the start: nsqd heeds timeouts of a new channel late.
+/// Starts nsqd and `mqueue broker`, each with `foo` and its group from the start: nsqd checks
+/// timeouts of a new channel late.
 fn both_brokers() -> [Nsqd; 2] {
     [Nsqd::real(&[]), Nsqd::embedded(&[])].map(|mut nsqd| {
         nsqd.create("foo", "1");
@@ -191,7 +194,8 @@ fn a_handler_over_its_timeout_is_killed_and_counts_as_failed() {
     assert_eq!(dead_letter(&nsqd).reason, "timed out after 200ms");
 }
 
-/// Lets the consumer fail on one message, up to the PUB of its dead letter; gives its connection and the publisher's.
+/// Lets the consumer fail on one message, up to the PUB of its dead letter; returns the consumer's
+/// and the publisher's connection.
 fn dying(fake: &FakeNsqd) -> (Mqueue, Peer, Peer) {
     let consumer = with_handler(consumer(&fake.tcp(), "--max-attempts 1"), "exec:exit 1").start();
     let mut subscriber = fake.subscribed();
@@ -219,7 +223,7 @@ fn a_message_is_finished_only_after_its_dead_letter_is_acknowledged() {
     let fake = FakeNsqd::start();
     let (_consumer, mut subscriber, mut publisher) = dying(&fake);
     assert_eq!(answers(&subscriber.said()), Vec::<&Command>::new());
-    // refused once, and taken when it comes again
+    // refused once, and accepted when it is published again
     publisher.send(&error("E_PUB_FAILED PUB failed exiting"));
     drop(publisher);
     let mut publisher = publishes_dead_letter(&fake);
@@ -272,7 +276,7 @@ fn a_message_of_the_largest_size_becomes_a_dead_letter_and_is_redriven_whole() {
 #[test]
 fn dead_letters_of_a_batch_are_published_together() {
     let fake = FakeNsqd::start();
-    // a body of two lines is none that this handler can hand over
+    // this handler cannot pass on a body of two lines
     let consumer = with_handler(consumer(&fake.tcp(), ""), "unix:/nonexistent").start();
     let mut subscriber = fake.subscribed();
     subscriber.until_ready();

@@ -1,4 +1,4 @@
-//! What a signal does to messages: handled once, or back in the queue at once; never lost, never twice.
+//! Signals: each message is handled once, or requeued at once; none is lost or handled twice.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Mqueue, Nsqd, consumer, needs, wait_until, wait_within};
 
-/// The messages' bodies: numbers.
+/// Makes the messages' bodies: numbers.
 fn numbers(count: usize) -> Vec<String> {
     (0..count).map(|number| number.to_string()).collect()
 }
@@ -17,7 +17,7 @@ fn publish(nsqd: &Nsqd, count: usize) {
     nsqd.publish_lines("foo", numbers(count).join("\n").as_bytes());
 }
 
-/// True once the process has ended, whether or not somebody has waited for it.
+/// Returns true once the process has ended, even if no parent has waited for it.
 fn has_ended(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z') || rest.is_empty())
@@ -58,7 +58,7 @@ fn a_second_ctrl_c_kills_all_child_processes_and_requeues_their_messages_at_once
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pids");
     let pids = || fs::read_to_string(&path).unwrap_or_default();
-    // a shell and its child: both must go, even if they do not listen
+    // a shell and its child: both must end, even if they ignore SIGTERM
     let script = format!("exec:trap '' INT TERM; sleep 1000 & echo $$ $! >>{}; wait", path.display());
     let consumer = consumer(&nsqd.tcp(), "--concurrency 30").arg("--handler").arg(&script).start();
     wait_until("30 commands run", || pids().lines().count() == 30);

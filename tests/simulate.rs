@@ -1,4 +1,5 @@
-//! `mqueue simulate`: every chunk is accounted for, a seed makes the same run again, and wrong numbers are told with their ranges.
+//! `mqueue simulate`: every chunk is accounted for, a seed repeats its run, and numbers out of
+//! range are refused.
 
 use std::io::{BufRead, BufReader};
 
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::{Nsqd, mqueue, needs, wait_until};
 
-/// Runs it with `--report json`: the last line.
+/// Runs `mqueue simulate --report json`; returns the last line.
 #[track_caller]
 fn simulate(args: &str) -> Value {
     let finished = mqueue(&format!("simulate --report json {args}")).run();
@@ -26,15 +27,16 @@ fn the_default_settings_drop_nothing() {
     assert_eq!((number(&report, "dropped"), number(&report, "given_up")), (0, 0));
     assert_eq!(number(&report, "processed"), number(&report, "generated"));
     assert!((450..750).contains(&number(&report, "generated")), "{report}");
-    // other tests run beside it: how long it takes is judged elsewhere
+    // other tests run beside this one: another test judges the times
     assert!((20.0..100.0).contains(&report["latency_ms"]["p50"].as_f64().expect("a latency")), "{report}");
 }
 
-/// For a quiet machine, and the optimised program: `cargo test --release -- --ignored the_default_settings_take_no_longer`.
+/// For a quiet machine, and the optimised program: `cargo test --release -- --ignored
+/// the_default_settings_take_no_longer`.
 #[test]
 #[ignore = "takes a minute, and judges times"]
 fn the_default_settings_take_no_longer_than_the_work_for_a_minute() {
-    // other work on the machine only ever adds: one of three runs has to hold
+    // other work on the machine only adds time: one of three runs must hold
     let hold = (0..3).any(|_| {
         let report = simulate("--duration 60");
         eprintln!("{report}");
@@ -85,7 +87,8 @@ fn a_seed_repeats_its_workload_exactly() {
 fn too_few_workers_drop_nothing_via_nsq() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
-    // 10 workers can do 286 chunks a second, and 400 are to be made: the streams are slowed down, and make them later
+    // 10 workers can do 286 chunks a second, and 400 are due: the streams are throttled, and make
+    // chunks later
     let load = "--via broker --duration 3 --streams 200 --workers 10 --buffer 100";
     for to in [format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http()), String::new()] {
         let report = simulate(&format!("{load} {to}"));

@@ -1,11 +1,13 @@
-//! Consumers that sleep, in a real systemd that scripts/with-systemd boots: each test is a script of tests/systemd.
+//! Sleeping consumers on a real systemd, which scripts/with-systemd boots: each test is a script in
+//! tests/systemd.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::needs;
 
-/// Runs `tests/systemd/NAME` inside; says so if it cannot run here, which is a failure where MQUEUE_REQUIRE_PEERS=1.
+/// Runs `tests/systemd/NAME` inside; skips the test if it cannot run here, which is a failure with
+/// MQUEUE_REQUIRE_PEERS=1.
 fn inside(script: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let required = std::env::var("MQUEUE_REQUIRE_PEERS").is_ok_and(|v| v == "1");
@@ -18,7 +20,7 @@ fn inside(script: &str) {
     let run = Command::new(root.join("scripts/with-systemd"))
         .arg(root.join("tests/systemd").join(script))
         .env("MQUEUE", env!("CARGO_BIN_EXE_mqueue"))
-        // a debug build takes longer to start, and the other tests run beside it
+        // a debug build takes longer to start, and other tests run beside this one
         .env("SLACK", "2")
         .output()
         .expect("the script is there");

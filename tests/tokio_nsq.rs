@@ -58,7 +58,7 @@ fn a_failing_message_is_retried_and_becomes_a_dead_letter() {
     nsqd.publish("foo", b"x");
     let args = "--client tokio-nsq --handler exec:false --max-attempts 3 --retry-delay 100ms --timeout 2";
     let finished = consumer(&nsqd.tcp(), args).run();
-    // Nothing was done, and something failed.
+    // exit code 5: nothing was done, and something failed
     assert_eq!(finished.code, Some(5), "{}", finished.stderr);
     assert_eq!(nsqd.published("foo.dead"), 1, "{}", finished.stderr);
     assert_eq!(nsqd.channel("foo", "1").requeue_count, 2);
