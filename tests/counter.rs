@@ -8,7 +8,7 @@ fn worker(gateway: &Gateway, args: &str) -> Mqueue {
     mqueue(&format!("worker --queue {} {args}", gateway.url()))
 }
 
-/// Reads the numbers that a worker printed, each in a line that begins with `start`.
+/// Reads the numbers that a worker printed, each in a line that begins with `line`.
 #[track_caller]
 fn counted(worker: &Finished, line: &str) -> Vec<u64> {
     let number = |said: &str| said.strip_prefix(line).and_then(|number| number.parse().ok());

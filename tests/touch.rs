@@ -40,7 +40,7 @@ fn messages_that_wait_behind_a_slow_handler_are_kept_alive() {
 }
 
 /// Freezes a consumer whose handler waits for `door` (made before or after the freeze ends) until
-/// its message has come again several times. Its handler may run once only.
+/// its message has been redelivered several times. The handler must run only once.
 fn frozen(door_opens_before_the_thaw: bool) {
     let nsqd = Nsqd::with_channel("foo", "1");
     let folder = tempfile::tempdir().unwrap();

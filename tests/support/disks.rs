@@ -49,8 +49,8 @@ pub struct BadDisk(Child);
 
 impl BadDisk {
     /// Makes each of these system calls of this process fail with EIO, on these files or on all.
-    /// `None`, and the test is skipped, where strace cannot do that. strace says that it is
-    /// attached a moment before it interferes: wait for what follows from a failure.
+    /// Returns `None`, and skips the test, where strace cannot do that. strace reports that it is
+    /// attached a moment before it interferes: wait for an effect of a failure.
     pub fn of(pid: u32, calls: &str, files: &[&Path]) -> Option<Self> {
         let mut strace = Command::new("strace")
             .args(["-f", "-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:error=EIO")])
@@ -73,8 +73,8 @@ impl BadDisk {
         strace.map(Self).filter(|_| attached)
     }
 
-    /// What stands before a command of which each of these system calls on this file is to fail, in
-    /// a shell. `None`, and the test is skipped, where strace cannot do that.
+    /// Returns the shell prefix for a command that makes each of these system calls on this file
+    /// fail. Returns `None`, and skips the test, where strace cannot do that.
     pub fn around(calls: &str, file: &Path) -> Option<String> {
         let can = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
         if !can.is_ok_and(|output| output.status.success()) {

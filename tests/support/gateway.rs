@@ -38,7 +38,7 @@ impl Gateway {
         Self::of(mqueue(&format!("gateway {flags}")).start())
     }
 
-    /// Makes a client of a gateway that runs already.
+    /// Waits until this gateway listens.
     pub fn of(program: Mqueue) -> Self {
         let said = "listening on http://";
         program.wait_to_say(said);

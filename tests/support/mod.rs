@@ -33,7 +33,7 @@ pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     wait_within(PATIENCE, what, condition);
 }
 
-/// Waits for a condition until the deadline.
+/// Waits for a condition for at most `patience`.
 #[track_caller]
 pub fn wait_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();

@@ -179,8 +179,8 @@ impl Nsqd {
         Self { server: Server::start_with_files("mqueue", args, Some(files)), data }
     }
 
-    /// With a channel that it knows from its start: the timeouts and delays of one that is new are
-    /// heeded only after up to 5 s (`QueueScanRefreshInterval`).
+    /// Starts nsqd with a channel that exists from the start: nsqd checks timeouts and delays of a
+    /// new channel only after up to 5 s (`QueueScanRefreshInterval`).
     pub fn with_channel(topic: &str, channel: &str) -> Self {
         let mut nsqd = Self::start();
         nsqd.create(topic, channel);

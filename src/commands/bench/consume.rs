@@ -72,16 +72,16 @@ pub(super) async fn close_all(consumers: Vec<Consumer>) {
 /// Waits until `messages` messages were handled, or no more arrive; `stop` shortens the wait to a
 /// grace period.
 pub(super) async fn wait_until_handled(run: &BenchRun, messages: u64, stop: &CancellationToken) {
-    let mut moments = interval(CHECK_INTERVAL);
-    moments.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut seen, mut since, mut hurried) = (0, Instant::now(), None);
+    let mut ticks = interval(CHECK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut seen, mut since, mut stop_seen) = (0, Instant::now(), None);
     loop {
-        moments.tick().await;
+        ticks.tick().await;
         let (now, handled) = (Instant::now(), run.stats.borrow().handled.total);
         if handled != seen {
             (seen, since) = (handled, now);
         }
-        let stopped = stop.is_cancelled().then(|| *hurried.get_or_insert(now));
+        let stopped = stop.is_cancelled().then(|| *stop_seen.get_or_insert(now));
         let is_over = run.plan.what == BenchMode::Consume && run.closed.is_cancelled();
         if handled >= messages || is_over || stopped.is_some_and(|at| now - at > STOP_GRACE) {
             return;

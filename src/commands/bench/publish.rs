@@ -58,55 +58,55 @@ impl BenchPublisher<'_> {
 
     /// Publishes each batch when it is due, whether or not earlier ones were acknowledged.
     async fn on_schedule(&self, run: &BenchRun, rate: f64) -> std::io::Result<()> {
-        let (alarm, batch) = (PreciseTimer::start()?, run.plan.batch);
+        let (timer, batch) = (PreciseTimer::start()?, run.plan.batch);
         let schedule = Schedule::new(run.begun, rate / f64::from(batch));
         let cost = BATCH_COST + batch as usize * (self.bodies.size() + MESSAGE_COST);
         let room = (MAX_BYTES_ON_SCHEDULE / cost).max(self.publishers.len());
-        let mut flights = FuturesUnordered::new();
-        let mut made = 0;
+        let mut in_flight = FuturesUnordered::new();
+        let mut sent = 0;
         'sending: loop {
             // read before the clock: batches due by the end are still sent after it, up to
             // `MAX_STARTED`
             let is_over = run.closed.is_cancelled();
             let due = schedule.due(Instant::now());
-            let most = due.min(made + MAX_STARTED);
-            while made < most && flights.len() < room {
-                let at = schedule.at(made);
+            let most = due.min(sent + MAX_STARTED);
+            while sent < most && in_flight.len() < room {
+                let at = schedule.at(sent);
                 let Some(count) = run.reserve(batch, at) else { break 'sending };
                 run.stats.borrow_mut().sent_late(count, at, Instant::now());
-                let publisher = &self.publishers[(made % self.publishers.len() as u64) as usize];
-                flights.push(self.batch(run, publisher, count, at));
-                made += 1;
+                let publisher = &self.publishers[(sent % self.publishers.len() as u64) as usize];
+                in_flight.push(self.batch(run, publisher, count, at));
+                sent += 1;
             }
             if is_over {
                 break;
             }
-            let is_full = flights.len() >= room;
+            let is_full = in_flight.len() >= room;
             let wake = async {
-                match made < due {
+                match sent < due {
                     true if is_full => std::future::pending().await,
                     true => tokio::task::yield_now().await,
-                    false => alarm.at(schedule.at(made)).await,
+                    false => timer.at(schedule.at(sent)).await,
                 }
             };
             tokio::select! {
                 biased;
-                () = settle(&mut flights, is_full) => {}
+                () = settle(&mut in_flight, is_full) => {}
                 () = wake => {}
                 () = run.closed.cancelled() => {}
             }
         }
-        self.give_up(run, &schedule, made);
-        while flights.next().await.is_some() {}
+        self.give_up(run, &schedule, sent);
+        while in_flight.next().await.is_some() {}
         Ok(())
     }
 
-    /// Records the batches from `made` on that were due before the end as unsent.
-    fn give_up(&self, run: &BenchRun, schedule: &Schedule, made: u64) {
+    /// Records the batches from `sent` on that were due before the end as unsent.
+    fn give_up(&self, run: &BenchRun, schedule: &Schedule, sent: u64) {
         let until = run.stats.borrow().window.until.unwrap_or_else(Instant::now);
         let due = schedule.due(until - Duration::from_nanos(1));
-        let stride = due.saturating_sub(made) / MAX_UNSENT_RECORDS + 1;
-        for n in (made..due).step_by(stride as usize) {
+        let stride = due.saturating_sub(sent) / MAX_UNSENT_RECORDS + 1;
+        for n in (sent..due).step_by(stride as usize) {
             let (at, batches) = (schedule.at(n), stride.min(due - n));
             let most = u32::try_from(batches.saturating_mul(u64::from(run.plan.batch))).unwrap_or(u32::MAX);
             let Some(count) = run.reserve(most, at) else { break };
@@ -154,8 +154,8 @@ impl BenchPublisher<'_> {
 
 /// Takes answers as they come: returns after the first if there is no room for more, otherwise
 /// never. Cancel-safe.
-async fn settle(flights: &mut FuturesUnordered<impl Future<Output = ()>>, is_full: bool) {
-    while flights.next().await.is_some() {
+async fn settle(in_flight: &mut FuturesUnordered<impl Future<Output = ()>>, is_full: bool) {
+    while in_flight.next().await.is_some() {
         if is_full {
             return;
         }

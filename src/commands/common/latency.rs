@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 /// The longest latency recorded, an hour, in nanoseconds. Longer ones count as an hour.
-const LONGEST: u64 = 3_600_000_000_000;
+const MAX_NANOS: u64 = 3_600_000_000_000;
 
 /// Histogram of latencies from 1 ns to an hour, exact to 0.1 %, in some 300 KB whatever the number
 /// of latencies.
@@ -27,7 +27,7 @@ pub(crate) struct Quantiles {
 impl LatencyHistogram {
     /// Makes an empty histogram.
     pub(crate) fn new() -> Self {
-        Self(Histogram::new_with_bounds(1, LONGEST, 3).expect("valid bounds"))
+        Self(Histogram::new_with_bounds(1, MAX_NANOS, 3).expect("valid bounds"))
     }
 
     /// Records one latency.
@@ -37,8 +37,8 @@ impl LatencyHistogram {
 
     /// Records the same latency `times` times.
     pub(crate) fn record_times(&mut self, latency: Duration, times: u64) {
-        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(LONGEST);
-        self.0.saturating_record_n(nanos.clamp(1, LONGEST), times);
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(MAX_NANOS);
+        self.0.saturating_record_n(nanos.clamp(1, MAX_NANOS), times);
     }
 
     /// Returns the mean; `None` if nothing was recorded.

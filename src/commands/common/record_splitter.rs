@@ -12,9 +12,9 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem::{Finder, find_iter};
 
 /// Size of a read: two fills of a pipe, and one command to the publisher.
-const BUFFER: usize = 128 * 1024;
+const READ_LEN: usize = 128 * 1024;
 /// Free space below which a new buffer is started.
-const LITTLE_SPACE: usize = 16 * 1024;
+const MIN_FREE_SPACE: usize = 16 * 1024;
 
 /// The records cut from the input so far; see [`RecordSplitter::take`].
 #[derive(Debug, Default, PartialEq)]
@@ -39,21 +39,21 @@ pub(crate) struct RecordSplitter {
     /// Bytes of the input in which no delimiter begins.
     scanned: usize,
     /// True while the current record is already too long.
-    passing_over: bool,
+    skipping: bool,
 }
 
 impl RecordSplitter {
     /// Makes a splitter for records of at most `max` bytes, each ended by `delimiter` or by the end
     /// of the input.
     pub(crate) fn new(delimiter: Option<Bytes>, max: usize) -> Self {
-        Self { delimiter, max, buffer: BytesMut::new(), filled: 0, scanned: 0, passing_over: false }
+        Self { delimiter, max, buffer: BytesMut::new(), filled: 0, scanned: 0, skipping: false }
     }
 
     /// Returns the space to read into; never empty.
     pub(crate) fn space(&mut self) -> &mut [u8] {
-        if self.buffer.len() - self.filled < LITTLE_SPACE {
+        if self.buffer.len() - self.filled < MIN_FREE_SPACE {
             // the buffer doubles for a long unfinished record
-            let mut buffer = BytesMut::zeroed(BUFFER.max(2 * self.filled));
+            let mut buffer = BytesMut::zeroed(READ_LEN.max(2 * self.filled));
             buffer[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
             self.buffer = buffer;
         }
@@ -69,7 +69,7 @@ impl RecordSplitter {
             self.take_delimited(&delimiter, &mut cut);
         }
         if self.filled > self.max {
-            self.pass_over(&mut cut);
+            self.skip_record(&mut cut);
         }
         cut
     }
@@ -83,7 +83,7 @@ impl RecordSplitter {
         if !nothing {
             self.add(rest, &mut cut);
         }
-        (self.filled, self.scanned, self.passing_over) = (0, 0, false);
+        (self.filled, self.scanned, self.skipping) = (0, 0, false);
         cut
     }
 
@@ -109,7 +109,7 @@ impl RecordSplitter {
     }
 
     fn add(&mut self, record: Bytes, cut: &mut SplitRecords) {
-        if std::mem::take(&mut self.passing_over) {
+        if std::mem::take(&mut self.skipping) {
             // counted when it became too long
         } else if record.is_empty() {
             cut.empty += 1;
@@ -121,13 +121,13 @@ impl RecordSplitter {
     }
 
     /// Discards the current record, except for bytes that may begin a delimiter.
-    fn pass_over(&mut self, cut: &mut SplitRecords) {
+    fn skip_record(&mut self, cut: &mut SplitRecords) {
         let delimiter = self.delimiter.as_ref().map_or(0, Bytes::len);
         // a record that ends in part of a delimiter may still be short enough
-        if !self.passing_over && self.filled < self.max + delimiter {
+        if !self.skipping && self.filled < self.max + delimiter {
             return;
         }
-        if !std::mem::replace(&mut self.passing_over, true) {
+        if !std::mem::replace(&mut self.skipping, true) {
             cut.too_long += 1;
         }
         let keep = delimiter.saturating_sub(1).min(self.filled);
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_record_may_be_longer_than_a_read() {
-        let long = "x".repeat(10 * BUFFER);
+        let long = "x".repeat(10 * READ_LEN);
         let got = cut(Some("\n"), usize::MAX - 1, &[b"a\n", long.as_bytes(), b"\nb"]);
         assert_eq!(got, (vec!["a".to_owned(), long, "b".to_owned()], 0, 0));
     }
@@ -205,7 +205,7 @@ mod tests {
         let mut too_long = 0;
         for _ in 0..100 {
             let space = records.space();
-            assert!(space.len() <= BUFFER);
+            assert!(space.len() <= READ_LEN);
             space.fill(b'x');
             let read = space.len();
             too_long += records.take(read).too_long;

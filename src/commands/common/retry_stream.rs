@@ -21,13 +21,13 @@ use mqueue::proto::{ChannelName, TopicName};
 
 /// Interval at which consumers look for messages redriven to their group.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-const END: &str = ".retry";
+const SUFFIX: &str = ".retry";
 const MAX_NAME: usize = 64;
 
 /// Returns the name of the retry stream of `group` of `stream`: both names, as far as there is
 /// room, and a hash that tells `a.b` and `c` from `a` and `b.c`.
 pub(crate) fn stream_of(stream: &TopicName, group: &ChannelName) -> TopicName {
-    let hash = format!(".{:016x}{END}", fnv(stream.as_str().bytes().chain([0]).chain(group.as_str().bytes())));
+    let hash = format!(".{:016x}{SUFFIX}", fnv(stream.as_str().bytes().chain([0]).chain(group.as_str().bytes())));
     let bare = |name: &str| name.trim_end_matches("#ephemeral").to_owned();
     let mut names = format!("{}.{}", bare(stream.as_str()), bare(group.as_str()));
     names.truncate(MAX_NAME - hash.len());

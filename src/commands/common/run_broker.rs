@@ -75,7 +75,7 @@ pub(crate) struct RunBroker {
 #[derive(Debug)]
 enum StartedBroker {
     InThisProcess(EmbeddedBroker),
-    Child(BrokerProcess),
+    Child(Box<BrokerProcess>),
 }
 
 impl RunBroker {
@@ -94,7 +94,7 @@ impl RunBroker {
     pub(crate) async fn start_process(name: &str) -> anyhow::Result<Self> {
         let child = BrokerProcess::start(name).await?;
         let addresses = BrokerAddresses { tcp: vec![child.tcp.clone()], http: vec![child.http.clone()] };
-        Ok(Self { addresses, started: Some(StartedBroker::Child(child)) })
+        Ok(Self { addresses, started: Some(StartedBroker::Child(Box::new(child))) })
     }
 
     /// Makes a run's broker of nsqds that run already.

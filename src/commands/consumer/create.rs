@@ -72,26 +72,26 @@ impl GroupCreation<'_> {
     /// its result.
     async fn retry(&mut self) {
         let mut pauses = Backoff::new(PAUSES.0, PAUSES.1, fastrand::Rng::new());
-        let mut told = None;
+        let mut logged = None;
         loop {
-            let first = if told.is_none() { FIRST_TRY_TIMEOUT } else { Duration::MAX };
+            let first = if logged.is_none() { FIRST_TRY_TIMEOUT } else { Duration::MAX };
             let tried =
                 timeout(first, self.try_all()).await.map_err(|_| format!("no answer within {FIRST_TRY_TIMEOUT:?}"));
-            let trouble = match tried {
+            let problem = match tried {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(silence) => Some(silence),
             };
-            let Some(trouble) = trouble else {
+            let Some(problem) = problem else {
                 Notifier.status("the group exists");
                 return Notifier.ready();
             };
-            if told.as_ref() != Some(&trouble) {
+            if logged.as_ref() != Some(&problem) {
                 let Args { stream, group, .. } = self.args;
-                tracing::warn!(%stream, %group, "cannot create the group: {trouble}; trying again until it exists");
-                Notifier.status(&format!("cannot create the group yet: {trouble}"));
+                tracing::warn!(%stream, %group, "cannot create the group: {problem}; trying again until it exists");
+                Notifier.status(&format!("cannot create the group yet: {problem}"));
                 Notifier.ready();
-                told = Some(trouble);
+                logged = Some(problem);
             }
             sleep(pauses.next().unwrap_or(PAUSES.1)).await;
         }

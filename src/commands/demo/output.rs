@@ -25,11 +25,11 @@ impl DemoOutput {
         }
     }
 
-    /// Prints a line of `who`, with the time.
-    pub(super) fn line(&self, who: &str, what: &str) {
-        let (bold, plain) = if self.colours { (colour(who), "\x1b[0m") } else { ("", "") };
+    /// Prints a line of `source`, with the time.
+    pub(super) fn line(&self, source: &str, what: &str) {
+        let (bold, plain) = if self.colours { (colour(source), "\x1b[0m") } else { ("", "") };
         let time = self.begun.elapsed().as_secs_f64();
-        self.stdout.write(&format!("{time:7.2} s  {bold}{who:<8}{plain}  {what}\n"));
+        self.stdout.write(&format!("{time:7.2} s  {bold}{source:<8}{plain}  {what}\n"));
     }
 
     /// Prints the table at the end.
@@ -65,8 +65,8 @@ fn wakes(stats: &DemoStats) -> String {
     }
 }
 
-fn colour(who: &str) -> &'static str {
-    match who {
+fn colour(source: &str) -> &'static str {
+    match source {
         AWAKE => "\x1b[32m",
         ASLEEP => "\x1b[1;35m",
         _ => "\x1b[36m",

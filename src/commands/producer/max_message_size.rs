@@ -76,7 +76,7 @@ mod tests {
     #[tokio::test]
     async fn waiting_for_a_limit_below_a_size_ends_when_it_is_known() {
         let limit = MaxMessageSize::unknown();
-        let learn = async { [200, 100].map(|told| limit.learn(told)) };
+        let learn = async { [200, 100].map(|one| limit.learn(one)) };
         assert_eq!(tokio::join!(limit.turns_out_below(101), learn).0, 100);
     }
 
@@ -84,8 +84,8 @@ mod tests {
     fn the_lowest_limit_counts() {
         let limit = MaxMessageSize::unknown();
         assert_eq!(limit.known(), None);
-        for (told, expected) in [(100, 100), (200, 100), (50, 50)] {
-            limit.learn(told);
+        for (one, expected) in [(100, 100), (200, 100), (50, 50)] {
+            limit.learn(one);
             assert_eq!(limit.known(), Some(expected));
         }
     }

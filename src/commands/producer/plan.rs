@@ -11,7 +11,7 @@ use crate::commands::common::exit::Failure;
 use crate::commands::producer::args::{Args, Delimiter};
 
 /// The default time between generated events.
-const INTERVAL: Duration = Duration::from_secs(1);
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The plan of a run.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl ProducerPlan {
         let pace = match (args.pace.rate, args.pace.interval, &from) {
             (Some(rate), _, _) => ProducerPace::Rate(rate),
             (None, Some(Duration::ZERO) | None, InputSource::Files { .. }) => ProducerPace::Bulk,
-            (None, interval, _) => ProducerPace::OneByOne(interval.unwrap_or(INTERVAL)),
+            (None, interval, _) => ProducerPace::OneByOne(interval.unwrap_or(DEFAULT_INTERVAL)),
         };
         Ok(Self { from, pace, count: args.pace.count, duration: args.pace.duration })
     }

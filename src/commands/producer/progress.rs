@@ -13,10 +13,10 @@ use super::reader;
 use super::stats::ProducerStats;
 
 /// Messages a second up to which each one is logged.
-const SLOW: f64 = 10.0;
-const FIRST_LINE: Duration = Duration::from_secs(1);
-const NEXT_LINES: Duration = Duration::from_secs(10);
-const REDRAW: Duration = Duration::from_millis(100);
+const MAX_LOGGED_RATE: f64 = 10.0;
+const FIRST_LOG_AFTER: Duration = Duration::from_secs(1);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The kind of progress output.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl ProducerProgress {
             (Some(unit), ..) if terminal => Self::Bar(bar(unit), unit),
             (Some(_), ..) => Self::Nothing,
             (None, InputSource::Events { tasks, .. }, ProducerPace::OneByOne(interval))
-                if f64::from(*tasks) <= SLOW * interval.as_secs_f64() =>
+                if f64::from(*tasks) <= MAX_LOGGED_RATE * interval.as_secs_f64() =>
             {
                 Self::Each
             }
@@ -81,7 +81,7 @@ impl ProducerProgress {
                         BarUnit::Time(_) => started.elapsed().as_millis() as u64,
                     }
                 });
-                sleep(REDRAW).await;
+                sleep(REDRAW_INTERVAL).await;
             },
         }
     }
@@ -116,10 +116,10 @@ fn bar(unit: BarUnit) -> ProgressBar {
 
 async fn lines(stats: &ProducerStats) -> Infallible {
     let (mut last, mut before) = (Instant::now(), 0);
-    let mut pause = FIRST_LINE;
+    let mut pause = FIRST_LOG_AFTER;
     loop {
         sleep(pause).await;
-        pause = NEXT_LINES;
+        pause = LOG_INTERVAL;
         let (acknowledged, failed, quantiles) = {
             let counts = stats.counts();
             (counts.acknowledged, counts.failed, counts.latency.quantiles())

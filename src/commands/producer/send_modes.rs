@@ -88,27 +88,27 @@ impl ProducerRun<'_> {
         rate: f64,
         time: Option<Duration>,
     ) -> io::Result<()> {
-        let alarm = PreciseTimer::start()?;
+        let timer = PreciseTimer::start()?;
         let start = Instant::now();
         let schedule = Schedule::new(start, rate);
         let last_moment = time.map(|time| start + time.saturating_sub(Duration::from_nanos(1)));
         let mut in_flight = InFlightBatches::new(self.publisher, MAX_BYTES_ON_SCHEDULE);
-        let mut made = 0;
+        let mut sent = 0;
         loop {
             // read before the clock: messages due by the end are sent after it
             let over = self.stop.is_cancelled();
             let now = Instant::now();
             let due = schedule.due(last_moment.map_or(now, |last| now.min(last)));
-            if made < due && in_flight.has_room() {
-                let Some(bodies) = self.take_due(&mut source, due - made).await else { break };
-                let next = made + bodies.len() as u64;
-                in_flight.launch(MessageBatch { bodies, due: (made..next).map(|n| schedule.at(n)).collect() });
-                made = next;
+            if sent < due && in_flight.has_room() {
+                let Some(bodies) = self.take_due(&mut source, due - sent).await else { break };
+                let next = sent + bodies.len() as u64;
+                in_flight.launch(MessageBatch { bodies, due: (sent..next).map(|n| schedule.at(n)).collect() });
+                sent = next;
             }
-            match (made < due, in_flight.has_room()) {
+            match (sent < due, in_flight.has_room()) {
                 (true, true) => in_flight.settle_until(tokio::task::yield_now()).await,
                 (_, _) if over => {
-                    self.publisher.stats.unsent((due - made).min(self.left.get()));
+                    self.publisher.stats.unsent((due - sent).min(self.left.get()));
                     break;
                 }
                 (true, false) => tokio::select! {
@@ -116,7 +116,7 @@ impl ProducerRun<'_> {
                     () = self.stop.cancelled() => {}
                 },
                 (false, _) => tokio::select! {
-                    () = in_flight.settle_until(alarm.at(schedule.at(made))) => {}
+                    () = in_flight.settle_until(timer.at(schedule.at(sent))) => {}
                     () = self.stop.cancelled() => {}
                 },
             }

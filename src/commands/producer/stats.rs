@@ -15,7 +15,7 @@ use mqueue::plural::count;
 /// Shortest time between two log lines about failures of the same kind.
 const MIN_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// A message handed over later than this after it was due counts as late.
-const LATE: Duration = Duration::from_millis(10);
+const LATE_AFTER: Duration = Duration::from_millis(10);
 
 /// The kind of a failure; failures are logged per kind, so that a thousand of them are not a
 /// thousand lines.
@@ -99,7 +99,7 @@ impl ProducerStats {
     pub(super) fn sent_after(&self, lateness: Duration) {
         let mut counts = self.0.borrow_mut();
         counts.lateness.record(lateness);
-        counts.late += u64::from(lateness > LATE);
+        counts.late += u64::from(lateness > LATE_AFTER);
     }
 
     /// Counts acknowledged messages, with their total bytes and their common latency.

@@ -55,9 +55,9 @@ mod tests {
 
     #[test]
     fn the_size_limit_is_read_from_a_refusal() {
-        let told = |text: &'static str| limit_in(&WireError::parse(text.as_bytes().into()));
-        assert_eq!(told("E_BAD_MESSAGE PUB message too big 2000000 > 1048576"), Some(1_048_576));
-        assert_eq!(told("E_BAD_MESSAGE PUB invalid message body size 0"), None);
-        assert_eq!(told("E_BAD_BODY MPUB body too big 2000000 > 1048576"), None);
+        let limit = |text: &'static str| limit_in(&WireError::parse(text.as_bytes().into()));
+        assert_eq!(limit("E_BAD_MESSAGE PUB message too big 2000000 > 1048576"), Some(1_048_576));
+        assert_eq!(limit("E_BAD_MESSAGE PUB invalid message body size 0"), None);
+        assert_eq!(limit("E_BAD_BODY MPUB body too big 2000000 > 1048576"), None);
     }
 }

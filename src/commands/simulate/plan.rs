@@ -11,7 +11,7 @@ use super::workload::Workload;
 use crate::commands::common::latency::{LatencyHistogram, Quantiles};
 
 /// Approximate number of chunks to play, unless a duration is given.
-const CHUNKS: f64 = 60_000.0;
+const PLAYED_CHUNKS: f64 = 60_000.0;
 
 /// The result of a pool.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ pub(super) fn plan(settings: &SimulationSettings, duration: Option<Duration>) ->
     let work = (least + most) / 2.0;
     let variation = (most - least).powi(2) / 12.0 / (work * work);
     let load = rate * work;
-    let duration = duration.unwrap_or_else(|| Duration::from_secs_f64((CHUNKS / rate).clamp(1.0, 3600.0)));
+    let duration = duration.unwrap_or_else(|| Duration::from_secs_f64((PLAYED_CHUNKS / rate).clamp(1.0, 3600.0)));
     let buffers: BTreeSet<u32> = [settings.buffer / 5, settings.buffer, settings.buffer * 4].map(|n| n.max(1)).into();
     let mut text = format!(
         "{} streams, a chunk every {:.0} ms on the average: {rate:.0} chunks/s, {:.1} ms of work each: {load:.1} workers' work

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 /// Limit on the points of a series.
 const MAX_POINTS: usize = 240;
 /// The longest latency recorded, ten minutes, in microseconds.
-const LONGEST: u64 = 600_000_000;
+const MAX_MICROS: u64 = 600_000_000;
 
 /// Measurements of some seconds.
 #[derive(Debug, Clone)]
@@ -22,13 +22,13 @@ pub(super) struct SimulationPoint {
 
 impl SimulationPoint {
     pub(super) fn new() -> Self {
-        let latency = Histogram::new_with_bounds(1, LONGEST, 2).expect("valid bounds");
+        let latency = Histogram::new_with_bounds(1, MAX_MICROS, 2).expect("valid bounds");
         Self { seconds: 0.0, processed: 0, dropped: 0, latency }
     }
 
     pub(super) fn record(&mut self, latency: Duration) {
         self.processed += 1;
-        self.latency.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(LONGEST).clamp(1, LONGEST));
+        self.latency.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(MAX_MICROS).clamp(1, MAX_MICROS));
     }
 
     /// Returns a quantile in milliseconds; `None` if nothing was processed.

@@ -15,13 +15,13 @@ const WIDTH: f64 = 860.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 110.0;
 const TOP: f64 = 92.0;
-const PANEL: f64 = 190.0;
-const BETWEEN: f64 = 46.0;
+const PANEL_HEIGHT: f64 = 190.0;
+const PANEL_GAP: f64 = 46.0;
 const BOTTOM: f64 = 52.0;
 /// Distance between labels, or between lines of the subtitle.
-const LABEL: f64 = 15.0;
+const LABEL_HEIGHT: f64 = 15.0;
 /// Upper bound on the average width of a letter of the subtitle.
-const LETTER: f64 = 6.8;
+const LETTER_WIDTH: f64 = 6.8;
 
 /// A picture: panels one below the other, over one horizontal axis.
 #[derive(Debug, Clone)]
@@ -64,17 +64,17 @@ impl Plot {
     /// Draws the figure; returns the file's text.
     pub(crate) fn svg(&self) -> String {
         let subtitle = lines_of(&self.subtitle);
-        let first = TOP + (subtitle.len() - 1) as f64 * LABEL;
-        let height = first + self.panels.len() as f64 * (PANEL + BETWEEN) - BETWEEN + BOTTOM;
+        let first = TOP + (subtitle.len() - 1) as f64 * LABEL_HEIGHT;
+        let height = first + self.panels.len() as f64 * (PANEL_HEIGHT + PANEL_GAP) - PANEL_GAP + BOTTOM;
         let mut svg = Svg::begin(WIDTH, height, &self.title);
         svg.text(LEFT, 30.0, "title", &self.title);
         for (n, line) in subtitle.iter().enumerate() {
-            svg.text(LEFT, 52.0 + n as f64 * LABEL, "note", line);
+            svg.text(LEFT, 52.0 + n as f64 * LABEL_HEIGHT, "note", line);
         }
         let all = self.panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.points);
         let across = Scale::ending(all.map(|point| point.0), LEFT, WIDTH - RIGHT);
         for (n, panel) in self.panels.iter().enumerate() {
-            let top = first + n as f64 * (PANEL + BETWEEN);
+            let top = first + n as f64 * (PANEL_HEIGHT + PANEL_GAP);
             panel.draw(&mut svg, &across, top, n + 1 == self.panels.len());
         }
         svg.text((LEFT + WIDTH - RIGHT) / 2.0, height - 12.0, "axis middle", &self.across);
@@ -84,7 +84,7 @@ impl Plot {
 
 impl Panel {
     fn draw(&self, svg: &mut Svg, across: &Scale, top: f64, is_last: bool) {
-        let bottom = top + PANEL;
+        let bottom = top + PANEL_HEIGHT;
         let up = Scale::of(self.lines.iter().flat_map(|line| &line.points).map(|point| point.1), bottom, top);
         svg.text(LEFT, top - 10.0, "axis", &self.title);
         for (value, label) in up.ticks() {
@@ -118,18 +118,18 @@ impl Panel {
 fn spread(labels: &mut [(f64, &PlotLine)], lowest: f64) {
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
     for n in 1..labels.len() {
-        labels[n].0 = labels[n].0.max(labels[n - 1].0 + LABEL);
+        labels[n].0 = labels[n].0.max(labels[n - 1].0 + LABEL_HEIGHT);
     }
-    let mut below = lowest + LABEL;
+    let mut below = lowest + LABEL_HEIGHT;
     for label in labels.iter_mut().rev() {
-        label.0 = label.0.min(below - LABEL);
+        label.0 = label.0.min(below - LABEL_HEIGHT);
         below = label.0;
     }
 }
 
 /// Breaks a text into lines that fit to the right of `LEFT`.
 fn lines_of(text: &str) -> Vec<String> {
-    let letters = ((WIDTH - LEFT) / LETTER) as usize;
+    let letters = ((WIDTH - LEFT) / LETTER_WIDTH) as usize;
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let line = lines.last_mut().expect("there is always one");
@@ -185,7 +185,7 @@ mod tests {
         let numbers: Vec<f64> = numbers.filter(|n| !n.is_empty()).map(|n| n.parse().expect("a number")).collect();
         assert_eq!(numbers.len(), 200);
         assert!(numbers.chunks(2).all(|at| (LEFT..=WIDTH - RIGHT).contains(&at[0])));
-        assert!(numbers.chunks(2).all(|at| (TOP..=TOP + PANEL).contains(&at[1])));
+        assert!(numbers.chunks(2).all(|at| (TOP..=TOP + PANEL_HEIGHT).contains(&at[1])));
     }
 
     #[test]
@@ -196,7 +196,7 @@ mod tests {
             let mut labels: Vec<(f64, &PlotLine)> = at.into_iter().zip(&lines).collect();
             spread(&mut labels, 100.0);
             assert!(labels.iter().all(|label| label.0 <= 100.0), "{labels:?}");
-            assert!(labels.windows(2).all(|two| two[1].0 - two[0].0 >= LABEL), "{labels:?}");
+            assert!(labels.windows(2).all(|two| two[1].0 - two[0].0 >= LABEL_HEIGHT), "{labels:?}");
         }
     }
 
@@ -204,7 +204,7 @@ mod tests {
     fn a_long_subtitle_is_broken_into_lines_that_fit() {
         let long = "a chunk up to every 400 ms each; ".repeat(10);
         let lines = lines_of(long.trim());
-        assert!(lines.len() > 1 && lines.iter().all(|line| line.chars().count() as f64 * LETTER <= WIDTH - LEFT));
+        assert!(lines.len() > 1 && lines.iter().all(|line| line.chars().count() as f64 * LETTER_WIDTH <= WIDTH - LEFT));
         assert_eq!(lines.join(" "), long.trim());
         assert_eq!(lines_of(""), [""]);
         let mut figure = figure(vec![(0.0, 1.0)]);
