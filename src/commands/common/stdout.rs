@@ -46,7 +46,7 @@ pub(crate) fn is_closed_pipe(error: &io::Error) -> bool {
 /// success.
 ///
 /// # Errors
-/// Fails like [`print`].
+/// Fails like [`print()`].
 pub(crate) fn ended(written: io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if !is_closed_pipe(&error) => {
@@ -80,7 +80,7 @@ impl ProgressOutput {
     /// Returns the result of the output; a closed pipe is success.
     ///
     /// # Errors
-    /// Fails like [`print`].
+    /// Fails like [`print()`].
     pub(crate) fn end(&self) -> Result<(), Failure> {
         ended(self.closed.take().map_or(Ok(()), Err))
     }
