@@ -33,7 +33,7 @@ impl EarlierReport {
     /// Reads a report. Fails if the file holds none.
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
         let failure = |e: &dyn std::fmt::Display| {
-            let line = format!("cannot compare with {}: {e}: name a file written by --json", path.display());
+            let line = format!("cannot compare with {}: {e}: name a file written by --output json", path.display());
             Failure::new(Exit::Usage, line)
         };
         let text = std::fs::read_to_string(path).map_err(|e| failure(&e))?;
