@@ -13,7 +13,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use self::commands::cli::{self, Cli, Command};
+use self::commands::cli::{self, Cli, CliCommand};
 use self::commands::common::exit::{Exit, Failure};
 use self::commands::common::journal::FieldsInText;
 use self::commands::common::stdout;
@@ -21,7 +21,7 @@ use self::commands::refusal;
 
 /// Notes a closed stdout. Runs before `main`, because std replaces a closed stdout with /dev/null.
 #[ctor::ctor(unsafe)]
-fn look_at_stdout() {
+fn note_closed_stdout() {
     if nix::fcntl::fcntl(io::stdout(), nix::fcntl::FcntlArg::F_GETFD) == Err(nix::errno::Errno::EBADF) {
         stdout::was_closed_at_start();
     }
@@ -30,12 +30,12 @@ fn look_at_stdout() {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(told) => return tell(&cli::grouped_by_task(told)),
+        Err(error) => return print_clap_error(&cli::grouped_by_task(error)),
     };
     match start(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            report(&error);
+            print_error(&error);
             error.downcast_ref::<Failure>().map_or(Exit::Failure, |failure| failure.exit).into()
         }
     }
@@ -50,25 +50,26 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM).context("cannot end with the parent")?;
     }
     // one thread: the work is waiting for I/O, and a message never changes threads
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let exit = runtime.block_on(async {
         match cli.command {
-            Command::Demo(args) => commands::demo::run(args).await,
-            Command::Broker(args) => commands::broker::run(args).await,
-            Command::Producer(args) => commands::producer::run(args).await,
-            Command::Consumer(args) => commands::consumer::run(args).await,
-            Command::Ingest(args) => commands::ingest::run(args).await,
-            Command::Send(args) => commands::send::run(args).await,
-            Command::Stage(args) => commands::stage::run(args).await,
-            Command::Pipeline(args) => commands::pipeline::run(args).await,
-            Command::Simulate(args) => commands::simulate::run(args).await,
-            Command::Node(args) => commands::node::run(args).await,
-            Command::Bench(args) => commands::bench::run(args).await,
-            Command::Errors(args) => commands::errors::run(args).await,
-            Command::Gateway(args) => commands::gateway::run(args).await,
-            Command::Worker(args) => commands::worker::run(args).await,
-            Command::Wakeup(args) => commands::wakeup::run(args).await,
-            Command::Doctor(args) => commands::doctor::run(args).await,
+            CliCommand::Demo(args) => commands::demo::run(args).await,
+            CliCommand::Broker(args) => commands::broker::run(args).await,
+            CliCommand::Producer(args) => commands::producer::run(args).await,
+            CliCommand::Consumer(args) => commands::consumer::run(args).await,
+            CliCommand::Ingest(args) => commands::ingest::run(args).await,
+            CliCommand::Send(args) => commands::send::run(args).await,
+            CliCommand::Stage(args) => commands::stage::run(args).await,
+            CliCommand::Pipeline(args) => commands::pipeline::run(args).await,
+            CliCommand::Simulate(args) => commands::simulate::run(args).await,
+            CliCommand::Node(args) => commands::node::run(args).await,
+            CliCommand::Bench(args) => commands::bench::run(args).await,
+            CliCommand::Errors(args) => commands::errors::run(args).await,
+            CliCommand::Gateway(args) => commands::gateway::run(args).await,
+            CliCommand::Worker(args) => commands::worker::run(args).await,
+            CliCommand::Wakeup(args) => commands::wakeup::run(args).await,
+            CliCommand::Doctor(args) => commands::doctor::run(args).await,
         }
     });
     // a pipe read or write that blocks must not delay the exit, however the command ends
@@ -76,7 +77,8 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
     exit
 }
 
-/// Logs to the journal with fields if stderr is the journal (a service under systemd), otherwise as text to stderr.
+/// Logs to the journal with fields if stderr is the journal (a service under systemd), otherwise as
+/// text to stderr.
 fn log_to_journal_or_stderr(filter: EnvFilter) {
     let registry = tracing_subscriber::registry().with(filter);
     let journal = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
@@ -89,31 +91,32 @@ fn log_to_journal_or_stderr(filter: EnvFilter) {
     }
 }
 
-/// Returns true if stderr is the stream that systemd's `JOURNAL_STREAM` names (`device:inode`), and was not redirected.
+/// Returns true if stderr is the stream that systemd's `JOURNAL_STREAM` names (`device:inode`), and
+/// was not redirected.
 fn stderr_is_the_journal() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let stderr = std::fs::metadata("/proc/self/fd/2");
     stderr.is_ok_and(|stderr| format!("{}:{}", stderr.dev(), stderr.ino()) == stream)
 }
 
-/// Prints clap's output: help and version to stdout, a refusal to stderr.
-fn tell(told: &clap::Error) -> ExitCode {
-    if told.use_stderr() {
+/// Prints clap's output, help and version to stdout and an error to stderr; returns the exit code.
+fn print_clap_error(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
         let typed: Vec<OsString> = std::env::args_os().collect();
-        let _ = write!(io::stderr(), "{}", refusal::text(told, &typed));
+        let _ = write!(io::stderr(), "{}", refusal::text(error, &typed));
         return Exit::Usage.into();
     }
-    match stdout::ended(told.print().and_then(|()| io::stdout().flush())) {
+    match stdout::ended(error.print().and_then(|()| io::stdout().flush())) {
         Ok(()) => Exit::Success.into(),
         Err(failure) => {
             let exit = failure.exit;
-            report(&failure.into());
+            print_error(&failure.into());
             exit.into()
         }
     }
 }
 
-#[allow(clippy::print_stderr, reason = "the one place that talks to people in plain text")]
-fn report(error: &anyhow::Error) {
+#[allow(clippy::print_stderr, reason = "the one place that prints plain text to stderr")]
+fn print_error(error: &anyhow::Error) {
     eprintln!("mqueue: {error:#}");
 }

@@ -1,10 +1,11 @@
-//! Wrong input: one clear line, and a proper exit code.
+//! Invalid input: an error of one line, and the right exit code.
 
 use std::net::TcpListener;
 
 use crate::support::{Nsqd, mqueue, needs};
 
-/// Runs it, and checks its code, that its error is one line, and that this says what it has to.
+/// Runs the command; checks its exit code, that its error is one line, and that the line has these
+/// texts.
 #[track_caller]
 fn fails(args: &str, code: i32, says: &[&str]) {
     let finished = mqueue(args).run();
@@ -19,7 +20,7 @@ fn fails(args: &str, code: i32, says: &[&str]) {
 }
 
 #[test]
-fn nothing_listens() {
+fn an_unreachable_nsqd_is_one_line_with_a_hint() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
     for command in ["producer", "consumer --group 1"] {
         let args = format!("{command} --stream foo --nsqd-tcp-address {free}");
@@ -33,7 +34,7 @@ fn nothing_listens() {
 }
 
 #[test]
-fn the_http_port_is_not_the_tcp_port() {
+fn nsqds_http_port_is_recognised_as_the_wrong_port() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     for command in ["producer", "consumer --group 1"] {
@@ -42,7 +43,7 @@ fn the_http_port_is_not_the_tcp_port() {
 }
 
 #[test]
-fn a_host_that_does_not_resolve() {
+fn an_unresolvable_host_is_one_line() {
     for command in ["producer", "consumer --group 1"] {
         fails(
             &format!("{command} --stream foo --nsqd-tcp-address no.such.host.invalid:4150"),
@@ -53,21 +54,21 @@ fn a_host_that_does_not_resolve() {
 }
 
 #[test]
-fn names_outside_the_rule() {
+fn invalid_names_are_refused() {
     fails("producer --stream a/b", 2, &["a/b", "at most 64"]);
     fails("consumer --stream foo --group a:b", 2, &["a:b", "at most 64"]);
     fails(&format!("consumer --group 1 --stream {}", "x".repeat(60)), 2, &["--dead-letter"]);
 }
 
 #[test]
-fn handlers_that_cannot_be() {
+fn invalid_handlers_are_refused() {
     fails("consumer --stream foo --group 1 --handler nosuch", 2, &["nosuch", "print", "exec:"]);
     fails("consumer --stream foo --group 1 --handler exec:no-such-command", 2, &["no-such-command", "not found"]);
     fails("consumer --stream foo --group 1 --handler file:/no/such/folder/x", 2, &["/no/such/folder/x"]);
 }
 
 #[test]
-fn missing_and_wrong_flags() {
+fn missing_and_invalid_flags_are_refused() {
     fails("consumer", 2, &["--stream", "--group"]);
     fails("producer", 2, &["--stream"]);
     fails("consumer --stream foo --group 1 --timeout soon", 2, &["soon", "30s"]);
@@ -77,7 +78,7 @@ fn missing_and_wrong_flags() {
 }
 
 #[test]
-fn a_message_over_the_limit_is_said_with_size_and_flag_and_the_others_go_on() {
+fn a_message_over_the_limit_is_reported_with_size_and_flag_and_others_are_published() {
     needs!("nsqd");
     let nsqd = Nsqd::with(&["--max-msg-size=1000"]);
     let input = format!("small\n{}\n\nlast", "x".repeat(2000));

@@ -1,10 +1,12 @@
-//! Wrong input of the consumer, further to `bad_input`: one line of mqueue's or clap's, nothing panics, and nothing hangs.
+//! Invalid input of the consumer, beside `bad_input`: one line of mqueue's or clap's, no panic and
+//! no hang.
 
 use std::net::TcpListener;
 
 use crate::support::{Nsqd, consumer, mqueue, needs};
 
-/// Checks that a consumer with these arguments ends with this code and an error of one line that says all of this.
+/// Checks that a consumer with these arguments ends with this code and an error of one line with
+/// all these texts.
 #[track_caller]
 fn fails(args: &[&str], code: i32, says: &[&str]) {
     let start = "consumer --stream foo --group 1";
@@ -23,14 +25,14 @@ fn fails(args: &[&str], code: i32, says: &[&str]) {
 }
 
 #[test]
-fn nothing_listens_is_one_line_that_names_the_address_and_make_up() {
+fn an_unreachable_nsqd_is_one_line_with_the_address_and_make_up() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     fails(&["--nsqd-tcp-address", &free], 69, &[&free, "refused", "make up"]);
     fails(&["--lookupd-http-address", &free], 69, &[&free, "nsqlookupd"]);
 }
 
 #[test]
-fn a_host_or_port_that_cannot_be_is_one_line() {
+fn an_invalid_host_or_port_is_one_line() {
     fails(&["--nsqd-tcp-address", "no-such-host.invalid:4150"], 69, &["no-such-host.invalid:4150"]);
     fails(&["--lookupd-http-address", "no-such-host.invalid:4161"], 69, &["no-such-host.invalid"]);
     for address in ["localhost", "localhost:99999", "localhost:0", "http://localhost:4150", ""] {
@@ -47,7 +49,7 @@ fn the_other_port_of_nsqd_is_named() {
 }
 
 #[test]
-fn names_outside_of_nsqs_rule_are_refused_before_anything_is_sent() {
+fn invalid_names_are_refused_before_a_command_is_sent() {
     for (flag, name) in
         [("--stream", "a b"), ("--stream", ""), ("--stream", "grün"), ("--group", "a/b"), ("--group", "x#ephemeral2")]
     {
@@ -86,7 +88,7 @@ fn handlers_that_cannot_work_are_refused_before_the_first_message() {
 }
 
 #[test]
-fn numbers_and_durations_that_make_no_sense_are_refused() {
+fn invalid_numbers_and_durations_are_refused() {
     for flag in ["--count=0", "--count=-1", "--count=many", "--max-in-flight=0", "--concurrency=0"] {
         fails(&[flag], 2, &[flag.split('=').next().unwrap()]);
     }
@@ -100,7 +102,7 @@ fn numbers_and_durations_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn a_message_timeout_that_nsqd_refuses_is_said_in_nsqds_words() {
+fn a_refused_message_timeout_is_reported_with_nsqds_error() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     for timeout in ["--msg-timeout=10ms", "--msg-timeout=1h"] {

@@ -1,11 +1,12 @@
-//! `mqueue bench`: what it counts is what nsqd and the broker have seen, nothing is left behind, and wrong loads are refused.
+//! `mqueue bench`: its counts agree with nsqd and the broker, nothing is left behind, and invalid
+//! loads are refused.
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{Nsqd, mqueue, needs, wait_until};
 
-/// Runs it with `--output json`, and reads that.
+/// Runs `mqueue bench` with `--output json`; returns the report.
 #[track_caller]
 fn bench(args: &str) -> Value {
     let finished = mqueue(&format!("bench --output json {args}")).run();
@@ -23,10 +24,10 @@ fn at(nsqd: &Nsqd) -> String {
 }
 
 #[test]
-fn publishing_is_measured_by_number_and_nothing_stays() {
+fn a_number_of_messages_is_measured_and_the_stream_is_deleted() {
     needs!("nsqd");
     for nsqd in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
-        // three messages of 100 are left over for the last batch
+        // the last batch has fewer messages
         let report = bench(&format!("publish --messages 1003 --batch 10 --connections 2 --warm-up 0 {}", at(&nsqd)));
         assert_eq!(number(&report, "/published/messages"), 1003.0, "{report}");
         assert!(number(&report, "/published/latency_ms/p50") > 0.0, "{report}");
@@ -50,10 +51,11 @@ fn a_stream_is_drained_and_the_brokers_process_is_found_by_its_port() {
 }
 
 #[test]
-fn an_open_loop_sends_what_is_due_and_tells_publishing_from_handling() {
-    // on a broker of its own
+fn an_open_loop_keeps_its_rate_and_reports_both_latencies() {
+    // without an nsqd: on a broker that bench starts
     let report = bench("both --rate 500 --duration 2s --warm-up 500ms --size 8");
-    // 1000 are due; other tests run beside it, and what is acknowledged late counts late
+    // 1000 messages are due; other tests run beside this one, so some are acknowledged after the
+    // measured time
     assert!((950.0..=1050.0).contains(&number(&report, "/published/messages")), "{report}");
     assert_eq!((number(&report, "/missing"), number(&report, "/unsent")), (0.0, 0.0), "{report}");
     assert!(number(&report, "/late_ms/p50") >= 0.0, "{report}");
@@ -63,16 +65,16 @@ fn an_open_loop_sends_what_is_due_and_tells_publishing_from_handling() {
 }
 
 #[test]
-fn what_an_open_loop_cannot_send_is_told_and_has_waited() {
+fn messages_that_an_open_loop_cannot_send_are_reported_and_count_for_the_latency() {
     let report = bench("publish --rate 100000000 --duration 1s --warm-up 0 --size 2000");
-    // a hundred million a second is more than anything can do
+    // a hundred million a second is beyond any broker's capacity
     assert!(number(&report, "/unsent") > 5e7, "{report}");
     // so the median message was due half a second before the end, and was not sent
     assert!((400.0..600.0).contains(&number(&report, "/published/latency_ms/p50")), "{report}");
 }
 
 #[test]
-fn ctrl_c_prints_what_was_measured_and_leaves_nothing() {
+fn ctrl_c_prints_the_report_and_deletes_the_stream() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let run = mqueue(&format!("bench both --duration 1h --warm-up 0 --output json {}", at(&nsqd))).start();
@@ -87,7 +89,7 @@ fn ctrl_c_prints_what_was_measured_and_leaves_nothing() {
 }
 
 #[test]
-fn without_a_broker_two_signals_end_it_with_what_was_measured() {
+fn two_signals_without_a_broker_end_the_run_with_a_report() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
     let run = mqueue(&format!("bench publish --size 100 --duration 1h --warm-up 0 {}", at(&nsqd))).start();
@@ -98,11 +100,11 @@ fn without_a_broker_two_signals_end_it_with_what_was_measured() {
     let finished = run.finish();
     assert_eq!(finished.code, Some(130), "{}", finished.stderr);
     assert!(finished.stdout.contains("published"), "{}", finished.stdout);
-    assert!(finished.stderr.contains("stays on"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("cannot delete the stream"), "{}", finished.stderr);
 }
 
 #[test]
-fn a_message_that_is_refused_ends_it() {
+fn a_refused_message_ends_the_run() {
     let finished = mqueue("bench publish --size 2000000 --messages 3").run();
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
     assert!(finished.stderr.contains("cannot publish") && finished.stdout.contains("published"), "{}", finished.stderr);
@@ -117,9 +119,7 @@ fn a_run_is_compared_with_an_earlier_one_and_drawn() {
     let showing = format!("--compare {} --plot {}", earlier.display(), picture.display());
     let finished = mqueue(&format!("bench {load} --output markdown {showing} --size 300")).run();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    for text in
-        ["|  | earlier | now | ratio |", "published, messages/s | ", "not the same in both: size was 200, is 300"]
-    {
+    for text in ["|  | earlier | now | ratio |", "published, messages/s | ", "loads differ: size was 200, is 300"] {
         assert!(finished.stdout.contains(text), "no {text:?} in {}", finished.stdout);
     }
     let svg = std::fs::read_to_string(&picture).unwrap();
@@ -130,7 +130,7 @@ fn a_run_is_compared_with_an_earlier_one_and_drawn() {
 }
 
 #[test]
-fn loads_that_make_no_sense_are_refused_with_what_would() {
+fn invalid_loads_are_refused_with_a_hint() {
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("other.json");
     std::fs::write(&other, "{}").unwrap();
@@ -141,7 +141,7 @@ fn loads_that_make_no_sense_are_refused_with_what_would() {
         ("publish --rate 0", "messages a second"),
         ("publish --rate 5 --window 2", "--window"),
         ("consume --rate 5", "use both"),
-        ("publish --connections 1000 --batch 100000", "1073741824 at the most"),
+        ("publish --connections 1000 --batch 100000", "at most 1073741824"),
         ("publish --nsqd-tcp-address 127.0.0.1:9", "--nsqd-http-address"),
         ("publish --nsqd-tcp-address 127.0.0.1:9 --nsqd-http-address 127.0.0.1:9 --broker-pid 4194304", "no process"),
         (compare.as_str(), "--output json"),

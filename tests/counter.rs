@@ -1,4 +1,4 @@
-//! `mqueue gateway --counter`: a queue of numbers to try workers on, with nobody who publishes.
+//! `mqueue gateway --counter`: a queue of numbers to try workers on, without a publisher.
 
 use nix::sys::signal::Signal;
 
@@ -8,7 +8,7 @@ fn worker(gateway: &Gateway, args: &str) -> Mqueue {
     mqueue(&format!("worker --queue {} {args}", gateway.url()))
 }
 
-/// The numbers that a worker said, each in a line that begins like this.
+/// Reads the numbers that a worker printed, each in a line that begins with `line`.
 #[track_caller]
 fn counted(worker: &Finished, line: &str) -> Vec<u64> {
     let number = |said: &str| said.strip_prefix(line).and_then(|number| number.parse().ok());
@@ -16,7 +16,7 @@ fn counted(worker: &Finished, line: &str) -> Vec<u64> {
 }
 
 #[test]
-fn workers_count_together_and_the_log_says_who_got_which_number() {
+fn workers_count_together_and_the_log_has_each_workers_number() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "--counter");
@@ -32,14 +32,14 @@ fn workers_count_together_and_the_log_says_who_got_which_number() {
     }
     let mut all = [one, two].concat();
     all.sort_unstable();
-    // a number that is handed out when its worker has enough goes to the next worker: none is left out
+    // a number handed out to a worker that is ending goes to the next worker: no number is left out
     assert_eq!(all[..20], (1..=20).collect::<Vec<_>>());
     all.dedup();
     assert_eq!(all.len(), 40, "a number was given twice: {all:?}");
 }
 
 #[test]
-fn it_counts_without_a_broker_as_its_worker_takes_the_numbers() {
+fn the_embedded_broker_counts_at_the_workers_pace() {
     let mut gateway = Gateway::with("--listen 127.0.0.1:0 --counter");
     let mut raw = gateway.worker("jobs", "workers", "n=me");
     let job = raw.job().unwrap();
@@ -48,7 +48,7 @@ fn it_counts_without_a_broker_as_its_worker_takes_the_numbers() {
     assert_eq!(gateway.answer(&job, "done").status, 200);
     let job = raw.job().unwrap();
     assert_eq!(job["body"], "2");
-    // it goes away, and its number comes again
+    // the worker disconnects, and its number is requeued
     drop(raw);
     let finished = worker(&gateway, "-n 7 --count 3").run();
     assert_eq!(counted(&finished, "n=7 p=0 counter="), [2, 3, 4]);
@@ -60,7 +60,7 @@ fn it_counts_without_a_broker_as_its_worker_takes_the_numbers() {
 }
 
 #[test]
-fn it_goes_on_counting_when_nsqd_was_away() {
+fn counting_continues_after_an_nsqd_outage() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "--counter");
@@ -75,13 +75,13 @@ fn it_goes_on_counting_when_nsqd_was_away() {
     numbers.sort_unstable();
     numbers.dedup();
     let last = *numbers.last().unwrap();
-    // those that were in hand or on their way come again when their message timeout is over
+    // numbers in flight are requeued when their message timeout is over
     let away = last as usize - numbers.len();
     assert!(away <= 2, "{away} numbers are missing: {numbers:?}");
 }
 
 #[test]
-fn without_it_nobody_publishes() {
+fn without_the_flag_no_numbers_are_published() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");

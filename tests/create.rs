@@ -1,4 +1,4 @@
-//! `mqueue consumer --create`: the group of a consumer that sleeps from the start.
+//! `mqueue consumer --create`: creates the group of a consumer that is asleep from the start.
 
 use nix::sys::signal::Signal;
 
@@ -16,7 +16,7 @@ fn a_created_group_gets_what_is_published_before_its_first_consumer_starts() {
     wait_until("the message in both groups", || {
         ["1", "another"].map(|group| nsqd.channel("foo", group).depth) == [1, 1]
     });
-    // once more is fine, and takes nothing
+    // creating the group again succeeds, and takes no message
     assert_eq!(consumer(&nsqd.tcp(), "--create --timeout 1 --handler exec:false").run().code, Some(0));
     let channel = nsqd.channel("foo", "1");
     assert_eq!((channel.depth, channel.in_flight_count, channel.requeue_count), (1, 0, 0));
@@ -25,7 +25,7 @@ fn a_created_group_gets_what_is_published_before_its_first_consumer_starts() {
 }
 
 #[test]
-fn creating_once_fails_without_nsqd_and_trying_again_ends_when_every_nsqd_has_the_group() {
+fn create_once_fails_without_nsqd_and_create_retry_ends_when_every_nsqd_has_the_group() {
     needs!("nsqd");
     let (first, mut second) = (Nsqd::start(), Nsqd::start());
     second.stop();
@@ -45,7 +45,7 @@ fn creating_once_fails_without_nsqd_and_trying_again_ends_when_every_nsqd_has_th
 }
 
 #[test]
-fn a_stop_of_trying_again_is_no_failure() {
+fn a_signal_ends_create_retry_successfully() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
     nsqd.stop();

@@ -1,10 +1,10 @@
-//! `mqueue demo`: what a newcomer sees first.
+//! `mqueue demo`: output, exit code and cleanup.
 
 use nix::sys::signal::Signal;
 
 use crate::support::{Mqueue, mqueue, wait_until};
 
-/// The demo in a folder of its own, where nothing may stay behind.
+/// A demo with a folder for temporary files of its own, which must be empty at the end.
 struct Stage(tempfile::TempDir);
 
 impl Stage {
@@ -24,7 +24,7 @@ impl Drop for Stage {
     }
 }
 
-/// The row of a group in the summary: published, handled, lost, twice.
+/// Reads the row of a group from the summary: published, handled, lost, twice.
 fn row(shown: &str, group: &str) -> Vec<u64> {
     let summary = shown.split("published   handled").nth(1).unwrap_or_else(|| panic!("no summary in:\n{shown}"));
     let line = summary.lines().find(|line| line.trim_start().starts_with(group)).expect("a row");
@@ -32,7 +32,7 @@ fn row(shown: &str, group: &str) -> Vec<u64> {
 }
 
 #[test]
-fn shows_a_group_that_sleeps_and_is_woken_and_loses_nothing() {
+fn the_demo_shows_a_sleeping_group_that_is_woken_and_loses_no_message() {
     let stage = Stage::new();
     let ran = stage.demo("6s").run();
     eprintln!("{}", ran.stdout);
@@ -47,7 +47,7 @@ fn shows_a_group_that_sleeps_and_is_woken_and_loses_nothing() {
 }
 
 #[test]
-fn ctrl_c_ends_it_with_a_summary_and_leaves_nothing_behind() {
+fn ctrl_c_ends_the_demo_with_a_summary_and_leaves_nothing_behind() {
     let stage = Stage::new();
     let demo = stage.demo("60s").start();
     wait_until("a wake", || demo.stdout().contains("woken by its socket"));
@@ -58,7 +58,7 @@ fn ctrl_c_ends_it_with_a_summary_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_one_clear_line() {
+fn an_uncreatable_folder_is_one_line() {
     let ran = mqueue("demo").env("TMPDIR", "/nonexistent").run();
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.lines().count() == 1 && ran.stderr.contains("TMPDIR"), "{ran:?}");

@@ -1,4 +1,4 @@
-//! Epochs on the embedded broker: what comes from one that is over is refused.
+//! Epochs on the embedded broker: publishes of an older epoch are refused.
 
 use nix::sys::signal::Signal;
 
@@ -7,7 +7,7 @@ use crate::support::{Client, Mqueue, Nsqd, mqueue, needs, wait_until};
 const WISHES: &str = r#"{"feature_negotiation":true,"fence":true}"#;
 
 impl Client {
-    /// FPUB of `body` to `foo`; the answer.
+    /// Sends FPUB with `body` to `foo`; returns the answer.
     fn fpub(&mut self, epoch: u64, body: &str) -> String {
         let length = u32::try_from(body.len()).unwrap().to_be_bytes();
         self.say(&format!("FPUB foo {epoch}\n{}{body}", std::str::from_utf8(&length).unwrap()));
@@ -42,7 +42,7 @@ fn an_older_epoch_is_refused_also_after_a_crash() {
 }
 
 #[test]
-fn who_did_not_ask_for_it_is_answered_as_by_nsqd() {
+fn clients_without_fencing_are_answered_as_by_nsqd() {
     needs!("nsqd");
     for broker in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
         let (mut client, answer) = Client::identified(&broker, r#"{"feature_negotiation":true}"#);
@@ -61,7 +61,7 @@ fn who_did_not_ask_for_it_is_answered_as_by_nsqd() {
 }
 
 #[test]
-fn epochs_that_are_none_are_refused() {
+fn invalid_epochs_are_refused() {
     let broker = Nsqd::embedded(&[]);
     for (line, answer) in [
         ("FPUB\n", "1 E_INVALID FPUB insufficient number of parameters"),
@@ -77,13 +77,13 @@ fn epochs_that_are_none_are_refused() {
 }
 
 #[test]
-fn a_generator_that_is_refused_goes_beyond_the_epoch() {
+fn a_refused_generator_continues_with_a_higher_epoch() {
     let broker = Nsqd::embedded(&[]);
     broker.create("foo", "judge");
     let node = node(&broker).start();
     node.wait_to_say("generating epoch=");
     wait_until("events", || broker.published("foo") > 10);
-    // as a clock that was set back would have it
+    // as after a clock that was set back
     let future = 9_000_000_000_000;
     assert_eq!(fenced(&broker).fpub(future, "x"), "0 OK");
     node.wait_to_say("was refused");

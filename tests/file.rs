@@ -1,4 +1,5 @@
-//! The file handler: messages are on the disk before they leave the queue, wholly, and files take turns.
+//! The file handler: messages are whole and on the disk before they leave the queue, and files
+//! rotate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -63,7 +64,7 @@ fn a_file_that_logrotate_moved_away_is_followed_by_a_new_one() {
 }
 
 #[test]
-fn bodies_with_newlines_come_back_whole_as_json_and_null() {
+fn bodies_with_newlines_survive_json_and_null_output() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let folder = tempfile::tempdir().unwrap();
@@ -89,21 +90,22 @@ fn body_of(line: &str) -> String {
     line["body"].as_str().expect("text").to_owned()
 }
 
-/// What `zcat` gets out of a file, and whether it found nothing wrong.
+/// Unpacks a file with `zcat`; returns the content, and true if zcat found no error.
 fn zcat(path: &Path) -> (String, bool) {
     let ran = Command::new("zcat").arg(path).output().expect("gzip is installed");
     (String::from_utf8(ran.stdout).expect("text"), ran.status.success())
 }
 
-/// The files of a folder, by name.
+/// Lists the files of a folder by name.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
 }
 
-/// Runs consumers with these arguments, kills each with SIGKILL while it writes, and has a last one take the rest of `count` messages; `look`
-/// is told after each kill how many messages had left the queue.
+/// Runs consumers with these arguments and kills each with SIGKILL while it writes; a last one takes
+/// the rest of `count` messages. Calls `look` after each kill with the number of messages that had
+/// left the queue.
 fn killed_again_and_again(nsqd: &Nsqd, args: &str, count: u64, mut look: impl FnMut(u64)) {
     nsqd.create("foo", "1");
     let gone = |nsqd: &Nsqd| {
@@ -148,7 +150,7 @@ fn a_compressed_file_has_every_finished_message_whenever_a_consumer_is_killed() 
 }
 
 #[test]
-fn files_take_turns_by_size_and_lose_nothing_to_kills() {
+fn files_rotate_by_size_and_lose_no_message_to_kills() {
     needs!("nsqd");
     for (gzip, size, most, least) in [("", 20_000, 20_100, 20), ("--gzip --gzip-level 1", 5000, 75_000, 3)] {
         let nsqd = Nsqd::start();
@@ -164,9 +166,9 @@ fn files_take_turns_by_size_and_lose_nothing_to_kills() {
             assert!(name.starts_with("foo.") && name.contains(&format!("-{revision:06}.")), "{name}");
             let text = if gzip.is_empty() { fs::read_to_string(file).unwrap() } else { zcat(file).0 };
             let length = fs::metadata(file).unwrap().len();
-            // compressed, what is on its way through the compressor comes on top
+            // with compression, lines inside the compressor come on top
             assert!(length <= most, "{name}: {length}");
-            // a body's half that a killed consumer wrote was ended by the next
+            // half a line of a killed consumer is ended by the next consumer
             let whole = text.lines().filter(|line| line.len() == 100).map(|line| line.parse::<u64>().unwrap());
             whole.for_each(|number| *times.entry(number).or_default() += 1);
         }
@@ -175,7 +177,7 @@ fn files_take_turns_by_size_and_lose_nothing_to_kills() {
 }
 
 #[test]
-fn files_take_turns_by_interval() {
+fn files_rotate_by_interval() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let folder = tempfile::tempdir().unwrap();
@@ -200,7 +202,7 @@ fn files_take_turns_by_interval() {
 }
 
 #[test]
-fn flags_for_files_that_make_no_sense_are_refused() {
+fn contradicting_file_flags_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
     fs::write(&path, "").unwrap();

@@ -1,4 +1,4 @@
-//! What somebody meets in the first minutes: pipes, help, words that are nearly right, and runs in which everything failed.
+//! First use: pipes, help, nearly right words, and runs in which every message failed.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Finished, Mqueue, Nsqd, consumer, mqueue, needs};
 
-/// A broker of our own for a test, on a free port, without a disk.
+/// An embedded broker on a free port, in memory.
 struct Broker(Mqueue);
 
 impl Broker {
@@ -33,14 +33,14 @@ fn full() -> Stdio {
     File::options().write(true).open("/dev/full").expect("Linux has it").into()
 }
 
-/// The lines of `mqueue help` for this command; none stands for the program.
+/// Returns the lines of `mqueue help` for this command, or of the program for an empty name.
 fn help(command: Option<&str>) -> String {
     let finished = mqueue(&format!("help {}", command.unwrap_or_default())).run();
     assert_eq!(finished.code, Some(0), "{finished:?}");
     finished.stdout
 }
 
-/// Every variable that sets a flag of any command, but for those of this command itself.
+/// Lists the variables that set a flag of any other command.
 fn variables_of_others(own: &str) -> Vec<String> {
     let names = |command: &str| -> Vec<String> {
         let text = help(Some(command)).split_whitespace().collect::<Vec<_>>().join(" ");
@@ -57,7 +57,7 @@ fn variables_of_others(own: &str) -> Vec<String> {
     commands.into_iter().flat_map(names).filter(|name| !mine.contains(name)).collect()
 }
 
-/// Runs it where the caller's environment is full of settings that are meant for other commands.
+/// Runs the command with variables of all other commands in its environment.
 fn in_a_hostile_environment(args: &str) -> Finished {
     let own = args.split_whitespace().next().expect("a command");
     let mut program = mqueue(args);
@@ -70,7 +70,7 @@ fn in_a_hostile_environment(args: &str) -> Finished {
 }
 
 #[test]
-fn children_do_not_inherit_what_the_caller_has_set_for_other_commands() {
+fn children_do_not_inherit_variables_that_set_flags() {
     let ran = in_a_hostile_environment("demo --for 3s");
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
     let ran = in_a_hostile_environment("pipeline --stages 1 --count 50 --rate 200 --work 1ms");
@@ -82,7 +82,7 @@ fn children_do_not_inherit_what_the_caller_has_set_for_other_commands() {
 }
 
 #[test]
-fn settings_that_are_right_for_other_commands_do_not_make_the_demo_lose_messages() {
+fn variables_of_other_commands_do_not_make_the_demo_lose_messages() {
     for (name, value) in
         [("MQUEUE_OUTPUT", "body"), ("MQUEUE_COUNT", "3"), ("MQUEUE_HANDLER", "exec:false"), ("MQUEUE_LOG", "off")]
     {
@@ -92,7 +92,7 @@ fn settings_that_are_right_for_other_commands_do_not_make_the_demo_lose_messages
 }
 
 #[test]
-fn a_pipe_or_a_file_on_stdin_is_the_input() {
+fn a_pipe_or_a_file_on_stdin_is_published() {
     let broker = Broker::start();
     let args = format!("producer --stream piped --nsqd-tcp-address {}", broker.tcp());
     let ran = mqueue(&args).run_with(b"a\nb\n");
@@ -107,7 +107,7 @@ fn a_pipe_or_a_file_on_stdin_is_the_input() {
 }
 
 #[test]
-fn flags_that_ask_for_generated_events_are_heeded_beside_a_pipe_and_it_is_said() {
+fn flags_for_generated_events_win_over_a_pipe_with_a_warning() {
     let broker = Broker::start();
     let args = format!("producer --stream made --report json --nsqd-tcp-address {}", broker.tcp());
     for flags in ["--count 2 --interval 0", "--generate --duration 1ms", "--tasks 2 --count 2 --interval 0"] {
@@ -115,13 +115,13 @@ fn flags_that_ask_for_generated_events_are_heeded_beside_a_pipe_and_it_is_said()
         assert_eq!(ran.code, Some(0), "{flags}: {ran:?}");
         assert!(ran.stderr.contains("stdin is a pipe and is not read"), "{flags}: {ran:?}");
     }
-    // with nothing on stdin (systemd, cron) events are generated, without a word
+    // with /dev/null on stdin (systemd, cron) events are generated without a warning
     let ran = mqueue(&format!("{args} --count 1")).run();
     assert!(ran.code == Some(0) && !ran.stderr.contains("stdin"), "{ran:?}");
 }
 
 #[test]
-fn nothing_is_waited_for_after_the_last_message() {
+fn the_producer_ends_right_after_the_last_message() {
     let broker = Broker::start();
     let args = format!("producer --stream last --interval 1h --nsqd-tcp-address {}", broker.tcp());
     let begun = Instant::now();
@@ -141,7 +141,7 @@ fn log_levels_have_their_usual_names_and_unknown_ones_are_refused() {
 }
 
 #[test]
-fn log_lines_have_no_colours_where_nobody_wants_them() {
+fn log_lines_have_colours_only_on_terminals_that_want_them() {
     let broker = Broker::start();
     let line =
         r#"script -qec 'PROGRAM consumer --stream s --group 1 --nsqd-tcp-address BROKER --timeout 1ms' /dev/null"#;
@@ -162,7 +162,7 @@ fn log_lines_have_no_colours_where_nobody_wants_them() {
 }
 
 #[test]
-fn a_value_that_cannot_be_says_where_it_is_from_and_what_is_allowed() {
+fn an_invalid_value_is_reported_with_its_source_and_the_allowed_range() {
     let fails = |program: Mqueue, parts: &[&str]| {
         let ran = program.run();
         assert_eq!(ran.code, Some(2), "{ran:?}");
@@ -184,7 +184,7 @@ fn a_value_that_cannot_be_says_where_it_is_from_and_what_is_allowed() {
 }
 
 #[test]
-fn help_that_cannot_be_written_is_no_success() {
+fn unwritable_help_is_a_failure() {
     for args in [
         "--help",
         "--version",
@@ -202,7 +202,7 @@ fn help_that_cannot_be_written_is_no_success() {
 }
 
 #[test]
-fn reports_that_cannot_be_written_are_no_success() {
+fn unwritable_reports_are_a_failure() {
     let broker = Broker::start();
     let args = format!("--stream s --count 1 --json --nsqd-tcp-address {}", broker.tcp());
     let ran = mqueue(&format!("producer {args}")).with_stdout(full()).run();
@@ -224,7 +224,7 @@ fn a_consumer_without_stdout_takes_no_message() {
     let closed = format!("exec \"$0\" consumer --stream foo --group 1 --timeout 1 --nsqd-tcp-address {tcp} >&-");
     let ran = Mqueue::shell(&closed).run();
     assert!(ran.code == Some(2) && ran.stderr.contains("standard output is closed"), "{ran:?}");
-    // what is sent to /dev/null on purpose is done
+    // output to /dev/null counts as written
     let on_purpose = closed.replace(">&-", "--count 1 >/dev/null");
     assert_eq!(Mqueue::shell(&on_purpose).run().code, Some(0));
     let both = closed.replace(">&-", "--count 1 <>/dev/null >&0");
@@ -232,7 +232,7 @@ fn a_consumer_without_stdout_takes_no_message() {
 }
 
 #[test]
-fn a_run_in_which_everything_failed_is_told_apart() {
+fn a_run_in_which_every_message_failed_has_its_own_exit_code() {
     let broker = Broker::start();
     let tcp = broker.tcp();
     let publish = |count| {
@@ -247,7 +247,7 @@ fn a_run_in_which_everything_failed_is_told_apart() {
     publish(1);
     let stage = format!("stage --from foo --to t --group 1 --nsqd-tcp-address {tcp} {failing}");
     assert_eq!(mqueue(&stage).run().code, Some(5));
-    // one that is done makes a success of it
+    // with one message done the run is a success
     publish(2);
     let once = tempfile::tempdir().expect("a folder");
     let first_only = format!("mkdir {}", once.path().join("first").display());
@@ -257,14 +257,14 @@ fn a_run_in_which_everything_failed_is_told_apart() {
 }
 
 #[test]
-fn one_look_for_sockets_where_none_can_be_is_a_failure() {
+fn wakeup_once_fails_for_a_folder_that_cannot_have_sockets() {
     let ran = mqueue("wakeup --once --socket-dir /nope").run();
     assert!(ran.code == Some(1) && ran.stderr.lines().count() == 1, "{ran:?}");
     assert!(ran.stderr.contains("/nope") && ran.stderr.contains("--socket-dir"), "{ran:?}");
 }
 
 #[test]
-fn a_broker_that_cannot_listen_makes_no_folder() {
+fn a_broker_that_cannot_listen_creates_no_folder() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let folder = tempfile::tempdir().expect("a folder");
     let (data, socket) = (folder.path().join("data"), folder.path().join("nsqd.sock"));
@@ -279,7 +279,7 @@ fn a_broker_that_cannot_listen_makes_no_folder() {
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "neither a folder nor a socket");
 }
 
-/// Publishes and consumes where nsqd refuses it, and checks that the refusal is the one line about it.
+/// Publishes and consumes where nsqd refuses it; checks that the refusal is the only line about it.
 #[track_caller]
 fn is_refused(nsqd: &Nsqd, producer: &str, parts: &[&str]) {
     let about = |ran: &Finished| ran.stderr.lines().filter(|line| line.contains("nsqd said")).count();
@@ -290,7 +290,7 @@ fn is_refused(nsqd: &Nsqd, producer: &str, parts: &[&str]) {
 }
 
 #[test]
-fn what_nsqd_refuses_is_said_with_its_reason_and_nothing_else() {
+fn a_refusal_by_nsqd_is_one_line_with_its_reason() {
     needs!("nsqd");
     is_refused(&Nsqd::start(), "--defer 2h", &["7200000 out of range", "--max-req-timeout"]);
     let closed = Nsqd::real(&["--auth-http-address=127.0.0.1:1"]);
@@ -301,7 +301,7 @@ fn what_nsqd_refuses_is_said_with_its_reason_and_nothing_else() {
 }
 
 #[test]
-fn an_nsqd_that_wants_tls_is_said_to() {
+fn an_nsqd_that_requires_tls_is_reported() {
     needs!("nsqd");
     let folder = tempfile::tempdir().expect("a folder");
     let (key, cert) = (folder.path().join("key.pem"), folder.path().join("cert.pem"));
@@ -320,7 +320,7 @@ fn an_nsqd_that_wants_tls_is_said_to() {
     assert!(ran.stderr.contains("--tls-required"), "{ran:?}");
 }
 
-/// A folder with the Makefile, and a cargo that only says that it builds.
+/// A folder with the Makefile, and a fake cargo that only prints that it builds.
 fn makefile_with_a_played_cargo() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a folder");
@@ -340,7 +340,7 @@ fn makefile_with_a_played_cargo() -> tempfile::TempDir {
 }
 
 #[test]
-fn make_shows_a_build_that_is_needed_and_keeps_stdout_for_the_program() {
+fn make_shows_a_needed_build_and_keeps_stdout_for_the_program() {
     let folder = makefile_with_a_played_cargo();
     let path = format!("{}:{}", folder.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
     let make = || {
@@ -359,7 +359,7 @@ fn make_shows_a_build_that_is_needed_and_keeps_stdout_for_the_program() {
     assert_eq!(make(), (ran.clone(), String::new()), "nothing to build");
     let program = File::options().append(true).open(folder.path().join("target/release/mqueue")).expect("there");
     program.set_modified(std::time::SystemTime::now() - Duration::from_secs(3600)).expect("set");
-    // what is open for writing cannot be run
+    // a file that is open for writing cannot be run
     drop(program);
     assert_eq!(make(), (ran, built), "a source is newer");
 }

@@ -1,4 +1,4 @@
-//! Who gets a message: every group gets each, and the consumers of a group share them.
+//! Groups: every group gets every message, and the consumers of a group share them.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,12 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Finished, Nsqd, consumer, mqueue, needs, wait_until};
 
-/// `0` to `count`, each in a line, in order.
+/// Returns the numbers from 0 up to `count`, one a line.
 fn numbers(count: usize) -> String {
     (0..count).map(|number| format!("{number}\n")).collect()
 }
 
-/// Lines in the order of their numbers: nsqd promises none.
+/// Sorts lines by their numbers: nsqd promises no order.
 fn in_order(lines: &str) -> String {
     let mut numbers: Vec<usize> = lines.lines().map(|line| line.parse().unwrap()).collect();
     numbers.sort_unstable();
@@ -30,7 +30,7 @@ fn an_nsqd_without_messages_does_not_slow_down_one_that_has_them() {
     let finished = consumer(&both, "--max-in-flight 1 --count 300 --output body").run();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     assert_eq!(finished.stdout.lines().count(), 300);
-    // 60 s when each has a fifth of a second, whether it has messages or not
+    // it would take 60 s if every nsqd had a fifth of each second, with messages or without
     assert!(start.elapsed() < std::time::Duration::from_secs(15), "{:?}", start.elapsed());
 }
 
@@ -70,7 +70,7 @@ fn the_consumers_of_a_group_share_its_messages_and_each_gets_some() {
 }
 
 #[test]
-fn a_count_takes_so_many_messages_and_leaves_the_rest_untouched() {
+fn a_count_limits_the_messages_taken_and_leaves_the_rest_untouched() {
     needs!("nsqd");
     for handler in ["--output body", "--handler sleep:1ms --concurrency 7", "--handler sleep:1ms --max-in-flight 50"] {
         let nsqd = Nsqd::start();
@@ -88,7 +88,7 @@ fn a_count_takes_so_many_messages_and_leaves_the_rest_untouched() {
 }
 
 #[test]
-fn a_count_is_of_messages_that_left_the_queue_not_of_attempts() {
+fn a_count_counts_messages_that_left_the_queue_not_attempts() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     nsqd.create("foo", "1");

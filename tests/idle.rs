@@ -1,4 +1,4 @@
-//! `--timeout`: the end of a consumer that has nothing to do.
+//! `--timeout`: an idle consumer ends.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -43,7 +43,7 @@ fn the_timeout_begins_after_the_last_handler_has_ended() {
 }
 
 #[test]
-fn a_consumer_that_is_cut_off_for_its_timeout_says_so_and_fails() {
+fn a_consumer_without_nsqd_for_its_timeout_fails_with_a_message() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
     let consumer = consumer(&nsqd.tcp(), "--timeout 1").start();
@@ -55,7 +55,7 @@ fn a_consumer_that_is_cut_off_for_its_timeout_says_so_and_fails() {
 }
 
 #[test]
-fn a_message_that_comes_while_idle_starts_the_timeout_anew() {
+fn a_message_restarts_the_idle_timeout() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let consumer = consumer(&nsqd.tcp(), "--timeout 2 --output body").start();
@@ -70,7 +70,7 @@ fn a_message_that_comes_while_idle_starts_the_timeout_anew() {
 }
 
 #[test]
-fn a_consumer_whose_failed_messages_are_gone_is_idle() {
+fn a_consumer_is_idle_once_its_failed_messages_are_gone() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     nsqd.publish_lines("foo", b"a\nb");
@@ -81,7 +81,7 @@ fn a_consumer_whose_failed_messages_are_gone_is_idle() {
 }
 
 #[test]
-fn the_last_look_goes_to_nsqds_that_nsqlookupd_names() {
+fn the_pending_check_asks_nsqds_that_nsqlookupd_names() {
     needs!("nsqd", "nsqlookupd");
     let (lookupd, stats) = (Lookupd::start(), TcpListener::bind("127.0.0.1:0").unwrap());
     let port = stats.local_addr().unwrap().port();

@@ -1,8 +1,10 @@
-//! The library's layers: a module uses only what stands below it, and the subcommands do not use each other.
+//! The library's layers: a module uses only lower layers, and the subcommands do not use each
+//! other.
 
 use std::path::Path;
 
-/// Top down. What is in one row may use the rows below it, and itself. The program (main.rs, commands/) is a crate of its own.
+/// The layers, top down. A module may use its own row and the rows below. The program (main.rs,
+/// commands/) is a crate of its own.
 const LAYERS: [&[&str]; 6] = [
     &["worker"],
     &["handler", "wake"],
@@ -16,7 +18,7 @@ fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|row| row.contains(&module))
 }
 
-/// Every `.rs` file below `folder`, with its text.
+/// Reads every `.rs` file below `folder`; returns paths and texts.
 fn sources(folder: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("readable").path()) {
@@ -29,7 +31,8 @@ fn sources(folder: &Path) -> Vec<(String, String)> {
     found
 }
 
-/// The names that follow `prefix` in `text`: `a` and `b` for `crate::a::x` and `crate::{b, …}` is not used here.
+/// The names that follow `prefix` in `text`: `a` and `b` for `crate::a::x` and `crate::{b, …}` is
+/// not used here.
 fn named_after<'a>(text: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
     text.split(prefix).skip(1).map(|rest| {
         let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
@@ -38,7 +41,7 @@ fn named_after<'a>(text: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a s
 }
 
 #[test]
-fn modules_use_only_what_stands_below_them() {
+fn modules_use_only_lower_layers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut edges = 0;
     for (path, text) in sources(&root) {
@@ -71,7 +74,8 @@ fn subcommands_do_not_use_each_other() {
     for (path, text) in sources(&folder) {
         let inside = path.strip_prefix(&format!("{}/", folder.display())).expect("below the folder");
         let command = inside.split('/').next().expect("a name");
-        // the simulation is a test of two commands together, and arguments may share groups of flags
+        // the simulation is a test of two commands together, and arguments may share groups of
+        // flags
         if !commands.iter().any(|name| name == command) || inside.contains("/simulation/") {
             continue;
         }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::support::{Lookupd, Mqueue, Nsqd, mqueue, needs, wait_until, wait_within};
 
-/// Two polls, each up to 1.3 times its interval of half a second, and what a slow machine needs.
+/// Deadline: two polls, each up to 1.3 times its interval of half a second, with room for a slow
+/// machine.
 const TWO_POLLS: Duration = Duration::from_millis(1300 + 1000);
 
 struct Cluster {
@@ -17,7 +18,7 @@ impl Cluster {
         let lookupds = [(); 2].map(|()| Lookupd::start());
         let flags = lookupds.each_ref().map(|lookupd| format!("--lookupd-tcp-address={}", lookupd.tcp()));
         let nsqds = [(); 3].map(|()| Nsqd::with(&flags.each_ref().map(String::as_str)));
-        // a topic is registered when it is made
+        // a topic is registered when it is created
         nsqds.iter().for_each(|nsqd| nsqd.create("foo", "1"));
         Self { lookupds, nsqds }
     }
@@ -48,14 +49,14 @@ fn every_nsqd_is_consumed_from_even_with_one_message_in_flight() {
 }
 
 #[test]
-fn what_was_away_for_long_is_found_again_within_two_polls() {
+fn an_nsqd_that_was_away_for_long_is_found_again_within_two_polls() {
     needs!("nsqd", "nsqlookupd");
     let mut cluster = Cluster::start();
     let consumer = cluster.consumer("--log mqueue=debug");
     cluster.nsqds.iter().for_each(|nsqd| nsqd.wait_for_clients("foo", "1", 1));
     cluster.lookupds[0].stop();
     cluster.nsqds[0].stop();
-    // so long that the pauses between the tries to connect have grown
+    // long enough for the pauses between tries to have grown
     wait_until("several tries", || consumer.stderr().matches("no connection").count() >= 6);
     cluster.nsqds[0].start_again();
     let [back, other, _] = &cluster.nsqds;

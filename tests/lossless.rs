@@ -1,4 +1,4 @@
-//! At least once, with everything ended and started again meanwhile.
+//! At least once, while all programs are killed and restarted.
 
 use std::time::{Duration, Instant};
 

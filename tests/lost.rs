@@ -1,4 +1,4 @@
-//! Connections and consumers that are lost: all goes on, and nothing is missing.
+//! Lost connections and killed consumers: consuming continues, and no message is lost.
 
 use nix::sys::signal::Signal;
 
@@ -25,7 +25,7 @@ fn a_consumer_goes_on_after_nsqd_was_restarted() {
 }
 
 #[test]
-fn a_message_in_hand_while_nsqd_restarts_is_not_lost() {
+fn a_message_in_flight_while_nsqd_restarts_is_not_lost() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
     nsqd.publish("foo", b"a");
@@ -33,14 +33,14 @@ fn a_message_in_hand_while_nsqd_restarts_is_not_lost() {
     wait_until("it is in hand", || nsqd.channel("foo", "1").in_flight_count == 1);
     nsqd.stop();
     nsqd.start_again();
-    // its answer was void: it comes again, and is handled again
+    // the old connection's FIN was void: the message is redelivered, and handled again
     let finished = consumer.finish();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     nsqd.wait_for_empty("foo", "1");
 }
 
 #[test]
-fn the_messages_of_a_killed_consumer_come_to_another() {
+fn messages_of_a_killed_consumer_are_redelivered_to_another() {
     needs!("nsqd");
     let nsqd = Nsqd::with_channel("foo", "1");
     nsqd.publish_lines("foo", b"a\nb\nc\nd\ne");

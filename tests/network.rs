@@ -1,5 +1,6 @@
-//! Networks that are not as they should be: a name whose first address swallows packets, IPv6 that is half there, a queue of connections that
-//! nobody takes from. They are made in namespaces of their own, which only root may do; elsewhere the tests are skipped.
+//! Networks that are not as they should be: a name whose first address swallows packets, IPv6 that
+//! is half there, a queue of connections that nobody takes from. They are made in namespaces of
+//! their own, which only root may do; elsewhere the tests are skipped.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,7 +12,7 @@ use nix::sys::socket::{Backlog, listen};
 
 use crate::support::{Lookupd, Mqueue, Nsqd, Wire, mqueue, needs, skip, wait_until};
 
-/// True where namespaces can be made; says so where not.
+/// Returns true if namespaces can be created; otherwise reports that the test is skipped.
 fn can_unshare() -> bool {
     let made = Command::new("unshare").args(["-mn", "sh", "-c", "ip link set lo up"]).output();
     let can = made.is_ok_and(|output| output.status.success());
@@ -21,14 +22,14 @@ fn can_unshare() -> bool {
     can
 }
 
-/// A listener that takes no more connections: what is sent to it to begin one is dropped.
+/// A listener whose queue is full: packets that begin a connection are dropped.
 struct Swallower {
     _listener: TcpListener,
     _waiting: Vec<TcpStream>,
 }
 
 impl Swallower {
-    /// On 127.0.0.1, at this port, if it is free.
+    /// Listens on 127.0.0.1 at this port, if it is free.
     fn at(port: u16) -> Option<Self> {
         let listener = TcpListener::bind(("127.0.0.1", port)).ok()?;
         listen(&listener, Backlog::new(0).unwrap()).unwrap();
@@ -39,7 +40,7 @@ impl Swallower {
     }
 }
 
-/// The host `two.test` of two addresses, of which the first swallows packets, and the second leads to a server.
+/// The host `two.test` with two addresses: the first drops packets, the second leads to a server.
 struct Two {
     _first: Swallower,
     second: Wire,
@@ -60,13 +61,13 @@ impl Two {
         Self { _first: first, second, folder }
     }
 
-    /// The name and its port.
+    /// Returns the name with its port.
     fn address(&self) -> String {
         let port = self.second.address().rsplit_once(':').unwrap().1;
         format!("two.test:{port}")
     }
 
-    /// mqueue where the name is known.
+    /// Prepares an mqueue that can resolve the name.
     fn mqueue(&self, args: &str) -> Mqueue {
         let hosts = self.folder.path().join("hosts");
         let inner = format!("mount --bind {} /etc/hosts && exec \"$0\" {args}", hosts.display());
@@ -74,7 +75,8 @@ impl Two {
     }
 }
 
-/// What connecting may take: less than one address after the other, and no less than the turn of the first one.
+/// Checks the time of connecting: less than both addresses in turn, and at least the head start of
+/// the first.
 #[track_caller]
 fn assert_in_turns(start: Instant, what: &str) {
     let took = start.elapsed();
@@ -133,7 +135,7 @@ fn a_sender_reaches_the_second_address_of_a_receiver() {
 }
 
 #[test]
-fn a_port_alone_is_listened_on_by_both_families_however_ipv6_is_set() {
+fn a_port_alone_listens_on_ipv4_and_ipv6_whatever_the_ipv6_settings() {
     if !can_unshare() {
         return;
     }
@@ -158,7 +160,7 @@ fn a_port_alone_is_listened_on_by_both_families_however_ipv6_is_set() {
 }
 
 #[test]
-fn a_unix_socket_that_accepts_nobody_is_given_up_by_a_deadline() {
+fn a_unix_socket_that_never_accepts_is_given_up_at_a_deadline() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("full.sock");
     let listener = UnixListener::bind(&path).unwrap();

@@ -284,7 +284,7 @@ fn a_node_reads_what_is_redriven_to_its_group() {
     let addresses = format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http());
     let back = mqueue(&format!("errors --stream foo --redrive --yes {addresses}")).run();
     assert_eq!(back.code, Some(0), "{}", back.stderr);
-    node.wait_to_say("reading what was redriven to this group");
+    node.wait_to_say("reading messages redriven to this group");
     wait_until("it to be a dead letter again", || nsqd.published("foo.dead") == 2);
 }
 

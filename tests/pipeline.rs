@@ -1,4 +1,4 @@
-//! Pipelines of real processes: a feed over a socket, ingest, stages, and what arrives.
+//! Pipelines of real processes: a feed over a socket, ingest, stages, and the messages that arrive.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Finished, Mqueue, Nsqd, mqueue, needs, request, wait_until};
 
-/// A folder for sockets and copies of the program, and the nsqd that all run on.
+/// The nsqd of a test, and a folder for sockets and copies of the program.
 pub(crate) struct Ground {
     pub(crate) nsqd: Nsqd,
     folder: tempfile::TempDir,
@@ -34,7 +34,7 @@ impl Ground {
         format!("unix:{}", self.at("feed").display())
     }
 
-    /// A command on this nsqd.
+    /// Prepares a command that uses this nsqd.
     pub(crate) fn run(&self, args: &str) -> Mqueue {
         mqueue(args).env("NSQD_TCP_ADDRESS", &self.nsqd.tcp())
     }
@@ -49,10 +49,10 @@ impl Ground {
         started(self.run(&format!("stage --from {from} --group g --to {to} {args}")))
     }
 
-    /// The bodies of a stream, all of which are there.
+    /// Consumes all messages of a stream; returns the bodies.
     pub(crate) fn bodies(&self, stream: &str) -> Vec<String> {
         let mut bodies = Vec::new();
-        // on a busy machine nsqd may be silent for a second with messages on its disk
+        // on a busy machine nsqd may pause for a second while messages are on its disk
         wait_until("all of a stream", || {
             let consumer = self.run(&format!("consumer --stream {stream} --group check --output body --timeout 1"));
             bodies.extend(consumer.run().stdout.lines().map(str::to_owned));
@@ -70,12 +70,12 @@ fn started(stage: Mqueue) -> Mqueue {
     stage
 }
 
-/// Sends it SIGTERM, and waits for its end.
+/// Sends SIGTERM, and waits for a successful end.
 pub(crate) fn end(program: Mqueue) -> Finished {
     end_with(program, 0)
 }
 
-/// The same where it ends with another code.
+/// Sends SIGTERM, and waits for an end with this exit code.
 fn end_with(program: Mqueue, code: i32) -> Finished {
     program.signal(Signal::SIGTERM);
     let finished = program.finish();
@@ -83,7 +83,7 @@ fn end_with(program: Mqueue, code: i32) -> Finished {
     finished
 }
 
-/// How often each id of the feed is there; every message is whole.
+/// Counts each id of the feed; fails if a message is not whole.
 fn ids(bodies: &[String]) -> HashMap<u64, u64> {
     let mut times = HashMap::new();
     for body in bodies {
@@ -93,7 +93,7 @@ fn ids(bodies: &[String]) -> HashMap<u64, u64> {
     times
 }
 
-/// Fails unless ids 1 to `count` are all there; says how many came again.
+/// Fails unless all ids from 1 to `count` are there; returns the number of duplicates.
 #[track_caller]
 fn all_arrived(bodies: &[String], count: u64) -> u64 {
     let times = ids(bodies);
@@ -103,7 +103,7 @@ fn all_arrived(bodies: &[String], count: u64) -> u64 {
     times.values().map(|times| times - 1).sum()
 }
 
-/// Sends these bytes as one connection; the answer.
+/// Sends these bytes on one connection; returns the answer.
 pub(crate) fn say(path: &Path, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(path).expect("ingest listens");
     stream.write_all(bytes).expect("ingest reads");
@@ -123,7 +123,7 @@ fn five_thousand_at_five_hundred_a_second_all_arrive() {
 }
 
 #[test]
-fn ten_times_the_rate_for_five_seconds_is_caught_up_with_on_nsqd() {
+fn a_backlog_of_ten_times_the_rate_is_worked_off_on_nsqd() {
     needs!("nsqd");
     let nsqd = Nsqd::real(&[]);
     let args = "pipeline --rate 5000 --count 25000";
@@ -135,7 +135,7 @@ fn ten_times_the_rate_for_five_seconds_is_caught_up_with_on_nsqd() {
 }
 
 #[test]
-fn hops_stopped_replaced_and_killed_in_mid_run_lose_nothing() {
+fn stopped_replaced_and_killed_hops_lose_no_message() {
     needs!("nsqd");
     let ground = Ground::new();
     let count = 4000;
@@ -166,7 +166,7 @@ fn hops_stopped_replaced_and_killed_in_mid_run_lose_nothing() {
     stages.insert(1, ground.stage("two", "three", args));
     ingest.signal(Signal::SIGKILL);
     drop(ingest);
-    // its file is still there, and nobody listens on it
+    // the socket's file exists, and no process listens on it
     let ingest = ground.ingest(&ground.socket(), "");
 
     let sent = send.finish();
@@ -184,7 +184,7 @@ fn hops_stopped_replaced_and_killed_in_mid_run_lose_nothing() {
 }
 
 #[test]
-fn a_stage_passes_on_what_its_handler_makes() {
+fn a_stage_passes_on_its_handlers_output() {
     needs!("nsqd");
     let ground = Ground::new();
     let stage =
@@ -200,7 +200,7 @@ fn a_stage_passes_on_what_its_handler_makes() {
 }
 
 #[test]
-fn what_does_not_fit_and_what_comes_to_nothing_is_a_dead_letter() {
+fn misfits_and_empty_results_become_dead_letters() {
     needs!("nsqd");
     let ground = Ground::new();
     let stage = ground.stage("one", "two", "--expect id:int --report json --handler exec:true");
@@ -211,29 +211,29 @@ fn what_does_not_fit_and_what_comes_to_nothing_is_a_dead_letter() {
     let figures = ["passed", "unfit", "dead", "retried", "ended"].map(|name| last[name].to_string());
     assert_eq!(figures, ["0", "3", "4", "0", "true"], "{last}");
     let letters = ground.bodies("one.dead").join("\n");
-    for why in ["malformed JSON", "is string, expected int", "array where an object", "gave nothing to pass on"] {
+    for why in ["malformed JSON", "is string, expected int", "array where an object", "output is empty"] {
         assert!(letters.contains(why), "{why}: {letters}");
     }
 }
 
 #[test]
-fn a_next_hop_that_is_away_is_waited_for_and_no_attempt_is_used_up() {
+fn an_unreachable_next_hop_is_waited_for_without_using_up_attempts() {
     needs!("nsqd");
     let ground = Ground::new();
     let to = format!("unix:{}", ground.at("next").display());
     let stage = ground.stage("one", &to, "--max-attempts 1 --retry-delay 0");
     let lines: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
     ground.nsqd.publish_lines("one", lines.join("\n").as_bytes());
-    stage.wait_to_say("the next hop is away, waiting for it");
+    stage.wait_to_say("next hop unreachable, its messages wait");
     wait_until("messages in flight", || ground.nsqd.channel("one", "g").in_flight_count > 0);
-    // it dies with a batch that it has read and not published
+    // the receiver dies with a batch that it has read and not published
     let listener = UnixListener::bind(ground.at("next")).expect("a free name");
     let (mut first, _) = listener.accept().expect("the stage comes");
     assert!(first.read(&mut [0; 10]).expect("lines") > 0);
     drop((first, listener));
     std::fs::remove_file(ground.at("next")).expect("it was there");
     let ingest = ground.run(&format!("ingest --listen {to} --to two")).start();
-    stage.wait_to_say("the next hop is back");
+    stage.wait_to_say("next hop reachable again");
     ground.nsqd.wait_for_empty("one", "g");
     let channel = ground.nsqd.channel("one", "g");
     assert_eq!((channel.requeue_count, channel.timeout_count, ground.nsqd.published("one.dead")), (0, 0, 0));
@@ -245,20 +245,20 @@ fn a_next_hop_that_is_away_is_waited_for_and_no_attempt_is_used_up() {
 }
 
 #[test]
-fn a_stage_that_stops_while_its_next_hop_is_away_gives_its_messages_back() {
+fn a_stage_that_stops_while_its_next_hop_is_unreachable_requeues_its_messages() {
     needs!("nsqd");
     let ground = Ground::new();
     ground.nsqd.create("one", "g");
     ground.nsqd.publish_lines("one", b"a\nb\nc");
     let stage = ground.stage("one", "http://127.0.0.1:1/", "");
-    stage.wait_to_say("the next hop is away");
+    stage.wait_to_say("next hop unreachable");
     let said = end(stage).stderr;
     assert!(said.contains("0 passed on, 0 to retry, 0 dead letters"), "{said}");
     assert_eq!(ground.nsqd.channel("one", "g").depth, 3);
 }
 
 #[test]
-fn an_http_hop_that_refuses_gets_no_second_try_and_one_that_is_busy_does() {
+fn a_refusing_http_hop_is_tried_once_and_a_busy_one_again() {
     needs!("nsqd");
     let ground = Ground::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -285,7 +285,7 @@ fn an_http_hop_that_refuses_gets_no_second_try_and_one_that_is_busy_does() {
 }
 
 #[test]
-fn a_streams_end_is_answered_when_all_is_published_and_what_is_refused_is_counted() {
+fn the_end_of_a_stream_is_answered_after_publishing_with_the_count_of_refusals() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&ground.socket(), "--max-line 20");
@@ -301,7 +301,7 @@ fn a_streams_end_is_answered_when_all_is_published_and_what_is_refused_is_counte
 }
 
 #[test]
-fn what_was_read_is_published_on_sigterm_and_the_sender_knows_what_was_not() {
+fn sigterm_publishes_the_lines_read_and_tells_the_sender_the_count() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&ground.socket(), "");
@@ -321,7 +321,7 @@ fn what_was_read_is_published_on_sigterm_and_the_sender_knows_what_was_not() {
 }
 
 #[test]
-fn a_sender_is_slowed_down_while_nsqd_is_away_and_loses_nothing() {
+fn a_sender_is_throttled_during_an_nsqd_outage_and_loses_no_message() {
     needs!("nsqd");
     let mut ground = Ground::new();
     ground.nsqd.create("one", "check");
@@ -329,7 +329,7 @@ fn a_sender_is_slowed_down_while_nsqd_is_away_and_loses_nothing() {
     let send = ground.run(&format!("send --to {} --rate max --count 300000", ground.socket())).start();
     wait_until("some messages", || ground.nsqd.published("one") > 10_000);
     ground.nsqd.stop();
-    // the sender goes on until the sockets' buffers are full; what ingest holds is bounded
+    // the sender goes on until the sockets' buffers are full; ingest's memory is bounded
     ingest.wait_to_say("connection lost");
     let memory = ingest.own_memory();
     ground.nsqd.start_again();
@@ -342,7 +342,7 @@ fn a_sender_is_slowed_down_while_nsqd_is_away_and_loses_nothing() {
 }
 
 #[test]
-fn packets_are_messages_and_a_full_queue_makes_a_unix_sender_wait() {
+fn packets_become_messages_and_a_full_queue_throttles_a_unix_sender() {
     needs!("nsqd");
     let ground = Ground::new();
     ground.nsqd.create("one", "check");
@@ -369,7 +369,8 @@ fn packets_are_messages_and_a_full_queue_makes_a_unix_sender_wait() {
     assert_eq!(all_arrived(&bodies, 3000), 0);
 }
 
-/// Packets that the kernel dropped before it knew whose they were: the loopback device's queue was full. No socket can count these.
+/// Reads the number of packets that the kernel dropped because the loopback device's queue was
+/// full. No socket counts these.
 fn dropped_on_the_way() -> u64 {
     let text = std::fs::read_to_string("/proc/net/softnet_stat").expect("Linux has it");
     let dropped = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1).expect("two columns"), 16);
@@ -377,7 +378,7 @@ fn dropped_on_the_way() -> u64 {
 }
 
 #[test]
-fn what_the_kernel_drops_of_udp_is_counted_and_said() {
+fn udp_packets_dropped_by_the_kernel_are_counted_and_logged() {
     needs!("nsqd");
     let ground = Ground::new();
     let before = dropped_on_the_way();
@@ -404,7 +405,7 @@ fn what_the_kernel_drops_of_udp_is_counted_and_said() {
 }
 
 #[test]
-fn a_sender_of_packets_finds_the_next_ingest() {
+fn a_datagram_sender_reconnects_to_the_next_ingest() {
     needs!("nsqd");
     let ground = Ground::new();
     let listen = format!("unixgram:{}", ground.at("packets").display());
@@ -423,7 +424,7 @@ fn a_sender_of_packets_finds_the_next_ingest() {
 }
 
 #[test]
-fn a_second_signal_gives_up_what_nsqd_does_not_take_and_the_sender_gets_no_ok() {
+fn a_second_signal_gives_up_unpublished_lines_and_the_sender_gets_no_ok() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&ground.socket(), "--report json");
@@ -445,7 +446,7 @@ fn a_second_signal_gives_up_what_nsqd_does_not_take_and_the_sender_gets_no_ok() 
 }
 
 #[test]
-fn systemd_is_told_of_the_beginning_the_state_and_the_end() {
+fn systemd_gets_ready_status_and_stopping() {
     needs!("nsqd");
     let ground = Ground::new();
     for args in
@@ -474,7 +475,7 @@ fn systemd_is_told_of_the_beginning_the_state_and_the_end() {
 }
 
 #[test]
-fn tcp_is_a_feed_too() {
+fn tcp_connections_are_published_too() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest("tcp:127.0.0.1:0", "");
@@ -487,7 +488,7 @@ fn tcp_is_a_feed_too() {
 }
 
 #[test]
-fn a_socket_that_systemd_passes_is_used_and_stays() {
+fn a_socket_passed_by_systemd_is_used_and_kept() {
     needs!("nsqd");
     let ground = Ground::new();
     let listener = UnixListener::bind(ground.at("feed")).expect("a free name");
@@ -515,7 +516,7 @@ fn a_handler_forwards_and_writes_to_a_socket() {
 }
 
 #[test]
-fn ctrl_c_ends_a_pipeline_with_its_account_and_leaves_nothing_behind() {
+fn ctrl_c_ends_a_pipeline_with_its_totals_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("a folder");
     let pipeline = mqueue("pipeline --rate 200 --count 100000").env("TMPDIR", folder.path().to_str().expect("UTF-8"));
     let pipeline = pipeline.start();

@@ -1,4 +1,4 @@
-//! The print handler: what is written, and to a pipe that is full, or that nobody reads any more.
+//! The print handler: its output, full pipes, and pipes whose reader is gone.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use crate::support::{Finished, Mqueue, Nsqd, consumer, needs, wait_until};
 
 const BODY: &[u8] = b"not text: \xff\n\0";
 
-/// What this output is of one message.
+/// Returns this output format's text for one message.
 fn printed(output: &str) -> Vec<u8> {
     let nsqd = Nsqd::start();
     nsqd.publish("foo", BODY);
@@ -28,7 +28,7 @@ fn printed(output: &str) -> Vec<u8> {
     fs::read(&path).unwrap()
 }
 
-/// Many large messages, each with its number, then a consumer that prints them to a pipe.
+/// Publishes many large numbered messages, and starts a consumer that prints them to a pipe.
 fn printing(nsqd: &Nsqd, count: usize) -> (Mqueue, PipeReader) {
     let bodies: Vec<String> = (0..count).map(|number| format!("{number} {}", "x".repeat(1000))).collect();
     nsqd.create("foo", "1");
@@ -37,7 +37,7 @@ fn printing(nsqd: &Nsqd, count: usize) -> (Mqueue, PipeReader) {
     (consumer(&nsqd.tcp(), "--output body").with_stdout(writer).start(), reader)
 }
 
-/// How often each number stands at the beginning of a whole line.
+/// Counts each number at the beginning of a whole line.
 fn counted(text: &str) -> BTreeMap<usize, usize> {
     let mut counts = BTreeMap::new();
     for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
@@ -47,7 +47,7 @@ fn counted(text: &str) -> BTreeMap<usize, usize> {
 }
 
 #[test]
-fn json_marks_a_body_that_is_no_text() {
+fn json_marks_a_body_that_is_not_utf8() {
     needs!("nsqd");
     let line = printed("json");
     assert!(line.ends_with(b"}\n"));
@@ -58,14 +58,14 @@ fn json_marks_a_body_that_is_no_text() {
 }
 
 #[test]
-fn body_and_null_are_the_bytes_and_their_end() {
+fn body_and_null_write_the_bytes_and_a_delimiter() {
     needs!("nsqd");
     assert_eq!(printed("body"), [BODY, b"\n"].concat());
     assert_eq!(printed("null"), [BODY, b"\0"].concat());
 }
 
 #[test]
-fn when_the_reader_goes_away_what_was_not_written_stays_in_the_queue() {
+fn unwritten_messages_are_requeued_when_the_reader_closes_the_pipe() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let (consumer, reader) = printing(&nsqd, 1000);
@@ -80,10 +80,10 @@ fn when_the_reader_goes_away_what_was_not_written_stays_in_the_queue() {
     assert!(!stderr.contains("ERROR") && !stderr.contains("WARN"), "{stderr}");
     let left = nsqd.channel("foo", "1");
     assert_eq!((left.in_flight_count, left.deferred_count), (0, 0));
-    // a pipe holds 64 KiB, and the reader had its own buffer: more than that cannot have been taken
+    // a pipe holds 64 KiB, and the reader had a buffer: no more can have left the queue
     assert!((800..=995).contains(&left.depth), "{left:?}");
 
-    // nothing is lost: what remains, and what was written, is everything
+    // no message is lost: each was written or is still in the queue
     let rest = self::consumer(&nsqd.tcp(), "--output body --timeout 1").run();
     let rest = counted(&rest.stdout);
     assert_eq!(rest.len() as i64, left.depth);
@@ -93,7 +93,7 @@ fn when_the_reader_goes_away_what_was_not_written_stays_in_the_queue() {
 }
 
 #[test]
-fn of_a_batch_that_was_half_written_the_rest_is_requeued() {
+fn the_unwritten_rest_of_a_batch_is_requeued() {
     let (fake, (mut reader, writer)) = (FakeNsqd::start(), pipe().unwrap());
     assert_eq!(fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap(), 4096);
     let consumer = consumer(&fake.tcp(), "--output body").with_stdout(writer).start();
@@ -106,7 +106,7 @@ fn of_a_batch_that_was_half_written_the_rest_is_requeued() {
     let said = peer.rest();
     let finished = said.iter().filter(|command| matches!(command, Command::Fin(_))).count();
     let requeued = said.iter().filter(|command| matches!(command, Command::Req { delay: 0, .. })).count();
-    // five were read, and a pipe of one page holds four
+    // five messages were read, and a pipe of one page holds four
     assert!((5..=9).contains(&finished) && finished + requeued == 50, "{finished} finished, {requeued} requeued");
     assert_eq!(consumer.finish().code, Some(0));
 }

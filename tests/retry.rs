@@ -1,4 +1,5 @@
-//! Handlers that fail: attempts, pauses, dead letters, and that a message is finished only after its dead letter is safe.
+//! Handlers that fail: attempts, pauses and dead letters; a message is finished only after its dead
+//! letter is acknowledged.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 use crate::support::fake_nsqd::{FakeNsqd, Peer, error, message, message_id, ok};
 use crate::support::{Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
 
-/// A body that is neither text nor one line.
+/// A body with invalid UTF-8 and several lines.
 const BODY: &[u8] = b"line 1\nline 2\0\xff\xfe";
 
 /// A command that counts its runs in a file.
@@ -34,7 +35,8 @@ impl Runs {
         fs::read_to_string(&self.path).unwrap().lines().count()
     }
 
-    /// A handler that counts, and ends with this script, where `$n` is the number of runs with this one.
+    /// Makes a handler that counts its runs and ends with this script, where `$n` is the number of
+    /// the run.
     fn handler(&self, script: &str) -> String {
         let path = self.path.display();
         format!("exec:echo run >>{path}; n=$(wc -l <{path}); {script}")
@@ -58,7 +60,7 @@ fn dead_letter(nsqd: &Nsqd) -> DeadLetter {
     DeadLetter::decode(&Bytes::from(letter)).expect("a dead letter")
 }
 
-/// Fails twice, succeeds then, and ends; says how long that took.
+/// Runs a consumer whose handler fails twice and then succeeds; returns the time that it took.
 fn fails_twice(args: &str) -> Duration {
     let (nsqd, runs) = (Nsqd::with_channel("foo", "1"), Runs::new());
     nsqd.publish("foo", b"a");
@@ -73,7 +75,7 @@ fn fails_twice(args: &str) -> Duration {
 }
 
 #[test]
-fn a_handler_that_fails_is_tried_again_until_it_succeeds() {
+fn a_failed_message_is_retried_until_its_handler_succeeds() {
     needs!("nsqd");
     let took = fails_twice("--retry-delay 0 --max-backoff 0");
     assert!(took < Duration::from_secs(2), "no delays, but it took {took:?}");
@@ -96,7 +98,7 @@ fn failures_in_a_row_pause_the_consumer() {
 }
 
 #[test]
-fn a_message_that_always_fails_is_a_dead_letter_after_max_attempts() {
+fn a_message_that_always_fails_becomes_a_dead_letter_after_max_attempts() {
     needs!("nsqd");
     let (nsqd, runs) = (Nsqd::start(), Runs::new());
     nsqd.publish("foo", BODY);
@@ -112,7 +114,8 @@ fn a_message_that_always_fails_is_a_dead_letter_after_max_attempts() {
     assert!(letter.timestamp > 0 && letter.died > letter.timestamp, "{letter:?}");
 }
 
-/// nsqd and `mqueue broker`, each with `foo` and its group known from the start: nsqd heeds timeouts of a new channel late.
+/// Starts nsqd and `mqueue broker`, each with `foo` and its group from the start: nsqd checks
+/// timeouts of a new channel late.
 fn both_brokers() -> [Nsqd; 2] {
     [Nsqd::real(&[]), Nsqd::embedded(&[])].map(|mut nsqd| {
         nsqd.create("foo", "1");
@@ -123,7 +126,7 @@ fn both_brokers() -> [Nsqd; 2] {
 }
 
 #[test]
-fn a_message_that_kills_its_consumer_is_a_dead_letter_after_max_attempts() {
+fn a_message_that_kills_its_consumer_becomes_a_dead_letter_after_max_attempts() {
     needs!("nsqd");
     for nsqd in both_brokers() {
         let runs = Runs::new();
@@ -142,7 +145,7 @@ fn a_message_that_kills_its_consumer_is_a_dead_letter_after_max_attempts() {
 }
 
 #[test]
-fn what_is_given_back_is_no_try() {
+fn a_requeued_untried_message_uses_up_no_attempt() {
     let mut broker = Nsqd::embedded(&[]);
     broker.create("foo", "1");
     let lines: String = (0..20).map(|n| format!("{n}\n")).collect();
@@ -167,7 +170,7 @@ fn what_is_given_back_is_no_try() {
 }
 
 #[test]
-fn exit_code_65_is_a_dead_letter_at_once() {
+fn exit_code_65_makes_a_dead_letter_at_once() {
     needs!("nsqd");
     let (nsqd, runs) = (Nsqd::start(), Runs::new());
     nsqd.publish("foo", BODY);
@@ -179,7 +182,7 @@ fn exit_code_65_is_a_dead_letter_at_once() {
 }
 
 #[test]
-fn a_handler_that_takes_too_long_is_ended_and_has_failed() {
+fn a_handler_over_its_timeout_is_killed_and_counts_as_failed() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     nsqd.publish("foo", b"a");
@@ -191,7 +194,8 @@ fn a_handler_that_takes_too_long_is_ended_and_has_failed() {
     assert_eq!(dead_letter(&nsqd).reason, "timed out after 200ms");
 }
 
-/// Lets the consumer fail on one message, up to the PUB of its dead letter; gives its connection and the publisher's.
+/// Lets the consumer fail on one message, up to the PUB of its dead letter; returns the consumer's
+/// and the publisher's connection.
 fn dying(fake: &FakeNsqd) -> (Mqueue, Peer, Peer) {
     let consumer = with_handler(consumer(&fake.tcp(), "--max-attempts 1"), "exec:exit 1").start();
     let mut subscriber = fake.subscribed();
@@ -219,7 +223,7 @@ fn a_message_is_finished_only_after_its_dead_letter_is_acknowledged() {
     let fake = FakeNsqd::start();
     let (_consumer, mut subscriber, mut publisher) = dying(&fake);
     assert_eq!(answers(&subscriber.said()), Vec::<&Command>::new());
-    // refused once, and taken when it comes again
+    // refused once, and accepted when it is published again
     publisher.send(&error("E_PUB_FAILED PUB failed exiting"));
     drop(publisher);
     let mut publisher = publishes_dead_letter(&fake);
@@ -230,7 +234,7 @@ fn a_message_is_finished_only_after_its_dead_letter_is_acknowledged() {
 }
 
 #[test]
-fn a_message_whose_dead_letter_is_never_acknowledged_goes_back_at_the_end() {
+fn a_message_without_an_acknowledged_dead_letter_is_requeued_at_the_end() {
     let fake = FakeNsqd::start();
     let (mut consumer, mut subscriber, _publisher) = dying(&fake);
     consumer.signal(Signal::SIGINT);
@@ -243,7 +247,7 @@ fn a_message_whose_dead_letter_is_never_acknowledged_goes_back_at_the_end() {
 }
 
 #[test]
-fn a_message_of_the_largest_size_is_a_dead_letter_with_its_reason_and_goes_back_whole() {
+fn a_message_of_the_largest_size_becomes_a_dead_letter_and_is_redriven_whole() {
     needs!("nsqd");
     for nsqd in [Nsqd::real(&["--max-msg-size=1000"]), Nsqd::embedded(&["--max-msg-size=1000"])] {
         let body: Vec<u8> = (0..1000).map(|n| b'a' + (n % 23) as u8).collect();
@@ -270,9 +274,9 @@ fn a_message_of_the_largest_size_is_a_dead_letter_with_its_reason_and_goes_back_
 }
 
 #[test]
-fn dead_letters_of_a_batch_go_out_together() {
+fn dead_letters_of_a_batch_are_published_together() {
     let fake = FakeNsqd::start();
-    // a body of two lines is none that this handler can hand over
+    // this handler cannot pass on a body of two lines
     let consumer = with_handler(consumer(&fake.tcp(), ""), "unix:/nonexistent").start();
     let mut subscriber = fake.subscribed();
     subscriber.until_ready();

@@ -1,4 +1,4 @@
-//! What a signal does to messages: handled once, or back in the queue at once; never lost, never twice.
+//! Signals: each message is handled once, or requeued at once; none is lost or handled twice.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Mqueue, Nsqd, consumer, needs, wait_until, wait_within};
 
-/// The messages' bodies: numbers.
+/// Makes the messages' bodies: numbers.
 fn numbers(count: usize) -> Vec<String> {
     (0..count).map(|number| number.to_string()).collect()
 }
@@ -17,7 +17,7 @@ fn publish(nsqd: &Nsqd, count: usize) {
     nsqd.publish_lines("foo", numbers(count).join("\n").as_bytes());
 }
 
-/// True once the process has ended, whether or not somebody has waited for it.
+/// Returns true once the process has ended, even if no parent has waited for it.
 fn has_ended(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z') || rest.is_empty())
@@ -29,7 +29,7 @@ fn stopping(consumer: &Mqueue, nsqd: &Nsqd) {
 }
 
 #[test]
-fn commands_that_run_at_the_first_ctrl_c_finish_and_each_message_is_handled_once() {
+fn running_commands_finish_after_the_first_ctrl_c_and_each_message_is_handled_once() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     publish(&nsqd, 100);
@@ -51,14 +51,14 @@ fn commands_that_run_at_the_first_ctrl_c_finish_and_each_message_is_handled_once
 }
 
 #[test]
-fn a_second_ctrl_c_kills_all_processes_of_all_commands_and_gives_their_messages_back_at_once() {
+fn a_second_ctrl_c_kills_all_child_processes_and_requeues_their_messages_at_once() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     publish(&nsqd, 30);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pids");
     let pids = || fs::read_to_string(&path).unwrap_or_default();
-    // a shell and its child: both must go, even if they do not listen
+    // a shell and its child: both must end, even if they ignore SIGTERM
     let script = format!("exec:trap '' INT TERM; sleep 1000 & echo $$ $! >>{}; wait", path.display());
     let consumer = consumer(&nsqd.tcp(), "--concurrency 30").arg("--handler").arg(&script).start();
     wait_until("30 commands run", || pids().lines().count() == 30);
@@ -78,7 +78,7 @@ fn a_second_ctrl_c_kills_all_processes_of_all_commands_and_gives_their_messages_
 }
 
 #[test]
-fn the_first_signal_gives_back_at_once_what_waits_behind_a_running_handler() {
+fn the_first_signal_requeues_messages_that_wait_behind_a_running_handler() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     publish(&nsqd, 20);
@@ -101,7 +101,7 @@ fn the_first_signal_gives_back_at_once_what_waits_behind_a_running_handler() {
 }
 
 #[test]
-fn the_grace_period_ends_like_a_second_signal() {
+fn the_end_of_the_grace_period_acts_like_a_second_signal() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     publish(&nsqd, 3);

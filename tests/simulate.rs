@@ -1,4 +1,5 @@
-//! `mqueue simulate`: every chunk is accounted for, a seed makes the same run again, and wrong numbers are told with their ranges.
+//! `mqueue simulate`: every chunk is accounted for, a seed repeats its run, and numbers out of
+//! range are refused.
 
 use std::io::{BufRead, BufReader};
 
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::{Nsqd, mqueue, needs, wait_until};
 
-/// Runs it with `--report json`: the last line.
+/// Runs `mqueue simulate --report json`; returns the last line.
 #[track_caller]
 fn simulate(args: &str) -> Value {
     let finished = mqueue(&format!("simulate --report json {args}")).run();
@@ -21,20 +22,21 @@ fn number(report: &Value, name: &str) -> u64 {
 }
 
 #[test]
-fn the_seeds_defaults_drop_nothing() {
+fn the_default_settings_drop_nothing() {
     let report = simulate("--duration 3");
     assert_eq!((number(&report, "dropped"), number(&report, "given_up")), (0, 0));
     assert_eq!(number(&report, "processed"), number(&report, "generated"));
     assert!((450..750).contains(&number(&report, "generated")), "{report}");
-    // other tests run beside it: how long it takes is judged elsewhere
+    // other tests run beside this one: another test judges the times
     assert!((20.0..100.0).contains(&report["latency_ms"]["p50"].as_f64().expect("a latency")), "{report}");
 }
 
-/// For a quiet machine, and the optimised program: `cargo test --release -- --ignored the_seeds_defaults_for_a_minute`.
+/// For a quiet machine, and the optimised program: `cargo test --release -- --ignored
+/// the_default_settings_take_no_longer`.
 #[test]
 #[ignore = "takes a minute, and judges times"]
-fn the_seeds_defaults_for_a_minute_take_no_longer_than_the_work() {
-    // other work on the machine only ever adds: one of three runs has to hold
+fn the_default_settings_take_no_longer_than_the_work_for_a_minute() {
+    // other work on the machine only adds time: one of three runs must hold
     let hold = (0..3).any(|_| {
         let report = simulate("--duration 60");
         eprintln!("{report}");
@@ -45,7 +47,7 @@ fn the_seeds_defaults_for_a_minute_take_no_longer_than_the_work() {
 }
 
 #[test]
-fn what_is_generated_is_processed_or_dropped_to_the_chunk() {
+fn every_generated_chunk_is_processed_or_dropped() {
     let finished =
         mqueue("simulate --report json --duration 3").env("STREAMS_COUNT", "500").env("STREAM_INTERVAL", "100").run();
     let report: Value = serde_json::from_str(finished.stdout.lines().last().expect("a line")).expect("JSON");
@@ -55,7 +57,7 @@ fn what_is_generated_is_processed_or_dropped_to_the_chunk() {
 }
 
 #[test]
-fn ctrl_c_finishes_what_was_begun_and_prints_the_statistics() {
+fn ctrl_c_finishes_chunks_in_progress_and_prints_the_statistics() {
     let simulation = mqueue("simulate --verbose --workers 10 --streams 200").start();
     wait_until("chunks", || simulation.stdout().matches("processed chunk").count() > 100);
     simulation.signal(Signal::SIGINT);
@@ -82,10 +84,11 @@ fn a_seed_repeats_its_workload_exactly() {
 }
 
 #[test]
-fn via_nsq_nothing_is_dropped_though_the_workers_are_too_few() {
+fn too_few_workers_drop_nothing_via_nsq() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
-    // 10 workers can do 286 chunks a second, and 400 are to be made: the streams are slowed down, and make them later
+    // 10 workers can do 286 chunks a second, and 400 are due: the streams are throttled, and make
+    // chunks later
     let load = "--via broker --duration 3 --streams 200 --workers 10 --buffer 100";
     for to in [format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http()), String::new()] {
         let report = simulate(&format!("{load} {to}"));
@@ -99,7 +102,7 @@ fn via_nsq_nothing_is_dropped_though_the_workers_are_too_few() {
 }
 
 #[test]
-fn ten_thousand_streams_are_made_on_time_in_little_memory() {
+fn ten_thousand_streams_are_on_time_in_little_memory() {
     let report = simulate("--duration 4 --no-range-check --streams 10000 --interval 20s --workers 100");
     eprintln!("10,000 streams: late {}, {} bytes", report["scheduling_error_ms"], report["memory_bytes"]);
     assert_eq!(number(&report, "dropped"), 0, "{report}");
@@ -109,7 +112,7 @@ fn ten_thousand_streams_are_made_on_time_in_little_memory() {
 }
 
 #[test]
-fn a_picture_is_drawn() {
+fn a_plot_is_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.svg");
     simulate(&format!("--duration 2 --plot {}", path.display()));
@@ -124,7 +127,7 @@ fn a_picture_is_drawn() {
 }
 
 #[test]
-fn a_picture_that_cannot_be_written_costs_no_statistics() {
+fn an_unwritable_plot_does_not_suppress_the_statistics() {
     let finished = mqueue("simulate --duration 1 --plot /dev/full").run();
     assert_eq!(finished.code, Some(1));
     assert!(finished.stdout.ends_with("Application exited.\n"), "{}", finished.stdout);
@@ -132,7 +135,7 @@ fn a_picture_that_cannot_be_written_costs_no_statistics() {
 }
 
 #[test]
-fn a_reader_that_stalls_does_not_keep_it_from_ending() {
+fn a_stalled_reader_of_stdout_does_not_block_the_exit() {
     let (_reader, writer) = std::io::pipe().unwrap();
     let args = "simulate --verbose --no-range-check --streams 2000 --interval 100ms --workers 2000";
     let simulation = mqueue(args).with_stdout(writer).start();
@@ -155,7 +158,7 @@ fn the_plan_says_where_drops_end() {
 }
 
 #[test]
-fn numbers_beyond_their_ranges_are_told_with_the_range() {
+fn numbers_out_of_range_are_reported_with_the_range() {
     for (args, told) in [
         ("--workers 9", "WORKERS_COUNT must be 10 to 200, not 9"),
         ("--streams 501", "STREAMS_COUNT must be 10 to 500, not 501"),
@@ -174,7 +177,7 @@ fn numbers_beyond_their_ranges_are_told_with_the_range() {
 }
 
 #[test]
-fn who_stops_reading_ends_it() {
+fn closing_stdout_ends_the_run() {
     let (reader, writer) = std::io::pipe().unwrap();
     let simulation = mqueue("simulate --verbose").with_stdout(writer).start();
     let mut lines = BufReader::new(reader).lines();
@@ -184,7 +187,7 @@ fn who_stops_reading_ends_it() {
 }
 
 #[test]
-fn the_start_is_said_in_this_order_and_the_example_settings_are_read() {
+fn the_start_prints_the_configuration_and_reads_the_example_settings() {
     let mut simulation = mqueue("simulate --duration 0.1 --seed 1");
     let example = include_str!("../docker/.env.example");
     for setting in example.lines().filter(|line| !line.starts_with('#')) {

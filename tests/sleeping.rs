@@ -1,11 +1,13 @@
-//! Consumers that sleep, in a real systemd that scripts/with-systemd boots: each test is a script of tests/systemd.
+//! Sleeping consumers on a real systemd, which scripts/with-systemd boots: each test is a script in
+//! tests/systemd.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::needs;
 
-/// Runs `tests/systemd/NAME` inside; says so if it cannot run here, which is a failure where MQUEUE_REQUIRE_PEERS=1.
+/// Runs `tests/systemd/NAME` inside; skips the test if it cannot run here, which is a failure with
+/// MQUEUE_REQUIRE_PEERS=1.
 fn inside(script: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let required = std::env::var("MQUEUE_REQUIRE_PEERS").is_ok_and(|v| v == "1");
@@ -18,7 +20,7 @@ fn inside(script: &str) {
     let run = Command::new(root.join("scripts/with-systemd"))
         .arg(root.join("tests/systemd").join(script))
         .env("MQUEUE", env!("CARGO_BIN_EXE_mqueue"))
-        // a debug build takes longer to start, and the other tests run beside it
+        // a debug build takes longer to start, and other tests run beside this one
         .env("SLACK", "2")
         .output()
         .expect("the script is there");
@@ -67,7 +69,7 @@ fn systemd_socket_activate_wakes_a_consumer() {
 }
 
 #[test]
-fn the_doctor_tells_what_is_wrong_with_units_and_what_mends_it() {
+fn doctor_reports_problems_of_units_and_their_fixes() {
     needs!("nsqd");
     inside("doctor");
 }
@@ -79,31 +81,31 @@ fn messages_at_any_moment_of_a_consumers_exit_are_handled_in_time() {
 }
 
 #[test]
-fn a_consumer_that_cannot_work_is_tried_at_the_pace_of_wakeup() {
+fn a_failing_consumer_is_started_at_wakeups_pace() {
     needs!("nsqd");
     inside("retries-at-wakeups-pace");
 }
 
 #[test]
-fn wakeup_killed_nsqd_away_and_a_socket_removed_end_well() {
+fn a_killed_wakeup_an_nsqd_outage_and_a_removed_socket_lose_no_message() {
     needs!("nsqd");
     inside("survives");
 }
 
 #[test]
-fn a_full_journal_stops_nobody() {
+fn a_full_journal_stops_no_consumer() {
     needs!("nsqd");
     inside("journals-disk-is-full");
 }
 
 #[test]
-fn systemd_and_the_journal_learn_how_a_consumer_is_doing() {
+fn systemd_and_the_journal_show_a_consumers_state() {
     needs!("nsqd");
     inside("tells-systemd");
 }
 
 #[test]
-fn a_message_wakes_its_consumer_about_as_fast_as_systemd_starts_anything() {
+fn a_message_wakes_its_consumer_about_as_fast_as_systemd_starts_a_unit() {
     needs!("nsqd");
     inside("wakes-fast");
 }

@@ -10,7 +10,7 @@ fn producer(nsqd: &Nsqd, args: &str) -> Mqueue {
 }
 
 #[test]
-fn what_is_published_is_consumed_and_finished_before_it_ends() {
+fn published_messages_are_consumed_and_finished_before_the_exit() {
     needs!("nsqd");
     for nsqd in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
         nsqd.create("foo", "1");
@@ -27,7 +27,7 @@ fn what_is_published_is_consumed_and_finished_before_it_ends() {
 }
 
 #[test]
-fn an_nsqd_that_restarts_costs_nothing_acknowledged() {
+fn an_nsqd_restart_loses_no_acknowledged_message() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
     nsqd.create("foo", "1");
@@ -52,13 +52,13 @@ fn an_nsqd_that_restarts_costs_nothing_acknowledged() {
 }
 
 #[test]
-fn a_message_that_fails_comes_again_and_then_to_the_dead_letters() {
+fn a_failing_message_is_retried_and_becomes_a_dead_letter() {
     needs!("nsqd");
     let nsqd = Nsqd::with_channel("foo", "1");
     nsqd.publish("foo", b"x");
     let args = "--client tokio-nsq --handler exec:false --max-attempts 3 --retry-delay 100ms --timeout 2";
     let finished = consumer(&nsqd.tcp(), args).run();
-    // Nothing was done, and something failed.
+    // exit code 5: nothing was done, and something failed
     assert_eq!(finished.code, Some(5), "{}", finished.stderr);
     assert_eq!(nsqd.published("foo.dead"), 1, "{}", finished.stderr);
     assert_eq!(nsqd.channel("foo", "1").requeue_count, 2);
@@ -66,7 +66,7 @@ fn a_message_that_fails_comes_again_and_then_to_the_dead_letters() {
 }
 
 #[test]
-fn a_handler_that_is_ended_gives_its_message_back() {
+fn a_killed_handlers_message_is_requeued() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     nsqd.publish("foo", b"x");
@@ -84,7 +84,7 @@ fn a_handler_that_is_ended_gives_its_message_back() {
 }
 
 #[test]
-fn help_says_what_it_cannot_promise() {
+fn help_lists_the_limits_of_tokio_nsq() {
     for command in ["producer", "consumer", "bench"] {
         let help = mqueue(&format!("{command} --help")).run().stdout;
         assert!(help.contains("Limits of tokio-nsq"), "{help}");

@@ -1,4 +1,5 @@
-//! Messages that take longer than nsqd allows are kept alive, whether they are being handled or wait for it.
+//! Messages that take longer than nsqd's message timeout are kept alive, in a handler or waiting
+//! for one.
 
 use std::fs;
 
@@ -38,8 +39,8 @@ fn messages_that_wait_behind_a_slow_handler_are_kept_alive() {
     drop(consumer);
 }
 
-/// Freezes a consumer whose handler waits for `door` (made before or after the freeze ends) until its message has come again several
-/// times. Its handler may run once only.
+/// Freezes a consumer whose handler waits for `door` (made before or after the freeze ends) until
+/// its message has been redelivered several times. The handler must run only once.
 fn frozen(door_opens_before_the_thaw: bool) {
     let nsqd = Nsqd::with_channel("foo", "1");
     let folder = tempfile::tempdir().unwrap();
@@ -63,7 +64,7 @@ fn frozen(door_opens_before_the_thaw: bool) {
     wait_until("its time has run out several times", || nsqd.channel("foo", "1").timeout_count >= 3);
     consumer.signal(Signal::SIGCONT);
     if !door_opens_before_the_thaw {
-        // touched again: the freeze is over, and what had come is read
+        // touched again: the freeze is over, and the pending frames are read
         let before = nsqd.channel("foo", "1").timeout_count;
         wait_until("it is in flight", || nsqd.channel("foo", "1").in_flight_count == 1);
         assert!(nsqd.channel("foo", "1").timeout_count <= before + 1);
@@ -76,13 +77,13 @@ fn frozen(door_opens_before_the_thaw: bool) {
 }
 
 #[test]
-fn a_freeze_hands_a_message_that_is_worked_on_to_no_second_handler() {
+fn a_frozen_process_runs_no_second_handler_for_a_message_in_progress() {
     needs!("nsqd");
     frozen(false);
 }
 
 #[test]
-fn a_freeze_hands_a_message_that_is_finished_to_no_second_handler() {
+fn a_frozen_process_runs_no_second_handler_for_a_finished_message() {
     needs!("nsqd");
     frozen(true);
 }

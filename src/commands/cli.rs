@@ -30,13 +30,13 @@ pub(crate) struct Cli {
 
     /// The command to run.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 /// The subcommands. Each takes its description from its arguments.
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs, reason = "a doc comment here would hide the long description of the arguments")]
-pub(crate) enum Command {
+pub(crate) enum CliCommand {
     Producer(producer::args::Args),
     Ingest(ingest::args::Args),
     Send(send::args::Args),
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_declarations_are_sound() {
+    fn the_command_line_is_valid_for_clap() {
         Cli::command().debug_assert();
     }
 

@@ -1,4 +1,5 @@
-//! The subcommands, one module each, which takes its arguments and runs to the end. They do not import each other.
+//! The subcommands, one module each. A module takes its arguments and runs to the end; modules do
+//! not import each other.
 
 pub(crate) mod bench;
 pub(crate) mod broker;

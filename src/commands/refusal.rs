@@ -1,4 +1,5 @@
-//! Error text for arguments that clap refuses; names the environment variable if the refused value comes from one.
+//! Error text for arguments that clap refuses; names the environment variable if the refused value
+//! comes from one.
 
 use std::ffi::OsString;
 
@@ -7,8 +8,9 @@ use clap::{Arg, Command, CommandFactory};
 
 use super::cli::Cli;
 
-/// Renders clap's error for these arguments. A value from the environment was not typed, so the text
-/// names its source: `invalid value 'abc' for '--count <N>' (from the environment variable MQUEUE_COUNT): …`.
+/// Renders clap's error for these arguments. A value from the environment was not typed, so the
+/// text names its source: `invalid value 'abc' for '--count <N>' (from the environment variable
+/// COUNT): …`.
 pub(crate) fn text(error: &Error, typed: &[OsString]) -> String {
     let mut text = error.render().to_string();
     let mut cli = Cli::command();
@@ -24,7 +26,8 @@ pub(crate) fn text(error: &Error, typed: &[OsString]) -> String {
     text
 }
 
-/// Returns the variable that set the argument that clap shows as `shown`, unless the argument was typed.
+/// Returns the variable that set the argument that clap shows as `shown`, unless the argument was
+/// typed.
 fn variable(command: &Command, shown: &str, typed: &[OsString]) -> Option<String> {
     let flag = shown.split([' ', '=']).next()?;
     let arg = command.get_arguments().find(|arg| flags(arg).iter().any(|name| name == flag))?;

@@ -1,4 +1,4 @@
-//! A client on a bare socket, which takes its time.
+//! An NSQ client on a bare socket, controlled by the test.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Nsqd;
 
-/// A message, as far as scenes look at it.
+/// The fields of a message that tests check.
 #[derive(Debug)]
 pub struct Message {
     pub id: String,
@@ -19,7 +19,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects and identifies; gives the answer, too.
+    /// Connects and identifies; returns the answer, too.
     pub fn identified(broker: &Nsqd, wishes: &str) -> (Self, String) {
         let stream = TcpStream::connect(broker.tcp()).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid timeout");
@@ -43,7 +43,7 @@ impl Client {
         self.stream.write_all(text.as_bytes()).expect("it reads");
     }
 
-    /// The next frame: its type and data; `closed` at the end.
+    /// Reads the next frame: its type and data; `closed` at the end.
     pub fn frame(&mut self) -> String {
         match self.read() {
             Some((kind, data)) => format!("{kind} {}", String::from_utf8_lossy(&data)),
@@ -51,12 +51,12 @@ impl Client {
         }
     }
 
-    /// The next frame, with the id left out.
+    /// Reads the next frame, without the message id.
     pub fn frame_without(&mut self, id: &str) -> String {
         self.frame().replace(id, "ID")
     }
 
-    /// So many messages.
+    /// Reads `count` messages.
     pub fn messages(&mut self, count: usize) -> Vec<Message> {
         (0..count)
             .map(|_| {
@@ -71,7 +71,7 @@ impl Client {
             .collect()
     }
 
-    /// The bodies of so many messages, in order of their text: a broker may deliver in any.
+    /// Reads `count` messages; returns their bodies, sorted: a broker may deliver in any order.
     pub fn bodies(&mut self, count: usize) -> Vec<String> {
         let mut bodies: Vec<_> = self.messages(count).into_iter().map(|message| message.body).collect();
         bodies.sort();

@@ -1,4 +1,4 @@
-//! Disks that are full, and disks that fail.
+//! Full disks and failing disks.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -13,7 +13,8 @@ use super::skip;
 pub struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// `None`, and the test is skipped, if it cannot be mounted here, which takes root.
+    /// Mounts the file system; returns `None`, and skips the test, if it cannot be mounted, which
+    /// takes root.
     pub fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(folder.path()).output();
@@ -24,12 +25,12 @@ impl SmallDisk {
         disk
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// A folder on it.
+    /// Returns a folder on the file system.
     pub fn folder(&self) -> tempfile::TempDir {
         tempfile::tempdir_in(self.path()).expect("a folder")
     }
@@ -43,12 +44,13 @@ impl Drop for SmallDisk {
 
 const NO_STRACE: &str = "strace is missing, or may not trace";
 
-/// A disk that fails, by strace, for as long as this lives.
+/// A failing disk, simulated by strace until this is dropped.
 pub struct BadDisk(Child);
 
 impl BadDisk {
-    /// Makes each of these system calls of this process fail with EIO, on these files or on all. `None`, and the test is skipped, where
-    /// strace cannot do that. strace says that it is attached a moment before it interferes: wait for what follows from a failure.
+    /// Makes each of these system calls of this process fail with EIO, on these files or on all.
+    /// Returns `None`, and skips the test, where strace cannot do that. strace reports that it is
+    /// attached a moment before it interferes: wait for an effect of a failure.
     pub fn of(pid: u32, calls: &str, files: &[&Path]) -> Option<Self> {
         let mut strace = Command::new("strace")
             .args(["-f", "-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:error=EIO")])
@@ -61,7 +63,7 @@ impl BadDisk {
         let attached = strace.as_mut().is_some_and(|strace| {
             let mut lines = BufReader::new(strace.stderr.take().expect("piped")).lines();
             let attached = lines.by_ref().map_while(Result::ok).any(|line| line.contains("attached"));
-            // strace stops when nobody reads what it says
+            // strace stops when nobody reads its output
             std::thread::spawn(move || lines.for_each(drop));
             attached
         });
@@ -71,8 +73,8 @@ impl BadDisk {
         strace.map(Self).filter(|_| attached)
     }
 
-    /// What stands before a command of which each of these system calls on this file is to fail, in a shell. `None`, and the test is
-    /// skipped, where strace cannot do that.
+    /// Returns the shell prefix for a command that makes each of these system calls on this file
+    /// fail. Returns `None`, and skips the test, where strace cannot do that.
     pub fn around(calls: &str, file: &Path) -> Option<String> {
         let can = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
         if !can.is_ok_and(|output| output.status.success()) {
@@ -86,7 +88,7 @@ impl BadDisk {
 
 impl Drop for BadDisk {
     fn drop(&mut self) {
-        // it lets go of the process
+        // strace detaches from the process
         let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT);
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! `mqueue doctor`, its findings, and somebody who pastes the commands that it prints.
+//! `mqueue doctor`: its findings, and running the commands that it prints.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -14,13 +14,13 @@ pub const WARNINGS: Option<i32> = Some(3);
 pub const ERRORS: Option<i32> = Some(4);
 pub const UNAVAILABLE: Option<i32> = Some(69);
 
-/// A doctor with a folder of sockets of its own, and no systemd to ask.
+/// Prepares a doctor with a folder of sockets of its own, and without systemd.
 pub fn doctor(sockets: &TempDir, args: &str) -> Mqueue {
     let no_systemctl = sockets.path().display().to_string();
     mqueue(&format!("doctor {args}")).arg("--socket-dir").arg(&no_systemctl).env("PATH", &no_systemctl)
 }
 
-/// The flags for this broker.
+/// Returns the flags for this broker.
 pub fn on(nsqd: &Nsqd) -> String {
     format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http())
 }
@@ -29,7 +29,7 @@ pub fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// Its findings that are not in order: level, check and the command that mends it.
+/// Lists the findings that are not ok: level, check, and the command that fixes it.
 #[track_caller]
 pub fn findings(finished: &Finished) -> Vec<(String, String, String)> {
     let report: Value = serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{e}: {finished:?}"));
@@ -39,7 +39,7 @@ pub fn findings(finished: &Finished) -> Vec<(String, String, String)> {
     bad.map(|finding| (text(finding, "level"), text(finding, "check"), text(finding, "mend"))).collect()
 }
 
-/// The one finding, which is of this level and check: what mends it.
+/// Returns the fix of the only finding, which must be of this level and check.
 #[track_caller]
 pub fn the_one(finished: &Finished, level: &str, check: &str) -> String {
     let mut found = findings(finished);
@@ -47,15 +47,15 @@ pub fn the_one(finished: &Finished, level: &str, check: &str) -> String {
     found.remove(0).2
 }
 
-/// How a pasted command ended.
+/// The result of a pasted command.
 #[derive(Debug)]
 pub struct Pasted {
     pub code: Option<i32>,
     pub stdout: String,
 }
 
-/// Runs a command as somebody who pastes it into a shell, and answers what it asks. Whatever it does, it leaves nothing in the folder where
-/// that shell stands, and it comes to an end.
+/// Runs a command as if pasted into a shell, with `answers` on its stdin. Fails if the command leaves
+/// a file in the shell's folder, or does not end.
 #[track_caller]
 pub fn paste(command: &str, answers: &str) -> Pasted {
     let (work, programs) = (folder(), folder());
@@ -64,7 +64,7 @@ pub fn paste(command: &str, answers: &str) -> Pasted {
     for (name, path) in all {
         std::os::unix::fs::symlink(path, programs.path().join(name)).expect("a folder of our own");
     }
-    // the tests run as root, or with sockets of their own
+    // the tests run as root, or with their own sockets
     std::fs::write(programs.path().join("sudo"), "#!/bin/sh\nexec \"$@\"\n").expect("a folder of our own");
     let script = programs.path().join("sudo");
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
@@ -73,7 +73,7 @@ pub fn paste(command: &str, answers: &str) -> Pasted {
     shell.args(["60", "sh", "-c", command]).env_clear().env("PATH", path).current_dir(work.path());
     shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let mut shell = shell.spawn().expect("coreutils have timeout");
-    // it need not ask
+    // the command need not ask
     let _ = shell.stdin.take().expect("piped").write_all(answers.as_bytes());
     let done = shell.wait_with_output().expect("it was started");
     assert_ne!(done.status.code(), Some(124), "{command} does not end");
@@ -82,7 +82,7 @@ pub fn paste(command: &str, answers: &str) -> Pasted {
     Pasted { code: done.status.code(), stdout: String::from_utf8_lossy(&done.stdout).into_owned() }
 }
 
-/// The HTTP API of an nsqd that stopped in 2015.
+/// The HTTP API of an nsqd of 2015.
 pub fn old_nsqd(mut stream: std::net::TcpStream) {
     let mut request = [0; 4096];
     let length = stream.read(&mut request).unwrap_or(0);
@@ -99,7 +99,7 @@ pub fn old_nsqd(mut stream: std::net::TcpStream) {
     );
 }
 
-/// All that is in a folder, by name and length.
+/// Lists the files of a folder, with their lengths.
 pub fn listing(folder: &Path) -> Vec<(String, u64)> {
     let entries = folder.read_dir().expect("a folder").map(|entry| entry.expect("readable"));
     let about = |entry: std::fs::DirEntry| {

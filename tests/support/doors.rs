@@ -1,4 +1,4 @@
-//! Sockets of sleeping consumers, and who pokes them.
+//! Activation sockets of sleeping consumers, and `mqueue wakeup`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use super::{Mqueue, Nsqd, mqueue, wait_until};
 
-/// A folder with sockets, as systemd would hold them: whoever connects is counted, and nobody is started.
+/// A folder with listening sockets, in place of systemd's: connections are counted, and no unit is
+/// started.
 pub struct Doors {
     folder: tempfile::TempDir,
     open: RefCell<BTreeMap<String, (UnixListener, usize)>>,
 }
 
 impl Doors {
-    /// With these sockets.
+    /// Listens on these sockets.
     pub fn new(names: &[&str]) -> Self {
         let doors =
             Self { folder: tempfile::tempdir().expect("a temporary folder"), open: RefCell::new(BTreeMap::new()) };
@@ -25,29 +26,29 @@ impl Doors {
         doors
     }
 
-    /// Listens on one more.
+    /// Listens on one more socket.
     pub fn open(&self, name: &str) {
         let listener = UnixListener::bind(self.at(name)).expect("a free name");
         listener.set_nonblocking(true).expect("a socket");
         self.open.borrow_mut().insert(name.to_owned(), (listener, 0));
     }
 
-    /// Listens no longer. Its file stays, as that of a failed unit does.
+    /// Stops listening on a socket. Its file stays, as that of a failed unit does.
     pub fn close(&self, name: &str) {
         self.open.borrow_mut().remove(name);
     }
 
-    /// A file's path.
+    /// Returns the path of a file in the folder.
     pub fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// How often a socket was poked so far.
+    /// Returns the number of pokes of a socket so far.
     pub fn pokes(&self, name: &str) -> usize {
         let mut open = self.open.borrow_mut();
         let (listener, count) = open.get_mut(name).expect("it was opened");
@@ -57,35 +58,35 @@ impl Doors {
         *count
     }
 
-    /// How often each socket was poked so far.
+    /// Returns the number of pokes of each socket so far.
     pub fn all_pokes(&self) -> Vec<usize> {
         let names: Vec<String> = self.open.borrow().keys().cloned().collect();
         names.iter().map(|name| self.pokes(name)).collect()
     }
 
-    /// Waits until a socket has been poked once more than it was.
+    /// Waits for one more poke of a socket.
     #[track_caller]
     pub fn wait_for_poke(&self, name: &str) {
         let before = self.open.borrow()[name].1;
         wait_until(&format!("a poke of {name}"), || self.pokes(name) > before);
     }
 
-    /// `mqueue wakeup` of these sockets and this nsqd, with further arguments.
+    /// Prepares `mqueue wakeup` for these sockets and this nsqd, with further arguments.
     pub fn wakeup(&self, nsqd: &Nsqd, args: &str) -> Mqueue {
         self.wakeup_by(&format!("--nsqd-http-address {} {args}", nsqd.http()))
     }
 
-    /// `mqueue wakeup` of these sockets with these arguments.
+    /// Prepares `mqueue wakeup` for these sockets with these arguments.
     pub fn wakeup_by(&self, args: &str) -> Mqueue {
         mqueue(&format!("wakeup --socket-dir {} {args}", self.path().display()))
     }
 }
 
-/// What `mqueue wakeup --listen` tells.
+/// The HTTP API of `mqueue wakeup --listen`.
 pub struct Told(String);
 
 impl Told {
-    /// Waits until it listens.
+    /// Waits until wakeup listens.
     #[track_caller]
     pub fn by(wakeup: &Mqueue) -> Self {
         let mut address = None;
@@ -98,12 +99,12 @@ impl Told {
         Self(address.expect("waited for"))
     }
 
-    /// Where.
+    /// Returns the address.
     pub fn address(&self) -> &str {
         &self.0
     }
 
-    /// The status and the body of `GET path`.
+    /// Sends `GET path`; returns the status and the body.
     pub fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.0).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid timeout");
@@ -115,7 +116,7 @@ impl Told {
         (status, body.to_owned())
     }
 
-    /// A group, as `/state` has it.
+    /// Returns a group from `/state`.
     pub fn group(&self, stream: &str, group: &str) -> serde_json::Value {
         let (_, body) = self.get("/state");
         let state: serde_json::Value = serde_json::from_str(&body).expect("JSON");
@@ -123,14 +124,14 @@ impl Told {
         groups.into_iter().find(|g| g["stream"] == stream && g["group"] == group).unwrap_or_default()
     }
 
-    /// A number of `/metrics`.
+    /// Reads a number from `/metrics`.
     pub fn metric(&self, name: &str) -> f64 {
         let (_, body) = self.get("/metrics");
         let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name} in:\n{body}"))
     }
 
-    /// Waits for so many more polls.
+    /// Waits for `count` more polls.
     #[track_caller]
     pub fn wait_for_polls(&self, more: u32) {
         let polls = || self.metric("mqueue_wakeup_polls_total");

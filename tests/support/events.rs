@@ -1,15 +1,16 @@
-//! Counting the producer's events: what is lost and what came twice.
+//! Counts of the producer's events: lost ones and duplicates.
 
 use std::collections::HashMap;
 
-/// How often each event, named by its task and sequence number, was seen.
+/// The number of times that each event, named by task and sequence number, was seen.
 #[derive(Debug, Default)]
 pub struct Sequences {
     seen: HashMap<(u64, u64), u64>,
 }
 
 impl Sequences {
-    /// Takes in a consumer's output: `--output body` or json, one event a line. A line cut off by a kill is left out.
+    /// Adds a consumer's output: `--output body` or json, one event a line. A line cut off by a
+    /// kill is left out.
     pub fn read(&mut self, lines: &str) {
         for line in lines.lines() {
             let Ok(mut event) = serde_json::from_str::<serde_json::Value>(line) else { continue };
@@ -21,12 +22,12 @@ impl Sequences {
         }
     }
 
-    /// Different events seen.
+    /// Returns the number of distinct events.
     pub fn distinct(&self) -> u64 {
         self.seen.len() as u64
     }
 
-    /// Times that an event was seen again.
+    /// Returns the number of duplicates.
     pub fn duplicates(&self) -> u64 {
         self.seen.values().map(|times| times - 1).sum()
     }

@@ -1,4 +1,4 @@
-//! An nsqd that does what the test says, right or wrong, and nothing else.
+//! A fake nsqd, whose every answer, right or wrong, is written by the test.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,14 +13,14 @@ use super::{PATIENCE, wait_until};
 pub struct FakeNsqd(TcpListener);
 
 impl FakeNsqd {
-    /// On a port of the system's choice.
+    /// Listens on a port of the system's choice.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
         Self(listener)
     }
 
-    /// `host:port` for the TCP protocol.
+    /// Returns `host:port` of the TCP protocol.
     pub fn tcp(&self) -> String {
         self.0.local_addr().expect("it listens").to_string()
     }
@@ -36,7 +36,7 @@ impl FakeNsqd {
         Self::peer(accepted.expect("waited for").0)
     }
 
-    /// The next connection, if one comes within this time; it subscribes.
+    /// Waits for the next connection within this time, and lets it subscribe.
     #[track_caller]
     pub fn subscribed_within(&self, within: Duration) -> Option<Peer> {
         let start = Instant::now();
@@ -72,7 +72,7 @@ impl FakeNsqd {
 }
 
 impl Peer {
-    /// Reads the protocol's magic and IDENTIFY, and answers this.
+    /// Reads the protocol's magic and IDENTIFY, and sends this answer.
     #[track_caller]
     pub fn grants(&mut self, reply: &str) {
         self.identify();
@@ -87,7 +87,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The same connection, for another thread to send on.
+    /// Clones the connection for another thread to send on.
     pub fn another(&self) -> Peer {
         Peer { stream: self.stream.try_clone().expect("a socket"), buffer: BytesMut::new() }
     }
@@ -114,7 +114,7 @@ impl Peer {
         assert_eq!(&self.buffer.split_to(4)[..], b"  V2");
     }
 
-    /// The next command; `None` once the client has closed the connection.
+    /// Reads the next command; `None` once the client has closed the connection.
     #[track_caller]
     pub fn next(&mut self) -> Option<Command> {
         loop {
@@ -128,13 +128,13 @@ impl Peer {
         }
     }
 
-    /// The next command.
+    /// Reads the next command.
     #[track_caller]
     pub fn command(&mut self) -> Command {
         self.next().expect("the client closed the connection")
     }
 
-    /// Reads commands up to the first that is `wanted`; gives all of them.
+    /// Reads commands up to the first that is `wanted`; returns all of them.
     #[track_caller]
     pub fn until(&mut self, wanted: impl Fn(&Command) -> bool) -> Vec<Command> {
         let start = Instant::now();
@@ -153,7 +153,8 @@ impl Peer {
         self.until(|command| matches!(command, Command::Rdy(1..)));
     }
 
-    /// What the client has said so far, all of it: asks for a sign of life, and reads up to it.
+    /// Reads all commands that the client has sent so far: sends a heartbeat, and reads up to the
+    /// NOP.
     #[track_caller]
     pub fn said(&mut self) -> Vec<Command> {
         self.send(&Frame::Response(Response::Heartbeat));
@@ -162,7 +163,7 @@ impl Peer {
         commands
     }
 
-    /// Everything up to the connection's end. CLS is answered.
+    /// Reads all commands up to the end of the connection; answers CLS.
     #[track_caller]
     pub fn rest(mut self) -> Vec<Command> {
         let mut commands = Vec::new();
@@ -195,8 +196,9 @@ impl Peer {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// Sends these bytes again and again for this long at most, and reads nothing. Ends before when the client closes the connection, or
-    /// takes nothing for a while. Returns how often they were sent.
+    /// Sends these bytes again and again for this long at most, and reads nothing. Ends before when
+    /// the client closes the connection, or takes nothing for a while. Returns how often they were
+    /// sent.
     pub fn flood(&mut self, bytes: &[u8], within: Duration) -> usize {
         self.stream.set_write_timeout(Some(Duration::from_millis(300))).expect("a valid timeout");
         let start = Instant::now();
@@ -208,7 +210,8 @@ impl Peer {
         times
     }
 
-    /// Sends bytes one by one, a millisecond apart, until the client closes the connection; false if it has not within this time.
+    /// Sends bytes one by one, a millisecond apart, until the client closes the connection; returns
+    /// false if it has not within this time.
     pub fn drip(&mut self, bytes: impl Iterator<Item = u8>, within: Duration) -> bool {
         let start = Instant::now();
         self.stream.set_nodelay(true).expect("a socket");
@@ -221,7 +224,7 @@ impl Peer {
         false
     }
 
-    /// Reads once; false at the end.
+    /// Reads once; returns false at the end.
     fn fill(&mut self) -> bool {
         let mut bytes = [0; 16 * 1024];
         match self.stream.read(&mut bytes) {
@@ -235,29 +238,29 @@ impl Peer {
     }
 }
 
-/// The answer OK.
+/// Makes the answer OK.
 pub fn ok() -> Frame {
     Frame::Response(Response::Ok)
 }
 
-/// An error, in nsqd's words.
+/// Makes an error frame with this text.
 pub fn error(text: &'static str) -> Frame {
     Frame::Error(WireError::parse(Bytes::from_static(text.as_bytes())))
 }
 
-/// Frames as bytes.
+/// Encodes frames.
 pub fn encoded(frames: impl IntoIterator<Item = Frame>) -> Vec<u8> {
     let mut out = WriteBuffer::new();
     frames.into_iter().for_each(|frame| frame.encode(&mut out));
     out.copy_to_bytes(out.remaining()).to_vec()
 }
 
-/// The message number `id` for the `attempts`-th time.
+/// Makes message number `id` in its `attempts`-th attempt.
 pub fn message(id: u64, attempts: u16, body: &'static [u8]) -> Frame {
     Frame::Message(Message { timestamp: 0, attempts, id: message_id(id), body: Bytes::from_static(body) })
 }
 
-/// The id of message number `id`.
+/// Returns the message id of message number `id`.
 pub fn message_id(id: u64) -> MessageId {
     MessageId::from_slice(format!("{id:016x}").as_bytes()).expect("16 digits")
 }

@@ -14,7 +14,7 @@ pub struct Gateway {
     pub address: String,
 }
 
-/// What it answered.
+/// An answer of the gateway.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -23,22 +23,22 @@ pub struct Answer {
 }
 
 impl Gateway {
-    /// At this nsqd, with further flags.
+    /// Starts a gateway on this nsqd, with further flags.
     pub fn start(nsqd: &Nsqd, flags: &str) -> Self {
         Self::start_on(nsqd, "127.0.0.1:0", flags)
     }
 
-    /// On this address.
+    /// Starts a gateway on this address.
     pub fn start_on(nsqd: &Nsqd, listen: &str, flags: &str) -> Self {
         Self::with(&format!("--listen {listen} --nsqd-tcp-address {} {flags}", nsqd.tcp()))
     }
 
-    /// With these flags alone.
+    /// Starts a gateway with these flags alone.
     pub fn with(flags: &str) -> Self {
         Self::of(mqueue(&format!("gateway {flags}")).start())
     }
 
-    /// One that runs.
+    /// Waits until this gateway listens.
     pub fn of(program: Mqueue) -> Self {
         let said = "listening on http://";
         program.wait_to_say(said);
@@ -47,7 +47,7 @@ impl Gateway {
         Self { address: address.to_owned(), program }
     }
 
-    /// Where it is, as a URL.
+    /// Returns the gateway's URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -65,12 +65,12 @@ impl Gateway {
         self.ask("POST", &format!("/streams/{stream}"), "Content-Type: application/x-ndjson\r\n", lines)
     }
 
-    /// One request on a connection of its own, with further header lines.
+    /// Sends one request on a connection of its own, with further header lines.
     pub fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
         let length = body.len();
         let mut stream =
             self.connect(&format!("{method} {path} HTTP/1.0\r\nContent-Length: {length}\r\n{headers}\r\n"));
-        // it may have refused already
+        // the gateway may have refused already
         let _ = stream.write_all(body);
         let mut text = String::new();
         let read = stream.read_to_string(&mut text);
@@ -80,7 +80,7 @@ impl Gateway {
         Answer { status, head: head.to_ascii_lowercase(), body }
     }
 
-    /// A worker on a bare socket.
+    /// Connects a worker on a bare socket.
     pub fn worker(&self, stream: &str, group: &str, params: &str) -> Worker {
         let path = format!("/streams/{stream}/groups/{group}/jobs?{params}");
         let mut lines = BufReader::new(self.connect(&format!("GET {path} HTTP/1.0\r\n\r\n")));
@@ -97,7 +97,7 @@ impl Gateway {
         self.post(&format!("/jobs/{}/{verb}", job["token"].as_str().expect("a job has a token")), b"")
     }
 
-    /// One of its metrics.
+    /// Reads a metric.
     pub fn metric(&self, name: &str) -> u64 {
         let text = self.get("/metrics").body;
         let text = text.as_str().expect("text");
@@ -105,7 +105,7 @@ impl Gateway {
         line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
     }
 
-    /// Waits until a metric is this.
+    /// Waits until a metric has this value.
     #[track_caller]
     pub fn wait_for_metric(&self, name: &str, value: u64) {
         wait_until(&format!("{name} to be {value}"), || self.metric(name) == value);
@@ -125,7 +125,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The next job, past heartbeats; `None` at the end.
+    /// Reads the next job, past heartbeats; `None` at the end.
     pub fn job(&mut self) -> Option<Value> {
         let start = Instant::now();
         loop {
@@ -137,14 +137,14 @@ impl Worker {
         }
     }
 
-    /// The next line, heartbeats too; `None` at the end.
+    /// Reads the next line, heartbeats too; `None` at the end.
     pub fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         let read = self.lines.read_line(&mut line);
         matches!(read, Ok(1..)).then_some(line)
     }
 
-    /// True if nothing has come that was not read.
+    /// Returns true if no unread data has arrived.
     pub fn has_nothing(&mut self) -> bool {
         let stream = self.lines.get_ref();
         stream.set_nonblocking(true).expect("it is a socket");
@@ -155,7 +155,7 @@ impl Worker {
 }
 
 impl Gateway {
-    /// A connection on which this was asked for, and nothing read.
+    /// Sends a request on a connection, and reads nothing.
     pub fn worker_that_waits(&self, path: &str) -> TcpStream {
         self.connect(&format!("GET {path} HTTP/1.0\r\n\r\n"))
     }

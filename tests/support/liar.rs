@@ -1,4 +1,4 @@
-//! An HTTP server that lies: it says what the test says, for ever if that is so, to whoever asks for whatever.
+//! An HTTP server that sends the test's bytes, endless ones too, in answer to every request.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// How an answer goes on behind its beginning.
+/// The continuation of an answer after its beginning.
 #[derive(Debug, Clone, Copy)]
 pub enum Rest {
-    /// It ends.
+    /// The answer ends.
     Nothing,
-    /// This again and again, as fast as it is read.
+    /// These bytes again and again, as fast as they are read.
     Endless(&'static [u8]),
-    /// One byte again and again, each 10 ms.
+    /// One byte every 10 ms.
     Drips(u8),
 }
 
@@ -47,12 +47,12 @@ impl Liar {
         Self::saying(head + body, Rest::Nothing)
     }
 
-    /// `host:port`.
+    /// Returns `host:port`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// How often it was asked.
+    /// Returns the number of requests.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Real programs under test: started on ports of the system's choice, ended with the test.
+//! Real programs under test, started on ports of the system's choice and ended with the test.
 
 mod client;
 mod disks;
@@ -27,13 +27,13 @@ pub use self::wire::Wire;
 /// The longest that any single condition may take, on a slow and busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits for a condition; fails the test, saying what was waited for, if it does not come true.
+/// Waits for a condition; fails the test with the condition's name if it does not come true.
 #[track_caller]
 pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     wait_within(PATIENCE, what, condition);
 }
 
-/// Waits for a condition for so long.
+/// Waits for a condition for at most `patience`.
 #[track_caller]
 pub fn wait_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -43,7 +43,7 @@ pub fn wait_within(patience: Duration, what: &str, mut condition: impl FnMut() -
     }
 }
 
-/// Says that a test does not run here, and why: a failure where MQUEUE_REQUIRE_PEERS=1.
+/// Reports that a test is skipped, and why; fails with MQUEUE_REQUIRE_PEERS=1.
 #[track_caller]
 #[allow(clippy::print_stderr, reason = "a test that does not run says so")]
 pub fn skip(why: &str) {

@@ -12,30 +12,33 @@ use nix::unistd::Pid;
 
 use super::{wait_until, wait_within};
 
-/// The program that is tested: the one that was built with the tests, or another (MQUEUE_TEST_PROGRAM=target/release/mqueue).
+/// Returns the program under test: the one built with the tests, or another
+/// (MQUEUE_TEST_PROGRAM=target/release/mqueue).
 pub fn program() -> PathBuf {
     std::env::var_os("MQUEUE_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_mqueue").into(), PathBuf::from)
 }
 
-/// True if it is optimised.
+/// Returns true if the program is optimised.
 pub fn is_optimised() -> bool {
     !cfg!(debug_assertions) || std::env::var_os("MQUEUE_TEST_PROGRAM").is_some()
 }
 
-/// The longest that a program may run whose end a test waits for.
+/// Longest time that a test waits for the end of a program.
 const LONGEST_RUN: Duration = Duration::from_secs(180);
 
-/// Runs `mqueue` with these arguments, words at blanks, in an environment without mqueue's variables.
+/// Prepares `mqueue` with these arguments, split at blanks, in an environment without mqueue's
+/// variables.
 pub fn mqueue(args: &str) -> Mqueue {
     Mqueue::new(&args.split_whitespace().collect::<Vec<_>>())
 }
 
-/// Runs `mqueue consumer` of stream `foo` and group `1` on these nsqds, addresses with commas between, with further arguments.
+/// Prepares `mqueue consumer` of stream `foo` and group `1` on these nsqds (addresses separated by
+/// commas), with further arguments.
 pub fn consumer(nsqd: &str, args: &str) -> Mqueue {
     mqueue(&format!("consumer --stream foo --group 1 --nsqd-tcp-address {nsqd} {args}"))
 }
 
-/// An mqueue that is being run. It is killed if the test ends first.
+/// A running mqueue. It is killed if the test ends first.
 pub struct Mqueue {
     command: Command,
     running: Option<Running>,
@@ -43,24 +46,24 @@ pub struct Mqueue {
 
 struct Running {
     child: Child,
-    /// `None` if it was sent elsewhere.
+    /// `None` if stdout goes elsewhere.
     stdout: Option<Reader>,
     stderr: Reader,
 }
 
-/// How an mqueue ended, and all it said.
+/// The exit code and the output of an mqueue.
 #[derive(Debug)]
 pub struct Finished {
-    /// Its exit code; `None` if a signal ended it.
+    /// The exit code; `None` if a signal ended the process.
     pub code: Option<i32>,
-    /// What it wrote to stdout.
+    /// All of stdout.
     pub stdout: String,
-    /// What it wrote to stderr.
+    /// All of stderr.
     pub stderr: String,
 }
 
 impl Mqueue {
-    /// With these arguments, as they are.
+    /// Prepares mqueue with these arguments.
     pub fn new(args: &[&str]) -> Self {
         let mut command = Command::new(program());
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -70,12 +73,12 @@ impl Mqueue {
         Self { command, running: None }
     }
 
-    /// A shell that becomes mqueue, which is its `$0`.
+    /// Prepares a shell script that execs mqueue, its `$0`.
     pub fn shell(script: &str) -> Self {
         Self::new(&["-c", script, env!("CARGO_BIN_EXE_mqueue")]).program(Path::new("/bin/sh"))
     }
 
-    /// The same with another file as the program.
+    /// Runs another file as the program.
     pub fn program(mut self, program: &Path) -> Self {
         let mut command = Command::new(program);
         command.args(self.command.get_args()).env_clear();
@@ -86,40 +89,40 @@ impl Mqueue {
         self
     }
 
-    /// With its stdin from elsewhere.
+    /// Takes stdin from elsewhere.
     pub fn with_stdin_from(mut self, stdin: Stdio) -> Self {
         self.command.stdin(stdin);
         self
     }
 
-    /// With one more argument, as it is.
+    /// Adds an argument.
     pub fn arg(mut self, arg: &str) -> Self {
         self.command.arg(arg);
         self
     }
 
-    /// With a variable in its environment.
+    /// Sets an environment variable.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
         self
     }
 
-    /// With a stdin to write to.
+    /// Makes stdin a pipe for the test to write to.
     pub fn with_stdin(mut self) -> Self {
         self.command.stdin(Stdio::piped());
         self
     }
 
-    /// With its stdout sent elsewhere: a file, a pipe that the test has an end of.
+    /// Sends stdout elsewhere: to a file, or a pipe of the test.
     pub fn with_stdout(mut self, stdout: impl Into<Stdio>) -> Self {
         self.command.stdout(stdout);
         self
     }
 
-    /// Starts it.
+    /// Starts the program.
     pub fn start(mut self) -> Self {
         let mut child = self.command.spawn().expect("cargo built it");
-        // a pipe that the test handed over is closed here, so that it ends with the program
+        // closes a pipe that the test handed over, so that it ends with the program
         self.command.stdout(Stdio::null());
         let stdout = child.stdout.take().map(Reader::new);
         let stderr = Reader::new(child.stderr.take().expect("piped"));
@@ -127,17 +130,17 @@ impl Mqueue {
         self
     }
 
-    /// Its stdin.
+    /// Returns the program's stdin.
     pub fn stdin(&mut self) -> ChildStdin {
         self.running().child.stdin.take().expect("with_stdin was called, and this once")
     }
 
-    /// Runs it to its end.
+    /// Runs the program to its end.
     pub fn run(self) -> Finished {
         self.start().finish()
     }
 
-    /// Runs it to its end with this on stdin.
+    /// Runs the program to its end with this input on stdin.
     pub fn run_with(self, input: &[u8]) -> Finished {
         let mut running = self.with_stdin().start();
         let mut stdin = running.stdin();
@@ -148,7 +151,7 @@ impl Mqueue {
         finished
     }
 
-    /// Runs it to its end, and says the most memory that it had in use, in KiB.
+    /// Runs the program to its end; returns its peak memory, too, in KiB.
     pub fn run_watched(self) -> (Finished, u64) {
         let mut running = self.start();
         let status = format!("/proc/{}/status", running.pid());
@@ -162,7 +165,8 @@ impl Mqueue {
         (running.finish(), peak)
     }
 
-    /// Waits for its end, and for that of whatever it left behind with its stdout or stderr.
+    /// Waits for the end of the program and of all processes that have inherited its stdout or
+    /// stderr.
     #[track_caller]
     pub fn finish(mut self) -> Finished {
         wait_within(LONGEST_RUN, "the end of mqueue", || self.has_ended());
@@ -176,44 +180,44 @@ impl Mqueue {
         Finished { code: status.code(), stdout, stderr: running.stderr.all() }
     }
 
-    /// True once it has ended.
+    /// Returns true once the program has ended.
     pub fn has_ended(&mut self) -> bool {
         self.running().child.try_wait().expect("it was started").is_some()
     }
 
-    /// Sends it a signal.
+    /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid() as i32), signal).expect("it runs");
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.running.as_ref().expect("start was called").child.id()
     }
 
-    /// What it has written to stdout so far.
+    /// Returns stdout so far.
     pub fn stdout(&self) -> String {
         let running = self.running.as_ref().expect("start was called");
         running.stdout.as_ref().map(Reader::so_far).unwrap_or_default()
     }
 
-    /// What it has written to stderr so far.
+    /// Returns stderr so far.
     pub fn stderr(&self) -> String {
         self.running.as_ref().expect("start was called").stderr.so_far()
     }
 
-    /// How many lines of stderr have this in them so far.
+    /// Returns the number of lines on stderr so far that contain this text.
     pub fn times_said(&self, words: &str) -> usize {
         self.stderr().lines().filter(|line| line.contains(words)).count()
     }
 
-    /// Waits until it says this on stderr.
+    /// Waits until stderr contains this text.
     #[track_caller]
     pub fn wait_to_say(&self, words: &str) {
         wait_until(&format!("{words:?} on stderr"), || self.times_said(words) > 0);
     }
 
-    /// Where a broker listens, as it says itself: `TCP` or `HTTP`.
+    /// Returns the address that a broker logs for `TCP` or `HTTP`.
     #[track_caller]
     pub fn listens(&self, protocol: &str) -> String {
         let words = format!("{protocol}: listening on ");
@@ -223,22 +227,22 @@ impl Mqueue {
         line.rsplit(' ').next().expect("an address").to_owned()
     }
 
-    /// Memory in use, in KiB.
+    /// Returns the memory in use, in KiB.
     pub fn rss(&self) -> u64 {
         self.memory("VmRSS:")
     }
 
-    /// Memory in use without what is the program's file, in KiB.
+    /// Returns the memory in use without pages of the program's file, in KiB.
     pub fn own_memory(&self) -> u64 {
         self.memory("RssAnon:")
     }
 
-    /// The most memory that it has had in use at once, in KiB.
+    /// Returns the peak memory, in KiB.
     pub fn peak(&self) -> u64 {
         self.memory("VmHWM:")
     }
 
-    /// Processor time that it has used.
+    /// Returns the processor time used.
     pub fn processor_time(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
         let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
@@ -252,14 +256,14 @@ impl Mqueue {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
-    /// As another user than root, who has no more groups.
+    /// Runs the program as a user other than root, without supplementary groups.
     pub fn run_by(mut self, uid: u32) -> Self {
         std::os::unix::process::CommandExt::uid(&mut self.command, uid);
         std::os::unix::process::CommandExt::gid(&mut self.command, uid);
         self
     }
 
-    /// Waits until stdout has so many lines.
+    /// Waits until stdout has `count` lines.
     #[track_caller]
     pub fn wait_for_lines(&self, count: usize) {
         wait_until(&format!("{count} lines on stdout"), || self.stdout().lines().count() >= count);

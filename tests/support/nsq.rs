@@ -1,4 +1,4 @@
-//! nsqd and nsqlookupd, real ones.
+//! Real nsqd and nsqlookupd, and the embedded broker in nsqd's place.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::wait_until;
 
-/// Where an NSQ program is: in target/peers, or on PATH.
+/// Finds an NSQ program: in target/peers, or on PATH.
 pub fn peer(program: &str) -> Option<PathBuf> {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers").join(program);
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -20,16 +20,16 @@ pub fn peer(program: &str) -> Option<PathBuf> {
     candidates.into_iter().find(|candidate| candidate.is_file())
 }
 
-/// Where a server's program is: mqueue is the one that is tested.
+/// Finds a server's program; mqueue is the program under test.
 fn program(name: &str) -> PathBuf {
     if name == "mqueue" { super::program() } else { peer(name).expect("needs! checked it") }
 }
 
-/// A program that listens on a TCP and an HTTP port, and says which on stderr.
+/// A program that listens on a TCP and an HTTP port, and logs both to stderr.
 struct Server {
     program: &'static str,
     args: Vec<String>,
-    /// Its limits of open files, soft and hard, where they are not those of the tests.
+    /// Limits on open files, soft and hard, unless they are those of the tests.
     files: Option<(u32, u32)>,
     child: Option<Child>,
     tcp: u16,
@@ -47,7 +47,7 @@ impl Server {
         server
     }
 
-    /// The program, with the limits it is to have.
+    /// Prepares the program with its limits.
     fn command(&self) -> Command {
         let program = program(self.program);
         let Some((soft, hard)) = self.files else { return Command::new(program) };
@@ -57,7 +57,7 @@ impl Server {
         shell
     }
 
-    /// Runs it on the ports that it had before, if it had any.
+    /// Starts the program, on the ports of its last run if there was one.
     fn run(&mut self) {
         let mut child = self
             .command()
@@ -81,7 +81,7 @@ impl Server {
             log += &line;
             log.push('\n');
         }
-        // somebody must go on reading, or it will block
+        // keeps reading, so that the program never blocks
         std::thread::spawn(move || lines.for_each(drop));
         self.child = Some(child);
     }
@@ -103,7 +103,7 @@ impl Server {
     }
 }
 
-/// GET or POST; the body of the answer.
+/// Sends GET or POST; returns the body of the answer.
 pub fn request(address: &str, method: &str, path: &str, body: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid timeout");
@@ -114,7 +114,7 @@ pub fn request(address: &str, method: &str, path: &str, body: &[u8]) -> String {
     answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
 }
 
-/// GET; the body of the answer.
+/// Sends GET; returns the body of the answer.
 pub fn get(address: &str, path: &str) -> String {
     request(address, "GET", path, b"")
 }
@@ -135,12 +135,12 @@ pub struct Nsqd {
 }
 
 impl Nsqd {
-    /// With nsqd's defaults.
+    /// Starts nsqd with its defaults.
     pub fn start() -> Self {
         Self::with(&[])
     }
 
-    /// With further flags. With MQUEUE_TEST_BROKER=mqueue it is `mqueue broker`.
+    /// Starts nsqd with further flags; with MQUEUE_TEST_BROKER=mqueue, `mqueue broker`.
     pub fn with(flags: &[&str]) -> Self {
         match std::env::var("MQUEUE_TEST_BROKER").as_deref() {
             Ok("mqueue") => Self::embedded(flags),
@@ -149,7 +149,7 @@ impl Nsqd {
         }
     }
 
-    /// nsqd itself, whatever the others run on.
+    /// Starts the real nsqd, whatever MQUEUE_TEST_BROKER is.
     pub fn real(flags: &[&str]) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
         let mut args =
@@ -158,12 +158,12 @@ impl Nsqd {
         Self { server: Server::start("nsqd", args), data }
     }
 
-    /// `mqueue broker` in its place, with its log in the data folder.
+    /// Starts `mqueue broker`, with its log in the data folder.
     pub fn embedded(flags: &[&str]) -> Self {
         Self::embedded_in(tempfile::tempdir().expect("a temporary folder"), flags)
     }
 
-    /// `mqueue broker` with its log in this folder.
+    /// Starts `mqueue broker` with its log in this folder.
     pub fn embedded_in(data: tempfile::TempDir, flags: &[&str]) -> Self {
         let path = format!("--data-path={}", data.path().display());
         let mut args = vec!["broker".to_owned(), path, "--broadcast-address=127.0.0.1".to_owned()];
@@ -171,7 +171,7 @@ impl Nsqd {
         Self { server: Server::start("mqueue", args), data }
     }
 
-    /// `mqueue broker` with these limits of open files, soft and hard.
+    /// Starts `mqueue broker` with these limits on open files, soft and hard.
     pub fn embedded_with_files(files: (u32, u32), flags: &[&str]) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
         let mut args = vec!["broker".to_owned(), format!("--data-path={}", data.path().display())];
@@ -179,8 +179,8 @@ impl Nsqd {
         Self { server: Server::start_with_files("mqueue", args, Some(files)), data }
     }
 
-    /// With a channel that it knows from its start: the timeouts and delays of one that is new are heeded only after up to 5 s
-    /// (`QueueScanRefreshInterval`).
+    /// Starts nsqd with a channel that exists from the start: nsqd checks timeouts and delays of a
+    /// new channel only after up to 5 s (`QueueScanRefreshInterval`).
     pub fn with_channel(topic: &str, channel: &str) -> Self {
         let mut nsqd = Self::start();
         nsqd.create(topic, channel);
@@ -189,7 +189,7 @@ impl Nsqd {
         nsqd
     }
 
-    /// Where its data is.
+    /// Returns the data folder.
     pub fn data_path(&self) -> &Path {
         self.data.path()
     }
@@ -199,27 +199,27 @@ impl Nsqd {
         format!("127.0.0.1:{}", self.server.tcp)
     }
 
-    /// `host:port` for HTTP.
+    /// Returns `host:port` of HTTP.
     pub fn http(&self) -> String {
         format!("127.0.0.1:{}", self.server.http)
     }
 
-    /// Ends it with SIGTERM: it keeps its messages.
+    /// Stops the server with SIGTERM; it keeps its messages.
     pub fn stop(&mut self) {
         self.server.end(Signal::SIGTERM);
     }
 
-    /// Ends it with SIGKILL.
+    /// Kills the server with SIGKILL.
     pub fn kill(&mut self) {
         self.server.end(Signal::SIGKILL);
     }
 
-    /// Starts it again, on the same ports and data.
+    /// Starts the server again, on the same ports and data.
     pub fn start_again(&mut self) {
         self.server.run();
     }
 
-    /// Sends it a signal (SIGSTOP, SIGCONT).
+    /// Sends a signal (SIGSTOP, SIGCONT).
     pub fn signal(&self, signal: Signal) {
         self.server.signal(signal);
     }
@@ -234,23 +234,23 @@ impl Nsqd {
         assert_eq!(self.server.http("POST", &format!("/pub?topic={topic}"), body), "OK");
     }
 
-    /// Publishes over HTTP, for so many milliseconds later.
+    /// Publishes over HTTP, deferred by this many milliseconds.
     pub fn publish_later(&self, topic: &str, body: &[u8], millis: u32) {
         assert_eq!(self.server.http("POST", &format!("/pub?topic={topic}&defer={millis}"), body), "OK");
     }
 
-    /// Posts to a path of its HTTP API, for what has no method here.
+    /// Posts to a path of the HTTP API that has no method here.
     pub fn post(&self, path: &str) -> String {
         self.server.http("POST", path, b"")
     }
 
-    /// The channels of a topic; none if there is no such topic.
+    /// Lists the channels of a topic; none if there is no such topic.
     pub fn channels(&self, topic: &str) -> Vec<String> {
         let topics = self.stats().topics.into_iter().filter(|t| t.topic_name == topic);
         topics.flat_map(|t| t.channels).map(|c| c.channel_name).collect()
     }
 
-    /// True while wakeup listens to a topic.
+    /// Returns true while wakeup listens to a topic.
     pub fn is_heard(&self, topic: &str) -> bool {
         self.channels(topic).iter().any(|channel| channel.starts_with("wakeup-"))
     }
@@ -266,35 +266,35 @@ impl Nsqd {
         self.server.http("POST", &format!("/channel/create?topic={topic}&channel={channel}"), b"");
     }
 
-    /// Deletes a topic with all its channels and messages; fine if there is none.
+    /// Deletes a topic with all its channels and messages, if it exists.
     pub fn delete_topic(&self, topic: &str) {
         self.server.http("POST", &format!("/topic/delete?topic={topic}"), b"");
     }
 
-    /// Its statistics, clients included.
+    /// Returns the statistics, with clients.
     pub fn stats(&self) -> Stats {
         serde_json::from_str(&self.server.http("GET", "/stats?format=json", b"")).expect("nsqd sends JSON")
     }
 
-    /// A figure of the embedded broker's `/metrics`, without its prefix.
+    /// Reads a figure of the embedded broker's `/metrics`; the name has no prefix.
     pub fn metric(&self, name: &str) -> u64 {
         let metrics = get(&self.http(), "/metrics");
         let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("mqueue_broker_{name} ")));
         line.and_then(|value| value.parse().ok()).expect("a number")
     }
 
-    /// A channel's statistics; zeroes if there is no such channel.
+    /// Returns a channel's statistics; zeroes if there is no such channel.
     pub fn channel(&self, topic: &str, channel: &str) -> ChannelStats {
         let topics = self.stats().topics.into_iter().filter(|t| t.topic_name == topic);
         topics.flat_map(|t| t.channels).find(|c| c.channel_name == channel).unwrap_or_default()
     }
 
-    /// Messages published to a topic since nsqd started.
+    /// Returns the number of messages published to a topic since nsqd started.
     pub fn published(&self, topic: &str) -> u64 {
         self.stats().topics.iter().filter(|t| t.topic_name == topic).map(|t| t.message_count).sum()
     }
 
-    /// Waits until a channel has so many consumers.
+    /// Waits until a channel has `count` consumers.
     #[track_caller]
     pub fn wait_for_clients(&self, topic: &str, channel: &str, count: i64) {
         wait_until(&format!("{count} consumers of {topic}/{channel}"), || {
@@ -302,7 +302,7 @@ impl Nsqd {
         });
     }
 
-    /// Waits until a channel has nothing left: not waiting, not in flight, not deferred.
+    /// Waits until a channel has no message: no backlog, in flight or deferred.
     #[track_caller]
     pub fn wait_for_empty(&self, topic: &str, channel: &str) {
         wait_until(&format!("nothing left in {topic}/{channel}"), || {
@@ -316,27 +316,27 @@ impl Nsqd {
 pub struct Lookupd(Server);
 
 impl Lookupd {
-    /// With its defaults.
+    /// Starts nsqlookupd with its defaults.
     pub fn start() -> Self {
         Self(Server::start("nsqlookupd", Vec::new()))
     }
 
-    /// `host:port` for nsqds.
+    /// Returns `host:port` for nsqds.
     pub fn tcp(&self) -> String {
         format!("127.0.0.1:{}", self.0.tcp)
     }
 
-    /// `host:port` for HTTP.
+    /// Returns `host:port` of HTTP.
     pub fn http(&self) -> String {
         format!("127.0.0.1:{}", self.0.http)
     }
 
-    /// Ends it.
+    /// Stops the server.
     pub fn stop(&mut self) {
         self.0.end(Signal::SIGTERM);
     }
 
-    /// Starts it again, on the same ports.
+    /// Starts the server again, on the same ports.
     pub fn start_again(&mut self) {
         self.0.run();
     }

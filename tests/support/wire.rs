@@ -1,10 +1,10 @@
-//! A wire between two programs that can be cut without either noticing.
+//! A TCP proxy between two programs that can be cut without either noticing.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 
-/// Carries TCP connections to an address, as long as it is whole.
+/// Forwards TCP connections to an address until it is cut.
 pub struct Wire {
     address: String,
     gate: Arc<Gate>,
@@ -24,12 +24,12 @@ impl Gate {
 }
 
 impl Wire {
-    /// To `target`, from a port of the system's choice.
+    /// Forwards to `target` from a port of the system's choice.
     pub fn to(target: String) -> Self {
         Self::from("127.0.0.1", target)
     }
 
-    /// To `target`, from a port of the system's choice on this address.
+    /// Forwards to `target` from a port of the system's choice on this address.
     pub fn from(near: &str, target: String) -> Self {
         let listener = TcpListener::bind((near, 0)).expect("a free port");
         let address = listener.local_addr().expect("it listens").to_string();
@@ -50,17 +50,17 @@ impl Wire {
         Self { address, gate }
     }
 
-    /// Its near end: `host:port`.
+    /// Returns the near end: `host:port`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Carries nothing any more, either way: not that a connection ends, either.
+    /// Stops forwarding in both directions, the ends of connections included.
     pub fn cut(&self) {
         *self.gate.is_cut.lock().expect("no holder panics") = true;
     }
 
-    /// Carries again, and first what has gathered.
+    /// Forwards again, first the data that has gathered.
     pub fn mend(&self) {
         *self.gate.is_cut.lock().expect("no holder panics") = false;
         self.gate.mended.notify_all();

@@ -25,15 +25,15 @@ use crate::commands::common::values::whole;
 pub(crate) struct Args {
     /// Direction to measure
     #[arg(value_enum, value_name = "WHAT")]
-    pub what: What,
+    pub what: BenchMode,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub load: Load,
+    pub load: LoadArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub showing: Showing,
+    pub showing: ReportArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -52,7 +52,7 @@ pub(crate) struct Args {
 /// The direction to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum What {
+pub(crate) enum BenchMode {
     /// Publish to a stream with one group, which keeps the messages until the end
     Publish,
     /// Drain a stream that was filled before, without handling its messages
@@ -65,7 +65,7 @@ pub(crate) enum What {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Load")]
-pub(crate) struct Load {
+pub(crate) struct LoadArgs {
     /// Messages a second, over all connections, on a fixed schedule [default: as fast as they are
     /// acknowledged]
     #[arg(long, value_name = "N", value_parser = rate)]
@@ -109,10 +109,10 @@ pub(crate) struct Load {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Report")]
-pub(crate) struct Showing {
+pub(crate) struct ReportArgs {
     /// Format of the report: a table for people, json (for --compare) or a table in Markdown
     #[arg(long, value_enum, default_value = "table")]
-    pub output: Output,
+    pub output: BenchOutput,
 
     /// The same as --output json
     #[arg(long)]
@@ -127,16 +127,16 @@ pub(crate) struct Showing {
     pub compare: Option<PathBuf>,
 }
 
-impl Showing {
+impl ReportArgs {
     /// Returns the format of the report, from either flag.
-    pub(crate) fn output(&self) -> Output {
-        if self.json { Output::Json } else { self.output }
+    pub(crate) fn output(&self) -> BenchOutput {
+        if self.json { BenchOutput::Json } else { self.output }
     }
 }
 
 /// The format of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Output {
+pub(crate) enum BenchOutput {
     /// A table for people
     Table,
     /// One JSON object

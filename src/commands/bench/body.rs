@@ -6,21 +6,21 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 /// The length of the stamp in bytes.
-const STAMP: usize = 8;
+const STAMP_LEN: usize = 8;
 
 /// Makes bodies of one size. The messages of a batch share one body, and bodies are reused, so that
 /// the benchmark does not measure allocation.
 #[derive(Debug)]
-pub(super) struct Bodies {
+pub(super) struct BodyPool {
     size: usize,
     /// Bodies handed out so far, oldest first.
     used: RefCell<VecDeque<Bytes>>,
 }
 
-impl Bodies {
+impl BodyPool {
     /// Makes bodies of `size` bytes, and at least as long as the stamp.
     pub(super) fn of(size: u32) -> Self {
-        Self { size: STAMP.max(size as usize), used: RefCell::default() }
+        Self { size: STAMP_LEN.max(size as usize), used: RefCell::default() }
     }
 
     /// The size of a body in bytes.
@@ -28,10 +28,11 @@ impl Bodies {
         self.size
     }
 
-    /// Returns `count` bodies stamped with `stamp`, the publish time in nanoseconds since the run began.
+    /// Returns `count` bodies stamped with `stamp`, the publish time in nanoseconds since the run
+    /// began.
     pub(super) fn batch(&self, count: usize, stamp: u64) -> Vec<Bytes> {
         let mut body = self.unused().unwrap_or_else(|| BytesMut::from(&vec![b'x'; self.size][..]));
-        body[..STAMP].copy_from_slice(&stamp.to_le_bytes());
+        body[..STAMP_LEN].copy_from_slice(&stamp.to_le_bytes());
         let body = body.freeze();
         self.used.borrow_mut().push_back(body.clone());
         vec![body; count]
@@ -47,7 +48,7 @@ impl Bodies {
 
 /// Reads the publish time from a body; `None` for a body too short to have one.
 pub(super) fn stamp(body: &[u8]) -> Option<u64> {
-    body.first_chunk::<STAMP>().map(|bytes| u64::from_le_bytes(*bytes))
+    body.first_chunk::<STAMP_LEN>().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]
@@ -57,7 +58,7 @@ mod tests {
     #[test]
     fn each_body_of_a_batch_has_the_size_and_the_stamp() {
         for size in [8, 9, 200] {
-            let batch = Bodies::of(size).batch(3, 1_234_567_890_123);
+            let batch = BodyPool::of(size).batch(3, 1_234_567_890_123);
             assert_eq!(batch.len(), 3);
             assert!(batch.iter().all(|body| body.len() == size as usize && stamp(body) == Some(1_234_567_890_123)));
         }
@@ -65,8 +66,8 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_used_again_when_nobody_has_it() {
-        let bodies = Bodies::of(200);
+    fn a_body_is_reused_when_no_message_refers_to_it() {
+        let bodies = BodyPool::of(200);
         let at = |batch: &[Bytes]| batch[0].as_ptr();
         let (first, second) = (bodies.batch(2, 1), bodies.batch(2, 2));
         assert_ne!(at(&first), at(&second));

@@ -4,36 +4,36 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::report::{Flow, Report, Usage, figure};
-use super::table::Table;
+use super::report::{BenchReport, FlowReport, UsageReport, figure};
+use super::table::TextTable;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 
 /// An earlier run's report, written with `--output json`.
 #[derive(Debug)]
-pub(super) struct Earlier(Report);
+pub(super) struct EarlierReport(BenchReport);
 
 /// The comparison of the figures that both runs have.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Compared {
+pub(super) struct Comparison {
     /// Differences between the loads of the two runs; with any, the ratios mean little.
     different: Vec<String>,
-    figures: Vec<Figure>,
+    figures: Vec<ComparedFigure>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Figure {
+struct ComparedFigure {
     what: String,
     earlier: f64,
     now: f64,
     ratio: f64,
 }
 
-impl Earlier {
+impl EarlierReport {
     /// Reads a report. Fails if the file holds none.
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
         let failure = |e: &dyn std::fmt::Display| {
-            let line = format!("cannot compare with {}: {e}: name what --output json has written", path.display());
+            let line = format!("cannot compare with {}: {e}: name a file written by --output json", path.display());
             Failure::new(Exit::Usage, line)
         };
         let text = std::fs::read_to_string(path).map_err(|e| failure(&e))?;
@@ -41,18 +41,18 @@ impl Earlier {
     }
 
     /// Compares the figures that both runs have.
-    pub(super) fn beside(&self, now: &Report) -> Compared {
+    pub(super) fn compare(&self, now: &BenchReport) -> Comparison {
         let Self(earlier) = self;
         let pairs = figures(earlier).into_iter().zip(figures(now));
         let figures = pairs.filter_map(|((what, earlier), (_, now))| {
             let (earlier, now) = (earlier?, now?);
-            (earlier > 0.0).then(|| Figure { what: what.to_owned(), earlier, now, ratio: now / earlier })
+            (earlier > 0.0).then(|| ComparedFigure { what: what.to_owned(), earlier, now, ratio: now / earlier })
         });
-        Compared { figures: figures.collect(), different: different(earlier, now) }
+        Comparison { figures: figures.collect(), different: different(earlier, now) }
     }
 }
 
-impl Compared {
+impl Comparison {
     /// Formats the comparison as plain text.
     pub(super) fn text(&self) -> String {
         format!("\n{}{}", self.table().text(), self.warning())
@@ -63,9 +63,9 @@ impl Compared {
         format!("\n{}{}", self.table().markdown(), self.warning())
     }
 
-    fn table(&self) -> Table {
-        let mut table = Table::new(["", "earlier", "now", "ratio"]);
-        for Figure { what, earlier, now, ratio } in &self.figures {
+    fn table(&self) -> TextTable {
+        let mut table = TextTable::new(["", "earlier", "now", "ratio"]);
+        for ComparedFigure { what, earlier, now, ratio } in &self.figures {
             table.row([what.clone(), figure(*earlier), figure(*now), format!("{ratio:.2}×")]);
         }
         table
@@ -74,19 +74,19 @@ impl Compared {
     fn warning(&self) -> String {
         match self.different.is_empty() {
             true => String::new(),
-            false => format!("\nnot the same in both: {}\n", self.different.join("; ")),
+            false => format!("\nloads differ: {}\n", self.different.join("; ")),
         }
     }
 }
 
 /// Lists the figures of a run by name: the same names in the same order for every run.
-fn figures(report: &Report) -> Vec<(&'static str, Option<f64>)> {
-    let rate = |flow: &Option<Flow>| flow.as_ref().map(|flow| flow.messages_per_s);
-    let p50 = |flow: &Option<Flow>| flow.as_ref()?.latency_ms.map(|ms| ms.p50);
-    let p99 = |flow: &Option<Flow>| flow.as_ref()?.latency_ms.map(|ms| ms.p99);
+fn figures(report: &BenchReport) -> Vec<(&'static str, Option<f64>)> {
+    let rate = |flow: &Option<FlowReport>| flow.as_ref().map(|flow| flow.messages_per_s);
+    let p50 = |flow: &Option<FlowReport>| flow.as_ref()?.latency_ms.map(|ms| ms.p50);
+    let p99 = |flow: &Option<FlowReport>| flow.as_ref()?.latency_ms.map(|ms| ms.p99);
     let (client, broker) = (Some(&report.client_usage), report.broker_usage.as_ref());
-    let cpu = |usage: Option<&Usage>| usage?.cpu_us_per_message;
-    let memory = |usage: Option<&Usage>| usage.map(|usage| usage.memory_bytes as f64 / 1e6);
+    let cpu = |usage: Option<&UsageReport>| usage?.cpu_us_per_message;
+    let memory = |usage: Option<&UsageReport>| usage.map(|usage| usage.memory_bytes as f64 / 1e6);
     vec![
         ("published, messages/s", rate(&report.published)),
         ("published, p50, ms", p50(&report.published)),
@@ -102,8 +102,8 @@ fn figures(report: &Report) -> Vec<(&'static str, Option<f64>)> {
 }
 
 /// Lists the fields in which the two loads differ, each with both values.
-fn different(earlier: &Report, now: &Report) -> Vec<String> {
-    let fields = |report: &Report| match serde_json::to_value(&report.load) {
+fn different(earlier: &BenchReport, now: &BenchReport) -> Vec<String> {
+    let fields = |report: &BenchReport| match serde_json::to_value(&report.load) {
         Ok(serde_json::Value::Object(fields)) => fields,
         _ => serde_json::Map::new(),
     };

@@ -1,47 +1,48 @@
 //! `mqueue bench`: rates, latencies, processor time and memory, of publishing and consuming.
 //!
 //! ```text
-//!  Plan ─▶ Ground (the broker, a stream) ─▶ Run ──▶ Tally ──▶ Report ─▶ table, JSON, Markdown, picture, comparison
-//!                                            │        ▲
-//!             Sender ─▶ Publishers ─▶ nsqd ─▶ Consumers
-//!             Meters (/proc: this program, the broker) while it is measured
+//!  BenchPlan ─▶ BenchBroker (with a stream) ─▶ BenchRun ─▶ BenchStats ─▶ BenchReport ─▶ table, JSON, Markdown, plot,
+//!                                                              ▲                        comparison
+//!               BenchPublisher ─▶ Publishers ─▶ nsqd ─▶ Consumers
+//!               UsageMeter (/proc: this program, the broker) during the measured time
 //! ```
 //!
-//! One task publishes, consumes and reads the meters, as in `mqueue producer` and `mqueue consumer`.
+//! One task publishes, consumes and reads the meters, as in `mqueue producer` and `mqueue
+//! consumer`.
 
 pub(crate) mod args;
 mod body;
+mod broker;
 mod compare;
 mod consume;
-mod drawing;
-mod ground;
 mod meter;
 mod plan;
+mod plot;
 mod process;
 mod publish;
 mod report;
 mod run;
 mod series;
+mod stats;
 mod table;
-mod tally;
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use self::body::Bodies;
-use self::compare::Earlier;
-use self::ground::Ground;
-use self::meter::Meter;
-use self::plan::Plan;
+use self::body::BodyPool;
+use self::broker::BenchBroker;
+use self::compare::EarlierReport;
+use self::meter::UsageMeter;
+use self::plan::BenchPlan;
 use self::process::Process;
-use self::publish::Sender;
-use self::report::Report;
-use self::run::Run;
+use self::publish::BenchPublisher;
+use self::report::BenchReport;
+use self::run::BenchRun;
 use super::common::exit::{Exit, Failure};
-use super::common::picture::Picture;
-use crate::commands::bench::args::{Args, Output, What};
+use super::common::plot_file::PlotFile;
+use crate::commands::bench::args::{Args, BenchMode, BenchOutput};
 use mqueue::client::{ClientBackend, Publisher, PublisherConfig};
 use mqueue::shutdown::Shutdown;
 
@@ -50,25 +51,25 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let plan = Plan::checked(&args)?;
-    let earlier = args.showing.compare.as_deref().map(Earlier::read).transpose()?;
-    let picture = args.showing.plot.as_deref().map(Picture::at).transpose()?;
+    let plan = BenchPlan::checked(&args)?;
+    let earlier = args.showing.compare.as_deref().map(EarlierReport::read).transpose()?;
+    let picture = args.showing.plot.as_deref().map(PlotFile::at).transpose()?;
     let shutdown = Shutdown::on_signals(GRACE)?;
-    let ground = tokio::select! {
-        ground = Ground::find(&args) => ground?,
+    let broker = tokio::select! {
+        broker = BenchBroker::find(&args) => broker?,
         () = shutdown.draining.cancelled() => return Ok(Exit::Success),
     };
-    let told = ground.told().await;
-    tracing::info!("{}, on {told}", plan.told());
-    let measured = measure(plan, args.client.backend(), &ground, &shutdown).await;
-    ground.clear().await;
+    let described = broker.describe().await;
+    tracing::info!("{}, on {described}", plan.describe());
+    let measured = measure(plan, args.client.backend(), &broker, &shutdown).await;
+    broker.clear().await;
     let Some(run) = measured? else { return Ok(Exit::Success) };
-    let mut report = Report::of(&run, told);
-    report.compared = earlier.map(|earlier| earlier.beside(&report));
+    let mut report = BenchReport::of(&run, described);
+    report.compared = earlier.map(|earlier| earlier.compare(&report));
     print(&report, args.showing.output())?;
-    picture.map(|file| file.write(&drawing::draw(&run, &report))).transpose()?;
-    match run.trouble() {
-        Some(trouble) => Err(Failure::new(Exit::Failure, trouble).into()),
+    picture.map(|file| file.write(&plot::draw(&run, &report))).transpose()?;
+    match run.failure() {
+        Some(line) => Err(Failure::new(Exit::Failure, line).into()),
         None if shutdown.now.is_cancelled() => Ok(Exit::Interrupted),
         None => Ok(Exit::Success),
     }
@@ -76,24 +77,24 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
 
 /// Connects and runs the load; returns `None` if a stop was requested before it began.
 async fn measure(
-    plan: Plan,
+    plan: BenchPlan,
     backend: ClientBackend,
-    ground: &Ground,
+    broker: &BenchBroker,
     shutdown: &Shutdown,
-) -> anyhow::Result<Option<Run>> {
-    let publishers = connect(&plan, backend, ground).await?;
-    let bodies = Bodies::of(plan.size);
-    let sender = Sender { publishers: &publishers, topic: &ground.topic, bodies: &bodies };
-    if let (What::Consume, Some(messages)) = (plan.what, plan.messages) {
+) -> anyhow::Result<Option<BenchRun>> {
+    let publishers = connect(&plan, backend, broker).await?;
+    let bodies = BodyPool::of(plan.size);
+    let sender = BenchPublisher { publishers: &publishers, topic: &broker.topic, bodies: &bodies };
+    if let (BenchMode::Consume, Some(messages)) = (plan.what, plan.messages) {
         tracing::info!("filling the stream with {messages} messages");
         tokio::select! {
             filled = sender.fill(messages) => filled.map_err(|line| Failure::new(Exit::Failure, line))?,
             () = shutdown.draining.cancelled() => return Ok(None),
         }
     }
-    let mut consumers = if plan.consumes() { consume::connect(&plan, backend, ground).await? } else { Vec::new() };
-    let client = Meter::of(Process::find(std::process::id()).into_iter().collect());
-    let run = Run::begin(plan, client, Meter::of(ground.processes.clone()));
+    let mut consumers = if plan.consumes() { consume::connect(&plan, backend, broker).await? } else { Vec::new() };
+    let client = UsageMeter::of(Process::find(std::process::id()).into_iter().collect());
+    let run = BenchRun::begin(plan, client, UsageMeter::of(broker.processes.clone()));
     tokio::select! {
         // publishing above capacity is always ready: poll the others first
         biased;
@@ -102,16 +103,17 @@ async fn measure(
         () = shutdown.now.cancelled() => run.close(Instant::now()),
         played = play(&run, &sender, shutdown) => played?,
     }
-    consume::leave(consumers).await;
+    consume::close_all(consumers).await;
     join_all(publishers.into_iter().map(Publisher::close)).await;
     Ok(Some(run))
 }
 
-/// Connects as many publishers as the plan has connections, and at least one per nsqd, spread over the nsqds.
-async fn connect(plan: &Plan, backend: ClientBackend, ground: &Ground) -> Result<Vec<Publisher>, Failure> {
+/// Connects as many publishers as the plan has connections, and at least one per nsqd, spread over
+/// the nsqds.
+async fn connect(plan: &BenchPlan, backend: ClientBackend, broker: &BenchBroker) -> Result<Vec<Publisher>, Failure> {
     let mut publishers = Vec::new();
     let config = PublisherConfig::default().with_backend(backend);
-    for address in ground.tcp.iter().cycle().take(ground.tcp.len().max(plan.connections as usize)) {
+    for address in broker.tcp().iter().cycle().take(broker.tcp().len().max(plan.connections as usize)) {
         let publisher = Publisher::connect(std::slice::from_ref(address), config.clone()).await;
         publishers.push(publisher.map_err(|e| Failure::unavailable(&e))?);
     }
@@ -119,21 +121,21 @@ async fn connect(plan: &Plan, backend: ClientBackend, ground: &Ground) -> Result
 }
 
 /// Runs the load to its end, then closes the run.
-async fn play(run: &Run, sender: &Sender<'_>, shutdown: &Shutdown) -> io::Result<()> {
+async fn play(run: &BenchRun, sender: &BenchPublisher<'_>, shutdown: &Shutdown) -> io::Result<()> {
     let last = match run.plan.what {
-        What::Publish => {
+        BenchMode::Publish => {
             sender.publish(run).await?;
-            run.tally.borrow().published.last
+            run.stats.borrow().published.last
         }
-        What::Consume => {
-            consume::arrive(run, run.plan.messages.unwrap_or(u64::MAX), &shutdown.draining).await;
-            run.tally.borrow().handled.last
+        BenchMode::Consume => {
+            consume::wait_until_handled(run, run.plan.messages.unwrap_or(u64::MAX), &shutdown.draining).await;
+            run.stats.borrow().handled.last
         }
-        What::Both => {
+        BenchMode::Both => {
             sender.publish(run).await?;
-            let published = run.tally.borrow().published.total;
-            consume::arrive(run, published, &shutdown.draining).await;
-            run.tally.borrow().handled.last
+            let published = run.stats.borrow().published.total;
+            consume::wait_until_handled(run, published, &shutdown.draining).await;
+            run.stats.borrow().handled.last
         }
     };
     run.close(last.unwrap_or_else(Instant::now));
@@ -141,11 +143,11 @@ async fn play(run: &Run, sender: &Sender<'_>, shutdown: &Shutdown) -> io::Result
 }
 
 /// Prints the report. A closed pipe is no error.
-fn print(report: &Report, output: Output) -> anyhow::Result<()> {
+fn print(report: &BenchReport, output: BenchOutput) -> anyhow::Result<()> {
     let text = match output {
-        Output::Table => report.text(),
-        Output::Markdown => report.markdown(),
-        Output::Json => serde_json::to_string(report)? + "\n",
+        BenchOutput::Table => report.text(),
+        BenchOutput::Markdown => report.markdown(),
+        BenchOutput::Json => serde_json::to_string(report)? + "\n",
     };
     Ok(super::common::stdout::print(&text)?)
 }

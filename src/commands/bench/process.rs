@@ -1,4 +1,5 @@
-//! Processor time and memory of processes as `/proc` counts them, and the process that listens on a port.
+//! Processor time and memory of processes as `/proc` counts them, and the process that listens on a
+//! port.
 
 use std::collections::BTreeSet;
 use std::fs::{read_dir, read_link, read_to_string};
@@ -7,7 +8,8 @@ use std::time::Duration;
 
 use mqueue::client::Address;
 
-/// The kernel's clock ticks a second, as `/proc` counts them (USER_HZ): 100 on all that Linux runs on today.
+/// The kernel's clock ticks a second, as `/proc` counts them (USER_HZ): 100 on all that Linux runs
+/// on today.
 const TICKS: u64 = 100;
 
 /// A process.
@@ -43,7 +45,8 @@ impl std::fmt::Display for Process {
     }
 }
 
-/// Reads user and system time, the 14th and 15th field, from `/proc/PID/stat`. The second field, the name, may contain blanks.
+/// Reads user and system time, the 14th and 15th field, from `/proc/PID/stat`. The second field,
+/// the name, may contain blanks.
 fn processor_time(stat: &str) -> Option<Duration> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
@@ -51,7 +54,8 @@ fn processor_time(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis((user + system) * 1000 / TICKS))
 }
 
-/// Finds the process that listens at this address, if the address is a loopback one and the process may be inspected.
+/// Finds the process that listens at this address, if the address is a loopback one and the process
+/// may be inspected.
 pub(super) fn listening_at(address: &Address) -> Option<Process> {
     let mut found = (address.host(), address.port()).to_socket_addrs().ok()?;
     if !found.any(|found| found.ip().is_loopback()) {
@@ -64,7 +68,8 @@ pub(super) fn listening_at(address: &Address) -> Option<Process> {
 }
 
 /// Lists the sockets that listen on this port, as `/proc/PID/fd` links name them. The columns of
-/// `/proc/net/tcp` are: number, local address, remote address, state (0A: listening), five more, inode.
+/// `/proc/net/tcp` are: number, local address, remote address, state (0A: listening), five more,
+/// inode.
 fn listeners(table: &str, port: u16) -> impl Iterator<Item = String> {
     table.lines().skip(1).filter_map(move |line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -85,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_listens_is_found_by_the_port() {
+    fn the_listening_process_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address: Address = listener.local_addr().unwrap().to_string().parse().unwrap();
         assert_eq!(listening_at(&address).map(|process| process.pid), Some(std::process::id()));

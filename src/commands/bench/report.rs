@@ -4,44 +4,45 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::compare::Compared;
-use super::meter::Meter;
-use super::plan::Plan;
-use super::run::Run;
-use super::table::Table;
-use super::tally::Way;
-use crate::commands::common::latency::{Latency, Millis, Quantiles};
+use super::compare::Comparison;
+use super::meter::UsageMeter;
+use super::plan::BenchPlan;
+use super::run::BenchRun;
+use super::stats::FlowStats;
+use super::table::TextTable;
+use crate::commands::common::latency::{LatencyHistogram, Millis, Quantiles};
 use mqueue::plural::count;
 
 /// The results of a finished run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Report {
+pub(super) struct BenchReport {
     /// Version of this program.
     pub(super) version: String,
-    pub(super) load: Plan,
+    pub(super) load: BenchPlan,
     /// Description of the broker.
     pub(super) broker: String,
     /// Length of the measured time in seconds.
     pub(super) measured_s: f64,
     /// Messages published and acknowledged.
-    pub(super) published: Option<Flow>,
-    pub(super) handled: Option<Flow>,
+    pub(super) published: Option<FlowReport>,
+    pub(super) handled: Option<FlowReport>,
     /// Delays between due time and sending in an open loop.
     pub(super) late_ms: Option<Quantiles>,
-    /// Messages due within the measured time but not sent before its end; the latency includes the time that they waited.
+    /// Messages due within the measured time but not sent before its end; the latency includes the
+    /// time that they waited.
     pub(super) unsent: u64,
     /// Messages published but not handled by the end.
     pub(super) missing: u64,
-    pub(super) client_usage: Usage,
+    pub(super) client_usage: UsageReport,
     /// `None` if the broker's process is not known.
-    pub(super) broker_usage: Option<Usage>,
+    pub(super) broker_usage: Option<UsageReport>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) compared: Option<Compared>,
+    pub(super) compared: Option<Comparison>,
 }
 
 /// Rate and latency of messages in one direction.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Flow {
+pub(super) struct FlowReport {
     pub(super) messages: u64,
     pub(super) messages_per_s: f64,
     /// Megabytes of bodies a second.
@@ -51,7 +52,7 @@ pub(super) struct Flow {
 
 /// Processor time and memory of one side.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Usage {
+pub(super) struct UsageReport {
     /// Processor seconds during the measured time.
     pub(super) cpu_s: f64,
     /// Processors in use on average.
@@ -61,31 +62,31 @@ pub(super) struct Usage {
     pub(super) memory_bytes: u64,
 }
 
-impl Report {
-    pub(super) fn of(run: &Run, broker: String) -> Self {
-        let tally = run.tally.borrow();
-        let (plan, seconds) = (&run.plan, tally.window.length(Instant::now()).as_secs_f64());
-        let flow = |way: &Way| Flow::of(way, seconds, plan.size);
+impl BenchReport {
+    pub(super) fn of(run: &BenchRun, broker: String) -> Self {
+        let stats = run.stats.borrow();
+        let (plan, seconds) = (&run.plan, stats.window.length(Instant::now()).as_secs_f64());
+        let flow = |way: &FlowStats| FlowReport::of(way, seconds, plan.size);
         // a message that is published and handled counts once
-        let messages = tally.published.measured.max(tally.handled.measured);
-        let usage = |meter: &Meter| Usage::of(meter, seconds, messages);
+        let messages = stats.published.measured.max(stats.handled.measured);
+        let usage = |meter: &UsageMeter| UsageReport::of(meter, seconds, messages);
         let brokers = run.broker.borrow();
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             load: plan.clone(),
             broker,
             measured_s: seconds,
-            published: plan.publishes().then(|| flow(&tally.published)),
-            handled: plan.consumes().then(|| flow(&tally.handled)),
-            late_ms: tally.late.quantiles(),
-            unsent: tally.unsent,
+            published: plan.publishes().then(|| flow(&stats.published)),
+            handled: plan.consumes().then(|| flow(&stats.handled)),
+            late_ms: stats.late.quantiles(),
+            unsent: stats.unsent,
             missing: if plan.publishes() && plan.consumes() {
-                tally.published.total.saturating_sub(tally.handled.total)
+                stats.published.total.saturating_sub(stats.handled.total)
             } else {
                 0
             },
             client_usage: usage(&run.client.borrow()),
-            broker_usage: (!brokers.is_blind()).then(|| usage(&brokers)),
+            broker_usage: (!brokers.is_empty()).then(|| usage(&brokers)),
             compared: None,
         }
     }
@@ -93,27 +94,27 @@ impl Report {
     /// Formats the report as plain text.
     pub(super) fn text(&self) -> String {
         let tables = [self.flows(), self.usages()].map(|table| table.text()).join("\n");
-        let compared = self.compared.as_ref().map(Compared::text).unwrap_or_default();
+        let compared = self.compared.as_ref().map(Comparison::text).unwrap_or_default();
         format!("{}\n{tables}{}{compared}", self.head(), self.notes())
     }
 
     /// Formats the report as Markdown.
     pub(super) fn markdown(&self) -> String {
         let tables = [self.flows(), self.usages()].map(|table| table.markdown()).join("\n");
-        let compared = self.compared.as_ref().map(Compared::markdown).unwrap_or_default();
+        let compared = self.compared.as_ref().map(Comparison::markdown).unwrap_or_default();
         format!("{}\n{tables}{}{compared}", self.head(), self.notes())
     }
 
     fn head(&self) -> String {
         let Self { version, broker, measured_s, load, .. } = self;
         let warm_up = if load.warm_up > 0.0 { format!(" after {} s", load.warm_up) } else { String::new() };
-        format!("mqueue {version}, {}\non {broker}\nmeasured for {measured_s:.2} s{warm_up}\n", load.told())
+        format!("mqueue {version}, {}\non {broker}\nmeasured for {measured_s:.2} s{warm_up}\n", load.describe())
     }
 
-    fn flows(&self) -> Table {
-        let mut table = Table::new(["", "messages", "messages/s", "MB/s", "p50", "p95", "p99", "max"]);
+    fn flows(&self) -> TextTable {
+        let mut table = TextTable::new(["", "messages", "messages/s", "MB/s", "p50", "p95", "p99", "max"]);
         for (name, flow) in [("published", &self.published), ("handled", &self.handled)] {
-            if let Some(Flow { messages, messages_per_s, mb_per_s, latency_ms }) = flow {
+            if let Some(FlowReport { messages, messages_per_s, mb_per_s, latency_ms }) = flow {
                 let [p50, p95, p99, max] = quantiles(*latency_ms);
                 let (rate, mb) = (figure(*messages_per_s), figure(*mb_per_s));
                 table.row([name.to_owned(), messages.to_string(), rate, mb, p50, p95, p99, max]);
@@ -127,10 +128,10 @@ impl Report {
         table
     }
 
-    fn usages(&self) -> Table {
-        let mut table = Table::new(["", "CPU", "cores", "µs a message", "memory"]);
+    fn usages(&self) -> TextTable {
+        let mut table = TextTable::new(["", "CPU", "cores", "µs a message", "memory"]);
         for (name, usage) in [("client", Some(&self.client_usage)), ("broker", self.broker_usage.as_ref())] {
-            if let Some(Usage { cpu_s, cores, cpu_us_per_message, memory_bytes }) = usage {
+            if let Some(UsageReport { cpu_s, cores, cpu_us_per_message, memory_bytes }) = usage {
                 let each = cpu_us_per_message.map_or("-".to_owned(), figure);
                 let memory = format!("{:.1} MB", *memory_bytes as f64 / 1e6);
                 table.row([name.to_owned(), format!("{cpu_s:.2} s"), format!("{cores:.2}"), each, memory]);
@@ -144,25 +145,25 @@ impl Report {
         let mut notes = String::new();
         if self.unsent > 0 {
             let due = count(self.unsent, "message");
-            notes += &format!("\nnot sent, though due: {due}: this rate is more than can be done\n");
+            notes += &format!("\ndue but not sent: {due}: the rate is beyond the capacity\n");
         }
         if self.missing > 0 {
-            notes += &format!("\npublished, and not handled by the end: {}\n", count(self.missing, "message"));
+            notes += &format!("\npublished but not handled by the end: {}\n", count(self.missing, "message"));
         }
         notes
     }
 }
 
-impl Flow {
-    fn of(way: &Way, seconds: f64, size: u32) -> Self {
+impl FlowReport {
+    fn of(way: &FlowStats, seconds: f64, size: u32) -> Self {
         let rate = per(way.measured as f64, seconds).unwrap_or(0.0);
-        let latency_ms = Latency::quantiles(&way.latency);
+        let latency_ms = LatencyHistogram::quantiles(&way.latency);
         Self { messages: way.measured, messages_per_s: rate, mb_per_s: rate * f64::from(size) / 1e6, latency_ms }
     }
 }
 
-impl Usage {
-    fn of(meter: &Meter, seconds: f64, messages: u64) -> Self {
+impl UsageReport {
+    fn of(meter: &UsageMeter, seconds: f64, messages: u64) -> Self {
         let cpu_s = meter.spent.as_secs_f64();
         Self {
             cpu_s,

@@ -4,12 +4,12 @@ use std::iter::once;
 
 /// A table; the first cell of each row is its name.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct TextTable {
     head: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
-impl Table {
+impl TextTable {
     pub(super) fn new<const N: usize>(head: [&str; N]) -> Self {
         Self { head: head.map(str::to_owned).into(), rows: Vec::new() }
     }
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let mut table = Table::new(["", "µs", "MB"]);
+        let mut table = TextTable::new(["", "µs", "MB"]);
         table.row(["client".to_owned(), "1.25".to_owned(), "7".to_owned()]);
         assert_eq!(table.text(), "          µs  MB\nclient  1.25   7\n");
         assert_eq!(table.markdown(), "|  | µs | MB |\n|---|---:|---:|\n| client | 1.25 | 7 |\n");

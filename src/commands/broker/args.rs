@@ -63,11 +63,11 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub storage: Storage,
+    pub storage: StorageArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub discovery: Discovery,
+    pub discovery: DiscoveryArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -78,7 +78,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Storage")]
-pub(crate) struct Storage {
+pub(crate) struct StorageArgs {
     /// Folder of the log; created if missing
     #[arg(
         long,
@@ -126,7 +126,7 @@ pub(crate) struct Storage {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Discovery")]
-pub(crate) struct Discovery {
+pub(crate) struct DiscoveryArgs {
     /// TCP address of an nsqlookupd to register with; repeatable [default: none]
     #[arg(long, env = "LOOKUPD_TCP_ADDRESS", value_name = "HOST:PORT", value_delimiter = ',', value_parser = crate::commands::common::values::host_port)]
     pub lookupd_tcp_address: Vec<String>,

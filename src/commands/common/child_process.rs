@@ -16,8 +16,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Name of the environment variable that makes a process end with its parent.
 const ENDS_WITH_PARENT: &str = "MQUEUE_ENDS_WITH_PARENT";
 
-/// The variables that a child inherits. All others are removed: most flags can be set by the environment, and
-/// `MQUEUE_COUNT=3` in the caller's shell is meant for the command that was typed, not for the commands that it starts.
+/// The variables that a child inherits. All others are removed: most flags can be set by the
+/// environment, and `COUNT=3` in the caller's shell is meant for the command that was typed, not
+/// for the commands that it starts.
 const INHERITED: [&str; 13] = [
     "PATH",
     "HOME",
@@ -39,7 +40,8 @@ fn is_inherited(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_"))
 }
 
-/// Prepares a command as a child that ignores this terminal's Ctrl-C, ends with this process, and has a clean environment.
+/// Prepares a command as a child that ignores this terminal's Ctrl-C, ends with this process, and
+/// has a clean environment.
 pub(crate) fn command(mut command: Command, args: &[&str]) -> Command {
     command.env_clear().envs(std::env::vars_os().filter(|(name, _)| is_inherited(name)));
     command.args(args).env(ENDS_WITH_PARENT, "1").process_group(0).kill_on_drop(true);
@@ -49,12 +51,12 @@ pub(crate) fn command(mut command: Command, args: &[&str]) -> Command {
 
 /// A child, and the tasks that read its output.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct ChildProcess {
     child: Child,
     readers: Vec<tokio::task::JoinHandle<()>>,
 }
 
-impl Running {
+impl ChildProcess {
     /// Starts the child.
     pub(crate) fn start(mut command: Command) -> anyhow::Result<Self> {
         Ok(Self { child: command.spawn().context("cannot start a child")?, readers: Vec::new() })
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_every_program_needs_is_inherited() {
+    fn common_variables_are_inherited() {
         for name in ["PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "SSL_CERT_FILE", "RUST_BACKTRACE"] {
             assert!(is_inherited(OsStr::new(name)), "{name}");
         }

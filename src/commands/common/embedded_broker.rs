@@ -12,20 +12,20 @@ use mqueue::broker::{Broker, BrokerConfig};
 
 /// A running broker.
 #[derive(Debug)]
-pub(crate) struct Embedded {
+pub(crate) struct EmbeddedBroker {
     /// Address of NSQ's TCP protocol.
     pub(crate) tcp: String,
     /// Address of the HTTP API.
     pub(crate) http: String,
-    folder: Folder,
+    folder: TempFolder,
     closing: CancellationToken,
     serving: JoinHandle<()>,
 }
 
-impl Embedded {
+impl EmbeddedBroker {
     /// Starts a broker on ports that the system chooses, in a folder whose name begins with `name`.
     pub(crate) async fn start(name: &str) -> anyhow::Result<Self> {
-        let folder = Folder::new(name)?;
+        let folder = TempFolder::new(name)?;
         let local: [ListenAddress; 1] = ["127.0.0.1:0".parse().expect("a valid address")];
         let (log, recovered, _) = DiskLog::open(&LogOptions::new(folder.0.join("log")))?;
         let broker = Broker::on_disk(BrokerConfig::default(), log, recovered, None);
@@ -50,14 +50,15 @@ impl Embedded {
 
 /// A folder that is removed when its owner is dropped.
 #[derive(Debug)]
-pub(crate) struct Folder(PathBuf);
+pub(crate) struct TempFolder(PathBuf);
 
-impl Folder {
+impl TempFolder {
     /// Creates a folder below the one for temporary files.
     pub(crate) fn new(name: &str) -> Result<Self, Failure> {
         let path = std::env::temp_dir().join(format!("{name}-{:08x}", fastrand::u32(..)));
-        let failed =
-            |e| Failure::new(Exit::Failure, format!("cannot make {}: {e}: name a folder by TMPDIR", path.display()));
+        let failed = |e| {
+            Failure::new(Exit::Failure, format!("cannot create {}: {e}: set TMPDIR to another folder", path.display()))
+        };
         std::fs::create_dir(&path).map_err(failed)?;
         Ok(Self(path))
     }
@@ -68,7 +69,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempFolder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }

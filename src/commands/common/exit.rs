@@ -26,8 +26,9 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// Returns the code of a run that ended by itself: `NothingDone` if messages failed and none was done, so that a script that checks
-    /// only the code notices. With one message done the run is a success: the others were retried or are dead letters, as requested.
+    /// Returns the code of a run that ended by itself: `NothingDone` if messages failed and none
+    /// was done, so that a script that checks only the code notices. With one message done the run
+    /// is a success: the others were retried or are dead letters, as requested.
     pub(crate) fn of_work(done: u64, failed: u64) -> Self {
         if done == 0 && failed > 0 { Self::NothingDone } else { Self::Success }
     }

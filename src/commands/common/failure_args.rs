@@ -10,7 +10,7 @@ use mqueue::proto::TopicName;
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Failures")]
-pub(crate) struct Failing {
+pub(crate) struct FailureArgs {
     /// Time for one run of the handler, or for the next hop's answer; longer counts as failed
     #[arg(long, env = "MQUEUE_HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]
     pub handler_timeout: Duration,

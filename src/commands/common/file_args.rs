@@ -13,7 +13,7 @@ const DATETIME_FORMAT: &str = "%Y-%m-%d_%H";
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Files of --handler file:PATH")]
-pub(crate) struct Files {
+pub(crate) struct FileArgs {
     /// Compress: one gzip member for each batch, so that everything finished can be unpacked
     /// [default: false]
     #[arg(long, env = "MQUEUE_GZIP")]
@@ -44,9 +44,9 @@ pub(crate) struct Files {
     pub filename_format: Option<String>,
 }
 
-impl Files {
+impl FileArgs {
     /// Returns true if files are rotated.
-    pub(crate) fn take_turns(&self) -> bool {
+    pub(crate) fn rotates(&self) -> bool {
         let is_limited = self.rotate_size.is_some() || self.rotate_interval.is_some();
         is_limited || self.datetime_format.is_some() || self.filename_format.is_some()
     }

@@ -1,4 +1,5 @@
-//! A job as a line of JSON, from `gateway` to `worker`. Its fields and their order are a promise to the scripts that read them.
+//! A job as a line of JSON, from `gateway` to `worker`. Its fields and their order are a promise to
+//! the scripts that read them.
 
 use std::borrow::Cow;
 
@@ -15,7 +16,7 @@ pub(crate) const HEARTBEAT_HEADER: &str = "x-mqueue-heartbeat";
 
 /// A job handed to a worker.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Job<'a> {
+pub(crate) struct JobLine<'a> {
     /// Token that the worker answers with.
     pub(crate) token: Cow<'a, str>,
     id: Cow<'a, str>,
@@ -26,7 +27,7 @@ pub(crate) struct Job<'a> {
     encoding: Option<Cow<'a, str>>,
 }
 
-impl<'a> Job<'a> {
+impl<'a> JobLine<'a> {
     /// Makes a job from a message.
     pub(crate) fn new(token: String, message: &'a Message) -> Self {
         let (body, encoding) = json_text(&message.body);
@@ -63,14 +64,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_reads_back_as_the_message_that_it_was() {
+    fn a_job_line_reads_back_as_its_message() {
         for body in [&b"a \"b\"\n"[..], b"\xff\x00"] {
             let id = MessageId(*b"0123456789abcdef");
             let message = Message { timestamp: 7, attempts: 2, id, body: Bytes::copy_from_slice(body) };
             let mut line = Vec::new();
-            Job::new("t".to_owned(), &message).write(&mut line);
+            JobLine::new("t".to_owned(), &message).write(&mut line);
             assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
-            let job: Job<'_> = serde_json::from_slice(&line).unwrap();
+            let job: JobLine<'_> = serde_json::from_slice(&line).unwrap();
             assert_eq!((&*job.token, job.message().unwrap()), ("t", message));
         }
     }

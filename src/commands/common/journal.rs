@@ -1,4 +1,5 @@
-//! Journal entries with their fields twice: as fields to search by, and in the text, because journalctl shows only the text.
+//! Journal entries with their fields twice: as fields to search by, and in the text, because
+//! journalctl shows only the text.
 
 use std::fmt::{Debug, Write};
 
@@ -7,17 +8,18 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Layer that appends ` name=value` for each field to the message, as on stderr, and passes the event to the journal's layer.
+/// Layer that appends ` name=value` for each field to the message, as on stderr, and passes the
+/// event to the journal's layer.
 pub(crate) struct FieldsInText<L>(pub(crate) L);
 
 impl<S: Subscriber, L: Layer<S>> Layer<S> for FieldsInText<L> {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let fields = event.metadata().fields();
-        let mut written = Written { values: vec![None; fields.len()], behind: String::new() };
+        let mut written = EventText { values: vec![None; fields.len()], suffix: String::new() };
         event.record(&mut written);
         if let Some(text) = fields.field(MESSAGE).and_then(|message| written.values.get_mut(message.index())?.as_mut())
         {
-            text.push_str(&written.behind);
+            text.push_str(&written.suffix);
         }
         let values: Vec<Option<&dyn Value>> =
             written.values.iter().map(|value| value.as_ref().map(|value| value as &dyn Value)).collect();
@@ -28,15 +30,15 @@ impl<S: Subscriber, L: Layer<S>> Layer<S> for FieldsInText<L> {
 const MESSAGE: &str = "message";
 
 /// Values of an event as text, by the index of their field, and the suffix for the message.
-struct Written {
+struct EventText {
     values: Vec<Option<String>>,
-    behind: String,
+    suffix: String,
 }
 
-impl Written {
+impl EventText {
     fn put(&mut self, field: &Field, value: String) {
         if field.name() != MESSAGE {
-            let _ = write!(self.behind, " {}={value}", field.name());
+            let _ = write!(self.suffix, " {}={value}", field.name());
         }
         if let Some(place) = self.values.get_mut(field.index()) {
             *place = Some(value);
@@ -44,7 +46,7 @@ impl Written {
     }
 }
 
-impl Visit for Written {
+impl Visit for EventText {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.put(field, value.to_owned());
     }
@@ -68,7 +70,7 @@ mod tests {
 
     impl<S: Subscriber> Layer<S> for Kept {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            let mut written = Written { values: vec![None; 8], behind: String::new() };
+            let mut written = EventText { values: vec![None; 8], suffix: String::new() };
             event.record(&mut written);
             self.0.lock().unwrap().extend(written.values.into_iter().flatten());
         }

@@ -7,11 +7,12 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 /// The longest latency recorded, an hour, in nanoseconds. Longer ones count as an hour.
-const LONGEST: u64 = 3_600_000_000_000;
+const MAX_NANOS: u64 = 3_600_000_000_000;
 
-/// Histogram of latencies from 1 ns to an hour, exact to 0.1 %, in some 300 KB whatever the number of latencies.
+/// Histogram of latencies from 1 ns to an hour, exact to 0.1 %, in some 300 KB whatever the number
+/// of latencies.
 #[derive(Debug, Clone)]
-pub(crate) struct Latency(Histogram<u64>);
+pub(crate) struct LatencyHistogram(Histogram<u64>);
 
 /// The quantiles of some latencies, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -23,10 +24,10 @@ pub(crate) struct Quantiles {
     pub max: f64,
 }
 
-impl Latency {
+impl LatencyHistogram {
     /// Makes an empty histogram.
     pub(crate) fn new() -> Self {
-        Self(Histogram::new_with_bounds(1, LONGEST, 3).expect("valid bounds"))
+        Self(Histogram::new_with_bounds(1, MAX_NANOS, 3).expect("valid bounds"))
     }
 
     /// Records one latency.
@@ -36,8 +37,8 @@ impl Latency {
 
     /// Records the same latency `times` times.
     pub(crate) fn record_times(&mut self, latency: Duration, times: u64) {
-        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(LONGEST);
-        self.0.saturating_record_n(nanos.clamp(1, LONGEST), times);
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(MAX_NANOS);
+        self.0.saturating_record_n(nanos.clamp(1, MAX_NANOS), times);
     }
 
     /// Returns the mean; `None` if nothing was recorded.
@@ -59,7 +60,7 @@ impl Latency {
     }
 }
 
-impl Default for Latency {
+impl Default for LatencyHistogram {
     fn default() -> Self {
         Self::new()
     }
@@ -92,8 +93,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_those_of_what_was_recorded() {
-        let mut latency = Latency::new();
+    fn quantiles_match_the_recorded_latencies() {
+        let mut latency = LatencyHistogram::new();
         assert_eq!(latency.quantiles(), None);
         latency.record_times(Duration::from_micros(60), 98);
         latency.record(Duration::from_millis(5));
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_the_digits_that_matter() {
+    fn latencies_are_shown_with_three_or_four_digits() {
         let quantiles = Quantiles { p50: 0.0614, p95: 12.34, p99: 456.7, max: 30_000.0 };
         assert_eq!(quantiles.to_string(), "p50 0.061 ms, p95 12.3 ms, p99 457 ms, max 30.0 s");
     }

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_has_the_build_and_what_was_registered() {
+    fn text_has_the_build_and_the_registered_metrics() {
         let counter: Counter = Counter::default();
         let metrics = Metrics::new(|registry| registry.register("pokes", "Pokes", counter.clone()));
         counter.inc_by(3);

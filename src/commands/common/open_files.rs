@@ -1,4 +1,5 @@
-//! The limit on open files. A shell's soft limit is low for many connections; the hard limit is higher.
+//! The limit on open files. A shell's soft limit is low for many connections; the hard limit is
+//! higher.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -7,18 +8,18 @@ pub(crate) fn raise_limit() {
     let raised =
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        tracing::warn!("the limit of open files stays as it is: {error}");
+        tracing::warn!("cannot raise the limit on open files, it stays as it is: {error}");
     }
 }
 
 /// The limit on open files, and how many more may be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Files {
+pub(crate) struct OpenFiles {
     pub(crate) limit: usize,
     pub(crate) free: usize,
 }
 
-impl Files {
+impl OpenFiles {
     /// Reads the current values of this process.
     pub(crate) fn of_this_process() -> Self {
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);

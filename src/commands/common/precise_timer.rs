@@ -7,30 +7,30 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Part of the wait left to the thread; tokio's timer waits before it.
-const FINE: Duration = Duration::from_millis(3);
+const THREAD_WAIT: Duration = Duration::from_millis(3);
 
 /// A timer thread, which ends when its owner is dropped.
 #[derive(Debug)]
-pub(crate) struct Alarm(mpsc::Sender<(Instant, oneshot::Sender<()>)>);
+pub(crate) struct PreciseTimer(mpsc::Sender<(Instant, oneshot::Sender<()>)>);
 
-impl Alarm {
+impl PreciseTimer {
     /// Starts the thread.
     pub(crate) fn start() -> std::io::Result<Self> {
-        let (asks, asked) = mpsc::channel::<(Instant, oneshot::Sender<()>)>();
+        let (requests, queue) = mpsc::channel::<(Instant, oneshot::Sender<()>)>();
         std::thread::Builder::new().name("alarm".to_owned()).spawn(move || {
-            for (due, wake) in asked {
+            for (due, wake) in queue {
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
                 let _ = wake.send(());
             }
         })?;
-        Ok(Self(asks))
+        Ok(Self(requests))
     }
 
     /// Waits until `due`. Cancel-safe.
     pub(crate) async fn at(&self, due: Instant) {
         let left = due.saturating_duration_since(Instant::now());
-        if left > FINE {
-            tokio::time::sleep(left - FINE).await;
+        if left > THREAD_WAIT {
+            tokio::time::sleep(left - THREAD_WAIT).await;
         }
         let (wake, woken) = oneshot::channel();
         if self.0.send((due, wake)).is_ok() {
@@ -44,8 +44,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn never_wakes_early_nor_hangs_on_what_is_past() {
-        let alarm = Alarm::start().unwrap();
+    async fn the_timer_never_fires_early_and_a_past_time_returns_at_once() {
+        let alarm = PreciseTimer::start().unwrap();
         for millis in [0, 1, 5] {
             let due = Instant::now() + Duration::from_millis(millis);
             alarm.at(due).await;

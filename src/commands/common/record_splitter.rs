@@ -12,13 +12,13 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem::{Finder, find_iter};
 
 /// Size of a read: two fills of a pipe, and one command to the publisher.
-const BUFFER: usize = 128 * 1024;
+const READ_LEN: usize = 128 * 1024;
 /// Free space below which a new buffer is started.
-const LITTLE_SPACE: usize = 16 * 1024;
+const MIN_FREE_SPACE: usize = 16 * 1024;
 
-/// The records cut from the input so far; see [`Records::take`].
+/// The records cut from the input so far; see [`RecordSplitter::take`].
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Cut {
+pub(crate) struct SplitRecords {
     /// The records, none of them empty.
     pub(crate) records: Vec<Bytes>,
     /// Number of further records that were empty.
@@ -29,7 +29,7 @@ pub(crate) struct Cut {
 
 /// The splitter of one input.
 #[derive(Debug)]
-pub(crate) struct Records {
+pub(crate) struct RecordSplitter {
     /// `None`: the whole input is one record.
     delimiter: Option<Bytes>,
     max: usize,
@@ -39,52 +39,55 @@ pub(crate) struct Records {
     /// Bytes of the input in which no delimiter begins.
     scanned: usize,
     /// True while the current record is already too long.
-    passing_over: bool,
+    skipping: bool,
 }
 
-impl Records {
-    /// Makes a splitter for records of at most `max` bytes, each ended by `delimiter` or by the end of the input.
+impl RecordSplitter {
+    /// Makes a splitter for records of at most `max` bytes, each ended by `delimiter` or by the end
+    /// of the input.
     pub(crate) fn new(delimiter: Option<Bytes>, max: usize) -> Self {
-        Self { delimiter, max, buffer: BytesMut::new(), filled: 0, scanned: 0, passing_over: false }
+        Self { delimiter, max, buffer: BytesMut::new(), filled: 0, scanned: 0, skipping: false }
     }
 
     /// Returns the space to read into; never empty.
     pub(crate) fn space(&mut self) -> &mut [u8] {
-        if self.buffer.len() - self.filled < LITTLE_SPACE {
+        if self.buffer.len() - self.filled < MIN_FREE_SPACE {
             // the buffer doubles for a long unfinished record
-            let mut buffer = BytesMut::zeroed(BUFFER.max(2 * self.filled));
+            let mut buffer = BytesMut::zeroed(READ_LEN.max(2 * self.filled));
             buffer[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
             self.buffer = buffer;
         }
         &mut self.buffer[self.filled..]
     }
 
-    /// Notes that `read` bytes were read into [`Records::space`]; returns the records that are complete now.
-    pub(crate) fn take(&mut self, read: usize) -> Cut {
+    /// Notes that `read` bytes were read into [`RecordSplitter::space`]; returns the records that
+    /// are complete now.
+    pub(crate) fn take(&mut self, read: usize) -> SplitRecords {
         self.filled += read;
-        let mut cut = Cut::default();
+        let mut cut = SplitRecords::default();
         if let Some(delimiter) = self.delimiter.clone() {
             self.take_delimited(&delimiter, &mut cut);
         }
         if self.filled > self.max {
-            self.pass_over(&mut cut);
+            self.skip_record(&mut cut);
         }
         cut
     }
 
-    /// Ends the input: the rest after the last delimiter is a record, too. The splitter is then ready for the next input.
-    pub(crate) fn end(&mut self) -> Cut {
-        let mut cut = Cut::default();
+    /// Ends the input: the rest after the last delimiter is a record, too. The splitter is then
+    /// ready for the next input.
+    pub(crate) fn end(&mut self) -> SplitRecords {
+        let mut cut = SplitRecords::default();
         let rest = self.buffer.split_to(self.filled).freeze();
         let nothing = rest.is_empty() && self.delimiter.is_some();
         if !nothing {
             self.add(rest, &mut cut);
         }
-        (self.filled, self.scanned, self.passing_over) = (0, 0, false);
+        (self.filled, self.scanned, self.skipping) = (0, 0, false);
         cut
     }
 
-    fn take_delimited(&mut self, delimiter: &[u8], cut: &mut Cut) {
+    fn take_delimited(&mut self, delimiter: &[u8], cut: &mut SplitRecords) {
         // the first delimiter may begin in the scanned part; later ones cannot
         let Some(first) = Finder::new(delimiter).find(&self.buffer[self.scanned..self.filled]) else {
             self.scanned = (self.filled + 1).saturating_sub(delimiter.len());
@@ -105,8 +108,8 @@ impl Records {
         }
     }
 
-    fn add(&mut self, record: Bytes, cut: &mut Cut) {
-        if std::mem::take(&mut self.passing_over) {
+    fn add(&mut self, record: Bytes, cut: &mut SplitRecords) {
+        if std::mem::take(&mut self.skipping) {
             // counted when it became too long
         } else if record.is_empty() {
             cut.empty += 1;
@@ -118,13 +121,13 @@ impl Records {
     }
 
     /// Discards the current record, except for bytes that may begin a delimiter.
-    fn pass_over(&mut self, cut: &mut Cut) {
+    fn skip_record(&mut self, cut: &mut SplitRecords) {
         let delimiter = self.delimiter.as_ref().map_or(0, Bytes::len);
         // a record that ends in part of a delimiter may still be short enough
-        if !self.passing_over && self.filled < self.max + delimiter {
+        if !self.skipping && self.filled < self.max + delimiter {
             return;
         }
-        if !std::mem::replace(&mut self.passing_over, true) {
+        if !std::mem::replace(&mut self.skipping, true) {
             cut.too_long += 1;
         }
         let keep = delimiter.saturating_sub(1).min(self.filled);
@@ -138,9 +141,9 @@ mod tests {
     use super::*;
 
     fn cut(delimiter: Option<&str>, max: usize, parts: &[&[u8]]) -> (Vec<String>, u64, u64) {
-        let mut records = Records::new(delimiter.map(|text| Bytes::copy_from_slice(text.as_bytes())), max);
+        let mut records = RecordSplitter::new(delimiter.map(|text| Bytes::copy_from_slice(text.as_bytes())), max);
         let (mut all, mut empty, mut too_long) = (Vec::new(), 0, 0);
-        let mut add = |cut: Cut| {
+        let mut add = |cut: SplitRecords| {
             all.extend(cut.records.iter().map(|record| String::from_utf8_lossy(record).into_owned()));
             empty += cut.empty;
             too_long += cut.too_long;
@@ -191,28 +194,28 @@ mod tests {
 
     #[test]
     fn a_record_may_be_longer_than_a_read() {
-        let long = "x".repeat(10 * BUFFER);
+        let long = "x".repeat(10 * READ_LEN);
         let got = cut(Some("\n"), usize::MAX - 1, &[b"a\n", long.as_bytes(), b"\nb"]);
         assert_eq!(got, (vec!["a".to_owned(), long, "b".to_owned()], 0, 0));
     }
 
     #[test]
     fn a_record_that_is_too_long_does_not_grow_the_buffer() {
-        let mut records = Records::new(Some(Bytes::from_static(b"\n")), 1000);
+        let mut records = RecordSplitter::new(Some(Bytes::from_static(b"\n")), 1000);
         let mut too_long = 0;
         for _ in 0..100 {
             let space = records.space();
-            assert!(space.len() <= BUFFER);
+            assert!(space.len() <= READ_LEN);
             space.fill(b'x');
             let read = space.len();
             too_long += records.take(read).too_long;
         }
-        assert_eq!((too_long, records.end()), (1, Cut::default()));
+        assert_eq!((too_long, records.end()), (1, SplitRecords::default()));
     }
 
     #[test]
-    fn records_are_slices_of_what_was_read() {
-        let mut records = Records::new(Some(Bytes::from_static(b"\n")), 1000);
+    fn records_are_slices_of_the_read_buffer() {
+        let mut records = RecordSplitter::new(Some(Bytes::from_static(b"\n")), 1000);
         records.space()[..8].copy_from_slice(b"one\ntwo\n");
         let start = records.space().as_ptr();
         assert_eq!(records.take(8).records[0].as_ptr(), start);

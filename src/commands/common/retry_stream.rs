@@ -1,5 +1,6 @@
-//! Retry streams: messages redriven to one group. nsqd gives every message of a stream to all its groups, so redriven
-//! messages go to a stream of their own, which has that group alone, and the group's consumers read both streams.
+//! Retry streams: messages redriven to one group. nsqd gives every message of a stream to all its
+//! groups, so redriven messages go to a stream of their own, which has that group alone, and the
+//! group's consumers read both streams.
 //!
 //! ```text
 //!  errors --redrive ─▶ foo.mail.5f0c….retry ─▶ group mail ─▶ consumers of group mail of foo
@@ -19,14 +20,14 @@ use mqueue::client::{Address, Control, Nsqd, StatsFilter};
 use mqueue::proto::{ChannelName, TopicName};
 
 /// Interval at which consumers look for messages redriven to their group.
-pub(crate) const LOOK: Duration = Duration::from_secs(10);
-const END: &str = ".retry";
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+const SUFFIX: &str = ".retry";
 const MAX_NAME: usize = 64;
 
 /// Returns the name of the retry stream of `group` of `stream`: both names, as far as there is
 /// room, and a hash that tells `a.b` and `c` from `a` and `b.c`.
 pub(crate) fn stream_of(stream: &TopicName, group: &ChannelName) -> TopicName {
-    let hash = format!(".{:016x}{END}", fnv(stream.as_str().bytes().chain([0]).chain(group.as_str().bytes())));
+    let hash = format!(".{:016x}{SUFFIX}", fnv(stream.as_str().bytes().chain([0]).chain(group.as_str().bytes())));
     let bare = |name: &str| name.trim_end_matches("#ephemeral").to_owned();
     let mut names = format!("{}.{}", bare(stream.as_str()), bare(group.as_str()));
     names.truncate(MAX_NAME - hash.len());
@@ -38,7 +39,8 @@ fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Has a consumer of `group` read its retry stream until it stops. An nsqd whose HTTP address is unknown is not checked.
+/// Has a consumer of `group` read its retry stream until it stops. An nsqd whose HTTP address is
+/// unknown is not checked.
 pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, group: ChannelName) {
     let retries = stream_of(&stream, &group);
     let mut reading: HashSet<Address> = HashSet::new();
@@ -50,7 +52,7 @@ pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, gr
         for (nsqd, messages) in looked {
             if messages > 0 {
                 if reading.insert(nsqd.clone()) {
-                    tracing::info!(%stream, %group, %nsqd, "reading what was redriven to this group, in stream {retries}");
+                    tracing::info!(%stream, %group, %nsqd, "reading messages redriven to this group, from stream {retries}");
                 }
                 // also subscribes again after a lost connection
                 control.subscribe_also(&retries, &nsqd);
@@ -59,13 +61,14 @@ pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, gr
             }
         }
         tokio::select! {
-            () = sleep(LOOK) => {}
+            () = sleep(LOOK_INTERVAL) => {}
             () = control.stopping() => return,
         }
     }
 }
 
-/// Lists the nsqds that have this group of the stream, each with its number of messages: backlog, in flight and deferred.
+/// Lists the nsqds that have this group of the stream, each with its number of messages: backlog,
+/// in flight and deferred.
 async fn look(broker: &Args, stream: &TopicName, group: &ChannelName) -> Vec<(Address, i64)> {
     let lookups = join_all(broker.lookupd_http_address.iter().map(|lookupd| lookupd.lookup(stream))).await;
     let listed = lookups.iter().flatten().flat_map(|lookup| &lookup.producers);
@@ -87,7 +90,10 @@ async fn look_at(
     group: &ChannelName,
 ) -> Option<(Address, i64)> {
     let filter = StatsFilter::default().with_topic(stream).with_channel(group);
-    let stats = http.stats(&filter).await.inspect_err(|error| tracing::debug!("cannot look for {stream}: {error}"));
+    let stats = http
+        .stats(&filter)
+        .await
+        .inspect_err(|error| tracing::debug!("cannot read statistics of stream {stream}: {error}"));
     let stats = stats.ok()?;
     let topics = stats.topics.iter().filter(|topic| topic.topic_name == stream.as_str());
     let channel = topics.flat_map(|topic| &topic.channels).find(|channel| channel.channel_name == group.as_str())?;

@@ -1,4 +1,5 @@
-//! Schedule of an open loop, pure: messages are due at a fixed rate from the start, whether or not earlier ones were acknowledged.
+//! Schedule of an open loop, pure: messages are due at a fixed rate from the start, whether or not
+//! earlier ones were acknowledged.
 
 use std::time::{Duration, Instant};
 
@@ -51,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_is_due_by_its_own_time() {
+    fn a_message_is_due_at_its_scheduled_time() {
         let start = Instant::now();
         for rate in [0.3, 7.0, 1000.0, 333_333.3] {
             let schedule = Schedule::new(start, rate);

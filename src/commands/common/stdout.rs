@@ -1,5 +1,6 @@
-//! Standard output for what a command prints at its end: a report, a list, a plan.
+//! Standard output for reports, lists and plans: a command's progress and its result.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,20 +36,58 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     ended(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// Converts the result of a write to standard output into the command's result; a closed pipe is success.
+/// Returns true for the error of a pipe whose reader is gone, as in `… | head`: no failure of the
+/// command.
+pub(crate) fn is_closed_pipe(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
+/// Converts the result of a write to standard output into the command's result; a closed pipe is
+/// success.
 ///
 /// # Errors
-/// Fails like [`print`].
+/// Fails like [`print()`].
 pub(crate) fn ended(written: io::Result<()>) -> Result<(), Failure> {
     match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+        Err(error) if !is_closed_pipe(&error) => {
             Err(Failure::new(Exit::Failure, format!("cannot write to standard output: {}", describe(&error))))
         }
         _ => Ok(()),
     }
 }
 
-/// Returns true for a terminal whose user has not asked for plain text (no-color.org, bixense.com/clicolors).
+/// Writer of a command's progress to standard output, until a write fails.
+#[derive(Debug, Default)]
+pub(crate) struct ProgressOutput {
+    /// The error that ended the output: a closed pipe, or a full disk.
+    closed: RefCell<Option<io::Error>>,
+}
+
+impl ProgressOutput {
+    /// Writes the text and flushes it.
+    pub(crate) fn write(&self, text: &str) {
+        let mut out = io::stdout().lock();
+        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            self.closed.replace(Some(error));
+        }
+    }
+
+    /// Returns true if a write has failed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.borrow().is_some()
+    }
+
+    /// Returns the result of the output; a closed pipe is success.
+    ///
+    /// # Errors
+    /// Fails like [`print()`].
+    pub(crate) fn end(&self) -> Result<(), Failure> {
+        ended(self.closed.take().map_or(Ok(()), Err))
+    }
+}
+
+/// Returns true for a terminal whose user has not asked for plain text (no-color.org,
+/// bixense.com/clicolors).
 pub(crate) fn wants_colours(is_terminal: bool) -> bool {
     may_be_coloured(is_terminal, |name| std::env::var_os(name))
 }

@@ -1,4 +1,5 @@
-//! Parsers of flag values that several commands share. Each error says what is allowed: clap adds the flag and the value.
+//! Parsers of flag values that several commands share. Each error says what is allowed: clap adds
+//! the flag and the value.
 
 use std::ops::{Bound, RangeBounds};
 use std::time::Duration;
@@ -49,7 +50,8 @@ pub(crate) fn duration_with_unit(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Reads a bare number of milliseconds, as environment variables have it, or a duration with a unit.
+/// Reads a bare number of milliseconds, as environment variables have it, or a duration with a
+/// unit.
 ///
 /// # Errors
 /// Says what is allowed.
@@ -107,14 +109,15 @@ pub(crate) fn directive(text: &str) -> Result<String, String> {
 
 /// How a command that runs for long reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Report {
+pub(crate) enum ReportFormat {
     /// At the end, for people.
     Text,
     /// JSON on stdout: a line each second, and one at the end.
     Json,
 }
 
-/// Reads a duration: a bare number of seconds (`30`, `0.5`), or with units (`30s`, `1m 30s`, `250ms`).
+/// Reads a duration: a bare number of seconds (`30`, `0.5`), or with units (`30s`, `1m 30s`,
+/// `250ms`).
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     match seconds.map_or_else(|| humantime::parse_duration(text), Ok) {

@@ -1,13 +1,15 @@
-//! Consumer and worker settings from the flags that several commands share.
+//! Consumer, worker and handler settings from the flags that several commands share.
 
 use std::time::Duration;
 
 use super::exit::{Exit, Failure};
 use crate::commands::common::broker_args::Args;
-use crate::commands::common::failure_args::Failing;
-use crate::commands::consumer::args::Tuning;
-use mqueue::client::ConsumerConfig;
+use crate::commands::common::failure_args::FailureArgs;
+use crate::commands::consumer::args::ConsumerTuning;
+use mqueue::client::{Address, ConsumerConfig};
+use mqueue::handler::{FileOptions, HandlerOptions, PrintOutput};
 use mqueue::proto::{ChannelName, TopicName};
+use mqueue::shutdown::Shutdown;
 use mqueue::worker::{DeadLetter, WorkerConfig};
 
 /// Makes the consumer's settings for this group, except max-in-flight.
@@ -15,7 +17,7 @@ pub(crate) fn consumer_config(
     stream: &TopicName,
     group: &ChannelName,
     broker: &Args,
-    tuning: &Tuning,
+    tuning: &ConsumerTuning,
 ) -> ConsumerConfig {
     let mut config = ConsumerConfig::new(stream.clone(), group.clone());
     config.nsqd = broker.nsqd();
@@ -27,8 +29,30 @@ pub(crate) fn consumer_config(
     config
 }
 
-/// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead letters need another stream.
-pub(crate) fn worker_config(stream: &TopicName, failing: &Failing) -> Result<WorkerConfig, Failure> {
+/// Makes the options of a handler of this group, which prints JSON, writes plain files and leaves a
+/// command's output alone.
+pub(crate) fn handler_options(
+    stream: &TopicName,
+    group: &ChannelName,
+    timeout: Duration,
+    nsqd: Vec<Address>,
+    shutdown: &Shutdown,
+) -> HandlerOptions {
+    HandlerOptions {
+        stream: stream.clone(),
+        group: group.clone(),
+        output: PrintOutput::Json,
+        file: FileOptions::default(),
+        timeout,
+        stop: shutdown.draining.clone(),
+        capture_output: false,
+        nsqd,
+    }
+}
+
+/// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead
+/// letters need another stream.
+pub(crate) fn worker_config(stream: &TopicName, failing: &FailureArgs) -> Result<WorkerConfig, Failure> {
     Ok(WorkerConfig::default()
         .with_max_attempts(failing.max_attempts)
         .with_retry_delay(failing.retry_delay)

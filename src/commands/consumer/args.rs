@@ -6,8 +6,8 @@ use clap::ValueEnum;
 
 use crate::commands::common::broker_args;
 use crate::commands::common::client_args;
-use crate::commands::common::failure_args::Failing;
-use crate::commands::common::file_args::Files;
+use crate::commands::common::failure_args::FailureArgs;
+use crate::commands::common::file_args::FileArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::whole;
 use mqueue::handler::HandlerSpec;
@@ -44,30 +44,30 @@ pub(crate) struct Args {
     /// consumer sleeps. The socket units and `make systemd-socket-activate-consumer` do so when
     /// they start.
     #[arg(long, value_enum, value_name = "once|retry", num_args = 0..=1, require_equals = true, default_missing_value = "once")]
-    pub create: Option<Create>,
+    pub create: Option<CreateTries>,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub handling: Handling,
+    pub handling: HandlerArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub files: Files,
+    pub files: FileArgs,
 
     /// Handlers that run at once; for pipe, messages that its command may hold. No effect on print,
     /// file, unix and forward, which take messages in batches [default: the number of CPUs, 100 for
     /// pipe]
-    #[arg(long, help_heading = "Tuning", env = "MQUEUE_CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
+    #[arg(long, help_heading = "ConsumerTuning", env = "MQUEUE_CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
     pub concurrency: Option<u32>,
 
     /// Messages in flight at once, over all nsqds [default: 1000 for print, file, unix and forward,
     /// otherwise --concurrency]
-    #[arg(long, help_heading = "Tuning", env = "MQUEUE_MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]
+    #[arg(long, help_heading = "ConsumerTuning", env = "MQUEUE_MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]
     pub max_in_flight: Option<u32>,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub tuning: Tuning,
+    pub tuning: ConsumerTuning,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -80,7 +80,7 @@ pub(crate) struct Args {
 
 /// The number of attempts to create the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Create {
+pub(crate) enum CreateTries {
     /// Once; fails if an nsqd is unreachable
     Once,
     /// Until every nsqd has the group
@@ -90,8 +90,8 @@ pub(crate) enum Create {
 /// The work for each message.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
-#[command(next_help_heading = "Handling")]
-pub(crate) struct Handling {
+#[command(next_help_heading = "HandlerArgs")]
+pub(crate) struct HandlerArgs {
     /// Handler of each message: print, exec:CMD, pipe:CMD, http://…, https://…, file:PATH,
     /// unix:PATH, forward:STREAM, sleep:20ms..50ms
     ///
@@ -114,18 +114,18 @@ pub(crate) struct Handling {
     /// Format of print and file: json (with id and attempts), body (and a newline) or null (the
     /// body and a NUL byte) [default: json for print, body for file]
     #[arg(long, env = "MQUEUE_OUTPUT", value_enum)]
-    pub output: Option<Output>,
+    pub output: Option<MessageOutput>,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub failing: Failing,
+    pub failing: FailureArgs,
 }
 
 /// Settings of the consumer's connection and its exit.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
-#[command(next_help_heading = "Tuning")]
-pub(crate) struct Tuning {
+#[command(next_help_heading = "ConsumerTuning")]
+pub(crate) struct ConsumerTuning {
     /// Message timeout to ask nsqd for; a message is touched while its handler runs [default:
     /// nsqd's, 60s]
     #[arg(long, env = "MQUEUE_MSG_TIMEOUT", value_name = "DURATION", value_parser = duration)]
@@ -146,7 +146,7 @@ pub(crate) struct Tuning {
 
 /// The format of print and file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
+pub(crate) enum MessageOutput {
     /// One JSON object a line
     Json,
     /// The body and a newline

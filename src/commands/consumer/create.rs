@@ -1,8 +1,9 @@
 //! `--create`: creates the stream and the group on every nsqd, without taking a message.
 //!
-//! A group gets the messages published after it was created, and wakeup sees only groups that exist. So the group of a
-//! consumer that is asleep from the start is created when its socket starts, with the consumer's own settings. SUB
-//! creates both names, and needs only the address that the consumer connects to; without RDY nsqd delivers no message.
+//! A group gets the messages published after it was created, and wakeup sees only groups that
+//! exist. So the group of a consumer that is asleep from the start is created when its socket
+//! starts, with the consumer's own settings. SUB creates both names, and needs only the address
+//! that the consumer connects to; without RDY nsqd delivers no message.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::commands::common::broker_args;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
-use crate::commands::consumer::args::{Args, Create};
+use crate::commands::consumer::args::{Args, CreateTries};
 use mqueue::backoff::Backoff;
 use mqueue::client::{Address, ArrivalWatch, Error, Lookupd};
 use mqueue::proto::TopicName;
@@ -22,24 +23,24 @@ use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 
 /// The longest that the start of a unit waits for the first try: a boot must not wait for nsqd.
-const FIRST_TRY: Duration = Duration::from_secs(2);
+const FIRST_TRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shortest and longest pause between tries.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Runs `--create` to its end.
-pub(super) async fn run(args: &Args, tries: Create) -> anyhow::Result<Exit> {
+pub(super) async fn run(args: &Args, tries: CreateTries) -> anyhow::Result<Exit> {
     if args.group.is_ephemeral() {
         let line = format!("cannot create the group {}: nsqd drops it at once, as it is ephemeral", args.group);
         return Err(Failure::new(Exit::Usage, line).into());
     }
     let shutdown = Shutdown::on_signals(Duration::ZERO)?;
-    let mut creation = Creation { args, done: BTreeSet::new() };
+    let mut creation = GroupCreation { args, done: BTreeSet::new() };
     let created = match tries {
-        Create::Once => tokio::select! {
+        CreateTries::Once => tokio::select! {
             created = creation.try_all() => created.map(|()| true)?,
             () = shutdown.draining.cancelled() => false,
         },
-        Create::Retry => tokio::select! {
+        CreateTries::Retry => tokio::select! {
             () = creation.retry() => true,
             () = shutdown.draining.cancelled() => false,
         },
@@ -54,41 +55,43 @@ pub(super) async fn run(args: &Args, tries: Create) -> anyhow::Result<Exit> {
         false => tracing::warn!(%stream, %group, "stopped; group exists on {nsqds}, not on all"),
     }
     Ok(match (created, tries) {
-        (false, Create::Once) => Exit::Interrupted,
+        (false, CreateTries::Once) => Exit::Interrupted,
         // systemd stops a unit that is no longer needed: no failure
-        (true, Create::Once) | (_, Create::Retry) => Exit::Success,
+        (true, CreateTries::Once) | (_, CreateTries::Retry) => Exit::Success,
     })
 }
 
 /// State of the creation: the settings, and the nsqds that have the group.
-struct Creation<'a> {
+struct GroupCreation<'a> {
     args: &'a Args,
     done: BTreeSet<Address>,
 }
 
-impl Creation<'_> {
-    /// Tries until every nsqd has the group. Sends READY to systemd after the first try, whatever its result.
+impl GroupCreation<'_> {
+    /// Tries until every nsqd has the group. Sends READY to systemd after the first try, whatever
+    /// its result.
     async fn retry(&mut self) {
         let mut pauses = Backoff::new(PAUSES.0, PAUSES.1, fastrand::Rng::new());
-        let mut told = None;
+        let mut logged = None;
         loop {
-            let first = if told.is_none() { FIRST_TRY } else { Duration::MAX };
-            let tried = timeout(first, self.try_all()).await.map_err(|_| format!("no answer within {FIRST_TRY:?}"));
-            let trouble = match tried {
+            let first = if logged.is_none() { FIRST_TRY_TIMEOUT } else { Duration::MAX };
+            let tried =
+                timeout(first, self.try_all()).await.map_err(|_| format!("no answer within {FIRST_TRY_TIMEOUT:?}"));
+            let problem = match tried {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(silence) => Some(silence),
             };
-            let Some(trouble) = trouble else {
+            let Some(problem) = problem else {
                 Notifier.status("the group exists");
                 return Notifier.ready();
             };
-            if told.as_ref() != Some(&trouble) {
+            if logged.as_ref() != Some(&problem) {
                 let Args { stream, group, .. } = self.args;
-                tracing::warn!(%stream, %group, "cannot create the group: {trouble}; trying again until it exists");
-                Notifier.status(&format!("cannot create the group yet: {trouble}"));
+                tracing::warn!(%stream, %group, "cannot create the group: {problem}; trying again until it exists");
+                Notifier.status(&format!("cannot create the group yet: {problem}"));
                 Notifier.ready();
-                told = Some(trouble);
+                logged = Some(problem);
             }
             sleep(pauses.next().unwrap_or(PAUSES.1)).await;
         }
@@ -117,8 +120,9 @@ impl Creation<'_> {
     }
 }
 
-/// Finds the nsqds that need the group, and an error if some could not be found. These are all nsqds named,
-/// and of those that nsqlookupd knows, the ones that have the stream, or all of them if none has it.
+/// Finds the nsqds that need the group, and an error if some could not be found. These are all
+/// nsqds named, and of those that nsqlookupd knows, the ones that have the stream, or all of them
+/// if none has it.
 async fn addresses(broker: &broker_args::Args, stream: &TopicName) -> (BTreeSet<Address>, Option<Failure>) {
     let mut nsqds: BTreeSet<Address> = broker.nsqd().into_iter().collect();
     let mut failed = None;

@@ -10,12 +10,12 @@ pub(super) fn options(args: &Args, output: Option<PrintOutput>) -> Result<FileOp
     let files = &args.files;
     if !matches!(args.handling.handler, HandlerSpec::File(_)) {
         let flag = if files.gzip { "--gzip is" } else { "--rotate-… and --…-format are" };
-        return match files.gzip || files.take_turns() {
+        return match files.gzip || files.rotates() {
             true => Err(usage(format!("{flag} for --handler file:PATH: leave it out, or name a file"))),
             false => Ok(FileOptions::default()),
         };
     }
-    let rotation = files.take_turns().then(|| {
+    let rotation = files.rotates().then(|| {
         let suffix = if files.gzip { ".gz" } else { "" };
         let formats = FileNames { filename: files.filename_format(), datetime: files.datetime_format(), suffix };
         Rotation::new(formats, &args.stream, files.rotate_size, files.rotate_interval).map_err(usage)

@@ -1,12 +1,13 @@
-//! `mqueue consumer`: connects, handles messages until there is a reason to end, and prints a summary.
+//! `mqueue consumer`: connects, handles messages until there is a reason to end, and prints a
+//! summary.
 //!
-//! Module `life` decides on the steps; this module carries them out.
+//! Module `lifecycle` decides on the steps; this module carries them out.
 
 pub(crate) mod args;
 mod create;
 mod files;
-mod leftover;
-pub(super) mod life;
+pub(super) mod lifecycle;
+mod pending_check;
 mod service;
 
 use std::sync::Arc;
@@ -15,13 +16,14 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 
-use self::life::{Happened, Left, Step};
-use self::service::Service;
+use self::lifecycle::{LifecycleStep, PendingCheck, StepResult};
+use self::pending_check::has_backlog;
+use self::service::ConsumerService;
 use super::common::exit::{Exit, Failure};
 use crate::commands::common::retry_stream;
 use crate::commands::common::stdout;
 use crate::commands::common::worker_flags;
-use crate::commands::consumer::args::{Args, Output};
+use crate::commands::consumer::args::{Args, MessageOutput};
 use mqueue::client::{Consumer, ConsumerConfig, GivenBack};
 use mqueue::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
 use mqueue::plural::count;
@@ -36,12 +38,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some(tries) = args.create {
         return create::run(&args, tries).await;
     }
-    let service = Service::start()?;
+    let service = ConsumerService::start()?;
     let shutdown = Shutdown::on_signals(args.tuning.grace)?;
     let handler = Arc::new(handler(&args, &shutdown)?);
     let config = worker_config(&args)?;
     let started = Instant::now();
-    let mut alive = Alive {
+    let mut consumer = RunningConsumer {
         args,
         service,
         shutdown,
@@ -51,38 +53,38 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         reset_idle: Arc::default(),
         given_back: GivenBack::default(),
     };
-    let ended = alive.run().await?;
-    alive.shutdown.unless_now(alive.handler.close()).await;
-    let Args { stream, group, .. } = &alive.args;
-    tracing::info!(%stream, %group, "{}", summary(ended, alive.total, started.elapsed()));
-    Ok(Exit::of_worker(ended, &alive.total)?)
+    let ended = consumer.run().await?;
+    consumer.shutdown.unless_now(consumer.handler.close()).await;
+    let Args { stream, group, .. } = &consumer.args;
+    tracing::info!(%stream, %group, "{}", summary(ended, consumer.total, started.elapsed()));
+    Ok(Exit::of_worker(ended, &consumer.total)?)
 }
 
 /// State of a running consumer: what its steps need, and the totals.
-struct Alive {
+struct RunningConsumer {
     args: Args,
-    service: Service,
+    service: ConsumerService,
     shutdown: Shutdown,
     handler: Arc<AnyHandler>,
     config: WorkerConfig,
     total: WorkerStats,
-    /// The worker's nudge. A poke that arrives while the worker is leaving stays pending here.
+    /// Notified of every poke. A poke that arrives while the worker is leaving stays pending here.
     reset_idle: Arc<Notify>,
     /// Deliveries that earlier subscriptions requeued untried.
     given_back: GivenBack,
 }
 
-impl Alive {
+impl RunningConsumer {
     /// Runs the steps to the end; returns why the consumer ended.
     async fn run(&mut self) -> anyhow::Result<StopReason> {
-        let mut step = Step::FIRST;
+        let mut step = LifecycleStep::FIRST;
         loop {
             let happened = match step {
-                Step::Subscribe => self.subscribe().await?,
-                Step::Work(consumer) => Happened::Ended(self.work(consumer).await?),
-                Step::TakePokes => Happened::Poked(self.late_pokes().await),
-                Step::LookAtStats => Happened::Looked(self.look().await),
-                Step::Stop(ended) => {
+                LifecycleStep::Subscribe => self.subscribe().await?,
+                LifecycleStep::Work(consumer) => StepResult::Ended(self.work(consumer).await?),
+                LifecycleStep::TakePokes => StepResult::Poked(self.take_late_pokes().await),
+                LifecycleStep::LookAtStats => StepResult::Looked(self.check_pending().await),
+                LifecycleStep::Stop(ended) => {
                     self.service.notifier.stopping();
                     return Ok(ended);
                 }
@@ -91,13 +93,13 @@ impl Alive {
         }
     }
 
-    async fn subscribe(&self) -> Result<Happened<Consumer>, Failure> {
+    async fn subscribe(&self) -> Result<StepResult<Consumer>, Failure> {
         let mut config = consumer_config(&self.args, &self.handler);
         config.given_back = self.given_back.clone();
         let connecting = Consumer::connect(config);
         tokio::select! {
-            connected = connecting => connected.map(Happened::Subscribed).map_err(|e| Failure::unavailable(&e)),
-            () = self.shutdown.draining.cancelled() => Ok(Happened::Interrupted),
+            connected = connecting => connected.map(StepResult::Subscribed).map_err(|e| Failure::unavailable(&e)),
+            () = self.shutdown.draining.cancelled() => Ok(StepResult::Interrupted),
         }
     }
 
@@ -124,17 +126,18 @@ impl Alive {
         Ok(ended)
     }
 
-    /// Takes the pokes that arrived while the worker was leaving, or later; messages that it requeued count as one poke.
-    async fn late_pokes(&self) -> usize {
+    /// Takes the pokes that arrived while the worker was leaving, or later; messages that it
+    /// requeued count as one poke.
+    async fn take_late_pokes(&self) -> usize {
         let passed_on = self.reset_idle.notified().now_or_never().is_some();
         usize::from(passed_on) + self.service.take_pokes()
     }
 
-    async fn look(&self) -> Left {
+    async fn check_pending(&self) -> PendingCheck {
         let Args { stream, group, broker, .. } = &self.args;
         let redriven = retry_stream::stream_of(stream, group);
-        let waits = leftover::waits(broker, stream, group).await || leftover::waits(broker, &redriven, group).await;
-        if waits { Left::Messages } else { Left::Nothing }
+        let waits = has_backlog(broker, stream, group).await || has_backlog(broker, &redriven, group).await;
+        if waits { PendingCheck::Messages } else { PendingCheck::Nothing }
     }
 }
 
@@ -143,21 +146,14 @@ fn handler(args: &Args, shutdown: &Shutdown) -> Result<AnyHandler, Failure> {
         stdout::check()?;
     }
     let output = args.handling.output.map(|output| match output {
-        Output::Json => PrintOutput::Json,
-        Output::Body => PrintOutput::Body,
-        Output::Null => PrintOutput::Null,
+        MessageOutput::Json => PrintOutput::Json,
+        MessageOutput::Body => PrintOutput::Body,
+        MessageOutput::Null => PrintOutput::Null,
     });
     let file = files::options(args, output)?;
-    let options = HandlerOptions {
-        stream: args.stream.clone(),
-        group: args.group.clone(),
-        output: output.unwrap_or(PrintOutput::Json),
-        file,
-        timeout: args.handling.failing.handler_timeout,
-        stop: shutdown.draining.clone(),
-        capture_output: false,
-        nsqd: args.broker.nsqd(),
-    };
+    let timeout = args.handling.failing.handler_timeout;
+    let options = worker_flags::handler_options(&args.stream, &args.group, timeout, args.broker.nsqd(), shutdown);
+    let options = HandlerOptions { output: output.unwrap_or(PrintOutput::Json), file, ..options };
     args.handling.handler.build(&options).map_err(|e| Failure::new(Exit::Usage, e))
 }
 

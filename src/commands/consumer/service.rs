@@ -1,4 +1,5 @@
-//! The consumer as a systemd service: started by its activation socket, with status and watchdog notifications.
+//! The consumer as a systemd service: started by its activation socket, with status and watchdog
+//! notifications.
 
 use std::io;
 use std::sync::Arc;
@@ -6,24 +7,21 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::commands::common::service::{notify, notify_interval};
 use mqueue::plural::count;
 use mqueue::systemd::{Door, Notifier};
 use mqueue::worker::{ProgressHook, Snapshot};
 
-/// Longest interval between notifications to systemd.
-const PULSE: Duration = Duration::from_secs(1);
-/// Time that each EXTEND_TIMEOUT_USEC of a stopping consumer asks for.
-const MORE_TIME: Duration = Duration::from_secs(10);
-
 /// The activation sockets, if any, and the notifier.
 #[derive(Debug)]
-pub(super) struct Service {
+pub(super) struct ConsumerService {
     door: Option<Door>,
     pub(super) notifier: Notifier,
 }
 
-impl Service {
-    /// Takes the activation sockets, then at once every pending poke: an unread poke would make systemd start the unit again and again.
+impl ConsumerService {
+    /// Takes the activation sockets, then at once every pending poke: an unread poke would make
+    /// systemd start the unit again and again.
     pub(super) fn start() -> io::Result<Self> {
         let service = Self { door: Door::from_env()?, notifier: Notifier };
         service.take_pokes();
@@ -58,16 +56,8 @@ impl Service {
     /// Returns the worker's pulse and its interval; `None` without a notify socket.
     pub(super) fn pulse(&self) -> Option<(Duration, ProgressHook)> {
         std::env::var_os("NOTIFY_SOCKET")?;
-        let notifier = self.notifier;
-        let every = notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3));
-        let pulse = move |snapshot: Snapshot| {
-            notifier.status(&status(snapshot));
-            notifier.watchdog();
-            if snapshot.stopping {
-                notifier.extend_timeout(MORE_TIME);
-            }
-        };
-        Some((every, Box::new(pulse)))
+        let pulse = |snapshot: Snapshot| notify(&status(snapshot), snapshot.stopping);
+        Some((notify_interval(), Box::new(pulse)))
     }
 }
 
@@ -92,7 +82,7 @@ mod tests {
     use mqueue::worker::WorkerStats;
 
     #[test]
-    fn the_status_says_what_it_does() {
+    fn the_status_shows_counts_idle_time_and_stopping() {
         let stats = WorkerStats { done: 120, ..WorkerStats::default() };
         let busy = Snapshot { in_flight: 3, stats, idle_in: Some(Duration::from_secs(30)), stopping: false };
         assert_eq!(status(busy), "3 in flight, 120 done");

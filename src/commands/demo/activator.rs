@@ -1,7 +1,9 @@
-//! Socket activation without systemd: holds a listening socket, and starts the consumer when a client connects.
+//! Socket activation without systemd: holds a listening socket, and starts the consumer when a
+//! client connects.
 //!
-//! The consumer accepts the connection itself, like a service with `Accept=no`. While it runs the activator
-//! does not watch the socket; a connection that waits after the consumer has ended starts it again.
+//! The consumer accepts the connection itself, like a service with `Accept=no`. While it runs the
+//! activator does not watch the socket; a connection that waits after the consumer has ended starts
+//! it again.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -14,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::program::{Event, Program};
+use super::children::{ChildStarter, DemoEvent};
 
 /// The activation socket of a group that is asleep.
 #[derive(Debug)]
@@ -30,7 +32,7 @@ impl Activator {
     }
 
     /// Starts the consumer at each poke, until `stop` is cancelled.
-    pub(super) async fn serve(self, program: Program, stop: CancellationToken) -> anyhow::Result<()> {
+    pub(super) async fn serve(self, starter: ChildStarter, stop: CancellationToken) -> anyhow::Result<()> {
         loop {
             // a thread that still waits at the end dies with the process
             let socket = self.socket.clone();
@@ -38,8 +40,8 @@ impl Activator {
                 poked = spawn_blocking(move || wait_for_poke(&socket)) => poked??,
                 () = stop.cancelled() => return Ok(()),
             }
-            let _ = program.told.send(Event::Woken);
-            let mut running = program.sleeper(self.socket.try_clone()?)?;
+            let _ = starter.events.send(DemoEvent::Woken);
+            let mut running = starter.sleeper(self.socket.try_clone()?)?;
             tokio::select! {
                 () = running.ended() => {}
                 () = stop.cancelled() => {
@@ -47,7 +49,7 @@ impl Activator {
                     return Ok(());
                 }
             }
-            let _ = program.told.send(Event::Asleep);
+            let _ = starter.events.send(DemoEvent::Asleep);
         }
     }
 }

@@ -10,9 +10,9 @@
 
 mod activator;
 pub(crate) mod args;
-mod ledger;
-mod program;
-mod show;
+mod children;
+mod output;
+mod stats;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -22,12 +22,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
 use self::activator::Activator;
-use self::ledger::Ledger;
-use self::program::{Event, Program};
-use self::show::Show;
-use super::common::embedded_broker::Embedded;
+use self::children::{ChildStarter, DemoEvent};
+use self::output::DemoOutput;
+use self::stats::DemoStats;
+use super::common::embedded_broker::EmbeddedBroker;
 use super::common::exit::Exit;
-use super::common::stdout;
 use crate::commands::demo::args::Args;
 use mqueue::client::{Address, Publisher, PublisherConfig};
 use mqueue::plural::count;
@@ -41,30 +40,31 @@ const ASLEEP: &str = "reports";
 /// Number of consumers in the group that stays awake.
 const CONSUMERS: usize = 3;
 /// Length of a burst of messages, and of the pause in which the group falls asleep.
-const BURST: Duration = Duration::from_millis(1500);
-const QUIET: Duration = Duration::from_millis(2500);
+const BURST_LENGTH: Duration = Duration::from_millis(1500);
+const PAUSE_LENGTH: Duration = Duration::from_millis(2500);
 /// Longest wait for the consumers to start, and for the last messages.
-const LAST: Duration = Duration::from_secs(15);
+const MAX_WAIT: Duration = Duration::from_secs(15);
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let shutdown = Shutdown::on_signals(LAST)?;
-    let broker = Embedded::start("mqueue-demo").await?;
-    let show = Show::begin();
-    let Embedded { tcp, http, .. } = &broker;
-    show.line("broker", &format!("NSQ's protocol on {tcp}, HTTP on http://{http}/stats"));
+    let shutdown = Shutdown::on_signals(MAX_WAIT)?;
+    let broker = EmbeddedBroker::start("mqueue-demo").await?;
+    let output = DemoOutput::begin();
+    let EmbeddedBroker { tcp, http, .. } = &broker;
+    output.line("broker", &format!("NSQ's protocol on {tcp}, HTTP on http://{http}/stats"));
 
-    let (told, events) = unbounded_channel();
-    let program = Program::new(tcp, http, told)?;
-    let mut children = (0..CONSUMERS).map(|n| program.consumer(AWAKE, n)).collect::<Result<Vec<_>, _>>()?;
+    let (event_sender, events) = unbounded_channel();
+    let starter = ChildStarter::new(tcp, http, event_sender)?;
+    let mut children = (0..CONSUMERS).map(|n| starter.consumer(AWAKE, n)).collect::<Result<Vec<_>, _>>()?;
     let activator = Activator::hold(&broker.folder().join(format!("{ASLEEP}.sock")))?;
-    program.make_group(http, ASLEEP).await?;
-    children.push(program.wakeup(broker.folder())?);
-    let sleeper = tokio::spawn(activator.serve(program, shutdown.now.clone()));
+    starter.make_group(http, ASLEEP).await?;
+    children.push(starter.wakeup(broker.folder())?);
+    let sleeper = tokio::spawn(activator.serve(starter, shutdown.now.clone()));
 
     let address: Address = tcp.parse().expect("the address of a listener");
     let publisher = Publisher::connect(&[address], PublisherConfig::default()).await?;
-    let mut demo = Demo { args, show, ledger: Ledger::new(CONSUMERS), publisher, events, shutdown: shutdown.clone() };
+    let mut demo =
+        Demo { args, output, stats: DemoStats::new(CONSUMERS), publisher, events, shutdown: shutdown.clone() };
     demo.wait_for_consumers().await;
     demo.play().await;
     demo.finish().await;
@@ -74,38 +74,38 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         child.end().await;
     }
     let _ = sleeper.await;
-    let Demo { show, ledger, publisher, .. } = demo;
+    let Demo { output, stats, publisher, .. } = demo;
     publisher.close().await;
     broker.end().await;
-    show.summary(&ledger);
-    stdout::ended(show.shown())?;
-    Ok(if ledger.lost() == 0 { Exit::Success } else { Exit::Failure })
+    output.summary(&stats);
+    output.stdout.end()?;
+    Ok(if stats.lost() == 0 { Exit::Success } else { Exit::Failure })
 }
 
 /// State of the demo.
 struct Demo {
     args: Args,
-    show: Show,
-    ledger: Ledger,
+    output: DemoOutput,
+    stats: DemoStats,
     publisher: Publisher,
-    events: UnboundedReceiver<Event>,
+    events: UnboundedReceiver<DemoEvent>,
     shutdown: Shutdown,
 }
 
 impl Demo {
     /// Waits until all consumers of the awake group have subscribed.
     async fn wait_for_consumers(&mut self) {
-        let deadline = sleep(LAST);
+        let deadline = sleep(MAX_WAIT);
         tokio::pin!(deadline);
-        while self.ledger.awake < CONSUMERS {
+        while self.stats.awake < CONSUMERS {
             tokio::select! {
                 Some(event) = self.events.recv() => self.note(event),
                 () = self.shutdown.draining.cancelled() => return,
                 () = &mut deadline => return,
             }
         }
-        self.show.line(AWAKE, &format!("{CONSUMERS} consumers are awake"));
-        self.show.line(ASLEEP, "asleep: no process, only its socket");
+        self.output.line(AWAKE, &format!("{CONSUMERS} consumers are awake"));
+        self.output.line(ASLEEP, "asleep: no process, only its socket");
     }
 
     /// Publishes burst after burst for the requested time.
@@ -113,15 +113,16 @@ impl Demo {
         let end = Instant::now() + self.args.duration;
         while Instant::now() < end && !self.is_ending() {
             let rate = self.args.rate;
-            self.show.line(STREAM, &format!("{} a second for {} s", count(rate, "message"), BURST.as_secs_f64()));
-            self.publish(end.min(Instant::now() + BURST)).await;
-            self.show.line(STREAM, &self.ledger.so_far());
-            self.wait(end.min(Instant::now() + QUIET)).await;
+            self.output
+                .line(STREAM, &format!("{} a second for {} s", count(rate, "message"), BURST_LENGTH.as_secs_f64()));
+            self.publish(end.min(Instant::now() + BURST_LENGTH)).await;
+            self.output.line(STREAM, &self.stats.summary());
+            self.wait(end.min(Instant::now() + PAUSE_LENGTH)).await;
         }
     }
 
     fn is_ending(&self) -> bool {
-        self.shutdown.draining.is_cancelled() || self.show.is_closed()
+        self.shutdown.draining.is_cancelled() || self.output.stdout.is_closed()
     }
 
     async fn publish(&mut self, until: Instant) {
@@ -132,10 +133,10 @@ impl Demo {
             tokio::select! {
                 Some(event) = self.events.recv() => self.note(event),
                 _ = ticks.tick() => {
-                    let order = self.ledger.next_order(Instant::now());
+                    let order = self.stats.next_order(Instant::now());
                     match self.publisher.publish(&topic, format!("{{\"order\":{order}}}")).await {
-                        Ok(()) => self.ledger.published(),
-                        Err(error) => self.show.line(STREAM, &error.to_string()),
+                        Ok(()) => self.stats.published(),
+                        Err(error) => self.output.line(STREAM, &error.to_string()),
                     }
                 }
                 () = self.shutdown.draining.cancelled() => return,
@@ -155,9 +156,9 @@ impl Demo {
 
     /// Waits until all messages are handled and the sleeping group is asleep again.
     async fn finish(&mut self) {
-        let deadline = sleep(LAST);
+        let deadline = sleep(MAX_WAIT);
         tokio::pin!(deadline);
-        while self.ledger.lost() > 0 || self.ledger.is_reporting {
+        while self.stats.lost() > 0 || self.stats.is_running {
             tokio::select! {
                 Some(event) = self.events.recv() => self.note(event),
                 () = self.shutdown.now.cancelled() => return,
@@ -166,14 +167,14 @@ impl Demo {
         }
     }
 
-    fn note(&mut self, event: Event) {
-        if let Some(line) = self.ledger.note(event, Instant::now()) {
-            self.show.line(ASLEEP, &line);
+    fn note(&mut self, event: DemoEvent) {
+        if let Some(line) = self.stats.record(event, Instant::now()) {
+            self.output.line(ASLEEP, &line);
         }
     }
 }
 
 /// Converts a path to text for a command line.
 fn text(path: &Path) -> anyhow::Result<&str> {
-    path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }

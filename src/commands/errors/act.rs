@@ -11,7 +11,7 @@ use super::routes::{Route, Routes, Stays};
 use super::{Action, say};
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
-use crate::commands::common::run_broker::Brokers;
+use crate::commands::common::run_broker::BrokerAddresses;
 use crate::commands::common::schedule::Schedule;
 use crate::commands::errors::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
@@ -25,7 +25,7 @@ pub(super) async fn run(
     letters: &mut Letters,
     action: Action,
     args: &Args,
-    brokers: &Brokers,
+    brokers: &BrokerAddresses,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Exit> {
     let redriving = match action {

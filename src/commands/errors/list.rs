@@ -10,7 +10,7 @@ use super::routes::{Routes, Stays};
 use super::{Action, say};
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
-use crate::commands::common::run_broker::Brokers;
+use crate::commands::common::run_broker::BrokerAddresses;
 use crate::commands::common::stdout;
 use crate::commands::errors::args::Args;
 use mqueue::plural;
@@ -34,7 +34,7 @@ pub(super) async fn run(
     letters: &mut Letters,
     args: &Args,
     would: Option<Action>,
-    brokers: &Brokers,
+    brokers: &BrokerAddresses,
     total: u64,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Exit> {
@@ -73,7 +73,7 @@ pub(super) async fn run(
 }
 
 /// How many of these would be redriven, and where to; what would stay, and why.
-async fn plan(letters: &[Letter], args: &Args, brokers: &Brokers) -> Result<(usize, String), Failure> {
+async fn plan(letters: &[Letter], args: &Args, brokers: &BrokerAddresses) -> Result<(usize, String), Failure> {
     let mut routes = Routes::new(args, brokers)?;
     routes.look().await.map_err(|why| Failure::new(Exit::Unavailable, format!("cannot see the groups: {why}")))?;
     let (mut go, mut stay) = (BTreeMap::<String, usize>::new(), BTreeMap::<Stays, u64>::new());

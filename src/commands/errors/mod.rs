@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use self::letters::{Letters, count};
 use super::common::exit::{Exit, Failure};
-use super::common::run_broker::Brokers;
+use super::common::run_broker::BrokerAddresses;
 use super::common::stdout;
 use super::common::worker_flags::dead_letters;
 use crate::commands::errors::args::Args;
@@ -66,7 +66,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         stdout::check()?;
     }
     let stream = dead_letters(&args.stream, args.dead_letter.as_ref())?;
-    let brokers = Brokers::find(&args.broker).await?;
+    let brokers = BrokerAddresses::find(&args.broker).await?;
     if brokers.http.is_empty() {
         let line = "the letters cannot be counted without nsqd's HTTP address: name it with --nsqd-http-address";
         return Err(Failure::new(Exit::Usage, line).into());

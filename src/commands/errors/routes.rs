@@ -8,8 +8,8 @@ use std::fmt;
 use super::letters::Letter;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
-use crate::commands::common::retry_stream::{self, LOOK};
-use crate::commands::common::run_broker::Brokers;
+use crate::commands::common::retry_stream::{self, LOOK_INTERVAL};
+use crate::commands::common::run_broker::BrokerAddresses;
 use crate::commands::errors::args::Args;
 use mqueue::client::{Nsqd, PublishError, Publisher, StatsFilter};
 use mqueue::proto::{ChannelName, TopicName};
@@ -77,7 +77,7 @@ impl Stays {
 
 impl Routes {
     /// Fails if the groups of some nsqd cannot be seen, where they matter.
-    pub(super) fn new(args: &Args, brokers: &Brokers) -> Result<Self, Failure> {
+    pub(super) fn new(args: &Args, brokers: &BrokerAddresses) -> Result<Self, Failure> {
         let asked = match &args.to {
             Some(stream) => Asked::Stream(stream.clone()),
             None if args.to_all_groups => Asked::AllGroups,
@@ -152,7 +152,9 @@ impl Routes {
                 "stream {stream}, which is for group {group} alone, has a group {other}: handle what waits there, then delete it"
             ));
         }
-        tracing::info!("group {group} gets them by stream {stream}, which consumers of mqueue look for every {LOOK:?}");
+        tracing::info!(
+            "group {group} gets them by stream {stream}, which consumers of mqueue look for every {LOOK_INTERVAL:?}"
+        );
         self.ready.insert(key);
         Ok(())
     }

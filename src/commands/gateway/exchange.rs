@@ -24,7 +24,7 @@ use super::outbox::Outbox;
 use super::stay::Stay;
 use super::supply::Supply;
 use super::token::{Mint, Token};
-use crate::commands::common::job::Job;
+use crate::commands::common::job::JobLine;
 use mqueue::client::Delivery;
 use mqueue::proto::Message;
 
@@ -208,7 +208,7 @@ impl Exchange {
                 }
             }
             self.counters.handed_out.inc();
-            if outbox.add(&Job::new(token.to_string(), &message)) {
+            if outbox.add(&JobLine::new(token.to_string(), &message)) {
                 self.set_clogged(worker, true);
             }
         }

@@ -42,10 +42,10 @@ use self::opening::Opening;
 use self::refusal::Refusal;
 use self::server::Server;
 use self::token::Mint;
-use super::common::embedded_broker::Embedded;
+use super::common::embedded_broker::EmbeddedBroker;
 use super::common::exit::{Exit, Failure};
-use super::common::open_files::{self, Files};
-use super::common::run_broker::Brokers;
+use super::common::open_files::{self, OpenFiles};
+use super::common::run_broker::BrokerAddresses;
 use crate::commands::gateway::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
 use mqueue::http::Places;
@@ -90,7 +90,7 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
     let embedded = if counts && !args.broker.is_named() { Some(start_broker(&mut args).await?) } else { None };
     let counter = counts.then(|| Counter::new(Instant::now()));
     let exchange = Exchange::new(mint, args.limits.max_in_flight, counter);
-    let places = places(args.limits.max_connections as usize, Files::of_this_process());
+    let places = places(args.limits.max_connections as usize, OpenFiles::of_this_process());
     let gateway = Arc::new(Gateway {
         settings: args,
         exchange: exchange.clone(),
@@ -138,7 +138,7 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
 }
 
 /// Places for so many connections, or as many as there are files for. A quarter of the files is kept for connections to nsqds, and some for all else.
-fn places(wanted: usize, files: Files) -> Places {
+fn places(wanted: usize, files: OpenFiles) -> Places {
     let room = (files.free - files.free / 4).saturating_sub(KEPT).max(LEAST);
     let most = (1..=room).rev().find(|turns| turns + Places::beyond(*turns) <= room).unwrap_or(1);
     if wanted > most {
@@ -152,8 +152,8 @@ fn places(wanted: usize, files: Files) -> Places {
 }
 
 /// Starts a broker in this process, and names it in the flags.
-async fn start_broker(args: &mut Args) -> anyhow::Result<Embedded> {
-    let embedded = Embedded::start("mqueue-gateway").await?;
+async fn start_broker(args: &mut Args) -> anyhow::Result<EmbeddedBroker> {
+    let embedded = EmbeddedBroker::start("mqueue-gateway").await?;
     args.broker.nsqd_tcp_address = vec![embedded.tcp.parse()?];
     args.broker.nsqd_http_address = vec![embedded.http.parse()?];
     tracing::info!("a broker in this process: NSQ's protocol on {}, HTTP on http://{}", embedded.tcp, embedded.http);
@@ -213,7 +213,7 @@ impl Gateway {
     /// The publisher, which connects when it is first wanted.
     async fn publisher(&self) -> Result<&Publisher, Refusal> {
         let connect = async || {
-            let brokers = Brokers::find(&self.settings.broker).await.map_err(Refusal::unavailable)?;
+            let brokers = BrokerAddresses::find(&self.settings.broker).await.map_err(Refusal::unavailable)?;
             let config = PublisherConfig::default().with_timeout(PUBLISH_TIME).with_answer_within(ANSWER_TIME);
             let connected = Publisher::connect(&brokers.tcp, config).await;
             connected.map_err(|error| Refusal::unavailable(Failure::unavailable(&error).line))
@@ -229,12 +229,12 @@ mod tests {
     #[test]
     fn there_are_no_more_connections_than_files() {
         for limit in [100, 256, 1024, 4096] {
-            let files = Files { limit, free: limit - 20 };
+            let files = OpenFiles { limit, free: limit - 20 };
             let capped = places(10_000, files).count();
             assert!(capped + files.free / 4 + KEPT <= files.free && capped > files.free / 4, "{limit}: {capped}");
         }
-        let plenty = Files { limit: 1 << 20, free: 1 << 20 };
+        let plenty = OpenFiles { limit: 1 << 20, free: 1 << 20 };
         assert_eq!(places(10_000, plenty).count(), 10_000 + Places::beyond(10_000));
-        assert_eq!(places(10_000, Files { limit: 20, free: 0 }).count(), LEAST);
+        assert_eq!(places(10_000, OpenFiles { limit: 20, free: 0 }).count(), LEAST);
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::stay::Stay;
-use crate::commands::common::job::Job;
+use crate::commands::common::job::JobLine;
 
 /// A worker that has left so many bytes unread gets no more jobs until it has read them.
 const CLOGGED: usize = 256 * 1024;
@@ -52,7 +52,7 @@ impl Outbox {
     }
 
     /// Adds a job. True if nothing more should be added before it is read.
-    pub(super) fn add(&self, job: &Job<'_>) -> bool {
+    pub(super) fn add(&self, job: &JobLine<'_>) -> bool {
         let mut lines = self.lines();
         job.write(&mut lines.text);
         lines.jobs += 1;

@@ -36,8 +36,8 @@ pub(crate) struct Args {
 
     /// Format of the report: text at the end on stderr, or json on stdout, a line every second and
     /// one at the end
-    #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = crate::commands::common::values::Report::Text)]
-    pub report: crate::commands::common::values::Report,
+    #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = crate::commands::common::values::ReportFormat::Text)]
+    pub report: crate::commands::common::values::ReportFormat,
 
     /// The same as --report json
     #[arg(long)]
@@ -54,7 +54,7 @@ pub(crate) struct Args {
 
 impl Args {
     /// Returns the format of the report, from either flag.
-    pub(crate) fn report(&self) -> crate::commands::common::values::Report {
-        if self.json { crate::commands::common::values::Report::Json } else { self.report }
+    pub(crate) fn report(&self) -> crate::commands::common::values::ReportFormat {
+        if self.json { crate::commands::common::values::ReportFormat::Json } else { self.report }
     }
 }

@@ -25,18 +25,15 @@ use self::datagram::Datagrams;
 use self::listen::{Listening, Socket};
 use self::outlet::Outlet;
 use super::common::exit::{Exit, Failure};
-use super::common::json_lines::Lines;
-use super::common::run_broker::Brokers;
-use crate::commands::common::values::Report;
+use super::common::run_broker::BrokerAddresses;
+use super::common::service::{notify, notify_interval};
+use super::common::stdout_thread::{StdoutLines, StdoutThread, json_line};
+use crate::commands::common::values::ReportFormat;
 use crate::commands::ingest::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 
-/// Longest interval between status notifications, and between reports of refused or dropped messages.
-const PULSE: Duration = Duration::from_secs(1);
-/// Time that each EXTEND_TIMEOUT_USEC asks for while stopping.
-const MORE_TIME: Duration = Duration::from_secs(10);
 /// Time without nsqd after which the outage is logged.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -44,8 +41,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let sockets = listen::open(&args.listen).await?;
     let shutdown = Shutdown::on_signals(args.grace)?;
-    let lines = (args.report() == Report::Json).then(Lines::start).transpose()?;
-    let brokers = Brokers::find(&args.broker).await?;
+    let output = (args.report() == ReportFormat::Json).then(StdoutThread::for_reports).transpose()?;
+    let brokers = BrokerAddresses::find(&args.broker).await?;
     let config = PublisherConfig::default().with_timeout(TIMEOUT);
     let publisher = tokio::select! {
         connected = Publisher::connect(&brokers.tcp, config) => connected.map_err(|e| Failure::unavailable(&e))?,
@@ -60,18 +57,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     tasks.close();
     Notifier.ready();
     let started = Instant::now();
+    let lines = output.as_ref().map(StdoutThread::lines);
     let exit = tokio::select! {
         biased;
         // polled first, because it also ends the tasks
         () = shutdown.now.cancelled() => Exit::Interrupted,
         () = tasks.wait() => Exit::Success,
-        never = tell(&outlet, &shutdown, lines.as_ref()) => match never {},
+        never = tell(&outlet, &shutdown, lines) => match never {},
     };
     // usually sent by `tell` already
     Notifier.stopping();
     outlet.tally.warn();
-    match lines {
-        Some(lines) => super::common::stdout::ended(lines.end(&outlet.tally.line(true)))?,
+    match output {
+        Some(output) => super::common::stdout::ended(output.end(json_line(&outlet.tally.line(true))).await)?,
         None => tracing::info!(stream = %args.to, "{}", outlet.tally.summary(started.elapsed())),
     }
     Ok(exit)
@@ -96,9 +94,8 @@ fn serve(Listening { socket, name, file }: Listening, args: &Args, outlet: &Arc<
 }
 
 /// Notifies systemd and reports progress; never returns, runs beside the work.
-async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<&Lines>) -> std::convert::Infallible {
-    let notifier = Notifier;
-    let mut ticks = interval(notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3)));
+async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<StdoutLines>) -> std::convert::Infallible {
+    let mut ticks = interval(notify_interval());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping = false;
     loop {
@@ -106,15 +103,11 @@ async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<&Lines>) -> st
             _ = ticks.tick() => {}
             () = shutdown.draining.cancelled(), if !stopping => {
                 stopping = true;
-                notifier.stopping();
+                Notifier.stopping();
             }
         }
-        if stopping {
-            notifier.extend_timeout(MORE_TIME);
-        }
-        notifier.status(&outlet.tally.status());
-        notifier.watchdog();
+        notify(&outlet.tally.status(), stopping);
         outlet.tally.warn();
-        lines.iter().for_each(|lines| lines.say(&outlet.tally.line(false)));
+        lines.iter().for_each(|lines| lines.line_if_room(json_line(&outlet.tally.line(false))));
     }
 }

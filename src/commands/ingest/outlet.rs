@@ -1,11 +1,11 @@
 //! The publisher that all sockets share.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::tally::Tally;
+use crate::commands::common::notice::Notice;
 use mqueue::client::{PublishError, PublishManyError, Publisher};
 use mqueue::proto::TopicName;
 use mqueue::shutdown::Shutdown;
@@ -17,7 +17,7 @@ pub(super) struct Outlet {
     stream: TopicName,
     pub(super) shutdown: Shutdown,
     pub(super) tally: Tally,
-    away: AtomicBool,
+    away: Notice,
 }
 
 /// Error: the program must end now, so the messages were not published.
@@ -26,7 +26,7 @@ pub(super) struct GivenUp;
 
 impl Outlet {
     pub(super) fn new(publisher: Publisher, stream: TopicName, shutdown: Shutdown) -> Self {
-        Self { publisher, stream, shutdown, tally: Tally::default(), away: AtomicBool::new(false) }
+        Self { publisher, stream, shutdown, tally: Tally::default(), away: Notice::default() }
     }
 
     /// Publishes the bodies, waiting while nsqd is away; returns the number that nsqd refused for good,
@@ -65,10 +65,9 @@ impl Outlet {
 
     /// Logs once that nsqd is away, and once that it is back.
     fn note(&self, away: Option<&PublishError>) {
-        let was_away = self.away.swap(away.is_some(), Ordering::Relaxed);
         match away {
-            Some(why) if !was_away => tracing::warn!("senders have to wait: {why}"),
-            None if was_away => tracing::info!("publishing again"),
+            Some(why) if self.away.begins() => tracing::warn!("senders have to wait: {why}"),
+            None if self.away.ends() => tracing::info!("publishing again"),
             _ => {}
         }
     }

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::listen::SocketFile;
 use super::outlet::{GivenUp, Outlet};
-use crate::commands::common::record_splitter::{Cut, Records};
+use crate::commands::common::record_splitter::{RecordSplitter, SplitRecords};
 use mqueue::http::{Place, Places};
 use mqueue::net::Answer;
 
@@ -92,7 +92,7 @@ pub(super) async fn serve(
 /// A connection from a sender.
 struct Feed {
     outlet: Arc<Outlet>,
-    records: Records,
+    records: RecordSplitter,
     place: Place,
     /// The answer for the lines settled so far.
     answer: Answer,
@@ -108,7 +108,7 @@ enum Ended {
 
 impl Feed {
     fn new(outlet: Arc<Outlet>, max_line: usize, place: Place) -> Self {
-        let records = Records::new(Some(Bytes::from_static(b"\n")), max_line);
+        let records = RecordSplitter::new(Some(Bytes::from_static(b"\n")), max_line);
         Self { outlet, records, place, answer: Answer { taken: Some(0), refused: 0, unfinished: false } }
     }
 
@@ -194,7 +194,7 @@ impl Feed {
 
     /// Discards an unfinished line; returns false if there is none.
     fn break_off(&mut self) -> bool {
-        let is_within_a_line = self.records.end() != Cut::default();
+        let is_within_a_line = self.records.end() != SplitRecords::default();
         if is_within_a_line {
             self.outlet.tally.cut_off();
         }
@@ -204,11 +204,11 @@ impl Feed {
     /// Publishes the complete lines. Meanwhile the connection does not make way; returns false if it already had to.
     async fn take(&mut self, read: usize) -> Result<bool, GivenUp> {
         let cut = self.records.take(read);
-        if cut == Cut::default() {
+        if cut == SplitRecords::default() {
             return Ok(true);
         }
         let Some(_stay) = self.place.stay() else { return Ok(false) };
-        let Cut { records, empty, too_long } = cut;
+        let SplitRecords { records, empty, too_long } = cut;
         self.outlet.tally.unusable(empty, too_long);
         let count = records.len() as u64;
         let refused = if records.is_empty() { 0 } else { self.outlet.publish(records).await? };

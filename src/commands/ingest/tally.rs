@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::stream::CONNECTIONS;
-use crate::commands::common::latency::{Latency, Quantiles};
+use crate::commands::common::latency::{LatencyHistogram, Quantiles};
 use mqueue::client::PublishError;
 use mqueue::plural::count;
 
@@ -20,8 +20,8 @@ struct Inner {
     /// The counts at the last warning.
     said: Counts,
     last_refusal: Option<String>,
-    recent: Latency,
-    all: Latency,
+    recent: LatencyHistogram,
+    all: LatencyHistogram,
 }
 
 /// Counts in messages, unless noted.

@@ -5,10 +5,10 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::commands::common::broker_args;
-use crate::commands::common::failure_args::Failing;
+use crate::commands::common::failure_args::FailureArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::{duration_with_unit, millis, whole};
-use crate::commands::consumer::args::Tuning;
+use crate::commands::consumer::args::ConsumerTuning;
 use mqueue::client::{Address, Nsqd};
 use mqueue::handler::HandlerSpec;
 use mqueue::proto::{ChannelName, TopicName};
@@ -70,11 +70,11 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub failing: Failing,
+    pub failing: FailureArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub tuning: Tuning,
+    pub tuning: ConsumerTuning,
 
     #[command(flatten)]
     #[allow(missing_docs)]

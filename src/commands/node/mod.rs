@@ -31,8 +31,8 @@ use self::post::Post;
 use self::vars::Vars;
 use self::work::{Plan, Work};
 use super::common::exit::{Exit, Failure};
+use crate::commands::common::worker_flags;
 use crate::commands::node::args::{Args, Mode};
-use mqueue::handler::{FileOptions, HandlerOptions, PrintOutput};
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 
@@ -82,16 +82,8 @@ fn warn_of_unused(set: impl Iterator<Item = OsString>) {
 }
 
 fn work(args: &Args, shutdown: &Shutdown, vars: Arc<Vars>) -> Result<Work, Failure> {
-    let options = HandlerOptions {
-        stream: args.stream.clone(),
-        group: args.group.clone(),
-        output: PrintOutput::Json,
-        file: FileOptions::default(),
-        timeout: args.failing.handler_timeout,
-        stop: shutdown.draining.clone(),
-        capture_output: false,
-        nsqd: args.broker.nsqd(),
-    };
+    let (timeout, nsqd) = (args.failing.handler_timeout, args.broker.nsqd());
+    let options = worker_flags::handler_options(&args.stream, &args.group, timeout, nsqd, shutdown);
     let handler = args.handler.build(&options).map_err(|e| Failure::new(Exit::Usage, e))?;
     Ok(Work::new(handler, args.invalid, vars))
 }

@@ -11,6 +11,7 @@ use super::lease;
 use super::vars::Vars;
 use crate::commands::common::broker_args::Args as Brokers;
 use crate::commands::common::exit::Failure;
+use crate::commands::common::notice::Notice;
 use crate::commands::common::retry_stream;
 use crate::commands::common::worker_flags;
 use crate::commands::node::args::Args;
@@ -85,7 +86,7 @@ pub(super) async fn run(
     shutdown: Shutdown,
 ) -> Result<(), Failure> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
-    let mut told = false;
+    let away = Notice::default();
     while !shutdown.draining.is_cancelled() {
         tokio::select! {
             () = until(&mut leads, false) => {}
@@ -98,11 +99,11 @@ pub(super) async fn run(
         match consumer {
             Ok(consumer) => {
                 backoff.reset();
-                told = false;
+                away.ends();
                 consume(consumer, &plan, work.clone(), &mut leads, &shutdown).await?;
             }
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
+                if away.begins() {
                     tracing::warn!("cannot consume, trying again: {error}");
                 }
                 tokio::select! {
@@ -173,16 +174,9 @@ mod tests {
         let event = Event::new(&mut fastrand::Rng::with_seed(1), 5, 1).to_string();
         for (body, share, valid) in [("x", 0.0, false), (event.as_str(), 1.0, false), (event.as_str(), 0.0, true)] {
             let vars = Arc::new(Vars::default());
-            let options = mqueue::handler::HandlerOptions {
-                stream: "foo".parse().unwrap(),
-                group: "1".parse().unwrap(),
-                output: mqueue::handler::PrintOutput::Json,
-                file: mqueue::handler::FileOptions::default(),
-                timeout: Duration::from_secs(1),
-                stop: tokio_util::sync::CancellationToken::new(),
-                capture_output: false,
-                nsqd: Vec::new(),
-            };
+            let (stream, group) = ("foo".parse().unwrap(), "1".parse().unwrap());
+            let (timeout, shutdown) = (Duration::from_secs(1), Shutdown::new());
+            let options = worker_flags::handler_options(&stream, &group, timeout, Vec::new(), &shutdown);
             let handler = "sleep:0ms".parse::<mqueue::handler::HandlerSpec>().unwrap().build(&options).unwrap();
             let work = Work::new(handler, share, vars.clone());
             let id = mqueue::proto::MessageId(*b"0123456789abcdef");

@@ -10,55 +10,55 @@ use tokio::process::Command;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::GROUP;
-use crate::commands::common::child_process::{self, Running};
+use crate::commands::common::child_process::{self, ChildProcess};
 use crate::commands::pipeline::args::Args;
 use crate::commands::send::args::Rate;
 use mqueue::proto::TopicName;
 
 /// An event reported by a hop.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum HopEvent {
     /// A hop is ready.
     Ready,
     /// A line of ingest's report.
-    Ingested(Ingested),
+    Ingested(IngestReport),
     /// A line of a stage's report; stages count from 0.
-    Passed(usize, Passed),
+    Passed(usize, StageReport),
     /// A hop has ended.
     Gone(String),
     /// The sender's final report.
-    Sent(Sent),
+    Sent(SenderReport),
     /// A log line for people.
     Said(String),
 }
 
 /// The fields used of ingest's report.
 #[derive(Debug, Deserialize)]
-pub(super) struct Ingested {
+pub(super) struct IngestReport {
     pub(super) published: u64,
-    pub(super) latency_ms: Option<Millis>,
+    pub(super) latency_ms: Option<HopQuantiles>,
 }
 
 /// The fields used of a stage's report.
 #[derive(Debug, Deserialize)]
-pub(super) struct Passed {
+pub(super) struct StageReport {
     pub(super) passed: u64,
     pub(super) dead: u64,
     pub(super) in_flight: u32,
-    pub(super) latency_ms: Option<Millis>,
+    pub(super) latency_ms: Option<HopQuantiles>,
 }
 
 /// The fields used of the sender's report.
 #[derive(Debug, Deserialize)]
-pub(super) struct Sent {
+pub(super) struct SenderReport {
     pub(super) sent: u64,
     pub(super) sent_again: u64,
-    pub(super) late_ms: Option<Millis>,
+    pub(super) late_ms: Option<HopQuantiles>,
 }
 
 /// Quantiles of a report, in milliseconds.
 #[derive(Debug, Clone, Copy, Deserialize)]
-pub(super) struct Millis {
+pub(super) struct HopQuantiles {
     pub(super) p50: f64,
     pub(super) p99: f64,
 }
@@ -68,10 +68,10 @@ pub(super) struct Millis {
 pub(super) struct Hops {
     program: PathBuf,
     socket: String,
-    told: UnboundedSender<Event>,
-    ingest: Running,
-    stages: Vec<Running>,
-    sender: Option<Running>,
+    events: UnboundedSender<HopEvent>,
+    ingest: ChildProcess,
+    stages: Vec<ChildProcess>,
+    sender: Option<ChildProcess>,
 }
 
 /// Returns the time that stage `n` (from 0) works on a message.
@@ -94,13 +94,13 @@ impl Hops {
         nsqd: &str,
         folder: &Path,
         streams: &[TopicName],
-        told: UnboundedSender<Event>,
+        events: UnboundedSender<HopEvent>,
     ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let socket = format!("unix:{}", folder.join("feed.sock").display());
         let mut ingest = vec!["ingest", "--listen", &socket, "--to", streams[0].as_str()];
         ingest.extend(["--report", "json", "--nsqd-tcp-address", nsqd]);
-        let ingest = hop(&program, &ingest, "listening on", &told, Event::Ingested)?;
+        let ingest = hop(&program, &ingest, "listening on", &events, HopEvent::Ingested)?;
         let stages = (0..args.stages).map(|n| {
             let at = usize::from(n);
             let work = work(args, n);
@@ -111,10 +111,10 @@ impl Hops {
             if !work.is_zero() {
                 stage.extend(["--handler", &handler, "--concurrency", &at_once]);
             }
-            hop(&program, &stage, "consuming", &told, move |line| Event::Passed(at, line))
+            hop(&program, &stage, "consuming", &events, move |line| HopEvent::Passed(at, line))
         });
         let stages = stages.collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Self { program, socket, told, ingest, stages, sender: None })
+        Ok(Self { program, socket, events, ingest, stages, sender: None })
     }
 
     /// Returns the number of hops without the sender.
@@ -126,7 +126,7 @@ impl Hops {
     pub(super) fn send(&mut self, args: &Args) -> anyhow::Result<()> {
         let (rate, count) = (args.rate.to_string(), args.count.to_string());
         let send = ["send", "--to", &self.socket, "--rate", &rate, "--count", &count, "--report", "json"];
-        self.sender = Some(hop(&self.program, &send, "\0", &self.told, Event::Sent)?);
+        self.sender = Some(hop(&self.program, &send, "\0", &self.events, HopEvent::Sent)?);
         Ok(())
     }
 
@@ -138,43 +138,44 @@ impl Hops {
     }
 }
 
-/// Starts a hop; sends `Ready` once a log line contains `ready`, and an event for each line of its report.
+/// Starts a hop; sends `Ready` once a log line contains `ready`, and an event for each line of its
+/// report.
 fn hop<L: for<'a> Deserialize<'a>>(
     program: &Path,
     args: &[&str],
     ready: &'static str,
-    told: &UnboundedSender<Event>,
-    event: impl Fn(L) -> Event + Send + 'static,
-) -> anyhow::Result<Running> {
+    events: &UnboundedSender<HopEvent>,
+    event: impl Fn(L) -> HopEvent + Send + 'static,
+) -> anyhow::Result<ChildProcess> {
     let mut command = child_process::command(Command::new(program), args);
     command.stderr(Stdio::piped());
-    let mut running = Running::start(command)?;
-    let teller = Teller { told: told.clone(), name: args[0].to_owned() };
+    let mut running = ChildProcess::start(command)?;
+    let gone_notice = GoneNotice { events: events.clone(), name: args[0].to_owned() };
     running.each_line_of_stdout(move |line| {
         if let Ok(line) = serde_json::from_str(line) {
-            let _ = teller.told.send(event(line));
+            let _ = gone_notice.events.send(event(line));
         }
     });
-    let teller = told.clone();
+    let sender = events.clone();
     running.each_line_of_stderr(move |line| {
         let event = match line.contains(" INFO ") {
-            true if line.contains(ready) => Event::Ready,
+            true if line.contains(ready) => HopEvent::Ready,
             true => return,
-            false => Event::Said(line.to_owned()),
+            false => HopEvent::Said(line.to_owned()),
         };
-        let _ = teller.send(event);
+        let _ = sender.send(event);
     });
     Ok(running)
 }
 
 /// Sends `Gone` when dropped, at the end of a hop's stdout.
-struct Teller {
-    told: UnboundedSender<Event>,
+struct GoneNotice {
+    events: UnboundedSender<HopEvent>,
     name: String,
 }
 
-impl Drop for Teller {
+impl Drop for GoneNotice {
     fn drop(&mut self) {
-        let _ = self.told.send(Event::Gone(std::mem::take(&mut self.name)));
+        let _ = self.events.send(HopEvent::Gone(std::mem::take(&mut self.name)));
     }
 }

@@ -38,19 +38,19 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub pace: Pace,
+    pub pace: PaceArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub events: Events,
+    pub events: EventArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub input: Input,
+    pub input: InputArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub tuning: Tuning,
+    pub tuning: ProducerTuning,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -65,7 +65,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Pace and amount")]
-pub(crate) struct Pace {
+pub(crate) struct PaceArgs {
     /// Time between two messages of a task; the next also waits for the acknowledgement of the
     /// last; 0: no pause [default: 1s for events, 0 for files and stdin]
     #[arg(long, env = "MQUEUE_INTERVAL", value_name = "DURATION", value_parser = duration, conflicts_with = "rate")]
@@ -94,7 +94,7 @@ pub(crate) struct Pace {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Generated events")]
-pub(crate) struct Events {
+pub(crate) struct EventArgs {
     /// Generate events even if stdin is a pipe or a file [default: false]
     #[arg(long, conflicts_with_all = ["inputs", "files"])]
     pub generate: bool,
@@ -113,7 +113,7 @@ pub(crate) struct Events {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Files and stdin")]
-pub(crate) struct Input {
+pub(crate) struct InputArgs {
     /// The same as FILE; repeatable [default: none]
     #[arg(long = "file", env = "MQUEUE_FILE", value_name = "PATH")]
     pub files: Vec<PathBuf>,
@@ -139,11 +139,11 @@ pub(crate) struct Input {
 /// Report, timeouts and exit.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
-#[command(next_help_heading = "Tuning")]
-pub(crate) struct Tuning {
+#[command(next_help_heading = "ProducerTuning")]
+pub(crate) struct ProducerTuning {
     /// Format of the report at the end: text on stderr, json on stdout
-    #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = ReportFormat::Text)]
-    pub report: ReportFormat,
+    #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = SummaryFormat::Text)]
+    pub report: SummaryFormat,
 
     /// The same as --report json
     #[arg(long)]
@@ -159,16 +159,16 @@ pub(crate) struct Tuning {
     pub grace: Duration,
 }
 
-impl Tuning {
+impl ProducerTuning {
     /// Returns the format of the report, from either flag.
-    pub(crate) fn report(&self) -> ReportFormat {
-        if self.json { ReportFormat::Json } else { self.report }
+    pub(crate) fn report(&self) -> SummaryFormat {
+        if self.json { SummaryFormat::Json } else { self.report }
     }
 }
 
 /// The format of the report at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ReportFormat {
+pub(crate) enum SummaryFormat {
     /// Three lines on stderr
     Text,
     /// One JSON object on stdout

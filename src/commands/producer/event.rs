@@ -9,12 +9,13 @@ use std::io::Write;
 
 use bytes::Bytes;
 
-/// The length of a payload's value: with its key it comes to about 1 KB, and 1000 of them stay below nsqd's default limit of 1 MiB.
+/// The length of a payload's value: with its key it comes to about 1 KB, and 1000 of them stay
+/// below nsqd's default limit of 1 MiB.
 const VALUE_LENGTH: usize = 1000;
 
 /// The events of one task. Each sequence number is used once, and none is skipped.
 #[derive(Debug)]
-pub(super) struct Events {
+pub(super) struct EventGenerator {
     /// `{"run":"…","task":1,"seq":`
     head: String,
     task: u32,
@@ -23,7 +24,7 @@ pub(super) struct Events {
     end: Bytes,
 }
 
-impl Events {
+impl EventGenerator {
     /// Makes the events of a task of a run; `end` comes from [`payload`].
     pub(super) fn new(run: &str, task: u32, end: Bytes) -> Self {
         Self { head: format!(r#"{{"run":"{run}","task":{task},"seq":"#), task, seq: 0, end }
@@ -67,8 +68,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_json_that_tells_run_task_number_and_time() {
-        let mut events = Events::new("00001f2e", 3, payload(0, &mut fastrand::Rng::with_seed(1)));
+    fn an_event_is_json_with_run_task_sequence_and_time() {
+        let mut events = EventGenerator::new("00001f2e", 3, payload(0, &mut fastrand::Rng::with_seed(1)));
         assert_eq!(events.make(17), r#"{"run":"00001f2e","task":3,"seq":1,"created":17}"#);
         assert_eq!(events.make(18), r#"{"run":"00001f2e","task":3,"seq":2,"created":18}"#);
         assert_eq!(events.name_of_last(), "task 3 seq 2");
@@ -77,7 +78,8 @@ mod tests {
     #[test]
     fn a_payload_has_its_keys_and_a_thousand_stay_below_nsqds_default_limit() {
         for keys in [1, 2, 1000, 10_000] {
-            let body = Events::new("1", 1, payload(keys, &mut fastrand::Rng::with_seed(1))).make(u128::from(u64::MAX));
+            let body =
+                EventGenerator::new("1", 1, payload(keys, &mut fastrand::Rng::with_seed(1))).make(u128::from(u64::MAX));
             let event: serde_json::Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(event["payload"].as_object().unwrap().len(), keys as usize);
             let (least, most) = (keys as usize * 1000, keys as usize * 1048 + 200);

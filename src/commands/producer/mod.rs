@@ -1,26 +1,27 @@
 //! `mqueue producer`: publishes generated events or its input, and prints a summary.
 //!
 //! ```text
-//!  events ─┐ Source                                     Flights (several batches)
-//!          ├────────▶ one by one │ on a schedule │ bulk ─────────▶ Lane ──▶ Publisher ══▶ nsqd
-//!  reader ─┘ (a thread: reads, cuts into records)                   │
-//!                                     Progress, Summary ◀── Tally ◀─┘ each message is acknowledged or failed
+//!  events ─┐ MessageSource                            InFlightBatches
+//!          ├────────▶ one by one │ on a schedule │ bulk ─────▶ StreamPublisher ──▶ Publisher ══▶ nsqd
+//!  reader ─┘ (a thread: reads, splits into records)             │
+//!                     ProducerProgress, ProducerSummary ◀── ProducerStats: each message acknowledged or failed
 //! ```
 //!
-//! The reader has a thread; everything else, from sending to progress and asking for the limit, runs in one task.
+//! The reader has a thread; everything else, from sending to progress and asking for the limit,
+//! runs in one task.
 
 pub(crate) mod args;
-mod drive;
 mod event;
-mod flights;
-mod lane;
-mod limit;
+mod in_flight;
+mod max_message_size;
 mod plan;
 mod progress;
 mod reader;
+mod send_modes;
 mod source;
+mod stats;
+mod stream_publisher;
 mod summary;
-mod tally;
 mod unpublished;
 
 use std::cell::Cell;
@@ -32,71 +33,72 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use self::drive::Run;
-use self::event::Events;
-use self::lane::Lane;
-use self::limit::Limit;
-use self::plan::{From, Pace, Plan};
-use self::progress::Progress;
-use self::source::{Input, Source};
-use self::summary::Summary;
-use self::tally::Tally;
+use self::event::EventGenerator;
+use self::max_message_size::MaxMessageSize;
+use self::plan::{InputSource, ProducerPace, ProducerPlan};
+use self::progress::ProducerProgress;
+use self::send_modes::ProducerRun;
+use self::source::{MessageSource, RecordInput};
+use self::stats::ProducerStats;
+use self::stream_publisher::StreamPublisher;
+use self::summary::ProducerSummary;
 use super::common::exit::{Exit, Failure};
-use super::common::run_broker::Brokers;
+use super::common::run_broker::BrokerAddresses;
 use super::common::stdout;
-use crate::commands::common::record_splitter::Records;
-use crate::commands::producer::args::{Args, ReportFormat};
+use crate::commands::common::record_splitter::RecordSplitter;
+use crate::commands::producer::args::{Args, SummaryFormat};
 use mqueue::client::{Publisher, PublisherConfig};
 use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let plan = Plan::new(&args)?;
+    let plan = ProducerPlan::new(&args)?;
     let shutdown = Shutdown::on_signals(args.tuning.grace)?;
     let (brokers, publisher) = tokio::select! {
         connected = connect(&args) => connected?,
         () = shutdown.draining.cancelled() => return Ok(Exit::Success),
     };
     let run = format!("{:08x}", fastrand::u32(..));
-    let progress = Progress::of(&plan);
-    if progress.talks() {
+    let progress = ProducerProgress::of(&plan);
+    if progress.logs_start() {
         let nsqds = brokers.tcp.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         tracing::info!("publishing to stream {} on {nsqds} (Ctrl-C ends it)", args.stream);
     }
-    let tally = Rc::new(Tally::default());
-    let lane = Lane {
+    let stats = Rc::new(ProducerStats::default());
+    let stream_publisher = StreamPublisher {
         publisher: publisher.clone(),
         stream: args.stream.clone(),
         defer: args.pace.defer,
-        limit: Limit::unknown(),
-        tally: tally.clone(),
-        hopeless: CancellationToken::new(),
+        max_message_size: MaxMessageSize::unknown(),
+        stats: stats.clone(),
+        refused_for_all: CancellationToken::new(),
     };
     let stop = shutdown.draining.child_token();
     let started = Instant::now();
-    let work = Run {
-        lane: &lane,
+    let work = ProducerRun {
+        publisher: &stream_publisher,
         left: Cell::new(plan.count.unwrap_or(u64::MAX)),
         stop: &stop,
-        tell_each: matches!(progress, Progress::Each),
+        log_each: matches!(progress, ProducerProgress::Each),
     };
     let exit = tokio::select! {
         biased;
         done = produce(&work, &plan, &run, brokers.tcp.len()) => done.map(|()| Exit::Success)?,
         () = shutdown.now.cancelled() => Exit::Interrupted,
-        () = lane.hopeless.cancelled() => Exit::Failure,
-        never = progress.watch(&tally) => match never {},
-        never = lane.limit.ask(&brokers.http) => match never {},
-        never = drive::stop_after(plan.duration, &stop) => match never {},
-        never = tell_waiting(&shutdown.draining, &tally) => match never {},
+        () = stream_publisher.refused_for_all.cancelled() => Exit::Failure,
+        never = progress.watch(&stats) => match never {},
+        never = stream_publisher.max_message_size.ask(&brokers.http) => match never {},
+        never = send_modes::stop_after(plan.duration, &stop) => match never {},
+        never = log_waiting(&shutdown.draining, &stats) => match never {},
     };
-    tally.give_up();
+    stats.give_up();
     progress.end();
-    let run = matches!(plan.from, From::Events { .. }).then_some(run);
-    let scheduled = matches!(plan.pace, Pace::Rate(_));
+    let run = matches!(plan.from, InputSource::Events { .. }).then_some(run);
+    let scheduled = matches!(plan.pace, ProducerPace::Rate(_));
     let resent = publisher.counts().resent;
-    let summary = Summary::new(args.stream.to_string(), run, &tally.counts(), resent, started.elapsed(), scheduled);
+    let summary =
+        ProducerSummary::new(args.stream.to_string(), run, &stats.counts(), resent, started.elapsed(), scheduled);
     report(&summary, args.tuning.report())?;
     match exit {
         Exit::Success if !summary.is_success() => Ok(Exit::Failure),
@@ -104,8 +106,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     }
 }
 
-async fn connect(args: &Args) -> Result<(Brokers, Publisher), Failure> {
-    let brokers = Brokers::find(&args.broker).await?;
+async fn connect(args: &Args) -> Result<(BrokerAddresses, Publisher), Failure> {
+    let brokers = BrokerAddresses::find(&args.broker).await?;
     let (timeout, backend) = (args.tuning.publish_timeout, args.client.backend());
     let config = PublisherConfig::default().with_timeout(timeout).with_backend(backend);
     let publisher = Publisher::connect(&brokers.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
@@ -113,48 +115,49 @@ async fn connect(args: &Args) -> Result<(Brokers, Publisher), Failure> {
 }
 
 /// Sends all messages, and waits until they have settled.
-async fn produce(work: &Run<'_>, plan: &Plan, run: &str, nsqds: usize) -> io::Result<()> {
-    let source = source(plan, run, &work.lane.tally)?;
+async fn produce(work: &ProducerRun<'_>, plan: &ProducerPlan, run: &str, nsqds: usize) -> io::Result<()> {
+    let source = source(plan, run, &work.publisher.stats)?;
     match plan.pace {
-        Pace::OneByOne(interval) => {
+        ProducerPace::OneByOne(interval) => {
             join_all(source.split().into_iter().map(|source| work.one_by_one(source, interval))).await;
         }
-        Pace::Rate(rate) => work.on_schedule(source, rate, plan.duration).await?,
-        Pace::Bulk => work.in_bulk(source, nsqds).await,
+        ProducerPace::Rate(rate) => work.on_schedule(source, rate, plan.duration).await?,
+        ProducerPace::Bulk => work.in_bulk(source, nsqds).await,
     }
     Ok(())
 }
 
-fn source(plan: &Plan, run: &str, tally: &Rc<Tally>) -> io::Result<Source> {
+fn source(plan: &ProducerPlan, run: &str, stats: &Rc<ProducerStats>) -> io::Result<MessageSource> {
     match &plan.from {
-        From::Events { tasks, keys } => {
+        InputSource::Events { tasks, keys } => {
             let end = event::payload(*keys, &mut fastrand::Rng::new());
-            Ok(Source::Events((1..=*tasks).map(|task| Events::new(run, task, end.clone())).collect()))
+            Ok(MessageSource::Events((1..=*tasks).map(|task| EventGenerator::new(run, task, end.clone())).collect()))
         }
-        From::Files { paths, delimiter, max_record, .. } => {
-            let pieces = reader::start(paths.clone(), Records::new(delimiter.clone(), *max_record))?;
-            Ok(Source::Input(Input::new(pieces, tally.clone())))
+        InputSource::Files { paths, delimiter, max_record, .. } => {
+            let pieces = reader::start(paths.clone(), RecordSplitter::new(delimiter.clone(), *max_record))?;
+            Ok(MessageSource::Input(RecordInput::new(pieces, stats.clone())))
         }
     }
 }
 
-/// Logs after the first signal how many messages are still in flight, if draining takes a while. Never returns; runs beside the work.
-async fn tell_waiting(draining: &CancellationToken, tally: &Tally) -> Infallible {
+/// Logs after the first signal how many messages are still in flight, if draining takes a while.
+/// Never returns; runs beside the work.
+async fn log_waiting(draining: &CancellationToken, stats: &ProducerStats) -> Infallible {
     draining.cancelled().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    tracing::info!("waiting for {} to be acknowledged; again ends at once", count(tally.open(), "message"));
+    tracing::info!("waiting for {} to be acknowledged; a second signal ends at once", count(stats.open(), "message"));
     std::future::pending().await
 }
 
 /// Writes the report in the requested format. A closed pipe is no error.
-fn report(summary: &Summary, format: ReportFormat) -> anyhow::Result<()> {
+fn report(summary: &ProducerSummary, format: SummaryFormat) -> anyhow::Result<()> {
     match format {
-        ReportFormat::Text => {
+        SummaryFormat::Text => {
             // an unread report does not make the run a failure
             let _ = writeln!(io::stderr(), "{summary}");
         }
-        ReportFormat::Json => stdout::print(&format!("{}\n", serde_json::to_string(summary)?))?,
-        ReportFormat::None => {}
+        SummaryFormat::Json => stdout::print(&format!("{}\n", serde_json::to_string(summary)?))?,
+        SummaryFormat::None => {}
     }
     Ok(())
 }

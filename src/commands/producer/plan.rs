@@ -11,13 +11,13 @@ use crate::commands::common::exit::Failure;
 use crate::commands::producer::args::{Args, Delimiter};
 
 /// The default time between generated events.
-const INTERVAL: Duration = Duration::from_secs(1);
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The plan of a run.
 #[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) from: From,
-    pub(super) pace: Pace,
+pub(super) struct ProducerPlan {
+    pub(super) from: InputSource,
+    pub(super) pace: ProducerPace,
     /// Limit on the number of messages.
     pub(super) count: Option<u64>,
     pub(super) duration: Option<Duration>,
@@ -25,7 +25,7 @@ pub(super) struct Plan {
 
 /// The source of messages.
 #[derive(Debug)]
-pub(super) enum From {
+pub(super) enum InputSource {
     /// Generated events.
     Events {
         /// Number of concurrent sequences.
@@ -48,16 +48,16 @@ pub(super) enum From {
 
 /// The pace of messages.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Pace {
+pub(super) enum ProducerPace {
     /// One by one, with this interval, each after the last is acknowledged.
     OneByOne(Duration),
     /// On a schedule, with this many messages a second.
     Rate(f64),
-    /// As fast as there is room.
+    /// Bulk: as fast as the in-flight limit allows.
     Bulk,
 }
 
-impl Plan {
+impl ProducerPlan {
     /// Resolves the flags. Fails if an input cannot be read.
     pub(super) fn new(args: &Args) -> Result<Self, Failure> {
         let mut paths: Vec<PathBuf> = args.inputs.iter().chain(&args.input.files).cloned().collect();
@@ -65,13 +65,16 @@ impl Plan {
             paths.push(reader::STDIN.into());
         }
         let from = match paths.is_empty() {
-            true => From::Events { tasks: args.events.tasks.unwrap_or(1), keys: args.events.payload_keys.unwrap_or(0) },
+            true => InputSource::Events {
+                tasks: args.events.tasks.unwrap_or(1),
+                keys: args.events.payload_keys.unwrap_or(0),
+            },
             false => files(args, paths)?,
         };
         let pace = match (args.pace.rate, args.pace.interval, &from) {
-            (Some(rate), _, _) => Pace::Rate(rate),
-            (None, Some(Duration::ZERO) | None, From::Files { .. }) => Pace::Bulk,
-            (None, interval, _) => Pace::OneByOne(interval.unwrap_or(INTERVAL)),
+            (Some(rate), _, _) => ProducerPace::Rate(rate),
+            (None, Some(Duration::ZERO) | None, InputSource::Files { .. }) => ProducerPace::Bulk,
+            (None, interval, _) => ProducerPace::OneByOne(interval.unwrap_or(DEFAULT_INTERVAL)),
         };
         Ok(Self { from, pace, count: args.pace.count, duration: args.pace.duration })
     }
@@ -89,13 +92,14 @@ fn stdin_is_the_input(args: &Args) -> bool {
             false
         }
         None => {
-            tracing::info!("publishing what comes from stdin, a {stdin} (for generated events, add --generate)");
+            tracing::info!("publishing stdin, a {stdin} (add --generate for generated events instead)");
             true
         }
     }
 }
 
-/// Names the first flag, also if it comes from the environment, that asks for generated events where no FILE is named.
+/// Names the first flag, also if it comes from the environment, that asks for generated events
+/// where no FILE is named.
 fn asks_for_events(args: &Args) -> Option<&'static str> {
     let Args { pace, events, .. } = args;
     let flags = [
@@ -110,12 +114,12 @@ fn asks_for_events(args: &Args) -> Option<&'static str> {
     flags.into_iter().find_map(|(asks, flag)| asks.then_some(flag))
 }
 
-fn files(args: &Args, paths: Vec<PathBuf>) -> Result<From, Failure> {
+fn files(args: &Args, paths: Vec<PathBuf>) -> Result<InputSource, Failure> {
     if args.events.tasks.is_some() || args.events.payload_keys.is_some() {
         tracing::warn!("--tasks and --payload-keys are for generated events, and have no effect on files and stdin");
     }
     let length = reader::check(&paths).map_err(|line| Failure::new(Exit::Failure, line))?;
     let delimiter = if args.input.null { Delimiter::NULL } else { args.input.delimiter.clone() };
     let delimiter = (!args.input.whole_file).then(|| Bytes::copy_from_slice(delimiter.as_bytes()));
-    Ok(From::Files { paths, delimiter, max_record: args.input.max_record as usize, length })
+    Ok(InputSource::Files { paths, delimiter, max_record: args.input.max_record as usize, length })
 }

@@ -1,7 +1,9 @@
-//! The thread that reads files and stdin, so that a slow pipe, terminal or disk never delays the rest.
+//! The thread that reads files and stdin, so that a slow pipe, terminal or disk never delays the
+//! rest.
 //!
-//! The thread hands over each read at once, cut into records; while `AHEAD` reads wait, it does not
-//! read. It ends when the receiver is dropped, or with the program: a read of stdin cannot be cancelled.
+//! The thread hands over each read at once, cut into records; while `QUEUE_LEN` reads wait, it does
+//! not read. It ends when the receiver is dropped, or with the program: a read of stdin cannot be
+//! cancelled.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -12,34 +14,34 @@ use std::path::{Path, PathBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
 
-use crate::commands::common::record_splitter::{Cut, Records};
+use crate::commands::common::record_splitter::{RecordSplitter, SplitRecords};
 
 /// Limit on the reads that wait to be taken.
-const AHEAD: usize = 4;
+const QUEUE_LEN: usize = 4;
 
 /// A piece that the thread hands over.
 #[derive(Debug)]
-pub(super) enum Piece {
+pub(super) enum ReadPiece {
     /// The records of one read, and its number of bytes.
-    Cut(Cut, u64),
+    Cut(SplitRecords, u64),
     /// Error of an input that could not be read to its end. Others may follow.
     Failed(String),
 }
 
 /// Starts reading the inputs one after the other; `-` is stdin.
-pub(super) fn start(inputs: Vec<PathBuf>, mut records: Records) -> io::Result<mpsc::Receiver<Piece>> {
-    let (pieces, receiver) = mpsc::channel(AHEAD);
+pub(super) fn start(inputs: Vec<PathBuf>, mut records: RecordSplitter) -> io::Result<mpsc::Receiver<ReadPiece>> {
+    let (pieces, receiver) = mpsc::channel(QUEUE_LEN);
     std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
         for path in inputs {
             let read = open(&path).and_then(|file| read(file, &mut records, &pieces));
             let last = match read {
-                Ok(Ended::NobodyListens) => return,
+                Ok(ReadEnd::NobodyListens) => return,
                 // the rest after the last delimiter is a record, too
-                Ok(Ended::OfInput) => Piece::Cut(records.end(), 0),
+                Ok(ReadEnd::OfInput) => ReadPiece::Cut(records.end(), 0),
                 // after an error the rest is only the beginning of a record
                 Err(e) => {
                     records.end();
-                    Piece::Failed(format!("cannot read {}: {e}", name(&path)))
+                    ReadPiece::Failed(format!("cannot read {}: {e}", name(&path)))
                 }
             };
             if pieces.blocking_send(last).is_err() {
@@ -84,15 +86,15 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-enum Ended {
+enum ReadEnd {
     OfInput,
     NobodyListens,
 }
 
-fn read(mut file: File, records: &mut Records, pieces: &mpsc::Sender<Piece>) -> io::Result<Ended> {
+fn read(mut file: File, records: &mut RecordSplitter, pieces: &mpsc::Sender<ReadPiece>) -> io::Result<ReadEnd> {
     loop {
         let read = match file.read(records.space()) {
-            Ok(0) => return Ok(Ended::OfInput),
+            Ok(0) => return Ok(ReadEnd::OfInput),
             Ok(read) => read,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             // another process that shares stdin made it non-blocking
@@ -102,13 +104,14 @@ fn read(mut file: File, records: &mut Records, pieces: &mpsc::Sender<Piece>) -> 
             }
             Err(e) => return Err(e),
         };
-        if pieces.blocking_send(Piece::Cut(records.take(read), read as u64)).is_err() {
-            return Ok(Ended::NobodyListens);
+        if pieces.blocking_send(ReadPiece::Cut(records.take(read), read as u64)).is_err() {
+            return Ok(ReadEnd::NobodyListens);
         }
     }
 }
 
-/// Checks before anything is published that the files exist and may be read; returns their total length, if known.
+/// Checks before anything is published that the files exist and may be read; returns their total
+/// length, if known.
 pub(super) fn check(inputs: &[PathBuf]) -> Result<Option<u64>, String> {
     if inputs.iter().filter(|path| is_stdin(path)).count() > 1 {
         return Err("stdin (-) is given twice: name it once".to_owned());

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::tally::{self, Counts, Kind};
+use super::stats::{FailureCount, FailureKind, ProducerCounts};
 use crate::commands::common::latency::Quantiles;
 
 /// The summary of a run.
 #[derive(Debug, Serialize)]
-pub(super) struct Summary {
+pub(super) struct ProducerSummary {
     stream: String,
     /// Id of the run in generated events; `None` for input.
     run: Option<String>,
@@ -18,7 +18,7 @@ pub(super) struct Summary {
     acknowledged: u64,
     resent: u64,
     failed: u64,
-    failures: Vec<Failures>,
+    failures: Vec<FailureSummary>,
     /// Empty records.
     skipped: u64,
     /// Inputs that could not be read to their end.
@@ -31,24 +31,24 @@ pub(super) struct Summary {
     /// Time from publish, or from when a message was due, to nsqd's OK.
     latency_ms: Option<Quantiles>,
     /// Figures of a schedule; `None` for other paces.
-    schedule: Option<Kept>,
+    schedule: Option<ScheduleSummary>,
 }
 
 #[derive(Debug, Serialize)]
-struct Failures {
+struct FailureSummary {
     kind: &'static str,
     count: u64,
 }
 
-impl Failures {
-    fn of((kind, failures): (&Kind, &tally::Failures)) -> Option<Self> {
+impl FailureSummary {
+    fn of((kind, failures): (&FailureKind, &FailureCount)) -> Option<Self> {
         (failures.count > 0).then(|| Self { kind: kind.name(), count: failures.count })
     }
 }
 
 /// Figures on how well a schedule was kept.
 #[derive(Debug, Serialize)]
-struct Kept {
+struct ScheduleSummary {
     /// Time from when a message was due to when it was sent.
     lateness_ms: Option<Quantiles>,
     /// Messages sent late.
@@ -57,19 +57,20 @@ struct Kept {
     unsent: u64,
 }
 
-impl Summary {
+impl ProducerSummary {
     /// Makes the summary of a run that took `time`.
     pub(super) fn new(
         stream: String,
         run: Option<String>,
-        counts: &Counts,
+        counts: &ProducerCounts,
         resent: u64,
         time: Duration,
         scheduled: bool,
     ) -> Self {
         let seconds = time.as_secs_f64().max(1e-9);
         let round = |number: f64| (number * 1000.0).round() / 1000.0;
-        let kept = || Kept { lateness_ms: counts.lateness.quantiles(), late: counts.late, unsent: counts.unsent };
+        let kept =
+            || ScheduleSummary { lateness_ms: counts.lateness.quantiles(), late: counts.late, unsent: counts.unsent };
         Self {
             stream,
             run,
@@ -77,7 +78,7 @@ impl Summary {
             acknowledged: counts.acknowledged,
             resent,
             failed: counts.failed,
-            failures: counts.failures.iter().filter_map(Failures::of).collect(),
+            failures: counts.failures.iter().filter_map(FailureSummary::of).collect(),
             skipped: counts.skipped,
             unreadable: counts.unreadable,
             bytes: counts.bytes,
@@ -95,14 +96,14 @@ impl Summary {
     }
 }
 
-impl fmt::Display for Summary {
+impl fmt::Display for ProducerSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sent, acknowledged, resent, failed, skipped, .. } = self;
         write!(f, "{sent} sent, {acknowledged} acknowledged, {resent} resent, {failed} failed")?;
         if *skipped > 0 {
             write!(f, ", {skipped} empty skipped")?;
         }
-        for Failures { kind, count } in &self.failures {
+        for FailureSummary { kind, count } in &self.failures {
             write!(f, "\nfailed: {count} {kind}")?;
         }
         let Self { seconds, messages_per_second, megabytes_per_second, .. } = self;
@@ -110,7 +111,7 @@ impl fmt::Display for Summary {
         if let Some(latency) = &self.latency_ms {
             write!(f, "\npublish→OK {latency}")?;
         }
-        if let Some(Kept { lateness_ms, late, unsent }) = &self.schedule {
+        if let Some(ScheduleSummary { lateness_ms, late, unsent }) = &self.schedule {
             if let Some(lateness) = lateness_ms {
                 write!(f, "\nlateness   {lateness}; {late} sent more than 10 ms late")?;
             }
@@ -127,11 +128,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_people_and_machines_the_same() {
-        let mut counts =
-            Counts { sent: 3, acknowledged: 2, failed: 1, skipped: 4, bytes: 1_000_000, ..Counts::default() };
+    fn text_and_json_have_the_same_figures() {
+        let mut counts = ProducerCounts {
+            sent: 3,
+            acknowledged: 2,
+            failed: 1,
+            skipped: 4,
+            bytes: 1_000_000,
+            ..ProducerCounts::default()
+        };
         counts.latency.record_times(Duration::from_millis(2), 2);
-        let summary = Summary::new("foo".to_owned(), None, &counts, 0, Duration::from_secs(2), false);
+        let summary = ProducerSummary::new("foo".to_owned(), None, &counts, 0, Duration::from_secs(2), false);
         let text = summary.to_string();
         assert!(text.starts_with("3 sent, 2 acknowledged, 0 resent, 1 failed, 4 empty skipped\n"), "{text}");
         assert!(text.contains("2.00 s, 1 messages/s, 0.50 MB/s\npublish→OK p50 2.0 ms"), "{text}");

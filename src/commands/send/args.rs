@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::rate;
 use crate::commands::common::values::whole;
-use crate::commands::producer::args::ReportFormat;
+use crate::commands::producer::args::SummaryFormat;
 use mqueue::net::Endpoint;
 
 /// Send a feed of numbered messages to a socket
@@ -38,8 +38,8 @@ pub(crate) struct Args {
     pub first: u64,
 
     /// Format of the report at the end: text on stderr, json on stdout
-    #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = ReportFormat::Text)]
-    pub report: ReportFormat,
+    #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = SummaryFormat::Text)]
+    pub report: SummaryFormat,
 
     /// The same as --report json
     #[arg(long)]
@@ -52,8 +52,8 @@ pub(crate) struct Args {
 
 impl Args {
     /// Returns the format of the report, from either flag.
-    pub(crate) fn report(&self) -> ReportFormat {
-        if self.json { ReportFormat::Json } else { self.report }
+    pub(crate) fn report(&self) -> SummaryFormat {
+        if self.json { SummaryFormat::Json } else { self.report }
     }
 }
 

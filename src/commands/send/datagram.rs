@@ -13,6 +13,7 @@ use super::script::Script;
 use super::stream::{CONNECT_TIME, nobody_listens};
 use super::tally::Tally;
 use crate::commands::common::exit::Failure;
+use crate::commands::common::notice::Notice;
 use mqueue::net::Endpoint;
 use mqueue::net::connect_udp;
 
@@ -32,7 +33,7 @@ pub(super) async fn send(
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
     let mut socket = Socket::connect(to).await.map_err(|e| nobody_listens(to, &e))?;
-    let (mut body, mut said) = (Vec::new(), false);
+    let (mut body, away) = (Vec::new(), Notice::default());
     for n in 0..script.count {
         tokio::select! {
             biased;
@@ -49,7 +50,7 @@ pub(super) async fn send(
                 () = stop.cancelled() => return Ok(()),
             };
             let Err(error) = sent else { break };
-            if !std::mem::replace(&mut said, true) {
+            if away.begins() {
                 tracing::warn!("{to} takes no messages, trying again: {error}");
             }
             sleep(PAUSE).await;
@@ -57,7 +58,7 @@ pub(super) async fn send(
                 socket = again;
             }
         }
-        if std::mem::take(&mut said) {
+        if away.ends() {
             tracing::info!("{to} takes messages again");
         }
         tally.late(Instant::now().saturating_duration_since(due));

@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use self::script::Script;
 use self::tally::Tally;
 use super::common::exit::Exit;
-use crate::commands::producer::args::ReportFormat;
+use crate::commands::producer::args::SummaryFormat;
 use crate::commands::send::args::Args;
 use mqueue::net::Endpoint;
 use mqueue::shutdown::Shutdown;
@@ -41,12 +41,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let summary = tally.summary();
     match args.report() {
-        ReportFormat::Text => {
+        SummaryFormat::Text => {
             // an unread summary does not make the run a failure
             let _ = writeln!(io::stderr(), "{summary}");
         }
-        ReportFormat::Json => super::common::stdout::print(&format!("{}\n", serde_json::to_string(&summary)?))?,
-        ReportFormat::None => {}
+        SummaryFormat::Json => super::common::stdout::print(&format!("{}\n", serde_json::to_string(&summary)?))?,
+        SummaryFormat::None => {}
     }
     Ok(match interrupted {
         true => Exit::Interrupted,

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::commands::common::precise_timer::Alarm;
+use crate::commands::common::precise_timer::PreciseTimer;
 use crate::commands::common::schedule::Schedule;
 use crate::commands::send::args::{Args, Rate};
 
@@ -17,7 +17,7 @@ pub(super) struct Script {
     epoch: Duration,
     /// `None`: as fast as the receiver takes them.
     schedule: Option<Schedule>,
-    alarm: Alarm,
+    alarm: PreciseTimer,
 }
 
 impl Script {
@@ -29,7 +29,7 @@ impl Script {
             Rate::Max => None,
         };
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Self { count: args.count, first_id: args.first, start, epoch, schedule, alarm: Alarm::start()? })
+        Ok(Self { count: args.count, first_id: args.first, start, epoch, schedule, alarm: PreciseTimer::start()? })
     }
 
     /// Returns the time at which message `n` is due.
@@ -73,7 +73,7 @@ mod tests {
             start,
             epoch: Duration::from_secs(1_700_000_000),
             schedule: Some(Schedule::new(start, 500.0)),
-            alarm: Alarm::start().unwrap(),
+            alarm: PreciseTimer::start().unwrap(),
         };
         let mut line = Vec::new();
         script.write(5, &mut line);

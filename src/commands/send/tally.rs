@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::commands::common::latency::{Latency, Quantiles};
+use crate::commands::common::latency::{LatencyHistogram, Quantiles};
 
 /// The counts of a run.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Tally {
     again: Cell<u64>,
     /// Packets, which are never acknowledged.
     handed_over: Cell<u64>,
-    late: RefCell<Latency>,
+    late: RefCell<LatencyHistogram>,
 }
 
 /// The summary of a run.

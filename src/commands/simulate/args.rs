@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::commands::common::broker_args;
-use crate::commands::common::values::Report;
+use crate::commands::common::values::ReportFormat;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::{duration_with_unit, millis, whole};
 
@@ -67,8 +67,8 @@ pub(crate) struct Args {
     pub verbose: bool,
 
     /// Format of the report, on stdout: text, or json (a line every second and one at the end)
-    #[arg(long, help_heading = "Report", value_enum, default_value = "text")]
-    pub report: Report,
+    #[arg(long, help_heading = "ReportFormat", value_enum, default_value = "text")]
+    pub report: ReportFormat,
 
     /// The same as --report json
     #[arg(long, help_heading = "Report")]
@@ -90,8 +90,8 @@ pub(crate) struct Args {
 
 impl Args {
     /// Returns the format of the report, from either flag.
-    pub(crate) fn report(&self) -> Report {
-        if self.json { Report::Json } else { self.report }
+    pub(crate) fn report(&self) -> ReportFormat {
+        if self.json { ReportFormat::Json } else { self.report }
     }
 
     /// Returns the longest time between two chunks, in milliseconds; the flag beats the variable.

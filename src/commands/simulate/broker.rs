@@ -1,4 +1,5 @@
-//! Streams and workers with NSQ between them: nothing is dropped, and unpublished chunks throttle the streams.
+//! Streams and workers with NSQ between them: nothing is dropped, and unpublished chunks throttle
+//! the streams.
 //!
 //! ```text
 //!  streams ─▶ Publisher ─▶ nsqd ─▶ Consumer ─▶ Worker: as many handlers as there are workers
@@ -14,68 +15,66 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::Run;
+use super::Simulation;
 use super::generate::generate;
 use super::workload::{Chunk, Workload};
 use crate::commands::common::broker_args::Args;
-use crate::commands::common::embedded_broker::Embedded;
 use crate::commands::common::exit::Failure;
-use crate::commands::common::run_broker::Brokers;
-use mqueue::client::{Address, Consumer, ConsumerConfig, Nsqd, Publisher, PublisherConfig};
+use crate::commands::common::run_broker::RunBroker;
+use mqueue::client::{Address, Consumer, ConsumerConfig, Publisher, PublisherConfig};
 use mqueue::handler::{Handler, Verdict};
 use mqueue::proto::{ChannelName, Message, TopicName};
 use mqueue::shutdown::Shutdown;
 use mqueue::worker::{Worker, WorkerConfig};
 
 /// Longest time that nsqd may be away before the run gives up.
-const OUTAGE: Duration = Duration::from_secs(600);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The broker and the stream of a run.
-pub(super) struct Ground {
-    tcp: Vec<Address>,
-    http: Vec<Nsqd>,
-    embedded: Option<Embedded>,
+pub(super) struct SimulationBroker {
+    broker: RunBroker,
     topic: TopicName,
 }
 
-impl Ground {
+impl SimulationBroker {
     /// Finds the nsqds that are named, or starts a broker in this process.
     pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
         let topic = TopicName::new(&format!("simulate-{:08x}", fastrand::u32(..)))?;
-        let (Brokers { tcp, http }, embedded) = Brokers::find_or_start(args, "mqueue-simulate").await?;
-        Ok(Self { tcp, http, embedded, topic })
+        Ok(Self { broker: RunBroker::find_or_start(args, "mqueue-simulate").await?, topic })
     }
 
     /// Describes the broker for people.
-    pub(super) fn told(&self) -> String {
-        match &self.embedded {
-            Some(embedded) => format!("a broker in this program, at {}", embedded.tcp),
-            None => format!("nsqd at {}", self.tcp.iter().map(Address::to_string).collect::<Vec<_>>().join(", ")),
+    pub(super) fn describe(&self) -> String {
+        let addresses = self.tcp().iter().map(Address::to_string).collect::<Vec<_>>().join(", ");
+        match self.broker.is_started() {
+            true => format!("a broker in this program, at {addresses}"),
+            false => format!("nsqd at {addresses}"),
         }
     }
 
-    /// Deletes the stream, and stops the broker that was started.
+    fn tcp(&self) -> &[Address] {
+        &self.broker.addresses.tcp
+    }
+
+    /// Deletes the stream, or stops the broker that was started.
     pub(super) async fn clear(self) {
-        for nsqd in &self.http {
-            if let Err(error) = nsqd.delete_topic(&self.topic).await {
-                tracing::debug!("stream {} stays: {error}", self.topic);
-            }
-        }
-        if let Some(embedded) = self.embedded {
-            embedded.end().await;
-        }
+        self.broker.end(&[self.topic]).await;
     }
 }
 
 /// Runs until all published chunks are processed, or the rest is given up.
-pub(super) async fn run(run: &Arc<Run>, ground: &Ground, workload: &mut Workload) -> anyhow::Result<()> {
-    let mut config = ConsumerConfig::new(ground.topic.clone(), ChannelName::new("workers")?);
-    config.nsqd = ground.tcp.clone();
+pub(super) async fn run(
+    run: &Arc<Simulation>,
+    broker: &SimulationBroker,
+    workload: &mut Workload,
+) -> anyhow::Result<()> {
+    let mut config = ConsumerConfig::new(broker.topic.clone(), ChannelName::new("workers")?);
+    config.nsqd = broker.tcp().to_vec();
     config.flow.max_in_flight = run.settings.workers;
     let consumer = Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?;
-    let config = PublisherConfig::default().with_timeout(OUTAGE);
-    let publisher = Publisher::connect(&ground.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
-    let pool = Arc::new(Pool::new(run.clone()));
+    let config = PublisherConfig::default().with_timeout(PUBLISH_TIMEOUT);
+    let publisher = Publisher::connect(broker.tcp(), config).await.map_err(|e| Failure::unavailable(&e))?;
+    let pool = Arc::new(WorkerPool::new(run.clone()));
     let config = WorkerConfig::default().with_concurrency(run.settings.workers as usize);
     let (worker, ending) = (Worker::new(consumer, pool.clone(), config)?, Shutdown::new());
     let mut working = tokio::spawn({
@@ -84,7 +83,7 @@ pub(super) async fn run(run: &Arc<Run>, ground: &Ground, workload: &mut Workload
     });
     let result = tokio::select! {
         result = async {
-            publish(run, &publisher, &ground.topic, workload, &pool).await?;
+            publish(run, &publisher, &broker.topic, workload, &pool).await?;
             pool.all_done().await;
             Ok(())
         } => result,
@@ -103,21 +102,21 @@ pub(super) async fn run(run: &Arc<Run>, ground: &Ground, workload: &mut Workload
 /// Publishes until the streams have ended and all chunks are acknowledged. The buffer size limits
 /// the chunks in progress, so that the workers throttle the streams.
 async fn publish(
-    run: &Arc<Run>,
+    run: &Arc<Simulation>,
     publisher: &Publisher,
     topic: &TopicName,
     workload: &mut Workload,
-    pool: &Pool,
+    pool: &WorkerPool,
 ) -> anyhow::Result<()> {
     let failed: Arc<Mutex<Option<String>>> = Arc::default();
     let mut publishing = JoinSet::new();
     generate(run, workload, async |chunk, made| {
-        let body = Head::of(&chunk, made - run.start).body(&chunk);
+        let body = ChunkHead::of(&chunk, made - run.start).body(&chunk);
         // no permit: the streams wait
         pool.places.acquire().await.expect("it is never closed").forget();
         let (publisher, topic) = (publisher.clone(), topic.clone());
         let (failed, run) = (failed.clone(), run.clone());
-        run.tally().waiting += 1;
+        run.stats().waiting += 1;
         publishing.spawn(async move {
             if let Err(error) = publisher.publish(&topic, body).await {
                 failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
@@ -128,7 +127,7 @@ async fn publish(
     })
     .await?;
     while publishing.join_next().await.is_some() {}
-    pool.expect(run.tally().generated);
+    pool.expect(run.stats().generated);
     match failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(error) => anyhow::bail!("cannot publish: {error}"),
         None => Ok(()),
@@ -137,7 +136,7 @@ async fn publish(
 
 /// The head of a message, before the chunk's random bytes.
 #[derive(Debug, Serialize, Deserialize)]
-struct Head {
+struct ChunkHead {
     stream: u32,
     number: u64,
     /// Creation time in microseconds since the start.
@@ -146,7 +145,7 @@ struct Head {
     work: u64,
 }
 
-impl Head {
+impl ChunkHead {
     fn of(chunk: &Chunk, made: Duration) -> Self {
         let Chunk { stream, number, work, .. } = *chunk;
         Self { stream, number, made: made.as_micros() as u64, work: work.as_micros() as u64 }
@@ -162,31 +161,31 @@ impl Head {
 }
 
 /// The pool of workers.
-struct Pool {
-    run: Arc<Run>,
+struct WorkerPool {
+    run: Arc<Simulation>,
     /// Numbers of idle workers.
     free: Mutex<Vec<u32>>,
-    seen: Mutex<Seen>,
+    seen: Mutex<ProcessedChunks>,
     changed: Notify,
     /// Permits for chunks in progress.
     places: Semaphore,
 }
 
 /// Account of the chunks processed.
-struct Seen {
-    streams: Vec<OfStream>,
+struct ProcessedChunks {
+    streams: Vec<ProcessedOfStream>,
     count: u64,
     expected: Option<u64>,
 }
 
 /// Chunks processed of one stream: all below a number, and some after it.
 #[derive(Clone, Default)]
-struct OfStream {
+struct ProcessedOfStream {
     below: u64,
     beyond: BTreeSet<u64>,
 }
 
-impl OfStream {
+impl ProcessedOfStream {
     /// Adds a chunk; returns true if it is new.
     fn add(&mut self, number: u64) -> bool {
         if number < self.below || !self.beyond.insert(number) {
@@ -199,11 +198,12 @@ impl OfStream {
     }
 }
 
-impl Pool {
-    fn new(run: Arc<Run>) -> Self {
-        let streams = vec![OfStream::default(); run.settings.streams as usize];
+impl WorkerPool {
+    fn new(run: Arc<Simulation>) -> Self {
+        let streams = vec![ProcessedOfStream::default(); run.settings.streams as usize];
         let free = Mutex::new((0..run.settings.workers).rev().collect());
-        let (seen, places) = (Seen { streams, count: 0, expected: None }, Semaphore::new(run.settings.buffer as usize));
+        let (seen, places) =
+            (ProcessedChunks { streams, count: 0, expected: None }, Semaphore::new(run.settings.buffer as usize));
         Self { run, free, seen: Mutex::new(seen), changed: Notify::new(), places }
     }
 
@@ -226,7 +226,7 @@ impl Pool {
     }
 
     /// Records a chunk; returns true if it was not processed before.
-    fn is_new(&self, head: &Head) -> bool {
+    fn is_new(&self, head: &ChunkHead) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = seen.streams.get_mut(head.stream as usize).is_some_and(|stream| stream.add(head.number));
         seen.count += u64::from(is_new);
@@ -234,10 +234,10 @@ impl Pool {
     }
 }
 
-impl Handler for Pool {
+impl Handler for WorkerPool {
     async fn handle(&self, message: Message) -> Verdict {
         let end = memchr::memchr(b'\n', &message.body).unwrap_or(message.body.len());
-        let Ok(head) = serde_json::from_slice::<Head>(&message.body[..end]) else {
+        let Ok(head) = serde_json::from_slice::<ChunkHead>(&message.body[..end]) else {
             return Verdict::drop("not a chunk of this simulation");
         };
         let number = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or(u32::MAX);
@@ -246,13 +246,13 @@ impl Handler for Pool {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(number);
         if self.is_new(&head) {
             self.places.add_permits(1);
-            let mut tally = self.run.tally();
-            tally.processed(made.elapsed());
-            tally.waiting = tally.waiting.saturating_sub(1);
+            let mut stats = self.run.stats();
+            stats.processed(made.elapsed());
+            stats.waiting = stats.waiting.saturating_sub(1);
         } else {
-            self.run.tally().again += 1;
+            self.run.stats().again += 1;
         }
-        self.run.told(number, head.number, head.stream, message.body.len().saturating_sub(end + 1)).await;
+        self.run.print_chunk(number, head.number, head.stream, message.body.len().saturating_sub(end + 1)).await;
         self.changed.notify_one();
         Verdict::Done(None)
     }
@@ -263,8 +263,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chunk_that_comes_again_is_not_new() {
-        let mut stream = OfStream::default();
+    fn a_redelivered_chunk_is_not_new() {
+        let mut stream = ProcessedOfStream::default();
         assert_eq!([0, 2, 1, 2, 0, 3].map(|number| stream.add(number)), [true, true, true, false, false, true]);
         assert_eq!((stream.below, stream.beyond.len()), (4, 0));
     }

@@ -15,19 +15,19 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::Run;
+use super::Simulation;
 use super::generate::generate;
 use super::workload::{Chunk, Workload};
 
 /// A chunk in the buffer.
-struct Made {
+struct BufferedChunk {
     chunk: Chunk,
     bytes: Bytes,
     at: Instant,
 }
 
 /// Runs until the streams have ended and the buffer is empty, or the rest is given up.
-pub(super) async fn run(run: &Arc<Run>, workload: &mut Workload) -> anyhow::Result<()> {
+pub(super) async fn run(run: &Arc<Simulation>, workload: &mut Workload) -> anyhow::Result<()> {
     let (buffer, chunks) = channel(run.settings.buffer as usize);
     let chunks = Arc::new(Mutex::new(chunks));
     let mut workers = JoinSet::new();
@@ -36,11 +36,11 @@ pub(super) async fn run(run: &Arc<Run>, workload: &mut Workload) -> anyhow::Resu
     }
     generate(run, workload, async |chunk, at| {
         let bytes = chunk.bytes();
-        let sent = buffer.try_send(Made { chunk, bytes, at });
-        let mut tally = run.tally();
-        tally.waiting = (buffer.max_capacity() - buffer.capacity()) as u64;
+        let sent = buffer.try_send(BufferedChunk { chunk, bytes, at });
+        let mut stats = run.stats();
+        stats.waiting = (buffer.max_capacity() - buffer.capacity()) as u64;
         if let Err(TrySendError::Full(_)) = sent {
-            tally.dropped();
+            stats.dropped();
         }
     })
     .await?;
@@ -53,18 +53,18 @@ pub(super) async fn run(run: &Arc<Run>, workload: &mut Workload) -> anyhow::Resu
 }
 
 /// Runs one worker: processes one chunk after the other until there are no more.
-async fn work(run: Arc<Run>, number: u32, chunks: Arc<Mutex<Receiver<Made>>>) {
+async fn work(run: Arc<Simulation>, number: u32, chunks: Arc<Mutex<Receiver<BufferedChunk>>>) {
     loop {
-        let Some(Made { chunk, bytes, at }) = next(&run, &chunks).await else { return };
+        let Some(BufferedChunk { chunk, bytes, at }) = next(&run, &chunks).await else { return };
         sleep(chunk.work).await;
-        run.tally().processed(at.elapsed());
-        run.told(number, chunk.number, chunk.stream, bytes.len()).await;
+        run.stats().processed(at.elapsed());
+        run.print_chunk(number, chunk.number, chunk.stream, bytes.len()).await;
     }
 }
 
-async fn next(run: &Run, chunks: &Mutex<Receiver<Made>>) -> Option<Made> {
+async fn next(run: &Simulation, chunks: &Mutex<Receiver<BufferedChunk>>) -> Option<BufferedChunk> {
     let mut chunks = chunks.lock().await;
     let made = chunks.recv().await;
-    run.tally().waiting = chunks.len() as u64;
+    run.stats().waiting = chunks.len() as u64;
     made
 }

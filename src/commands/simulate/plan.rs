@@ -6,16 +6,16 @@ use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::queueing::{lost, mean_wait};
-use super::settings::{Settings, WORK};
+use super::settings::{SimulationSettings, WORK};
 use super::workload::Workload;
-use crate::commands::common::latency::{Latency, Quantiles};
+use crate::commands::common::latency::{LatencyHistogram, Quantiles};
 
 /// Approximate number of chunks to play, unless a duration is given.
-const CHUNKS: f64 = 60_000.0;
+const PLAYED_CHUNKS: f64 = 60_000.0;
 
 /// The result of a pool.
 #[derive(Debug, Clone)]
-struct Played {
+struct PoolResult {
     generated: u64,
     dropped: u64,
     latency: Option<Quantiles>,
@@ -23,14 +23,14 @@ struct Played {
 }
 
 /// Formats the plan as text.
-pub(super) fn plan(settings: &Settings, duration: Option<Duration>) -> String {
+pub(super) fn plan(settings: &SimulationSettings, duration: Option<Duration>) -> String {
     // gaps are uniform from 0 to the interval, and work is uniform between its bounds
     let rate = f64::from(settings.streams) * 2000.0 / f64::from(settings.interval);
     let (least, most) = (WORK.0.as_secs_f64(), WORK.1.as_secs_f64());
     let work = (least + most) / 2.0;
     let variation = (most - least).powi(2) / 12.0 / (work * work);
     let load = rate * work;
-    let duration = duration.unwrap_or_else(|| Duration::from_secs_f64((CHUNKS / rate).clamp(1.0, 3600.0)));
+    let duration = duration.unwrap_or_else(|| Duration::from_secs_f64((PLAYED_CHUNKS / rate).clamp(1.0, 3600.0)));
     let buffers: BTreeSet<u32> = [settings.buffer / 5, settings.buffer, settings.buffer * 4].map(|n| n.max(1)).into();
     let mut text = format!(
         "{} streams, a chunk every {:.0} ms on the average: {rate:.0} chunks/s, {:.1} ms of work each: {load:.1} workers' work
@@ -47,8 +47,10 @@ pub(super) fn plan(settings: &Settings, duration: Option<Duration>) -> String {
     );
     let enough = enough(settings, load, duration);
     for workers in pools(load, settings.workers).into_iter().chain(enough).collect::<BTreeSet<_>>() {
-        let played: Vec<Played> =
-            buffers.iter().map(|buffer| play(&Settings { workers, buffer: *buffer, ..*settings }, duration)).collect();
+        let played: Vec<PoolResult> = buffers
+            .iter()
+            .map(|buffer| play(&SimulationSettings { workers, buffer: *buffer, ..*settings }, duration))
+            .collect();
         let chosen = &played[buffers.iter().position(|buffer| *buffer == settings.buffer).expect("it is one of them")];
         let predicted = mean_wait(workers, load, variation).map_or("grows".into(), |wait| ms(wait * work * 1e3));
         let waited = chosen.mean.as_secs_f64() * 1e3 - work * 1e3;
@@ -77,8 +79,8 @@ pub(super) fn plan(settings: &Settings, duration: Option<Duration>) -> String {
 }
 
 /// Finds the smallest pool that can do the work and drops nothing.
-fn enough(settings: &Settings, load: f64, duration: Duration) -> Option<u32> {
-    let drops = |workers| play(&Settings { workers, ..*settings }, duration).dropped > 0;
+fn enough(settings: &SimulationSettings, load: f64, duration: Duration) -> Option<u32> {
+    let drops = |workers| play(&SimulationSettings { workers, ..*settings }, duration).dropped > 0;
     let (mut below, mut enough) = (load.floor() as u32, (3.0 * load).ceil() as u32 + 1);
     if drops(enough) {
         return None;
@@ -98,9 +100,10 @@ fn pools(load: f64, asked: u32) -> BTreeSet<u32> {
 }
 
 /// Plays the chunks of `duration`: exact, except that moving a chunk takes no time.
-fn play(settings: &Settings, duration: Duration) -> Played {
+fn play(settings: &SimulationSettings, duration: Duration) -> PoolResult {
     let mut workload = Workload::new(settings);
-    let mut pool = Pool { ends: BinaryHeap::new(), waiting: VecDeque::new(), latency: Latency::new() };
+    let mut pool =
+        SimulatedPool { ends: BinaryHeap::new(), waiting: VecDeque::new(), latency: LatencyHistogram::new() };
     let (mut generated, mut dropped) = (0, 0);
     while workload.due() <= duration {
         let chunk = workload.make();
@@ -116,19 +119,20 @@ fn play(settings: &Settings, duration: Duration) -> Played {
     }
     pool.advance(None);
     let mean = pool.latency.mean().unwrap_or_default();
-    Played { generated, dropped, latency: pool.latency.quantiles(), mean }
+    PoolResult { generated, dropped, latency: pool.latency.quantiles(), mean }
 }
 
-struct Pool {
+struct SimulatedPool {
     /// Times at which the busy workers will be free.
     ends: BinaryHeap<Reverse<Duration>>,
     /// Creation time and work of each waiting chunk.
     waiting: VecDeque<(Duration, Duration)>,
-    latency: Latency,
+    latency: LatencyHistogram,
 }
 
-impl Pool {
-    /// Lets workers that are free by `then` take waiting chunks; runs to the end if `then` is `None`.
+impl SimulatedPool {
+    /// Lets workers that are free by `then` take waiting chunks; runs to the end if `then` is
+    /// `None`.
     fn advance(&mut self, then: Option<Duration>) {
         while let Some(Reverse(end)) =
             self.ends.peek().copied().filter(|Reverse(end)| then.is_none_or(|then| *end <= then))
@@ -166,16 +170,16 @@ mod tests {
 
     #[test]
     fn a_pool_that_is_large_enough_drops_nothing_and_takes_as_long_as_the_work() {
-        let played = play(&Settings::usual(), Duration::from_secs(60));
+        let played = play(&SimulationSettings::usual(), Duration::from_secs(60));
         let Quantiles { p99, max, .. } = played.latency.unwrap();
         assert_eq!(played.dropped, 0);
         assert!(p99 <= 50.05 && max <= 50.05, "nobody waits with 50 workers for 7: {p99} {max}");
     }
 
     #[test]
-    fn what_is_beyond_the_workers_is_dropped() {
+    fn chunks_beyond_the_capacity_are_dropped() {
         // 3 workers for the work of 7
-        let settings = Settings { workers: 3, ..Settings::usual() };
+        let settings = SimulationSettings { workers: 3, ..SimulationSettings::usual() };
         let played = play(&settings, Duration::from_secs(300));
         let share = played.dropped as f64 / played.generated as f64;
         assert!((share - 4.0 / 7.0).abs() < 0.03, "{share}");
@@ -185,8 +189,8 @@ mod tests {
     }
 
     #[test]
-    fn theory_and_play_agree_where_theory_holds() {
-        let settings = Settings { workers: 8, streams: 200, interval: 2000, ..Settings::usual() };
+    fn the_simulated_wait_agrees_with_queueing_theory() {
+        let settings = SimulationSettings { workers: 8, streams: 200, interval: 2000, ..SimulationSettings::usual() };
         let played = play(&settings, Duration::from_secs(1000));
         let waited = played.mean.as_secs_f64() * 1e3 - 35.0;
         let predicted = mean_wait(8, 7.0, 0.0612).unwrap() * 35.0;
@@ -195,7 +199,7 @@ mod tests {
 
     #[test]
     fn the_plan_says_where_drops_end() {
-        let text = plan(&Settings { buffer: 100, ..Settings::usual() }, None);
+        let text = plan(&SimulationSettings { buffer: 100, ..SimulationSettings::usual() }, None);
         assert!(text.contains("7.0 workers' work") && text.contains("drops end at"), "{text}");
         assert_eq!(text.lines().filter(|line| line.starts_with('*')).count(), 2, "{text}");
     }

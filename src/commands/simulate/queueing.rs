@@ -1,14 +1,16 @@
 //! Queueing theory for a pool of workers: pure.
 //!
-//! With `c` workers and an offered load of `a` (the arrival rate times the mean work, in workers): Erlang's formulas, the mean wait after Allen
-//! and Cunneen (M/G/c), and the loss of a bounded buffer (M/M/c/K). Many independent streams are taken for a Poisson process.
+//! With `c` workers and an offered load of `a` (the arrival rate times the mean work, in workers):
+//! Erlang's formulas, the mean wait after Allen and Cunneen (M/G/c), and the loss of a bounded
+//! buffer (M/M/c/K). Many independent streams are taken for a Poisson process.
 
 /// Returns the share of arrivals that find all workers busy in a system without a queue (Erlang B).
 fn erlang_b(workers: u32, load: f64) -> f64 {
     (1..=workers).fold(1.0, |b, n| load * b / (f64::from(n) + load * b))
 }
 
-/// Returns the share of arrivals that have to wait (Erlang C); all, if the load exceeds the workers.
+/// Returns the share of arrivals that have to wait (Erlang C); all, if the load exceeds the
+/// workers.
 pub(super) fn has_to_wait(workers: u32, load: f64) -> f64 {
     let use_of_each = load / f64::from(workers);
     if use_of_each >= 1.0 {
@@ -50,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn the_values_of_the_tables() {
+    fn erlang_formulas_match_published_tables() {
         assert_near(erlang_b(10, 5.0), 0.018_385);
         assert_near(has_to_wait(2, 1.0), 1.0 / 3.0);
         assert_near(has_to_wait(10, 7.0), 0.221_729);

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::settings::Settings;
-use super::tally::Tally;
-use crate::commands::common::latency::{Latency, Quantiles};
+use super::settings::SimulationSettings;
+use super::stats::SimulationStats;
+use crate::commands::common::latency::{LatencyHistogram, Quantiles};
 use mqueue::plural::count;
 
 /// Formats the lines before a run.
-pub(super) fn configuration(settings: &Settings, via: &str) -> String {
-    let Settings { workers, streams, interval, chunk_size, buffer, seed } = settings;
+pub(super) fn configuration(settings: &SimulationSettings, via: &str) -> String {
+    let SimulationSettings { workers, streams, interval, chunk_size, buffer, seed } = settings;
     format!(
         "Starting the application...
 
@@ -34,8 +34,8 @@ Application is running...
 
 /// The final report. Latencies are in milliseconds, from a chunk's creation to the end of its work.
 #[derive(Debug, Serialize)]
-pub(super) struct Final {
-    configuration: Settings,
+pub(super) struct FinalReport {
+    configuration: SimulationSettings,
     /// Counts of chunks.
     pub(super) generated: u64,
     pub(super) processed: u64,
@@ -57,20 +57,20 @@ pub(super) struct Final {
     workload: String,
 }
 
-impl Final {
-    pub(super) fn new(settings: Settings, tally: &Tally, elapsed: Duration, digest: u32) -> Self {
+impl FinalReport {
+    pub(super) fn new(settings: SimulationSettings, stats: &SimulationStats, elapsed: Duration, digest: u32) -> Self {
         Self {
             configuration: settings,
-            generated: tally.generated,
-            processed: tally.processed,
-            dropped: tally.dropped,
-            again: tally.again,
-            given_up: tally.generated - tally.processed - tally.dropped,
+            generated: stats.generated,
+            processed: stats.processed,
+            dropped: stats.dropped,
+            again: stats.again,
+            given_up: stats.generated - stats.processed - stats.dropped,
             elapsed_s: elapsed.as_secs_f64(),
-            throughput: tally.processed as f64 / elapsed.as_secs_f64(),
-            avg_latency_ms: tally.latency.mean().map(|mean| mean.as_secs_f64() * 1e3),
-            latency_ms: tally.latency.quantiles(),
-            scheduling_error_ms: tally.lateness.quantiles(),
+            throughput: stats.processed as f64 / elapsed.as_secs_f64(),
+            avg_latency_ms: stats.latency.mean().map(|mean| mean.as_secs_f64() * 1e3),
+            latency_ms: stats.latency.quantiles(),
+            scheduling_error_ms: stats.lateness.quantiles(),
             memory_bytes: peak_memory(),
             workload: format!("{digest:08x}"),
         }
@@ -115,7 +115,7 @@ Generated: {generated} chunks (workload {workload})
 
 /// The report of one second, as JSON.
 #[derive(Debug, Serialize)]
-pub(super) struct Second {
+pub(super) struct SecondReport {
     elapsed_s: f64,
     generated: u64,
     processed: u64,
@@ -125,10 +125,10 @@ pub(super) struct Second {
     latency_ms: Option<Quantiles>,
 }
 
-impl Second {
-    pub(super) fn new(tally: &Tally, elapsed: Duration) -> Self {
-        let Tally { generated, processed, dropped, waiting, ref recent, .. } = *tally;
-        let latency_ms = Latency::quantiles(recent);
+impl SecondReport {
+    pub(super) fn new(stats: &SimulationStats, elapsed: Duration) -> Self {
+        let SimulationStats { generated, processed, dropped, waiting, ref recent, .. } = *stats;
+        let latency_ms = LatencyHistogram::quantiles(recent);
         Self { elapsed_s: elapsed.as_secs_f64(), generated, processed, dropped, waiting, latency_ms }
     }
 }
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_as_the_seed_writes_them() {
+    fn durations_have_minutes_and_seconds() {
         let all = [5.04, 59.4, 83.0, 3723.2].map(seconds);
         assert_eq!(all, ["5.0s", "59.4s", "1m23s", "1h2m3s"]);
     }

@@ -11,7 +11,7 @@ pub(super) const WORK: (Duration, Duration) = (Duration::from_millis(20), Durati
 
 /// The settings of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub(super) struct Settings {
+pub(super) struct SimulationSettings {
     pub(super) workers: u32,
     pub(super) streams: u32,
     /// Interval in milliseconds.
@@ -23,12 +23,13 @@ pub(super) struct Settings {
 }
 
 /// Name of a number, its value, its range, and its range with `--no-range-check`.
-type Check = (&'static str, u32, (u32, u32), (u32, u32));
+type RangeCheck = (&'static str, u32, (u32, u32), (u32, u32));
 
-impl Settings {
-    /// Reads the settings from the arguments. Fails for a number outside its range, and names the range.
+impl SimulationSettings {
+    /// Reads the settings from the arguments. Fails for a number outside its range, and names the
+    /// range.
     pub(super) fn checked(args: &Args) -> Result<Self, Failure> {
-        let checks: [Check; 5] = [
+        let checks: [RangeCheck; 5] = [
             ("WORKERS_COUNT", args.workers, (10, 200), (1, 100_000)),
             ("STREAMS_COUNT", args.streams, (10, 500), (1, 1_000_000)),
             ("STREAM_INTERVAL", args.interval_ms(), (100, 5000), (1, 3_600_000)),
@@ -54,7 +55,7 @@ impl Settings {
 }
 
 #[cfg(test)]
-impl Settings {
+impl SimulationSettings {
     /// The defaults.
     pub(super) fn usual() -> Self {
         Self { workers: 50, streams: 100, interval: 1000, chunk_size: 1024, buffer: 500, seed: 1 }

@@ -5,23 +5,23 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::settings::Settings;
-use super::tally::Tally;
+use super::settings::SimulationSettings;
+use super::stats::SimulationStats;
 
 /// Width of the bar that shows how full the buffer is.
-const CELLS: u64 = 20;
+const BAR_WIDTH: u64 = 20;
 
 /// The progress output.
-pub(super) struct View {
+pub(super) struct ProgressView {
     bar: Option<ProgressBar>,
     /// Size of the buffer; `None` if it is unbounded.
     room: Option<u64>,
     before: (u64, u64),
 }
 
-impl View {
+impl ProgressView {
     /// Starts the output on stderr.
-    pub(super) fn begin(settings: &Settings, is_bounded: bool) -> Self {
+    pub(super) fn begin(settings: &SimulationSettings, is_bounded: bool) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_style(ProgressStyle::with_template("{spinner} {wide_msg}").expect("a valid template"));
@@ -31,9 +31,9 @@ impl View {
     }
 
     /// Shows the counts, once a second.
-    pub(super) fn second(&mut self, elapsed: Duration, tally: &Tally) {
-        let line = self.line(elapsed, tally);
-        self.before = (tally.generated, tally.processed);
+    pub(super) fn second(&mut self, elapsed: Duration, stats: &SimulationStats) {
+        let line = self.line(elapsed, stats);
+        self.before = (stats.generated, stats.processed);
         match &self.bar {
             Some(bar) => {
                 bar.set_message(line);
@@ -51,25 +51,25 @@ impl View {
         }
     }
 
-    fn line(&self, elapsed: Duration, tally: &Tally) -> String {
-        let (generated, processed) = (tally.generated - self.before.0, tally.processed - self.before.1);
+    fn line(&self, elapsed: Duration, stats: &SimulationStats) -> String {
+        let (generated, processed) = (stats.generated - self.before.0, stats.processed - self.before.1);
         let waiting = match self.room {
-            Some(room) => format!("buffer {} {}/{room}", filled(tally.waiting, room), tally.waiting),
-            None => format!("waiting {}", tally.waiting),
+            Some(room) => format!("buffer {} {}/{room}", filled(stats.waiting, room), stats.waiting),
+            None => format!("waiting {}", stats.waiting),
         };
-        let latency = tally
+        let latency = stats
             .recent
             .quantiles()
             .map_or("-".to_owned(), |q| format!("p50 {:.1} p95 {:.1} p99 {:.1} ms", q.p50, q.p95, q.p99));
-        let dropped = tally.dropped;
+        let dropped = stats.dropped;
         let seconds = elapsed.as_secs_f64();
         format!("{seconds:5.0} s  made {generated}/s  processed {processed}/s  {waiting}  {latency}  dropped {dropped}")
     }
 }
 
 fn filled(count: u64, room: u64) -> String {
-    let full = (count * CELLS).div_ceil(room.max(1)).min(CELLS) as usize;
-    format!("[{}{}]", "#".repeat(full), ".".repeat(CELLS as usize - full))
+    let full = (count * BAR_WIDTH).div_ceil(room.max(1)).min(BAR_WIDTH) as usize;
+    format!("[{}{}]", "#".repeat(full), ".".repeat(BAR_WIDTH as usize - full))
 }
 
 #[cfg(test)]

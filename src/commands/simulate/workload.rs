@@ -1,4 +1,5 @@
-//! The chunks of all streams and their due times: pure. They follow from the seed alone, not from clocks, workers or the buffer.
+//! The chunks of all streams and their due times: pure. They follow from the seed alone, not from
+//! clocks, workers or the buffer.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::settings::{Settings, WORK};
+use super::settings::{SimulationSettings, WORK};
 
 /// A chunk of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl Chunk {
 /// The chunks of all streams, in the order in which they are due.
 #[derive(Debug, Clone)]
 pub(super) struct Workload {
-    streams: Vec<Stream>,
+    streams: Vec<StreamState>,
     /// Due time of each stream's next chunk.
     next: BinaryHeap<Reverse<(Duration, u32)>>,
     interval: Duration,
@@ -43,17 +44,17 @@ pub(super) struct Workload {
 }
 
 #[derive(Debug, Clone)]
-struct Stream {
+struct StreamState {
     random: fastrand::Rng,
     made: u64,
 }
 
 impl Workload {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &SimulationSettings) -> Self {
         let mut seeds = fastrand::Rng::with_seed(settings.seed);
         let random = std::iter::repeat_with(|| fastrand::Rng::with_seed(seeds.u64(..)));
         let mut workload = Self {
-            streams: random.map(|random| Stream { random, made: 0 }).take(settings.streams as usize).collect(),
+            streams: random.map(|random| StreamState { random, made: 0 }).take(settings.streams as usize).collect(),
             next: BinaryHeap::with_capacity(settings.streams as usize),
             interval: Duration::from_millis(settings.interval.into()),
             length: settings.chunk_size,
@@ -105,7 +106,7 @@ fn between(random: &mut fastrand::Rng, least: Duration, most: Duration) -> Durat
 mod tests {
     use super::*;
 
-    fn play(settings: Settings, until: Duration) -> (Vec<Chunk>, u32) {
+    fn play(settings: SimulationSettings, until: Duration) -> (Vec<Chunk>, u32) {
         let mut workload = Workload::new(&settings);
         let mut chunks = Vec::new();
         while workload.due() <= until {
@@ -117,17 +118,17 @@ mod tests {
     #[test]
     fn a_seed_makes_the_same_chunks_again_and_another_one_others() {
         let minute = Duration::from_secs(60);
-        let (chunks, digest) = play(Settings::usual(), minute);
-        assert_eq!((chunks.clone(), digest), play(Settings::usual(), minute));
+        let (chunks, digest) = play(SimulationSettings::usual(), minute);
+        assert_eq!((chunks.clone(), digest), play(SimulationSettings::usual(), minute));
         assert_eq!(chunks[0].bytes(), chunks[0].bytes());
         assert_ne!(chunks[0].bytes(), chunks[1].bytes());
-        let (others, other_digest) = play(Settings { seed: 2, ..Settings::usual() }, minute);
+        let (others, other_digest) = play(SimulationSettings { seed: 2, ..SimulationSettings::usual() }, minute);
         assert!(others != chunks && other_digest != digest);
     }
 
     #[test]
     fn chunks_come_in_order_at_the_rate_of_their_interval() {
-        let (chunks, _) = play(Settings::usual(), Duration::from_secs(60));
+        let (chunks, _) = play(SimulationSettings::usual(), Duration::from_secs(60));
         assert!(chunks.is_sorted_by_key(|chunk| chunk.due));
         // 100 streams, one chunk in half a second on the average
         assert!((11_700..12_300).contains(&chunks.len()), "{}", chunks.len());

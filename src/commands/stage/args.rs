@@ -5,10 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::commands::common::broker_args;
-use crate::commands::common::failure_args::Failing;
+use crate::commands::common::failure_args::FailureArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::whole;
-use crate::commands::consumer::args::Tuning;
+use crate::commands::consumer::args::ConsumerTuning;
 use mqueue::handler::{HandlerSpec, Schema};
 use mqueue::proto::{ChannelName, TopicName};
 
@@ -54,8 +54,8 @@ pub(crate) struct Args {
 
     /// Format of the report: text at the end on stderr, or json on stdout, a line every second and
     /// one at the end
-    #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = crate::commands::common::values::Report::Text)]
-    pub report: crate::commands::common::values::Report,
+    #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = crate::commands::common::values::ReportFormat::Text)]
+    pub report: crate::commands::common::values::ReportFormat,
 
     /// The same as --report json
     #[arg(long)]
@@ -63,11 +63,11 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub failing: Failing,
+    pub failing: FailureArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub tuning: Tuning,
+    pub tuning: ConsumerTuning,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -76,8 +76,8 @@ pub(crate) struct Args {
 
 impl Args {
     /// Returns the format of the report, from either flag.
-    pub(crate) fn report(&self) -> crate::commands::common::values::Report {
-        if self.json { crate::commands::common::values::Report::Json } else { self.report }
+    pub(crate) fn report(&self) -> crate::commands::common::values::ReportFormat {
+        if self.json { crate::commands::common::values::ReportFormat::Json } else { self.report }
     }
 }
 

@@ -1,6 +1,5 @@
-//! The way to the next hop: tried until it is there, or the stage stops.
+//! Passing messages on to the next hop, and waiting while it is unreachable.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -8,34 +7,36 @@ use futures_util::stream;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::common::notice::Notice;
 use mqueue::backoff::Backoff;
 use mqueue::handler::{AnyHandler, Away, Handler, Verdict};
 use mqueue::proto::Message;
 
-/// Requests at once, of one batch.
-const REQUESTS: usize = 16;
-/// Between two tries.
+/// HTTP requests of one batch that run at once.
+const MAX_CONCURRENT_REQUESTS: usize = 16;
+/// Shortest and longest pause between two tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Where results go.
+/// The next hop: a stream, a Unix socket or an HTTP server.
 #[derive(Debug)]
 pub(super) struct NextHop {
-    way: AnyHandler,
-    /// For people.
+    handler: AnyHandler,
+    /// Name for log lines.
     name: String,
     stopping: CancellationToken,
-    away: AtomicBool,
+    away: Notice,
 }
 
 impl NextHop {
-    /// Goes by `way`; waits for no hop any more once `stopping`.
-    pub(super) fn new(way: AnyHandler, name: String, stopping: CancellationToken) -> Self {
-        Self { way, name, stopping, away: AtomicBool::new(false) }
+    /// Makes a next hop that `handler` passes messages to, until `stopping` is cancelled.
+    pub(super) fn new(handler: AnyHandler, name: String, stopping: CancellationToken) -> Self {
+        Self { handler, name, stopping, away: Notice::default() }
     }
 
-    /// Brings messages there. While it is away they wait, which is what slows this hop down, and in turn those before it; they are
-    /// neither failed nor given back. Once the stage is stopping, what nobody takes goes back.
+    /// Passes messages on. While the next hop is unreachable the messages wait and are neither
+    /// failed nor requeued, which throttles this hop and in turn those before it. Once the stage is
+    /// stopping, messages that the next hop has not taken are requeued.
     pub(super) async fn pass(&self, messages: Vec<Message>) -> Vec<Verdict> {
         let mut verdicts: Vec<Option<Verdict>> = vec![None; messages.len()];
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, fastrand::Rng::new());
@@ -65,22 +66,27 @@ impl NextHop {
 
     async fn try_pass(&self, messages: Vec<Message>) -> Vec<Result<Verdict, Away>> {
         let bodies = |messages: Vec<Message>| messages.into_iter().map(|message| message.body).collect();
-        match &self.way {
+        match &self.handler {
             AnyHandler::Forward(stream) => stream.pass_many(bodies(messages)).await,
             AnyHandler::Unix(socket) => socket.pass_many(bodies(messages)).await,
             AnyHandler::Http(server) => {
-                stream::iter(messages).map(|message| server.pass(message)).buffered(REQUESTS).collect().await
+                stream::iter(messages)
+                    .map(|message| server.pass(message))
+                    .buffered(MAX_CONCURRENT_REQUESTS)
+                    .collect()
+                    .await
             }
             other => other.handle_batch(messages).await.into_iter().map(Ok).collect(),
         }
     }
 
-    /// Says once that the hop is away, and once that it is back.
+    /// Logs once that the next hop is unreachable, and once that it is back.
     fn note(&self, away: Option<&str>) {
-        let was_away = self.away.swap(away.is_some(), Ordering::Relaxed);
         match away {
-            Some(why) if !was_away => tracing::warn!(to = %self.name, "the next hop is away, waiting for it: {why}"),
-            None if was_away => tracing::info!(to = %self.name, "the next hop is back"),
+            Some(why) if self.away.begins() => {
+                tracing::warn!(to = %self.name, "next hop unreachable, its messages wait: {why}")
+            }
+            None if self.away.ends() => tracing::info!(to = %self.name, "next hop reachable again"),
             _ => {}
         }
     }

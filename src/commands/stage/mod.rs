@@ -1,56 +1,53 @@
-//! `mqueue stage`: a consumer whose handler passes what it made on to the next hop.
+//! `mqueue stage`: a consumer whose handler passes its results on to the next hop.
 //!
 //! ```text
 //!  Consumer ─▶ Worker ─▶ Relay: fits the schema? ─▶ work ─▶ NextHop ── OK ──▶ Done ─▶ FIN
-//!                          │ no                     │ fails   └ away: waits, and tries again
-//!                          └─▶ dead letter          └─▶ again later
+//!                          │ no                     │ fails   └ unreachable: waits, and tries again
+//!                          └─▶ dead letter          └─▶ requeued
 //! ```
 
 pub(crate) mod args;
-mod figures;
 mod hop;
 mod relay;
+mod stats;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use self::figures::Figures;
 use self::hop::NextHop;
 use self::relay::Relay;
+use self::stats::StageStats;
 use super::common::exit::{Exit, Failure};
-use super::common::json_lines::Lines;
-use super::common::run_broker::Brokers;
+use super::common::run_broker::BrokerAddresses;
+use super::common::service::{notify, notify_interval};
+use super::common::stdout_thread::{StdoutLines, StdoutThread, json_line};
 use crate::commands::common::retry_stream;
 use crate::commands::common::stdout;
-use crate::commands::common::values::Report;
+use crate::commands::common::values::ReportFormat;
 use crate::commands::common::worker_flags;
 use crate::commands::stage::args::Args;
 use mqueue::client::{Address, Consumer, ConsumerConfig};
-use mqueue::handler::{FileOptions, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
+use mqueue::handler::{Handler, HandlerOptions, HandlerSpec, PipeHandler};
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 use mqueue::worker::{ProgressHook, Worker, WorkerConfig};
 
-/// Messages in flight for a relay that takes batches: one batch under way, and more at hand when it is done.
+/// Max-in-flight of a relay that takes batches: a batch is ready when the one before is done.
 const BATCH_IN_FLIGHT: u32 = 2000;
-/// Messages that only sleep, at once, unless told otherwise.
-const SLEEPERS: u32 = 100;
-/// How often it says how it is doing.
-const PULSE: Duration = Duration::from_secs(1);
-/// How much longer a stopping stage asks systemd for, each time.
-const MORE_TIME: Duration = Duration::from_secs(10);
+/// Default concurrency of the handler `sleep:`.
+const SLEEP_CONCURRENCY: u32 = 100;
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     check(&args)?;
     let shutdown = Shutdown::on_signals(args.tuning.grace)?;
-    let figures = Arc::new(Figures::new(&args));
-    // the consumer asks the nsqlookupds by itself, a publisher has to know
+    let stats = Arc::new(StageStats::new(&args));
+    // a consumer asks the nsqlookupds by itself; a publisher needs the addresses
     let nsqd = match args.to.spec() {
-        HandlerSpec::Forward(_) => Brokers::find(&args.broker).await?.tcp,
+        HandlerSpec::Forward(_) => BrokerAddresses::find(&args.broker).await?.tcp,
         _ => args.broker.nsqd(),
     };
-    let relay = Arc::new(relay(&args, nsqd, &shutdown, figures.clone())?);
+    let relay = Arc::new(relay(&args, nsqd, &shutdown, stats.clone())?);
     let config = worker_config(&args)?;
     let started = Instant::now();
     let consumer = tokio::select! {
@@ -61,25 +58,25 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     tokio::spawn(retry_stream::follow(consumer.control(), args.broker.clone(), args.from.clone(), args.group.clone()));
     let notifier = Notifier;
     notifier.ready();
-    let lines = (args.report() == Report::Json).then(Lines::start).transpose()?;
-    let every = notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3));
-    let worker =
-        Worker::new(consumer, relay.clone(), config)?.with_progress_hook(every, pulse(figures.clone(), lines.clone()));
+    let output = (args.report() == ReportFormat::Json).then(StdoutThread::for_reports).transpose()?;
+    let lines = output.as_ref().map(StdoutThread::lines);
+    let worker = Worker::new(consumer, relay.clone(), config)?
+        .with_progress_hook(notify_interval(), pulse(stats.clone(), lines));
     let (ended, tally) = worker.run(&shutdown).await;
     shutdown.unless_now(relay.close()).await;
     notifier.stopping();
-    match lines {
-        Some(lines) => stdout::ended(lines.end(&figures.last(tally)))?,
+    match output {
+        Some(output) => stdout::ended(output.end(json_line(&stats.last(tally))).await)?,
         None => {
-            tracing::info!(stream = %args.from, group = %args.group, "{}", figures.summary(tally, started.elapsed()))
+            tracing::info!(stream = %args.from, group = %args.group, "{}", stats.summary(tally, started.elapsed()))
         }
     }
     Ok(Exit::of_worker(ended, &tally)?)
 }
 
-/// What can only be wrong together.
+/// Checks flags that contradict each other.
 fn check(args: &Args) -> Result<(), Failure> {
-    if args.report() == Report::Json && args.handler == Some(HandlerSpec::Print) {
+    if args.report() == ReportFormat::Json && args.handler == Some(HandlerSpec::Print) {
         return Err(Failure::new(
             Exit::Usage,
             "--handler print and --report json both write to stdout: use one of them",
@@ -91,28 +88,20 @@ fn check(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn relay(args: &Args, nsqd: Vec<Address>, shutdown: &Shutdown, figures: Arc<Figures>) -> Result<Relay, Failure> {
-    let options = |capture_output| HandlerOptions {
-        stream: args.from.clone(),
-        group: args.group.clone(),
-        output: PrintOutput::Json,
-        file: FileOptions::default(),
-        timeout: args.failing.handler_timeout,
-        stop: shutdown.draining.clone(),
-        capture_output,
-        nsqd: nsqd.clone(),
-    };
+fn relay(args: &Args, nsqd: Vec<Address>, shutdown: &Shutdown, stats: Arc<StageStats>) -> Result<Relay, Failure> {
+    let next_hop = worker_flags::handler_options(&args.from, &args.group, args.failing.handler_timeout, nsqd, shutdown);
+    let work = HandlerOptions { capture_output: true, ..next_hop.clone() };
     let usage = |e| Failure::new(Exit::Usage, e);
-    let work = args.handler.as_ref().map(|spec| spec.build(&options(true))).transpose().map_err(usage)?;
-    let next = args.to.spec().build(&options(false)).map_err(usage)?;
+    let work = args.handler.as_ref().map(|spec| spec.build(&work)).transpose().map_err(usage)?;
+    let next = args.to.spec().build(&next_hop).map_err(usage)?;
     let next = NextHop::new(next, args.to.to_string(), shutdown.draining.clone());
-    Ok(Relay { expect: args.expect.clone(), work, next, figures })
+    Ok(Relay { expect: args.expect.clone(), work, next, stats })
 }
 
 fn concurrency(args: &Args) -> u32 {
     let cpus = || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
     args.concurrency.unwrap_or_else(|| match args.handler {
-        Some(HandlerSpec::Sleep(_)) => SLEEPERS,
+        Some(HandlerSpec::Sleep(_)) => SLEEP_CONCURRENCY,
         Some(HandlerSpec::Pipe(_)) => PipeHandler::AT_ONCE,
         _ => cpus(),
     })
@@ -129,15 +118,10 @@ fn consumer_config(args: &Args, relay: &Relay) -> ConsumerConfig {
     config
 }
 
-/// Tells systemd, and whoever reads the report, how it is doing.
-fn pulse(figures: Arc<Figures>, lines: Option<Lines>) -> ProgressHook {
-    let notifier = Notifier;
+/// Makes the worker's hook that notifies systemd and writes a line of the report.
+fn pulse(stats: Arc<StageStats>, lines: Option<StdoutLines>) -> ProgressHook {
     Box::new(move |snapshot| {
-        notifier.status(&figures.status(snapshot));
-        notifier.watchdog();
-        if snapshot.stopping {
-            notifier.extend_timeout(MORE_TIME);
-        }
-        lines.iter().for_each(|lines| lines.say(&figures.now(snapshot)));
+        notify(&stats.status(snapshot), snapshot.stopping);
+        lines.iter().for_each(|lines| lines.line_if_room(json_line(&stats.now(snapshot))));
     })
 }

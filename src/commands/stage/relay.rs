@@ -1,35 +1,36 @@
-//! What a stage does with a message: checks it, does the work, and passes the result on.
+//! The handler of a stage: checks a message, does the work, and passes the result on.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::figures::Figures;
 use super::hop::NextHop;
+use super::stats::StageStats;
 use mqueue::handler::{AnyHandler, Handler, Schema, Verdict};
 use mqueue::proto::Message;
 
-/// Messages at once where there is no work to do: one command to the next hop, one batch of answers.
-const BATCH: usize = 1000;
+/// Messages of a batch where there is no work: one command to the next hop, one batch of answers.
+const BATCH_SIZE: usize = 1000;
 
-/// The handler of a stage. Each message is done when the next hop has said so, and not before.
+/// The handler of a stage. A message is done when the next hop has acknowledged its result, and not
+/// before.
 #[derive(Debug)]
 pub(super) struct Relay {
     pub(super) expect: Option<Schema>,
     pub(super) work: Option<AnyHandler>,
     pub(super) next: NextHop,
-    pub(super) figures: Arc<Figures>,
+    pub(super) stats: Arc<StageStats>,
 }
 
 impl Relay {
-    /// The verdict if it does not even come to the work.
+    /// Returns the verdict for a message that does not fit the schema.
     fn refused(&self, message: &Message) -> Option<Verdict> {
         let why = self.expect.as_ref()?.check(&message.body).err()?;
-        self.figures.unfit();
+        self.stats.unfit();
         Some(Verdict::drop(why))
     }
 
-    /// The work for those that are to have it.
+    /// Does the work for these messages.
     async fn worked(&self, messages: Vec<Message>) -> Vec<Verdict> {
         match &self.work {
             _ if messages.is_empty() => Vec::new(),
@@ -49,7 +50,7 @@ impl Handler for Relay {
     }
 
     fn batch_size(&self) -> usize {
-        self.work.as_ref().map_or(BATCH, Handler::batch_size)
+        self.work.as_ref().map_or(BATCH_SIZE, Handler::batch_size)
     }
 
     async fn close(&self) {
@@ -77,7 +78,7 @@ impl Handler for Relay {
         }
         for (at, verdict) in at_hop.into_iter().zip(self.next.pass(results).await) {
             if matches!(verdict, Verdict::Done(_)) {
-                self.figures.passed(messages[at].timestamp);
+                self.stats.passed(messages[at].timestamp);
             }
             verdicts[at] = Some(verdict);
         }
@@ -85,10 +86,11 @@ impl Handler for Relay {
     }
 }
 
-/// What goes on: the work's output, or the body as it came. No output is no message, and losing it unsaid is not the handler's to do.
+/// Returns the body to pass on: the work's output, or the message's own body. Fails for an empty
+/// output: nsqd refuses empty messages, and a message must not be lost silently.
 fn result_of(output: Option<Bytes>, message: &Message) -> Result<Bytes, &'static str> {
     match output {
-        Some(output) if output.is_empty() => Err("the handler gave nothing to pass on"),
+        Some(output) if output.is_empty() => Err("the handler's output is empty: nothing to pass on"),
         Some(output) => Ok(output),
         None => Ok(message.body.clone()),
     }

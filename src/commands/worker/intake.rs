@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::answers::Note;
 use super::queue::{Denied, Queue};
-use crate::commands::common::job::Job;
+use crate::commands::common::job::JobLine;
+use crate::commands::common::notice::Notice;
 use mqueue::backoff::Backoff;
 use mqueue::proto::Message;
 
@@ -37,7 +38,7 @@ pub(super) async fn run(
     draining: CancellationToken,
 ) -> Result<(), String> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10), fastrand::Rng::new());
-    let mut is_away = false;
+    let away = Notice::default();
     loop {
         let taken = tokio::select! {
             () = over.cancelled() => return Ok(()),
@@ -45,7 +46,7 @@ pub(super) async fn run(
         };
         let (why, after) = match taken {
             Ok((response, silence)) => {
-                if std::mem::take(&mut is_away) {
+                if away.ends() {
                     tracing::info!("{} answers again", queue.shown);
                 }
                 backoff.reset();
@@ -65,7 +66,7 @@ pub(super) async fn run(
             over.cancelled().await;
             return Ok(());
         }
-        if !std::mem::replace(&mut is_away, true) {
+        if away.begins() {
             tracing::warn!("{why}; trying again");
         }
         tokio::select! {
@@ -121,7 +122,7 @@ async fn read(
 }
 
 fn parse(line: &[u8]) -> Result<Work, String> {
-    let job: Job<'_> = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+    let job: JobLine<'_> = serde_json::from_slice(line).map_err(|e| e.to_string())?;
     let message = job.message()?;
     Ok(Work { token: job.token.into_owned(), message })
 }

@@ -30,10 +30,9 @@ use self::queue::Queue;
 use self::say::Say;
 use super::common::exit::{Exit, Failure};
 use super::common::stdout;
+use super::common::worker_flags;
 use crate::commands::worker::args::Args;
-use mqueue::handler::{
-    AnyHandler, FileOptions, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput, Verdict,
-};
+use mqueue::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput, Verdict};
 use mqueue::proto::Message;
 use mqueue::shutdown::Shutdown;
 
@@ -133,16 +132,8 @@ fn doing(args: &Args, shutdown: &Shutdown) -> Result<Doing, Failure> {
     let Some(spec) = &args.handler else {
         return Ok(Doing::Say(Say::new(args.n.clone(), args.p, stop)));
     };
-    let options = HandlerOptions {
-        stream: args.stream.clone(),
-        group: args.group.clone(),
-        output: PrintOutput::Body,
-        file: FileOptions::default(),
-        timeout: args.handler_timeout,
-        stop,
-        capture_output: false,
-        nsqd: Vec::new(),
-    };
+    let options = worker_flags::handler_options(&args.stream, &args.group, args.handler_timeout, Vec::new(), shutdown);
+    let options = HandlerOptions { output: PrintOutput::Body, ..options };
     spec.build(&options).map(Doing::Handler).map_err(|e| Failure::new(Exit::Usage, e))
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::common::stdout;
 use mqueue::handler::{Handler, Verdict};
 use mqueue::proto::Message;
 
@@ -38,7 +39,7 @@ impl Handler for Say {
                 tokio::time::sleep(self.pause).await;
                 Verdict::Done(None)
             }
-            Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(Err(error)) if stdout::is_closed_pipe(&error) => {
                 self.stop.cancel();
                 Verdict::Release
             }

@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn places_go_from_one_end_to_the_other() {
+    fn positions_go_from_one_end_to_the_other() {
         let scale = Scale::of([5.0, 10.0].into_iter(), 200.0, 100.0);
         assert_eq!([0.0, 5.0, 10.0, 99.0].map(|value| scale.at(value)), [200.0, 150.0, 100.0, 100.0]);
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::world::{Event, HANDLING, Id, Pid, World};
-use crate::commands::consumer::life::{Happened, Left, Step};
+use crate::commands::consumer::lifecycle::{LifecycleStep, PendingCheck, StepResult};
 use mqueue::worker::StopReason;
 use mqueue::worker::idle::IdleTimer;
 
@@ -73,30 +73,30 @@ impl World {
         let process = &mut self.processes[pid];
         process.owes = true;
         self.units[process.unit].pokes = 0;
-        self.perform(pid, Step::FIRST);
+        self.perform(pid, LifecycleStep::FIRST);
     }
 
-    fn happened(&mut self, pid: Pid, happened: Happened<()>) {
+    fn happened(&mut self, pid: Pid, happened: StepResult<()>) {
         self.tally.count(match happened {
-            Happened::Subscribed(()) => "subscriptions",
-            Happened::Interrupted => "stops",
-            Happened::Ended(StopReason::Unreachable) => "times cut off",
-            Happened::Ended(_) => "ends",
-            Happened::Poked(0) => "not poked while leaving",
-            Happened::Poked(_) => "poked while leaving",
-            Happened::Looked(Left::Messages) => "messages while leaving",
-            Happened::Looked(Left::Nothing) => "nothing left",
+            StepResult::Subscribed(()) => "subscriptions",
+            StepResult::Interrupted => "stops",
+            StepResult::Ended(StopReason::Unreachable) => "times cut off",
+            StepResult::Ended(_) => "ends",
+            StepResult::Poked(0) => "not poked while leaving",
+            StepResult::Poked(_) => "poked while leaving",
+            StepResult::Looked(PendingCheck::Messages) => "messages while leaving",
+            StepResult::Looked(PendingCheck::Nothing) => "nothing left",
         });
         self.perform(pid, happened.next());
     }
 
-    fn perform(&mut self, pid: Pid, step: Step<()>) {
+    fn perform(&mut self, pid: Pid, step: LifecycleStep<()>) {
         let link = self.processes[pid].link;
         self.processes[pid].phase = Phase::Steps;
         self.disturb(pid);
         match step {
-            Step::Subscribe => self.after(link * 2, Event::Subscribe(pid)),
-            Step::Work(()) => {
+            LifecycleStep::Subscribe => self.after(link * 2, Event::Subscribe(pid)),
+            LifecycleStep::Work(()) => {
                 let (allowed, now) = (self.settings.idle_timeout, self.clock().into());
                 let process = &mut self.processes[pid];
                 process.phase = Phase::Works(IdleTimer::new(allowed, now));
@@ -106,9 +106,9 @@ impl World {
                 self.after(allowed, Event::LookIdle(pid));
                 self.subscribed(pid);
             }
-            Step::TakePokes => self.after_ms(0, 2, Event::TakePokes(pid)),
-            Step::LookAtStats => self.after(link, Event::Look(pid)),
-            Step::Stop(ended) => {
+            LifecycleStep::TakePokes => self.after_ms(0, 2, Event::TakePokes(pid)),
+            LifecycleStep::LookAtStats => self.after(link, Event::Look(pid)),
+            LifecycleStep::Stop(ended) => {
                 if self.processes[pid].owes {
                     self.wrong = Some(format!("process {pid} took a poke and forgot it"));
                 }
@@ -133,7 +133,7 @@ impl World {
             return;
         }
         match self.nsqd_is_up {
-            true => self.happened(pid, Happened::Subscribed(())),
+            true => self.happened(pid, StepResult::Subscribed(())),
             false => self.exited(pid, true),
         }
     }
@@ -213,7 +213,7 @@ impl World {
         if let Phase::Leaves { why, .. } = self.processes[pid].phase {
             self.processes[pid].connected = false;
             self.disconnected(pid);
-            self.happened(pid, Happened::Ended(why));
+            self.happened(pid, StepResult::Ended(why));
         }
     }
 
@@ -222,19 +222,23 @@ impl World {
             let gave_back = std::mem::take(&mut self.processes[pid].gave_back);
             let pokes = std::mem::take(&mut self.units[self.processes[pid].unit].pokes) + usize::from(gave_back);
             self.processes[pid].owes = pokes > 0;
-            self.happened(pid, Happened::Poked(pokes));
+            self.happened(pid, StepResult::Poked(pokes));
         }
     }
 
     pub(super) fn look(&mut self, pid: Pid) {
         let waits = !self.channels[self.group_of(pid)].queue.is_empty();
-        let left = if waits && self.nsqd_is_up && self.settings.looks { Left::Messages } else { Left::Nothing };
+        let left = if waits && self.nsqd_is_up && self.settings.looks {
+            PendingCheck::Messages
+        } else {
+            PendingCheck::Nothing
+        };
         self.after(self.processes[pid].link, Event::Looked(pid, left));
     }
 
-    pub(super) fn looked(&mut self, pid: Pid, left: Left) {
+    pub(super) fn looked(&mut self, pid: Pid, left: PendingCheck) {
         if !self.processes[pid].is_dead() {
-            self.happened(pid, Happened::Looked(left));
+            self.happened(pid, StepResult::Looked(left));
         }
     }
 

@@ -1,8 +1,8 @@
-//! Sleeping and waking, played through on a fake clock: the consumer's real life ([`life`](super::consumer::life)), its real idle
+//! Sleeping and waking, played through on a fake clock: the consumer's real life ([`lifecycle`](super::consumer::lifecycle)), its real idle
 //! time, and wakeup's real decisions, among an nsqd, systemd's sockets, and trouble that are played.
 //!
 //! ```text
-//!  publish ─▶ Channel ─▶ Process (life, Idle) ─▶ asleep
+//!  publish ─▶ Channel ─▶ Process (lifecycle, Idle) ─▶ asleep
 //!                │ /stats, edge       ▲ start
 //!                └─▶ Watch (decide) ─poke─▶ Unit
 //! ```

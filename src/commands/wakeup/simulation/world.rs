@@ -8,7 +8,7 @@ use super::nsqd::{Channel, Message};
 use super::settings::{Settings, Tally};
 use super::unit::Unit;
 use super::wakeup::Watch;
-use crate::commands::consumer::life::Left;
+use crate::commands::consumer::lifecycle::PendingCheck;
 
 /// A process, by its number.
 pub(super) type Pid = usize;
@@ -45,7 +45,7 @@ pub(super) enum Event {
     CloseWait(Pid),
     TakePokes(Pid),
     Look(Pid),
-    Looked(Pid, Left),
+    Looked(Pid, PendingCheck),
     Exited { pid: Pid, failed: bool },
     // systemd
     Poke { unit: usize },

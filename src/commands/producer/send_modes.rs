@@ -11,37 +11,38 @@ use bytes::Bytes;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::flights::Flights;
-use super::lane::{Batch, Lane};
-use super::source::Source;
-use crate::commands::common::precise_timer::Alarm;
+use super::in_flight::InFlightBatches;
+use super::source::MessageSource;
+use super::stream_publisher::{MessageBatch, StreamPublisher};
+use crate::commands::common::precise_timer::PreciseTimer;
 use crate::commands::common::schedule::Schedule;
 
 /// Bytes in flight to each nsqd in bulk: enough to keep a fast nsqd busy, and little enough for a
 /// slow network to carry before the deadline.
-const IN_BULK: usize = 2 << 20;
+const MAX_BYTES_IN_BULK: usize = 2 << 20;
 /// Bytes in flight on a schedule, while nsqd is slow. Beyond it messages are sent late.
-const ON_SCHEDULE: usize = 32 << 20;
+const MAX_BYTES_ON_SCHEDULE: usize = 32 << 20;
 
 /// State that all senders of a run share.
-pub(super) struct Run<'a> {
-    pub(super) lane: &'a Lane,
+pub(super) struct ProducerRun<'a> {
+    pub(super) publisher: &'a StreamPublisher,
     /// Messages that may still be taken.
     pub(super) left: Cell<u64>,
     /// Cancelled when no more messages may be taken.
     pub(super) stop: &'a CancellationToken,
     /// True if each published message is logged.
-    pub(super) tell_each: bool,
+    pub(super) log_each: bool,
 }
 
-impl Run<'_> {
-    /// Publishes one message at a time, the next `interval` after the last and never before its answer.
-    pub(super) async fn one_by_one(&self, mut source: Source, interval: Duration) {
+impl ProducerRun<'_> {
+    /// Publishes one message at a time, the next `interval` after the last and never before its
+    /// answer.
+    pub(super) async fn one_by_one(&self, mut source: MessageSource, interval: Duration) {
         let mut due = tokio::time::Instant::now();
         while let Some(bodies) = self.take(&mut source, 1).await {
             let bytes = bodies.iter().map(|body| body.len()).sum::<usize>();
-            let took = self.lane.publish(Batch { bodies, due: Vec::new() }).await;
-            if let Some(took) = took.filter(|_| self.tell_each) {
+            let took = self.publisher.publish(MessageBatch { bodies, due: Vec::new() }).await;
+            if let Some(took) = took.filter(|_| self.log_each) {
                 let millis = took.as_secs_f64() * 1e3;
                 tracing::info!("published {}: {bytes} bytes, OK after {millis:.2} ms", source.name_of_last());
             }
@@ -64,63 +65,68 @@ impl Run<'_> {
     }
 
     /// Publishes as fast as `nsqds` nsqds take messages, in the source's order.
-    pub(super) async fn in_bulk(&self, mut source: Source, nsqds: usize) {
-        let mut flights = Flights::new(self.lane, IN_BULK * nsqds);
+    pub(super) async fn in_bulk(&self, mut source: MessageSource, nsqds: usize) {
+        let mut in_flight = InFlightBatches::new(self.publisher, MAX_BYTES_IN_BULK * nsqds);
         loop {
             tokio::select! {
                 biased;
-                () = flights.settle(), if !flights.is_empty() => {}
-                bodies = self.take(&mut source, u64::MAX), if flights.has_room() => match bodies {
-                    Some(bodies) => flights.launch(Batch { bodies, due: Vec::new() }),
+                () = in_flight.settle(), if !in_flight.is_empty() => {}
+                bodies = self.take(&mut source, u64::MAX), if in_flight.has_room() => match bodies {
+                    Some(bodies) => in_flight.launch(MessageBatch { bodies, due: Vec::new() }),
                     None => break,
                 },
             }
         }
-        flights.settle_all().await;
+        in_flight.settle_all().await;
     }
 
     /// Publishes on a schedule, whether or not earlier messages were acknowledged. Messages due by
     /// `time` are sent, as far as there is room.
-    pub(super) async fn on_schedule(&self, mut source: Source, rate: f64, time: Option<Duration>) -> io::Result<()> {
-        let alarm = Alarm::start()?;
+    pub(super) async fn on_schedule(
+        &self,
+        mut source: MessageSource,
+        rate: f64,
+        time: Option<Duration>,
+    ) -> io::Result<()> {
+        let timer = PreciseTimer::start()?;
         let start = Instant::now();
         let schedule = Schedule::new(start, rate);
         let last_moment = time.map(|time| start + time.saturating_sub(Duration::from_nanos(1)));
-        let mut flights = Flights::new(self.lane, ON_SCHEDULE);
-        let mut made = 0;
+        let mut in_flight = InFlightBatches::new(self.publisher, MAX_BYTES_ON_SCHEDULE);
+        let mut sent = 0;
         loop {
             // read before the clock: messages due by the end are sent after it
             let over = self.stop.is_cancelled();
             let now = Instant::now();
             let due = schedule.due(last_moment.map_or(now, |last| now.min(last)));
-            if made < due && flights.has_room() {
-                let Some(bodies) = self.take_due(&mut source, due - made).await else { break };
-                let next = made + bodies.len() as u64;
-                flights.launch(Batch { bodies, due: (made..next).map(|n| schedule.at(n)).collect() });
-                made = next;
+            if sent < due && in_flight.has_room() {
+                let Some(bodies) = self.take_due(&mut source, due - sent).await else { break };
+                let next = sent + bodies.len() as u64;
+                in_flight.launch(MessageBatch { bodies, due: (sent..next).map(|n| schedule.at(n)).collect() });
+                sent = next;
             }
-            match (made < due, flights.has_room()) {
-                (true, true) => flights.settle_until(tokio::task::yield_now()).await,
+            match (sent < due, in_flight.has_room()) {
+                (true, true) => in_flight.settle_until(tokio::task::yield_now()).await,
                 (_, _) if over => {
-                    self.lane.tally.unsent((due - made).min(self.left.get()));
+                    self.publisher.stats.unsent((due - sent).min(self.left.get()));
                     break;
                 }
                 (true, false) => tokio::select! {
-                    () = flights.settle() => {}
+                    () = in_flight.settle() => {}
                     () = self.stop.cancelled() => {}
                 },
                 (false, _) => tokio::select! {
-                    () = flights.settle_until(alarm.at(schedule.at(made))) => {}
+                    () = in_flight.settle_until(timer.at(schedule.at(sent))) => {}
                     () = self.stop.cancelled() => {}
                 },
             }
         }
-        flights.settle_all().await;
+        in_flight.settle_all().await;
         Ok(())
     }
 
     /// Takes up to `most` messages; `None` at the end of the source or after a stop. Cancel-safe.
-    async fn take(&self, source: &mut Source, most: u64) -> Option<Vec<Bytes>> {
+    async fn take(&self, source: &mut MessageSource, most: u64) -> Option<Vec<Bytes>> {
         if self.stop.is_cancelled() {
             return None;
         }
@@ -128,7 +134,7 @@ impl Run<'_> {
     }
 
     /// Takes like `take`, but after a stop still takes the messages already there.
-    async fn take_due(&self, source: &mut Source, most: u64) -> Option<Vec<Bytes>> {
+    async fn take_due(&self, source: &mut MessageSource, most: u64) -> Option<Vec<Bytes>> {
         if self.left.get() == 0 {
             return None;
         }

@@ -1,40 +1,42 @@
-//! What a stage has done, in figures.
+//! Counts and latencies of a stage, and its reports.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::commands::common::latency::{Latency, Quantiles};
+use crate::commands::common::latency::{LatencyHistogram, Quantiles};
 use crate::commands::stage::args::Args;
 use mqueue::plural::count;
 use mqueue::worker::{Snapshot, WorkerStats};
 
-/// Counted as messages pass. The lock covers a few lines.
+/// The counts of a stage, updated while messages pass. No lock is held across an await.
 #[derive(Debug)]
-pub(super) struct Figures {
+pub(super) struct StageStats {
     from: String,
     to: String,
-    inner: Mutex<Inner>,
+    inner: Mutex<StageCounts>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct StageCounts {
+    /// Messages that the next hop has.
     passed: u64,
+    /// Messages that did not fit the schema.
     unfit: u64,
-    /// Since the last line of the report.
-    recent: Latency,
-    all: Latency,
+    /// Latencies since the last line of the report.
+    recent: LatencyHistogram,
+    all: LatencyHistogram,
 }
 
 /// A line of the report.
 #[derive(Debug, Serialize)]
-pub(super) struct Line<'a> {
+pub(super) struct StageReportLine<'a> {
     from: &'a str,
     to: &'a str,
     /// Messages that the next hop has.
     passed: u64,
-    /// Of the dead letters, those that did not fit the schema.
+    /// Dead letters that did not fit the schema.
     unfit: u64,
     dead: u64,
     retried: u64,
@@ -42,21 +44,21 @@ pub(super) struct Line<'a> {
     in_flight: u32,
     /// True on the last line, whose latencies are of the whole run.
     ended: bool,
-    /// From the message's publishing to the next hop's OK, since the line before.
+    /// Time from publishing to the next hop's OK, since the line before.
     latency_ms: Option<Quantiles>,
 }
 
-impl Figures {
+impl StageStats {
     pub(super) fn new(args: &Args) -> Self {
         Self { from: args.from.to_string(), to: args.to.to_string(), inner: Mutex::default() }
     }
 
-    /// A message did not fit the schema.
+    /// Counts a message that does not fit the schema.
     pub(super) fn unfit(&self) {
         self.inner().unfit += 1;
     }
 
-    /// The next hop has a message that was published at `timestamp` (ns since 1970).
+    /// Counts a message, published at `timestamp` (ns since 1970), that the next hop has now.
     pub(super) fn passed(&self, timestamp: i64) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let took = now.saturating_sub(Duration::from_nanos(u64::try_from(timestamp).unwrap_or(0)));
@@ -66,26 +68,43 @@ impl Figures {
         inner.all.record(took);
     }
 
-    /// The report's line of now.
-    pub(super) fn now(&self, snapshot: Snapshot) -> Line<'_> {
+    /// Returns a line of the report, with the latencies since the line before.
+    pub(super) fn now(&self, snapshot: Snapshot) -> StageReportLine<'_> {
         let recent = std::mem::take(&mut self.inner().recent);
         self.line(snapshot.stats, snapshot.in_flight, false, recent.quantiles())
     }
 
-    /// The report's last line.
-    pub(super) fn last(&self, tally: WorkerStats) -> Line<'_> {
+    /// Returns the report's last line.
+    pub(super) fn last(&self, tally: WorkerStats) -> StageReportLine<'_> {
         let latency = self.inner().all.quantiles();
         self.line(tally, 0, true, latency)
     }
 
-    fn line(&self, tally: WorkerStats, in_flight: u32, ended: bool, latency_ms: Option<Quantiles>) -> Line<'_> {
+    fn line(
+        &self,
+        tally: WorkerStats,
+        in_flight: u32,
+        ended: bool,
+        latency_ms: Option<Quantiles>,
+    ) -> StageReportLine<'_> {
         let WorkerStats { dead, retried, released, .. } = tally;
         let inner = self.inner();
         let (passed, unfit) = (inner.passed, inner.unfit);
-        Line { from: &self.from, to: &self.to, passed, unfit, dead, retried, released, in_flight, ended, latency_ms }
+        StageReportLine {
+            from: &self.from,
+            to: &self.to,
+            passed,
+            unfit,
+            dead,
+            retried,
+            released,
+            in_flight,
+            ended,
+            latency_ms,
+        }
     }
 
-    /// The line for `systemctl status`.
+    /// Formats the line for `systemctl status`.
     pub(super) fn status(&self, snapshot: Snapshot) -> String {
         let Snapshot { in_flight, stats, stopping, .. } = snapshot;
         let stopping = if stopping { ", stopping" } else { "" };
@@ -93,7 +112,7 @@ impl Figures {
         format!("{in_flight} in flight, {} passed on, {dead}{stopping}", self.inner().passed)
     }
 
-    /// The last words for people.
+    /// Formats the summary at the end, for people.
     pub(super) fn summary(&self, tally: WorkerStats, took: Duration) -> String {
         let inner = self.inner();
         let WorkerStats { dead, retried, released, .. } = tally;
@@ -110,7 +129,7 @@ impl Figures {
         text
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, StageCounts> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

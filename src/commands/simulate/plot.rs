@@ -1,29 +1,32 @@
-//! The plot of a run: latency percentiles, and the rates of chunks processed and dropped, over time.
+//! The plot of a run: latency percentiles, and the rates of chunks processed and dropped, over
+//! time.
 
-use super::series::{Point, Series};
-use super::settings::Settings;
-use crate::commands::common::plot::{Figure, Line, Panel, Tone};
+use super::series::{SimulationPoint, SimulationSeries};
+use super::settings::SimulationSettings;
+use crate::commands::common::plot::{LineColour, Panel, Plot, PlotLine};
 use crate::commands::simulate::args::Via;
 
 /// Draws the plot as SVG.
-pub(super) fn draw(settings: &Settings, via: Via, series: &Series) -> String {
-    let Settings { workers, streams, interval, buffer, seed, .. } = settings;
+pub(super) fn draw(settings: &SimulationSettings, via: Via, series: &SimulationSeries) -> String {
+    let SimulationSettings { workers, streams, interval, buffer, seed, .. } = settings;
     let via = match via {
         Via::Memory => format!("buffer of {buffer}"),
         Via::Broker => "via NSQ".to_owned(),
     };
     let quantile = |name: &str, tone, quantile| line(name, tone, series, |point| point.quantile(quantile));
-    let rate = |of: fn(&Point) -> u64| move |point: &Point| Some(of(point) as f64 / point.seconds.max(1e-3));
+    let rate = |of: fn(&SimulationPoint) -> u64| {
+        move |point: &SimulationPoint| Some(of(point) as f64 / point.seconds.max(1e-3))
+    };
     let latency = vec![
-        quantile("p99", Tone::Third, 0.99),
-        quantile("p95", Tone::Second, 0.95),
-        quantile("p50", Tone::First, 0.5),
+        quantile("p99", LineColour::Third, 0.99),
+        quantile("p95", LineColour::Second, 0.95),
+        quantile("p50", LineColour::First, 0.5),
     ];
     let rates = vec![
-        line("processed", Tone::First, series, rate(|point| point.processed)),
-        line("dropped", Tone::Alarm, series, rate(|point| point.dropped)),
+        line("processed", LineColour::First, series, rate(|point| point.processed)),
+        line("dropped", LineColour::Alarm, series, rate(|point| point.dropped)),
     ];
-    Figure {
+    Plot {
         title: "mqueue simulate: latency and throughput over time".to_owned(),
         subtitle: format!("{streams} streams, a chunk up to every {interval} ms each; {workers} workers of 20 to 50 ms; {via}; seed {seed}"),
         across: "seconds since the start".to_owned(),
@@ -36,7 +39,12 @@ pub(super) fn draw(settings: &Settings, via: Via, series: &Series) -> String {
 }
 
 /// Makes a line with a value for each point, placed at its middle.
-fn line(name: &str, tone: Tone, series: &Series, of: impl Fn(&Point) -> Option<f64>) -> Line {
+fn line(
+    name: &str,
+    tone: LineColour,
+    series: &SimulationSeries,
+    of: impl Fn(&SimulationPoint) -> Option<f64>,
+) -> PlotLine {
     let mut begin = 0.0;
     let points = series.points.iter().filter_map(|point| {
         let middle = begin + point.seconds / 2.0;
@@ -44,5 +52,5 @@ fn line(name: &str, tone: Tone, series: &Series, of: impl Fn(&Point) -> Option<f
         // the last point may cover next to no time
         of(point).filter(|_| point.seconds > 0.2).map(|value| (middle, value))
     });
-    Line { name: name.to_owned(), tone, points: points.collect() }
+    PlotLine { name: name.to_owned(), tone, points: points.collect() }
 }

@@ -7,13 +7,14 @@ use std::path::Path;
 use super::exit::{Exit, Failure};
 
 /// An open file that keeps its old content until `write`.
-pub(crate) struct Picture<'a> {
+pub(crate) struct PlotFile<'a> {
     path: &'a Path,
     file: File,
 }
 
-impl<'a> Picture<'a> {
-    /// Opens the file before the run, so that a missing folder is reported early. The old content stays until `write`.
+impl<'a> PlotFile<'a> {
+    /// Opens the file before the run, so that a missing folder is reported early. The old content
+    /// stays until `write`.
     pub(crate) fn at(path: &'a Path) -> Result<Self, Failure> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         Ok(Self { path, file: file.map_err(|e| no_picture(path, &e))? })

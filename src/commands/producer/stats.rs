@@ -1,4 +1,5 @@
-//! Counts of a run, and log lines about failures: the first of a kind at once, repetitions now and then.
+//! Counts of a run, and log lines about failures: the first of a kind at once, repetitions now and
+//! then.
 //!
 //! Invariant, at the end of a run: sent = acknowledged + failed.
 
@@ -7,18 +8,19 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::unpublished::Unpublished;
-use crate::commands::common::latency::Latency;
+use crate::commands::common::latency::LatencyHistogram;
 use mqueue::client::PublishError;
 use mqueue::plural::count;
 
 /// Shortest time between two log lines about failures of the same kind.
-const QUIET: Duration = Duration::from_secs(10);
+const MIN_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// A message handed over later than this after it was due counts as late.
-const LATE: Duration = Duration::from_millis(10);
+const LATE_AFTER: Duration = Duration::from_millis(10);
 
-/// The kind of a failure; failures are logged per kind, so that a thousand of them are not a thousand lines.
+/// The kind of a failure; failures are logged per kind, so that a thousand of them are not a
+/// thousand lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum FailureKind {
     /// Over nsqd's limit.
     TooLarge,
     /// Over `--max-record`.
@@ -31,7 +33,7 @@ pub(super) enum Kind {
     GivenUp,
 }
 
-impl Kind {
+impl FailureKind {
     /// Returns the kind's name in the report.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -46,12 +48,12 @@ impl Kind {
 
 /// The counts.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct ProducerCounts {
     /// Messages to be published.
     pub(super) sent: u64,
     pub(super) acknowledged: u64,
     pub(super) failed: u64,
-    pub(super) failures: BTreeMap<Kind, Failures>,
+    pub(super) failures: BTreeMap<FailureKind, FailureCount>,
     /// Empty records, which are not sent.
     pub(super) skipped: u64,
     /// Inputs that could not be read to their end.
@@ -63,28 +65,28 @@ pub(super) struct Counts {
     /// Bytes read.
     pub(super) bytes_read: u64,
     /// Time from when a message was due, or sent, to its acknowledgement.
-    pub(super) latency: Latency,
+    pub(super) latency: LatencyHistogram,
     /// Time from when a message was due to when it was sent.
-    pub(super) lateness: Latency,
+    pub(super) lateness: LatencyHistogram,
     /// Messages sent late.
     pub(super) late: u64,
 }
 
 /// Failures of one kind.
 #[derive(Debug)]
-pub(super) struct Failures {
+pub(super) struct FailureCount {
     pub(super) count: u64,
-    told: u64,
-    told_at: Option<Instant>,
+    logged: u64,
+    logged_at: Option<Instant>,
 }
 
 /// The counts of a run, shared by senders and progress output. No borrow outlives a call.
 #[derive(Debug, Default)]
-pub(super) struct Tally(RefCell<Counts>);
+pub(super) struct ProducerStats(RefCell<ProducerCounts>);
 
-impl Tally {
+impl ProducerStats {
     /// Returns the current counts.
-    pub(super) fn counts(&self) -> Ref<'_, Counts> {
+    pub(super) fn counts(&self) -> Ref<'_, ProducerCounts> {
         self.0.borrow()
     }
 
@@ -97,7 +99,7 @@ impl Tally {
     pub(super) fn sent_after(&self, lateness: Duration) {
         let mut counts = self.0.borrow_mut();
         counts.lateness.record(lateness);
-        counts.late += u64::from(lateness > LATE);
+        counts.late += u64::from(lateness > LATE_AFTER);
     }
 
     /// Counts acknowledged messages, with their total bytes and their common latency.
@@ -114,20 +116,20 @@ impl Tally {
     }
 
     /// Logs why a message of `size` bytes fails, before it is counted with the others of its batch.
-    pub(super) fn foretell(&self, size: usize, why: &Unpublished) {
+    pub(super) fn log_early(&self, size: usize, why: &Unpublished) {
         self.note(0, size, why);
     }
 
     fn note(&self, count: u64, size: usize, why: &Unpublished) {
         let kind = match why {
-            Unpublished::TooLarge { .. } => Kind::TooLarge,
+            Unpublished::TooLarge { .. } => FailureKind::TooLarge,
             Unpublished::Failed(PublishError::Refused(_) | PublishError::Empty | PublishError::TooLarge(_)) => {
-                Kind::Refused
+                FailureKind::Refused
             }
-            Unpublished::Failed(PublishError::TimedOut { .. }) => Kind::TimedOut,
-            Unpublished::Failed(_) => Kind::GivenUp,
+            Unpublished::Failed(PublishError::TimedOut { .. }) => FailureKind::TimedOut,
+            Unpublished::Failed(_) => FailureKind::GivenUp,
         };
-        self.complain(kind, count, || match why {
+        self.count_and_log(kind, count, || match why {
             Unpublished::TooLarge { limit } => {
                 let enough = size.next_power_of_two();
                 format!(
@@ -154,7 +156,9 @@ impl Tally {
     pub(super) fn give_up(&self) {
         let open = self.open();
         if open > 0 {
-            self.complain(Kind::GivenUp, open, || format!("{} given up, not acknowledged yet", count(open, "message")));
+            self.count_and_log(FailureKind::GivenUp, open, || {
+                format!("{} given up, not acknowledged yet", count(open, "message"))
+            });
         }
     }
 
@@ -167,7 +171,7 @@ impl Tally {
             counts.sent += too_long;
         }
         if too_long > 0 {
-            self.complain(Kind::TooLong, too_long, || {
+            self.count_and_log(FailureKind::TooLong, too_long, || {
                 "a message is longer than --max-record, and was passed over: is --delimiter right?".to_owned()
             });
         }
@@ -184,26 +188,26 @@ impl Tally {
         self.0.borrow_mut().unsent += count;
     }
 
-    fn complain(&self, kind: Kind, count: u64, line: impl FnOnce() -> String) {
+    fn count_and_log(&self, kind: FailureKind, count: u64, line: impl FnOnce() -> String) {
         let mut counts = self.0.borrow_mut();
         counts.failed += count;
-        let failures = counts.failures.entry(kind).or_insert(Failures { count: 0, told: 0, told_at: None });
-        if let Some(untold) = failures.add(count, Instant::now()) {
-            let more = if untold > 1 { format!(" ({untold} such since the last line)") } else { String::new() };
-            let more = if kind == Kind::GivenUp { String::new() } else { more };
+        let failures = counts.failures.entry(kind).or_insert(FailureCount { count: 0, logged: 0, logged_at: None });
+        if let Some(unlogged) = failures.add(count, Instant::now()) {
+            let more = if unlogged > 1 { format!(" ({unlogged} such since the last line)") } else { String::new() };
+            let more = if kind == FailureKind::GivenUp { String::new() } else { more };
             tracing::error!("{}{more}", line());
         }
     }
 }
 
-impl Failures {
+impl FailureCount {
     /// Adds failures; returns the number not logged yet, if it is time to log them.
     fn add(&mut self, count: u64, now: Instant) -> Option<u64> {
         self.count += count;
-        let tell = self.told_at.is_none_or(|told| now.duration_since(told) >= QUIET);
-        tell.then(|| {
-            self.told_at = Some(now);
-            self.count - std::mem::replace(&mut self.told, self.count)
+        let is_due = self.logged_at.is_none_or(|logged| now.duration_since(logged) >= MIN_LOG_INTERVAL);
+        is_due.then(|| {
+            self.logged_at = Some(now);
+            self.count - std::mem::replace(&mut self.logged, self.count)
         })
     }
 }
@@ -213,25 +217,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_failure_is_told_at_once_and_the_next_ones_together() {
-        let mut failures = Failures { count: 0, told: 0, told_at: None };
+    fn the_first_failure_is_logged_at_once_and_later_ones_together() {
+        let mut failures = FailureCount { count: 0, logged: 0, logged_at: None };
         let start = Instant::now();
         assert_eq!(failures.add(1, start), Some(1));
         assert_eq!((1..1000).find_map(|ms| failures.add(1, start + Duration::from_millis(ms))), None);
-        assert_eq!(failures.add(1, start + QUIET), Some(1000));
+        assert_eq!(failures.add(1, start + MIN_LOG_INTERVAL), Some(1000));
         assert_eq!(failures.count, 1001);
     }
 
     #[test]
-    fn what_was_sent_is_acknowledged_or_failed_or_given_up() {
-        let tally = Tally::default();
-        tally.sent(10);
-        tally.read(100, 2, 1);
-        tally.acknowledged(4, 400, Duration::from_millis(1));
-        tally.failed(5, &PublishError::TimedOut { after: Duration::from_secs(1), last: None }.into());
-        tally.give_up();
-        let counts = tally.counts();
+    fn every_sent_message_is_acknowledged_failed_or_given_up() {
+        let stats = ProducerStats::default();
+        stats.sent(10);
+        stats.read(100, 2, 1);
+        stats.acknowledged(4, 400, Duration::from_millis(1));
+        stats.failed(5, &PublishError::TimedOut { after: Duration::from_secs(1), last: None }.into());
+        stats.give_up();
+        let counts = stats.counts();
         assert_eq!((counts.sent, counts.acknowledged, counts.failed, counts.skipped), (11, 4, 7, 2));
-        assert_eq!(counts.failures[&Kind::GivenUp].count, 5);
+        assert_eq!(counts.failures[&FailureKind::GivenUp].count, 5);
     }
 }

@@ -1,18 +1,19 @@
 //! Output of a run: on a terminal a table redrawn each second, elsewhere a line each second.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use super::hops::{Ingested, Millis, Passed, Sent};
-use super::ledger::Ledger;
+use super::arrivals::Arrivals;
+use super::hops::{HopQuantiles, IngestReport, SenderReport, StageReport};
 use crate::commands::common::latency::Quantiles;
+use crate::commands::common::stdout::ProgressOutput;
 use mqueue::plural::count;
 
 /// A row of the table, for one hop.
 #[derive(Debug, Default)]
-struct Row {
+struct HopRow {
     name: String,
     /// Messages handed to the next hop.
     count: u64,
@@ -20,48 +21,48 @@ struct Row {
     rate: u64,
     /// Messages in progress.
     working: Option<u32>,
-    latency: Option<Millis>,
+    latency: Option<HopQuantiles>,
 }
 
 /// The table of all hops.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct HopTable {
     /// Rows for ingest, the stages, and the end.
-    rows: Vec<Row>,
+    rows: Vec<HopRow>,
     /// Backlog before each stage, and before the end.
     pub(super) queues: Vec<Option<i64>>,
     dead: Vec<u64>,
 }
 
-impl Table {
+impl HopTable {
     /// Makes a table for this many stages.
     pub(super) fn new(stages: u8) -> Self {
         let names = (1..=stages).map(|n| format!("stage {n}"));
         let names = ["ingest".to_owned()].into_iter().chain(names).chain(["end".to_owned()]);
         Self {
-            rows: names.map(|name| Row { name, ..Row::default() }).collect(),
+            rows: names.map(|name| HopRow { name, ..HopRow::default() }).collect(),
             queues: vec![None; usize::from(stages) + 1],
             dead: vec![0; usize::from(stages)],
         }
     }
 
     /// Updates the row of ingest from a line of its report.
-    pub(super) fn ingested(&mut self, line: Ingested) {
+    pub(super) fn ingested(&mut self, line: IngestReport) {
         self.rows[0].set(line.published, None, line.latency_ms);
     }
 
     /// Updates the row of a stage from a line of its report.
-    pub(super) fn passed(&mut self, stage: usize, line: Passed) {
+    pub(super) fn passed(&mut self, stage: usize, line: StageReport) {
         self.dead[stage] = line.dead;
         self.rows[stage + 1].set(line.passed, Some(line.in_flight), line.latency_ms);
     }
 
     /// Updates the row of the end, once a second.
-    pub(super) fn arrived(&mut self, ledger: &mut Ledger) {
-        let recent = std::mem::take(&mut ledger.recent);
-        let latency = recent.quantiles().map(|Quantiles { p50, p99, .. }| Millis { p50, p99 });
+    pub(super) fn arrived(&mut self, arrivals: &mut Arrivals) {
+        let recent = std::mem::take(&mut arrivals.recent);
+        let latency = recent.quantiles().map(|Quantiles { p50, p99, .. }| HopQuantiles { p50, p99 });
         let row = self.rows.last_mut().expect("the end");
-        row.set(ledger.received, None, latency);
+        row.set(arrivals.received, None, latency);
     }
 
     fn queue(&self, row: usize) -> Option<i64> {
@@ -71,9 +72,10 @@ impl Table {
     /// Formats the table, one line per hop.
     fn text(&self) -> String {
         let mut text = String::from("             messages       rate    queue  working   latency p50        p99\n");
-        for (at, Row { name, count, rate, working, latency }) in self.rows.iter().enumerate() {
+        for (at, HopRow { name, count, rate, working, latency }) in self.rows.iter().enumerate() {
             let (queue, working) = (or_blank(self.queue(at)), or_blank(*working));
-            let [p50, p99] = latency.map_or([String::new(), String::new()], |Millis { p50, p99 }| [ms(p50), ms(p99)]);
+            let [p50, p99] =
+                latency.map_or([String::new(), String::new()], |HopQuantiles { p50, p99 }| [ms(p50), ms(p99)]);
             let _ = writeln!(text, "  {name:<9} {count:>9} {rate:>8}/s {queue:>8} {working:>8} {p50:>13} {p99:>10}");
         }
         text
@@ -81,7 +83,7 @@ impl Table {
 
     /// Formats the table as a single line.
     fn line(&self) -> String {
-        let hops = self.rows.iter().enumerate().map(|(at, Row { name, rate, latency, .. })| {
+        let hops = self.rows.iter().enumerate().map(|(at, HopRow { name, rate, latency, .. })| {
             let queue =
                 self.queue(at).filter(|queue| *queue > 0).map_or(String::new(), |queue| format!(" queue {queue}"));
             let latency = latency.map_or(String::new(), |latency| format!(" p99 {}", ms(latency.p99)));
@@ -91,8 +93,8 @@ impl Table {
     }
 }
 
-impl Row {
-    fn set(&mut self, count: u64, working: Option<u32>, latency: Option<Millis>) {
+impl HopRow {
+    fn set(&mut self, count: u64, working: Option<u32>, latency: Option<HopQuantiles>) {
         self.rate = count.saturating_sub(self.count);
         self.count = count;
         self.working = working;
@@ -102,60 +104,49 @@ impl Row {
 
 /// Writer to stdout.
 #[derive(Debug)]
-pub(super) struct Show {
+pub(super) struct PipelineOutput {
     terminal: bool,
     /// Number of table lines drawn on the terminal.
     drawn: Cell<usize>,
-    /// The error that ended the output: a closed pipe, or a full disk.
-    closed: RefCell<Option<io::Error>>,
+    pub(super) stdout: ProgressOutput,
 }
 
-impl Show {
+impl PipelineOutput {
     pub(super) fn begin() -> Self {
-        Self { terminal: io::stdout().is_terminal(), drawn: Cell::new(0), closed: RefCell::new(None) }
-    }
-
-    /// Returns true if stdout no longer takes output.
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.borrow().is_some()
-    }
-
-    /// Returns the error that ended the output, if any.
-    pub(super) fn shown(&self) -> io::Result<()> {
-        self.closed.take().map_or(Ok(()), Err)
+        Self { terminal: io::stdout().is_terminal(), drawn: Cell::new(0), stdout: ProgressOutput::default() }
     }
 
     /// Prints a line for people.
     pub(super) fn note(&self, line: &str) {
-        self.write(&format!("{}{line}\n", self.erased()));
+        self.stdout.write(&format!("{}{line}\n", self.erased()));
     }
 
     /// Shows the progress.
-    pub(super) fn progress(&self, time: Duration, table: &Table) {
+    pub(super) fn progress(&self, time: Duration, table: &HopTable) {
         if self.terminal {
             let text = format!("{}{}", self.erased(), table.text());
             self.drawn.set(table.text().lines().count());
-            self.write(&text);
+            self.stdout.write(&text);
         } else {
-            self.write(&format!("{:6.1} s  {}\n", time.as_secs_f64(), table.line()));
+            self.stdout.write(&format!("{:6.1} s  {}\n", time.as_secs_f64(), table.line()));
         }
     }
 
     /// Prints the table and the totals at the end, with latencies of the whole run.
-    pub(super) fn end(&self, mut table: Table, ledger: &Ledger, sent: Option<&Sent>, interrupted: bool) {
-        let time = ledger.time().as_secs_f64().max(1e-9);
+    pub(super) fn end(&self, mut table: HopTable, arrivals: &Arrivals, sent: Option<&SenderReport>, interrupted: bool) {
+        let time = arrivals.time().as_secs_f64().max(1e-9);
         for row in &mut table.rows {
             row.rate = (row.count as f64 / time).round() as u64;
             row.working = None;
         }
         let end = table.rows.last_mut().expect("the end");
-        end.count = ledger.received;
-        end.rate = (ledger.received as f64 / time).round() as u64;
-        end.latency = ledger.latency.quantiles().map(|Quantiles { p50, p99, .. }| Millis { p50, p99 });
+        end.count = arrivals.received;
+        end.rate = (arrivals.received as f64 / time).round() as u64;
+        end.latency = arrivals.latency.quantiles().map(|Quantiles { p50, p99, .. }| HopQuantiles { p50, p99 });
         let mut text = format!("{}\n{}", self.erased(), table.text());
         match sent {
-            Some(Sent { sent, sent_again, late_ms }) => {
-                let (received, lost, duplicates) = (ledger.received, ledger.lost(*sent), ledger.duplicates);
+            Some(SenderReport { sent, sent_again, late_ms }) => {
+                let (received, lost, duplicates) = (arrivals.received, arrivals.lost(*sent), arrivals.duplicates);
                 let late = late_ms.map_or(String::new(), |late| format!(", late p99 {}", ms(late.p99)));
                 let _ = writeln!(text, "\nsent {sent} (again {sent_again}{late})");
                 let lost = if interrupted { format!("{lost} still on their way") } else { format!("lost {lost}") };
@@ -164,18 +155,18 @@ impl Show {
             None => text += "\nended before all was sent\n",
         }
         let dead: u64 = table.dead.iter().sum();
-        if dead + ledger.strange > 0 {
+        if dead + arrivals.foreign > 0 {
             let _ = writeln!(
                 text,
                 "{}, {} at the end",
                 count(dead, "dead letter"),
-                count(ledger.strange, "strange message")
+                count(arrivals.foreign, "strange message")
             );
         }
-        if let Some(latency) = ledger.latency.quantiles() {
+        if let Some(latency) = arrivals.latency.quantiles() {
             let _ = writeln!(text, "from end to end {latency}");
         }
-        self.write(&text);
+        self.stdout.write(&text);
     }
 
     /// Returns the escape sequence that erases the drawn table.
@@ -183,13 +174,6 @@ impl Show {
         match self.drawn.take() {
             0 => String::new(),
             lines => format!("\x1b[{lines}A\x1b[J"),
-        }
-    }
-
-    fn write(&self, text: &str) {
-        let mut out = io::stdout().lock();
-        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            self.closed.replace(Some(error));
         }
     }
 }

@@ -7,21 +7,21 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use super::limit::Limit;
-use super::tally::Tally;
+use super::max_message_size::MaxMessageSize;
+use super::stats::ProducerStats;
 use super::unpublished::Unpublished;
 use mqueue::client::{PublishManyError, Publisher};
 use mqueue::proto::TopicName;
 
 /// Messages published together.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct MessageBatch {
     pub(super) bodies: Vec<Bytes>,
     /// Due time of each message; empty if they are not on a schedule.
     pub(super) due: Vec<Instant>,
 }
 
-impl Batch {
+impl MessageBatch {
     /// Returns the sum of the bodies' lengths.
     pub(super) fn bytes(&self) -> usize {
         self.bodies.iter().map(Bytes::len).sum()
@@ -42,27 +42,28 @@ impl Batch {
 
 /// Publisher to one stream.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct StreamPublisher {
     pub(super) publisher: Publisher,
     pub(super) stream: TopicName,
     pub(super) defer: Option<Duration>,
-    pub(super) limit: Limit,
-    pub(super) tally: Rc<Tally>,
+    pub(super) max_message_size: MaxMessageSize,
+    pub(super) stats: Rc<ProducerStats>,
     /// Cancelled when nsqd refused a message for a reason that applies to every message.
-    pub(super) hopeless: CancellationToken,
+    pub(super) refused_for_all: CancellationToken,
 }
 
 /// Unpublished messages of a batch by index, ascending.
-type Failed = Vec<(usize, Unpublished)>;
+type FailedMessages = Vec<(usize, Unpublished)>;
 
-impl Lane {
-    /// Publishes a batch; returns when each message is acknowledged or has failed, and is counted. Returns the latency if none failed.
-    pub(super) async fn publish(&self, mut batch: Batch) -> Option<Duration> {
-        self.tally.sent(batch.bodies.len());
+impl StreamPublisher {
+    /// Publishes a batch; returns when each message is acknowledged or has failed, and is counted.
+    /// Returns the latency if none failed.
+    pub(super) async fn publish(&self, mut batch: MessageBatch) -> Option<Duration> {
+        self.stats.sent(batch.bodies.len());
         let refused = self.refuse_too_large(&mut batch);
         let sent = Instant::now();
         for due in &batch.due {
-            self.tally.sent_after(sent.saturating_duration_since(*due));
+            self.stats.sent_after(sent.saturating_duration_since(*due));
         }
         let failed = match &batch.bodies[..] {
             [] => return None,
@@ -75,19 +76,19 @@ impl Lane {
     }
 
     /// Fails messages over the known limit without sending them; returns true if there were any.
-    fn refuse_too_large(&self, batch: &mut Batch) -> bool {
-        let Some(limit) = self.limit.known() else { return false };
+    fn refuse_too_large(&self, batch: &mut MessageBatch) -> bool {
+        let Some(limit) = self.max_message_size.known() else { return false };
         let sizes = batch.take_too_large(limit);
         for size in &sizes {
-            self.tally.failed(*size, &Unpublished::TooLarge { limit });
+            self.stats.failed(*size, &Unpublished::TooLarge { limit });
         }
         !sizes.is_empty()
     }
 
-    async fn publish_many(&self, bodies: &[Bytes]) -> Failed {
+    async fn publish_many(&self, bodies: &[Bytes]) -> FailedMessages {
         if self.defer.is_none() {
             return match self.publisher.publish_many(&self.stream, bodies.to_vec()).await {
-                Ok(()) => Failed::new(),
+                Ok(()) => FailedMessages::new(),
                 Err(PublishManyError(failed)) => failed.into_iter().map(|(at, e)| (at, e.into())).collect(),
             };
         }
@@ -102,46 +103,46 @@ impl Lane {
                 Some(delay) => self.publisher.publish_deferred(&self.stream, body.clone(), delay).await,
             }
         };
-        let result = match self.limit.known() {
+        let result = match self.max_message_size.known() {
             Some(_) => publishing.await.map_err(Unpublished::from),
             None => tokio::select! {
                 biased;
                 result = publishing => result.map_err(Unpublished::from),
                 // over the limit: a retry would only cost another connection
-                limit = self.limit.turns_out_below(body.len()) => Err(Unpublished::TooLarge { limit }),
+                limit = self.max_message_size.turns_out_below(body.len()) => Err(Unpublished::TooLarge { limit }),
             },
         };
         result.inspect_err(|why| self.learn_from(why, body.len()))
     }
 
-    /// Learns from a failure what spares later messages, and the connection.
+    /// Remembers the limit that a refusal names, and a reason that applies to every message.
     fn learn_from(&self, why: &Unpublished, size: usize) {
         if let Unpublished::TooLarge { limit } = why {
-            self.limit.learn(*limit);
+            self.max_message_size.learn(*limit);
         }
-        if why.is_hopeless() {
-            self.tally.foretell(size, why);
-            self.hopeless.cancel();
+        if why.applies_to_all() {
+            self.stats.log_early(size, why);
+            self.refused_for_all.cancel();
         }
     }
 
-    fn count(&self, batch: &Batch, sent: Instant, answered: Instant, failed: &Failed) {
+    fn count(&self, batch: &MessageBatch, sent: Instant, answered: Instant, failed: &FailedMessages) {
         let mut failed_bytes = 0;
         for (at, why) in failed {
             let size = batch.bodies[*at].len();
             failed_bytes += size;
-            self.tally.failed(size, why);
+            self.stats.failed(size, why);
             self.learn_from(why, size);
         }
         if batch.due.is_empty() {
             let count = (batch.bodies.len() - failed.len()) as u64;
             let latency = answered.duration_since(sent);
-            return self.tally.acknowledged(count, batch.bytes() - failed_bytes, latency);
+            return self.stats.acknowledged(count, batch.bytes() - failed_bytes, latency);
         }
         let mut failed = failed.iter().map(|(at, _)| *at).peekable();
         for (at, (body, due)) in batch.bodies.iter().zip(&batch.due).enumerate() {
             if failed.next_if_eq(&at).is_none() {
-                self.tally.acknowledged(1, body.len(), answered.saturating_duration_since(*due));
+                self.stats.acknowledged(1, body.len(), answered.saturating_duration_since(*due));
             }
         }
     }
@@ -152,10 +153,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_large_leaves_with_its_time() {
+    fn a_message_over_the_limit_is_removed_with_its_due_time() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let bodies = ["a", "bbb", "cc"].map(|body| Bytes::from_static(body.as_bytes())).to_vec();
-        let mut batch = Batch { bodies, due: vec![start, start + second, start + 2 * second] };
+        let mut batch = MessageBatch { bodies, due: vec![start, start + second, start + 2 * second] };
         assert_eq!(batch.take_too_large(2), [3]);
         assert_eq!((batch.bytes(), batch.due), (3, vec![start, start + 2 * second]));
     }

@@ -2,18 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use super::program::Event;
+use super::children::DemoEvent;
 use mqueue::plural::count;
 
 /// Counts of how often a group handled each order.
 #[derive(Debug, Default)]
-struct Handled {
+struct OrderCounts {
     times: Vec<u32>,
     orders: u64,
     twice: u64,
 }
 
-impl Handled {
+impl OrderCounts {
     fn count(&mut self, order: u64) {
         let index = usize::try_from(order).expect("orders fit in memory");
         if self.times.len() <= index {
@@ -29,34 +29,34 @@ impl Handled {
 
 /// The demo's account.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct DemoStats {
     /// Publish time of each order.
     sent: Vec<Instant>,
     acknowledged: u64,
-    mailed: Handled,
+    mailed: OrderCounts,
     /// Messages handled by each consumer.
     pub(super) shares: Vec<u64>,
-    reported: Handled,
+    reported: OrderCounts,
     /// Number of consumers subscribed in the group that stays awake.
     pub(super) awake: usize,
     /// True while the consumer of the sleeping group runs.
-    pub(super) is_reporting: bool,
+    pub(super) is_running: bool,
     /// True from a wake-up until the first message is handled.
     is_waking: bool,
     of_this_wake: u64,
     pub(super) wakes: Vec<Duration>,
 }
 
-impl Ledger {
+impl DemoStats {
     pub(super) fn new(consumers: usize) -> Self {
         Self {
             sent: Vec::new(),
             acknowledged: 0,
-            mailed: Handled::default(),
+            mailed: OrderCounts::default(),
             shares: vec![0; consumers],
-            reported: Handled::default(),
+            reported: OrderCounts::default(),
             awake: 0,
-            is_reporting: false,
+            is_running: false,
             is_waking: false,
             of_this_wake: 0,
             wakes: Vec::new(),
@@ -75,15 +75,15 @@ impl Ledger {
     }
 
     /// Records an event; returns a line if the event is worth one.
-    pub(super) fn note(&mut self, event: Event, now: Instant) -> Option<String> {
+    pub(super) fn record(&mut self, event: DemoEvent, now: Instant) -> Option<String> {
         match event {
-            Event::Awake => self.awake += 1,
-            Event::Mailed { consumer, order } => {
+            DemoEvent::Awake => self.awake += 1,
+            DemoEvent::Mailed { consumer, order } => {
                 self.shares[consumer] += 1;
                 self.mailed.count(order);
             }
-            Event::Woken => (self.is_reporting, self.is_waking, self.of_this_wake) = (true, true, 0),
-            Event::Reported { order } => {
+            DemoEvent::Woken => (self.is_running, self.is_waking, self.of_this_wake) = (true, true, 0),
+            DemoEvent::Reported { order } => {
                 self.reported.count(order);
                 self.of_this_wake += 1;
                 let sent = self.sent.get(usize::try_from(order).ok()?).copied();
@@ -93,8 +93,8 @@ impl Ledger {
                     return Some(format!("woken by its socket: {} ms from publishing to handled", took.as_millis()));
                 }
             }
-            Event::Asleep => {
-                self.is_reporting = false;
+            DemoEvent::Asleep => {
+                self.is_running = false;
                 return Some(format!("{} later idle for 1 s: asleep again", count(self.of_this_wake, "message")));
             }
         }
@@ -102,7 +102,7 @@ impl Ledger {
     }
 
     /// Describes how many messages were published, and how many each group has handled.
-    pub(super) fn so_far(&self) -> String {
+    pub(super) fn summary(&self) -> String {
         let Self { acknowledged, mailed, reported, .. } = self;
         format!("{acknowledged} published, {} handled by mail, {} by reports", mailed.orders, reported.orders)
     }
@@ -113,8 +113,8 @@ impl Ledger {
     }
 
     /// Returns one row per group.
-    pub(super) fn rows(&self) -> [Row; 2] {
-        let row = |handled: &Handled| Row {
+    pub(super) fn rows(&self) -> [GroupRow; 2] {
+        let row = |handled: &OrderCounts| GroupRow {
             published: self.acknowledged,
             handled: handled.orders,
             lost: self.acknowledged.saturating_sub(handled.orders),
@@ -126,7 +126,7 @@ impl Ledger {
 
 /// The counts of a group's messages.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Row {
+pub(super) struct GroupRow {
     pub(super) published: u64,
     pub(super) handled: u64,
     pub(super) lost: u64,
@@ -138,31 +138,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_group_did_not_handle_is_lost_and_what_it_handled_again_is_counted() {
-        let (now, mut ledger) = (Instant::now(), Ledger::new(2));
+    fn unhandled_orders_are_lost_and_repeated_ones_are_counted() {
+        let (now, mut stats) = (Instant::now(), DemoStats::new(2));
         for _ in 0..3 {
-            ledger.next_order(now);
-            ledger.published();
+            stats.next_order(now);
+            stats.published();
         }
         for (consumer, order) in [(0, 0), (1, 1), (1, 2), (0, 2)] {
-            ledger.note(Event::Mailed { consumer, order }, now);
+            stats.record(DemoEvent::Mailed { consumer, order }, now);
         }
-        ledger.note(Event::Reported { order: 1 }, now);
-        assert_eq!(ledger.rows()[0], Row { published: 3, handled: 3, lost: 0, twice: 1 });
-        assert_eq!(ledger.rows()[1], Row { published: 3, handled: 1, lost: 2, twice: 0 });
-        assert_eq!((ledger.lost(), &ledger.shares[..]), (2, &[2, 2][..]));
+        stats.record(DemoEvent::Reported { order: 1 }, now);
+        assert_eq!(stats.rows()[0], GroupRow { published: 3, handled: 3, lost: 0, twice: 1 });
+        assert_eq!(stats.rows()[1], GroupRow { published: 3, handled: 1, lost: 2, twice: 0 });
+        assert_eq!((stats.lost(), &stats.shares[..]), (2, &[2, 2][..]));
     }
 
     #[test]
-    fn a_wake_takes_from_publishing_to_the_first_message() {
-        let (start, mut ledger) = (Instant::now(), Ledger::new(1));
-        ledger.next_order(start);
-        ledger.next_order(start);
-        ledger.note(Event::Woken, start);
+    fn a_wake_up_is_timed_from_publishing_to_the_first_message() {
+        let (start, mut stats) = (Instant::now(), DemoStats::new(1));
+        stats.next_order(start);
+        stats.next_order(start);
+        stats.record(DemoEvent::Woken, start);
         let later = start + Duration::from_millis(20);
-        assert!(ledger.note(Event::Reported { order: 0 }, later).is_some_and(|line| line.contains("20 ms")));
-        assert_eq!(ledger.note(Event::Reported { order: 1 }, later), None);
-        assert!(ledger.note(Event::Asleep, later).is_some_and(|line| line.starts_with("2 messages")));
-        assert_eq!(ledger.wakes, [Duration::from_millis(20)]);
+        assert!(stats.record(DemoEvent::Reported { order: 0 }, later).is_some_and(|line| line.contains("20 ms")));
+        assert_eq!(stats.record(DemoEvent::Reported { order: 1 }, later), None);
+        assert!(stats.record(DemoEvent::Asleep, later).is_some_and(|line| line.starts_with("2 messages")));
+        assert_eq!(stats.wakes, [Duration::from_millis(20)]);
     }
 }

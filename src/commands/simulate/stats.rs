@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::series::{Point, Series};
-use crate::commands::common::latency::Latency;
+use super::series::{SimulationPoint, SimulationSeries};
+use crate::commands::common::latency::LatencyHistogram;
 
 /// The counts of a run.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(super) struct SimulationStats {
     pub(super) generated: u64,
     /// Chunks that found the buffer full.
     pub(super) dropped: u64,
@@ -17,17 +17,17 @@ pub(super) struct Tally {
     /// Chunks that wait for a worker, as far as known.
     pub(super) waiting: u64,
     /// Time from a chunk's creation to the end of its work.
-    pub(super) latency: Latency,
+    pub(super) latency: LatencyHistogram,
     /// Delay between a chunk's due time and its creation.
-    pub(super) lateness: Latency,
+    pub(super) lateness: LatencyHistogram,
     /// Latencies of the last second.
-    pub(super) recent: Latency,
-    point: Point,
+    pub(super) recent: LatencyHistogram,
+    point: SimulationPoint,
     since: Instant,
-    pub(super) series: Series,
+    pub(super) series: SimulationSeries,
 }
 
-impl Tally {
+impl SimulationStats {
     pub(super) fn new() -> Self {
         Self {
             generated: 0,
@@ -35,12 +35,12 @@ impl Tally {
             processed: 0,
             again: 0,
             waiting: 0,
-            latency: Latency::new(),
-            lateness: Latency::new(),
-            recent: Latency::new(),
-            point: Point::new(),
+            latency: LatencyHistogram::new(),
+            lateness: LatencyHistogram::new(),
+            recent: LatencyHistogram::new(),
+            point: SimulationPoint::new(),
             since: Instant::now(),
-            series: Series::new(),
+            series: SimulationSeries::new(),
         }
     }
 
@@ -64,10 +64,10 @@ impl Tally {
 
     /// Ends a second: adds its point to the series.
     pub(super) fn turn(&mut self, now: Instant) {
-        let mut point = std::mem::replace(&mut self.point, Point::new());
+        let mut point = std::mem::replace(&mut self.point, SimulationPoint::new());
         point.seconds = (now - self.since).as_secs_f64();
         self.since = now;
         self.series.push(point);
-        self.recent = Latency::new();
+        self.recent = LatencyHistogram::new();
     }
 }

@@ -5,35 +5,35 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
-use crate::commands::common::latency::Latency;
+use crate::commands::common::latency::LatencyHistogram;
 use mqueue::handler::{Handler, Verdict};
 use mqueue::proto::Message;
 
 /// The account of a run. Ids count from 1 up to the number of messages.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct Arrivals {
     seen: Vec<bool>,
     /// Number of distinct messages that arrived.
     pub(super) received: u64,
     /// Arrivals of messages that had arrived before.
     pub(super) duplicates: u64,
     /// Arrivals of messages that do not belong to this run.
-    pub(super) strange: u64,
+    pub(super) foreign: u64,
     /// Time from when a message was due at the sender to its arrival here.
-    pub(super) latency: Latency,
-    pub(super) recent: Latency,
+    pub(super) latency: LatencyHistogram,
+    pub(super) recent: LatencyHistogram,
     begun: Instant,
     last: Instant,
 }
 
 #[derive(Deserialize)]
-struct Arrived<'a> {
+struct ArrivedMessage<'a> {
     id: u64,
     /// Due time in nanoseconds since 1970.
     tag: &'a str,
 }
 
-impl Ledger {
+impl Arrivals {
     /// Makes an account for `count` messages.
     pub(super) fn new(count: u64) -> Self {
         let now = Instant::now();
@@ -41,9 +41,9 @@ impl Ledger {
             seen: vec![false; usize::try_from(count).unwrap_or(usize::MAX)],
             received: 0,
             duplicates: 0,
-            strange: 0,
-            latency: Latency::new(),
-            recent: Latency::new(),
+            foreign: 0,
+            latency: LatencyHistogram::new(),
+            recent: LatencyHistogram::new(),
             begun: now,
             last: now,
         }
@@ -55,7 +55,7 @@ impl Ledger {
     }
 
     /// Returns the time since the last arrival.
-    pub(super) fn quiet(&self) -> Duration {
+    pub(super) fn since_last(&self) -> Duration {
         self.last.elapsed()
     }
 
@@ -64,13 +64,13 @@ impl Ledger {
         self.last.saturating_duration_since(self.begun)
     }
 
-    fn note(&mut self, body: &[u8], now: Duration) {
-        let arrived = serde_json::from_slice::<Arrived<'_>>(body).ok();
-        let Some((seen, due)) = arrived.and_then(|Arrived { id, tag }| {
+    fn record(&mut self, body: &[u8], now: Duration) {
+        let arrived = serde_json::from_slice::<ArrivedMessage<'_>>(body).ok();
+        let Some((seen, due)) = arrived.and_then(|ArrivedMessage { id, tag }| {
             let seen = self.seen.get_mut(usize::try_from(id.checked_sub(1)?).ok()?)?;
             Some((seen, Duration::from_nanos(tag.parse().ok()?)))
         }) else {
-            self.strange += 1;
+            self.foreign += 1;
             return;
         };
         if std::mem::replace(seen, true) {
@@ -88,11 +88,11 @@ impl Ledger {
     }
 }
 
-/// The handler that records arrivals in the ledger.
+/// The handler that records arrivals.
 #[derive(Debug)]
-pub(super) struct Final(pub(super) Arc<Mutex<Ledger>>);
+pub(super) struct FinalHandler(pub(super) Arc<Mutex<Arrivals>>);
 
-impl Handler for Final {
+impl Handler for FinalHandler {
     async fn handle(&self, message: Message) -> Verdict {
         let mut verdicts = self.handle_batch(vec![message]).await;
         verdicts.pop().expect("one verdict a message")
@@ -104,8 +104,8 @@ impl Handler for Final {
 
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut ledger = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        messages.iter().for_each(|message| ledger.note(&message.body, now));
+        let mut arrivals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        messages.iter().for_each(|message| arrivals.record(&message.body, now));
         vec![Verdict::Done(None); messages.len()]
     }
 }
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn every_message_is_counted_once() {
-        let mut ledger = Ledger::new(3);
+        let mut arrivals = Arrivals::new(3);
         for body in [
             r#"{"id":1,"tag":"1000"}"#,
             r#"{"id":3,"tag":"1000"}"#,
@@ -125,9 +125,9 @@ mod tests {
             r#"{"id":0,"tag":"1000"}"#,
             "junk",
         ] {
-            ledger.note(body.as_bytes(), Duration::from_nanos(3000));
+            arrivals.record(body.as_bytes(), Duration::from_nanos(3000));
         }
-        assert_eq!((ledger.received, ledger.duplicates, ledger.strange), (2, 1, 3));
-        assert_eq!((ledger.lost(3), ledger.lost(1)), (1, 0));
+        assert_eq!((arrivals.received, arrivals.duplicates, arrivals.foreign), (2, 1, 3));
+        assert_eq!((arrivals.lost(3), arrivals.lost(1)), (1, 0));
     }
 }

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{ASLEEP, STREAM, text};
-use crate::commands::common::child_process::{self, Running};
+use crate::commands::common::child_process::{self, ChildProcess};
 use mqueue::client::Nsqd;
 use mqueue::proto::{ChannelName, TopicName};
 
@@ -21,7 +21,7 @@ const IDLE_TIMEOUT: &str = "1";
 
 /// An event reported by a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum DemoEvent {
     /// A consumer of the awake group subscribed.
     Awake,
     /// A consumer of the awake group handled an order.
@@ -34,17 +34,17 @@ pub(super) enum Event {
     Asleep,
 }
 
-/// Starts children, and sends their events to `told`.
+/// Starts children, and sends their events to `events`.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(super) struct ChildStarter {
     path: PathBuf,
     brokers: [String; 4],
-    pub(super) told: UnboundedSender<Event>,
+    pub(super) events: UnboundedSender<DemoEvent>,
 }
 
 /// The field used of the lines that a consumer prints.
 #[derive(Deserialize)]
-struct Line {
+struct PrintedMessage {
     body: String,
 }
 
@@ -53,11 +53,11 @@ struct Order {
     order: u64,
 }
 
-impl Program {
-    pub(super) fn new(tcp: &str, http: &str, told: UnboundedSender<Event>) -> anyhow::Result<Self> {
+impl ChildStarter {
+    pub(super) fn new(tcp: &str, http: &str, events: UnboundedSender<DemoEvent>) -> anyhow::Result<Self> {
         let path = std::env::current_exe().context("cannot find this program")?;
         let brokers = ["--nsqd-tcp-address", tcp, "--nsqd-http-address", http].map(str::to_owned);
-        Ok(Self { path, brokers, told })
+        Ok(Self { path, brokers, events })
     }
 
     /// Creates a group before its first consumer connects.
@@ -69,44 +69,45 @@ impl Program {
     }
 
     /// Starts a consumer that stays awake.
-    pub(super) fn consumer(&self, group: &str, number: usize) -> anyhow::Result<Running> {
+    pub(super) fn consumer(&self, group: &str, number: usize) -> anyhow::Result<ChildProcess> {
         let mut command = child_process::command(Command::new(&self.path), &["consumer", "--timeout", AWAKE_TIMEOUT]);
         command.args(["--stream", STREAM, "--group", group]).args(&self.brokers).stderr(Stdio::piped());
-        let mut running = Running::start(command)?;
-        let told = self.told.clone();
+        let mut running = ChildProcess::start(command)?;
+        let events = self.events.clone();
         running.each_line_of_stderr(move |line| {
             if line.contains("consuming") {
-                let _ = told.send(Event::Awake);
+                let _ = events.send(DemoEvent::Awake);
             }
         });
-        self.tell_orders(&mut running, move |order| Event::Mailed { consumer: number, order });
+        self.tell_orders(&mut running, move |order| DemoEvent::Mailed { consumer: number, order });
         Ok(running)
     }
 
-    /// Starts a consumer with its activation socket as systemd does: as descriptor 3, with LISTEN_FDS and LISTEN_PID.
-    pub(super) fn sleeper(&self, socket: OwnedFd) -> anyhow::Result<Running> {
+    /// Starts a consumer with its activation socket as systemd does: as descriptor 3, with
+    /// LISTEN_FDS and LISTEN_PID.
+    pub(super) fn sleeper(&self, socket: OwnedFd) -> anyhow::Result<ChildProcess> {
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#]).arg(&self.path);
         let mut command = child_process::command(shell, &["consumer", "--timeout", IDLE_TIMEOUT, "--log", "warn"]);
         command.args(["--stream", STREAM, "--group", ASLEEP]).args(&self.brokers).stdin(Stdio::from(socket));
-        let mut running = Running::start(command)?;
-        self.tell_orders(&mut running, |order| Event::Reported { order });
+        let mut running = ChildProcess::start(command)?;
+        self.tell_orders(&mut running, |order| DemoEvent::Reported { order });
         Ok(running)
     }
 
     /// Starts wakeup, which watches the sockets in this folder.
-    pub(super) fn wakeup(&self, folder: &Path) -> anyhow::Result<Running> {
+    pub(super) fn wakeup(&self, folder: &Path) -> anyhow::Result<ChildProcess> {
         let mut command = child_process::command(Command::new(&self.path), &["wakeup", "--log", "warn"]);
         command.args(["--socket-dir", text(folder)?]).args(&self.brokers).stdout(Stdio::null());
-        Running::start(command)
+        ChildProcess::start(command)
     }
 
-    fn tell_orders(&self, running: &mut Running, event: impl Fn(u64) -> Event + Send + 'static) {
-        let told = self.told.clone();
+    fn tell_orders(&self, running: &mut ChildProcess, event: impl Fn(u64) -> DemoEvent + Send + 'static) {
+        let events = self.events.clone();
         running.each_line_of_stdout(move |line| {
-            let order = serde_json::from_str(line).and_then(|Line { body }| serde_json::from_str(&body));
+            let order = serde_json::from_str(line).and_then(|PrintedMessage { body }| serde_json::from_str(&body));
             if let Ok(Order { order }) = order {
-                let _ = told.send(event(order));
+                let _ = events.send(event(order));
             }
         });
     }

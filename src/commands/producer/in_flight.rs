@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use futures_util::future::{FutureExt, LocalBoxFuture};
 use futures_util::stream::FuturesUnordered;
 
-use super::lane::{Batch, Lane};
+use super::stream_publisher::{MessageBatch, StreamPublisher};
 
 /// Estimated overhead of a message in bytes.
 const MESSAGE_COST: usize = 64;
@@ -12,18 +12,19 @@ const MESSAGE_COST: usize = 64;
 const BATCH_COST: usize = 1024;
 
 /// The batches in flight. They are written in the order in which they were launched.
-pub(super) struct Flights<'a> {
-    lane: &'a Lane,
-    /// The publishes, each of which returns its cost. New ones are polled, and so queued with the publisher, in their order.
+pub(super) struct InFlightBatches<'a> {
+    publisher: &'a StreamPublisher,
+    /// The publishes, each of which returns its cost. New ones are polled, and so queued with the
+    /// publisher, in their order.
     under_way: FuturesUnordered<LocalBoxFuture<'a, usize>>,
     cost: usize,
     most: usize,
 }
 
-impl<'a> Flights<'a> {
+impl<'a> InFlightBatches<'a> {
     /// Makes an empty set with room for `most` bytes; the last batch may exceed it.
-    pub(super) fn new(lane: &'a Lane, most: usize) -> Self {
-        Self { lane, under_way: FuturesUnordered::new(), cost: 0, most }
+    pub(super) fn new(publisher: &'a StreamPublisher, most: usize) -> Self {
+        Self { publisher, under_way: FuturesUnordered::new(), cost: 0, most }
     }
 
     /// Returns true if another batch may be launched.
@@ -36,11 +37,11 @@ impl<'a> Flights<'a> {
         self.under_way.is_empty()
     }
 
-    /// Adds a batch, which is sent when [`Flights::settle`] is next polled.
-    pub(super) fn launch(&mut self, batch: Batch) {
+    /// Adds a batch, which is sent when [`InFlightBatches::settle`] is next polled.
+    pub(super) fn launch(&mut self, batch: MessageBatch) {
         let cost = BATCH_COST + batch.bytes() + batch.bodies.len() * MESSAGE_COST;
         self.cost += cost;
-        self.under_way.push(self.lane.publish(batch).map(move |_| cost).boxed_local());
+        self.under_way.push(self.publisher.publish(batch).map(move |_| cost).boxed_local());
     }
 
     /// Waits until any batch has settled; returns at once if there is none. Cancel-safe.

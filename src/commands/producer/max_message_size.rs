@@ -11,27 +11,28 @@ use tokio::time::timeout;
 use mqueue::client::{ConfigNumber, Nsqd};
 
 /// Longest time that an nsqd may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The largest message that all nsqds take, in bytes, once known.
 #[derive(Debug)]
-pub(super) struct Limit(watch::Sender<Option<u64>>);
+pub(super) struct MaxMessageSize(watch::Sender<Option<u64>>);
 
-impl Limit {
+impl MaxMessageSize {
     /// Makes a limit that is not known yet.
     pub(super) fn unknown() -> Self {
         Self(watch::Sender::new(None))
     }
 
-    /// Asks the nsqds for their limits, and ignores those that do not answer. Never returns; runs beside the work.
+    /// Asks the nsqds for their limits, and ignores those that do not answer. Never returns; runs
+    /// beside the work.
     pub(super) async fn ask(&self, nsqds: &[Nsqd]) -> Infallible {
         let mut asked: FuturesUnordered<_> =
-            nsqds.iter().map(|nsqd| timeout(PATIENCE, nsqd.config(ConfigNumber::MaxMsgSize))).collect();
+            nsqds.iter().map(|nsqd| timeout(ANSWER_TIMEOUT, nsqd.config(ConfigNumber::MaxMsgSize))).collect();
         while let Some(answer) = asked.next().await {
             match answer {
                 Ok(Ok(limit)) => self.learn(limit),
-                Ok(Err(e)) => tracing::debug!("nsqd's limit is not known: {e}"),
-                Err(_) => tracing::debug!("nsqd's limit is not known: no answer"),
+                Ok(Err(e)) => tracing::debug!("cannot read nsqd's --max-msg-size: {e}"),
+                Err(_) => tracing::debug!("cannot read nsqd's --max-msg-size: no answer within {ANSWER_TIMEOUT:?}"),
             }
         }
         std::future::pending().await
@@ -53,7 +54,8 @@ impl Limit {
         *self.0.borrow()
     }
 
-    /// Waits until the limit is known to be below `size`, which may never happen; returns the limit. Cancel-safe.
+    /// Waits until the limit is known to be below `size`, which may never happen; returns the
+    /// limit. Cancel-safe.
     pub(super) async fn turns_out_below(&self, size: usize) -> u64 {
         let mut known = self.0.subscribe();
         loop {
@@ -72,18 +74,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_size_may_turn_out_to_be_over_it() {
-        let limit = Limit::unknown();
-        let learn = async { [200, 100].map(|told| limit.learn(told)) };
+    async fn waiting_for_a_limit_below_a_size_ends_when_it_is_known() {
+        let limit = MaxMessageSize::unknown();
+        let learn = async { [200, 100].map(|one| limit.learn(one)) };
         assert_eq!(tokio::join!(limit.turns_out_below(101), learn).0, 100);
     }
 
     #[test]
     fn the_lowest_limit_counts() {
-        let limit = Limit::unknown();
+        let limit = MaxMessageSize::unknown();
         assert_eq!(limit.known(), None);
-        for (told, expected) in [(100, 100), (200, 100), (50, 50)] {
-            limit.learn(told);
+        for (one, expected) in [(100, 100), (200, 100), (50, 50)] {
+            limit.learn(one);
             assert_eq!(limit.known(), Some(expected));
         }
     }

@@ -1,6 +1,7 @@
 //! The last check for messages before an idle consumer ends.
 //!
-//! A message may have arrived while the consumer was leaving. wakeup would see it, too, but a poll later.
+//! A message may have arrived while the consumer was leaving. wakeup would see it, too, but a poll
+//! later.
 
 use futures_util::future::join_all;
 
@@ -8,9 +9,10 @@ use crate::commands::common::broker_args::Args;
 use mqueue::client::{Nsqd, StatsFilter};
 use mqueue::proto::{ChannelName, TopicName};
 
-/// Returns true if some nsqd has a backlog for this channel, and neither the topic nor the channel is paused.
-/// An nsqd that does not answer, or whose HTTP address is unknown, counts as empty: wakeup goes on polling.
-pub(super) async fn waits(broker: &Args, topic: &TopicName, channel: &ChannelName) -> bool {
+/// Returns true if some nsqd has a backlog for this channel, and neither the topic nor the channel
+/// is paused. An nsqd that does not answer, or whose HTTP address is unknown, counts as empty:
+/// wakeup goes on polling.
+pub(super) async fn has_backlog(broker: &Args, topic: &TopicName, channel: &ChannelName) -> bool {
     let mut nsqds = broker.nsqd_http();
     let lookups = join_all(broker.lookupd_http_address.iter().map(|lookupd| lookupd.lookup(topic))).await;
     let listed = lookups.iter().flatten().flat_map(|lookup| &lookup.producers);
@@ -23,7 +25,7 @@ pub(super) async fn waits(broker: &Args, topic: &TopicName, channel: &ChannelNam
             channels.any(|channel| !channel.paused && channel.depth > 0)
         }),
         Err(error) => {
-            tracing::debug!("cannot look once more before ending: {error}");
+            tracing::debug!("cannot check for pending messages before the exit: {error}");
             false
         }
     })

@@ -1,11 +1,12 @@
 //! The counts of a run: in total, and within the measured time. Pure.
 //!
-//! A message counts for the rate if it was acknowledged (or handled) within the window. It counts for
-//! the latency if it was due within the window, however long it took: slow messages are not left out.
+//! A message counts for the rate if it was acknowledged (or handled) within the window. It counts
+//! for the latency if it was due within the window, however long it took: slow messages are not
+//! left out.
 
 use std::time::{Duration, Instant};
 
-use crate::commands::common::latency::Latency;
+use crate::commands::common::latency::LatencyHistogram;
 
 /// The measured time.
 #[derive(Debug, Clone, Copy)]
@@ -28,20 +29,20 @@ impl Window {
 
 /// Counts and latencies of messages in one direction: to the broker, or from it.
 #[derive(Debug, Default)]
-pub(super) struct Way {
+pub(super) struct FlowStats {
     /// Messages since the run began.
     pub(super) total: u64,
     /// Messages within the window.
     pub(super) measured: u64,
-    pub(super) latency: Latency,
+    pub(super) latency: LatencyHistogram,
     /// Time of the last message.
     pub(super) last: Option<Instant>,
-    /// Messages since the last look.
+    /// Messages since the last reading.
     pub(super) recent: u64,
-    pub(super) recent_latency: Latency,
+    pub(super) recent_latency: LatencyHistogram,
 }
 
-impl Way {
+impl FlowStats {
     /// Counts messages completed at `now`, and their latency if they were due at `due`.
     pub(super) fn count(&mut self, window: &Window, messages: u64, due: Option<Instant>, now: Instant) {
         self.total += messages;
@@ -55,7 +56,8 @@ impl Way {
         }
     }
 
-    /// Records only the latency. For messages that never complete, the time waited so far is a lower bound.
+    /// Records only the latency. For messages that never complete, the time waited so far is a
+    /// lower bound.
     pub(super) fn time(&mut self, window: &Window, messages: u64, due: Instant, now: Instant) {
         if window.has(due) {
             let latency = now.saturating_duration_since(due);
@@ -67,19 +69,25 @@ impl Way {
 
 /// The counts of a run.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(super) struct BenchStats {
     pub(super) window: Window,
-    pub(super) published: Way,
-    pub(super) handled: Way,
+    pub(super) published: FlowStats,
+    pub(super) handled: FlowStats,
     /// Delays between due time and sending in an open loop.
-    pub(super) late: Latency,
+    pub(super) late: LatencyHistogram,
     /// Messages that were due but not sent before the end.
     pub(super) unsent: u64,
 }
 
-impl Tally {
+impl BenchStats {
     pub(super) fn new(window: Window) -> Self {
-        Self { window, published: Way::default(), handled: Way::default(), late: Latency::new(), unsent: 0 }
+        Self {
+            window,
+            published: FlowStats::default(),
+            handled: FlowStats::default(),
+            late: LatencyHistogram::new(),
+            unsent: 0,
+        }
     }
 
     pub(super) fn published(&mut self, messages: u64, due: Instant, now: Instant) {
@@ -114,26 +122,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_counts_by_the_end_and_the_latency_by_the_beginning() {
+    fn rates_count_by_completion_time_and_latencies_by_due_time() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut tally = Tally::new(Window { from: at(100), until: Some(at(200)) });
-        tally.published(1, at(50), at(90));
-        tally.published(2, at(90), at(110));
-        tally.published(4, at(150), at(300));
-        tally.published(8, at(250), at(260));
-        assert_eq!((tally.published.total, tally.published.measured), (15, 2));
-        let latency = tally.published.latency.quantiles().unwrap();
+        let mut stats = BenchStats::new(Window { from: at(100), until: Some(at(200)) });
+        stats.published(1, at(50), at(90));
+        stats.published(2, at(90), at(110));
+        stats.published(4, at(150), at(300));
+        stats.published(8, at(250), at(260));
+        assert_eq!((stats.published.total, stats.published.measured), (15, 2));
+        let latency = stats.published.latency.quantiles().unwrap();
         assert!((latency.p50 - 150.0).abs() < 1.0 && (latency.max - 150.0).abs() < 1.0, "{latency}");
     }
 
     #[test]
-    fn what_is_not_sent_has_waited_all_the_same() {
+    fn unsent_messages_count_for_the_latency() {
         let start = Instant::now();
-        let mut tally = Tally::new(Window { from: start, until: None });
-        tally.unsent(3, start, start + Duration::from_secs(2));
-        let latency = tally.published.latency.quantiles().unwrap();
+        let mut stats = BenchStats::new(Window { from: start, until: None });
+        stats.unsent(3, start, start + Duration::from_secs(2));
+        let latency = stats.published.latency.quantiles().unwrap();
         assert!((latency.p50 - 2000.0).abs() < 3.0, "{latency}");
-        assert_eq!((tally.unsent, tally.published.total), (3, 0));
+        assert_eq!((stats.unsent, stats.published.total), (3, 0));
     }
 }
