@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-use super::super::{Action, EPOCHS_AHEAD, Event};
+use super::super::{LeaseAction, LeaseEvent, MAX_EPOCH_AHEAD_MS};
 use super::Trouble;
-use super::node::{Node, charter};
+use super::node::{Node, fleet_config};
 use super::nsqd::{Command, ConnectionId, Nsqd, Said};
 
 pub(super) const NODES: usize = 5;
@@ -34,7 +34,7 @@ pub(super) enum Arrives {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Token,
-    Ears,
+    Monitor,
 }
 
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl World {
         };
         for node in 0..NODES {
             world.after(0, Arrives::Connect(node, Kind::Token));
-            world.after(0, Arrives::Connect(node, Kind::Ears));
+            world.after(0, Arrives::Connect(node, Kind::Monitor));
         }
         world.after(100, Arrives::Expire);
         world.after(500, Arrives::Fault);
@@ -140,7 +140,7 @@ impl World {
         assert!(leading.len() <= 1, "seed {seed}: at {now} ms lead {leading:?}");
         if let Some((_, epoch)) = leading.first().copied().filter(|(_, epoch)| self.epochs.last() != Some(epoch)) {
             let goes_up = self.epochs.iter().all(|before| *before < epoch);
-            let may_be = epoch <= FIRST_AHEAD + 10_000_000 + EPOCHS_AHEAD;
+            let may_be = epoch <= FIRST_AHEAD + 10_000_000 + MAX_EPOCH_AHEAD_MS;
             assert!(may_be, "seed {seed}: at {now} ms an epoch {epoch} that was made up");
             assert!(
                 goes_up || self.trouble.back || self.trouble.forger,
@@ -196,7 +196,7 @@ impl World {
             Arrives::Counted(node, run, count) => {
                 if self.nodes[node].run == run {
                     let count = self.nsqd.is_up.then_some(count);
-                    self.tell(node, Event::Counted(count));
+                    self.tell(node, LeaseEvent::TokensCounted(count));
                 }
             }
             Arrives::Wake(node) => self.wake(node),
@@ -235,12 +235,14 @@ impl World {
     fn hears(&mut self, connection: ConnectionId, said: Said) {
         let Some((node, kind)) = self.owner(connection) else { return };
         let event = match said {
-            Said::Delivered { token, published } => Event::Taken { token, published, charter: charter() },
-            Said::Ok { number } => Event::Proven { number },
-            Said::TouchFailed => Event::Lost,
+            Said::Delivered { token, published } => {
+                LeaseEvent::TokenDelivered { token, published, fleet: fleet_config() }
+            }
+            Said::Ok { number } => LeaseEvent::HeartbeatConfirmed { number },
+            Said::TouchFailed => LeaseEvent::TouchFailed,
             Said::Heard { beat, published } => {
-                assert_eq!(kind, Kind::Ears);
-                Event::Heard { beat, published }
+                assert_eq!(kind, Kind::Monitor);
+                LeaseEvent::HeartbeatReceived { beat, published }
             }
         };
         self.tell(node, event);
@@ -251,7 +253,7 @@ impl World {
         let (node, kind) = *self.owners.get(&connection)?;
         let current = match kind {
             Kind::Token => self.nodes[node].token,
-            Kind::Ears => self.nodes[node].ears,
+            Kind::Monitor => self.nodes[node].monitor,
         };
         (current == Some(connection)).then_some((node, kind))
     }
@@ -259,14 +261,14 @@ impl World {
     pub(super) fn closed(&mut self, connection: ConnectionId) {
         let Some((node, kind)) = self.owner(connection) else { return };
         self.leave(node, kind);
-        self.tell(node, if kind == Kind::Token { Event::Disconnected } else { Event::Deaf });
+        self.tell(node, if kind == Kind::Token { LeaseEvent::Disconnected } else { LeaseEvent::MonitorLost });
     }
 
     /// The node lets its connection go, and nsqd hears of it some time.
     pub(super) fn leave(&mut self, node: usize, kind: Kind) {
         let left = match kind {
             Kind::Token => self.nodes[node].token.take(),
-            Kind::Ears => self.nodes[node].ears.take(),
+            Kind::Monitor => self.nodes[node].monitor.take(),
         };
         let late = self.rng.u64(..3000);
         left.into_iter().for_each(|connection| self.after(late, Arrives::Forgotten(connection)));
@@ -275,7 +277,7 @@ impl World {
     }
 
     fn connect(&mut self, node: usize, kind: Kind) {
-        let taken = if kind == Kind::Token { self.nodes[node].token } else { self.nodes[node].ears };
+        let taken = if kind == Kind::Token { self.nodes[node].token } else { self.nodes[node].monitor };
         if taken.is_some() {
             return;
         }
@@ -290,18 +292,21 @@ impl World {
             Kind::Token => {
                 self.nodes[node].token = Some(connection);
                 self.nsqd.subscribe(connection);
-                self.tell(node, Event::Connected { max_hold: Duration::from_millis(Nsqd::MAX_HOLD) });
+                self.tell(
+                    node,
+                    LeaseEvent::Connected { max_msg_timeout: Duration::from_millis(Nsqd::MAX_MSG_TIMEOUT) },
+                );
             }
-            Kind::Ears => {
-                self.nodes[node].ears = Some(connection);
-                self.nsqd.ears.push(connection);
-                self.tell(node, Event::Listening);
+            Kind::Monitor => {
+                self.nodes[node].monitor = Some(connection);
+                self.nsqd.monitor.push(connection);
+                self.tell(node, LeaseEvent::MonitorReady);
             }
         }
     }
 
     /// Something happens to a node, which a pause puts off.
-    pub(super) fn tell(&mut self, node: usize, event: Event) {
+    pub(super) fn tell(&mut self, node: usize, event: LeaseEvent) {
         self.nodes[node].inbox.push_back(event);
         self.wake(node);
     }
@@ -316,7 +321,7 @@ impl World {
         }
         let clock = node.clock(now);
         let mut actions = Vec::new();
-        let events: Vec<Event> = node.inbox.drain(..).chain([Event::Tick]).collect();
+        let events: Vec<LeaseEvent> = node.inbox.drain(..).chain([LeaseEvent::Tick]).collect();
         events.into_iter().for_each(|event| actions.extend(node.lease.handle(event, clock)));
         // a moment after it is due, by a clock of its own pace
         let due = node.lease.due().map(|due| (due.as_millis() as f64 / node.pace) as u64 + 2);
@@ -327,24 +332,24 @@ impl World {
         actions.into_iter().for_each(|action| self.act(at, action));
     }
 
-    fn act(&mut self, node: usize, action: Action) {
+    fn act(&mut self, node: usize, action: LeaseAction) {
         let command = match action {
-            Action::Ready(ready) => Command::Ready(ready),
-            Action::Beat { beat, touch } => Command::Beat { beat, touch },
-            Action::Finish(token) => Command::Finish(token),
-            Action::GiveBack(token) | Action::PutOff(token) => Command::GiveBack(token),
-            Action::Mint if self.trouble.lossy && (node != 0 || self.nsqd.tokens() > 0) => return,
-            Action::Mint => Command::Mint,
-            Action::Count => return self.after(1, Arrives::CountAt(node)),
-            Action::Reconnect => {
+            LeaseAction::Ready(ready) => Command::Ready(ready),
+            LeaseAction::Heartbeat { beat, touch } => Command::Heartbeat { beat, touch },
+            LeaseAction::Finish(token) => Command::Finish(token),
+            LeaseAction::Requeue(token) | LeaseAction::Defer(token) => Command::Requeue(token),
+            LeaseAction::PublishToken if self.trouble.lossy && (node != 0 || self.nsqd.tokens() > 0) => return,
+            LeaseAction::PublishToken => Command::PublishToken,
+            LeaseAction::CountTokens => return self.after(1, Arrives::CountAt(node)),
+            LeaseAction::Reconnect => {
                 self.leave(node, Kind::Token);
-                return self.tell(node, Event::Disconnected);
+                return self.tell(node, LeaseEvent::Disconnected);
             }
-            Action::Relisten => {
-                self.leave(node, Kind::Ears);
-                return self.tell(node, Event::Deaf);
+            LeaseAction::ReconnectMonitor => {
+                self.leave(node, Kind::Monitor);
+                return self.tell(node, LeaseEvent::MonitorLost);
             }
-            Action::Differs(_) => return,
+            LeaseAction::WarnSettingsDiffer(_) => return,
         };
         if let Some(connection) = self.nodes[node].token {
             self.send(connection, true, Arrives::AtNsqd(connection, command));
