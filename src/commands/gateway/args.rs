@@ -30,11 +30,11 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub workers: Workers,
+    pub workers: WorkerArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub limits: Limits,
+    pub limits: GatewayLimits,
 
     /// After Ctrl-C or SIGTERM, how long workers may take to finish what they have; a second signal ends at once
     #[arg(long, env = "GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
@@ -49,7 +49,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Workers")]
-pub(crate) struct Workers {
+pub(crate) struct WorkerArgs {
     /// How often a quiet stream has an empty line; a worker whose network takes none for twice as long is gone
     #[arg(long, env = "HEARTBEAT", value_name = "DURATION", value_parser = heartbeat, default_value = "5s")]
     pub heartbeat: Duration,
@@ -75,7 +75,7 @@ pub(crate) struct Workers {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Limits")]
-pub(crate) struct Limits {
+pub(crate) struct GatewayLimits {
     /// Connections at once, as far as the limit of open files goes; beyond it those without a request make way
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = whole::<u32>(1..=1_000_000))]
     pub max_connections: u32,

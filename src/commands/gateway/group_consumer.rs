@@ -1,4 +1,4 @@
-//! Where a group's messages come from: one consumer for all of its workers, for as long as there are any.
+//! A group's consumer: one for all workers of the group, closed a while after the last one left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,33 +6,33 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::exchange::{Exchange, Task};
+use super::exchange::{Exchange, GatewayJob};
 use super::jobs::GroupKey;
 use mqueue::client::{Consumer, Control, Delivery};
 use mqueue::worker::{DeadLetter, DeadLetters, MaxTries};
 
-/// Messages that are handed out in one go.
+/// The most messages handed out at once.
 const BATCH: usize = 500;
-/// When a job comes again whose dead letter could not be published.
-const UNBURIED: Duration = Duration::from_secs(10);
-/// How long a group without workers stays open: a simple client comes back for each job.
-const LINGER: Duration = Duration::from_secs(10);
+/// Requeue delay of a job whose dead letter could not be published.
+const DEAD_LETTER_RETRY_DELAY: Duration = Duration::from_secs(10);
+/// How long a group without workers stays open: a simple client reconnects for each job.
+const IDLE_GROUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A group's consumer, as the others see it.
+/// The shared part of a group's consumer.
 #[derive(Debug)]
-pub(super) struct Supply {
+pub(super) struct GroupConsumer {
     pub(super) key: GroupKey,
     pub(super) control: Control,
-    /// The group has no workers.
+    /// Notified when the group has no workers.
     pub(super) unused: Notify,
     pub(super) dead_letters: DeadLetters,
-    /// When a job goes to the dead letters.
+    /// The number of tries after which a job becomes a dead letter.
     pub(super) max_tries: MaxTries,
 }
 
-/// Hands a group's messages out until nobody is there who would take them, or the consumer is stopped.
-pub(super) async fn run(supply: Arc<Supply>, mut consumer: Consumer, exchange: Arc<Exchange>) {
-    let mut linger = std::pin::pin!(sleep(LINGER));
+/// Hands out a group's messages until the group has had no workers for a while, or the consumer stops.
+pub(super) async fn run(group_consumer: Arc<GroupConsumer>, mut consumer: Consumer, exchange: Arc<Exchange>) {
+    let mut idle_timeout = std::pin::pin!(sleep(IDLE_GROUP_TIMEOUT));
     let mut is_unused = false;
     loop {
         tokio::select! {
@@ -40,36 +40,37 @@ pub(super) async fn run(supply: Arc<Supply>, mut consumer: Consumer, exchange: A
                 if deliveries.is_empty() {
                     break;
                 }
-                supply.bury_on_arrival(&mut deliveries, &exchange);
-                exchange.hand_out(&supply, deliveries);
+                group_consumer.dead_letter_exhausted(&mut deliveries, &exchange);
+                exchange.hand_out(&group_consumer, deliveries);
             }
-            () = supply.unused.notified() => {
+            () = group_consumer.unused.notified() => {
                 is_unused = true;
-                linger.as_mut().reset(Instant::now() + LINGER);
+                idle_timeout.as_mut().reset(Instant::now() + IDLE_GROUP_TIMEOUT);
             }
-            () = &mut linger, if is_unused => {
+            () = &mut idle_timeout, if is_unused => {
                 is_unused = false;
-                if exchange.close_unused(&supply.key) {
-                    // what still comes goes back, as nobody takes it
+                if exchange.close_unused(&group_consumer.key) {
+                    // messages still in flight are requeued, because no worker takes them
                     consumer.stop();
                 }
             }
         }
     }
-    tracing::debug!(stream = %supply.key.stream, group = %supply.key.group, "closed");
+    tracing::debug!(stream = %group_consumer.key.stream, group = %group_consumer.key.group, "closed");
 }
 
-impl Supply {
-    /// Takes out what has been tried often enough: a job that ends every worker does not get another one.
-    fn bury_on_arrival(self: &Arc<Self>, deliveries: &mut Vec<Delivery>, exchange: &Arc<Exchange>) {
+impl GroupConsumer {
+    /// Turns messages that were tried too often into dead letters, so that a job that crashes every
+    /// worker gets no further one.
+    fn dead_letter_exhausted(self: &Arc<Self>, deliveries: &mut Vec<Delivery>, exchange: &Arc<Exchange>) {
         let reason = |delivery: &Delivery| self.max_tries.on_arrival(delivery.tries());
         let hopeless = deliveries.extract_if(.., |delivery| reason(delivery).is_some());
         for delivery in hopeless {
             let reason = reason(&delivery).unwrap_or_default();
-            let task = Task { delivery, supply: self.clone(), is_handed_out: false };
+            let task = GatewayJob { delivery, group_consumer: self.clone(), is_handed_out: false };
             let (tasks, exchange) = (exchange.tasks.clone(), exchange.clone());
             tasks.spawn(async move {
-                if let Err(why) = task.bury(reason, &exchange).await {
+                if let Err(why) = task.dead_letter(reason, &exchange).await {
                     tracing::error!("{why}");
                 }
             });
@@ -77,22 +78,23 @@ impl Supply {
     }
 }
 
-impl Task {
-    /// Puts the job to the dead letters. Fails, and the job comes again later, if these cannot be had.
-    pub(super) async fn bury(self, reason: String, exchange: &Exchange) -> Result<(), String> {
-        let Self { delivery, supply, .. } = self;
-        let GroupKey { stream, group } = &supply.key;
+impl GatewayJob {
+    /// Publishes the job as a dead letter, then finishes it. If publishing fails, requeues the job with a
+    /// delay and returns the error.
+    pub(super) async fn dead_letter(self, reason: String, exchange: &Exchange) -> Result<(), String> {
+        let Self { delivery, group_consumer, .. } = self;
+        let GroupKey { stream, group } = &group_consumer.key;
         let letter = DeadLetter::new(stream, group, delivery.message(), reason);
-        match supply.dead_letters.publish(delivery.nsqd(), &letter).await {
+        match group_consumer.dead_letters.publish(delivery.nsqd(), &letter).await {
             Ok(()) => {
                 let (id, attempts) = (&letter.id, letter.attempts);
-                tracing::warn!(%stream, %group, %id, attempts, "given up, now in stream {}: {}", supply.dead_letters.topic(), letter.reason);
-                exchange.counters.buried.inc();
+                tracing::warn!(%stream, %group, %id, attempts, "given up, now in stream {}: {}", group_consumer.dead_letters.topic(), letter.reason);
+                exchange.counters.dead_letters.inc();
                 delivery.finish();
                 Ok(())
             }
             Err(error) => {
-                delivery.put_off(UNBURIED);
+                delivery.put_off(DEAD_LETTER_RETRY_DELAY);
                 Err(format!("the dead letters cannot be had, it comes again: {error}"))
             }
         }

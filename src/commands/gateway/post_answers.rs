@@ -1,4 +1,4 @@
-//! `POST /jobs/{token}/{verb}`, and `POST /jobs/{verb}` with a token a line: what became of jobs.
+//! `POST /jobs/{token}/{verb}`, and `POST /jobs/{verb}` with one token per line: workers' answers to jobs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use futures_util::future::join_all;
 use serde_json::{Map, Value};
 
 use super::Gateway;
-use super::exchange::{Task, Unusable};
-use super::params::{LONGEST_DELAY, Params};
-use super::refusal::{Answer, Refusal, json};
-use super::token::Token;
+use super::error::{GatewayError, GatewayResult, json};
+use super::exchange::{GatewayJob, InvalidToken};
+use super::query::{MAX_DELAY, QueryParams};
+use super::token::JobToken;
 use mqueue::worker::retry_delay;
 
-const LONGEST_REASON: usize = 1000;
+const MAX_REASON_CHARS: usize = 1000;
 
-/// What is said of a job.
+/// A worker's answer to a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Verb {
+enum JobAnswer {
     Done,
     Retry {
         delay: Option<Duration>,
@@ -30,37 +30,37 @@ enum Verb {
     Drop {
         reason: String,
     },
-    /// The worker did not begin with it, and takes no more.
+    /// The worker did not begin with the job, and takes no more jobs.
     Release,
     Touch,
 }
 
-impl Verb {
-    fn parse(verb: &str, uri: &Uri) -> Result<Self, Refusal> {
-        let reason = |params: &Params| {
-            let reason = params.words("reason", LONGEST_REASON)?;
+impl JobAnswer {
+    fn parse(verb: &str, uri: &Uri) -> Result<Self, GatewayError> {
+        let reason = |params: &QueryParams| {
+            let reason = params.words("reason", MAX_REASON_CHARS)?;
             Ok(reason.unwrap_or_else(|| "the worker gave no reason".to_owned()))
         };
         match verb {
-            "done" => Params::parse(uri, &[]).map(|_| Self::Done),
-            "release" => Params::parse(uri, &[]).map(|_| Self::Release),
-            "touch" => Params::parse(uri, &[]).map(|_| Self::Touch),
-            "drop" => Ok(Self::Drop { reason: reason(&Params::parse(uri, &["reason"])?)? }),
+            "done" => QueryParams::parse(uri, &[]).map(|_| Self::Done),
+            "release" => QueryParams::parse(uri, &[]).map(|_| Self::Release),
+            "touch" => QueryParams::parse(uri, &[]).map(|_| Self::Touch),
+            "drop" => Ok(Self::Drop { reason: reason(&QueryParams::parse(uri, &["reason"])?)? }),
             "retry" => {
-                let params = Params::parse(uri, &["delay", "reason"])?;
+                let params = QueryParams::parse(uri, &["delay", "reason"])?;
                 Ok(Self::Retry {
-                    delay: params.duration("delay", Duration::ZERO..=LONGEST_DELAY)?,
+                    delay: params.duration("delay", Duration::ZERO..=MAX_DELAY)?,
                     reason: reason(&params)?,
                 })
             }
-            _ => Err(Refusal::new(
+            _ => Err(GatewayError::new(
                 StatusCode::NOT_FOUND,
                 format!("no answer {verb:?}: use done, retry, drop, release or touch"),
             )),
         }
     }
 
-    /// What it is called when it has happened.
+    /// The JSON key of the number of jobs answered so.
     fn past(&self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -76,25 +76,25 @@ pub(super) async fn one(
     State(gateway): State<Arc<Gateway>>,
     Path((token, verb)): Path<(String, String)>,
     uri: Uri,
-) -> Answer {
-    let verb = Verb::parse(&verb, &uri)?;
-    let token: Token = token
+) -> GatewayResult {
+    let verb = JobAnswer::parse(&verb, &uri)?;
+    let token: JobToken = token
         .parse()
-        .map_err(|()| Refusal::new(StatusCode::NOT_FOUND, format!("no token {token:?}: use a job's own")))?;
+        .map_err(|()| GatewayError::new(StatusCode::NOT_FOUND, format!("no token {token:?}: use a job's own")))?;
     match settle(&gateway, token, &verb) {
-        Ok(to_bury) => {
-            if let Some((task, reason)) = to_bury {
-                task.bury(reason, &gateway.exchange).await.map_err(Refusal::unavailable)?;
+        Ok(dead) => {
+            if let Some((task, reason)) = dead {
+                task.dead_letter(reason, &gateway.exchange).await.map_err(GatewayError::unavailable)?;
             }
             Ok(json(&Map::from_iter([(verb.past().to_owned(), Value::from(1))])))
         }
-        Err(Unusable::Elsewhere) => {
+        Err(InvalidToken::Elsewhere) => {
             let line = "a token of another gateway, or of this one before it was started again: the job comes again if it was not answered there";
-            Err(Refusal::new(StatusCode::CONFLICT, line))
+            Err(GatewayError::new(StatusCode::CONFLICT, line))
         }
-        Err(Unusable::Gone) => {
+        Err(InvalidToken::Gone) => {
             let line = "a token that was used, or whose job was taken back: the job comes again if it was not answered";
-            Err(Refusal::new(StatusCode::GONE, line))
+            Err(GatewayError::new(StatusCode::GONE, line))
         }
     }
 }
@@ -105,9 +105,9 @@ pub(super) async fn many(
     uri: Uri,
     headers: HeaderMap,
     body: Body,
-) -> Answer {
-    let verb = Verb::parse(&verb, &uri)?;
-    let (body, _room) = gateway.read(&headers, body).await?;
+) -> GatewayResult {
+    let verb = JobAnswer::parse(&verb, &uri)?;
+    let (body, _room) = gateway.read_body(&headers, body).await?;
     let tokens = tokens(&body)?;
     let mut settled = 0;
     let (mut gone, mut elsewhere, mut failed) = (Vec::new(), Vec::new(), Vec::new());
@@ -115,14 +115,16 @@ pub(super) async fn many(
     for (text, token) in tokens {
         match settle(&gateway, token, &verb) {
             Ok(None) => settled += 1,
-            Ok(Some((task, reason))) => dying.push(task.bury(reason, &gateway.exchange).map(move |done| (text, done))),
-            Err(Unusable::Gone) => gone.push(Value::from(text)),
-            Err(Unusable::Elsewhere) => elsewhere.push(Value::from(text)),
+            Ok(Some((task, reason))) => {
+                dying.push(task.dead_letter(reason, &gateway.exchange).map(move |done| (text, done)))
+            }
+            Err(InvalidToken::Gone) => gone.push(Value::from(text)),
+            Err(InvalidToken::Elsewhere) => elsewhere.push(Value::from(text)),
         }
     }
-    // together: dead letters wait for one answer, not each for its own
-    for (text, buried) in join_all(dying).await {
-        match buried {
+    // concurrently, so that dead letters are published in batches
+    for (text, dead_letters) in join_all(dying).await {
+        match dead_letters {
             Ok(()) => settled += 1,
             Err(_) => failed.push(Value::from(text)),
         }
@@ -138,8 +140,8 @@ pub(super) async fn many(
 }
 
 /// A token a line. Fails, before anything is answered, if a line is none.
-fn tokens(body: &[u8]) -> Result<Vec<(&str, Token)>, Refusal> {
-    let bad = |index: usize| Refusal::new(StatusCode::BAD_REQUEST, format!("line {}: no token", index + 1));
+fn tokens(body: &[u8]) -> Result<Vec<(&str, JobToken)>, GatewayError> {
+    let bad = |index: usize| GatewayError::new(StatusCode::BAD_REQUEST, format!("line {}: no token", index + 1));
     let lines =
         body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate().filter(|(_, line)| !line.is_empty());
     lines
@@ -151,38 +153,38 @@ fn tokens(body: &[u8]) -> Result<Vec<(&str, Token)>, Refusal> {
 }
 
 /// Answers a job; gives it back, with the reason, if it is to go to the dead letters.
-fn settle(gateway: &Gateway, token: Token, verb: &Verb) -> Result<Option<(Task, String)>, Unusable> {
+fn settle(gateway: &Gateway, token: JobToken, verb: &JobAnswer) -> Result<Option<(GatewayJob, String)>, InvalidToken> {
     let (exchange, counters) = (&gateway.exchange, &gateway.exchange.counters);
-    if *verb == Verb::Touch {
+    if *verb == JobAnswer::Touch {
         return exchange.touch(token).map(|()| None);
     }
-    if *verb == Verb::Release {
+    if *verb == JobAnswer::Release {
         exchange.retire_of(token)?;
     }
     let task = exchange.answer(token)?;
     let reason = match verb {
-        Verb::Done | Verb::Touch => {
+        JobAnswer::Done | JobAnswer::Touch => {
             counters.done.inc();
             task.delivery.finish();
             return Ok(None);
         }
-        Verb::Release => {
+        JobAnswer::Release => {
             counters.released.inc();
             task.delivery.release();
             return Ok(None);
         }
-        Verb::Retry { delay, .. } if !is_last(&task) => {
+        JobAnswer::Retry { delay, .. } if !is_last(&task) => {
             counters.retried.inc();
             let by_default = retry_delay(gateway.settings.workers.retry_delay, &task.delivery);
             task.delivery.requeue(delay.unwrap_or(by_default));
             return Ok(None);
         }
-        Verb::Retry { reason, .. } | Verb::Drop { reason } => reason.clone(),
+        JobAnswer::Retry { reason, .. } | JobAnswer::Drop { reason } => reason.clone(),
     };
     Ok(Some((task, reason)))
 }
 
-/// True if this was a job's last attempt.
-fn is_last(task: &Task) -> bool {
-    task.supply.max_tries.is_last(task.delivery.tries())
+/// Returns true if this was the job's last try.
+fn is_last(task: &GatewayJob) -> bool {
+    task.group_consumer.max_tries.is_last(task.delivery.tries())
 }

@@ -1,22 +1,22 @@
-//! A request's parameters: only those that are known, each once.
+//! A request's query parameters: only known ones, each at most once.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use axum::http::Uri;
 
-use super::refusal::Refusal;
+use super::error::GatewayError;
 
-/// The longest that a message may be put off: nsqd's default `--max-req-timeout`.
-pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+/// The longest delay of a message: nsqd's default `--max-req-timeout`.
+pub(super) const MAX_DELAY: Duration = Duration::from_secs(3600);
 
 /// The parameters after the `?`.
 #[derive(Debug)]
-pub(super) struct Params(Vec<(String, String)>);
+pub(super) struct QueryParams(Vec<(String, String)>);
 
-impl Params {
-    /// Fails on a parameter that is not among `known`, or is there twice: who mistypes one shall know.
-    pub(super) fn parse(uri: &Uri, known: &[&str]) -> Result<Self, Refusal> {
+impl QueryParams {
+    /// Parses the query. Fails if a parameter is unknown or repeated, so that mistakes are noticed.
+    pub(super) fn parse(uri: &Uri, known: &[&str]) -> Result<Self, GatewayError> {
         let mut params: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
             if !known.contains(&&*name) {
@@ -25,10 +25,10 @@ impl Params {
                 } else {
                     format!("use {}", known.join(", "))
                 };
-                return Err(Refusal::unusable(format!("unknown parameter {name:?}: {known}")));
+                return Err(GatewayError::unprocessable(format!("unknown parameter {name:?}: {known}")));
             }
             if params.iter().any(|(other, _)| *other == *name) {
-                return Err(Refusal::unusable(format!("parameter {name:?} is there twice")));
+                return Err(GatewayError::unprocessable(format!("parameter {name:?} is there twice")));
             }
             params.push((name.into_owned(), value.into_owned()));
         }
@@ -39,32 +39,38 @@ impl Params {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    pub(super) fn number(&self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, Refusal> {
+    pub(super) fn number(&self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, GatewayError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let number = text.parse().ok().filter(|number| range.contains(number));
-        let wrong = || Refusal::unusable(format!("invalid {name} {text:?}: use {} to {}", range.start(), range.end()));
+        let wrong = || {
+            GatewayError::unprocessable(format!("invalid {name} {text:?}: use {} to {}", range.start(), range.end()))
+        };
         number.ok_or_else(wrong).map(Some)
     }
 
-    pub(super) fn duration(&self, name: &str, range: RangeInclusive<Duration>) -> Result<Option<Duration>, Refusal> {
+    pub(super) fn duration(
+        &self,
+        name: &str,
+        range: RangeInclusive<Duration>,
+    ) -> Result<Option<Duration>, GatewayError> {
         let Some(text) = self.get(name) else { return Ok(None) };
-        let wrong = |why: String| Refusal::unusable(format!("invalid {name} {text:?}: {why}"));
+        let wrong = |why: String| GatewayError::unprocessable(format!("invalid {name} {text:?}: {why}"));
         crate::commands::common::values::duration_in(text, range).map_err(wrong).map(Some)
     }
 
     /// A worker's name.
-    pub(super) fn name(&self, name: &str) -> Result<Option<String>, Refusal> {
+    pub(super) fn name(&self, name: &str) -> Result<Option<String>, GatewayError> {
         let Some(text) = self.get(name) else { return Ok(None) };
-        let wrong = |why| Refusal::unusable(format!("invalid {name} {text:?}: {why}"));
+        let wrong = |why| GatewayError::unprocessable(format!("invalid {name} {text:?}: {why}"));
         crate::commands::worker::args::name(text).map_err(wrong).map(Some)
     }
 
-    /// A text for people and logs: of one line, and not long.
-    pub(super) fn words(&self, name: &str, most: usize) -> Result<Option<String>, Refusal> {
+    /// A text for logs: one line of at most `most` characters.
+    pub(super) fn words(&self, name: &str, most: usize) -> Result<Option<String>, GatewayError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         match !text.is_empty() && text.chars().count() <= most && !text.chars().any(char::is_control) {
             true => Ok(Some(text.to_owned())),
-            false => Err(Refusal::unusable(format!("invalid {name}: use 1 to {most} printable characters"))),
+            false => Err(GatewayError::unprocessable(format!("invalid {name}: use 1 to {most} printable characters"))),
         }
     }
 }
@@ -73,12 +79,12 @@ impl Params {
 mod tests {
     use super::*;
 
-    fn params(query: &str) -> Result<Params, Refusal> {
-        Params::parse(&format!("/x?{query}").parse().unwrap(), &["a", "b"])
+    fn params(query: &str) -> Result<QueryParams, GatewayError> {
+        QueryParams::parse(&format!("/x?{query}").parse().unwrap(), &["a", "b"])
     }
 
     #[test]
-    fn only_what_is_known_is_taken_and_in_its_range() {
+    fn unknown_repeated_and_out_of_range_parameters_are_refused() {
         let good = params("a=7&b=5s").unwrap();
         assert_eq!(good.number("a", 1..=7).unwrap(), Some(7));
         assert_eq!(good.number("c", 1..=7).unwrap(), None);

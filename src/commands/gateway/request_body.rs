@@ -1,4 +1,4 @@
-//! A request's body: not larger than allowed, not slower, and all of them together within bounds.
+//! Request bodies: limits on the size, on the time, and on the memory of all bodies together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,53 +11,57 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::Gateway;
-use super::refusal::Refusal;
+use super::error::GatewayError;
 
-/// How long a body may take to arrive.
-const BODY_TIME: Duration = Duration::from_secs(30);
-/// Bytes of bodies of all requests together.
-pub(super) const ROOM: usize = 64 << 20;
+/// Timeout of receiving a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Limit on the bodies of all requests together, in bytes.
+pub(super) const MAX_BODY_MEMORY: usize = 64 << 20;
 
 impl Gateway {
-    /// The whole body, and the room that it takes for as long as it is needed.
-    pub(super) async fn read(&self, headers: &HeaderMap, body: Body) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
+    /// Reads the whole body; returns it with the permit for its memory.
+    pub(super) async fn read_body(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), GatewayError> {
         let most = self.settings.limits.max_body_size as usize;
         let too_large = || {
             let line = format!("a body of more than {most} bytes: send less at once (--max-body-size)");
-            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, line)
+            GatewayError::new(StatusCode::PAYLOAD_TOO_LARGE, line)
         };
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             let line = format!("a body in {encoding:?}: send it as it is, without Content-Encoding");
-            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, line));
+            return Err(GatewayError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, line));
         }
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         if length.is_some_and(|length| length > most) {
             return Err(too_large());
         }
-        match timeout(BODY_TIME, self.gather(body, most, too_large)).await {
+        match timeout(BODY_TIMEOUT, self.collect_body(body, most, too_large)).await {
             Ok(read) => read,
             Err(_) => {
-                let line = format!("the body did not come within {} s", BODY_TIME.as_secs());
-                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, line))
+                let line = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
+                Err(GatewayError::new(StatusCode::REQUEST_TIMEOUT, line))
             }
         }
     }
 
-    async fn gather(
+    async fn collect_body(
         &self,
         mut body: Body,
         most: usize,
-        too_large: impl Fn() -> Refusal,
-    ) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
+        too_large: impl Fn() -> GatewayError,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), GatewayError> {
         let take = |bytes: usize| {
             let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-            let full = |_| Refusal::unavailable("too many requests have bodies on their way");
-            Arc::clone(&self.room).try_acquire_many_owned(bytes).map_err(full)
+            let full = |_| GatewayError::unavailable("too many requests have bodies on their way");
+            Arc::clone(&self.body_memory).try_acquire_many_owned(bytes).map_err(full)
         };
         let (mut gathered, mut room) = (BytesMut::new(), take(0)?);
         while let Some(frame) = body.frame().await {
             let frame =
-                frame.map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, format!("the body was cut off: {e}")))?;
+                frame.map_err(|e| GatewayError::new(StatusCode::BAD_REQUEST, format!("the body was cut off: {e}")))?;
             let Ok(data) = frame.into_data() else { continue };
             if gathered.len() + data.len() > most {
                 return Err(too_large());
