@@ -6,13 +6,13 @@ use mqueue::backoff::Backoff;
 use mqueue::handler::Verdict;
 
 /// The first pause.
-const FIRST: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Failures without a success between them from which on there are pauses. A single job that fails stops nobody.
-const FAILURES: u32 = 2;
+const MIN_FAILURES: u32 = 2;
 
 /// Counts failures.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct FailureBackoff {
     failures: u32,
     /// `None`: no pauses.
     backoff: Option<Backoff>,
@@ -20,9 +20,9 @@ pub(super) struct Patience {
     until: Option<Instant>,
 }
 
-impl Patience {
+impl FailureBackoff {
     pub(super) fn new(longest: Duration) -> Self {
-        let backoff = || Backoff::new(FIRST.min(longest), longest, fastrand::Rng::new());
+        let backoff = || Backoff::new(FIRST_PAUSE.min(longest), longest, fastrand::Rng::new());
         Self { failures: 0, backoff: (!longest.is_zero()).then(backoff), until: None }
     }
 
@@ -40,7 +40,7 @@ impl Patience {
             .filter(|verdict| matches!(verdict, Verdict::Retry { .. } | Verdict::Unavailable { .. }))
             .count();
         self.failures = self.failures.saturating_add(u32::try_from(failed).unwrap_or(u32::MAX));
-        if failed == 0 || self.failures < FAILURES {
+        if failed == 0 || self.failures < MIN_FAILURES {
             return None;
         }
         match self.until.filter(|until| *until > now) {
@@ -60,20 +60,21 @@ mod tests {
 
     #[test]
     fn only_failures_one_after_the_other_are_waited_for() {
-        let (mut patience, failed, done) = (Patience::new(4 * FIRST), [Verdict::retry("no")], [Verdict::Done(None)]);
+        let (mut failure_backoff, failed, done) =
+            (FailureBackoff::new(4 * FIRST_PAUSE), [Verdict::retry("no")], [Verdict::Done(None)]);
         let mut now = Instant::now();
-        assert_eq!(patience.after(&failed, now), None);
+        assert_eq!(failure_backoff.after(&failed, now), None);
         for full in [1, 2, 4, 4] {
-            let pause = patience.after(&failed, now).unwrap();
-            assert!(pause >= full * FIRST / 2 && pause <= full * FIRST, "{pause:?}");
+            let pause = failure_backoff.after(&failed, now).unwrap();
+            assert!(pause >= full * FIRST_PAUSE / 2 && pause <= full * FIRST_PAUSE, "{pause:?}");
             // those that failed together wait together
-            assert_eq!(patience.after(&failed, now + pause / 2), Some(pause - pause / 2));
+            assert_eq!(failure_backoff.after(&failed, now + pause / 2), Some(pause - pause / 2));
             now += pause;
         }
-        assert_eq!((patience.after(&done, now), patience.after(&failed, now)), (None, None));
-        assert!(patience.after(&failed, now).unwrap() <= FIRST, "it begins anew");
-        assert_eq!(patience.after(&[Verdict::retry("no"), Verdict::Done(None)], now), None);
-        let mut none = Patience::new(Duration::ZERO);
+        assert_eq!((failure_backoff.after(&done, now), failure_backoff.after(&failed, now)), (None, None));
+        assert!(failure_backoff.after(&failed, now).unwrap() <= FIRST_PAUSE, "it begins anew");
+        assert_eq!(failure_backoff.after(&[Verdict::retry("no"), Verdict::Done(None)], now), None);
+        let mut none = FailureBackoff::new(Duration::ZERO);
         assert!((0..9).all(|_| none.after(&failed, now).is_none()));
     }
 }

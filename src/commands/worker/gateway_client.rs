@@ -15,21 +15,21 @@ use mqueue::http::client::body;
 use mqueue::proto::excerpt;
 use mqueue::wake::shell_commands::in_url;
 
-const CONNECT_TIME: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer to a request may take; a stream's head, too.
-const ANSWER_TIME: Duration = Duration::from_secs(20);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 /// A stream without a line for so many heartbeats is lost.
-const SILENT_BEATS: u32 = 3;
+const MAX_MISSED_HEARTBEATS: u32 = 3;
 /// The longest time between lines that a gateway is waited for.
-const LONGEST_BEAT: Duration = Duration::from_secs(3600);
+const MAX_HEARTBEAT: Duration = Duration::from_secs(3600);
 /// The longest answer that is read, in bytes: tokens of jobs.
-const LONGEST_ANSWER: usize = 4 << 20;
+const MAX_REPLY_BYTES: usize = 4 << 20;
 /// The longest refusal.
-const LONGEST_REFUSAL: usize = 64 << 10;
+const MAX_ERROR_BYTES: usize = 64 << 10;
 
 /// A gateway, and one group's jobs there.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct GatewayClient {
     client: Client,
     base: Url,
     jobs: Url,
@@ -39,24 +39,24 @@ pub(super) struct Queue {
 
 /// Why a request was in vain.
 #[derive(Debug)]
-pub(super) enum Denied {
+pub(super) enum GatewayRefusal {
     /// Asking again later may help: the reason, and when if the gateway said.
-    ForNow(String, Option<Duration>),
+    Temporary(String, Option<Duration>),
     /// It will not.
-    ForGood(String),
+    Permanent(String),
 }
 
 /// What the gateway made of answers.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Settled {
+pub(super) struct AnswerOutcome {
     /// Tokens whose jobs come again.
     pub(super) gone: Vec<String>,
     pub(super) elsewhere: Vec<String>,
     pub(super) failed: Vec<String>,
 }
 
-impl Queue {
+impl GatewayClient {
     pub(super) fn new(args: &Args, in_flight: u32) -> Result<Self, Failure> {
         let mut base = args.queue.url().clone();
         base.set_query(None);
@@ -74,20 +74,20 @@ impl Queue {
             .append_pair("deadline", &deadline)
             .append_pair("n", &args.n);
         let client = mqueue::http::client::client_for(&base)
-            .connect_timeout(CONNECT_TIME)
+            .connect_timeout(CONNECT_TIMEOUT)
             .default_headers(headers(args.bearer_token_file.as_deref())?);
         let client = client.build().map_err(|e| Failure::new(Exit::Failure, mqueue::http::client::not_built(&e)))?;
         Ok(Self { client, base, jobs, shown: args.queue.shown() })
     }
 
     /// Asks for jobs: the response, and how long it may be silent.
-    pub(super) async fn take(&self) -> Result<(Response, Duration), Denied> {
+    pub(super) async fn take(&self) -> Result<(Response, Duration), GatewayRefusal> {
         let response = self.send(self.client.get(self.jobs.clone())).await?;
         let beat = response.headers().get(HEARTBEAT_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
         let beat = beat.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| {
-            Denied::ForGood(format!("{} is no gateway: it answers without {HEARTBEAT_HEADER}", self.shown))
+            GatewayRefusal::Permanent(format!("{} is no gateway: it answers without {HEARTBEAT_HEADER}", self.shown))
         })?;
-        Ok((response, SILENT_BEATS * beat.clamp(Duration::from_secs(1), LONGEST_BEAT)))
+        Ok((response, MAX_MISSED_HEARTBEATS * beat.clamp(Duration::from_secs(1), MAX_HEARTBEAT)))
     }
 
     /// Answers jobs with `verb`.
@@ -96,43 +96,47 @@ impl Queue {
         verb: &str,
         params: &[(&str, &str)],
         tokens: &[String],
-    ) -> Result<Settled, Denied> {
+    ) -> Result<AnswerOutcome, GatewayRefusal> {
         let mut url = self.base.clone();
         url.set_path(&format!("{}/jobs/{verb}", url.path().trim_end_matches('/')));
         if !params.is_empty() {
             url.query_pairs_mut().extend_pairs(params);
         }
-        let response = self.send(self.client.post(url).body(tokens.join("\n")).timeout(ANSWER_TIME)).await?;
-        let body = body(response, LONGEST_ANSWER).await;
+        let response = self.send(self.client.post(url).body(tokens.join("\n")).timeout(REPLY_TIMEOUT)).await?;
+        let body = body(response, MAX_REPLY_BYTES).await;
         let read = body.map_err(|e| e.to_string()).and_then(|body| {
             serde_json::from_slice(&body).map_err(|e| format!("{} answers what cannot be read: {e}", self.shown))
         });
-        read.map_err(|why| Denied::ForNow(excerpt(why.as_bytes()), None))
+        read.map_err(|why| GatewayRefusal::Temporary(excerpt(why.as_bytes()), None))
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, Denied> {
-        let sent = tokio::time::timeout(ANSWER_TIME, request.send()).await;
+    async fn send(&self, request: RequestBuilder) -> Result<Response, GatewayRefusal> {
+        let sent = tokio::time::timeout(REPLY_TIMEOUT, request.send()).await;
         let response = match sent {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                return Err(Denied::ForNow(
+                return Err(GatewayRefusal::Temporary(
                     format!("cannot reach {}: {}", self.shown, mqueue::http::client::cause(&error)),
                     None,
                 ));
             }
-            Err(_) => return Err(Denied::ForNow(format!("{} does not answer", self.shown), None)),
+            Err(_) => return Err(GatewayRefusal::Temporary(format!("{} does not answer", self.shown), None)),
         };
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
         let after = response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
-        let text = tokio::time::timeout(ANSWER_TIME, body(response, LONGEST_REFUSAL)).await.ok().and_then(Result::ok);
+        let text = tokio::time::timeout(REPLY_TIMEOUT, body(response, MAX_ERROR_BYTES)).await.ok().and_then(Result::ok);
         let text = excerpt(text.unwrap_or_default().trim_ascii());
         let why = format!("{} answers {status}: {text}", self.shown);
         let is_for_now =
             status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
-        Err(if is_for_now { Denied::ForNow(why, after.map(Duration::from_secs)) } else { Denied::ForGood(why) })
+        Err(if is_for_now {
+            GatewayRefusal::Temporary(why, after.map(Duration::from_secs))
+        } else {
+            GatewayRefusal::Permanent(why)
+        })
     }
 }
 

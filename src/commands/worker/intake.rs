@@ -9,30 +9,30 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::answers::Note;
-use super::queue::{Denied, Queue};
+use super::answers::AnswerEvent;
+use super::gateway_client::{GatewayClient, GatewayRefusal};
 use crate::commands::common::job::Job;
 use mqueue::backoff::Backoff;
 use mqueue::proto::Message;
 
 /// A line longer than this is no job: more than the largest message that nsqd can be told to take, in base64.
-const LONGEST_LINE: usize = 64 << 20;
+const MAX_LINE_BYTES: usize = 64 << 20;
 
 /// Bytes a second of a line that has to come at least, once it has taken as long as the gateway may be silent.
-const LEAST_RATE: usize = 16 * 1024;
+const MIN_BYTES_PER_SECOND: usize = 16 * 1024;
 
 /// A job to be done.
 #[derive(Debug)]
-pub(super) struct Work {
+pub(super) struct ReceivedJob {
     pub(super) token: String,
     pub(super) message: Message,
 }
 
 /// Takes jobs until all is over, with a new stream whenever one ends. Fails if the gateway refuses for good.
 pub(super) async fn run(
-    queue: Arc<Queue>,
-    works: mpsc::Sender<Vec<Work>>,
-    notes: mpsc::UnboundedSender<Note>,
+    gateway: Arc<GatewayClient>,
+    jobs: mpsc::Sender<Vec<ReceivedJob>>,
+    events: mpsc::UnboundedSender<AnswerEvent>,
     over: CancellationToken,
     draining: CancellationToken,
 ) -> Result<(), String> {
@@ -41,23 +41,23 @@ pub(super) async fn run(
     loop {
         let taken = tokio::select! {
             () = over.cancelled() => return Ok(()),
-            taken = queue.take() => taken,
+            taken = gateway.take() => taken,
         };
         let (why, after) = match taken {
             Ok((response, silence)) => {
                 if std::mem::take(&mut is_away) {
-                    tracing::info!("{} answers again", queue.shown);
+                    tracing::info!("{} answers again", gateway.shown);
                 }
                 backoff.reset();
                 let why = tokio::select! {
                     biased;
                     () = over.cancelled() => return Ok(()),
-                    why = read(response, silence, &works, &notes) => why,
+                    why = read(response, silence, &jobs, &events) => why,
                 };
-                (format!("the stream of jobs from {} ended: {why}", queue.shown), None)
+                (format!("the stream of jobs from {} ended: {why}", gateway.shown), None)
             }
-            Err(Denied::ForNow(why, after)) => (why, after),
-            Err(Denied::ForGood(why)) => return Err(why),
+            Err(GatewayRefusal::Temporary(why, after)) => (why, after),
+            Err(GatewayRefusal::Permanent(why)) => return Err(why),
         };
         if draining.is_cancelled() {
             // jobs were given back, after which the gateway ends the stream
@@ -79,14 +79,14 @@ pub(super) async fn run(
 async fn read(
     mut response: Response,
     silence: Duration,
-    works: &mpsc::Sender<Vec<Work>>,
-    notes: &mpsc::UnboundedSender<Note>,
+    jobs: &mpsc::Sender<Vec<ReceivedJob>>,
+    events: &mpsc::UnboundedSender<AnswerEvent>,
 ) -> String {
     let mut rest = BytesMut::new();
     // a gateway with nothing to say sends empty lines: it is lines that are waited for
     let mut line_began = Instant::now();
     loop {
-        let due = line_began + silence + Duration::from_secs((rest.len() / LEAST_RATE) as u64);
+        let due = line_began + silence + Duration::from_secs((rest.len() / MIN_BYTES_PER_SECOND) as u64);
         let chunk = match timeout_at(due, response.chunk()).await {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => return "the gateway ended it".to_owned(),
@@ -95,7 +95,7 @@ async fn read(
         };
         let searched = rest.len();
         rest.extend_from_slice(&chunk);
-        if rest.len() > LONGEST_LINE {
+        if rest.len() > MAX_LINE_BYTES {
             return "a line that is too long".to_owned();
         }
         let Some(end) = memchr::memrchr(b'\n', &rest[searched..]) else { continue };
@@ -112,7 +112,7 @@ async fn read(
             continue;
         }
         let tokens = batch.iter().map(|work| work.token.clone()).collect();
-        if notes.send(Note::Taken(tokens)).is_err() || works.send(batch).await.is_err() {
+        if events.send(AnswerEvent::Received(tokens)).is_err() || jobs.send(batch).await.is_err() {
             std::future::pending::<()>().await;
         }
         // it was not read while there was no room for its jobs
@@ -120,8 +120,8 @@ async fn read(
     }
 }
 
-fn parse(line: &[u8]) -> Result<Work, String> {
+fn parse(line: &[u8]) -> Result<ReceivedJob, String> {
     let job: Job<'_> = serde_json::from_slice(line).map_err(|e| e.to_string())?;
     let message = job.message()?;
-    Ok(Work { token: job.token.into_owned(), message })
+    Ok(ReceivedJob { token: job.token.into_owned(), message })
 }

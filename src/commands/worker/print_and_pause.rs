@@ -11,20 +11,20 @@ use mqueue::proto::Message;
 
 /// Writes a line a job to stdout: `n=1 p=1 counter=7`.
 #[derive(Debug)]
-pub(super) struct Say {
+pub(super) struct PrintAndPause {
     n: String,
     pause: Duration,
     /// Cancelled when nobody reads the lines any more.
     stop: CancellationToken,
 }
 
-impl Say {
+impl PrintAndPause {
     pub(super) fn new(n: String, pause: Duration, stop: CancellationToken) -> Self {
         Self { n, pause, stop }
     }
 }
 
-impl Handler for Say {
+impl Handler for PrintAndPause {
     async fn handle(&self, message: Message) -> Verdict {
         let body = String::from_utf8_lossy(&message.body).escape_default().to_string();
         let line = format!("n={} p={} counter={body}\n", self.n, self.pause.as_secs_f64());
