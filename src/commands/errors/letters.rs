@@ -15,19 +15,19 @@ use mqueue::proto::{ChannelName, MessageId, TopicName};
 use mqueue::worker::DeadLetter;
 
 /// Messages taken at once; nsqd lets 2500 be in flight.
-const AT_ONCE: u32 = 200;
+const MAX_IN_FLIGHT: u32 = 200;
 /// The least to be taken at once: the parts of a letter.
-const PARTS: u32 = 16;
+const MIN_IN_FLIGHT: u32 = 16;
 /// How long a letter may be out, in milliseconds: for so long letters are away after this was killed.
-const KEPT: i64 = 10_000;
+const MSG_TIMEOUT_MS: i64 = 10_000;
 /// When no letter comes for so long, there are no more.
-const QUIET: Duration = Duration::from_secs(2);
+const LAST_LETTER_TIMEOUT: Duration = Duration::from_secs(2);
 /// For how long a letter that is not wanted stays away, so that it is not seen again at once.
-const ASIDE: Duration = Duration::from_secs(10);
+const SET_ASIDE_DELAY: Duration = Duration::from_secs(10);
 
 /// What the statistics say.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Counted {
+pub(super) struct LetterCount {
     /// Letters that the group has, or will have.
     pub(super) letters: u64,
     /// Out with somebody, or to come later.
@@ -36,7 +36,7 @@ pub(super) struct Counted {
     others: Vec<(String, u64)>,
 }
 
-impl Counted {
+impl LetterCount {
     fn add(&mut self, topic: &TopicStats, group: &ChannelName) {
         let number = |count: i64| u64::try_from(count).unwrap_or(0);
         let own = topic.channels.iter().find(|channel| channel.channel_name == group.as_str());
@@ -70,9 +70,9 @@ impl Counted {
 }
 
 /// Counts. Fails if an nsqd does not answer: it may have letters.
-pub(super) async fn count(nsqds: &[Nsqd], stream: &TopicName, group: &ChannelName) -> anyhow::Result<Counted> {
+pub(super) async fn count(nsqds: &[Nsqd], stream: &TopicName, group: &ChannelName) -> anyhow::Result<LetterCount> {
     let filter = StatsFilter { topic: Some(stream.clone()), channel: None, clients: false };
-    let mut counted = Counted::default();
+    let mut counted = LetterCount::default();
     for nsqd in nsqds {
         let stats =
             nsqd.stats(&filter).await.map_err(|e| Failure::new(crate::commands::common::exit::Exit::Unavailable, e))?;
@@ -146,10 +146,11 @@ impl Letters {
         let mut config = ConsumerConfig::new(stream.clone(), args.group.clone());
         config.nsqd = nsqds.to_vec();
         // with a rate few are out while they wait for their turn; a large letter is in parts, which have to be out together
-        config.flow.max_in_flight = args.rate.map_or(AT_ONCE.max(args.limit), |rate| rate.clamp(PARTS, AT_ONCE));
+        config.flow.max_in_flight =
+            args.rate.map_or(MAX_IN_FLIGHT.max(args.limit), |rate| rate.clamp(MIN_IN_FLIGHT, MAX_IN_FLIGHT));
         // a letter that is set aside is no failure
         config.flow.max_backoff = Duration::ZERO;
-        config.connect.identify.msg_timeout = Some(KEPT);
+        config.connect.identify.msg_timeout = Some(MSG_TIMEOUT_MS);
         let consumer = Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?;
         Ok(Self {
             consumer,
@@ -164,7 +165,10 @@ impl Letters {
     /// The next letters that are wanted; none when all were seen. Cancel-safe.
     pub(super) async fn next(&mut self) -> Vec<Letter> {
         while (self.seen.len() as u64) < self.total {
-            let Ok(deliveries) = timeout(QUIET, self.consumer.recv_many(AT_ONCE as usize)).await else { break };
+            let Ok(deliveries) = timeout(LAST_LETTER_TIMEOUT, self.consumer.recv_many(MAX_IN_FLIGHT as usize)).await
+            else {
+                break;
+            };
             let mut wanted = Vec::new();
             for delivery in deliveries {
                 let is_new = self.seen.insert(delivery.message().id);
@@ -184,7 +188,7 @@ impl Letters {
 
     fn set_aside(&mut self, letter: Letter, is_new: bool) {
         self.passed += u64::from(is_new);
-        letter.deliveries.into_iter().for_each(|delivery| delivery.put_off(ASIDE));
+        letter.deliveries.into_iter().for_each(|delivery| delivery.put_off(SET_ASIDE_DELAY));
     }
 
     /// Parts of letters whose other parts did not come.
@@ -193,7 +197,7 @@ impl Letters {
     }
 
     /// A letter that is no dead letter is not touched.
-    pub(super) fn pass(&mut self, letter: Letter) {
+    pub(super) fn leave(&mut self, letter: Letter) {
         self.set_aside(letter, true);
     }
 

@@ -30,13 +30,13 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// What is done with a letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
+enum ErrorsAction {
     Get,
     Redrive,
     Drop,
 }
 
-impl Action {
+impl ErrorsAction {
     fn of(args: &Args) -> Option<Self> {
         let actions = [(args.get, Self::Get), (args.redrive, Self::Redrive), (args.drop, Self::Drop)];
         actions.into_iter().find_map(|(is_asked, action)| is_asked.then_some(action))
@@ -75,14 +75,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some(others) = counted.elsewhere(&stream, &args.group) {
         tracing::warn!("{others}");
     }
-    let (total, action) = (counted.letters, Action::of(&args));
+    let (total, action) = (counted.letters, ErrorsAction::of(&args));
     if total == 0 {
-        say(&format!("no dead letters of {} in {stream}", args.stream));
+        print_status(&format!("no dead letters of {} in {stream}", args.stream));
         return Ok(Exit::Success);
     }
     let acts = action.filter(|_| !args.dry_run);
     if let Some(action) = acts
-        && !is_wanted(action, &args, total)?
+        && !is_confirmed(action, &args, total)?
     {
         return Ok(Exit::Failure);
     }
@@ -94,7 +94,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
 }
 
 /// Asks, if somebody is there. Fails if nobody is, and nobody said yes before.
-fn is_wanted(action: Action, args: &Args, total: u64) -> Result<bool, Failure> {
+fn is_confirmed(action: ErrorsAction, args: &Args, total: u64) -> Result<bool, Failure> {
     let filter = args.filter.as_ref().map_or(String::new(), |text| format!(" with {text:?} in them"));
     let what = format!("{} the dead letters of {}{filter}, of {total} in all", action.verb(), args.stream);
     if args.yes {
@@ -110,6 +110,6 @@ fn is_wanted(action: Action, args: &Args, total: u64) -> Result<bool, Failure> {
 }
 
 /// A line for people, which is not what the command prints.
-fn say(line: &str) {
+fn print_status(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }

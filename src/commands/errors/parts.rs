@@ -9,7 +9,7 @@ use mqueue::worker::DeadLetter;
 
 /// The fields that all parts of one letter share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
+struct PartKey {
     stream: String,
     group: String,
     id: String,
@@ -17,7 +17,7 @@ struct Key {
     of: u32,
 }
 
-impl Key {
+impl PartKey {
     /// The key and the part's number; `None` if the letter is whole, or its part is none.
     fn of(letter: &DeadLetter) -> Option<(Self, u32)> {
         let part = letter.part.filter(|part| (1..=part.of).contains(&part.number))?;
@@ -29,12 +29,12 @@ impl Key {
 
 /// Parts whose letters are not whole yet.
 #[derive(Default)]
-pub(super) struct Parts(HashMap<Key, Vec<(u32, Letter)>>);
+pub(super) struct Parts(HashMap<PartKey, Vec<(u32, Letter)>>);
 
 impl Parts {
     /// Takes a letter in: gives it back if it is whole, and the whole one if this was its last part.
     pub(super) fn join(&mut self, letter: Letter) -> Option<Letter> {
-        let Some((key, number)) = letter.letter.as_ref().and_then(Key::of) else { return Some(letter) };
+        let Some((key, number)) = letter.letter.as_ref().and_then(PartKey::of) else { return Some(letter) };
         let of = key.of as usize;
         let parts = self.0.entry(key.clone()).or_default();
         // a part that was published twice goes with the first: it is answered as that is

@@ -18,14 +18,14 @@ use mqueue::worker::DeadLetter;
 /// Where to redrive to, by the flags and by what the brokers have.
 pub(super) struct Routes {
     stream: TopicName,
-    asked: Asked,
-    brokers: Vec<Broker>,
+    target: RedriveTarget,
+    brokers: Vec<RedriveBroker>,
     /// Streams for one group that exist, by the nsqd's address.
     ready: BTreeSet<(String, TopicName)>,
 }
 
 /// An nsqd, with the groups of the stream there.
-struct Broker {
+struct RedriveBroker {
     http: Nsqd,
     groups: BTreeSet<ChannelName>,
     /// It can give a message to one group; `None` before it was asked.
@@ -34,7 +34,7 @@ struct Broker {
 
 /// The run that the flags ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Asked {
+enum RedriveTarget {
     /// The group that gave the message up.
     OwnGroup,
     /// All groups of the stream.
@@ -56,19 +56,19 @@ pub(super) enum Route {
 
 /// Why a letter stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stays {
-    NoLetter,
+pub(super) enum NotRedriven {
+    NotADeadLetter,
     OtherStream,
-    NoGroup,
+    UnknownGroup,
 }
 
-impl Stays {
+impl NotRedriven {
     /// The words for this count of them.
     pub(super) fn of(self, count: u64) -> String {
         match self {
-            Self::NoLetter => format!("{count} of them no dead letters"),
+            Self::NotADeadLetter => format!("{count} of them no dead letters"),
             Self::OtherStream => format!("{count} of them name another stream (--to STREAM sends them somewhere)"),
-            Self::NoGroup => {
+            Self::UnknownGroup => {
                 format!("{count} of them name a group that the stream does not have (--to STREAM sends them somewhere)")
             }
         }
@@ -78,27 +78,27 @@ impl Stays {
 impl Routes {
     /// Fails if the groups of some nsqd cannot be seen, where they matter.
     pub(super) fn new(args: &Args, brokers: &Brokers) -> Result<Self, Failure> {
-        let asked = match &args.to {
-            Some(stream) => Asked::Stream(stream.clone()),
-            None if args.to_all_groups => Asked::AllGroups,
-            None => Asked::OwnGroup,
+        let target = match &args.to {
+            Some(stream) => RedriveTarget::Stream(stream.clone()),
+            None if args.to_all_groups => RedriveTarget::AllGroups,
+            None => RedriveTarget::OwnGroup,
         };
-        if asked == Asked::OwnGroup && brokers.http.len() < brokers.tcp.len() {
+        if target == RedriveTarget::OwnGroup && brokers.http.len() < brokers.tcp.len() {
             let line = "the groups of every nsqd have to be known: name each one's HTTP address with --nsqd-http-address, or say --to-all-groups";
             return Err(Failure::new(Exit::Usage, line));
         }
-        let broker = |http: &Nsqd| Broker { http: http.clone(), groups: BTreeSet::new(), serves_one: None };
+        let broker = |http: &Nsqd| RedriveBroker { http: http.clone(), groups: BTreeSet::new(), serves_one: None };
         let brokers = brokers.http.iter().map(broker).collect();
-        Ok(Self { stream: args.stream.clone(), asked, brokers, ready: BTreeSet::new() })
+        Ok(Self { stream: args.stream.clone(), target, brokers, ready: BTreeSet::new() })
     }
 
     /// Looks which groups there are. A group may come at any time, so this is done before each batch.
-    pub(super) async fn look(&mut self) -> Result<(), String> {
-        if let Asked::Stream(_) = self.asked {
+    pub(super) async fn refresh(&mut self) -> Result<(), String> {
+        if let RedriveTarget::Stream(_) = self.target {
             return Ok(());
         }
         let filter = StatsFilter { topic: Some(self.stream.clone()), channel: None, clients: false };
-        for Broker { http, groups, serves_one } in &mut self.brokers {
+        for RedriveBroker { http, groups, serves_one } in &mut self.brokers {
             if serves_one.is_none() {
                 *serves_one = Some(http.can_publish_to_channel().await.map_err(|e| e.to_string())?);
             }
@@ -112,19 +112,23 @@ impl Routes {
     }
 
     /// Where this letter goes.
-    pub(super) fn of(&self, letter: &Letter) -> Result<Route, Stays> {
-        let letter = letter.letter.as_ref().ok_or(Stays::NoLetter)?;
-        if let Asked::Stream(stream) = &self.asked {
+    pub(super) fn of(&self, letter: &Letter) -> Result<Route, NotRedriven> {
+        let letter = letter.letter.as_ref().ok_or(NotRedriven::NotADeadLetter)?;
+        if let RedriveTarget::Stream(stream) = &self.target {
             return Ok(Route::Stream(stream.clone()));
         }
         if letter.stream != self.stream {
-            return Err(Stays::OtherStream);
+            return Err(NotRedriven::OtherStream);
         }
-        let broker = self.brokers.iter().find(|broker| broker.groups.contains(&letter.group)).ok_or(Stays::NoGroup)?;
+        let broker = self
+            .brokers
+            .iter()
+            .find(|broker| broker.groups.contains(&letter.group))
+            .ok_or(NotRedriven::UnknownGroup)?;
         let is_alone = self.brokers.iter().flat_map(|broker| &broker.groups).all(|group| *group == letter.group);
         let (http, group) = (broker.http.clone(), letter.group.clone());
         Ok(match broker.serves_one {
-            _ if is_alone || self.asked == Asked::AllGroups => Route::Stream(self.stream.clone()),
+            _ if is_alone || self.target == RedriveTarget::AllGroups => Route::Stream(self.stream.clone()),
             Some(true) => Route::Group(http, group),
             Some(false) | None => Route::Retries(http, group, retry_stream::stream_of(&self.stream, &letter.group)),
         })
