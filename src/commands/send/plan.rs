@@ -9,7 +9,7 @@ use crate::commands::send::args::{Args, Rate};
 
 /// The messages of a run, by their number from 0.
 #[derive(Debug)]
-pub(super) struct Script {
+pub(super) struct SendPlan {
     pub(super) count: u64,
     first_id: u64,
     start: Instant,
@@ -20,7 +20,7 @@ pub(super) struct Script {
     alarm: Alarm,
 }
 
-impl Script {
+impl SendPlan {
     /// Makes a script that begins now. Fails if its timer thread cannot be started.
     pub(super) fn begin(args: &Args) -> io::Result<Self> {
         let start = Instant::now();
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn a_message_is_what_stages_expect_and_the_same_each_time() {
         let start = Instant::now();
-        let script = Script {
+        let plan = SendPlan {
             count: 10,
             first_id: 1,
             start,
@@ -76,7 +76,7 @@ mod tests {
             alarm: Alarm::start().unwrap(),
         };
         let mut line = Vec::new();
-        script.write(5, &mut line);
+        plan.write(5, &mut line);
         let text = r#"{"id":6,"shortcode":"10006","destination":"15550000006","tag":"1700000000010000000"}"#;
         assert_eq!(String::from_utf8(line.clone()).unwrap(), text);
         assert_eq!("message".parse::<Schema>().unwrap().check(&line), Ok(()));
