@@ -1,8 +1,8 @@
 //! `mqueue ingest`: publishes what arrives on sockets to a stream.
 //!
 //! ```text
-//!  unix:, tcp:      a task a connection: read ─▶ lines ─▶ Outlet ─▶ OK of nsqd ─▶ read on … end ─▶ "OK 500"
-//!  unixgram:, udp:  receiver ─▶ queue (bounded) ─▶ Outlet
+//!  unix:, tcp:      a task a connection: read ─▶ lines ─▶ FeedPublisher ─▶ OK of nsqd ─▶ read on … end ─▶ "OK 500"
+//!  unixgram:, udp:  receiver ─▶ queue (bounded) ─▶ FeedPublisher
 //! ```
 //!
 //! A reader takes no more input until its last input is published or queued. So a stream's sender is throttled, and memory is bounded.
@@ -11,9 +11,9 @@ pub(crate) mod args;
 mod datagram;
 mod drops;
 mod listen;
-mod outlet;
+mod publisher;
+mod stats;
 mod stream;
-mod tally;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,8 +22,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
 
 use self::datagram::Datagrams;
-use self::listen::{Listening, Socket};
-use self::outlet::Outlet;
+use self::listen::{IngestSocket, ListeningSocket};
+use self::publisher::FeedPublisher;
 use super::common::exit::{Exit, Failure};
 use super::common::json_lines::Lines;
 use super::common::run_broker::Brokers;
@@ -34,9 +34,9 @@ use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 
 /// Longest interval between status notifications, and between reports of refused or dropped messages.
-const PULSE: Duration = Duration::from_secs(1);
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Time that each EXTEND_TIMEOUT_USEC asks for while stopping.
-const MORE_TIME: Duration = Duration::from_secs(10);
+const EXTEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without nsqd after which the outage is logged.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -51,11 +51,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         connected = Publisher::connect(&brokers.tcp, config) => connected.map_err(|e| Failure::unavailable(&e))?,
         () = shutdown.draining.cancelled() => return Ok(Exit::Success),
     };
-    let outlet = Arc::new(Outlet::new(publisher, args.to.clone(), shutdown.clone()));
+    let publisher = Arc::new(FeedPublisher::new(publisher, args.to.clone(), shutdown.clone()));
     let tasks = TaskTracker::new();
     for socket in sockets {
         tracing::info!(stream = %args.to, "listening on {}", socket.name);
-        serve(socket, &args, &outlet, &tasks);
+        serve(socket, &args, &publisher, &tasks);
     }
     tasks.close();
     Notifier.ready();
@@ -65,40 +65,50 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         // polled first, because it also ends the tasks
         () = shutdown.now.cancelled() => Exit::Interrupted,
         () = tasks.wait() => Exit::Success,
-        never = tell(&outlet, &shutdown, lines.as_ref()) => match never {},
+        never = report_progress(&publisher, &shutdown, lines.as_ref()) => match never {},
     };
     // usually sent by `tell` already
     Notifier.stopping();
-    outlet.tally.warn();
+    publisher.stats.warn();
     match lines {
-        Some(lines) => super::common::stdout::ended(lines.end(&outlet.tally.line(true)))?,
-        None => tracing::info!(stream = %args.to, "{}", outlet.tally.summary(started.elapsed())),
+        Some(lines) => super::common::stdout::ended(lines.end(&publisher.stats.line(true)))?,
+        None => tracing::info!(stream = %args.to, "{}", publisher.stats.summary(started.elapsed())),
     }
     Ok(exit)
 }
 
-fn serve(Listening { socket, name, file }: Listening, args: &Args, outlet: &Arc<Outlet>, tasks: &TaskTracker) {
+fn serve(
+    IngestSocket { socket, name, file }: IngestSocket,
+    args: &Args,
+    publisher: &Arc<FeedPublisher>,
+    tasks: &TaskTracker,
+) {
     let max = args.max_line as usize;
     let datagrams = match socket {
-        Socket::Unix(listener) => {
-            tasks.spawn(stream::serve(listener, file, max, outlet.clone(), tasks.clone()));
+        ListeningSocket::Unix(listener) => {
+            tasks.spawn(stream::serve(listener, file, max, publisher.clone(), tasks.clone()));
             return;
         }
-        Socket::Tcp(listener) => {
-            tasks.spawn(stream::serve(listener, file, max, outlet.clone(), tasks.clone()));
+        ListeningSocket::Tcp(listener) => {
+            tasks.spawn(stream::serve(listener, file, max, publisher.clone(), tasks.clone()));
             return;
         }
-        Socket::Unixgram(socket) => Datagrams::Unix(socket),
-        Socket::Udp(socket) => Datagrams::Udp(socket),
+        ListeningSocket::Unixgram(socket) => Datagrams::Unix(socket),
+        ListeningSocket::Udp(socket) => Datagrams::Udp(socket),
     };
-    datagrams.widen(&name);
-    tasks.spawn(datagram::serve(datagrams, file, max, args.max_queued, outlet.clone()));
+    datagrams.enlarge_buffer(&name);
+    tasks.spawn(datagram::serve(datagrams, file, max, args.max_queued, publisher.clone()));
 }
 
 /// Notifies systemd and reports progress; never returns, runs beside the work.
-async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<&Lines>) -> std::convert::Infallible {
+async fn report_progress(
+    publisher: &FeedPublisher,
+    shutdown: &Shutdown,
+    lines: Option<&Lines>,
+) -> std::convert::Infallible {
     let notifier = Notifier;
-    let mut ticks = interval(notifier.watchdog_interval().map_or(PULSE, |within| PULSE.min(within / 3)));
+    let mut ticks =
+        interval(notifier.watchdog_interval().map_or(STATUS_INTERVAL, |within| STATUS_INTERVAL.min(within / 3)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping = false;
     loop {
@@ -110,11 +120,11 @@ async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<&Lines>) -> st
             }
         }
         if stopping {
-            notifier.extend_timeout(MORE_TIME);
+            notifier.extend_timeout(EXTEND_TIMEOUT);
         }
-        notifier.status(&outlet.tally.status());
+        notifier.status(&publisher.stats.status());
         notifier.watchdog();
-        outlet.tally.warn();
-        lines.iter().for_each(|lines| lines.say(&outlet.tally.line(false)));
+        publisher.stats.warn();
+        lines.iter().for_each(|lines| lines.say(&publisher.stats.line(false)));
     }
 }
