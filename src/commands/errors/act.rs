@@ -1,4 +1,5 @@
-//! Letters leave the queue: each when what is to be done with it is done, and safe.
+//! `--get`, `--redrive` and `--drop`: each letter is finished only when its action is complete and
+//! safe.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -17,10 +18,10 @@ use crate::commands::errors::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
 use mqueue::shutdown::Shutdown;
 
-/// How long publishing a letter may take.
+/// Timeout of publishing a letter.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Does it with all of them, as far as that can be done.
+/// Runs the action on all letters, until one fails.
 pub(super) async fn run(
     letters: &mut Letters,
     action: ErrorsAction,
@@ -78,14 +79,15 @@ pub(super) async fn run(
     }
 }
 
+/// The state of a run.
 struct ActionRun {
     redriving: Option<(Publisher, Routes)>,
-    /// When each is due, if there is a rate.
+    /// When each letter is due, with `--rate`.
     schedule: Option<Schedule>,
     done: u64,
-    /// Letters that are not redriven, by the reason.
+    /// The number of letters that are not redriven, by reason.
     stay: BTreeMap<NotRedriven, u64>,
-    /// Why it cannot go on.
+    /// Why the run must stop.
     failure: Option<String>,
 }
 
@@ -103,7 +105,7 @@ impl ActionRun {
         batch.into_iter().for_each(Letter::finish);
     }
 
-    /// Prints all, and only then removes them.
+    /// Prints all letters, and only then removes them.
     fn print(&mut self, batch: Vec<Letter>) {
         let mut out = io::stdout().lock();
         let lines: Vec<u8> = batch.iter().flat_map(|letter| letter.body().iter().copied().chain([b'\n'])).collect();
@@ -116,7 +118,7 @@ impl ActionRun {
         }
     }
 
-    /// Publishes them, and removes those that the broker has taken.
+    /// Publishes the letters, and removes those that the broker acknowledged.
     async fn redrive(&mut self, batch: Vec<Letter>, letters: &mut Letters, shutdown: &Shutdown) {
         let Some((_, routes)) = &mut self.redriving else { return };
         if let Err(why) = routes.refresh().await {
@@ -158,7 +160,7 @@ impl ActionRun {
         }
     }
 
-    /// True if the command is to end instead.
+    /// Waits until the next letter is due. Returns true if shutdown began meanwhile.
     async fn wait_for_turn(&self, shutdown: &Shutdown) -> bool {
         let Some(schedule) = self.schedule else { return false };
         tokio::select! {
@@ -168,8 +170,8 @@ impl ActionRun {
     }
 
     async fn publish(&self, letter: &Letter, route: &Route) -> Result<(), String> {
-        let (publisher, routes) = self.redriving.as_ref().expect("redrive has them");
-        let letter = letter.letter.as_ref().expect("the others were left alone");
+        let (publisher, routes) = self.redriving.as_ref().expect("set for redrive");
+        let letter = letter.letter.as_ref().expect("routes skip other messages");
         routes.publish(publisher, letter, route).await
     }
 

@@ -1,4 +1,4 @@
-//! Letters are shown, and stay.
+//! Listing: letters are shown, then requeued.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -17,7 +17,7 @@ use mqueue::plural;
 use mqueue::shutdown::Shutdown;
 use mqueue::worker::{DeadLetter, Part};
 
-/// So much of a body is shown in a list for people.
+/// Limit on the characters shown of a body, without `--json`.
 const MAX_SHOWN_CHARS: usize = 60;
 
 /// A letter as JSON.
@@ -25,11 +25,11 @@ const MAX_SHOWN_CHARS: usize = 60;
 struct LetterLine<'a> {
     #[serde(flatten)]
     letter: Option<&'a DeadLetter>,
-    /// What is not UTF-8 is U+FFFD here.
+    /// The body as text; bytes that are not UTF-8 become U+FFFD.
     body: String,
 }
 
-/// Shows them, and gives them back.
+/// Shows the letters, and requeues them. With `would`, also says what that action would do.
 pub(super) async fn run(
     letters: &mut Letters,
     args: &Args,
@@ -72,7 +72,8 @@ pub(super) async fn run(
     Ok(Exit::Success)
 }
 
-/// How many of these would be redriven, and where to; what would stay, and why.
+/// Returns how many letters would be redriven, with a text that says where to, and which would
+/// stay, and why.
 async fn plan(letters: &[Letter], args: &Args, brokers: &Brokers) -> Result<(usize, String), Failure> {
     let mut routes = Routes::new(args, brokers)?;
     routes.refresh().await.map_err(|why| Failure::new(Exit::Unavailable, format!("cannot see the groups: {why}")))?;

@@ -1,10 +1,10 @@
-//! `mqueue errors`: dead letters are listed, taken out, put back, or thrown away.
+//! `mqueue errors`: lists, prints, redrives or drops dead letters.
 //!
 //! ```text
-//!  count ─▶ ask ─▶ Letters (a consumer of its own group) ─┬─▶ list: given back when all were seen
-//!                                                         ├─▶ get: printed, then FIN
-//!                                                         ├─▶ redrive: published by its route, then FIN
-//!                                                         └─▶ drop: FIN
+//!  count ─▶ confirm ─▶ Letters (a consumer) ─┬─▶ list: requeued when all were shown
+//!                                            ├─▶ get: printed, then FIN
+//!                                            ├─▶ redrive: published by its route, then FIN
+//!                                            └─▶ drop: FIN
 //! ```
 
 mod act;
@@ -25,10 +25,10 @@ use super::common::worker_flags::dead_letters;
 use crate::commands::errors::args::Args;
 use mqueue::shutdown::Shutdown;
 
-/// How long what was begun may take after Ctrl-C.
+/// How long letters in progress may take after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What is done with a letter.
+/// An action on dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ErrorsAction {
     Get,
@@ -93,7 +93,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     }
 }
 
-/// Asks, if somebody is there. Fails if nobody is, and nobody said yes before.
+/// Asks for confirmation on the terminal. Fails without a terminal, unless `--yes` was given.
 fn is_confirmed(action: ErrorsAction, args: &Args, total: u64) -> Result<bool, Failure> {
     let filter = args.filter.as_ref().map_or(String::new(), |text| format!(" with {text:?} in them"));
     let what = format!("{} the dead letters of {}{filter}, of {total} in all", action.verb(), args.stream);
@@ -109,7 +109,7 @@ fn is_confirmed(action: ErrorsAction, args: &Args, total: u64) -> Result<bool, F
     Ok(asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// A line for people, which is not what the command prints.
+/// Prints a status line to stderr.
 fn print_status(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }

@@ -1,6 +1,8 @@
-//! Where a letter goes back to: to the one group that gave it up, in the one stream that was named, unless somebody asked for more.
+//! The routes of redriven letters: each goes to the group that gave it up, in the given stream,
+//! unless a flag says otherwise.
 //!
-//! What stands in a letter is data: whoever may publish to `foo.dead` can write any stream and group into it.
+//! A letter's fields are untrusted data: anybody who may publish to `foo.dead` can name any stream
+//! and group.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,24 +17,24 @@ use mqueue::client::{Nsqd, PublishError, Publisher, StatsFilter};
 use mqueue::proto::{ChannelName, TopicName};
 use mqueue::worker::DeadLetter;
 
-/// Where to redrive to, by the flags and by what the brokers have.
+/// Computes the routes from the flags and the brokers' groups.
 pub(super) struct Routes {
     stream: TopicName,
     target: RedriveTarget,
     brokers: Vec<RedriveBroker>,
-    /// Streams for one group that exist, by the nsqd's address.
+    /// The single-group streams that are prepared, by the nsqd's address.
     ready: BTreeSet<(String, TopicName)>,
 }
 
-/// An nsqd, with the groups of the stream there.
+/// An nsqd and its groups of the stream.
 struct RedriveBroker {
     http: Nsqd,
     groups: BTreeSet<ChannelName>,
-    /// It can give a message to one group; `None` before it was asked.
+    /// Whether the broker can publish to a single group; `None` before it was asked.
     serves_one: Option<bool>,
 }
 
-/// The run that the flags ask for.
+/// The target that the flags ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum RedriveTarget {
     /// The group that gave the message up.
@@ -43,18 +45,18 @@ enum RedriveTarget {
     Stream(TopicName),
 }
 
-/// Where one letter goes.
+/// The route of one letter.
 #[derive(Debug, Clone)]
 pub(super) enum Route {
     /// To a whole stream.
     Stream(TopicName),
-    /// To one group, by the broker that has it.
+    /// To one group, by a broker that can publish to a single group.
     Group(Nsqd, ChannelName),
-    /// To one group, by a stream that has only this one, on the nsqd that has it.
+    /// To one group, by a stream that has only this group, on the nsqd that has the group.
     Retries(Nsqd, ChannelName, TopicName),
 }
 
-/// Why a letter stays.
+/// Why a letter is not redriven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum NotRedriven {
     NotADeadLetter,
@@ -63,7 +65,7 @@ pub(super) enum NotRedriven {
 }
 
 impl NotRedriven {
-    /// The words for this count of them.
+    /// Formats the reason with the number of letters.
     pub(super) fn of(self, count: u64) -> String {
         match self {
             Self::NotADeadLetter => format!("{count} of them no dead letters"),
@@ -76,7 +78,7 @@ impl NotRedriven {
 }
 
 impl Routes {
-    /// Fails if the groups of some nsqd cannot be seen, where they matter.
+    /// Fails if the HTTP address of an nsqd is missing, where its groups matter.
     pub(super) fn new(args: &Args, brokers: &Brokers) -> Result<Self, Failure> {
         let target = match &args.to {
             Some(stream) => RedriveTarget::Stream(stream.clone()),
@@ -92,7 +94,8 @@ impl Routes {
         Ok(Self { stream: args.stream.clone(), target, brokers, ready: BTreeSet::new() })
     }
 
-    /// Looks which groups there are. A group may come at any time, so this is done before each batch.
+    /// Reads the groups from the brokers. Groups may be created at any time, so call it before each
+    /// batch.
     pub(super) async fn refresh(&mut self) -> Result<(), String> {
         if let RedriveTarget::Stream(_) = self.target {
             return Ok(());
@@ -111,7 +114,7 @@ impl Routes {
         Ok(())
     }
 
-    /// Where this letter goes.
+    /// Returns the route of a letter, or why it is not redriven.
     pub(super) fn of(&self, letter: &Letter) -> Result<Route, NotRedriven> {
         let letter = letter.letter.as_ref().ok_or(NotRedriven::NotADeadLetter)?;
         if let RedriveTarget::Stream(stream) = &self.target {
@@ -134,7 +137,8 @@ impl Routes {
         })
     }
 
-    /// Has what this way needs: a stream with this group, and with no other. Fails with a line that says why.
+    /// Creates the stream with a single group, for a route that needs it. Fails if the stream has
+    /// another group.
     pub(super) async fn prepare(&mut self, route: &Route) -> Result<(), String> {
         let Route::Retries(nsqd, group, stream) = route else { return Ok(()) };
         let key = (nsqd.to_string(), stream.clone());
@@ -161,7 +165,7 @@ impl Routes {
         Ok(())
     }
 
-    /// Publishes a letter on its way. Fails with a line that says why.
+    /// Publishes a letter by its route.
     pub(super) async fn publish(
         &self,
         publisher: &Publisher,

@@ -1,4 +1,5 @@
-//! `--counter`: the gateway publishes jobs itself, the numbers from 1, as workers have room for them.
+//! `--counter`: the gateway publishes jobs itself, the numbers from 1, as workers have room for
+//! them.
 //!
 //! A number goes through the broker like any job: it is published, acknowledged, handed out and
 //! answered, and redelivered if its worker disconnects.
@@ -18,8 +19,8 @@ use mqueue::proto::{ChannelName, TopicName};
 
 /// The most numbers published at once.
 const BATCH: u64 = 500;
-/// Time after which a published number that was not delivered counts as lost to this gateway: another
-/// gateway of the group may have it.
+/// Time after which a published number that was not delivered counts as lost to this gateway:
+/// another gateway of the group may have it.
 const LOST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest such time; it doubles while no number is delivered, because the group may be paused.
 const MAX_LOST_TIMEOUT: Duration = Duration::from_secs(600);
@@ -74,7 +75,8 @@ impl JobCounter {
         self.last_progress + lost_timeout
     }
 
-    /// Records that a job of this group is handed out; returns its number, or `None` if it has none.
+    /// Records that a job of this group is handed out; returns its number, or `None` if it has
+    /// none.
     pub(super) fn handed_out(&mut self, key: &GroupKey, body: &[u8]) -> Option<u64> {
         let number = std::str::from_utf8(body).ok().filter(|_| *key == self.key)?.parse().ok()?;
         if self.outstanding.remove(&number) {

@@ -1,4 +1,5 @@
-//! The exchange: hands messages out to workers as jobs, and turns workers' answers into FIN and REQ.
+//! The exchange: hands messages out to workers as jobs, and turns workers' answers into FIN and
+//! REQ.
 //!
 //! ```text
 //!  nsqds ══▶ GroupConsumer (one per group) ──▶ Exchange ──▶ Outbox ──▶ a worker's response
@@ -6,8 +7,8 @@
 //!    └────────────── FIN, REQ ◀────────────────────┴──── POST /jobs/TOKEN/done, retry, drop
 //! ```
 //!
-//! A job is in flight at nsqd while a worker has it, so nsqd redelivers it if this process dies. The
-//! lock is held for changes of the state and of RDY, never across an await.
+//! A job is in flight at nsqd while a worker has it, so nsqd redelivers it if this process dies.
+//! The lock is held for changes of the state and of RDY, never across an await.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -41,7 +42,8 @@ pub(super) struct GatewayJob {
 /// Why jobs are requeued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RequeueReason {
-    /// Their worker disconnected or was silent, and may have crashed on them; or no worker had room.
+    /// Their worker disconnected or was silent, and may have crashed on them; or no worker had
+    /// room.
     WorkerGone,
     /// This gateway shuts down.
     Shutdown,
@@ -316,8 +318,8 @@ impl Exchange {
         keys.iter().for_each(|key| self.requeue_returned(key, RequeueReason::Shutdown));
     }
 
-    /// Requeues the jobs of workers silent past their deadline, and closes the workers' connections.
-    /// Returns when to call it again.
+    /// Requeues the jobs of workers silent past their deadline, and closes the workers'
+    /// connections. Returns when to call it again.
     pub(super) fn tick(&self) -> Option<Instant> {
         let silent = self.state().jobs.tick(Instant::now());
         for (key, outbox, jobs) in silent {
@@ -359,7 +361,8 @@ impl Exchange {
         if token.gateway == state.tokens.gateway() { Ok(()) } else { Err(InvalidToken::Elsewhere) }
     }
 
-    /// Lowers RDY, then requeues returned jobs. In this order, so that nsqd does not send them here again.
+    /// Lowers RDY, then requeues returned jobs. In this order, so that nsqd does not send them here
+    /// again.
     fn requeue_returned(&self, key: &GroupKey, why: RequeueReason) {
         let mut state = self.state();
         let returned = state.jobs.take_returned(key);

@@ -80,8 +80,8 @@ fn stream_jobs(gateway: &Gateway, guard: WorkerGuard) -> axum::response::Respons
     (headers, Body::from_stream(JobStream::new(guard, heartbeat))).into_response()
 }
 
-/// Waits for a job, and shortly for more, up to `max`. If the worker disconnects meanwhile, its jobs are
-/// requeued.
+/// Waits for a job, and shortly for more, up to `max`. If the worker disconnects meanwhile, its
+/// jobs are requeued.
 async fn collect_jobs(guard: WorkerGuard, max: u32, wait: Duration) -> axum::response::Response {
     let came = timeout(wait.max(BATCH_DELAY), guard.outbox.wait_for(1)).await;
     if came.is_ok() && max > 1 {

@@ -30,7 +30,8 @@ pub(super) struct GroupConsumer {
     pub(super) max_tries: MaxTries,
 }
 
-/// Hands out a group's messages until the group has had no workers for a while, or the consumer stops.
+/// Hands out a group's messages until the group has had no workers for a while, or the consumer
+/// stops.
 pub(super) async fn run(group_consumer: Arc<GroupConsumer>, mut consumer: Consumer, exchange: Arc<Exchange>) {
     let mut idle_timeout = std::pin::pin!(sleep(IDLE_GROUP_TIMEOUT));
     let mut is_unused = false;
@@ -79,8 +80,8 @@ impl GroupConsumer {
 }
 
 impl GatewayJob {
-    /// Publishes the job as a dead letter, then finishes it. If publishing fails, requeues the job with a
-    /// delay and returns the error.
+    /// Publishes the job as a dead letter, then finishes it. If publishing fails, requeues the job
+    /// with a delay and returns the error.
     pub(super) async fn dead_letter(self, reason: String, exchange: &Exchange) -> Result<(), String> {
         let Self { delivery, group_consumer, .. } = self;
         let GroupKey { stream, group } = &group_consumer.key;

@@ -138,8 +138,9 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
     Ok(if shutdown.now.is_cancelled() { Exit::Interrupted } else { Exit::Success })
 }
 
-/// Returns places for `wanted` connections, or for as many as the limit of open files allows. A quarter
-/// of the files is reserved for connections to nsqds, and [`RESERVED_FILES`] for everything else.
+/// Returns places for `wanted` connections, or for as many as the limit of open files allows. A
+/// quarter of the files is reserved for connections to nsqds, and [`RESERVED_FILES`] for everything
+/// else.
 fn places(wanted: usize, files: Files) -> Places {
     let room = (files.free - files.free / 4).saturating_sub(RESERVED_FILES).max(MIN_CONNECTIONS);
     let most = (1..=room).rev().find(|turns| turns + Places::beyond(*turns) <= room).unwrap_or(1);

@@ -47,7 +47,8 @@ impl Gateway {
         }
     }
 
-    /// Returns the pending opening of a group, or starts it. It continues if the caller stops waiting.
+    /// Returns the pending opening of a group, or starts it. It continues if the caller stops
+    /// waiting.
     fn group_opening(self: &Arc<Self>, key: &GroupKey) -> Shared<BoxFuture<'static, Result<(), GatewayError>>> {
         let mut opening = self.pending_groups.lock().unwrap_or_else(PoisonError::into_inner);
         let start = || {
@@ -100,7 +101,8 @@ impl Gateway {
     }
 }
 
-/// Returns the stream of dead letters. Fails if its name is too long: then the stream cannot have jobs.
+/// Returns the stream of dead letters. Fails if its name is too long: then the stream cannot have
+/// jobs.
 pub(super) fn dead_letters_of(stream: &TopicName) -> Result<TopicName, GatewayError> {
     dead_letters(stream, None).map_err(|_| {
         let line = format!(

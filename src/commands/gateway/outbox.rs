@@ -1,4 +1,5 @@
-//! A worker's outbox: lines that wait until its connection takes them, and the response that streams them.
+//! A worker's outbox: lines that wait until its connection takes them, and the response that
+//! streams them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -82,7 +83,8 @@ impl Outbox {
         OutboxChunk { was_blocked: text.len() >= MAX_UNREAD_BYTES, text, ended: lines.ended }
     }
 
-    /// Waits until `jobs` jobs are there, or the outbox ended. Cancel-safe; for one caller at a time.
+    /// Waits until `jobs` jobs are there, or the outbox ended. Cancel-safe; for one caller at a
+    /// time.
     pub(super) async fn wait_for(&self, jobs: u32) {
         std::future::poll_fn(|context| {
             self.reader.register(context.waker());

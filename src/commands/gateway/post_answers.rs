@@ -1,4 +1,5 @@
-//! `POST /jobs/{token}/{verb}`, and `POST /jobs/{verb}` with one token per line: workers' answers to jobs.
+//! `POST /jobs/{token}/{verb}`, and `POST /jobs/{verb}` with one token per line: workers' answers
+//! to jobs.
 
 use std::sync::Arc;
 use std::time::Duration;

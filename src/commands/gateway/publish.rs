@@ -61,8 +61,8 @@ fn is_ndjson(headers: &HeaderMap) -> bool {
     ["application/x-ndjson", "application/ndjson", "application/jsonl"].contains(&&*kind)
 }
 
-/// Splits the body into messages, one per line, and skips empty lines. Fails at the first line that is
-/// not JSON, before any message is published.
+/// Splits the body into messages, one per line, and skips empty lines. Fails at the first line that
+/// is not JSON, before any message is published.
 fn lines(body: &Bytes, most: usize) -> Result<Vec<Bytes>, GatewayError> {
     let mut messages = Vec::new();
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {

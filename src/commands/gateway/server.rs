@@ -39,7 +39,8 @@ pub(super) struct RequestConnection {
 pub(super) struct GatewayServer {
     pub(super) listener: TcpListener,
     pub(super) router: Router,
-    /// The heartbeat interval of streams; also how long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT).
+    /// The heartbeat interval of streams; also how long sent bytes may stay unacknowledged
+    /// (TCP_USER_TIMEOUT).
     pub(super) heartbeat: Duration,
     pub(super) places: Places,
     pub(super) count: Gauge<u64, AtomicU64>,
@@ -93,7 +94,8 @@ async fn visit(
     }
 }
 
-/// Enables the kernel's detection of dead peers: keepalive probes, and a timeout of unacknowledged bytes.
+/// Enables the kernel's detection of dead peers: keepalive probes, and a timeout of unacknowledged
+/// bytes.
 fn watch(stream: &TcpStream, heartbeat: Duration) -> io::Result<()> {
     let stream_fd = stream.as_fd();
     let seconds = u32::try_from(heartbeat.as_secs()).unwrap_or(u32::MAX).max(1);

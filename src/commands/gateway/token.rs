@@ -1,4 +1,5 @@
-//! Job tokens, with which workers answer jobs. A token cannot be guessed, contains its gateway's id, and works once.
+//! Job tokens, with which workers answer jobs. A token cannot be guessed, contains its gateway's
+//! id, and works once.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,8 +1,9 @@
 //! Packets from datagram sockets.
 //!
-//! The receiver only moves packets to a bounded queue, so that a burst leaves the kernel's small buffer at once. It
-//! stops receiving while the queue is full. A Unix socket's sender then blocks (or gets EAGAIN, if non-blocking),
-//! and nothing is dropped. For UDP, which has no flow control, the kernel drops packets and counts them.
+//! The receiver only moves packets to a bounded queue, so that a burst leaves the kernel's small
+//! buffer at once. It stops receiving while the queue is full. A Unix socket's sender then blocks
+//! (or gets EAGAIN, if non-blocking), and nothing is dropped. For UDP, which has no flow control,
+//! the kernel drops packets and counts them.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -91,7 +92,8 @@ pub(super) async fn serve(
     drop(receiver);
 }
 
-/// Reads the kernel's drop counter each second, even while nothing is received. Never returns; runs beside the work.
+/// Reads the kernel's drop counter each second, even while nothing is received. Never returns; runs
+/// beside the work.
 async fn watch(drops: &mut Option<KernelDrops>, publisher: &FeedPublisher) -> std::convert::Infallible {
     loop {
         sleep(DROPS_INTERVAL).await;

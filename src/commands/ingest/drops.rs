@@ -1,6 +1,7 @@
 //! Packets that the kernel dropped from a UDP socket: the last column of `/proc/net/udp`.
 //!
-//! SO_RXQ_OVFL gives the same count, but only with the next packet, and after a burst there may be none.
+//! SO_RXQ_OVFL gives the same count, but only with the next packet, and after a burst there may be
+//! none.
 
 use std::os::fd::AsFd;
 

@@ -18,7 +18,8 @@ pub(super) struct IngestSocket {
     pub(super) socket: ListeningSocket,
     /// Name of the socket in log lines.
     pub(super) name: String,
-    /// `None` for sockets without a file, and for activation sockets, whose file belongs to systemd.
+    /// `None` for sockets without a file, and for activation sockets, whose file belongs to
+    /// systemd.
     pub(super) file: Option<IngestSocketFile>,
 }
 

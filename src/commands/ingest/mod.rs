@@ -5,7 +5,8 @@
 //!  unixgram:, udp:  receiver ─▶ queue (bounded) ─▶ FeedPublisher
 //! ```
 //!
-//! A reader takes no more input until its last input is published or queued. So a stream's sender is throttled, and memory is bounded.
+//! A reader takes no more input until its last input is published or queued. So a stream's sender
+//! is throttled, and memory is bounded.
 
 pub(crate) mod args;
 mod datagram;
@@ -33,7 +34,8 @@ use mqueue::client::{Publisher, PublisherConfig};
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 
-/// Longest interval between status notifications, and between reports of refused or dropped messages.
+/// Longest interval between status notifications, and between reports of refused or dropped
+/// messages.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Time that each EXTEND_TIMEOUT_USEC asks for while stopping.
 const EXTEND_TIMEOUT: Duration = Duration::from_secs(10);

@@ -29,8 +29,8 @@ impl FeedPublisher {
         Self { publisher, stream, shutdown, stats: IngestStats::default(), away: AtomicBool::new(false) }
     }
 
-    /// Publishes the bodies, waiting while nsqd is away; returns the number that nsqd refused for good,
-    /// once it has all the others. If cancelled, some may have been published.
+    /// Publishes the bodies, waiting while nsqd is away; returns the number that nsqd refused for
+    /// good, once it has all the others. If cancelled, some may have been published.
     pub(super) async fn publish(&self, mut bodies: Vec<Bytes>) -> Result<u64, PublishAborted> {
         let (begun, count, mut refused) = (Instant::now(), bodies.len() as u64, 0);
         self.stats.read(count);

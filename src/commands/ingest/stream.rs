@@ -1,12 +1,15 @@
 //! Lines from stream sockets.
 //!
-//! A connection is read only while none of its lines waits to be published. At its end the sender gets the number of
-//! lines published. When the program stops, the sender gets the number so far, and has to send the rest elsewhere.
+//! A connection is read only while none of its lines waits to be published. At its end the sender
+//! gets the number of lines published. When the program stops, the sender gets the number so far,
+//! and has to send the rest elsewhere.
 //!
-//! A line is complete when its newline has arrived. Text after the last newline is not published, however the stream ended: the
-//! end of a killed sender looks like any other, and a sender that closes its side in order may only relay what a killed one wrote.
+//! A line is complete when its newline has arrived. Text after the last newline is not published,
+//! however the stream ended: the end of a killed sender looks like any other, and a sender that
+//! closes its side in order may only relay what a killed one wrote.
 //!
-//! A silent sender keeps its connection until all places are taken; then the one silent for longest makes way for a new one.
+//! A silent sender keeps its connection until all places are taken; then the one silent for longest
+//! makes way for a new one.
 
 use std::io;
 use std::sync::Arc;
@@ -24,7 +27,8 @@ use crate::commands::common::record_splitter::{Cut, Records};
 use mqueue::http::{Place, Places};
 use mqueue::net::Answer;
 
-/// Limit on the connections of a socket. A silent one makes way for a new one; while none is silent, new ones wait in the kernel.
+/// Limit on the connections of a socket. A silent one makes way for a new one; while none is
+/// silent, new ones wait in the kernel.
 pub(super) const MAX_CONNECTIONS: usize = 256;
 /// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -135,7 +139,8 @@ impl FeedConnection {
         self.publisher.stats.disconnected();
     }
 
-    /// Publishes all lines until the stream ends, the program stops, or the connection has to make way.
+    /// Publishes all lines until the stream ends, the program stops, or the connection has to make
+    /// way.
     async fn read_all(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<ReadEnd, PublishAborted> {
         let publisher = self.publisher.clone();
         loop {
@@ -201,7 +206,8 @@ impl FeedConnection {
         is_within_a_line
     }
 
-    /// Publishes the complete lines. Meanwhile the connection does not make way; returns false if it already had to.
+    /// Publishes the complete lines. Meanwhile the connection does not make way; returns false if
+    /// it already had to.
     async fn take(&mut self, read: usize) -> Result<bool, PublishAborted> {
         let cut = self.records.take(read);
         if cut == Cut::default() {

@@ -22,7 +22,8 @@ use mqueue::proto::Message;
 use mqueue::shutdown::Shutdown;
 use mqueue::worker::{Worker, WorkerConfig};
 
-/// Handles events. Messages that are not events are invalid, and so is a random share of the events.
+/// Handles events. Messages that are not events are invalid, and so is a random share of the
+/// events.
 #[derive(Debug)]
 pub(super) struct EventHandler {
     handler: AnyHandler,
@@ -117,7 +118,8 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Waits until this node leads, or does not. Drops the borrowed value at once: it would block the sender.
+/// Waits until this node leads, or does not. Drops the borrowed value at once: it would block the
+/// sender.
 async fn wait_for_lead(leads: &mut watch::Receiver<bool>, wanted: bool) {
     if leads.wait_for(|leads| *leads == wanted).await.is_err() {
         // the node shuts down, which the worker notices by its own token
@@ -125,7 +127,8 @@ async fn wait_for_lead(leads: &mut watch::Receiver<bool>, wanted: bool) {
     }
 }
 
-/// Consumes until this node generates or shuts down. Events being handled are finished in both cases.
+/// Consumes until this node generates or shuts down. Events being handled are finished in both
+/// cases.
 async fn consume(
     consumer: Consumer,
     plan: &ConsumePlan,

@@ -46,7 +46,8 @@ impl Generator {
         self.pace.tick().await;
     }
 
-    /// Returns the command that publishes the next event: with its epoch (FPUB) if the broker checks it.
+    /// Returns the command that publishes the next event: with its epoch (FPUB) if the broker
+    /// checks it.
     pub(super) fn event(&mut self, epoch: u64, fenced: bool) -> Command {
         if self.epoch != epoch {
             self.begin(epoch);

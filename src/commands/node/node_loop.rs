@@ -254,8 +254,8 @@ impl NodeLoop {
         }
     }
 
-    /// Sends a command for the token. Without a connection the command is dropped: nsqd has requeued
-    /// the token that it is about.
+    /// Sends a command for the token. Without a connection the command is dropped: nsqd has
+    /// requeued the token that it is about.
     fn send_for_token(&mut self, command: &Command) {
         self.token.send(command);
     }

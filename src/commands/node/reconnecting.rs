@@ -1,5 +1,5 @@
-//! A connection that reconnects when it is lost, and reports the loss: messages in flight on the old
-//! connection are requeued by nsqd.
+//! A connection that reconnects when it is lost, and reports the loss: messages in flight on the
+//! old connection are requeued by nsqd.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -5,7 +5,8 @@ use super::lease::Time;
 /// Time without another occurrence after which the count starts again.
 const QUIET_PERIOD: Time = Time::from_secs(60);
 
-/// The count of occurrences. A warning is due at the first, and whenever the count is ten times as high.
+/// The count of occurrences. A warning is due at the first, and whenever the count is ten times as
+/// high.
 #[derive(Debug, Default)]
 pub(super) struct RepeatedWarning {
     count: u64,

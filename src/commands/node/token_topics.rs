@@ -81,8 +81,9 @@ impl TokenTopics {
         Box::pin(async move { Duplex::connect(&nsqd, &connect, beats, channel).await })
     }
 
-    /// Returns the number of tokens, in flight or not. nsqd's statistics are no snapshot: a token that
-    /// is just being delivered or touched may be in neither count. So the greater of two counts is used.
+    /// Returns the number of tokens, in flight or not. nsqd's statistics are no snapshot: a token
+    /// that is just being delivered or touched may be in neither count. So the greater of two
+    /// counts is used.
     pub(super) async fn count(self) -> Option<u64> {
         let first = self.count_once().await?;
         tokio::time::sleep(RECOUNT_DELAY).await;
@@ -108,8 +109,8 @@ impl TokenTopics {
     }
 }
 
-/// Returns the connection's settings. Each TOUCH lasts for one lease. nsqd closes a connection that is
-/// silent for two NSQ heartbeats, so it refuses commands that arrive late.
+/// Returns the connection's settings. Each TOUCH lasts for one lease. nsqd closes a connection that
+/// is silent for two NSQ heartbeats, so it refuses commands that arrive late.
 fn connect_config(lease: Duration) -> ConnectConfig {
     let millis = |time: Duration| i64::try_from(time.as_millis()).ok();
     let default = ConnectConfig::default();

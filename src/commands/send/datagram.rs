@@ -1,6 +1,7 @@
 //! Packets to a datagram socket, which has no acknowledgements.
 //!
-//! A Unix socket blocks its sender while its queue is full, so a sent message is in the receiver's queue. Any UDP packet may be lost.
+//! A Unix socket blocks its sender while its queue is full, so a sent message is in the receiver's
+//! queue. Any UDP packet may be lost.
 
 use std::io;
 use std::time::{Duration, Instant};

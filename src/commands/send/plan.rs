@@ -1,4 +1,5 @@
-//! The messages to send and their due times. A message is the same each time it is made, so a repetition is a duplicate.
+//! The messages to send and their due times. A message is the same each time it is made, so a
+//! repetition is a duplicate.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -42,7 +42,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamSocket for S {}
 /// The messages sent on a connection, and the receiver's answer.
 type BatchReply = (Range<u64>, io::Result<Answer>);
 
-/// Sends all messages, until `stop` is cancelled or all are acknowledged. Fails if no receiver listens at the start.
+/// Sends all messages, until `stop` is cancelled or all are acknowledged. Fails if no receiver
+/// listens at the start.
 pub(super) async fn send(
     to: &Endpoint,
     plan: &SendPlan,
@@ -187,7 +188,8 @@ impl StreamSender<'_> {
         range
     }
 
-    /// Writes lines; returns false if the receiver takes no more. The answer then says how many it took.
+    /// Writes lines; returns false if the receiver takes no more. The answer then says how many it
+    /// took.
     async fn write(&self, stream: &mut Box<dyn StreamSocket>, range: Range<u64>) -> bool {
         let mut lines = Vec::with_capacity(128 * LINES_PER_WRITE as usize);
         for n in range.clone() {

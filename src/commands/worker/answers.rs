@@ -1,4 +1,4 @@
-//! What the gateway is told: verdicts, all that gathered at once, and, when there are none for a while, that work goes on.
+//! Sends verdicts to the gateway, in batches, and touches jobs while there are no verdicts.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,42 +13,42 @@ use mqueue::handler::Verdict;
 use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
 
-/// Verdicts in one request.
+/// The most verdicts handled at once.
 const BATCH: usize = 1000;
 const MAX_REASON_CHARS: usize = 1000;
-/// How long giving jobs back may take at the end.
+/// Timeout of releasing unfinished jobs at the end.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the rest of the worker has to tell.
+/// An event from the rest of the worker.
 #[derive(Debug)]
 pub(super) enum AnswerEvent {
-    /// Jobs came.
+    /// The gateway handed out jobs of these tokens.
     Received(Vec<String>),
-    /// What became of one.
+    /// A job's token and verdict.
     Verdict(String, Verdict),
     /// No more verdicts will come.
     End,
 }
 
-/// What was done, in jobs.
+/// The numbers of answered jobs.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct AnswerStats {
     pub(super) done: u64,
     pub(super) retried: u64,
     pub(super) dropped: u64,
-    /// Answered when the gateway had taken them back: they come again.
+    /// Answered after the gateway had requeued them.
     pub(super) late: u64,
 }
 
-/// The way back to the gateway.
+/// Sends answers to the gateway.
 pub(super) struct AnswerSender {
     gateway: Arc<GatewayClient>,
     events: mpsc::UnboundedReceiver<AnswerEvent>,
-    /// The gateway hears of us at least this often while jobs are here.
+    /// The longest time without a request to the gateway while this worker holds jobs.
     every: Duration,
     count: Option<u64>,
     shutdown: Shutdown,
-    /// The jobs that are here.
+    /// The tokens of the jobs that this worker holds.
     held: HashSet<String>,
     stats: AnswerStats,
     ended: bool,
@@ -81,7 +81,7 @@ impl AnswerSender {
         }
     }
 
-    /// Tells the gateway, up to the end.
+    /// Sends answers and touches until [`AnswerEvent::End`].
     pub(super) async fn run(mut self) -> AnswerStats {
         let mut gathered = Vec::new();
         let mut heard = Instant::now();
@@ -108,7 +108,8 @@ impl AnswerSender {
         self.stats
     }
 
-    /// Gives back what was not done: without a word the gateway would take it for what this worker died of.
+    /// Releases jobs without a verdict. Otherwise the gateway would count a try, as for a crashed
+    /// worker.
     async fn release_unanswered(&mut self) {
         let tokens: Vec<String> = self.held.drain().collect();
         if tokens.is_empty() {
@@ -120,7 +121,7 @@ impl AnswerSender {
         }
     }
 
-    /// True if the gateway was told something.
+    /// Sends the verdicts, one request per kind of answer. Returns true if a request was sent.
     async fn send_answers(&mut self, events: impl Iterator<Item = AnswerEvent>) -> bool {
         let mut groups: Vec<(AnswerRequest, Vec<String>)> = Vec::new();
         for note in events {
@@ -135,7 +136,7 @@ impl AnswerSender {
                     continue;
                 }
             };
-            // what was not tried is given back at the end
+            // jobs that were not tried are released at the end
             let Some(answer) = answer_for(verdict) else { continue };
             self.held.remove(&token);
             match groups.iter_mut().find(|(other, _)| *other == answer) {
@@ -150,7 +151,8 @@ impl AnswerSender {
         told
     }
 
-    /// Says it until the gateway has heard it, or the program is to end now.
+    /// Sends an answer, and retries until the gateway accepts it, refuses it for good, or the
+    /// program must end.
     async fn send(&mut self, answer: &AnswerRequest, tokens: &[String]) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
         let params: Vec<(&str, &str)> = answer.params.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -199,7 +201,7 @@ impl AnswerSender {
         }
     }
 
-    /// Says that work goes on. Those jobs that were taken back are not heard of again.
+    /// Touches all held jobs. Forgets those that the gateway has requeued.
     async fn touch(&mut self) {
         let tokens: Vec<String> = self.held.iter().cloned().collect();
         if tokens.is_empty() {
@@ -216,7 +218,7 @@ impl AnswerSender {
     }
 }
 
-/// How a verdict is said; `None` for what was not tried.
+/// Returns the answer for a verdict; `None` for a job that was not tried.
 fn answer_for(verdict: Verdict) -> Option<AnswerRequest> {
     let reason = |why: String| {
         let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REASON_CHARS).collect();
@@ -229,7 +231,8 @@ fn answer_for(verdict: Verdict) -> Option<AnswerRequest> {
             AnswerRequest { verb: "retry", params: delay.into_iter().chain(reason(why)).collect() }
         }
         Verdict::Drop { why } => AnswerRequest { verb: "drop", params: reason(why).into_iter().collect() },
-        // this worker is of no use: the gateway takes the job back untried, and ends its stream
+        // this worker cannot work: the gateway requeues the job without counting a try, and ends
+        // the stream
         Verdict::Unavailable { .. } => AnswerRequest { verb: "release", params: Vec::new() },
         Verdict::Release => return None,
     })

@@ -1,4 +1,5 @@
-//! How long to pause when jobs fail, so that one broken worker does not spend the attempts of a whole queue. Pure.
+//! The pause after failed jobs, so that one broken worker does not use up the attempts of all jobs.
+//! Pure.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +8,17 @@ use mqueue::handler::Verdict;
 
 /// The first pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Failures without a success between them from which on there are pauses. A single job that fails stops nobody.
+/// Consecutive failures from which on the worker pauses. A single failed job causes no pause.
 const MIN_FAILURES: u32 = 2;
 
-/// Counts failures.
+/// Counts consecutive failures, and computes the pause.
 #[derive(Debug)]
 pub(super) struct FailureBackoff {
     failures: u32,
     /// `None`: no pauses.
     backoff: Option<Backoff>,
-    /// The end of the last pause: who fails before it failed for the same reason.
+    /// The end of the last pause. Jobs that fail before it began before the pause, and do not
+    /// lengthen it.
     until: Option<Instant>,
 }
 
@@ -26,7 +28,7 @@ impl FailureBackoff {
         Self { failures: 0, backoff: (!longest.is_zero()).then(backoff), until: None }
     }
 
-    /// How long to pause after these verdicts.
+    /// Returns how long to pause after these verdicts.
     pub(super) fn after(&mut self, verdicts: &[Verdict], now: Instant) -> Option<Duration> {
         let backoff = self.backoff.as_mut()?;
         if verdicts.iter().any(|verdict| matches!(verdict, Verdict::Done(_) | Verdict::Drop { .. })) {
@@ -59,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_failures_one_after_the_other_are_waited_for() {
+    fn only_consecutive_failures_cause_a_pause() {
         let (mut failure_backoff, failed, done) =
             (FailureBackoff::new(4 * FIRST_PAUSE), [Verdict::retry("no")], [Verdict::Done(None)]);
         let mut now = Instant::now();
@@ -67,12 +69,12 @@ mod tests {
         for full in [1, 2, 4, 4] {
             let pause = failure_backoff.after(&failed, now).unwrap();
             assert!(pause >= full * FIRST_PAUSE / 2 && pause <= full * FIRST_PAUSE, "{pause:?}");
-            // those that failed together wait together
+            // jobs that failed together share one pause
             assert_eq!(failure_backoff.after(&failed, now + pause / 2), Some(pause - pause / 2));
             now += pause;
         }
         assert_eq!((failure_backoff.after(&done, now), failure_backoff.after(&failed, now)), (None, None));
-        assert!(failure_backoff.after(&failed, now).unwrap() <= FIRST_PAUSE, "it begins anew");
+        assert!(failure_backoff.after(&failed, now).unwrap() <= FIRST_PAUSE, "the backoff is reset");
         assert_eq!(failure_backoff.after(&[Verdict::retry("no"), Verdict::Done(None)], now), None);
         let mut none = FailureBackoff::new(Duration::ZERO);
         assert!((0..9).all(|_| none.after(&failed, now).is_none()));

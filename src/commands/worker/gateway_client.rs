@@ -1,4 +1,4 @@
-//! The gateway's HTTP API, as a worker uses it.
+//! A client for the gateway's HTTP API.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,41 +16,41 @@ use mqueue::proto::excerpt;
 use mqueue::wake::shell_commands::in_url;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer to a request may take; a stream's head, too.
+/// Timeout of a response; for a stream of jobs, of its head.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
-/// A stream without a line for so many heartbeats is lost.
+/// Heartbeat intervals without a line after which a stream is lost.
 const MAX_MISSED_HEARTBEATS: u32 = 3;
-/// The longest time between lines that a gateway is waited for.
+/// The longest heartbeat interval accepted from a gateway.
 const MAX_HEARTBEAT: Duration = Duration::from_secs(3600);
-/// The longest answer that is read, in bytes: tokens of jobs.
+/// Limit on a response that lists tokens, in bytes.
 const MAX_REPLY_BYTES: usize = 4 << 20;
-/// The longest refusal.
+/// Limit on an error response, in bytes.
 const MAX_ERROR_BYTES: usize = 64 << 10;
 
-/// A gateway, and one group's jobs there.
+/// A client for one group's jobs at a gateway.
 #[derive(Debug)]
 pub(super) struct GatewayClient {
     client: Client,
     base: Url,
     jobs: Url,
-    /// For people, without secrets.
+    /// The URL for log lines, without secrets.
     pub(super) shown: String,
 }
 
-/// Why a request was in vain.
+/// Why a request failed.
 #[derive(Debug)]
 pub(super) enum GatewayRefusal {
-    /// Asking again later may help: the reason, and when if the gateway said.
+    /// A retry may help: the reason, and the gateway's `Retry-After`.
     Temporary(String, Option<Duration>),
-    /// It will not.
+    /// A retry will not help: the reason.
     Permanent(String),
 }
 
-/// What the gateway made of answers.
+/// The gateway's response to answers: the tokens that it did not accept.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct AnswerOutcome {
-    /// Tokens whose jobs come again.
+    /// Tokens whose jobs were requeued.
     pub(super) gone: Vec<String>,
     pub(super) elsewhere: Vec<String>,
     pub(super) failed: Vec<String>,
@@ -80,7 +80,7 @@ impl GatewayClient {
         Ok(Self { client, base, jobs, shown: args.queue.shown() })
     }
 
-    /// Asks for jobs: the response, and how long it may be silent.
+    /// Requests jobs; returns the response, and how long it may be silent.
     pub(super) async fn take(&self) -> Result<(Response, Duration), GatewayRefusal> {
         let response = self.send(self.client.get(self.jobs.clone())).await?;
         let beat = response.headers().get(HEARTBEAT_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());

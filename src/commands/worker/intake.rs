@@ -1,4 +1,4 @@
-//! Keeps a stream of jobs open, and cuts it into jobs.
+//! Keeps a stream of jobs open, and parses its lines.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,20 +15,22 @@ use crate::commands::common::job::Job;
 use mqueue::backoff::Backoff;
 use mqueue::proto::Message;
 
-/// A line longer than this is no job: more than the largest message that nsqd can be told to take, in base64.
+/// Limit on a line in bytes: more than the largest message that nsqd can be configured for, in
+/// base64.
 const MAX_LINE_BYTES: usize = 64 << 20;
 
-/// Bytes a second of a line that has to come at least, once it has taken as long as the gateway may be silent.
+/// Least rate of a long line, in bytes per second: it extends the allowed silence.
 const MIN_BYTES_PER_SECOND: usize = 16 * 1024;
 
-/// A job to be done.
+/// A job from the gateway.
 #[derive(Debug)]
 pub(super) struct ReceivedJob {
     pub(super) token: String,
     pub(super) message: Message,
 }
 
-/// Takes jobs until all is over, with a new stream whenever one ends. Fails if the gateway refuses for good.
+/// Receives jobs until `over` is cancelled, and reconnects whenever the stream ends. Fails if the
+/// gateway refuses for good.
 pub(super) async fn run(
     gateway: Arc<GatewayClient>,
     jobs: mpsc::Sender<Vec<ReceivedJob>>,
@@ -60,7 +62,7 @@ pub(super) async fn run(
             Err(GatewayRefusal::Permanent(why)) => return Err(why),
         };
         if draining.is_cancelled() {
-            // jobs were given back, after which the gateway ends the stream
+            // after jobs are released, the gateway ends the stream
             tracing::debug!("{why}");
             over.cancelled().await;
             return Ok(());
@@ -75,7 +77,7 @@ pub(super) async fn run(
     }
 }
 
-/// Reads a stream to its end, and says why that was.
+/// Reads a stream to its end, and returns the reason of the end.
 async fn read(
     mut response: Response,
     silence: Duration,
@@ -83,7 +85,7 @@ async fn read(
     events: &mpsc::UnboundedSender<AnswerEvent>,
 ) -> String {
     let mut rest = BytesMut::new();
-    // a gateway with nothing to say sends empty lines: it is lines that are waited for
+    // an idle gateway sends empty lines as heartbeats, so the timeout is between lines
     let mut line_began = Instant::now();
     loop {
         let due = line_began + silence + Duration::from_secs((rest.len() / MIN_BYTES_PER_SECOND) as u64);
@@ -115,7 +117,7 @@ async fn read(
         if events.send(AnswerEvent::Received(tokens)).is_err() || jobs.send(batch).await.is_err() {
             std::future::pending::<()>().await;
         }
-        // it was not read while there was no room for its jobs
+        // the time spent waiting for room does not count as silence
         line_began = Instant::now();
     }
 }

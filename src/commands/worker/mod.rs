@@ -1,11 +1,12 @@
 //! `mqueue worker`: jobs from a gateway, over HTTP.
 //!
 //! ```text
-//!  gateway ══ a stream of jobs ══▶ intake ──▶ run: as many at once as wanted ──▶ answers ══ POST /jobs/done, retry, drop, touch ══▶ gateway
+//!  gateway ══ stream of jobs ══▶ intake ──▶ JobRunner ──▶ answers ══ POST /jobs/done … touch ══▶ gateway
 //! ```
 //!
-//! A job is the gateway's until it has said yes to its answer. While any is here the gateway hears of it, so that it knows that
-//! we are alive; an answer that comes too late is said to be, and the job comes again.
+//! The gateway keeps a job until it accepts the job's answer. While this worker holds jobs, it
+//! touches them, so that the gateway knows that it is alive. The gateway refuses an answer that
+//! comes too late, and the job is redelivered.
 
 mod answers;
 pub(crate) mod args;
@@ -37,10 +38,10 @@ use mqueue::handler::{
 use mqueue::proto::Message;
 use mqueue::shutdown::Shutdown;
 
-/// Jobs at once for handlers that take batches.
+/// The default of `--in-flight` for handlers that take batches.
 const BATCH_IN_FLIGHT: u32 = 500;
 
-/// What is done with a job.
+/// The handler of jobs.
 #[derive(Debug)]
 enum WorkerHandler {
     PrintAndPause(PrintAndPause),
@@ -50,28 +51,28 @@ enum WorkerHandler {
 impl Handler for WorkerHandler {
     async fn handle(&self, message: Message) -> Verdict {
         match self {
-            Self::PrintAndPause(say) => say.handle(message).await,
+            Self::PrintAndPause(print) => print.handle(message).await,
             Self::Handler(handler) => handler.handle(message).await,
         }
     }
 
     fn batch_size(&self) -> usize {
         match self {
-            Self::PrintAndPause(say) => say.batch_size(),
+            Self::PrintAndPause(print) => print.batch_size(),
             Self::Handler(handler) => handler.batch_size(),
         }
     }
 
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
         match self {
-            Self::PrintAndPause(say) => say.handle_batch(messages).await,
+            Self::PrintAndPause(print) => print.handle_batch(messages).await,
             Self::Handler(handler) => handler.handle_batch(messages).await,
         }
     }
 
     async fn close(&self) {
         match self {
-            Self::PrintAndPause(say) => say.close().await,
+            Self::PrintAndPause(print) => print.close().await,
             Self::Handler(handler) => handler.close().await,
         }
     }
@@ -105,7 +106,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         failure_backoff: Arc::new(Mutex::new(FailureBackoff::new(args.max_backoff))),
     };
     runner.run(&shutdown).await;
-    // the answers are said before the stream ends, with which the gateway takes back what has none
+    // answers are sent before the stream ends, because the gateway then requeues unanswered jobs
     let _ = events.send(AnswerEvent::End);
     let stats = answers.await?;
     over.cancel();
@@ -147,21 +148,22 @@ fn worker_handler(args: &Args, shutdown: &Shutdown) -> Result<WorkerHandler, Fai
     spec.build(&options).map(WorkerHandler::Handler).map_err(|e| Failure::new(Exit::Usage, e))
 }
 
-/// Those who do the work.
+/// Runs the handler on received jobs.
 struct JobRunner {
     handler: Arc<WorkerHandler>,
     jobs: mpsc::Receiver<Vec<ReceivedJob>>,
     events: mpsc::UnboundedSender<AnswerEvent>,
     running: JoinSet<()>,
-    /// Tasks at once.
+    /// The most concurrent tasks.
     most: usize,
-    /// Jobs that may wait: from here on no more are read, whatever the gateway sends.
+    /// The most jobs that may wait: no more are read beyond it, whatever the gateway sends.
     room: usize,
     failure_backoff: Arc<Mutex<FailureBackoff>>,
 }
 
 impl JobRunner {
-    /// Does what comes, until no more comes or is to be begun; then waits for what runs, or gives it up.
+    /// Runs jobs until the stream ends for good or shutdown begins; then waits for running ones, or
+    /// aborts them.
     async fn run(mut self, shutdown: &Shutdown) {
         let (mut waiting, mut more_comes) = (VecDeque::new(), true);
         loop {
@@ -197,7 +199,7 @@ impl JobRunner {
             let pause = failure_backoff.lock().unwrap_or_else(PoisonError::into_inner).after(&verdicts, Instant::now());
             if let Some(pause) = pause {
                 tracing::warn!("jobs fail one after the other: the next one in {}", humantime::format_duration(pause));
-                // as long as it is not answered the gateway gives no other in its place
+                // without an answer the gateway hands out no other job in its place
                 let _ = timeout(pause, ending.cancelled()).await;
             }
             for ((token, id, attempts), verdict) in jobs.into_iter().zip(verdicts) {
@@ -207,7 +209,7 @@ impl JobRunner {
                     Verdict::Drop { why } => tracing::warn!(%id, attempts, "given up: {why}"),
                     Verdict::Done(_) | Verdict::Release => {}
                 }
-                // who listens ends after this
+                // the receiver outlives this task
                 let _ = events.send(AnswerEvent::Verdict(token, verdict));
             }
         });

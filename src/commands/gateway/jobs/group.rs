@@ -20,7 +20,8 @@ pub(super) struct GroupQueue<D> {
     pub(super) workers: usize,
     /// The number of jobs that the workers hold and have room for.
     pub(super) slots: u64,
-    /// The jobs that wait for a worker, each with the end of its wait. Empty while a worker is available.
+    /// The jobs that wait for a worker, each with the end of its wait. Empty while a worker is
+    /// available.
     pub(super) waiting: VecDeque<(D, Instant)>,
     /// The jobs that must be requeued.
     pub(super) returned: Vec<D>,

@@ -48,7 +48,8 @@ pub(super) struct Jobs<D, W> {
     groups: HashMap<GroupKey, GroupQueue<D>>,
     workers: HashMap<WorkerId, GatewayWorker<W>>,
     held: HashMap<JobSecret, HeldJob<D>>,
-    /// When to check whether a worker is silent: at most one entry per worker, never later than its deadline.
+    /// When to check whether a worker is silent: at most one entry per worker, never later than its
+    /// deadline.
     deadlines: BTreeSet<(Instant, WorkerId)>,
     /// When to check whether a job has waited too long: at the first job's time, or earlier.
     waiting_due: Option<Instant>,
@@ -85,7 +86,8 @@ impl<D, W: Clone> Jobs<D, W> {
         is_new
     }
 
-    /// Closes a group that has no workers, and drops its waiting jobs. Returns false if it has workers.
+    /// Closes a group that has no workers, and drops its waiting jobs. Returns false if it has
+    /// workers.
     pub(super) fn close_unused(&mut self, key: &GroupKey) -> bool {
         let unused = self.groups.get(key).is_none_or(|group| group.workers == 0);
         if unused {
@@ -107,8 +109,8 @@ impl<D, W: Clone> Jobs<D, W> {
         Some(id)
     }
 
-    /// Gives a job to the worker of this group that has waited longest, and returns that worker. Returns
-    /// the job (`Err`) if no worker is available.
+    /// Gives a job to the worker of this group that has waited longest, and returns that worker.
+    /// Returns the job (`Err`) if no worker is available.
     pub(super) fn hand_out(
         &mut self,
         key: &GroupKey,
@@ -134,8 +136,8 @@ impl<D, W: Clone> Jobs<D, W> {
         Ok((id, outbox))
     }
 
-    /// Adds a job to those that wait for a worker. Returns the job (`Err`) if the group is not open, or
-    /// the gateway shuts down.
+    /// Adds a job to those that wait for a worker. Returns the job (`Err`) if the group is not
+    /// open, or the gateway shuts down.
     pub(super) fn enqueue(&mut self, key: &GroupKey, job: D, now: Instant) -> Result<(), D> {
         match self.groups.get_mut(key).filter(|_| !self.ending) {
             Some(group) => {
@@ -153,8 +155,8 @@ impl<D, W: Clone> Jobs<D, W> {
         group.waiting.pop_front().map(|(job, _)| job)
     }
 
-    /// Returns jobs that have waited too long to their groups' `returned`, and lists those groups. Call it
-    /// at [`due`](Self::due).
+    /// Returns jobs that have waited too long to their groups' `returned`, and lists those groups.
+    /// Call it at [`due`](Self::due).
     pub(super) fn expire_waiting(&mut self, now: Instant) -> Vec<GroupKey> {
         if self.waiting_due.is_none_or(|due| due > now) {
             return Vec::new();
@@ -173,8 +175,8 @@ impl<D, W: Clone> Jobs<D, W> {
         given_up
     }
 
-    /// Takes an answered job from its worker, and returns it. Also returns the worker's outbox if the
-    /// worker is retired and this was its last job. `None` if no worker holds the job.
+    /// Takes an answered job from its worker, and returns it. Also returns the worker's outbox if
+    /// the worker is retired and this was its last job. `None` if no worker holds the job.
     pub(super) fn answer(&mut self, secret: JobSecret, now: Instant) -> Option<(D, Option<W>)> {
         let HeldJob { job, worker: id } = self.held.remove(&secret)?;
         self.change(id, |worker| {
@@ -186,7 +188,8 @@ impl<D, W: Clone> Jobs<D, W> {
         Some((job, over.map(|worker| worker.outbox)))
     }
 
-    /// Resets the deadline of the worker that holds a job; returns the job. `None` if no worker holds it.
+    /// Resets the deadline of the worker that holds a job; returns the job. `None` if no worker
+    /// holds it.
     pub(super) fn touch(&mut self, secret: JobSecret, now: Instant) -> Option<&D> {
         let HeldJob { job, worker } = self.held.get(&secret)?;
         self.workers.get_mut(worker).expect("who holds a job is there").heard = now;
@@ -198,15 +201,15 @@ impl<D, W: Clone> Jobs<D, W> {
         self.held.get(&secret).map(|held| held.worker)
     }
 
-    /// Blocks a worker that leaves its jobs unread, or unblocks it. A blocked worker gets no jobs. Returns
-    /// its group, if it is connected.
+    /// Blocks a worker that leaves its jobs unread, or unblocks it. A blocked worker gets no jobs.
+    /// Returns its group, if it is connected.
     pub(super) fn set_blocked(&mut self, id: WorkerId, blocked: bool) -> Option<GroupKey> {
         self.change(id, |worker| worker.blocked = blocked);
         self.workers.get(&id).map(|worker| worker.group.clone())
     }
 
-    /// Retires a worker: it gets no more jobs, and is removed with its last answer. Returns its group, and
-    /// its outbox if it is removed already; `None` if it is unknown.
+    /// Retires a worker: it gets no more jobs, and is removed with its last answer. Returns its
+    /// group, and its outbox if it is removed already; `None` if it is unknown.
     pub(super) fn retire(&mut self, id: WorkerId) -> Option<(GroupKey, Option<W>)> {
         self.change(id, |worker| worker.retired = true);
         let worker = self.workers.get(&id)?;
@@ -233,8 +236,8 @@ impl<D, W: Clone> Jobs<D, W> {
         }
     }
 
-    /// Removes a worker, and returns its jobs to its group's `returned`. Returns the group, the outbox and
-    /// the number of jobs; `None` if the worker is unknown.
+    /// Removes a worker, and returns its jobs to its group's `returned`. Returns the group, the
+    /// outbox and the number of jobs; `None` if the worker is unknown.
     pub(super) fn leave(&mut self, id: WorkerId) -> Option<(GroupKey, W, usize)> {
         let worker = self.remove(id)?;
         let group = self.groups.get_mut(&worker.group).expect("a group with workers is open");
@@ -322,7 +325,8 @@ impl<D, W: Clone> Jobs<D, W> {
         self.make_available(id);
     }
 
-    /// Appends a worker to its group's list of available workers, if it has room and is not in it yet.
+    /// Appends a worker to its group's list of available workers, if it has room and is not in it
+    /// yet.
     fn make_available(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.has_room() && !worker.is_available {

@@ -49,8 +49,8 @@ fn check(jobs: &TestJobs) {
     }
 }
 
-/// Random operations: jobs come, workers join, answer, leave and fall silent. Each job is answered once,
-/// returned, or held.
+/// Random operations: jobs come, workers join, answer, leave and fall silent. Each job is answered
+/// once, returned, or held.
 #[test]
 fn no_job_is_lost_or_held_twice_under_random_operations() {
     let start = Instant::now();

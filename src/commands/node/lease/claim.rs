@@ -23,7 +23,8 @@ pub(super) enum ClaimPhase {
 pub(super) enum Rival {
     /// No heartbeat of another token was received.
     No,
-    /// A heartbeat of another token was received. The wait does not end before the tokens are counted.
+    /// A heartbeat of another token was received. The wait does not end before the tokens are
+    /// counted.
     Heard,
     /// nsqd has only this token: heartbeats of other tokens are ignored.
     Refuted,
@@ -56,8 +57,8 @@ pub(super) struct TokenClaim {
     pub(super) rival: Rival,
     /// When to count the tokens, if a rival was heard.
     pub(super) count_due: Time,
-    /// Set if the token is new: when it was published, by nsqd's clock, and since when no other node's
-    /// heartbeat was received.
+    /// Set if the token is new: when it was published, by nsqd's clock, and since when no other
+    /// node's heartbeat was received.
     fresh: Option<(u64, Time)>,
     /// The heartbeats sent within the last lease.
     sent: VecDeque<SentHeartbeat>,
@@ -79,8 +80,8 @@ impl TokenClaim {
         }
     }
 
-    /// Marks the token as new: no node leads by it, and a leader by another token would have been heard
-    /// in the lease before.
+    /// Marks the token as new: no node leads by it, and a leader by another token would have been
+    /// heard in the lease before.
     pub(super) fn with_new_token(self, published: u64, alone_since: Time) -> Self {
         Self { fresh: Some((published, alone_since)), ..self }
     }
@@ -89,8 +90,8 @@ impl TokenClaim {
         matches!(self.phase, ClaimPhase::Leading { .. })
     }
 
-    /// Returns the role to send in the next heartbeat. A claim whose wait is over leads as soon as this
-    /// heartbeat comes back, so it says so already.
+    /// Returns the role to send in the next heartbeat. A claim whose wait is over leads as soon as
+    /// this heartbeat comes back, so it says so already.
     pub(super) fn role(&self, lease: Duration, now: Time) -> Role {
         match self.phase {
             ClaimPhase::Claiming { opened: Some(opened) } if now >= opened + lease => Role::Leading,
@@ -99,8 +100,8 @@ impl TokenClaim {
         }
     }
 
-    /// Records a heartbeat and schedules the next one. The one that may end the wait is sent as early as
-    /// possible.
+    /// Records a heartbeat and schedules the next one. The one that may end the wait is sent as
+    /// early as possible.
     pub(super) fn heartbeat_sent(&mut self, number: u64, now: Time, interval: Duration, lease: Duration) {
         // heartbeats older than a lease prove nothing any more
         self.sent.retain(|sent| sent.at + lease > now);
@@ -125,7 +126,8 @@ impl TokenClaim {
         if let Some(sent) = self.sent.iter_mut().find(|sent| sent.number == number) {
             sent.published.get_or_insert(published);
             if let ClaimPhase::Claiming { opened: opened @ None } = &mut self.phase {
-                // nsqd counts deliveries with 16 bits, so a "first" delivery of an old token is not the first
+                // nsqd counts deliveries with 16 bits, so a "first" delivery of an old token is not
+                // the first
                 let is_new = |minted: u64| u128::from(published.abs_diff(minted)) < 2 * lease.as_millis();
                 let from = self.fresh.take().filter(|(minted, _)| is_new(*minted)).map_or(now, |(_, since)| since);
                 *opened = Some(from);
@@ -134,16 +136,16 @@ impl TokenClaim {
         }
     }
 
-    /// Records that nsqd has no other token, and restarts the wait: a token that is gone may have had a
-    /// leader until now.
+    /// Records that nsqd has no other token, and restarts the wait: a token that is gone may have
+    /// had a leader until now.
     pub(super) fn refute_rival(&mut self, now: Time) {
         if let ClaimPhase::Claiming { opened } = &mut self.phase {
             (*opened, self.fresh, self.rival) = (Some(now), None, Rival::Refuted);
         }
     }
 
-    /// Restarts the wait at the next heartbeat, because heartbeats may have been missed. A leader does
-    /// not wait.
+    /// Restarts the wait at the next heartbeat, because heartbeats may have been missed. A leader
+    /// does not wait.
     pub(super) fn restart_wait(&mut self) {
         match self.phase {
             ClaimPhase::Claiming { .. } | ClaimPhase::Inheriting { .. } => {

@@ -24,7 +24,8 @@ pub(in crate::commands::node) struct Lease {
     claim: Option<TokenClaim>,
     /// The count of tokens in progress, and since when.
     counting: Option<(CountPurpose, Time)>,
-    /// Until then this node accepts no token: there are two, and another node may have the other one.
+    /// Until then this node accepts no token: there are two, and another node may have the other
+    /// one.
     declines_until: Option<Time>,
     /// The number of the next heartbeat.
     next_number: u64,
@@ -128,7 +129,8 @@ impl Lease {
         [lapse, beat, self.release_due(), self.count_due(), self.declines_until].into_iter().flatten().min()
     }
 
-    /// Drops the claim if no heartbeat was confirmed for so long that another node may have the token.
+    /// Drops the claim if no heartbeat was confirmed for so long that another node may have the
+    /// token.
     fn drop_expired_claim(&mut self, now: Time, actions: &mut Vec<LeaseAction>) {
         let lead = self.config.lead();
         if self.claim.take_if(|claim| now >= claim.confirmed_at + lead).is_some() {
@@ -192,8 +194,8 @@ impl Lease {
         actions.push(LeaseAction::WarnSettingsDiffer(fleet));
     }
 
-    /// Handles a heartbeat. Anybody can publish one, so it may make this node wait, but never makes it
-    /// stop leading or finish a token.
+    /// Handles a heartbeat. Anybody can publish one, so it may make this node wait, but never makes
+    /// it stop leading or finish a token.
     fn heartbeat_received(&mut self, beat: &Heartbeat, published: u64, now: Time, actions: &mut Vec<LeaseAction>) {
         let Some(token) = beat.token() else { return };
         let lease = self.config.lease();
@@ -240,7 +242,8 @@ impl Lease {
         if let Some(claim) = &mut self.claim
             && let Some(published) = claim.wait_ended_at(lease)
         {
-            // by nsqd's clock, so that a node that never heard of the last epoch goes beyond it, too
+            // by nsqd's clock, so that a node that never heard of the last epoch goes beyond it,
+            // too
             self.highest_epoch = published.max(self.highest_epoch + 1);
             claim.phase = ClaimPhase::Leading { epoch: self.highest_epoch };
         }
@@ -297,7 +300,8 @@ impl Lease {
         }
     }
 
-    /// Requeues the token. A leader publishes a release before, so that the next holder leads at once.
+    /// Requeues the token. A leader publishes a release before, so that the next holder leads at
+    /// once.
     fn release(&mut self, actions: &mut Vec<LeaseAction>) {
         let Some(claim) = self.claim.take() else { return };
         if claim.leads() {
@@ -340,8 +344,8 @@ impl Lease {
         }
     }
 
-    /// Returns when to requeue the token: at half of the time after which TOUCH does not help, or when a
-    /// claim does not succeed.
+    /// Returns when to requeue the token: at half of the time after which TOUCH does not help, or
+    /// when a claim does not succeed.
     fn release_due(&self) -> Option<Time> {
         let (claim, max_msg_timeout) = (self.claim.as_ref()?, self.max_msg_timeout?);
         let longest = if claim.leads() { max_msg_timeout / 2 } else { MAX_CLAIM_LEASES * self.config.lease() };

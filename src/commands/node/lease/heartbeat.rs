@@ -40,7 +40,8 @@ impl LeaseToken {
 pub(in crate::commands::node) enum Role {
     /// Waits until no other node can lead.
     Claiming,
-    /// Leads, or will lead when this heartbeat comes back: its wait is over, or the token was released.
+    /// Leads, or will lead when this heartbeat comes back: its wait is over, or the token was
+    /// released.
     Leading,
     /// Led until now, and requeues the token.
     Released,

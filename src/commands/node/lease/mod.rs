@@ -8,30 +8,30 @@
 //!     └── released (half of max-msg-timeout, or shutdown) │ not confirmed in time ────┘
 //! ```
 //!
-//! One message, the token, is in a channel. The node that has it in flight may lead. Each *heartbeat*
-//! is a TOUCH of the token and a message to all nodes on the same connection: nsqd's OK for the
-//! message proves the TOUCH before it. Why two nodes never lead at the same time:
+//! One message, the token, is in a channel. The node that has it in flight may lead. Each
+//! *heartbeat* is a TOUCH of the token and a message to all nodes on the same connection: nsqd's OK
+//! for the message proves the TOUCH before it. Why two nodes never lead at the same time:
 //!
-//! - **One token.** A leader counts its lease from when it *sent* its last confirmed heartbeat, less a
-//!   margin. A later holder got the token after that heartbeat, and waits a whole lease from its own
-//!   first heartbeat on.
+//! - **One token.** A leader counts its lease from when it *sent* its last confirmed heartbeat,
+//!   less a margin. A later holder got the token after that heartbeat, and waits a whole lease from
+//!   its own first heartbeat on.
 //! - **Two tokens** (NSQ offers no way to create exactly one: two nodes may publish one each). nsqd
 //!   delivers the heartbeats to all nodes in one order. A claimant leads only if it received all
 //!   heartbeats for a lease, up to one of its own that says that it leads, and none of them was of
-//!   another leader or of an older token. A leader sends more than one heartbeat per lease. So of two
-//!   claimants, the one whose last heartbeat comes later has received the other's. It asks nsqd for
-//!   the number of tokens. One: the other token is gone, and after a lease the lead of its holder,
-//!   too; a token published later has a claimant that receives this node's heartbeats. Two: the node
-//!   requeues its own token, until one node has both and finishes one.
-//! - **A new token** has had no holder before. So the lease in which all heartbeats were received may
-//!   begin before the token was delivered.
-//! - **A release** replaces the wait under three conditions. The token's very next delivery sees the
-//!   release. No heartbeat of another token comes between the release and the delivery's first
-//!   heartbeat. All heartbeats of the last lease had the seal that the release has the key to: another
-//!   leader would have been heard.
+//!   another leader or of an older token. A leader sends more than one heartbeat per lease. So of
+//!   two claimants, the one whose last heartbeat comes later has received the other's. It asks nsqd
+//!   for the number of tokens. One: the other token is gone, and after a lease the lead of its
+//!   holder, too; a token published later has a claimant that receives this node's heartbeats. Two:
+//!   the node requeues its own token, until one node has both and finishes one.
+//! - **A new token** has had no holder before. So the lease in which all heartbeats were received
+//!   may begin before the token was delivered.
+//! - **A release** replaces the wait under three conditions. The token's very next delivery sees
+//!   the release. No heartbeat of another token comes between the release and the delivery's first
+//!   heartbeat. All heartbeats of the last lease had the seal that the release has the key to:
+//!   another leader would have been heard.
 //!
-//! Anybody can forge heartbeats. So no heartbeat ends a lead or finishes a token. A heartbeat can only
-//! make a node wait, and nsqd's count of tokens ends that wait.
+//! Anybody can forge heartbeats. So no heartbeat ends a lead or finishes a token. A heartbeat can
+//! only make a node wait, and nsqd's count of tokens ends that wait.
 //!
 //! A gap in the heartbeats (a lost connection) restarts the wait.
 
@@ -58,9 +58,11 @@ pub(super) type Time = Duration;
 const MARGIN_DIVISOR: u32 = 8;
 /// Heartbeats per lease.
 const HEARTBEATS_PER_LEASE: u32 = 4;
-/// Epochs from here on are ignored as forged: neither a clock in milliseconds nor a count reaches them.
+/// Epochs from here on are ignored as forged: neither a clock in milliseconds nor a count reaches
+/// them.
 const EPOCH_LIMIT: u64 = 1 << 53;
-/// How far an epoch may be ahead of nsqd's clock, in milliseconds: an hour, for clocks that were set back.
+/// How far an epoch may be ahead of nsqd's clock, in milliseconds: an hour, for clocks that were
+/// set back.
 const MAX_EPOCH_AHEAD_MS: u64 = 3_600_000;
 /// The longest time for a claim, in leases. Then another node gets the token.
 const MAX_CLAIM_LEASES: u32 = 5;
@@ -68,7 +70,8 @@ const MAX_CLAIM_LEASES: u32 = 5;
 /// An event that the lease reacts to.
 #[derive(Debug, Clone)]
 pub(super) enum LeaseEvent {
-    /// The connection for the token is up, with the longest time that a message may be in flight on it.
+    /// The connection for the token is up, with the longest time that a message may be in flight on
+    /// it.
     Connected { max_msg_timeout: Duration },
     /// The connection for the token is lost, and so is the token, if this node held it.
     Disconnected,
@@ -76,9 +79,11 @@ pub(super) enum LeaseEvent {
     MonitorReady,
     /// The subscription to heartbeats is lost.
     MonitorLost,
-    /// The token was delivered; it was published at this time of nsqd's clock (milliseconds since 1970).
+    /// The token was delivered; it was published at this time of nsqd's clock (milliseconds since
+    /// 1970).
     TokenDelivered { token: LeaseToken, published: u64, fleet: FleetConfig },
-    /// A heartbeat was received; it was published at this time of nsqd's clock (milliseconds since 1970).
+    /// A heartbeat was received; it was published at this time of nsqd's clock (milliseconds since
+    /// 1970).
     HeartbeatReceived { beat: Heartbeat, published: u64 },
     /// nsqd accepted this node's heartbeat of this number, and no TOUCH failed before.
     HeartbeatConfirmed { number: u64 },

@@ -12,11 +12,11 @@ use mqueue::proto::MessageId;
 pub(super) struct HeartbeatMonitor {
     /// When the last heartbeat came, tokens were counted, or the subscription began.
     pub(super) quiet_since: Time,
-    /// How long no heartbeat must come before this node counts the tokens: random, so that the nodes
-    /// do not count at the same time.
+    /// How long no heartbeat must come before this node counts the tokens: random, so that the
+    /// nodes do not count at the same time.
     pub(super) quiet_time: Duration,
-    /// When tokens were counted last, or the subscription began. Tokens are counted at times even while
-    /// heartbeats never stop.
+    /// When tokens were counted last, or the subscription began. Tokens are counted at times even
+    /// while heartbeats never stop.
     pub(super) counted_at: Time,
     /// When another node's heartbeat came last, or the subscription began.
     pub(super) alone_since: Time,
@@ -24,7 +24,8 @@ pub(super) struct HeartbeatMonitor {
     run: Option<(MessageId, u32)>,
     /// The holder that sent the last heartbeats.
     holder: Option<TokenHolder>,
-    /// The token of the last heartbeat, if that was a release that lets the next holder lead at once.
+    /// The token of the last heartbeat, if that was a release that lets the next holder lead at
+    /// once.
     pub(super) released: Option<LeaseToken>,
 }
 
@@ -50,9 +51,10 @@ impl HeartbeatMonitor {
         }
     }
 
-    /// Records a heartbeat of this token. A release is accepted under two conditions. All heartbeats
-    /// before it were of its token: a delayed release may arrive after others have led. And for a whole
-    /// lease they were of the one holder that has the seal's key: another leader would have been heard.
+    /// Records a heartbeat of this token. A release is accepted under two conditions. All
+    /// heartbeats before it were of its token: a delayed release may arrive after others have led.
+    /// And for a whole lease they were of the one holder that has the seal's key: another leader
+    /// would have been heard.
     pub(super) fn observe(&mut self, beat: &Heartbeat, token: LeaseToken, is_own: bool, lease: Duration, now: Time) {
         let before = self.run.filter(|(last, _)| *last == token.id).map_or(0, |(_, count)| count);
         self.run = Some((token.id, before.saturating_add(1)));
@@ -77,8 +79,8 @@ impl HeartbeatMonitor {
         now >= self.quiet_since + self.quiet_time
     }
 
-    /// Returns when to count the tokens, if this node has none. Heartbeats defer the count, but not for
-    /// ever.
+    /// Returns when to count the tokens, if this node has none. Heartbeats defer the count, but not
+    /// for ever.
     pub(super) fn count_due(&self, lease: Duration) -> Time {
         (self.quiet_since + self.quiet_time).min(self.counted_at + MAX_CLAIM_LEASES * lease)
     }

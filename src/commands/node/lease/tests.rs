@@ -1,4 +1,4 @@
-//! Single steps of a lease, on a clock that the test turns.
+//! Single steps of a lease, on a fake clock.
 
 use super::seal::seal_of;
 use super::*;
@@ -15,7 +15,7 @@ fn token(name: u8, delivery: u16) -> LeaseToken {
     LeaseToken { id: MessageId([b'0' + name; 16]), delivery }
 }
 
-/// A lease whose beats come back, and are proven, as soon as they are sent.
+/// A lease whose heartbeats are confirmed and come back as soon as they are sent.
 struct Harness {
     lease: Lease,
     now: Time,
@@ -34,7 +34,7 @@ impl Harness {
         node
     }
 
-    /// What it is told, and all that follows at once.
+    /// Handles an event, and the replies to its heartbeats.
     fn happens(&mut self, event: LeaseEvent) -> Vec<LeaseAction> {
         let actions = self.lease.handle(event, self.now);
         for action in &actions {
@@ -60,7 +60,7 @@ impl Harness {
         self.happens(LeaseEvent::TokenDelivered { token, published, fleet: fleet_config(LEASE) })
     }
 
-    /// Another node's beats, with the seal that its release has the key to.
+    /// Delivers another node's heartbeats, with the seal that its release has the key to.
     fn hears(&mut self, token: LeaseToken, role: Role, times: u64) -> Vec<LeaseAction> {
         let key = NodeSecret::new([2; 32]).key(u64::from(token.delivery));
         let seal = if role == Role::Released { key } else { seal_of(&key) };
@@ -74,7 +74,7 @@ impl Harness {
         self.happens(LeaseEvent::HeartbeatReceived { beat, published: self.now.as_millis() as u64 })
     }
 
-    /// As many beats of a leader, in their time, and its release.
+    /// Delivers `beats` heartbeats of a leader at their interval, and its release.
     fn hears_a_lead_and_its_release(&mut self, token: LeaseToken, beats: u64) {
         for _ in 0..beats {
             self.hears(token, Role::Leading, 1);
@@ -83,7 +83,7 @@ impl Harness {
         self.hears(token, Role::Released, 1);
     }
 
-    /// Time passes, step by step.
+    /// Advances the clock, step by step.
     fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(due) = self.lease.due().filter(|due| *due <= end) {
@@ -103,7 +103,7 @@ impl Harness {
 }
 
 #[test]
-fn a_claim_leads_after_a_lease_and_not_before() {
+fn a_claim_leads_after_one_lease_and_not_before() {
     let mut node = Harness::new();
     node.takes(token(1, 1));
     node.wait(LEASE - Duration::from_millis(1));
@@ -112,11 +112,11 @@ fn a_claim_leads_after_a_lease_and_not_before() {
     let epoch = node.leads().expect("the wait is over");
     assert_eq!(epoch, node.now.as_millis() as u64, "by nsqd's clock");
     node.wait(30 * LEASE);
-    assert_eq!(node.leads(), Some(epoch), "as long as it is proven");
+    assert_eq!(node.leads(), Some(epoch), "as long as heartbeats are confirmed");
 }
 
 #[test]
-fn a_lead_that_is_not_proven_ends_before_the_lease_does() {
+fn an_unconfirmed_lead_ends_before_the_lease_does() {
     let mut node = Harness::new();
     node.takes(token(1, 1));
     node.wait(2 * LEASE);
@@ -124,11 +124,11 @@ fn a_lead_that_is_not_proven_ends_before_the_lease_does() {
     node.answers = false;
     node.wait(LEASE - LEASE / MARGIN_DIVISOR);
     assert_eq!(node.leads(), None);
-    assert!(node.did(&LeaseAction::Reconnect), "what was told to nsqd on this connection must not count later");
+    assert!(node.did(&LeaseAction::Reconnect), "commands on the old connection must not take effect later");
 }
 
 #[test]
-fn a_pause_ends_the_lead_whatever_comes_first_after_it() {
+fn a_pause_ends_the_lead_even_if_a_confirmation_comes_first() {
     let mut node = Harness::new();
     node.takes(token(1, 1));
     node.wait(2 * LEASE);
@@ -139,7 +139,7 @@ fn a_pause_ends_the_lead_whatever_comes_first_after_it() {
 }
 
 #[test]
-fn who_was_deaf_begins_its_wait_anew() {
+fn losing_the_heartbeat_subscription_restarts_the_wait() {
     let mut node = Harness::new();
     node.takes(token(1, 1));
     node.wait(LEASE / 2);
@@ -158,9 +158,9 @@ fn a_release_ends_the_wait_of_the_next_delivery_only() {
         node.hears_a_lead_and_its_release(token(1, 1), beats);
         node.takes(token(1, delivery));
         assert_eq!(node.leads().is_none(), waits, "delivery {delivery} after {beats} beats");
-        assert!(node.leads().is_none_or(|epoch| epoch > 7), "beyond what was heard of");
+        assert!(node.leads().is_none_or(|epoch| epoch > 7), "higher than known epochs");
     }
-    // the token may come before the news
+    // the token may be delivered before the release
     let mut node = Harness::new();
     node.hears(token(1, 1), Role::Leading, 8);
     node.takes(token(1, 2));
@@ -176,7 +176,7 @@ fn a_release_ends_the_wait_of_the_next_delivery_only() {
 }
 
 #[test]
-fn a_release_counts_nothing_where_another_token_is_heard() {
+fn a_release_is_ignored_if_another_token_is_heard() {
     let mut node = Harness::new();
     node.hears_a_lead_and_its_release(token(1, 1), 8);
     node.hears(token(2, 1), Role::Claiming, 1);
@@ -185,7 +185,7 @@ fn a_release_counts_nothing_where_another_token_is_heard() {
 }
 
 #[test]
-fn a_release_that_is_made_up_counts_nothing() {
+fn a_forged_release_is_ignored() {
     let forged = |role, seal: &str| {
         Heartbeat::new("other", 9, token(1, 1), role, 7, &fleet_config(LEASE)).sealed(String::new(), seal.to_owned())
     };
@@ -205,7 +205,7 @@ fn a_release_that_is_made_up_counts_nothing() {
     node.hears_beat(forged(Role::Released, "x"));
     node.takes(token(1, 2));
     assert_eq!(node.leads(), None, "the holder was heard less than a lease ago");
-    // who takes over, and hears the holder after all
+    // takes over, but then the holder is heard again
     let mut node = Harness::new();
     node.hears_a_lead_and_its_release(token(1, 1), 8);
     node.answers = false;
@@ -217,16 +217,16 @@ fn a_release_that_is_made_up_counts_nothing() {
 }
 
 #[test]
-fn a_beat_of_another_token_makes_a_claim_wait_until_there_is_none() {
+fn a_heartbeat_of_another_token_makes_a_claim_wait_until_the_tokens_are_counted() {
     let mut node = Harness::new();
     node.takes(token(2, 3));
-    assert!(node.hears(token(3, 1), Role::Claiming, 1).is_empty(), "a younger one makes way");
+    assert!(node.hears(token(3, 1), Role::Claiming, 1).is_empty(), "a younger claimant yields");
     for (name, role) in [(1, Role::Claiming), (3, Role::Leading)] {
         let mut node = Harness::new();
         node.takes(token(2, 3));
         assert_eq!(node.hears(token(name, 1), role, 1), [LeaseAction::CountTokens]);
         node.wait(2 * LEASE);
-        assert_eq!(node.leads(), None, "nobody can say yet");
+        assert_eq!(node.leads(), None, "the count is unknown");
         node.happens(LeaseEvent::TokensCounted(None));
         node.wait(LEASE / HEARTBEATS_PER_LEASE);
         node.happens(LeaseEvent::TokensCounted(Some(1)));
@@ -234,13 +234,13 @@ fn a_beat_of_another_token_makes_a_claim_wait_until_there_is_none() {
         node.hears(token(name, 1), role, 1);
         assert_eq!(node.leads(), None);
         node.wait(LEASE / HEARTBEATS_PER_LEASE);
-        assert!(node.leads().is_some(), "there is no other, whoever says so");
+        assert!(node.leads().is_some(), "nsqd has no other token");
         assert!(!node.done.iter().any(|action| matches!(action, LeaseAction::Finish(_))));
     }
 }
 
 #[test]
-fn of_two_tokens_one_is_given_away_until_one_node_has_both() {
+fn of_two_tokens_one_is_requeued_until_one_node_has_both() {
     let mut node = Harness::new();
     node.takes(token(2, 3));
     node.hears(token(1, 1), Role::Leading, 1);
@@ -265,7 +265,7 @@ fn of_two_tokens_one_is_given_away_until_one_node_has_both() {
 }
 
 #[test]
-fn a_count_of_before_a_hold_says_nothing_of_it() {
+fn a_count_from_before_the_claim_is_ignored() {
     let mut node = Harness::new();
     node.wait(LEASE);
     assert!(node.did(&LeaseAction::CountTokens));
@@ -273,14 +273,14 @@ fn a_count_of_before_a_hold_says_nothing_of_it() {
     node.hears(token(1, 1), Role::Leading, 1);
     assert!(
         node.happens(LeaseEvent::TokensCounted(Some(1))).contains(&LeaseAction::CountTokens),
-        "of two tokens one may have come since"
+        "a second token may have been published since"
     );
     node.wait(2 * LEASE);
     assert_eq!(node.leads(), None);
 }
 
 #[test]
-fn a_leader_goes_on_whatever_it_hears() {
+fn heartbeats_of_others_do_not_stop_a_leader() {
     let mut node = Harness::new();
     node.takes(token(2, 3));
     node.wait(2 * LEASE);
@@ -296,7 +296,7 @@ fn a_leader_goes_on_whatever_it_hears() {
 }
 
 #[test]
-fn a_token_is_made_also_where_beats_never_end() {
+fn a_missing_token_is_published_even_if_heartbeats_never_stop() {
     let mut node = Harness::new();
     for _ in 0..MAX_CLAIM_LEASES * 8 {
         assert!(!node.did(&LeaseAction::CountTokens));
@@ -309,7 +309,7 @@ fn a_token_is_made_also_where_beats_never_end() {
 }
 
 #[test]
-fn a_leader_hands_over_at_half_of_the_longest_time() {
+fn a_leader_hands_over_at_half_of_max_msg_timeout() {
     let mut node = Harness::new();
     node.takes(token(1, 1));
     node.wait(MAX_MSG_TIMEOUT / 2 - Duration::from_millis(1));
@@ -322,7 +322,7 @@ fn a_leader_hands_over_at_half_of_the_longest_time() {
 }
 
 #[test]
-fn who_is_to_end_gives_the_token_back_and_takes_no_other() {
+fn a_stopping_node_requeues_the_token_and_accepts_no_other() {
     let mut node = Harness::new();
     node.takes(token(1, 1));
     node.wait(2 * LEASE);
@@ -336,7 +336,7 @@ fn who_is_to_end_gives_the_token_back_and_takes_no_other() {
 }
 
 #[test]
-fn who_is_fenced_gives_the_token_back_and_goes_beyond_the_epoch() {
+fn a_fenced_leader_requeues_the_token_and_goes_beyond_the_epoch() {
     let mut node = Harness::new();
     node.takes(token(1, 1));
     node.wait(2 * LEASE);
@@ -349,7 +349,7 @@ fn who_is_fenced_gives_the_token_back_and_goes_beyond_the_epoch() {
 }
 
 #[test]
-fn an_epoch_that_cannot_be_is_not_believed() {
+fn implausible_epochs_are_ignored() {
     let mut node = Harness::new();
     let now = node.now.as_millis() as u64;
     for epoch in [u64::MAX, EPOCH_LIMIT - 1, now + MAX_EPOCH_AHEAD_MS + 1] {
@@ -362,12 +362,12 @@ fn an_epoch_that_cannot_be_is_not_believed() {
 }
 
 #[test]
-fn a_token_is_made_where_there_is_none_and_nobody_is_heard() {
+fn a_token_is_published_if_there_is_none_and_no_heartbeat_comes() {
     let mut node = Harness::new();
     node.wait(LEASE / 4 - Duration::from_millis(1));
     node.hears(token(1, 1), Role::Leading, 1);
     node.wait(LEASE / 4 - Duration::from_millis(1));
-    assert!(!node.did(&LeaseAction::CountTokens), "somebody was heard");
+    assert!(!node.did(&LeaseAction::CountTokens), "a heartbeat came");
     for (count, mints) in [(Some(1), false), (None, false), (Some(0), true)] {
         node.wait(2 * LEASE);
         assert!(node.did(&LeaseAction::CountTokens));
@@ -377,7 +377,7 @@ fn a_token_is_made_where_there_is_none_and_nobody_is_heard() {
 }
 
 #[test]
-fn others_settings_are_a_warning_and_the_fleet_goes_on() {
+fn nodes_with_other_settings_cause_a_warning_and_the_fleet_continues() {
     let foreign = fleet_config(2 * LEASE);
     let warns = LeaseAction::WarnSettingsDiffer(foreign.clone());
     let beat = || Heartbeat::new("other", 0, token(1, 1), Role::Leading, u64::MAX, &fleet_config(2 * LEASE));
@@ -397,17 +397,17 @@ fn others_settings_are_a_warning_and_the_fleet_goes_on() {
 }
 
 #[test]
-fn a_token_that_a_fleet_with_other_settings_left_makes_way() {
+fn a_token_left_by_a_fleet_with_other_settings_is_finished() {
     let takes = || LeaseEvent::TokenDelivered { token: token(1, 1), published: 7, fleet: fleet_config(2 * LEASE) };
     let mut node = Harness::new();
     for _ in 0..MAX_CLAIM_LEASES * 2 * HEARTBEATS_PER_LEASE {
         assert_eq!(node.happens(takes())[0], LeaseAction::Defer(token(1, 1)));
         node.wait(LEASE / HEARTBEATS_PER_LEASE);
     }
-    assert_eq!(node.happens(takes())[0], LeaseAction::Finish(token(1, 1)), "nobody else was heard");
+    assert_eq!(node.happens(takes())[0], LeaseAction::Finish(token(1, 1)), "no other node was heard");
 }
 
-/// The time from when it listens until it leads.
+/// Returns the time from when the node listens until it leads.
 fn first_event(seed: u64, takes_after: Duration) -> Duration {
     let config = LeaseConfig { node: "own".to_owned(), fleet: fleet_config(LEASE), secret: NodeSecret::new([1; 32]) };
     let mut node = Harness { lease: Lease::new(config, fastrand::Rng::with_seed(seed)), ..Harness::new() };
@@ -430,17 +430,17 @@ fn first_event(seed: u64, takes_after: Duration) -> Duration {
 }
 
 #[test]
-fn a_new_token_leads_within_a_lease_of_when_this_node_began_to_listen() {
+fn a_new_token_leads_within_one_lease_after_the_node_began_to_listen() {
     for seed in 0..1000 {
         let time = first_event(seed, Duration::from_millis(seed % 100));
         assert_eq!(time, LEASE, "seed {seed}");
     }
-    // who has listened for longer
+    // a node that has listened for longer
     assert!(first_event(1, LEASE) <= 2 * LEASE);
 }
 
 #[test]
-fn a_new_token_waits_as_any_where_another_node_was_heard_or_its_first_delivery_is_not_its_first() {
+fn a_new_token_waits_a_whole_lease_if_another_node_was_heard_or_its_delivery_count_wrapped() {
     let mut node = Harness::new();
     node.wait(LEASE / 8);
     node.hears(token(2, 1), Role::Claiming, 1);
@@ -460,7 +460,7 @@ fn a_new_token_waits_as_any_where_another_node_was_heard_or_its_first_delivery_i
 }
 
 #[test]
-fn a_beat_in_this_nodes_name_that_it_has_not_sent_opens_no_window() {
+fn a_forged_heartbeat_in_this_nodes_name_does_not_start_the_wait() {
     let mut node = Harness::new();
     node.answers = false;
     let actions = node.takes(token(1, 2));
@@ -472,5 +472,5 @@ fn a_beat_in_this_nodes_name_that_it_has_not_sent_opens_no_window() {
     node.answers = true;
     node.hears_beat(sent);
     node.wait(LEASE - Duration::from_millis(1));
-    assert_eq!(node.leads(), None, "from when its own came back");
+    assert_eq!(node.leads(), None, "the wait starts when its own heartbeat came back");
 }

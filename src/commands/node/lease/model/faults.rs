@@ -1,10 +1,10 @@
-//! What goes wrong, at random.
+//! Random faults.
 
 use super::super::seal::seal_of;
 use super::super::{EPOCH_LIMIT, FleetConfig, Heartbeat, LeaseEvent, LeaseToken, MAX_EPOCH_AHEAD_MS, Role};
 use super::node::{Node, fleet_config};
 use super::nsqd::Command;
-use super::world::{Arrives, Kind, NODES, World};
+use super::world::{ConnectionKind, ModelEvent, NODES, World};
 use mqueue::proto::MessageId;
 
 impl World {
@@ -17,7 +17,7 @@ impl World {
             }
             4 => {
                 self.tell(node, LeaseEvent::Stop);
-                self.after(1000, Arrives::Restart(node));
+                self.after(1000, ModelEvent::Restart(node));
             }
             5 | 6 => self.restart(node),
             7 | 8 => {
@@ -25,11 +25,11 @@ impl World {
                 connection.into_iter().for_each(|connection| self.closed(connection));
             }
             9 => self.nsqd.ahead += self.rng.u64(..5000),
-            10 if self.trouble.back => self.nsqd.ahead -= self.rng.u64(..5000),
+            10 if self.fault_config.clock_steps_back => self.nsqd.ahead -= self.rng.u64(..5000),
             10 => {}
             11 => self.end_nsqd(),
-            // as if somebody had found none, long ago
-            12.. if !self.trouble.lossy && self.nsqd.is_up => {
+            // as if a node had counted no token long ago
+            12.. if !self.fault_config.lossy && self.nsqd.is_up => {
                 self.surplus += u64::from(self.nsqd.tokens() > 0);
                 let said = self.nsqd.execute(0, Command::PublishToken, self.wall(), &mut self.rng);
                 self.say(said);
@@ -38,7 +38,7 @@ impl World {
         }
     }
 
-    /// Somebody who reads all beats publishes some that no node has sent.
+    /// Publishes forged heartbeats, made from real ones.
     pub(super) fn forge(&mut self) {
         let heard = self.nsqd.beats.len();
         if !self.nsqd.is_up || heard == 0 {
@@ -88,8 +88,8 @@ impl World {
 
     pub(super) fn restart(&mut self, node: usize) {
         let run = self.nodes[node].run + 1;
-        self.leave(node, Kind::Token);
-        self.leave(node, Kind::Monitor);
+        self.leave(node, ConnectionKind::Token);
+        self.leave(node, ConnectionKind::Monitor);
         let pace = self.nodes[node].pace;
         self.nodes[node] = Node { pace, ..Node::new(node, run, &mut self.rng) };
     }
@@ -99,9 +99,9 @@ impl World {
         self.nsqd.end(killed);
         let connections: Vec<_> = self.nodes.iter().flat_map(|node| [node.token, node.monitor]).flatten().collect();
         for connection in connections {
-            self.send(connection, false, Arrives::Closed(connection));
+            self.send(connection, false, ModelEvent::Closed(connection));
         }
         let down = self.rng.u64(1..3000);
-        self.after(down, Arrives::Start);
+        self.after(down, ModelEvent::Start);
     }
 }

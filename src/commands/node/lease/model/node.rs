@@ -1,4 +1,4 @@
-//! A node of the model: a lease, a clock of its own pace, and what happened while it was paused.
+//! A node of the model: a lease, a clock of its own speed, and the events that came during a pause.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use mqueue::proto::TopicName;
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) lease: Lease,
-    /// Which start of this node it is.
+    /// The number of this start of the node.
     pub(super) run: u64,
     pub(super) token: Option<ConnectionId>,
     pub(super) monitor: Option<ConnectionId>,
-    /// Its clock's pace.
+    /// The speed of its clock.
     pub(super) pace: f64,
     pub(super) paused_until: u64,
     pub(super) inbox: VecDeque<LeaseEvent>,

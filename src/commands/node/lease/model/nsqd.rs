@@ -1,14 +1,14 @@
-//! nsqd, as far as the lease sees it: a channel with tokens, and beats that go to whoever listens.
+//! A model of nsqd: a channel with tokens, and heartbeats that go to all subscribers.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::super::{Heartbeat, LeaseToken};
 use mqueue::proto::MessageId;
 
-/// A connection, of which a node has one for the token and one for its monitor.
+/// A connection; each node has one for the token and one for heartbeats.
 pub(super) type ConnectionId = u64;
 
-/// What is said on the connection for the token.
+/// A command on the connection for the token.
 #[derive(Debug, Clone)]
 pub(super) enum Command {
     Ready(bool),
@@ -18,9 +18,9 @@ pub(super) enum Command {
     PublishToken,
 }
 
-/// What nsqd says.
+/// A message or reply from nsqd.
 #[derive(Debug, Clone)]
-pub(super) enum Said {
+pub(super) enum FromNsqd {
     Delivered { token: LeaseToken, published: u64 },
     Ok { number: u64 },
     TouchFailed,
@@ -52,7 +52,7 @@ pub(super) struct Nsqd {
     minted: u64,
     ready: BTreeMap<ConnectionId, bool>,
     pub(super) monitor: Vec<ConnectionId>,
-    /// The last beats, for who reads them.
+    /// The last heartbeats, for the forger.
     pub(super) beats: VecDeque<Heartbeat>,
 }
 
@@ -85,13 +85,13 @@ impl Nsqd {
         self.ready.contains_key(&connection) || self.monitor.contains(&connection)
     }
 
-    /// What was in flight stays so.
+    /// Forgets a connection. Its messages stay in flight.
     pub(super) fn drop_connection(&mut self, connection: ConnectionId) {
         self.ready.remove(&connection);
         self.monitor.retain(|ear| *ear != connection);
     }
 
-    /// Ends; by a kill it forgets its tokens.
+    /// Stops nsqd; a killed nsqd loses its tokens.
     pub(super) fn end(&mut self, killed: bool) {
         self.is_up = false;
         self.ready.clear();
@@ -102,22 +102,22 @@ impl Nsqd {
         self.tokens.iter_mut().for_each(|stored| stored.place = Place::Queued);
     }
 
-    /// Does it; `wall` is its own time.
+    /// Executes a command; `wall` is nsqd's time.
     pub(super) fn execute(
         &mut self,
         from: ConnectionId,
         command: Command,
         wall: u64,
         rng: &mut fastrand::Rng,
-    ) -> Vec<(ConnectionId, Said)> {
+    ) -> Vec<(ConnectionId, FromNsqd)> {
         let mut said = Vec::new();
         match command {
             Command::Ready(ready) => drop(self.ready.insert(from, ready)),
             Command::Heartbeat { beat, touch } => {
                 if touch.is_some_and(|token| !self.touch(from, token, wall)) {
-                    said.push((from, Said::TouchFailed));
+                    said.push((from, FromNsqd::TouchFailed));
                 }
-                said.push((from, Said::Ok { number: beat.number }));
+                said.push((from, FromNsqd::Ok { number: beat.number }));
                 said.extend(self.publish(&beat, wall));
                 self.beats.truncate(9);
                 self.beats.push_front(beat);
@@ -139,9 +139,9 @@ impl Nsqd {
         said
     }
 
-    /// Gives a beat to all who listen.
-    pub(super) fn publish(&self, beat: &Heartbeat, wall: u64) -> Vec<(ConnectionId, Said)> {
-        self.monitor.iter().map(|ear| (*ear, Said::Heard { beat: beat.clone(), published: wall })).collect()
+    /// Delivers a heartbeat to all subscribers.
+    pub(super) fn publish(&self, beat: &Heartbeat, wall: u64) -> Vec<(ConnectionId, FromNsqd)> {
+        self.monitor.iter().map(|ear| (*ear, FromNsqd::Heard { beat: beat.clone(), published: wall })).collect()
     }
 
     fn touch(&mut self, from: ConnectionId, token: LeaseToken, wall: u64) -> bool {
@@ -151,8 +151,8 @@ impl Nsqd {
         true
     }
 
-    /// What is in flight for too long goes back to the queue.
-    pub(super) fn expire(&mut self, wall: u64, rng: &mut fastrand::Rng) -> Vec<(ConnectionId, Said)> {
+    /// Requeues messages whose time in flight is over.
+    pub(super) fn expire(&mut self, wall: u64, rng: &mut fastrand::Rng) -> Vec<(ConnectionId, FromNsqd)> {
         for Stored { place, .. } in &mut self.tokens {
             if matches!(place, Place::InFlight { deadline, .. } if *deadline <= wall) {
                 *place = Place::Queued;
@@ -161,7 +161,7 @@ impl Nsqd {
         self.deliver(wall, rng)
     }
 
-    fn deliver(&mut self, wall: u64, rng: &mut fastrand::Rng) -> Vec<(ConnectionId, Said)> {
+    fn deliver(&mut self, wall: u64, rng: &mut fastrand::Rng) -> Vec<(ConnectionId, FromNsqd)> {
         let mut said = Vec::new();
         for at in 0..self.tokens.len() {
             let in_flight = |to: &ConnectionId| {
@@ -175,7 +175,7 @@ impl Nsqd {
                 let to = waiting[rng.usize(..waiting.len())];
                 *place = Place::InFlight { to, delivered: wall, deadline: wall + Self::LEASE };
                 token.delivery = token.delivery.wrapping_add(1);
-                said.push((to, Said::Delivered { token: *token, published: *published }));
+                said.push((to, FromNsqd::Delivered { token: *token, published: *published }));
             }
         }
         said
