@@ -61,7 +61,7 @@ pub(super) async fn run(
     if action == ErrorsAction::Drop && has_seen_all {
         run.finish(parts);
     } else if !parts.is_empty() {
-        tracing::warn!("{} parts of letters have no other parts, and stay", parts.len());
+        tracing::warn!("{} parts of incomplete letters stay in the stream", parts.len());
         letters.passed += parts.len() as u64;
         parts.into_iter().for_each(Letter::give_back);
     }
@@ -123,7 +123,7 @@ impl ActionRun {
         let Some((_, routes)) = &mut self.redriving else { return };
         if let Err(why) = routes.refresh().await {
             batch.into_iter().for_each(Letter::give_back);
-            self.failure = Some(format!("cannot see the groups: {why}: what was not published is still there"));
+            self.failure = Some(format!("cannot read the groups: {why}: what was not published is still there"));
             return;
         }
         let mut own = Vec::with_capacity(batch.len());

@@ -58,13 +58,13 @@ impl LetterCount {
     pub(super) fn elsewhere(&self, stream: &TopicName, group: &ChannelName) -> Option<String> {
         if self.away > 0 {
             return Some(format!(
-                "{} of {stream} not seen: with another look at them, or to come back within seconds",
+                "{} of {stream} not included: in flight or deferred, as after another run of this command; try again",
                 plural::count(self.away, "letter")
             ));
         }
         let (name, depth) = self.others.first()?;
         Some(format!(
-            "group {group} begins now, and group {name} of {stream} has {}: --group {name} takes what it has",
+            "group {group} is new; group {name} of {stream} has {}: read them with --group {name}",
             plural::count(*depth, "letter")
         ))
     }

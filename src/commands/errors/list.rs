@@ -76,7 +76,7 @@ pub(super) async fn run(
 /// stay, and why.
 async fn plan(letters: &[Letter], args: &Args, brokers: &Brokers) -> Result<(usize, String), Failure> {
     let mut routes = Routes::new(args, brokers)?;
-    routes.refresh().await.map_err(|why| Failure::new(Exit::Unavailable, format!("cannot see the groups: {why}")))?;
+    routes.refresh().await.map_err(|why| Failure::new(Exit::Unavailable, format!("cannot read the groups: {why}")))?;
     let (mut go, mut stay) = (BTreeMap::<String, usize>::new(), BTreeMap::<NotRedriven, u64>::new());
     for letter in letters {
         match routes.of(letter) {
@@ -111,7 +111,7 @@ fn show(letters: &[Letter], json: bool) -> io::Result<()> {
                     part.map_or(String::new(), |Part { number, of }| format!(" (only part {number} of {of} is here)"));
                 writeln!(out, "{when}  {}  group {group}, {attempts}, {reason}{part}: {:?}{more}", letter.id(), start)?;
             }
-            None => writeln!(out, "{}  no dead letter: {start:?}{more}", letter.id())?,
+            None => writeln!(out, "{}  not a dead letter: {start:?}{more}", letter.id())?,
         }
     }
     out.flush()

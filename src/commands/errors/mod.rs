@@ -101,7 +101,7 @@ fn is_confirmed(action: ErrorsAction, args: &Args, total: u64) -> Result<bool, F
         return Ok(true);
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        let line = format!("to {what}: say --yes, as nobody is there to be asked");
+        let line = format!("to {what} without a terminal, give --yes");
         return Err(Failure::new(Exit::Usage, line));
     }
     let mut answer = String::new();

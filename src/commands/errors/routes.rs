@@ -68,7 +68,7 @@ impl NotRedriven {
     /// Formats the reason with the number of letters.
     pub(super) fn of(self, count: u64) -> String {
         match self {
-            Self::NotADeadLetter => format!("{count} of them no dead letters"),
+            Self::NotADeadLetter => format!("{count} of them not dead letters"),
             Self::OtherStream => format!("{count} of them name another stream (--to STREAM sends them somewhere)"),
             Self::UnknownGroup => {
                 format!("{count} of them name a group that the stream does not have (--to STREAM sends them somewhere)")
@@ -86,7 +86,7 @@ impl Routes {
             None => RedriveTarget::OwnGroup,
         };
         if target == RedriveTarget::OwnGroup && brokers.http.len() < brokers.tcp.len() {
-            let line = "the groups of every nsqd have to be known: name each one's HTTP address with --nsqd-http-address, or say --to-all-groups";
+            let line = "the groups of every nsqd have to be known: name each one's HTTP address with --nsqd-http-address, or give --to-all-groups";
             return Err(Failure::new(Exit::Usage, line));
         }
         let broker = |http: &Nsqd| RedriveBroker { http: http.clone(), groups: BTreeSet::new(), serves_one: None };

@@ -126,7 +126,7 @@ async fn publish(gateway: &Gateway, numbers: Range<u64>) {
         let left = if published.is_ok() { 0 } else { bodies.len() };
         gateway.exchange.counters.published.inc_by((count - left) as u64);
         let Err(why) = published else { return };
-        tracing::warn!("numbers cannot be published, trying again: {why}");
+        tracing::warn!("publishing numbers failed, trying again: {why}");
         sleep(RETRY_DELAY).await;
     }
 }

@@ -103,7 +103,7 @@ impl ExchangeState {
             let token = match self.tokens.token() {
                 Ok(token) => token,
                 Err(error) => {
-                    tracing::error!("no randomness for a token, the job goes back: {error}");
+                    tracing::error!("no randomness for a token; job requeued: {error}");
                     break;
                 }
             };
@@ -303,7 +303,7 @@ impl Exchange {
     pub(super) fn leave(&self, id: WorkerId) {
         let Some((key, outbox, jobs)) = self.state().jobs.leave(id) else { return };
         if jobs > 0 {
-            tracing::info!(n = %outbox.name, stream = %key.stream, group = %key.group, jobs, "worker went away, its jobs go back");
+            tracing::info!(n = %outbox.name, stream = %key.stream, group = %key.group, jobs, "worker disconnected; its jobs are requeued");
         }
         self.requeue_returned(&key, RequeueReason::WorkerGone);
     }
@@ -323,7 +323,7 @@ impl Exchange {
     pub(super) fn tick(&self) -> Option<Instant> {
         let silent = self.state().jobs.tick(Instant::now());
         for (key, outbox, jobs) in silent {
-            tracing::warn!(n = %outbox.name, stream = %key.stream, group = %key.group, jobs, "worker is silent, its jobs go back");
+            tracing::warn!(n = %outbox.name, stream = %key.stream, group = %key.group, jobs, "worker is silent past its deadline; its jobs are requeued");
             self.counters.silent_workers.inc();
             outbox.cut();
             self.requeue_returned(&key, RequeueReason::WorkerGone);

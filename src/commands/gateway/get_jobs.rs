@@ -39,7 +39,7 @@ pub(super) async fn jobs(
     uri: Uri,
 ) -> GatewayResult {
     if method == Method::HEAD {
-        return Err(GatewayError::new(StatusCode::METHOD_NOT_ALLOWED, "jobs are taken with GET"));
+        return Err(GatewayError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: use GET"));
     }
     let key = GroupKey {
         stream: TopicName::new(&stream).map_err(GatewayError::unprocessable)?,

@@ -57,7 +57,7 @@ pub(super) async fn run(group_consumer: Arc<GroupConsumer>, mut consumer: Consum
             }
         }
     }
-    tracing::debug!(stream = %group_consumer.key.stream, group = %group_consumer.key.group, "closed");
+    tracing::debug!(stream = %group_consumer.key.stream, group = %group_consumer.key.group, "group closed");
 }
 
 impl GroupConsumer {
@@ -96,7 +96,10 @@ impl GatewayJob {
             }
             Err(error) => {
                 delivery.put_off(DEAD_LETTER_RETRY_DELAY);
-                Err(format!("the dead letters cannot be had, it comes again: {error}"))
+                Err(format!(
+                    "dead-letter publish failed; job requeued for {} s: {error}",
+                    DEAD_LETTER_RETRY_DELAY.as_secs()
+                ))
             }
         }
     }

@@ -119,7 +119,7 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
     stop.cancel();
     connections.close();
     if timeout(CLOSE_TIMEOUT, connections.wait()).await.is_err() {
-        tracing::debug!("connections that were still open are closed");
+        tracing::debug!("closing connections that are still open");
     }
     let left = &exchange.counters;
     tracing::info!(
@@ -167,7 +167,7 @@ async fn start_broker(args: &mut Args) -> anyhow::Result<Embedded> {
 fn bearer(path: &std::path::Path) -> Result<Vec<u8>, Failure> {
     let text = std::fs::read(path).map_err(|e| Failure::new(Exit::Usage, format!("cannot read {path:?}: {e}")))?;
     match text.trim_ascii() {
-        [] => Err(Failure::new(Exit::Usage, format!("no token in {path:?}: write one into it"))),
+        [] => Err(Failure::new(Exit::Usage, format!("no token in {path:?}: write the token into the file"))),
         token => Ok(token.to_vec()),
     }
 }
@@ -194,7 +194,7 @@ async fn drain(exchange: &Arc<Exchange>, shutdown: &Shutdown) {
     exchange.retire_all();
     let held = exchange.held();
     if held > 0 {
-        tracing::info!("ending: waiting for {} that workers have", count(held, "job"));
+        tracing::info!("ending: waiting for {} held by workers", count(held, "job"));
     }
     while exchange.held() > 0 {
         tokio::select! {
@@ -208,7 +208,7 @@ async fn drain(exchange: &Arc<Exchange>, shutdown: &Shutdown) {
     }
     exchange.tasks.close();
     if timeout(CLOSE_TIMEOUT, exchange.tasks.wait()).await.is_err() {
-        tracing::warn!("not all jobs could be given back: nsqd requeues them when their time is up");
+        tracing::warn!("not all jobs could be requeued; nsqd requeues them after their timeout");
     }
 }
 

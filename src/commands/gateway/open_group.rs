@@ -37,7 +37,7 @@ impl Gateway {
     ) -> Result<WorkerGuard, GatewayError> {
         loop {
             if self.shutdown.draining.is_cancelled() {
-                return Err(GatewayError::unavailable("this gateway is ending: come again"));
+                return Err(GatewayError::unavailable("this gateway is ending: try again"));
             }
             if let Some(guard) = self.exchange.join(key, limits, outbox) {
                 return Ok(guard);
@@ -69,7 +69,7 @@ impl Gateway {
     async fn open(&self, key: &GroupKey) -> Result<(), GatewayError> {
         let settings = &self.settings;
         if self.exchange.groups().len() >= settings.limits.max_groups as usize {
-            let line = format!("{} open already (--max-groups)", count(settings.limits.max_groups, "group"));
+            let line = format!("the limit of {} is reached (--max-groups)", count(settings.limits.max_groups, "group"));
             return Err(GatewayError::unavailable(line));
         }
         let letters = dead_letters_of(&key.stream)?;
@@ -105,9 +105,8 @@ impl Gateway {
 /// jobs.
 pub(super) fn dead_letters_of(stream: &TopicName) -> Result<TopicName, GatewayError> {
     dead_letters(stream, None).map_err(|_| {
-        let line = format!(
-            "stream name {stream} is too long: its dead letters' is the same and \".dead\", at most 64 characters"
-        );
+        let line =
+            format!("stream name {stream} is too long: with \".dead\", for its dead letters, at most 64 characters");
         GatewayError::unprocessable(line)
     })
 }

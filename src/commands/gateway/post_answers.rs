@@ -56,7 +56,7 @@ impl JobAnswer {
             }
             _ => Err(GatewayError::new(
                 StatusCode::NOT_FOUND,
-                format!("no answer {verb:?}: use done, retry, drop, release or touch"),
+                format!("unknown answer {verb:?}: use done, retry, drop, release or touch"),
             )),
         }
     }
@@ -79,9 +79,9 @@ pub(super) async fn one(
     uri: Uri,
 ) -> GatewayResult {
     let verb = JobAnswer::parse(&verb, &uri)?;
-    let token: JobToken = token
-        .parse()
-        .map_err(|()| GatewayError::new(StatusCode::NOT_FOUND, format!("no token {token:?}: use a job's own")))?;
+    let token: JobToken = token.parse().map_err(|()| {
+        GatewayError::new(StatusCode::NOT_FOUND, format!("invalid token {token:?}: use the job's token"))
+    })?;
     match settle(&gateway, token, &verb) {
         Ok(dead) => {
             if let Some((task, reason)) = dead {
@@ -90,11 +90,12 @@ pub(super) async fn one(
             Ok(json(&Map::from_iter([(verb.past().to_owned(), Value::from(1))])))
         }
         Err(InvalidToken::Elsewhere) => {
-            let line = "a token of another gateway, or of this one before it was started again: the job comes again if it was not answered there";
+            let line = "a token of another gateway, or of this one before a restart: nsqd delivers the job again unless it was answered there";
             Err(GatewayError::new(StatusCode::CONFLICT, line))
         }
         Err(InvalidToken::Gone) => {
-            let line = "a token that was used, or whose job was taken back: the job comes again if it was not answered";
+            let line =
+                "a token that was used, or whose job was requeued: nsqd delivers the job again unless it was answered";
             Err(GatewayError::new(StatusCode::GONE, line))
         }
     }
@@ -142,7 +143,7 @@ pub(super) async fn many(
 
 /// A token a line. Fails, before anything is answered, if a line is none.
 fn tokens(body: &[u8]) -> Result<Vec<(&str, JobToken)>, GatewayError> {
-    let bad = |index: usize| GatewayError::new(StatusCode::BAD_REQUEST, format!("line {}: no token", index + 1));
+    let bad = |index: usize| GatewayError::new(StatusCode::BAD_REQUEST, format!("line {}: not a token", index + 1));
     let lines =
         body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate().filter(|(_, line)| !line.is_empty());
     lines

@@ -76,7 +76,7 @@ fn lines(body: &Bytes, most: usize) -> Result<Vec<Bytes>, GatewayError> {
         let is_json =
             is_json.and_then(|line| serde_json::from_str::<IgnoredAny>(line).map_err(|e| without_line_number(&e)));
         is_json.map_err(|e| {
-            GatewayError::new(StatusCode::BAD_REQUEST, format!("{}no JSON: {e}; nothing was published", place()))
+            GatewayError::new(StatusCode::BAD_REQUEST, format!("{}not JSON: {e}; nothing was published", place()))
         })?;
         messages.push(body.slice_ref(line));
     }
@@ -98,7 +98,7 @@ fn check(message: &[u8], most: usize, place: impl Fn() -> String) -> Result<(), 
         0 => Err(GatewayError::new(StatusCode::BAD_REQUEST, "empty message: send it as the request's body")),
         size if size > most => {
             let line = format!(
-                "{}a message of {size} bytes: {most} are the most (--max-msg-size); nothing was published",
+                "{}a message of {size} bytes: at most {most} are allowed (--max-msg-size); nothing was published",
                 place()
             );
             Err(GatewayError::new(StatusCode::PAYLOAD_TOO_LARGE, line))
@@ -135,7 +135,7 @@ mod tests {
         let good = lines(&Bytes::from_static(b"1\n{\"a\":2}\r\n\n\"x\""), 100).unwrap();
         assert_eq!(good, ["1", "{\"a\":2}", "\"x\""]);
         for (body, status, words) in [
-            (&b"1\n{\n3"[..], 400, "line 2: no JSON"),
+            (&b"1\n{\n3"[..], 400, "line 2: not JSON"),
             (b"1\n\"\xff\"", 400, "line 2: no JSON"),
             (b"\n\n", 400, "no lines"),
             (b"1\n2\n1234567", 413, "line 3: a message of 7 bytes"),

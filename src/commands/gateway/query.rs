@@ -21,14 +21,14 @@ impl QueryParams {
         for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
             if !known.contains(&&*name) {
                 let known = if known.is_empty() {
-                    "none is known here".to_owned()
+                    "this path takes none".to_owned()
                 } else {
                     format!("use {}", known.join(", "))
                 };
                 return Err(GatewayError::unprocessable(format!("unknown parameter {name:?}: {known}")));
             }
             if params.iter().any(|(other, _)| *other == *name) {
-                return Err(GatewayError::unprocessable(format!("parameter {name:?} is there twice")));
+                return Err(GatewayError::unprocessable(format!("parameter {name:?} is repeated: give it once")));
             }
             params.push((name.into_owned(), value.into_owned()));
         }

@@ -27,11 +27,11 @@ impl Gateway {
     ) -> Result<(Bytes, OwnedSemaphorePermit), GatewayError> {
         let most = self.settings.limits.max_body_size as usize;
         let too_large = || {
-            let line = format!("a body of more than {most} bytes: send less at once (--max-body-size)");
+            let line = format!("a body of more than {most} bytes (--max-body-size): send less per request");
             GatewayError::new(StatusCode::PAYLOAD_TOO_LARGE, line)
         };
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
-            let line = format!("a body in {encoding:?}: send it as it is, without Content-Encoding");
+            let line = format!("Content-Encoding {encoding:?} is not supported: send the body unencoded");
             return Err(GatewayError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, line));
         }
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
@@ -41,7 +41,7 @@ impl Gateway {
         match timeout(BODY_TIMEOUT, self.collect_body(body, most, too_large)).await {
             Ok(read) => read,
             Err(_) => {
-                let line = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
+                let line = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
                 Err(GatewayError::new(StatusCode::REQUEST_TIMEOUT, line))
             }
         }
@@ -55,7 +55,7 @@ impl Gateway {
     ) -> Result<(Bytes, OwnedSemaphorePermit), GatewayError> {
         let take = |bytes: usize| {
             let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-            let full = |_| GatewayError::unavailable("too many requests have bodies on their way");
+            let full = |_| GatewayError::unavailable("too many request bodies at once: try again");
             Arc::clone(&self.body_memory).try_acquire_many_owned(bytes).map_err(full)
         };
         let (mut gathered, mut room) = (BytesMut::new(), take(0)?);

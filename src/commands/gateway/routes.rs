@@ -29,11 +29,9 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi))
         .method_not_allowed_fallback(|| async {
-            GatewayError::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method: /openapi.json says with which")
+            GatewayError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: see /openapi.json")
         })
-        .fallback(|| async {
-            GatewayError::new(StatusCode::NOT_FOUND, "no such path: /openapi.json describes those there are")
-        })
+        .fallback(|| async { GatewayError::new(StatusCode::NOT_FOUND, "no such path: see /openapi.json") })
         .layer(from_fn_with_state(gateway.clone(), guard))
         .with_state(gateway)
 }
@@ -42,7 +40,7 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
 async fn guard(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
     let response = match &gateway.bearer {
         Some(bearer) if !PUBLIC_PATHS.contains(&request.uri().path()) && !has_bearer(&request, bearer) => {
-            GatewayError::new(StatusCode::UNAUTHORIZED, "this gateway wants its token: Authorization: Bearer …")
+            GatewayError::new(StatusCode::UNAUTHORIZED, "missing or wrong token: send Authorization: Bearer …")
                 .into_response()
         }
         Some(_) | None => next.run(request).await,

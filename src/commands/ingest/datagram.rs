@@ -55,7 +55,7 @@ impl Datagrams {
         // the first call may exceed the limit, but needs a privilege
         let wider = setsockopt(&fd, sockopt::RcvBufForce, &KERNEL_BUFFER);
         if let Err(error) = wider.or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &KERNEL_BUFFER)) {
-            tracing::warn!("the buffer of {name} stays as it is: {error}");
+            tracing::warn!("cannot enlarge the receive buffer of {name}: {error}");
         }
     }
 

@@ -119,11 +119,11 @@ fn refused(endpoint: &Endpoint, error: &io::Error) -> Failure {
     };
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse if path.is_some_and(|path| !is_socket(path)) => {
-            "there is a file that is no socket: name another path, or move it away".to_owned()
+            "the path is a file, not a socket: name another path, or move the file".to_owned()
         }
-        io::ErrorKind::AddrInUse => "somebody listens there: stop it, or name another address".to_owned(),
-        io::ErrorKind::NotFound => "its folder is missing: make it, or name another".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied: name a folder that may be written".to_owned(),
+        io::ErrorKind::AddrInUse => "another process listens there: stop it, or name another address".to_owned(),
+        io::ErrorKind::NotFound => "its folder does not exist: create it, or name another".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied: name a writable folder".to_owned(),
         _ => error.to_string(),
     };
     Failure::new(Exit::Failure, format!("cannot listen on {endpoint}: {remedy}"))

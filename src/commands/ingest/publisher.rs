@@ -67,7 +67,7 @@ impl FeedPublisher {
     fn note(&self, away: Option<&PublishError>) {
         let was_away = self.away.swap(away.is_some(), Ordering::Relaxed);
         match away {
-            Some(why) if !was_away => tracing::warn!("senders have to wait: {why}"),
+            Some(why) if !was_away => tracing::warn!("nsqd is unreachable; senders are throttled: {why}"),
             None if was_away => tracing::info!("publishing again"),
             _ => {}
         }

@@ -82,7 +82,7 @@ pub(super) async fn serve(
                     tasks.spawn(connection.serve(stream));
                 }
                 Err(error) => {
-                    tracing::warn!("cannot take a connection: {error}");
+                    tracing::warn!("cannot accept a connection: {error}");
                     sleep(PAUSE).await;
                 }
             }
@@ -132,7 +132,7 @@ impl FeedConnection {
             };
             match timeout(patience, answered).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!("a sender left without its answer: {error}"),
+                Ok(Err(error)) => tracing::debug!("a sender closed before its answer: {error}"),
                 Err(_) => tracing::debug!("a sender does not read its answer"),
             }
         }

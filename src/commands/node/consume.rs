@@ -47,7 +47,7 @@ impl Handler for EventHandler {
             }
         }
         let why = match event {
-            None => "invalid: no event (UUID TIMESTAMP EPOCH SEQUENCE)",
+            None => "invalid: not an event (UUID TIMESTAMP EPOCH SEQUENCE)",
             Some(_) if fastrand::f64() < self.invalid => "invalid, by chance",
             Some(_) => {
                 let verdict = self.handler.handle(message).await;
@@ -152,7 +152,7 @@ async fn consume(
         }
     };
     tracing::info!(
-        "no longer consuming: {} done, {}, {} given back",
+        "no longer consuming: {} done, {}, {} requeued",
         tally.done,
         count(tally.dead, "dead letter"),
         tally.released

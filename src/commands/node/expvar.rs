@@ -82,7 +82,7 @@ pub(super) async fn serve(vars: Arc<NodeVars>, port: u16) {
             tokio::spawn(door.serve(Router::new().route("/debug/vars", get(respond)).with_state(vars)));
         }
         Err(e) => {
-            tracing::warn!("nobody can look at this node, port {port} cannot be had: {e}: choose another with MPORT")
+            tracing::warn!("/debug/vars is not served, cannot listen on port {port}: {e}: choose another with MPORT")
         }
     }
 }

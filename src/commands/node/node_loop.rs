@@ -88,7 +88,7 @@ impl NodeLoop {
             fleet,
             lease: Lease::new(config, rng.fork()),
             token: Reconnecting::new("the token", token, Box::new(move || for_token.connect_token())),
-            monitor: Reconnecting::new("beats", ears, Box::new(move || for_ears.connect_monitor())),
+            monitor: Reconnecting::new("heartbeats", ears, Box::new(move || for_ears.connect_monitor())),
             pending: VecDeque::new(),
             counting: None,
             generator: Generator::new(args.stream.clone(), args.interval(), rng),
@@ -164,7 +164,7 @@ impl NodeLoop {
     fn fenced(&mut self, error: &WireError) {
         self.pending.pop_front();
         let epoch = str::from_utf8(&error.text).ok().and_then(|text| text.split(' ').nth(1)?.parse().ok());
-        tracing::warn!("an event was refused, it came too late: {error}");
+        tracing::warn!("nsqd refused an event of an old epoch; requeueing the token: {error}");
         self.handle(LeaseEvent::Fenced { epoch: epoch.unwrap_or(0) });
     }
 
@@ -183,7 +183,7 @@ impl NodeLoop {
             }
             Err(error) => {
                 if let Some(count) = self.invalid_tokens.record(clock::now()) {
-                    tracing::warn!(count, "removed a message from {} that is no token: {error}", self.topics.token);
+                    tracing::warn!(count, "removed a message from {} that is not a token: {error}", self.topics.token);
                 }
                 self.token.send(&Command::Fin(message.id));
             }
@@ -202,7 +202,11 @@ impl NodeLoop {
                     }
                     Err(error) => {
                         if let Some(count) = self.invalid_heartbeats.record(clock::now()) {
-                            tracing::warn!(count, "a message in {} is no beat: {error}", self.topics.beats);
+                            tracing::warn!(
+                                count,
+                                "removed a message from {} that is not a heartbeat: {error}",
+                                self.topics.beats
+                            );
                         }
                     }
                 }
@@ -237,12 +241,12 @@ impl NodeLoop {
             }
             LeaseAction::CountTokens => self.counting = Some(Box::pin(self.topics.clone().count())),
             LeaseAction::PublishToken => {
-                tracing::info!(stream = %self.topics.token, "no node has a token: published one");
+                tracing::info!(stream = %self.topics.token, "no token found; published one");
                 let body = Bytes::from(serde_json::to_vec(&self.fleet).expect("text and numbers"));
                 self.publish(Command::Pub { topic: self.topics.token.clone(), body }, PendingReply::Token);
             }
             LeaseAction::Reconnect => {
-                tracing::warn!("nsqd did not answer in time: gave the token up");
+                tracing::warn!("no heartbeat was confirmed in time; dropped the token and reconnecting");
                 self.token.reconnect();
                 self.token_lost();
             }

@@ -53,21 +53,21 @@ impl Reconnecting {
                         return LinkEvent::Received(heard);
                     }
                     Err(error) => {
-                        tracing::warn!("connection for {} lost: {error}", self.name);
+                        tracing::warn!("connection for {} lost; reconnecting: {error}", self.name);
                         self.reconnect();
                         return LinkEvent::Disconnected;
                     }
                 },
                 LinkState::Opening(opening) => match opening.await {
                     Ok(duplex) => {
-                        tracing::info!("connection for {} is back", self.name);
+                        tracing::info!("reconnected for {}", self.name);
                         self.state = LinkState::Up(Box::new(duplex));
                         return LinkEvent::Connected;
                     }
                     Err(error) => error,
                 },
             };
-            tracing::debug!("no connection for {}: {error}", self.name);
+            tracing::debug!("cannot connect for {}: {error}", self.name);
             self.reconnect();
         }
     }

@@ -33,11 +33,11 @@ impl TokenTopics {
         let usage = |line: String| Failure::new(Exit::Usage, line);
         let nsqd = args.token.token_nsqd_tcp_address.clone().or_else(|| args.broker.nsqd().into_iter().next());
         let nsqd =
-            nsqd.ok_or_else(|| usage("which nsqd has the token? name one with --token-nsqd-tcp-address".into()))?;
+            nsqd.ok_or_else(|| usage("the token's nsqd is unknown: name it with --token-nsqd-tcp-address".into()))?;
         let http = args.token.token_nsqd_http_address.clone().or_else(|| args.broker.nsqd_http().into_iter().next());
         let http = http.ok_or_else(|| {
             usage(format!(
-                "what is the HTTP address of the token's nsqd, {nsqd}? name it with --token-nsqd-http-address"
+                "the HTTP address of the token's nsqd, {nsqd}, is unknown: name it with --token-nsqd-http-address"
             ))
         })?;
         let named = args.token.token_stream.as_ref();
@@ -54,7 +54,7 @@ impl TokenTopics {
     pub(super) async fn connect_checked(&self) -> Result<Duplex, Failure> {
         let short = || {
             let line = format!(
-                "the ping interval is too long: nsqd at {} takes an eighth of its --max-msg-timeout at the most; use a shorter --ping-interval",
+                "the ping interval is too long: nsqd at {} allows at most an eighth of its --max-msg-timeout; use a shorter --ping-interval",
                 self.nsqd
             );
             Failure::new(Exit::Usage, line)
@@ -95,7 +95,7 @@ impl TokenTopics {
         let stats = match self.http.stats(&filter).await {
             Ok(stats) => stats,
             Err(error) => {
-                tracing::warn!("cannot see whether there is a token: {error}");
+                tracing::warn!("cannot count the tokens, trying again later: {error}");
                 return None;
             }
         };

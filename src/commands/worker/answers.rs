@@ -117,7 +117,10 @@ impl AnswerSender {
         }
         let given_back = timeout(RELEASE_TIMEOUT, self.gateway.answer("release", &[], &tokens)).await;
         if let Ok(Err(GatewayRefusal::Temporary(why, _) | GatewayRefusal::Permanent(why))) = given_back {
-            tracing::debug!("cannot give back {}, the connection's end does it: {why}", count(tokens.len(), "job"));
+            tracing::debug!(
+                "cannot release {}; the gateway requeues them when the connection ends: {why}",
+                count(tokens.len(), "job")
+            );
         }
     }
 
@@ -161,18 +164,17 @@ impl AnswerSender {
             let why = match self.gateway.answer(answer.verb, &params, tokens).await {
                 Ok(settled) => return self.count(answer.verb, tokens.len(), &settled),
                 Err(GatewayRefusal::Permanent(why)) => {
-                    tracing::error!("to come again: {}: {why}", count(tokens.len(), "job"));
+                    tracing::error!(
+                        "answers for {} were refused; nsqd delivers them again: {why}",
+                        count(tokens.len(), "job")
+                    );
                     self.stats.late += tokens.len() as u64;
                     return;
                 }
                 Err(GatewayRefusal::Temporary(why, _)) => why,
             };
             if std::mem::take(&mut is_first) {
-                tracing::warn!(
-                    "{} for {} cannot be said yet, trying again: {why}",
-                    answer.verb,
-                    count(tokens.len(), "job")
-                );
+                tracing::warn!("cannot send {} for {}, trying again: {why}", answer.verb, count(tokens.len(), "job"));
             }
             tokio::select! {
                 () = self.shutdown.now.cancelled() => return,
@@ -184,11 +186,11 @@ impl AnswerSender {
     fn count(&mut self, verb: &str, all: usize, settled: &AnswerOutcome) {
         let late = settled.gone.len() + settled.elsewhere.len();
         if late > 0 {
-            tracing::warn!("{verb} came too late for {}, taken back by the gateway to come again", count(late, "job"));
+            tracing::warn!("{verb} came too late for {}, which the gateway has requeued", count(late, "job"));
         }
         if !settled.failed.is_empty() {
             tracing::warn!(
-                "to come again: {} that the gateway cannot put to the dead letters",
+                "the gateway could not publish dead letters for {}; requeued",
                 count(settled.failed.len(), "job")
             );
         }

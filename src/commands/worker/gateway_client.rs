@@ -85,7 +85,10 @@ impl GatewayClient {
         let response = self.send(self.client.get(self.jobs.clone())).await?;
         let beat = response.headers().get(HEARTBEAT_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
         let beat = beat.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| {
-            GatewayRefusal::Permanent(format!("{} is no gateway: it answers without {HEARTBEAT_HEADER}", self.shown))
+            GatewayRefusal::Permanent(format!(
+                "{} is not a gateway: its response has no header {HEARTBEAT_HEADER}",
+                self.shown
+            ))
         })?;
         Ok((response, MAX_MISSED_HEARTBEATS * beat.clamp(Duration::from_secs(1), MAX_HEARTBEAT)))
     }
@@ -105,7 +108,7 @@ impl GatewayClient {
         let response = self.send(self.client.post(url).body(tokens.join("\n")).timeout(REPLY_TIMEOUT)).await?;
         let body = body(response, MAX_REPLY_BYTES).await;
         let read = body.map_err(|e| e.to_string()).and_then(|body| {
-            serde_json::from_slice(&body).map_err(|e| format!("{} answers what cannot be read: {e}", self.shown))
+            serde_json::from_slice(&body).map_err(|e| format!("{} sent an invalid response: {e}", self.shown))
         });
         read.map_err(|why| GatewayRefusal::Temporary(excerpt(why.as_bytes()), None))
     }
@@ -147,7 +150,10 @@ fn headers(bearer: Option<&Path>) -> Result<HeaderMap, Failure> {
             .map_err(|e| Failure::new(Exit::Usage, format!("cannot read {path:?}: {e}")))?;
         let value = HeaderValue::try_from(format!("Bearer {}", text.trim()));
         let mut value = value.map_err(|_| {
-            Failure::new(Exit::Usage, format!("no token in {path:?}: it has other characters than a header may have"))
+            Failure::new(
+                Exit::Usage,
+                format!("invalid token in {path:?}: it has characters that an HTTP header cannot carry"),
+            )
         })?;
         value.set_sensitive(true);
         headers.insert(reqwest::header::AUTHORIZATION, value);

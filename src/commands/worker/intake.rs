@@ -91,7 +91,7 @@ async fn read(
         let due = line_began + silence + Duration::from_secs((rest.len() / MIN_BYTES_PER_SECOND) as u64);
         let chunk = match timeout_at(due, response.chunk()).await {
             Ok(Ok(Some(chunk))) => chunk,
-            Ok(Ok(None)) => return "the gateway ended it".to_owned(),
+            Ok(Ok(None)) => return "the gateway closed it".to_owned(),
             Ok(Err(error)) => return mqueue::http::client::cause(&error),
             Err(_) => return format!("no line came for {} s", line_began.elapsed().as_secs()),
         };
@@ -107,7 +107,7 @@ async fn read(
         for line in lines[..].split(|byte: &u8| *byte == b'\n').filter(|line| !line.is_empty()) {
             match parse(line) {
                 Ok(work) => batch.push(work),
-                Err(why) => return format!("a line that is no job: {why}"),
+                Err(why) => return format!("a line that is not a job: {why}"),
             }
         }
         if batch.is_empty() {

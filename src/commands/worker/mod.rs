@@ -198,7 +198,7 @@ impl JobRunner {
             let verdicts = handler.handle_batch(messages).await;
             let pause = failure_backoff.lock().unwrap_or_else(PoisonError::into_inner).after(&verdicts, Instant::now());
             if let Some(pause) = pause {
-                tracing::warn!("jobs fail one after the other: the next one in {}", humantime::format_duration(pause));
+                tracing::warn!("jobs fail one after the other; pausing for {}", humantime::format_duration(pause));
                 // without an answer the gateway hands out no other job in its place
                 let _ = timeout(pause, ending.cancelled()).await;
             }
