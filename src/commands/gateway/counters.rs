@@ -30,20 +30,20 @@ impl GatewayMetrics {
         let registry = registry.sub_registry_with_prefix("gateway");
         for (name, help, counter) in [
             ("jobs_handed_out", "Jobs sent to workers", &self.handed_out),
-            ("jobs_done", "Jobs that workers said were done", &self.done),
-            ("jobs_retried", "Jobs that workers gave back to be tried again", &self.retried),
-            ("jobs_dead", "Jobs that went to the dead letters", &self.dead_letters),
-            ("jobs_given_back", "Jobs given back because their worker was gone", &self.released),
-            ("silent_workers", "Workers that said nothing until their deadline", &self.silent_workers),
+            ("jobs_done", "Jobs done", &self.done),
+            ("jobs_retried", "Jobs requeued to be retried", &self.retried),
+            ("jobs_dead", "Jobs that became dead letters", &self.dead_letters),
+            ("jobs_given_back", "Jobs requeued without a result", &self.released),
+            ("silent_workers", "Workers silent until their deadline", &self.silent_workers),
             ("published", "Messages published", &self.published),
             ("refused", "Requests answered with an error", &self.refused),
         ] {
             registry.register(name, help, counter.clone());
         }
         for (name, help, number) in [
-            ("workers", "Workers that are there", &self.workers),
-            ("jobs_held", "Jobs that workers have", &self.held),
-            ("groups", "Groups that are open", &self.groups),
+            ("workers", "Connected workers", &self.workers),
+            ("jobs_held", "Jobs held by workers", &self.held),
+            ("groups", "Open groups", &self.groups),
             ("connections", "HTTP connections", &self.connections),
         ] {
             registry.register(name, help, number.clone());

@@ -99,7 +99,7 @@ impl ExchangeState {
     /// Assigns waiting jobs to the workers that have room.
     fn hand_out_waiting(&mut self, key: &GroupKey, now: Instant) -> Vec<AssignedJob> {
         let mut handed = Vec::new();
-        while let Some(mut task) = self.jobs.next_waiting(key) {
+        while let Some(mut job) = self.jobs.next_waiting(key) {
             let token = match self.tokens.token() {
                 Ok(token) => token,
                 Err(error) => {
@@ -107,14 +107,14 @@ impl ExchangeState {
                     break;
                 }
             };
-            let (message, group_consumer) = (task.delivery.message().clone(), task.group_consumer.clone());
-            task.is_handed_out = true;
+            let (message, group_consumer) = (job.delivery.message().clone(), job.group_consumer.clone());
+            job.is_handed_out = true;
             let number = self.counter.as_mut().and_then(|counter| counter.handed_out(key, &message.body));
-            match self.jobs.hand_out(key, task, token.secret, now) {
+            match self.jobs.hand_out(key, job, token.secret, now) {
                 Ok((worker, outbox)) => {
                     handed.push(AssignedJob { worker, outbox, token, message, group_consumer, number })
                 }
-                Err(_) => unreachable!("somebody stands in line"),
+                Err(_) => unreachable!("next_waiting found an available worker"),
             }
         }
         handed
@@ -179,7 +179,7 @@ impl Exchange {
                 group_consumer: group_consumer.clone(),
                 is_handed_out: false,
             });
-            let unwanted: Vec<GatewayJob> = tasks.filter_map(|task| state.jobs.enqueue(key, task, now).err()).collect();
+            let unwanted: Vec<GatewayJob> = tasks.filter_map(|job| state.jobs.enqueue(key, job, now).err()).collect();
             let handed = state.hand_out_waiting(key, now);
             self.update_rdy(state, key);
             (unwanted, handed)
@@ -230,20 +230,20 @@ impl Exchange {
     pub(super) fn answer(&self, token: JobToken) -> Result<GatewayJob, InvalidToken> {
         let mut state = self.state();
         self.check(&state, token)?;
-        let (task, over) = state.jobs.answer(token.secret, Instant::now()).ok_or(InvalidToken::Gone)?;
+        let (job, over) = state.jobs.answer(token.secret, Instant::now()).ok_or(InvalidToken::Gone)?;
         let all_answered = state.jobs.held() == 0;
         if over.is_some() {
-            self.update_rdy(&state, &task.group_consumer.key);
+            self.update_rdy(&state, &job.group_consumer.key);
         }
         drop(state);
         match over {
             Some(outbox) => outbox.end(),
-            None => self.hand_out_waiting(&task.group_consumer.key),
+            None => self.hand_out_waiting(&job.group_consumer.key),
         }
         if all_answered {
             self.all_answered.notify_one();
         }
-        if task.delivery.is_lost() { Err(InvalidToken::Gone) } else { Ok(task) }
+        if job.delivery.is_lost() { Err(InvalidToken::Gone) } else { Ok(job) }
     }
 
     /// Resets the deadline of the worker that has this job.
@@ -251,7 +251,7 @@ impl Exchange {
         let mut state = self.state();
         self.check(&state, token)?;
         match state.jobs.touch(token.secret, Instant::now()) {
-            Some(task) if !task.delivery.is_lost() => Ok(()),
+            Some(job) if !job.delivery.is_lost() => Ok(()),
             Some(_) | None => Err(InvalidToken::Gone),
         }
     }

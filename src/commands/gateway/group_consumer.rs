@@ -68,10 +68,10 @@ impl GroupConsumer {
         let hopeless = deliveries.extract_if(.., |delivery| reason(delivery).is_some());
         for delivery in hopeless {
             let reason = reason(&delivery).unwrap_or_default();
-            let task = GatewayJob { delivery, group_consumer: self.clone(), is_handed_out: false };
+            let job = GatewayJob { delivery, group_consumer: self.clone(), is_handed_out: false };
             let (tasks, exchange) = (exchange.tasks.clone(), exchange.clone());
             tasks.spawn(async move {
-                if let Err(why) = task.dead_letter(reason, &exchange).await {
+                if let Err(why) = job.dead_letter(reason, &exchange).await {
                     tracing::error!("{why}");
                 }
             });

@@ -84,8 +84,8 @@ pub(super) async fn one(
     })?;
     match settle(&gateway, token, &verb) {
         Ok(dead) => {
-            if let Some((task, reason)) = dead {
-                task.dead_letter(reason, &gateway.exchange).await.map_err(GatewayError::unavailable)?;
+            if let Some((job, reason)) = dead {
+                job.dead_letter(reason, &gateway.exchange).await.map_err(GatewayError::unavailable)?;
             }
             Ok(json(&Map::from_iter([(verb.past().to_owned(), Value::from(1))])))
         }
@@ -113,19 +113,19 @@ pub(super) async fn many(
     let tokens = tokens(&body)?;
     let mut settled = 0;
     let (mut gone, mut elsewhere, mut failed) = (Vec::new(), Vec::new(), Vec::new());
-    let mut dying = Vec::new();
+    let mut dead_lettering = Vec::new();
     for (text, token) in tokens {
         match settle(&gateway, token, &verb) {
             Ok(None) => settled += 1,
-            Ok(Some((task, reason))) => {
-                dying.push(task.dead_letter(reason, &gateway.exchange).map(move |done| (text, done)))
+            Ok(Some((job, reason))) => {
+                dead_lettering.push(job.dead_letter(reason, &gateway.exchange).map(move |done| (text, done)))
             }
             Err(InvalidToken::Gone) => gone.push(Value::from(text)),
             Err(InvalidToken::Elsewhere) => elsewhere.push(Value::from(text)),
         }
     }
     // concurrently, so that dead letters are published in batches
-    for (text, dead_letters) in join_all(dying).await {
+    for (text, dead_letters) in join_all(dead_lettering).await {
         match dead_letters {
             Ok(()) => settled += 1,
             Err(_) => failed.push(Value::from(text)),
@@ -163,30 +163,30 @@ fn settle(gateway: &Gateway, token: JobToken, verb: &JobAnswer) -> Result<Option
     if *verb == JobAnswer::Release {
         exchange.retire_of(token)?;
     }
-    let task = exchange.answer(token)?;
+    let job = exchange.answer(token)?;
     let reason = match verb {
         JobAnswer::Done | JobAnswer::Touch => {
             counters.done.inc();
-            task.delivery.finish();
+            job.delivery.finish();
             return Ok(None);
         }
         JobAnswer::Release => {
             counters.released.inc();
-            task.delivery.release();
+            job.delivery.release();
             return Ok(None);
         }
-        JobAnswer::Retry { delay, .. } if !is_last(&task) => {
+        JobAnswer::Retry { delay, .. } if !is_last(&job) => {
             counters.retried.inc();
-            let by_default = retry_delay(gateway.settings.workers.retry_delay, &task.delivery);
-            task.delivery.requeue(delay.unwrap_or(by_default));
+            let by_default = retry_delay(gateway.settings.workers.retry_delay, &job.delivery);
+            job.delivery.requeue(delay.unwrap_or(by_default));
             return Ok(None);
         }
         JobAnswer::Retry { reason, .. } | JobAnswer::Drop { reason } => reason.clone(),
     };
-    Ok(Some((task, reason)))
+    Ok(Some((job, reason)))
 }
 
 /// Returns true if this was the job's last try.
-fn is_last(task: &GatewayJob) -> bool {
-    task.group_consumer.max_tries.is_last(task.delivery.tries())
+fn is_last(job: &GatewayJob) -> bool {
+    job.group_consumer.max_tries.is_last(job.delivery.tries())
 }

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_burst_that_nobody_receives_is_counted() {
+    async fn dropped_packets_of_a_burst_are_counted() {
         let receiver = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let mut drops = KernelDrops::of(&receiver);
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -83,7 +83,7 @@ impl ConsumePlan {
 /// Handles events whenever this node does not generate, until shutdown.
 pub(super) async fn run(
     plan: ConsumePlan,
-    work: Arc<EventHandler>,
+    handler: Arc<EventHandler>,
     mut leads: watch::Receiver<bool>,
     shutdown: Shutdown,
 ) -> Result<(), Failure> {
@@ -91,7 +91,7 @@ pub(super) async fn run(
     let mut logged = false;
     while !shutdown.draining.is_cancelled() {
         tokio::select! {
-            () =wait_for_lead(&mut leads, false) => {}
+            () = wait_for_lead(&mut leads, false) => {}
             () = shutdown.draining.cancelled() => break,
         }
         let consumer = tokio::select! {
@@ -102,7 +102,7 @@ pub(super) async fn run(
             Ok(consumer) => {
                 backoff.reset();
                 logged = false;
-                consume(consumer, &plan, work.clone(), &mut leads, &shutdown).await?;
+                consume(consumer, &plan, handler.clone(), &mut leads, &shutdown).await?;
             }
             Err(error) => {
                 if !std::mem::replace(&mut logged, true) {
@@ -132,7 +132,7 @@ async fn wait_for_lead(leads: &mut watch::Receiver<bool>, wanted: bool) {
 async fn consume(
     consumer: Consumer,
     plan: &ConsumePlan,
-    work: Arc<EventHandler>,
+    handler: Arc<EventHandler>,
     leads: &mut watch::Receiver<bool>,
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
@@ -141,12 +141,12 @@ async fn consume(
     // the task ends with this consumer
     tokio::spawn(retry_stream::follow(consumer.control(), plan.broker.clone(), stream, group));
     let stopping = Shutdown { draining: shutdown.draining.child_token(), now: shutdown.now.clone() };
-    let worker = Worker::new(consumer, work, plan.worker.clone())
+    let worker = Worker::new(consumer, handler, plan.worker.clone())
         .map_err(|e| Failure::new(crate::commands::common::exit::Exit::Usage, e))?;
     let mut working = std::pin::pin!(worker.run(&stopping));
     let (_, tally) = tokio::select! {
         done = &mut working => done,
-        () =wait_for_lead(leads, true) => {
+        () = wait_for_lead(leads, true) => {
             stopping.draining.cancel();
             working.await
         }
@@ -168,7 +168,7 @@ mod tests {
     async fn waiting_for_the_lead_does_not_block_the_next_change() {
         let (leading, mut leads) = watch::channel(true);
         tokio::select! {
-            () =wait_for_lead(&mut leads, true) => drop(leading.send_replace(false)),
+            () = wait_for_lead(&mut leads, true) => drop(leading.send_replace(false)),
         }
         wait_for_lead(&mut leads, false).await;
     }
@@ -189,10 +189,10 @@ mod tests {
                 nsqd: Vec::new(),
             };
             let handler = "sleep:0ms".parse::<mqueue::handler::HandlerSpec>().unwrap().build(&options).unwrap();
-            let work = EventHandler::new(handler, share, vars.clone());
+            let handler = EventHandler::new(handler, share, vars.clone());
             let id = mqueue::proto::MessageId(*b"0123456789abcdef");
             let message = Message { timestamp: 0, attempts: 1, id, body: body.to_owned().into() };
-            let verdict = work.handle(message).await;
+            let verdict = handler.handle(message).await;
             assert_eq!(matches!(verdict, Verdict::Done(_)), valid, "{body} {share}: {verdict:?}");
             assert_eq!(vars.invalid.load(Ordering::Relaxed), u64::from(!valid));
         }

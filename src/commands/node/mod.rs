@@ -43,7 +43,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let topics = TokenTopics::new(&args)?;
     warn_of_unused_variables(std::env::vars_os().map(|(name, _)| name));
     let vars = Arc::new(NodeVars { only_generates: args.mode == Mode::Generator, ..NodeVars::default() });
-    let work = Arc::new(event_handler(&args, &shutdown, vars.clone())?);
+    let handler = Arc::new(event_handler(&args, &shutdown, vars.clone())?);
     let plan = ConsumePlan::new(&args)?;
     let (leading, leads) = watch::channel(false);
     let node_loop = tokio::select! {
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     Notifier.ready();
     let consuming = async {
         match args.mode {
-            Mode::Consumer => consume::run(plan, work, leads, shutdown.clone()).await,
+            Mode::Consumer => consume::run(plan, handler, leads, shutdown.clone()).await,
             Mode::Generator => Ok(()),
         }
     };

@@ -74,7 +74,7 @@ impl NodeLoop {
         leading: watch::Sender<bool>,
     ) -> Result<Self, Failure> {
         let token = topics.connect_checked().await?;
-        let ears = topics.connect_monitor().await.map_err(|e| Failure::unavailable(&e))?;
+        let monitor = topics.connect_monitor().await.map_err(|e| Failure::unavailable(&e))?;
         let mut rng = event::rng();
         let node = format!("{}-{}-{:016x}", hostname(), std::process::id(), rng.u64(..));
         let lease_ms = u64::try_from(args.ping_interval.as_millis()).unwrap_or(u64::MAX);
@@ -83,12 +83,12 @@ impl NodeLoop {
         getrandom::fill(&mut secret)
             .map_err(|e| Failure::new(Exit::Unavailable, format!("no randomness from the system: {e}")))?;
         let config = LeaseConfig { node, fleet: fleet.clone(), secret: NodeSecret::new(secret) };
-        let (for_token, for_ears) = (topics.clone(), topics.clone());
+        let (for_token, for_monitor) = (topics.clone(), topics.clone());
         Ok(Self {
             fleet,
             lease: Lease::new(config, rng.fork()),
             token: Reconnecting::new("the token", token, Box::new(move || for_token.connect_token())),
-            monitor: Reconnecting::new("heartbeats", ears, Box::new(move || for_ears.connect_monitor())),
+            monitor: Reconnecting::new("heartbeats", monitor, Box::new(move || for_monitor.connect_monitor())),
             pending: VecDeque::new(),
             counting: None,
             generator: Generator::new(args.stream.clone(), args.interval(), rng),
@@ -116,8 +116,8 @@ impl NodeLoop {
                     self.handle(LeaseEvent::Stop);
                     break;
                 }
-                said = self.token.next() => self.on_token_event(said),
-                said = self.monitor.next() => self.on_monitor_event(said),
+                event = self.token.next() => self.on_token_event(event),
+                event = self.monitor.next() => self.on_monitor_event(event),
                 count = counted(&mut self.counting) => {
                     self.counting = None;
                     self.handle(LeaseEvent::TokensCounted(count));
@@ -139,8 +139,8 @@ impl NodeLoop {
         self.handle(LeaseEvent::MonitorReady);
     }
 
-    fn on_token_event(&mut self, said: LinkEvent) {
-        match said {
+    fn on_token_event(&mut self, event: LinkEvent) {
+        match event {
             LinkEvent::Connected => self.token_connected(),
             LinkEvent::Disconnected => self.token_lost(),
             LinkEvent::Received(Heard::Message(message)) => self.delivered(&message),
@@ -190,8 +190,8 @@ impl NodeLoop {
         }
     }
 
-    fn on_monitor_event(&mut self, said: LinkEvent) {
-        match said {
+    fn on_monitor_event(&mut self, event: LinkEvent) {
+        match event {
             LinkEvent::Connected => self.monitor_connected(),
             LinkEvent::Disconnected => self.handle(LeaseEvent::MonitorLost),
             LinkEvent::Received(Heard::Message(message)) => {
@@ -215,9 +215,9 @@ impl NodeLoop {
         }
     }
 
-    fn handle(&mut self, what: LeaseEvent) {
+    fn handle(&mut self, event: LeaseEvent) {
         self.lease.observe_epoch(self.vars.seen_epoch.load(Ordering::Relaxed));
-        for action in self.lease.handle(what, clock::now()) {
+        for action in self.lease.handle(event, clock::now()) {
             self.execute(action);
         }
         self.update_leadership();

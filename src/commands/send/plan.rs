@@ -66,7 +66,7 @@ mod tests {
     use mqueue::handler::Schema;
 
     #[test]
-    fn a_message_is_what_stages_expect_and_the_same_each_time() {
+    fn messages_are_deterministic_and_match_the_schema_of_stages() {
         let start = Instant::now();
         let plan = SendPlan {
             count: 10,

@@ -106,14 +106,14 @@ async fn read(
         let mut batch = Vec::new();
         for line in lines[..].split(|byte: &u8| *byte == b'\n').filter(|line| !line.is_empty()) {
             match parse(line) {
-                Ok(work) => batch.push(work),
+                Ok(job) => batch.push(job),
                 Err(why) => return format!("a line that is not a job: {why}"),
             }
         }
         if batch.is_empty() {
             continue;
         }
-        let tokens = batch.iter().map(|work| work.token.clone()).collect();
+        let tokens = batch.iter().map(|job| job.token.clone()).collect();
         if events.send(AnswerEvent::Received(tokens)).is_err() || jobs.send(batch).await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -92,17 +92,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let (events, received) = mpsc::unbounded_channel();
     let answers =
         tokio::spawn(AnswerSender::new(gateway.clone(), received, args.deadline, args.count, shutdown.clone()).run());
-    let (work, jobs) = mpsc::channel(1);
+    let (job_sender, jobs) = mpsc::channel(1);
     let over = CancellationToken::new();
-    let intake = tokio::spawn(intake::run(gateway, work, events.clone(), over.clone(), shutdown.draining.clone()));
+    let intake =
+        tokio::spawn(intake::run(gateway, job_sender, events.clone(), over.clone(), shutdown.draining.clone()));
     let started = Instant::now();
     let runner = JobRunner {
         handler: handler.clone(),
         jobs,
         events: events.clone(),
         running: JoinSet::new(),
-        most: if batch > 1 { 1 } else { in_flight as usize },
-        room: in_flight as usize,
+        max_tasks: if batch > 1 { 1 } else { in_flight as usize },
+        max_waiting: in_flight as usize,
         failure_backoff: Arc::new(Mutex::new(FailureBackoff::new(args.max_backoff))),
     };
     runner.run(&shutdown).await;
@@ -155,9 +156,9 @@ struct JobRunner {
     events: mpsc::UnboundedSender<AnswerEvent>,
     running: JoinSet<()>,
     /// The most concurrent tasks.
-    most: usize,
+    max_tasks: usize,
     /// The most jobs that may wait: no more are read beyond it, whatever the gateway sends.
-    room: usize,
+    max_waiting: usize,
     failure_backoff: Arc<Mutex<FailureBackoff>>,
 }
 
@@ -168,7 +169,7 @@ impl JobRunner {
         let (mut waiting, mut more_comes) = (VecDeque::new(), true);
         loop {
             let draining = shutdown.draining.is_cancelled();
-            while !draining && self.running.len() < self.most && !waiting.is_empty() {
+            while !draining && self.running.len() < self.max_tasks && !waiting.is_empty() {
                 let most = if self.handler.batch_size() > 1 { waiting.len() } else { 1 };
                 self.begin(waiting.drain(..most).collect(), shutdown);
             }
@@ -179,7 +180,7 @@ impl JobRunner {
                 biased;
                 () = shutdown.now.cancelled() => return,
                 Some(_) = self.running.join_next() => {}
-                more = self.jobs.recv(), if more_comes && !draining && waiting.len() < self.room => match more {
+                more = self.jobs.recv(), if more_comes && !draining && waiting.len() < self.max_waiting => match more {
                     Some(more) => waiting.extend(more),
                     None => more_comes = false,
                 },
@@ -193,8 +194,8 @@ impl JobRunner {
             (self.handler.clone(), self.events.clone(), self.failure_backoff.clone());
         let ending = shutdown.draining.clone();
         self.running.spawn(async move {
-            let named = |work: ReceivedJob| ((work.token, work.message.id, work.message.attempts), work.message);
-            let (jobs, messages): (Vec<_>, Vec<_>) = jobs.into_iter().map(named).unzip();
+            let split = |job: ReceivedJob| ((job.token, job.message.id, job.message.attempts), job.message);
+            let (jobs, messages): (Vec<_>, Vec<_>) = jobs.into_iter().map(split).unzip();
             let verdicts = handler.handle_batch(messages).await;
             let pause = failure_backoff.lock().unwrap_or_else(PoisonError::into_inner).after(&verdicts, Instant::now());
             if let Some(pause) = pause {

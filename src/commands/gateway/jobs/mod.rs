@@ -120,7 +120,7 @@ impl<D, W: Clone> Jobs<D, W> {
     ) -> Result<(WorkerId, W), D> {
         let next = self.groups.get_mut(key).and_then(|group| group.available.pop_front());
         let Some(id) = next else { return Err(job) };
-        let worker = self.workers.get_mut(&id).expect("who stands in line is there");
+        let worker = self.workers.get_mut(&id).expect("available workers exist");
         worker.is_available = false;
         if worker.held.is_empty() {
             worker.heard = now;
@@ -192,7 +192,7 @@ impl<D, W: Clone> Jobs<D, W> {
     /// holds it.
     pub(super) fn touch(&mut self, secret: JobSecret, now: Instant) -> Option<&D> {
         let HeldJob { job, worker } = self.held.get(&secret)?;
-        self.workers.get_mut(worker).expect("who holds a job is there").heard = now;
+        self.workers.get_mut(worker).expect("holders of jobs exist").heard = now;
         Some(job)
     }
 

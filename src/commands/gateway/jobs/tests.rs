@@ -31,7 +31,7 @@ fn check(jobs: &TestJobs) {
             assert!(holders.insert(*secret), "held twice");
         }
         let is_available = jobs.groups[&worker.group].available.iter().filter(|other| *other == id).count();
-        assert_eq!(is_available, usize::from(worker.has_room()), "{id:?} in line");
+        assert_eq!(is_available, usize::from(worker.has_room()), "{id:?} available");
         assert_eq!(worker.is_available, worker.has_room());
         let deadlines = jobs.deadlines.iter().filter(|(_, other)| other == id).count();
         assert_eq!(deadlines, usize::from(worker.has_deadline));
@@ -109,12 +109,12 @@ fn no_job_is_lost_or_held_twice_under_random_operations() {
             for key in &keys {
                 while let Some(job) = jobs.next_waiting(key) {
                     assert!(waiting.remove(&job).is_some(), "seed {seed}: {job} did not wait");
-                    assert!(jobs.hand_out(key, job, secret(job), now).is_ok(), "seed {seed}: somebody is in line");
+                    assert!(jobs.hand_out(key, job, secret(job), now).is_ok(), "seed {seed}: a worker is available");
                     held.insert(job, ());
                 }
                 for job in jobs.take_returned(key) {
                     let was_there = held.remove(&job).is_some() || waiting.remove(&job).is_some();
-                    assert!(was_there, "seed {seed}: {job} was returned, and nobody had it");
+                    assert!(was_there, "seed {seed}: {job} was returned, without having been held or waiting");
                     out += 1;
                 }
             }
@@ -187,6 +187,6 @@ fn a_retired_worker_is_removed_with_its_last_job() {
     assert_eq!(jobs.retire(id), Some((key.clone(), None)));
     assert_eq!((jobs.slots(&key), jobs.hand_out(&key, 2, secret(2), now)), (1, Err(2)));
     assert!(!jobs.close_unused(&key));
-    assert_eq!(jobs.answer(secret(1), now), Some((1, Some(0))), "and then it is to be told");
+    assert_eq!(jobs.answer(secret(1), now), Some((1, Some(0))), "and its outbox is returned");
     assert!(jobs.close_unused(&key));
 }

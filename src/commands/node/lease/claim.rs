@@ -22,7 +22,7 @@ pub(super) enum ClaimPhase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rival {
     /// No heartbeat of another token was received.
-    No,
+    NotHeard,
     /// A heartbeat of another token was received. The wait does not end before the tokens are
     /// counted.
     Heard,
@@ -73,7 +73,7 @@ impl TokenClaim {
             confirmed_at: now,
             due: now,
             first_beat,
-            rival: Rival::No,
+            rival: Rival::NotHeard,
             count_due: now,
             fresh: None,
             sent: VecDeque::new(),
@@ -149,7 +149,7 @@ impl TokenClaim {
     pub(super) fn restart_wait(&mut self) {
         match self.phase {
             ClaimPhase::Claiming { .. } | ClaimPhase::Inheriting { .. } => {
-                (self.phase, self.fresh, self.rival) = (ClaimPhase::Claiming { opened: None }, None, Rival::No);
+                (self.phase, self.fresh, self.rival) = (ClaimPhase::Claiming { opened: None }, None, Rival::NotHeard);
                 self.sent.iter_mut().for_each(|sent| sent.published = None);
             }
             ClaimPhase::Leading { .. } => {}

@@ -124,9 +124,9 @@ impl Lease {
 
     /// Returns when the next action is due, if no event comes before.
     pub(in crate::commands::node) fn due(&self) -> Option<Time> {
-        let lapse = self.claim.as_ref().map(|claim| claim.confirmed_at + self.config.lead());
+        let expiry = self.claim.as_ref().map(|claim| claim.confirmed_at + self.config.lead());
         let beat = self.claim.as_ref().map(|claim| claim.due);
-        [lapse, beat, self.release_due(), self.count_due(), self.declines_until].into_iter().flatten().min()
+        [expiry, beat, self.release_due(), self.count_due(), self.declines_until].into_iter().flatten().min()
     }
 
     /// Drops the claim if no heartbeat was confirmed for so long that another node may have the
@@ -184,13 +184,13 @@ impl Lease {
         actions: &mut Vec<LeaseAction>,
     ) {
         let longest = self.config.lease().max(Duration::from_millis(fleet.lease_ms));
-        let is_left =
+        let is_abandoned =
             || self.monitor.as_ref().is_some_and(|monitor| now >= monitor.alone_since + MAX_CLAIM_LEASES * longest);
-        let goes = match &self.claim {
+        let finishes = match &self.claim {
             Some(claim) => claim.token.is_older_than(&token),
-            None => is_left(),
+            None => is_abandoned(),
         };
-        actions.push(if goes { LeaseAction::Finish(token) } else { LeaseAction::Defer(token) });
+        actions.push(if finishes { LeaseAction::Finish(token) } else { LeaseAction::Defer(token) });
         actions.push(LeaseAction::WarnSettingsDiffer(fleet));
     }
 
@@ -207,8 +207,8 @@ impl Lease {
         } else if is_plausible(beat.epoch, published) {
             self.observe_epoch(beat.epoch);
         }
-        let is_of_hold = is_own && self.claim.as_ref().is_some_and(|claim| beat.number >= claim.first_beat);
-        if is_of_hold {
+        let is_of_claim = is_own && self.claim.as_ref().is_some_and(|claim| beat.number >= claim.first_beat);
+        if is_of_claim {
             self.claim.iter_mut().for_each(|claim| claim.own_heartbeat_received(beat.number, published, lease, now));
             self.lead_if_due();
         } else if !is_own || beat.role == Role::Released {
@@ -221,7 +221,7 @@ impl Lease {
         let next_beat = self.next_number;
         let released = self.monitor.as_ref().and_then(|monitor| monitor.released);
         let Some(claim) = self.claim.as_mut().filter(|claim| !claim.leads()) else { return };
-        if claim.rival == Rival::No && released == Some(token) && claim.token.is_next_delivery_of(&token) {
+        if claim.rival == Rival::NotHeard && released == Some(token) && claim.token.is_next_delivery_of(&token) {
             claim.phase = ClaimPhase::Inheriting { from: next_beat };
             claim.due = now;
             return;
@@ -231,7 +231,7 @@ impl Lease {
         }
         // a later delivery of the same token is no rival: if there were one, TOUCH would fail
         let is_rival = token.id != claim.token.id && (role != Role::Claiming || token.is_older_than(&claim.token));
-        if is_rival && claim.rival == Rival::No {
+        if is_rival && claim.rival == Rival::NotHeard {
             (claim.rival, claim.count_due) = (Rival::Heard, now);
         }
     }
@@ -242,7 +242,7 @@ impl Lease {
         if let Some(claim) = &mut self.claim
             && let Some(published) = claim.wait_ended_at(lease)
         {
-            // by nsqd's clock, so that a node that never heard of the last epoch goes beyond it,
+            // by nsqd's clock, so that a node that never heard of the last epoch finishes beyond it,
             // too
             self.highest_epoch = published.max(self.highest_epoch + 1);
             claim.phase = ClaimPhase::Leading { epoch: self.highest_epoch };

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deliveries_are_told_apart_also_where_they_wrap() {
+    fn deliveries_are_ordered_even_when_they_wrap() {
         let token = |id: &[u8; 16], delivery| LeaseToken { id: MessageId(*id), delivery };
         let (old, new) = (token(b"0000000000000001", 65535), token(b"0000000000000001", 0));
         assert!(new.is_next_delivery_of(&old) && !old.is_next_delivery_of(&new) && !old.is_next_delivery_of(&old));
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beat_is_read_as_it_was_written() {
+    fn a_heartbeat_round_trips() {
         let token = LeaseToken { id: MessageId(*b"0123456789abcdef"), delivery: 3 };
         let fleet = FleetConfig { stream: TopicName::new("foo").unwrap(), lease_ms: 10_000 };
         let beat = Heartbeat::new("a", 7, token, Role::Leading, 17, &fleet);

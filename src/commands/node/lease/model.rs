@@ -33,7 +33,7 @@ fn run(seed: u64, fault_config: FaultConfig) -> World {
     world.run_until(FAULTY_TIME + CALM_TIME, false);
     // the allowance is for a handover, which forged heartbeats may delay
     let within = Duration::from_secs(if fault_config.forger { 4 } else { 3 });
-    assert!(world.led_within(within), "seed {seed}, {fault_config:?}: nobody leads when all is calm");
+    assert!(world.led_within(within), "seed {seed}, {fault_config:?}: no node leads without faults");
     assert_eq!(world.tokens(), 1, "seed {seed}, {fault_config:?}: one token is left");
     world
 }
@@ -77,7 +77,7 @@ fn first_lead(seed: u64) -> u64 {
     let mut world = World::new(seed, FaultConfig { clock_steps_back: false, lossy: false, forger: false });
     world.nsqd.wraps = false;
     world.run_until(Duration::from_secs(4), false);
-    world.first_led.unwrap_or_else(|| panic!("seed {seed}: nobody leads"))
+    world.first_led.unwrap_or_else(|| panic!("seed {seed}: no node leads"))
 }
 
 #[test]

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_and_keys_differ_and_tell_nothing_of_each_other() {
+    fn marks_keys_and_seals_are_all_different() {
         let (secret, other) = (NodeSecret::new([1; 32]), NodeSecret::new([2; 32]));
         let all = [secret.mark(1), secret.mark(2), secret.key(1), seal_of(&secret.key(1)), other.mark(1), other.key(1)];
         let distinct: std::collections::HashSet<_> = all.iter().collect();
