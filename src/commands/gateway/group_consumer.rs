@@ -65,8 +65,8 @@ impl GroupConsumer {
     /// worker gets no further one.
     fn dead_letter_exhausted(self: &Arc<Self>, deliveries: &mut Vec<Delivery>, exchange: &Arc<Exchange>) {
         let reason = |delivery: &Delivery| self.max_tries.on_arrival(delivery.tries());
-        let hopeless = deliveries.extract_if(.., |delivery| reason(delivery).is_some());
-        for delivery in hopeless {
+        let exhausted = deliveries.extract_if(.., |delivery| reason(delivery).is_some());
+        for delivery in exhausted {
             let reason = reason(&delivery).unwrap_or_default();
             let job = GatewayJob { delivery, group_consumer: self.clone(), is_handed_out: false };
             let (tasks, exchange) = (exchange.tasks.clone(), exchange.clone());

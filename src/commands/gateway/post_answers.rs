@@ -73,7 +73,7 @@ impl JobAnswer {
     }
 }
 
-pub(super) async fn one(
+pub(super) async fn answer_one(
     State(gateway): State<Arc<Gateway>>,
     Path((token, verb)): Path<(String, String)>,
     uri: Uri,
@@ -82,7 +82,7 @@ pub(super) async fn one(
     let token: JobToken = token.parse().map_err(|()| {
         GatewayError::new(StatusCode::NOT_FOUND, format!("invalid token {token:?}: use the job's token"))
     })?;
-    match settle(&gateway, token, &verb) {
+    match apply(&gateway, token, &verb) {
         Ok(dead) => {
             if let Some((job, reason)) = dead {
                 job.dead_letter(reason, &gateway.exchange).await.map_err(GatewayError::unavailable)?;
@@ -101,7 +101,7 @@ pub(super) async fn one(
     }
 }
 
-pub(super) async fn many(
+pub(super) async fn answer_many(
     State(gateway): State<Arc<Gateway>>,
     Path(verb): Path<String>,
     uri: Uri,
@@ -115,7 +115,7 @@ pub(super) async fn many(
     let (mut gone, mut elsewhere, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     let mut dead_lettering = Vec::new();
     for (text, token) in tokens {
-        match settle(&gateway, token, &verb) {
+        match apply(&gateway, token, &verb) {
             Ok(None) => settled += 1,
             Ok(Some((job, reason))) => {
                 dead_lettering.push(job.dead_letter(reason, &gateway.exchange).map(move |done| (text, done)))
@@ -125,8 +125,8 @@ pub(super) async fn many(
         }
     }
     // concurrently, so that dead letters are published in batches
-    for (text, dead_letters) in join_all(dead_lettering).await {
-        match dead_letters {
+    for (text, published) in join_all(dead_lettering).await {
+        match published {
             Ok(()) => settled += 1,
             Err(_) => failed.push(Value::from(text)),
         }
@@ -141,7 +141,7 @@ pub(super) async fn many(
     Ok(json(&answer))
 }
 
-/// A token a line. Fails, before anything is answered, if a line is none.
+/// Parses one token per line. Fails at the first invalid line, before any job is answered.
 fn tokens(body: &[u8]) -> Result<Vec<(&str, JobToken)>, GatewayError> {
     let bad = |index: usize| GatewayError::new(StatusCode::BAD_REQUEST, format!("line {}: not a token", index + 1));
     let lines =
@@ -154,8 +154,8 @@ fn tokens(body: &[u8]) -> Result<Vec<(&str, JobToken)>, GatewayError> {
         .collect()
 }
 
-/// Answers a job; gives it back, with the reason, if it is to go to the dead letters.
-fn settle(gateway: &Gateway, token: JobToken, verb: &JobAnswer) -> Result<Option<(GatewayJob, String)>, InvalidToken> {
+/// Answers a job. Returns the job and the reason if it must become a dead letter.
+fn apply(gateway: &Gateway, token: JobToken, verb: &JobAnswer) -> Result<Option<(GatewayJob, String)>, InvalidToken> {
     let (exchange, counters) = (&gateway.exchange, &gateway.exchange.counters);
     if *verb == JobAnswer::Touch {
         return exchange.touch(token).map(|()| None);

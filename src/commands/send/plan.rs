@@ -22,7 +22,7 @@ pub(super) struct SendPlan {
 }
 
 impl SendPlan {
-    /// Makes a script that begins now. Fails if its timer thread cannot be started.
+    /// Creates a plan that begins now. Fails if its timer thread cannot be started.
     pub(super) fn begin(args: &Args) -> io::Result<Self> {
         let start = Instant::now();
         let schedule = match args.rate {

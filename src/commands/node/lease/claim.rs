@@ -8,8 +8,8 @@ use super::{LeaseToken, Role, Time};
 /// The phase of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClaimPhase {
-    /// Waits for one lease from `opened`, which is when its first heartbeat came back.
-    Claiming { opened: Option<Time> },
+    /// Waits for one lease from `waits_since`, which is when its first heartbeat came back.
+    Claiming { waits_since: Option<Time> },
     /// The last leader released the token: the first heartbeat from this number on that comes back
     /// ends the wait.
     Inheriting { from: u64 },
@@ -46,7 +46,7 @@ pub(super) struct TokenClaim {
     pub(super) token: LeaseToken,
     pub(super) phase: ClaimPhase,
     /// When the token was delivered.
-    pub(super) taken: Time,
+    pub(super) delivered_at: Time,
     /// When the last confirmed heartbeat was sent; before the first, when the token was delivered.
     pub(super) confirmed_at: Time,
     /// When the next heartbeat is due.
@@ -69,7 +69,7 @@ impl TokenClaim {
         Self {
             token,
             phase,
-            taken: now,
+            delivered_at: now,
             confirmed_at: now,
             due: now,
             first_beat,
@@ -94,7 +94,7 @@ impl TokenClaim {
     /// this heartbeat comes back, so it says so already.
     pub(super) fn role(&self, lease: Duration, now: Time) -> Role {
         match self.phase {
-            ClaimPhase::Claiming { opened: Some(opened) } if now >= opened + lease => Role::Leading,
+            ClaimPhase::Claiming { waits_since: Some(waits_since) } if now >= waits_since + lease => Role::Leading,
             ClaimPhase::Claiming { .. } => Role::Claiming,
             ClaimPhase::Inheriting { .. } | ClaimPhase::Leading { .. } => Role::Leading,
         }
@@ -107,7 +107,9 @@ impl TokenClaim {
         self.sent.retain(|sent| sent.at + lease > now);
         self.sent.push_back(SentHeartbeat { number, at: now, confirmed: false, published: None });
         let ends = match self.phase {
-            ClaimPhase::Claiming { opened } => opened.map(|opened| opened + lease).filter(|ends| *ends > now),
+            ClaimPhase::Claiming { waits_since } => {
+                waits_since.map(|waits_since| waits_since + lease).filter(|ends| *ends > now)
+            }
             ClaimPhase::Inheriting { .. } | ClaimPhase::Leading { .. } => None,
         };
         self.due = ends.map_or(now + interval, |ends| ends.min(now + interval));
@@ -125,12 +127,17 @@ impl TokenClaim {
     pub(super) fn own_heartbeat_received(&mut self, number: u64, published: u64, lease: Duration, now: Time) {
         if let Some(sent) = self.sent.iter_mut().find(|sent| sent.number == number) {
             sent.published.get_or_insert(published);
-            if let ClaimPhase::Claiming { opened: opened @ None } = &mut self.phase {
+            if let ClaimPhase::Claiming { waits_since: waits_since @ None } = &mut self.phase {
                 // nsqd counts deliveries with 16 bits, so a "first" delivery of an old token is not
                 // the first
-                let is_new = |minted: u64| u128::from(published.abs_diff(minted)) < 2 * lease.as_millis();
-                let from = self.fresh.take().filter(|(minted, _)| is_new(*minted)).map_or(now, |(_, since)| since);
-                *opened = Some(from);
+                let is_new =
+                    |token_published: u64| u128::from(published.abs_diff(token_published)) < 2 * lease.as_millis();
+                let from = self
+                    .fresh
+                    .take()
+                    .filter(|(token_published, _)| is_new(*token_published))
+                    .map_or(now, |(_, since)| since);
+                *waits_since = Some(from);
                 self.due = self.due.min((from + lease).max(now));
             }
         }
@@ -139,8 +146,8 @@ impl TokenClaim {
     /// Records that nsqd has no other token, and restarts the wait: a token that is gone may have
     /// had a leader until now.
     pub(super) fn refute_rival(&mut self, now: Time) {
-        if let ClaimPhase::Claiming { opened } = &mut self.phase {
-            (*opened, self.fresh, self.rival) = (Some(now), None, Rival::Refuted);
+        if let ClaimPhase::Claiming { waits_since } = &mut self.phase {
+            (*waits_since, self.fresh, self.rival) = (Some(now), None, Rival::Refuted);
         }
     }
 
@@ -149,7 +156,8 @@ impl TokenClaim {
     pub(super) fn restart_wait(&mut self) {
         match self.phase {
             ClaimPhase::Claiming { .. } | ClaimPhase::Inheriting { .. } => {
-                (self.phase, self.fresh, self.rival) = (ClaimPhase::Claiming { opened: None }, None, Rival::NotHeard);
+                (self.phase, self.fresh, self.rival) =
+                    (ClaimPhase::Claiming { waits_since: None }, None, Rival::NotHeard);
                 self.sent.iter_mut().for_each(|sent| sent.published = None);
             }
             ClaimPhase::Leading { .. } => {}
@@ -162,7 +170,9 @@ impl TokenClaim {
             return None;
         }
         let ends = |sent: &&SentHeartbeat| match self.phase {
-            ClaimPhase::Claiming { opened } => opened.is_some_and(|opened| sent.at >= opened + lease),
+            ClaimPhase::Claiming { waits_since } => {
+                waits_since.is_some_and(|waits_since| sent.at >= waits_since + lease)
+            }
             ClaimPhase::Inheriting { from } => sent.number >= from,
             ClaimPhase::Leading { .. } => false,
         };

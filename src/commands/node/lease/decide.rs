@@ -166,7 +166,7 @@ impl Lease {
         let released = self.monitor.as_ref().and_then(|monitor| monitor.released);
         let phase = match released.is_some_and(|released| token.is_next_delivery_of(&released)) {
             true => ClaimPhase::Inheriting { from: self.next_number },
-            false => ClaimPhase::Claiming { opened: None },
+            false => ClaimPhase::Claiming { waits_since: None },
         };
         let claim = TokenClaim::new(token, phase, self.next_number, now);
         self.claim = Some(match &self.monitor {
@@ -349,7 +349,7 @@ impl Lease {
     fn release_due(&self) -> Option<Time> {
         let (claim, max_msg_timeout) = (self.claim.as_ref()?, self.max_msg_timeout?);
         let longest = if claim.leads() { max_msg_timeout / 2 } else { MAX_CLAIM_LEASES * self.config.lease() };
-        Some(claim.taken + longest.min(max_msg_timeout / 2))
+        Some(claim.delivered_at + longest.min(max_msg_timeout / 2))
     }
 
     fn next_heartbeat(&mut self, token: LeaseToken, role: Role, seal: String) -> Heartbeat {
