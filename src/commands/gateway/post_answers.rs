@@ -39,7 +39,7 @@ enum JobAnswer {
 impl JobAnswer {
     fn parse(verb: &str, uri: &Uri) -> Result<Self, GatewayError> {
         let reason = |params: &QueryParams| {
-            let reason = params.words("reason", MAX_REASON_CHARS)?;
+            let reason = params.text("reason", MAX_REASON_CHARS)?;
             Ok(reason.unwrap_or_else(|| "the worker gave no reason".to_owned()))
         };
         match verb {

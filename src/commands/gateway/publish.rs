@@ -28,10 +28,10 @@ pub(super) async fn publish(
     dead_letters_of(&stream)?;
     let delay = QueryParams::parse(&uri, &["delay"])?.duration("delay", Duration::ZERO..=MAX_DELAY)?;
     let (body, _room) = gateway.read_body(&headers, body).await?;
-    let most = gateway.settings.limits.max_msg_size as usize;
+    let max_bytes = gateway.settings.limits.max_msg_size as usize;
     let published = match (is_ndjson(&headers), delay) {
         (true, None) => {
-            let lines = lines(&body, most)?;
+            let lines = lines(&body, max_bytes)?;
             let count = lines.len();
             let publisher = gateway.publisher().await?;
             publisher.publish_many(&stream, lines).await.map_err(|e| refused_in_part(&e, count))?;
@@ -41,7 +41,7 @@ pub(super) async fn publish(
             return Err(GatewayError::unprocessable("delay is for one message: publish these one by one"));
         }
         (false, delay) => {
-            check(&body, most, String::new)?;
+            check(&body, max_bytes, String::new)?;
             let publisher = gateway.publisher().await?;
             match delay {
                 Some(delay) => publisher.publish_deferred(&stream, body, delay).await,
@@ -63,7 +63,7 @@ fn is_ndjson(headers: &HeaderMap) -> bool {
 
 /// Splits the body into messages, one per line, and skips empty lines. Fails at the first line that
 /// is not JSON, before any message is published.
-fn lines(body: &Bytes, most: usize) -> Result<Vec<Bytes>, GatewayError> {
+fn lines(body: &Bytes, max_bytes: usize) -> Result<Vec<Bytes>, GatewayError> {
     let mut messages = Vec::new();
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();
@@ -71,7 +71,7 @@ fn lines(body: &Bytes, most: usize) -> Result<Vec<Bytes>, GatewayError> {
             continue;
         }
         let place = || format!("line {}: ", index + 1);
-        check(line, most, place)?;
+        check(line, max_bytes, place)?;
         let is_json = std::str::from_utf8(line).map_err(|e| e.to_string());
         let is_json =
             is_json.and_then(|line| serde_json::from_str::<IgnoredAny>(line).map_err(|e| without_line_number(&e)));
@@ -93,12 +93,12 @@ fn without_line_number(error: &serde_json::Error) -> String {
     format!("{what} at column {}", error.column())
 }
 
-fn check(message: &[u8], most: usize, place: impl Fn() -> String) -> Result<(), GatewayError> {
+fn check(message: &[u8], max_bytes: usize, place: impl Fn() -> String) -> Result<(), GatewayError> {
     match message.len() {
         0 => Err(GatewayError::new(StatusCode::BAD_REQUEST, "empty message: send it as the request's body")),
-        size if size > most => {
+        size if size > max_bytes => {
             let line = format!(
-                "{}a message of {size} bytes: at most {most} are allowed (--max-msg-size); nothing was published",
+                "{}a message of {size} bytes: at most {max_bytes} are allowed (--max-msg-size); nothing was published",
                 place()
             );
             Err(GatewayError::new(StatusCode::PAYLOAD_TOO_LARGE, line))

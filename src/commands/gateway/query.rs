@@ -65,12 +65,14 @@ impl QueryParams {
         crate::commands::worker::args::name(text).map_err(wrong).map(Some)
     }
 
-    /// A text for logs: one line of at most `most` characters.
-    pub(super) fn words(&self, name: &str, most: usize) -> Result<Option<String>, GatewayError> {
+    /// A text for logs: one line of at most `max_chars` characters.
+    pub(super) fn text(&self, name: &str, max_chars: usize) -> Result<Option<String>, GatewayError> {
         let Some(text) = self.get(name) else { return Ok(None) };
-        match !text.is_empty() && text.chars().count() <= most && !text.chars().any(char::is_control) {
+        match !text.is_empty() && text.chars().count() <= max_chars && !text.chars().any(char::is_control) {
             true => Ok(Some(text.to_owned())),
-            false => Err(GatewayError::unprocessable(format!("invalid {name}: use 1 to {most} printable characters"))),
+            false => {
+                Err(GatewayError::unprocessable(format!("invalid {name}: use 1 to {max_chars} printable characters")))
+            }
         }
     }
 }
@@ -93,6 +95,6 @@ mod tests {
         assert!(good.number("a", 1..=6).is_err() && good.number("b", 1..=6).is_err());
         assert!(good.duration("a", 8 * second..=hour).is_err());
         assert!(params("c=1").is_err() && params("a=1&a=2").is_err());
-        assert!(params("a=x%0Ay").unwrap().words("a", 9).is_err(), "no line of its own in a log");
+        assert!(params("a=x%0Ay").unwrap().text("a", 9).is_err(), "no line of its own in a log");
     }
 }

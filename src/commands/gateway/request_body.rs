@@ -25,9 +25,9 @@ impl Gateway {
         headers: &HeaderMap,
         body: Body,
     ) -> Result<(Bytes, OwnedSemaphorePermit), GatewayError> {
-        let most = self.settings.limits.max_body_size as usize;
+        let max_bytes = self.settings.limits.max_body_size as usize;
         let too_large = || {
-            let line = format!("a body of more than {most} bytes (--max-body-size): send less per request");
+            let line = format!("a body of more than {max_bytes} bytes (--max-body-size): send less per request");
             GatewayError::new(StatusCode::PAYLOAD_TOO_LARGE, line)
         };
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
@@ -35,10 +35,10 @@ impl Gateway {
             return Err(GatewayError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, line));
         }
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if length.is_some_and(|length| length > most) {
+        if length.is_some_and(|length| length > max_bytes) {
             return Err(too_large());
         }
-        match timeout(BODY_TIMEOUT, self.collect_body(body, most, too_large)).await {
+        match timeout(BODY_TIMEOUT, self.collect_body(body, max_bytes, too_large)).await {
             Ok(read) => read,
             Err(_) => {
                 let line = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
@@ -50,7 +50,7 @@ impl Gateway {
     async fn collect_body(
         &self,
         mut body: Body,
-        most: usize,
+        max_bytes: usize,
         too_large: impl Fn() -> GatewayError,
     ) -> Result<(Bytes, OwnedSemaphorePermit), GatewayError> {
         let take = |bytes: usize| {
@@ -63,7 +63,7 @@ impl Gateway {
             let frame =
                 frame.map_err(|e| GatewayError::new(StatusCode::BAD_REQUEST, format!("the body was cut off: {e}")))?;
             let Ok(data) = frame.into_data() else { continue };
-            if gathered.len() + data.len() > most {
+            if gathered.len() + data.len() > max_bytes {
                 return Err(too_large());
             }
             room.merge(take(data.len())?);
