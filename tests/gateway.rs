@@ -83,6 +83,7 @@ fn a_silent_worker_loses_its_jobs_and_connection_and_a_touching_one_keeps_them()
     assert_eq!([other.job().unwrap(), other.job().unwrap()].map(|job| job["attempts"].clone()), [2, 2]);
     assert_eq!((silent.job(), gateway.metric("silent_workers_total")), (None, 1));
     assert_eq!(gateway.answer(&jobs[1], "touch").status, 410);
+    gateway.program.wait_to_say("worker is silent");
     assert_eq!(gateway.program.times_said("worker is silent"), 1);
 }
 
