@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(good, ["1", "{\"a\":2}", "\"x\""]);
         for (body, status, words) in [
             (&b"1\n{\n3"[..], 400, "line 2: not JSON"),
-            (b"1\n\"\xff\"", 400, "line 2: no JSON"),
+            (b"1\n\"\xff\"", 400, "line 2: not JSON"),
             (b"\n\n", 400, "no lines"),
             (b"1\n2\n1234567", 413, "line 3: a message of 7 bytes"),
         ] {

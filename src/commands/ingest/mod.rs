@@ -69,7 +69,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         () = tasks.wait() => Exit::Success,
         never = report_progress(&publisher, &shutdown, lines.as_ref()) => match never {},
     };
-    // usually sent by `tell` already
+    // usually sent by `report_progress` already
     Notifier.stopping();
     publisher.stats.warn();
     match lines {

@@ -30,11 +30,11 @@ mod tests {
 
     #[test]
     fn warns_at_the_first_occurrence_and_at_each_tenfold() {
-        let mut episode = RepeatedWarning::default();
+        let mut warning = RepeatedWarning::default();
         let begin = Time::from_secs(1000);
-        let said: Vec<u64> = (0..5000).filter_map(|n| episode.record(begin + n * QUIET_PERIOD / 100)).collect();
-        assert_eq!(said, [1, 10, 100, 1000], "occurrences without a pause");
+        let warned: Vec<u64> = (0..5000).filter_map(|n| warning.record(begin + n * QUIET_PERIOD / 100)).collect();
+        assert_eq!(warned, [1, 10, 100, 1000], "occurrences without a pause");
         let later = begin + 5000 * QUIET_PERIOD / 100 + QUIET_PERIOD;
-        assert_eq!((episode.record(later), episode.record(later)), (Some(1), None), "after a quiet period");
+        assert_eq!((warning.record(later), warning.record(later)), (Some(1), None), "after a quiet period");
     }
 }

@@ -33,7 +33,7 @@ pub(super) async fn send(
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
     let mut socket = DatagramSocket::connect(to).await.map_err(|e| not_listening(to, &e))?;
-    let (mut body, mut said) = (Vec::new(), false);
+    let (mut body, mut logged) = (Vec::new(), false);
     for n in 0..plan.count {
         tokio::select! {
             biased;
@@ -50,7 +50,7 @@ pub(super) async fn send(
                 () = stop.cancelled() => return Ok(()),
             };
             let Err(error) = sent else { break };
-            if !std::mem::replace(&mut said, true) {
+            if !std::mem::replace(&mut logged, true) {
                 tracing::warn!("{to} takes no messages, trying again: {error}");
             }
             sleep(RETRY_PAUSE).await;
@@ -58,7 +58,7 @@ pub(super) async fn send(
                 socket = again;
             }
         }
-        if std::mem::take(&mut said) {
+        if std::mem::take(&mut logged) {
             tracing::info!("{to} takes messages again");
         }
         stats.late(Instant::now().saturating_duration_since(due));
