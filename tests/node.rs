@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use self::fleet::{Fleet, Judge, node};
+use self::fleet::{EventAuditor, Fleet, node};
 use crate::support::{Mqueue, Nsqd, Told, mqueue, needs, wait_until};
 
 /// A fault of a generator.
@@ -21,18 +21,18 @@ enum GeneratorFault {
 /// Injects `rounds` faults into the generator, and checks all events at the end.
 fn inject_faults(rounds: usize) {
     let nsqd = Nsqd::with_channel("foo.token", "token");
-    let judge = Judge::of(&nsqd);
+    let auditor = EventAuditor::of(&nsqd);
     let mut fleet = Fleet::start(&nsqd, 5, 1, "--interval 20ms --invalid 0.2");
     let mut times = Vec::new();
     for round in 0..rounds {
         let (generator, epoch) = fleet.generator();
-        judge.wait_for_more(10);
+        auditor.wait_for_more(10);
         let before = handled(&nsqd);
         let fault = [GeneratorFault::Killed, GeneratorFault::Stopped, GeneratorFault::Disconnected][round % 3];
         match fault {
             GeneratorFault::Killed => fleet.nodes[generator].signal(Signal::SIGKILL),
             GeneratorFault::Stopped => fleet.nodes[generator].signal(Signal::SIGSTOP),
-            GeneratorFault::Disconnected => fleet.wires[generator].cut(),
+            GeneratorFault::Disconnected => fleet.proxies[generator].cut(),
         }
         let time = fleet.wait_for_generator_after(epoch);
         assert!(time < Duration::from_secs(10), "{fault:?}: taken over after {time:?}");
@@ -40,17 +40,17 @@ fn inject_faults(rounds: usize) {
         match fault {
             GeneratorFault::Killed => fleet.replace(generator),
             GeneratorFault::Stopped => fleet.nodes[generator].signal(Signal::SIGCONT),
-            GeneratorFault::Disconnected => fleet.wires[generator].mend(),
+            GeneratorFault::Disconnected => fleet.proxies[generator].mend(),
         }
         wait_until("consumers to go on", || handled(&nsqd) > before + 10);
     }
     fleet.end();
-    let verdict = judge.verdict(&nsqd);
-    assert!(verdict.epochs > rounds && verdict.events > 10 * rounds, "{verdict:?}");
+    let summary = auditor.summary(&nsqd);
+    assert!(summary.epochs > rounds && summary.events > 10 * rounds, "{summary:?}");
     let begun = fleet.epochs();
     let distinct: HashSet<u64> = begun.iter().copied().collect();
     assert_eq!(distinct.len(), begun.len(), "each epoch is one node's: {begun:?}");
-    assert!(verdict.epochs <= distinct.len(), "{verdict:?} of {begun:?}");
+    assert!(summary.epochs <= distinct.len(), "{summary:?} of {begun:?}");
     let dead = nsqd.published("foo.dead");
     let broker = format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http());
     let letters = mqueue(&format!("errors --stream foo --get --yes {broker}")).run();
@@ -59,7 +59,7 @@ fn inject_faults(rounds: usize) {
     times.sort();
     let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
     eprintln!(
-        "{rounds} faults, taken over after {median:.2?} (median), {most:.2?} (most), lease 1 s; {verdict:?}, {dead} dead letters"
+        "{rounds} faults, taken over after {median:.2?} (median), {most:.2?} (most), lease 1 s; {summary:?}, {dead} dead letters"
     );
 }
 
@@ -86,20 +86,20 @@ fn exactly_one_node_generates_under_thirty_faults() {
 fn a_generator_hands_over_at_once_at_its_limit_and_at_shutdown() {
     needs!("nsqd");
     let nsqd = Nsqd::with(&["--max-msg-timeout=16s"]);
-    let judge = Judge::of(&nsqd);
+    let auditor = EventAuditor::of(&nsqd);
     let mut fleet = Fleet::start(&nsqd, 3, 2, "--interval 20ms");
     let (_, first) = fleet.generator();
     fleet.wait_for_generator_after(first);
     let (generator, second) = fleet.generator();
     // 5 s: a release is accepted from a node whose heartbeats came for a whole lease
-    judge.wait_for_more(250);
+    auditor.wait_for_more(250);
     fleet.nodes[generator].signal(Signal::SIGTERM);
     fleet.wait_for_generator_after(second);
-    judge.wait_for_more(5);
+    auditor.wait_for_more(5);
     fleet.end();
-    let verdict = judge.verdict(&nsqd);
-    assert!(verdict.epochs >= 3, "{verdict:?}");
-    assert!(verdict.longest_gap < Duration::from_millis(1900), "less than a lease: {verdict:?}");
+    let summary = auditor.summary(&nsqd);
+    assert!(summary.epochs >= 3, "{summary:?}");
+    assert!(summary.longest_gap < Duration::from_millis(1900), "less than a lease: {summary:?}");
 }
 
 #[test]
@@ -110,11 +110,11 @@ fn a_token_lost_with_nsqds_memory_is_published_again() {
     let (_, first) = fleet.generator();
     nsqd.kill();
     nsqd.start_again();
-    let judge = Judge::of(&nsqd);
+    let auditor = EventAuditor::of(&nsqd);
     fleet.wait_for_generator_after(first);
-    judge.wait_for_more(20);
+    auditor.wait_for_more(20);
     fleet.end();
-    assert_eq!(judge.verdict(&nsqd).epochs, 1);
+    assert_eq!(auditor.summary(&nsqd).epochs, 1);
     assert_eq!(tokens(&nsqd), 1, "one token");
 }
 
@@ -122,7 +122,7 @@ fn a_token_lost_with_nsqds_memory_is_published_again() {
 fn nodes_with_other_settings_cause_a_warning_and_the_first_fleet_continues() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
-    let judge = Judge::of(&nsqd);
+    let auditor = EventAuditor::of(&nsqd);
     let mut fleet = Fleet::start(&nsqd, 2, 1, "--interval 20ms");
     fleet.generator();
     for (other, theirs) in [
@@ -134,7 +134,7 @@ fn nodes_with_other_settings_cause_a_warning_and_the_first_fleet_continues() {
         for words in ["(stream foo, ping interval 1s;", &format!("here: {theirs})"), "--token-stream"] {
             assert!(newcomer.stderr().contains(words), "{words:?} is not in {}", newcomer.stderr());
         }
-        judge.wait_for_more(150);
+        auditor.wait_for_more(150);
         assert_eq!(newcomer.times_said(" generating epoch="), 0, "{}", newcomer.stderr());
         newcomer.signal(Signal::SIGTERM);
         let ended = newcomer.finish();
@@ -144,7 +144,7 @@ fn nodes_with_other_settings_cause_a_warning_and_the_first_fleet_continues() {
     // checked before the end, when one node may hand over to the other
     assert_eq!(fleet.epochs().len(), 1, "{}", fleet.nodes.iter().map(Mqueue::stderr).collect::<String>());
     fleet.end();
-    judge.verdict(&nsqd);
+    auditor.summary(&nsqd);
     assert_eq!(nsqd.published("bar"), 0);
 }
 
@@ -198,7 +198,7 @@ fn forged_heartbeats(heard: &str) -> String {
 fn forged_heartbeats_do_not_stop_a_fleet() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
-    let judge = Judge::of(&nsqd);
+    let auditor = EventAuditor::of(&nsqd);
     let mut fleet = Fleet::start(&nsqd, 3, 1, "--interval 20ms");
     wait_until("one token, of two at times", || fleet.epochs().len() == 1 && tokens(&nsqd) == 1);
     let ((generator, first), made) = (fleet.generator(), nsqd.published("foo.token"));
@@ -218,11 +218,11 @@ fn forged_heartbeats_do_not_stop_a_fleet() {
     for node in &fleet.nodes {
         node.wait_to_say("with other settings");
     }
-    judge.wait_for_more(100);
+    auditor.wait_for_more(100);
     assert!(!fleet.nodes[generator].stderr().contains("no longer generating"), "the holder goes on");
     fleet.nodes[generator].signal(Signal::SIGKILL);
     fleet.wait_for_generator_after(first);
-    judge.wait_for_more(100);
+    auditor.wait_for_more(100);
     drop(goes_on);
     writing.join().expect("it wrote to the end");
     assert_eq!(producer.finish().code, Some(0));
@@ -232,7 +232,7 @@ fn forged_heartbeats_do_not_stop_a_fleet() {
     assert!(first < second && second < first + 3_600_000, "{first} {second}");
     assert_eq!((nsqd.published("foo.token"), tokens(&nsqd)), (made, 1), "one token, as before");
     fleet.end();
-    judge.verdict(&nsqd);
+    auditor.summary(&nsqd);
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub fn node(tcp: &str, nsqd: &Nsqd, args: &str) -> Mqueue {
 /// Nodes of stream `foo` and group `1`.
 pub struct Fleet {
     pub nodes: Vec<Mqueue>,
-    pub wires: Vec<Wire>,
+    pub proxies: Vec<Wire>,
     args: String,
     http: String,
     /// The logs of replaced nodes.
@@ -25,16 +25,16 @@ pub struct Fleet {
 impl Fleet {
     /// Starts `count` nodes with this ping interval in seconds.
     pub fn start(nsqd: &Nsqd, count: usize, ping_interval: u32, args: &str) -> Self {
-        let wires: Vec<Wire> = (0..count).map(|_| Wire::to(nsqd.tcp())).collect();
+        let proxies: Vec<Wire> = (0..count).map(|_| Wire::to(nsqd.tcp())).collect();
         let args = format!("--stream foo --group 1 --ping-interval {ping_interval} {args}");
         let http = nsqd.http();
-        let mut fleet = Self { nodes: Vec::new(), wires, args, http, replaced_logs: String::new() };
+        let mut fleet = Self { nodes: Vec::new(), proxies, args, http, replaced_logs: String::new() };
         fleet.nodes = (0..count).map(|at| fleet.node(at)).collect();
         fleet
     }
 
     fn node(&self, at: usize) -> Mqueue {
-        let broker = format!("--nsqd-tcp-address {} --nsqd-http-address {}", self.wires[at].address(), self.http);
+        let broker = format!("--nsqd-tcp-address {} --nsqd-http-address {}", self.proxies[at].address(), self.http);
         mqueue(&format!("node {broker} {}", self.args)).env("MPORT", "0").start()
     }
 
@@ -94,23 +94,23 @@ fn epochs(log: &str) -> impl Iterator<Item = u64> {
 }
 
 /// Reads every event of `foo`.
-pub struct Judge(Mqueue);
+pub struct EventAuditor(Mqueue);
 
 /// The summary of all events.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct EventSummary {
     pub events: usize,
     pub epochs: usize,
     /// The longest time from an epoch's last event to the first of the next epoch.
     pub longest_gap: Duration,
 }
 
-impl Judge {
+impl EventAuditor {
     pub fn of(nsqd: &Nsqd) -> Self {
         let args = format!("consumer --stream foo --group judge --output body --nsqd-tcp-address {}", nsqd.tcp());
-        let judge = Self(mqueue(&args).start());
+        let auditor = Self(mqueue(&args).start());
         nsqd.wait_for_clients("foo", "judge", 1);
-        judge
+        auditor
     }
 
     #[track_caller]
@@ -121,7 +121,7 @@ impl Judge {
 
     /// Reads all events, and checks that epochs do not overlap, and that no event is missing or duplicated.
     #[track_caller]
-    pub fn verdict(self, nsqd: &Nsqd) -> Verdict {
+    pub fn summary(self, nsqd: &Nsqd) -> EventSummary {
         nsqd.wait_for_empty("foo", "judge");
         self.0.signal(Signal::SIGTERM);
         let lines = self.0.finish().stdout;
@@ -144,6 +144,6 @@ impl Judge {
             }
         }
         let longest_gap = Duration::from_millis(longest_gap);
-        Verdict { events: lines.lines().count(), epochs: epochs.len(), longest_gap }
+        EventSummary { events: lines.lines().count(), epochs: epochs.len(), longest_gap }
     }
 }
