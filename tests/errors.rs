@@ -1,10 +1,10 @@
-//! `mqueue errors` on a real broker: letters are looked at, taken out, put back and thrown away, and none is lost on the way.
+//! `mqueue errors` on a real broker: letters are listed, printed, redriven and dropped, and none is lost.
 
 use nix::sys::signal::Signal;
 
 use crate::support::{Doors, Finished, Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
 
-/// Gives up so many messages of `foo`: bodies `body 0`, `body 1` …
+/// Makes `count` dead letters of `foo`, with the bodies `body 0`, `body 1` …
 fn given_up(count: usize) -> Nsqd {
     let nsqd = Nsqd::start();
     let lines: String = (0..count).map(|n| format!("body {n}\n")).collect();
@@ -27,7 +27,7 @@ fn done(nsqd: &Nsqd, args: &str) -> Finished {
     finished
 }
 
-/// The lines of its output, in order of their text.
+/// The lines of the output, sorted.
 fn sorted(finished: &Finished) -> Vec<String> {
     let mut lines: Vec<String> = finished.stdout.lines().map(str::to_owned).collect();
     lines.sort();
@@ -67,7 +67,7 @@ fn letters_are_printed_and_removed() {
 }
 
 #[test]
-fn what_cannot_be_printed_stays() {
+fn letters_that_cannot_be_printed_stay() {
     needs!("nsqd");
     let nsqd = given_up(3);
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -78,7 +78,7 @@ fn what_cannot_be_printed_stays() {
 }
 
 #[test]
-fn letters_go_back_to_the_stream_that_they_came_from() {
+fn redrive_publishes_letters_to_their_stream() {
     needs!("nsqd");
     let nsqd = given_up(20);
     nsqd.publish("foo.dead", b"somebody else's");
@@ -98,7 +98,7 @@ fn letters_go_back_to_the_stream_that_they_came_from() {
 }
 
 #[test]
-fn letters_with_a_text_are_dropped_and_no_others() {
+fn only_letters_that_match_the_filter_are_dropped() {
     needs!("nsqd");
     let nsqd = given_up(12);
     let dropped = done(&nsqd, "--drop --yes --filter 1");
@@ -131,7 +131,7 @@ fn an_interrupted_redrive_loses_nothing() {
 }
 
 #[test]
-fn nobody_there_to_be_asked_is_a_wrong_use() {
+fn without_a_terminal_actions_need_yes() {
     needs!("nsqd");
     let nsqd = given_up(2);
     for action in ["--get", "--redrive", "--drop"] {
@@ -145,7 +145,7 @@ fn nobody_there_to_be_asked_is_a_wrong_use() {
     assert_eq!((gone.code, gone.stderr.lines().count()), (Some(69), 1), "{}", gone.stderr);
 }
 
-/// Gives up three messages of `foo` in group 1, which group 2 has handled.
+/// Makes three dead letters of `foo` in group 1; group 2 has handled the messages.
 fn given_up_by_one_of_two(nsqd: Nsqd) -> Nsqd {
     nsqd.create("foo", "1");
     nsqd.create("foo", "2");
@@ -158,13 +158,13 @@ fn given_up_by_one_of_two(nsqd: Nsqd) -> Nsqd {
 }
 
 #[test]
-fn the_broker_gives_letters_back_to_the_one_group() {
+fn mqueues_broker_redrives_letters_to_a_single_group() {
     let mut broker = given_up_by_one_of_two(Nsqd::embedded(&[]));
     let back = done(&broker, "--redrive --yes");
     assert!(back.stderr.contains("3 published again, 0 left"), "{}", back.stderr);
     assert_eq!((broker.channel("foo", "1").depth, broker.channel("foo", "2").depth), (3, 0));
     assert_eq!(broker.channel("foo", "2").message_count, 3, "the other group never gets them again");
-    // they are in the log, as any message is
+    // they are in the log like any message
     broker.kill();
     broker.start_again();
     assert_eq!((broker.channel("foo", "1").depth, broker.channel("foo", "2").depth), (3, 0));
@@ -178,13 +178,13 @@ fn of_group_1(nsqd: &Nsqd, args: &str) -> Mqueue {
     consumer(&nsqd.tcp(), &format!("--nsqd-http-address {} {args}", nsqd.http()))
 }
 
-/// The stream for what is redriven to group 1 of foo alone, if there is one.
+/// The stream for letters redriven to group 1 of foo alone, if there is one.
 fn retries(nsqd: &Nsqd) -> Option<String> {
     nsqd.stats().topics.into_iter().map(|topic| topic.topic_name).find(|name| name.ends_with(".retry"))
 }
 
 #[test]
-fn nsqd_gives_letters_back_to_the_one_group_by_a_stream_of_its_own() {
+fn nsqd_redrives_letters_to_a_single_group_by_a_separate_stream() {
     needs!("nsqd");
     let nsqd = given_up_by_one_of_two(Nsqd::real(&[]));
     let dry = done(&nsqd, "--redrive --dry-run");
@@ -196,7 +196,7 @@ fn nsqd_gives_letters_back_to_the_one_group_by_a_stream_of_its_own() {
     let retries = retries(&nsqd).unwrap();
     assert_eq!((nsqd.published("foo"), nsqd.channels(&retries)), (published, vec!["1".to_owned()]));
     assert_eq!(nsqd.channel(&retries, "1").depth, 3);
-    // what fails there is a dead letter of foo
+    // a message that fails there becomes a dead letter of foo
     let failed = of_group_1(&nsqd, "--handler exec:false --max-attempts 1 --count 3").run();
     assert_eq!(failed.code, Some(5), "{}", failed.stderr);
     nsqd.wait_for_empty(&retries, "1");
@@ -212,7 +212,7 @@ fn nsqd_gives_letters_back_to_the_one_group_by_a_stream_of_its_own() {
 }
 
 #[test]
-fn a_running_consumer_notices_what_is_redriven_to_its_group() {
+fn a_running_consumer_receives_letters_redriven_to_its_group() {
     needs!("nsqd");
     let nsqd = given_up_by_one_of_two(Nsqd::real(&[]));
     let running = of_group_1(&nsqd, "--output body --count 4 --concurrency 1").start();
@@ -228,7 +228,7 @@ fn a_running_consumer_notices_what_is_redriven_to_its_group() {
 }
 
 #[test]
-fn a_sleeping_group_is_woken_for_what_is_redriven_to_it() {
+fn a_sleeping_group_is_woken_for_redriven_letters() {
     needs!("nsqd");
     let nsqd = given_up_by_one_of_two(Nsqd::real(&[]));
     let doors = Doors::new(&["1"]);
@@ -238,7 +238,7 @@ fn a_sleeping_group_is_woken_for_what_is_redriven_to_it() {
 }
 
 #[test]
-fn nsqd_gives_letters_back_to_all_groups_only_if_told_to() {
+fn nsqd_redrives_letters_to_all_groups_only_on_request() {
     needs!("nsqd");
     let nsqd = given_up_by_one_of_two(Nsqd::real(&[]));
     let dry = done(&nsqd, "--redrive --dry-run --to-all-groups");
@@ -248,7 +248,7 @@ fn nsqd_gives_letters_back_to_all_groups_only_if_told_to() {
 }
 
 #[test]
-fn a_stream_for_one_group_that_has_another_is_not_used() {
+fn a_single_group_stream_with_another_group_is_refused() {
     needs!("nsqd");
     let nsqd = given_up_by_one_of_two(Nsqd::real(&[]));
     done(&nsqd, "--redrive --yes");
@@ -262,7 +262,7 @@ fn a_stream_for_one_group_that_has_another_is_not_used() {
 }
 
 #[test]
-fn a_letter_that_names_another_stream_or_group_goes_nowhere_unless_asked() {
+fn letters_that_name_another_stream_or_group_stay_unless_a_target_is_given() {
     needs!("nsqd");
     for nsqd in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
         nsqd.create("foo", "1");

@@ -1,4 +1,4 @@
-//! The HTTP job queue on a real broker: jobs go round, are answered once, and come back when their worker goes.
+//! `mqueue gateway` on a real broker: jobs are handed out, answered once, and redelivered when their worker leaves.
 
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Gateway, Nsqd, mqueue, needs, wait_until};
 
-/// Bodies of so many jobs, as lines.
+/// The bodies of jobs, as lines.
 fn numbers(range: std::ops::Range<u32>) -> Vec<u8> {
     range.map(|n| format!("{n}\n")).collect::<String>().into_bytes()
 }
 
 #[test]
-fn a_job_is_streamed_answered_once_and_then_gone() {
+fn a_streamed_job_can_be_answered_once() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
@@ -21,7 +21,7 @@ fn a_job_is_streamed_answered_once_and_then_gone() {
     let mut worker = gateway.worker("s", "g", "in_flight=2&n=me");
     let (one, two) = (worker.job().unwrap(), worker.job().unwrap());
     assert_eq!((&one["body"], &one["attempts"]), (&"1".into(), &1.into()), "{one}");
-    // the third waits for room
+    // the third job waits until the worker has room
     gateway.wait_for_metric("jobs_held", 2);
     assert!(worker.has_nothing());
     assert_eq!(gateway.answer(&one, "done").body["done"], 1);
@@ -42,7 +42,7 @@ fn a_job_is_streamed_answered_once_and_then_gone() {
 }
 
 #[test]
-fn a_worker_that_goes_gives_its_jobs_back_at_once() {
+fn jobs_of_a_disconnected_worker_are_redelivered_at_once() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
@@ -54,7 +54,7 @@ fn a_worker_that_goes_gives_its_jobs_back_at_once() {
     let gone = Instant::now();
     drop(first);
     let again: Vec<_> = (0..3).map(|_| second.job().unwrap()).collect();
-    assert!(gone.elapsed() < Duration::from_secs(2), "given back after {:?}", gone.elapsed());
+    assert!(gone.elapsed() < Duration::from_secs(2), "redelivered after {:?}", gone.elapsed());
     for job in &again {
         assert_eq!(job["attempts"], 2);
         assert_eq!(gateway.answer(job, "done").status, 200);
@@ -64,7 +64,7 @@ fn a_worker_that_goes_gives_its_jobs_back_at_once() {
 }
 
 #[test]
-fn a_silent_worker_loses_its_jobs_and_its_connection_and_one_that_touches_keeps_them() {
+fn a_silent_worker_loses_its_jobs_and_connection_and_a_touching_one_keeps_them() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "--heartbeat 0.3");
@@ -72,9 +72,9 @@ fn a_silent_worker_loses_its_jobs_and_its_connection_and_one_that_touches_keeps_
     gateway.publish_lines("s", &numbers(0..2));
     let jobs = [silent.job().unwrap(), silent.job().unwrap()];
     let start = Instant::now();
-    // three times as long as its deadline: kept, as one of its jobs is touched
+    // three times its deadline: it keeps both jobs, because it touches one of them
     while start.elapsed() < Duration::from_secs(3) {
-        // a heartbeat is the clock here
+        // heartbeats pace the loop
         assert_eq!(silent.line().unwrap(), "\n");
         assert_eq!(gateway.answer(&jobs[0], "touch").status, 200);
     }
@@ -83,11 +83,12 @@ fn a_silent_worker_loses_its_jobs_and_its_connection_and_one_that_touches_keeps_
     assert_eq!([other.job().unwrap(), other.job().unwrap()].map(|job| job["attempts"].clone()), [2, 2]);
     assert_eq!((silent.job(), gateway.metric("silent_workers_total")), (None, 1));
     assert_eq!(gateway.answer(&jobs[1], "touch").status, 410);
+    gateway.program.wait_to_say("worker is silent");
     assert_eq!(gateway.program.times_said("worker is silent"), 1);
 }
 
 #[test]
-fn a_worker_that_does_not_read_stalls_nobody() {
+fn a_worker_that_does_not_read_does_not_block_others() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
@@ -101,12 +102,12 @@ fn a_worker_that_does_not_read_stalls_nobody() {
         let job = quick.job().unwrap();
         assert_eq!(gateway.answer(&job, "done").status, 200);
     }
-    assert!(gateway.metric("jobs_held") < 200, "one who does not read is not given more and more");
+    assert!(gateway.metric("jobs_held") < 200, "the worker that does not read gets no more jobs");
     assert!(gateway.program.rss() < 120 * 1024, "{} KiB", gateway.program.rss());
 }
 
 #[test]
-fn jobs_are_polled_for_and_who_leaves_while_it_waits_takes_none() {
+fn jobs_can_be_polled_and_a_client_that_left_gets_none() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
@@ -134,7 +135,7 @@ fn jobs_are_polled_for_and_who_leaves_while_it_waits_takes_none() {
 }
 
 #[test]
-fn large_jobs_are_polled_for_without_a_try_in_vain() {
+fn polling_large_jobs_uses_up_no_attempt() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
@@ -153,7 +154,7 @@ fn large_jobs_are_polled_for_without_a_try_in_vain() {
 }
 
 #[test]
-fn one_who_polled_and_says_nothing_loses_its_jobs_at_its_deadline() {
+fn a_silent_polling_client_loses_its_jobs_at_its_deadline() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
@@ -166,20 +167,20 @@ fn one_who_polled_and_says_nothing_loses_its_jobs_at_its_deadline() {
 }
 
 #[test]
-fn bad_input_is_refused_with_what_to_do_and_nothing_of_it_is_published() {
+fn bad_input_is_refused_with_a_hint_and_not_published() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "--max-msg-size 1000 --max-body-size 5000");
     let long = vec![b'1'; 1001];
     let line = [b"1\n".as_slice(), &long].concat();
     for (answer, status, words) in [
-        (gateway.publish_lines("s", b"1\n2\n{3\n4"), 400, "line 3: no JSON"),
+        (gateway.publish_lines("s", b"1\n2\n{3\n4"), 400, "line 3: not JSON"),
         (gateway.publish_lines("s", b"\n"), 400, "no lines"),
         (gateway.publish_lines("s", &line), 413, "line 2: a message of 1001 bytes"),
         (gateway.publish_lines("s", &[b'1'; 5001]), 413, "a body of more than 5000 bytes"),
         (gateway.post("/streams/s", b""), 400, "empty"),
         (gateway.post(&format!("/streams/{}", "s".repeat(60)), b"x"), 422, "too long"),
-        (gateway.ask("POST", "/streams/s", "Content-Encoding: gzip\r\n", b"x"), 415, "as it is"),
+        (gateway.ask("POST", "/streams/s", "Content-Encoding: gzip\r\n", b"x"), 415, "send the body unencoded"),
         (gateway.post("/streams/s", &long), 413, "1001 bytes"),
         (gateway.post("/streams/a%20b", b"x"), 422, "invalid stream \"a b\""),
         (gateway.post("/streams/s?delay=2h", b"x"), 422, "use 0s to 1h"),
@@ -191,7 +192,7 @@ fn bad_input_is_refused_with_what_to_do_and_nothing_of_it_is_published() {
         (gateway.get("/streams/s/groups/g/jobs?deadline=soon"), 422, "invalid deadline \"soon\""),
         (gateway.ask("HEAD", "/streams/s/groups/g/jobs", "", b""), 405, ""),
         (gateway.ask("DELETE", "/streams/s", "", b""), 405, "openapi.json"),
-        (gateway.post("/jobs/done", b"0\n"), 400, "line 1: no token"),
+        (gateway.post("/jobs/done", b"0\n"), 400, "line 1: not a token"),
     ] {
         assert_eq!(answer.status, status, "{answer:?}");
         assert!(answer.body.to_string().contains(words.escape_default().to_string().as_str()), "{words}: {answer:?}");
@@ -203,7 +204,7 @@ fn bad_input_is_refused_with_what_to_do_and_nothing_of_it_is_published() {
 }
 
 #[test]
-fn while_nsqd_is_away_requests_are_to_come_again_and_workers_stay() {
+fn without_nsqd_requests_get_503_and_workers_stay_connected() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "--heartbeat 1s");
@@ -229,7 +230,7 @@ fn while_nsqd_is_away_requests_are_to_come_again_and_workers_stay() {
 }
 
 #[test]
-fn an_nsqd_that_hangs_fails_no_publish_while_another_is_well() {
+fn a_hanging_nsqd_fails_no_publish_while_another_works() {
     needs!("nsqd");
     let (well, hung) = (Nsqd::start(), Nsqd::start());
     let gateway = Gateway::start(&well, &format!("--nsqd-tcp-address {}", hung.tcp()));
@@ -243,7 +244,7 @@ fn an_nsqd_that_hangs_fails_no_publish_while_another_is_well() {
 }
 
 #[test]
-fn a_gateway_without_an_nsqd_says_so_and_waits_for_it() {
+fn a_gateway_without_nsqd_logs_it_and_reconnects() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
     nsqd.stop();
@@ -259,7 +260,7 @@ fn a_gateway_without_an_nsqd_says_so_and_waits_for_it() {
 }
 
 #[test]
-fn only_who_has_the_token_is_let_in() {
+fn requests_without_the_bearer_token_are_refused() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let folder = tempfile::tempdir().unwrap();
@@ -278,7 +279,7 @@ fn only_who_has_the_token_is_let_in() {
     let args = format!("worker --queue {} --stream s --count 1", gateway.url());
     let refused = mqueue(&args).run();
     assert_eq!(refused.code, Some(1));
-    assert!(refused.stderr.contains("401") && refused.stderr.contains("wants its token"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("401") && refused.stderr.contains("missing or wrong token"), "{}", refused.stderr);
     let let_in = mqueue(&format!("{args} --bearer-token-file {}", file.display())).run();
     assert_eq!((let_in.code, let_in.stdout.as_str()), (Some(0), "n=1 p=0 counter=x\n"), "{}", let_in.stderr);
 
@@ -288,7 +289,7 @@ fn only_who_has_the_token_is_let_in() {
 }
 
 #[test]
-fn what_a_worker_drops_or_fails_too_often_is_among_the_dead_letters() {
+fn dropped_and_repeatedly_failed_jobs_become_dead_letters() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "--max-attempts 2 --retry-delay 10ms");
@@ -321,7 +322,7 @@ fn what_a_worker_drops_or_fails_too_often_is_among_the_dead_letters() {
         .collect();
     assert_eq!(letters, BTreeSet::from(["\"dropped\" 1 no good".to_owned(), "\"failed\" 2 again".to_owned()]));
 
-    // a job that ends each of its workers does not go on for ever
+    // a job whose workers all disconnect becomes a dead letter, too
     drop(worker);
     gateway.wait_for_metric("workers", 0);
     gateway.post("/streams/s", b"poison");
@@ -335,7 +336,7 @@ fn what_a_worker_drops_or_fails_too_often_is_among_the_dead_letters() {
 }
 
 #[test]
-fn what_is_redriven_to_one_group_of_several_is_a_job_again() {
+fn a_job_redriven_to_one_of_several_groups_is_handed_out_again() {
     needs!("nsqd");
     let nsqd = Nsqd::real(&[]);
     nsqd.create("foo", "1");
@@ -357,7 +358,7 @@ fn what_is_redriven_to_one_group_of_several_is_a_job_again() {
 }
 
 #[test]
-fn a_worker_that_gives_its_jobs_back_has_not_tried_them() {
+fn released_jobs_keep_their_attempts() {
     let broker = Nsqd::embedded(&[]);
     let gateway = Gateway::start(&broker, "");
     gateway.publish_lines("s", &numbers(0..2));
@@ -369,7 +370,7 @@ fn a_worker_that_gives_its_jobs_back_has_not_tried_them() {
         assert_eq!(gateway.post("/jobs/release", tokens.as_bytes()).body["released"], 2);
         assert_eq!(leaving.job(), None, "it gets no more, and its stream ends");
     }
-    // mqueue's own worker does so when it is ended in the middle of its work
+    // mqueue worker releases its jobs when it is interrupted
     let folder = tempfile::tempdir().unwrap();
     let begun = folder.path().join("begun");
     for round in 1..=3 {
@@ -389,7 +390,7 @@ fn a_worker_that_gives_its_jobs_back_has_not_tried_them() {
 }
 
 #[test]
-fn ending_waits_for_jobs_that_are_being_done() {
+fn shutdown_waits_for_jobs_in_progress() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
@@ -397,7 +398,7 @@ fn ending_waits_for_jobs_that_are_being_done() {
     let mut worker = gateway.worker("s", "g", "in_flight=2");
     let jobs = [worker.job().unwrap(), worker.job().unwrap()];
     gateway.program.signal(Signal::SIGTERM);
-    gateway.program.wait_to_say("ending: waiting for 2 jobs that workers have");
+    gateway.program.wait_to_say("ending: waiting for 2 jobs held by workers");
     let refused = gateway.get("/streams/s/groups/g/jobs");
     assert!(refused.status == 503 && refused.body["error"].as_str().unwrap().contains("ending"));
     for job in &jobs {
@@ -413,7 +414,7 @@ fn ending_waits_for_jobs_that_are_being_done() {
 }
 
 #[test]
-fn the_description_is_sound_and_what_it_says_is_there() {
+fn openapi_is_valid_and_describes_the_responses() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
@@ -429,16 +430,16 @@ fn the_description_is_sound_and_what_it_says_is_there() {
             assert!(described.is_object(), "{method} {path} answers {}, which is not described", answer.status);
         }
     }
-    every_reference_leads_somewhere(&description, &description);
+    every_reference_resolves(&description, &description);
 }
 
-fn every_reference_leads_somewhere(value: &serde_json::Value, root: &serde_json::Value) {
+fn every_reference_resolves(value: &serde_json::Value, root: &serde_json::Value) {
     if let Some(reference) = value.get("$ref").and_then(|reference| reference.as_str()) {
-        assert!(root.pointer(reference.trim_start_matches('#')).is_some(), "{reference} leads nowhere");
+        assert!(root.pointer(reference.trim_start_matches('#')).is_some(), "{reference} does not resolve");
     }
     match value {
-        serde_json::Value::Object(fields) => fields.values().for_each(|it| every_reference_leads_somewhere(it, root)),
-        serde_json::Value::Array(items) => items.iter().for_each(|it| every_reference_leads_somewhere(it, root)),
+        serde_json::Value::Object(fields) => fields.values().for_each(|it| every_reference_resolves(it, root)),
+        serde_json::Value::Array(items) => items.iter().for_each(|it| every_reference_resolves(it, root)),
         _ => {}
     }
 }
@@ -469,7 +470,7 @@ fn connections_beyond_the_limit_wait() {
     let third = gateway.worker_that_waits("/openapi.json");
     third.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert!(third.peek(&mut [0]).is_err(), "it waits");
-    assert_eq!(gateway.get("/healthz").status, 200, "who watches over the gateway does not");
+    assert_eq!(gateway.get("/healthz").status, 200, "health checks do not wait");
     drop(first);
     third.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     assert_eq!(third.peek(&mut [0]).unwrap(), 1);
@@ -477,7 +478,7 @@ fn connections_beyond_the_limit_wait() {
 }
 
 #[test]
-fn a_gateway_that_is_killed_loses_no_job() {
+fn a_killed_gateway_loses_no_job() {
     needs!("nsqd");
     let nsqd = Nsqd::with_channel("jobs", "workers");
     let gateway = Gateway::start(&nsqd, "--msg-timeout 1s");
@@ -497,11 +498,11 @@ fn a_gateway_that_is_killed_loses_no_job() {
         .collect();
     let numbers: BTreeSet<&String> = said.iter().collect();
     assert_eq!(numbers.len(), 300);
-    assert!(said.len() <= 300 + 15, "{} were done again: more than were in hand", said.len() - 300);
+    assert!(said.len() <= 300 + 15, "{} were done again, more than were in progress", said.len() - 300);
 }
 
 #[test]
-fn curl_is_a_worker() {
+fn curl_can_be_a_worker() {
     needs!("nsqd", "curl", "jq");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "--heartbeat 0.2");
@@ -524,9 +525,9 @@ fn curl_is_a_worker() {
     );
 }
 
-/// Node's and Python's HTTP clients send a `#` as it is.
+/// Node's and Python's HTTP clients send a `#` unescaped.
 #[test]
-fn a_raw_hash_is_part_of_a_name() {
+fn a_raw_hash_in_a_path_is_part_of_the_name() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");

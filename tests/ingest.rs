@@ -1,4 +1,4 @@
-//! `mqueue ingest`: what it takes of senders that are killed within a line, and of more senders than there are places.
+//! `mqueue ingest`: senders killed within a line, and more senders than the limit of connections.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -11,10 +11,10 @@ use nix::sys::signal::Signal;
 use crate::pipeline::{Ground, end, say};
 use crate::support::{Mqueue, PATIENCE, mqueue, needs, wait_until};
 
-/// The connections that a socket has at the most.
+/// The most connections of a socket.
 const PLACES: usize = 256;
 
-/// A process that writes this to a connection, all that there is of it, and is then killed.
+/// Starts a process that writes a text to a connection, and kills it once `is_there` is true.
 fn killed_after(text: &str, connection: impl Into<OwnedFd>, is_there: impl FnMut() -> bool) {
     let script = format!("printf '{text}'; exec sleep 600");
     let stdout = Stdio::from(connection.into());
@@ -31,7 +31,7 @@ fn tcp_address(ingest: &Mqueue) -> String {
 }
 
 #[test]
-fn the_half_line_of_a_sender_that_was_killed_is_not_published() {
+fn an_unfinished_line_of_a_killed_sender_is_not_published() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&format!("{} --listen tcp:127.0.0.1:0", ground.socket()), "--report json");
@@ -48,7 +48,7 @@ fn the_half_line_of_a_sender_that_was_killed_is_not_published() {
 }
 
 #[test]
-fn a_sender_that_ends_within_a_line_is_told() {
+fn the_answer_reports_an_unfinished_line() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&ground.socket(), "--max-line 20");
@@ -62,7 +62,7 @@ fn a_sender_that_ends_within_a_line_is_told() {
 }
 
 #[test]
-fn a_silent_connection_makes_way_and_its_answer_counts_what_is_published() {
+fn a_silent_connection_is_closed_for_a_new_one_and_its_answer_counts_published_lines() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&ground.socket(), "--report json");
@@ -109,7 +109,7 @@ fn a_silent_connection_makes_way_and_its_answer_counts_what_is_published() {
 }
 
 #[test]
-fn the_last_record_of_an_input_that_breaks_off_is_not_published() {
+fn an_unfinished_record_of_a_producers_broken_input_is_not_published() {
     needs!("nsqd");
     let ground = Ground::new();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -119,7 +119,7 @@ fn the_last_record_of_an_input_that_breaks_off_is_not_published() {
     let producer = producer.with_stdin_from(Stdio::from(OwnedFd::from(reader))).start();
     writer.write_all(b"one\nhal").expect("it reads");
     wait_until("a line", || ground.nsqd.published("one") == 1);
-    // with this a close is a reset
+    // makes close send a reset
     let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     nix::sys::socket::setsockopt(&writer, nix::sys::socket::sockopt::Linger, &linger).expect("a socket");
     drop(writer);

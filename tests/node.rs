@@ -1,4 +1,4 @@
-//! `mqueue node` on real brokers: one node generates, whatever becomes of it, and the others go on.
+//! `mqueue node` on real brokers: exactly one node generates under crashes, pauses and disconnects.
 
 mod fleet;
 
@@ -7,50 +7,50 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use self::fleet::{Fleet, Judge, node};
+use self::fleet::{EventAuditor, Fleet, node};
 use crate::support::{Mqueue, Nsqd, Told, mqueue, needs, wait_until};
 
-/// What can happen to a generator.
+/// A fault of a generator.
 #[derive(Debug, Clone, Copy)]
-enum End {
+enum GeneratorFault {
     Killed,
     Stopped,
-    CutOff,
+    Disconnected,
 }
 
-/// Ends the generator so many times, and looks at all events in the end.
-fn ends(rounds: usize) {
+/// Injects `rounds` faults into the generator, and checks all events at the end.
+fn inject_faults(rounds: usize) {
     let nsqd = Nsqd::with_channel("foo.token", "token");
-    let judge = Judge::of(&nsqd);
+    let auditor = EventAuditor::of(&nsqd);
     let mut fleet = Fleet::start(&nsqd, 5, 1, "--interval 20ms --invalid 0.2");
     let mut times = Vec::new();
     for round in 0..rounds {
         let (generator, epoch) = fleet.generator();
-        judge.wait_for_more(10);
+        auditor.wait_for_more(10);
         let before = handled(&nsqd);
-        let end = [End::Killed, End::Stopped, End::CutOff][round % 3];
-        match end {
-            End::Killed => fleet.nodes[generator].signal(Signal::SIGKILL),
-            End::Stopped => fleet.nodes[generator].signal(Signal::SIGSTOP),
-            End::CutOff => fleet.wires[generator].cut(),
+        let fault = [GeneratorFault::Killed, GeneratorFault::Stopped, GeneratorFault::Disconnected][round % 3];
+        match fault {
+            GeneratorFault::Killed => fleet.nodes[generator].signal(Signal::SIGKILL),
+            GeneratorFault::Stopped => fleet.nodes[generator].signal(Signal::SIGSTOP),
+            GeneratorFault::Disconnected => fleet.proxies[generator].cut(),
         }
         let time = fleet.wait_for_generator_after(epoch);
-        assert!(time < Duration::from_secs(10), "{end:?}: taken over after {time:?}");
+        assert!(time < Duration::from_secs(10), "{fault:?}: taken over after {time:?}");
         times.push(time);
-        match end {
-            End::Killed => fleet.replace(generator),
-            End::Stopped => fleet.nodes[generator].signal(Signal::SIGCONT),
-            End::CutOff => fleet.wires[generator].mend(),
+        match fault {
+            GeneratorFault::Killed => fleet.replace(generator),
+            GeneratorFault::Stopped => fleet.nodes[generator].signal(Signal::SIGCONT),
+            GeneratorFault::Disconnected => fleet.proxies[generator].mend(),
         }
         wait_until("consumers to go on", || handled(&nsqd) > before + 10);
     }
     fleet.end();
-    let verdict = judge.verdict(&nsqd);
-    assert!(verdict.epochs > rounds && verdict.events > 10 * rounds, "{verdict:?}");
+    let summary = auditor.summary(&nsqd);
+    assert!(summary.epochs > rounds && summary.events > 10 * rounds, "{summary:?}");
     let begun = fleet.epochs();
     let distinct: HashSet<u64> = begun.iter().copied().collect();
     assert_eq!(distinct.len(), begun.len(), "each epoch is one node's: {begun:?}");
-    assert!(verdict.epochs <= distinct.len(), "{verdict:?} of {begun:?}");
+    assert!(summary.epochs <= distinct.len(), "{summary:?} of {begun:?}");
     let dead = nsqd.published("foo.dead");
     let broker = format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http());
     let letters = mqueue(&format!("errors --stream foo --get --yes {broker}")).run();
@@ -59,70 +59,70 @@ fn ends(rounds: usize) {
     times.sort();
     let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
     eprintln!(
-        "{rounds} ends, taken over after {median:.2?} (median), {most:.2?} (most), lease 1 s; {verdict:?}, {dead} dead letters"
+        "{rounds} faults, taken over after {median:.2?} (median), {most:.2?} (most), lease 1 s; {summary:?}, {dead} dead letters"
     );
 }
 
-/// Events that have left the consumers' queue.
+/// The number of events that the consumers have finished.
 fn handled(nsqd: &Nsqd) -> i64 {
     let group = nsqd.channel("foo", "1");
     i64::try_from(group.message_count).expect("few") - group.depth - group.in_flight_count - group.deferred_count
 }
 
 #[test]
-fn one_node_generates_whatever_becomes_of_it() {
+fn exactly_one_node_generates_under_faults() {
     needs!("nsqd");
-    ends(5);
+    inject_faults(5);
 }
 
 #[test]
 #[ignore = "takes two minutes, and prints figures"]
-fn one_node_generates_thirty_ends() {
+fn exactly_one_node_generates_under_thirty_faults() {
     needs!("nsqd");
-    ends(30);
+    inject_faults(30);
 }
 
 #[test]
-fn a_generator_hands_over_at_once_when_it_is_time_or_when_it_is_to_end() {
+fn a_generator_hands_over_at_once_at_its_limit_and_at_shutdown() {
     needs!("nsqd");
     let nsqd = Nsqd::with(&["--max-msg-timeout=16s"]);
-    let judge = Judge::of(&nsqd);
+    let auditor = EventAuditor::of(&nsqd);
     let mut fleet = Fleet::start(&nsqd, 3, 2, "--interval 20ms");
     let (_, first) = fleet.generator();
     fleet.wait_for_generator_after(first);
     let (generator, second) = fleet.generator();
-    // 5 s: a release is believed of a node that was heard for a whole lease
-    judge.wait_for_more(250);
+    // 5 s: a release is accepted from a node whose heartbeats came for a whole lease
+    auditor.wait_for_more(250);
     fleet.nodes[generator].signal(Signal::SIGTERM);
     fleet.wait_for_generator_after(second);
-    judge.wait_for_more(5);
+    auditor.wait_for_more(5);
     fleet.end();
-    let verdict = judge.verdict(&nsqd);
-    assert!(verdict.epochs >= 3, "{verdict:?}");
-    assert!(verdict.longest_gap < Duration::from_millis(1900), "less than a lease: {verdict:?}");
+    let summary = auditor.summary(&nsqd);
+    assert!(summary.epochs >= 3, "{summary:?}");
+    assert!(summary.longest_gap < Duration::from_millis(1900), "less than a lease: {summary:?}");
 }
 
 #[test]
-fn a_token_that_is_lost_with_nsqds_memory_is_made_again() {
+fn a_token_lost_with_nsqds_memory_is_published_again() {
     needs!("nsqd");
     let mut nsqd = Nsqd::start();
     let mut fleet = Fleet::start(&nsqd, 2, 1, "--interval 20ms");
     let (_, first) = fleet.generator();
     nsqd.kill();
     nsqd.start_again();
-    let judge = Judge::of(&nsqd);
+    let auditor = EventAuditor::of(&nsqd);
     fleet.wait_for_generator_after(first);
-    judge.wait_for_more(20);
+    auditor.wait_for_more(20);
     fleet.end();
-    assert_eq!(judge.verdict(&nsqd).epochs, 1);
+    assert_eq!(auditor.summary(&nsqd).epochs, 1);
     assert_eq!(tokens(&nsqd), 1, "one token");
 }
 
 #[test]
-fn nodes_with_other_settings_are_a_warning_and_the_first_fleet_goes_on() {
+fn nodes_with_other_settings_cause_a_warning_and_the_first_fleet_continues() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
-    let judge = Judge::of(&nsqd);
+    let auditor = EventAuditor::of(&nsqd);
     let mut fleet = Fleet::start(&nsqd, 2, 1, "--interval 20ms");
     fleet.generator();
     for (other, theirs) in [
@@ -134,22 +134,22 @@ fn nodes_with_other_settings_are_a_warning_and_the_first_fleet_goes_on() {
         for words in ["(stream foo, ping interval 1s;", &format!("here: {theirs})"), "--token-stream"] {
             assert!(newcomer.stderr().contains(words), "{words:?} is not in {}", newcomer.stderr());
         }
-        judge.wait_for_more(150);
+        auditor.wait_for_more(150);
         assert_eq!(newcomer.times_said(" generating epoch="), 0, "{}", newcomer.stderr());
         newcomer.signal(Signal::SIGTERM);
         let ended = newcomer.finish();
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         assert!((1..=2).contains(&ended.stderr.matches("with other settings").count()), "{}", ended.stderr);
     }
-    // at the end one may hand over to the other
+    // checked before the end, when one node may hand over to the other
     assert_eq!(fleet.epochs().len(), 1, "{}", fleet.nodes.iter().map(Mqueue::stderr).collect::<String>());
     fleet.end();
-    judge.verdict(&nsqd);
+    auditor.summary(&nsqd);
     assert_eq!(nsqd.published("bar"), 0);
 }
 
 #[test]
-fn a_fleet_that_comes_back_with_another_ping_interval_replaces_its_token() {
+fn a_fleet_restarted_with_another_ping_interval_replaces_its_token() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let mut fleet = Fleet::start(&nsqd, 1, 2, "--interval 20ms");
@@ -160,14 +160,14 @@ fn a_fleet_that_comes_back_with_another_ping_interval_replaces_its_token() {
     wait_until("one token", || tokens(&nsqd) == 1);
 }
 
-/// Tokens of the fleet of `foo`, wherever they are.
+/// The number of tokens of the fleet of `foo`: queued, in flight or deferred.
 fn tokens(nsqd: &Nsqd) -> i64 {
     let token = nsqd.channel("foo.token", "token");
     token.depth + token.in_flight_count + token.deferred_count
 }
 
-/// Beats that no node has sent, as lines, made of one that was heard.
-fn made_up(heard: &str) -> String {
+/// Forged heartbeats, as lines, made from a real one.
+fn forged_heartbeats(heard: &str) -> String {
     let with = |changes: &[(&str, serde_json::Value)]| {
         let mut beat: serde_json::Value = serde_json::from_str(heard).expect("a beat");
         changes.iter().for_each(|(name, value)| beat[*name] = value.clone());
@@ -195,10 +195,10 @@ fn made_up(heard: &str) -> String {
 }
 
 #[test]
-fn beats_that_are_made_up_end_no_fleet() {
+fn forged_heartbeats_do_not_stop_a_fleet() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
-    let judge = Judge::of(&nsqd);
+    let auditor = EventAuditor::of(&nsqd);
     let mut fleet = Fleet::start(&nsqd, 3, 1, "--interval 20ms");
     wait_until("one token, of two at times", || fleet.epochs().len() == 1 && tokens(&nsqd) == 1);
     let ((generator, first), made) = (fleet.generator(), nsqd.published("foo.token"));
@@ -206,7 +206,7 @@ fn beats_that_are_made_up_end_no_fleet() {
     let heard =
         mqueue(&format!("consumer --stream foo.token.beats --group spy --count 1 --output body {broker}")).run();
     assert_eq!(heard.code, Some(0), "{}", heard.stderr);
-    let lines = made_up(heard.stdout.trim_end());
+    let lines = forged_heartbeats(heard.stdout.trim_end());
     let mut producer = mqueue(&format!("producer --stream foo.token.beats {broker}")).with_stdin().start();
     let mut stdin = producer.stdin();
     let (goes_on, ends) = std::sync::mpsc::channel::<()>();
@@ -218,11 +218,11 @@ fn beats_that_are_made_up_end_no_fleet() {
     for node in &fleet.nodes {
         node.wait_to_say("with other settings");
     }
-    judge.wait_for_more(100);
+    auditor.wait_for_more(100);
     assert!(!fleet.nodes[generator].stderr().contains("no longer generating"), "the holder goes on");
     fleet.nodes[generator].signal(Signal::SIGKILL);
     fleet.wait_for_generator_after(first);
-    judge.wait_for_more(100);
+    auditor.wait_for_more(100);
     drop(goes_on);
     writing.join().expect("it wrote to the end");
     assert_eq!(producer.finish().code, Some(0));
@@ -232,11 +232,11 @@ fn beats_that_are_made_up_end_no_fleet() {
     assert!(first < second && second < first + 3_600_000, "{first} {second}");
     assert_eq!((nsqd.published("foo.token"), tokens(&nsqd)), (made, 1), "one token, as before");
     fleet.end();
-    judge.verdict(&nsqd);
+    auditor.summary(&nsqd);
 }
 
 #[test]
-fn a_fleet_that_has_stopped_leaves_its_token_and_goes_on_with_it() {
+fn a_stopped_fleet_leaves_its_token_and_continues_with_it() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), tempfile::tempdir().expect("a temporary folder"));
     let mut last = 0;
@@ -244,7 +244,7 @@ fn a_fleet_that_has_stopped_leaves_its_token_and_goes_on_with_it() {
         let mut fleet = Fleet::start(&nsqd, 3, 1, "--interval 20ms --invalid 0");
         fleet.wait_for_generator_after(last);
         (_, last) = fleet.generator();
-        // two nodes may have made one each
+        // two nodes may have published one each
         wait_until("one token", || tokens(&nsqd) == 1);
         fleet.end_by(end);
         wait_until("the token in its group", || nsqd.channel("foo.token", "token").depth == 1);
@@ -264,7 +264,7 @@ fn a_fleet_that_has_stopped_leaves_its_token_and_goes_on_with_it() {
         );
         let mends: Vec<_> = findings.iter().filter_map(|it| it["mend"].as_str()).collect();
         assert!(!mends.iter().any(|mend| mend.contains("foo.token")), "{end}: {mends:?}");
-        assert_eq!(tokens(&nsqd), 1, "{end}: doctor took it");
+        assert_eq!(tokens(&nsqd), 1, "{end}: doctor took the token");
     }
     let made = nsqd.published("foo.token");
     let fleet = Fleet::start(&nsqd, 1, 1, "--interval 20ms");
@@ -273,7 +273,7 @@ fn a_fleet_that_has_stopped_leaves_its_token_and_goes_on_with_it() {
 }
 
 #[test]
-fn a_node_reads_what_is_redriven_to_its_group() {
+fn a_node_handles_messages_redriven_to_its_group() {
     needs!("nsqd");
     let nsqd = Nsqd::real(&[]);
     nsqd.create("foo", "1");
@@ -289,7 +289,7 @@ fn a_node_reads_what_is_redriven_to_its_group() {
 }
 
 #[test]
-fn a_node_tells_its_figures_as_expvar_does_and_obeys_the_seeds_environment() {
+fn a_node_serves_expvar_counters_and_reads_its_environment_variables() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let generator = mqueue("node")
@@ -310,18 +310,18 @@ fn a_node_tells_its_figures_as_expvar_does_and_obeys_the_seeds_environment() {
     assert_eq!(vars["mqueue"]["mode"], "generator");
     assert!(vars["cmdline"].is_array() && vars["memstats"]["Alloc"].is_u64(), "{vars}");
     assert!(nsqd.channels("foo").is_empty(), "a generator does not consume");
-    // somebody else's messages harm nobody, and are not told one by one
+    // foreign messages are removed, and the warnings about them are rate-limited
     for garbage in [&b"garbage"[..], b"{}", b"[[[[", &[0xff; 100]].into_iter().cycle().take(12) {
         nsqd.publish("foo.token", garbage);
         nsqd.publish("foo.token.beats", garbage);
     }
-    for words in ["that is no token", "is no beat"] {
+    for words in ["that is not a token", "that is not a heartbeat"] {
         let told =
             || generator.stderr().lines().filter(|line| line.contains(words)).map(str::to_owned).collect::<Vec<_>>();
-        wait_until("garbage to be told", || told().iter().any(|line| line.contains("count=10")));
+        wait_until("a warning about garbage", || told().iter().any(|line| line.contains("count=10")));
         assert_eq!(told().len(), 2, "{:?}", told());
     }
-    // its port is taken: it works all the same
+    // a node whose port is taken works without it
     let port = told.address().rsplit(':').next().unwrap();
     let second = node(&nsqd.tcp(), &nsqd, "--stream foo --group 1 --ping-interval 1").env("MPORT", port).start();
     second.wait_to_say("choose another with MPORT");
@@ -330,7 +330,7 @@ fn a_node_tells_its_figures_as_expvar_does_and_obeys_the_seeds_environment() {
 }
 
 #[test]
-fn what_cannot_work_is_said_at_once() {
+fn invalid_settings_are_refused_at_start() {
     needs!("nsqd");
     let nsqd = Nsqd::with(&["--max-msg-timeout=5s"]);
     for (args, code, words) in [
@@ -358,7 +358,7 @@ fn what_cannot_work_is_said_at_once() {
 }
 
 #[test]
-fn a_node_runs_without_settings_and_names_those_that_it_does_not_use() {
+fn a_node_runs_without_flags_and_warns_about_unused_variables() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let node = mqueue("node")
@@ -378,7 +378,7 @@ fn a_node_runs_without_settings_and_names_those_that_it_does_not_use() {
 }
 
 #[test]
-fn a_generator_that_waits_says_so() {
+fn a_waiting_generator_logs_and_reports_that() {
     needs!("nsqd");
     let nsqd = Nsqd::with_channel("a.token", "token");
     let generator = || node(&nsqd.tcp(), &nsqd, "--mode generator --ping-interval 1").start();

@@ -1,4 +1,4 @@
-//! Nodes, each behind a wire of its own, and a judge who reads every event.
+//! A fleet of nodes, each behind its own proxied connection, and an auditor that reads every event.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Mqueue, Nsqd, Wire, mqueue, wait_until};
 
-/// `mqueue node` of an nsqd, by these addresses, with further arguments.
+/// `mqueue node` for an nsqd, with further arguments.
 pub fn node(tcp: &str, nsqd: &Nsqd, args: &str) -> Mqueue {
     mqueue(&format!("node --nsqd-tcp-address {tcp} --nsqd-http-address {} {args}", nsqd.http())).env("MPORT", "0")
 }
@@ -15,44 +15,44 @@ pub fn node(tcp: &str, nsqd: &Nsqd, args: &str) -> Mqueue {
 /// Nodes of stream `foo` and group `1`.
 pub struct Fleet {
     pub nodes: Vec<Mqueue>,
-    pub wires: Vec<Wire>,
+    pub proxies: Vec<Wire>,
     args: String,
     http: String,
-    /// What those that were killed had said.
-    buried: String,
+    /// The logs of replaced nodes.
+    replaced_logs: String,
 }
 
 impl Fleet {
-    /// With a ping interval of so many seconds.
+    /// Starts `count` nodes with this ping interval in seconds.
     pub fn start(nsqd: &Nsqd, count: usize, ping_interval: u32, args: &str) -> Self {
-        let wires: Vec<Wire> = (0..count).map(|_| Wire::to(nsqd.tcp())).collect();
+        let proxies: Vec<Wire> = (0..count).map(|_| Wire::to(nsqd.tcp())).collect();
         let args = format!("--stream foo --group 1 --ping-interval {ping_interval} {args}");
         let http = nsqd.http();
-        let mut fleet = Self { nodes: Vec::new(), wires, args, http, buried: String::new() };
+        let mut fleet = Self { nodes: Vec::new(), proxies, args, http, replaced_logs: String::new() };
         fleet.nodes = (0..count).map(|at| fleet.node(at)).collect();
         fleet
     }
 
     fn node(&self, at: usize) -> Mqueue {
-        let broker = format!("--nsqd-tcp-address {} --nsqd-http-address {}", self.wires[at].address(), self.http);
+        let broker = format!("--nsqd-tcp-address {} --nsqd-http-address {}", self.proxies[at].address(), self.http);
         mqueue(&format!("node {broker} {}", self.args)).env("MPORT", "0").start()
     }
 
-    /// Starts another in the place of one that was killed.
+    /// Replaces a killed node by a new one.
     pub fn replace(&mut self, at: usize) {
         let another = self.node(at);
         let killed = std::mem::replace(&mut self.nodes[at], another).finish();
-        self.buried += &killed.stderr;
+        self.replaced_logs += &killed.stderr;
     }
 
-    /// Waits until there is a generator; which it is, and its epoch.
+    /// Waits for a generator; returns its index and its epoch.
     #[track_caller]
     pub fn generator(&self) -> (usize, u64) {
         wait_until("a generator", || self.newest().is_some());
         self.newest().expect("waited for")
     }
 
-    /// Waits until another begins; for how long.
+    /// Waits until a later epoch begins; returns how long that took.
     #[track_caller]
     pub fn wait_for_generator_after(&self, epoch: u64) -> Duration {
         let start = Instant::now();
@@ -65,18 +65,18 @@ impl Fleet {
         all.filter_map(|(at, node)| Some((at, epochs(&node.stderr()).max()?))).max_by_key(|(_, epoch)| *epoch)
     }
 
-    /// The epochs that any node says it generated in. One may end before its first event is out, and then nobody can see it.
+    /// The epochs in the logs of all nodes. An epoch may end before its first event, and then has none.
     pub fn epochs(&self) -> Vec<u64> {
-        let all: String = self.nodes.iter().map(Mqueue::stderr).chain([self.buried.clone()]).collect();
+        let all: String = self.nodes.iter().map(Mqueue::stderr).chain([self.replaced_logs.clone()]).collect();
         epochs(&all).collect()
     }
 
-    /// Ends all of them in order.
+    /// Stops all nodes by SIGTERM.
     pub fn end(&mut self) {
         self.end_by(Signal::SIGTERM);
     }
 
-    /// Ends all of them by this signal.
+    /// Stops all nodes by this signal.
     pub fn end_by(&mut self, signal: Signal) {
         let running: Vec<_> = self.nodes.iter_mut().filter_map(|node| (!node.has_ended()).then_some(&*node)).collect();
         running.iter().for_each(|node| node.signal(signal));
@@ -86,7 +86,7 @@ impl Fleet {
     }
 }
 
-/// The epochs that a node's log says it generated in.
+/// The epochs in a node's log.
 fn epochs(log: &str) -> impl Iterator<Item = u64> {
     let lines =
         log.lines().filter_map(|line| line.split_once("generating epoch=").filter(|_| !line.contains("no longer")));
@@ -94,23 +94,23 @@ fn epochs(log: &str) -> impl Iterator<Item = u64> {
 }
 
 /// Reads every event of `foo`.
-pub struct Judge(Mqueue);
+pub struct EventAuditor(Mqueue);
 
-/// What the events themselves say.
+/// The summary of all events.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct EventSummary {
     pub events: usize,
     pub epochs: usize,
-    /// From one epoch's last event to the next one's first.
+    /// The longest time from an epoch's last event to the first of the next epoch.
     pub longest_gap: Duration,
 }
 
-impl Judge {
+impl EventAuditor {
     pub fn of(nsqd: &Nsqd) -> Self {
         let args = format!("consumer --stream foo --group judge --output body --nsqd-tcp-address {}", nsqd.tcp());
-        let judge = Self(mqueue(&args).start());
+        let auditor = Self(mqueue(&args).start());
         nsqd.wait_for_clients("foo", "judge", 1);
-        judge
+        auditor
     }
 
     #[track_caller]
@@ -119,9 +119,9 @@ impl Judge {
         self.0.wait_for_lines(before + events);
     }
 
-    /// When all is read: exactly one node generated at every event, and none is missing or there twice.
+    /// Reads all events, and checks that epochs do not overlap, and that no event is missing or duplicated.
     #[track_caller]
-    pub fn verdict(self, nsqd: &Nsqd) -> Verdict {
+    pub fn summary(self, nsqd: &Nsqd) -> EventSummary {
         nsqd.wait_for_empty("foo", "judge");
         self.0.signal(Signal::SIGTERM);
         let lines = self.0.finish().stdout;
@@ -130,7 +130,7 @@ impl Judge {
             let words: Vec<&str> = line.split(' ').collect();
             let [timestamp, epoch, sequence] = [1, 2, 3].map(|at| words[at].parse::<u64>().expect("a number"));
             let twice = epochs.entry(epoch).or_default().insert(sequence, timestamp);
-            assert_eq!(twice, None, "event {sequence} of epoch {epoch} is there twice");
+            assert_eq!(twice, None, "event {sequence} of epoch {epoch} is duplicated");
         }
         let mut longest_gap = 0;
         let mut last_end = None;
@@ -144,6 +144,6 @@ impl Judge {
             }
         }
         let longest_gap = Duration::from_millis(longest_gap);
-        Verdict { events: lines.lines().count(), epochs: epochs.len(), longest_gap }
+        EventSummary { events: lines.lines().count(), epochs: epochs.len(), longest_gap }
     }
 }

@@ -1,4 +1,5 @@
-//! Letters leave the queue: each when what is to be done with it is done, and safe.
+//! `--get`, `--redrive` and `--drop`: each letter is finished only when its action is complete and
+//! safe.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -7,8 +8,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 
 use super::letters::{Letter, Letters};
-use super::routes::{Route, Routes, Stays};
-use super::{Action, say};
+use super::routes::{NotRedriven, Route, Routes};
+use super::{ErrorsAction, print_status};
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::common::run_broker::BrokerAddresses;
@@ -17,84 +18,85 @@ use crate::commands::errors::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
 use mqueue::shutdown::Shutdown;
 
-/// How long publishing a letter may take.
-const PUBLISH: Duration = Duration::from_secs(30);
+/// Timeout of publishing a letter.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Does it with all of them, as far as that can be done.
+/// Runs the action on all letters, until one fails.
 pub(super) async fn run(
     letters: &mut Letters,
-    action: Action,
+    action: ErrorsAction,
     args: &Args,
     brokers: &BrokerAddresses,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Exit> {
     let redriving = match action {
-        Action::Redrive => {
+        ErrorsAction::Redrive => {
             let routes = Routes::new(args, brokers)?;
-            let config = PublisherConfig::default().with_timeout(PUBLISH);
+            let config = PublisherConfig::default().with_timeout(PUBLISH_TIMEOUT);
             let publisher = Publisher::connect(&brokers.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
             Some((publisher, routes))
         }
-        Action::Get | Action::Drop => None,
+        ErrorsAction::Get | ErrorsAction::Drop => None,
     };
-    let mut acting = Acting {
+    let mut run = ActionRun {
         redriving,
         schedule: args.rate.map(|rate| Schedule::new(Instant::now(), rate.into())),
         done: 0,
         stay: BTreeMap::new(),
-        trouble: None,
+        failure: None,
     };
-    let mut is_through = false;
-    while acting.trouble.is_none() && !shutdown.draining.is_cancelled() {
+    let mut has_seen_all = false;
+    while run.failure.is_none() && !shutdown.draining.is_cancelled() {
         let batch = tokio::select! {
             batch = letters.next() => batch,
             () = shutdown.draining.cancelled() => break,
         };
         if batch.is_empty() {
-            is_through = true;
+            has_seen_all = true;
             break;
         }
-        acting.take(batch, action, letters, shutdown).await;
+        run.take(batch, action, letters, shutdown).await;
     }
     let parts = letters.incomplete();
-    if action == Action::Drop && is_through {
-        acting.finish(parts);
+    if action == ErrorsAction::Drop && has_seen_all {
+        run.finish(parts);
     } else if !parts.is_empty() {
-        tracing::warn!("{} parts of letters have no other parts, and stay", parts.len());
+        tracing::warn!("{} parts of incomplete letters stay in the stream", parts.len());
         letters.passed += parts.len() as u64;
         parts.into_iter().for_each(Letter::give_back);
     }
     letters.end().await;
-    if let Some((publisher, _)) = acting.redriving {
+    if let Some((publisher, _)) = run.redriving {
         publisher.close().await;
     }
-    let left = if is_through { format!("{} left", letters.passed) } else { "the rest is still there".to_owned() };
-    let stay: String = acting.stay.iter().map(|(why, count)| format!(", {}", why.of(*count))).collect();
-    say(&format!("{} {}, {left}{stay}", acting.done, action.done()));
-    match acting.trouble {
-        Some(trouble) => Err(Failure::new(Exit::Failure, trouble).into()),
-        None if is_through => Ok(Exit::Success),
+    let left = if has_seen_all { format!("{} left", letters.passed) } else { "the rest is still there".to_owned() };
+    let stay: String = run.stay.iter().map(|(why, count)| format!(", {}", why.of(*count))).collect();
+    print_status(&format!("{} {}, {left}{stay}", run.done, action.done()));
+    match run.failure {
+        Some(failure) => Err(Failure::new(Exit::Failure, failure).into()),
+        None if has_seen_all => Ok(Exit::Success),
         None => Ok(Exit::Interrupted),
     }
 }
 
-struct Acting {
+/// The state of a run.
+struct ActionRun {
     redriving: Option<(Publisher, Routes)>,
-    /// When each is due, if there is a rate.
+    /// When each letter is due, with `--rate`.
     schedule: Option<Schedule>,
     done: u64,
-    /// Letters that are not redriven, by the reason.
-    stay: BTreeMap<Stays, u64>,
-    /// Why it cannot go on.
-    trouble: Option<String>,
+    /// The number of letters that are not redriven, by reason.
+    stay: BTreeMap<NotRedriven, u64>,
+    /// Why the run must stop.
+    failure: Option<String>,
 }
 
-impl Acting {
-    async fn take(&mut self, batch: Vec<Letter>, action: Action, letters: &mut Letters, shutdown: &Shutdown) {
+impl ActionRun {
+    async fn take(&mut self, batch: Vec<Letter>, action: ErrorsAction, letters: &mut Letters, shutdown: &Shutdown) {
         match action {
-            Action::Get => self.print(batch),
-            Action::Drop => self.finish(batch),
-            Action::Redrive => self.redrive(batch, letters, shutdown).await,
+            ErrorsAction::Get => self.print(batch),
+            ErrorsAction::Drop => self.finish(batch),
+            ErrorsAction::Redrive => self.redrive(batch, letters, shutdown).await,
         }
     }
 
@@ -103,7 +105,7 @@ impl Acting {
         batch.into_iter().for_each(Letter::finish);
     }
 
-    /// Prints all, and only then removes them.
+    /// Prints all letters, and only then removes them.
     fn print(&mut self, batch: Vec<Letter>) {
         let mut out = io::stdout().lock();
         let lines: Vec<u8> = batch.iter().flat_map(|letter| letter.body().iter().copied().chain([b'\n'])).collect();
@@ -111,17 +113,17 @@ impl Acting {
             Ok(()) => self.finish(batch),
             Err(error) => {
                 batch.into_iter().for_each(Letter::give_back);
-                self.trouble = Some(format!("cannot print: {error}: what was not printed is still there"));
+                self.failure = Some(format!("cannot print: {error}: what was not printed is still there"));
             }
         }
     }
 
-    /// Publishes them, and removes those that the broker has taken.
+    /// Publishes the letters, and removes those that the broker acknowledged.
     async fn redrive(&mut self, batch: Vec<Letter>, letters: &mut Letters, shutdown: &Shutdown) {
         let Some((_, routes)) = &mut self.redriving else { return };
-        if let Err(why) = routes.look().await {
+        if let Err(why) = routes.refresh().await {
             batch.into_iter().for_each(Letter::give_back);
-            self.trouble = Some(format!("cannot see the groups: {why}: what was not published is still there"));
+            self.failure = Some(format!("cannot read the groups: {why}: what was not published is still there"));
             return;
         }
         let mut own = Vec::with_capacity(batch.len());
@@ -130,35 +132,35 @@ impl Acting {
                 Ok(route) => own.push((letter, route)),
                 Err(why) => {
                     *self.stay.entry(why).or_default() += 1;
-                    letters.pass(letter);
+                    letters.leave(letter);
                 }
             }
         }
         for (_, route) in &own {
             if let Err(why) = routes.prepare(route).await {
                 own.into_iter().for_each(|(letter, _)| letter.give_back());
-                self.trouble = Some(format!("{why}: what was not published is still there"));
+                self.failure = Some(format!("{why}: what was not published is still there"));
                 return;
             }
         }
         if self.schedule.is_none() {
             let published = join_all(own.iter().map(|(letter, route)| self.publish(letter, route))).await;
-            own.into_iter().zip(published).for_each(|((letter, _), published)| self.settle(letter, published));
+            own.into_iter().zip(published).for_each(|((letter, _), published)| self.record(letter, published));
             return;
         }
         for (letter, route) in own {
-            let is_over = self.wait_for_turn(shutdown).await || self.trouble.is_some();
+            let is_over = self.wait_for_turn(shutdown).await || self.failure.is_some();
             match is_over {
                 true => letter.give_back(),
                 false => {
                     let published = self.publish(&letter, &route).await;
-                    self.settle(letter, published);
+                    self.record(letter, published);
                 }
             }
         }
     }
 
-    /// True if the command is to end instead.
+    /// Waits until the next letter is due. Returns true if shutdown began meanwhile.
     async fn wait_for_turn(&self, shutdown: &Shutdown) -> bool {
         let Some(schedule) = self.schedule else { return false };
         tokio::select! {
@@ -168,12 +170,12 @@ impl Acting {
     }
 
     async fn publish(&self, letter: &Letter, route: &Route) -> Result<(), String> {
-        let (publisher, routes) = self.redriving.as_ref().expect("redrive has them");
-        let letter = letter.letter.as_ref().expect("the others were left alone");
+        let (publisher, routes) = self.redriving.as_ref().expect("set for redrive");
+        let letter = letter.letter.as_ref().expect("routes skip other messages");
         routes.publish(publisher, letter, route).await
     }
 
-    fn settle(&mut self, letter: Letter, published: Result<(), String>) {
+    fn record(&mut self, letter: Letter, published: Result<(), String>) {
         match published {
             Ok(()) => {
                 self.done += 1;
@@ -181,7 +183,7 @@ impl Acting {
             }
             Err(error) => {
                 letter.give_back();
-                self.trouble = Some(format!("{error}: what was not published is still there"));
+                self.failure = Some(format!("{error}: what was not published is still there"));
             }
         }
     }

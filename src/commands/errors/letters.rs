@@ -1,4 +1,4 @@
-//! The letters in their stream: how many there are, and each of them once.
+//! The letters in their stream: their number, and an iteration over each of them once.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,29 +14,30 @@ use mqueue::proto::stats::TopicStats;
 use mqueue::proto::{ChannelName, MessageId, TopicName};
 use mqueue::worker::DeadLetter;
 
-/// Messages taken at once; nsqd lets 2500 be in flight.
-const AT_ONCE: u32 = 200;
-/// The least to be taken at once: the parts of a letter.
-const PARTS: u32 = 16;
-/// How long a letter may be out, in milliseconds: for so long letters are away after this was killed.
-const KEPT: i64 = 10_000;
-/// When no letter comes for so long, there are no more.
-const QUIET: Duration = Duration::from_secs(2);
-/// For how long a letter that is not wanted stays away, so that it is not seen again at once.
-const ASIDE: Duration = Duration::from_secs(10);
+/// The most messages in flight; nsqd allows 2500.
+const MAX_IN_FLIGHT: u32 = 200;
+/// The least messages in flight: the parts of one letter.
+const MIN_IN_FLIGHT: u32 = 16;
+/// `msg_timeout` in milliseconds: after a kill of this program, letters stay in flight for this
+/// long.
+const MSG_TIMEOUT_MS: i64 = 10_000;
+/// Time without a letter after which there are no more.
+const LAST_LETTER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Requeue delay of a letter that is not selected, so that it does not come again at once.
+const SET_ASIDE_DELAY: Duration = Duration::from_secs(10);
 
-/// What the statistics say.
+/// The numbers of letters by nsqd's statistics.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Counted {
-    /// Letters that the group has, or will have.
+pub(super) struct LetterCount {
+    /// Letters that the group has, or will get.
     pub(super) letters: u64,
-    /// Out with somebody, or to come later.
+    /// Letters in flight or deferred.
     away: u64,
-    /// Letters that other groups have, and this one never had.
+    /// Letters of other groups, if this group does not exist yet.
     others: Vec<(String, u64)>,
 }
 
-impl Counted {
+impl LetterCount {
     fn add(&mut self, topic: &TopicStats, group: &ChannelName) {
         let number = |count: i64| u64::try_from(count).unwrap_or(0);
         let own = topic.channels.iter().find(|channel| channel.channel_name == group.as_str());
@@ -53,26 +54,26 @@ impl Counted {
         }
     }
 
-    /// What a person should know of letters that are not counted.
+    /// Returns a hint about letters that are not counted.
     pub(super) fn elsewhere(&self, stream: &TopicName, group: &ChannelName) -> Option<String> {
         if self.away > 0 {
             return Some(format!(
-                "{} of {stream} not seen: with another look at them, or to come back within seconds",
+                "{} of {stream} not included: in flight or deferred, as after another run of this command; try again",
                 plural::count(self.away, "letter")
             ));
         }
         let (name, depth) = self.others.first()?;
         Some(format!(
-            "group {group} begins now, and group {name} of {stream} has {}: --group {name} takes what it has",
+            "group {group} is new; group {name} of {stream} has {}: read them with --group {name}",
             plural::count(*depth, "letter")
         ))
     }
 }
 
-/// Counts. Fails if an nsqd does not answer: it may have letters.
-pub(super) async fn count(nsqds: &[Nsqd], stream: &TopicName, group: &ChannelName) -> anyhow::Result<Counted> {
+/// Counts the letters. Fails if an nsqd does not answer, because it may have letters.
+pub(super) async fn count(nsqds: &[Nsqd], stream: &TopicName, group: &ChannelName) -> anyhow::Result<LetterCount> {
     let filter = StatsFilter::default().with_topic(stream);
-    let mut counted = Counted::default();
+    let mut counted = LetterCount::default();
     for nsqd in nsqds {
         let stats =
             nsqd.stats(&filter).await.map_err(|e| Failure::new(crate::commands::common::exit::Exit::Unavailable, e))?;
@@ -85,11 +86,11 @@ pub(super) async fn count(nsqds: &[Nsqd], stream: &TopicName, group: &ChannelNam
     Ok(counted)
 }
 
-/// A letter that is out of the queue until it is answered.
+/// A letter in flight.
 pub(super) struct Letter {
-    /// One, or one for each part.
+    /// One delivery, or one for each part.
     pub(super) deliveries: Vec<Delivery>,
-    /// None if it is no dead letter, but somebody's message.
+    /// `None` if the message is not a dead letter.
     pub(super) letter: Option<DeadLetter>,
 }
 
@@ -98,7 +99,8 @@ impl Letter {
         Self { letter: DeadLetter::decode(&delivery.message().body), deliveries: vec![delivery] }
     }
 
-    /// What was published: its own body, or that of the message that was given up.
+    /// Returns the body of the original message; of a message that is not a dead letter, its own
+    /// body.
     pub(super) fn body(&self) -> &[u8] {
         self.letter.as_ref().map_or(&self.deliveries[0].message().body[..], |letter| &letter.body[..])
     }
@@ -107,19 +109,19 @@ impl Letter {
         self.letter.as_ref().map_or_else(|| self.deliveries[0].message().id.to_string(), |letter| letter.id.clone())
     }
 
-    /// True if it has the text where one looks for it.
+    /// Returns true if the body, the reason or the group contains the text.
     fn has(&self, text: &str) -> bool {
         let letter = self.letter.as_ref();
         let told = letter.is_some_and(|letter| letter.reason.contains(text) || letter.group.as_str().contains(text));
         told || memchr::memmem::find(self.body(), text.as_bytes()).is_some()
     }
 
-    /// It is done with.
+    /// Removes the letter from its stream (FIN).
     pub(super) fn finish(self) {
         self.deliveries.into_iter().for_each(Delivery::finish);
     }
 
-    /// It goes back to where it was.
+    /// Requeues the letter.
     pub(super) fn give_back(self) {
         self.deliveries.into_iter().for_each(Delivery::release);
     }
@@ -132,7 +134,7 @@ pub(super) struct Letters {
     total: u64,
     seen: HashSet<MessageId>,
     parts: Parts,
-    /// Were seen and not wanted.
+    /// The number of letters that were received and not selected.
     pub(super) passed: u64,
 }
 
@@ -145,11 +147,13 @@ impl Letters {
     ) -> anyhow::Result<Self> {
         let mut config = ConsumerConfig::new(stream.clone(), args.group.clone());
         config.nsqd = nsqds.to_vec();
-        // with a rate few are out while they wait for their turn; a large letter is in parts, which have to be out together
-        config.flow.max_in_flight = args.rate.map_or(AT_ONCE.max(args.limit), |rate| rate.clamp(PARTS, AT_ONCE));
-        // a letter that is set aside is no failure
+        // with a rate, few letters are in flight while they wait; the parts of a large letter must
+        // be in flight together
+        config.flow.max_in_flight =
+            args.rate.map_or(MAX_IN_FLIGHT.max(args.limit), |rate| rate.clamp(MIN_IN_FLIGHT, MAX_IN_FLIGHT));
+        // requeued letters are no failures
         config.flow.max_backoff = Duration::ZERO;
-        config.connect.identify.msg_timeout = Some(KEPT);
+        config.connect.identify.msg_timeout = Some(MSG_TIMEOUT_MS);
         let consumer = Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?;
         Ok(Self {
             consumer,
@@ -161,10 +165,13 @@ impl Letters {
         })
     }
 
-    /// The next letters that are wanted; none when all were seen. Cancel-safe.
+    /// Returns the next selected letters; none when all were received. Cancel-safe.
     pub(super) async fn next(&mut self) -> Vec<Letter> {
         while (self.seen.len() as u64) < self.total {
-            let Ok(deliveries) = timeout(QUIET, self.consumer.recv_many(AT_ONCE as usize)).await else { break };
+            let Ok(deliveries) = timeout(LAST_LETTER_TIMEOUT, self.consumer.recv_many(MAX_IN_FLIGHT as usize)).await
+            else {
+                break;
+            };
             let mut wanted = Vec::new();
             for delivery in deliveries {
                 let is_new = self.seen.insert(delivery.message().id);
@@ -184,20 +191,20 @@ impl Letters {
 
     fn set_aside(&mut self, letter: Letter, is_new: bool) {
         self.passed += u64::from(is_new);
-        letter.deliveries.into_iter().for_each(|delivery| delivery.requeue_untried(ASIDE));
+        letter.deliveries.into_iter().for_each(|delivery| delivery.requeue_untried(SET_ASIDE_DELAY));
     }
 
-    /// Parts of letters whose other parts did not come.
+    /// Takes the parts of letters whose other parts did not come.
     pub(super) fn incomplete(&mut self) -> Vec<Letter> {
         self.parts.take_incomplete()
     }
 
-    /// A letter that is no dead letter is not touched.
-    pub(super) fn pass(&mut self, letter: Letter) {
+    /// Leaves a letter in its stream.
+    pub(super) fn leave(&mut self, letter: Letter) {
         self.set_aside(letter, true);
     }
 
-    /// Ends, when all answers are on their way.
+    /// Stops the consumer, after all its replies are written.
     pub(super) async fn end(&mut self) {
         self.consumer.stop();
         while self.consumer.recv().await.is_some() {}

@@ -1,4 +1,4 @@
-//! Letters are shown, and stay.
+//! Listing: letters are shown, then requeued.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::letters::{Letter, Letters};
-use super::routes::{Routes, Stays};
-use super::{Action, say};
+use super::routes::{NotRedriven, Routes};
+use super::{ErrorsAction, print_status};
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::common::run_broker::BrokerAddresses;
@@ -17,23 +17,23 @@ use mqueue::plural;
 use mqueue::shutdown::Shutdown;
 use mqueue::worker::{DeadLetter, Part};
 
-/// So much of a body is shown in a list for people.
-const SHOWN: usize = 60;
+/// Limit on the characters shown of a body, without `--json`.
+const MAX_SHOWN_CHARS: usize = 60;
 
 /// A letter as JSON.
 #[derive(Serialize)]
-struct Line<'a> {
+struct LetterLine<'a> {
     #[serde(flatten)]
     letter: Option<&'a DeadLetter>,
-    /// What is not UTF-8 is U+FFFD here.
+    /// The body as text; bytes that are not UTF-8 become U+FFFD.
     body: String,
 }
 
-/// Shows them, and gives them back.
+/// Shows the letters, and requeues them. With `would`, also says what that action would do.
 pub(super) async fn run(
     letters: &mut Letters,
     args: &Args,
-    would: Option<Action>,
+    would: Option<ErrorsAction>,
     brokers: &BrokerAddresses,
     total: u64,
     shutdown: &Shutdown,
@@ -56,27 +56,28 @@ pub(super) async fn run(
     let total = total.saturating_sub(joined as u64);
     let total = plural::count(total, "letter");
     let plan = match would {
-        Some(Action::Redrive) => Some(plan(&held[..held.len().min(args.limit as usize)], args, brokers).await),
-        Some(Action::Get | Action::Drop) | None => None,
+        Some(ErrorsAction::Redrive) => Some(plan(&held[..held.len().min(args.limit as usize)], args, brokers).await),
+        Some(ErrorsAction::Get | ErrorsAction::Drop) | None => None,
     };
     let shown = show(&held[..held.len().min(args.limit as usize)], args.json);
     let count = held.len().min(args.limit as usize);
     held.into_iter().for_each(Letter::give_back);
     letters.end().await;
     match (would, plan.transpose()?) {
-        (_, Some((goes, how))) => say(&format!("would redrive {goes} of {total}{how}")),
-        (Some(action), None) => say(&format!("would {} {count} of {total}", action.verb())),
-        (None, None) => say(&format!("{count} of {total}")),
+        (_, Some((goes, how))) => print_status(&format!("would redrive {goes} of {total}{how}")),
+        (Some(action), None) => print_status(&format!("would {} {count} of {total}", action.verb())),
+        (None, None) => print_status(&format!("{count} of {total}")),
     }
     stdout::ended(shown)?;
     Ok(Exit::Success)
 }
 
-/// How many of these would be redriven, and where to; what would stay, and why.
+/// Returns how many letters would be redriven, with a text that says where to, and which would
+/// stay, and why.
 async fn plan(letters: &[Letter], args: &Args, brokers: &BrokerAddresses) -> Result<(usize, String), Failure> {
     let mut routes = Routes::new(args, brokers)?;
-    routes.look().await.map_err(|why| Failure::new(Exit::Unavailable, format!("cannot see the groups: {why}")))?;
-    let (mut go, mut stay) = (BTreeMap::<String, usize>::new(), BTreeMap::<Stays, u64>::new());
+    routes.refresh().await.map_err(|why| Failure::new(Exit::Unavailable, format!("cannot read the groups: {why}")))?;
+    let (mut go, mut stay) = (BTreeMap::<String, usize>::new(), BTreeMap::<NotRedriven, u64>::new());
     for letter in letters {
         match routes.of(letter) {
             Ok(route) => *go.entry(route.to_string()).or_default() += 1,
@@ -95,12 +96,12 @@ fn show(letters: &[Letter], json: bool) -> io::Result<()> {
     for letter in letters {
         let body = String::from_utf8_lossy(letter.body());
         if json {
-            let line = Line { letter: letter.letter.as_ref(), body: body.into_owned() };
+            let line = LetterLine { letter: letter.letter.as_ref(), body: body.into_owned() };
             serde_json::to_writer(&mut out, &line)?;
             writeln!(out)?;
             continue;
         }
-        let start: String = body.chars().take(SHOWN).collect();
+        let start: String = body.chars().take(MAX_SHOWN_CHARS).collect();
         let more = if start.len() < body.len() { "…" } else { "" };
         match &letter.letter {
             Some(DeadLetter { group, attempts, reason, died, part, .. }) => {
@@ -110,7 +111,7 @@ fn show(letters: &[Letter], json: bool) -> io::Result<()> {
                     part.map_or(String::new(), |Part { number, of }| format!(" (only part {number} of {of} is here)"));
                 writeln!(out, "{when}  {}  group {group}, {attempts}, {reason}{part}: {:?}{more}", letter.id(), start)?;
             }
-            None => writeln!(out, "{}  no dead letter: {start:?}{more}", letter.id())?,
+            None => writeln!(out, "{}  not a dead letter: {start:?}{more}", letter.id())?,
         }
     }
     out.flush()

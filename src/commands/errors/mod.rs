@@ -1,10 +1,10 @@
-//! `mqueue errors`: dead letters are listed, taken out, put back, or thrown away.
+//! `mqueue errors`: lists, prints, redrives or drops dead letters.
 //!
 //! ```text
-//!  count ─▶ ask ─▶ Letters (a consumer of its own group) ─┬─▶ list: given back when all were seen
-//!                                                         ├─▶ get: printed, then FIN
-//!                                                         ├─▶ redrive: published by its route, then FIN
-//!                                                         └─▶ drop: FIN
+//!  count ─▶ confirm ─▶ Letters (a consumer) ─┬─▶ list: requeued when all were shown
+//!                                            ├─▶ get: printed, then FIN
+//!                                            ├─▶ redrive: published by its route, then FIN
+//!                                            └─▶ drop: FIN
 //! ```
 
 mod act;
@@ -25,18 +25,18 @@ use super::common::worker_flags::dead_letters;
 use crate::commands::errors::args::Args;
 use mqueue::shutdown::Shutdown;
 
-/// How long what was begun may take after Ctrl-C.
+/// How long letters in progress may take after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What is done with a letter.
+/// An action on dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
+enum ErrorsAction {
     Get,
     Redrive,
     Drop,
 }
 
-impl Action {
+impl ErrorsAction {
     fn of(args: &Args) -> Option<Self> {
         let actions = [(args.get, Self::Get), (args.redrive, Self::Redrive), (args.drop, Self::Drop)];
         actions.into_iter().find_map(|(is_asked, action)| is_asked.then_some(action))
@@ -75,14 +75,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some(others) = counted.elsewhere(&stream, &args.group) {
         tracing::warn!("{others}");
     }
-    let (total, action) = (counted.letters, Action::of(&args));
+    let (total, action) = (counted.letters, ErrorsAction::of(&args));
     if total == 0 {
-        say(&format!("no dead letters of {} in {stream}", args.stream));
+        print_status(&format!("no dead letters of {} in {stream}", args.stream));
         return Ok(Exit::Success);
     }
     let acts = action.filter(|_| !args.dry_run);
     if let Some(action) = acts
-        && !is_wanted(action, &args, total)?
+        && !is_confirmed(action, &args, total)?
     {
         return Ok(Exit::Failure);
     }
@@ -93,15 +93,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     }
 }
 
-/// Asks, if somebody is there. Fails if nobody is, and nobody said yes before.
-fn is_wanted(action: Action, args: &Args, total: u64) -> Result<bool, Failure> {
+/// Asks for confirmation on the terminal. Fails without a terminal, unless `--yes` was given.
+fn is_confirmed(action: ErrorsAction, args: &Args, total: u64) -> Result<bool, Failure> {
     let filter = args.filter.as_ref().map_or(String::new(), |text| format!(" with {text:?} in them"));
     let what = format!("{} the dead letters of {}{filter}, of {total} in all", action.verb(), args.stream);
     if args.yes {
         return Ok(true);
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        let line = format!("to {what}: say --yes, as nobody is there to be asked");
+        let line = format!("to {what} without a terminal, give --yes");
         return Err(Failure::new(Exit::Usage, line));
     }
     let mut answer = String::new();
@@ -109,7 +109,7 @@ fn is_wanted(action: Action, args: &Args, total: u64) -> Result<bool, Failure> {
     Ok(asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// A line for people, which is not what the command prints.
-fn say(line: &str) {
+/// Prints a status line to stderr.
+fn print_status(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! Letters that were too large for one message come in parts, and are put together again here.
+//! Reassembly of letters that were too large for one message, and were published in parts.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use mqueue::worker::DeadLetter;
 
 /// The fields that all parts of one letter share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
+struct PartKey {
     stream: String,
     group: String,
     id: String,
@@ -17,8 +17,9 @@ struct Key {
     of: u32,
 }
 
-impl Key {
-    /// The key and the part's number; `None` if the letter is whole, or its part is none.
+impl PartKey {
+    /// Returns the key and the part's number; `None` if the letter is whole, or its part number is
+    /// invalid.
     fn of(letter: &DeadLetter) -> Option<(Self, u32)> {
         let part = letter.part.filter(|part| (1..=part.of).contains(&part.number))?;
         let (stream, group) = (letter.stream.to_string(), letter.group.to_string());
@@ -27,17 +28,18 @@ impl Key {
     }
 }
 
-/// Parts whose letters are not whole yet.
+/// The parts of letters that are not complete yet.
 #[derive(Default)]
-pub(super) struct Parts(HashMap<Key, Vec<(u32, Letter)>>);
+pub(super) struct Parts(HashMap<PartKey, Vec<(u32, Letter)>>);
 
 impl Parts {
-    /// Takes a letter in: gives it back if it is whole, and the whole one if this was its last part.
+    /// Adds a letter. Returns it if it is whole, and returns the whole letter if this was the last
+    /// part.
     pub(super) fn join(&mut self, letter: Letter) -> Option<Letter> {
-        let Some((key, number)) = letter.letter.as_ref().and_then(Key::of) else { return Some(letter) };
+        let Some((key, number)) = letter.letter.as_ref().and_then(PartKey::of) else { return Some(letter) };
         let of = key.of as usize;
         let parts = self.0.entry(key.clone()).or_default();
-        // a part that was published twice goes with the first: it is answered as that is
+        // a duplicate of a part gets the same reply as the first
         match parts.binary_search_by_key(&number, |(number, _)| *number) {
             Ok(at) => parts[at].1.deliveries.extend(letter.deliveries),
             Err(at) => parts.insert(at, (number, letter)),
@@ -57,7 +59,7 @@ impl Parts {
         Some(Letter { deliveries, letter: whole })
     }
 
-    /// The parts that are here, each as it came.
+    /// Takes all parts of incomplete letters.
     pub(super) fn take_incomplete(&mut self) -> Vec<Letter> {
         self.0.drain().flat_map(|(_, parts)| parts).map(|(_, part)| part).collect()
     }

@@ -1,6 +1,8 @@
-//! Where a letter goes back to: to the one group that gave it up, in the one stream that was named, unless somebody asked for more.
+//! The routes of redriven letters: each goes to the group that gave it up, in the given stream,
+//! unless a flag says otherwise.
 //!
-//! What stands in a letter is data: whoever may publish to `foo.dead` can write any stream and group into it.
+//! A letter's fields are untrusted data: anybody who may publish to `foo.dead` can name any stream
+//! and group.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,26 +17,26 @@ use mqueue::client::{Nsqd, PublishError, Publisher, StatsFilter};
 use mqueue::proto::{ChannelName, TopicName};
 use mqueue::worker::DeadLetter;
 
-/// Where to redrive to, by the flags and by what the brokers have.
+/// Computes the routes from the flags and the brokers' groups.
 pub(super) struct Routes {
     stream: TopicName,
-    asked: Asked,
-    brokers: Vec<Broker>,
-    /// Streams for one group that exist, by the nsqd's address.
+    target: RedriveTarget,
+    brokers: Vec<RedriveBroker>,
+    /// The single-group streams that are prepared, by the nsqd's address.
     ready: BTreeSet<(String, TopicName)>,
 }
 
-/// An nsqd, with the groups of the stream there.
-struct Broker {
+/// An nsqd and its groups of the stream.
+struct RedriveBroker {
     http: Nsqd,
     groups: BTreeSet<ChannelName>,
-    /// It can give a message to one group; `None` before it was asked.
+    /// Whether the broker can publish to a single group; `None` before it was asked.
     serves_one: Option<bool>,
 }
 
-/// The run that the flags ask for.
+/// The target that the flags ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Asked {
+enum RedriveTarget {
     /// The group that gave the message up.
     OwnGroup,
     /// All groups of the stream.
@@ -43,32 +45,32 @@ enum Asked {
     Stream(TopicName),
 }
 
-/// Where one letter goes.
+/// The route of one letter.
 #[derive(Debug, Clone)]
 pub(super) enum Route {
     /// To a whole stream.
     Stream(TopicName),
-    /// To one group, by the broker that has it.
+    /// To one group, by a broker that can publish to a single group.
     Group(Nsqd, ChannelName),
-    /// To one group, by a stream that has only this one, on the nsqd that has it.
+    /// To one group, by a stream that has only this group, on the nsqd that has the group.
     Retries(Nsqd, ChannelName, TopicName),
 }
 
-/// Why a letter stays.
+/// Why a letter is not redriven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stays {
-    NoLetter,
+pub(super) enum NotRedriven {
+    NotADeadLetter,
     OtherStream,
-    NoGroup,
+    UnknownGroup,
 }
 
-impl Stays {
-    /// The words for this count of them.
+impl NotRedriven {
+    /// Formats the reason with the number of letters.
     pub(super) fn of(self, count: u64) -> String {
         match self {
-            Self::NoLetter => format!("{count} of them no dead letters"),
+            Self::NotADeadLetter => format!("{count} of them not dead letters"),
             Self::OtherStream => format!("{count} of them name another stream (--to STREAM sends them somewhere)"),
-            Self::NoGroup => {
+            Self::UnknownGroup => {
                 format!("{count} of them name a group that the stream does not have (--to STREAM sends them somewhere)")
             }
         }
@@ -76,29 +78,30 @@ impl Stays {
 }
 
 impl Routes {
-    /// Fails if the groups of some nsqd cannot be seen, where they matter.
+    /// Fails if the HTTP address of an nsqd is missing, where its groups matter.
     pub(super) fn new(args: &Args, brokers: &BrokerAddresses) -> Result<Self, Failure> {
-        let asked = match &args.to {
-            Some(stream) => Asked::Stream(stream.clone()),
-            None if args.to_all_groups => Asked::AllGroups,
-            None => Asked::OwnGroup,
+        let target = match &args.to {
+            Some(stream) => RedriveTarget::Stream(stream.clone()),
+            None if args.to_all_groups => RedriveTarget::AllGroups,
+            None => RedriveTarget::OwnGroup,
         };
-        if asked == Asked::OwnGroup && brokers.http.len() < brokers.tcp.len() {
-            let line = "the groups of every nsqd have to be known: name each one's HTTP address with --nsqd-http-address, or say --to-all-groups";
+        if target == RedriveTarget::OwnGroup && brokers.http.len() < brokers.tcp.len() {
+            let line = "the groups of every nsqd have to be known: name each one's HTTP address with --nsqd-http-address, or give --to-all-groups";
             return Err(Failure::new(Exit::Usage, line));
         }
-        let broker = |http: &Nsqd| Broker { http: http.clone(), groups: BTreeSet::new(), serves_one: None };
+        let broker = |http: &Nsqd| RedriveBroker { http: http.clone(), groups: BTreeSet::new(), serves_one: None };
         let brokers = brokers.http.iter().map(broker).collect();
-        Ok(Self { stream: args.stream.clone(), asked, brokers, ready: BTreeSet::new() })
+        Ok(Self { stream: args.stream.clone(), target, brokers, ready: BTreeSet::new() })
     }
 
-    /// Looks which groups there are. A group may come at any time, so this is done before each batch.
-    pub(super) async fn look(&mut self) -> Result<(), String> {
-        if let Asked::Stream(_) = self.asked {
+    /// Reads the groups from the brokers. Groups may be created at any time, so call it before each
+    /// batch.
+    pub(super) async fn refresh(&mut self) -> Result<(), String> {
+        if let RedriveTarget::Stream(_) = self.target {
             return Ok(());
         }
         let filter = StatsFilter::default().with_topic(&self.stream);
-        for Broker { http, groups, serves_one } in &mut self.brokers {
+        for RedriveBroker { http, groups, serves_one } in &mut self.brokers {
             if serves_one.is_none() {
                 *serves_one = Some(http.can_publish_to_channel().await.map_err(|e| e.to_string())?);
             }
@@ -111,26 +114,31 @@ impl Routes {
         Ok(())
     }
 
-    /// Where this letter goes.
-    pub(super) fn of(&self, letter: &Letter) -> Result<Route, Stays> {
-        let letter = letter.letter.as_ref().ok_or(Stays::NoLetter)?;
-        if let Asked::Stream(stream) = &self.asked {
+    /// Returns the route of a letter, or why it is not redriven.
+    pub(super) fn of(&self, letter: &Letter) -> Result<Route, NotRedriven> {
+        let letter = letter.letter.as_ref().ok_or(NotRedriven::NotADeadLetter)?;
+        if let RedriveTarget::Stream(stream) = &self.target {
             return Ok(Route::Stream(stream.clone()));
         }
         if letter.stream != self.stream {
-            return Err(Stays::OtherStream);
+            return Err(NotRedriven::OtherStream);
         }
-        let broker = self.brokers.iter().find(|broker| broker.groups.contains(&letter.group)).ok_or(Stays::NoGroup)?;
+        let broker = self
+            .brokers
+            .iter()
+            .find(|broker| broker.groups.contains(&letter.group))
+            .ok_or(NotRedriven::UnknownGroup)?;
         let is_alone = self.brokers.iter().flat_map(|broker| &broker.groups).all(|group| *group == letter.group);
         let (http, group) = (broker.http.clone(), letter.group.clone());
         Ok(match broker.serves_one {
-            _ if is_alone || self.asked == Asked::AllGroups => Route::Stream(self.stream.clone()),
+            _ if is_alone || self.target == RedriveTarget::AllGroups => Route::Stream(self.stream.clone()),
             Some(true) => Route::Group(http, group),
             Some(false) | None => Route::Retries(http, group, retry_stream::stream_of(&self.stream, &letter.group)),
         })
     }
 
-    /// Has what this way needs: a stream with this group, and with no other. Fails with a line that says why.
+    /// Creates the stream with a single group, for a route that needs it. Fails if the stream has
+    /// another group.
     pub(super) async fn prepare(&mut self, route: &Route) -> Result<(), String> {
         let Route::Retries(nsqd, group, stream) = route else { return Ok(()) };
         let key = (nsqd.to_string(), stream.clone());
@@ -159,7 +167,7 @@ impl Routes {
         Ok(())
     }
 
-    /// Publishes a letter on its way. Fails with a line that says why.
+    /// Publishes a letter by its route.
     pub(super) async fn publish(
         &self,
         publisher: &Publisher,

@@ -34,11 +34,11 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub workers: Workers,
+    pub workers: WorkerArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub limits: Limits,
+    pub limits: GatewayLimits,
 
     /// Time for workers to answer their jobs after Ctrl-C or SIGTERM; a second signal ends at once
     #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
@@ -53,7 +53,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Workers")]
-pub(crate) struct Workers {
+pub(crate) struct WorkerArgs {
     /// Time between empty lines on a quiet stream; a worker that accepts none for twice as long is
     /// disconnected
     #[arg(long, env = "MQUEUE_HEARTBEAT", value_name = "DURATION", value_parser = heartbeat, default_value = "5s")]
@@ -84,7 +84,7 @@ pub(crate) struct Workers {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Limits")]
-pub(crate) struct Limits {
+pub(crate) struct GatewayLimits {
     /// Connections at once, within the limit of open files; above it those without a request are
     /// closed
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = whole::<u32>(1..=1_000_000))]

@@ -1,7 +1,8 @@
-//! `--counter`: the gateway publishes its own jobs, the numbers from 1, as workers have room for them.
+//! `--counter`: the gateway publishes jobs itself, the numbers from 1, as workers have room for
+//! them.
 //!
-//! A number goes through the broker as any job does: it is published, acknowledged, handed out and answered, and comes again if its
-//! worker goes away.
+//! A number goes through the broker like any job: it is published, acknowledged, handed out and
+//! answered, and redelivered if its worker disconnects.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -16,67 +17,70 @@ use super::jobs::GroupKey;
 use crate::commands::worker::args::{GROUP, STREAM};
 use mqueue::proto::{ChannelName, TopicName};
 
-/// Numbers that are published in one go, at the most.
+/// The most numbers published at once.
 const BATCH: u64 = 500;
-/// How long a number may be on its way before it counts as taken elsewhere: by another gateway of the group, say.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest that grows to while nothing comes: the group may be paused.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
-/// How long after a publish that failed the next one is tried.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Time after which a published number that was not delivered counts as lost to this gateway:
+/// another gateway of the group may have it.
+const LOST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest such time; it doubles while no number is delivered, because the group may be paused.
+const MAX_LOST_TIMEOUT: Duration = Duration::from_secs(600);
+/// Delay between a failed publish and the next attempt.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Which numbers are to be published.
+/// The state of the numbers: the last one published, and those not delivered yet.
 #[derive(Debug)]
-pub(super) struct Counter {
+pub(super) struct JobCounter {
     key: GroupKey,
     last: u64,
-    /// Published, and not handed out yet.
-    on_the_way: BTreeSet<u64>,
-    /// When a number was published or came the last time.
-    moved: Instant,
-    patience: Duration,
+    /// The numbers published and not handed out yet.
+    outstanding: BTreeSet<u64>,
+    /// When a number was last published.
+    last_progress: Instant,
+    lost_timeout: Duration,
 }
 
-impl Counter {
-    /// For the group that `mqueue worker` takes its jobs from.
+impl JobCounter {
+    /// Creates the counter for the default stream and group of `mqueue worker`.
     pub(super) fn new(now: Instant) -> Self {
         let stream = TopicName::new(STREAM).expect("a valid name");
         let group = ChannelName::new(GROUP).expect("a valid name");
         let key = GroupKey { stream, group };
-        Self { key, last: 0, on_the_way: BTreeSet::new(), moved: now, patience: PATIENCE }
+        Self { key, last: 0, outstanding: BTreeSet::new(), last_progress: now, lost_timeout: LOST_TIMEOUT }
     }
 
     pub(super) fn key(&self) -> &GroupKey {
         &self.key
     }
 
-    /// The numbers to publish now, for workers that have room for so many jobs. Empty if enough are on their way.
+    /// Returns the numbers to publish now, for workers with room for `room` jobs. Empty if enough
+    /// numbers are outstanding.
     pub(super) fn next(&mut self, room: u64, now: Instant) -> Range<u64> {
-        if !self.on_the_way.is_empty() && self.due(room) <= now {
-            self.on_the_way.clear();
-            self.patience = (2 * self.patience).min(LONGEST_PATIENCE);
+        if !self.outstanding.is_empty() && self.due(room) <= now {
+            self.outstanding.clear();
+            self.lost_timeout = (2 * self.lost_timeout).min(MAX_LOST_TIMEOUT);
         }
-        let wanted = room.saturating_sub(self.on_the_way.len() as u64).min(BATCH);
+        let wanted = room.saturating_sub(self.outstanding.len() as u64).min(BATCH);
         let numbers = self.last + 1..self.last + 1 + wanted;
         if wanted > 0 {
             self.last += wanted;
-            self.on_the_way.extend(numbers.clone());
-            self.moved = now;
+            self.outstanding.extend(numbers.clone());
+            self.last_progress = now;
         }
         numbers
     }
 
-    /// When to look again if nothing happens.
+    /// Returns when outstanding numbers count as lost.
     fn due(&self, room: u64) -> Instant {
-        let patience = if room > 0 { self.patience } else { LONGEST_PATIENCE };
-        self.moved + patience
+        let lost_timeout = if room > 0 { self.lost_timeout } else { MAX_LOST_TIMEOUT };
+        self.last_progress + lost_timeout
     }
 
-    /// The number that a job of this group is, which is handed out; `None` if it is no number.
-    pub(super) fn taken(&mut self, key: &GroupKey, body: &[u8]) -> Option<u64> {
+    /// Records that a job of this group is handed out; returns its number, or `None` if it has
+    /// none.
+    pub(super) fn handed_out(&mut self, key: &GroupKey, body: &[u8]) -> Option<u64> {
         let number = std::str::from_utf8(body).ok().filter(|_| *key == self.key)?.parse().ok()?;
-        if self.on_the_way.remove(&number) {
-            self.patience = PATIENCE;
+        if self.outstanding.remove(&number) {
+            self.lost_timeout = LOST_TIMEOUT;
         }
         Some(number)
     }
@@ -90,7 +94,7 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
             if numbers.is_empty() {
                 tokio::select! {
                     () = gateway.exchange.room_changed.notified() => {}
-                    () = sleep(PATIENCE) => {}
+                    () = sleep(LOST_TIMEOUT) => {}
                 }
             } else {
                 publish(&gateway, numbers).await;
@@ -103,7 +107,7 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
     }
 }
 
-/// Publishes these, and tries again what nsqd does not take.
+/// Publishes these numbers; retries those that nsqd does not accept.
 async fn publish(gateway: &Gateway, numbers: Range<u64>) {
     let stream = TopicName::new(STREAM).expect("a valid name");
     let mut bodies: Vec<Bytes> = numbers.map(|number| number.to_string().into()).collect();
@@ -117,13 +121,13 @@ async fn publish(gateway: &Gateway, numbers: Range<u64>) {
                     error.0[0].1.to_string()
                 })
             }
-            Err(refusal) => Err(refusal.error().to_owned()),
+            Err(refusal) => Err(refusal.message().to_owned()),
         };
         let left = if published.is_ok() { 0 } else { bodies.len() };
         gateway.exchange.counters.published.inc_by((count - left) as u64);
         let Err(why) = published else { return };
-        tracing::warn!("numbers cannot be published, trying again: {why}");
-        sleep(AGAIN).await;
+        tracing::warn!("publishing numbers failed, trying again: {why}");
+        sleep(RETRY_DELAY).await;
     }
 }
 
@@ -131,9 +135,9 @@ async fn publish(gateway: &Gateway, numbers: Range<u64>) {
 mod tests {
     use super::*;
 
-    fn counter() -> (Counter, GroupKey, Instant) {
+    fn counter() -> (JobCounter, GroupKey, Instant) {
         let now = Instant::now();
-        let counter = Counter::new(now);
+        let counter = JobCounter::new(now);
         let key = counter.key.clone();
         (counter, key, now)
     }
@@ -144,24 +148,24 @@ mod tests {
         assert!(counter.next(0, now).is_empty());
         assert_eq!(counter.next(2, now), 1..3);
         assert!(counter.next(2, now).is_empty(), "two are on their way");
-        assert_eq!(counter.taken(&key, b"1"), Some(1));
+        assert_eq!(counter.handed_out(&key, b"1"), Some(1));
         assert_eq!(counter.next(2, now), 3..4);
-        assert_eq!(counter.taken(&key, b"1"), Some(1), "it came again");
+        assert_eq!(counter.handed_out(&key, b"1"), Some(1), "it came again");
         assert!(counter.next(2, now).is_empty(), "a number that comes again makes no room");
         assert_eq!(counter.next(10_000, now), 4..504);
     }
 
     #[test]
-    fn other_jobs_and_other_groups_are_no_numbers() {
+    fn other_jobs_and_other_groups_are_ignored() {
         let (mut counter, key, _) = counter();
-        assert_eq!(counter.taken(&key, b"one"), None);
-        assert_eq!(counter.taken(&key, b"\xff"), None);
+        assert_eq!(counter.handed_out(&key, b"one"), None);
+        assert_eq!(counter.handed_out(&key, b"\xff"), None);
         let other = GroupKey { group: ChannelName::new("others").unwrap(), ..key };
-        assert_eq!(counter.taken(&other, b"1"), None);
+        assert_eq!(counter.handed_out(&other, b"1"), None);
     }
 
     #[test]
-    fn numbers_that_others_took_do_not_keep_workers_waiting_and_a_paused_group_gets_ever_fewer() {
+    fn lost_numbers_are_replaced_and_ever_more_slowly_for_a_paused_group() {
         let (mut counter, key, start) = counter();
         let (mut published, mut at) = (0, start);
         while at < start + Duration::from_secs(3600) {
@@ -169,8 +173,8 @@ mod tests {
             at += Duration::from_secs(1);
         }
         assert!((9..=14).contains(&published), "{published} in an hour");
-        assert_eq!(counter.taken(&key, counter.last.to_string().as_bytes()), Some(counter.last));
+        assert_eq!(counter.handed_out(&key, counter.last.to_string().as_bytes()), Some(counter.last));
         assert_eq!(counter.next(1, at).count(), 1);
-        assert_eq!(counter.next(1, at + PATIENCE).count(), 1, "patience is short again");
+        assert_eq!(counter.next(1, at + LOST_TIMEOUT).count(), 1, "the timeout is short again");
     }
 }

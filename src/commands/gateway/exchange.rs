@@ -1,13 +1,14 @@
-//! Where messages become jobs of workers, and workers' answers become nsqd's.
+//! The exchange: hands messages out to workers as jobs, and turns workers' answers into FIN and
+//! REQ.
 //!
 //! ```text
-//!  nsqds ══▶ Supply (one consumer a group) ──▶ Exchange ──▶ Outbox ──▶ a worker's response
-//!    ▲                                         Jobs, Mint                  │
+//!  nsqds ══▶ GroupConsumer (one per group) ──▶ Exchange ──▶ Outbox ──▶ a worker's response
+//!    ▲                                     Jobs, TokenGenerator              │
 //!    └────────────── FIN, REQ ◀────────────────────┴──── POST /jobs/TOKEN/done, retry, drop
 //! ```
 //!
-//! A job is in flight at nsqd for as long as a worker has it, so whatever happens to this process, it comes again. The lock covers the
-//! state's arithmetic and what it means for RDY, never an await.
+//! A job is in flight at nsqd while a worker has it, so nsqd redelivers it if this process dies.
+//! The lock is held for changes of the state and of RDY, never across an await.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,100 +18,103 @@ use std::time::Instant;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-use super::counter::Counter;
-use super::counters::Counters;
-use super::jobs::{GroupKey, Jobs, Terms, WorkerId};
+use super::counter::JobCounter;
+use super::counters::GatewayMetrics;
+use super::group_consumer::GroupConsumer;
+use super::jobs::{GroupKey, Jobs, WorkerId, WorkerLimits};
 use super::outbox::Outbox;
-use super::stay::Stay;
-use super::supply::Supply;
-use super::token::{Mint, Token};
+use super::token::{JobToken, TokenGenerator};
+use super::worker_guard::WorkerGuard;
 use crate::commands::common::job::JobLine;
 use mqueue::client::Delivery;
 use mqueue::proto::Message;
 
-/// A message in the hands of a worker.
+/// A message as a job: its delivery, until a worker answers.
 #[derive(Debug)]
-pub(super) struct Task {
+pub(super) struct GatewayJob {
     pub(super) delivery: Delivery,
-    /// Where it came from.
-    pub(super) supply: Arc<Supply>,
-    /// A worker got it: from then on it may have been begun.
+    /// The consumer that received it.
+    pub(super) group_consumer: Arc<GroupConsumer>,
+    /// True once a worker got it, which may have begun with it.
     pub(super) is_handed_out: bool,
 }
 
-/// Why jobs go back to the queue.
+/// Why jobs are requeued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Returned {
-    /// Their workers are gone, and may have died of them; or no worker came for them.
-    NobodyIsThere,
-    /// This gateway ends.
-    GatewayEnds,
+enum RequeueReason {
+    /// Their worker disconnected or was silent, and may have crashed on them; or no worker had
+    /// room.
+    WorkerGone,
+    /// This gateway shuts down.
+    Shutdown,
 }
 
-/// Why a token cannot be used.
+/// Why a token is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unusable {
-    /// Another gateway gave it.
+pub(super) enum InvalidToken {
+    /// Another gateway issued it.
     Elsewhere,
-    /// It was used, or its job was taken back.
+    /// It was used, or its job was requeued.
     Gone,
 }
 
-/// The groups that are open, their workers and their jobs.
+/// The open groups, their workers and their jobs.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    state: Mutex<State>,
-    /// Jobs of a group that its workers hold together, at the most.
+    state: Mutex<ExchangeState>,
+    /// The most jobs that the workers of one group hold together.
     max_in_flight: u32,
-    /// When somebody has to be looked after has changed.
+    /// Notified when the time of the next [`tick`](Self::tick) changed.
     pub(super) due_changed: Notify,
-    /// Workers may have room that they did not have before.
+    /// Notified when workers may have more room than before.
     pub(super) room_changed: Notify,
-    /// Nobody holds a job any more.
+    /// Notified when no worker holds a job any more.
     pub(super) all_answered: Notify,
-    pub(super) counters: Counters,
+    pub(super) counters: GatewayMetrics,
     pub(super) tasks: TaskTracker,
 }
 
 #[derive(Debug)]
-struct State {
-    jobs: Jobs<Task, Arc<Outbox>>,
-    supplies: HashMap<GroupKey, Arc<Supply>>,
-    mint: Mint,
-    /// What this gateway publishes by itself.
-    counter: Option<Counter>,
+struct ExchangeState {
+    jobs: Jobs<GatewayJob, Arc<Outbox>>,
+    consumers: HashMap<GroupKey, Arc<GroupConsumer>>,
+    tokens: TokenGenerator,
+    /// The jobs that this gateway publishes itself (`--counter`).
+    counter: Option<JobCounter>,
 }
 
-/// A job on its way to a worker.
+/// A job assigned to a worker, before it is written to the worker's outbox.
 #[derive(Debug)]
-struct Handed {
+struct AssignedJob {
     worker: WorkerId,
     outbox: Arc<Outbox>,
-    token: Token,
+    token: JobToken,
     message: Message,
-    supply: Arc<Supply>,
-    /// Its number, if this gateway counts.
+    group_consumer: Arc<GroupConsumer>,
+    /// Its number, with `--counter`.
     number: Option<u64>,
 }
 
-impl State {
-    /// Gives as many jobs that wait as workers take.
-    fn hand_out_waiting(&mut self, key: &GroupKey, now: Instant) -> Vec<Handed> {
+impl ExchangeState {
+    /// Assigns waiting jobs to the workers that have room.
+    fn hand_out_waiting(&mut self, key: &GroupKey, now: Instant) -> Vec<AssignedJob> {
         let mut handed = Vec::new();
-        while let Some(mut task) = self.jobs.next_waiting(key) {
-            let token = match self.mint.token() {
+        while let Some(mut job) = self.jobs.next_waiting(key) {
+            let token = match self.tokens.token() {
                 Ok(token) => token,
                 Err(error) => {
-                    tracing::error!("no randomness for a token, the job goes back: {error}");
+                    tracing::error!("no randomness for a token; job requeued: {error}");
                     break;
                 }
             };
-            let (message, supply) = (task.delivery.message().clone(), task.supply.clone());
-            task.is_handed_out = true;
-            let number = self.counter.as_mut().and_then(|counter| counter.taken(key, &message.body));
-            match self.jobs.hand_out(key, task, token.secret, now) {
-                Ok((worker, outbox)) => handed.push(Handed { worker, outbox, token, message, supply, number }),
-                Err(_) => unreachable!("somebody stands in line"),
+            let (message, group_consumer) = (job.delivery.message().clone(), job.group_consumer.clone());
+            job.is_handed_out = true;
+            let number = self.counter.as_mut().and_then(|counter| counter.handed_out(key, &message.body));
+            match self.jobs.hand_out(key, job, token.secret, now) {
+                Ok((worker, outbox)) => {
+                    handed.push(AssignedJob { worker, outbox, token, message, group_consumer, number })
+                }
+                Err(_) => unreachable!("next_waiting found an available worker"),
             }
         }
         handed
@@ -118,58 +122,66 @@ impl State {
 }
 
 impl Exchange {
-    pub(super) fn new(mint: Mint, max_in_flight: u32, counter: Option<Counter>) -> Arc<Self> {
-        let state = State { jobs: Jobs::new(), supplies: HashMap::new(), mint, counter };
+    pub(super) fn new(tokens: TokenGenerator, max_in_flight: u32, counter: Option<JobCounter>) -> Arc<Self> {
+        let state = ExchangeState { jobs: Jobs::new(), consumers: HashMap::new(), tokens, counter };
         Arc::new(Self {
             state: Mutex::new(state),
             max_in_flight,
             due_changed: Notify::new(),
             room_changed: Notify::new(),
             all_answered: Notify::new(),
-            counters: Counters::default(),
+            counters: GatewayMetrics::default(),
             tasks: TaskTracker::new(),
         })
     }
 
-    /// A group's messages will come from this supply. False if it has one already.
-    pub(super) fn open(&self, supply: &Arc<Supply>) -> bool {
+    /// Opens a group with its consumer. Returns false if the group is open already.
+    pub(super) fn open(&self, group_consumer: &Arc<GroupConsumer>) -> bool {
         let mut state = self.state();
-        let is_new = state.jobs.open(&supply.key);
+        let is_new = state.jobs.open(&group_consumer.key);
         if is_new {
-            state.supplies.insert(supply.key.clone(), supply.clone());
+            state.consumers.insert(group_consumer.key.clone(), group_consumer.clone());
         }
         is_new
     }
 
-    /// Forgets a group that has no workers. False if it has some.
+    /// Closes a group that has no workers. Returns false if it has some.
     pub(super) fn close_unused(&self, key: &GroupKey) -> bool {
         let mut state = self.state();
         let closed = state.jobs.close_unused(key);
         if closed {
-            state.supplies.remove(key);
+            state.consumers.remove(key);
         }
         closed
     }
 
-    /// A worker comes. `None` if its group is not open.
-    pub(super) fn join(self: &Arc<Self>, key: &GroupKey, terms: Terms, outbox: &Arc<Outbox>) -> Option<Stay> {
+    /// Adds a worker. Returns `None` if its group is not open.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        key: &GroupKey,
+        limits: WorkerLimits,
+        outbox: &Arc<Outbox>,
+    ) -> Option<WorkerGuard> {
         let mut state = self.state();
-        let id = state.jobs.join(key, terms, outbox.clone(), Instant::now())?;
-        self.ask(&state, key);
+        let id = state.jobs.join(key, limits, outbox.clone(), Instant::now())?;
+        self.update_rdy(&state, key);
         drop(state);
         self.hand_out_waiting(key);
-        Some(Stay::new(self.clone(), id, outbox.clone()))
+        Some(WorkerGuard::new(self.clone(), id, outbox.clone()))
     }
 
-    /// Gives messages that came to workers. Those that nobody takes just now wait for a moment.
-    pub(super) fn hand_out(&self, supply: &Arc<Supply>, deliveries: Vec<Delivery>) {
-        let (now, key) = (Instant::now(), &supply.key);
-        let (unwanted, handed) = self.changing_due(|state| {
-            let tasks =
-                deliveries.into_iter().map(|delivery| Task { delivery, supply: supply.clone(), is_handed_out: false });
-            let unwanted: Vec<Task> = tasks.filter_map(|task| state.jobs.keep(key, task, now).err()).collect();
+    /// Hands messages out to workers. Messages wait for a moment if no worker has room.
+    pub(super) fn hand_out(&self, group_consumer: &Arc<GroupConsumer>, deliveries: Vec<Delivery>) {
+        let (now, key) = (Instant::now(), &group_consumer.key);
+        let (unwanted, handed) = self.update(|state| {
+            let tasks = deliveries.into_iter().map(|delivery| GatewayJob {
+                delivery,
+                group_consumer: group_consumer.clone(),
+                is_handed_out: false,
+            });
+            let unwanted: Vec<GatewayJob> = tasks.filter_map(|job| state.jobs.enqueue(key, job, now).err()).collect();
             let handed = state.hand_out_waiting(key, now);
-            self.ask(state, key);
+            self.update_rdy(state, key);
             (unwanted, handed)
         });
         self.counters.released.inc_by(unwanted.len() as u64);
@@ -177,15 +189,15 @@ impl Exchange {
         self.send(handed);
     }
 
-    /// A worker may have room again.
+    /// Hands out waiting jobs, after a worker may have got room.
     fn hand_out_waiting(&self, key: &GroupKey) {
-        let handed = self.changing_due(|state| state.hand_out_waiting(key, Instant::now()));
+        let handed = self.update(|state| state.hand_out_waiting(key, Instant::now()));
         self.room_changed.notify_one();
         self.send(handed);
     }
 
-    /// Changes the state; whoever looks after what is due is told if it is due at another time now.
-    fn changing_due<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    /// Changes the state, and notifies `due_changed` if the next deadline changed.
+    fn update<T>(&self, change: impl FnOnce(&mut ExchangeState) -> T) -> T {
         let mut state = self.state();
         let due = state.jobs.due();
         let changed = change(&mut state);
@@ -197,88 +209,88 @@ impl Exchange {
         changed
     }
 
-    fn send(&self, handed: Vec<Handed>) {
-        for Handed { worker, outbox, token, message, supply, number } in handed {
+    fn send(&self, handed: Vec<AssignedJob>) {
+        for AssignedJob { worker, outbox, token, message, group_consumer, number } in handed {
             let (n, id, attempts) = (&outbox.name, message.id, message.attempts);
             match number {
                 Some(counter) if attempts > 1 => tracing::info!(attempts, "fn=Flush n={n} counter={counter}"),
                 Some(counter) => tracing::info!("fn=Flush n={n} counter={counter}"),
                 None => {
-                    tracing::info!(%n, stream = %supply.key.stream, group = %supply.key.group, %id, attempts, "job");
+                    tracing::info!(%n, stream = %group_consumer.key.stream, group = %group_consumer.key.group, %id, attempts, "job");
                 }
             }
             self.counters.handed_out.inc();
             if outbox.add(&JobLine::new(token.to_string(), &message)) {
-                self.set_clogged(worker, true);
+                self.set_blocked(worker, true);
             }
         }
     }
 
-    /// Takes the job of a token, for its answer.
-    pub(super) fn answer(&self, token: Token) -> Result<Task, Unusable> {
+    /// Takes the job of a token from its worker, to be answered.
+    pub(super) fn answer(&self, token: JobToken) -> Result<GatewayJob, InvalidToken> {
         let mut state = self.state();
         self.check(&state, token)?;
-        let (task, over) = state.jobs.answer(token.secret, Instant::now()).ok_or(Unusable::Gone)?;
+        let (job, over) = state.jobs.answer(token.secret, Instant::now()).ok_or(InvalidToken::Gone)?;
         let all_answered = state.jobs.held() == 0;
         if over.is_some() {
-            self.ask(&state, &task.supply.key);
+            self.update_rdy(&state, &job.group_consumer.key);
         }
         drop(state);
         match over {
             Some(outbox) => outbox.end(),
-            None => self.hand_out_waiting(&task.supply.key),
+            None => self.hand_out_waiting(&job.group_consumer.key),
         }
         if all_answered {
             self.all_answered.notify_one();
         }
-        if task.delivery.is_lost() { Err(Unusable::Gone) } else { Ok(task) }
+        if job.delivery.is_lost() { Err(InvalidToken::Gone) } else { Ok(job) }
     }
 
-    /// The worker that has this job is at work.
-    pub(super) fn touch(&self, token: Token) -> Result<(), Unusable> {
+    /// Resets the deadline of the worker that has this job.
+    pub(super) fn touch(&self, token: JobToken) -> Result<(), InvalidToken> {
         let mut state = self.state();
         self.check(&state, token)?;
         match state.jobs.touch(token.secret, Instant::now()) {
-            Some(task) if !task.delivery.is_lost() => Ok(()),
-            Some(_) | None => Err(Unusable::Gone),
+            Some(job) if !job.delivery.is_lost() => Ok(()),
+            Some(_) | None => Err(InvalidToken::Gone),
         }
     }
 
-    /// A worker leaves unread what it was sent, or has read it.
-    pub(super) fn set_clogged(&self, id: WorkerId, clogged: bool) {
+    /// Blocks a worker that leaves its jobs unread, or unblocks it.
+    pub(super) fn set_blocked(&self, id: WorkerId, blocked: bool) {
         let mut state = self.state();
-        let Some(key) = state.jobs.set_clogged(id, clogged) else { return };
-        self.ask(&state, &key);
+        let Some(key) = state.jobs.set_blocked(id, blocked) else { return };
+        self.update_rdy(&state, &key);
         drop(state);
-        if !clogged {
+        if !blocked {
             self.hand_out_waiting(&key);
         }
     }
 
-    /// A worker takes no more jobs, and goes with its last one.
+    /// Retires a worker: it gets no more jobs, and is removed with its last answer.
     pub(super) fn retire(&self, id: WorkerId) {
         let mut state = self.state();
         if let Some((key, _)) = state.jobs.retire(id) {
-            self.ask(&state, &key);
+            self.update_rdy(&state, &key);
         }
     }
 
-    /// The worker that has the job of this token takes no more.
-    pub(super) fn retire_of(&self, token: Token) -> Result<(), Unusable> {
+    /// Retires the worker that has the job of this token.
+    pub(super) fn retire_of(&self, token: JobToken) -> Result<(), InvalidToken> {
         let mut state = self.state();
         self.check(&state, token)?;
-        let id = state.jobs.holder(token.secret).ok_or(Unusable::Gone)?;
+        let id = state.jobs.holder(token.secret).ok_or(InvalidToken::Gone)?;
         if let Some((key, _)) = state.jobs.retire(id) {
-            self.ask(&state, &key);
+            self.update_rdy(&state, &key);
         }
         Ok(())
     }
 
-    /// No worker gets a job any more; their responses end when they have answered what they have.
+    /// Retires all workers. Their responses end when their jobs are answered.
     pub(super) fn retire_all(&self) {
         let mut state = self.state();
         let over = state.jobs.retire_all();
-        state.supplies.values().for_each(|supply| self.ask(&state, &supply.key));
+        state.consumers.values().for_each(|group_consumer| self.update_rdy(&state, &group_consumer.key));
         let held = state.jobs.held();
         drop(state);
         over.iter().for_each(|outbox| outbox.end());
@@ -287,93 +299,98 @@ impl Exchange {
         }
     }
 
-    /// A worker is gone: what it has goes back to the queue, at once.
+    /// Removes a worker, and requeues its jobs at once.
     pub(super) fn leave(&self, id: WorkerId) {
         let Some((key, outbox, jobs)) = self.state().jobs.leave(id) else { return };
         if jobs > 0 {
-            tracing::info!(n = %outbox.name, stream = %key.stream, group = %key.group, jobs, "worker went away, its jobs go back");
+            tracing::info!(n = %outbox.name, stream = %key.stream, group = %key.group, jobs, "worker disconnected; its jobs are requeued");
         }
-        self.give_back(&key, Returned::NobodyIsThere);
+        self.requeue_returned(&key, RequeueReason::WorkerGone);
     }
 
-    /// All workers are gone.
+    /// Removes all workers, and requeues their jobs.
     pub(super) fn leave_all(&self) {
         let keys: Vec<GroupKey> = {
             let mut state = self.state();
             state.jobs.leave_all();
-            state.supplies.keys().cloned().collect()
+            state.consumers.keys().cloned().collect()
         };
-        keys.iter().for_each(|key| self.give_back(key, Returned::GatewayEnds));
+        keys.iter().for_each(|key| self.requeue_returned(key, RequeueReason::Shutdown));
     }
 
-    /// Looks for workers that are silent, whose jobs go back, and whose connections are cut. Returns when to look again.
+    /// Requeues the jobs of workers silent past their deadline, and closes the workers'
+    /// connections. Returns when to call it again.
     pub(super) fn tick(&self) -> Option<Instant> {
         let silent = self.state().jobs.tick(Instant::now());
         for (key, outbox, jobs) in silent {
-            tracing::warn!(n = %outbox.name, stream = %key.stream, group = %key.group, jobs, "worker is silent, its jobs go back");
+            tracing::warn!(n = %outbox.name, stream = %key.stream, group = %key.group, jobs, "worker is silent past its deadline; its jobs are requeued");
             self.counters.silent_workers.inc();
             outbox.cut();
-            self.give_back(&key, Returned::NobodyIsThere);
+            self.requeue_returned(&key, RequeueReason::WorkerGone);
         }
-        let given_up = self.state().jobs.give_up_waiting(Instant::now());
-        given_up.iter().for_each(|key| self.give_back(key, Returned::NobodyIsThere));
+        let given_up = self.state().jobs.expire_waiting(Instant::now());
+        given_up.iter().for_each(|key| self.requeue_returned(key, RequeueReason::WorkerGone));
         self.state().jobs.due()
     }
 
-    /// The numbers that this gateway is to publish now, if it counts.
+    /// Returns the numbers to publish now (`--counter`); empty without it.
     pub(super) fn numbers_wanted(&self) -> Range<u64> {
         let mut state = self.state();
-        let State { jobs, counter, .. } = &mut *state;
+        let ExchangeState { jobs, counter, .. } = &mut *state;
         counter.as_mut().map_or(0..0, |counter| counter.next(jobs.room(counter.key()), Instant::now()))
     }
 
-    /// The open groups' supplies, and how many workers each has.
-    pub(super) fn groups(&self) -> Vec<(Arc<Supply>, usize)> {
+    /// Returns the open groups' consumers, and the number of workers of each.
+    pub(super) fn groups(&self) -> Vec<(Arc<GroupConsumer>, usize)> {
         let state = self.state();
-        let mut groups: Vec<_> =
-            state.supplies.values().map(|supply| (supply.clone(), state.jobs.workers(&supply.key))).collect();
+        let mut groups: Vec<_> = state
+            .consumers
+            .values()
+            .map(|group_consumer| (group_consumer.clone(), state.jobs.workers(&group_consumer.key)))
+            .collect();
         groups.sort_by(|(a, _), (b, _)| a.key.cmp(&b.key));
         groups
     }
 
-    /// How many jobs workers have.
+    /// Returns the number of jobs that workers hold.
     pub(super) fn held(&self) -> usize {
         self.state().jobs.held()
     }
 
-    fn check(&self, state: &State, token: Token) -> Result<(), Unusable> {
-        if token.gateway == state.mint.gateway() { Ok(()) } else { Err(Unusable::Elsewhere) }
+    fn check(&self, state: &ExchangeState, token: JobToken) -> Result<(), InvalidToken> {
+        if token.gateway == state.tokens.gateway() { Ok(()) } else { Err(InvalidToken::Elsewhere) }
     }
 
-    /// First less is asked for, then the jobs go back: they shall not come here again for nobody.
-    fn give_back(&self, key: &GroupKey, why: Returned) {
+    /// Lowers RDY, then requeues returned jobs. In this order, so that nsqd does not send them here
+    /// again.
+    fn requeue_returned(&self, key: &GroupKey, why: RequeueReason) {
         let mut state = self.state();
         let returned = state.jobs.take_returned(key);
-        self.ask(&state, key);
+        self.update_rdy(&state, key);
         drop(state);
         self.counters.released.inc_by(returned.len() as u64);
-        for Task { delivery, is_handed_out, .. } in returned {
+        for GatewayJob { delivery, is_handed_out, .. } in returned {
             match why {
-                // a worker that dies of its job is the reason to count this as a try
-                Returned::NobodyIsThere if is_handed_out => delivery.abandon(),
-                Returned::NobodyIsThere | Returned::GatewayEnds => delivery.release(),
+                // counts as a try, because the worker may have crashed on the job
+                RequeueReason::WorkerGone if is_handed_out => delivery.abandon(),
+                RequeueReason::WorkerGone | RequeueReason::Shutdown => delivery.release(),
             }
         }
     }
 
-    /// Asks nsqd for as many messages as workers would take.
-    fn ask(&self, state: &State, key: &GroupKey) {
-        if let Some(supply) = state.supplies.get(key) {
+    /// Sets RDY to the number of jobs that the group's workers hold and have room for.
+    fn update_rdy(&self, state: &ExchangeState, key: &GroupKey) {
+        if let Some(group_consumer) = state.consumers.get(key) {
             let slots = u32::try_from(state.jobs.slots(key)).unwrap_or(u32::MAX);
-            supply.control.set_max_in_flight(slots.min(self.max_in_flight));
+            group_consumer.control.set_max_in_flight(slots.min(self.max_in_flight));
             self.room_changed.notify_one();
             if state.jobs.workers(key) == 0 {
-                supply.unused.notify_one();
+                group_consumer.unused.notify_one();
             }
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ExchangeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

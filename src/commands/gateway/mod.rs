@@ -2,30 +2,31 @@
 //!
 //! ```text
 //!  counter ───▶ Publisher                               --counter
-//!  routes ─┬─ take ────▶ a Stay, its Outbox, a Feed        GET  /streams/S/groups/G/jobs
-//!          ├─ answer ──▶ a Task's Delivery                 POST /jobs/TOKEN/done …
-//!          └─ publish ─▶ Publisher                         POST /streams/S
-//!                exchange: Jobs (pure) between supply (a consumer a group) and outboxes (a response a worker)
+//!  routes ─┬─ get_jobs ─────▶ WorkerGuard, Outbox, JobStream    GET  /streams/S/groups/G/jobs
+//!          ├─ post_answers ─▶ a GatewayJob's Delivery           POST /jobs/TOKEN/done …
+//!          └─ publish ──────▶ Publisher                         POST /streams/S
+//!
+//!  exchange: Jobs (pure), between group_consumer (one per group) and Outbox (one per worker)
 //! ```
 
-mod answer;
 pub(crate) mod args;
 mod counter;
 mod counters;
+mod error;
 mod exchange;
+mod get_jobs;
+mod group_consumer;
 mod jobs;
-mod opening;
+mod open_group;
 mod outbox;
-mod params;
+mod post_answers;
 mod publish;
-mod read;
-mod refusal;
+mod query;
+mod request_body;
 mod routes;
 mod server;
-mod stay;
-mod supply;
-mod take;
 mod token;
+mod worker_guard;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,12 +37,12 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::counter::Counter;
+use self::counter::JobCounter;
+use self::error::GatewayError;
 use self::exchange::Exchange;
-use self::opening::Opening;
-use self::refusal::Refusal;
-use self::server::Server;
-use self::token::Mint;
+use self::open_group::PendingGroups;
+use self::server::GatewayServer;
+use self::token::TokenGenerator;
 use super::common::embedded_broker::EmbeddedBroker;
 use super::common::exit::{Exit, Failure};
 use super::common::open_files::{self, OpenFiles};
@@ -53,26 +54,26 @@ use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 
-/// How long publishing may take before a client is asked to come again.
-const PUBLISH_TIME: Duration = Duration::from_secs(5);
-/// How long one nsqd may take before another is asked.
-const ANSWER_TIME: Duration = Duration::from_secs(2);
-/// Files that are kept for the log, nsqlookupds and connections that make way.
-const KEPT: usize = 32;
-/// Below so many connections the gateway would be of no use.
-const LEAST: usize = 8;
-/// How long giving jobs back and the last answers may take.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Timeout of publishing a message; then the request is answered with 503.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of one nsqd's reply; then another nsqd is tried.
+const NSQD_REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+/// File descriptors reserved for the log, nsqlookupds and connections that are being closed.
+const RESERVED_FILES: usize = 32;
+/// The least number of connections, whatever the limit of open files is.
+const MIN_CONNECTIONS: usize = 8;
+/// Timeout of requeueing jobs, and of the last responses, at shutdown.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What requests are answered from.
+/// The state that all requests share.
 #[derive(Debug)]
 struct Gateway {
     settings: Args,
     exchange: Arc<Exchange>,
-    opening: Opening,
+    pending_groups: PendingGroups,
     publisher: OnceCell<Publisher>,
-    /// Bytes that bodies may still take.
-    room: Arc<Semaphore>,
+    /// The memory left for request bodies, in bytes.
+    body_memory: Arc<Semaphore>,
     bearer: Option<Vec<u8>>,
     shutdown: Shutdown,
 }
@@ -85,40 +86,40 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
     let (listen, heartbeat) = (args.listen.clone(), args.workers.heartbeat);
     let listener = mqueue::http::listen(&listen).await;
     let listener = listener.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen on {listen}: {e}")))?;
-    let mint = Mint::new().context("no randomness for tokens")?;
+    let tokens = TokenGenerator::new().context("no randomness for tokens")?;
     let counts = args.counter;
     let embedded = if counts && !args.broker.is_named() { Some(start_broker(&mut args).await?) } else { None };
-    let counter = counts.then(|| Counter::new(Instant::now()));
-    let exchange = Exchange::new(mint, args.limits.max_in_flight, counter);
+    let counter = counts.then(|| JobCounter::new(Instant::now()));
+    let exchange = Exchange::new(tokens, args.limits.max_in_flight, counter);
     let places = places(args.limits.max_connections as usize, OpenFiles::of_this_process());
     let gateway = Arc::new(Gateway {
         settings: args,
         exchange: exchange.clone(),
-        opening: Opening::default(),
+        pending_groups: PendingGroups::default(),
         publisher: OnceCell::new(),
-        room: Arc::new(Semaphore::new(read::ROOM)),
+        body_memory: Arc::new(Semaphore::new(request_body::MAX_BODY_MEMORY)),
         bearer,
         shutdown: shutdown.clone(),
     });
     tracing::info!("listening on http://{}", listener.local_addr()?);
     if let Err(error) = gateway.publisher().await {
-        tracing::warn!("{}; requests are answered with 503 until it can be reached", error.error());
+        tracing::warn!("{}; requests are answered with 503 until it can be reached", error.message());
     }
     let router = routes::router(gateway.clone());
-    let server = Server { listener, router, heartbeat, places, count: exchange.counters.connections.clone() };
+    let server = GatewayServer { listener, router, heartbeat, places, count: exchange.counters.connections.clone() };
     let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
     connections.spawn(server.run(stop.clone(), connections.clone()));
-    let looking = tokio::spawn(look_for_the_silent(exchange.clone()));
+    let looking = tokio::spawn(requeue_jobs_of_silent_workers(exchange.clone()));
     let counting = counts.then(|| tokio::spawn(counter::run(gateway.clone())));
     Notifier.ready();
     shutdown.draining.cancelled().await;
     Notifier.stopping();
-    end(&exchange, &shutdown).await;
+    drain(&exchange, &shutdown).await;
     looking.abort();
     stop.cancel();
     connections.close();
-    if timeout(LAST_WORDS, connections.wait()).await.is_err() {
-        tracing::debug!("connections that were still open are closed");
+    if timeout(CLOSE_TIMEOUT, connections.wait()).await.is_err() {
+        tracing::debug!("closing connections that are still open");
     }
     let left = &exchange.counters;
     tracing::info!(
@@ -137,9 +138,11 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
     Ok(if shutdown.now.is_cancelled() { Exit::Interrupted } else { Exit::Success })
 }
 
-/// Places for so many connections, or as many as there are files for. A quarter of the files is kept for connections to nsqds, and some for all else.
+/// Returns places for `wanted` connections, or for as many as the limit of open files allows. A
+/// quarter of the files is reserved for connections to nsqds, and [`RESERVED_FILES`] for everything
+/// else.
 fn places(wanted: usize, files: OpenFiles) -> Places {
-    let room = (files.free - files.free / 4).saturating_sub(KEPT).max(LEAST);
+    let room = (files.free - files.free / 4).saturating_sub(RESERVED_FILES).max(MIN_CONNECTIONS);
     let most = (1..=room).rev().find(|turns| turns + Places::beyond(*turns) <= room).unwrap_or(1);
     if wanted > most {
         tracing::warn!(
@@ -151,7 +154,7 @@ fn places(wanted: usize, files: OpenFiles) -> Places {
     Places::new(wanted.min(most))
 }
 
-/// Starts a broker in this process, and names it in the flags.
+/// Starts a broker in this process, and sets its addresses in the flags.
 async fn start_broker(args: &mut Args) -> anyhow::Result<EmbeddedBroker> {
     let embedded = EmbeddedBroker::start("mqueue-gateway").await?;
     args.broker.nsqd_tcp_address = vec![embedded.tcp.parse()?];
@@ -160,17 +163,17 @@ async fn start_broker(args: &mut Args) -> anyhow::Result<EmbeddedBroker> {
     Ok(embedded)
 }
 
-/// The token in a file. Fails if there is none.
+/// Reads the bearer token from a file. Fails if the file is empty.
 fn bearer(path: &std::path::Path) -> Result<Vec<u8>, Failure> {
     let text = std::fs::read(path).map_err(|e| Failure::new(Exit::Usage, format!("cannot read {path:?}: {e}")))?;
     match text.trim_ascii() {
-        [] => Err(Failure::new(Exit::Usage, format!("no token in {path:?}: write one into it"))),
+        [] => Err(Failure::new(Exit::Usage, format!("no token in {path:?}: write the token into the file"))),
         token => Ok(token.to_vec()),
     }
 }
 
-/// Takes the jobs of silent workers back, when their time is up.
-async fn look_for_the_silent(exchange: Arc<Exchange>) {
+/// Requeues the jobs of workers that are silent past their deadline.
+async fn requeue_jobs_of_silent_workers(exchange: Arc<Exchange>) {
     loop {
         let next = exchange.tick();
         let due = async {
@@ -186,12 +189,12 @@ async fn look_for_the_silent(exchange: Arc<Exchange>) {
     }
 }
 
-/// Nobody gets a job any more; who has one may finish it; then all goes back.
-async fn end(exchange: &Arc<Exchange>, shutdown: &Shutdown) {
+/// Stops handing out jobs, waits for those in progress, then requeues the rest.
+async fn drain(exchange: &Arc<Exchange>, shutdown: &Shutdown) {
     exchange.retire_all();
     let held = exchange.held();
     if held > 0 {
-        tracing::info!("ending: waiting for {} that workers have", count(held, "job"));
+        tracing::info!("ending: waiting for {} held by workers", count(held, "job"));
     }
     while exchange.held() > 0 {
         tokio::select! {
@@ -200,23 +203,24 @@ async fn end(exchange: &Arc<Exchange>, shutdown: &Shutdown) {
         }
     }
     exchange.leave_all();
-    for (supply, _) in exchange.groups() {
-        supply.control.stop();
+    for (group_consumer, _) in exchange.groups() {
+        group_consumer.control.stop();
     }
     exchange.tasks.close();
-    if timeout(LAST_WORDS, exchange.tasks.wait()).await.is_err() {
-        tracing::warn!("not all jobs could be given back: nsqd requeues them when their time is up");
+    if timeout(CLOSE_TIMEOUT, exchange.tasks.wait()).await.is_err() {
+        tracing::warn!("not all jobs could be requeued; nsqd requeues them after their timeout");
     }
 }
 
 impl Gateway {
-    /// The publisher, which connects when it is first wanted.
-    async fn publisher(&self) -> Result<&Publisher, Refusal> {
+    /// Returns the publisher; connects at the first call.
+    async fn publisher(&self) -> Result<&Publisher, GatewayError> {
         let connect = async || {
-            let brokers = BrokerAddresses::find(&self.settings.broker).await.map_err(Refusal::unavailable)?;
-            let config = PublisherConfig::default().with_timeout(PUBLISH_TIME).with_answer_within(ANSWER_TIME);
+            let brokers = BrokerAddresses::find(&self.settings.broker).await.map_err(GatewayError::unavailable)?;
+            let config =
+                PublisherConfig::default().with_timeout(PUBLISH_TIMEOUT).with_answer_within(NSQD_REPLY_TIMEOUT);
             let connected = Publisher::connect(&brokers.tcp, config).await;
-            connected.map_err(|error| Refusal::unavailable(Failure::unavailable(&error).line))
+            connected.map_err(|error| GatewayError::unavailable(Failure::unavailable(&error).line))
         };
         self.publisher.get_or_try_init(connect).await
     }
@@ -227,14 +231,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_no_more_connections_than_files() {
+    fn connections_are_capped_by_the_limit_of_open_files() {
         for limit in [100, 256, 1024, 4096] {
             let files = OpenFiles { limit, free: limit - 20 };
             let capped = places(10_000, files).count();
-            assert!(capped + files.free / 4 + KEPT <= files.free && capped > files.free / 4, "{limit}: {capped}");
+            assert!(
+                capped + files.free / 4 + RESERVED_FILES <= files.free && capped > files.free / 4,
+                "{limit}: {capped}"
+            );
         }
         let plenty = OpenFiles { limit: 1 << 20, free: 1 << 20 };
         assert_eq!(places(10_000, plenty).count(), 10_000 + Places::beyond(10_000));
-        assert_eq!(places(10_000, OpenFiles { limit: 20, free: 0 }).count(), LEAST);
+        assert_eq!(places(10_000, OpenFiles { limit: 20, free: 0 }).count(), MIN_CONNECTIONS);
     }
 }

@@ -1,4 +1,5 @@
-//! The way to a worker: lines that wait until its connection takes them, and the stream that its response is.
+//! A worker's outbox: lines that wait until its connection takes them, and the response that
+//! streams them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,38 +13,38 @@ use futures_util::task::AtomicWaker;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::stay::Stay;
+use super::worker_guard::WorkerGuard;
 use crate::commands::common::job::JobLine;
 
-/// A worker that has left so many bytes unread gets no more jobs until it has read them.
-const CLOGGED: usize = 256 * 1024;
+/// Limit on unread bytes: a worker beyond it gets no more jobs until it has read them.
+const MAX_UNREAD_BYTES: usize = 256 * 1024;
 
-/// What is to be written to one worker.
+/// The lines to write to one worker.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    /// What the worker is called.
+    /// The worker's name.
     pub(super) name: String,
-    /// Cuts the worker's connection.
+    /// Closes the worker's connection when cancelled.
     cut: CancellationToken,
-    lines: Mutex<Lines>,
+    lines: Mutex<OutboxBuffer>,
     reader: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
-struct Lines {
+struct OutboxBuffer {
     text: Vec<u8>,
     jobs: u32,
     ended: bool,
 }
 
-/// What was taken from an outbox.
+/// The lines taken from an outbox.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct OutboxChunk {
     pub(super) text: Vec<u8>,
-    /// No more will come.
+    /// No more lines will come.
     pub(super) ended: bool,
-    /// There was so much that the worker got nothing new.
-    pub(super) was_clogged: bool,
+    /// The unread bytes were over the limit, so the worker got no new jobs.
+    pub(super) was_blocked: bool,
 }
 
 impl Outbox {
@@ -51,38 +52,39 @@ impl Outbox {
         Arc::new(Self { name, cut, lines: Mutex::default(), reader: AtomicWaker::new() })
     }
 
-    /// Adds a job. True if nothing more should be added before it is read.
+    /// Adds a job. Returns true if the limit on unread bytes is reached.
     pub(super) fn add(&self, job: &JobLine<'_>) -> bool {
         let mut lines = self.lines();
         job.write(&mut lines.text);
         lines.jobs += 1;
-        let clogged = lines.text.len() >= CLOGGED;
+        let blocked = lines.text.len() >= MAX_UNREAD_BYTES;
         drop(lines);
         self.reader.wake();
-        clogged
+        blocked
     }
 
-    /// No more will come: the response ends after what is there.
+    /// Ends the response after the lines that are there.
     pub(super) fn end(&self) {
         self.lines().ended = true;
         self.reader.wake();
     }
 
-    /// No more will come, and what is there is not wanted: the connection is cut.
+    /// Closes the connection; unread lines are lost.
     pub(super) fn cut(&self) {
         self.end();
         self.cut.cancel();
     }
 
-    /// Takes what is there.
-    pub(super) fn take(&self) -> Taken {
+    /// Takes all lines that are there.
+    pub(super) fn take(&self) -> OutboxChunk {
         let mut lines = self.lines();
         let text = std::mem::take(&mut lines.text);
         lines.jobs = 0;
-        Taken { was_clogged: text.len() >= CLOGGED, text, ended: lines.ended }
+        OutboxChunk { was_blocked: text.len() >= MAX_UNREAD_BYTES, text, ended: lines.ended }
     }
 
-    /// Waits until so many jobs are there, or no more will come. Cancel-safe; for one caller.
+    /// Waits until `jobs` jobs are there, or the outbox ended. Cancel-safe; for one caller at a
+    /// time.
     pub(super) async fn wait_for(&self, jobs: u32) {
         std::future::poll_fn(|context| {
             self.reader.register(context.waker());
@@ -92,48 +94,48 @@ impl Outbox {
         .await;
     }
 
-    fn lines(&self) -> MutexGuard<'_, Lines> {
+    fn lines(&self) -> MutexGuard<'_, OutboxBuffer> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The body of a worker's response: jobs as they come, and an empty line where there was none for a while.
+/// The body of a worker's response: jobs as they come, and an empty line as a heartbeat.
 #[derive(Debug)]
-pub(super) struct Feed {
-    stay: Stay,
+pub(super) struct JobStream {
+    guard: WorkerGuard,
     heartbeat: Duration,
-    beat: Pin<Box<Sleep>>,
+    heartbeat_timer: Pin<Box<Sleep>>,
 }
 
-impl Feed {
-    pub(super) fn new(stay: Stay, heartbeat: Duration) -> Self {
-        Self { stay, heartbeat, beat: Box::pin(sleep(heartbeat)) }
+impl JobStream {
+    pub(super) fn new(guard: WorkerGuard, heartbeat: Duration) -> Self {
+        Self { guard, heartbeat, heartbeat_timer: Box::pin(sleep(heartbeat)) }
     }
 
-    fn put_beat_off(&mut self) {
+    fn reset_heartbeat_timer(&mut self) {
         let next = Instant::now() + self.heartbeat;
-        self.beat.as_mut().reset(next);
+        self.heartbeat_timer.as_mut().reset(next);
     }
 }
 
-impl Stream for Feed {
+impl Stream for JobStream {
     type Item = Result<Bytes, std::convert::Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.stay.outbox.reader.register(context.waker());
-        let taken = self.stay.outbox.take();
-        if taken.was_clogged {
-            self.stay.reads_again();
+        self.guard.outbox.reader.register(context.waker());
+        let taken = self.guard.outbox.take();
+        if taken.was_blocked {
+            self.guard.unblock();
         }
         if !taken.text.is_empty() {
-            self.put_beat_off();
+            self.reset_heartbeat_timer();
             return Poll::Ready(Some(Ok(taken.text.into())));
         }
         if taken.ended {
             return Poll::Ready(None);
         }
-        std::task::ready!(self.beat.as_mut().poll(context));
-        self.put_beat_off();
+        std::task::ready!(self.heartbeat_timer.as_mut().poll(context));
+        self.reset_heartbeat_timer();
         Poll::Ready(Some(Ok(Bytes::from_static(b"\n"))))
     }
 }

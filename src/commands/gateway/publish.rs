@@ -1,4 +1,4 @@
-//! `POST /streams/{s}`: one message, or, as `application/x-ndjson`, one a line.
+//! `POST /streams/{s}`: one message, or, as `application/x-ndjson`, one per line.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::Gateway;
-use super::opening::dead_letters_of;
-use super::params::{LONGEST_DELAY, Params};
-use super::refusal::{self, Answer, Refusal};
+use super::error::{self as responses, GatewayError, GatewayResult};
+use super::open_group::dead_letters_of;
+use super::query::{MAX_DELAY, QueryParams};
 use mqueue::client::{PublishError, PublishManyError};
 use mqueue::proto::TopicName;
 
@@ -23,23 +23,25 @@ pub(super) async fn publish(
     uri: Uri,
     headers: HeaderMap,
     body: Body,
-) -> Answer {
-    let stream = TopicName::new(&stream).map_err(Refusal::unusable)?;
+) -> GatewayResult {
+    let stream = TopicName::new(&stream).map_err(GatewayError::unprocessable)?;
     dead_letters_of(&stream)?;
-    let delay = Params::parse(&uri, &["delay"])?.duration("delay", Duration::ZERO..=LONGEST_DELAY)?;
-    let (body, _room) = gateway.read(&headers, body).await?;
-    let most = gateway.settings.limits.max_msg_size as usize;
-    let published = match (is_lines(&headers), delay) {
+    let delay = QueryParams::parse(&uri, &["delay"])?.duration("delay", Duration::ZERO..=MAX_DELAY)?;
+    let (body, _room) = gateway.read_body(&headers, body).await?;
+    let max_bytes = gateway.settings.limits.max_msg_size as usize;
+    let published = match (is_ndjson(&headers), delay) {
         (true, None) => {
-            let lines = lines(&body, most)?;
+            let lines = lines(&body, max_bytes)?;
             let count = lines.len();
             let publisher = gateway.publisher().await?;
             publisher.publish_many(&stream, lines).await.map_err(|e| refused_in_part(&e, count))?;
             count
         }
-        (true, Some(_)) => return Err(Refusal::unusable("delay is for one message: publish these one by one")),
+        (true, Some(_)) => {
+            return Err(GatewayError::unprocessable("delay is for one message: publish these one by one"));
+        }
         (false, delay) => {
-            check(&body, most, String::new)?;
+            check(&body, max_bytes, String::new)?;
             let publisher = gateway.publisher().await?;
             match delay {
                 Some(delay) => publisher.publish_deferred(&stream, body, delay).await,
@@ -50,17 +52,18 @@ pub(super) async fn publish(
         }
     };
     gateway.exchange.counters.published.inc_by(published as u64);
-    Ok(refusal::json(&json!({ "published": published })))
+    Ok(responses::json(&json!({ "published": published })))
 }
 
-fn is_lines(headers: &HeaderMap) -> bool {
+fn is_ndjson(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     ["application/x-ndjson", "application/ndjson", "application/jsonl"].contains(&&*kind)
 }
 
-/// A message a line, each of them JSON; empty lines are none. Fails on the first that is not, before anything is published.
-fn lines(body: &Bytes, most: usize) -> Result<Vec<Bytes>, Refusal> {
+/// Splits the body into messages, one per line, and skips empty lines. Fails at the first line that
+/// is not JSON, before any message is published.
+fn lines(body: &Bytes, max_bytes: usize) -> Result<Vec<Bytes>, GatewayError> {
     let mut messages = Vec::new();
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();
@@ -68,55 +71,58 @@ fn lines(body: &Bytes, most: usize) -> Result<Vec<Bytes>, Refusal> {
             continue;
         }
         let place = || format!("line {}: ", index + 1);
-        check(line, most, place)?;
+        check(line, max_bytes, place)?;
         let is_json = std::str::from_utf8(line).map_err(|e| e.to_string());
-        let is_json = is_json.and_then(|line| serde_json::from_str::<IgnoredAny>(line).map_err(|e| without_place(&e)));
+        let is_json =
+            is_json.and_then(|line| serde_json::from_str::<IgnoredAny>(line).map_err(|e| without_line_number(&e)));
         is_json.map_err(|e| {
-            Refusal::new(StatusCode::BAD_REQUEST, format!("{}no JSON: {e}; nothing was published", place()))
+            GatewayError::new(StatusCode::BAD_REQUEST, format!("{}not JSON: {e}; nothing was published", place()))
         })?;
         messages.push(body.slice_ref(line));
     }
     if messages.is_empty() {
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "no lines: a message is a line of JSON"));
+        return Err(GatewayError::new(StatusCode::BAD_REQUEST, "no lines: a message is a line of JSON"));
     }
     Ok(messages)
 }
 
-/// A line's place is told by us: serde's is within the line.
-fn without_place(error: &serde_json::Error) -> String {
+/// Formats serde's error without its line number, which counts within the line.
+fn without_line_number(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or_default();
     format!("{what} at column {}", error.column())
 }
 
-fn check(message: &[u8], most: usize, place: impl Fn() -> String) -> Result<(), Refusal> {
+fn check(message: &[u8], max_bytes: usize, place: impl Fn() -> String) -> Result<(), GatewayError> {
     match message.len() {
-        0 => Err(Refusal::new(StatusCode::BAD_REQUEST, "empty message: send it as the request's body")),
-        size if size > most => {
+        0 => Err(GatewayError::new(StatusCode::BAD_REQUEST, "empty message: send it as the request's body")),
+        size if size > max_bytes => {
             let line = format!(
-                "{}a message of {size} bytes: {most} are the most (--max-msg-size); nothing was published",
+                "{}a message of {size} bytes: at most {max_bytes} are allowed (--max-msg-size); nothing was published",
                 place()
             );
-            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, line))
+            Err(GatewayError::new(StatusCode::PAYLOAD_TOO_LARGE, line))
         }
         _ => Ok(()),
     }
 }
 
-/// nsqd takes less than this gateway: some messages may be there.
-fn refused_in_part(error: &PublishManyError, all: usize) -> Refusal {
+/// Returns the refusal for messages that nsqd did not accept. Some of them may have been published.
+fn refused_in_part(error: &PublishManyError, all: usize) -> GatewayError {
     let (failed, (first, why)) = (error.0.len(), &error.0[0]);
     let line = format!("{} of {all} messages were published, not message {}: {why}", all - failed, first + 1);
     match refused(why) {
         refusal if failed == all => refusal,
-        refusal => refusal.saying(line),
+        refusal => refusal.with_message(line),
     }
 }
 
-fn refused(error: &PublishError) -> Refusal {
+fn refused(error: &PublishError) -> GatewayError {
     match error {
-        PublishError::Empty | PublishError::TooLarge(_) | PublishError::Refused(_) => Refusal::unusable(error),
-        _ => Refusal::unavailable(error),
+        PublishError::Empty | PublishError::TooLarge(_) | PublishError::Refused(_) => {
+            GatewayError::unprocessable(error)
+        }
+        _ => GatewayError::unavailable(error),
     }
 }
 
@@ -125,12 +131,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bad_line_is_named_and_nothing_is_taken() {
+    fn a_bad_line_is_named_and_no_message_is_accepted() {
         let good = lines(&Bytes::from_static(b"1\n{\"a\":2}\r\n\n\"x\""), 100).unwrap();
         assert_eq!(good, ["1", "{\"a\":2}", "\"x\""]);
         for (body, status, words) in [
-            (&b"1\n{\n3"[..], 400, "line 2: no JSON"),
-            (b"1\n\"\xff\"", 400, "line 2: no JSON"),
+            (&b"1\n{\n3"[..], 400, "line 2: not JSON"),
+            (b"1\n\"\xff\"", 400, "line 2: not JSON"),
             (b"\n\n", 400, "no lines"),
             (b"1\n2\n1234567", 413, "line 3: a message of 7 bytes"),
         ] {

@@ -1,4 +1,4 @@
-//! The paths, and who is let in.
+//! The routes, and the check of the bearer token.
 
 use std::sync::Arc;
 
@@ -11,38 +11,36 @@ use axum::routing::{get, post};
 use serde_json::json;
 use subtle::ConstantTimeEq;
 
-use super::refusal::{Answer, Refusal, json};
-use super::{Gateway, answer, publish, take};
+use super::error::{GatewayError, GatewayResult, json};
+use super::{Gateway, get_jobs, post_answers, publish};
 use crate::commands::common::metrics::{CONTENT_TYPE, Metrics};
 
 const OPENAPI: &str = include_str!("openapi.json");
-/// What everyone may see.
-const OPEN: [&str; 2] = ["/healthz", "/openapi.json"];
+/// The paths that need no bearer token.
+const PUBLIC_PATHS: [&str; 2] = ["/healthz", "/openapi.json"];
 
 pub(super) fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/streams/{stream}", post(publish::publish))
-        .route("/streams/{stream}/groups/{group}/jobs", get(take::jobs))
-        .route("/jobs/{verb}", post(answer::many))
-        .route("/jobs/{token}/{verb}", post(answer::one))
+        .route("/streams/{stream}/groups/{group}/jobs", get(get_jobs::jobs))
+        .route("/jobs/{verb}", post(post_answers::answer_many))
+        .route("/jobs/{token}/{verb}", post(post_answers::answer_one))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi))
         .method_not_allowed_fallback(|| async {
-            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method: /openapi.json says with which")
+            GatewayError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: see /openapi.json")
         })
-        .fallback(|| async {
-            Refusal::new(StatusCode::NOT_FOUND, "no such path: /openapi.json describes those there are")
-        })
+        .fallback(|| async { GatewayError::new(StatusCode::NOT_FOUND, "no such path: see /openapi.json") })
         .layer(from_fn_with_state(gateway.clone(), guard))
         .with_state(gateway)
 }
 
-/// Lets in who brings the token, if one is wanted, and counts who is refused.
+/// Refuses requests without the bearer token, if one is configured, and counts refused requests.
 async fn guard(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
     let response = match &gateway.bearer {
-        Some(bearer) if !OPEN.contains(&request.uri().path()) && !brings(&request, bearer) => {
-            Refusal::new(StatusCode::UNAUTHORIZED, "this gateway wants its token: Authorization: Bearer …")
+        Some(bearer) if !PUBLIC_PATHS.contains(&request.uri().path()) && !has_bearer(&request, bearer) => {
+            GatewayError::new(StatusCode::UNAUTHORIZED, "missing or wrong token: send Authorization: Bearer …")
                 .into_response()
         }
         Some(_) | None => next.run(request).await,
@@ -53,21 +51,21 @@ async fn guard(State(gateway): State<Arc<Gateway>>, request: Request, next: Next
     response
 }
 
-fn brings(request: &Request, bearer: &[u8]) -> bool {
+fn has_bearer(request: &Request, bearer: &[u8]) -> bool {
     let given = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
     let is_bearer = given.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Bearer "));
     is_bearer && given[7..].trim_ascii().ct_eq(bearer).into()
 }
 
-/// Well, unless workers wait for a group that has no nsqd.
+/// 200, or 503 during shutdown and if a group with workers has no connection to any nsqd.
 async fn healthz(State(gateway): State<Arc<Gateway>>) -> Response {
     let mut cut_off = false;
-    let groups = gateway.exchange.groups().into_iter().map(|(supply, workers)| {
-        let health = supply.control.health();
+    let groups = gateway.exchange.groups().into_iter().map(|(group_consumer, workers)| {
+        let health = group_consumer.control.health();
         cut_off |= workers > 0 && health.connected == 0;
         json!({
-            "stream": supply.key.stream.as_str(),
-            "group": supply.key.group.as_str(),
+            "stream": group_consumer.key.stream.as_str(),
+            "group": group_consumer.key.group.as_str(),
             "workers": workers,
             "in_flight": health.in_flight,
             "nsqds": health.connected,
@@ -91,7 +89,7 @@ async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 
-async fn openapi() -> Answer {
+async fn openapi() -> GatewayResult {
     let text = OPENAPI.replacen("VERSION", env!("CARGO_PKG_VERSION"), 1);
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
@@ -101,7 +99,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn the_description_has_the_paths_that_there_are() {
+    fn openapi_describes_exactly_the_served_routes() {
         let described: serde_json::Value = serde_json::from_str(super::OPENAPI).unwrap();
         let described: BTreeSet<String> = described["paths"]
             .as_object()

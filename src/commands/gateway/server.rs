@@ -1,4 +1,4 @@
-//! The gateway's connections: so many at once, each noticed when its other end is gone.
+//! The gateway's connections: limited in number, with detection of dead peers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,34 +23,35 @@ const MANNERS: Manners = Manners {
     life: None,
     title_case_headers: false,
 };
-/// Probes without an answer after which a silent connection is lost.
+/// Number of keepalive probes without an answer after which a connection is lost.
 const PROBES: u32 = 2;
 
-/// A request's connection, as its handler sees it.
+/// The connection of a request, for its handler.
 #[derive(Debug, Clone)]
-pub(super) struct Visit {
+pub(super) struct RequestConnection {
     pub(super) peer: SocketAddr,
-    /// Cuts it.
+    /// Closes the connection when cancelled.
     pub(super) cut: CancellationToken,
 }
 
-/// Where the gateway listens, and how.
+/// The gateway's listener and its settings.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(super) struct GatewayServer {
     pub(super) listener: TcpListener,
     pub(super) router: Router,
-    /// How often a quiet stream has a line; also how long a connection may leave what it was sent unacknowledged.
+    /// The heartbeat interval of streams; also how long sent bytes may stay unacknowledged
+    /// (TCP_USER_TIMEOUT).
     pub(super) heartbeat: Duration,
     pub(super) places: Places,
     pub(super) count: Gauge<u64, AtomicU64>,
 }
 
-impl Server {
-    /// Serves until told to stop; the requests that run then may finish.
+impl GatewayServer {
+    /// Serves until `stop` is cancelled. Requests in progress may finish.
     pub(super) async fn run(mut self, stop: CancellationToken, tasks: TaskTracker) {
         loop {
             let accepting = async {
-                // waits a moment when the system has no more to give
+                // axum's accept pauses while the system is out of file descriptors
                 let accepted = axum::serve::Listener::accept(&mut self.listener).await;
                 (accepted, self.places.enter().await)
             };
@@ -81,7 +82,7 @@ async fn visit(
     stop: CancellationToken,
 ) {
     let cut = CancellationToken::new();
-    let visit = Visit { peer, cut: cut.clone() };
+    let visit = RequestConnection { peer, cut: cut.clone() };
     let service = service_fn(move |mut request| {
         let request_to_answer: &mut hyper::Request<hyper::body::Incoming> = &mut request;
         request_to_answer.extensions_mut().insert(visit.clone());
@@ -93,7 +94,8 @@ async fn visit(
     }
 }
 
-/// Has the kernel look whether the other end is there: when nothing is said, and when what was said is not acknowledged.
+/// Enables the kernel's detection of dead peers: keepalive probes, and a timeout of unacknowledged
+/// bytes.
 fn watch(stream: &TcpStream, heartbeat: Duration) -> io::Result<()> {
     let stream_fd = stream.as_fd();
     let seconds = u32::try_from(heartbeat.as_secs()).unwrap_or(u32::MAX).max(1);

@@ -1,26 +1,27 @@
-//! Tokens: what a worker answers a job with. They cannot be guessed, name their gateway, and work once.
+//! Job tokens, with which workers answer jobs. A token cannot be guessed, contains its gateway's
+//! id, and works once.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The unguessable part: 128 bits of the system's randomness.
+/// The secret part of a token: 128 random bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Secret(pub(super) u128);
+pub(super) struct JobSecret(pub(super) u128);
 
 /// A job's token: `0f3a91c2` (the gateway) and 32 more hexadecimal digits (the secret).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Token {
+pub(super) struct JobToken {
     pub(super) gateway: u32,
-    pub(super) secret: Secret,
+    pub(super) secret: JobSecret,
 }
 
-impl fmt::Display for Token {
+impl fmt::Display for JobToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}{:032x}", self.gateway, self.secret.0)
     }
 }
 
-impl FromStr for Token {
+impl FromStr for JobToken {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -31,41 +32,41 @@ impl FromStr for Token {
         let (gateway, secret) = text.split_at(8);
         Ok(Self {
             gateway: u32::from_str_radix(gateway, 16).map_err(|_| ())?,
-            secret: Secret(u128::from_str_radix(secret, 16).map_err(|_| ())?),
+            secret: JobSecret(u128::from_str_radix(secret, 16).map_err(|_| ())?),
         })
     }
 }
 
-/// Makes tokens of one gateway. Asks the system for many at once.
+/// Generates the tokens of one gateway. Reads the system's randomness in large chunks.
 #[derive(Debug)]
-pub(super) struct Mint {
+pub(super) struct TokenGenerator {
     gateway: u32,
     random: Vec<u8>,
 }
 
-/// Bytes of randomness that are asked for at once.
-const SUPPLY: usize = 4096;
+/// Bytes of randomness read at once.
+const RANDOM_BUFFER: usize = 4096;
 
-impl Mint {
-    /// Fails if the system has no randomness to give.
+impl TokenGenerator {
+    /// Creates a generator with a random gateway id. Fails if the system provides no randomness.
     pub(super) fn new() -> Result<Self, getrandom::Error> {
         Ok(Self { gateway: getrandom::u32()?, random: Vec::new() })
     }
 
-    /// The gateway's part of its tokens.
+    /// The gateway id in its tokens.
     pub(super) fn gateway(&self) -> u32 {
         self.gateway
     }
 
-    pub(super) fn token(&mut self) -> Result<Token, getrandom::Error> {
+    pub(super) fn token(&mut self) -> Result<JobToken, getrandom::Error> {
         if self.random.is_empty() {
-            let mut fresh = vec![0; SUPPLY];
+            let mut fresh = vec![0; RANDOM_BUFFER];
             getrandom::fill(&mut fresh)?;
             self.random = fresh;
         }
         let secret = u128::from_ne_bytes(*self.random.last_chunk().expect("the supply holds whole secrets"));
         self.random.truncate(self.random.len() - size_of::<u128>());
-        Ok(Token { gateway: self.gateway, secret: Secret(secret) })
+        Ok(JobToken { gateway: self.gateway, secret: JobSecret(secret) })
     }
 }
 
@@ -76,22 +77,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_reads_back_and_nothing_else_does() {
-        let mut mint = Mint::new().unwrap();
-        let token = mint.token().unwrap();
+    fn tokens_round_trip_and_other_texts_are_refused() {
+        let mut tokens = TokenGenerator::new().unwrap();
+        let token = tokens.token().unwrap();
         assert_eq!(token.to_string().parse(), Ok(token));
         let text = token.to_string();
         for wrong in
             ["", "done", &text[1..], &format!("{text}0"), &text.replace(&text[..1], "G"), &format!("+{}", &text[1..])]
         {
-            assert_eq!(wrong.parse::<Token>(), Err(()), "{wrong:?}");
+            assert_eq!(wrong.parse::<JobToken>(), Err(()), "{wrong:?}");
         }
     }
 
     #[test]
-    fn no_token_comes_twice() {
-        let mut mint = Mint::new().unwrap();
-        let tokens: HashSet<Secret> = (0..10_000).map(|_| mint.token().unwrap().secret).collect();
+    fn tokens_are_unique() {
+        let mut tokens = TokenGenerator::new().unwrap();
+        let tokens: HashSet<JobSecret> = (0..10_000).map(|_| tokens.token().unwrap().secret).collect();
         assert_eq!(tokens.len(), 10_000);
     }
 }

@@ -1,8 +1,9 @@
 //! Packets from datagram sockets.
 //!
-//! The receiver only moves packets to a bounded queue, so that a burst leaves the kernel's small buffer at once. It
-//! stops receiving while the queue is full. A Unix socket's sender then blocks (or gets EAGAIN, if non-blocking),
-//! and nothing is dropped. For UDP, which has no flow control, the kernel drops packets and counts them.
+//! The receiver only moves packets to a bounded queue, so that a burst leaves the kernel's small
+//! buffer at once. It stops receiving while the queue is full. A Unix socket's sender then blocks
+//! (or gets EAGAIN, if non-blocking), and nothing is dropped. For UDP, which has no flow control,
+//! the kernel drops packets and counts them.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,24 +16,24 @@ use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
-use super::drops::Drops;
-use super::listen::SocketFile;
-use super::outlet::{GivenUp, Outlet};
+use super::drops::KernelDrops;
+use super::listen::IngestSocketFile;
+use super::publisher::{FeedPublisher, PublishAborted};
 
 /// Requested size of the kernel's receive buffer in bytes; net.core.rmem_max may limit it.
 const KERNEL_BUFFER: usize = 8 << 20;
 /// Most packets published together.
 const BATCH: usize = 1000;
 /// Estimated overhead of a packet in bytes.
-const COST: usize = 128;
+const PACKET_OVERHEAD: usize = 128;
 /// Size limit of the receive buffer: no kernel takes a longer packet by default.
-const LONGEST: usize = 1 << 20;
+const MAX_PACKET: usize = 1 << 20;
 /// Silence after which a socket counts as empty when the program stops.
 const SILENCE: Duration = Duration::from_millis(20);
 /// Pause after a receive error.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Interval at which the kernel's drop counter is read.
-const LOOK: Duration = Duration::from_secs(1);
+const DROPS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A datagram socket.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ struct Packet(Bytes, OwnedSemaphorePermit);
 
 impl Datagrams {
     /// Asks the kernel for a large receive buffer.
-    pub(super) fn widen(&self, name: &str) {
+    pub(super) fn enlarge_buffer(&self, name: &str) {
         let fd = match self {
             Self::Unix(socket) => socket.as_fd(),
             Self::Udp(socket) => socket.as_fd(),
@@ -54,7 +55,7 @@ impl Datagrams {
         // the first call may exceed the limit, but needs a privilege
         let wider = setsockopt(&fd, sockopt::RcvBufForce, &KERNEL_BUFFER);
         if let Err(error) = wider.or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &KERNEL_BUFFER)) {
-            tracing::warn!("the buffer of {name} stays as it is: {error}");
+            tracing::warn!("cannot enlarge the receive buffer of {name}: {error}");
         }
     }
 
@@ -67,54 +68,61 @@ impl Datagrams {
 }
 
 /// Receives and publishes until the program stops; then publishes the packets already here.
-pub(super) async fn serve(socket: Datagrams, file: Option<SocketFile>, max: usize, queue: u32, outlet: Arc<Outlet>) {
+pub(super) async fn serve(
+    socket: Datagrams,
+    file: Option<IngestSocketFile>,
+    max: usize,
+    queue: u32,
+    publisher: Arc<FeedPublisher>,
+) {
     let (sender, packets) = mpsc::unbounded_channel();
     let mut drops = match &socket {
         Datagrams::Unix(_) => None,
-        Datagrams::Udp(socket) => Some(Drops::of(socket)),
+        Datagrams::Udp(socket) => Some(KernelDrops::of(socket)),
     };
     let room = Arc::new(Semaphore::new(queue as usize));
-    let mut receiver = Receiver { socket, file, max, room, queue, outlet: outlet.clone() };
-    let work = async { tokio::join!(receiver.run(sender), publish(packets, &outlet)) };
+    let mut receiver = Receiver { socket, file, max, room, queue, publisher: publisher.clone() };
+    let work = async { tokio::join!(receiver.run(sender), publish(packets, &publisher)) };
     tokio::select! {
         ((), ()) = work => {}
-        never = watch(&mut drops, &outlet) => match never {},
+        never = watch(&mut drops, &publisher) => match never {},
     }
     // before the socket closes: the last look at its drops
-    count(&mut drops, &outlet);
+    count(&mut drops, &publisher);
     drop(receiver);
 }
 
-/// Reads the kernel's drop counter each second, even while nothing is received. Never returns; runs beside the work.
-async fn watch(drops: &mut Option<Drops>, outlet: &Outlet) -> std::convert::Infallible {
+/// Reads the kernel's drop counter each second, even while nothing is received. Never returns; runs
+/// beside the work.
+async fn watch(drops: &mut Option<KernelDrops>, publisher: &FeedPublisher) -> std::convert::Infallible {
     loop {
-        sleep(LOOK).await;
-        count(drops, outlet);
+        sleep(DROPS_INTERVAL).await;
+        count(drops, publisher);
     }
 }
 
-fn count(drops: &mut Option<Drops>, outlet: &Outlet) {
-    outlet.tally.dropped(drops.as_mut().map_or(0, Drops::new_ones));
+fn count(drops: &mut Option<KernelDrops>, publisher: &FeedPublisher) {
+    publisher.stats.dropped(drops.as_mut().map_or(0, KernelDrops::count_new));
 }
 
 struct Receiver {
     socket: Datagrams,
-    file: Option<SocketFile>,
+    file: Option<IngestSocketFile>,
     max: usize,
     /// Free space in the queue, in bytes.
     room: Arc<Semaphore>,
     queue: u32,
-    outlet: Arc<Outlet>,
+    publisher: Arc<FeedPublisher>,
 }
 
 impl Receiver {
     /// Receives until the program stops, and then until the socket is silent.
     async fn run(&mut self, sender: mpsc::UnboundedSender<Packet>) {
-        let mut buffer = vec![0; self.max.min(LONGEST) + 1];
+        let mut buffer = vec![0; self.max.min(MAX_PACKET) + 1];
         loop {
             tokio::select! {
                 biased;
-                () = self.outlet.shutdown.draining.cancelled() => break,
+                () = self.publisher.shutdown.draining.cancelled() => break,
                 received = self.socket.receive(&mut buffer) => self.take(received, &buffer, &sender).await,
             }
         }
@@ -122,7 +130,7 @@ impl Receiver {
         self.file = None;
         while let Ok(received) = timeout(SILENCE, self.socket.receive(&mut buffer)).await {
             self.take(received, &buffer, &sender).await;
-            if self.outlet.shutdown.now.is_cancelled() {
+            if self.publisher.shutdown.now.is_cancelled() {
                 break;
             }
         }
@@ -130,13 +138,13 @@ impl Receiver {
 
     async fn take(&self, received: io::Result<usize>, buffer: &[u8], sender: &mpsc::UnboundedSender<Packet>) {
         match received {
-            Ok(0) => self.outlet.tally.unusable(1, 0),
-            Ok(length) if length > self.max || length == buffer.len() => self.outlet.tally.unusable(0, 1),
+            Ok(0) => self.publisher.stats.unusable(1, 0),
+            Ok(length) if length > self.max || length == buffer.len() => self.publisher.stats.unusable(0, 1),
             Ok(length) => {
-                let cost = u32::try_from(length + COST).unwrap_or(u32::MAX).min(self.queue);
+                let cost = u32::try_from(length + PACKET_OVERHEAD).unwrap_or(u32::MAX).min(self.queue);
                 let room = tokio::select! {
                     room = self.room.clone().acquire_many_owned(cost) => room.expect("it is never closed"),
-                    () = self.outlet.shutdown.now.cancelled() => return,
+                    () = self.publisher.shutdown.now.cancelled() => return,
                 };
                 let _ = sender.send(Packet(Bytes::copy_from_slice(&buffer[..length]), room));
             }
@@ -148,11 +156,11 @@ impl Receiver {
     }
 }
 
-async fn publish(mut packets: mpsc::UnboundedReceiver<Packet>, outlet: &Outlet) {
+async fn publish(mut packets: mpsc::UnboundedReceiver<Packet>, publisher: &FeedPublisher) {
     let mut batch = Vec::with_capacity(BATCH);
     while packets.recv_many(&mut batch, BATCH).await > 0 {
         let (bodies, room): (Vec<Bytes>, Vec<_>) = batch.drain(..).map(|Packet(body, room)| (body, room)).unzip();
-        if let Err(GivenUp) = outlet.publish(bodies).await {
+        if let Err(PublishAborted) = publisher.publish(bodies).await {
             return;
         }
         drop(room);

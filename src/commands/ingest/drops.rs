@@ -1,6 +1,7 @@
 //! Packets that the kernel dropped from a UDP socket: the last column of `/proc/net/udp`.
 //!
-//! SO_RXQ_OVFL gives the same count, but only with the next packet, and after a burst there may be none.
+//! SO_RXQ_OVFL gives the same count, but only with the next packet, and after a burst there may be
+//! none.
 
 use std::os::fd::AsFd;
 
@@ -8,22 +9,22 @@ use tokio::net::UdpSocket;
 
 /// The drop counter of a socket.
 #[derive(Debug)]
-pub(super) struct Drops {
+pub(super) struct KernelDrops {
     inode: u64,
     known: u64,
 }
 
-impl Drops {
+impl KernelDrops {
     /// Counts the drops of this socket from now on.
     pub(super) fn of(socket: &UdpSocket) -> Self {
         let inode = nix::sys::stat::fstat(socket.as_fd()).map_or(0, |stat| stat.st_ino);
         let mut drops = Self { inode, known: 0 };
-        drops.new_ones();
+        drops.count_new();
         drops
     }
 
     /// Returns the number of drops since the last call.
-    pub(super) fn new_ones(&mut self) -> u64 {
+    pub(super) fn count_new(&mut self) -> u64 {
         let tables =
             ["/proc/self/net/udp", "/proc/self/net/udp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
         let now = tables.iter().find_map(|table| drops_of(table, self.inode)).unwrap_or(self.known);
@@ -45,16 +46,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_burst_that_nobody_receives_is_counted() {
+    async fn dropped_packets_of_a_burst_are_counted() {
         let receiver = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let mut drops = Drops::of(&receiver);
+        let mut drops = KernelDrops::of(&receiver);
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut counted = 0;
         for _ in 0..100 {
             for _ in 0..100 {
                 sender.send_to(&[0; 4096], receiver.local_addr().unwrap()).unwrap();
             }
-            counted += drops.new_ones();
+            counted += drops.count_new();
         }
         // tokio has not read from the socket yet
         let receiver = receiver.into_std().unwrap();

@@ -14,17 +14,18 @@ use mqueue::systemd::{Ear, passed_sockets};
 
 /// A socket, its name, and its file.
 #[derive(Debug)]
-pub(super) struct Listening {
-    pub(super) socket: Socket,
+pub(super) struct IngestSocket {
+    pub(super) socket: ListeningSocket,
     /// Name of the socket in log lines.
     pub(super) name: String,
-    /// `None` for sockets without a file, and for activation sockets, whose file belongs to systemd.
-    pub(super) file: Option<SocketFile>,
+    /// `None` for sockets without a file, and for activation sockets, whose file belongs to
+    /// systemd.
+    pub(super) file: Option<IngestSocketFile>,
 }
 
 /// A socket of any supported kind.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(super) enum ListeningSocket {
     Unix(UnixListener),
     Unixgram(UnixDatagram),
     Tcp(TcpListener),
@@ -34,18 +35,18 @@ pub(super) enum Socket {
 /// The file of a Unix socket, removed on drop. It must be dropped before the socket is closed: once
 /// closed, another process may replace the file, and the new file must not be removed.
 #[derive(Debug)]
-pub(super) struct SocketFile(PathBuf);
+pub(super) struct IngestSocketFile(PathBuf);
 
-impl Drop for SocketFile {
+impl Drop for IngestSocketFile {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
 /// Opens all sockets; needs a tokio runtime. Fails if there are none, or one cannot be opened.
-pub(super) async fn open(named: &[Endpoint]) -> Result<Vec<Listening>, Failure> {
+pub(super) async fn open(named: &[Endpoint]) -> Result<Vec<IngestSocket>, Failure> {
     let passed = passed_sockets().map_err(|e| Failure::new(Exit::Usage, e))?;
-    let mut sockets: Vec<Listening> = passed.into_iter().map(adopt).collect();
+    let mut sockets: Vec<IngestSocket> = passed.into_iter().map(adopt).collect();
     for endpoint in named {
         sockets.push(bind(endpoint).await.map_err(|e| refused(endpoint, &e))?);
     }
@@ -56,26 +57,26 @@ pub(super) async fn open(named: &[Endpoint]) -> Result<Vec<Listening>, Failure> 
 }
 
 /// Takes over an activation socket.
-fn adopt(ear: Ear) -> Listening {
+fn adopt(ear: Ear) -> IngestSocket {
     let (socket, name) = match ear {
         Ear::Stream(socket) => {
             let name = socket.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned));
-            (Socket::Unix(socket), path_name("unix", name))
+            (ListeningSocket::Unix(socket), path_name("unix", name))
         }
         Ear::Datagram(socket) => {
             let name = socket.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned));
-            (Socket::Unixgram(socket), path_name("unixgram", name))
+            (ListeningSocket::Unixgram(socket), path_name("unixgram", name))
         }
         Ear::Tcp(socket) => {
             let name = address_name("tcp", socket.local_addr());
-            (Socket::Tcp(socket), name)
+            (ListeningSocket::Tcp(socket), name)
         }
         Ear::Udp(socket) => {
             let name = address_name("udp", socket.local_addr());
-            (Socket::Udp(socket), name)
+            (ListeningSocket::Udp(socket), name)
         }
     };
-    Listening { socket, name: format!("{name} (passed by systemd)"), file: None }
+    IngestSocket { socket, name: format!("{name} (passed by systemd)"), file: None }
 }
 
 fn path_name(scheme: &str, path: Option<PathBuf>) -> String {
@@ -86,27 +87,27 @@ fn address_name(scheme: &str, address: io::Result<impl Display>) -> String {
     address.map_or_else(|_| scheme.to_owned(), |address| format!("{scheme}:{address}"))
 }
 
-async fn bind(endpoint: &Endpoint) -> io::Result<Listening> {
-    let file = |path: &Path| Some(SocketFile(path.to_owned()));
+async fn bind(endpoint: &Endpoint) -> io::Result<IngestSocket> {
+    let file = |path: &Path| Some(IngestSocketFile(path.to_owned()));
     let name = endpoint.to_string();
     Ok(match endpoint {
         Endpoint::Unix(path) => {
             remove_stale(path)?;
-            Listening { socket: Socket::Unix(UnixListener::bind(path)?), name, file: file(path) }
+            IngestSocket { socket: ListeningSocket::Unix(UnixListener::bind(path)?), name, file: file(path) }
         }
         Endpoint::Unixgram(path) => {
             remove_stale(path)?;
-            Listening { socket: Socket::Unixgram(UnixDatagram::bind(path)?), name, file: file(path) }
+            IngestSocket { socket: ListeningSocket::Unixgram(UnixDatagram::bind(path)?), name, file: file(path) }
         }
         Endpoint::Tcp(address) => {
             let socket = listen(address).await?;
             let name = address_name("tcp", socket.local_addr());
-            Listening { socket: Socket::Tcp(socket), name, file: None }
+            IngestSocket { socket: ListeningSocket::Tcp(socket), name, file: None }
         }
         Endpoint::Udp(address) => {
             let socket = bind_udp(address).await?;
             let name = address_name("udp", socket.local_addr());
-            Listening { socket: Socket::Udp(socket), name, file: None }
+            IngestSocket { socket: ListeningSocket::Udp(socket), name, file: None }
         }
     })
 }
@@ -118,11 +119,11 @@ fn refused(endpoint: &Endpoint, error: &io::Error) -> Failure {
     };
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse if path.is_some_and(|path| !is_socket(path)) => {
-            "there is a file that is no socket: name another path, or move it away".to_owned()
+            "the path is a file, not a socket: name another path, or move the file".to_owned()
         }
-        io::ErrorKind::AddrInUse => "somebody listens there: stop it, or name another address".to_owned(),
-        io::ErrorKind::NotFound => "its folder is missing: make it, or name another".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied: name a folder that may be written".to_owned(),
+        io::ErrorKind::AddrInUse => "another process listens there: stop it, or name another address".to_owned(),
+        io::ErrorKind::NotFound => "its folder does not exist: create it, or name another".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied: name a writable folder".to_owned(),
         _ => error.to_string(),
     };
     Failure::new(Exit::Failure, format!("cannot listen on {endpoint}: {remedy}"))

@@ -1,19 +1,20 @@
 //! `mqueue ingest`: publishes what arrives on sockets to a stream.
 //!
 //! ```text
-//!  unix:, tcp:      a task a connection: read ─▶ lines ─▶ Outlet ─▶ OK of nsqd ─▶ read on … end ─▶ "OK 500"
-//!  unixgram:, udp:  receiver ─▶ queue (bounded) ─▶ Outlet
+//!  unix:, tcp:      a task a connection: read ─▶ lines ─▶ FeedPublisher ─▶ OK of nsqd ─▶ read on … end ─▶ "OK 500"
+//!  unixgram:, udp:  receiver ─▶ queue (bounded) ─▶ FeedPublisher
 //! ```
 //!
-//! A reader takes no more input until its last input is published or queued. So a stream's sender is throttled, and memory is bounded.
+//! A reader takes no more input until its last input is published or queued. So a stream's sender
+//! is throttled, and memory is bounded.
 
 pub(crate) mod args;
 mod datagram;
 mod drops;
 mod listen;
-mod outlet;
+mod publisher;
+mod stats;
 mod stream;
-mod tally;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,8 +23,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
 
 use self::datagram::Datagrams;
-use self::listen::{Listening, Socket};
-use self::outlet::Outlet;
+use self::listen::{IngestSocket, ListeningSocket};
+use self::publisher::FeedPublisher;
 use super::common::exit::{Exit, Failure};
 use super::common::run_broker::BrokerAddresses;
 use super::common::service::{notify, notify_interval};
@@ -48,11 +49,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         connected = Publisher::connect(&brokers.tcp, config) => connected.map_err(|e| Failure::unavailable(&e))?,
         () = shutdown.draining.cancelled() => return Ok(Exit::Success),
     };
-    let outlet = Arc::new(Outlet::new(publisher, args.to.clone(), shutdown.clone()));
+    let publisher = Arc::new(FeedPublisher::new(publisher, args.to.clone(), shutdown.clone()));
     let tasks = TaskTracker::new();
     for socket in sockets {
         tracing::info!(stream = %args.to, "listening on {}", socket.name);
-        serve(socket, &args, &outlet, &tasks);
+        serve(socket, &args, &publisher, &tasks);
     }
     tasks.close();
     Notifier.ready();
@@ -63,38 +64,47 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         // polled first, because it also ends the tasks
         () = shutdown.now.cancelled() => Exit::Interrupted,
         () = tasks.wait() => Exit::Success,
-        never = tell(&outlet, &shutdown, lines) => match never {},
+        never = report_progress(&publisher, &shutdown, lines) => match never {},
     };
-    // usually sent by `tell` already
+    // usually sent by `report_progress` already
     Notifier.stopping();
-    outlet.tally.warn();
+    publisher.stats.warn();
     match output {
-        Some(output) => super::common::stdout::ended(output.end(json_line(&outlet.tally.line(true))).await)?,
-        None => tracing::info!(stream = %args.to, "{}", outlet.tally.summary(started.elapsed())),
+        Some(output) => super::common::stdout::ended(output.end(json_line(&publisher.stats.line(true))).await)?,
+        None => tracing::info!(stream = %args.to, "{}", publisher.stats.summary(started.elapsed())),
     }
     Ok(exit)
 }
 
-fn serve(Listening { socket, name, file }: Listening, args: &Args, outlet: &Arc<Outlet>, tasks: &TaskTracker) {
+fn serve(
+    IngestSocket { socket, name, file }: IngestSocket,
+    args: &Args,
+    publisher: &Arc<FeedPublisher>,
+    tasks: &TaskTracker,
+) {
     let max = args.max_line as usize;
     let datagrams = match socket {
-        Socket::Unix(listener) => {
-            tasks.spawn(stream::serve(listener, file, max, outlet.clone(), tasks.clone()));
+        ListeningSocket::Unix(listener) => {
+            tasks.spawn(stream::serve(listener, file, max, publisher.clone(), tasks.clone()));
             return;
         }
-        Socket::Tcp(listener) => {
-            tasks.spawn(stream::serve(listener, file, max, outlet.clone(), tasks.clone()));
+        ListeningSocket::Tcp(listener) => {
+            tasks.spawn(stream::serve(listener, file, max, publisher.clone(), tasks.clone()));
             return;
         }
-        Socket::Unixgram(socket) => Datagrams::Unix(socket),
-        Socket::Udp(socket) => Datagrams::Udp(socket),
+        ListeningSocket::Unixgram(socket) => Datagrams::Unix(socket),
+        ListeningSocket::Udp(socket) => Datagrams::Udp(socket),
     };
-    datagrams.widen(&name);
-    tasks.spawn(datagram::serve(datagrams, file, max, args.max_queued, outlet.clone()));
+    datagrams.enlarge_buffer(&name);
+    tasks.spawn(datagram::serve(datagrams, file, max, args.max_queued, publisher.clone()));
 }
 
 /// Notifies systemd and reports progress; never returns, runs beside the work.
-async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<StdoutLines>) -> std::convert::Infallible {
+async fn report_progress(
+    publisher: &FeedPublisher,
+    shutdown: &Shutdown,
+    lines: Option<StdoutLines>,
+) -> std::convert::Infallible {
     let mut ticks = interval(notify_interval());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping = false;
@@ -106,8 +116,8 @@ async fn tell(outlet: &Outlet, shutdown: &Shutdown, lines: Option<StdoutLines>) 
                 Notifier.stopping();
             }
         }
-        notify(&outlet.tally.status(), stopping);
-        outlet.tally.warn();
-        lines.iter().for_each(|lines| lines.line_if_room(json_line(&outlet.tally.line(false))));
+        notify(&publisher.stats.status(), stopping);
+        publisher.stats.warn();
+        lines.iter().for_each(|lines| lines.line_if_room(json_line(&publisher.stats.line(false))));
     }
 }

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ping_interval_is_in_seconds_and_the_variable_of_the_interval_in_milliseconds() {
+    fn ping_interval_numbers_are_seconds_and_generator_interval_numbers_milliseconds() {
         assert_eq!(ping_interval("10"), Ok(Duration::from_secs(10)));
         assert_eq!(interval_of_variable("500"), Ok(Duration::from_millis(500)));
         assert_eq!(interval_of_variable("2s"), Ok(Duration::from_secs(2)));

@@ -1,10 +1,10 @@
-//! The clock that leases are counted by: it is never set, and goes on while the machine sleeps.
+//! The clock of leases: it is never set, and runs while the machine is suspended.
 
 use nix::time::{ClockId, clock_gettime};
 
 use super::lease::Time;
 
-/// The time since the machine was started.
+/// Returns the time since the machine booted.
 pub(super) fn now() -> Time {
     clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock").into()
 }

@@ -1,25 +1,25 @@
-//! Events: `UUID TIMESTAMP EPOCH SEQUENCE`, blanks between. The seed of this command had the first two.
+//! Generated events: `UUID TIMESTAMP EPOCH SEQUENCE`, separated by spaces.
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What is generated.
+/// An event published by the generator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Event {
+pub(super) struct GeneratedEvent {
     /// Random, version 4.
     pub(super) uuid: u128,
     /// Milliseconds since 1970, by the generator's clock.
     pub(super) timestamp: u64,
-    /// Which lead it was generated in: goes up with each.
+    /// The generator's epoch, which increases with each change of the generator.
     pub(super) epoch: u64,
-    /// Counts the events of an epoch, from 1.
+    /// The number of the event in its epoch, from 1.
     pub(super) sequence: u64,
 }
 
-impl Event {
-    /// One with a new uuid, now.
+impl GeneratedEvent {
+    /// Creates an event with a new UUID and the current time.
     pub(super) fn new(rng: &mut fastrand::Rng, epoch: u64, sequence: u64) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (version, variant) = (0xf << 76, 0b11 << 62);
@@ -27,7 +27,7 @@ impl Event {
         Self { uuid, timestamp: u64::try_from(now.as_millis()).unwrap_or(u64::MAX), epoch, sequence }
     }
 
-    /// Reads what was written; `None` if it is something else.
+    /// Parses a message's body; `None` if it is not an event.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let mut words = str::from_utf8(body).ok()?.split(' ');
         let uuid = words.next().filter(|uuid| uuid.len() == 36)?;
@@ -42,7 +42,7 @@ impl Event {
     }
 }
 
-impl fmt::Display for Event {
+impl fmt::Display for GeneratedEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { uuid, timestamp, epoch, sequence } = self;
         let part = |from: u32, digits: u32| (uuid >> (128 - from - 4 * digits)) & ((1 << (4 * digits)) - 1);
@@ -51,7 +51,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// Randomness that no other process has: the system's, which std takes its hashers' keys from.
+/// Returns a generator seeded by the system's randomness, which std uses for its hashers' keys.
 pub(super) fn rng() -> fastrand::Rng {
     fastrand::Rng::with_seed(RandomState::new().build_hasher().finish())
 }
@@ -61,24 +61,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_read_as_it_was_written() {
-        let event = Event::new(&mut rng(), 17, 3);
+    fn an_event_round_trips() {
+        let event = GeneratedEvent::new(&mut rng(), 17, 3);
         let text = event.to_string();
-        assert_eq!(Event::parse(text.as_bytes()), Some(event), "{text}");
+        assert_eq!(GeneratedEvent::parse(text.as_bytes()), Some(event), "{text}");
         assert_eq!((text.as_bytes()[14], text.split(' ').count()), (b'4', 4), "{text}");
         assert!(b"89ab".contains(&text.as_bytes()[19]), "{text}");
     }
 
     #[test]
-    fn anything_else_is_no_event() {
+    fn other_bodies_are_not_events() {
         let uuid = "0b7a2f3c-1d2e-4f5a-8b9c-0d1e2f3a4b5c";
-        assert!(Event::parse(format!("{uuid} 1 2 3").as_bytes()).is_some());
+        assert!(GeneratedEvent::parse(format!("{uuid} 1 2 3").as_bytes()).is_some());
         for wrong in
             ["", " ", "x 1 2 3", uuid, &format!("{uuid} 1 2"), &format!("{uuid} 1 2 3 4"), &format!("{uuid} 1 2 -3")]
         {
-            assert_eq!(Event::parse(wrong.as_bytes()), None, "{wrong:?}");
+            assert_eq!(GeneratedEvent::parse(wrong.as_bytes()), None, "{wrong:?}");
         }
-        assert_eq!(Event::parse(b"0b7a2f3c+1d2e-4f5a-8b9c-0d1e2f3a4b5c 1 2 3"), None);
-        assert_eq!(Event::parse(&[0xff; 60]), None);
+        assert_eq!(GeneratedEvent::parse(b"0b7a2f3c+1d2e-4f5a-8b9c-0d1e2f3a4b5c 1 2 3"), None);
+        assert_eq!(GeneratedEvent::parse(&[0xff; 60]), None);
     }
 }

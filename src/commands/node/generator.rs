@@ -1,14 +1,14 @@
-//! Events in their time: what is said to nsqd for each.
+//! The schedule of generated events, and the command that publishes each.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::event::Event;
+use super::event::GeneratedEvent;
 use mqueue::proto::{Command, TopicName};
 
-/// Makes events at an interval. What was missed in a pause stays so.
+/// Generates events at an interval. Events missed during a pause are not made up for.
 #[derive(Debug)]
 pub(super) struct Generator {
     stream: TopicName,
@@ -19,7 +19,7 @@ pub(super) struct Generator {
 }
 
 impl Generator {
-    /// Makes events for this stream.
+    /// Creates a generator for this stream.
     pub(super) fn new(stream: TopicName, every: Duration, rng: fastrand::Rng) -> Self {
         let mut pace = interval(every);
         pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -30,13 +30,13 @@ impl Generator {
         &self.stream
     }
 
-    /// Begins an epoch, with an event at once.
+    /// Begins an epoch; its first event is due at once.
     pub(super) fn begin(&mut self, epoch: u64) {
         (self.epoch, self.sequence) = (epoch, 0);
         self.pace.reset_immediately();
     }
 
-    /// How many events this epoch has so far.
+    /// Returns the number of events of this epoch so far.
     pub(super) fn events(&self) -> u64 {
         self.sequence
     }
@@ -46,13 +46,14 @@ impl Generator {
         self.pace.tick().await;
     }
 
-    /// Publishes the next event; with its epoch, where that is heeded.
+    /// Returns the command that publishes the next event: with its epoch (FPUB) if the broker
+    /// checks it.
     pub(super) fn event(&mut self, epoch: u64, fenced: bool) -> Command {
         if self.epoch != epoch {
             self.begin(epoch);
         }
         self.sequence += 1;
-        let body = Bytes::from(Event::new(&mut self.rng, epoch, self.sequence).to_string());
+        let body = Bytes::from(GeneratedEvent::new(&mut self.rng, epoch, self.sequence).to_string());
         let topic = self.stream.clone();
         if fenced { Command::Fpub { topic, epoch, body } } else { Command::Pub { topic, body } }
     }

@@ -1,35 +1,36 @@
-//! `mqueue node`: one of a fleet generates, the others consume, and one of them takes over when it dies.
+//! `mqueue node`: one node of a fleet generates events, the others consume them, and one of those
+//! takes over when the generator dies.
 //!
 //! ```text
-//!            ┌── token ◀──▶ nsqd: STREAM.token / token      one message: who has it in flight may lead
+//!            ┌── token   ◀──▶ nsqd: STREAM.token / token    one message: its holder may lead
 //!  Lease ◀───┤
-//!  (pure)    └── ears  ◀─── nsqd: STREAM.token.beats        what holders say of themselves, to all nodes
+//!  (pure)    └── monitor ◀─── nsqd: STREAM.token.beats      the holders' heartbeats, to all nodes
 //!    │
 //!    ├─ leads ──▶ events ──▶ STREAM, over the token's connection
-//!    └─ else ───▶ Consumer ─▶ Worker ─▶ Work ─▶ done, or dead letter
+//!    └─ else ───▶ Consumer ─▶ Worker ─▶ EventHandler ─▶ done, or dead letter
 //! ```
 
 pub(crate) mod args;
 mod clock;
-mod episode;
+mod consume;
 mod event;
+mod expvar;
 mod generator;
 mod lease;
-mod line;
-mod places;
-mod post;
-mod vars;
-mod work;
+mod node_loop;
+mod reconnecting;
+mod repeated_warning;
+mod token_topics;
 
 use std::ffi::OsString;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use self::places::Places;
-use self::post::Post;
-use self::vars::Vars;
-use self::work::{Plan, Work};
+use self::consume::{ConsumePlan, EventHandler};
+use self::expvar::NodeVars;
+use self::node_loop::NodeLoop;
+use self::token_topics::TokenTopics;
 use super::common::exit::{Exit, Failure};
 use crate::commands::common::worker_flags;
 use crate::commands::node::args::{Args, Mode};
@@ -39,27 +40,27 @@ use mqueue::systemd::Notifier;
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(args.tuning.grace)?;
-    let places = Places::new(&args)?;
-    warn_of_unused(std::env::vars_os().map(|(name, _)| name));
-    let vars = Arc::new(Vars { only_generates: args.mode == Mode::Generator, ..Vars::default() });
-    let work = Arc::new(work(&args, &shutdown, vars.clone())?);
-    let plan = Plan::new(&args)?;
+    let topics = TokenTopics::new(&args)?;
+    warn_of_unused_variables(std::env::vars_os().map(|(name, _)| name));
+    let vars = Arc::new(NodeVars { only_generates: args.mode == Mode::Generator, ..NodeVars::default() });
+    let handler = Arc::new(event_handler(&args, &shutdown, vars.clone())?);
+    let plan = ConsumePlan::new(&args)?;
     let (leading, leads) = watch::channel(false);
-    let post = tokio::select! {
-        post = Post::take(&args, places, vars.clone(), leading) => post?,
+    let node_loop = tokio::select! {
+        node_loop = NodeLoop::connect(&args, topics, vars.clone(), leading) => node_loop?,
         () = shutdown.draining.cancelled() => return Ok(Exit::Success),
     };
-    vars::serve(vars, args.mport).await;
+    expvar::serve(vars, args.mport).await;
     Notifier.ready();
     let consuming = async {
         match args.mode {
-            Mode::Consumer => work::run(plan, work, leads, shutdown.clone()).await,
+            Mode::Consumer => consume::run(plan, handler, leads, shutdown.clone()).await,
             Mode::Generator => Ok(()),
         }
     };
     let stands = async {
-        post.stand(&shutdown).await;
-        // what is being handled is finished
+        node_loop.run(&shutdown).await;
+        // events being handled are finished
         shutdown.draining.cancel();
     };
     let ((), consumed) = tokio::join!(stands, consuming);
@@ -68,8 +69,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(if shutdown.now.is_cancelled() { Exit::Interrupted } else { Exit::Success })
 }
 
-/// Names settings of Redis that this program does not read: whoever set them expects something of them.
-fn warn_of_unused(set: impl Iterator<Item = OsString>) {
+/// Warns about environment variables for Redis, which this program does not read.
+fn warn_of_unused_variables(set: impl Iterator<Item = OsString>) {
     const UNUSED: [&str; 4] = ["REDIS_URL", "REDIS_QUEUE", "REDIS_ERROR_QUEUE", "REDIS_POOL_SIZE"];
     let set: Vec<OsString> = set.collect();
     let unused: Vec<&str> = UNUSED.into_iter().filter(|unused| set.iter().any(|name| name == unused)).collect();
@@ -81,9 +82,9 @@ fn warn_of_unused(set: impl Iterator<Item = OsString>) {
     }
 }
 
-fn work(args: &Args, shutdown: &Shutdown, vars: Arc<Vars>) -> Result<Work, Failure> {
+fn event_handler(args: &Args, shutdown: &Shutdown, vars: Arc<NodeVars>) -> Result<EventHandler, Failure> {
     let (timeout, nsqd) = (args.failing.handler_timeout, args.broker.nsqd());
     let options = worker_flags::handler_options(&args.stream, &args.group, timeout, nsqd, shutdown);
     let handler = args.handler.build(&options).map_err(|e| Failure::new(Exit::Usage, e))?;
-    Ok(Work::new(handler, args.invalid, vars))
+    Ok(EventHandler::new(handler, args.invalid, vars))
 }

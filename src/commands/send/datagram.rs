@@ -1,6 +1,7 @@
 //! Packets to a datagram socket, which has no acknowledgements.
 //!
-//! A Unix socket blocks its sender while its queue is full, so a sent message is in the receiver's queue. Any UDP packet may be lost.
+//! A Unix socket blocks its sender while its queue is full, so a sent message is in the receiver's
+//! queue. Any UDP packet may be lost.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,18 +10,18 @@ use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::script::Script;
-use super::stream::{CONNECT_TIME, nobody_listens};
-use super::tally::Tally;
+use super::plan::SendPlan;
+use super::stats::SendStats;
+use super::stream::{CONNECT_TIMEOUT, not_listening};
 use crate::commands::common::exit::Failure;
 use crate::commands::common::notice::Notice;
 use mqueue::net::Endpoint;
 use mqueue::net::connect_udp;
 
 /// Pause between attempts to reach a receiver that is gone.
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-enum Socket {
+enum DatagramSocket {
     Unix(UnixDatagram),
     Udp(UdpSocket),
 }
@@ -28,22 +29,22 @@ enum Socket {
 /// Sends all messages, until `stop` is cancelled. Fails if no receiver listens at the start.
 pub(super) async fn send(
     to: &Endpoint,
-    script: &Script,
-    tally: &Tally,
+    plan: &SendPlan,
+    stats: &SendStats,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
-    let mut socket = Socket::connect(to).await.map_err(|e| nobody_listens(to, &e))?;
+    let mut socket = DatagramSocket::connect(to).await.map_err(|e| not_listening(to, &e))?;
     let (mut body, away) = (Vec::new(), Notice::default());
-    for n in 0..script.count {
+    for n in 0..plan.count {
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            () = script.wait_for(n) => {}
+            () = plan.wait_for(n) => {}
         }
-        let due = script.due_at(n);
+        let due = plan.due_at(n);
         body.clear();
-        script.write(n, &mut body);
-        tally.sent(1);
+        plan.write(n, &mut body);
+        stats.sent(1);
         loop {
             let sent = tokio::select! {
                 sent = socket.send(&body) => sent,
@@ -53,21 +54,21 @@ pub(super) async fn send(
             if away.begins() {
                 tracing::warn!("{to} takes no messages, trying again: {error}");
             }
-            sleep(PAUSE).await;
-            if let Ok(again) = Socket::connect(to).await {
+            sleep(RETRY_PAUSE).await;
+            if let Ok(again) = DatagramSocket::connect(to).await {
                 socket = again;
             }
         }
         if away.ends() {
             tracing::info!("{to} takes messages again");
         }
-        tally.late(Instant::now().saturating_duration_since(due));
-        tally.handed_over();
+        stats.late(Instant::now().saturating_duration_since(due));
+        stats.handed_over();
     }
     Ok(())
 }
 
-impl Socket {
+impl DatagramSocket {
     async fn connect(to: &Endpoint) -> io::Result<Self> {
         match to {
             Endpoint::Unixgram(path) => {
@@ -76,7 +77,7 @@ impl Socket {
                 Ok(Self::Unix(socket))
             }
             Endpoint::Udp(address) => {
-                connect_udp(address.host_to_reach(), address.port(), CONNECT_TIME).await.map(Self::Udp)
+                connect_udp(address.host_to_reach(), address.port(), CONNECT_TIMEOUT).await.map(Self::Udp)
             }
             Endpoint::Unix(_) | Endpoint::Tcp(_) => unreachable!("these are streams"),
         }

@@ -1,20 +1,20 @@
 //! `mqueue send`: sends numbered messages on a schedule to a socket.
 //!
 //! ```text
-//!  Script (what is due when) ─▶ stream:    lines, a connection a second ─▶ its answer: taken, or again
+//!  SendPlan (what is due when) ─▶ stream:    lines, a connection a second ─▶ its answer: taken, or again
 //!                            └▶ datagrams: a packet each, never answered
 //! ```
 
 pub(crate) mod args;
 mod datagram;
-mod script;
+mod plan;
+mod stats;
 mod stream;
-mod tally;
 
 use std::io::{self, Write};
 
-use self::script::Script;
-use self::tally::Tally;
+use self::plan::SendPlan;
+use self::stats::SendStats;
 use super::common::exit::Exit;
 use crate::commands::producer::args::SummaryFormat;
 use crate::commands::send::args::Args;
@@ -24,13 +24,13 @@ use mqueue::shutdown::Shutdown;
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(args.grace)?;
-    let script = Script::begin(&args)?;
-    let tally = Tally::begin();
+    let plan = SendPlan::begin(&args)?;
+    let stats = SendStats::begin();
     let sending = async {
         match &args.to {
-            Endpoint::Unix(_) | Endpoint::Tcp(_) => stream::send(&args.to, &script, &tally, &shutdown.draining).await,
+            Endpoint::Unix(_) | Endpoint::Tcp(_) => stream::send(&args.to, &plan, &stats, &shutdown.draining).await,
             Endpoint::Unixgram(_) | Endpoint::Udp(_) => {
-                datagram::send(&args.to, &script, &tally, &shutdown.draining).await
+                datagram::send(&args.to, &plan, &stats, &shutdown.draining).await
             }
         }
     };
@@ -39,7 +39,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         sent = sending => sent.map(|()| false)?,
         () = shutdown.now.cancelled() => true,
     };
-    let summary = tally.summary();
+    let summary = stats.summary();
     match args.report() {
         SummaryFormat::Text => {
             // an unread summary does not make the run a failure

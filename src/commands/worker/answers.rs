@@ -1,4 +1,4 @@
-//! What the gateway is told: verdicts, all that gathered at once, and, when there are none for a while, that work goes on.
+//! Sends verdicts to the gateway, in batches, and touches jobs while there are no verdicts.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,82 +7,82 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::queue::{Denied, Queue, Settled};
+use super::gateway_client::{AnswerOutcome, GatewayClient, GatewayRefusal};
 use mqueue::backoff::Backoff;
 use mqueue::handler::Verdict;
 use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
 
-/// Verdicts in one request.
+/// The most verdicts handled at once.
 const BATCH: usize = 1000;
-const LONGEST_REASON: usize = 1000;
-/// How long giving jobs back may take at the end.
-const GIVE_BACK: Duration = Duration::from_secs(1);
+const MAX_REASON_CHARS: usize = 1000;
+/// Timeout of releasing unfinished jobs at the end.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the rest of the worker has to tell.
+/// An event from the rest of the worker.
 #[derive(Debug)]
-pub(super) enum Note {
-    /// Jobs came.
-    Taken(Vec<String>),
-    /// What became of one.
+pub(super) enum AnswerEvent {
+    /// The gateway handed out jobs of these tokens.
+    Received(Vec<String>),
+    /// A job's token and verdict.
     Verdict(String, Verdict),
     /// No more verdicts will come.
     End,
 }
 
-/// What was done, in jobs.
+/// The numbers of answered jobs.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Tally {
+pub(super) struct AnswerStats {
     pub(super) done: u64,
     pub(super) retried: u64,
     pub(super) dropped: u64,
-    /// Answered when the gateway had taken them back: they come again.
+    /// Answered after the gateway had requeued them.
     pub(super) late: u64,
 }
 
-/// The way back to the gateway.
-pub(super) struct Answers {
-    queue: Arc<Queue>,
-    notes: mpsc::UnboundedReceiver<Note>,
-    /// The gateway hears of us at least this often while jobs are here.
+/// Sends answers to the gateway.
+pub(super) struct AnswerSender {
+    gateway: Arc<GatewayClient>,
+    events: mpsc::UnboundedReceiver<AnswerEvent>,
+    /// The longest time without a request to the gateway while this worker holds jobs.
     every: Duration,
     count: Option<u64>,
     shutdown: Shutdown,
-    /// The jobs that are here.
+    /// The tokens of the jobs that this worker holds.
     held: HashSet<String>,
-    tally: Tally,
+    stats: AnswerStats,
     ended: bool,
 }
 
-/// Answers that are the same but for their token.
+/// Answers that differ only in their token.
 #[derive(Debug, PartialEq, Eq)]
-struct Same {
+struct AnswerRequest {
     verb: &'static str,
     params: Vec<(&'static str, String)>,
 }
 
-impl Answers {
+impl AnswerSender {
     pub(super) fn new(
-        queue: Arc<Queue>,
-        notes: mpsc::UnboundedReceiver<Note>,
+        gateway: Arc<GatewayClient>,
+        events: mpsc::UnboundedReceiver<AnswerEvent>,
         deadline: Duration,
         count: Option<u64>,
         shutdown: Shutdown,
     ) -> Self {
         Self {
-            queue,
-            notes,
+            gateway,
+            events,
             every: deadline / 3,
             count,
             shutdown,
             held: HashSet::new(),
-            tally: Tally::default(),
+            stats: AnswerStats::default(),
             ended: false,
         }
     }
 
-    /// Tells the gateway, up to the end.
-    pub(super) async fn run(mut self) -> Tally {
+    /// Sends answers and touches until [`AnswerEvent::End`].
+    pub(super) async fn run(mut self) -> AnswerStats {
         let mut gathered = Vec::new();
         let mut heard = Instant::now();
         while !self.ended {
@@ -90,8 +90,8 @@ impl Answers {
                 heard = Instant::now();
             }
             tokio::select! {
-                _ = self.notes.recv_many(&mut gathered, BATCH) => {
-                    if self.tell(gathered.drain(..)).await {
+                _ = self.events.recv_many(&mut gathered, BATCH) => {
+                    if self.send_answers(gathered.drain(..)).await {
                         heard = Instant::now();
                     }
                 }
@@ -100,77 +100,81 @@ impl Answers {
                     heard = Instant::now();
                 }
             }
-            if self.count.is_some_and(|count| self.tally.done >= count) {
+            if self.count.is_some_and(|count| self.stats.done >= count) {
                 self.shutdown.draining.cancel();
             }
         }
-        self.give_back().await;
-        self.tally
+        self.release_unanswered().await;
+        self.stats
     }
 
-    /// Gives back what was not done: without a word the gateway would take it for what this worker died of.
-    async fn give_back(&mut self) {
+    /// Releases jobs without a verdict. Otherwise the gateway would count a try, as for a crashed
+    /// worker.
+    async fn release_unanswered(&mut self) {
         let tokens: Vec<String> = self.held.drain().collect();
         if tokens.is_empty() {
             return;
         }
-        let given_back = timeout(GIVE_BACK, self.queue.answer("release", &[], &tokens)).await;
-        if let Ok(Err(Denied::ForNow(why, _) | Denied::ForGood(why))) = given_back {
-            tracing::debug!("cannot give back {}, the connection's end does it: {why}", count(tokens.len(), "job"));
+        let given_back = timeout(RELEASE_TIMEOUT, self.gateway.answer("release", &[], &tokens)).await;
+        if let Ok(Err(GatewayRefusal::Temporary(why, _) | GatewayRefusal::Permanent(why))) = given_back {
+            tracing::debug!(
+                "cannot release {}; the gateway requeues them when the connection ends: {why}",
+                count(tokens.len(), "job")
+            );
         }
     }
 
-    /// True if the gateway was told something.
-    async fn tell(&mut self, notes: impl Iterator<Item = Note>) -> bool {
-        let mut groups: Vec<(Same, Vec<String>)> = Vec::new();
-        for note in notes {
+    /// Sends the verdicts, one request per kind of answer. Returns true if a request was sent.
+    async fn send_answers(&mut self, events: impl Iterator<Item = AnswerEvent>) -> bool {
+        let mut groups: Vec<(AnswerRequest, Vec<String>)> = Vec::new();
+        for note in events {
             let (token, verdict) = match note {
-                Note::Taken(tokens) => {
+                AnswerEvent::Received(tokens) => {
                     self.held.extend(tokens);
                     continue;
                 }
-                Note::Verdict(token, verdict) => (token, verdict),
-                Note::End => {
+                AnswerEvent::Verdict(token, verdict) => (token, verdict),
+                AnswerEvent::End => {
                     self.ended = true;
                     continue;
                 }
             };
-            // what was not tried is given back at the end
-            let Some(same) = same(verdict) else { continue };
+            // jobs that were not tried are released at the end
+            let Some(answer) = answer_for(verdict) else { continue };
             self.held.remove(&token);
-            match groups.iter_mut().find(|(other, _)| *other == same) {
+            match groups.iter_mut().find(|(other, _)| *other == answer) {
                 Some((_, tokens)) => tokens.push(token),
-                None => groups.push((same, vec![token])),
+                None => groups.push((answer, vec![token])),
             }
         }
         let told = !groups.is_empty();
-        for (same, tokens) in groups {
-            self.say(&same, &tokens).await;
+        for (answer, tokens) in groups {
+            self.send(&answer, &tokens).await;
         }
         told
     }
 
-    /// Says it until the gateway has heard it, or the program is to end now.
-    async fn say(&mut self, same: &Same, tokens: &[String]) {
+    /// Sends an answer, and retries until the gateway accepts it, refuses it for good, or the
+    /// program must end.
+    async fn send(&mut self, answer: &AnswerRequest, tokens: &[String]) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
-        let params: Vec<(&str, &str)> = same.params.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let params: Vec<(&str, &str)> = answer.params.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let mut is_first = true;
         loop {
-            let why = match self.queue.answer(same.verb, &params, tokens).await {
-                Ok(settled) => return self.count(same.verb, tokens.len(), &settled),
-                Err(Denied::ForGood(why)) => {
-                    tracing::error!("to come again: {}: {why}", count(tokens.len(), "job"));
-                    self.tally.late += tokens.len() as u64;
+            let why = match self.gateway.answer(answer.verb, &params, tokens).await {
+                Ok(settled) => return self.count(answer.verb, tokens.len(), &settled),
+                Err(GatewayRefusal::Permanent(why)) => {
+                    tracing::error!(
+                        "answers for {} were refused; nsqd delivers them again: {why}",
+                        count(tokens.len(), "job")
+                    );
+                    self.stats.late += tokens.len() as u64;
                     return;
                 }
-                Err(Denied::ForNow(why, _)) => why,
+                Err(GatewayRefusal::Temporary(why, _)) => why,
             };
             if std::mem::take(&mut is_first) {
-                tracing::warn!(
-                    "{} for {} cannot be said yet, trying again: {why}",
-                    same.verb,
-                    count(tokens.len(), "job")
-                );
+                tracing::warn!("cannot send {} for {}, trying again: {why}", answer.verb, count(tokens.len(), "job"));
             }
             tokio::select! {
                 () = self.shutdown.now.cancelled() => return,
@@ -179,56 +183,59 @@ impl Answers {
         }
     }
 
-    fn count(&mut self, verb: &str, all: usize, settled: &Settled) {
+    fn count(&mut self, verb: &str, all: usize, settled: &AnswerOutcome) {
         let late = settled.gone.len() + settled.elsewhere.len();
         if late > 0 {
-            tracing::warn!("{verb} came too late for {}, taken back by the gateway to come again", count(late, "job"));
+            tracing::warn!("{verb} came too late for {}, which the gateway has requeued", count(late, "job"));
         }
         if !settled.failed.is_empty() {
             tracing::warn!(
-                "to come again: {} that the gateway cannot put to the dead letters",
+                "the gateway could not publish dead letters for {}; requeued",
                 count(settled.failed.len(), "job")
             );
         }
-        self.tally.late += late as u64;
+        self.stats.late += late as u64;
         let taken = all.saturating_sub(late + settled.failed.len()) as u64;
         match verb {
-            "done" => self.tally.done += taken,
-            "retry" | "release" => self.tally.retried += taken,
-            _ => self.tally.dropped += taken,
+            "done" => self.stats.done += taken,
+            "retry" | "release" => self.stats.retried += taken,
+            _ => self.stats.dropped += taken,
         }
     }
 
-    /// Says that work goes on. Those jobs that were taken back are not heard of again.
+    /// Touches all held jobs. Forgets those that the gateway has requeued.
     async fn touch(&mut self) {
         let tokens: Vec<String> = self.held.iter().cloned().collect();
         if tokens.is_empty() {
             return;
         }
-        match self.queue.answer("touch", &[], &tokens).await {
+        match self.gateway.answer("touch", &[], &tokens).await {
             Ok(settled) => settled.gone.iter().chain(&settled.elsewhere).for_each(|token| {
                 self.held.remove(token);
             }),
-            Err(Denied::ForNow(why, _) | Denied::ForGood(why)) => tracing::debug!("cannot touch: {why}"),
+            Err(GatewayRefusal::Temporary(why, _) | GatewayRefusal::Permanent(why)) => {
+                tracing::debug!("cannot touch: {why}")
+            }
         }
     }
 }
 
-/// How a verdict is said; `None` for what was not tried.
-fn same(verdict: Verdict) -> Option<Same> {
+/// Returns the answer for a verdict; `None` for a job that was not tried.
+fn answer_for(verdict: Verdict) -> Option<AnswerRequest> {
     let reason = |why: String| {
-        let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_REASON).collect();
+        let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REASON_CHARS).collect();
         (!why.is_empty()).then_some(("reason", why))
     };
     Some(match verdict {
-        Verdict::Done(_) => Same { verb: "done", params: Vec::new() },
+        Verdict::Done(_) => AnswerRequest { verb: "done", params: Vec::new() },
         Verdict::Retry { after, why } => {
             let delay = after.map(|after| ("delay", format!("{}ms", after.as_millis())));
-            Same { verb: "retry", params: delay.into_iter().chain(reason(why)).collect() }
+            AnswerRequest { verb: "retry", params: delay.into_iter().chain(reason(why)).collect() }
         }
-        Verdict::Drop { why } => Same { verb: "drop", params: reason(why).into_iter().collect() },
-        // this worker is of no use: the gateway takes the job back untried, and ends its stream
-        Verdict::Unavailable { .. } => Same { verb: "release", params: Vec::new() },
+        Verdict::Drop { why } => AnswerRequest { verb: "drop", params: reason(why).into_iter().collect() },
+        // this worker cannot work: the gateway requeues the job without counting a try, and ends
+        // the stream
+        Verdict::Unavailable { .. } => AnswerRequest { verb: "release", params: Vec::new() },
         Verdict::Release => return None,
     })
 }

@@ -1,4 +1,4 @@
-//! Keeps a stream of jobs open, and cuts it into jobs.
+//! Keeps a stream of jobs open, and parses its lines.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,31 +9,33 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::answers::Note;
-use super::queue::{Denied, Queue};
+use super::answers::AnswerEvent;
+use super::gateway_client::{GatewayClient, GatewayRefusal};
 use crate::commands::common::job::JobLine;
 use crate::commands::common::notice::Notice;
 use mqueue::backoff::Backoff;
 use mqueue::proto::Message;
 
-/// A line longer than this is no job: more than the largest message that nsqd can be told to take, in base64.
-const LONGEST_LINE: usize = 64 << 20;
+/// Limit on a line in bytes: more than the largest message that nsqd can be configured for, in
+/// base64.
+const MAX_LINE_BYTES: usize = 64 << 20;
 
-/// Bytes a second of a line that has to come at least, once it has taken as long as the gateway may be silent.
-const LEAST_RATE: usize = 16 * 1024;
+/// Least rate of a long line, in bytes per second: it extends the allowed silence.
+const MIN_BYTES_PER_SECOND: usize = 16 * 1024;
 
-/// A job to be done.
+/// A job from the gateway.
 #[derive(Debug)]
-pub(super) struct Work {
+pub(super) struct ReceivedJob {
     pub(super) token: String,
     pub(super) message: Message,
 }
 
-/// Takes jobs until all is over, with a new stream whenever one ends. Fails if the gateway refuses for good.
+/// Receives jobs until `over` is cancelled, and reconnects whenever the stream ends. Fails if the
+/// gateway refuses for good.
 pub(super) async fn run(
-    queue: Arc<Queue>,
-    works: mpsc::Sender<Vec<Work>>,
-    notes: mpsc::UnboundedSender<Note>,
+    gateway: Arc<GatewayClient>,
+    jobs: mpsc::Sender<Vec<ReceivedJob>>,
+    events: mpsc::UnboundedSender<AnswerEvent>,
     over: CancellationToken,
     draining: CancellationToken,
 ) -> Result<(), String> {
@@ -42,26 +44,26 @@ pub(super) async fn run(
     loop {
         let taken = tokio::select! {
             () = over.cancelled() => return Ok(()),
-            taken = queue.take() => taken,
+            taken = gateway.take() => taken,
         };
         let (why, after) = match taken {
             Ok((response, silence)) => {
                 if away.ends() {
-                    tracing::info!("{} answers again", queue.shown);
+                    tracing::info!("{} answers again", gateway.shown);
                 }
                 backoff.reset();
                 let why = tokio::select! {
                     biased;
                     () = over.cancelled() => return Ok(()),
-                    why = read(response, silence, &works, &notes) => why,
+                    why = read(response, silence, &jobs, &events) => why,
                 };
-                (format!("the stream of jobs from {} ended: {why}", queue.shown), None)
+                (format!("the stream of jobs from {} ended: {why}", gateway.shown), None)
             }
-            Err(Denied::ForNow(why, after)) => (why, after),
-            Err(Denied::ForGood(why)) => return Err(why),
+            Err(GatewayRefusal::Temporary(why, after)) => (why, after),
+            Err(GatewayRefusal::Permanent(why)) => return Err(why),
         };
         if draining.is_cancelled() {
-            // jobs were given back, after which the gateway ends the stream
+            // after jobs are released, the gateway ends the stream
             tracing::debug!("{why}");
             over.cancelled().await;
             return Ok(());
@@ -76,27 +78,27 @@ pub(super) async fn run(
     }
 }
 
-/// Reads a stream to its end, and says why that was.
+/// Reads a stream to its end, and returns the reason of the end.
 async fn read(
     mut response: Response,
     silence: Duration,
-    works: &mpsc::Sender<Vec<Work>>,
-    notes: &mpsc::UnboundedSender<Note>,
+    jobs: &mpsc::Sender<Vec<ReceivedJob>>,
+    events: &mpsc::UnboundedSender<AnswerEvent>,
 ) -> String {
     let mut rest = BytesMut::new();
-    // a gateway with nothing to say sends empty lines: it is lines that are waited for
+    // an idle gateway sends empty lines as heartbeats, so the timeout is between lines
     let mut line_began = Instant::now();
     loop {
-        let due = line_began + silence + Duration::from_secs((rest.len() / LEAST_RATE) as u64);
+        let due = line_began + silence + Duration::from_secs((rest.len() / MIN_BYTES_PER_SECOND) as u64);
         let chunk = match timeout_at(due, response.chunk()).await {
             Ok(Ok(Some(chunk))) => chunk,
-            Ok(Ok(None)) => return "the gateway ended it".to_owned(),
+            Ok(Ok(None)) => return "the gateway closed it".to_owned(),
             Ok(Err(error)) => return mqueue::http::client::cause(&error),
             Err(_) => return format!("no line came for {} s", line_began.elapsed().as_secs()),
         };
         let searched = rest.len();
         rest.extend_from_slice(&chunk);
-        if rest.len() > LONGEST_LINE {
+        if rest.len() > MAX_LINE_BYTES {
             return "a line that is too long".to_owned();
         }
         let Some(end) = memchr::memrchr(b'\n', &rest[searched..]) else { continue };
@@ -105,24 +107,24 @@ async fn read(
         let mut batch = Vec::new();
         for line in lines[..].split(|byte: &u8| *byte == b'\n').filter(|line| !line.is_empty()) {
             match parse(line) {
-                Ok(work) => batch.push(work),
-                Err(why) => return format!("a line that is no job: {why}"),
+                Ok(job) => batch.push(job),
+                Err(why) => return format!("a line that is not a job: {why}"),
             }
         }
         if batch.is_empty() {
             continue;
         }
-        let tokens = batch.iter().map(|work| work.token.clone()).collect();
-        if notes.send(Note::Taken(tokens)).is_err() || works.send(batch).await.is_err() {
+        let tokens = batch.iter().map(|job| job.token.clone()).collect();
+        if events.send(AnswerEvent::Received(tokens)).is_err() || jobs.send(batch).await.is_err() {
             std::future::pending::<()>().await;
         }
-        // it was not read while there was no room for its jobs
+        // the time spent waiting for room does not count as silence
         line_began = Instant::now();
     }
 }
 
-fn parse(line: &[u8]) -> Result<Work, String> {
+fn parse(line: &[u8]) -> Result<ReceivedJob, String> {
     let job: JobLine<'_> = serde_json::from_slice(line).map_err(|e| e.to_string())?;
     let message = job.message()?;
-    Ok(Work { token: job.token.into_owned(), message })
+    Ok(ReceivedJob { token: job.token.into_owned(), message })
 }

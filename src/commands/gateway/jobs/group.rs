@@ -1,4 +1,4 @@
-//! A group, as far as handing out goes.
+//! A group's workers and waiting jobs.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::WorkerId;
 use mqueue::proto::{ChannelName, TopicName};
 
-/// Names a group: a stream and a group of it.
+/// The key of a group: its stream and its name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(in crate::commands::gateway) struct GroupKey {
     pub(in crate::commands::gateway) stream: TopicName,
@@ -14,20 +14,21 @@ pub(in crate::commands::gateway) struct GroupKey {
 }
 
 #[derive(Debug)]
-pub(super) struct Group<D> {
-    /// The workers that would take a job, the one that waits longest first.
-    pub(super) line: VecDeque<WorkerId>,
+pub(super) struct GroupQueue<D> {
+    /// The workers with room for a job, the one that has waited longest first.
+    pub(super) available: VecDeque<WorkerId>,
     pub(super) workers: usize,
-    /// Jobs that the workers hold and would take.
+    /// The number of jobs that the workers hold and have room for.
     pub(super) slots: u64,
-    /// Jobs that nobody takes just now, each until when; never while somebody is in line.
+    /// The jobs that wait for a worker, each with the end of its wait. Empty while a worker is
+    /// available.
     pub(super) waiting: VecDeque<(D, Instant)>,
-    /// Jobs of workers that went away.
+    /// The jobs that must be requeued.
     pub(super) returned: Vec<D>,
 }
 
-impl<D> Default for Group<D> {
+impl<D> Default for GroupQueue<D> {
     fn default() -> Self {
-        Self { line: VecDeque::new(), workers: 0, slots: 0, waiting: VecDeque::new(), returned: Vec::new() }
+        Self { available: VecDeque::new(), workers: 0, slots: 0, waiting: VecDeque::new(), returned: Vec::new() }
     }
 }

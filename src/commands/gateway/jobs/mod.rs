@@ -1,17 +1,17 @@
-//! Which worker has which job, and who gets the next one: pure.
+//! The assignment of jobs to workers. Pure: no clock, no I/O.
 //!
 //! ```text
-//!  a group's messages ─▶ hand_out ─▶ the worker that waits longest for one ─┬─ answer: done, retried, dropped ─▶ the caller says so to nsqd
-//!                                                                          ├─ leave: its connection ended ─────┐
-//!                                                                          └─ tick: silent past its deadline ──┴─▶ returned, to be given back
+//!  messages ─▶ hand_out ─▶ the worker that has ─┬─ answer: done, retry, drop ─────▶ FIN, REQ or a dead letter
+//!                          waited longest       ├─ leave: its connection ended ──┐
+//!                                               └─ tick: silent past its deadline ┴─▶ returned, to be requeued
 //! ```
 //!
 //! Invariants, checked by the tests after every step:
 //! - a worker never holds more jobs than it asked for;
-//! - a job is held by one worker, which is there, or is returned, or was answered: never two of them;
-//! - a worker stands in its group's line exactly if it would take a job;
-//! - a job waits for a worker, for a moment, only while nobody stands in line;
-//! - a group's slots are the jobs that its workers hold and would take.
+//! - a job is either held by one connected worker, or returned, or answered;
+//! - a worker is in its group's list of available workers exactly if it has room for a job;
+//! - a job waits only while no worker is available;
+//! - a group's slots are the jobs that its workers hold and have room for.
 
 mod group;
 #[cfg(test)]
@@ -21,44 +21,45 @@ mod worker;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use self::group::Group;
 pub(super) use self::group::GroupKey;
-use self::worker::Worker;
-use super::token::Secret;
+use self::group::GroupQueue;
+use self::worker::GatewayWorker;
+use super::token::JobSecret;
 
-/// How long a job waits for a worker that has room, before it goes back to the queue.
-const WAIT: Duration = Duration::from_secs(1);
+/// How long a job waits for a worker with room before it is requeued.
+const MAX_WAIT_FOR_WORKER: Duration = Duration::from_secs(1);
 
-/// Names a worker; never used twice.
+/// A worker's id, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct WorkerId(u64);
 
-/// What a worker asked for.
+/// The limits that a worker asked for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
-    /// Jobs that it holds at the most.
+pub(super) struct WorkerLimits {
+    /// The most jobs that it holds.
     pub(super) in_flight: u32,
-    /// While it holds jobs it says something at least this often, or they are taken back.
+    /// The longest time without an answer or a touch while it holds jobs; then they are requeued.
     pub(super) deadline: Duration,
 }
 
-/// All groups, workers and jobs of a gateway. `D` is a job, `W` the way to its worker.
+/// All groups, workers and jobs of a gateway. `D` is a job, `W` the outbox of a worker.
 #[derive(Debug)]
 pub(super) struct Jobs<D, W> {
-    groups: HashMap<GroupKey, Group<D>>,
-    workers: HashMap<WorkerId, Worker<W>>,
-    held: HashMap<Secret, Held<D>>,
-    /// When to look whether a worker is silent; one entry a worker at the most, for the time that it was heard before or earlier.
-    alarms: BTreeSet<(Instant, WorkerId)>,
-    /// When to look whether a job has waited for too long; that or later.
+    groups: HashMap<GroupKey, GroupQueue<D>>,
+    workers: HashMap<WorkerId, GatewayWorker<W>>,
+    held: HashMap<JobSecret, HeldJob<D>>,
+    /// When to check whether a worker is silent: at most one entry per worker, never later than its
+    /// deadline.
+    deadlines: BTreeSet<(Instant, WorkerId)>,
+    /// When to check whether a job has waited too long: at the first job's time, or earlier.
     waiting_due: Option<Instant>,
-    /// Nobody will come any more.
+    /// Shutdown: no more workers will come.
     ending: bool,
     next_worker: u64,
 }
 
 #[derive(Debug)]
-struct Held<D> {
+struct HeldJob<D> {
     job: D,
     worker: WorkerId,
 }
@@ -69,23 +70,24 @@ impl<D, W: Clone> Jobs<D, W> {
             groups: HashMap::new(),
             workers: HashMap::new(),
             held: HashMap::new(),
-            alarms: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
             waiting_due: None,
             ending: false,
             next_worker: 0,
         }
     }
 
-    /// A group's messages will come. False, and nothing happens, if they come already.
+    /// Opens a group. Returns false if it is open already.
     pub(super) fn open(&mut self, key: &GroupKey) -> bool {
         let is_new = !self.groups.contains_key(key);
         if is_new {
-            self.groups.insert(key.clone(), Group::default());
+            self.groups.insert(key.clone(), GroupQueue::default());
         }
         is_new
     }
 
-    /// Forgets a group that has no workers, and drops the jobs that wait for some. False if it has workers.
+    /// Closes a group that has no workers, and drops its waiting jobs. Returns false if it has
+    /// workers.
     pub(super) fn close_unused(&mut self, key: &GroupKey) -> bool {
         let unused = self.groups.get(key).is_none_or(|group| group.workers == 0);
         if unused {
@@ -94,67 +96,68 @@ impl<D, W: Clone> Jobs<D, W> {
         unused
     }
 
-    /// A worker comes. `None` if its group is not open.
-    pub(super) fn join(&mut self, key: &GroupKey, terms: Terms, way: W, now: Instant) -> Option<WorkerId> {
+    /// Adds a worker. Returns `None` if its group is not open.
+    pub(super) fn join(&mut self, key: &GroupKey, limits: WorkerLimits, outbox: W, now: Instant) -> Option<WorkerId> {
         let group = self.groups.get_mut(key)?;
         let id = WorkerId(self.next_worker);
         self.next_worker += 1;
-        let worker = Worker::new(key.clone(), terms, way, now);
+        let worker = GatewayWorker::new(key.clone(), limits, outbox, now);
         group.workers += 1;
         group.slots += worker.slots();
         self.workers.insert(id, worker);
-        self.line_up(id);
+        self.make_available(id);
         Some(id)
     }
 
-    /// Gives a job of this group to the worker that waits longest, and says which. Gives it back (`Err`) if
-    /// nobody takes one.
+    /// Gives a job to the worker of this group that has waited longest, and returns that worker.
+    /// Returns the job (`Err`) if no worker is available.
     pub(super) fn hand_out(
         &mut self,
         key: &GroupKey,
         job: D,
-        secret: Secret,
+        secret: JobSecret,
         now: Instant,
     ) -> Result<(WorkerId, W), D> {
-        let next = self.groups.get_mut(key).and_then(|group| group.line.pop_front());
+        let next = self.groups.get_mut(key).and_then(|group| group.available.pop_front());
         let Some(id) = next else { return Err(job) };
-        let worker = self.workers.get_mut(&id).expect("who stands in line is there");
-        worker.in_line = false;
+        let worker = self.workers.get_mut(&id).expect("available workers exist");
+        worker.is_available = false;
         if worker.held.is_empty() {
             worker.heard = now;
         }
         worker.held.insert(secret);
-        if !worker.has_alarm {
-            worker.has_alarm = true;
-            self.alarms.insert((now + worker.terms.deadline, id));
+        if !worker.has_deadline {
+            worker.has_deadline = true;
+            self.deadlines.insert((now + worker.limits.deadline, id));
         }
-        let way = worker.way.clone();
-        self.held.insert(secret, Held { job, worker: id });
-        self.line_up(id);
-        Ok((id, way))
+        let outbox = worker.outbox.clone();
+        self.held.insert(secret, HeldJob { job, worker: id });
+        self.make_available(id);
+        Ok((id, outbox))
     }
 
-    /// Keeps a job that nobody takes just now: a worker will soon have room again, or come again. Gives it back (`Err`) if the group is
-    /// not open, or nobody will.
-    pub(super) fn keep(&mut self, key: &GroupKey, job: D, now: Instant) -> Result<(), D> {
+    /// Adds a job to those that wait for a worker. Returns the job (`Err`) if the group is not
+    /// open, or the gateway shuts down.
+    pub(super) fn enqueue(&mut self, key: &GroupKey, job: D, now: Instant) -> Result<(), D> {
         match self.groups.get_mut(key).filter(|_| !self.ending) {
             Some(group) => {
-                group.waiting.push_back((job, now + WAIT));
-                self.waiting_due.get_or_insert(now + WAIT);
+                group.waiting.push_back((job, now + MAX_WAIT_FOR_WORKER));
+                self.waiting_due.get_or_insert(now + MAX_WAIT_FOR_WORKER);
                 Ok(())
             }
             None => Err(job),
         }
     }
 
-    /// The job that waits longest for a worker, if there is one for it now.
+    /// Takes the job that has waited longest, if a worker is available.
     pub(super) fn next_waiting(&mut self, key: &GroupKey) -> Option<D> {
-        let group = self.groups.get_mut(key).filter(|group| !group.line.is_empty())?;
+        let group = self.groups.get_mut(key).filter(|group| !group.available.is_empty())?;
         group.waiting.pop_front().map(|(job, _)| job)
     }
 
-    /// Jobs that have waited for too long are returned. Says of which groups; to be called at [`due`](Self::due).
-    pub(super) fn give_up_waiting(&mut self, now: Instant) -> Vec<GroupKey> {
+    /// Returns jobs that have waited too long to their groups' `returned`, and lists those groups.
+    /// Call it at [`due`](Self::due).
+    pub(super) fn expire_waiting(&mut self, now: Instant) -> Vec<GroupKey> {
         if self.waiting_due.is_none_or(|due| due > now) {
             return Vec::new();
         }
@@ -172,54 +175,56 @@ impl<D, W: Clone> Jobs<D, W> {
         given_up
     }
 
-    /// A worker answers a job, which is the caller's now; and says how to reach the worker if that was all that it was there for.
-    /// `None` if nobody holds the job (any more).
-    pub(super) fn answer(&mut self, secret: Secret, now: Instant) -> Option<(D, Option<W>)> {
-        let Held { job, worker: id } = self.held.remove(&secret)?;
+    /// Takes an answered job from its worker, and returns it. Also returns the worker's outbox if
+    /// the worker is retired and this was its last job. `None` if no worker holds the job.
+    pub(super) fn answer(&mut self, secret: JobSecret, now: Instant) -> Option<(D, Option<W>)> {
+        let HeldJob { job, worker: id } = self.held.remove(&secret)?;
         self.change(id, |worker| {
             worker.held.remove(&secret);
             worker.heard = now;
         });
-        let is_over = self.workers.get(&id).is_some_and(Worker::is_over);
-        let over = if is_over { self.remove(id) } else { None };
-        Some((job, over.map(|worker| worker.way)))
+        let is_finished = self.workers.get(&id).is_some_and(GatewayWorker::is_finished);
+        let over = if is_finished { self.remove(id) } else { None };
+        Some((job, over.map(|worker| worker.outbox)))
     }
 
-    /// A worker says that it still works on a job, which it shows. `None` if nobody holds it (any more).
-    pub(super) fn touch(&mut self, secret: Secret, now: Instant) -> Option<&D> {
-        let Held { job, worker } = self.held.get(&secret)?;
-        self.workers.get_mut(worker).expect("who holds a job is there").heard = now;
+    /// Resets the deadline of the worker that holds a job; returns the job. `None` if no worker
+    /// holds it.
+    pub(super) fn touch(&mut self, secret: JobSecret, now: Instant) -> Option<&D> {
+        let HeldJob { job, worker } = self.held.get(&secret)?;
+        self.workers.get_mut(worker).expect("holders of jobs exist").heard = now;
         Some(job)
     }
 
-    /// Who holds this job.
-    pub(super) fn holder(&self, secret: Secret) -> Option<WorkerId> {
+    /// Returns the worker that holds this job.
+    pub(super) fn holder(&self, secret: JobSecret) -> Option<WorkerId> {
         self.held.get(&secret).map(|held| held.worker)
     }
 
-    /// A worker does not read what it was sent, or reads again: it gets nothing meanwhile. Says of which group it is, if it is there.
-    pub(super) fn set_clogged(&mut self, id: WorkerId, clogged: bool) -> Option<GroupKey> {
-        self.change(id, |worker| worker.clogged = clogged);
+    /// Blocks a worker that leaves its jobs unread, or unblocks it. A blocked worker gets no jobs.
+    /// Returns its group, if it is connected.
+    pub(super) fn set_blocked(&mut self, id: WorkerId, blocked: bool) -> Option<GroupKey> {
+        self.change(id, |worker| worker.blocked = blocked);
         self.workers.get(&id).map(|worker| worker.group.clone())
     }
 
-    /// A worker takes no more jobs, and goes with its last one. Says of which group it is, and how to reach it if it is gone; `None` if
-    /// it was gone before.
+    /// Retires a worker: it gets no more jobs, and is removed with its last answer. Returns its
+    /// group, and its outbox if it is removed already; `None` if it is unknown.
     pub(super) fn retire(&mut self, id: WorkerId) -> Option<(GroupKey, Option<W>)> {
         self.change(id, |worker| worker.retired = true);
         let worker = self.workers.get(&id)?;
         let key = worker.group.clone();
-        let over = if worker.is_over() { self.remove(id) } else { None };
-        Some((key, over.map(|worker| worker.way)))
+        let over = if worker.is_finished() { self.remove(id) } else { None };
+        Some((key, over.map(|worker| worker.outbox)))
     }
 
-    /// All workers take no more jobs. Returns the ways to those that are gone.
+    /// Retires all workers. Returns the outboxes of those that are removed.
     pub(super) fn retire_all(&mut self) -> Vec<W> {
         let all: Vec<WorkerId> = self.workers.keys().copied().collect();
         all.into_iter().filter_map(|id| self.retire(id)?.1).collect()
     }
 
-    /// All workers are gone for good: see [`leave`](Self::leave).
+    /// Removes all workers for good: see [`leave`](Self::leave).
     pub(super) fn leave_all(&mut self) {
         let all: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in all {
@@ -231,36 +236,36 @@ impl<D, W: Clone> Jobs<D, W> {
         }
     }
 
-    /// A worker is gone: its jobs are returned. Says of which group, how it was reached, and how many there are; `None` if it was gone
-    /// before.
+    /// Removes a worker, and returns its jobs to its group's `returned`. Returns the group, the
+    /// outbox and the number of jobs; `None` if the worker is unknown.
     pub(super) fn leave(&mut self, id: WorkerId) -> Option<(GroupKey, W, usize)> {
         let worker = self.remove(id)?;
         let group = self.groups.get_mut(&worker.group).expect("a group with workers is open");
         let jobs = worker.held.iter().map(|secret| self.held.remove(secret).expect("held by its worker").job);
         group.returned.extend(jobs);
-        Some((worker.group, worker.way, worker.held.len()))
+        Some((worker.group, worker.outbox, worker.held.len()))
     }
 
-    /// The jobs of a group that are to be given back.
+    /// Takes the jobs of a group that must be requeued.
     pub(super) fn take_returned(&mut self, key: &GroupKey) -> Vec<D> {
         self.groups.get_mut(key).map(|group| std::mem::take(&mut group.returned)).unwrap_or_default()
     }
 
-    /// Takes the jobs of workers back that were silent for too long; to be called at [`due`](Self::due). Says of each what
-    /// [`leave`](Self::leave) says.
+    /// Removes the workers that are silent past their deadline; returns for each what
+    /// [`leave`](Self::leave) returns. Call it at [`due`](Self::due).
     pub(super) fn tick(&mut self, now: Instant) -> Vec<(GroupKey, W, usize)> {
         let mut silent = Vec::new();
-        while let Some((_, id)) = self.alarms.first().copied().filter(|(at, _)| *at <= now) {
-            self.alarms.pop_first();
+        while let Some((_, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+            self.deadlines.pop_first();
             let Some(worker) = self.workers.get_mut(&id) else { continue };
-            worker.has_alarm = false;
+            worker.has_deadline = false;
             if worker.held.is_empty() {
                 continue;
             }
-            let end = worker.heard + worker.terms.deadline;
+            let end = worker.heard + worker.limits.deadline;
             if end > now {
-                worker.has_alarm = true;
-                self.alarms.insert((end, id));
+                worker.has_deadline = true;
+                self.deadlines.insert((end, id));
                 continue;
             }
             silent.extend(self.leave(id));
@@ -268,65 +273,66 @@ impl<D, W: Clone> Jobs<D, W> {
         silent
     }
 
-    /// When [`tick`](Self::tick) and [`give_up_waiting`](Self::give_up_waiting) are wanted next.
+    /// Returns when to call [`tick`](Self::tick) and [`expire_waiting`](Self::expire_waiting) next.
     pub(super) fn due(&self) -> Option<Instant> {
-        let alarm = self.alarms.first().map(|(at, _)| *at);
+        let alarm = self.deadlines.first().map(|(at, _)| *at);
         alarm.into_iter().chain(self.waiting_due).min()
     }
 
-    /// How many messages of a group its workers hold and would take.
+    /// Returns the number of jobs that a group's workers hold and have room for.
     pub(super) fn slots(&self, key: &GroupKey) -> u64 {
         self.groups.get(key).map_or(0, |group| group.slots)
     }
 
-    /// How many more messages its workers would take.
+    /// Returns the number of further jobs that a group's workers have room for.
     pub(super) fn room(&self, key: &GroupKey) -> u64 {
-        let workers = self.groups.get(key).into_iter().flat_map(|group| &group.line);
-        workers.filter_map(|id| self.workers.get(id)).map(Worker::room).sum()
+        let workers = self.groups.get(key).into_iter().flat_map(|group| &group.available);
+        workers.filter_map(|id| self.workers.get(id)).map(GatewayWorker::room).sum()
     }
 
-    /// How many workers a group has.
+    /// Returns the number of a group's workers.
     pub(super) fn workers(&self, key: &GroupKey) -> usize {
         self.groups.get(key).map_or(0, |group| group.workers)
     }
 
-    /// How many jobs are held.
+    /// Returns the number of held jobs.
     pub(super) fn held(&self) -> usize {
         self.held.len()
     }
 
-    fn remove(&mut self, id: WorkerId) -> Option<Worker<W>> {
+    fn remove(&mut self, id: WorkerId) -> Option<GatewayWorker<W>> {
         let worker = self.workers.remove(&id)?;
         let group = self.groups.get_mut(&worker.group).expect("a group with workers is open");
         group.workers -= 1;
         group.slots -= worker.slots();
-        if worker.in_line {
-            group.line.retain(|other| *other != id);
+        if worker.is_available {
+            group.available.retain(|other| *other != id);
         }
         Some(worker)
     }
 
-    /// Changes a worker, and what its group knows of it.
-    fn change(&mut self, id: WorkerId, change: impl FnOnce(&mut Worker<W>)) {
+    /// Changes a worker, and updates its group's slots and list of available workers.
+    fn change(&mut self, id: WorkerId, change: impl FnOnce(&mut GatewayWorker<W>)) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let group = self.groups.get_mut(&worker.group).expect("a group with workers is open");
         group.slots -= worker.slots();
         change(worker);
         group.slots += worker.slots();
-        if worker.in_line && !worker.would_take() {
-            worker.in_line = false;
-            group.line.retain(|other| *other != id);
+        if worker.is_available && !worker.has_room() {
+            worker.is_available = false;
+            group.available.retain(|other| *other != id);
         }
-        self.line_up(id);
+        self.make_available(id);
     }
 
-    /// Puts a worker at the end of its group's line, if it would take a job and is not there yet.
-    fn line_up(&mut self, id: WorkerId) {
+    /// Appends a worker to its group's list of available workers, if it has room and is not in it
+    /// yet.
+    fn make_available(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.would_take() && !worker.in_line {
-            worker.in_line = true;
+        if worker.has_room() && !worker.is_available {
+            worker.is_available = true;
             let group = self.groups.get_mut(&worker.group).expect("a group with workers is open");
-            group.line.push_back(id);
+            group.available.push_back(id);
         }
     }
 }

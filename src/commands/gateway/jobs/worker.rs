@@ -1,61 +1,61 @@
-//! A worker, as far as handing out goes.
+//! A worker's limits and jobs.
 
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::{GroupKey, Terms};
-use crate::commands::gateway::token::Secret;
+use super::{GroupKey, WorkerLimits};
+use crate::commands::gateway::token::JobSecret;
 
 #[derive(Debug)]
-pub(super) struct Worker<W> {
+pub(super) struct GatewayWorker<W> {
     pub(super) group: GroupKey,
-    pub(super) terms: Terms,
-    pub(super) way: W,
-    pub(super) held: HashSet<Secret>,
-    /// When it last answered, touched, or got its first job.
+    pub(super) limits: WorkerLimits,
+    pub(super) outbox: W,
+    pub(super) held: HashSet<JobSecret>,
+    /// When it last answered or touched a job, or got the first.
     pub(super) heard: Instant,
-    pub(super) has_alarm: bool,
-    pub(super) in_line: bool,
-    /// It does not read what it was sent.
-    pub(super) clogged: bool,
-    /// It takes no more jobs.
+    pub(super) has_deadline: bool,
+    pub(super) is_available: bool,
+    /// It leaves its jobs unread.
+    pub(super) blocked: bool,
+    /// It gets no more jobs.
     pub(super) retired: bool,
 }
 
-impl<W> Worker<W> {
-    pub(super) fn new(group: GroupKey, terms: Terms, way: W, now: Instant) -> Self {
+impl<W> GatewayWorker<W> {
+    pub(super) fn new(group: GroupKey, limits: WorkerLimits, outbox: W, now: Instant) -> Self {
         Self {
             group,
-            terms,
-            way,
+            limits,
+            outbox,
             held: HashSet::new(),
             heard: now,
-            has_alarm: false,
-            in_line: false,
-            clogged: false,
+            has_deadline: false,
+            is_available: false,
+            blocked: false,
             retired: false,
         }
     }
 
-    pub(super) fn would_take(&self) -> bool {
-        !self.retired && !self.clogged && self.held.len() < self.terms.in_flight as usize
+    pub(super) fn has_room(&self) -> bool {
+        !self.retired && !self.blocked && self.held.len() < self.limits.in_flight as usize
     }
 
-    /// The jobs that it would take.
+    /// Returns the number of further jobs that it has room for.
     pub(super) fn room(&self) -> u64 {
         self.slots() - self.held.len() as u64
     }
 
-    /// The jobs that it holds and would take.
+    /// Returns the number of jobs that it holds and has room for.
     pub(super) fn slots(&self) -> u64 {
-        match self.retired || self.clogged {
+        match self.retired || self.blocked {
             true => self.held.len() as u64,
-            false => self.terms.in_flight.into(),
+            false => self.limits.in_flight.into(),
         }
     }
 
-    /// Nothing is to be expected of it.
-    pub(super) fn is_over(&self) -> bool {
+    /// Returns true if it gets no more jobs and has answered all.
+    pub(super) fn is_finished(&self) -> bool {
         self.retired && self.held.is_empty()
     }
 }

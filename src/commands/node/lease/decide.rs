@@ -1,110 +1,120 @@
-//! The decisions: from what happened to what is to be done.
+//! The decisions: from an event to the actions that follow.
 
 use std::time::Duration;
 
-use super::ears::Ears;
-use super::hold::{Hold, Phase, Rival};
+use super::claim::{ClaimPhase, Rival, TokenClaim};
+use super::monitor::HeartbeatMonitor;
 use super::seal::seal_of;
-use super::{Action, BEATS, Beat, Charter, Config, EPOCHS, Event, PATIENCE, Role, Time, Token, is_plausible};
+use super::{
+    EPOCH_LIMIT, FleetConfig, HEARTBEATS_PER_LEASE, Heartbeat, LeaseAction, LeaseConfig, LeaseEvent, LeaseToken,
+    MAX_CLAIM_LEASES, Role, Time, is_plausible,
+};
 
-/// What one node knows, and does, about the token.
+/// One node's state about the token, and its decisions.
 ///
-/// Times go up. After each call [`due`](Self::due) says when the next one is to be made, if nothing happens until then.
+/// Times never decrease. After each call [`due`](Self::due) returns when to call
+/// [`handle`](Self::handle) next, if no event comes before.
 #[derive(Debug)]
 pub(in crate::commands::node) struct Lease {
-    config: Config,
+    config: LeaseConfig,
     rng: fastrand::Rng,
-    /// For how long a token may be held, if the connection for it stands.
-    max_hold: Option<Duration>,
-    ears: Option<Ears>,
-    hold: Option<Hold>,
-    /// Tokens are being counted since then.
-    counting: Option<(Counting, Time)>,
-    /// Until then this node takes no token: there are two, and another node may have the other one.
-    rests: Option<Time>,
-    beats: u64,
-    /// The highest epoch that was heard of.
-    known: u64,
+    /// The longest time that the token may be in flight; `None` without a connection for it.
+    max_msg_timeout: Option<Duration>,
+    monitor: Option<HeartbeatMonitor>,
+    claim: Option<TokenClaim>,
+    /// The count of tokens in progress, and since when.
+    counting: Option<(CountPurpose, Time)>,
+    /// Until then this node accepts no token: there are two, and another node may have the other
+    /// one.
+    declines_until: Option<Time>,
+    /// The number of the next heartbeat.
+    next_number: u64,
+    /// The highest epoch known.
+    highest_epoch: u64,
     stopping: bool,
 }
 
-/// What tokens are counted for.
+/// The purpose of a count of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Counting {
-    /// Whether one is to be made.
-    Making,
-    /// Whether the hold that begins with this beat has a rival.
-    Holding(u64),
+enum CountPurpose {
+    /// To publish a token if there is none.
+    NewToken,
+    /// To see whether the claim that begins with this heartbeat has a rival.
+    Rival(u64),
 }
 
 impl Lease {
-    pub(in crate::commands::node) fn new(config: Config, rng: fastrand::Rng) -> Self {
+    pub(in crate::commands::node) fn new(config: LeaseConfig, rng: fastrand::Rng) -> Self {
         Self {
             config,
             rng,
-            max_hold: None,
-            ears: None,
-            hold: None,
+            max_msg_timeout: None,
+            monitor: None,
+            claim: None,
             counting: None,
-            rests: None,
-            beats: 0,
-            known: 0,
+            declines_until: None,
+            next_number: 0,
+            highest_epoch: 0,
             stopping: false,
         }
     }
 
-    /// The epoch that this node may generate in, now; to be asked before each event.
+    /// Returns the epoch that this node may generate in now. Call it before each event.
     pub(in crate::commands::node) fn leads(&self, now: Time) -> Option<u64> {
-        let hold = self.hold.as_ref().filter(|hold| now < hold.proven + self.config.lead())?;
-        match hold.phase {
-            Phase::Leading { epoch } => Some(epoch),
-            Phase::Claiming { .. } | Phase::Inheriting { .. } => None,
+        let claim = self.claim.as_ref().filter(|claim| now < claim.confirmed_at + self.config.lead())?;
+        match claim.phase {
+            ClaimPhase::Leading { epoch } => Some(epoch),
+            ClaimPhase::Claiming { .. } | ClaimPhase::Inheriting { .. } => None,
         }
     }
 
-    /// An epoch was heard of elsewhere, from who can be believed.
-    pub(in crate::commands::node) fn know(&mut self, epoch: u64) {
-        if epoch < EPOCHS {
-            self.known = self.known.max(epoch);
+    /// Records an epoch from a trustworthy source other than heartbeats.
+    pub(in crate::commands::node) fn observe_epoch(&mut self, epoch: u64) {
+        if epoch < EPOCH_LIMIT {
+            self.highest_epoch = self.highest_epoch.max(epoch);
         }
     }
 
-    /// Says what is to be done.
-    pub(in crate::commands::node) fn handle(&mut self, event: Event, now: Time) -> Vec<Action> {
+    /// Handles an event; returns the actions to take.
+    pub(in crate::commands::node) fn handle(&mut self, event: LeaseEvent, now: Time) -> Vec<LeaseAction> {
         let mut actions = Vec::new();
-        self.lapse(now, &mut actions);
+        self.drop_expired_claim(now, &mut actions);
         match event {
-            Event::Connected { max_hold } => {
-                self.max_hold = Some(max_hold);
-                actions.push(Action::Ready(self.wants_token()));
+            LeaseEvent::Connected { max_msg_timeout } => {
+                self.max_msg_timeout = Some(max_msg_timeout);
+                actions.push(LeaseAction::Ready(self.wants_token()));
             }
-            Event::Disconnected => (self.max_hold, self.hold) = (None, None),
-            Event::Listening => {
-                self.ears = Some(Ears::new(now, self.patience()));
-                actions.push(Action::Ready(self.wants_token()));
+            LeaseEvent::Disconnected => (self.max_msg_timeout, self.claim) = (None, None),
+            LeaseEvent::MonitorReady => {
+                self.monitor = Some(HeartbeatMonitor::new(now, self.random_quiet_time()));
+                actions.push(LeaseAction::Ready(self.wants_token()));
             }
-            Event::Deaf => {
-                self.ears = None;
-                self.hold.iter_mut().for_each(Hold::start_over);
-                actions.push(Action::Ready(false));
+            LeaseEvent::MonitorLost => {
+                self.monitor = None;
+                self.claim.iter_mut().for_each(TokenClaim::restart_wait);
+                actions.push(LeaseAction::Ready(false));
             }
-            Event::Taken { token, published, charter } => self.taken(token, published, charter, now, &mut actions),
-            Event::Heard { beat, published } => self.heard(&beat, published, now, &mut actions),
-            Event::Proven { number } => {
-                self.hold.iter_mut().for_each(|hold| hold.proves(number));
-                self.enter();
+            LeaseEvent::TokenDelivered { token, published, fleet } => {
+                self.token_delivered(token, published, fleet, now, &mut actions)
             }
-            Event::Lost => self.hold = None,
-            Event::Fenced { epoch } => {
-                self.know(epoch);
-                // who comes next is to wait: something here is not as it seems
-                actions.extend(self.hold.take().map(|hold| Action::GiveBack(hold.token)));
+            LeaseEvent::HeartbeatReceived { beat, published } => {
+                self.heartbeat_received(&beat, published, now, &mut actions)
             }
-            Event::Counted(count) => self.counted(count, now, &mut actions),
-            Event::Tick => {}
-            Event::Stop => {
+            LeaseEvent::HeartbeatConfirmed { number } => {
+                self.claim.iter_mut().for_each(|claim| claim.confirm(number));
+                self.lead_if_due();
+            }
+            LeaseEvent::TouchFailed => self.claim = None,
+            LeaseEvent::Fenced { epoch } => {
+                self.observe_epoch(epoch);
+                // without a release, so that the next holder waits: this node's view is wrong
+                actions.extend(self.claim.take().map(|claim| LeaseAction::Requeue(claim.token)));
+            }
+            LeaseEvent::TokensCounted(count) => self.tokens_counted(count, now, &mut actions),
+            LeaseEvent::Tick => {}
+            LeaseEvent::Stop => {
                 self.stopping = true;
-                actions.push(Action::Ready(false));
+                actions.push(LeaseAction::Ready(false));
                 self.release(&mut actions);
             }
         }
@@ -112,224 +122,253 @@ impl Lease {
         actions
     }
 
-    /// When something is to be done, if nothing happens.
+    /// Returns when the next action is due, if no event comes before.
     pub(in crate::commands::node) fn due(&self) -> Option<Time> {
-        let lapse = self.hold.as_ref().map(|hold| hold.proven + self.config.lead());
-        let beat = self.hold.as_ref().map(|hold| hold.due);
-        [lapse, beat, self.ends(), self.count_due(), self.rests].into_iter().flatten().min()
+        let expiry = self.claim.as_ref().map(|claim| claim.confirmed_at + self.config.lead());
+        let beat = self.claim.as_ref().map(|claim| claim.due);
+        [expiry, beat, self.release_due(), self.count_due(), self.declines_until].into_iter().flatten().min()
     }
 
-    /// Nothing was proven for so long that the token may be elsewhere.
-    fn lapse(&mut self, now: Time, actions: &mut Vec<Action>) {
+    /// Drops the claim if no heartbeat was confirmed for so long that another node may have the
+    /// token.
+    fn drop_expired_claim(&mut self, now: Time, actions: &mut Vec<LeaseAction>) {
         let lead = self.config.lead();
-        if self.hold.take_if(|hold| now >= hold.proven + lead).is_some() {
-            actions.push(Action::Reconnect);
+        if self.claim.take_if(|claim| now >= claim.confirmed_at + lead).is_some() {
+            actions.push(LeaseAction::Reconnect);
         }
     }
 
-    fn taken(&mut self, token: Token, published: u64, charter: Charter, now: Time, actions: &mut Vec<Action>) {
+    fn token_delivered(
+        &mut self,
+        token: LeaseToken,
+        published: u64,
+        fleet: FleetConfig,
+        now: Time,
+        actions: &mut Vec<LeaseAction>,
+    ) {
         if self.stopping {
-            actions.push(Action::GiveBack(token));
+            actions.push(LeaseAction::Requeue(token));
             return;
         }
-        if charter != self.config.charter {
-            return self.taken_of_others(token, charter, now, actions);
+        if fleet != self.config.fleet {
+            return self.foreign_token_delivered(token, fleet, now, actions);
         }
-        if self.hold.as_ref().is_some_and(|hold| hold.token.id != token.id) {
-            // one too many, and both are here
-            actions.push(Action::Finish(token));
+        if self.claim.as_ref().is_some_and(|claim| claim.token.id != token.id) {
+            // there are two tokens, and this node has both
+            actions.push(LeaseAction::Finish(token));
             return;
         }
-        if self.rests.is_some() {
-            // it was on its way
-            actions.extend([Action::Ready(false), Action::GiveBack(token)]);
+        if self.declines_until.is_some() {
+            // it was sent before nsqd got RDY 0
+            actions.extend([LeaseAction::Ready(false), LeaseAction::Requeue(token)]);
             return;
         }
-        let released = self.ears.as_ref().and_then(|ears| ears.released);
-        let phase = match released.is_some_and(|released| token.is_next_of(&released)) {
-            true => Phase::Inheriting { from: self.beats },
-            false => Phase::Claiming { opened: None },
+        let released = self.monitor.as_ref().and_then(|monitor| monitor.released);
+        let phase = match released.is_some_and(|released| token.is_next_delivery_of(&released)) {
+            true => ClaimPhase::Inheriting { from: self.next_number },
+            false => ClaimPhase::Claiming { waits_since: None },
         };
-        let hold = Hold::new(token, phase, self.beats, now);
-        self.hold = Some(match &self.ears {
-            Some(ears) if token.delivery == 1 => hold.fresh(published, ears.alone_since),
-            _ => hold,
+        let claim = TokenClaim::new(token, phase, self.next_number, now);
+        self.claim = Some(match &self.monitor {
+            Some(monitor) if token.delivery == 1 => claim.with_new_token(published, monitor.alone_since),
+            _ => claim,
         });
     }
 
-    /// A token of a fleet that has agreed on something else: that fleet is to have it, if it lives.
-    fn taken_of_others(&mut self, token: Token, charter: Charter, now: Time, actions: &mut Vec<Action>) {
-        let longest = self.config.lease().max(Duration::from_millis(charter.lease_ms));
-        let is_left = || self.ears.as_ref().is_some_and(|ears| now >= ears.alone_since + PATIENCE * longest);
-        let goes = match &self.hold {
-            Some(hold) => hold.token.outranks(&token),
-            None => is_left(),
+    /// Handles a token of a fleet with other settings: leaves it to that fleet, if that is alive.
+    fn foreign_token_delivered(
+        &mut self,
+        token: LeaseToken,
+        fleet: FleetConfig,
+        now: Time,
+        actions: &mut Vec<LeaseAction>,
+    ) {
+        let longest = self.config.lease().max(Duration::from_millis(fleet.lease_ms));
+        let is_abandoned =
+            || self.monitor.as_ref().is_some_and(|monitor| now >= monitor.alone_since + MAX_CLAIM_LEASES * longest);
+        let finishes = match &self.claim {
+            Some(claim) => claim.token.is_older_than(&token),
+            None => is_abandoned(),
         };
-        actions.push(if goes { Action::Finish(token) } else { Action::PutOff(token) });
-        actions.push(Action::Differs(charter));
+        actions.push(if finishes { LeaseAction::Finish(token) } else { LeaseAction::Defer(token) });
+        actions.push(LeaseAction::WarnSettingsDiffer(fleet));
     }
 
-    /// Anybody can publish a beat. So what is heard may make this node wait, but lets it neither end nor finish a token.
-    fn heard(&mut self, beat: &Beat, published: u64, now: Time, actions: &mut Vec<Action>) {
+    /// Handles a heartbeat. Anybody can publish one, so it may make this node wait, but never makes
+    /// it stop leading or finish a token.
+    fn heartbeat_received(&mut self, beat: &Heartbeat, published: u64, now: Time, actions: &mut Vec<LeaseAction>) {
         let Some(token) = beat.token() else { return };
         let lease = self.config.lease();
-        let Config { node, secret, .. } = &self.config;
+        let LeaseConfig { node, secret, .. } = &self.config;
         let is_own = beat.node == *node && beat.mark == secret.mark(beat.number);
-        self.ears.iter_mut().for_each(|ears| ears.heard(beat, token, is_own, lease, now));
-        if beat.charter != self.config.charter {
-            actions.push(Action::Differs(beat.charter.clone()));
+        self.monitor.iter_mut().for_each(|monitor| monitor.observe(beat, token, is_own, lease, now));
+        if beat.fleet != self.config.fleet {
+            actions.push(LeaseAction::WarnSettingsDiffer(beat.fleet.clone()));
         } else if is_plausible(beat.epoch, published) {
-            self.know(beat.epoch);
+            self.observe_epoch(beat.epoch);
         }
-        let is_of_hold = is_own && self.hold.as_ref().is_some_and(|hold| beat.number >= hold.first_beat);
-        if is_of_hold {
-            self.hold.iter_mut().for_each(|hold| hold.returned(beat.number, published, lease, now));
-            self.enter();
+        let is_of_claim = is_own && self.claim.as_ref().is_some_and(|claim| beat.number >= claim.first_beat);
+        if is_of_claim {
+            self.claim.iter_mut().for_each(|claim| claim.own_heartbeat_received(beat.number, published, lease, now));
+            self.lead_if_due();
         } else if !is_own || beat.role == Role::Released {
-            self.heard_other(beat.role, token, now);
+            self.foreign_heartbeat_received(beat.role, token, now);
         }
     }
 
-    /// What somebody else's beat, or this node's own release, means for the token that is held.
-    fn heard_other(&mut self, role: Role, token: Token, now: Time) {
-        let next_beat = self.beats;
-        let released = self.ears.as_ref().and_then(|ears| ears.released);
-        let Some(hold) = self.hold.as_mut().filter(|hold| !hold.leads()) else { return };
-        if hold.rival == Rival::No && released == Some(token) && hold.token.is_next_of(&token) {
-            hold.phase = Phase::Inheriting { from: next_beat };
-            hold.due = now;
+    /// Applies another node's heartbeat, or this node's own release, to the current claim.
+    fn foreign_heartbeat_received(&mut self, role: Role, token: LeaseToken, now: Time) {
+        let next_beat = self.next_number;
+        let released = self.monitor.as_ref().and_then(|monitor| monitor.released);
+        let Some(claim) = self.claim.as_mut().filter(|claim| !claim.leads()) else { return };
+        if claim.rival == Rival::NotHeard && released == Some(token) && claim.token.is_next_delivery_of(&token) {
+            claim.phase = ClaimPhase::Inheriting { from: next_beat };
+            claim.due = now;
             return;
         }
-        if matches!(hold.phase, Phase::Inheriting { .. }) {
-            hold.start_over();
+        if matches!(claim.phase, ClaimPhase::Inheriting { .. }) {
+            claim.restart_wait();
         }
-        // a later delivery of this token is none: then a TOUCH fails
-        let is_rival = token.id != hold.token.id && (role != Role::Claiming || token.outranks(&hold.token));
-        if is_rival && hold.rival == Rival::No {
-            (hold.rival, hold.count_due) = (Rival::Heard, now);
+        // a later delivery of the same token is no rival: if there were one, TOUCH would fail
+        let is_rival = token.id != claim.token.id && (role != Role::Claiming || token.is_older_than(&claim.token));
+        if is_rival && claim.rival == Rival::NotHeard {
+            (claim.rival, claim.count_due) = (Rival::Heard, now);
         }
     }
 
-    /// Leads, if the wait is over.
-    fn enter(&mut self) {
+    /// Starts to lead if the wait is over.
+    fn lead_if_due(&mut self) {
         let lease = self.config.lease();
-        if let Some(hold) = &mut self.hold
-            && let Some(published) = hold.may_enter(lease)
+        if let Some(claim) = &mut self.claim
+            && let Some(published) = claim.wait_ended_at(lease)
         {
-            // by nsqd's clock, so that also who has never heard of the last epoch goes beyond it
-            self.known = published.max(self.known + 1);
-            hold.phase = Phase::Leading { epoch: self.known };
+            // by nsqd's clock, so that a node that never heard of the last epoch finishes beyond it,
+            // too
+            self.highest_epoch = published.max(self.highest_epoch + 1);
+            claim.phase = ClaimPhase::Leading { epoch: self.highest_epoch };
         }
     }
 
-    fn counted(&mut self, count: Option<u64>, now: Time, actions: &mut Vec<Action>) {
+    fn tokens_counted(&mut self, count: Option<u64>, now: Time, actions: &mut Vec<LeaseAction>) {
         match self.counting.take() {
-            Some((Counting::Making, asked)) => self.counted_for_making(count, asked, now, actions),
-            Some((Counting::Holding(first_beat), _)) => self.counted_for_holding(count, first_beat, now, actions),
+            Some((CountPurpose::NewToken, asked)) => self.counted_for_new_token(count, asked, now, actions),
+            Some((CountPurpose::Rival(first_beat), _)) => self.counted_for_rival(count, first_beat, now, actions),
             None => {}
         }
     }
 
-    fn counted_for_making(&mut self, count: Option<u64>, asked: Time, now: Time, actions: &mut Vec<Action>) {
-        let (without, patience, lease) = (self.is_without(), self.patience(), self.config.lease());
-        let Some(ears) = &mut self.ears else { return };
-        // where it is never quiet the answer has to be a new one
-        let may_make = ears.is_quiet(now) || now >= ears.count_due(lease) && now < asked + lease;
-        (ears.counted, ears.quiet_since, ears.patience) = (now, now, patience);
+    fn counted_for_new_token(&mut self, count: Option<u64>, asked: Time, now: Time, actions: &mut Vec<LeaseAction>) {
+        let (without, quiet_time, lease) = (self.lacks_token(), self.random_quiet_time(), self.config.lease());
+        let Some(monitor) = &mut self.monitor else { return };
+        // while heartbeats never stop, the count must be recent
+        let may_make = monitor.is_quiet(now) || now >= monitor.count_due(lease) && now < asked + lease;
+        (monitor.counted_at, monitor.quiet_since, monitor.quiet_time) = (now, now, quiet_time);
         if without && may_make && count == Some(0) {
-            actions.push(Action::Mint);
+            actions.push(LeaseAction::PublishToken);
         }
     }
 
-    /// Of two tokens one is to go. Beats cannot decide which: it is given away until one node has both.
-    fn counted_for_holding(&mut self, count: Option<u64>, first_beat: u64, now: Time, actions: &mut Vec<Action>) {
+    /// Handles a count made because of a rival. Of two tokens one must go. Heartbeats cannot decide
+    /// which, so the token is requeued until one node has both.
+    fn counted_for_rival(&mut self, count: Option<u64>, first_beat: u64, now: Time, actions: &mut Vec<LeaseAction>) {
         let lease = self.config.lease();
-        let claims = |hold: &&mut Hold| hold.first_beat == first_beat && hold.rival == Rival::Heard && !hold.leads();
-        let Some(hold) = self.hold.as_mut().filter(claims) else { return };
+        let claims =
+            |claim: &&mut TokenClaim| claim.first_beat == first_beat && claim.rival == Rival::Heard && !claim.leads();
+        let Some(claim) = self.claim.as_mut().filter(claims) else { return };
         match count {
-            Some(1) => hold.is_alone(now),
-            None | Some(0) => hold.count_due = now + lease / BEATS,
+            Some(1) => claim.refute_rival(now),
+            None | Some(0) => claim.count_due = now + lease / HEARTBEATS_PER_LEASE,
             Some(_) => {
-                actions.extend([Action::Ready(false), Action::GiveBack(hold.token)]);
-                (self.hold, self.rests) = (None, Some(now + lease));
+                actions.extend([LeaseAction::Ready(false), LeaseAction::Requeue(claim.token)]);
+                (self.claim, self.declines_until) = (None, Some(now + lease));
             }
         }
     }
 
-    /// When tokens are to be counted.
+    /// Returns when to count the tokens.
     fn count_due(&self) -> Option<Time> {
         if self.counting.is_some() {
             return None;
         }
-        match &self.hold {
-            Some(hold) => (hold.rival == Rival::Heard).then_some(hold.count_due),
-            None => self.ears.as_ref().filter(|_| self.is_without()).map(|ears| ears.count_due(self.config.lease())),
+        match &self.claim {
+            Some(claim) => (claim.rival == Rival::Heard).then_some(claim.count_due),
+            None => self
+                .monitor
+                .as_ref()
+                .filter(|_| self.lacks_token())
+                .map(|monitor| monitor.count_due(self.config.lease())),
         }
     }
 
-    /// Gives the token back, and says so if that lets the next one lead at once.
-    fn release(&mut self, actions: &mut Vec<Action>) {
-        let Some(hold) = self.hold.take() else { return };
-        if hold.leads() {
-            let key = self.config.secret.key(hold.first_beat);
-            let beat = self.beat(hold.token, Role::Released, key);
-            actions.push(Action::Beat { beat, touch: None });
+    /// Requeues the token. A leader publishes a release before, so that the next holder leads at
+    /// once.
+    fn release(&mut self, actions: &mut Vec<LeaseAction>) {
+        let Some(claim) = self.claim.take() else { return };
+        if claim.leads() {
+            let key = self.config.secret.key(claim.first_beat);
+            let beat = self.next_heartbeat(claim.token, Role::Released, key);
+            actions.push(LeaseAction::Heartbeat { beat, touch: None });
         }
-        actions.push(Action::GiveBack(hold.token));
+        actions.push(LeaseAction::Requeue(claim.token));
     }
 
-    fn tick(&mut self, now: Time, actions: &mut Vec<Action>) {
-        if self.ends().is_some_and(|ends| now >= ends) {
-            let stuck = |hold: &Hold| !hold.leads() && hold.rival != Rival::Heard;
-            let stuck = self.hold.as_ref().is_some_and(stuck) && self.ears.is_some();
+    fn tick(&mut self, now: Time, actions: &mut Vec<LeaseAction>) {
+        if self.release_due().is_some_and(|ends| now >= ends) {
+            let stuck = |claim: &TokenClaim| !claim.leads() && claim.rival != Rival::Heard;
+            let stuck = self.claim.as_ref().is_some_and(stuck) && self.monitor.is_some();
             self.release(actions);
             if stuck {
-                // beats that do not come back: the subscription is not what it seems
-                actions.push(Action::Relisten);
+                // this node's heartbeats do not come back: the subscription is broken
+                actions.push(LeaseAction::ReconnectMonitor);
             }
         }
-        if let Some(hold) = self.hold.as_ref().filter(|hold| now >= hold.due) {
-            let (token, role) = (hold.token, hold.role(self.config.lease(), now));
-            let seal = seal_of(&self.config.secret.key(hold.first_beat));
-            let beat = self.beat(token, role, seal);
+        if let Some(claim) = self.claim.as_ref().filter(|claim| now >= claim.due) {
+            let (token, role) = (claim.token, claim.role(self.config.lease(), now));
+            let seal = seal_of(&self.config.secret.key(claim.first_beat));
+            let beat = self.next_heartbeat(token, role, seal);
             let number = beat.number;
-            actions.push(Action::Beat { beat, touch: Some(token) });
+            actions.push(LeaseAction::Heartbeat { beat, touch: Some(token) });
             let lease = self.config.lease();
-            self.hold.iter_mut().for_each(|hold| hold.beaten(number, now, lease / BEATS, lease));
+            self.claim
+                .iter_mut()
+                .for_each(|claim| claim.heartbeat_sent(number, now, lease / HEARTBEATS_PER_LEASE, lease));
         }
         if self.count_due().is_some_and(|due| now >= due) {
-            let what = self.hold.as_ref().map_or(Counting::Making, |hold| Counting::Holding(hold.first_beat));
+            let what =
+                self.claim.as_ref().map_or(CountPurpose::NewToken, |claim| CountPurpose::Rival(claim.first_beat));
             self.counting = Some((what, now));
-            actions.push(Action::Count);
+            actions.push(LeaseAction::CountTokens);
         }
-        if self.rests.take_if(|until| now >= *until).is_some() {
-            actions.push(Action::Ready(self.wants_token()));
+        if self.declines_until.take_if(|until| now >= *until).is_some() {
+            actions.push(LeaseAction::Ready(self.wants_token()));
         }
     }
 
-    /// When the token is to be given back: half-way to where TOUCH does not help, or when a claim leads nowhere.
-    fn ends(&self) -> Option<Time> {
-        let (hold, max_hold) = (self.hold.as_ref()?, self.max_hold?);
-        let longest = if hold.leads() { max_hold / 2 } else { PATIENCE * self.config.lease() };
-        Some(hold.taken + longest.min(max_hold / 2))
+    /// Returns when to requeue the token: at half of the time after which TOUCH does not help, or
+    /// when a claim does not succeed.
+    fn release_due(&self) -> Option<Time> {
+        let (claim, max_msg_timeout) = (self.claim.as_ref()?, self.max_msg_timeout?);
+        let longest = if claim.leads() { max_msg_timeout / 2 } else { MAX_CLAIM_LEASES * self.config.lease() };
+        Some(claim.delivered_at + longest.min(max_msg_timeout / 2))
     }
 
-    fn beat(&mut self, token: Token, role: Role, seal: String) -> Beat {
-        let Config { node, charter, secret } = &self.config;
-        let beat = Beat::new(node, self.beats, token, role, self.known, charter).sealed(secret.mark(self.beats), seal);
-        self.beats += 1;
+    fn next_heartbeat(&mut self, token: LeaseToken, role: Role, seal: String) -> Heartbeat {
+        let LeaseConfig { node, fleet, secret } = &self.config;
+        let beat = Heartbeat::new(node, self.next_number, token, role, self.highest_epoch, fleet)
+            .sealed(secret.mark(self.next_number), seal);
+        self.next_number += 1;
         beat
     }
 
     fn wants_token(&self) -> bool {
-        self.ears.is_some() && !self.stopping && self.rests.is_none()
+        self.monitor.is_some() && !self.stopping && self.declines_until.is_none()
     }
 
-    fn is_without(&self) -> bool {
-        self.hold.is_none() && self.max_hold.is_some() && !self.stopping
+    fn lacks_token(&self) -> bool {
+        self.claim.is_none() && self.max_msg_timeout.is_some() && !self.stopping
     }
 
-    fn patience(&mut self) -> Duration {
+    fn random_quiet_time(&mut self) -> Duration {
         let lease = self.config.lease();
         lease / 4 + (lease / 2).mul_f64(self.rng.f64())
     }

@@ -1,136 +1,151 @@
-//! Who may generate: what is to be done about the token, decided from what happened. Pure: no clock, no I/O.
+//! The lease: decides from events which node may generate. Pure: no clock, no I/O.
 //!
 //! ```text
-//!                  token taken                 a lease waited out, alone
+//!                  token delivered             a lease waited out, alone
 //!  Without a token ───────────▶ Claiming ─────────────────────────────────▶ Leading
 //!     ▲  ▲                         │  └─ its last leader released it ─▶ Inheriting ─┘ │
 //!     │  └─ nsqd has two tokens ───┘                                                 │
-//!     └── released (half of max-msg-timeout, or the end) │ not proven in time ───────┘
+//!     └── released (half of max-msg-timeout, or shutdown) │ not confirmed in time ────┘
 //! ```
 //!
-//! One message, the token, is in a channel, and who has it in flight may lead. Each *beat* is a TOUCH of the token and a message to all
-//! nodes on the same connection: nsqd's OK for the message proves the TOUCH before it. Why never two lead:
+//! One message, the token, is in a channel. The node that has it in flight may lead. Each
+//! *heartbeat* is a TOUCH of the token and a message to all nodes on the same connection: nsqd's OK
+//! for the message proves the TOUCH before it. Why two nodes never lead at the same time:
 //!
-//! - **One token.** A leader counts its lease from when it *sent* the last beat that was proven, less a margin. A later holder had the token
-//!   after that beat, and waits a whole lease from its own first beat on.
-//! - **Two tokens** (nobody can make exactly one with NSQ: two nodes may publish one each). nsqd hands the beats to all nodes in one order. A
-//!   claimant leads only if it has heard all beats for a lease up to one of its own that says that it leads, and among them no leader's and none of
-//!   an older token. A leader beats more often than once a lease, so of two claimants the one whose last beat comes later has heard the other.
-//!   It asks nsqd for the number of tokens. One: the other is gone, and after a lease its lead, too; a token that is made later has a
-//!   claimant that hears this one. Two: it gives its own away, until one node has both and finishes one.
-//! - **A new token** has had no holder before, so the lease in which all beats were heard may begin before it was taken.
-//! - **A release** takes the place of the wait if the token's very next delivery sees it, and nothing of another token between it and the first
-//!   beat after it, and if all beats of the last lease had the seal that it has the key to: another who leads would have been heard.
+//! - **One token.** A leader counts its lease from when it *sent* its last confirmed heartbeat,
+//!   less a margin. A later holder got the token after that heartbeat, and waits a whole lease from
+//!   its own first heartbeat on.
+//! - **Two tokens** (NSQ offers no way to create exactly one: two nodes may publish one each). nsqd
+//!   delivers the heartbeats to all nodes in one order. A claimant leads only if it received all
+//!   heartbeats for a lease, up to one of its own that says that it leads, and none of them was of
+//!   another leader or of an older token. A leader sends more than one heartbeat per lease. So of
+//!   two claimants, the one whose last heartbeat comes later has received the other's. It asks nsqd
+//!   for the number of tokens. One: the other token is gone, and after a lease the lead of its
+//!   holder, too; a token published later has a claimant that receives this node's heartbeats. Two:
+//!   the node requeues its own token, until one node has both and finishes one.
+//! - **A new token** has had no holder before. So the lease in which all heartbeats were received
+//!   may begin before the token was delivered.
+//! - **A release** replaces the wait under three conditions. The token's very next delivery sees
+//!   the release. No heartbeat of another token comes between the release and the delivery's first
+//!   heartbeat. All heartbeats of the last lease had the seal that the release has the key to:
+//!   another leader would have been heard.
 //!
-//! Beats can be made up by anybody. So none of them ends a lead or finishes a token; they make a node wait, and what ends that wait is nsqd's count.
+//! Anybody can forge heartbeats. So no heartbeat ends a lead or finishes a token. A heartbeat can
+//! only make a node wait, and nsqd's count of tokens ends that wait.
 //!
-//! What breaks the chain of beats (a connection lost) begins the wait anew.
+//! A gap in the heartbeats (a lost connection) restarts the wait.
 
-mod beat;
+mod claim;
 mod decide;
-mod ears;
-mod hold;
+mod heartbeat;
 #[cfg(test)]
 mod model;
+mod monitor;
 mod seal;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-pub(super) use self::beat::{Beat, Charter, Role, Token};
 pub(super) use self::decide::Lease;
-pub(super) use self::seal::Secret;
+pub(super) use self::heartbeat::{FleetConfig, Heartbeat, LeaseToken, Role};
+pub(super) use self::seal::NodeSecret;
 
-/// A point in time: how long after some start, by a clock that is never set.
+/// A point in time: the time since a fixed start, by a clock that is never set.
 pub(super) type Time = Duration;
 
-/// What part of the lease is left unused, for clocks that do not run at the same pace.
-const MARGIN: u32 = 8;
-/// Beats in a lease.
-const BEATS: u32 = 4;
-/// Epochs beyond this one are nonsense: neither a clock in milliseconds nor a count comes there.
-const EPOCHS: u64 = 1 << 53;
-/// How far an epoch may be ahead of nsqd's clock, in milliseconds: an hour, for clocks that were set back.
-const EPOCHS_AHEAD: u64 = 3_600_000;
-/// For how many leases a claim may last before somebody else is to try.
-const PATIENCE: u32 = 5;
+/// The part of the lease left unused, for clocks of different speeds: one in this many.
+const MARGIN_DIVISOR: u32 = 8;
+/// Heartbeats per lease.
+const HEARTBEATS_PER_LEASE: u32 = 4;
+/// Epochs from here on are ignored as forged: neither a clock in milliseconds nor a count reaches
+/// them.
+const EPOCH_LIMIT: u64 = 1 << 53;
+/// How far an epoch may be ahead of nsqd's clock, in milliseconds: an hour, for clocks that were
+/// set back.
+const MAX_EPOCH_AHEAD_MS: u64 = 3_600_000;
+/// The longest time for a claim, in leases. Then another node gets the token.
+const MAX_CLAIM_LEASES: u32 = 5;
 
-/// What happened.
+/// An event that the lease reacts to.
 #[derive(Debug, Clone)]
-pub(super) enum Event {
-    /// The connection for the token stands; a message may be in flight on it for so long.
-    Connected { max_hold: Duration },
-    /// It was lost, and with it the token, if it was held.
+pub(super) enum LeaseEvent {
+    /// The connection for the token is up, with the longest time that a message may be in flight on
+    /// it.
+    Connected { max_msg_timeout: Duration },
+    /// The connection for the token is lost, and so is the token, if this node held it.
     Disconnected,
-    /// Every beat that is published from now on is heard.
-    Listening,
-    /// No longer.
-    Deaf,
-    /// The token was delivered; nsqd took it when it was published, at this time (milliseconds since 1970).
-    Taken { token: Token, published: u64, charter: Charter },
-    /// A beat was heard, which nsqd took at this time (milliseconds since 1970).
-    Heard { beat: Beat, published: u64 },
-    /// nsqd took this node's beat with this number, and no TOUCH failed before.
-    Proven { number: u64 },
+    /// The subscription to heartbeats is up: every heartbeat published from now on is received.
+    MonitorReady,
+    /// The subscription to heartbeats is lost.
+    MonitorLost,
+    /// The token was delivered; it was published at this time of nsqd's clock (milliseconds since
+    /// 1970).
+    TokenDelivered { token: LeaseToken, published: u64, fleet: FleetConfig },
+    /// A heartbeat was received; it was published at this time of nsqd's clock (milliseconds since
+    /// 1970).
+    HeartbeatReceived { beat: Heartbeat, published: u64 },
+    /// nsqd accepted this node's heartbeat of this number, and no TOUCH failed before.
+    HeartbeatConfirmed { number: u64 },
     /// A TOUCH failed.
-    Lost,
-    /// An event was refused, as this later epoch has begun.
+    TouchFailed,
+    /// nsqd refused an event, because this later epoch has begun.
     Fenced { epoch: u64 },
-    /// So many tokens are in the channel, in flight or not; `None` if nobody can say.
-    Counted(Option<u64>),
-    /// Nothing: time passes.
+    /// The number of tokens in the channel, in flight or not; `None` if it is unknown.
+    TokensCounted(Option<u64>),
+    /// Only time has passed.
     Tick,
-    /// This node is to end.
+    /// This node shuts down.
     Stop,
 }
 
-/// What is to be done, in this order.
+/// An action to take. Actions are taken in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Action {
-    /// Take the token if it is delivered, or do not.
+pub(super) enum LeaseAction {
+    /// Accept a delivery of the token, or none.
     Ready(bool),
-    /// TOUCH this token, if there is one, and publish the beat, on one connection.
-    Beat { beat: Beat, touch: Option<Token> },
-    /// FIN: this node has another token, or nobody wants this one.
-    Finish(Token),
+    /// TOUCH this token, if given, and publish the heartbeat, on one connection.
+    Heartbeat { beat: Heartbeat, touch: Option<LeaseToken> },
+    /// FIN: this node has another token, or no fleet uses this one.
+    Finish(LeaseToken),
     /// REQ 0.
-    GiveBack(Token),
-    /// REQ, for a part of a lease: it is for others.
-    PutOff(Token),
+    Requeue(LeaseToken),
+    /// REQ with a delay of a part of a lease: the token belongs to another fleet.
+    Defer(LeaseToken),
     /// Count the tokens in the channel.
-    Count,
-    /// Publish a token: there is none.
-    Mint,
-    /// Connect anew for the token.
+    CountTokens,
+    /// Publish a token, because there is none.
+    PublishToken,
+    /// Replace the connection for the token.
     Reconnect,
-    /// Listen anew.
-    Relisten,
-    /// Warn: others here have agreed on something else.
-    Differs(Charter),
+    /// Replace the subscription to heartbeats.
+    ReconnectMonitor,
+    /// Warn about nodes with other settings on the same token stream.
+    WarnSettingsDiffer(FleetConfig),
 }
 
-/// Who this node is, and what its fleet has agreed on.
+/// The settings of one node's lease.
 #[derive(Debug, Clone)]
-pub(super) struct Config {
+pub(super) struct LeaseConfig {
     /// A name that no other run of any node has.
     pub(super) node: String,
-    pub(super) charter: Charter,
-    pub(super) secret: Secret,
+    pub(super) fleet: FleetConfig,
+    pub(super) secret: NodeSecret,
 }
 
-impl Config {
+impl LeaseConfig {
     fn lease(&self) -> Duration {
-        Duration::from_millis(self.charter.lease_ms)
+        Duration::from_millis(self.fleet.lease_ms)
     }
 
-    /// How long a beat that is proven lets this node lead, from when it was sent.
+    /// How long a confirmed heartbeat lets this node lead, from when it was sent.
     fn lead(&self) -> Duration {
-        self.lease() - self.lease() / MARGIN
+        self.lease() - self.lease() / MARGIN_DIVISOR
     }
 }
 
-/// Whether an epoch can be, in what nsqd took at this time (milliseconds since 1970). Anybody can publish one, and no epoch is taken back.
+/// Returns true if an epoch is plausible in a message published at this time of nsqd's clock
+/// (milliseconds since 1970). Anybody can publish one, and no epoch is ever taken back.
 pub(super) fn is_plausible(epoch: u64, published: u64) -> bool {
-    epoch < EPOCHS && epoch <= published.saturating_add(EPOCHS_AHEAD)
+    epoch < EPOCH_LIMIT && epoch <= published.saturating_add(MAX_EPOCH_AHEAD_MS)
 }

@@ -1,22 +1,24 @@
-//! What a beat carries that cannot be made up: everybody may publish to the stream of beats.
+//! Marks and seals, which make heartbeats hard to forge: anybody may publish to their stream.
 
 use ring::digest;
 
-/// Bytes that no other run of any node has, and that never leave this one.
+/// Random bytes of this run of the node. They never leave the process.
 #[derive(Clone)]
-pub(in crate::commands::node) struct Secret([u8; 32]);
+pub(in crate::commands::node) struct NodeSecret([u8; 32]);
 
-impl Secret {
+impl NodeSecret {
     pub(in crate::commands::node) fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// Marks the beat of this number: before it is published nobody else can know it.
+    /// Returns the mark of the heartbeat of this number. Other processes cannot know it before the
+    /// heartbeat is published.
     pub(super) fn mark(&self, number: u64) -> String {
         self.derived(b"mark", number)
     }
 
-    /// The key of the hold that begins with this beat, published when its lead is over.
+    /// Returns the key of the claim that begins with this heartbeat. The key is published when the
+    /// claim's lead ends.
     pub(super) fn key(&self, first_beat: u64) -> String {
         self.derived(b"hold", first_beat)
     }
@@ -26,19 +28,19 @@ impl Secret {
     }
 }
 
-/// Shows nothing of it.
-impl std::fmt::Debug for Secret {
+/// Shows no byte of the secret.
+impl std::fmt::Debug for NodeSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret")
+        f.write_str("NodeSecret")
     }
 }
 
-/// The seal that a key belongs to. A holder's beats carry the seal, and its release the key.
+/// Returns the seal of a key. A holder's heartbeats carry the seal, and its release the key.
 pub(super) fn seal_of(key: &str) -> String {
     hash(&[b"seal", key.as_bytes()])
 }
 
-/// Half of a SHA-256, in hexadecimal digits.
+/// Returns the first half of a SHA-256, in hexadecimal digits.
 fn hash(parts: &[&[u8]]) -> String {
     let mut digest = digest::Context::new(&digest::SHA256);
     parts.iter().for_each(|part| digest.update(part));
@@ -52,12 +54,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_and_keys_differ_and_tell_nothing_of_each_other() {
-        let (secret, other) = (Secret::new([1; 32]), Secret::new([2; 32]));
+    fn marks_keys_and_seals_are_all_different() {
+        let (secret, other) = (NodeSecret::new([1; 32]), NodeSecret::new([2; 32]));
         let all = [secret.mark(1), secret.mark(2), secret.key(1), seal_of(&secret.key(1)), other.mark(1), other.key(1)];
         let distinct: std::collections::HashSet<_> = all.iter().collect();
         assert!(distinct.len() == all.len() && all.iter().all(|text| text.len() == 32), "{all:?}");
-        assert_eq!(secret.mark(1), Secret::new([1; 32]).mark(1));
-        assert_eq!(format!("{secret:?}"), "Secret");
+        assert_eq!(secret.mark(1), NodeSecret::new([1; 32]).mark(1));
+        assert_eq!(format!("{secret:?}"), "NodeSecret");
     }
 }

@@ -1,30 +1,30 @@
-//! nsqd, as far as the lease sees it: a channel with tokens, and beats that go to whoever listens.
+//! A model of nsqd: a channel with tokens, and heartbeats that go to all subscribers.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::super::{Beat, Token};
+use super::super::{Heartbeat, LeaseToken};
 use mqueue::proto::MessageId;
 
-/// A connection, of which a node has one for the token and one for its ears.
+/// A connection; each node has one for the token and one for heartbeats.
 pub(super) type ConnectionId = u64;
 
-/// What is said on the connection for the token.
+/// A command on the connection for the token.
 #[derive(Debug, Clone)]
 pub(super) enum Command {
     Ready(bool),
-    Beat { beat: Beat, touch: Option<Token> },
-    Finish(Token),
-    GiveBack(Token),
-    Mint,
+    Heartbeat { beat: Heartbeat, touch: Option<LeaseToken> },
+    Finish(LeaseToken),
+    Requeue(LeaseToken),
+    PublishToken,
 }
 
-/// What nsqd says.
+/// A message or reply from nsqd.
 #[derive(Debug, Clone)]
-pub(super) enum Said {
-    Delivered { token: Token, published: u64 },
+pub(super) enum FromNsqd {
+    Delivered { token: LeaseToken, published: u64 },
     Ok { number: u64 },
     TouchFailed,
-    Heard { beat: Beat, published: u64 },
+    Heard { beat: Heartbeat, published: u64 },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +36,7 @@ enum Place {
 /// A token, and when it was published.
 #[derive(Debug)]
 struct Stored {
-    token: Token,
+    token: LeaseToken,
     published: u64,
     place: Place,
 }
@@ -51,13 +51,13 @@ pub(super) struct Nsqd {
     tokens: Vec<Stored>,
     minted: u64,
     ready: BTreeMap<ConnectionId, bool>,
-    pub(super) ears: Vec<ConnectionId>,
-    /// The last beats, for who reads them.
-    pub(super) beats: VecDeque<Beat>,
+    pub(super) monitor: Vec<ConnectionId>,
+    /// The last heartbeats, for the forger.
+    pub(super) beats: VecDeque<Heartbeat>,
 }
 
 impl Nsqd {
-    pub(super) const MAX_HOLD: u64 = 12_000;
+    pub(super) const MAX_MSG_TIMEOUT: u64 = 12_000;
     pub(super) const LEASE: u64 = 1000;
 
     pub(super) fn new(ahead: u64) -> Self {
@@ -68,7 +68,7 @@ impl Nsqd {
             tokens: Vec::new(),
             minted: 0,
             ready: BTreeMap::new(),
-            ears: Vec::new(),
+            monitor: Vec::new(),
             beats: VecDeque::new(),
         }
     }
@@ -82,77 +82,77 @@ impl Nsqd {
     }
 
     pub(super) fn knows(&self, connection: ConnectionId) -> bool {
-        self.ready.contains_key(&connection) || self.ears.contains(&connection)
+        self.ready.contains_key(&connection) || self.monitor.contains(&connection)
     }
 
-    /// What was in flight stays so.
+    /// Forgets a connection. Its messages stay in flight.
     pub(super) fn drop_connection(&mut self, connection: ConnectionId) {
         self.ready.remove(&connection);
-        self.ears.retain(|ear| *ear != connection);
+        self.monitor.retain(|ear| *ear != connection);
     }
 
-    /// Ends; by a kill it forgets its tokens.
+    /// Stops nsqd; a killed nsqd loses its tokens.
     pub(super) fn end(&mut self, killed: bool) {
         self.is_up = false;
         self.ready.clear();
-        self.ears.clear();
+        self.monitor.clear();
         if killed {
             self.tokens.clear();
         }
         self.tokens.iter_mut().for_each(|stored| stored.place = Place::Queued);
     }
 
-    /// Does it; `wall` is its own time.
+    /// Executes a command; `wall` is nsqd's time.
     pub(super) fn execute(
         &mut self,
         from: ConnectionId,
         command: Command,
         wall: u64,
         rng: &mut fastrand::Rng,
-    ) -> Vec<(ConnectionId, Said)> {
+    ) -> Vec<(ConnectionId, FromNsqd)> {
         let mut said = Vec::new();
         match command {
             Command::Ready(ready) => drop(self.ready.insert(from, ready)),
-            Command::Beat { beat, touch } => {
+            Command::Heartbeat { beat, touch } => {
                 if touch.is_some_and(|token| !self.touch(from, token, wall)) {
-                    said.push((from, Said::TouchFailed));
+                    said.push((from, FromNsqd::TouchFailed));
                 }
-                said.push((from, Said::Ok { number: beat.number }));
+                said.push((from, FromNsqd::Ok { number: beat.number }));
                 said.extend(self.publish(&beat, wall));
                 self.beats.truncate(9);
                 self.beats.push_front(beat);
             }
             Command::Finish(token) => self.tokens.retain(|stored| !stored.is_held(token, from)),
-            Command::GiveBack(token) => {
+            Command::Requeue(token) => {
                 let given = self.tokens.iter_mut().find(|stored| stored.is_held(token, from));
                 given.into_iter().for_each(|stored| stored.place = Place::Queued);
             }
-            Command::Mint => {
+            Command::PublishToken => {
                 self.minted += 1;
                 let id = format!("{:016x}", wall << 20 | self.minted);
                 let id = MessageId::from_slice(id.as_bytes()).unwrap();
                 let delivery = if self.wraps && rng.bool() { 65_530 } else { 0 };
-                self.tokens.push(Stored { token: Token { id, delivery }, published: wall, place: Place::Queued });
+                self.tokens.push(Stored { token: LeaseToken { id, delivery }, published: wall, place: Place::Queued });
             }
         }
         said.extend(self.deliver(wall, rng));
         said
     }
 
-    /// Gives a beat to all who listen.
-    pub(super) fn publish(&self, beat: &Beat, wall: u64) -> Vec<(ConnectionId, Said)> {
-        self.ears.iter().map(|ear| (*ear, Said::Heard { beat: beat.clone(), published: wall })).collect()
+    /// Delivers a heartbeat to all subscribers.
+    pub(super) fn publish(&self, beat: &Heartbeat, wall: u64) -> Vec<(ConnectionId, FromNsqd)> {
+        self.monitor.iter().map(|ear| (*ear, FromNsqd::Heard { beat: beat.clone(), published: wall })).collect()
     }
 
-    fn touch(&mut self, from: ConnectionId, token: Token, wall: u64) -> bool {
+    fn touch(&mut self, from: ConnectionId, token: LeaseToken, wall: u64) -> bool {
         let held = self.tokens.iter_mut().find(|stored| stored.is_held(token, from));
         let Some(Stored { place: Place::InFlight { deadline, delivered, .. }, .. }) = held else { return false };
-        *deadline = (wall + Self::LEASE).min(*delivered + Self::MAX_HOLD);
+        *deadline = (wall + Self::LEASE).min(*delivered + Self::MAX_MSG_TIMEOUT);
         true
     }
 
-    /// What is in flight for too long goes back to the queue.
-    pub(super) fn expire(&mut self, wall: u64, rng: &mut fastrand::Rng) -> Vec<(ConnectionId, Said)> {
+    /// Requeues messages whose time in flight is over.
+    pub(super) fn expire(&mut self, wall: u64, rng: &mut fastrand::Rng) -> Vec<(ConnectionId, FromNsqd)> {
         for Stored { place, .. } in &mut self.tokens {
             if matches!(place, Place::InFlight { deadline, .. } if *deadline <= wall) {
                 *place = Place::Queued;
@@ -161,7 +161,7 @@ impl Nsqd {
         self.deliver(wall, rng)
     }
 
-    fn deliver(&mut self, wall: u64, rng: &mut fastrand::Rng) -> Vec<(ConnectionId, Said)> {
+    fn deliver(&mut self, wall: u64, rng: &mut fastrand::Rng) -> Vec<(ConnectionId, FromNsqd)> {
         let mut said = Vec::new();
         for at in 0..self.tokens.len() {
             let in_flight = |to: &ConnectionId| {
@@ -175,7 +175,7 @@ impl Nsqd {
                 let to = waiting[rng.usize(..waiting.len())];
                 *place = Place::InFlight { to, delivered: wall, deadline: wall + Self::LEASE };
                 token.delivery = token.delivery.wrapping_add(1);
-                said.push((to, Said::Delivered { token: *token, published: *published }));
+                said.push((to, FromNsqd::Delivered { token: *token, published: *published }));
             }
         }
         said
@@ -184,7 +184,7 @@ impl Nsqd {
 
 impl Stored {
     /// nsqd goes by the id and the connection only.
-    fn is_held(&self, token: Token, from: ConnectionId) -> bool {
+    fn is_held(&self, token: LeaseToken, from: ConnectionId) -> bool {
         self.token.id == token.id && matches!(self.place, Place::InFlight { to, .. } if to == from)
     }
 }

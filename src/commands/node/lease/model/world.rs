@@ -1,27 +1,28 @@
-//! Nodes, connections that delay but never reorder, and all that goes wrong. Time is in milliseconds.
+//! The model's event loop: nodes, and connections that delay but never reorder. Time is in
+//! milliseconds.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-use super::super::{Action, EPOCHS_AHEAD, Event};
-use super::Trouble;
-use super::node::{Node, charter};
-use super::nsqd::{Command, ConnectionId, Nsqd, Said};
+use super::super::{LeaseAction, LeaseEvent, MAX_EPOCH_AHEAD_MS};
+use super::FaultConfig;
+use super::node::{Node, fleet_config};
+use super::nsqd::{Command, ConnectionId, FromNsqd, Nsqd};
 
 pub(super) const NODES: usize = 5;
-/// What nsqd's clock shows at first.
+/// The initial time of nsqd's clock.
 const FIRST_AHEAD: u64 = 10_000_000;
 
-/// What is on its way.
+/// A scheduled event.
 #[derive(Debug, Clone)]
-pub(super) enum Arrives {
+pub(super) enum ModelEvent {
     AtNsqd(ConnectionId, Command),
-    AtNode(ConnectionId, Said),
+    AtNode(ConnectionId, FromNsqd),
     Closed(ConnectionId),
     Forgotten(ConnectionId),
     Restart(usize),
-    Connect(usize, Kind),
+    Connect(usize, ConnectionKind),
     CountAt(usize),
     Counted(usize, u64, u64),
     Wake(usize),
@@ -32,57 +33,58 @@ pub(super) enum Arrives {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ConnectionKind {
     Token,
-    Ears,
+    Monitor,
 }
 
 #[derive(Debug)]
 pub(super) struct World {
     seed: u64,
-    pub(super) trouble: Trouble,
+    pub(super) fault_config: FaultConfig,
     pub(super) rng: fastrand::Rng,
     pub(super) now: u64,
-    storms: bool,
+    faulty: bool,
     pub(super) nsqd: Nsqd,
     pub(super) nodes: Vec<Node>,
-    owners: BTreeMap<ConnectionId, (usize, Kind)>,
-    /// When the last that was sent arrives, to and from nsqd: nothing overtakes.
-    pipes: BTreeMap<(ConnectionId, bool), u64>,
-    coming: BinaryHeap<Reverse<(u64, u64)>>,
-    what: BTreeMap<u64, Arrives>,
+    owners: BTreeMap<ConnectionId, (usize, ConnectionKind)>,
+    /// When the last message of each connection and direction arrives: no message overtakes
+    /// another.
+    arrival: BTreeMap<(ConnectionId, bool), u64>,
+    schedule: BinaryHeap<Reverse<(u64, u64)>>,
+    events: BTreeMap<u64, ModelEvent>,
     next_id: u64,
     /// Epochs in the order in which they began.
     epochs: Vec<u64>,
-    /// When somebody was last seen to lead.
+    /// When a node last led.
     led: u64,
-    /// When somebody led for the first time.
+    /// When a node led for the first time.
     pub(super) first_led: Option<u64>,
-    /// Beats that no node has sent.
+    /// The number of forged heartbeats.
     pub(super) forged: u64,
-    /// Terms that began less than a lease after another.
+    /// The number of terms that began less than a lease after another.
     pub(super) inherited: u64,
-    /// Tokens that were one too many.
+    /// The number of second tokens.
     pub(super) surplus: u64,
 }
 
 impl World {
-    pub(super) fn new(seed: u64, trouble: Trouble) -> Self {
+    pub(super) fn new(seed: u64, fault_config: FaultConfig) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let nodes = (0..NODES).map(|at| Node::new(at, 0, &mut rng)).collect();
         let nsqd = Nsqd::new(FIRST_AHEAD);
         let mut world = Self {
             seed,
-            trouble,
+            fault_config,
             rng,
             now: 0,
-            storms: true,
+            faulty: true,
             nsqd,
             nodes,
             owners: BTreeMap::new(),
-            pipes: BTreeMap::new(),
-            coming: BinaryHeap::new(),
-            what: BTreeMap::new(),
+            arrival: BTreeMap::new(),
+            schedule: BinaryHeap::new(),
+            events: BTreeMap::new(),
             next_id: 1,
             epochs: Vec::new(),
             led: 0,
@@ -92,36 +94,36 @@ impl World {
             surplus: 0,
         };
         for node in 0..NODES {
-            world.after(0, Arrives::Connect(node, Kind::Token));
-            world.after(0, Arrives::Connect(node, Kind::Ears));
+            world.after(0, ModelEvent::Connect(node, ConnectionKind::Token));
+            world.after(0, ModelEvent::Connect(node, ConnectionKind::Monitor));
         }
-        world.after(100, Arrives::Expire);
-        world.after(500, Arrives::Fault);
-        if trouble.forger {
-            world.after(10, Arrives::Forge);
+        world.after(100, ModelEvent::Expire);
+        world.after(500, ModelEvent::Fault);
+        if fault_config.forger {
+            world.after(10, ModelEvent::Forge);
         }
         world
     }
 
-    pub(super) fn run_until(&mut self, end: Duration, storms: bool) {
-        self.storms = storms;
+    pub(super) fn run_until(&mut self, end: Duration, faulty: bool) {
+        self.faulty = faulty;
         let end = end.as_millis() as u64;
-        while let Some(Reverse((at, id))) = self.coming.peek().copied().filter(|next| next.0.0 <= end) {
-            self.coming.pop();
+        while let Some(Reverse((at, id))) = self.schedule.peek().copied().filter(|next| next.0.0 <= end) {
+            self.schedule.pop();
             self.now = at;
-            let what = self.what.remove(&id).unwrap();
-            self.arrives(what);
+            let event = self.events.remove(&id).unwrap();
+            self.handle(event);
             self.check();
         }
     }
 
-    /// Who may generate now, each by its own clock.
+    /// Returns the nodes that may generate now, each by its own clock.
     fn leading(&self) -> Vec<(usize, u64)> {
         let leads = |(at, node): (usize, &Node)| Some((at, node.lease.leads(node.clock(self.now))?));
         self.nodes.iter().enumerate().filter_map(leads).collect()
     }
 
-    /// True if somebody led not long ago.
+    /// Returns true if a node led within this time.
     pub(super) fn led_within(&self, time: Duration) -> bool {
         Duration::from_millis(self.now - self.led) <= time
     }
@@ -140,10 +142,10 @@ impl World {
         assert!(leading.len() <= 1, "seed {seed}: at {now} ms lead {leading:?}");
         if let Some((_, epoch)) = leading.first().copied().filter(|(_, epoch)| self.epochs.last() != Some(epoch)) {
             let goes_up = self.epochs.iter().all(|before| *before < epoch);
-            let may_be = epoch <= FIRST_AHEAD + 10_000_000 + EPOCHS_AHEAD;
+            let may_be = epoch <= FIRST_AHEAD + 10_000_000 + MAX_EPOCH_AHEAD_MS;
             assert!(may_be, "seed {seed}: at {now} ms an epoch {epoch} that was made up");
             assert!(
-                goes_up || self.trouble.back || self.trouble.forger,
+                goes_up || self.fault_config.clock_steps_back || self.fault_config.forger,
                 "seed {seed}: at {now} ms epoch {epoch} after {:?}",
                 self.epochs
             );
@@ -156,102 +158,104 @@ impl World {
         }
     }
 
-    pub(super) fn after(&mut self, delay: u64, what: Arrives) {
+    pub(super) fn after(&mut self, delay: u64, event: ModelEvent) {
         self.next_id += 1;
-        self.coming.push(Reverse((self.now + delay, self.next_id)));
-        self.what.insert(self.next_id, what);
+        self.schedule.push(Reverse((self.now + delay, self.next_id)));
+        self.events.insert(self.next_id, event);
     }
 
-    /// Sends over a connection: late at times, but in order.
-    pub(super) fn send(&mut self, connection: ConnectionId, up: bool, what: Arrives) {
-        let late = if self.storms && self.rng.u8(..) == 0 { self.rng.u64(..3000) } else { self.rng.u64(..3) };
-        let pipe = self.pipes.entry((connection, up)).or_default();
+    /// Sends over a connection, sometimes with a delay, but in order.
+    pub(super) fn send(&mut self, connection: ConnectionId, up: bool, event: ModelEvent) {
+        let late = if self.faulty && self.rng.u8(..) == 0 { self.rng.u64(..3000) } else { self.rng.u64(..3) };
+        let pipe = self.arrival.entry((connection, up)).or_default();
         *pipe = (*pipe).max(self.now + late);
         let delay = *pipe - self.now;
-        self.after(delay, what);
+        self.after(delay, event);
     }
 
     pub(super) fn wall(&self) -> u64 {
         self.now + self.nsqd.ahead
     }
 
-    fn arrives(&mut self, what: Arrives) {
-        match what {
-            Arrives::AtNsqd(from, command) => {
+    fn handle(&mut self, event: ModelEvent) {
+        match event {
+            ModelEvent::AtNsqd(from, command) => {
                 if self.nsqd.knows(from) {
                     let said = self.nsqd.execute(from, command, self.wall(), &mut self.rng);
                     self.say(said);
                 }
             }
-            Arrives::AtNode(to, said) => self.hears(to, said),
-            Arrives::Closed(connection) => self.closed(connection),
-            Arrives::Forgotten(connection) => self.nsqd.drop_connection(connection),
-            Arrives::Restart(node) => self.restart(node),
-            Arrives::Connect(node, kind) => self.connect(node, kind),
-            Arrives::CountAt(node) => {
+            ModelEvent::AtNode(to, said) => self.hears(to, said),
+            ModelEvent::Closed(connection) => self.closed(connection),
+            ModelEvent::Forgotten(connection) => self.nsqd.drop_connection(connection),
+            ModelEvent::Restart(node) => self.restart(node),
+            ModelEvent::Connect(node, kind) => self.connect(node, kind),
+            ModelEvent::CountAt(node) => {
                 let (count, run) = (self.nsqd.tokens() as u64, self.nodes[node].run);
-                let delay = self.rng.u64(..if self.storms { 1500 } else { 5 });
-                self.after(delay, Arrives::Counted(node, run, count));
+                let delay = self.rng.u64(..if self.faulty { 1500 } else { 5 });
+                self.after(delay, ModelEvent::Counted(node, run, count));
             }
-            Arrives::Counted(node, run, count) => {
+            ModelEvent::Counted(node, run, count) => {
                 if self.nodes[node].run == run {
                     let count = self.nsqd.is_up.then_some(count);
-                    self.tell(node, Event::Counted(count));
+                    self.tell(node, LeaseEvent::TokensCounted(count));
                 }
             }
-            Arrives::Wake(node) => self.wake(node),
-            Arrives::Expire => {
+            ModelEvent::Wake(node) => self.wake(node),
+            ModelEvent::Expire => {
                 if self.nsqd.is_up {
                     let said = self.nsqd.expire(self.wall(), &mut self.rng);
                     self.say(said);
                 }
-                self.after(100, Arrives::Expire);
+                self.after(100, ModelEvent::Expire);
             }
-            Arrives::Fault => {
-                if self.storms {
+            ModelEvent::Fault => {
+                if self.faulty {
                     self.fault();
                 }
                 let next = self.rng.u64(1..3000);
-                self.after(next, Arrives::Fault);
+                self.after(next, ModelEvent::Fault);
             }
-            Arrives::Forge => {
+            ModelEvent::Forge => {
                 self.forge();
                 let next = self.rng.u64(1..300);
-                self.after(next, Arrives::Forge);
+                self.after(next, ModelEvent::Forge);
             }
-            Arrives::Start => self.nsqd.is_up = true,
+            ModelEvent::Start => self.nsqd.is_up = true,
         }
     }
 
-    pub(super) fn say(&mut self, said: Vec<(ConnectionId, Said)>) {
+    pub(super) fn say(&mut self, said: Vec<(ConnectionId, FromNsqd)>) {
         for (to, said) in said {
-            let vanishes = self.trouble.lossy && self.storms && self.rng.u8(..) < 40;
-            if !(vanishes && matches!(said, Said::Heard { .. })) {
-                self.send(to, false, Arrives::AtNode(to, said));
+            let vanishes = self.fault_config.lossy && self.faulty && self.rng.u8(..) < 40;
+            if !(vanishes && matches!(said, FromNsqd::Heard { .. })) {
+                self.send(to, false, ModelEvent::AtNode(to, said));
             }
         }
     }
 
-    fn hears(&mut self, connection: ConnectionId, said: Said) {
+    fn hears(&mut self, connection: ConnectionId, said: FromNsqd) {
         let Some((node, kind)) = self.owner(connection) else { return };
         let event = match said {
-            Said::Delivered { token, published } => Event::Taken { token, published, charter: charter() },
-            Said::Ok { number } => Event::Proven { number },
-            Said::TouchFailed => Event::Lost,
-            Said::Heard { beat, published } => {
-                assert_eq!(kind, Kind::Ears);
-                Event::Heard { beat, published }
+            FromNsqd::Delivered { token, published } => {
+                LeaseEvent::TokenDelivered { token, published, fleet: fleet_config() }
+            }
+            FromNsqd::Ok { number } => LeaseEvent::HeartbeatConfirmed { number },
+            FromNsqd::TouchFailed => LeaseEvent::TouchFailed,
+            FromNsqd::Heard { beat, published } => {
+                assert_eq!(kind, ConnectionKind::Monitor);
+                LeaseEvent::HeartbeatReceived { beat, published }
             }
         };
         self.tell(node, event);
     }
 
-    /// The node that still has this connection.
-    fn owner(&self, connection: ConnectionId) -> Option<(usize, Kind)> {
+    /// Returns the node that still has this connection.
+    fn owner(&self, connection: ConnectionId) -> Option<(usize, ConnectionKind)> {
         let (node, kind) = *self.owners.get(&connection)?;
         let current = match kind {
-            Kind::Token => self.nodes[node].token,
-            Kind::Ears => self.nodes[node].ears,
+            ConnectionKind::Token => self.nodes[node].token,
+            ConnectionKind::Monitor => self.nodes[node].monitor,
         };
         (current == Some(connection)).then_some((node, kind))
     }
@@ -259,49 +263,52 @@ impl World {
     pub(super) fn closed(&mut self, connection: ConnectionId) {
         let Some((node, kind)) = self.owner(connection) else { return };
         self.leave(node, kind);
-        self.tell(node, if kind == Kind::Token { Event::Disconnected } else { Event::Deaf });
+        self.tell(node, if kind == ConnectionKind::Token { LeaseEvent::Disconnected } else { LeaseEvent::MonitorLost });
     }
 
-    /// The node lets its connection go, and nsqd hears of it some time.
-    pub(super) fn leave(&mut self, node: usize, kind: Kind) {
+    /// Closes a connection at the node; nsqd notices it later.
+    pub(super) fn leave(&mut self, node: usize, kind: ConnectionKind) {
         let left = match kind {
-            Kind::Token => self.nodes[node].token.take(),
-            Kind::Ears => self.nodes[node].ears.take(),
+            ConnectionKind::Token => self.nodes[node].token.take(),
+            ConnectionKind::Monitor => self.nodes[node].monitor.take(),
         };
         let late = self.rng.u64(..3000);
-        left.into_iter().for_each(|connection| self.after(late, Arrives::Forgotten(connection)));
+        left.into_iter().for_each(|connection| self.after(late, ModelEvent::Forgotten(connection)));
         let delay = self.rng.u64(1..300);
-        self.after(delay, Arrives::Connect(node, kind));
+        self.after(delay, ModelEvent::Connect(node, kind));
     }
 
-    fn connect(&mut self, node: usize, kind: Kind) {
-        let taken = if kind == Kind::Token { self.nodes[node].token } else { self.nodes[node].ears };
+    fn connect(&mut self, node: usize, kind: ConnectionKind) {
+        let taken = if kind == ConnectionKind::Token { self.nodes[node].token } else { self.nodes[node].monitor };
         if taken.is_some() {
             return;
         }
         if !self.nsqd.is_up || self.nodes[node].paused_until > self.now {
-            self.after(100, Arrives::Connect(node, kind));
+            self.after(100, ModelEvent::Connect(node, kind));
             return;
         }
         self.next_id += 1;
         let connection = self.next_id;
         self.owners.insert(connection, (node, kind));
         match kind {
-            Kind::Token => {
+            ConnectionKind::Token => {
                 self.nodes[node].token = Some(connection);
                 self.nsqd.subscribe(connection);
-                self.tell(node, Event::Connected { max_hold: Duration::from_millis(Nsqd::MAX_HOLD) });
+                self.tell(
+                    node,
+                    LeaseEvent::Connected { max_msg_timeout: Duration::from_millis(Nsqd::MAX_MSG_TIMEOUT) },
+                );
             }
-            Kind::Ears => {
-                self.nodes[node].ears = Some(connection);
-                self.nsqd.ears.push(connection);
-                self.tell(node, Event::Listening);
+            ConnectionKind::Monitor => {
+                self.nodes[node].monitor = Some(connection);
+                self.nsqd.monitor.push(connection);
+                self.tell(node, LeaseEvent::MonitorReady);
             }
         }
     }
 
-    /// Something happens to a node, which a pause puts off.
-    pub(super) fn tell(&mut self, node: usize, event: Event) {
+    /// Delivers an event to a node, after its pause.
+    pub(super) fn tell(&mut self, node: usize, event: LeaseEvent) {
         self.nodes[node].inbox.push_back(event);
         self.wake(node);
     }
@@ -311,43 +318,43 @@ impl World {
         let node = &mut self.nodes[at];
         if node.paused_until > now {
             let delay = node.paused_until - now;
-            self.after(delay, Arrives::Wake(at));
+            self.after(delay, ModelEvent::Wake(at));
             return;
         }
         let clock = node.clock(now);
         let mut actions = Vec::new();
-        let events: Vec<Event> = node.inbox.drain(..).chain([Event::Tick]).collect();
+        let events: Vec<LeaseEvent> = node.inbox.drain(..).chain([LeaseEvent::Tick]).collect();
         events.into_iter().for_each(|event| actions.extend(node.lease.handle(event, clock)));
-        // a moment after it is due, by a clock of its own pace
+        // shortly after it is due, by the node's own clock
         let due = node.lease.due().map(|due| (due.as_millis() as f64 / node.pace) as u64 + 2);
         if let Some(due) = due.filter(|due| *due != node.next_wake || *due <= now) {
             node.next_wake = due;
-            self.after(due.saturating_sub(now).max(1), Arrives::Wake(at));
+            self.after(due.saturating_sub(now).max(1), ModelEvent::Wake(at));
         }
         actions.into_iter().for_each(|action| self.act(at, action));
     }
 
-    fn act(&mut self, node: usize, action: Action) {
+    fn act(&mut self, node: usize, action: LeaseAction) {
         let command = match action {
-            Action::Ready(ready) => Command::Ready(ready),
-            Action::Beat { beat, touch } => Command::Beat { beat, touch },
-            Action::Finish(token) => Command::Finish(token),
-            Action::GiveBack(token) | Action::PutOff(token) => Command::GiveBack(token),
-            Action::Mint if self.trouble.lossy && (node != 0 || self.nsqd.tokens() > 0) => return,
-            Action::Mint => Command::Mint,
-            Action::Count => return self.after(1, Arrives::CountAt(node)),
-            Action::Reconnect => {
-                self.leave(node, Kind::Token);
-                return self.tell(node, Event::Disconnected);
+            LeaseAction::Ready(ready) => Command::Ready(ready),
+            LeaseAction::Heartbeat { beat, touch } => Command::Heartbeat { beat, touch },
+            LeaseAction::Finish(token) => Command::Finish(token),
+            LeaseAction::Requeue(token) | LeaseAction::Defer(token) => Command::Requeue(token),
+            LeaseAction::PublishToken if self.fault_config.lossy && (node != 0 || self.nsqd.tokens() > 0) => return,
+            LeaseAction::PublishToken => Command::PublishToken,
+            LeaseAction::CountTokens => return self.after(1, ModelEvent::CountAt(node)),
+            LeaseAction::Reconnect => {
+                self.leave(node, ConnectionKind::Token);
+                return self.tell(node, LeaseEvent::Disconnected);
             }
-            Action::Relisten => {
-                self.leave(node, Kind::Ears);
-                return self.tell(node, Event::Deaf);
+            LeaseAction::ReconnectMonitor => {
+                self.leave(node, ConnectionKind::Monitor);
+                return self.tell(node, LeaseEvent::MonitorLost);
             }
-            Action::Differs(_) => return,
+            LeaseAction::WarnSettingsDiffer(_) => return,
         };
         if let Some(connection) = self.nodes[node].token {
-            self.send(connection, true, Arrives::AtNsqd(connection, command));
+            self.send(connection, true, ModelEvent::AtNsqd(connection, command));
         }
     }
 }

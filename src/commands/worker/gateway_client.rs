@@ -1,4 +1,4 @@
-//! The gateway's HTTP API, as a worker uses it.
+//! A client for the gateway's HTTP API.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,48 +15,48 @@ use mqueue::http::client::body;
 use mqueue::proto::excerpt;
 use mqueue::wake::shell_commands::in_url;
 
-const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// How long an answer to a request may take; a stream's head, too.
-const ANSWER_TIME: Duration = Duration::from_secs(20);
-/// A stream without a line for so many heartbeats is lost.
-const SILENT_BEATS: u32 = 3;
-/// The longest time between lines that a gateway is waited for.
-const LONGEST_BEAT: Duration = Duration::from_secs(3600);
-/// The longest answer that is read, in bytes: tokens of jobs.
-const LONGEST_ANSWER: usize = 4 << 20;
-/// The longest refusal.
-const LONGEST_REFUSAL: usize = 64 << 10;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of a response; for a stream of jobs, of its head.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Heartbeat intervals without a line after which a stream is lost.
+const MAX_MISSED_HEARTBEATS: u32 = 3;
+/// The longest heartbeat interval accepted from a gateway.
+const MAX_HEARTBEAT: Duration = Duration::from_secs(3600);
+/// Limit on a response that lists tokens, in bytes.
+const MAX_REPLY_BYTES: usize = 4 << 20;
+/// Limit on an error response, in bytes.
+const MAX_ERROR_BYTES: usize = 64 << 10;
 
-/// A gateway, and one group's jobs there.
+/// A client for one group's jobs at a gateway.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct GatewayClient {
     client: Client,
     base: Url,
     jobs: Url,
-    /// For people, without secrets.
+    /// The URL for log lines, without secrets.
     pub(super) shown: String,
 }
 
-/// Why a request was in vain.
+/// Why a request failed.
 #[derive(Debug)]
-pub(super) enum Denied {
-    /// Asking again later may help: the reason, and when if the gateway said.
-    ForNow(String, Option<Duration>),
-    /// It will not.
-    ForGood(String),
+pub(super) enum GatewayRefusal {
+    /// A retry may help: the reason, and the gateway's `Retry-After`.
+    Temporary(String, Option<Duration>),
+    /// A retry will not help: the reason.
+    Permanent(String),
 }
 
-/// What the gateway made of answers.
+/// The gateway's response to answers: the tokens that it did not accept.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Settled {
-    /// Tokens whose jobs come again.
+pub(super) struct AnswerOutcome {
+    /// Tokens whose jobs were requeued.
     pub(super) gone: Vec<String>,
     pub(super) elsewhere: Vec<String>,
     pub(super) failed: Vec<String>,
 }
 
-impl Queue {
+impl GatewayClient {
     pub(super) fn new(args: &Args, in_flight: u32) -> Result<Self, Failure> {
         let mut base = args.queue.url().clone();
         base.set_query(None);
@@ -74,20 +74,23 @@ impl Queue {
             .append_pair("deadline", &deadline)
             .append_pair("n", &args.n);
         let client = mqueue::http::client::client_for(&base)
-            .connect_timeout(CONNECT_TIME)
+            .connect_timeout(CONNECT_TIMEOUT)
             .default_headers(headers(args.bearer_token_file.as_deref())?);
         let client = client.build().map_err(|e| Failure::new(Exit::Failure, mqueue::http::client::not_built(&e)))?;
         Ok(Self { client, base, jobs, shown: args.queue.shown() })
     }
 
-    /// Asks for jobs: the response, and how long it may be silent.
-    pub(super) async fn take(&self) -> Result<(Response, Duration), Denied> {
+    /// Requests jobs; returns the response, and how long it may be silent.
+    pub(super) async fn take(&self) -> Result<(Response, Duration), GatewayRefusal> {
         let response = self.send(self.client.get(self.jobs.clone())).await?;
         let beat = response.headers().get(HEARTBEAT_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
         let beat = beat.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| {
-            Denied::ForGood(format!("{} is no gateway: it answers without {HEARTBEAT_HEADER}", self.shown))
+            GatewayRefusal::Permanent(format!(
+                "{} is not a gateway: its response has no header {HEARTBEAT_HEADER}",
+                self.shown
+            ))
         })?;
-        Ok((response, SILENT_BEATS * beat.clamp(Duration::from_secs(1), LONGEST_BEAT)))
+        Ok((response, MAX_MISSED_HEARTBEATS * beat.clamp(Duration::from_secs(1), MAX_HEARTBEAT)))
     }
 
     /// Answers jobs with `verb`.
@@ -96,43 +99,47 @@ impl Queue {
         verb: &str,
         params: &[(&str, &str)],
         tokens: &[String],
-    ) -> Result<Settled, Denied> {
+    ) -> Result<AnswerOutcome, GatewayRefusal> {
         let mut url = self.base.clone();
         url.set_path(&format!("{}/jobs/{verb}", url.path().trim_end_matches('/')));
         if !params.is_empty() {
             url.query_pairs_mut().extend_pairs(params);
         }
-        let response = self.send(self.client.post(url).body(tokens.join("\n")).timeout(ANSWER_TIME)).await?;
-        let body = body(response, LONGEST_ANSWER).await;
+        let response = self.send(self.client.post(url).body(tokens.join("\n")).timeout(REPLY_TIMEOUT)).await?;
+        let body = body(response, MAX_REPLY_BYTES).await;
         let read = body.map_err(|e| e.to_string()).and_then(|body| {
-            serde_json::from_slice(&body).map_err(|e| format!("{} answers what cannot be read: {e}", self.shown))
+            serde_json::from_slice(&body).map_err(|e| format!("{} sent an invalid response: {e}", self.shown))
         });
-        read.map_err(|why| Denied::ForNow(excerpt(why.as_bytes()), None))
+        read.map_err(|why| GatewayRefusal::Temporary(excerpt(why.as_bytes()), None))
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, Denied> {
-        let sent = tokio::time::timeout(ANSWER_TIME, request.send()).await;
+    async fn send(&self, request: RequestBuilder) -> Result<Response, GatewayRefusal> {
+        let sent = tokio::time::timeout(REPLY_TIMEOUT, request.send()).await;
         let response = match sent {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                return Err(Denied::ForNow(
+                return Err(GatewayRefusal::Temporary(
                     format!("cannot reach {}: {}", self.shown, mqueue::http::client::cause(&error)),
                     None,
                 ));
             }
-            Err(_) => return Err(Denied::ForNow(format!("{} does not answer", self.shown), None)),
+            Err(_) => return Err(GatewayRefusal::Temporary(format!("{} does not answer", self.shown), None)),
         };
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
         let after = response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
-        let text = tokio::time::timeout(ANSWER_TIME, body(response, LONGEST_REFUSAL)).await.ok().and_then(Result::ok);
+        let text = tokio::time::timeout(REPLY_TIMEOUT, body(response, MAX_ERROR_BYTES)).await.ok().and_then(Result::ok);
         let text = excerpt(text.unwrap_or_default().trim_ascii());
         let why = format!("{} answers {status}: {text}", self.shown);
         let is_for_now =
             status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
-        Err(if is_for_now { Denied::ForNow(why, after.map(Duration::from_secs)) } else { Denied::ForGood(why) })
+        Err(if is_for_now {
+            GatewayRefusal::Temporary(why, after.map(Duration::from_secs))
+        } else {
+            GatewayRefusal::Permanent(why)
+        })
     }
 }
 
@@ -143,7 +150,10 @@ fn headers(bearer: Option<&Path>) -> Result<HeaderMap, Failure> {
             .map_err(|e| Failure::new(Exit::Usage, format!("cannot read {path:?}: {e}")))?;
         let value = HeaderValue::try_from(format!("Bearer {}", text.trim()));
         let mut value = value.map_err(|_| {
-            Failure::new(Exit::Usage, format!("no token in {path:?}: it has other characters than a header may have"))
+            Failure::new(
+                Exit::Usage,
+                format!("invalid token in {path:?}: it has characters that an HTTP header cannot carry"),
+            )
         })?;
         value.set_sensitive(true);
         headers.insert(reqwest::header::AUTHORIZATION, value);

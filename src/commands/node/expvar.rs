@@ -1,4 +1,4 @@
-//! What a node counts, and tells at `/debug/vars` in the format of Go's expvar, for expvarmon.
+//! A node's counters at `/debug/vars`, in the format of Go's expvar, for expvarmon.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,28 +13,28 @@ use serde_json::{Value, json};
 
 use mqueue::http::Door;
 
-/// The figures of a run.
+/// The counters of a run.
 #[derive(Debug, Default)]
-pub(super) struct Vars {
-    /// True if it only generates: while another node does, it waits.
+pub(super) struct NodeVars {
+    /// True if the node only generates: it waits while another node generates.
     pub(super) only_generates: bool,
-    /// The epoch that this node generates in; 0 while it does not.
+    /// The epoch that this node generates in; 0 while it does not generate.
     pub(super) epoch: AtomicU64,
-    /// How often it became the generator.
+    /// How often this node became the generator.
     pub(super) terms: AtomicU64,
     /// Events written to nsqd.
     pub(super) generated: AtomicU64,
-    /// Those that nsqd has taken.
+    /// Events that nsqd acknowledged.
     pub(super) published: AtomicU64,
     /// Events handled.
     pub(super) handled: AtomicU64,
-    /// Events that were invalid, and went to the dead letters.
+    /// Invalid events, which became dead letters.
     pub(super) invalid: AtomicU64,
-    /// The highest epoch of an event that was handled.
+    /// The highest epoch of a received event.
     pub(super) seen_epoch: AtomicU64,
 }
 
-impl Vars {
+impl NodeVars {
     fn json(&self) -> Value {
         let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let epoch = number(&self.epoch);
@@ -63,15 +63,15 @@ impl Vars {
     }
 }
 
-/// A line of what the system knows about this process' memory, in bytes.
+/// Returns a value of `/proc/self/status` in bytes.
 fn memory(line: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kilobytes = status.lines().find_map(|l| l.strip_prefix(line)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
 }
 
-/// Tells them on this port, if it is free: a node works also where nobody looks.
-pub(super) async fn serve(vars: Arc<Vars>, port: u16) {
+/// Serves the counters on this port. A node works without them if the port is taken.
+pub(super) async fn serve(vars: Arc<NodeVars>, port: u16) {
     let listening = match Door::bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).await {
         Ok(door) => door.address().map(|address| (door, address)),
         Err(e) => Err(e),
@@ -79,15 +79,15 @@ pub(super) async fn serve(vars: Arc<Vars>, port: u16) {
     match listening {
         Ok((door, address)) => {
             tracing::info!("listening on http://{address} (/debug/vars)");
-            tokio::spawn(door.serve(Router::new().route("/debug/vars", get(tell)).with_state(vars)));
+            tokio::spawn(door.serve(Router::new().route("/debug/vars", get(respond)).with_state(vars)));
         }
         Err(e) => {
-            tracing::warn!("nobody can look at this node, port {port} cannot be had: {e}: choose another with MPORT")
+            tracing::warn!("/debug/vars is not served, cannot listen on port {port}: {e}: choose another with MPORT")
         }
     }
 }
 
-async fn tell(State(vars): State<Arc<Vars>>) -> impl IntoResponse {
+async fn respond(State(vars): State<Arc<NodeVars>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json; charset=utf-8")], vars.json().to_string())
 }
 
@@ -96,9 +96,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_format_is_expvars() {
-        assert_eq!(Vars { only_generates: true, ..Vars::default() }.json()["mqueue"]["mode"], "waiting");
-        let vars = Vars::default();
+    fn the_format_is_that_of_expvar() {
+        assert_eq!(NodeVars { only_generates: true, ..NodeVars::default() }.json()["mqueue"]["mode"], "waiting");
+        let vars = NodeVars::default();
         vars.generated.fetch_add(3, Ordering::Relaxed);
         let json = vars.json();
         assert!(json["cmdline"][0].is_string());

@@ -1,4 +1,4 @@
-//! Answers: JSON always, and errors as `{"error":"…"}` with what to do.
+//! Responses: always JSON. Errors are `{"error":"…"}`, and say what to do.
 
 use std::time::Duration;
 
@@ -7,46 +7,46 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 
-/// When a client should come again if no nsqd can be had, in seconds.
+/// The `Retry-After` of a 503.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What a request is answered with.
-pub(super) type Answer = Result<Response, Refusal>;
+/// The response to a request, or its refusal.
+pub(super) type GatewayResult = Result<Response, GatewayError>;
 
-/// A request that was refused: why, and what to do.
+/// The refusal of a request: its status, the reason, and what to do.
 #[derive(Debug, Clone)]
-pub(super) struct Refusal {
+pub(super) struct GatewayError {
     status: StatusCode,
     error: String,
 }
 
-impl Refusal {
+impl GatewayError {
     pub(super) fn new(status: StatusCode, error: impl ToString) -> Self {
         Self { status, error: error.to_string() }
     }
 
-    /// A parameter or a name that cannot be used.
-    pub(super) fn unusable(error: impl ToString) -> Self {
+    /// 422: a parameter or a name is invalid.
+    pub(super) fn unprocessable(error: impl ToString) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, error)
     }
 
-    /// The same, in other words.
-    pub(super) fn saying(self, error: impl ToString) -> Self {
+    /// Replaces the message.
+    pub(super) fn with_message(self, error: impl ToString) -> Self {
         Self { error: error.to_string(), ..self }
     }
 
-    /// Why.
-    pub(super) fn error(&self) -> &str {
+    /// The reason, and what to do.
+    pub(super) fn message(&self) -> &str {
         &self.error
     }
 
-    /// Not now; says when to come again.
+    /// 503: the request can be repeated after `Retry-After`.
     pub(super) fn unavailable(error: impl ToString) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error)
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for GatewayError {
     fn into_response(self) -> Response {
         let mut response = json(&json!({ "error": self.error }));
         *response.status_mut() = self.status;
@@ -64,7 +64,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// A value as a line of JSON.
+/// Returns a response with the value as a line of JSON.
 pub(super) fn json(value: &impl Serialize) -> Response {
     let mut body = serde_json::to_vec(value).expect("what is answered has only string keys");
     body.push(b'\n');

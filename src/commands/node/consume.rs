@@ -1,4 +1,4 @@
-//! The consumer's side: events are handled while this node does not generate.
+//! The consumer: handles events while this node does not generate.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::event::Event;
+use super::event::GeneratedEvent;
+use super::expvar::NodeVars;
 use super::lease;
-use super::vars::Vars;
 use crate::commands::common::broker_args::Args as Brokers;
 use crate::commands::common::exit::Failure;
 use crate::commands::common::notice::Notice;
@@ -23,23 +23,24 @@ use mqueue::proto::Message;
 use mqueue::shutdown::Shutdown;
 use mqueue::worker::{Worker, WorkerConfig};
 
-/// Handles events; a share of them is invalid, by chance, and so is what is no event.
+/// Handles events. Messages that are not events are invalid, and so is a random share of the
+/// events.
 #[derive(Debug)]
-pub(super) struct Work {
+pub(super) struct EventHandler {
     handler: AnyHandler,
     invalid: f64,
-    vars: Arc<Vars>,
+    vars: Arc<NodeVars>,
 }
 
-impl Work {
-    pub(super) fn new(handler: AnyHandler, invalid: f64, vars: Arc<Vars>) -> Self {
+impl EventHandler {
+    pub(super) fn new(handler: AnyHandler, invalid: f64, vars: Arc<NodeVars>) -> Self {
         Self { handler, invalid, vars }
     }
 }
 
-impl Handler for Work {
+impl Handler for EventHandler {
     async fn handle(&self, message: Message) -> Verdict {
-        let event = Event::parse(&message.body);
+        let event = GeneratedEvent::parse(&message.body);
         if let Some(event) = event {
             let published = u64::try_from(message.timestamp / 1_000_000).unwrap_or(0);
             if lease::is_plausible(event.epoch, published) {
@@ -47,7 +48,7 @@ impl Handler for Work {
             }
         }
         let why = match event {
-            None => "invalid: no event (UUID TIMESTAMP EPOCH SEQUENCE)",
+            None => "invalid: not an event (UUID TIMESTAMP EPOCH SEQUENCE)",
             Some(_) if fastrand::f64() < self.invalid => "invalid, by chance",
             Some(_) => {
                 let verdict = self.handler.handle(message).await;
@@ -60,15 +61,15 @@ impl Handler for Work {
     }
 }
 
-/// How events are taken and handled.
+/// The settings of the consumer and its worker.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct ConsumePlan {
     consumer: ConsumerConfig,
     worker: WorkerConfig,
     broker: Brokers,
 }
 
-impl Plan {
+impl ConsumePlan {
     pub(super) fn new(args: &Args) -> Result<Self, Failure> {
         let mut consumer = worker_flags::consumer_config(&args.stream, &args.group, &args.broker, &args.tuning);
         consumer.flow.max_in_flight = args.concurrency;
@@ -78,10 +79,10 @@ impl Plan {
     }
 }
 
-/// Handles events whenever this node does not generate, until it is to end.
+/// Handles events whenever this node does not generate, until shutdown.
 pub(super) async fn run(
-    plan: Plan,
-    work: Arc<Work>,
+    plan: ConsumePlan,
+    handler: Arc<EventHandler>,
     mut leads: watch::Receiver<bool>,
     shutdown: Shutdown,
 ) -> Result<(), Failure> {
@@ -89,7 +90,7 @@ pub(super) async fn run(
     let away = Notice::default();
     while !shutdown.draining.is_cancelled() {
         tokio::select! {
-            () = until(&mut leads, false) => {}
+            () = wait_for_lead(&mut leads, false) => {}
             () = shutdown.draining.cancelled() => break,
         }
         let consumer = tokio::select! {
@@ -100,7 +101,7 @@ pub(super) async fn run(
             Ok(consumer) => {
                 backoff.reset();
                 away.ends();
-                consume(consumer, &plan, work.clone(), &mut leads, &shutdown).await?;
+                consume(consumer, &plan, handler.clone(), &mut leads, &shutdown).await?;
             }
             Err(error) => {
                 if away.begins() {
@@ -116,39 +117,41 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Waits until this node generates, or does not. What it hears is let go at once: held on to, it would lock the sender out.
-async fn until(leads: &mut watch::Receiver<bool>, wanted: bool) {
+/// Waits until this node leads, or does not. Drops the borrowed value at once: it would block the
+/// sender.
+async fn wait_for_lead(leads: &mut watch::Receiver<bool>, wanted: bool) {
     if leads.wait_for(|leads| *leads == wanted).await.is_err() {
-        // the node is ending, and the worker is told so by other means
+        // the node shuts down, which the worker notices by its own token
         std::future::pending().await
     }
 }
 
-/// One subscription, until this node generates or is to end: what runs is finished either way.
+/// Consumes until this node generates or shuts down. Events being handled are finished in both
+/// cases.
 async fn consume(
     consumer: Consumer,
-    plan: &Plan,
-    work: Arc<Work>,
+    plan: &ConsumePlan,
+    handler: Arc<EventHandler>,
     leads: &mut watch::Receiver<bool>,
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
     tracing::info!(stream = %consumer.topic(), group = %consumer.channel(), "consuming");
     let (stream, group) = (consumer.topic().clone(), consumer.channel().clone());
-    // it ends with this consumer
+    // the task ends with this consumer
     tokio::spawn(retry_stream::follow(consumer.control(), plan.broker.clone(), stream, group));
     let stopping = Shutdown { draining: shutdown.draining.child_token(), now: shutdown.now.clone() };
-    let worker = Worker::new(consumer, work, plan.worker.clone())
+    let worker = Worker::new(consumer, handler, plan.worker.clone())
         .map_err(|e| Failure::new(crate::commands::common::exit::Exit::Usage, e))?;
     let mut working = std::pin::pin!(worker.run(&stopping));
     let (_, tally) = tokio::select! {
         done = &mut working => done,
-        () = until(leads, true) => {
+        () = wait_for_lead(leads, true) => {
             stopping.draining.cancel();
             working.await
         }
     };
     tracing::info!(
-        "no longer consuming: {} done, {}, {} given back",
+        "no longer consuming: {} done, {}, {} requeued",
         tally.done,
         count(tally.dead, "dead letter"),
         tally.released
@@ -161,27 +164,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_waited_for_the_lead_does_not_hold_up_the_next_change() {
+    async fn waiting_for_the_lead_does_not_block_the_next_change() {
         let (leading, mut leads) = watch::channel(true);
         tokio::select! {
-            () = until(&mut leads, true) => drop(leading.send_replace(false)),
+            () = wait_for_lead(&mut leads, true) => drop(leading.send_replace(false)),
         }
-        until(&mut leads, false).await;
+        wait_for_lead(&mut leads, false).await;
     }
 
     #[tokio::test]
-    async fn what_is_no_event_is_invalid_and_so_is_a_share_of_the_others() {
-        let event = Event::new(&mut fastrand::Rng::with_seed(1), 5, 1).to_string();
+    async fn other_messages_and_a_share_of_the_events_are_invalid() {
+        let event = GeneratedEvent::new(&mut fastrand::Rng::with_seed(1), 5, 1).to_string();
         for (body, share, valid) in [("x", 0.0, false), (event.as_str(), 1.0, false), (event.as_str(), 0.0, true)] {
-            let vars = Arc::new(Vars::default());
+            let vars = Arc::new(NodeVars::default());
             let (stream, group) = ("foo".parse().unwrap(), "1".parse().unwrap());
             let (timeout, shutdown) = (Duration::from_secs(1), Shutdown::new());
             let options = worker_flags::handler_options(&stream, &group, timeout, Vec::new(), &shutdown);
             let handler = "sleep:0ms".parse::<mqueue::handler::HandlerSpec>().unwrap().build(&options).unwrap();
-            let work = Work::new(handler, share, vars.clone());
+            let handler = EventHandler::new(handler, share, vars.clone());
             let id = mqueue::proto::MessageId(*b"0123456789abcdef");
             let message = Message { timestamp: 0, attempts: 1, id, body: body.to_owned().into() };
-            let verdict = work.handle(message).await;
+            let verdict = handler.handle(message).await;
             assert_eq!(matches!(verdict, Verdict::Done(_)), valid, "{body} {share}: {verdict:?}");
             assert_eq!(vars.invalid.load(Ordering::Relaxed), u64::from(!valid));
         }

@@ -1,4 +1,5 @@
-//! The messages to send and their due times. A message is the same each time it is made, so a repetition is a duplicate.
+//! The messages to send and their due times. A message is the same each time it is made, so a
+//! repetition is a duplicate.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,7 +10,7 @@ use crate::commands::send::args::{Args, Rate};
 
 /// The messages of a run, by their number from 0.
 #[derive(Debug)]
-pub(super) struct Script {
+pub(super) struct SendPlan {
     pub(super) count: u64,
     first_id: u64,
     start: Instant,
@@ -20,8 +21,8 @@ pub(super) struct Script {
     alarm: PreciseTimer,
 }
 
-impl Script {
-    /// Makes a script that begins now. Fails if its timer thread cannot be started.
+impl SendPlan {
+    /// Creates a plan that begins now. Fails if its timer thread cannot be started.
     pub(super) fn begin(args: &Args) -> io::Result<Self> {
         let start = Instant::now();
         let schedule = match args.rate {
@@ -65,9 +66,9 @@ mod tests {
     use mqueue::handler::Schema;
 
     #[test]
-    fn a_message_is_what_stages_expect_and_the_same_each_time() {
+    fn messages_are_deterministic_and_match_the_schema_of_stages() {
         let start = Instant::now();
-        let script = Script {
+        let plan = SendPlan {
             count: 10,
             first_id: 1,
             start,
@@ -76,7 +77,7 @@ mod tests {
             alarm: PreciseTimer::start().unwrap(),
         };
         let mut line = Vec::new();
-        script.write(5, &mut line);
+        plan.write(5, &mut line);
         let text = r#"{"id":6,"shortcode":"10006","destination":"15550000006","tag":"1700000000010000000"}"#;
         assert_eq!(String::from_utf8(line.clone()).unwrap(), text);
         assert_eq!("message".parse::<Schema>().unwrap().check(&line), Ok(()));

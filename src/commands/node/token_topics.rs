@@ -1,8 +1,8 @@
-//! Where the token and the beats are, and how connections for them are made.
+//! The topics of the token and of heartbeats, and the connections to them.
 
 use std::time::Duration;
 
-use super::line::Opening;
+use super::reconnecting::ConnectFuture;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::node::args::Args;
@@ -10,14 +10,14 @@ use mqueue::client::{Address, ConnectConfig, Error, Nsqd, PublishingSubscription
 use mqueue::proto::{ChannelName, ErrorCode, Identify, TopicName};
 use mqueue::wake::fleet;
 
-/// A claim, and some of a lead, fit into half of max-msg-timeout.
-const LEASES: u32 = 8;
-/// Longer than a message is between two places.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+/// The least max-msg-timeout, in leases: a claim and a part of a lead fit into half of it.
+const MIN_LEASES: u32 = 8;
+/// Delay between two counts: longer than nsqd takes to move a message between two queues.
+const RECOUNT_DELAY: Duration = Duration::from_millis(50);
 
-/// The token's nsqd, and the names of what is there.
+/// The token's nsqd, and its topics and channel there.
 #[derive(Debug, Clone)]
-pub(super) struct Places {
+pub(super) struct TokenTopics {
     pub(super) nsqd: Address,
     http: Nsqd,
     pub(super) token: TopicName,
@@ -27,17 +27,17 @@ pub(super) struct Places {
     connect: ConnectConfig,
 }
 
-impl Places {
-    /// By the flags. Fails if there is no address, or a name is too long.
+impl TokenTopics {
+    /// Reads the flags. Fails if an address is missing, or a name is too long.
     pub(super) fn new(args: &Args) -> Result<Self, Failure> {
         let usage = |line: String| Failure::new(Exit::Usage, line);
         let nsqd = args.token.token_nsqd_tcp_address.clone().or_else(|| args.broker.nsqd().into_iter().next());
         let nsqd =
-            nsqd.ok_or_else(|| usage("which nsqd has the token? name one with --token-nsqd-tcp-address".into()))?;
+            nsqd.ok_or_else(|| usage("the token's nsqd is unknown: name it with --token-nsqd-tcp-address".into()))?;
         let http = args.token.token_nsqd_http_address.clone().or_else(|| args.broker.nsqd_http().into_iter().next());
         let http = http.ok_or_else(|| {
             usage(format!(
-                "what is the HTTP address of the token's nsqd, {nsqd}? name it with --token-nsqd-http-address"
+                "the HTTP address of the token's nsqd, {nsqd}, is unknown: name it with --token-nsqd-http-address"
             ))
         })?;
         let named = args.token.token_stream.as_ref();
@@ -50,51 +50,52 @@ impl Places {
         Ok(Self { nsqd, http, token, channel, beats, lease, connect: connect_config(lease) })
     }
 
-    /// The connection for the token. Fails if nsqd does not let a message be out for long enough.
-    pub(super) async fn open_token(&self) -> Result<PublishingSubscription, Failure> {
+    /// Connects for the token. Fails if nsqd's max-msg-timeout is too short for the ping interval.
+    pub(super) async fn connect_checked(&self) -> Result<PublishingSubscription, Failure> {
         let short = || {
             let line = format!(
-                "the ping interval is too long: nsqd at {} takes an eighth of its --max-msg-timeout at the most; use a shorter --ping-interval",
+                "the ping interval is too long: nsqd at {} allows at most an eighth of its --max-msg-timeout; use a shorter --ping-interval",
                 self.nsqd
             );
             Failure::new(Exit::Usage, line)
         };
-        let duplex = self.token_line().await.map_err(|error| match &error {
+        let duplex = self.connect_token().await.map_err(|error| match &error {
             Error::Refused { source, .. } if source.code == ErrorCode::BadBody => short(),
             error => Failure::unavailable(error),
         })?;
         let longest = Duration::from_millis(duplex.granted().max_msg_timeout);
-        if LEASES * self.lease > longest { Err(short()) } else { Ok(duplex) }
+        if MIN_LEASES * self.lease > longest { Err(short()) } else { Ok(duplex) }
     }
 
-    /// Another connection for the token.
-    pub(super) fn token_line(&self) -> Opening {
+    /// Connects for the token again.
+    pub(super) fn connect_token(&self) -> ConnectFuture {
         let Self { nsqd, connect, token, channel, .. } = self.clone();
         Box::pin(async move { PublishingSubscription::connect(&nsqd, &connect, token, channel).await })
     }
 
-    /// A connection that hears every beat from now on: its channel is new, and nobody else's.
-    pub(super) fn ears_line(&self) -> Opening {
+    /// Connects to a new channel of the heartbeats, which gets every heartbeat from now on.
+    pub(super) fn connect_monitor(&self) -> ConnectFuture {
         let Self { nsqd, connect, beats, .. } = self.clone();
         let channel = format!("node-{:016x}#ephemeral", super::event::rng().u64(..));
         let channel = ChannelName::new(&channel).expect("a valid name");
         Box::pin(async move { PublishingSubscription::connect(&nsqd, &connect, beats, channel).await })
     }
 
-    /// How many tokens there are, in flight or not. nsqd counts in passing: one that is just being delivered or touched may be in neither
-    /// place, so the greater of two counts is taken.
+    /// Returns the number of tokens, in flight or not. nsqd's statistics are no snapshot: a token
+    /// that is just being delivered or touched may be in neither count. So the greater of two
+    /// counts is used.
     pub(super) async fn count(self) -> Option<u64> {
-        let first = self.look().await?;
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-        Some(first.max(self.look().await?))
+        let first = self.count_once().await?;
+        tokio::time::sleep(RECOUNT_DELAY).await;
+        Some(first.max(self.count_once().await?))
     }
 
-    async fn look(&self) -> Option<u64> {
+    async fn count_once(&self) -> Option<u64> {
         let filter = StatsFilter::default().with_topic(&self.token);
         let stats = match self.http.stats(&filter).await {
             Ok(stats) => stats,
             Err(error) => {
-                tracing::warn!("cannot see whether there is a token: {error}");
+                tracing::warn!("cannot count the tokens, trying again later: {error}");
                 return None;
             }
         };
@@ -108,7 +109,8 @@ impl Places {
     }
 }
 
-/// The token is out for a lease at a time. nsqd closes a connection that is silent for two heartbeats, so what was long on its way is refused.
+/// Returns the connection's settings. Each TOUCH lasts for one lease. nsqd closes a connection that
+/// is silent for two NSQ heartbeats, so it refuses commands that arrive late.
 fn connect_config(lease: Duration) -> ConnectConfig {
     let millis = |time: Duration| i64::try_from(time.as_millis()).ok();
     let identify = Identify {
@@ -116,7 +118,7 @@ fn connect_config(lease: Duration) -> ConnectConfig {
         heartbeat_interval: millis((lease / 4).clamp(Duration::from_secs(1), Duration::from_secs(30))),
         msg_timeout: millis(lease),
         fence: true,
-        // a lone message at once
+        // send a single message at once
         output_buffer_size: Some(-1),
         ..ConnectConfig::default().identify
     };

@@ -1,4 +1,4 @@
-//! What a worker without a handler does: it says what it got, and pauses.
+//! The handler of a worker without `--handler`: prints each job, and pauses.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -10,26 +10,26 @@ use crate::commands::common::stdout;
 use mqueue::handler::{Handler, Verdict};
 use mqueue::proto::Message;
 
-/// Writes a line a job to stdout: `n=1 p=1 counter=7`.
+/// Prints one line per job to stdout: `n=1 p=1 counter=7`.
 #[derive(Debug)]
-pub(super) struct Say {
+pub(super) struct PrintAndPause {
     n: String,
     pause: Duration,
-    /// Cancelled when nobody reads the lines any more.
+    /// Cancelled when stdout is closed (a broken pipe).
     stop: CancellationToken,
 }
 
-impl Say {
+impl PrintAndPause {
     pub(super) fn new(n: String, pause: Duration, stop: CancellationToken) -> Self {
         Self { n, pause, stop }
     }
 }
 
-impl Handler for Say {
+impl Handler for PrintAndPause {
     async fn handle(&self, message: Message) -> Verdict {
         let body = String::from_utf8_lossy(&message.body).escape_default().to_string();
         let line = format!("n={} p={} counter={body}\n", self.n, self.pause.as_secs_f64());
-        // a slow reader holds this job up, and nothing else
+        // a slow reader of stdout blocks this job only
         let written = spawn_blocking(move || {
             let mut out = io::stdout().lock();
             out.write_all(line.as_bytes()).and_then(|()| out.flush())

@@ -10,7 +10,7 @@ use crate::commands::common::latency::{LatencyHistogram, Quantiles};
 
 /// The counts of a run.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(super) struct SendStats {
     started: Instant,
     sent: Cell<u64>,
     acknowledged: Cell<u64>,
@@ -23,7 +23,7 @@ pub(super) struct Tally {
 
 /// The summary of a run.
 #[derive(Debug, Serialize)]
-pub(super) struct Summary {
+pub(super) struct SendSummary {
     sent: u64,
     /// `None` for datagrams.
     acknowledged: Option<u64>,
@@ -35,7 +35,7 @@ pub(super) struct Summary {
     late_ms: Option<Quantiles>,
 }
 
-impl Tally {
+impl SendStats {
     pub(super) fn begin() -> Self {
         Self {
             started: Instant::now(),
@@ -75,10 +75,10 @@ impl Tally {
         self.handed_over.set(self.handed_over.get() + 1);
     }
 
-    pub(super) fn summary(&self) -> Summary {
+    pub(super) fn summary(&self) -> SendSummary {
         let seconds = self.started.elapsed().as_secs_f64();
         let packets = self.handed_over.get() > 0;
-        Summary {
+        SendSummary {
             sent: self.sent.get(),
             acknowledged: (!packets).then(|| self.acknowledged.get()),
             refused: self.refused.get(),
@@ -90,14 +90,14 @@ impl Tally {
     }
 }
 
-impl Summary {
+impl SendSummary {
     /// Returns true if all messages sent are acknowledged; always true for datagrams.
     pub(super) fn is_success(&self) -> bool {
         self.acknowledged.is_none_or(|acknowledged| acknowledged == self.sent)
     }
 }
 
-impl fmt::Display for Summary {
+impl fmt::Display for SendSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sent, refused, sent_again, seconds, messages_per_second, .. } = self;
         match self.acknowledged {

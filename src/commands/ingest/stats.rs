@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::stream::CONNECTIONS;
+use super::stream::MAX_CONNECTIONS;
 use crate::commands::common::latency::{LatencyHistogram, Quantiles};
 use mqueue::client::PublishError;
 use mqueue::plural::count;
 
 /// The counts. The lock is held for a few lines only.
 #[derive(Debug, Default)]
-pub(super) struct Tally(Mutex<Inner>);
+pub(super) struct IngestStats(Mutex<StatsState>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    counts: Counts,
+struct StatsState {
+    counts: IngestCounts,
     /// The counts at the last warning.
-    said: Counts,
+    warned: IngestCounts,
     last_refusal: Option<String>,
     recent: LatencyHistogram,
     all: LatencyHistogram,
@@ -26,7 +26,7 @@ struct Inner {
 
 /// Counts in messages, unless noted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-struct Counts {
+struct IngestCounts {
     read: u64,
     published: u64,
     /// Longer than allowed.
@@ -45,113 +45,113 @@ struct Counts {
 
 /// A line of the report.
 #[derive(Debug, Serialize)]
-pub(super) struct Line {
+pub(super) struct IngestReportLine {
     #[serde(flatten)]
-    counts: Counts,
+    counts: IngestCounts,
     /// True on the last line, whose latencies are of the whole run.
     ended: bool,
     /// From reading to nsqd's OK, since the previous line.
     latency_ms: Option<Quantiles>,
 }
 
-impl Tally {
+impl IngestStats {
     /// Counts messages received.
     pub(super) fn read(&self, count: u64) {
-        self.inner().counts.read += count;
+        self.state().counts.read += count;
     }
 
     /// Counts messages published, with the time since they were received.
     pub(super) fn published(&self, count: u64, took: Duration) {
-        let mut inner = self.inner();
-        inner.counts.published += count;
-        inner.recent.record_times(took, count);
-        inner.all.record_times(took, count);
+        let mut state = self.state();
+        state.counts.published += count;
+        state.recent.record_times(took, count);
+        state.all.record_times(took, count);
     }
 
     /// Counts a message that nsqd refused.
     pub(super) fn refused_by_nsqd(&self, why: &PublishError) {
-        let mut inner = self.inner();
-        inner.counts.refused += 1;
-        inner.last_refusal = Some(why.to_string());
+        let mut state = self.state();
+        state.counts.refused += 1;
+        state.last_refusal = Some(why.to_string());
     }
 
     /// Counts empty messages, and messages that are too long.
     pub(super) fn unusable(&self, empty: u64, too_long: u64) {
-        let mut inner = self.inner();
-        inner.counts.empty += empty;
-        inner.counts.too_long += too_long;
+        let mut state = self.state();
+        state.counts.empty += empty;
+        state.counts.too_long += too_long;
     }
 
     /// Counts packets that the kernel dropped.
     pub(super) fn dropped(&self, count: u64) {
-        self.inner().counts.dropped += count;
+        self.state().counts.dropped += count;
     }
 
     /// Counts a silent connection that made way for another.
     pub(super) fn made_way(&self) {
-        self.inner().counts.made_way += 1;
+        self.state().counts.made_way += 1;
     }
 
     /// Counts a sender that ended or broke off within a line.
     pub(super) fn cut_off(&self) {
-        self.inner().counts.cut_off += 1;
+        self.state().counts.cut_off += 1;
     }
 
     pub(super) fn connected(&self) {
-        self.inner().counts.connections += 1;
+        self.state().counts.connections += 1;
     }
 
     pub(super) fn disconnected(&self) {
-        self.inner().counts.connections -= 1;
+        self.state().counts.connections -= 1;
     }
 
     /// Logs what was dropped, refused or cut off since the last call.
     pub(super) fn warn(&self) {
-        let mut inner = self.inner();
-        let (now, said) = (inner.counts, inner.said);
-        inner.said = now;
-        let refusal = inner.last_refusal.take().unwrap_or_default();
-        drop(inner);
-        if now.dropped > said.dropped {
-            let new = now.dropped - said.dropped;
+        let mut state = self.state();
+        let (now, warned) = (state.counts, state.warned);
+        state.warned = now;
+        let refusal = state.last_refusal.take().unwrap_or_default();
+        drop(state);
+        if now.dropped > warned.dropped {
+            let new = now.dropped - warned.dropped;
             tracing::warn!("{} dropped by the kernel: the sender is faster than nsqd takes them", count(new, "packet"));
         }
-        if now.too_long > said.too_long {
-            tracing::warn!("{} refused: longer than --max-line", now.too_long - said.too_long);
+        if now.too_long > warned.too_long {
+            tracing::warn!("{} refused: longer than --max-line", now.too_long - warned.too_long);
         }
-        if now.refused > said.refused {
-            tracing::warn!("{} refused by nsqd: {refusal}", now.refused - said.refused);
+        if now.refused > warned.refused {
+            tracing::warn!("{} refused by nsqd: {refusal}", now.refused - warned.refused);
         }
-        if now.cut_off > said.cut_off {
-            let new = now.cut_off - said.cut_off;
+        if now.cut_off > warned.cut_off {
+            let new = now.cut_off - warned.cut_off;
             tracing::warn!("{new} unfinished at the end of a stream, not published: a line ends with a newline");
         }
-        if now.made_way > said.made_way {
-            let new = now.made_way - said.made_way;
+        if now.made_way > warned.made_way {
+            let new = now.made_way - warned.made_way;
             tracing::warn!(
-                "{new} silent connections ended to make room for others: no socket has more than {CONNECTIONS}"
+                "{new} silent connections ended to make room for others: no socket has more than {MAX_CONNECTIONS}"
             );
         }
     }
 
     /// Makes a line of the report; the last one covers the whole run.
-    pub(super) fn line(&self, ended: bool) -> Line {
-        let mut inner = self.inner();
-        let recent = std::mem::take(&mut inner.recent);
-        let latency_ms = if ended { inner.all.quantiles() } else { recent.quantiles() };
-        Line { counts: inner.counts, ended, latency_ms }
+    pub(super) fn line(&self, ended: bool) -> IngestReportLine {
+        let mut state = self.state();
+        let recent = std::mem::take(&mut state.recent);
+        let latency_ms = if ended { state.all.quantiles() } else { recent.quantiles() };
+        IngestReportLine { counts: state.counts, ended, latency_ms }
     }
 
     /// Formats the line for `systemctl status`.
     pub(super) fn status(&self) -> String {
-        let counts = self.inner().counts;
+        let counts = self.state().counts;
         format!("{} published, {} senders, {} dropped", counts.published, counts.connections, counts.dropped)
     }
 
     /// Formats the summary at the end.
     pub(super) fn summary(&self, took: Duration) -> String {
-        let inner = self.inner();
-        let Counts { read, published, too_long, refused, dropped, cut_off, .. } = inner.counts;
+        let state = self.state();
+        let IngestCounts { read, published, too_long, refused, dropped, cut_off, .. } = state.counts;
         let mut text = format!("{read} read, {published} published");
         for (count, what) in [
             (too_long, "too long"),
@@ -165,13 +165,13 @@ impl Tally {
             }
         }
         text += &format!(", in {:.1} s", took.as_secs_f64());
-        if let Some(latency) = inner.all.quantiles() {
+        if let Some(latency) = state.all.quantiles() {
             text += &format!("; read→published {latency}");
         }
         text
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn state(&self) -> MutexGuard<'_, StatsState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

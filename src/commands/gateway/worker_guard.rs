@@ -1,4 +1,4 @@
-//! A worker's stay: from its request to the end of its connection, whatever ends it.
+//! The guard of a connected worker, held from its request to the end of its connection.
 
 use std::sync::Arc;
 
@@ -6,37 +6,37 @@ use super::exchange::Exchange;
 use super::jobs::WorkerId;
 use super::outbox::Outbox;
 
-/// A worker that is there. Dropped, the worker has gone away, and what it holds is given back.
+/// The presence of a worker. Dropping the guard removes the worker, and requeues its jobs.
 #[derive(Debug)]
-pub(super) struct Stay {
+pub(super) struct WorkerGuard {
     pub(super) outbox: Arc<Outbox>,
     id: WorkerId,
     exchange: Arc<Exchange>,
     by_connection: bool,
 }
 
-impl Stay {
+impl WorkerGuard {
     pub(super) fn new(exchange: Arc<Exchange>, id: WorkerId, outbox: Arc<Outbox>) -> Self {
         Self { outbox, id, exchange, by_connection: true }
     }
 
-    /// What it was sent has been read.
-    pub(super) fn reads_again(&self) {
-        self.exchange.set_clogged(self.id, false);
+    /// Records that the worker has read its jobs.
+    pub(super) fn unblock(&self) {
+        self.exchange.set_blocked(self.id, false);
     }
 
-    /// It takes no more jobs, and goes with its last one.
+    /// Retires the worker: it gets no more jobs, and is removed with its last answer.
     pub(super) fn retire(&self) {
         self.exchange.retire(self.id);
     }
 
-    /// The end of its connection is no sign any more: only its answers and its deadline count.
+    /// Keeps the worker after its connection ends: from now on only answers and the deadline count.
     pub(super) fn outlive_connection(mut self) {
         self.by_connection = false;
     }
 }
 
-impl Drop for Stay {
+impl Drop for WorkerGuard {
     fn drop(&mut self) {
         if self.by_connection {
             self.exchange.leave(self.id);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::tally::Tally;
+use super::stats::IngestStats;
 use crate::commands::common::notice::Notice;
 use mqueue::client::{PublishError, PublishManyError, Publisher};
 use mqueue::proto::TopicName;
@@ -12,35 +12,35 @@ use mqueue::shutdown::Shutdown;
 
 /// Publishes to one stream, and retries until nsqd has each message.
 #[derive(Debug)]
-pub(super) struct Outlet {
+pub(super) struct FeedPublisher {
     publisher: Publisher,
     stream: TopicName,
     pub(super) shutdown: Shutdown,
-    pub(super) tally: Tally,
+    pub(super) stats: IngestStats,
     away: Notice,
 }
 
 /// Error: the program must end now, so the messages were not published.
 #[derive(Debug)]
-pub(super) struct GivenUp;
+pub(super) struct PublishAborted;
 
-impl Outlet {
+impl FeedPublisher {
     pub(super) fn new(publisher: Publisher, stream: TopicName, shutdown: Shutdown) -> Self {
-        Self { publisher, stream, shutdown, tally: Tally::default(), away: Notice::default() }
+        Self { publisher, stream, shutdown, stats: IngestStats::default(), away: Notice::default() }
     }
 
-    /// Publishes the bodies, waiting while nsqd is away; returns the number that nsqd refused for good,
-    /// once it has all the others. If cancelled, some may have been published.
-    pub(super) async fn publish(&self, mut bodies: Vec<Bytes>) -> Result<u64, GivenUp> {
+    /// Publishes the bodies, waiting while nsqd is away; returns the number that nsqd refused for
+    /// good, once it has all the others. If cancelled, some may have been published.
+    pub(super) async fn publish(&self, mut bodies: Vec<Bytes>) -> Result<u64, PublishAborted> {
         let (begun, count, mut refused) = (Instant::now(), bodies.len() as u64, 0);
-        self.tally.read(count);
+        self.stats.read(count);
         while !bodies.is_empty() {
             let PublishManyError(failed) = tokio::select! {
                 published = self.publisher.publish_many(&self.stream, bodies.clone()) => match published {
                     Ok(()) => break,
                     Err(error) => error,
                 },
-                () = self.shutdown.now.cancelled() => return Err(GivenUp),
+                () = self.shutdown.now.cancelled() => return Err(PublishAborted),
             };
             let mut again = Vec::new();
             for (at, error) in failed {
@@ -50,23 +50,23 @@ impl Outlet {
                         again.push(bodies[at].clone());
                     }
                     PublishError::Empty | PublishError::TooLarge(_) | PublishError::Refused(_) => {
-                        self.tally.refused_by_nsqd(&error);
+                        self.stats.refused_by_nsqd(&error);
                         refused += 1;
                     }
-                    _ => return Err(GivenUp),
+                    _ => return Err(PublishAborted),
                 }
             }
             bodies = again;
         }
         self.note(None);
-        self.tally.published(count - refused, begun.elapsed());
+        self.stats.published(count - refused, begun.elapsed());
         Ok(refused)
     }
 
     /// Logs once that nsqd is away, and once that it is back.
     fn note(&self, away: Option<&PublishError>) {
         match away {
-            Some(why) if self.away.begins() => tracing::warn!("senders have to wait: {why}"),
+            Some(why) if self.away.begins() => tracing::warn!("nsqd is unreachable; senders are throttled: {why}"),
             None if self.away.ends() => tracing::info!("publishing again"),
             _ => {}
         }
