@@ -9,23 +9,23 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::once::Once;
+use super::log_once::LogOnce;
 use crate::commands::common::socket_args::Args;
 use mqueue::proto::ChannelName;
-use mqueue::wake::unit::Unit;
+use mqueue::wake::unit_name::UnitName;
 
 /// Finds sockets, and says what is wrong with one, once.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    places: Vec<Place>,
-    complaints: Once<String>,
+    places: Vec<SocketPlace>,
+    complaints: LogOnce<String>,
     /// Those of groups that nobody asked for.
     others: BTreeMap<PathBuf, String>,
 }
 
 /// Where sockets are.
 #[derive(Debug)]
-enum Place {
+enum SocketPlace {
     /// All of a folder.
     Folder(PathBuf),
     /// These files.
@@ -33,7 +33,7 @@ enum Place {
 }
 
 /// A file that may be a socket.
-struct File {
+struct SocketCandidate {
     path: PathBuf,
     /// Of the entry itself, not of what it leads to.
     kind: io::Result<FileType>,
@@ -41,7 +41,7 @@ struct File {
 
 /// The findings of one look.
 #[derive(Debug, Default)]
-struct Found {
+struct FoundSockets {
     /// Each group's sockets by their numbers, place by place.
     sockets: HashMap<String, BTreeMap<u64, PathBuf>>,
     others: BTreeMap<PathBuf, String>,
@@ -52,16 +52,16 @@ struct Found {
 
 impl Sockets {
     pub(super) fn new(args: &Args) -> Self {
-        let named = (!args.socket.is_empty()).then(|| Place::Files(args.socket.clone()));
-        let folders = args.socket_dir.iter().cloned().map(Place::Folder);
-        Self { places: named.into_iter().chain(folders).collect(), complaints: Once::new(), others: BTreeMap::new() }
+        let named = (!args.socket.is_empty()).then(|| SocketPlace::Files(args.socket.clone()));
+        let folders = args.socket_dir.iter().cloned().map(SocketPlace::Folder);
+        Self { places: named.into_iter().chain(folders).collect(), complaints: LogOnce::new(), others: BTreeMap::new() }
     }
 
     /// Each of these groups' sockets: `G.sock` or `G`, then `G@1.sock`, `G@2.sock` …; those of the first place that has any.
     pub(super) fn of<'a>(&mut self, groups: impl Iterator<Item = &'a str>) -> HashMap<String, Vec<PathBuf>> {
         let wanted: HashSet<&str> = groups.collect();
         let mut all: HashMap<String, Vec<PathBuf>> = HashMap::new();
-        let mut seen = Found::default();
+        let mut seen = FoundSockets::default();
         for place in &self.places {
             seen.look(place, &wanted);
             for (group, sockets) in seen.sockets.drain() {
@@ -85,9 +85,10 @@ impl Sockets {
     }
 
     /// The units behind a socket; those of one that was named are not known.
-    pub(super) fn unit(&self, socket: &Path) -> Option<Unit> {
-        let is_named = |place: &Place| matches!(place, Place::Files(files) if files.iter().any(|file| file == socket));
-        (!self.places.iter().any(is_named)).then(|| Unit::of(socket))
+    pub(super) fn unit(&self, socket: &Path) -> Option<UnitName> {
+        let is_named =
+            |place: &SocketPlace| matches!(place, SocketPlace::Files(files) if files.iter().any(|file| file == socket));
+        (!self.places.iter().any(is_named)).then(|| UnitName::of(socket))
     }
 
     /// What is wrong now.
@@ -110,39 +111,42 @@ fn cannot_look(folder: &Path, error: &io::Error) -> String {
     format!("cannot look for sockets in {}: {error}: mend it, or name another --socket-dir", folder.display())
 }
 
-impl Place {
-    fn files(&self) -> io::Result<Vec<File>> {
+impl SocketPlace {
+    fn files(&self) -> io::Result<Vec<SocketCandidate>> {
         match self {
             Self::Folder(folder) => {
                 let entries = std::fs::read_dir(folder)?.filter_map(Result::ok);
-                Ok(entries.map(|entry| File { kind: entry.file_type(), path: entry.path() }).collect())
+                Ok(entries.map(|entry| SocketCandidate { kind: entry.file_type(), path: entry.path() }).collect())
             }
             Self::Files(files) => {
-                let file =
-                    |path: &PathBuf| File { kind: path.symlink_metadata().map(|m| m.file_type()), path: path.clone() };
-                let is_there = |file: &File| !matches!(&file.kind, Err(e) if e.kind() == io::ErrorKind::NotFound);
+                let file = |path: &PathBuf| SocketCandidate {
+                    kind: path.symlink_metadata().map(|m| m.file_type()),
+                    path: path.clone(),
+                };
+                let is_there =
+                    |file: &SocketCandidate| !matches!(&file.kind, Err(e) if e.kind() == io::ErrorKind::NotFound);
                 Ok(files.iter().map(file).filter(is_there).collect())
             }
         }
     }
 }
 
-impl Found {
-    fn look(&mut self, place: &Place, wanted: &HashSet<&str>) {
+impl FoundSockets {
+    fn look(&mut self, place: &SocketPlace, wanted: &HashSet<&str>) {
         match (place.files(), place) {
             (Ok(files), _) => files.into_iter().for_each(|file| self.file(file, wanted)),
-            (Err(error), Place::Folder(folder)) => {
+            (Err(error), SocketPlace::Folder(folder)) => {
                 let line = cannot_look(folder, &error);
                 match error.kind() {
                     io::ErrorKind::NotFound => self.missing.push(line),
                     _ => drop(self.complaints.insert(line)),
                 }
             }
-            (Err(_), Place::Files(_)) => {}
+            (Err(_), SocketPlace::Files(_)) => {}
         }
     }
 
-    fn file(&mut self, file: File, wanted: &HashSet<&str>) {
+    fn file(&mut self, file: SocketCandidate, wanted: &HashSet<&str>) {
         let Some(name) = file.path.file_name().and_then(|name| name.to_str()) else { return };
         let path = file.path.display();
         let Some((group, number)) = group_of(name, wanted) else {
@@ -168,7 +172,7 @@ impl Found {
     }
 }
 
-impl File {
+impl SocketCandidate {
     /// Why it cannot be poked.
     fn what_is_wrong(&self) -> Option<&'static str> {
         match &self.kind {

@@ -4,29 +4,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::once::Once;
+use super::log_once::LogOnce;
 use mqueue::plural::count;
 use mqueue::wake::shell_commands::shell;
-use mqueue::wake::unit::Unit;
+use mqueue::wake::unit_name::UnitName;
 
 /// How long that may be so before it is said: a group is created soon after nsqd is there.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Streams that have messages and no group anywhere, and how many.
-pub(super) type Waiting = BTreeMap<String, u64>;
+pub(super) type UngroupedMessages = BTreeMap<String, u64>;
 
 /// Those sockets.
 #[derive(Debug)]
-pub(super) struct Ungrouped {
+pub(super) struct UngroupedSockets {
     /// Each with its group, and since when it has been so.
     pub(super) sockets: BTreeMap<PathBuf, (String, Instant)>,
     /// Said once, and again when ten times as many messages wait.
-    said: Once<(PathBuf, u32)>,
+    logged: LogOnce<(PathBuf, u32)>,
 }
 
-impl Ungrouped {
+impl UngroupedSockets {
     pub(super) fn new() -> Self {
-        Self { sockets: BTreeMap::new(), said: Once::new() }
+        Self { sockets: BTreeMap::new(), logged: LogOnce::new() }
     }
 
     /// Takes in the sockets of groups that no nsqd has now.
@@ -46,8 +46,8 @@ impl Ungrouped {
     /// `brokers` are the flags that lead a consumer to the nsqds.
     pub(super) fn news(
         &mut self,
-        waiting: &Waiting,
-        unit: impl Fn(&Path) -> Option<Unit>,
+        waiting: &UngroupedMessages,
+        unit: impl Fn(&Path) -> Option<UnitName>,
         brokers: &str,
         is_late: impl Fn(Duration) -> bool,
         now: Instant,
@@ -63,7 +63,7 @@ impl Ungrouped {
             let line = format!("no stream has a group {group}, so nothing wakes the consumer of {path}: {remedy}");
             (socket.clone(), group.clone(), line)
         };
-        self.said.news(late).into_iter().map(line).collect()
+        self.logged.news(late).into_iter().map(line).collect()
     }
 
     /// True if it has been so for long enough.
@@ -72,7 +72,7 @@ impl Ungrouped {
     }
 }
 
-fn remedy(group: &str, waiting: &Waiting, unit: Option<Unit>, brokers: &str, alone: bool) -> String {
+fn remedy(group: &str, waiting: &UngroupedMessages, unit: Option<UnitName>, brokers: &str, alone: bool) -> String {
     let list = |(stream, depth): (&String, &u64)| format!("{stream} ({})", count(*depth, "message"));
     let list = waiting.iter().map(list).collect::<Vec<_>>().join(", ");
     let without = if list.is_empty() { list } else { format!("; without any group: {list}") };
@@ -95,10 +95,10 @@ fn remedy(group: &str, waiting: &Waiting, unit: Option<Unit>, brokers: &str, alo
 mod tests {
     use super::*;
 
-    fn lines(ungrouped: &mut Ungrouped, waiting: &[(&str, u64)], now: Instant) -> Vec<String> {
+    fn lines(ungrouped: &mut UngroupedSockets, waiting: &[(&str, u64)], now: Instant) -> Vec<String> {
         let waiting = waiting.iter().map(|(stream, count)| ((*stream).to_owned(), *count)).collect();
-        let unit = |socket: &Path| (!socket.starts_with("/tmp")).then(|| Unit::of(socket));
-        let news = ungrouped.news(&waiting, unit, " --nsqd-tcp-address a:1", Ungrouped::is_late, now);
+        let unit = |socket: &Path| (!socket.starts_with("/tmp")).then(|| UnitName::of(socket));
+        let news = ungrouped.news(&waiting, unit, " --nsqd-tcp-address a:1", UngroupedSockets::is_late, now);
         news.into_iter().map(|(.., line)| line).collect()
     }
 
@@ -111,13 +111,13 @@ mod tests {
 
     #[test]
     fn a_socket_without_a_group_is_said_once_when_it_stays_so_and_again_when_many_more_wait() {
-        let (start, mut ungrouped) = (Instant::now(), Ungrouped::new());
+        let (start, mut ungrouped) = (Instant::now(), UngroupedSockets::new());
         let mail = sockets(&["/run/mqueue/mail.sock"]);
         ungrouped.are(&mail, start);
         assert!(lines(&mut ungrouped, &[("foo", 3)], start).is_empty(), "it may be created just now");
-        let said = lines(&mut ungrouped, &[("foo", 3)], start + PATIENCE);
+        let logged = lines(&mut ungrouped, &[("foo", 3)], start + PATIENCE);
         assert_eq!(
-            said,
+            logged,
             ["no stream has a group mail, so nothing wakes the consumer of /run/mqueue/mail.sock: \
             systemctl restart mqueue-create@mail.service creates it, with the consumer's settings; without any group: foo (3 messages)"]
         );
@@ -130,25 +130,25 @@ mod tests {
 
     #[test]
     fn where_no_unit_is_the_command_names_the_stream_only_if_there_is_no_other() {
-        let (now, mut one) = (Instant::now(), Ungrouped::new());
+        let (now, mut one) = (Instant::now(), UngroupedSockets::new());
         let later = now + PATIENCE;
         one.are(&sockets(&["/tmp/sa.sock"]), now);
-        let said = lines(&mut one, &[("foo", 1)], later);
+        let logged = lines(&mut one, &[("foo", 1)], later);
         let command = "mqueue consumer --create --stream=foo --group=sa --nsqd-tcp-address a:1 creates it";
-        assert!(said[0].ends_with(&format!("foo, which has 1 message and no group: {command}")), "{said:?}");
-        let mut two = Ungrouped::new();
+        assert!(logged[0].ends_with(&format!("foo, which has 1 message and no group: {command}")), "{logged:?}");
+        let mut two = UngroupedSockets::new();
         two.are(&sockets(&["/tmp/sa.sock", "/tmp/sb.sock"]), now);
-        for said in lines(&mut two, &[("foo", 1)], later) {
+        for logged in lines(&mut two, &[("foo", 1)], later) {
             assert!(
-                said.ends_with("run the consumer's command once with --create; without any group: foo (1 message)"),
-                "{said}"
+                logged.ends_with("run the consumer's command once with --create; without any group: foo (1 message)"),
+                "{logged}"
             );
         }
     }
 
     #[test]
     fn an_nsqd_that_is_away_may_have_the_group() {
-        let (now, mut ungrouped) = (Instant::now(), Ungrouped::new());
+        let (now, mut ungrouped) = (Instant::now(), UngroupedSockets::new());
         ungrouped.are(&sockets(&["/run/mqueue/mail.sock"]), now);
         ungrouped.are_unknown();
         assert!(lines(&mut ungrouped, &[], now + PATIENCE).is_empty());

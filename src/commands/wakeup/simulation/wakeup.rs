@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::unit::Unit;
 use super::world::{Event, POLL, World};
-use mqueue::wake::decide::{Group, Name, Observed, Wake, arrived, decide};
-use mqueue::wake::memory::Memory;
+use mqueue::wake::decide::{GroupName, GroupTotals, Wake, WakeSnapshot, arrived, decide};
+use mqueue::wake::poke_history::PokeHistory;
 
 /// The least time between two polls.
 const LEAST: Duration = Duration::from_millis(100);
@@ -16,15 +16,15 @@ const LEAST: Duration = Duration::from_millis(100);
 const LAG: Duration = Duration::from_millis(120);
 
 /// A channel, as `/stats` shows it.
-pub(super) type Seen = Group;
+pub(super) type Seen = GroupTotals;
 
 /// A wakeup, from its start to its end.
 #[derive(Debug)]
 pub(super) struct Watch {
     /// Which one it is: what was on its way to one before it is lost.
     pub(super) number: u32,
-    memory: Memory,
-    seen: Observed,
+    memory: PokeHistory,
+    seen: WakeSnapshot,
     /// When to poll again, before the next tick.
     due: Option<Duration>,
     /// When that was done last.
@@ -38,8 +38,8 @@ impl Watch {
     pub(super) fn new(number: u32) -> Self {
         Self {
             number,
-            memory: Memory::default(),
-            seen: Observed::default(),
+            memory: PokeHistory::default(),
+            seen: WakeSnapshot::default(),
             due: None,
             again: None,
             listens: BTreeSet::new(),
@@ -48,7 +48,7 @@ impl Watch {
     }
 }
 
-fn group_of((_, group): &Name) -> usize {
+fn group_of((_, group): &GroupName) -> usize {
     group.parse().expect("a group's number")
 }
 
@@ -75,7 +75,7 @@ impl World {
         if !self.nsqd_is_up {
             return self.watch.hears.clear();
         }
-        let seen = self.channels.iter().map(|channel| Group {
+        let seen = self.channels.iter().map(|channel| GroupTotals {
             depth: channel.queue.len() as u64,
             clients: channel.clients.len() as u64,
             paused: false,
@@ -90,7 +90,7 @@ impl World {
         if watch != self.watch.number {
             return;
         }
-        self.watch.seen = Observed::default();
+        self.watch.seen = WakeSnapshot::default();
         for (group, seen) in seen.iter().enumerate() {
             let (stream, name) = (self.channels[group].stream.to_string(), group.to_string());
             let instances = self.settings.instances;
@@ -113,7 +113,7 @@ impl World {
     /// A consumer that wakeup says has come was connected since the poke, and one that it misses was not.
     fn check_who_came(&mut self) {
         let now = self.clock();
-        for came in self.watch.memory.came() {
+        for came in self.watch.memory.take_woken() {
             let served = self.channels[group_of(&came.name)].served(self.now);
             if served + LAG < self.now.saturating_sub(came.after) {
                 self.wrong = Some(format!("{came:?}, but no consumer was connected since {served:?}"));
@@ -136,7 +136,7 @@ impl World {
     fn listen(&mut self) {
         let streams = 0..self.settings.streams;
         let wanted: BTreeSet<usize> =
-            streams.filter(|stream| self.watch.seen.is_worth_hearing(&stream.to_string())).collect();
+            streams.filter(|stream| self.watch.seen.wants_arrivals(&stream.to_string())).collect();
         self.watch.hears.retain(|stream| wanted.contains(stream));
         self.watch.listens.retain(|stream| wanted.contains(stream));
         for stream in wanted {

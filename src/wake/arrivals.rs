@@ -1,8 +1,10 @@
-//! Hearing at once that a message came: an ephemeral subscription to each stream with a group that sleeps with nothing to do.
+//! Immediate notice of new messages: an ephemeral subscription to each stream that has a sleeping,
+//! empty group.
 //!
-//! It ends with the first message: whoever sleeps is poked by then, and an ephemeral channel that is read by nobody would fill up.
-//! It ends with its connection, too, and the next poll decides whether there is to be another: subscribing creates what is not there,
-//! so a stream or group that was deleted would come back as one with wakeup's channel only.
+//! A subscription ends with its first message: the sleeping groups are poked then, and an ephemeral
+//! channel without a reader would fill up. It also ends with its connection, and the next poll
+//! decides whether to subscribe again: SUB creates a missing topic, so a deleted stream would come
+//! back with wakeup's channel alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,61 +15,61 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::sleep;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::observe::is_durable;
+use super::aggregate::is_durable;
 use crate::client::{Address, Error, Listener, Nsqd, StatsFilter};
 use crate::proto::{ChannelName, TopicName};
 
-/// How long an nsqd that cannot be subscribed to is left alone.
-const PAUSE: Duration = Duration::from_secs(10);
-/// Subscriptions that are made at once.
-const AT_ONCE: usize = 8;
+/// The pause after a failed subscription.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
+/// The maximum of subscriptions that are being set up at the same time.
+const MAX_CONCURRENT: usize = 8;
 
-/// What a subscription told, and which.
+/// An event of one subscription.
 #[derive(Debug)]
-pub struct Heard {
+pub struct ArrivalNews {
     pub nsqd: Address,
     pub stream: String,
-    pub what: What,
+    pub what: ArrivalEvent,
 }
 
-/// What a subscription told.
+/// An event of a subscription.
 #[derive(Debug)]
-pub enum What {
-    /// It stands.
+pub enum ArrivalEvent {
+    /// The subscription is established.
     Subscribed,
-    /// A message came.
+    /// A message arrived.
     Message,
-    /// It cannot be had, and why.
+    /// The subscription failed, with the reason.
     Failed(String),
 }
 
-/// The subscriptions.
+/// The ephemeral subscriptions of one wakeup.
 #[derive(Debug)]
-pub struct Edges {
+pub struct ArrivalSubscriptions {
     channel: ChannelName,
-    heard: UnboundedSender<Heard>,
+    heard: UnboundedSender<ArrivalNews>,
     tasks: TaskTracker,
     gate: Arc<Semaphore>,
     subscribed: BTreeMap<(Address, String), AbortOnDropHandle<()>>,
-    /// Each that stands has a weak reference to it.
+    /// Counts established subscriptions: each holds a weak reference.
     standing: Arc<()>,
 }
 
-impl Edges {
-    /// Nothing is subscribed; `heard` is told each stream that a message came to.
-    pub fn new(heard: UnboundedSender<Heard>) -> Self {
+impl ArrivalSubscriptions {
+    /// Creates an empty set; `heard` receives the events of each subscription.
+    pub fn new(heard: UnboundedSender<ArrivalNews>) -> Self {
         let name = format!("wakeup-{:08x}#ephemeral", fastrand::u32(..));
         Self {
             channel: ChannelName::new(&name).expect("letters, digits and a dash"),
             heard,
             tasks: TaskTracker::new(),
-            gate: Arc::new(Semaphore::new(AT_ONCE)),
+            gate: Arc::new(Semaphore::new(MAX_CONCURRENT)),
             subscribed: BTreeMap::new(),
             standing: Arc::new(()),
         }
     }
 
-    /// Subscribes to these streams and to no others; `http` is the API of the nsqd at an address.
+    /// Subscribes to exactly these streams; `http` returns the HTTP API of the nsqd at an address.
     pub fn set(&mut self, wanted: BTreeSet<(Address, String)>, http: impl Fn(&Address) -> Option<Nsqd>) {
         self.subscribed.retain(|edge, task| wanted.contains(edge) && !task.is_finished());
         for edge in wanted {
@@ -75,7 +77,7 @@ impl Edges {
                 continue;
             }
             let Some(http) = http(&edge.0) else { continue };
-            let one = Edge {
+            let one = ArrivalSubscription {
                 nsqd: edge.0.clone(),
                 http,
                 stream: edge.1.clone(),
@@ -88,34 +90,34 @@ impl Edges {
         }
     }
 
-    /// How many stand.
+    /// Returns the number of established subscriptions.
     pub fn standing(&self) -> usize {
         Arc::weak_count(&self.standing)
     }
 }
 
 /// One subscription.
-struct Edge {
+struct ArrivalSubscription {
     nsqd: Address,
     http: Nsqd,
     stream: String,
     channel: ChannelName,
-    heard: UnboundedSender<Heard>,
+    heard: UnboundedSender<ArrivalNews>,
     gate: Arc<Semaphore>,
     standing: Arc<()>,
 }
 
-impl Edge {
-    /// Waits for a message of the stream. Dropped, it unsubscribes.
+impl ArrivalSubscription {
+    /// Waits for a message of the stream. Unsubscribes when dropped.
     async fn run(self) {
         let mut failures = 0;
         while let Err(error) = self.listen().await {
             failures += 1;
-            // an nsqd that goes away is said by polling, which ends this, too
+            // polling logs an unreachable nsqd, and then ends this subscription
             if failures > 1 || matches!(error, Error::Refused { .. }) {
-                self.tell(What::Failed(error.to_string()));
+                self.tell(ArrivalEvent::Failed(error.to_string()));
             }
-            sleep(PAUSE).await;
+            sleep(RETRY_PAUSE).await;
         }
     }
 
@@ -123,9 +125,9 @@ impl Edge {
         let Ok(topic) = TopicName::new(&self.stream) else { return Ok(()) };
         let turn = self.gate.acquire().await.expect("it is never closed");
         let mut listener = Listener::connect(&self.nsqd).await?;
-        // as late as can be: between this look and SUB the stream or its groups may only be deleted within a round trip
+        // checked just before SUB, so that only a deletion within one round trip is missed
         let filter = StatsFilter { topic: Some(topic.clone()), ..StatsFilter::default() };
-        // where this fails polling does, too, and says it
+        // polling fails as well, and logs it
         let Ok(stats) = self.http.stats(&filter).await else { return Ok(()) };
         if !stats.topics.iter().flat_map(|topic| &topic.channels).any(is_durable) {
             return Ok(());
@@ -133,15 +135,15 @@ impl Edge {
         listener.subscribe(topic, self.channel.clone()).await?;
         drop(turn);
         let _standing = Arc::downgrade(&self.standing);
-        self.tell(What::Subscribed);
+        self.tell(ArrivalEvent::Subscribed);
         match listener.heard().await {
-            Ok(()) => self.tell(What::Message),
+            Ok(()) => self.tell(ArrivalEvent::Message),
             Err(error) => tracing::debug!("no longer listening to {}: {error}", self.stream),
         }
         Ok(())
     }
 
-    fn tell(&self, what: What) {
-        let _ = self.heard.send(Heard { nsqd: self.nsqd.clone(), stream: self.stream.clone(), what });
+    fn tell(&self, what: ArrivalEvent) {
+        let _ = self.heard.send(ArrivalNews { nsqd: self.nsqd.clone(), stream: self.stream.clone(), what });
     }
 }

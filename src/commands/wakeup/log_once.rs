@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 /// What holds, of one kind.
 #[derive(Debug)]
-pub(super) struct Once<T>(BTreeSet<T>);
+pub(super) struct LogOnce<T>(BTreeSet<T>);
 
-impl<T: Ord + Clone> Once<T> {
+impl<T: Ord + Clone> LogOnce<T> {
     pub(super) fn new() -> Self {
         Self(BTreeSet::new())
     }

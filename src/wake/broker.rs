@@ -1,69 +1,69 @@
-//! One nsqd, or one nsqlookupd: how it is asked, and what it answered last.
+//! One nsqd or nsqlookupd: its requests, and its last answer.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::trouble::Trouble;
+use super::outage::Outage;
 use crate::client::{Address, HttpError, Lookupd, Nsqd, StatsFilter};
 use crate::proto::stats::{Lookup, Producer, Stats};
 
-/// An answer, and whose.
+/// An answer, with its sender.
 #[derive(Debug)]
-pub enum Answer {
-    Nsqd { name: String, took: Duration, told: Result<Told, HttpError> },
+pub enum BrokerAnswer {
+    Nsqd { name: String, took: Duration, told: Result<NsqdAnswer, HttpError> },
     Lookupd { index: usize, told: Result<BTreeSet<String>, HttpError> },
 }
 
-/// What an nsqd tells: who it is, and its statistics.
-pub type Told = Box<(Known, Stats)>;
+/// An nsqd's identity and statistics.
+pub type NsqdAnswer = Box<(NsqdInfo, Stats)>;
 
-/// Who an nsqd is, which it is asked once.
+/// The result of `/info`, which an nsqd is asked for once.
 #[derive(Debug, Clone)]
-pub struct Known {
-    /// Where it is subscribed at.
+pub struct NsqdInfo {
+    /// The address for subscriptions.
     pub tcp: Option<Address>,
-    pub itself: Itself,
+    pub itself: NsqdIdentity,
 }
 
-/// What an nsqd says of itself: its machine, address and ports.
-pub type Itself = (String, String, i32, i32);
+/// An nsqd's host name, broadcast address and ports.
+pub type NsqdIdentity = (String, String, i32, i32);
 
-/// One of them, as people are told.
+/// The health of an nsqd or nsqlookupd, for `/state`.
 #[derive(Debug, Clone, serde::Serialize)]
-pub struct Health {
+pub struct BrokerHealth {
     program: &'static str,
     http: String,
-    /// Where it is subscribed at.
+    /// The address for subscriptions.
     tcp: Option<String>,
-    /// How long ago it answered well, in seconds.
+    /// The age of the last good answer, in seconds.
     last_answer: Option<f64>,
     pub trouble: Option<String>,
 }
 
-/// One nsqd: where it is asked, and where it is subscribed at.
+/// An nsqd that is polled over HTTP.
 #[derive(Debug)]
-pub struct Broker {
+pub struct PolledNsqd {
     pub http: Nsqd,
-    /// It was given by address.
+    /// True if its address is a flag, and not found by nsqlookupd.
     pub is_named: bool,
-    pub known: Option<Known>,
-    /// Who gave its last answer.
-    pub itself: Option<Itself>,
-    pub trouble: Trouble,
-    /// Its last answer, and when it came. Silence is no empty queue.
+    pub known: Option<NsqdInfo>,
+    /// The identity with the last answer.
+    pub itself: Option<NsqdIdentity>,
+    pub trouble: Outage,
+    /// The last answer and its time. A silent nsqd keeps its last known queues.
     pub last: Option<(Stats, Instant)>,
     pub is_asked: bool,
 }
 
-impl Broker {
+impl PolledNsqd {
     pub fn new(http: Nsqd, is_named: bool) -> Self {
-        Self { http, is_named, known: None, itself: None, trouble: Trouble::default(), last: None, is_asked: false }
+        Self { http, is_named, known: None, itself: None, trouble: Outage::default(), last: None, is_asked: false }
     }
 
     /// Asks it, unless its answer is due.
-    pub fn ask(&mut self, asking: &mut JoinSet<Answer>) {
+    pub fn ask(&mut self, asking: &mut JoinSet<BrokerAnswer>) {
         if self.is_asked {
             return;
         }
@@ -72,17 +72,17 @@ impl Broker {
         asking.spawn(async move {
             let start = Instant::now();
             let told = tell(&http, known).await;
-            Answer::Nsqd { name: http.to_string(), took: start.elapsed(), told }
+            BrokerAnswer::Nsqd { name: http.to_string(), took: start.elapsed(), told }
         });
     }
 
-    /// Where it is subscribed at.
+    /// The address for subscriptions.
     pub fn tcp(&self) -> Option<&Address> {
         self.known.as_ref()?.tcp.as_ref()
     }
 
-    pub fn health(&self, now: Instant) -> Health {
-        Health {
+    pub fn health(&self, now: Instant) -> BrokerHealth {
+        BrokerHealth {
             program: "nsqd",
             http: self.http.to_string(),
             tcp: self.tcp().map(ToString::to_string),
@@ -92,12 +92,12 @@ impl Broker {
     }
 }
 
-async fn tell(http: &Nsqd, known: Option<Known>) -> Result<Told, HttpError> {
+async fn tell(http: &Nsqd, known: Option<NsqdInfo>) -> Result<NsqdAnswer, HttpError> {
     let known = match known {
         Some(known) => known,
         None => {
             let info = http.info().await?;
-            Known {
+            NsqdInfo {
                 tcp: http.tcp_address(&info),
                 itself: (info.hostname, info.broadcast_address, info.tcp_port, info.http_port),
             }
@@ -108,21 +108,21 @@ async fn tell(http: &Nsqd, known: Option<Known>) -> Result<Told, HttpError> {
 
 /// One nsqlookupd, and the nsqds (their HTTP addresses) that it named last.
 #[derive(Debug)]
-pub struct Directory {
+pub struct PolledLookupd {
     pub http: Lookupd,
-    pub trouble: Trouble,
+    pub trouble: Outage,
     pub nsqds: BTreeSet<String>,
     pub answered: Option<Instant>,
     pub is_asked: bool,
 }
 
-impl Directory {
+impl PolledLookupd {
     pub fn new(http: Lookupd) -> Self {
-        Self { http, trouble: Trouble::default(), nsqds: BTreeSet::new(), answered: None, is_asked: false }
+        Self { http, trouble: Outage::default(), nsqds: BTreeSet::new(), answered: None, is_asked: false }
     }
 
     /// Asks it, unless its answer is due.
-    pub fn ask(&mut self, index: usize, asking: &mut JoinSet<Answer>) {
+    pub fn ask(&mut self, index: usize, asking: &mut JoinSet<BrokerAnswer>) {
         if self.is_asked {
             return;
         }
@@ -130,12 +130,12 @@ impl Directory {
         let http = self.http.clone();
         asking.spawn(async move {
             let nsqds = |nodes: Lookup| nodes.producers.iter().map(Producer::http_address).collect();
-            Answer::Lookupd { index, told: http.nodes().await.map(nsqds) }
+            BrokerAnswer::Lookupd { index, told: http.nodes().await.map(nsqds) }
         });
     }
 
-    pub fn health(&self, now: Instant) -> Health {
-        Health {
+    pub fn health(&self, now: Instant) -> BrokerHealth {
+        BrokerHealth {
             program: "nsqlookupd",
             http: self.http.to_string(),
             tcp: None,
@@ -145,7 +145,7 @@ impl Directory {
     }
 }
 
-/// How long ago that was, to the millisecond.
+/// Returns the age of an instant, rounded to milliseconds.
 fn seconds(then: Instant, now: Instant) -> f64 {
     (now.saturating_duration_since(then).as_secs_f64() * 1000.0).round() / 1000.0
 }

@@ -4,38 +4,38 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::counters::Counters;
-use super::once::Once;
+use super::log_once::LogOnce;
+use super::metrics::WakeupMetrics;
 use super::sockets::Sockets;
-use super::ungrouped::{Ungrouped, Waiting};
+use super::ungrouped::{UngroupedMessages, UngroupedSockets};
 use crate::commands::wakeup::args::Args;
 use mqueue::client::Address;
 use mqueue::plural::{count, times};
-use mqueue::wake::decide::{self, Name, Observed, Wake};
-use mqueue::wake::edge::{Heard, What};
-use mqueue::wake::memory::{Came, Memory};
-use mqueue::wake::observe::{Held, Poll};
+use mqueue::wake::aggregate::{GroupPending, QueueTotals};
+use mqueue::wake::arrivals::{ArrivalEvent, ArrivalNews};
+use mqueue::wake::decide::{self, GroupName, Wake, WakeSnapshot};
 use mqueue::wake::poke::{poke, remedy};
+use mqueue::wake::poke_history::{PokeHistory, WokenConsumer};
 use mqueue::wake::shell_commands;
 use mqueue::worker::DeadLetter;
 
 /// Wakes whom it sees, and says once what stands in the way.
-pub(super) struct Watch {
-    pub(super) seen: Observed,
-    pub(super) held: BTreeMap<Name, Held>,
-    /// Streams that have messages and no group, as [`Poll`] has them.
+pub(super) struct SocketWaker {
+    pub(super) seen: WakeSnapshot,
+    pub(super) held: BTreeMap<GroupName, GroupPending>,
+    /// Streams that have messages and no group, as [`QueueTotals`] has them.
     pub(super) without_group: BTreeMap<(String, String), u64>,
     /// Those of them that are paused.
     paused_without_group: BTreeSet<(String, String)>,
-    pub(super) ungrouped: Ungrouped,
-    pub(super) memory: Memory,
+    pub(super) ungrouped: UngroupedSockets,
+    pub(super) memory: PokeHistory,
     pub(super) sockets: Sockets,
-    pub(super) counters: Counters,
+    pub(super) metrics: WakeupMetrics,
     /// Sockets that could not be poked, and why; said when it changes.
-    pub(super) broken: HashMap<PathBuf, String>,
+    pub(super) failed_pokes: HashMap<PathBuf, String>,
     /// nsqds that cannot be subscribed to; said when it begins and ends.
-    deaf: BTreeSet<Address>,
-    said: Said,
+    unsubscribed_nsqds: BTreeSet<Address>,
+    logged: LoggedConditions,
     per_consumer: u64,
     /// This look is the only one.
     is_once: bool,
@@ -43,33 +43,33 @@ pub(super) struct Watch {
 }
 
 /// What has been said.
-struct Said {
-    paused: Once<Name>,
-    orphaned: Once<Name>,
-    without_group: Once<(String, String)>,
-    unanswered: Once<(Name, PathBuf)>,
-    shared: Once<String>,
+struct LoggedConditions {
+    paused: LogOnce<GroupName>,
+    orphaned: LogOnce<GroupName>,
+    without_group: LogOnce<(String, String)>,
+    unanswered: LogOnce<(GroupName, PathBuf)>,
+    shared: LogOnce<String>,
 }
 
-impl Watch {
+impl SocketWaker {
     pub(super) fn new(args: &Args) -> Self {
         Self {
-            seen: Observed::default(),
+            seen: WakeSnapshot::default(),
             held: BTreeMap::new(),
             without_group: BTreeMap::new(),
             paused_without_group: BTreeSet::new(),
-            ungrouped: Ungrouped::new(),
-            memory: Memory::default(),
+            ungrouped: UngroupedSockets::new(),
+            memory: PokeHistory::default(),
             sockets: Sockets::new(&args.sockets),
-            counters: Counters::new(),
-            broken: HashMap::new(),
-            deaf: BTreeSet::new(),
-            said: Said {
-                paused: Once::new(),
-                orphaned: Once::new(),
-                without_group: Once::new(),
-                unanswered: Once::new(),
-                shared: Once::new(),
+            metrics: WakeupMetrics::new(),
+            failed_pokes: HashMap::new(),
+            unsubscribed_nsqds: BTreeSet::new(),
+            logged: LoggedConditions {
+                paused: LogOnce::new(),
+                orphaned: LogOnce::new(),
+                without_group: LogOnce::new(),
+                unanswered: LogOnce::new(),
+                shared: LogOnce::new(),
             },
             is_once: args.once,
             per_consumer: args.per_consumer,
@@ -78,24 +78,24 @@ impl Watch {
     }
 
     /// Takes in a poll, and wakes whom it shows. `brokers` are the flags that lead a consumer to the nsqds.
-    pub(super) fn polled(&mut self, poll: Poll, brokers: &str) {
+    pub(super) fn polled(&mut self, poll: QueueTotals, brokers: &str) {
         let sockets = self.sockets.of(poll.groups.keys().map(|(_, group)| group.as_str()));
-        self.seen = Observed { groups: poll.groups, sockets };
+        self.seen = WakeSnapshot { groups: poll.groups, sockets };
         (self.held, self.without_group) = (poll.held, poll.without_group);
         self.paused_without_group = poll.paused_without_group;
-        self.broken.retain(|socket, _| self.seen.sockets.values().flatten().any(|known| known == socket));
-        self.say();
-        self.say_ungrouped(poll.is_complete, brokers);
+        self.failed_pokes.retain(|socket, _| self.seen.sockets.values().flatten().any(|known| known == socket));
+        self.log_changes();
+        self.log_ungrouped(poll.is_complete, brokers);
         let now = Instant::now();
         for wake in decide::decide(&self.seen, self.per_consumer, &mut self.memory, now) {
             self.wake(&wake);
         }
-        self.say_who_came(now);
+        self.log_pokes(now);
     }
 
     /// Of these streams, those that should be listened to.
-    pub(super) fn worth_hearing(&self, mut streams: BTreeSet<(Address, String)>) -> BTreeSet<(Address, String)> {
-        streams.retain(|(_, stream)| self.seen.is_worth_hearing(stream));
+    pub(super) fn streams_to_subscribe(&self, mut streams: BTreeSet<(Address, String)>) -> BTreeSet<(Address, String)> {
+        streams.retain(|(_, stream)| self.seen.wants_arrivals(stream));
         streams
     }
 
@@ -105,21 +105,21 @@ impl Watch {
     }
 
     /// A subscription told something.
-    pub(super) fn heard(&mut self, Heard { nsqd, stream, what }: Heard) {
+    pub(super) fn take_arrival(&mut self, ArrivalNews { nsqd, stream, what }: ArrivalNews) {
         match what {
-            What::Subscribed => {
-                if self.deaf.remove(&nsqd) {
+            ArrivalEvent::Subscribed => {
+                if self.unsubscribed_nsqds.remove(&nsqd) {
                     tracing::info!("listening at {nsqd} again");
                 }
             }
-            What::Message => {
-                self.counters.heard.inc();
+            ArrivalEvent::Message => {
+                self.metrics.heard.inc();
                 for wake in decide::arrived(&stream, &self.seen, &mut self.memory, Instant::now()) {
                     self.wake(&wake);
                 }
             }
-            What::Failed(why) => {
-                if self.deaf.insert(nsqd) {
+            ArrivalEvent::Failed(why) => {
+                if self.unsubscribed_nsqds.insert(nsqd) {
                     tracing::warn!(
                         "cannot listen: {why}: consumers are woken by polling alone, up to --poll-interval later"
                     );
@@ -133,7 +133,7 @@ impl Watch {
         let (streams, groups, asleep) = self.counts();
         format!(
             "woke {}, watching {} on {}, {asleep} asleep",
-            self.counters.wakes.get(),
+            self.metrics.wakes.get(),
             count(groups, "group"),
             count(streams, "stream")
         )
@@ -155,15 +155,15 @@ impl Watch {
         }
         match poke(socket) {
             Ok(()) => {
-                self.counters.pokes.inc();
-                self.broken.remove(socket);
+                self.metrics.pokes.inc();
+                self.failed_pokes.remove(socket);
                 tracing::info!(%stream, %group, socket = %socket.display(), "poked: {reason}");
             }
             Err(error) => {
-                self.counters.failed_pokes.inc();
-                self.memory.missed(wake);
+                self.metrics.failed_pokes.inc();
+                self.memory.poke_failed(wake);
                 let remedy = remedy(self.sockets.unit(socket).as_ref(), &error);
-                if self.broken.insert(socket.clone(), remedy.clone()).as_ref() != Some(&remedy) {
+                if self.failed_pokes.insert(socket.clone(), remedy.clone()).as_ref() != Some(&remedy) {
                     tracing::error!(%stream, %group, "cannot poke {}: {remedy}", socket.display());
                 }
             }
@@ -171,17 +171,17 @@ impl Watch {
     }
 
     /// Says what is new and keeps messages from being handled.
-    fn say(&mut self) {
-        let held = |wanted: fn(&Held) -> u64| {
+    fn log_changes(&mut self) {
+        let held = |wanted: fn(&GroupPending) -> u64| {
             let of_these = self.held.iter().filter(move |(_, held)| wanted(held) > 0);
             of_these.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>()
         };
-        for name in self.said.paused.news(held(|held| held.paused)) {
+        for name in self.logged.paused.news(held(|held| held.paused)) {
             tracing::info!(stream = name.0, group = name.1, "has messages, but is paused: left alone");
         }
         let mut orphaned = held(|held| held.in_flight);
         orphaned.retain(|name| self.seen.groups.get(name).is_some_and(|group| group.clients == 0 && group.depth == 0));
-        for name in self.said.orphaned.news(orphaned) {
+        for name in self.logged.orphaned.news(orphaned) {
             let count = self.held[&name].in_flight;
             tracing::info!(
                 stream = name.0,
@@ -191,7 +191,7 @@ impl Watch {
         }
         let elsewhere = self.without_group.keys().map(|key| (key.clone(), self.groups_elsewhere(&key.1)));
         let elsewhere: BTreeMap<_, _> = elsewhere.filter(|(_, groups)| !groups.is_empty()).collect();
-        for key in self.said.without_group.news(elsewhere.keys().cloned().collect()) {
+        for key in self.logged.without_group.news(elsewhere.keys().cloned().collect()) {
             let ((http, stream), groups) = (&key, &elsewhere[&key]);
             let count = count(self.without_group[&key], "message");
             let names: Vec<&str> = groups.iter().map(String::as_str).collect();
@@ -203,7 +203,7 @@ impl Watch {
             tracing::warn!("stream {stream} has {count} on nsqd {http}, where {group} {is} not: {create} makes {it}");
         }
         let shared = self.shared();
-        for line in self.said.shared.news(shared) {
+        for line in self.logged.shared.news(shared) {
             tracing::warn!("{line}");
         }
     }
@@ -216,20 +216,20 @@ impl Watch {
     }
 
     /// Says which sockets are of groups that do not exist, if all nsqds have said which do.
-    fn say_ungrouped(&mut self, is_complete: bool, brokers: &str) {
+    fn log_ungrouped(&mut self, is_complete: bool, brokers: &str) {
         if !is_complete {
             return self.ungrouped.are_unknown();
         }
         let now = Instant::now();
         self.ungrouped.are(self.sockets.others(), now);
-        let mut waiting = Waiting::new();
+        let mut waiting = UngroupedMessages::new();
         for ((_, stream), count) in &self.without_group {
             if !DeadLetter::is_stream(stream) && self.seen.of_stream(stream).next().is_none() {
                 *waiting.entry(stream.clone()).or_default() += count;
             }
         }
         let (is_once, sockets) = (self.is_once, &self.sockets);
-        let is_late = |since: Duration| is_once || Ungrouped::is_late(since);
+        let is_late = |since: Duration| is_once || UngroupedSockets::is_late(since);
         let unit = |socket: &Path| sockets.unit(socket);
         for (socket, group, line) in self.ungrouped.news(&waiting, unit, brokers, is_late, now) {
             tracing::warn!(%group, socket = %socket.display(), "{line}");
@@ -237,24 +237,24 @@ impl Watch {
     }
 
     /// Says which pokes brought a consumer, and once which have not for too long.
-    fn say_who_came(&mut self, now: Instant) {
-        let came = self.memory.came();
+    fn log_pokes(&mut self, now: Instant) {
+        let came = self.memory.take_woken();
         if self.dry_run {
             return;
         }
-        for Came { name: (stream, group), socket, after } in came {
-            self.counters.wakes.inc();
+        for WokenConsumer { name: (stream, group), socket, after } in came {
+            self.metrics.wakes.inc();
             let seconds = after.as_secs_f64();
             tracing::info!(%stream, %group, socket = %socket.display(), "woken: its consumer came within {seconds:.1} s");
         }
-        let unanswered: BTreeMap<(Name, PathBuf), u32> = self
+        let unanswered: BTreeMap<(GroupName, PathBuf), u32> = self
             .memory
             .unanswered(&self.seen, self.per_consumer, now)
             .into_iter()
             .map(|(name, socket, pace)| ((name.clone(), socket.clone()), pace.pokes))
             .collect();
-        self.counters.unanswered.set(unanswered.len() as u64);
-        for key in self.said.unanswered.news(unanswered.keys().cloned().collect()) {
+        self.metrics.unanswered.set(unanswered.len() as u64);
+        for key in self.logged.unanswered.news(unanswered.keys().cloned().collect()) {
             let (((stream, group), socket), pokes) = (&key, unanswered[&key]);
             let look = match self.sockets.unit(socket) {
                 Some(unit) => format!("systemctl status {} tells why", unit.service()),
