@@ -2,7 +2,7 @@
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::http::Places;
+use crate::http::ConnectionSlots;
 
 /// Files kept for the log (its segments, those being read and removed), nsqlookupds, `/proc`, and connections that are being refused.
 const KEPT: usize = 96;
@@ -14,7 +14,7 @@ const LEAST: usize = 32;
 /// How many connections there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Room {
-    /// Of the HTTP API: requests at once. There are [`Places::beyond`] more connections.
+    /// Of the HTTP API: requests at once. There are [`ConnectionSlots::reserve`] more connections.
     pub(super) http: usize,
     /// Of NSQ's TCP protocol.
     pub(super) tcp: usize,
@@ -33,7 +33,7 @@ impl Room {
     fn within(limit: usize, open: usize) -> Self {
         let free = limit.saturating_sub(open + KEPT).max(LEAST);
         let http = REQUESTS.min(free / 4);
-        Self { http, tcp: free - http - Places::beyond(http) }
+        Self { http, tcp: free - http - ConnectionSlots::reserve(http) }
     }
 }
 
@@ -45,7 +45,7 @@ mod tests {
     fn files_are_kept_for_the_log() {
         for limit in [256, 1024, 4096, 1 << 20] {
             let room = Room::within(limit, 20);
-            assert_eq!(room.http + Places::beyond(room.http) + room.tcp + KEPT + 20, limit);
+            assert_eq!(room.http + ConnectionSlots::reserve(room.http) + room.tcp + KEPT + 20, limit);
             assert!(room.tcp > room.http);
         }
         assert_eq!(Room::within(64, 20), Room::within(LEAST, 0), "a few, come what may");

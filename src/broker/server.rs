@@ -16,8 +16,8 @@ use super::descriptors::Room;
 use super::http::{self, Api, Identity};
 use super::socket::Listener;
 use super::{Broker, lookupd, tcp};
-use crate::http::{Places, listen};
-use crate::net::remove_stale;
+use crate::http::{ConnectionSlots, listen};
+use crate::net::remove_stale_socket;
 use crate::proto::HostPort;
 
 /// How long connections have to end when the broker stops.
@@ -63,7 +63,7 @@ impl ListenAddress {
                 Ok(Bound { address: Some(address), path: None, listener: Listener::Tcp(listener) })
             }
             Self::Unix(path) => {
-                remove_stale(path)?;
+                remove_stale_socket(path)?;
                 let listener = Listener::Unix(UnixListener::bind(path)?);
                 Ok(Bound { address: None, path: Some(SocketFile(path.clone())), listener })
             }
@@ -166,7 +166,7 @@ impl Server {
     pub async fn run(self, stop: CancellationToken) {
         let Self { broker, identity, mut tcp, mut http } = self;
         let (tasks, room) = (TaskTracker::new(), Room::of_this_process());
-        let (tcp_places, http_places) = (Places::plain(room.tcp), Places::new(room.http));
+        let (tcp_places, http_places) = (ConnectionSlots::without_turns(room.tcp), ConnectionSlots::new(room.http));
         let files: Vec<SocketFile> = tcp.iter_mut().chain(&mut http).filter_map(|bound| bound.path.take()).collect();
         for bound in tcp {
             tasks.spawn(tcp::serve(broker.clone(), bound.listener, tcp_places.clone(), stop.clone(), tasks.clone()));

@@ -1,4 +1,4 @@
-//! Places for connections: a limit, and who makes way when it is reached.
+//! Slots for connections: a limit, and the eviction of idle connections when it is reached.
 //!
 //! ```text
 //!            ┌ without a request: makes way ┐   ┌ waits for a turn: makes way ┐   ┌ has a turn: stays ┐
@@ -8,8 +8,8 @@
 //!                          └────────────────────────── turn over ──────────────────────────┘
 //! ```
 //!
-//! There are fewer turns than places. The difference is kept for requests about health, which need no turn: they are answered while
-//! all turns are taken by clients that read slowly.
+//! There are fewer turns than slots. The difference is reserved for health checks, which need no
+//! turn: they are answered while slow readers hold all turns.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,41 +20,42 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// Places beyond the turns, at most.
-const KEPT: usize = 64;
-/// How long a connection has been without a request, at least, when it makes way. A request comes right behind the handshake; and a
-/// thousand connections that say nothing have to make way within seconds.
-const LEAST_AGE: Duration = Duration::from_millis(50);
+/// The maximum of slots beyond the turns.
+const RESERVE: usize = 64;
+/// The minimum idle time before eviction. A request follows the handshake immediately, and a
+/// thousand silent connections have to be evicted within seconds.
+const MIN_IDLE: Duration = Duration::from_millis(50);
 
-/// The places of one or more listeners.
+/// The slots of one or more listeners.
 #[derive(Debug, Clone)]
-pub struct Places(Arc<Shared>);
+pub struct ConnectionSlots(Arc<SlotPool>);
 
 #[derive(Debug)]
-struct Shared {
-    table: Mutex<Table>,
+struct SlotPool {
+    table: Mutex<SlotTable>,
     freed: Notify,
     turns: Arc<Semaphore>,
-    /// Who asks for much goes through here.
-    gate: tokio::sync::Mutex<()>,
-    /// Connections that wait for a place.
+    /// Serializes requests with long responses.
+    yield_to_others: tokio::sync::Mutex<()>,
+    /// The number of connections that wait for a slot.
     waiting: AtomicUsize,
     places: usize,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct SlotTable {
     open: usize,
     entered: u64,
-    /// Those that may make way, by since when they are without a request.
+    /// Connections that may be evicted, by the start of their idle time.
     idle: BTreeMap<(Instant, u64), CancellationToken>,
 }
 
-impl Table {
-    /// Has the one make way that is idle for longest. Fails with when it may, if there is one.
-    fn make_way(&mut self) -> Result<(), Option<Instant>> {
+impl SlotTable {
+    /// Evicts the connection that is idle for longest. Fails with the time at which it may be
+    /// evicted, if there is one.
+    fn evict_idle(&mut self) -> Result<(), Option<Instant>> {
         let Some(oldest) = self.idle.first_entry() else { return Err(None) };
-        let due = oldest.key().0 + LEAST_AGE;
+        let due = oldest.key().0 + MIN_IDLE;
         if due > Instant::now() {
             return Err(Some(due));
         }
@@ -64,46 +65,46 @@ impl Table {
     }
 }
 
-impl Places {
-    /// So many turns, and a few places more: how many [`Places::beyond`] says.
+impl ConnectionSlots {
+    /// Creates this many turns and [`ConnectionSlots::reserve`] more slots.
     pub fn new(turns: usize) -> Self {
         let turns = turns.max(1);
-        Self::with(turns, turns + Self::beyond(turns))
+        Self::with(turns, turns + Self::reserve(turns))
     }
 
-    /// So many places, and no turns.
-    pub fn plain(places: usize) -> Self {
+    /// Creates this many slots and no turns.
+    pub fn without_turns(places: usize) -> Self {
         Self::with(0, places.max(1))
     }
 
     fn with(turns: usize, places: usize) -> Self {
         let turns = Arc::new(Semaphore::new(turns.min(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Shared {
+        Self(Arc::new(SlotPool {
             table: Mutex::default(),
             freed: Notify::new(),
             turns,
-            gate: tokio::sync::Mutex::default(),
+            yield_to_others: tokio::sync::Mutex::default(),
             waiting: AtomicUsize::new(0),
             places,
         }))
     }
 
-    /// How many there are.
+    /// Returns the number of slots.
     pub fn count(&self) -> usize {
         self.0.places
     }
 
-    /// Places beyond so many turns.
-    pub fn beyond(turns: usize) -> usize {
-        KEPT.min(turns.div_ceil(2)).max(2)
+    /// Returns the number of slots beyond this many turns.
+    pub fn reserve(turns: usize) -> usize {
+        RESERVE.min(turns.div_ceil(2)).max(2)
     }
 
-    /// Waits for a place; a connection without a request makes way. Cancel-safe.
-    pub async fn enter(&self) -> Place {
+    /// Waits for a slot; evicts an idle connection if necessary. Cancel-safe.
+    pub async fn enter(&self) -> ConnectionSlot {
         if let Ok(place) = self.try_enter() {
             return place;
         }
-        let _waits = Waits::new(&self.0);
+        let _waits = WaitingConnection::new(&self.0);
         loop {
             let freed = self.0.freed.notified();
             let due = match self.try_enter() {
@@ -123,126 +124,130 @@ impl Places {
         }
     }
 
-    /// A place, if there is one. Fails with when a connection may make way, if one may.
-    pub fn try_enter(&self) -> Result<Place, Option<Instant>> {
+    /// Returns a slot, if there is one. Fails with the time at which a connection may be evicted,
+    /// if there is one.
+    pub fn try_enter(&self) -> Result<ConnectionSlot, Option<Instant>> {
         let mut table = self.0.lock();
         if table.open >= self.0.places {
-            table.make_way()?;
+            table.evict_idle()?;
         }
         table.open += 1;
         table.entered += 1;
-        let (number, since, ousted) = (table.entered, Instant::now(), CancellationToken::new());
-        table.idle.insert((since, number), ousted.clone());
+        let (number, since, evicted) = (table.entered, Instant::now(), CancellationToken::new());
+        table.idle.insert((since, number), evicted.clone());
         drop(table);
-        Ok(Place(Arc::new(Held {
+        Ok(ConnectionSlot(Arc::new(SlotState {
             shared: self.0.clone(),
             number,
             idle_since: Mutex::new(Some(since)),
-            ousted,
-            asks: AtomicBool::new(false),
+            evicted,
+            has_waiting_request: AtomicBool::new(false),
         })))
     }
 }
 
-/// A connection waits for a place.
-struct Waits<'a>(&'a Shared);
+/// Counts a connection that waits for a slot.
+struct WaitingConnection<'a>(&'a SlotPool);
 
-impl<'a> Waits<'a> {
-    fn new(shared: &'a Shared) -> Self {
+impl<'a> WaitingConnection<'a> {
+    fn new(shared: &'a SlotPool) -> Self {
         shared.waiting.fetch_add(1, Ordering::Relaxed);
         Self(shared)
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for WaitingConnection<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Table> {
+impl SlotPool {
+    fn lock(&self) -> MutexGuard<'_, SlotTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A connection's place. It is free when all clones are gone, or when the connection was ousted.
+/// A connection's slot. It is free when all clones are dropped, or when the connection was evicted.
 #[derive(Debug, Clone)]
-pub struct Place(Arc<Held>);
+pub struct ConnectionSlot(Arc<SlotState>);
 
 #[derive(Debug)]
-struct Held {
-    shared: Arc<Shared>,
+struct SlotState {
+    shared: Arc<SlotPool>,
     number: u64,
     idle_since: Mutex<Option<Instant>>,
-    ousted: CancellationToken,
-    /// A request waits for its turn, or waited in vain.
-    asks: AtomicBool,
+    evicted: CancellationToken,
+    /// A request waits for its turn, or has waited in vain.
+    has_waiting_request: AtomicBool,
 }
 
-impl Place {
-    /// Waits until the connection has to make way. Cancel-safe.
-    pub async fn ousted(&self) {
-        self.0.ousted.cancelled().await;
+impl ConnectionSlot {
+    /// Waits until the connection is evicted. Cancel-safe.
+    pub async fn evicted(&self) {
+        self.0.evicted.cancelled().await;
     }
 
-    /// From here on, and as long as what is given lives, the connection stays. `None` if it has had to make way.
-    pub fn stay(&self) -> Option<Stay> {
+    /// Protects the connection from eviction while the guard lives. `None` if it was evicted
+    /// already.
+    pub fn busy(&self) -> Option<BusyGuard> {
         let mut table = self.0.shared.lock();
-        if self.0.ousted.is_cancelled() {
+        if self.0.evicted.is_cancelled() {
             return None;
         }
         if let Some(since) = self.0.idle_since().take() {
             table.idle.remove(&(since, self.0.number));
         }
-        Some(Stay { held: self.0.clone(), turn: None })
+        Some(BusyGuard { state: self.0.clone(), request_turn: None })
     }
 
-    /// True if a request waits for its turn, or has waited in vain: whoever asked is to be told.
-    pub fn asks(&self) -> bool {
-        self.0.asks.load(Ordering::Relaxed)
+    /// True if a request waits for its turn, or has waited in vain: it gets a response before the
+    /// connection is closed.
+    pub fn has_waiting_request(&self) -> bool {
+        self.0.has_waiting_request.load(Ordering::Relaxed)
     }
 
-    /// True if another connection waits for a place: then one that asks for one thing after the other, and is never idle for long, is to
-    /// have one answer, and not all of them.
-    pub fn is_wanted(&self) -> bool {
+    /// True if another connection waits for a slot: a connection that sends one request after the
+    /// other, and is never idle for long, then gets one response only.
+    pub fn others_wait(&self) -> bool {
         self.0.shared.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Waits until all other tasks that can run have run since somebody went through here before. So of a thousand answers that take long to
-    /// make, each is made with all others' work between it and the next one. Cancel-safe.
-    pub async fn gate(&self) {
-        let _alone = self.0.shared.gate.lock().await;
+    /// Yields to all tasks that are ready, one caller at a time. So a thousand responses that take
+    /// long to build do not block other work between them. Cancel-safe.
+    pub async fn yield_to_others(&self) {
+        let _alone = self.0.shared.yield_to_others.lock().await;
         tokio::task::yield_now().await;
     }
 
-    /// Waits for a turn, for this long at most. `None` if there was none until then, or if the connection has to make way. Cancel-safe.
-    pub async fn turn(&self, patience: Duration) -> Option<Stay> {
-        self.0.asks.store(true, Ordering::Relaxed);
-        let turn = async { self.0.shared.turns.clone().acquire_owned().await.ok() };
-        let turn = tokio::select! {
+    /// Waits for a turn for at most `patience`. `None` if it got none, or if the connection was
+    /// evicted. Cancel-safe.
+    pub async fn request_turn(&self, patience: Duration) -> Option<BusyGuard> {
+        self.0.has_waiting_request.store(true, Ordering::Relaxed);
+        let request_turn = async { self.0.shared.turns.clone().acquire_owned().await.ok() };
+        let request_turn = tokio::select! {
             biased;
-            turn = turn => turn?,
-            () = self.ousted() => return None,
+            request_turn = request_turn => request_turn?,
+            () = self.evicted() => return None,
             () = tokio::time::sleep(patience) => return None,
         };
-        let mut stay = self.stay()?;
-        stay.turn = Some(turn);
-        self.0.asks.store(false, Ordering::Relaxed);
-        Some(stay)
+        let mut busy = self.busy()?;
+        busy.request_turn = Some(request_turn);
+        self.0.has_waiting_request.store(false, Ordering::Relaxed);
+        Some(busy)
     }
 }
 
-impl Held {
+impl SlotState {
     fn idle_since(&self) -> MutexGuard<'_, Option<Instant>> {
         self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Held {
+impl Drop for SlotState {
     fn drop(&mut self) {
         let mut table = self.shared.lock();
-        if !self.ousted.is_cancelled() {
+        if !self.evicted.is_cancelled() {
             if let Some(since) = self.idle_since().take() {
                 table.idle.remove(&(since, self.number));
             }
@@ -253,25 +258,25 @@ impl Drop for Held {
     }
 }
 
-/// Something that a connection is not to be interrupted in.
+/// Protects a connection from eviction, and holds its turn if it has one.
 #[derive(Debug)]
-pub struct Stay {
-    held: Arc<Held>,
-    turn: Option<OwnedSemaphorePermit>,
+pub struct BusyGuard {
+    state: Arc<SlotState>,
+    request_turn: Option<OwnedSemaphorePermit>,
 }
 
-impl Drop for Stay {
+impl Drop for BusyGuard {
     fn drop(&mut self) {
-        drop(self.turn.take());
-        let (held, since) = (&self.held, Instant::now());
-        let mut table = held.shared.lock();
-        if let Some(before) = held.idle_since().replace(since) {
-            table.idle.remove(&(before, held.number));
+        drop(self.request_turn.take());
+        let (state, since) = (&self.state, Instant::now());
+        let mut table = state.shared.lock();
+        if let Some(before) = state.idle_since().replace(since) {
+            table.idle.remove(&(before, state.number));
         }
-        table.idle.insert((since, held.number), held.ousted.clone());
+        table.idle.insert((since, state.number), state.evicted.clone());
         drop(table);
-        // who waits for a place looks when this one may make way
-        held.shared.freed.notify_one();
+        // a waiting connection computes anew when this one may be evicted
+        state.shared.freed.notify_one();
     }
 }
 
@@ -281,20 +286,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_one_without_a_request_for_longest_makes_way() {
-        let places = Places::new(2);
+        let places = ConnectionSlots::new(2);
         let mut all = Vec::new();
         for _ in 0..4 {
             all.push(places.enter().await);
             tokio::time::advance(Duration::from_millis(10)).await;
         }
-        let turn = all[0].turn(Duration::ZERO).await.expect("there are two");
+        let request_turn = all[0].request_turn(Duration::ZERO).await.expect("there are two");
         let start = Instant::now();
         let fifth = places.enter().await;
         assert_eq!(start.elapsed(), Duration::from_millis(20), "50 ms after the second came");
-        assert!(all[1].stay().is_none() && all[2].stay().is_some(), "the second makes way, not the one with a turn");
-        drop(turn);
+        assert!(all[1].busy().is_none() && all[2].busy().is_some(), "the second makes way, not the one with a turn");
+        drop(request_turn);
         drop(all.remove(1));
-        tokio::time::advance(LEAST_AGE).await;
+        tokio::time::advance(MIN_IDLE).await;
         let sixth = places.try_enter().expect("another makes way");
         assert_eq!(places.0.lock().open, 4);
         drop((all, fifth, sixth));
@@ -304,25 +309,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_place_is_wanted_while_somebody_waits_for_one() {
-        let places = Places::plain(1);
+        let places = ConnectionSlots::without_turns(1);
         let first = places.enter().await;
-        assert!(!first.is_wanted());
+        assert!(!first.others_wait());
         let mut waiting = Box::pin(places.enter());
-        assert!(futures_util::poll!(&mut waiting).is_pending() && first.is_wanted());
+        assert!(futures_util::poll!(&mut waiting).is_pending() && first.others_wait());
         drop(waiting);
-        assert!(!first.is_wanted());
+        assert!(!first.others_wait());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_has_a_turn_stays_and_places_are_kept_for_others() {
-        let places = Places::new(1);
+        let places = ConnectionSlots::new(1);
         let (busy, waiting) = (places.enter().await, places.enter().await);
-        let turn = busy.turn(Duration::from_secs(1)).await.expect("it is free");
-        assert!(waiting.turn(Duration::from_secs(1)).await.is_none(), "it is taken");
+        let request_turn = busy.request_turn(Duration::from_secs(1)).await.expect("it is free");
+        assert!(waiting.request_turn(Duration::from_secs(1)).await.is_none(), "it is taken");
         let (_third, start) = (places.enter().await, Instant::now());
         let _fourth = places.enter().await;
-        assert!(start.elapsed() <= LEAST_AGE && waiting.stay().is_none(), "who waits makes way");
-        drop((turn, busy));
-        places.enter().await.turn(Duration::ZERO).await.expect("the turn is free again");
+        assert!(start.elapsed() <= MIN_IDLE && waiting.busy().is_none(), "who waits makes way");
+        drop((request_turn, busy));
+        places.enter().await.request_turn(Duration::ZERO).await.expect("the turn is free again");
     }
 }

@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::socket::{Listener, Socket};
-use crate::http::{Manners, Places, connection};
+use crate::http::{ConnectionLimits, ConnectionSlots, serve_connection};
 
 /// As Go's server writes headers.
-const MANNERS: Manners = Manners {
+const LIMITS: ConnectionLimits = ConnectionLimits {
     head_time: Duration::from_secs(60),
     write_time: Duration::from_secs(15),
     life: None,
@@ -19,7 +19,13 @@ const MANNERS: Manners = Manners {
 };
 
 /// Serves a listener until told to stop.
-pub async fn serve(router: Router, listener: Listener, places: Places, stop: CancellationToken, tasks: TaskTracker) {
+pub async fn serve(
+    router: Router,
+    listener: Listener,
+    places: ConnectionSlots,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
     loop {
         let accepting = async {
             let (socket, _) = listener.accept().await;
@@ -32,8 +38,8 @@ pub async fn serve(router: Router, listener: Listener, places: Places, stop: Can
         let (service, stop) = (TowerToHyperService::new(router.clone()), stop.clone());
         tasks.spawn(async move {
             match socket {
-                Socket::Tcp(stream) => connection(service, stream, MANNERS, place, stop).await,
-                Socket::Unix(stream) => connection(service, stream, MANNERS, place, stop).await,
+                Socket::Tcp(stream) => serve_connection(service, stream, LIMITS, place, stop).await,
+                Socket::Unix(stream) => serve_connection(service, stream, LIMITS, place, stop).await,
             }
         });
     }

@@ -16,7 +16,7 @@ use super::identify::Agreed;
 use crate::broker::Broker;
 use crate::broker::socket::Socket;
 use crate::broker::state::SessionId;
-use crate::http::{Place, Stay};
+use crate::http::{BusyGuard, ConnectionSlot};
 use crate::proto::{
     self, Command, ErrorCode, Frame, MAGIC_V2, Outgoing, ProtocolError, Response, Unfinished, WireError,
 };
@@ -55,9 +55,9 @@ pub(super) struct Connection {
     pub(super) incoming: BytesMut,
     /// How far the first command of `incoming` was read, if not all of it is there.
     pub(super) unfinished: Unfinished,
-    place: Place,
+    place: ConnectionSlot,
     /// There once the client has greeted: until then the connection makes way for others.
-    stay: Option<Stay>,
+    stay: Option<BusyGuard>,
     greeted: bool,
     /// What is being written.
     sending: Outgoing,
@@ -68,7 +68,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(broker: Arc<Broker>, socket: Socket, peer: String, place: Place) -> Self {
+    pub(super) fn new(broker: Arc<Broker>, socket: Socket, peer: String, place: ConnectionSlot) -> Self {
         let agreed = Agreed::by_default(broker.config(), &peer);
         let (session, wake) = broker.connect(agreed.settings.clone(), peer.clone());
         let now = Instant::now();
@@ -97,7 +97,7 @@ impl Connection {
         let end = tokio::select! {
             end = self.turn() => end,
             () = stop.cancelled() => End::Closed,
-            () = place.ousted() => End::Ousted,
+            () = place.evicted() => End::Ousted,
         };
         drop(place);
         if matches!(end, End::Refused) {
@@ -175,7 +175,7 @@ impl Connection {
         }
         let magic = self.incoming.split_to(MAGIC_V2.len());
         self.greeted = &magic[..] == MAGIC_V2;
-        self.stay = self.place.stay();
+        self.stay = self.place.busy();
         match self.greeted {
             true if self.stay.is_none() => Err(End::Ousted),
             true => Ok(true),

@@ -17,14 +17,14 @@ use tokio_util::task::TaskTracker;
 use self::connection::Connection;
 use super::Broker;
 use super::socket::{Listener, Socket};
-use crate::http::Places;
+use crate::http::ConnectionSlots;
 use crate::proto::{ErrorCode, Frame, Outgoing, ProtocolError, WireError};
 
 /// Serves the connections of a listener until told to stop; each ends by itself then.
 pub async fn serve(
     broker: Arc<Broker>,
     listener: Listener,
-    places: Places,
+    places: ConnectionSlots,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
@@ -55,7 +55,7 @@ pub async fn serve(
 }
 
 /// Says why, to a client that there is no place for.
-fn refuse(socket: &Socket, places: &Places) {
+fn refuse(socket: &Socket, places: &ConnectionSlots) {
     let text = format!("too many connections: there may be {}", places.count());
     let error = ProtocolError::new(ErrorCode::Invalid, text);
     let mut out = Outgoing::new();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use mqueue::plural::count;
-use mqueue::systemd::{Door, Notifier};
+use mqueue::systemd::{ActivationSockets, Notifier};
 use mqueue::worker::{Pulse, Snapshot};
 
 /// Longest interval between notifications to systemd.
@@ -18,14 +18,14 @@ const MORE_TIME: Duration = Duration::from_secs(10);
 /// The activation sockets, if any, and the notifier.
 #[derive(Debug)]
 pub(super) struct Service {
-    door: Option<Door>,
+    door: Option<ActivationSockets>,
     pub(super) notifier: Notifier,
 }
 
 impl Service {
     /// Takes the activation sockets, then at once every pending poke: an unread poke would make systemd start the unit again and again.
     pub(super) fn start() -> io::Result<Self> {
-        let service = Self { door: Door::from_env()?, notifier: Notifier };
+        let service = Self { door: ActivationSockets::from_env()?, notifier: Notifier };
         service.take_pokes();
         Ok(service)
     }
@@ -44,7 +44,7 @@ impl Service {
     /// Notifies `nudge` of every poke; never returns.
     pub(super) async fn pass_pokes_on(&self, nudge: Arc<Notify>) {
         while let Some(door) = &self.door {
-            match door.poked().await {
+            match door.wait_for_pokes().await {
                 Ok(_) => nudge.notify_one(),
                 Err(e) => {
                     tracing::warn!("cannot take pokes any more: {e}");

@@ -48,7 +48,7 @@ use super::common::open_files::{self, Files};
 use super::common::run_broker::Brokers;
 use crate::commands::gateway::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
-use mqueue::http::Places;
+use mqueue::http::ConnectionSlots;
 use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
@@ -138,9 +138,9 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
 }
 
 /// Places for so many connections, or as many as there are files for. A quarter of the files is kept for connections to nsqds, and some for all else.
-fn places(wanted: usize, files: Files) -> Places {
+fn places(wanted: usize, files: Files) -> ConnectionSlots {
     let room = (files.free - files.free / 4).saturating_sub(KEPT).max(LEAST);
-    let most = (1..=room).rev().find(|turns| turns + Places::beyond(*turns) <= room).unwrap_or(1);
+    let most = (1..=room).rev().find(|turns| turns + ConnectionSlots::reserve(*turns) <= room).unwrap_or(1);
     if wanted > most {
         tracing::warn!(
             "connections: {most} at once, not {wanted} (--max-connections): the limit of open files is {}; raise it \
@@ -148,7 +148,7 @@ fn places(wanted: usize, files: Files) -> Places {
             files.limit
         );
     }
-    Places::new(wanted.min(most))
+    ConnectionSlots::new(wanted.min(most))
 }
 
 /// Starts a broker in this process, and names it in the flags.
@@ -235,7 +235,7 @@ mod tests {
             assert!(capped + files.free / 4 + KEPT <= files.free && capped > files.free / 4, "{limit}: {capped}");
         }
         let plenty = Files { limit: 1 << 20, free: 1 << 20 };
-        assert_eq!(places(10_000, plenty).count(), 10_000 + Places::beyond(10_000));
+        assert_eq!(places(10_000, plenty).count(), 10_000 + ConnectionSlots::reserve(10_000));
         assert_eq!(places(10_000, Files { limit: 20, free: 0 }).count(), LEAST);
     }
 }

@@ -15,9 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use mqueue::http::{Manners, Place, Places, connection};
+use mqueue::http::{ConnectionLimits, ConnectionSlot, ConnectionSlots, serve_connection};
 
-const MANNERS: Manners = Manners {
+const LIMITS: ConnectionLimits = ConnectionLimits {
     head_time: Duration::from_secs(30),
     write_time: Duration::from_secs(30),
     life: None,
@@ -41,7 +41,7 @@ pub(super) struct Server {
     pub(super) router: Router,
     /// How often a quiet stream has a line; also how long a connection may leave what it was sent unacknowledged.
     pub(super) heartbeat: Duration,
-    pub(super) places: Places,
+    pub(super) places: ConnectionSlots,
     pub(super) count: Gauge<u64, AtomicU64>,
 }
 
@@ -77,7 +77,7 @@ async fn visit(
     service: TowerToHyperService<Router>,
     stream: TcpStream,
     peer: SocketAddr,
-    place: Place,
+    place: ConnectionSlot,
     stop: CancellationToken,
 ) {
     let cut = CancellationToken::new();
@@ -88,7 +88,7 @@ async fn visit(
         service.call(request)
     });
     tokio::select! {
-        () = connection(service, stream, MANNERS, place, stop) => {}
+        () = serve_connection(service, stream, LIMITS, place, stop) => {}
         () = cut.cancelled() => {}
     }
 }

@@ -8,9 +8,9 @@ use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
 
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
-use mqueue::net::{Endpoint, remove_stale};
+use mqueue::net::{Endpoint, remove_stale_socket};
 use mqueue::net::{bind_udp, listen};
-use mqueue::systemd::{Ear, passed_sockets};
+use mqueue::systemd::{ActivationSocket, passed_sockets};
 
 /// A socket, its name, and its file.
 #[derive(Debug)]
@@ -56,21 +56,21 @@ pub(super) async fn open(named: &[Endpoint]) -> Result<Vec<Listening>, Failure> 
 }
 
 /// Takes over an activation socket.
-fn adopt(ear: Ear) -> Listening {
+fn adopt(ear: ActivationSocket) -> Listening {
     let (socket, name) = match ear {
-        Ear::Stream(socket) => {
+        ActivationSocket::Stream(socket) => {
             let name = socket.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned));
             (Socket::Unix(socket), path_name("unix", name))
         }
-        Ear::Datagram(socket) => {
+        ActivationSocket::Datagram(socket) => {
             let name = socket.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned));
             (Socket::Unixgram(socket), path_name("unixgram", name))
         }
-        Ear::Tcp(socket) => {
+        ActivationSocket::Tcp(socket) => {
             let name = address_name("tcp", socket.local_addr());
             (Socket::Tcp(socket), name)
         }
-        Ear::Udp(socket) => {
+        ActivationSocket::Udp(socket) => {
             let name = address_name("udp", socket.local_addr());
             (Socket::Udp(socket), name)
         }
@@ -91,11 +91,11 @@ async fn bind(endpoint: &Endpoint) -> io::Result<Listening> {
     let name = endpoint.to_string();
     Ok(match endpoint {
         Endpoint::Unix(path) => {
-            remove_stale(path)?;
+            remove_stale_socket(path)?;
             Listening { socket: Socket::Unix(UnixListener::bind(path)?), name, file: file(path) }
         }
         Endpoint::Unixgram(path) => {
-            remove_stale(path)?;
+            remove_stale_socket(path)?;
             Listening { socket: Socket::Unixgram(UnixDatagram::bind(path)?), name, file: file(path) }
         }
         Endpoint::Tcp(address) => {

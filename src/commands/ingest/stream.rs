@@ -21,8 +21,8 @@ use tokio_util::task::TaskTracker;
 use super::listen::SocketFile;
 use super::outlet::{GivenUp, Outlet};
 use crate::commands::common::record_splitter::{Cut, Records};
-use mqueue::http::{Place, Places};
-use mqueue::net::Answer;
+use mqueue::http::{ConnectionSlot, ConnectionSlots};
+use mqueue::net::LineAck;
 
 /// Limit on the connections of a socket. A silent one makes way for a new one; while none is silent, new ones wait in the kernel.
 pub(super) const CONNECTIONS: usize = 256;
@@ -63,7 +63,7 @@ pub(super) async fn serve(
     outlet: Arc<Outlet>,
     tasks: TaskTracker,
 ) {
-    let places = Places::plain(CONNECTIONS);
+    let places = ConnectionSlots::without_turns(CONNECTIONS);
     loop {
         let next = async {
             let stream = listener.next().await?;
@@ -93,9 +93,9 @@ pub(super) async fn serve(
 struct Feed {
     outlet: Arc<Outlet>,
     records: Records,
-    place: Place,
+    place: ConnectionSlot,
     /// The answer for the lines settled so far.
-    answer: Answer,
+    answer: LineAck,
 }
 
 /// Reason why reading ended.
@@ -107,9 +107,9 @@ enum Ended {
 }
 
 impl Feed {
-    fn new(outlet: Arc<Outlet>, max_line: usize, place: Place) -> Self {
+    fn new(outlet: Arc<Outlet>, max_line: usize, place: ConnectionSlot) -> Self {
         let records = Records::new(Some(Bytes::from_static(b"\n")), max_line);
-        Self { outlet, records, place, answer: Answer { taken: Some(0), refused: 0, unfinished: false } }
+        Self { outlet, records, place, answer: LineAck { taken: Some(0), refused: 0, unfinished: false } }
     }
 
     async fn serve(mut self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
@@ -142,7 +142,7 @@ impl Feed {
             let read = tokio::select! {
                 biased;
                 () = outlet.shutdown.draining.cancelled() => return self.read_rest(stream).await,
-                () = self.place.ousted() => {
+                () = self.place.evicted() => {
                     self.break_off();
                     return Ok(Ended::Ousted);
                 }
@@ -207,7 +207,7 @@ impl Feed {
         if cut == Cut::default() {
             return Ok(true);
         }
-        let Some(_stay) = self.place.stay() else { return Ok(false) };
+        let Some(_stay) = self.place.busy() else { return Ok(false) };
         let Cut { records, empty, too_long } = cut;
         self.outlet.tally.unusable(empty, too_long);
         let count = records.len() as u64;

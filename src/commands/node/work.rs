@@ -16,7 +16,7 @@ use crate::commands::common::worker_flags;
 use crate::commands::node::args::Args;
 use mqueue::backoff::Backoff;
 use mqueue::client::{Consumer, ConsumerConfig};
-use mqueue::handler::{AnyHandler, Handler, Verdict};
+use mqueue::handler::{BuiltinHandler, Handler, Verdict};
 use mqueue::plural::count;
 use mqueue::proto::Message;
 use mqueue::shutdown::Shutdown;
@@ -25,13 +25,13 @@ use mqueue::worker::{Worker, WorkerConfig};
 /// Handles events; a share of them is invalid, by chance, and so is what is no event.
 #[derive(Debug)]
 pub(super) struct Work {
-    handler: AnyHandler,
+    handler: BuiltinHandler,
     invalid: f64,
     vars: Arc<Vars>,
 }
 
 impl Work {
-    pub(super) fn new(handler: AnyHandler, invalid: f64, vars: Arc<Vars>) -> Self {
+    pub(super) fn new(handler: BuiltinHandler, invalid: f64, vars: Arc<Vars>) -> Self {
         Self { handler, invalid, vars }
     }
 }

@@ -21,7 +21,7 @@ use super::tally::Tally;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use mqueue::backoff::Backoff;
-use mqueue::net::{Answer, Endpoint};
+use mqueue::net::{Endpoint, LineAck};
 use mqueue::net::{connect, connect_unix};
 
 /// Limits of one connection: writing time, and lines.
@@ -40,7 +40,7 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// The messages sent on a connection, and the receiver's answer.
-type Answered = (Range<u64>, io::Result<Answer>);
+type Answered = (Range<u64>, io::Result<LineAck>);
 
 /// Sends all messages, until `stop` is cancelled or all are acknowledged. Fails if no receiver listens at the start.
 pub(super) async fn send(
@@ -229,7 +229,7 @@ impl Sender<'_> {
 async fn answer(mut stream: Box<dyn Stream>, sent: Range<u64>) -> Answered {
     // fails if the receiver has answered early and closed
     let _ = stream.shutdown().await;
-    let answer = timeout(ANSWER, Answer::read(stream)).await;
+    let answer = timeout(ANSWER, LineAck::read(stream)).await;
     (sent, answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
 }
 
