@@ -1,11 +1,12 @@
-//! The environment of commands: the user's own, without what is meant for this process alone.
+//! The environment of commands: the user's own, without variables meant for this process alone.
 
 use std::ffi::{OsStr, OsString};
 
-/// Variables that a command never inherits. Each either may hold a password or a token of this program (a URL as in
-/// `http://user:password@host`, the path of a token), or speaks to systemd in this process's name.
+/// Variables that a command never inherits. Each may hold a password or a token of this program (a
+/// URL as in `http://user:password@host`, the path of a token), or lets the command talk to systemd
+/// as this process.
 ///
-/// A variable that is added to the program and may hold a secret belongs in this list.
+/// A new variable of the program that may hold a secret belongs in this list.
 const WITHHELD: &[&str] = &[
     "BEARER_TOKEN_FILE",
     "HANDLER",
@@ -20,7 +21,7 @@ const WITHHELD: &[&str] = &[
     "WATCHDOG_USEC",
 ];
 
-/// Those of the withheld variables that are among these.
+/// Returns the withheld variables among these.
 pub(super) fn withheld(set: impl Iterator<Item = (OsString, OsString)>) -> Vec<OsString> {
     set.map(|(name, _)| name).filter(|name| WITHHELD.iter().any(|withheld| name == OsStr::new(withheld))).collect()
 }

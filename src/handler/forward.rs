@@ -1,4 +1,4 @@
-//! `forward:STREAM`: publishes the body to another stream, on the nsqds that are consumed from by address.
+//! `forward:STREAM`: publishes the body to another stream, on the nsqds that are given by address.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::proto::{Message, TopicName};
 use super::away::or_later;
 use super::{Away, Handler, HandlerError, HandlerOptions, Verdict};
 
-/// Messages taken at once: few enough that the first need not wait for long.
+/// The maximum batch: small enough that the first message does not wait long.
 const BATCH: usize = 500;
-/// How long nsqd may be away before that is told.
+/// The time that a publish may take while nsqd is unreachable.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Publishes to one stream. Connects when the first message comes.
+/// Publishes to one stream. Connects with the first message.
 #[derive(Debug)]
 pub struct ForwardHandler {
     stream: TopicName,
@@ -25,8 +25,8 @@ pub struct ForwardHandler {
 }
 
 impl ForwardHandler {
-    /// A handler that publishes to `stream`. Fails if that is where messages come from, or no nsqd is known
-    /// by address.
+    /// Creates a handler that publishes to `stream`. Fails if that is the source stream, or if no
+    /// nsqd is given by address.
     pub fn new(stream: TopicName, options: &HandlerOptions) -> Result<Self, HandlerError> {
         match options.nsqd.is_empty() {
             _ if stream == options.stream => Err(HandlerError::FeedsItself(stream)),

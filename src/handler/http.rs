@@ -1,4 +1,4 @@
-//! `http://…`, `https://…`: one POST a message; the status is the verdict.
+//! `http://…`, `https://…`: one POST per message. The status is the verdict.
 //!
 //! ```text
 //!  2xx                    Done
@@ -10,9 +10,9 @@
 //!  other 4xx              Drop
 //! ```
 //!
-//! Redirects are not followed: a POST would become a GET on most of them. Retry-After as a date is ignored: the worker's own
-//! delay does, and a server's clock is not ours. HTTP_PROXY and its like hold for all hosts but this machine, as for
-//! NSQ's own nsq_to_http.
+//! Redirects are not followed: most of them would turn a POST into a GET. A date in Retry-After is
+//! ignored in favour of the worker's own delay, as a server's clock may differ. HTTP_PROXY and its
+//! like apply to all hosts but this machine, as in NSQ's own nsq_to_http.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -30,46 +30,47 @@ use super::{Away, CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl,
 use crate::http::client::{BodyError, body, cause};
 use crate::proto::excerpt;
 
-/// So many 401, 403 and 404 in a row may be the messages' own fault, once others were taken.
-const BY_CHANCE: u32 = 3;
-/// How much of an answer that nobody wants is read, in bytes, so that its connection can be used again.
+/// The number of consecutive 401, 403 and 404 that may be the messages' own fault once others were
+/// taken.
+const MAX_CHANCE_REFUSALS: u32 = 3;
+/// The limit for reading an unused response, in bytes, so that its connection can be reused.
 const DRAIN_LIMIT: usize = 256 * 1024;
 
-/// How long connecting may take, shared by a name's addresses.
+/// The time limit for connecting, over all addresses of a name.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
-/// Posts bodies to a URL over a pool of connections.
+/// Posts bodies to a URL over pooled connections.
 #[derive(Debug)]
 pub struct HttpHandler {
     client: Client,
     url: Url,
-    /// The URL for people, without secrets.
+    /// The URL without secrets, for logs.
     shown: String,
     stream: TopicName,
     group: ChannelName,
     capture_output: bool,
-    answers: Mutex<Answers>,
+    history: Mutex<AnswerHistory>,
 }
 
-/// What the last answers say of the way to the server.
+/// The last responses, as evidence whether the URL and the access are right.
 #[derive(Debug, Default)]
-struct Answers {
-    /// It took or judged a message since the start.
+struct AnswerHistory {
+    /// True if the server took or judged a message since the start.
     has_worked: bool,
-    /// 401, 403 and 404 since then.
+    /// Consecutive 401, 403 and 404.
     refusals: u32,
 }
 
-impl Answers {
-    /// Takes an answer in. True if it says that the URL or the access is wrong, and nothing of the message: no other answer came since the
-    /// start, or in the last few.
-    fn all_refuse(&mut self, status: StatusCode) -> bool {
+impl AnswerHistory {
+    /// Records a status. Returns true if the URL or the access is wrong, and not the message: every
+    /// response since the start, or the last few, refused.
+    fn is_misconfigured(&mut self, status: StatusCode) -> bool {
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
                 self.refusals = self.refusals.saturating_add(1);
-                !self.has_worked || self.refusals > BY_CHANCE
+                !self.has_worked || self.refusals > MAX_CHANCE_REFUSALS
             }
-            // a server that is in trouble, or moved, says nothing of that
+            // a failing or moved server is no evidence
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => false,
             _ if status.is_success() || status.is_client_error() => {
                 (self.has_worked, self.refusals) = (true, 0);
@@ -81,8 +82,8 @@ impl Answers {
 }
 
 impl HttpHandler {
-    /// A handler for this URL; a user and password in it go out as basic authentication. Connects to nothing yet. Fails if
-    /// the client cannot be set up.
+    /// Creates a handler for this URL; its user and password are sent as basic authentication. Does
+    /// not connect yet. Fails if the client cannot be built.
     pub fn new(url: &HttpUrl, options: &HandlerOptions) -> Result<Self, HandlerError> {
         let client = crate::http::client::client_for(url.url()).redirect(Policy::none()).timeout(options.timeout);
         let client = client.connect_timeout(CONNECT_TIME.min(options.timeout));
@@ -93,7 +94,7 @@ impl HttpHandler {
             stream: options.stream.clone(),
             group: options.group.clone(),
             capture_output: options.capture_output,
-            answers: Mutex::default(),
+            history: Mutex::default(),
         })
     }
 
@@ -117,8 +118,8 @@ impl HttpHandler {
 
     async fn verdict(&self, response: Response) -> Verdict {
         let status = response.status();
-        let all_refuse = self.answers.lock().unwrap_or_else(PoisonError::into_inner).all_refuse(status);
-        if all_refuse {
+        let is_misconfigured = self.history.lock().unwrap_or_else(PoisonError::into_inner).is_misconfigured(status);
+        if is_misconfigured {
             drain(response).await;
             let shown = &self.shown;
             return Verdict::Unavailable {
@@ -140,7 +141,7 @@ impl HttpHandler {
         Verdict::Done(None)
     }
 
-    /// Sends the message and waits for the answer's head.
+    /// Sends the message and waits for the response's head.
     async fn post(&self, message: Message) -> reqwest::Result<Response> {
         self.client
             .post(self.url.clone())
@@ -155,7 +156,7 @@ impl HttpHandler {
             .await
     }
 
-    /// What an answer other than 2xx says of the message.
+    /// Returns the verdict for a status other than 2xx.
     fn refused(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
         let why = format!("HTTP {status} from {}", self.shown);
         match status {
@@ -172,13 +173,13 @@ impl HttpHandler {
         }
     }
 
-    /// Where a redirect leads, for people.
+    /// Returns the target of a redirect, for logs.
     fn location(&self, headers: &HeaderMap) -> Option<String> {
         let location = headers.get(LOCATION)?.to_str().ok()?;
         self.url.join(location).ok().map(|url| excerpt(shown(&url).as_bytes()))
     }
 
-    /// Reads the answer that goes to the next hop.
+    /// Reads the response body that goes to the next hop.
     async fn captured(&self, response: Response) -> Verdict {
         match body(response, CAPTURE_LIMIT).await {
             Ok(body) => Verdict::Done(Some(Bytes::from(body))),
@@ -201,8 +202,8 @@ impl Handler for HttpHandler {
     }
 }
 
-/// Reads what nobody wants, up to a limit: past it a new connection is cheaper. The verdict is in the head already, so errors
-/// do not matter.
+/// Reads an unused body up to a limit, past which a new connection is cheaper. The verdict is known
+/// already, so errors do not matter.
 async fn drain(mut response: Response) {
     let mut read = 0;
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -213,7 +214,7 @@ async fn drain(mut response: Response) {
     }
 }
 
-/// The seconds of Retry-After, up to an hour.
+/// Returns the seconds of Retry-After, at most an hour.
 fn delay(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(LONGEST_DELAY))
@@ -228,7 +229,7 @@ mod tests {
     use super::*;
     use crate::handler::testing::{message, options};
 
-    /// Takes one connection, gives these answers on it, one a request, and returns the requests.
+    /// Accepts one connection, sends one of these responses per request, and returns the requests.
     fn serve(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -263,7 +264,7 @@ mod tests {
         HttpHandler::new(&url.parse().unwrap(), options).unwrap()
     }
 
-    /// What this answer makes of a message.
+    /// Returns the verdict for this response.
     async fn verdict(answer: String, options: HandlerOptions) -> (String, Verdict) {
         let (address, serving) = serve(vec![answer]);
         let verdict = handler(&format!("http://user:secret@{address}/hook?key=secret"), &options);
@@ -324,18 +325,18 @@ mod tests {
 
     #[test]
     fn a_refusal_among_others_is_the_messages_and_one_after_the_other_is_the_ways() {
-        let mut answers = Answers::default();
+        let mut history = AnswerHistory::default();
         for refusal in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND] {
-            assert!(answers.all_refuse(refusal), "nothing worked so far: {refusal}");
+            assert!(history.is_misconfigured(refusal), "nothing worked so far: {refusal}");
         }
-        assert!(!answers.all_refuse(StatusCode::OK));
-        for _ in 0..BY_CHANCE {
-            assert!(!answers.all_refuse(StatusCode::NOT_FOUND));
+        assert!(!history.is_misconfigured(StatusCode::OK));
+        for _ in 0..MAX_CHANCE_REFUSALS {
+            assert!(!history.is_misconfigured(StatusCode::NOT_FOUND));
         }
-        assert!(!answers.all_refuse(StatusCode::BAD_GATEWAY));
-        assert!(answers.all_refuse(StatusCode::NOT_FOUND), "a server in trouble is no other answer");
-        assert!(!answers.all_refuse(StatusCode::UNPROCESSABLE_ENTITY), "a message was judged");
-        assert!(!answers.all_refuse(StatusCode::NOT_FOUND));
+        assert!(!history.is_misconfigured(StatusCode::BAD_GATEWAY));
+        assert!(history.is_misconfigured(StatusCode::NOT_FOUND), "a server in trouble is no other answer");
+        assert!(!history.is_misconfigured(StatusCode::UNPROCESSABLE_ENTITY), "a message was judged");
+        assert!(!history.is_misconfigured(StatusCode::NOT_FOUND));
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! How a message reads as one line: JSON, or its body and a delimiter.
+//! The text form of a message: a line of JSON, or its body and a delimiter.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use crate::proto::{ChannelName, Message, TopicName};
 
 use super::print::PrintOutput;
 
-/// Turns messages of one stream and group into lines.
+/// Formats messages of one stream and group as lines.
 #[derive(Debug)]
 pub(super) struct LineFormat {
     output: PrintOutput,
@@ -18,7 +18,7 @@ pub(super) struct LineFormat {
     group: ChannelName,
 }
 
-/// A line of JSON. Its fields and their order are a promise to the scripts that read them.
+/// A line of JSON. Scripts rely on its fields and their order.
 #[derive(Serialize)]
 struct JsonLine<'a> {
     stream: &'a str,
@@ -32,17 +32,17 @@ struct JsonLine<'a> {
 }
 
 impl LineFormat {
-    /// Lines for the messages of this stream and group.
+    /// Creates the format for messages of this stream and group.
     pub(super) fn new(output: PrintOutput, stream: TopicName, group: ChannelName) -> Self {
         Self { output, stream, group }
     }
 
-    /// What is written of a message.
+    /// Returns the output format.
     pub(super) fn output(&self) -> PrintOutput {
         self.output
     }
 
-    /// The byte that ends a message.
+    /// Returns the byte that ends a message.
     pub(super) fn end(&self) -> u8 {
         match self.output {
             PrintOutput::Json | PrintOutput::Body => b'\n',
@@ -50,7 +50,7 @@ impl LineFormat {
         }
     }
 
-    /// Adds a message's line to `out`, its end included.
+    /// Appends a message's line, with its end, to `out`.
     pub(super) fn add(&self, message: &Message, out: &mut Vec<u8>) {
         match self.output {
             PrintOutput::Json => self.add_json(message, out),
@@ -58,7 +58,8 @@ impl LineFormat {
         }
     }
 
-    /// serde_json writes some five million such lines of 200 bytes a second: nothing hand-made is worth its risk here.
+    /// serde_json writes about five million such lines of 200 bytes a second: hand-written code is
+    /// not worth its risk.
     fn add_json(&self, message: &Message, out: &mut Vec<u8>) {
         let (body, encoding) = json_text(&message.body);
         let line = JsonLine {
@@ -78,7 +79,7 @@ impl LineFormat {
     }
 }
 
-/// A body as JSON has it: its text, or, where it is none, in base64, which `encoding` then says.
+/// Returns a body for JSON: its text, or base64 if it is not UTF-8, which `encoding` then names.
 pub fn json_text(body: &[u8]) -> (Cow<'_, str>, Option<&'static str>) {
     match std::str::from_utf8(body) {
         Ok(text) => (Cow::Borrowed(text), None),
@@ -86,7 +87,7 @@ pub fn json_text(body: &[u8]) -> (Cow<'_, str>, Option<&'static str>) {
     }
 }
 
-/// Adds the body as it is, and what ends it.
+/// Appends the unchanged body and its delimiter.
 fn add_body(message: &Message, end: u8, out: &mut Vec<u8>) {
     out.reserve(message.body.len() + 1);
     out.extend_from_slice(&message.body);

@@ -1,17 +1,17 @@
-//! `sleep:20ms..50ms`: a handler that only takes its time, for trials of load and of concurrency.
+//! `sleep:20ms..50ms`: a handler that only waits, for tests of load and concurrency.
 
 use crate::proto::Message;
 
 use super::{Handler, SleepRange, Verdict};
 
-/// Sleeps for a uniformly random time in a range, then is done.
+/// Sleeps for a uniformly random time in a range, then returns `Done`.
 #[derive(Debug)]
 pub struct SleepHandler {
     range: SleepRange,
 }
 
 impl SleepHandler {
-    /// A handler that takes a time in `range`, both ends included.
+    /// Creates a handler that sleeps for a time in `range`, both ends included.
     pub fn new(range: SleepRange) -> Self {
         Self { range }
     }
@@ -21,7 +21,7 @@ impl Handler for SleepHandler {
     async fn handle(&self, _message: Message) -> Verdict {
         let spread = self.range.longest().saturating_sub(self.range.shortest());
         let time = self.range.shortest().saturating_add(spread.mul_f64(fastrand::f64()));
-        // tokio's timers take a millisecond for nothing
+        // tokio's timers take a millisecond even for no time
         if !time.is_zero() {
             tokio::time::sleep(time).await;
         }

@@ -1,7 +1,8 @@
-//! `unix:/PATH`: hands bodies to whoever listens there, a line each; it answers `OK` when it has them.
+//! `unix:/PATH`: sends bodies to a Unix socket, one line each; the receiver acknowledges them with
+//! `OK`.
 //!
-//! Each batch has a connection of its own, whose end asks for the answer (see [`crate::net`]). A line that was written and not
-//! answered counts as not taken, and is sent again.
+//! Each batch has its own connection; its end requests the acknowledgement (see [`crate::net`]). A
+//! line that was written and not acknowledged is sent again.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::net::Answer;
+use crate::net::LineAck;
 use crate::net::connect_unix;
 use crate::proto::Message;
 
@@ -19,12 +20,12 @@ use super::away::or_later;
 use super::{Away, Handler, Verdict};
 use crate::io_error::why;
 
-/// How long a receiver may leave its queue of connections full.
+/// The time that a receiver's full backlog is waited for.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// Lines of one connection.
+/// The maximum number of lines per connection.
 const BATCH: usize = 500;
 
-/// Hands bodies to a Unix stream socket.
+/// Sends bodies to a Unix stream socket.
 #[derive(Debug)]
 pub struct UnixHandler {
     path: PathBuf,
@@ -32,7 +33,8 @@ pub struct UnixHandler {
 }
 
 impl UnixHandler {
-    /// A handler for the socket at `path`, which has so long for a batch. Connects to nothing yet.
+    /// Creates a handler for the socket at `path`; `answer_within` is the time for a batch. Does
+    /// not connect yet.
     pub fn new(path: PathBuf, answer_within: Duration) -> Self {
         Self { path, answer_within }
     }
@@ -55,7 +57,7 @@ impl UnixHandler {
                     results[*at] = Err(self.stopped());
                 }
             }
-            // which of them shows when each goes alone
+            // sent alone, each line shows whether it was the refused one
             Ok(_) => {
                 for (at, body) in lines {
                     results[at] = self.pass_alone(body).await;
@@ -72,16 +74,16 @@ impl UnixHandler {
 
     async fn pass_alone(&self, body: Bytes) -> Result<Verdict, Away> {
         match self.try_hand_over(&[(0, body)]).await {
-            Ok(Answer { refused: 1.., .. }) => Ok(Verdict::drop(format!("refused by unix:{}", self.path.display()))),
+            Ok(LineAck { refused: 1.., .. }) => Ok(Verdict::drop(format!("refused by unix:{}", self.path.display()))),
             Ok(answer) if answer.settled(1) == 1 => Ok(Verdict::Done(None)),
             Ok(_) => Err(self.stopped()),
             Err(away) => Err(away),
         }
     }
 
-    async fn try_hand_over(&self, lines: &[(usize, Bytes)]) -> Result<Answer, Away> {
+    async fn try_hand_over(&self, lines: &[(usize, Bytes)]) -> Result<LineAck, Away> {
         if lines.is_empty() {
-            return Ok(Answer { taken: None, refused: 0, unfinished: false });
+            return Ok(LineAck { taken: None, refused: 0, unfinished: false });
         }
         let connecting = connect_unix(&self.path, CONNECT_TIME.min(self.answer_within)).await;
         let mut stream = connecting.map_err(|error| Away::untried(self.away(&why(&error))))?;
@@ -91,13 +93,13 @@ impl UnixHandler {
                 text.put_slice(line);
                 text.put_u8(b'\n');
             }
-            // one that reads no further may have answered all the same
+            // a receiver that stops reading may still have answered
             let written = stream.write_all(&text).await;
             let ended = stream.shutdown().await;
-            Answer::read(stream).await.map_err(|error| written.and(ended).err().unwrap_or(error))
+            LineAck::read(stream).await.map_err(|error| written.and(ended).err().unwrap_or(error))
         };
         let handed_over = timeout(self.answer_within, handing_over).await;
-        let handed_over: io::Result<Answer> = handed_over.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let handed_over: io::Result<LineAck> = handed_over.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         handed_over.map_err(|error| Away::unanswered(self.away(&why(&error))))
     }
 
@@ -110,13 +112,13 @@ impl UnixHandler {
     }
 }
 
-/// A line as it is, or as most commands write it, with its end.
+/// Removes the line end that most commands write.
 fn without_end(mut body: Bytes) -> Bytes {
     body.truncate(body.strip_suffix(b"\n").unwrap_or(&body).len());
     body
 }
 
-/// Why this cannot be a line.
+/// Returns the reason why a body cannot be sent as a line.
 fn not_a_line(body: &[u8]) -> Option<&'static str> {
     match memchr::memchr(b'\n', body) {
         _ if body.is_empty() => Some("the body is empty, which is no line for a Unix socket"),

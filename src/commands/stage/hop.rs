@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use mqueue::backoff::Backoff;
-use mqueue::handler::{AnyHandler, Away, Handler, Verdict};
+use mqueue::handler::{Away, BuiltinHandler, Handler, Verdict};
 use mqueue::proto::Message;
 
 /// Requests at once, of one batch.
@@ -21,7 +21,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Where results go.
 #[derive(Debug)]
 pub(super) struct NextHop {
-    way: AnyHandler,
+    way: BuiltinHandler,
     /// For people.
     name: String,
     stopping: CancellationToken,
@@ -30,7 +30,7 @@ pub(super) struct NextHop {
 
 impl NextHop {
     /// Goes by `way`; waits for no hop any more once `stopping`.
-    pub(super) fn new(way: AnyHandler, name: String, stopping: CancellationToken) -> Self {
+    pub(super) fn new(way: BuiltinHandler, name: String, stopping: CancellationToken) -> Self {
         Self { way, name, stopping, away: AtomicBool::new(false) }
     }
 
@@ -66,9 +66,9 @@ impl NextHop {
     async fn try_pass(&self, messages: Vec<Message>) -> Vec<Result<Verdict, Away>> {
         let bodies = |messages: Vec<Message>| messages.into_iter().map(|message| message.body).collect();
         match &self.way {
-            AnyHandler::Forward(stream) => stream.pass_many(bodies(messages)).await,
-            AnyHandler::Unix(socket) => socket.pass_many(bodies(messages)).await,
-            AnyHandler::Http(server) => {
+            BuiltinHandler::Forward(stream) => stream.pass_many(bodies(messages)).await,
+            BuiltinHandler::Unix(socket) => socket.pass_many(bodies(messages)).await,
+            BuiltinHandler::Http(server) => {
                 stream::iter(messages).map(|message| server.pass(message)).buffered(REQUESTS).collect().await
             }
             other => other.handle_batch(messages).await.into_iter().map(Ok).collect(),

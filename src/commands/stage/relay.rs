@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::figures::Figures;
 use super::hop::NextHop;
-use mqueue::handler::{AnyHandler, Handler, Schema, Verdict};
+use mqueue::handler::{BuiltinHandler, Handler, Schema, Verdict};
 use mqueue::proto::Message;
 
 /// Messages at once where there is no work to do: one command to the next hop, one batch of answers.
@@ -16,7 +16,7 @@ const BATCH: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Relay {
     pub(super) expect: Option<Schema>,
-    pub(super) work: Option<AnyHandler>,
+    pub(super) work: Option<BuiltinHandler>,
     pub(super) next: NextHop,
     pub(super) figures: Arc<Figures>,
 }

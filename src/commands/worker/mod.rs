@@ -32,7 +32,7 @@ use super::common::exit::{Exit, Failure};
 use super::common::stdout;
 use crate::commands::worker::args::Args;
 use mqueue::handler::{
-    AnyHandler, FileOptions, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput, Verdict,
+    BuiltinHandler, FileOptions, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput, Verdict,
 };
 use mqueue::proto::Message;
 use mqueue::shutdown::Shutdown;
@@ -44,7 +44,7 @@ const BATCH_IN_FLIGHT: u32 = 500;
 #[derive(Debug)]
 enum Doing {
     Say(Say),
-    Handler(AnyHandler),
+    Handler(BuiltinHandler),
 }
 
 impl Handler for Doing {
@@ -83,7 +83,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let doing = Arc::new(doing(&args, &shutdown)?);
     let batch = doing.batch_size();
     let in_flight = args.in_flight.unwrap_or(match args.handler {
-        Some(HandlerSpec::Pipe(_)) => PipeHandler::AT_ONCE,
+        Some(HandlerSpec::Pipe(_)) => PipeHandler::MAX_CONCURRENT,
         _ if batch > 1 => BATCH_IN_FLIGHT,
         _ => 1,
     });

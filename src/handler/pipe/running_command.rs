@@ -1,7 +1,7 @@
-//! One run of a command: its process, what is on the way to it, and what it said.
+//! One run of a command: its process, its pending input, and its output.
 //!
-//! Reads and writes go on side by side, so that a command that writes before it reads blocks nobody, and neither side holds more
-//! than one long line, or [`AHEAD`] bytes of short ones.
+//! Reads and writes run concurrently, so that a command may write before it reads, and neither side
+//! holds more than one long line, or [`WRITE_AHEAD`] bytes of short ones.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,50 +18,50 @@ use crate::handler::capture::read_rest;
 use crate::handler::orphan_guard::OrphanGuard;
 use crate::handler::process_group::{GRACE, ProcessGroup};
 
-/// Lines are made when less than this waits to be written, in bytes.
-const AHEAD: usize = 64 * 1024;
-/// Room for one read, in bytes: what a pipe holds.
+/// The limit of pending input below which lines are added, in bytes.
+const WRITE_AHEAD: usize = 64 * 1024;
+/// The size of one read, in bytes: the capacity of a pipe.
 const READ: usize = 64 * 1024;
-/// How long a command that closed its input or output has to end: mostly it is ending just then.
-const MOMENT: Duration = Duration::from_secs(1);
+/// The time for a command to exit after it closed its input or output: usually it is about to.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A command that runs.
+/// A running command.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(super) struct RunningCommand {
     child: Child,
     group: ProcessGroup,
     stdin: ChildStdin,
     stdout: ChildStdout,
-    /// Lines for it, and how much of them it has.
+    /// Pending input, and the length of its written part.
     out: Vec<u8>,
     out_taken: usize,
-    /// All that it has taken, in bytes.
+    /// The total of written input, in bytes.
     taken: u64,
-    /// For each question without an answer: what it has taken when it has the whole of it.
-    asked: VecDeque<u64>,
+    /// For each line without an answer: the total of written input at its end.
+    unanswered: VecDeque<u64>,
     said: BytesMut,
-    /// How much of `said` has no line end in it.
+    /// The length of the part of `said` that has no line end.
     scanned: usize,
-    answers: u64,
+    answer_count: u64,
 }
 
-/// What a running command did.
+/// An event of a running command.
 #[derive(Debug)]
-pub(super) enum Turn {
-    /// It took some of its input.
+pub(super) enum CommandEvent {
+    /// The command read input.
     Took,
-    /// It said something.
+    /// The command wrote output.
     Said,
-    /// It closed its input or its output.
+    /// The command closed its input or output.
     Closed,
-    /// It ended.
+    /// The command exited.
     Exited(io::Result<ExitStatus>),
 }
 
-impl Program {
-    /// Starts a command, in a process group of its own.
+impl RunningCommand {
+    /// Starts a command in a process group of its own.
     pub(super) fn start(command: &mut Command, guard: &OrphanGuard) -> io::Result<Self> {
-        guard.stand_by();
+        guard.start();
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn()?;
         let group = ProcessGroup::led_by(&child, guard);
         Ok(Self {
@@ -72,61 +72,61 @@ impl Program {
             out: Vec::new(),
             out_taken: 0,
             taken: 0,
-            asked: VecDeque::new(),
+            unanswered: VecDeque::new(),
             said: BytesMut::new(),
             scanned: 0,
-            answers: 0,
+            answer_count: 0,
         })
     }
 
-    /// True if one more line can be written ahead.
+    /// Returns true if one more line can be written ahead.
     pub(super) fn has_room(&self) -> bool {
-        self.out.len() < AHEAD
+        self.out.len() < WRITE_AHEAD
     }
 
-    /// Has `line` written, which adds itself and its end.
-    pub(super) fn ask(&mut self, line: impl FnOnce(&mut Vec<u8>)) {
+    /// Adds a line to the pending input; `line` appends itself and its end.
+    pub(super) fn write_line(&mut self, line: impl FnOnce(&mut Vec<u8>)) {
         line(&mut self.out);
-        self.asked.push_back(self.taken + (self.out.len() - self.out_taken) as u64);
+        self.unanswered.push_back(self.taken + (self.out.len() - self.out_taken) as u64);
     }
 
-    /// How many questions have no answer yet.
-    pub(super) fn asked(&self) -> usize {
-        self.asked.len()
+    /// Returns the number of lines without an answer.
+    pub(super) fn unanswered(&self) -> usize {
+        self.unanswered.len()
     }
 
-    /// How many answers it gave.
-    pub(super) fn answers(&self) -> u64 {
-        self.answers
+    /// Returns the number of answers so far.
+    pub(super) fn answer_count(&self) -> u64 {
+        self.answer_count
     }
 
-    /// True if the first question without an answer is one that it can have read.
-    pub(super) fn knows_the_question(&self) -> bool {
-        self.asked.front().is_some_and(|end| *end <= self.taken)
+    /// Returns true if the command can have read the first line without an answer.
+    pub(super) fn has_read_next(&self) -> bool {
+        self.unanswered.front().is_some_and(|end| *end <= self.taken)
     }
 
-    /// Waits until it takes or says something, or ends. Cancel-safe.
-    pub(super) async fn turn(&mut self) -> Turn {
+    /// Waits for the next event. Cancel-safe.
+    pub(super) async fn next_event(&mut self) -> CommandEvent {
         let Self { child, stdin, stdout, out, out_taken, said, .. } = self;
         said.reserve(READ);
         let written = tokio::select! {
             biased;
-            read = stdout.read_buf(said) => return if matches!(read, Ok(1..)) { Turn::Said } else { Turn::Closed },
+            read = stdout.read_buf(said) => return if matches!(read, Ok(1..)) { CommandEvent::Said } else { CommandEvent::Closed },
             written = stdin.write(&out[*out_taken..]), if !out.is_empty() => written,
-            status = child.wait() => return Turn::Exited(status),
+            status = child.wait() => return CommandEvent::Exited(status),
         };
-        let Ok(count @ 1..) = written else { return Turn::Closed };
+        let Ok(count @ 1..) = written else { return CommandEvent::Closed };
         self.taken += count as u64;
         self.out_taken += count;
         if self.out_taken == self.out.len() {
             self.out.clear();
-            self.out.shrink_to(4 * AHEAD);
+            self.out.shrink_to(4 * WRITE_AHEAD);
             self.out_taken = 0;
         }
-        Turn::Took
+        CommandEvent::Took
     }
 
-    /// The next line that it said, without its end.
+    /// Returns the next line of output, without its end.
     pub(super) fn line(&mut self) -> Option<Bytes> {
         let Some(at) = memchr::memchr(b'\n', &self.said[self.scanned..]) else {
             self.scanned = self.said.len();
@@ -138,41 +138,41 @@ impl Program {
         Some(line)
     }
 
-    /// What it said behind its last line.
-    pub(super) fn begun_line(&self) -> &[u8] {
+    /// Returns the output after the last complete line.
+    pub(super) fn partial_line(&self) -> &[u8] {
         &self.said
     }
 
-    /// True if it said more than can be a line.
-    pub(super) fn says_too_much(&self) -> bool {
+    /// Returns true if the incomplete line exceeds the limit.
+    pub(super) fn line_is_too_long(&self) -> bool {
         self.said.len() > CAPTURE_LIMIT
     }
 
-    /// The first question has its answer.
-    pub(super) fn answered(&mut self) {
-        self.asked.pop_front();
-        self.answers += 1;
+    /// Records that the first line has its answer.
+    pub(super) fn count_answer(&mut self) {
+        self.unanswered.pop_front();
+        self.answer_count += 1;
     }
 
-    /// How it ended, if it does so within a moment.
+    /// Waits a moment for the exit status.
     pub(super) async fn exit(&mut self) -> Option<io::Result<ExitStatus>> {
-        timeout(MOMENT, self.child.wait()).await.ok()
+        timeout(EXIT_TIMEOUT, self.child.wait()).await.ok()
     }
 
-    /// Reads what one that has ended still said.
+    /// Reads the remaining output of a command that has exited.
     pub(super) fn read_rest(&mut self) {
         let mut rest = Vec::new();
-        // What was read before an error counts.
+        // Output read before an error counts.
         let _ = read_rest(&self.stdout, &mut rest);
         self.said.extend_from_slice(&rest);
     }
 
-    /// Ends it and its group.
+    /// Terminates the command and its group.
     pub(super) async fn end(mut self) {
         self.group.terminate(&mut self.child, GRACE).await;
     }
 
-    /// Closes its input, lets it end by itself, and ends it if it does not.
+    /// Closes the command's input, waits for it to exit, and terminates it if it does not.
     pub(super) async fn close(self) {
         let Self { mut child, mut group, stdin, mut stdout, .. } = self;
         drop(stdin);
@@ -185,7 +185,7 @@ impl Program {
             () = deaf => unreachable!("it never ends"),
         };
         if ended {
-            group.leave();
+            group.release();
         } else {
             group.terminate(&mut child, GRACE).await;
         }

@@ -1,13 +1,15 @@
-//! Keeps a command running, and matches its verdicts with the messages.
+//! Keeps a command running, and matches its verdicts with messages.
 //!
 //! ```text
 //!  no command ── a message comes ──▶ runs ── it ends, or is broken ──▶ no command, and none for a while
 //! ```
 //!
 //! Invariants:
-//! - `waiting` is in the order in which the command is asked; its first `Program::asked` are on the way or with the command.
-//! - A verdict is taken only for a message that the command can have read to its end.
-//! - A message leaves `waiting` with its verdict, as the one to blame, or to be released; it is never in two runs' hands at once.
+//! - `waiting` has the order in which the command gets messages; the first
+//!   `RunningCommand::unanswered` of them are in its input or in progress.
+//! - A verdict counts only for a message that the command can have read completely.
+//! - A message leaves `waiting` with its verdict, with a retry if it ended the run, or when it is
+//!   released; two runs never have it at the same time.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,59 +20,59 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::Job;
+use super::PipeJob;
 use super::answer;
-use super::program::{Program, Turn};
+use super::running_command::{CommandEvent, RunningCommand};
 use crate::backoff::Backoff;
 use crate::handler::command_line::CommandLine;
-use crate::handler::line::LineFormat;
+use crate::handler::line_format::LineFormat;
 use crate::handler::orphan_guard::OrphanGuard;
-use crate::handler::process_group::ended;
+use crate::handler::process_group::exit_text;
 use crate::handler::{CAPTURE_LIMIT, HandlerOptions, PrintOutput, Verdict};
 use crate::io_error::why;
 use crate::proto::{ChannelName, TopicName};
 
-/// Between the end of a run and the next one's start.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pause between the end of a run and the next start.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Owns the command and all messages that are with it.
+/// Owns the command and all its messages.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct Supervisor {
     command: CommandLine,
     stream: TopicName,
     group: ChannelName,
     format: LineFormat,
     captures: bool,
     timeout: Duration,
-    inbox: mpsc::UnboundedReceiver<Job>,
-    waiting: VecDeque<Job>,
-    /// A broken command is not waited for any more.
+    inbox: mpsc::UnboundedReceiver<PipeJob>,
+    waiting: VecDeque<PipeJob>,
+    /// Cancelled to give up on a broken command.
     stop: CancellationToken,
     closing: CancellationToken,
     backoff: Backoff,
     not_before: Instant,
     orphan_guard: OrphanGuard,
-    /// The command names the message in its answers: a line that does not is no answer any more.
+    /// True once the command gave an id in an answer: a line without one is then not an answer.
     names_messages: bool,
 }
 
-/// Why a run is over.
-enum Over {
+/// The reason for the end of a run.
+enum RunEnd {
     Exited(io::Result<ExitStatus>),
     Closed,
     TimedOut,
-    /// It does not keep to the rules.
+    /// The command violated the protocol.
     Broken(String),
-    /// Nobody needs it any more.
+    /// The handler is closing.
     Closing,
 }
 
-impl Keeper {
+impl Supervisor {
     pub(super) fn new(
         command: CommandLine,
         options: &HandlerOptions,
-        inbox: mpsc::UnboundedReceiver<Job>,
+        inbox: mpsc::UnboundedReceiver<PipeJob>,
         closing: CancellationToken,
     ) -> Self {
         Self {
@@ -84,7 +86,7 @@ impl Keeper {
             waiting: VecDeque::new(),
             stop: options.stop.clone(),
             closing,
-            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, fastrand::Rng::new()),
+            backoff: Backoff::new(MIN_PAUSE, MAX_PAUSE, fastrand::Rng::new()),
             not_before: Instant::now(),
             orphan_guard: OrphanGuard::default(),
             names_messages: false,
@@ -94,21 +96,22 @@ impl Keeper {
     /// Runs until the handler is closed or dropped.
     pub(super) async fn run(mut self) {
         while self.wait_for_work().await {
-            if !self.may_start().await {
+            if !self.wait_to_start().await {
                 continue;
             }
-            match Program::start(&mut self.command.command(&self.stream, &self.group), &self.orphan_guard) {
-                Ok(mut program) => match self.attend(&mut program).await {
-                    Over::Closing => return program.close().await,
-                    over => self.see_off(program, over).await,
+            match RunningCommand::start(&mut self.command.command(&self.stream, &self.group), &self.orphan_guard) {
+                Ok(mut running) => match self.serve_run(&mut running).await {
+                    RunEnd::Closing => return running.close().await,
+                    end => self.end_run(running, end).await,
                 },
-                // The program was there at the start: it is being replaced, or the system has no process to give now.
-                Err(error) => self.refuse(&format!("cannot run {:?}: {}", self.command.program(), why(&error))),
+                // The program existed at the start: it is being replaced, or the system is out of
+                // processes.
+                Err(error) => self.fail_all(&format!("cannot run {:?}: {}", self.command.program(), why(&error))),
             }
         }
     }
 
-    /// True once a message waits; false if none is to come.
+    /// Waits for a message; returns false if the handler is closing.
     async fn wait_for_work(&mut self) -> bool {
         if self.waiting.is_empty() {
             tokio::select! {
@@ -117,12 +120,13 @@ impl Keeper {
                 job = self.inbox.recv() => self.waiting.extend(job),
             }
         }
-        self.gather();
+        self.collect_queued();
         !self.waiting.is_empty() && !self.closing.is_cancelled()
     }
 
-    /// Waits until the command may be started again; false if it is not to be, and what waited is released.
-    async fn may_start(&mut self) -> bool {
+    /// Waits until the command may be started again; returns false, and releases the waiting
+    /// messages, if it will not be.
+    async fn wait_to_start(&mut self) -> bool {
         if Instant::now() >= self.not_before {
             return true;
         }
@@ -132,89 +136,90 @@ impl Keeper {
             () = self.stop.cancelled() => {}
             () = self.closing.cancelled() => {}
         }
-        self.gather();
+        self.collect_queued();
         self.waiting.clear();
         false
     }
 
-    fn gather(&mut self) {
+    fn collect_queued(&mut self) {
         while let Ok(job) = self.inbox.try_recv() {
             self.waiting.push_back(job);
         }
     }
 
-    /// Asks, and hears the answers, until the run is over.
-    async fn attend(&mut self, program: &mut Program) -> Over {
-        // when the command could begin with the first that waits
+    /// Writes messages and reads answers until the run ends.
+    async fn serve_run(&mut self, running: &mut RunningCommand) -> RunEnd {
+        // the time at which the command could start with the first waiting message
         let mut since = Instant::now();
         loop {
-            self.ask(program);
+            self.write_lines(running);
             let was_idle = self.waiting.is_empty();
             tokio::select! {
                 biased;
-                () = self.closing.cancelled() => return Over::Closing,
-                turn = program.turn() => match turn {
-                    Turn::Took => {}
-                    Turn::Said => match self.settle(program) {
+                () = self.closing.cancelled() => return RunEnd::Closing,
+                event = running.next_event() => match event {
+                    CommandEvent::Took => {}
+                    CommandEvent::Said => match self.deliver_verdicts(running) {
                         Ok(0) => {}
                         Ok(_) => since = Instant::now(),
-                        Err(why) => return Over::Broken(why),
+                        Err(why) => return RunEnd::Broken(why),
                     },
-                    Turn::Closed => return Over::Closed,
-                    Turn::Exited(status) => return Over::Exited(status),
+                    CommandEvent::Closed => return RunEnd::Closed,
+                    CommandEvent::Exited(status) => return RunEnd::Exited(status),
                 },
                 job = self.inbox.recv() => match job {
                     Some(job) => self.waiting.push_back(job),
-                    None => return Over::Closing,
+                    None => return RunEnd::Closing,
                 },
-                () = sleep(self.timeout.saturating_sub(since.elapsed())), if !was_idle => return Over::TimedOut,
+                () = sleep(self.timeout.saturating_sub(since.elapsed())), if !was_idle => return RunEnd::TimedOut,
             }
-            self.gather();
+            self.collect_queued();
             if was_idle {
                 since = Instant::now();
             }
         }
     }
 
-    /// Writes ahead what there is room for; what nobody waits for any more is not begun.
-    fn ask(&mut self, program: &mut Program) {
-        while program.has_room() && program.asked() < self.waiting.len() {
-            let job = &self.waiting[program.asked()];
+    /// Writes lines ahead while there is room; skips messages whose caller has given up.
+    fn write_lines(&mut self, running: &mut RunningCommand) {
+        while running.has_room() && running.unanswered() < self.waiting.len() {
+            let job = &self.waiting[running.unanswered()];
             if job.verdict.is_closed() {
-                self.waiting.remove(program.asked());
+                self.waiting.remove(running.unanswered());
             } else {
-                program.ask(|out| self.format.add(&job.message, out));
+                running.write_line(|out| self.format.add(&job.message, out));
             }
         }
     }
 
-    /// Hands out the verdicts that were said, and counts them. Fails, with what is wrong, on anything else.
-    fn settle(&mut self, program: &mut Program) -> Result<usize, String> {
+    /// Delivers the verdicts in the output, and returns their number. Fails, with the reason, on
+    /// any other line.
+    fn deliver_verdicts(&mut self, running: &mut RunningCommand) -> Result<usize, String> {
         let mut count = 0;
-        while let Some(line) = program.line() {
-            if !program.knows_the_question() {
-                return Err(unasked(&line));
+        while let Some(line) = running.line() {
+            if !running.has_read_next() {
+                return Err(unexpected_line(&line));
             }
             let answer = answer::answer(&line, self.captures)
                 .ok_or_else(|| format!("the command answered {:?}, not ok, retry or drop", answer::shown(&line)))?;
             self.check_id(&line, answer.id.as_deref())?;
-            program.answered();
+            running.count_answer();
             let job = self.waiting.pop_front().expect("it was asked");
-            // Nobody may be waiting any more.
+            // The caller may have given up.
             let _ = job.verdict.send(answer.verdict);
             count += 1;
         }
-        match program.begun_line() {
-            begun if program.asked() == 0 && !begun.is_empty() => Err(unasked(begun)),
-            _ if program.says_too_much() => {
+        match running.partial_line() {
+            begun if running.unanswered() == 0 && !begun.is_empty() => Err(unexpected_line(begun)),
+            _ if running.line_is_too_long() => {
                 Err(format!("the command answered with a line of more than {CAPTURE_LIMIT} bytes"))
             }
             _ => Ok(count),
         }
     }
 
-    /// Fails if the answer is not for the message whose turn it is. Once the command has named a message it has to name each, so
-    /// that a stray line is nobody's verdict.
+    /// Fails if the answer is not for the next message. Once the command has given an id, each
+    /// answer needs one, so that a stray line is not taken for a verdict.
     fn check_id(&mut self, line: &[u8], id: Option<&[u8]>) -> Result<(), String> {
         let next = self.waiting.front().expect("it was asked").message.id;
         match id {
@@ -232,25 +237,25 @@ impl Keeper {
         }
     }
 
-    /// Ends a run that is over. The first message that waits is to blame; those behind it go to the next run.
-    async fn see_off(&mut self, mut program: Program, over: Over) {
-        let over = match over {
-            Over::Closed => program.exit().await.map_or(Over::Closed, Over::Exited),
-            over => over,
+    /// Ends a run. The first waiting message gets the blame; those behind it go to the next run.
+    async fn end_run(&mut self, mut running: RunningCommand, end: RunEnd) {
+        let end = match end {
+            RunEnd::Closed => running.exit().await.map_or(RunEnd::Closed, RunEnd::Exited),
+            end => end,
         };
-        let mut why = self.reason(&over);
-        if matches!(over, Over::Exited(_)) {
-            program.read_rest();
-            if let Err(broken) = self.settle(&mut program) {
+        let mut why = self.reason(&end);
+        if matches!(end, RunEnd::Exited(_)) {
+            running.read_rest();
+            if let Err(broken) = self.deliver_verdicts(&mut running) {
                 why = broken;
             }
         }
-        let ended_well = matches!(over, Over::Exited(Ok(status)) if status.success());
-        let is_nobodys_fault = nobodys_fault(&program, ended_well);
-        if program.answers() > 0 {
+        let ended_well = matches!(end, RunEnd::Exited(Ok(status)) if status.success());
+        let is_nobodys_fault = is_nobodys_fault(&running, ended_well);
+        if running.answer_count() > 0 {
             self.backoff.reset();
         }
-        program.end().await;
+        running.end().await;
         self.not_before = Instant::now() + self.backoff.next().unwrap_or_default();
         let (command, waiting) = (self.command.program(), self.waiting.len());
         if ended_well {
@@ -263,32 +268,33 @@ impl Keeper {
         }
     }
 
-    fn reason(&self, over: &Over) -> String {
-        match over {
-            Over::Exited(Ok(status)) => format!("the command ended: {}", ended(*status)),
-            Over::Exited(Err(error)) => format!("cannot wait for the command: {}", why(error)),
-            Over::Closed => "the command closed its standard input or output".to_owned(),
-            Over::TimedOut => format!("timed out after {}", humantime::format_duration(self.timeout)),
-            Over::Broken(why) => why.clone(),
-            Over::Closing => "the command is needed no more".to_owned(),
+    fn reason(&self, end: &RunEnd) -> String {
+        match end {
+            RunEnd::Exited(Ok(status)) => format!("the command ended: {}", exit_text(*status)),
+            RunEnd::Exited(Err(error)) => format!("cannot wait for the command: {}", why(error)),
+            RunEnd::Closed => "the command closed its standard input or output".to_owned(),
+            RunEnd::TimedOut => format!("timed out after {}", humantime::format_duration(self.timeout)),
+            RunEnd::Broken(why) => why.clone(),
+            RunEnd::Closing => "the command is needed no more".to_owned(),
         }
     }
 
-    /// All that waits fails for the same reason.
-    fn refuse(&mut self, why: &str) {
-        self.gather();
+    /// Fails all waiting messages for the same reason.
+    fn fail_all(&mut self, why: &str) {
+        self.collect_queued();
         for job in self.waiting.drain(..) {
             let _ = job.verdict.send(Verdict::retry(why));
         }
     }
 }
 
-/// True if the message at whose turn a run was over has nothing to do with that: the command had not even read it, or ended as one does
-/// that means to begin afresh from time to time. Never true of a run without an answer, so that runs cannot follow each other for ever.
-fn nobodys_fault(program: &Program, ended_well: bool) -> bool {
-    program.answers() > 0 && (ended_well || !program.knows_the_question())
+/// True if the next message did not cause the end of the run: the command had not read it, or ended
+/// as a command does that restarts now and then. Never true of a run without an answer, so that
+/// runs cannot follow each other forever.
+fn is_nobodys_fault(running: &RunningCommand, ended_well: bool) -> bool {
+    running.answer_count() > 0 && (ended_well || !running.has_read_next())
 }
 
-fn unasked(line: &[u8]) -> String {
+fn unexpected_line(line: &[u8]) -> String {
     format!("the command said {:?} without having been asked", answer::shown(line))
 }

@@ -1,4 +1,4 @@
-//! The handler on real commands.
+//! The handler with real commands.
 
 use std::fs;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, pause};
 
 use super::*;
-use crate::handler::testing::{Tale, message, options, rest};
+use crate::handler::testing::{TestPipe, message, options, rest};
 use crate::proto::MessageId;
 
-/// Answers each line with what `$line` is made to.
+/// Returns a script that runs `answer` for each `$line`.
 fn each(answer: &str) -> String {
     format!("while read -r line; do {answer}; done")
 }
@@ -29,12 +29,12 @@ fn with_timeout(command: &str, millis: u64) -> PipeHandler {
     PipeHandler::new(command, &HandlerOptions { timeout: Duration::from_millis(millis), ..options() }).unwrap()
 }
 
-/// Has these handled at once.
+/// Handles these messages concurrently.
 async fn handled(handler: &PipeHandler, bodies: &[&'static str]) -> Vec<Verdict> {
     join_all(bodies.iter().map(|body| handler.handle(message(*body)))).await
 }
 
-/// The verdict on the first, where the second is done by the next run.
+/// Returns the reason of the first message's retry; the second is done by the next run.
 async fn blamed(handler: &PipeHandler) -> String {
     let verdicts = handled(handler, &["bad", "good"]).await;
     assert_eq!(verdicts[1], Verdict::Done(None), "only the first is to blame: {verdicts:?}");
@@ -42,7 +42,7 @@ async fn blamed(handler: &PipeHandler) -> String {
     why.clone()
 }
 
-/// A command that does this when it reads "bad", and is done with all else.
+/// Returns a command that runs `what` for a line with "bad", and is done with any other line.
 fn bad(what: &str) -> String {
     each(&format!("case $line in *bad*) {what};; *) echo ok;; esac"))
 }
@@ -116,9 +116,9 @@ async fn what_is_no_answer_ends_the_run() {
 
 #[tokio::test]
 async fn no_answer_in_time_ends_the_run_and_its_children() {
-    let tale = Tale::new();
-    let handler = with_timeout(&tale.told_by(&bad("sleep 1000 & echo up >&3; wait")), 300);
-    let (reader, why) = tokio::join!(tale.begin(), blamed(&handler));
+    let test_pipe = TestPipe::new();
+    let handler = with_timeout(&test_pipe.script(&bad("sleep 1000 & echo up >&3; wait")), 300);
+    let (reader, why) = tokio::join!(test_pipe.wait_until_up(), blamed(&handler));
     assert_eq!(why, "timed out after 300ms");
     handler.close().await;
     assert_eq!(rest(reader).await.unwrap(), "");
@@ -126,23 +126,23 @@ async fn no_answer_in_time_ends_the_run_and_its_children() {
 
 #[tokio::test]
 async fn an_answer_that_nobody_asked_for_is_nobodys_verdict() {
-    // "yes" never reads: no message may ever be done
+    // "yes" never reads: no message may be done
     let Verdict::Retry { why, .. } = pipe("yes ok").handle(message(vec![b'x'; 1 << 20])).await else { panic!("done") };
     assert_eq!(why, "the command said \"ok\" without having been asked");
     let twice = captured(&format!("n=0; {}", each(r#"n=$((n+1)); printf "ok $n\nok again\n""#)));
     for _ in 0..3 {
-        // the second line ends the run before the next message is asked about
+        // the second line ends the run before the next message is written
         assert_eq!(twice.handle(message("a")).await, Verdict::Done(Some("1".into())));
     }
 }
 
-/// Answers by id, and does this when it reads "bad".
+/// Returns a command that answers by id, and runs `bad` for a line with "bad".
 fn by_id(bad: &str) -> String {
     let id = r#"id=${line#*\"id\":\"}; id=${id%%\"*}"#;
     each(&format!(r#"{id}; case $line in *bad*) {bad};; *) echo "id=$id ok $id";; esac"#))
 }
 
-/// A message with an id of its own.
+/// Creates a message with its own id.
 fn numbered(number: u8, body: &'static str) -> Message {
     Message { id: MessageId([b'a' + number; 16]), ..message(body) }
 }
@@ -168,7 +168,7 @@ async fn a_verdict_on_another_message_is_none() {
 
 #[tokio::test]
 async fn neither_side_waits_for_the_other_to_read() {
-    // each line is longer than a pipe, and so is each answer
+    // each line, and each answer, exceeds the capacity of a pipe
     let (handler, body) = (captured(&each(r#"printf 'ok %s\n' "$line""#)), "x".repeat(200_000));
     let verdicts = join_all((0..5).map(|_| handler.handle(message(body.clone())))).await;
     for verdict in verdicts {
@@ -181,16 +181,16 @@ async fn neither_side_waits_for_the_other_to_read() {
 
 #[tokio::test]
 async fn whoever_gives_up_leaves_the_others_their_answers() {
-    let tale = Tale::new();
+    let test_pipe = TestPipe::new();
     let handler =
-        Arc::new(captured(&tale.told_by("read -r a; echo up >&3; read -r b; echo \"ok $a\"; echo \"ok $b\"; cat")));
+        Arc::new(captured(&test_pipe.script("read -r a; echo up >&3; read -r b; echo \"ok $a\"; echo \"ok $b\"; cat")));
     let first = tokio::spawn({
         let handler = handler.clone();
         async move { handler.handle(message("a")).await }
     });
-    let _reader = tale.begin().await;
+    let _reader = test_pipe.wait_until_up().await;
     first.abort();
-    // this one is given up before it is begun, and the command never hears of it
+    // this message is given up before its line is written, so the command never reads it
     assert_eq!(handler.handle(message("b")).now_or_never(), None);
     let Verdict::Done(Some(output)) = handler.handle(message("c")).await else { panic!("not done") };
     assert!(output.ends_with(br#""body":"c"}"#), "{output:?}");
@@ -211,7 +211,7 @@ async fn runs_that_fail_follow_each_other_ever_more_slowly() {
     for verdict in handled(&handler, &["a", "b", "c", "d"]).await {
         assert_eq!(verdict, Verdict::retry("the command ended: exit status 1"));
     }
-    // after 50, 100, 200 ms at the least
+    // after at least 50, 100 and 200 ms
     assert!(start.elapsed() >= Duration::from_millis(350), "{:?}", start.elapsed());
 }
 
@@ -228,12 +228,12 @@ async fn a_closed_command_ends_by_itself() {
 
 #[tokio::test]
 async fn a_closed_command_that_stays_is_killed() {
-    let tale = Tale::new();
+    let test_pipe = TestPipe::new();
     let stays = format!("trap '' TERM; echo up >&3; {}; while :; do sleep 1; done", each("echo ok"));
-    let handler = pipe(&tale.told_by(&stays));
-    let (reader, verdict) = tokio::join!(tale.begin(), handler.handle(message("a")));
+    let handler = pipe(&test_pipe.script(&stays));
+    let (reader, verdict) = tokio::join!(test_pipe.wait_until_up(), handler.handle(message("a")));
     assert_eq!(verdict, Verdict::Done(None));
-    // from here on only the clock can end it
+    // from here on only the clock can terminate it
     pause();
     handler.close().await;
     assert_eq!(rest(reader).await.unwrap(), "");
