@@ -41,12 +41,12 @@ fn json_has_stable_names() {
     assert_eq!(report["worst"], "warning");
     let first = &report["findings"][0];
     let names: Vec<&String> = first.as_object().unwrap().keys().collect();
-    assert_eq!(names, ["check", "level", "mend", "subject", "what"]);
+    assert_eq!(names, ["check", "fix", "level", "message", "subject"]);
     assert_eq!(
         (&first["level"], &first["check"], &first["subject"]),
         (&"warning".into(), &"streams".into(), &"stream foo".into())
     );
-    assert!(report["findings"].as_array().unwrap().iter().any(|f| f["level"] == "ok" && f["mend"].is_null()));
+    assert!(report["findings"].as_array().unwrap().iter().any(|f| f["level"] == "ok" && f["fix"].is_null()));
 }
 
 #[test]

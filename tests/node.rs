@@ -257,12 +257,12 @@ fn a_fleet_that_has_stopped_leaves_its_token_and_goes_on_with_it() {
         let of_the_token = |it: &&serde_json::Value| it["subject"].as_str().is_some_and(|it| it.contains("foo.token"));
         let found: Vec<_> = findings.iter().filter(of_the_token).collect();
         assert_eq!(found.len(), 1, "{end}: {report:#}");
-        assert_eq!((&found[0]["level"], &found[0]["mend"]), (&"ok".into(), &serde_json::Value::Null), "{end}");
+        assert_eq!((&found[0]["level"], &found[0]["fix"]), (&"ok".into(), &serde_json::Value::Null), "{end}");
         assert!(
-            found[0]["what"].as_str().is_some_and(|what| what.contains("the token of a fleet")),
+            found[0]["message"].as_str().is_some_and(|what| what.contains("the token of a fleet")),
             "{end}: {report:#}"
         );
-        let mends: Vec<_> = findings.iter().filter_map(|it| it["mend"].as_str()).collect();
+        let mends: Vec<_> = findings.iter().filter_map(|it| it["fix"].as_str()).collect();
         assert!(!mends.iter().any(|mend| mend.contains("foo.token")), "{end}: {mends:?}");
         assert_eq!(tokens(&nsqd), 1, "{end}: doctor took it");
     }

@@ -1,33 +1,34 @@
 //! What an embedded broker keeps: its log on the disk, and its index in memory. nsqd tells neither.
 
-use super::finding::{Check, Figures, Finding};
+use super::finding::{BrokerFigures, CheckId, Finding};
 use mqueue::proto::stats::Stats;
 use mqueue::wake::shell_commands::shell;
 
 /// A disk of which less is free is nearly full: this part of it, or so many bytes, which are four of the log's segments.
-const LITTLE_OF_A_DISK: u64 = 16;
-const LITTLE_ROOM: u64 = 256 << 20;
+const DISK_RESERVE_SHARE: u64 = 16;
+const DISK_RESERVE_BYTES: u64 = 256 << 20;
 /// An index that has taken all but this part of its limit has nearly reached it.
-const LITTLE_OF_THE_INDEX: u64 = 8;
+const INDEX_RESERVE_SHARE: u64 = 8;
 
 /// Tells how much a broker keeps, and warns before it refuses to take more. That it refuses already its health says.
 pub(super) fn check(subject: &str, http: &str, stats: &Stats) -> Option<Finding> {
     let figures = figures(stats)?;
-    let what = told(&figures);
+    let message = reported(&figures);
     let Some(why) = nearly_full(&figures).filter(|_| stats.health == "OK") else {
-        return Some(Finding::ok(Check::Log, subject, what).with(figures));
+        return Some(Finding::ok(CheckId::Log, subject, message).with(figures));
     };
     let stats = shell(&format!("http://{http}/stats"));
-    let mend = format!("curl -fsS {stats}    # whose messages are these? Their consumers make room");
+    let fix = format!("curl -fsS {stats}    # whose messages are these? Their consumers make room");
     Some(
-        Finding::warning(Check::Log, subject, format!("{why}, then publishing is refused: {what}"), mend).with(figures),
+        Finding::warning(CheckId::Log, subject, format!("{why}, then publishing is refused: {message}"), fix)
+            .with(figures),
     )
 }
 
 /// `None` of a broker that is not ours.
-fn figures(stats: &Stats) -> Option<Figures> {
+fn figures(stats: &Stats) -> Option<BrokerFigures> {
     let log = stats.log.as_ref();
-    Some(Figures {
+    Some(BrokerFigures {
         log_bytes: log.map(|log| log.bytes),
         log_live_bytes: log.map(|log| log.live_bytes),
         disk_bytes: log.and_then(|log| log.disk_bytes),
@@ -37,16 +38,16 @@ fn figures(stats: &Stats) -> Option<Figures> {
     })
 }
 
-fn nearly_full(figures: &Figures) -> Option<&'static str> {
+fn nearly_full(figures: &BrokerFigures) -> Option<&'static str> {
     let disk = figures.disk_bytes.zip(figures.disk_free_bytes);
-    if disk.is_some_and(|(all, free)| free < (all / LITTLE_OF_A_DISK).min(LITTLE_ROOM)) {
+    if disk.is_some_and(|(all, free)| free < (all / DISK_RESERVE_SHARE).min(DISK_RESERVE_BYTES)) {
         return Some("the disk of its log is nearly full");
     }
-    let limit = figures.max_index_bytes.filter(|max| figures.index_bytes > max - max / LITTLE_OF_THE_INDEX);
+    let limit = figures.max_index_bytes.filter(|max| figures.index_bytes > max - max / INDEX_RESERVE_SHARE);
     limit.map(|_| "its index is near --max-index-memory")
 }
 
-fn told(figures: &Figures) -> String {
+fn reported(figures: &BrokerFigures) -> String {
     let log = match (figures.log_bytes, figures.log_live_bytes) {
         (Some(bytes), Some(live)) => format!("log {}, {} of it live", size(bytes), size(live)),
         _ => "no log".to_owned(),
@@ -90,26 +91,32 @@ mod tests {
             ..Stats::default()
         };
         let finding = check("nsqd a:1", "a:1", &stats).unwrap();
-        (finding.level, finding.what)
+        (finding.level, finding.message)
     }
 
     #[test]
     fn what_is_kept_is_told_and_what_is_nearly_full_is_a_warning() {
         let line = "log 2.5 MB, 1.2 kB of it live, 9.0 GB of 16.0 GB on its disk free, index 7 B of 800.0 MB";
         assert_eq!(seen("OK", 9_000_000_000, 7), (Level::Ok, line.to_owned()));
-        let (level, what) = seen("OK", 250_000_000, 7);
-        assert!(level == Level::Warning && what.starts_with("the disk of its log is nearly full, then"), "{what}");
-        let (level, what) = seen("OK", 9_000_000_000, 700_000_001);
-        assert!(level == Level::Warning && what.starts_with("its index is near --max-index-memory, then"), "{what}");
+        let (level, message) = seen("OK", 250_000_000, 7);
+        assert!(
+            level == Level::Warning && message.starts_with("the disk of its log is nearly full, then"),
+            "{message}"
+        );
+        let (level, message) = seen("OK", 9_000_000_000, 700_000_001);
+        assert!(
+            level == Level::Warning && message.starts_with("its index is near --max-index-memory, then"),
+            "{message}"
+        );
         assert_eq!(seen("NOK - no space left", 0, 7).0, Level::Ok, "its health is told");
     }
 
     #[test]
     fn nsqd_and_older_brokers_that_do_not_tell_are_no_trouble() {
         assert_eq!(check("nsqd a:1", "a:1", &Stats::default()), None);
-        let old =
+        let old_version =
             Stats { health: "OK".to_owned(), log: Some(LogStats::default()), index_bytes: Some(1), ..Stats::default() };
-        let finding = check("nsqd a:1", "a:1", &old).unwrap();
-        assert_eq!((finding.level, &*finding.what), (Level::Ok, "log 0 B, 0 B of it live, index 1 B"));
+        let finding = check("nsqd a:1", "a:1", &old_version).unwrap();
+        assert_eq!((finding.level, &*finding.message), (Level::Ok, "log 0 B, 0 B of it live, index 1 B"));
     }
 }

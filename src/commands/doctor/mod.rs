@@ -11,8 +11,8 @@ mod brokers;
 mod dead_letters;
 mod finding;
 mod log;
-mod look;
 mod observed;
+mod probe;
 mod queues;
 mod sockets;
 mod ungrouped;
@@ -20,7 +20,7 @@ mod units;
 
 use std::io::{self, Write};
 
-use self::finding::{Finding, Level, Report};
+use self::finding::{DoctorReport, Finding, Level};
 use self::observed::Observed;
 use super::common::exit::Exit;
 use super::common::stdout;
@@ -28,8 +28,8 @@ use crate::commands::doctor::args::Args;
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let observed = look::everywhere(&args).await;
-    let report = Report::new(check(&observed));
+    let observed = probe::all_processes(&args).await;
+    let report = DoctorReport::new(check(&observed));
     stdout::ended(print(&report, args.json))?;
     Ok(exit(&observed, report.worst))
 }
@@ -37,11 +37,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
 /// All that follows from what was seen.
 fn check(observed: &Observed) -> Vec<Finding> {
     let subjects =
-        [brokers::check, queues::check, dead_letters::check, sockets::check, units::check, ungrouped::skipped];
+        [brokers::check, queues::check, dead_letters::check, sockets::check, units::check, ungrouped::skipped_starts];
     subjects.iter().flat_map(|check| check(observed)).collect()
 }
 
-fn print(report: &Report, json: bool) -> io::Result<()> {
+fn print(report: &DoctorReport, json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match json {
         true => writeln!(out, "{}", serde_json::to_string(report).expect("its fields are text"))?,

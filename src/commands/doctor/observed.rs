@@ -7,30 +7,32 @@ use std::time::{Duration, SystemTime};
 use mqueue::client::Address;
 use mqueue::proto::stats::{Stats, TopicStats};
 use mqueue::proto::{ChannelName, TopicName};
+use mqueue::wake::aggregate::QueueTotals;
+use mqueue::wake::decide::GroupTotals;
 use mqueue::wake::fleet;
 use mqueue::wake::shell_commands::shell;
 
 /// Everything.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
-    pub(super) lookupds: Vec<Lookupd>,
-    pub(super) http: Vec<Http>,
-    pub(super) tcp: Vec<Tcp>,
+    pub(super) lookupds: Vec<ProbedLookupd>,
+    pub(super) http: Vec<ProbedHttp>,
+    pub(super) tcp: Vec<ProbedTcp>,
     /// How far the streams of dead letters were later, if they were looked at twice.
-    pub(super) growth: Option<Growth>,
-    pub(super) folders: Vec<Folder>,
+    pub(super) growth: Option<DeadLetterGrowth>,
+    pub(super) folders: Vec<SocketFolder>,
     /// As whom wakeup runs, if there is such a user.
     pub(super) wakeup_user: Option<Account>,
     /// Why the doctor could not poke a socket itself: it is not root.
-    pub(super) me: Option<String>,
-    pub(super) systemd: Option<Systemd>,
+    pub(super) unprivileged_user: Option<String>,
+    pub(super) systemd: Option<SystemdState>,
     /// A wakeup runs that goes on waking, whoever started it.
     pub(super) wakeup_runs: bool,
 }
 
 /// An nsqlookupd.
 #[derive(Debug)]
-pub(super) struct Lookupd {
+pub(super) struct ProbedLookupd {
     pub(super) address: String,
     /// Its version, or why there is none.
     pub(super) answer: Result<String, String>,
@@ -39,32 +41,32 @@ pub(super) struct Lookupd {
 
 /// An nsqd's HTTP API.
 #[derive(Debug)]
-pub(super) struct Http {
+pub(super) struct ProbedHttp {
     pub(super) address: String,
-    pub(super) listed: Option<Listed>,
-    pub(super) answer: Result<Answer, String>,
+    pub(super) listed: Option<LookupdEntry>,
+    pub(super) answer: Result<NsqdReport, String>,
 }
 
 /// What it said.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct NsqdReport {
     pub(super) version: String,
-    pub(super) skew: Skew,
+    pub(super) skew: ClockSkew,
     pub(super) tcp: Option<Address>,
     pub(super) stats: Stats,
 }
 
 /// An nsqd's TCP port.
 #[derive(Debug)]
-pub(super) struct Tcp {
+pub(super) struct ProbedTcp {
     pub(super) address: Address,
-    pub(super) listed: Option<Listed>,
+    pub(super) listed: Option<LookupdEntry>,
     pub(super) answer: Result<(), String>,
 }
 
 /// By which nsqlookupd it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Listed {
+pub(super) struct LookupdEntry {
     pub(super) lookupd: String,
     /// The host that nsqd registered from, as nsqlookupd saw it.
     pub(super) from: String,
@@ -74,7 +76,7 @@ pub(super) struct Listed {
 
 /// How much nsqd's clock differs from ours at the least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Skew {
+pub(super) enum ClockSkew {
     /// It does not tell the time.
     #[default]
     Unknown,
@@ -83,7 +85,7 @@ pub(super) enum Skew {
     Behind(Duration),
 }
 
-impl Skew {
+impl ClockSkew {
     /// Of a clock that said `date`, its fraction of a second cut off, at some moment between `asked` and `answered`.
     pub(super) fn of(date: Option<SystemTime>, asked: SystemTime, answered: SystemTime) -> Self {
         let Some(date) = date else { return Self::Unknown };
@@ -98,7 +100,7 @@ impl Skew {
 
 /// Two looks at dead letters.
 #[derive(Debug, Default)]
-pub(super) struct Growth {
+pub(super) struct DeadLetterGrowth {
     pub(super) over: Duration,
     /// How many came to each stream in between, over all nsqds.
     pub(super) came: BTreeMap<TopicName, u64>,
@@ -106,13 +108,13 @@ pub(super) struct Growth {
 
 /// A folder with sockets.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct SocketFolder {
     pub(super) path: PathBuf,
-    pub(super) entries: Result<Vec<Entry>, Unreadable>,
+    pub(super) entries: Result<Vec<FolderEntry>, FolderError>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Unreadable {
+pub(super) enum FolderError {
     Missing,
     Refused,
     Other(String),
@@ -120,43 +122,43 @@ pub(super) enum Unreadable {
 
 /// A file in such a folder, whose name a group could have.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct FolderEntry {
     pub(super) path: PathBuf,
     /// The name without `.sock`: `billing`, `billing@2`.
     pub(super) stem: String,
-    pub(super) kind: Kind,
+    pub(super) kind: EntryKind,
     /// The permission bits.
     pub(super) mode: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
     /// Who runs this may connect.
-    pub(super) mine: bool,
+    pub(super) may_poke: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Socket(Ears),
+pub(super) enum EntryKind {
+    Socket(ListenerState),
     Link,
     Other,
 }
 
 /// Whether somebody listens on a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ears {
+pub(super) enum ListenerState {
     Some,
     None,
     /// The system does not tell.
     Unknown,
 }
 
-impl Entry {
+impl FolderEntry {
     /// The group that it wakes: the name without `@N`.
     pub(super) fn group(&self) -> &str {
         group_of(&self.stem)
     }
 
     pub(super) fn is_socket(&self) -> bool {
-        matches!(self.kind, Kind::Socket(_))
+        matches!(self.kind, EntryKind::Socket(_))
     }
 }
 
@@ -170,15 +172,15 @@ pub(super) struct Account {
 
 /// What systemd says.
 #[derive(Debug, Default)]
-pub(super) struct Systemd {
-    pub(super) units: Vec<Unit>,
+pub(super) struct SystemdState {
+    pub(super) units: Vec<SystemdUnit>,
     /// The template units are installed.
     pub(super) has_template: bool,
 }
 
 /// A unit of ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Unit {
+pub(super) struct SystemdUnit {
     pub(super) id: String,
     /// `loaded`, `not-found` …
     pub(super) load: String,
@@ -195,43 +197,35 @@ pub(super) struct Unit {
     /// Where a socket listens.
     pub(super) listen: Vec<PathBuf>,
     /// Its last start was skipped by a condition.
-    pub(super) skipped: bool,
+    pub(super) start_was_skipped: bool,
     /// The file in /etc/mqueue that it needs is there.
     pub(super) has_settings: bool,
 }
 
-impl Unit {
+impl SystemdUnit {
     pub(super) fn is_socket(&self) -> bool {
         self.id.ends_with(".socket")
     }
 }
 
-impl Systemd {
-    pub(super) fn unit(&self, id: &str) -> Option<&Unit> {
+impl SystemdState {
+    pub(super) fn unit(&self, id: &str) -> Option<&SystemdUnit> {
         self.units.iter().find(|unit| unit.id == id)
     }
 
-    pub(super) fn listening_on(&self, path: &Path) -> Option<&Unit> {
+    pub(super) fn listening_on(&self, path: &Path) -> Option<&SystemdUnit> {
         self.units.iter().find(|unit| unit.listen.iter().any(|listen| listen == path))
     }
 }
 
-/// One group of one stream, over all nsqds.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Group {
-    pub(super) depth: u64,
-    pub(super) clients: u64,
-    pub(super) paused: bool,
-}
-
 impl Observed {
     /// The nsqds that answered.
-    pub(super) fn answers(&self) -> impl Iterator<Item = (&Http, &Answer)> {
+    pub(super) fn answers(&self) -> impl Iterator<Item = (&ProbedHttp, &NsqdReport)> {
         self.http.iter().filter_map(|http| Some((http, http.answer.as_ref().ok()?)))
     }
 
     /// Every stream of every nsqd. A name that NSQ does not allow is nobody's.
-    pub(super) fn streams(&self) -> impl Iterator<Item = (&Http, TopicName, &TopicStats)> {
+    pub(super) fn streams(&self) -> impl Iterator<Item = (&ProbedHttp, TopicName, &TopicStats)> {
         self.answers().flat_map(|(http, answer)| {
             let topics = answer.stats.topics.iter();
             topics.filter_map(move |topic| Some((http, TopicName::new(&topic.topic_name).ok()?, topic)))
@@ -239,26 +233,18 @@ impl Observed {
     }
 
     /// True for a stream of a fleet of nodes, as [`fleet::has_stream`] says.
-    pub(super) fn is_a_fleets(&self, stream: &TopicName) -> bool {
+    pub(super) fn is_fleet_stream(&self, stream: &TopicName) -> bool {
         fleet::has_stream(stream.as_str(), |name| self.streams().any(|(_, other, _)| other.as_str() == name))
     }
 
-    /// Every durable group by stream and name.
-    pub(super) fn groups(&self) -> BTreeMap<(TopicName, ChannelName), Group> {
-        let mut groups: BTreeMap<_, Group> = BTreeMap::new();
-        for (_, stream, topic) in self.streams() {
-            for channel in &topic.channels {
-                let Ok(name) = ChannelName::new(&channel.channel_name) else { continue };
-                if name.is_ephemeral() {
-                    continue;
-                }
-                let group = groups.entry((stream.clone(), name)).or_default();
-                group.depth = group.depth.saturating_add(amount(channel.depth));
-                group.clients = group.clients.saturating_add(amount(channel.client_count));
-                group.paused |= channel.paused || topic.paused;
-            }
+    /// Sums every durable group over all nsqds, as wakeup does.
+    pub(super) fn groups(&self) -> BTreeMap<(TopicName, ChannelName), GroupTotals> {
+        let mut totals = QueueTotals::default();
+        for (http, answer) in self.answers() {
+            totals.add(&http.address, None, &answer.stats);
         }
-        groups
+        let valid = |(stream, group): &(String, String)| Some((stream.parse().ok()?, group.parse().ok()?));
+        totals.groups.iter().filter_map(|(name, group)| Some((valid(name)?, *group))).collect()
     }
 
     /// A stream that has this group.
@@ -267,7 +253,7 @@ impl Observed {
     }
 
     /// Files in the folders, each with its folder.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&Folder, &Entry)> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&SocketFolder, &FolderEntry)> {
         self.folders.iter().flat_map(|folder| folder.entries().map(move |entry| (folder, entry)))
     }
 
@@ -308,8 +294,8 @@ impl Observed {
 
     /// Where the sockets are, as flags that follow a command; none where that is the default.
     pub(super) fn socket_flags(&self) -> String {
-        let is_file = |folder: &Folder| folder.entries().any(|entry| entry.path == folder.path);
-        let flag = |folder: &Folder| {
+        let is_file = |folder: &SocketFolder| folder.entries().any(|entry| entry.path == folder.path);
+        let flag = |folder: &SocketFolder| {
             let name = if is_file(folder) { "socket" } else { "socket-dir" };
             format!(" --{name} {}", shell(&folder.path.display().to_string()))
         };
@@ -324,9 +310,9 @@ fn flags(settings: Vec<(&str, String)>) -> String {
     settings.into_iter().map(flag).collect()
 }
 
-impl Folder {
+impl SocketFolder {
     /// The files in it.
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
+    fn entries(&self) -> impl Iterator<Item = &FolderEntry> {
         self.entries.iter().flatten()
     }
 }
@@ -353,17 +339,21 @@ mod tests {
     #[test]
     fn brokers_are_named_where_they_are_not_the_defaults() {
         let nsqd = |tcp: &str, http: &str| Observed {
-            tcp: vec![Tcp { address: tcp.parse().unwrap(), listed: None, answer: Ok(()) }],
-            http: vec![Http { address: http.to_owned(), listed: None, answer: Ok(Answer::default()) }],
+            tcp: vec![ProbedTcp { address: tcp.parse().unwrap(), listed: None, answer: Ok(()) }],
+            http: vec![ProbedHttp { address: http.to_owned(), listed: None, answer: Ok(NsqdReport::default()) }],
             ..Observed::default()
         };
         assert_eq!(nsqd("127.0.0.1:4150", "127.0.0.1:4151").broker_flags(), "");
         let mut observed = nsqd("127.0.0.1:4150", "a:4151");
         assert_eq!(observed.broker_flags(), " --nsqd-tcp-address 127.0.0.1:4150 --nsqd-http-address a:4151");
-        observed.lookupds.push(Lookupd { address: "l:4161".to_owned(), answer: Ok("1.3.0".to_owned()), nsqds: 1 });
+        observed.lookupds.push(ProbedLookupd {
+            address: "l:4161".to_owned(),
+            answer: Ok("1.3.0".to_owned()),
+            nsqds: 1,
+        });
         let named = " --nsqd-tcp-address 127.0.0.1:4150 --nsqd-http-address a:4151";
         assert_eq!(observed.broker_flags(), format!(" --lookupd-http-address l:4161{named}"), "both were named");
-        let listed = Some(Listed { lookupd: "l:4161".to_owned(), from: "a".to_owned(), answers_there: false });
+        let listed = Some(LookupdEntry { lookupd: "l:4161".to_owned(), from: "a".to_owned(), answers_there: false });
         observed.tcp[0].listed = listed.clone();
         observed.http[0].listed = listed;
         assert_eq!(observed.broker_flags(), " --lookupd-http-address l:4161");
@@ -375,11 +365,11 @@ mod tests {
     #[test]
     fn a_skew_is_what_neither_the_cut_off_second_nor_the_round_trip_explains() {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs_f64(seconds);
-        let of = |date, asked, answered| Skew::of(Some(at(date)), at(asked), at(answered));
-        assert_eq!(of(100.0, 100.9, 100.95), Skew::None, "the fraction is cut off");
-        assert_eq!(of(100.0, 98.5, 103.0), Skew::None, "a slow answer");
-        assert_eq!(of(110.0, 100.0, 100.5), Skew::Ahead(Duration::from_millis(9500)));
-        assert_eq!(of(100.0, 110.0, 110.5), Skew::Behind(Duration::from_secs(9)));
-        assert_eq!(Skew::of(None, at(1.0), at(2.0)), Skew::Unknown);
+        let of = |date, asked, answered| ClockSkew::of(Some(at(date)), at(asked), at(answered));
+        assert_eq!(of(100.0, 100.9, 100.95), ClockSkew::None, "the fraction is cut off");
+        assert_eq!(of(100.0, 98.5, 103.0), ClockSkew::None, "a slow answer");
+        assert_eq!(of(110.0, 100.0, 100.5), ClockSkew::Ahead(Duration::from_millis(9500)));
+        assert_eq!(of(100.0, 110.0, 110.5), ClockSkew::Behind(Duration::from_secs(9)));
+        assert_eq!(ClockSkew::of(None, at(1.0), at(2.0)), ClockSkew::Unknown);
     }
 }

@@ -1,9 +1,9 @@
 //! The looking: brokers, folders and systemd, all at the same time, each with a deadline. Nothing is changed, nobody is woken.
 
 mod brokers;
-mod by_hand;
 mod folders;
 mod systemd;
+mod wakeup_process;
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use crate::commands::doctor::args::Args;
 const WAKEUP_USER: &str = "mqueue";
 
 /// Looks at everything.
-pub(super) async fn everywhere(args: &Args) -> Observed {
+pub(super) async fn all_processes(args: &Args) -> Observed {
     let (mut observed, systemd) = join(brokers::ask(&args.broker, args.deadline), systemd::ask(args.deadline)).await;
     observed.systemd = systemd;
     observed.growth = brokers::watch(&observed, args.watch.min(Duration::from_secs(3600)), args.deadline).await;
     observed.folders = folders::read(&args.sockets);
     observed.wakeup_user = account(WAKEUP_USER);
-    observed.me = me();
-    observed.wakeup_runs = by_hand::a_wakeup_runs();
+    observed.unprivileged_user = unprivileged_user();
+    observed.wakeup_runs = wakeup_process::is_running();
     observed
 }
 
@@ -36,7 +36,7 @@ fn account(name: &str) -> Option<Account> {
 }
 
 /// Who runs this, unless that is root, who may do all.
-fn me() -> Option<String> {
+fn unprivileged_user() -> Option<String> {
     let uid = getuid();
     let name = || User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
     (!uid.is_root()).then(name)

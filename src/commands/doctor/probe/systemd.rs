@@ -8,7 +8,7 @@ use futures_util::future::join;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::commands::doctor::observed::{Systemd, Unit};
+use crate::commands::doctor::observed::{SystemdState, SystemdUnit};
 use crate::commands::doctor::units;
 
 const TEMPLATE: &str = "mqueue-consumer@.socket";
@@ -17,14 +17,14 @@ const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,Result,UnitFileSta
     TriggerLimitBurst,StartLimitIntervalUSec,StartLimitBurst,ConditionResult,ConditionTimestampMonotonic";
 
 /// All units of ours; `None` where no systemd answers.
-pub(super) async fn ask(deadline: Duration) -> Option<Systemd> {
+pub(super) async fn ask(deadline: Duration) -> Option<SystemdState> {
     let show =
         systemctl(&["show", "--all", PROPERTIES, "mqueue-*.socket", "mqueue-*.service", units::WAKEUP], deadline);
     let files = systemctl(&["list-unit-files", "--no-legend", TEMPLATE], deadline);
     let (show, files) = join(show, files).await;
     let mut units = parse(&show?);
     units.iter_mut().for_each(|unit| unit.has_settings = has_settings(&unit.id));
-    Some(Systemd { units, has_template: files.is_some_and(|files| files.contains(TEMPLATE)) })
+    Some(SystemdState { units, has_template: files.is_some_and(|files| files.contains(TEMPLATE)) })
 }
 
 /// What it prints; `None` if it fails, is not there, or does not end.
@@ -43,19 +43,19 @@ fn has_settings(unit: &str) -> bool {
 }
 
 /// Reads blocks of `NAME=VALUE`, an empty line between; a unit that was asked for twice stands there twice.
-fn parse(text: &str) -> Vec<Unit> {
-    let mut units: Vec<Unit> = text.split("\n\n").map(unit).filter(|unit| !unit.id.is_empty()).collect();
+fn parse(text: &str) -> Vec<SystemdUnit> {
+    let mut units: Vec<SystemdUnit> = text.split("\n\n").map(unit).filter(|unit| !unit.id.is_empty()).collect();
     units.sort_by(|a, b| a.id.cmp(&b.id));
     units.dedup_by(|a, b| a.id == b.id);
     units
 }
 
-fn unit(block: &str) -> Unit {
+fn unit(block: &str) -> SystemdUnit {
     let values = |name: &'static str| block.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='));
     let value = |name| values(name).next().unwrap_or_default();
     let number = |name| value(name).parse::<u64>().unwrap_or(0);
     let limit = |interval, burst| Some((number(burst), span(value(interval))?)).filter(|(burst, _)| *burst > 0);
-    Unit {
+    SystemdUnit {
         id: value("Id").to_owned(),
         load: value("LoadState").to_owned(),
         active: value("ActiveState").to_owned(),
@@ -66,7 +66,7 @@ fn unit(block: &str) -> Unit {
         // Listen=/run/mqueue/a.sock (Stream)
         listen: values("Listen").filter_map(|listen| Some(listen.rsplit_once(" (")?.0.into())).collect(),
         // before the first start the result is "no", too
-        skipped: value("ConditionResult") == "no" && number("ConditionTimestampMonotonic") > 0,
+        start_was_skipped: value("ConditionResult") == "no" && number("ConditionTimestampMonotonic") > 0,
         has_settings: true,
     }
 }
@@ -95,7 +95,7 @@ mod tests {
             units.iter().map(|unit| unit.id.as_str()).collect::<Vec<_>>(),
             ["a.service", "b.socket", "c.service"]
         );
-        assert_eq!(units.iter().map(|unit| unit.skipped).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(units.iter().map(|unit| unit.start_was_skipped).collect::<Vec<_>>(), [true, false, false]);
         assert_eq!(
             (units[0].active.as_str(), units[0].result.as_str(), units[0].start_limited),
             ("failed", "exit-code", true)

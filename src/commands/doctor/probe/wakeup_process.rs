@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// True if an `mqueue wakeup` runs here that goes on waking.
-pub(super) fn a_wakeup_runs() -> bool {
+pub(super) fn is_running() -> bool {
     let Ok(processes) = Path::new("/proc").read_dir() else { return false };
     let is_one =
         |process: std::fs::DirEntry| std::fs::read(process.path().join("cmdline")).is_ok_and(|line| is_wakeup(&line));
