@@ -112,7 +112,7 @@ impl ActivationSocket {
         }
         Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("passed descriptor {} is no socket to wait on", 3 + index),
+            format!("passed descriptor {} is no listening or datagram socket", 3 + index),
         ))
     }
 
@@ -181,7 +181,7 @@ impl Notifier {
 
     fn notify(self, state: NotifyState<'_>) {
         if let Err(e) = sd_notify::notify(&[state]) {
-            tracing::debug!("systemd cannot be told: {e}");
+            tracing::debug!("cannot notify systemd: {e}");
         }
     }
 }
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn pokes_that_came_before_the_start_are_taken_without_waiting() {
+    async fn pokes_before_the_start_are_taken_without_waiting() {
         let folder = tempfile::tempdir().unwrap();
         let [stream, datagram] = ["stream", "datagram"].map(|name| folder.path().join(name));
         let sockets = vec![

@@ -1,5 +1,5 @@
-//! Every command that doctor and wakeup print is pasted into a shell: the finding is gone, or the command only looks; no message is lost, nobody's
-//! work ends, and no name that a peer chose is more than a name.
+//! Pastes every command that doctor and wakeup print into a shell: it resolves the finding, or only
+//! shows something. No message is lost, no work ends, and no name that a peer chose does harm.
 
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -9,10 +9,10 @@ use std::path::Path;
 use crate::support::doctor::{Pasted, doctor, findings, folder, listing, old_nsqd, on, paste, the_one};
 use crate::support::{Finished, Lookupd, Mqueue, Nsqd, mqueue, needs, wait_until};
 
-/// Names that NSQ allows, and a shell, curl or clap may take for something else.
+/// Names that NSQ allows, and that a shell, curl or clap may misread.
 const NAMES: [&str; 4] = ["-x", "--help", "a.b_c-d", "tmp#ephemeral"];
 
-/// What the brokers have of messages: before their groups, and waiting, in flight or deferred in each.
+/// The brokers' messages: in streams, and waiting, in flight or deferred in each group.
 fn held(nsqds: &[&Nsqd]) -> Vec<(String, i64)> {
     let mut all = Vec::new();
     for nsqd in nsqds {
@@ -31,13 +31,13 @@ fn held(nsqds: &[&Nsqd]) -> Vec<(String, i64)> {
     all
 }
 
-/// A look of the doctor at these brokers.
+/// Runs the doctor with these brokers.
 fn look(sockets: &tempfile::TempDir, nsqds: &[&Nsqd]) -> Finished {
     let all: Vec<String> = nsqds.iter().map(|nsqd| on(nsqd)).collect();
     doctor(sockets, &format!("--json --watch 0 {}", all.join(" "))).run()
 }
 
-/// The command of the one finding of this check, whatever else is found.
+/// Returns the command of the only finding of this check.
 #[track_caller]
 fn remedy(finished: &Finished, check: &str) -> String {
     let mut found = findings(finished);
@@ -46,7 +46,7 @@ fn remedy(finished: &Finished, check: &str) -> String {
     found.remove(0).2
 }
 
-/// Pastes a command that only looks: it changes no queue.
+/// Pastes a command that only shows something: it must not change a queue.
 #[track_caller]
 fn only_looks(command: &str, nsqds: &[&Nsqd]) -> Pasted {
     let before = held(nsqds);
@@ -55,7 +55,7 @@ fn only_looks(command: &str, nsqds: &[&Nsqd]) -> Pasted {
     pasted
 }
 
-/// Pastes the command of the one finding: then there is none of this check.
+/// Pastes the command of the only finding; this check must be clean then.
 #[track_caller]
 fn mends(look: impl Fn() -> Finished, check: &str, answers: &str) {
     let command = remedy(&look(), check);
@@ -66,7 +66,7 @@ fn mends(look: impl Fn() -> Finished, check: &str, answers: &str) {
 }
 
 #[test]
-fn a_streams_first_group_is_the_one_that_is_named_and_gets_all() {
+fn the_first_group_of_a_stream_is_the_typed_one_and_gets_the_backlog() {
     needs!("nsqd");
     for group in ["1", "tmp#ephemeral", "-x"] {
         let (nsqd, sockets) = (Nsqd::start(), folder());
@@ -81,7 +81,7 @@ fn a_streams_first_group_is_the_one_that_is_named_and_gets_all() {
 }
 
 #[test]
-fn groups_that_are_on_another_nsqd_each_get_all() {
+fn groups_created_from_another_nsqd_each_get_the_backlog() {
     needs!("nsqd");
     for is_paused in [false, true] {
         let (here, there, sockets) = (Nsqd::start(), Nsqd::start(), folder());
@@ -94,7 +94,7 @@ fn groups_that_are_on_another_nsqd_each_get_all() {
         }
         mends(|| look(&sockets, &[&here, &there]), "streams", "");
         if is_paused {
-            // which is for people to end
+            // the user who paused it has to unpause it
             mends(|| look(&sockets, &[&here, &there]), "paused", "");
         }
         let all = ["-b", "a", "c"].map(|group| (format!("{}/foo/{group}", here.http()), 3));
@@ -104,7 +104,7 @@ fn groups_that_are_on_another_nsqd_each_get_all() {
 }
 
 #[test]
-fn paused_queues_go_on() {
+fn paused_queues_are_unpaused() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     for group in NAMES {
@@ -130,7 +130,7 @@ fn paused_queues_go_on() {
 }
 
 #[test]
-fn a_group_without_anybody_is_looked_at() {
+fn groups_without_a_consumer_are_only_shown() {
     needs!("nsqd");
     for name in &NAMES[..3] {
         let (nsqd, sockets) = (Nsqd::start(), folder());
@@ -143,7 +143,7 @@ fn a_group_without_anybody_is_looked_at() {
 }
 
 #[test]
-fn dead_letters_are_listed_where_they_are() {
+fn dead_letters_are_listed_in_place() {
     needs!("nsqd");
     for stream in ["foo.dead", "-x.dead", "--drop.dead", ".dead"] {
         let (nsqd, sockets) = (Nsqd::start(), folder());
@@ -160,7 +160,7 @@ fn dead_letters_are_listed_where_they_are() {
 }
 
 #[test]
-fn a_sockets_group_is_created_on_every_nsqd_that_was_named() {
+fn a_sockets_group_is_created_on_every_given_nsqd() {
     needs!("nsqd", "nsqlookupd");
     let lookupd = Lookupd::start();
     let (listed, named) = (Nsqd::with(&[&format!("--lookupd-tcp-address={}", lookupd.tcp())]), Nsqd::start());
@@ -182,7 +182,7 @@ fn a_sockets_group_is_created_on_every_nsqd_that_was_named() {
 }
 
 #[test]
-fn what_stands_in_a_sockets_place_is_put_aside_and_whole() {
+fn files_in_a_sockets_place_are_moved_aside_intact() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     nsqd.create("foo", "g");
@@ -192,7 +192,7 @@ fn what_stands_in_a_sockets_place_is_put_aside_and_whole() {
     file();
     mends(|| look(&sockets, &[&nsqd]), "socket", "");
     assert_eq!(std::fs::read_to_string(at("g.sock.old")).expect("it was put aside"), "precious");
-    // another one: the first stays
+    // another file: the first one is kept
     file();
     let command = the_one(&look(&sockets, &[&nsqd]), "error", "socket");
     assert_ne!(paste(&command, "").code, Some(0), "{command}");
@@ -205,7 +205,7 @@ fn what_stands_in_a_sockets_place_is_put_aside_and_whole() {
 }
 
 #[test]
-fn a_socket_without_a_listener_is_looked_at_and_stays() {
+fn sockets_without_a_listener_are_only_shown() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     nsqd.create("foo", "g");
@@ -214,7 +214,7 @@ fn a_socket_without_a_listener_is_looked_at_and_stays() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).expect("it is ours");
     let finished = look(&sockets, &[&nsqd]);
     match &findings(&finished)[..] {
-        // where processes are hidden nobody knows
+        // unknown where processes are hidden
         [] => assert!(finished.stdout.contains("another network namespace"), "{finished:?}"),
         [(_, check, command)] if check == "socket" => drop(only_looks(command, &[&nsqd])),
         other => panic!("{other:?}"),
@@ -223,7 +223,7 @@ fn a_socket_without_a_listener_is_looked_at_and_stays() {
 }
 
 #[test]
-fn a_socket_that_everybody_may_poke_is_closed_to_them_and_still_heard() {
+fn sockets_open_to_everybody_are_restricted_and_keep_their_listener() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     nsqd.create("foo", "-g");
@@ -236,7 +236,7 @@ fn a_socket_that_everybody_may_poke_is_closed_to_them_and_still_heard() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_made() {
+fn missing_folders_are_created() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     let missing = sockets.path().join("it's $(touch pwned)/not yet");
@@ -260,13 +260,13 @@ fn an_nsqd_that_is_down_is_not_started_on_other_data() {
         only_looks(&command, &[&alive]);
     }
     assert_eq!(listing(nsqd.data_path()), before);
-    // its ports are free, and it has what it had
+    // its ports are free, and its data is complete
     nsqd.start_again();
     wait_until("all messages", || held(&[&nsqd]) == [(format!("{}/foo", nsqd.http()), 3)]);
 }
 
 #[test]
-fn an_nsqlookupd_without_an_nsqd_or_with_a_wrong_one_is_looked_at() {
+fn an_nsqlookupd_with_no_or_a_wrong_nsqd_is_only_shown() {
     needs!("nsqd", "nsqlookupd");
     let (mut lookupd, sockets) = (Lookupd::start(), folder());
     let args = format!("--json --watch 0 --lookupd-http-address {}", lookupd.http());
@@ -288,7 +288,7 @@ fn an_nsqlookupd_without_an_nsqd_or_with_a_wrong_one_is_looked_at() {
 }
 
 #[test]
-fn an_nsqd_known_by_one_port_is_looked_at_by_both() {
+fn an_nsqd_given_by_one_port_is_checked_by_both() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let sockets = tempfile::Builder::new().prefix("it's $(touch pwned)").tempdir().expect("a temporary folder");
@@ -299,7 +299,7 @@ fn an_nsqd_known_by_one_port_is_looked_at_by_both() {
 }
 
 #[test]
-fn a_full_disk_an_old_version_and_another_clock_are_looked_at() {
+fn full_disks_old_versions_and_clock_skew_are_only_shown() {
     let (sockets, listener) = (folder(), TcpListener::bind("127.0.0.1:0").expect("a free port"));
     let address = listener.local_addr().expect("it listens").to_string();
     std::thread::spawn(move || listener.incoming().flatten().for_each(old_nsqd));
@@ -307,11 +307,11 @@ fn a_full_disk_an_old_version_and_another_clock_are_looked_at() {
     for check in ["health", "version"] {
         assert_eq!(only_looks(&remedy(&look(), check), &[]).code, Some(0), "{check}");
     }
-    // this machine need not have it
+    // this machine may lack the program
     only_looks(&remedy(&look(), "clock"), &[]);
 }
 
-/// A wakeup with these sockets.
+/// Returns a wakeup with these sockets.
 fn wakeup(nsqds: &[&Nsqd], sockets: &Path) -> Mqueue {
     let http: Vec<String> = nsqds.iter().map(|nsqd| nsqd.http()).collect();
     mqueue(&format!("wakeup --once --nsqd-http-address {}", http.join(",")))
@@ -319,7 +319,7 @@ fn wakeup(nsqds: &[&Nsqd], sockets: &Path) -> Mqueue {
         .arg(&sockets.display().to_string())
 }
 
-/// The command between these words of a line of stderr.
+/// Returns the command between these words of a stderr line.
 #[track_caller]
 fn between(finished: &Finished, before: &str, after: &str) -> String {
     let line = finished.stderr.lines().find(|line| line.contains(before)).unwrap_or_else(|| panic!("{finished:?}"));
@@ -328,7 +328,7 @@ fn between(finished: &Finished, before: &str, after: &str) -> String {
 }
 
 #[test]
-fn wakeups_command_makes_all_groups_that_are_on_another_nsqd_only() {
+fn wakeups_command_creates_all_groups_missing_on_an_nsqd() {
     needs!("nsqd");
     let (here, there, sockets) = (Nsqd::start(), Nsqd::start(), folder());
     for group in ["-b", "a", "c"] {
@@ -338,13 +338,13 @@ fn wakeups_command_makes_all_groups_that_are_on_another_nsqd_only() {
     ears.set_nonblocking(true).expect("it is a socket");
     here.publish_lines("-foo", b"1\n2");
     let said = wakeup(&[&here, &there], sockets.path()).run();
-    let command = between(&said, "where groups -b, a, c are not: ", " makes them there");
+    let command = between(&said, "where groups -b, a, c are missing: ", " creates them there");
     assert!(ears.accept().is_err(), "nothing waits for it yet");
     assert_eq!(paste(&command, "").code, Some(0), "{command}");
     let all = ["-b", "a", "c"].map(|group| (format!("{}/-foo/{group}", here.http()), 2));
     wait_until("each group has all", || held(&[&here, &there]) == all);
     let said = wakeup(&[&here, &there], sockets.path()).run();
-    assert!(!said.stderr.contains("are not"), "{said:?}");
+    assert!(!said.stderr.contains("are missing"), "{said:?}");
     assert!(ears.accept().is_ok(), "now it is woken: {said:?}");
 }
 

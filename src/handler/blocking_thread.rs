@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_an_answer_that_never_comes() {
+    async fn panics_end_the_thread_and_later_jobs_get_no_reply() {
         let worker =
             BlockingThread::start("panic", |fail: bool| assert!(!fail, "this panic is part of the test")).unwrap();
         assert_eq!(worker.run(false).await, Some(()));

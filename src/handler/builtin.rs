@@ -189,14 +189,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_batch_of_one_by_one_handlers_has_a_verdict_a_message() {
+    async fn handlers_without_batches_return_a_verdict_per_message() {
         let handler = "sleep:1ms".parse::<HandlerSpec>().unwrap().build(&options()).unwrap();
         let verdicts = handler.handle_batch(vec![message("a"), message("b")]).await;
         assert_eq!(verdicts, [Verdict::Done(None), Verdict::Done(None)]);
     }
 
     #[tokio::test]
-    async fn what_cannot_work_is_said_before_the_first_message() {
+    async fn known_errors_are_reported_before_the_first_message() {
         for (spec, error) in [
             ("exec:nosuch --flag", r#"command "nosuch" not found: give its path, or add its folder to PATH"#),
             ("pipe:nosuch", r#"command "nosuch" not found: give its path, or add its folder to PATH"#),

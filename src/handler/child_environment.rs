@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_users_own_variables_are_not_withheld() {
+    fn only_variables_of_mqueue_and_systemd_are_withheld() {
         let set = ["PATH", "QUEUE", "QUEUE_URL", "STREAM", "NOTIFY_SOCKET"].map(|name| (name.into(), "x".into()));
         assert_eq!(withheld(set.into_iter()), ["QUEUE", "NOTIFY_SOCKET"]);
     }

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_words_are_run_directly() {
+    fn plain_words_are_run_without_a_shell() {
         for text in ["true", " cat  -n ", "/bin/echo a=b 100% a,b:c@d +x", "echo ü", "true\n"] {
             let words: Vec<_> = text.split_ascii_whitespace().map(str::to_owned).collect();
             assert_eq!(CommandLine::find(text).unwrap().line, ParsedCommand::Words(words), "{text}");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_the_shells() {
+    fn other_commands_are_run_by_the_shell() {
         for text in
             ["cat | wc", "echo \"a\"", "A=b env", "exit 75", "cat >> ~/log", "a\nb", "echo $HOME", "nosuch; true"]
         {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_named() {
+    fn missing_programs_are_named() {
         let error = |text: &str| CommandLine::find(text).unwrap_err().to_string();
         assert!(error("nosuch --flag").starts_with(r#"command "nosuch" not found: "#));
         assert!(error("./nosuch").starts_with(r#"command "./nosuch" not found: "#));

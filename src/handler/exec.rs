@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_exit_status_is_the_verdict() {
+    async fn exit_status_decides_the_verdict() {
         for (command, verdict) in [
             ("true", Verdict::Done(None)),
             ("false", Verdict::retry("exit status 1")),
@@ -191,20 +191,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_body_is_the_input_and_the_environment_says_the_rest() {
+    async fn body_is_stdin_and_environment_describes_the_message() {
         let script = r#"cat; echo " $MQUEUE_STREAM $MQUEUE_GROUP $MQUEUE_ID $MQUEUE_ATTEMPTS $MQUEUE_TIMESTAMP""#;
         assert_eq!(output(script, "body").await, done("body foo 1 0123456789abcdef 2 1700000000123456789\n"));
     }
 
     #[tokio::test]
-    async fn a_body_larger_than_a_pipe_goes_through_whole_or_unread() {
+    async fn bodies_larger_than_a_pipe_are_passed_completely() {
         let body = vec![b'x'; 4 << 20];
         assert_eq!(output("cat", body.clone()).await, done(body.clone()));
         assert_eq!(output("true", body).await, done(""));
     }
 
     #[tokio::test]
-    async fn a_child_left_behind_holds_up_nothing_and_lives_on() {
+    async fn background_children_neither_block_the_run_nor_are_killed() {
         let pipe = TestPipe::new();
         let script = format!("cat {} & echo out", pipe.path().display());
         assert_eq!(output(&script, "a").await, done("out\n"));
@@ -213,13 +213,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn endless_output_is_dropped_and_the_command_ended() {
+    async fn output_over_the_limit_drops_the_message_and_ends_the_command() {
         let reason = "output of more than 67108864 bytes";
         assert_eq!(output("cat /dev/zero", "a").await, Verdict::drop(reason));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_command_that_takes_too_long_is_asked_to_end() {
+    async fn timed_out_commands_get_sigterm() {
         let pipe = TestPipe::new();
         let handler = teller(&pipe, "trap 'echo asked >&3; exit 0' TERM; echo up >&3; while :; do sleep 0.01; done");
         let handling = tokio::spawn(async move { handler.handle(message("a")).await });
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_command_that_does_not_listen_is_killed_with_its_children() {
+    async fn commands_that_ignore_sigterm_are_killed_with_their_children() {
         let (pipe, start) = (TestPipe::new(), Instant::now());
         let handler = teller(&pipe, "trap '' TERM; sleep 1000 & echo up >&3; wait");
         let handling = tokio::spawn(async move { handler.handle(message("a")).await });
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_child_may_use_the_grace_after_its_parent_has_ended() {
+    async fn children_have_the_grace_period_after_their_parent_exits() {
         let pipe = TestPipe::new();
         let child = "trap 'echo child >&3; exit' TERM; echo up >&3; while :; do sleep 0.01; done";
         let handler = teller(&pipe, &format!("({child}) & wait"));
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dropped_run_is_killed_at_once_with_its_children() {
+    async fn dropping_a_run_kills_the_command_and_its_children() {
         let pipe = TestPipe::new();
         let handler = teller(&pipe, "trap '' TERM; sleep 1000 & echo up >&3; wait");
         let handling = tokio::spawn(async move { handler.handle(message("a")).await });
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_vanishes_is_a_retry() {
+    async fn a_deleted_program_is_a_retry() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("program");
         fs::write(&path, "#!/bin/sh\n").unwrap();

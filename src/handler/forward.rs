@@ -8,8 +8,7 @@ use tokio::sync::OnceCell;
 use crate::client::{Address, PublishError, PublishManyError, Publisher, PublisherConfig};
 use crate::proto::{Message, TopicName};
 
-use super::away::or_later;
-use super::{Away, Handler, HandlerError, HandlerOptions, Verdict};
+use super::{Handler, HandlerError, HandlerOptions, Verdict};
 
 /// The maximum batch: small enough that the first message does not wait long.
 const BATCH: usize = 500;
@@ -35,30 +34,11 @@ impl ForwardHandler {
         }
     }
 
-    /// Publishes these bodies together. Cancelled, some may have been published.
-    pub async fn pass_many(&self, bodies: Vec<Bytes>) -> Vec<Result<Verdict, Away>> {
-        let connecting = || {
-            let config = PublisherConfig { timeout: TIMEOUT, ..PublisherConfig::default() };
-            Publisher::connect(&self.nsqd, config)
-        };
-        let publisher = match self.publisher.get_or_try_init(connecting).await {
-            Ok(publisher) => publisher,
-            Err(error) => return vec![Err(Away::untried(error.to_string())); bodies.len()],
-        };
-        let mut results = vec![Ok(Verdict::Done(None)); bodies.len()];
-        if let Err(PublishManyError(failed)) = publisher.publish_many(&self.stream, bodies).await {
-            for (at, error) in failed {
-                results[at] = self.failed(&error);
-            }
-        }
-        results
-    }
-
-    fn failed(&self, error: &PublishError) -> Result<Verdict, Away> {
+    fn failed(&self, error: &PublishError) -> Verdict {
         let why = format!("stream {}: {error}", self.stream);
         match error {
-            PublishError::Empty | PublishError::TooLarge(_) | PublishError::Refused(_) => Ok(Verdict::drop(why)),
-            PublishError::TimedOut { .. } | PublishError::Closed => Err(Away::untried(why)),
+            PublishError::Empty | PublishError::TooLarge(_) | PublishError::Refused(_) => Verdict::drop(why),
+            PublishError::TimedOut { .. } | PublishError::Closed => Verdict::unavailable(why),
         }
     }
 }
@@ -73,8 +53,23 @@ impl Handler for ForwardHandler {
         BATCH
     }
 
+    /// Publishes the bodies together. Cancelled, some may have been published.
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
-        let bodies = messages.into_iter().map(|message| message.body).collect();
-        self.pass_many(bodies).await.into_iter().map(or_later).collect()
+        let connecting = || {
+            let config = PublisherConfig { timeout: TIMEOUT, ..PublisherConfig::default() };
+            Publisher::connect(&self.nsqd, config)
+        };
+        let publisher = match self.publisher.get_or_try_init(connecting).await {
+            Ok(publisher) => publisher,
+            Err(error) => return vec![Verdict::unavailable(error.to_string()); messages.len()],
+        };
+        let mut verdicts = vec![Verdict::Done(None); messages.len()];
+        let bodies: Vec<Bytes> = messages.into_iter().map(|message| message.body).collect();
+        if let Err(PublishManyError(failed)) = publisher.publish_many(&self.stream, bodies).await {
+            for (at, error) in failed {
+                verdicts[at] = self.failed(&error);
+            }
+        }
+        verdicts
     }
 }

@@ -4,8 +4,9 @@
 //!  2xx                    Done
 //!  429, 503               Unavailable, after Retry-After (in seconds) if it is given: the server takes nothing now
 //!  no connection          Unavailable
+//!  502, 504, no answer    Unanswered, after Retry-After
 //!  408, other 5xx         Retry, after Retry-After
-//!  3xx, no answer         Retry: the address or the server may be put right
+//!  3xx                    Retry: the address may be corrected
 //!  401, 403, 404          Unavailable, when all answers are alike: the URL or the access is wrong; else Drop
 //!  other 4xx              Drop
 //! ```
@@ -24,9 +25,8 @@ use reqwest::{Client, Response, StatusCode, Url};
 
 use crate::proto::{ChannelName, Message, TopicName};
 
-use super::away::or_later;
 use super::spec::shown;
-use super::{Away, CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, LONGEST_DELAY, Verdict};
+use super::{CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, LONGEST_DELAY, Verdict};
 use crate::http::client::{BodyError, body, cause};
 use crate::proto::excerpt;
 
@@ -98,24 +98,6 @@ impl HttpHandler {
         })
     }
 
-    /// The verdict; away is a server that does not answer, or says that it takes nothing now.
-    pub async fn pass(&self, message: Message) -> Result<Verdict, Away> {
-        let response = self.answer(message).await?;
-        let takes_nothing = matches!(response.status(), StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
-        match self.verdict(response).await {
-            Verdict::Unavailable { why, .. } => Err(Away::untried(why)),
-            Verdict::Retry { why, .. } if takes_nothing => Err(Away::unanswered(why)),
-            verdict => Ok(verdict),
-        }
-    }
-
-    async fn answer(&self, message: Message) -> Result<Response, Away> {
-        self.post(message).await.map_err(|error| {
-            let why = format!("no answer from {}: {}", self.shown, cause(&error));
-            if error.is_connect() { Away::untried(why) } else { Away::unanswered(why) }
-        })
-    }
-
     async fn verdict(&self, response: Response) -> Verdict {
         let status = response.status();
         let is_misconfigured = self.history.lock().unwrap_or_else(PoisonError::into_inner).is_misconfigured(status);
@@ -125,7 +107,7 @@ impl HttpHandler {
             return Verdict::Unavailable {
                 after: None,
                 why: format!(
-                    "HTTP {status} from {shown} to every message: see to its URL and access; none is given up for this"
+                    "HTTP {status} from {shown} to every message: check the URL and its access; no message becomes a dead letter for this"
                 ),
             };
         }
@@ -163,11 +145,12 @@ impl HttpHandler {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 Verdict::Unavailable { after: delay(headers), why }
             }
+            StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Verdict::Unanswered { after: delay(headers), why },
             StatusCode::REQUEST_TIMEOUT => Verdict::Retry { after: delay(headers), why },
             _ if status.is_server_error() => Verdict::Retry { after: delay(headers), why },
             _ if status.is_client_error() => Verdict::drop(why),
             _ => match self.location(headers) {
-                Some(location) => Verdict::retry(format!("{why}: moved to {location}, which has to be named instead")),
+                Some(location) => Verdict::retry(format!("{why}: moved to {location}: use that URL instead")),
                 None => Verdict::retry(why),
             },
         }
@@ -195,9 +178,12 @@ impl HttpHandler {
 
 impl Handler for HttpHandler {
     async fn handle(&self, message: Message) -> Verdict {
-        match self.answer(message).await {
+        match self.post(message).await {
             Ok(response) => self.verdict(response).await,
-            Err(away) => or_later(Err(away)),
+            Err(error) => {
+                let why = format!("no answer from {}: {}", self.shown, cause(&error));
+                if error.is_connect() { Verdict::unavailable(why) } else { Verdict::unanswered(why) }
+            }
         }
     }
 }
@@ -274,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_request_says_what_the_message_is_and_connections_are_used_again() {
+    async fn requests_describe_the_message_and_reuse_connections() {
         let (address, serving) = serve(vec![answer("200 OK", "", "unread"), answer("204 No Content", "", "")]);
         let handler = handler(&format!("http://user:secret@{address}/hook?a=b"), &options());
         assert_eq!(handler.handle(message("one")).await, Verdict::Done(None));
@@ -297,12 +283,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_status_is_the_verdict() {
+    async fn status_decides_the_verdict() {
         let hour = Some(Duration::from_secs(3600));
         for (status, headers, after) in [
             ("408 Request Timeout", "retry-after: 7\r\n", Some(Duration::from_secs(7))),
             ("500 Internal Server Error", "", None),
-            ("502 Bad Gateway", "", None),
         ] {
             let (address, verdict) = verdict(answer(status, headers, "sorry"), options()).await;
             let why = format!("HTTP {status} from http://{address}/hook");
@@ -317,6 +302,11 @@ mod tests {
             let why = format!("HTTP {status} from http://{address}/hook");
             assert_eq!(verdict, Verdict::Unavailable { after, why }, "{status} {headers}");
         }
+        for status in ["502 Bad Gateway", "504 Gateway Timeout"] {
+            let (address, verdict) = verdict(answer(status, "", "sorry"), options()).await;
+            let why = format!("HTTP {status} from http://{address}/hook");
+            assert_eq!(verdict, Verdict::Unanswered { after: None, why });
+        }
         for status in ["400 Bad Request", "410 Gone", "422 Unprocessable Entity"] {
             let (address, verdict) = verdict(answer(status, "retry-after: 7\r\n", ""), options()).await;
             assert_eq!(verdict, Verdict::drop(format!("HTTP {status} from http://{address}/hook")));
@@ -324,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_among_others_is_the_messages_and_one_after_the_other_is_the_ways() {
+    fn single_refusals_blame_the_message_and_consecutive_ones_the_configuration() {
         let mut history = AnswerHistory::default();
         for refusal in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND] {
             assert!(history.is_misconfigured(refusal), "nothing worked so far: {refusal}");
@@ -342,14 +332,13 @@ mod tests {
     #[tokio::test]
     async fn a_redirect_is_a_retry_that_names_the_new_address() {
         let (address, verdict) = verdict(answer("302 Found", "location: /new?key=secret\r\n", ""), options()).await;
-        let why = format!(
-            "HTTP 302 Found from http://{address}/hook: moved to http://{address}/new, which has to be named instead"
-        );
+        let why =
+            format!("HTTP 302 Found from http://{address}/hook: moved to http://{address}/new: use that URL instead");
         assert_eq!(verdict, Verdict::retry(why));
     }
 
     #[tokio::test]
-    async fn the_answer_is_kept_for_a_next_hop() {
+    async fn response_bodies_are_kept_for_the_next_hop() {
         let options = HandlerOptions { capture_output: true, ..options() };
         let (_, kept) = verdict(answer("200 OK", "", "result"), options.clone()).await;
         assert_eq!(kept, Verdict::Done(Some("result".into())));
@@ -361,13 +350,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_answer_is_a_retry_and_no_connection_no_try_with_the_reason_and_no_secret() {
+    async fn a_timeout_counts_as_a_try_and_a_refused_connection_does_not() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let brief = HandlerOptions { timeout: Duration::from_millis(50), ..options() };
         let url = format!("http://user:secret@{address}/?key=secret");
         let verdict = handler(&url, &brief).handle(message("a")).await;
-        assert_eq!(verdict, Verdict::retry(format!("no answer from http://{address}/: timed out")));
+        assert_eq!(verdict, Verdict::unanswered(format!("no answer from http://{address}/: timed out")));
 
         drop(listener);
         let verdict = handler(&url, &options()).handle(message("a")).await;

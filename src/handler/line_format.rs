@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn json_names_all_that_is_known_of_a_message() {
+    fn json_has_all_fields_of_a_message() {
         assert_eq!(
             String::from_utf8(line(PrintOutput::Json, &message("a \"b\"\n"))).unwrap(),
             r#"{"stream":"foo","group":"1","id":"0123456789abcdef","timestamp":1700000000123456789,"attempts":2,"body":"a \"b\"\n"}"#
@@ -118,20 +118,20 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_text_is_base64_and_says_so() {
+    fn binary_bodies_are_base64_with_encoding() {
         let line = line(PrintOutput::Json, &message(&b"\xff\x00"[..]));
         assert!(line.ends_with(b",\"body\":\"/wA=\",\"encoding\":\"base64\"}\n"), "{}", line.escape_ascii());
     }
 
     #[test]
-    fn body_and_null_write_the_bytes_as_they_are() {
+    fn body_and_null_write_unchanged_bytes() {
         assert_eq!(line(PrintOutput::Body, &message(&b"\xff a"[..])), b"\xff a\n");
         assert_eq!(line(PrintOutput::Null, &message(&b"a\nb"[..])), b"a\nb\0");
     }
 
     proptest! {
         #[test]
-        fn a_json_line_gives_the_body_back(body in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn json_lines_round_trip_the_body(body in proptest::collection::vec(any::<u8>(), 0..64)) {
             let line = line(PrintOutput::Json, &message(body.clone()));
             prop_assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
             let value: serde_json::Value = serde_json::from_slice(&line).unwrap();

@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sealed_is_read_whole_and_cannot_be_changed() {
+    fn sealed_files_are_complete_and_immutable() {
         let mut file = sealed(c"test", b"body").unwrap();
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();

@@ -9,8 +9,6 @@
 //! ```
 
 #[cfg(feature = "handlers")]
-mod away;
-#[cfg(feature = "handlers")]
 mod blocking_thread;
 #[cfg(feature = "handlers")]
 mod builtin;
@@ -53,8 +51,6 @@ mod testing;
 #[cfg(feature = "handlers")]
 mod unix;
 
-#[cfg(feature = "handlers")]
-pub use away::Away;
 #[cfg(feature = "handlers")]
 pub use builtin::{BuiltinHandler, HandlerError, HandlerOptions};
 #[cfg(feature = "handlers")]
@@ -102,22 +98,32 @@ pub enum Verdict {
     /// The work failed and may succeed later: the message is requeued for `after`, or for the
     /// worker's own delay. It counts as an attempt and as a failure.
     Retry {
-        /// How long to wait, where the handler knows better than the worker.
+        /// The delay, if the handler knows better than the worker.
         after: Option<Duration>,
-        /// The reason, for people: one line.
+        /// The reason, in one line.
         why: String,
     },
     /// The message can never be handled: it becomes a dead letter immediately.
     Drop {
-        /// The reason, for people: one line.
+        /// The reason, in one line.
         why: String,
     },
-    /// The message could not be tried, and is not to blame: the way to the work is wrong, or whoever does it is away. It comes again, after
-    /// `after` or the worker's own delay, without having used up an attempt, and counts as a failure for the consumer's backoff.
+    /// The message could not be tried, and is not to blame: the address of the work is wrong, or its
+    /// server is unreachable. The message is requeued for `after`, or for the worker's own delay, without
+    /// using up an attempt. It counts as a failure for the consumer's backoff.
     Unavailable {
-        /// How long to wait, where the handler knows better than the worker.
+        /// The delay, if the handler knows better than the worker.
         after: Option<Duration>,
-        /// The reason, for people: one line.
+        /// The reason, in one line.
+        why: String,
+    },
+    /// The message was sent to a server that did not acknowledge it, and may have been processed there.
+    /// A worker treats this as [`Verdict::Retry`]: the message may be what stopped the server. A stage
+    /// waits until its next hop is available again.
+    Unanswered {
+        /// The delay, if the handler knows better than the worker.
+        after: Option<Duration>,
+        /// The reason, in one line.
         why: String,
     },
     /// The message was not tried and nothing failed: it is requeued immediately.
@@ -128,6 +134,18 @@ impl Verdict {
     /// Creates a retry after the worker's own delay.
     pub fn retry(why: impl Into<String>) -> Self {
         Self::Retry { after: None, why: why.into() }
+    }
+
+    /// Creates an [`Unavailable`](Self::Unavailable) with the worker's own delay.
+    #[cfg(feature = "handlers")]
+    pub(crate) fn unavailable(why: impl Into<String>) -> Self {
+        Self::Unavailable { after: None, why: why.into() }
+    }
+
+    /// Creates an [`Unanswered`](Self::Unanswered) with the worker's own delay.
+    #[cfg(feature = "handlers")]
+    pub(crate) fn unanswered(why: impl Into<String>) -> Self {
+        Self::Unanswered { after: None, why: why.into() }
     }
 
     /// Creates a drop for this reason.

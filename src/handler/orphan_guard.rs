@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slot_is_used_again_and_holds_nothing_in_between() {
+    async fn slots_are_cleared_and_reused() {
         let guard = OrphanGuard::default();
         let [first, second] = [7, 4_194_304].map(|group| guard.guard(Pid::from_raw(group)).unwrap());
         let shell = first.shell.clone();

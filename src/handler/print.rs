@@ -117,7 +117,7 @@ mod tests {
     use crate::handler::testing::{message, options};
 
     #[test]
-    fn outputs_are_read_as_they_are_shown() {
+    fn output_formats_round_trip() {
         for output in [PrintOutput::Json, PrintOutput::Body, PrintOutput::Null] {
             assert_eq!(output.to_string().parse(), Ok(output));
         }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_is_done_when_its_lines_are_written_in_order() {
+    async fn batches_are_done_once_their_lines_are_written_in_order() {
         let (mut reader, writer) = io::pipe().unwrap();
         let handler = PrintHandler::to(writer, &options()).unwrap();
         let verdicts = handler.handle_batch(vec![message("a"), message("b")]).await;
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_reader_stops_neither_timers_nor_tasks() {
+    async fn slow_readers_do_not_block_the_runtime() {
         let (mut reader, writer) = io::pipe().unwrap();
         let handler = PrintHandler::to(writer, &options()).unwrap();
         // Far more than a pipe holds, so the batch waits for the reader.

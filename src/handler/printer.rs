@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_leaves_mid_batch_gets_no_more_and_the_rest_is_released() {
+    fn unwritten_messages_are_released_when_the_reader_leaves() {
         let (mut reader, writer) = small_pipe();
         let mut printer = printer(writer);
         let batch = vec![message(vec![b'x'; 999]); 10];
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_never_was_releases_all() {
+    fn all_messages_are_released_without_a_reader() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
         let mut printer = printer(writer);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_is_completed_before_the_next() {
+    fn torn_lines_are_completed_before_the_next_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         let mut printer = printer(File::create(&path).unwrap());
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_ends_between_lines_or_in_a_torn_one_tears_nothing_new() {
+    fn only_lines_cut_by_the_last_write_are_torn() {
         let mut printer = printer(io::pipe().unwrap().1);
         printer.fill_buffer(&[message("a"), message("b")]);
         printer.keep_unwritten(0, 0);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_does_not_block_is_waited_for() {
+    fn non_blocking_pipes_are_waited_for() {
         let (mut reader, writer) = small_pipe();
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         let mut printer = printer(writer);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_huge_messages_goes_out_in_runs() {
+    fn batches_of_huge_messages_are_split_into_several_writes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         let mut printer = printer(File::create(&path).unwrap());

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn any_fields_can_be_asked_for() {
+    fn schemas_of_all_types_are_checked() {
         let schema = "n:number, b:bool,o:object,a:array,x:any,maybe?:int";
         assert_eq!(check(schema, r#"{"n":1.5,"b":true,"o":{},"a":[],"x":null}"#), Ok(()));
         let wrong = check(schema, r#"{"n":1,"b":true,"o":{},"a":[],"x":0,"maybe":"1"}"#);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_that_is_none_says_which_field_and_how() {
+    fn invalid_schemas_name_the_field() {
         for schema in ["", "id", "id:", ":int", "id:integer", "id:int,", "?:int"] {
             let error = schema.parse::<Schema>().unwrap_err().to_string();
             assert!(error.starts_with("invalid field ") && !error.contains('\n'), "{error}");

@@ -39,7 +39,7 @@ mod tests {
     use crate::handler::testing::message;
 
     #[tokio::test(start_paused = true)]
-    async fn sleeps_for_times_all_over_the_range() {
+    async fn sleep_times_are_spread_over_the_range() {
         let (shortest, longest) = (Duration::from_millis(20), Duration::from_millis(50));
         let handler = SleepHandler::new(SleepRange::new(shortest, longest).unwrap());
         let mut times = Vec::new();
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_time_is_no_time() {
+    async fn a_zero_sleep_takes_no_time() {
         let handler = SleepHandler::new(SleepRange::new(Duration::ZERO, Duration::ZERO).unwrap());
         assert_eq!(handler.handle(message("a")).await, Verdict::Done(None));
     }

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_shown_to_people_without_its_secrets() {
+    fn urls_are_displayed_without_secrets() {
         let url: HttpUrl = "http://user:secret@localhost:8080/hook?token=secret#secret".parse().unwrap();
         assert_eq!(url.shown(), "http://localhost:8080/hook");
         assert_eq!(format!("{url:?}"), r#""http://localhost:8080/hook""#);

@@ -16,8 +16,7 @@ use crate::net::LineAck;
 use crate::net::connect_unix;
 use crate::proto::Message;
 
-use super::away::or_later;
-use super::{Away, Handler, Verdict};
+use super::{Handler, Verdict};
 use crate::io_error::why;
 
 /// The time that a receiver's full backlog is waited for.
@@ -39,14 +38,14 @@ impl UnixHandler {
         Self { path, answer_within }
     }
 
-    /// Hands these bodies over together. Cancelled, some may have been taken.
-    pub async fn pass_many(&self, bodies: Vec<Bytes>) -> Vec<Result<Verdict, Away>> {
+    /// Sends these bodies together. Cancelled, some may have been taken.
+    async fn pass_many(&self, bodies: Vec<Bytes>) -> Vec<Verdict> {
         let mut results = Vec::with_capacity(bodies.len());
         let mut lines = Vec::with_capacity(bodies.len());
         for body in bodies {
             let body = without_end(body);
-            results.push(not_a_line(&body).map_or(Ok(Verdict::Done(None)), |why| Ok(Verdict::drop(why))));
-            if matches!(results.last(), Some(Ok(Verdict::Done(_)))) {
+            results.push(not_a_line(&body).map_or(Verdict::Done(None), Verdict::drop));
+            if matches!(results.last(), Some(Verdict::Done(_))) {
                 lines.push((results.len() - 1, body));
             }
         }
@@ -54,7 +53,7 @@ impl UnixHandler {
             Ok(answer) if answer.refused == 0 => {
                 let settled = answer.settled(lines.len() as u64) as usize;
                 for (at, _) in &lines[settled..] {
-                    results[*at] = Err(self.stopped());
+                    results[*at] = self.stopped();
                 }
             }
             // sent alone, each line shows whether it was the refused one
@@ -63,30 +62,31 @@ impl UnixHandler {
                     results[at] = self.pass_alone(body).await;
                 }
             }
-            Err(away) => {
+            Err(unavailable) => {
                 for (at, _) in lines {
-                    results[at] = Err(away.clone());
+                    results[at] = unavailable.clone();
                 }
             }
         }
         results
     }
 
-    async fn pass_alone(&self, body: Bytes) -> Result<Verdict, Away> {
+    async fn pass_alone(&self, body: Bytes) -> Verdict {
         match self.try_hand_over(&[(0, body)]).await {
-            Ok(LineAck { refused: 1.., .. }) => Ok(Verdict::drop(format!("refused by unix:{}", self.path.display()))),
-            Ok(answer) if answer.settled(1) == 1 => Ok(Verdict::Done(None)),
-            Ok(_) => Err(self.stopped()),
-            Err(away) => Err(away),
+            Ok(LineAck { refused: 1.., .. }) => Verdict::drop(format!("refused by unix:{}", self.path.display())),
+            Ok(answer) if answer.settled(1) == 1 => Verdict::Done(None),
+            Ok(_) => self.stopped(),
+            Err(unavailable) => unavailable,
         }
     }
 
-    async fn try_hand_over(&self, lines: &[(usize, Bytes)]) -> Result<LineAck, Away> {
+    /// Sends lines and reads their acknowledgement; fails with the verdict for all of them.
+    async fn try_hand_over(&self, lines: &[(usize, Bytes)]) -> Result<LineAck, Verdict> {
         if lines.is_empty() {
             return Ok(LineAck { taken: None, refused: 0, unfinished: false });
         }
         let connecting = connect_unix(&self.path, CONNECT_TIME.min(self.answer_within)).await;
-        let mut stream = connecting.map_err(|error| Away::untried(self.away(&why(&error))))?;
+        let mut stream = connecting.map_err(|error| Verdict::unavailable(self.reason(&why(&error))))?;
         let handing_over = async {
             let mut text = BytesMut::with_capacity(lines.iter().map(|(_, line)| line.len() + 1).sum());
             for (_, line) in lines {
@@ -100,14 +100,14 @@ impl UnixHandler {
         };
         let handed_over = timeout(self.answer_within, handing_over).await;
         let handed_over: io::Result<LineAck> = handed_over.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        handed_over.map_err(|error| Away::unanswered(self.away(&why(&error))))
+        handed_over.map_err(|error| Verdict::unanswered(self.reason(&why(&error))))
     }
 
-    fn stopped(&self) -> Away {
-        Away::unanswered(self.away("it stopped before it had taken all"))
+    fn stopped(&self) -> Verdict {
+        Verdict::unanswered(self.reason("it stopped before it had taken all lines"))
     }
 
-    fn away(&self, why: &str) -> String {
+    fn reason(&self, why: &str) -> String {
         format!("unix:{}: {why}", self.path.display())
     }
 }
@@ -139,7 +139,7 @@ impl Handler for UnixHandler {
 
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
         let bodies = messages.into_iter().map(|message| message.body).collect();
-        self.pass_many(bodies).await.into_iter().map(or_later).collect()
+        self.pass_many(bodies).await
     }
 }
 
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     /// What becomes of these bodies with a peer that gives these answers, a connection each; and what it read.
-    async fn passed(bodies: &[&'static str], answers: &'static [&str]) -> (Vec<Result<Verdict, Away>>, Vec<String>) {
+    async fn passed(bodies: &[&'static str], answers: &'static [&str]) -> (Vec<Verdict>, Vec<String>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("peer");
         let listener = UnixListener::bind(&path).unwrap();
@@ -170,18 +170,18 @@ mod tests {
         (results, peer.join().unwrap())
     }
 
-    fn short(results: &[Result<Verdict, Away>]) -> String {
-        let letter = |result: &Result<Verdict, Away>| match result {
-            Ok(Verdict::Done(None)) => 'd',
-            Ok(Verdict::Drop { .. }) => 'x',
-            Err(_) => 'a',
+    fn short(results: &[Verdict]) -> String {
+        let letter = |result: &Verdict| match result {
+            Verdict::Done(None) => 'd',
+            Verdict::Drop { .. } => 'x',
+            Verdict::Unanswered { .. } => 'a',
             other => panic!("{other:?}"),
         };
         results.iter().map(letter).collect()
     }
 
     #[tokio::test]
-    async fn only_what_is_answered_is_done() {
+    async fn only_acknowledged_lines_are_done() {
         let (results, read) = passed(&["one", "", "two\n", "a\nb"], &["OK 2\n"]).await;
         assert_eq!((short(&results).as_str(), read), ("dxdx", vec!["one\ntwo\n".to_owned()]));
         assert_eq!(short(&passed(&["one", "two"], &["OK"]).await.0), "dd");
@@ -192,9 +192,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_away_and_says_where() {
+    async fn a_missing_socket_is_unavailable_with_its_path() {
         let handler = UnixHandler::new("/nosuch/peer".into(), Duration::from_secs(1));
         let result = handler.pass_many(vec!["one".into()]).await;
-        assert_eq!(result, [Err(Away::untried("unix:/nosuch/peer: no such file or directory"))]);
+        assert_eq!(result, [Verdict::unavailable("unix:/nosuch/peer: no such file or directory")]);
     }
 }

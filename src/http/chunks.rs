@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_ends_where_its_last_chunk_and_its_trailers_end() {
+    fn chunked_bodies_end_after_their_trailers() {
         for body in ["0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n", "A;x=\"y\"\r\n0\r\n\r\n01234\r\n0\r\nT: x\r\nU: \n\r\n\r\n"]
         {
             for piece in 1..=body.len() {

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_is_never_reached_by_a_proxy() {
+    fn only_loopback_addresses_bypass_proxies() {
         for (url, here) in [
             ("http://localhost:1/", true),
             ("http://127.0.0.1/", true),

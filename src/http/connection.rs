@@ -79,7 +79,7 @@ pub async fn serve_connection<S>(
             if slot.has_waiting_request() {
                 let _ = tokio::time::timeout(CLOSE_TIMEOUT, serving).await;
             }
-            return tracing::debug!("an HTTP connection made way for another");
+            return tracing::debug!("an idle HTTP connection was closed for another");
         }
         () = life.as_mut() => return tracing::debug!("an HTTP connection was open for too long"),
     };
@@ -130,7 +130,7 @@ where
 /// Returns the response to a request that got no turn.
 fn too_many_requests() -> Response<Body> {
     let mut response =
-        Response::new(Body::from(r#"{"message":"BUSY","error":"too many requests at once: come again"}"#));
+        Response::new(Body::from(r#"{"message":"BUSY","error":"too many requests at once: try again later"}"#));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn half_a_head_and_a_silent_client_end_the_connection() {
+    async fn silent_clients_and_incomplete_heads_are_disconnected() {
         for (said, answered) in [("", 0), ("GET / HT", 0), ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 1)] {
             let (mut client, server) = duplex(4096);
             let router = Router::new().route("/", get(|| async { "hello" }));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stopping_lets_the_request_that_runs_finish() {
+    async fn stopping_finishes_the_current_request() {
         let (mut client, server) = duplex(4096);
         let stop = CancellationToken::new();
         let (asked, go) = (stop.clone(), stop.clone());

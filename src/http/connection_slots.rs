@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_one_without_a_request_for_longest_makes_way() {
+    async fn the_longest_idle_connection_is_evicted() {
         let places = ConnectionSlots::new(2);
         let mut all = Vec::new();
         for _ in 0..4 {
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_place_is_wanted_while_somebody_waits_for_one() {
+    async fn waiting_connections_are_visible_to_slot_holders() {
         let places = ConnectionSlots::without_turns(1);
         let first = places.enter().await;
         assert!(!first.others_wait());
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_a_turn_stays_and_places_are_kept_for_others() {
+    async fn connections_with_a_turn_stay_and_reserved_slots_serve_others() {
         let places = ConnectionSlots::new(1);
         let (busy, waiting) = (places.enter().await, places.enter().await);
         let request_turn = busy.request_turn(Duration::from_secs(1)).await.expect("it is free");

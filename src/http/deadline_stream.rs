@@ -98,7 +98,7 @@ mod tests {
     const WRITE_TIME: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_or_too_little_is_not_waited_for() {
+    async fn writes_to_slow_readers_time_out() {
         for (sip, most) in [(0, 10), (1, 11), (64 * 1024, 99)] {
             let (mut client, server) = duplex(1024);
             let mut server = DeadlineStream::new(server, WRITE_TIME);

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_host_of_sound_bytes_is_wanted() {
+    fn exactly_one_valid_host_header_is_required() {
         let refused = |version, hosts: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for host in hosts {

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_first_lines_are_rewritten() {
+    async fn only_request_lines_are_rewritten() {
         let head = "\r\nPOST /a#b?c#d HTTP/1.1\r\nX: #\r\nY: #\r\n\r\n";
         let said = head.replacen("/a#b?c#d", "/a%23b?c%23d", 1);
         let body = "G /#\r\n\r\n#\n\n";
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_follows_a_head_before_the_service_has_it() {
+    async fn bytes_after_a_head_wait_for_the_service() {
         let (mut client, server) = duplex(4096);
         client.write_all(b"GET /#1 HTTP/1.1\n\nGET /#2 HTTP/1.1\n\n").await.unwrap();
         let (mut stream, parsed) = RawTargets::new(server);

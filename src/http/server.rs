@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_says_nothing_is_sent_away_and_others_are_served() {
+    async fn idle_connections_are_dropped_and_do_not_block_others() {
         let address = listener(2, Duration::from_millis(100)).await;
         let mut silent = Vec::new();
         for _ in 0..4 {

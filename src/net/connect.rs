@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_that_swallows_packets_costs_a_quarter_of_a_second() {
+    async fn a_silent_address_delays_connecting_by_250_ms() {
         assert_eq!(raced(&[Swallow, AnswerIn(1)]).await, (Ok(1), 251));
         assert_eq!(raced(&[Swallow, Swallow, Swallow, AnswerIn(1)]).await, (Ok(3), 751));
         assert_eq!(raced(&[AnswerIn(10), AnswerIn(1)]).await, (Ok(0), 10));
@@ -159,14 +159,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_refusal_the_next_address_is_tried_at_once() {
+    async fn a_refusal_starts_the_next_attempt_immediately() {
         assert_eq!(raced(&[Refuse, Refuse, AnswerIn(1)]).await, (Ok(2), 1));
         assert_eq!(raced(&[Refuse, Refuse]).await, (Err(io::ErrorKind::ConnectionRefused), 0));
         assert_eq!(raced(&[]).await, (Err(io::ErrorKind::NotFound), 0));
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         let all = |text: &str| -> Vec<SocketAddr> { text.split(' ').map(|a| a.parse().unwrap()).collect() };
         let mixed = alternate_families(all("[::1]:1 [::2]:1 [::3]:1 1.1.1.1:1 2.2.2.2:1"));
         assert_eq!(mixed, all("[::1]:1 1.1.1.1:1 [::2]:1 2.2.2.2:1 [::3]:1"));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn this_machine_is_reached_by_name_whatever_family_it_listens_on() {
+    async fn localhost_is_reached_over_both_families() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
             let bound = listener.local_addr().unwrap();

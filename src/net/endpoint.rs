@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_the_remedy() {
+    fn invalid_endpoints_are_refused_with_the_remedy() {
         let long = format!("unix:/{}", "x".repeat(107));
         for text in ["", "unix", "unix:", "/run/feed", "tcp:9000", "tcp:host:", "udp:h:65536", "ftp:h:1", "a\nb", &long]
         {

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_answer_is_read_as_it_is_written() {
+    async fn acknowledgements_round_trip() {
         for text in ["OK", "OK 0", "OK 500", "OK 498 refused 2", "OK 2 unfinished 1", "OK 0 refused 2 unfinished 1"] {
             assert_eq!(LineAck::read(text.as_bytes()).await.unwrap().to_string(), text);
         }
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_settled_is_to_be_sent_again() {
+    fn unsettled_lines_are_counted_for_resending() {
         let settled = |taken, refused| LineAck { taken, refused, unfinished: false }.settled(10);
         assert_eq!((settled(None, 0), settled(Some(4), 1), settled(Some(u64::MAX), 9)), (10, 5, 10));
     }

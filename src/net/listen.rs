@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_burst_of_connections_does_not_wait_for_anybody_to_accept_them() {
+    async fn the_backlog_holds_a_burst_of_connections() {
         let listener = listen(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (address, start) = (listener.local_addr().unwrap(), Instant::now());
         let burst: Vec<_> = (0..500).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn without_ipv6_every_address_of_ipv4_is_listened_on() {
+    fn without_ipv6_all_ipv4_addresses_are_listened_on() {
         let only_ipv4 = |errno: Errno| {
             move |address: SocketAddr| if address.is_ipv6() { Err(errno.into()) } else { Ok(address.to_string()) }
         };
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_alone_and_a_name_are_listened_on() {
+    async fn ports_and_host_names_are_listened_on() {
         for place in [":0", "localhost:0"] {
             let listener = listen(&place.parse().unwrap()).await.unwrap();
             let port = listener.local_addr().unwrap().port();

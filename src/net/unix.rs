@@ -30,7 +30,7 @@ pub async fn connect_unix(path: &Path, within: Duration) -> io::Result<UnixStrea
         }
     };
     let full_queue = || {
-        let why = format!("its queue of connections was full for {within:?}: whoever listens there accepts none");
+        let why = format!("its backlog was full for {within:?}: the listener accepts no connections");
         io::Error::new(io::ErrorKind::TimedOut, why)
     };
     timeout(within, connecting).await.unwrap_or_else(|_| Err(full_queue()))
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_is_waited_for_up_to_the_deadline() {
+    async fn a_full_backlog_is_waited_for_until_the_deadline() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = full_queue(&path);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_said_at_once() {
+    async fn a_missing_socket_fails_immediately() {
         let error = connect_unix(Path::new("/nosuch/socket"), Duration::from_secs(20)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }

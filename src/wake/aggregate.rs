@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_handed_out_is_counted_however_it_ended() {
+    fn deliveries_are_counted_whatever_their_outcome() {
         let handed_out = |channel: ChannelStats| poll(&[vec![channel]]).groups[&name("1")].handed_out;
         // five messages were there when nsqd started, and none of them is counted
         let waiting = channel("1", 5, false);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_paused_on_one_nsqd_is_woken_for_what_waits_on_the_other() {
+    fn a_group_paused_on_one_nsqd_is_woken_for_messages_on_another() {
         let poll = poll(&[vec![channel("1", 3, true)], vec![channel("1", 2, false)]]);
         let group = poll.groups[&name("1")];
         assert_eq!((group.depth, group.clients, group.paused), (2, 0, false));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_listened_to_only_where_a_durable_group_stands() {
+    fn streams_are_subscribed_to_only_where_a_durable_group_exists() {
         let poll = poll(&[vec![channel("x#ephemeral", 0, false)], vec![channel("1", 0, false)], vec![]]);
         assert_eq!(poll.streams, BTreeSet::from([("nsqd1:4150".parse().unwrap(), "foo".to_owned())]));
         assert_eq!(poll.without_group[&("nsqd:4151".to_owned(), "foo".to_owned())], 7);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_of_a_fleet_are_none_without_a_group() {
+    fn fleet_streams_do_not_count_as_streams_without_a_group() {
         let topic = |name: &str, depth| TopicStats { topic_name: name.to_owned(), depth, ..TopicStats::default() };
         let mut poll = QueueTotals::default();
         let topics = [topic("a.token", 1), topic("tk", 1), topic("foo", 1)];
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_counts_are_taken_as_they_come() {
+    fn absurd_counts_are_clamped() {
         let huge = channel("1", i64::MAX, false);
         let poll = poll(&[vec![huge.clone()], vec![huge, channel("2", i64::MIN, false)]]);
         assert!(poll.groups[&name("1")].depth > u64::from(u32::MAX));

@@ -138,7 +138,7 @@ impl ArrivalSubscription {
         self.tell(ArrivalEvent::Subscribed);
         match listener.heard().await {
             Ok(()) => self.tell(ArrivalEvent::Message),
-            Err(error) => tracing::debug!("no longer listening to {}: {error}", self.stream),
+            Err(error) => tracing::debug!("subscription to {} ended: {error}", self.stream),
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ impl fmt::Display for WakeReason {
         match self {
             Self::Waiting { depth, clients: 0 } => write!(f, "{depth} waiting"),
             Self::Waiting { depth, clients } => write!(f, "{depth} waiting for {}", count(*clients, "consumer")),
-            Self::Arrived => f.write_str("a message came"),
+            Self::Arrived => f.write_str("a message arrived"),
         }
     }
 }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sleeping_group_with_messages_is_woken_and_no_other() {
+    fn only_sleeping_groups_with_messages_are_poked() {
         let now = Instant::now();
         assert_eq!(count(&seen(1, 0, false, 1), &mut PokeHistory::default(), now), 1);
         for other in [seen(0, 0, false, 1), seen(1, 1, false, 1), seen(1, 0, true, 1)] {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_consumers_are_woken_as_the_depth_asks_for() {
+    fn depth_decides_the_number_of_consumers() {
         let now = Instant::now();
         assert_eq!(count(&seen(25, 0, false, 5), &mut PokeHistory::default(), now), 3);
         assert_eq!(count(&seen(25, 3, false, 5), &mut PokeHistory::default(), now), 0);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn pokes_that_bring_nobody_become_rare_and_one_that_does_starts_over() {
+    fn unanswered_pokes_back_off_until_a_consumer_comes() {
         let (start, mut memory) = (Instant::now(), PokeHistory::default());
         let asleep = seen(1, 0, false, 1);
         let second = |n| start + n * Duration::from_secs(1);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_that_comes_and_goes_between_polls_is_seen_by_what_it_was_handed() {
+    fn deliveries_reveal_consumers_between_polls() {
         let (start, mut memory) = (Instant::now(), PokeHistory::default());
         let mut asleep = seen(1, 0, false, 1);
         for n in 0..10 {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_poke_after_which_no_consumer_comes_is_told_until_one_comes() {
+    fn unanswered_pokes_are_reported_until_a_consumer_comes() {
         let (start, mut memory) = (Instant::now(), PokeHistory::default());
         let asleep = seen(1, 0, false, 1);
         let mut told = Vec::new();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_poke_that_reached_nobody_says_nothing_of_a_consumer() {
+    fn failed_pokes_do_not_count_as_unanswered() {
         let (start, mut memory) = (Instant::now(), PokeHistory::default());
         let asleep = seen(1, 0, false, 1);
         for n in 0..10 {
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_poke_that_reached_nobody_is_tried_again_after_the_least_time() {
+    fn failed_pokes_are_retried_after_the_minimum_interval() {
         let (start, mut memory) = (Instant::now(), PokeHistory::default());
         for n in 0..10 {
             let wakes = decide(&seen(1, 0, false, 1), 10, &mut memory, start + n * MIN_POKE_INTERVAL);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_its_next_poke_is_due_when_that_may_come() {
+    fn postponed_pokes_are_due_at_the_end_of_their_interval() {
         let (start, mut memory) = (Instant::now(), PokeHistory::default());
         let asleep = seen(1, 0, false, 1);
         assert_eq!(memory.due(&asleep, 10, start), None);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_forgotten() {
+    fn deleted_groups_are_forgotten() {
         let (now, mut memory) = (Instant::now(), PokeHistory::default());
         assert_eq!(count(&seen(1, 0, false, 1), &mut memory, now), 1);
         assert_eq!(count(&WakeSnapshot::default(), &mut memory, now), 0);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_wants_arrivals_while_a_group_sleeps_with_nothing_to_do() {
+    fn streams_with_an_empty_sleeping_group_are_subscribed_to() {
         assert!(seen(0, 0, false, 1).wants_arrivals("foo"));
         assert!(!seen(0, 0, false, 1).wants_arrivals("fo"));
         for other in [seen(0, 1, false, 1), seen(0, 0, true, 1), seen(5, 0, false, 1)] {
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrival_wakes_what_sleeps_once() {
+    fn an_arrival_pokes_sleeping_groups_once() {
         let (now, mut memory) = (Instant::now(), PokeHistory::default());
         let asleep = seen(0, 0, false, 1);
         assert_eq!(arrived("foo", &asleep, &mut memory, now).len(), 1);

@@ -16,7 +16,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_and_beats_are_known_by_their_names_and_by_each_other() {
+    fn fleet_streams_are_recognized_by_their_names() {
         let all = ["a.token", "a.token.beats", "tk", "tk.beats", "foo", "lone.beats"];
         let of_fleets: Vec<_> = all.into_iter().filter(|name| has_stream(name, |other| all.contains(&other))).collect();
         assert_eq!(of_fleets, ["a.token", "a.token.beats", "tk", "tk.beats"]);

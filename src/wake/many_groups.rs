@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_with_messages_are_woken_and_then_ever_more_rarely() {
+    fn groups_with_messages_are_poked_with_backoff() {
         let mut crowd = ManyGroups::of(1000, Instant::now());
         let wakes: Vec<usize> = (0..8).map(|_| crowd.poll()).collect();
         assert_eq!(wakes, [10, 10, 0, 10, 0, 0, 0, 10]);

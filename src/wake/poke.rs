@@ -18,7 +18,7 @@ pub fn poke(path: &Path) -> io::Result<()> {
     let itself = open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let kind = SFlag::from_bits_truncate(fstat(&itself)?.st_mode) & SFlag::S_IFMT;
     if kind != SFlag::S_IFSOCK {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no socket any more: it is left alone"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no socket any more: not poked"));
     }
     let itself = PathBuf::from(format!("/proc/self/fd/{}", itself.as_raw_fd()));
     match probe_socket(&itself) {
@@ -41,10 +41,10 @@ pub fn remedy(unit: Option<&UnitName>, error: &io::Error) -> String {
     match (error.kind(), unit) {
         (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, Some(unit)) => {
             let unit = unit.socket();
-            format!("nobody listens on it: systemctl reset-failed {unit}; systemctl start {unit} has it listen again")
+            format!("nobody listens on it: systemctl reset-failed {unit}; systemctl start {unit} makes it listen again")
         }
         (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, None) => {
-            "nobody listens on it: start again what made it".to_owned()
+            "nobody listens on it: restart the program that created it".to_owned()
         }
         (io::ErrorKind::PermissionDenied, _) => {
             "permission denied: run wakeup as root, or as a member of the socket's group".to_owned()
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pokes_streams_and_datagrams_and_says_who_does_not_listen() {
+    fn stream_and_datagram_sockets_are_poked_and_missing_listeners_reported() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let stream = UnixListener::bind(at("stream")).unwrap();
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_a_socket_is_not_followed() {
+    fn symbolic_links_are_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let outside = UnixListener::bind(at("outside")).unwrap();

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_for_a_shell_where_they_need_it() {
+    fn words_are_quoted_for_a_shell_if_necessary() {
         assert_eq!(shell("/run/mqueue/a@1.sock"), "/run/mqueue/a@1.sock");
         assert_eq!(shell(r"a\x2db it's"), r"'a\x2db it'\''s'");
         assert_eq!(shell("$(rm)"), "'$(rm)'");
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_paused_while_it_gets_several_groups() {
+    fn streams_are_paused_while_several_groups_are_created() {
         let one = create_groups("a:1", "foo", &["x#ephemeral"], false);
         assert_eq!(one, "curl -fsS -X POST 'http://a:1/channel/create?topic=foo&channel=x%23ephemeral'");
         let two = create_groups("a:1", "foo", &["x", "y"], false);

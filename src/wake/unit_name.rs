@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_unit_is_named_by_its_socket() {
+    fn unit_names_follow_the_socket_name() {
         let unit = UnitName::of(Path::new("/run/mqueue/mail@2.sock"));
         assert_eq!(unit.socket(), "mqueue-consumer@mail@2.socket");
         assert_eq!(unit.create(), "mqueue-create@mail@2.service");

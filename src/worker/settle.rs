@@ -128,12 +128,14 @@ impl Rules {
                 tracing::warn!(%stream, %group, %id, attempts, "not tried, again in {}: {why}", humantime::format_duration(delay));
                 Ok(Way::PutOff(delay))
             }
-            Verdict::Retry { after, why } if !self.max_tries.is_last(delivery.tries()) => {
+            Verdict::Retry { after, why } | Verdict::Unanswered { after, why }
+                if !self.max_tries.is_last(delivery.tries()) =>
+            {
                 let delay = after.unwrap_or_else(|| self.delay(delivery));
                 tracing::warn!(%stream, %group, %id, attempts, "failed, again in {}: {why}", humantime::format_duration(delay));
                 Ok(Way::Retry(delay))
             }
-            Verdict::Retry { why, .. } | Verdict::Drop { why } => Err(GivenUp(why)),
+            Verdict::Retry { why, .. } | Verdict::Unanswered { why, .. } | Verdict::Drop { why } => Err(GivenUp(why)),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Brokers: do they answer, how old are they, are they well, and what time is it there.
+//! Checks of brokers: reachability, version, health, and clock.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use mqueue::client::Address;
 use mqueue::plural::count;
 use mqueue::wake::shell_commands::shell;
 
-/// Clocks that differ by less, beyond what the second's fraction and the round trip explain, are the same.
+/// The minimum clock skew to report, beyond the fraction of a second and the round trip.
 const MIN_SKEW: Duration = Duration::from_secs(2);
-/// What mqueue is tested on begins here.
+/// The oldest version that mqueue is tested with.
 const OLDEST_VERSION: (u64, u64) = (1, 2);
 
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
@@ -37,7 +37,7 @@ fn lookupd(seen: &ProbedLookupd) -> Vec<Finding> {
     match old_version("nsqlookupd", &seen.address, &subject, version) {
         Some(finding) => vec![finding],
         None if seen.nsqds == 0 => {
-            let message = "knows no nsqd: nobody finds a stream by it";
+            let message = "lists no nsqd: clients find no stream through it";
             let tcp = seen.address.parse().map(|http| format!("={}", neighbour_port(&http, -1))).unwrap_or_default();
             let fix = list_nodes(&seen.address, &format!("start the nsqds again with --lookupd-tcp-address{tcp}"));
             vec![Finding::warning(CheckId::Nsqlookupd, subject, message, fix)]
@@ -60,20 +60,20 @@ fn http(seen: &ProbedHttp, observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(old_version("nsqd", &seen.address, &subject, &answer.version));
     if answer.stats.health != "OK" {
-        let message = format!("is not well: {}", answer.stats.health);
+        let message = format!("is not healthy: {}", answer.stats.health);
         let fix = match answer.stats.index_bytes {
             Some(_) => {
                 let stats = shell(&format!("http://{}/stats", seen.address));
                 format!(
-                    "curl -fsS {stats}    # whose messages are these? Their consumers make room, as does more of it at its --data-path"
+                    "curl -fsS {stats}    # whose messages are these? Their consumers free space; or add space to its --data-path"
                 )
             }
-            None => "df -h    # then give its --data-path room or rights".to_owned(),
+            None => "df -h    # then give its --data-path space or permissions".to_owned(),
         };
         findings.push(Finding::error(CheckId::Health, &subject, message, fix));
     }
     findings.extend(skewed(&subject, answer.skew));
-    // a TCP port that does not answer is told as that
+    // a silent TCP port gets its own finding
     let stopped_though_wanted = |tcp: &ProbedTcp| Some(&tcp.address) == answer.tcp.as_ref() && tcp.answer.is_err();
     if findings.is_empty() && !observed.tcp.iter().any(stopped_though_wanted) {
         findings.push(Finding::ok(CheckId::Nsqd, &subject, in_order(answer)));
@@ -85,8 +85,8 @@ fn http(seen: &ProbedHttp, observed: &Observed) -> Vec<Finding> {
 fn in_order(answer: &NsqdReport) -> String {
     let tcp = answer.tcp.as_ref().map(|tcp| format!(", TCP {tcp}")).unwrap_or_default();
     let clock = match answer.skew {
-        ClockSkew::Unknown => "tells no time",
-        ClockSkew::None | ClockSkew::Ahead(_) | ClockSkew::Behind(_) => "clock in step",
+        ClockSkew::Unknown => "clock unknown",
+        ClockSkew::None | ClockSkew::Ahead(_) | ClockSkew::Behind(_) => "clock in sync",
     };
     format!("{}{tcp}, {clock}", answer.version)
 }
@@ -98,18 +98,19 @@ fn tcp(seen: &ProbedTcp, observed: &Observed) -> Vec<Finding> {
             let (message, fix) = unreachable("TCP", &seen.address.to_string(), seen.listed.as_ref(), why);
             vec![Finding::error(CheckId::Nsqd, subject, message, fix)]
         }
-        // what belongs to an HTTP API that answers is told there
+        // the finding of the HTTP API covers its TCP port
         Ok(()) if observed.answers().any(|(_, answer)| answer.tcp.as_ref() == Some(&seen.address)) => Vec::new(),
         Ok(()) if observed.http.iter().any(|http| http.answer.is_err()) => Vec::new(),
         Ok(()) => {
-            let message = "takes connections, but its queues are not looked at without its HTTP address";
+            let message = "accepts connections, but its queues cannot be checked without its HTTP address";
             let fix = format!("mqueue doctor{}", observed.with_http(&neighbour_port(&seen.address, 1)));
             vec![Finding::warning(CheckId::Nsqd, subject, message, fix)]
         }
     }
 }
 
-/// The same host's next port, or the one before: by default HTTP is one above TCP, in nsqd and in nsqlookupd.
+/// Returns the address `by` ports away: by default HTTP is one port above TCP, in nsqd and
+/// nsqlookupd.
 fn neighbour_port(address: &Address, by: i16) -> String {
     let text = address.to_string();
     let host = text.rsplit_once(':').map_or("", |(host, _)| host);
@@ -144,7 +145,7 @@ fn skewed(subject: &str, skew: ClockSkew) -> Option<Finding> {
     (by >= MIN_SKEW).then(|| Finding::warning(CheckId::Clock, subject, message, fix))
 }
 
-/// What to say of an address that does not answer.
+/// Returns message and fix for an address that does not answer.
 fn unreachable(protocol: &str, address: &str, listed: Option<&LookupdEntry>, why: &str) -> (String, String) {
     match listed {
         Some(LookupdEntry { lookupd, from, answers_there: true }) => (
@@ -164,18 +165,19 @@ fn unreachable(protocol: &str, address: &str, listed: Option<&LookupdEntry>, why
     }
 }
 
-/// Shows which nsqds an nsqlookupd names.
+/// Returns the command that shows the nsqds of an nsqlookupd.
 fn list_nodes(lookupd: &str, then: &str) -> String {
     format!("curl -fsS {}    # {then}", shell(&format!("http://{lookupd}/nodes")))
 }
 
-/// Shows who listens at an address. With which flags, and above all on which data, a broker is started only its owner knows: one that is started
-/// without would stand in its place with empty queues.
+/// Returns the command that shows the listener of an address. Only its owner knows the flags of a
+/// broker, above all its data path: one started without them would take its place with empty
+/// queues.
 fn find_listener(program: &str, address: &str) -> String {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let is_here = matches!(host, "localhost" | "[::1]") || host.starts_with("127.");
     let data = if program == "nsqd" { ", on the same --data-path" } else { "" };
-    let then = format!("if nobody is there, start {program} again as it was started{data}");
+    let then = format!("if there is no listener, start {program} again as it was started{data}");
     match is_here {
         true => format!("ss -ltnp {}    # {then}", shell(&format!("sport = :{port}"))),
         false => format!("nc -vz -w 3 {} {}    # {then}", shell(host.trim_matches(['[', ']'])), shell(port)),
@@ -207,12 +209,12 @@ mod tests {
     #[test]
     fn an_nsqd_in_order_is_one_line() {
         let seen = nsqd(Ok(answer("1.3.0", "OK", ClockSkew::None)), Ok(()), None);
-        let line = "ok: nsqd 127.0.0.1:4151: 1.3.0, TCP 127.0.0.1:4150, clock in step";
+        let line = "ok: nsqd 127.0.0.1:4151: 1.3.0, TCP 127.0.0.1:4150, clock in sync";
         assert_eq!(seen, [(Level::Ok, CheckId::Nsqd, line.to_owned())]);
     }
 
     #[test]
-    fn old_and_unknown_versions_disks_and_clocks_are_told() {
+    fn old_versions_full_disks_and_skewed_clocks_are_reported() {
         let one = |answer| match &nsqd(Ok(answer), Ok(()), None)[..] {
             [(level, check, _)] => (*level, *check),
             other => panic!("{other:?}"),
@@ -229,12 +231,12 @@ mod tests {
     }
 
     #[test]
-    fn either_port_that_is_silent_is_an_error() {
+    fn each_silent_port_is_an_error() {
         let refused = || "connection refused".to_owned();
         let seen = nsqd(Err(refused()), Err(refused()), None);
         assert_eq!(seen.iter().map(|(level, ..)| *level).collect::<Vec<_>>(), [Level::Error, Level::Error]);
         assert!(
-            seen[0].2.contains("→ ss -ltnp 'sport = :4151'    # if nobody is there, start nsqd again as it"),
+            seen[0].2.contains("→ ss -ltnp 'sport = :4151'    # if there is no listener, start nsqd again as it"),
             "{seen:?}"
         );
         let seen = nsqd(Ok(answer("1.3.0", "OK", ClockSkew::None)), Err(refused()), None);
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_only_nsqlookupd_believes_in_is_told_with_the_right_one() {
+    fn wrong_broadcast_addresses_are_reported_with_the_working_one() {
         let listed = LookupdEntry { lookupd: "l:4161".to_owned(), from: "10.0.0.7".to_owned(), answers_there: true };
         let seen = nsqd(Err("no such host".to_owned()), Err("no such host".to_owned()), Some(listed));
         assert!(
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn an_nsqlookupd_is_to_answer_and_to_know_an_nsqd() {
+    fn nsqlookupds_must_answer_and_list_an_nsqd() {
         let level = |answer: Result<&str, &str>, nsqds| {
             let answer = answer.map(str::to_owned).map_err(str::to_owned);
             let seen = lookupd(&ProbedLookupd { address: "lookup.example:4161".to_owned(), answer, nsqds });

@@ -1,4 +1,4 @@
-//! Dead letters: those that wait for somebody, and those that become more.
+//! Checks of dead letters: waiting ones, and growing numbers.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     findings
 }
 
-/// How many wait in one stream, and which group has the most.
+/// The dead letters that wait in one stream, and the group with the most.
 #[derive(Debug, Default)]
 struct WaitingLetters {
     depth: u64,
@@ -33,7 +33,7 @@ fn waiting(observed: &Observed) -> BTreeMap<TopicName, WaitingLetters> {
         let here = all.entry(stream).or_default();
         let groups = topic.channels.iter().filter(|channel| !channel.channel_name.ends_with("#ephemeral"));
         let most = groups.map(|group| (amount(group.depth), group.channel_name.clone())).max();
-        // each group has a copy of every letter: the fullest tells how many there are
+        // each group has a copy of every dead letter: the fullest one gives the number
         let depth = amount(topic.depth).saturating_add(most.as_ref().map_or(0, |(depth, _)| *depth));
         here.depth = here.depth.saturating_add(depth);
         here.most = here.most.take().max(most);
@@ -50,17 +50,18 @@ fn finding(observed: &Observed, stream: &TopicName, waiting: &WaitingLetters) ->
         let message = format!("{} and growing by {rate:.1}/s: a handler fails", count(waiting.depth, "dead letter"));
         return Some(Finding::error(CheckId::DeadLetters, subject, message, fix));
     }
-    let message = format!("{} waiting (the first line of each says why it died)", count(waiting.depth, "dead letter"));
+    let message = format!("{} waiting (the first line of each has the reason)", count(waiting.depth, "dead letter"));
     (waiting.depth > 0).then(|| Finding::warning(CheckId::DeadLetters, subject, message, fix))
 }
 
-/// Lists them where they are. A consumer would take them to where `mqueue errors` does not see them.
+/// Returns the command that lists the letters. A consumer would move them to a group that `mqueue
+/// errors` does not read.
 fn list(observed: &Observed, stream: &TopicName, waiting: &WaitingLetters) -> String {
     let of = match stream.as_str().strip_suffix(".dead").filter(|of| !of.is_empty()) {
         Some(of) => of.to_owned(),
         None => format!("{stream} --dead-letter={stream}"),
     };
-    // letters that a group has already are in no other
+    // letters that a group has already are in no other group
     let has_them = |(depth, name): &&(u64, String)| *depth > 0 && name != "errors";
     let group = waiting.most.as_ref().filter(has_them).map(|(_, name)| format!(" --group={}", shell(name)));
     format!("mqueue errors --stream={of}{}{}", group.unwrap_or_default(), observed.broker_flags())
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_that_wait_are_told_with_the_command_that_lists_them() {
+    fn waiting_dead_letters_are_reported_with_the_command_that_lists_them() {
         let reported = |observed: &Observed| check(observed).remove(0);
         let finding = reported(&seen(3, &[]));
         assert_eq!((finding.level, &finding.message[..14]), (Level::Warning, "3 dead letters"));
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_that_become_more_are_an_error() {
+    fn growing_dead_letters_are_an_error() {
         let mut observed = seen(3, &[]);
         let grown = |came| {
             let came = BTreeMap::from([(TopicName::new("foo.dead").unwrap(), came)]);

@@ -1,24 +1,24 @@
-//! What was found: one line for people, one object for programs.
+//! Findings: one line of text, or one JSON object, each.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// How bad it is, in rising order.
+/// The severity, in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
-    /// It was looked at, and is in order.
+    /// Checked, and in order.
     Ok,
-    /// It could not be looked at here.
+    /// Not checked, as that is impossible here.
     Skipped,
-    /// Something will go wrong, or waits for somebody.
+    /// Something will fail, or needs attention.
     Warning,
     /// Something does not work.
     Error,
 }
 
-/// What was looked at. The names are for programs, and stay.
+/// The check of a finding. The JSON names are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum CheckId {
@@ -48,19 +48,19 @@ pub(super) enum CheckId {
 pub(super) struct Finding {
     pub(super) level: Level,
     pub(super) check: CheckId,
-    /// What it is about: `nsqd 127.0.0.1:4151`, `group foo/1`, a path, a unit.
+    /// The subject: `nsqd 127.0.0.1:4151`, `group foo/1`, a path, a unit.
     pub(super) subject: String,
-    /// What it is like.
+    /// The state of the subject.
     pub(super) message: String,
-    /// The command for a shell that mends it, or shows what is to be mended. It is safe to paste: it loses no message, ends no work, and starts no
-    /// broker or consumer of which it does not know how it is to be started.
+    /// The shell command that fixes the problem, or shows what to fix. It is safe to paste: it
+    /// loses no message, ends no work, and starts no broker or consumer whose flags are unknown.
     pub(super) fix: Option<String>,
-    /// The figures that it is about.
+    /// The figures of an embedded broker.
     #[serde(flatten)]
     pub(super) figures: Option<BrokerFigures>,
 }
 
-/// What an embedded broker keeps, in bytes, and how much that may be.
+/// The storage of an embedded broker and its limits, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct BrokerFigures {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,7 +93,7 @@ impl Finding {
         Self::new(Level::Error, check, subject, message, Some(fix.to_string()))
     }
 
-    /// The same with these figures.
+    /// Adds these figures.
     pub(super) fn with(mut self, figures: BrokerFigures) -> Self {
         self.figures = Some(figures);
         self
@@ -118,7 +118,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// All findings, the worst first.
+/// All findings, in falling severity.
 #[derive(Debug, Serialize)]
 pub(super) struct DoctorReport {
     pub(super) worst: Level,
@@ -127,14 +127,14 @@ pub(super) struct DoctorReport {
 
 impl DoctorReport {
     pub(super) fn new(mut findings: Vec<Finding>) -> Self {
-        // stable: within a level they stay in the order of the checks
+        // the sort is stable: findings of one level keep the order of the checks
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
         let levels = findings.iter().map(|finding| finding.level).filter(|level| *level != Level::Skipped);
         Self { worst: levels.max().unwrap_or(Level::Ok), findings }
     }
 }
 
-/// What a server says may be anything, but a finding is a line.
+/// Replaces control characters: a server's text may have any, and a finding is one line.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_worst_stands_first_and_what_was_skipped_is_not_bad() {
+    fn findings_are_sorted_by_severity_and_skipped_ones_do_not_count() {
         let ok = || Finding::ok(CheckId::Nsqd, "a", "b");
         let skipped_starts = || Finding::skipped(CheckId::Systemd, "a", "b");
         let warning = || Finding::warning(CheckId::Paused, "a", "b", "c");
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_is_one_line_whatever_a_server_says() {
+    fn findings_are_one_line_for_any_server_text() {
         let finding = Finding::error(CheckId::Health, "nsqd a:1", "NOK - a\nb\x1b[31m", "true");
         assert_eq!(finding.to_string(), "error: nsqd a:1: NOK - a b [31m → true");
     }

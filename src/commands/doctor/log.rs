@@ -1,16 +1,18 @@
-//! What an embedded broker keeps: its log on the disk, and its index in memory. nsqd tells neither.
+//! Checks of an embedded broker's log on the disk and index in memory; nsqd reports neither.
 
 use super::finding::{BrokerFigures, CheckId, Finding};
 use mqueue::proto::stats::Stats;
 use mqueue::wake::shell_commands::shell;
 
-/// A disk of which less is free is nearly full: this part of it, or so many bytes, which are four of the log's segments.
+/// A disk is nearly full below this share of free space, or below this size, which is four log
+/// segments.
 const DISK_RESERVE_SHARE: u64 = 16;
 const DISK_RESERVE_BYTES: u64 = 256 << 20;
-/// An index that has taken all but this part of its limit has nearly reached it.
+/// An index is nearly full above all but this share of its limit.
 const INDEX_RESERVE_SHARE: u64 = 8;
 
-/// Tells how much a broker keeps, and warns before it refuses to take more. That it refuses already its health says.
+/// Reports the storage of a broker, and warns before it refuses messages. Its health tells when it
+/// does.
 pub(super) fn check(subject: &str, http: &str, stats: &Stats) -> Option<Finding> {
     let figures = figures(stats)?;
     let message = reported(&figures);
@@ -18,14 +20,14 @@ pub(super) fn check(subject: &str, http: &str, stats: &Stats) -> Option<Finding>
         return Some(Finding::ok(CheckId::Log, subject, message).with(figures));
     };
     let stats = shell(&format!("http://{http}/stats"));
-    let fix = format!("curl -fsS {stats}    # whose messages are these? Their consumers make room");
+    let fix = format!("curl -fsS {stats}    # whose messages are these? Their consumers free space");
     Some(
         Finding::warning(CheckId::Log, subject, format!("{why}, then publishing is refused: {message}"), fix)
             .with(figures),
     )
 }
 
-/// `None` of a broker that is not ours.
+/// Returns the figures; `None` for nsqd.
 fn figures(stats: &Stats) -> Option<BrokerFigures> {
     let log = stats.log.as_ref();
     Some(BrokerFigures {
@@ -58,7 +60,7 @@ fn reported(figures: &BrokerFigures) -> String {
     format!("{log}{}, index {}{}", disk.unwrap_or_default(), size(figures.index_bytes), max.unwrap_or_default())
 }
 
-/// `1.5 MB`.
+/// Formats a size: `1.5 MB`.
 fn size(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} B"),
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_told_and_what_is_nearly_full_is_a_warning() {
+    fn storage_is_reported_and_nearly_full_storage_is_a_warning() {
         let line = "log 2.5 MB, 1.2 kB of it live, 9.0 GB of 16.0 GB on its disk free, index 7 B of 800.0 MB";
         assert_eq!(seen("OK", 9_000_000_000, 7), (Level::Ok, line.to_owned()));
         let (level, message) = seen("OK", 250_000_000, 7);
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn nsqd_and_older_brokers_that_do_not_tell_are_no_trouble() {
+    fn brokers_without_storage_figures_are_accepted() {
         assert_eq!(check("nsqd a:1", "a:1", &Stats::default()), None);
         let old_version =
             Stats { health: "OK".to_owned(), log: Some(LogStats::default()), index_bytes: Some(1), ..Stats::default() };

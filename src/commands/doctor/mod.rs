@@ -1,10 +1,11 @@
-//! `mqueue doctor`: looks for what usually is wrong around sleeping consumers, and says what mends it.
+//! `mqueue doctor`: finds common problems around sleeping consumers, and the commands that fix
+//! them.
 //!
 //! ```text
-//!  look (brokers, folders, systemd) ─▶ Observed ─▶ check ─▶ findings ─▶ lines, or JSON, and the exit code
+//!  probe (brokers, folders, systemd) ─▶ Observed ─▶ check ─▶ findings ─▶ lines, or JSON, and the exit code
 //! ```
 //!
-//! Looking changes nothing and wakes nobody; what follows from what was seen is pure, a module a subject.
+//! Probing changes nothing and wakes no consumer; the checks are pure, one module per subject.
 
 pub(crate) mod args;
 mod brokers;
@@ -34,7 +35,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(exit(&observed, report.worst))
 }
 
-/// All that follows from what was seen.
+/// Runs all checks.
 fn check(observed: &Observed) -> Vec<Finding> {
     let subjects =
         [brokers::check, queues::check, dead_letters::check, sockets::check, units::check, ungrouped::skipped_starts];
@@ -50,7 +51,7 @@ fn print(report: &DoctorReport, json: bool) -> io::Result<()> {
     out.flush()
 }
 
-/// No broker at all is told apart, as the other commands do.
+/// Returns the exit code; no broker at all has its own, as in the other commands.
 fn exit(observed: &Observed, worst: Level) -> Exit {
     let nsqd =
         observed.http.iter().any(|http| http.answer.is_ok()) || observed.tcp.iter().any(|tcp| tcp.answer.is_ok());

@@ -1,4 +1,4 @@
-//! What was seen: plain data, from which the findings follow.
+//! The result of probing: plain data for the checks.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,21 +12,21 @@ use mqueue::wake::decide::GroupTotals;
 use mqueue::wake::fleet;
 use mqueue::wake::shell_commands::shell;
 
-/// Everything.
+/// The result of all probes.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     pub(super) lookupds: Vec<ProbedLookupd>,
     pub(super) http: Vec<ProbedHttp>,
     pub(super) tcp: Vec<ProbedTcp>,
-    /// How far the streams of dead letters were later, if they were looked at twice.
+    /// The growth of dead letters, if they were probed twice.
     pub(super) growth: Option<DeadLetterGrowth>,
     pub(super) folders: Vec<SocketFolder>,
-    /// As whom wakeup runs, if there is such a user.
+    /// The user of the wakeup service, if it exists.
     pub(super) wakeup_user: Option<Account>,
-    /// Why the doctor could not poke a socket itself: it is not root.
+    /// The name of the current user, unless it is root.
     pub(super) unprivileged_user: Option<String>,
     pub(super) systemd: Option<SystemdState>,
-    /// A wakeup runs that goes on waking, whoever started it.
+    /// True if a continuous wakeup runs, whoever started it.
     pub(super) wakeup_runs: bool,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Observed {
 #[derive(Debug)]
 pub(super) struct ProbedLookupd {
     pub(super) address: String,
-    /// Its version, or why there is none.
+    /// The version, or the reason for none.
     pub(super) answer: Result<String, String>,
     pub(super) nsqds: usize,
 }
@@ -47,7 +47,7 @@ pub(super) struct ProbedHttp {
     pub(super) answer: Result<NsqdReport, String>,
 }
 
-/// What it said.
+/// The answers of an nsqd's HTTP API.
 #[derive(Debug, Default)]
 pub(super) struct NsqdReport {
     pub(super) version: String,
@@ -64,20 +64,20 @@ pub(super) struct ProbedTcp {
     pub(super) answer: Result<(), String>,
 }
 
-/// By which nsqlookupd it was found.
+/// The nsqlookupd that lists an nsqd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LookupdEntry {
     pub(super) lookupd: String,
-    /// The host that nsqd registered from, as nsqlookupd saw it.
+    /// The host that nsqd registered from, as seen by nsqlookupd.
     pub(super) from: String,
-    /// It does answer there, but not at the address that it tells clients.
+    /// True if it answers there, and not at the address for clients.
     pub(super) answers_there: bool,
 }
 
-/// How much nsqd's clock differs from ours at the least.
+/// The minimum difference between nsqd's clock and ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum ClockSkew {
-    /// It does not tell the time.
+    /// The nsqd sends no date.
     #[default]
     Unknown,
     None,
@@ -86,7 +86,8 @@ pub(super) enum ClockSkew {
 }
 
 impl ClockSkew {
-    /// Of a clock that said `date`, its fraction of a second cut off, at some moment between `asked` and `answered`.
+    /// Computes the skew of a clock that sent `date`, truncated to seconds, between `asked` and
+    /// `answered`.
     pub(super) fn of(date: Option<SystemTime>, asked: SystemTime, answered: SystemTime) -> Self {
         let Some(date) = date else { return Self::Unknown };
         let latest = date + Duration::from_secs(1);
@@ -98,15 +99,15 @@ impl ClockSkew {
     }
 }
 
-/// Two looks at dead letters.
+/// The growth of dead letters between two probes.
 #[derive(Debug, Default)]
 pub(super) struct DeadLetterGrowth {
     pub(super) over: Duration,
-    /// How many came to each stream in between, over all nsqds.
+    /// The number of new letters by stream, over all nsqds.
     pub(super) came: BTreeMap<TopicName, u64>,
 }
 
-/// A folder with sockets.
+/// A folder of sockets.
 #[derive(Debug)]
 pub(super) struct SocketFolder {
     pub(super) path: PathBuf,
@@ -120,7 +121,7 @@ pub(super) enum FolderError {
     Other(String),
 }
 
-/// A file in such a folder, whose name a group could have.
+/// A file in such a folder with a valid group name.
 #[derive(Debug, Clone)]
 pub(super) struct FolderEntry {
     pub(super) path: PathBuf,
@@ -131,7 +132,7 @@ pub(super) struct FolderEntry {
     pub(super) mode: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// Who runs this may connect.
+    /// True if the current user may connect.
     pub(super) may_poke: bool,
 }
 
@@ -142,17 +143,17 @@ pub(super) enum EntryKind {
     Other,
 }
 
-/// Whether somebody listens on a socket.
+/// The state of a socket's listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ListenerState {
     Some,
     None,
-    /// The system does not tell.
+    /// Not visible from here.
     Unknown,
 }
 
 impl FolderEntry {
-    /// The group that it wakes: the name without `@N`.
+    /// Returns the group that the socket wakes: the name without `@N`.
     pub(super) fn group(&self) -> &str {
         group_of(&self.stem)
     }
@@ -162,7 +163,7 @@ impl FolderEntry {
     }
 }
 
-/// A user, with all groups.
+/// A user with all its groups.
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     pub(super) name: String,
@@ -170,7 +171,7 @@ pub(super) struct Account {
     pub(super) gids: Vec<u32>,
 }
 
-/// What systemd says.
+/// The state of mqueue's units.
 #[derive(Debug, Default)]
 pub(super) struct SystemdState {
     pub(super) units: Vec<SystemdUnit>,
@@ -178,7 +179,7 @@ pub(super) struct SystemdState {
     pub(super) has_template: bool,
 }
 
-/// A unit of ours.
+/// A unit of mqueue's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct SystemdUnit {
     pub(super) id: String,
@@ -190,15 +191,15 @@ pub(super) struct SystemdUnit {
     pub(super) result: String,
     /// `enabled`, `disabled` …
     pub(super) file: String,
-    /// Starts that a socket may cause in so much time; `None` if there is no limit.
+    /// The number of starts that a socket may cause in an interval; `None` without a limit.
     pub(super) trigger_limit: Option<(u64, Duration)>,
-    /// A service's start limit is on.
+    /// True if the service has a start limit.
     pub(super) start_limited: bool,
-    /// Where a socket listens.
+    /// The paths of a socket unit.
     pub(super) listen: Vec<PathBuf>,
-    /// Its last start was skipped by a condition.
+    /// True if a condition skipped the last start.
     pub(super) start_was_skipped: bool,
-    /// The file in /etc/mqueue that it needs is there.
+    /// True if the settings file in /etc/mqueue exists.
     pub(super) has_settings: bool,
 }
 
@@ -219,12 +220,12 @@ impl SystemdState {
 }
 
 impl Observed {
-    /// The nsqds that answered.
+    /// Returns the nsqds that answered.
     pub(super) fn answers(&self) -> impl Iterator<Item = (&ProbedHttp, &NsqdReport)> {
         self.http.iter().filter_map(|http| Some((http, http.answer.as_ref().ok()?)))
     }
 
-    /// Every stream of every nsqd. A name that NSQ does not allow is nobody's.
+    /// Returns every stream of every nsqd, without names that NSQ does not allow.
     pub(super) fn streams(&self) -> impl Iterator<Item = (&ProbedHttp, TopicName, &TopicStats)> {
         self.answers().flat_map(|(http, answer)| {
             let topics = answer.stats.topics.iter();
@@ -232,7 +233,7 @@ impl Observed {
         })
     }
 
-    /// True for a stream of a fleet of nodes, as [`fleet::has_stream`] says.
+    /// Returns true for a stream of a fleet of nodes, as [`fleet::has_stream`] does.
     pub(super) fn is_fleet_stream(&self, stream: &TopicName) -> bool {
         fleet::has_stream(stream.as_str(), |name| self.streams().any(|(_, other, _)| other.as_str() == name))
     }
@@ -247,22 +248,23 @@ impl Observed {
         totals.groups.iter().filter_map(|(name, group)| Some((valid(name)?, *group))).collect()
     }
 
-    /// A stream that has this group.
+    /// Returns a stream that has this group.
     pub(super) fn stream_of(&self, group: &str) -> Option<TopicName> {
         self.groups().into_keys().find(|(_, name)| name.as_str() == group).map(|(stream, _)| stream)
     }
 
-    /// Files in the folders, each with its folder.
+    /// Returns the files of all folders, each with its folder.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&SocketFolder, &FolderEntry)> {
         self.folders.iter().flat_map(|folder| folder.entries().map(move |entry| (folder, entry)))
     }
 
-    /// True if a file that is a socket belongs to this group.
+    /// Returns true if this group has a socket.
     pub(super) fn has_socket(&self, group: &str) -> bool {
         self.entries().any(|(_, entry)| entry.is_socket() && (entry.stem == group || entry.group() == group))
     }
 
-    /// Where NSQ is, as mqueue's settings: what was named, whether it answers now or not; none where that is the default.
+    /// Returns the given broker addresses as mqueue's settings, reachable or not; none for the
+    /// default.
     pub(super) fn brokers(&self) -> Vec<(&'static str, String)> {
         let lookupds: Vec<&str> = self.lookupds.iter().map(|lookupd| lookupd.address.as_str()).collect();
         let tcp = self.tcp.iter().filter(|tcp| tcp.listed.is_none()).map(|tcp| tcp.address.to_string());
@@ -277,12 +279,12 @@ impl Observed {
         named.map(|(name, _, value)| (name, value)).collect()
     }
 
-    /// The same, as flags that follow a command.
+    /// Returns the broker addresses as flags.
     pub(super) fn broker_flags(&self) -> String {
         flags(self.brokers())
     }
 
-    /// The same with one more HTTP address, also where the rest is the default.
+    /// Returns the flags with one more HTTP address, even if the rest is the default.
     pub(super) fn with_http(&self, address: &str) -> String {
         let mut brokers = self.brokers();
         match brokers.iter_mut().find(|(name, _)| *name == "NSQD_HTTP_ADDRESS") {
@@ -292,7 +294,7 @@ impl Observed {
         format!("{}{}", self.socket_flags(), flags(brokers))
     }
 
-    /// Where the sockets are, as flags that follow a command; none where that is the default.
+    /// Returns the socket folders as flags; none for the default.
     pub(super) fn socket_flags(&self) -> String {
         let is_file = |folder: &SocketFolder| folder.entries().any(|entry| entry.path == folder.path);
         let flag = |folder: &SocketFolder| {
@@ -311,13 +313,13 @@ fn flags(settings: Vec<(&str, String)>) -> String {
 }
 
 impl SocketFolder {
-    /// The files in it.
+    /// Returns the files in the folder.
     fn entries(&self) -> impl Iterator<Item = &FolderEntry> {
         self.entries.iter().flatten()
     }
 }
 
-/// The group of a socket or an instance of this name: `billing@2` is for billing.
+/// Returns the group of a socket or unit instance: `billing@2` is for billing.
 pub(super) fn group_of(name: &str) -> &str {
     match name.rsplit_once('@') {
         Some((group, number)) if number.parse::<u64>().is_ok() => group,
@@ -325,7 +327,7 @@ pub(super) fn group_of(name: &str) -> &str {
     }
 }
 
-/// A peer's number, which should not be negative.
+/// Converts a peer's count, which should not be negative.
 pub(super) fn amount(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
@@ -337,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn brokers_are_named_where_they_are_not_the_defaults() {
+    fn broker_flags_are_empty_for_the_defaults() {
         let nsqd = |tcp: &str, http: &str| Observed {
             tcp: vec![ProbedTcp { address: tcp.parse().unwrap(), listed: None, answer: Ok(()) }],
             http: vec![ProbedHttp { address: http.to_owned(), listed: None, answer: Ok(NsqdReport::default()) }],
@@ -363,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skew_is_what_neither_the_cut_off_second_nor_the_round_trip_explains() {
+    fn skew_excludes_the_truncated_second_and_the_round_trip() {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs_f64(seconds);
         let of = |date, asked, answered| ClockSkew::of(Some(at(date)), at(asked), at(answered));
         assert_eq!(of(100.0, 100.9, 100.95), ClockSkew::None, "the fraction is cut off");

@@ -1,4 +1,4 @@
-//! Streams and groups: messages that nobody will take.
+//! Checks of streams and groups: messages without a consumer.
 
 use std::collections::BTreeMap;
 
@@ -31,14 +31,14 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
         findings.push(Finding::ok(
             CheckId::Groups,
             "queues",
-            format!("{message}: somebody is there for all that waits"),
+            format!("{message}: no messages wait without a consumer"),
         ));
     }
     findings.extend(groups.iter().filter_map(|((stream, name), group)| unused_token(observed, stream, name, *group)));
     findings
 }
 
-/// What a stream keeps goes to its first group, on each nsqd for itself.
+/// Reports a stream with messages and no group. Its backlog goes to its first group, on each nsqd.
 fn without_group(
     http: &str,
     stream: &TopicName,
@@ -64,11 +64,11 @@ fn without_group(
     Some(Finding::warning(CheckId::Streams, format!("stream {stream}"), message, fix))
 }
 
-/// Paused queues that have messages, each with what sets it going.
+/// Reports paused queues with messages, with the command that unpauses each.
 fn paused(http: &str, stream: &TopicName, topic: &TopicStats) -> Vec<Finding> {
     let mut findings = Vec::new();
     if topic.paused && topic.depth > 0 {
-        let message = format!("paused, with {} before its groups", count(amount(topic.depth), "message"));
+        let message = format!("paused, with {} not yet copied to its groups", count(amount(topic.depth), "message"));
         let fix = post(http, "topic/unpause", stream.as_str(), None);
         findings.push(Finding::warning(CheckId::Paused, format!("stream {stream}"), message, fix));
     }
@@ -81,7 +81,7 @@ fn paused(http: &str, stream: &TopicName, topic: &TopicStats) -> Vec<Finding> {
     findings
 }
 
-/// Messages wait, and there is neither a consumer nor a socket to wake one by.
+/// Reports a group whose messages wait without a consumer or a socket.
 fn unattended(observed: &Observed, stream: &TopicName, name: &ChannelName, group: GroupTotals) -> Option<Finding> {
     let waits = group.depth > 0 && group.clients == 0 && !group.paused;
     if !waits
@@ -99,7 +99,8 @@ fn unattended(observed: &Observed, stream: &TopicName, name: &ChannelName, group
     Some(Finding::warning(CheckId::Groups, format!("group {stream}/{name}"), message, fix))
 }
 
-/// The token of a fleet whose nodes have all ended: it waits for the next one, and whoever else takes it takes it from the fleet.
+/// Reports the token of a fleet without running nodes: it waits for the next node, and any other
+/// consumer would take it from the fleet.
 fn unused_token(observed: &Observed, stream: &TopicName, name: &ChannelName, group: GroupTotals) -> Option<Finding> {
     let waits = group.depth > 0 && group.clients == 0 && name.as_str() == fleet::TOKEN;
     (waits && observed.is_fleet_stream(stream)).then(|| {
@@ -109,8 +110,8 @@ fn unused_token(observed: &Observed, stream: &TopicName, name: &ChannelName, gro
     })
 }
 
-/// Shows the group on each nsqd that has it. What is to become of its messages only its own consumer knows: one without a handler would print
-/// them, and they were gone.
+/// Returns the command that shows the group on each of its nsqds. Only the group's own consumer can
+/// handle its messages: one without a handler would print and finish them.
 fn show_group(observed: &Observed, stream: &TopicName, name: &ChannelName) -> String {
     let has = |topic: &TopicStats| topic.channels.iter().any(|channel| channel.channel_name == name.as_str());
     let nsqds = observed.streams().filter(|(_, other, topic)| other == stream && has(topic));
@@ -161,7 +162,7 @@ mod tests {
         Observed { http, ..Observed::default() }
     }
 
-    /// The one finding for these topics.
+    /// Returns the only finding.
     fn one(observed: &Observed) -> (Level, CheckId, String) {
         match &check(observed)[..] {
             [finding] => (finding.level, finding.check, finding.fix.clone().unwrap_or_default()),
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_without_groups_is_told_when_it_keeps_messages() {
+    fn streams_without_groups_are_reported_if_they_have_messages() {
         let (level, check, fix) = one(&seen(vec![nsqd("a:1", vec![topic("foo", 3, vec![])])]));
         assert_eq!((level, check), (Level::Warning, CheckId::Streams));
         let create = "curl -fsS -X POST -G --data-urlencode \"channel=$group\" 'http://a:1/channel/create?topic=foo'";
@@ -180,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn groups_that_are_on_another_nsqd_only_are_created_here() {
+    fn groups_missing_on_one_nsqd_are_created_there() {
         let there = nsqd("a:1", vec![topic("foo", 0, vec![channel("x", 0, 1, false), channel("y", 0, 1, false)])]);
         let (_, _, fix) = one(&seen(vec![there, nsqd("b:1", vec![topic("foo", 3, vec![])])]));
         assert!(fix.contains("http://b:1/channel/create?topic=foo&channel=x' && curl"), "{fix}");
     }
 
     #[test]
-    fn paused_queues_with_messages_get_the_command_that_sets_them_going() {
+    fn paused_queues_with_messages_get_the_command_that_unpauses_them() {
         let paused = |name, depth| seen(vec![nsqd("a:1", vec![topic("foo", 0, vec![channel(name, depth, 0, true)])])]);
         let (level, check, fix) = one(&paused("x#ephemeral", 2));
         assert_eq!((level, check), (Level::Warning, CheckId::Paused));
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_nobody_is_there_for_are_told() {
+    fn messages_without_consumer_and_socket_are_reported() {
         let group =
             |depth, clients| seen(vec![nsqd("a:1", vec![topic("foo", 0, vec![channel("x", depth, clients, false)])])]);
         let (level, check, fix) = one(&group(2, 0));
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_is_paused_on_one_nsqd_is_reported_for_messages_that_wait_on_another() {
+    fn a_group_paused_on_one_nsqd_is_reported_for_messages_on_another() {
         let nsqd = |address, depth, paused| nsqd(address, vec![topic("foo", 0, vec![channel("x", depth, 0, paused)])]);
         let (level, check, fix) = one(&seen(vec![nsqd("a:1", 0, true), nsqd("b:1", 2, false)]));
         assert_eq!((level, check), (Level::Warning, CheckId::Groups), "{fix}");
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fleets_token_and_beats_are_nobodys_to_consume() {
+    fn fleet_tokens_and_heartbeats_get_no_fix() {
         for depth in [(1, 0), (0, 1)] {
             let of = |name: &str| {
                 let channels = if depth.1 > 0 { vec![channel("token", depth.1, 0, false)] } else { vec![] };
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_nsq_does_not_allow_never_reach_a_command() {
+    fn invalid_names_never_reach_a_command() {
         let odd = topic("a'; rm -rf /; '", 3, vec![]);
         assert_eq!(one(&seen(vec![nsqd("a:1", vec![odd])])).0, Level::Ok);
     }

@@ -1,4 +1,4 @@
-//! The sockets of sleeping consumers: are they there, does somebody listen, and may wakeup poke them but not everybody.
+//! Checks of the sockets of sleeping consumers: existence, listener, and permissions.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::{ungrouped, units};
 use mqueue::plural::count;
 use mqueue::wake::shell_commands::shell;
 
-/// The sockets of the whole system are in here: only those named like a group are ours.
+/// The folder of all the system's sockets: only those named after a group are consumers'.
 const SYSTEM_FOLDER: &str = "/run";
 
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
@@ -48,19 +48,19 @@ fn folder(observed: &Observed, folder: &SocketFolder) -> Option<Finding> {
     let path = shell(&folder.path.display().to_string());
     let (message, fix) = match folder.entries.as_ref().err()? {
         FolderError::Missing => {
-            ("there is no such folder for sockets".to_owned(), format!("install -d -m 0755 -- {path}"))
+            ("the folder for sockets does not exist".to_owned(), format!("install -d -m 0755 -- {path}"))
         }
-        FolderError::Refused => ("you may not look into it".to_owned(), as_root(observed, "doctor")),
-        FolderError::Other(why) => (format!("cannot be looked into: {why}"), format!("stat -- {path}")),
+        FolderError::Refused => ("it may not be read by this user".to_owned(), as_root(observed, "doctor")),
+        FolderError::Other(why) => (format!("cannot be read: {why}"), format!("stat -- {path}")),
     };
     Some(Finding::warning(CheckId::SocketDir, folder.path.display(), message, fix))
 }
 
-/// What a file of this name should be, and is not.
+/// Reports a file that is not a socket with a listener.
 fn file(observed: &Observed, entry: &FolderEntry) -> Option<Finding> {
     let path = shell(&entry.path.display().to_string());
     let unit = units::of_socket(observed, entry);
-    // systemd would remove what stands in the socket's place: nothing is started unless it has moved
+    // systemd would remove the file in the socket's place: no unit is started unless it was moved
     let aside = || {
         let moved = format!("mv -n -- {path} {path}.old && test ! -e {path} && test ! -L {path}");
         match &observed.systemd {
@@ -71,13 +71,13 @@ fn file(observed: &Observed, entry: &FolderEntry) -> Option<Finding> {
     let (message, fix) = match entry.kind {
         EntryKind::Socket(ListenerState::Some) => return None,
         EntryKind::Socket(ListenerState::Unknown) => {
-            let message = "whether somebody listens is not seen from here: it may be in another network namespace";
+            let message = "its listener, if there is one, is not visible here: it may be in another network namespace";
             return Some(Finding::skipped(CheckId::Socket, entry.path.display(), message));
         }
-        EntryKind::Link => ("is a link, and wakeup follows none".to_owned(), aside()),
-        EntryKind::Other => ("is no socket, so nobody is woken by it".to_owned(), aside()),
+        EntryKind::Link => ("is a symbolic link, which wakeup does not follow".to_owned(), aside()),
+        EntryKind::Other => ("is no socket, so it wakes no consumer".to_owned(), aside()),
         EntryKind::Socket(ListenerState::None) => match &observed.systemd {
-            // why that is so is said of the unit
+            // the finding of the unit has the reason
             Some(systemd) if systemd.unit(&unit).is_some_and(|unit| units::is_reported(systemd, unit)) => return None,
             Some(systemd) if systemd.unit(&unit).is_some() => {
                 (format!("nobody listens: {unit} is stopped"), units::start(systemd, &unit))
@@ -86,7 +86,8 @@ fn file(observed: &Observed, entry: &FolderEntry) -> Option<Finding> {
                 let stream =
                     observed.stream_of(entry.group()).filter(|_| systemd.as_ref().is_some_and(|s| s.has_template));
                 let by_unit = stream.map(|stream| units::enable_socket(observed, stream.as_str(), &entry.stem));
-                let show_group = format!("ss -xl src {path}    # if nobody is there, start again what made it");
+                let show_group =
+                    format!("ss -xl src {path}    # if there is no listener, restart the program that created it");
                 ("nobody listens".to_owned(), by_unit.unwrap_or(show_group))
             }
         },
@@ -94,7 +95,7 @@ fn file(observed: &Observed, entry: &FolderEntry) -> Option<Finding> {
     Some(Finding::error(CheckId::Socket, entry.path.display(), message, fix))
 }
 
-/// Who may connect may start the consumer: wakeup should, and not everybody.
+/// Reports a mode that excludes wakeup or admits everybody: connecting starts the consumer.
 fn mode(wakeup: Option<&Account>, entry: &FolderEntry) -> Option<Finding> {
     let path = shell(&entry.path.display().to_string());
     let mode = entry.mode & 0o777;
@@ -126,7 +127,7 @@ fn may_write(who: &Account, entry: &FolderEntry) -> bool {
     entry.mode & bit != 0
 }
 
-/// Sockets that who runs this may not poke; it matters where no unit does it.
+/// Reports sockets that the current user may not poke, unless the wakeup unit does it.
 fn out_of_reach(observed: &Observed, consumer_sockets: &[&FolderEntry]) -> Option<Finding> {
     let unprivileged_user = observed.unprivileged_user.as_ref()?;
     let wakes = observed.systemd.as_ref().and_then(|systemd| systemd.unit(units::WAKEUP));
@@ -140,11 +141,11 @@ fn out_of_reach(observed: &Observed, consumer_sockets: &[&FolderEntry]) -> Optio
         refused.len(),
         count(consumer_sockets.len() as u64, "socket")
     );
-    // what else their group may do is not known: nobody is put into it
+    // the group may have other rights, so no user is added to it
     Some(Finding::warning(CheckId::SocketMode, "sockets", message, as_root(observed, "wakeup")))
 }
 
-/// The same brokers and sockets, by root.
+/// Returns the command for the same brokers and sockets, run by root.
 fn as_root(observed: &Observed, command: &str) -> String {
     format!("sudo mqueue {command}{}{}", observed.socket_flags(), observed.broker_flags())
 }
@@ -185,15 +186,15 @@ mod tests {
     const DEAF: EntryKind = EntryKind::Socket(ListenerState::None);
 
     #[test]
-    fn a_socket_that_somebody_listens_on_is_in_order() {
+    fn sockets_with_a_listener_are_ok() {
         let seen = seen("/s", vec![entry("mail.sock", HEARD, 0o660), entry("mail@2.sock", HEARD, 0o660)]);
         assert_eq!(reported(&seen), [(Level::Ok, CheckId::Socket, String::new())]);
     }
 
     #[test]
-    fn what_is_no_socket_or_has_no_listener_wakes_nobody() {
+    fn other_files_and_sockets_without_a_listener_are_errors() {
         let (show_group, aside) = (
-            "ss -xl src /s/mail.sock    # if nobody is there, start again what made it",
+            "ss -xl src /s/mail.sock    # if there is no listener, restart the program that created it",
             "mv -n -- /s/mail.sock /s/mail.sock.old && test ! -e /s/mail.sock && test ! -L /s/mail.sock",
         );
         for (kind, fix) in [(DEAF, show_group), (EntryKind::Link, aside), (EntryKind::Other, aside)] {
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_unit_is_started_and_a_failed_one_is_told_elsewhere() {
+    fn stopped_units_are_started_and_failed_ones_left_to_the_unit_check() {
         let mut seen = seen("/s", vec![entry("mail.sock", DEAF, 0o660)]);
         let unit = |active: &str| SystemdUnit {
             id: "mqueue-consumer@mail.socket".to_owned(),
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn in_run_only_the_names_of_groups_are_looked_at() {
+    fn only_sockets_named_after_groups_are_checked_in_run() {
         let entries = || {
             vec![
                 entry("docker.sock", DEAF, 0o666),
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_to_be_there_and_readable() {
+    fn missing_and_unreadable_folders_are_reported() {
         for (trouble, fix) in [
             (FolderError::Missing, "install -d -m 0755 -- /s"),
             (FolderError::Refused, "sudo mqueue doctor --socket-dir /s --nsqd-http-address a:1"),
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn wakeup_may_poke_and_not_everybody() {
+    fn modes_that_exclude_wakeup_or_admit_everybody_are_reported() {
         let with = |mode, gid| {
             let mut seen = seen("/s", vec![FolderEntry { gid, ..entry("mail.sock", HEARD, mode) }]);
             seen.wakeup_user = Some(Account { name: "mqueue".to_owned(), uid: 900, gids: vec![7] });
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_poke_is_told_unless_the_unit_does_it() {
+    fn users_who_may_not_poke_are_reported_unless_the_unit_pokes() {
         let mut seen = seen("/s", vec![FolderEntry { may_poke: false, ..entry("mail.sock", HEARD, 0o660) }]);
         assert_eq!(reported(&seen)[0].0, Level::Ok, "root");
         seen.unprivileged_user = Some("ann".to_owned());

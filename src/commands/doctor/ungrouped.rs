@@ -1,4 +1,5 @@
-//! Sockets whose group no stream has: nothing wakes their consumers, whatever is published.
+//! Checks of sockets whose group does not exist: nothing wakes their consumers, whatever is
+//! published.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +11,7 @@ use mqueue::proto::TopicName;
 use mqueue::wake::shell_commands::shell;
 use mqueue::worker::DeadLetter;
 
-/// A socket of a group that is not among `groups`, if every nsqd has answered.
+/// Reports a socket whose group is not among `groups`, if every nsqd has answered.
 pub(super) fn check(observed: &Observed, entry: &FolderEntry, groups: &BTreeSet<String>) -> Option<Finding> {
     let all_answer = !observed.http.is_empty() && observed.http.iter().all(|http| http.answer.is_ok());
     if !all_answer || groups.contains(&entry.stem) || groups.contains(entry.group()) {
@@ -24,20 +25,21 @@ pub(super) fn check(observed: &Observed, entry: &FolderEntry, groups: &BTreeSet<
     Some(Finding::warning(CheckId::Groups, entry.path.display(), message, create(observed, entry)))
 }
 
-/// The command that creates its group: by its unit, which knows the settings, else by names, of which people know the stream's.
+/// Returns the command that creates the group: through its unit, which has the settings, or by
+/// names; the user has to give the stream.
 fn create(observed: &Observed, entry: &FolderEntry) -> String {
     let unit = units::of_socket(observed, entry);
     if let Some(systemd) = observed.systemd.as_ref().filter(|systemd| systemd.unit(&unit).is_some()) {
         return by_unit(systemd, &unit);
     }
-    // another stream than the one that waits may be meant, and would not be there yet
+    // the stream may be another than the one with messages, and may not exist yet
     let (group, brokers) = (shell(entry.group()), observed.broker_flags());
     let create = format!("mqueue consumer --create --stream=\"$stream\" --group={group}{brokers}");
     format!("printf 'its stream: ' >&2 && read -r stream && {create}")
 }
 
-/// A unit that somebody wrote may have none beside it that creates its group. Its consumer is not started for that: without a handler it would
-/// take what waits, and print it.
+/// A custom socket unit may have no `mqueue-create` unit. Its consumer is not started instead:
+/// without a handler it would print and finish the messages.
 fn by_unit(systemd: &SystemdState, socket: &str) -> String {
     let service = socket.replace(".socket", ".service");
     let create = service.replacen("mqueue-consumer", "mqueue-create", 1);
@@ -50,7 +52,7 @@ fn by_unit(systemd: &SystemdState, socket: &str) -> String {
     }
 }
 
-/// Streams that have messages and no group on any nsqd, dead letters aside, and how many.
+/// Returns the message counts of streams without a group on any nsqd, except dead letters.
 fn without_group(observed: &Observed) -> BTreeMap<TopicName, u64> {
     let mut waiting: BTreeMap<TopicName, u64> = BTreeMap::new();
     for (_, stream, topic) in observed.streams().filter(|(_, stream, topic)| {
@@ -65,7 +67,8 @@ fn without_group(observed: &Observed) -> BTreeMap<TopicName, u64> {
     waiting
 }
 
-/// Services that were to start, and were skipped, while messages wait for them; such a unit does not count as failed.
+/// Reports services whose start was skipped while messages wait for them; such a unit does not
+/// count as failed.
 pub(super) fn skipped_starts(observed: &Observed) -> Vec<Finding> {
     let units = observed.systemd.iter().flat_map(|systemd| &systemd.units);
     let waiting: BTreeSet<String> = observed
@@ -84,7 +87,7 @@ pub(super) fn skipped_starts(observed: &Observed) -> Vec<Finding> {
         .collect()
 }
 
-/// The group of a consumer's service, by its name.
+/// Returns the group of a consumer's service.
 fn group(service: &str) -> Option<&str> {
     let name = service.strip_suffix(".service")?;
     match name.strip_prefix("mqueue-consumer@") {
@@ -105,7 +108,7 @@ mod tests {
         nsqd_with(topics, 0)
     }
 
-    /// Each channel has so many messages.
+    /// Creates an nsqd whose channels have this many messages each.
     fn nsqd_with(topics: &[(&str, i64, &[&str])], waiting: i64) -> ProbedHttp {
         let channel =
             |name: &&str| ChannelStats { channel_name: (*name).to_owned(), depth: waiting, ..ChannelStats::default() };
@@ -123,7 +126,7 @@ mod tests {
         }
     }
 
-    /// The finding about the socket `/s/new@2.sock`, and its remedy.
+    /// Returns message and fix for the socket `/s/new@2.sock`.
     fn reported(observed: &Observed) -> Option<(String, String)> {
         let (path, kind) = (Path::new("/s/new@2.sock").to_owned(), EntryKind::Socket(ListenerState::Some));
         let entry = FolderEntry { path, stem: "new@2".to_owned(), kind, mode: 0o660, uid: 0, gid: 0, may_poke: true };
@@ -132,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_is_the_units_or_names_the_stream_and_the_group() {
+    fn the_fix_restarts_the_create_unit_or_runs_mqueue_with_stream_and_group() {
         let mut seen = Observed { http: vec![nsqd(&[("foo", 3, &[]), ("foo.dead", 1, &[])])], ..Observed::default() };
         let (message, fix) = reported(&seen).unwrap();
         assert!(message.contains("no stream has a group new yet"), "{message}");
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_of_a_group_that_is_there_or_that_a_silent_nsqd_may_have() {
+    fn existing_groups_and_unreachable_nsqds_suppress_the_finding() {
         let mut seen = Observed { http: vec![nsqd(&[("foo", 3, &["new"])])], ..Observed::default() };
         assert_eq!(reported(&seen), None);
         let answer = Err("refused".to_owned());
@@ -163,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_that_a_condition_skipped_is_told_while_messages_wait() {
+    fn skipped_starts_are_reported_while_messages_wait() {
         let reported = |id: &str, group: &str, is_skipped: bool, depth: i64| {
             let unit = SystemdUnit { id: id.to_owned(), start_was_skipped: is_skipped, ..SystemdUnit::default() };
             let http = nsqd_with(&[("foo", 0, &[group])], depth);

@@ -1,4 +1,4 @@
-//! systemd: failed units, limits that would fail a socket, and a wakeup that does not run.
+//! Checks of systemd units: failed ones, limits that would fail a socket, and a missing wakeup.
 
 use std::time::Duration;
 
@@ -7,9 +7,10 @@ use super::observed::{FolderEntry, Observed, SystemdState, SystemdUnit, group_of
 use mqueue::plural::count;
 use mqueue::wake::shell_commands::shell;
 
-/// Who pokes the sockets.
+/// The unit that pokes the sockets.
 pub(super) const WAKEUP: &str = "mqueue-wakeup.service";
-/// Starts that our sockets allow in [`TRIGGER_INTERVAL`]; systemd's own 20 are reached by a start that a condition refuses.
+/// The number of starts that our sockets allow in [`TRIGGER_INTERVAL`]. A start that a condition
+/// refuses would reach systemd's default of 20.
 const TRIGGER_BURST: u64 = 2000;
 const TRIGGER_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -38,21 +39,22 @@ fn failed(systemd: &SystemdState, unit: &SystemdUnit) -> Option<Finding> {
         return None;
     }
     let why = match unit.result.as_str() {
-        "trigger-limit-hit" => "was started too often (trigger-limit-hit), and listens no more".to_owned(),
+        "trigger-limit-hit" => "was started too often (trigger-limit-hit), and no longer listens".to_owned(),
         "service-start-limit-hit" => {
-            "its service was started too often (service-start-limit-hit), and it listens no more".to_owned()
+            "its service was started too often (service-start-limit-hit), and it no longer listens".to_owned()
         }
         result => format!("failed ({result})"),
     };
     Some(Finding::error(CheckId::Units, &unit.id, why, start(systemd, &unit.id)))
 }
 
-/// True if what is said of this unit is why nobody listens.
+/// Returns true if a finding about this unit explains why it does not listen.
 pub(super) fn is_reported(systemd: &SystemdState, unit: &SystemdUnit) -> bool {
     unit.active == "failed" || stopped_though_wanted(systemd, unit).is_some()
 }
 
-/// A socket that is stopped though it is wanted. Its service, if it runs, still holds it: pokes arrive, until it sleeps.
+/// Reports a stopped socket that should listen. While its service runs, the service still holds it,
+/// and pokes arrive until the consumer sleeps.
 fn stopped_though_wanted(systemd: &SystemdState, unit: &SystemdUnit) -> Option<Finding> {
     let wanted = unit.file == "enabled" || service_runs(systemd, &unit.id);
     if !unit.is_socket() || unit.active != "inactive" || !wanted || !unit.has_settings {
@@ -79,14 +81,14 @@ fn start_limit(unit: &SystemdUnit) -> Option<Finding> {
         .then(|| Finding::warning(CheckId::StartLimit, &unit.id, message, fix()))
 }
 
-/// A drop-in for this unit; its name is read after others.
+/// Returns the command that writes a drop-in for this unit, whose name is read last.
 fn drop_in(unit: &str, section: &str, settings: &str) -> String {
     let folder = shell(&format!("/etc/systemd/system/{unit}.d"));
     let lines = format!("'[{section}]' {settings}");
     format!("mkdir -p {folder} && printf '%s\\n' {lines} >{folder}/zz-doctor.conf && systemctl daemon-reload")
 }
 
-/// The template's socket wants its group's file.
+/// Reports a socket of the template without its settings file.
 fn settings(observed: &Observed, unit: &SystemdUnit) -> Option<Finding> {
     let instance = unit.id.strip_prefix("mqueue-consumer@")?.strip_suffix(".socket")?;
     if unit.has_settings {
@@ -112,7 +114,7 @@ fn wakeup(observed: &Observed, systemd: &SystemdState) -> Option<Finding> {
     let sleepers = count(sockets as u64, "socket");
     match unit {
         _ if sockets == 0 => None,
-        // it runs in a shell, say
+        // for example in a shell
         unit if observed.wakeup_runs
             && unit.is_none_or(|unit| matches!(&*unit.active, "inactive" | "deactivating")) =>
         {
@@ -127,7 +129,7 @@ fn wakeup(observed: &Observed, systemd: &SystemdState) -> Option<Finding> {
                 format!("mqueue wakeup{}{}", observed.socket_flags(), observed.broker_flags()),
             ))
         }
-        // that is said already
+        // the failed unit is reported already
         Some(unit) if unit.active == "failed" => None,
         Some(unit) if !matches!(unit.active.as_str(), "active" | "activating" | "reloading") => {
             let message = format!("{}: nothing wakes the consumers of {sleepers}", unit.active);
@@ -141,7 +143,7 @@ fn wakeup(observed: &Observed, systemd: &SystemdState) -> Option<Finding> {
     }
 }
 
-/// Starts a unit that stopped or failed.
+/// Returns the command that starts a stopped or failed unit.
 pub(super) fn start(systemd: &SystemdState, id: &str) -> String {
     match systemd.unit(id).is_some_and(|unit| unit.active == "failed") {
         true => start_after(systemd, id, &format!("systemctl reset-failed {}", shell(id)), "start"),
@@ -149,8 +151,9 @@ pub(super) fn start(systemd: &SystemdState, id: &str) -> String {
     }
 }
 
-/// Starts or restarts a unit after another command. A socket cannot be started while its service runs without it: the consumer then
-/// finishes what it has begun, and runs again afterwards, so that work goes on where nothing would wake it.
+/// Returns the command that starts or restarts a unit after another command. A socket cannot be
+/// started while its service runs without it. So the consumer is stopped first, finishes its work,
+/// and is started again, as nothing else would wake it.
 pub(super) fn start_after(systemd: &SystemdState, id: &str, command: &str, start: &str) -> String {
     let service = shell(&id.replace(".socket", ".service"));
     let runs = service_runs(systemd, id);
@@ -160,19 +163,19 @@ pub(super) fn start_after(systemd: &SystemdState, id: &str, command: &str, start
     [stop, command, start, again].into_iter().flatten().collect::<Vec<_>>().join(" && ")
 }
 
-/// True while the service of this socket is anything but stopped.
+/// Returns true while the service of this socket is not stopped.
 fn service_runs(systemd: &SystemdState, socket: &str) -> bool {
     let service = socket.strip_suffix(".socket").and_then(|name| systemd.unit(&format!("{name}.service")));
     service.is_some_and(|service| !matches!(service.active.as_str(), "inactive" | "failed"))
 }
 
-/// The unit that listens on this socket, or should.
+/// Returns the unit that listens on this socket, or should.
 pub(super) fn of_socket(observed: &Observed, entry: &FolderEntry) -> String {
     let listening = observed.systemd.as_ref().and_then(|systemd| systemd.listening_on(&entry.path));
     listening.map_or_else(|| named(&entry.stem), |unit| unit.id.clone())
 }
 
-/// The unit of a socket of this name, as `systemd/` in the project has them.
+/// Returns the unit of a socket of this name, as in the project's `systemd/` folder.
 fn named(stem: &str) -> String {
     match stem {
         "consumer-nsq" => "mqueue-consumer-nsq.socket".to_owned(),
@@ -180,8 +183,9 @@ fn named(stem: &str) -> String {
     }
 }
 
-/// Returns the command that writes the settings of `instance` (`billing`, `billing@2`) and enables its socket. A settings file that exists
-/// is kept. The socket is enabled only if the file names a handler: a consumer without one prints its messages and finishes them.
+/// Returns the command that writes the settings of `instance` (`billing`, `billing@2`) and enables
+/// its socket. An existing settings file is kept. The socket is enabled only if the file names a
+/// handler: a consumer without one prints its messages and finishes them.
 pub(super) fn enable_socket(observed: &Observed, stream: &str, instance: &str) -> String {
     let mut lines = vec![format!("STREAM={stream}")];
     let group = group_of(instance);
@@ -243,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_is_stopped_is_told_if_it_is_enabled_or_its_service_runs() {
+    fn stopped_sockets_are_reported_if_enabled_or_their_service_runs() {
         let stopped = |file: &str| SystemdUnit { file: file.to_owned(), ..unit(SOCKET, "inactive") };
         let service = |active| unit("mqueue-consumer@mail.service", active);
         let fix = "systemctl start mqueue-consumer@mail.socket";
@@ -255,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_would_fail_a_socket_are_lifted_by_a_drop_in() {
+    fn low_limits_are_fixed_by_a_drop_in() {
         let low = SystemdUnit { trigger_limit: Some((20, Duration::from_secs(2))), ..unit(SOCKET, "active") };
         let reported = |limited| reported(vec![limited, unit(WAKEUP, "active")]);
         let seen = reported(low.clone());
@@ -268,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_want_a_wakeup_that_runs_and_comes_back() {
+    fn sockets_require_a_running_and_enabled_wakeup() {
         let with = |wakeup| reported(vec![unit(SOCKET, "active"), wakeup]).remove(0);
         assert_eq!(
             with(unit(WAKEUP, "inactive")),
@@ -288,14 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_without_settings_is_told() {
+    fn sockets_without_settings_are_reported() {
         let bare = SystemdUnit { has_settings: false, ..unit("mqueue-consumer@mail@2.socket", "inactive") };
         let seen = reported(vec![bare]);
         assert_eq!((seen[0].0, seen[0].1), (Level::Error, CheckId::Settings));
     }
 
     #[test]
-    fn settings_that_are_written_name_the_stream_the_group_and_the_brokers() {
+    fn written_settings_have_stream_group_and_brokers() {
         let mut observed = Observed { systemd: Some(SystemdState::default()), ..Observed::default() };
         let address = "10.0.0.1:4150".parse().unwrap();
         observed.tcp.push(super::super::observed::ProbedTcp { address, listed: None, answer: Ok(()) });

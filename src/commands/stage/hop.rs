@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use mqueue::backoff::Backoff;
-use mqueue::handler::{Away, BuiltinHandler, Handler, Verdict};
+use mqueue::handler::{BuiltinHandler, Handler, Verdict};
 use mqueue::proto::Message;
 
 /// Requests at once, of one batch.
@@ -46,10 +46,10 @@ impl NextHop {
             }
             let mut why = None;
             let tried = self.try_pass(left.iter().map(|at| messages[*at].clone()).collect()).await;
-            for (at, result) in left.into_iter().zip(tried) {
-                match result {
-                    Ok(verdict) => verdicts[at] = Some(verdict),
-                    Err(away) => why = Some(away.why),
+            for (at, verdict) in left.into_iter().zip(tried) {
+                match verdict {
+                    Verdict::Unavailable { why: away, .. } | Verdict::Unanswered { why: away, .. } => why = Some(away),
+                    verdict => verdicts[at] = Some(verdict),
                 }
             }
             self.note(why.as_deref());
@@ -63,15 +63,12 @@ impl NextHop {
         verdicts.into_iter().map(|verdict| verdict.unwrap_or(Verdict::Release)).collect()
     }
 
-    async fn try_pass(&self, messages: Vec<Message>) -> Vec<Result<Verdict, Away>> {
-        let bodies = |messages: Vec<Message>| messages.into_iter().map(|message| message.body).collect();
+    async fn try_pass(&self, messages: Vec<Message>) -> Vec<Verdict> {
         match &self.way {
-            BuiltinHandler::Forward(stream) => stream.pass_many(bodies(messages)).await,
-            BuiltinHandler::Unix(socket) => socket.pass_many(bodies(messages)).await,
             BuiltinHandler::Http(server) => {
-                stream::iter(messages).map(|message| server.pass(message)).buffered(REQUESTS).collect().await
+                stream::iter(messages).map(|message| server.handle(message)).buffered(REQUESTS).collect().await
             }
-            other => other.handle_batch(messages).await.into_iter().map(Ok).collect(),
+            other => other.handle_batch(messages).await,
         }
     }
 

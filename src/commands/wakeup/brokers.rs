@@ -1,4 +1,4 @@
-//! The nsqds and nsqlookupds, each asked on its own: one that is slow or silent delays no other.
+//! The nsqds and nsqlookupds, each polled independently: a slow or silent one delays no other.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
@@ -10,44 +10,45 @@ use mqueue::client::{Address, HttpError, Nsqd};
 use mqueue::wake::aggregate::QueueTotals;
 use mqueue::wake::broker::{BrokerAnswer, BrokerHealth, NsqdAnswer, PolledLookupd, PolledNsqd};
 
-/// How long an nsqd that no nsqlookupd names any more may be silent before it is forgotten (nsqlookupd's own patience).
+/// The silence after which an nsqd that no nsqlookupd lists any more is forgotten (nsqlookupd's own
+/// timeout).
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
 
-/// What is said where there is no nsqd to ask.
-const NO_NSQD: &str = "nsqlookupd names no nsqd: start one with --lookupd-tcp-address";
+/// The log line for nsqlookupds that list no nsqd.
+const NO_NSQD: &str = "nsqlookupd lists no nsqd: start one with --lookupd-tcp-address";
 
-/// What an answer was.
+/// The kind of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PollNews {
-    /// An nsqd's statistics.
+    /// An nsqd answered with its statistics.
     Stats { took: Duration },
-    /// An nsqd or nsqlookupd did not answer well.
+    /// A request to an nsqd or nsqlookupd failed.
     Failed,
-    /// An nsqlookupd's list.
+    /// An nsqlookupd answered with its list.
     Nodes,
 }
 
-/// All of them.
+/// All polled nsqds and nsqlookupds.
 #[derive(Debug)]
 pub(super) struct PolledBrokers {
     nsqds: BTreeMap<String, PolledNsqd>,
     directories: Vec<PolledLookupd>,
     asking: JoinSet<BrokerAnswer>,
-    /// That there is nobody to ask was said.
+    /// True once the lack of any nsqd was logged.
     nobody_said: bool,
-    /// Troubles are kept, and not said.
+    /// Keeps outages without logging them.
     is_quiet: bool,
 }
 
 impl PolledBrokers {
-    /// Those that were given. If quiet, the caller says what is wrong.
+    /// Creates the set from the flags. If quiet, the caller logs outages.
     pub(super) fn new(args: &Args, is_quiet: bool) -> Self {
         let directories = args.lookupd_http_address.iter().cloned().map(PolledLookupd::new).collect();
         let named = args.nsqd_http().into_iter().map(|http| (http.to_string(), PolledNsqd::new(http, true)));
         Self { nsqds: named.collect(), directories, asking: JoinSet::new(), nobody_said: is_quiet, is_quiet }
     }
 
-    /// Asks all that have answered.
+    /// Polls all that have answered the last request.
     pub(super) fn ask(&mut self) {
         for (index, directory) in self.directories.iter_mut().enumerate() {
             directory.ask(index, &mut self.asking);
@@ -55,12 +56,12 @@ impl PolledBrokers {
         self.nsqds.values_mut().for_each(|broker| broker.ask(&mut self.asking));
     }
 
-    /// True while an answer is due. Each has a deadline.
+    /// Returns true while an answer is pending. Each request has a deadline.
     pub(super) fn is_asking(&self) -> bool {
         !self.asking.is_empty()
     }
 
-    /// Takes in the next answer; `None` if none is due. Cancel-safe.
+    /// Waits for the next answer; `None` if none is pending. Cancel-safe.
     pub(super) async fn answer(&mut self) -> Option<PollNews> {
         let answer = self.asking.join_next().await?.expect("asking does not panic");
         Some(match answer {
@@ -69,11 +70,11 @@ impl PolledBrokers {
         })
     }
 
-    /// What all nsqds have told; one that is known by two names counts once.
+    /// Sums the last statistics of all nsqds; an nsqd with two addresses counts once.
     pub(super) fn poll(&self) -> QueueTotals {
         let (mut poll, mut counted) = (QueueTotals::default(), HashSet::new());
         let (well, troubled): (Vec<_>, Vec<_>) = self.nsqds.iter().partition(|(_, broker)| !broker.trouble.is_some());
-        // one that is in trouble by the other name counts by the one that answers
+        // an nsqd that answers at only one of its addresses counts by that one
         for (name, broker) in well.into_iter().chain(troubled) {
             let Some((stats, _)) = &broker.last else { continue };
             if counted.insert((&broker.itself, stats.start_time)) {
@@ -85,7 +86,7 @@ impl PolledBrokers {
         poll
     }
 
-    /// True if each of them has answered, and the last time well.
+    /// Returns true if each has answered, and the last request succeeded.
     fn all_answer(&self) -> bool {
         let nsqds = self.nsqds.values().all(|broker| broker.last.is_some() && !broker.trouble.is_some());
         let directories =
@@ -93,7 +94,8 @@ impl PolledBrokers {
         nsqds && directories && !self.nsqds.is_empty()
     }
 
-    /// The flags that lead a consumer to the same nsqds: those that were given by address, and the nsqlookupds; none where that is the default.
+    /// Returns the flags for a consumer of the same nsqds: given addresses and nsqlookupds; empty
+    /// for the default.
     pub(super) fn flags(&self) -> String {
         let lookupds = self.directories.iter().map(|lookupd| format!(" --lookupd-http-address {}", lookupd.http));
         let named = self.nsqds.values().filter(|broker| broker.is_named).filter_map(PolledNsqd::tcp);
@@ -102,12 +104,12 @@ impl PolledBrokers {
         if flags == [" --nsqd-tcp-address 127.0.0.1:4150"] { String::new() } else { flags.concat() }
     }
 
-    /// The HTTP API of the nsqd that is subscribed to here.
+    /// Returns the HTTP API of the nsqd at this TCP address.
     pub(super) fn http(&self, tcp: &Address) -> Option<Nsqd> {
         self.nsqds.values().find(|broker| broker.tcp() == Some(tcp)).map(|broker| broker.http.clone())
     }
 
-    /// Why no nsqd answers; `None` if one does.
+    /// Returns the reason why no nsqd answers; `None` if one does.
     pub(super) fn trouble(&self) -> Option<String> {
         if self.nsqds.values().any(|broker| !broker.trouble.is_some() && broker.last.is_some()) {
             return None;
@@ -116,7 +118,7 @@ impl PolledBrokers {
         Some(first.unwrap_or_else(|| NO_NSQD.to_owned()))
     }
 
-    /// How each of them is doing.
+    /// Returns the health of each nsqd and nsqlookupd.
     pub(super) fn health(&self, now: Instant) -> impl Iterator<Item = BrokerHealth> {
         let nsqds = self.nsqds.values().map(move |broker| broker.health(now));
         nsqds.chain(self.directories.iter().map(move |directory| directory.health(now)))
@@ -134,7 +136,7 @@ impl PolledBrokers {
                 PollNews::Stats { took }
             }
             Err(_) => {
-                // it may come back as another
+                // another nsqd may come back at this address
                 broker.known = None;
                 self.forget();
                 PollNews::Failed
@@ -164,13 +166,13 @@ impl PolledBrokers {
         PollNews::Nodes
     }
 
-    /// Forgets nsqds that are gone for good.
+    /// Forgets nsqds that were removed.
     fn forget(&mut self) {
         let is_listed = |name: &String| self.directories.iter().any(|directory| directory.nsqds.contains(name));
         self.nsqds.retain(|name, broker| {
             let stays = broker.is_named || is_listed(name) || !broker.trouble.lasts(FORGOTTEN_AFTER);
             if !stays {
-                tracing::info!("nsqd at {name} is silent, and nsqlookupd does not name it any more: forgotten");
+                tracing::info!("nsqd at {name} is unreachable, and nsqlookupd does not list it any more: forgotten");
             }
             stays
         });

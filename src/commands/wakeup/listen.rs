@@ -1,6 +1,6 @@
 //! `--listen`: `/healthz`, `/state` and `/metrics` over HTTP.
 //!
-//! A request becomes a question to the loop that wakes, which answers it when it has nothing else to do.
+//! A request becomes a question to the main loop, which answers it between other events.
 
 use axum::Router;
 use axum::extract::State;
@@ -11,10 +11,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::commands::common::metrics::CONTENT_TYPE;
 
-/// Questions that may wait.
+/// The maximum of waiting questions.
 const WAITING: usize = 16;
 
-/// What is asked.
+/// The requested page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StatusPage {
     Health,
@@ -22,7 +22,7 @@ pub(super) enum StatusPage {
     Metrics,
 }
 
-/// A question, and where its answer goes: the text, or why all is not well.
+/// A question with the channel for its answer: the text, or the reason for 503.
 #[derive(Debug)]
 pub(super) struct StatusQuestion {
     pub(super) page: StatusPage,
@@ -31,7 +31,7 @@ pub(super) struct StatusQuestion {
 
 type Asking = mpsc::Sender<StatusQuestion>;
 
-/// The routes, and the questions that they lead to.
+/// Returns the routes and the receiver of their questions.
 pub(super) fn router() -> (Router, mpsc::Receiver<StatusQuestion>) {
     let (asking, questions) = mpsc::channel(WAITING);
     let router = Router::new()
@@ -44,7 +44,7 @@ pub(super) fn router() -> (Router, mpsc::Receiver<StatusQuestion>) {
 
 async fn ask(asking: Asking, page: StatusPage, content_type: &'static str) -> Response {
     let (answer, answered) = oneshot::channel();
-    // who waits here is sent away when the connection's time is over
+    // the connection's deadline bounds this wait
     let told = match asking.send(StatusQuestion { page, answer }).await {
         Ok(()) => answered.await.unwrap_or_else(|_| Err("ending".to_owned())),
         Err(_) => Err("ending".to_owned()),

@@ -1,4 +1,4 @@
-//! What wakeup counts, for `/metrics`.
+//! The metrics of wakeup, for `/metrics`.
 
 use std::sync::atomic::AtomicU64;
 
@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use super::waker::SocketWaker;
 use mqueue::wake::aggregate::GroupPending;
 
-/// The counters, and the figures of the moment.
+/// Counters and gauges.
 #[derive(Debug)]
 pub(super) struct WakeupMetrics {
     pub(super) pokes: Counter,
@@ -86,7 +86,7 @@ impl WakeupMetrics {
         }
     }
 
-    /// Takes the figures of the moment.
+    /// Updates the gauges.
     pub(super) fn look(&self, waker: &SocketWaker, subscriptions: usize) {
         let (streams, groups, asleep) = waker.counts();
         let depth: u64 = waker.seen.groups.values().map(|group| group.depth).sum();

@@ -1,4 +1,5 @@
-//! `mqueue wakeup`: watches the queues, and pokes the sockets of consumers that sleep while their group has messages.
+//! `mqueue wakeup`: watches the queues, and pokes the sockets of sleeping consumers whose group has
+//! messages.
 //!
 //! ```text
 //!  /stats, every second ─▶ observe ─▶ decide ─▶ poke GROUP.sock ─▶ systemd starts the consumer
@@ -6,7 +7,8 @@
 //!  GET /state           ─▶ listen  ─▶ state
 //! ```
 //!
-//! One loop owns all of it. Whatever waits (nsqds, subscriptions, readers of `/state`) does so in tasks of its own.
+//! One loop owns the state. Everything that waits (nsqds, subscriptions, readers of `/state`) runs
+//! in tasks of its own.
 
 pub(crate) mod args;
 mod brokers;
@@ -40,10 +42,10 @@ use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 use mqueue::wake::arrivals::{ArrivalNews, ArrivalSubscriptions};
 
-/// Where nobody asks for a sign of life, this is as good as never.
+/// The keep-alive interval without a watchdog: as good as never.
 const NO_WATCHDOG: Duration = Duration::from_secs(3600);
 
-/// What comes again and again does so after this time at the soonest.
+/// The minimum interval of periodic work.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Runs the command to its end.
@@ -88,7 +90,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Waits until then, or for ever.
+/// Waits until then, or forever.
 async fn at(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due.into()).await,
@@ -96,7 +98,7 @@ async fn at(due: Option<Instant>) {
     }
 }
 
-/// Starts the server, if there is to be one.
+/// Starts the HTTP server, if `--listen` is given.
 async fn serve(args: &Args) -> anyhow::Result<(Option<AbortOnDropHandle<Infallible>>, mpsc::Receiver<StatusQuestion>)> {
     let (router, questions) = listen::router();
     let Some(address) = &args.listen else { return Ok((None, questions)) };
@@ -106,7 +108,7 @@ async fn serve(args: &Args) -> anyhow::Result<(Option<AbortOnDropHandle<Infallib
     Ok((Some(AbortOnDropHandle::new(tokio::spawn(door.serve(router)))), questions))
 }
 
-/// All that the loop owns.
+/// The state of the main loop.
 struct Wakeup {
     args: Args,
     waker: SocketWaker,
@@ -114,9 +116,9 @@ struct Wakeup {
     subscriptions: ArrivalSubscriptions,
     metrics: Metrics,
     notifier: Notifier,
-    /// When to look again, before the next poll.
+    /// The time of an extra poll before the next regular one.
     due: Option<Instant>,
-    /// What systemd was told last; nothing before all were asked once.
+    /// The last status sent to systemd; `None` until every broker was asked once.
     status: Option<String>,
 }
 
@@ -159,11 +161,12 @@ impl Wakeup {
         self.subscriptions.set(wanted, |nsqd| self.brokers.http(nsqd));
     }
 
-    /// All have answered, or failed to. True if that is all that was wanted.
+    /// Handles the end of a polling round: every request has succeeded or failed. Returns true if
+    /// one round was all.
     fn round_finished(&mut self) -> Result<bool, Failure> {
         let trouble = self.brokers.trouble();
         if self.args.once {
-            // no nsqd at all is the one line that ends it; what else is wrong is said beside what was done
+            // without any nsqd this is the only line; other outages are logged beside the result
             trouble.map_or(Ok(()), |trouble| Err(Failure::new(Exit::Unavailable, trouble)))?;
             self.brokers.health(Instant::now()).filter_map(|h| h.trouble).for_each(|line| tracing::warn!("{line}"));
             return Ok(true);
@@ -172,7 +175,7 @@ impl Wakeup {
         if self.status.as_ref() != Some(&status) {
             self.notifier.status(&status);
         }
-        // also where no nsqd answers: it may come later
+        // ready even without any nsqd: it may start later
         if self.status.replace(status).is_none() {
             self.notifier.ready();
         }
@@ -188,7 +191,7 @@ impl Wakeup {
                 Ok(self.metrics.text())
             }
         };
-        // who asked may have gone
+        // the client may have disconnected
         let _ = answer.send(told);
     }
 }

@@ -1,4 +1,4 @@
-//! wakeup's view, as JSON for `/state`.
+//! The state of wakeup as JSON, for `/state`.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -10,17 +10,17 @@ use super::waker::SocketWaker;
 use mqueue::wake::broker::BrokerHealth;
 use mqueue::wake::decide::{GroupName, GroupTotals};
 
-/// All of it. Times are in seconds from now.
+/// The document. Times are in seconds from now.
 #[derive(Debug, Serialize)]
 pub(super) struct WakeupState {
     version: &'static str,
     status: String,
     brokers: Vec<BrokerHealth>,
-    /// What is wrong with folders and files of sockets.
+    /// Problems with socket folders and files.
     complaints: Vec<String>,
     /// Streams with messages and no group.
     without_group: Vec<StreamWithoutGroup>,
-    /// Sockets whose group no stream has.
+    /// Sockets whose group does not exist.
     sockets_without_group: Vec<SocketWithoutGroup>,
     groups: Vec<WakeupGroup>,
 }
@@ -54,13 +54,13 @@ struct WakeupGroup {
 #[derive(Debug, Serialize)]
 struct WakeupSocket {
     path: PathBuf,
-    /// How long ago it was poked for this group; `null` if it was not.
+    /// The time since the last poke for this group; `null` if there was none.
     last_poke: Option<f64>,
-    /// Since one brought a consumer.
+    /// Pokes since a consumer was seen.
     pokes_without_consumer: u32,
-    /// In how long it may be poked again, if it has to be.
+    /// The time until the next poke may follow.
     next_poke: Option<f64>,
-    /// Why it cannot be poked.
+    /// The reason why it cannot be poked.
     trouble: Option<String>,
 }
 

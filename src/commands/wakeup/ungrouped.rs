@@ -1,4 +1,4 @@
-//! Sockets whose group no stream has: nothing wakes their consumers, whatever is published.
+//! Sockets whose group does not exist: nothing wakes their consumers, whatever is published.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,18 +9,18 @@ use mqueue::plural::count;
 use mqueue::wake::shell_commands::shell;
 use mqueue::wake::unit_name::UnitName;
 
-/// How long that may be so before it is said: a group is created soon after nsqd is there.
+/// The time before this is logged: a group is created soon after nsqd starts.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Streams that have messages and no group anywhere, and how many.
+/// The message counts of streams without a group on any nsqd.
 pub(super) type UngroupedMessages = BTreeMap<String, u64>;
 
-/// Those sockets.
+/// The sockets without a group.
 #[derive(Debug)]
 pub(super) struct UngroupedSockets {
-    /// Each with its group, and since when it has been so.
+    /// Each socket's group, and since when it is missing.
     pub(super) sockets: BTreeMap<PathBuf, (String, Instant)>,
-    /// Said once, and again when ten times as many messages wait.
+    /// Logged once, and again when ten times as many messages wait.
     logged: LogOnce<(PathBuf, u32)>,
 }
 
@@ -29,7 +29,7 @@ impl UngroupedSockets {
         Self { sockets: BTreeMap::new(), logged: LogOnce::new() }
     }
 
-    /// Takes in the sockets of groups that no nsqd has now.
+    /// Replaces the sockets whose group no nsqd has.
     pub(super) fn are(&mut self, sockets: &BTreeMap<PathBuf, String>, now: Instant) {
         self.sockets.retain(|socket, (group, _)| sockets.get(socket) == Some(group));
         for (socket, group) in sockets {
@@ -37,13 +37,13 @@ impl UngroupedSockets {
         }
     }
 
-    /// Forgets those that were not said yet: an nsqd that is away may have their groups.
+    /// Forgets all sockets: an unreachable nsqd may have their groups.
     pub(super) fn are_unknown(&mut self) {
         self.sockets.clear();
     }
 
-    /// Returns the sockets to name now, each with its group and a line for people. `unit` names the units of a socket that has some, and
-    /// `brokers` are the flags that lead a consumer to the nsqds.
+    /// Returns the sockets to log now, each with its group and a line of text. `unit` returns the
+    /// units of a socket, and `brokers` are the flags for a consumer of the same nsqds.
     pub(super) fn news(
         &mut self,
         waiting: &UngroupedMessages,
@@ -66,7 +66,7 @@ impl UngroupedSockets {
         self.logged.news(late).into_iter().map(line).collect()
     }
 
-    /// True if it has been so for long enough.
+    /// Returns true if a group has been missing for long enough.
     pub(super) fn is_late(since: Duration) -> bool {
         since >= PATIENCE
     }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_without_a_group_is_said_once_when_it_stays_so_and_again_when_many_more_wait() {
+    fn a_missing_group_is_logged_once_and_again_when_ten_times_more_messages_wait() {
         let (start, mut ungrouped) = (Instant::now(), UngroupedSockets::new());
         let mail = sockets(&["/run/mqueue/mail.sock"]);
         ungrouped.are(&mail, start);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_unit_is_the_command_names_the_stream_only_if_there_is_no_other() {
+    fn without_a_unit_the_command_names_the_stream_only_if_it_is_unambiguous() {
         let (now, mut one) = (Instant::now(), UngroupedSockets::new());
         let later = now + PATIENCE;
         one.are(&sockets(&["/tmp/sa.sock"]), now);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_nsqd_that_is_away_may_have_the_group() {
+    fn unreachable_nsqds_suppress_reports_of_missing_groups() {
         let (now, mut ungrouped) = (Instant::now(), UngroupedSockets::new());
         ungrouped.are(&sockets(&["/run/mqueue/mail.sock"]), now);
         ungrouped.are_unknown();

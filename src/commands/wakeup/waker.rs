@@ -1,4 +1,4 @@
-//! What is known, and what was done.
+//! Poking: what is known of groups and sockets, and what was logged about them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -19,30 +19,30 @@ use mqueue::wake::poke_history::{PokeHistory, WokenConsumer};
 use mqueue::wake::shell_commands;
 use mqueue::worker::DeadLetter;
 
-/// Wakes whom it sees, and says once what stands in the way.
+/// Pokes sockets after polls and arrivals, and logs problems once.
 pub(super) struct SocketWaker {
     pub(super) seen: WakeSnapshot,
     pub(super) held: BTreeMap<GroupName, GroupPending>,
-    /// Streams that have messages and no group, as [`QueueTotals`] has them.
+    /// Streams that have messages and no group, as in [`QueueTotals`].
     pub(super) without_group: BTreeMap<(String, String), u64>,
-    /// Those of them that are paused.
+    /// Paused streams among them.
     paused_without_group: BTreeSet<(String, String)>,
     pub(super) ungrouped: UngroupedSockets,
     pub(super) memory: PokeHistory,
     pub(super) sockets: Sockets,
     pub(super) metrics: WakeupMetrics,
-    /// Sockets that could not be poked, and why; said when it changes.
+    /// Sockets that could not be poked, with the remedy; logged when it changes.
     pub(super) failed_pokes: HashMap<PathBuf, String>,
-    /// nsqds that cannot be subscribed to; said when it begins and ends.
+    /// nsqds without a working subscription; logged when this begins and ends.
     unsubscribed_nsqds: BTreeSet<Address>,
     logged: LoggedConditions,
     per_consumer: u64,
-    /// This look is the only one.
+    /// True for a single poll.
     is_once: bool,
     dry_run: bool,
 }
 
-/// What has been said.
+/// The conditions that were logged.
 struct LoggedConditions {
     paused: LogOnce<GroupName>,
     orphaned: LogOnce<GroupName>,
@@ -77,7 +77,8 @@ impl SocketWaker {
         }
     }
 
-    /// Takes in a poll, and wakes whom it shows. `brokers` are the flags that lead a consumer to the nsqds.
+    /// Takes the totals of a poll, and pokes the sockets that they call for. `brokers` are the
+    /// flags for a consumer of the same nsqds.
     pub(super) fn polled(&mut self, poll: QueueTotals, brokers: &str) {
         let sockets = self.sockets.of(poll.groups.keys().map(|(_, group)| group.as_str()));
         self.seen = WakeSnapshot { groups: poll.groups, sockets };
@@ -93,23 +94,23 @@ impl SocketWaker {
         self.log_pokes(now);
     }
 
-    /// Of these streams, those that should be listened to.
+    /// Returns those of these streams to subscribe to.
     pub(super) fn streams_to_subscribe(&self, mut streams: BTreeSet<(Address, String)>) -> BTreeSet<(Address, String)> {
         streams.retain(|(_, stream)| self.seen.wants_arrivals(stream));
         streams
     }
 
-    /// When somebody who waits may be poked again, which need not be when the next poll comes.
+    /// Returns the time of the next postponed poke, which may be before the next poll.
     pub(super) fn due(&self) -> Option<Instant> {
         self.memory.due(&self.seen, self.per_consumer, Instant::now())
     }
 
-    /// A subscription told something.
+    /// Handles an event of a subscription.
     pub(super) fn take_arrival(&mut self, ArrivalNews { nsqd, stream, what }: ArrivalNews) {
         match what {
             ArrivalEvent::Subscribed => {
                 if self.unsubscribed_nsqds.remove(&nsqd) {
-                    tracing::info!("listening at {nsqd} again");
+                    tracing::info!("subscribed to nsqd {nsqd} again");
                 }
             }
             ArrivalEvent::Message => {
@@ -121,14 +122,14 @@ impl SocketWaker {
             ArrivalEvent::Failed(why) => {
                 if self.unsubscribed_nsqds.insert(nsqd) {
                     tracing::warn!(
-                        "cannot listen: {why}: consumers are woken by polling alone, up to --poll-interval later"
+                        "cannot subscribe: {why}: consumers are woken by polling alone, up to --poll-interval later"
                     );
                 }
             }
         }
     }
 
-    /// One line for people.
+    /// Returns the status line.
     pub(super) fn status(&self) -> String {
         let (streams, groups, asleep) = self.counts();
         format!(
@@ -139,7 +140,7 @@ impl SocketWaker {
         )
     }
 
-    /// Streams, groups, and groups asleep.
+    /// Returns the numbers of streams, groups, and sleeping groups.
     pub(super) fn counts(&self) -> (usize, usize, usize) {
         let streams: BTreeSet<&str> = self.seen.groups.keys().map(|(stream, _)| stream.as_str()).collect();
         let asleep = self.seen.groups.iter().filter(|(name, group)| self.seen.sleeps(name, group)).count();
@@ -170,14 +171,14 @@ impl SocketWaker {
         }
     }
 
-    /// Says what is new and keeps messages from being handled.
+    /// Logs new conditions that keep messages from being handled.
     fn log_changes(&mut self) {
         let held = |wanted: fn(&GroupPending) -> u64| {
             let of_these = self.held.iter().filter(move |(_, held)| wanted(held) > 0);
             of_these.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>()
         };
         for name in self.logged.paused.news(held(|held| held.paused)) {
-            tracing::info!(stream = name.0, group = name.1, "has messages, but is paused: left alone");
+            tracing::info!(stream = name.0, group = name.1, "group has messages, but is paused: not woken");
         }
         let mut orphaned = held(|held| held.in_flight);
         orphaned.retain(|name| self.seen.groups.get(name).is_some_and(|group| group.clients == 0 && group.depth == 0));
@@ -186,7 +187,7 @@ impl SocketWaker {
             tracing::info!(
                 stream = name.0,
                 group = name.1,
-                "{count} in flight of consumers that are gone: back in the queue when their message timeout ends"
+                "{count} in flight to disconnected consumers: requeued when their message timeout ends"
             );
         }
         let elsewhere = self.without_group.keys().map(|key| (key.clone(), self.groups_elsewhere(&key.1)));
@@ -200,7 +201,9 @@ impl SocketWaker {
                 [group] => (format!("group {group}"), "is", "it there, and it gets them"),
                 groups => (format!("groups {}", groups.join(", ")), "are", "them there, and each gets all"),
             };
-            tracing::warn!("stream {stream} has {count} on nsqd {http}, where {group} {is} not: {create} makes {it}");
+            tracing::warn!(
+                "stream {stream} has {count} on nsqd {http}, where {group} {is} missing: {create} creates {it}"
+            );
         }
         let shared = self.shared();
         for line in self.logged.shared.news(shared) {
@@ -208,14 +211,15 @@ impl SocketWaker {
         }
     }
 
-    /// All groups of this stream, if one of them can be woken; none of a stream of dead letters, which `mqueue errors` reads.
+    /// Returns all groups of this stream, if one of them has a socket. None for dead letters, which
+    /// `mqueue errors` reads.
     fn groups_elsewhere(&self, stream: &str) -> Vec<String> {
         let groups: Vec<String> = self.seen.of_stream(stream).map(|((_, group), _)| group.clone()).collect();
         let can_be_woken = groups.iter().any(|group| self.seen.sockets.contains_key(group));
         if can_be_woken && !DeadLetter::is_stream(stream) { groups } else { Vec::new() }
     }
 
-    /// Says which sockets are of groups that do not exist, if all nsqds have said which do.
+    /// Logs sockets whose group does not exist, if all nsqds have answered.
     fn log_ungrouped(&mut self, is_complete: bool, brokers: &str) {
         if !is_complete {
             return self.ungrouped.are_unknown();
@@ -236,7 +240,8 @@ impl SocketWaker {
         }
     }
 
-    /// Says which pokes brought a consumer, and once which have not for too long.
+    /// Logs the pokes that brought a consumer, and once the sockets that were poked in vain for too
+    /// long.
     fn log_pokes(&mut self, now: Instant) {
         let came = self.memory.take_woken();
         if self.dry_run {
@@ -264,7 +269,7 @@ impl SocketWaker {
         }
     }
 
-    /// Groups of the same name, on several streams, with one socket.
+    /// Returns a line for each socket that groups of several streams share.
     fn shared(&self) -> BTreeSet<String> {
         let mut streams: HashMap<&str, Vec<&str>> = HashMap::with_capacity(self.seen.sockets.len());
         for (stream, group) in self.seen.groups.keys().filter(|(_, group)| self.seen.sockets.contains_key(group)) {

@@ -222,7 +222,7 @@ fn same(verdict: Verdict) -> Option<Same> {
     };
     Some(match verdict {
         Verdict::Done(_) => Same { verb: "done", params: Vec::new() },
-        Verdict::Retry { after, why } => {
+        Verdict::Retry { after, why } | Verdict::Unanswered { after, why } => {
             let delay = after.map(|after| ("delay", format!("{}ms", after.as_millis())));
             Same { verb: "retry", params: delay.into_iter().chain(reason(why)).collect() }
         }

@@ -200,7 +200,9 @@ impl Hands {
             }
             for ((token, id, attempts), verdict) in jobs.into_iter().zip(verdicts) {
                 match &verdict {
-                    Verdict::Retry { why, .. } => tracing::warn!(%id, attempts, "failed: {why}"),
+                    Verdict::Retry { why, .. } | Verdict::Unanswered { why, .. } => {
+                        tracing::warn!(%id, attempts, "failed: {why}");
+                    }
                     Verdict::Unavailable { why, .. } => tracing::warn!(%id, attempts, "not tried: {why}"),
                     Verdict::Drop { why } => tracing::warn!(%id, attempts, "given up: {why}"),
                     Verdict::Done(_) | Verdict::Release => {}

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_gzip_to_everybody() {
+    fn members_are_readable_by_any_gzip_reader() {
         let (file, ends) = three_members();
         let mut text = String::new();
         let reader = ReaderAt { file: &file, at: 0, end: ends[2] };
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_anywhere_has_its_whole_members() {
+    fn truncated_files_keep_their_complete_members() {
         let (file, ends) = three_members();
         for length in (0..=ends[2]).rev() {
             file.set_len(length).unwrap();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_member_without_its_length_or_its_data_is_none() {
+    fn a_last_member_without_length_or_data_does_not_count() {
         let (file, ends) = three_members();
         file.write_all_at(&[0; 8], ends[1] + LENGTH_AT as u64).unwrap();
         assert_eq!(whole_end(&file, 0, ends[2]).unwrap(), ends[1]);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_is_no_half_member() {
+    fn foreign_content_is_refused() {
         let (file, ends) = three_members();
         for other in [&b"a line\n"[..], b"\x1f\x8b\x08\x00\0\0\0\0\0\xff\x03\0\0\0\0\0\0\0\0\0"] {
             file.write_all_at(other, ends[2]).unwrap();

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn batches_follow_what_is_already_there() {
+    async fn batches_are_appended_to_existing_content() {
         let (_folder, path) = folder();
         fs::write(&path, "old\n").unwrap();
         let handler = handler_of(&path).unwrap();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_was_moved_away_is_written_no_more() {
+    async fn moved_files_are_not_written_any_more() {
         let (_folder, path) = folder();
         let handler = handler_of(&path).unwrap();
         handler.handle(message("a")).await;
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sighup_opens_the_path_again() {
+    async fn sighup_reopens_the_path() {
         let (_folder, path) = folder();
         let handler = handler_of(&path).unwrap();
         handler.handle(message("a")).await;
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_deleted_file_is_made_again() {
+    async fn deleted_files_are_created_again() {
         let (_folder, path) = folder();
         let handler = handler_of(&path).unwrap();
         fs::remove_file(&path).unwrap();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_disk_is_a_retry_for_all_until_there_is_space() {
+    async fn a_full_disk_is_a_retry_until_there_is_space() {
         let (folder, path) = folder();
         symlink("/dev/full", &path).unwrap();
         let handler = handler_of(&path).unwrap();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_half_way_leaves_the_file_as_it_was() {
+    fn failed_appends_leave_the_file_unchanged() {
         let (_folder, path) = folder();
         for gzip in [None, Some(6)] {
             let mut writer = writing_as(PrintOutput::Body, gzip);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_record_is_cut_off_where_it_can_be_told() {
+    fn incomplete_records_are_removed_where_they_are_recognizable() {
         let line = |text: &str| format!("{{\"stream\":\"foo\"{text}");
         let cases = [
             (PrintOutput::Body, "a\nha".to_owned(), "a\nha\n".to_owned()),
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn consumers_share_a_compressed_file_and_cut_off_what_one_left_unfinished() {
+    async fn consumers_share_a_gzip_file_and_remove_incomplete_members() {
         let (_folder, path) = folder();
         let options = HandlerOptions { file: FileOptions { gzip: Some(1), ..FileOptions::default() }, ..options() };
         let handlers = [FileHandler::new(&path, &options).unwrap(), FileHandler::new(&path, &options).unwrap()];
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_half_line_of_a_killed_consumer_is_ended() {
+    async fn the_partial_line_of_a_killed_consumer_is_terminated() {
         let (_folder, path) = folder();
         let handler = handler_of(&path).unwrap();
         handler.handle(message("a")).await;

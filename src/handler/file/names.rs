@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_what_its_format_asks_for() {
+    fn names_follow_their_format() {
         let hourly = names("<TOPIC>.<HOST><REV>.<DATETIME>.log", "%Y-%m-%d_%H", true).unwrap();
         let now = hourly.at(at(1_795_223_628)).unwrap();
         assert_eq!(now.of(7), "foo.web1-000007.2026-11-21_01.log");
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_is_known_by_its_name() {
+    fn revisions_are_parsed_from_names() {
         for is_numbered in [true, false] {
             let now = names("a<REV>b<DATETIME><REV>", "-%S", is_numbered).unwrap().at(at(5)).unwrap();
             for revision in [0, 1, 999_999, 1_000_000, u32::MAX] {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_those_of_strftime_in_utc() {
+    fn times_are_formatted_as_by_strftime_in_utc() {
         let text = |seconds| datetime("%Y %y %m %d %H %I %M %S %p %B %b %A %a %z %Z %%", seconds).unwrap();
         assert_eq!(text(0), "1970 70 01 01 00 12 00 00 AM January Jan Thursday Thu +0000 UTC %");
         assert_eq!(text(1_709_251_199), "2024 24 02 29 23 11 59 59 PM February Feb Thursday Thu +0000 UTC %");
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_format_that_makes_no_name_is_refused() {
+    fn invalid_formats_are_refused() {
         for (format, datetime) in
             [("", ""), ("..", ""), ("a/<REV>", ""), ("<GZIPREV>", ""), ("<DATETIME>", "%Y/%m"), ("a\0", "")]
         {

@@ -164,10 +164,7 @@ impl RecordWriter {
 /// Truncates a file to its complete records.
 fn truncate(file: &File, length: u64, whole: u64) -> io::Result<u64> {
     if whole < length {
-        tracing::warn!(
-            "{} bytes at the end of the file are of a record that was never finished: cut off",
-            length - whole
-        );
+        tracing::warn!("removed {} bytes of an incomplete record at the end of the file", length - whole);
         file.set_len(whole)?;
     }
     Ok(whole)

@@ -41,9 +41,7 @@ impl FileTarget {
             Some(rotation) => {
                 if !path.is_dir() {
                     fs::create_dir_all(&path).map_err(|error| match error.kind() {
-                        ErrorKind::AlreadyExists => {
-                            io::Error::other("it is a file, and files that take turns need a folder")
-                        }
+                        ErrorKind::AlreadyExists => io::Error::other("it is a file, and rotated files need a folder"),
                         _ => error,
                     })?;
                     sync_parent(&path)?;
@@ -351,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_file_is_followed_by_the_next_within_a_batch_and_the_last_goes_on_after_a_restart() {
+    fn files_rotate_by_size_within_a_batch_and_the_last_is_continued_after_a_restart() {
         let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
         let consumer = || Consumer::new(folder.path(), "a<REV>", Some(6), None);
         consumer().write("11 22 33 44444444 55", now).unwrap();
@@ -364,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_written_for_its_interval_and_for_the_time_in_its_name() {
+    fn files_rotate_by_age_and_by_the_time_in_their_name() {
         let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
         let at = |seconds| now + Duration::from_secs(seconds);
         let new = || Consumer::new(folder.path(), "a<REV>", None, Some(100));
@@ -412,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_taken_away_is_written_no_more() {
+    fn a_moved_rotated_file_is_replaced() {
         let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
         let mut consumer = Consumer::new(folder.path(), "a<REV>", Some(100), None);
         consumer.write("1", now).unwrap();

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_may_name_its_message() {
+    fn answers_may_have_an_id() {
         let read = |line: &'static str| answer(&Bytes::from_static(line.as_bytes()), true);
         let id = Some(Bytes::from_static(b"0123456789abcdef"));
         let done = Verdict::Done(Some(" a".into()));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_is_a_word_and_what_belongs_to_it() {
+    fn answers_are_parsed_with_delay_and_reason() {
         assert_eq!(read("ok"), Some(Verdict::Done(None)));
         assert_eq!(read("ok "), Some(Verdict::Done(None)));
         assert_eq!(read("ok  a b\t"), Some(Verdict::Done(Some(" a b\t".into()))));
@@ -117,14 +117,14 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_none() {
+    fn other_lines_are_not_answers() {
         for line in ["", " ok", "OK", "okay", "done", "{\"ok\":true}", "ok\r"] {
             assert_eq!(read(line), None, "{line:?}");
         }
     }
 
     #[test]
-    fn what_a_command_says_cannot_do_harm() {
+    fn answers_are_limited_and_sanitized() {
         for odd in ["-1", "nan", "inf", "1e300", "99999999999999999999years", "-5s"] {
             let Some(Verdict::Retry { after, .. }) = read(&format!("retry {odd}")) else { panic!("{odd}") };
             assert!(after.is_none_or(|after| after <= LONGEST_DELAY), "{odd}: {after:?}");

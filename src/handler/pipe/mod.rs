@@ -73,7 +73,7 @@ impl Handler for PipeHandler {
         let (verdict, answer) = oneshot::channel();
         match self.jobs.send(PipeJob { message, verdict }) {
             Ok(()) => answer.await.unwrap_or(Verdict::Release),
-            Err(_) => Verdict::retry("the command is kept running no more"),
+            Err(_) => Verdict::retry("the handler is closed"),
         }
     }
 

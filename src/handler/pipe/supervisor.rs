@@ -227,9 +227,7 @@ impl Supervisor {
                 self.names_messages = true;
                 Ok(())
             }
-            Some(id) => {
-                Err(format!("the command answered for message {:?} when it was {next}'s turn", answer::shown(id)))
-            }
+            Some(id) => Err(format!("the command answered for message {:?} instead of {next}", answer::shown(id))),
             None if self.names_messages => {
                 Err(format!("the command answered {:?} without the id that it gave before", answer::shown(line)))
             }
@@ -259,9 +257,9 @@ impl Supervisor {
         self.not_before = Instant::now() + self.backoff.next().unwrap_or_default();
         let (command, waiting) = (self.command.program(), self.waiting.len());
         if ended_well {
-            tracing::info!(command, waiting, "{why}, and is started again for the next message");
+            tracing::info!(command, waiting, "{why}; it is restarted for the next message");
         } else {
-            tracing::warn!(command, waiting, "{why}, and is started again for the next message");
+            tracing::warn!(command, waiting, "{why}; it is restarted for the next message");
         }
         if !is_nobodys_fault && let Some(job) = self.waiting.pop_front() {
             let _ = job.verdict.send(Verdict::retry(why));
@@ -275,7 +273,7 @@ impl Supervisor {
             RunEnd::Closed => "the command closed its standard input or output".to_owned(),
             RunEnd::TimedOut => format!("timed out after {}", humantime::format_duration(self.timeout)),
             RunEnd::Broken(why) => why.clone(),
-            RunEnd::Closing => "the command is needed no more".to_owned(),
+            RunEnd::Closing => "the handler is closing".to_owned(),
         }
     }
 
@@ -296,5 +294,5 @@ fn is_nobodys_fault(running: &RunningCommand, ended_well: bool) -> bool {
 }
 
 fn unexpected_line(line: &[u8]) -> String {
-    format!("the command said {:?} without having been asked", answer::shown(line))
+    format!("the command wrote {:?} without a message to answer", answer::shown(line))
 }

@@ -48,7 +48,7 @@ fn bad(what: &str) -> String {
 }
 
 #[tokio::test]
-async fn each_message_gets_the_answer_to_its_line() {
+async fn each_message_gets_the_answer_to_its_own_line() {
     let handler = captured(&each(r#"printf 'ok %s\n' "$line""#));
     let verdicts = handled(&handler, &["a", "b \\ \n", "c"]).await;
     let line = |body: &str| {
@@ -60,7 +60,7 @@ async fn each_message_gets_the_answer_to_its_line() {
 }
 
 #[tokio::test]
-async fn the_command_says_what_becomes_of_a_message() {
+async fn answers_decide_the_verdict() {
     let handler = pipe("read -r a; echo ok; read -r b; echo retry 5 locked; read -r c; echo drop no such user; cat");
     let verdicts = handled(&handler, &["a", "b", "c"]).await;
     let locked = Verdict::Retry { after: Some(Duration::from_secs(5)), why: "locked".to_owned() };
@@ -68,7 +68,7 @@ async fn the_command_says_what_becomes_of_a_message() {
 }
 
 #[tokio::test]
-async fn one_run_handles_ten_thousand_messages_and_knows_where_they_come_from() {
+async fn one_run_handles_ten_thousand_messages_and_has_stream_and_group_in_its_environment() {
     let handler = captured(&format!("n=0; {}", each(r#"n=$((n+1)); echo "ok $n $MQUEUE_STREAM $MQUEUE_GROUP""#)));
     for hundred in 0..100 {
         let verdicts = join_all((0..100).map(|_| handler.handle(message("a")))).await;
@@ -79,7 +79,7 @@ async fn one_run_handles_ten_thousand_messages_and_knows_where_they_come_from() 
 }
 
 #[tokio::test]
-async fn a_run_that_ends_has_only_its_message_tried_again() {
+async fn only_the_current_message_is_retried_when_a_run_ends() {
     assert_eq!(blamed(&pipe(&bad("kill -9 $$"))).await, "the command ended: killed by signal 9");
     assert_eq!(blamed(&pipe(&bad("exit 3"))).await, "the command ended: exit status 3");
     assert_eq!(blamed(&pipe(&bad("exit 0"))).await, "the command ended: exit status 0");
@@ -90,7 +90,7 @@ async fn a_run_that_ends_has_only_its_message_tried_again() {
 }
 
 #[tokio::test]
-async fn what_was_answered_before_the_end_counts() {
+async fn answers_before_the_end_of_a_run_count() {
     let handler = pipe(&bad("echo ok; echo drop; kill -9 $$"));
     let verdicts = handled(&handler, &["bad", "good", "good"]).await;
     let killed = Verdict::retry("the command ended: killed by signal 9");
@@ -98,14 +98,14 @@ async fn what_was_answered_before_the_end_counts() {
 }
 
 #[tokio::test]
-async fn a_run_may_end_well_after_some_messages() {
+async fn a_run_may_exit_successfully_after_some_messages() {
     let handler = captured(r#"for n in 1 2; do read -r line; echo "ok $n"; done"#);
     let verdicts = handled(&handler, &["a", "b", "c", "d", "e"]).await;
     assert_eq!(verdicts, ["1", "2", "1", "2", "1"].map(|n| Verdict::Done(Some(n.into()))));
 }
 
 #[tokio::test]
-async fn what_is_no_answer_ends_the_run() {
+async fn invalid_answers_end_the_run() {
     assert_eq!(blamed(&pipe(&bad("echo what"))).await, "the command answered \"what\", not ok, retry or drop");
     assert_eq!(blamed(&pipe(&bad("echo"))).await, "the command answered \"\", not ok, retry or drop");
     let reason = "the command answered with a line of more than 67108864 bytes";
@@ -115,7 +115,7 @@ async fn what_is_no_answer_ends_the_run() {
 }
 
 #[tokio::test]
-async fn no_answer_in_time_ends_the_run_and_its_children() {
+async fn a_timeout_ends_the_run_and_its_children() {
     let test_pipe = TestPipe::new();
     let handler = with_timeout(&test_pipe.script(&bad("sleep 1000 & echo up >&3; wait")), 300);
     let (reader, why) = tokio::join!(test_pipe.wait_until_up(), blamed(&handler));
@@ -125,10 +125,10 @@ async fn no_answer_in_time_ends_the_run_and_its_children() {
 }
 
 #[tokio::test]
-async fn an_answer_that_nobody_asked_for_is_nobodys_verdict() {
+async fn unsolicited_answers_acknowledge_no_message() {
     // "yes" never reads: no message may be done
     let Verdict::Retry { why, .. } = pipe("yes ok").handle(message(vec![b'x'; 1 << 20])).await else { panic!("done") };
-    assert_eq!(why, "the command said \"ok\" without having been asked");
+    assert_eq!(why, "the command wrote \"ok\" without a message to answer");
     let twice = captured(&format!("n=0; {}", each(r#"n=$((n+1)); printf "ok $n\nok again\n""#)));
     for _ in 0..3 {
         // the second line ends the run before the next message is written
@@ -148,7 +148,7 @@ fn numbered(number: u8, body: &'static str) -> Message {
 }
 
 #[tokio::test]
-async fn with_ids_a_stray_line_acknowledges_no_message() {
+async fn stray_lines_acknowledge_no_message_once_answers_have_ids() {
     let handler = captured(&by_id(r#"echo "id=$id ok"; echo ok"#));
     let handle = |number, body| handler.handle(numbered(number, body));
     let verdicts = join_all([handle(0, "good"), handle(1, "bad"), handle(2, "good"), handle(3, "good")]).await;
@@ -159,15 +159,15 @@ async fn with_ids_a_stray_line_acknowledges_no_message() {
 }
 
 #[tokio::test]
-async fn a_verdict_on_another_message_is_none() {
+async fn an_answer_with_another_id_ends_the_run() {
     let handler = captured(&by_id(r#"echo "id=x ok""#));
     let verdicts = join_all([handler.handle(numbered(0, "bad")), handler.handle(numbered(1, "good"))]).await;
-    let reason = "the command answered for message \"x\" when it was aaaaaaaaaaaaaaaa's turn";
+    let reason = "the command answered for message \"x\" instead of aaaaaaaaaaaaaaaa";
     assert_eq!(verdicts, [Verdict::retry(reason), Verdict::Done(Some("bbbbbbbbbbbbbbbb".into()))]);
 }
 
 #[tokio::test]
-async fn neither_side_waits_for_the_other_to_read() {
+async fn long_lines_in_both_directions_do_not_deadlock() {
     // each line, and each answer, exceeds the capacity of a pipe
     let (handler, body) = (captured(&each(r#"printf 'ok %s\n' "$line""#)), "x".repeat(200_000));
     let verdicts = join_all((0..5).map(|_| handler.handle(message(body.clone())))).await;
@@ -180,7 +180,7 @@ async fn neither_side_waits_for_the_other_to_read() {
 }
 
 #[tokio::test]
-async fn whoever_gives_up_leaves_the_others_their_answers() {
+async fn abandoned_messages_do_not_shift_the_answers_of_others() {
     let test_pipe = TestPipe::new();
     let handler =
         Arc::new(captured(&test_pipe.script("read -r a; echo up >&3; read -r b; echo \"ok $a\"; echo \"ok $b\"; cat")));
@@ -197,7 +197,7 @@ async fn whoever_gives_up_leaves_the_others_their_answers() {
 }
 
 #[tokio::test]
-async fn a_broken_command_is_not_waited_for_while_stopping() {
+async fn stopping_releases_messages_of_a_broken_command() {
     let options = options();
     options.stop.cancel();
     let handler = PipeHandler::new("exit 1", &options).unwrap();
@@ -206,7 +206,7 @@ async fn a_broken_command_is_not_waited_for_while_stopping() {
 }
 
 #[tokio::test]
-async fn runs_that_fail_follow_each_other_ever_more_slowly() {
+async fn failing_runs_are_restarted_with_backoff() {
     let (handler, start) = (pipe("exit 1"), Instant::now());
     for verdict in handled(&handler, &["a", "b", "c", "d"]).await {
         assert_eq!(verdict, Verdict::retry("the command ended: exit status 1"));
@@ -216,7 +216,7 @@ async fn runs_that_fail_follow_each_other_ever_more_slowly() {
 }
 
 #[tokio::test]
-async fn a_closed_command_ends_by_itself() {
+async fn close_lets_the_command_exit() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("end");
     let handler = pipe(&format!("{}; echo well >{}", each("echo ok"), path.display()));
@@ -227,7 +227,7 @@ async fn a_closed_command_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn a_closed_command_that_stays_is_killed() {
+async fn close_kills_a_command_that_does_not_exit() {
     let test_pipe = TestPipe::new();
     let stays = format!("trap '' TERM; echo up >&3; {}; while :; do sleep 1; done", each("echo ok"));
     let handler = pipe(&test_pipe.script(&stays));

@@ -1,4 +1,4 @@
-//! Asks nsqlookupds and nsqds.
+//! Probes nsqlookupds and nsqds.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -16,10 +16,10 @@ use mqueue::proto::TopicName;
 use mqueue::proto::stats::{Producer, Stats};
 use mqueue::worker::DeadLetter;
 
-/// Asks every broker that is named, and every nsqd that a nsqlookupd knows.
+/// Probes every given broker, and every nsqd that an nsqlookupd lists.
 pub(super) async fn ask(args: &broker_args::Args, deadline: Duration) -> Observed {
     let mut lookupds = Vec::new();
-    // an nsqd that is named by HTTP alone tells its TCP port
+    // an nsqd that is given by HTTP alone reports its TCP port
     let named = if args.nsqd_http_address.is_empty() { args.nsqd() } else { args.nsqd_tcp_address.clone() };
     let mut tcp: BTreeMap<Address, Option<LookupdEntry>> = named.into_iter().map(|address| (address, None)).collect();
     let mut http: BTreeMap<String, (Nsqd, Option<LookupdEntry>)> = BTreeMap::new();
@@ -49,7 +49,7 @@ pub(super) async fn ask(args: &broker_args::Args, deadline: Duration) -> Observe
     let https = join_all(http.into_values().map(|(nsqd, listed)| ask_http(nsqd, listed, deadline)));
     let tcps = join_all(tcp.clone().into_iter().map(|(address, listed)| ask_tcp(address, listed, deadline)));
     let (http, mut seen) = join(https, tcps).await;
-    // the ports that only /info names
+    // the ports that only /info reports
     let reported = http.iter().filter_map(|http| Some((http.answer.as_ref().ok()?.tcp.clone()?, http.listed.clone())));
     let reported: BTreeMap<Address, Option<LookupdEntry>> = reported.collect();
     let more = reported.into_iter().filter(|(address, _)| !tcp.contains_key(address));
@@ -78,7 +78,7 @@ async fn ask_http(nsqd: Nsqd, mut listed: Option<LookupdEntry>, deadline: Durati
 
 async fn probe_nsqd(nsqd: &Nsqd) -> Result<NsqdReport, HttpError> {
     let info = nsqd.info().await?;
-    // the connection is there by now: what the clock is asked by is one round trip
+    // the connection exists by now, so the clock is read within one round trip
     let asked = SystemTime::now();
     let date = nsqd.clock().await?;
     let skew = ClockSkew::of(date, asked, SystemTime::now());
@@ -103,7 +103,7 @@ async fn ask_tcp(address: Address, mut listed: Option<LookupdEntry>, deadline: D
     ProbedTcp { address, listed, answer }
 }
 
-/// Looks at the streams of dead letters a second time, `after` the first; `None` if there are none.
+/// Probes the streams of dead letters again, `after` the first time; `None` if there are none.
 pub(super) async fn watch(observed: &Observed, after: Duration, deadline: Duration) -> Option<DeadLetterGrowth> {
     if after.is_zero() || !observed.streams().any(|(_, stream, _)| DeadLetter::is_stream(stream.as_str())) {
         return None;
@@ -113,7 +113,7 @@ pub(super) async fn watch(observed: &Observed, after: Duration, deadline: Durati
     let again = observed.answers().filter_map(|(http, before)| Some((http.address.parse::<Nsqd>().ok()?, before)));
     let looks = join_all(again.map(|(nsqd, before)| async move {
         let now = within(deadline, nsqd.stats(&StatsFilter::default())).await.ok()?;
-        // one that was started anew counts from 0 again
+        // a restarted nsqd counts from 0
         (now.start_time == before.stats.start_time).then(|| came(&before.stats, &now))
     }));
     let mut growth = DeadLetterGrowth::default();
@@ -125,7 +125,7 @@ pub(super) async fn watch(observed: &Observed, after: Duration, deadline: Durati
     Some(growth)
 }
 
-/// How many dead letters came to each stream between two answers of one nsqd.
+/// Returns the number of dead letters that came to each stream between two answers of one nsqd.
 fn came(before: &Stats, now: &Stats) -> Vec<(TopicName, u64)> {
     let count = |stats: &Stats, name: &str| {
         stats.topics.iter().find(|topic| topic.topic_name == name).map_or(0, |topic| topic.message_count)
@@ -140,7 +140,7 @@ fn came(before: &Stats, now: &Stats) -> Vec<(TopicName, u64)> {
         .collect()
 }
 
-/// Why a question was not answered, without the address that stands in the finding anyhow.
+/// The reason of a failed request without the address, which the finding has already.
 trait FailureText {
     fn failure_text(self) -> String;
 }

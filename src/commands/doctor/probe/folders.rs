@@ -1,4 +1,5 @@
-//! Reads the folders of sockets, and from the kernel who listens: a connection would tell as well, but it would wake a consumer.
+//! Reads the folders of sockets, and the listeners from /proc: a test connection would wake a
+//! consumer.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -12,7 +13,8 @@ use crate::commands::common::socket_args::Args;
 use crate::commands::doctor::observed::{EntryKind, FolderEntry, FolderError, ListenerState, SocketFolder};
 use mqueue::proto::ChannelName;
 
-/// The folders, and each socket that was named as a folder of its own. One place with sockets is enough: others may be missing.
+/// Reads the folders, and each given socket as a folder of its own. One place with sockets is
+/// enough: others may be missing.
 pub(super) fn read(sockets: &Args) -> Vec<SocketFolder> {
     let listening = ListeningSockets::all_processes(Path::new("/proc"));
     let named = sockets.socket.iter().filter_map(|path| {
@@ -39,7 +41,7 @@ fn entries(folder: &Path, listening: &ListeningSockets) -> Result<Vec<FolderEntr
     Ok(entries)
 }
 
-/// `None` if it has gone, or has a name that no group can have.
+/// Reads a file; `None` if it is gone, or if its name is not valid for a group.
 fn entry(path: PathBuf, listening: &ListeningSockets) -> Option<FolderEntry> {
     let name = path.file_name()?.to_str()?;
     let stem = name.strip_suffix(".sock").unwrap_or(name).to_owned();
@@ -55,19 +57,19 @@ fn entry(path: PathBuf, listening: &ListeningSockets) -> Option<FolderEntry> {
     Some(FolderEntry { stem, kind, mode: about.mode() & 0o7777, uid: about.uid(), gid: about.gid(), may_poke, path })
 }
 
-/// The sockets in the file system that somebody waits on.
+/// The sockets in the file system that have a listener.
 #[derive(Debug, Default)]
 struct ListeningSockets {
     paths: HashSet<PathBuf>,
-    /// File names of those that were bound by a relative path: their folder is not known.
+    /// File names of sockets bound by a relative path: their folder is unknown.
     relative: HashSet<OsString>,
-    /// Nobody is left who could listen unseen.
+    /// True if no process is hidden that could have a listener.
     is_complete: bool,
 }
 
 impl ListeningSockets {
-    /// Reads `net/unix` of every process, once for each network namespace that can be told apart: it shows the sockets of one alone, and a
-    /// socket in a file is reached from all.
+    /// Reads `net/unix` of every process, once per distinguishable network namespace: the file
+    /// shows one namespace, and a socket in the file system is reachable from all.
     fn all_processes(proc: &Path) -> Self {
         let mut all = Self { is_complete: sees_every_process(proc), ..Self::default() };
         let mut spaces = HashSet::new();
@@ -86,13 +88,13 @@ impl ListeningSockets {
         all
     }
 
-    /// Takes in a `/proc/PID/net/unix`: address, references, protocol, flags, type, state, inode, path.
+    /// Adds a `/proc/PID/net/unix`: address, references, protocol, flags, type, state, inode, path.
     fn add(&mut self, text: &str) {
         let path = |line: &str| {
             let mut words = line.splitn(7, ' ');
             let flags = u32::from_str_radix(words.nth(3)?, 16).ok()?;
             let kind = words.next()?;
-            // the inode is aligned by blanks, and the path may have some
+            // the inode is padded with blanks, and the path may contain some
             let (_, path) = words.nth(1)?.trim_start().split_once(' ')?;
             let is_in_files = !path.starts_with('@');
             let accepts = flags & SO_ACCEPTCON != 0;
@@ -115,31 +117,32 @@ impl ListeningSockets {
     }
 }
 
-/// True for a process that is gone, or a zombie: it has no sockets any more.
+/// Returns true for a process that has ended or is a zombie: it has no sockets any more.
 fn has_ended(process: &Path) -> bool {
     let Ok(stat) = std::fs::read_to_string(process.join("stat")) else { return true };
-    // the name before it may have any character
+    // the name before it may contain any character
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
-/// True if no process is hidden: the process namespace is the machine's, or has a systemd that is all its sockets' owner.
+/// Returns true if no process is hidden: the PID namespace is the initial one, or has its own
+/// systemd, which owns all its sockets.
 fn sees_every_process(proc: &Path) -> bool {
     let space = std::fs::read_link(proc.join("self/ns/pid"));
-    // with hidepid= it is not there
+    // hidden by the mount option hidepid=
     let first = std::fs::read_to_string(proc.join("1/comm"));
     first.is_ok_and(|name| {
         name.trim_end() == "systemd" || space.is_ok_and(|space| space == Path::new(INITIAL_PID_NAMESPACE))
     })
 }
 
-/// The first process namespace: `PROC_PID_INIT_INO` of linux/proc_ns.h.
+/// The initial PID namespace: `PROC_PID_INIT_INO` of linux/proc_ns.h.
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
-/// `__SO_ACCEPTCON` of linux/net.h: somebody has called listen.
+/// `__SO_ACCEPTCON` of linux/net.h: the socket is listening.
 const SO_ACCEPTCON: u32 = 1 << 16;
-/// `SOCK_DGRAM`: bound is enough.
+/// `SOCK_DGRAM`: a bound socket receives.
 const DATAGRAM: &str = "0002";
 
-/// The path without links on its way: a socket bound in /var/run is in /run.
+/// Resolves symbolic links in the folder: a socket bound in /var/run is in /run.
 fn real(path: &Path) -> PathBuf {
     let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
     folder.zip(path.file_name()).map_or_else(|| path.to_owned(), |(folder, name)| folder.join(name))
@@ -156,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_socket_is_looked_at_alone_and_folders_may_be_missing_then() {
+    fn named_sockets_are_probed_alone_and_folders_may_be_missing_then() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let _ears = ["a.sock", "b.sock"].map(|name| UnixListener::bind(at(name)).unwrap());
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn listeners_are_told_from_sockets_that_nobody_waits_on_without_a_connection() {
+    fn listeners_are_detected_without_connecting() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let stream = UnixListener::bind(at("stream.sock")).unwrap();
@@ -191,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_bound_by_a_relative_path_may_be_any_socket_of_that_name() {
+    fn listeners_with_a_relative_path_leave_sockets_of_that_name_unknown() {
         let text = "Num       RefCount Protocol Flags    Type St Inode Path\n\
             ffff8881: 00000002 00000000 00010000 0001 01    12 run/a.sock\n\
             ffff8882: 00000002 00000000 00010000 0001 01 40123 @/nowhere/b.sock\n\
@@ -204,13 +207,13 @@ mod tests {
         assert_eq!(listeners, [ListenerState::Unknown, ListenerState::None, ListenerState::Some]);
     }
 
-    /// What is said of a socket without a listener here: it is not known where processes are hidden.
+    /// Returns the state of a socket without a listener: unknown where processes are hidden.
     fn nobody() -> ListenerState {
         if sees_every_process(Path::new("/proc")) { ListenerState::None } else { ListenerState::Unknown }
     }
 
     #[test]
-    fn a_listener_in_another_network_namespace_is_one_and_where_some_are_hidden_nothing_is_known() {
+    fn listeners_in_other_network_namespaces_count_and_hidden_processes_leave_it_unknown() {
         let proc = tempfile::tempdir().unwrap();
         let at = |name: &str| proc.path().join(name);
         let head = "Num       RefCount Protocol Flags    Type St Inode Path\n";
@@ -245,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_connection_is_no_listener() {
+    fn accepted_connections_are_not_listeners() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_folder_is_told_as_that() {
+    fn missing_folders_are_recognized() {
         let seen = read(&in_folder(Path::new("/nowhere/at/all")));
         assert_eq!(seen[0].entries.as_ref().unwrap_err(), &FolderError::Missing);
     }

@@ -1,4 +1,5 @@
-//! The looking: brokers, folders and systemd, all at the same time, each with a deadline. Nothing is changed, nobody is woken.
+//! The probes of brokers, folders and systemd, all concurrent, each with a deadline. Nothing is
+//! changed, and no consumer is woken.
 
 mod brokers;
 mod folders;
@@ -13,10 +14,10 @@ use nix::unistd::{User, getgrouplist, getuid};
 use super::observed::{Account, Observed};
 use crate::commands::doctor::args::Args;
 
-/// As whom the units run wakeup.
+/// The user of the wakeup unit.
 const WAKEUP_USER: &str = "mqueue";
 
-/// Looks at everything.
+/// Runs all probes.
 pub(super) async fn all_processes(args: &Args) -> Observed {
     let (mut observed, systemd) = join(brokers::ask(&args.broker, args.deadline), systemd::ask(args.deadline)).await;
     observed.systemd = systemd;
@@ -35,7 +36,7 @@ fn account(name: &str) -> Option<Account> {
     Some(Account { name: user.name, uid: user.uid.as_raw(), gids: gids.into_iter().map(|gid| gid.as_raw()).collect() })
 }
 
-/// Who runs this, unless that is root, who may do all.
+/// Returns the current user, unless it is root, which may poke every socket.
 fn unprivileged_user() -> Option<String> {
     let uid = getuid();
     let name = || User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
