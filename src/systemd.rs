@@ -1,7 +1,7 @@
 //! The interface to systemd: passed sockets, and notifications of the service's state.
 //!
 //! ```text
-//!  X.socket ──fd 3──▶ ActivationSockets  a poke is a connection (or a datagram): it is taken and closed, and says nothing but "wake up"
+//!  X.socket ──fd 3──▶ ActivationSockets  a poke: a connection (or datagram), accepted and closed
 //!  NOTIFY_SOCKET ◀── Notifier  READY, STATUS, WATCHDOG, STOPPING, EXTEND_TIMEOUT
 //! ```
 //!

@@ -9,8 +9,8 @@
 //!  exit 0                    Done
 //!  exit 65 (EX_DATAERR)      Drop
 //!  75, others, a signal      Retry
-//!  no exit in time           SIGTERM to the group ─ 5 s ─▶ SIGKILL, Retry
-//!  future dropped            SIGKILL to the group
+//!  timeout                   SIGTERM to the process group ─ 5 s ─▶ SIGKILL, Retry
+//!  future dropped            SIGKILL to the process group
 //! ```
 //!
 //! The environment describes the message: MQUEUE_STREAM, MQUEUE_GROUP, MQUEUE_ID, MQUEUE_ATTEMPTS,

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!  2xx                    Done
-//!  429, 503               Unavailable, after Retry-After (in seconds) if it is given: the server takes nothing now
+//!  429, 503               Unavailable, after Retry-After (in seconds): the server takes nothing now
 //!  no connection          Unavailable
 //!  502, 504, no answer    Unanswered, after Retry-After
 //!  408, other 5xx         Retry, after Retry-After
 //!  3xx                    Retry: the address may be corrected
-//!  401, 403, 404          Unavailable, when all answers are alike: the URL or the access is wrong; else Drop
+//!  401, 403, 404          Unavailable, if all answers do so: wrong URL or access; else Drop
 //!  other 4xx              Drop
 //! ```
 //!

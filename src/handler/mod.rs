@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  --handler print | exec:CMD | pipe:CMD | http://… | unix:PATH | forward:STREAM | file:PATH | sleep:20ms..50ms
-//!                 └── HandlerSpec ──▶ AnyHandler: one enum, no second dispatch
+//!                 └── HandlerSpec ──▶ AnyHandler: one enum, no dynamic dispatch
 //! ```
 
 #[cfg(feature = "handlers")]

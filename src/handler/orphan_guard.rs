@@ -1,8 +1,8 @@
 //! Kills running commands when this process is killed.
 //!
 //! ```text
-//!  this process ── pipe, never written ──▶ sh: waits for the pipe's end, then kills each group in the table
-//!               ── table (memfd) ────────▶     a line a slot: the number of a process group, or blanks
+//!  this process ── pipe, never written ──▶ sh: waits for the pipe's end, then kills the groups
+//!               ── table (memfd) ────────▶     a line per slot: a process group, or blanks
 //! ```
 //!
 //! However this process ends, the kernel closes the pipe, and the shell kills the groups in the
@@ -129,8 +129,8 @@ impl GuardedGroup {
 
 impl Drop for GuardedGroup {
     fn drop(&mut self) {
-        // If this write fails the slot is not reused: its old number stays in the table, and is not
-        // the number of a new command soon.
+        // After a failed write the slot is lost: its number stays in the table, and no new command
+        // gets that number soon.
         if self.write(&format!("{:<1$}\n", "", SLOT - 1)).is_ok() {
             self.shell.slots.lock().unwrap_or_else(PoisonError::into_inner).free.push(self.slot);
         }

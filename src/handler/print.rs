@@ -1,8 +1,8 @@
 //! `print`: one line per message on standard output.
 //!
 //! ```text
-//!  worker ── Vec<Message> ──▶ lane: format the batch ──▶ write(2) ──▶ reader
-//!         ◀── Vec<Verdict> ──       Done up to the last line that went out whole
+//!  worker ── Vec<Message> ──▶ thread: format the batch ──▶ write(2) ──▶ reader
+//!         ◀── Vec<Verdict> ──         Done up to the last complete line
 //! ```
 //!
 //! When the reader goes away (`… | head`), unwritten messages are released, not failed, and `stop`

@@ -151,7 +151,8 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of these bodies with a peer that gives these answers, a connection each; and what it read.
+    /// Returns the verdicts for these bodies, from a peer with these acknowledgements, one per
+    /// connection; and the text that the peer read.
     async fn passed(bodies: &[&'static str], answers: &'static [&str]) -> (Vec<Verdict>, Vec<String>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("peer");

@@ -1,11 +1,11 @@
 //! Slots for connections: a limit, and the eviction of idle connections when it is reached.
 //!
 //! ```text
-//!            ┌ without a request: makes way ┐   ┌ waits for a turn: makes way ┐   ┌ has a turn: stays ┐
-//!   enter ──▶│                              │──▶│                             │──▶│                   │
-//!            └──────────────────────────────┘   └─────────────────────────────┘   └────────┬──────────┘
-//!                          ▲                                                               │
-//!                          └────────────────────────── turn over ──────────────────────────┘
+//!            ┌ no request: evictable ┐   ┌ waits for a turn: evictable ┐   ┌ has a turn: stays ┐
+//!   enter ──▶│                       │──▶│                             │──▶│                   │
+//!            └───────────────────────┘   └─────────────────────────────┘   └────────┬──────────┘
+//!                       ▲                                                           │
+//!                       └──────────────────────── end of the turn ──────────────────┘
 //! ```
 //!
 //! There are fewer turns than slots. The difference is reserved for health checks, which need no

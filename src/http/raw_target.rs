@@ -5,7 +5,7 @@
 //! writes `%23` instead, in the first line of each request only.
 //!
 //! ```text
-//!        ┌──────────────── the service has the request: how long its body is ◀──────────┐
+//!        ┌──────────────── the service has the request, with its body length ◀──────────┐
 //!        ▼                                                                              │
 //!   Line ─▶ Headers ─▶ (empty line) Whole ─▶ Body(length) ─▶ Line …      hyper parses the head
 //!                                       └──▶ Chunks       ─▶ Line …

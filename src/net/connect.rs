@@ -1,8 +1,8 @@
 //! Connecting by name: "happy eyeballs" (RFC 8305).
 //!
 //! ```text
-//!  name ─▶ addresses, IPv6 and IPv4 in turns ─▶ a:      ─────────────────── … (swallows packets)
-//!                                               b: 250 ms later ──▶ connected: it wins, the others are dropped
+//!  name ─▶ addresses, IPv6 and IPv4 alternating ─▶ a: ──────────────── … (no answer)
+//!                                                  b: 250 ms later ──▶ connected: wins
 //! ```
 
 use std::future::Future;
@@ -22,7 +22,8 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Connects to the first of a host's addresses that answers, without Nagle's delay.
 ///
 /// # Errors
-/// `TimedOut` if none has answered `within` that time, the name's resolution included; otherwise the first attempt's error.
+/// `TimedOut` if no address has answered `within` that time, including name resolution; otherwise
+/// the error of the first attempt.
 ///
 /// # Cancel safety
 /// Dropped, it ends all attempts.

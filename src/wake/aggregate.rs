@@ -26,7 +26,7 @@ pub struct QueueTotals {
     /// Durable groups by stream and name.
     pub groups: BTreeMap<GroupName, GroupTotals>,
     /// Groups that have such messages, which become depth when their time comes.
-    pub held: BTreeMap<GroupName, GroupPending>,
+    pub pending: BTreeMap<GroupName, GroupPending>,
     /// Streams that have messages and no group, by the nsqd's HTTP address and the stream's name,
     /// without the streams of fleets of nodes.
     pub without_group: BTreeMap<(String, String), u64>,
@@ -79,10 +79,10 @@ impl QueueTotals {
         let is_paused = channel.paused || topic.paused;
         let paused = if is_paused { depth } else { 0 };
         if in_flight + deferred + paused > 0 {
-            let held = self.held.entry(name.clone()).or_default();
-            held.in_flight += in_flight;
-            held.deferred += deferred;
-            held.paused += paused;
+            let pending = self.pending.entry(name.clone()).or_default();
+            pending.in_flight += in_flight;
+            pending.deferred += deferred;
+            pending.paused += paused;
         }
         // a group is paused if it is paused on every nsqd: messages on the other nsqds need a
         // consumer
@@ -92,7 +92,7 @@ impl QueueTotals {
         group.clients += count(channel.client_count);
         // messages that entered the queue, minus those still in it; a restarted nsqd counts from 0
         let queued = channel.message_count.wrapping_add(channel.requeue_count).wrapping_add(channel.timeout_count);
-        group.handed_out = group.handed_out.wrapping_add(queued).wrapping_sub(depth + deferred);
+        group.deliveries = group.deliveries.wrapping_add(queued).wrapping_sub(depth + deferred);
     }
 }
 
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn deliveries_are_counted_whatever_their_outcome() {
-        let handed_out = |channel: ChannelStats| poll(&[vec![channel]]).groups[&name("1")].handed_out;
+        let deliveries = |channel: ChannelStats| poll(&[vec![channel]]).groups[&name("1")].deliveries;
         // five messages were there when nsqd started, and none of them is counted
         let waiting = channel("1", 5, false);
         let less = channel("1", 4, false);
@@ -140,10 +140,10 @@ mod tests {
         let due_again = ChannelStats { requeue_count: 1, ..waiting.clone() };
         let timed_out = ChannelStats { timeout_count: 1, ..waiting.clone() };
         for once in [in_flight, less, requeued, due_again, timed_out] {
-            assert_eq!(handed_out(once.clone()), handed_out(waiting.clone()).wrapping_add(1), "{once:?}");
+            assert_eq!(deliveries(once.clone()), deliveries(waiting.clone()).wrapping_add(1), "{once:?}");
         }
         let published = ChannelStats { message_count: 1, ..channel("1", 6, false) };
-        assert_eq!(handed_out(published), handed_out(waiting));
+        assert_eq!(deliveries(published), deliveries(waiting));
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
         let poll = poll(&[vec![channel("1", 3, true)], vec![channel("1", 2, false)]]);
         let group = poll.groups[&name("1")];
         assert_eq!((group.depth, group.clients, group.paused), (2, 0, false));
-        assert_eq!(poll.held[&name("1")], GroupPending { paused: 3, ..GroupPending::default() });
+        assert_eq!(poll.pending[&name("1")], GroupPending { paused: 3, ..GroupPending::default() });
     }
 
     #[test]

@@ -24,15 +24,15 @@ const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// The maximum of subscriptions that are being set up at the same time.
 const MAX_CONCURRENT: usize = 8;
 
-/// An event of one subscription.
+/// An event, with the nsqd and the stream of its subscription.
 #[derive(Debug)]
 pub struct ArrivalNews {
     pub nsqd: Address,
     pub stream: String,
-    pub what: ArrivalEvent,
+    pub event: ArrivalEvent,
 }
 
-/// An event of a subscription.
+/// The kinds of events.
 #[derive(Debug)]
 pub enum ArrivalEvent {
     /// The subscription is established.
@@ -47,52 +47,52 @@ pub enum ArrivalEvent {
 #[derive(Debug)]
 pub struct ArrivalSubscriptions {
     channel: ChannelName,
-    heard: UnboundedSender<ArrivalNews>,
+    events: UnboundedSender<ArrivalNews>,
     tasks: TaskTracker,
-    gate: Arc<Semaphore>,
+    setup_permits: Arc<Semaphore>,
     subscribed: BTreeMap<(Address, String), AbortOnDropHandle<()>>,
     /// Counts established subscriptions: each holds a weak reference.
-    standing: Arc<()>,
+    established: Arc<()>,
 }
 
 impl ArrivalSubscriptions {
-    /// Creates an empty set; `heard` receives the events of each subscription.
-    pub fn new(heard: UnboundedSender<ArrivalNews>) -> Self {
+    /// Creates an empty set; `events` receives the events of each subscription.
+    pub fn new(events: UnboundedSender<ArrivalNews>) -> Self {
         let name = format!("wakeup-{:08x}#ephemeral", fastrand::u32(..));
         Self {
             channel: ChannelName::new(&name).expect("letters, digits and a dash"),
-            heard,
+            events,
             tasks: TaskTracker::new(),
-            gate: Arc::new(Semaphore::new(MAX_CONCURRENT)),
+            setup_permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
             subscribed: BTreeMap::new(),
-            standing: Arc::new(()),
+            established: Arc::new(()),
         }
     }
 
     /// Subscribes to exactly these streams; `http` returns the HTTP API of the nsqd at an address.
     pub fn set(&mut self, wanted: BTreeSet<(Address, String)>, http: impl Fn(&Address) -> Option<Nsqd>) {
-        self.subscribed.retain(|edge, task| wanted.contains(edge) && !task.is_finished());
-        for edge in wanted {
-            if self.subscribed.contains_key(&edge) {
+        self.subscribed.retain(|key, task| wanted.contains(key) && !task.is_finished());
+        for key in wanted {
+            if self.subscribed.contains_key(&key) {
                 continue;
             }
-            let Some(http) = http(&edge.0) else { continue };
+            let Some(http) = http(&key.0) else { continue };
             let one = ArrivalSubscription {
-                nsqd: edge.0.clone(),
+                nsqd: key.0.clone(),
                 http,
-                stream: edge.1.clone(),
+                stream: key.1.clone(),
                 channel: self.channel.clone(),
-                heard: self.heard.clone(),
-                gate: self.gate.clone(),
-                standing: self.standing.clone(),
+                events: self.events.clone(),
+                setup_permits: self.setup_permits.clone(),
+                established: self.established.clone(),
             };
-            self.subscribed.insert(edge, AbortOnDropHandle::new(self.tasks.spawn(one.run())));
+            self.subscribed.insert(key, AbortOnDropHandle::new(self.tasks.spawn(one.run())));
         }
     }
 
     /// Returns the number of established subscriptions.
-    pub fn standing(&self) -> usize {
-        Arc::weak_count(&self.standing)
+    pub fn established(&self) -> usize {
+        Arc::weak_count(&self.established)
     }
 }
 
@@ -102,9 +102,9 @@ struct ArrivalSubscription {
     http: Nsqd,
     stream: String,
     channel: ChannelName,
-    heard: UnboundedSender<ArrivalNews>,
-    gate: Arc<Semaphore>,
-    standing: Arc<()>,
+    events: UnboundedSender<ArrivalNews>,
+    setup_permits: Arc<Semaphore>,
+    established: Arc<()>,
 }
 
 impl ArrivalSubscription {
@@ -115,7 +115,7 @@ impl ArrivalSubscription {
             failures += 1;
             // polling logs an unreachable nsqd, and then ends this subscription
             if failures > 1 || matches!(error, Error::Refused { .. }) {
-                self.tell(ArrivalEvent::Failed(error.to_string()));
+                self.send(ArrivalEvent::Failed(error.to_string()));
             }
             sleep(RETRY_PAUSE).await;
         }
@@ -123,7 +123,7 @@ impl ArrivalSubscription {
 
     async fn listen(&self) -> Result<(), Error> {
         let Ok(topic) = TopicName::new(&self.stream) else { return Ok(()) };
-        let turn = self.gate.acquire().await.expect("it is never closed");
+        let permit = self.setup_permits.acquire().await.expect("it is never closed");
         let mut listener = Listener::connect(&self.nsqd).await?;
         // checked just before SUB, so that only a deletion within one round trip is missed
         let filter = StatsFilter { topic: Some(topic.clone()), ..StatsFilter::default() };
@@ -133,17 +133,17 @@ impl ArrivalSubscription {
             return Ok(());
         }
         listener.subscribe(topic, self.channel.clone()).await?;
-        drop(turn);
-        let _standing = Arc::downgrade(&self.standing);
-        self.tell(ArrivalEvent::Subscribed);
+        drop(permit);
+        let _established = Arc::downgrade(&self.established);
+        self.send(ArrivalEvent::Subscribed);
         match listener.heard().await {
-            Ok(()) => self.tell(ArrivalEvent::Message),
+            Ok(()) => self.send(ArrivalEvent::Message),
             Err(error) => tracing::debug!("subscription to {} ended: {error}", self.stream),
         }
         Ok(())
     }
 
-    fn tell(&self, what: ArrivalEvent) {
-        let _ = self.heard.send(ArrivalNews { nsqd: self.nsqd.clone(), stream: self.stream.clone(), what });
+    fn send(&self, event: ArrivalEvent) {
+        let _ = self.events.send(ArrivalNews { nsqd: self.nsqd.clone(), stream: self.stream.clone(), event });
     }
 }

@@ -12,8 +12,8 @@ use crate::proto::stats::{Lookup, Producer, Stats};
 /// An answer, with its sender.
 #[derive(Debug)]
 pub enum BrokerAnswer {
-    Nsqd { name: String, took: Duration, told: Result<NsqdAnswer, HttpError> },
-    Lookupd { index: usize, told: Result<BTreeSet<String>, HttpError> },
+    Nsqd { name: String, took: Duration, result: Result<NsqdAnswer, HttpError> },
+    Lookupd { index: usize, result: Result<BTreeSet<String>, HttpError> },
 }
 
 /// An nsqd's identity and statistics.
@@ -24,7 +24,7 @@ pub type NsqdAnswer = Box<(NsqdInfo, Stats)>;
 pub struct NsqdInfo {
     /// The address for subscriptions.
     pub tcp: Option<Address>,
-    pub itself: NsqdIdentity,
+    pub identity: NsqdIdentity,
 }
 
 /// An nsqd's host name, broadcast address and ports.
@@ -48,9 +48,9 @@ pub struct PolledNsqd {
     pub http: Nsqd,
     /// True if its address is a flag, and not found by nsqlookupd.
     pub is_named: bool,
-    pub known: Option<NsqdInfo>,
+    pub info: Option<NsqdInfo>,
     /// The identity with the last answer.
-    pub itself: Option<NsqdIdentity>,
+    pub identity: Option<NsqdIdentity>,
     pub trouble: Outage,
     /// The last answer and its time. A silent nsqd keeps its last known queues.
     pub last: Option<(Stats, Instant)>,
@@ -59,26 +59,26 @@ pub struct PolledNsqd {
 
 impl PolledNsqd {
     pub fn new(http: Nsqd, is_named: bool) -> Self {
-        Self { http, is_named, known: None, itself: None, trouble: Outage::default(), last: None, is_asked: false }
+        Self { http, is_named, info: None, identity: None, trouble: Outage::default(), last: None, is_asked: false }
     }
 
-    /// Asks it, unless its answer is due.
+    /// Sends a request, unless one is pending.
     pub fn ask(&mut self, asking: &mut JoinSet<BrokerAnswer>) {
         if self.is_asked {
             return;
         }
         self.is_asked = true;
-        let (http, known) = (self.http.clone(), self.known.clone());
+        let (http, info) = (self.http.clone(), self.info.clone());
         asking.spawn(async move {
             let start = Instant::now();
-            let told = tell(&http, known).await;
-            BrokerAnswer::Nsqd { name: http.to_string(), took: start.elapsed(), told }
+            let result = fetch(&http, info).await;
+            BrokerAnswer::Nsqd { name: http.to_string(), took: start.elapsed(), result }
         });
     }
 
     /// The address for subscriptions.
     pub fn tcp(&self) -> Option<&Address> {
-        self.known.as_ref()?.tcp.as_ref()
+        self.info.as_ref()?.tcp.as_ref()
     }
 
     pub fn health(&self, now: Instant) -> BrokerHealth {
@@ -92,21 +92,21 @@ impl PolledNsqd {
     }
 }
 
-async fn tell(http: &Nsqd, known: Option<NsqdInfo>) -> Result<NsqdAnswer, HttpError> {
-    let known = match known {
-        Some(known) => known,
+async fn fetch(http: &Nsqd, info: Option<NsqdInfo>) -> Result<NsqdAnswer, HttpError> {
+    let info = match info {
+        Some(info) => info,
         None => {
             let info = http.info().await?;
             NsqdInfo {
                 tcp: http.tcp_address(&info),
-                itself: (info.hostname, info.broadcast_address, info.tcp_port, info.http_port),
+                identity: (info.hostname, info.broadcast_address, info.tcp_port, info.http_port),
             }
         }
     };
-    Ok(Box::new((known, http.stats(&StatsFilter::default()).await?)))
+    Ok(Box::new((info, http.stats(&StatsFilter::default()).await?)))
 }
 
-/// One nsqlookupd, and the nsqds (their HTTP addresses) that it named last.
+/// An nsqlookupd that is polled, and the HTTP addresses of the nsqds that it listed last.
 #[derive(Debug)]
 pub struct PolledLookupd {
     pub http: Lookupd,
@@ -121,7 +121,7 @@ impl PolledLookupd {
         Self { http, trouble: Outage::default(), nsqds: BTreeSet::new(), answered: None, is_asked: false }
     }
 
-    /// Asks it, unless its answer is due.
+    /// Sends a request, unless one is pending.
     pub fn ask(&mut self, index: usize, asking: &mut JoinSet<BrokerAnswer>) {
         if self.is_asked {
             return;
@@ -130,7 +130,7 @@ impl PolledLookupd {
         let http = self.http.clone();
         asking.spawn(async move {
             let nsqds = |nodes: Lookup| nodes.producers.iter().map(Producer::http_address).collect();
-            BrokerAnswer::Lookupd { index, told: http.nodes().await.map(nsqds) }
+            BrokerAnswer::Lookupd { index, result: http.nodes().await.map(nsqds) }
         });
     }
 

@@ -23,7 +23,7 @@ pub struct GroupTotals {
     pub paused: bool,
     /// Deliveries to consumers, counted from an arbitrary start: a change means that a consumer was
     /// connected.
-    pub handed_out: u64,
+    pub deliveries: u64,
 }
 
 /// A stream and one of its groups.
@@ -94,58 +94,58 @@ impl Wake {
 }
 
 /// Returns the sockets to poke after a poll.
-pub fn decide(seen: &WakeSnapshot, per_consumer: u64, memory: &mut PokeHistory, now: Instant) -> Vec<Wake> {
+pub fn decide(snapshot: &WakeSnapshot, per_consumer: u64, history: &mut PokeHistory, now: Instant) -> Vec<Wake> {
     let mut wakes = Vec::new();
-    for (name, group) in &seen.groups {
-        let Some(sockets) = seen.sockets.get(&name.1) else { continue };
+    for (name, group) in &snapshot.groups {
+        let Some(sockets) = snapshot.sockets.get(&name.1) else { continue };
         let consumers = usize::try_from(group.clients).unwrap_or(usize::MAX);
         // deliveries prove that a consumer was connected, even if it came and went between two
         // polls
-        let before = match memory.handed_out.get_mut(name) {
-            Some(handed_out) => Some(std::mem::replace(handed_out, group.handed_out)),
-            None => memory.handed_out.insert(name.clone(), group.handed_out),
+        let before = match history.deliveries.get_mut(name) {
+            Some(deliveries) => Some(std::mem::replace(deliveries, group.deliveries)),
+            None => history.deliveries.insert(name.clone(), group.deliveries),
         };
-        let served = if before != Some(group.handed_out) { sockets.len() } else { consumers };
+        let served = if before != Some(group.deliveries) { sockets.len() } else { consumers };
         // a restarted nsqd counts from 0: this resets the pace of pokes, but is no proof of a
         // consumer
-        let counts_anew = before.is_some_and(|before| group.handed_out.wrapping_sub(before).cast_signed() < 0);
+        let counts_anew = before.is_some_and(|before| group.deliveries.wrapping_sub(before).cast_signed() < 0);
         for (number, socket) in sockets.iter().take(served).enumerate() {
             match counts_anew && number >= consumers {
-                true => memory.reset(socket, name),
-                false => memory.consumer_came(socket, name, now),
+                true => history.reset(socket, name),
+                false => history.consumer_came(socket, name, now),
             }
         }
         let reason = WakeReason::Waiting { depth: group.depth, clients: group.clients };
-        for socket in wanted(seen, name, group, per_consumer).into_iter().flatten() {
-            if memory.may_poke(socket, name, now) {
+        for socket in wanted(snapshot, name, group, per_consumer).into_iter().flatten() {
+            if history.may_poke(socket, name, now) {
                 wakes.push(Wake::new(name, socket, reason));
             }
         }
     }
-    memory.keep_only(seen);
+    history.keep_only(snapshot);
     wakes
 }
 
 /// Returns the sockets that the group's depth calls for, one for `per_consumer` messages; `None` if
 /// it has enough consumers.
 pub fn wanted<'a>(
-    seen: &'a WakeSnapshot,
+    snapshot: &'a WakeSnapshot,
     name: &GroupName,
     group: &GroupTotals,
     per_consumer: u64,
 ) -> Option<&'a [PathBuf]> {
-    let sockets = seen.sockets.get(&name.1)?;
+    let sockets = snapshot.sockets.get(&name.1)?;
     let wanted = usize::try_from(group.depth.div_ceil(per_consumer)).unwrap_or(usize::MAX).min(sockets.len());
     let consumers = usize::try_from(group.clients).unwrap_or(usize::MAX);
     (!group.paused && wanted > consumers).then(|| &sockets[..wanted])
 }
 
 /// Returns the sockets to poke as a message was published to this stream.
-pub fn arrived(stream: &str, seen: &WakeSnapshot, memory: &mut PokeHistory, now: Instant) -> Vec<Wake> {
-    let first = |name: &GroupName| seen.sockets.get(&name.1).and_then(|sockets| sockets.first());
-    let asleep = seen.asleep(stream).filter_map(|name| Some((name, first(name)?)));
+pub fn arrived(stream: &str, snapshot: &WakeSnapshot, history: &mut PokeHistory, now: Instant) -> Vec<Wake> {
+    let first = |name: &GroupName| snapshot.sockets.get(&name.1).and_then(|sockets| sockets.first());
+    let asleep = snapshot.asleep(stream).filter_map(|name| Some((name, first(name)?)));
     asleep
-        .filter(|(name, socket)| memory.may_poke(socket, name, now))
+        .filter(|(name, socket)| history.may_poke(socket, name, now))
         .map(|(name, socket)| Wake::new(name, socket, WakeReason::Arrived))
         .collect()
 }
@@ -157,22 +157,26 @@ mod tests {
     use super::super::poke_history::MIN_POKE_INTERVAL;
     use super::*;
 
-    fn seen(depth: u64, clients: u64, paused: bool, sockets: usize) -> WakeSnapshot {
-        let mut seen = WakeSnapshot::default();
-        seen.groups.insert(("foo".to_owned(), "1".to_owned()), GroupTotals { depth, clients, paused, handed_out: 0 });
-        seen.sockets.insert("1".to_owned(), (0..sockets).map(|n| PathBuf::from(format!("/run/1@{n}.sock"))).collect());
-        seen
+    fn snapshot(depth: u64, clients: u64, paused: bool, sockets: usize) -> WakeSnapshot {
+        let mut snapshot = WakeSnapshot::default();
+        snapshot
+            .groups
+            .insert(("foo".to_owned(), "1".to_owned()), GroupTotals { depth, clients, paused, deliveries: 0 });
+        snapshot
+            .sockets
+            .insert("1".to_owned(), (0..sockets).map(|n| PathBuf::from(format!("/run/1@{n}.sock"))).collect());
+        snapshot
     }
 
-    fn count(seen: &WakeSnapshot, memory: &mut PokeHistory, now: Instant) -> usize {
-        decide(seen, 10, memory, now).len()
+    fn count(snapshot: &WakeSnapshot, history: &mut PokeHistory, now: Instant) -> usize {
+        decide(snapshot, 10, history, now).len()
     }
 
     #[test]
     fn only_sleeping_groups_with_messages_are_poked() {
         let now = Instant::now();
-        assert_eq!(count(&seen(1, 0, false, 1), &mut PokeHistory::default(), now), 1);
-        for other in [seen(0, 0, false, 1), seen(1, 1, false, 1), seen(1, 0, true, 1)] {
+        assert_eq!(count(&snapshot(1, 0, false, 1), &mut PokeHistory::default(), now), 1);
+        for other in [snapshot(0, 0, false, 1), snapshot(1, 1, false, 1), snapshot(1, 0, true, 1)] {
             assert_eq!(count(&other, &mut PokeHistory::default(), now), 0, "{other:?}");
         }
     }
@@ -180,81 +184,81 @@ mod tests {
     #[test]
     fn depth_decides_the_number_of_consumers() {
         let now = Instant::now();
-        assert_eq!(count(&seen(25, 0, false, 5), &mut PokeHistory::default(), now), 3);
-        assert_eq!(count(&seen(25, 3, false, 5), &mut PokeHistory::default(), now), 0);
-        assert_eq!(count(&seen(1000, 1, false, 5), &mut PokeHistory::default(), now), 5);
+        assert_eq!(count(&snapshot(25, 0, false, 5), &mut PokeHistory::default(), now), 3);
+        assert_eq!(count(&snapshot(25, 3, false, 5), &mut PokeHistory::default(), now), 0);
+        assert_eq!(count(&snapshot(1000, 1, false, 5), &mut PokeHistory::default(), now), 5);
     }
 
     #[test]
     fn unanswered_pokes_back_off_until_a_consumer_comes() {
-        let (start, mut memory) = (Instant::now(), PokeHistory::default());
-        let asleep = seen(1, 0, false, 1);
+        let (start, mut history) = (Instant::now(), PokeHistory::default());
+        let asleep = snapshot(1, 0, false, 1);
         let second = |n| start + n * Duration::from_secs(1);
-        let poked: Vec<u32> = (0..100).filter(|n| count(&asleep, &mut memory, second(*n)) == 1).collect();
+        let poked: Vec<u32> = (0..100).filter(|n| count(&asleep, &mut history, second(*n)) == 1).collect();
         assert_eq!(poked, [0, 1, 3, 7, 15, 31, 61, 91]);
-        assert_eq!(count(&seen(1, 1, false, 1), &mut memory, second(92)), 0);
-        assert_eq!(count(&asleep, &mut memory, second(200)), 1);
-        assert_eq!(count(&asleep, &mut memory, second(201)), 1, "a second later, not half a minute");
+        assert_eq!(count(&snapshot(1, 1, false, 1), &mut history, second(92)), 0);
+        assert_eq!(count(&asleep, &mut history, second(200)), 1);
+        assert_eq!(count(&asleep, &mut history, second(201)), 1, "a second later, not half a minute");
     }
 
     #[test]
     fn deliveries_reveal_consumers_between_polls() {
-        let (start, mut memory) = (Instant::now(), PokeHistory::default());
-        let mut asleep = seen(1, 0, false, 1);
+        let (start, mut history) = (Instant::now(), PokeHistory::default());
+        let mut asleep = snapshot(1, 0, false, 1);
         for n in 0..10 {
-            asleep.groups.values_mut().for_each(|group| group.handed_out = n);
-            assert_eq!(count(&asleep, &mut memory, start + n as u32 * MIN_POKE_INTERVAL), 1, "poll {n}");
+            asleep.groups.values_mut().for_each(|group| group.deliveries = n);
+            assert_eq!(count(&asleep, &mut history, start + n as u32 * MIN_POKE_INTERVAL), 1, "poll {n}");
         }
     }
 
     #[test]
     fn unanswered_pokes_are_reported_until_a_consumer_comes() {
-        let (start, mut memory) = (Instant::now(), PokeHistory::default());
-        let asleep = seen(1, 0, false, 1);
+        let (start, mut history) = (Instant::now(), PokeHistory::default());
+        let asleep = snapshot(1, 0, false, 1);
         let mut told = Vec::new();
         for n in 0..8 {
             let now = start + n * MIN_POKE_INTERVAL;
-            decide(&asleep, 10, &mut memory, now);
-            told.extend(memory.unanswered(&asleep, 10, now).iter().map(|(.., pace)| (n, pace.pokes)));
+            decide(&asleep, 10, &mut history, now);
+            told.extend(history.unanswered(&asleep, 10, now).iter().map(|(.., pace)| (n, pace.pokes)));
         }
         assert_eq!(told, [(5, 3), (6, 3), (7, 4)], "an ordinary start is not that slow");
-        assert!(memory.take_woken().is_empty());
-        let awake = seen(1, 1, false, 1);
-        decide(&awake, 10, &mut memory, start + 8 * MIN_POKE_INTERVAL);
-        assert!(memory.unanswered(&awake, 10, start + 8 * MIN_POKE_INTERVAL).is_empty());
-        let came: Vec<Duration> = memory.take_woken().into_iter().map(|came| came.after).collect();
+        assert!(history.take_woken().is_empty());
+        let awake = snapshot(1, 1, false, 1);
+        decide(&awake, 10, &mut history, start + 8 * MIN_POKE_INTERVAL);
+        assert!(history.unanswered(&awake, 10, start + 8 * MIN_POKE_INTERVAL).is_empty());
+        let came: Vec<Duration> = history.take_woken().into_iter().map(|came| came.after).collect();
         assert_eq!(came, [8 * MIN_POKE_INTERVAL]);
-        decide(&awake, 10, &mut memory, start + 9 * MIN_POKE_INTERVAL);
-        assert!(memory.take_woken().is_empty(), "it is told once");
+        decide(&awake, 10, &mut history, start + 9 * MIN_POKE_INTERVAL);
+        assert!(history.take_woken().is_empty(), "it is told once");
     }
 
     #[test]
     fn failed_pokes_do_not_count_as_unanswered() {
-        let (start, mut memory) = (Instant::now(), PokeHistory::default());
-        let asleep = seen(1, 0, false, 1);
+        let (start, mut history) = (Instant::now(), PokeHistory::default());
+        let asleep = snapshot(1, 0, false, 1);
         for n in 0..10 {
             let now = start + n * MIN_POKE_INTERVAL;
-            decide(&asleep, 10, &mut memory, now).iter().for_each(|wake| memory.poke_failed(wake));
-            assert!(memory.unanswered(&asleep, 10, now).is_empty() && memory.take_woken().is_empty(), "second {n}");
+            decide(&asleep, 10, &mut history, now).iter().for_each(|wake| history.poke_failed(wake));
+            assert!(history.unanswered(&asleep, 10, now).is_empty() && history.take_woken().is_empty(), "second {n}");
         }
     }
 
     #[test]
     fn groups_that_share_a_socket_do_not_slow_each_other_down() {
-        let (start, mut memory) = (Instant::now(), PokeHistory::default());
-        let mut seen = seen(1, 0, false, 1);
+        let (start, mut history) = (Instant::now(), PokeHistory::default());
+        let mut snapshot = snapshot(1, 0, false, 1);
         // the socket's consumer serves stream foo; no consumer ever connects for bar
-        seen.groups.insert(("bar".to_owned(), "1".to_owned()), GroupTotals { depth: 1, ..GroupTotals::default() });
+        snapshot.groups.insert(("bar".to_owned(), "1".to_owned()), GroupTotals { depth: 1, ..GroupTotals::default() });
         let (mut foo, mut bar) = (Vec::new(), Vec::new());
         for n in 0..60_u32 {
-            seen.groups.get_mut(&("foo".to_owned(), "1".to_owned())).unwrap().handed_out = n.into();
-            for wake in decide(&seen, 10, &mut memory, start + n * MIN_POKE_INTERVAL) {
+            snapshot.groups.get_mut(&("foo".to_owned(), "1".to_owned())).unwrap().deliveries = n.into();
+            for wake in decide(&snapshot, 10, &mut history, start + n * MIN_POKE_INTERVAL) {
                 if wake.stream == "foo" { &mut foo } else { &mut bar }.push(n);
             }
         }
         assert_eq!(bar, [0, 1, 3, 7, 15, 31]);
         assert!(
-            memory.unanswered(&seen, 10, start + 60 * MIN_POKE_INTERVAL).is_empty(),
+            history.unanswered(&snapshot, 10, start + 60 * MIN_POKE_INTERVAL).is_empty(),
             "that is said of the shared socket"
         );
         assert_eq!(foo.len() + bar.len(), 60, "one poke a second, whoever it is for: {foo:?}");
@@ -262,52 +266,54 @@ mod tests {
 
     #[test]
     fn failed_pokes_are_retried_after_the_minimum_interval() {
-        let (start, mut memory) = (Instant::now(), PokeHistory::default());
+        let (start, mut history) = (Instant::now(), PokeHistory::default());
         for n in 0..10 {
-            let wakes = decide(&seen(1, 0, false, 1), 10, &mut memory, start + n * MIN_POKE_INTERVAL);
+            let wakes = decide(&snapshot(1, 0, false, 1), 10, &mut history, start + n * MIN_POKE_INTERVAL);
             assert_eq!(wakes.len(), 1, "second {n}");
-            memory.poke_failed(&wakes[0]);
+            history.poke_failed(&wakes[0]);
         }
     }
 
     #[test]
     fn postponed_pokes_are_due_at_the_end_of_their_interval() {
-        let (start, mut memory) = (Instant::now(), PokeHistory::default());
-        let asleep = seen(1, 0, false, 1);
-        assert_eq!(memory.due(&asleep, 10, start), None);
+        let (start, mut history) = (Instant::now(), PokeHistory::default());
+        let asleep = snapshot(1, 0, false, 1);
+        assert_eq!(history.due(&asleep, 10, start), None);
         for (poke, at, next) in [(1, 0, 1), (2, 1, 3), (3, 3, 7)] {
-            assert_eq!(count(&asleep, &mut memory, start + at * MIN_POKE_INTERVAL), 1, "poke {poke}");
-            assert_eq!(memory.due(&asleep, 10, start), Some(start + next * MIN_POKE_INTERVAL), "poke {poke}");
+            assert_eq!(count(&asleep, &mut history, start + at * MIN_POKE_INTERVAL), 1, "poke {poke}");
+            assert_eq!(history.due(&asleep, 10, start), Some(start + next * MIN_POKE_INTERVAL), "poke {poke}");
         }
-        for other in [seen(0, 0, false, 1), seen(1, 1, false, 1), seen(1, 0, true, 1), seen(1, 0, false, 0)] {
-            assert_eq!(memory.due(&other, 10, start), None, "{other:?}");
+        for other in
+            [snapshot(0, 0, false, 1), snapshot(1, 1, false, 1), snapshot(1, 0, true, 1), snapshot(1, 0, false, 0)]
+        {
+            assert_eq!(history.due(&other, 10, start), None, "{other:?}");
         }
     }
 
     #[test]
     fn deleted_groups_are_forgotten() {
-        let (now, mut memory) = (Instant::now(), PokeHistory::default());
-        assert_eq!(count(&seen(1, 0, false, 1), &mut memory, now), 1);
-        assert_eq!(count(&WakeSnapshot::default(), &mut memory, now), 0);
-        assert!(memory.sockets.is_empty() && memory.handed_out.is_empty(), "{memory:?}");
+        let (now, mut history) = (Instant::now(), PokeHistory::default());
+        assert_eq!(count(&snapshot(1, 0, false, 1), &mut history, now), 1);
+        assert_eq!(count(&WakeSnapshot::default(), &mut history, now), 0);
+        assert!(history.sockets.is_empty() && history.deliveries.is_empty(), "{history:?}");
     }
 
     #[test]
     fn streams_with_an_empty_sleeping_group_are_subscribed_to() {
-        assert!(seen(0, 0, false, 1).wants_arrivals("foo"));
-        assert!(!seen(0, 0, false, 1).wants_arrivals("fo"));
-        for other in [seen(0, 1, false, 1), seen(0, 0, true, 1), seen(5, 0, false, 1)] {
+        assert!(snapshot(0, 0, false, 1).wants_arrivals("foo"));
+        assert!(!snapshot(0, 0, false, 1).wants_arrivals("fo"));
+        for other in [snapshot(0, 1, false, 1), snapshot(0, 0, true, 1), snapshot(5, 0, false, 1)] {
             assert!(!other.wants_arrivals("foo"), "{other:?}");
         }
     }
 
     #[test]
     fn an_arrival_pokes_sleeping_groups_once() {
-        let (now, mut memory) = (Instant::now(), PokeHistory::default());
-        let asleep = seen(0, 0, false, 1);
-        assert_eq!(arrived("foo", &asleep, &mut memory, now).len(), 1);
-        assert_eq!(arrived("foo", &asleep, &mut memory, now).len(), 0, "it was poked just now");
-        assert_eq!(arrived("bar", &asleep, &mut memory, now).len(), 0);
-        assert_eq!(arrived("foo", &seen(0, 1, false, 1), &mut PokeHistory::default(), now).len(), 0);
+        let (now, mut history) = (Instant::now(), PokeHistory::default());
+        let asleep = snapshot(0, 0, false, 1);
+        assert_eq!(arrived("foo", &asleep, &mut history, now).len(), 1);
+        assert_eq!(arrived("foo", &asleep, &mut history, now).len(), 0, "it was poked just now");
+        assert_eq!(arrived("bar", &asleep, &mut history, now).len(), 0);
+        assert_eq!(arrived("foo", &snapshot(0, 1, false, 1), &mut PokeHistory::default(), now).len(), 0);
     }
 }

@@ -12,28 +12,28 @@ const WAITING: u32 = 100;
 /// Groups with a socket each, and the pokes decided so far.
 #[derive(Debug)]
 pub struct ManyGroups {
-    seen: WakeSnapshot,
-    memory: PokeHistory,
+    snapshot: WakeSnapshot,
+    history: PokeHistory,
     now: Instant,
 }
 
 impl ManyGroups {
     /// Creates this many groups, ten to a stream.
     pub fn of(groups: u32, now: Instant) -> Self {
-        let mut seen = WakeSnapshot::default();
+        let mut snapshot = WakeSnapshot::default();
         for n in 0..groups {
             let (stream, group) = (format!("stream-{}", n / 10), format!("group-{n}"));
-            seen.sockets.insert(group.clone(), vec![PathBuf::from(format!("/run/mqueue/{group}.sock"))]);
+            snapshot.sockets.insert(group.clone(), vec![PathBuf::from(format!("/run/mqueue/{group}.sock"))]);
             let depth = u64::from(n.is_multiple_of(WAITING));
-            seen.groups.insert((stream, group), GroupTotals { depth, ..GroupTotals::default() });
+            snapshot.groups.insert((stream, group), GroupTotals { depth, ..GroupTotals::default() });
         }
-        Self { seen, memory: PokeHistory::default(), now }
+        Self { snapshot, history: PokeHistory::default(), now }
     }
 
     /// Decides one second after the last poll; returns the number of pokes.
     pub fn poll(&mut self) -> usize {
         self.now += Duration::from_secs(1);
-        decide(&self.seen, 1000, &mut self.memory, self.now).len()
+        decide(&self.snapshot, 1000, &mut self.history, self.now).len()
     }
 }
 

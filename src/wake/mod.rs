@@ -1,8 +1,8 @@
 //! Waking: finds the groups that have messages and no consumer, and pokes their activation sockets.
 //!
 //! ```text
-//!  /stats, every second ─▶ observe ─▶ decide ─▶ poke GROUP.sock ─▶ systemd starts the consumer
-//!  a message, at once   ─▶ edge    ─▶ arrived ─┘
+//!  /stats, every second ─▶ aggregate ─▶ decide ─▶ poke GROUP.sock ─▶ systemd starts the consumer
+//!  a message, at once   ─▶ arrivals  ─▶ arrived ─┘
 //! ```
 
 pub mod aggregate;

@@ -23,7 +23,7 @@ const MAX_POKE_INTERVAL: Duration = Duration::from_secs(30);
 pub struct PokeHistory {
     pub sockets: HashMap<PathBuf, HashMap<GroupName, PokePace>>,
     /// The delivery count of each group at the last poll.
-    pub handed_out: HashMap<GroupName, u64>,
+    pub deliveries: HashMap<GroupName, u64>,
     woken: Vec<WokenConsumer>,
 }
 
@@ -108,12 +108,14 @@ impl PokeHistory {
     /// A socket that two groups share is left out: its consumer may serve the other one.
     pub fn unanswered<'a>(
         &self,
-        seen: &'a WakeSnapshot,
+        snapshot: &'a WakeSnapshot,
         per_consumer: u64,
         now: Instant,
     ) -> Vec<(&'a GroupName, &'a PathBuf, PokePace)> {
-        let waiting =
-            seen.groups.iter().filter_map(|(name, group)| Some((name, wanted(seen, name, group, per_consumer)?)));
+        let waiting = snapshot
+            .groups
+            .iter()
+            .filter_map(|(name, group)| Some((name, wanted(snapshot, name, group, per_consumer)?)));
         let pokes = waiting.flat_map(|(name, sockets)| sockets.iter().map(move |socket| (name, socket)));
         let in_vain = |pace: &PokePace| {
             pace.pokes > UNANSWERED_AFTER.1
@@ -136,9 +138,11 @@ impl PokeHistory {
 
     /// Returns the earliest time at which a group that still waits may be poked; pokes that are due
     /// at about the same time share one poll.
-    pub fn due(&self, seen: &WakeSnapshot, per_consumer: u64, now: Instant) -> Option<Instant> {
-        let waiting =
-            seen.groups.iter().filter_map(|(name, group)| Some((name, wanted(seen, name, group, per_consumer)?)));
+    pub fn due(&self, snapshot: &WakeSnapshot, per_consumer: u64, now: Instant) -> Option<Instant> {
+        let waiting = snapshot
+            .groups
+            .iter()
+            .filter_map(|(name, group)| Some((name, wanted(snapshot, name, group, per_consumer)?)));
         let due = |(name, sockets): (&GroupName, &[PathBuf])| {
             sockets.iter().filter_map(|socket| self.next(socket, name)).min()
         };
@@ -159,13 +163,13 @@ impl PokeHistory {
     }
 
     /// Forgets groups that no longer exist.
-    pub fn keep_only(&mut self, seen: &WakeSnapshot) {
-        if self.handed_out.len() <= seen.groups.len() {
+    pub fn keep_only(&mut self, snapshot: &WakeSnapshot) {
+        if self.deliveries.len() <= snapshot.groups.len() {
             return;
         }
-        self.handed_out.retain(|name, _| seen.groups.contains_key(name));
+        self.deliveries.retain(|name, _| snapshot.groups.contains_key(name));
         for paces in self.sockets.values_mut() {
-            paces.retain(|name, _| seen.groups.contains_key(name));
+            paces.retain(|name, _| snapshot.groups.contains_key(name));
         }
         self.sockets.retain(|_, paces| !paces.is_empty());
     }

@@ -31,7 +31,7 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
         findings.push(Finding::ok(
             CheckId::Groups,
             "queues",
-            format!("{message}: no messages wait without a consumer"),
+            format!("{message}: all waiting messages have a consumer or a socket"),
         ));
     }
     findings.extend(groups.iter().filter_map(|((stream, name), group)| unused_token(observed, stream, name, *group)));

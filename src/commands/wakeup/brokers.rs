@@ -65,8 +65,8 @@ impl PolledBrokers {
     pub(super) async fn answer(&mut self) -> Option<PollNews> {
         let answer = self.asking.join_next().await?.expect("asking does not panic");
         Some(match answer {
-            BrokerAnswer::Nsqd { name, took, told } => self.take_stats(&name, took, told),
-            BrokerAnswer::Lookupd { index, told } => self.take_nodes(index, told),
+            BrokerAnswer::Nsqd { name, took, result: told } => self.take_stats(&name, took, told),
+            BrokerAnswer::Lookupd { index, result: told } => self.take_nodes(index, told),
         })
     }
 
@@ -77,7 +77,7 @@ impl PolledBrokers {
         // an nsqd that answers at only one of its addresses counts by that one
         for (name, broker) in well.into_iter().chain(troubled) {
             let Some((stats, _)) = &broker.last else { continue };
-            if counted.insert((&broker.itself, stats.start_time)) {
+            if counted.insert((&broker.identity, stats.start_time)) {
                 poll.add(name, broker.tcp().filter(|_| !broker.trouble.is_some()), stats);
             }
         }
@@ -131,13 +131,13 @@ impl PolledBrokers {
         match told {
             Ok(told) => {
                 let (known, stats) = *told;
-                broker.itself = Some(known.itself.clone());
-                (broker.known, broker.last) = (Some(known), Some((stats, Instant::now())));
+                broker.identity = Some(known.identity.clone());
+                (broker.info, broker.last) = (Some(known), Some((stats, Instant::now())));
                 PollNews::Stats { took }
             }
             Err(_) => {
                 // another nsqd may come back at this address
-                broker.known = None;
+                broker.info = None;
                 self.forget();
                 PollNews::Failed
             }

@@ -89,16 +89,16 @@ impl WakeupMetrics {
     /// Updates the gauges.
     pub(super) fn look(&self, waker: &SocketWaker, subscriptions: usize) {
         let (streams, groups, asleep) = waker.counts();
-        let depth: u64 = waker.seen.groups.values().map(|group| group.depth).sum();
-        let sum = |of: fn(&GroupPending) -> u64| waker.held.values().map(of).sum();
+        let depth: u64 = waker.snapshot.groups.values().map(|group| group.depth).sum();
+        let sum = |of: fn(&GroupPending) -> u64| waker.pending.values().map(of).sum();
         self.streams.set(streams as u64);
         self.groups.set(groups as u64);
         self.asleep.set(asleep as u64);
         self.ungrouped.set(waker.ungrouped.sockets.len() as u64);
         self.depth.set(depth);
-        self.in_flight.set(sum(|held| held.in_flight));
-        self.deferred.set(sum(|held| held.deferred));
-        self.paused.set(sum(|held| held.paused));
+        self.in_flight.set(sum(|pending| pending.in_flight));
+        self.deferred.set(sum(|pending| pending.deferred));
+        self.paused.set(sum(|pending| pending.paused));
         self.subscriptions.set(subscriptions as u64);
     }
 }

@@ -2,9 +2,9 @@
 //! messages.
 //!
 //! ```text
-//!  /stats, every second ─▶ observe ─▶ decide ─▶ poke GROUP.sock ─▶ systemd starts the consumer
-//!  a message, at once   ─▶ edge    ─▶ arrived ─┘
-//!  GET /state           ─▶ listen  ─▶ state
+//!  /stats, every second ─▶ aggregate ─▶ decide ─▶ poke GROUP.sock ─▶ systemd starts the consumer
+//!  a message, at once   ─▶ arrivals  ─▶ arrived ─┘
+//!  GET /state           ─▶ listen    ─▶ state
 //! ```
 //!
 //! One loop owns the state. Everything that waits (nsqds, subscriptions, readers of `/state`) runs
@@ -187,7 +187,7 @@ impl Wakeup {
             StatusPage::Health => self.brokers.trouble().map_or(Ok("ok\n".to_owned()), Err),
             StatusPage::State => Ok(WakeupState::new(&self.waker, &self.brokers, Instant::now()).json()),
             StatusPage::Metrics => {
-                self.waker.metrics.look(&self.waker, self.subscriptions.standing());
+                self.waker.metrics.look(&self.waker, self.subscriptions.established());
                 Ok(self.metrics.text())
             }
         };

@@ -73,7 +73,12 @@ impl WakeupState {
             complaints: waker.sockets.complaints().cloned().collect(),
             without_group: waker.without_group.iter().map(StreamWithoutGroup::new).collect(),
             sockets_without_group: waker.ungrouped.sockets.iter().map(SocketWithoutGroup::new).collect(),
-            groups: waker.seen.groups.iter().map(|(name, group)| WakeupGroup::new(waker, name, group, now)).collect(),
+            groups: waker
+                .snapshot
+                .groups
+                .iter()
+                .map(|(name, group)| WakeupGroup::new(waker, name, group, now))
+                .collect(),
         }
     }
 
@@ -96,17 +101,17 @@ impl SocketWithoutGroup {
 
 impl WakeupGroup {
     fn new(waker: &SocketWaker, name: &GroupName, group: &GroupTotals, now: Instant) -> Self {
-        let held = waker.held.get(name).copied().unwrap_or_default();
-        let sockets = waker.seen.sockets.get(&name.1).into_iter().flatten();
+        let pending = waker.pending.get(name).copied().unwrap_or_default();
+        let sockets = waker.snapshot.sockets.get(&name.1).into_iter().flatten();
         Self {
             stream: name.0.clone(),
             group: name.1.clone(),
-            depth: group.depth + held.paused,
-            in_flight: held.in_flight,
-            deferred: held.deferred,
+            depth: group.depth + pending.paused,
+            in_flight: pending.in_flight,
+            deferred: pending.deferred,
             clients: group.clients,
             paused: group.paused,
-            asleep: waker.seen.sleeps(name, group),
+            asleep: waker.snapshot.sleeps(name, group),
             sockets: sockets.map(|socket| WakeupSocket::new(waker, socket, name, now)).collect(),
         }
     }
@@ -114,7 +119,7 @@ impl WakeupGroup {
 
 impl WakeupSocket {
     fn new(waker: &SocketWaker, socket: &PathBuf, name: &GroupName, now: Instant) -> Self {
-        let pace = waker.memory.pace(socket, name);
+        let pace = waker.history.pace(socket, name);
         let millis = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
         Self {
             path: socket.clone(),

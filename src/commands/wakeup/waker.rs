@@ -21,14 +21,14 @@ use mqueue::worker::DeadLetter;
 
 /// Pokes sockets after polls and arrivals, and logs problems once.
 pub(super) struct SocketWaker {
-    pub(super) seen: WakeSnapshot,
-    pub(super) held: BTreeMap<GroupName, GroupPending>,
+    pub(super) snapshot: WakeSnapshot,
+    pub(super) pending: BTreeMap<GroupName, GroupPending>,
     /// Streams that have messages and no group, as in [`QueueTotals`].
     pub(super) without_group: BTreeMap<(String, String), u64>,
     /// Paused streams among them.
     paused_without_group: BTreeSet<(String, String)>,
     pub(super) ungrouped: UngroupedSockets,
-    pub(super) memory: PokeHistory,
+    pub(super) history: PokeHistory,
     pub(super) sockets: Sockets,
     pub(super) metrics: WakeupMetrics,
     /// Sockets that could not be poked, with the remedy; logged when it changes.
@@ -54,12 +54,12 @@ struct LoggedConditions {
 impl SocketWaker {
     pub(super) fn new(args: &Args) -> Self {
         Self {
-            seen: WakeSnapshot::default(),
-            held: BTreeMap::new(),
+            snapshot: WakeSnapshot::default(),
+            pending: BTreeMap::new(),
             without_group: BTreeMap::new(),
             paused_without_group: BTreeSet::new(),
             ungrouped: UngroupedSockets::new(),
-            memory: PokeHistory::default(),
+            history: PokeHistory::default(),
             sockets: Sockets::new(&args.sockets),
             metrics: WakeupMetrics::new(),
             failed_pokes: HashMap::new(),
@@ -81,14 +81,14 @@ impl SocketWaker {
     /// flags for a consumer of the same nsqds.
     pub(super) fn polled(&mut self, poll: QueueTotals, brokers: &str) {
         let sockets = self.sockets.of(poll.groups.keys().map(|(_, group)| group.as_str()));
-        self.seen = WakeSnapshot { groups: poll.groups, sockets };
-        (self.held, self.without_group) = (poll.held, poll.without_group);
+        self.snapshot = WakeSnapshot { groups: poll.groups, sockets };
+        (self.pending, self.without_group) = (poll.pending, poll.without_group);
         self.paused_without_group = poll.paused_without_group;
-        self.failed_pokes.retain(|socket, _| self.seen.sockets.values().flatten().any(|known| known == socket));
+        self.failed_pokes.retain(|socket, _| self.snapshot.sockets.values().flatten().any(|known| known == socket));
         self.log_changes();
         self.log_ungrouped(poll.is_complete, brokers);
         let now = Instant::now();
-        for wake in decide::decide(&self.seen, self.per_consumer, &mut self.memory, now) {
+        for wake in decide::decide(&self.snapshot, self.per_consumer, &mut self.history, now) {
             self.wake(&wake);
         }
         self.log_pokes(now);
@@ -96,18 +96,18 @@ impl SocketWaker {
 
     /// Returns those of these streams to subscribe to.
     pub(super) fn streams_to_subscribe(&self, mut streams: BTreeSet<(Address, String)>) -> BTreeSet<(Address, String)> {
-        streams.retain(|(_, stream)| self.seen.wants_arrivals(stream));
+        streams.retain(|(_, stream)| self.snapshot.wants_arrivals(stream));
         streams
     }
 
     /// Returns the time of the next postponed poke, which may be before the next poll.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.memory.due(&self.seen, self.per_consumer, Instant::now())
+        self.history.due(&self.snapshot, self.per_consumer, Instant::now())
     }
 
     /// Handles an event of a subscription.
-    pub(super) fn take_arrival(&mut self, ArrivalNews { nsqd, stream, what }: ArrivalNews) {
-        match what {
+    pub(super) fn take_arrival(&mut self, ArrivalNews { nsqd, stream, event }: ArrivalNews) {
+        match event {
             ArrivalEvent::Subscribed => {
                 if self.unsubscribed_nsqds.remove(&nsqd) {
                     tracing::info!("subscribed to nsqd {nsqd} again");
@@ -115,7 +115,7 @@ impl SocketWaker {
             }
             ArrivalEvent::Message => {
                 self.metrics.heard.inc();
-                for wake in decide::arrived(&stream, &self.seen, &mut self.memory, Instant::now()) {
+                for wake in decide::arrived(&stream, &self.snapshot, &mut self.history, Instant::now()) {
                     self.wake(&wake);
                 }
             }
@@ -142,9 +142,9 @@ impl SocketWaker {
 
     /// Returns the numbers of streams, groups, and sleeping groups.
     pub(super) fn counts(&self) -> (usize, usize, usize) {
-        let streams: BTreeSet<&str> = self.seen.groups.keys().map(|(stream, _)| stream.as_str()).collect();
-        let asleep = self.seen.groups.iter().filter(|(name, group)| self.seen.sleeps(name, group)).count();
-        (streams.len(), self.seen.groups.len(), asleep)
+        let streams: BTreeSet<&str> = self.snapshot.groups.keys().map(|(stream, _)| stream.as_str()).collect();
+        let asleep = self.snapshot.groups.iter().filter(|(name, group)| self.snapshot.sleeps(name, group)).count();
+        (streams.len(), self.snapshot.groups.len(), asleep)
     }
 
     #[allow(clippy::print_stdout, reason = "what --dry-run prints is its data")]
@@ -162,7 +162,7 @@ impl SocketWaker {
             }
             Err(error) => {
                 self.metrics.failed_pokes.inc();
-                self.memory.poke_failed(wake);
+                self.history.poke_failed(wake);
                 let remedy = remedy(self.sockets.unit(socket).as_ref(), &error);
                 if self.failed_pokes.insert(socket.clone(), remedy.clone()).as_ref() != Some(&remedy) {
                     tracing::error!(%stream, %group, "cannot poke {}: {remedy}", socket.display());
@@ -173,17 +173,18 @@ impl SocketWaker {
 
     /// Logs new conditions that keep messages from being handled.
     fn log_changes(&mut self) {
-        let held = |wanted: fn(&GroupPending) -> u64| {
-            let of_these = self.held.iter().filter(move |(_, held)| wanted(held) > 0);
+        let pending = |wanted: fn(&GroupPending) -> u64| {
+            let of_these = self.pending.iter().filter(move |(_, pending)| wanted(pending) > 0);
             of_these.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>()
         };
-        for name in self.logged.paused.news(held(|held| held.paused)) {
+        for name in self.logged.paused.news(pending(|pending| pending.paused)) {
             tracing::info!(stream = name.0, group = name.1, "group has messages, but is paused: not woken");
         }
-        let mut orphaned = held(|held| held.in_flight);
-        orphaned.retain(|name| self.seen.groups.get(name).is_some_and(|group| group.clients == 0 && group.depth == 0));
+        let mut orphaned = pending(|pending| pending.in_flight);
+        orphaned
+            .retain(|name| self.snapshot.groups.get(name).is_some_and(|group| group.clients == 0 && group.depth == 0));
         for name in self.logged.orphaned.news(orphaned) {
-            let count = self.held[&name].in_flight;
+            let count = self.pending[&name].in_flight;
             tracing::info!(
                 stream = name.0,
                 group = name.1,
@@ -214,8 +215,8 @@ impl SocketWaker {
     /// Returns all groups of this stream, if one of them has a socket. None for dead letters, which
     /// `mqueue errors` reads.
     fn groups_elsewhere(&self, stream: &str) -> Vec<String> {
-        let groups: Vec<String> = self.seen.of_stream(stream).map(|((_, group), _)| group.clone()).collect();
-        let can_be_woken = groups.iter().any(|group| self.seen.sockets.contains_key(group));
+        let groups: Vec<String> = self.snapshot.of_stream(stream).map(|((_, group), _)| group.clone()).collect();
+        let can_be_woken = groups.iter().any(|group| self.snapshot.sockets.contains_key(group));
         if can_be_woken && !DeadLetter::is_stream(stream) { groups } else { Vec::new() }
     }
 
@@ -228,7 +229,7 @@ impl SocketWaker {
         self.ungrouped.are(self.sockets.others(), now);
         let mut waiting = UngroupedMessages::new();
         for ((_, stream), count) in &self.without_group {
-            if !DeadLetter::is_stream(stream) && self.seen.of_stream(stream).next().is_none() {
+            if !DeadLetter::is_stream(stream) && self.snapshot.of_stream(stream).next().is_none() {
                 *waiting.entry(stream.clone()).or_default() += count;
             }
         }
@@ -243,7 +244,7 @@ impl SocketWaker {
     /// Logs the pokes that brought a consumer, and once the sockets that were poked in vain for too
     /// long.
     fn log_pokes(&mut self, now: Instant) {
-        let came = self.memory.take_woken();
+        let came = self.history.take_woken();
         if self.dry_run {
             return;
         }
@@ -253,8 +254,8 @@ impl SocketWaker {
             tracing::info!(%stream, %group, socket = %socket.display(), "woken: its consumer came within {seconds:.1} s");
         }
         let unanswered: BTreeMap<(GroupName, PathBuf), u32> = self
-            .memory
-            .unanswered(&self.seen, self.per_consumer, now)
+            .history
+            .unanswered(&self.snapshot, self.per_consumer, now)
             .into_iter()
             .map(|(name, socket, pace)| ((name.clone(), socket.clone()), pace.pokes))
             .collect();
@@ -271,13 +272,16 @@ impl SocketWaker {
 
     /// Returns a line for each socket that groups of several streams share.
     fn shared(&self) -> BTreeSet<String> {
-        let mut streams: HashMap<&str, Vec<&str>> = HashMap::with_capacity(self.seen.sockets.len());
-        for (stream, group) in self.seen.groups.keys().filter(|(_, group)| self.seen.sockets.contains_key(group)) {
+        let mut streams: HashMap<&str, Vec<&str>> = HashMap::with_capacity(self.snapshot.sockets.len());
+        for (stream, group) in
+            self.snapshot.groups.keys().filter(|(_, group)| self.snapshot.sockets.contains_key(group))
+        {
             streams.entry(group).or_default().push(stream);
         }
         let shared = streams.into_iter().filter(|(_, streams)| streams.len() > 1);
         let line = |(group, streams): (&str, Vec<&str>)| {
-            let socket = self.seen.sockets[group].first().map(|path| path.display().to_string()).unwrap_or_default();
+            let socket =
+                self.snapshot.sockets[group].first().map(|path| path.display().to_string()).unwrap_or_default();
             let (first, others) = (streams[0], streams[1..].join(", "));
             format!(
                 "{socket} is claimed by group {group} of stream {first} and of {others}: it is poked for each of them, \

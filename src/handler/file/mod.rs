@@ -1,8 +1,8 @@
 //! `file:PATH`: appends messages to a file, synced to the disk before they leave the queue.
 //!
 //! ```text
-//!  lock ▶ mend an unfinished end ▶ write the batch ▶ fdatasync ▶ unlock ▶ Done
-//!                                     └─── error ────────┴▶ truncate back ▶ unlock ▶ Retry
+//!  lock ▶ repair the end ▶ write the batch ▶ fdatasync ▶ unlock ▶ Done
+//!                         └─── error ────────┴▶ truncate back ▶ unlock ▶ Retry
 //! ```
 //!
 //! A file is reopened after SIGHUP (logrotate), after an error, and when it was deleted or moved

@@ -2,10 +2,10 @@
 //! folder.
 //!
 //! ```text
-//!  one file:  lock ▶ is it still there? ▶ mend ▶ append, sync ▶ unlock
-//!  folder:    is the file still there, and not due? ─┬ yes ▶ mend ▶ append, sync
-//!                                                    └ no ▶ unlock; the newest file that nobody has and that is not due: lock, mend
-//!                                                           else a new one (O_EXCL): lock
+//!  one file:  lock ▶ still at its path? ▶ repair the end ▶ append, sync ▶ unlock
+//!  folder:    file still there, and not due? ─┬ yes ▶ repair the end ▶ append, sync
+//!                                             └ no ▶ unlock; lock the newest free file that is
+//!                                                    not due, or a new one (O_EXCL)
 //! ```
 //!
 //! The locks are advisory (flock), and hold across machines as far as the file system supports

@@ -2,8 +2,8 @@
 //! verdict a line on its output.
 //!
 //! ```text
-//!  handle ──▶ keeper ── {"stream":…,"id":…,"attempts":1,"body":"…"} ──▶ command
-//!         ◀── Verdict ◀── ok │ ok TEXT │ retry [DELAY] [REASON] │ drop [REASON] ──
+//!  handle ──▶ supervisor ── {"stream":…,"id":…,"attempts":1,"body":"…"} ──▶ command
+//!         ◀── Verdict ◀──── ok │ ok TEXT │ retry [DELAY] [REASON] │ drop [REASON] ──
 //! ```
 //!
 //! An answer may begin with `id=ID `, the id of its message. After the first such answer the

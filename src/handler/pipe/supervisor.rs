@@ -1,7 +1,7 @@
 //! Keeps a command running, and matches its verdicts with messages.
 //!
 //! ```text
-//!  no command ── a message comes ──▶ runs ── it ends, or is broken ──▶ no command, and none for a while
+//!  no command ── a message arrives ──▶ running ── it exits, or breaks the rules ──▶ pause, no command
 //! ```
 //!
 //! Invariants:
