@@ -74,7 +74,7 @@ pub enum HandlerError {
     #[error("cannot start a handler: {}", why(.0))]
     System(#[source] io::Error),
     /// The HTTP client cannot be built: the system has no certificates for HTTPS.
-    #[error("{}", crate::http::client::not_built(.0))]
+    #[error("{}", crate::http::client::build_error(.0))]
     HttpClient(#[source] reqwest::Error),
 }
 

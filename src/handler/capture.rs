@@ -12,10 +12,10 @@ use tokio::process::ChildStdout;
 use super::CAPTURE_LIMIT;
 
 /// The maximum size of a pipe unless root raises it (/proc/sys/fs/pipe-max-size), in bytes.
-const PIPE: u64 = 1024 * 1024;
+const MAX_PIPE_SIZE: u64 = 1024 * 1024;
 
 /// The size of one read, in bytes.
-const READ: usize = 8 * 1024;
+const READ_SIZE: usize = 8 * 1024;
 
 /// Collects a command's output while it runs, up to [`CAPTURE_LIMIT`].
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Capture {
     /// Collects output, and returns only when it exceeds the limit. Cancel-safe.
     pub(super) async fn overflow(&mut self) {
         while self.bytes.len() <= CAPTURE_LIMIT {
-            self.bytes.reserve(READ);
+            self.bytes.reserve(READ_SIZE);
             // An error occurs again in `finish`.
             if !matches!(self.pipe.read_buf(&mut self.bytes).await, Ok(1..)) {
                 return future::pending().await;
@@ -54,7 +54,7 @@ impl Capture {
 pub(super) fn read_rest(pipe: &ChildStdout, into: &mut Vec<u8>) -> io::Result<()> {
     let pipe = File::from(pipe.as_fd().try_clone_to_owned()?);
     // Tokio has made the pipe non-blocking.
-    match pipe.take(PIPE).read_to_end(into) {
+    match pipe.take(MAX_PIPE_SIZE).read_to_end(into) {
         Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
         _ => Ok(()),
     }

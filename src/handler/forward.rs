@@ -11,7 +11,7 @@ use crate::proto::{Message, TopicName};
 use super::{Handler, HandlerError, HandlerOptions, Verdict};
 
 /// The maximum batch: small enough that the first message does not wait long.
-const BATCH: usize = 500;
+const MAX_BATCH: usize = 500;
 /// The time that a publish may take while nsqd is unreachable.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -50,7 +50,7 @@ impl Handler for ForwardHandler {
     }
 
     fn batch_size(&self) -> usize {
-        BATCH
+        MAX_BATCH
     }
 
     /// Publishes the bodies together. Cancelled, some may have been published.

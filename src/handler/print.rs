@@ -22,7 +22,7 @@ use super::printer::Printer;
 use super::{Handler, HandlerError, HandlerOptions, Verdict};
 
 /// The maximum number of messages that are formatted and written together.
-const BATCH: usize = 1024;
+const MAX_BATCH: usize = 1024;
 
 /// The output format of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,7 +98,7 @@ impl Handler for PrintHandler {
     }
 
     fn batch_size(&self) -> usize {
-        BATCH
+        MAX_BATCH
     }
 
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {

@@ -22,7 +22,7 @@ use crate::io_error::why;
 /// The time that a receiver's full backlog is waited for.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// The maximum number of lines per connection.
-const BATCH: usize = 500;
+const MAX_BATCH: usize = 500;
 
 /// Sends bodies to a Unix stream socket.
 #[derive(Debug)]
@@ -43,8 +43,8 @@ impl UnixHandler {
         let mut results = Vec::with_capacity(bodies.len());
         let mut lines = Vec::with_capacity(bodies.len());
         for body in bodies {
-            let body = without_end(body);
-            results.push(not_a_line(&body).map_or(Verdict::Done(None), Verdict::drop));
+            let body = without_line_end(body);
+            results.push(line_error(&body).map_or(Verdict::Done(None), Verdict::drop));
             if matches!(results.last(), Some(Verdict::Done(_))) {
                 lines.push((results.len() - 1, body));
             }
@@ -113,13 +113,13 @@ impl UnixHandler {
 }
 
 /// Removes the line end that most commands write.
-fn without_end(mut body: Bytes) -> Bytes {
+fn without_line_end(mut body: Bytes) -> Bytes {
     body.truncate(body.strip_suffix(b"\n").unwrap_or(&body).len());
     body
 }
 
 /// Returns the reason why a body cannot be sent as a line.
-fn not_a_line(body: &[u8]) -> Option<&'static str> {
+fn line_error(body: &[u8]) -> Option<&'static str> {
     match memchr::memchr(b'\n', body) {
         _ if body.is_empty() => Some("the body is empty, which is no line for a Unix socket"),
         Some(_) => Some("the body has several lines, and a Unix socket takes one a message"),
@@ -134,7 +134,7 @@ impl Handler for UnixHandler {
     }
 
     fn batch_size(&self) -> usize {
-        BATCH
+        MAX_BATCH
     }
 
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {

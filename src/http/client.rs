@@ -6,26 +6,26 @@ use crate::io_error::why;
 
 /// Returns a client builder, and installs a cryptography provider: without one reqwest panics, even
 /// for plain HTTP. A provider that is already installed is kept.
-fn client() -> ClientBuilder {
+fn default_client() -> ClientBuilder {
     let _ = rustls::crypto::ring::default_provider().install_default();
     ClientBuilder::new().user_agent(concat!("mqueue/", env!("CARGO_PKG_VERSION")))
 }
 
 /// Returns a client builder for plain HTTP. It loads no certificates, which a minimal system lacks,
 /// so building always succeeds.
-pub fn plain() -> ClientBuilder {
-    client().tls_certs_only([])
+pub fn plain_client() -> ClientBuilder {
+    default_client().tls_certs_only([])
 }
 
 /// Returns a client builder for this URL. Loopback addresses bypass any proxy. HTTPS needs the
 /// system's certificates.
 pub fn client_for(url: &Url) -> ClientBuilder {
-    let client = if url.scheme() == "https" { client() } else { plain() };
+    let client = if url.scheme() == "https" { default_client() } else { plain_client() };
     if is_this_machine(url) { client.no_proxy() } else { client }
 }
 
 /// Describes why a client could not be built, with the remedy.
-pub fn not_built(error: &reqwest::Error) -> String {
+pub fn build_error(error: &reqwest::Error) -> String {
     format!(
         "cannot use https: {}: install the package ca-certificates, or name a file of them in SSL_CERT_FILE",
         cause(error)

@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::chunks::ChunkScanner;
 
 /// The size of one read while request heads are parsed, in bytes.
-const READ: usize = 4096;
+const READ_SIZE: usize = 4096;
 
 /// The length of a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,7 +205,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for RawTargets<S> {
                 into.advance(read);
                 return Poll::Ready(Ok(()));
             }
-            let mut space = [0; READ];
+            let mut space = [0; READ_SIZE];
             let mut part = ReadBuf::new(&mut space);
             ready!(Pin::new(&mut this.stream).poll_read(context, &mut part))?;
             if part.filled().is_empty() {

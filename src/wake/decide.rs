@@ -141,7 +141,7 @@ pub fn wanted<'a>(
 }
 
 /// Returns the sockets to poke as a message was published to this stream.
-pub fn arrived(stream: &str, snapshot: &WakeSnapshot, history: &mut PokeHistory, now: Instant) -> Vec<Wake> {
+pub fn decide_arrival(stream: &str, snapshot: &WakeSnapshot, history: &mut PokeHistory, now: Instant) -> Vec<Wake> {
     let first = |name: &GroupName| snapshot.sockets.get(&name.1).and_then(|sockets| sockets.first());
     let asleep = snapshot.asleep(stream).filter_map(|name| Some((name, first(name)?)));
     asleep
@@ -311,9 +311,9 @@ mod tests {
     fn an_arrival_pokes_sleeping_groups_once() {
         let (now, mut history) = (Instant::now(), PokeHistory::default());
         let asleep = snapshot(0, 0, false, 1);
-        assert_eq!(arrived("foo", &asleep, &mut history, now).len(), 1);
-        assert_eq!(arrived("foo", &asleep, &mut history, now).len(), 0, "it was poked just now");
-        assert_eq!(arrived("bar", &asleep, &mut history, now).len(), 0);
-        assert_eq!(arrived("foo", &snapshot(0, 1, false, 1), &mut PokeHistory::default(), now).len(), 0);
+        assert_eq!(decide_arrival("foo", &asleep, &mut history, now).len(), 1);
+        assert_eq!(decide_arrival("foo", &asleep, &mut history, now).len(), 0, "it was poked just now");
+        assert_eq!(decide_arrival("bar", &asleep, &mut history, now).len(), 0);
+        assert_eq!(decide_arrival("foo", &snapshot(0, 1, false, 1), &mut PokeHistory::default(), now).len(), 0);
     }
 }

@@ -7,7 +7,7 @@ use super::decide::{GroupTotals, WakeSnapshot, decide};
 use super::poke_history::PokeHistory;
 
 /// One group in this many has messages.
-const WAITING: u32 = 100;
+const GROUPS_PER_WAITING: u32 = 100;
 
 /// Groups with a socket each, and the pokes decided so far.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl ManyGroups {
         for n in 0..groups {
             let (stream, group) = (format!("stream-{}", n / 10), format!("group-{n}"));
             snapshot.sockets.insert(group.clone(), vec![PathBuf::from(format!("/run/mqueue/{group}.sock"))]);
-            let depth = u64::from(n.is_multiple_of(WAITING));
+            let depth = u64::from(n.is_multiple_of(GROUPS_PER_WAITING));
             snapshot.groups.insert((stream, group), GroupTotals { depth, ..GroupTotals::default() });
         }
         Self { snapshot, history: PokeHistory::default(), now }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  /stats, every second ─▶ aggregate ─▶ decide ─▶ poke GROUP.sock ─▶ systemd starts the consumer
-//!  a message, at once   ─▶ arrivals  ─▶ arrived ─┘
+//!  a message, at once   ─▶ arrivals  ─▶ decide_arrival ─┘
 //! ```
 
 pub mod aggregate;

@@ -60,7 +60,8 @@ pub(super) async fn settle(broker: Arc<Broker>, directories: Directories, topic:
 
 async fn ask(address: &str, topic: &TopicName) -> Result<Vec<ChannelName>, String> {
     let why = |error: reqwest::Error| http::cause(&error);
-    let client: Client = http::plain().redirect(Policy::none()).no_proxy().timeout(ANSWER).build().map_err(why)?;
+    let client: Client =
+        http::plain_client().redirect(Policy::none()).no_proxy().timeout(ANSWER).build().map_err(why)?;
     let asking = client.get(format!("http://{address}/channels")).query(&[("topic", topic.as_str())]);
     let answer = asking.send().await.map_err(why)?;
     if !answer.status().is_success() {

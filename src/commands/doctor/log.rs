@@ -15,7 +15,7 @@ const INDEX_RESERVE_SHARE: u64 = 8;
 /// does.
 pub(super) fn check(subject: &str, http: &str, stats: &Stats) -> Option<Finding> {
     let figures = figures(stats)?;
-    let message = reported(&figures);
+    let message = describe(&figures);
     let Some(why) = nearly_full(&figures).filter(|_| stats.health == "OK") else {
         return Some(Finding::ok(CheckId::Log, subject, message).with(figures));
     };
@@ -49,7 +49,7 @@ fn nearly_full(figures: &BrokerFigures) -> Option<&'static str> {
     limit.map(|_| "its index is near --max-index-memory")
 }
 
-fn reported(figures: &BrokerFigures) -> String {
+fn describe(figures: &BrokerFigures) -> String {
     let log = match (figures.log_bytes, figures.log_live_bytes) {
         (Some(bytes), Some(live)) => format!("log {}, {} of it live", size(bytes), size(live)),
         _ => "no log".to_owned(),

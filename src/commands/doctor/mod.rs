@@ -29,7 +29,7 @@ use crate::commands::doctor::args::Args;
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let observed = probe::all_processes(&args).await;
+    let observed = probe::run_all(&args).await;
     let report = DoctorReport::new(check(&observed));
     stdout::ended(print(&report, args.json))?;
     Ok(exit(&observed, report.worst))

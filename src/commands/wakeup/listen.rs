@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::commands::common::metrics::CONTENT_TYPE;
 
 /// The maximum of waiting questions.
-const WAITING: usize = 16;
+const MAX_WAITING_QUESTIONS: usize = 16;
 
 /// The requested page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ type Asking = mpsc::Sender<StatusQuestion>;
 
 /// Returns the routes and the receiver of their questions.
 pub(super) fn router() -> (Router, mpsc::Receiver<StatusQuestion>) {
-    let (asking, questions) = mpsc::channel(WAITING);
+    let (asking, questions) = mpsc::channel(MAX_WAITING_QUESTIONS);
     let router = Router::new()
         .route("/healthz", get(|State(asking): State<Asking>| ask(asking, StatusPage::Health, "text/plain")))
         .route("/state", get(|State(asking): State<Asking>| ask(asking, StatusPage::State, "application/json")))

@@ -154,7 +154,7 @@ impl FoundSockets {
         let Some(name) = file.path.file_name().and_then(|name| name.to_str()) else { return };
         let path = file.path.display();
         let Some((group, number)) = group_of(name, wanted) else {
-            if let Some(group) = meant_for(name).filter(|_| file.what_is_wrong().is_none()) {
+            if let Some(group) = group_named_by(name).filter(|_| file.what_is_wrong().is_none()) {
                 self.others.insert(file.path.clone(), group.to_owned());
             }
             return;
@@ -218,7 +218,7 @@ fn number(digits: &str) -> Option<u64> {
 }
 
 /// Returns the durable group that a socket is named after.
-fn meant_for(file: &str) -> Option<&str> {
+fn group_named_by(file: &str) -> Option<&str> {
     let stem = file.strip_suffix(".sock")?;
     let numbered = stem.rsplit_once('@').filter(|(_, digits)| number(digits).is_some());
     let group = numbered.map_or(stem, |(group, _)| group);

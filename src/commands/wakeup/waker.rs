@@ -115,7 +115,7 @@ impl SocketWaker {
             }
             ArrivalEvent::Message => {
                 self.metrics.heard.inc();
-                for wake in decide::arrived(&stream, &self.snapshot, &mut self.history, Instant::now()) {
+                for wake in decide::decide_arrival(&stream, &self.snapshot, &mut self.history, Instant::now()) {
                     self.wake(&wake);
                 }
             }

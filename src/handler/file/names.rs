@@ -12,7 +12,7 @@ use crate::proto::TopicName;
 const REVISION: &str = "<REV>";
 const DATETIME: &str = "<DATETIME>";
 /// The maximum length of a file name, in bytes.
-const LONGEST: usize = 255;
+const MAX_NAME: usize = 255;
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -90,7 +90,7 @@ impl RotatedNames {
             .replace("<PID>", &writer.pid.to_string());
         let names = Self { format: filled, datetime: datetime.to_owned(), is_numbered };
         let longest = names.at(UNIX_EPOCH).ok_or_else(|| InvalidNames::Datetime(datetime.to_owned()))?.of(u32::MAX);
-        let is_name = !matches!(longest.as_str(), "" | "." | "..") && longest.len() <= LONGEST;
+        let is_name = !matches!(longest.as_str(), "" | "." | "..") && longest.len() <= MAX_NAME;
         is_name.then_some(names).ok_or_else(invalid)
     }
 

@@ -42,8 +42,8 @@ fn verdict(line: &Bytes, captures: bool) -> Option<Verdict> {
     let rest = line.slice((end + 1).min(line.len())..);
     Some(match &line[..end] {
         b"ok" => Verdict::Done(Some(rest).filter(|text| captures && !text.is_empty())),
-        b"retry" => retry(&shown(&rest)),
-        b"drop" => Verdict::drop(or(shown(&rest).trim(), "dropped by the command")),
+        b"retry" => retry(&sanitized(&rest)),
+        b"drop" => Verdict::drop(or_default(sanitized(&rest).trim(), "dropped by the command")),
         _ => return None,
     })
 }
@@ -53,7 +53,7 @@ fn retry(rest: &str) -> Verdict {
     let (first, behind) = rest.split_once(' ').unwrap_or((rest, ""));
     let after = delay(first);
     let why = if after.is_some() { behind.trim() } else { rest };
-    Verdict::Retry { after, why: or(why, "put off by the command") }
+    Verdict::Retry { after, why: or_default(why, "put off by the command") }
 }
 
 /// A plain number is seconds, as everywhere on the command line.
@@ -62,12 +62,12 @@ fn delay(word: &str) -> Option<Duration> {
     seconds.or_else(|| humantime::parse_duration(word).ok()).map(|delay| delay.min(LONGEST_DELAY))
 }
 
-fn or(text: &str, default: &str) -> String {
+fn or_default(text: &str, default: &str) -> String {
     if text.is_empty() { default } else { text }.to_owned()
 }
 
 /// Returns a command's text for a log: without control characters, and shortened.
-pub(super) fn shown(text: &[u8]) -> String {
+pub(super) fn sanitized(text: &[u8]) -> String {
     // a character has at most four bytes
     let text = String::from_utf8_lossy(&text[..text.len().min(4 * MAX_SHOWN)]);
     text.chars().take(MAX_SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect()

@@ -21,7 +21,7 @@ use crate::handler::process_group::{GRACE, ProcessGroup};
 /// The limit of pending input below which lines are added, in bytes.
 const WRITE_AHEAD: usize = 64 * 1024;
 /// The size of one read, in bytes: the capacity of a pipe.
-const READ: usize = 64 * 1024;
+const READ_SIZE: usize = 64 * 1024;
 /// The time for a command to exit after it closed its input or output: usually it is about to.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -108,7 +108,7 @@ impl RunningCommand {
     /// Waits for the next event. Cancel-safe.
     pub(super) async fn next_event(&mut self) -> CommandEvent {
         let Self { child, stdin, stdout, out, out_taken, said, .. } = self;
-        said.reserve(READ);
+        said.reserve(READ_SIZE);
         let written = tokio::select! {
             biased;
             read = stdout.read_buf(said) => return if matches!(read, Ok(1..)) { CommandEvent::Said } else { CommandEvent::Closed },

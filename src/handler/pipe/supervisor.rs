@@ -201,7 +201,7 @@ impl Supervisor {
                 return Err(unexpected_line(&line));
             }
             let answer = answer::answer(&line, self.captures)
-                .ok_or_else(|| format!("the command answered {:?}, not ok, retry or drop", answer::shown(&line)))?;
+                .ok_or_else(|| format!("the command answered {:?}, not ok, retry or drop", answer::sanitized(&line)))?;
             self.check_id(&line, answer.id.as_deref())?;
             running.count_answer();
             let job = self.waiting.pop_front().expect("it was asked");
@@ -227,9 +227,9 @@ impl Supervisor {
                 self.names_messages = true;
                 Ok(())
             }
-            Some(id) => Err(format!("the command answered for message {:?} instead of {next}", answer::shown(id))),
+            Some(id) => Err(format!("the command answered for message {:?} instead of {next}", answer::sanitized(id))),
             None if self.names_messages => {
-                Err(format!("the command answered {:?} without the id that it gave before", answer::shown(line)))
+                Err(format!("the command answered {:?} without the id that it gave before", answer::sanitized(line)))
             }
             None => Ok(()),
         }
@@ -294,5 +294,5 @@ fn is_nobodys_fault(running: &RunningCommand, ended_well: bool) -> bool {
 }
 
 fn unexpected_line(line: &[u8]) -> String {
-    format!("the command wrote {:?} without a message to answer", answer::shown(line))
+    format!("the command wrote {:?} without a message to answer", answer::sanitized(line))
 }

@@ -114,19 +114,19 @@ pub(super) async fn watch(observed: &Observed, after: Duration, deadline: Durati
     let looks = join_all(again.map(|(nsqd, before)| async move {
         let now = within(deadline, nsqd.stats(&StatsFilter::default())).await.ok()?;
         // a restarted nsqd counts from 0
-        (now.start_time == before.stats.start_time).then(|| came(&before.stats, &now))
+        (now.start_time == before.stats.start_time).then(|| new_letters(&before.stats, &now))
     }));
     let mut growth = DeadLetterGrowth::default();
     for (stream, number) in looks.await.into_iter().flatten().flatten() {
-        let came = growth.came.entry(stream).or_default();
-        *came = came.saturating_add(number);
+        let new_letters = growth.came.entry(stream).or_default();
+        *new_letters = new_letters.saturating_add(number);
     }
     growth.over = begin.elapsed();
     Some(growth)
 }
 
 /// Returns the number of dead letters that came to each stream between two answers of one nsqd.
-fn came(before: &Stats, now: &Stats) -> Vec<(TopicName, u64)> {
+fn new_letters(before: &Stats, now: &Stats) -> Vec<(TopicName, u64)> {
     let count = |stats: &Stats, name: &str| {
         stats.topics.iter().find(|topic| topic.topic_name == name).map_or(0, |topic| topic.message_count)
     };

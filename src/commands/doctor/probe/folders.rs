@@ -102,12 +102,12 @@ impl ListeningSockets {
         };
         let (absolute, relative): (Vec<_>, Vec<_>) =
             text.lines().skip(1).filter_map(path).partition(|path| path.is_absolute());
-        self.paths.extend(absolute.iter().map(|path| real(path)));
+        self.paths.extend(absolute.iter().map(|path| resolve_links(path)));
         self.relative.extend(relative.iter().filter_map(|path| path.file_name()).map(ToOwned::to_owned));
     }
 
     fn listener_of(&self, path: &Path) -> ListenerState {
-        if self.paths.contains(&real(path)) {
+        if self.paths.contains(&resolve_links(path)) {
             ListenerState::Some
         } else if !self.is_complete || path.file_name().is_some_and(|name| self.relative.contains(name)) {
             ListenerState::Unknown
@@ -143,7 +143,7 @@ const SO_ACCEPTCON: u32 = 1 << 16;
 const DATAGRAM: &str = "0002";
 
 /// Resolves symbolic links in the folder: a socket bound in /var/run is in /run.
-fn real(path: &Path) -> PathBuf {
+fn resolve_links(path: &Path) -> PathBuf {
     let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
     folder.zip(path.file_name()).map_or_else(|| path.to_owned(), |(folder, name)| folder.join(name))
 }

@@ -18,7 +18,7 @@ use crate::commands::doctor::args::Args;
 const WAKEUP_USER: &str = "mqueue";
 
 /// Runs all probes.
-pub(super) async fn all_processes(args: &Args) -> Observed {
+pub(super) async fn run_all(args: &Args) -> Observed {
     let (mut observed, systemd) = join(brokers::ask(&args.broker, args.deadline), systemd::ask(args.deadline)).await;
     observed.systemd = systemd;
     observed.growth = brokers::watch(&observed, args.watch.min(Duration::from_secs(3600)), args.deadline).await;

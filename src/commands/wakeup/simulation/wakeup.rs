@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::unit::Unit;
 use super::world::{Event, POLL, World};
-use mqueue::wake::decide::{GroupName, GroupTotals, Wake, WakeSnapshot, arrived, decide};
+use mqueue::wake::decide::{GroupName, GroupTotals, Wake, WakeSnapshot, decide, decide_arrival};
 use mqueue::wake::poke_history::PokeHistory;
 
 /// The minimum time between two polls.
@@ -180,7 +180,7 @@ impl World {
     pub(super) fn heard(&mut self, watch: u32, stream: usize) {
         if watch == self.watch.number {
             let now = self.clock();
-            let wakes = arrived(&stream.to_string(), &self.watch.seen, &mut self.watch.memory, now);
+            let wakes = decide_arrival(&stream.to_string(), &self.watch.seen, &mut self.watch.memory, now);
             self.wake(&wakes);
         }
     }
