@@ -157,9 +157,9 @@ fn unreachable_broadcast_addresses_are_reported_with_the_working_one() {
     assert_eq!(finished.code, ERRORS);
     let found = findings(&finished);
     assert_eq!(found.len(), 2, "over HTTP and over TCP: {finished:?}");
-    for (level, check, mend) in found {
+    for (level, check, fix) in found {
         assert_eq!((level.as_str(), check.as_str()), ("error", "nsqd"));
-        assert!(mend.contains(" --broadcast-address=127.0.0.1,"), "{mend}");
+        assert!(fix.contains(" --broadcast-address=127.0.0.1,"), "{fix}");
     }
 }
 
@@ -172,7 +172,7 @@ fn clock_skew_old_versions_and_full_disks_are_reported() {
     let found = findings(&finished);
     for expected in [("error", "health"), ("warning", "version"), ("warning", "clock")] {
         assert!(
-            found.iter().any(|(l, c, mend)| (l.as_str(), c.as_str()) == expected && !mend.is_empty()),
+            found.iter().any(|(l, c, fix)| (l.as_str(), c.as_str()) == expected && !fix.is_empty()),
             "{finished:#?}"
         );
     }

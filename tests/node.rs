@@ -262,8 +262,8 @@ fn a_fleet_that_has_stopped_leaves_its_token_and_goes_on_with_it() {
             found[0]["message"].as_str().is_some_and(|what| what.contains("the token of a fleet")),
             "{end}: {report:#}"
         );
-        let mends: Vec<_> = findings.iter().filter_map(|it| it["fix"].as_str()).collect();
-        assert!(!mends.iter().any(|mend| mend.contains("foo.token")), "{end}: {mends:?}");
+        let fixes: Vec<_> = findings.iter().filter_map(|it| it["fix"].as_str()).collect();
+        assert!(!fixes.iter().any(|fix| fix.contains("foo.token")), "{end}: {fixes:?}");
         assert_eq!(tokens(&nsqd), 1, "{end}: doctor took it");
     }
     let made = nsqd.published("foo.token");

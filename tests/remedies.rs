@@ -32,7 +32,7 @@ fn held(nsqds: &[&Nsqd]) -> Vec<(String, i64)> {
 }
 
 /// Runs the doctor with these brokers.
-fn look(sockets: &tempfile::TempDir, nsqds: &[&Nsqd]) -> Finished {
+fn doctor_with(sockets: &tempfile::TempDir, nsqds: &[&Nsqd]) -> Finished {
     let all: Vec<String> = nsqds.iter().map(|nsqd| on(nsqd)).collect();
     doctor(sockets, &format!("--json --watch 0 {}", all.join(" "))).run()
 }
@@ -48,7 +48,7 @@ fn remedy(finished: &Finished, check: &str) -> String {
 
 /// Pastes a command that only shows something: it must not change a queue.
 #[track_caller]
-fn only_looks(command: &str, nsqds: &[&Nsqd]) -> Pasted {
+fn only_shows(command: &str, nsqds: &[&Nsqd]) -> Pasted {
     let before = held(nsqds);
     let pasted = paste(command, "");
     assert_eq!(held(nsqds), before, "{command} changed the queues");
@@ -57,11 +57,11 @@ fn only_looks(command: &str, nsqds: &[&Nsqd]) -> Pasted {
 
 /// Pastes the command of the only finding; this check must be clean then.
 #[track_caller]
-fn mends(look: impl Fn() -> Finished, check: &str, answers: &str) {
-    let command = remedy(&look(), check);
+fn fixes(doctor_with: impl Fn() -> Finished, check: &str, answers: &str) {
+    let command = remedy(&doctor_with(), check);
     let pasted = paste(&command, answers);
     assert_eq!(pasted.code, Some(0), "{command}");
-    let after = look();
+    let after = doctor_with();
     assert!(findings(&after).iter().all(|(_, of, _)| of != check), "{command} left {after:#?}");
 }
 
@@ -71,11 +71,11 @@ fn the_first_group_of_a_stream_is_the_typed_one_and_gets_the_backlog() {
     for group in ["1", "tmp#ephemeral", "-x"] {
         let (nsqd, sockets) = (Nsqd::start(), folder());
         nsqd.publish_lines("-foo", b"1\n2\n3");
-        let command = the_one(&look(&sockets, &[&nsqd]), "warning", "streams");
+        let command = the_one(&doctor_with(&sockets, &[&nsqd]), "warning", "streams");
         assert_ne!(paste(&command, "").code, Some(0), "nobody answered");
         assert_ne!(paste(&command, "no group's name\n").code, Some(0), "nsqd refuses it");
         assert_eq!(held(&[&nsqd]), [(format!("{}/-foo", nsqd.http()), 3)]);
-        mends(|| look(&sockets, &[&nsqd]), "streams", &format!("{group}\n"));
+        fixes(|| doctor_with(&sockets, &[&nsqd]), "streams", &format!("{group}\n"));
         wait_until("the group has all", || held(&[&nsqd]) == [(format!("{}/-foo/{group}", nsqd.http()), 3)]);
     }
 }
@@ -92,10 +92,10 @@ fn groups_created_from_another_nsqd_each_get_the_backlog() {
         if is_paused {
             here.post("/topic/pause?topic=foo");
         }
-        mends(|| look(&sockets, &[&here, &there]), "streams", "");
+        fixes(|| doctor_with(&sockets, &[&here, &there]), "streams", "");
         if is_paused {
             // the user who paused it has to unpause it
-            mends(|| look(&sockets, &[&here, &there]), "paused", "");
+            fixes(|| doctor_with(&sockets, &[&here, &there]), "paused", "");
         }
         let all = ["-b", "a", "c"].map(|group| (format!("{}/foo/{group}", here.http()), 3));
         wait_until("each group has all", || held(&[&here, &there]) == all);
@@ -112,11 +112,11 @@ fn paused_queues_are_unpaused() {
         nsqd.create("foo", &in_url);
         nsqd.post(&format!("/channel/pause?topic=foo&channel={in_url}"));
     }
-    assert!(findings(&look(&sockets, &[&nsqd])).is_empty(), "nothing waits");
+    assert!(findings(&doctor_with(&sockets, &[&nsqd])).is_empty(), "nothing waits");
     nsqd.publish("foo", b"1");
     let everywhere = || NAMES.iter().all(|group| nsqd.channel("foo", group).depth == 1);
     wait_until("the message in each group", everywhere);
-    let mut found = findings(&look(&sockets, &[&nsqd]));
+    let mut found = findings(&doctor_with(&sockets, &[&nsqd]));
     found.retain(|(_, check, _)| check == "paused");
     assert_eq!(found.len(), NAMES.len());
     for (_, _, command) in found {
@@ -125,7 +125,7 @@ fn paused_queues_are_unpaused() {
     assert!(NAMES.iter().all(|group| !nsqd.channel("foo", group).paused) && everywhere());
     nsqd.post("/topic/pause?topic=foo");
     nsqd.publish("foo", b"2");
-    mends(|| look(&sockets, &[&nsqd]), "paused", "");
+    fixes(|| doctor_with(&sockets, &[&nsqd]), "paused", "");
     wait_until("the second message", || NAMES.iter().all(|group| nsqd.channel("foo", group).depth == 2));
 }
 
@@ -137,7 +137,7 @@ fn groups_without_a_consumer_are_only_shown() {
         nsqd.create("foo", name);
         nsqd.publish("foo", b"1");
         wait_until("the message in the group", || nsqd.channel("foo", name).depth == 1);
-        let shown = only_looks(&the_one(&look(&sockets, &[&nsqd]), "warning", "groups"), &[&nsqd]);
+        let shown = only_shows(&the_one(&doctor_with(&sockets, &[&nsqd]), "warning", "groups"), &[&nsqd]);
         assert!(shown.code == Some(0) && shown.stdout.contains(name), "{shown:?}");
     }
 }
@@ -148,12 +148,12 @@ fn dead_letters_are_listed_in_place() {
     for stream in ["foo.dead", "-x.dead", "--drop.dead", ".dead"] {
         let (nsqd, sockets) = (Nsqd::start(), folder());
         nsqd.publish_lines(stream, b"one\ntwo");
-        let finished = look(&sockets, &[&nsqd]);
+        let finished = doctor_with(&sockets, &[&nsqd]);
         let command = the_one(&finished, "warning", "dead-letters");
         assert!(finished.stdout.contains("2 dead letters"), "{finished:?}");
         for _ in 0..2 {
             assert_eq!(paste(&command, "").code, Some(0), "{command}");
-            let after = look(&sockets, &[&nsqd]);
+            let after = doctor_with(&sockets, &[&nsqd]);
             assert!(after.stdout.contains("2 dead letters"), "{command}: {after:?}");
         }
     }
@@ -170,15 +170,15 @@ fn a_sockets_group_is_created_on_every_given_nsqd() {
     std::fs::set_permissions(sockets.path().join("-g.sock"), open).expect("it is ours");
     named.publish_lines("-foo", b"1\n2");
     let args = format!("--json --watch 0 --lookupd-http-address {} {}", lookupd.http(), on(&named));
-    let look = || doctor(&sockets, &args).run();
-    wait_until("the nsqd at nsqlookupd", || look().stdout.contains(&listed.http()));
-    let command = remedy(&look(), "groups");
+    let doctor_with = || doctor(&sockets, &args).run();
+    wait_until("the nsqd at nsqlookupd", || doctor_with().stdout.contains(&listed.http()));
+    let command = remedy(&doctor_with(), "groups");
     assert_eq!(paste(&command, "-foo\n").code, Some(0), "{command}");
     for nsqd in [&listed, &named] {
         assert_eq!(nsqd.channels("-foo"), ["-g"], "{command}");
     }
     wait_until("the group has all", || named.channel("-foo", "-g").depth == 2);
-    assert!(findings(&look()).is_empty(), "{:#?}", look());
+    assert!(findings(&doctor_with()).is_empty(), "{:#?}", doctor_with());
 }
 
 #[test]
@@ -190,17 +190,17 @@ fn files_in_a_sockets_place_are_moved_aside_intact() {
     let at = |name: &str| sockets.path().join(name);
     let file = || std::fs::write(at("g.sock"), "precious").expect("a folder of our own");
     file();
-    mends(|| look(&sockets, &[&nsqd]), "socket", "");
+    fixes(|| doctor_with(&sockets, &[&nsqd]), "socket", "");
     assert_eq!(std::fs::read_to_string(at("g.sock.old")).expect("it was put aside"), "precious");
     // another file: the first one is kept
     file();
-    let command = the_one(&look(&sockets, &[&nsqd]), "error", "socket");
+    let command = the_one(&doctor_with(&sockets, &[&nsqd]), "error", "socket");
     assert_ne!(paste(&command, "").code, Some(0), "{command}");
     assert_eq!(listing(sockets.path()), [("g.sock".to_owned(), 8), ("g.sock.old".to_owned(), 8)]);
     std::fs::remove_file(at("g.sock.old")).expect("it is there");
     std::fs::remove_file(at("g.sock")).expect("it is there");
     symlink("/nowhere", at("g.sock")).expect("a folder of our own");
-    mends(|| look(&sockets, &[&nsqd]), "socket", "");
+    fixes(|| doctor_with(&sockets, &[&nsqd]), "socket", "");
     assert_eq!(std::fs::read_link(at("g.sock.old")).expect("it was put aside"), Path::new("/nowhere"));
 }
 
@@ -212,11 +212,11 @@ fn sockets_without_a_listener_are_only_shown() {
     let path = sockets.path().join("g.sock");
     drop(UnixListener::bind(&path).expect("a folder of our own"));
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).expect("it is ours");
-    let finished = look(&sockets, &[&nsqd]);
+    let finished = doctor_with(&sockets, &[&nsqd]);
     match &findings(&finished)[..] {
         // unknown where processes are hidden
         [] => assert!(finished.stdout.contains("another network namespace"), "{finished:?}"),
-        [(_, check, command)] if check == "socket" => drop(only_looks(command, &[&nsqd])),
+        [(_, check, command)] if check == "socket" => drop(only_shows(command, &[&nsqd])),
         other => panic!("{other:?}"),
     }
     assert!(path.exists());
@@ -230,7 +230,7 @@ fn sockets_open_to_everybody_are_restricted_and_keep_their_listener() {
     let path = sockets.path().join("-g.sock");
     let ears = UnixListener::bind(&path).expect("a folder of our own");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("it is ours");
-    mends(|| look(&sockets, &[&nsqd]), "socket-mode", "");
+    fixes(|| doctor_with(&sockets, &[&nsqd]), "socket-mode", "");
     ears.set_nonblocking(true).expect("it is a socket");
     assert!(ears.accept().is_err(), "a consumer was woken");
 }
@@ -240,9 +240,9 @@ fn missing_folders_are_created() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     let missing = sockets.path().join("it's $(touch pwned)/not yet");
-    let look =
+    let doctor_with =
         || doctor(&sockets, &on(&nsqd)).arg("--json").arg("--socket-dir").arg(&missing.display().to_string()).run();
-    mends(look, "socket-dir", "");
+    fixes(doctor_with, "socket-dir", "");
     assert!(missing.is_dir());
 }
 
@@ -253,11 +253,11 @@ fn an_nsqd_that_is_down_is_not_started_on_other_data() {
     nsqd.publish_lines("foo", b"1\n2\n3");
     nsqd.stop();
     let before = listing(nsqd.data_path());
-    let found = findings(&look(&sockets, &[&nsqd, &alive]));
+    let found = findings(&doctor_with(&sockets, &[&nsqd, &alive]));
     assert_eq!(found.len(), 2, "over TCP and HTTP: {found:?}");
     for (_, check, command) in found {
         assert_eq!(check, "nsqd");
-        only_looks(&command, &[&alive]);
+        only_shows(&command, &[&alive]);
     }
     assert_eq!(listing(nsqd.data_path()), before);
     // its ports are free, and its data is complete
@@ -270,21 +270,21 @@ fn an_nsqlookupd_with_no_or_a_wrong_nsqd_is_only_shown() {
     needs!("nsqd", "nsqlookupd");
     let (mut lookupd, sockets) = (Lookupd::start(), folder());
     let args = format!("--json --watch 0 --lookupd-http-address {}", lookupd.http());
-    let look = || doctor(&sockets, &args).run();
-    let shown = only_looks(&the_one(&look(), "warning", "nsqlookupd"), &[]);
+    let doctor_with = || doctor(&sockets, &args).run();
+    let shown = only_shows(&the_one(&doctor_with(), "warning", "nsqlookupd"), &[]);
     assert!(shown.stdout.contains("producers"), "{shown:?}");
     let flags = [format!("--lookupd-tcp-address={}", lookupd.tcp()), "--broadcast-address=nowhere.invalid".to_owned()];
     let nsqd = Nsqd::with(&flags.each_ref().map(String::as_str));
     nsqd.publish_lines("foo", b"1\n2");
-    wait_until("the nsqd at nsqlookupd", || look().stdout.contains("nowhere.invalid"));
-    let found = findings(&look());
+    wait_until("the nsqd at nsqlookupd", || doctor_with().stdout.contains("nowhere.invalid"));
+    let found = findings(&doctor_with());
     assert_eq!(found.len(), 2, "{found:?}");
     for (_, _, command) in found {
-        let shown = only_looks(&command, &[&nsqd]);
+        let shown = only_shows(&command, &[&nsqd]);
         assert!(shown.code == Some(0) && shown.stdout.contains("nowhere.invalid"), "{shown:?}");
     }
     lookupd.stop();
-    only_looks(&the_one(&look(), "error", "nsqlookupd"), &[&nsqd]);
+    only_shows(&the_one(&doctor_with(), "error", "nsqlookupd"), &[&nsqd]);
 }
 
 #[test]
@@ -295,7 +295,7 @@ fn an_nsqd_given_by_one_port_is_checked_by_both() {
     let finished = doctor(&sockets, &format!("--json --watch 0 --nsqd-tcp-address {}", nsqd.tcp())).run();
     let command = the_one(&finished, "warning", "nsqd");
     assert!(command.starts_with("mqueue doctor --socket-dir '"), "{command}");
-    only_looks(&command, &[&nsqd]);
+    only_shows(&command, &[&nsqd]);
 }
 
 #[test]
@@ -303,12 +303,12 @@ fn full_disks_old_versions_and_clock_skew_are_only_shown() {
     let (sockets, listener) = (folder(), TcpListener::bind("127.0.0.1:0").expect("a free port"));
     let address = listener.local_addr().expect("it listens").to_string();
     std::thread::spawn(move || listener.incoming().flatten().for_each(old_nsqd));
-    let look = || doctor(&sockets, &format!("--json --watch 0 --nsqd-http-address {address}")).run();
+    let doctor_with = || doctor(&sockets, &format!("--json --watch 0 --nsqd-http-address {address}")).run();
     for check in ["health", "version"] {
-        assert_eq!(only_looks(&remedy(&look(), check), &[]).code, Some(0), "{check}");
+        assert_eq!(only_shows(&remedy(&doctor_with(), check), &[]).code, Some(0), "{check}");
     }
     // this machine may lack the program
-    only_looks(&remedy(&look(), "clock"), &[]);
+    only_shows(&remedy(&doctor_with(), "clock"), &[]);
 }
 
 /// Returns a wakeup with these sockets.
@@ -357,11 +357,11 @@ fn wakeups_command_creates_a_sockets_group() {
     ears.set_nonblocking(true).expect("it is a socket");
     nsqd.publish_lines("-foo", b"1\n2");
     let empty = folder();
-    let look = || wakeup(&[&nsqd], empty.path()).arg("--socket").arg(&path.display().to_string()).run();
-    let command = between(&look(), "and no group: ", " creates it");
+    let doctor_with = || wakeup(&[&nsqd], empty.path()).arg("--socket").arg(&path.display().to_string()).run();
+    let command = between(&doctor_with(), "and no group: ", " creates it");
     assert_eq!(paste(&command, "").code, Some(0), "{command}");
     wait_until("the group has all", || held(&[&nsqd]) == [(format!("{}/-foo/-g", nsqd.http()), 2)]);
-    let said = look();
+    let said = doctor_with();
     assert!(!said.stderr.contains("no stream has a group"), "{said:?}");
     assert!(ears.accept().is_ok(), "now it is woken: {said:?}");
 }

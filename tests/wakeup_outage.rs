@@ -70,7 +70,7 @@ fn nsqds_are_discovered_and_survive_an_outage_of_nsqlookupd() {
     let args = format!("--lookupd-http-address {} --poll-interval 50ms --listen 127.0.0.1:0", lookupd.http());
     let wakeup = doors.wakeup_by(&args).start();
     let told = Told::by(&wakeup);
-    wakeup.wait_to_say("nsqlookupd lists no nsqd");
+    wakeup.wait_to_say("nsqlookupd names no nsqd");
     let nsqd = Nsqd::with(&[&format!("--lookupd-tcp-address={}", lookupd.tcp())]);
     nsqd.create("foo", "1");
     wakeup.wait_to_say(&format!("found nsqd at {}", nsqd.http()));

@@ -15,7 +15,7 @@ use mqueue::wake::broker::{BrokerAnswer, BrokerHealth, NsqdAnswer, PolledLookupd
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
 
 /// The log line for nsqlookupds that list no nsqd.
-const NO_NSQD: &str = "nsqlookupd lists no nsqd: start one with --lookupd-tcp-address";
+const NO_NSQD: &str = "nsqlookupd names no nsqd: start one with --lookupd-tcp-address";
 
 /// The kind of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
