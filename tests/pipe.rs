@@ -64,7 +64,7 @@ fn killed_commands_and_consumers_lose_no_message() {
         program.kill_the_last_run();
         wait_until("the next run", || program.lines("runs").len() > turn);
     }
-    let ended = "the command ended: killed by signal 9, and is started again";
+    let ended = "the command ended: killed by signal 9; it is restarted";
     wait_until("each end to be told", || first.times_said(ended) == 3);
     wait_until("the command to hang", || program.lines("hung").len() == 4);
     first.signal(Signal::SIGKILL);

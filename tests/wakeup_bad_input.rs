@@ -74,7 +74,7 @@ fn files_named_like_a_socket_are_logged() {
     std::fs::create_dir(doors.at("folder.sock")).unwrap();
     doors.close("gone.sock");
     let remedy =
-        "systemctl reset-failed mqueue-consumer@gone.socket; systemctl start mqueue-consumer@gone.socket has it";
+        "systemctl reset-failed mqueue-consumer@gone.socket; systemctl start mqueue-consumer@gone.socket makes it";
     let words = ["plain.sock is no socket", "folder.sock is no socket", remedy];
     says_once(doors.wakeup(&nsqd, ARGS), &doors, &words);
 }
@@ -104,7 +104,7 @@ fn a_socket_shared_by_two_streams_is_poked_for_each() {
 fn of_two_files_for_one_consumer_one_is_poked() {
     needs!("nsqd");
     let (nsqd, doors) = (nsqd_with(&["two"]), Doors::new(&["good.sock", "two.sock", "two"]));
-    says_once(doors.wakeup(&nsqd, ARGS), &doors, &["two.sock is there, too"]);
+    says_once(doors.wakeup(&nsqd, ARGS), &doors, &["two.sock exists as well"]);
     assert!(doors.pokes("two.sock") >= 1);
     assert_eq!(doors.pokes("two"), 0);
 }
