@@ -14,12 +14,12 @@ use mqueue::client::{Consumer, ConsumerConfig};
 use mqueue::handler::Verdict;
 use mqueue::proto::Message;
 use mqueue::shutdown::Shutdown;
-use mqueue::systemd::{Door, Notifier};
+use mqueue::systemd::{ActivationSockets, Notifier};
 use mqueue::worker::{Worker, WorkerConfig};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let socket = Door::from_env()?; // what systemd passed, if it did
+    let socket = ActivationSockets::from_env()?; // what systemd passed, if it did
     let mut config = ConsumerConfig::new("foo".parse()?, "bar".parse()?);
     config.nsqd.push(std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?);
     let handler = |message: Message| async move {
@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         // an unread poke would start this program again at once; and a poke says that a message is
         // there
         tokio::spawn(async move {
-            while socket.poked().await.is_ok() {
+            while socket.wait_for_pokes().await.is_ok() {
                 reset_idle.notify_one();
             }
         });

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# What `install` and `uninstall` share: which files there are, and where they go. Sourced, in the project's folder.
+# Shared by `install` and `uninstall`: the files and their targets. Sourced, in the project's
+# folder.
 # shellcheck disable=SC2034 # they use what stands here
 
 PREFIX=${PREFIX:-/usr/local}

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What `up`, `down` and `clean-data` share: where NSQ listens, the two ways to run it, and what "ours" means.
-# Sourced, not run. Each script has moved to the project's folder before.
+# Shared by `up`, `down` and `clean-data`: NSQ's ports, the two ways to run it, and the identity of
+# our processes. Sourced, not run. Each script has changed to the project's folder before.
 
 project=mqueue
 state=$PWD/.mqueue # of the background programs: a folder NAME, NAME.pid and NAME.log for each
@@ -8,7 +8,8 @@ programs=(nsqlookupd nsqd nsqadmin) # in the order they start
 ours=("${programs[@]}" broker)       # all that may run in the background; the broker stands for nsqd
 
 # shellcheck disable=SC2034 # `up` reads it
-# nsqd's defaults refuse an event of PAYLOAD_KEYS=10000, about 10 MB (docker/compose.yml has the same sizes).
+# nsqd's defaults refuse an event of PAYLOAD_KEYS=10000, about 10 MB (docker/compose.yml has the
+# same sizes).
 nsqd_flags=(--max-msg-size=16777216 --max-body-size=67108864)
 
 ports_of() {
@@ -28,7 +29,7 @@ fail() { printf '%s\n' "$@" >&2; exit 1; }
 
 listening() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# Asks /ping without curl, which a bare machine lacks. True only for NSQ's own answer, OK.
+# Requests /ping without curl, which a minimal system lacks. True only for NSQ's own answer, OK.
 pings() {
     local port line answer=
     port=$(http_port_of "$1")
@@ -41,7 +42,7 @@ pings() {
     [[ $answer == OK ]]
 }
 
-# wait_for SECONDS COMMAND…: true as soon as the command is, false when the time is over.
+# wait_for SECONDS COMMAND…: succeeds as soon as the command does; fails after that time.
 wait_for() {
     local deadline=$((SECONDS + $1))
     shift
@@ -53,7 +54,7 @@ wait_for() {
 
 # --- programs in the background ------------------------------------------------------------------------------------
 
-# What no other process has, ever: its start (in ticks since the boot) and which boot that was.
+# Prints a unique identity of a process: its start (in ticks since the boot) and the boot id.
 identity() {
     local stat
     if [[ -r /proc/self/stat ]]; then
@@ -67,7 +68,8 @@ identity() {
 
 remember() { { echo "$2"; identity "$2"; } >"$state/$1.pid"; } # NAME PID
 
-# Prints the pid of our NAME, if it runs. A number alone proves nothing: after a crash it may be any other program's.
+# Prints the pid of our NAME, if it runs. The number alone is no proof: after a crash another
+# program may have it.
 pid_of() {
     local pid identity
     [[ -r $state/$1.pid ]] || return 1
@@ -86,10 +88,11 @@ any_runs() {
     return 1
 }
 
-# To all of the session that `up` opened for it: an nsqd on PATH may be a wrapper around the real one.
+# Signals the whole session that `up` created: an nsqd on PATH may be a wrapper around the real one.
 signal() { kill "-$1" -- "-$2" 2>/dev/null || kill "-$1" "$2" 2>/dev/null || true; } # SIGNAL PID
 
-# Ends our NAME as an operator would: SIGTERM, so that nsqd writes its memory queue to disk (the broker has done so).
+# Stops our NAME as an operator would: SIGTERM, so that nsqd writes its memory queue to disk (the
+# broker has done so).
 stop() {
     local pid
     if pid=$(pid_of "$1"); then
@@ -110,14 +113,14 @@ stop_all() {
 
 # --- Docker --------------------------------------------------------------------------------------------------------
 
-# An engine that hangs is no engine. (macOS has no `timeout`; there the question is asked without one.)
+# A hanging engine counts as none. (macOS has no `timeout`; there the question has no time limit.)
 docker_answers() {
     local -a limit=()
     ! command -v timeout >/dev/null || limit=(timeout 5)
     command -v docker >/dev/null && ${limit[@]+"${limit[@]}"} docker info >/dev/null 2>&1
 }
 
-# Sets compose=(…) to the command that there is: the plugin, or docker-compose 1.29.
+# Sets compose=(…) to the available command: the plugin, or docker-compose 1.29.
 find_compose() {
     if docker compose version >/dev/null 2>&1; then
         compose=(docker compose)
@@ -129,6 +132,6 @@ find_compose() {
     compose+=(-p "$project" -f docker/compose.yml)
 }
 
-# The ids of our containers, stopped ones too.
+# Prints the ids of our containers, including stopped ones.
 containers() { docker ps --all --quiet --filter "label=com.docker.compose.project=$project"; }
 running_containers() { docker ps --quiet --filter "label=com.docker.compose.project=$project"; }

@@ -1,4 +1,5 @@
-//! `mqueue doctor` on real nsqd and nsqlookupd: what is wrong is told with what mends it, and looking changes nothing.
+//! `mqueue doctor` with real nsqd and nsqlookupd: problems are reported with a fix, and probing
+//! changes nothing.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -11,11 +12,11 @@ use serde_json::Value;
 use crate::support::doctor::{ERRORS, OK, UNAVAILABLE, WARNINGS, doctor, findings, folder, old_nsqd, on, the_one};
 use crate::support::{Lookupd, Nsqd, needs, wait_until};
 
-/// Where nobody listens.
+/// An address without a listener.
 const NOBODY: &str = "127.0.0.1:1";
 
 #[test]
-fn all_in_order_is_a_few_lines_and_0() {
+fn a_healthy_system_exits_with_0() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     nsqd.create("foo", "1");
@@ -24,14 +25,14 @@ fn all_in_order_is_a_few_lines_and_0() {
     let first = finished.stdout.lines().next().unwrap();
     let version = nsqd.stats().version;
     assert!(first.starts_with("skipped: units: "), "{finished:?}");
-    let line = format!("ok: nsqd {}: {version}, TCP {}, clock in step", nsqd.http(), nsqd.tcp());
+    let line = format!("ok: nsqd {}: {version}, TCP {}, clock in sync", nsqd.http(), nsqd.tcp());
     assert!(finished.stdout.lines().any(|l| l == line), "{line}, got {finished:?}");
     assert!(finished.stdout.contains("1 stream, 1 group"), "{finished:?}");
     assert_eq!(finished.stderr, "");
 }
 
 #[test]
-fn json_has_stable_names() {
+fn json_keys_are_stable() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     nsqd.publish("foo", b"1");
@@ -41,12 +42,12 @@ fn json_has_stable_names() {
     assert_eq!(report["worst"], "warning");
     let first = &report["findings"][0];
     let names: Vec<&String> = first.as_object().unwrap().keys().collect();
-    assert_eq!(names, ["check", "level", "mend", "subject", "what"]);
+    assert_eq!(names, ["check", "fix", "level", "message", "subject"]);
     assert_eq!(
         (&first["level"], &first["check"], &first["subject"]),
         (&"warning".into(), &"streams".into(), &"stream foo".into())
     );
-    assert!(report["findings"].as_array().unwrap().iter().any(|f| f["level"] == "ok" && f["mend"].is_null()));
+    assert!(report["findings"].as_array().unwrap().iter().any(|f| f["level"] == "ok" && f["fix"].is_null()));
 }
 
 #[test]
@@ -61,7 +62,7 @@ fn the_token_of_a_fleet_that_has_stopped_is_left_alone() {
 }
 
 #[test]
-fn an_nsqd_that_is_named_by_http_alone_tells_its_tcp_port() {
+fn an_nsqd_given_by_http_alone_reports_its_tcp_port() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     let finished = doctor(&sockets, &format!("--nsqd-http-address {}", nsqd.http())).run();
@@ -71,7 +72,7 @@ fn an_nsqd_that_is_named_by_http_alone_tells_its_tcp_port() {
 }
 
 #[test]
-fn dead_letters_that_become_more_are_an_error() {
+fn growing_dead_letters_are_an_error() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     nsqd.publish("foo.dead", b"0");
@@ -98,7 +99,7 @@ fn a_broker_that_is_not_there_is_told_and_69() {
 }
 
 #[test]
-fn one_dead_nsqd_of_two_is_an_error() {
+fn one_unreachable_nsqd_of_two_is_an_error() {
     needs!("nsqd");
     let (alive, sockets) = (Nsqd::start(), folder());
     let dead = format!("--nsqd-tcp-address {NOBODY} --nsqd-http-address {NOBODY}");
@@ -112,7 +113,7 @@ fn one_dead_nsqd_of_two_is_an_error() {
 }
 
 #[test]
-fn silent_brokers_are_given_up_at_the_deadline_all_at_the_same_time() {
+fn silent_brokers_share_one_deadline() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     let listeners: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -135,7 +136,7 @@ fn silent_brokers_are_given_up_at_the_deadline_all_at_the_same_time() {
 }
 
 #[test]
-fn an_nsqd_known_by_its_tcp_address_only_is_told_with_the_other() {
+fn an_nsqd_given_by_tcp_alone_is_reported_with_its_http_address() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     let finished = doctor(&sockets, &format!("--json --nsqd-tcp-address {}", nsqd.tcp())).run();
@@ -144,7 +145,7 @@ fn an_nsqd_known_by_its_tcp_address_only_is_told_with_the_other() {
 }
 
 #[test]
-fn a_broadcast_address_that_nobody_can_reach_is_told_with_the_one_that_answers() {
+fn unreachable_broadcast_addresses_are_reported_with_the_working_one() {
     needs!("nsqd", "nsqlookupd");
     let (lookupd, sockets) = (Lookupd::start(), folder());
     let look = || doctor(&sockets, &format!("--json --lookupd-http-address {}", lookupd.http())).run();
@@ -156,14 +157,14 @@ fn a_broadcast_address_that_nobody_can_reach_is_told_with_the_one_that_answers()
     assert_eq!(finished.code, ERRORS);
     let found = findings(&finished);
     assert_eq!(found.len(), 2, "over HTTP and over TCP: {finished:?}");
-    for (level, check, mend) in found {
+    for (level, check, fix) in found {
         assert_eq!((level.as_str(), check.as_str()), ("error", "nsqd"));
-        assert!(mend.contains(" --broadcast-address=127.0.0.1,"), "{mend}");
+        assert!(fix.contains(" --broadcast-address=127.0.0.1,"), "{fix}");
     }
 }
 
 #[test]
-fn an_nsqd_with_another_clock_an_old_version_and_a_full_disk_is_told() {
+fn clock_skew_old_versions_and_full_disks_are_reported() {
     let (sockets, listener) = (folder(), TcpListener::bind("127.0.0.1:0").unwrap());
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || listener.incoming().flatten().for_each(old_nsqd));
@@ -171,7 +172,7 @@ fn an_nsqd_with_another_clock_an_old_version_and_a_full_disk_is_told() {
     let found = findings(&finished);
     for expected in [("error", "health"), ("warning", "version"), ("warning", "clock")] {
         assert!(
-            found.iter().any(|(l, c, mend)| (l.as_str(), c.as_str()) == expected && !mend.is_empty()),
+            found.iter().any(|(l, c, fix)| (l.as_str(), c.as_str()) == expected && !fix.is_empty()),
             "{finished:#?}"
         );
     }
@@ -179,7 +180,7 @@ fn an_nsqd_with_another_clock_an_old_version_and_a_full_disk_is_told() {
 }
 
 #[test]
-fn sockets_are_told_from_what_only_looks_like_them_and_nobody_is_woken() {
+fn sockets_are_distinguished_from_other_files_without_waking_consumers() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     let at = |name: &str| sockets.path().join(name);

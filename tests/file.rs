@@ -216,7 +216,7 @@ fn contradicting_file_flags_are_refused() {
         (format!("{file} --rotate-size 5 --filename-format a"), 2, "has no <REV>"),
         (format!("{file} --filename-format <HOSTNAME>"), 2, "invalid --filename-format \"<HOSTNAME>\""),
         (format!("{file} --datetime-format %j"), 2, "invalid --datetime-format \"%j\""),
-        (format!("{file} --rotate-size 5"), 2, "it is a file, and files that take turns need a folder"),
+        (format!("{file} --rotate-size 5"), 2, "it is a file, and rotated files need a folder"),
     ] {
         let ran = consumer("127.0.0.1:1", &args).run();
         assert_eq!(ran.code, Some(code), "{args}: {}", ran.stderr);

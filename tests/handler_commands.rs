@@ -1,4 +1,5 @@
-//! `--handler exec:COMMAND` and `pipe:COMMAND` when the consumer is killed, and what the commands inherit.
+//! `--handler exec:COMMAND` and `pipe:COMMAND` when the consumer is killed, and the environment of
+//! their commands.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::support::{Mqueue, Nsqd, consumer, needs, wait_until};
 
-/// A folder for what commands say.
+/// Creates a folder for the commands' output.
 fn folder() -> (TempDir, impl Fn(&str) -> PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
@@ -23,12 +24,12 @@ fn start(nsqd: &Nsqd, handler: &str) -> Mqueue {
     consumer(&nsqd.tcp(), "--concurrency 1").arg("--handler").arg(handler).start()
 }
 
-/// True if there is no such process, or it has ended and nobody has looked yet.
+/// Returns true if there is no such process, or it is a zombie.
 fn has_ended(pid: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
 }
 
-/// True if the consumer's table of running commands names this process group.
+/// Returns true if the consumer's table of running commands has this process group.
 fn is_guarded(consumer: u32, group: &str) -> bool {
     let files = fs::read_dir(format!("/proc/{consumer}/fd")).unwrap().flatten().map(|file| file.path());
     files
@@ -37,11 +38,11 @@ fn is_guarded(consumer: u32, group: &str) -> bool {
 }
 
 #[test]
-fn a_command_whose_consumer_is_killed_still_reads_the_whole_body() {
+fn commands_of_a_killed_consumer_still_read_the_whole_body() {
     needs!("nsqd");
     let (nsqd, (_folder, at)) = (Nsqd::with_channel("foo", "1"), folder());
     nsqd.publish("foo", &vec![b'x'; 800_000]);
-    // in a session of its own it is out of reach of who ends the consumer's commands
+    // a session of its own is not killed with the consumer's commands
     let script = format!(
         "echo $$ >{0}; until [ -e {1} ]; do sleep 0.01; done; wc -c >{2}.part; mv {2}.part {2}",
         at("up").display(),
@@ -58,7 +59,7 @@ fn a_command_whose_consumer_is_killed_still_reads_the_whole_body() {
 }
 
 #[test]
-fn a_killed_consumer_takes_its_commands_and_their_children_along() {
+fn commands_and_their_children_are_killed_with_their_consumer() {
     needs!("nsqd");
     for kind in ["exec", "pipe"] {
         let (nsqd, (_folder, at)) = (Nsqd::with_channel("foo", "1"), folder());
@@ -77,7 +78,7 @@ fn a_killed_consumer_takes_its_commands_and_their_children_along() {
 }
 
 #[test]
-fn commands_inherit_the_users_environment_and_no_secret_of_mqueues() {
+fn commands_inherit_the_environment_without_mqueues_secrets() {
     needs!("nsqd");
     for kind in ["exec", "pipe"] {
         let (nsqd, (_folder, at)) = (Nsqd::with_channel("foo", "1"), folder());

@@ -1,4 +1,4 @@
-//! The http handler: the status is the verdict, on a real nsqd.
+//! The HTTP handler with a real nsqd: the status is the verdict.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Finished, Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
 
-/// A web server that gives these answers, one a request and connection, the last one for ever.
+/// A web server that sends these responses, one per request and connection, the last one
+/// repeatedly.
 struct Web {
     address: String,
-    /// The body of each request, and when it came.
+    /// The body of each request, with its time.
     requests: Arc<Mutex<Vec<(String, Instant)>>>,
 }
 
@@ -55,7 +56,7 @@ impl Web {
     }
 }
 
-/// Posts to `address` until one message has left the queue, without pauses.
+/// Starts a consumer that posts to `address`, without pauses, until one message has left the queue.
 fn posting(nsqd: &Nsqd, address: &str) -> Mqueue {
     nsqd.publish("foo", b"body");
     let args = format!("--handler http://{address}/hook --count 1 --retry-delay 0 --max-backoff 0 --max-attempts 0");
@@ -68,17 +69,17 @@ fn succeeds(consumer: Mqueue) {
     assert_eq!(code, Some(0), "{stderr}");
 }
 
-/// As on a system without ca-certificates.
+/// Simulates a system without ca-certificates.
 fn without_certificates(program: Mqueue) -> Mqueue {
     program.env("SSL_CERT_FILE", "/nonexistent").env("SSL_CERT_DIR", "/nonexistent")
 }
 
 #[test]
-fn plain_http_needs_no_certificates_and_https_says_that_there_are_none() {
+fn plain_http_needs_no_certificates_and_https_reports_missing_ones() {
     needs!("nsqd");
     let (nsqd, web) = (Nsqd::start(), Web::start(["200 OK"]));
     nsqd.publish("foo", b"body");
-    // its last look asks nsqd's HTTP API, too
+    // its final check uses nsqd's HTTP API as well
     let args = format!("--handler http://{}/ --nsqd-http-address {} --timeout 0.3", web.address, nsqd.http());
     let plain = without_certificates(consumer(&nsqd.tcp(), &args)).run();
     assert_eq!((plain.code, web.bodies().len()), (Some(0), 1), "{}", plain.stderr);
@@ -92,7 +93,7 @@ fn plain_http_needs_no_certificates_and_https_says_that_there_are_none() {
 }
 
 #[test]
-fn success_is_done_and_a_server_error_is_tried_again() {
+fn success_is_done_and_server_errors_are_retried() {
     needs!("nsqd");
     for (answers, requests) in [(&["204 No Content"][..], 1), (&["500 Internal Server Error", "200 OK"], 2)] {
         let (nsqd, web) = (Nsqd::start(), Web::start(answers));
@@ -104,7 +105,7 @@ fn success_is_done_and_a_server_error_is_tried_again() {
 }
 
 #[test]
-fn retry_after_is_heeded() {
+fn retry_after_is_respected() {
     needs!("nsqd");
     let nsqd = Nsqd::with_channel("foo", "1");
     let web = Web::start(["429 Too Many Requests\r\nRetry-After: 1", "200 OK"]);
@@ -116,7 +117,7 @@ fn retry_after_is_heeded() {
 }
 
 #[test]
-fn a_client_error_is_a_dead_letter_at_once() {
+fn client_errors_become_dead_letters_immediately() {
     needs!("nsqd");
     let (nsqd, web) = (Nsqd::start(), Web::start(["422 Unprocessable Entity"]));
     let finished = posting(&nsqd, &web.address).finish();
@@ -125,7 +126,7 @@ fn a_client_error_is_a_dead_letter_at_once() {
 }
 
 #[test]
-fn refusals_of_all_messages_use_up_no_tries_and_a_refusal_among_others_is_a_dead_letter() {
+fn refusals_of_all_messages_use_up_no_tries_and_single_refusals_are_dead_letters() {
     needs!("nsqd");
     for (nsqd, attempts) in [(Nsqd::real(&[]), 7), (Nsqd::embedded(&[]), 2)] {
         nsqd.publish("foo", b"body");
@@ -136,7 +137,7 @@ fn refusals_of_all_messages_use_up_no_tries_and_a_refusal_among_others_is_a_dead
         let consumer = consumer(&nsqd.tcp(), &args).arg("--concurrency=1").start();
         consumer.wait_to_say("given up, now in stream");
         assert_eq!((web.bodies().len(), nsqd.published("foo.dead")), (7, 1), "two real tries: {}", consumer.stderr());
-        assert_eq!(consumer.times_said("see to its URL and access"), 5);
+        assert_eq!(consumer.times_said("check the URL and its access"), 5);
         assert!(consumer.stderr().contains(&format!("attempts={attempts}")), "{}", consumer.stderr());
         for expected in [1, 1, 2] {
             nsqd.publish("foo", b"next");
@@ -147,7 +148,7 @@ fn refusals_of_all_messages_use_up_no_tries_and_a_refusal_among_others_is_a_dead
 }
 
 #[test]
-fn a_server_that_is_away_or_takes_nothing_uses_up_no_tries() {
+fn unavailable_servers_use_up_no_tries() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     nsqd.publish("foo", b"body");
@@ -165,7 +166,7 @@ fn a_server_that_is_away_or_takes_nothing_uses_up_no_tries() {
 }
 
 #[test]
-fn a_unix_socket_that_nobody_listens_on_uses_up_no_tries_and_no_answer_does() {
+fn a_unix_socket_without_a_listener_uses_up_no_tries_and_a_missing_acknowledgement_does() {
     needs!("nsqd");
     let (nsqd, folder) = (Nsqd::start(), tempfile::tempdir().unwrap());
     nsqd.publish("foo", b"body");

@@ -257,14 +257,14 @@ fn a_stopped_fleet_leaves_its_token_and_continues_with_it() {
         let of_the_token = |it: &&serde_json::Value| it["subject"].as_str().is_some_and(|it| it.contains("foo.token"));
         let found: Vec<_> = findings.iter().filter(of_the_token).collect();
         assert_eq!(found.len(), 1, "{end}: {report:#}");
-        assert_eq!((&found[0]["level"], &found[0]["mend"]), (&"ok".into(), &serde_json::Value::Null), "{end}");
+        assert_eq!((&found[0]["level"], &found[0]["fix"]), (&"ok".into(), &serde_json::Value::Null), "{end}");
         assert!(
-            found[0]["what"].as_str().is_some_and(|what| what.contains("the token of a fleet")),
+            found[0]["message"].as_str().is_some_and(|what| what.contains("the token of a fleet")),
             "{end}: {report:#}"
         );
-        let mends: Vec<_> = findings.iter().filter_map(|it| it["mend"].as_str()).collect();
-        assert!(!mends.iter().any(|mend| mend.contains("foo.token")), "{end}: {mends:?}");
-        assert_eq!(tokens(&nsqd), 1, "{end}: doctor took the token");
+        let fixes: Vec<_> = findings.iter().filter_map(|it| it["fix"].as_str()).collect();
+        assert!(!fixes.iter().any(|fix| fix.contains("foo.token")), "{end}: {fixes:?}");
+        assert_eq!(tokens(&nsqd), 1, "{end}: doctor took it");
     }
     let made = nsqd.published("foo.token");
     let fleet = Fleet::start(&nsqd, 1, 1, "--interval 20ms");

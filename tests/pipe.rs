@@ -1,4 +1,5 @@
-//! `--handler pipe:COMMAND` wherever a handler works: one run for many messages, and nothing lost when it is killed.
+//! `--handler pipe:COMMAND` in every command that has handlers: one run for many messages, and no
+//! loss when it is killed.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::support::{Gateway, Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
 
-/// A command that answers each `$line` by a script, and writes down each of its runs.
+/// A command that answers each `$line` by a script, and records each of its runs.
 struct Program {
     folder: tempfile::TempDir,
 }
@@ -27,7 +28,7 @@ impl Program {
         fs::read_to_string(self.at(name)).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
-    /// `$body` is the message's, which may have no `"` in it.
+    /// `$body` is the message's body, which may not contain `"`.
     fn handler(&self, answer: &str) -> String {
         let folder = self.folder.path().display();
         let body = r#"body=${line##*\"body\":\"}; body=${body%\"\}}"#;
@@ -48,11 +49,11 @@ fn numbers(count: usize) -> String {
 }
 
 #[test]
-fn nothing_is_lost_when_the_command_and_then_the_consumer_are_killed() {
+fn killed_commands_and_consumers_lose_no_message() {
     needs!("nsqd");
     let (nsqd, program) = (Nsqd::with_channel("foo", "1"), Program::new());
     nsqd.publish_lines("foo", numbers(4999).as_bytes());
-    // every thousandth message is one that the command hangs on when it first sees it
+    // the command hangs on every thousandth message when it first reads it
     let hang = "*000) grep -sqx $body hung || { echo $body >>hung; exec sleep 1000; };;";
     let handler = program.handler(&format!("case $body in {hang} esac; echo $body >>did; echo ok"));
     let args = "--retry-delay 0 --max-backoff 0 --msg-timeout 2s";
@@ -63,11 +64,11 @@ fn nothing_is_lost_when_the_command_and_then_the_consumer_are_killed() {
         program.kill_the_last_run();
         wait_until("the next run", || program.lines("runs").len() > turn);
     }
-    let ended = "the command ended: killed by signal 9, and is started again";
+    let ended = "the command ended: killed by signal 9; it is restarted";
     wait_until("each end to be told", || first.times_said(ended) == 3);
     wait_until("the command to hang", || program.lines("hung").len() == 4);
     first.signal(Signal::SIGKILL);
-    // it hangs for good, and nobody is left to end it
+    // it hangs forever, and nothing ends it
     program.kill_the_last_run();
     first.finish();
     let second = start();
@@ -78,14 +79,14 @@ fn nothing_is_lost_when_the_command_and_then_the_consumer_are_killed() {
     let did = program.lines("did");
     let distinct: HashSet<&String> = did.iter().collect();
     assert_eq!((distinct.len(), nsqd.published("foo.dead")), (4999, 0));
-    // a hundred are in the pipe at a time
+    // a hundred messages are in the pipe at a time
     assert!(did.len() - distinct.len() <= 4 * 100, "{} came again", did.len() - distinct.len());
     wait_until("no run to be left behind", || program.runs().all(|run| kill(run, None).is_err()));
     assert_eq!((program.runs().count(), program.lines("ends").last().map(String::as_str)), (5, Some("well")));
 }
 
 #[test]
-fn a_stage_passes_on_what_stands_behind_ok() {
+fn stages_pass_on_the_text_after_ok() {
     needs!("nsqd");
     let (nsqd, program) = (Nsqd::start(), Program::new());
     nsqd.publish_lines("one", b"a\nb\nlost\nc\n");
@@ -106,12 +107,12 @@ fn taken(nsqd: &Nsqd, stream: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_worker_of_a_gateway_has_it_too() {
+fn gateway_workers_support_pipe_as_well() {
     needs!("nsqd");
     let (nsqd, program) = (Nsqd::start(), Program::new());
     let gateway = Gateway::start(&nsqd, "--retry-delay 10ms");
     assert_eq!(gateway.publish_lines("jobs", numbers(1000).as_bytes()).status, 200);
-    // every hundredth fails once
+    // every hundredth message fails once
     let handler = program.handler("case $line in *'attempts\":1,'*00\\\"*) echo retry 0;; *) echo ok;; esac");
     let worker = mqueue(&format!("worker --queue {} --count 1000 --handler", gateway.url()));
     let finished = Mqueue::run(worker.arg(&handler));

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Finished, Mqueue, Nsqd, mqueue, needs, request, wait_until};
 
-/// The nsqd of a test, and a folder for sockets and copies of the program.
+/// A folder for sockets and copies of the program, and the nsqd of the pipeline.
 pub(crate) struct Ground {
     pub(crate) nsqd: Nsqd,
     folder: tempfile::TempDir,
@@ -34,7 +34,7 @@ impl Ground {
         format!("unix:{}", self.at("feed").display())
     }
 
-    /// Prepares a command that uses this nsqd.
+    /// Returns a command with this nsqd.
     pub(crate) fn run(&self, args: &str) -> Mqueue {
         mqueue(args).env("NSQD_TCP_ADDRESS", &self.nsqd.tcp())
     }
@@ -49,10 +49,10 @@ impl Ground {
         started(self.run(&format!("stage --from {from} --group g --to {to} {args}")))
     }
 
-    /// Consumes all messages of a stream; returns the bodies.
+    /// Returns the bodies of a stream, all of which are there.
     pub(crate) fn bodies(&self, stream: &str) -> Vec<String> {
         let mut bodies = Vec::new();
-        // on a busy machine nsqd may pause for a second while messages are on its disk
+        // on a busy machine nsqd may be silent for a second while messages are on its disk
         wait_until("all of a stream", || {
             let consumer = self.run(&format!("consumer --stream {stream} --group check --output body --timeout 1"));
             bodies.extend(consumer.run().stdout.lines().map(str::to_owned));
@@ -70,12 +70,12 @@ fn started(stage: Mqueue) -> Mqueue {
     stage
 }
 
-/// Sends SIGTERM, and waits for a successful end.
+/// Sends SIGTERM and waits for the exit.
 pub(crate) fn end(program: Mqueue) -> Finished {
     end_with(program, 0)
 }
 
-/// Sends SIGTERM, and waits for an end with this exit code.
+/// Sends SIGTERM and waits for the exit with this code.
 fn end_with(program: Mqueue, code: i32) -> Finished {
     program.signal(Signal::SIGTERM);
     let finished = program.finish();
@@ -83,7 +83,7 @@ fn end_with(program: Mqueue, code: i32) -> Finished {
     finished
 }
 
-/// Counts each id of the feed; fails if a message is not whole.
+/// Counts each id of the feed; every message is complete.
 fn ids(bodies: &[String]) -> HashMap<u64, u64> {
     let mut times = HashMap::new();
     for body in bodies {
@@ -93,7 +93,7 @@ fn ids(bodies: &[String]) -> HashMap<u64, u64> {
     times
 }
 
-/// Fails unless all ids from 1 to `count` are there; returns the number of duplicates.
+/// Fails unless ids 1 to `count` are all there; returns the number of duplicates.
 #[track_caller]
 fn all_arrived(bodies: &[String], count: u64) -> u64 {
     let times = ids(bodies);
@@ -103,7 +103,7 @@ fn all_arrived(bodies: &[String], count: u64) -> u64 {
     times.values().map(|times| times - 1).sum()
 }
 
-/// Sends these bytes on one connection; returns the answer.
+/// Sends these bytes in one connection; returns the acknowledgement.
 pub(crate) fn say(path: &Path, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(path).expect("ingest listens");
     stream.write_all(bytes).expect("ingest reads");
@@ -135,7 +135,7 @@ fn a_backlog_of_ten_times_the_rate_is_worked_off_on_nsqd() {
 }
 
 #[test]
-fn stopped_replaced_and_killed_hops_lose_no_message() {
+fn hops_stopped_replaced_and_killed_lose_no_message() {
     needs!("nsqd");
     let ground = Ground::new();
     let count = 4000;
@@ -166,7 +166,7 @@ fn stopped_replaced_and_killed_hops_lose_no_message() {
     stages.insert(1, ground.stage("two", "three", args));
     ingest.signal(Signal::SIGKILL);
     drop(ingest);
-    // the socket's file exists, and no process listens on it
+    // its file still exists, without a listener
     let ingest = ground.ingest(&ground.socket(), "");
 
     let sent = send.finish();
@@ -184,7 +184,7 @@ fn stopped_replaced_and_killed_hops_lose_no_message() {
 }
 
 #[test]
-fn a_stage_passes_on_its_handlers_output() {
+fn stages_pass_on_the_result_of_their_handler() {
     needs!("nsqd");
     let ground = Ground::new();
     let stage =
@@ -200,7 +200,7 @@ fn a_stage_passes_on_its_handlers_output() {
 }
 
 #[test]
-fn misfits_and_empty_results_become_dead_letters() {
+fn messages_that_violate_the_schema_or_have_no_result_become_dead_letters() {
     needs!("nsqd");
     let ground = Ground::new();
     let stage = ground.stage("one", "two", "--expect id:int --report json --handler exec:true");
@@ -217,7 +217,7 @@ fn misfits_and_empty_results_become_dead_letters() {
 }
 
 #[test]
-fn an_unreachable_next_hop_is_waited_for_without_using_up_attempts() {
+fn an_unavailable_next_hop_is_waited_for_without_using_up_attempts() {
     needs!("nsqd");
     let ground = Ground::new();
     let to = format!("unix:{}", ground.at("next").display());
@@ -226,7 +226,7 @@ fn an_unreachable_next_hop_is_waited_for_without_using_up_attempts() {
     ground.nsqd.publish_lines("one", lines.join("\n").as_bytes());
     stage.wait_to_say("next hop unreachable, its messages wait");
     wait_until("messages in flight", || ground.nsqd.channel("one", "g").in_flight_count > 0);
-    // the receiver dies with a batch that it has read and not published
+    // it is killed with a batch that it has read and not published
     let listener = UnixListener::bind(ground.at("next")).expect("a free name");
     let (mut first, _) = listener.accept().expect("the stage comes");
     assert!(first.read(&mut [0; 10]).expect("lines") > 0);
@@ -245,7 +245,7 @@ fn an_unreachable_next_hop_is_waited_for_without_using_up_attempts() {
 }
 
 #[test]
-fn a_stage_that_stops_while_its_next_hop_is_unreachable_requeues_its_messages() {
+fn a_stage_that_stops_while_its_next_hop_is_unavailable_releases_its_messages() {
     needs!("nsqd");
     let ground = Ground::new();
     ground.nsqd.create("one", "g");
@@ -258,7 +258,7 @@ fn a_stage_that_stops_while_its_next_hop_is_unreachable_requeues_its_messages() 
 }
 
 #[test]
-fn a_refusing_http_hop_is_tried_once_and_a_busy_one_again() {
+fn an_http_hop_that_refuses_is_not_retried_and_a_busy_one_is() {
     needs!("nsqd");
     let ground = Ground::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -285,7 +285,7 @@ fn a_refusing_http_hop_is_tried_once_and_a_busy_one_again() {
 }
 
 #[test]
-fn the_end_of_a_stream_is_answered_after_publishing_with_the_count_of_refusals() {
+fn the_end_of_a_stream_is_acknowledged_after_publishing_with_refused_lines_counted() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&ground.socket(), "--max-line 20");
@@ -301,7 +301,7 @@ fn the_end_of_a_stream_is_answered_after_publishing_with_the_count_of_refusals()
 }
 
 #[test]
-fn sigterm_publishes_the_lines_read_and_tells_the_sender_the_count() {
+fn sigterm_publishes_what_was_read_and_acknowledges_the_rest_as_missing() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&ground.socket(), "");
@@ -321,7 +321,7 @@ fn sigterm_publishes_the_lines_read_and_tells_the_sender_the_count() {
 }
 
 #[test]
-fn a_sender_is_throttled_during_an_nsqd_outage_and_loses_no_message() {
+fn senders_are_throttled_without_loss_while_nsqd_is_unreachable() {
     needs!("nsqd");
     let mut ground = Ground::new();
     ground.nsqd.create("one", "check");
@@ -329,7 +329,7 @@ fn a_sender_is_throttled_during_an_nsqd_outage_and_loses_no_message() {
     let send = ground.run(&format!("send --to {} --rate max --count 300000", ground.socket())).start();
     wait_until("some messages", || ground.nsqd.published("one") > 10_000);
     ground.nsqd.stop();
-    // the sender goes on until the sockets' buffers are full; ingest's memory is bounded
+    // the sender continues until the sockets' buffers are full; ingest holds a bounded amount
     ingest.wait_to_say("connection lost");
     let memory = ingest.own_memory();
     ground.nsqd.start_again();
@@ -342,7 +342,7 @@ fn a_sender_is_throttled_during_an_nsqd_outage_and_loses_no_message() {
 }
 
 #[test]
-fn packets_become_messages_and_a_full_queue_throttles_a_unix_sender() {
+fn datagrams_are_messages_and_a_full_queue_blocks_unix_senders() {
     needs!("nsqd");
     let ground = Ground::new();
     ground.nsqd.create("one", "check");
@@ -369,8 +369,8 @@ fn packets_become_messages_and_a_full_queue_throttles_a_unix_sender() {
     assert_eq!(all_arrived(&bodies, 3000), 0);
 }
 
-/// Reads the number of packets that the kernel dropped because the loopback device's queue was
-/// full. No socket counts these.
+/// The datagrams that the kernel dropped before it knew their socket, as the loopback device's
+/// queue was full. No socket counts these.
 fn dropped_on_the_way() -> u64 {
     let text = std::fs::read_to_string("/proc/net/softnet_stat").expect("Linux has it");
     let dropped = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1).expect("two columns"), 16);
@@ -378,7 +378,7 @@ fn dropped_on_the_way() -> u64 {
 }
 
 #[test]
-fn udp_packets_dropped_by_the_kernel_are_counted_and_logged() {
+fn udp_datagrams_dropped_by_the_kernel_are_counted_and_logged() {
     needs!("nsqd");
     let ground = Ground::new();
     let before = dropped_on_the_way();
@@ -405,7 +405,7 @@ fn udp_packets_dropped_by_the_kernel_are_counted_and_logged() {
 }
 
 #[test]
-fn a_datagram_sender_reconnects_to_the_next_ingest() {
+fn datagram_senders_find_a_restarted_ingest() {
     needs!("nsqd");
     let ground = Ground::new();
     let listen = format!("unixgram:{}", ground.at("packets").display());
@@ -424,7 +424,7 @@ fn a_datagram_sender_reconnects_to_the_next_ingest() {
 }
 
 #[test]
-fn a_second_signal_gives_up_unpublished_lines_and_the_sender_gets_no_ok() {
+fn a_second_signal_gives_up_unpublished_messages_without_acknowledging_them() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&ground.socket(), "--report json");
@@ -446,7 +446,7 @@ fn a_second_signal_gives_up_unpublished_lines_and_the_sender_gets_no_ok() {
 }
 
 #[test]
-fn systemd_gets_ready_status_and_stopping() {
+fn systemd_is_notified_of_start_status_and_stop() {
     needs!("nsqd");
     let ground = Ground::new();
     for args in
@@ -475,7 +475,7 @@ fn systemd_gets_ready_status_and_stopping() {
 }
 
 #[test]
-fn tcp_connections_are_published_too() {
+fn tcp_works_as_a_feed() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest("tcp:127.0.0.1:0", "");
@@ -502,7 +502,7 @@ fn a_socket_passed_by_systemd_is_used_and_kept() {
 }
 
 #[test]
-fn a_handler_forwards_and_writes_to_a_socket() {
+fn handlers_forward_and_write_to_a_socket() {
     needs!("nsqd");
     let ground = Ground::new();
     let ingest = ground.ingest(&ground.socket(), "");
@@ -516,7 +516,7 @@ fn a_handler_forwards_and_writes_to_a_socket() {
 }
 
 #[test]
-fn ctrl_c_ends_a_pipeline_with_its_totals_and_leaves_nothing_behind() {
+fn ctrl_c_ends_a_pipeline_with_its_summary_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("a folder");
     let pipeline = mqueue("pipeline --rate 200 --count 100000").env("TMPDIR", folder.path().to_str().expect("UTF-8"));
     let pipeline = pipeline.start();

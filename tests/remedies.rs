@@ -1,5 +1,5 @@
-//! Every command that doctor and wakeup print is pasted into a shell: the finding is gone, or the command only looks; no message is lost, nobody's
-//! work ends, and no name that a peer chose is more than a name.
+//! Pastes every command that doctor and wakeup print into a shell: it resolves the finding, or only
+//! shows something. No message is lost, no work ends, and no name that a peer chose does harm.
 
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -9,10 +9,10 @@ use std::path::Path;
 use crate::support::doctor::{Pasted, doctor, findings, folder, listing, old_nsqd, on, paste, the_one};
 use crate::support::{Finished, Lookupd, Mqueue, Nsqd, mqueue, needs, wait_until};
 
-/// Names that NSQ allows, and a shell, curl or clap may take for something else.
+/// Names that NSQ allows, and that a shell, curl or clap may misread.
 const NAMES: [&str; 4] = ["-x", "--help", "a.b_c-d", "tmp#ephemeral"];
 
-/// What the brokers have of messages: before their groups, and waiting, in flight or deferred in each.
+/// The brokers' messages: in streams, and waiting, in flight or deferred in each group.
 fn held(nsqds: &[&Nsqd]) -> Vec<(String, i64)> {
     let mut all = Vec::new();
     for nsqd in nsqds {
@@ -31,13 +31,13 @@ fn held(nsqds: &[&Nsqd]) -> Vec<(String, i64)> {
     all
 }
 
-/// A look of the doctor at these brokers.
-fn look(sockets: &tempfile::TempDir, nsqds: &[&Nsqd]) -> Finished {
+/// Runs the doctor with these brokers.
+fn doctor_with(sockets: &tempfile::TempDir, nsqds: &[&Nsqd]) -> Finished {
     let all: Vec<String> = nsqds.iter().map(|nsqd| on(nsqd)).collect();
     doctor(sockets, &format!("--json --watch 0 {}", all.join(" "))).run()
 }
 
-/// The command of the one finding of this check, whatever else is found.
+/// Returns the command of the only finding of this check.
 #[track_caller]
 fn remedy(finished: &Finished, check: &str) -> String {
     let mut found = findings(finished);
@@ -46,42 +46,42 @@ fn remedy(finished: &Finished, check: &str) -> String {
     found.remove(0).2
 }
 
-/// Pastes a command that only looks: it changes no queue.
+/// Pastes a command that only shows something: it must not change a queue.
 #[track_caller]
-fn only_looks(command: &str, nsqds: &[&Nsqd]) -> Pasted {
+fn only_shows(command: &str, nsqds: &[&Nsqd]) -> Pasted {
     let before = held(nsqds);
     let pasted = paste(command, "");
     assert_eq!(held(nsqds), before, "{command} changed the queues");
     pasted
 }
 
-/// Pastes the command of the one finding: then there is none of this check.
+/// Pastes the command of the only finding; this check must be clean then.
 #[track_caller]
-fn mends(look: impl Fn() -> Finished, check: &str, answers: &str) {
-    let command = remedy(&look(), check);
+fn fixes(doctor_with: impl Fn() -> Finished, check: &str, answers: &str) {
+    let command = remedy(&doctor_with(), check);
     let pasted = paste(&command, answers);
     assert_eq!(pasted.code, Some(0), "{command}");
-    let after = look();
+    let after = doctor_with();
     assert!(findings(&after).iter().all(|(_, of, _)| of != check), "{command} left {after:#?}");
 }
 
 #[test]
-fn a_streams_first_group_is_the_one_that_is_named_and_gets_all() {
+fn the_first_group_of_a_stream_is_the_typed_one_and_gets_the_backlog() {
     needs!("nsqd");
     for group in ["1", "tmp#ephemeral", "-x"] {
         let (nsqd, sockets) = (Nsqd::start(), folder());
         nsqd.publish_lines("-foo", b"1\n2\n3");
-        let command = the_one(&look(&sockets, &[&nsqd]), "warning", "streams");
+        let command = the_one(&doctor_with(&sockets, &[&nsqd]), "warning", "streams");
         assert_ne!(paste(&command, "").code, Some(0), "nobody answered");
         assert_ne!(paste(&command, "no group's name\n").code, Some(0), "nsqd refuses it");
         assert_eq!(held(&[&nsqd]), [(format!("{}/-foo", nsqd.http()), 3)]);
-        mends(|| look(&sockets, &[&nsqd]), "streams", &format!("{group}\n"));
+        fixes(|| doctor_with(&sockets, &[&nsqd]), "streams", &format!("{group}\n"));
         wait_until("the group has all", || held(&[&nsqd]) == [(format!("{}/-foo/{group}", nsqd.http()), 3)]);
     }
 }
 
 #[test]
-fn groups_that_are_on_another_nsqd_each_get_all() {
+fn groups_created_from_another_nsqd_each_get_the_backlog() {
     needs!("nsqd");
     for is_paused in [false, true] {
         let (here, there, sockets) = (Nsqd::start(), Nsqd::start(), folder());
@@ -92,10 +92,10 @@ fn groups_that_are_on_another_nsqd_each_get_all() {
         if is_paused {
             here.post("/topic/pause?topic=foo");
         }
-        mends(|| look(&sockets, &[&here, &there]), "streams", "");
+        fixes(|| doctor_with(&sockets, &[&here, &there]), "streams", "");
         if is_paused {
-            // which is for people to end
-            mends(|| look(&sockets, &[&here, &there]), "paused", "");
+            // the user who paused it has to unpause it
+            fixes(|| doctor_with(&sockets, &[&here, &there]), "paused", "");
         }
         let all = ["-b", "a", "c"].map(|group| (format!("{}/foo/{group}", here.http()), 3));
         wait_until("each group has all", || held(&[&here, &there]) == all);
@@ -104,7 +104,7 @@ fn groups_that_are_on_another_nsqd_each_get_all() {
 }
 
 #[test]
-fn paused_queues_go_on() {
+fn paused_queues_are_unpaused() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     for group in NAMES {
@@ -112,11 +112,11 @@ fn paused_queues_go_on() {
         nsqd.create("foo", &in_url);
         nsqd.post(&format!("/channel/pause?topic=foo&channel={in_url}"));
     }
-    assert!(findings(&look(&sockets, &[&nsqd])).is_empty(), "nothing waits");
+    assert!(findings(&doctor_with(&sockets, &[&nsqd])).is_empty(), "nothing waits");
     nsqd.publish("foo", b"1");
     let everywhere = || NAMES.iter().all(|group| nsqd.channel("foo", group).depth == 1);
     wait_until("the message in each group", everywhere);
-    let mut found = findings(&look(&sockets, &[&nsqd]));
+    let mut found = findings(&doctor_with(&sockets, &[&nsqd]));
     found.retain(|(_, check, _)| check == "paused");
     assert_eq!(found.len(), NAMES.len());
     for (_, _, command) in found {
@@ -125,42 +125,42 @@ fn paused_queues_go_on() {
     assert!(NAMES.iter().all(|group| !nsqd.channel("foo", group).paused) && everywhere());
     nsqd.post("/topic/pause?topic=foo");
     nsqd.publish("foo", b"2");
-    mends(|| look(&sockets, &[&nsqd]), "paused", "");
+    fixes(|| doctor_with(&sockets, &[&nsqd]), "paused", "");
     wait_until("the second message", || NAMES.iter().all(|group| nsqd.channel("foo", group).depth == 2));
 }
 
 #[test]
-fn a_group_without_anybody_is_looked_at() {
+fn groups_without_a_consumer_are_only_shown() {
     needs!("nsqd");
     for name in &NAMES[..3] {
         let (nsqd, sockets) = (Nsqd::start(), folder());
         nsqd.create("foo", name);
         nsqd.publish("foo", b"1");
         wait_until("the message in the group", || nsqd.channel("foo", name).depth == 1);
-        let shown = only_looks(&the_one(&look(&sockets, &[&nsqd]), "warning", "groups"), &[&nsqd]);
+        let shown = only_shows(&the_one(&doctor_with(&sockets, &[&nsqd]), "warning", "groups"), &[&nsqd]);
         assert!(shown.code == Some(0) && shown.stdout.contains(name), "{shown:?}");
     }
 }
 
 #[test]
-fn dead_letters_are_listed_where_they_are() {
+fn dead_letters_are_listed_in_place() {
     needs!("nsqd");
     for stream in ["foo.dead", "-x.dead", "--drop.dead", ".dead"] {
         let (nsqd, sockets) = (Nsqd::start(), folder());
         nsqd.publish_lines(stream, b"one\ntwo");
-        let finished = look(&sockets, &[&nsqd]);
+        let finished = doctor_with(&sockets, &[&nsqd]);
         let command = the_one(&finished, "warning", "dead-letters");
         assert!(finished.stdout.contains("2 dead letters"), "{finished:?}");
         for _ in 0..2 {
             assert_eq!(paste(&command, "").code, Some(0), "{command}");
-            let after = look(&sockets, &[&nsqd]);
+            let after = doctor_with(&sockets, &[&nsqd]);
             assert!(after.stdout.contains("2 dead letters"), "{command}: {after:?}");
         }
     }
 }
 
 #[test]
-fn a_sockets_group_is_created_on_every_nsqd_that_was_named() {
+fn a_sockets_group_is_created_on_every_given_nsqd() {
     needs!("nsqd", "nsqlookupd");
     let lookupd = Lookupd::start();
     let (listed, named) = (Nsqd::with(&[&format!("--lookupd-tcp-address={}", lookupd.tcp())]), Nsqd::start());
@@ -170,19 +170,19 @@ fn a_sockets_group_is_created_on_every_nsqd_that_was_named() {
     std::fs::set_permissions(sockets.path().join("-g.sock"), open).expect("it is ours");
     named.publish_lines("-foo", b"1\n2");
     let args = format!("--json --watch 0 --lookupd-http-address {} {}", lookupd.http(), on(&named));
-    let look = || doctor(&sockets, &args).run();
-    wait_until("the nsqd at nsqlookupd", || look().stdout.contains(&listed.http()));
-    let command = remedy(&look(), "groups");
+    let doctor_with = || doctor(&sockets, &args).run();
+    wait_until("the nsqd at nsqlookupd", || doctor_with().stdout.contains(&listed.http()));
+    let command = remedy(&doctor_with(), "groups");
     assert_eq!(paste(&command, "-foo\n").code, Some(0), "{command}");
     for nsqd in [&listed, &named] {
         assert_eq!(nsqd.channels("-foo"), ["-g"], "{command}");
     }
     wait_until("the group has all", || named.channel("-foo", "-g").depth == 2);
-    assert!(findings(&look()).is_empty(), "{:#?}", look());
+    assert!(findings(&doctor_with()).is_empty(), "{:#?}", doctor_with());
 }
 
 #[test]
-fn what_stands_in_a_sockets_place_is_put_aside_and_whole() {
+fn files_in_a_sockets_place_are_moved_aside_intact() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     nsqd.create("foo", "g");
@@ -190,59 +190,59 @@ fn what_stands_in_a_sockets_place_is_put_aside_and_whole() {
     let at = |name: &str| sockets.path().join(name);
     let file = || std::fs::write(at("g.sock"), "precious").expect("a folder of our own");
     file();
-    mends(|| look(&sockets, &[&nsqd]), "socket", "");
+    fixes(|| doctor_with(&sockets, &[&nsqd]), "socket", "");
     assert_eq!(std::fs::read_to_string(at("g.sock.old")).expect("it was put aside"), "precious");
-    // another one: the first stays
+    // another file: the first one is kept
     file();
-    let command = the_one(&look(&sockets, &[&nsqd]), "error", "socket");
+    let command = the_one(&doctor_with(&sockets, &[&nsqd]), "error", "socket");
     assert_ne!(paste(&command, "").code, Some(0), "{command}");
     assert_eq!(listing(sockets.path()), [("g.sock".to_owned(), 8), ("g.sock.old".to_owned(), 8)]);
     std::fs::remove_file(at("g.sock.old")).expect("it is there");
     std::fs::remove_file(at("g.sock")).expect("it is there");
     symlink("/nowhere", at("g.sock")).expect("a folder of our own");
-    mends(|| look(&sockets, &[&nsqd]), "socket", "");
+    fixes(|| doctor_with(&sockets, &[&nsqd]), "socket", "");
     assert_eq!(std::fs::read_link(at("g.sock.old")).expect("it was put aside"), Path::new("/nowhere"));
 }
 
 #[test]
-fn a_socket_without_a_listener_is_looked_at_and_stays() {
+fn sockets_without_a_listener_are_only_shown() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     nsqd.create("foo", "g");
     let path = sockets.path().join("g.sock");
     drop(UnixListener::bind(&path).expect("a folder of our own"));
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).expect("it is ours");
-    let finished = look(&sockets, &[&nsqd]);
+    let finished = doctor_with(&sockets, &[&nsqd]);
     match &findings(&finished)[..] {
-        // where processes are hidden nobody knows
+        // unknown where processes are hidden
         [] => assert!(finished.stdout.contains("another network namespace"), "{finished:?}"),
-        [(_, check, command)] if check == "socket" => drop(only_looks(command, &[&nsqd])),
+        [(_, check, command)] if check == "socket" => drop(only_shows(command, &[&nsqd])),
         other => panic!("{other:?}"),
     }
     assert!(path.exists());
 }
 
 #[test]
-fn a_socket_that_everybody_may_poke_is_closed_to_them_and_still_heard() {
+fn sockets_open_to_everybody_are_restricted_and_keep_their_listener() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     nsqd.create("foo", "-g");
     let path = sockets.path().join("-g.sock");
     let ears = UnixListener::bind(&path).expect("a folder of our own");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("it is ours");
-    mends(|| look(&sockets, &[&nsqd]), "socket-mode", "");
+    fixes(|| doctor_with(&sockets, &[&nsqd]), "socket-mode", "");
     ears.set_nonblocking(true).expect("it is a socket");
     assert!(ears.accept().is_err(), "a consumer was woken");
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_made() {
+fn missing_folders_are_created() {
     needs!("nsqd");
     let (nsqd, sockets) = (Nsqd::start(), folder());
     let missing = sockets.path().join("it's $(touch pwned)/not yet");
-    let look =
+    let doctor_with =
         || doctor(&sockets, &on(&nsqd)).arg("--json").arg("--socket-dir").arg(&missing.display().to_string()).run();
-    mends(look, "socket-dir", "");
+    fixes(doctor_with, "socket-dir", "");
     assert!(missing.is_dir());
 }
 
@@ -253,65 +253,65 @@ fn an_nsqd_that_is_down_is_not_started_on_other_data() {
     nsqd.publish_lines("foo", b"1\n2\n3");
     nsqd.stop();
     let before = listing(nsqd.data_path());
-    let found = findings(&look(&sockets, &[&nsqd, &alive]));
+    let found = findings(&doctor_with(&sockets, &[&nsqd, &alive]));
     assert_eq!(found.len(), 2, "over TCP and HTTP: {found:?}");
     for (_, check, command) in found {
         assert_eq!(check, "nsqd");
-        only_looks(&command, &[&alive]);
+        only_shows(&command, &[&alive]);
     }
     assert_eq!(listing(nsqd.data_path()), before);
-    // its ports are free, and it has what it had
+    // its ports are free, and its data is complete
     nsqd.start_again();
     wait_until("all messages", || held(&[&nsqd]) == [(format!("{}/foo", nsqd.http()), 3)]);
 }
 
 #[test]
-fn an_nsqlookupd_without_an_nsqd_or_with_a_wrong_one_is_looked_at() {
+fn an_nsqlookupd_with_no_or_a_wrong_nsqd_is_only_shown() {
     needs!("nsqd", "nsqlookupd");
     let (mut lookupd, sockets) = (Lookupd::start(), folder());
     let args = format!("--json --watch 0 --lookupd-http-address {}", lookupd.http());
-    let look = || doctor(&sockets, &args).run();
-    let shown = only_looks(&the_one(&look(), "warning", "nsqlookupd"), &[]);
+    let doctor_with = || doctor(&sockets, &args).run();
+    let shown = only_shows(&the_one(&doctor_with(), "warning", "nsqlookupd"), &[]);
     assert!(shown.stdout.contains("producers"), "{shown:?}");
     let flags = [format!("--lookupd-tcp-address={}", lookupd.tcp()), "--broadcast-address=nowhere.invalid".to_owned()];
     let nsqd = Nsqd::with(&flags.each_ref().map(String::as_str));
     nsqd.publish_lines("foo", b"1\n2");
-    wait_until("the nsqd at nsqlookupd", || look().stdout.contains("nowhere.invalid"));
-    let found = findings(&look());
+    wait_until("the nsqd at nsqlookupd", || doctor_with().stdout.contains("nowhere.invalid"));
+    let found = findings(&doctor_with());
     assert_eq!(found.len(), 2, "{found:?}");
     for (_, _, command) in found {
-        let shown = only_looks(&command, &[&nsqd]);
+        let shown = only_shows(&command, &[&nsqd]);
         assert!(shown.code == Some(0) && shown.stdout.contains("nowhere.invalid"), "{shown:?}");
     }
     lookupd.stop();
-    only_looks(&the_one(&look(), "error", "nsqlookupd"), &[&nsqd]);
+    only_shows(&the_one(&doctor_with(), "error", "nsqlookupd"), &[&nsqd]);
 }
 
 #[test]
-fn an_nsqd_known_by_one_port_is_looked_at_by_both() {
+fn an_nsqd_given_by_one_port_is_checked_by_both() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let sockets = tempfile::Builder::new().prefix("it's $(touch pwned)").tempdir().expect("a temporary folder");
     let finished = doctor(&sockets, &format!("--json --watch 0 --nsqd-tcp-address {}", nsqd.tcp())).run();
     let command = the_one(&finished, "warning", "nsqd");
     assert!(command.starts_with("mqueue doctor --socket-dir '"), "{command}");
-    only_looks(&command, &[&nsqd]);
+    only_shows(&command, &[&nsqd]);
 }
 
 #[test]
-fn a_full_disk_an_old_version_and_another_clock_are_looked_at() {
+fn full_disks_old_versions_and_clock_skew_are_only_shown() {
     let (sockets, listener) = (folder(), TcpListener::bind("127.0.0.1:0").expect("a free port"));
     let address = listener.local_addr().expect("it listens").to_string();
     std::thread::spawn(move || listener.incoming().flatten().for_each(old_nsqd));
-    let look = || doctor(&sockets, &format!("--json --watch 0 --nsqd-http-address {address}")).run();
+    let doctor_with = || doctor(&sockets, &format!("--json --watch 0 --nsqd-http-address {address}")).run();
     for check in ["health", "version"] {
-        assert_eq!(only_looks(&remedy(&look(), check), &[]).code, Some(0), "{check}");
+        assert_eq!(only_shows(&remedy(&doctor_with(), check), &[]).code, Some(0), "{check}");
     }
-    // this machine need not have it
-    only_looks(&remedy(&look(), "clock"), &[]);
+    // this machine may lack the program
+    only_shows(&remedy(&doctor_with(), "clock"), &[]);
 }
 
-/// A wakeup with these sockets.
+/// Returns a wakeup with these sockets.
 fn wakeup(nsqds: &[&Nsqd], sockets: &Path) -> Mqueue {
     let http: Vec<String> = nsqds.iter().map(|nsqd| nsqd.http()).collect();
     mqueue(&format!("wakeup --once --nsqd-http-address {}", http.join(",")))
@@ -319,7 +319,7 @@ fn wakeup(nsqds: &[&Nsqd], sockets: &Path) -> Mqueue {
         .arg(&sockets.display().to_string())
 }
 
-/// The command between these words of a line of stderr.
+/// Returns the command between these words of a stderr line.
 #[track_caller]
 fn between(finished: &Finished, before: &str, after: &str) -> String {
     let line = finished.stderr.lines().find(|line| line.contains(before)).unwrap_or_else(|| panic!("{finished:?}"));
@@ -328,7 +328,7 @@ fn between(finished: &Finished, before: &str, after: &str) -> String {
 }
 
 #[test]
-fn wakeups_command_makes_all_groups_that_are_on_another_nsqd_only() {
+fn wakeups_command_creates_all_groups_missing_on_an_nsqd() {
     needs!("nsqd");
     let (here, there, sockets) = (Nsqd::start(), Nsqd::start(), folder());
     for group in ["-b", "a", "c"] {
@@ -338,13 +338,13 @@ fn wakeups_command_makes_all_groups_that_are_on_another_nsqd_only() {
     ears.set_nonblocking(true).expect("it is a socket");
     here.publish_lines("-foo", b"1\n2");
     let said = wakeup(&[&here, &there], sockets.path()).run();
-    let command = between(&said, "where groups -b, a, c are not: ", " makes them there");
+    let command = between(&said, "where groups -b, a, c are missing: ", " creates them there");
     assert!(ears.accept().is_err(), "nothing waits for it yet");
     assert_eq!(paste(&command, "").code, Some(0), "{command}");
     let all = ["-b", "a", "c"].map(|group| (format!("{}/-foo/{group}", here.http()), 2));
     wait_until("each group has all", || held(&[&here, &there]) == all);
     let said = wakeup(&[&here, &there], sockets.path()).run();
-    assert!(!said.stderr.contains("are not"), "{said:?}");
+    assert!(!said.stderr.contains("are missing"), "{said:?}");
     assert!(ears.accept().is_ok(), "now it is woken: {said:?}");
 }
 
@@ -357,11 +357,11 @@ fn wakeups_command_creates_a_sockets_group() {
     ears.set_nonblocking(true).expect("it is a socket");
     nsqd.publish_lines("-foo", b"1\n2");
     let empty = folder();
-    let look = || wakeup(&[&nsqd], empty.path()).arg("--socket").arg(&path.display().to_string()).run();
-    let command = between(&look(), "and no group: ", " creates it");
+    let doctor_with = || wakeup(&[&nsqd], empty.path()).arg("--socket").arg(&path.display().to_string()).run();
+    let command = between(&doctor_with(), "and no group: ", " creates it");
     assert_eq!(paste(&command, "").code, Some(0), "{command}");
     wait_until("the group has all", || held(&[&nsqd]) == [(format!("{}/-foo/-g", nsqd.http()), 2)]);
-    let said = look();
+    let said = doctor_with();
     assert!(!said.stderr.contains("no stream has a group"), "{said:?}");
     assert!(ears.accept().is_ok(), "now it is woken: {said:?}");
 }

@@ -1,4 +1,4 @@
-//! Whom `mqueue wakeup` wakes, and when: what polling sees of real nsqds.
+//! The pokes of `mqueue wakeup` after polls of real nsqds.
 
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
@@ -7,13 +7,13 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Doors, Nsqd, Told, consumer, mqueue, needs, wait_until};
 
-/// `count` lines.
+/// Returns `count` lines.
 fn lines(count: usize) -> Vec<u8> {
     (0..count).map(|number| format!("{number}\n")).collect::<String>().into_bytes()
 }
 
 #[test]
-fn a_message_that_waits_wakes_its_group_and_no_other() {
+fn a_waiting_message_wakes_only_its_group() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock", "2.sock"]));
     nsqd.create("foo", "1");
@@ -25,7 +25,7 @@ fn a_message_that_waits_wakes_its_group_and_no_other() {
 }
 
 #[test]
-fn a_poke_that_brings_nobody_is_repeated_without_waiting_for_a_poll() {
+fn unanswered_pokes_are_repeated_between_polls() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -35,7 +35,7 @@ fn a_poke_that_brings_nobody_is_repeated_without_waiting_for_a_poll() {
 }
 
 #[test]
-fn in_flight_messages_of_a_killed_consumer_are_said_once_and_wake_the_group_when_they_are_back() {
+fn orphaned_in_flight_messages_are_logged_once_and_wake_the_group_after_their_timeout() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::with_channel("foo", "1"), Doors::new(&["1.sock"]));
     let wakeup = doors.wakeup(&nsqd, "--poll-interval 50ms").start();
@@ -45,15 +45,15 @@ fn in_flight_messages_of_a_killed_consumer_are_said_once_and_wake_the_group_when
     wait_until("3 in flight", || nsqd.channel("foo", "1").in_flight_count == 3);
     let poked_before = doors.pokes("1.sock");
     working.signal(Signal::SIGKILL);
-    wakeup.wait_to_say("3 in flight of consumers that are gone");
+    wakeup.wait_to_say("3 in flight to disconnected consumers");
     assert_eq!(doors.pokes("1.sock"), poked_before, "nothing can be handled yet");
     doors.wait_for_poke("1.sock");
     assert_ne!(nsqd.channel("foo", "1").depth, 0, "it was woken for messages that are back");
-    assert_eq!(wakeup.times_said("in flight of consumers that are gone"), 1);
+    assert_eq!(wakeup.times_said("in flight to disconnected consumers"), 1);
 }
 
 #[test]
-fn a_deferred_message_wakes_its_group_within_a_poll_of_falling_due() {
+fn deferred_messages_wake_their_group_within_a_poll_when_due() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::with_channel("foo", "1"), Doors::new(&["1.sock"]));
     let wakeup = doors.wakeup(&nsqd, "--listen 127.0.0.1:0").start();
@@ -70,7 +70,7 @@ fn a_deferred_message_wakes_its_group_within_a_poll_of_falling_due() {
 }
 
 #[test]
-fn too_few_consumers_are_joined_by_as_many_as_the_depth_asks_for() {
+fn depth_decides_how_many_consumers_are_woken() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1@1.sock", "1@2.sock", "1@3.sock", "1@4.sock"]));
     nsqd.create("foo", "1");
@@ -78,7 +78,7 @@ fn too_few_consumers_are_joined_by_as_many_as_the_depth_asks_for() {
     nsqd.wait_for_clients("foo", "1", 1);
     let wakeup = doors.wakeup(&nsqd, "--per-consumer 10 --poll-interval 50ms --listen 127.0.0.1:0").start();
     let told = Told::by(&wakeup);
-    // one is in flight, and the rest is not too much for one consumer
+    // one is in flight, and one consumer suffices for the rest
     nsqd.publish_lines("foo", &lines(8));
     wait_until("depth 7", || told.group("foo", "1")["depth"] == 7);
     told.wait_for_polls(3);
@@ -89,7 +89,7 @@ fn too_few_consumers_are_joined_by_as_many_as_the_depth_asks_for() {
 }
 
 #[test]
-fn a_socket_whose_group_no_stream_has_is_said_once_with_the_depth_and_a_remedy_that_works() {
+fn a_socket_without_a_group_is_logged_once_with_a_working_remedy() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.publish_lines("foo", &lines(3));
@@ -119,7 +119,7 @@ fn a_socket_whose_group_no_stream_has_is_said_once_with_the_depth_and_a_remedy_t
 }
 
 #[test]
-fn a_socket_in_a_folder_is_of_a_unit_whose_group_is_created_by_another() {
+fn the_remedy_for_a_unit_socket_names_its_create_unit() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["consumer-nsq.sock", "mail@2.sock"]));
     let once = doors.wakeup(&nsqd, "--once").run();
@@ -130,7 +130,7 @@ fn a_socket_in_a_folder_is_of_a_unit_whose_group_is_created_by_another() {
 }
 
 #[test]
-fn while_an_nsqd_is_away_no_group_is_said_to_be_missing() {
+fn no_group_is_reported_missing_while_an_nsqd_is_unreachable() {
     needs!("nsqd");
     let (nsqd, mut other) = (Nsqd::start(), Nsqd::start());
     other.stop();
@@ -140,23 +140,23 @@ fn while_an_nsqd_is_away_no_group_is_said_to_be_missing() {
 }
 
 #[test]
-fn messages_on_an_nsqd_where_their_group_is_not_are_said_once_with_a_remedy_that_works() {
+fn messages_on_an_nsqd_without_their_group_are_logged_once_with_a_working_remedy() {
     needs!("nsqd");
     let (first, second, doors) = (Nsqd::start(), Nsqd::start(), Doors::new(&["1.sock"]));
     first.create("foo", "1");
     second.publish_lines("foo", &lines(3));
     let both = format!("--nsqd-http-address {},{} --poll-interval 50ms", first.http(), second.http());
     let wakeup = doors.wakeup_by(&both).start();
-    wakeup.wait_to_say(&format!("stream foo has 3 messages on nsqd {}, where group 1 is not", second.http()));
+    wakeup.wait_to_say(&format!("stream foo has 3 messages on nsqd {}, where group 1 is missing", second.http()));
     let said = wakeup.stderr();
     let url = said.split("-X POST '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
     second.post(url.strip_prefix(&format!("http://{}", second.http())).unwrap());
     doors.wait_for_poke("1.sock");
-    assert_eq!(wakeup.times_said("where group 1 is not"), 1);
+    assert_eq!(wakeup.times_said("where group 1 is missing"), 1);
 }
 
 #[test]
-fn a_poke_after_which_no_consumer_comes_is_a_warning_once_and_one_that_brings_it_is_said() {
+fn unanswered_pokes_are_a_warning_once_and_woken_consumers_are_logged() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -179,7 +179,7 @@ fn a_poke_after_which_no_consumer_comes_is_a_warning_once_and_one_that_brings_it
 }
 
 #[test]
-fn a_paused_group_is_left_alone_and_said_once() {
+fn paused_groups_are_not_woken_and_logged_once() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -194,7 +194,7 @@ fn a_paused_group_is_left_alone_and_said_once() {
 }
 
 #[test]
-fn streams_groups_and_sockets_are_seen_as_they_come() {
+fn new_streams_groups_and_sockets_are_found() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&[]));
     let wakeup = doors.wakeup(&nsqd, "--poll-interval 50ms --listen 127.0.0.1:0").start();
@@ -211,7 +211,7 @@ fn streams_groups_and_sockets_are_seen_as_they_come() {
 }
 
 #[test]
-fn once_wakes_whom_it_sees_and_ends_and_a_dry_run_wakes_nobody() {
+fn once_pokes_and_exits_and_a_dry_run_pokes_nothing() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -225,7 +225,7 @@ fn once_wakes_whom_it_sees_and_ends_and_a_dry_run_wakes_nobody() {
 }
 
 #[test]
-fn systemd_is_told_of_readiness_status_life_and_end() {
+fn systemd_is_notified_of_ready_status_watchdog_and_stopping() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -236,7 +236,7 @@ fn systemd_is_told_of_readiness_status_life_and_end() {
         let length = systemd.recv(&mut bytes).expect("a note comes");
         String::from_utf8(bytes[..length].to_vec()).unwrap().trim_end().to_owned()
     };
-    // signs of life do not wait for polls
+    // watchdog keep-alives do not wait for polls
     let wakeup = doors
         .wakeup(&nsqd, "--poll-interval 1h")
         .env("NOTIFY_SOCKET", doors.at("notify").to_str().unwrap())

@@ -1,11 +1,13 @@
-//! What is wrong with folders and sockets is said by `mqueue wakeup` in one clear line, once, and keeps nobody else asleep.
+//! Problems with folders and sockets: `mqueue wakeup` logs each in one clear line, once, and still
+//! wakes other groups.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use crate::support::{Doors, Mqueue, Nsqd, Told, mqueue, needs, wait_until};
 
-/// An nsqd with a message for each of these groups of stream foo, and for group `good`, whose socket is as it should be.
+/// Starts an nsqd with a message for each of these groups of stream foo, and for group `good`,
+/// whose socket is valid.
 fn nsqd_with(groups: &[&str]) -> Nsqd {
     let nsqd = Nsqd::start();
     groups.iter().chain(&["good"]).for_each(|group| nsqd.create("foo", group));
@@ -13,14 +15,15 @@ fn nsqd_with(groups: &[&str]) -> Nsqd {
     nsqd
 }
 
-/// Runs it until `good` was woken and some polls have passed: this was said once, and nothing else was wrong.
+/// Runs wakeup until `good` was woken and some polls have passed: `words` were logged once, and no
+/// other problem.
 #[track_caller]
 fn says_once(wakeup: Mqueue, doors: &Doors, words: &[&str]) {
     let wakeup = wakeup.start();
     let told = Told::by(&wakeup);
     doors.wait_for_poke("good.sock");
     words.iter().for_each(|words| wakeup.wait_to_say(words));
-    // the pace of a socket that fails is a second
+    // the interval of failing pokes is a second
     wait_until("more pokes", || doors.pokes("good.sock") >= 2);
     told.wait_for_polls(3);
     let said = wakeup.stderr();
@@ -34,7 +37,7 @@ fn says_once(wakeup: Mqueue, doors: &Doors, words: &[&str]) {
 const ARGS: &str = "--poll-interval 50ms --listen 127.0.0.1:0";
 
 #[test]
-fn a_missing_folder_is_said_unless_another_has_a_socket() {
+fn missing_folders_are_logged_unless_another_has_a_socket() {
     needs!("nsqd");
     let (nsqd, doors) = (nsqd_with(&[]), Doors::new(&["good.sock"]));
     let missing = doors.at("missing");
@@ -44,14 +47,14 @@ fn a_missing_folder_is_said_unless_another_has_a_socket() {
         .arg(missing.to_str().unwrap());
     nowhere
         .start()
-        .wait_to_say("missing: No such file or directory (os error 2): mend it, or name another --socket-dir");
+        .wait_to_say("missing: No such file or directory (os error 2): fix it, or name another --socket-dir");
 }
 
 #[test]
-fn a_group_that_is_called_like_a_foreign_socket_does_not_have_it_poked() {
+fn groups_named_like_a_foreign_socket_do_not_poke_it() {
     needs!("nsqd");
     let (nsqd, foreign) = (nsqd_with(&["docker"]), Doors::new(&["docker.sock", "good.sock"]));
-    // the only other place is the default one, which is ours
+    // the only other place is the default folder, which is ours
     let wakeup = mqueue(&format!(
         "wakeup --nsqd-http-address {} {ARGS} --socket {}",
         nsqd.http(),
@@ -64,20 +67,20 @@ fn a_group_that_is_called_like_a_foreign_socket_does_not_have_it_poked() {
 }
 
 #[test]
-fn what_is_called_like_a_socket_and_is_none() {
+fn files_named_like_a_socket_are_logged() {
     needs!("nsqd");
     let (nsqd, doors) = (nsqd_with(&["plain", "folder", "gone"]), Doors::new(&["good.sock", "gone.sock"]));
     std::fs::write(doors.at("plain.sock"), "").unwrap();
     std::fs::create_dir(doors.at("folder.sock")).unwrap();
     doors.close("gone.sock");
     let remedy =
-        "systemctl reset-failed mqueue-consumer@gone.socket; systemctl start mqueue-consumer@gone.socket has it";
+        "systemctl reset-failed mqueue-consumer@gone.socket; systemctl start mqueue-consumer@gone.socket makes it";
     let words = ["plain.sock is no socket", "folder.sock is no socket", remedy];
     says_once(doors.wakeup(&nsqd, ARGS), &doors, &words);
 }
 
 #[test]
-fn a_link_out_of_the_folder_is_not_followed() {
+fn links_out_of_the_folder_are_not_followed() {
     needs!("nsqd");
     let (nsqd, doors) = (nsqd_with(&["link", "inner"]), Doors::new(&["good.sock", "inner-target"]));
     let outside = Doors::new(&["secret"]);
@@ -89,7 +92,7 @@ fn a_link_out_of_the_folder_is_not_followed() {
 }
 
 #[test]
-fn a_socket_that_two_streams_have_a_group_for_is_poked_for_each() {
+fn a_socket_shared_by_two_streams_is_poked_for_each() {
     needs!("nsqd");
     let (nsqd, doors) = (nsqd_with(&["same"]), Doors::new(&["good.sock", "same.sock"]));
     nsqd.create("bar", "same");
@@ -101,13 +104,13 @@ fn a_socket_that_two_streams_have_a_group_for_is_poked_for_each() {
 fn of_two_files_for_one_consumer_one_is_poked() {
     needs!("nsqd");
     let (nsqd, doors) = (nsqd_with(&["two"]), Doors::new(&["good.sock", "two.sock", "two"]));
-    says_once(doors.wakeup(&nsqd, ARGS), &doors, &["two.sock is there, too"]);
+    says_once(doors.wakeup(&nsqd, ARGS), &doors, &["two.sock exists as well"]);
     assert!(doors.pokes("two.sock") >= 1);
     assert_eq!(doors.pokes("two"), 0);
 }
 
 #[test]
-fn a_socket_that_is_listened_on_again_is_poked_within_a_second_or_so() {
+fn a_socket_that_listens_again_is_poked_within_about_a_second() {
     needs!("nsqd");
     let (nsqd, doors) = (nsqd_with(&["gone"]), Doors::new(&["good.sock", "gone.sock"]));
     doors.close("gone.sock");
@@ -121,7 +124,7 @@ fn a_socket_that_is_listened_on_again_is_poked_within_a_second_or_so() {
 }
 
 #[test]
-fn without_permission_for_a_folder_or_a_socket() {
+fn missing_permissions_for_folders_and_sockets_are_logged() {
     needs!("nsqd");
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: only root can become somebody else");

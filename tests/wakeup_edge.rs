@@ -1,4 +1,5 @@
-//! The subscription by which `mqueue wakeup` hears of a message at once: when there is one, and what it leaves behind.
+//! The subscriptions of `mqueue wakeup` for immediate notice of messages: when they exist, and what
+//! they leave behind.
 
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::support::{Doors, Nsqd, Told, consumer, needs, wait_until};
 
 #[test]
-fn a_message_is_heard_long_before_the_next_poll() {
+fn messages_wake_long_before_the_next_poll() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -47,7 +48,7 @@ fn large_messages_are_not_read_while_a_consumer_is_awake() {
 }
 
 #[test]
-fn of_a_large_message_to_a_sleeping_group_only_the_beginning_is_read() {
+fn only_the_beginning_of_a_large_message_is_read() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::with(&["--max-msg-size=52428800"]), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -61,7 +62,7 @@ fn of_a_large_message_to_a_sleeping_group_only_the_beginning_is_read() {
 }
 
 #[test]
-fn a_stream_or_group_that_is_deleted_stays_deleted() {
+fn deleted_streams_and_groups_stay_deleted() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -78,7 +79,7 @@ fn a_stream_or_group_that_is_deleted_stays_deleted() {
 }
 
 #[test]
-fn nothing_is_left_on_nsqd_however_wakeup_ends() {
+fn wakeup_leaves_nothing_on_nsqd() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -92,7 +93,7 @@ fn nothing_is_left_on_nsqd_however_wakeup_ends() {
 }
 
 #[test]
-fn an_nsqd_that_cannot_be_subscribed_to_is_polled_all_the_same() {
+fn an_nsqd_that_refuses_subscriptions_is_still_polled() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::real(&["--auth-http-address=127.0.0.1:9"]), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -100,6 +101,6 @@ fn an_nsqd_that_cannot_be_subscribed_to_is_polled_all_the_same() {
     Told::by(&wakeup).wait_for_polls(3);
     nsqd.publish("foo", b"x");
     doors.wait_for_poke("1.sock");
-    wakeup.wait_to_say("cannot listen");
-    assert_eq!(wakeup.times_said("cannot listen"), 1, "{}", wakeup.stderr());
+    wakeup.wait_to_say("cannot subscribe");
+    assert_eq!(wakeup.times_said("cannot subscribe"), 1, "{}", wakeup.stderr());
 }

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use crate::support::{Doors, Nsqd, Told, needs, wait_until};
 
 #[test]
-fn state_and_metrics_tell_what_wakeup_sees_and_did() {
+fn state_and_metrics_show_groups_and_pokes() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -33,7 +33,7 @@ fn state_and_metrics_tell_what_wakeup_sees_and_did() {
 }
 
 #[test]
-fn what_is_wrong_is_in_the_state() {
+fn state_shows_problems() {
     needs!("nsqd");
     let (mut nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -55,7 +55,7 @@ fn what_is_wrong_is_in_the_state() {
 }
 
 #[test]
-fn readers_that_never_read_keep_nobody_asleep() {
+fn clients_that_never_read_do_not_delay_pokes() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -72,13 +72,13 @@ fn readers_that_never_read_keep_nobody_asleep() {
         .collect();
     nsqd.publish("foo", b"x");
     doors.wait_for_poke("1.sock");
-    // and they are sent away: another reader gets its turn
+    // and they are disconnected: another client gets its turn
     assert_eq!(told.get("/healthz").0, 200);
     drop(readers);
 }
 
 #[test]
-fn an_address_that_is_taken_is_said_in_one_line() {
+fn an_address_in_use_is_reported_in_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let finished = Doors::new(&[]).wakeup_by(&format!("--listen {address}")).run();

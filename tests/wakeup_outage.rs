@@ -1,4 +1,4 @@
-//! What `mqueue wakeup` does when it, or a broker, goes away and comes back.
+//! Outages of brokers, and of `mqueue wakeup` itself.
 
 use nix::sys::signal::Signal;
 
@@ -6,7 +6,7 @@ use crate::support::{Doors, Lookupd, Nsqd, Told, needs, wait_until};
 
 #[test]
 fn without_a_broker_once_ends_with_69_and_one_line() {
-    // a port that nothing listens on any more
+    // a port without a listener
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for broker in ["nsqd", "lookupd"] {
         let finished = Doors::new(&[]).wakeup_by(&format!("--once --{broker}-http-address {free}")).run();
@@ -17,14 +17,14 @@ fn without_a_broker_once_ends_with_69_and_one_line() {
 }
 
 #[test]
-fn an_nsqd_without_its_http_port_is_a_wrong_use() {
+fn an_nsqd_without_its_http_port_is_a_usage_error() {
     let finished = Doors::new(&[]).wakeup_by("--nsqd-tcp-address 127.0.0.1:4150").run();
     assert_eq!(finished.code, Some(2));
     assert!(finished.stderr.contains("--nsqd-http-address"), "{}", finished.stderr);
 }
 
 #[test]
-fn an_nsqd_that_goes_and_comes_back_is_said_once_and_heard_again() {
+fn an_nsqd_outage_is_logged_once_and_its_subscriptions_resume() {
     needs!("nsqd");
     let (mut nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -45,7 +45,7 @@ fn an_nsqd_that_goes_and_comes_back_is_said_once_and_heard_again() {
 }
 
 #[test]
-fn an_nsqd_that_hangs_holds_up_no_other() {
+fn a_hanging_nsqd_delays_no_other() {
     needs!("nsqd");
     let (nsqd, hanging, doors) = (Nsqd::start(), Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -54,7 +54,7 @@ fn an_nsqd_that_hangs_holds_up_no_other() {
     let told = Told::by(&wakeup);
     told.wait_for_polls(4);
     hanging.signal(Signal::SIGSTOP);
-    // nobody waits for the one that hangs: its deadline has not come yet
+    // the hanging nsqd delays nothing: its deadline has not passed yet
     told.wait_for_polls(20);
     nsqd.publish("foo", b"x");
     doors.wait_for_poke("1.sock");
@@ -63,7 +63,7 @@ fn an_nsqd_that_hangs_holds_up_no_other() {
 }
 
 #[test]
-fn nsqds_are_found_by_nsqlookupd_which_may_go_and_come_back() {
+fn nsqds_are_discovered_and_survive_an_outage_of_nsqlookupd() {
     needs!("nsqd", "nsqlookupd");
     let mut lookupd = Lookupd::start();
     let doors = Doors::new(&["1.sock"]);
@@ -85,7 +85,7 @@ fn nsqds_are_found_by_nsqlookupd_which_may_go_and_come_back() {
 }
 
 #[test]
-fn a_killed_wakeup_that_is_started_again_wakes_for_what_came_meanwhile() {
+fn a_restarted_wakeup_wakes_for_messages_published_meanwhile() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -99,7 +99,7 @@ fn a_killed_wakeup_that_is_started_again_wakes_for_what_came_meanwhile() {
 }
 
 #[test]
-fn once_says_which_of_several_nsqds_is_away_and_wakes_for_the_others() {
+fn once_reports_an_unreachable_nsqd_and_wakes_for_the_others() {
     needs!("nsqd");
     let (nsqd, mut away, doors) = (Nsqd::start(), Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");
@@ -112,7 +112,7 @@ fn once_says_which_of_several_nsqds_is_away_and_wakes_for_the_others() {
 }
 
 #[test]
-fn an_nsqd_that_is_known_by_two_names_counts_once() {
+fn an_nsqd_with_two_addresses_counts_once() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
     nsqd.create("foo", "1");

@@ -1,4 +1,4 @@
-//! 1,000 groups asleep on 200 streams: what it costs `mqueue wakeup` to watch them, and how soon all are woken.
+//! 1,000 sleeping groups on 200 streams: the cost of watching them, and the time to wake all.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +6,13 @@ use crate::support::{Doors, Mqueue, Nsqd, Told, is_optimised, needs, wait_until,
 
 const STREAMS: usize = 200;
 const GROUPS: usize = 5;
-/// How long it is measured at rest.
+/// The time of the measurement without messages.
 const REST: Duration = Duration::from_secs(10);
 
-/// Processor time used so far.
+/// Returns the processor time used so far.
 fn cpu(program: &Mqueue) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", program.pid())).unwrap();
-    // after the name, which may hold anything: fields 14 and 15, in hundredths of a second
+    // after the name, which may contain anything: fields 14 and 15, in hundredths of a second
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     let ticks = |field: usize| fields[field].parse::<u64>().unwrap();
     Duration::from_millis(10 * (ticks(11) + ticks(12)))
@@ -43,7 +43,7 @@ fn a_thousand_sleeping_groups_cost_little_and_are_woken_within_two_seconds() {
     assert_eq!(pokes, groups.len(), "each once");
 }
 
-/// Measures it while nothing happens.
+/// Measures wakeup while no messages arrive.
 fn rests(wakeup: &Mqueue) {
     let (start, before) = (Instant::now(), cpu(wakeup));
     wait_within(2 * REST, "the measured time", || start.elapsed() >= REST);
@@ -54,7 +54,7 @@ fn rests(wakeup: &Mqueue) {
         "1,000 groups asleep on 200 streams: RSS {rss:.1} MB ({own:.1} its own), {share:.2} % of a core at a 1 s poll"
     );
     assert!(own <= 10.0, "{own} MB");
-    // an unoptimised program is slow, and its file large
+    // an unoptimised program is slow, and its executable large
     if is_optimised() {
         assert!(rss <= 20.0, "{rss} MB");
         assert!(share <= 1.0, "{share} %");

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mqueue::wake::crowd::Crowd;
+use mqueue::wake::many_groups::ManyGroups;
 
 use crate::Work;
 
@@ -10,7 +10,7 @@ pub const POLLS: u64 = 20;
 const GROUPS: u32 = 10_000;
 
 pub fn decide() -> Work {
-    let mut crowd = Crowd::of(GROUPS, Instant::now());
+    let mut crowd = ManyGroups::of(GROUPS, Instant::now());
     Box::new(move || {
         let wakes: usize = (0..POLLS).map(|_| crowd.poll()).sum();
         // each of the hundred at once, and then less and less often

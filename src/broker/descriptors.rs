@@ -2,7 +2,7 @@
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::http::Places;
+use crate::http::ConnectionSlots;
 
 /// Files reserved for the log (segments open, read and removed), nsqlookupds, `/proc`, and
 /// connections that are being refused.
@@ -15,7 +15,7 @@ const MIN_CONNECTIONS: usize = 32;
 /// Maximum connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MaxConnections {
-    /// Concurrent requests of the HTTP API; there may be [`Places::beyond`] more connections.
+    /// Of the HTTP API: requests at once. There are [`ConnectionSlots::reserve`] more connections.
     pub(super) http: usize,
     /// Connections of NSQ's TCP protocol.
     pub(super) tcp: usize,
@@ -34,7 +34,7 @@ impl MaxConnections {
     fn within(limit: usize, open: usize) -> Self {
         let free = limit.saturating_sub(open + RESERVED_FILES).max(MIN_CONNECTIONS);
         let http = MAX_REQUESTS.min(free / 4);
-        Self { http, tcp: free - http - Places::beyond(http) }
+        Self { http, tcp: free - http - ConnectionSlots::reserve(http) }
     }
 }
 
@@ -46,7 +46,7 @@ mod tests {
     fn files_are_reserved_for_the_log() {
         for limit in [256, 1024, 4096, 1 << 20] {
             let room = MaxConnections::within(limit, 20);
-            assert_eq!(room.http + Places::beyond(room.http) + room.tcp + RESERVED_FILES + 20, limit);
+            assert_eq!(room.http + ConnectionSlots::reserve(room.http) + room.tcp + RESERVED_FILES + 20, limit);
             assert!(room.tcp > room.http);
         }
         assert_eq!(

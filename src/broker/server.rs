@@ -16,8 +16,8 @@ use super::descriptors::MaxConnections;
 use super::http::{self, HttpApi, Identity};
 use super::socket::BrokerListener;
 use super::{Broker, lookupd, tcp};
-use crate::http::{Places, listen};
-use crate::net::remove_stale;
+use crate::http::{ConnectionSlots, listen};
+use crate::net::remove_stale_socket;
 use crate::proto::HostPort;
 
 /// Time for connections to end when the broker stops.
@@ -65,7 +65,7 @@ impl ListenAddress {
                 Ok(ListeningSocket { address: Some(address), path: None, listener: BrokerListener::Tcp(listener) })
             }
             Self::Unix(path) => {
-                remove_stale(path)?;
+                remove_stale_socket(path)?;
                 let listener = BrokerListener::Unix(UnixListener::bind(path)?);
                 Ok(ListeningSocket { address: None, path: Some(UnixSocketFile(path.clone())), listener })
             }
@@ -175,7 +175,7 @@ impl BrokerServer {
     pub async fn run(self, stop: CancellationToken) {
         let Self { broker, identity, mut tcp, mut http } = self;
         let (tasks, room) = (TaskTracker::new(), MaxConnections::of_this_process());
-        let (tcp_places, http_places) = (Places::plain(room.tcp), Places::new(room.http));
+        let (tcp_places, http_places) = (ConnectionSlots::without_turns(room.tcp), ConnectionSlots::new(room.http));
         let files: Vec<UnixSocketFile> =
             tcp.iter_mut().chain(&mut http).filter_map(|bound| bound.path.take()).collect();
         for bound in tcp {

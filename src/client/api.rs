@@ -101,7 +101,7 @@ impl Api {
     fn new(program: &'static str, address: &str) -> Result<Self, InvalidAddress> {
         let bare = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
         let address = bare.parse::<Address>()?.to_string();
-        let client = crate::http::client::plain()
+        let client = crate::http::client::plain_client()
             .connect_timeout(Duration::from_secs(2))
             .timeout(Duration::from_secs(5))
             .no_proxy();

@@ -1,5 +1,6 @@
-//! A command as typed: run directly if it is only words, by the shell if it needs one. GNU make decides in the same way
-//! (`src/job.c`, `construct_command_argv_internal`): a shell doubles the price of a short command.
+//! A command as typed: run directly if it consists of plain words, and by the shell otherwise. GNU
+//! make decides in the same way (`src/job.c`, `construct_command_argv_internal`): a shell doubles
+//! the cost of a short command.
 
 use std::env;
 use std::ffi::OsString;
@@ -12,67 +13,68 @@ use super::HandlerError;
 use super::child_environment::withheld;
 use crate::proto::{ChannelName, TopicName};
 
-/// What means something to a shell.
+/// Characters with a meaning to a shell.
 const SHELL_CHARACTERS: &[char] = &[
     '#', ';', '"', '\'', '\\', '*', '?', '[', ']', '&', '|', '<', '>', '(', ')', '{', '}', '$', '`', '^', '~', '!',
     '\n',
 ];
-/// Commands that only a shell has, or that mean something else without one. Others that are built in (echo, test) are
-/// programs as well.
+/// Commands that only a shell has, or that mean something else in a shell. Other built-ins (echo,
+/// test) exist as programs as well.
 const SHELL_WORDS: &[&str] = &[
     ".", ":", "alias", "break", "case", "cd", "command", "continue", "eval", "exec", "exit", "export", "for", "hash",
     "if", "local", "read", "readonly", "return", "set", "shift", "source", "times", "trap", "type", "ulimit", "umask",
     "unset", "until", "wait", "while",
 ];
-/// Where programs are looked for when PATH is not set, as execvp does.
+/// The search path when PATH is not set, as in execvp.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// A command line, and the variables that it does not inherit.
+/// A command line, and the variables that its process does not inherit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CommandLine {
-    line: Line,
+    line: ParsedCommand,
     withheld: Vec<OsString>,
 }
 
 /// A command line, split or left to the shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Line {
-    /// A program that was found, and its arguments: never empty.
+enum ParsedCommand {
+    /// An existing program and its arguments: never empty.
     Words(Vec<String>),
     /// A script for `sh -c`.
     Script([String; 2]),
 }
 
 impl CommandLine {
-    /// Splits a command that is only words, and fails if its program cannot be found or run.
+    /// Splits a command of plain words; fails if its program does not exist or is not executable.
     pub(super) fn find(text: &str) -> Result<Self, HandlerError> {
         let words: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();
         let line = match words.first() {
             Some(program) if !needs_shell(text, program) => {
                 find(program)?;
-                Line::Words(words)
+                ParsedCommand::Words(words)
             }
-            Some(_) => Line::Script(["-c".to_owned(), text.to_owned()]),
+            Some(_) => ParsedCommand::Script(["-c".to_owned(), text.to_owned()]),
             None => return Err(HandlerError::CommandNotFound(text.to_owned())),
         };
         Ok(Self { line, withheld: withheld(env::vars_os()) })
     }
 
-    /// The program to run.
+    /// Returns the program to run.
     pub(super) fn program(&self) -> &str {
         self.program_and_arguments().0
     }
 
-    /// The program to run, and what it is given.
+    /// Returns the program to run and its arguments.
     pub(super) fn program_and_arguments(&self) -> (&str, &[String]) {
         match &self.line {
-            Line::Words(words) => (&words[0], &words[1..]),
-            Line::Script(arguments) => ("sh", arguments),
+            ParsedCommand::Words(words) => (&words[0], &words[1..]),
+            ParsedCommand::Script(arguments) => ("sh", arguments),
         }
     }
 
-    /// The command to start, whose environment says where its messages come from. Nothing may need `pre_exec` or a changed PATH: std
-    /// would fork, which copies this process's page tables, where it now uses posix_spawn.
+    /// Returns the command to start; its environment names the stream and group. It must not need
+    /// `pre_exec` or a changed PATH: std would fork, which copies this process's page tables,
+    /// instead of using posix_spawn.
     pub(super) fn command(&self, stream: &TopicName, group: &ChannelName) -> Command {
         let (program, arguments) = self.program_and_arguments();
         let mut command = Command::new(program);
@@ -89,7 +91,7 @@ fn needs_shell(text: &str, program: &str) -> bool {
     text.trim_end().contains(SHELL_CHARACTERS) || program.contains('=') || SHELL_WORDS.contains(&program)
 }
 
-/// Looks for a program as execvp will. PATH is read here, at the edge: it is what execvp itself reads.
+/// Looks for a program as execvp does, which reads PATH as well.
 fn find(program: &str) -> Result<(), HandlerError> {
     let candidates: Vec<PathBuf> = match program.contains('/') {
         true => vec![PathBuf::from(program)],
@@ -117,15 +119,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_words_are_run_directly() {
+    fn plain_words_are_run_without_a_shell() {
         for text in ["true", " cat  -n ", "/bin/echo a=b 100% a,b:c@d +x", "echo ü", "true\n"] {
             let words: Vec<_> = text.split_ascii_whitespace().map(str::to_owned).collect();
-            assert_eq!(CommandLine::find(text).unwrap().line, Line::Words(words), "{text}");
+            assert_eq!(CommandLine::find(text).unwrap().line, ParsedCommand::Words(words), "{text}");
         }
     }
 
     #[test]
-    fn all_else_is_the_shells() {
+    fn other_commands_are_run_by_the_shell() {
         for text in
             ["cat | wc", "echo \"a\"", "A=b env", "exit 75", "cat >> ~/log", "a\nb", "echo $HOME", "nosuch; true"]
         {
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_named() {
+    fn missing_programs_are_named() {
         let error = |text: &str| CommandLine::find(text).unwrap_err().to_string();
         assert!(error("nosuch --flag").starts_with(r#"command "nosuch" not found: "#));
         assert!(error("./nosuch").starts_with(r#"command "./nosuch" not found: "#));

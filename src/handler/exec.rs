@@ -1,18 +1,21 @@
-//! `exec:COMMAND`: one run of a command a message; the body is its standard input and its exit status the verdict.
+//! `exec:COMMAND`: one run of a command per message. The body is its standard input, and its exit
+//! status is the verdict.
 //!
-//! The body is a sealed file in memory, complete before the command starts: whatever happens to this process, a command never
-//! takes the beginning of a body for all of it. A command that still runs when this process is killed is killed with it.
+//! The body is a sealed memory file, complete before the command starts: a command never mistakes
+//! the beginning of a body for all of it, even if this process is killed. A running command is
+//! killed together with this process.
 //!
 //! ```text
 //!  exit 0                    Done
 //!  exit 65 (EX_DATAERR)      Drop
 //!  75, others, a signal      Retry
-//!  no exit in time           SIGTERM to the group ─ 5 s ─▶ SIGKILL, Retry
-//!  future dropped            SIGKILL to the group
+//!  timeout                   SIGTERM to the process group ─ 5 s ─▶ SIGKILL, Retry
+//!  future dropped            SIGKILL to the process group
 //! ```
 //!
-//! The environment says what the message is: MQUEUE_STREAM, MQUEUE_GROUP, MQUEUE_ID, MQUEUE_ATTEMPTS, MQUEUE_TIMESTAMP
-//! (ns since 1970). Standard error, and standard output unless it is captured, are those of this process.
+//! The environment describes the message: MQUEUE_STREAM, MQUEUE_GROUP, MQUEUE_ID, MQUEUE_ATTEMPTS,
+//! MQUEUE_TIMESTAMP (ns since 1970). Standard error, and standard output unless it is captured, are
+//! inherited.
 
 use std::future;
 use std::io;
@@ -28,11 +31,11 @@ use super::capture::Capture;
 use super::command_line::CommandLine;
 use super::memory_file;
 use super::orphan_guard::OrphanGuard;
-use super::process_group::{GRACE, ProcessGroup, ended};
+use super::process_group::{GRACE, ProcessGroup, exit_text};
 use super::{CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, Verdict};
 use crate::io_error::describe;
 
-/// sysexits.h: the input was wrong, and will be the next time.
+/// The exit status for invalid input (sysexits.h): a retry would not help.
 const EX_DATAERR: i32 = 65;
 
 /// Runs a command for each message.
@@ -47,16 +50,16 @@ pub struct ExecHandler {
     orphan_guard: OrphanGuard,
 }
 
-/// Why the wait for a command ended.
-enum End {
+/// The reason why waiting for a command ended.
+enum CommandEnd {
     Exited(io::Result<ExitStatus>),
     TooMuchOutput,
     TimedOut,
 }
 
 impl ExecHandler {
-    /// A handler that runs `command`: directly if it is only words, else by `sh -c`. Fails if the program does not exist, as
-    /// far as that can be seen without a shell.
+    /// Creates a handler that runs `command`: directly if it consists of plain words, else by `sh
+    /// -c`. Fails if the program does not exist, as far as that is known without a shell.
     pub fn new(command: &str, options: &HandlerOptions) -> Result<Self, HandlerError> {
         Ok(Self {
             command: CommandLine::find(command)?,
@@ -70,7 +73,7 @@ impl ExecHandler {
     }
 
     fn start(&self, message: &Message) -> io::Result<Child> {
-        self.orphan_guard.stand_by();
+        self.orphan_guard.start();
         self.command
             .command(&self.stream, &self.group)
             .env("MQUEUE_ID", message.id.to_string())
@@ -82,28 +85,31 @@ impl ExecHandler {
             .spawn()
     }
 
-    /// Waits for a started command.
+    /// Waits for a started command and judges it.
     async fn run(&self, mut child: Child) -> Verdict {
         let mut group = ProcessGroup::led_by(&child, &self.orphan_guard);
         let mut capture = child.stdout.take().map(Capture::new);
         let end = tokio::select! {
-            // The exit counts even where the time is over or the output is full in the same moment.
+            // The exit counts even if the timeout or the output limit is reached at the same
+            // moment.
             biased;
-            status = child.wait() => End::Exited(status),
-            () = overflow(&mut capture) => End::TooMuchOutput,
-            () = sleep(self.timeout) => End::TimedOut,
+            status = child.wait() => CommandEnd::Exited(status),
+            () = overflow(&mut capture) => CommandEnd::TooMuchOutput,
+            () = sleep(self.timeout) => CommandEnd::TimedOut,
         };
         match end {
-            End::Exited(Ok(status)) => {
-                group.leave();
+            CommandEnd::Exited(Ok(status)) => {
+                group.release();
                 judge(status, capture)
             }
-            End::Exited(Err(error)) => Verdict::retry(format!("cannot wait for the command: {}", describe(&error))),
-            End::TooMuchOutput => {
+            CommandEnd::Exited(Err(error)) => {
+                Verdict::retry(format!("cannot wait for the command: {}", describe(&error)))
+            }
+            CommandEnd::TooMuchOutput => {
                 group.terminate(&mut child, self.grace).await;
                 Verdict::drop(format!("output of more than {CAPTURE_LIMIT} bytes"))
             }
-            End::TimedOut => {
+            CommandEnd::TimedOut => {
                 group.terminate(&mut child, self.grace).await;
                 Verdict::retry(format!("timed out after {}", humantime::format_duration(self.timeout)))
             }
@@ -115,13 +121,14 @@ impl Handler for ExecHandler {
     async fn handle(&self, message: Message) -> Verdict {
         match self.start(&message) {
             Ok(child) => self.run(child).await,
-            // The program was there at the start: it is being replaced, or the system has no process to give now.
+            // The program existed at the start: it is being replaced, or the system is out of
+            // processes.
             Err(error) => Verdict::retry(format!("cannot run {:?}: {}", self.command.program(), describe(&error))),
         }
     }
 }
 
-/// Ends only when there is more output than may be kept.
+/// Returns only when the output exceeds the limit.
 async fn overflow(capture: &mut Option<Capture>) {
     match capture {
         Some(capture) => capture.overflow().await,
@@ -129,15 +136,15 @@ async fn overflow(capture: &mut Option<Capture>) {
     }
 }
 
-/// What an exit status says of the message.
+/// Returns the verdict for an exit status.
 fn judge(status: ExitStatus, capture: Option<Capture>) -> Verdict {
     match status.code() {
         Some(0) => match capture.map(Capture::finish).transpose() {
             Ok(output) => Verdict::Done(output),
             Err(error) => Verdict::retry(format!("cannot read the output: {}", describe(&error))),
         },
-        Some(EX_DATAERR) => Verdict::drop(ended(status)),
-        _ => Verdict::retry(ended(status)),
+        Some(EX_DATAERR) => Verdict::drop(exit_text(status)),
+        _ => Verdict::retry(exit_text(status)),
     }
 }
 
@@ -152,7 +159,7 @@ mod tests {
     use tokio::time::{Instant, advance};
 
     use super::*;
-    use crate::handler::testing::{Tale, message, options, rest};
+    use crate::handler::testing::{TestPipe, message, options, rest};
 
     fn captured(command: &str) -> ExecHandler {
         ExecHandler::new(command, &HandlerOptions { capture_output: true, ..options() }).unwrap()
@@ -166,13 +173,13 @@ mod tests {
         Verdict::Done(Some(output.into()))
     }
 
-    /// A handler for a script that tells this tale.
-    fn teller(tale: &Tale, script: &str) -> ExecHandler {
-        ExecHandler::new(&tale.told_by(script), &options()).unwrap()
+    /// Creates a handler for a script that writes to this pipe.
+    fn teller(pipe: &TestPipe, script: &str) -> ExecHandler {
+        ExecHandler::new(&pipe.script(script), &options()).unwrap()
     }
 
     #[tokio::test]
-    async fn the_exit_status_is_the_verdict() {
+    async fn exit_status_decides_the_verdict() {
         for (command, verdict) in [
             ("true", Verdict::Done(None)),
             ("false", Verdict::retry("exit status 1")),
@@ -186,80 +193,80 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_body_is_the_input_and_the_environment_says_the_rest() {
+    async fn body_is_stdin_and_environment_describes_the_message() {
         let script = r#"cat; echo " $MQUEUE_STREAM $MQUEUE_GROUP $MQUEUE_ID $MQUEUE_ATTEMPTS $MQUEUE_TIMESTAMP""#;
         assert_eq!(output(script, "body").await, done("body foo 1 0123456789abcdef 2 1700000000123456789\n"));
     }
 
     #[tokio::test]
-    async fn a_body_larger_than_a_pipe_goes_through_whole_or_unread() {
+    async fn bodies_larger_than_a_pipe_are_passed_completely() {
         let body = vec![b'x'; 4 << 20];
         assert_eq!(output("cat", body.clone()).await, done(body.clone()));
         assert_eq!(output("true", body).await, done(""));
     }
 
     #[tokio::test]
-    async fn a_child_left_behind_holds_up_nothing_and_lives_on() {
-        let tale = Tale::new();
-        let script = format!("cat {} & echo out", tale.path().display());
+    async fn background_children_neither_block_the_run_nor_are_killed() {
+        let pipe = TestPipe::new();
+        let script = format!("cat {} & echo out", pipe.path().display());
         assert_eq!(output(&script, "a").await, done("out\n"));
-        // This opens only if cat, which holds the output open, is there to read.
-        spawn_blocking(move || File::create(tale.path()).unwrap().write_all(b"end").unwrap()).await.unwrap();
+        // This open succeeds only if cat, which holds the output open, still reads.
+        spawn_blocking(move || File::create(pipe.path()).unwrap().write_all(b"end").unwrap()).await.unwrap();
     }
 
     #[tokio::test]
-    async fn endless_output_is_dropped_and_the_command_ended() {
+    async fn output_over_the_limit_drops_the_message_and_ends_the_command() {
         let reason = "output of more than 67108864 bytes";
         assert_eq!(output("cat /dev/zero", "a").await, Verdict::drop(reason));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_command_that_takes_too_long_is_asked_to_end() {
-        let tale = Tale::new();
-        let handler = teller(&tale, "trap 'echo asked >&3; exit 0' TERM; echo up >&3; while :; do sleep 0.01; done");
+    async fn timed_out_commands_get_sigterm() {
+        let pipe = TestPipe::new();
+        let handler = teller(&pipe, "trap 'echo asked >&3; exit 0' TERM; echo up >&3; while :; do sleep 0.01; done");
         let handling = tokio::spawn(async move { handler.handle(message("a")).await });
         // The paused clock stands still while a blocking task runs: the grace cannot pass.
-        let rest = rest(tale.begin().await);
+        let rest = rest(pipe.wait_until_up().await);
         advance(Duration::from_secs(30)).await;
         assert_eq!(rest.await.unwrap(), "asked\n");
         assert_eq!(handling.await.unwrap(), Verdict::retry("timed out after 30s"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_command_that_does_not_listen_is_killed_with_its_children() {
-        let (tale, start) = (Tale::new(), Instant::now());
-        let handler = teller(&tale, "trap '' TERM; sleep 1000 & echo up >&3; wait");
+    async fn commands_that_ignore_sigterm_are_killed_with_their_children() {
+        let (pipe, start) = (TestPipe::new(), Instant::now());
+        let handler = teller(&pipe, "trap '' TERM; sleep 1000 & echo up >&3; wait");
         let handling = tokio::spawn(async move { handler.handle(message("a")).await });
-        let reader = tale.begin().await;
+        let reader = pipe.wait_until_up().await;
         assert_eq!(handling.await.unwrap(), Verdict::retry("timed out after 30s"));
         assert!(start.elapsed() >= Duration::from_secs(30) + GRACE, "{:?}", start.elapsed());
         assert_eq!(rest(reader).await.unwrap(), "");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_child_may_use_the_grace_after_its_parent_has_ended() {
-        let tale = Tale::new();
+    async fn children_have_the_grace_period_after_their_parent_exits() {
+        let pipe = TestPipe::new();
         let child = "trap 'echo child >&3; exit' TERM; echo up >&3; while :; do sleep 0.01; done";
-        let handler = teller(&tale, &format!("({child}) & wait"));
+        let handler = teller(&pipe, &format!("({child}) & wait"));
         let handling = tokio::spawn(async move { handler.handle(message("a")).await });
-        let rest = rest(tale.begin().await);
+        let rest = rest(pipe.wait_until_up().await);
         advance(Duration::from_secs(30)).await;
         assert_eq!(rest.await.unwrap(), "child\n");
         assert_eq!(handling.await.unwrap(), Verdict::retry("timed out after 30s"));
     }
 
     #[tokio::test]
-    async fn a_dropped_run_is_killed_at_once_with_its_children() {
-        let tale = Tale::new();
-        let handler = teller(&tale, "trap '' TERM; sleep 1000 & echo up >&3; wait");
+    async fn dropping_a_run_kills_the_command_and_its_children() {
+        let pipe = TestPipe::new();
+        let handler = teller(&pipe, "trap '' TERM; sleep 1000 & echo up >&3; wait");
         let handling = tokio::spawn(async move { handler.handle(message("a")).await });
-        let reader = tale.begin().await;
+        let reader = pipe.wait_until_up().await;
         handling.abort();
         assert_eq!(rest(reader).await.unwrap(), "");
     }
 
     #[tokio::test]
-    async fn a_program_that_vanishes_is_a_retry() {
+    async fn a_deleted_program_is_a_retry() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("program");
         fs::write(&path, "#!/bin/sh\n").unwrap();

@@ -1,4 +1,4 @@
-//! `forward:STREAM`: publishes the body to another stream, on the nsqds that are consumed from by address.
+//! `forward:STREAM`: publishes the body to another stream, on the nsqds that are given by address.
 
 use std::time::Duration;
 
@@ -8,15 +8,14 @@ use tokio::sync::OnceCell;
 use crate::client::{Address, PublishError, PublishManyError, Publisher, PublisherConfig};
 use crate::proto::{Message, TopicName};
 
-use super::away::or_later;
-use super::{Away, Handler, HandlerError, HandlerOptions, Verdict};
+use super::{Handler, HandlerError, HandlerOptions, Verdict};
 
-/// Messages taken at once: few enough that the first need not wait for long.
-const BATCH: usize = 500;
-/// How long nsqd may be away before that is told.
+/// The maximum batch: small enough that the first message does not wait long.
+const MAX_BATCH: usize = 500;
+/// The time that a publish may take while nsqd is unreachable.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Publishes to one stream. Connects when the first message comes.
+/// Publishes to one stream. Connects with the first message.
 #[derive(Debug)]
 pub struct ForwardHandler {
     stream: TopicName,
@@ -25,8 +24,8 @@ pub struct ForwardHandler {
 }
 
 impl ForwardHandler {
-    /// A handler that publishes to `stream`. Fails if that is where messages come from, or no nsqd is known
-    /// by address.
+    /// Creates a handler that publishes to `stream`. Fails if that is the source stream, or if no
+    /// nsqd is given by address.
     pub fn new(stream: TopicName, options: &HandlerOptions) -> Result<Self, HandlerError> {
         match options.nsqd.is_empty() {
             _ if stream == options.stream => Err(HandlerError::FeedsItself(stream)),
@@ -35,30 +34,11 @@ impl ForwardHandler {
         }
     }
 
-    /// Publishes these bodies together. Cancelled, some may have been published.
-    pub async fn pass_many(&self, bodies: Vec<Bytes>) -> Vec<Result<Verdict, Away>> {
-        let connecting = || {
-            let config = PublisherConfig { timeout: TIMEOUT, ..PublisherConfig::default() };
-            Publisher::connect(&self.nsqd, config)
-        };
-        let publisher = match self.publisher.get_or_try_init(connecting).await {
-            Ok(publisher) => publisher,
-            Err(error) => return vec![Err(Away::untried(error.to_string())); bodies.len()],
-        };
-        let mut results = vec![Ok(Verdict::Done(None)); bodies.len()];
-        if let Err(PublishManyError(failed)) = publisher.publish_many(&self.stream, bodies).await {
-            for (at, error) in failed {
-                results[at] = self.failed(&error);
-            }
-        }
-        results
-    }
-
-    fn failed(&self, error: &PublishError) -> Result<Verdict, Away> {
+    fn failed(&self, error: &PublishError) -> Verdict {
         let why = format!("stream {}: {error}", self.stream);
         match error {
-            PublishError::Empty | PublishError::TooLarge(_) | PublishError::Refused(_) => Ok(Verdict::drop(why)),
-            PublishError::TimedOut { .. } | PublishError::Closed => Err(Away::untried(why)),
+            PublishError::Empty | PublishError::TooLarge(_) | PublishError::Refused(_) => Verdict::drop(why),
+            PublishError::TimedOut { .. } | PublishError::Closed => Verdict::unavailable(why),
         }
     }
 }
@@ -70,11 +50,26 @@ impl Handler for ForwardHandler {
     }
 
     fn batch_size(&self) -> usize {
-        BATCH
+        MAX_BATCH
     }
 
+    /// Publishes the bodies together. Cancelled, some may have been published.
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
-        let bodies = messages.into_iter().map(|message| message.body).collect();
-        self.pass_many(bodies).await.into_iter().map(or_later).collect()
+        let connecting = || {
+            let config = PublisherConfig { timeout: TIMEOUT, ..PublisherConfig::default() };
+            Publisher::connect(&self.nsqd, config)
+        };
+        let publisher = match self.publisher.get_or_try_init(connecting).await {
+            Ok(publisher) => publisher,
+            Err(error) => return vec![Verdict::unavailable(error.to_string()); messages.len()],
+        };
+        let mut verdicts = vec![Verdict::Done(None); messages.len()];
+        let bodies: Vec<Bytes> = messages.into_iter().map(|message| message.body).collect();
+        if let Err(PublishManyError(failed)) = publisher.publish_many(&self.stream, bodies).await {
+            for (at, error) in failed {
+                verdicts[at] = self.failed(&error);
+            }
+        }
+        verdicts
     }
 }

@@ -1,18 +1,19 @@
-//! `http://…`, `https://…`: one POST a message; the status is the verdict.
+//! `http://…`, `https://…`: one POST per message. The status is the verdict.
 //!
 //! ```text
 //!  2xx                    Done
-//!  429, 503               Unavailable, after Retry-After (in seconds) if it is given: the server takes nothing now
+//!  429, 503               Unavailable, after Retry-After (in seconds): the server takes nothing now
 //!  no connection          Unavailable
+//!  502, 504, no answer    Unanswered, after Retry-After
 //!  408, other 5xx         Retry, after Retry-After
-//!  3xx, no answer         Retry: the address or the server may be put right
-//!  401, 403, 404          Unavailable, when all answers are alike: the URL or the access is wrong; else Drop
+//!  3xx                    Retry: the address may be corrected
+//!  401, 403, 404          Unavailable, if all answers do so: wrong URL or access; else Drop
 //!  other 4xx              Drop
 //! ```
 //!
-//! Redirects are not followed: a POST would become a GET on most of them. Retry-After as a date is ignored: the worker's own
-//! delay does, and a server's clock is not ours. HTTP_PROXY and its like hold for all hosts but this machine, as for
-//! NSQ's own nsq_to_http.
+//! Redirects are not followed: most of them would turn a POST into a GET. A date in Retry-After is
+//! ignored in favour of the worker's own delay, as a server's clock may differ. HTTP_PROXY and its
+//! like apply to all hosts but this machine, as in NSQ's own nsq_to_http.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -24,52 +25,52 @@ use reqwest::{Client, Response, StatusCode, Url};
 
 use crate::proto::{ChannelName, Message, TopicName};
 
-use super::away::or_later;
 use super::spec::shown;
-use super::{Away, CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, LONGEST_DELAY, Verdict};
+use super::{CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, LONGEST_DELAY, Verdict};
 use crate::http::client::{BodyError, body, cause};
 use crate::proto::excerpt;
 
-/// So many 401, 403 and 404 in a row may be the messages' own fault, once others were taken.
-const BY_CHANCE: u32 = 3;
-/// How much of an answer that nobody wants is read, in bytes, so that its connection can be used again.
+/// The number of consecutive 401, 403 and 404 that may be the messages' own fault once others were
+/// taken.
+const MAX_CHANCE_REFUSALS: u32 = 3;
+/// The limit for reading an unused response, in bytes, so that its connection can be reused.
 const DRAIN_LIMIT: usize = 256 * 1024;
 
-/// How long connecting may take, shared by a name's addresses.
+/// The time limit for connecting, over all addresses of a name.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
-/// Posts bodies to a URL over a pool of connections.
+/// Posts bodies to a URL over pooled connections.
 #[derive(Debug)]
 pub struct HttpHandler {
     client: Client,
     url: Url,
-    /// The URL for people, without secrets.
+    /// The URL without secrets, for logs.
     shown: String,
     stream: TopicName,
     group: ChannelName,
     capture_output: bool,
-    answers: Mutex<Answers>,
+    history: Mutex<AnswerHistory>,
 }
 
-/// What the last answers say of the way to the server.
+/// The last responses, as evidence whether the URL and the access are right.
 #[derive(Debug, Default)]
-struct Answers {
-    /// It took or judged a message since the start.
+struct AnswerHistory {
+    /// True if the server took or judged a message since the start.
     has_worked: bool,
-    /// 401, 403 and 404 since then.
+    /// Consecutive 401, 403 and 404.
     refusals: u32,
 }
 
-impl Answers {
-    /// Takes an answer in. True if it says that the URL or the access is wrong, and nothing of the message: no other answer came since the
-    /// start, or in the last few.
-    fn all_refuse(&mut self, status: StatusCode) -> bool {
+impl AnswerHistory {
+    /// Records a status. Returns true if the URL or the access is wrong, and not the message: every
+    /// response since the start, or the last few, refused.
+    fn is_misconfigured(&mut self, status: StatusCode) -> bool {
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
                 self.refusals = self.refusals.saturating_add(1);
-                !self.has_worked || self.refusals > BY_CHANCE
+                !self.has_worked || self.refusals > MAX_CHANCE_REFUSALS
             }
-            // a server that is in trouble, or moved, says nothing of that
+            // a failing or moved server is no evidence
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => false,
             _ if status.is_success() || status.is_client_error() => {
                 (self.has_worked, self.refusals) = (true, 0);
@@ -81,8 +82,8 @@ impl Answers {
 }
 
 impl HttpHandler {
-    /// A handler for this URL; a user and password in it go out as basic authentication. Connects to nothing yet. Fails if
-    /// the client cannot be set up.
+    /// Creates a handler for this URL; its user and password are sent as basic authentication. Does
+    /// not connect yet. Fails if the client cannot be built.
     pub fn new(url: &HttpUrl, options: &HandlerOptions) -> Result<Self, HandlerError> {
         let client = crate::http::client::client_for(url.url()).redirect(Policy::none()).timeout(options.timeout);
         let client = client.connect_timeout(CONNECT_TIME.min(options.timeout));
@@ -93,38 +94,20 @@ impl HttpHandler {
             stream: options.stream.clone(),
             group: options.group.clone(),
             capture_output: options.capture_output,
-            answers: Mutex::default(),
-        })
-    }
-
-    /// The verdict; away is a server that does not answer, or says that it takes nothing now.
-    pub async fn pass(&self, message: Message) -> Result<Verdict, Away> {
-        let response = self.answer(message).await?;
-        let takes_nothing = matches!(response.status(), StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
-        match self.verdict(response).await {
-            Verdict::Unavailable { why, .. } => Err(Away::untried(why)),
-            Verdict::Retry { why, .. } if takes_nothing => Err(Away::unanswered(why)),
-            verdict => Ok(verdict),
-        }
-    }
-
-    async fn answer(&self, message: Message) -> Result<Response, Away> {
-        self.post(message).await.map_err(|error| {
-            let why = format!("no answer from {}: {}", self.shown, cause(&error));
-            if error.is_connect() { Away::untried(why) } else { Away::unanswered(why) }
+            history: Mutex::default(),
         })
     }
 
     async fn verdict(&self, response: Response) -> Verdict {
         let status = response.status();
-        let all_refuse = self.answers.lock().unwrap_or_else(PoisonError::into_inner).all_refuse(status);
-        if all_refuse {
+        let is_misconfigured = self.history.lock().unwrap_or_else(PoisonError::into_inner).is_misconfigured(status);
+        if is_misconfigured {
             drain(response).await;
             let shown = &self.shown;
             return Verdict::Unavailable {
                 after: None,
                 why: format!(
-                    "HTTP {status} from {shown} to every message: see to its URL and access; none is given up for this"
+                    "HTTP {status} from {shown} to every message: check the URL and its access; no message becomes a dead letter for this"
                 ),
             };
         }
@@ -140,7 +123,7 @@ impl HttpHandler {
         Verdict::Done(None)
     }
 
-    /// Sends the message and waits for the answer's head.
+    /// Sends the message and waits for the response's head.
     async fn post(&self, message: Message) -> reqwest::Result<Response> {
         self.client
             .post(self.url.clone())
@@ -155,30 +138,31 @@ impl HttpHandler {
             .await
     }
 
-    /// What an answer other than 2xx says of the message.
+    /// Returns the verdict for a status other than 2xx.
     fn refused(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
         let why = format!("HTTP {status} from {}", self.shown);
         match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 Verdict::Unavailable { after: delay(headers), why }
             }
+            StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Verdict::Unanswered { after: delay(headers), why },
             StatusCode::REQUEST_TIMEOUT => Verdict::Retry { after: delay(headers), why },
             _ if status.is_server_error() => Verdict::Retry { after: delay(headers), why },
             _ if status.is_client_error() => Verdict::drop(why),
             _ => match self.location(headers) {
-                Some(location) => Verdict::retry(format!("{why}: moved to {location}, which has to be named instead")),
+                Some(location) => Verdict::retry(format!("{why}: moved to {location}: use that URL instead")),
                 None => Verdict::retry(why),
             },
         }
     }
 
-    /// Where a redirect leads, for people.
+    /// Returns the target of a redirect, for logs.
     fn location(&self, headers: &HeaderMap) -> Option<String> {
         let location = headers.get(LOCATION)?.to_str().ok()?;
         self.url.join(location).ok().map(|url| excerpt(shown(&url).as_bytes()))
     }
 
-    /// Reads the answer that goes to the next hop.
+    /// Reads the response body that goes to the next hop.
     async fn captured(&self, response: Response) -> Verdict {
         match body(response, CAPTURE_LIMIT).await {
             Ok(body) => Verdict::Done(Some(Bytes::from(body))),
@@ -194,15 +178,18 @@ impl HttpHandler {
 
 impl Handler for HttpHandler {
     async fn handle(&self, message: Message) -> Verdict {
-        match self.answer(message).await {
+        match self.post(message).await {
             Ok(response) => self.verdict(response).await,
-            Err(away) => or_later(Err(away)),
+            Err(error) => {
+                let why = format!("no answer from {}: {}", self.shown, cause(&error));
+                if error.is_connect() { Verdict::unavailable(why) } else { Verdict::unanswered(why) }
+            }
         }
     }
 }
 
-/// Reads what nobody wants, up to a limit: past it a new connection is cheaper. The verdict is in the head already, so errors
-/// do not matter.
+/// Reads an unused body up to a limit, past which a new connection is cheaper. The verdict is known
+/// already, so errors do not matter.
 async fn drain(mut response: Response) {
     let mut read = 0;
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -213,7 +200,7 @@ async fn drain(mut response: Response) {
     }
 }
 
-/// The seconds of Retry-After, up to an hour.
+/// Returns the seconds of Retry-After, at most an hour.
 fn delay(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(LONGEST_DELAY))
@@ -228,7 +215,7 @@ mod tests {
     use super::*;
     use crate::handler::testing::{message, options};
 
-    /// Takes one connection, gives these answers on it, one a request, and returns the requests.
+    /// Accepts one connection, sends one of these responses per request, and returns the requests.
     fn serve(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -263,7 +250,7 @@ mod tests {
         HttpHandler::new(&url.parse().unwrap(), options).unwrap()
     }
 
-    /// What this answer makes of a message.
+    /// Returns the verdict for this response.
     async fn verdict(answer: String, options: HandlerOptions) -> (String, Verdict) {
         let (address, serving) = serve(vec![answer]);
         let verdict = handler(&format!("http://user:secret@{address}/hook?key=secret"), &options);
@@ -273,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_request_says_what_the_message_is_and_connections_are_used_again() {
+    async fn requests_describe_the_message_and_reuse_connections() {
         let (address, serving) = serve(vec![answer("200 OK", "", "unread"), answer("204 No Content", "", "")]);
         let handler = handler(&format!("http://user:secret@{address}/hook?a=b"), &options());
         assert_eq!(handler.handle(message("one")).await, Verdict::Done(None));
@@ -296,12 +283,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_status_is_the_verdict() {
+    async fn status_decides_the_verdict() {
         let hour = Some(Duration::from_secs(3600));
         for (status, headers, after) in [
             ("408 Request Timeout", "retry-after: 7\r\n", Some(Duration::from_secs(7))),
             ("500 Internal Server Error", "", None),
-            ("502 Bad Gateway", "", None),
         ] {
             let (address, verdict) = verdict(answer(status, headers, "sorry"), options()).await;
             let why = format!("HTTP {status} from http://{address}/hook");
@@ -316,6 +302,11 @@ mod tests {
             let why = format!("HTTP {status} from http://{address}/hook");
             assert_eq!(verdict, Verdict::Unavailable { after, why }, "{status} {headers}");
         }
+        for status in ["502 Bad Gateway", "504 Gateway Timeout"] {
+            let (address, verdict) = verdict(answer(status, "", "sorry"), options()).await;
+            let why = format!("HTTP {status} from http://{address}/hook");
+            assert_eq!(verdict, Verdict::Unanswered { after: None, why });
+        }
         for status in ["400 Bad Request", "410 Gone", "422 Unprocessable Entity"] {
             let (address, verdict) = verdict(answer(status, "retry-after: 7\r\n", ""), options()).await;
             assert_eq!(verdict, Verdict::drop(format!("HTTP {status} from http://{address}/hook")));
@@ -323,32 +314,31 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_among_others_is_the_messages_and_one_after_the_other_is_the_ways() {
-        let mut answers = Answers::default();
+    fn single_refusals_blame_the_message_and_consecutive_ones_the_configuration() {
+        let mut history = AnswerHistory::default();
         for refusal in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND] {
-            assert!(answers.all_refuse(refusal), "nothing worked so far: {refusal}");
+            assert!(history.is_misconfigured(refusal), "nothing worked so far: {refusal}");
         }
-        assert!(!answers.all_refuse(StatusCode::OK));
-        for _ in 0..BY_CHANCE {
-            assert!(!answers.all_refuse(StatusCode::NOT_FOUND));
+        assert!(!history.is_misconfigured(StatusCode::OK));
+        for _ in 0..MAX_CHANCE_REFUSALS {
+            assert!(!history.is_misconfigured(StatusCode::NOT_FOUND));
         }
-        assert!(!answers.all_refuse(StatusCode::BAD_GATEWAY));
-        assert!(answers.all_refuse(StatusCode::NOT_FOUND), "a server in trouble is no other answer");
-        assert!(!answers.all_refuse(StatusCode::UNPROCESSABLE_ENTITY), "a message was judged");
-        assert!(!answers.all_refuse(StatusCode::NOT_FOUND));
+        assert!(!history.is_misconfigured(StatusCode::BAD_GATEWAY));
+        assert!(history.is_misconfigured(StatusCode::NOT_FOUND), "a server in trouble is no other answer");
+        assert!(!history.is_misconfigured(StatusCode::UNPROCESSABLE_ENTITY), "a message was judged");
+        assert!(!history.is_misconfigured(StatusCode::NOT_FOUND));
     }
 
     #[tokio::test]
     async fn a_redirect_is_a_retry_that_names_the_new_address() {
         let (address, verdict) = verdict(answer("302 Found", "location: /new?key=secret\r\n", ""), options()).await;
-        let why = format!(
-            "HTTP 302 Found from http://{address}/hook: moved to http://{address}/new, which has to be named instead"
-        );
+        let why =
+            format!("HTTP 302 Found from http://{address}/hook: moved to http://{address}/new: use that URL instead");
         assert_eq!(verdict, Verdict::retry(why));
     }
 
     #[tokio::test]
-    async fn the_answer_is_kept_for_a_next_hop() {
+    async fn response_bodies_are_kept_for_the_next_hop() {
         let options = HandlerOptions { capture_output: true, ..options() };
         let (_, kept) = verdict(answer("200 OK", "", "result"), options.clone()).await;
         assert_eq!(kept, Verdict::Done(Some("result".into())));
@@ -360,13 +350,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_answer_is_a_retry_and_no_connection_no_try_with_the_reason_and_no_secret() {
+    async fn a_timeout_counts_as_a_try_and_a_refused_connection_does_not() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let brief = HandlerOptions { timeout: Duration::from_millis(50), ..options() };
         let url = format!("http://user:secret@{address}/?key=secret");
         let verdict = handler(&url, &brief).handle(message("a")).await;
-        assert_eq!(verdict, Verdict::retry(format!("no answer from http://{address}/: timed out")));
+        assert_eq!(verdict, Verdict::unanswered(format!("no answer from http://{address}/: timed out")));
 
         drop(listener);
         let verdict = handler(&url, &options()).handle(message("a")).await;

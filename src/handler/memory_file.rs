@@ -1,4 +1,4 @@
-//! Files in memory: what a command reads is there as a whole, or not at all.
+//! Memory files: a command reads complete data, or none.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -9,10 +9,10 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-/// Nothing in the file can be run (Linux 6.3); machines with the setting vm.memfd_noexec=2 take no other.
+/// The file is not executable (Linux 6.3); vm.memfd_noexec=2 permits no other kind.
 const NOEXEC: MFdFlags = MFdFlags::from_bits_retain(0x8);
 
-/// An empty file in memory, open for reading and writing, closed in children.
+/// Creates an empty memory file for reading and writing, closed in children.
 pub(super) fn create(name: &CStr) -> io::Result<File> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let made = match memfd_create(name, flags | NOEXEC) {
@@ -23,7 +23,7 @@ pub(super) fn create(name: &CStr) -> io::Result<File> {
     Ok(made?.into())
 }
 
-/// A file with these bytes that nobody can change any more, to be read from its first byte on.
+/// Creates a read-only memory file with these bytes, positioned at its start.
 pub(super) fn sealed(name: &CStr, bytes: &[u8]) -> io::Result<File> {
     let file = create(name)?;
     file.write_all_at(bytes, 0)?;
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sealed_is_read_whole_and_cannot_be_changed() {
+    fn sealed_files_are_complete_and_immutable() {
         let mut file = sealed(c"test", b"body").unwrap();
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();

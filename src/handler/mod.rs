@@ -1,17 +1,17 @@
-//! What is done with a message: the [`Handler`], its [`Verdict`], and the handlers that every command offers.
+//! Message handling: the [`Handler`], its [`Verdict`], and the built-in handlers.
 //!
-//! A handler sees messages and says what became of them. It never touches the connection: the worker answers nsqd,
-//! exactly once for each message, after the verdict.
+//! A handler sees messages and returns verdicts. It never touches the connection: the worker
+//! answers nsqd, exactly once per message, after the verdict.
 //!
 //! ```text
 //!  --handler print | exec:CMD | pipe:CMD | http://… | unix:PATH | forward:STREAM | file:PATH | sleep:20ms..50ms
-//!                 └── HandlerSpec ──▶ AnyHandler: one enum, no second dispatch
+//!                 └── HandlerSpec ──▶ AnyHandler: one enum, no dynamic dispatch
 //! ```
 
 #[cfg(feature = "handlers")]
-mod any;
+mod blocking_thread;
 #[cfg(feature = "handlers")]
-mod away;
+mod builtin;
 #[cfg(feature = "handlers")]
 mod capture;
 #[cfg(feature = "handlers")]
@@ -27,9 +27,7 @@ mod forward;
 #[cfg(feature = "handlers")]
 mod http;
 #[cfg(feature = "handlers")]
-mod lane;
-#[cfg(feature = "handlers")]
-mod line;
+mod line_format;
 #[cfg(feature = "handlers")]
 mod memory_file;
 #[cfg(feature = "handlers")]
@@ -54,19 +52,17 @@ mod testing;
 mod unix;
 
 #[cfg(feature = "handlers")]
-pub use any::{AnyHandler, HandlerError, HandlerOptions};
-#[cfg(feature = "handlers")]
-pub use away::Away;
+pub use builtin::{BuiltinHandler, HandlerError, HandlerOptions};
 #[cfg(feature = "handlers")]
 pub use exec::ExecHandler;
 #[cfg(feature = "handlers")]
-pub use file::{FileHandler, FileNames, FileOptions, InvalidNames, Names, Rotation};
+pub use file::{FileHandler, FileNameFormats, FileOptions, InvalidNames, RotatedNames, Rotation};
 #[cfg(feature = "handlers")]
 pub use forward::ForwardHandler;
 #[cfg(feature = "handlers")]
 pub use http::HttpHandler;
 #[cfg(feature = "handlers")]
-pub use line::json_text;
+pub use line_format::json_text;
 #[cfg(feature = "handlers")]
 pub use pipe::PipeHandler;
 #[cfg(feature = "handlers")]
@@ -86,110 +82,94 @@ use bytes::Bytes;
 
 use crate::proto::Message;
 
-/// The longest output of a command, or answer to a POST, that is kept for a next hop, in bytes: more is no message.
+/// The maximum output of a command, or response to a POST, that is kept for a next hop, in bytes.
 #[cfg(feature = "handlers")]
 const CAPTURE_LIMIT: usize = 64 * 1024 * 1024;
-/// The longest delay that is believed when a command or a server asks for one.
+/// The maximum delay that a command or a server may ask for.
 #[cfg(feature = "handlers")]
 const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 
-/// The result of handling a message, which determines the worker's answer to nsqd.
-///
-/// # Examples
-/// ```
-/// use mqueue::handler::Verdict;
-///
-/// fn check(body: &[u8]) -> Verdict {
-///     match body {
-///         [] => Verdict::drop("empty message"), // a dead letter
-///         [b'{', ..] => Verdict::Done(None),
-///         _ => Verdict::retry("not JSON yet"), // retried after a delay
-///     }
-/// }
-/// assert_eq!(check(b"{}"), Verdict::Done(None));
-/// ```
+/// The result of handling a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The work is done and safe: the message leaves the queue. The bytes are what goes to the next hop, if there is one.
+    /// The work is done and stored: the message leaves the queue. The bytes go to the next hop, if
+    /// there is one.
     Done(Option<Bytes>),
-    /// The work failed and may succeed later: the message comes again, after `after` or the worker's own delay. It counts
-    /// as an attempt and as a failure.
+    /// The work failed and may succeed later: the message is requeued for `after`, or for the
+    /// worker's own delay. It counts as an attempt and as a failure.
     Retry {
-        /// How long to wait, where the handler knows better than the worker.
+        /// The delay, if the handler knows better than the worker.
         after: Option<Duration>,
-        /// The reason, for people: one line.
+        /// The reason, in one line.
         why: String,
     },
-    /// The message can never be handled: it goes to the dead letters at once.
+    /// The message can never be handled: it becomes a dead letter immediately.
     Drop {
-        /// The reason, for people: one line.
+        /// The reason, in one line.
         why: String,
     },
-    /// The message could not be tried, and is not to blame: the way to the work is wrong, or whoever does it is away. It comes again, after
-    /// `after` or the worker's own delay, without having used up an attempt, and counts as a failure for the consumer's backoff.
+    /// The message could not be tried, and is not to blame: the address of the work is wrong, or its
+    /// server is unreachable. The message is requeued for `after`, or for the worker's own delay, without
+    /// using up an attempt. It counts as a failure for the consumer's backoff.
     Unavailable {
-        /// How long to wait, where the handler knows better than the worker.
+        /// The delay, if the handler knows better than the worker.
         after: Option<Duration>,
-        /// The reason, for people: one line.
+        /// The reason, in one line.
         why: String,
     },
-    /// The message was not tried: it goes back at once, and nobody failed.
+    /// The message was sent to a server that did not acknowledge it, and may have been processed there.
+    /// A worker treats this as [`Verdict::Retry`]: the message may be what stopped the server. A stage
+    /// waits until its next hop is available again.
+    Unanswered {
+        /// The delay, if the handler knows better than the worker.
+        after: Option<Duration>,
+        /// The reason, in one line.
+        why: String,
+    },
+    /// The message was not tried and nothing failed: it is requeued immediately.
     Release,
 }
 
 impl Verdict {
-    /// A retry after the worker's own delay.
+    /// Creates a retry after the worker's own delay.
     pub fn retry(why: impl Into<String>) -> Self {
         Self::Retry { after: None, why: why.into() }
     }
 
-    /// A drop for this reason.
+    /// Creates an [`Unavailable`](Self::Unavailable) with the worker's own delay.
+    #[cfg(feature = "handlers")]
+    pub(crate) fn unavailable(why: impl Into<String>) -> Self {
+        Self::Unavailable { after: None, why: why.into() }
+    }
+
+    /// Creates an [`Unanswered`](Self::Unanswered) with the worker's own delay.
+    #[cfg(feature = "handlers")]
+    pub(crate) fn unanswered(why: impl Into<String>) -> Self {
+        Self::Unanswered { after: None, why: why.into() }
+    }
+
+    /// Creates a drop for this reason.
     pub fn drop(why: impl Into<String>) -> Self {
         Self::Drop { why: why.into() }
     }
 }
 
-/// A handler of messages. An async closure `|message: Message| async { … }` is a handler, too.
+/// Handles messages. An async closure `|message: Message| async { … }` is a handler, too.
 ///
-/// A worker drops the future of [`handle`](Self::handle) when the program must end at once (a
-/// second Ctrl-C); the message is then requeued. A panic counts as [`Verdict::Retry`].
-///
-/// # Examples
-/// ```
-/// use std::sync::atomic::{AtomicUsize, Ordering};
-///
-/// use mqueue::handler::{Handler, Verdict};
-/// use mqueue::proto::Message;
-///
-/// #[derive(Default)]
-/// struct Sum(AtomicUsize);
-///
-/// impl Handler for Sum {
-///     async fn handle(&self, message: Message) -> Verdict {
-///         self.0.fetch_add(message.body.len(), Ordering::Relaxed);
-///         Verdict::Done(None)
-///     }
-/// }
-/// ```
-///
-/// # Cancel safety
-/// [`handle`](Self::handle) and [`handle_batch`](Self::handle_batch) may be dropped at any await: a
-/// handler must not rely on reaching its end.
-///
-/// The future of [`handle`](Self::handle) may be dropped at any await (a second Ctrl-C): the message is then given back to
-/// the queue. A panic counts as [`Verdict::Retry`].
+/// The future of [`handle`](Self::handle) may be dropped at any await (a second Ctrl-C): the
+/// message is then requeued. A panic counts as [`Verdict::Retry`].
 pub trait Handler: Send + Sync + 'static {
-    /// Does the work for one message and says what became of it.
+    /// Handles one message and returns its verdict.
     fn handle(&self, message: Message) -> impl Future<Output = Verdict> + Send;
 
-    /// How many messages one call of [`handle_batch`](Self::handle_batch) takes at the most. Above 1 the worker gives what has
-    /// gathered in one call, one call after the other.
+    /// Returns the maximum number of messages for one call of [`handle_batch`](Self::handle_batch).
+    /// Above 1 the worker passes the waiting messages in one call, and makes one call at a time.
     fn batch_size(&self) -> usize {
         1
     }
 
-    /// Handles messages that arrived together: one verdict a message, in their order. Worth writing where a batch costs
-    /// little more than a message (one write, one fsync).
+    /// Handles messages that arrived together; returns one verdict per message, in their order.
+    /// Worth implementing if a batch costs little more than a message (one write, one fsync).
     fn handle_batch(&self, messages: Vec<Message>) -> impl Future<Output = Vec<Verdict>> + Send {
         async {
             let mut verdicts = Vec::with_capacity(messages.len());
@@ -200,7 +180,8 @@ pub trait Handler: Send + Sync + 'static {
         }
     }
 
-    /// Ends what the handler keeps from message to message, once no more come. Without it, dropping the handler ends that at once.
+    /// Closes what the handler keeps between messages, once no more come. Without this call,
+    /// dropping the handler ends it immediately.
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }

@@ -1,12 +1,12 @@
-//! `print`: one line a message on standard output.
+//! `print`: one line per message on standard output.
 //!
 //! ```text
-//!  worker ── Vec<Message> ──▶ lane: format the batch ──▶ write(2) ──▶ reader
-//!         ◀── Vec<Verdict> ──       Done up to the last line that went out whole
+//!  worker ── Vec<Message> ──▶ thread: format the batch ──▶ write(2) ──▶ reader
+//!         ◀── Vec<Verdict> ──         Done up to the last complete line
 //! ```
 //!
-//! When the reader goes away (`… | head`), what is not written is released, not failed, and `stop` is cancelled: a broken
-//! pipe is success.
+//! When the reader goes away (`… | head`), unwritten messages are released, not failed, and `stop`
+//! is cancelled: a broken pipe is success.
 
 use std::fmt;
 use std::fs::File;
@@ -16,28 +16,28 @@ use std::str::FromStr;
 
 use crate::proto::Message;
 
-use super::lane::Lane;
-use super::line::LineFormat;
+use super::blocking_thread::BlockingThread;
+use super::line_format::LineFormat;
 use super::printer::Printer;
 use super::{Handler, HandlerError, HandlerOptions, Verdict};
 
-/// The most messages formatted and written together.
-const BATCH: usize = 1024;
+/// The maximum number of messages that are formatted and written together.
+const MAX_BATCH: usize = 1024;
 
-/// What is written of a message.
+/// The output format of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PrintOutput {
-    /// One JSON object a line: stream, group, id, timestamp (ns since 1970), attempts, body. A body that is not UTF-8 is
-    /// base64, and `"encoding":"base64"` follows it.
+    /// One JSON object per line: stream, group, id, timestamp (ns since 1970), attempts, body. A
+    /// body that is not UTF-8 is base64, followed by `"encoding":"base64"`.
     Json,
-    /// The body as it is and a line feed.
+    /// The unchanged body and a line feed.
     #[default]
     Body,
-    /// The body as it is and a NUL byte, for `xargs -0`.
+    /// The unchanged body and a NUL byte, for `xargs -0`.
     Null,
 }
 
-/// A text that names no output.
+/// The error of an unknown output format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown output {0:?}: use json, body or null")]
 pub struct InvalidOutput(String);
@@ -65,27 +65,29 @@ impl fmt::Display for PrintOutput {
     }
 }
 
-/// Writes messages as lines, whole batches at a time, on a thread of its own. A message is `Done` once the system has
-/// taken its whole line. Give a process one of them only: two would write into each other's lines.
+/// Writes messages as lines, a batch at a time, on a thread of its own. A message is `Done` once
+/// the system has taken its whole line. Use one per process: two would interleave partial lines.
 #[derive(Debug)]
 pub struct PrintHandler {
-    lane: Lane<Vec<Message>, Vec<Verdict>>,
+    thread: BlockingThread<Vec<Message>, Vec<Verdict>>,
 }
 
 impl PrintHandler {
-    /// A handler that writes to standard output. Fails if that is closed.
+    /// Creates a handler that writes to standard output. Fails if that is closed.
     pub fn new(options: &HandlerOptions) -> Result<Self, HandlerError> {
-        // The descriptor itself: std's Stdout would look for line ends in every batch and keep what comes after the last.
+        // The raw descriptor: std's Stdout would look for line ends in every batch and buffer the
+        // rest.
         let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(HandlerError::Stdout)?;
         Self::to(stdout, options)
     }
 
-    /// A handler that writes to `out`: a file, a pipe, a terminal, a socket, blocking or not.
+    /// Creates a handler that writes to `out`: a file, a pipe, a terminal or a socket, blocking or
+    /// not.
     pub fn to(out: impl Into<OwnedFd>, options: &HandlerOptions) -> Result<Self, HandlerError> {
         let format = LineFormat::new(options.output, options.stream.clone(), options.group.clone());
         let mut printer = Printer::new(File::from(out.into()), format, options.stop.clone());
-        let lane = Lane::start("print", move |messages: Vec<Message>| printer.print(&messages));
-        Ok(Self { lane: lane.map_err(HandlerError::System)? })
+        let thread = BlockingThread::start("print", move |messages: Vec<Message>| printer.print(&messages));
+        Ok(Self { thread: thread.map_err(HandlerError::System)? })
     }
 }
 
@@ -96,12 +98,12 @@ impl Handler for PrintHandler {
     }
 
     fn batch_size(&self) -> usize {
-        BATCH
+        MAX_BATCH
     }
 
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
         let count = messages.len();
-        let verdicts = self.lane.run(messages).await;
+        let verdicts = self.thread.run(messages).await;
         verdicts.unwrap_or_else(|| vec![Verdict::retry("the thread that prints has panicked"); count])
     }
 }
@@ -115,7 +117,7 @@ mod tests {
     use crate::handler::testing::{message, options};
 
     #[test]
-    fn outputs_are_read_as_they_are_shown() {
+    fn output_formats_round_trip() {
         for output in [PrintOutput::Json, PrintOutput::Body, PrintOutput::Null] {
             assert_eq!(output.to_string().parse(), Ok(output));
         }
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_is_done_when_its_lines_are_written_in_order() {
+    async fn batches_are_done_once_their_lines_are_written_in_order() {
         let (mut reader, writer) = io::pipe().unwrap();
         let handler = PrintHandler::to(writer, &options()).unwrap();
         let verdicts = handler.handle_batch(vec![message("a"), message("b")]).await;
@@ -137,13 +139,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_reader_stops_neither_timers_nor_tasks() {
+    async fn slow_readers_do_not_block_the_runtime() {
         let (mut reader, writer) = io::pipe().unwrap();
         let handler = PrintHandler::to(writer, &options()).unwrap();
-        // Far more than a pipe holds: the batch cannot end before the reader starts.
+        // Far more than a pipe holds, so the batch waits for the reader.
         let batch = vec![message(vec![b'x'; 1 << 20]); 4];
         let printing = tokio::spawn(async move { handler.handle_batch(batch).await });
-        // This test's runtime has one thread: heartbeats pass only if the write is on another.
+        // This test's runtime has one thread: timers run only if the write blocks another thread.
         for _ in 0..10 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

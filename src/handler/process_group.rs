@@ -1,4 +1,4 @@
-//! A command's process group: ended as one, and never left behind by accident.
+//! A command's process group: terminated as one, and never left behind by accident.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -9,37 +9,37 @@ use nix::unistd::Pid;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::orphan_guard::{Entry, OrphanGuard};
+use super::orphan_guard::{GuardedGroup, OrphanGuard};
 
-/// What a command has left between SIGTERM and SIGKILL.
+/// The time between SIGTERM and SIGKILL.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
-/// How often a group whose leader has ended is looked at. Nothing tells when a group becomes empty.
-const LOOK: Duration = Duration::from_millis(20);
+/// The poll interval for a group whose leader has ended: the system does not report an empty group.
+const GROUP_POLL: Duration = Duration::from_millis(20);
 
-/// A process group that is killed when this is dropped, unless it was left.
+/// A process group that is killed on drop, unless it was released.
 ///
-/// Its number stays ours as long as its leader is not waited for, or anybody else is in it; so it is signalled while the
-/// leader runs, and after that only in the short time of [`terminate`](Self::terminate).
+/// Its number stays valid until its leader was waited for and the group is empty. So it is
+/// signalled while the leader runs, and after that only during [`terminate`](Self::terminate).
 #[derive(Debug)]
 pub(super) struct ProcessGroup {
     id: Option<Pid>,
-    /// Has the group killed if this process is killed before it is done with the group.
-    guarded: Option<Entry>,
+    /// The entry that kills the group if this process is killed.
+    guarded: Option<GuardedGroup>,
 }
 
 impl ProcessGroup {
-    /// The group of a child that was started with `process_group(0)`.
+    /// Takes the group of a child that was started with `process_group(0)`.
     pub(super) fn led_by(child: &Child, guard: &OrphanGuard) -> Self {
         let id = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-        Self { id, guarded: id.and_then(|id| guard.enter(id)) }
+        Self { id, guarded: id.and_then(|id| guard.guard(id)) }
     }
 
-    /// The leader has ended: who else is in the group may go on.
-    pub(super) fn leave(&mut self) {
+    /// Releases the group after its leader ended: other processes in it may go on.
+    pub(super) fn release(&mut self) {
         (self.id, self.guarded) = (None, None);
     }
 
-    /// Asks all of the group to end, and makes them after `grace`. The leader is waited for.
+    /// Sends SIGTERM to the group, and SIGKILL after `grace`. Waits for the leader.
     pub(super) async fn terminate(&mut self, leader: &mut Child, grace: Duration) {
         let deadline = Instant::now() + grace;
         self.signal(Signal::SIGTERM);
@@ -49,17 +49,17 @@ impl ProcessGroup {
                     self.signal(Signal::SIGKILL);
                     break;
                 }
-                sleep(LOOK).await;
+                sleep(GROUP_POLL).await;
             }
         } else {
             self.signal(Signal::SIGKILL);
-            // A leader that is stuck in the kernel is left to tokio, which waits for orphans.
+            // A leader that hangs in the kernel is left to tokio, which reaps orphans.
             let _ = timeout(grace, leader.wait()).await;
         }
-        self.leave();
+        self.release();
     }
 
-    /// True if there was somebody to signal.
+    /// Returns true if the group had a process to signal.
     fn signal(&self, signal: impl Into<Option<Signal>>) -> bool {
         self.id.is_some_and(|id| killpg(id, signal).is_ok())
     }
@@ -71,10 +71,10 @@ impl Drop for ProcessGroup {
     }
 }
 
-/// How a command ended, for people.
-pub(super) fn ended(status: ExitStatus) -> String {
+/// Describes how a command ended.
+pub(super) fn exit_text(status: ExitStatus) -> String {
     match status.code() {
-        // What a shell says of a command that it could not run.
+        // The shell's status for a command that it could not run.
         Some(126) => "exit status 126 (command not executable)".to_owned(),
         Some(127) => "exit status 127 (command not found)".to_owned(),
         Some(code) => format!("exit status {code}"),

@@ -1,29 +1,29 @@
-//! What a message must be, to be handled: a JSON object with these fields, `id:int,tag:string`.
+//! Validation of messages: a JSON object with fields like `id:int,tag:string`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde_json::Value;
 
-/// The feed message of the real-time pipeline: `--expect message`.
+/// The schema of `--expect message`: the feed message of the real-time pipeline.
 const MESSAGE: &str = "id:int,shortcode:string,destination:string,tag:string";
 
-/// Fields that a JSON object must have. Others may be there, too.
+/// The fields that a JSON object must have. Other fields are allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schema {
-    fields: Vec<Field>,
+    fields: Vec<SchemaField>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Field {
+struct SchemaField {
     name: String,
-    kind: Kind,
+    kind: FieldType,
     optional: bool,
 }
 
-/// JSON's types, and whole numbers of 64 bits.
+/// The types of JSON, and 64-bit integers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum FieldType {
     Int,
     Number,
     String,
@@ -33,7 +33,7 @@ enum Kind {
     Any,
 }
 
-/// Text that is no [`Schema`].
+/// The error of text that is not a [`Schema`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "invalid field {field:?} in {schema:?}: use message, or NAME:TYPE with commas between (types: int, number, string, bool, object, array, any; NAME?:TYPE may be missing)"
@@ -44,17 +44,17 @@ pub struct InvalidSchema {
 }
 
 impl Schema {
-    /// Checks a body; fails with what does not fit, in one line.
+    /// Checks a body; fails with the first mismatch, in one line.
     pub fn check(&self, body: &[u8]) -> Result<(), String> {
         let fields = match serde_json::from_slice::<Value>(body) {
             Ok(Value::Object(fields)) => fields,
-            Ok(other) => return Err(format!("{} where an object is expected", Kind::name_of(&other))),
+            Ok(other) => return Err(format!("{} where an object is expected", FieldType::name_of(&other))),
             Err(error) => return Err(format!("malformed JSON: {error}")),
         };
-        for Field { name, kind, optional } in &self.fields {
+        for SchemaField { name, kind, optional } in &self.fields {
             match fields.get(name) {
                 Some(value) if kind.fits(value) => {}
-                Some(value) => return Err(format!("field {name:?} is {}, expected {kind}", Kind::name_of(value))),
+                Some(value) => return Err(format!("field {name:?} is {}, expected {kind}", FieldType::name_of(value))),
                 None if *optional => {}
                 None => return Err(format!("field {name:?} is missing, expected {kind}")),
             }
@@ -69,22 +69,23 @@ impl FromStr for Schema {
     fn from_str(text: &str) -> Result<Self, InvalidSchema> {
         let fields = if text == "message" { MESSAGE } else { text };
         let field = |field: &str| {
-            Field::parse(field.trim()).ok_or_else(|| InvalidSchema { schema: text.to_owned(), field: field.to_owned() })
+            SchemaField::parse(field.trim())
+                .ok_or_else(|| InvalidSchema { schema: text.to_owned(), field: field.to_owned() })
         };
         Ok(Self { fields: fields.split(',').map(field).collect::<Result<_, _>>()? })
     }
 }
 
-impl Field {
+impl SchemaField {
     fn parse(text: &str) -> Option<Self> {
         let (name, kind) = text.split_once(':')?;
         let (name, optional) = name.strip_suffix('?').map_or((name, false), |name| (name, true));
-        let kind = Kind::ALL.into_iter().find(|known| known.name() == kind)?;
+        let kind = FieldType::ALL.into_iter().find(|known| known.name() == kind)?;
         (!name.is_empty()).then(|| Self { name: name.to_owned(), kind, optional })
     }
 }
 
-impl Kind {
+impl FieldType {
     const ALL: [Self; 7] = [Self::Int, Self::Number, Self::String, Self::Bool, Self::Object, Self::Array, Self::Any];
 
     fn fits(self, value: &Value) -> bool {
@@ -116,7 +117,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for FieldType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn any_fields_can_be_asked_for() {
+    fn schemas_of_all_types_are_checked() {
         let schema = "n:number, b:bool,o:object,a:array,x:any,maybe?:int";
         assert_eq!(check(schema, r#"{"n":1.5,"b":true,"o":{},"a":[],"x":null}"#), Ok(()));
         let wrong = check(schema, r#"{"n":1,"b":true,"o":{},"a":[],"x":0,"maybe":"1"}"#);
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_that_is_none_says_which_field_and_how() {
+    fn invalid_schemas_name_the_field() {
         for schema in ["", "id", "id:", ":int", "id:integer", "id:int,", "?:int"] {
             let error = schema.parse::<Schema>().unwrap_err().to_string();
             assert!(error.starts_with("invalid field ") && !error.contains('\n'), "{error}");

@@ -1,17 +1,17 @@
-//! `sleep:20ms..50ms`: a handler that only takes its time, for trials of load and of concurrency.
+//! `sleep:20ms..50ms`: a handler that only waits, for tests of load and concurrency.
 
 use crate::proto::Message;
 
 use super::{Handler, SleepRange, Verdict};
 
-/// Sleeps for a uniformly random time in a range, then is done.
+/// Sleeps for a uniformly random time in a range, then returns `Done`.
 #[derive(Debug)]
 pub struct SleepHandler {
     range: SleepRange,
 }
 
 impl SleepHandler {
-    /// A handler that takes a time in `range`, both ends included.
+    /// Creates a handler that sleeps for a time in `range`, both ends included.
     pub fn new(range: SleepRange) -> Self {
         Self { range }
     }
@@ -21,7 +21,7 @@ impl Handler for SleepHandler {
     async fn handle(&self, _message: Message) -> Verdict {
         let spread = self.range.longest().saturating_sub(self.range.shortest());
         let time = self.range.shortest().saturating_add(spread.mul_f64(fastrand::f64()));
-        // tokio's timers take a millisecond for nothing
+        // tokio's timers take a millisecond even for no time
         if !time.is_zero() {
             tokio::time::sleep(time).await;
         }
@@ -39,7 +39,7 @@ mod tests {
     use crate::handler::testing::message;
 
     #[tokio::test(start_paused = true)]
-    async fn sleeps_for_times_all_over_the_range() {
+    async fn sleep_times_are_spread_over_the_range() {
         let (shortest, longest) = (Duration::from_millis(20), Duration::from_millis(50));
         let handler = SleepHandler::new(SleepRange::new(shortest, longest).unwrap());
         let mut times = Vec::new();
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_time_is_no_time() {
+    async fn a_zero_sleep_takes_no_time() {
         let handler = SleepHandler::new(SleepRange::new(Duration::ZERO, Duration::ZERO).unwrap());
         assert_eq!(handler.handle(message("a")).await, Verdict::Done(None));
     }

@@ -1,4 +1,4 @@
-//! Which handler a command is to use, as it is typed: `--handler SPEC`.
+//! The choice of a handler as typed: `--handler SPEC`.
 //!
 //! ```text
 //!  print
@@ -11,8 +11,8 @@
 //!  sleep:20ms..50ms  sleep:25ms
 //! ```
 //!
-//! A [`HandlerSpec`] is well formed, and nothing more: whether the command or the file is there shows when it is
-//! [built](HandlerSpec::build).
+//! A [`HandlerSpec`] is well formed, and no more: whether the command or file exists is checked
+//! when it is [built](HandlerSpec::build).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -27,53 +27,53 @@ use crate::proto::{InvalidName, TopicName};
 /// A handler as named on the command line. `Display` gives the text that [`FromStr`] reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HandlerSpec {
-    /// `print`: one line a message on standard output.
+    /// `print`: one line per message on standard output.
     Print,
-    /// `exec:COMMAND`: one run of a command a message.
+    /// `exec:COMMAND`: one run of a command per message.
     Exec(String),
-    /// `pipe:COMMAND`: one run of a command for many messages, a line each.
+    /// `pipe:COMMAND`: one run of a command for many messages, one line each.
     Pipe(String),
-    /// `http://…`, `https://…`: one POST a message.
+    /// `http://…`, `https://…`: one POST per message.
     Http(HttpUrl),
-    /// `file:PATH`: one line a message at the end of a file.
+    /// `file:PATH`: one line per message at the end of a file.
     File(PathBuf),
-    /// `unix:PATH`: a line to whoever listens there, and its OK.
+    /// `unix:PATH`: lines to a Unix socket, acknowledged with OK.
     Unix(PathBuf),
-    /// `forward:STREAM`: published to another stream.
+    /// `forward:STREAM`: publishes to another stream.
     Forward(TopicName),
-    /// `sleep:20ms..50ms`: nothing but time.
+    /// `sleep:20ms..50ms`: only waits.
     Sleep(SleepRange),
 }
 
-/// A text that names no handler.
+/// The error of text that is not a [`HandlerSpec`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSpec {
-    /// No handler begins like this.
+    /// The scheme is unknown.
     #[error(
         "unknown handler {0:?}: use print, exec:COMMAND, pipe:COMMAND, http://HOST/PATH, https://HOST/PATH, unix:PATH, forward:STREAM, file:PATH or sleep:20ms..50ms"
     )]
     Unknown(String),
-    /// `exec:` or `pipe:` alone.
+    /// `exec:` or `pipe:` without a command.
     #[error("handler \"{0}:\" names no command: use {0}:COMMAND, as in {0}:./import.sh")]
     NoCommand(String),
-    /// `file:` alone.
+    /// `file:` without a path.
     #[error("handler \"file:\" names no file: use file:PATH, as in file:events.jsonl")]
     NoPath,
-    /// `unix:` without a path that a socket can have.
+    /// `unix:` without a valid socket path.
     #[error(transparent)]
     Socket(#[from] InvalidEndpoint),
-    /// What stands after `forward:` is no stream.
+    /// The name after `forward:` is not a valid stream.
     #[error(transparent)]
     Stream(#[from] InvalidName),
-    /// What stands after `http` is not a URL with a host.
+    /// Not a URL with a host.
     #[error("invalid URL {url:?} ({why}): use http://HOST[:PORT]/PATH")]
     Url {
         /// The text as given.
         url: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// Not a duration, nor two.
+    /// Neither a duration nor a range of durations.
     #[error("invalid time {0:?} to sleep: use sleep:25ms or sleep:20ms..50ms, the shorter first")]
     Sleep(String),
 }
@@ -120,7 +120,7 @@ impl fmt::Display for HandlerSpec {
     }
 }
 
-/// An address to POST to, kept with the text it was read from.
+/// A URL to POST to, with the text it was parsed from.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HttpUrl {
     text: String,
@@ -128,21 +128,21 @@ pub struct HttpUrl {
 }
 
 impl HttpUrl {
-    /// The address, with the user and password that may stand in it.
+    /// Returns the URL, with its user and password.
     pub fn url(&self) -> &Url {
         &self.url
     }
 
-    /// Scheme, host, port and path: what may be shown. User, password and query may be secret.
+    /// Returns scheme, host, port and path: user, password and query may be secret.
     pub fn shown(&self) -> String {
         shown(&self.url)
     }
 }
 
-/// `url` without what may be secret: user, password, query and fragment.
+/// Returns `url` without user, password, query and fragment, which may be secret.
 pub(super) fn shown(url: &Url) -> String {
     let mut url = url.clone();
-    // These fail only where a URL has no host, and then there is no user either.
+    // These fail only for a URL without a host, which has no user either.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_query(None);
@@ -169,13 +169,13 @@ impl FromStr for HttpUrl {
 }
 
 impl fmt::Debug for HttpUrl {
-    /// Never shows what may be secret.
+    /// Shows the URL without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.shown())
     }
 }
 
-/// The shortest and the longest time to sleep, both included.
+/// The range of times to sleep, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SleepRange {
     shortest: Duration,
@@ -183,17 +183,17 @@ pub struct SleepRange {
 }
 
 impl SleepRange {
-    /// A range, unless it is empty.
+    /// Creates a range; `None` if it is empty.
     pub fn new(shortest: Duration, longest: Duration) -> Option<Self> {
         (shortest <= longest).then_some(Self { shortest, longest })
     }
 
-    /// The shortest time.
+    /// Returns the shortest time.
     pub fn shortest(&self) -> Duration {
         self.shortest
     }
 
-    /// The longest time.
+    /// Returns the longest time.
     pub fn longest(&self) -> Duration {
         self.longest
     }
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_shown_to_people_without_its_secrets() {
+    fn urls_are_displayed_without_secrets() {
         let url: HttpUrl = "http://user:secret@localhost:8080/hook?token=secret#secret".parse().unwrap();
         assert_eq!(url.shown(), "http://localhost:8080/hook");
         assert_eq!(format!("{url:?}"), r#""http://localhost:8080/hook""#);

@@ -1,4 +1,4 @@
-//! What the handlers' tests share.
+//! Helpers of the handlers' tests.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -16,7 +16,7 @@ use crate::proto::{ChannelName, Message, MessageId, TopicName};
 
 use super::{FileOptions, HandlerOptions, PrintOutput};
 
-/// A message at its second attempt.
+/// Creates a message at its second attempt.
 pub(super) fn message(body: impl Into<Bytes>) -> Message {
     Message {
         timestamp: 1_700_000_000_123_456_789,
@@ -26,7 +26,7 @@ pub(super) fn message(body: impl Into<Bytes>) -> Message {
     }
 }
 
-/// Stream `foo`, group `1`, bodies as they are, half a minute.
+/// Creates options: stream `foo`, group `1`, plain bodies, a timeout of 30 s.
 pub(super) fn options() -> HandlerOptions {
     HandlerOptions {
         stream: TopicName::new("foo").unwrap(),
@@ -40,14 +40,14 @@ pub(super) fn options() -> HandlerOptions {
     }
 }
 
-/// A pipe with a name: a command's `exec 3>{path}` tells the test what it does, and the pipe's end that all of its
-/// processes have ended.
-pub(super) struct Tale {
+/// A named pipe: a command reports to the test through `exec 3>{path}`, and the pipe's end tells
+/// that all of the command's processes have ended.
+pub(super) struct TestPipe {
     _folder: TempDir,
     path: PathBuf,
 }
 
-impl Tale {
+impl TestPipe {
     pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tale");
@@ -59,13 +59,13 @@ impl Tale {
         &self.path
     }
 
-    /// A script that writes `up` to its third descriptor once it is set up, and what else there is to tell.
-    pub(super) fn told_by(&self, script: &str) -> String {
+    /// Returns a script that writes to the pipe as descriptor 3, beginning with `up`.
+    pub(super) fn script(&self, script: &str) -> String {
         format!("exec 3>{} 2>/dev/null; {script}", self.path.display())
     }
 
-    /// Waits for the first line.
-    pub(super) async fn begin(&self) -> BufReader<File> {
+    /// Waits for the line `up`.
+    pub(super) async fn wait_until_up(&self) -> BufReader<File> {
         let path = self.path.clone();
         let begun = spawn_blocking(move || {
             let (mut reader, mut line) = (BufReader::new(File::open(path).unwrap()), String::new());
@@ -77,7 +77,7 @@ impl Tale {
     }
 }
 
-/// The rest of a tale, once all who tell it have ended.
+/// Returns the rest of the text, once all writers have ended.
 pub(super) fn rest(mut reader: BufReader<File>) -> JoinHandle<String> {
     spawn_blocking(move || {
         let mut text = String::new();

@@ -1,7 +1,8 @@
-//! `unix:/PATH`: hands bodies to whoever listens there, a line each; it answers `OK` when it has them.
+//! `unix:/PATH`: sends bodies to a Unix socket, one line each; the receiver acknowledges them with
+//! `OK`.
 //!
-//! Each batch has a connection of its own, whose end asks for the answer (see [`crate::net`]). A line that was written and not
-//! answered counts as not taken, and is sent again.
+//! Each batch has its own connection; its end requests the acknowledgement (see [`crate::net`]). A
+//! line that was written and not acknowledged is sent again.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,20 +12,19 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::net::Answer;
+use crate::net::LineAck;
 use crate::net::connect_unix;
 use crate::proto::Message;
 
-use super::away::or_later;
-use super::{Away, Handler, Verdict};
+use super::{Handler, Verdict};
 use crate::io_error::describe;
 
-/// How long a receiver may leave its queue of connections full.
+/// The time that a receiver's full backlog is waited for.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// Lines of one connection.
-const BATCH: usize = 500;
+/// The maximum number of lines per connection.
+const MAX_BATCH: usize = 500;
 
-/// Hands bodies to a Unix stream socket.
+/// Sends bodies to a Unix stream socket.
 #[derive(Debug)]
 pub struct UnixHandler {
     path: PathBuf,
@@ -32,19 +32,20 @@ pub struct UnixHandler {
 }
 
 impl UnixHandler {
-    /// A handler for the socket at `path`, which has so long for a batch. Connects to nothing yet.
+    /// Creates a handler for the socket at `path`; `answer_within` is the time for a batch. Does
+    /// not connect yet.
     pub fn new(path: PathBuf, answer_within: Duration) -> Self {
         Self { path, answer_within }
     }
 
-    /// Hands these bodies over together. Cancelled, some may have been taken.
-    pub async fn pass_many(&self, bodies: Vec<Bytes>) -> Vec<Result<Verdict, Away>> {
+    /// Sends these bodies together. Cancelled, some may have been taken.
+    async fn pass_many(&self, bodies: Vec<Bytes>) -> Vec<Verdict> {
         let mut results = Vec::with_capacity(bodies.len());
         let mut lines = Vec::with_capacity(bodies.len());
         for body in bodies {
-            let body = without_end(body);
-            results.push(not_a_line(&body).map_or(Ok(Verdict::Done(None)), |why| Ok(Verdict::drop(why))));
-            if matches!(results.last(), Some(Ok(Verdict::Done(_)))) {
+            let body = without_line_end(body);
+            results.push(line_error(&body).map_or(Verdict::Done(None), Verdict::drop));
+            if matches!(results.last(), Some(Verdict::Done(_))) {
                 lines.push((results.len() - 1, body));
             }
         }
@@ -52,72 +53,73 @@ impl UnixHandler {
             Ok(answer) if answer.refused == 0 => {
                 let settled = answer.settled(lines.len() as u64) as usize;
                 for (at, _) in &lines[settled..] {
-                    results[*at] = Err(self.stopped());
+                    results[*at] = self.stopped();
                 }
             }
-            // which of them shows when each goes alone
+            // sent alone, each line shows whether it was the refused one
             Ok(_) => {
                 for (at, body) in lines {
                     results[at] = self.pass_alone(body).await;
                 }
             }
-            Err(away) => {
+            Err(unavailable) => {
                 for (at, _) in lines {
-                    results[at] = Err(away.clone());
+                    results[at] = unavailable.clone();
                 }
             }
         }
         results
     }
 
-    async fn pass_alone(&self, body: Bytes) -> Result<Verdict, Away> {
+    async fn pass_alone(&self, body: Bytes) -> Verdict {
         match self.try_hand_over(&[(0, body)]).await {
-            Ok(Answer { refused: 1.., .. }) => Ok(Verdict::drop(format!("refused by unix:{}", self.path.display()))),
-            Ok(answer) if answer.settled(1) == 1 => Ok(Verdict::Done(None)),
-            Ok(_) => Err(self.stopped()),
-            Err(away) => Err(away),
+            Ok(LineAck { refused: 1.., .. }) => Verdict::drop(format!("refused by unix:{}", self.path.display())),
+            Ok(answer) if answer.settled(1) == 1 => Verdict::Done(None),
+            Ok(_) => self.stopped(),
+            Err(unavailable) => unavailable,
         }
     }
 
-    async fn try_hand_over(&self, lines: &[(usize, Bytes)]) -> Result<Answer, Away> {
+    /// Sends lines and reads their acknowledgement; fails with the verdict for all of them.
+    async fn try_hand_over(&self, lines: &[(usize, Bytes)]) -> Result<LineAck, Verdict> {
         if lines.is_empty() {
-            return Ok(Answer { taken: None, refused: 0, unfinished: false });
+            return Ok(LineAck { taken: None, refused: 0, unfinished: false });
         }
         let connecting = connect_unix(&self.path, CONNECT_TIME.min(self.answer_within)).await;
-        let mut stream = connecting.map_err(|error| Away::untried(self.away(&describe(&error))))?;
+        let mut stream = connecting.map_err(|error| Verdict::unavailable(self.reason(&describe(&error))))?;
         let handing_over = async {
             let mut text = BytesMut::with_capacity(lines.iter().map(|(_, line)| line.len() + 1).sum());
             for (_, line) in lines {
                 text.put_slice(line);
                 text.put_u8(b'\n');
             }
-            // one that reads no further may have answered all the same
+            // a receiver that stops reading may still have answered
             let written = stream.write_all(&text).await;
             let ended = stream.shutdown().await;
-            Answer::read(stream).await.map_err(|error| written.and(ended).err().unwrap_or(error))
+            LineAck::read(stream).await.map_err(|error| written.and(ended).err().unwrap_or(error))
         };
         let handed_over = timeout(self.answer_within, handing_over).await;
-        let handed_over: io::Result<Answer> = handed_over.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        handed_over.map_err(|error| Away::unanswered(self.away(&describe(&error))))
+        let handed_over: io::Result<LineAck> = handed_over.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        handed_over.map_err(|error| Verdict::unanswered(self.reason(&describe(&error))))
     }
 
-    fn stopped(&self) -> Away {
-        Away::unanswered(self.away("it stopped before it had taken all"))
+    fn stopped(&self) -> Verdict {
+        Verdict::unanswered(self.reason("it stopped before it had taken all lines"))
     }
 
-    fn away(&self, why: &str) -> String {
+    fn reason(&self, why: &str) -> String {
         format!("unix:{}: {why}", self.path.display())
     }
 }
 
-/// A line as it is, or as most commands write it, with its end.
-fn without_end(mut body: Bytes) -> Bytes {
+/// Removes the line end that most commands write.
+fn without_line_end(mut body: Bytes) -> Bytes {
     body.truncate(body.strip_suffix(b"\n").unwrap_or(&body).len());
     body
 }
 
-/// Why this cannot be a line.
-fn not_a_line(body: &[u8]) -> Option<&'static str> {
+/// Returns the reason why a body cannot be sent as a line.
+fn line_error(body: &[u8]) -> Option<&'static str> {
     match memchr::memchr(b'\n', body) {
         _ if body.is_empty() => Some("the body is empty, which is no line for a Unix socket"),
         Some(_) => Some("the body has several lines, and a Unix socket takes one a message"),
@@ -132,12 +134,12 @@ impl Handler for UnixHandler {
     }
 
     fn batch_size(&self) -> usize {
-        BATCH
+        MAX_BATCH
     }
 
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
         let bodies = messages.into_iter().map(|message| message.body).collect();
-        self.pass_many(bodies).await.into_iter().map(or_later).collect()
+        self.pass_many(bodies).await
     }
 }
 
@@ -149,8 +151,9 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of these bodies with a peer that gives these answers, a connection each; and what it read.
-    async fn passed(bodies: &[&'static str], answers: &'static [&str]) -> (Vec<Result<Verdict, Away>>, Vec<String>) {
+    /// Returns the verdicts for these bodies, from a peer with these acknowledgements, one per
+    /// connection; and the text that the peer read.
+    async fn passed(bodies: &[&'static str], answers: &'static [&str]) -> (Vec<Verdict>, Vec<String>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("peer");
         let listener = UnixListener::bind(&path).unwrap();
@@ -168,18 +171,18 @@ mod tests {
         (results, peer.join().unwrap())
     }
 
-    fn short(results: &[Result<Verdict, Away>]) -> String {
-        let letter = |result: &Result<Verdict, Away>| match result {
-            Ok(Verdict::Done(None)) => 'd',
-            Ok(Verdict::Drop { .. }) => 'x',
-            Err(_) => 'a',
+    fn short(results: &[Verdict]) -> String {
+        let letter = |result: &Verdict| match result {
+            Verdict::Done(None) => 'd',
+            Verdict::Drop { .. } => 'x',
+            Verdict::Unanswered { .. } => 'a',
             other => panic!("{other:?}"),
         };
         results.iter().map(letter).collect()
     }
 
     #[tokio::test]
-    async fn only_what_is_answered_is_done() {
+    async fn only_acknowledged_lines_are_done() {
         let (results, read) = passed(&["one", "", "two\n", "a\nb"], &["OK 2\n"]).await;
         assert_eq!((short(&results).as_str(), read), ("dxdx", vec!["one\ntwo\n".to_owned()]));
         assert_eq!(short(&passed(&["one", "two"], &["OK"]).await.0), "dd");
@@ -190,9 +193,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_away_and_says_where() {
+    async fn a_missing_socket_is_unavailable_with_its_path() {
         let handler = UnixHandler::new("/nosuch/peer".into(), Duration::from_secs(1));
         let result = handler.pass_many(vec!["one".into()]).await;
-        assert_eq!(result, [Err(Away::untried("unix:/nosuch/peer: no such file or directory"))]);
+        assert_eq!(result, [Verdict::unavailable("unix:/nosuch/peer: no such file or directory")]);
     }
 }

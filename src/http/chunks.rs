@@ -1,43 +1,44 @@
-//! Where a body in chunks ends: followed, not decoded. hyper decodes it, and ends the connection where it is malformed.
+//! Finds the end of a chunked body without decoding it. hyper decodes it, and closes the connection
+//! if it is malformed.
 
-/// How far a body is.
+/// The position in a chunked body.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Chunks {
-    at: At,
+pub(super) struct ChunkScanner {
+    at: ChunkState,
     size: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum At {
+enum ChunkState {
     /// The digits of a chunk's size.
     #[default]
     Size,
-    /// What may follow them in their line.
+    /// The chunk extension after the digits.
     Extension,
     Data,
-    /// The line's end behind data.
+    /// The line end after a chunk's data.
     DataEnd,
-    /// The beginning of a line behind the last chunk.
+    /// The start of a line after the last chunk.
     Trailer,
-    /// A CR there: the body's end, if an LF follows.
+    /// A CR at the start of such a line: the body ends if an LF follows.
     LastCr,
-    /// Inside such a line, and at a CR in it.
+    /// Inside a trailer line.
     Field,
     FieldCr,
 }
 
-impl Chunks {
-    /// How many of these bytes belong to the body, and whether it ends with them.
+impl ChunkScanner {
+    /// Returns how many of these bytes belong to the body, and whether it ends with them.
     pub(super) fn take(&mut self, bytes: &[u8]) -> (usize, bool) {
         let mut taken = 0;
         while let Some(byte) = bytes.get(taken) {
-            if self.at == At::Data {
+            if self.at == ChunkState::Data {
                 let here = bytes.len() - taken;
                 let length = usize::try_from(self.size).unwrap_or(usize::MAX).min(here);
                 self.size -= length as u64;
                 taken += length;
                 if self.size == 0 {
-                    self.at = At::DataEnd;
+                    self.at = ChunkState::DataEnd;
                 }
                 continue;
             }
@@ -49,24 +50,26 @@ impl Chunks {
         (taken, false)
     }
 
-    /// Goes over a byte that is no data; true at the body's end.
+    /// Advances by a byte that is not data; returns true at the body's end.
     fn step(&mut self, byte: u8) -> bool {
         self.at = match (self.at, byte) {
-            (At::LastCr, b'\n') => return true,
-            (At::Size | At::Extension, b'\n') if self.size == 0 => At::Trailer,
-            (At::Size | At::Extension, b'\n') => At::Data,
-            (At::Size, digit) if digit.is_ascii_hexdigit() => {
+            (ChunkState::LastCr, b'\n') => return true,
+            (ChunkState::Size | ChunkState::Extension, b'\n') if self.size == 0 => ChunkState::Trailer,
+            (ChunkState::Size | ChunkState::Extension, b'\n') => ChunkState::Data,
+            (ChunkState::Size, digit) if digit.is_ascii_hexdigit() => {
                 let digit = char::from(digit).to_digit(16).unwrap_or_default();
                 self.size = self.size.saturating_mul(16).saturating_add(u64::from(digit));
-                At::Size
+                ChunkState::Size
             }
-            (At::Size | At::Extension, _) => At::Extension,
-            (At::DataEnd, b'\n') => At::Size,
-            (at @ (At::DataEnd | At::Data), _) => at,
-            (At::Trailer, b'\r') => At::LastCr,
-            (At::FieldCr, b'\n') => At::Trailer,
-            (At::Field, b'\r') => At::FieldCr,
-            (At::Trailer | At::LastCr | At::Field | At::FieldCr, _) => At::Field,
+            (ChunkState::Size | ChunkState::Extension, _) => ChunkState::Extension,
+            (ChunkState::DataEnd, b'\n') => ChunkState::Size,
+            (at @ (ChunkState::DataEnd | ChunkState::Data), _) => at,
+            (ChunkState::Trailer, b'\r') => ChunkState::LastCr,
+            (ChunkState::FieldCr, b'\n') => ChunkState::Trailer,
+            (ChunkState::Field, b'\r') => ChunkState::FieldCr,
+            (ChunkState::Trailer | ChunkState::LastCr | ChunkState::Field | ChunkState::FieldCr, _) => {
+                ChunkState::Field
+            }
         };
         false
     }
@@ -77,11 +80,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_ends_where_its_last_chunk_and_its_trailers_end() {
+    fn chunked_bodies_end_after_their_trailers() {
         for body in ["0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n", "A;x=\"y\"\r\n0\r\n\r\n01234\r\n0\r\nT: x\r\nU: \n\r\n\r\n"]
         {
             for piece in 1..=body.len() {
-                let (mut chunks, mut taken, mut ended) = (Chunks::default(), 0, false);
+                let (mut chunks, mut taken, mut ended) = (ChunkScanner::default(), 0, false);
                 let bytes = [body.as_bytes(), b"GET /"].concat();
                 for part in bytes.chunks(piece) {
                     let (length, ends) = chunks.take(part);

@@ -1,29 +1,31 @@
-//! What every HTTP client here starts from.
+//! The builder of every HTTP client here, and reading of bounded bodies.
 
 use reqwest::{ClientBuilder, Response, Url};
 
 use crate::io_error::describe;
 
-/// A client's builder, with a cryptography provider in place: without one for the process reqwest panics, also for plain http. One
-/// that is there already is as good.
-fn client() -> ClientBuilder {
+/// Returns a client builder, and installs a cryptography provider: without one reqwest panics, even
+/// for plain HTTP. A provider that is already installed is kept.
+fn default_client() -> ClientBuilder {
     let _ = rustls::crypto::ring::default_provider().install_default();
     ClientBuilder::new().user_agent(concat!("mqueue/", env!("CARGO_PKG_VERSION")))
 }
 
-/// The same for plain http alone: it reads no certificates, of which a small system has none, and can always be built.
-pub fn plain() -> ClientBuilder {
-    client().tls_certs_only([])
+/// Returns a client builder for plain HTTP. It loads no certificates, which a minimal system lacks,
+/// so building always succeeds.
+pub fn plain_client() -> ClientBuilder {
+    default_client().tls_certs_only([])
 }
 
-/// The same for requests to this address: to this machine they never go by a proxy. For https alone it needs the system's certificates.
+/// Returns a client builder for this URL. Loopback addresses bypass any proxy. HTTPS needs the
+/// system's certificates.
 pub fn client_for(url: &Url) -> ClientBuilder {
-    let client = if url.scheme() == "https" { client() } else { plain() };
+    let client = if url.scheme() == "https" { default_client() } else { plain_client() };
     if is_this_machine(url) { client.no_proxy() } else { client }
 }
 
-/// Why a client could not be built, and what to do.
-pub fn not_built(error: &reqwest::Error) -> String {
+/// Describes why a client could not be built, with the remedy.
+pub fn build_error(error: &reqwest::Error) -> String {
     format!(
         "cannot use https: {}: install the package ca-certificates, or name a file of them in SSL_CERT_FILE",
         cause(error)
@@ -36,7 +38,7 @@ fn is_this_machine(url: &Url) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// What is at the bottom of an error: reqwest's own text is a chain that repeats the URL with its secrets.
+/// Describes the root cause of an error: reqwest's own text repeats the URL with its secrets.
 pub fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();
@@ -52,10 +54,10 @@ pub fn cause(error: &reqwest::Error) -> String {
     }
 }
 
-/// Why an answer's body could not be read.
+/// The reason why a response body could not be read.
 #[derive(Debug)]
 pub enum BodyError {
-    /// It is longer than it may be, in bytes.
+    /// The body is longer than this limit, in bytes.
     TooLong(usize),
     /// The connection failed, or took too long.
     Broken(reqwest::Error),
@@ -70,8 +72,8 @@ impl std::fmt::Display for BodyError {
     }
 }
 
-/// Reads an answer's body to its end, `limit` bytes at most: the one way in which a server's bytes get into memory whole. The request's own
-/// timeout, or the caller's, is the deadline.
+/// Reads a response body of at most `limit` bytes; nothing else reads a server's bytes into memory
+/// unbounded. The deadline is the request's timeout or the caller's.
 pub async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>, BodyError> {
     if response.content_length().is_some_and(|length| length > limit as u64) {
         return Err(BodyError::TooLong(limit));
@@ -91,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_is_never_reached_by_a_proxy() {
+    fn only_loopback_addresses_bypass_proxies() {
         for (url, here) in [
             ("http://localhost:1/", true),
             ("http://127.0.0.1/", true),

@@ -1,4 +1,4 @@
-//! One HTTP/1 connection, from its first byte to its last.
+//! Serves one HTTP/1 connection within limits.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -15,48 +15,49 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::host;
-use super::patience::Patient;
-use super::places::{Place, Stay};
-use super::target::{Length, Parsed, RawTargets};
+use super::connection_slots::{BusyGuard, ConnectionSlot};
+use super::deadline_stream::DeadlineStream;
+use super::host_header;
+use super::raw_target::{BodyLength, ParsedRequests, RawTargets};
 
-/// How long a request waits for its turn while all are taken.
-const TURN: Duration = Duration::from_secs(5);
-/// How long a connection that has to make way may take to say so.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// The time that a request waits for a turn while all turns are taken.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time that an evicted connection has to send its refusal.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How a connection is treated.
+/// The time limits of a connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Manners {
-    /// How long a request's head may take to arrive, and the connection may be idle between requests.
+pub struct ConnectionLimits {
+    /// The time for a request's head to arrive, and the longest idle time between requests.
     pub head_time: Duration,
-    /// How long a client may take nothing of what it is answered; a slow one has to take 16 KiB a second.
+    /// The time that a client may read nothing of a response; a slow one must read 16 KiB/s.
     pub write_time: Duration,
-    /// How long the connection may last, if that is limited.
+    /// The maximum age of the connection, if it is limited.
     pub life: Option<Duration>,
-    /// Header names are written `Like-This`.
+    /// Writes header names `Like-This`.
     pub title_case_headers: bool,
 }
 
-/// Answers a connection's requests until it ends, or until `stop`, which lets the request that runs finish.
-pub async fn connection<S>(
+/// Answers a connection's requests until it ends, or until `stop`; a request in progress is
+/// finished.
+pub async fn serve_connection<S>(
     service: S,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    manners: Manners,
-    place: Place,
+    limits: ConnectionLimits,
+    slot: ConnectionSlot,
     stop: CancellationToken,
 ) where
     S: Service<Request<Incoming>, Response = Response<Body>, Error: Into<Box<dyn Error + Send + Sync>>>,
 {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(manners.head_time);
-    builder.title_case_headers(manners.title_case_headers);
-    let (stream, parsed) = RawTargets::new(Patient::new(stream, manners.write_time));
-    let service = service_fn(|request| answer(&service, request, &parsed, &place));
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.head_time);
+    builder.title_case_headers(limits.title_case_headers);
+    let (stream, parsed) = RawTargets::new(DeadlineStream::new(stream, limits.write_time));
+    let service = service_fn(|request| answer(&service, request, &parsed, &slot));
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     let life = async {
-        match manners.life {
+        match limits.life {
             Some(life) => tokio::time::sleep(life).await,
             None => std::future::pending().await,
         }
@@ -71,13 +72,14 @@ pub async fn connection<S>(
                 () = life => return,
             }
         }
-        () = place.ousted() => {
+        () = slot.evicted() => {
             serving.as_mut().graceful_shutdown();
-            // a request that waits for its turn is told; of any other its file is wanted at once
-            if place.asks() {
-                let _ = tokio::time::timeout(LAST_WORDS, serving).await;
+            // a request that waits for its turn gets a refusal; any other connection is closed at
+            // once
+            if slot.has_waiting_request() {
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, serving).await;
             }
-            return tracing::debug!("an HTTP connection made way for another");
+            return tracing::debug!("an idle HTTP connection was closed for another");
         }
         () = life.as_mut() => return tracing::debug!("an HTTP connection was open for too long"),
     };
@@ -86,49 +88,49 @@ pub async fn connection<S>(
     }
 }
 
-/// A request's answer, when it is the request's turn.
+/// Answers a request when it gets its turn.
 async fn answer<S>(
     service: &S,
     request: Request<Incoming>,
-    parsed: &Parsed,
-    place: &Place,
+    parsed: &ParsedRequests,
+    slot: &ConnectionSlot,
 ) -> Result<Response<Body>, S::Error>
 where
     S: Service<Request<Incoming>, Response = Response<Body>>,
 {
-    parsed.tell(request.body().size_hint().exact().map_or(Length::Chunked, Length::Known));
-    if let Some(refused) = host::refuse(request.version(), request.headers()) {
+    parsed.tell(request.body().size_hint().exact().map_or(BodyLength::Chunked, BodyLength::Known));
+    if let Some(refused) = host_header::refuse(request.version(), request.headers()) {
         return Ok(refused);
     }
-    // what is asked by who watches over the process; answered from memory, in a few bytes
+    // health checks are answered from memory, in a few bytes
     let is_health = matches!(request.uri().path(), "/ping" | "/healthz");
-    let patience = if is_health { Duration::ZERO } else { TURN };
-    match place.turn(patience).await {
-        Some(stay) => {
-            // what is asked for may be long; what is handed in is limited
+    let patience = if is_health { Duration::ZERO } else { TURN_TIMEOUT };
+    match slot.request_turn(patience).await {
+        Some(busy) => {
+            // responses to GET may be long, while request bodies are limited
             if !is_health && request.method() == Method::GET {
-                place.gate().await;
+                slot.yield_to_others().await;
             }
             let mut response = service.call(request).await?;
-            if place.is_wanted() {
+            if slot.others_wait() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok(response.map(|body| Body::new(Answering { body, _stay: stay })))
+            Ok(response.map(|body| Body::new(BodyWithTurn { body, _busy: busy })))
         }
         None if is_health => {
             let mut response = service.call(request).await?;
-            // so that its bytes find room, for sure
+            // closes the connection, so that the response fits into the socket buffer
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             Ok(response)
         }
-        None => Ok(busy()),
+        None => Ok(too_many_requests()),
     }
 }
 
-/// There are too many requests.
-fn busy() -> Response<Body> {
+/// Returns the response to a request that got no turn.
+fn too_many_requests() -> Response<Body> {
     let mut response =
-        Response::new(Body::from(r#"{"message":"BUSY","error":"too many requests at once: come again"}"#));
+        Response::new(Body::from(r#"{"message":"BUSY","error":"too many requests at once: try again later"}"#));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
@@ -137,13 +139,13 @@ fn busy() -> Response<Body> {
     response
 }
 
-/// An answer's body, with the turn that ends with it.
-struct Answering {
+/// A response body that holds its turn until it is sent.
+struct BodyWithTurn {
     body: Body,
-    _stay: Stay,
+    _busy: BusyGuard,
 }
 
-impl hyper::body::Body for Answering {
+impl hyper::body::Body for BodyWithTurn {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -170,27 +172,28 @@ mod tests {
     use hyper_util::service::TowerToHyperService;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-    use super::super::places::Places;
+    use super::super::connection_slots::ConnectionSlots;
     use super::*;
 
-    const MANNERS: Manners = Manners {
+    const LIMITS: ConnectionLimits = ConnectionLimits {
         head_time: Duration::from_secs(30),
         write_time: Duration::from_secs(10),
         life: None,
         title_case_headers: true,
     };
 
-    async fn place() -> Place {
-        Places::new(1).enter().await
+    async fn slot() -> ConnectionSlot {
+        ConnectionSlots::new(1).enter().await
     }
 
     #[tokio::test(start_paused = true)]
-    async fn half_a_head_and_a_silent_client_end_the_connection() {
+    async fn silent_clients_and_incomplete_heads_are_disconnected() {
         for (said, answered) in [("", 0), ("GET / HT", 0), ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 1)] {
             let (mut client, server) = duplex(4096);
             let router = Router::new().route("/", get(|| async { "hello" }));
             let service = TowerToHyperService::new(router);
-            let serving = tokio::spawn(connection(service, server, MANNERS, place().await, CancellationToken::new()));
+            let serving =
+                tokio::spawn(serve_connection(service, server, LIMITS, slot().await, CancellationToken::new()));
             client.write_all(said.as_bytes()).await.unwrap();
             let mut text = String::new();
             client.read_to_string(&mut text).await.unwrap();
@@ -200,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stopping_lets_the_request_that_runs_finish() {
+    async fn stopping_finishes_the_current_request() {
         let (mut client, server) = duplex(4096);
         let stop = CancellationToken::new();
         let (asked, go) = (stop.clone(), stop.clone());
@@ -209,7 +212,7 @@ mod tests {
             "hello"
         };
         let service = TowerToHyperService::new(Router::new().route("/", get(answer)));
-        let serving = tokio::spawn(connection(service, server, MANNERS, place().await, go));
+        let serving = tokio::spawn(serve_connection(service, server, LIMITS, slot().await, go));
         client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let mut text = String::new();
         client.read_to_string(&mut text).await.unwrap();

@@ -1,4 +1,4 @@
-//! HTTP: a client's requests within limits, and a small server beside a command's work.
+//! HTTP: a client with bounded responses, and a bounded server for use beside a command's work.
 
 #[cfg(feature = "broker")]
 mod chunks;
@@ -6,21 +6,21 @@ pub mod client;
 #[cfg(feature = "broker")]
 mod connection;
 #[cfg(feature = "broker")]
-mod host;
+mod connection_slots;
 #[cfg(feature = "broker")]
-mod patience;
+mod deadline_stream;
 #[cfg(feature = "broker")]
-mod places;
+mod host_header;
+#[cfg(feature = "broker")]
+mod raw_target;
 #[cfg(feature = "broker")]
 mod server;
-#[cfg(feature = "broker")]
-mod target;
 
 #[cfg(feature = "broker")]
-pub use self::connection::{Manners, connection};
+pub use self::connection::{ConnectionLimits, serve_connection};
 #[cfg(feature = "broker")]
-pub use self::places::{Place, Places, Stay};
+pub use self::connection_slots::{BusyGuard, ConnectionSlot, ConnectionSlots};
 #[cfg(feature = "broker")]
-pub use self::server::Door;
+pub use self::server::BoundedListener;
 #[cfg(feature = "broker")]
 pub use crate::net::listen;

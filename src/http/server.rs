@@ -1,5 +1,6 @@
-//! A small HTTP server beside a command's work: bounded in connections, and each bounded in time, so that whoever reads slowly, or
-//! opens many and says nothing, harms nobody but other readers. And what servers of long connections share: [`connection()`], [`Places`].
+//! A small HTTP server beside a command's work, with a limit of connections and time limits for
+//! each: slow readers and silent connections harm only each other. Long-lived servers share its
+//! parts: [`serve_connection()`] and [`ConnectionSlots`].
 
 use std::convert::Infallible;
 use std::io;
@@ -12,47 +13,48 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Manners, Places, connection};
+use super::{ConnectionLimits, ConnectionSlots, serve_connection};
 use crate::net::listen;
 use crate::proto::HostPort;
 
-/// Requests that are answered at once.
-const TURNS: usize = 64;
-/// How long a connection may last, from its first byte to its last, and each of its waits.
-const LIFE: Duration = Duration::from_secs(10);
+/// The maximum of concurrent requests.
+const MAX_CONCURRENT_REQUESTS: usize = 64;
+/// The maximum age of a connection, and of each wait in it.
+const CONNECTION_LIFE: Duration = Duration::from_secs(10);
 
-/// Where a server listens.
+/// A listening socket with limits for its connections.
 #[derive(Debug)]
-pub struct Door {
+pub struct BoundedListener {
     listener: TcpListener,
-    places: Places,
+    slots: ConnectionSlots,
     life: Duration,
 }
 
-impl Door {
-    /// Listens, on a port of the system's choice if it is 0. Fails if the address cannot be had.
+impl BoundedListener {
+    /// Listens; port 0 lets the system choose one. Fails if the address is not available.
     pub async fn bind(address: &HostPort) -> io::Result<Self> {
         let listener = listen(address).await?;
-        Ok(Self { listener, places: Places::new(TURNS), life: LIFE })
+        Ok(Self { listener, slots: ConnectionSlots::new(MAX_CONCURRENT_REQUESTS), life: CONNECTION_LIFE })
     }
 
-    /// Where it listens.
+    /// Returns the address of the socket.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Answers requests until it is dropped.
+    /// Answers requests until the future is dropped.
     pub async fn serve(mut self, router: Router) -> Infallible {
         let life = self.life;
-        let manners = Manners { head_time: life, write_time: life, life: Some(life), title_case_headers: false };
+        let limits =
+            ConnectionLimits { head_time: life, write_time: life, life: Some(life), title_case_headers: false };
         let mut connections = JoinSet::new();
         loop {
-            // waits a moment when the system has no more to give
+            // pauses when the system has no file descriptors left
             let (stream, _) = axum::serve::Listener::accept(&mut self.listener).await;
-            let place = self.places.enter().await;
+            let slot = self.slots.enter().await;
             while connections.try_join_next().is_some() {}
             let service = TowerToHyperService::new(router.clone());
-            connections.spawn(connection(service, stream, manners, place, CancellationToken::new()));
+            connections.spawn(serve_connection(service, stream, limits, slot, CancellationToken::new()));
         }
     }
 }
@@ -65,22 +67,22 @@ mod tests {
 
     use super::*;
 
-    async fn door(connections: usize, life: Duration) -> SocketAddr {
-        let mut door = Door::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
-        (door.places, door.life) = (Places::new(connections), life);
-        let address = door.address().unwrap();
-        tokio::spawn(door.serve(Router::new().route("/", get(|| async { "hello" }))));
+    async fn listener(connections: usize, life: Duration) -> SocketAddr {
+        let mut listener = BoundedListener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        (listener.slots, listener.life) = (ConnectionSlots::new(connections), life);
+        let address = listener.address().unwrap();
+        tokio::spawn(listener.serve(Router::new().route("/", get(|| async { "hello" }))));
         address
     }
 
     #[tokio::test]
-    async fn who_says_nothing_is_sent_away_and_others_are_served() {
-        let address = door(2, Duration::from_millis(100)).await;
+    async fn idle_connections_are_dropped_and_do_not_block_others() {
+        let address = listener(2, Duration::from_millis(100)).await;
         let mut silent = Vec::new();
         for _ in 0..4 {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
-        // half a request, for good
+        // half a request, and nothing more
         silent[0].write_all(b"GET / HT").await.unwrap();
         let mut asking = TcpStream::connect(address).await.unwrap();
         asking.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();

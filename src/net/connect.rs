@@ -1,8 +1,8 @@
 //! Connecting by name: "happy eyeballs" (RFC 8305).
 //!
 //! ```text
-//!  name ─▶ addresses, IPv6 and IPv4 in turns ─▶ a:      ─────────────────── … (swallows packets)
-//!                                               b: 250 ms later ──▶ connected: it wins, the others are dropped
+//!  name ─▶ addresses, IPv6 and IPv4 alternating ─▶ a: ──────────────── … (no answer)
+//!                                                  b: 250 ms later ──▶ connected: wins
 //! ```
 
 use std::future::Future;
@@ -16,19 +16,20 @@ use tokio::net::UdpSocket;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
 
-/// How long an attempt has before the next one begins beside it (RFC 8305, section 5).
+/// The delay before the next attempt starts beside a pending one (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Connects to the first of a host's addresses that answers, without Nagle's delay.
 ///
 /// # Errors
-/// `TimedOut` if none has answered `within` that time, the name's resolution included; otherwise the first attempt's error.
+/// `TimedOut` if no address has answered `within` that time, including name resolution; otherwise
+/// the error of the first attempt.
 ///
 /// # Cancel safety
 /// Dropped, it ends all attempts.
 pub async fn connect(host: &str, port: u16, within: Duration) -> io::Result<TcpStream> {
     let connecting = async {
-        let addresses = in_turns(resolve(host, port).await?);
+        let addresses = alternate_families(resolve(host, port).await?);
         race(&addresses, TcpStream::connect).await
     };
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {within:?}"));
@@ -37,7 +38,7 @@ pub async fn connect(host: &str, port: u16, within: Duration) -> io::Result<TcpS
     Ok(stream)
 }
 
-/// A socket that sends to a host's first address that it has a way to.
+/// Returns a socket connected to the first of a host's addresses that is routable.
 #[cfg(any(feature = "handlers", feature = "broker"))]
 pub async fn connect_udp(host: &str, port: u16, within: Duration) -> io::Result<UdpSocket> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{host} was not resolved within {within:?}"));
@@ -58,10 +59,10 @@ pub async fn connect_udp(host: &str, port: u16, within: Duration) -> io::Result<
             Err(error) => failed = failed.or(Some(error)),
         }
     }
-    Err(failed.unwrap_or_else(no_address))
+    Err(failed.unwrap_or_else(no_address_error))
 }
 
-/// A host's addresses. `localhost` is this machine also where no file and no server says so (RFC 6761).
+/// Resolves a host name. `localhost` is this machine even if no file or server says so (RFC 6761).
 pub(super) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     match lookup_host((host, port)).await {
         Ok(found) => Ok(found.collect()),
@@ -72,12 +73,13 @@ pub(super) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>
     }
 }
 
-fn no_address() -> io::Error {
+fn no_address_error() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the name has no address")
 }
 
-/// The addresses with their families in turns, beginning with the first one's; within a family their order stays (RFC 8305, section 4).
-fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+/// Alternates the address families, starting with the family of the first address; the order within
+/// a family stays (RFC 8305, section 4).
+fn alternate_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(first) = addresses.first().map(SocketAddr::is_ipv6) else { return addresses };
     let count = addresses.len();
     let (one, other): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == first);
@@ -90,7 +92,8 @@ fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     mixed
 }
 
-/// Tries one address after the other, the next when an attempt fails or has taken [`STAGGER`]. The first connection wins.
+/// Tries the addresses in order; the next one starts when an attempt fails or has taken
+/// [`STAGGER`]. The first connection wins.
 async fn race<A: Copy, S, F>(addresses: &[A], connect: impl Fn(A) -> F) -> io::Result<S>
 where
     F: Future<Output = io::Result<S>>,
@@ -101,13 +104,13 @@ where
     loop {
         match waiting.next() {
             Some(address) => attempts.push(connect(*address)),
-            None if attempts.is_empty() => return Err(failed.unwrap_or_else(no_address)),
+            None if attempts.is_empty() => return Err(failed.unwrap_or_else(no_address_error)),
             None => {}
         }
         tokio::select! {
             Some(ended) = attempts.next() => match ended {
                 Ok(connection) => return Ok(connection),
-                // that nobody listens says more than that there is no way
+                // "connection refused" is more specific than "unreachable"
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => failed = Some(error),
                 Err(error) => failed = failed.or(Some(error)),
             },
@@ -122,17 +125,17 @@ mod tests {
 
     use super::*;
 
-    /// What an address does.
+    /// The behaviour of an address.
     #[derive(Debug, Clone, Copy)]
-    enum Does {
+    enum PeerBehaviour {
         Swallow,
         Refuse,
         AnswerIn(u64),
     }
-    use Does::{AnswerIn, Refuse, Swallow};
+    use PeerBehaviour::{AnswerIn, Refuse, Swallow};
 
-    /// Which of these addresses is connected to, and after how many milliseconds.
-    async fn raced(addresses: &[Does]) -> (Result<usize, io::ErrorKind>, u128) {
+    /// Returns the index of the address that wins, and after how many milliseconds.
+    async fn raced(addresses: &[PeerBehaviour]) -> (Result<usize, io::ErrorKind>, u128) {
         let (numbers, start) = ((0..addresses.len()).collect::<Vec<_>>(), Instant::now());
         let connect = |number: usize| async move {
             match addresses[number] {
@@ -148,37 +151,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_that_swallows_packets_costs_a_quarter_of_a_second() {
+    async fn a_silent_address_delays_connecting_by_250_ms() {
         assert_eq!(raced(&[Swallow, AnswerIn(1)]).await, (Ok(1), 251));
         assert_eq!(raced(&[Swallow, Swallow, Swallow, AnswerIn(1)]).await, (Ok(3), 751));
         assert_eq!(raced(&[AnswerIn(10), AnswerIn(1)]).await, (Ok(0), 10));
-        // the first one is slow, and still the first to be there
+        // the first one is slow, and still connects first
         assert_eq!(raced(&[AnswerIn(300), AnswerIn(100)]).await, (Ok(0), 300));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_refusal_the_next_address_is_tried_at_once() {
+    async fn a_refusal_starts_the_next_attempt_immediately() {
         assert_eq!(raced(&[Refuse, Refuse, AnswerIn(1)]).await, (Ok(2), 1));
         assert_eq!(raced(&[Refuse, Refuse]).await, (Err(io::ErrorKind::ConnectionRefused), 0));
         assert_eq!(raced(&[]).await, (Err(io::ErrorKind::NotFound), 0));
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         let all = |text: &str| -> Vec<SocketAddr> { text.split(' ').map(|a| a.parse().unwrap()).collect() };
-        let mixed = in_turns(all("[::1]:1 [::2]:1 [::3]:1 1.1.1.1:1 2.2.2.2:1"));
+        let mixed = alternate_families(all("[::1]:1 [::2]:1 [::3]:1 1.1.1.1:1 2.2.2.2:1"));
         assert_eq!(mixed, all("[::1]:1 1.1.1.1:1 [::2]:1 2.2.2.2:1 [::3]:1"));
-        assert_eq!(in_turns(all("1.1.1.1:1 [::1]:1 [::2]:1")), all("1.1.1.1:1 [::1]:1 [::2]:1"));
-        assert!(in_turns(Vec::new()).is_empty());
+        assert_eq!(alternate_families(all("1.1.1.1:1 [::1]:1 [::2]:1")), all("1.1.1.1:1 [::1]:1 [::2]:1"));
+        assert!(alternate_families(Vec::new()).is_empty());
     }
 
     #[tokio::test]
-    async fn this_machine_is_reached_by_name_whatever_family_it_listens_on() {
+    async fn localhost_is_reached_over_both_families() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
             let bound = listener.local_addr().unwrap();
             let port = bound.port();
-            // where the name has no address of this family nobody can be reached by it
+            // without an address of this family the name cannot lead there
             if !lookup_host(("localhost", port)).await.unwrap().any(|known| known == bound) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! Where a feed comes from, or goes to, as it is typed.
+//! The address of a feed's source or target, as typed.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,11 +6,11 @@ use std::str::FromStr;
 
 use crate::proto::HostPort;
 
-/// The longest path of a Unix socket (`sun_path`, with its NUL 108), in bytes.
-const LONGEST_PATH: usize = 107;
+/// The maximum length of a Unix socket's path (`sun_path` has 108 bytes with its NUL).
+const MAX_PATH: usize = 107;
 
-/// A socket's address: `unix:/PATH`, `unixgram:/PATH`, `tcp:HOST:PORT`, `udp:HOST:PORT`; without HOST it is every address to
-/// listen on, and this machine to send to.
+/// A socket address: `unix:/PATH`, `unixgram:/PATH`, `tcp:HOST:PORT` or `udp:HOST:PORT`. Without
+/// HOST it means all addresses when listening, and this machine when sending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// A Unix stream socket: lines.
@@ -23,14 +23,14 @@ pub enum Endpoint {
     Udp(HostPort),
 }
 
-/// Text that is no [`Endpoint`].
+/// The error of text that is not an [`Endpoint`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEndpoint {
-    /// Nothing known stands before the colon, or nothing after it.
+    /// The scheme is unknown, or nothing follows it.
     #[error("invalid address {0:?}: use unix:/PATH, unixgram:/PATH, tcp:HOST:PORT or udp:HOST:PORT")]
     Unknown(String),
-    /// No socket can have this path.
-    #[error("invalid address {0:?}: a socket's path has at most {LONGEST_PATH} bytes")]
+    /// The path is too long for a socket.
+    #[error("invalid address {0:?}: a socket's path has at most {MAX_PATH} bytes")]
     TooLong(String),
 }
 
@@ -41,7 +41,7 @@ impl FromStr for Endpoint {
         let unknown = || InvalidEndpoint::Unknown(text.to_owned());
         let (scheme, rest) = text.split_once(':').filter(|(_, rest)| !rest.is_empty()).ok_or_else(unknown)?;
         let path = || match rest.len() {
-            ..=LONGEST_PATH => Ok(PathBuf::from(rest)),
+            ..=MAX_PATH => Ok(PathBuf::from(rest)),
             _ => Err(InvalidEndpoint::TooLong(text.to_owned())),
         };
         match scheme {
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_the_remedy() {
+    fn invalid_endpoints_are_refused_with_the_remedy() {
         let long = format!("unix:/{}", "x".repeat(107));
         for text in ["", "unix", "unix:", "/run/feed", "tcp:9000", "tcp:host:", "udp:h:65536", "ftp:h:1", "a\nb", &long]
         {

@@ -1,34 +1,37 @@
-//! What a receiver says at the end of a stream.
+//! The acknowledgement of a receiver at the end of a stream of lines.
 
 use std::fmt;
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The longest answer that is read, in bytes.
-const LONGEST: u64 = 256;
+/// The maximum length of an acknowledgement, in bytes.
+const MAX_LENGTH: u64 = 256;
 
-/// `OK 500`, `OK 498 refused 2`, `OK 499 unfinished 1`, or just `OK`, which is about all that came.
+/// The acknowledgement: `OK 500`, `OK 498 refused 2`, `OK 499 unfinished 1`, or just `OK` for all
+/// lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
-    /// Lines that are safe, from the stream's first on; not empty ones. `None`: all.
+pub struct LineAck {
+    /// The number of lines that are stored, in order from the first one, without empty ones; `None`
+    /// for all.
     pub taken: Option<u64>,
-    /// Lines among them, or between them, that were refused for good.
+    /// The number of lines that were refused for good.
     pub refused: u64,
-    /// After the last whole line there was more, without a newline; it was not taken.
+    /// True if text without a newline followed the last line; it was not stored.
     pub unfinished: bool,
 }
 
-impl Answer {
-    /// How many of `sent` lines are settled, taken or refused. The others are to be sent again.
+impl LineAck {
+    /// Returns how many of `sent` lines are settled, stored or refused. The rest has to be sent
+    /// again.
     pub fn settled(self, sent: u64) -> u64 {
         self.taken.map_or(sent, |taken| taken.saturating_add(self.refused).min(sent))
     }
 
-    /// Reads the answer up to the stream's end. Fails if the stream ended without one.
+    /// Reads the acknowledgement until the stream ends. Fails if there is none.
     pub async fn read(stream: impl AsyncRead + Unpin) -> io::Result<Self> {
         let mut text = String::new();
-        stream.take(LONGEST).read_to_string(&mut text).await?;
+        stream.take(MAX_LENGTH).read_to_string(&mut text).await?;
         Self::parse(&text).ok_or_else(|| match text.is_empty() {
             true => io::Error::new(io::ErrorKind::UnexpectedEof, "it ended without an answer"),
             false => io::Error::new(io::ErrorKind::InvalidData, format!("it answered {text:?} instead of OK")),
@@ -52,7 +55,7 @@ impl Answer {
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for LineAck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("OK")?;
         if let Some(taken) = self.taken {
@@ -70,9 +73,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_answer_is_read_as_it_is_written() {
+    async fn acknowledgements_round_trip() {
         for text in ["OK", "OK 0", "OK 500", "OK 498 refused 2", "OK 2 unfinished 1", "OK 0 refused 2 unfinished 1"] {
-            assert_eq!(Answer::read(text.as_bytes()).await.unwrap().to_string(), text);
+            assert_eq!(LineAck::read(text.as_bytes()).await.unwrap().to_string(), text);
         }
         for wrong in [
             "",
@@ -85,15 +88,15 @@ mod tests {
             "OK unfinished 1",
             "OK 1 unfinished",
         ] {
-            assert!(Answer::read(wrong.as_bytes()).await.is_err(), "{wrong:?}");
+            assert!(LineAck::read(wrong.as_bytes()).await.is_err(), "{wrong:?}");
         }
         let endless = tokio::io::repeat(b'O');
-        assert!(Answer::read(endless).await.is_err());
+        assert!(LineAck::read(endless).await.is_err());
     }
 
     #[test]
-    fn what_is_not_settled_is_to_be_sent_again() {
-        let settled = |taken, refused| Answer { taken, refused, unfinished: false }.settled(10);
+    fn unsettled_lines_are_counted_for_resending() {
+        let settled = |taken, refused| LineAck { taken, refused, unfinished: false }.settled(10);
         assert_eq!((settled(None, 0), settled(Some(4), 1), settled(Some(u64::MAX), 9)), (10, 5, 10));
     }
 }

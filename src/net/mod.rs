@@ -1,4 +1,5 @@
-//! Reaching others and being reached: every raw connection is made here, each within a deadline, and every port is opened here.
+//! Connecting and listening: every raw connection is made here, within a deadline, and every port
+//! is opened here.
 
 mod connect;
 #[cfg(any(feature = "handlers", feature = "broker"))]
@@ -18,12 +19,12 @@ pub use self::connect::connect_udp;
 #[cfg(any(feature = "handlers", feature = "broker"))]
 pub use self::endpoint::{Endpoint, InvalidEndpoint};
 #[cfg(any(feature = "handlers", feature = "broker"))]
-pub use self::line_ack::Answer;
+pub use self::line_ack::LineAck;
 #[cfg(any(feature = "handlers", feature = "broker"))]
 pub use self::listen::bind_udp;
 #[cfg(any(feature = "handlers", feature = "broker"))]
 pub use self::listen::listen;
 #[cfg(any(feature = "handlers", feature = "broker"))]
-pub use self::stale_socket::remove_stale;
+pub use self::stale_socket::remove_stale_socket;
 #[cfg(any(feature = "handlers", feature = "broker"))]
-pub use self::unix::{connect_unix, knock};
+pub use self::unix::{connect_unix, probe_socket};

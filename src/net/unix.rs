@@ -1,5 +1,5 @@
-//! Connecting to Unix sockets, which have no deadline of their own: where the queue of connections is full, a blocking connect waits for good,
-//! and any other fails at once.
+//! Connections to Unix sockets, which have no deadline of their own: with a full backlog a blocking
+//! connect waits forever, and a non-blocking one fails at once.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -10,34 +10,35 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-/// The first and the longest pause before a full queue is tried again.
-const PAUSE: Duration = Duration::from_millis(2);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// The first and the longest pause before a full backlog is tried again.
+const MIN_PAUSE: Duration = Duration::from_millis(2);
+const MAX_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connects to a stream socket; waits while its queue is full.
+/// Connects to a stream socket; waits while its backlog is full.
 ///
 /// # Errors
-/// `TimedOut` if its queue was full for as long as `within`.
+/// `TimedOut` if the backlog was full for all of `within`.
 pub async fn connect_unix(path: &Path, within: Duration) -> io::Result<UnixStream> {
     let connecting = async {
-        let mut pause = PAUSE;
+        let mut pause = MIN_PAUSE;
         loop {
             match UnixStream::connect(path).await {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(pause).await,
                 connected => return connected,
             }
-            pause = (2 * pause).min(LONGEST_PAUSE);
+            pause = (2 * pause).min(MAX_PAUSE);
         }
     };
-    let full = || {
-        let why = format!("its queue of connections was full for {within:?}: whoever listens there accepts none");
+    let full_queue = || {
+        let why = format!("its backlog was full for {within:?}: the listener accepts no connections");
         io::Error::new(io::ErrorKind::TimedOut, why)
     };
-    timeout(within, connecting).await.unwrap_or_else(|_| Err(full()))
+    timeout(within, connecting).await.unwrap_or_else(|_| Err(full_queue()))
 }
 
-/// Connects to a stream socket and lets go, without waiting. `EAGAIN` says that somebody listens, and that the queue is full.
-pub fn knock(path: &Path) -> nix::Result<()> {
+/// Connects to a stream socket without waiting, and closes the connection. `EAGAIN` means that
+/// there is a listener whose backlog is full.
+pub fn probe_socket(path: &Path) -> nix::Result<()> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let ours = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     connect(ours.as_raw_fd(), &UnixAddr::new(path)?)
@@ -51,19 +52,19 @@ mod tests {
 
     use super::*;
 
-    /// A listener that accepts nobody, and the connections that fill its queue.
-    fn full(path: &Path) -> UnixListener {
+    /// A listener that accepts nothing, with a full backlog.
+    fn full_queue(path: &Path) -> UnixListener {
         let listener = UnixListener::bind(path).unwrap();
-        while knock(path).is_ok() {}
+        while probe_socket(path).is_ok() {}
         listener
     }
 
     #[tokio::test]
-    async fn a_full_queue_is_waited_for_up_to_the_deadline() {
+    async fn a_full_backlog_is_waited_for_until_the_deadline() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        let listener = full(&path);
-        assert_eq!(knock(&path), Err(Errno::EAGAIN));
+        let listener = full_queue(&path);
+        assert_eq!(probe_socket(&path), Err(Errno::EAGAIN));
         let error = connect_unix(&path, Duration::from_millis(30)).await.unwrap_err();
         assert!(error.kind() == io::ErrorKind::TimedOut && error.to_string().contains("full for 30ms"), "{error}");
 
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_said_at_once() {
+    async fn a_missing_socket_fails_immediately() {
         let error = connect_unix(Path::new("/nosuch/socket"), Duration::from_secs(20)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }

@@ -1,10 +1,11 @@
-//! The streams of a fleet of nodes, by their names (docs/node.md).
+//! The streams of a fleet of nodes, recognized by their names (docs/node.md).
 
-/// The group that the token is in.
+/// The group that holds the token.
 pub const TOKEN: &str = "token";
 
-/// True for a stream in which a fleet of nodes keeps its token or tells its beats: who consumes it, or creates a group for it, takes that
-/// from the fleet. `has` tells whether a stream of that name exists.
+/// True for a stream that carries a fleet's token or heartbeats. A consumer of it, or a group
+/// created for it, would take them from the fleet. `has` tells whether a stream of that name
+/// exists.
 pub fn has_stream(name: &str, has: impl Fn(&str) -> bool) -> bool {
     let of_beats = name.strip_suffix(".beats").is_some_and(|token| token.ends_with(".token") || has(token));
     name.ends_with(".token") || of_beats || has(&format!("{name}.beats"))
@@ -15,7 +16,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_and_beats_are_known_by_their_names_and_by_each_other() {
+    fn fleet_streams_are_recognized_by_their_names() {
         let all = ["a.token", "a.token.beats", "tk", "tk.beats", "foo", "lone.beats"];
         let of_fleets: Vec<_> = all.into_iter().filter(|name| has_stream(name, |other| all.contains(&other))).collect();
         assert_eq!(of_fleets, ["a.token", "a.token.beats", "tk", "tk.beats"]);

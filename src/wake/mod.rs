@@ -1,19 +1,19 @@
-//! Waking: which groups have messages and nobody awake, and which activation sockets to poke.
+//! Waking: finds the groups that have messages and no consumer, and pokes their activation sockets.
 //!
 //! ```text
-//!  /stats, every second ─▶ observe ─▶ decide ─▶ poke GROUP.sock ─▶ systemd starts the consumer
-//!  a message, at once   ─▶ edge    ─▶ arrived ─┘
+//!  /stats, every second ─▶ aggregate ─▶ decide ─▶ poke GROUP.sock ─▶ systemd starts the consumer
+//!  a message, at once   ─▶ arrivals  ─▶ decide_arrival ─┘
 //! ```
 
-#[doc(hidden)]
-pub mod crowd;
+pub mod aggregate;
+pub mod arrivals;
+pub mod broker;
 pub mod decide;
-pub mod edge;
 pub mod fleet;
-pub mod memory;
-pub mod observe;
-pub mod peer;
+#[doc(hidden)]
+pub mod many_groups;
+pub mod outage;
 pub mod poke;
+pub mod poke_history;
 pub mod shell_commands;
-pub mod trouble;
-pub mod unit;
+pub mod unit_name;

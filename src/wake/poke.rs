@@ -1,4 +1,4 @@
-//! Poking a socket: connecting to it, and letting go.
+//! A poke: connecting to a socket and closing the connection.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -9,21 +9,21 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
-use super::unit::Unit;
-use crate::net::knock;
+use super::unit_name::UnitName;
+use crate::net::probe_socket;
 
-/// Connects and lets go, without ever waiting: a queue that is full has a poke already. What is not the socket itself is refused, so
-/// that a link put there in the last moment leads nowhere.
+/// Connects and closes without waiting: a full queue has a poke already. A symbolic link is
+/// refused, so that one created at the last moment leads nowhere.
 pub fn poke(path: &Path) -> io::Result<()> {
     let itself = open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let kind = SFlag::from_bits_truncate(fstat(&itself)?.st_mode) & SFlag::S_IFMT;
     if kind != SFlag::S_IFSOCK {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no socket any more: it is left alone"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no socket any more: not poked"));
     }
     let itself = PathBuf::from(format!("/proc/self/fd/{}", itself.as_raw_fd()));
-    match knock(&itself) {
+    match probe_socket(&itself) {
         Err(Errno::EAGAIN) => Ok(()),
-        // it takes datagrams: an empty one will do
+        // a datagram socket: an empty datagram wakes its service
         Err(Errno::EPROTOTYPE) => {
             let datagram = UnixDatagram::unbound()?;
             datagram.set_nonblocking(true)?;
@@ -36,15 +36,15 @@ pub fn poke(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The remedy for a poke that failed, of a socket of this unit.
-pub fn remedy(unit: Option<&Unit>, error: &io::Error) -> String {
+/// Returns the remedy for a failed poke of a socket of this unit.
+pub fn remedy(unit: Option<&UnitName>, error: &io::Error) -> String {
     match (error.kind(), unit) {
         (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, Some(unit)) => {
             let unit = unit.socket();
-            format!("nobody listens on it: systemctl reset-failed {unit}; systemctl start {unit} has it listen again")
+            format!("nobody listens on it: systemctl reset-failed {unit}; systemctl start {unit} makes it listen again")
         }
         (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, None) => {
-            "nobody listens on it: start again what made it".to_owned()
+            "nobody listens on it: restart the program that created it".to_owned()
         }
         (io::ErrorKind::PermissionDenied, _) => {
             "permission denied: run wakeup as root, or as a member of the socket's group".to_owned()
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pokes_streams_and_datagrams_and_says_who_does_not_listen() {
+    fn stream_and_datagram_sockets_are_poked_and_missing_listeners_reported() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let stream = UnixListener::bind(at("stream")).unwrap();
@@ -69,13 +69,13 @@ mod tests {
         stream.accept().unwrap();
         poke(&at("datagram")).unwrap();
         datagram.recv(&mut [0; 8]).unwrap();
-        // nobody takes these: a full queue makes nobody wait
+        // nothing accepts these connections: a full queue must not block
         for _ in 0..10_000 {
             poke(&at("stream")).unwrap();
         }
         drop(stream);
         let error = poke(&at("stream")).unwrap_err();
-        let unit = Unit::of(&at("stream.sock"));
+        let unit = UnitName::of(&at("stream.sock"));
         assert!(
             remedy(Some(&unit), &error)
                 .contains("systemctl reset-failed mqueue-consumer@stream.socket; systemctl start ")
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_a_socket_is_not_followed() {
+    fn symbolic_links_are_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let outside = UnixListener::bind(at("outside")).unwrap();

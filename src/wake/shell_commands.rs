@@ -1,6 +1,6 @@
-//! Commands that are printed to be pasted, and their words: whatever a peer says is one word of them, and harmless.
+//! Shell commands that are printed for pasting. A peer's text is always one quoted word in them.
 
-/// A word of a shell command.
+/// Quotes a word for a shell, if it needs quotes.
 pub fn shell(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
@@ -9,20 +9,21 @@ pub fn shell(word: &str) -> String {
     }
 }
 
-/// A name that NSQ allows, in a URL: `#` stands only in those of ephemeral streams and groups.
+/// Escapes a valid NSQ name for a URL: `#` stands only in ephemeral names.
 pub fn in_url(name: &str) -> String {
     name.replace('#', "%23")
 }
 
-/// A call of nsqd's HTTP API, for a shell.
+/// Returns the shell command that calls nsqd's HTTP API.
 pub fn post(http: &str, path: &str, stream: &str, group: Option<&str>) -> String {
     let group = group.map(|group| format!("&channel={}", in_url(group))).unwrap_or_default();
     let url = format!("http://{http}/{path}?topic={}{group}", in_url(stream));
     format!("curl -fsS -X POST {}", shell(&url))
 }
 
-/// The command that creates these groups of a stream on one nsqd, which has none of them yet. Each gets all that waits: a stream's first group
-/// would get it alone, so the stream is paused until all are there.
+/// Returns the command that creates these groups of a stream on an nsqd that has none of them. Each
+/// group gets the whole backlog: the first group alone would get it, so the stream is paused until
+/// all groups exist.
 pub fn create_groups(http: &str, stream: &str, groups: &[&str], is_paused: bool) -> String {
     let create = groups.iter().map(|group| post(http, "channel/create", stream, Some(group)));
     let create = create.collect::<Vec<_>>().join(" && ");
@@ -33,7 +34,8 @@ pub fn create_groups(http: &str, stream: &str, groups: &[&str], is_paused: bool)
     format!("{pause} && {{ {create}; made=$?; {unpause} && test $made = 0; }}")
 }
 
-/// The command that asks for the name of a stream's first group, and creates it: it gets all that waits, so which one it is only people know.
+/// Returns the command that asks for the name of a stream's first group and creates it. The first
+/// group gets the whole backlog, so the user has to choose it.
 pub fn create_first_group(http: &str, stream: &str) -> String {
     let url = shell(&format!("http://{http}/channel/create?topic={}", in_url(stream)));
     format!(
@@ -46,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_for_a_shell_where_they_need_it() {
+    fn words_are_quoted_for_a_shell_if_necessary() {
         assert_eq!(shell("/run/mqueue/a@1.sock"), "/run/mqueue/a@1.sock");
         assert_eq!(shell(r"a\x2db it's"), r"'a\x2db it'\''s'");
         assert_eq!(shell("$(rm)"), "'$(rm)'");
@@ -54,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_paused_while_it_gets_several_groups() {
+    fn streams_are_paused_while_several_groups_are_created() {
         let one = create_groups("a:1", "foo", &["x#ephemeral"], false);
         assert_eq!(one, "curl -fsS -X POST 'http://a:1/channel/create?topic=foo&channel=x%23ephemeral'");
         let two = create_groups("a:1", "foo", &["x", "y"], false);

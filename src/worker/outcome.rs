@@ -134,12 +134,16 @@ impl FailurePolicy {
                 tracing::warn!(%stream, %group, %id, attempts, "message not tried, requeued for {}: {why}", humantime::format_duration(delay));
                 Ok(Outcome::RequeueUntried(delay))
             }
-            Verdict::Retry { after, why } if !self.max_tries.is_last(delivery.tries()) => {
+            Verdict::Retry { after, why } | Verdict::Unanswered { after, why }
+                if !self.max_tries.is_last(delivery.tries()) =>
+            {
                 let delay = after.unwrap_or_else(|| self.delay(delivery));
                 tracing::warn!(%stream, %group, %id, attempts, "message failed, requeued for {}: {why}", humantime::format_duration(delay));
                 Ok(Outcome::Retry(delay))
             }
-            Verdict::Retry { why, .. } | Verdict::Drop { why } => Err(DeadLetterReason(why)),
+            Verdict::Retry { why, .. } | Verdict::Unanswered { why, .. } | Verdict::Drop { why } => {
+                Err(DeadLetterReason(why))
+            }
         }
     }
 

@@ -29,17 +29,17 @@ pub fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// Lists the findings that are not ok: level, check, and the command that fixes it.
+/// Its findings that are not in order: level, check and the command that fixes it.
 #[track_caller]
 pub fn findings(finished: &Finished) -> Vec<(String, String, String)> {
     let report: Value = serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{e}: {finished:?}"));
     let text = |finding: &Value, field: &str| finding[field].as_str().unwrap_or_default().to_owned();
     let findings = report["findings"].as_array().expect("a list").iter();
     let bad = findings.filter(|finding| !["ok", "skipped"].contains(&finding["level"].as_str().expect("a level")));
-    bad.map(|finding| (text(finding, "level"), text(finding, "check"), text(finding, "mend"))).collect()
+    bad.map(|finding| (text(finding, "level"), text(finding, "check"), text(finding, "fix"))).collect()
 }
 
-/// Returns the fix of the only finding, which must be of this level and check.
+/// Returns the command of the only finding, which has this level and check.
 #[track_caller]
 pub fn the_one(finished: &Finished, level: &str, check: &str) -> String {
     let mut found = findings(finished);

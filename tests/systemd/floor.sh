@@ -1,18 +1,18 @@
 # shellcheck shell=bash
-# The floor under a wake: from a poke to the smallest static program running. Sourced after lib.sh.
+# The lower bound of a wake: from a poke to a running minimal static program. Sourced after lib.sh.
 # shellcheck disable=SC2154 # lib.sh sets them
 
 command -v cc >/dev/null || skip "there is no cc: apt-get install gcc libc6-dev"
 cc -Os -static -nostdlib tests/systemd/floor.c -o /usr/local/bin/floor
 cc -O1 tests/systemd/poke.c -o "$work/poke"
 
-# All outputs go to this pipe; bash reads a line, and then the clock.
+# All outputs go to this pipe; bash reads a line, then the clock.
 mkfifo "$work/output"
 exec 4<>"$work/output"
 await_output() { read -r -t 20 -u 4 _ || fail "no line within 20 s"; }
 time_of_wakes() { echo $((${EPOCHREALTIME/[.,]/} - $1)); } # FROM
 
-# floor_unit NAME LINE…: a socket, and a service with these lines which it starts.
+# floor_unit NAME LINE…: creates a socket, and a service with these lines that it starts.
 floor_unit() {
     local name=$1
     shift

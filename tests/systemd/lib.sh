@@ -1,12 +1,14 @@
 # shellcheck shell=bash
-# What the tests in a booted systemd share. Each is a script of its own, started as
+# Shared by the tests in a booted systemd. Each is a script of its own, started as
 #
 #   scripts/with-systemd tests/systemd/NAME
 #
-# with MQUEUE naming the program (default: target/release/mqueue). nsqd comes from target/peers or PATH. Exit 0: passed;
-# 77: skipped, stderr says why; else failed, and the journal stands on stderr.
+# MQUEUE names the program (default: target/release/mqueue). nsqd comes from target/peers or PATH.
+# Exit codes: 0 passed; 77 skipped, with the reason on stderr; else failed, with the journal on
+# stderr.
 #
-# All that a test does to /etc, /usr/local, /run, /var/lib, units and users is gone with its systemd.
+# All changes of a test to /etc, /usr/local, /run, /var/lib, units and users disappear with its
+# systemd.
 set -euo pipefail
 
 skip() {
@@ -45,7 +47,8 @@ fail() {
     exit 1
 }
 
-# wait_until SECONDS WHAT COMMAND…: as soon as the command is true; past the deadline the test fails, and says what was missing.
+# wait_until SECONDS WHAT COMMAND…: waits until the command succeeds; after the deadline the test
+# fails and names WHAT.
 wait_until() {
     local seconds=$1 what=$2 deadline
     shift 2
@@ -56,13 +59,14 @@ wait_until() {
     done
 }
 
-# distribution FILE: its percentiles; FILE has a number a line, in order.
+# distribution FILE: prints its percentiles; FILE has sorted numbers, one per line.
 percentile() { sed -n "$((($(wc -l <"$1") * $2 + 99) / 100))p" "$1"; } # FILE PERCENT
 distribution() { echo "p50 $(percentile "$1" 50), p90 $(percentile "$1" 90), p99 $(percentile "$1" 99), max $(tail -n 1 "$1")"; }
 
 # --- nsqd ----------------------------------------------------------------------------------------------------------
 
-# Starts it on free ports, or on those it had before. With MQUEUE_TEST_BROKER=mqueue it is `mqueue broker`.
+# Starts nsqd on free ports, or on its previous ones. With MQUEUE_TEST_BROKER=mqueue it is `mqueue
+# broker`.
 start_nsqd() {
     local program=(target/peers/nsqd)
     [[ -x ${program[0]} ]] || program=("$(command -v nsqd)") || skip "there is no nsqd: make peers, or put one on PATH"
@@ -83,7 +87,7 @@ stop_nsqd() {
     wait "$nsqd_pid" || true
 }
 
-# http METHOD PATH [BODY]: prints the answer's body; false unless it is a 200.
+# http METHOD PATH [BODY]: prints the response body; fails unless the status is 200.
 http() {
     local line status
     exec 3<>"/dev/tcp/${nsqd_http%:*}/${nsqd_http#*:}" || return 1
@@ -101,7 +105,7 @@ create_group() { # STREAM GROUP
     http POST "/channel/create?topic=$1&channel=$2" '' >/dev/null
 }
 
-# The number of that name in the statistics of a group: depth, in_flight_count, client_count, message_count …
+# Prints a number of a group's statistics: depth, in_flight_count, client_count, message_count …
 of_group() { # STREAM GROUP NAME
     local stats
     stats=$(http GET "/stats?format=json&include_clients=false&include_mem=false&topic=$1&channel=$2" '')
@@ -116,14 +120,14 @@ empty() { [[ $(of_group "$1" "$2" depth) == 0 && $(of_group "$1" "$2" in_flight_
 # Installs the program and the units, as `make reload-systemd-consumer` does.
 install_units() { PROGRAM=$mqueue scripts/install --reload >/dev/null; }
 
-# settings NAME LINE…: writes /etc/mqueue/NAME.env, with where nsqd is.
+# settings NAME LINE…: writes /etc/mqueue/NAME.env, with nsqd's addresses.
 settings() {
     local name=$1
     shift
     printf '%s\n' "NSQD_TCP_ADDRESS=${nsqd_tcp:-}" "NSQD_HTTP_ADDRESS=${nsqd_http:-}" "$@" >"/etc/mqueue/$name.env"
 }
 
-# drop_in UNIT LINE…: as `systemctl edit` does.
+# drop_in UNIT LINE…: adds a drop-in, as `systemctl edit` does.
 drop_in() {
     local unit=$1
     shift
@@ -136,13 +140,13 @@ state() { systemctl show --property=ActiveState --value "$1"; }
 is() { [[ $(state "$1") == "$2" ]]; } # UNIT STATE
 asleep() { is "$1.service" inactive && is "$1.socket" active && [[ $(systemctl show --property=SubState --value "$1.socket") == listening ]]; }
 
-# How often PID 1 said that a unit was started (by the id of that message).
+# Counts PID 1's messages that a unit was started (by message id).
 starts() {
     journalctl --sync
     journalctl --unit="$1" --output=cat --no-pager MESSAGE_ID=39f53479d3a045ac8e11786248231fbf | wc -l
 }
 
-# What a unit printed.
+# Prints a unit's output.
 printed() {
     journalctl --sync
     journalctl --unit="$1" --output=cat --no-pager _TRANSPORT=stdout
@@ -154,10 +158,11 @@ none_failed() {
     [[ -z $failed ]] || fail "failed units: $failed"
 }
 
-# Connects to a socket, once, with a tool that every Debian has (curl, socat and python may be missing; logger connects again).
+# Connects to a socket once, with a tool that every Debian has (curl, socat and python may be
+# missing; logger connects twice).
 poke() { perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Peer => $ARGV[0]) or die "$ARGV[0]: $!\n"' "$1"; }
 
-# Pokes are wakeup's to give; a build without it is poked from here.
+# wakeup gives the pokes; for a build without it they come from here.
 has_wakeup() { "$mqueue" wakeup --help >/dev/null 2>&1; }
 start_wakeup() {
     has_wakeup || return 0

@@ -8,21 +8,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::socket::{BrokerListener, ClientSocket};
-use crate::http::{Manners, Places, connection};
+use crate::http::{ConnectionLimits, ConnectionSlots, serve_connection};
 
-/// Limits of a connection; headers are written in title case, as by Go's server.
-const CONNECTION_LIMITS: Manners = Manners {
+/// As Go's server writes headers.
+const LIMITS: ConnectionLimits = ConnectionLimits {
     head_time: Duration::from_secs(60),
     write_time: Duration::from_secs(15),
     life: None,
     title_case_headers: true,
 };
 
-/// Serves a listener until `stop` is cancelled.
+/// Serves a listener until told to stop.
 pub async fn serve(
     router: Router,
     listener: BrokerListener,
-    places: Places,
+    places: ConnectionSlots,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
@@ -38,8 +38,8 @@ pub async fn serve(
         let (service, stop) = (TowerToHyperService::new(router.clone()), stop.clone());
         tasks.spawn(async move {
             match socket {
-                ClientSocket::Tcp(stream) => connection(service, stream, CONNECTION_LIMITS, place, stop).await,
-                ClientSocket::Unix(stream) => connection(service, stream, CONNECTION_LIMITS, place, stop).await,
+                ClientSocket::Tcp(stream) => serve_connection(service, stream, LIMITS, place, stop).await,
+                ClientSocket::Unix(stream) => serve_connection(service, stream, LIMITS, place, stop).await,
             }
         });
     }

@@ -64,7 +64,7 @@ pub(super) async fn add_known_channels(broker: Arc<Broker>, directories: Lookupd
 async fn ask(address: &str, topic: &TopicName) -> Result<Vec<ChannelName>, String> {
     let why = |error: reqwest::Error| http::cause(&error);
     let client: Client =
-        http::plain().redirect(Policy::none()).no_proxy().timeout(ANSWER_TIMEOUT).build().map_err(why)?;
+        http::plain_client().redirect(Policy::none()).no_proxy().timeout(ANSWER_TIMEOUT).build().map_err(why)?;
     let asking = client.get(format!("http://{address}/channels")).query(&[("topic", topic.as_str())]);
     let answer = asking.send().await.map_err(why)?;
     if !answer.status().is_success() {

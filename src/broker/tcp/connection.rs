@@ -18,7 +18,7 @@ use super::identify::Negotiated;
 use crate::broker::Broker;
 use crate::broker::socket::ClientSocket;
 use crate::broker::state::SessionId;
-use crate::http::{Place, Stay};
+use crate::http::{BusyGuard, ConnectionSlot};
 use crate::proto::{
     self, Command, DecodeProgress, ErrorCode, Frame, MAGIC_V2, ProtocolError, Response, WireError, WriteBuffer,
 };
@@ -55,11 +55,11 @@ pub(super) struct ClientConnection {
     socket: ClientSocket,
     peer: String,
     pub(super) incoming: BytesMut,
-    /// Decoding progress of an incomplete first command in `incoming`.
+    /// How far the first command of `incoming` was read, if not all of it is there.
     pub(super) progress: DecodeProgress,
-    place: Place,
-    /// Set once the client has sent the magic; until then the connection may be evicted.
-    stay: Option<Stay>,
+    place: ConnectionSlot,
+    /// There once the client has greeted: until then the connection makes way for others.
+    stay: Option<BusyGuard>,
     greeted: bool,
     /// Output being written.
     sending: WriteBuffer,
@@ -70,7 +70,7 @@ pub(super) struct ClientConnection {
 }
 
 impl ClientConnection {
-    pub(super) fn new(broker: Arc<Broker>, socket: ClientSocket, peer: String, place: Place) -> Self {
+    pub(super) fn new(broker: Arc<Broker>, socket: ClientSocket, peer: String, place: ConnectionSlot) -> Self {
         let agreed = Negotiated::by_default(broker.config(), &peer);
         let (session, wake) = broker.connect(agreed.settings.clone(), peer.clone());
         let now = Instant::now();
@@ -99,7 +99,7 @@ impl ClientConnection {
         let end = tokio::select! {
             end = self.run() => end,
             () = stop.cancelled() => ConnectionEnd::Closed,
-            () = place.ousted() => ConnectionEnd::Evicted,
+            () = place.evicted() => ConnectionEnd::Evicted,
         };
         drop(place);
         if matches!(end, ConnectionEnd::Refused) {
@@ -178,7 +178,7 @@ impl ClientConnection {
         }
         let magic = self.incoming.split_to(MAGIC_V2.len());
         self.greeted = &magic[..] == MAGIC_V2;
-        self.stay = self.place.stay();
+        self.stay = self.place.busy();
         match self.greeted {
             true if self.stay.is_none() => Err(ConnectionEnd::Evicted),
             true => Ok(true),

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use self::connection::ClientConnection;
 use super::Broker;
 use super::socket::{BrokerListener, ClientSocket};
-use crate::http::Places;
+use crate::http::ConnectionSlots;
 use crate::proto::{ErrorCode, Frame, ProtocolError, WireError, WriteBuffer};
 
 /// Serves the connections of a listener until `stop` is cancelled; each connection ends by itself
@@ -26,7 +26,7 @@ use crate::proto::{ErrorCode, Frame, ProtocolError, WireError, WriteBuffer};
 pub async fn serve(
     broker: Arc<Broker>,
     listener: BrokerListener,
-    places: Places,
+    places: ConnectionSlots,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
@@ -56,9 +56,9 @@ pub async fn serve(
     }
 }
 
-/// Sends the reason to a client that is refused.
-fn refuse(socket: &ClientSocket, places: &Places) {
-    let text = format!("too many connections: the maximum is {}", places.count());
+/// Says why, to a client that there is no place for.
+fn refuse(socket: &ClientSocket, places: &ConnectionSlots) {
+    let text = format!("too many connections: there may be {}", places.count());
     let error = ProtocolError::new(ErrorCode::Invalid, text);
     let mut out = WriteBuffer::new();
     Frame::Error(WireError::parse(error.to_string().into())).encode(&mut out);

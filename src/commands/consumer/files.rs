@@ -3,7 +3,7 @@
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::consumer::args::Args;
-use mqueue::handler::{FileNames, FileOptions, HandlerSpec, PrintOutput, Rotation};
+use mqueue::handler::{FileNameFormats, FileOptions, HandlerSpec, PrintOutput, Rotation};
 
 /// Makes the options from the flags. Fails for flags that the handler does not support.
 pub(super) fn options(args: &Args, output: Option<PrintOutput>) -> Result<FileOptions, Failure> {
@@ -17,7 +17,7 @@ pub(super) fn options(args: &Args, output: Option<PrintOutput>) -> Result<FileOp
     }
     let rotation = files.rotates().then(|| {
         let suffix = if files.gzip { ".gz" } else { "" };
-        let formats = FileNames { filename: files.filename_format(), datetime: files.datetime_format(), suffix };
+        let formats = FileNameFormats { filename: files.filename_format(), datetime: files.datetime_format(), suffix };
         Rotation::new(formats, &args.stream, files.rotate_size, files.rotate_interval).map_err(usage)
     });
     Ok(FileOptions {

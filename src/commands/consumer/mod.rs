@@ -25,7 +25,7 @@ use crate::commands::common::stdout;
 use crate::commands::common::worker_flags;
 use crate::commands::consumer::args::{Args, MessageOutput};
 use mqueue::client::{Consumer, ConsumerConfig, GivenBack};
-use mqueue::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
+use mqueue::handler::{BuiltinHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput};
 use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
 use mqueue::worker::{StopReason, Worker, WorkerConfig, WorkerStats};
@@ -65,7 +65,7 @@ struct RunningConsumer {
     args: Args,
     service: ConsumerService,
     shutdown: Shutdown,
-    handler: Arc<AnyHandler>,
+    handler: Arc<BuiltinHandler>,
     config: WorkerConfig,
     total: WorkerStats,
     /// Notified of every poke. A poke that arrives while the worker is leaving stays pending here.
@@ -141,7 +141,7 @@ impl RunningConsumer {
     }
 }
 
-fn handler(args: &Args, shutdown: &Shutdown) -> Result<AnyHandler, Failure> {
+fn handler(args: &Args, shutdown: &Shutdown) -> Result<BuiltinHandler, Failure> {
     if args.handling.handler == HandlerSpec::Print {
         stdout::check()?;
     }
@@ -160,7 +160,7 @@ fn handler(args: &Args, shutdown: &Shutdown) -> Result<AnyHandler, Failure> {
 fn concurrency(args: &Args) -> u32 {
     let cpus = || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
     args.concurrency.or(args.max_in_flight).unwrap_or_else(|| match args.handling.handler {
-        HandlerSpec::Pipe(_) => PipeHandler::AT_ONCE,
+        HandlerSpec::Pipe(_) => PipeHandler::MAX_CONCURRENT,
         _ => cpus(),
     })
 }
@@ -171,7 +171,7 @@ fn worker_config(args: &Args) -> Result<WorkerConfig, Failure> {
     Ok(config.with_idle_timeout(args.timeout).with_count(args.count))
 }
 
-fn consumer_config(args: &Args, handler: &AnyHandler) -> ConsumerConfig {
+fn consumer_config(args: &Args, handler: &BuiltinHandler) -> ConsumerConfig {
     let mut config = worker_flags::consumer_config(&args.stream, &args.group, &args.broker, &args.tuning);
     let in_flight = if handler.batch_size() > 1 { BATCH_IN_FLIGHT } else { concurrency(args) };
     config.flow.max_in_flight = args.max_in_flight.unwrap_or(in_flight);

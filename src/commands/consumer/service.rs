@@ -9,13 +9,13 @@ use tokio::sync::Notify;
 
 use crate::commands::common::service::{notify, notify_interval};
 use mqueue::plural::count;
-use mqueue::systemd::{Door, Notifier};
+use mqueue::systemd::{ActivationSockets, Notifier};
 use mqueue::worker::{ProgressHook, Snapshot};
 
 /// The activation sockets, if any, and the notifier.
 #[derive(Debug)]
 pub(super) struct ConsumerService {
-    door: Option<Door>,
+    door: Option<ActivationSockets>,
     pub(super) notifier: Notifier,
 }
 
@@ -23,7 +23,7 @@ impl ConsumerService {
     /// Takes the activation sockets, then at once every pending poke: an unread poke would make
     /// systemd start the unit again and again.
     pub(super) fn start() -> io::Result<Self> {
-        let service = Self { door: Door::from_env()?, notifier: Notifier };
+        let service = Self { door: ActivationSockets::from_env()?, notifier: Notifier };
         service.take_pokes();
         Ok(service)
     }
@@ -42,7 +42,7 @@ impl ConsumerService {
     /// Notifies `nudge` of every poke; never returns.
     pub(super) async fn pass_pokes_on(&self, nudge: Arc<Notify>) {
         while let Some(door) = &self.door {
-            match door.poked().await {
+            match door.wait_for_pokes().await {
                 Ok(_) => nudge.notify_one(),
                 Err(e) => {
                     tracing::warn!("cannot take pokes any more: {e}");

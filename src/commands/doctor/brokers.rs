@@ -1,18 +1,18 @@
-//! Brokers: do they answer, how old are they, are they well, and what time is it there.
+//! Checks of brokers: reachability, version, health, and clock.
 
 use std::time::Duration;
 
-use super::finding::{Check, Finding};
+use super::finding::{CheckId, Finding};
 use super::log;
-use super::observed::{Answer, Http, Listed, Lookupd, Observed, Skew, Tcp};
+use super::observed::{ClockSkew, LookupdEntry, NsqdReport, Observed, ProbedHttp, ProbedLookupd, ProbedTcp};
 use mqueue::client::Address;
 use mqueue::plural::count;
 use mqueue::wake::shell_commands::shell;
 
-/// Clocks that differ by less, beyond what the second's fraction and the round trip explain, are the same.
-const LEAST_SKEW: Duration = Duration::from_secs(2);
-/// What mqueue is tested on begins here.
-const OLDEST: (u64, u64) = (1, 2);
+/// The minimum clock skew to report, beyond the fraction of a second and the round trip.
+const MIN_SKEW: Duration = Duration::from_secs(2);
+/// The oldest version that mqueue is tested with.
+const OLDEST_VERSION: (u64, u64) = (1, 2);
 
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     let lookupds = observed.lookupds.iter().flat_map(lookupd);
@@ -20,157 +20,164 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     lookupds.chain(http).chain(observed.tcp.iter().flat_map(|seen| tcp(seen, observed))).collect()
 }
 
-fn lookupd(seen: &Lookupd) -> Vec<Finding> {
+fn lookupd(seen: &ProbedLookupd) -> Vec<Finding> {
     let subject = format!("nsqlookupd {}", seen.address);
     let version = match &seen.answer {
         Ok(version) => version,
         Err(why) => {
-            let mend = who_is_there("nsqlookupd", &seen.address);
-            return vec![Finding::error(Check::Nsqlookupd, subject, format!("does not answer over HTTP: {why}"), mend)];
+            let fix = find_listener("nsqlookupd", &seen.address);
+            return vec![Finding::error(
+                CheckId::Nsqlookupd,
+                subject,
+                format!("does not answer over HTTP: {why}"),
+                fix,
+            )];
         }
     };
-    match old("nsqlookupd", &seen.address, &subject, version) {
+    match old_version("nsqlookupd", &seen.address, &subject, version) {
         Some(finding) => vec![finding],
         None if seen.nsqds == 0 => {
-            let what = "knows no nsqd: nobody finds a stream by it";
-            let tcp = seen.address.parse().map(|http| format!("={}", near(&http, -1))).unwrap_or_default();
-            let mend = nodes(&seen.address, &format!("start the nsqds again with --lookupd-tcp-address{tcp}"));
-            vec![Finding::warning(Check::Nsqlookupd, subject, what, mend)]
+            let message = "lists no nsqd: clients find no stream through it";
+            let tcp = seen.address.parse().map(|http| format!("={}", neighbour_port(&http, -1))).unwrap_or_default();
+            let fix = list_nodes(&seen.address, &format!("start the nsqds again with --lookupd-tcp-address{tcp}"));
+            vec![Finding::warning(CheckId::Nsqlookupd, subject, message, fix)]
         }
         None => {
-            vec![Finding::ok(Check::Nsqlookupd, subject, format!("{version}, {}", count(seen.nsqds as u64, "nsqd")))]
+            vec![Finding::ok(CheckId::Nsqlookupd, subject, format!("{version}, {}", count(seen.nsqds as u64, "nsqd")))]
         }
     }
 }
 
-fn http(seen: &Http, observed: &Observed) -> Vec<Finding> {
+fn http(seen: &ProbedHttp, observed: &Observed) -> Vec<Finding> {
     let subject = format!("nsqd {}", seen.address);
     let answer = match &seen.answer {
         Ok(answer) => answer,
         Err(why) => {
-            let (what, mend) = silent("HTTP", &seen.address, seen.listed.as_ref(), why);
-            return vec![Finding::error(Check::Nsqd, subject, what, mend)];
+            let (message, fix) = unreachable("HTTP", &seen.address, seen.listed.as_ref(), why);
+            return vec![Finding::error(CheckId::Nsqd, subject, message, fix)];
         }
     };
     let mut findings = Vec::new();
-    findings.extend(old("nsqd", &seen.address, &subject, &answer.version));
+    findings.extend(old_version("nsqd", &seen.address, &subject, &answer.version));
     if answer.stats.health != "OK" {
-        let what = format!("is not well: {}", answer.stats.health);
-        let mend = match answer.stats.index_bytes {
+        let message = format!("is not healthy: {}", answer.stats.health);
+        let fix = match answer.stats.index_bytes {
             Some(_) => {
                 let stats = shell(&format!("http://{}/stats", seen.address));
                 format!(
-                    "curl -fsS {stats}    # whose messages are these? Their consumers make room, as does more of it at its --data-path"
+                    "curl -fsS {stats}    # whose messages are these? Their consumers free space; or add space to its --data-path"
                 )
             }
-            None => "df -h    # then give its --data-path room or rights".to_owned(),
+            None => "df -h    # then give its --data-path space or permissions".to_owned(),
         };
-        findings.push(Finding::error(Check::Health, &subject, what, mend));
+        findings.push(Finding::error(CheckId::Health, &subject, message, fix));
     }
     findings.extend(skewed(&subject, answer.skew));
-    // a TCP port that does not answer is told as that
-    let deaf = |tcp: &Tcp| Some(&tcp.address) == answer.tcp.as_ref() && tcp.answer.is_err();
-    if findings.is_empty() && !observed.tcp.iter().any(deaf) {
-        findings.push(Finding::ok(Check::Nsqd, &subject, in_order(answer)));
+    // a silent TCP port gets its own finding
+    let stopped_though_wanted = |tcp: &ProbedTcp| Some(&tcp.address) == answer.tcp.as_ref() && tcp.answer.is_err();
+    if findings.is_empty() && !observed.tcp.iter().any(stopped_though_wanted) {
+        findings.push(Finding::ok(CheckId::Nsqd, &subject, in_order(answer)));
     }
     findings.extend(log::check(&subject, &seen.address, &answer.stats));
     findings
 }
 
-fn in_order(answer: &Answer) -> String {
+fn in_order(answer: &NsqdReport) -> String {
     let tcp = answer.tcp.as_ref().map(|tcp| format!(", TCP {tcp}")).unwrap_or_default();
     let clock = match answer.skew {
-        Skew::Unknown => "tells no time",
-        Skew::None | Skew::Ahead(_) | Skew::Behind(_) => "clock in step",
+        ClockSkew::Unknown => "clock unknown",
+        ClockSkew::None | ClockSkew::Ahead(_) | ClockSkew::Behind(_) => "clock in sync",
     };
     format!("{}{tcp}, {clock}", answer.version)
 }
 
-fn tcp(seen: &Tcp, observed: &Observed) -> Vec<Finding> {
+fn tcp(seen: &ProbedTcp, observed: &Observed) -> Vec<Finding> {
     let subject = format!("nsqd {}", seen.address);
     match &seen.answer {
         Err(why) => {
-            let (what, mend) = silent("TCP", &seen.address.to_string(), seen.listed.as_ref(), why);
-            vec![Finding::error(Check::Nsqd, subject, what, mend)]
+            let (message, fix) = unreachable("TCP", &seen.address.to_string(), seen.listed.as_ref(), why);
+            vec![Finding::error(CheckId::Nsqd, subject, message, fix)]
         }
-        // what belongs to an HTTP API that answers is told there
+        // the finding of the HTTP API covers its TCP port
         Ok(()) if observed.answers().any(|(_, answer)| answer.tcp.as_ref() == Some(&seen.address)) => Vec::new(),
         Ok(()) if observed.http.iter().any(|http| http.answer.is_err()) => Vec::new(),
         Ok(()) => {
-            let what = "takes connections, but its queues are not looked at without its HTTP address";
-            let mend = format!("mqueue doctor{}", observed.with_http(&near(&seen.address, 1)));
-            vec![Finding::warning(Check::Nsqd, subject, what, mend)]
+            let message = "accepts connections, but its queues cannot be checked without its HTTP address";
+            let fix = format!("mqueue doctor{}", observed.with_http(&neighbour_port(&seen.address, 1)));
+            vec![Finding::warning(CheckId::Nsqd, subject, message, fix)]
         }
     }
 }
 
-/// The same host's next port, or the one before: by default HTTP is one above TCP, in nsqd and in nsqlookupd.
-fn near(address: &Address, by: i16) -> String {
+/// Returns the address `by` ports away: by default HTTP is one port above TCP, in nsqd and
+/// nsqlookupd.
+fn neighbour_port(address: &Address, by: i16) -> String {
     let text = address.to_string();
     let host = text.rsplit_once(':').map_or("", |(host, _)| host);
     format!("{host}:{}", address.port().saturating_add_signed(by))
 }
 
-fn old(program: &str, address: &str, subject: &str, version: &str) -> Option<Finding> {
+fn old_version(program: &str, address: &str, subject: &str, version: &str) -> Option<Finding> {
     let mut numbers = version.split('.').map(|part| part.parse::<u64>().ok());
     let number = numbers.next().flatten().zip(numbers.next().flatten());
-    let (what, then) = match number {
-        Some(number) if number >= OLDEST => return None,
+    let (message, then) = match number {
+        Some(number) if number >= OLDEST_VERSION => return None,
         Some(_) => {
             let then = format!("install {program} 1.3.0, and start that on the same data");
-            (format!("its version {version} is older than {}.{}", OLDEST.0, OLDEST.1), then)
+            (format!("its version {version} is older than {}.{}", OLDEST_VERSION.0, OLDEST_VERSION.1), then)
         }
         None => {
             (format!("its version {version:?} is unknown: is it {program}?"), format!("name the address of {program}"))
         }
     };
-    let mend = format!("curl -fsS {}    # {then}", shell(&format!("http://{address}/info")));
-    Some(Finding::warning(Check::Version, subject, what, mend))
+    let fix = format!("curl -fsS {}    # {then}", shell(&format!("http://{address}/info")));
+    Some(Finding::warning(CheckId::Version, subject, message, fix))
 }
 
-fn skewed(subject: &str, skew: Skew) -> Option<Finding> {
+fn skewed(subject: &str, skew: ClockSkew) -> Option<Finding> {
     let (by, how) = match skew {
-        Skew::Unknown | Skew::None => return None,
-        Skew::Ahead(by) => (by, "ahead of"),
-        Skew::Behind(by) => (by, "behind"),
+        ClockSkew::Unknown | ClockSkew::None => return None,
+        ClockSkew::Ahead(by) => (by, "ahead of"),
+        ClockSkew::Behind(by) => (by, "behind"),
     };
-    let what = format!("its clock is {} s {how} this machine's: ages and deferred messages are off", by.as_secs());
-    let mend = "timedatectl    # on both machines: which is not synchronized? There: timedatectl set-ntp true; with chrony: chronyc makestep";
-    (by >= LEAST_SKEW).then(|| Finding::warning(Check::Clock, subject, what, mend))
+    let message = format!("its clock is {} s {how} this machine's: ages and deferred messages are off", by.as_secs());
+    let fix = "timedatectl    # on both machines: which is not synchronized? There: timedatectl set-ntp true; with chrony: chronyc makestep";
+    (by >= MIN_SKEW).then(|| Finding::warning(CheckId::Clock, subject, message, fix))
 }
 
-/// What to say of an address that does not answer.
-fn silent(protocol: &str, address: &str, listed: Option<&Listed>, why: &str) -> (String, String) {
+/// Returns message and fix for an address that does not answer.
+fn unreachable(protocol: &str, address: &str, listed: Option<&LookupdEntry>, why: &str) -> (String, String) {
     match listed {
-        Some(Listed { lookupd, from, answers_there: true }) => (
+        Some(LookupdEntry { lookupd, from, answers_there: true }) => (
             format!("nsqlookupd {lookupd} sends clients there, but it answers only at {from}: {why}"),
-            nodes(
+            list_nodes(
                 lookupd,
                 &format!("start the nsqd again with --broadcast-address={}, and its other flags", shell(from)),
             ),
         ),
-        Some(Listed { lookupd, from, .. }) => (
+        Some(LookupdEntry { lookupd, from, .. }) => (
             format!(
                 "nsqlookupd {lookupd} (which it told from {from}) sends clients there, but it does not answer over {protocol}: {why}"
             ),
-            who_is_there("nsqd", address),
+            find_listener("nsqd", address),
         ),
-        None => (format!("does not answer over {protocol}: {why}"), who_is_there("nsqd", address)),
+        None => (format!("does not answer over {protocol}: {why}"), find_listener("nsqd", address)),
     }
 }
 
-/// Shows which nsqds an nsqlookupd names.
-fn nodes(lookupd: &str, then: &str) -> String {
+/// Returns the command that shows the nsqds of an nsqlookupd.
+fn list_nodes(lookupd: &str, then: &str) -> String {
     format!("curl -fsS {}    # {then}", shell(&format!("http://{lookupd}/nodes")))
 }
 
-/// Shows who listens at an address. With which flags, and above all on which data, a broker is started only its owner knows: one that is started
-/// without would stand in its place with empty queues.
-fn who_is_there(program: &str, address: &str) -> String {
+/// Returns the command that shows the listener of an address. Only its owner knows the flags of a
+/// broker, above all its data path: one started without them would take its place with empty
+/// queues.
+fn find_listener(program: &str, address: &str) -> String {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let is_here = matches!(host, "localhost" | "[::1]") || host.starts_with("127.");
     let data = if program == "nsqd" { ", on the same --data-path" } else { "" };
-    let then = format!("if nobody is there, start {program} again as it was started{data}");
+    let then = format!("if there is no listener, start {program} again as it was started{data}");
     match is_here {
         true => format!("ss -ltnp {}    # {then}", shell(&format!("sport = :{port}"))),
         false => format!("nc -vz -w 3 {} {}    # {then}", shell(host.trim_matches(['[', ']'])), shell(port)),
@@ -183,63 +190,63 @@ mod tests {
     use super::*;
     use mqueue::proto::stats::Stats;
 
-    fn answer(version: &str, health: &str, skew: Skew) -> Answer {
+    fn answer(version: &str, health: &str, skew: ClockSkew) -> NsqdReport {
         let stats = Stats { health: health.to_owned(), ..Stats::default() };
-        Answer { version: version.to_owned(), skew, tcp: "127.0.0.1:4150".parse().ok(), stats }
+        NsqdReport { version: version.to_owned(), skew, tcp: "127.0.0.1:4150".parse().ok(), stats }
     }
 
     fn nsqd(
-        http: Result<Answer, String>,
+        http: Result<NsqdReport, String>,
         tcp: Result<(), String>,
-        listed: Option<Listed>,
-    ) -> Vec<(Level, Check, String)> {
-        let tcp = Tcp { address: "127.0.0.1:4150".parse().unwrap(), listed: listed.clone(), answer: tcp };
-        let http = Http { address: "127.0.0.1:4151".to_owned(), listed, answer: http };
+        listed: Option<LookupdEntry>,
+    ) -> Vec<(Level, CheckId, String)> {
+        let tcp = ProbedTcp { address: "127.0.0.1:4150".parse().unwrap(), listed: listed.clone(), answer: tcp };
+        let http = ProbedHttp { address: "127.0.0.1:4151".to_owned(), listed, answer: http };
         let findings = check(&Observed { http: vec![http], tcp: vec![tcp], ..Observed::default() });
         findings.into_iter().map(|f| (f.level, f.check, format!("{f}"))).collect()
     }
 
     #[test]
     fn an_nsqd_in_order_is_one_line() {
-        let seen = nsqd(Ok(answer("1.3.0", "OK", Skew::None)), Ok(()), None);
-        let line = "ok: nsqd 127.0.0.1:4151: 1.3.0, TCP 127.0.0.1:4150, clock in step";
-        assert_eq!(seen, [(Level::Ok, Check::Nsqd, line.to_owned())]);
+        let seen = nsqd(Ok(answer("1.3.0", "OK", ClockSkew::None)), Ok(()), None);
+        let line = "ok: nsqd 127.0.0.1:4151: 1.3.0, TCP 127.0.0.1:4150, clock in sync";
+        assert_eq!(seen, [(Level::Ok, CheckId::Nsqd, line.to_owned())]);
     }
 
     #[test]
-    fn old_and_unknown_versions_disks_and_clocks_are_told() {
+    fn old_versions_full_disks_and_skewed_clocks_are_reported() {
         let one = |answer| match &nsqd(Ok(answer), Ok(()), None)[..] {
             [(level, check, _)] => (*level, *check),
             other => panic!("{other:?}"),
         };
         for version in ["1.1.0", "0.3.8", "", "nginx"] {
-            assert_eq!(one(answer(version, "OK", Skew::None)), (Level::Warning, Check::Version), "{version:?}");
+            assert_eq!(one(answer(version, "OK", ClockSkew::None)), (Level::Warning, CheckId::Version), "{version:?}");
         }
-        assert_eq!(one(answer("1.2.1-alpha", "OK", Skew::None)), (Level::Ok, Check::Nsqd));
-        assert_eq!(one(answer("1.3.0", "NOK - no space left", Skew::None)), (Level::Error, Check::Health));
+        assert_eq!(one(answer("1.2.1-alpha", "OK", ClockSkew::None)), (Level::Ok, CheckId::Nsqd));
+        assert_eq!(one(answer("1.3.0", "NOK - no space left", ClockSkew::None)), (Level::Error, CheckId::Health));
         let second = Duration::from_secs(1);
-        assert_eq!(one(answer("1.3.0", "OK", Skew::Ahead(2 * second))), (Level::Warning, Check::Clock));
-        assert_eq!(one(answer("1.3.0", "OK", Skew::Behind(3 * second))), (Level::Warning, Check::Clock));
-        assert_eq!(one(answer("1.3.0", "OK", Skew::Behind(second))), (Level::Ok, Check::Nsqd));
+        assert_eq!(one(answer("1.3.0", "OK", ClockSkew::Ahead(2 * second))), (Level::Warning, CheckId::Clock));
+        assert_eq!(one(answer("1.3.0", "OK", ClockSkew::Behind(3 * second))), (Level::Warning, CheckId::Clock));
+        assert_eq!(one(answer("1.3.0", "OK", ClockSkew::Behind(second))), (Level::Ok, CheckId::Nsqd));
     }
 
     #[test]
-    fn either_port_that_is_silent_is_an_error() {
+    fn each_silent_port_is_an_error() {
         let refused = || "connection refused".to_owned();
         let seen = nsqd(Err(refused()), Err(refused()), None);
         assert_eq!(seen.iter().map(|(level, ..)| *level).collect::<Vec<_>>(), [Level::Error, Level::Error]);
         assert!(
-            seen[0].2.contains("→ ss -ltnp 'sport = :4151'    # if nobody is there, start nsqd again as it"),
+            seen[0].2.contains("→ ss -ltnp 'sport = :4151'    # if there is no listener, start nsqd again as it"),
             "{seen:?}"
         );
-        let seen = nsqd(Ok(answer("1.3.0", "OK", Skew::None)), Err(refused()), None);
+        let seen = nsqd(Ok(answer("1.3.0", "OK", ClockSkew::None)), Err(refused()), None);
         assert_eq!(seen.len(), 1, "{seen:?}");
         assert!(seen[0].2.starts_with("error: nsqd 127.0.0.1:4150: does not answer over TCP"), "{seen:?}");
     }
 
     #[test]
-    fn an_address_that_only_nsqlookupd_believes_in_is_told_with_the_right_one() {
-        let listed = Listed { lookupd: "l:4161".to_owned(), from: "10.0.0.7".to_owned(), answers_there: true };
+    fn wrong_broadcast_addresses_are_reported_with_the_working_one() {
+        let listed = LookupdEntry { lookupd: "l:4161".to_owned(), from: "10.0.0.7".to_owned(), answers_there: true };
         let seen = nsqd(Err("no such host".to_owned()), Err("no such host".to_owned()), Some(listed));
         assert!(
             seen[0].2.contains(
@@ -250,19 +257,20 @@ mod tests {
     }
 
     #[test]
-    fn an_nsqlookupd_is_to_answer_and_to_know_an_nsqd() {
+    fn nsqlookupds_must_answer_and_list_an_nsqd() {
         let level = |answer: Result<&str, &str>, nsqds| {
             let answer = answer.map(str::to_owned).map_err(str::to_owned);
-            let seen = lookupd(&Lookupd { address: "lookup.example:4161".to_owned(), answer, nsqds });
-            (seen[0].level, seen[0].mend.clone().unwrap_or_default())
+            let seen = lookupd(&ProbedLookupd { address: "lookup.example:4161".to_owned(), answer, nsqds });
+            (seen[0].level, seen[0].fix.clone().unwrap_or_default())
         };
         assert_eq!(level(Ok("1.3.0"), 1), (Level::Ok, String::new()));
-        let (found, mend) = level(Ok("1.3.0"), 0);
+        let (found, fix) = level(Ok("1.3.0"), 0);
         assert_eq!(found, Level::Warning);
-        let nodes = "curl -fsS http://lookup.example:4161/nodes    # start the nsqds again with --lookupd-tcp-address=";
-        assert_eq!(mend, format!("{nodes}lookup.example:4160"));
+        let list_nodes =
+            "curl -fsS http://lookup.example:4161/nodes    # start the nsqds again with --lookupd-tcp-address=";
+        assert_eq!(fix, format!("{list_nodes}lookup.example:4160"));
         assert_eq!(level(Ok("1.0.0"), 1).0, Level::Warning);
-        let (found, mend) = level(Err("refused"), 0);
-        assert_eq!((found, &mend[..30]), (Level::Error, "nc -vz -w 3 lookup.example 416"));
+        let (found, fix) = level(Err("refused"), 0);
+        assert_eq!((found, &fix[..30]), (Level::Error, "nc -vz -w 3 lookup.example 416"));
     }
 }

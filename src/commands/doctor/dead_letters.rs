@@ -1,8 +1,8 @@
-//! Dead letters: those that wait for somebody, and those that become more.
+//! Checks of dead letters: waiting ones, and growing numbers.
 
 use std::collections::BTreeMap;
 
-use super::finding::{Check, Finding};
+use super::finding::{CheckId, Finding};
 use super::observed::{Observed, amount};
 use mqueue::plural::count;
 use mqueue::proto::TopicName;
@@ -15,25 +15,25 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
         waiting.iter().filter_map(|(stream, depth)| finding(observed, stream, depth)).collect();
     if findings.is_empty() && !waiting.is_empty() {
         let streams = count(waiting.len() as u64, "stream");
-        return vec![Finding::ok(Check::DeadLetters, "dead letters", format!("none wait, in {streams}"))];
+        return vec![Finding::ok(CheckId::DeadLetters, "dead letters", format!("none wait, in {streams}"))];
     }
     findings
 }
 
-/// How many wait in one stream, and which group has the most.
+/// The dead letters that wait in one stream, and the group with the most.
 #[derive(Debug, Default)]
-struct Waiting {
+struct WaitingLetters {
     depth: u64,
     most: Option<(u64, String)>,
 }
 
-fn waiting(observed: &Observed) -> BTreeMap<TopicName, Waiting> {
-    let mut all: BTreeMap<TopicName, Waiting> = BTreeMap::new();
+fn waiting(observed: &Observed) -> BTreeMap<TopicName, WaitingLetters> {
+    let mut all: BTreeMap<TopicName, WaitingLetters> = BTreeMap::new();
     for (_, stream, topic) in observed.streams().filter(|(_, stream, _)| DeadLetter::is_stream(stream.as_str())) {
         let here = all.entry(stream).or_default();
         let groups = topic.channels.iter().filter(|channel| !channel.channel_name.ends_with("#ephemeral"));
         let most = groups.map(|group| (amount(group.depth), group.channel_name.clone())).max();
-        // each group has a copy of every letter: the fullest tells how many there are
+        // each group has a copy of every dead letter: the fullest one gives the number
         let depth = amount(topic.depth).saturating_add(most.as_ref().map_or(0, |(depth, _)| *depth));
         here.depth = here.depth.saturating_add(depth);
         here.most = here.most.take().max(most);
@@ -41,26 +41,27 @@ fn waiting(observed: &Observed) -> BTreeMap<TopicName, Waiting> {
     all
 }
 
-fn finding(observed: &Observed, stream: &TopicName, waiting: &Waiting) -> Option<Finding> {
+fn finding(observed: &Observed, stream: &TopicName, waiting: &WaitingLetters) -> Option<Finding> {
     let subject = format!("stream {stream}");
-    let mend = list(observed, stream, waiting);
+    let fix = list(observed, stream, waiting);
     let growth = observed.growth.as_ref().filter(|growth| growth.came.get(stream).is_some_and(|came| *came > 0));
     if let Some(growth) = growth {
         let rate = growth.came[stream] as f64 / growth.over.as_secs_f64();
-        let what = format!("{} and growing by {rate:.1}/s: a handler fails", count(waiting.depth, "dead letter"));
-        return Some(Finding::error(Check::DeadLetters, subject, what, mend));
+        let message = format!("{} and growing by {rate:.1}/s: a handler fails", count(waiting.depth, "dead letter"));
+        return Some(Finding::error(CheckId::DeadLetters, subject, message, fix));
     }
-    let what = format!("{} waiting (the first line of each says why it died)", count(waiting.depth, "dead letter"));
-    (waiting.depth > 0).then(|| Finding::warning(Check::DeadLetters, subject, what, mend))
+    let message = format!("{} waiting (the first line of each has the reason)", count(waiting.depth, "dead letter"));
+    (waiting.depth > 0).then(|| Finding::warning(CheckId::DeadLetters, subject, message, fix))
 }
 
-/// Lists them where they are. A consumer would take them to where `mqueue errors` does not see them.
-fn list(observed: &Observed, stream: &TopicName, waiting: &Waiting) -> String {
+/// Returns the command that lists the letters. A consumer would move them to a group that `mqueue
+/// errors` does not read.
+fn list(observed: &Observed, stream: &TopicName, waiting: &WaitingLetters) -> String {
     let of = match stream.as_str().strip_suffix(".dead").filter(|of| !of.is_empty()) {
         Some(of) => of.to_owned(),
         None => format!("{stream} --dead-letter={stream}"),
     };
-    // letters that a group has already are in no other
+    // letters that a group has already are in no other group
     let has_them = |(depth, name): &&(u64, String)| *depth > 0 && name != "errors";
     let group = waiting.most.as_ref().filter(has_them).map(|(_, name)| format!(" --group={}", shell(name)));
     format!("mqueue errors --stream={of}{}{}", group.unwrap_or_default(), observed.broker_flags())
@@ -71,7 +72,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::finding::Level;
-    use super::super::observed::{Answer, Growth, Http};
+    use super::super::observed::{DeadLetterGrowth, NsqdReport, ProbedHttp};
     use super::*;
     use mqueue::proto::stats::{ChannelStats, Stats, TopicStats};
 
@@ -84,33 +85,33 @@ mod tests {
         let channels = channels.iter().map(channel).collect();
         let topic = TopicStats { topic_name: "foo.dead".to_owned(), depth, channels, ..TopicStats::default() };
         let stats = Stats { topics: [topic].into_iter().collect(), ..Stats::default() };
-        let answer = Ok(Answer { stats, ..Answer::default() });
-        Observed { http: vec![Http { address: "a:1".to_owned(), listed: None, answer }], ..Observed::default() }
+        let answer = Ok(NsqdReport { stats, ..NsqdReport::default() });
+        Observed { http: vec![ProbedHttp { address: "a:1".to_owned(), listed: None, answer }], ..Observed::default() }
     }
 
     #[test]
-    fn letters_that_wait_are_told_with_the_command_that_lists_them() {
-        let told = |observed: &Observed| check(observed).remove(0);
-        let finding = told(&seen(3, &[]));
-        assert_eq!((finding.level, &finding.what[..14]), (Level::Warning, "3 dead letters"));
-        assert_eq!(finding.mend.unwrap(), "mqueue errors --stream=foo --nsqd-http-address a:1");
-        let finding = told(&seen(0, &[("a", 1), ("b", 2), ("tail#ephemeral", 9)]));
-        assert_eq!(&finding.what[..14], "2 dead letters", "copies are not counted twice");
-        assert_eq!(finding.mend.unwrap(), "mqueue errors --stream=foo --group=b --nsqd-http-address a:1");
-        assert_eq!(told(&seen(0, &[("a", 0)])).level, Level::Ok);
+    fn waiting_dead_letters_are_reported_with_the_command_that_lists_them() {
+        let reported = |observed: &Observed| check(observed).remove(0);
+        let finding = reported(&seen(3, &[]));
+        assert_eq!((finding.level, &finding.message[..14]), (Level::Warning, "3 dead letters"));
+        assert_eq!(finding.fix.unwrap(), "mqueue errors --stream=foo --nsqd-http-address a:1");
+        let finding = reported(&seen(0, &[("a", 1), ("b", 2), ("tail#ephemeral", 9)]));
+        assert_eq!(&finding.message[..14], "2 dead letters", "copies are not counted twice");
+        assert_eq!(finding.fix.unwrap(), "mqueue errors --stream=foo --group=b --nsqd-http-address a:1");
+        assert_eq!(reported(&seen(0, &[("a", 0)])).level, Level::Ok);
     }
 
     #[test]
-    fn letters_that_become_more_are_an_error() {
+    fn growing_dead_letters_are_an_error() {
         let mut observed = seen(3, &[]);
         let grown = |came| {
             let came = BTreeMap::from([(TopicName::new("foo.dead").unwrap(), came)]);
-            Some(Growth { over: Duration::from_secs(2), came })
+            Some(DeadLetterGrowth { over: Duration::from_secs(2), came })
         };
         observed.growth = grown(5);
         let finding = check(&observed).remove(0);
         assert_eq!(finding.level, Level::Error);
-        assert!(finding.what.contains("growing by 2.5/s"), "{}", finding.what);
+        assert!(finding.message.contains("growing by 2.5/s"), "{}", finding.message);
         observed.growth = grown(0);
         assert_eq!(check(&observed)[0].level, Level::Warning);
     }

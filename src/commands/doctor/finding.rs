@@ -1,27 +1,27 @@
-//! What was found: one line for people, one object for programs.
+//! Findings: one line of text, or one JSON object, each.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// How bad it is, in rising order.
+/// The severity, in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
-    /// It was looked at, and is in order.
+    /// Checked, and in order.
     Ok,
-    /// It could not be looked at here.
+    /// Not checked, as that is impossible here.
     Skipped,
-    /// Something will go wrong, or waits for somebody.
+    /// Something will fail, or needs attention.
     Warning,
     /// Something does not work.
     Error,
 }
 
-/// What was looked at. The names are for programs, and stay.
+/// The check of a finding. The JSON names are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Check {
+pub(super) enum CheckId {
     Nsqd,
     Nsqlookupd,
     Log,
@@ -47,22 +47,22 @@ pub(super) enum Check {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
     pub(super) level: Level,
-    pub(super) check: Check,
-    /// What it is about: `nsqd 127.0.0.1:4151`, `group foo/1`, a path, a unit.
+    pub(super) check: CheckId,
+    /// The subject: `nsqd 127.0.0.1:4151`, `group foo/1`, a path, a unit.
     pub(super) subject: String,
-    /// What it is like.
-    pub(super) what: String,
-    /// The command for a shell that mends it, or shows what is to be mended. It is safe to paste: it loses no message, ends no work, and starts no
-    /// broker or consumer of which it does not know how it is to be started.
-    pub(super) mend: Option<String>,
-    /// The figures that it is about.
+    /// The state of the subject.
+    pub(super) message: String,
+    /// The shell command that fixes the problem, or shows what to fix. It is safe to paste: it
+    /// loses no message, ends no work, and starts no broker or consumer whose flags are unknown.
+    pub(super) fix: Option<String>,
+    /// The figures of an embedded broker.
     #[serde(flatten)]
-    pub(super) figures: Option<Figures>,
+    pub(super) figures: Option<BrokerFigures>,
 }
 
-/// What an embedded broker keeps, in bytes, and how much that may be.
+/// The storage of an embedded broker and its limits, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) struct Figures {
+pub(super) struct BrokerFigures {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) log_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,31 +77,31 @@ pub(super) struct Figures {
 }
 
 impl Finding {
-    pub(super) fn ok(check: Check, subject: impl ToString, what: impl ToString) -> Self {
-        Self::new(Level::Ok, check, subject, what, None)
+    pub(super) fn ok(check: CheckId, subject: impl ToString, message: impl ToString) -> Self {
+        Self::new(Level::Ok, check, subject, message, None)
     }
 
-    pub(super) fn skipped(check: Check, subject: impl ToString, why: impl ToString) -> Self {
+    pub(super) fn skipped(check: CheckId, subject: impl ToString, why: impl ToString) -> Self {
         Self::new(Level::Skipped, check, subject, why, None)
     }
 
-    pub(super) fn warning(check: Check, subject: impl ToString, what: impl ToString, mend: impl ToString) -> Self {
-        Self::new(Level::Warning, check, subject, what, Some(mend.to_string()))
+    pub(super) fn warning(check: CheckId, subject: impl ToString, message: impl ToString, fix: impl ToString) -> Self {
+        Self::new(Level::Warning, check, subject, message, Some(fix.to_string()))
     }
 
-    pub(super) fn error(check: Check, subject: impl ToString, what: impl ToString, mend: impl ToString) -> Self {
-        Self::new(Level::Error, check, subject, what, Some(mend.to_string()))
+    pub(super) fn error(check: CheckId, subject: impl ToString, message: impl ToString, fix: impl ToString) -> Self {
+        Self::new(Level::Error, check, subject, message, Some(fix.to_string()))
     }
 
-    /// The same with these figures.
-    pub(super) fn with(mut self, figures: Figures) -> Self {
+    /// Adds these figures.
+    pub(super) fn with(mut self, figures: BrokerFigures) -> Self {
         self.figures = Some(figures);
         self
     }
 
-    fn new(level: Level, check: Check, subject: impl ToString, what: impl ToString, mend: Option<String>) -> Self {
-        let (subject, what) = (one_line(&subject.to_string()), one_line(&what.to_string()));
-        Self { level, check, subject, what, mend, figures: None }
+    fn new(level: Level, check: CheckId, subject: impl ToString, message: impl ToString, fix: Option<String>) -> Self {
+        let (subject, message) = (one_line(&subject.to_string()), one_line(&message.to_string()));
+        Self { level, check, subject, message, fix, figures: None }
     }
 }
 
@@ -113,28 +113,28 @@ impl fmt::Display for Finding {
             Level::Warning => "warning",
             Level::Error => "error",
         };
-        write!(f, "{level}: {}: {}", self.subject, self.what)?;
-        self.mend.iter().try_for_each(|mend| write!(f, " → {mend}"))
+        write!(f, "{level}: {}: {}", self.subject, self.message)?;
+        self.fix.iter().try_for_each(|fix| write!(f, " → {fix}"))
     }
 }
 
-/// All findings, the worst first.
+/// All findings, in falling severity.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct DoctorReport {
     pub(super) worst: Level,
     pub(super) findings: Vec<Finding>,
 }
 
-impl Report {
+impl DoctorReport {
     pub(super) fn new(mut findings: Vec<Finding>) -> Self {
-        // stable: within a level they stay in the order of the checks
+        // the sort is stable: findings of one level keep the order of the checks
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
         let levels = findings.iter().map(|finding| finding.level).filter(|level| *level != Level::Skipped);
         Self { worst: levels.max().unwrap_or(Level::Ok), findings }
     }
 }
 
-/// What a server says may be anything, but a finding is a line.
+/// Replaces control characters: a server's text may have any, and a finding is one line.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -144,21 +144,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_worst_stands_first_and_what_was_skipped_is_not_bad() {
-        let ok = || Finding::ok(Check::Nsqd, "a", "b");
-        let skipped = || Finding::skipped(Check::Systemd, "a", "b");
-        let warning = || Finding::warning(Check::Paused, "a", "b", "c");
-        let worst = |findings| Report::new(findings).worst;
+    fn findings_are_sorted_by_severity_and_skipped_ones_do_not_count() {
+        let ok = || Finding::ok(CheckId::Nsqd, "a", "b");
+        let skipped_starts = || Finding::skipped(CheckId::Systemd, "a", "b");
+        let warning = || Finding::warning(CheckId::Paused, "a", "b", "c");
+        let worst = |findings| DoctorReport::new(findings).worst;
         assert_eq!(worst(vec![]), Level::Ok);
-        assert_eq!(worst(vec![ok(), skipped()]), Level::Ok);
-        let report = Report::new(vec![ok(), warning(), Finding::error(Check::Nsqd, "x", "y", "z"), ok()]);
+        assert_eq!(worst(vec![ok(), skipped_starts()]), Level::Ok);
+        let report = DoctorReport::new(vec![ok(), warning(), Finding::error(CheckId::Nsqd, "x", "y", "z"), ok()]);
         assert_eq!((report.worst, report.findings[0].level), (Level::Error, Level::Error));
         assert_eq!(report.findings[1], warning());
     }
 
     #[test]
-    fn a_finding_is_one_line_whatever_a_server_says() {
-        let finding = Finding::error(Check::Health, "nsqd a:1", "NOK - a\nb\x1b[31m", "true");
+    fn findings_are_one_line_for_any_server_text() {
+        let finding = Finding::error(CheckId::Health, "nsqd a:1", "NOK - a\nb\x1b[31m", "true");
         assert_eq!(finding.to_string(), "error: nsqd a:1: NOK - a b [31m → true");
     }
 }

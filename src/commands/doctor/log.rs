@@ -1,33 +1,36 @@
-//! What an embedded broker keeps: its log on the disk, and its index in memory. nsqd tells neither.
+//! Checks of an embedded broker's log on the disk and index in memory; nsqd reports neither.
 
-use super::finding::{Check, Figures, Finding};
+use super::finding::{BrokerFigures, CheckId, Finding};
 use mqueue::proto::stats::Stats;
 use mqueue::wake::shell_commands::shell;
 
-/// A disk of which less is free is nearly full: this part of it, or so many bytes, which are four of the log's segments.
-const LITTLE_OF_A_DISK: u64 = 16;
-const LITTLE_ROOM: u64 = 256 << 20;
-/// An index that has taken all but this part of its limit has nearly reached it.
-const LITTLE_OF_THE_INDEX: u64 = 8;
+/// A disk is nearly full below this share of free space, or below this size, which is four log
+/// segments.
+const DISK_RESERVE_SHARE: u64 = 16;
+const DISK_RESERVE_BYTES: u64 = 256 << 20;
+/// An index is nearly full above all but this share of its limit.
+const INDEX_RESERVE_SHARE: u64 = 8;
 
-/// Tells how much a broker keeps, and warns before it refuses to take more. That it refuses already its health says.
+/// Reports the storage of a broker, and warns before it refuses messages. Its health tells when it
+/// does.
 pub(super) fn check(subject: &str, http: &str, stats: &Stats) -> Option<Finding> {
     let figures = figures(stats)?;
-    let what = told(&figures);
+    let message = describe(&figures);
     let Some(why) = nearly_full(&figures).filter(|_| stats.health == "OK") else {
-        return Some(Finding::ok(Check::Log, subject, what).with(figures));
+        return Some(Finding::ok(CheckId::Log, subject, message).with(figures));
     };
     let stats = shell(&format!("http://{http}/stats"));
-    let mend = format!("curl -fsS {stats}    # whose messages are these? Their consumers make room");
+    let fix = format!("curl -fsS {stats}    # whose messages are these? Their consumers free space");
     Some(
-        Finding::warning(Check::Log, subject, format!("{why}, then publishing is refused: {what}"), mend).with(figures),
+        Finding::warning(CheckId::Log, subject, format!("{why}, then publishing is refused: {message}"), fix)
+            .with(figures),
     )
 }
 
-/// `None` of a broker that is not ours.
-fn figures(stats: &Stats) -> Option<Figures> {
+/// Returns the figures; `None` for nsqd.
+fn figures(stats: &Stats) -> Option<BrokerFigures> {
     let log = stats.log.as_ref();
-    Some(Figures {
+    Some(BrokerFigures {
         log_bytes: log.map(|log| log.bytes),
         log_live_bytes: log.map(|log| log.live_bytes),
         disk_bytes: log.and_then(|log| log.disk_bytes),
@@ -37,16 +40,16 @@ fn figures(stats: &Stats) -> Option<Figures> {
     })
 }
 
-fn nearly_full(figures: &Figures) -> Option<&'static str> {
+fn nearly_full(figures: &BrokerFigures) -> Option<&'static str> {
     let disk = figures.disk_bytes.zip(figures.disk_free_bytes);
-    if disk.is_some_and(|(all, free)| free < (all / LITTLE_OF_A_DISK).min(LITTLE_ROOM)) {
+    if disk.is_some_and(|(all, free)| free < (all / DISK_RESERVE_SHARE).min(DISK_RESERVE_BYTES)) {
         return Some("the disk of its log is nearly full");
     }
-    let limit = figures.max_index_bytes.filter(|max| figures.index_bytes > max - max / LITTLE_OF_THE_INDEX);
+    let limit = figures.max_index_bytes.filter(|max| figures.index_bytes > max - max / INDEX_RESERVE_SHARE);
     limit.map(|_| "its index is near --max-index-memory")
 }
 
-fn told(figures: &Figures) -> String {
+fn describe(figures: &BrokerFigures) -> String {
     let log = match (figures.log_bytes, figures.log_live_bytes) {
         (Some(bytes), Some(live)) => format!("log {}, {} of it live", size(bytes), size(live)),
         _ => "no log".to_owned(),
@@ -57,7 +60,7 @@ fn told(figures: &Figures) -> String {
     format!("{log}{}, index {}{}", disk.unwrap_or_default(), size(figures.index_bytes), max.unwrap_or_default())
 }
 
-/// `1.5 MB`.
+/// Formats a size: `1.5 MB`.
 fn size(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} B"),
@@ -90,26 +93,32 @@ mod tests {
             ..Stats::default()
         };
         let finding = check("nsqd a:1", "a:1", &stats).unwrap();
-        (finding.level, finding.what)
+        (finding.level, finding.message)
     }
 
     #[test]
-    fn what_is_kept_is_told_and_what_is_nearly_full_is_a_warning() {
+    fn storage_is_reported_and_nearly_full_storage_is_a_warning() {
         let line = "log 2.5 MB, 1.2 kB of it live, 9.0 GB of 16.0 GB on its disk free, index 7 B of 800.0 MB";
         assert_eq!(seen("OK", 9_000_000_000, 7), (Level::Ok, line.to_owned()));
-        let (level, what) = seen("OK", 250_000_000, 7);
-        assert!(level == Level::Warning && what.starts_with("the disk of its log is nearly full, then"), "{what}");
-        let (level, what) = seen("OK", 9_000_000_000, 700_000_001);
-        assert!(level == Level::Warning && what.starts_with("its index is near --max-index-memory, then"), "{what}");
+        let (level, message) = seen("OK", 250_000_000, 7);
+        assert!(
+            level == Level::Warning && message.starts_with("the disk of its log is nearly full, then"),
+            "{message}"
+        );
+        let (level, message) = seen("OK", 9_000_000_000, 700_000_001);
+        assert!(
+            level == Level::Warning && message.starts_with("its index is near --max-index-memory, then"),
+            "{message}"
+        );
         assert_eq!(seen("NOK - no space left", 0, 7).0, Level::Ok, "its health is told");
     }
 
     #[test]
-    fn nsqd_and_older_brokers_that_do_not_tell_are_no_trouble() {
+    fn brokers_without_storage_figures_are_accepted() {
         assert_eq!(check("nsqd a:1", "a:1", &Stats::default()), None);
-        let old =
+        let old_version =
             Stats { health: "OK".to_owned(), log: Some(LogStats::default()), index_bytes: Some(1), ..Stats::default() };
-        let finding = check("nsqd a:1", "a:1", &old).unwrap();
-        assert_eq!((finding.level, &*finding.what), (Level::Ok, "log 0 B, 0 B of it live, index 1 B"));
+        let finding = check("nsqd a:1", "a:1", &old_version).unwrap();
+        assert_eq!((finding.level, &*finding.message), (Level::Ok, "log 0 B, 0 B of it live, index 1 B"));
     }
 }

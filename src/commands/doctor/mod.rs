@@ -1,18 +1,19 @@
-//! `mqueue doctor`: looks for what usually is wrong around sleeping consumers, and says what mends it.
+//! `mqueue doctor`: finds common problems around sleeping consumers, and the commands that fix
+//! them.
 //!
 //! ```text
-//!  look (brokers, folders, systemd) ─▶ Observed ─▶ check ─▶ findings ─▶ lines, or JSON, and the exit code
+//!  probe (brokers, folders, systemd) ─▶ Observed ─▶ check ─▶ findings ─▶ lines, or JSON, and the exit code
 //! ```
 //!
-//! Looking changes nothing and wakes nobody; what follows from what was seen is pure, a module a subject.
+//! Probing changes nothing and wakes no consumer; the checks are pure, one module per subject.
 
 pub(crate) mod args;
 mod brokers;
 mod dead_letters;
 mod finding;
 mod log;
-mod look;
 mod observed;
+mod probe;
 mod queues;
 mod sockets;
 mod ungrouped;
@@ -20,7 +21,7 @@ mod units;
 
 use std::io::{self, Write};
 
-use self::finding::{Finding, Level, Report};
+use self::finding::{DoctorReport, Finding, Level};
 use self::observed::Observed;
 use super::common::exit::Exit;
 use super::common::stdout;
@@ -28,20 +29,20 @@ use crate::commands::doctor::args::Args;
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let observed = look::everywhere(&args).await;
-    let report = Report::new(check(&observed));
+    let observed = probe::run_all(&args).await;
+    let report = DoctorReport::new(check(&observed));
     stdout::ended(print(&report, args.json))?;
     Ok(exit(&observed, report.worst))
 }
 
-/// All that follows from what was seen.
+/// Runs all checks.
 fn check(observed: &Observed) -> Vec<Finding> {
     let subjects =
-        [brokers::check, queues::check, dead_letters::check, sockets::check, units::check, ungrouped::skipped];
+        [brokers::check, queues::check, dead_letters::check, sockets::check, units::check, ungrouped::skipped_starts];
     subjects.iter().flat_map(|check| check(observed)).collect()
 }
 
-fn print(report: &Report, json: bool) -> io::Result<()> {
+fn print(report: &DoctorReport, json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match json {
         true => writeln!(out, "{}", serde_json::to_string(report).expect("its fields are text"))?,
@@ -50,7 +51,7 @@ fn print(report: &Report, json: bool) -> io::Result<()> {
     out.flush()
 }
 
-/// No broker at all is told apart, as the other commands do.
+/// Returns the exit code; no broker at all has its own, as in the other commands.
 fn exit(observed: &Observed, worst: Level) -> Exit {
     let nsqd =
         observed.http.iter().any(|http| http.answer.is_ok()) || observed.tcp.iter().any(|tcp| tcp.answer.is_ok());

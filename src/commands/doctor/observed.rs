@@ -1,4 +1,4 @@
-//! What was seen: plain data, from which the findings follow.
+//! The result of probing: plain data for the checks.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,75 +7,77 @@ use std::time::{Duration, SystemTime};
 use mqueue::client::Address;
 use mqueue::proto::stats::{Stats, TopicStats};
 use mqueue::proto::{ChannelName, TopicName};
+use mqueue::wake::aggregate::QueueTotals;
+use mqueue::wake::decide::GroupTotals;
 use mqueue::wake::fleet;
 use mqueue::wake::shell_commands::shell;
 
-/// Everything.
+/// The result of all probes.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
-    pub(super) lookupds: Vec<Lookupd>,
-    pub(super) http: Vec<Http>,
-    pub(super) tcp: Vec<Tcp>,
-    /// How far the streams of dead letters were later, if they were looked at twice.
-    pub(super) growth: Option<Growth>,
-    pub(super) folders: Vec<Folder>,
-    /// As whom wakeup runs, if there is such a user.
+    pub(super) lookupds: Vec<ProbedLookupd>,
+    pub(super) http: Vec<ProbedHttp>,
+    pub(super) tcp: Vec<ProbedTcp>,
+    /// The growth of dead letters, if they were probed twice.
+    pub(super) growth: Option<DeadLetterGrowth>,
+    pub(super) folders: Vec<SocketFolder>,
+    /// The user of the wakeup service, if it exists.
     pub(super) wakeup_user: Option<Account>,
-    /// Why the doctor could not poke a socket itself: it is not root.
-    pub(super) me: Option<String>,
-    pub(super) systemd: Option<Systemd>,
-    /// A wakeup runs that goes on waking, whoever started it.
+    /// The name of the current user, unless it is root.
+    pub(super) unprivileged_user: Option<String>,
+    pub(super) systemd: Option<SystemdState>,
+    /// True if a continuous wakeup runs, whoever started it.
     pub(super) wakeup_runs: bool,
 }
 
 /// An nsqlookupd.
 #[derive(Debug)]
-pub(super) struct Lookupd {
+pub(super) struct ProbedLookupd {
     pub(super) address: String,
-    /// Its version, or why there is none.
+    /// The version, or the reason for none.
     pub(super) answer: Result<String, String>,
     pub(super) nsqds: usize,
 }
 
 /// An nsqd's HTTP API.
 #[derive(Debug)]
-pub(super) struct Http {
+pub(super) struct ProbedHttp {
     pub(super) address: String,
-    pub(super) listed: Option<Listed>,
-    pub(super) answer: Result<Answer, String>,
+    pub(super) listed: Option<LookupdEntry>,
+    pub(super) answer: Result<NsqdReport, String>,
 }
 
-/// What it said.
+/// The answers of an nsqd's HTTP API.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct NsqdReport {
     pub(super) version: String,
-    pub(super) skew: Skew,
+    pub(super) skew: ClockSkew,
     pub(super) tcp: Option<Address>,
     pub(super) stats: Stats,
 }
 
 /// An nsqd's TCP port.
 #[derive(Debug)]
-pub(super) struct Tcp {
+pub(super) struct ProbedTcp {
     pub(super) address: Address,
-    pub(super) listed: Option<Listed>,
+    pub(super) listed: Option<LookupdEntry>,
     pub(super) answer: Result<(), String>,
 }
 
-/// By which nsqlookupd it was found.
+/// The nsqlookupd that lists an nsqd.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Listed {
+pub(super) struct LookupdEntry {
     pub(super) lookupd: String,
-    /// The host that nsqd registered from, as nsqlookupd saw it.
+    /// The host that nsqd registered from, as seen by nsqlookupd.
     pub(super) from: String,
-    /// It does answer there, but not at the address that it tells clients.
+    /// True if it answers there, and not at the address for clients.
     pub(super) answers_there: bool,
 }
 
-/// How much nsqd's clock differs from ours at the least.
+/// The minimum difference between nsqd's clock and ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Skew {
-    /// It does not tell the time.
+pub(super) enum ClockSkew {
+    /// The nsqd sends no date.
     #[default]
     Unknown,
     None,
@@ -83,8 +85,9 @@ pub(super) enum Skew {
     Behind(Duration),
 }
 
-impl Skew {
-    /// Of a clock that said `date`, its fraction of a second cut off, at some moment between `asked` and `answered`.
+impl ClockSkew {
+    /// Computes the skew of a clock that sent `date`, truncated to seconds, between `asked` and
+    /// `answered`.
     pub(super) fn of(date: Option<SystemTime>, asked: SystemTime, answered: SystemTime) -> Self {
         let Some(date) = date else { return Self::Unknown };
         let latest = date + Duration::from_secs(1);
@@ -96,71 +99,71 @@ impl Skew {
     }
 }
 
-/// Two looks at dead letters.
+/// The growth of dead letters between two probes.
 #[derive(Debug, Default)]
-pub(super) struct Growth {
+pub(super) struct DeadLetterGrowth {
     pub(super) over: Duration,
-    /// How many came to each stream in between, over all nsqds.
+    /// The number of new letters by stream, over all nsqds.
     pub(super) came: BTreeMap<TopicName, u64>,
 }
 
-/// A folder with sockets.
+/// A folder of sockets.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct SocketFolder {
     pub(super) path: PathBuf,
-    pub(super) entries: Result<Vec<Entry>, Unreadable>,
+    pub(super) entries: Result<Vec<FolderEntry>, FolderError>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Unreadable {
+pub(super) enum FolderError {
     Missing,
     Refused,
     Other(String),
 }
 
-/// A file in such a folder, whose name a group could have.
+/// A file in such a folder with a valid group name.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct FolderEntry {
     pub(super) path: PathBuf,
     /// The name without `.sock`: `billing`, `billing@2`.
     pub(super) stem: String,
-    pub(super) kind: Kind,
+    pub(super) kind: EntryKind,
     /// The permission bits.
     pub(super) mode: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// Who runs this may connect.
-    pub(super) mine: bool,
+    /// True if the current user may connect.
+    pub(super) may_poke: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Socket(Ears),
+pub(super) enum EntryKind {
+    Socket(ListenerState),
     Link,
     Other,
 }
 
-/// Whether somebody listens on a socket.
+/// The state of a socket's listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ears {
+pub(super) enum ListenerState {
     Some,
     None,
-    /// The system does not tell.
+    /// Not visible from here.
     Unknown,
 }
 
-impl Entry {
-    /// The group that it wakes: the name without `@N`.
+impl FolderEntry {
+    /// Returns the group that the socket wakes: the name without `@N`.
     pub(super) fn group(&self) -> &str {
         group_of(&self.stem)
     }
 
     pub(super) fn is_socket(&self) -> bool {
-        matches!(self.kind, Kind::Socket(_))
+        matches!(self.kind, EntryKind::Socket(_))
     }
 }
 
-/// A user, with all groups.
+/// A user with all its groups.
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     pub(super) name: String,
@@ -168,17 +171,17 @@ pub(super) struct Account {
     pub(super) gids: Vec<u32>,
 }
 
-/// What systemd says.
+/// The state of mqueue's units.
 #[derive(Debug, Default)]
-pub(super) struct Systemd {
-    pub(super) units: Vec<Unit>,
+pub(super) struct SystemdState {
+    pub(super) units: Vec<SystemdUnit>,
     /// The template units are installed.
     pub(super) has_template: bool,
 }
 
-/// A unit of ours.
+/// A unit of mqueue's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Unit {
+pub(super) struct SystemdUnit {
     pub(super) id: String,
     /// `loaded`, `not-found` …
     pub(super) load: String,
@@ -188,95 +191,80 @@ pub(super) struct Unit {
     pub(super) result: String,
     /// `enabled`, `disabled` …
     pub(super) file: String,
-    /// Starts that a socket may cause in so much time; `None` if there is no limit.
+    /// The number of starts that a socket may cause in an interval; `None` without a limit.
     pub(super) trigger_limit: Option<(u64, Duration)>,
-    /// A service's start limit is on.
+    /// True if the service has a start limit.
     pub(super) start_limited: bool,
-    /// Where a socket listens.
+    /// The paths of a socket unit.
     pub(super) listen: Vec<PathBuf>,
-    /// Its last start was skipped by a condition.
-    pub(super) skipped: bool,
-    /// The file in /etc/mqueue that it needs is there.
+    /// True if a condition skipped the last start.
+    pub(super) start_was_skipped: bool,
+    /// True if the settings file in /etc/mqueue exists.
     pub(super) has_settings: bool,
 }
 
-impl Unit {
+impl SystemdUnit {
     pub(super) fn is_socket(&self) -> bool {
         self.id.ends_with(".socket")
     }
 }
 
-impl Systemd {
-    pub(super) fn unit(&self, id: &str) -> Option<&Unit> {
+impl SystemdState {
+    pub(super) fn unit(&self, id: &str) -> Option<&SystemdUnit> {
         self.units.iter().find(|unit| unit.id == id)
     }
 
-    pub(super) fn listening_on(&self, path: &Path) -> Option<&Unit> {
+    pub(super) fn listening_on(&self, path: &Path) -> Option<&SystemdUnit> {
         self.units.iter().find(|unit| unit.listen.iter().any(|listen| listen == path))
     }
 }
 
-/// One group of one stream, over all nsqds.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Group {
-    pub(super) depth: u64,
-    pub(super) clients: u64,
-    pub(super) paused: bool,
-}
-
 impl Observed {
-    /// The nsqds that answered.
-    pub(super) fn answers(&self) -> impl Iterator<Item = (&Http, &Answer)> {
+    /// Returns the nsqds that answered.
+    pub(super) fn answers(&self) -> impl Iterator<Item = (&ProbedHttp, &NsqdReport)> {
         self.http.iter().filter_map(|http| Some((http, http.answer.as_ref().ok()?)))
     }
 
-    /// Every stream of every nsqd. A name that NSQ does not allow is nobody's.
-    pub(super) fn streams(&self) -> impl Iterator<Item = (&Http, TopicName, &TopicStats)> {
+    /// Returns every stream of every nsqd, without names that NSQ does not allow.
+    pub(super) fn streams(&self) -> impl Iterator<Item = (&ProbedHttp, TopicName, &TopicStats)> {
         self.answers().flat_map(|(http, answer)| {
             let topics = answer.stats.topics.iter();
             topics.filter_map(move |topic| Some((http, TopicName::new(&topic.topic_name).ok()?, topic)))
         })
     }
 
-    /// True for a stream of a fleet of nodes, as [`fleet::has_stream`] says.
-    pub(super) fn is_a_fleets(&self, stream: &TopicName) -> bool {
+    /// Returns true for a stream of a fleet of nodes, as [`fleet::has_stream`] does.
+    pub(super) fn is_fleet_stream(&self, stream: &TopicName) -> bool {
         fleet::has_stream(stream.as_str(), |name| self.streams().any(|(_, other, _)| other.as_str() == name))
     }
 
-    /// Every durable group by stream and name.
-    pub(super) fn groups(&self) -> BTreeMap<(TopicName, ChannelName), Group> {
-        let mut groups: BTreeMap<_, Group> = BTreeMap::new();
-        for (_, stream, topic) in self.streams() {
-            for channel in &topic.channels {
-                let Ok(name) = ChannelName::new(&channel.channel_name) else { continue };
-                if name.is_ephemeral() {
-                    continue;
-                }
-                let group = groups.entry((stream.clone(), name)).or_default();
-                group.depth = group.depth.saturating_add(amount(channel.depth));
-                group.clients = group.clients.saturating_add(amount(channel.client_count));
-                group.paused |= channel.paused || topic.paused;
-            }
+    /// Sums every durable group over all nsqds, as wakeup does.
+    pub(super) fn groups(&self) -> BTreeMap<(TopicName, ChannelName), GroupTotals> {
+        let mut totals = QueueTotals::default();
+        for (http, answer) in self.answers() {
+            totals.add(&http.address, None, &answer.stats);
         }
-        groups
+        let valid = |(stream, group): &(String, String)| Some((stream.parse().ok()?, group.parse().ok()?));
+        totals.groups.iter().filter_map(|(name, group)| Some((valid(name)?, *group))).collect()
     }
 
-    /// A stream that has this group.
+    /// Returns a stream that has this group.
     pub(super) fn stream_of(&self, group: &str) -> Option<TopicName> {
         self.groups().into_keys().find(|(_, name)| name.as_str() == group).map(|(stream, _)| stream)
     }
 
-    /// Files in the folders, each with its folder.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&Folder, &Entry)> {
+    /// Returns the files of all folders, each with its folder.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&SocketFolder, &FolderEntry)> {
         self.folders.iter().flat_map(|folder| folder.entries().map(move |entry| (folder, entry)))
     }
 
-    /// True if a file that is a socket belongs to this group.
+    /// Returns true if this group has a socket.
     pub(super) fn has_socket(&self, group: &str) -> bool {
         self.entries().any(|(_, entry)| entry.is_socket() && (entry.stem == group || entry.group() == group))
     }
 
-    /// Where NSQ is, as mqueue's settings: what was named, whether it answers now or not; none where that is the default.
+    /// Returns the given broker addresses as mqueue's settings, reachable or not; none for the
+    /// default.
     pub(super) fn brokers(&self) -> Vec<(&'static str, String)> {
         let lookupds: Vec<&str> = self.lookupds.iter().map(|lookupd| lookupd.address.as_str()).collect();
         let tcp = self.tcp.iter().filter(|tcp| tcp.listed.is_none()).map(|tcp| tcp.address.to_string());
@@ -291,12 +279,12 @@ impl Observed {
         named.map(|(name, _, value)| (name, value)).collect()
     }
 
-    /// The same, as flags that follow a command.
+    /// Returns the broker addresses as flags.
     pub(super) fn broker_flags(&self) -> String {
         flags(self.brokers())
     }
 
-    /// The same with one more HTTP address, also where the rest is the default.
+    /// Returns the flags with one more HTTP address, even if the rest is the default.
     pub(super) fn with_http(&self, address: &str) -> String {
         let mut brokers = self.brokers();
         match brokers.iter_mut().find(|(name, _)| *name == "NSQD_HTTP_ADDRESS") {
@@ -306,10 +294,10 @@ impl Observed {
         format!("{}{}", self.socket_flags(), flags(brokers))
     }
 
-    /// Where the sockets are, as flags that follow a command; none where that is the default.
+    /// Returns the socket folders as flags; none for the default.
     pub(super) fn socket_flags(&self) -> String {
-        let is_file = |folder: &Folder| folder.entries().any(|entry| entry.path == folder.path);
-        let flag = |folder: &Folder| {
+        let is_file = |folder: &SocketFolder| folder.entries().any(|entry| entry.path == folder.path);
+        let flag = |folder: &SocketFolder| {
             let name = if is_file(folder) { "socket" } else { "socket-dir" };
             format!(" --{name} {}", shell(&folder.path.display().to_string()))
         };
@@ -324,14 +312,14 @@ fn flags(settings: Vec<(&str, String)>) -> String {
     settings.into_iter().map(flag).collect()
 }
 
-impl Folder {
-    /// The files in it.
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
+impl SocketFolder {
+    /// Returns the files in the folder.
+    fn entries(&self) -> impl Iterator<Item = &FolderEntry> {
         self.entries.iter().flatten()
     }
 }
 
-/// The group of a socket or an instance of this name: `billing@2` is for billing.
+/// Returns the group of a socket or unit instance: `billing@2` is for billing.
 pub(super) fn group_of(name: &str) -> &str {
     match name.rsplit_once('@') {
         Some((group, number)) if number.parse::<u64>().is_ok() => group,
@@ -339,7 +327,7 @@ pub(super) fn group_of(name: &str) -> &str {
     }
 }
 
-/// A peer's number, which should not be negative.
+/// Converts a peer's count, which should not be negative.
 pub(super) fn amount(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
@@ -351,19 +339,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn brokers_are_named_where_they_are_not_the_defaults() {
+    fn broker_flags_are_empty_for_the_defaults() {
         let nsqd = |tcp: &str, http: &str| Observed {
-            tcp: vec![Tcp { address: tcp.parse().unwrap(), listed: None, answer: Ok(()) }],
-            http: vec![Http { address: http.to_owned(), listed: None, answer: Ok(Answer::default()) }],
+            tcp: vec![ProbedTcp { address: tcp.parse().unwrap(), listed: None, answer: Ok(()) }],
+            http: vec![ProbedHttp { address: http.to_owned(), listed: None, answer: Ok(NsqdReport::default()) }],
             ..Observed::default()
         };
         assert_eq!(nsqd("127.0.0.1:4150", "127.0.0.1:4151").broker_flags(), "");
         let mut observed = nsqd("127.0.0.1:4150", "a:4151");
         assert_eq!(observed.broker_flags(), " --nsqd-tcp-address 127.0.0.1:4150 --nsqd-http-address a:4151");
-        observed.lookupds.push(Lookupd { address: "l:4161".to_owned(), answer: Ok("1.3.0".to_owned()), nsqds: 1 });
+        observed.lookupds.push(ProbedLookupd {
+            address: "l:4161".to_owned(),
+            answer: Ok("1.3.0".to_owned()),
+            nsqds: 1,
+        });
         let named = " --nsqd-tcp-address 127.0.0.1:4150 --nsqd-http-address a:4151";
         assert_eq!(observed.broker_flags(), format!(" --lookupd-http-address l:4161{named}"), "both were named");
-        let listed = Some(Listed { lookupd: "l:4161".to_owned(), from: "a".to_owned(), answers_there: false });
+        let listed = Some(LookupdEntry { lookupd: "l:4161".to_owned(), from: "a".to_owned(), answers_there: false });
         observed.tcp[0].listed = listed.clone();
         observed.http[0].listed = listed;
         assert_eq!(observed.broker_flags(), " --lookupd-http-address l:4161");
@@ -373,13 +365,13 @@ mod tests {
     }
 
     #[test]
-    fn a_skew_is_what_neither_the_cut_off_second_nor_the_round_trip_explains() {
+    fn skew_excludes_the_truncated_second_and_the_round_trip() {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs_f64(seconds);
-        let of = |date, asked, answered| Skew::of(Some(at(date)), at(asked), at(answered));
-        assert_eq!(of(100.0, 100.9, 100.95), Skew::None, "the fraction is cut off");
-        assert_eq!(of(100.0, 98.5, 103.0), Skew::None, "a slow answer");
-        assert_eq!(of(110.0, 100.0, 100.5), Skew::Ahead(Duration::from_millis(9500)));
-        assert_eq!(of(100.0, 110.0, 110.5), Skew::Behind(Duration::from_secs(9)));
-        assert_eq!(Skew::of(None, at(1.0), at(2.0)), Skew::Unknown);
+        let of = |date, asked, answered| ClockSkew::of(Some(at(date)), at(asked), at(answered));
+        assert_eq!(of(100.0, 100.9, 100.95), ClockSkew::None, "the fraction is cut off");
+        assert_eq!(of(100.0, 98.5, 103.0), ClockSkew::None, "a slow answer");
+        assert_eq!(of(110.0, 100.0, 100.5), ClockSkew::Ahead(Duration::from_millis(9500)));
+        assert_eq!(of(100.0, 110.0, 110.5), ClockSkew::Behind(Duration::from_secs(9)));
+        assert_eq!(ClockSkew::of(None, at(1.0), at(2.0)), ClockSkew::Unknown);
     }
 }

@@ -1,13 +1,14 @@
-//! Streams and groups: messages that nobody will take.
+//! Checks of streams and groups: messages without a consumer.
 
 use std::collections::BTreeMap;
 
-use super::finding::{Check, Finding};
-use super::observed::{Group, Observed, amount};
+use super::finding::{CheckId, Finding};
+use super::observed::{Observed, amount};
 use super::units;
 use mqueue::plural::count;
 use mqueue::proto::stats::TopicStats;
 use mqueue::proto::{ChannelName, TopicName};
+use mqueue::wake::decide::GroupTotals;
 use mqueue::wake::fleet;
 use mqueue::wake::shell_commands::{self, in_url, post, shell};
 use mqueue::worker::DeadLetter;
@@ -16,7 +17,7 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     let groups = observed.groups();
     let mut findings = Vec::new();
     for (http, stream, topic) in observed.streams() {
-        if !observed.is_a_fleets(&stream) {
+        if !observed.is_fleet_stream(&stream) {
             findings.extend(without_group(&http.address, &stream, topic, &groups));
         }
         findings.extend(paused(&http.address, &stream, topic));
@@ -26,19 +27,23 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
         let mut streams: Vec<TopicName> = observed.streams().map(|(_, stream, _)| stream).collect();
         streams.sort();
         streams.dedup();
-        let what = format!("{}, {}", count(streams.len() as u64, "stream"), count(groups.len() as u64, "group"));
-        findings.push(Finding::ok(Check::Groups, "queues", format!("{what}: somebody is there for all that waits")));
+        let message = format!("{}, {}", count(streams.len() as u64, "stream"), count(groups.len() as u64, "group"));
+        findings.push(Finding::ok(
+            CheckId::Groups,
+            "queues",
+            format!("{message}: all waiting messages have a consumer or a socket"),
+        ));
     }
-    findings.extend(groups.iter().filter_map(|((stream, name), group)| token_of_none(observed, stream, name, *group)));
+    findings.extend(groups.iter().filter_map(|((stream, name), group)| unused_token(observed, stream, name, *group)));
     findings
 }
 
-/// What a stream keeps goes to its first group, on each nsqd for itself.
+/// Reports a stream with messages and no group. Its backlog goes to its first group, on each nsqd.
 fn without_group(
     http: &str,
     stream: &TopicName,
     topic: &TopicStats,
-    groups: &BTreeMap<(TopicName, ChannelName), Group>,
+    groups: &BTreeMap<(TopicName, ChannelName), GroupTotals>,
 ) -> Option<Finding> {
     let depth = amount(topic.depth);
     if depth == 0 || !topic.channels.is_empty() || DeadLetter::is_stream(stream.as_str()) {
@@ -46,67 +51,68 @@ fn without_group(
     }
     let elsewhere: Vec<&str> = groups.keys().filter(|(s, _)| s == stream).map(|(_, name)| name.as_str()).collect();
     let waiting = count(depth, "message");
-    let (what, mend) = match elsewhere.is_empty() {
+    let (message, fix) = match elsewhere.is_empty() {
         true => {
-            let mend = shell_commands::create_first_group(http, stream.as_str());
-            (format!("{waiting} in a stream without groups: the first group gets all of them"), mend)
+            let fix = shell_commands::create_first_group(http, stream.as_str());
+            (format!("{waiting} in a stream without groups: the first group gets all of them"), fix)
         }
         false => {
-            let mend = shell_commands::create_groups(http, stream.as_str(), &elsewhere, topic.paused);
-            (format!("{waiting} on nsqd {http}, where its groups are not: no consumer looks there"), mend)
+            let fix = shell_commands::create_groups(http, stream.as_str(), &elsewhere, topic.paused);
+            (format!("{waiting} on nsqd {http}, where its groups are not: no consumer looks there"), fix)
         }
     };
-    Some(Finding::warning(Check::Streams, format!("stream {stream}"), what, mend))
+    Some(Finding::warning(CheckId::Streams, format!("stream {stream}"), message, fix))
 }
 
-/// Paused queues that have messages, each with what sets it going.
+/// Reports paused queues with messages, with the command that unpauses each.
 fn paused(http: &str, stream: &TopicName, topic: &TopicStats) -> Vec<Finding> {
     let mut findings = Vec::new();
     if topic.paused && topic.depth > 0 {
-        let what = format!("paused, with {} before its groups", count(amount(topic.depth), "message"));
-        let mend = post(http, "topic/unpause", stream.as_str(), None);
-        findings.push(Finding::warning(Check::Paused, format!("stream {stream}"), what, mend));
+        let message = format!("paused, with {} not yet copied to its groups", count(amount(topic.depth), "message"));
+        let fix = post(http, "topic/unpause", stream.as_str(), None);
+        findings.push(Finding::warning(CheckId::Paused, format!("stream {stream}"), message, fix));
     }
     for channel in topic.channels.iter().filter(|channel| channel.paused && channel.depth > 0) {
         let Ok(name) = ChannelName::new(&channel.channel_name) else { continue };
-        let what = format!("paused, with {} waiting", count(amount(channel.depth), "message"));
-        let mend = post(http, "channel/unpause", stream.as_str(), Some(name.as_str()));
-        findings.push(Finding::warning(Check::Paused, format!("group {stream}/{name}"), what, mend));
+        let message = format!("paused, with {} waiting", count(amount(channel.depth), "message"));
+        let fix = post(http, "channel/unpause", stream.as_str(), Some(name.as_str()));
+        findings.push(Finding::warning(CheckId::Paused, format!("group {stream}/{name}"), message, fix));
     }
     findings
 }
 
-/// Messages wait, and there is neither a consumer nor a socket to wake one by.
-fn unattended(observed: &Observed, stream: &TopicName, name: &ChannelName, group: Group) -> Option<Finding> {
+/// Reports a group whose messages wait without a consumer or a socket.
+fn unattended(observed: &Observed, stream: &TopicName, name: &ChannelName, group: GroupTotals) -> Option<Finding> {
     let waits = group.depth > 0 && group.clients == 0 && !group.paused;
     if !waits
         || DeadLetter::is_stream(stream.as_str())
-        || observed.is_a_fleets(stream)
+        || observed.is_fleet_stream(stream)
         || observed.has_socket(name.as_str())
     {
         return None;
     }
-    let what = format!("{} waiting, without a consumer or a socket to wake one", count(group.depth, "message"));
-    let mend = match observed.systemd.as_ref().is_some_and(|systemd| systemd.has_template) {
-        true => units::put_to_sleep_as(observed, stream.as_str(), name.as_str()),
-        false => look(observed, stream, name),
+    let message = format!("{} waiting, without a consumer or a socket to wake one", count(group.depth, "message"));
+    let fix = match observed.systemd.as_ref().is_some_and(|systemd| systemd.has_template) {
+        true => units::enable_socket(observed, stream.as_str(), name.as_str()),
+        false => show_group(observed, stream, name),
     };
-    Some(Finding::warning(Check::Groups, format!("group {stream}/{name}"), what, mend))
+    Some(Finding::warning(CheckId::Groups, format!("group {stream}/{name}"), message, fix))
 }
 
-/// The token of a fleet whose nodes have all ended: it waits for the next one, and whoever else takes it takes it from the fleet.
-fn token_of_none(observed: &Observed, stream: &TopicName, name: &ChannelName, group: Group) -> Option<Finding> {
+/// Reports the token of a fleet without running nodes: it waits for the next node, and any other
+/// consumer would take it from the fleet.
+fn unused_token(observed: &Observed, stream: &TopicName, name: &ChannelName, group: GroupTotals) -> Option<Finding> {
     let waits = group.depth > 0 && group.clients == 0 && name.as_str() == fleet::TOKEN;
-    (waits && observed.is_a_fleets(stream)).then(|| {
-        let what =
+    (waits && observed.is_fleet_stream(stream)).then(|| {
+        let message =
             "the token of a fleet of nodes of which none runs: the next `mqueue node` takes it, so leave it there";
-        Finding::ok(Check::Groups, format!("group {stream}/{name}"), what)
+        Finding::ok(CheckId::Groups, format!("group {stream}/{name}"), message)
     })
 }
 
-/// Shows the group on each nsqd that has it. What is to become of its messages only its own consumer knows: one without a handler would print
-/// them, and they were gone.
-fn look(observed: &Observed, stream: &TopicName, name: &ChannelName) -> String {
+/// Returns the command that shows the group on each of its nsqds. Only the group's own consumer can
+/// handle its messages: one without a handler would print and finish them.
+fn show_group(observed: &Observed, stream: &TopicName, name: &ChannelName) -> String {
     let has = |topic: &TopicStats| topic.channels.iter().any(|channel| channel.channel_name == name.as_str());
     let nsqds = observed.streams().filter(|(_, other, topic)| other == stream && has(topic));
     let urls = nsqds.map(|(http, ..)| {
@@ -126,7 +132,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::finding::Level;
-    use super::super::observed::{Answer, Ears, Entry, Folder, Http, Kind};
+    use super::super::observed::{EntryKind, FolderEntry, ListenerState, NsqdReport, ProbedHttp, SocketFolder};
     use super::*;
     use mqueue::proto::stats::{ChannelStats, Stats};
 
@@ -143,77 +149,90 @@ mod tests {
         }
     }
 
-    fn nsqd(address: &str, topics: Vec<TopicStats>) -> Http {
+    fn nsqd(address: &str, topics: Vec<TopicStats>) -> ProbedHttp {
         let stats = Stats { topics: topics.into_iter().collect(), ..Stats::default() };
-        Http { address: address.to_owned(), listed: None, answer: Ok(Answer { stats, ..Answer::default() }) }
+        ProbedHttp {
+            address: address.to_owned(),
+            listed: None,
+            answer: Ok(NsqdReport { stats, ..NsqdReport::default() }),
+        }
     }
 
-    fn seen(http: Vec<Http>) -> Observed {
+    fn seen(http: Vec<ProbedHttp>) -> Observed {
         Observed { http, ..Observed::default() }
     }
 
-    /// The one finding for these topics.
-    fn one(observed: &Observed) -> (Level, Check, String) {
+    /// Returns the only finding.
+    fn one(observed: &Observed) -> (Level, CheckId, String) {
         match &check(observed)[..] {
-            [finding] => (finding.level, finding.check, finding.mend.clone().unwrap_or_default()),
+            [finding] => (finding.level, finding.check, finding.fix.clone().unwrap_or_default()),
             other => panic!("{other:#?}"),
         }
     }
 
     #[test]
-    fn a_stream_without_groups_is_told_when_it_keeps_messages() {
-        let (level, check, mend) = one(&seen(vec![nsqd("a:1", vec![topic("foo", 3, vec![])])]));
-        assert_eq!((level, check), (Level::Warning, Check::Streams));
+    fn streams_without_groups_are_reported_if_they_have_messages() {
+        let (level, check, fix) = one(&seen(vec![nsqd("a:1", vec![topic("foo", 3, vec![])])]));
+        assert_eq!((level, check), (Level::Warning, CheckId::Streams));
         let create = "curl -fsS -X POST -G --data-urlencode \"channel=$group\" 'http://a:1/channel/create?topic=foo'";
-        assert_eq!(mend, format!("printf 'its group: ' >&2 && read -r group && {create}"));
+        assert_eq!(fix, format!("printf 'its group: ' >&2 && read -r group && {create}"));
         let nothing = topic("foo", 0, vec![]);
         assert_eq!(one(&seen(vec![nsqd("a:1", vec![nothing])])).0, Level::Ok);
     }
 
     #[test]
-    fn groups_that_are_on_another_nsqd_only_are_created_here() {
+    fn groups_missing_on_one_nsqd_are_created_there() {
         let there = nsqd("a:1", vec![topic("foo", 0, vec![channel("x", 0, 1, false), channel("y", 0, 1, false)])]);
-        let (_, _, mend) = one(&seen(vec![there, nsqd("b:1", vec![topic("foo", 3, vec![])])]));
-        assert!(mend.contains("http://b:1/channel/create?topic=foo&channel=x' && curl"), "{mend}");
+        let (_, _, fix) = one(&seen(vec![there, nsqd("b:1", vec![topic("foo", 3, vec![])])]));
+        assert!(fix.contains("http://b:1/channel/create?topic=foo&channel=x' && curl"), "{fix}");
     }
 
     #[test]
-    fn paused_queues_with_messages_get_the_command_that_sets_them_going() {
+    fn paused_queues_with_messages_get_the_command_that_unpauses_them() {
         let paused = |name, depth| seen(vec![nsqd("a:1", vec![topic("foo", 0, vec![channel(name, depth, 0, true)])])]);
-        let (level, check, mend) = one(&paused("x#ephemeral", 2));
-        assert_eq!((level, check), (Level::Warning, Check::Paused));
-        assert_eq!(mend, "curl -fsS -X POST 'http://a:1/channel/unpause?topic=foo&channel=x%23ephemeral'");
+        let (level, check, fix) = one(&paused("x#ephemeral", 2));
+        assert_eq!((level, check), (Level::Warning, CheckId::Paused));
+        assert_eq!(fix, "curl -fsS -X POST 'http://a:1/channel/unpause?topic=foo&channel=x%23ephemeral'");
         assert_eq!(one(&paused("x", 0)).0, Level::Ok);
         let stream = TopicStats { paused: true, ..topic("foo", 2, vec![channel("x", 0, 0, false)]) };
-        let (_, check, mend) = one(&seen(vec![nsqd("a:1", vec![stream])]));
-        assert_eq!((check, mend.as_str()), (Check::Paused, "curl -fsS -X POST 'http://a:1/topic/unpause?topic=foo'"));
+        let (_, check, fix) = one(&seen(vec![nsqd("a:1", vec![stream])]));
+        assert_eq!((check, fix.as_str()), (CheckId::Paused, "curl -fsS -X POST 'http://a:1/topic/unpause?topic=foo'"));
     }
 
     #[test]
-    fn messages_that_nobody_is_there_for_are_told() {
+    fn messages_without_consumer_and_socket_are_reported() {
         let group =
             |depth, clients| seen(vec![nsqd("a:1", vec![topic("foo", 0, vec![channel("x", depth, clients, false)])])]);
-        let (level, check, mend) = one(&group(2, 0));
-        assert_eq!((level, check), (Level::Warning, Check::Groups));
-        assert!(mend.starts_with("curl -fsS 'http://a:1/stats?topic=foo&channel=x'    # only looks"), "{mend}");
+        let (level, check, fix) = one(&group(2, 0));
+        assert_eq!((level, check), (Level::Warning, CheckId::Groups));
+        assert!(fix.starts_with("curl -fsS 'http://a:1/stats?topic=foo&channel=x'    # only looks"), "{fix}");
         assert_eq!(one(&group(2, 1)).0, Level::Ok);
         assert_eq!(one(&group(0, 0)).0, Level::Ok);
         let mut with_socket = group(2, 0);
-        let entry = Entry {
+        let entry = FolderEntry {
             path: "/s/x@1.sock".into(),
             stem: "x@1".to_owned(),
-            kind: Kind::Socket(Ears::Some),
+            kind: EntryKind::Socket(ListenerState::Some),
             mode: 0o660,
             uid: 0,
             gid: 0,
-            mine: true,
+            may_poke: true,
         };
-        with_socket.folders.push(Folder { path: Path::new("/s").to_owned(), entries: Ok(vec![entry]) });
+        with_socket.folders.push(SocketFolder { path: Path::new("/s").to_owned(), entries: Ok(vec![entry]) });
         assert_eq!(one(&with_socket).0, Level::Ok);
     }
 
     #[test]
-    fn a_fleets_token_and_beats_are_nobodys_to_consume() {
+    fn a_group_paused_on_one_nsqd_is_reported_for_messages_on_another() {
+        let nsqd = |address, depth, paused| nsqd(address, vec![topic("foo", 0, vec![channel("x", depth, 0, paused)])]);
+        let (level, check, fix) = one(&seen(vec![nsqd("a:1", 0, true), nsqd("b:1", 2, false)]));
+        assert_eq!((level, check), (Level::Warning, CheckId::Groups), "{fix}");
+        let (level, check, _) = one(&seen(vec![nsqd("a:1", 2, true), nsqd("b:1", 0, false)]));
+        assert_eq!((level, check), (Level::Warning, CheckId::Paused), "only what is paused waits");
+    }
+
+    #[test]
+    fn fleet_tokens_and_heartbeats_get_no_fix() {
         for depth in [(1, 0), (0, 1)] {
             let of = |name: &str| {
                 let channels = if depth.1 > 0 { vec![channel("token", depth.1, 0, false)] } else { vec![] };
@@ -222,15 +241,15 @@ mod tests {
             for names in [vec!["tk.token"], vec!["tk.token.beats"], vec!["lease", "lease.beats"]] {
                 let topics = names.iter().map(|name| of(name)).collect();
                 let findings = check(&seen(vec![nsqd("a:1", topics)]));
-                assert!(findings.iter().all(|it| it.level == Level::Ok && it.mend.is_none()), "{findings:?}");
-                let tells = findings.iter().any(|it| it.what.contains("the token of a fleet"));
+                assert!(findings.iter().all(|it| it.level == Level::Ok && it.fix.is_none()), "{findings:?}");
+                let tells = findings.iter().any(|it| it.message.contains("the token of a fleet"));
                 assert_eq!(tells, depth.1 > 0, "{findings:?}");
             }
         }
     }
 
     #[test]
-    fn names_that_nsq_does_not_allow_never_reach_a_command() {
+    fn invalid_names_never_reach_a_command() {
         let odd = topic("a'; rm -rf /; '", 3, vec![]);
         assert_eq!(one(&seen(vec![nsqd("a:1", vec![odd])])).0, Level::Ok);
     }

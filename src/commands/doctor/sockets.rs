@@ -1,63 +1,66 @@
-//! The sockets of sleeping consumers: are they there, does somebody listen, and may wakeup poke them but not everybody.
+//! Checks of the sockets of sleeping consumers: existence, listener, and permissions.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::finding::{Check, Finding};
-use super::observed::{Account, Ears, Entry, Folder, Kind, Observed, Unreadable};
+use super::finding::{CheckId, Finding};
+use super::observed::{Account, EntryKind, FolderEntry, FolderError, ListenerState, Observed, SocketFolder};
 use super::{ungrouped, units};
 use mqueue::plural::count;
 use mqueue::wake::shell_commands::shell;
 
-/// The sockets of the whole system are in here: only those named like a group are ours.
-const SHARED: &str = "/run";
+/// The folder of all the system's sockets: only those named after a group are consumers'.
+const SYSTEM_FOLDER: &str = "/run";
 
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     let names: BTreeSet<String> = observed.groups().into_keys().map(|(_, name)| name.as_str().to_owned()).collect();
     let mut findings: Vec<Finding> = observed.folders.iter().filter_map(|seen| folder(observed, seen)).collect();
-    let ours: Vec<&Entry> =
-        observed.entries().filter(|(folder, entry)| is_ours(folder, entry, &names)).map(|(_, entry)| entry).collect();
-    for entry in &ours {
+    let consumer_sockets: Vec<&FolderEntry> = observed
+        .entries()
+        .filter(|(folder, entry)| is_consumer_socket(folder, entry, &names))
+        .map(|(_, entry)| entry)
+        .collect();
+    for entry in &consumer_sockets {
         findings.extend(file(observed, entry));
         if entry.is_socket() {
             findings.extend(mode(observed.wakeup_user.as_ref(), entry));
             findings.extend(ungrouped::check(observed, entry, &names));
         }
     }
-    findings.extend(out_of_reach(observed, &ours));
-    if findings.is_empty() && !ours.is_empty() {
-        let what = format!("{}, each with a listener", count(ours.len() as u64, "socket"));
-        findings.push(Finding::ok(Check::Socket, "sockets", what));
+    findings.extend(out_of_reach(observed, &consumer_sockets));
+    if findings.is_empty() && !consumer_sockets.is_empty() {
+        let message = format!("{}, each with a listener", count(consumer_sockets.len() as u64, "socket"));
+        findings.push(Finding::ok(CheckId::Socket, "sockets", message));
     }
     findings
 }
 
-fn is_ours(folder: &Folder, entry: &Entry, groups: &BTreeSet<String>) -> bool {
+fn is_consumer_socket(folder: &SocketFolder, entry: &FolderEntry, groups: &BTreeSet<String>) -> bool {
     let has_ending = entry.path.extension().is_some_and(|ending| ending == "sock");
     let of_a_group = groups.contains(&entry.stem) || groups.contains(entry.group());
-    match folder.path == Path::new(SHARED) || !has_ending {
+    match folder.path == Path::new(SYSTEM_FOLDER) || !has_ending {
         true => of_a_group && (entry.is_socket() || has_ending),
         false => true,
     }
 }
 
-fn folder(observed: &Observed, folder: &Folder) -> Option<Finding> {
+fn folder(observed: &Observed, folder: &SocketFolder) -> Option<Finding> {
     let path = shell(&folder.path.display().to_string());
-    let (what, mend) = match folder.entries.as_ref().err()? {
-        Unreadable::Missing => {
-            ("there is no such folder for sockets".to_owned(), format!("install -d -m 0755 -- {path}"))
+    let (message, fix) = match folder.entries.as_ref().err()? {
+        FolderError::Missing => {
+            ("the folder for sockets does not exist".to_owned(), format!("install -d -m 0755 -- {path}"))
         }
-        Unreadable::Refused => ("you may not look into it".to_owned(), as_root(observed, "doctor")),
-        Unreadable::Other(why) => (format!("cannot be looked into: {why}"), format!("stat -- {path}")),
+        FolderError::Refused => ("it may not be read by this user".to_owned(), as_root(observed, "doctor")),
+        FolderError::Other(why) => (format!("cannot be read: {why}"), format!("stat -- {path}")),
     };
-    Some(Finding::warning(Check::SocketDir, folder.path.display(), what, mend))
+    Some(Finding::warning(CheckId::SocketDir, folder.path.display(), message, fix))
 }
 
-/// What a file of this name should be, and is not.
-fn file(observed: &Observed, entry: &Entry) -> Option<Finding> {
+/// Reports a file that is not a socket with a listener.
+fn file(observed: &Observed, entry: &FolderEntry) -> Option<Finding> {
     let path = shell(&entry.path.display().to_string());
     let unit = units::of_socket(observed, entry);
-    // systemd would remove what stands in the socket's place: nothing is started unless it has moved
+    // systemd would remove the file in the socket's place: no unit is started unless it was moved
     let aside = || {
         let moved = format!("mv -n -- {path} {path}.old && test ! -e {path} && test ! -L {path}");
         match &observed.systemd {
@@ -65,38 +68,39 @@ fn file(observed: &Observed, entry: &Entry) -> Option<Finding> {
             None => moved,
         }
     };
-    let (what, mend) = match entry.kind {
-        Kind::Socket(Ears::Some) => return None,
-        Kind::Socket(Ears::Unknown) => {
-            let what = "whether somebody listens is not seen from here: it may be in another network namespace";
-            return Some(Finding::skipped(Check::Socket, entry.path.display(), what));
+    let (message, fix) = match entry.kind {
+        EntryKind::Socket(ListenerState::Some) => return None,
+        EntryKind::Socket(ListenerState::Unknown) => {
+            let message = "its listener, if there is one, is not visible here: it may be in another network namespace";
+            return Some(Finding::skipped(CheckId::Socket, entry.path.display(), message));
         }
-        Kind::Link => ("is a link, and wakeup follows none".to_owned(), aside()),
-        Kind::Other => ("is no socket, so nobody is woken by it".to_owned(), aside()),
-        Kind::Socket(Ears::None) => match &observed.systemd {
-            // why that is so is said of the unit
-            Some(systemd) if systemd.unit(&unit).is_some_and(|unit| units::is_told(systemd, unit)) => return None,
+        EntryKind::Link => ("is a symbolic link, which wakeup does not follow".to_owned(), aside()),
+        EntryKind::Other => ("is no socket, so it wakes no consumer".to_owned(), aside()),
+        EntryKind::Socket(ListenerState::None) => match &observed.systemd {
+            // the finding of the unit has the reason
+            Some(systemd) if systemd.unit(&unit).is_some_and(|unit| units::is_reported(systemd, unit)) => return None,
             Some(systemd) if systemd.unit(&unit).is_some() => {
                 (format!("nobody listens: {unit} is stopped"), units::start(systemd, &unit))
             }
             systemd => {
                 let stream =
                     observed.stream_of(entry.group()).filter(|_| systemd.as_ref().is_some_and(|s| s.has_template));
-                let by_unit = stream.map(|stream| units::put_to_sleep_as(observed, stream.as_str(), &entry.stem));
-                let look = format!("ss -xl src {path}    # if nobody is there, start again what made it");
-                ("nobody listens".to_owned(), by_unit.unwrap_or(look))
+                let by_unit = stream.map(|stream| units::enable_socket(observed, stream.as_str(), &entry.stem));
+                let show_group =
+                    format!("ss -xl src {path}    # if there is no listener, restart the program that created it");
+                ("nobody listens".to_owned(), by_unit.unwrap_or(show_group))
             }
         },
     };
-    Some(Finding::error(Check::Socket, entry.path.display(), what, mend))
+    Some(Finding::error(CheckId::Socket, entry.path.display(), message, fix))
 }
 
-/// Who may connect may start the consumer: wakeup should, and not everybody.
-fn mode(wakeup: Option<&Account>, entry: &Entry) -> Option<Finding> {
+/// Reports a mode that excludes wakeup or admits everybody: connecting starts the consumer.
+fn mode(wakeup: Option<&Account>, entry: &FolderEntry) -> Option<Finding> {
     let path = shell(&entry.path.display().to_string());
     let mode = entry.mode & 0o777;
     let refused = wakeup.filter(|wakeup| !may_write(wakeup, entry));
-    let (what, mend) = match refused {
+    let (message, fix) = match refused {
         Some(wakeup) => (
             format!(
                 "wakeup, as {}, may not poke it (mode {mode:04o}): SocketMode=0660 and SocketGroup= keep it so",
@@ -110,10 +114,10 @@ fn mode(wakeup: Option<&Account>, entry: &Entry) -> Option<Finding> {
         ),
         None => return None,
     };
-    Some(Finding::warning(Check::SocketMode, entry.path.display(), what, mend))
+    Some(Finding::warning(CheckId::SocketMode, entry.path.display(), message, fix))
 }
 
-fn may_write(who: &Account, entry: &Entry) -> bool {
+fn may_write(who: &Account, entry: &FolderEntry) -> bool {
     let bit = match (who.uid, who.gids.contains(&entry.gid)) {
         (0, _) => return true,
         (uid, _) if uid == entry.uid => 0o200,
@@ -123,25 +127,25 @@ fn may_write(who: &Account, entry: &Entry) -> bool {
     entry.mode & bit != 0
 }
 
-/// Sockets that who runs this may not poke; it matters where no unit does it.
-fn out_of_reach(observed: &Observed, ours: &[&Entry]) -> Option<Finding> {
-    let me = observed.me.as_ref()?;
+/// Reports sockets that the current user may not poke, unless the wakeup unit does it.
+fn out_of_reach(observed: &Observed, consumer_sockets: &[&FolderEntry]) -> Option<Finding> {
+    let unprivileged_user = observed.unprivileged_user.as_ref()?;
     let wakes = observed.systemd.as_ref().and_then(|systemd| systemd.unit(units::WAKEUP));
-    let refused: Vec<_> = ours.iter().filter(|entry| entry.is_socket() && !entry.mine).collect();
+    let refused: Vec<_> = consumer_sockets.iter().filter(|entry| entry.is_socket() && !entry.may_poke).collect();
     refused.first()?;
     if wakes.is_some_and(|unit| unit.active == "active") {
         return None;
     }
-    let what = format!(
-        "{me} may not poke {} of {}: run wakeup as root, or join their group",
+    let message = format!(
+        "{unprivileged_user} may not poke {} of {}: run wakeup as root, or join their group",
         refused.len(),
-        count(ours.len() as u64, "socket")
+        count(consumer_sockets.len() as u64, "socket")
     );
-    // what else their group may do is not known: nobody is put into it
-    Some(Finding::warning(Check::SocketMode, "sockets", what, as_root(observed, "wakeup")))
+    // the group may have other rights, so no user is added to it
+    Some(Finding::warning(CheckId::SocketMode, "sockets", message, as_root(observed, "wakeup")))
 }
 
-/// The same brokers and sockets, by root.
+/// Returns the command for the same brokers and sockets, run by root.
 fn as_root(observed: &Observed, command: &str) -> String {
     format!("sudo mqueue {command}{}{}", observed.socket_flags(), observed.broker_flags())
 }
@@ -149,16 +153,16 @@ fn as_root(observed: &Observed, command: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::finding::Level;
-    use super::super::observed::{Answer, Http, Systemd, Unit};
+    use super::super::observed::{NsqdReport, ProbedHttp, SystemdState, SystemdUnit};
     use super::*;
     use mqueue::proto::stats::{ChannelStats, Stats, TopicStats};
 
-    fn entry(name: &str, kind: Kind, mode: u32) -> Entry {
+    fn entry(name: &str, kind: EntryKind, mode: u32) -> FolderEntry {
         let stem = name.strip_suffix(".sock").unwrap_or(name).to_owned();
-        Entry { path: Path::new("/s").join(name), stem, kind, mode, uid: 0, gid: 7, mine: true }
+        FolderEntry { path: Path::new("/s").join(name), stem, kind, mode, uid: 0, gid: 7, may_poke: true }
     }
 
-    fn seen(folder: &str, entries: Vec<Entry>) -> Observed {
+    fn seen(folder: &str, entries: Vec<FolderEntry>) -> Observed {
         let channel = ChannelStats { channel_name: "mail".to_owned(), ..ChannelStats::default() };
         let topic = TopicStats {
             topic_name: "foo".to_owned(),
@@ -166,101 +170,106 @@ mod tests {
             ..TopicStats::default()
         };
         let stats = Stats { topics: [topic].into_iter().collect(), ..Stats::default() };
-        let answer = Ok(Answer { stats, ..Answer::default() });
+        let answer = Ok(NsqdReport { stats, ..NsqdReport::default() });
         Observed {
-            http: vec![Http { address: "a:1".to_owned(), listed: None, answer }],
-            folders: vec![Folder { path: folder.into(), entries: Ok(entries) }],
+            http: vec![ProbedHttp { address: "a:1".to_owned(), listed: None, answer }],
+            folders: vec![SocketFolder { path: folder.into(), entries: Ok(entries) }],
             ..Observed::default()
         }
     }
 
-    fn told(observed: &Observed) -> Vec<(Level, Check, String)> {
-        check(observed).into_iter().map(|f| (f.level, f.check, f.mend.unwrap_or_default())).collect()
+    fn reported(observed: &Observed) -> Vec<(Level, CheckId, String)> {
+        check(observed).into_iter().map(|f| (f.level, f.check, f.fix.unwrap_or_default())).collect()
     }
 
-    const HEARD: Kind = Kind::Socket(Ears::Some);
-    const DEAF: Kind = Kind::Socket(Ears::None);
+    const HEARD: EntryKind = EntryKind::Socket(ListenerState::Some);
+    const DEAF: EntryKind = EntryKind::Socket(ListenerState::None);
 
     #[test]
-    fn a_socket_that_somebody_listens_on_is_in_order() {
+    fn sockets_with_a_listener_are_ok() {
         let seen = seen("/s", vec![entry("mail.sock", HEARD, 0o660), entry("mail@2.sock", HEARD, 0o660)]);
-        assert_eq!(told(&seen), [(Level::Ok, Check::Socket, String::new())]);
+        assert_eq!(reported(&seen), [(Level::Ok, CheckId::Socket, String::new())]);
     }
 
     #[test]
-    fn what_is_no_socket_or_has_no_listener_wakes_nobody() {
-        let (look, aside) = (
-            "ss -xl src /s/mail.sock    # if nobody is there, start again what made it",
+    fn other_files_and_sockets_without_a_listener_are_errors() {
+        let (show_group, aside) = (
+            "ss -xl src /s/mail.sock    # if there is no listener, restart the program that created it",
             "mv -n -- /s/mail.sock /s/mail.sock.old && test ! -e /s/mail.sock && test ! -L /s/mail.sock",
         );
-        for (kind, mend) in [(DEAF, look), (Kind::Link, aside), (Kind::Other, aside)] {
-            let told = told(&seen("/s", vec![entry("mail.sock", kind, 0o660)]));
-            assert_eq!(told, [(Level::Error, Check::Socket, mend.to_owned())], "{kind:?}");
+        for (kind, fix) in [(DEAF, show_group), (EntryKind::Link, aside), (EntryKind::Other, aside)] {
+            let reported = reported(&seen("/s", vec![entry("mail.sock", kind, 0o660)]));
+            assert_eq!(reported, [(Level::Error, CheckId::Socket, fix.to_owned())], "{kind:?}");
         }
     }
 
     #[test]
-    fn a_stopped_unit_is_started_and_a_failed_one_is_told_elsewhere() {
+    fn stopped_units_are_started_and_failed_ones_left_to_the_unit_check() {
         let mut seen = seen("/s", vec![entry("mail.sock", DEAF, 0o660)]);
-        let unit = |active: &str| Unit {
+        let unit = |active: &str| SystemdUnit {
             id: "mqueue-consumer@mail.socket".to_owned(),
             active: active.to_owned(),
             listen: vec!["/s/mail.sock".into()],
-            ..Unit::default()
+            ..SystemdUnit::default()
         };
-        seen.systemd = Some(Systemd { units: vec![unit("inactive")], has_template: true });
+        seen.systemd = Some(SystemdState { units: vec![unit("inactive")], has_template: true });
         assert_eq!(
-            told(&seen),
-            [(Level::Error, Check::Socket, "systemctl start mqueue-consumer@mail.socket".to_owned())]
+            reported(&seen),
+            [(Level::Error, CheckId::Socket, "systemctl start mqueue-consumer@mail.socket".to_owned())]
         );
-        seen.systemd = Some(Systemd { units: vec![unit("failed")], has_template: true });
-        assert!(told(&seen).iter().all(|(level, ..)| *level == Level::Ok));
+        seen.systemd = Some(SystemdState { units: vec![unit("failed")], has_template: true });
+        assert!(reported(&seen).iter().all(|(level, ..)| *level == Level::Ok));
     }
 
     #[test]
-    fn in_run_only_the_names_of_groups_are_looked_at() {
+    fn only_sockets_named_after_groups_are_checked_in_run() {
         let entries = || {
-            vec![entry("docker.sock", DEAF, 0o666), entry("mail", Kind::Other, 0o755), entry("mail.sock", DEAF, 0o660)]
+            vec![
+                entry("docker.sock", DEAF, 0o666),
+                entry("mail", EntryKind::Other, 0o755),
+                entry("mail.sock", DEAF, 0o660),
+            ]
         };
-        assert_eq!(told(&seen("/run", entries())).len(), 1);
-        assert!(told(&seen("/s", entries())).len() > 1);
+        assert_eq!(reported(&seen("/run", entries())).len(), 1);
+        assert!(reported(&seen("/s", entries())).len() > 1);
     }
 
     #[test]
-    fn folders_are_to_be_there_and_readable() {
-        for (trouble, mend) in [
-            (Unreadable::Missing, "install -d -m 0755 -- /s"),
-            (Unreadable::Refused, "sudo mqueue doctor --socket-dir /s --nsqd-http-address a:1"),
+    fn missing_and_unreadable_folders_are_reported() {
+        for (trouble, fix) in [
+            (FolderError::Missing, "install -d -m 0755 -- /s"),
+            (FolderError::Refused, "sudo mqueue doctor --socket-dir /s --nsqd-http-address a:1"),
         ] {
             let mut seen = seen("/s", vec![]);
             seen.folders[0].entries = Err(trouble);
-            assert_eq!(told(&seen), [(Level::Warning, Check::SocketDir, mend.to_owned())]);
+            assert_eq!(reported(&seen), [(Level::Warning, CheckId::SocketDir, fix.to_owned())]);
         }
     }
 
     #[test]
-    fn wakeup_may_poke_and_not_everybody() {
+    fn modes_that_exclude_wakeup_or_admit_everybody_are_reported() {
         let with = |mode, gid| {
-            let mut seen = seen("/s", vec![Entry { gid, ..entry("mail.sock", HEARD, mode) }]);
+            let mut seen = seen("/s", vec![FolderEntry { gid, ..entry("mail.sock", HEARD, mode) }]);
             seen.wakeup_user = Some(Account { name: "mqueue".to_owned(), uid: 900, gids: vec![7] });
-            told(&seen).remove(0)
+            reported(&seen).remove(0)
         };
         assert_eq!(with(0o660, 7).0, Level::Ok);
-        assert_eq!(with(0o666, 7), (Level::Warning, Check::SocketMode, "chmod o= -- /s/mail.sock".to_owned()));
-        let mend = "chgrp -- mqueue /s/mail.sock && chmod 0660 -- /s/mail.sock".to_owned();
-        assert_eq!(with(0o600, 7), (Level::Warning, Check::SocketMode, mend.clone()));
-        assert_eq!(with(0o660, 8), (Level::Warning, Check::SocketMode, mend));
+        assert_eq!(with(0o666, 7), (Level::Warning, CheckId::SocketMode, "chmod o= -- /s/mail.sock".to_owned()));
+        let fix = "chgrp -- mqueue /s/mail.sock && chmod 0660 -- /s/mail.sock".to_owned();
+        assert_eq!(with(0o600, 7), (Level::Warning, CheckId::SocketMode, fix.clone()));
+        assert_eq!(with(0o660, 8), (Level::Warning, CheckId::SocketMode, fix));
     }
 
     #[test]
-    fn who_may_not_poke_is_told_unless_the_unit_does_it() {
-        let mut seen = seen("/s", vec![Entry { mine: false, ..entry("mail.sock", HEARD, 0o660) }]);
-        assert_eq!(told(&seen)[0].0, Level::Ok, "root");
-        seen.me = Some("ann".to_owned());
-        let mend = "sudo mqueue wakeup --socket-dir /s --nsqd-http-address a:1".to_owned();
-        assert_eq!(told(&seen), [(Level::Warning, Check::SocketMode, mend)]);
-        let wakeup = Unit { id: units::WAKEUP.to_owned(), active: "active".to_owned(), ..Unit::default() };
-        seen.systemd = Some(Systemd { units: vec![wakeup], has_template: true });
-        assert_eq!(told(&seen)[0].0, Level::Ok);
+    fn users_who_may_not_poke_are_reported_unless_the_unit_pokes() {
+        let mut seen = seen("/s", vec![FolderEntry { may_poke: false, ..entry("mail.sock", HEARD, 0o660) }]);
+        assert_eq!(reported(&seen)[0].0, Level::Ok, "root");
+        seen.unprivileged_user = Some("ann".to_owned());
+        let fix = "sudo mqueue wakeup --socket-dir /s --nsqd-http-address a:1".to_owned();
+        assert_eq!(reported(&seen), [(Level::Warning, CheckId::SocketMode, fix)]);
+        let wakeup =
+            SystemdUnit { id: units::WAKEUP.to_owned(), active: "active".to_owned(), ..SystemdUnit::default() };
+        seen.systemd = Some(SystemdState { units: vec![wakeup], has_template: true });
+        assert_eq!(reported(&seen)[0].0, Level::Ok);
     }
 }

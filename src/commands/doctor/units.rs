@@ -1,26 +1,27 @@
-//! systemd: failed units, limits that would fail a socket, and a wakeup that does not run.
+//! Checks of systemd units: failed ones, limits that would fail a socket, and a missing wakeup.
 
 use std::time::Duration;
 
-use super::finding::{Check, Finding};
-use super::observed::{Entry, Observed, Systemd, Unit, group_of};
+use super::finding::{CheckId, Finding};
+use super::observed::{FolderEntry, Observed, SystemdState, SystemdUnit, group_of};
 use mqueue::plural::count;
 use mqueue::wake::shell_commands::shell;
 
-/// Who pokes the sockets.
+/// The unit that pokes the sockets.
 pub(super) const WAKEUP: &str = "mqueue-wakeup.service";
-/// Starts that our sockets allow in [`TRIGGER_INTERVAL`]; systemd's own 20 are reached by a start that a condition refuses.
+/// The number of starts that our sockets allow in [`TRIGGER_INTERVAL`]. A start that a condition
+/// refuses would reach systemd's default of 20.
 const TRIGGER_BURST: u64 = 2000;
 const TRIGGER_INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     let Some(systemd) = &observed.systemd else {
-        return vec![Finding::skipped(Check::Systemd, "units", "no systemd answers systemctl here")];
+        return vec![Finding::skipped(CheckId::Systemd, "units", "no systemd answers systemctl here")];
     };
     let mut findings = Vec::new();
     for unit in &systemd.units {
         findings.extend(failed(systemd, unit));
-        findings.extend(deaf(systemd, unit));
+        findings.extend(stopped_though_wanted(systemd, unit));
         findings.extend(trigger_limit(unit));
         findings.extend(start_limit(unit));
         findings.extend(settings(observed, unit));
@@ -28,73 +29,74 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     findings.extend(wakeup(observed, systemd));
     let loaded = systemd.units.iter().filter(|unit| unit.load == "loaded").count();
     if findings.is_empty() {
-        findings.push(Finding::ok(Check::Units, "systemd", format!("{}, none failed", count(loaded as u64, "unit"))));
+        findings.push(Finding::ok(CheckId::Units, "systemd", format!("{}, none failed", count(loaded as u64, "unit"))));
     }
     findings
 }
 
-fn failed(systemd: &Systemd, unit: &Unit) -> Option<Finding> {
+fn failed(systemd: &SystemdState, unit: &SystemdUnit) -> Option<Finding> {
     if unit.active != "failed" {
         return None;
     }
     let why = match unit.result.as_str() {
-        "trigger-limit-hit" => "was started too often (trigger-limit-hit), and listens no more".to_owned(),
+        "trigger-limit-hit" => "was started too often (trigger-limit-hit), and no longer listens".to_owned(),
         "service-start-limit-hit" => {
-            "its service was started too often (service-start-limit-hit), and it listens no more".to_owned()
+            "its service was started too often (service-start-limit-hit), and it no longer listens".to_owned()
         }
         result => format!("failed ({result})"),
     };
-    Some(Finding::error(Check::Units, &unit.id, why, start(systemd, &unit.id)))
+    Some(Finding::error(CheckId::Units, &unit.id, why, start(systemd, &unit.id)))
 }
 
-/// True if what is said of this unit is why nobody listens.
-pub(super) fn is_told(systemd: &Systemd, unit: &Unit) -> bool {
-    unit.active == "failed" || deaf(systemd, unit).is_some()
+/// Returns true if a finding about this unit explains why it does not listen.
+pub(super) fn is_reported(systemd: &SystemdState, unit: &SystemdUnit) -> bool {
+    unit.active == "failed" || stopped_though_wanted(systemd, unit).is_some()
 }
 
-/// A socket that is stopped though it is wanted. Its service, if it runs, still holds it: pokes arrive, until it sleeps.
-fn deaf(systemd: &Systemd, unit: &Unit) -> Option<Finding> {
+/// Reports a stopped socket that should listen. While its service runs, the service still holds it,
+/// and pokes arrive until the consumer sleeps.
+fn stopped_though_wanted(systemd: &SystemdState, unit: &SystemdUnit) -> Option<Finding> {
     let wanted = unit.file == "enabled" || service_runs(systemd, &unit.id);
     if !unit.is_socket() || unit.active != "inactive" || !wanted || !unit.has_settings {
         return None;
     }
-    Some(Finding::error(Check::Units, &unit.id, "is stopped: nothing wakes its consumer", start(systemd, &unit.id)))
+    Some(Finding::error(CheckId::Units, &unit.id, "is stopped: nothing wakes its consumer", start(systemd, &unit.id)))
 }
 
-fn trigger_limit(unit: &Unit) -> Option<Finding> {
+fn trigger_limit(unit: &SystemdUnit) -> Option<Finding> {
     let (burst, interval) = unit.trigger_limit.filter(|_| unit.is_socket())?;
     let rate = |burst: u64, interval: Duration| burst as f64 / interval.as_secs_f64();
     if rate(burst, interval) >= rate(TRIGGER_BURST, TRIGGER_INTERVAL) {
         return None;
     }
-    let what = format!("{burst} starts within {interval:?} would fail it (TriggerLimitBurst=)");
+    let message = format!("{burst} starts within {interval:?} would fail it (TriggerLimitBurst=)");
     let lines = format!("TriggerLimitIntervalSec={}s TriggerLimitBurst={TRIGGER_BURST}", TRIGGER_INTERVAL.as_secs());
-    Some(Finding::warning(Check::TriggerLimit, &unit.id, what, drop_in(&unit.id, "Socket", &lines)))
+    Some(Finding::warning(CheckId::TriggerLimit, &unit.id, message, drop_in(&unit.id, "Socket", &lines)))
 }
 
-fn start_limit(unit: &Unit) -> Option<Finding> {
-    let what = "starts that follow each other quickly would fail it, and its socket (StartLimitIntervalSec=)";
-    let mend = || drop_in(&unit.id, "Unit", "StartLimitIntervalSec=0");
+fn start_limit(unit: &SystemdUnit) -> Option<Finding> {
+    let message = "starts that follow each other quickly would fail it, and its socket (StartLimitIntervalSec=)";
+    let fix = || drop_in(&unit.id, "Unit", "StartLimitIntervalSec=0");
     (unit.start_limited && unit.id.ends_with(".service") && unit.load == "loaded")
-        .then(|| Finding::warning(Check::StartLimit, &unit.id, what, mend()))
+        .then(|| Finding::warning(CheckId::StartLimit, &unit.id, message, fix()))
 }
 
-/// A drop-in for this unit; its name is read after others.
+/// Returns the command that writes a drop-in for this unit, whose name is read last.
 fn drop_in(unit: &str, section: &str, settings: &str) -> String {
     let folder = shell(&format!("/etc/systemd/system/{unit}.d"));
     let lines = format!("'[{section}]' {settings}");
     format!("mkdir -p {folder} && printf '%s\\n' {lines} >{folder}/zz-doctor.conf && systemctl daemon-reload")
 }
 
-/// The template's socket wants its group's file.
-fn settings(observed: &Observed, unit: &Unit) -> Option<Finding> {
+/// Reports a socket of the template without its settings file.
+fn settings(observed: &Observed, unit: &SystemdUnit) -> Option<Finding> {
     let instance = unit.id.strip_prefix("mqueue-consumer@")?.strip_suffix(".socket")?;
     if unit.has_settings {
         return None;
     }
-    let what = format!("there are no settings for it: /etc/mqueue/{instance}.env names its stream");
-    let mend = match observed.stream_of(group_of(instance)) {
-        Some(stream) => put_to_sleep_as(observed, stream.as_str(), instance),
+    let message = format!("there are no settings for it: /etc/mqueue/{instance}.env names its stream");
+    let fix = match observed.stream_of(group_of(instance)) {
+        Some(stream) => enable_socket(observed, stream.as_str(), instance),
         None => {
             let file = shell(&format!("/etc/mqueue/{instance}.env"));
             format!(
@@ -103,55 +105,56 @@ fn settings(observed: &Observed, unit: &Unit) -> Option<Finding> {
             )
         }
     };
-    Some(Finding::error(Check::Settings, &unit.id, what, mend))
+    Some(Finding::error(CheckId::Settings, &unit.id, message, fix))
 }
 
-fn wakeup(observed: &Observed, systemd: &Systemd) -> Option<Finding> {
+fn wakeup(observed: &Observed, systemd: &SystemdState) -> Option<Finding> {
     let sockets = systemd.units.iter().filter(|unit| unit.is_socket() && unit.active == "active").count();
     let unit = systemd.unit(WAKEUP).filter(|unit| unit.load == "loaded");
     let sleepers = count(sockets as u64, "socket");
     match unit {
         _ if sockets == 0 => None,
-        // it runs in a shell, say
+        // for example in a shell
         unit if observed.wakeup_runs
             && unit.is_none_or(|unit| matches!(&*unit.active, "inactive" | "deactivating")) =>
         {
             None
         }
         None => {
-            let what = format!("not installed: nothing wakes the consumers of {sleepers}");
+            let message = format!("not installed: nothing wakes the consumers of {sleepers}");
             Some(Finding::error(
-                Check::Wakeup,
+                CheckId::Wakeup,
                 WAKEUP,
-                what,
+                message,
                 format!("mqueue wakeup{}{}", observed.socket_flags(), observed.broker_flags()),
             ))
         }
-        // that is said already
+        // the failed unit is reported already
         Some(unit) if unit.active == "failed" => None,
         Some(unit) if !matches!(unit.active.as_str(), "active" | "activating" | "reloading") => {
-            let what = format!("{}: nothing wakes the consumers of {sleepers}", unit.active);
-            Some(Finding::error(Check::Wakeup, WAKEUP, what, format!("systemctl enable --now {WAKEUP}")))
+            let message = format!("{}: nothing wakes the consumers of {sleepers}", unit.active);
+            Some(Finding::error(CheckId::Wakeup, WAKEUP, message, format!("systemctl enable --now {WAKEUP}")))
         }
         Some(unit) if unit.file == "disabled" => {
-            let what = "runs, but will not after the next boot";
-            Some(Finding::warning(Check::Wakeup, WAKEUP, what, format!("systemctl enable {WAKEUP}")))
+            let message = "runs, but will not after the next boot";
+            Some(Finding::warning(CheckId::Wakeup, WAKEUP, message, format!("systemctl enable {WAKEUP}")))
         }
         Some(_) => None,
     }
 }
 
-/// Starts a unit that stopped or failed.
-pub(super) fn start(systemd: &Systemd, id: &str) -> String {
+/// Returns the command that starts a stopped or failed unit.
+pub(super) fn start(systemd: &SystemdState, id: &str) -> String {
     match systemd.unit(id).is_some_and(|unit| unit.active == "failed") {
         true => start_after(systemd, id, &format!("systemctl reset-failed {}", shell(id)), "start"),
         false => start_after(systemd, id, "", "start"),
     }
 }
 
-/// Starts or restarts a unit after another command. A socket cannot be started while its service runs without it: the consumer then
-/// finishes what it has begun, and runs again afterwards, so that work goes on where nothing would wake it.
-pub(super) fn start_after(systemd: &Systemd, id: &str, command: &str, start: &str) -> String {
+/// Returns the command that starts or restarts a unit after another command. A socket cannot be
+/// started while its service runs without it. So the consumer is stopped first, finishes its work,
+/// and is started again, as nothing else would wake it.
+pub(super) fn start_after(systemd: &SystemdState, id: &str, command: &str, start: &str) -> String {
     let service = shell(&id.replace(".socket", ".service"));
     let runs = service_runs(systemd, id);
     let [stop, again] = ["stop", "start"].map(|verb| runs.then(|| format!("systemctl {verb} {service}")));
@@ -160,19 +163,19 @@ pub(super) fn start_after(systemd: &Systemd, id: &str, command: &str, start: &st
     [stop, command, start, again].into_iter().flatten().collect::<Vec<_>>().join(" && ")
 }
 
-/// True while the service of this socket is anything but stopped.
-fn service_runs(systemd: &Systemd, socket: &str) -> bool {
+/// Returns true while the service of this socket is not stopped.
+fn service_runs(systemd: &SystemdState, socket: &str) -> bool {
     let service = socket.strip_suffix(".socket").and_then(|name| systemd.unit(&format!("{name}.service")));
     service.is_some_and(|service| !matches!(service.active.as_str(), "inactive" | "failed"))
 }
 
-/// The unit that listens on this socket, or should.
-pub(super) fn of_socket(observed: &Observed, entry: &Entry) -> String {
+/// Returns the unit that listens on this socket, or should.
+pub(super) fn of_socket(observed: &Observed, entry: &FolderEntry) -> String {
     let listening = observed.systemd.as_ref().and_then(|systemd| systemd.listening_on(&entry.path));
     listening.map_or_else(|| named(&entry.stem), |unit| unit.id.clone())
 }
 
-/// The unit of a socket of this name, as `systemd/` in the project has them.
+/// Returns the unit of a socket of this name, as in the project's `systemd/` folder.
 fn named(stem: &str) -> String {
     match stem {
         "consumer-nsq" => "mqueue-consumer-nsq.socket".to_owned(),
@@ -180,9 +183,10 @@ fn named(stem: &str) -> String {
     }
 }
 
-/// Returns the command that writes the settings of `instance` (`billing`, `billing@2`) and enables its socket. A settings file that exists
-/// is kept. The socket is enabled only if the file names a handler: a consumer without one prints its messages and finishes them.
-pub(super) fn put_to_sleep_as(observed: &Observed, stream: &str, instance: &str) -> String {
+/// Returns the command that writes the settings of `instance` (`billing`, `billing@2`) and enables
+/// its socket. An existing settings file is kept. The socket is enabled only if the file names a
+/// handler: a consumer without one prints its messages and finishes them.
+pub(super) fn enable_socket(observed: &Observed, stream: &str, instance: &str) -> String {
     let mut lines = vec![format!("STREAM={stream}")];
     let group = group_of(instance);
     if group != instance {
@@ -203,8 +207,8 @@ mod tests {
     use super::super::finding::Level;
     use super::*;
 
-    fn unit(id: &str, active: &str) -> Unit {
-        Unit {
+    fn unit(id: &str, active: &str) -> SystemdUnit {
+        SystemdUnit {
             id: id.to_owned(),
             load: "loaded".to_owned(),
             active: active.to_owned(),
@@ -212,14 +216,14 @@ mod tests {
             file: "enabled".to_owned(),
             trigger_limit: Some((2000, Duration::from_secs(2))),
             has_settings: true,
-            ..Unit::default()
+            ..SystemdUnit::default()
         }
     }
 
-    fn told(units: Vec<Unit>) -> Vec<(Level, Check, String)> {
-        let systemd = Some(Systemd { units, has_template: true });
+    fn reported(units: Vec<SystemdUnit>) -> Vec<(Level, CheckId, String)> {
+        let systemd = Some(SystemdState { units, has_template: true });
         let findings = check(&Observed { systemd, ..Observed::default() });
-        findings.into_iter().map(|f| (f.level, f.check, f.mend.unwrap_or_default())).collect()
+        findings.into_iter().map(|f| (f.level, f.check, f.fix.unwrap_or_default())).collect()
     }
 
     const SOCKET: &str = "mqueue-consumer@mail.socket";
@@ -228,77 +232,79 @@ mod tests {
     fn units_in_order_are_one_line_and_no_systemd_is_skipped() {
         let fine =
             vec![unit(SOCKET, "active"), unit("mqueue-consumer@mail.service", "inactive"), unit(WAKEUP, "active")];
-        assert_eq!(told(fine), [(Level::Ok, Check::Units, String::new())]);
+        assert_eq!(reported(fine), [(Level::Ok, CheckId::Units, String::new())]);
         assert_eq!(check(&Observed::default())[0].level, Level::Skipped);
     }
 
     #[test]
     fn a_failed_unit_is_reset_and_started_after_its_service_has_stopped() {
-        let failed = || Unit { result: "trigger-limit-hit".to_owned(), ..unit(SOCKET, "failed") };
-        let mend = "systemctl reset-failed mqueue-consumer@mail.socket && systemctl start mqueue-consumer@mail.socket";
-        assert_eq!(told(vec![failed()]), [(Level::Error, Check::Units, mend.to_owned())]);
-        let with_service = told(vec![failed(), unit("mqueue-consumer@mail.service", "active")]);
+        let failed = || SystemdUnit { result: "trigger-limit-hit".to_owned(), ..unit(SOCKET, "failed") };
+        let fix = "systemctl reset-failed mqueue-consumer@mail.socket && systemctl start mqueue-consumer@mail.socket";
+        assert_eq!(reported(vec![failed()]), [(Level::Error, CheckId::Units, fix.to_owned())]);
+        let with_service = reported(vec![failed(), unit("mqueue-consumer@mail.service", "active")]);
         let again = "systemctl start mqueue-consumer@mail.service";
-        assert_eq!(with_service[0].2, format!("systemctl stop mqueue-consumer@mail.service && {mend} && {again}"));
+        assert_eq!(with_service[0].2, format!("systemctl stop mqueue-consumer@mail.service && {fix} && {again}"));
     }
 
     #[test]
-    fn a_socket_that_is_stopped_is_told_if_it_is_enabled_or_its_service_runs() {
-        let stopped = |file: &str| Unit { file: file.to_owned(), ..unit(SOCKET, "inactive") };
+    fn stopped_sockets_are_reported_if_enabled_or_their_service_runs() {
+        let stopped = |file: &str| SystemdUnit { file: file.to_owned(), ..unit(SOCKET, "inactive") };
         let service = |active| unit("mqueue-consumer@mail.service", active);
-        let mend = "systemctl start mqueue-consumer@mail.socket";
-        assert_eq!(told(vec![stopped("enabled")]), [(Level::Error, Check::Units, mend.to_owned())]);
-        assert_eq!(told(vec![stopped("disabled"), service("inactive")])[0].0, Level::Ok);
+        let fix = "systemctl start mqueue-consumer@mail.socket";
+        assert_eq!(reported(vec![stopped("enabled")]), [(Level::Error, CheckId::Units, fix.to_owned())]);
+        assert_eq!(reported(vec![stopped("disabled"), service("inactive")])[0].0, Level::Ok);
         let [stop, again] = ["stop", "start"].map(|verb| format!("systemctl {verb} mqueue-consumer@mail.service"));
-        let stop = format!("{stop} && {mend} && {again}");
-        assert_eq!(told(vec![stopped("disabled"), service("active")]), [(Level::Error, Check::Units, stop)]);
+        let stop = format!("{stop} && {fix} && {again}");
+        assert_eq!(reported(vec![stopped("disabled"), service("active")]), [(Level::Error, CheckId::Units, stop)]);
     }
 
     #[test]
-    fn limits_that_would_fail_a_socket_are_lifted_by_a_drop_in() {
-        let low = Unit { trigger_limit: Some((20, Duration::from_secs(2))), ..unit(SOCKET, "active") };
-        let told = |limited| told(vec![limited, unit(WAKEUP, "active")]);
-        let seen = told(low.clone());
-        assert_eq!((seen[0].0, seen[0].1), (Level::Warning, Check::TriggerLimit));
+    fn low_limits_are_fixed_by_a_drop_in() {
+        let low = SystemdUnit { trigger_limit: Some((20, Duration::from_secs(2))), ..unit(SOCKET, "active") };
+        let reported = |limited| reported(vec![limited, unit(WAKEUP, "active")]);
+        let seen = reported(low.clone());
+        assert_eq!((seen[0].0, seen[0].1), (Level::Warning, CheckId::TriggerLimit));
         assert!(seen[0].2.contains("'[Socket]' TriggerLimitIntervalSec=2s TriggerLimitBurst=2000 >"), "{seen:?}");
-        assert_eq!(told(Unit { trigger_limit: None, ..low })[0].0, Level::Ok);
-        let limited = Unit { start_limited: true, ..unit("mqueue-consumer@mail.service", "inactive") };
-        let seen = told(limited);
-        assert_eq!((seen[0].0, seen[0].1), (Level::Warning, Check::StartLimit));
+        assert_eq!(reported(SystemdUnit { trigger_limit: None, ..low })[0].0, Level::Ok);
+        let limited = SystemdUnit { start_limited: true, ..unit("mqueue-consumer@mail.service", "inactive") };
+        let seen = reported(limited);
+        assert_eq!((seen[0].0, seen[0].1), (Level::Warning, CheckId::StartLimit));
     }
 
     #[test]
-    fn sockets_want_a_wakeup_that_runs_and_comes_back() {
-        let with = |wakeup| told(vec![unit(SOCKET, "active"), wakeup]).remove(0);
+    fn sockets_require_a_running_and_enabled_wakeup() {
+        let with = |wakeup| reported(vec![unit(SOCKET, "active"), wakeup]).remove(0);
         assert_eq!(
             with(unit(WAKEUP, "inactive")),
-            (Level::Error, Check::Wakeup, format!("systemctl enable --now {WAKEUP}"))
+            (Level::Error, CheckId::Wakeup, format!("systemctl enable --now {WAKEUP}"))
         );
-        let disabled = Unit { file: "disabled".to_owned(), ..unit(WAKEUP, "active") };
-        assert_eq!(with(disabled), (Level::Warning, Check::Wakeup, format!("systemctl enable {WAKEUP}")));
-        assert_eq!(with(Unit { load: "not-found".to_owned(), ..unit(WAKEUP, "inactive") }).0, Level::Error);
-        assert_eq!(told(vec![unit(WAKEUP, "inactive")])[0].0, Level::Ok, "nobody sleeps");
-        for wakeup in [unit(WAKEUP, "inactive"), Unit { load: "not-found".to_owned(), ..unit(WAKEUP, "inactive") }] {
-            let systemd = Some(Systemd { units: vec![unit(SOCKET, "active"), wakeup], has_template: true });
-            let by_hand = check(&Observed { systemd, wakeup_runs: true, ..Observed::default() });
-            assert_eq!(by_hand[0].level, Level::Ok, "one runs in a shell: {by_hand:?}");
+        let disabled = SystemdUnit { file: "disabled".to_owned(), ..unit(WAKEUP, "active") };
+        assert_eq!(with(disabled), (Level::Warning, CheckId::Wakeup, format!("systemctl enable {WAKEUP}")));
+        assert_eq!(with(SystemdUnit { load: "not-found".to_owned(), ..unit(WAKEUP, "inactive") }).0, Level::Error);
+        assert_eq!(reported(vec![unit(WAKEUP, "inactive")])[0].0, Level::Ok, "nobody sleeps");
+        for wakeup in
+            [unit(WAKEUP, "inactive"), SystemdUnit { load: "not-found".to_owned(), ..unit(WAKEUP, "inactive") }]
+        {
+            let systemd = Some(SystemdState { units: vec![unit(SOCKET, "active"), wakeup], has_template: true });
+            let wakeup_process = check(&Observed { systemd, wakeup_runs: true, ..Observed::default() });
+            assert_eq!(wakeup_process[0].level, Level::Ok, "one runs in a shell: {wakeup_process:?}");
         }
     }
 
     #[test]
-    fn a_socket_without_settings_is_told() {
-        let bare = Unit { has_settings: false, ..unit("mqueue-consumer@mail@2.socket", "inactive") };
-        let seen = told(vec![bare]);
-        assert_eq!((seen[0].0, seen[0].1), (Level::Error, Check::Settings));
+    fn sockets_without_settings_are_reported() {
+        let bare = SystemdUnit { has_settings: false, ..unit("mqueue-consumer@mail@2.socket", "inactive") };
+        let seen = reported(vec![bare]);
+        assert_eq!((seen[0].0, seen[0].1), (Level::Error, CheckId::Settings));
     }
 
     #[test]
-    fn settings_that_are_written_name_the_stream_the_group_and_the_brokers() {
-        let mut observed = Observed { systemd: Some(Systemd::default()), ..Observed::default() };
+    fn written_settings_have_stream_group_and_brokers() {
+        let mut observed = Observed { systemd: Some(SystemdState::default()), ..Observed::default() };
         let address = "10.0.0.1:4150".parse().unwrap();
-        observed.tcp.push(super::super::observed::Tcp { address, listed: None, answer: Ok(()) });
-        let mend = put_to_sleep_as(&observed, "foo", "mail@2");
-        assert!(mend.contains("STREAM=foo GROUP=mail NSQD_TCP_ADDRESS=10.0.0.1:4150 "), "{mend}");
-        assert!(mend.contains("; then systemctl enable --now mqueue-consumer@mail@2.socket; else "), "{mend}");
+        observed.tcp.push(super::super::observed::ProbedTcp { address, listed: None, answer: Ok(()) });
+        let fix = enable_socket(&observed, "foo", "mail@2");
+        assert!(fix.contains("STREAM=foo GROUP=mail NSQD_TCP_ADDRESS=10.0.0.1:4150 "), "{fix}");
+        assert!(fix.contains("; then systemctl enable --now mqueue-consumer@mail@2.socket; else "), "{fix}");
     }
 }

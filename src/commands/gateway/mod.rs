@@ -49,7 +49,7 @@ use super::common::open_files::{self, OpenFiles};
 use super::common::run_broker::BrokerAddresses;
 use crate::commands::gateway::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
-use mqueue::http::Places;
+use mqueue::http::ConnectionSlots;
 use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
@@ -138,12 +138,10 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
     Ok(if shutdown.now.is_cancelled() { Exit::Interrupted } else { Exit::Success })
 }
 
-/// Returns places for `wanted` connections, or for as many as the limit of open files allows. A
-/// quarter of the files is reserved for connections to nsqds, and [`RESERVED_FILES`] for everything
-/// else.
-fn places(wanted: usize, files: OpenFiles) -> Places {
+/// Places for so many connections, or as many as there are files for. A quarter of the files is kept for connections to nsqds, and some for all else.
+fn places(wanted: usize, files: OpenFiles) -> ConnectionSlots {
     let room = (files.free - files.free / 4).saturating_sub(RESERVED_FILES).max(MIN_CONNECTIONS);
-    let most = (1..=room).rev().find(|turns| turns + Places::beyond(*turns) <= room).unwrap_or(1);
+    let most = (1..=room).rev().find(|turns| turns + ConnectionSlots::reserve(*turns) <= room).unwrap_or(1);
     if wanted > most {
         tracing::warn!(
             "connections: {most} at once, not {wanted} (--max-connections): the limit of open files is {}; raise it \
@@ -151,7 +149,7 @@ fn places(wanted: usize, files: OpenFiles) -> Places {
             files.limit
         );
     }
-    Places::new(wanted.min(most))
+    ConnectionSlots::new(wanted.min(most))
 }
 
 /// Starts a broker in this process, and sets its addresses in the flags.
@@ -241,7 +239,7 @@ mod tests {
             );
         }
         let plenty = OpenFiles { limit: 1 << 20, free: 1 << 20 };
-        assert_eq!(places(10_000, plenty).count(), 10_000 + Places::beyond(10_000));
+        assert_eq!(places(10_000, plenty).count(), 10_000 + ConnectionSlots::reserve(10_000));
         assert_eq!(places(10_000, OpenFiles { limit: 20, free: 0 }).count(), MIN_CONNECTIONS);
     }
 }

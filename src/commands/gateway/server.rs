@@ -15,9 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use mqueue::http::{Manners, Place, Places, connection};
+use mqueue::http::{ConnectionLimits, ConnectionSlot, ConnectionSlots, serve_connection};
 
-const MANNERS: Manners = Manners {
+const LIMITS: ConnectionLimits = ConnectionLimits {
     head_time: Duration::from_secs(30),
     write_time: Duration::from_secs(30),
     life: None,
@@ -42,7 +42,7 @@ pub(super) struct GatewayServer {
     /// The heartbeat interval of streams; also how long sent bytes may stay unacknowledged
     /// (TCP_USER_TIMEOUT).
     pub(super) heartbeat: Duration,
-    pub(super) places: Places,
+    pub(super) places: ConnectionSlots,
     pub(super) count: Gauge<u64, AtomicU64>,
 }
 
@@ -78,7 +78,7 @@ async fn visit(
     service: TowerToHyperService<Router>,
     stream: TcpStream,
     peer: SocketAddr,
-    place: Place,
+    place: ConnectionSlot,
     stop: CancellationToken,
 ) {
     let cut = CancellationToken::new();
@@ -89,7 +89,7 @@ async fn visit(
         service.call(request)
     });
     tokio::select! {
-        () = connection(service, stream, MANNERS, place, stop) => {}
+        () = serve_connection(service, stream, LIMITS, place, stop) => {}
         () = cut.cancelled() => {}
     }
 }

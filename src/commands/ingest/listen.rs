@@ -8,9 +8,9 @@ use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
 
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
-use mqueue::net::{Endpoint, remove_stale};
+use mqueue::net::{Endpoint, remove_stale_socket};
 use mqueue::net::{bind_udp, listen};
-use mqueue::systemd::{Ear, passed_sockets};
+use mqueue::systemd::{ActivationSocket, passed_sockets};
 
 /// A socket, its name, and its file.
 #[derive(Debug)]
@@ -57,21 +57,21 @@ pub(super) async fn open(named: &[Endpoint]) -> Result<Vec<IngestSocket>, Failur
 }
 
 /// Takes over an activation socket.
-fn adopt(ear: Ear) -> IngestSocket {
+fn adopt(ear: ActivationSocket) -> IngestSocket {
     let (socket, name) = match ear {
-        Ear::Stream(socket) => {
+        ActivationSocket::Stream(socket) => {
             let name = socket.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned));
             (ListeningSocket::Unix(socket), path_name("unix", name))
         }
-        Ear::Datagram(socket) => {
+        ActivationSocket::Datagram(socket) => {
             let name = socket.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned));
             (ListeningSocket::Unixgram(socket), path_name("unixgram", name))
         }
-        Ear::Tcp(socket) => {
+        ActivationSocket::Tcp(socket) => {
             let name = address_name("tcp", socket.local_addr());
             (ListeningSocket::Tcp(socket), name)
         }
-        Ear::Udp(socket) => {
+        ActivationSocket::Udp(socket) => {
             let name = address_name("udp", socket.local_addr());
             (ListeningSocket::Udp(socket), name)
         }
@@ -92,11 +92,11 @@ async fn bind(endpoint: &Endpoint) -> io::Result<IngestSocket> {
     let name = endpoint.to_string();
     Ok(match endpoint {
         Endpoint::Unix(path) => {
-            remove_stale(path)?;
+            remove_stale_socket(path)?;
             IngestSocket { socket: ListeningSocket::Unix(UnixListener::bind(path)?), name, file: file(path) }
         }
         Endpoint::Unixgram(path) => {
-            remove_stale(path)?;
+            remove_stale_socket(path)?;
             IngestSocket { socket: ListeningSocket::Unixgram(UnixDatagram::bind(path)?), name, file: file(path) }
         }
         Endpoint::Tcp(address) => {

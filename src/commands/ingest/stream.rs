@@ -24,8 +24,8 @@ use tokio_util::task::TaskTracker;
 use super::listen::IngestSocketFile;
 use super::publisher::{FeedPublisher, PublishAborted};
 use crate::commands::common::record_splitter::{RecordSplitter, SplitRecords};
-use mqueue::http::{Place, Places};
-use mqueue::net::Answer;
+use mqueue::http::{ConnectionSlot, ConnectionSlots};
+use mqueue::net::LineAck;
 
 /// Limit on the connections of a socket. A silent one makes way for a new one; while none is
 /// silent, new ones wait in the kernel.
@@ -67,7 +67,7 @@ pub(super) async fn serve(
     publisher: Arc<FeedPublisher>,
     tasks: TaskTracker,
 ) {
-    let places = Places::plain(MAX_CONNECTIONS);
+    let places = ConnectionSlots::without_turns(MAX_CONNECTIONS);
     loop {
         let next = async {
             let stream = listener.next().await?;
@@ -97,9 +97,9 @@ pub(super) async fn serve(
 struct FeedConnection {
     publisher: Arc<FeedPublisher>,
     records: RecordSplitter,
-    place: Place,
+    place: ConnectionSlot,
     /// The answer for the lines settled so far.
-    answer: Answer,
+    answer: LineAck,
 }
 
 /// Reason why reading ended.
@@ -111,9 +111,9 @@ enum ReadEnd {
 }
 
 impl FeedConnection {
-    fn new(publisher: Arc<FeedPublisher>, max_line: usize, place: Place) -> Self {
+    fn new(publisher: Arc<FeedPublisher>, max_line: usize, place: ConnectionSlot) -> Self {
         let records = RecordSplitter::new(Some(Bytes::from_static(b"\n")), max_line);
-        Self { publisher, records, place, answer: Answer { taken: Some(0), refused: 0, unfinished: false } }
+        Self { publisher, records, place, answer: LineAck { taken: Some(0), refused: 0, unfinished: false } }
     }
 
     async fn serve(mut self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
@@ -147,7 +147,7 @@ impl FeedConnection {
             let read = tokio::select! {
                 biased;
                 () = publisher.shutdown.draining.cancelled() => return self.read_rest(stream).await,
-                () = self.place.ousted() => {
+                () = self.place.evicted() => {
                     self.break_off();
                     return Ok(ReadEnd::Ousted);
                 }
@@ -213,7 +213,7 @@ impl FeedConnection {
         if cut == SplitRecords::default() {
             return Ok(true);
         }
-        let Some(_stay) = self.place.stay() else { return Ok(false) };
+        let Some(_stay) = self.place.busy() else { return Ok(false) };
         let SplitRecords { records, empty, too_long } = cut;
         self.publisher.stats.unusable(empty, too_long);
         let count = records.len() as u64;

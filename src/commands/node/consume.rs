@@ -17,7 +17,7 @@ use crate::commands::common::worker_flags;
 use crate::commands::node::args::Args;
 use mqueue::backoff::Backoff;
 use mqueue::client::{Consumer, ConsumerConfig};
-use mqueue::handler::{AnyHandler, Handler, Verdict};
+use mqueue::handler::{BuiltinHandler, Handler, Verdict};
 use mqueue::plural::count;
 use mqueue::proto::Message;
 use mqueue::shutdown::Shutdown;
@@ -27,13 +27,13 @@ use mqueue::worker::{Worker, WorkerConfig};
 /// events.
 #[derive(Debug)]
 pub(super) struct EventHandler {
-    handler: AnyHandler,
+    handler: BuiltinHandler,
     invalid: f64,
     vars: Arc<NodeVars>,
 }
 
 impl EventHandler {
-    pub(super) fn new(handler: AnyHandler, invalid: f64, vars: Arc<NodeVars>) -> Self {
+    pub(super) fn new(handler: BuiltinHandler, invalid: f64, vars: Arc<NodeVars>) -> Self {
         Self { handler, invalid, vars }
     }
 }

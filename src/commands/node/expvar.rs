@@ -11,7 +11,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use serde_json::{Value, json};
 
-use mqueue::http::Door;
+use mqueue::http::BoundedListener;
 
 /// The counters of a run.
 #[derive(Debug, Default)]
@@ -70,9 +70,9 @@ fn memory(line: &str) -> u64 {
     kilobytes.unwrap_or(0) * 1024
 }
 
-/// Serves the counters on this port. A node works without them if the port is taken.
+/// Tells them on this port, if it is free: a node works also where nobody looks.
 pub(super) async fn serve(vars: Arc<NodeVars>, port: u16) {
-    let listening = match Door::bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).await {
+    let listening = match BoundedListener::bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).await {
         Ok(door) => door.address().map(|address| (door, address)),
         Err(e) => Err(e),
     };

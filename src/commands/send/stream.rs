@@ -21,7 +21,7 @@ use super::stats::SendStats;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use mqueue::backoff::Backoff;
-use mqueue::net::{Answer, Endpoint};
+use mqueue::net::{Endpoint, LineAck};
 use mqueue::net::{connect, connect_unix};
 
 /// Limits of one connection: writing time, and lines.
@@ -40,7 +40,7 @@ trait StreamSocket: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamSocket for S {}
 
 /// The messages sent on a connection, and the receiver's answer.
-type BatchReply = (Range<u64>, io::Result<Answer>);
+type BatchReply = (Range<u64>, io::Result<LineAck>);
 
 /// Sends all messages, until `stop` is cancelled or all are acknowledged. Fails if no receiver
 /// listens at the start.
@@ -241,7 +241,7 @@ impl StreamSender<'_> {
 async fn answer(mut stream: Box<dyn StreamSocket>, sent: Range<u64>) -> BatchReply {
     // fails if the receiver has answered early and closed
     let _ = stream.shutdown().await;
-    let answer = timeout(ANSWER_TIMEOUT, Answer::read(stream)).await;
+    let answer = timeout(ANSWER_TIMEOUT, LineAck::read(stream)).await;
     (sent, answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
 }
 

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commands::common::notice::Notice;
 use mqueue::backoff::Backoff;
-use mqueue::handler::{AnyHandler, Away, Handler, Verdict};
+use mqueue::handler::{BuiltinHandler, Handler, Verdict};
 use mqueue::proto::Message;
 
 /// HTTP requests of one batch that run at once.
@@ -21,17 +21,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The next hop: a stream, a Unix socket or an HTTP server.
 #[derive(Debug)]
 pub(super) struct NextHop {
-    handler: AnyHandler,
-    /// Name for log lines.
+    way: BuiltinHandler,
+    /// For people.
     name: String,
     stopping: CancellationToken,
     away: Notice,
 }
 
 impl NextHop {
-    /// Makes a next hop that `handler` passes messages to, until `stopping` is cancelled.
-    pub(super) fn new(handler: AnyHandler, name: String, stopping: CancellationToken) -> Self {
-        Self { handler, name, stopping, away: Notice::default() }
+    /// Goes by `way`; waits for no hop any more once `stopping`.
+    pub(super) fn new(way: BuiltinHandler, name: String, stopping: CancellationToken) -> Self {
+        Self { way, name, stopping, away: Notice::default() }
     }
 
     /// Passes messages on. While the next hop is unreachable the messages wait and are neither
@@ -47,10 +47,10 @@ impl NextHop {
             }
             let mut why = None;
             let tried = self.try_pass(left.iter().map(|at| messages[*at].clone()).collect()).await;
-            for (at, result) in left.into_iter().zip(tried) {
-                match result {
-                    Ok(verdict) => verdicts[at] = Some(verdict),
-                    Err(away) => why = Some(away.why),
+            for (at, verdict) in left.into_iter().zip(tried) {
+                match verdict {
+                    Verdict::Unavailable { why: away, .. } | Verdict::Unanswered { why: away, .. } => why = Some(away),
+                    verdict => verdicts[at] = Some(verdict),
                 }
             }
             self.note(why.as_deref());
@@ -64,19 +64,16 @@ impl NextHop {
         verdicts.into_iter().map(|verdict| verdict.unwrap_or(Verdict::Release)).collect()
     }
 
-    async fn try_pass(&self, messages: Vec<Message>) -> Vec<Result<Verdict, Away>> {
-        let bodies = |messages: Vec<Message>| messages.into_iter().map(|message| message.body).collect();
-        match &self.handler {
-            AnyHandler::Forward(stream) => stream.pass_many(bodies(messages)).await,
-            AnyHandler::Unix(socket) => socket.pass_many(bodies(messages)).await,
-            AnyHandler::Http(server) => {
+    async fn try_pass(&self, messages: Vec<Message>) -> Vec<Verdict> {
+        match &self.way {
+            BuiltinHandler::Http(server) => {
                 stream::iter(messages)
-                    .map(|message| server.pass(message))
+                    .map(|message| server.handle(message))
                     .buffered(MAX_CONCURRENT_REQUESTS)
                     .collect()
                     .await
             }
-            other => other.handle_batch(messages).await.into_iter().map(Ok).collect(),
+            other => other.handle_batch(messages).await,
         }
     }
 

@@ -102,7 +102,7 @@ fn concurrency(args: &Args) -> u32 {
     let cpus = || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
     args.concurrency.unwrap_or_else(|| match args.handler {
         Some(HandlerSpec::Sleep(_)) => SLEEP_CONCURRENCY,
-        Some(HandlerSpec::Pipe(_)) => PipeHandler::AT_ONCE,
+        Some(HandlerSpec::Pipe(_)) => PipeHandler::MAX_CONCURRENT,
         _ => cpus(),
     })
 }

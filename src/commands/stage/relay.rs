@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::hop::NextHop;
 use super::stats::StageStats;
-use mqueue::handler::{AnyHandler, Handler, Schema, Verdict};
+use mqueue::handler::{BuiltinHandler, Handler, Schema, Verdict};
 use mqueue::proto::Message;
 
 /// Messages of a batch where there is no work: one command to the next hop, one batch of answers.
@@ -17,7 +17,7 @@ const BATCH_SIZE: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Relay {
     pub(super) expect: Option<Schema>,
-    pub(super) work: Option<AnyHandler>,
+    pub(super) work: Option<BuiltinHandler>,
     pub(super) next: NextHop,
     pub(super) stats: Arc<StageStats>,
 }

@@ -1,4 +1,4 @@
-//! The nsqds and nsqlookupds, each asked on its own: one that is slow or silent delays no other.
+//! The nsqds and nsqlookupds, each polled independently: a slow or silent one delays no other.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
@@ -7,47 +7,48 @@ use tokio::task::JoinSet;
 
 use crate::commands::common::broker_args::Args;
 use mqueue::client::{Address, HttpError, Nsqd};
-use mqueue::wake::observe::Poll;
-use mqueue::wake::peer::{Answer, Broker, Directory, Health, Told};
+use mqueue::wake::aggregate::QueueTotals;
+use mqueue::wake::broker::{BrokerAnswer, BrokerHealth, NsqdAnswer, PolledLookupd, PolledNsqd};
 
-/// How long an nsqd that no nsqlookupd names any more may be silent before it is forgotten (nsqlookupd's own patience).
+/// The silence after which an nsqd that no nsqlookupd lists any more is forgotten (nsqlookupd's own
+/// timeout).
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
 
-/// What is said where there is no nsqd to ask.
-const NOBODY: &str = "nsqlookupd names no nsqd: start one with --lookupd-tcp-address";
+/// The log line for nsqlookupds that list no nsqd.
+const NO_NSQD: &str = "nsqlookupd names no nsqd: start one with --lookupd-tcp-address";
 
-/// What an answer was.
+/// The kind of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum News {
-    /// An nsqd's statistics.
+pub(super) enum PollNews {
+    /// An nsqd answered with its statistics.
     Stats { took: Duration },
-    /// An nsqd or nsqlookupd did not answer well.
+    /// A request to an nsqd or nsqlookupd failed.
     Failed,
-    /// An nsqlookupd's list.
+    /// An nsqlookupd answered with its list.
     Nodes,
 }
 
-/// All of them.
+/// All polled nsqds and nsqlookupds.
 #[derive(Debug)]
-pub(super) struct Brokers {
-    nsqds: BTreeMap<String, Broker>,
-    directories: Vec<Directory>,
-    asking: JoinSet<Answer>,
-    /// That there is nobody to ask was said.
+pub(super) struct PolledBrokers {
+    nsqds: BTreeMap<String, PolledNsqd>,
+    directories: Vec<PolledLookupd>,
+    asking: JoinSet<BrokerAnswer>,
+    /// True once the lack of any nsqd was logged.
     nobody_said: bool,
-    /// Troubles are kept, and not said.
+    /// Keeps outages without logging them.
     is_quiet: bool,
 }
 
-impl Brokers {
-    /// Those that were given. If quiet, the caller says what is wrong.
+impl PolledBrokers {
+    /// Creates the set from the flags. If quiet, the caller logs outages.
     pub(super) fn new(args: &Args, is_quiet: bool) -> Self {
-        let directories = args.lookupd_http_address.iter().cloned().map(Directory::new).collect();
-        let named = args.nsqd_http().into_iter().map(|http| (http.to_string(), Broker::new(http, true)));
+        let directories = args.lookupd_http_address.iter().cloned().map(PolledLookupd::new).collect();
+        let named = args.nsqd_http().into_iter().map(|http| (http.to_string(), PolledNsqd::new(http, true)));
         Self { nsqds: named.collect(), directories, asking: JoinSet::new(), nobody_said: is_quiet, is_quiet }
     }
 
-    /// Asks all that have answered.
+    /// Polls all that have answered the last request.
     pub(super) fn ask(&mut self) {
         for (index, directory) in self.directories.iter_mut().enumerate() {
             directory.ask(index, &mut self.asking);
@@ -55,28 +56,28 @@ impl Brokers {
         self.nsqds.values_mut().for_each(|broker| broker.ask(&mut self.asking));
     }
 
-    /// True while an answer is due. Each has a deadline.
+    /// Returns true while an answer is pending. Each request has a deadline.
     pub(super) fn is_asking(&self) -> bool {
         !self.asking.is_empty()
     }
 
-    /// Takes in the next answer; `None` if none is due. Cancel-safe.
-    pub(super) async fn answer(&mut self) -> Option<News> {
+    /// Waits for the next answer; `None` if none is pending. Cancel-safe.
+    pub(super) async fn answer(&mut self) -> Option<PollNews> {
         let answer = self.asking.join_next().await?.expect("asking does not panic");
         Some(match answer {
-            Answer::Nsqd { name, took, told } => self.take_stats(&name, took, told),
-            Answer::Lookupd { index, told } => self.take_nodes(index, told),
+            BrokerAnswer::Nsqd { name, took, result: told } => self.take_stats(&name, took, told),
+            BrokerAnswer::Lookupd { index, result: told } => self.take_nodes(index, told),
         })
     }
 
-    /// What all nsqds have told; one that is known by two names counts once.
-    pub(super) fn poll(&self) -> Poll {
-        let (mut poll, mut counted) = (Poll::default(), HashSet::new());
+    /// Sums the last statistics of all nsqds; an nsqd with two addresses counts once.
+    pub(super) fn poll(&self) -> QueueTotals {
+        let (mut poll, mut counted) = (QueueTotals::default(), HashSet::new());
         let (well, troubled): (Vec<_>, Vec<_>) = self.nsqds.iter().partition(|(_, broker)| !broker.trouble.is_some());
-        // one that is in trouble by the other name counts by the one that answers
+        // an nsqd that answers at only one of its addresses counts by that one
         for (name, broker) in well.into_iter().chain(troubled) {
             let Some((stats, _)) = &broker.last else { continue };
-            if counted.insert((&broker.itself, stats.start_time)) {
+            if counted.insert((&broker.identity, stats.start_time)) {
                 poll.add(name, broker.tcp().filter(|_| !broker.trouble.is_some()), stats);
             }
         }
@@ -85,7 +86,7 @@ impl Brokers {
         poll
     }
 
-    /// True if each of them has answered, and the last time well.
+    /// Returns true if each has answered, and the last request succeeded.
     fn all_answer(&self) -> bool {
         let nsqds = self.nsqds.values().all(|broker| broker.last.is_some() && !broker.trouble.is_some());
         let directories =
@@ -93,84 +94,85 @@ impl Brokers {
         nsqds && directories && !self.nsqds.is_empty()
     }
 
-    /// The flags that lead a consumer to the same nsqds: those that were given by address, and the nsqlookupds; none where that is the default.
+    /// Returns the flags for a consumer of the same nsqds: given addresses and nsqlookupds; empty
+    /// for the default.
     pub(super) fn flags(&self) -> String {
         let lookupds = self.directories.iter().map(|lookupd| format!(" --lookupd-http-address {}", lookupd.http));
-        let named = self.nsqds.values().filter(|broker| broker.is_named).filter_map(Broker::tcp);
+        let named = self.nsqds.values().filter(|broker| broker.is_named).filter_map(PolledNsqd::tcp);
         let nsqds: BTreeSet<String> = named.map(|tcp| format!(" --nsqd-tcp-address {tcp}")).collect();
         let flags: Vec<String> = lookupds.chain(nsqds).collect();
         if flags == [" --nsqd-tcp-address 127.0.0.1:4150"] { String::new() } else { flags.concat() }
     }
 
-    /// The HTTP API of the nsqd that is subscribed to here.
+    /// Returns the HTTP API of the nsqd at this TCP address.
     pub(super) fn http(&self, tcp: &Address) -> Option<Nsqd> {
         self.nsqds.values().find(|broker| broker.tcp() == Some(tcp)).map(|broker| broker.http.clone())
     }
 
-    /// Why no nsqd answers; `None` if one does.
+    /// Returns the reason why no nsqd answers; `None` if one does.
     pub(super) fn trouble(&self) -> Option<String> {
         if self.nsqds.values().any(|broker| !broker.trouble.is_some() && broker.last.is_some()) {
             return None;
         }
         let first = self.health(Instant::now()).find_map(|health| health.trouble);
-        Some(first.unwrap_or_else(|| NOBODY.to_owned()))
+        Some(first.unwrap_or_else(|| NO_NSQD.to_owned()))
     }
 
-    /// How each of them is doing.
-    pub(super) fn health(&self, now: Instant) -> impl Iterator<Item = Health> {
+    /// Returns the health of each nsqd and nsqlookupd.
+    pub(super) fn health(&self, now: Instant) -> impl Iterator<Item = BrokerHealth> {
         let nsqds = self.nsqds.values().map(move |broker| broker.health(now));
         nsqds.chain(self.directories.iter().map(move |directory| directory.health(now)))
     }
 
-    fn take_stats(&mut self, name: &str, took: Duration, told: Result<Told, HttpError>) -> News {
-        let Some(broker) = self.nsqds.get_mut(name) else { return News::Failed };
+    fn take_stats(&mut self, name: &str, took: Duration, told: Result<NsqdAnswer, HttpError>) -> PollNews {
+        let Some(broker) = self.nsqds.get_mut(name) else { return PollNews::Failed };
         broker.is_asked = false;
         broker.trouble.is_now(told.as_ref().err(), format_args!("nsqd at {name}"), self.is_quiet);
         match told {
             Ok(told) => {
                 let (known, stats) = *told;
-                broker.itself = Some(known.itself.clone());
-                (broker.known, broker.last) = (Some(known), Some((stats, Instant::now())));
-                News::Stats { took }
+                broker.identity = Some(known.identity.clone());
+                (broker.info, broker.last) = (Some(known), Some((stats, Instant::now())));
+                PollNews::Stats { took }
             }
             Err(_) => {
-                // it may come back as another
-                broker.known = None;
+                // another nsqd may come back at this address
+                broker.info = None;
                 self.forget();
-                News::Failed
+                PollNews::Failed
             }
         }
     }
 
-    fn take_nodes(&mut self, index: usize, told: Result<BTreeSet<String>, HttpError>) -> News {
+    fn take_nodes(&mut self, index: usize, told: Result<BTreeSet<String>, HttpError>) -> PollNews {
         let directory = &mut self.directories[index];
         directory.is_asked = false;
         directory.trouble.is_now(told.as_ref().err(), format_args!("nsqlookupd at {}", directory.http), self.is_quiet);
-        let Ok(nsqds) = told else { return News::Failed };
+        let Ok(nsqds) = told else { return PollNews::Failed };
         for name in &nsqds {
             if self.nsqds.contains_key(name) {
                 continue;
             }
             let Ok(http) = name.parse() else { continue };
             tracing::info!("found nsqd at {name}");
-            let broker = self.nsqds.entry(name.clone()).or_insert(Broker::new(http, false));
+            let broker = self.nsqds.entry(name.clone()).or_insert(PolledNsqd::new(http, false));
             broker.ask(&mut self.asking);
         }
         (directory.nsqds, directory.answered) = (nsqds, Some(Instant::now()));
         if self.nsqds.is_empty() && !self.nobody_said {
-            tracing::warn!("{NOBODY}");
+            tracing::warn!("{NO_NSQD}");
         }
         self.nobody_said = self.nsqds.is_empty() || self.is_quiet;
-        News::Nodes
+        PollNews::Nodes
     }
 
-    /// Forgets nsqds that are gone for good.
+    /// Forgets nsqds that were removed.
     fn forget(&mut self) {
         let is_listed = |name: &String| self.directories.iter().any(|directory| directory.nsqds.contains(name));
         self.nsqds.retain(|name, broker| {
             let stays = broker.is_named || is_listed(name) || !broker.trouble.lasts(FORGOTTEN_AFTER);
             if !stays {
-                tracing::info!("nsqd at {name} is silent, and nsqlookupd does not name it any more: forgotten");
+                tracing::info!("nsqd at {name} is unreachable, and nsqlookupd does not list it any more: forgotten");
             }
             stays
         });

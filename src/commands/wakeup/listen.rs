@@ -1,6 +1,6 @@
 //! `--listen`: `/healthz`, `/state` and `/metrics` over HTTP.
 //!
-//! A request becomes a question to the loop that wakes, which answers it when it has nothing else to do.
+//! A request becomes a question to the main loop, which answers it between other events.
 
 use axum::Router;
 use axum::extract::State;
@@ -11,41 +11,41 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::commands::common::metrics::CONTENT_TYPE;
 
-/// Questions that may wait.
-const WAITING: usize = 16;
+/// The maximum of waiting questions.
+const MAX_WAITING_QUESTIONS: usize = 16;
 
-/// What is asked.
+/// The requested page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Topic {
+pub(super) enum StatusPage {
     Health,
     State,
     Metrics,
 }
 
-/// A question, and where its answer goes: the text, or why all is not well.
+/// A question with the channel for its answer: the text, or the reason for 503.
 #[derive(Debug)]
-pub(super) struct Question {
-    pub(super) topic: Topic,
+pub(super) struct StatusQuestion {
+    pub(super) page: StatusPage,
     pub(super) answer: oneshot::Sender<Result<String, String>>,
 }
 
-type Asking = mpsc::Sender<Question>;
+type Asking = mpsc::Sender<StatusQuestion>;
 
-/// The routes, and the questions that they lead to.
-pub(super) fn router() -> (Router, mpsc::Receiver<Question>) {
-    let (asking, questions) = mpsc::channel(WAITING);
+/// Returns the routes and the receiver of their questions.
+pub(super) fn router() -> (Router, mpsc::Receiver<StatusQuestion>) {
+    let (asking, questions) = mpsc::channel(MAX_WAITING_QUESTIONS);
     let router = Router::new()
-        .route("/healthz", get(|State(asking): State<Asking>| ask(asking, Topic::Health, "text/plain")))
-        .route("/state", get(|State(asking): State<Asking>| ask(asking, Topic::State, "application/json")))
-        .route("/metrics", get(|State(asking): State<Asking>| ask(asking, Topic::Metrics, CONTENT_TYPE)))
+        .route("/healthz", get(|State(asking): State<Asking>| ask(asking, StatusPage::Health, "text/plain")))
+        .route("/state", get(|State(asking): State<Asking>| ask(asking, StatusPage::State, "application/json")))
+        .route("/metrics", get(|State(asking): State<Asking>| ask(asking, StatusPage::Metrics, CONTENT_TYPE)))
         .with_state(asking);
     (router, questions)
 }
 
-async fn ask(asking: Asking, topic: Topic, content_type: &'static str) -> Response {
+async fn ask(asking: Asking, page: StatusPage, content_type: &'static str) -> Response {
     let (answer, answered) = oneshot::channel();
-    // who waits here is sent away when the connection's time is over
-    let told = match asking.send(Question { topic, answer }).await {
+    // the connection's deadline bounds this wait
+    let told = match asking.send(StatusQuestion { page, answer }).await {
         Ok(()) => answered.await.unwrap_or_else(|_| Err("ending".to_owned())),
         Err(_) => Err("ending".to_owned()),
     };

@@ -1,24 +1,26 @@
-//! `mqueue wakeup`: watches the queues, and pokes the sockets of consumers that sleep while their group has messages.
+//! `mqueue wakeup`: watches the queues, and pokes the sockets of sleeping consumers whose group has
+//! messages.
 //!
 //! ```text
-//!  /stats, every second ─▶ observe ─▶ decide ─▶ poke GROUP.sock ─▶ systemd starts the consumer
-//!  a message, at once   ─▶ edge    ─▶ arrived ─┘
-//!  GET /state           ─▶ listen  ─▶ state
+//!  /stats, every second ─▶ aggregate ─▶ decide ─▶ poke GROUP.sock ─▶ systemd starts the consumer
+//!  a message, at once   ─▶ arrivals  ─▶ decide_arrival ─┘
+//!  GET /state           ─▶ listen    ─▶ state
 //! ```
 //!
-//! One loop owns all of it. Whatever waits (nsqds, subscriptions, readers of `/state`) does so in tasks of its own.
+//! One loop owns the state. Everything that waits (nsqds, subscriptions, readers of `/state`) runs
+//! in tasks of its own.
 
 pub(crate) mod args;
 mod brokers;
-mod counters;
 mod listen;
-mod once;
+mod log_once;
+mod metrics;
 #[cfg(test)]
 mod simulation;
 mod sockets;
 mod state;
 mod ungrouped;
-mod watch;
+mod waker;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -28,23 +30,23 @@ use tokio::sync::mpsc::{self, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::brokers::{Brokers, News};
-use self::listen::{Question, Topic};
-use self::state::State;
-use self::watch::Watch;
+use self::brokers::{PollNews, PolledBrokers};
+use self::listen::{StatusPage, StatusQuestion};
+use self::state::WakeupState;
+use self::waker::SocketWaker;
 use super::common::exit::{Exit, Failure};
 use crate::commands::common::metrics::Metrics;
 use crate::commands::wakeup::args::Args;
-use mqueue::http::Door;
+use mqueue::http::BoundedListener;
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
-use mqueue::wake::edge::{Edges, Heard};
+use mqueue::wake::arrivals::{ArrivalNews, ArrivalSubscriptions};
 
-/// Where nobody asks for a sign of life, this is as good as never.
-const SELDOM: Duration = Duration::from_secs(3600);
+/// The keep-alive interval without a watchdog: as good as never.
+const NO_WATCHDOG: Duration = Duration::from_secs(3600);
 
-/// What comes again and again does so after this time at the soonest.
-const SOONEST: Duration = Duration::from_millis(10);
+/// The minimum interval of periodic work.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -57,19 +59,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     }
     let shutdown = Shutdown::on_signals(Duration::from_secs(1))?;
     let (server, mut questions) = serve(&args).await?;
-    let (heard, mut hearing) = unbounded_channel();
-    let mut wakeup = Wakeup::new(args, heard);
-    let mut ticks = interval(wakeup.args.poll_interval.max(SOONEST));
+    let (arrival, mut arrivals) = unbounded_channel();
+    let mut wakeup = Wakeup::new(args, arrival);
+    let mut ticks = interval(wakeup.args.poll_interval.max(MIN_INTERVAL));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut beats = interval(wakeup.notifier.watchdog_interval().map_or(SELDOM, |within| within / 3).max(SOONEST));
+    let mut watchdog_ticks =
+        interval(wakeup.notifier.watchdog_interval().map_or(NO_WATCHDOG, |within| within / 3).max(MIN_INTERVAL));
     loop {
         tokio::select! {
             biased;
             () = shutdown.draining.cancelled() => break,
-            Some(heard) = hearing.recv() => wakeup.watch.heard(heard),
+            Some(arrival) = arrivals.recv() => wakeup.waker.take_arrival(arrival),
             Some(news) = wakeup.brokers.answer() => {
-                wakeup.answered(news);
-                if !wakeup.brokers.is_asking() && wakeup.went_round()? {
+                wakeup.take_news(news);
+                if !wakeup.brokers.is_asking() && wakeup.round_finished()? {
                     break;
                 }
             }
@@ -78,8 +81,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
                 wakeup.due = None;
                 wakeup.brokers.ask();
             }
-            _ = beats.tick() => wakeup.notifier.watchdog(),
-            Some(question) = questions.recv() => wakeup.tell(question),
+            _ = watchdog_ticks.tick() => wakeup.notifier.watchdog(),
+            Some(question) = questions.recv() => wakeup.answer_question(question),
         }
     }
     drop(server);
@@ -87,7 +90,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Waits until then, or for ever.
+/// Waits until then, or forever.
 async fn at(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due.into()).await,
@@ -95,90 +98,100 @@ async fn at(due: Option<Instant>) {
     }
 }
 
-/// Starts the server, if there is to be one.
-async fn serve(args: &Args) -> anyhow::Result<(Option<AbortOnDropHandle<Infallible>>, mpsc::Receiver<Question>)> {
+/// Starts the HTTP server, if `--listen` is given.
+async fn serve(args: &Args) -> anyhow::Result<(Option<AbortOnDropHandle<Infallible>>, mpsc::Receiver<StatusQuestion>)> {
     let (router, questions) = listen::router();
     let Some(address) = &args.listen else { return Ok((None, questions)) };
     let cannot = |e| Failure::new(Exit::Failure, format!("cannot listen on {address}: {e}: choose another --listen"));
-    let door = Door::bind(address).await.map_err(cannot)?;
+    let door = BoundedListener::bind(address).await.map_err(cannot)?;
     tracing::info!("listening on http://{} (/healthz, /state, /metrics)", door.address().map_err(cannot)?);
     Ok((Some(AbortOnDropHandle::new(tokio::spawn(door.serve(router)))), questions))
 }
 
-/// All that the loop owns.
+/// The state of the main loop.
 struct Wakeup {
     args: Args,
-    watch: Watch,
-    brokers: Brokers,
-    edges: Edges,
+    waker: SocketWaker,
+    brokers: PolledBrokers,
+    subscriptions: ArrivalSubscriptions,
     metrics: Metrics,
     notifier: Notifier,
-    /// When to look again, before the next poll.
+    /// The time of an extra poll before the next regular one.
     due: Option<Instant>,
-    /// What systemd was told last; nothing before all were asked once.
+    /// The last status sent to systemd; `None` until every broker was asked once.
     status: Option<String>,
 }
 
 impl Wakeup {
-    fn new(args: Args, heard: mpsc::UnboundedSender<Heard>) -> Self {
-        let watch = Watch::new(&args);
-        let metrics = Metrics::new(|registry| watch.counters.register(registry));
-        let brokers = Brokers::new(&args.broker, args.once);
-        Self { args, watch, brokers, edges: Edges::new(heard), metrics, notifier: Notifier, due: None, status: None }
+    fn new(args: Args, arrival: mpsc::UnboundedSender<ArrivalNews>) -> Self {
+        let waker = SocketWaker::new(&args);
+        let metrics = Metrics::new(|registry| waker.metrics.register(registry));
+        let brokers = PolledBrokers::new(&args.broker, args.once);
+        Self {
+            args,
+            waker,
+            brokers,
+            subscriptions: ArrivalSubscriptions::new(arrival),
+            metrics,
+            notifier: Notifier,
+            due: None,
+            status: None,
+        }
     }
 
-    fn answered(&mut self, news: News) {
-        if news == News::Nodes {
+    fn take_news(&mut self, news: PollNews) {
+        if news == PollNews::Nodes {
             return;
         }
         let mut poll = self.brokers.poll();
         let streams = std::mem::take(&mut poll.streams);
         match news {
-            News::Stats { took } => {
-                self.watch.counters.polls.inc();
-                self.watch.counters.poll_duration.observe(took.as_secs_f64());
-                self.watch.polled(poll, &self.brokers.flags());
-                self.due = self.watch.due();
+            PollNews::Stats { took } => {
+                self.waker.metrics.polls.inc();
+                self.waker.metrics.poll_duration.observe(took.as_secs_f64());
+                self.waker.polled(poll, &self.brokers.flags());
+                self.due = self.waker.due();
             }
-            News::Failed | News::Nodes => {
-                self.watch.counters.poll_errors.inc();
+            PollNews::Failed | PollNews::Nodes => {
+                self.waker.metrics.poll_errors.inc();
             }
         }
         let is_quiet = self.args.no_edge || self.args.once || self.args.dry_run;
-        let wanted = if is_quiet { BTreeSet::new() } else { self.watch.worth_hearing(streams) };
-        self.edges.set(wanted, |nsqd| self.brokers.http(nsqd));
+        let wanted = if is_quiet { BTreeSet::new() } else { self.waker.streams_to_subscribe(streams) };
+        self.subscriptions.set(wanted, |nsqd| self.brokers.http(nsqd));
     }
 
-    /// All have answered, or failed to. True if that is all that was wanted.
-    fn went_round(&mut self) -> Result<bool, Failure> {
+    /// Handles the end of a polling round: every request has succeeded or failed. Returns true if
+    /// one round was all.
+    fn round_finished(&mut self) -> Result<bool, Failure> {
         let trouble = self.brokers.trouble();
         if self.args.once {
-            // no nsqd at all is the one line that ends it; what else is wrong is said beside what was done
+            // without any nsqd this is the only line; other outages are logged beside the result
             trouble.map_or(Ok(()), |trouble| Err(Failure::new(Exit::Unavailable, trouble)))?;
             self.brokers.health(Instant::now()).filter_map(|h| h.trouble).for_each(|line| tracing::warn!("{line}"));
             return Ok(true);
         }
-        let status = trouble.unwrap_or_else(|| self.watch.status());
+        let status = trouble.unwrap_or_else(|| self.waker.status());
         if self.status.as_ref() != Some(&status) {
             self.notifier.status(&status);
         }
-        // also where no nsqd answers: it may come later
+        // ready even without any nsqd: it may start later
         if self.status.replace(status).is_none() {
             self.notifier.ready();
         }
         Ok(false)
     }
 
-    fn tell(&mut self, Question { topic, answer }: Question) {
-        let told = match topic {
-            Topic::Health => self.brokers.trouble().map_or(Ok("ok\n".to_owned()), Err),
-            Topic::State => Ok(State::new(&self.watch, &self.brokers, Instant::now()).json()),
-            Topic::Metrics => {
-                self.watch.counters.look(&self.watch, self.edges.standing());
+    fn answer_question(&mut self, StatusQuestion { page, answer }: StatusQuestion) {
+        let told = match page {
+            StatusPage::Health => self.brokers.trouble().map_or(Ok("ok\n".to_owned()), Err),
+            StatusPage::State => Ok(WakeupState::new(&self.waker, &self.brokers, Instant::now()).json()),
+            StatusPage::Metrics => {
+                self.waker.metrics.look(&self.waker, self.subscriptions.established());
                 Ok(self.metrics.text())
             }
         };
-        // who asked may have gone
+        // the client may have disconnected
         let _ = answer.send(told);
     }
 }

@@ -1,7 +1,8 @@
-//! The sockets of sleeping consumers, found in folders that are theirs, and where one is named.
+//! The sockets of sleeping consumers, found in folders that hold nothing else, and by name.
 //!
-//! A group's name is a peer's word: a client that creates a group would choose what is poked. So no folder is looked into unless all of
-//! its sockets are consumers' (`/run/mqueue`, and what `--socket-dir` names), and elsewhere only the file that `--socket` names.
+//! A group's name comes from a peer: a client that creates a group could choose the socket that is
+//! poked. So only folders whose sockets are all consumers' are read (`/run/mqueue`, and those of
+//! `--socket-dir`), and elsewhere only the file that `--socket` names.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::FileType;
@@ -9,40 +10,40 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::once::Once;
+use super::log_once::LogOnce;
 use crate::commands::common::socket_args::Args;
 use mqueue::proto::ChannelName;
-use mqueue::wake::unit::Unit;
+use mqueue::wake::unit_name::UnitName;
 
-/// Finds sockets, and says what is wrong with one, once.
+/// Finds sockets, and logs each problem once.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    places: Vec<Place>,
-    complaints: Once<String>,
-    /// Those of groups that nobody asked for.
+    places: Vec<SocketPlace>,
+    complaints: LogOnce<String>,
+    /// Sockets of groups that were not asked for.
     others: BTreeMap<PathBuf, String>,
 }
 
-/// Where sockets are.
+/// A place to look for sockets.
 #[derive(Debug)]
-enum Place {
-    /// All of a folder.
+enum SocketPlace {
+    /// All files of a folder.
     Folder(PathBuf),
     /// These files.
     Files(Vec<PathBuf>),
 }
 
 /// A file that may be a socket.
-struct File {
+struct SocketCandidate {
     path: PathBuf,
-    /// Of the entry itself, not of what it leads to.
+    /// The type of the entry itself: links are not followed.
     kind: io::Result<FileType>,
 }
 
-/// The findings of one look.
+/// The result of one search.
 #[derive(Debug, Default)]
-struct Found {
-    /// Each group's sockets by their numbers, place by place.
+struct FoundSockets {
+    /// Each group's sockets by number, for one place.
     sockets: HashMap<String, BTreeMap<u64, PathBuf>>,
     others: BTreeMap<PathBuf, String>,
     complaints: BTreeSet<String>,
@@ -52,23 +53,24 @@ struct Found {
 
 impl Sockets {
     pub(super) fn new(args: &Args) -> Self {
-        let named = (!args.socket.is_empty()).then(|| Place::Files(args.socket.clone()));
-        let folders = args.socket_dir.iter().cloned().map(Place::Folder);
-        Self { places: named.into_iter().chain(folders).collect(), complaints: Once::new(), others: BTreeMap::new() }
+        let named = (!args.socket.is_empty()).then(|| SocketPlace::Files(args.socket.clone()));
+        let folders = args.socket_dir.iter().cloned().map(SocketPlace::Folder);
+        Self { places: named.into_iter().chain(folders).collect(), complaints: LogOnce::new(), others: BTreeMap::new() }
     }
 
-    /// Each of these groups' sockets: `G.sock` or `G`, then `G@1.sock`, `G@2.sock` …; those of the first place that has any.
+    /// Returns each group's sockets: `G.sock` or `G`, then `G@1.sock`, `G@2.sock` …; those of the
+    /// first place that has any.
     pub(super) fn of<'a>(&mut self, groups: impl Iterator<Item = &'a str>) -> HashMap<String, Vec<PathBuf>> {
         let wanted: HashSet<&str> = groups.collect();
         let mut all: HashMap<String, Vec<PathBuf>> = HashMap::new();
-        let mut seen = Found::default();
+        let mut seen = FoundSockets::default();
         for place in &self.places {
             seen.look(place, &wanted);
             for (group, sockets) in seen.sockets.drain() {
                 all.entry(group).or_insert_with(|| sockets.into_values().collect());
             }
         }
-        // one place with sockets is enough
+        // one place with sockets is enough: others may be missing
         if all.is_empty() && seen.others.is_empty() {
             seen.complaints.extend(seen.missing);
         }
@@ -79,24 +81,27 @@ impl Sockets {
         all
     }
 
-    /// The sockets of groups that were not asked for at the last look, each with its group.
+    /// Returns the sockets of groups that were not asked for in the last search, each with its
+    /// group.
     pub(super) fn others(&self) -> &BTreeMap<PathBuf, String> {
         &self.others
     }
 
-    /// The units behind a socket; those of one that was named are not known.
-    pub(super) fn unit(&self, socket: &Path) -> Option<Unit> {
-        let is_named = |place: &Place| matches!(place, Place::Files(files) if files.iter().any(|file| file == socket));
-        (!self.places.iter().any(is_named)).then(|| Unit::of(socket))
+    /// Returns the unit name of a socket; `None` for one that `--socket` names.
+    pub(super) fn unit(&self, socket: &Path) -> Option<UnitName> {
+        let is_named =
+            |place: &SocketPlace| matches!(place, SocketPlace::Files(files) if files.iter().any(|file| file == socket));
+        (!self.places.iter().any(is_named)).then(|| UnitName::of(socket))
     }
 
-    /// What is wrong now.
+    /// Returns the current problems.
     pub(super) fn complaints(&self) -> impl Iterator<Item = &String> {
         self.complaints.all()
     }
 }
 
-/// Fails if none of these folders can be looked into: one look at them would find nobody to wake, and call that well done.
+/// Fails if none of these folders is readable: a single look would find no sockets and report
+/// success.
 pub(super) fn check(folders: &[PathBuf]) -> Result<(), String> {
     let looked = |folder: &PathBuf| std::fs::read_dir(folder).err().map(|error| cannot_look(folder, &error));
     let complaints: Option<Vec<String>> = folders.iter().map(looked).collect();
@@ -107,54 +112,57 @@ pub(super) fn check(folders: &[PathBuf]) -> Result<(), String> {
 }
 
 fn cannot_look(folder: &Path, error: &io::Error) -> String {
-    format!("cannot look for sockets in {}: {error}: mend it, or name another --socket-dir", folder.display())
+    format!("cannot look for sockets in {}: {error}: fix it, or name another --socket-dir", folder.display())
 }
 
-impl Place {
-    fn files(&self) -> io::Result<Vec<File>> {
+impl SocketPlace {
+    fn files(&self) -> io::Result<Vec<SocketCandidate>> {
         match self {
             Self::Folder(folder) => {
                 let entries = std::fs::read_dir(folder)?.filter_map(Result::ok);
-                Ok(entries.map(|entry| File { kind: entry.file_type(), path: entry.path() }).collect())
+                Ok(entries.map(|entry| SocketCandidate { kind: entry.file_type(), path: entry.path() }).collect())
             }
             Self::Files(files) => {
-                let file =
-                    |path: &PathBuf| File { kind: path.symlink_metadata().map(|m| m.file_type()), path: path.clone() };
-                let is_there = |file: &File| !matches!(&file.kind, Err(e) if e.kind() == io::ErrorKind::NotFound);
+                let file = |path: &PathBuf| SocketCandidate {
+                    kind: path.symlink_metadata().map(|m| m.file_type()),
+                    path: path.clone(),
+                };
+                let is_there =
+                    |file: &SocketCandidate| !matches!(&file.kind, Err(e) if e.kind() == io::ErrorKind::NotFound);
                 Ok(files.iter().map(file).filter(is_there).collect())
             }
         }
     }
 }
 
-impl Found {
-    fn look(&mut self, place: &Place, wanted: &HashSet<&str>) {
+impl FoundSockets {
+    fn look(&mut self, place: &SocketPlace, wanted: &HashSet<&str>) {
         match (place.files(), place) {
             (Ok(files), _) => files.into_iter().for_each(|file| self.file(file, wanted)),
-            (Err(error), Place::Folder(folder)) => {
+            (Err(error), SocketPlace::Folder(folder)) => {
                 let line = cannot_look(folder, &error);
                 match error.kind() {
                     io::ErrorKind::NotFound => self.missing.push(line),
                     _ => drop(self.complaints.insert(line)),
                 }
             }
-            (Err(_), Place::Files(_)) => {}
+            (Err(_), SocketPlace::Files(_)) => {}
         }
     }
 
-    fn file(&mut self, file: File, wanted: &HashSet<&str>) {
+    fn file(&mut self, file: SocketCandidate, wanted: &HashSet<&str>) {
         let Some(name) = file.path.file_name().and_then(|name| name.to_str()) else { return };
         let path = file.path.display();
         let Some((group, number)) = group_of(name, wanted) else {
-            if let Some(group) = meant_for(name).filter(|_| file.what_is_wrong().is_none()) {
+            if let Some(group) = group_named_by(name).filter(|_| file.what_is_wrong().is_none()) {
                 self.others.insert(file.path.clone(), group.to_owned());
             }
             return;
         };
         if let Some(wrong) = file.what_is_wrong() {
-            // folders and files of other programs may be called like a group
+            // folders and files of other programs may have a group's name
             if name.ends_with(".sock") {
-                self.complaints.insert(format!("{path} {wrong}: it wakes nobody"));
+                self.complaints.insert(format!("{path} {wrong}: it wakes no consumer"));
             }
             return;
         }
@@ -168,8 +176,8 @@ impl Found {
     }
 }
 
-impl File {
-    /// Why it cannot be poked.
+impl SocketCandidate {
+    /// Returns the reason why the file cannot be poked.
     fn what_is_wrong(&self) -> Option<&'static str> {
         match &self.kind {
             Ok(kind) if kind.is_socket() => None,
@@ -179,20 +187,20 @@ impl File {
     }
 }
 
-/// Of `G.sock` and `G`, the first is used.
+/// Uses `G.sock` if both `G.sock` and `G` exist.
 fn claim(sockets: &mut BTreeMap<u64, PathBuf>, number: u64, path: PathBuf, complaints: &mut BTreeSet<String>) {
     match sockets.insert(number, path.clone()) {
         None => {}
         Some(other) => {
             let (used, unused) = if path > other { (path, other) } else { (other, path) };
-            complaints.insert(format!("{} wakes nobody: {} is there, too", unused.display(), used.display()));
+            complaints.insert(format!("{} is ignored: {} exists as well", unused.display(), used.display()));
             sockets.insert(number, used);
         }
     }
 }
 
-/// The group that a file of this name wakes, and the consumer's number (0 without one). `G.sock` is group G's if there is one, and
-/// only else that of a group whose name is `G.sock`.
+/// Returns the group that a file of this name wakes, and the consumer's number (0 without one).
+/// `G.sock` belongs to group G if there is one, and otherwise to a group named `G.sock`.
 fn group_of<'a>(file: &'a str, groups: &HashSet<&str>) -> Option<(&'a str, u64)> {
     let stem = file.strip_suffix(".sock").unwrap_or(file);
     if groups.contains(stem) {
@@ -204,13 +212,13 @@ fn group_of<'a>(file: &'a str, groups: &HashSet<&str>) -> Option<(&'a str, u64)>
     groups.contains(file).then_some((file, 0))
 }
 
-/// The number of a consumer, as it is written: from 1, without zeros before it.
+/// Parses a consumer's number: from 1, without leading zeros.
 fn number(digits: &str) -> Option<u64> {
     digits.parse().ok().filter(|number: &u64| *number > 0 && number.to_string() == digits)
 }
 
-/// The durable group that a socket of this name is for, by its name alone.
-fn meant_for(file: &str) -> Option<&str> {
+/// Returns the durable group that a socket is named after.
+fn group_named_by(file: &str) -> Option<&str> {
     let stem = file.strip_suffix(".sock")?;
     let numbered = stem.rsplit_once('@').filter(|(_, digits)| number(digits).is_some());
     let group = numbered.map_or(stem, |(group, _)| group);
@@ -223,7 +231,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with these sockets.
+    /// Creates a folder with these sockets.
     fn folder(sockets: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for name in sockets {
@@ -237,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_folder_is_told_unless_another_place_has_a_socket() {
+    fn missing_folders_are_reported_unless_another_place_has_a_socket() {
         let folder = folder(&["mail.sock"]);
         let missing = folder.path().join("missing");
         for (socket, complaints) in [(None, 1), (Some("none.sock"), 1), (Some("mail.sock"), 0)] {
@@ -247,7 +255,7 @@ mod tests {
             assert_eq!((found.len(), sockets.complaints().count()), (1 - complaints, complaints));
         }
         let mut both = sockets_in([&missing, folder.path()]);
-        // also where that socket is of a group that does not exist yet
+        // also if the group of that socket does not exist yet
         for group in ["mail", "other"] {
             both.of([group].into_iter());
             assert_eq!(both.complaints().count(), 0, "{group}");
@@ -255,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_folder_that_is_not_named_only_the_named_socket_is_used() {
+    fn only_the_named_socket_of_another_folder_is_used() {
         let folder = folder(&["mail.sock", "docker.sock"]);
         let named = folder.path().join("mail.sock");
         let mut sockets = Sockets::new(&Args { socket_dir: Vec::new(), socket: vec![named.clone()] });
@@ -282,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_files_for_a_consumer_one_is_used_and_the_other_said() {
+    fn of_two_files_for_a_consumer_one_is_used_and_the_other_reported() {
         let folder = folder(&["mail", "mail.sock", "mail@1", "mail@1.sock"]);
         let mut sockets = sockets_in([folder.path()]);
         let found = sockets.of(["mail"].into_iter());
@@ -291,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_groups_whose_names_lead_to_one_file_the_shorter_has_it() {
+    fn a_file_that_two_groups_claim_belongs_to_the_shorter_name() {
         let folder = folder(&["mail.sock"]);
         let mut sockets = sockets_in([folder.path()]);
         let found = sockets.of(["mail.sock", "mail"].into_iter());

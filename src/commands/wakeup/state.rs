@@ -1,45 +1,45 @@
-//! wakeup's view, as JSON for `/state`.
+//! The state of wakeup as JSON, for `/state`.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::Serialize;
 
-use super::brokers::Brokers;
-use super::watch::Watch;
-use mqueue::wake::decide::{Group, Name};
-use mqueue::wake::peer::Health;
+use super::brokers::PolledBrokers;
+use super::waker::SocketWaker;
+use mqueue::wake::broker::BrokerHealth;
+use mqueue::wake::decide::{GroupName, GroupTotals};
 
-/// All of it. Times are in seconds from now.
+/// The document. Times are in seconds from now.
 #[derive(Debug, Serialize)]
-pub(super) struct State {
+pub(super) struct WakeupState {
     version: &'static str,
     status: String,
-    brokers: Vec<Health>,
-    /// What is wrong with folders and files of sockets.
+    brokers: Vec<BrokerHealth>,
+    /// Problems with socket folders and files.
     complaints: Vec<String>,
     /// Streams with messages and no group.
-    without_group: Vec<Ungrouped>,
-    /// Sockets whose group no stream has.
-    sockets_without_group: Vec<Sleeper>,
-    groups: Vec<GroupState>,
+    without_group: Vec<StreamWithoutGroup>,
+    /// Sockets whose group does not exist.
+    sockets_without_group: Vec<SocketWithoutGroup>,
+    groups: Vec<WakeupGroup>,
 }
 
 #[derive(Debug, Serialize)]
-struct Ungrouped {
+struct StreamWithoutGroup {
     stream: String,
     nsqd: String,
     depth: u64,
 }
 
 #[derive(Debug, Serialize)]
-struct Sleeper {
+struct SocketWithoutGroup {
     path: PathBuf,
     group: String,
 }
 
 #[derive(Debug, Serialize)]
-struct GroupState {
+struct WakeupGroup {
     stream: String,
     group: String,
     depth: u64,
@@ -48,32 +48,37 @@ struct GroupState {
     clients: u64,
     paused: bool,
     asleep: bool,
-    sockets: Vec<SocketState>,
+    sockets: Vec<WakeupSocket>,
 }
 
 #[derive(Debug, Serialize)]
-struct SocketState {
+struct WakeupSocket {
     path: PathBuf,
-    /// How long ago it was poked for this group; `null` if it was not.
+    /// The time since the last poke for this group; `null` if there was none.
     last_poke: Option<f64>,
-    /// Since one brought a consumer.
+    /// Pokes since a consumer was seen.
     pokes_without_consumer: u32,
-    /// In how long it may be poked again, if it has to be.
+    /// The time until the next poke may follow.
     next_poke: Option<f64>,
-    /// Why it cannot be poked.
+    /// The reason why it cannot be poked.
     trouble: Option<String>,
 }
 
-impl State {
-    pub(super) fn new(watch: &Watch, brokers: &Brokers, now: Instant) -> Self {
+impl WakeupState {
+    pub(super) fn new(waker: &SocketWaker, brokers: &PolledBrokers, now: Instant) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            status: watch.status(),
+            status: waker.status(),
             brokers: brokers.health(now).collect(),
-            complaints: watch.sockets.complaints().cloned().collect(),
-            without_group: watch.without_group.iter().map(Ungrouped::new).collect(),
-            sockets_without_group: watch.ungrouped.sockets.iter().map(Sleeper::new).collect(),
-            groups: watch.seen.groups.iter().map(|(name, group)| GroupState::new(watch, name, group, now)).collect(),
+            complaints: waker.sockets.complaints().cloned().collect(),
+            without_group: waker.without_group.iter().map(StreamWithoutGroup::new).collect(),
+            sockets_without_group: waker.ungrouped.sockets.iter().map(SocketWithoutGroup::new).collect(),
+            groups: waker
+                .snapshot
+                .groups
+                .iter()
+                .map(|(name, group)| WakeupGroup::new(waker, name, group, now))
+                .collect(),
         }
     }
 
@@ -82,46 +87,46 @@ impl State {
     }
 }
 
-impl Ungrouped {
+impl StreamWithoutGroup {
     fn new(((nsqd, stream), depth): (&(String, String), &u64)) -> Self {
         Self { stream: stream.clone(), nsqd: nsqd.clone(), depth: *depth }
     }
 }
 
-impl Sleeper {
+impl SocketWithoutGroup {
     fn new((path, (group, _)): (&PathBuf, &(String, Instant))) -> Self {
         Self { path: path.clone(), group: group.clone() }
     }
 }
 
-impl GroupState {
-    fn new(watch: &Watch, name: &Name, group: &Group, now: Instant) -> Self {
-        let held = watch.held.get(name).copied().unwrap_or_default();
-        let sockets = watch.seen.sockets.get(&name.1).into_iter().flatten();
+impl WakeupGroup {
+    fn new(waker: &SocketWaker, name: &GroupName, group: &GroupTotals, now: Instant) -> Self {
+        let pending = waker.pending.get(name).copied().unwrap_or_default();
+        let sockets = waker.snapshot.sockets.get(&name.1).into_iter().flatten();
         Self {
             stream: name.0.clone(),
             group: name.1.clone(),
-            depth: group.depth + held.paused,
-            in_flight: held.in_flight,
-            deferred: held.deferred,
+            depth: group.depth + pending.paused,
+            in_flight: pending.in_flight,
+            deferred: pending.deferred,
             clients: group.clients,
             paused: group.paused,
-            asleep: watch.seen.sleeps(name, group),
-            sockets: sockets.map(|socket| SocketState::new(watch, socket, name, now)).collect(),
+            asleep: waker.snapshot.sleeps(name, group),
+            sockets: sockets.map(|socket| WakeupSocket::new(waker, socket, name, now)).collect(),
         }
     }
 }
 
-impl SocketState {
-    fn new(watch: &Watch, socket: &PathBuf, name: &Name, now: Instant) -> Self {
-        let pace = watch.memory.pace(socket, name);
+impl WakeupSocket {
+    fn new(waker: &SocketWaker, socket: &PathBuf, name: &GroupName, now: Instant) -> Self {
+        let pace = waker.history.pace(socket, name);
         let millis = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
         Self {
             path: socket.clone(),
             last_poke: pace.map(|pace| millis(now.saturating_duration_since(pace.last).as_secs_f64())),
             pokes_without_consumer: pace.map_or(0, |pace| pace.pokes),
             next_poke: pace.map(|pace| millis(pace.next().saturating_duration_since(now).as_secs_f64())),
-            trouble: watch.broken.get(socket).cloned(),
+            trouble: waker.failed_pokes.get(socket).cloned(),
         }
     }
 }

@@ -1,35 +1,35 @@
-//! Sockets whose group no stream has: nothing wakes their consumers, whatever is published.
+//! Sockets whose group does not exist: nothing wakes their consumers, whatever is published.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::once::Once;
+use super::log_once::LogOnce;
 use mqueue::plural::count;
 use mqueue::wake::shell_commands::shell;
-use mqueue::wake::unit::Unit;
+use mqueue::wake::unit_name::UnitName;
 
-/// How long that may be so before it is said: a group is created soon after nsqd is there.
+/// The time before this is logged: a group is created soon after nsqd starts.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Streams that have messages and no group anywhere, and how many.
-pub(super) type Waiting = BTreeMap<String, u64>;
+/// The message counts of streams without a group on any nsqd.
+pub(super) type UngroupedMessages = BTreeMap<String, u64>;
 
-/// Those sockets.
+/// The sockets without a group.
 #[derive(Debug)]
-pub(super) struct Ungrouped {
-    /// Each with its group, and since when it has been so.
+pub(super) struct UngroupedSockets {
+    /// Each socket's group, and since when it is missing.
     pub(super) sockets: BTreeMap<PathBuf, (String, Instant)>,
-    /// Said once, and again when ten times as many messages wait.
-    said: Once<(PathBuf, u32)>,
+    /// Logged once, and again when ten times as many messages wait.
+    logged: LogOnce<(PathBuf, u32)>,
 }
 
-impl Ungrouped {
+impl UngroupedSockets {
     pub(super) fn new() -> Self {
-        Self { sockets: BTreeMap::new(), said: Once::new() }
+        Self { sockets: BTreeMap::new(), logged: LogOnce::new() }
     }
 
-    /// Takes in the sockets of groups that no nsqd has now.
+    /// Replaces the sockets whose group no nsqd has.
     pub(super) fn are(&mut self, sockets: &BTreeMap<PathBuf, String>, now: Instant) {
         self.sockets.retain(|socket, (group, _)| sockets.get(socket) == Some(group));
         for (socket, group) in sockets {
@@ -37,17 +37,17 @@ impl Ungrouped {
         }
     }
 
-    /// Forgets those that were not said yet: an nsqd that is away may have their groups.
+    /// Forgets all sockets: an unreachable nsqd may have their groups.
     pub(super) fn are_unknown(&mut self) {
         self.sockets.clear();
     }
 
-    /// Returns the sockets to name now, each with its group and a line for people. `unit` names the units of a socket that has some, and
-    /// `brokers` are the flags that lead a consumer to the nsqds.
+    /// Returns the sockets to log now, each with its group and a line of text. `unit` returns the
+    /// units of a socket, and `brokers` are the flags for a consumer of the same nsqds.
     pub(super) fn news(
         &mut self,
-        waiting: &Waiting,
-        unit: impl Fn(&Path) -> Option<Unit>,
+        waiting: &UngroupedMessages,
+        unit: impl Fn(&Path) -> Option<UnitName>,
         brokers: &str,
         is_late: impl Fn(Duration) -> bool,
         now: Instant,
@@ -63,16 +63,16 @@ impl Ungrouped {
             let line = format!("no stream has a group {group}, so nothing wakes the consumer of {path}: {remedy}");
             (socket.clone(), group.clone(), line)
         };
-        self.said.news(late).into_iter().map(line).collect()
+        self.logged.news(late).into_iter().map(line).collect()
     }
 
-    /// True if it has been so for long enough.
+    /// Returns true if a group has been missing for long enough.
     pub(super) fn is_late(since: Duration) -> bool {
         since >= PATIENCE
     }
 }
 
-fn remedy(group: &str, waiting: &Waiting, unit: Option<Unit>, brokers: &str, alone: bool) -> String {
+fn remedy(group: &str, waiting: &UngroupedMessages, unit: Option<UnitName>, brokers: &str, alone: bool) -> String {
     let list = |(stream, depth): (&String, &u64)| format!("{stream} ({})", count(*depth, "message"));
     let list = waiting.iter().map(list).collect::<Vec<_>>().join(", ");
     let without = if list.is_empty() { list } else { format!("; without any group: {list}") };
@@ -95,10 +95,10 @@ fn remedy(group: &str, waiting: &Waiting, unit: Option<Unit>, brokers: &str, alo
 mod tests {
     use super::*;
 
-    fn lines(ungrouped: &mut Ungrouped, waiting: &[(&str, u64)], now: Instant) -> Vec<String> {
+    fn lines(ungrouped: &mut UngroupedSockets, waiting: &[(&str, u64)], now: Instant) -> Vec<String> {
         let waiting = waiting.iter().map(|(stream, count)| ((*stream).to_owned(), *count)).collect();
-        let unit = |socket: &Path| (!socket.starts_with("/tmp")).then(|| Unit::of(socket));
-        let news = ungrouped.news(&waiting, unit, " --nsqd-tcp-address a:1", Ungrouped::is_late, now);
+        let unit = |socket: &Path| (!socket.starts_with("/tmp")).then(|| UnitName::of(socket));
+        let news = ungrouped.news(&waiting, unit, " --nsqd-tcp-address a:1", UngroupedSockets::is_late, now);
         news.into_iter().map(|(.., line)| line).collect()
     }
 
@@ -110,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_without_a_group_is_said_once_when_it_stays_so_and_again_when_many_more_wait() {
-        let (start, mut ungrouped) = (Instant::now(), Ungrouped::new());
+    fn a_missing_group_is_logged_once_and_again_when_ten_times_more_messages_wait() {
+        let (start, mut ungrouped) = (Instant::now(), UngroupedSockets::new());
         let mail = sockets(&["/run/mqueue/mail.sock"]);
         ungrouped.are(&mail, start);
         assert!(lines(&mut ungrouped, &[("foo", 3)], start).is_empty(), "it may be created just now");
-        let said = lines(&mut ungrouped, &[("foo", 3)], start + PATIENCE);
+        let logged = lines(&mut ungrouped, &[("foo", 3)], start + PATIENCE);
         assert_eq!(
-            said,
+            logged,
             ["no stream has a group mail, so nothing wakes the consumer of /run/mqueue/mail.sock: \
             systemctl restart mqueue-create@mail.service creates it, with the consumer's settings; without any group: foo (3 messages)"]
         );
@@ -129,26 +129,26 @@ mod tests {
     }
 
     #[test]
-    fn where_no_unit_is_the_command_names_the_stream_only_if_there_is_no_other() {
-        let (now, mut one) = (Instant::now(), Ungrouped::new());
+    fn without_a_unit_the_command_names_the_stream_only_if_it_is_unambiguous() {
+        let (now, mut one) = (Instant::now(), UngroupedSockets::new());
         let later = now + PATIENCE;
         one.are(&sockets(&["/tmp/sa.sock"]), now);
-        let said = lines(&mut one, &[("foo", 1)], later);
+        let logged = lines(&mut one, &[("foo", 1)], later);
         let command = "mqueue consumer --create --stream=foo --group=sa --nsqd-tcp-address a:1 creates it";
-        assert!(said[0].ends_with(&format!("foo, which has 1 message and no group: {command}")), "{said:?}");
-        let mut two = Ungrouped::new();
+        assert!(logged[0].ends_with(&format!("foo, which has 1 message and no group: {command}")), "{logged:?}");
+        let mut two = UngroupedSockets::new();
         two.are(&sockets(&["/tmp/sa.sock", "/tmp/sb.sock"]), now);
-        for said in lines(&mut two, &[("foo", 1)], later) {
+        for logged in lines(&mut two, &[("foo", 1)], later) {
             assert!(
-                said.ends_with("run the consumer's command once with --create; without any group: foo (1 message)"),
-                "{said}"
+                logged.ends_with("run the consumer's command once with --create; without any group: foo (1 message)"),
+                "{logged}"
             );
         }
     }
 
     #[test]
-    fn an_nsqd_that_is_away_may_have_the_group() {
-        let (now, mut ungrouped) = (Instant::now(), Ungrouped::new());
+    fn unreachable_nsqds_suppress_reports_of_missing_groups() {
+        let (now, mut ungrouped) = (Instant::now(), UngroupedSockets::new());
         ungrouped.are(&sockets(&["/run/mqueue/mail.sock"]), now);
         ungrouped.are_unknown();
         assert!(lines(&mut ungrouped, &[], now + PATIENCE).is_empty());

@@ -228,7 +228,7 @@ fn answer_for(verdict: Verdict) -> Option<AnswerRequest> {
     };
     Some(match verdict {
         Verdict::Done(_) => AnswerRequest { verb: "done", params: Vec::new() },
-        Verdict::Retry { after, why } => {
+        Verdict::Retry { after, why } | Verdict::Unanswered { after, why } => {
             let delay = after.map(|after| ("delay", format!("{}ms", after.as_millis())));
             AnswerRequest { verb: "retry", params: delay.into_iter().chain(reason(why)).collect() }
         }

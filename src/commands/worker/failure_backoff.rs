@@ -39,7 +39,9 @@ impl FailureBackoff {
         }
         let failed = verdicts
             .iter()
-            .filter(|verdict| matches!(verdict, Verdict::Retry { .. } | Verdict::Unavailable { .. }))
+            .filter(|verdict| {
+                matches!(verdict, Verdict::Retry { .. } | Verdict::Unanswered { .. } | Verdict::Unavailable { .. })
+            })
             .count();
         self.failures = self.failures.saturating_add(u32::try_from(failed).unwrap_or(u32::MAX));
         if failed == 0 || self.failures < MIN_FAILURES {

@@ -76,7 +76,7 @@ impl GatewayClient {
         let client = mqueue::http::client::client_for(&base)
             .connect_timeout(CONNECT_TIMEOUT)
             .default_headers(headers(args.bearer_token_file.as_deref())?);
-        let client = client.build().map_err(|e| Failure::new(Exit::Failure, mqueue::http::client::not_built(&e)))?;
+        let client = client.build().map_err(|e| Failure::new(Exit::Failure, mqueue::http::client::build_error(&e)))?;
         Ok(Self { client, base, jobs, shown: args.queue.shown() })
     }
 

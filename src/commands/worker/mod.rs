@@ -33,7 +33,7 @@ use super::common::exit::{Exit, Failure};
 use super::common::stdout;
 use super::common::worker_flags;
 use crate::commands::worker::args::Args;
-use mqueue::handler::{AnyHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput, Verdict};
+use mqueue::handler::{BuiltinHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput, Verdict};
 use mqueue::proto::Message;
 use mqueue::shutdown::Shutdown;
 
@@ -44,7 +44,7 @@ const BATCH_IN_FLIGHT: u32 = 500;
 #[derive(Debug)]
 enum WorkerHandler {
     PrintAndPause(PrintAndPause),
-    Handler(AnyHandler),
+    Handler(BuiltinHandler),
 }
 
 impl Handler for WorkerHandler {
@@ -83,7 +83,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let handler = Arc::new(worker_handler(&args, &shutdown)?);
     let batch = handler.batch_size();
     let in_flight = args.in_flight.unwrap_or(match args.handler {
-        Some(HandlerSpec::Pipe(_)) => PipeHandler::AT_ONCE,
+        Some(HandlerSpec::Pipe(_)) => PipeHandler::MAX_CONCURRENT,
         _ if batch > 1 => BATCH_IN_FLIGHT,
         _ => 1,
     });
@@ -196,7 +196,9 @@ impl JobRunner {
             }
             for ((token, id, attempts), verdict) in jobs.into_iter().zip(verdicts) {
                 match &verdict {
-                    Verdict::Retry { why, .. } => tracing::warn!(%id, attempts, "failed: {why}"),
+                    Verdict::Retry { why, .. } | Verdict::Unanswered { why, .. } => {
+                        tracing::warn!(%id, attempts, "failed: {why}");
+                    }
                     Verdict::Unavailable { why, .. } => tracing::warn!(%id, attempts, "not tried: {why}"),
                     Verdict::Drop { why } => tracing::warn!(%id, attempts, "given up: {why}"),
                     Verdict::Done(_) | Verdict::Release => {}

@@ -1,12 +1,14 @@
-//! Members of a gzip file, each with its own length in its header: so a file is checked for its whole members without unpacking it.
+//! Gzip members, each with its own length in its header: a file's complete members are found
+//! without unpacking it.
 //!
 //! ```text
 //!  [ header: … "MQ" length | data | CRC, size ][ header: … length | data | CRC, size ] …
 //!                   └ 0 until the rest of the member is written
 //! ```
 //!
-//! A member is whole when its length is there, and the file is as long as that. A power cut may leave a file's length without its
-//! data, so the last member's checksum is compared, too: the one before was on the disk when the last one was begun.
+//! A member is complete when its length is set and the file is that long. A power cut may leave a
+//! file's length without its data, so the last member's checksum is verified, too: the members
+//! before it were synced before the last one began.
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
@@ -16,23 +18,24 @@ use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 
-/// The extra field (RFC 1952, 2.3.1.1): two letters, its length, and a member's length, which is written last.
+/// The extra field (RFC 1952, 2.3.1.1): two letters, its length, and the member's length, which is
+/// written last.
 const EXTRA: [u8; 12] = *b"MQ\x08\x00\0\0\0\0\0\0\0\0";
-/// The bytes of a header.
+/// The size of a header, in bytes.
 const HEAD: usize = 12 + EXTRA.len();
-/// Where in a header the length is.
+/// The offset of the member's length in a header.
 const LENGTH_AT: usize = HEAD - 8;
-/// A header's first bytes: gzip, deflate, an extra field.
+/// The first bytes of a header: gzip, deflate, an extra field.
 const MAGIC: [u8; 4] = [0x1f, 0x8b, 8, 4];
 
-/// A member in the making, at the end of a file.
-pub(super) struct Member<'a> {
+/// A member that is being written at the end of a file.
+pub(super) struct GzipMember<'a> {
     encoder: GzEncoder<WriterAt<'a>>,
     start: u64,
 }
 
-impl<'a> Member<'a> {
-    /// Begins one there.
+impl<'a> GzipMember<'a> {
+    /// Begins a member at `start`.
     pub(super) fn begin(file: &'a File, start: u64, level: u32) -> Self {
         let encoder = GzBuilder::new().extra(EXTRA).write(WriterAt { file, at: start }, Compression::new(level));
         Self { encoder, start }
@@ -42,12 +45,12 @@ impl<'a> Member<'a> {
         self.encoder.write_all(bytes)
     }
 
-    /// The bytes of it that are in the file.
+    /// Returns the number of its bytes in the file.
     pub(super) fn written(&self) -> u64 {
         self.encoder.get_ref().at - self.start
     }
 
-    /// Makes it whole; its end.
+    /// Completes the member; returns its end.
     pub(super) fn finish(self) -> io::Result<u64> {
         let WriterAt { file, at } = self.encoder.finish()?;
         file.write_all_at(&(at - self.start).to_le_bytes(), self.start + LENGTH_AT as u64)?;
@@ -55,7 +58,7 @@ impl<'a> Member<'a> {
     }
 }
 
-/// Writes to a file from a place on.
+/// Writes to a file at an offset.
 struct WriterAt<'a> {
     file: &'a File,
     at: u64,
@@ -73,7 +76,7 @@ impl Write for WriterAt<'_> {
     }
 }
 
-/// Reads from a file, up to a place.
+/// Reads from a file between two offsets.
 struct ReaderAt<'a> {
     file: &'a File,
     at: u64,
@@ -89,8 +92,8 @@ impl Read for ReaderAt<'_> {
     }
 }
 
-/// Where the last whole member of a file of this length ends, if one ends at `from`. Fails with [`ErrorKind::InvalidData`] if there is
-/// something else than members.
+/// Returns the end of the last complete member of a file of this length, if one ends at `from`.
+/// Fails with [`ErrorKind::InvalidData`] if the file has other content.
 pub(super) fn whole_end(file: &File, from: u64, length: u64) -> io::Result<u64> {
     let (mut at, mut last) = (from, None);
     while let Some(end) = end_of_member(file, at, length)? {
@@ -103,13 +106,13 @@ pub(super) fn whole_end(file: &File, from: u64, length: u64) -> io::Result<u64> 
     }
 }
 
-/// The end of the member that begins there; `None` if there is none, or a part of one.
+/// Returns the end of the member at `start`; `None` if there is none or it is incomplete.
 fn end_of_member(file: &File, start: u64, length: u64) -> io::Result<Option<u64>> {
     let room = length.saturating_sub(start);
     let mut head = [0; HEAD];
     let head = &mut head[..HEAD.min(usize::try_from(room).unwrap_or(usize::MAX))];
     file.read_exact_at(head, start)?;
-    // with a part of a header, or none at all where a power cut left its length alone, there is no member
+    // a partial header, or zeros where a power cut left the length alone, is no member
     let is_ours =
         starts_as(head, &MAGIC) && head.get(10..).is_none_or(|rest| starts_as(rest, &[12, 0, b'M', b'Q', 8, 0]));
     if !is_ours && !head.iter().all(|byte| *byte == 0) {
@@ -120,17 +123,17 @@ fn end_of_member(file: &File, start: u64, length: u64) -> io::Result<Option<u64>
     Ok((member > HEAD as u64 && member <= room).then(|| start + member))
 }
 
-/// True if one begins as the other, as far as both go.
+/// Compares two slices over their common length.
 fn starts_as(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.iter().zip(wanted).all(|(byte, wanted)| byte == wanted)
 }
 
-/// True if a member unpacks to what its checksum says.
+/// True if a member matches its checksum.
 fn is_sound(file: &File, start: u64, end: u64) -> io::Result<bool> {
     let mut decoder = GzDecoder::new(BufReader::new(ReaderAt { file, at: start, end }));
     match io::copy(&mut decoder, &mut io::sink()) {
         Ok(_) => Ok(true),
-        // what the decoder says, and not the disk
+        // the decoder's error, not the disk's
         Err(error) if error.raw_os_error().is_none() => Ok(false),
         Err(error) => Err(error),
     }
@@ -146,7 +149,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let mut end = 0;
         let ends = ["one\n".repeat(1000), String::new(), "three\n".to_owned()].map(|text| {
-            let mut member = Member::begin(&file, end, 6);
+            let mut member = GzipMember::begin(&file, end, 6);
             member.add(text.as_bytes()).unwrap();
             end = member.finish().unwrap();
             end
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_gzip_to_everybody() {
+    fn members_are_readable_by_any_gzip_reader() {
         let (file, ends) = three_members();
         let mut text = String::new();
         let reader = ReaderAt { file: &file, at: 0, end: ends[2] };
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_anywhere_has_its_whole_members() {
+    fn truncated_files_keep_their_complete_members() {
         let (file, ends) = three_members();
         for length in (0..=ends[2]).rev() {
             file.set_len(length).unwrap();
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_member_without_its_length_or_its_data_is_none() {
+    fn a_last_member_without_length_or_data_does_not_count() {
         let (file, ends) = three_members();
         file.write_all_at(&[0; 8], ends[1] + LENGTH_AT as u64).unwrap();
         assert_eq!(whole_end(&file, 0, ends[2]).unwrap(), ends[1]);
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_is_no_half_member() {
+    fn foreign_content_is_refused() {
         let (file, ends) = three_members();
         for other in [&b"a line\n"[..], b"\x1f\x8b\x08\x00\0\0\0\0\0\xff\x03\0\0\0\0\0\0\0\0\0"] {
             file.write_all_at(other, ends[2]).unwrap();

@@ -1,18 +1,18 @@
-//! `file:PATH`: messages at the end of a file, on the disk before they leave the queue.
+//! `file:PATH`: appends messages to a file, synced to the disk before they leave the queue.
 //!
 //! ```text
-//!  lock ▶ mend an unfinished end ▶ write the batch ▶ fdatasync ▶ unlock ▶ Done
-//!                                     └─── error ────────┴▶ truncate back ▶ unlock ▶ Retry
+//!  lock ▶ repair the end ▶ write the batch ▶ fdatasync ▶ unlock ▶ Done
+//!                         └─── error ────────┴▶ truncate back ▶ unlock ▶ Retry
 //! ```
 //!
-//! A file is opened again after SIGHUP (logrotate), after an error, and when it was deleted or moved away. With a [`Rotation`] the path is
-//! a folder, and the files in it take turns.
+//! A file is reopened after SIGHUP (logrotate), after an error, and when it was deleted or moved
+//! away. With a [`Rotation`] the path is a folder of files that are written in turn.
 
 mod gzip;
 mod names;
-mod place;
+mod record_writer;
 mod rotation;
-mod writing;
+mod target;
 
 use std::io;
 use std::path::Path;
@@ -25,62 +25,63 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::proto::Message;
 
-pub use self::names::{InvalidNames, Names};
-use self::place::Place;
-pub use self::rotation::{FileNames, Rotation};
-use self::writing::Writing;
-use super::lane::Lane;
-use super::line::LineFormat;
+pub use self::names::{InvalidNames, RotatedNames};
+use self::record_writer::RecordWriter;
+pub use self::rotation::{FileNameFormats, Rotation};
+use self::target::FileTarget;
+use super::blocking_thread::BlockingThread;
+use super::line_format::LineFormat;
 use super::{Handler, HandlerError, HandlerOptions, PrintOutput, Verdict};
 use crate::io_error::describe;
 
-/// The most messages that share a write and a sync.
-const BATCH: usize = 1024;
+/// The maximum number of messages that share a write and a sync.
+const MAX_BATCH: usize = 1024;
 
-/// How `file` writes.
+/// The options of `file`.
 #[derive(Debug, Clone, Default)]
 pub struct FileOptions {
-    /// What is written of a message.
+    /// The output format of a message.
     pub output: PrintOutput,
-    /// The level (1 to 9) at which files are compressed, if they are.
+    /// The gzip level (1 to 9), if files are compressed.
     pub gzip: Option<u32>,
-    /// Which files take turns, if there is more than one.
+    /// The rotation, if there is more than one file.
     pub rotation: Option<Rotation>,
 }
 
-/// Appends messages to a file. A message is `Done` once the disk says that it is safe; what is written of a batch to one file is
-/// there wholly or not at all.
+/// Appends messages to a file. A message is `Done` once it is synced to the disk; the part of a
+/// batch in one file is there completely or not at all.
 #[derive(Debug)]
 pub struct FileHandler {
-    lane: Lane<Batch, Vec<Verdict>>,
+    thread: BlockingThread<FileBatch, Vec<Verdict>>,
     hangups: Mutex<Signal>,
 }
 
-/// What is appended together.
-struct Batch {
+/// Messages that are appended together.
+struct FileBatch {
     messages: Vec<Message>,
-    /// SIGHUP came: what was opened may have been moved away.
+    /// SIGHUP was received: the open file may have been moved away.
     reopen: bool,
 }
 
 impl FileHandler {
-    /// Opens the file to append to it, or creates it, or the folder of files that take turns; and listens for SIGHUP from now on. Fails if
-    /// it cannot be had, or outside a tokio runtime.
+    /// Opens or creates the file, or the folder of rotated files, and listens for SIGHUP from now
+    /// on. Fails if the file is not available, or outside a tokio runtime.
     pub fn new(path: &Path, options: &HandlerOptions) -> Result<Self, HandlerError> {
-        // Without a runtime `signal` panics.
+        // `signal` panics without a runtime.
         Handle::try_current().map_err(|error| HandlerError::System(io::Error::other(error)))?;
         let hangups = signal(SignalKind::hangup()).map_err(HandlerError::System)?;
         let FileOptions { output, gzip, rotation } = options.file.clone();
         let format = LineFormat::new(output, options.stream.clone(), options.group.clone());
-        let writing = Writing { format, gzip, buffer: Vec::new() };
-        let place = Place::open(path.to_owned(), rotation, &writing);
-        let place = place.map_err(|source| HandlerError::File { path: path.to_owned(), source })?;
-        let mut appender = Appender { place, writing };
-        let lane = Lane::start("file", move |batch| appender.append(&batch)).map_err(HandlerError::System)?;
-        Ok(Self { lane, hangups: Mutex::new(hangups) })
+        let writer = RecordWriter { format, gzip, buffer: Vec::new() };
+        let target = FileTarget::open(path.to_owned(), rotation, &writer);
+        let target = target.map_err(|source| HandlerError::File { path: path.to_owned(), source })?;
+        let mut appender = Appender { target, writer };
+        let thread =
+            BlockingThread::start("file", move |batch| appender.append(&batch)).map_err(HandlerError::System)?;
+        Ok(Self { thread, hangups: Mutex::new(hangups) })
     }
 
-    /// True if SIGHUP came since the last call.
+    /// Returns true if SIGHUP was received since the last call.
     fn hung_up(&self) -> bool {
         let mut hangups = self.hangups.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         hangups.recv().now_or_never().is_some()
@@ -94,35 +95,36 @@ impl Handler for FileHandler {
     }
 
     fn batch_size(&self) -> usize {
-        BATCH
+        MAX_BATCH
     }
 
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
         let count = messages.len();
-        let verdicts = self.lane.run(Batch { messages, reopen: self.hung_up() }).await;
+        let verdicts = self.thread.run(FileBatch { messages, reopen: self.hung_up() }).await;
         verdicts.unwrap_or_else(|| vec![Verdict::retry("the thread that appends has panicked"); count])
     }
 }
 
-/// The blocking half: owns the open file.
+/// The blocking half, which owns the open file.
 struct Appender {
-    place: Place,
-    writing: Writing,
+    target: FileTarget,
+    writer: RecordWriter,
 }
 
 impl Appender {
-    /// Appends a batch, to one file or, where it becomes full, to several: what is in one is done, whatever becomes of the rest.
-    fn append(&mut self, Batch { messages, reopen }: &Batch) -> Vec<Verdict> {
+    /// Appends a batch, to one file or, as files become full, to several: messages in one file are
+    /// done, whatever happens to the rest.
+    fn append(&mut self, FileBatch { messages, reopen }: &FileBatch) -> Vec<Verdict> {
         if *reopen {
-            self.place.close();
+            self.target.close();
         }
         let mut verdicts = Vec::with_capacity(messages.len());
         while verdicts.len() < messages.len() {
-            match self.place.append(&mut self.writing, &messages[verdicts.len()..], SystemTime::now()) {
+            match self.target.append(&mut self.writer, &messages[verdicts.len()..], SystemTime::now()) {
                 Ok(count) => verdicts.resize(verdicts.len() + count, Verdict::Done(None)),
                 Err(error) => {
-                    self.place.close();
-                    let why = format!("cannot append to {:?}: {}", self.place.path(), describe(&error));
+                    self.target.close();
+                    let why = format!("cannot append to {:?}: {}", self.target.path(), describe(&error));
                     verdicts.resize(messages.len(), Verdict::retry(why));
                 }
             }
@@ -157,9 +159,9 @@ mod tests {
         FileHandler::new(path, &options())
     }
 
-    fn writing_as(output: PrintOutput, gzip: Option<u32>) -> Writing {
+    fn writing_as(output: PrintOutput, gzip: Option<u32>) -> RecordWriter {
         let options = options();
-        Writing { format: LineFormat::new(output, options.stream, options.group), gzip, buffer: Vec::new() }
+        RecordWriter { format: LineFormat::new(output, options.stream, options.group), gzip, buffer: Vec::new() }
     }
 
     fn read(path: &Path) -> String {
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn batches_follow_what_is_already_there() {
+    async fn batches_are_appended_to_existing_content() {
         let (_folder, path) = folder();
         fs::write(&path, "old\n").unwrap();
         let handler = handler_of(&path).unwrap();
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_was_moved_away_is_written_no_more() {
+    async fn moved_files_are_not_written_any_more() {
         let (_folder, path) = folder();
         let handler = handler_of(&path).unwrap();
         handler.handle(message("a")).await;
@@ -187,22 +189,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sighup_opens_the_path_again() {
+    async fn sighup_reopens_the_path() {
         let (_folder, path) = folder();
         let handler = handler_of(&path).unwrap();
         handler.handle(message("a")).await;
         assert!(!handler.hung_up());
         raise(UnixSignal::SIGHUP).unwrap();
-        // each turn lets the runtime take the signal in
+        // each yield lets the runtime receive the signal
         while !handler.hung_up() {
             tokio::task::yield_now().await;
         }
-        let verdicts = handler.lane.run(Batch { messages: vec![message("b")], reopen: true }).await;
+        let verdicts = handler.thread.run(FileBatch { messages: vec![message("b")], reopen: true }).await;
         assert_eq!((verdicts, read(&path).as_str()), (Some(vec![DONE]), "a\nb\n"));
     }
 
     #[tokio::test]
-    async fn a_deleted_file_is_made_again() {
+    async fn deleted_files_are_created_again() {
         let (_folder, path) = folder();
         let handler = handler_of(&path).unwrap();
         fs::remove_file(&path).unwrap();
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_disk_is_a_retry_for_all_until_there_is_space() {
+    async fn a_full_disk_is_a_retry_until_there_is_space() {
         let (folder, path) = folder();
         symlink("/dev/full", &path).unwrap();
         let handler = handler_of(&path).unwrap();
@@ -225,15 +227,15 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_half_way_leaves_the_file_as_it_was() {
+    fn failed_appends_leave_the_file_unchanged() {
         let (_folder, path) = folder();
         for gzip in [None, Some(6)] {
-            let mut writing = writing_as(PrintOutput::Body, gzip);
-            let file = writing.options().create(true).open(&path).unwrap();
-            let end = writing.append(&file, 0, &[message("old")], u64::MAX).unwrap().1;
+            let mut writer = writing_as(PrintOutput::Body, gzip);
+            let file = writer.options().create(true).open(&path).unwrap();
+            let end = writer.append(&file, 0, &[message("old")], u64::MAX).unwrap().1;
             let old = fs::read(&path).unwrap();
             fs::remove_file(&path).unwrap();
-            let error = writing.append(&file, end, &[message("new")], u64::MAX).unwrap_err();
+            let error = writer.append(&file, end, &[message("new")], u64::MAX).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::NotFound, "nobody would find it");
             let mut left = vec![0; old.len()];
             file.read_exact_at(&mut left, 0).unwrap();
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_record_is_cut_off_where_it_can_be_told() {
+    fn incomplete_records_are_removed_where_they_are_recognizable() {
         let line = |text: &str| format!("{{\"stream\":\"foo\"{text}");
         let cases = [
             (PrintOutput::Body, "a\nha".to_owned(), "a\nha\n".to_owned()),
@@ -262,14 +264,14 @@ mod tests {
         for (output, before, after) in cases {
             let (_folder, path) = folder();
             fs::write(&path, &before).unwrap();
-            let writing = writing_as(output, None);
-            let end = writing.mend(&writing.options().open(&path).unwrap(), 0).unwrap();
+            let writer = writing_as(output, None);
+            let end = writer.repair_end(&writer.options().open(&path).unwrap(), 0).unwrap();
             assert!(read(&path) == after && end == after.len() as u64, "{output}: {before:.40}");
         }
     }
 
     #[tokio::test]
-    async fn consumers_share_a_compressed_file_and_cut_off_what_one_left_unfinished() {
+    async fn consumers_share_a_gzip_file_and_remove_incomplete_members() {
         let (_folder, path) = folder();
         let options = HandlerOptions { file: FileOptions { gzip: Some(1), ..FileOptions::default() }, ..options() };
         let handlers = [FileHandler::new(&path, &options).unwrap(), FileHandler::new(&path, &options).unwrap()];
@@ -277,7 +279,7 @@ mod tests {
             let bodies = ["a", "b", "c"].map(|body| message(format!("{body}{round}")));
             assert_eq!(handlers[round % 2].handle_batch(bodies.to_vec()).await, [DONE, DONE, DONE]);
             let member = fs::read(&path).unwrap();
-            // the beginning of a member that a third one was killed in
+            // the beginning of a member that another, killed consumer was writing
             File::options()
                 .append(true)
                 .open(&path)
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_half_line_of_a_killed_consumer_is_ended() {
+    async fn the_partial_line_of_a_killed_consumer_is_terminated() {
         let (_folder, path) = folder();
         let handler = handler_of(&path).unwrap();
         handler.handle(message("a")).await;

@@ -1,4 +1,4 @@
-//! The names of files that are written one after the other, pure: a format, a time and a revision make a name.
+//! The names of rotated files, pure: a format, a time and a revision make a name.
 //!
 //! ```text
 //!  <TOPIC>.<HOST><REV>.<DATETIME>.log   at 12:30 UTC, revision 7   ─▶  foo.web1-000007.2026-11-27_12.log
@@ -11,8 +11,8 @@ use crate::proto::TopicName;
 
 const REVISION: &str = "<REV>";
 const DATETIME: &str = "<DATETIME>";
-/// The longest name that a file can have, in bytes.
-const LONGEST: usize = 255;
+/// The maximum length of a file name, in bytes.
+const MAX_NAME: usize = 255;
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -29,46 +29,47 @@ const MONTHS: [&str; 12] = [
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
-/// A format that makes no names.
+/// The error of an invalid name format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidNames {
-    /// A conversion that is not known.
+    /// An unknown conversion.
     #[error("invalid --datetime-format {0:?}: use %Y %y %m %d %H %I %M %S %p %B %b %A %a %z %Z and %%")]
     Datetime(String),
-    /// A placeholder that is not known, or a name that no file can have.
+    /// An unknown placeholder, or a name that no file can have.
     #[error(
         "invalid --filename-format {0:?}: use a name of at most 255 bytes without /, with <TOPIC>, <HOST>, <PID>, <REV> and <DATETIME>"
     )]
     Filename(String),
-    /// Files that take turns need different names.
+    /// Rotated files need different names.
     #[error("--filename-format {0:?} has no <REV>, which tells rotated files apart: put it in")]
     NoRevision(String),
 }
 
-/// The names of a consumer's files.
+/// The names of a consumer's rotated files.
 #[derive(Debug, Clone)]
-pub struct Names {
-    /// What is the same in each name is filled in.
+pub struct RotatedNames {
+    /// The format, with the constant placeholders filled in.
     format: String,
     datetime: String,
-    /// The first revision has a number, too.
+    /// True if the first revision has a number as well.
     is_numbered: bool,
 }
 
-/// What a format is told of where the messages come from and who writes them.
+/// The source and the writer of the messages, for placeholders.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Writer<'a> {
+pub(crate) struct NameFields<'a> {
     pub(crate) topic: &'a TopicName,
     pub(crate) host: &'a str,
     pub(crate) pid: u32,
 }
 
-impl Names {
-    /// Names of a format. With `is_numbered` each has its revision (`-000000`), else only those after the first of a name have it.
+impl RotatedNames {
+    /// Parses a format. With `is_numbered` each name has its revision (`-000000`), otherwise only
+    /// those after the first.
     pub(crate) fn new(
         format: &str,
         datetime: &str,
-        writer: Writer<'_>,
+        writer: NameFields<'_>,
         is_numbered: bool,
     ) -> Result<Self, InvalidNames> {
         let invalid = || InvalidNames::Filename(format.to_owned());
@@ -81,7 +82,7 @@ impl Names {
         if unknown.contains(['<', '/', '\0']) || datetime.contains(['<', '/', '\0']) {
             return Err(invalid());
         }
-        // a host's name is up to its owner
+        // a host name may have any character
         let host = writer.host.split('.').next().unwrap_or_default().replace(['<', '/', '\0'], "_");
         let filled = format
             .replace("<TOPIC>", writer.topic.as_str())
@@ -89,38 +90,38 @@ impl Names {
             .replace("<PID>", &writer.pid.to_string());
         let names = Self { format: filled, datetime: datetime.to_owned(), is_numbered };
         let longest = names.at(UNIX_EPOCH).ok_or_else(|| InvalidNames::Datetime(datetime.to_owned()))?.of(u32::MAX);
-        let is_name = !matches!(longest.as_str(), "" | "." | "..") && longest.len() <= LONGEST;
+        let is_name = !matches!(longest.as_str(), "" | "." | "..") && longest.len() <= MAX_NAME;
         is_name.then_some(names).ok_or_else(invalid)
     }
 
-    /// The names of files that are begun at this time; `None` if the format of times is invalid.
-    pub(super) fn at(&self, time: SystemTime) -> Option<NamesNow> {
+    /// Returns the names of files begun at this time; `None` if the time format is invalid.
+    pub(super) fn at(&self, time: SystemTime) -> Option<TimedNames> {
         let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let text = self.format.replace(DATETIME, &datetime(&self.datetime, seconds)?);
-        Some(NamesNow { text, is_numbered: self.is_numbered })
+        Some(TimedNames { text, is_numbered: self.is_numbered })
     }
 }
 
-/// The names of one moment, which differ in their revision.
+/// The names for one time, which differ in their revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NamesNow {
+pub(super) struct TimedNames {
     text: String,
     is_numbered: bool,
 }
 
-impl NamesNow {
-    /// The name of a revision.
+impl TimedNames {
+    /// Returns the name of a revision.
     pub(super) fn of(&self, revision: u32) -> String {
         let number = if revision == 0 && !self.is_numbered { String::new() } else { format!("-{revision:06}") };
         self.text.replace(REVISION, &number)
     }
 
-    /// True if there are names of more than one revision.
+    /// True if names of several revisions exist.
     pub(super) fn have_revisions(&self) -> bool {
         self.text.contains(REVISION)
     }
 
-    /// The revision of which this is the name; `None` if it is no such name.
+    /// Returns the revision in a name; `None` if the name is of another format.
     pub(super) fn revision_of(&self, name: &str) -> Option<u32> {
         let (before, _) = self.text.split_once(REVISION).unwrap_or((&self.text, ""));
         let number = name.strip_prefix(before)?.strip_prefix('-').unwrap_or_default();
@@ -131,7 +132,7 @@ impl NamesNow {
     }
 }
 
-/// A time in UTC, as strftime writes it; `None` if a conversion is not known.
+/// Formats a UTC time as strftime does; `None` for an unknown conversion.
 fn datetime(format: &str, seconds: u64) -> Option<String> {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
@@ -170,7 +171,8 @@ fn datetime(format: &str, seconds: u64) -> Option<String> {
     Some(text)
 }
 
-/// Year, month and day of a day since 1970. Years begin in March here, so that a leap day is the last of one.
+/// Returns year, month and day for a number of days since 1970. The computation starts years in
+/// March, so that a leap day is the last day of a year.
 fn date(days: u64) -> (u64, u64, u64) {
     let since_0 = days + 719_468;
     let (era, day_of_era) = (since_0 / 146_097, since_0 % 146_097);
@@ -188,9 +190,14 @@ mod tests {
 
     use super::*;
 
-    fn names(format: &str, datetime: &str, is_numbered: bool) -> Result<Names, InvalidNames> {
+    fn names(format: &str, datetime: &str, is_numbered: bool) -> Result<RotatedNames, InvalidNames> {
         let topic = "foo".parse().unwrap();
-        Names::new(format, datetime, Writer { topic: &topic, host: "web1.example.org", pid: 42 }, is_numbered)
+        RotatedNames::new(
+            format,
+            datetime,
+            NameFields { topic: &topic, host: "web1.example.org", pid: 42 },
+            is_numbered,
+        )
     }
 
     fn at(seconds: u64) -> SystemTime {
@@ -198,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_what_its_format_asks_for() {
+    fn names_follow_their_format() {
         let hourly = names("<TOPIC>.<HOST><REV>.<DATETIME>.log", "%Y-%m-%d_%H", true).unwrap();
         let now = hourly.at(at(1_795_223_628)).unwrap();
         assert_eq!(now.of(7), "foo.web1-000007.2026-11-21_01.log");
@@ -210,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_is_known_by_its_name() {
+    fn revisions_are_parsed_from_names() {
         for is_numbered in [true, false] {
             let now = names("a<REV>b<DATETIME><REV>", "-%S", is_numbered).unwrap().at(at(5)).unwrap();
             for revision in [0, 1, 999_999, 1_000_000, u32::MAX] {
@@ -227,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_those_of_strftime_in_utc() {
+    fn times_are_formatted_as_by_strftime_in_utc() {
         let text = |seconds| datetime("%Y %y %m %d %H %I %M %S %p %B %b %A %a %z %Z %%", seconds).unwrap();
         assert_eq!(text(0), "1970 70 01 01 00 12 00 00 AM January Jan Thursday Thu +0000 UTC %");
         assert_eq!(text(1_709_251_199), "2024 24 02 29 23 11 59 59 PM February Feb Thursday Thu +0000 UTC %");
@@ -237,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_format_that_makes_no_name_is_refused() {
+    fn invalid_formats_are_refused() {
         for (format, datetime) in
             [("", ""), ("..", ""), ("a/<REV>", ""), ("<GZIPREV>", ""), ("<DATETIME>", "%Y/%m"), ("a\0", "")]
         {

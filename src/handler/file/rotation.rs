@@ -1,51 +1,51 @@
-//! When a file is followed by the next one.
+//! Rotation: when a file is followed by the next one.
 
 use std::time::Duration;
 
-use super::names::{InvalidNames, Names, Writer};
+use super::names::{InvalidNames, NameFields, RotatedNames};
 use crate::proto::TopicName;
 
-/// Which files take turns, and when.
+/// The rules and names of rotated files.
 #[derive(Debug, Clone)]
 pub struct Rotation {
-    /// The bytes after which a file is full.
+    /// The size at which a file is full, in bytes.
     pub(super) size: Option<u64>,
-    /// How long a file is written at the most.
+    /// The maximum time that a file is written.
     pub(super) interval: Option<Duration>,
-    /// A file is also followed by the next one when the time gives another name.
-    pub(super) names: Names,
+    /// The names; a file is also followed by the next one when the time changes the name.
+    pub(super) names: RotatedNames,
 }
 
-/// How files that take turns are called: formats as they are typed.
+/// The name formats of rotated files, as typed.
 #[derive(Debug, Clone, Copy)]
-pub struct FileNames<'a> {
-    /// With `<TOPIC>`, `<HOST>`, `<PID>`, `<REV>` and `<DATETIME>`.
+pub struct FileNameFormats<'a> {
+    /// The name, with `<TOPIC>`, `<HOST>`, `<PID>`, `<REV>` and `<DATETIME>`.
     pub filename: &'a str,
-    /// What `<DATETIME>` is, as strftime has it, in UTC.
+    /// The strftime format of `<DATETIME>`, in UTC.
     pub datetime: &'a str,
-    /// Ends each name, if it is not there already.
+    /// The suffix of each name, unless the format ends with it.
     pub suffix: &'a str,
 }
 
 impl Rotation {
-    /// Files of a stream, written by this process, that are full at this size and stale after this time. Fails on a format that makes no
-    /// names, or the same one for each.
+    /// Creates a rotation by size and age for a stream's files, written by this process. Fails on
+    /// an invalid format, or one that gives each file the same name.
     pub fn new(
-        formats: FileNames<'_>,
+        formats: FileNameFormats<'_>,
         topic: &TopicName,
         size: Option<u64>,
         interval: Option<Duration>,
     ) -> Result<Self, InvalidNames> {
         let host = nix::unistd::gethostname().unwrap_or_default();
         let host = host.to_string_lossy();
-        let writer = Writer { topic, host: &host, pid: std::process::id() };
+        let writer = NameFields { topic, host: &host, pid: std::process::id() };
         let suffix = if formats.filename.ends_with(formats.suffix) { "" } else { formats.suffix };
         let filename = format!("{}{suffix}", formats.filename);
-        let names = Names::new(&filename, formats.datetime, writer, size.is_some() || interval.is_some())?;
+        let names = RotatedNames::new(&filename, formats.datetime, writer, size.is_some() || interval.is_some())?;
         Ok(Self { size, interval, names })
     }
 
-    /// True if a file of this length, begun so long ago, is written no more.
+    /// Returns true if a file of this length and age is not written any more.
     pub(super) fn is_due(&self, length: u64, age: Duration) -> bool {
         self.size.is_some_and(|size| length >= size) || self.interval.is_some_and(|interval| age >= interval)
     }
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_file_is_due_by_its_size_or_its_age() {
-        let formats = FileNames { filename: "a<REV>.gz", datetime: "", suffix: ".gz" };
+        let formats = FileNameFormats { filename: "a<REV>.gz", datetime: "", suffix: ".gz" };
         let due = |size, interval: Option<u64>, length, age| {
             let interval = interval.map(Duration::from_secs);
             let rotation = Rotation::new(formats, &"foo".parse().unwrap(), size, interval).unwrap();

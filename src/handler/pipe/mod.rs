@@ -1,23 +1,26 @@
-//! `pipe:COMMAND`: a command that stays: a message is a line on its standard input, and the verdict a line on its output.
+//! `pipe:COMMAND`: a long-running command. A message is a line on its standard input, and the
+//! verdict a line on its output.
 //!
 //! ```text
-//!  handle ──▶ keeper ── {"stream":…,"id":…,"attempts":1,"body":"…"} ──▶ command
-//!         ◀── Verdict ◀── ok │ ok TEXT │ retry [DELAY] [REASON] │ drop [REASON] ──
+//!  handle ──▶ supervisor ── {"stream":…,"id":…,"attempts":1,"body":"…"} ──▶ command
+//!         ◀── Verdict ◀──── ok │ ok TEXT │ retry [DELAY] [REASON] │ drop [REASON] ──
 //! ```
 //!
-//! An answer may begin with `id=ID `, the id of its message. A command that has done so once must always: then a line that
-//! it, or a library in it, prints by mistake acknowledges no message. A line that answers nothing ends the run.
+//! An answer may begin with `id=ID `, the id of its message. After the first such answer the
+//! command has to give the id each time: then a line that the command, or a library in it, prints
+//! by mistake acknowledges no message. Any other line ends the run.
 //!
-//! Verdicts come in the order of the messages. The lines are those of `print --output json`, and may be written long before
-//! their turn comes: as many as are handled at once.
+//! Verdicts have the order of the messages. The input lines are those of `print --output json`, and
+//! may be written long before they are read: as many as messages are handled concurrently.
 //!
-//! A command that ends, answers something else, or takes too long for a message is over: that message comes again later, and
-//! those behind it go to a new run of the command. They may then be worked on twice, but nobody blames them: one message that
-//! kills the command does not use up the attempts of the hundred behind it.
+//! A run ends if the command exits, violates the protocol, or takes too long for a message: that
+//! message is retried later, and those behind it go to a new run. They may be handled twice, but
+//! are not blamed: one message that kills the command does not use up the attempts of the hundred
+//! behind it.
 
 mod answer;
-mod keeper;
-mod program;
+mod running_command;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 
@@ -25,57 +28,59 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::keeper::Keeper;
+use self::supervisor::Supervisor;
 use super::command_line::CommandLine;
 use super::{Handler, HandlerError, HandlerOptions, Verdict};
 use crate::proto::Message;
 
-/// A message and whoever waits for its verdict. Dropped, it was not tried.
+/// A message and the channel for its verdict. Dropped without a verdict, it was not tried.
 #[derive(Debug)]
-struct Job {
+struct PipeJob {
     message: Message,
     verdict: oneshot::Sender<Verdict>,
 }
 
-/// Has a command handle messages, one run for many. [`close`](Handler::close) waits for the command's end; where it is only dropped, the
-/// command has its time to end for as long as the runtime lives, and is killed with its process group then.
+/// Handles many messages with one run of a command. [`close`](Handler::close) waits for the
+/// command's end; after a mere drop, the command has time to end while the runtime lives, and is
+/// then killed with its process group.
 #[derive(Debug)]
 pub struct PipeHandler {
-    /// Unbounded, for each of its messages is one that the caller has in hand.
-    jobs: mpsc::UnboundedSender<Job>,
+    /// Unbounded, as the caller holds each of its messages anyway.
+    jobs: mpsc::UnboundedSender<PipeJob>,
     closing: CancellationToken,
-    keeper: TaskTracker,
+    supervisor: TaskTracker,
 }
 
 impl PipeHandler {
-    /// How many messages are worth handling at once, so that the command need not wait for the next one. With a slow command, fewer
-    /// leave more to other consumers.
-    pub const AT_ONCE: u32 = 100;
+    /// The number of messages that is worth handling concurrently, so that the command need not
+    /// wait for the next one. With a slow command, fewer leave more to other consumers.
+    pub const MAX_CONCURRENT: u32 = 100;
 
-    /// A handler that runs `command`, found as `exec` finds it, from the first message on. Needs a tokio runtime. Fails if the program
-    /// does not exist, as far as that can be seen without a shell.
+    /// Creates a handler that runs `command`, found as in `exec`, from the first message on. Needs
+    /// a tokio runtime. Fails if the program does not exist, as far as that is known without a
+    /// shell.
     pub fn new(command: &str, options: &HandlerOptions) -> Result<Self, HandlerError> {
         let (jobs, inbox) = mpsc::unbounded_channel();
         let (closing, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let keeper = Keeper::new(CommandLine::find(command)?, options, inbox, closing.clone());
-        tracker.spawn(keeper.run());
-        Ok(Self { jobs, closing, keeper: tracker })
+        let supervisor = Supervisor::new(CommandLine::find(command)?, options, inbox, closing.clone());
+        tracker.spawn(supervisor.run());
+        Ok(Self { jobs, closing, supervisor: tracker })
     }
 }
 
 impl Handler for PipeHandler {
     async fn handle(&self, message: Message) -> Verdict {
         let (verdict, answer) = oneshot::channel();
-        match self.jobs.send(Job { message, verdict }) {
+        match self.jobs.send(PipeJob { message, verdict }) {
             Ok(()) => answer.await.unwrap_or(Verdict::Release),
-            Err(_) => Verdict::retry("the command is kept running no more"),
+            Err(_) => Verdict::retry("the handler is closed"),
         }
     }
 
-    /// Closes the command's input, and waits for its end: if it takes its time, it is made to.
+    /// Closes the command's input and waits for its end; terminates it if it takes too long.
     async fn close(&self) {
         self.closing.cancel();
-        self.keeper.close();
-        self.keeper.wait().await;
+        self.supervisor.close();
+        self.supervisor.wait().await;
     }
 }

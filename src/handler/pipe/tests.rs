@@ -1,4 +1,4 @@
-//! The handler on real commands.
+//! The handler with real commands.
 
 use std::fs;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, pause};
 
 use super::*;
-use crate::handler::testing::{Tale, message, options, rest};
+use crate::handler::testing::{TestPipe, message, options, rest};
 use crate::proto::MessageId;
 
-/// Answers each line with what `$line` is made to.
+/// Returns a script that runs `answer` for each `$line`.
 fn each(answer: &str) -> String {
     format!("while read -r line; do {answer}; done")
 }
@@ -29,12 +29,12 @@ fn with_timeout(command: &str, millis: u64) -> PipeHandler {
     PipeHandler::new(command, &HandlerOptions { timeout: Duration::from_millis(millis), ..options() }).unwrap()
 }
 
-/// Has these handled at once.
+/// Handles these messages concurrently.
 async fn handled(handler: &PipeHandler, bodies: &[&'static str]) -> Vec<Verdict> {
     join_all(bodies.iter().map(|body| handler.handle(message(*body)))).await
 }
 
-/// The verdict on the first, where the second is done by the next run.
+/// Returns the reason of the first message's retry; the second is done by the next run.
 async fn blamed(handler: &PipeHandler) -> String {
     let verdicts = handled(handler, &["bad", "good"]).await;
     assert_eq!(verdicts[1], Verdict::Done(None), "only the first is to blame: {verdicts:?}");
@@ -42,13 +42,13 @@ async fn blamed(handler: &PipeHandler) -> String {
     why.clone()
 }
 
-/// A command that does this when it reads "bad", and is done with all else.
+/// Returns a command that runs `what` for a line with "bad", and is done with any other line.
 fn bad(what: &str) -> String {
     each(&format!("case $line in *bad*) {what};; *) echo ok;; esac"))
 }
 
 #[tokio::test]
-async fn each_message_gets_the_answer_to_its_line() {
+async fn each_message_gets_the_answer_to_its_own_line() {
     let handler = captured(&each(r#"printf 'ok %s\n' "$line""#));
     let verdicts = handled(&handler, &["a", "b \\ \n", "c"]).await;
     let line = |body: &str| {
@@ -60,7 +60,7 @@ async fn each_message_gets_the_answer_to_its_line() {
 }
 
 #[tokio::test]
-async fn the_command_says_what_becomes_of_a_message() {
+async fn answers_decide_the_verdict() {
     let handler = pipe("read -r a; echo ok; read -r b; echo retry 5 locked; read -r c; echo drop no such user; cat");
     let verdicts = handled(&handler, &["a", "b", "c"]).await;
     let locked = Verdict::Retry { after: Some(Duration::from_secs(5)), why: "locked".to_owned() };
@@ -68,7 +68,7 @@ async fn the_command_says_what_becomes_of_a_message() {
 }
 
 #[tokio::test]
-async fn one_run_handles_ten_thousand_messages_and_knows_where_they_come_from() {
+async fn one_run_handles_ten_thousand_messages_and_has_stream_and_group_in_its_environment() {
     let handler = captured(&format!("n=0; {}", each(r#"n=$((n+1)); echo "ok $n $MQUEUE_STREAM $MQUEUE_GROUP""#)));
     for hundred in 0..100 {
         let verdicts = join_all((0..100).map(|_| handler.handle(message("a")))).await;
@@ -79,7 +79,7 @@ async fn one_run_handles_ten_thousand_messages_and_knows_where_they_come_from() 
 }
 
 #[tokio::test]
-async fn a_run_that_ends_has_only_its_message_tried_again() {
+async fn only_the_current_message_is_retried_when_a_run_ends() {
     assert_eq!(blamed(&pipe(&bad("kill -9 $$"))).await, "the command ended: killed by signal 9");
     assert_eq!(blamed(&pipe(&bad("exit 3"))).await, "the command ended: exit status 3");
     assert_eq!(blamed(&pipe(&bad("exit 0"))).await, "the command ended: exit status 0");
@@ -90,7 +90,7 @@ async fn a_run_that_ends_has_only_its_message_tried_again() {
 }
 
 #[tokio::test]
-async fn what_was_answered_before_the_end_counts() {
+async fn answers_before_the_end_of_a_run_count() {
     let handler = pipe(&bad("echo ok; echo drop; kill -9 $$"));
     let verdicts = handled(&handler, &["bad", "good", "good"]).await;
     let killed = Verdict::retry("the command ended: killed by signal 9");
@@ -98,14 +98,14 @@ async fn what_was_answered_before_the_end_counts() {
 }
 
 #[tokio::test]
-async fn a_run_may_end_well_after_some_messages() {
+async fn a_run_may_exit_successfully_after_some_messages() {
     let handler = captured(r#"for n in 1 2; do read -r line; echo "ok $n"; done"#);
     let verdicts = handled(&handler, &["a", "b", "c", "d", "e"]).await;
     assert_eq!(verdicts, ["1", "2", "1", "2", "1"].map(|n| Verdict::Done(Some(n.into()))));
 }
 
 #[tokio::test]
-async fn what_is_no_answer_ends_the_run() {
+async fn invalid_answers_end_the_run() {
     assert_eq!(blamed(&pipe(&bad("echo what"))).await, "the command answered \"what\", not ok, retry or drop");
     assert_eq!(blamed(&pipe(&bad("echo"))).await, "the command answered \"\", not ok, retry or drop");
     let reason = "the command answered with a line of more than 67108864 bytes";
@@ -115,40 +115,40 @@ async fn what_is_no_answer_ends_the_run() {
 }
 
 #[tokio::test]
-async fn no_answer_in_time_ends_the_run_and_its_children() {
-    let tale = Tale::new();
-    let handler = with_timeout(&tale.told_by(&bad("sleep 1000 & echo up >&3; wait")), 300);
-    let (reader, why) = tokio::join!(tale.begin(), blamed(&handler));
+async fn a_timeout_ends_the_run_and_its_children() {
+    let test_pipe = TestPipe::new();
+    let handler = with_timeout(&test_pipe.script(&bad("sleep 1000 & echo up >&3; wait")), 300);
+    let (reader, why) = tokio::join!(test_pipe.wait_until_up(), blamed(&handler));
     assert_eq!(why, "timed out after 300ms");
     handler.close().await;
     assert_eq!(rest(reader).await.unwrap(), "");
 }
 
 #[tokio::test]
-async fn an_answer_that_nobody_asked_for_is_nobodys_verdict() {
-    // "yes" never reads: no message may ever be done
+async fn unsolicited_answers_acknowledge_no_message() {
+    // "yes" never reads: no message may be done
     let Verdict::Retry { why, .. } = pipe("yes ok").handle(message(vec![b'x'; 1 << 20])).await else { panic!("done") };
-    assert_eq!(why, "the command said \"ok\" without having been asked");
+    assert_eq!(why, "the command wrote \"ok\" without a message to answer");
     let twice = captured(&format!("n=0; {}", each(r#"n=$((n+1)); printf "ok $n\nok again\n""#)));
     for _ in 0..3 {
-        // the second line ends the run before the next message is asked about
+        // the second line ends the run before the next message is written
         assert_eq!(twice.handle(message("a")).await, Verdict::Done(Some("1".into())));
     }
 }
 
-/// Answers by id, and does this when it reads "bad".
+/// Returns a command that answers by id, and runs `bad` for a line with "bad".
 fn by_id(bad: &str) -> String {
     let id = r#"id=${line#*\"id\":\"}; id=${id%%\"*}"#;
     each(&format!(r#"{id}; case $line in *bad*) {bad};; *) echo "id=$id ok $id";; esac"#))
 }
 
-/// A message with an id of its own.
+/// Creates a message with its own id.
 fn numbered(number: u8, body: &'static str) -> Message {
     Message { id: MessageId([b'a' + number; 16]), ..message(body) }
 }
 
 #[tokio::test]
-async fn with_ids_a_stray_line_acknowledges_no_message() {
+async fn stray_lines_acknowledge_no_message_once_answers_have_ids() {
     let handler = captured(&by_id(r#"echo "id=$id ok"; echo ok"#));
     let handle = |number, body| handler.handle(numbered(number, body));
     let verdicts = join_all([handle(0, "good"), handle(1, "bad"), handle(2, "good"), handle(3, "good")]).await;
@@ -159,16 +159,16 @@ async fn with_ids_a_stray_line_acknowledges_no_message() {
 }
 
 #[tokio::test]
-async fn a_verdict_on_another_message_is_none() {
+async fn an_answer_with_another_id_ends_the_run() {
     let handler = captured(&by_id(r#"echo "id=x ok""#));
     let verdicts = join_all([handler.handle(numbered(0, "bad")), handler.handle(numbered(1, "good"))]).await;
-    let reason = "the command answered for message \"x\" when it was aaaaaaaaaaaaaaaa's turn";
+    let reason = "the command answered for message \"x\" instead of aaaaaaaaaaaaaaaa";
     assert_eq!(verdicts, [Verdict::retry(reason), Verdict::Done(Some("bbbbbbbbbbbbbbbb".into()))]);
 }
 
 #[tokio::test]
-async fn neither_side_waits_for_the_other_to_read() {
-    // each line is longer than a pipe, and so is each answer
+async fn long_lines_in_both_directions_do_not_deadlock() {
+    // each line, and each answer, exceeds the capacity of a pipe
     let (handler, body) = (captured(&each(r#"printf 'ok %s\n' "$line""#)), "x".repeat(200_000));
     let verdicts = join_all((0..5).map(|_| handler.handle(message(body.clone())))).await;
     for verdict in verdicts {
@@ -180,24 +180,24 @@ async fn neither_side_waits_for_the_other_to_read() {
 }
 
 #[tokio::test]
-async fn whoever_gives_up_leaves_the_others_their_answers() {
-    let tale = Tale::new();
+async fn abandoned_messages_do_not_shift_the_answers_of_others() {
+    let test_pipe = TestPipe::new();
     let handler =
-        Arc::new(captured(&tale.told_by("read -r a; echo up >&3; read -r b; echo \"ok $a\"; echo \"ok $b\"; cat")));
+        Arc::new(captured(&test_pipe.script("read -r a; echo up >&3; read -r b; echo \"ok $a\"; echo \"ok $b\"; cat")));
     let first = tokio::spawn({
         let handler = handler.clone();
         async move { handler.handle(message("a")).await }
     });
-    let _reader = tale.begin().await;
+    let _reader = test_pipe.wait_until_up().await;
     first.abort();
-    // this one is given up before it is begun, and the command never hears of it
+    // this message is given up before its line is written, so the command never reads it
     assert_eq!(handler.handle(message("b")).now_or_never(), None);
     let Verdict::Done(Some(output)) = handler.handle(message("c")).await else { panic!("not done") };
     assert!(output.ends_with(br#""body":"c"}"#), "{output:?}");
 }
 
 #[tokio::test]
-async fn a_broken_command_is_not_waited_for_while_stopping() {
+async fn stopping_releases_messages_of_a_broken_command() {
     let options = options();
     options.stop.cancel();
     let handler = PipeHandler::new("exit 1", &options).unwrap();
@@ -206,17 +206,17 @@ async fn a_broken_command_is_not_waited_for_while_stopping() {
 }
 
 #[tokio::test]
-async fn runs_that_fail_follow_each_other_ever_more_slowly() {
+async fn failing_runs_are_restarted_with_backoff() {
     let (handler, start) = (pipe("exit 1"), Instant::now());
     for verdict in handled(&handler, &["a", "b", "c", "d"]).await {
         assert_eq!(verdict, Verdict::retry("the command ended: exit status 1"));
     }
-    // after 50, 100, 200 ms at the least
+    // after at least 50, 100 and 200 ms
     assert!(start.elapsed() >= Duration::from_millis(350), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
-async fn a_closed_command_ends_by_itself() {
+async fn close_lets_the_command_exit() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("end");
     let handler = pipe(&format!("{}; echo well >{}", each("echo ok"), path.display()));
@@ -227,13 +227,13 @@ async fn a_closed_command_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn a_closed_command_that_stays_is_killed() {
-    let tale = Tale::new();
+async fn close_kills_a_command_that_does_not_exit() {
+    let test_pipe = TestPipe::new();
     let stays = format!("trap '' TERM; echo up >&3; {}; while :; do sleep 1; done", each("echo ok"));
-    let handler = pipe(&tale.told_by(&stays));
-    let (reader, verdict) = tokio::join!(tale.begin(), handler.handle(message("a")));
+    let handler = pipe(&test_pipe.script(&stays));
+    let (reader, verdict) = tokio::join!(test_pipe.wait_until_up(), handler.handle(message("a")));
     assert_eq!(verdict, Verdict::Done(None));
-    // from here on only the clock can end it
+    // from here on only the clock can terminate it
     pause();
     handler.close().await;
     assert_eq!(rest(reader).await.unwrap(), "");

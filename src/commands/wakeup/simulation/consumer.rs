@@ -1,4 +1,4 @@
-//! A consumer's process: its real life and idle time; the steps are played.
+//! A model of a consumer's process with its real lifecycle and idle timer.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ pub(super) enum Phase {
     /// Starting, or between two steps.
     Steps,
     Works(IdleTimer),
-    /// RDY 0 and CLS are on their way, for this reason.
+    /// RDY 0 and CLS were sent, for this reason.
     Leaves {
         why: StopReason,
         closed: bool,
@@ -25,16 +25,16 @@ pub(super) enum Phase {
 pub(super) struct Process {
     pub(super) unit: usize,
     pub(super) phase: Phase,
-    /// How long it is to nsqd.
+    /// The latency to nsqd.
     pub(super) link: Duration,
     connected: bool,
-    /// What handlers run for.
+    /// The running handlers.
     running: BTreeSet<Id>,
-    /// When it last was not idle, as nsqd and systemd would say.
+    /// The last time that it was busy, as seen by nsqd and systemd.
     active: Duration,
     /// It took pokes, and has not subscribed since.
     owes: bool,
-    /// What slipped in while it was leaving went back.
+    /// Messages that arrived during its exit were returned.
     gave_back: bool,
 }
 
@@ -44,7 +44,7 @@ impl Process {
         Self { unit, phase: Phase::Steps, link, connected: false, running, active, owes: false, gave_back: false }
     }
 
-    /// Something came: that puts idleness off, if it works.
+    /// An arrival resets the idle timer of a working consumer.
     pub(super) fn put_off(&mut self, now: Duration, clock: Instant) {
         if let Phase::Works(idle) = &mut self.phase {
             idle.reset(clock.into());
@@ -62,7 +62,7 @@ impl World {
         self.units[self.processes[pid].unit].group
     }
 
-    /// The first act is to take the pokes that woke it.
+    /// Takes the pokes that woke it first.
     pub(super) fn begin(&mut self, pid: Pid) {
         if self.processes[pid].is_dead() {
             return;
@@ -101,7 +101,7 @@ impl World {
                 let process = &mut self.processes[pid];
                 process.phase = Phase::Works(IdleTimer::new(allowed, now));
                 (process.connected, process.owes, process.active) = (true, false, self.now);
-                // a working consumer takes what waits, and what comes
+                // a working consumer takes pending and further pokes
                 self.units[process.unit].pokes = 0;
                 self.after(allowed, Event::LookIdle(pid));
                 self.subscribed(pid);
@@ -117,7 +117,7 @@ impl World {
         }
     }
 
-    /// Of all moments, messages and pokes come at those at which the consumer takes a step.
+    /// Lets messages and pokes arrive at the moments of the consumer's steps.
     fn disturb(&mut self, pid: Pid) {
         let stream = self.channels[self.group_of(pid)].stream;
         if self.chance(8) {
@@ -201,7 +201,7 @@ impl World {
         }
     }
 
-    /// Ends the connection once everything has been answered.
+    /// Closes the connection once all messages are answered.
     fn close(&mut self, pid: Pid) {
         let process = &self.processes[pid];
         if matches!(process.phase, Phase::Leaves { closed: true, .. }) && process.running.is_empty() {
@@ -242,7 +242,7 @@ impl World {
         }
     }
 
-    /// The connection is lost: a working consumer tries to get another.
+    /// Loses the connection: a working consumer reconnects.
     pub(super) fn cut_off(&mut self, pid: Pid) {
         self.processes[pid].connected = false;
         match &mut self.processes[pid].phase {

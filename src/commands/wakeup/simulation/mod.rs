@@ -1,5 +1,6 @@
-//! Sleeping and waking, played through on a fake clock: the consumer's real life ([`lifecycle`](super::consumer::lifecycle)), its real idle
-//! time, and wakeup's real decisions, among an nsqd, systemd's sockets, and trouble that are played.
+//! A simulation of sleeping and waking on a fake clock: the consumer's real lifecycle
+//! ([`life`](super::consumer::life)), its real idle timer, and wakeup's real decisions, with models
+//! of nsqd, systemd's sockets, and failures.
 //!
 //! ```text
 //!  publish ─▶ Channel ─▶ Process (lifecycle, Idle) ─▶ asleep
@@ -7,7 +8,8 @@
 //!                └─▶ Watch (decide) ─poke─▶ Unit
 //! ```
 //!
-//! Each run follows from its seed. One that fails is played again, and tells its last events; `SEED=n` plays it alone.
+//! Each run follows from its seed. A failed run is repeated and prints its last events; `SEED=n`
+//! runs one seed.
 
 mod consumer;
 mod nsqd;
@@ -69,7 +71,7 @@ fn distribution(waits: &mut [Duration]) -> String {
     ms.join(", ")
 }
 
-/// What so many percent of the sorted waits do not exceed.
+/// Returns a percentile of the sorted waits.
 fn at(waits: &[Duration], percent: usize) -> Duration {
     waits.get(waits.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! nsqd, played: each stream's messages are copied to its groups' channels.
+//! A model of nsqd: each stream's messages are copied to its groups' channels.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -17,19 +17,19 @@ pub(super) enum Place {
 pub(super) struct Message {
     pub(super) group: usize,
     pub(super) place: Place,
-    /// Since when it could be handed out.
+    /// The time since which it could be delivered.
     pub(super) ready: Duration,
     pub(super) attempts: u32,
-    /// A handler was done with it.
+    /// A handler has finished it.
     pub(super) handled: bool,
-    /// It came while its group slept, and wakeup hears of it.
+    /// It arrived while its group slept, and wakeup gets its copy.
     pub(super) heard: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) pid: Pid,
-    /// RDY 0 and CLS have come.
+    /// RDY 0 and CLS were received.
     leaving: bool,
 }
 
@@ -40,15 +40,15 @@ pub(super) struct Channel {
     in_flight: BTreeSet<Id>,
     deferred: BTreeSet<Id>,
     finished: u64,
-    /// Messages that came, were requeued, or timed out since nsqd started.
+    /// Messages that arrived, were requeued, or timed out since nsqd started.
     queued: u64,
     published: u64,
     pub(super) clients: Vec<Client>,
-    /// When a consumer was connected last, unless one is now.
+    /// The last time a consumer was connected, unless one is connected now.
     left: Duration,
-    /// Until when waiting is the fault of what was broken.
+    /// The end of the time in which a failure excuses waiting.
     pub(super) excused: Duration,
-    /// Until when its consumers crash at their start.
+    /// The end of the time in which its consumers crash at their start.
     pub(super) crashes_until: Duration,
 }
 
@@ -69,12 +69,12 @@ impl Channel {
         }
     }
 
-    /// As wakeup makes it out from what `/stats` counts.
+    /// Computed as wakeup does from the counts of `/stats`.
     pub(super) fn handed_out(&self) -> u64 {
         self.queued.wrapping_sub((self.queue.len() + self.deferred.len()) as u64)
     }
 
-    /// When a consumer was connected last.
+    /// Returns the last time a consumer was connected.
     pub(super) fn served(&self, now: Duration) -> Duration {
         if self.clients.is_empty() { self.left } else { now }
     }
@@ -83,7 +83,7 @@ impl Channel {
         self.finished == self.published
     }
 
-    /// What does not hold, if anything.
+    /// Returns the violated invariant, if there is one.
     pub(super) fn wrong(&self, messages: &[Message]) -> Option<String> {
         let places = self.queue.iter().map(|id| (id, Place::Queue));
         let places = places.chain(self.deferred.iter().map(|id| (id, Place::Deferred)));
@@ -101,7 +101,7 @@ impl Channel {
 }
 
 impl World {
-    /// A message, and some time later another.
+    /// Publishes a message, and schedules the next one.
     pub(super) fn publish_on(&mut self, stream: usize) {
         self.publish(stream);
         let gap = match self.random.u8(0..4) {
@@ -155,7 +155,7 @@ impl World {
         self.hand_out(group);
     }
 
-    /// Sends what waits to who wants it.
+    /// Delivers waiting messages to ready consumers.
     pub(super) fn hand_out(&mut self, group: usize) {
         while self.nsqd_is_up {
             let wants: Vec<Pid> = self.channels[group].clients.iter().filter(|c| !c.leaving).map(|c| c.pid).collect();
@@ -168,13 +168,13 @@ impl World {
             let attempt = message.attempts;
             self.channels[group].in_flight.insert(id);
             self.after(self.processes[pid].link, Event::Arrive { pid, id, attempt });
-            // nsqd looks at its timers now and then
+            // nsqd checks its timers at intervals
             let scan = self.between_ms(0, 100);
             self.after(self.settings.msg_timeout + scan, Event::TimedOut { id, attempt });
         }
     }
 
-    /// A message is handed out: it must not have waited for long.
+    /// Delivers a message, which must not have waited too long.
     fn waited(&mut self, id: Id) {
         let message = &self.messages[id];
         let excused = self.channels[message.group].excused;
@@ -201,7 +201,7 @@ impl World {
         }
     }
 
-    /// REQ without a delay: it waits on, since it was ready the first time.
+    /// REQ without a delay: the message waits again, ready since the first time.
     pub(super) fn given_back(&mut self, id: Id, attempt: u32) {
         let message = &mut self.messages[id];
         let channel = &mut self.channels[message.group];
@@ -238,7 +238,7 @@ impl World {
         self.hand_out(group);
     }
 
-    /// RDY 0 and CLS have come: what was sent before arrives before the answer.
+    /// Handles RDY 0 and CLS: messages sent before arrive before the response.
     pub(super) fn leave(&mut self, pid: Pid) {
         let group = self.group_of(pid);
         if let Some(client) = self.channels[group].clients.iter_mut().find(|client| client.pid == pid) {
@@ -257,7 +257,7 @@ impl World {
         }
     }
 
-    /// nsqd goes, orderly, and puts what it has where it will find it.
+    /// Stops nsqd cleanly; it stores its messages for its next start.
     pub(super) fn nsqd_goes(&mut self) {
         self.nsqd_is_up = false;
         for group in 0..self.channels.len() {

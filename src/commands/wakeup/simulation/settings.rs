@@ -1,9 +1,9 @@
-//! What differs from run to run, and what a run was.
+//! The random settings of a run, and its statistics.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What differs from run to run.
+/// The random settings of a run.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) idle_timeout: Duration,
@@ -13,11 +13,11 @@ pub(super) struct Settings {
     pub(super) groups: Vec<usize>,
     pub(super) instances: usize,
     pub(super) streams: usize,
-    /// Consumers may look at /stats before they end.
+    /// Consumers may check /stats before they exit.
     pub(super) looks: bool,
-    /// Out of 100 messages, so many fail, and come again.
+    /// The percentage of messages that fail and are requeued.
     pub(super) failing: u32,
-    /// Out of 100 edges, so many are missed.
+    /// The percentage of wakeup's copies that are lost.
     pub(super) deaf: u32,
     pub(super) troubles: u32,
 }
@@ -40,16 +40,16 @@ impl Settings {
     }
 }
 
-/// What a run was.
+/// The statistics of a run.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) published: u64,
     pub(super) sleeps: u64,
     pub(super) pokes: u64,
-    /// Ways in which a consumer left, or did not.
+    /// The ways in which consumers exited or stayed.
     pub(super) exits: BTreeMap<&'static str, u64>,
     pub(super) waits: Vec<Duration>,
-    /// Those of messages that woke somebody as wakeup heard of them.
+    /// The waits of messages whose copy let wakeup poke.
     pub(super) heard: Vec<Duration>,
 }
 

@@ -1,17 +1,17 @@
-//! What goes wrong: consumers and wakeup are killed, nsqd goes away.
+//! Failures: consumers and wakeup are killed, nsqd is unreachable.
 
 use std::time::Duration;
 
 use super::wakeup::Watch;
 use super::world::{Event, POLL, Pid, START, World};
 
-/// How long nsqd is away.
+/// The time of an outage of nsqd.
 const AWAY: Duration = Duration::from_secs(10);
 
-/// As rare do wakeup's pokes become while they bring no consumer.
+/// The maximum interval of wakeup's pokes while they bring no consumer.
 const RAREST: Duration = Duration::from_secs(30);
 
-/// How long consumers crash at their start.
+/// The time for which consumers crash at their start.
 const CRASHES: Duration = Duration::from_secs(20);
 
 impl World {
@@ -43,7 +43,7 @@ impl World {
         }
     }
 
-    /// kill -9: what it has in flight comes again when its time is up.
+    /// kill -9: its in-flight messages are requeued after their timeout.
     pub(super) fn kill(&mut self, pid: Pid) {
         if self.units[self.processes[pid].unit].process() == Some(pid) {
             self.tally.count("consumers killed");
@@ -62,7 +62,7 @@ impl World {
         self.after(Duration::ZERO, Event::Tick { watch });
     }
 
-    /// What waits in this group now may wait so much longer.
+    /// Allows the waiting messages of this group this much more time.
     fn excuse(&mut self, group: usize, longer: Duration) {
         let excused = &mut self.channels[group].excused;
         *excused = (*excused).max(self.now + longer);

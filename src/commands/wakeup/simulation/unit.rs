@@ -1,4 +1,4 @@
-//! systemd, played: a socket that keeps pokes, and the service that it starts.
+//! A model of systemd: a socket that keeps pokes, and the service that it starts.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use super::consumer::{Phase, Process};
 use super::world::{Event, Pid, World};
 
-/// systemd's default trigger limit: so many starts in so long, and the socket fails.
+/// systemd's default trigger limit: this many starts within this time fail the socket.
 const TRIGGERS: (usize, Duration) = (20, Duration::from_secs(2));
 
 #[derive(Debug)]
 pub(super) struct Unit {
     pub(super) group: usize,
     service: Service,
-    /// Pokes that wait.
+    /// Pending pokes.
     pub(super) pokes: usize,
     starts: VecDeque<Duration>,
-    /// When which wakeup last poked it.
+    /// The last poke: the wakeup's number and the time.
     pub(super) poked: Option<(u32, Duration)>,
 }
 
@@ -44,7 +44,8 @@ impl Unit {
 }
 
 impl World {
-    /// Somebody connects to the socket: a working consumer takes it at once, else it waits.
+    /// Connects to the socket: a working consumer takes the poke immediately, otherwise it stays
+    /// pending.
     pub(super) fn poke(&mut self, unit: usize) {
         self.tally.pokes += 1;
         let (now, clock) = (self.now, self.clock());
@@ -55,7 +56,7 @@ impl World {
         self.trigger(unit);
     }
 
-    /// Level-triggered: a dead service is started while pokes wait.
+    /// Level-triggered: starts a dead service while pokes are pending.
     fn trigger(&mut self, unit: usize) {
         if self.units[unit].sleeps() && self.units[unit].pokes > 0 {
             self.start(unit);
@@ -85,7 +86,7 @@ impl World {
         self.disconnected(pid);
         self.tally.sleeps += u64::from(!failed);
         self.units[unit].service = Service::Dead;
-        // FlushPending=yes: pokes that nobody took go with the service, and wakeup pokes again
+        // FlushPending=yes: untaken pokes go with the service, and wakeup pokes again
         self.units[unit].pokes = 0;
     }
 }

@@ -1,4 +1,4 @@
-//! wakeup: its real decisions; what it sees and hears is played.
+//! A model of wakeup with its real decisions; its observations are simulated.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -6,30 +6,30 @@ use std::time::Duration;
 
 use super::unit::Unit;
 use super::world::{Event, POLL, World};
-use mqueue::wake::decide::{Group, Name, Observed, Wake, arrived, decide};
-use mqueue::wake::memory::Memory;
+use mqueue::wake::decide::{GroupName, GroupTotals, Wake, WakeSnapshot, decide, decide_arrival};
+use mqueue::wake::poke_history::PokeHistory;
 
-/// The least time between two polls.
+/// The minimum time between two polls.
 const LEAST: Duration = Duration::from_millis(100);
 
-/// The greatest age of an answer of nsqd's.
+/// The maximum age of an answer of nsqd's.
 const LAG: Duration = Duration::from_millis(120);
 
-/// A channel, as `/stats` shows it.
-pub(super) type Seen = Group;
+/// A channel in `/stats`.
+pub(super) type Seen = GroupTotals;
 
-/// A wakeup, from its start to its end.
+/// One run of wakeup.
 #[derive(Debug)]
 pub(super) struct Watch {
-    /// Which one it is: what was on its way to one before it is lost.
+    /// The number of the run: events for a previous run are lost.
     pub(super) number: u32,
-    memory: Memory,
-    seen: Observed,
-    /// When to poll again, before the next tick.
+    memory: PokeHistory,
+    seen: WakeSnapshot,
+    /// The time of an extra poll before the next regular one.
     due: Option<Duration>,
-    /// When that was done last.
+    /// The time of the last extra poll.
     again: Option<Duration>,
-    /// Streams that it is subscribed to, or is about to be.
+    /// Streams with an established or pending subscription.
     listens: BTreeSet<usize>,
     hears: BTreeSet<usize>,
 }
@@ -38,8 +38,8 @@ impl Watch {
     pub(super) fn new(number: u32) -> Self {
         Self {
             number,
-            memory: Memory::default(),
-            seen: Observed::default(),
+            memory: PokeHistory::default(),
+            seen: WakeSnapshot::default(),
             due: None,
             again: None,
             listens: BTreeSet::new(),
@@ -48,7 +48,7 @@ impl Watch {
     }
 }
 
-fn group_of((_, group): &Name) -> usize {
+fn group_of((_, group): &GroupName) -> usize {
     group.parse().expect("a group's number")
 }
 
@@ -75,11 +75,11 @@ impl World {
         if !self.nsqd_is_up {
             return self.watch.hears.clear();
         }
-        let seen = self.channels.iter().map(|channel| Group {
+        let seen = self.channels.iter().map(|channel| GroupTotals {
             depth: channel.queue.len() as u64,
             clients: channel.clients.len() as u64,
             paused: false,
-            handed_out: channel.handed_out(),
+            deliveries: channel.handed_out(),
         });
         let seen = seen.collect();
         let answer = if self.chance(5) { self.between_ms(10, 100) } else { self.between_ms(0, 5) };
@@ -90,7 +90,7 @@ impl World {
         if watch != self.watch.number {
             return;
         }
-        self.watch.seen = Observed::default();
+        self.watch.seen = WakeSnapshot::default();
         for (group, seen) in seen.iter().enumerate() {
             let (stream, name) = (self.channels[group].stream.to_string(), group.to_string());
             let instances = self.settings.instances;
@@ -110,10 +110,11 @@ impl World {
         }
     }
 
-    /// A consumer that wakeup says has come was connected since the poke, and one that it misses was not.
+    /// Checks wakeup's reports: a consumer reported as woken was connected since the poke, and one
+    /// reported as missing was not.
     fn check_who_came(&mut self) {
         let now = self.clock();
-        for came in self.watch.memory.came() {
+        for came in self.watch.memory.take_woken() {
             let served = self.channels[group_of(&came.name)].served(self.now);
             if served + LAG < self.now.saturating_sub(came.after) {
                 self.wrong = Some(format!("{came:?}, but no consumer was connected since {served:?}"));
@@ -132,11 +133,11 @@ impl World {
         }
     }
 
-    /// Subscribes to the streams of sleeping groups, and to no others.
+    /// Subscribes to exactly the streams of sleeping groups.
     fn listen(&mut self) {
         let streams = 0..self.settings.streams;
         let wanted: BTreeSet<usize> =
-            streams.filter(|stream| self.watch.seen.is_worth_hearing(&stream.to_string())).collect();
+            streams.filter(|stream| self.watch.seen.wants_arrivals(&stream.to_string())).collect();
         self.watch.hears.retain(|stream| wanted.contains(stream));
         self.watch.listens.retain(|stream| wanted.contains(stream));
         for stream in wanted {
@@ -152,7 +153,8 @@ impl World {
         }
     }
 
-    /// A message is copied to wakeup's channel, too. True if wakeup hears of it; it listens again when it has polled.
+    /// Copies a message to wakeup's channel. Returns true if wakeup receives it; it subscribes
+    /// again after its next poll.
     pub(super) fn edge(&mut self, stream: usize) -> bool {
         let listens = self.watch.hears.remove(&stream);
         let heard = listens && !self.chance(self.settings.deaf);
@@ -165,7 +167,7 @@ impl World {
         heard
     }
 
-    /// The group sleeps, wakeup has seen that, and has not poked it just now.
+    /// Returns true if the group sleeps, wakeup knows that, and has not poked it just now.
     pub(super) fn can_be_woken(&self, group: usize) -> bool {
         let stream = self.channels[group].stream.to_string();
         let seen = self.watch.seen.asleep(&stream).any(|(_, name)| *name == group.to_string());
@@ -178,7 +180,7 @@ impl World {
     pub(super) fn heard(&mut self, watch: u32, stream: usize) {
         if watch == self.watch.number {
             let now = self.clock();
-            let wakes = arrived(&stream.to_string(), &self.watch.seen, &mut self.watch.memory, now);
+            let wakes = decide_arrival(&stream.to_string(), &self.watch.seen, &mut self.watch.memory, now);
             self.wake(&wakes);
         }
     }

@@ -1,4 +1,4 @@
-//! The clock, what is to happen when, and what has to hold.
+//! The clock, the scheduled events, and the invariants.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -10,18 +10,18 @@ use super::unit::Unit;
 use super::wakeup::Watch;
 use crate::commands::consumer::lifecycle::PendingCheck;
 
-/// A process, by its number.
+/// The number of a process.
 pub(super) type Pid = usize;
-/// A message in a channel, by its number.
+/// The number of a message in a channel.
 pub(super) type Id = usize;
 
 /// wakeup's poll interval.
 pub(super) const POLL: Duration = Duration::from_secs(1);
-/// The longest start of a consumer: a poke, systemd, the connection, and an answer of nsqd's to wakeup.
+/// The longest start of a consumer: a poke, systemd, the connection, and nsqd's answer to wakeup.
 pub(super) const START: Duration = Duration::from_millis(350);
-/// The longest that a handler runs.
+/// The longest run of a handler.
 pub(super) const HANDLING: Duration = Duration::from_millis(600);
-/// How many events a run tells of that failed.
+/// The number of last events that a failed run prints.
 const TOLD: usize = 60;
 
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub(super) struct World {
     epoch: Instant,
     events: BTreeMap<(Duration, u64), Event>,
     scheduled: u64,
-    /// Messages that are still to be published.
+    /// Messages left to publish.
     pub(super) left: u32,
     pub(super) nsqd_is_up: bool,
     pub(super) channels: Vec<Channel>,
@@ -77,7 +77,7 @@ pub(super) struct World {
     pub(super) units: Vec<Unit>,
     pub(super) processes: Vec<Process>,
     pub(super) watch: Watch,
-    /// What does not hold.
+    /// The violated invariant.
     pub(super) wrong: Option<String>,
     pub(super) tally: Tally,
     tells: bool,
@@ -114,7 +114,7 @@ impl World {
         world
     }
 
-    /// Plays to the end, or to what does not hold.
+    /// Runs to the end, or to the first violated invariant.
     pub(super) fn play(&mut self) -> Result<Tally, String> {
         while let Some(((at, _), event)) = self.events.pop_first() {
             if self.tells {
@@ -136,7 +136,7 @@ impl World {
         Err("nothing happens any more".to_owned())
     }
 
-    /// The settings, and the last events.
+    /// Returns the settings and the last events.
     pub(super) fn told(&self) -> String {
         let last: Vec<&str> = self.told.iter().skip(self.told.len().saturating_sub(TOLD)).map(String::as_str).collect();
         format!("{:?}\n{}", self.settings, last.join("\n"))
@@ -208,7 +208,7 @@ impl World {
         self.at(self.now + delay, event);
     }
 
-    /// Some time between so many and so many milliseconds from now.
+    /// Schedules an event after a random delay in milliseconds.
     pub(super) fn after_ms(&mut self, least: u64, most: u64, event: Event) {
         let delay = self.between_ms(least, most);
         self.after(delay, event);
@@ -218,7 +218,7 @@ impl World {
         Duration::from_micros(self.random.u64(least * 1000..=most * 1000))
     }
 
-    /// True so many times out of 100.
+    /// Returns true with this probability in percent.
     pub(super) fn chance(&mut self, percent: u32) -> bool {
         self.random.u32(0..100) < percent
     }

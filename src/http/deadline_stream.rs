@@ -1,4 +1,4 @@
-//! A deadline for writing: a client that takes nothing, or a byte now and then, is not waited for.
+//! A write deadline: a client that reads nothing, or only a byte now and then, is disconnected.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,37 +8,41 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Bytes a second that a client has to take at least, once it keeps the server waiting.
-const LEAST_RATE: u64 = 16 * 1024;
+/// The minimum rate at which a client has to read once a write waits, in bytes per second.
+const MIN_READ_RATE: u64 = 16 * 1024;
 
-/// A stream whose writes fail when the other end takes too little for too long.
+/// A stream whose writes time out if the peer reads too slowly.
 #[derive(Debug)]
-pub(super) struct Patient<S> {
+pub(super) struct DeadlineStream<S> {
     stream: S,
-    /// How long a write may wait.
-    patience: Duration,
-    /// When it has waited for long enough, once it waits; gone when all is written.
-    end: Option<Pin<Box<Sleep>>>,
+    /// The time that a write may wait.
+    write_time: Duration,
+    /// The deadline of the pending write; `None` when all is written.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Patient<S> {
-    pub(super) fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, end: None }
+impl<S> DeadlineStream<S> {
+    pub(super) fn new(stream: S, write_time: Duration) -> Self {
+        Self { stream, write_time, deadline: None }
     }
 
-    /// What a write came to, unless it has waited for too long.
-    fn judge(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match (&written, &mut self.end) {
-            (Poll::Pending, end) => {
-                let end = end.get_or_insert_with(|| Box::pin(sleep(self.patience)));
-                if end.as_mut().poll(context).is_ready() {
+    /// Passes a write's result on, or `TimedOut` after the deadline.
+    fn check_deadline(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match (&written, &mut self.deadline) {
+            (Poll::Pending, deadline) => {
+                let deadline = deadline.get_or_insert_with(|| Box::pin(sleep(self.write_time)));
+                if deadline.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
             }
-            (Poll::Ready(Ok(bytes)), Some(end)) => {
-                let earned = Duration::from_micros(*bytes as u64 * 1_000_000 / LEAST_RATE);
-                let later = (end.deadline() + earned).min(Instant::now() + self.patience);
-                end.as_mut().reset(later);
+            (Poll::Ready(Ok(bytes)), Some(deadline)) => {
+                let earned = Duration::from_micros(*bytes as u64 * 1_000_000 / MIN_READ_RATE);
+                let later = (deadline.deadline() + earned).min(Instant::now() + self.write_time);
+                deadline.as_mut().reset(later);
             }
             (Poll::Ready(_), _) => {}
         }
@@ -46,16 +50,16 @@ impl<S> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for DeadlineStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, into)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.judge(context, written)
+        self.check_deadline(context, written)
     }
 
     fn poll_write_vectored(
@@ -64,18 +68,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.judge(context, written)
+        self.check_deadline(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes when it has written all it has.
+    /// hyper flushes after it has written everything.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
         if matches!(flushed, Poll::Ready(Ok(()))) {
-            self.end = None;
+            self.deadline = None;
         }
         flushed
     }
@@ -91,13 +95,13 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const WRITE_TIME: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_or_too_little_is_not_waited_for() {
+    async fn writes_to_slow_readers_time_out() {
         for (sip, most) in [(0, 10), (1, 11), (64 * 1024, 99)] {
             let (mut client, server) = duplex(1024);
-            let mut server = Patient::new(server, PATIENCE);
+            let mut server = DeadlineStream::new(server, WRITE_TIME);
             tokio::spawn(async move {
                 let mut space = vec![0; sip];
                 while sip > 0 && client.read_exact(&mut space).await.is_ok() {

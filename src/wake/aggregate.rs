@@ -1,52 +1,54 @@
-//! What the nsqds say of their groups, all of them together.
+//! The statistics of all nsqds, summed by group.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::decide::{Group, Name};
+use super::decide::{GroupName, GroupTotals};
 use crate::client::Address;
 use crate::proto::stats::{ChannelStats, Stats, TopicStats};
 use crate::proto::{ChannelName, TopicName};
 use crate::wake::fleet;
 
-/// Messages of a group that wait for something else than a consumer.
+/// Messages of a group that wait for something other than a consumer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Out with consumers.
+pub struct GroupPending {
+    /// In flight to consumers.
     pub in_flight: u64,
-    /// For later.
+    /// Deferred.
     pub deferred: u64,
-    /// Where the stream or the group is paused.
+    /// In the queue of a paused stream or group.
     pub paused: u64,
 }
 
-/// All nsqds' last answers.
+/// The last answers of all nsqds, summed. wakeup and doctor both use this sum, so that they agree
+/// on which groups are paused and how many messages wait.
 #[derive(Debug, Default)]
-pub struct Poll {
+pub struct QueueTotals {
     /// Durable groups by stream and name.
-    pub groups: BTreeMap<Name, Group>,
-    /// Those of them that have such messages. They become depth when their time comes.
-    pub held: BTreeMap<Name, Held>,
-    /// Streams that have messages and no group, by the nsqd's HTTP address and the stream's name; those of fleets of nodes never get one.
+    pub groups: BTreeMap<GroupName, GroupTotals>,
+    /// Groups that have such messages, which become depth when their time comes.
+    pub pending: BTreeMap<GroupName, GroupPending>,
+    /// Streams that have messages and no group, by the nsqd's HTTP address and the stream's name,
+    /// without the streams of fleets of nodes.
     pub without_group: BTreeMap<(String, String), u64>,
-    /// Those of them that are paused.
+    /// Streams among them that are paused.
     pub paused_without_group: BTreeSet<(String, String)>,
-    /// Every stream, by its name.
+    /// The names of all streams.
     known: BTreeSet<String>,
-    /// Every nsqd and nsqlookupd has answered, so that what is not here does not exist.
+    /// True if every nsqd and nsqlookupd has answered: a group that is missing here does not exist.
     pub is_complete: bool,
-    /// Where each stream with a durable group can be subscribed to.
+    /// The TCP addresses at which each stream with a durable group can be subscribed to.
     pub streams: BTreeSet<(Address, String)>,
 }
 
-/// True for a group that stays when its consumers leave.
+/// True for a group that is not ephemeral.
 pub fn is_durable(channel: &ChannelStats) -> bool {
     ChannelName::new(&channel.channel_name).is_ok_and(|name| !name.is_ephemeral())
 }
 
-impl Poll {
-    /// Takes in what one nsqd answered. `tcp` is where it can be subscribed to now.
+impl QueueTotals {
+    /// Adds the statistics of one nsqd. `tcp` is the address at which it can be subscribed to now.
     pub fn add(&mut self, http: &str, tcp: Option<&Address>, stats: &Stats) {
-        // a name that NSQ does not allow is nobody's, and must not reach a log line
+        // a name that NSQ does not allow must not reach a log line
         for topic in stats.topics.iter().filter(|topic| TopicName::new(&topic.topic_name).is_ok()) {
             self.known.insert(topic.topic_name.clone());
             topic.channels.iter().filter(|channel| is_durable(channel)).for_each(|channel| self.group(topic, channel));
@@ -55,14 +57,16 @@ impl Poll {
                 self.paused_without_group.extend(topic.paused.then(|| key.clone()));
                 self.without_group.insert(key, count(topic.depth));
             }
-            // never the first channel of a stream: that one would get its backlog
+            // wakeup's channel must not be the first of a stream: the first channel gets the
+            // backlog
             if let Some(tcp) = tcp.filter(|_| topic.channels.iter().any(is_durable)) {
                 self.streams.insert((tcp.clone(), topic.topic_name.clone()));
             }
         }
     }
 
-    /// Leaves out of the streams without a group those of fleets of nodes, once every nsqd was added.
+    /// Removes the streams of fleets of nodes from the streams without a group, once every nsqd was
+    /// added.
     pub fn leave_fleets_alone(&mut self) {
         let known = &self.known;
         self.without_group.retain(|(_, stream), _| !fleet::has_stream(stream, |name| known.contains(name)));
@@ -75,25 +79,26 @@ impl Poll {
         let is_paused = channel.paused || topic.paused;
         let paused = if is_paused { depth } else { 0 };
         if in_flight + deferred + paused > 0 {
-            let held = self.held.entry(name.clone()).or_default();
-            held.in_flight += in_flight;
-            held.deferred += deferred;
-            held.paused += paused;
+            let pending = self.pending.entry(name.clone()).or_default();
+            pending.in_flight += in_flight;
+            pending.deferred += deferred;
+            pending.paused += paused;
         }
-        // a group is paused if it is on every nsqd: what waits on the others is to be handled
-        let group = self.groups.entry(name).or_insert(Group { paused: true, ..Group::default() });
+        // a group is paused if it is paused on every nsqd: messages on the other nsqds need a
+        // consumer
+        let group = self.groups.entry(name).or_insert(GroupTotals { paused: true, ..GroupTotals::default() });
         group.paused &= is_paused;
         group.depth += depth - paused;
         group.clients += count(channel.client_count);
-        // into the queue, less what has not left it; an nsqd that was restarted counts from 0, whatever its queues hold
+        // messages that entered the queue, minus those still in it; a restarted nsqd counts from 0
         let queued = channel.message_count.wrapping_add(channel.requeue_count).wrapping_add(channel.timeout_count);
-        group.handed_out = group.handed_out.wrapping_add(queued).wrapping_sub(depth + deferred);
+        group.deliveries = group.deliveries.wrapping_add(queued).wrapping_sub(depth + deferred);
     }
 }
 
-/// A count as it should be, whatever nsqd says.
+/// Converts a count of nsqd's: not negative, and small enough that sums cannot overflow.
 fn count(number: i64) -> u64 {
-    // far from any overflow, whatever is added up
+    // small enough that no sum overflows
     u64::try_from(number).unwrap_or(0).min(u64::from(u32::MAX) << 16)
 }
 
@@ -105,8 +110,8 @@ mod tests {
         ChannelStats { channel_name: name.to_owned(), depth, paused, ..ChannelStats::default() }
     }
 
-    fn poll(nsqds: &[Vec<ChannelStats>]) -> Poll {
-        let mut poll = Poll::default();
+    fn poll(nsqds: &[Vec<ChannelStats>]) -> QueueTotals {
+        let mut poll = QueueTotals::default();
         for (number, channels) in nsqds.iter().enumerate() {
             let topic = TopicStats {
                 topic_name: "foo".to_owned(),
@@ -120,14 +125,14 @@ mod tests {
         poll
     }
 
-    fn name(group: &str) -> Name {
+    fn name(group: &str) -> GroupName {
         ("foo".to_owned(), group.to_owned())
     }
 
     #[test]
-    fn what_was_handed_out_is_counted_however_it_ended() {
-        let handed_out = |channel: ChannelStats| poll(&[vec![channel]]).groups[&name("1")].handed_out;
-        // five were there when nsqd started, and it has counted none of them
+    fn deliveries_are_counted_whatever_their_outcome() {
+        let deliveries = |channel: ChannelStats| poll(&[vec![channel]]).groups[&name("1")].deliveries;
+        // five messages were there when nsqd started, and none of them is counted
         let waiting = channel("1", 5, false);
         let less = channel("1", 4, false);
         let in_flight = ChannelStats { in_flight_count: 1, ..less.clone() };
@@ -135,22 +140,22 @@ mod tests {
         let due_again = ChannelStats { requeue_count: 1, ..waiting.clone() };
         let timed_out = ChannelStats { timeout_count: 1, ..waiting.clone() };
         for once in [in_flight, less, requeued, due_again, timed_out] {
-            assert_eq!(handed_out(once.clone()), handed_out(waiting.clone()).wrapping_add(1), "{once:?}");
+            assert_eq!(deliveries(once.clone()), deliveries(waiting.clone()).wrapping_add(1), "{once:?}");
         }
         let published = ChannelStats { message_count: 1, ..channel("1", 6, false) };
-        assert_eq!(handed_out(published), handed_out(waiting));
+        assert_eq!(deliveries(published), deliveries(waiting));
     }
 
     #[test]
-    fn a_group_paused_on_one_nsqd_is_woken_for_what_waits_on_the_other() {
+    fn a_group_paused_on_one_nsqd_is_woken_for_messages_on_another() {
         let poll = poll(&[vec![channel("1", 3, true)], vec![channel("1", 2, false)]]);
         let group = poll.groups[&name("1")];
         assert_eq!((group.depth, group.clients, group.paused), (2, 0, false));
-        assert_eq!(poll.held[&name("1")], Held { paused: 3, ..Held::default() });
+        assert_eq!(poll.pending[&name("1")], GroupPending { paused: 3, ..GroupPending::default() });
     }
 
     #[test]
-    fn a_stream_is_listened_to_only_where_a_durable_group_stands() {
+    fn streams_are_subscribed_to_only_where_a_durable_group_exists() {
         let poll = poll(&[vec![channel("x#ephemeral", 0, false)], vec![channel("1", 0, false)], vec![]]);
         assert_eq!(poll.streams, BTreeSet::from([("nsqd1:4150".parse().unwrap(), "foo".to_owned())]));
         assert_eq!(poll.without_group[&("nsqd:4151".to_owned(), "foo".to_owned())], 7);
@@ -158,9 +163,9 @@ mod tests {
     }
 
     #[test]
-    fn streams_of_a_fleet_are_none_without_a_group() {
+    fn fleet_streams_do_not_count_as_streams_without_a_group() {
         let topic = |name: &str, depth| TopicStats { topic_name: name.to_owned(), depth, ..TopicStats::default() };
-        let mut poll = Poll::default();
+        let mut poll = QueueTotals::default();
         let topics = [topic("a.token", 1), topic("tk", 1), topic("foo", 1)];
         poll.add("a:1", None, &Stats { topics: topics.into_iter().collect(), ..Stats::default() });
         poll.add("b:1", None, &Stats { topics: std::iter::once(topic("tk.beats", 0)).collect(), ..Stats::default() });
@@ -169,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_counts_are_taken_as_they_come() {
+    fn absurd_counts_are_clamped() {
         let huge = channel("1", i64::MAX, false);
         let poll = poll(&[vec![huge.clone()], vec![huge, channel("2", i64::MIN, false)]]);
         assert!(poll.groups[&name("1")].depth > u64::from(u32::MAX));

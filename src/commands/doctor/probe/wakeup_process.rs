@@ -1,22 +1,22 @@
-//! Looks for a wakeup that no unit has started: it wakes consumers as well as the unit does.
+//! Finds a wakeup that was started without a unit: it pokes the sockets just as well.
 
 use std::path::Path;
 
-/// True if an `mqueue wakeup` runs here that goes on waking.
-pub(super) fn a_wakeup_runs() -> bool {
+/// Returns true if a continuous `mqueue wakeup` runs here.
+pub(super) fn is_running() -> bool {
     let Ok(processes) = Path::new("/proc").read_dir() else { return false };
     let is_one =
         |process: std::fs::DirEntry| std::fs::read(process.path().join("cmdline")).is_ok_and(|line| is_wakeup(&line));
     processes.filter_map(Result::ok).any(is_one)
 }
 
-/// Reads `/proc/PID/cmdline`: words with a NUL behind each.
+/// Parses `/proc/PID/cmdline`: words that end with NUL.
 fn is_wakeup(line: &[u8]) -> bool {
     let mut words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
     let program =
         words.next().is_some_and(|program| Path::new(&*program).file_name().is_some_and(|name| name == "mqueue"));
     let mut words = words.peekable();
-    // the flags before the command
+    // flags before the command
     while let Some(flag) = words.next_if(|word| word.starts_with('-')) {
         if flag == "--log" {
             words.next();
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wakeup_is_known_by_its_command_line() {
+    fn wakeups_are_recognized_by_their_command_line() {
         let is = |line: &str| is_wakeup(line.replace(' ', "\0").as_bytes());
         for yes in [
             "mqueue wakeup",

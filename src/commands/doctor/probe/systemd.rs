@@ -1,4 +1,4 @@
-//! Asks systemd for the units of ours, by `systemctl show`, which changes nothing.
+//! Reads mqueue's units with `systemctl show`, which changes nothing.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use futures_util::future::join;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::commands::doctor::observed::{Systemd, Unit};
+use crate::commands::doctor::observed::{SystemdState, SystemdUnit};
 use crate::commands::doctor::units;
 
 const TEMPLATE: &str = "mqueue-consumer@.socket";
@@ -16,18 +16,18 @@ const SETTINGS: &str = "/etc/mqueue";
 const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,Result,UnitFileState,Listen,TriggerLimitIntervalUSec,\
     TriggerLimitBurst,StartLimitIntervalUSec,StartLimitBurst,ConditionResult,ConditionTimestampMonotonic";
 
-/// All units of ours; `None` where no systemd answers.
-pub(super) async fn ask(deadline: Duration) -> Option<Systemd> {
+/// Returns all units of mqueue's; `None` if systemd does not answer.
+pub(super) async fn ask(deadline: Duration) -> Option<SystemdState> {
     let show =
         systemctl(&["show", "--all", PROPERTIES, "mqueue-*.socket", "mqueue-*.service", units::WAKEUP], deadline);
     let files = systemctl(&["list-unit-files", "--no-legend", TEMPLATE], deadline);
     let (show, files) = join(show, files).await;
     let mut units = parse(&show?);
     units.iter_mut().for_each(|unit| unit.has_settings = has_settings(&unit.id));
-    Some(Systemd { units, has_template: files.is_some_and(|files| files.contains(TEMPLATE)) })
+    Some(SystemdState { units, has_template: files.is_some_and(|files| files.contains(TEMPLATE)) })
 }
 
-/// What it prints; `None` if it fails, is not there, or does not end.
+/// Returns the output of systemctl; `None` if it fails, is missing, or does not end.
 async fn systemctl(args: &[&str], deadline: Duration) -> Option<String> {
     let mut command = Command::new("systemctl");
     command.arg("--no-pager").args(args).env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true);
@@ -35,27 +35,28 @@ async fn systemctl(args: &[&str], deadline: Duration) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A file that may not be looked at counts as there.
+/// Returns true if the settings file exists, or may not be read.
 fn has_settings(unit: &str) -> bool {
     let instance = unit.strip_prefix("mqueue-consumer@").and_then(|rest| rest.rsplit_once('.'));
     let file = instance.map(|(instance, _)| Path::new(SETTINGS).join(format!("{instance}.env")));
     file.is_none_or(|file| file.try_exists().unwrap_or(true))
 }
 
-/// Reads blocks of `NAME=VALUE`, an empty line between; a unit that was asked for twice stands there twice.
-fn parse(text: &str) -> Vec<Unit> {
-    let mut units: Vec<Unit> = text.split("\n\n").map(unit).filter(|unit| !unit.id.is_empty()).collect();
+/// Parses blocks of `NAME=VALUE`, separated by empty lines. A unit that matches two patterns occurs
+/// twice.
+fn parse(text: &str) -> Vec<SystemdUnit> {
+    let mut units: Vec<SystemdUnit> = text.split("\n\n").map(unit).filter(|unit| !unit.id.is_empty()).collect();
     units.sort_by(|a, b| a.id.cmp(&b.id));
     units.dedup_by(|a, b| a.id == b.id);
     units
 }
 
-fn unit(block: &str) -> Unit {
+fn unit(block: &str) -> SystemdUnit {
     let values = |name: &'static str| block.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='));
     let value = |name| values(name).next().unwrap_or_default();
     let number = |name| value(name).parse::<u64>().unwrap_or(0);
     let limit = |interval, burst| Some((number(burst), span(value(interval))?)).filter(|(burst, _)| *burst > 0);
-    Unit {
+    SystemdUnit {
         id: value("Id").to_owned(),
         load: value("LoadState").to_owned(),
         active: value("ActiveState").to_owned(),
@@ -65,13 +66,13 @@ fn unit(block: &str) -> Unit {
         start_limited: limit("StartLimitIntervalUSec", "StartLimitBurst").is_some(),
         // Listen=/run/mqueue/a.sock (Stream)
         listen: values("Listen").filter_map(|listen| Some(listen.rsplit_once(" (")?.0.into())).collect(),
-        // before the first start the result is "no", too
-        skipped: value("ConditionResult") == "no" && number("ConditionTimestampMonotonic") > 0,
+        // the result is "no" before the first start as well
+        start_was_skipped: value("ConditionResult") == "no" && number("ConditionTimestampMonotonic") > 0,
         has_settings: true,
     }
 }
 
-/// A time span of systemd's (`2s`, `1min 30s`); `None` for 0, which sets no limit.
+/// Parses a time span of systemd's (`2s`, `1min 30s`); `None` for 0, which sets no limit.
 fn span(text: &str) -> Option<Duration> {
     if text == "infinity" {
         return Some(Duration::MAX);
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_are_read_as_systemctl_shows_them() {
+    fn systemctl_show_is_parsed() {
         let text = "TriggerLimitIntervalUSec=2s\nTriggerLimitBurst=20\nListen=/run/a b.sock (Stream)\nListen=/run/c (Datagram)\n\
             Result=success\nId=b.socket\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n\
             StartLimitIntervalUSec=0\nStartLimitBurst=5\n\nId=a.service\nActiveState=failed\nResult=exit-code\n\
@@ -95,7 +96,7 @@ mod tests {
             units.iter().map(|unit| unit.id.as_str()).collect::<Vec<_>>(),
             ["a.service", "b.socket", "c.service"]
         );
-        assert_eq!(units.iter().map(|unit| unit.skipped).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(units.iter().map(|unit| unit.start_was_skipped).collect::<Vec<_>>(), [true, false, false]);
         assert_eq!(
             (units[0].active.as_str(), units[0].result.as_str(), units[0].start_limited),
             ("failed", "exit-code", true)
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn time_spans_are_systemds() {
+    fn systemd_time_spans_are_parsed() {
         let spans = ["2s", "1min 30s", "500ms", "0", "infinity"].map(span);
         let seconds = |s| Some(Duration::from_secs_f64(s));
         assert_eq!(spans, [seconds(2.0), seconds(90.0), seconds(0.5), None, Some(Duration::MAX)]);

@@ -1,13 +1,15 @@
-//! Where records go: to one file, which several consumers may share, or to files of a folder, one after the other.
+//! The target of records: one file, which several consumers may share, or the rotated files of a
+//! folder.
 //!
 //! ```text
-//!  one file:  lock ▶ is it still there? ▶ mend ▶ append, sync ▶ unlock
-//!  folder:    is the file still there, and not due? ─┬ yes ▶ mend ▶ append, sync
-//!                                                    └ no ▶ unlock; the newest file that nobody has and that is not due: lock, mend
-//!                                                           else a new one (O_EXCL): lock
+//!  one file:  lock ▶ still at its path? ▶ repair the end ▶ append, sync ▶ unlock
+//!  folder:    file still there, and not due? ─┬ yes ▶ repair the end ▶ append, sync
+//!                                             └ no ▶ unlock; lock the newest free file that is
+//!                                                    not due, or a new one (O_EXCL)
 //! ```
 //!
-//! The locks are advisory (flock), on several machines as far as the file system passes them on.
+//! The locks are advisory (flock), and hold across machines as far as the file system supports
+//! that.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -18,108 +20,112 @@ use std::time::{Duration, SystemTime};
 use nix::unistd::{AccessFlags, access};
 
 use super::Rotation;
-use super::names::NamesNow;
-use super::writing::Writing;
+use super::names::TimedNames;
+use super::record_writer::RecordWriter;
 use crate::proto::Message;
 
-/// Where records go.
-pub(super) enum Place {
-    Path(OneFile),
-    Folder(Folder),
+/// The target of records.
+pub(super) enum FileTarget {
+    Path(SharedFile),
+    Folder(RotatedFiles),
 }
 
-impl Place {
-    /// Checks what can be known before the first message, and makes what is missing.
-    pub(super) fn open(path: PathBuf, rotation: Option<Rotation>, writing: &Writing) -> io::Result<Self> {
+impl FileTarget {
+    /// Checks what is known before the first message, and creates missing folders.
+    pub(super) fn open(path: PathBuf, rotation: Option<Rotation>, writer: &RecordWriter) -> io::Result<Self> {
         Ok(match rotation {
             None => {
-                let open = Open::new(open_or_create(&path, writing)?);
-                Self::Path(OneFile { path, open: Some(open) })
+                let open = OpenFile::new(open_or_create(&path, writer)?);
+                Self::Path(SharedFile { path, open: Some(open) })
             }
             Some(rotation) => {
                 if !path.is_dir() {
                     fs::create_dir_all(&path).map_err(|error| match error.kind() {
-                        ErrorKind::AlreadyExists => {
-                            io::Error::other("it is a file, and files that take turns need a folder")
-                        }
+                        ErrorKind::AlreadyExists => io::Error::other("it is a file, and rotated files need a folder"),
                         _ => error,
                     })?;
                     sync_parent(&path)?;
                 }
                 access(&path, AccessFlags::W_OK | AccessFlags::X_OK)?;
-                Self::Folder(Folder { path, rotation, current: None })
+                Self::Folder(RotatedFiles { path, rotation, current: None })
             }
         })
     }
 
     pub(super) fn path(&self) -> &Path {
         match self {
-            Self::Path(place) => &place.path,
-            Self::Folder(place) => &place.path,
+            Self::Path(target) => &target.path,
+            Self::Folder(target) => &target.path,
         }
     }
 
-    /// Opens what is to be written anew, next time.
+    /// Closes the file, so that the next write opens it again.
     pub(super) fn close(&mut self) {
         match self {
-            Self::Path(place) => place.open = None,
-            Self::Folder(place) => place.current = None,
+            Self::Path(target) => target.open = None,
+            Self::Folder(target) => target.current = None,
         }
     }
 
-    /// Appends some of these messages, one at the least, all of which go to the same file; says how many. After an error none is there.
-    pub(super) fn append(&mut self, writing: &mut Writing, messages: &[Message], now: SystemTime) -> io::Result<usize> {
+    /// Appends at least one of these messages, all to the same file; returns their number. After an
+    /// error none is in the file.
+    pub(super) fn append(
+        &mut self,
+        writer: &mut RecordWriter,
+        messages: &[Message],
+        now: SystemTime,
+    ) -> io::Result<usize> {
         match self {
-            Self::Path(place) => place.append(writing, messages),
-            Self::Folder(place) => place.append(writing, messages, now),
+            Self::Path(target) => target.append(writer, messages),
+            Self::Folder(target) => target.append(writer, messages, now),
         }
     }
 }
 
 /// An open file.
-struct Open {
+struct OpenFile {
     file: File,
-    /// Where it was whole after the last write here.
+    /// The end of the complete records after the last write here.
     whole: u64,
 }
 
-impl Open {
+impl OpenFile {
     fn new(file: File) -> Self {
         Self { file, whole: 0 }
     }
 
-    fn append(&mut self, writing: &mut Writing, messages: &[Message], limit: u64) -> io::Result<usize> {
-        let end = writing.mend(&self.file, self.whole)?;
-        let (count, whole) = writing.append(&self.file, end, messages, limit.saturating_sub(end))?;
+    fn append(&mut self, writer: &mut RecordWriter, messages: &[Message], limit: u64) -> io::Result<usize> {
+        let end = writer.repair_end(&self.file, self.whole)?;
+        let (count, whole) = writer.append(&self.file, end, messages, limit.saturating_sub(end))?;
         self.whole = whole;
         Ok(count)
     }
 }
 
-/// One file, locked for each batch.
-pub(super) struct OneFile {
+/// One file that consumers share: locked for each batch.
+pub(super) struct SharedFile {
     path: PathBuf,
-    /// `None` after an error, which may be cured by opening the file again.
-    open: Option<Open>,
+    /// `None` after an error, which reopening the file may cure.
+    open: Option<OpenFile>,
 }
 
-impl OneFile {
-    fn append(&mut self, writing: &mut Writing, messages: &[Message]) -> io::Result<usize> {
-        let mut open = self.locked(writing)?;
-        let appended = open.append(writing, messages, u64::MAX);
+impl SharedFile {
+    fn append(&mut self, writer: &mut RecordWriter, messages: &[Message]) -> io::Result<usize> {
+        let mut open = self.locked(writer)?;
+        let appended = open.append(writer, messages, u64::MAX);
         let unlocked = open.file.unlock();
         let count = appended.and_then(|count| unlocked.map(|()| count))?;
         self.open = Some(open);
         Ok(count)
     }
 
-    /// The file, locked, and the one that is at the path: what is written to one that was deleted is lost, and to one that was moved away
-    /// comes late.
-    fn locked(&mut self, writing: &Writing) -> io::Result<Open> {
+    /// Returns the locked file, which is the one at the path: a write to a deleted file is lost,
+    /// and a write to one that was moved away comes late.
+    fn locked(&mut self, writer: &RecordWriter) -> io::Result<OpenFile> {
         loop {
             let open = match self.open.take() {
                 Some(open) => open,
-                None => Open::new(open_or_create(&self.path, writing)?),
+                None => OpenFile::new(open_or_create(&self.path, writer)?),
             };
             open.file.lock()?;
             if is_at(&self.path, &open.file)? {
@@ -129,55 +135,62 @@ impl OneFile {
     }
 }
 
-/// Files of a folder, the current one locked for as long as it is written.
-pub(super) struct Folder {
+/// The rotated files of a folder; the current one is locked while it is in use.
+pub(super) struct RotatedFiles {
     path: PathBuf,
     rotation: Rotation,
-    current: Option<Current>,
+    current: Option<CurrentFile>,
 }
 
-struct Current {
-    open: Open,
+struct CurrentFile {
+    open: OpenFile,
     path: PathBuf,
-    names: NamesNow,
+    names: TimedNames,
     revision: u32,
     since: SystemTime,
 }
 
-impl Folder {
-    fn append(&mut self, writing: &mut Writing, messages: &[Message], now: SystemTime) -> io::Result<usize> {
+impl RotatedFiles {
+    fn append(&mut self, writer: &mut RecordWriter, messages: &[Message], now: SystemTime) -> io::Result<usize> {
         let limit = self.rotation.size.unwrap_or(u64::MAX);
-        let current = self.current(writing, now)?;
-        current.open.append(writing, messages, limit)
+        let current = self.current(writer, now)?;
+        current.open.append(writer, messages, limit)
     }
 
-    /// The file that is to be written now.
-    fn current(&mut self, writing: &Writing, now: SystemTime) -> io::Result<&mut Current> {
+    /// Returns the file for the next write.
+    fn current(&mut self, writer: &RecordWriter, now: SystemTime) -> io::Result<&mut CurrentFile> {
         let names = self.rotation.names.at(now).ok_or_else(|| io::Error::other("invalid --datetime-format"))?;
         let mut left = None;
-        if let Some(Current { open, path, names: before, revision, since }) = &self.current {
+        if let Some(CurrentFile { open, path, names: before, revision, since }) = &self.current {
             let is_due = self.rotation.is_due(open.whole, age(*since, now));
             if *before == names && is_due {
                 left = Some(*revision);
             }
             if *before != names || is_due || !is_at(path, &open.file)? {
-                // its lock goes with it
+                // closing the file releases its lock
                 self.current = None;
             }
         }
         if self.current.is_none() {
-            self.current = Some(self.next(writing, names, left, now)?);
+            self.current = Some(self.next(writer, names, left, now)?);
         }
         Ok(self.current.as_mut().expect("it was set"))
     }
 
-    /// The newest file of these names, but for the one that was left as it was due, or a new one.
-    fn next(&self, writing: &Writing, names: NamesNow, left: Option<u32>, now: SystemTime) -> io::Result<Current> {
+    /// Opens the newest file of these names, unless it was left because it was due, or creates a
+    /// new one.
+    fn next(
+        &self,
+        writer: &RecordWriter,
+        names: TimedNames,
+        left: Option<u32>,
+        now: SystemTime,
+    ) -> io::Result<CurrentFile> {
         let newest = self.newest(&names)?.max(left);
         if let Some(newest) = newest.filter(|newest| Some(*newest) != left) {
             let path = self.path.join(names.of(newest));
-            if let Some((open, since)) = self.take_over(&path, writing, now)? {
-                return Ok(Current { open, path, names, revision: newest, since });
+            if let Some((open, since)) = self.take_over(&path, writer, now)? {
+                return Ok(CurrentFile { open, path, names, revision: newest, since });
             }
         }
         let mut revision = newest.map_or(0, |newest| newest.saturating_add(1));
@@ -187,12 +200,12 @@ impl Folder {
                 return Err(io::Error::other(format!("{name} is in use or full: put <REV> in --filename-format")));
             }
             let path = self.path.join(names.of(revision));
-            match writing.options().create_new(true).open(&path) {
-                // another consumer may have been faster with the lock
+            match writer.options().create_new(true).open(&path) {
+                // another consumer may have been faster to lock it
                 Ok(file) if has_lock(&file)? && is_at(&path, &file)? => {
                     sync_parent(&path)?;
                     tracing::debug!("writing to {}", path.display());
-                    return Ok(Current { open: Open::new(file), path, names, revision, since: now });
+                    return Ok(CurrentFile { open: OpenFile::new(file), path, names, revision, since: now });
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -202,8 +215,8 @@ impl Folder {
         }
     }
 
-    /// The largest revision that is there.
-    fn newest(&self, names: &NamesNow) -> io::Result<Option<u32>> {
+    /// Returns the largest existing revision.
+    fn newest(&self, names: &TimedNames) -> io::Result<Option<u32>> {
         let mut newest = None;
         for entry in fs::read_dir(&self.path)? {
             newest = newest.max(entry?.file_name().to_str().and_then(|name| names.revision_of(name)));
@@ -211,9 +224,15 @@ impl Folder {
         Ok(newest)
     }
 
-    /// A file that a consumer left, and since when it is there; `None` if it is in use, is due, or is none of ours.
-    fn take_over(&self, path: &Path, writing: &Writing, now: SystemTime) -> io::Result<Option<(Open, SystemTime)>> {
-        let file = match writing.options().open(path) {
+    /// Takes over a file that a consumer left, with its creation time; `None` if it is in use, due,
+    /// or not ours.
+    fn take_over(
+        &self,
+        path: &Path,
+        writer: &RecordWriter,
+        now: SystemTime,
+    ) -> io::Result<Option<(OpenFile, SystemTime)>> {
+        let file = match writer.options().open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -222,15 +241,15 @@ impl Folder {
         if !metadata.is_file() || !has_lock(&file)? || !is_at(path, &file)? {
             return Ok(None);
         }
-        let whole = match writing.mend(&file, 0) {
+        let whole = match writer.repair_end(&file, 0) {
             Ok(whole) => whole,
             Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(None),
             Err(error) => return Err(error),
         };
-        // where the file system does not know when it was made, it is as old as can be
+        // without a creation time the file counts as old
         let since = metadata.created().unwrap_or(SystemTime::UNIX_EPOCH);
         let is_due = self.rotation.is_due(whole, age(since, now));
-        Ok((!is_due).then_some((Open { file, whole }, since)))
+        Ok((!is_due).then_some((OpenFile { file, whole }, since)))
     }
 }
 
@@ -246,7 +265,7 @@ fn has_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// True if this is the file at the path.
+/// Returns true if this open file is the one at the path.
 fn is_at(path: &Path, file: &File) -> io::Result<bool> {
     let ours = file.metadata()?;
     match fs::metadata(path) {
@@ -256,9 +275,10 @@ fn is_at(path: &Path, file: &File) -> io::Result<bool> {
     }
 }
 
-/// Opens a file to append to it. A new file's folder is synced: else a power cut may take the file with all its lines.
-fn open_or_create(path: &Path, writing: &Writing) -> io::Result<File> {
-    let mut options = writing.options();
+/// Opens a file for appending. The folder of a new file is synced: otherwise a power cut may remove
+/// the file with all its lines.
+fn open_or_create(path: &Path, writer: &RecordWriter) -> io::Result<File> {
+    let mut options = writer.options();
     match options.open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         opened => return opened,
@@ -281,30 +301,30 @@ mod tests {
 
     use super::*;
     use crate::handler::PrintOutput;
-    use crate::handler::file::FileNames;
-    use crate::handler::line::LineFormat;
+    use crate::handler::file::FileNameFormats;
+    use crate::handler::line_format::LineFormat;
     use crate::handler::testing::{message, options};
 
-    /// A consumer's files, and what it writes with.
+    /// A consumer's files and its writer.
     struct Consumer {
-        place: Place,
-        writing: Writing,
+        target: FileTarget,
+        writer: RecordWriter,
     }
 
     impl Consumer {
         fn new(folder: &Path, filename: &str, size: Option<u64>, interval: Option<u64>) -> Self {
             let options = options();
-            let names = FileNames { filename, datetime: "%H", suffix: "" };
+            let names = FileNameFormats { filename, datetime: "%H", suffix: "" };
             let rotation = Rotation::new(names, &options.stream, size, interval.map(Duration::from_secs)).unwrap();
             let format = LineFormat::new(PrintOutput::Body, options.stream, options.group);
-            let writing = Writing { format, gzip: None, buffer: Vec::new() };
-            Self { place: Place::open(folder.join("new/folder"), Some(rotation), &writing).unwrap(), writing }
+            let writer = RecordWriter { format, gzip: None, buffer: Vec::new() };
+            Self { target: FileTarget::open(folder.join("new/folder"), Some(rotation), &writer).unwrap(), writer }
         }
 
         fn write(&mut self, bodies: &str, now: SystemTime) -> io::Result<()> {
             let mut messages: Vec<Message> = bodies.split(' ').map(|body| message(body.to_owned())).collect();
             while !messages.is_empty() {
-                let count = self.place.append(&mut self.writing, &messages, now)?;
+                let count = self.target.append(&mut self.writer, &messages, now)?;
                 assert!(count > 0);
                 messages.drain(..count);
             }
@@ -312,7 +332,7 @@ mod tests {
         }
     }
 
-    /// The files, and what is in them.
+    /// Returns the names and contents of the files.
     fn files(folder: &Path) -> Vec<(String, String)> {
         let entries = fs::read_dir(folder.join("new/folder")).unwrap().map(|entry| entry.unwrap());
         let all: BTreeMap<String, String> = entries
@@ -329,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_file_is_followed_by_the_next_within_a_batch_and_the_last_goes_on_after_a_restart() {
+    fn files_rotate_by_size_within_a_batch_and_the_last_is_continued_after_a_restart() {
         let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
         let consumer = || Consumer::new(folder.path(), "a<REV>", Some(6), None);
         consumer().write("11 22 33 44444444 55", now).unwrap();
@@ -342,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_written_for_its_interval_and_for_the_time_in_its_name() {
+    fn files_rotate_by_age_and_by_the_time_in_their_name() {
         let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
         let at = |seconds| now + Duration::from_secs(seconds);
         let new = || Consumer::new(folder.path(), "a<REV>", None, Some(100));
@@ -390,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_taken_away_is_written_no_more() {
+    fn a_moved_rotated_file_is_replaced() {
         let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
         let mut consumer = Consumer::new(folder.path(), "a<REV>", Some(100), None);
         consumer.write("1", now).unwrap();

@@ -1,4 +1,4 @@
-//! Asks nsqlookupds and nsqds.
+//! Probes nsqlookupds and nsqds.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -8,19 +8,21 @@ use futures_util::future::{join, join_all};
 use tokio::time::timeout;
 
 use crate::commands::common::broker_args;
-use crate::commands::doctor::observed::{Answer, Growth, Http, Listed, Lookupd, Observed, Skew, Tcp};
+use crate::commands::doctor::observed::{
+    ClockSkew, DeadLetterGrowth, LookupdEntry, NsqdReport, Observed, ProbedHttp, ProbedLookupd, ProbedTcp,
+};
 use mqueue::client::{Address, ConnectConfig, Error, HttpError, Nsqd, StatsFilter, identify};
 use mqueue::proto::TopicName;
 use mqueue::proto::stats::{Producer, Stats};
 use mqueue::worker::DeadLetter;
 
-/// Asks every broker that is named, and every nsqd that a nsqlookupd knows.
+/// Probes every given broker, and every nsqd that an nsqlookupd lists.
 pub(super) async fn ask(args: &broker_args::Args, deadline: Duration) -> Observed {
     let mut lookupds = Vec::new();
-    // an nsqd that is named by HTTP alone tells its TCP port
+    // an nsqd that is given by HTTP alone reports its TCP port
     let named = if args.nsqd_http_address.is_empty() { args.nsqd() } else { args.nsqd_tcp_address.clone() };
-    let mut tcp: BTreeMap<Address, Option<Listed>> = named.into_iter().map(|address| (address, None)).collect();
-    let mut http: BTreeMap<String, (Nsqd, Option<Listed>)> = BTreeMap::new();
+    let mut tcp: BTreeMap<Address, Option<LookupdEntry>> = named.into_iter().map(|address| (address, None)).collect();
+    let mut http: BTreeMap<String, (Nsqd, Option<LookupdEntry>)> = BTreeMap::new();
     for nsqd in args.nsqd_http() {
         http.insert(nsqd.to_string(), (nsqd, None));
     }
@@ -42,27 +44,27 @@ pub(super) async fn ask(args: &broker_args::Args, deadline: Duration) -> Observe
                 http.entry(nsqd.to_string()).or_insert((nsqd, listed));
             }
         }
-        lookupds.push(Lookupd { address, answer, nsqds: producers.len() });
+        lookupds.push(ProbedLookupd { address, answer, nsqds: producers.len() });
     }
     let https = join_all(http.into_values().map(|(nsqd, listed)| ask_http(nsqd, listed, deadline)));
     let tcps = join_all(tcp.clone().into_iter().map(|(address, listed)| ask_tcp(address, listed, deadline)));
     let (http, mut seen) = join(https, tcps).await;
-    // the ports that only /info names
-    let told = http.iter().filter_map(|http| Some((http.answer.as_ref().ok()?.tcp.clone()?, http.listed.clone())));
-    let told: BTreeMap<Address, Option<Listed>> = told.collect();
-    let more = told.into_iter().filter(|(address, _)| !tcp.contains_key(address));
+    // the ports that only /info reports
+    let reported = http.iter().filter_map(|http| Some((http.answer.as_ref().ok()?.tcp.clone()?, http.listed.clone())));
+    let reported: BTreeMap<Address, Option<LookupdEntry>> = reported.collect();
+    let more = reported.into_iter().filter(|(address, _)| !tcp.contains_key(address));
     seen.extend(join_all(more.map(|(address, listed)| ask_tcp(address, listed, deadline))).await);
     Observed { lookupds, http, tcp: seen, ..Observed::default() }
 }
 
-fn listed(lookupd: &str, producer: &Producer) -> Listed {
+fn listed(lookupd: &str, producer: &Producer) -> LookupdEntry {
     let from = producer.remote_address.rsplit_once(':').map_or("", |(host, _)| host).to_owned();
-    Listed { lookupd: lookupd.to_owned(), from, answers_there: false }
+    LookupdEntry { lookupd: lookupd.to_owned(), from, answers_there: false }
 }
 
-async fn ask_http(nsqd: Nsqd, mut listed: Option<Listed>, deadline: Duration) -> Http {
+async fn ask_http(nsqd: Nsqd, mut listed: Option<LookupdEntry>, deadline: Duration) -> ProbedHttp {
     let address = nsqd.to_string();
-    let answer = within(deadline, look_at(&nsqd)).await;
+    let answer = within(deadline, probe_nsqd(&nsqd)).await;
     if let (Err(_), Some(listed)) = (&answer, &mut listed) {
         let port = address.rsplit_once(':').map_or("", |(_, port)| port);
         if let (false, Ok(there)) =
@@ -71,21 +73,21 @@ async fn ask_http(nsqd: Nsqd, mut listed: Option<Listed>, deadline: Duration) ->
             listed.answers_there = within(deadline, there.ping()).await.is_ok();
         }
     }
-    Http { address, listed, answer }
+    ProbedHttp { address, listed, answer }
 }
 
-async fn look_at(nsqd: &Nsqd) -> Result<Answer, HttpError> {
+async fn probe_nsqd(nsqd: &Nsqd) -> Result<NsqdReport, HttpError> {
     let info = nsqd.info().await?;
-    // the connection is there by now: what the clock is asked by is one round trip
+    // the connection exists by now, so the clock is read within one round trip
     let asked = SystemTime::now();
     let date = nsqd.clock().await?;
-    let skew = Skew::of(date, asked, SystemTime::now());
+    let skew = ClockSkew::of(date, asked, SystemTime::now());
     let stats = nsqd.stats(&StatsFilter::default()).await?;
     let tcp = nsqd.tcp_address(&info);
-    Ok(Answer { version: info.version, skew, tcp, stats })
+    Ok(NsqdReport { version: info.version, skew, tcp, stats })
 }
 
-async fn ask_tcp(address: Address, mut listed: Option<Listed>, deadline: Duration) -> Tcp {
+async fn ask_tcp(address: Address, mut listed: Option<LookupdEntry>, deadline: Duration) -> ProbedTcp {
     let config = ConnectConfig::default().with_connect_timeout(deadline).with_max_frame(1 << 20);
     let ask = |address: Address| {
         let config = &config;
@@ -98,11 +100,11 @@ async fn ask_tcp(address: Address, mut listed: Option<Listed>, deadline: Duratio
             listed.answers_there = ask(there).await.is_ok();
         }
     }
-    Tcp { address, listed, answer }
+    ProbedTcp { address, listed, answer }
 }
 
-/// Looks at the streams of dead letters a second time, `after` the first; `None` if there are none.
-pub(super) async fn watch(observed: &Observed, after: Duration, deadline: Duration) -> Option<Growth> {
+/// Probes the streams of dead letters again, `after` the first time; `None` if there are none.
+pub(super) async fn watch(observed: &Observed, after: Duration, deadline: Duration) -> Option<DeadLetterGrowth> {
     if after.is_zero() || !observed.streams().any(|(_, stream, _)| DeadLetter::is_stream(stream.as_str())) {
         return None;
     }
@@ -111,20 +113,20 @@ pub(super) async fn watch(observed: &Observed, after: Duration, deadline: Durati
     let again = observed.answers().filter_map(|(http, before)| Some((http.address.parse::<Nsqd>().ok()?, before)));
     let looks = join_all(again.map(|(nsqd, before)| async move {
         let now = within(deadline, nsqd.stats(&StatsFilter::default())).await.ok()?;
-        // one that was started anew counts from 0 again
-        (now.start_time == before.stats.start_time).then(|| came(&before.stats, &now))
+        // a restarted nsqd counts from 0
+        (now.start_time == before.stats.start_time).then(|| new_letters(&before.stats, &now))
     }));
-    let mut growth = Growth::default();
+    let mut growth = DeadLetterGrowth::default();
     for (stream, number) in looks.await.into_iter().flatten().flatten() {
-        let came = growth.came.entry(stream).or_default();
-        *came = came.saturating_add(number);
+        let new_letters = growth.came.entry(stream).or_default();
+        *new_letters = new_letters.saturating_add(number);
     }
     growth.over = begin.elapsed();
     Some(growth)
 }
 
-/// How many dead letters came to each stream between two answers of one nsqd.
-fn came(before: &Stats, now: &Stats) -> Vec<(TopicName, u64)> {
+/// Returns the number of dead letters that came to each stream between two answers of one nsqd.
+fn new_letters(before: &Stats, now: &Stats) -> Vec<(TopicName, u64)> {
     let count = |stats: &Stats, name: &str| {
         stats.topics.iter().find(|topic| topic.topic_name == name).map_or(0, |topic| topic.message_count)
     };
@@ -138,13 +140,13 @@ fn came(before: &Stats, now: &Stats) -> Vec<(TopicName, u64)> {
         .collect()
 }
 
-/// Why a question was not answered, without the address that stands in the finding anyhow.
-trait Reason {
-    fn reason(self) -> String;
+/// The reason of a failed request without the address, which the finding has already.
+trait FailureText {
+    fn failure_text(self) -> String;
 }
 
-impl Reason for HttpError {
-    fn reason(self) -> String {
+impl FailureText for HttpError {
+    fn failure_text(self) -> String {
         match self {
             Self::Unreachable { reason, .. } => reason,
             other => other.to_string(),
@@ -152,8 +154,8 @@ impl Reason for HttpError {
     }
 }
 
-impl Reason for Error {
-    fn reason(self) -> String {
+impl FailureText for Error {
+    fn failure_text(self) -> String {
         match self {
             Self::Unreachable { source, .. } => source.to_string(),
             other => other.to_string(),
@@ -161,9 +163,12 @@ impl Reason for Error {
     }
 }
 
-async fn within<T, E: Reason>(deadline: Duration, asking: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+async fn within<T, E: FailureText>(
+    deadline: Duration,
+    asking: impl Future<Output = Result<T, E>>,
+) -> Result<T, String> {
     match timeout(deadline, asking).await {
-        Ok(answer) => answer.map_err(E::reason),
+        Ok(answer) => answer.map_err(E::failure_text),
         Err(_) => Err(format!("no answer within {deadline:?}")),
     }
 }

@@ -1,4 +1,4 @@
-//! What wakeup counts, for `/metrics`.
+//! The metrics of wakeup, for `/metrics`.
 
 use std::sync::atomic::AtomicU64;
 
@@ -7,53 +7,53 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::watch::Watch;
-use mqueue::wake::observe::Held;
+use super::waker::SocketWaker;
+use mqueue::wake::aggregate::GroupPending;
 
-/// The counters, and the figures of the moment.
+/// Counters and gauges.
 #[derive(Debug)]
-pub(super) struct Counters {
+pub(super) struct WakeupMetrics {
     pub(super) pokes: Counter,
     pub(super) failed_pokes: Counter,
     pub(super) wakes: Counter,
-    pub(super) unanswered: Number,
-    ungrouped: Number,
+    pub(super) unanswered: MetricGauge,
+    ungrouped: MetricGauge,
     pub(super) heard: Counter,
     pub(super) polls: Counter,
     pub(super) poll_errors: Counter,
     pub(super) poll_duration: Histogram,
-    streams: Number,
-    groups: Number,
-    asleep: Number,
-    depth: Number,
-    in_flight: Number,
-    deferred: Number,
-    paused: Number,
-    subscriptions: Number,
+    streams: MetricGauge,
+    groups: MetricGauge,
+    asleep: MetricGauge,
+    depth: MetricGauge,
+    in_flight: MetricGauge,
+    deferred: MetricGauge,
+    paused: MetricGauge,
+    subscriptions: MetricGauge,
 }
 
-type Number = Gauge<u64, AtomicU64>;
+type MetricGauge = Gauge<u64, AtomicU64>;
 
-impl Counters {
+impl WakeupMetrics {
     pub(super) fn new() -> Self {
         Self {
             pokes: Counter::default(),
             failed_pokes: Counter::default(),
             wakes: Counter::default(),
-            unanswered: Number::default(),
-            ungrouped: Number::default(),
+            unanswered: MetricGauge::default(),
+            ungrouped: MetricGauge::default(),
             heard: Counter::default(),
             polls: Counter::default(),
             poll_errors: Counter::default(),
             poll_duration: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]),
-            streams: Number::default(),
-            groups: Number::default(),
-            asleep: Number::default(),
-            depth: Number::default(),
-            in_flight: Number::default(),
-            deferred: Number::default(),
-            paused: Number::default(),
-            subscriptions: Number::default(),
+            streams: MetricGauge::default(),
+            groups: MetricGauge::default(),
+            asleep: MetricGauge::default(),
+            depth: MetricGauge::default(),
+            in_flight: MetricGauge::default(),
+            deferred: MetricGauge::default(),
+            paused: MetricGauge::default(),
+            subscriptions: MetricGauge::default(),
         }
     }
 
@@ -86,19 +86,19 @@ impl Counters {
         }
     }
 
-    /// Takes the figures of the moment.
-    pub(super) fn look(&self, watch: &Watch, subscriptions: usize) {
-        let (streams, groups, asleep) = watch.counts();
-        let depth: u64 = watch.seen.groups.values().map(|group| group.depth).sum();
-        let sum = |of: fn(&Held) -> u64| watch.held.values().map(of).sum();
+    /// Updates the gauges.
+    pub(super) fn look(&self, waker: &SocketWaker, subscriptions: usize) {
+        let (streams, groups, asleep) = waker.counts();
+        let depth: u64 = waker.snapshot.groups.values().map(|group| group.depth).sum();
+        let sum = |of: fn(&GroupPending) -> u64| waker.pending.values().map(of).sum();
         self.streams.set(streams as u64);
         self.groups.set(groups as u64);
         self.asleep.set(asleep as u64);
-        self.ungrouped.set(watch.ungrouped.sockets.len() as u64);
+        self.ungrouped.set(waker.ungrouped.sockets.len() as u64);
         self.depth.set(depth);
-        self.in_flight.set(sum(|held| held.in_flight));
-        self.deferred.set(sum(|held| held.deferred));
-        self.paused.set(sum(|held| held.paused));
+        self.in_flight.set(sum(|pending| pending.in_flight));
+        self.deferred.set(sum(|pending| pending.deferred));
+        self.paused.set(sum(|pending| pending.paused));
         self.subscriptions.set(subscriptions as u64);
     }
 }

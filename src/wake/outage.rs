@@ -1,16 +1,16 @@
-//! What is wrong with a broker, said when it begins and when it ends.
+//! A broker's outage, logged when it begins and when it ends.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use crate::client::HttpError;
 
-/// What went wrong the last time, and since when.
+/// The last error, and the time of the first one.
 #[derive(Debug, Default)]
-pub struct Trouble(Option<(String, Instant)>);
+pub struct Outage(Option<(String, Instant)>);
 
-impl Trouble {
-    /// Takes in how it went this time. If quiet, nothing is said.
+impl Outage {
+    /// Records the result of a request. If quiet, nothing is logged.
     pub fn is_now(&mut self, error: Option<&HttpError>, who: impl Display, is_quiet: bool) {
         match (error, &mut self.0) {
             (Some(error), None) => {

@@ -1,4 +1,5 @@
-//! From a [`HandlerSpec`] to a handler that runs: [`AnyHandler`], and what is checked before the first message comes.
+//! Building a handler from its [`HandlerSpec`], with the checks before the first message:
+//! [`BuiltinHandler`].
 
 use std::io;
 use std::path::PathBuf;
@@ -20,66 +21,66 @@ use super::unix::UnixHandler;
 use super::{Handler, HandlerSpec, Verdict};
 use crate::io_error::describe;
 
-/// What a handler is told beside its [`HandlerSpec`].
+/// The settings of a handler beside its [`HandlerSpec`].
 #[derive(Debug, Clone)]
 pub struct HandlerOptions {
-    /// The stream (topic) that the messages come from.
+    /// The source stream (topic).
     pub stream: TopicName,
-    /// The group (channel) that the messages come from.
+    /// The source group (channel).
     pub group: ChannelName,
-    /// What `print` writes of a message.
+    /// The output format of `print`.
     pub output: PrintOutput,
-    /// How `file` writes.
+    /// The options of `file`.
     pub file: FileOptions,
-    /// How long one run of a command, or one request, may take.
+    /// The time limit of one run of a command, or of one request.
     pub timeout: Duration,
-    /// Cancelled by `print` when the reader of its pipe has gone away: no message can be handled any more. Heeded by `pipe`, which then
-    /// starts no command anew.
+    /// Cancelled by `print` when the reader of its pipe has gone: no further message can be
+    /// handled. `pipe` starts no new run of its command after that.
     pub stop: CancellationToken,
-    /// True where the answer goes to a next hop: `exec`, `pipe` and `http` keep it in [`Verdict::Done`] instead of passing a
-    /// command's output through.
+    /// True if the result goes to a next hop: `exec`, `pipe` and `http` then keep it in
+    /// [`Verdict::Done`] instead of passing a command's output through.
     pub capture_output: bool,
-    /// Where `forward` publishes: the nsqds that are known by address.
+    /// The nsqds that `forward` publishes to: those known by address.
     pub nsqd: Vec<Address>,
 }
 
-/// Why a handler cannot be built.
+/// The reason why a handler cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum HandlerError {
-    /// No such program.
+    /// The program does not exist.
     #[error("command {0:?} not found: give its path, or add its folder to PATH")]
     CommandNotFound(String),
-    /// There is such a file, but not to be run.
+    /// The file exists and is not executable.
     #[error("command {0:?} is not executable: make it so with chmod +x")]
     CommandNotExecutable(String),
-    /// The file cannot be opened or made.
+    /// The file cannot be opened or created.
     #[error("cannot append to {path:?}: {}", describe(.source))]
     File {
-        /// The file as named.
+        /// The path as given.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// `forward` without an nsqd known by address.
     #[error("no nsqd to forward to: name one with --nsqd-tcp-address")]
     NowhereToForward,
-    /// `forward` to where the messages come from.
+    /// `forward` to the source stream.
     #[error("stream {0} would feed itself: name another one to pass messages on to")]
     FeedsItself(TopicName),
     /// Standard output is closed.
     #[error("cannot use standard output: {}", describe(.0))]
     Stdout(#[source] io::Error),
-    /// The system gives no thread or signal.
+    /// The system refuses a thread or a signal handler.
     #[error("cannot start a handler: {}", describe(.0))]
     System(#[source] io::Error),
-    /// The HTTP client did not start: the system has no certificates for https.
-    #[error("{}", crate::http::client::not_built(.0))]
+    /// The HTTP client cannot be built: the system has no certificates for HTTPS.
+    #[error("{}", crate::http::client::build_error(.0))]
     HttpClient(#[source] reqwest::Error),
 }
 
-/// One of the handlers that every command offers.
+/// One of the built-in handlers.
 #[derive(Debug)]
-pub enum AnyHandler {
+pub enum BuiltinHandler {
     /// `print`
     Print(PrintHandler),
     /// `exec:COMMAND`
@@ -99,23 +100,24 @@ pub enum AnyHandler {
 }
 
 impl HandlerSpec {
-    /// Makes the handler ready to run, inside a tokio runtime. Fails on what can be known before the first message: a
-    /// command that does not exist, a file that cannot be appended to (it is created), no standard output.
-    pub fn build(&self, options: &HandlerOptions) -> Result<AnyHandler, HandlerError> {
+    /// Builds the handler. Needs a tokio runtime. Fails on errors that are known before the first
+    /// message: a missing command, a file that cannot be appended to (it is created), a closed
+    /// standard output.
+    pub fn build(&self, options: &HandlerOptions) -> Result<BuiltinHandler, HandlerError> {
         Ok(match self {
-            Self::Print => AnyHandler::Print(PrintHandler::new(options)?),
-            Self::Exec(command) => AnyHandler::Exec(ExecHandler::new(command, options)?),
-            Self::Pipe(command) => AnyHandler::Pipe(PipeHandler::new(command, options)?),
-            Self::Http(url) => AnyHandler::Http(HttpHandler::new(url, options)?),
-            Self::File(path) => AnyHandler::File(FileHandler::new(path, options)?),
-            Self::Unix(path) => AnyHandler::Unix(UnixHandler::new(path.clone(), options.timeout)),
-            Self::Forward(stream) => AnyHandler::Forward(ForwardHandler::new(stream.clone(), options)?),
-            Self::Sleep(range) => AnyHandler::Sleep(SleepHandler::new(*range)),
+            Self::Print => BuiltinHandler::Print(PrintHandler::new(options)?),
+            Self::Exec(command) => BuiltinHandler::Exec(ExecHandler::new(command, options)?),
+            Self::Pipe(command) => BuiltinHandler::Pipe(PipeHandler::new(command, options)?),
+            Self::Http(url) => BuiltinHandler::Http(HttpHandler::new(url, options)?),
+            Self::File(path) => BuiltinHandler::File(FileHandler::new(path, options)?),
+            Self::Unix(path) => BuiltinHandler::Unix(UnixHandler::new(path.clone(), options.timeout)),
+            Self::Forward(stream) => BuiltinHandler::Forward(ForwardHandler::new(stream.clone(), options)?),
+            Self::Sleep(range) => BuiltinHandler::Sleep(SleepHandler::new(*range)),
         })
     }
 }
 
-impl Handler for AnyHandler {
+impl Handler for BuiltinHandler {
     async fn handle(&self, message: Message) -> Verdict {
         match self {
             Self::Print(handler) => handler.handle(message).await,
@@ -174,27 +176,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = format!("file:{}", folder.path().join("log").display());
         let built = |spec: &str| spec.parse::<HandlerSpec>().unwrap().build(&options()).unwrap();
-        assert!(matches!(built("print"), AnyHandler::Print(_)));
-        assert!(matches!(built("exec:true"), AnyHandler::Exec(_)));
-        assert!(matches!(built("pipe:true"), AnyHandler::Pipe(_)));
-        assert!(matches!(built("http://localhost/"), AnyHandler::Http(_)));
-        assert!(matches!(built(&file), AnyHandler::File(_)));
-        assert!(matches!(built("unix:/run/peer"), AnyHandler::Unix(_)));
-        assert!(matches!(built("forward:bar"), AnyHandler::Forward(_)));
-        assert!(matches!(built("sleep:1ms"), AnyHandler::Sleep(_)));
+        assert!(matches!(built("print"), BuiltinHandler::Print(_)));
+        assert!(matches!(built("exec:true"), BuiltinHandler::Exec(_)));
+        assert!(matches!(built("pipe:true"), BuiltinHandler::Pipe(_)));
+        assert!(matches!(built("http://localhost/"), BuiltinHandler::Http(_)));
+        assert!(matches!(built(&file), BuiltinHandler::File(_)));
+        assert!(matches!(built("unix:/run/peer"), BuiltinHandler::Unix(_)));
+        assert!(matches!(built("forward:bar"), BuiltinHandler::Forward(_)));
+        assert!(matches!(built("sleep:1ms"), BuiltinHandler::Sleep(_)));
         assert!(built("print").batch_size() > 1 && built(&file).batch_size() > 1);
         assert_eq!(built("exec:true").batch_size(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_batch_of_one_by_one_handlers_has_a_verdict_a_message() {
+    async fn handlers_without_batches_return_a_verdict_per_message() {
         let handler = "sleep:1ms".parse::<HandlerSpec>().unwrap().build(&options()).unwrap();
         let verdicts = handler.handle_batch(vec![message("a"), message("b")]).await;
         assert_eq!(verdicts, [Verdict::Done(None), Verdict::Done(None)]);
     }
 
     #[tokio::test]
-    async fn what_cannot_work_is_said_before_the_first_message() {
+    async fn known_errors_are_reported_before_the_first_message() {
         for (spec, error) in [
             ("exec:nosuch --flag", r#"command "nosuch" not found: give its path, or add its folder to PATH"#),
             ("pipe:nosuch", r#"command "nosuch" not found: give its path, or add its folder to PATH"#),

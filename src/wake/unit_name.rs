@@ -1,15 +1,15 @@
-//! The units behind a socket, as `systemd/` in the project names them.
+//! The names of the units behind a socket, as in the project's `systemd/` folder.
 
 use std::path::Path;
 
 use crate::wake::shell_commands::shell;
 
-/// The name that a socket, its service and the service that creates its group share.
+/// The part of the name that a socket, its service and its `mqueue-create` service share.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unit(String);
+pub struct UnitName(String);
 
-impl Unit {
-    /// Of a socket in a folder of units.
+impl UnitName {
+    /// Derives the name from a socket's path.
     pub fn of(socket: &Path) -> Self {
         let stem = socket.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         Self(if stem == "consumer-nsq" { "-nsq".to_owned() } else { format!("@{stem}") })
@@ -36,11 +36,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_unit_is_named_by_its_socket() {
-        let unit = Unit::of(Path::new("/run/mqueue/mail@2.sock"));
+    fn unit_names_follow_the_socket_name() {
+        let unit = UnitName::of(Path::new("/run/mqueue/mail@2.sock"));
         assert_eq!(unit.socket(), "mqueue-consumer@mail@2.socket");
         assert_eq!(unit.create(), "mqueue-create@mail@2.service");
-        assert_eq!(Unit::of(Path::new("/run/mqueue/consumer-nsq.sock")).service(), "mqueue-consumer-nsq.service");
-        assert_eq!(Unit::of(Path::new("/x/a'b.sock")).socket(), r"'mqueue-consumer@a'\''b.socket'");
+        assert_eq!(UnitName::of(Path::new("/run/mqueue/consumer-nsq.sock")).service(), "mqueue-consumer-nsq.service");
+        assert_eq!(UnitName::of(Path::new("/x/a'b.sock")).socket(), r"'mqueue-consumer@a'\''b.socket'");
     }
 }

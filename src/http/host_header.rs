@@ -1,10 +1,11 @@
-//! Whether a request says its host as it has to (RFC 9112, 3.2), judged and answered as Go's server does.
+//! Validation of the `Host` header (RFC 9112, 3.2), with the answers of Go's server.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Response, StatusCode, Version, header};
 use hyper::ext::ReasonPhrase;
 
-/// The refusal of a request whose `Host` is missing, is there twice or has bytes that no host has.
+/// Returns the response that refuses a missing, repeated or malformed `Host`; `None` if it is
+/// valid.
 pub(super) fn refuse(version: Version, headers: &HeaderMap) -> Option<Response<Body>> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let text = match (hosts.next(), hosts.next()) {
@@ -24,7 +25,7 @@ pub(super) fn refuse(version: Version, headers: &HeaderMap) -> Option<Response<B
     Some(response)
 }
 
-/// As in Go's `httpguts.ValidHostHeader`, which allows more than hosts have.
+/// The rule of Go's `httpguts.ValidHostHeader`, which allows more than valid host names.
 fn is_of_a_host(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(&byte)
 }
@@ -34,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_host_of_sound_bytes_is_wanted() {
+    fn exactly_one_valid_host_header_is_required() {
         let refused = |version, hosts: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for host in hosts {

@@ -1,16 +1,18 @@
-//! A `#` in a request's target stays part of it, as in Go's server.
+//! Keeps a raw `#` in a request's target, as Go's server does.
 //!
-//! hyper cuts a target off at a raw `#`, which Node's and Python's HTTP clients send: `/topic/delete?topic=foo#ephemeral` would be
-//! about the topic `foo`. This stream stands before hyper, and hands it `%23` instead, in the first line of each request only.
+//! hyper cuts a target at a raw `#`, which Node's and Python's HTTP clients send:
+//! `/topic/delete?topic=foo#ephemeral` would delete the topic `foo`. This stream in front of hyper
+//! writes `%23` instead, in the first line of each request only.
 //!
 //! ```text
-//!        ┌──────────────── the service has the request: how long its body is ◀──────────┐
+//!        ┌──────────────── the service has the request, with its body length ◀──────────┐
 //!        ▼                                                                              │
 //!   Line ─▶ Headers ─▶ (empty line) Whole ─▶ Body(length) ─▶ Line …      hyper parses the head
 //!                                       └──▶ Chunks       ─▶ Line …
 //! ```
 //!
-//! Behind an empty line it gives hyper nothing until the service was called, for hyper alone says where a body ends.
+//! After an empty line it passes nothing on until the service was called: only hyper knows the
+//! length of the body.
 
 use std::io;
 use std::pin::Pin;
@@ -20,32 +22,32 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::chunks::Chunks;
+use super::chunks::ChunkScanner;
 
-/// Bytes that one read takes where heads may be among them.
-const READ: usize = 4096;
+/// The size of one read while request heads are parsed, in bytes.
+const READ_SIZE: usize = 4096;
 
-/// How long a request's body is.
+/// The length of a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Length {
+pub(super) enum BodyLength {
     Known(u64),
-    /// It comes in chunks.
+    /// Chunked transfer encoding.
     Chunked,
 }
 
-/// Tells the stream how the request that hyper has parsed goes on.
+/// Tells the stream the body length of the request that hyper has parsed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Parsed(Arc<Mutex<Told>>);
+pub(super) struct ParsedRequests(Arc<Mutex<ParsedLength>>);
 
 #[derive(Debug, Default)]
-struct Told {
-    length: Option<Length>,
+struct ParsedLength {
+    length: Option<BodyLength>,
     reader: Option<Waker>,
 }
 
-impl Parsed {
-    /// A request was parsed; its body has this length.
-    pub(super) fn tell(&self, length: Length) {
+impl ParsedRequests {
+    /// Reports the body length of a parsed request.
+    pub(super) fn tell(&self, length: BodyLength) {
         let mut told = self.lock();
         told.length = Some(length);
         if let Some(reader) = told.reader.take() {
@@ -53,7 +55,7 @@ impl Parsed {
         }
     }
 
-    fn poll(&self, context: &Context<'_>) -> Poll<Length> {
+    fn poll(&self, context: &Context<'_>) -> Poll<BodyLength> {
         let mut told = self.lock();
         match told.length.take() {
             Some(length) => Poll::Ready(length),
@@ -64,89 +66,89 @@ impl Parsed {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Told> {
+    fn lock(&self) -> MutexGuard<'_, ParsedLength> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What the next byte belongs to.
+/// The part of a request that the next byte belongs to.
 #[derive(Debug)]
-enum At {
-    /// A request's first line, or an empty one before it.
+enum RequestPart {
+    /// The request line, or an empty line before it.
     Line {
         is_empty: bool,
     },
-    /// The lines after it; true where only a CR is there of the present one.
+    /// The header lines; `is_empty` while the current line has at most a CR.
     Headers {
         is_empty: bool,
     },
-    /// A head was handed over.
+    /// The head was passed to hyper.
     Whole,
     Body(u64),
-    Chunks(Chunks),
+    Chunks(ChunkScanner),
 }
 
-/// A connection as hyper reads it.
+/// The stream that hyper reads from.
 #[derive(Debug)]
 pub(super) struct RawTargets<S> {
     stream: S,
-    parsed: Parsed,
-    at: At,
-    /// What was read, and not yet looked at.
+    parsed: ParsedRequests,
+    at: RequestPart,
+    /// Bytes that were read and not yet processed.
     incoming: BytesMut,
-    /// A part of a first line, rewritten.
+    /// A rewritten part of a request line.
     line: BytesMut,
 }
 
 impl<S> RawTargets<S> {
-    pub(super) fn new(stream: S) -> (Self, Parsed) {
-        let parsed = Parsed::default();
+    pub(super) fn new(stream: S) -> (Self, ParsedRequests) {
+        let parsed = ParsedRequests::default();
         let (incoming, line) = (BytesMut::new(), BytesMut::new());
-        let at = At::Line { is_empty: true };
+        let at = RequestPart::Line { is_empty: true };
         (Self { stream, parsed: parsed.clone(), at, incoming, line }, parsed)
     }
 
-    /// Hands over what belongs to one state; true if that was something.
+    /// Passes on the bytes of one state; returns true if there were any.
     fn hand_over(&mut self, into: &mut ReadBuf<'_>) -> bool {
         if self.line.is_empty()
-            && let At::Line { is_empty } = self.at
+            && let RequestPart::Line { is_empty } = self.at
         {
             self.rewrite_line(is_empty);
         }
         if self.line.has_remaining() {
-            return copy(&mut self.line, usize::MAX, into) > 0;
+            return move_bytes(&mut self.line, usize::MAX, into) > 0;
         }
         let room = into.remaining();
         match &mut self.at {
-            At::Line { .. } | At::Whole => false,
-            At::Headers { is_empty } => {
+            RequestPart::Line { .. } | RequestPart::Whole => false,
+            RequestPart::Headers { is_empty } => {
                 let here = &self.incoming[..self.incoming.len().min(room)];
                 let length = memchr::memchr(b'\n', here).map_or(here.len(), |end| end + 1);
                 let ends = here[..length].ends_with(b"\n");
                 *is_empty &= here[..length].iter().all(|b| matches!(b, b'\r' | b'\n'));
                 match (ends, *is_empty) {
-                    (true, true) => self.at = At::Whole,
+                    (true, true) => self.at = RequestPart::Whole,
                     (true, false) => *is_empty = true,
                     (false, _) => {}
                 }
-                copy(&mut self.incoming, length, into) > 0
+                move_bytes(&mut self.incoming, length, into) > 0
             }
-            At::Body(rest) => {
-                let copied = copy(&mut self.incoming, usize::try_from(*rest).unwrap_or(usize::MAX), into);
+            RequestPart::Body(rest) => {
+                let copied = move_bytes(&mut self.incoming, usize::try_from(*rest).unwrap_or(usize::MAX), into);
                 *rest -= copied as u64;
                 copied > 0
             }
-            At::Chunks(chunks) => {
+            RequestPart::Chunks(chunks) => {
                 let (length, ends) = chunks.take(&self.incoming[..self.incoming.len().min(room)]);
                 if ends {
-                    self.at = At::Line { is_empty: true };
+                    self.at = RequestPart::Line { is_empty: true };
                 }
-                copy(&mut self.incoming, length, into) > 0
+                move_bytes(&mut self.incoming, length, into) > 0
             }
         }
     }
 
-    /// Takes what there is of a first line, with `%23` for each `#`.
+    /// Takes the available part of a request line, with `%23` for each `#`.
     fn rewrite_line(&mut self, was_empty: bool) {
         let end = memchr::memchr(b'\n', &self.incoming);
         let part = self.incoming.split_to(end.map_or(self.incoming.len(), |end| end + 1));
@@ -158,15 +160,15 @@ impl<S> RawTargets<S> {
             self.line.extend_from_slice(piece);
         }
         self.at = match end {
-            Some(_) if !is_empty => At::Headers { is_empty: true },
-            Some(_) => At::Line { is_empty: true },
-            None => At::Line { is_empty },
+            Some(_) if !is_empty => RequestPart::Headers { is_empty: true },
+            Some(_) => RequestPart::Line { is_empty: true },
+            None => RequestPart::Line { is_empty },
         };
     }
 }
 
-/// Moves at most `most` bytes; says how many.
-fn copy(from: &mut BytesMut, most: usize, into: &mut ReadBuf<'_>) -> usize {
+/// Moves at most `most` bytes; returns their number.
+fn move_bytes(from: &mut BytesMut, most: usize, into: &mut ReadBuf<'_>) -> usize {
     let length = from.len().min(most).min(into.remaining());
     into.put_slice(&from[..length]);
     from.advance(length);
@@ -180,21 +182,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for RawTargets<S> {
             return Poll::Ready(Ok(()));
         }
         loop {
-            if let At::Body(0) = this.at {
-                this.at = At::Line { is_empty: true };
+            if let RequestPart::Body(0) = this.at {
+                this.at = RequestPart::Line { is_empty: true };
             }
-            if let At::Whole = this.at {
+            if let RequestPart::Whole = this.at {
                 this.at = match ready!(this.parsed.poll(context)) {
-                    Length::Known(length) => At::Body(length),
-                    Length::Chunked => At::Chunks(Chunks::default()),
+                    BodyLength::Known(length) => RequestPart::Body(length),
+                    BodyLength::Chunked => RequestPart::Chunks(ChunkScanner::default()),
                 };
                 continue;
             }
             if this.hand_over(into) {
                 return Poll::Ready(Ok(()));
             }
-            // a body passes by without another copy
-            if let At::Body(rest) = &mut this.at {
+            // a body is read without another copy
+            if let RequestPart::Body(rest) = &mut this.at {
                 let most = into.remaining().min(usize::try_from(*rest).unwrap_or(usize::MAX));
                 let mut part = ReadBuf::new(into.initialize_unfilled_to(most));
                 ready!(Pin::new(&mut this.stream).poll_read(context, &mut part))?;
@@ -203,7 +205,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for RawTargets<S> {
                 into.advance(read);
                 return Poll::Ready(Ok(()));
             }
-            let mut space = [0; READ];
+            let mut space = [0; READ_SIZE];
             let mut part = ReadBuf::new(&mut space);
             ready!(Pin::new(&mut this.stream).poll_read(context, &mut part))?;
             if part.filled().is_empty() {
@@ -246,15 +248,16 @@ mod tests {
 
     use super::*;
 
-    /// What comes out of these bytes, which arrive in pieces of `piece`; the requests' bodies have these lengths.
-    async fn through(bytes: &[u8], lengths: &[Length], piece: usize) -> String {
+    /// Returns the rewritten bytes, which arrive in pieces of `piece`; the bodies have these
+    /// lengths.
+    async fn rewritten(bytes: &[u8], lengths: &[BodyLength], piece: usize) -> String {
         let (mut client, server) = duplex(bytes.len().max(1));
         client.write_all(bytes).await.unwrap();
         drop(client);
         let (mut stream, parsed) = RawTargets::new(server);
         let (mut out, mut lengths) = (Vec::new(), lengths.iter());
         loop {
-            if matches!(stream.at, At::Whole) {
+            if matches!(stream.at, RequestPart::Whole) {
                 parsed.tell(*lengths.next().expect("no more heads than lengths"));
             }
             let mut space = vec![0; piece];
@@ -268,38 +271,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_first_lines_are_rewritten() {
+    async fn only_request_lines_are_rewritten() {
         let head = "\r\nPOST /a#b?c#d HTTP/1.1\r\nX: #\r\nY: #\r\n\r\n";
         let said = head.replacen("/a#b?c#d", "/a%23b?c%23d", 1);
         let body = "G /#\r\n\r\n#\n\n";
         let chunks = "4;x=#\r\n#\r\n#\r\n00b\r\n\r\n\r\nG /#\r\n\r\n0\r\nT: #\r\n\r\n";
         let bytes = [head, body, head, chunks, head, "\n\nGET #"].concat();
         let expected = [&said, body, &said, chunks, &said, "\n\nGET %23"].concat();
-        let lengths = [Length::Known(body.len() as u64), Length::Chunked, Length::Known(0)];
+        let lengths = [BodyLength::Known(body.len() as u64), BodyLength::Chunked, BodyLength::Known(0)];
         for piece in [1, 2, 3, 7, 64, 5000] {
-            assert_eq!(through(bytes.as_bytes(), &lengths, piece).await, expected, "{piece}");
+            assert_eq!(rewritten(bytes.as_bytes(), &lengths, piece).await, expected, "{piece}");
         }
     }
 
     #[tokio::test]
-    async fn nothing_follows_a_head_before_the_service_has_it() {
+    async fn bytes_after_a_head_wait_for_the_service() {
         let (mut client, server) = duplex(4096);
         client.write_all(b"GET /#1 HTTP/1.1\n\nGET /#2 HTTP/1.1\n\n").await.unwrap();
         let (mut stream, parsed) = RawTargets::new(server);
         let mut out = vec![0; 20];
         stream.read_exact(&mut out).await.unwrap();
         assert_eq!(out, b"GET /%231 HTTP/1.1\n\n");
-        let mut reading = tokio_test_task(async move {
+        let mut reading = boxed(async move {
             let mut out = vec![0; 20];
             stream.read_exact(&mut out).await.unwrap();
             out
         });
         assert!(futures_util::poll!(&mut reading).is_pending());
-        parsed.tell(Length::Known(0));
+        parsed.tell(BodyLength::Known(0));
         assert_eq!(reading.await, b"GET /%232 HTTP/1.1\n\n");
     }
 
-    fn tokio_test_task<F: Future>(future: F) -> Pin<Box<F>> {
+    fn boxed<F: Future>(future: F) -> Pin<Box<F>> {
         Box::pin(future)
     }
 }

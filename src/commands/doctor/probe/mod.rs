@@ -1,9 +1,10 @@
-//! The looking: brokers, folders and systemd, all at the same time, each with a deadline. Nothing is changed, nobody is woken.
+//! The probes of brokers, folders and systemd, all concurrent, each with a deadline. Nothing is
+//! changed, and no consumer is woken.
 
 mod brokers;
-mod by_hand;
 mod folders;
 mod systemd;
+mod wakeup_process;
 
 use std::time::Duration;
 
@@ -13,18 +14,18 @@ use nix::unistd::{User, getgrouplist, getuid};
 use super::observed::{Account, Observed};
 use crate::commands::doctor::args::Args;
 
-/// As whom the units run wakeup.
+/// The user of the wakeup unit.
 const WAKEUP_USER: &str = "mqueue";
 
-/// Looks at everything.
-pub(super) async fn everywhere(args: &Args) -> Observed {
+/// Runs all probes.
+pub(super) async fn run_all(args: &Args) -> Observed {
     let (mut observed, systemd) = join(brokers::ask(&args.broker, args.deadline), systemd::ask(args.deadline)).await;
     observed.systemd = systemd;
     observed.growth = brokers::watch(&observed, args.watch.min(Duration::from_secs(3600)), args.deadline).await;
     observed.folders = folders::read(&args.sockets);
     observed.wakeup_user = account(WAKEUP_USER);
-    observed.me = me();
-    observed.wakeup_runs = by_hand::a_wakeup_runs();
+    observed.unprivileged_user = unprivileged_user();
+    observed.wakeup_runs = wakeup_process::is_running();
     observed
 }
 
@@ -35,8 +36,8 @@ fn account(name: &str) -> Option<Account> {
     Some(Account { name: user.name, uid: user.uid.as_raw(), gids: gids.into_iter().map(|gid| gid.as_raw()).collect() })
 }
 
-/// Who runs this, unless that is root, who may do all.
-fn me() -> Option<String> {
+/// Returns the current user, unless it is root, which may poke every socket.
+fn unprivileged_user() -> Option<String> {
     let uid = getuid();
     let name = || User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
     (!uid.is_root()).then(name)

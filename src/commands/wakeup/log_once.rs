@@ -1,24 +1,24 @@
-//! Saying a thing once, for as long as it holds.
+//! Logging a condition once, for as long as it lasts.
 
 use std::collections::BTreeSet;
 
-/// What holds, of one kind.
+/// The current conditions of one kind.
 #[derive(Debug)]
-pub(super) struct Once<T>(BTreeSet<T>);
+pub(super) struct LogOnce<T>(BTreeSet<T>);
 
-impl<T: Ord + Clone> Once<T> {
+impl<T: Ord + Clone> LogOnce<T> {
     pub(super) fn new() -> Self {
         Self(BTreeSet::new())
     }
 
-    /// What holds now. Returns what did not hold before.
+    /// Replaces the current conditions; returns the new ones.
     pub(super) fn news(&mut self, now: BTreeSet<T>) -> Vec<T> {
         let news = now.difference(&self.0).cloned().collect();
         self.0 = now;
         news
     }
 
-    /// What held the last time.
+    /// Returns the current conditions.
     pub(super) fn all(&self) -> impl Iterator<Item = &T> {
         self.0.iter()
     }

@@ -1,4 +1,4 @@
-//! How a message reads as one line: JSON, or its body and a delimiter.
+//! The text form of a message: a line of JSON, or its body and a delimiter.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use crate::proto::{ChannelName, Message, TopicName};
 
 use super::print::PrintOutput;
 
-/// Turns messages of one stream and group into lines.
+/// Formats messages of one stream and group as lines.
 #[derive(Debug)]
 pub(super) struct LineFormat {
     output: PrintOutput,
@@ -18,7 +18,7 @@ pub(super) struct LineFormat {
     group: ChannelName,
 }
 
-/// A line of JSON. Its fields and their order are a promise to the scripts that read them.
+/// A line of JSON. Scripts rely on its fields and their order.
 #[derive(Serialize)]
 struct JsonLine<'a> {
     stream: &'a str,
@@ -32,17 +32,17 @@ struct JsonLine<'a> {
 }
 
 impl LineFormat {
-    /// Lines for the messages of this stream and group.
+    /// Creates the format for messages of this stream and group.
     pub(super) fn new(output: PrintOutput, stream: TopicName, group: ChannelName) -> Self {
         Self { output, stream, group }
     }
 
-    /// What is written of a message.
+    /// Returns the output format.
     pub(super) fn output(&self) -> PrintOutput {
         self.output
     }
 
-    /// The byte that ends a message.
+    /// Returns the byte that ends a message.
     pub(super) fn end(&self) -> u8 {
         match self.output {
             PrintOutput::Json | PrintOutput::Body => b'\n',
@@ -50,7 +50,7 @@ impl LineFormat {
         }
     }
 
-    /// Adds a message's line to `out`, its end included.
+    /// Appends a message's line, with its end, to `out`.
     pub(super) fn add(&self, message: &Message, out: &mut Vec<u8>) {
         match self.output {
             PrintOutput::Json => self.add_json(message, out),
@@ -58,7 +58,8 @@ impl LineFormat {
         }
     }
 
-    /// serde_json writes some five million such lines of 200 bytes a second: nothing hand-made is worth its risk here.
+    /// serde_json writes about five million such lines of 200 bytes a second: hand-written code is
+    /// not worth its risk.
     fn add_json(&self, message: &Message, out: &mut Vec<u8>) {
         let (body, encoding) = json_text(&message.body);
         let line = JsonLine {
@@ -78,7 +79,7 @@ impl LineFormat {
     }
 }
 
-/// A body as JSON has it: its text, or, where it is none, in base64, which `encoding` then says.
+/// Returns a body for JSON: its text, or base64 if it is not UTF-8, which `encoding` then names.
 pub fn json_text(body: &[u8]) -> (Cow<'_, str>, Option<&'static str>) {
     match std::str::from_utf8(body) {
         Ok(text) => (Cow::Borrowed(text), None),
@@ -86,7 +87,7 @@ pub fn json_text(body: &[u8]) -> (Cow<'_, str>, Option<&'static str>) {
     }
 }
 
-/// Adds the body as it is, and what ends it.
+/// Appends the unchanged body and its delimiter.
 fn add_body(message: &Message, end: u8, out: &mut Vec<u8>) {
     out.reserve(message.body.len() + 1);
     out.extend_from_slice(&message.body);
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn json_names_all_that_is_known_of_a_message() {
+    fn json_has_all_fields_of_a_message() {
         assert_eq!(
             String::from_utf8(line(PrintOutput::Json, &message("a \"b\"\n"))).unwrap(),
             r#"{"stream":"foo","group":"1","id":"0123456789abcdef","timestamp":1700000000123456789,"attempts":2,"body":"a \"b\"\n"}"#
@@ -117,20 +118,20 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_text_is_base64_and_says_so() {
+    fn binary_bodies_are_base64_with_encoding() {
         let line = line(PrintOutput::Json, &message(&b"\xff\x00"[..]));
         assert!(line.ends_with(b",\"body\":\"/wA=\",\"encoding\":\"base64\"}\n"), "{}", line.escape_ascii());
     }
 
     #[test]
-    fn body_and_null_write_the_bytes_as_they_are() {
+    fn body_and_null_write_unchanged_bytes() {
         assert_eq!(line(PrintOutput::Body, &message(&b"\xff a"[..])), b"\xff a\n");
         assert_eq!(line(PrintOutput::Null, &message(&b"a\nb"[..])), b"a\nb\0");
     }
 
     proptest! {
         #[test]
-        fn a_json_line_gives_the_body_back(body in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn json_lines_round_trip_the_body(body in proptest::collection::vec(any::<u8>(), 0..64)) {
             let line = line(PrintOutput::Json, &message(body.clone()));
             prop_assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
             let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
