@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use self::open::DirectoryLock;
 pub use self::open::OpenError;
-use self::reader::BodyReader;
+use self::reader::StoredBodyReader;
 use super::catalog::Catalog;
 use super::payload::BATCH_HEAD_BYTES;
 use super::record::RECORD_HEADER_BYTES;
@@ -148,7 +148,7 @@ pub struct DiskLog {
     outgoing: WriteBatch,
     segment: Segment,
     segments: Segments,
-    reader: BodyReader,
+    reader: StoredBodyReader,
     next_segment: u32,
     position: u64,
     /// The position of the end of the current segment's Snapshot.

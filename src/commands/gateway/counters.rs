@@ -6,7 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-type MetricGauge = Gauge<u64, AtomicU64>;
+type GatewayGauge = Gauge<u64, AtomicU64>;
 
 /// The counters and gauges.
 #[derive(Debug, Clone, Default)]
@@ -19,10 +19,10 @@ pub(super) struct GatewayMetrics {
     pub(super) silent_workers: Counter,
     pub(super) published: Counter,
     pub(super) refused: Counter,
-    pub(super) workers: MetricGauge,
-    pub(super) held: MetricGauge,
-    pub(super) groups: MetricGauge,
-    pub(super) connections: MetricGauge,
+    pub(super) workers: GatewayGauge,
+    pub(super) held: GatewayGauge,
+    pub(super) groups: GatewayGauge,
+    pub(super) connections: GatewayGauge,
 }
 
 impl GatewayMetrics {

@@ -15,7 +15,7 @@ use mqueue::systemd::{ActivationSocket, passed_sockets};
 /// A socket, its name, and its file.
 #[derive(Debug)]
 pub(super) struct IngestSocket {
-    pub(super) socket: ListeningSocket,
+    pub(super) socket: FeedSocket,
     /// Name of the socket in log lines.
     pub(super) name: String,
     /// `None` for sockets without a file, and for activation sockets, whose file belongs to
@@ -25,7 +25,7 @@ pub(super) struct IngestSocket {
 
 /// A socket of any supported kind.
 #[derive(Debug)]
-pub(super) enum ListeningSocket {
+pub(super) enum FeedSocket {
     Unix(UnixListener),
     Unixgram(UnixDatagram),
     Tcp(TcpListener),
@@ -61,19 +61,19 @@ fn adopt(ear: ActivationSocket) -> IngestSocket {
     let (socket, name) = match ear {
         ActivationSocket::Stream(socket) => {
             let name = socket.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned));
-            (ListeningSocket::Unix(socket), path_name("unix", name))
+            (FeedSocket::Unix(socket), path_name("unix", name))
         }
         ActivationSocket::Datagram(socket) => {
             let name = socket.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned));
-            (ListeningSocket::Unixgram(socket), path_name("unixgram", name))
+            (FeedSocket::Unixgram(socket), path_name("unixgram", name))
         }
         ActivationSocket::Tcp(socket) => {
             let name = address_name("tcp", socket.local_addr());
-            (ListeningSocket::Tcp(socket), name)
+            (FeedSocket::Tcp(socket), name)
         }
         ActivationSocket::Udp(socket) => {
             let name = address_name("udp", socket.local_addr());
-            (ListeningSocket::Udp(socket), name)
+            (FeedSocket::Udp(socket), name)
         }
     };
     IngestSocket { socket, name: format!("{name} (passed by systemd)"), file: None }
@@ -93,21 +93,21 @@ async fn bind(endpoint: &Endpoint) -> io::Result<IngestSocket> {
     Ok(match endpoint {
         Endpoint::Unix(path) => {
             remove_stale_socket(path)?;
-            IngestSocket { socket: ListeningSocket::Unix(UnixListener::bind(path)?), name, file: file(path) }
+            IngestSocket { socket: FeedSocket::Unix(UnixListener::bind(path)?), name, file: file(path) }
         }
         Endpoint::Unixgram(path) => {
             remove_stale_socket(path)?;
-            IngestSocket { socket: ListeningSocket::Unixgram(UnixDatagram::bind(path)?), name, file: file(path) }
+            IngestSocket { socket: FeedSocket::Unixgram(UnixDatagram::bind(path)?), name, file: file(path) }
         }
         Endpoint::Tcp(address) => {
             let socket = listen(address).await?;
             let name = address_name("tcp", socket.local_addr());
-            IngestSocket { socket: ListeningSocket::Tcp(socket), name, file: None }
+            IngestSocket { socket: FeedSocket::Tcp(socket), name, file: None }
         }
         Endpoint::Udp(address) => {
             let socket = bind_udp(address).await?;
             let name = address_name("udp", socket.local_addr());
-            IngestSocket { socket: ListeningSocket::Udp(socket), name, file: None }
+            IngestSocket { socket: FeedSocket::Udp(socket), name, file: None }
         }
     })
 }

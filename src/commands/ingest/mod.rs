@@ -23,7 +23,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
 
 use self::datagram::Datagrams;
-use self::listen::{IngestSocket, ListeningSocket};
+use self::listen::{FeedSocket, IngestSocket};
 use self::publisher::FeedPublisher;
 use super::common::exit::{Exit, Failure};
 use super::common::run_broker::BrokerAddresses;
@@ -84,16 +84,16 @@ fn serve(
 ) {
     let max = args.max_line as usize;
     let datagrams = match socket {
-        ListeningSocket::Unix(listener) => {
+        FeedSocket::Unix(listener) => {
             tasks.spawn(stream::serve(listener, file, max, publisher.clone(), tasks.clone()));
             return;
         }
-        ListeningSocket::Tcp(listener) => {
+        FeedSocket::Tcp(listener) => {
             tasks.spawn(stream::serve(listener, file, max, publisher.clone(), tasks.clone()));
             return;
         }
-        ListeningSocket::Unixgram(socket) => Datagrams::Unix(socket),
-        ListeningSocket::Udp(socket) => Datagrams::Udp(socket),
+        FeedSocket::Unixgram(socket) => Datagrams::Unix(socket),
+        FeedSocket::Udp(socket) => Datagrams::Udp(socket),
     };
     datagrams.enlarge_buffer(&name);
     tasks.spawn(datagram::serve(datagrams, file, max, args.max_queued, publisher.clone()));

@@ -35,9 +35,9 @@ pub(super) fn start(inputs: Vec<PathBuf>, mut records: RecordSplitter) -> io::Re
         for path in inputs {
             let read = open(&path).and_then(|file| read(file, &mut records, &pieces));
             let last = match read {
-                Ok(ReadEnd::NobodyListens) => return,
+                Ok(InputEnd::NobodyListens) => return,
                 // the rest after the last delimiter is a record, too
-                Ok(ReadEnd::OfInput) => ReadPiece::Cut(records.end(), 0),
+                Ok(InputEnd::OfInput) => ReadPiece::Cut(records.end(), 0),
                 // after an error the rest is only the beginning of a record
                 Err(e) => {
                     records.end();
@@ -86,15 +86,15 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-enum ReadEnd {
+enum InputEnd {
     OfInput,
     NobodyListens,
 }
 
-fn read(mut file: File, records: &mut RecordSplitter, pieces: &mpsc::Sender<ReadPiece>) -> io::Result<ReadEnd> {
+fn read(mut file: File, records: &mut RecordSplitter, pieces: &mpsc::Sender<ReadPiece>) -> io::Result<InputEnd> {
     loop {
         let read = match file.read(records.space()) {
-            Ok(0) => return Ok(ReadEnd::OfInput),
+            Ok(0) => return Ok(InputEnd::OfInput),
             Ok(read) => read,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             // another process that shares stdin made it non-blocking
@@ -105,7 +105,7 @@ fn read(mut file: File, records: &mut RecordSplitter, pieces: &mpsc::Sender<Read
             Err(e) => return Err(e),
         };
         if pieces.blocking_send(ReadPiece::Cut(records.take(read), read as u64)).is_err() {
-            return Ok(ReadEnd::NobodyListens);
+            return Ok(InputEnd::NobodyListens);
         }
     }
 }

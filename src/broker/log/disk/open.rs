@@ -15,7 +15,7 @@ use super::super::segment::{BadHeader, Extent, SEGMENT_HEADER_BYTES, Segment, Se
 use super::super::segments::{SegmentContents, Segments};
 use super::super::sync::{SyncFile, Syncer};
 use super::super::{Recovered, SyncMode, catalog::Catalog};
-use super::{BodyReader, DiskLog, LogOptions, WriteBatch, is_full, keep_damaged};
+use super::{DiskLog, LogOptions, StoredBodyReader, WriteBatch, is_full, keep_damaged};
 
 /// Error of opening a log.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +89,7 @@ impl DiskLog {
             catalog,
             outgoing: WriteBatch::default(),
             segments: segments(&files, is_new.then(|| segment.extent()), &contents, &damaged),
-            reader: BodyReader::new(path.clone()),
+            reader: StoredBodyReader::new(path.clone()),
             next_segment: segment.extent().number.saturating_add(1).max(next_segment),
             segment,
             position: 0,

@@ -40,7 +40,7 @@ pub(super) fn is_device_error(error: &io::Error) -> bool {
 
 /// Open files, the most recently used first.
 #[derive(Debug)]
-pub(super) struct BodyReader {
+pub(super) struct StoredBodyReader {
     path: PathBuf,
     files: VecDeque<(u32, File, u32)>,
     /// The record read last, since messages that were published together may be read one by one.
@@ -58,7 +58,7 @@ struct CachedRecord {
     payload: Result<Bytes, Instant>,
 }
 
-impl BodyReader {
+impl StoredBodyReader {
     pub(super) fn new(path: PathBuf) -> Self {
         Self { path, files: VecDeque::new(), kept: None, bytes: 0 }
     }
