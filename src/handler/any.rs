@@ -41,6 +41,8 @@ pub struct HandlerOptions {
     pub capture_output: bool,
     /// Where `forward` publishes: the nsqds that are known by address.
     pub nsqd: Vec<Address>,
+    /// Environment variables that commands do not inherit, besides those that may hold secrets of this program.
+    pub withheld: Vec<String>,
 }
 
 /// Why a handler cannot be built.

@@ -59,7 +59,7 @@ impl ExecHandler {
     /// far as that can be seen without a shell.
     pub fn new(command: &str, options: &HandlerOptions) -> Result<Self, HandlerError> {
         Ok(Self {
-            command: CommandLine::find(command)?,
+            command: CommandLine::find(command)?.without(&options.withheld),
             stream: options.stream.clone(),
             group: options.group.clone(),
             timeout: options.timeout,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::exit::{Exit, Failure};
+use super::handler_environment;
 use crate::commands::common::broker_args::Args;
 use crate::commands::common::failure_args::FailureArgs;
 use crate::commands::consumer::args::ConsumerTuning;
@@ -47,6 +48,7 @@ pub(crate) fn handler_options(
         stop: shutdown.draining.clone(),
         capture_output: false,
         nsqd,
+        withheld: handler_environment::withheld(),
     }
 }
 

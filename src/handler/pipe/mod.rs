@@ -57,7 +57,8 @@ impl PipeHandler {
     pub fn new(command: &str, options: &HandlerOptions) -> Result<Self, HandlerError> {
         let (jobs, inbox) = mpsc::unbounded_channel();
         let (closing, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let keeper = Keeper::new(CommandLine::find(command)?, options, inbox, closing.clone());
+        let keeper =
+            Keeper::new(CommandLine::find(command)?.without(&options.withheld), options, inbox, closing.clone());
         tracker.spawn(keeper.run());
         Ok(Self { jobs, closing, keeper: tracker })
     }
