@@ -358,3 +358,31 @@ fn make_shows_a_needed_build_and_keeps_stdout_for_the_program() {
     drop(program);
     assert_eq!(make(), (ran, built), "a source is newer");
 }
+
+#[test]
+fn make_up_starts_the_broker_with_its_own_flags_whatever_the_environment_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |path: &str| folder.path().join(path);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for path in ["scripts", "bin", "target/release"] {
+        std::fs::create_dir_all(at(path)).expect("made");
+    }
+    for script in ["up", "lib.sh"] {
+        std::fs::copy(root.join("scripts").join(script), at("scripts").join(script)).expect("copied");
+    }
+    // a broker that tells its environment and ends, and a Docker that does not answer
+    for (path, script) in [("target/release/mqueue", "env >&2; exit 1"), ("bin/docker", "exit 1")] {
+        std::fs::write(at(path), format!("#!/bin/sh\n{script}\n")).expect("written");
+        std::fs::set_permissions(at(path), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    }
+    let path = format!("{}:{}", at("bin").display(), std::env::var("PATH").unwrap_or_default());
+    let mut up = std::process::Command::new(at("scripts/up"));
+    up.env_clear().envs([("PATH", path.as_str()), ("MQUEUE_UP", "broker"), ("HOME", "/"), ("MEMORY", "true")]);
+    let output = up.env("MQUEUE_MEMORY", "true").stdin(Stdio::null()).output().expect("it runs");
+    let Ok(log) = std::fs::read_to_string(at(".mqueue/broker.log")) else {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("is taken"), "{said}");
+        return crate::support::skip("port 4150 is taken by another program");
+    };
+    assert!(log.contains("HOME=/\n") && !log.contains("MEMORY"), "{log}");
+}
