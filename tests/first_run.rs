@@ -386,3 +386,26 @@ fn make_up_starts_the_broker_with_its_own_flags_whatever_the_environment_says() 
     };
     assert!(log.contains("HOME=/\n") && !log.contains("MEMORY"), "{log}");
 }
+
+#[test]
+fn a_socket_on_stdin_is_published() {
+    let broker = Broker::start();
+    let args = format!("producer --stream piped --nsqd-tcp-address {}", broker.tcp());
+    let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    ours.write_all(b"a\nb\n").expect("there is room");
+    drop(ours);
+    let ran = mqueue(&args).with_stdin_from(std::os::fd::OwnedFd::from(theirs).into()).run();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stderr.contains("stdin, a socket"), "{ran:?}");
+    let read = format!("consumer --stream piped --group 1 --count 2 --output body --nsqd-tcp-address {}", broker.tcp());
+    assert_eq!(mqueue(&read).run().stdout, "a\nb\n");
+}
+
+#[test]
+fn a_listening_socket_on_stdin_is_no_input() {
+    let broker = Broker::start();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let args = format!("producer --stream made --interval 0 --duration 1ms --nsqd-tcp-address {}", broker.tcp());
+    let ran = mqueue(&args).with_stdin_from(std::os::fd::OwnedFd::from(listener).into()).run();
+    assert!(ran.code == Some(0) && !ran.stderr.contains("stdin"), "{ran:?}");
+}

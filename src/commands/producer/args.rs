@@ -18,7 +18,7 @@ use mqueue::proto::TopicName;
 ///
 /// Without input it makes an event a second: JSON with a run id, the task, a sequence number without holes and the time, so that a loss or
 /// a duplicate can be counted. With FILEs (`-` is stdin) it publishes their lines, in their order and as they come. Without FILEs, a stdin
-/// that is a pipe or a file is the input, unless one of --generate, --tasks, --payload-keys, --count, --rate, --interval and --duration, or
+/// that is a pipe, a socket or a file is the input, unless one of --generate, --tasks, --payload-keys, --count, --rate, --interval and --duration, or
 /// its variable, asks for generated events. A message counts as published when nsqd has acknowledged it; the exit code is 1 if one was not.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME")]
     pub stream: TopicName,
 
-    /// Publish these files' lines; - is stdin [default: stdin if it is a pipe or a file, else events are generated]
+    /// Publish these files' lines; - is stdin [default: stdin if it is a pipe, a socket or a file, else events are generated]
     #[arg(value_name = "FILE")]
     pub inputs: Vec<PathBuf>,
 
@@ -89,7 +89,7 @@ pub(crate) struct PaceArgs {
 #[group(skip)]
 #[command(next_help_heading = "Generated events")]
 pub(crate) struct EventArgs {
-    /// Generate events although stdin is a pipe or a file
+    /// Generate events although stdin is a pipe, a socket or a file
     #[arg(long, conflicts_with_all = ["inputs", "files"])]
     pub generate: bool,
 
