@@ -184,6 +184,7 @@ impl Server {
         }
         tasks.close();
         let _ = tokio::time::timeout(GRACE, tasks.wait()).await;
+        broker.change(|state, _| state.note_in_flight());
         drop(files);
     }
 }
