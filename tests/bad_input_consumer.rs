@@ -116,3 +116,8 @@ fn a_refused_message_timeout_is_reported_with_nsqds_error() {
         assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
     }
 }
+
+#[test]
+fn a_stream_that_would_be_fed_its_own_dead_letters_is_refused() {
+    fails(&["--dead-letter", "foo", "--handler", "exec:false"], 2, &["stream foo would be fed its own dead letters"]);
+}

@@ -55,10 +55,15 @@ pub(crate) fn handler_options(
 /// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead
 /// letters need another stream.
 pub(crate) fn worker_config(stream: &TopicName, failing: &FailureArgs) -> Result<WorkerConfig, Failure> {
+    let dead_letters = dead_letters(stream, failing.dead_letter.as_ref())?;
+    if dead_letters == *stream {
+        let line = format!("stream {stream} would be fed its own dead letters: name another one with --dead-letter");
+        return Err(Failure::new(Exit::Usage, line));
+    }
     Ok(WorkerConfig {
         max_attempts: failing.max_attempts,
         retry_delay: failing.retry_delay,
-        dead_letters: Some(dead_letters(stream, failing.dead_letter.as_ref())?),
+        dead_letters: Some(dead_letters),
         ..WorkerConfig::default()
     })
 }
