@@ -6,8 +6,8 @@
 //!  no connection          Unavailable
 //!  408, other 5xx         Retry, after Retry-After
 //!  3xx, no answer         Retry: the address or the server may be put right
-//!  401, 403, 404          Unavailable, when all answers are alike: the URL or the access is wrong; else Drop
-//!  other 4xx              Drop
+//!  401, 403, 404, 405     Unavailable, when all answers are alike: the URL or the access is wrong; else Drop
+//!  other 4xx              Drop; Unavailable, when all answers since the start are this one, from the fourth on
 //! ```
 //!
 //! Redirects are not followed: a POST would become a GET on most of them. Retry-After as a date is ignored: the worker's own
@@ -30,7 +30,7 @@ use super::{Away, CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl,
 use crate::http::client::{BodyError, body, cause};
 use crate::proto::excerpt;
 
-/// So many 401, 403 and 404 in a row may be the messages' own fault, once others were taken.
+/// So many 401, 403, 404 and 405 in a row may be the messages' own fault, once others were taken.
 const BY_CHANCE: u32 = 3;
 /// How much of an answer that nobody wants is read, in bytes, so that its connection can be used again.
 const DRAIN_LIMIT: usize = 256 * 1024;
@@ -56,8 +56,10 @@ pub struct HttpHandler {
 struct Answers {
     /// It took or judged a message since the start.
     has_worked: bool,
-    /// 401, 403 and 404 since then.
+    /// 401, 403, 404 and 405 since then.
     refusals: u32,
+    /// Any other refusal that was every answer since the start, and how often it came.
+    only: Option<(StatusCode, u32)>,
 }
 
 impl Answers {
@@ -65,12 +67,21 @@ impl Answers {
     /// start, or in the last few.
     fn all_refuse(&mut self, status: StatusCode) -> bool {
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+            StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED => {
                 self.refusals = self.refusals.saturating_add(1);
                 !self.has_worked || self.refusals > BY_CHANCE
             }
             // a server that is in trouble, or moved, says nothing of that
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => false,
+            // a judgement of each message, unless the first ones are all judged alike
+            _ if status.is_client_error() && !self.has_worked && self.only.is_none_or(|(only, _)| only == status) => {
+                let times = self.only.map_or(0, |(_, times)| times).saturating_add(1);
+                self.only = Some((status, times));
+                times > BY_CHANCE
+            }
             _ if status.is_success() || status.is_client_error() => {
                 (self.has_worked, self.refusals) = (true, 0);
                 false
@@ -336,6 +347,21 @@ mod tests {
         assert!(answers.all_refuse(StatusCode::NOT_FOUND), "a server in trouble is no other answer");
         assert!(!answers.all_refuse(StatusCode::UNPROCESSABLE_ENTITY), "a message was judged");
         assert!(!answers.all_refuse(StatusCode::NOT_FOUND));
+    }
+
+    #[test]
+    fn one_refusal_of_all_messages_of_a_run_is_not_theirs_from_the_fourth_on() {
+        let mut answers = Answers::default();
+        let seen = [StatusCode::BAD_REQUEST; 5].map(|status| answers.all_refuse(status));
+        assert_eq!(seen, [false, false, false, true, true]);
+        assert!(!answers.all_refuse(StatusCode::BAD_GATEWAY), "no judgement");
+        assert!(answers.all_refuse(StatusCode::BAD_REQUEST));
+        assert!(!answers.all_refuse(StatusCode::GONE), "another one: messages are told apart");
+        assert_eq!([StatusCode::BAD_REQUEST; 5].map(|status| answers.all_refuse(status)), [false; 5]);
+        let mut answers = Answers::default();
+        assert!(!answers.all_refuse(StatusCode::OK));
+        assert_eq!([StatusCode::BAD_REQUEST; 5].map(|status| answers.all_refuse(status)), [false; 5]);
+        assert!(Answers::default().all_refuse(StatusCode::METHOD_NOT_ALLOWED), "as 404");
     }
 
     #[tokio::test]
