@@ -277,7 +277,8 @@ fn a_letter_that_names_another_stream_or_group_goes_nowhere_unless_asked() {
         for words in ["would redrive 0 of 2 letters", "1 of them name another stream"] {
             assert!(dry.stderr.contains(words), "{words}: {}", dry.stderr);
         }
-        let none = done(&nsqd, "--redrive --yes");
+        let none = errors(&nsqd, "--redrive --yes").run();
+        assert_eq!(none.code, Some(5), "nothing was done: {}", none.stderr);
         for words in ["0 published again, 2 left", "1 of them name another stream", "1 of them name a group"] {
             assert!(none.stderr.contains(words), "{words}: {}", none.stderr);
         }

@@ -73,7 +73,7 @@ pub(super) async fn run(
     say(&format!("{} {}, {left}{stay}", acting.done, action.done()));
     match acting.trouble {
         Some(trouble) => Err(Failure::new(Exit::Failure, trouble).into()),
-        None if is_through => Ok(Exit::Success),
+        None if is_through => Ok(Exit::of_work(acting.done, acting.stay.values().sum())),
         None => Ok(Exit::Interrupted),
     }
 }

@@ -62,7 +62,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         biased;
         // polled first, because it also ends the tasks
         () = shutdown.now.cancelled() => Exit::Interrupted,
-        () = tasks.wait() => Exit::Success,
+        () = tasks.wait() => outlet.tally.exit(),
         never = tell(&outlet, &shutdown, lines) => match never {},
     };
     // usually sent by `tell` already

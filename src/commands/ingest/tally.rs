@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::stream::CONNECTIONS;
+use crate::commands::common::exit::Exit;
 use crate::commands::common::latency::{LatencyHistogram, Quantiles};
 use mqueue::client::PublishError;
 use mqueue::plural::count;
@@ -143,6 +144,12 @@ impl Tally {
     }
 
     /// Formats the line for `systemctl status`.
+    /// Returns the code of a run that ended by itself.
+    pub(super) fn exit(&self) -> Exit {
+        let Counts { read, published, too_long, dropped, .. } = self.inner().counts;
+        Exit::of_work(published, read.saturating_sub(published) + too_long + dropped)
+    }
+
     pub(super) fn status(&self) -> String {
         let counts = self.inner().counts;
         format!("{} published, {} senders, {} dropped", counts.published, counts.connections, counts.dropped)
