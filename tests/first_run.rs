@@ -409,3 +409,11 @@ fn a_listening_socket_on_stdin_is_no_input() {
     let ran = mqueue(&args).with_stdin_from(std::os::fd::OwnedFd::from(listener).into()).run();
     assert!(ran.code == Some(0) && !ran.stderr.contains("stdin"), "{ran:?}");
 }
+
+#[test]
+fn a_level_for_a_part_leaves_the_rest_at_its_default() {
+    let broker = Broker::start();
+    let args = format!("consumer --stream s --group 1 --timeout 1ms --nsqd-tcp-address {}", broker.tcp());
+    let ran = mqueue(&format!("{args} --log mqueue::nope=debug")).run();
+    assert!(ran.code == Some(0) && ran.stderr.contains("consuming"), "{ran:?}");
+}
