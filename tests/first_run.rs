@@ -417,3 +417,19 @@ fn a_level_for_a_part_leaves_the_rest_at_its_default() {
     let ran = mqueue(&format!("{args} --log mqueue::nope=debug")).run();
     assert!(ran.code == Some(0) && ran.stderr.contains("consuming"), "{ran:?}");
 }
+
+#[test]
+fn output_that_is_lost_because_stdout_is_closed_is_a_failure() {
+    let broker = Broker::start();
+    let (tcp, http) = (broker.tcp(), broker.address("HTTP: listening on "));
+    for args in [
+        format!("producer --stream s --count 1 --json --nsqd-tcp-address {tcp}"),
+        format!("doctor --nsqd-tcp-address {tcp} --nsqd-http-address {http}"),
+        format!("bench publish --messages 10 --warm-up 0 --nsqd-tcp-address {tcp} --nsqd-http-address {http}"),
+        "--help".to_owned(),
+    ] {
+        let ran = Mqueue::shell(&format!("exec \"$0\" {args} >&-")).run();
+        assert_eq!(ran.code, Some(1), "{args}: {ran:?}");
+        assert!(ran.stderr.contains("standard output is closed"), "{args}: {ran:?}");
+    }
+}

@@ -53,7 +53,7 @@ pub(crate) fn handler_options(
 }
 
 /// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead
-/// letters need another stream.
+/// letters need another stream, which must not be this one.
 pub(crate) fn worker_config(stream: &TopicName, failing: &FailureArgs) -> Result<WorkerConfig, Failure> {
     let dead_letters = dead_letters(stream, failing.dead_letter.as_ref())?;
     if dead_letters == *stream {

@@ -62,7 +62,7 @@ pub(crate) struct Workers {
     #[arg(long, env = "MSG_TIMEOUT", value_name = "DURATION", value_parser = msg_timeout, default_value = "15s")]
     pub msg_timeout: Duration,
 
-    /// Deliveries after which a job that is retried goes to the dead letters, and, ten times as many, one whose workers all went away; 0: never
+    /// Tries after which a job goes to the dead letters, whether its workers retried it or went away; 0: no limit
     #[arg(long, env = "MAX_ATTEMPTS", value_name = "N", value_parser = whole::<u16>(..), default_value_t = 10)]
     pub max_attempts: u16,
 

@@ -130,7 +130,8 @@ impl Tally {
         if now.made_way > said.made_way {
             let new = now.made_way - said.made_way;
             tracing::warn!(
-                "{new} silent connections ended to make room for others: no socket has more than {CONNECTIONS}"
+                "{} ended to make room for others: no socket has more than {CONNECTIONS}",
+                count(new, "silent connection")
             );
         }
     }
@@ -143,13 +144,13 @@ impl Tally {
         Line { counts: inner.counts, ended, latency_ms }
     }
 
-    /// Formats the line for `systemctl status`.
     /// Returns the code of a run that ended by itself.
     pub(super) fn exit(&self) -> Exit {
         let Counts { read, published, too_long, dropped, .. } = self.inner().counts;
         Exit::of_work(published, read.saturating_sub(published) + too_long + dropped)
     }
 
+    /// Formats the line for `systemctl status`.
     pub(super) fn status(&self) -> String {
         let counts = self.inner().counts;
         format!("{} published, {} senders, {} dropped", counts.published, counts.connections, counts.dropped)

@@ -185,7 +185,8 @@ impl Hands {
             let verdicts = doing.handle_batch(messages).await;
             let pause = patience.lock().unwrap_or_else(PoisonError::into_inner).after(&verdicts, Instant::now());
             if let Some(pause) = pause {
-                tracing::warn!("jobs fail one after the other: the next one in {}", humantime::format_duration(pause));
+                let shown = std::time::Duration::from_secs(pause.as_secs_f64().ceil() as u64);
+                tracing::warn!("jobs fail one after the other: the next one in {}", humantime::format_duration(shown));
                 // as long as it is not answered the gateway gives no other in its place
                 let _ = timeout(pause, ending.cancelled()).await;
             }
