@@ -288,3 +288,12 @@ fn a_letter_that_names_another_stream_or_group_goes_nowhere_unless_asked() {
         assert_eq!((nsqd.published("payments"), nsqd.published("foo"), nsqd.published("other")), (0, 0, 2));
     }
 }
+
+#[test]
+fn letters_are_not_redriven_to_where_they_are() {
+    needs!("nsqd");
+    let nsqd = given_up(1);
+    let refused = errors(&nsqd, "--redrive --yes --to foo.dead").run();
+    assert!(refused.code == Some(2) && refused.stderr.contains("the letters are in foo.dead"), "{refused:?}");
+    assert_eq!(nsqd.published("foo.dead"), 1);
+}
