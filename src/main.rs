@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(cli: Cli) -> anyhow::Result<Exit> {
+fn start(mut cli: Cli) -> anyhow::Result<Exit> {
     let filter = EnvFilter::try_new(&cli.log).map_err(|e| {
         Failure::new(Exit::Usage, format!("invalid --log {:?}: {e}: use error, warn, info, debug or trace", cli.log))
     })?;
@@ -53,6 +53,7 @@ fn start(cli: Cli) -> anyhow::Result<Exit> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let exit = runtime.block_on(async {
+        commands::named_brokers::complete(&mut cli.command).await?;
         match cli.command {
             CliCommand::Demo(args) => commands::demo::run(args).await,
             CliCommand::Broker(args) => commands::broker::run(args).await,

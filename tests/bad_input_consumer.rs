@@ -116,3 +116,15 @@ fn a_refused_message_timeout_is_reported_with_nsqds_error() {
         assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
     }
 }
+
+#[test]
+fn a_stream_that_would_be_fed_its_own_dead_letters_is_refused() {
+    fails(&["--dead-letter", "foo", "--handler", "exec:false"], 2, &["stream foo would be fed its own dead letters"]);
+}
+
+#[test]
+fn an_output_that_the_handler_does_not_have_is_refused() {
+    for handler in ["exec:true", "http://localhost/", "unix:/tmp/x"] {
+        fails(&["--output", "body", "--handler", handler], 2, &["--output is for --handler print and file:PATH"]);
+    }
+}

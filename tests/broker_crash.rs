@@ -165,3 +165,24 @@ fn a_second_broker_on_the_same_data_path_is_refused_with_one_line() {
     let said = second.stderr.trim_end();
     assert!(said.lines().count() == 1 && said.contains("another") && said.contains(&path.to_string()), "{said}");
 }
+
+#[test]
+fn a_message_that_kills_its_consumers_is_buried_though_the_broker_is_stopped_after_each() {
+    let mut broker = Nsqd::embedded(&[]);
+    broker.create("foo", "1");
+    broker.publish("foo", b"poison");
+    let folder = tempfile::tempdir().expect("a folder");
+    let tries = folder.path().join("tries");
+    let handler = format!("exec:echo $MQUEUE_ATTEMPTS >>{}; kill -9 $PPID", tries.display());
+    let args = "consumer --stream foo --group 1 --max-attempts 2 --count 1";
+    let address = broker.tcp();
+    let consumer = || mqueue(args).env("NSQD_TCP_ADDRESS", &address).arg("--handler").arg(&handler);
+    for attempt in ["1\n", "1\n2\n"] {
+        assert_eq!(consumer().run().code, None, "killed");
+        assert_eq!(std::fs::read_to_string(&tries).expect("it was tried"), attempt);
+        broker.stop();
+        broker.start_again();
+    }
+    assert_eq!(consumer().run().code, Some(5));
+    assert_eq!((std::fs::read_to_string(&tries).expect("there").as_str(), broker.published("foo.dead")), ("1\n2\n", 1));
+}

@@ -277,7 +277,8 @@ fn letters_that_name_another_stream_or_group_stay_unless_a_target_is_given() {
         for words in ["would redrive 0 of 2 letters", "1 of them name another stream"] {
             assert!(dry.stderr.contains(words), "{words}: {}", dry.stderr);
         }
-        let none = done(&nsqd, "--redrive --yes");
+        let none = errors(&nsqd, "--redrive --yes").run();
+        assert_eq!(none.code, Some(5), "nothing was done: {}", none.stderr);
         for words in ["0 published again, 2 left", "1 of them name another stream", "1 of them name a group"] {
             assert!(none.stderr.contains(words), "{words}: {}", none.stderr);
         }
@@ -286,4 +287,13 @@ fn letters_that_name_another_stream_or_group_stay_unless_a_target_is_given() {
         done(&nsqd, "--redrive --yes --to other");
         assert_eq!((nsqd.published("payments"), nsqd.published("foo"), nsqd.published("other")), (0, 0, 2));
     }
+}
+
+#[test]
+fn letters_are_not_redriven_to_where_they_are() {
+    needs!("nsqd");
+    let nsqd = given_up(1);
+    let refused = errors(&nsqd, "--redrive --yes --to foo.dead").run();
+    assert!(refused.code == Some(2) && refused.stderr.contains("the letters are in foo.dead"), "{refused:?}");
+    assert_eq!(nsqd.published("foo.dead"), 1);
 }

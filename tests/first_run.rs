@@ -363,3 +363,78 @@ fn make_shows_a_needed_build_and_keeps_stdout_for_the_program() {
     drop(program);
     assert_eq!(make(), (ran, built), "a source is newer");
 }
+
+#[test]
+fn make_up_starts_the_broker_with_its_own_flags_whatever_the_environment_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |path: &str| folder.path().join(path);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for path in ["scripts", "bin", "target/release"] {
+        std::fs::create_dir_all(at(path)).expect("made");
+    }
+    for script in ["up", "lib.sh"] {
+        std::fs::copy(root.join("scripts").join(script), at("scripts").join(script)).expect("copied");
+    }
+    // a broker that tells its environment and ends, and a Docker that does not answer
+    for (path, script) in [("target/release/mqueue", "env >&2; exit 1"), ("bin/docker", "exit 1")] {
+        std::fs::write(at(path), format!("#!/bin/sh\n{script}\n")).expect("written");
+        std::fs::set_permissions(at(path), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    }
+    let path = format!("{}:{}", at("bin").display(), std::env::var("PATH").unwrap_or_default());
+    let mut up = std::process::Command::new(at("scripts/up"));
+    up.env_clear().envs([("PATH", path.as_str()), ("MQUEUE_UP", "broker"), ("HOME", "/"), ("MEMORY", "true")]);
+    let output = up.env("MQUEUE_MEMORY", "true").stdin(Stdio::null()).output().expect("it runs");
+    let Ok(log) = std::fs::read_to_string(at(".mqueue/broker.log")) else {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("is taken"), "{said}");
+        return crate::support::skip("port 4150 is taken by another program");
+    };
+    assert!(log.contains("HOME=/\n") && !log.contains("MEMORY"), "{log}");
+}
+
+#[test]
+fn a_socket_on_stdin_is_published() {
+    let broker = Broker::start();
+    let args = format!("producer --stream piped --nsqd-tcp-address {}", broker.tcp());
+    let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    ours.write_all(b"a\nb\n").expect("there is room");
+    drop(ours);
+    let ran = mqueue(&args).with_stdin_from(std::os::fd::OwnedFd::from(theirs).into()).run();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stderr.contains("stdin, a socket"), "{ran:?}");
+    let read = format!("consumer --stream piped --group 1 --count 2 --output body --nsqd-tcp-address {}", broker.tcp());
+    assert_eq!(mqueue(&read).run().stdout, "a\nb\n");
+}
+
+#[test]
+fn a_listening_socket_on_stdin_is_no_input() {
+    let broker = Broker::start();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let args = format!("producer --stream made --interval 0 --duration 1ms --nsqd-tcp-address {}", broker.tcp());
+    let ran = mqueue(&args).with_stdin_from(std::os::fd::OwnedFd::from(listener).into()).run();
+    assert!(ran.code == Some(0) && !ran.stderr.contains("stdin"), "{ran:?}");
+}
+
+#[test]
+fn a_level_for_a_part_leaves_the_rest_at_its_default() {
+    let broker = Broker::start();
+    let args = format!("consumer --stream s --group 1 --timeout 1ms --nsqd-tcp-address {}", broker.tcp());
+    let ran = mqueue(&format!("{args} --log mqueue::nope=debug")).run();
+    assert!(ran.code == Some(0) && ran.stderr.contains("consuming"), "{ran:?}");
+}
+
+#[test]
+fn output_that_is_lost_because_stdout_is_closed_is_a_failure() {
+    let broker = Broker::start();
+    let (tcp, http) = (broker.tcp(), broker.address("HTTP: listening on "));
+    for args in [
+        format!("producer --stream s --count 1 --json --nsqd-tcp-address {tcp}"),
+        format!("doctor --nsqd-tcp-address {tcp} --nsqd-http-address {http}"),
+        format!("bench publish --messages 10 --warm-up 0 --nsqd-tcp-address {tcp} --nsqd-http-address {http}"),
+        "--help".to_owned(),
+    ] {
+        let ran = Mqueue::shell(&format!("exec \"$0\" {args} >&-")).run();
+        assert_eq!(ran.code, Some(1), "{args}: {ran:?}");
+        assert!(ran.stderr.contains("standard output is closed"), "{args}: {ran:?}");
+    }
+}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::support::{Mqueue, Nsqd, consumer, needs, wait_until};
+use crate::support::{Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
 
 /// Creates a folder for the commands' output.
 fn folder() -> (TempDir, impl Fn(&str) -> PathBuf) {
@@ -84,7 +84,7 @@ fn commands_inherit_the_environment_without_mqueues_secrets() {
         let (nsqd, (_folder, at)) = (Nsqd::with_channel("foo", "1"), folder());
         nsqd.publish("foo", b"a");
         let handler = format!("{kind}:read -r _; env >{}; echo ok", at("env").display());
-        let mine = [("MINE", "kept"), ("STREAM", "foo")];
+        let mine = [("MINE", "kept"), ("MQUEUE_LOG", "info")];
         let secret = [
             ("MQUEUE_QUEUE", "http://me:pass@host"),
             ("MQUEUE_TO", "http://me:pass@host"),
@@ -103,6 +103,68 @@ fn commands_inherit_the_environment_without_mqueues_secrets() {
         assert!(env.contains("MQUEUE_STREAM=foo\n"), "{kind}: {env}");
         for name in ["pass", "HANDLER=", "WATCHDOG_PID"] {
             assert!(!env.contains(name), "{kind}: {name} is in {env}");
+        }
+    }
+}
+
+/// Settings of mqueue, with the values that they have for the consumer or its commands.
+const SETTINGS: [(&str, &str); 8] = [
+    ("COUNT", "1"),
+    ("RATE", "1000"),
+    ("INTERVAL", "1ms"),
+    ("DURATION", "1ms"),
+    ("GOROUTINES", "1"),
+    ("PAYLOAD_KEYS", "1"),
+    ("FILE", "/dev/null"),
+    ("DELIMITER", "x"),
+];
+
+/// The variables of these settings, as the help of `mqueue producer` names them.
+fn settings() -> Vec<(String, &'static str)> {
+    let help = mqueue("help producer").run().stdout;
+    let is_named = |name: &String| help.contains(&format!("[env: {name}="));
+    let variable = |name: &str| [name.to_owned(), format!("MQUEUE_{name}")].into_iter().find(is_named);
+    SETTINGS.map(|(name, value)| (variable(name).expect("a flag of producer"), value)).to_vec()
+}
+
+fn with_settings(program: Mqueue) -> Mqueue {
+    settings().iter().fold(program, |program, (name, value)| program.env(name, value))
+}
+
+#[test]
+fn a_handler_that_calls_mqueue_publishes_the_message_whatever_the_consumers_settings() {
+    needs!("nsqd");
+    for command in ["consumer --stream foo --group 1 --count 1", "stage --stream foo --group 1 --to next --timeout 1"] {
+        let nsqd = Nsqd::with_channel("foo", "1");
+        nsqd.create("out", "1");
+        nsqd.publish("foo", b"hello");
+        let handler = format!("exec:{} producer --stream out && echo passed on", crate::support::program().display());
+        let program = with_settings(mqueue(command)).env("NSQD_TCP_ADDRESS", &nsqd.tcp());
+        let ran = program.arg("--handler").arg(&handler).run();
+        assert_eq!(ran.code, Some(0), "{command}: {}", ran.stderr);
+        let read = format!("consumer --stream out --group 1 --count 1 --output body --nsqd-tcp-address {}", nsqd.tcp());
+        assert_eq!(mqueue(&read).run().stdout, "hello\n", "{command}: {}", ran.stderr);
+        assert_eq!(nsqd.published("out"), 1, "{command}");
+    }
+}
+
+#[test]
+fn commands_inherit_no_settings_of_mqueue_but_where_nsq_is() {
+    needs!("nsqd");
+    for kind in ["exec", "pipe"] {
+        let (nsqd, (_folder, at)) = (Nsqd::with_channel("foo", "1"), folder());
+        nsqd.publish("foo", b"a");
+        let handler = format!("{kind}:read -r _; env >{}; echo ok", at("env").display());
+        let consumer = mqueue("consumer --count 1").env("STREAM", "foo").env("GROUP", "1").env("TIMEOUT", "60");
+        let consumer = with_settings(consumer).env("NSQD_TCP_ADDRESS", &nsqd.tcp()).arg("--handler").arg(&handler);
+        let finished = consumer.run();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        let env = read(&at("env"));
+        assert!(env.contains(&format!("NSQD_TCP_ADDRESS={}\n", nsqd.tcp())), "{kind}: {env}");
+        assert!(env.contains("MQUEUE_STREAM=foo\n") && env.contains("MQUEUE_GROUP=1\n"), "{kind}: {env}");
+        let withheld = settings().into_iter().map(|(name, _)| name);
+        for name in withheld.chain(["STREAM", "GROUP", "TIMEOUT"].map(str::to_owned)) {
+            assert!(!env.lines().any(|line| line.starts_with(&format!("{name}="))), "{kind}: {name} is in {env}");
         }
     }
 }

@@ -181,3 +181,17 @@ fn a_unix_socket_without_a_listener_uses_up_no_tries_and_a_missing_acknowledgeme
     assert_eq!(body, "body\n");
     consumer.wait_to_say("given up, now in stream");
 }
+
+#[test]
+fn a_wrong_url_that_refuses_every_message_makes_few_dead_letters_or_none() {
+    needs!("nsqd");
+    for (status, most) in [("405 Method Not Allowed", 0), ("400 Bad Request", 3), ("410 Gone", 3)] {
+        let (nsqd, web) = (Nsqd::with_channel("foo", "1"), Web::start([status]));
+        nsqd.publish_lines("foo", (0..20).map(|n| n.to_string()).collect::<Vec<_>>().join("\n").as_bytes());
+        let args = format!("--handler http://{}/wrong --retry-delay 0 --max-backoff 0 --max-attempts 2", web.address);
+        let consumer = consumer(&nsqd.tcp(), &args).arg("--concurrency=1").start();
+        wait_until("answers to all, several times", || web.bodies().len() > 60);
+        consumer.wait_to_say("see to its URL and access");
+        assert_eq!(nsqd.published("foo.dead"), most, "{status}");
+    }
+}

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::pipeline::{Ground, end, say};
-use crate::support::{Mqueue, PATIENCE, mqueue, needs, wait_until};
+use crate::support::{Mqueue, Nsqd, PATIENCE, mqueue, needs, wait_until};
 
 /// The most connections of a socket.
 const PLACES: usize = 256;
@@ -94,7 +94,7 @@ fn a_silent_connection_is_closed_for_a_new_one_and_its_answer_counts_published_l
     assert_eq!(answer(published), "OK 1\n");
     assert_eq!(answer(half), "OK 0\n");
     assert_eq!(answer(silent.into_iter().next().expect("253")), "OK 0\n");
-    ingest.wait_to_say("silent connections ended to make room for others");
+    ingest.wait_to_say(" ended to make room for others");
     ground.nsqd.signal(Signal::SIGCONT);
     for (sender, line) in [(&mut new, &b"three\n"[..]), (&mut in_hand, b"")] {
         sender.write_all(line).expect("it reads");
@@ -126,4 +126,16 @@ fn an_unfinished_record_of_a_producers_broken_input_is_not_published() {
     let ended = producer.finish();
     assert!(ended.code == Some(1) && ended.stderr.contains("cannot read stdin"), "{ended:?}");
     assert_eq!(ground.bodies("one"), ["one"]);
+}
+
+#[test]
+fn a_run_whose_lines_were_all_refused_ends_with_exit_code_5() {
+    needs!("nsqd");
+    let ground = Ground::on(Nsqd::with(&["--max-msg-size=4", "--max-body-size=1000"]));
+    let ingest = ground.ingest(&ground.socket(), "");
+    say(&ground.at("feed"), b"too long\ntoo long, too\n");
+    ingest.signal(Signal::SIGTERM);
+    let ended = ingest.finish();
+    assert!(ended.stderr.contains("2 read, 0 published, 2 refused by nsqd"), "{}", ended.stderr);
+    assert_eq!(ended.code, Some(5), "{}", ended.stderr);
 }

@@ -42,6 +42,7 @@ mod layers;
 mod lookup;
 mod lossless;
 mod lost;
+mod named_by_http;
 mod network;
 mod node;
 mod pipe;

@@ -22,7 +22,7 @@ impl Ground {
         Self::on(Nsqd::start())
     }
 
-    fn on(nsqd: Nsqd) -> Self {
+    pub(crate) fn on(nsqd: Nsqd) -> Self {
         Self { nsqd, folder: tempfile::tempdir().expect("a folder") }
     }
 

@@ -142,3 +142,19 @@ fn missing_permissions_for_folders_and_sockets_are_logged() {
     says_once(doors.wakeup(&nsqd, &args).run_by(65534), &doors, &words);
     assert_eq!(doors.pokes("locked.sock"), 0);
 }
+
+#[test]
+fn a_named_socket_that_is_not_there_is_said() {
+    needs!("nsqd");
+    let (nsqd, doors) = (nsqd_with(&[]), Doors::new(&["good.sock"]));
+    let (gone, good) = (doors.at("gone.sock"), doors.at("good.sock"));
+    let missing = format!("there is no socket {}: ", gone.display());
+    says_once(doors.wakeup(&nsqd, &format!("{ARGS} --socket {}", gone.display())), &doors, &[&missing]);
+    let once = |socket: &Path| {
+        let args = format!("wakeup --once --dry-run --nsqd-http-address {} --socket-dir /nope --socket", nsqd.http());
+        mqueue(&args).arg(socket.to_str().unwrap()).run()
+    };
+    let nobody = once(&gone);
+    assert!(nobody.code == Some(1) && nobody.stderr.contains(&missing), "{nobody:?}");
+    assert_eq!(once(&good).code, Some(0));
+}

@@ -194,6 +194,7 @@ impl BrokerServer {
         }
         tasks.close();
         let _ = tokio::time::timeout(STOP_TIMEOUT, tasks.wait()).await;
+        broker.change(|state, _| state.note_in_flight());
         drop(files);
     }
 }

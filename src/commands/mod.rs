@@ -13,6 +13,7 @@ pub(crate) mod errors;
 mod flag_tests;
 pub(crate) mod gateway;
 pub(crate) mod ingest;
+pub(crate) mod named_brokers;
 pub(crate) mod node;
 pub(crate) mod pipeline;
 pub(crate) mod producer;

@@ -42,6 +42,8 @@ pub struct HandlerOptions {
     pub capture_output: bool,
     /// The nsqds that `forward` publishes to: those known by address.
     pub nsqd: Vec<Address>,
+    /// Environment variables that commands do not inherit, besides those that may hold secrets of this program.
+    pub withheld: Vec<String>,
 }
 
 /// The reason why a handler cannot be built.

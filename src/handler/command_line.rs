@@ -59,6 +59,13 @@ impl CommandLine {
         Ok(Self { line, withheld: withheld(env::vars_os()) })
     }
 
+    /// Returns the same command, which does not inherit these variables either.
+    pub(super) fn without(mut self, variables: &[String]) -> Self {
+        // each costs something at every start: only those that are set
+        self.withheld.extend(variables.iter().filter(|name| env::var_os(name).is_some()).map(OsString::from));
+        self
+    }
+
     /// Returns the program to run.
     pub(super) fn program(&self) -> &str {
         self.program_and_arguments().0
@@ -78,10 +85,11 @@ impl CommandLine {
     pub(super) fn command(&self, stream: &TopicName, group: &ChannelName) -> Command {
         let (program, arguments) = self.program_and_arguments();
         let mut command = Command::new(program);
-        command.args(arguments).env("MQUEUE_STREAM", stream.as_str()).env("MQUEUE_GROUP", group.as_str());
+        command.args(arguments);
         for name in &self.withheld {
             command.env_remove(name);
         }
+        command.env("MQUEUE_STREAM", stream.as_str()).env("MQUEUE_GROUP", group.as_str());
         command
     }
 }

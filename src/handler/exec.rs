@@ -62,7 +62,7 @@ impl ExecHandler {
     /// -c`. Fails if the program does not exist, as far as that is known without a shell.
     pub fn new(command: &str, options: &HandlerOptions) -> Result<Self, HandlerError> {
         Ok(Self {
-            command: CommandLine::find(command)?,
+            command: CommandLine::find(command)?.without(&options.withheld),
             stream: options.stream.clone(),
             group: options.group.clone(),
             timeout: options.timeout,

@@ -7,8 +7,9 @@
 //!  502, 504, no answer    Unanswered, after Retry-After
 //!  408, other 5xx         Retry, after Retry-After
 //!  3xx                    Retry: the address may be corrected
-//!  401, 403, 404          Unavailable, if all answers do so: wrong URL or access; else Drop
-//!  other 4xx              Drop
+//!  401, 403, 404, 405     Unavailable, if all answers do so: wrong URL or access; else Drop
+//!  other 4xx              Drop; Unavailable, if all answers since the start are this one, from
+//!                         the fourth on
 //! ```
 //!
 //! Redirects are not followed: most of them would turn a POST into a GET. A date in Retry-After is
@@ -30,7 +31,7 @@ use super::{CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, LONGE
 use crate::http::client::{BodyError, body, cause};
 use crate::proto::excerpt;
 
-/// The number of consecutive 401, 403 and 404 that may be the messages' own fault once others were
+/// The number of consecutive 401, 403, 404 and 405 that may be the messages' own fault once others were
 /// taken.
 const MAX_CHANCE_REFUSALS: u32 = 3;
 /// The limit for reading an unused response, in bytes, so that its connection can be reused.
@@ -57,8 +58,10 @@ pub struct HttpHandler {
 struct AnswerHistory {
     /// True if the server took or judged a message since the start.
     has_worked: bool,
-    /// Consecutive 401, 403 and 404.
+    /// Consecutive 401, 403, 404 and 405.
     refusals: u32,
+    /// Any other refusal that was every answer since the start, and how often it came.
+    only: Option<(StatusCode, u32)>,
 }
 
 impl AnswerHistory {
@@ -66,12 +69,21 @@ impl AnswerHistory {
     /// response since the start, or the last few, refused.
     fn is_misconfigured(&mut self, status: StatusCode) -> bool {
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+            StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED => {
                 self.refusals = self.refusals.saturating_add(1);
                 !self.has_worked || self.refusals > MAX_CHANCE_REFUSALS
             }
             // a failing or moved server is no evidence
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => false,
+            // a judgement of each message, unless the first ones are all judged alike
+            _ if status.is_client_error() && !self.has_worked && self.only.is_none_or(|(only, _)| only == status) => {
+                let times = self.only.map_or(0, |(_, times)| times).saturating_add(1);
+                self.only = Some((status, times));
+                times > MAX_CHANCE_REFUSALS
+            }
             _ if status.is_success() || status.is_client_error() => {
                 (self.has_worked, self.refusals) = (true, 0);
                 false
@@ -327,6 +339,21 @@ mod tests {
         assert!(history.is_misconfigured(StatusCode::NOT_FOUND), "a server in trouble is no other answer");
         assert!(!history.is_misconfigured(StatusCode::UNPROCESSABLE_ENTITY), "a message was judged");
         assert!(!history.is_misconfigured(StatusCode::NOT_FOUND));
+    }
+
+    #[test]
+    fn one_refusal_of_all_messages_of_a_run_is_not_theirs_from_the_fourth_on() {
+        let mut answers = AnswerHistory::default();
+        let seen = [StatusCode::BAD_REQUEST; 5].map(|status| answers.is_misconfigured(status));
+        assert_eq!(seen, [false, false, false, true, true]);
+        assert!(!answers.is_misconfigured(StatusCode::BAD_GATEWAY), "no judgement");
+        assert!(answers.is_misconfigured(StatusCode::BAD_REQUEST));
+        assert!(!answers.is_misconfigured(StatusCode::GONE), "another one: messages are told apart");
+        assert_eq!([StatusCode::BAD_REQUEST; 5].map(|status| answers.is_misconfigured(status)), [false; 5]);
+        let mut answers = AnswerHistory::default();
+        assert!(!answers.is_misconfigured(StatusCode::OK));
+        assert_eq!([StatusCode::BAD_REQUEST; 5].map(|status| answers.is_misconfigured(status)), [false; 5]);
+        assert!(AnswerHistory::default().is_misconfigured(StatusCode::METHOD_NOT_ALLOWED), "as 404");
     }
 
     #[tokio::test]

@@ -37,6 +37,7 @@ pub(super) fn options() -> HandlerOptions {
         stop: CancellationToken::new(),
         capture_output: false,
         nsqd: vec!["127.0.0.1:4150".parse().unwrap()],
+        withheld: Vec::new(),
     }
 }
 

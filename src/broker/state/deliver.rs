@@ -35,6 +35,16 @@ impl BrokerState {
         self.next_timer()
     }
 
+    /// Notes the attempts of all copies in flight in the log. For the end of the process: nobody can answer them any more, and
+    /// after a restart they wait again.
+    pub fn note_in_flight(&mut self) {
+        for channel in self.channels.values() {
+            for (message, copy) in &channel.in_flight {
+                channel.note_requeued(*message, copy.attempts, None, &mut self.store);
+            }
+        }
+    }
+
     /// Requeues a copy in flight that timed out, or deferred copies that are due.
     fn requeue_expired(&mut self, id: ChannelId, message: u64, now: Now) {
         let channel = self.channels.get_mut(&id).expect("a removed channel has no timers");

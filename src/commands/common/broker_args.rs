@@ -2,12 +2,15 @@
 
 use mqueue::client::{Address, Lookupd, Nsqd};
 
+use super::exit::{Exit, Failure};
+
 /// Addresses of nsqd and nsqlookupd.
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Brokers")]
 pub(crate) struct Args {
-    /// TCP address of an nsqd; repeatable [default: 127.0.0.1:4150, unless an nsqlookupd is named]
+    /// TCP address of an nsqd; repeatable [default: what the nsqds of --nsqd-http-address say, or
+    /// 127.0.0.1:4150 if no broker is named]
     #[arg(long, value_name = "HOST:PORT", env = "NSQD_TCP_ADDRESS", value_delimiter = ',')]
     pub nsqd_tcp_address: Vec<Address>,
 
@@ -27,6 +30,20 @@ impl Args {
         !self.nsqd_tcp_address.is_empty() || !self.lookupd_http_address.is_empty()
     }
 
+    /// Adds the TCP addresses of nsqds that are named by their HTTP addresses alone.
+    ///
+    /// # Errors
+    /// Fails if one of them does not tell its TCP address.
+    pub(crate) async fn complete(&mut self) -> Result<(), Failure> {
+        if self.is_named() {
+            return Ok(());
+        }
+        for http in &self.nsqd_http_address {
+            self.nsqd_tcp_address.push(tcp_address(http, "--nsqd-tcp-address").await?);
+        }
+        Ok(())
+    }
+
     /// Returns the nsqds to connect to by address.
     pub(crate) fn nsqd(&self) -> Vec<Address> {
         match self.is_named() {
@@ -42,4 +59,14 @@ impl Args {
             false => self.nsqd_http_address.clone(),
         }
     }
+}
+
+/// Asks an nsqd for its TCP address. `flag` would name it.
+///
+/// # Errors
+/// Fails if nsqd does not answer, or has no TCP port.
+pub(crate) async fn tcp_address(http: &Nsqd, flag: &str) -> Result<Address, Failure> {
+    let unknown = |why: String| Failure::new(Exit::Unavailable, format!("{why}: name its TCP address with {flag}"));
+    let info = http.info().await.map_err(|error| unknown(format!("cannot ask nsqd for its TCP port: {error}")))?;
+    http.tcp_address(&info).ok_or_else(|| unknown(format!("nsqd at {http} has no TCP port")))
 }

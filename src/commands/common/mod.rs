@@ -8,6 +8,7 @@ pub(crate) mod embedded_broker;
 pub(crate) mod exit;
 pub(crate) mod failure_args;
 pub(crate) mod file_args;
+pub(crate) mod handler_environment;
 pub(crate) mod job;
 pub(crate) mod journal;
 

@@ -52,6 +52,10 @@ pub(crate) fn ended(written: io::Result<()>) -> Result<(), Failure> {
         Err(error) if !is_closed_pipe(&error) => {
             Err(Failure::new(Exit::Failure, format!("cannot write to standard output: {}", describe(&error))))
         }
+        Ok(()) if CLOSED.load(Ordering::Relaxed) => Err(Failure::new(
+            Exit::Failure,
+            "standard output is closed, and what was printed is lost: send it to a file, a pipe or /dev/null",
+        )),
         _ => Ok(()),
     }
 }
@@ -67,7 +71,11 @@ impl ProgressOutput {
     /// Writes the text and flushes it.
     pub(crate) fn write(&self, text: &str) {
         let mut out = io::stdout().lock();
-        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        let written = match CLOSED.load(Ordering::Relaxed) {
+            true => Err(io::Error::from_raw_os_error(nix::errno::Errno::EBADF as i32)),
+            false => out.write_all(text.as_bytes()).and_then(|()| out.flush()),
+        };
+        if let Err(error) = written {
             self.closed.replace(Some(error));
         }
     }
@@ -82,7 +90,7 @@ impl ProgressOutput {
     /// # Errors
     /// Fails like [`print()`].
     pub(crate) fn end(&self) -> Result<(), Failure> {
-        ended(self.closed.take().map_or(Ok(()), Err))
+        self.closed.take().map_or(Ok(()), |error| ended(Err(error)))
     }
 }
 

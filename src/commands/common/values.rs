@@ -80,6 +80,9 @@ const LEVELS: [(&str, &str); 12] = [
     ("quiet", "off"),
 ];
 
+/// The level of what no directive of a log filter names.
+const DEFAULT_LEVEL: &str = "info";
+
 /// Reads a log filter: levels, and levels of targets as in `info,mqueue::client=debug`. A single
 /// unknown word is refused: tracing would take it for a target, and silence everything else.
 ///
@@ -89,8 +92,12 @@ pub(crate) fn log_filter(text: &str) -> Result<String, String> {
     let directives: Result<Vec<String>, String> = text.split(',').map(str::trim).map(directive).collect();
     match text.trim() {
         // an empty variable counts as unset
-        "" => Ok("info".to_owned()),
-        _ => Ok(directives?.join(",")),
+        "" => Ok(DEFAULT_LEVEL.to_owned()),
+        _ => directives.map(|directives| match directives.iter().all(|directive| directive.contains('=')) {
+            // a part's level says nothing of the rest, which tracing would silence
+            true => format!("{DEFAULT_LEVEL},{}", directives.join(",")),
+            false => directives.join(","),
+        }),
     }
 }
 
@@ -186,6 +193,8 @@ mod tests {
             ("", "info"),
             ("info,mqueue::client=debug", "info,mqueue::client=debug"),
             ("warning, mqueue::client=verbose", "warn,mqueue::client=debug"),
+            ("mqueue::client=debug", "info,mqueue::client=debug"),
+            ("mqueue::nope=off,mqueue::client=err", "info,mqueue::nope=off,mqueue::client=error"),
         ] {
             assert_eq!(log_filter(text).as_deref(), Ok(filter), "{text:?}");
         }

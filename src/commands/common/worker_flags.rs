@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::exit::{Exit, Failure};
+use super::handler_environment;
 use crate::commands::common::broker_args::Args;
 use crate::commands::common::failure_args::FailureArgs;
 use crate::commands::consumer::args::ConsumerTuning;
@@ -47,16 +48,22 @@ pub(crate) fn handler_options(
         stop: shutdown.draining.clone(),
         capture_output: false,
         nsqd,
+        withheld: handler_environment::withheld(),
     }
 }
 
 /// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead
-/// letters need another stream.
+/// letters need another stream, which must not be this one.
 pub(crate) fn worker_config(stream: &TopicName, failing: &FailureArgs) -> Result<WorkerConfig, Failure> {
+    let dead_letters = dead_letters(stream, failing.dead_letter.as_ref())?;
+    if dead_letters == *stream {
+        let line = format!("stream {stream} would be fed its own dead letters: name another one with --dead-letter");
+        return Err(Failure::new(Exit::Usage, line));
+    }
     Ok(WorkerConfig::default()
         .with_max_attempts(failing.max_attempts)
         .with_retry_delay(failing.retry_delay)
-        .with_dead_letters(dead_letters(stream, failing.dead_letter.as_ref())?))
+        .with_dead_letters(dead_letters))
 }
 
 /// Returns the stream of dead letters: the one named, or the default.

@@ -124,6 +124,10 @@ impl GroupCreation<'_> {
 /// nsqds named, and of those that nsqlookupd knows, the ones that have the stream, or all of them
 /// if none has it.
 async fn addresses(broker: &broker_args::Args, stream: &TopicName) -> (BTreeSet<Address>, Option<Failure>) {
+    let mut broker = broker.clone();
+    if let Err(failure) = broker.complete().await {
+        return (BTreeSet::new(), Some(failure));
+    }
     let mut nsqds: BTreeSet<Address> = broker.nsqd().into_iter().collect();
     let mut failed = None;
     let mut found = BTreeSet::new();

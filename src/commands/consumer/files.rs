@@ -8,6 +8,9 @@ use mqueue::handler::{FileNameFormats, FileOptions, HandlerSpec, PrintOutput, Ro
 /// Makes the options from the flags. Fails for flags that the handler does not support.
 pub(super) fn options(args: &Args, output: Option<PrintOutput>) -> Result<FileOptions, Failure> {
     let files = &args.files;
+    if output.is_some() && !matches!(args.handling.handler, HandlerSpec::File(_) | HandlerSpec::Print) {
+        return Err(usage("--output is for --handler print and file:PATH: leave it out"));
+    }
     if !matches!(args.handling.handler, HandlerSpec::File(_)) {
         let flag = if files.gzip { "--gzip is" } else { "--rotate-… and --…-format are" };
         return match files.gzip || files.rotates() {

@@ -74,7 +74,7 @@ pub(super) async fn run(
     print_status(&format!("{} {}, {left}{stay}", run.done, action.done()));
     match run.failure {
         Some(failure) => Err(Failure::new(Exit::Failure, failure).into()),
-        None if has_seen_all => Ok(Exit::Success),
+        None if has_seen_all => Ok(Exit::of_work(run.done, run.stay.values().sum())),
         None => Ok(Exit::Interrupted),
     }
 }

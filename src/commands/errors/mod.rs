@@ -66,6 +66,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         stdout::check()?;
     }
     let stream = dead_letters(&args.stream, args.dead_letter.as_ref())?;
+    if args.to.as_ref() == Some(&stream) {
+        let line = format!("the letters are in {stream}, and would come back without their reasons: name another --to");
+        return Err(Failure::new(Exit::Usage, line).into());
+    }
     let brokers = BrokerAddresses::find(&args.broker).await?;
     if brokers.http.is_empty() {
         let line = "the letters cannot be counted without nsqd's HTTP address: name it with --nsqd-http-address";

@@ -69,8 +69,8 @@ pub(crate) struct WorkerArgs {
     #[arg(long, env = "MQUEUE_MSG_TIMEOUT", value_name = "DURATION", value_parser = msg_timeout, default_value = "15s")]
     pub msg_timeout: Duration,
 
-    /// Deliveries before a retried job becomes a dead letter, and ten times as many for a job whose
-    /// workers disconnected; 0: no limit
+    /// Tries before a job becomes a dead letter, whether its workers retried it or disconnected;
+    /// 0: no limit
     #[arg(long, env = "MQUEUE_MAX_ATTEMPTS", value_name = "N", value_parser = whole::<u16>(..), default_value_t = 10)]
     pub max_attempts: u16,
 

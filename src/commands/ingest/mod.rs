@@ -63,7 +63,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         biased;
         // polled first, because it also ends the tasks
         () = shutdown.now.cancelled() => Exit::Interrupted,
-        () = tasks.wait() => Exit::Success,
+        () = tasks.wait() => publisher.stats.exit(),
         never = report_progress(&publisher, &shutdown, lines) => match never {},
     };
     // usually sent by `report_progress` already

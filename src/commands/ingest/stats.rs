@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::stream::MAX_CONNECTIONS;
+use crate::commands::common::exit::Exit;
 use crate::commands::common::latency::{LatencyHistogram, Quantiles};
 use mqueue::client::PublishError;
 use mqueue::plural::count;
@@ -129,7 +130,8 @@ impl IngestStats {
         if now.made_way > warned.made_way {
             let new = now.made_way - warned.made_way;
             tracing::warn!(
-                "{new} silent connections ended to make room for others: no socket has more than {MAX_CONNECTIONS}"
+                "{} ended to make room for others: no socket has more than {MAX_CONNECTIONS}",
+                count(new, "silent connection")
             );
         }
     }
@@ -140,6 +142,12 @@ impl IngestStats {
         let recent = std::mem::take(&mut state.recent);
         let latency_ms = if ended { state.all.quantiles() } else { recent.quantiles() };
         IngestReportLine { counts: state.counts, ended, latency_ms }
+    }
+
+    /// Returns the code of a run that ended by itself.
+    pub(super) fn exit(&self) -> Exit {
+        let Counts { read, published, too_long, dropped, .. } = self.inner().counts;
+        Exit::of_work(published, read.saturating_sub(published) + too_long + dropped)
     }
 
     /// Formats the line for `systemctl status`.

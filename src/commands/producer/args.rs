@@ -18,8 +18,8 @@ use mqueue::proto::TopicName;
 ///
 /// Without input it publishes an event a second: JSON with a run id, the task, a sequence number
 /// without gaps and the time, so that a loss or a duplicate can be counted. With FILEs (`-` is
-/// stdin) it publishes their lines, in order, as they arrive. Without FILEs, a stdin that is a pipe
-/// or a file is the input, unless --generate, --tasks, --payload-keys, --count, --rate, --interval
+/// stdin) it publishes their lines, in order, as they arrive. Without FILEs, a stdin that is a pipe,
+/// a socket or a file is the input, unless --generate, --tasks, --payload-keys, --count, --rate, --interval
 /// or --duration (or its variable) asks for generated events.
 ///
 /// A message counts as published when nsqd has acknowledged it. Exit code: 0 if all were
@@ -31,7 +31,8 @@ pub(crate) struct Args {
     #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME")]
     pub stream: TopicName,
 
-    /// Files whose lines to publish; - is stdin [default: stdin if it is a pipe or a file,
+    /// Files whose lines to publish; - is stdin [default: stdin if it is a pipe, a socket or a
+    /// file,
     /// otherwise generated events]
     #[arg(value_name = "FILE")]
     pub inputs: Vec<PathBuf>,
@@ -95,7 +96,7 @@ pub(crate) struct PaceArgs {
 #[group(skip)]
 #[command(next_help_heading = "Generated events")]
 pub(crate) struct EventArgs {
-    /// Generate events even if stdin is a pipe or a file [default: false]
+    /// Generate events even if stdin is a pipe, a socket or a file [default: false]
     #[arg(long, conflicts_with_all = ["inputs", "files"])]
     pub generate: bool,
 

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 use tokio::sync::mpsc;
 
 use crate::commands::common::record_splitter::{RecordSplitter, SplitRecords};
@@ -60,15 +61,23 @@ pub(super) fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == STDIN
 }
 
-/// Returns the kind of stdin if it is a pipe or a file, so meant as input. Returns `None` for a
-/// terminal, `/dev/null` and a socket (systemd, cron, ssh).
+/// Returns the kind of stdin if it is a pipe, a file or a connection, so meant as input. Returns
+/// `None` for a terminal and `/dev/null` (systemd), and for a socket that is no connection, such as
+/// the listening one of `StandardInput=socket` in a unit.
 pub(super) fn redirected_stdin() -> Option<&'static str> {
-    let kind = stdin_metadata().ok()?.file_type();
-    match (kind.is_fifo(), kind.is_file()) {
-        (true, _) => Some("pipe"),
-        (_, true) => Some("file"),
+    match stdin_metadata().ok()?.file_type() {
+        kind if kind.is_fifo() => Some("pipe"),
+        kind if kind.is_file() => Some("file"),
+        // node's child_process, sshd and inetd give sockets where others give pipes
+        kind if kind.is_socket() && is_connection(&io::stdin()) => Some("socket"),
         _ => None,
     }
+}
+
+/// Returns true for a connected stream socket.
+fn is_connection(socket: &impl AsFd) -> bool {
+    let is_stream = getsockopt(socket, sockopt::SockType).is_ok_and(|kind| kind == SockType::Stream);
+    is_stream && getsockopt(socket, sockopt::AcceptConn).is_ok_and(|accepts| !accepts)
 }
 
 fn stdin_metadata() -> io::Result<Metadata> {

@@ -140,9 +140,9 @@ impl ProducerStats {
             Unpublished::Failed(PublishError::Refused(error)) => {
                 let deferred = error.text.starts_with(b"E_INVALID DPUB timeout");
                 let hint = if deferred { " ms: --defer is more than nsqd's --max-req-timeout" } else { "" };
-                format!("message of {size} bytes refused: {error}{hint}")
+                format!("message of {} refused: {error}{hint}", mqueue::plural::count(size as u64, "byte"))
             }
-            Unpublished::Failed(error) => format!("message of {size} bytes {error}"),
+            Unpublished::Failed(error) => format!("message of {} {error}", mqueue::plural::count(size as u64, "byte")),
         });
     }
 

@@ -54,8 +54,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         let line = "no nsqd to ask: name its HTTP port, too, with --nsqd-http-address (HOST:4151 by default)";
         return Err(Failure::new(Exit::Usage, line).into());
     }
-    if args.once && args.sockets.socket.is_empty() {
-        sockets::check(&args.sockets.socket_dir).map_err(|line| Failure::new(Exit::Failure, line))?;
+    if args.once {
+        sockets::check(&args.sockets).map_err(|line| Failure::new(Exit::Failure, line))?;
     }
     let shutdown = Shutdown::on_signals(Duration::from_secs(1))?;
     let (server, mut questions) = serve(&args).await?;

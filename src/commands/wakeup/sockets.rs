@@ -100,15 +100,24 @@ impl Sockets {
     }
 }
 
-/// Fails if none of these folders is readable: a single look would find no sockets and report
-/// success.
-pub(super) fn check(folders: &[PathBuf]) -> Result<(), String> {
+/// Fails if none of these folders is readable and none of the files is there: a single look would
+/// find no sockets and report success.
+pub(super) fn check(sockets: &Args) -> Result<(), String> {
     let looked = |folder: &PathBuf| std::fs::read_dir(folder).err().map(|error| cannot_look(folder, &error));
-    let complaints: Option<Vec<String>> = folders.iter().map(looked).collect();
+    let named = sockets.socket.iter().map(|path| is_missing(path).then(|| nothing_at(path)));
+    let complaints: Option<Vec<String>> = named.chain(sockets.socket_dir.iter().map(looked)).collect();
     match complaints {
         Some(complaints) => Err(complaints.join("; ")),
         None => Ok(()),
     }
+}
+
+fn is_missing(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+fn nothing_at(path: &Path) -> String {
+    format!("there is no socket {}: start what listens there, or name another --socket", path.display())
 }
 
 fn cannot_look(folder: &Path, error: &io::Error) -> String {
@@ -127,9 +136,7 @@ impl SocketPlace {
                     kind: path.symlink_metadata().map(|m| m.file_type()),
                     path: path.clone(),
                 };
-                let is_there =
-                    |file: &SocketCandidate| !matches!(&file.kind, Err(e) if e.kind() == io::ErrorKind::NotFound);
-                Ok(files.iter().map(file).filter(is_there).collect())
+                Ok(files.iter().filter(|path| !is_missing(path)).map(file).collect())
             }
         }
     }
@@ -147,6 +154,10 @@ impl FoundSockets {
                 }
             }
             (Err(_), SocketPlace::Files(_)) => {}
+        }
+        if let Place::Files(named) = place {
+            let missing = named.iter().filter(|path| is_missing(path));
+            self.complaints.extend(missing.map(|path| nothing_at(path)));
         }
     }
 
@@ -248,11 +259,11 @@ mod tests {
     fn missing_folders_are_reported_unless_another_place_has_a_socket() {
         let folder = folder(&["mail.sock"]);
         let missing = folder.path().join("missing");
-        for (socket, complaints) in [(None, 1), (Some("none.sock"), 1), (Some("mail.sock"), 0)] {
-            let socket = socket.map(|name| folder.path().join(name)).into_iter().collect();
-            let mut sockets = Sockets::new(&Args { socket_dir: vec![missing.clone()], socket });
+        for (socket, complaints, wakes) in [(None, 1, 0), (Some("none.sock"), 2, 0), (Some("mail.sock"), 0, 1)] {
+            let named = socket.map(|name| folder.path().join(name)).into_iter().collect();
+            let mut sockets = Sockets::new(&Args { socket_dir: vec![missing.clone()], socket: named });
             let found = sockets.of(["mail"].into_iter());
-            assert_eq!((found.len(), sockets.complaints().count()), (1 - complaints, complaints));
+            assert_eq!((found.len(), sockets.complaints().count()), (wakes, complaints), "{socket:?}");
         }
         let mut both = sockets_in([&missing, folder.path()]);
         // also if the group of that socket does not exist yet

@@ -190,7 +190,8 @@ impl JobRunner {
             let verdicts = handler.handle_batch(messages).await;
             let pause = failure_backoff.lock().unwrap_or_else(PoisonError::into_inner).after(&verdicts, Instant::now());
             if let Some(pause) = pause {
-                tracing::warn!("jobs fail one after the other; pausing for {}", humantime::format_duration(pause));
+                let shown = std::time::Duration::from_secs(pause.as_secs_f64().ceil() as u64);
+                tracing::warn!("jobs fail one after the other; pausing for {}", humantime::format_duration(shown));
                 // without an answer the gateway hands out no other job in its place
                 let _ = timeout(pause, ending.cancelled()).await;
             }

@@ -62,7 +62,8 @@ impl PipeHandler {
     pub fn new(command: &str, options: &HandlerOptions) -> Result<Self, HandlerError> {
         let (jobs, inbox) = mpsc::unbounded_channel();
         let (closing, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let supervisor = Supervisor::new(CommandLine::find(command)?, options, inbox, closing.clone());
+        let command = CommandLine::find(command)?.without(&options.withheld);
+        let supervisor = Supervisor::new(command, options, inbox, closing.clone());
         tracker.spawn(supervisor.run());
         Ok(Self { jobs, closing, supervisor: tracker })
     }
