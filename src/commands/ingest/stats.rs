@@ -146,7 +146,7 @@ impl IngestStats {
 
     /// Returns the code of a run that ended by itself.
     pub(super) fn exit(&self) -> Exit {
-        let Counts { read, published, too_long, dropped, .. } = self.inner().counts;
+        let IngestCounts { read, published, too_long, dropped, .. } = self.state().counts;
         Exit::of_work(published, read.saturating_sub(published) + too_long + dropped)
     }
 

@@ -155,7 +155,7 @@ impl FoundSockets {
             }
             (Err(_), SocketPlace::Files(_)) => {}
         }
-        if let Place::Files(named) = place {
+        if let SocketPlace::Files(named) = place {
             let missing = named.iter().filter(|path| is_missing(path));
             self.complaints.extend(missing.map(|path| nothing_at(path)));
         }
