@@ -362,12 +362,13 @@ impl Log for DiskLog {
         let noted = self.outgoing.len();
         self.outgoing.push_batch(batch);
         let length = self.outgoing.len() as u64;
+        let bodies = length - (noted + RECORD_HEADER_BYTES + BATCH_HEAD_BYTES) as u64;
         let written = self.write(true);
         self.was_full = written.as_ref().is_err_and(is_full).then_some(length);
         let begin = written.inspect_err(|_| self.outgoing.rewind(mark))?;
         let count = u64::from(batch.bodies.count());
         self.catalog.add_ids(batch.first, count);
-        self.segments.contents().into_iter().for_each(|contents| contents.add_ids(batch.first, count));
+        self.segments.contents().into_iter().for_each(|contents| contents.add_messages(batch.first, count, bodies));
         let record = begin.offset + noted as u32;
         Ok(Some(LogLocation { offset: record + (RECORD_HEADER_BYTES + BATCH_HEAD_BYTES) as u32, record, ..begin }))
     }
@@ -392,11 +393,12 @@ impl Log for DiskLog {
         let mark = self.outgoing.mark();
         let noted = self.outgoing.len();
         let body = self.outgoing.push_relocated(messages);
+        let bodies = (self.outgoing.len() - body) as u64;
         let position = self.position;
         let begin = self.write(is_new).inspect_err(|_| self.outgoing.rewind(mark))?;
         let count = u64::from(messages.bodies.count());
         self.catalog.add_ids(messages.first, count);
-        self.segments.contents().into_iter().for_each(|contents| contents.add_ids(messages.first, count));
+        self.segments.contents().into_iter().for_each(|contents| contents.add_messages(messages.first, count, bodies));
         if let Some(from) = messages.from {
             self.segments.note_relocation(from, position);
         }

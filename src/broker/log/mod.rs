@@ -48,6 +48,9 @@ pub struct ChannelId(pub u32);
 /// same time after a restart.
 pub type UnixMillis = u64;
 
+/// Approximate bytes of a batch in the log besides its bodies, with their sizes.
+pub const BATCH_OVERHEAD: u64 = 64;
+
 /// Location of a message's body, which its size precedes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogLocation {
@@ -208,7 +211,7 @@ pub trait Log: Send {
     /// Reads `count` consecutive bodies, of `length` bytes with their sizes.
     fn read(&mut self, location: LogLocation, length: u32, count: u32) -> io::Result<Bodies>;
 
-    /// Adds live messages to a segment: they need `bytes` bytes of it.
+    /// Adds live messages to a segment: they need `bytes` bytes of it, [`BATCH_OVERHEAD`] included.
     fn hold(&mut self, segment: u32, messages: u32, bytes: u64);
 
     /// Subtracts live messages from a segment, and `bytes` bytes that are no longer needed.

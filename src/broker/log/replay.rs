@@ -102,7 +102,8 @@ impl Replay {
         }
         let BatchHead { topic, timestamp, due, first, count, .. } = head;
         let location = location(segment, at, RECORD_HEADER_BYTES + BATCH_HEAD_BYTES)?;
-        self.contents.entry(segment).or_default().add_ids(first, count.into());
+        let bytes = payload.len().saturating_sub(BATCH_HEAD_BYTES) as u64;
+        self.contents.entry(segment).or_default().add_messages(first, count.into(), bytes);
         if let Some(length) = lengths.first().copied() {
             let message = ReplayedMessage { topic, timestamp, location, length, due, born: self.now, copies };
             if self.is_held(first, count, &message) {
@@ -120,7 +121,7 @@ impl Replay {
         let mut fields = PayloadReader(payload);
         let CarriedHead { topic, id, timestamp, due, copies } = CarriedHead::read(&mut fields)?;
         let location = location(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
-        self.contents.entry(segment).or_default().add_ids(id, 1);
+        self.contents.entry(segment).or_default().add_messages(id, 1, fields.0.len() as u64);
         let length = fields.body()?;
         self.now += 1;
         let copies = if copies.is_empty() { ReplayedCopies::Topic } else { ReplayedCopies::Each(copies) };
@@ -137,7 +138,7 @@ impl Replay {
         let RelocatedHead { batch, copies } = RelocatedHead::read(&mut fields)?;
         let BatchHead { topic, first, timestamp, due, holder, count } = batch;
         let mut location = location(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
-        self.contents.entry(segment).or_default().add_ids(first, count.into());
+        self.contents.entry(segment).or_default().add_messages(first, count.into(), fields.0.len() as u64);
         self.now += 1;
         for index in 0..count {
             let (id, length) = (first + u64::from(index), fields.body()?);

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::BATCH_OVERHEAD;
 use super::segment::Extent;
 
 /// A log with at most this many segments is not compacted, unless the disk is full.
@@ -24,11 +25,16 @@ pub(super) struct SegmentContents {
     pub(super) ids: Option<IdRange>,
     /// Bytes of the segment's changes, which may be about messages in older segments.
     pub(super) notes: u64,
+    /// Bytes of all messages that were written to the segment, live or dead: of the bodies, and
+    /// [`BATCH_OVERHEAD`] for each record, as in [`Log::hold`](super::Log::hold).
+    pub(super) messages: u64,
 }
 
 impl SegmentContents {
-    /// Adds `count` message ids from `first` on.
-    pub(super) fn add_ids(&mut self, first: u64, count: u64) {
+    /// Adds a record of `count` messages with ids from `first` on, and `bytes` bytes of bodies with
+    /// their sizes.
+    pub(super) fn add_messages(&mut self, first: u64, count: u64, bytes: u64) {
+        self.messages += BATCH_OVERHEAD + bytes;
         let last = first.saturating_add(count.saturating_sub(1));
         self.ids = Some(self.ids.map_or((first, last), |(low, high)| (low.min(first), high.max(last))));
     }
@@ -49,8 +55,6 @@ struct SegmentUsage {
     /// The number of live messages, and the bytes that they need (`held`).
     messages: u64,
     held: u64,
-    /// Bytes that were ever live.
-    peak: u64,
     /// The number of older segments when it was stripped.
     stripped: Option<usize>,
     /// True if parts cannot be read: the segment is not stripped.
@@ -105,6 +109,7 @@ impl Segments {
             self.bytes -= u64::from(entry.extent.end.saturating_sub(extent.end));
             entry.extent.end = entry.extent.end.min(extent.end);
             entry.contents.notes = entry.contents.notes.min(extent.end.into());
+            entry.contents.messages = 0;
         }
     }
 
@@ -127,7 +132,6 @@ impl Segments {
         if let Some(entry) = find(&mut self.list, number) {
             entry.messages += u64::from(messages);
             entry.held += bytes;
-            entry.peak += bytes;
             self.held += bytes;
         }
     }
@@ -251,10 +255,11 @@ impl SegmentUsage {
         self.messages == 0 && !self.is_damaged && is_new && self.extent.end >= MIN_STRIPPED
     }
 
-    /// True if half of the bytes that were ever live are dead, or if the segment is mostly changes.
+    /// True if at most half of the bytes written to the segment are live. The Snapshot, which every
+    /// segment has, is not counted, and messages count as they do when they are live: so what was
+    /// just relocated is never wasteful, however many copies its records name.
     fn is_wasteful(&self) -> bool {
-        let size = u64::from(self.extent.end);
-        2 * self.held <= self.peak || (2 * self.contents.notes >= size && 4 * self.held <= size)
+        2 * self.held <= self.contents.messages + self.contents.notes
     }
 }
 
@@ -273,7 +278,7 @@ mod tests {
         let mut segments = Segments::default();
         for number in 1..=5 {
             segments.push(Extent { number, end: SIZE });
-            segments.contents().unwrap().add_ids(u64::from(number) * 10, 10);
+            segments.contents().unwrap().add_messages(u64::from(number) * 10, 10, 90_000 - BATCH_OVERHEAD);
             segments.hold(number, 10, 90_000);
         }
         segments

@@ -331,6 +331,8 @@ impl<'a> LogRecovery<'a> {
     }
 
     fn report_damage(&mut self, segment: u32, range: std::ops::Range<usize>) {
+        // dead bytes, for compaction
+        self.replay.contents.entry(segment).or_default().messages += range.len() as u64;
         self.report.damage.push(Damage::Bytes { segment, range: range.start as u64..range.end as u64 });
     }
 }
