@@ -256,6 +256,11 @@ impl DiskLog {
         self.was_full.is_some() || !self.reserve.is_whole()
     }
 
+    /// Maximum live bytes of a segment to relocate.
+    fn relocation_limit(&self) -> u64 {
+        if self.is_full() { (self.reserve.left() / 2).max(MIN_RELOCATION) } else { u64::MAX }
+    }
+
     /// Removes and strips segments, after each write; cheap if there is nothing to do.
     fn tidy(&mut self) {
         if self.stripping > 0 {
@@ -437,12 +442,20 @@ impl Log for DiskLog {
         if is_full && !self.is_tidy() {
             return None; // pending removals make room
         }
-        let limit = if is_full { (self.reserve.left() / 2).max(MIN_RELOCATION) } else { u64::MAX };
-        self.segments.compaction_candidate(is_full, limit, Instant::now())
+        self.segments.compaction_candidate(is_full, self.relocation_limit(), Instant::now())
     }
 
     fn postpone_compaction(&mut self, segment: u32) {
-        self.segments.postpone_compaction(segment, Instant::now());
+        let cannot_write = self.failed.is_some();
+        self.segments.postpone_compaction(segment, cannot_write, Instant::now());
+    }
+
+    fn next_compaction(&self) -> Option<Instant> {
+        let is_full = self.is_full();
+        if is_full && !self.is_tidy() {
+            return Some(Instant::now() + RETRY_INTERVAL);
+        }
+        self.segments.next_compaction(is_full, self.relocation_limit())
     }
 
     fn usage(&self) -> LogUsage {

@@ -26,6 +26,7 @@ mod write_batch;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -227,6 +228,10 @@ pub trait Log: Send {
     /// Excludes a segment from compaction for a while, because some of its messages cannot be
     /// relocated now.
     fn postpone_compaction(&mut self, segment: u32);
+
+    /// When to ask for a [candidate](Log::compaction_candidate) again, even if nothing changes;
+    /// `None` if there is nothing to compact until something changes.
+    fn next_compaction(&self) -> Option<Instant>;
 
     /// The size of the log.
     fn usage(&self) -> LogUsage;

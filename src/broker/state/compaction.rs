@@ -13,6 +13,7 @@
 use std::collections::{HashMap, hash_map};
 use std::io;
 use std::ops::Bound;
+use std::time::Instant;
 
 use super::super::log::{ChannelCopy, ChannelId, CopyRun, MessageHolder, Relocated, TopicId, UnixMillis};
 use super::BrokerState;
@@ -114,6 +115,12 @@ impl BrokerState {
             self.compaction = Some(work);
         }
         Ok(true)
+    }
+
+    /// When to call [`compact`](Self::compact) again, even if nothing changes; `None` if there is
+    /// nothing to compact until something changes.
+    pub fn next_compaction(&self) -> Option<Instant> {
+        self.store.log.next_compaction()
     }
 
     /// Moves some batches; false if this was the last pass.
