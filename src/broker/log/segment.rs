@@ -3,13 +3,13 @@
 //!
 //! ```text
 //!  0            8            12         16             20                 24        28        32
-//!  │ magic (8)  │ number (4) │ salt (4) │ previous (4) │ previous end (4) │ end (4) │ crc (4) │ the same again │ Snapshot │ records …
+//!  │ magic (8)  │ number (4) │ salt (4) │ previous (4) │ previous end (4) │ end (4) │ crc (4) │ the same again │ Snapshot │ Snapshot │ records …
 //! ```
 //!
 //! A segment begins with the catalog, so that older segments can be removed. It also names the
 //! segment written before it, and how many bytes of that one are good: bytes after them are a
-//! failed write that could not be undone. The header is written twice, so that a damaged byte in it
-//! costs nothing. A segment that was [stripped](super::strip) has its own end in the header.
+//! failed write that could not be undone. The header and the Snapshot are written twice, so that a
+//! damaged byte in them costs nothing. A segment that was [stripped](super::strip) has its own end in the header.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
@@ -62,6 +62,8 @@ pub(super) struct SegmentHeader {
     pub(super) end: u32,
     /// Bytes before the first record, which depend on the version.
     pub(super) length: u32,
+    /// True if one of the two copies is damaged.
+    pub(super) has_damaged_copy: bool,
 }
 
 /// Reason why a header cannot be used.
@@ -78,7 +80,8 @@ pub(super) enum BadHeader {
 impl SegmentHeader {
     /// The header of a new segment.
     pub(super) fn new(number: u32, previous: Extent) -> Self {
-        Self { number, salt: fastrand::u32(..), previous, end: 0, length: SEGMENT_HEADER_BYTES as u32 }
+        let length = SEGMENT_HEADER_BYTES as u32;
+        Self { number, salt: fastrand::u32(..), previous, end: 0, length, has_damaged_copy: false }
     }
 
     /// Encodes the header.
@@ -102,7 +105,10 @@ impl SegmentHeader {
         let copies =
             [bytes.get(..HEADER_COPY_BYTES), bytes.get(HEADER_COPY_BYTES..SEGMENT_HEADER_BYTES)].into_iter().flatten();
         match copies.clone().find(is_3).map(Self::decode_3) {
-            Some(header) if bytes.len() >= SEGMENT_HEADER_BYTES => return header,
+            Some(Ok(header)) if bytes.len() >= SEGMENT_HEADER_BYTES => {
+                let has_damaged_copy = bytes[..HEADER_COPY_BYTES] != bytes[HEADER_COPY_BYTES..SEGMENT_HEADER_BYTES];
+                return Ok(Self { has_damaged_copy, ..header });
+            }
             Some(_) => return Err(BadHeader::Unwritten),
             None => {}
         }
@@ -129,6 +135,7 @@ impl SegmentHeader {
                 previous: Extent { number: field(16), end: field(20) },
                 end: field(24),
                 length: SEGMENT_HEADER_BYTES as u32,
+                has_damaged_copy: false,
             }),
             (true, true) => Err(BadHeader::OtherVersion),
             (false, _) | (_, false) => Err(BadHeader::Damaged),
@@ -144,6 +151,7 @@ impl SegmentHeader {
                 previous: Extent { number: field(16), end: field(20) },
                 end: 0,
                 length: HEADER_2_BYTES as u32,
+                has_damaged_copy: false,
             }),
             (true, true) => Err(BadHeader::OtherVersion),
             (false, _) | (_, false) => Err(BadHeader::Damaged),
@@ -185,8 +193,12 @@ impl Segment {
         let mut snapshot = Vec::new();
         put_snapshot(&mut snapshot, catalog);
         let mut bytes = header.encode();
-        bytes.extend_from_slice(&record::head(RecordKind::Snapshot, header.salt, [snapshot.as_slice()].into_iter()));
-        bytes.extend_from_slice(&snapshot);
+        let head = record::head(RecordKind::Snapshot, header.salt, [snapshot.as_slice()].into_iter());
+        // twice: a damaged byte in one of them costs nothing
+        for _ in 0..2 {
+            bytes.extend_from_slice(&head);
+            bytes.extend_from_slice(&snapshot);
+        }
         let end = u32::try_from(bytes.len()).map_err(|_| io::Error::other("the catalog is above 4 GiB"))?;
         if let Err(error) = (&file).write_all(&bytes) {
             let _ = std::fs::remove_file(&path);
@@ -267,7 +279,8 @@ mod tests {
 
     fn header() -> SegmentHeader {
         let previous = Extent { number: 1, end: 28 };
-        SegmentHeader { number: 2, salt: 0x0403_0201, previous, end: 5, length: SEGMENT_HEADER_BYTES as u32 }
+        let length = SEGMENT_HEADER_BYTES as u32;
+        SegmentHeader { number: 2, salt: 0x0403_0201, previous, end: 5, length, has_damaged_copy: false }
     }
 
     #[test]
@@ -298,7 +311,8 @@ mod tests {
         for wrong in 0..good.len() {
             let mut bytes = good.clone();
             bytes[wrong] ^= 1;
-            assert_eq!(SegmentHeader::decode(&bytes), Ok(header()), "byte {wrong}");
+            let known = SegmentHeader { has_damaged_copy: true, ..header() };
+            assert_eq!(SegmentHeader::decode(&bytes), Ok(known), "byte {wrong}");
             bytes[(wrong + 32) % 64] ^= 1;
             assert_eq!(SegmentHeader::decode(&bytes), Err(BadHeader::Damaged), "byte {wrong}, twice");
         }

@@ -63,7 +63,8 @@ impl DiskLog {
         opening.read_all()?;
         let LogRecovery { files, damaged, newest, mut report, mut replay, .. } = opening;
         let contents = std::mem::take(&mut replay.contents);
-        let (recovered, catalog) = replay.finish();
+        let (recovered, catalog, unknown) = replay.finish();
+        report.damage.extend(unknown);
         let next_segment = files.last().map_or(1, |extent| extent.number.saturating_add(1));
         // before a segment is created, which may need the reserve
         let mut reserve = Reserve::open(path, options.reserve_bytes(path)).map_err(at(path))?;
@@ -209,7 +210,11 @@ impl<'a> LogRecovery<'a> {
                 header => found.push((number, header.ok().filter(|header| header.number == number))),
             }
         }
-        let (files, damaged, newest, report, replay) = Default::default();
+        let has_damaged_copy = |header: &SegmentHeader| header.has_damaged_copy.then_some(header.number);
+        let damaged_header_copies =
+            found.iter().filter_map(|(_, header)| header.as_ref().and_then(has_damaged_copy)).collect();
+        let report = RecoveryReport { damaged_header_copies, ..RecoveryReport::default() };
+        let (files, damaged, newest, replay) = Default::default();
         Ok(Self { path, sync, found, files, damaged, newest, report, replay })
     }
 
