@@ -17,6 +17,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+
 use super::catalog::Catalog;
 use super::payload::{PayloadWriter, put_snapshot};
 use super::record::{self, RECORD_HEADER_BYTES, RecordKind};
@@ -182,7 +185,13 @@ pub(super) struct Segment {
     previous: Extent,
     /// True after a failed write that could not be undone: nothing more may be written.
     is_abandoned: bool,
+    /// The position up to which the disk has given space, which no other program can take;
+    /// [`UNRESERVED`] if that is not known.
+    allocated: u64,
 }
+
+/// The position of a segment that takes its space as it grows.
+const UNRESERVED: u64 = u64::MAX;
 
 impl Segment {
     /// Creates a segment. Fails if the file exists or cannot be written; then removes the new file,
@@ -205,7 +214,8 @@ impl Segment {
             return Err(error);
         }
         let SegmentHeader { number, salt, previous, .. } = header;
-        Ok(Self { number, salt, file: Arc::new(file), end, begin: end, previous, is_abandoned: false })
+        let (file, is_abandoned, allocated) = (Arc::new(file), false, UNRESERVED);
+        Ok(Self { number, salt, file, end, begin: end, previous, is_abandoned, allocated })
     }
 
     /// Reopens a segment that was read, and that has its Snapshot, to append to it.
@@ -213,7 +223,8 @@ impl Segment {
         let file = OpenOptions::new().append(true).read(true).open(file_path(directory, header.number))?;
         let begin = header.length + RECORD_HEADER_BYTES as u32;
         let SegmentHeader { number, salt, previous, .. } = header;
-        Ok(Self { number, salt, file: Arc::new(file), end, begin, previous, is_abandoned: false })
+        let (file, is_abandoned, allocated) = (Arc::new(file), false, UNRESERVED);
+        Ok(Self { number, salt, file, end, begin, previous, is_abandoned, allocated })
     }
 
     pub(super) fn salt(&self) -> u32 {
@@ -269,8 +280,83 @@ impl Segment {
 
     fn undo_write(&mut self, error: io::Error) -> io::Error {
         self.is_abandoned = self.file.set_len(self.end.into()).is_err();
+        // the space after the end was given back
+        if self.allocated != UNRESERVED {
+            self.allocated = 0;
+        }
         error
     }
+
+    /// Lets [`allocate`](Self::allocate) allocate space from now on.
+    pub(super) fn begin_allocating(&mut self) {
+        self.allocated = 0;
+    }
+
+    /// Allocates space for `length` more bytes and at least `least` after them. If it has to ask the
+    /// disk, it asks for more: `most`, so that this is rare. Fails if the disk is full.
+    pub(super) fn allocate(&mut self, length: u32, least: u64, most: u64) -> io::Result<()> {
+        let needed = u64::from(self.end) + u64::from(length);
+        if needed + least <= self.allocated {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        // what was allocated before a restart is asked for again, which takes nothing from a full disk
+        for ahead in [most + most / 2, most, least] {
+            let begin = self.allocated.max(self.end.into());
+            result = allocate(&self.file, begin, needed + ahead.max(least));
+            match &result {
+                Ok(()) => {
+                    self.allocated = needed + ahead.max(least);
+                    break;
+                }
+                Err(error) if is_full(error) => {}
+                // the file system cannot do that
+                Err(_) => {
+                    self.allocated = UNRESERVED;
+                    return Ok(());
+                }
+            }
+        }
+        result
+    }
+
+    /// True if space for `length` more bytes is allocated.
+    pub(super) fn has_allocated(&self, length: u32) -> bool {
+        let after = self.end.checked_add(length).map(u64::from);
+        !self.is_abandoned && self.allocated != UNRESERVED && after.is_some_and(|after| after <= self.allocated)
+    }
+
+    /// Bytes that are missing to `ahead` allocated bytes after the end.
+    pub(super) fn missing(&self, ahead: u64) -> u64 {
+        (u64::from(self.end) + ahead).saturating_sub(self.allocated)
+    }
+
+    /// Gives back the space after the end: nothing more is written.
+    pub(super) fn release(&self) {
+        if self.allocated != UNRESERVED {
+            let _ = self.file.set_len(self.end.into());
+        }
+    }
+}
+
+/// Allocates the space of a range of a file, without changing its length.
+fn allocate(file: &File, begin: u64, end: u64) -> io::Result<()> {
+    let offset = |at: u64| i64::try_from(at).map_err(io::Error::other);
+    let (begin, length) = (offset(begin)?, offset(end.saturating_sub(begin))?);
+    if length == 0 {
+        return Ok(());
+    }
+    loop {
+        match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, begin, length) {
+            Err(Errno::EINTR) => {}
+            result => return result.map_err(io::Error::from),
+        }
+    }
+}
+
+/// True if the disk is full, or the user's quota used up.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]

@@ -78,7 +78,11 @@ impl DiskLog {
                 (segment, _) => (segment, true),
             },
         };
-        let segment = segment.map_err(at(path))?;
+        let mut segment = segment.map_err(at(path))?;
+        let ahead = options.reserve_bytes(path) / 2;
+        if ahead > 0 {
+            segment.begin_allocating();
+        }
         if options.sync != SyncMode::Never {
             segment.file().sync_data().and_then(|()| File::open(path)?.sync_data()).map_err(at(path))?;
         }
@@ -97,6 +101,7 @@ impl DiskLog {
             snapshot: 0,
             retry: None,
             reserve,
+            ahead,
             was_full: None,
             failed: None,
             stripping: 0,
