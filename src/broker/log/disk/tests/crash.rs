@@ -252,9 +252,40 @@ fn a_wrong_byte_outside_of_messages_loses_none() {
     let model = world.model.clone();
     drop(world);
     let names = files(directory.path());
-    assert!(names.len() == 1 && names[0] > "0000000003.log".to_owned(), "{names:?}");
+    assert!(names.len() == 1 && names[0].as_str() > "0000000003.log", "{names:?}");
     let number = names[0][..10].parse().unwrap();
     assert_wrong_bytes_lose_no_messages(directory.path(), number, &model);
+}
+
+/// As older versions wrote it.
+#[test]
+fn a_log_without_repetitions_is_read_and_continued() {
+    let directory = fast_directory();
+    let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 20));
+    world.note(Change::ChannelPaused(CHANNEL, true));
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 20));
+    let model = world.model.clone();
+    drop(world);
+    let file = file_path(directory.path(), 1);
+    let bytes = std::fs::read(&file).unwrap();
+    let header = SegmentHeader::decode(&bytes).unwrap();
+    let mut old = bytes[..SEGMENT_HEADER_BYTES].to_vec();
+    let (mut last, mut repetitions) = (None, 0);
+    for found in RecordScan::new(&bytes, header.salt, SEGMENT_HEADER_BYTES, None) {
+        let Scanned::Record { at, payload, .. } = found else { panic!("{found:?}") };
+        let record = &bytes[at..at + RECORD_HEADER_BYTES + payload.len()];
+        match last == Some(record) {
+            true => repetitions += 1,
+            false => old.extend_from_slice(record),
+        }
+        last = Some(record);
+    }
+    assert_eq!(repetitions, 4, "of the Snapshot and three changes");
+    std::fs::write(&file, old).unwrap();
+    let (log, found, report) = open(directory.path());
+    assert_eq!((found.clone(), report.problems().count()), (model, 0));
+    assert_usable(log, directory.path(), found);
 }
 
 #[test]

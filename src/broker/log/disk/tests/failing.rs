@@ -142,7 +142,6 @@ fn changes_are_written_on_a_disk_that_another_program_keeps_full() {
     while world.try_publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 3000)).is_ok() {}
     assert!(world.log.failure().is_some(), "publishing is refused");
     std::fs::remove_file(&ballast).unwrap();
-    drop(fill);
     drop(other);
     world.publish_when_there_is_room(&bodies(3, 5000));
     world.reopen();
