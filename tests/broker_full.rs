@@ -1,7 +1,7 @@
 //! A disk filled by the running broker's log, and an index at its limit of memory.
 
 use crate::support::doctor::{ERRORS, OK, WARNINGS, doctor, findings, folder, on, paste};
-use crate::support::{Client, Nsqd, SmallDisk, get, request, wait_until};
+use crate::support::{BadDisk, Client, Nsqd, SmallDisk, get, request, wait_until};
 
 fn publish(broker: &Nsqd, body: &[u8]) -> String {
     request(&broker.http(), "POST", "/pub?topic=foo", body)
@@ -61,6 +61,47 @@ fn a_disk_filled_by_the_log_refuses_publishing_until_it_is_drained() {
     broker.kill();
     broker.start_again();
     assert_eq!(broker.channel("foo", "c").depth, 1, "finished messages do not come back");
+}
+
+/// A small message of another topic waits beside each large one.
+fn publish_pair(broker: &Nsqd) -> bool {
+    request(&broker.http(), "POST", "/pub?topic=bar", b"small") == "OK" && publish(broker, &[b'x'; 5_000]) == "OK"
+}
+
+#[test]
+fn a_full_disk_has_room_again_after_a_restart() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let mut broker = Nsqd::embedded_in(disk.folder(), &[]);
+    broker.create("foo", "c");
+    broker.create("bar", "c");
+    let count = (0..1_000_000).take_while(|_| publish_pair(&broker)).count();
+    // what is finished is not yet compacted
+    broker.kill();
+    broker.start_again();
+    drain(&broker, count);
+    broker.kill();
+    broker.start_again();
+    wait_until("the log to shrink", || log(&broker).0 < 1_000_000);
+    wait_until("health", || get(&broker.http(), "/ping") == "OK");
+    assert_eq!(publish(&broker, &[b'x'; 5_000]), "OK");
+}
+
+#[test]
+fn a_log_that_could_not_be_compacted_is_compacted_later_without_any_change() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let broker = Nsqd::embedded_in(disk.folder(), &[]);
+    broker.create("foo", "c");
+    broker.create("bar", "c");
+    let count = (0..200).take_while(|_| publish_pair(&broker)).count();
+    assert!(count == 200 && log(&broker).0 > 1_000_000);
+    let files = std::fs::read_dir(broker.data_path()).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let newest = files.filter(|file| file.extension().is_some_and(|it| it == "log")).max().expect("a segment");
+    let Some(bad) = BadDisk::of(broker.pid(), "write,writev", &[&newest]) else { return };
+    drain(&broker, count);
+    wait_until("compaction", || broker.metric("compaction_step_max_microseconds") > 0);
+    drop(bad);
+    wait_until("the log to shrink", || log(&broker).0 < 500_000);
+    assert_eq!(broker.channel("bar", "c").depth, 200);
 }
 
 #[test]

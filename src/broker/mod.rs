@@ -164,27 +164,33 @@ impl Broker {
     /// Compacts the log in small steps, whenever enough of it is dead; never returns.
     pub async fn run_compaction(&self) {
         loop {
-            let step = {
+            let (step, next) = {
                 let mut shared = self.lock();
                 let begun = Instant::now();
                 let step = shared.state.compact();
                 shared.longest_step = shared.longest_step.max(begun.elapsed());
                 shared.is_compacted = !matches!(step, Ok(true));
-                step
+                (step, shared.state.next_compaction())
             };
             match step {
                 Ok(true) => tokio::time::sleep(COMPACTION_PAUSE).await,
-                Ok(false) => {
-                    self.log_changed.notified().await;
-                    tokio::time::sleep(COMPACTION_DELAY).await;
-                }
+                Ok(false) => self.await_compaction(next).await,
                 Err(error) => {
                     tracing::error!(%error, "compaction of the log failed; retrying later");
-                    self.log_changed.notified().await;
-                    tokio::time::sleep(COMPACTION_DELAY).await;
+                    self.await_compaction(next).await;
                 }
             }
         }
+    }
+
+    /// Waits for a change, or until segments that could not be compacted are tried again.
+    async fn await_compaction(&self, next: Option<Instant>) {
+        let changed = self.log_changed.notified();
+        match next {
+            Some(next) => drop(tokio::time::timeout_at(next.into(), changed).await),
+            None => changed.await,
+        }
+        tokio::time::sleep(COMPACTION_DELAY).await;
     }
 
     /// Retries failed writes as long as publishing fails, even if nothing is published; never

@@ -26,7 +26,7 @@ use super::catalog::Catalog;
 use super::payload::BATCH_HEAD_BYTES;
 use super::record::RECORD_HEADER_BYTES;
 use super::reserve::Reserve;
-use super::segment::{Extent, Segment, SegmentHeader, file_path};
+use super::segment::{Extent, Segment, SegmentHeader, file_path, is_full};
 use super::segments::{MIN_STRIPPED, Reclaimable, Segments};
 use super::sync::{Removal, Synced, Syncer};
 use super::write_batch::WriteBatch;
@@ -124,16 +124,22 @@ const DISK_FULL: &str = "the disk is full; the reserved space is for finishing a
 /// used up.
 const MIN_RELOCATION: u64 = 16 << 10;
 
-/// True if the disk is full, or the user's quota used up.
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
 /// Hard-links a damaged file under a second name, so that it can be examined after the log has
 /// removed it. Failure is ignored: the damage is reported in any case.
 fn keep_damaged(path: &Path, number: u32) {
     let path = file_path(path, number);
     let _ = std::fs::hard_link(&path, path.with_extension("log.damaged"));
+}
+
+/// Purpose of a write, by which it may use space that is kept for when the disk is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WritePurpose {
+    /// New messages, which may use none of it.
+    Publish,
+    /// Relocated messages, which leave half of what is allocated to changes.
+    Relocate,
+    /// Changes.
+    Note,
 }
 
 /// A [`Log`] on a disk.
@@ -155,6 +161,9 @@ pub struct DiskLog {
     snapshot: u64,
     retry: Option<Instant>,
     reserve: Reserve,
+    /// Bytes of disk space kept allocated after the end of the newest segment, for changes: no other
+    /// program can take it when the disk is full.
+    ahead: u64,
     /// Bytes of the last publish, if the disk had no room for it.
     was_full: Option<u64>,
     /// Time and reason of the last write's failure, if it failed.
@@ -176,12 +185,13 @@ impl DiskLog {
 
     /// Writes all gathered records; returns the location in the segment where they begin. Only
     /// writes that do not publish may use the reserve.
-    fn write(&mut self, publishes: bool) -> io::Result<LogLocation> {
+    fn write(&mut self, purpose: WritePurpose) -> io::Result<LogLocation> {
+        let publishes = purpose == WritePurpose::Publish;
         self.check_syncs()?;
         self.check_retry()?;
         let length = self.outgoing.checked_len()?;
         loop {
-            match self.try_write(length) {
+            match self.try_write(length, purpose) {
                 Err(error) if !publishes && is_full(&error) && self.reserve.give(length.into()) => {}
                 Err(error) => {
                     self.failed = Some((Instant::now(), error.kind(), error.to_string()));
@@ -195,10 +205,24 @@ impl DiskLog {
         }
     }
 
-    fn try_write(&mut self, length: u32) -> io::Result<LogLocation> {
+    fn try_write(&mut self, length: u32, purpose: WritePurpose) -> io::Result<LogLocation> {
         if !self.segment.has_room(length, self.segment_bytes) {
-            self.begin_segment()?;
+            match self.begin_segment(self.ahead) {
+                // what is allocated after the end of the old segment may exceed its size
+                Err(error) if is_full(&error) && purpose != WritePurpose::Publish => {
+                    if !self.segment.has_allocated(length) {
+                        self.begin_segment(0)?;
+                    }
+                }
+                begun => begun?,
+            }
         }
+        let least = match purpose {
+            WritePurpose::Publish => self.ahead,
+            WritePurpose::Relocate => self.ahead / 2,
+            WritePurpose::Note => 0,
+        };
+        self.segment.allocate(length, least, self.ahead)?;
         let Extent { number, end } = self.segment.extent();
         self.outgoing.seal(self.segment.salt());
         let segment = &mut self.segment;
@@ -229,13 +253,13 @@ impl DiskLog {
     fn probe_write(&mut self) {
         let is_due = self.failed.as_ref().is_some_and(|(last, ..)| last.elapsed() >= RETRY_INTERVAL);
         match self.was_full {
-            Some(length) if free_bytes(&self.path) >= length + MIN_SEGMENT_BYTES => {
+            Some(length) if free_bytes(&self.path) >= length + MIN_SEGMENT_BYTES + self.segment.missing(self.ahead) => {
                 (self.was_full, self.failed) = (None, None);
             }
             None if is_due && self.outgoing.is_empty() => {
                 let mark = self.outgoing.mark();
                 self.outgoing.push_empty_changes();
-                if self.write(false).is_err() {
+                if self.write(WritePurpose::Note).is_err() {
                     self.outgoing.rewind(mark);
                 }
             }
@@ -254,6 +278,11 @@ impl DiskLog {
     /// True if there is no room for more messages.
     fn is_full(&self) -> bool {
         self.was_full.is_some() || !self.reserve.is_whole()
+    }
+
+    /// Maximum live bytes of a segment to relocate.
+    fn relocation_limit(&self) -> u64 {
+        if self.is_full() { (self.reserve.left() / 2).max(MIN_RELOCATION) } else { u64::MAX }
     }
 
     /// Removes and strips segments, after each write; cheap if there is nothing to do.
@@ -286,9 +315,16 @@ impl DiskLog {
             false => log.segments.is_newest_dead(),
         };
         if is_long && self.is_recovered && is_of_no_use(self) {
-            while let Err(error) = self.begin_segment() {
-                if !is_full(&error) || !self.reserve.give(0) {
+            if let Err(error) = self.begin_segment(self.ahead) {
+                // a segment with allocated space is worth more than what its end would free
+                let keeps = self.segment.has_allocated(u32::try_from(self.ahead / 4).unwrap_or(u32::MAX));
+                if !is_full(&error) || keeps {
                     return;
+                }
+                while let Err(error) = self.begin_segment(0) {
+                    if !is_full(&error) || !self.reserve.give(0) {
+                        return;
+                    }
                 }
             }
             self.remove_dead_segments();
@@ -305,20 +341,28 @@ impl DiskLog {
         let is_due = self.retry.is_none_or(|last| last.elapsed() >= RETRY_INTERVAL);
         if failure.needs_segment && is_due {
             self.retry = Some(Instant::now());
-            self.begin_segment()?;
+            self.begin_segment(0)?;
         }
         Err(io::Error::other(failure.why.to_string()))
     }
 
-    /// Begins a new segment.
-    fn begin_segment(&mut self) -> io::Result<()> {
+    /// Begins a new segment, with space allocated for `ahead` bytes.
+    fn begin_segment(&mut self, ahead: u64) -> io::Result<()> {
         let number = self.next_segment;
         self.next_segment = number.checked_add(1).ok_or_else(|| io::Error::other("no segment number is left"))?;
         let old = self.segment.extent();
         let is_useless = self.segment.is_bare() && self.syncer.failure(old.number).is_some_and(|it| it.needs_segment);
         let previous = if is_useless { self.segment.previous() } else { old };
         let header = SegmentHeader::new(number, previous);
-        self.segment = Segment::create(&self.path, header, &self.catalog)?;
+        let mut segment = Segment::create(&self.path, header, &self.catalog)?;
+        if self.ahead > 0 {
+            segment.begin_allocating();
+            if let Err(error) = segment.allocate(0, ahead, ahead) {
+                let _ = std::fs::remove_file(file_path(&self.path, number));
+                return Err(error);
+            }
+        }
+        std::mem::replace(&mut self.segment, segment).release();
         if is_useless {
             self.segments.pop_newest();
             // If the file stays, it is not part of the chain, and does no harm.
@@ -362,12 +406,13 @@ impl Log for DiskLog {
         let noted = self.outgoing.len();
         self.outgoing.push_batch(batch);
         let length = self.outgoing.len() as u64;
-        let written = self.write(true);
+        let bodies = length - (noted + RECORD_HEADER_BYTES + BATCH_HEAD_BYTES) as u64;
+        let written = self.write(WritePurpose::Publish);
         self.was_full = written.as_ref().is_err_and(is_full).then_some(length);
         let begin = written.inspect_err(|_| self.outgoing.rewind(mark))?;
         let count = u64::from(batch.bodies.count());
         self.catalog.add_ids(batch.first, count);
-        self.segments.contents().into_iter().for_each(|contents| contents.add_ids(batch.first, count));
+        self.segments.contents().into_iter().for_each(|contents| contents.add_messages(batch.first, count, bodies));
         let record = begin.offset + noted as u32;
         Ok(Some(LogLocation { offset: record + (RECORD_HEADER_BYTES + BATCH_HEAD_BYTES) as u32, record, ..begin }))
     }
@@ -378,7 +423,7 @@ impl Log for DiskLog {
 
     fn flush(&mut self) -> io::Result<()> {
         if !self.outgoing.is_empty() {
-            self.write(false).inspect_err(|_| self.outgoing.condense())?;
+            self.write(WritePurpose::Note).inspect_err(|_| self.outgoing.condense())?;
         }
         self.tidy();
         Ok(())
@@ -386,17 +431,19 @@ impl Log for DiskLog {
 
     fn relocate(&mut self, messages: &Relocated<'_>) -> io::Result<Option<LogLocation>> {
         let is_new = messages.from.is_none();
+        let purpose = if is_new { WritePurpose::Publish } else { WritePurpose::Relocate };
         if is_new && !self.reserve.is_whole() {
             self.check_room()?;
         }
         let mark = self.outgoing.mark();
         let noted = self.outgoing.len();
         let body = self.outgoing.push_relocated(messages);
+        let bodies = (self.outgoing.len() - body) as u64;
         let position = self.position;
-        let begin = self.write(is_new).inspect_err(|_| self.outgoing.rewind(mark))?;
+        let begin = self.write(purpose).inspect_err(|_| self.outgoing.rewind(mark))?;
         let count = u64::from(messages.bodies.count());
         self.catalog.add_ids(messages.first, count);
-        self.segments.contents().into_iter().for_each(|contents| contents.add_ids(messages.first, count));
+        self.segments.contents().into_iter().for_each(|contents| contents.add_messages(messages.first, count, bodies));
         if let Some(from) = messages.from {
             self.segments.note_relocation(from, position);
         }
@@ -435,12 +482,20 @@ impl Log for DiskLog {
         if is_full && !self.is_tidy() {
             return None; // pending removals make room
         }
-        let limit = if is_full { (self.reserve.left() / 2).max(MIN_RELOCATION) } else { u64::MAX };
-        self.segments.compaction_candidate(is_full, limit, Instant::now())
+        self.segments.compaction_candidate(is_full, self.relocation_limit(), Instant::now())
     }
 
     fn postpone_compaction(&mut self, segment: u32) {
-        self.segments.postpone_compaction(segment, Instant::now());
+        let cannot_write = self.failed.is_some();
+        self.segments.postpone_compaction(segment, cannot_write, Instant::now());
+    }
+
+    fn next_compaction(&self) -> Option<Instant> {
+        let is_full = self.is_full();
+        if is_full && !self.is_tidy() {
+            return Some(Instant::now() + RETRY_INTERVAL);
+        }
+        self.segments.next_compaction(is_full, self.relocation_limit())
     }
 
     fn usage(&self) -> LogUsage {
@@ -449,7 +504,7 @@ impl Log for DiskLog {
     }
 
     fn failure(&mut self) -> Option<String> {
-        if self.failed.is_none() && self.reserve.is_whole() && !self.syncer.has_failure() {
+        if self.failed.is_none() && !self.is_full() && !self.syncer.has_failure() {
             return None;
         }
         if let Some(failure) = self.syncer.failure(0) {
@@ -461,7 +516,9 @@ impl Log for DiskLog {
             return Some(DISK_FULL.to_owned());
         }
         self.probe_write();
-        self.failed.as_ref().map(|(_, _, why)| why.clone())
+        let failed = self.failed.as_ref().map(|(_, _, why)| why.clone());
+        // changes can be written still
+        failed.or_else(|| self.was_full.map(|_| DISK_FULL.to_owned()))
     }
 
     fn failure_notify(&self) -> Arc<Notify> {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -42,6 +43,10 @@ impl Log for MemoryLog {
     }
 
     fn postpone_compaction(&mut self, _: u32) {}
+
+    fn next_compaction(&self) -> Option<Instant> {
+        None
+    }
 
     fn usage(&self) -> LogUsage {
         LogUsage::default()

@@ -26,6 +26,7 @@ mod write_batch;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -47,6 +48,9 @@ pub struct ChannelId(pub u32);
 /// Milliseconds since 1970. Deferred copies are due by the wall clock, so that they stay due at the
 /// same time after a restart.
 pub type UnixMillis = u64;
+
+/// Approximate bytes of a batch in the log besides its bodies, with their sizes.
+pub const BATCH_OVERHEAD: u64 = 64;
 
 /// Location of a message's body, which its size precedes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -208,7 +212,7 @@ pub trait Log: Send {
     /// Reads `count` consecutive bodies, of `length` bytes with their sizes.
     fn read(&mut self, location: LogLocation, length: u32, count: u32) -> io::Result<Bodies>;
 
-    /// Adds live messages to a segment: they need `bytes` bytes of it.
+    /// Adds live messages to a segment: they need `bytes` bytes of it, [`BATCH_OVERHEAD`] included.
     fn hold(&mut self, segment: u32, messages: u32, bytes: u64);
 
     /// Subtracts live messages from a segment, and `bytes` bytes that are no longer needed.
@@ -224,6 +228,10 @@ pub trait Log: Send {
     /// Excludes a segment from compaction for a while, because some of its messages cannot be
     /// relocated now.
     fn postpone_compaction(&mut self, segment: u32);
+
+    /// When to ask for a [candidate](Log::compaction_candidate) again, even if nothing changes;
+    /// `None` if there is nothing to compact until something changes.
+    fn next_compaction(&self) -> Option<Instant>;
 
     /// The size of the log.
     fn usage(&self) -> LogUsage;

@@ -6,7 +6,8 @@
 //!   replaces all that was known of its message. Changes of unknown messages (finished, or in a
 //!   segment that was removed) are ignored.
 //! - A message of an unknown topic, which takes damage, is held by that topic: if a later snapshot
-//!   has the topic, the message is delivered again rather than lost.
+//!   has the topic, the message is delivered again rather than lost. Messages whose topic or
+//!   channels are still unknown at the end are lost, and are counted.
 //!
 //! Memory is bounded by the number of messages held at one time. A finished message is removed at
 //! once. Messages of emptied channels and deleted topics are swept out whenever the number of
@@ -14,12 +15,13 @@
 
 mod messages;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use self::messages::{ReplayedCopies, ReplayedMessage, ReplayedMessages};
 use super::catalog::Catalog;
 use super::payload::{self, BATCH_HEAD_BYTES, BatchHead, CarriedHead, MalformedRecord, PayloadReader, RelocatedHead};
 use super::record::{RECORD_HEADER_BYTES, RecordKind};
+use super::report::Damage;
 use super::segments::SegmentContents;
 use super::{Change, ChannelCopy, ChannelId, LogLocation, MessageHolder, Recovered, TopicId};
 use crate::proto::Bodies;
@@ -34,6 +36,9 @@ pub(super) struct Replay {
     of_topic: HashMap<TopicId, Vec<(u64, u32)>>,
     /// When each channel was last emptied; its earlier copies are gone.
     emptied: HashMap<ChannelId, u64>,
+    /// Topics and channels that messages name and that were not known then, without deleted ones.
+    unknown_topics: HashSet<TopicId>,
+    unknown_channels: HashSet<ChannelId>,
     /// Summary of the records of each segment.
     pub(super) contents: BTreeMap<u32, SegmentContents>,
     /// Logical clock: counts records and changes.
@@ -66,16 +71,18 @@ impl Replay {
         }
     }
 
-    /// Ends the replay; returns the recovered contents, and the catalog to continue with.
-    pub(super) fn finish(mut self) -> (Recovered, Catalog) {
+    /// Ends the replay; returns the recovered contents, the catalog to continue with, and the
+    /// messages that are lost because nothing undamaged names their topics or channels.
+    pub(super) fn finish(mut self) -> (Recovered, Catalog, Vec<Damage>) {
         self.sweep();
+        let lost = self.drop_unknown();
         let recovered = Recovered {
             topics: self.catalog.recovered(),
             batches: self.messages.into_recovered(),
             last_id: self.catalog.last_id,
             next_number: self.catalog.next_number,
         };
-        (recovered, self.catalog)
+        (recovered, self.catalog, lost)
     }
 
     fn snapshot(&mut self, payload: &[u8]) -> Result<(), MalformedRecord> {
@@ -90,6 +97,7 @@ impl Replay {
     fn batch(&mut self, segment: u32, at: usize, payload: &[u8]) -> Result<(), MalformedRecord> {
         let mut fields = PayloadReader(payload);
         let head = BatchHead::read(&mut fields)?;
+        self.note_topic(head.topic);
         let known = self.catalog.topics.get(&head.topic);
         let copies = match (known, head.holder) {
             (Some(topic), MessageHolder::Channels) => self.messages.channels_of(head.topic, topic),
@@ -102,7 +110,8 @@ impl Replay {
         }
         let BatchHead { topic, timestamp, due, first, count, .. } = head;
         let location = location(segment, at, RECORD_HEADER_BYTES + BATCH_HEAD_BYTES)?;
-        self.contents.entry(segment).or_default().add_ids(first, count.into());
+        let bytes = payload.len().saturating_sub(BATCH_HEAD_BYTES) as u64;
+        self.contents.entry(segment).or_default().add_messages(first, count.into(), bytes);
         if let Some(length) = lengths.first().copied() {
             let message = ReplayedMessage { topic, timestamp, location, length, due, born: self.now, copies };
             if self.is_held(first, count, &message) {
@@ -120,8 +129,10 @@ impl Replay {
         let mut fields = PayloadReader(payload);
         let CarriedHead { topic, id, timestamp, due, copies } = CarriedHead::read(&mut fields)?;
         let location = location(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
-        self.contents.entry(segment).or_default().add_ids(id, 1);
+        self.contents.entry(segment).or_default().add_messages(id, 1, fields.0.len() as u64);
         let length = fields.body()?;
+        self.note_topic(topic);
+        self.note_channels(copies.iter().map(|copy| copy.channel));
         self.now += 1;
         let copies = if copies.is_empty() { ReplayedCopies::Topic } else { ReplayedCopies::Each(copies) };
         let message = ReplayedMessage { topic, timestamp, location, length, due, born: self.now, copies };
@@ -137,7 +148,9 @@ impl Replay {
         let RelocatedHead { batch, copies } = RelocatedHead::read(&mut fields)?;
         let BatchHead { topic, first, timestamp, due, holder, count } = batch;
         let mut location = location(segment, at, RECORD_HEADER_BYTES + payload.len() - fields.0.len())?;
-        self.contents.entry(segment).or_default().add_ids(first, count.into());
+        self.contents.entry(segment).or_default().add_messages(first, count.into(), fields.0.len() as u64);
+        self.note_topic(topic);
+        self.note_channels(copies.iter().map(|run| run.copy.channel));
         self.now += 1;
         for index in 0..count {
             let (id, length) = (first + u64::from(index), fields.body()?);
@@ -152,8 +165,9 @@ impl Replay {
             match &message.copies {
                 ReplayedCopies::Each(copies) if copies.is_empty() => {}
                 ReplayedCopies::Each(_) | ReplayedCopies::Fresh(_) => {
-                    let (catalog, emptied) = (&self.catalog, &self.emptied);
-                    self.messages.relocate(id, message, |channel, born| copy_exists(catalog, emptied, channel, born));
+                    let (catalog, emptied, unknown) = (&self.catalog, &self.emptied, &self.unknown_channels);
+                    let has = |channel, born| copy_exists(catalog, emptied, unknown, channel, born);
+                    self.messages.relocate(id, message, has);
                 }
                 ReplayedCopies::Topic => {
                     self.is_held(id, 1, &message);
@@ -200,9 +214,14 @@ impl Replay {
             Change::Requeued(channel, id, attempts, due) => self.messages.requeue(*id, *channel, *attempts, *due),
             Change::TopicDeleted(topic) => {
                 self.of_topic.remove(topic);
+                self.unknown_topics.remove(topic);
                 self.messages.forget_channels();
             }
-            Change::ChannelCreated(..) | Change::ChannelDeleted(_) => self.messages.forget_channels(),
+            Change::ChannelDeleted(channel) => {
+                self.unknown_channels.remove(channel);
+                self.messages.forget_channels();
+            }
+            Change::ChannelCreated(..) => self.messages.forget_channels(),
             Change::TopicCreated(..)
             | Change::TopicPaused(..)
             | Change::TopicFenced(..)
@@ -210,18 +229,59 @@ impl Replay {
         }
     }
 
-    /// Removes messages of deleted topics, and copies of deleted or emptied channels.
+    /// Removes messages of deleted topics, and copies of deleted or emptied channels. Those of
+    /// unknown ones stay: a later snapshot may have them.
     fn sweep(&mut self) {
-        let (catalog, emptied) = (&self.catalog, &self.emptied);
-        let has = |channel, born| copy_exists(catalog, emptied, channel, born);
-        self.messages.retain(|message| catalog.topics.contains_key(&message.topic) && message.keep_copies(has));
-        self.emptied.retain(|channel, _| catalog.owners.contains_key(channel));
+        let (catalog, emptied, unknown) = (&self.catalog, &self.emptied, &self.unknown_channels);
+        let has = |channel, born| copy_exists(catalog, emptied, unknown, channel, born);
+        let is_known = |topic: TopicId| catalog.topics.contains_key(&topic) || self.unknown_topics.contains(&topic);
+        self.messages.retain(|message| is_known(message.topic) && message.keep_copies(has));
+        self.emptied.retain(|channel, _| catalog.owners.contains_key(channel) || unknown.contains(channel));
+    }
+
+    /// Removes messages of topics and channels that are still unknown; returns their numbers.
+    fn drop_unknown(&mut self) -> Vec<Damage> {
+        let catalog = &self.catalog;
+        self.unknown_topics.retain(|topic| !catalog.topics.contains_key(topic));
+        self.unknown_channels.retain(|channel| !catalog.owners.contains_key(channel));
+        if self.unknown_topics.is_empty() && self.unknown_channels.is_empty() {
+            return Vec::new();
+        }
+        let before = self.messages.count_by_topic();
+        self.unknown_topics.clear();
+        self.unknown_channels.clear();
+        self.sweep();
+        let after = self.messages.count_by_topic();
+        let lost = before.into_iter().map(|(topic, count)| (topic, count - after.get(&topic).copied().unwrap_or(0)));
+        let unknown = |(topic, messages): (TopicId, u64)| {
+            let name = self.catalog.topics.get(&topic).map(|it| it.name.clone());
+            Damage::Unknown { topic: topic.0, name, messages }
+        };
+        lost.filter(|(_, messages)| *messages > 0).map(unknown).collect()
+    }
+
+    fn note_topic(&mut self, topic: TopicId) {
+        if !self.catalog.topics.contains_key(&topic) {
+            self.unknown_topics.insert(topic);
+        }
+    }
+
+    fn note_channels(&mut self, channels: impl Iterator<Item = ChannelId>) {
+        self.unknown_channels.extend(channels.filter(|channel| !self.catalog.owners.contains_key(channel)));
     }
 }
 
-/// True if a channel still has its copies from `born`: it exists, and was not emptied since.
-fn copy_exists(catalog: &Catalog, emptied: &HashMap<ChannelId, u64>, channel: ChannelId, born: u64) -> bool {
-    catalog.owners.contains_key(&channel) && emptied.get(&channel).is_none_or(|then| *then < born)
+/// True if a channel still has its copies from `born`: it exists, or a later snapshot may have it,
+/// and it was not emptied since.
+fn copy_exists(
+    catalog: &Catalog,
+    emptied: &HashMap<ChannelId, u64>,
+    unknown: &HashSet<ChannelId>,
+    channel: ChannelId,
+    born: u64,
+) -> bool {
+    let exists = catalog.owners.contains_key(&channel) || unknown.contains(&channel);
+    exists && emptied.get(&channel).is_none_or(|then| *then < born)
 }
 
 /// The location of a body that begins `offset` bytes after its record.

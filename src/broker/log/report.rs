@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::plural::count;
+use crate::proto::TopicName;
 
 /// Report about opening a log: displayed as one line; [`problems`](Self::problems) has a line for
 /// each problem.
@@ -22,6 +23,8 @@ pub struct RecoveryReport {
     pub torn: Vec<Torn>,
     /// Damage to messages that may have been acknowledged.
     pub damage: Vec<Damage>,
+    /// Segments of whose header one of the two copies is damaged, which cost nothing.
+    pub damaged_header_copies: Vec<u32>,
 }
 
 /// The end of a segment that was cut off, because its checksum is wrong. The bytes are kept in
@@ -49,12 +52,32 @@ pub enum Damage {
         /// Its number.
         segment: u32,
     },
+    /// Messages that nobody holds, because the records that name their topic or their channels are
+    /// damaged.
+    Unknown {
+        /// The topic's number.
+        topic: u32,
+        /// Its name, if only the channels are unknown.
+        name: Option<TopicName>,
+        /// The number of messages.
+        messages: u64,
+    },
 }
 
 impl RecoveryReport {
     /// True if messages may be lost, or delivered again.
     pub fn is_damaged(&self) -> bool {
         !self.damage.is_empty()
+    }
+
+    /// A line for each fault that cost nothing, for the program's log.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.damaged_header_copies.iter().map(|segment| {
+            format!(
+                "{segment:010}.log: one of the two copies of its header is damaged; the other one was used, and \
+                 nothing is lost: check the disk"
+            )
+        })
     }
 
     /// A line for each problem, for the program's log.
@@ -94,6 +117,16 @@ impl fmt::Display for Damage {
                  see {segment:010}.log.damaged and check the disk",
                 range.start, range.end
             ),
+            Self::Unknown { topic, name, messages } => {
+                let messages = count(*messages, "message");
+                match name {
+                    None => write!(f, "{messages} of topic number {topic} are lost: no undamaged record has its name")?,
+                    Some(name) => {
+                        write!(f, "{messages} of topic {name} are lost: no undamaged record has their channels")?;
+                    }
+                }
+                write!(f, "; their bodies are in the files that end in .log.damaged")
+            }
             Self::Missing { segment } => write!(
                 f,
                 "{segment:010}.log is missing: messages may be lost or come again; put it back with the broker stopped"

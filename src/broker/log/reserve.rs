@@ -1,9 +1,11 @@
 //! Disk space for writes that must succeed on a full disk: finished and requeued messages,
 //! deletions, and relocated messages.
 //!
-//! An empty preallocated file reserves the space. When the disk is full, the file is shortened, and
-//! publishing is refused until the file has its full length again; finishing messages frees the
-//! disk.
+//! Changes first use what is allocated after the end of the newest segment
+//! ([`Segment::allocate`](super::segment::Segment::allocate)), which no other program can take. For
+//! what exceeds that, an empty preallocated file reserves space. When the disk is full, the file is
+//! shortened, and publishing is refused until the file has its full length again; finishing messages
+//! frees the disk.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -3,19 +3,22 @@
 //!
 //! ```text
 //!  0            8            12         16             20                 24        28        32
-//!  │ magic (8)  │ number (4) │ salt (4) │ previous (4) │ previous end (4) │ end (4) │ crc (4) │ the same again │ Snapshot │ records …
+//!  │ magic (8)  │ number (4) │ salt (4) │ previous (4) │ previous end (4) │ end (4) │ crc (4) │ the same again │ Snapshot │ Snapshot │ records …
 //! ```
 //!
 //! A segment begins with the catalog, so that older segments can be removed. It also names the
 //! segment written before it, and how many bytes of that one are good: bytes after them are a
-//! failed write that could not be undone. The header is written twice, so that a damaged byte in it
-//! costs nothing. A segment that was [stripped](super::strip) has its own end in the header.
+//! failed write that could not be undone. The header and the Snapshot are written twice, so that a
+//! damaged byte in them costs nothing. A segment that was [stripped](super::strip) has its own end in the header.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::catalog::Catalog;
 use super::payload::{PayloadWriter, put_snapshot};
@@ -62,6 +65,8 @@ pub(super) struct SegmentHeader {
     pub(super) end: u32,
     /// Bytes before the first record, which depend on the version.
     pub(super) length: u32,
+    /// True if one of the two copies is damaged.
+    pub(super) has_damaged_copy: bool,
 }
 
 /// Reason why a header cannot be used.
@@ -78,7 +83,8 @@ pub(super) enum BadHeader {
 impl SegmentHeader {
     /// The header of a new segment.
     pub(super) fn new(number: u32, previous: Extent) -> Self {
-        Self { number, salt: fastrand::u32(..), previous, end: 0, length: SEGMENT_HEADER_BYTES as u32 }
+        let length = SEGMENT_HEADER_BYTES as u32;
+        Self { number, salt: fastrand::u32(..), previous, end: 0, length, has_damaged_copy: false }
     }
 
     /// Encodes the header.
@@ -102,7 +108,10 @@ impl SegmentHeader {
         let copies =
             [bytes.get(..HEADER_COPY_BYTES), bytes.get(HEADER_COPY_BYTES..SEGMENT_HEADER_BYTES)].into_iter().flatten();
         match copies.clone().find(is_3).map(Self::decode_3) {
-            Some(header) if bytes.len() >= SEGMENT_HEADER_BYTES => return header,
+            Some(Ok(header)) if bytes.len() >= SEGMENT_HEADER_BYTES => {
+                let has_damaged_copy = bytes[..HEADER_COPY_BYTES] != bytes[HEADER_COPY_BYTES..SEGMENT_HEADER_BYTES];
+                return Ok(Self { has_damaged_copy, ..header });
+            }
             Some(_) => return Err(BadHeader::Unwritten),
             None => {}
         }
@@ -129,6 +138,7 @@ impl SegmentHeader {
                 previous: Extent { number: field(16), end: field(20) },
                 end: field(24),
                 length: SEGMENT_HEADER_BYTES as u32,
+                has_damaged_copy: false,
             }),
             (true, true) => Err(BadHeader::OtherVersion),
             (false, _) | (_, false) => Err(BadHeader::Damaged),
@@ -144,6 +154,7 @@ impl SegmentHeader {
                 previous: Extent { number: field(16), end: field(20) },
                 end: 0,
                 length: HEADER_2_BYTES as u32,
+                has_damaged_copy: false,
             }),
             (true, true) => Err(BadHeader::OtherVersion),
             (false, _) | (_, false) => Err(BadHeader::Damaged),
@@ -174,7 +185,13 @@ pub(super) struct Segment {
     previous: Extent,
     /// True after a failed write that could not be undone: nothing more may be written.
     is_abandoned: bool,
+    /// The position up to which the disk has given space, which no other program can take;
+    /// [`UNRESERVED`] if that is not known.
+    allocated: u64,
 }
+
+/// The position of a segment that takes its space as it grows.
+const UNRESERVED: u64 = u64::MAX;
 
 impl Segment {
     /// Creates a segment. Fails if the file exists or cannot be written; then removes the new file,
@@ -185,15 +202,20 @@ impl Segment {
         let mut snapshot = Vec::new();
         put_snapshot(&mut snapshot, catalog);
         let mut bytes = header.encode();
-        bytes.extend_from_slice(&record::head(RecordKind::Snapshot, header.salt, [snapshot.as_slice()].into_iter()));
-        bytes.extend_from_slice(&snapshot);
+        let head = record::head(RecordKind::Snapshot, header.salt, [snapshot.as_slice()].into_iter());
+        // twice: a damaged byte in one of them costs nothing
+        for _ in 0..2 {
+            bytes.extend_from_slice(&head);
+            bytes.extend_from_slice(&snapshot);
+        }
         let end = u32::try_from(bytes.len()).map_err(|_| io::Error::other("the catalog is above 4 GiB"))?;
         if let Err(error) = (&file).write_all(&bytes) {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
         let SegmentHeader { number, salt, previous, .. } = header;
-        Ok(Self { number, salt, file: Arc::new(file), end, begin: end, previous, is_abandoned: false })
+        let (file, is_abandoned, allocated) = (Arc::new(file), false, UNRESERVED);
+        Ok(Self { number, salt, file, end, begin: end, previous, is_abandoned, allocated })
     }
 
     /// Reopens a segment that was read, and that has its Snapshot, to append to it.
@@ -201,7 +223,8 @@ impl Segment {
         let file = OpenOptions::new().append(true).read(true).open(file_path(directory, header.number))?;
         let begin = header.length + RECORD_HEADER_BYTES as u32;
         let SegmentHeader { number, salt, previous, .. } = header;
-        Ok(Self { number, salt, file: Arc::new(file), end, begin, previous, is_abandoned: false })
+        let (file, is_abandoned, allocated) = (Arc::new(file), false, UNRESERVED);
+        Ok(Self { number, salt, file, end, begin, previous, is_abandoned, allocated })
     }
 
     pub(super) fn salt(&self) -> u32 {
@@ -257,8 +280,83 @@ impl Segment {
 
     fn undo_write(&mut self, error: io::Error) -> io::Error {
         self.is_abandoned = self.file.set_len(self.end.into()).is_err();
+        // the space after the end was given back
+        if self.allocated != UNRESERVED {
+            self.allocated = 0;
+        }
         error
     }
+
+    /// Lets [`allocate`](Self::allocate) allocate space from now on.
+    pub(super) fn begin_allocating(&mut self) {
+        self.allocated = 0;
+    }
+
+    /// Allocates space for `length` more bytes and at least `least` after them. If it has to ask the
+    /// disk, it asks for more: `most`, so that this is rare. Fails if the disk is full.
+    pub(super) fn allocate(&mut self, length: u32, least: u64, most: u64) -> io::Result<()> {
+        let needed = u64::from(self.end) + u64::from(length);
+        if needed + least <= self.allocated {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        // what was allocated before a restart is asked for again, which takes nothing from a full disk
+        for ahead in [most + most / 2, most, least] {
+            let begin = self.allocated.max(self.end.into());
+            result = allocate(&self.file, begin, needed + ahead.max(least));
+            match &result {
+                Ok(()) => {
+                    self.allocated = needed + ahead.max(least);
+                    break;
+                }
+                Err(error) if is_full(error) => {}
+                // the file system cannot do that
+                Err(_) => {
+                    self.allocated = UNRESERVED;
+                    return Ok(());
+                }
+            }
+        }
+        result
+    }
+
+    /// True if space for `length` more bytes is allocated.
+    pub(super) fn has_allocated(&self, length: u32) -> bool {
+        let after = self.end.checked_add(length).map(u64::from);
+        !self.is_abandoned && self.allocated != UNRESERVED && after.is_some_and(|after| after <= self.allocated)
+    }
+
+    /// Bytes that are missing to `ahead` allocated bytes after the end.
+    pub(super) fn missing(&self, ahead: u64) -> u64 {
+        (u64::from(self.end) + ahead).saturating_sub(self.allocated)
+    }
+
+    /// Gives back the space after the end: nothing more is written.
+    pub(super) fn release(&self) {
+        if self.allocated != UNRESERVED {
+            let _ = self.file.set_len(self.end.into());
+        }
+    }
+}
+
+/// Allocates the space of a range of a file, without changing its length.
+fn allocate(file: &File, begin: u64, end: u64) -> io::Result<()> {
+    let offset = |at: u64| i64::try_from(at).map_err(io::Error::other);
+    let (begin, length) = (offset(begin)?, offset(end.saturating_sub(begin))?);
+    if length == 0 {
+        return Ok(());
+    }
+    loop {
+        match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, begin, length) {
+            Err(Errno::EINTR) => {}
+            result => return result.map_err(io::Error::from),
+        }
+    }
+}
+
+/// True if the disk is full, or the user's quota used up.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]
@@ -267,7 +365,8 @@ mod tests {
 
     fn header() -> SegmentHeader {
         let previous = Extent { number: 1, end: 28 };
-        SegmentHeader { number: 2, salt: 0x0403_0201, previous, end: 5, length: SEGMENT_HEADER_BYTES as u32 }
+        let length = SEGMENT_HEADER_BYTES as u32;
+        SegmentHeader { number: 2, salt: 0x0403_0201, previous, end: 5, length, has_damaged_copy: false }
     }
 
     #[test]
@@ -298,7 +397,8 @@ mod tests {
         for wrong in 0..good.len() {
             let mut bytes = good.clone();
             bytes[wrong] ^= 1;
-            assert_eq!(SegmentHeader::decode(&bytes), Ok(header()), "byte {wrong}");
+            let known = SegmentHeader { has_damaged_copy: true, ..header() };
+            assert_eq!(SegmentHeader::decode(&bytes), Ok(known), "byte {wrong}");
             bytes[(wrong + 32) % 64] ^= 1;
             assert_eq!(SegmentHeader::decode(&bytes), Err(BadHeader::Damaged), "byte {wrong}, twice");
         }

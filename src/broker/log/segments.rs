@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::BATCH_OVERHEAD;
 use super::segment::Extent;
 
 /// A log with at most this many segments is not compacted, unless the disk is full.
@@ -12,6 +13,9 @@ pub(super) const MIN_STRIPPED: u32 = 8 << 10;
 /// A segment with messages that cannot be relocated is excluded from compaction for this long; if
 /// they cannot be read, for twice as long each time.
 const POSTPONEMENT: Duration = Duration::from_secs(60);
+/// The same for messages that cannot be written, because the disk is full or fails; also twice as
+/// long each time, up to about a minute.
+const WRITE_POSTPONEMENT: Duration = Duration::from_secs(1);
 const MAX_DOUBLINGS: u32 = 6;
 
 /// A range of message ids, both ends included.
@@ -24,11 +28,16 @@ pub(super) struct SegmentContents {
     pub(super) ids: Option<IdRange>,
     /// Bytes of the segment's changes, which may be about messages in older segments.
     pub(super) notes: u64,
+    /// Bytes of all messages that were written to the segment, live or dead: of the bodies, and
+    /// [`BATCH_OVERHEAD`] for each record, as in [`Log::hold`](super::Log::hold).
+    pub(super) messages: u64,
 }
 
 impl SegmentContents {
-    /// Adds `count` message ids from `first` on.
-    pub(super) fn add_ids(&mut self, first: u64, count: u64) {
+    /// Adds a record of `count` messages with ids from `first` on, and `bytes` bytes of bodies with
+    /// their sizes.
+    pub(super) fn add_messages(&mut self, first: u64, count: u64, bytes: u64) {
+        self.messages += BATCH_OVERHEAD + bytes;
         let last = first.saturating_add(count.saturating_sub(1));
         self.ids = Some(self.ids.map_or((first, last), |(low, high)| (low.min(first), high.max(last))));
     }
@@ -49,8 +58,6 @@ struct SegmentUsage {
     /// The number of live messages, and the bytes that they need (`held`).
     messages: u64,
     held: u64,
-    /// Bytes that were ever live.
-    peak: u64,
     /// The number of older segments when it was stripped.
     stripped: Option<usize>,
     /// True if parts cannot be read: the segment is not stripped.
@@ -61,6 +68,8 @@ struct SegmentUsage {
     postponed_until: Option<Instant>,
     /// How often it was skipped since it was found to be damaged.
     postponements: u32,
+    /// How often it was skipped because its messages could not be written elsewhere.
+    failed_writes: u32,
 }
 
 /// A segment that can be removed or stripped.
@@ -105,6 +114,7 @@ impl Segments {
             self.bytes -= u64::from(entry.extent.end.saturating_sub(extent.end));
             entry.extent.end = entry.extent.end.min(extent.end);
             entry.contents.notes = entry.contents.notes.min(extent.end.into());
+            entry.contents.messages = 0;
         }
     }
 
@@ -127,7 +137,6 @@ impl Segments {
         if let Some(entry) = find(&mut self.list, number) {
             entry.messages += u64::from(messages);
             entry.held += bytes;
-            entry.peak += bytes;
             self.held += bytes;
         }
     }
@@ -197,12 +206,7 @@ impl Segments {
         if !self.is_wasteful(is_full) {
             return None;
         }
-        let older = self.list.iter().take(self.list.len().saturating_sub(1));
-        let is_victim = |entry: &&SegmentUsage| {
-            let is_postponed = entry.postponed_until.is_some_and(|until| now < until);
-            entry.messages > 0 && entry.held <= limit && entry.is_wasteful() && !is_postponed
-        };
-        let victims = older.filter(is_victim);
+        let victims = self.victims(limit).filter(|entry| entry.postponed_until.is_none_or(|until| until <= now));
         let least = victims.min_by(|a, b| {
             let cross = |x: &SegmentUsage, y: &SegmentUsage| u128::from(x.held) * u128::from(y.extent.end);
             cross(a, b).cmp(&cross(b, a))
@@ -210,12 +214,28 @@ impl Segments {
         least.map(|entry| entry.extent.number)
     }
 
-    /// Excludes a segment from compaction for a while.
-    pub(super) fn postpone_compaction(&mut self, number: u32, now: Instant) {
-        if let Some(entry) = find(&mut self.list, number) {
-            entry.postponed_until = Some(now + POSTPONEMENT * (1 << entry.postponements.min(MAX_DOUBLINGS)));
-            entry.postponements += u32::from(entry.is_damaged);
-        }
+    /// The segments that are worth compacting, with at most `limit` live bytes each.
+    fn victims(&self, limit: u64) -> impl Iterator<Item = &SegmentUsage> {
+        let older = self.list.iter().take(self.list.len().saturating_sub(1));
+        older.filter(move |entry| entry.messages > 0 && entry.held <= limit && entry.is_wasteful())
+    }
+
+    /// When the first of the segments that are worth compacting may be compacted.
+    pub(super) fn next_compaction(&self, is_full: bool, limit: u64) -> Option<Instant> {
+        let victims = self.is_wasteful(is_full).then(|| self.victims(limit));
+        victims.into_iter().flatten().filter_map(|entry| entry.postponed_until).min()
+    }
+
+    /// Excludes a segment from compaction for a while, because its messages cannot be read, or
+    /// cannot be written elsewhere.
+    pub(super) fn postpone_compaction(&mut self, number: u32, cannot_write: bool, now: Instant) {
+        let Some(entry) = find(&mut self.list, number) else { return };
+        let (first, times) = match cannot_write {
+            true => (WRITE_POSTPONEMENT, &mut entry.failed_writes),
+            false => (POSTPONEMENT, &mut entry.postponements),
+        };
+        entry.postponed_until = Some(now + first * (1 << (*times).min(MAX_DOUBLINGS)));
+        *times += u32::from(cannot_write || entry.is_damaged);
     }
 
     /// Marks a segment as damaged; true if that was not known.
@@ -251,10 +271,11 @@ impl SegmentUsage {
         self.messages == 0 && !self.is_damaged && is_new && self.extent.end >= MIN_STRIPPED
     }
 
-    /// True if half of the bytes that were ever live are dead, or if the segment is mostly changes.
+    /// True if at most half of the bytes written to the segment are live. The Snapshot, which every
+    /// segment has, is not counted, and messages count as they do when they are live: so what was
+    /// just relocated is never wasteful, however many copies its records name.
     fn is_wasteful(&self) -> bool {
-        let size = u64::from(self.extent.end);
-        2 * self.held <= self.peak || (2 * self.contents.notes >= size && 4 * self.held <= size)
+        2 * self.held <= self.contents.messages + self.contents.notes
     }
 }
 
@@ -273,7 +294,7 @@ mod tests {
         let mut segments = Segments::default();
         for number in 1..=5 {
             segments.push(Extent { number, end: SIZE });
-            segments.contents().unwrap().add_ids(u64::from(number) * 10, 10);
+            segments.contents().unwrap().add_messages(u64::from(number) * 10, 10, 90_000 - BATCH_OVERHEAD);
             segments.hold(number, 10, 90_000);
         }
         segments
@@ -308,7 +329,7 @@ mod tests {
             segments.spent(number, messages, bytes);
         }
         assert_eq!(compaction_candidate(&segments, false), Some(3));
-        segments.postpone_compaction(3, Instant::now());
+        segments.postpone_compaction(3, false, Instant::now());
         assert_eq!(compaction_candidate(&segments, false), Some(2), "the next one while the first is postponed");
         assert_eq!(
             segments.compaction_candidate(false, 1_500, Instant::now()),
@@ -321,6 +342,27 @@ mod tests {
             (None, Some(2)),
             "four segments are compacted only on a full disk"
         );
+    }
+
+    #[test]
+    fn postponed_segments_are_compacted_later_even_if_nothing_changes() {
+        let mut segments = five_segments();
+        assert_eq!(segments.next_compaction(false, u64::MAX), None, "nothing is dead");
+        (1..5).for_each(|number| {
+            segments.spent(number, 9, 89_000);
+        });
+        let now = Instant::now();
+        (2..5).for_each(|number| segments.postpone_compaction(number, false, now));
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            segments.postpone_compaction(1, true, now);
+            waits.push(segments.next_compaction(false, u64::MAX).unwrap().duration_since(now).as_secs());
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60], "the others are postponed for a minute");
+        (1..5).for_each(|number| {
+            segments.spent(number, 1, 1_000);
+        });
+        assert_eq!(segments.next_compaction(false, u64::MAX), None, "nothing is left to compact");
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(super) struct WriteBatch {
     bytes: Vec<u8>,
     /// The kind of each record, and where it begins.
     records: Vec<(RecordKind, usize)>,
+    /// The records that repeat the last change of the record before them.
+    repeats: Vec<usize>,
     /// Bodies of the last record that are not copied, and their positions in `bytes`.
     large: Vec<(usize, Bytes)>,
     large_bytes: usize,
@@ -48,16 +50,25 @@ pub(super) struct WriteMark {
 }
 
 impl WriteBatch {
-    /// Adds a change.
+    /// Adds a change. A change of topics or channels is added a second time, in a record of its own,
+    /// before anything that depends on it: a damaged byte in one of the two costs no messages.
     pub(super) fn push_change(&mut self, change: &Change) {
         match self.records.last() {
-            Some((RecordKind::Changes, begin)) if self.bytes.len() - begin < MAX_CHANGES_BYTES => {}
+            Some((RecordKind::Changes, begin))
+                if self.bytes.len() - begin < MAX_CHANGES_BYTES && !self.ends_with_repeat() => {}
             _ => self.begin(RecordKind::Changes),
         }
         payload::put_change(&mut self.bytes, change);
         if Catalog::affects(change) {
+            self.repeats.push(self.records.len());
+            self.begin(RecordKind::Changes);
+            payload::put_change(&mut self.bytes, change);
             self.catalog_changes.push(change.clone());
         }
+    }
+
+    fn ends_with_repeat(&self) -> bool {
+        self.repeats.last().is_some_and(|last| last + 1 == self.records.len())
     }
 
     /// Adds a record without changes, to find out whether a write succeeds.
@@ -143,6 +154,7 @@ impl WriteBatch {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_CAPACITY);
         self.records.clear();
+        self.repeats.clear();
         (self.sealed, self.condensed) = ((0, 0), 0);
         self.forget_bodies();
         std::mem::take(&mut self.catalog_changes)
@@ -156,7 +168,8 @@ impl WriteBatch {
             return;
         }
         let mut changes = Vec::new();
-        for (n, (_, begin)) in self.records.iter().enumerate() {
+        let first_ones = self.records.iter().enumerate().filter(|(n, _)| self.repeats.binary_search(n).is_err());
+        for (n, (_, begin)) in first_ones {
             let end = self.records.get(n + 1).map_or(self.bytes.len(), |(_, end)| *end);
             let mut fields = PayloadReader(&self.bytes[begin + RECORD_HEADER_BYTES..end]);
             while let Some(change) = fields.change().expect("it was just put there") {
@@ -270,8 +283,8 @@ mod tests {
         }
         outgoing.condense();
         let changes = changes(&mut outgoing, 7);
-        assert_eq!(changes.len(), 1 + 100, "{changes:?}");
-        assert_eq!(changes[0], Change::ChannelPaused(a, true));
+        assert_eq!(changes.len(), 2 + 100, "{changes:?}");
+        assert_eq!(changes[..2], [Change::ChannelPaused(a, true), Change::ChannelPaused(a, true)], "repeated once");
         assert!(changes.contains(&Change::Finished(a, 4)) && changes.contains(&Change::Requeued(b, 1, 9, Some(5))));
         assert!(!changes.iter().any(|change| matches!(change, Change::Requeued(id, 4, ..) if *id == a)));
     }

@@ -10,9 +10,10 @@
 //! finished between steps, so the location where a batch was found is only a hint. A batch is moved
 //! if as many copies were found as are held; otherwise the next pass finds it again.
 
-use std::collections::{HashMap, hash_map};
+use std::collections::{BTreeMap, btree_map};
 use std::io;
 use std::ops::Bound;
+use std::time::Instant;
 
 use super::super::log::{ChannelCopy, ChannelId, CopyRun, MessageHolder, Relocated, TopicId, UnixMillis};
 use super::BrokerState;
@@ -54,9 +55,11 @@ pub(super) struct Compaction {
     segment: u32,
     /// Sources that are not scanned yet; the last one is the next.
     sources: Vec<ScanPosition>,
-    found: HashMap<BatchKey, Vec<FoundLocation>>,
+    /// An ordered map, because a hash table of a segment's batches would take many milliseconds to
+    /// grow, in one step.
+    found: BTreeMap<BatchKey, Vec<FoundLocation>>,
     /// Batches to move in this pass.
-    moving: hash_map::IntoIter<BatchKey, Vec<FoundLocation>>,
+    moving: btree_map::IntoIter<BatchKey, Vec<FoundLocation>>,
     passes: u32,
     /// The number of unreadable batches.
     unreadable: u32,
@@ -114,6 +117,12 @@ impl BrokerState {
             self.compaction = Some(work);
         }
         Ok(true)
+    }
+
+    /// When to call [`compact`](Self::compact) again, even if nothing changes; `None` if there is
+    /// nothing to compact until something changes.
+    pub fn next_compaction(&self) -> Option<Instant> {
+        self.store.log.next_compaction()
     }
 
     /// Moves some batches; false if this was the last pass.
@@ -318,8 +327,8 @@ enum RelocationError {
 
 impl Compaction {
     fn of(segment: u32) -> Self {
-        let moving = HashMap::<BatchKey, Vec<FoundLocation>>::new().into_iter();
-        Self { segment, sources: Vec::new(), found: HashMap::new(), moving, passes: 0, unreadable: 0, entries: 0 }
+        let moving = BTreeMap::new().into_iter();
+        Self { segment, sources: Vec::new(), found: BTreeMap::new(), moving, passes: 0, unreadable: 0, entries: 0 }
     }
 
     /// Scans for batches of the segment; false if there are none.

@@ -41,6 +41,12 @@ impl BrokerState {
         self.store.limits.max_index_memory
     }
 
+    /// Counts what was recovered, and assumes that the limit was reached before the restart, of which
+    /// nothing is known: a sixteenth must be free before messages are accepted.
+    pub(super) fn recover_index(&mut self) {
+        self.index = Index { copies: self.copies(), checks: 0, is_full: true };
+    }
+
     /// Fails if the index memory has reached its limit.
     pub(super) fn check_index(&mut self) -> Result<(), BrokerPublishError> {
         let limit = self.store.limits.max_index_memory;
@@ -70,5 +76,40 @@ impl BrokerState {
         });
         let of_topics = self.topics.values().map(|topic| topic.held.len() * size_of::<HeldRun>());
         of_channels.chain(of_topics).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Now, StateLimits};
+    use super::*;
+    use crate::broker::log::{DiskLog, LogOptions, SyncMode};
+    use crate::proto::{Bodies, ChannelName, TopicName};
+
+    const BEGIN: Now = Now { at: 0, unix_nanos: 1_700_000_000_000_000_000 };
+
+    #[test]
+    fn an_index_that_was_full_stays_full_after_a_restart_until_a_sixteenth_is_free() {
+        const LIMIT: usize = 200_000;
+        let directory = tempfile::tempdir().unwrap();
+        let (topic, channel) = (TopicName::new("a").unwrap(), ChannelName::new("x").unwrap());
+        let open = || {
+            let options = LogOptions { sync: SyncMode::Never, reserve_bytes: 0, ..LogOptions::new(directory.path()) };
+            let (log, recovered, _) = DiskLog::open(&options).unwrap();
+            let limits = StateLimits { max_index_memory: LIMIT, ..StateLimits::default() };
+            BrokerState::recover(limits, Box::new(log), recovered, BEGIN)
+        };
+        let publish = |state: &mut BrokerState| state.publish(&topic, Bodies::one("x".into()).compact(), None, BEGIN);
+        let mut state = open();
+        state.create_channel(&topic, &channel, BEGIN);
+        while state.index_memory() < LIMIT - LIMIT / 32 {
+            publish(&mut state).unwrap();
+        }
+        state.flush().unwrap();
+        drop(state);
+        let mut state = open();
+        assert!(matches!(publish(&mut state), Err(BrokerPublishError::Index { .. })), "{}", state.index_memory());
+        state.empty_channel(&topic, &channel).unwrap();
+        publish(&mut state).unwrap();
     }
 }

@@ -19,7 +19,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use slab::Slab;
 
-use super::super::log::{Log, LogLocation};
+use super::super::log::{BATCH_OVERHEAD, Log, LogLocation};
 use super::time::Micros;
 use crate::proto::Bodies;
 
@@ -36,9 +36,6 @@ const RETRY_MAX_MS: u64 = 3_600_000;
 
 /// Location of batches that are not in the log; no log has such a segment.
 const NOWHERE: LogLocation = LogLocation { segment: u32::MAX, offset: u32::MAX, record: u32::MAX };
-
-/// Approximate bytes of a batch in the log besides its bodies.
-const LOG_OVERHEAD: u64 = 64;
 
 /// Bytes of memory that a batch takes besides its bodies: the batch, its slab entry, and the
 /// reference count of its bodies.
@@ -79,7 +76,7 @@ impl StoredBatch {
     fn cost(&self) -> u64 {
         let bytes = u64::from(self.length.min(self.copy_bytes));
         let step = (u64::BITS - bytes.leading_zeros()).saturating_sub(4);
-        LOG_OVERHEAD + u64::from(self.length).min(((bytes >> step) + 1) << step)
+        BATCH_OVERHEAD + u64::from(self.length).min(((bytes >> step) + 1) << step)
     }
 
     /// Bytes of these messages with their sizes; 0 if unknown.

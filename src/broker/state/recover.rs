@@ -54,6 +54,7 @@ impl BrokerState {
         }
         // messages held by a topic that awaited its channels before the restart
         names.values().for_each(|name| state.distribute(name, now));
+        state.recover_index();
         state.store.log.recovered();
         state
     }

@@ -209,6 +209,10 @@ impl Log for CountingLog {
         self.0.postpone_compaction(segment);
     }
 
+    fn next_compaction(&self) -> Option<Instant> {
+        self.0.next_compaction()
+    }
+
     fn usage(&self) -> LogUsage {
         self.0.usage()
     }

@@ -46,6 +46,7 @@ fn open(args: &Args) -> Result<Broker, Failure> {
     options.sync = storage.sync.into();
     let (log, recovered, report) = DiskLog::open(&options).map_err(|e| Failure::new(Exit::Failure, e))?;
     tracing::info!("{report}");
+    report.warnings().for_each(|warning| tracing::warn!("{warning}"));
     report.torn.iter().for_each(|torn| tracing::error!("{torn}"));
     report.damage.iter().for_each(|damage| tracing::error!("{damage}"));
     let synced = (options.sync == SyncMode::Always).then(|| log.synced());

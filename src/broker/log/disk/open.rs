@@ -63,7 +63,8 @@ impl DiskLog {
         opening.read_all()?;
         let LogRecovery { files, damaged, newest, mut report, mut replay, .. } = opening;
         let contents = std::mem::take(&mut replay.contents);
-        let (recovered, catalog) = replay.finish();
+        let (recovered, catalog, unknown) = replay.finish();
+        report.damage.extend(unknown);
         let next_segment = files.last().map_or(1, |extent| extent.number.saturating_add(1));
         // before a segment is created, which may need the reserve
         let mut reserve = Reserve::open(path, options.reserve_bytes(path)).map_err(at(path))?;
@@ -77,7 +78,11 @@ impl DiskLog {
                 (segment, _) => (segment, true),
             },
         };
-        let segment = segment.map_err(at(path))?;
+        let mut segment = segment.map_err(at(path))?;
+        let ahead = options.reserve_bytes(path) / 2;
+        if ahead > 0 {
+            segment.begin_allocating();
+        }
         if options.sync != SyncMode::Never {
             segment.file().sync_data().and_then(|()| File::open(path)?.sync_data()).map_err(at(path))?;
         }
@@ -96,6 +101,7 @@ impl DiskLog {
             snapshot: 0,
             retry: None,
             reserve,
+            ahead,
             was_full: None,
             failed: None,
             stripping: 0,
@@ -209,7 +215,11 @@ impl<'a> LogRecovery<'a> {
                 header => found.push((number, header.ok().filter(|header| header.number == number))),
             }
         }
-        let (files, damaged, newest, report, replay) = Default::default();
+        let has_damaged_copy = |header: &SegmentHeader| header.has_damaged_copy.then_some(header.number);
+        let damaged_header_copies =
+            found.iter().filter_map(|(_, header)| header.as_ref().and_then(has_damaged_copy)).collect();
+        let report = RecoveryReport { damaged_header_copies, ..RecoveryReport::default() };
+        let (files, damaged, newest, replay) = Default::default();
         Ok(Self { path, sync, found, files, damaged, newest, report, replay })
     }
 
@@ -331,6 +341,8 @@ impl<'a> LogRecovery<'a> {
     }
 
     fn report_damage(&mut self, segment: u32, range: std::ops::Range<usize>) {
+        // dead bytes, for compaction
+        self.replay.contents.entry(segment).or_default().messages += range.len() as u64;
         self.report.damage.push(Damage::Bytes { segment, range: range.start as u64..range.end as u64 });
     }
 }

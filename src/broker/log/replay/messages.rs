@@ -230,6 +230,15 @@ impl ReplayedMessages {
         self.swept = self.len();
     }
 
+    /// The number of messages of each topic.
+    pub(super) fn count_by_topic(&self) -> BTreeMap<TopicId, u64> {
+        let singles = self.held.values().map(|message| (message.topic, 1));
+        let whole = self.whole.values().map(|whole| (whole.first.topic, whole.lengths.len() as u64));
+        let mut counts = BTreeMap::new();
+        singles.chain(whole).for_each(|(topic, count)| *counts.entry(topic).or_default() += count);
+        counts
+    }
+
     /// All messages, sorted by id.
     pub(super) fn into_recovered(self) -> Vec<RecoveredBatch> {
         let recovered = |id, mut message: ReplayedMessage, count, length| {

@@ -44,7 +44,8 @@ fn memory_is_bounded_by_live_messages_and_not_by_the_log() {
         publish(outgoing, 1_000_000, 3);
     });
     assert!(replay.messages.len() < 15_000, "{}", replay.messages.len());
-    let (recovered, _) = replay.finish();
+    let (recovered, _, lost) = replay.finish();
+    assert_eq!(lost, []);
     assert_eq!(recovered.batches.iter().map(|batch| (batch.id, batch.count)).collect::<Vec<_>>(), [(1_000_000, 3)]);
     assert_eq!((recovered.last_id, recovered.next_number), (1_000_002, 2));
 }

@@ -2,6 +2,7 @@
 
 use fastrand::Rng;
 
+use super::super::super::record::{RecordKind, RecordScan, Scanned};
 use super::super::super::report::{Damage, Torn};
 use super::super::super::segment::SEGMENT_HEADER_BYTES;
 use super::super::super::*;
@@ -25,7 +26,18 @@ fn a_segment_cut_at_any_byte_recovers_all_complete_records() {
     let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
     let file = file_path(directory.path(), 1);
     let length = || std::fs::metadata(&file).unwrap().len();
-    let mut states = vec![(0, Model::default()), (length(), Model::default())];
+    // the Snapshot is there twice
+    let snapshot = (length() + SEGMENT_HEADER_BYTES as u64) / 2;
+    let mut states = vec![(0, Model::default()), (snapshot, Model::default()), (length(), Model::default())];
+    // the changes that create the topic and the channel, too
+    let mut created = Model::default();
+    for (change, bytes) in [(topic_created(), 12), (channel_created(), 17)] {
+        created.change(&change);
+        for _ in 0..2 {
+            let before = states.last().unwrap().0;
+            states.push((before + RECORD_HEADER_BYTES as u64 + bytes, created.clone()));
+        }
+    }
     let rng = &mut Rng::with_seed(1);
     for n in 1..12 {
         let noted = world.model.clone();
@@ -85,7 +97,7 @@ fn assert_usable(mut log: DiskLog, path: &Path, mut model: Model) {
 
 /// A log of three segments; returns the model of its contents.
 fn three_segments(path: &Path) -> Model {
-    let mut world = world(path, SyncMode::Never, 1000);
+    let mut world = world(path, SyncMode::Never, 1100);
     for _ in 0..6 {
         world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 400));
     }
@@ -167,8 +179,9 @@ fn a_damaged_first_snapshot_is_replaced_by_the_next() {
     let model = three_segments(directory.path());
     let file = file_path(directory.path(), 1);
     let mut bytes = std::fs::read(&file).unwrap();
-    // The record of changes that created the topic and the channel comes after the Snapshot.
-    bytes[SEGMENT_HEADER_BYTES + 12 + 16 + 12] ^= 1;
+    let created: Vec<_> = memchr::memmem::find_iter(&bytes, b"orders").collect();
+    assert_eq!(created.len(), 2);
+    created.into_iter().for_each(|at| bytes[at] ^= 1);
     std::fs::write(&file, &bytes).unwrap();
     let (_log, found, report) = open(directory.path());
     assert_eq!(report.damage.len(), 1);
@@ -176,6 +189,147 @@ fn a_damaged_first_snapshot_is_replaced_by_the_next() {
     let ids = |model: &Model| model.messages.keys().copied().collect::<Vec<_>>();
     assert_eq!(ids(&found), ids(&model));
     assert!(found.messages[&1].copies.is_empty(), "the topic holds it");
+}
+
+/// The positions of the records of a file that have messages.
+fn message_records(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let header = SegmentHeader::decode(bytes).unwrap();
+    let records = RecordScan::new(bytes, header.salt, header.length as usize, None);
+    let with_messages = records.filter_map(|found| match found {
+        Scanned::Record { at, kind: RecordKind::Batch | RecordKind::Relocated, payload } => {
+            Some(at..at + RECORD_HEADER_BYTES + payload.len())
+        }
+        _ => None,
+    });
+    with_messages.collect()
+}
+
+/// Asserts that a wrong byte anywhere in a file, outside of messages, loses no topic, channel or message.
+fn assert_wrong_bytes_lose_no_messages(path: &Path, number: u32, model: &Model) {
+    let bytes = std::fs::read(file_path(path, number)).unwrap();
+    let messages = message_records(&bytes);
+    for at in (SEGMENT_HEADER_BYTES..bytes.len()).filter(|at| !messages.iter().any(|record| record.contains(at))) {
+        let directory = fast_directory();
+        copy(path, directory.path());
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        std::fs::write(file_path(directory.path(), number), damaged).unwrap();
+        let (log, found, report) = open(directory.path());
+        assert_eq!(found.topics, model.topics, "byte {at}: {report:?}");
+        assert_eq!(found.messages, model.messages, "byte {at}: {report:?}");
+        assert_eq!(report.problems().count(), 1, "byte {at}: {report:?}");
+        drop(log);
+        let (_, again, _) = open(directory.path());
+        assert_eq!(again.messages, found.messages, "byte {at}, opened again");
+    }
+}
+
+#[test]
+fn a_wrong_byte_outside_of_messages_loses_none() {
+    // created in the only segment
+    let directory = fast_directory();
+    let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
+    world.note(Change::TopicFenced(TOPIC, 7));
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 20));
+    let channel = ChannelName::new("later").unwrap();
+    world.note(Change::ChannelCreated(TOPIC, ChannelId(3), channel));
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 20));
+    let model = world.model.clone();
+    drop(world);
+    assert_wrong_bytes_lose_no_messages(directory.path(), 1, &model);
+
+    // created in a segment that was removed
+    let directory = fast_directory();
+    let mut world = super::world(directory.path(), SyncMode::Never, 1000);
+    for id in 1..6 {
+        world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 800));
+        world.note(Change::Finished(CHANNEL, id));
+    }
+    world.flush();
+    world.wait_until_tidy();
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 20));
+    world.wait_until_tidy();
+    let model = world.model.clone();
+    drop(world);
+    let names = files(directory.path());
+    assert!(names.len() == 1 && names[0].as_str() > "0000000003.log", "{names:?}");
+    let number = names[0][..10].parse().unwrap();
+    assert_wrong_bytes_lose_no_messages(directory.path(), number, &model);
+}
+
+/// As older versions wrote it.
+#[test]
+fn a_log_without_repetitions_is_read_and_continued() {
+    let directory = fast_directory();
+    let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 20));
+    world.note(Change::ChannelPaused(CHANNEL, true));
+    world.publish(TOPIC, MessageHolder::Channels, None, &bodies(2, 20));
+    let model = world.model.clone();
+    drop(world);
+    let file = file_path(directory.path(), 1);
+    let bytes = std::fs::read(&file).unwrap();
+    let header = SegmentHeader::decode(&bytes).unwrap();
+    let mut old = bytes[..SEGMENT_HEADER_BYTES].to_vec();
+    let (mut last, mut repetitions) = (None, 0);
+    for found in RecordScan::new(&bytes, header.salt, SEGMENT_HEADER_BYTES, None) {
+        let Scanned::Record { at, payload, .. } = found else { panic!("{found:?}") };
+        let record = &bytes[at..at + RECORD_HEADER_BYTES + payload.len()];
+        match last == Some(record) {
+            true => repetitions += 1,
+            false => old.extend_from_slice(record),
+        }
+        last = Some(record);
+    }
+    assert_eq!(repetitions, 4, "of the Snapshot and three changes");
+    std::fs::write(&file, old).unwrap();
+    let (log, found, report) = open(directory.path());
+    assert_eq!((found.clone(), report.problems().count()), (model, 0));
+    assert_usable(log, directory.path(), found);
+}
+
+#[test]
+fn a_damaged_copy_of_a_header_is_reported() {
+    let original = fast_directory();
+    let model = three_segments(original.path());
+    for at in 0..SEGMENT_HEADER_BYTES {
+        let directory = fast_directory();
+        copy(original.path(), directory.path());
+        let file = file_path(directory.path(), 2);
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        let (_log, found, report) = open(directory.path());
+        assert_eq!((found, report.is_damaged()), (model.clone(), false), "byte {at}");
+        let warnings: Vec<_> = report.warnings().collect();
+        assert!(
+            matches!(&warnings[..], [it] if it.starts_with("0000000002.log: one of the two copies of its header")),
+            "byte {at}: {warnings:?}"
+        );
+    }
+}
+
+#[test]
+fn messages_dropped_because_their_topic_is_unknown_are_counted() {
+    let directory = fast_directory();
+    let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
+    for _ in 0..3 {
+        world.publish(TOPIC, MessageHolder::Channels, None, &bodies(4_000, 1));
+    }
+    drop(world);
+    let file = file_path(directory.path(), 1);
+    let mut bytes = std::fs::read(&file).unwrap();
+    for at in memchr::memmem::find_iter(&bytes.clone(), b"orders") {
+        bytes[at] ^= 1;
+    }
+    std::fs::write(&file, &bytes).unwrap();
+    let (_, found, report) = open(directory.path());
+    assert!(found.messages.is_empty());
+    let problems: Vec<_> = report.problems().collect();
+    assert!(
+        problems.iter().any(|it| it.starts_with("12000 messages of topic number 1 are lost: ")),
+        "more than are held without a sweep: {problems:?}"
+    );
 }
 
 #[test]

@@ -10,14 +10,20 @@ use super::super::super::*;
 use super::world::World;
 use super::*;
 
-/// A file system of 256 KiB, unmounted when dropped.
+/// A small file system, unmounted when dropped.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// `None`, which skips the test, if mounting is not allowed: it needs root.
-    #[allow(clippy::print_stderr, reason = "a test that does not run says so")]
     fn mount(path: &Path) -> Option<Self> {
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(path).output();
+        Self::mount_of_size(path, "256k")
+    }
+
+    /// As [`mount`](Self::mount), with this size.
+    #[allow(clippy::print_stderr, reason = "a test that does not run says so")]
+    fn mount_of_size(path: &Path, size: &str) -> Option<Self> {
+        let size = format!("size={size}");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).output();
         let disk = mount.is_ok_and(|output| output.status.success()).then(|| Self(path.into()));
         if disk.is_none() {
             let required = std::env::var("MQUEUE_REQUIRE_PEERS").is_ok_and(|v| v == "1");
@@ -104,6 +110,41 @@ fn a_disk_filled_by_the_log_is_drained_in_any_order_of_finishing() {
         drop(world);
         std::fs::remove_dir_all(path).unwrap();
     }
+}
+
+/// Another program takes each free byte of the disk at once.
+#[test]
+fn changes_are_written_on_a_disk_that_another_program_keeps_full() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(_disk) = SmallDisk::mount_of_size(directory.path(), "4m") else { return };
+    let path = directory.path().join("log");
+    let mut world = World::open(&LogOptions::new(&path));
+    world.note(topic_created());
+    world.note(channel_created());
+    while world.try_publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 3000)).is_ok() {}
+    let last = world.last_id();
+    assert!(last > 1000, "{last} messages fit");
+    let ballast = directory.path().join("ballast");
+    let mut other = File::create(&ballast).unwrap();
+    let mut fill = || while io::Write::write(&mut other, &[0; 4096]).is_ok() {};
+    let requeued = |id| Change::Requeued(CHANNEL, id, 2, None);
+    let changes = (1..=last).map(requeued).chain((1..=last).map(|id| Change::Finished(CHANNEL, id)));
+    for change in changes {
+        world.note(change);
+        fill();
+        world.flush();
+    }
+    assert!(world.model.messages.is_empty());
+    world.reopen();
+    world.wait_until_tidy();
+    fill();
+    // some fit into what was allocated meanwhile
+    while world.try_publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 3000)).is_ok() {}
+    assert!(world.log.failure().is_some(), "publishing is refused");
+    std::fs::remove_file(&ballast).unwrap();
+    drop(other);
+    world.publish_when_there_is_room(&bodies(3, 5000));
+    world.reopen();
 }
 
 /// A log whose syncs fail as long as the flag is set.
@@ -250,7 +291,7 @@ async fn a_sync_that_fails_during_a_relocation_keeps_segments_until_they_are_dra
     let (fails, mut log) = failing(directory.path(), SyncMode::Always);
     let mut synced = log.synced();
     let location = publish(&mut log, 1).unwrap().unwrap();
-    log.begin_segment().unwrap();
+    log.begin_segment(0).unwrap();
     synced.reached(log.position()).await.unwrap();
     fails.store(true, Ordering::SeqCst);
     let copy = ChannelCopy { channel: CHANNEL, attempts: 0, due: None };
@@ -286,7 +327,7 @@ async fn a_relocated_message_is_synced_before_its_segment_is_removed() {
     let (fails, mut log) = failing(directory.path(), SyncMode::Always);
     let mut synced = log.synced();
     let location = publish(&mut log, 1).unwrap().unwrap();
-    log.begin_segment().unwrap();
+    log.begin_segment(0).unwrap();
     synced.reached(log.position()).await.unwrap();
     fails.store(true, Ordering::SeqCst);
     let copy = ChannelCopy { channel: CHANNEL, attempts: 0, due: None };

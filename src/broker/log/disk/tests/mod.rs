@@ -171,7 +171,7 @@ fn the_log_has_at_most_twice_its_live_bytes_and_a_few_segments() {
     world.reopen();
 }
 
-/// As above, with random sizes and a random order of finishing.
+/// As above, with random sizes, a random order of finishing, and restarts at random moments.
 #[test]
 fn the_log_stays_within_that_size_for_random_sizes_and_orders() {
     const SEGMENT: u32 = 20_000;
@@ -192,6 +192,14 @@ fn the_log_stays_within_that_size_for_random_sizes_and_orders() {
                 world.note(Change::Finished(CHANNEL, *id));
             }
             world.flush();
+            let restarts = rng.u8(..10) == 0;
+            if restarts {
+                world.reopen();
+            }
+            // much has died since the last time
+            if !restarts && rng.u8(..20) > 0 {
+                continue;
+            }
             world.compact();
             world.wait_until_tidy();
             let (usage, limit) = (world.log.usage(), 2 * world.live() + 6 * u64::from(SEGMENT));
@@ -200,6 +208,33 @@ fn the_log_stays_within_that_size_for_random_sizes_and_orders() {
         world.check_bodies();
         world.reopen();
     }
+}
+
+/// A restart does not hide what died before it.
+#[test]
+fn segments_that_were_mostly_dead_before_a_restart_are_compacted() {
+    const SEGMENT: u32 = 200_000;
+    let directory = fast_directory();
+    let mut world = world(directory.path(), SyncMode::Never, SEGMENT);
+    for _ in 0..60 {
+        let first = world.last_id() + 1;
+        for length in [30_000, 10] {
+            world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, length));
+        }
+        world.note(Change::Finished(CHANNEL, first));
+    }
+    world.flush();
+    let before = world.log.usage();
+    assert!(before.bytes > 8 * u64::from(SEGMENT), "nothing is compacted yet: {before:?}");
+    world.reopen();
+    world.compact();
+    world.wait_until_tidy();
+    let after = world.log.usage();
+    assert!(after.bytes <= 2 * world.live() + 6 * u64::from(SEGMENT), "{after:?} with {} live", world.live());
+    assert_eq!(world.log.compaction_candidate(), None, "what was relocated is not relocated again");
+    world.reopen();
+    assert_eq!(world.log.compaction_candidate(), None, "nor after another restart");
+    world.check_bodies();
 }
 
 #[test]
