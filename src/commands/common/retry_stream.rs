@@ -41,6 +41,12 @@ fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
 /// Has a consumer of `group` read its retry stream until it stops. An nsqd whose HTTP address is unknown is not checked.
 pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, group: ChannelName) {
     let retries = stream_of(&stream, &group);
+    if broker.nsqd_http().len() < broker.nsqd().len() {
+        tracing::info!(
+            %stream, %group,
+            "not every nsqd's HTTP address is known (--nsqd-http-address): what `mqueue errors --redrive` gives this group alone there is not read"
+        );
+    }
     let mut reading: HashSet<Address> = HashSet::new();
     loop {
         let looked = tokio::select! {

@@ -152,7 +152,9 @@ impl Routes {
                 "stream {stream}, which is for group {group} alone, has a group {other}: handle what waits there, then delete it"
             ));
         }
-        tracing::info!("group {group} gets them by stream {stream}, which consumers of mqueue look for every {LOOK:?}");
+        tracing::info!(
+            "group {group} gets them by stream {stream}, which those of its mqueue consumers look for every {LOOK:?} that know this nsqd's HTTP address"
+        );
         self.ready.insert(key);
         Ok(())
     }
