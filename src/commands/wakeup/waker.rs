@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use tracing::field::display;
+
 use super::log_once::LogOnce;
 use super::metrics::WakeupMetrics;
 use super::sockets::Sockets;
@@ -178,7 +180,9 @@ impl SocketWaker {
             of_these.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>()
         };
         for name in self.logged.paused.news(pending(|pending| pending.paused)) {
-            tracing::info!(stream = name.0, group = name.1, "group has messages, but is paused: not woken");
+            let socket = self.snapshot.sockets.get(&name.1).and_then(|sockets| sockets.first());
+            let socket = socket.map(|socket| display(socket.display()));
+            tracing::info!(stream = %name.0, group = %name.1, socket, "group has messages, but is paused: not woken");
         }
         let mut orphaned = pending(|pending| pending.in_flight);
         orphaned
@@ -186,8 +190,8 @@ impl SocketWaker {
         for name in self.logged.orphaned.news(orphaned) {
             let count = self.pending[&name].in_flight;
             tracing::info!(
-                stream = name.0,
-                group = name.1,
+                stream = %name.0,
+                group = %name.1,
                 "{count} in flight to disconnected consumers: requeued when their message timeout ends"
             );
         }
