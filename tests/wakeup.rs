@@ -196,6 +196,22 @@ fn paused_groups_are_not_woken_and_logged_once() {
 }
 
 #[test]
+fn messages_that_a_group_of_a_paused_stream_has_already_wake_it() {
+    needs!("nsqd");
+    let (nsqd, doors) = (Nsqd::start(), Doors::new(&["1.sock"]));
+    nsqd.create("foo", "1");
+    nsqd.publish("foo", b"x");
+    wait_until("the message in the group", || nsqd.channel("foo", "1").depth == 1);
+    nsqd.post("/topic/pause?topic=foo");
+    let once = doors.wakeup(&nsqd, "--once").run();
+    assert_eq!((once.code, doors.pokes("1.sock")), (Some(0), 1), "{}", once.stderr);
+    assert!(!once.stderr.contains("is paused"), "{}", once.stderr);
+    let handled = consumer(&nsqd.tcp(), "--handler print --timeout 1").run();
+    assert_eq!(handled.code, Some(0), "the consumer gets it: {handled:?}");
+    assert_eq!(nsqd.channel("foo", "1").depth, 0, "the consumer gets it: {handled:?}");
+}
+
+#[test]
 fn new_streams_groups_and_sockets_are_found() {
     needs!("nsqd");
     let (nsqd, doors) = (Nsqd::start(), Doors::new(&[]));
