@@ -228,6 +228,18 @@ fn a_running_consumer_receives_letters_redriven_to_its_group() {
 }
 
 #[test]
+fn a_consumer_that_cannot_look_for_what_is_redriven_says_so() {
+    needs!("nsqd");
+    let nsqd = given_up_by_one_of_two(Nsqd::real(&[]));
+    for (http, says) in [(String::new(), 1), (format!("--nsqd-http-address {}", nsqd.http()), 0)] {
+        let run = consumer(&nsqd.tcp(), &format!("--timeout 1 {http}")).run();
+        assert_eq!(run.stderr.matches("what `mqueue errors --redrive` gives this group").count(), says, "{run:?}");
+    }
+    let redriven = done(&nsqd, "--redrive --yes");
+    assert!(redriven.stderr.contains("that know this nsqd's HTTP address"), "{}", redriven.stderr);
+}
+
+#[test]
 fn a_sleeping_group_is_woken_for_redriven_letters() {
     needs!("nsqd");
     let nsqd = given_up_by_one_of_two(Nsqd::real(&[]));

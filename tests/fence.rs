@@ -86,7 +86,7 @@ fn a_refused_generator_continues_with_a_higher_epoch() {
     // as after a clock that was set back
     let future = 9_000_000_000_000;
     assert_eq!(fenced(&broker).fpub(future, "x"), "0 OK");
-    node.wait_to_say("was refused");
+    node.wait_to_say("refused an event of an old epoch");
     node.wait_to_say(&format!("generating epoch={}", future + 1));
     let before = broker.published("foo");
     wait_until("events", || broker.published("foo") > before + 10);

@@ -191,7 +191,7 @@ fn a_wrong_url_that_refuses_every_message_makes_few_dead_letters_or_none() {
         let args = format!("--handler http://{}/wrong --retry-delay 0 --max-backoff 0 --max-attempts 2", web.address);
         let consumer = consumer(&nsqd.tcp(), &args).arg("--concurrency=1").start();
         wait_until("answers to all, several times", || web.bodies().len() > 60);
-        consumer.wait_to_say("see to its URL and access");
+        consumer.wait_to_say("check the URL and its access");
         assert_eq!(nsqd.published("foo.dead"), most, "{status}");
     }
 }

@@ -311,6 +311,94 @@ fn full_disks_old_versions_and_clock_skew_are_only_shown() {
     only_shows(&remedy(&doctor_with(), "clock"), &[]);
 }
 
+/// Buries a message of group g2, one of two of stream ord, and redrives it: returns the broker, and the retry stream.
+fn redriven() -> (Nsqd, String) {
+    let nsqd = Nsqd::real(&[]);
+    nsqd.create("ord", "g1");
+    nsqd.create("ord", "g2");
+    nsqd.publish("ord", b"x");
+    let args = "--stream ord --group g2 --handler exec:false --max-attempts 1 --timeout 1";
+    mqueue(&format!("consumer {args} --nsqd-tcp-address {}", nsqd.tcp())).run();
+    let redriven = mqueue(&format!("errors --stream ord --redrive --yes {}", on(&nsqd))).run();
+    assert_eq!(redriven.code, Some(0), "{redriven:?}");
+    let retry = nsqd.stats().topics.into_iter().map(|topic| topic.topic_name).find(|name| name.ends_with(".retry"));
+    let retry = retry.expect("the stream of what was redriven");
+    wait_until("the message in the retry stream", || nsqd.channel(&retry, "g2").depth == 1);
+    (nsqd, retry)
+}
+
+#[test]
+fn redriven_messages_wait_in_their_own_group() {
+    needs!("nsqd");
+    let ((nsqd, retry), sockets) = (redriven(), folder());
+    let mut found = doctor_with(&sockets, &[&nsqd]).stdout;
+    assert!(found.contains("group ord/g2") && !found.contains(&format!("group {retry}")), "{found}");
+    let mut all = findings(&doctor_with(&sockets, &[&nsqd]));
+    all.retain(|(_, check, command)| check == "groups" && command.contains("channel=g2"));
+    assert_eq!(all.len(), 1, "{all:?}");
+    let shown = only_shows(&all[0].2, &[&nsqd]);
+    assert!(shown.stdout.contains(&retry), "{shown:?}");
+    // a socket of that group wakes it, for both streams
+    let ears = UnixListener::bind(sockets.path().join("g2.sock")).expect("a folder of our own");
+    ears.set_nonblocking(true).expect("it is a socket");
+    let said = wakeup(&[&nsqd], sockets.path()).run();
+    assert!(ears.accept().is_ok(), "it is woken: {said:?}");
+    assert!(!said.stderr.contains("is claimed by") && said.stderr.contains("stream=ord"), "{said:?}");
+    found = doctor_with(&sockets, &[&nsqd]).stdout;
+    assert!(!found.contains("group ord/g2"), "its socket is there: {found}");
+}
+
+#[test]
+fn a_group_that_only_its_retry_stream_has_is_missing_and_created_again() {
+    needs!("nsqd");
+    for is_empty in [false, true] {
+        let ((nsqd, retry), sockets) = (redriven(), folder());
+        nsqd.post("/channel/delete?topic=ord&channel=g2");
+        if is_empty {
+            nsqd.post(&format!("/channel/empty?topic={retry}&channel=g2"));
+        }
+        let path = sockets.path().join("g2.sock");
+        let ears = UnixListener::bind(&path).expect("a folder of our own");
+        ears.set_nonblocking(true).expect("it is a socket");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).expect("it is ours");
+        let said = wakeup(&[&nsqd], sockets.path()).run();
+        assert_eq!(ears.accept().is_err(), is_empty, "what was redriven waits for it: {said:?}");
+        let by_wakeup = between(
+            &said,
+            "stream ord has no group g2 any more, so it gets only what was redriven to it: ",
+            " creates it",
+        );
+        let is_missing = || {
+            let mut found = findings(&doctor_with(&sockets, &[&nsqd]));
+            found.retain(|(_, _, command)| command.contains("--create"));
+            found
+        };
+        let found = is_missing();
+        assert_eq!(found.len(), 1, "{:#?}", doctor_with(&sockets, &[&nsqd]));
+        for command in [&by_wakeup, &found[0].2] {
+            if nsqd.channels("ord").contains(&"g2".to_owned()) {
+                nsqd.post("/channel/delete?topic=ord&channel=g2");
+            }
+            assert_eq!(paste(command, "").code, Some(0), "{command}");
+            assert!(nsqd.channels("ord").contains(&"g2".to_owned()), "{command}");
+        }
+        assert!(is_missing().is_empty(), "{:#?}", doctor_with(&sockets, &[&nsqd]));
+        let said = wakeup(&[&nsqd], sockets.path()).run();
+        assert!(!said.stderr.contains("any more"), "{said:?}");
+    }
+}
+
+#[test]
+fn messages_that_a_group_of_a_paused_stream_has_already_are_reported() {
+    needs!("nsqd");
+    let (nsqd, sockets) = (Nsqd::start(), folder());
+    nsqd.create("foo", "g");
+    nsqd.publish("foo", b"1");
+    wait_until("the message in the group", || nsqd.channel("foo", "g").depth == 1);
+    nsqd.post("/topic/pause?topic=foo");
+    only_shows(&the_one(&doctor_with(&sockets, &[&nsqd]), "warning", "groups"), &[&nsqd]);
+}
+
 /// Returns a wakeup with these sockets.
 fn wakeup(nsqds: &[&Nsqd], sockets: &Path) -> Mqueue {
     let http: Vec<String> = nsqds.iter().map(|nsqd| nsqd.http()).collect();

@@ -32,7 +32,8 @@ mod tests {
 
     #[test]
     fn only_variables_of_mqueue_and_systemd_are_withheld() {
-        let set = ["PATH", "MQUEUE_QUEUE", "QUEUE_URL", "STREAM", "NOTIFY_SOCKET"].map(|name| (name.into(), "x".into()));
+        let set =
+            ["PATH", "MQUEUE_QUEUE", "QUEUE_URL", "STREAM", "NOTIFY_SOCKET"].map(|name| (name.into(), "x".into()));
         assert_eq!(withheld(set.into_iter()), ["MQUEUE_QUEUE", "NOTIFY_SOCKET"]);
     }
 }

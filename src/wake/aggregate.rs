@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::decide::{GroupName, GroupTotals};
+use super::retry_name::origin_of;
 use crate::client::Address;
 use crate::proto::stats::{ChannelStats, Stats, TopicStats};
 use crate::proto::{ChannelName, TopicName};
@@ -15,8 +16,16 @@ pub struct GroupPending {
     pub in_flight: u64,
     /// Deferred.
     pub deferred: u64,
-    /// In the queue of a paused stream or group.
+    /// In the queue of a paused group. A paused stream holds up only what its groups do not have yet.
     pub paused: u64,
+}
+
+impl GroupPending {
+    fn add(&mut self, other: Self) {
+        self.in_flight += other.in_flight;
+        self.deferred += other.deferred;
+        self.paused += other.paused;
+    }
 }
 
 /// The last answers of all nsqds, summed. wakeup and doctor both use this sum, so that they agree
@@ -32,6 +41,9 @@ pub struct QueueTotals {
     pub without_group: BTreeMap<(String, String), u64>,
     /// Streams among them that are paused.
     pub paused_without_group: BTreeSet<(String, String)>,
+    /// Groups that only a retry stream has, and not their own stream: they get nothing that is
+    /// published there. Those for which messages wait are among `groups`, too.
+    pub only_retries: BTreeSet<GroupName>,
     /// The names of all streams.
     known: BTreeSet<String>,
     /// True if every nsqd and nsqlookupd has answered: a group that is missing here does not exist.
@@ -72,22 +84,46 @@ impl QueueTotals {
         self.without_group.retain(|(_, stream), _| !fleet::has_stream(stream, |name| known.contains(name)));
     }
 
+    /// Counts what was redriven to a group as its own, once every nsqd was added: its consumers read
+    /// both streams, and come for either.
+    pub fn join_retries(&mut self) {
+        let origin = |name: &GroupName| Some((origin_of(&name.0, &name.1, &self.known)?, name.1.clone()));
+        let retries: Vec<_> = self.groups.keys().filter_map(|name| Some((name.clone(), origin(name)?))).collect();
+        for (retry, own) in retries {
+            let redriven = self.groups.remove(&retry).expect("its name was just found");
+            if let Some(pending) = self.pending.remove(&retry) {
+                self.pending.entry(own.clone()).or_default().add(pending);
+            }
+            if !self.groups.contains_key(&own) {
+                self.only_retries.insert(own.clone());
+                if redriven.depth > 0 {
+                    self.groups.insert(own, redriven);
+                }
+                continue;
+            }
+            let group = self.groups.get_mut(&own).expect("it is there");
+            group.depth += redriven.depth;
+            // one consumer reads both
+            group.clients = group.clients.max(redriven.clients);
+            group.paused &= redriven.depth == 0;
+            group.deliveries = group.deliveries.wrapping_add(redriven.deliveries);
+        }
+    }
+
     fn group(&mut self, topic: &TopicStats, channel: &ChannelStats) {
         let name = (topic.topic_name.clone(), channel.channel_name.clone());
         let (depth, in_flight, deferred) =
             (count(channel.depth), count(channel.in_flight_count), count(channel.deferred_count));
-        let is_paused = channel.paused || topic.paused;
-        let paused = if is_paused { depth } else { 0 };
+        // a paused stream delivers what its groups have already
+        let paused = if channel.paused { depth } else { 0 };
         if in_flight + deferred + paused > 0 {
             let pending = self.pending.entry(name.clone()).or_default();
-            pending.in_flight += in_flight;
-            pending.deferred += deferred;
-            pending.paused += paused;
+            pending.add(GroupPending { in_flight, deferred, paused });
         }
         // a group is paused if it is paused on every nsqd: messages on the other nsqds need a
         // consumer
         let group = self.groups.entry(name).or_insert(GroupTotals { paused: true, ..GroupTotals::default() });
-        group.paused &= is_paused;
+        group.paused &= channel.paused;
         group.depth += depth - paused;
         group.clients += count(channel.client_count);
         // messages that entered the queue, minus those still in it; a restarted nsqd counts from 0
@@ -104,6 +140,7 @@ fn count(number: i64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::retry_name;
     use super::*;
 
     fn channel(name: &str, depth: i64, paused: bool) -> ChannelStats {
@@ -171,6 +208,68 @@ mod tests {
         poll.add("b:1", None, &Stats { topics: std::iter::once(topic("tk.beats", 0)).collect(), ..Stats::default() });
         poll.leave_fleets_alone();
         assert_eq!(poll.without_group.into_keys().collect::<Vec<_>>(), [("a:1".to_owned(), "foo".to_owned())]);
+    }
+
+    /// A poll of stream ord with these groups, and of the retry stream of its group g2.
+    fn poll_with_retries(groups: &[ChannelStats], retries: ChannelStats) -> QueueTotals {
+        let topic = |name: &str, channels: &[ChannelStats]| TopicStats {
+            topic_name: name.to_owned(),
+            channels: channels.iter().cloned().collect(),
+            ..TopicStats::default()
+        };
+        let retry = retry_name::stream_of(&TopicName::new("ord").unwrap(), &ChannelName::new("g2").unwrap());
+        let topics = [topic("ord", groups), topic(retry.as_str(), &[retries])];
+        let mut poll = QueueTotals::default();
+        poll.add("a:1", None, &Stats { topics: topics.into_iter().collect(), ..Stats::default() });
+        poll.join_retries();
+        poll
+    }
+
+    #[test]
+    fn redriven_messages_belong_to_the_group_that_they_are_for() {
+        let with = |depth, clients, paused| ChannelStats { client_count: clients, ..channel("g2", depth, paused) };
+        let name = ("ord".to_owned(), "g2".to_owned());
+        // (own, retries, depth, clients, paused)
+        let cases = [
+            (with(1, 0, false), with(2, 0, false), 3, 0, false),
+            (with(0, 1, false), with(2, 1, false), 2, 1, false),
+            (with(0, 1, false), with(2, 0, false), 2, 1, false),
+            (with(5, 0, true), with(0, 0, false), 0, 0, true),
+            (with(5, 0, true), with(2, 0, false), 2, 0, false),
+            (with(1, 0, false), with(2, 0, true), 1, 0, false),
+        ];
+        for (own, retries, depth, clients, paused) in cases {
+            let poll = poll_with_retries(&[own, channel("g1", 0, false)], retries);
+            assert_eq!(poll.groups.len(), 2, "{poll:?}");
+            let group = poll.groups[&name];
+            assert_eq!((group.depth, group.clients, group.paused), (depth, clients, paused), "{poll:?}");
+            assert!(poll.only_retries.is_empty(), "{poll:?}");
+        }
+    }
+
+    #[test]
+    fn a_retry_stream_does_not_stand_in_for_a_missing_group() {
+        let name = ("ord".to_owned(), "g2".to_owned());
+        let poll = poll_with_retries(&[channel("g1", 0, false)], channel("g2", 0, false));
+        assert_eq!(poll.groups.keys().map(|(_, group)| group.as_str()).collect::<Vec<_>>(), ["g1"]);
+        assert_eq!(poll.only_retries, BTreeSet::from([name.clone()]));
+        let poll = poll_with_retries(&[channel("g1", 0, false)], channel("g2", 2, false));
+        assert_eq!(poll.groups[&name].depth, 2, "they are waited for");
+        assert_eq!(poll.only_retries, BTreeSet::from([name]));
+    }
+
+    #[test]
+    fn a_paused_stream_does_not_hold_up_what_its_groups_have() {
+        let topic = TopicStats {
+            topic_name: "foo".to_owned(),
+            paused: true,
+            channels: std::iter::once(channel("1", 3, false)).collect(),
+            ..TopicStats::default()
+        };
+        let mut poll = QueueTotals::default();
+        poll.add("a:1", None, &Stats { topics: std::iter::once(topic).collect(), ..Stats::default() });
+        let group = poll.groups[&name("1")];
+        assert_eq!((group.depth, group.paused, poll.pending.len()), (3, false, 0), "{poll:?}");
     }
 
     #[test]

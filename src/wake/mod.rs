@@ -15,5 +15,6 @@ pub mod many_groups;
 pub mod outage;
 pub mod poke;
 pub mod poke_history;
+pub mod retry_name;
 pub mod shell_commands;
 pub mod unit_name;

@@ -43,6 +43,11 @@ pub fn create_first_group(http: &str, stream: &str) -> String {
     )
 }
 
+/// Returns the command that creates a group by the consumer's own way; `brokers` are its flags.
+pub fn create_by_consumer(stream: &str, group: &str, brokers: &str) -> String {
+    format!("mqueue consumer --create --stream={} --group={}{brokers}", shell(stream), shell(group))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

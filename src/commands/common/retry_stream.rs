@@ -18,31 +18,21 @@ use tokio::time::sleep;
 use crate::commands::common::broker_args::Args;
 use mqueue::client::{Address, Control, Nsqd, StatsFilter};
 use mqueue::proto::{ChannelName, TopicName};
+pub(crate) use mqueue::wake::retry_name::stream_of;
 
 /// Interval at which consumers look for messages redriven to their group.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-const SUFFIX: &str = ".retry";
-const MAX_NAME: usize = 64;
-
-/// Returns the name of the retry stream of `group` of `stream`: both names, as far as there is
-/// room, and a hash that tells `a.b` and `c` from `a` and `b.c`.
-pub(crate) fn stream_of(stream: &TopicName, group: &ChannelName) -> TopicName {
-    let hash = format!(".{:016x}{SUFFIX}", fnv(stream.as_str().bytes().chain([0]).chain(group.as_str().bytes())));
-    let bare = |name: &str| name.trim_end_matches("#ephemeral").to_owned();
-    let mut names = format!("{}.{}", bare(stream.as_str()), bare(group.as_str()));
-    names.truncate(MAX_NAME - hash.len());
-    TopicName::new(&(names + &hash)).expect("parts of names, and hexadecimal digits")
-}
-
-/// FNV-1a, a hash that is the same on every machine and in every version.
-fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
 
 /// Has a consumer of `group` read its retry stream until it stops. An nsqd whose HTTP address is
 /// unknown is not checked.
 pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, group: ChannelName) {
     let retries = stream_of(&stream, &group);
+    if broker.nsqd_http().len() < broker.nsqd().len() {
+        tracing::info!(
+            %stream, %group,
+            "not every nsqd's HTTP address is known (--nsqd-http-address): what `mqueue errors --redrive` gives this group alone there is not read"
+        );
+    }
     let mut reading: HashSet<Address> = HashSet::new();
     loop {
         let looked = tokio::select! {
@@ -102,23 +92,4 @@ async fn look_at(
         None => http.tcp_address(&http.info().await.ok()?)?,
     };
     Some((tcp, channel.depth.saturating_add(channel.in_flight_count).saturating_add(channel.deferred_count)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_group_of_each_stream_has_a_stream_of_its_own_with_a_valid_name() {
-        let long = "x".repeat(64);
-        let of = |stream: &str, group: &str| {
-            let (stream, group) = (TopicName::new(stream).unwrap(), ChannelName::new(group).unwrap());
-            stream_of(&stream, &group).as_str().to_owned()
-        };
-        let pairs = [("a.b", "c"), ("a", "b.c"), (&long, "a"), (&long, "b"), (&long[1..], "a"), ("a#ephemeral", "b.c")];
-        let names: HashSet<String> = pairs.iter().map(|(stream, group)| of(stream, group)).collect();
-        assert_eq!(names.len(), pairs.len(), "{names:?}");
-        // the name must not change: later versions look for existing streams by it
-        assert_eq!(of("foo", "mail"), "foo.mail.5da61d505f6a517e.retry");
-    }
 }

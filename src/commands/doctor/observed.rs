@@ -1,6 +1,6 @@
 //! The result of probing: plain data for the checks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use mqueue::client::Address;
 use mqueue::proto::stats::{Stats, TopicStats};
 use mqueue::proto::{ChannelName, TopicName};
 use mqueue::wake::aggregate::QueueTotals;
-use mqueue::wake::decide::GroupTotals;
+use mqueue::wake::decide::{GroupName, GroupTotals};
 use mqueue::wake::fleet;
 use mqueue::wake::shell_commands::shell;
 
@@ -158,6 +158,11 @@ impl FolderEntry {
         group_of(&self.stem)
     }
 
+    /// Returns true for a socket of this name, or of one of this group's numbered consumers.
+    pub(super) fn is_of(&self, group: &str) -> bool {
+        self.stem == group || self.group() == group
+    }
+
     pub(super) fn is_socket(&self) -> bool {
         matches!(self.kind, EntryKind::Socket(_))
     }
@@ -177,13 +182,22 @@ pub(super) struct SystemdState {
     pub(super) units: Vec<SystemdUnit>,
     /// The template units are installed.
     pub(super) has_template: bool,
+    /// The readable settings files of consumers, by instance: `billing`, `billing@2`.
+    pub(super) settings: BTreeMap<String, UnitSettings>,
+}
+
+/// The stream and the group that a consumer's settings file names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct UnitSettings {
+    pub(super) stream: Option<String>,
+    pub(super) group: Option<String>,
 }
 
 /// A unit of mqueue's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct SystemdUnit {
     pub(super) id: String,
-    /// `loaded`, `not-found` …
+    /// `loaded`, `not-found`, `masked` …
     pub(super) load: String,
     /// `active`, `failed` …
     pub(super) active: String,
@@ -201,6 +215,8 @@ pub(super) struct SystemdUnit {
     pub(super) start_was_skipped: bool,
     /// True if the settings file in /etc/mqueue exists.
     pub(super) has_settings: bool,
+    /// The last error, or the last line, that a failed service wrote to the journal.
+    pub(super) last_line: Option<String>,
 }
 
 impl SystemdUnit {
@@ -238,19 +254,30 @@ impl Observed {
         fleet::has_stream(stream.as_str(), |name| self.streams().any(|(_, other, _)| other.as_str() == name))
     }
 
-    /// Sums every durable group over all nsqds, as wakeup does.
+    /// Sums every durable group over all nsqds, as wakeup does: what was redriven to a group is its own.
     pub(super) fn groups(&self) -> BTreeMap<(TopicName, ChannelName), GroupTotals> {
+        self.totals().groups.iter().filter_map(|(name, group)| Some((valid(name)?, *group))).collect()
+    }
+
+    /// Returns the groups that only a retry stream has.
+    pub(super) fn only_retries(&self) -> BTreeSet<(TopicName, ChannelName)> {
+        self.totals().only_retries.iter().filter_map(valid).collect()
+    }
+
+    fn totals(&self) -> QueueTotals {
         let mut totals = QueueTotals::default();
         for (http, answer) in self.answers() {
             totals.add(&http.address, None, &answer.stats);
         }
-        let valid = |(stream, group): &(String, String)| Some((stream.parse().ok()?, group.parse().ok()?));
-        totals.groups.iter().filter_map(|(name, group)| Some((valid(name)?, *group))).collect()
+        totals.join_retries();
+        totals
     }
 
-    /// Returns a stream that has this group.
+    /// Returns the stream that has this group; `None` if several have one of this name.
     pub(super) fn stream_of(&self, group: &str) -> Option<TopicName> {
-        self.groups().into_keys().find(|(_, name)| name.as_str() == group).map(|(stream, _)| stream)
+        let mut streams =
+            self.groups().into_keys().filter(|(_, name)| name.as_str() == group).map(|(stream, _)| stream);
+        streams.next().filter(|_| streams.next().is_none())
     }
 
     /// Returns the files of all folders, each with its folder.
@@ -260,7 +287,7 @@ impl Observed {
 
     /// Returns true if this group has a socket.
     pub(super) fn has_socket(&self, group: &str) -> bool {
-        self.entries().any(|(_, entry)| entry.is_socket() && (entry.stem == group || entry.group() == group))
+        self.entries().any(|(_, entry)| entry.is_socket() && entry.is_of(group))
     }
 
     /// Returns the given broker addresses as mqueue's settings, reachable or not; none for the
@@ -304,6 +331,11 @@ impl Observed {
         let flags: Vec<String> = self.folders.iter().map(flag).collect();
         if flags == [" --socket-dir /run/mqueue"] { String::new() } else { flags.concat() }
     }
+}
+
+/// Parses the names of a group.
+fn valid((stream, group): &GroupName) -> Option<(TopicName, ChannelName)> {
+    Some((stream.parse().ok()?, group.parse().ok()?))
 }
 
 fn flags(settings: Vec<(&str, String)>) -> String {
@@ -362,6 +394,22 @@ mod tests {
         let mut observed = nsqd("b:4150", "a:4151");
         observed.tcp[0].answer = Err("refused".to_owned());
         assert_eq!(observed.broker_flags(), " --nsqd-tcp-address b:4150 --nsqd-http-address a:4151", "it comes back");
+    }
+
+    #[test]
+    fn a_group_name_of_several_streams_has_no_stream_of_its_own() {
+        use mqueue::proto::stats::ChannelStats;
+        let topic = |name: &str, group: &str| {
+            let channel = ChannelStats { channel_name: group.to_owned(), ..ChannelStats::default() };
+            let channels = std::iter::once(channel).collect();
+            TopicStats { topic_name: name.to_owned(), channels, ..TopicStats::default() }
+        };
+        let topics = [topic("foo", "w1"), topic("tk", "w1"), topic("foo2", "w2")].into_iter().collect();
+        let answer = Ok(NsqdReport { stats: Stats { topics, ..Stats::default() }, ..NsqdReport::default() });
+        let http = vec![ProbedHttp { address: "a:1".to_owned(), listed: None, answer }];
+        let observed = Observed { http, ..Observed::default() };
+        assert_eq!(observed.stream_of("w2").unwrap().as_str(), "foo2");
+        assert_eq!((observed.stream_of("w1"), observed.stream_of("w3")), (None, None), "none is guessed");
     }
 
     #[test]

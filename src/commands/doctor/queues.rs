@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::finding::{CheckId, Finding};
-use super::observed::{Observed, amount};
+use super::observed::{EntryKind, ListenerState, Observed, amount};
 use super::units;
 use mqueue::plural::count;
 use mqueue::proto::stats::TopicStats;
 use mqueue::proto::{ChannelName, TopicName};
 use mqueue::wake::decide::GroupTotals;
 use mqueue::wake::fleet;
-use mqueue::wake::shell_commands::{self, in_url, post, shell};
+use mqueue::wake::retry_name::{is_retry_stream, is_retry_stream_of, stream_of};
+use mqueue::wake::shell_commands::{self, create_by_consumer, in_url, post, shell};
 use mqueue::worker::DeadLetter;
 
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
@@ -21,9 +22,12 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
             findings.extend(without_group(&http.address, &stream, topic, &groups));
         }
         findings.extend(paused(&http.address, &stream, topic));
+        findings.extend(unread_retries(&http.address, &stream, topic, &groups));
     }
     findings.extend(groups.iter().filter_map(|((stream, name), group)| unattended(observed, stream, name, *group)));
-    if findings.is_empty() && observed.answers().next().is_some() {
+    findings.extend(observed.only_retries().iter().filter_map(|(stream, name)| only_retries(observed, stream, name)));
+    let are_served = groups.iter().all(|((_, name), group)| !waits(*group) || !is_troubled(observed, name));
+    if findings.is_empty() && are_served && observed.answers().next().is_some() {
         let mut streams: Vec<TopicName> = observed.streams().map(|(_, stream, _)| stream).collect();
         streams.sort();
         streams.dedup();
@@ -49,7 +53,10 @@ fn without_group(
     if depth == 0 || !topic.channels.is_empty() || DeadLetter::is_stream(stream.as_str()) {
         return None;
     }
-    let elsewhere: Vec<&str> = groups.keys().filter(|(s, _)| s == stream).map(|(_, name)| name.as_str()).collect();
+    let is_of_stream = |(of, group): &&(TopicName, ChannelName)| {
+        of == stream || is_retry_stream_of(stream.as_str(), of.as_str(), group.as_str())
+    };
+    let elsewhere: Vec<&str> = groups.keys().filter(is_of_stream).map(|(_, name)| name.as_str()).collect();
     let waiting = count(depth, "message");
     let (message, fix) = match elsewhere.is_empty() {
         true => {
@@ -81,22 +88,104 @@ fn paused(http: &str, stream: &TopicName, topic: &TopicStats) -> Vec<Finding> {
     findings
 }
 
+/// True for a group whose messages wait for a consumer.
+fn waits(group: GroupTotals) -> bool {
+    group.depth > 0 && group.clients == 0 && !group.paused
+}
+
+/// True if the socket or the units of a group have a finding of their own.
+fn is_troubled(observed: &Observed, name: &ChannelName) -> bool {
+    let mut sockets = observed.entries().map(|(_, entry)| entry).filter(|entry| entry.is_of(name.as_str()));
+    let is_deaf = sockets.any(|entry| entry.kind == EntryKind::Socket(ListenerState::None));
+    is_deaf || observed.systemd.as_ref().is_some_and(|systemd| units::is_troubled(systemd, name.as_str()))
+}
+
+/// Reports a waiting group whose name is that of a consumer of another stream or group: the socket
+/// of that consumer is poked, and nobody comes.
+fn other_settings(observed: &Observed, stream: &TopicName, name: &ChannelName, group: GroupTotals) -> Option<Finding> {
+    let systemd = observed.systemd.as_ref()?;
+    let sockets = observed.entries().map(|(_, entry)| entry);
+    let mut instances: Vec<&str> =
+        sockets.filter(|it| it.is_socket() && it.is_of(name.as_str())).map(|it| it.stem.as_str()).collect();
+    if instances.is_empty() {
+        instances.push(name.as_str());
+    }
+    let other = |instance: &&str| units::conflict(systemd, stream.as_str(), name.as_str(), instance);
+    let others: Vec<String> = instances.iter().map_while(other).collect();
+    // one that serves this group is enough
+    let first = others.first().filter(|_| others.len() == instances.len())?;
+    let message = format!(
+        "{} waiting, and /etc/mqueue/{}.env is for {first}: its consumer does not serve this group",
+        count(group.depth, "message"),
+        instances[0]
+    );
+    let fix = units::show_conflict(stream.as_str(), instances[0]);
+    Some(Finding::warning(CheckId::Settings, format!("group {stream}/{name}"), message, fix))
+}
+
 /// Reports a group whose messages wait without a consumer or a socket.
 fn unattended(observed: &Observed, stream: &TopicName, name: &ChannelName, group: GroupTotals) -> Option<Finding> {
-    let waits = group.depth > 0 && group.clients == 0 && !group.paused;
-    if !waits
-        || DeadLetter::is_stream(stream.as_str())
-        || observed.is_fleet_stream(stream)
-        || observed.has_socket(name.as_str())
-    {
+    if !waits(group) || DeadLetter::is_stream(stream.as_str()) || observed.is_fleet_stream(stream) {
+        return None;
+    }
+    if let Some(finding) = other_settings(observed, stream, name, group) {
+        return Some(finding);
+    }
+    if observed.has_socket(name.as_str()) {
         return None;
     }
     let message = format!("{} waiting, without a consumer or a socket to wake one", count(group.depth, "message"));
-    let fix = match observed.systemd.as_ref().is_some_and(|systemd| systemd.has_template) {
+    let has_template = observed.systemd.as_ref().is_some_and(|systemd| systemd.has_template);
+    // a retry stream whose own stream is unknown has no consumer of its own
+    let fix = match has_template && !is_retry_stream(stream.as_str()) {
         true => units::enable_socket(observed, stream.as_str(), name.as_str()),
         false => show_group(observed, stream, name),
     };
     Some(Finding::warning(CheckId::Groups, format!("group {stream}/{name}"), message, fix))
+}
+
+/// Reports a group that only its retry stream has, if messages or a socket tell that it is wanted.
+fn only_retries(observed: &Observed, stream: &TopicName, name: &ChannelName) -> Option<Finding> {
+    let groups = observed.groups();
+    let has_messages = groups.contains_key(&(stream.clone(), name.clone()));
+    // the socket may be for another stream's group of this name
+    let has_socket = observed.has_socket(name.as_str()) && !groups.keys().any(|(_, other)| other == name);
+    let message = "is missing in its stream, and gets only what was redriven to it";
+    let fix = || create_by_consumer(stream.as_str(), name.as_str(), &observed.broker_flags());
+    (has_messages || has_socket)
+        .then(|| Finding::warning(CheckId::Groups, format!("group {stream}/{name}"), message, fix()))
+}
+
+/// Reports redriven messages that the running consumers of their group do not read.
+fn unread_retries(
+    http: &str,
+    stream: &TopicName,
+    topic: &TopicStats,
+    groups: &BTreeMap<(TopicName, ChannelName), GroupTotals>,
+) -> Option<Finding> {
+    let is_own =
+        |(of, group): &(TopicName, ChannelName)| is_retry_stream_of(stream.as_str(), of.as_str(), group.as_str());
+    let ((of, name), _) = groups.iter().find(|(own, group)| group.clients > 0 && is_own(own))?;
+    let channel = topic.channels.iter().find(|channel| channel.channel_name == name.as_str())?;
+    if channel.depth <= 0 || channel.client_count > 0 || channel.paused {
+        return None;
+    }
+    let message = format!(
+        "{} redriven to it in stream {stream}, which its consumers do not read yet: they look for it every 10 s, \
+         if they know the HTTP address of its nsqd",
+        count(amount(channel.depth), "message")
+    );
+    let fix = format!(
+        "{}    # only looks; if it stays, start its consumers with --nsqd-http-address",
+        show(http, stream, name)
+    );
+    Some(Finding::warning(CheckId::Groups, format!("group {of}/{name}"), message, fix))
+}
+
+/// Returns the command that shows a group on this nsqd.
+fn show(http: &str, stream: &TopicName, name: &ChannelName) -> String {
+    let url = format!("http://{http}/stats?topic={}&channel={}", in_url(stream.as_str()), in_url(name.as_str()));
+    format!("curl -fsS {}", shell(&url))
 }
 
 /// Reports the token of a fleet without running nodes: it waits for the next node, and any other
@@ -114,16 +203,9 @@ fn unused_token(observed: &Observed, stream: &TopicName, name: &ChannelName, gro
 /// handle its messages: one without a handler would print and finish them.
 fn show_group(observed: &Observed, stream: &TopicName, name: &ChannelName) -> String {
     let has = |topic: &TopicStats| topic.channels.iter().any(|channel| channel.channel_name == name.as_str());
-    let nsqds = observed.streams().filter(|(_, other, topic)| other == stream && has(topic));
-    let urls = nsqds.map(|(http, ..)| {
-        let url = format!(
-            "http://{}/stats?topic={}&channel={}",
-            http.address,
-            in_url(stream.as_str()),
-            in_url(name.as_str())
-        );
-        format!("curl -fsS {}", shell(&url))
-    });
+    let retries = stream_of(stream, name);
+    let nsqds = observed.streams().filter(|(_, other, topic)| [stream, &retries].contains(&other) && has(topic));
+    let urls = nsqds.map(|(http, stream, _)| show(&http.address, &stream, name));
     format!("{}    # only looks; then start its consumer, with its handler", urls.collect::<Vec<_>>().join(" && "))
 }
 
@@ -132,7 +214,9 @@ mod tests {
     use std::path::Path;
 
     use super::super::finding::Level;
-    use super::super::observed::{EntryKind, FolderEntry, ListenerState, NsqdReport, ProbedHttp, SocketFolder};
+    use super::super::observed::{
+        FolderEntry, NsqdReport, ProbedHttp, SocketFolder, SystemdState, SystemdUnit, UnitSettings,
+    };
     use super::*;
     use mqueue::proto::stats::{ChannelStats, Stats};
 
@@ -209,17 +293,105 @@ mod tests {
         assert_eq!(one(&group(2, 1)).0, Level::Ok);
         assert_eq!(one(&group(0, 0)).0, Level::Ok);
         let mut with_socket = group(2, 0);
+        with_socket.folders.push(socket("x@1"));
+        assert_eq!(one(&with_socket).0, Level::Ok);
+    }
+
+    /// Returns a listening socket of this name.
+    fn socket(stem: &str) -> SocketFolder {
         let entry = FolderEntry {
-            path: "/s/x@1.sock".into(),
-            stem: "x@1".to_owned(),
+            path: Path::new("/s").join(format!("{stem}.sock")),
+            stem: stem.to_owned(),
             kind: EntryKind::Socket(ListenerState::Some),
             mode: 0o660,
             uid: 0,
             gid: 0,
             may_poke: true,
         };
-        with_socket.folders.push(SocketFolder { path: Path::new("/s").to_owned(), entries: Ok(vec![entry]) });
-        assert_eq!(one(&with_socket).0, Level::Ok);
+        SocketFolder { path: Path::new("/s").to_owned(), entries: Ok(vec![entry]) }
+    }
+
+    #[test]
+    fn a_waiting_group_whose_socket_is_for_another_stream_is_reported() {
+        let own = UnitSettings { stream: Some("foo".to_owned()), group: None };
+        let systemd =
+            SystemdState { has_template: true, settings: [("x".to_owned(), own)].into(), ..SystemdState::default() };
+        let with = |stream: &str, sockets: &[&str]| Observed {
+            folders: sockets.iter().map(|stem| socket(stem)).collect(),
+            systemd: Some(SystemdState {
+                settings: systemd.settings.clone(),
+                has_template: true,
+                ..SystemdState::default()
+            }),
+            ..seen(vec![nsqd("a:1", vec![topic(stream, 0, vec![channel("x", 1, 0, false)])])])
+        };
+        for sockets in [&[][..], &["x"]] {
+            let (level, check, fix) = one(&with("tk", sockets));
+            assert_eq!((level, check), (Level::Warning, CheckId::Settings), "{sockets:?}");
+            assert!(
+                fix.starts_with("grep -nE '^(STREAM|GROUP)=' /etc/mqueue/x.env    # "),
+                "it changes nothing: {fix}"
+            );
+        }
+        assert_eq!(one(&with("foo", &["x"])).0, Level::Ok);
+        assert_eq!(one(&with("tk", &["x@2"])).0, Level::Ok, "its settings are unknown");
+    }
+
+    #[test]
+    fn groups_with_a_troubled_unit_or_a_deaf_socket_are_not_in_order() {
+        let group = |unit: SystemdUnit, kind| {
+            let mut folder = socket("x");
+            folder.entries.as_mut().unwrap()[0].kind = EntryKind::Socket(kind);
+            let systemd = Some(SystemdState { units: vec![unit], ..SystemdState::default() });
+            let observed = seen(vec![nsqd("a:1", vec![topic("foo", 0, vec![channel("x", 1, 0, false)])])]);
+            check(&Observed { folders: vec![folder], systemd, ..observed }).len()
+        };
+        let unit = |active: &str| SystemdUnit {
+            id: "mqueue-consumer@x.service".to_owned(),
+            active: active.to_owned(),
+            ..SystemdUnit::default()
+        };
+        assert_eq!(group(unit("inactive"), ListenerState::Some), 1, "it is asleep");
+        assert_eq!(group(unit("inactive"), ListenerState::Unknown), 1);
+        assert_eq!(group(unit("inactive"), ListenerState::None), 0);
+        assert_eq!(group(unit("failed"), ListenerState::Some), 0);
+        assert_eq!(group(SystemdUnit { start_was_skipped: true, ..unit("inactive") }, ListenerState::Some), 0);
+    }
+
+    #[test]
+    fn redriven_messages_wait_in_their_own_group() {
+        let (stream, group) = ("ord".parse().unwrap(), "g2".parse().unwrap());
+        let retry = stream_of(&stream, &group);
+        let topics = || {
+            vec![
+                topic("ord", 0, vec![channel("g2", 0, 0, false)]),
+                topic(retry.as_str(), 0, vec![channel("g2", 1, 0, false)]),
+            ]
+        };
+        let (.., fix) = one(&seen(vec![nsqd("a:1", topics())]));
+        let urls =
+            ["curl -fsS 'http://a:1/stats?topic=ord&channel=g2'".to_owned(), format!("topic={retry}&channel=g2'")];
+        assert!(urls.iter().all(|url| fix.contains(url)), "{fix}");
+        let systemd = Some(SystemdState { has_template: true, ..SystemdState::default() });
+        let (.., fix) = one(&Observed { systemd, ..seen(vec![nsqd("a:1", topics())]) });
+        assert!(fix.contains("STREAM=ord") && !fix.contains(".retry"), "{fix}");
+        // a running consumer may not know where to look
+        let with = |clients, of_retries| {
+            let own = topic("ord", 0, vec![channel("g2", 0, clients, false)]);
+            let retries = topic(retry.as_str(), 0, vec![channel("g2", 1, of_retries, false)]);
+            one(&seen(vec![nsqd("a:1", vec![own, retries])]))
+        };
+        let (level, check, fix) = with(1, 0);
+        assert_eq!((level, check), (Level::Warning, CheckId::Groups));
+        assert!(
+            fix.starts_with(&format!("curl -fsS 'http://a:1/stats?topic={retry}&channel=g2'    # only looks")),
+            "{fix}"
+        );
+        assert_eq!(with(1, 1).0, Level::Ok);
+        // where the retry stream lacks the group, it is created there
+        let lost = vec![topic("ord", 0, vec![channel("g2", 0, 0, false)]), topic(retry.as_str(), 2, vec![])];
+        let (.., fix) = one(&seen(vec![nsqd("a:1", lost)]));
+        assert_eq!(fix, format!("curl -fsS -X POST 'http://a:1/channel/create?topic={retry}&channel=g2'"));
     }
 
     #[test]

@@ -212,12 +212,14 @@ mod tests {
             listen: vec!["/s/mail.sock".into()],
             ..SystemdUnit::default()
         };
-        seen.systemd = Some(SystemdState { units: vec![unit("inactive")], has_template: true });
+        seen.systemd =
+            Some(SystemdState { units: vec![unit("inactive")], has_template: true, ..SystemdState::default() });
         assert_eq!(
             reported(&seen),
             [(Level::Error, CheckId::Socket, "systemctl start mqueue-consumer@mail.socket".to_owned())]
         );
-        seen.systemd = Some(SystemdState { units: vec![unit("failed")], has_template: true });
+        seen.systemd =
+            Some(SystemdState { units: vec![unit("failed")], has_template: true, ..SystemdState::default() });
         assert!(reported(&seen).iter().all(|(level, ..)| *level == Level::Ok));
     }
 
@@ -269,7 +271,7 @@ mod tests {
         assert_eq!(reported(&seen), [(Level::Warning, CheckId::SocketMode, fix)]);
         let wakeup =
             SystemdUnit { id: units::WAKEUP.to_owned(), active: "active".to_owned(), ..SystemdUnit::default() };
-        seen.systemd = Some(SystemdState { units: vec![wakeup], has_template: true });
+        seen.systemd = Some(SystemdState { units: vec![wakeup], has_template: true, ..SystemdState::default() });
         assert_eq!(reported(&seen)[0].0, Level::Ok);
     }
 }

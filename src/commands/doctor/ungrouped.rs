@@ -8,6 +8,7 @@ use super::observed::{FolderEntry, Observed, SystemdState, SystemdUnit, amount, 
 use super::units;
 use mqueue::plural::count;
 use mqueue::proto::TopicName;
+use mqueue::wake::retry_name::is_retry_stream;
 use mqueue::wake::shell_commands::shell;
 use mqueue::worker::DeadLetter;
 
@@ -15,6 +16,10 @@ use mqueue::worker::DeadLetter;
 pub(super) fn check(observed: &Observed, entry: &FolderEntry, groups: &BTreeSet<String>) -> Option<Finding> {
     let all_answer = !observed.http.is_empty() && observed.http.iter().all(|http| http.answer.is_ok());
     if !all_answer || groups.contains(&entry.stem) || groups.contains(entry.group()) {
+        return None;
+    }
+    // that finding has the stream
+    if observed.only_retries().iter().any(|(_, name)| name.as_str() == entry.group()) {
         return None;
     }
     let waiting = without_group(observed);
@@ -56,7 +61,8 @@ fn by_unit(systemd: &SystemdState, socket: &str) -> String {
 fn without_group(observed: &Observed) -> BTreeMap<TopicName, u64> {
     let mut waiting: BTreeMap<TopicName, u64> = BTreeMap::new();
     for (_, stream, topic) in observed.streams().filter(|(_, stream, topic)| {
-        topic.depth > 0 && !DeadLetter::is_stream(stream.as_str()) && !observed.is_fleet_stream(stream)
+        let is_special = DeadLetter::is_stream(stream.as_str()) || is_retry_stream(stream.as_str());
+        topic.depth > 0 && !is_special && !observed.is_fleet_stream(stream)
     }) {
         let depth = waiting.entry(stream).or_default();
         *depth = depth.saturating_add(amount(topic.depth));
@@ -150,9 +156,9 @@ mod tests {
         let unit = |id: &str| SystemdUnit { id: id.to_owned(), ..SystemdUnit::default() };
         let socket = SystemdUnit { listen: vec!["/s/new@2.sock".into()], ..unit("mqueue-consumer@new@2.socket") };
         let units = vec![socket.clone(), unit("mqueue-create@new@2.service")];
-        seen.systemd = Some(SystemdState { units, has_template: true });
+        seen.systemd = Some(SystemdState { units, has_template: true, ..SystemdState::default() });
         assert_eq!(reported(&seen).unwrap().1, "systemctl restart mqueue-create@new@2.service");
-        seen.systemd = Some(SystemdState { units: vec![socket], has_template: true });
+        seen.systemd = Some(SystemdState { units: vec![socket], has_template: true, ..SystemdState::default() });
         assert!(reported(&seen).unwrap().1.starts_with("systemctl cat mqueue-consumer@new@2.service    # "));
     }
 
@@ -170,7 +176,7 @@ mod tests {
         let reported = |id: &str, group: &str, is_skipped: bool, depth: i64| {
             let unit = SystemdUnit { id: id.to_owned(), start_was_skipped: is_skipped, ..SystemdUnit::default() };
             let http = nsqd_with(&[("foo", 0, &[group])], depth);
-            let systemd = Some(SystemdState { units: vec![unit], has_template: true });
+            let systemd = Some(SystemdState { units: vec![unit], has_template: true, ..SystemdState::default() });
             skipped_starts(&Observed { http: vec![http], systemd, ..Observed::default() })
                 .pop()
                 .and_then(|finding| finding.fix)

@@ -45,7 +45,41 @@ fn failed(systemd: &SystemdState, unit: &SystemdUnit) -> Option<Finding> {
         }
         result => format!("failed ({result})"),
     };
-    Some(Finding::error(CheckId::Units, &unit.id, why, start(systemd, &unit.id)))
+    let fix = start(systemd, &unit.id);
+    // the limits stop a socket for what its service did; a service has failed for a reason of its own
+    let of_limit = unit.result.ends_with("-limit-hit") && unit.is_socket();
+    if of_limit || is_masked(systemd, &unit.id) {
+        return Some(Finding::error(CheckId::Units, &unit.id, why, fix));
+    }
+    let last = unit.last_line.as_ref().map(|line| format!("; its last line: {line}")).unwrap_or_default();
+    let settings = settings_file(&unit.id).map(|file| format!(", perhaps in {file}")).unwrap_or_default();
+    let show = format!("journalctl --no-pager -n 20 -u {}", shell(&unit.id));
+    let fix = format!("{show}    # correct the cause{settings}, then: {fix}");
+    Some(Finding::error(CheckId::Units, &unit.id, why + &last, fix))
+}
+
+/// Returns the settings file of a unit.
+fn settings_file(id: &str) -> Option<String> {
+    let (name, _) = id.rsplit_once('.')?;
+    let instance = match name {
+        "mqueue-wakeup" => "wakeup",
+        "mqueue-consumer-nsq" | "mqueue-create-nsq" => "consumer-nsq",
+        name => name.strip_prefix("mqueue-consumer@").or_else(|| name.strip_prefix("mqueue-create@"))?,
+    };
+    Some(format!("/etc/mqueue/{instance}.env"))
+}
+
+/// Returns true if this unit, or the service of this socket, is masked.
+fn is_masked(systemd: &SystemdState, id: &str) -> bool {
+    !masked(systemd, id).is_empty()
+}
+
+/// Returns those of a unit and its socket's service that are masked.
+fn masked(systemd: &SystemdState, id: &str) -> Vec<String> {
+    let mut ids = vec![id.to_owned(), id.replace(".socket", ".service")];
+    ids.dedup();
+    ids.retain(|id| systemd.unit(id).is_some_and(|unit| unit.load == "masked" || unit.file.starts_with("masked")));
+    ids
 }
 
 /// Returns true if a finding about this unit explains why it does not listen.
@@ -160,7 +194,13 @@ pub(super) fn start_after(systemd: &SystemdState, id: &str, command: &str, start
     let [stop, again] = ["stop", "start"].map(|verb| runs.then(|| format!("systemctl {verb} {service}")));
     let command = (!command.is_empty()).then(|| command.to_owned());
     let start = Some(format!("systemctl {start} {}", shell(id)));
-    [stop, command, start, again].into_iter().flatten().collect::<Vec<_>>().join(" && ")
+    [stop, command, unmask(systemd, id), start, again].into_iter().flatten().collect::<Vec<_>>().join(" && ")
+}
+
+/// Returns the command that unmasks a unit and its socket's service, where they are masked.
+fn unmask(systemd: &SystemdState, id: &str) -> Option<String> {
+    let masked: Vec<String> = masked(systemd, id).iter().map(|id| shell(id)).collect();
+    (!masked.is_empty()).then(|| format!("systemctl unmask {}", masked.join(" ")))
 }
 
 /// Returns true while the service of this socket is not stopped.
@@ -183,9 +223,49 @@ fn named(stem: &str) -> String {
     }
 }
 
+/// Returns what the settings file of `instance` names, if that is another stream or group.
+pub(super) fn conflict(systemd: &SystemdState, stream: &str, group: &str, instance: &str) -> Option<String> {
+    let settings = systemd.settings.get(instance)?;
+    let other_stream = settings.stream.as_deref().filter(|other| *other != stream);
+    let other_group = settings.group.as_deref().filter(|other| *other != group);
+    match (other_stream, other_group) {
+        (Some(stream), _) => Some(format!("stream {stream}")),
+        (None, Some(group)) => Some(format!("group {group}")),
+        (None, None) => None,
+    }
+}
+
+/// Returns the command that shows what a settings file names, for the group that it does not name.
+pub(super) fn show_conflict(stream: &str, instance: &str) -> String {
+    let file = shell(&format!("/etc/mqueue/{instance}.env"));
+    let create = named(instance).replace("mqueue-consumer", "mqueue-create").replace(".socket", ".service");
+    format!(
+        "grep -nE '^(STREAM|GROUP)=' {file}    # if this is wrong, correct it, then: systemctl restart {}; \
+         if not, give the group of stream {stream} a name of its own",
+        shell(&create)
+    )
+}
+
+/// Returns true if a unit that serves this group has a finding of its own: it has failed, is masked
+/// or stopped, or its last start was skipped.
+pub(super) fn is_troubled(systemd: &SystemdState, group: &str) -> bool {
+    let serves = |unit: &&SystemdUnit| {
+        let name = unit.id.rsplit_once('.').map_or(unit.id.as_str(), |(name, _)| name);
+        match name.strip_prefix("mqueue-consumer@") {
+            Some(instance) => instance == group || group_of(instance) == group,
+            None => name == "mqueue-consumer-nsq" && group == "consumer-nsq",
+        }
+    };
+    let in_trouble = |unit: &SystemdUnit| {
+        let is_stopped = unit.is_socket() && unit.active != "active" && !service_runs(systemd, &unit.id);
+        unit.active == "failed" || unit.load == "masked" || unit.start_was_skipped || is_stopped
+    };
+    systemd.units.iter().filter(serves).any(in_trouble)
+}
+
 /// Returns the command that writes the settings of `instance` (`billing`, `billing@2`) and enables
-/// its socket. An existing settings file is kept. The socket is enabled only if the file names a
-/// handler: a consumer without one prints its messages and finishes them.
+/// its socket. An existing settings file is kept. The socket is enabled only if the file names this
+/// stream, and a handler: a consumer without one prints its messages and finishes them.
 pub(super) fn enable_socket(observed: &Observed, stream: &str, instance: &str) -> String {
     let mut lines = vec![format!("STREAM={stream}")];
     let group = group_of(instance);
@@ -195,11 +275,19 @@ pub(super) fn enable_socket(observed: &Observed, stream: &str, instance: &str) -
     lines.extend(observed.brokers().into_iter().map(|(name, value)| format!("{name}={value}")));
     let lines: Vec<String> = lines.iter().map(|line| shell(line)).collect();
     let file = shell(&format!("/etc/mqueue/{instance}.env"));
-    let enable = format!("systemctl enable --now {}", shell(&named(instance)));
+    let unit = named(instance);
+    let unmask = observed.systemd.as_ref().and_then(|systemd| unmask(systemd, &unit));
+    let enable = [unmask, Some(format!("systemctl enable --now {}", shell(&unit)))];
+    let enable = enable.into_iter().flatten().collect::<Vec<_>>().join(" && ");
+    let names_stream = shell(&format!("^STREAM=[\"']\\{{0,1\\}}{}[\"']\\{{0,1\\}} *$", stream.replace('.', "[.]")));
+    let conflict = shell(&format!(
+        "/etc/mqueue/{instance}.env does not name STREAM={stream}: correct it, or give this group a name of its own"
+    ));
     let ask = shell(&format!("name MQUEUE_HANDLER= in /etc/mqueue/{instance}.env, then run this again"));
     let written =
         format!("mkdir -p /etc/mqueue && {{ test -e {file} || printf '%s\\n' {} >{file}; }}", lines.join(" "));
-    format!("{written} && if grep -q '^MQUEUE_HANDLER=.' {file}; then {enable}; else echo {ask} >&2; false; fi")
+    let check = format!("if ! grep -q {names_stream} {file}; then echo {conflict} >&2; false; elif");
+    format!("{written} && {check} grep -q '^MQUEUE_HANDLER=.' {file}; then {enable}; else echo {ask} >&2; false; fi")
 }
 
 #[cfg(test)]
@@ -221,7 +309,7 @@ mod tests {
     }
 
     fn reported(units: Vec<SystemdUnit>) -> Vec<(Level, CheckId, String)> {
-        let systemd = Some(SystemdState { units, has_template: true });
+        let systemd = Some(SystemdState { units, has_template: true, ..SystemdState::default() });
         let findings = check(&Observed { systemd, ..Observed::default() });
         findings.into_iter().map(|f| (f.level, f.check, f.fix.unwrap_or_default())).collect()
     }
@@ -244,6 +332,45 @@ mod tests {
         let with_service = reported(vec![failed(), unit("mqueue-consumer@mail.service", "active")]);
         let again = "systemctl start mqueue-consumer@mail.service";
         assert_eq!(with_service[0].2, format!("systemctl stop mqueue-consumer@mail.service && {fix} && {again}"));
+    }
+
+    #[test]
+    fn a_failed_service_tells_its_last_line_and_its_settings_file() {
+        let last_line = Some("error: invalid value 'bad name' for '--stream <STREAM>'".to_owned());
+        for (id, file) in
+            [("create@w3", "w3"), ("consumer@w3@2", "w3@2"), ("consumer-nsq", "consumer-nsq"), ("wakeup", "wakeup")]
+        {
+            let id = format!("mqueue-{id}.service");
+            let failed =
+                SystemdUnit { result: "exit-code".to_owned(), last_line: last_line.clone(), ..unit(&id, "failed") };
+            let systemd = Some(SystemdState { units: vec![failed], ..SystemdState::default() });
+            let finding = check(&Observed { systemd, ..Observed::default() }).remove(0);
+            assert!(
+                finding.message.ends_with("its last line: error: invalid value 'bad name' for '--stream <STREAM>'")
+            );
+            let fix = finding.fix.unwrap();
+            assert!(
+                fix.starts_with(&format!("journalctl --no-pager -n 20 -u {id}    # ")),
+                "it shows the cause: {fix}"
+            );
+            assert!(fix.contains(&format!(" /etc/mqueue/{file}.env, then: systemctl reset-failed {id} && ")), "{fix}");
+        }
+        let resources = SystemdUnit { result: "resources".to_owned(), ..unit(SOCKET, "failed") };
+        assert!(reported(vec![resources])[0].2.starts_with("journalctl "), "its cause is not a limit");
+    }
+
+    #[test]
+    fn masked_units_are_unmasked_first() {
+        let service = || SystemdUnit { load: "masked".to_owned(), ..unit("mqueue-consumer@mail.service", "inactive") };
+        let failed = SystemdUnit { result: "resources".to_owned(), ..unit(SOCKET, "failed") };
+        let fix = &reported(vec![failed, service()])[0].2;
+        let unmask = "systemctl unmask mqueue-consumer@mail.service";
+        assert_eq!(*fix, format!("systemctl reset-failed {SOCKET} && {unmask} && systemctl start {SOCKET}"));
+        let socket = SystemdUnit { load: "masked".to_owned(), file: "masked".to_owned(), ..unit(SOCKET, "inactive") };
+        let systemd = Some(SystemdState { units: vec![service(), socket], ..SystemdState::default() });
+        let fix = enable_socket(&Observed { systemd, ..Observed::default() }, "foo", "mail");
+        let unmask = format!("systemctl unmask {SOCKET} mqueue-consumer@mail.service");
+        assert!(fix.contains(&format!("; then {unmask} && systemctl enable --now {SOCKET}; else ")), "{fix}");
     }
 
     #[test]
@@ -285,7 +412,11 @@ mod tests {
         for wakeup in
             [unit(WAKEUP, "inactive"), SystemdUnit { load: "not-found".to_owned(), ..unit(WAKEUP, "inactive") }]
         {
-            let systemd = Some(SystemdState { units: vec![unit(SOCKET, "active"), wakeup], has_template: true });
+            let systemd = Some(SystemdState {
+                units: vec![unit(SOCKET, "active"), wakeup],
+                has_template: true,
+                ..SystemdState::default()
+            });
             let wakeup_process = check(&Observed { systemd, wakeup_runs: true, ..Observed::default() });
             assert_eq!(wakeup_process[0].level, Level::Ok, "one runs in a shell: {wakeup_process:?}");
         }
@@ -296,6 +427,51 @@ mod tests {
         let bare = SystemdUnit { has_settings: false, ..unit("mqueue-consumer@mail@2.socket", "inactive") };
         let seen = reported(vec![bare]);
         assert_eq!((seen[0].0, seen[0].1), (Level::Error, CheckId::Settings));
+    }
+
+    #[test]
+    fn settings_for_another_stream_are_a_conflict() {
+        let settings = |stream: Option<&str>, group: Option<&str>| {
+            let own = super::super::observed::UnitSettings {
+                stream: stream.map(str::to_owned),
+                group: group.map(str::to_owned),
+            };
+            SystemdState { settings: [("w1".to_owned(), own)].into(), ..SystemdState::default() }
+        };
+        let of = |stream, group| conflict(&settings(stream, group), "tk", "w1", "w1");
+        assert_eq!(of(Some("foo"), None).as_deref(), Some("stream foo"));
+        assert_eq!(of(Some("tk"), Some("w2")).as_deref(), Some("group w2"));
+        for (stream, group) in [(Some("tk"), None), (Some("tk"), Some("w1")), (None, None)] {
+            assert_eq!(of(stream, group), None);
+        }
+        assert_eq!(conflict(&settings(Some("foo"), None), "tk", "w2", "w2"), None);
+    }
+
+    #[test]
+    fn a_kept_settings_file_that_names_another_stream_is_not_enabled() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("w1.env");
+        let fix = enable_socket(&Observed::default(), "a.b#ephemeral", "w1");
+        let fix =
+            fix.replace("/etc/mqueue", folder.path().to_str().unwrap()).replace("systemctl enable", "echo enabled");
+        let paste = || std::process::Command::new("sh").args(["-c", &fix]).output().unwrap();
+        let names_handler = "HANDLER=exec:true\n";
+        for (text, is_enabled) in [
+            ("STREAM=foo\n", false),
+            ("STREAM=axb#ephemeral\n", false),
+            ("#STREAM=a.b#ephemeral\n", false),
+            ("", false),
+            ("STREAM=a.b#ephemeral\n", true),
+            ("STREAM=\"a.b#ephemeral\" \n", true),
+        ] {
+            std::fs::write(&file, text.to_owned() + names_handler).unwrap();
+            let pasted = paste();
+            assert_eq!(pasted.status.success(), is_enabled, "{text:?}: {pasted:?}");
+            assert_eq!(pasted.stdout.starts_with(b"enabled"), is_enabled, "{text:?}: {pasted:?}");
+            let said = String::from_utf8_lossy(&pasted.stderr).into_owned();
+            assert_eq!(said.contains("does not name STREAM=a.b#ephemeral"), !is_enabled, "{text:?}: {said}");
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), text.to_owned() + names_handler, "it is kept");
+        }
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl Routes {
             ));
         }
         tracing::info!(
-            "group {group} gets them by stream {stream}, which consumers of mqueue look for every {LOOK_INTERVAL:?}"
+            "group {group} gets them by stream {stream}, which those of its mqueue consumers look for every {LOOK_INTERVAL:?} that know this nsqd's HTTP address"
         );
         self.ready.insert(key);
         Ok(())

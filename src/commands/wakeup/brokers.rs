@@ -81,6 +81,7 @@ impl PolledBrokers {
                 poll.add(name, broker.tcp().filter(|_| !broker.trouble.is_some()), stats);
             }
         }
+        poll.join_retries();
         poll.leave_fleets_alone();
         poll.is_complete = self.all_answer();
         poll

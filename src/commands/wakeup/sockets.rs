@@ -22,6 +22,27 @@ pub(super) struct Sockets {
     complaints: LogOnce<String>,
     /// Sockets of groups that were not asked for.
     others: BTreeMap<PathBuf, String>,
+    systemd: SystemdFolders,
+}
+
+/// The folders that tell which sockets are units of mqueue's.
+#[derive(Debug)]
+struct SystemdFolders {
+    /// Exists where systemd runs.
+    booted: PathBuf,
+    /// The settings of the template's units: without its file, none of them starts.
+    settings: PathBuf,
+}
+
+impl SystemdFolders {
+    /// False if no unit of mqueue's can hold this socket.
+    fn may_hold(&self, socket: &Path) -> bool {
+        let stem = socket.file_stem().unwrap_or_default().to_string_lossy();
+        let has_settings = || self.settings.join(format!("{stem}.env")).try_exists().unwrap_or(true);
+        // the only unit without a settings file
+        let is_plain = socket == Path::new("/run/mqueue/consumer-nsq.sock");
+        self.booted.is_dir() && (is_plain || has_settings())
+    }
 }
 
 /// A place to look for sockets.
@@ -55,7 +76,12 @@ impl Sockets {
     pub(super) fn new(args: &Args) -> Self {
         let named = (!args.socket.is_empty()).then(|| SocketPlace::Files(args.socket.clone()));
         let folders = args.socket_dir.iter().cloned().map(SocketPlace::Folder);
-        Self { places: named.into_iter().chain(folders).collect(), complaints: LogOnce::new(), others: BTreeMap::new() }
+        Self {
+            places: named.into_iter().chain(folders).collect(),
+            complaints: LogOnce::new(),
+            others: BTreeMap::new(),
+            systemd: SystemdFolders { booted: "/run/systemd/system".into(), settings: "/etc/mqueue".into() },
+        }
     }
 
     /// Returns each group's sockets: `G.sock` or `G`, then `G@1.sock`, `G@2.sock` …; those of the
@@ -87,11 +113,12 @@ impl Sockets {
         &self.others
     }
 
-    /// Returns the unit name of a socket; `None` for one that `--socket` names.
+    /// Returns the unit name of a socket; `None` for one that `--socket` names, and where systemd
+    /// cannot have such a unit.
     pub(super) fn unit(&self, socket: &Path) -> Option<UnitName> {
         let is_named =
             |place: &SocketPlace| matches!(place, SocketPlace::Files(files) if files.iter().any(|file| file == socket));
-        (!self.places.iter().any(is_named)).then(|| UnitName::of(socket))
+        (!self.places.iter().any(is_named) && self.systemd.may_hold(socket)).then(|| UnitName::of(socket))
     }
 
     /// Returns the current problems.
@@ -271,6 +298,24 @@ mod tests {
             both.of([group].into_iter());
             assert_eq!(both.complaints().count(), 0, "{group}");
         }
+    }
+
+    #[test]
+    fn units_are_named_only_for_sockets_that_systemd_may_hold() {
+        let folder = folder(&["mail.sock", "mail@2.sock", "lonely.sock"]);
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("mail@2.env"), "").unwrap();
+        let mut sockets = sockets_in([folder.path()]);
+        sockets.systemd = SystemdFolders { booted: at(""), settings: at("") };
+        assert_eq!(sockets.unit(&at("mail@2.sock")).unwrap().create(), "mqueue-create@mail@2.service");
+        assert_eq!(sockets.unit(&at("lonely.sock")), None);
+        assert_eq!(sockets.unit(&at("consumer-nsq.sock")), None);
+        assert!(sockets.unit(Path::new("/run/mqueue/consumer-nsq.sock")).is_some());
+        sockets.places.push(SocketPlace::Files(vec![at("mail@2.sock")]));
+        assert_eq!(sockets.unit(&at("mail@2.sock")), None, "--socket names it");
+        sockets.places.pop();
+        sockets.systemd.booted = at("nowhere");
+        assert_eq!(sockets.unit(&at("mail@2.sock")), None, "no systemd runs");
     }
 
     #[test]

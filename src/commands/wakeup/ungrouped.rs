@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::log_once::LogOnce;
 use mqueue::plural::count;
-use mqueue::wake::shell_commands::shell;
+use mqueue::wake::shell_commands::create_by_consumer;
 use mqueue::wake::unit_name::UnitName;
 
 /// The time before this is logged: a group is created soon after nsqd starts.
@@ -81,11 +81,9 @@ fn remedy(group: &str, waiting: &UngroupedMessages, unit: Option<UnitName>, brok
             format!("systemctl restart {} creates it, with the consumer's settings{without}", unit.create())
         }
         (None, Some((stream, depth))) if alone && waiting.len() == 1 => format!(
-            "if it is for {stream}, which has {} and no group: \
-             mqueue consumer --create --stream={} --group={}{brokers} creates it",
+            "if it is for {stream}, which has {} and no group: {} creates it",
             count(*depth, "message"),
-            shell(stream),
-            shell(group)
+            create_by_consumer(stream, group, brokers)
         ),
         (None, _) => format!("run the consumer's command once with --create{without}"),
     }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use tracing::field::display;
+
 use super::log_once::LogOnce;
 use super::metrics::WakeupMetrics;
 use super::sockets::Sockets;
@@ -16,6 +18,7 @@ use mqueue::wake::arrivals::{ArrivalEvent, ArrivalNews};
 use mqueue::wake::decide::{self, GroupName, Wake, WakeSnapshot};
 use mqueue::wake::poke::{poke, remedy};
 use mqueue::wake::poke_history::{PokeHistory, WokenConsumer};
+use mqueue::wake::retry_name::{is_retry_stream, is_retry_stream_of};
 use mqueue::wake::shell_commands;
 use mqueue::worker::DeadLetter;
 
@@ -27,6 +30,8 @@ pub(super) struct SocketWaker {
     pub(super) without_group: BTreeMap<(String, String), u64>,
     /// Paused streams among them.
     paused_without_group: BTreeSet<(String, String)>,
+    /// Groups that only a retry stream has, as in [`QueueTotals`].
+    only_retries: BTreeSet<GroupName>,
     pub(super) ungrouped: UngroupedSockets,
     pub(super) history: PokeHistory,
     pub(super) sockets: Sockets,
@@ -47,6 +52,7 @@ struct LoggedConditions {
     paused: LogOnce<GroupName>,
     orphaned: LogOnce<GroupName>,
     without_group: LogOnce<(String, String)>,
+    only_retries: LogOnce<GroupName>,
     unanswered: LogOnce<(GroupName, PathBuf)>,
     shared: LogOnce<String>,
 }
@@ -58,6 +64,7 @@ impl SocketWaker {
             pending: BTreeMap::new(),
             without_group: BTreeMap::new(),
             paused_without_group: BTreeSet::new(),
+            only_retries: BTreeSet::new(),
             ungrouped: UngroupedSockets::new(),
             history: PokeHistory::default(),
             sockets: Sockets::new(&args.sockets),
@@ -68,6 +75,7 @@ impl SocketWaker {
                 paused: LogOnce::new(),
                 orphaned: LogOnce::new(),
                 without_group: LogOnce::new(),
+                only_retries: LogOnce::new(),
                 unanswered: LogOnce::new(),
                 shared: LogOnce::new(),
             },
@@ -83,7 +91,7 @@ impl SocketWaker {
         let sockets = self.sockets.of(poll.groups.keys().map(|(_, group)| group.as_str()));
         self.snapshot = WakeSnapshot { groups: poll.groups, sockets };
         (self.pending, self.without_group) = (poll.pending, poll.without_group);
-        self.paused_without_group = poll.paused_without_group;
+        (self.paused_without_group, self.only_retries) = (poll.paused_without_group, poll.only_retries);
         self.failed_pokes.retain(|socket, _| self.snapshot.sockets.values().flatten().any(|known| known == socket));
         self.log_changes();
         self.log_ungrouped(poll.is_complete, brokers);
@@ -178,7 +186,9 @@ impl SocketWaker {
             of_these.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>()
         };
         for name in self.logged.paused.news(pending(|pending| pending.paused)) {
-            tracing::info!(stream = name.0, group = name.1, "group has messages, but is paused: not woken");
+            let socket = self.snapshot.sockets.get(&name.1).and_then(|sockets| sockets.first());
+            let socket = socket.map(|socket| display(socket.display()));
+            tracing::info!(stream = %name.0, group = %name.1, socket, "group has messages, but is paused: not woken");
         }
         let mut orphaned = pending(|pending| pending.in_flight);
         orphaned
@@ -186,8 +196,8 @@ impl SocketWaker {
         for name in self.logged.orphaned.news(orphaned) {
             let count = self.pending[&name].in_flight;
             tracing::info!(
-                stream = name.0,
-                group = name.1,
+                stream = %name.0,
+                group = %name.1,
                 "{count} in flight to disconnected consumers: requeued when their message timeout ends"
             );
         }
@@ -215,7 +225,13 @@ impl SocketWaker {
     /// Returns all groups of this stream, if one of them has a socket. None for dead letters, which
     /// `mqueue errors` reads.
     fn groups_elsewhere(&self, stream: &str) -> Vec<String> {
-        let groups: Vec<String> = self.snapshot.of_stream(stream).map(|((_, group), _)| group.clone()).collect();
+        let names = self.snapshot.groups.keys();
+        let groups: Vec<String> = match is_retry_stream(stream) {
+            true => {
+                names.filter(|(of, group)| is_retry_stream_of(stream, of, group)).map(|name| name.1.clone()).collect()
+            }
+            false => self.snapshot.of_stream(stream).map(|((_, group), _)| group.clone()).collect(),
+        };
         let can_be_woken = groups.iter().any(|group| self.snapshot.sockets.contains_key(group));
         if can_be_woken && !DeadLetter::is_stream(stream) { groups } else { Vec::new() }
     }
@@ -226,10 +242,17 @@ impl SocketWaker {
             return self.ungrouped.are_unknown();
         }
         let now = Instant::now();
-        self.ungrouped.are(self.sockets.others(), now);
+        self.log_only_retries(brokers);
+        // those of a known stream were logged with it
+        let mut others = self.sockets.others().clone();
+        others.retain(|_, group| !self.only_retries.iter().any(|(_, name)| name == group));
+        self.ungrouped.are(&others, now);
         let mut waiting = UngroupedMessages::new();
         for ((_, stream), count) in &self.without_group {
-            if !DeadLetter::is_stream(stream) && self.snapshot.of_stream(stream).next().is_none() {
+            if !DeadLetter::is_stream(stream)
+                && !is_retry_stream(stream)
+                && self.snapshot.of_stream(stream).next().is_none()
+            {
                 *waiting.entry(stream.clone()).or_default() += count;
             }
         }
@@ -238,6 +261,24 @@ impl SocketWaker {
         let unit = |socket: &Path| sockets.unit(socket);
         for (socket, group, line) in self.ungrouped.news(&waiting, unit, brokers, is_late, now) {
             tracing::warn!(%group, socket = %socket.display(), "{line}");
+        }
+    }
+
+    /// Logs groups of sockets that only a retry stream has: they get nothing that is published.
+    fn log_only_retries(&mut self, brokers: &str) {
+        let is_elsewhere = |group: &str| self.snapshot.groups.keys().any(|(_, name)| name == group);
+        let has_socket = |group: &String| {
+            self.snapshot.sockets.contains_key(group) || self.sockets.others().values().any(|of| of == group)
+        };
+        let missing = self.only_retries.iter().filter(|name| {
+            // the socket may be for another stream's group of this name
+            has_socket(&name.1) && (self.snapshot.groups.contains_key(*name) || !is_elsewhere(&name.1))
+        });
+        for (stream, group) in self.logged.only_retries.news(missing.cloned().collect()) {
+            let create = shell_commands::create_by_consumer(&stream, &group, brokers);
+            tracing::warn!(
+                "stream {stream} has no group {group} any more, so it gets only what was redriven to it: {create} creates it"
+            );
         }
     }
 

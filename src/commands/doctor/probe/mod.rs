@@ -3,6 +3,7 @@
 
 mod brokers;
 mod folders;
+mod settings;
 mod systemd;
 mod wakeup_process;
 

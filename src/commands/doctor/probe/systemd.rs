@@ -4,15 +4,20 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::settings;
 use crate::commands::doctor::observed::{SystemdState, SystemdUnit};
 use crate::commands::doctor::units;
 
 const TEMPLATE: &str = "mqueue-consumer@.socket";
 const SETTINGS: &str = "/etc/mqueue";
+/// The maximum of failed services whose last line is looked up.
+const MAX_FAILED: usize = 20;
+/// The maximum of characters of such a line.
+const MAX_LINE: usize = 300;
 const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,Result,UnitFileState,Listen,TriggerLimitIntervalUSec,\
     TriggerLimitBurst,StartLimitIntervalUSec,StartLimitBurst,ConditionResult,ConditionTimestampMonotonic";
 
@@ -24,12 +29,34 @@ pub(super) async fn ask(deadline: Duration) -> Option<SystemdState> {
     let (show, files) = join(show, files).await;
     let mut units = parse(&show?);
     units.iter_mut().for_each(|unit| unit.has_settings = has_settings(&unit.id));
-    Some(SystemdState { units, has_template: files.is_some_and(|files| files.contains(TEMPLATE)) })
+    let failed = units.iter_mut().filter(|unit| unit.active == "failed" && !unit.is_socket()).take(MAX_FAILED);
+    join_all(failed.map(|unit| async { unit.last_line = last_line(&unit.id, deadline).await })).await;
+    let has_template = files.is_some_and(|files| files.contains(TEMPLATE));
+    Some(SystemdState { units, has_template, settings: settings::read(Path::new(SETTINGS)) })
 }
 
-/// Returns the output of systemctl; `None` if it fails, is missing, or does not end.
+/// Returns the last error that the processes of a service wrote to the journal, or their last line.
+async fn last_line(service: &str, deadline: Duration) -> Option<String> {
+    let of_service = format!("_SYSTEMD_UNIT={service}");
+    last_error(&run("journalctl", &["--quiet", "--lines=20", "--output=cat", &of_service], deadline).await?)
+}
+
+/// Returns the last line that begins as an error, or the last of all: usage errors end with a hint.
+fn last_error(text: &str) -> Option<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let is_error = |line: &&&str| line.get(..5).is_some_and(|begin| begin.eq_ignore_ascii_case("error"));
+    let line = lines.iter().rev().find(is_error).or(lines.last())?;
+    Some(line.chars().take(MAX_LINE).collect())
+}
+
+/// Returns the output of systemctl.
 async fn systemctl(args: &[&str], deadline: Duration) -> Option<String> {
-    let mut command = Command::new("systemctl");
+    run("systemctl", args, deadline).await
+}
+
+/// Returns the output of a program; `None` if it fails, is missing, or does not end.
+async fn run(program: &str, args: &[&str], deadline: Duration) -> Option<String> {
+    let mut command = Command::new(program);
     command.arg("--no-pager").args(args).env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true);
     let output = timeout(deadline, command.output()).await.ok()?.ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
@@ -69,6 +96,7 @@ fn unit(block: &str) -> SystemdUnit {
         // the result is "no" before the first start as well
         start_was_skipped: value("ConditionResult") == "no" && number("ConditionTimestampMonotonic") > 0,
         has_settings: true,
+        last_line: None,
     }
 }
 
@@ -104,6 +132,14 @@ mod tests {
         assert_eq!(units[1].trigger_limit, Some((20, Duration::from_secs(2))));
         assert!(!units[1].start_limited, "an interval of 0 is no limit");
         assert_eq!(units[1].listen, [Path::new("/run/a b.sock"), Path::new("/run/c")]);
+    }
+
+    #[test]
+    fn the_last_error_of_a_service_is_found_before_hints() {
+        let usage = "error: old\nerror: invalid value 'bad name'\n\nFor more information, try '--help'.\n";
+        assert_eq!(last_error(usage).as_deref(), Some("error: invalid value 'bad name'"));
+        assert_eq!(last_error("ärger\nthe last\n\n").as_deref(), Some("the last"));
+        assert_eq!(last_error("\n"), None);
     }
 
     #[test]
