@@ -455,7 +455,7 @@ mod tests {
         let fix =
             fix.replace("/etc/mqueue", folder.path().to_str().unwrap()).replace("systemctl enable", "echo enabled");
         let paste = || std::process::Command::new("sh").args(["-c", &fix]).output().unwrap();
-        let names_handler = "HANDLER=exec:true\n";
+        let names_handler = "MQUEUE_HANDLER=exec:true\n";
         for (text, is_enabled) in [
             ("STREAM=foo\n", false),
             ("STREAM=axb#ephemeral\n", false),
