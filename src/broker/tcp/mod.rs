@@ -62,7 +62,7 @@ pub async fn serve(
 
 /// Says why, to a client that there is no place for.
 fn refuse(socket: &ClientSocket, places: &ConnectionSlots) {
-    let text = format!("too many connections: there may be {}", places.count());
+    let text = format!("too many connections: the maximum is {}", places.count());
     let error = ProtocolError::new(ErrorCode::Invalid, text);
     let mut out = WriteBuffer::new();
     Frame::Error(WireError::parse(error.to_string().into())).encode(&mut out);
