@@ -1,7 +1,10 @@
 //! Limits of the broker: connections, their files, and the time that slow clients take.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::{Nsqd, PATIENCE, get, mqueue, request, wait_until};
@@ -143,6 +146,48 @@ fn idle_connections_never_stop_publishing() {
         other.write_all(b"  V2").expect("it reads");
         publish(&mut other, "foo", b"x") == "OK"
     });
+}
+
+#[test]
+fn bursts_of_connections_leave_the_files_that_are_reserved_for_the_log() {
+    const FILES: u32 = 256;
+    const RESERVED: usize = 96;
+    /// Files of the log and connections being refused, which use some of the reserved ones.
+    const USED: usize = 24;
+    let broker = Nsqd::embedded_with_files((FILES, FILES), &[]);
+    let mut producer = connect(&broker.tcp());
+    producer.write_all(b"  V2").expect("it reads");
+    assert_eq!(publish(&mut producer, "foo", b"first"), "OK");
+    let done = Arc::new(AtomicBool::new(false));
+    let (folder, ends) = (format!("/proc/{}/fd", broker.pid()), done.clone());
+    let watching = std::thread::spawn(move || {
+        let mut most = 0;
+        while !ends.load(Ordering::Relaxed) {
+            most = most.max(std::fs::read_dir(&folder).expect("it runs").count());
+        }
+        most
+    });
+    let mut clients = VecDeque::new();
+    let body = vec![b'x'; MEGABYTE];
+    for round in 0..20 {
+        for _ in 0..250 {
+            // the first kind stays; the other ones make way
+            let mut tcp = connect(&broker.tcp());
+            let _ = tcp.write_all(if round == 0 { b"  V2" } else { b"" });
+            clients.push_back(tcp);
+            clients.push_back(connect(&broker.http()));
+        }
+        assert_eq!(publish(&mut producer, "foo", &body), "OK");
+        if clients.len() > 800 {
+            clients.drain(500..);
+        }
+        // idle ones make way after 50 ms
+        assert_eq!(get(&broker.http(), "/ping"), "OK");
+    }
+    done.store(true, Ordering::Relaxed);
+    let most = watching.join().expect("it ends");
+    eprintln!("{most} of {FILES} files");
+    assert!(most <= FILES as usize - RESERVED + USED, "{most} of {FILES} files");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! sends no wrong reply.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -320,6 +322,86 @@ fn a_message_redelivered_endlessly_uses_no_memory_and_does_not_block_others() {
         eprintln!("{handler}: {times} thousand times, {} KiB", both.consumer.peak());
         both.assert_sound();
     }
+}
+
+/// Asserts that a good nsqd's messages are handled, without a rest, beside this liar.
+#[track_caller]
+fn good_is_served_beside(what: &str, lies: impl Fn(Peer) + Send + 'static) {
+    const MESSAGES: u64 = 20;
+    let Both { liar, mut good, consumer } = Both::start("--handler exec:exit --max-in-flight 4");
+    let done = Arc::new(AtomicBool::new(false));
+    let (ends, begun) = (done.clone(), Arc::new(AtomicBool::new(false)));
+    let begins = begun.clone();
+    let lying = std::thread::spawn(move || {
+        while !ends.load(Ordering::Relaxed) {
+            if let Some(mut peer) = liar.subscribed_within(Duration::from_millis(100)) {
+                peer.until_ready();
+                begins.store(true, Ordering::Relaxed);
+                lies(peer);
+            }
+        }
+    });
+    wait_until("the liar is connected", || begun.load(Ordering::Relaxed));
+    let (start, mut rdy, mut handled) = (Instant::now(), 0, 0);
+    let heed = |rdy: &mut u32, said: &[Command]| {
+        for command in said {
+            if let Command::Rdy(count) = command {
+                *rdy = u32::try_from(*count).unwrap();
+            }
+        }
+    };
+    while handled < MESSAGES {
+        assert!(
+            start.elapsed() < Duration::from_secs(25),
+            "{what}: {handled} of {MESSAGES}, RDY {rdy}: {}",
+            consumer.stderr()
+        );
+        heed(&mut rdy, &good.said());
+        if rdy > 0 {
+            let id = 1000 + handled;
+            good.send(&message(id, 1, b"good"));
+            heed(&mut rdy, &good.until(|command| *command == Command::Fin(message_id(id))));
+            handled += 1;
+        }
+    }
+    eprintln!("{what}: {MESSAGES} messages in {:?}", start.elapsed());
+    done.store(true, Ordering::Relaxed);
+    drop(consumer);
+    lying.join().unwrap();
+}
+
+#[test]
+fn an_nsqd_that_repeats_messages_or_ignores_rdy_does_not_keep_others_waiting() {
+    let same = encoded((0..1000).map(|_| message(1, 1, b"body")));
+    good_is_served_beside("one message again and again", move |mut peer| {
+        peer.flood(&same, FLOOD);
+    });
+    good_is_served_beside("50 messages at a time, whatever RDY is", |mut peer| {
+        peer.send_all((0..50).map(|id| message(id, 1, b"body")));
+        let mut next = 50;
+        while let Some(command) = peer.next() {
+            if let Command::Fin(_) = command {
+                peer.send(&message(next, 1, b"body"));
+                next += 1;
+            }
+        }
+    });
+}
+
+#[test]
+fn large_messages_beyond_rdy_are_bounded_over_all_connections() {
+    static MEGABYTE: [u8; 1 << 20] = [b'x'; 1 << 20];
+    let mut both = Both::start("--handler sleep:1h");
+    let (mut sent, mut connections) = (0, 0);
+    while let Some(mut peer) = both.liar.subscribed_within(Duration::from_secs(3)) {
+        sent += (0..2000).take_while(|id| peer.try_send(&message(*id, 1, &MEGABYTE))).count();
+        connections += 1;
+        assert!(connections < 20, "it connects more and more rarely");
+    }
+    eprintln!("{sent} MB on {connections} connections: {} KiB", both.consumer.peak());
+    assert!(both.consumer.peak() < 200_000, "{} KiB", both.consumer.peak());
+    both.good.said();
+    assert!(both.consumer.times_said("beyond RDY") > 0, "{}", both.consumer.stderr());
 }
 
 #[test]

@@ -22,8 +22,9 @@ use super::raw_target::{BodyLength, ParsedRequests, RawTargets};
 
 /// The time that a request waits for a turn while all turns are taken.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
-/// The time that an evicted connection has to send its refusal.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
+/// The time that an evicted connection has to send its refusal. It is written at once, unless the
+/// client reads nothing; others wait for the slot meanwhile.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// The time limits of a connection.
 #[derive(Debug, Clone, Copy)]

@@ -36,13 +36,17 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,
         };
-        match places.try_enter() {
-            Ok(place) => {
+        let place = tokio::select! {
+            place = places.enter_soon() => place,
+            () = stop.cancelled() => return,
+        };
+        match place {
+            Some(place) => {
                 said = false;
                 let connection = ClientConnection::new(broker.clone(), socket, peer, place);
                 tasks.spawn(connection.serve(stop.clone()));
             }
-            Err(_) => {
+            None => {
                 if !std::mem::replace(&mut said, true) {
                     tracing::warn!(
                         peer,

@@ -57,20 +57,34 @@ pub(super) struct ReplyQueue {
     open: AtomicBool,
     /// Bytes of unanswered messages on all of the consumer's connections, ended ones included.
     bytes: Arc<AtomicUsize>,
-    /// The number of unanswered messages of this nsqd, those of ended connections included. Each
-    /// delivery of a repeated id counts.
-    messages: Arc<AtomicUsize>,
+    /// The unanswered messages of this nsqd. Each delivery of a repeated id counts.
+    nsqd: Arc<HeldOfNsqd>,
+}
+
+/// What one nsqd's unanswered messages take, those of ended connections included, so that
+/// reconnecting does not raise a limit.
+#[derive(Debug, Default)]
+pub(super) struct HeldOfNsqd {
+    messages: AtomicUsize,
+    /// Bytes of the messages that were sent beyond RDY.
+    bytes_beyond_rdy: AtomicUsize,
 }
 
 impl ReplyQueue {
-    pub(super) fn new(id: ConnectionId, address: Address, bytes: Arc<AtomicUsize>, messages: Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(id: ConnectionId, address: Address, bytes: Arc<AtomicUsize>, nsqd: Arc<HeldOfNsqd>) -> Self {
         let answers = Mutex::default();
-        Self { id, address, answers, wake: Notify::new(), open: AtomicBool::new(true), bytes, messages }
+        Self { id, address, answers, wake: Notify::new(), open: AtomicBool::new(true), bytes, nsqd }
     }
 
     /// The number of unanswered messages of this nsqd, those of ended connections included.
     pub(super) fn held_messages(&self) -> usize {
-        self.messages.load(Ordering::Relaxed)
+        self.nsqd.messages.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of this nsqd's unanswered messages that were sent beyond RDY, those of ended
+    /// connections included.
+    pub(super) fn held_bytes_beyond_rdy(&self) -> usize {
+        self.nsqd.bytes_beyond_rdy.load(Ordering::Relaxed)
     }
 
     /// Bytes of unanswered messages on all of the consumer's connections.
@@ -132,14 +146,22 @@ pub struct Delivery {
     /// Earlier deliveries that are known to have been requeued untried.
     given_back: u16,
     answered: bool,
+    is_beyond_rdy: bool,
 }
 
 impl Delivery {
     pub(super) fn new(message: Message, replies: Arc<ReplyQueue>, given_back: u16) -> Self {
         // counted only here and in `drop`, so that every path keeps the count right
         replies.bytes.fetch_add(memory_bytes(&message), Ordering::Relaxed);
-        replies.messages.fetch_add(1, Ordering::Relaxed);
-        Self { message, replies, given_back, answered: false }
+        replies.nsqd.messages.fetch_add(1, Ordering::Relaxed);
+        Self { message, replies, given_back, answered: false, is_beyond_rdy: false }
+    }
+
+    /// Counts the message as one that nsqd sent beyond RDY.
+    pub(super) fn beyond_rdy(mut self) -> Self {
+        self.is_beyond_rdy = true;
+        self.replies.nsqd.bytes_beyond_rdy.fetch_add(memory_bytes(&self.message), Ordering::Relaxed);
+        self
     }
 
     /// The message.
@@ -214,7 +236,10 @@ impl Drop for Delivery {
             self.push_reply(Reply::Release);
         }
         self.replies.bytes.fetch_sub(memory_bytes(&self.message), Ordering::Relaxed);
-        self.replies.messages.fetch_sub(1, Ordering::Relaxed);
+        self.replies.nsqd.messages.fetch_sub(1, Ordering::Relaxed);
+        if self.is_beyond_rdy {
+            self.replies.nsqd.bytes_beyond_rdy.fetch_sub(memory_bytes(&self.message), Ordering::Relaxed);
+        }
     }
 }
 
@@ -231,24 +256,24 @@ mod tests {
 
     #[test]
     fn messages_count_until_the_delivery_is_dropped_even_after_its_connection_ended() {
-        let [bytes, messages] = [0, 0].map(|none| Arc::new(AtomicUsize::new(none)));
+        let (bytes, nsqd) = (Arc::new(AtomicUsize::new(0)), Arc::new(HeldOfNsqd::default()));
         let address: Address = "127.0.0.1:4150".parse().unwrap();
         let id = MessageId::from_slice(b"0123456789abcdef").unwrap();
         let deliver = |number| {
-            let replies =
-                Arc::new(ReplyQueue::new(ConnectionId(number), address.clone(), bytes.clone(), messages.clone()));
+            let replies = Arc::new(ReplyQueue::new(ConnectionId(number), address.clone(), bytes.clone(), nsqd.clone()));
             let message = Message { timestamp: 0, attempts: 1, id, body: Bytes::from_static(&[0; 1000]) };
             (Delivery::new(message, replies.clone(), 0), replies)
         };
         let (lost, first) = deliver(1);
+        let lost = lost.beyond_rdy();
         let one = first.held_bytes();
         assert!(one > 1000, "{one}");
         first.close();
         let (answered, second) = deliver(2);
         assert_eq!(second.held_bytes(), 2 * one, "the connection that ended counts on");
-        assert_eq!(second.held_messages(), 2);
+        assert_eq!((second.held_messages(), second.held_bytes_beyond_rdy()), (2, one));
         lost.finish();
-        assert_eq!(second.held_bytes(), one);
+        assert_eq!((second.held_bytes(), second.held_bytes_beyond_rdy()), (one, 0));
         answered.finish();
         assert_eq!((second.held_bytes(), second.held_messages()), (0, 0));
     }

@@ -13,24 +13,41 @@ const CAPACITY: usize = 2_048;
 /// restarted nsqd may assign again.
 #[derive(Debug, Default)]
 pub(super) struct RecentlyFinished {
-    messages: Vec<(i64, MessageId)>,
+    messages: Vec<FinishedMessage>,
     /// The index of the oldest entry once the ring is full.
     oldest: usize,
+}
+
+#[derive(Debug)]
+struct FinishedMessage {
+    timestamp: i64,
+    id: MessageId,
+    /// The number of copies that arrived since.
+    copies: u16,
 }
 
 impl RecentlyFinished {
     /// Records a finished message.
     pub(super) fn add(&mut self, timestamp: i64, id: MessageId) {
+        let message = FinishedMessage { timestamp, id, copies: 0 };
         if self.messages.len() < CAPACITY {
-            return self.messages.push((timestamp, id));
+            return self.messages.push(message);
         }
-        self.messages[self.oldest] = (timestamp, id);
+        self.messages[self.oldest] = message;
         self.oldest = (self.oldest + 1) % CAPACITY;
     }
 
-    /// True if `message` is a redelivery of a finished message.
-    pub(super) fn contains(&self, message: &Message) -> bool {
-        message.attempts > 1 && self.messages.contains(&(message.timestamp, message.id))
+    /// Registers an arriving message: the number of copies so far if it is a redelivery of a
+    /// finished message, otherwise `None`.
+    pub(super) fn arrived(&mut self, message: &Message) -> Option<u16> {
+        if message.attempts <= 1 {
+            return None;
+        }
+        let is_it =
+            |finished: &&mut FinishedMessage| (finished.timestamp, finished.id) == (message.timestamp, message.id);
+        let finished = self.messages.iter_mut().find(is_it)?;
+        finished.copies = finished.copies.saturating_add(1);
+        Some(finished.copies)
     }
 }
 
@@ -49,10 +66,11 @@ mod tests {
     fn only_redeliveries_of_a_finished_message_are_copies() {
         let mut finished = RecentlyFinished::default();
         finished.add(7, message(7, 1).id);
-        assert!(finished.contains(&message(7, 2)));
-        assert!(!finished.contains(&message(7, 1)), "a first attempt is no copy");
-        assert!(!finished.contains(&message(8, 2)));
-        assert!(!finished.contains(&Message { timestamp: 8, ..message(7, 2) }), "the id was given to another message");
+        assert_eq!([2, 3].map(|attempts| finished.arrived(&message(7, attempts))), [Some(1), Some(2)]);
+        assert_eq!(finished.arrived(&message(7, 1)), None, "a first attempt is no copy");
+        assert_eq!(finished.arrived(&message(8, 2)), None);
+        let other = Message { timestamp: 8, ..message(7, 2) };
+        assert_eq!(finished.arrived(&other), None, "the id was given to another message");
     }
 
     #[test]
@@ -61,7 +79,7 @@ mod tests {
         for number in 0..3 * CAPACITY + 5 {
             finished.add(number as i64, message(number, 1).id);
         }
-        let known = (0..3 * CAPACITY + 5).filter(|number| finished.contains(&message(*number, 2)));
+        let known = (0..3 * CAPACITY + 5).filter(|number| finished.arrived(&message(*number, 2)).is_some());
         assert_eq!(known.collect::<Vec<_>>(), (2 * CAPACITY + 5..3 * CAPACITY + 5).collect::<Vec<_>>());
         assert_eq!(finished.messages.len(), CAPACITY);
     }

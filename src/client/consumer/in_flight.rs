@@ -11,10 +11,19 @@ use std::time::{Duration, Instant};
 
 use crate::proto::{Message, MessageId};
 
+/// The limit of copies of one message. nsqd sends one for each message timeout, at most for as long
+/// as a frozen client stays connected.
+pub(super) const MAX_COPIES: u16 = 1000;
+/// The limit, for one connection, of messages with the id of a message in flight that are no later
+/// attempts of it. nsqd sends none.
+const MAX_REPEATS: u32 = 16;
+
 /// The messages in flight on one connection.
 #[derive(Debug, Default)]
 pub(super) struct InFlightMessages {
     messages: HashMap<MessageId, InFlightEntry>,
+    /// The number of messages so far with the id of a message in flight that were no later attempts.
+    repeats: u32,
 }
 
 #[derive(Debug)]
@@ -37,8 +46,10 @@ pub(super) enum Arrival {
     New,
     /// Another message with the same id, which replaces the earlier one.
     Replaces,
-    /// A redelivery of a message that is being handled here; it is not delivered again.
+    /// A redelivery or a repeat of a message that is being handled here; it is not delivered again.
     Copy,
+    /// One copy or repeat too many: nsqd violates the protocol.
+    Excess,
 }
 
 /// A message with a final reply.
@@ -62,21 +73,29 @@ impl InFlightMessages {
     pub(super) fn arrived(&mut self, message: &Message, now: Instant) -> Arrival {
         let Message { attempts, timestamp, .. } = *message;
         let attempt = InFlightEntry { attempts, newest: attempts, copies: 0, timestamp, fresh: now };
-        match self.messages.entry(message.id) {
+        let mut held = match self.messages.entry(message.id) {
             Entry::Vacant(place) => {
                 place.insert(attempt);
-                Arrival::New
+                return Arrival::New;
             }
-            Entry::Occupied(mut held) if held.get().is_followed_by(message) => {
-                let held = held.get_mut();
-                (held.newest, held.copies, held.fresh) = (attempts, held.copies.saturating_add(1), now);
-                Arrival::Copy
-            }
-            Entry::Occupied(mut held) => {
-                held.insert(attempt);
-                Arrival::Replaces
-            }
+            Entry::Occupied(held) => held,
+        };
+        let is_same = held.get().timestamp == timestamp;
+        if is_same && held.get().newest != attempts {
+            let held = held.get_mut();
+            (held.newest, held.copies, held.fresh) = (attempts, held.copies.saturating_add(1), now);
+            return if held.copies > MAX_COPIES { Arrival::Excess } else { Arrival::Copy };
         }
+        self.repeats += 1;
+        if self.repeats > MAX_REPEATS {
+            return Arrival::Excess;
+        }
+        if is_same {
+            return Arrival::Copy;
+        }
+        // a restarted nsqd may assign an id again, with another timestamp
+        held.insert(attempt);
+        Arrival::Replaces
     }
 
     /// Removes a message with a final reply; `None` if this attempt is not (or no longer) in
@@ -106,14 +125,6 @@ impl InFlightMessages {
             *id
         })
         .collect()
-    }
-}
-
-impl InFlightEntry {
-    /// True if `message` is a later attempt of this message. A restarted nsqd may assign an id
-    /// again, with another timestamp.
-    fn is_followed_by(&self, message: &Message) -> bool {
-        self.timestamp == message.timestamp && self.newest != message.attempts
     }
 }
 
@@ -151,6 +162,30 @@ mod tests {
         assert_eq!(held.arrived(&other, now), Arrival::Replaces);
         assert_eq!(held.answered(other.id, 1), None);
         assert_eq!(held.answered(other.id, 2), Some(AnsweredMessage { timestamp: 1, copies: 0 }));
+    }
+
+    #[test]
+    fn a_repeated_attempt_is_held_back_and_many_are_too_many() {
+        let (mut held, now) = (InFlightMessages::default(), Instant::now());
+        held.arrived(&message(1), now);
+        for _ in 0..MAX_REPEATS {
+            assert_eq!(held.arrived(&message(1), now), Arrival::Copy);
+        }
+        assert_eq!(held.arrived(&message(1), now), Arrival::Excess);
+        assert_eq!(held.answered(message(1).id, 1), Some(AnsweredMessage { timestamp: 0, copies: 0 }));
+        held.arrived(&message(1), now);
+        let other = Message { timestamp: 1, ..message(1) };
+        assert_eq!(held.arrived(&other, now), Arrival::Excess, "repeats count for the connection");
+    }
+
+    #[test]
+    fn the_copies_of_a_message_are_limited() {
+        let (mut held, now) = (InFlightMessages::default(), Instant::now());
+        held.arrived(&message(1), now);
+        for copy in 2..=1 + MAX_COPIES {
+            assert_eq!(held.arrived(&message(copy), now), Arrival::Copy);
+        }
+        assert_eq!(held.arrived(&message(2 + MAX_COPIES), now), Arrival::Excess);
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
@@ -14,9 +13,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::delivery::{Delivery, QueuedReply, Reply, ReplyQueue};
+use super::delivery::{Delivery, HeldOfNsqd, QueuedReply, Reply, ReplyQueue};
 use super::finished::RecentlyFinished;
-use super::in_flight::{AnsweredMessage, Arrival, InFlightMessages};
+use super::in_flight::{AnsweredMessage, Arrival, InFlightMessages, MAX_COPIES};
 use super::shared::ConsumerShared;
 use crate::backoff::Backoff;
 use crate::client::connection::Connection;
@@ -31,9 +30,14 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const TOUCH_PART: u32 = 3;
 /// The least limit of messages in flight. Redelivered messages arrive beyond RDY.
 const MIN_IN_FLIGHT_LIMIT: u32 = 1000;
+/// The messages in flight on one connection that are always allowed beyond its RDY.
+const LEEWAY: usize = 100;
 /// Bytes of unanswered messages, on all of the consumer's connections including ended ones, above
 /// which nothing is read: an nsqd that ignores RDY must not fill the memory.
 const MAX_HELD_BYTES: usize = 1 << 30;
+/// Bytes of one nsqd's unanswered messages beyond RDY, on ended connections, too, above which it is
+/// disconnected, and not read until some are answered.
+const MAX_BYTES_BEYOND_RDY: usize = 64 << 20;
 /// The interval at which a connection with paused reading checks whether it may read again:
 /// messages of other connections may have been answered.
 const READ_RECHECK: Duration = Duration::from_millis(100);
@@ -73,8 +77,13 @@ pub(super) async fn run(
                 let stopping = shared.stopping.clone();
                 let mut link = SubscriptionLink::new(&shared, connection, &sender, stopping, &mut history);
                 let (ended, read_anything) = (link.run().await, link.read_anything);
-                // the delay grows for an nsqd that violates the protocol again and again
-                let is_sound = link.answered || !ended.as_ref().is_err_and(Error::is_misconduct);
+                // the delay grows for an nsqd that violates the protocol again and again, and for
+                // one that misbehaves before any message is answered
+                let is_sound = match &ended {
+                    Err(Error::Violation { .. }) => false,
+                    Err(error) => link.answered || !error.is_misconduct(),
+                    Ok(()) => true,
+                };
                 if read_anything && is_sound {
                     backoff.reset();
                 }
@@ -125,9 +134,8 @@ enum LinkPhase {
 struct LinkHistory {
     /// The messages finished last.
     finished: RecentlyFinished,
-    /// The number of this nsqd's unanswered messages, those of ended connections included, so that
-    /// reconnecting does not raise the limit.
-    held_messages: Arc<AtomicUsize>,
+    /// This nsqd's unanswered messages.
+    held: Arc<HeldOfNsqd>,
     /// The highest RDY sent to this nsqd.
     highest_rdy: u32,
 }
@@ -169,7 +177,7 @@ impl<'a> SubscriptionLink<'a> {
     ) -> Self {
         let now = Instant::now();
         let (max_rdy, round_trip) = (connection.granted.max_rdy_count, connection.round_trip);
-        let replies = shared.join(&connection.address, max_rdy, round_trip, history.held_messages.clone());
+        let replies = shared.join(&connection.address, max_rdy, round_trip, history.held.clone());
         Self {
             shared,
             replies,
@@ -321,7 +329,9 @@ impl<'a> SubscriptionLink<'a> {
     /// Pauses or resumes reading by the amount of unanswered messages.
     fn update_reading(&mut self) {
         let (messages, bytes) = (self.replies.held_messages(), self.replies.held_bytes());
-        let reads = messages <= self.in_flight_limit() && bytes < MAX_HELD_BYTES;
+        let reads = messages <= self.in_flight_limit()
+            && bytes < MAX_HELD_BYTES
+            && self.replies.held_bytes_beyond_rdy() <= MAX_BYTES_BEYOND_RDY;
         if reads && !self.reads {
             // nothing was read meanwhile, so silence starts now
             self.heard = Instant::now();
@@ -335,10 +345,27 @@ impl<'a> SubscriptionLink<'a> {
         self.reads = reads;
     }
 
-    /// The limit of messages in flight, by the RDY that this side sent: nsqd's own claims are no
-    /// limit.
+    /// The limit of messages in flight on this connection. While this process is frozen, nsqd sends
+    /// as many as RDY allows after each message timeout, until it misses two heartbeats.
+    fn connection_limit(&self) -> usize {
+        let timeouts = self.shared.config.connect.heartbeat().map_or(u128::MAX, |every| {
+            (2 * every).as_millis().div_ceil(self.connection.granted.msg_timeout.max(1).into())
+        });
+        let times = usize::try_from(timeouts).unwrap_or(usize::MAX).saturating_add(2);
+        let by_timeouts = times.saturating_mul(self.history.highest_rdy as usize).saturating_add(LEEWAY);
+        by_timeouts.min(self.in_flight_limit())
+    }
+
+    /// The limit of unanswered messages of this nsqd, by the RDY that this side sent: nsqd's own
+    /// claims are no limit.
     fn in_flight_limit(&self) -> usize {
         2 * self.history.highest_rdy.max(MIN_IN_FLIGHT_LIMIT) as usize
+    }
+
+    /// True if more messages are in flight than nsqd may send when it obeys RDY. Those that timed
+    /// out at nsqd while this process was frozen make room there for as many again.
+    fn is_beyond_rdy(&self) -> bool {
+        self.in_flight.len() > 2 * self.history.highest_rdy as usize
     }
 
     fn set_rdy(&mut self, rdy: u32) {
@@ -370,7 +397,10 @@ impl<'a> SubscriptionLink<'a> {
             match self.connection.incoming.next_frame().map_err(broken)? {
                 None => break,
                 Some(Frame::Message(message)) => {
-                    if self.history.finished.contains(&message) {
+                    if let Some(copies) = self.history.finished.arrived(&message) {
+                        if copies > MAX_COPIES {
+                            return Err(self.repeats(message.id));
+                        }
                         tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "redelivered after it was finished; answered with FIN");
                         Command::Fin(message.id).encode(&mut self.connection.out);
                         continue;
@@ -382,9 +412,11 @@ impl<'a> SubscriptionLink<'a> {
                             tracing::debug!(nsqd = %address, id = %message.id, attempts = message.attempts, "redelivered while being handled; not delivered again");
                             continue;
                         }
+                        Arrival::Excess => return Err(self.repeats(message.id)),
                     }
                     let given_back = given_back.as_ref().map_or(0, |count| count(message.id));
-                    batch.push(Delivery::new(message, self.replies.clone(), given_back));
+                    let delivery = Delivery::new(message, self.replies.clone(), given_back);
+                    batch.push(if self.is_beyond_rdy() { delivery.beyond_rdy() } else { delivery });
                 }
                 Some(Frame::Response(Response::Heartbeat)) => self.connection.answer_heartbeat(),
                 Some(Frame::Response(Response::CloseWait)) => self.end_delivery(),
@@ -396,25 +428,35 @@ impl<'a> SubscriptionLink<'a> {
             }
         }
         self.connection.check_unread()?;
-        if self.in_flight.len() > self.in_flight_limit() {
+        if self.in_flight.len() > self.connection_limit() {
             return Err(self.connection.violation(format!(
                 "{} messages at once, RDY was {}",
                 self.in_flight.len(),
                 self.history.highest_rdy
             )));
         }
+        let beyond = self.replies.held_bytes_beyond_rdy();
+        if beyond > MAX_BYTES_BEYOND_RDY {
+            let rdy = self.history.highest_rdy;
+            return Err(self.connection.violation(format!("{beyond} bytes of messages beyond RDY, which was {rdy}")));
+        }
         let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         if count > 0 {
             let id = self.replies.id;
             self.shared.update(|flow, now| {
-                flow.answered(id, 0, 0, replaced, now);
                 flow.received(id, count, now);
+                flow.answered(id, 0, 0, replaced, now);
             });
             self.update_reading();
             // a dropped consumer drops the deliveries, which requeues them
             let _ = self.sender.as_ref().map(|sender| sender.send(batch));
         }
         Ok(count > 0)
+    }
+
+    /// The error of a connection with too many copies of one message.
+    fn repeats(&self, id: MessageId) -> Error {
+        self.connection.violation(format!("it repeats message {id} again and again"))
     }
 
     /// Ends delivery: no more messages arrive.

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::delivery::{Delivery, ReplyQueue};
+use super::delivery::{Delivery, HeldOfNsqd, ReplyQueue};
 use super::other_topics::OtherTopics;
 use super::{ConsumerConfig, Health};
 use crate::backoff::Backoff;
@@ -96,18 +96,18 @@ impl ConsumerShared {
         (state.flow.rdy(id), state.flow.due())
     }
 
-    /// Adds a subscribed connection. `messages` counts this nsqd's unanswered messages.
+    /// Adds a subscribed connection. `nsqd` counts this nsqd's unanswered messages.
     pub(super) fn join(
         &self,
         address: &Address,
         max_rdy: u32,
         round_trip: Duration,
-        messages: Arc<AtomicUsize>,
+        nsqd: Arc<HeldOfNsqd>,
     ) -> Arc<ReplyQueue> {
         let mut state = self.state();
         let id = ConnectionId(state.next_id);
         state.next_id += 1;
-        let replies = Arc::new(ReplyQueue::new(id, address.clone(), self.bytes.clone(), messages));
+        let replies = Arc::new(ReplyQueue::new(id, address.clone(), self.bytes.clone(), nsqd));
         state.reply_queues.insert(id, replies.clone());
         drop(state);
         self.update(|flow, now| flow.joined(id, max_rdy, round_trip, now));

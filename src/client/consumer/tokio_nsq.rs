@@ -176,8 +176,8 @@ impl TokioNsqSubscription<'_> {
         }
         let (id, count) = (self.replies.id, batch.len() as u32);
         self.shared.update(|flow, now| {
-            flow.answered(id, 0, 0, replaced, now);
             flow.received(id, count, now);
+            flow.answered(id, 0, 0, replaced, now);
         });
         // a dropped consumer drops the deliveries, which requeues them
         let _ = self.sender.send(batch);

@@ -18,6 +18,9 @@ pub(super) struct ConnectionFlow {
     pub(super) in_flight: u32,
     /// The RDY that nsqd should have.
     pub(super) rdy: u32,
+    /// The most messages that an nsqd that obeys RDY may have in flight here: RDY may have been
+    /// higher when it sent them.
+    covered: u32,
     pub(super) max_rdy: u32,
     /// The number of messages received back to back.
     streak: u32,
@@ -53,6 +56,7 @@ impl ConnectionFlow {
         Self {
             in_flight: 0,
             rdy: 0,
+            covered: 0,
             max_rdy,
             streak: 0,
             trial: Trial::After(FIRST_TRIAL),
@@ -82,6 +86,28 @@ impl ConnectionFlow {
             self.trial_after = FIRST_TRIAL;
             self.trial = Trial::After(1);
         }
+    }
+
+    pub(super) fn answered(&mut self, count: u32) {
+        let covered = self.covered.saturating_sub(count);
+        if self.is_beyond_rdy() {
+            // RDY would cover what follows the answered messages
+            self.rdy = self.rdy.min(covered);
+        }
+        self.in_flight = self.in_flight.saturating_sub(count);
+        self.covered = covered.max(self.rdy);
+    }
+
+    /// True if nsqd sent more messages than RDY allowed. Messages that timed out at nsqd while this
+    /// process was frozen may be the reason.
+    fn is_beyond_rdy(&self) -> bool {
+        self.in_flight > self.covered
+    }
+
+    /// The messages in flight that take room: what nsqd sent beyond RDY takes none from the other
+    /// connections.
+    pub(super) fn takes(&self) -> u32 {
+        self.in_flight.min(self.covered)
     }
 
     /// Counts messages that came later than `back_to_back_wait`, and starts a trial after enough of them.
@@ -121,6 +147,7 @@ impl ConnectionFlow {
     /// The number of messages wanted beyond those in flight.
     pub(super) fn want(&self) -> u32 {
         let room = match self.streak {
+            _ if self.is_beyond_rdy() => 0,
             0 | 1 => 1,
             BUSY.. => u32::MAX,
             streak => 1 << streak.ilog2(),
@@ -137,6 +164,7 @@ impl ConnectionFlow {
             0 => self.rdy.min(self.in_flight),
             room => self.in_flight + room,
         };
+        self.covered = self.covered.max(rdy);
         let has_room = rdy > self.in_flight;
         self.waiting_since = has_room.then(|| self.waiting_since.unwrap_or(now));
         std::mem::replace(&mut self.rdy, rdy) != rdy

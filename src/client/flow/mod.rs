@@ -18,6 +18,8 @@
 //! **The room is shared.** Messages in flight and room together never exceed `max_in_flight`
 //! (except for messages already sent when RDY was lowered). Every connection gets room for one
 //! first, and busy connections share the rest. With less room than connections, they take turns.
+//! What an nsqd sends beyond its RDY takes no room from the others, and that nsqd gets none until
+//! it has no more messages in flight than it was allowed.
 //!
 //! **Backoff.** When handlers fail one after the other, all connections pause, then one message is
 //! tried: if it succeeds, all resume; if it fails, the next pause is longer.
@@ -150,7 +152,7 @@ impl Flow {
     /// having been tried.
     pub fn answered(&mut self, id: ConnectionId, done: u32, failed: u32, released: u32, now: Instant) {
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.in_flight = connection.in_flight.saturating_sub(done + failed + released);
+            connection.answered(done + failed + released);
         }
         self.update_backoff(done, failed, now);
         self.share(now);
@@ -258,7 +260,8 @@ impl Flow {
             BackoffState::Probing => self.max_in_flight.min(1),
             BackoffState::Paused(_) | BackoffState::Stopped => 0,
         };
-        let mut free = most.saturating_sub(self.in_flight());
+        let taken: u32 = self.connections.values().map(ConnectionFlow::takes).sum();
+        let mut free = most.saturating_sub(taken);
         let mut grants: Vec<(ConnectionId, u32, u32)> = Vec::with_capacity(self.connections.len());
         let turn = self.turn;
         for (id, connection) in self.connections.range(turn..).chain(self.connections.range(..turn)) {

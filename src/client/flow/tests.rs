@@ -159,6 +159,32 @@ fn with_less_room_than_connections_they_take_turns() {
 }
 
 #[test]
+fn a_connection_that_ignores_rdy_takes_no_room_from_others() {
+    for max_in_flight in [1, 2, 4, 100] {
+        let mut world = World::new(max_in_flight, 1);
+        // it had all the room before the other one came
+        world.stream(0, 100, Duration::ZERO);
+        world.flow.received(id(0), max_in_flight + 50, world.now);
+        world.flow.joined(id(1), 2500, ROUND_TRIP, world.now);
+        let mut handled = 0;
+        for _ in 0..1000 {
+            world.flow.answered(id(0), 1, 0, 0, world.now);
+            world.flow.received(id(0), 1, world.now);
+            world.pass(Duration::from_millis(10));
+            if world.rdys()[1] > 0 {
+                world.stream(1, 1, Duration::ZERO);
+                handled += 1;
+            }
+        }
+        assert!(handled > 800, "{handled} of 1000 messages with a maximum of {max_in_flight}");
+        world.flow.answered(id(0), max_in_flight + 50, 0, 0, world.now);
+        world.pass(TURN);
+        let rdys: u32 = world.rdys().iter().sum();
+        assert!(rdys > 0 && rdys <= max_in_flight, "{:?}", world.rdys());
+    }
+}
+
+#[test]
 fn empty_connections_do_not_delay_one_that_has_messages() {
     let mut world = World::new(1, 3);
     let (start, mut handled) = (world.now, 0);
