@@ -89,7 +89,7 @@ pub mod client;
 pub mod handler;
 #[cfg(feature = "lookup")]
 pub mod http;
-#[cfg(feature = "lookup")]
+#[cfg(any(feature = "lookup", feature = "tls"))]
 #[doc(hidden)]
 pub mod io_error;
 pub mod net;

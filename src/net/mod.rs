@@ -10,6 +10,9 @@ mod line_ack;
 mod listen;
 #[cfg(any(feature = "handlers", feature = "broker"))]
 mod stale_socket;
+#[cfg(feature = "tls")]
+pub mod tls;
+pub mod transport;
 #[cfg(any(feature = "handlers", feature = "broker"))]
 mod unix;
 

@@ -1,0 +1,190 @@
+//! TLS of a client.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
+
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::{TlsSettingsError, certificates, private_key, refused};
+
+/// How a client uses TLS. Without anything set: the system's certificate authorities, and no certificate of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsClientSettings {
+    /// A PEM file of the certificate authorities to trust, in place of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// A PEM file with the client's certificate and its chain. Needs `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// A PEM file with the key of `cert_file`.
+    pub key_file: Option<PathBuf>,
+    /// The name in the server's certificate, where it is not the host that is connected to.
+    pub server_name: Option<String>,
+    /// Takes any certificate: the peer may be anybody.
+    pub insecure_skip_verify: bool,
+}
+
+/// A client's TLS, ready for use; cheap to clone.
+#[derive(Clone)]
+pub struct TlsClient {
+    config: Arc<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
+}
+
+impl std::fmt::Debug for TlsClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsClient").field("server_name", &self.server_name).finish_non_exhaustive()
+    }
+}
+
+impl TlsClient {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// A file that cannot be read or used, a certificate without its key, or no certificate authorities.
+    pub fn new(settings: &TlsClientSettings) -> Result<Self, TlsSettingsError> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("ring has the suites of TLS 1.2 and 1.3");
+        let name =
+            |text: &String| ServerName::try_from(text.clone()).map_err(|_| TlsSettingsError::ServerName(text.clone()));
+        let server_name = settings.server_name.as_ref().map(name).transpose()?;
+        let mut verifier: Arc<dyn ServerCertVerifier> = if settings.insecure_skip_verify {
+            Arc::new(AnyCertificate(provider.signature_verification_algorithms))
+        } else if let Some(path) = &settings.ca_file {
+            let mut roots = RootCertStore::empty();
+            for authority in certificates(path)? {
+                roots.add(authority).map_err(|e| refused(path, &e))?;
+            }
+            let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+            let refused =
+                |e: VerifierBuilderError| TlsSettingsError::Refused { path: path.clone(), reason: e.to_string() };
+            builder.build().map_err(refused)?
+        } else {
+            let verifier = rustls_platform_verifier::Verifier::new(provider);
+            Arc::new(verifier.map_err(|e| TlsSettingsError::NoAuthorities(e.to_string()))?)
+        };
+        if let Some(name) = &server_name {
+            verifier = Arc::new(Named { verifier, name: name.clone() });
+        }
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        let config = match (&settings.cert_file, &settings.key_file) {
+            (None, None) => builder.with_no_client_auth(),
+            (Some(cert), Some(key)) => {
+                builder.with_client_auth_cert(certificates(cert)?, private_key(key)?).map_err(|e| refused(cert, &e))?
+            }
+            _ => return Err(TlsSettingsError::Half),
+        };
+        Ok(Self { config: Arc::new(config), server_name })
+    }
+
+    /// The configuration for a client of HTTP, which chooses the protocol by ALPN and names the server by its URL: the certificate is still
+    /// checked for `server_name`.
+    pub(crate) fn http_config(&self) -> ClientConfig {
+        ClientConfig::clone(&self.config)
+    }
+
+    /// Shakes hands over `stream` with the server that was reached as `host`.
+    ///
+    /// # Errors
+    /// The handshake's; [`explain`] makes a sentence of it.
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, host: &str, stream: S) -> io::Result<TlsStream<S>> {
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => {
+                let bare = host.trim_matches(['[', ']']).to_owned();
+                ServerName::try_from(bare).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?
+            }
+        };
+        TlsConnector::from(self.config.clone()).connect(name, stream).await
+    }
+}
+
+/// Takes any certificate; the handshake's signatures are still checked.
+#[derive(Debug)]
+struct AnyCertificate(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+/// Checks a certificate for `name`, under whatever name the server was reached.
+#[derive(Debug)]
+struct Named {
+    verifier: Arc<dyn ServerCertVerifier>,
+    name: ServerName<'static>,
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verifier.verify_server_cert(certificate, intermediates, &self.name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
