@@ -12,12 +12,14 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use reqwest::header::DATE;
 use reqwest::redirect::Policy;
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, ClientBuilder, Method, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::peer_names::{RemovedNames, Sanitize};
 use super::{Address, InvalidAddress, http_date};
 use crate::http::client::{BodyError, body as read_body};
+#[cfg(feature = "tls")]
+use crate::net::tls::TlsClient;
 use crate::proto::stats::{Channels, ErrorBody, Info, Lookup, Stats, Topics};
 use crate::proto::{ChannelName, TopicName, excerpt};
 
@@ -88,6 +90,7 @@ impl HttpError {
 #[derive(Debug, Clone)]
 struct Api {
     program: &'static str,
+    scheme: &'static str,
     address: String,
     client: Client,
     /// True once the log has said that the server sends names that NSQ does not allow.
@@ -99,15 +102,19 @@ type Dated = (Vec<u8>, Option<SystemTime>);
 
 impl Api {
     fn new(program: &'static str, address: &str) -> Result<Self, InvalidAddress> {
-        let bare = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
-        let address = bare.parse::<Address>()?.to_string();
-        let client = crate::http::client::plain_client()
-            .connect_timeout(Duration::from_secs(2))
-            .timeout(Duration::from_secs(5))
-            .no_proxy();
-        // no redirects: a server must not choose which other server is asked
-        let client = client.redirect(Policy::none()).build().expect("nothing is read from the system for plain http");
-        Ok(Self { program, address, client, logged: Arc::default() })
+        let (scheme, bare) = match address.strip_prefix("https://") {
+            Some(bare) => ("https", bare),
+            None => ("http", address.strip_prefix("http://").unwrap_or(address)),
+        };
+        let address = bare.trim_end_matches('/').parse::<Address>()?.to_string();
+        let client = limited(crate::http::client::plain_client()).build().expect("nothing is read from the system");
+        Ok(Self { program, scheme, address, client, logged: Arc::default() })
+    }
+
+    #[cfg(feature = "tls")]
+    fn secured(self, tls: &TlsClient) -> Self {
+        let client = crate::http::client::plain_client().tls_backend_preconfigured(tls.http_config());
+        Self { client: limited(client).build().expect("nothing is read from the system"), ..self }
     }
 
     async fn call(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Vec<u8>, HttpError> {
@@ -131,7 +138,7 @@ impl Api {
             let reason = if e.is_timeout() { "no answer in time".to_owned() } else { innermost(&e) };
             HttpError::Unreachable { program, address: address.clone(), reason }
         };
-        let url = format!("http://{address}{path}");
+        let url = format!("{}://{address}{path}", self.scheme);
         let response = self.client.request(method, url).query(query).body(body).send().await.map_err(unreachable)?;
         let status = response.status();
         let date = response.headers().get(DATE).and_then(|date| http_date::parse(date.to_str().ok()?));
@@ -165,6 +172,12 @@ impl Api {
     async fn post(&self, path: &'static str, query: &Query<'_>) -> Result<(), HttpError> {
         self.call(Method::POST, path, query).await.map(drop)
     }
+}
+
+/// Sets the deadlines of every call. A server does not choose which other one is called.
+fn limited(client: ClientBuilder) -> ClientBuilder {
+    let client = client.connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(5));
+    client.no_proxy().redirect(Policy::none())
 }
 
 /// Parses JSON, unless it would take far more memory than its text.
@@ -219,10 +232,24 @@ impl StatsFilter {
 }
 
 /// nsqd's HTTP API. Cheap to clone; clones share connections.
+///
+/// An address `https://HOST:PORT` is called over TLS, which trusts no server until the API is
+/// [`secured`](Self::secured).
 #[derive(Debug, Clone)]
 pub struct Nsqd(Api);
 
 impl Nsqd {
+    /// Returns the same API, with these files for https.
+    #[cfg(feature = "tls")]
+    pub fn secured(self, tls: &TlsClient) -> Self {
+        Self(self.0.secured(tls))
+    }
+
+    /// True for an address `https://…`.
+    pub fn is_https(&self) -> bool {
+        self.0.scheme == "https"
+    }
+
     /// Checks nsqd's health.
     pub async fn ping(&self) -> Result<(), HttpError> {
         self.0.call(Method::GET, "/ping", &[]).await.map(drop)
@@ -349,10 +376,24 @@ impl ConfigNumber {
 }
 
 /// nsqlookupd's HTTP API. Cheap to clone; clones share connections.
+///
+/// An address `https://HOST:PORT` is called over TLS, which trusts no server until the API is
+/// [`secured`](Self::secured).
 #[derive(Debug, Clone)]
 pub struct Lookupd(Api);
 
 impl Lookupd {
+    /// Returns the same API, with these files for https.
+    #[cfg(feature = "tls")]
+    pub fn secured(self, tls: &TlsClient) -> Self {
+        Self(self.0.secured(tls))
+    }
+
+    /// True for an address `https://…`.
+    pub fn is_https(&self) -> bool {
+        self.0.scheme == "https"
+    }
+
     /// nsqlookupd's version.
     pub async fn info(&self) -> Result<Info, HttpError> {
         self.0.get("/info", &[]).await

@@ -22,8 +22,8 @@ pub struct ArrivalWatch(Connection);
 
 impl ArrivalWatch {
     /// Connects and sends IDENTIFY; does not subscribe yet.
-    pub async fn connect(address: &Address) -> Result<Self, Error> {
-        let mut config = ConnectConfig::default();
+    pub async fn connect(address: &Address, config: &ConnectConfig) -> Result<Self, Error> {
+        let mut config = config.clone();
         let heartbeat_interval = i64::try_from(HEARTBEAT.as_millis()).ok();
         config.identify = Identify { heartbeat_interval, ..config.identify };
         Connection::open(address, &config).await.map(Self)

@@ -1,21 +1,27 @@
 //! A TCP connection to nsqd: connecting, IDENTIFY, buffered reads and writes.
 //!
 //! ```text
-//!  connect ─▶ "  V2" ─▶ IDENTIFY ─▶ reply ─▶ (TLS, compression and AUTH will stand here) ─▶ ready
+//!  connect ─▶ "  V2" ─▶ IDENTIFY ─▶ reply ─▶ TLS ─▶ deflate or snappy ─▶ AUTH ─▶ ready
 //! ```
 //!
 //! The read buffer grows with the received bytes, never with an announced size.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::io::{poll_read_buf, poll_write_buf};
 
+use super::security::Security;
 use super::{Address, Error};
 use crate::net;
+use crate::net::transport::Transport;
 use crate::proto::{self, Command, Frame, FrameError, Identify, IdentifyReply, MAGIC_V2, Response, WriteBuffer};
 
 /// Unsent bytes above which nsqd cannot be reading: the answers to all messages in flight are far
@@ -50,6 +56,8 @@ pub struct ConnectConfig {
     /// The largest accepted frame in bytes; a peer that announces a larger one is disconnected.
     /// Default: 256 MiB.
     pub max_frame: u32,
+    /// TLS, compression and AUTH.
+    pub security: Security,
 }
 
 impl Default for ConnectConfig {
@@ -59,7 +67,7 @@ impl Default for ConnectConfig {
             user_agent: Some(concat!("mqueue/", env!("CARGO_PKG_VERSION")).to_owned()),
             ..Identify::default()
         };
-        Self { identify, connect_timeout: Duration::from_secs(5), max_frame: 256 << 20 }
+        Self { identify, connect_timeout: Duration::from_secs(5), max_frame: 256 << 20, security: Security::default() }
     }
 }
 
@@ -85,6 +93,13 @@ impl ConnectConfig {
         self
     }
 
+    /// Sets TLS, compression and AUTH.
+    #[must_use]
+    pub fn with_security(mut self, security: Security) -> Self {
+        self.security = security;
+        self
+    }
+
     /// The interval of nsqd's heartbeats; `None` if they are disabled.
     pub(crate) fn heartbeat(&self) -> Option<Duration> {
         match self.identify.heartbeat_interval {
@@ -107,7 +122,7 @@ pub async fn identify(address: &Address, config: &ConnectConfig) -> Result<Ident
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) address: Address,
-    pub(crate) stream: TcpStream,
+    stream: Transport<TcpStream>,
     pub(crate) incoming: ReadBuffer,
     pub(crate) out: WriteBuffer,
     pub(crate) granted: IdentifyReply,
@@ -116,6 +131,20 @@ pub(crate) struct Connection {
     pub(crate) round_trip: Duration,
     answer_within: Duration,
     frame_time: Duration,
+    /// Bytes of `out` taken by the stream since [`Step::Wrote`] was returned last.
+    written: usize,
+    /// The stream holds bytes back until it is flushed.
+    unflushed: bool,
+    write_failed: bool,
+}
+
+/// One step of [`Connection::exchange`].
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The stream took this many bytes of `out`.
+    Wrote(usize),
+    /// A read ended, with this many bytes; 0 is the end.
+    Read(io::Result<usize>),
 }
 
 impl Connection {
@@ -128,23 +157,122 @@ impl Connection {
         let round_trip = begun.elapsed();
         let mut connection = Self {
             address: address.clone(),
-            stream,
+            stream: Transport::Plain(stream),
             incoming: ReadBuffer::new(config.max_frame),
             out: WriteBuffer::new(),
             granted: IdentifyReply::default(),
             round_trip,
             answer_within: config.connect_timeout,
             frame_time: config.heartbeat().map_or(FRAME_TIME, |every| 2 * every),
+            written: 0,
+            unflushed: false,
+            write_failed: false,
         };
         connection.out.put_slice(MAGIC_V2);
-        let wishes = serde_json::to_vec(&config.identify).expect("an Identify has only string keys");
+        let identify = config.security.asked(&config.identify);
+        let wishes = serde_json::to_vec(&identify).expect("an Identify has only string keys");
         let reply = connection.ask(&Command::Identify(wishes.into())).await?;
         if let Response::Data(json) = reply {
             let odd = |e| connection.unexpected(format!("an IDENTIFY reply that cannot be read ({e})"));
             connection.granted = serde_json::from_slice(&json).map_err(odd)?;
-            connection.granted.check(&config.identify).map_err(|what| connection.violation(what))?;
+            connection.granted.check(&identify).map_err(|what| connection.violation(what))?;
         }
-        Ok(connection)
+        connection.upgrade(&config.security).await
+    }
+
+    /// Sets up what IDENTIFY's reply grants, in NSQ's order; each step is answered with OK over the new stream.
+    ///
+    /// # Errors
+    /// Anything asked for and not granted: nothing falls back to plain text, and no secret goes over it.
+    #[cfg_attr(not(any(feature = "tls", feature = "compression")), allow(unused_mut))]
+    async fn upgrade(mut self, security: &Security) -> Result<Self, Error> {
+        security.check(&self.address, &self.granted)?;
+        #[cfg(feature = "tls")]
+        if let (Some(tls), true) = (&security.tls, self.granted.tls_v1) {
+            if !self.incoming.buffer.is_empty() {
+                return Err(self.violation("it sends bytes before the TLS handshake".to_owned()));
+            }
+            let Transport::Plain(stream) = self.stream else { unreachable!("TLS comes first") };
+            let address = self.address.clone();
+            let failed = |source| Error::Tls { address: address.clone(), source };
+            let shaken = timeout(self.answer_within, tls.connect(self.address.host(), stream)).await;
+            let silent = |_| Error::Silent { address: address.clone(), after: self.answer_within };
+            self.stream = Transport::Tls(Box::new(shaken.map_err(silent)?.map_err(failed)?.into()));
+            self.upgraded().await?;
+        }
+        #[cfg(feature = "compression")]
+        if let Some(compression) = security.granted_compression(&self.granted) {
+            let already_read = std::mem::take(&mut self.incoming.buffer);
+            let compressed = net::transport::Compressed::new(self.stream, compression, already_read);
+            self.stream = Transport::Compressed(Box::new(compressed));
+            self.upgraded().await?;
+        }
+        if let Some(secret) = &security.auth_secret {
+            match self.ask(&Command::Auth(secret.bytes())).await? {
+                Response::Data(_) => {}
+                other => return Err(self.unexpected(format!("{other:?}"))),
+            }
+        }
+        Ok(self)
+    }
+
+    /// Waits for the OK that ends an upgrade.
+    #[cfg(any(feature = "tls", feature = "compression"))]
+    async fn upgraded(&mut self) -> Result<(), Error> {
+        let within = self.answer_within;
+        let answered = timeout(within, self.answer()).await;
+        match answered.map_err(|_| Error::Silent { address: self.address.clone(), after: within })?? {
+            Response::Ok => Ok(()),
+            other => Err(self.unexpected(format!("{other:?}"))),
+        }
+    }
+
+    /// Writes from `out`, or reads once if `reads`: whichever is possible first. After a failed write it only reads, since nsqd's last words may
+    /// still be there. Cancel-safe.
+    pub(crate) async fn exchange(&mut self, reads: bool) -> Step {
+        poll_fn(|cx| {
+            if self.has_unsent() && !self.write_failed {
+                match self.poll_write(cx) {
+                    Poll::Ready(Ok(())) => return Poll::Ready(Step::Wrote(std::mem::take(&mut self.written))),
+                    Poll::Ready(Err(_)) => self.write_failed = true,
+                    Poll::Pending => {}
+                }
+            }
+            match reads {
+                true => self.incoming.poll_fill(&mut self.stream, cx).map(Step::Read),
+                false => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// True until everything in `out` is with the kernel.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.out.has_remaining() || self.unflushed
+    }
+
+    /// Writes once, and flushes once all is written.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.out.has_remaining() {
+            self.written += ready!(poll_write_buf(Pin::new(&mut self.stream), cx, &mut self.out))?;
+            self.unflushed = true;
+        }
+        if !self.out.has_remaining() {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes the rest, ends this side, and reads until nsqd has ended the other.
+    pub(crate) async fn close(&mut self) -> io::Result<()> {
+        self.stream.write_all_buf(&mut self.out).await?;
+        self.stream.flush().await?;
+        self.stream.shutdown().await?;
+        while self.incoming.fill(&mut self.stream).await? > 0 {
+            while let Ok(Some(_)) = self.incoming.next_frame() {}
+        }
+        Ok(())
     }
 
     /// Sends a command and waits for its answer; answers heartbeats meanwhile. Requires that no
@@ -195,7 +323,11 @@ impl Connection {
 
     /// Writes all unsent bytes.
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
-        self.stream.write_all_buf(&mut self.out).await.map_err(|e| self.closed(Some(e)))
+        let written = async {
+            self.stream.write_all_buf(&mut self.out).await?;
+            self.stream.flush().await
+        };
+        written.await.map_err(|e| self.closed(Some(e)))
     }
 
     /// Reads once.
@@ -207,7 +339,12 @@ impl Connection {
         }
     }
 
-    fn closed(&self, source: Option<io::Error>) -> Error {
+    /// The error of a connection that ended, or whose TLS nsqd ended: it says so after the handshake where it dislikes a client's certificate.
+    pub(crate) fn closed(&self, source: Option<io::Error>) -> Error {
+        #[cfg(feature = "tls")]
+        if let Some(source) = source.as_ref().and_then(net::tls::copy) {
+            return Error::Tls { address: self.address.clone(), source };
+        }
         Error::Closed { address: self.address.clone(), source }
     }
 
@@ -291,8 +428,12 @@ impl ReadBuffer {
 
     /// Reads once; returns 0 at the end of the stream. Cancel-safe: bytes that were read are kept.
     pub(crate) async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_fill(from, cx)).await
+    }
+
+    fn poll_fill(&mut self, from: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let length = Frame::length(&self.buffer);
-        from.read_buf(&mut proto::read_room(&mut self.buffer, length)).await
+        poll_read_buf(Pin::new(from), cx, &mut proto::read_room(&mut self.buffer, length))
     }
 }
 

@@ -36,6 +36,23 @@ pub enum Error {
         /// The time limit that passed.
         after: Duration,
     },
+    /// The TLS handshake failed.
+    #[cfg(feature = "tls")]
+    #[error("no TLS with nsqd at {address}: {}", crate::net::tls::explain(source))]
+    Tls {
+        /// Where.
+        address: Address,
+        /// The reason.
+        source: io::Error,
+    },
+    /// nsqd does not offer what was asked for, or asks for what was not given.
+    #[error("nsqd at {address} {reason}")]
+    Security {
+        /// Where.
+        address: Address,
+        /// The reason, with the flag that changes it.
+        reason: String,
+    },
     /// nsqd or the network closed the connection.
     #[error("nsqd at {address} closed the connection{}", .source.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
     Closed {

@@ -27,6 +27,7 @@ mod http_date;
 mod peer_names;
 mod publisher;
 mod publishing_subscription;
+mod security;
 
 pub use address::{Address, InvalidAddress};
 #[cfg(feature = "lookup")]
@@ -39,3 +40,4 @@ pub use error::Error;
 pub use flow::{ConnectionId, Flow, FlowConfig};
 pub use publisher::{PublishCounts, PublishError, PublishManyError, Publisher, PublisherConfig};
 pub use publishing_subscription::{PublishingSubscription, SubscriptionEvent};
+pub use security::{AuthSecret, Security};

@@ -5,14 +5,11 @@
 //! a REQ is stored before the message is requeued. A [`PublishingSubscription`] never reconnects:
 //! messages in flight belong to its connection and end with it.
 
-use std::io;
 use std::time::{Duration, Instant};
 
-use bytes::Buf;
-use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 
-use super::connection::{Connection, answer_heartbeat};
+use super::connection::{Connection, Step};
 use super::{Address, ConnectConfig, Error};
 use crate::proto::{ChannelName, Command, Frame, IdentifyReply, Message, Response, TopicName, WireError};
 
@@ -73,33 +70,28 @@ impl PublishingSubscription {
     /// # Cancel safety
     /// Cancel-safe: no event is lost if the future is dropped.
     pub async fn next(&mut self) -> Result<SubscriptionEvent, Error> {
-        let mut write_failed = false;
         loop {
             let late = self.connection.frame_due().map(|due| due.saturating_duration_since(Instant::now()));
-            let Connection { stream, incoming, out, address, .. } = &mut self.connection;
-            let address = || address.clone();
+            let nsqd = self.connection.address.clone();
+            let address = || nsqd.clone();
             let broken = |source| Error::Frame { address: address(), source };
-            match incoming.next_frame().map_err(broken)? {
+            match self.connection.incoming.next_frame().map_err(broken)? {
                 Some(Frame::Message(message)) => return Ok(SubscriptionEvent::Message(message)),
                 Some(Frame::Response(Response::Ok)) => return Ok(SubscriptionEvent::Published),
-                Some(Frame::Response(Response::Heartbeat)) => answer_heartbeat(out),
+                Some(Frame::Response(Response::Heartbeat)) => self.connection.answer_heartbeat(),
                 Some(Frame::Response(other)) => return Err(self.connection.unexpected(format!("{other:?}"))),
                 Some(Frame::Error(error)) if !error.code.is_fatal() => return Ok(SubscriptionEvent::Failed(error)),
                 Some(Frame::Error(source)) => return Err(Error::Refused { address: address(), source }),
                 None => {}
             }
             let silent = self.silence.saturating_sub(self.heard.elapsed());
-            let (mut reader, mut writer) = stream.split();
             tokio::select! {
                 biased;
-                wrote = writer.write_buf(out), if out.has_remaining() && !write_failed => {
-                    // frames that nsqd sent before it closed may still be readable
-                    write_failed = wrote.is_err();
-                }
-                read = incoming.fill(&mut reader) => match read {
-                    Ok(0) => return Err(Error::Closed { address: address(), source: None }),
-                    Ok(_) => self.heard = Instant::now(),
-                    Err(e) => return Err(Error::Closed { address: address(), source: Some(e) }),
+                step = self.connection.exchange(true) => match step {
+                    Step::Wrote(_) => {}
+                    Step::Read(Ok(0)) => return Err(self.connection.closed(None)),
+                    Step::Read(Ok(_)) => self.heard = Instant::now(),
+                    Step::Read(Err(e)) => return Err(self.connection.closed(Some(e))),
                 },
                 () = sleep(late.unwrap_or_default()), if late.is_some() => return Err(self.connection.slow_frame_error()),
                 () = sleep(silent) => return Err(Error::Silent { address: address(), after: self.silence }),
@@ -109,16 +101,7 @@ impl PublishingSubscription {
 
     /// Sends queued commands and closes the connection once nsqd has read them, or after 2 s.
     pub async fn close(mut self) {
-        let Connection { stream, incoming, out, .. } = &mut self.connection;
-        let closing = async {
-            stream.write_all_buf(out).await?;
-            stream.shutdown().await?;
-            while incoming.fill(stream).await? > 0 {
-                while let Ok(Some(_)) = incoming.next_frame() {}
-            }
-            io::Result::Ok(())
-        };
-        if !matches!(timeout(CLOSE_TIMEOUT, closing).await, Ok(Ok(()))) {
+        if !matches!(timeout(CLOSE_TIMEOUT, self.connection.close()).await, Ok(Ok(()))) {
             tracing::debug!(nsqd = %self.connection.address, "nsqd did not close the connection in time");
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::client::Address;
+use crate::client::{Address, ConnectConfig};
 use crate::proto::{ChannelName, Message, TopicName};
 
 use super::exec::ExecHandler;
@@ -42,6 +42,8 @@ pub struct HandlerOptions {
     pub capture_output: bool,
     /// The nsqds that `forward` publishes to: those known by address.
     pub nsqd: Vec<Address>,
+    /// Settings of the connections to these nsqds.
+    pub connect: ConnectConfig,
     /// Environment variables that commands do not inherit, besides those that may hold secrets of this program.
     pub withheld: Vec<String>,
 }

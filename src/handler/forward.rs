@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use crate::client::{Address, PublishError, PublishManyError, Publisher, PublisherConfig};
+use crate::client::{Address, ConnectConfig, PublishError, PublishManyError, Publisher, PublisherConfig};
 use crate::proto::{Message, TopicName};
 
 use super::{Handler, HandlerError, HandlerOptions, Verdict};
@@ -20,6 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ForwardHandler {
     stream: TopicName,
     nsqd: Vec<Address>,
+    connect: ConnectConfig,
     publisher: OnceCell<Publisher>,
 }
 
@@ -30,7 +31,12 @@ impl ForwardHandler {
         match options.nsqd.is_empty() {
             _ if stream == options.stream => Err(HandlerError::FeedsItself(stream)),
             true => Err(HandlerError::NowhereToForward),
-            false => Ok(Self { stream, nsqd: options.nsqd.clone(), publisher: OnceCell::new() }),
+            false => Ok(Self {
+                stream,
+                nsqd: options.nsqd.clone(),
+                connect: options.connect.clone(),
+                publisher: OnceCell::new(),
+            }),
         }
     }
 
@@ -56,7 +62,8 @@ impl Handler for ForwardHandler {
     /// Publishes the bodies together. Cancelled, some may have been published.
     async fn handle_batch(&self, messages: Vec<Message>) -> Vec<Verdict> {
         let connecting = || {
-            let config = PublisherConfig { timeout: TIMEOUT, ..PublisherConfig::default() };
+            let config =
+                PublisherConfig { timeout: TIMEOUT, connect: self.connect.clone(), ..PublisherConfig::default() };
             Publisher::connect(&self.nsqd, config)
         };
         let publisher = match self.publisher.get_or_try_init(connecting).await {

@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_read_is_shown_as_it_was_typed() {
+    fn values_are_shown_as_they_were_typed() {
         for text in [
             "print",
             "exec:./import.sh --fast 'a b' | wc",

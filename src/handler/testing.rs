@@ -29,6 +29,7 @@ pub(super) fn message(body: impl Into<Bytes>) -> Message {
 /// Creates options: stream `foo`, group `1`, plain bodies, a timeout of 30 s.
 pub(super) fn options() -> HandlerOptions {
     HandlerOptions {
+        connect: Default::default(),
         stream: TopicName::new("foo").unwrap(),
         group: ChannelName::new("1").unwrap(),
         output: PrintOutput::Body,

@@ -145,7 +145,7 @@ impl ConnectionSlots {
         self.enter_with(|reason| reason == NoSlot::Closing).await
     }
 
-    /// Waits for a slot as long as the reason for having none is to be `waited` for.
+    /// Waits for a slot as long as the reason for having none deserves `waited`.
     async fn enter_with(&self, waited: impl Fn(NoSlot) -> bool) -> Option<ConnectionSlot> {
         if let Ok(place) = self.try_enter() {
             return Some(place);

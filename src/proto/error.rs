@@ -113,10 +113,10 @@ impl WireError {
     fn remedy(&self) -> &'static str {
         match self.code {
             ErrorCode::AuthFirst | ErrorCode::Unauthorized => {
-                ": mqueue does not log in: use an nsqd without --auth-http-address"
+                ": nsqd wants AUTH (--auth-http-address): give the secret of a client that may do this with --auth-secret-file"
             }
             ErrorCode::Invalid if self.text.ends_with(b"(TLS required)") => {
-                ": mqueue does not speak TLS: use an nsqd without --tls-required, or a tunnel to it"
+                ": nsqd requires TLS (--tls-required): connect with --tls"
             }
             _ => "",
         }
@@ -162,8 +162,8 @@ mod tests {
     #[test]
     fn errors_about_tls_and_auth_name_the_fix() {
         let said = |text: &'static str| WireError::parse(text.as_bytes().into()).to_string();
-        assert!(said("E_INVALID cannot PUB in current state (TLS required)").contains("--tls-required"));
-        assert!(said("E_AUTH_FIRST AUTH required before SUB").contains("--auth-http-address"));
+        assert!(said("E_INVALID cannot PUB in current state (TLS required)").contains("--tls"));
+        assert!(said("E_AUTH_FIRST AUTH required before SUB").contains("--auth-secret-file"));
         assert_eq!(said("E_INVALID cannot SUB in current state"), "nsqd said: E_INVALID cannot SUB in current state");
     }
 

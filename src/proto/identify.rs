@@ -187,10 +187,9 @@ impl IdentifyReply {
             Self { msg_timeout: 0, .. } => "it grants a msg_timeout of 0 ms".to_owned(),
             Self { max_msg_timeout: 0, .. } => "it grants a max_msg_timeout of 0 ms".to_owned(),
             Self { max_rdy_count: 0, .. } => "it grants a max_rdy_count of 0".to_owned(),
-            Self { tls_v1: true, .. } => "it begins TLS, which was not asked for".to_owned(),
-            Self { deflate: true, .. } | Self { snappy: true, .. } => {
-                "it begins compression, which was not asked for".to_owned()
-            }
+            Self { tls_v1: true, .. } if !asked.tls_v1 => "it begins TLS, which was not asked for".to_owned(),
+            Self { deflate: true, .. } if !asked.deflate => "it begins deflate, which was not asked for".to_owned(),
+            Self { snappy: true, .. } if !asked.snappy => "it begins snappy, which was not asked for".to_owned(),
             Self { sample_rate: granted, .. } if *granted != sample_rate => {
                 format!("it samples at {granted} %, and {sample_rate} was asked for: it would discard messages")
             }
@@ -271,8 +270,8 @@ mod tests {
             (r#"{"sample_rate":50,"max_msg_timeout":0}"#, "max_msg_timeout of 0 ms"),
             (r#"{"sample_rate":50,"max_rdy_count":0}"#, "max_rdy_count of 0"),
             (r#"{"sample_rate":50,"tls_v1":true}"#, "TLS"),
-            (r#"{"sample_rate":50,"snappy":true}"#, "compression"),
-            (r#"{"sample_rate":50,"deflate":true}"#, "compression"),
+            (r#"{"sample_rate":50,"snappy":true}"#, "snappy"),
+            (r#"{"sample_rate":50,"deflate":true}"#, "deflate"),
             (r#"{"sample_rate":99}"#, "samples at 99 %, and 50 was asked for"),
         ] {
             assert!(check(json).unwrap_err().contains(says), "{json}");

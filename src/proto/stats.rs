@@ -159,6 +159,15 @@ pub struct ClientStats {
     /// Messages that the client published, by topic. nsqd lists at most one topic.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub pub_counts: List<PubCount>,
+    /// The client passed AUTH.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub authed: bool,
+    /// The identity that the AUTH server gave.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub auth_identity: String,
+    /// The identity's URL that the AUTH server gave.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub auth_identity_url: String,
     /// The connection is encrypted with TLS.
     pub tls: bool,
     /// The TLS cipher suite.

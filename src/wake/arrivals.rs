@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::aggregate::is_durable;
-use crate::client::{Address, ArrivalWatch, Error, Nsqd, StatsFilter};
+use crate::client::{Address, ArrivalWatch, ConnectConfig, Error, Nsqd, StatsFilter};
 use crate::proto::{ChannelName, TopicName};
 
 /// The pause after a failed subscription.
@@ -47,6 +47,7 @@ pub enum ArrivalEvent {
 #[derive(Debug)]
 pub struct ArrivalSubscriptions {
     channel: ChannelName,
+    connect: ConnectConfig,
     events: UnboundedSender<ArrivalNews>,
     tasks: TaskTracker,
     setup_permits: Arc<Semaphore>,
@@ -56,11 +57,13 @@ pub struct ArrivalSubscriptions {
 }
 
 impl ArrivalSubscriptions {
-    /// Creates an empty set; `events` receives the events of each subscription.
-    pub fn new(events: UnboundedSender<ArrivalNews>) -> Self {
+    /// Creates an empty set; `events` receives the events of each subscription; `connect` has
+    /// the settings of the connections.
+    pub fn new(events: UnboundedSender<ArrivalNews>, connect: ConnectConfig) -> Self {
         let name = format!("wakeup-{:08x}#ephemeral", fastrand::u32(..));
         Self {
             channel: ChannelName::new(&name).expect("letters, digits and a dash"),
+            connect,
             events,
             tasks: TaskTracker::new(),
             setup_permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
@@ -79,6 +82,7 @@ impl ArrivalSubscriptions {
             let Some(http) = http(&key.0) else { continue };
             let one = ArrivalSubscription {
                 nsqd: key.0.clone(),
+                connect: self.connect.clone(),
                 http,
                 stream: key.1.clone(),
                 channel: self.channel.clone(),
@@ -99,6 +103,7 @@ impl ArrivalSubscriptions {
 /// One subscription.
 struct ArrivalSubscription {
     nsqd: Address,
+    connect: ConnectConfig,
     http: Nsqd,
     stream: String,
     channel: ChannelName,
@@ -124,7 +129,7 @@ impl ArrivalSubscription {
     async fn listen(&self) -> Result<(), Error> {
         let Ok(topic) = TopicName::new(&self.stream) else { return Ok(()) };
         let permit = self.setup_permits.acquire().await.expect("it is never closed");
-        let mut listener = ArrivalWatch::connect(&self.nsqd).await?;
+        let mut listener = ArrivalWatch::connect(&self.nsqd, &self.connect).await?;
         // checked just before SUB, so that only a deletion within one round trip is missed
         let filter = StatsFilter { topic: Some(topic.clone()), ..StatsFilter::default() };
         // polling fails as well, and logs it

@@ -61,7 +61,7 @@ pub(super) struct ReplyQueue {
     nsqd: Arc<HeldOfNsqd>,
 }
 
-/// What one nsqd's unanswered messages take, those of ended connections included, so that
+/// The size of one nsqd's unanswered messages, including those of ended connections, so that
 /// reconnecting does not raise a limit.
 #[derive(Debug, Default)]
 pub(super) struct HeldOfNsqd {

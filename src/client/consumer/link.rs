@@ -7,8 +7,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Buf;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +16,7 @@ use super::finished::RecentlyFinished;
 use super::in_flight::{AnsweredMessage, Arrival, InFlightMessages, MAX_COPIES};
 use super::shared::ConsumerShared;
 use crate::backoff::Backoff;
-use crate::client::connection::Connection;
+use crate::client::connection::{Connection, Step};
 use crate::client::{Address, Error, Flow};
 use crate::proto::{Command, Frame, MessageId, Response, TopicName};
 
@@ -213,32 +211,25 @@ impl<'a> SubscriptionLink<'a> {
         // a heartbeat may have come with SUB's answer
         self.read_frames()?;
         let mut timer = std::pin::pin!(sleep(NEVER));
-        let mut write_failed = false;
         loop {
             let due = self.write();
-            if self.phase == LinkPhase::Draining && self.in_flight.is_empty() && !self.connection.out.has_remaining() {
+            if self.phase == LinkPhase::Draining && self.in_flight.is_empty() && !self.connection.has_unsent() {
                 self.close_gracefully().await;
                 return Ok(());
             }
             if timer.deadline().into_std() > due {
                 timer.as_mut().reset(due.into());
             }
-            let Connection { stream, incoming, out, .. } = &mut self.connection;
-            let (mut reader, mut writer) = stream.split();
             tokio::select! {
                 biased;
-                wrote = writer.write_buf(out), if out.has_remaining() && !write_failed => {
-                    // frames that nsqd sent before it closed may still be readable
-                    write_failed = wrote.is_err();
-                }
-                read = incoming.fill(&mut reader), if self.reads => {
+                step = self.connection.exchange(self.reads) => if let Step::Read(read) = step {
                     self.read_anything = true;
                     if self.read(read)? {
                         // so that the replies of a quick handler and the new RDY go out in one
                         // write
                         tokio::task::yield_now().await;
                     }
-                }
+                },
                 () = replies.wake.notified() => {}
                 () = stopping.cancelled(), if self.phase == LinkPhase::Open => {
                     if self.rdy > 0 {
@@ -378,11 +369,10 @@ impl<'a> SubscriptionLink<'a> {
 
     /// Processes received bytes; true if there were messages.
     fn read(&mut self, read: io::Result<usize>) -> Result<bool, Error> {
-        let address = self.connection.address.clone();
         match read {
-            Ok(0) => return Err(Error::Closed { address, source: None }),
+            Ok(0) => return Err(self.connection.closed(None)),
             Ok(_) => self.heard = Instant::now(),
-            Err(e) => return Err(Error::Closed { address, source: Some(e) }),
+            Err(e) => return Err(self.connection.closed(Some(e))),
         }
         self.read_frames()
     }
@@ -516,18 +506,9 @@ impl<'a> SubscriptionLink<'a> {
         (Duration::from_millis(self.connection.granted.msg_timeout) / TOUCH_PART).max(MIN_TOUCH_AGE)
     }
 
-    /// Closes the connection such that nsqd reads the last replies: ends this side's stream, and
-    /// waits until nsqd, having read it, ends its own.
+    /// Closes so that the last answers are surely read: ends our side, and waits until nsqd, having read it, ends its own.
     async fn close_gracefully(&mut self) {
-        let Connection { stream, incoming, .. } = &mut self.connection;
-        let closing = async {
-            stream.shutdown().await?;
-            while incoming.fill(stream).await? > 0 {
-                while let Ok(Some(_)) = incoming.next_frame() {}
-            }
-            io::Result::Ok(())
-        };
-        match timeout(CLOSE_TIMEOUT, closing).await {
+        match timeout(CLOSE_TIMEOUT, self.connection.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::debug!(nsqd = %self.connection.address, "closing the connection failed: {e}"),
             Err(_) => tracing::warn!(nsqd = %self.connection.address, "nsqd did not close the connection in time"),

@@ -18,7 +18,7 @@
 //! **The room is shared.** Messages in flight and room together never exceed `max_in_flight`
 //! (except for messages already sent when RDY was lowered). Every connection gets room for one
 //! first, and busy connections share the rest. With less room than connections, they take turns.
-//! What an nsqd sends beyond its RDY takes no room from the others, and that nsqd gets none until
+//! Messages beyond an nsqd's RDY take no room from the others, and that nsqd gets none until
 //! it has no more messages in flight than it was allowed.
 //!
 //! **Backoff.** When handlers fail one after the other, all connections pause, then one message is

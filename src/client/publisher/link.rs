@@ -7,15 +7,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Buf;
-use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::PublishError;
 use super::queue::{self, PublishQueue, Request};
 use super::unacknowledged::UnacknowledgedWindow;
 use crate::backoff::Backoff;
-use crate::client::connection::Connection;
+use crate::client::connection::{Connection, Step};
 use crate::client::{Address, Error};
 use crate::proto::{ErrorCode, Frame, Response, WireError};
 
@@ -83,7 +81,6 @@ impl PublishLink<'_> {
         let shared = self.shared;
         let mut silence = SilenceTimer::new(shared);
         let mut check = std::pin::pin!(sleep_until(silence.deadline(false)));
-        let mut write_failed = false;
         // frames that arrived with IDENTIFY's answer do not answer later commands
         self.read_frames(answered)?;
         loop {
@@ -97,21 +94,17 @@ impl PublishLink<'_> {
             if check.deadline() > due {
                 check.as_mut().reset(due);
             }
-            let Connection { stream, incoming, out, .. } = &mut self.connection;
-            let (mut reader, mut writer) = stream.split();
             tokio::select! {
                 biased;
-                wrote = writer.write_buf(out), if out.has_remaining() && !write_failed => match wrote {
-                    Ok(bytes) => silence.extend(bytes),
-                    // frames that nsqd sent before it closed may still be readable
-                    Err(_) => write_failed = true,
-                },
-                read = incoming.fill(&mut reader) => {
-                    silence.last_read = Instant::now();
-                    if self.read(read, answered)? {
-                        silence.restart();
+                step = self.connection.exchange(true) => match step {
+                    Step::Wrote(bytes) => silence.extend(bytes),
+                    Step::Read(read) => {
+                        silence.last_read = Instant::now();
+                        if self.read(read, answered)? {
+                            silence.restart();
+                        }
                     }
-                }
+                },
                 () = shared.ready.notified(), if self.unacknowledged.has_room() => {}
                 () = shared.closing.cancelled(), if !busy => return Ok(()),
                 () = &mut check => {
@@ -141,11 +134,10 @@ impl PublishLink<'_> {
 
     /// Processes received bytes; true if a command was answered.
     fn read(&mut self, read: io::Result<usize>, answered: &mut bool) -> Result<bool, Error> {
-        let address = || self.connection.address.clone();
         match read {
-            Ok(0) => return Err(Error::Closed { address: address(), source: None }),
+            Ok(0) => return Err(self.connection.closed(None)),
             Ok(_) => {}
-            Err(e) => return Err(Error::Closed { address: address(), source: Some(e) }),
+            Err(e) => return Err(self.connection.closed(Some(e))),
         }
         self.read_frames(answered)
     }
