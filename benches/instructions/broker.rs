@@ -31,6 +31,7 @@ fn work(log: Box<dyn Log>, end: impl FnOnce() + 'static) -> Work {
         user_agent: String::new(),
         msg_timeout: 60_000,
         sample_rate: 0,
+        security: Default::default(),
     };
     let session = state.connect(settings, String::new(), 1, now(0));
     assert!(state.subscribe(session, &topic, &channel, now(0)).is_ok());

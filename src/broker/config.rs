@@ -1,6 +1,10 @@
 //! Configuration of a broker, with nsqd's defaults (`nsqd/options.go`).
 
+use std::sync::Arc;
+
+use super::auth::AuthServers;
 use super::state::StateLimits;
+use crate::net::tls::TlsServer;
 use crate::proto::Limits;
 
 /// Settings of connections and requests, and of the state.
@@ -21,6 +25,30 @@ pub struct BrokerConfig {
     /// Minimum and maximum output buffer timeout that a client may request, in milliseconds. Output
     /// is never held back, whatever is requested.
     pub output_buffer_timeout: (i64, i64),
+    /// TLS, for clients that ask for it.
+    pub tls: Option<Arc<TlsServer>>,
+    /// Refusal of clients without TLS.
+    pub tls_required: TlsRequired,
+    /// True if clients may ask for deflate.
+    pub deflate: bool,
+    /// Maximum level of deflate that a client may request: 1 to 9.
+    pub max_deflate_level: u32,
+    /// True if clients may ask for snappy.
+    pub snappy: bool,
+    /// AUTH, which clients then need before SUB and PUB.
+    pub auth: Option<AuthServers>,
+}
+
+/// Refusal of connections without TLS (`--tls-required`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsRequired {
+    /// No connection is refused.
+    #[default]
+    No,
+    /// NSQ's TCP protocol needs TLS, HTTP does not: `tcp-https`.
+    TcpOnly,
+    /// Everything needs TLS: `true`.
+    Yes,
 }
 
 impl Default for BrokerConfig {
@@ -33,6 +61,12 @@ impl Default for BrokerConfig {
             max_heartbeat_interval: 60_000,
             max_output_buffer_size: 64 * 1024,
             output_buffer_timeout: (25, 30_000),
+            tls: None,
+            tls_required: TlsRequired::No,
+            deflate: true,
+            max_deflate_level: 6,
+            snappy: true,
+            auth: None,
         }
     }
 }

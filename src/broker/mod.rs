@@ -10,6 +10,7 @@
 //! A connection reads, decodes all complete commands, and executes them under one lock; then it
 //! writes its outbox. No lock is held while anything waits.
 
+pub mod auth;
 pub mod config;
 mod descriptors;
 pub mod http;
@@ -31,7 +32,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
-pub use self::config::BrokerConfig;
+pub use self::config::{BrokerConfig, TlsRequired};
 use self::log::{DiskLog, MemoryLog, Recovered, Synced};
 use self::state::{BrokerPublishError, BrokerState, ChannelPublishError, Micros, Now, SessionId, SessionSettings};
 use crate::proto::{Bodies, ChannelName, TopicName};

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use axum::Router;
 use nix::unistd::gethostname;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
@@ -15,9 +16,10 @@ use tokio_util::task::TaskTracker;
 use super::descriptors::MaxConnections;
 use super::http::{self, HttpApi, Identity};
 use super::socket::BrokerListener;
-use super::{Broker, lookupd, tcp};
+use super::{Broker, TlsRequired, lookupd, tcp};
 use crate::http::{ConnectionSlots, listen};
 use crate::net::remove_stale_socket;
+use crate::net::tls::TlsServer;
 use crate::proto::HostPort;
 
 /// Time for connections to end when the broker stops.
@@ -103,6 +105,8 @@ pub struct BrokerServer {
     pub tcp: Vec<ListeningSocket>,
     /// Listeners for the HTTP API.
     pub http: Vec<ListeningSocket>,
+    /// Listeners for the HTTP API over TLS.
+    pub https: Vec<ListeningSocket>,
 }
 
 /// The listeners of a server, bound before its log is opened, so that a broker that cannot listen
@@ -111,6 +115,7 @@ pub struct BrokerServer {
 pub struct BoundAddresses {
     tcp: Vec<ListeningSocket>,
     http: Vec<ListeningSocket>,
+    https: Vec<ListeningSocket>,
 }
 
 impl BoundAddresses {
@@ -119,8 +124,12 @@ impl BoundAddresses {
     /// # Errors
     ///
     /// Fails with the address that cannot be bound, and the reason.
-    pub async fn bind(tcp: &[ListenAddress], http: &[ListenAddress]) -> Result<Self, BindError> {
-        Ok(Self { tcp: bind_all(tcp).await?, http: bind_all(http).await? })
+    pub async fn bind(
+        tcp: &[ListenAddress],
+        http: &[ListenAddress],
+        https: &[ListenAddress],
+    ) -> Result<Self, BindError> {
+        Ok(Self { tcp: bind_all(tcp).await?, http: bind_all(http).await?, https: bind_all(https).await? })
     }
 }
 
@@ -151,13 +160,13 @@ impl BrokerServer {
         http: &[ListenAddress],
         broadcast_address: Option<String>,
     ) -> Result<Self, BindError> {
-        Ok(Self::new(broker, BoundAddresses::bind(tcp, http).await?, broadcast_address))
+        Ok(Self::new(broker, BoundAddresses::bind(tcp, http, &[]).await?, broadcast_address))
     }
 
     /// A server of this broker with listeners that are bound already.
     pub fn new(
         broker: Broker,
-        BoundAddresses { tcp, http }: BoundAddresses,
+        BoundAddresses { tcp, http, https }: BoundAddresses,
         broadcast_address: Option<String>,
     ) -> Self {
         let hostname = gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned());
@@ -168,22 +177,34 @@ impl BrokerServer {
             http_port: port(&http),
             started: SystemTime::now(),
         };
-        Self { broker: Arc::new(broker), identity, tcp, http }
+        Self { broker: Arc::new(broker), identity, tcp, http, https }
     }
 
     /// Serves until `stop` is cancelled, then waits a moment for connections to end.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { broker, identity, mut tcp, mut http } = self;
+        let Self { broker, identity, mut tcp, mut http, mut https } = self;
         let (tasks, room) = (TaskTracker::new(), MaxConnections::of_this_process());
         let (tcp_places, http_places) = (ConnectionSlots::without_turns(room.tcp), ConnectionSlots::new(room.http));
         let files: Vec<UnixSocketFile> =
-            tcp.iter_mut().chain(&mut http).filter_map(|bound| bound.path.take()).collect();
+            tcp.iter_mut().chain(&mut http).chain(&mut https).filter_map(|bound| bound.path.take()).collect();
         for bound in tcp {
             tasks.spawn(tcp::serve(broker.clone(), bound.listener, tcp_places.clone(), stop.clone(), tasks.clone()));
         }
         let router = http::router(Arc::new(HttpApi { broker: broker.clone(), identity: identity.clone() }));
+        let config = broker.config();
+        let plain_router = match config.tls_required {
+            TlsRequired::Yes => http::tls_required(port(&https)),
+            TlsRequired::No | TlsRequired::TcpOnly => router.clone(),
+        };
+        let serve = |router: &Router, bound: ListeningSocket, tls: Option<Arc<TlsServer>>| {
+            let (places, stop) = (http_places.clone(), stop.clone());
+            tasks.spawn(http::serve(router.clone(), bound.listener, tls, places, stop, tasks.clone()))
+        };
         for bound in http {
-            tasks.spawn(http::serve(router.clone(), bound.listener, http_places.clone(), stop.clone(), tasks.clone()));
+            serve(&plain_router, bound, None);
+        }
+        for bound in https {
+            serve(&router, bound, config.tls.clone());
         }
         tokio::select! {
             () = broker.run_timers() => unreachable!("it never ends"),

@@ -14,6 +14,7 @@ mod stats;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::http::StatusCode;
 use axum::middleware::from_fn;
 use axum::routing::{get, post};
 
@@ -28,6 +29,14 @@ pub use self::serve::serve;
 pub struct HttpApi {
     pub(super) broker: Arc<Broker>,
     pub(super) identity: Identity,
+}
+
+/// Router of an HTTP port where TLS is required: refuses everything, and names the port with TLS.
+pub fn tls_required(https_port: i32) -> Router {
+    Router::new().fallback(move || async move {
+        let headers = [("content-type", "application/json; charset=utf-8"), ("x-nsq-content-type", "nsq; version=1.0")];
+        (StatusCode::FORBIDDEN, headers, format!(r#"{{"message": "TLS_REQUIRED", "https_port": {https_port}}}"#))
+    })
 }
 
 /// Router of all paths.

@@ -1,14 +1,17 @@
 //! Connections of the HTTP API, with time limits for reading requests and writing responses.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use hyper_util::service::TowerToHyperService;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::socket::{BrokerListener, ClientSocket};
+use crate::broker::socket::BrokerListener;
 use crate::http::{ConnectionLimits, ConnectionSlots, serve_connection};
+use crate::net::tls::{self, TlsServer};
 
 /// As Go's server writes headers.
 const LIMITS: ConnectionLimits = ConnectionLimits {
@@ -18,10 +21,14 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     title_case_headers: true,
 };
 
-/// Serves a listener until told to stop.
+/// Time for a TLS handshake.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+
+/// Serves a listener, over TLS if `tls` is given, until `stop` is cancelled.
 pub async fn serve(
     router: Router,
     listener: BrokerListener,
+    tls: Option<Arc<TlsServer>>,
     places: ConnectionSlots,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -36,10 +43,15 @@ pub async fn serve(
             () = stop.cancelled() => return,
         };
         let (service, stop) = (TowerToHyperService::new(router.clone()), stop.clone());
+        let tls = tls.clone();
         tasks.spawn(async move {
-            match socket {
-                ClientSocket::Tcp(stream) => serve_connection(service, stream, LIMITS, place, stop).await,
-                ClientSocket::Unix(stream) => serve_connection(service, stream, LIMITS, place, stop).await,
+            match tls {
+                None => serve_connection(service, socket, LIMITS, place, stop).await,
+                Some(tls) => match timeout(HANDSHAKE_TIME, tls.accept(socket)).await {
+                    Ok(Ok((stream, _))) => serve_connection(service, stream, LIMITS, place, stop).await,
+                    Ok(Err(error)) => tracing::debug!(reason = %tls::explain(&error), "TLS handshake failed"),
+                    Err(_) => tracing::debug!("TLS handshake timed out"),
+                },
             }
         });
     }

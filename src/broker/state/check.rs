@@ -67,6 +67,7 @@ impl FuzzRun {
                     user_agent: String::new(),
                     msg_timeout: 100 + number * 10,
                     sample_rate: if number.is_multiple_of(16) { 50 } else { 0 },
+                    security: Default::default(),
                 };
                 let id = state.connect(settings, String::new(), number, now);
                 // a refused session is not subscribed

@@ -55,7 +55,7 @@ use crate::proto::{TopicName, WriteBuffer};
 pub use self::catalog::Missing;
 pub use self::consumer_commands::NotOwned;
 pub use self::publish::{BrokerPublishError, ChannelPublishError};
-pub use self::session::{SessionId, SessionPhase, SessionSettings};
+pub use self::session::{SessionId, SessionPhase, SessionSecurity, SessionSettings};
 pub use self::stats::StatsSelection;
 pub use self::time::{Micros, Now};
 

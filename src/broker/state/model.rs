@@ -30,6 +30,7 @@ fn settings(msg_timeout: u64) -> SessionSettings {
         user_agent: String::new(),
         msg_timeout,
         sample_rate: 0,
+        security: Default::default(),
     }
 }
 

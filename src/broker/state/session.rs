@@ -6,6 +6,7 @@ use bytes::Buf;
 
 use super::super::log::ChannelId;
 use super::channel::ById;
+use crate::net::tls::Handshake;
 use crate::proto::{TopicName, WriteBuffer};
 
 /// Identifier of a session; never reused.
@@ -14,6 +15,19 @@ pub struct SessionId(pub u64);
 
 /// Bytes of pending output at which a session gets no more messages until the client reads, so a client that never reads costs no more.
 const MAX_PENDING_OUTPUT: usize = 64 * 1024;
+
+/// Security of a session, as `/stats` shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionSecurity {
+    /// The TLS handshake; `None` without TLS.
+    pub tls: Option<Handshake>,
+    /// True with deflate.
+    pub deflate: bool,
+    /// True with snappy.
+    pub snappy: bool,
+    /// The identity and its URL, from the AUTH server.
+    pub identity: Option<(String, String)>,
+}
 
 /// Settings negotiated by IDENTIFY.
 #[derive(Debug, Clone)]
@@ -28,6 +42,8 @@ pub struct SessionSettings {
     pub msg_timeout: u64,
     /// Percentage of messages to deliver, plus one as in nsqd; 0 delivers all.
     pub sample_rate: i32,
+    /// TLS, compression and AUTH, for the statistics.
+    pub security: SessionSecurity,
 }
 
 /// Phase of a session, with nsqd's state numbers.

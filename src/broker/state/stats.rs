@@ -86,6 +86,8 @@ impl BrokerState {
 impl Session {
     fn stats(&self, of: &StatsSelection<'_>) -> ClientStats {
         let published = self.published.iter().filter(|(name, _)| of.topic.is_none_or(|topic| topic == name.as_str()));
+        let security = &self.settings.security;
+        let (tls, identity) = (security.tls.clone().unwrap_or_default(), security.identity.clone().unwrap_or_default());
         ClientStats {
             client_id: self.settings.client_id.clone(),
             hostname: self.settings.hostname.clone(),
@@ -101,6 +103,14 @@ impl Session {
             sample_rate: self.settings.sample_rate,
             user_agent: self.settings.user_agent.clone(),
             pub_counts: published.map(|(topic, count)| PubCount { topic: topic.to_string(), count: *count }).collect(),
+            deflate: security.deflate,
+            snappy: security.snappy,
+            authed: security.identity.is_some(),
+            auth_identity: identity.0,
+            auth_identity_url: identity.1,
+            tls: security.tls.is_some(),
+            tls_cipher_suite: tls.cipher_suite,
+            tls_version: tls.version,
             ..ClientStats::default()
         }
     }

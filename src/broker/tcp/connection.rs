@@ -4,21 +4,26 @@
 //! It reads nothing while the client does not read its responses, so a client that never reads is
 //! throttled instead of buffered.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::authenticate::Authentication;
 use super::identify::Negotiated;
 use crate::broker::Broker;
 use crate::broker::socket::ClientSocket;
 use crate::broker::state::SessionId;
 use crate::http::{BusyGuard, ConnectionSlot};
+use crate::net::transport::Transport;
 use crate::proto::{
     self, Command, DecodeProgress, ErrorCode, Frame, MAGIC_V2, ProtocolError, Response, WireError, WriteBuffer,
 };
@@ -51,9 +56,12 @@ pub(super) struct ClientConnection {
     pub(super) session: SessionId,
     /// Settings negotiated with the client.
     pub(super) agreed: Negotiated,
+    /// The state of AUTH.
+    pub(super) authentication: Authentication,
     wake: Arc<Notify>,
-    socket: ClientSocket,
-    peer: String,
+    /// The stream; `None` only while it is upgraded.
+    pub(super) stream: Option<Transport<ClientSocket>>,
+    pub(super) peer: String,
     pub(super) incoming: BytesMut,
     /// How far the first command of `incoming` was read, if not all of it is there.
     pub(super) progress: DecodeProgress,
@@ -63,6 +71,8 @@ pub(super) struct ClientConnection {
     greeted: bool,
     /// Output being written.
     sending: WriteBuffer,
+    /// True if the stream holds bytes back until it is flushed.
+    unflushed: bool,
     /// When the last command arrived (`heard`), and when the last bytes were written (`sent`).
     heard: Instant,
     sent: Instant,
@@ -78,8 +88,9 @@ impl ClientConnection {
             broker,
             session,
             agreed,
+            authentication: Authentication::default(),
             wake,
-            socket,
+            stream: Some(Transport::Plain(socket)),
             peer,
             incoming: BytesMut::new(),
             progress: DecodeProgress::default(),
@@ -87,6 +98,7 @@ impl ClientConnection {
             stay: None,
             greeted: false,
             sending: WriteBuffer::new(),
+            unflushed: false,
             heard: now,
             sent: now,
             beat: now,
@@ -112,7 +124,7 @@ impl ClientConnection {
         let mut timer = Box::pin(sleep_until(self.next_deadline()));
         let wake = self.wake.clone();
         loop {
-            if let Err(end) = self.send() {
+            if let Err(end) = self.send().await {
                 return end;
             }
             tokio::select! {
@@ -144,11 +156,38 @@ impl ClientConnection {
     /// Reads once, and returns the number of bytes. While output is pending, waits instead until it
     /// can be written. Cancel-safe.
     async fn read_or_wait_writable(&mut self) -> io::Result<Option<usize>> {
-        if self.sending.has_remaining() {
-            return self.socket.writable().await.map(|()| None);
+        if self.has_unsent() {
+            return poll_fn(|cx| self.poll_write(cx)).await.map(|()| None);
         }
         let length = Command::length(&self.incoming);
-        self.socket.read(&mut proto::read_room(&mut self.incoming, length)).await.map(Some)
+        let stream = self.stream.as_mut().expect("it is not being upgraded");
+        stream.read_buf(&mut proto::read_room(&mut self.incoming, length)).await.map(Some)
+    }
+
+    /// True until all taken output is with the kernel.
+    fn has_unsent(&self) -> bool {
+        self.sending.has_remaining() || self.unflushed
+    }
+
+    /// Writes once; flushes the stream once nothing is left to write.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut stream = Pin::new(self.stream.as_mut().expect("it is not being upgraded"));
+        if self.sending.has_remaining() {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let filled = self.sending.chunks_vectored(&mut slices);
+            let written = ready!(stream.as_mut().poll_write_vectored(cx, &slices[..filled]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sending.advance(written);
+            self.sent = Instant::now();
+            self.unflushed = true;
+        }
+        if !self.sending.has_remaining() {
+            ready!(stream.poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Executes all complete commands.
@@ -160,7 +199,11 @@ impl ClientConnection {
             let (commands, wrong) = self.decode();
             if !commands.is_empty() {
                 self.heard = Instant::now();
+                let is_last = !commands.last().is_some_and(changes_connection);
                 self.execute(commands).await?;
+                if !is_last {
+                    continue;
+                }
             }
             match wrong {
                 _ if !self.incoming.is_empty() && self.check_unfinished()? => {}
@@ -187,13 +230,19 @@ impl ClientConnection {
         }
     }
 
-    /// Decodes all complete commands; returns them with the error of the next one, if it has one.
+    /// Decodes all complete commands, up to one that changes the connection; returns them with the error of the next one, if it has one.
     fn decode(&mut self) -> (Vec<Command>, Option<ProtocolError>) {
         let mut commands = Vec::new();
         loop {
             let limits = &self.broker.config().limits;
             match Command::decode_resumed(&mut self.incoming, limits, &mut self.progress) {
-                Ok(Some(command)) => commands.push(command),
+                Ok(Some(command)) => {
+                    let ends = changes_connection(&command);
+                    commands.push(command);
+                    if ends {
+                        return (commands, None);
+                    }
+                }
                 Ok(None) => return (commands, None),
                 Err(error) => return (commands, Some(error)),
             }
@@ -221,10 +270,10 @@ impl ClientConnection {
         ConnectionEnd::Refused
     }
 
-    /// Writes pending output until the socket would block.
-    fn send(&mut self) -> Result<(), ConnectionEnd> {
+    /// Writes pending output until the socket would block. Waits for nothing.
+    async fn send(&mut self) -> Result<(), ConnectionEnd> {
         loop {
-            if !self.sending.has_remaining() {
+            if !self.has_unsent() {
                 let goes_on = self.broker.change(|state, now| state.take_output(self.session, &mut self.sending, now));
                 match self.sending.has_remaining() {
                     true => self.sent = Instant::now(),
@@ -232,26 +281,22 @@ impl ClientConnection {
                     false => return Err(ConnectionEnd::Closed),
                 }
             }
-            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-            let filled = self.sending.chunks_vectored(&mut slices);
-            match self.socket.try_write(&slices[..filled]) {
-                Ok(written) => {
-                    self.sending.advance(written);
-                    self.sent = Instant::now();
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(ConnectionEnd::Broken(error)),
+            match poll_fn(|cx| Poll::Ready(self.poll_write(cx))).await {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Err(ConnectionEnd::Broken(error)),
+                Poll::Pending => return Ok(()),
             }
         }
     }
 
-    async fn flush_output(&mut self) -> Result<(), ConnectionEnd> {
+    /// Writes all pending output.
+    pub(super) async fn flush_output(&mut self) -> Result<(), ConnectionEnd> {
         loop {
-            self.send()?;
-            if !self.sending.has_remaining() {
+            self.send().await?;
+            if !self.has_unsent() {
                 return Ok(());
             }
-            self.socket.writable().await.map_err(ConnectionEnd::Broken)?;
+            poll_fn(|cx| self.poll_write(cx)).await.map_err(ConnectionEnd::Broken)?;
         }
     }
 
@@ -268,11 +313,11 @@ impl ClientConnection {
     fn check_timeouts(&mut self, timer: &mut Pin<Box<Sleep>>) -> Result<(), ConnectionEnd> {
         let now = Instant::now();
         if let Some(interval) = self.agreed.heartbeat {
-            let is_stuck = self.sending.has_remaining() && now >= self.sent + interval;
+            let is_stuck = self.has_unsent() && now >= self.sent + interval;
             if is_stuck || now >= self.heard + 2 * interval {
                 return Err(ConnectionEnd::Silent);
             }
-            if !self.sending.has_remaining() {
+            if !self.has_unsent() {
                 self.sent = now;
             }
             if now >= self.beat + interval {
@@ -284,6 +329,11 @@ impl ClientConnection {
         timer.as_mut().reset(self.next_deadline());
         Ok(())
     }
+}
+
+/// True for commands after which the following bytes may mean something else, or which wait for another server.
+fn changes_connection(command: &Command) -> bool {
+    matches!(command, Command::Identify(_) | Command::Auth(_))
 }
 
 impl Drop for ClientConnection {

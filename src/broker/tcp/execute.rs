@@ -2,10 +2,11 @@
 
 use bytes::{Buf, Bytes};
 
+use super::authenticate::Authentication;
 use super::connection::{ClientConnection, ConnectionEnd};
 use super::identify::Negotiated;
 use crate::broker::state::{BrokerState, Now, SessionId, SessionPhase};
-use crate::broker::{Broker, BrokerConfig};
+use crate::broker::{Broker, BrokerConfig, TlsRequired};
 use crate::proto::{
     Bodies, ChannelName, Command, ErrorCode, Frame, Identify, ProtocolError, Response, TopicName, WireError,
 };
@@ -14,10 +15,23 @@ impl ClientConnection {
     /// Executes commands in their order, up to one that ends the connection.
     pub(super) async fn execute(&mut self, commands: Vec<Command>) -> Result<(), ConnectionEnd> {
         let (broker, session) = (self.broker.clone(), self.session);
-        let agreed = &mut self.agreed;
+        if broker.config().auth.is_some() {
+            self.renew_grants(&commands).await;
+        }
+        let mut auth = None;
+        let (agreed, authentication) = (&mut self.agreed, &self.authentication);
         let (done, published) = broker.change(|state, now| {
-            let mut batch =
-                CommandBatch { broker: &broker, state, session, agreed, now, gathered: None, published: None };
+            let mut batch = CommandBatch {
+                broker: &broker,
+                state,
+                session,
+                agreed,
+                authentication,
+                now,
+                gathered: None,
+                published: None,
+                secret: &mut auth,
+            };
             let done = commands.into_iter().try_for_each(|command| batch.execute(command));
             (done.and_then(|()| batch.publish_gathered()), batch.published)
         });
@@ -28,7 +42,11 @@ impl ClientConnection {
             broker.change(|state, _| state.forget_output(session));
             return Err(self.refuse(&ProtocolError::new(ErrorCode::PubFailed, format!("PUB failed {error}"))));
         }
-        done.map_err(|error| self.refuse(&error))
+        done.map_err(|error| self.refuse(&error))?;
+        if let Some(secret) = auth {
+            self.authenticate(&secret).await?;
+        }
+        self.upgrade().await
     }
 }
 
@@ -37,6 +55,9 @@ impl ClientConnection {
     /// and was removed.
     pub(super) fn check_unfinished(&mut self) -> Result<bool, ConnectionEnd> {
         let Some(verb) = Command::verb(&self.incoming) else { return Ok(false) };
+        if let Err(error) = check_tls(verb, self.broker.config(), &self.agreed) {
+            return Err(self.refuse(&error));
+        }
         if matches!(verb, b"PUB" | b"MPUB" | b"DPUB") {
             return Ok(false); // allowed in every phase; avoids a lock for each part of a large message
         }
@@ -65,14 +86,19 @@ struct CommandBatch<'a> {
     state: &'a mut BrokerState,
     session: SessionId,
     agreed: &'a mut Negotiated,
+    authentication: &'a Authentication,
     now: Now,
     gathered: Option<GatheredPubs>,
     /// The log's position after the last published message.
     published: Option<u64>,
+    /// The secret of an AUTH, which is the last command.
+    secret: &'a mut Option<Bytes>,
 }
 
 impl<'a> CommandBatch<'a> {
     fn execute(&mut self, command: Command) -> Result<(), ProtocolError> {
+        check_tls(command.name(), self.config(), self.agreed)?;
+        self.check_grants(&command)?;
         if let Command::Pub { topic, body } = command {
             return self.gather(topic, body);
         }
@@ -83,7 +109,7 @@ impl<'a> CommandBatch<'a> {
         }
         match command {
             Command::Identify(wishes) => self.identify(&wishes),
-            Command::Auth(_) => self.authenticate(),
+            Command::Auth(secret) => self.take_secret(secret),
             Command::Sub { topic, channel } => self.subscribe(&topic, &channel),
             Command::Rdy(count) => self.ready(count),
             Command::Fin(id) => self.reply_to_message(|batch| {
@@ -180,8 +206,31 @@ impl<'a> CommandBatch<'a> {
         Ok(())
     }
 
-    fn authenticate(&mut self) -> Result<(), ProtocolError> {
-        Err(ProtocolError::new(ErrorCode::AuthDisabled, "AUTH disabled"))
+    /// Keeps the secret of AUTH, which is checked after this batch.
+    fn take_secret(&mut self, secret: Bytes) -> Result<(), ProtocolError> {
+        if self.authentication.is_done() {
+            return Err(invalid("AUTH already set"));
+        }
+        if self.config().auth.is_none() {
+            return Err(ProtocolError::new(ErrorCode::AuthDisabled, "AUTH disabled"));
+        }
+        *self.secret = Some(secret);
+        Ok(())
+    }
+
+    /// Checks that the client may publish or subscribe, if the command does.
+    fn check_grants(&self, command: &Command) -> Result<(), ProtocolError> {
+        if self.config().auth.is_none() {
+            return Ok(());
+        }
+        match command {
+            Command::Pub { topic, .. }
+            | Command::Mpub { topic, .. }
+            | Command::Dpub { topic, .. }
+            | Command::Fpub { topic, .. } => self.authentication.check(command.name(), topic, None),
+            Command::Sub { topic, channel } => self.authentication.check(command.name(), topic, Some(channel)),
+            _ => Ok(()),
+        }
     }
 
     fn subscribe(&mut self, topic: &TopicName, channel: &ChannelName) -> Result<(), ProtocolError> {
@@ -225,6 +274,15 @@ impl<'a> CommandBatch<'a> {
 
     fn config(&self) -> &'a BrokerConfig {
         self.broker.config()
+    }
+}
+
+/// Checks that a command may come without TLS, where there is none.
+fn check_tls(verb: &[u8], config: &BrokerConfig, agreed: &Negotiated) -> Result<(), ProtocolError> {
+    let refused = config.tls_required != TlsRequired::No && agreed.settings.security.tls.is_none();
+    match refused && verb != b"IDENTIFY" {
+        true => Err(invalid(format!("cannot {} in current state (TLS required)", String::from_utf8_lossy(verb)))),
+        false => Ok(()),
     }
 }
 

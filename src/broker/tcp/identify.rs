@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use crate::broker::state::SessionSettings;
+use crate::broker::state::{SessionSecurity, SessionSettings};
 use crate::broker::{BrokerConfig, VERSION};
+use crate::net::transport::Compression;
 use crate::proto::{ErrorCode, Identify, IdentifyReply, ProtocolError};
 
 /// nsqd's settings for clients without IDENTIFY.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 const OUTPUT_BUFFER_SIZE: i64 = 16 * 1024;
 const OUTPUT_BUFFER_TIMEOUT: i64 = 250;
+/// nsqd's level for clients that do not ask for one.
+const DEFLATE_LEVEL: u32 = 6;
 
 /// Negotiated settings of a connection.
 #[derive(Debug, Clone)]
@@ -23,6 +26,16 @@ pub(super) struct Negotiated {
     pub(super) fence: bool,
     /// True if the client may send BACK.
     pub(super) give_back: bool,
+    /// Upgrades that IDENTIFY's response grants, and that follow it.
+    pub(super) upgrades: Upgrades,
+    deflate_level: u32,
+}
+
+/// Upgrades of a connection, in their order.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Upgrades {
+    pub(super) tls: bool,
+    pub(super) compression: Option<Compression>,
 }
 
 impl Negotiated {
@@ -38,6 +51,7 @@ impl Negotiated {
             user_agent: String::new(),
             msg_timeout: config.msg_timeout,
             sample_rate: 0,
+            security: SessionSecurity::default(),
         };
         Self {
             settings,
@@ -46,6 +60,8 @@ impl Negotiated {
             output_buffer_timeout: OUTPUT_BUFFER_TIMEOUT,
             fence: false,
             give_back: false,
+            upgrades: Upgrades::default(),
+            deflate_level: 0,
         }
     }
 
@@ -86,6 +102,25 @@ impl Negotiated {
         }
         self.fence = wishes.fence && wishes.feature_negotiation;
         self.give_back = wishes.give_back && wishes.feature_negotiation;
+        if !wishes.feature_negotiation {
+            return Ok(());
+        }
+        let deflate = wishes.deflate && config.deflate;
+        let snappy = wishes.snappy && config.snappy;
+        if deflate && snappy {
+            let text = "cannot enable both deflate and snappy compression";
+            return Err(ProtocolError::new(ErrorCode::IdentifyFailed, text));
+        }
+        let asked =
+            wishes.deflate_level.and_then(|level| u32::try_from(level).ok()).filter(|level| deflate && *level > 0);
+        self.deflate_level = asked.unwrap_or(DEFLATE_LEVEL).min(config.max_deflate_level);
+        self.upgrades = Upgrades {
+            tls: wishes.tls_v1 && config.tls.is_some(),
+            compression: match snappy {
+                true => Some(Compression::Snappy),
+                false => deflate.then_some(Compression::Deflate(self.deflate_level)),
+            },
+        };
         Ok(())
     }
 
@@ -101,9 +136,18 @@ impl Negotiated {
             output_buffer_timeout: self.output_buffer_timeout,
             fence: self.fence,
             give_back: self.give_back,
-            ..IdentifyReply::default()
+            tls_v1: self.upgrades.tls,
+            deflate: matches!(self.upgrades.compression, Some(Compression::Deflate(_))),
+            deflate_level: level(self.deflate_level),
+            max_deflate_level: level(config.max_deflate_level),
+            snappy: self.upgrades.compression == Some(Compression::Snappy),
+            auth_required: config.auth.is_some(),
         }
     }
+}
+
+fn level(level: u32) -> i32 {
+    i32::try_from(level).unwrap_or(i32::MAX)
 }
 
 fn millis(ms: i64) -> Duration {

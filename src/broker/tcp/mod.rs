@@ -4,9 +4,11 @@
 //! If there is none, the new one is refused with an error: a client that is refused at once can try
 //! another nsqd.
 
+mod authenticate;
 mod connection;
 mod execute;
 mod identify;
+mod upgrade;
 
 use std::io::IoSlice;
 use std::sync::Arc;

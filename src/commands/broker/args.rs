@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::security_args::BrokerSecurityArgs;
 use crate::commands::common::values::whole;
 use mqueue::broker::BrokerConfig;
 use mqueue::broker::log::SyncMode;
@@ -72,6 +73,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub limits: LimitArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub security: BrokerSecurityArgs,
 }
 
 /// Storage of messages.
@@ -187,7 +192,7 @@ fn maybe_address(text: &str) -> Result<MaybeAddress, String> {
 
 /// Parses a duration as nsqd does (Go's `time.ParseDuration`). A bare number is refused, because it could mean seconds or
 /// milliseconds.
-fn go_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn go_duration(text: &str) -> Result<Duration, String> {
     let wrong = || match text.parse::<f64>() {
         Ok(_) => format!("say the unit: {text}s, {text}ms"),
         Err(_) => "use numbers with units: ns, us, ms, s, m, h (60s, 1m30s, 1.5h)".to_owned(),
@@ -227,11 +232,14 @@ impl Args {
     }
 
     /// Returns the configuration of the broker.
-    pub(crate) fn config(&self) -> BrokerConfig {
+    ///
+    /// # Errors
+    /// Files for TLS that cannot be used, or flags that make no sense together.
+    pub(crate) fn config(&self) -> anyhow::Result<BrokerConfig> {
         let (storage, limits) = (&self.storage, &self.limits);
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let max_req_timeout = millis(limits.max_req_timeout);
-        BrokerConfig {
+        let mut config = BrokerConfig {
             limits: Limits {
                 max_msg_size: limits.max_msg_size,
                 max_body_size: limits.max_body_size,
@@ -252,7 +260,9 @@ impl Args {
             msg_timeout: millis(limits.msg_timeout),
             max_heartbeat_interval: i64::try_from(millis(limits.max_heartbeat_interval)).unwrap_or(i64::MAX),
             ..BrokerConfig::default()
-        }
+        };
+        self.security.apply(&mut config)?;
+        Ok(config)
     }
 }
 

@@ -1,17 +1,21 @@
 //! `mqueue broker`: runs the embedded broker until a signal.
 
 pub(crate) mod args;
+mod security_args;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::common::exit::{Exit, Failure};
 use super::common::open_files;
 use crate::commands::broker::args::Args;
-use mqueue::broker::Broker;
 use mqueue::broker::log::{DiskLog, LogOptions, SyncMode};
 use mqueue::broker::server::{BoundAddresses, BrokerServer};
+use mqueue::broker::{Broker, BrokerConfig};
+use mqueue::net::tls::TlsServer;
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Connections that are still open this long after the first signal are closed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -21,14 +25,21 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
     open_files::raise_limit();
     // bind before opening the folder: a broker that cannot listen leaves nothing behind
-    let listening = BoundAddresses::bind(&args.tcp_address, &args.http_addresses()).await;
+    let config = args.config().map_err(|e| Failure::new(Exit::Usage, format!("{e:#}")))?;
+    let tls = config.tls.clone();
+    let (http, https) = (args.http_addresses(), args.security.https_addresses());
+    let listening = BoundAddresses::bind(&args.tcp_address, &http, &https).await;
     let listening = listening.map_err(|e| Failure::new(Exit::Failure, e))?;
-    let broker = open(&args)?;
+    let broker = open(&args, config)?;
     broker.register_with(args.discovery.lookupd_tcp_address.clone());
     let broadcast = args.discovery.broadcast_address.clone();
     let server = BrokerServer::new(broker, listening, broadcast);
     server.tcp.iter().for_each(|bound| tracing::info!("TCP: listening on {bound}"));
     server.http.iter().for_each(|bound| tracing::info!("HTTP: listening on {bound}"));
+    server.https.iter().for_each(|bound| tracing::info!("HTTPS: listening on {bound}"));
+    if let Some(tls) = tls {
+        tokio::spawn(reload_certificates(tls, signal(SignalKind::hangup())?));
+    }
     let notifier = Notifier;
     notifier.ready();
     server.run(shutdown.draining.clone()).await;
@@ -36,9 +47,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
+/// Reads the certificate and its key again on each SIGHUP.
+async fn reload_certificates(tls: Arc<TlsServer>, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        match tls.reload() {
+            Ok(()) => tracing::info!("certificate read again"),
+            Err(error) => tracing::error!(%error, "certificate not read again; the one before stays in use"),
+        }
+    }
+}
+
 /// Opens the broker with its log, or in memory.
-fn open(args: &Args) -> Result<Broker, Failure> {
-    let (config, storage) = (args.config(), &args.storage);
+fn open(args: &Args, config: BrokerConfig) -> Result<Broker, Failure> {
+    let storage = &args.storage;
     if storage.memory {
         return Ok(Broker::in_memory(config));
     }

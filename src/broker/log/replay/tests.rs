@@ -1,4 +1,4 @@
-//! What a replay keeps in memory. Its results are tested on files, against a model.
+//! Memory that a replay uses. Its results are tested on files, against a model.
 
 use bytes::Bytes;
 

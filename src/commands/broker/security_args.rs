@@ -1,0 +1,177 @@
+//! TLS, compression and AUTH of `mqueue broker`: nsqd's flags.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use mqueue::broker::auth::{AuthMethod, AuthServers};
+use mqueue::broker::server::ListenAddress;
+use mqueue::broker::{BrokerConfig, TlsRequired};
+use mqueue::net::tls::{ClientAuth, TlsClient, TlsClientSettings, TlsServer, TlsServerSettings, TlsVersion};
+
+use super::args::go_duration;
+use crate::commands::common::values::{host_port, whole};
+
+/// TLS, compression and AUTH.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(next_help_heading = "TLS, compression and AUTH")]
+pub(crate) struct BrokerSecurityArgs {
+    /// PEM file with the certificate for TLS, and its chain; read again on SIGHUP
+    #[arg(long, env = "MQUEUE_TLS_CERT", value_name = "PATH", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// PEM file with the certificate's key; read again on SIGHUP
+    #[arg(long, env = "MQUEUE_TLS_KEY", value_name = "PATH", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Refuse connections without TLS: true, false, or tcp-https (HTTP without TLS stays allowed)
+    #[arg(
+        long,
+        env = "MQUEUE_TLS_REQUIRED",
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = tls_required
+    )]
+    pub tls_required: TlsRequired,
+
+    /// Certificates of clients: require (any), or require-verify (of an authority in --tls-root-ca-file) [default: none]
+    #[arg(long, env = "MQUEUE_TLS_CLIENT_AUTH_POLICY", value_name = "POLICY", value_parser = client_auth)]
+    pub tls_client_auth_policy: Option<ClientAuth>,
+
+    /// PEM file of the authorities of client certificates
+    #[arg(long, env = "MQUEUE_TLS_ROOT_CA_FILE", value_name = "PATH")]
+    pub tls_root_ca_file: Option<PathBuf>,
+
+    /// Lowest TLS version: tls1.2 or tls1.3; older ones are never offered
+    #[arg(long, env = "MQUEUE_TLS_MIN_VERSION", value_name = "VERSION", default_value = "tls1.2", value_parser = tls_version)]
+    pub tls_min_version: TlsVersion,
+
+    /// Address of the HTTP API over TLS [default: 127.0.0.1:4152 with --tls-cert]
+    #[arg(long, env = "MQUEUE_HTTPS_ADDRESS", value_name = "ADDRESS")]
+    pub https_address: Option<ListenAddress>,
+
+    /// Server that decides what a client's AUTH secret permits: HOST:PORT or a URL; repeatable [default: no AUTH]
+    #[arg(long, env = "MQUEUE_AUTH_HTTP_ADDRESS", value_name = "ADDRESS", value_delimiter = ',', value_parser = auth_server)]
+    pub auth_http_address: Vec<String>,
+
+    /// Method of requests to AUTH servers: get, or post (the secret is in the body, not in the URL)
+    #[arg(long, env = "MQUEUE_AUTH_HTTP_REQUEST_METHOD", value_name = "METHOD", default_value = "get", value_parser = auth_method)]
+    pub auth_http_request_method: AuthMethod,
+
+    /// Time to connect to an AUTH server
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = go_duration)]
+    pub http_client_connect_timeout: Duration,
+
+    /// Time for an AUTH server's whole answer
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = go_duration)]
+    pub http_client_request_timeout: Duration,
+
+    /// Offer snappy to clients
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true")]
+    pub snappy: bool,
+
+    /// Offer deflate to clients
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true")]
+    pub deflate: bool,
+
+    /// Highest level of deflate that a client may ask for: 1 to 9
+    #[arg(long, value_name = "LEVEL", default_value_t = 6, value_parser = whole::<u32>(1..=9))]
+    pub max_deflate_level: u32,
+}
+
+fn tls_required(text: &str) -> Result<TlsRequired, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "t" => Ok(TlsRequired::Yes),
+        "false" | "0" | "f" => Ok(TlsRequired::No),
+        "tcp-https" => Ok(TlsRequired::TcpOnly),
+        _ => Err("use true, false or tcp-https".to_owned()),
+    }
+}
+
+fn client_auth(text: &str) -> Result<ClientAuth, String> {
+    match text {
+        "require" => Ok(ClientAuth::Require),
+        "require-verify" => Ok(ClientAuth::RequireVerify),
+        "" => Ok(ClientAuth::None),
+        _ => Err("use require or require-verify".to_owned()),
+    }
+}
+
+fn tls_version(text: &str) -> Result<TlsVersion, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "tls1.3" => Ok(TlsVersion::V1_3),
+        "ssl3.0" | "tls1.0" | "tls1.1" | "tls1.2" => Ok(TlsVersion::V1_2),
+        _ => Err("use tls1.2 or tls1.3".to_owned()),
+    }
+}
+
+fn auth_server(text: &str) -> Result<String, String> {
+    if text.contains("://") { Ok(text.to_owned()) } else { host_port(text) }
+}
+
+fn auth_method(text: &str) -> Result<AuthMethod, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "get" => Ok(AuthMethod::Get),
+        "post" => Ok(AuthMethod::Post),
+        _ => Err("use get or post".to_owned()),
+    }
+}
+
+impl BrokerSecurityArgs {
+    /// Reads the files, and adds TLS, compression and AUTH to a broker's configuration.
+    ///
+    /// # Errors
+    /// Files that cannot be used, or flags that make no sense together.
+    pub(crate) fn apply(&self, config: &mut BrokerConfig) -> anyhow::Result<()> {
+        let client_auth = self.tls_client_auth_policy.unwrap_or_default();
+        config.tls_required = match self.tls_required {
+            TlsRequired::No if client_auth != ClientAuth::None => TlsRequired::Yes,
+            required => required,
+        };
+        config.tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => Some(Arc::new(TlsServer::new(TlsServerSettings {
+                cert_file: cert.clone(),
+                key_file: key.clone(),
+                client_auth,
+                root_ca_file: self.tls_root_ca_file.clone(),
+                min_version: self.tls_min_version,
+            })?)),
+            _ if config.tls_required != TlsRequired::No => {
+                bail!("TLS is required of clients: name --tls-cert and --tls-key")
+            }
+            _ if self.https_address.is_some() => bail!("--https-address needs --tls-cert and --tls-key"),
+            _ => None,
+        };
+        (config.snappy, config.deflate, config.max_deflate_level) = (self.snappy, self.deflate, self.max_deflate_level);
+        config.auth = match self.auth_http_address.is_empty() {
+            true => None,
+            false => Some(self.auth_servers()?),
+        };
+        Ok(())
+    }
+
+    fn auth_servers(&self) -> anyhow::Result<AuthServers> {
+        let tls = self.auth_http_address.iter().any(|address| address.starts_with("https://"));
+        let settings = TlsClientSettings { ca_file: self.tls_root_ca_file.clone(), ..TlsClientSettings::default() };
+        let tls = tls.then(|| TlsClient::new(&settings)).transpose().context("AUTH servers")?;
+        AuthServers::new(
+            &self.auth_http_address,
+            self.auth_http_request_method,
+            self.http_client_connect_timeout,
+            self.http_client_request_timeout,
+            tls.as_ref(),
+        )
+        .map_err(anyhow::Error::msg)
+    }
+
+    /// Addresses of the HTTP API over TLS.
+    pub(crate) fn https_addresses(&self) -> Vec<ListenAddress> {
+        let default = || "127.0.0.1:4152".parse().expect("a valid address");
+        self.tls_cert.iter().map(|_| self.https_address.clone().unwrap_or_else(default)).collect()
+    }
+}
