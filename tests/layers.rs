@@ -86,3 +86,32 @@ fn subcommands_do_not_use_each_other() {
         }
     }
 }
+
+/// Type names that may stand in several modules: each command has its `Args`.
+const SHARED_TYPE_NAMES: [&str; 1] = ["Args"];
+
+/// True for test code that plays other programs with types of its own.
+fn is_test_code(path: &str) -> bool {
+    let parts = ["/tests/", "/simulation/", "/model/", "/tests.rs", "/model.rs", "/world.rs", "_tests.rs"];
+    parts.iter().any(|part| path.contains(part))
+}
+
+#[test]
+fn type_names_stand_for_one_thing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut places = std::collections::BTreeMap::<String, Vec<String>>::new();
+    for (path, text) in sources(&root).into_iter().filter(|(path, _)| !is_test_code(path)) {
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for line in code.lines() {
+            let words: Vec<&str> = line.split_whitespace().skip_while(|word| word.starts_with("pub")).collect();
+            let (Some(&("struct" | "enum" | "trait" | "union")), Some(name)) = (words.first(), words.get(1)) else {
+                continue;
+            };
+            let name: String = name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            places.entry(name).or_default().push(path.clone());
+        }
+    }
+    assert!(places.len() > 300, "only {} types were found: is the search broken?", places.len());
+    places.retain(|name, places| places.len() > 1 && !SHARED_TYPE_NAMES.contains(&name.as_str()));
+    assert!(places.is_empty(), "names that stand for several types: {places:#?}");
+}

@@ -50,6 +50,7 @@ mod pipeline;
 mod print;
 mod remedies;
 mod retry;
+mod security;
 mod signals;
 mod simulate;
 mod sleeping;

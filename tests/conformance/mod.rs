@@ -97,8 +97,11 @@ fn backend_depth_equals_nsqd() {
 /// Plays scripts against each broker; fails with all differences to nsqd's transcripts.
 #[track_caller]
 fn compare<S>(scripts: &[S], name: impl Fn(&S) -> String, play: impl Fn(&Nsqd, &S) -> String) {
-    let nsqd = Nsqd::real(&["--snappy=false", "--deflate=false"]);
-    let others = [("--memory", Nsqd::embedded(&["--memory"])), ("the log", Nsqd::embedded(&[]))];
+    // the scripts' client reads no compressed bytes
+    let plain = ["--snappy=false", "--deflate=false"];
+    let nsqd = Nsqd::real(&plain);
+    let memory = Nsqd::embedded(&["--memory", plain[0], plain[1]]);
+    let others = [("--memory", memory), ("the log", Nsqd::embedded(&plain))];
     let mut differences = String::new();
     for script in scripts {
         eprintln!("{}", name(script));

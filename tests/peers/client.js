@@ -1,4 +1,4 @@
-// What nsqjs does with a broker: publish, defer, consume, touch, requeue, finish. Prints what it handled; run by tests/broker_clients.rs as
+// An nsqjs client that works with a broker: publish, defer, consume, touch, requeue, finish. Prints what it handled; run by tests/broker_clients.rs as
 // `node client.js HOST:PORT TOPIC`.
 const nsq = require('nsqjs')
 

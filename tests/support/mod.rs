@@ -1,9 +1,12 @@
 //! Real programs under test, started on ports of the system's choice and ended with the test.
 
+mod auth_server;
+mod certificates;
 mod client;
 mod disks;
 pub mod doctor;
 mod doors;
+mod eavesdropper;
 mod events;
 pub mod fake_nsqd;
 mod gateway;
@@ -14,9 +17,12 @@ mod wire;
 
 use std::time::{Duration, Instant};
 
+pub use self::auth_server::AuthServer;
+pub use self::certificates::Certificates;
 pub use self::client::Client;
 pub use self::disks::{BadDisk, SmallDisk};
 pub use self::doors::{Doors, Told};
+pub use self::eavesdropper::Eavesdropper;
 pub use self::events::Sequences;
 pub use self::gateway::{Gateway, Worker};
 pub use self::liar::{Liar, Rest};

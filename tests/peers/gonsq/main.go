@@ -1,4 +1,4 @@
-// What go-nsq does with a broker: publish, defer, consume, touch, requeue, finish. Prints what it handled; run by
+// A go-nsq client that works with a broker: publish, defer, consume, touch, requeue, finish. Prints what it handled; run by
 // tests/broker_clients.rs as `gonsq HOST:PORT TOPIC`.
 package main
 

@@ -1,0 +1,286 @@
+//! TLS, compression and AUTH between the library and nsqd: every combination, and what an eavesdropper sees.
+
+use mqueue::client::{
+    Address, AuthSecret, ConnectConfig, Consumer, ConsumerConfig, Error, Publisher, PublisherConfig, Security, identify,
+};
+use mqueue::net::tls::{TlsClient, TlsClientSettings};
+use mqueue::net::transport::Compression;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use crate::support::{AuthServer, Certificates, Eavesdropper, Nsqd, PATIENCE, mqueue, needs};
+
+/// Part of each body; it compresses well.
+const BODY: &str = "a body that nobody on the line may read, again and again and again and again and again";
+const SECRET: &str = "open-sesame";
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Tls {
+    Off,
+    On,
+    Mutual,
+}
+
+fn tls(certificates: &Certificates, mutual: bool) -> TlsClient {
+    let client = |name: &str| mutual.then(|| certificates.file(name));
+    TlsClient::new(&TlsClientSettings {
+        ca_file: Some(certificates.file("ca.pem")),
+        cert_file: client("client.pem"),
+        key_file: client("client.key"),
+        ..TlsClientSettings::default()
+    })
+    .unwrap()
+}
+
+fn connect_config(security: Security) -> ConnectConfig {
+    ConnectConfig::default().with_security(security)
+}
+
+/// Publishes and consumes some messages over `line`, some of them longer than a chunk of any compression.
+fn publish_and_consume(line: &Eavesdropper, security: Security) {
+    let address: Address = line.address().parse().unwrap();
+    let topic: mqueue::proto::TopicName = "secured".parse().unwrap();
+    Runtime::new().unwrap().block_on(async {
+        let bodies: Vec<String> =
+            [1, 10, 1_000, 3_000].iter().enumerate().map(|(n, times)| format!("{n} {}", BODY.repeat(*times))).collect();
+        let config = PublisherConfig::default().with_connect(connect_config(security.clone()));
+        let publisher = Publisher::connect(std::slice::from_ref(&address), config).await.unwrap();
+        publisher.publish(&topic, bodies[0].clone()).await.unwrap();
+        publisher.publish_many(&topic, bodies[1..].iter().map(|body| body.clone().into()).collect()).await.unwrap();
+        publisher.close().await;
+
+        let mut config = ConsumerConfig::new(topic, "ch".parse().unwrap());
+        config.nsqd = vec![address];
+        config.connect = connect_config(security);
+        let mut consumer = Consumer::connect(config).await.unwrap();
+        let mut received = Vec::new();
+        while received.len() < bodies.len() {
+            let delivery = timeout(PATIENCE, consumer.recv()).await.expect("in time").expect("a message");
+            received.push(String::from_utf8(delivery.message().body.to_vec()).unwrap());
+            delivery.finish();
+        }
+        consumer.stop();
+        assert!(consumer.recv().await.is_none());
+        received.sort();
+        assert!(received == bodies, "other bodies were received");
+    });
+}
+
+fn matrix(tls_mode: Tls, certificates: &Certificates) {
+    let mut flags = match tls_mode {
+        Tls::Off => Vec::new(),
+        Tls::On | Tls::Mutual => certificates.flags("server"),
+    };
+    flags.extend(match tls_mode {
+        Tls::Off => vec![],
+        Tls::On => vec!["--tls-required=true".to_owned()],
+        Tls::Mutual => vec!["--tls-client-auth-policy=require-verify".to_owned()],
+    });
+    for auth in [false, true] {
+        let server = AuthServer::start(SECRET);
+        let mut flags = flags.clone();
+        if auth {
+            flags.push(format!("--auth-http-address={}", server.address()));
+        }
+        let nsqd = Nsqd::with(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+        let compressions = [None, Some(Compression::Snappy)].into_iter();
+        for compression in compressions.chain((1..=6).map(|level| Some(Compression::Deflate(level)))) {
+            let line = Eavesdropper::start(nsqd.tcp());
+            let mut security = Security::default();
+            security.tls = (tls_mode != Tls::Off).then(|| tls(certificates, tls_mode == Tls::Mutual));
+            security.compression = compression;
+            security.auth_secret = auth.then(|| AuthSecret::new(SECRET));
+            let context = format!("TLS {tls_mode:?}, {compression:?}, AUTH {auth}");
+            publish_and_consume(&line, security);
+            // the upgrade is seen on the wire: nothing has fallen back
+            let clear = line.times_seen(BODY.as_bytes());
+            match (tls_mode, compression) {
+                (Tls::Off, None) => assert!(clear > 8_000, "{clear} times, {context}"),
+                (Tls::Off, Some(_)) => assert!(clear < 10, "{clear} times, {context}"),
+                (Tls::On | Tls::Mutual, _) => assert_eq!(clear, 0, "{context}"),
+            }
+            if compression.is_some() {
+                assert!(line.total() < 200_000, "{} bytes, {context}", line.total());
+            }
+            if tls_mode != Tls::Off {
+                assert_eq!(line.times_seen(SECRET.as_bytes()), 0, "{context}");
+            }
+        }
+        assert_eq!(!server.asked().is_empty(), auth);
+        let mutual = server.asked().iter().all(|query| query.contains("common_name=client"));
+        assert_eq!(mutual, !auth || tls_mode == Tls::Mutual, "{:?}", server.asked());
+    }
+}
+
+#[test]
+fn messages_pass_without_tls_in_every_compression_and_with_auth() {
+    needs!("nsqd");
+    matrix(Tls::Off, &Certificates::new());
+}
+
+#[test]
+fn messages_pass_over_tls_in_every_compression_and_with_auth() {
+    needs!("nsqd");
+    matrix(Tls::On, &Certificates::new());
+}
+
+#[test]
+fn messages_pass_over_mutual_tls_in_every_compression_and_with_auth() {
+    needs!("nsqd");
+    matrix(Tls::Mutual, &Certificates::new());
+}
+
+/// The error of connecting with these wishes.
+fn refusal(nsqd: &Nsqd, security: Security) -> String {
+    let address = nsqd.tcp().parse().unwrap();
+    let error: Error =
+        Runtime::new().unwrap().block_on(identify(&address, &connect_config(security))).expect_err("it is refused");
+    error.to_string().replace(&nsqd.tcp(), "ADDRESS")
+}
+
+#[test]
+fn refused_wishes_are_errors_that_name_the_flag() {
+    needs!("nsqd");
+    let certificates = Certificates::new();
+    let plain = Nsqd::with(&["--snappy=false", "--deflate=false"]);
+    let wish = |compression| Security::default().with_compression(compression);
+    assert_eq!(
+        refusal(&plain, Security::default().with_tls(tls(&certificates, false))),
+        "nsqd at ADDRESS does not offer TLS: it needs --tls-cert and --tls-key"
+    );
+    assert_eq!(refusal(&plain, wish(Compression::Snappy)), "nsqd at ADDRESS does not offer snappy (--snappy=false)");
+    assert_eq!(
+        refusal(&plain, wish(Compression::Deflate(6))),
+        "nsqd at ADDRESS does not offer deflate (--deflate=false)"
+    );
+    assert_eq!(
+        refusal(&plain, Security::default().with_auth_secret(AuthSecret::new(SECRET))),
+        "nsqd at ADDRESS does not use AUTH (--auth-http-address): leave the secret out"
+    );
+    let server = AuthServer::start(SECRET);
+    let auth = Nsqd::with(&[&format!("--auth-http-address={}", server.address())]);
+    assert_eq!(
+        refusal(&auth, Security::default()),
+        "nsqd at ADDRESS wants AUTH: give its secret with --auth-secret-file"
+    );
+    let wrong = refusal(&auth, Security::default().with_auth_secret(AuthSecret::new("wrong")));
+    assert!(wrong.contains("E_UNAUTHORIZED") && !wrong.contains("wrong"), "{wrong}");
+}
+
+#[test]
+fn certificates_that_are_not_trusted_are_one_clear_line() {
+    needs!("nsqd");
+    let certificates = Certificates::new();
+    let secured = |server: &str, more: &[&str]| {
+        let mut flags = certificates.flags(server);
+        flags.extend(more.iter().map(|flag| (*flag).to_owned()));
+        Nsqd::with(&flags.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let client = |settings: TlsClientSettings| Security::default().with_tls(TlsClient::new(&settings).unwrap());
+    let trusting =
+        |ca: &str| TlsClientSettings { ca_file: Some(certificates.file(ca)), ..TlsClientSettings::default() };
+    let good = secured("server", &[]);
+    assert_eq!(
+        refusal(&good, client(trusting("other-ca.pem"))),
+        "no TLS with nsqd at ADDRESS: its certificate is from an unknown authority: name that one's file with --tls-ca-file"
+    );
+    assert_eq!(
+        refusal(&secured("expired", &[]), client(trusting("ca.pem"))),
+        "no TLS with nsqd at ADDRESS: its certificate has expired"
+    );
+    let elsewhere = secured("elsewhere", &[]);
+    assert_eq!(
+        refusal(&elsewhere, client(trusting("ca.pem"))),
+        "no TLS with nsqd at ADDRESS: its certificate is for another name: give that one with --tls-server-name"
+    );
+    let named = TlsClientSettings { server_name: Some("elsewhere.example".to_owned()), ..trusting("ca.pem") };
+    let address: Address = elsewhere.tcp().parse().unwrap();
+    let runtime = Runtime::new().unwrap();
+    runtime.block_on(identify(&address, &connect_config(client(named)))).unwrap();
+    let anybody = TlsClientSettings { insecure_skip_verify: true, ..TlsClientSettings::default() };
+    runtime.block_on(identify(&address, &connect_config(client(anybody)))).unwrap();
+
+    let mutual = secured("server", &["--tls-client-auth-policy=require-verify"]);
+    let foreign = TlsClientSettings {
+        cert_file: Some(certificates.file("foreign.pem")),
+        key_file: Some(certificates.file("foreign.key")),
+        ..trusting("ca.pem")
+    };
+    for (name, settings) in [("none", trusting("ca.pem")), ("foreign", foreign)] {
+        let error = refusal(&mutual, client(settings));
+        assert!(error.contains("--tls-cert-file"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let certificates = Certificates::new();
+    let error = |settings: TlsClientSettings| {
+        let text = TlsClient::new(&settings).expect_err("it cannot be used").to_string();
+        text.replace(&certificates.path().display().to_string(), "DIR")
+    };
+    let file = |name: &str| Some(certificates.file(name));
+    let default = TlsClientSettings::default;
+    assert_eq!(
+        error(TlsClientSettings { ca_file: file("none.pem"), ..default() }),
+        "cannot read DIR/none.pem: no such file or directory"
+    );
+    assert_eq!(
+        error(TlsClientSettings { ca_file: file("server.key"), ..default() }),
+        "no certificate in DIR/server.key: a PEM file is needed"
+    );
+    assert_eq!(
+        error(TlsClientSettings { ca_file: file("ca.pem"), cert_file: file("client.pem"), ..default() }),
+        "a certificate needs its key, and a key its certificate: name both files"
+    );
+    let swapped = TlsClientSettings {
+        ca_file: file("ca.pem"),
+        cert_file: file("client.pem"),
+        key_file: file("server.key"),
+        ..default()
+    };
+    assert!(error(swapped).starts_with("cannot use DIR/client.pem: "));
+    assert_eq!(
+        error(TlsClientSettings { ca_file: file("ca.pem"), server_name: Some("a b".to_owned()), ..default() }),
+        "invalid server name \"a b\": use a host's name or an IP address"
+    );
+}
+
+#[test]
+fn commands_use_tls_auth_and_compression_and_https() {
+    needs!("nsqd");
+    let certificates = Certificates::new();
+    let server = AuthServer::start(SECRET);
+    let mut flags = certificates.flags("server");
+    flags.extend(["--tls-required=true".to_owned(), format!("--auth-http-address={}", server.address())]);
+    let nsqd = Nsqd::with(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+    let line = Eavesdropper::start(nsqd.tcp());
+    let secret = certificates.file("secret");
+    std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
+    let common = format!(
+        "--nsqd-tcp-address {} --tls --tls-ca-file {} --auth-secret-file {}",
+        line.address(),
+        certificates.file("ca.pem").display(),
+        secret.display()
+    );
+    let lines = certificates.file("lines");
+    std::fs::write(&lines, format!("{BODY}\n{BODY}\n")).unwrap();
+    let published = mqueue(&format!("producer --stream foo --snappy {common} {}", lines.display())).run();
+    assert_eq!(published.code, Some(0), "{}", published.stderr);
+    let consumed =
+        mqueue(&format!("consumer --stream foo --group 1 --output body --count 2 --deflate 3 {common}")).run();
+    assert_eq!(consumed.code, Some(0), "{}", consumed.stderr);
+    assert_eq!(consumed.stdout, format!("{BODY}\n{BODY}\n"));
+    assert_eq!((line.times_seen(BODY.as_bytes()), line.times_seen(SECRET.as_bytes())), (0, 0));
+    for run in [&published, &consumed] {
+        assert!(!run.stderr.contains(SECRET), "{}", run.stderr);
+    }
+    let plain = mqueue(&format!("consumer --stream foo --group 1 --count 1 --nsqd-tcp-address {}", nsqd.tcp())).run();
+    assert_ne!(plain.code, Some(0));
+    assert!(plain.stderr.contains("--auth-secret-file"), "{}", plain.stderr);
+    let missing =
+        mqueue(&format!("consumer --stream foo --group 1 --auth-secret-file /nope --nsqd-tcp-address {}", nsqd.tcp()))
+            .run();
+    assert_eq!(missing.code, Some(2), "{}", missing.stderr);
+    assert!(missing.stderr.contains("cannot use the AUTH secret in /nope: no such file"), "{}", missing.stderr);
+}

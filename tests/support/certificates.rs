@@ -1,0 +1,69 @@
+//! Certificates for the tests: an authority, a server's and a client's certificate, and wrong ones.
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
+};
+
+/// A folder of PEM files: `ca.pem`, `other-ca.pem`, and for each NAME of [`NAMES`] `NAME.pem` and `NAME.key`.
+pub struct Certificates(tempfile::TempDir);
+
+/// Server certificates for 127.0.0.1 (good, expired, for another name), and client certificates (good, from another authority).
+const NAMES: [&str; 5] = ["server", "expired", "elsewhere", "client", "foreign"];
+
+impl Certificates {
+    /// Makes them.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let authority = |name: &str| {
+            let mut params = CertificateParams::new(Vec::new()).expect("no names");
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            params.distinguished_name.push(DnType::CommonName, name);
+            let key = KeyPair::generate().expect("random bytes");
+            let certificate = params.self_signed(&key).expect("a certificate");
+            std::fs::write(folder.path().join(format!("{name}.pem")), certificate.pem()).expect("room");
+            Issuer::new(params, key)
+        };
+        let (ca, other) = (authority("ca"), authority("other-ca"));
+        for name in NAMES {
+            let host = if name == "elsewhere" { "elsewhere.example" } else { "127.0.0.1" };
+            let mut params = CertificateParams::new(vec![host.to_owned()]).expect("a name");
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+            if name == "expired" {
+                params.not_before = date_time_ymd(2020, 1, 1);
+                params.not_after = date_time_ymd(2021, 1, 1);
+            }
+            let key = KeyPair::generate().expect("random bytes");
+            let issuer = if name == "foreign" { &other } else { &ca };
+            let certificate = params.signed_by(&key, issuer).expect("a certificate");
+            std::fs::write(folder.path().join(format!("{name}.pem")), certificate.pem()).expect("room");
+            std::fs::write(folder.path().join(format!("{name}.key")), key.serialize_pem()).expect("room");
+        }
+        Self(folder)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A file.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// nsqd's flags for TLS with this server certificate.
+    pub fn flags(&self, server: &str) -> Vec<String> {
+        let at = |name: &str| self.file(name).display().to_string();
+        vec![
+            format!("--tls-cert={}", at(&format!("{server}.pem"))),
+            format!("--tls-key={}", at(&format!("{server}.key"))),
+            format!("--tls-root-ca-file={}", at("ca.pem")),
+            "--https-address=127.0.0.1:0".to_owned(),
+        ]
+    }
+}
