@@ -93,8 +93,9 @@ test: ## run all tests, on real NSQ programs where available (ARGS goes to cargo
 instructions: ## count the instructions of the hot paths, and fail if they increased (ARGS=--update accepts them)
 	@scripts/instructions $(ARGS)
 
-lint: ## check formatting, clippy and the documentation, warnings denied
+lint: ## check formatting, wording, clippy and the documentation, warnings denied
 	cargo fmt --check
+	@scripts/style
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
 

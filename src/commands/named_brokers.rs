@@ -17,8 +17,20 @@ pub(crate) async fn complete(command: &mut CliCommand) -> Result<(), Failure> {
     {
         args.token.token_nsqd_tcp_address = Some(tcp_address(http, "--token-nsqd-tcp-address").await?);
     }
+    if let CliCommand::Consumer(args) = command {
+        args.broker.load_security()?;
+    }
+    if let CliCommand::Wakeup(args) = command {
+        args.broker.load_security()?;
+    }
+    if let CliCommand::Doctor(args) = command {
+        args.broker.load_security()?;
+    }
     match broker(command) {
-        Some(args) => args.complete().await,
+        Some(args) => {
+            args.load_security()?;
+            args.complete().await
+        }
         None => Ok(()),
     }
 }

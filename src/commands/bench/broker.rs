@@ -7,7 +7,7 @@ use crate::commands::bench::args::Args;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::common::run_broker::{BrokerAddresses, RunBroker};
-use mqueue::client::{Address, Nsqd};
+use mqueue::client::{Address, ConnectConfig, Nsqd};
 use mqueue::proto::{ChannelName, TopicName};
 
 /// The group that the run consumes with.
@@ -46,6 +46,11 @@ impl BenchBroker {
             return Err(Failure::new(Exit::Unavailable, format!("cannot create the stream: {error}")).into());
         }
         Ok(broker)
+    }
+
+    /// Settings of the connections to them.
+    pub(super) fn connect(&self) -> ConnectConfig {
+        self.broker.addresses.connect.clone()
     }
 
     /// TCP addresses of the nsqds.

@@ -34,6 +34,7 @@ pub(super) async fn connect(
     for address in broker.tcp().iter().cycle().take(broker.tcp().len().max(plan.connections as usize)) {
         let mut config = ConsumerConfig::new(broker.topic.clone(), broker.channel.clone());
         config.nsqd = vec![address.clone()];
+        config.connect = broker.connect();
         config.flow.max_in_flight = plan.max_in_flight;
         config.backend = backend;
         consumers.push(Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?);

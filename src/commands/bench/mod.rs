@@ -112,7 +112,7 @@ async fn measure(
 /// the nsqds.
 async fn connect(plan: &BenchPlan, backend: ClientBackend, broker: &BenchBroker) -> Result<Vec<Publisher>, Failure> {
     let mut publishers = Vec::new();
-    let config = PublisherConfig::default().with_backend(backend);
+    let config = PublisherConfig::default().with_connect(broker.connect()).with_backend(backend);
     for address in broker.tcp().iter().cycle().take(broker.tcp().len().max(plan.connections as usize)) {
         let publisher = Publisher::connect(std::slice::from_ref(address), config.clone()).await;
         publishers.push(publisher.map_err(|e| Failure::unavailable(&e))?);

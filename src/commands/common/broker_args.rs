@@ -1,8 +1,9 @@
 //! Addresses of brokers: the same flags in every command that connects to one, with the names of nsq's programs.
 
-use mqueue::client::{Address, Lookupd, Nsqd};
+use mqueue::client::{Address, ConnectConfig, Lookupd, Nsqd, Security};
 
 use super::exit::{Exit, Failure};
+use super::security_args::SecurityArgs;
 
 /// Addresses of nsqd and nsqlookupd.
 #[derive(Debug, Clone, clap::Args)]
@@ -22,12 +23,41 @@ pub(crate) struct Args {
     /// HTTP address of an nsqlookupd to find nsqds; repeatable [default: none]
     #[arg(long, value_name = "HOST:PORT", env = "LOOKUPD_HTTP_ADDRESS", value_delimiter = ',')]
     pub lookupd_http_address: Vec<Lookupd>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub security: SecurityArgs,
+
+    /// TLS, compression and AUTH, once [`Args::load_security`] has read the files.
+    #[arg(skip)]
+    pub loaded: Security,
 }
 
 impl Args {
     /// Returns true if an address to connect to is named.
     pub(crate) fn is_named(&self) -> bool {
         !self.nsqd_tcp_address.is_empty() || !self.lookupd_http_address.is_empty()
+    }
+
+    /// Reads the files for TLS and AUTH, and applies them to `https://` addresses.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be read or used.
+    pub(crate) fn load_security(&mut self) -> Result<(), Failure> {
+        let https = self.nsqd_http_address.iter().any(Nsqd::is_https)
+            || self.lookupd_http_address.iter().any(Lookupd::is_https);
+        let (security, client) = self.security.load(https)?;
+        self.loaded = security;
+        if let Some(client) = client {
+            self.nsqd_http_address = self.nsqd_http_address.drain(..).map(|api| api.secured(&client)).collect();
+            self.lookupd_http_address = self.lookupd_http_address.drain(..).map(|api| api.secured(&client)).collect();
+        }
+        Ok(())
+    }
+
+    /// Returns the settings of connections to nsqd.
+    pub(crate) fn connect(&self) -> ConnectConfig {
+        ConnectConfig::default().with_security(self.loaded.clone())
     }
 
     /// Adds the TCP addresses of nsqds that are named by their HTTP addresses alone.

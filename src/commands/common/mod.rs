@@ -23,6 +23,7 @@ pub(crate) mod record_splitter;
 pub(crate) mod retry_stream;
 pub(crate) mod run_broker;
 pub(crate) mod schedule;
+pub(crate) mod security_args;
 pub(crate) mod service;
 pub(crate) mod socket_args;
 pub(crate) mod stdout;

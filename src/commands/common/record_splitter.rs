@@ -186,7 +186,7 @@ mod tests {
                     let parts = [&input[..first], &input[first..second], &input[second..]];
                     let got = cut(*delimiter, *max, &parts);
                     let expected = (records.iter().map(|s| (*s).to_owned()).collect(), *empty, *too_long);
-                    assert_eq!(got, expected, "{delimiter:?}, at the most {max}, {parts:?}");
+                    assert_eq!(got, expected, "{delimiter:?}, at most {max}, {parts:?}");
                 }
             }
         }

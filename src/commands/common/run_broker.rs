@@ -8,7 +8,7 @@ use crate::commands::common::broker_process::BrokerProcess;
 use crate::commands::common::embedded_broker::EmbeddedBroker;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
-use mqueue::client::{Address, Error, Nsqd};
+use mqueue::client::{Address, ConnectConfig, Error, Nsqd};
 use mqueue::proto::TopicName;
 use mqueue::proto::stats::Producer;
 
@@ -19,12 +19,14 @@ pub(crate) struct BrokerAddresses {
     pub(crate) tcp: Vec<Address>,
     /// The nsqds' HTTP APIs, as far as they are known.
     pub(crate) http: Vec<Nsqd>,
+    /// Settings of the connections.
+    pub(crate) connect: ConnectConfig,
 }
 
 impl BrokerAddresses {
     /// Finds the nsqds of the arguments. Fails if there is none.
     pub(crate) async fn find(args: &broker_args::Args) -> Result<Self, Failure> {
-        let mut found = Self { tcp: args.nsqd(), http: args.nsqd_http() };
+        let mut found = Self { tcp: args.nsqd(), http: args.nsqd_http(), connect: args.connect() };
         let mut last_error = None;
         for lookupd in &args.lookupd_http_address {
             match lookupd.nodes().await {
@@ -86,14 +88,22 @@ impl RunBroker {
             return Ok(Self::named(BrokerAddresses::find(args).await?));
         }
         let embedded = EmbeddedBroker::start(name).await?;
-        let addresses = BrokerAddresses { tcp: vec![embedded.tcp.parse()?], http: vec![embedded.http.parse()?] };
+        let addresses = BrokerAddresses {
+            tcp: vec![embedded.tcp.parse()?],
+            http: vec![embedded.http.parse()?],
+            connect: ConnectConfig::default(),
+        };
         Ok(Self { addresses, started: Some(StartedBroker::InThisProcess(embedded)) })
     }
 
     /// Starts a broker in a child process, in a folder whose name begins with `name`.
     pub(crate) async fn start_process(name: &str) -> anyhow::Result<Self> {
         let child = BrokerProcess::start(name).await?;
-        let addresses = BrokerAddresses { tcp: vec![child.tcp.clone()], http: vec![child.http.clone()] };
+        let addresses = BrokerAddresses {
+            tcp: vec![child.tcp.clone()],
+            http: vec![child.http.clone()],
+            connect: ConnectConfig::default(),
+        };
         Ok(Self { addresses, started: Some(StartedBroker::Child(Box::new(child))) })
     }
 

@@ -7,7 +7,7 @@ use super::handler_environment;
 use crate::commands::common::broker_args::Args;
 use crate::commands::common::failure_args::FailureArgs;
 use crate::commands::consumer::args::ConsumerTuning;
-use mqueue::client::{Address, ConsumerConfig};
+use mqueue::client::{Address, ConnectConfig, ConsumerConfig};
 use mqueue::handler::{FileOptions, HandlerOptions, PrintOutput};
 use mqueue::proto::{ChannelName, TopicName};
 use mqueue::shutdown::Shutdown;
@@ -26,6 +26,7 @@ pub(crate) fn consumer_config(
     config.lookupd_poll_interval = tuning.lookupd_poll_interval;
     config.flow.max_backoff = tuning.max_backoff;
     let millis = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+    config.connect = broker.connect();
     config.connect.identify.msg_timeout = tuning.msg_timeout.map(millis);
     config
 }
@@ -37,6 +38,7 @@ pub(crate) fn handler_options(
     group: &ChannelName,
     timeout: Duration,
     nsqd: Vec<Address>,
+    connect: ConnectConfig,
     shutdown: &Shutdown,
 ) -> HandlerOptions {
     HandlerOptions {
@@ -48,22 +50,29 @@ pub(crate) fn handler_options(
         stop: shutdown.draining.clone(),
         capture_output: false,
         nsqd,
+        connect,
         withheld: handler_environment::withheld(),
     }
 }
 
 /// Makes the worker's settings for this stream, except concurrency and end. Fails if the dead
 /// letters need another stream, which must not be this one.
-pub(crate) fn worker_config(stream: &TopicName, failing: &FailureArgs) -> Result<WorkerConfig, Failure> {
+pub(crate) fn worker_config(
+    stream: &TopicName,
+    failing: &FailureArgs,
+    connect: ConnectConfig,
+) -> Result<WorkerConfig, Failure> {
     let dead_letters = dead_letters(stream, failing.dead_letter.as_ref())?;
     if dead_letters == *stream {
         let line = format!("stream {stream} would be fed its own dead letters: name another one with --dead-letter");
         return Err(Failure::new(Exit::Usage, line));
     }
-    Ok(WorkerConfig::default()
+    let mut config = WorkerConfig::default()
         .with_max_attempts(failing.max_attempts)
         .with_retry_delay(failing.retry_delay)
-        .with_dead_letters(dead_letters))
+        .with_dead_letters(dead_letters);
+    config.publisher.connect = connect;
+    Ok(config)
 }
 
 /// Returns the stream of dead letters: the one named, or the default.

@@ -116,7 +116,7 @@ impl GroupCreation<'_> {
 
     async fn create(&self, nsqd: &Address) -> Result<(), Error> {
         let Args { stream, group, .. } = self.args;
-        ArrivalWatch::connect(nsqd).await?.subscribe(stream.clone(), group.clone()).await
+        ArrivalWatch::connect(nsqd, &self.args.broker.connect()).await?.subscribe(stream.clone(), group.clone()).await
     }
 }
 

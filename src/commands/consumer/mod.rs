@@ -152,7 +152,14 @@ fn handler(args: &Args, shutdown: &Shutdown) -> Result<BuiltinHandler, Failure> 
     });
     let file = files::options(args, output)?;
     let timeout = args.handling.failing.handler_timeout;
-    let options = worker_flags::handler_options(&args.stream, &args.group, timeout, args.broker.nsqd(), shutdown);
+    let options = worker_flags::handler_options(
+        &args.stream,
+        &args.group,
+        timeout,
+        args.broker.nsqd(),
+        args.broker.connect(),
+        shutdown,
+    );
     let options = HandlerOptions { output: output.unwrap_or(PrintOutput::Json), file, ..options };
     args.handling.handler.build(&options).map_err(|e| Failure::new(Exit::Usage, e))
 }
@@ -166,7 +173,7 @@ fn concurrency(args: &Args) -> u32 {
 }
 
 fn worker_config(args: &Args) -> Result<WorkerConfig, Failure> {
-    let config = worker_flags::worker_config(&args.stream, &args.handling.failing)?;
+    let config = worker_flags::worker_config(&args.stream, &args.handling.failing, args.broker.connect())?;
     let config = config.with_concurrency(concurrency(args) as usize);
     Ok(config.with_idle_timeout(args.timeout).with_count(args.count))
 }

@@ -32,7 +32,7 @@ pub(super) async fn run(
     let redriving = match action {
         ErrorsAction::Redrive => {
             let routes = Routes::new(args, brokers)?;
-            let config = PublisherConfig::default().with_timeout(PUBLISH_TIMEOUT);
+            let config = PublisherConfig::default().with_connect(args.broker.connect()).with_timeout(PUBLISH_TIMEOUT);
             let publisher = Publisher::connect(&brokers.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
             Some((publisher, routes))
         }

@@ -147,6 +147,7 @@ impl Letters {
     ) -> anyhow::Result<Self> {
         let mut config = ConsumerConfig::new(stream.clone(), args.group.clone());
         config.nsqd = nsqds.to_vec();
+        config.connect = args.broker.connect();
         // with a rate, few letters are in flight while they wait; the parts of a large letter must
         // be in flight together
         config.flow.max_in_flight =

@@ -76,13 +76,15 @@ impl Gateway {
         let mut config = ConsumerConfig::new(key.stream.clone(), key.group.clone());
         config.nsqd = settings.broker.nsqd();
         config.lookupd = settings.broker.lookupd_http_address.clone();
+        config.connect = settings.broker.connect();
         config.connect.identify.msg_timeout = i64::try_from(settings.workers.msg_timeout.as_millis()).ok();
         config.flow.max_in_flight = 0;
         // a failing worker must not slow down the others
         config.flow.max_backoff = Duration::ZERO;
         let connected = Consumer::connect(config).await;
         let consumer = connected.map_err(|error| GatewayError::unavailable(Failure::unavailable(&error).line))?;
-        let publishing = PublisherConfig::default().with_timeout(DEAD_LETTER_TIMEOUT);
+        let publishing =
+            PublisherConfig::default().with_connect(settings.broker.connect()).with_timeout(DEAD_LETTER_TIMEOUT);
         let group_consumer = Arc::new(GroupConsumer {
             key: key.clone(),
             control: consumer.control(),

@@ -44,7 +44,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(args.grace)?;
     let output = (args.report() == ReportFormat::Json).then(StdoutThread::for_reports).transpose()?;
     let brokers = BrokerAddresses::find(&args.broker).await?;
-    let config = PublisherConfig::default().with_timeout(TIMEOUT);
+    let config = PublisherConfig::default().with_connect(args.broker.connect()).with_timeout(TIMEOUT);
     let publisher = tokio::select! {
         connected = Publisher::connect(&brokers.tcp, config) => connected.map_err(|e| Failure::unavailable(&e))?,
         () = shutdown.draining.cancelled() => return Ok(Exit::Success),

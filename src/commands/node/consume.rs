@@ -73,7 +73,7 @@ impl ConsumePlan {
     pub(super) fn new(args: &Args) -> Result<Self, Failure> {
         let mut consumer = worker_flags::consumer_config(&args.stream, &args.group, &args.broker, &args.tuning);
         consumer.flow.max_in_flight = args.concurrency;
-        let worker = worker_flags::worker_config(&args.stream, &args.failing)?;
+        let worker = worker_flags::worker_config(&args.stream, &args.failing, args.broker.connect())?;
         let worker = worker.with_concurrency(args.concurrency as usize);
         Ok(Self { consumer, worker, broker: args.broker.clone() })
     }
@@ -179,7 +179,8 @@ mod tests {
             let vars = Arc::new(NodeVars::default());
             let (stream, group) = ("foo".parse().unwrap(), "1".parse().unwrap());
             let (timeout, shutdown) = (Duration::from_secs(1), Shutdown::new());
-            let options = worker_flags::handler_options(&stream, &group, timeout, Vec::new(), &shutdown);
+            let options =
+                worker_flags::handler_options(&stream, &group, timeout, Vec::new(), Default::default(), &shutdown);
             let handler = "sleep:0ms".parse::<mqueue::handler::HandlerSpec>().unwrap().build(&options).unwrap();
             let handler = EventHandler::new(handler, share, vars.clone());
             let id = mqueue::proto::MessageId(*b"0123456789abcdef");

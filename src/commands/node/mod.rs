@@ -84,7 +84,8 @@ fn warn_of_unused_variables(set: impl Iterator<Item = OsString>) {
 
 fn event_handler(args: &Args, shutdown: &Shutdown, vars: Arc<NodeVars>) -> Result<EventHandler, Failure> {
     let (timeout, nsqd) = (args.failing.handler_timeout, args.broker.nsqd());
-    let options = worker_flags::handler_options(&args.stream, &args.group, timeout, nsqd, shutdown);
+    let options =
+        worker_flags::handler_options(&args.stream, &args.group, timeout, nsqd, args.broker.connect(), shutdown);
     let handler = args.handler.build(&options).map_err(|e| Failure::new(Exit::Usage, e))?;
     Ok(EventHandler::new(handler, args.invalid, vars))
 }

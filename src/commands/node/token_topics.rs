@@ -47,7 +47,7 @@ impl TokenTopics {
         let beats = TopicName::new(&format!("{token}.beats")).map_err(too_long)?;
         let channel = ChannelName::new(fleet::TOKEN).expect("a valid name");
         let lease = args.ping_interval;
-        Ok(Self { nsqd, http, token, channel, beats, lease, connect: connect_config(lease) })
+        Ok(Self { nsqd, http, token, channel, beats, lease, connect: connect_config(lease, args.broker.connect()) })
     }
 
     /// Connects for the token. Fails if nsqd's max-msg-timeout is too short for the ping interval.
@@ -111,7 +111,7 @@ impl TokenTopics {
 
 /// Returns the connection's settings. Each TOUCH lasts for one lease. nsqd closes a connection that
 /// is silent for two NSQ heartbeats, so it refuses commands that arrive late.
-fn connect_config(lease: Duration) -> ConnectConfig {
+fn connect_config(lease: Duration, connect: ConnectConfig) -> ConnectConfig {
     let millis = |time: Duration| i64::try_from(time.as_millis()).ok();
     let identify = Identify {
         hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
@@ -120,8 +120,8 @@ fn connect_config(lease: Duration) -> ConnectConfig {
         fence: true,
         // send a single message at once
         output_buffer_size: Some(-1),
-        ..ConnectConfig::default().identify
+        ..connect.identify.clone()
     };
     let connect_timeout = lease.clamp(Duration::from_secs(1), Duration::from_secs(5));
-    ConnectConfig::default().with_identify(identify).with_connect_timeout(connect_timeout)
+    connect.with_identify(identify).with_connect_timeout(connect_timeout)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::commands::common::embedded_broker::TempFolder;
 use crate::commands::common::run_broker::RunBroker;
 use crate::commands::pipeline::args::Args;
-use mqueue::client::{Address, StatsFilter};
+use mqueue::client::{Address, ConnectConfig, StatsFilter};
 use mqueue::proto::TopicName;
 
 /// The broker, and the folder for the socket.
@@ -35,6 +35,11 @@ impl PipelineBroker {
     /// Returns true if the broker runs in this process.
     pub(super) fn is_embedded(&self) -> bool {
         self.broker.is_started()
+    }
+
+    /// Settings of the connections to them.
+    pub(super) fn connect(&self) -> ConnectConfig {
+        self.broker.addresses.connect.clone()
     }
 
     /// The nsqd's TCP address.

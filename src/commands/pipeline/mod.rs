@@ -85,6 +85,7 @@ async fn count(
 ) -> anyhow::Result<JoinHandle<()>> {
     let mut config = ConsumerConfig::new(stream.clone(), ChannelName::new(GROUP)?);
     config.nsqd = vec![broker.tcp().clone()];
+    config.connect = broker.connect();
     config.flow.max_in_flight = 2000;
     let consumer = Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?;
     let worker = Worker::new(consumer, Arc::new(FinalHandler(arrivals)), WorkerConfig::default())?;

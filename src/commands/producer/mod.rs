@@ -109,7 +109,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
 async fn connect(args: &Args) -> Result<(BrokerAddresses, Publisher), Failure> {
     let brokers = BrokerAddresses::find(&args.broker).await?;
     let (timeout, backend) = (args.tuning.publish_timeout, args.client.backend());
-    let config = PublisherConfig::default().with_timeout(timeout).with_backend(backend);
+    let config =
+        PublisherConfig::default().with_connect(args.broker.connect()).with_timeout(timeout).with_backend(backend);
     let publisher = Publisher::connect(&brokers.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
     Ok((brokers, publisher))
 }

@@ -21,7 +21,7 @@ use super::workload::{Chunk, Workload};
 use crate::commands::common::broker_args::Args;
 use crate::commands::common::exit::Failure;
 use crate::commands::common::run_broker::RunBroker;
-use mqueue::client::{Address, Consumer, ConsumerConfig, Publisher, PublisherConfig};
+use mqueue::client::{Address, ConnectConfig, Consumer, ConsumerConfig, Publisher, PublisherConfig};
 use mqueue::handler::{Handler, Verdict};
 use mqueue::proto::{ChannelName, Message, TopicName};
 use mqueue::shutdown::Shutdown;
@@ -52,6 +52,11 @@ impl SimulationBroker {
         }
     }
 
+    /// Settings of the connections to them.
+    fn connect(&self) -> ConnectConfig {
+        self.broker.addresses.connect.clone()
+    }
+
     fn tcp(&self) -> &[Address] {
         &self.broker.addresses.tcp
     }
@@ -70,9 +75,10 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let mut config = ConsumerConfig::new(broker.topic.clone(), ChannelName::new("workers")?);
     config.nsqd = broker.tcp().to_vec();
+    config.connect = broker.connect();
     config.flow.max_in_flight = run.settings.workers;
     let consumer = Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?;
-    let config = PublisherConfig::default().with_timeout(PUBLISH_TIMEOUT);
+    let config = PublisherConfig::default().with_connect(broker.connect()).with_timeout(PUBLISH_TIMEOUT);
     let publisher = Publisher::connect(broker.tcp(), config).await.map_err(|e| Failure::unavailable(&e))?;
     let pool = Arc::new(WorkerPool::new(run.clone()));
     let config = WorkerConfig::default().with_concurrency(run.settings.workers as usize);

@@ -89,7 +89,14 @@ fn check(args: &Args) -> Result<(), Failure> {
 }
 
 fn relay(args: &Args, nsqd: Vec<Address>, shutdown: &Shutdown, stats: Arc<StageStats>) -> Result<Relay, Failure> {
-    let next_hop = worker_flags::handler_options(&args.from, &args.group, args.failing.handler_timeout, nsqd, shutdown);
+    let next_hop = worker_flags::handler_options(
+        &args.from,
+        &args.group,
+        args.failing.handler_timeout,
+        nsqd,
+        args.broker.connect(),
+        shutdown,
+    );
     let work = HandlerOptions { capture_output: true, ..next_hop.clone() };
     let usage = |e| Failure::new(Exit::Usage, e);
     let work = args.handler.as_ref().map(|spec| spec.build(&work)).transpose().map_err(usage)?;
@@ -108,7 +115,7 @@ fn concurrency(args: &Args) -> u32 {
 }
 
 fn worker_config(args: &Args) -> Result<WorkerConfig, Failure> {
-    let config = worker_flags::worker_config(&args.from, &args.failing)?;
+    let config = worker_flags::worker_config(&args.from, &args.failing, args.broker.connect())?;
     Ok(config.with_concurrency(concurrency(args) as usize).with_idle_timeout(args.timeout))
 }
 

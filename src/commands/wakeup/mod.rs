@@ -127,16 +127,8 @@ impl Wakeup {
         let waker = SocketWaker::new(&args);
         let metrics = Metrics::new(|registry| waker.metrics.register(registry));
         let brokers = PolledBrokers::new(&args.broker, args.once);
-        Self {
-            args,
-            waker,
-            brokers,
-            subscriptions: ArrivalSubscriptions::new(arrival),
-            metrics,
-            notifier: Notifier,
-            due: None,
-            status: None,
-        }
+        let subscriptions = ArrivalSubscriptions::new(arrival, args.broker.connect());
+        Self { args, waker, brokers, subscriptions, metrics, notifier: Notifier, due: None, status: None }
     }
 
     fn take_news(&mut self, news: PollNews) {

@@ -44,7 +44,7 @@ const BATCH_IN_FLIGHT: u32 = 500;
 #[derive(Debug)]
 enum WorkerHandler {
     PrintAndPause(PrintAndPause),
-    Handler(BuiltinHandler),
+    Handler(Box<BuiltinHandler>),
 }
 
 impl Handler for WorkerHandler {
@@ -135,9 +135,18 @@ fn worker_handler(args: &Args, shutdown: &Shutdown) -> Result<WorkerHandler, Fai
     let Some(spec) = &args.handler else {
         return Ok(WorkerHandler::PrintAndPause(PrintAndPause::new(args.n.clone(), args.p, stop)));
     };
-    let options = worker_flags::handler_options(&args.stream, &args.group, args.handler_timeout, Vec::new(), shutdown);
+    let options = worker_flags::handler_options(
+        &args.stream,
+        &args.group,
+        args.handler_timeout,
+        Vec::new(),
+        Default::default(),
+        shutdown,
+    );
     let options = HandlerOptions { output: PrintOutput::Body, ..options };
-    spec.build(&options).map(WorkerHandler::Handler).map_err(|e| Failure::new(Exit::Usage, e))
+    spec.build(&options)
+        .map(|handler| WorkerHandler::Handler(Box::new(handler)))
+        .map_err(|e| Failure::new(Exit::Usage, e))
 }
 
 /// Runs the handler on received jobs.

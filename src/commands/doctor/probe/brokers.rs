@@ -18,6 +18,7 @@ use mqueue::worker::DeadLetter;
 
 /// Probes every given broker, and every nsqd that an nsqlookupd lists.
 pub(super) async fn ask(args: &broker_args::Args, deadline: Duration) -> Observed {
+    let connect = args.connect();
     let mut lookupds = Vec::new();
     // an nsqd that is given by HTTP alone reports its TCP port
     let named = if args.nsqd_http_address.is_empty() { args.nsqd() } else { args.nsqd_tcp_address.clone() };
@@ -47,13 +48,13 @@ pub(super) async fn ask(args: &broker_args::Args, deadline: Duration) -> Observe
         lookupds.push(ProbedLookupd { address, answer, nsqds: producers.len() });
     }
     let https = join_all(http.into_values().map(|(nsqd, listed)| ask_http(nsqd, listed, deadline)));
-    let tcps = join_all(tcp.clone().into_iter().map(|(address, listed)| ask_tcp(address, listed, deadline)));
+    let tcps = join_all(tcp.clone().into_iter().map(|(address, listed)| ask_tcp(address, listed, &connect, deadline)));
     let (http, mut seen) = join(https, tcps).await;
     // the ports that only /info reports
     let reported = http.iter().filter_map(|http| Some((http.answer.as_ref().ok()?.tcp.clone()?, http.listed.clone())));
     let reported: BTreeMap<Address, Option<LookupdEntry>> = reported.collect();
     let more = reported.into_iter().filter(|(address, _)| !tcp.contains_key(address));
-    seen.extend(join_all(more.map(|(address, listed)| ask_tcp(address, listed, deadline))).await);
+    seen.extend(join_all(more.map(|(address, listed)| ask_tcp(address, listed, &connect, deadline))).await);
     Observed { lookupds, http, tcp: seen, ..Observed::default() }
 }
 
@@ -87,8 +88,13 @@ async fn probe_nsqd(nsqd: &Nsqd) -> Result<NsqdReport, HttpError> {
     Ok(NsqdReport { version: info.version, skew, tcp, stats })
 }
 
-async fn ask_tcp(address: Address, mut listed: Option<LookupdEntry>, deadline: Duration) -> ProbedTcp {
-    let config = ConnectConfig::default().with_connect_timeout(deadline).with_max_frame(1 << 20);
+async fn ask_tcp(
+    address: Address,
+    mut listed: Option<LookupdEntry>,
+    config: &ConnectConfig,
+    deadline: Duration,
+) -> ProbedTcp {
+    let config = config.clone().with_connect_timeout(deadline).with_max_frame(1 << 20);
     let ask = |address: Address| {
         let config = &config;
         async move { within(deadline, identify(&address, config)).await.map(drop) }

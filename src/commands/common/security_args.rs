@@ -1,0 +1,113 @@
+//! TLS, compression and AUTH towards nsqd: the same flags in every command that connects to one.
+
+use std::path::PathBuf;
+
+use mqueue::client::{AuthSecret, Security};
+use mqueue::io_error::describe;
+use mqueue::net::tls::{TlsClient, TlsClientSettings};
+use mqueue::net::transport::Compression;
+
+use super::exit::{Exit, Failure};
+use super::values::whole;
+
+/// Longest secret for AUTH, in bytes.
+const MAX_SECRET: u64 = 64 * 1024;
+
+/// TLS, compression and AUTH.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+#[command(next_help_heading = "TLS, compression and AUTH")]
+pub(crate) struct SecurityArgs {
+    /// Connect to nsqd with TLS; an nsqd without it is an error [default: no TLS]
+    #[arg(long, env = "MQUEUE_TLS")]
+    pub tls: bool,
+
+    /// PEM file of the certificate authorities to trust, also for https:// addresses [default: the
+    /// system's]
+    #[arg(long, env = "MQUEUE_TLS_CA_FILE", value_name = "PATH", requires = "tls")]
+    pub tls_ca_file: Option<PathBuf>,
+
+    /// PEM file with the client's certificate, and its chain [default: none]
+    #[arg(long, env = "MQUEUE_TLS_CERT_FILE", value_name = "PATH", requires_all = ["tls", "tls_key_file"])]
+    pub tls_cert_file: Option<PathBuf>,
+
+    /// PEM file with the key of the client's certificate
+    #[arg(long, env = "MQUEUE_TLS_KEY_FILE", value_name = "PATH", requires_all = ["tls", "tls_cert_file"])]
+    pub tls_key_file: Option<PathBuf>,
+
+    /// Name in nsqd's certificate [default: the host that is connected to]
+    #[arg(long, env = "MQUEUE_TLS_SERVER_NAME", value_name = "HOST", requires = "tls")]
+    pub tls_server_name: Option<String>,
+
+    /// Accept any certificate, which protects against eavesdropping only; logs a warning
+    #[arg(long, env = "MQUEUE_TLS_INSECURE_SKIP_VERIFY", requires = "tls", conflicts_with = "tls_ca_file")]
+    pub tls_insecure_skip_verify: bool,
+
+    /// File with the secret for nsqd's AUTH [default: no AUTH]
+    #[arg(long, env = "MQUEUE_AUTH_SECRET_FILE", value_name = "PATH")]
+    pub auth_secret_file: Option<PathBuf>,
+
+    /// Compress with deflate, at a level from 1 to 9 [default level: 6]
+    #[arg(
+        long,
+        env = "MQUEUE_DEFLATE",
+        value_name = "LEVEL",
+        num_args = 0..=1,
+        default_missing_value = "6",
+        value_parser = whole::<u32>(1..=9),
+        conflicts_with = "snappy"
+    )]
+    pub deflate: Option<u32>,
+
+    /// Compress with Snappy [default: no compression]
+    #[arg(long, env = "MQUEUE_SNAPPY")]
+    pub snappy: bool,
+}
+
+impl SecurityArgs {
+    /// Reads the files. `https` is true if an address begins with `https://`, which needs authorities
+    /// without `--tls`, too.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be read or used.
+    pub(crate) fn load(&self, https: bool) -> Result<(Security, Option<TlsClient>), Failure> {
+        let usage = |e: &dyn std::fmt::Display| Failure::new(Exit::Usage, e);
+        let settings = TlsClientSettings {
+            ca_file: self.tls_ca_file.clone(),
+            cert_file: self.tls_cert_file.clone(),
+            key_file: self.tls_key_file.clone(),
+            server_name: self.tls_server_name.clone(),
+            insecure_skip_verify: self.tls_insecure_skip_verify,
+        };
+        let client = (self.tls || https).then(|| TlsClient::new(&settings)).transpose().map_err(|e| usage(&e))?;
+        if self.tls_insecure_skip_verify {
+            tracing::warn!(
+                "certificates are not checked (--tls-insecure-skip-verify): any server could be in the middle"
+            );
+        }
+        let compression = match self.deflate {
+            Some(level) => Some(Compression::Deflate(level)),
+            None => self.snappy.then_some(Compression::Snappy),
+        };
+        let mut security = Security::default();
+        security.tls = client.clone().filter(|_| self.tls);
+        security.compression = compression;
+        security.auth_secret = self.auth_secret()?;
+        Ok((security, client))
+    }
+
+    fn auth_secret(&self) -> Result<Option<AuthSecret>, Failure> {
+        let Some(path) = &self.auth_secret_file else { return Ok(None) };
+        let shown = path.display();
+        let failure = |why: &str| Failure::new(Exit::Usage, format!("cannot use the AUTH secret in {shown}: {why}"));
+        let length = std::fs::metadata(path).map_err(|e| failure(&describe(&e)))?.len();
+        if length > MAX_SECRET {
+            return Err(failure("it is longer than 64 KiB"));
+        }
+        let secret = std::fs::read_to_string(path).map_err(|e| failure(&describe(&e)))?;
+        match secret.trim_end_matches(['\r', '\n']) {
+            "" => Err(failure("it is empty")),
+            secret => Ok(Some(AuthSecret::new(secret.to_owned()))),
+        }
+    }
+}
