@@ -103,6 +103,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// True if nsqd was reached and this client is refused, by nsqd or by its own demands: trying
+    /// again changes nothing until somebody changes the settings of one of them.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::Security { .. } => true,
+            #[cfg(feature = "tls")]
+            Self::Tls { .. } => true,
+            _ => false,
+        }
+    }
+
     /// True if nsqd's own behaviour caused the error, so that a new connection is of little use.
     pub(crate) fn is_misconduct(&self) -> bool {
         matches!(

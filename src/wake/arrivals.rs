@@ -119,7 +119,7 @@ impl ArrivalSubscription {
         while let Err(error) = self.listen().await {
             failures += 1;
             // polling logs an unreachable nsqd, and then ends this subscription
-            if failures > 1 || matches!(error, Error::Refused { .. }) {
+            if failures > 1 || error.is_refusal() {
                 self.send(ArrivalEvent::Failed(error.to_string()));
             }
             sleep(RETRY_PAUSE).await;
