@@ -88,6 +88,7 @@ impl TlsClient {
 
     /// The configuration for a client of HTTP, which chooses the protocol by ALPN and names the server by its URL: the certificate is still
     /// checked for `server_name`.
+    #[cfg(feature = "lookup")]
     pub(crate) fn http_config(&self) -> ClientConfig {
         ClientConfig::clone(&self.config)
     }
@@ -95,7 +96,7 @@ impl TlsClient {
     /// Shakes hands over `stream` with the server that was reached as `host`.
     ///
     /// # Errors
-    /// The handshake's; [`explain`] makes a sentence of it.
+    /// The handshake's; [`explain`](super::explain) makes a sentence of it.
     pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, host: &str, stream: S) -> io::Result<TlsStream<S>> {
         let name = match &self.server_name {
             Some(name) => name.clone(),
