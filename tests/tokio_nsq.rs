@@ -90,3 +90,14 @@ fn help_lists_the_limits_of_tokio_nsq() {
         assert!(help.contains("Limits of tokio-nsq"), "{help}");
     }
 }
+
+#[test]
+fn it_does_not_connect_in_plain_text_where_tls_is_asked_for() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    for flag in ["--snappy", "--deflate 6"] {
+        let finished = producer(&nsqd, &format!("--count 1 {flag}")).run();
+        assert_eq!(finished.code, Some(69), "{finished:?}");
+        assert!(finished.stderr.contains("use --client own"), "{finished:?}");
+    }
+}

@@ -5,6 +5,8 @@
 //! flight and the replies are outside the link, so links of both kinds are interchangeable.
 //! `docs/decisions/tokio-nsq.md` lists the limits of tokio-nsq that this exposes.
 
+use super::{Error, Security};
+
 /// The implementation of NSQ's protocol that a publisher or consumer uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ClientBackend {
@@ -30,6 +32,18 @@ impl ClientBackend {
             Self::Own => "own",
             #[cfg(feature = "tokio-nsq")]
             Self::TokioNsq => "tokio-nsq",
+        }
+    }
+
+    /// Checks that the backend has what is asked of connections: tokio-nsq would connect without it.
+    #[cfg_attr(not(feature = "tokio-nsq"), allow(unused_variables))]
+    pub(super) fn check(self, security: &Security) -> Result<(), Error> {
+        match self {
+            Self::Own => Ok(()),
+            #[cfg(feature = "tokio-nsq")]
+            Self::TokioNsq if security.is_plain() => Ok(()),
+            #[cfg(feature = "tokio-nsq")]
+            Self::TokioNsq => Err(Error::TokioNsqIsPlain),
         }
     }
 }

@@ -53,6 +53,10 @@ pub enum Error {
         /// The reason, with the flag that changes it.
         reason: String,
     },
+    /// TLS, compression or AUTH was asked of tokio-nsq.
+    #[cfg(feature = "tokio-nsq")]
+    #[error("tokio-nsq connects without TLS, compression and AUTH: use --client own for these")]
+    TokioNsqIsPlain,
     /// nsqd or the network closed the connection.
     #[error("nsqd at {address} closed the connection{}", .source.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
     Closed {

@@ -68,6 +68,12 @@ impl Security {
         self
     }
 
+    /// True without any wish.
+    #[cfg(feature = "tokio-nsq")]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.tls.is_none() && self.compression.is_none() && self.auth_secret.is_none()
+    }
+
     /// Returns IDENTIFY's body with the wishes.
     pub(crate) fn asked(&self, identify: &Identify) -> Identify {
         #[cfg_attr(not(any(feature = "tls", feature = "compression")), allow(unused_mut))]

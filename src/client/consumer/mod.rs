@@ -210,6 +210,7 @@ impl Consumer {
         if config.nsqd.is_empty() && found.is_none() {
             return Err(Error::NoAddress);
         }
+        config.backend.check(&config.connect.security)?;
         let (sender, arriving) = mpsc::unbounded_channel();
         let mut config = adapt_to_backend(config);
         config.connect.identify.give_back = true;

@@ -200,6 +200,7 @@ impl Publisher {
     /// # Errors
     /// The first address' error if no nsqd is reachable, and [`Error::NoAddress`] for no addresses.
     pub async fn connect(addresses: &[Address], config: PublisherConfig) -> Result<Self, Error> {
+        config.backend.check(&config.connect.security)?;
         let tries = join_all(addresses.iter().map(|address| Connection::open(address, &config.connect))).await;
         if tries.iter().all(Result::is_err) {
             return Err(tries.into_iter().find_map(Result::err).unwrap_or(Error::NoAddress));
