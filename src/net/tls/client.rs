@@ -4,17 +4,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{VerifierBuilderError, WebPkiServerVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
-
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{TlsSettingsError, certificates, private_key, refused};
+use super::{TlsSettingsError, authorities, certificates, private_key, refused};
 
 /// How a client uses TLS. Without anything set: the system's certificate authorities, and no certificate of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,25 +56,18 @@ impl TlsClient {
         let name =
             |text: &String| ServerName::try_from(text.clone()).map_err(|_| TlsSettingsError::ServerName(text.clone()));
         let server_name = settings.server_name.as_ref().map(name).transpose()?;
-        let mut verifier: Arc<dyn ServerCertVerifier> = if settings.insecure_skip_verify {
-            Arc::new(AnyCertificate(provider.signature_verification_algorithms))
+        let algorithms = provider.signature_verification_algorithms;
+        let authorities: Option<Arc<dyn ServerCertVerifier>> = if settings.insecure_skip_verify {
+            None
         } else if let Some(path) = &settings.ca_file {
-            let mut roots = RootCertStore::empty();
-            for authority in certificates(path)? {
-                roots.add(authority).map_err(|e| refused(path, &e))?;
-            }
-            let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
-            let refused =
-                |e: VerifierBuilderError| TlsSettingsError::Refused { path: path.clone(), reason: e.to_string() };
-            builder.build().map_err(refused)?
+            let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(authorities(path)?), provider);
+            Some(builder.build().map_err(|e| refused(path, &e))?)
         } else {
             let verifier = rustls_platform_verifier::Verifier::new(provider);
-            Arc::new(verifier.map_err(|e| TlsSettingsError::NoAuthorities(e.to_string()))?)
+            Some(Arc::new(verifier.map_err(|e| TlsSettingsError::NoAuthorities(e.to_string()))?))
         };
-        if let Some(name) = &server_name {
-            verifier = Arc::new(Named { verifier, name: name.clone() });
-        }
-        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        let check = ServerCheck { authorities, name: server_name.clone(), algorithms };
+        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(check));
         let config = match (&settings.cert_file, &settings.key_file) {
             (None, None) => builder.with_no_client_auth(),
             (Some(cert), Some(key)) => {
@@ -86,8 +78,8 @@ impl TlsClient {
         Ok(Self { config: Arc::new(config), server_name })
     }
 
-    /// The configuration for a client of HTTP, which chooses the protocol by ALPN and names the server by its URL: the certificate is still
-    /// checked for `server_name`.
+    /// The configuration for an HTTP client, which names the server by its URL; the certificate is
+    /// still checked for `server_name`.
     #[cfg(feature = "lookup")]
     pub(crate) fn http_config(&self) -> ClientConfig {
         ClientConfig::clone(&self.config)
@@ -109,83 +101,48 @@ impl TlsClient {
     }
 }
 
-/// Takes any certificate; the handshake's signatures are still checked.
+/// The check of a server's certificate.
 #[derive(Debug)]
-struct AnyCertificate(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
+struct ServerCheck {
+    /// The authorities to trust; `None` accepts any certificate.
+    authorities: Option<Arc<dyn ServerCertVerifier>>,
+    /// The name to check, in place of the one that was connected to.
+    name: Option<ServerName<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// Checks a certificate for `name`, under whatever name the server was reached.
-#[derive(Debug)]
-struct Named {
-    verifier: Arc<dyn ServerCertVerifier>,
-    name: ServerName<'static>,
-}
-
-impl ServerCertVerifier for Named {
+impl ServerCertVerifier for ServerCheck {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
+        name: &ServerName<'_>,
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verifier.verify_server_cert(certificate, intermediates, &self.name, ocsp, now)
+        let Some(authorities) = &self.authorities else { return Ok(ServerCertVerified::assertion()) };
+        authorities.verify_server_cert(certificate, intermediates, self.name.as_ref().unwrap_or(name), ocsp, now)
     }
 
     fn verify_tls12_signature(
         &self,
         message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls12_signature(message, cert, dss)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls13_signature(message, cert, dss)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }

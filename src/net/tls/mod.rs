@@ -9,6 +9,7 @@ mod server;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -101,12 +102,21 @@ pub fn explain(error: &io::Error) -> String {
     }
 }
 
-fn refused(path: &Path, error: &rustls::Error) -> TlsSettingsError {
+fn refused(path: &Path, error: &impl std::fmt::Display) -> TlsSettingsError {
     TlsSettingsError::Refused { path: path.to_owned(), reason: error.to_string() }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsSettingsError> {
     std::fs::read(path).map_err(|source| TlsSettingsError::Unreadable { path: path.to_owned(), source })
+}
+
+/// Reads certificate authorities from a PEM file.
+fn authorities(path: &Path) -> Result<RootCertStore, TlsSettingsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(path)? {
+        roots.add(authority).map_err(|e| refused(path, &e))?;
+    }
+    Ok(roots)
 }
 
 /// Reads the certificates of a PEM file: at least one.

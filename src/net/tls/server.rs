@@ -8,16 +8,14 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoClientAuth, VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{
-    DigitallySignedStruct, DistinguishedName, ProtocolVersion, RootCertStore, ServerConfig, SignatureScheme, version,
-};
+use rustls::server::{NoClientAuth, WebPkiClientVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, ProtocolVersion, ServerConfig, SignatureScheme, version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{TlsSettingsError, certificates, private_key, refused};
+use super::{TlsSettingsError, authorities, certificates, private_key, refused};
 
 /// A server's certificate, and its demands on clients.
 #[derive(Debug, Clone)]
@@ -128,13 +126,8 @@ fn read(settings: &TlsServerSettings) -> Result<ServerConfig, TlsSettingsError> 
         (ClientAuth::Require, _) => Arc::new(AnyClient(provider.signature_verification_algorithms)),
         (ClientAuth::RequireVerify, None) => return Err(TlsSettingsError::NoClientAuthorities),
         (ClientAuth::RequireVerify, Some(path)) => {
-            let mut roots = RootCertStore::empty();
-            for authority in certificates(path)? {
-                roots.add(authority).map_err(|e| refused(path, &e))?;
-            }
-            let refused =
-                |e: VerifierBuilderError| TlsSettingsError::Refused { path: path.clone(), reason: e.to_string() };
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().map_err(refused)?
+            let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(path)?), provider.clone());
+            builder.build().map_err(|e| refused(path, &e))?
         }
     };
     let cert = &settings.cert_file;
