@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use regex::Regex;
+use regex_lite::Regex;
 use reqwest::Client;
 use serde::Deserialize;
 use serde_json::json;
@@ -96,7 +96,7 @@ impl AuthServers {
         };
         let urls: Vec<String> = addresses.iter().map(url).collect();
         for url in &urls {
-            reqwest::Url::parse(url).map_err(|e| format!("invalid AUTH server {url:?}: {e}"))?;
+            reqwest::Url::parse(url).map_err(|e| format!("invalid URL of an AUTH server: {e}"))?;
         }
         let builder = match tls {
             Some(tls) => client::plain_client().tls_backend_preconfigured(tls.http_config()),
@@ -115,7 +115,7 @@ impl AuthServers {
         for url in self.urls[first..].iter().chain(&self.urls[..first]) {
             match self.ask(url, request).await {
                 Ok(grants) => return Ok(grants),
-                Err(error) => errors.push(format!("{url}: {error}")),
+                Err(error) => errors.push(format!("{}: {error}", shown(url))),
             }
         }
         Err(errors.join("; "))
@@ -143,6 +143,14 @@ impl AuthServers {
             other => Err(format!("it answered {other}")),
         }
     }
+}
+
+/// Shows a URL without its user and password.
+fn shown(url: &str) -> String {
+    let bare = reqwest::Url::parse(url)
+        .ok()
+        .and_then(|mut url| (url.set_username("").is_ok() && url.set_password(None).is_ok()).then(|| url.to_string()));
+    bare.unwrap_or_else(|| "AUTH server".to_owned())
 }
 
 impl Grants {
@@ -188,7 +196,7 @@ impl Grants {
 impl Authorization {
     fn parse(item: AnswerItem) -> Result<Self, String> {
         let regex = |text: &String| {
-            let built = regex::RegexBuilder::new(text).size_limit(1 << 20).build();
+            let built = regex_lite::RegexBuilder::new(text).size_limit(1 << 20).build();
             built.map_err(|_| format!("invalid regular expression {:?}", crate::proto::excerpt(text.as_bytes())))
         };
         let permissions = item.permissions.unwrap_or_default();
@@ -238,6 +246,12 @@ mod tests {
         assert!(grants.is_expired(now + Duration::from_millis(5001)));
         let long = format!(r#"{{"ttl":{}}}"#, i64::MAX);
         assert!(!Grants::parse(long.as_bytes(), now).unwrap().is_expired(now + Duration::from_secs(86_400)));
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        assert_eq!(shown("http://me:pass@auth:80/x"), "http://auth/x");
+        assert_eq!(shown("no URL"), "AUTH server");
     }
 
     #[test]

@@ -47,11 +47,19 @@ pub async fn serve(
         tasks.spawn(async move {
             match tls {
                 None => serve_connection(service, socket, LIMITS, place, stop).await,
-                Some(tls) => match timeout(HANDSHAKE_TIME, tls.accept(socket)).await {
-                    Ok(Ok((stream, _))) => serve_connection(service, stream, LIMITS, place, stop).await,
-                    Ok(Err(error)) => tracing::debug!(reason = %tls::explain(&error), "TLS handshake failed"),
-                    Err(_) => tracing::debug!("TLS handshake timed out"),
-                },
+                Some(tls) => {
+                    let accepted = tokio::select! {
+                        accepted = timeout(HANDSHAKE_TIME, tls.accept(socket)) => accepted,
+                        // a client that does not shake hands makes way as one that asks nothing does
+                        () = place.evicted() => return,
+                        () = stop.cancelled() => return,
+                    };
+                    match accepted {
+                        Ok(Ok((stream, _))) => serve_connection(service, stream, LIMITS, place, stop).await,
+                        Ok(Err(error)) => tracing::debug!(reason = %tls::explain(&error), "TLS handshake failed"),
+                        Err(_) => tracing::debug!("TLS handshake timed out"),
+                    }
+                }
             }
         });
     }

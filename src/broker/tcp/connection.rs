@@ -199,9 +199,9 @@ impl ClientConnection {
             let (commands, wrong) = self.decode();
             if !commands.is_empty() {
                 self.heard = Instant::now();
-                let is_last = !commands.last().is_some_and(changes_connection);
+                let more_follows = commands.last().is_some_and(changes_connection);
                 self.execute(commands).await?;
-                if !is_last {
+                if more_follows {
                     continue;
                 }
             }
