@@ -3,12 +3,13 @@
 use mqueue::client::{
     Address, AuthSecret, ConnectConfig, Consumer, ConsumerConfig, Error, Publisher, PublisherConfig, Security, identify,
 };
-use mqueue::net::tls::{TlsClient, TlsClientSettings};
+use mqueue::net::tls::{ClientAuth, TlsClient, TlsClientSettings, TlsServer, TlsServerSettings, TlsVersion};
 use mqueue::net::transport::Compression;
+use nix::sys::signal::Signal;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use crate::support::{AuthServer, Certificates, Eavesdropper, Nsqd, PATIENCE, mqueue, needs};
+use crate::support::{AuthServer, Certificates, Eavesdropper, Nsqd, PATIENCE, mqueue, needs, wait_until};
 
 /// Part of each body; it compresses well.
 const BODY: &str = "a body that nobody on the line may read, again and again and again and again and again";
@@ -247,7 +248,7 @@ fn files_that_cannot_be_used_are_named() {
 }
 
 #[test]
-fn commands_use_tls_auth_and_compression_and_https() {
+fn commands_use_tls_compression_and_auth() {
     needs!("nsqd");
     let certificates = Certificates::new();
     let server = AuthServer::start(SECRET);
@@ -283,4 +284,153 @@ fn commands_use_tls_auth_and_compression_and_https() {
             .run();
     assert_eq!(missing.code, Some(2), "{}", missing.stderr);
     assert!(missing.stderr.contains("cannot use the AUTH secret in /nope: no such file"), "{}", missing.stderr);
+}
+
+/// Starts a broker with TLS, and gives the flags of a client that trusts it.
+fn with_tls(certificates: &Certificates, more: &[&str]) -> (Nsqd, String) {
+    let mut flags = certificates.flags("server");
+    flags.extend(more.iter().map(|flag| (*flag).to_owned()));
+    let nsqd = Nsqd::with(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+    (nsqd, format!("--tls --tls-ca-file {}", certificates.file("ca.pem").display()))
+}
+
+#[test]
+fn the_http_api_is_called_over_https_with_the_same_files() {
+    needs!("nsqd");
+    let certificates = Certificates::new();
+    let (nsqd, tls) = with_tls(&certificates, &["--tls-required=true"]);
+    // the TCP address is what /info tells over https
+    let producer = |more: &str| mqueue(&format!("producer --stream foo --count 2 --interval 0 {more}")).run();
+    let published = producer(&format!("--nsqd-http-address {} {tls}", nsqd.https()));
+    assert_eq!(published.code, Some(0), "{}", published.stderr);
+    let reported = mqueue(&format!("doctor --json --nsqd-http-address {} {tls}", nsqd.https())).run();
+    assert!(reported.stdout.contains("foo"), "{reported:?}");
+    // an authority that is not trusted
+    let other = format!("--tls --tls-ca-file {}", certificates.file("other-ca.pem").display());
+    let refused = producer(&format!("--nsqd-http-address {} {other}", nsqd.https()));
+    assert_eq!((refused.code, refused.stderr.lines().count()), (Some(69), 1), "{refused:?}");
+    // without TLS the HTTP port tells the one with it
+    let answer = crate::support::get(&nsqd.http(), "/ping");
+    let port = nsqd.https().rsplit(':').next().unwrap().to_owned();
+    assert_eq!(answer, format!("{{\"message\": \"TLS_REQUIRED\", \"https_port\": {port}}}"));
+}
+
+#[test]
+fn a_pipeline_connects_all_its_parts_with_tls() {
+    needs!("nsqd");
+    let certificates = Certificates::new();
+    let (nsqd, tls) = with_tls(&certificates, &["--tls-required=tcp-https"]);
+    let addresses = format!("--nsqd-tcp-address {} --nsqd-http-address {}", nsqd.tcp(), nsqd.http());
+    let ran = mqueue(&format!("pipeline --count 200 --rate 500 --stages 1 --work 1ms {addresses} {tls}")).run();
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+}
+
+#[test]
+fn statistics_show_tls_compression_and_the_identity() {
+    needs!("nsqd");
+    let certificates = Certificates::new();
+    let server = AuthServer::start(SECRET);
+    let auth = format!("--auth-http-address={}", server.address());
+    let (nsqd, tls) = with_tls(&certificates, &[&auth]);
+    let secret = certificates.file("secret");
+    std::fs::write(&secret, SECRET).unwrap();
+    nsqd.create("foo", "1");
+    let common = format!("--nsqd-tcp-address {} {tls} --auth-secret-file {}", nsqd.tcp(), secret.display());
+    let consumer = mqueue(&format!("consumer --stream foo --group 1 --snappy {common}")).start();
+    let clients = || nsqd.channel("foo", "1").clients;
+    wait_until("the consumer", || clients().len() == 1);
+    let client = clients().into_iter().next().unwrap();
+    assert!(client.tls && client.snappy && !client.deflate && client.authed, "{client:?}");
+    assert_eq!((client.auth_identity.as_str(), client.tls_version.as_str()), ("me", "TLS1.3"));
+    drop(consumer);
+}
+
+#[test]
+fn certificates_are_read_again_on_sighup() {
+    let certificates = Certificates::new();
+    let (cert, key) = (certificates.file("live.pem"), certificates.file("live.key"));
+    let install = |name: &str| {
+        std::fs::copy(certificates.file(&format!("{name}.pem")), &cert).unwrap();
+        std::fs::copy(certificates.file(&format!("{name}.key")), &key).unwrap();
+    };
+    install("expired");
+    let flags = [format!("--tls-cert={}", cert.display()), format!("--tls-key={}", key.display())];
+    let broker = Nsqd::embedded(&[&flags[0], &flags[1], "--https-address=127.0.0.1:0"]);
+    let security = || Security::default().with_tls(tls(&certificates, false));
+    assert!(refusal(&broker, security()).contains("has expired"));
+    install("server");
+    broker.signal(Signal::SIGHUP);
+    let address: Address = broker.tcp().parse().unwrap();
+    let runtime = Runtime::new().unwrap();
+    let connects = || runtime.block_on(identify(&address, &connect_config(security()))).is_ok();
+    wait_until("the new certificate", connects);
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_leaves_the_one_before() {
+    let certificates = Certificates::new();
+    let settings = TlsServerSettings {
+        cert_file: certificates.file("server.pem"),
+        key_file: certificates.file("server.key"),
+        client_auth: ClientAuth::None,
+        root_ca_file: None,
+        min_version: TlsVersion::V1_2,
+    };
+    let server = TlsServer::new(settings).unwrap();
+    std::fs::write(certificates.file("server.pem"), "no certificate").unwrap();
+    assert!(server.reload().unwrap_err().to_string().starts_with("no certificate in "));
+    let client = tls(&certificates, false);
+    let (near, far) = tokio::io::duplex(16_384);
+    let (accepted, connected) =
+        Runtime::new().unwrap().block_on(async { tokio::join!(server.accept(far), client.connect("127.0.0.1", near)) });
+    assert!(accepted.is_ok() && connected.is_ok());
+}
+
+#[test]
+fn grants_that_end_are_asked_for_again_and_those_that_are_gone_end_publishing() {
+    needs!("nsqd");
+    let server = AuthServer::start(SECRET);
+    server.grant(r#"{"ttl":1,"authorizations":[{"topic":"^mine$","channels":[".*"],"permissions":["publish"]}]}"#);
+    let nsqd = Nsqd::with(&[&format!("--auth-http-address={}", server.address())]);
+    let security = Security::default().with_auth_secret(AuthSecret::new(SECRET));
+    let address: Address = nsqd.tcp().parse().unwrap();
+    Runtime::new().unwrap().block_on(async {
+        let config = PublisherConfig::default().with_connect(connect_config(security)).with_timeout(PATIENCE / 30);
+        let publisher = Publisher::connect(std::slice::from_ref(&address), config).await.unwrap();
+        let (mine, other) = ("mine".parse().unwrap(), "other".parse().unwrap());
+        publisher.publish(&mine, "1").await.unwrap();
+        let refused = publisher.publish(&other, "2").await.unwrap_err().to_string();
+        assert!(refused.contains("E_UNAUTHORIZED"), "{refused}");
+        let asked = server.asked().len();
+        let renewed = async {
+            while server.asked().len() == asked {
+                publisher.publish(&mine, "3").await.unwrap();
+            }
+        };
+        timeout(PATIENCE, renewed).await.expect("the grants are asked for again");
+        server.grant(r#"{"ttl":1,"authorizations":[]}"#);
+        let ended = async { while publisher.publish(&mine, "4").await.is_ok() {} };
+        timeout(PATIENCE, ended).await.expect("publishing ends with its grants");
+    });
+}
+
+#[test]
+fn an_auth_server_that_is_away_lies_or_never_ends_refuses_the_client() {
+    needs!("nsqd");
+    let lies = [
+        r#"{"ttl":0,"authorizations":[]}"#,
+        r#"{"ttl":60,"authorizations":[{"topic":"(","channels":[".*"],"permissions":["publish"]}]}"#,
+        r#"{"ttl":60,"authorizations":[{"topic":".*","channels":[".*"],"permissions":["everything"]}]}"#,
+        "[]",
+    ];
+    let server = AuthServer::start(SECRET);
+    let nsqd = Nsqd::with(&[&format!("--auth-http-address={}", server.address())]);
+    let security = || Security::default().with_auth_secret(AuthSecret::new(SECRET));
+    for lie in lies {
+        server.grant(lie);
+        let said = refusal(&nsqd, security());
+        assert!(said.contains("E_AUTH_FAILED"), "{lie}: {said}");
+    }
+    let away = Nsqd::with(&["--auth-http-address=127.0.0.1:1"]);
+    assert!(refusal(&away, security()).contains("E_AUTH_FAILED"));
 }

@@ -6,32 +6,34 @@ use super::common::broker_args::{Args, tcp_address};
 use super::common::exit::Failure;
 use super::simulate::args::Via;
 
-/// Adds the TCP addresses of nsqds that the command line names by HTTP address alone; without them a
-/// command would connect to the default address, another nsqd.
+/// Reads the files for TLS and AUTH, and adds the TCP addresses of nsqds that the command line names
+/// by HTTP address alone; without them a command would connect to the default address, another nsqd.
 ///
 /// # Errors
-/// Fails if an nsqd does not tell its TCP address.
+/// Fails if a file cannot be used, or an nsqd does not tell its TCP address.
 pub(crate) async fn complete(command: &mut CliCommand) -> Result<(), Failure> {
-    if let CliCommand::Node(args) = command
-        && let (None, Some(http)) = (&args.token.token_nsqd_tcp_address, &args.token.token_nsqd_http_address)
-    {
-        args.token.token_nsqd_tcp_address = Some(tcp_address(http, "--token-nsqd-tcp-address").await?);
-    }
-    if let CliCommand::Consumer(args) = command {
-        args.broker.load_security()?;
-    }
-    if let CliCommand::Wakeup(args) = command {
-        args.broker.load_security()?;
-    }
-    if let CliCommand::Doctor(args) = command {
-        args.broker.load_security()?;
-    }
-    match broker(command) {
-        Some(args) => {
-            args.load_security()?;
-            args.complete().await
+    let asks_itself = asks_itself(command);
+    if let CliCommand::Node(args) = command {
+        let token = &mut args.token;
+        args.broker.load_security(token.token_nsqd_http_address.as_mut())?;
+        if let (None, Some(http)) = (&token.token_nsqd_tcp_address, &token.token_nsqd_http_address) {
+            token.token_nsqd_tcp_address = Some(tcp_address(http, "--token-nsqd-tcp-address").await?);
         }
-        None => Ok(()),
+        return args.broker.complete().await;
+    }
+    let Some(args) = broker(command) else { return Ok(()) };
+    args.load_security(None)?;
+    if asks_itself { Ok(()) } else { args.complete().await }
+}
+
+/// True for commands that ask nsqd's HTTP API for its TCP address themselves, or connect to none.
+fn asks_itself(command: &CliCommand) -> bool {
+    match command {
+        // --create asks at each of its tries
+        CliCommand::Consumer(args) => args.create.is_some(),
+        CliCommand::Simulate(args) => !matches!(args.via, Via::Broker),
+        CliCommand::Wakeup(_) | CliCommand::Doctor(_) => true,
+        _ => false,
     }
 }
 
@@ -39,18 +41,17 @@ pub(crate) async fn complete(command: &mut CliCommand) -> Result<(), Failure> {
 fn broker(command: &mut CliCommand) -> Option<&mut Args> {
     match command {
         CliCommand::Producer(args) => Some(&mut args.broker),
-        // --create asks at each of its tries
-        CliCommand::Consumer(args) => args.create.is_none().then_some(&mut args.broker),
+        CliCommand::Consumer(args) => Some(&mut args.broker),
         CliCommand::Ingest(args) => Some(&mut args.broker),
         CliCommand::Stage(args) => Some(&mut args.broker),
         CliCommand::Pipeline(args) => Some(&mut args.broker),
-        CliCommand::Simulate(args) => matches!(args.via, Via::Broker).then_some(&mut args.broker),
+        CliCommand::Simulate(args) => Some(&mut args.broker),
         CliCommand::Gateway(args) => Some(&mut args.broker),
         CliCommand::Node(args) => Some(&mut args.broker),
         CliCommand::Bench(args) => Some(&mut args.broker),
         CliCommand::Errors(args) => Some(&mut args.broker),
-        // these two use the HTTP APIs, and ask for TCP addresses themselves
-        CliCommand::Wakeup(_) | CliCommand::Doctor(_) => None,
+        CliCommand::Wakeup(args) => Some(&mut args.broker),
+        CliCommand::Doctor(args) => Some(&mut args.broker),
         CliCommand::Demo(_) | CliCommand::Broker(_) | CliCommand::Send(_) | CliCommand::Worker(_) => None,
     }
 }

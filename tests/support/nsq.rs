@@ -34,6 +34,8 @@ struct Server {
     child: Option<Child>,
     tcp: u16,
     http: u16,
+    /// 0 without TLS.
+    https: u16,
 }
 
 impl Server {
@@ -42,7 +44,7 @@ impl Server {
     }
 
     fn start_with_files(program: &'static str, args: Vec<String>, files: Option<(u32, u32)>) -> Self {
-        let mut server = Self { program, args, files, child: None, tcp: 0, http: 0 };
+        let mut server = Self { program, args, files, child: None, tcp: 0, http: 0, https: 0 };
         server.run();
         server
     }
@@ -69,7 +71,12 @@ impl Server {
             .expect("it is a program");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let mut log = String::new();
-        while self.tcp == 0 || self.http == 0 || !(log.contains("TCP: listening") && log.contains("HTTP: listening")) {
+        let has_tls = self.args.iter().any(|arg| arg.starts_with("--tls-cert"));
+        while self.tcp == 0
+            || self.http == 0
+            || (has_tls && self.https == 0)
+            || !(log.contains("TCP: listening") && log.contains("HTTP: listening"))
+        {
             let Some(Ok(line)) = lines.next() else { panic!("{} did not start:\n{log}", self.program) };
             let port =
                 || line.rsplit(':').next().and_then(|port| port.parse().ok()).expect("the line ends with a port");
@@ -77,6 +84,8 @@ impl Server {
                 self.tcp = port();
             } else if line.contains("HTTP: listening on") {
                 self.http = port();
+            } else if line.contains("HTTPS: listening on") {
+                self.https = port();
             }
             log += &line;
             log.push('\n');
@@ -202,6 +211,11 @@ impl Nsqd {
     /// Returns `host:port` of HTTP.
     pub fn http(&self) -> String {
         format!("127.0.0.1:{}", self.server.http)
+    }
+
+    /// `https://host:port` for HTTP over TLS.
+    pub fn https(&self) -> String {
+        format!("https://127.0.0.1:{}", self.server.https)
     }
 
     /// Stops the server with SIGTERM; it keeps its messages.

@@ -39,18 +39,20 @@ impl Args {
         !self.nsqd_tcp_address.is_empty() || !self.lookupd_http_address.is_empty()
     }
 
-    /// Reads the files for TLS and AUTH, and applies them to `https://` addresses.
+    /// Reads the files for TLS and AUTH, and applies them to `https://` addresses, also to that of
+    /// `other`.
     ///
     /// # Errors
     /// Fails if a file cannot be read or used.
-    pub(crate) fn load_security(&mut self) -> Result<(), Failure> {
-        let https = self.nsqd_http_address.iter().any(Nsqd::is_https)
-            || self.lookupd_http_address.iter().any(Lookupd::is_https);
+    pub(crate) fn load_security(&mut self, other: Option<&mut Nsqd>) -> Result<(), Failure> {
+        let (lookupds, mut nsqds) = (&mut self.lookupd_http_address, Vec::from_iter(other));
+        nsqds.extend(&mut self.nsqd_http_address);
+        let https = nsqds.iter().any(|nsqd| nsqd.is_https()) || lookupds.iter().any(Lookupd::is_https);
         let (security, client) = self.security.load(https)?;
         self.loaded = security;
         if let Some(client) = client {
-            self.nsqd_http_address = self.nsqd_http_address.drain(..).map(|api| api.secured(&client)).collect();
-            self.lookupd_http_address = self.lookupd_http_address.drain(..).map(|api| api.secured(&client)).collect();
+            nsqds.into_iter().for_each(|nsqd| *nsqd = nsqd.clone().secured(&client));
+            lookupds.iter_mut().for_each(|lookupd| *lookupd = lookupd.clone().secured(&client));
         }
         Ok(())
     }

@@ -7,9 +7,24 @@ use clap::CommandFactory;
 
 use crate::commands::cli::Cli;
 
-/// The variables that handlers inherit although they set flags: where NSQ is, and what is logged.
-/// They mean the same to every command.
-const INHERITED: [&str; 4] = ["LOOKUPD_HTTP_ADDRESS", "MQUEUE_LOG", "NSQD_HTTP_ADDRESS", "NSQD_TCP_ADDRESS"];
+/// The variables that handlers inherit although they set flags: where NSQ is, how it is connected to,
+/// and what is logged. They mean the same to every command, and without those of TLS a command of the
+/// handler would send in plain text what its consumer received encrypted. The secret for AUTH stays
+/// with the consumer: without it nsqd refuses.
+const INHERITED: [&str; 12] = [
+    "LOOKUPD_HTTP_ADDRESS",
+    "MQUEUE_DEFLATE",
+    "MQUEUE_LOG",
+    "MQUEUE_SNAPPY",
+    "MQUEUE_TLS",
+    "MQUEUE_TLS_CA_FILE",
+    "MQUEUE_TLS_CERT_FILE",
+    "MQUEUE_TLS_INSECURE_SKIP_VERIFY",
+    "MQUEUE_TLS_KEY_FILE",
+    "MQUEUE_TLS_SERVER_NAME",
+    "NSQD_HTTP_ADDRESS",
+    "NSQD_TCP_ADDRESS",
+];
 
 /// Lists the variables that a handler's command does not inherit: those of all flags of all
 /// commands, except the inherited ones.

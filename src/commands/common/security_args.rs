@@ -65,6 +65,25 @@ pub(crate) struct SecurityArgs {
 }
 
 impl SecurityArgs {
+    /// Returns the flags that have another command of this program connect in the same way.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        let path =
+            |flag: &str, path: &Option<PathBuf>| path.as_ref().map(|path| format!("--{flag}={}", path.display()));
+        let switch = |flag: &str, is_set: bool| is_set.then(|| format!("--{flag}"));
+        let flags = [
+            switch("tls", self.tls),
+            path("tls-ca-file", &self.tls_ca_file),
+            path("tls-cert-file", &self.tls_cert_file),
+            path("tls-key-file", &self.tls_key_file),
+            self.tls_server_name.as_ref().map(|name| format!("--tls-server-name={name}")),
+            switch("tls-insecure-skip-verify", self.tls_insecure_skip_verify),
+            path("auth-secret-file", &self.auth_secret_file),
+            self.deflate.map(|level| format!("--deflate={level}")),
+            switch("snappy", self.snappy),
+        ];
+        flags.into_iter().flatten().collect()
+    }
+
     /// Reads the files. `https` is true if an address begins with `https://`, which needs authorities
     /// without `--tls`, too.
     ///

@@ -88,10 +88,10 @@ fn concurrency(rate: Rate, work: Duration) -> u32 {
 }
 
 impl Hops {
-    /// Starts all hops but the sender.
+    /// Starts all hops but the sender. `nsqd` are the flags that name nsqd and how to connect.
     pub(super) fn start(
         args: &Args,
-        nsqd: &str,
+        nsqd: &[String],
         folder: &Path,
         streams: &[TopicName],
         events: UnboundedSender<HopEvent>,
@@ -99,7 +99,8 @@ impl Hops {
         let program = std::env::current_exe().context("cannot find this program")?;
         let socket = format!("unix:{}", folder.join("feed.sock").display());
         let mut ingest = vec!["ingest", "--listen", &socket, "--to", streams[0].as_str()];
-        ingest.extend(["--report", "json", "--nsqd-tcp-address", nsqd]);
+        ingest.extend(["--report", "json"]);
+        ingest.extend(nsqd.iter().map(String::as_str));
         let ingest = hop(&program, &ingest, "listening on", &events, HopEvent::Ingested)?;
         let stages = (0..args.stages).map(|n| {
             let at = usize::from(n);
@@ -107,7 +108,8 @@ impl Hops {
             let (handler, at_once) =
                 (format!("sleep:{}us", work.as_micros()), concurrency(args.rate, work).to_string());
             let mut stage = vec!["stage", "--from", streams[at].as_str(), "--to", streams[at + 1].as_str()];
-            stage.extend(["--group", GROUP, "--expect", "message", "--report", "json", "--nsqd-tcp-address", nsqd]);
+            stage.extend(["--group", GROUP, "--expect", "message", "--report", "json"]);
+            stage.extend(nsqd.iter().map(String::as_str));
             if !work.is_zero() {
                 stage.extend(["--handler", &handler, "--concurrency", &at_once]);
             }

@@ -51,7 +51,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let ending = Shutdown::new();
     let counting = count(&broker, streams.last().expect("there is a stage"), arrivals.clone(), &ending).await?;
     let (event_sender, events) = unbounded_channel();
-    let hops = Hops::start(&args, &broker.tcp().to_string(), broker.folder(), &streams, event_sender)?;
+    let mut nsqd = vec!["--nsqd-tcp-address".to_owned(), broker.tcp().to_string()];
+    nsqd.extend(args.broker.security.flags());
+    let hops = Hops::start(&args, &nsqd, broker.folder(), &streams, event_sender)?;
     let output = PipelineOutput::begin();
     let mut run = PipelineRun {
         table: HopTable::new(args.stages),
