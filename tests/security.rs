@@ -189,6 +189,12 @@ fn certificates_that_are_not_trusted_are_one_clear_line() {
         refusal(&secured("expired", &[]), client(trusting("ca.pem"))),
         "no TLS with nsqd at ADDRESS: its certificate has expired"
     );
+    let own = secured("own", &[]);
+    let runtime = Runtime::new().unwrap();
+    let trusted = connect_config(client(trusting("own.pem")));
+    runtime.block_on(identify(&own.tcp().parse().unwrap(), &trusted)).expect("it is its own authority");
+    let renamed = TlsClientSettings { server_name: Some("elsewhere.example".to_owned()), ..trusting("own.pem") };
+    assert!(refusal(&own, client(renamed)).contains("is for another name"));
     let elsewhere = secured("elsewhere", &[]);
     assert_eq!(
         refusal(&elsewhere, client(trusting("ca.pem"))),
@@ -196,7 +202,6 @@ fn certificates_that_are_not_trusted_are_one_clear_line() {
     );
     let named = TlsClientSettings { server_name: Some("elsewhere.example".to_owned()), ..trusting("ca.pem") };
     let address: Address = elsewhere.tcp().parse().unwrap();
-    let runtime = Runtime::new().unwrap();
     runtime.block_on(identify(&address, &connect_config(client(named)))).unwrap();
     let anybody = TlsClientSettings { insecure_skip_verify: true, ..TlsClientSettings::default() };
     runtime.block_on(identify(&address, &connect_config(client(anybody)))).unwrap();
@@ -309,6 +314,9 @@ fn the_http_api_is_called_over_https_with_the_same_files() {
     let other = format!("--tls --tls-ca-file {}", certificates.file("other-ca.pem").display());
     let refused = producer(&format!("--nsqd-http-address {} {other}", nsqd.https()));
     assert_eq!((refused.code, refused.stderr.lines().count()), (Some(69), 1), "{refused:?}");
+    assert!(refused.stderr.contains("its certificate is from an unknown authority"), "{refused:?}");
+    let plain = mqueue(&format!("doctor --nsqd-http-address {}", nsqd.http())).run();
+    assert!(plain.stdout.contains("answers HTTP with TLS only"), "{plain:?}");
     // without TLS the HTTP port tells the one with it
     let answer = crate::support::get(&nsqd.http(), "/ping");
     let port = nsqd.https().rsplit(':').next().unwrap().to_owned();

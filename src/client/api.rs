@@ -192,7 +192,11 @@ fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
     serde_json::from_slice(json).map_err(|e| e.to_string())
 }
 
-fn innermost(error: &dyn std::error::Error) -> String {
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    #[cfg(feature = "tls")]
+    if let Some(reason) = crate::net::tls::explain_cause(error) {
+        return reason;
+    }
     std::iter::successors(Some(error), |e| e.source()).last().unwrap_or(error).to_string()
 }
 

@@ -7,7 +7,7 @@ use rcgen::{
     date_time_ymd,
 };
 
-/// A folder of PEM files: `ca.pem`, `other-ca.pem`, and for each NAME of [`NAMES`] `NAME.pem` and `NAME.key`.
+/// A folder of PEM files: `ca.pem`, `other-ca.pem`, `own.pem` (signed by itself), and for each NAME of [`NAMES`] `NAME.pem` and `NAME.key`.
 pub struct Certificates(tempfile::TempDir);
 
 /// Server certificates for 127.0.0.1 (good, expired, for another name), and client certificates (good, from another authority).
@@ -43,6 +43,12 @@ impl Certificates {
             std::fs::write(folder.path().join(format!("{name}.pem")), certificate.pem()).expect("room");
             std::fs::write(folder.path().join(format!("{name}.key")), key.serialize_pem()).expect("room");
         }
+        let key = KeyPair::generate().expect("random bytes");
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).expect("a certificate");
+        std::fs::write(folder.path().join("own.pem"), certificate.pem()).expect("room");
+        std::fs::write(folder.path().join("own.key"), key.serialize_pem()).expect("room");
         Self(folder)
     }
 

@@ -4,14 +4,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{TlsSettingsError, authorities, certificates, private_key, refused};
 
@@ -57,16 +59,18 @@ impl TlsClient {
             |text: &String| ServerName::try_from(text.clone()).map_err(|_| TlsSettingsError::ServerName(text.clone()));
         let server_name = settings.server_name.as_ref().map(name).transpose()?;
         let algorithms = provider.signature_verification_algorithms;
+        let mut known = Vec::new();
         let authorities: Option<Arc<dyn ServerCertVerifier>> = if settings.insecure_skip_verify {
             None
         } else if let Some(path) = &settings.ca_file {
+            known = certificates(path)?;
             let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(authorities(path)?), provider);
             Some(builder.build().map_err(|e| refused(path, &e))?)
         } else {
             let verifier = rustls_platform_verifier::Verifier::new(provider);
             Some(Arc::new(verifier.map_err(|e| TlsSettingsError::NoAuthorities(e.to_string()))?))
         };
-        let check = ServerCheck { authorities, name: server_name.clone(), algorithms };
+        let check = ServerCheck { authorities, known, name: server_name.clone(), algorithms };
         let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(check));
         let config = match (&settings.cert_file, &settings.key_file) {
             (None, None) => builder.with_no_client_auth(),
@@ -101,11 +105,26 @@ impl TlsClient {
     }
 }
 
+/// Checks the time of a certificate.
+fn check_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let (begin, end) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+    match now {
+        _ if now < begin => Err(CertificateError::NotValidYet.into()),
+        _ if now > end => Err(CertificateError::Expired.into()),
+        _ => Ok(()),
+    }
+}
+
 /// The check of a server's certificate.
 #[derive(Debug)]
 struct ServerCheck {
     /// The authorities to trust; `None` accepts any certificate.
     authorities: Option<Arc<dyn ServerCertVerifier>>,
+    /// The authorities' own certificates. A server that has one of them is trusted, as Go does: many
+    /// an nsqd has a certificate that is signed by itself.
+    known: Vec<CertificateDer<'static>>,
     /// The name to check, in place of the one that was connected to.
     name: Option<ServerName<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -121,7 +140,13 @@ impl ServerCertVerifier for ServerCheck {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let Some(authorities) = &self.authorities else { return Ok(ServerCertVerified::assertion()) };
-        authorities.verify_server_cert(certificate, intermediates, self.name.as_ref().unwrap_or(name), ocsp, now)
+        let name = self.name.as_ref().unwrap_or(name);
+        if self.known.contains(certificate) {
+            check_validity(certificate, now)?;
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        authorities.verify_server_cert(certificate, intermediates, name, ocsp, now)
     }
 
     fn verify_tls12_signature(

@@ -67,15 +67,30 @@ pub fn copy(error: &io::Error) -> Option<io::Error> {
     Some(io::Error::new(error.kind(), tls.clone()))
 }
 
+/// The reason of an error that TLS is at the bottom of, as a part of a sentence.
+#[cfg(feature = "lookup")]
+pub(crate) fn explain_cause(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut causes = std::iter::successors(Some(error), |error| match error.downcast_ref::<io::Error>() {
+        // `source` leaves out the error inside
+        Some(error) => error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static)),
+        None => error.source(),
+    });
+    causes.find_map(|cause| cause.downcast_ref::<rustls::Error>()).map(explain_tls)
+}
+
 /// The reason of a failed handshake or TLS stream, as a part of a sentence.
 pub fn explain(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(tls) => explain_tls(tls),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "the connection was closed during the TLS handshake".to_owned()
+        }
+        None => describe(error),
+    }
+}
+
+fn explain_tls(tls: &rustls::Error) -> String {
     use rustls::{AlertDescription as Alert, CertificateError as Certificate, Error};
-    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
-        return match error.kind() {
-            io::ErrorKind::UnexpectedEof => "the connection was closed during the TLS handshake".to_owned(),
-            _ => describe(error),
-        };
-    };
     match tls {
         Error::InvalidCertificate(reason) => match reason {
             Certificate::UnknownIssuer => {
