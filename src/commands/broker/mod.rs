@@ -25,7 +25,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
     open_files::raise_limit();
     // bind before opening the folder: a broker that cannot listen leaves nothing behind
-    let config = args.config().map_err(|e| Failure::new(Exit::Usage, format!("{e:#}")))?;
+    let config = args.config().map_err(|e| Failure::new(Exit::Usage, e))?;
     let tls = config.tls.clone();
     let (http, https) = (args.http_addresses(), args.security.https_addresses());
     let listening = BoundAddresses::bind(&args.tcp_address, &http, &https).await;

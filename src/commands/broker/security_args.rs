@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use mqueue::broker::auth::{AuthMethod, AuthServers};
 use mqueue::broker::server::ListenAddress;
 use mqueue::broker::{BrokerConfig, TlsRequired};
@@ -158,7 +158,7 @@ impl BrokerSecurityArgs {
     fn auth_servers(&self) -> anyhow::Result<AuthServers> {
         let tls = self.auth_http_address.iter().any(|address| address.starts_with("https://"));
         let settings = TlsClientSettings { ca_file: self.tls_root_ca_file.clone(), ..TlsClientSettings::default() };
-        let tls = tls.then(|| TlsClient::new(&settings)).transpose().context("AUTH servers")?;
+        let tls = tls.then(|| TlsClient::new(&settings)).transpose()?;
         AuthServers::new(
             &self.auth_http_address,
             self.auth_http_request_method,

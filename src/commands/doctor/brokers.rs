@@ -148,6 +148,11 @@ fn skewed(subject: &str, skew: ClockSkew) -> Option<Finding> {
 /// Returns message and fix for an address that does not answer.
 fn unreachable(protocol: &str, address: &str, listed: Option<&LookupdEntry>, why: &str) -> (String, String) {
     match listed {
+        _ if why.contains("TLS_REQUIRED") => (
+            "answers HTTP with TLS only (--tls-required)".to_owned(),
+            "mqueue doctor --help    # name its address with TLS: --nsqd-http-address https://HOST:PORT --tls"
+                .to_owned(),
+        ),
         Some(LookupdEntry { lookupd, from, answers_there: true }) => (
             format!("nsqlookupd {lookupd} sends clients there, but it answers only at {from}: {why}"),
             list_nodes(
