@@ -96,7 +96,7 @@ instructions: ## count the instructions of the hot paths, and fail if they incre
 lint: ## check formatting, wording, clippy and the documentation, warnings denied
 	cargo fmt --check
 	@scripts/style
-	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --all-targets --locked --features tokio-nsq -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
 
 images: ## draw the pictures in data/images
