@@ -30,15 +30,15 @@ impl Handler for Rows {
         // one verdict for each message, in their order
         messages
             .iter()
-            .map(|message| if message.body.is_empty() { Verdict::drop("empty") } else { Verdict::Done(None) })
+            .map(|message| if message.body.is_empty() { Verdict::drop("empty") } else { Verdict::done() })
             .collect()
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut config = ConsumerConfig::new("foo".parse()?, "rows".parse()?);
-    config.nsqd.push(std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?);
+    let nsqd = std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?;
+    let config = ConsumerConfig::new("foo".parse()?, "rows".parse()?).with_nsqd(nsqd);
     let consumer = Consumer::connect(config).await?;
     let shutdown = Shutdown::on_signals(Duration::from_secs(30))?;
     Worker::new(consumer, Arc::new(Rows), WorkerConfig::default())?.run(&shutdown).await;

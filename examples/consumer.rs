@@ -15,15 +15,15 @@ use mqueue::worker::{Worker, WorkerConfig};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut config = ConsumerConfig::new("foo".parse()?, "example".parse()?);
-    config.nsqd.push(std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?);
+    let nsqd = std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?;
+    let config = ConsumerConfig::new("foo".parse()?, "example".parse()?).with_nsqd(nsqd);
 
     let handler = |message: Message| async move {
         match std::str::from_utf8(&message.body) {
             Ok(text) => println!("{} (attempt {}): {text}", message.id, message.attempts),
             Err(e) => return Verdict::drop(format!("not UTF-8: {e}")), // to the dead letters, foo.dead
         }
-        Verdict::Done(None) // only now the message leaves the queue
+        Verdict::done() // only now the message leaves the queue
     };
 
     let consumer = Consumer::connect(config).await?;

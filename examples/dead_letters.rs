@@ -17,13 +17,13 @@ use mqueue::worker::{Worker, WorkerConfig};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut config = ConsumerConfig::new("foo".parse()?, "picky".parse()?);
-    config.nsqd.push(std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?);
+    let nsqd = std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?;
+    let config = ConsumerConfig::new("foo".parse()?, "picky".parse()?).with_nsqd(nsqd);
     let handler = |message: Message| async move {
         match message.body.len() {
             0 => Verdict::drop("empty"),                            // a dead letter at once
             odd if odd % 2 == 1 => Verdict::retry("an odd length"), // again after a delay, and a dead letter after the last try
-            _ => Verdict::Done(None),
+            _ => Verdict::done(),
         }
     };
     let tries = WorkerConfig::default().with_max_attempts(3);

@@ -11,8 +11,8 @@ use mqueue::client::{Consumer, ConsumerConfig};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut config = ConsumerConfig::new("foo".parse()?, "deliveries".parse()?);
-    config.nsqd.push(std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?);
+    let nsqd = std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?;
+    let config = ConsumerConfig::new("foo".parse()?, "deliveries".parse()?).with_nsqd(nsqd);
     let mut consumer = Consumer::connect(config).await?;
     while let Some(delivery) = consumer.next().await {
         let message = delivery.message();

@@ -18,8 +18,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server.run(stop.clone()));
 
-    let mut config = ConsumerConfig::new("foo".parse()?, "bar".parse()?);
-    config.nsqd.push(address);
+    let nsqd = address;
+    let config = ConsumerConfig::new("foo".parse()?, "bar".parse()?).with_nsqd(nsqd);
     let mut consumer = Consumer::connect(config.clone()).await?;
     let publisher = Publisher::connect(&config.nsqd, PublisherConfig::default()).await?;
     publisher.publish(&TopicName::new("foo")?, "hello").await?;

@@ -17,12 +17,12 @@ use mqueue::worker::{Worker, WorkerConfig};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut config = ConsumerConfig::new("foo".parse()?, "slow".parse()?);
-    config.nsqd.push(std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?);
+    let nsqd = std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?;
+    let config = ConsumerConfig::new("foo".parse()?, "slow".parse()?).with_nsqd(nsqd);
     let handler = |message: Message| async move {
         tokio::time::sleep(Duration::from_secs(2)).await;
         println!("{}", message.id);
-        Verdict::Done(None)
+        Verdict::done()
     };
     let consumer = Consumer::connect(config).await?;
     let shutdown = Shutdown::on_signals(Duration::from_secs(10))?;

@@ -24,14 +24,14 @@ impl Handler for Sum {
     async fn handle(&self, message: Message) -> Verdict {
         let before = self.bytes.fetch_add(message.body.len() as u64, Ordering::Relaxed);
         println!("{} bytes", before + message.body.len() as u64);
-        Verdict::Done(None)
+        Verdict::done()
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut config = ConsumerConfig::new("foo".parse()?, "sum".parse()?);
-    config.nsqd.push(std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?);
+    let nsqd = std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?;
+    let config = ConsumerConfig::new("foo".parse()?, "sum".parse()?).with_nsqd(nsqd);
     let consumer = Consumer::connect(config).await?;
     let shutdown = Shutdown::on_signals(Duration::from_secs(30))?;
     Worker::new(consumer, Arc::new(Sum::default()), WorkerConfig::default())?.run(&shutdown).await;

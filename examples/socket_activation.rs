@@ -20,11 +20,11 @@ use mqueue::worker::{Worker, WorkerConfig};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let socket = ActivationSockets::from_env()?; // what systemd passed, if it did
-    let mut config = ConsumerConfig::new("foo".parse()?, "bar".parse()?);
-    config.nsqd.push(std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?);
+    let nsqd = std::env::var("NSQD_TCP_ADDRESS").as_deref().unwrap_or("127.0.0.1:4150").parse()?;
+    let config = ConsumerConfig::new("foo".parse()?, "bar".parse()?).with_nsqd(nsqd);
     let handler = |message: Message| async move {
         println!("{}", message.id);
-        Verdict::Done(None)
+        Verdict::done()
     };
     let consumer = Consumer::connect(config).await?;
     let idle = WorkerConfig::default().with_idle_timeout(Some(Duration::from_secs(10)));

@@ -24,18 +24,20 @@
 //! anything fails: **at least once, always**.
 //!
 //! # Example
-//! A consumer with its own handler. A failed message is retried at most three times, and then
+//! A consumer with its own handler. A message is tried at most three times, 5 s and 10 s apart, and
+//! then
 //! published to the topic `foo.dead` as a dead letter:
 //! ```no_run
-//! # use std::{sync::Arc, time::Duration};
-//! # use mqueue::{client::{Consumer, ConsumerConfig}, handler::Verdict, proto::Message};
-//! # use mqueue::{shutdown::Shutdown, worker::{Worker, WorkerConfig}};
+//! use std::{sync::Arc, time::Duration};
+//! use mqueue::{client::{Consumer, ConsumerConfig}, handler::Verdict, proto::Message};
+//! use mqueue::{shutdown::Shutdown, worker::{Worker, WorkerConfig}};
+//!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let handler = |message: Message| async move {
 //!     match str::from_utf8(&message.body) {
 //!         Ok("") => Verdict::drop("empty"), // a dead letter at once
 //!         Ok(text) if text.len() % 2 == 1 => Verdict::retry("odd length"),
-//!         Ok(_) => Verdict::Done(None), // FIN
+//!         Ok(_) => Verdict::done(), // FIN
 //!         Err(error) => Verdict::drop(error.to_string()),
 //!     }
 //! };
@@ -48,6 +50,10 @@
 //! # }
 //! ```
 //!
+//! The program needs tokio with the features `macros` and `rt`. The library logs with
+//! [tracing](https://docs.rs/tracing), and a program without a subscriber sees nothing of
+//! reconnections, retries and dead letters: `tracing_subscriber::fmt().init()` prints them.
+//!
 //! # Features
 //! Without default features the crate is a client: publisher, consumer and worker, with about 35
 //! dependencies. Each feature adds:
@@ -58,6 +64,8 @@
 //! | `handlers` | the handlers of the command line: exec, pipe, http, unix, forward, file |
 //! | `broker` | an nsqd inside the program |
 //! | `systemd` | activation sockets, and notifications to systemd |
+//! | `tls` | TLS to nsqd and nsqlookupd |
+//! | `compression` | Deflate and Snappy between client and nsqd |
 //! | `cli` (default) | all of these, and the program `mqueue` |
 //!
 //! # The layers

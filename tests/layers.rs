@@ -115,3 +115,11 @@ fn type_names_stand_for_one_thing() {
     places.retain(|name, places| places.len() > 1 && !SHARED_TYPE_NAMES.contains(&name.as_str()));
     assert!(places.is_empty(), "names that stand for several types: {places:#?}");
 }
+
+#[test]
+fn the_readme_shows_an_example_that_compiles() {
+    let trimmed = |text: &str| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>().join("\n");
+    let (readme, example) = (include_str!("../README.md"), trimmed(include_str!("../examples/readme.rs")));
+    let shown = readme.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    assert!(shown.lines().count() > 5 && example.contains(&trimmed(shown)), "{shown}");
+}

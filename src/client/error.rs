@@ -1,5 +1,6 @@
 //! Errors of connections to nsqd.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::HttpError;
 use crate::proto::{FrameError, WireError};
 
 /// The error of a connection to one nsqd, with its address.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Connecting failed: nothing listens there, the name does not resolve, or the network is down.
@@ -104,6 +105,13 @@ pub enum Error {
     /// The configuration names no address.
     #[error("no address given: name an nsqd or an nsqlookupd")]
     NoAddress,
+}
+
+/// Prints the error's text: `main` and `unwrap` show errors by this.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl Error {

@@ -32,6 +32,7 @@ mod line_format;
 mod memory_file;
 #[cfg(feature = "handlers")]
 mod orphan_guard;
+mod panic;
 #[cfg(feature = "handlers")]
 mod pipe;
 #[cfg(feature = "handlers")]
@@ -63,6 +64,7 @@ pub use forward::ForwardHandler;
 pub use http::HttpHandler;
 #[cfg(feature = "handlers")]
 pub use line_format::json_text;
+pub(crate) use panic::handle_catching_panics;
 #[cfg(feature = "handlers")]
 pub use pipe::PipeHandler;
 #[cfg(feature = "handlers")]
@@ -131,6 +133,11 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Creates a [`Done`](Self::Done) without bytes for a next hop.
+    pub fn done() -> Self {
+        Self::Done(None)
+    }
+
     /// Creates a retry after the worker's own delay.
     pub fn retry(why: impl Into<String>) -> Self {
         Self::Retry { after: None, why: why.into() }

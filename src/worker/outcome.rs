@@ -1,19 +1,17 @@
 //! Handling of a delivery: run the handler, and by its verdict do everything that has to be safe
 //! before the answer to nsqd.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::join_all;
 
 use super::WorkerConfig;
 use super::dead_letter::{DeadLetter, DeadLetters};
 use super::max_tries::MaxTries;
 use crate::client::Delivery;
-use crate::handler::{Handler, Verdict};
-use crate::proto::{ChannelName, InvalidName, TopicName};
+use crate::handler::{Handler, Verdict, handle_catching_panics};
+use crate::proto::{ChannelName, InvalidName, Message, TopicName};
 
 /// The longest delay of a failed message.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(15 * 60);
@@ -86,7 +84,8 @@ pub(super) async fn process<H: Handler>(
     let is_exhausted = |delivery: &mut Delivery| policy.max_tries.on_arrival(delivery.tries()).is_some();
     let mut deliveries = deliveries;
     let exhausted: Vec<Delivery> = deliveries.extract_if(.., is_exhausted).collect();
-    let verdicts = if deliveries.is_empty() { Vec::new() } else { verdicts(&*handler, &deliveries).await };
+    let messages: Vec<Message> = deliveries.iter().map(|delivery| delivery.message().clone()).collect();
+    let verdicts = if messages.is_empty() { Vec::new() } else { handle_catching_panics(&*handler, messages).await };
     let no_verdict = || Verdict::retry("the handler gave no verdict");
     let handled = deliveries.into_iter().zip(verdicts.into_iter().chain(std::iter::repeat_with(no_verdict)));
     let untried = exhausted.into_iter().map(|delivery| {
@@ -107,17 +106,6 @@ pub(super) async fn process<H: Handler>(
     });
     processed.extend(join_all(dead_letters).await);
     processed
-}
-
-async fn verdicts<H: Handler>(handler: &H, deliveries: &[Delivery]) -> Vec<Verdict> {
-    let messages = || deliveries.iter().map(|delivery| delivery.message().clone());
-    let handled = match deliveries {
-        [one] if handler.batch_size() <= 1 => {
-            AssertUnwindSafe(handler.handle(one.message().clone())).catch_unwind().await.map(|verdict| vec![verdict])
-        }
-        _ => AssertUnwindSafe(handler.handle_batch(messages().collect())).catch_unwind().await,
-    };
-    handled.unwrap_or_else(|_| messages().map(|_| Verdict::retry("the handler panicked")).collect())
 }
 
 impl FailurePolicy {

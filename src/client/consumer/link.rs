@@ -15,6 +15,7 @@ use super::delivery::{Delivery, HeldOfNsqd, QueuedReply, Reply, ReplyQueue};
 use super::finished::RecentlyFinished;
 use super::in_flight::{AnsweredMessage, Arrival, InFlightMessages, MAX_COPIES};
 use super::shared::ConsumerShared;
+use super::touch::TouchTimer;
 use crate::backoff::Backoff;
 use crate::client::connection::{Connection, Step};
 use crate::client::{Address, Error, Flow};
@@ -24,8 +25,6 @@ type DeliverySender = UnboundedSender<Vec<Delivery>>;
 
 /// The time limit for CLOSE_WAIT after CLS, and for the end of the stream after this side's end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The divisor of the message timeout that gives the TOUCH interval.
-const TOUCH_PART: u32 = 3;
 /// The least limit of messages in flight. Redelivered messages arrive beyond RDY.
 const MIN_IN_FLIGHT_LIMIT: u32 = 1000;
 /// The messages in flight on one connection that are always allowed beyond its RDY.
@@ -39,8 +38,6 @@ const MAX_BYTES_BEYOND_RDY: usize = 64 << 20;
 /// The interval at which a connection with paused reading checks whether it may read again:
 /// messages of other connections may have been answered.
 const READ_RECHECK: Duration = Duration::from_millis(100);
-/// The shortest TOUCH interval, for any msg_timeout that nsqd grants.
-const MIN_TOUCH_AGE: Duration = Duration::from_millis(100);
 /// A deadline that is never reached.
 const NEVER: Duration = Duration::from_secs(1 << 30);
 
@@ -161,8 +158,7 @@ struct SubscriptionLink<'a> {
     answered: bool,
     /// The time of the last read.
     heard: Instant,
-    /// The time of the last check for messages to touch.
-    touch_checked: Instant,
+    touch: TouchTimer,
 }
 
 impl<'a> SubscriptionLink<'a> {
@@ -175,6 +171,7 @@ impl<'a> SubscriptionLink<'a> {
     ) -> Self {
         let now = Instant::now();
         let (max_rdy, round_trip) = (connection.granted.max_rdy_count, connection.round_trip);
+        let touch = TouchTimer::new(connection.granted.msg_timeout, now);
         let replies = shared.join(&connection.address, max_rdy, round_trip, history.held.clone());
         Self {
             shared,
@@ -191,7 +188,7 @@ impl<'a> SubscriptionLink<'a> {
             read_anything: false,
             answered: false,
             heard: now,
-            touch_checked: now,
+            touch,
         }
     }
 
@@ -459,7 +456,7 @@ impl<'a> SubscriptionLink<'a> {
     fn due(&self, flow: Option<Instant>) -> Instant {
         let heartbeat = self.shared.config.connect.heartbeat().filter(|_| self.reads);
         let silence = heartbeat.map(|every| self.heard + 2 * every);
-        let touch = (!self.in_flight.is_empty()).then(|| self.touch_checked + self.touch_age());
+        let touch = self.touch.due(&self.in_flight);
         let close_wait = match self.phase {
             LinkPhase::Closing(until) => Some(until),
             LinkPhase::Open | LinkPhase::Draining => None,
@@ -489,21 +486,14 @@ impl<'a> SubscriptionLink<'a> {
         if self.reads && self.connection.frame_due().is_some_and(|due| due <= now) {
             return Err(self.connection.slow_frame_error());
         }
-        if now >= self.touch_checked + self.touch_age() {
-            self.touch_checked = now;
-            for id in self.in_flight.take_stale(self.touch_age(), now) {
-                Command::Touch(id).encode(&mut self.connection.out);
-            }
+        for id in self.touch.take_due(&mut self.in_flight, now) {
+            Command::Touch(id).encode(&mut self.connection.out);
         }
         if matches!(self.phase, LinkPhase::Closing(until) if until <= now) {
             tracing::warn!(nsqd = %self.connection.address, "no CLOSE_WAIT in time after CLS; the connection is closed without it");
             self.end_delivery();
         }
         Ok(())
-    }
-
-    fn touch_age(&self) -> Duration {
-        (Duration::from_millis(self.connection.granted.msg_timeout) / TOUCH_PART).max(MIN_TOUCH_AGE)
     }
 
     /// Closes so that the last answers are surely read: ends our side, and waits until nsqd, having read it, ends its own.

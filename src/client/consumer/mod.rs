@@ -22,6 +22,7 @@ mod other_topics;
 mod shared;
 #[cfg(feature = "tokio-nsq")]
 mod tokio_nsq;
+mod touch;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -81,7 +82,8 @@ pub struct ConsumerConfig {
 }
 
 impl ConsumerConfig {
-    /// The defaults for this topic and channel. At least one nsqd or nsqlookupd has to be added.
+    /// The defaults for this topic and channel. At least one nsqd has to be added with
+    /// [`with_nsqd`](Self::with_nsqd), or an nsqlookupd with `with_lookupd` (feature `lookup`).
     pub fn new(topic: TopicName, channel: ChannelName) -> Self {
         Self {
             topic,

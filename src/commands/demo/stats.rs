@@ -104,7 +104,7 @@ impl DemoStats {
     /// Describes how many messages were published, and how many each group has handled.
     pub(super) fn summary(&self) -> String {
         let Self { acknowledged, mailed, reported, .. } = self;
-        format!("{acknowledged} published, {} handled by mail, {} by reports", mailed.orders, reported.orders)
+        format!("{acknowledged} published; so far mail handled {}, reports {}", mailed.orders, reported.orders)
     }
 
     /// Counts the messages that the broker acknowledged and a group has not handled.

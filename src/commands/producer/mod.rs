@@ -16,6 +16,7 @@ mod in_flight;
 mod max_message_size;
 mod plan;
 mod progress;
+mod rate;
 mod reader;
 mod send_modes;
 mod source;
@@ -122,7 +123,7 @@ async fn produce(work: &ProducerRun<'_>, plan: &ProducerPlan, run: &str, nsqds: 
         ProducerPace::OneByOne(interval) => {
             join_all(source.split().into_iter().map(|source| work.one_by_one(source, interval))).await;
         }
-        ProducerPace::Rate(rate) => work.on_schedule(source, rate, plan.duration).await?,
+        ProducerPace::Rate(rate) => work.at_rate(source, rate, plan.duration).await?,
         ProducerPace::Bulk => work.in_bulk(source, nsqds).await,
     }
     Ok(())

@@ -1,11 +1,10 @@
-//! The three ways to send: one by one, on a schedule, or in bulk.
+//! The ways to send: one by one, in bulk, or (in `rate.rs`) at a rate.
 //!
 //! Each ends when the source, the count or the time is used up, or on a stop, and when every
 //! message sent has settled. None takes a message that it does not send.
 
 use std::cell::Cell;
-use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{sleep, sleep_until};
@@ -14,14 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::in_flight::InFlightBatches;
 use super::source::MessageSource;
 use super::stream_publisher::{MessageBatch, StreamPublisher};
-use crate::commands::common::precise_timer::PreciseTimer;
-use crate::commands::common::schedule::Schedule;
 
 /// Bytes in flight to each nsqd in bulk: enough to keep a fast nsqd busy, and little enough for a
 /// slow network to carry before the deadline.
 const MAX_BYTES_IN_BULK: usize = 2 << 20;
-/// Bytes in flight on a schedule, while nsqd is slow. Beyond it messages are sent late.
-const MAX_BYTES_ON_SCHEDULE: usize = 32 << 20;
 
 /// State that all senders of a run share.
 pub(super) struct ProducerRun<'a> {
@@ -80,51 +75,6 @@ impl ProducerRun<'_> {
         in_flight.settle_all().await;
     }
 
-    /// Publishes on a schedule, whether or not earlier messages were acknowledged. Messages due by
-    /// `time` are sent, as far as there is room.
-    pub(super) async fn on_schedule(
-        &self,
-        mut source: MessageSource,
-        rate: f64,
-        time: Option<Duration>,
-    ) -> io::Result<()> {
-        let timer = PreciseTimer::start()?;
-        let start = Instant::now();
-        let schedule = Schedule::new(start, rate);
-        let last_moment = time.map(|time| start + time.saturating_sub(Duration::from_nanos(1)));
-        let mut in_flight = InFlightBatches::new(self.publisher, MAX_BYTES_ON_SCHEDULE);
-        let mut sent = 0;
-        loop {
-            // read before the clock: messages due by the end are sent after it
-            let over = self.stop.is_cancelled();
-            let now = Instant::now();
-            let due = schedule.due(last_moment.map_or(now, |last| now.min(last)));
-            if sent < due && in_flight.has_room() {
-                let Some(bodies) = self.take_due(&mut source, due - sent).await else { break };
-                let next = sent + bodies.len() as u64;
-                in_flight.launch(MessageBatch { bodies, due: (sent..next).map(|n| schedule.at(n)).collect() });
-                sent = next;
-            }
-            match (sent < due, in_flight.has_room()) {
-                (true, true) => in_flight.settle_until(tokio::task::yield_now()).await,
-                (_, _) if over => {
-                    self.publisher.stats.unsent((due - sent).min(self.left.get()));
-                    break;
-                }
-                (true, false) => tokio::select! {
-                    () = in_flight.settle() => {}
-                    () = self.stop.cancelled() => {}
-                },
-                (false, _) => tokio::select! {
-                    () = in_flight.settle_until(timer.at(schedule.at(sent))) => {}
-                    () = self.stop.cancelled() => {}
-                },
-            }
-        }
-        in_flight.settle_all().await;
-        Ok(())
-    }
-
     /// Takes up to `most` messages; `None` at the end of the source or after a stop. Cancel-safe.
     async fn take(&self, source: &mut MessageSource, most: u64) -> Option<Vec<Bytes>> {
         if self.stop.is_cancelled() {
@@ -134,7 +84,7 @@ impl ProducerRun<'_> {
     }
 
     /// Takes like `take`, but after a stop still takes the messages already there.
-    async fn take_due(&self, source: &mut MessageSource, most: u64) -> Option<Vec<Bytes>> {
+    pub(super) async fn take_due(&self, source: &mut MessageSource, most: u64) -> Option<Vec<Bytes>> {
         if self.left.get() == 0 {
             return None;
         }
