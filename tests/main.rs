@@ -54,6 +54,7 @@ mod security;
 mod signals;
 mod simulate;
 mod sleeping;
+mod statistics;
 #[allow(dead_code, unused_imports, reason = "shared with the benchmark: each uses a part of it")]
 mod support;
 #[cfg(feature = "tokio-nsq")]

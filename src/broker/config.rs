@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::auth::AuthServers;
-use super::state::StateLimits;
+use super::state::{LatencySettings, StateLimits};
+use super::statsd::StatsdSettings;
 use crate::net::tls::TlsServer;
 use crate::proto::Limits;
 
@@ -37,6 +38,10 @@ pub struct BrokerConfig {
     pub snappy: bool,
     /// AUTH, which clients then need before SUB and PUB.
     pub auth: Option<AuthServers>,
+    /// Export of statistics to statsd.
+    pub statsd: StatsdSettings,
+    /// Quantiles of end-to-end latencies.
+    pub latency: LatencySettings,
 }
 
 /// Refusal of connections without TLS (`--tls-required`).
@@ -67,6 +72,8 @@ impl Default for BrokerConfig {
             max_deflate_level: 6,
             snappy: true,
             auth: None,
+            statsd: StatsdSettings::default(),
+            latency: LatencySettings::default(),
         }
     }
 }

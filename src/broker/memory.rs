@@ -9,6 +9,13 @@ pub fn half_of_available_memory() -> usize {
     usize::try_from(available_memory(read) / 2).unwrap_or(usize::MAX)
 }
 
+/// Resident memory of the process, in bytes.
+pub(super) fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
 /// The smallest number of available bytes: of the machine, and of each control group (version 2).
 fn available_memory(read: impl Fn(&Path) -> Option<String>) -> u64 {
     let machine = read(Path::new("/proc/meminfo")).and_then(|text| machine_memory(&text));

@@ -20,6 +20,7 @@ pub mod memory;
 pub mod server;
 mod socket;
 pub mod state;
+mod statsd;
 pub mod tcp;
 
 use std::collections::HashMap;
@@ -35,6 +36,7 @@ use tokio::sync::{Notify, watch};
 pub use self::config::{BrokerConfig, TlsRequired};
 use self::log::{DiskLog, MemoryLog, Recovered, Synced};
 use self::state::{BrokerPublishError, BrokerState, ChannelPublishError, Micros, Now, SessionId, SessionSettings};
+pub use self::statsd::StatsdSettings;
 use crate::proto::{Bodies, ChannelName, TopicName};
 
 /// The version of nsqd that the broker behaves like, and reports to clients.
@@ -104,7 +106,8 @@ impl Broker {
         Self::with(config, clock, state, synced)
     }
 
-    fn with(config: BrokerConfig, clock: Clock, state: BrokerState, synced: Option<Synced>) -> Self {
+    fn with(config: BrokerConfig, clock: Clock, mut state: BrokerState, synced: Option<Synced>) -> Self {
+        state.measure_latency(config.latency.clone());
         let (connections, is_compacted, longest_step) = (HashMap::new(), false, Duration::ZERO);
         let failing = state.failure_notify();
         let shared = BrokerShared {
@@ -246,6 +249,11 @@ impl Broker {
             Some(mut synced) => synced.reached(position).await,
             None => Ok(()),
         }
+    }
+
+    /// The time on the clocks of the state.
+    fn now(&self) -> Now {
+        self.clock.now()
     }
 
     /// Reads the state.

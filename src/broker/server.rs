@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::descriptors::MaxConnections;
 use super::http::{self, HttpApi, Identity};
 use super::socket::BrokerListener;
-use super::{Broker, TlsRequired, lookupd, tcp};
+use super::{Broker, TlsRequired, lookupd, statsd, tcp};
 use crate::http::{ConnectionSlots, listen};
 use crate::net::remove_stale_socket;
 use crate::net::tls::TlsServer;
@@ -210,7 +210,8 @@ impl BrokerServer {
             () = broker.run_timers() => unreachable!("it never ends"),
             () = broker.run_compaction() => unreachable!("it never ends"),
             () = broker.retry_writes() => unreachable!("it never ends"),
-            () = lookupd::keep_registered(broker.clone(), identity) => unreachable!("it never ends"),
+            () = statsd::keep_exporting(&broker, &identity) => unreachable!("it never ends"),
+            () = lookupd::keep_registered(broker.clone(), identity.clone()) => unreachable!("it never ends"),
             () = stop.cancelled() => {}
         }
         tasks.close();

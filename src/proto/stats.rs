@@ -1,7 +1,7 @@
 //! JSON answers of the HTTP APIs of nsqd and nsqlookupd (`nsqd/stats.go`, `nsqd/http.go`,
 //! `nsqlookupd/http.go`). Parsing is lenient: unknown fields are skipped, `null` lists are empty.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::List;
 
@@ -205,8 +205,10 @@ pub struct Latency {
 #[serde(default)]
 pub struct Quantile {
     /// The quantile, such as 0.99.
+    #[serde(serialize_with = "like_go")]
     pub quantile: f64,
     /// The latency in nanoseconds.
+    #[serde(serialize_with = "like_go")]
     pub value: f64,
 }
 
@@ -308,6 +310,16 @@ pub struct ErrorBody {
     pub message: String,
 }
 
+/// Encodes a number as Go does: without a fraction if it is whole.
+pub(crate) fn json_number(number: f64) -> serde_json::Number {
+    let whole = (number.fract() == 0.0 && number.abs() < 1e15).then_some(number as i64);
+    whole.map(Into::into).or_else(|| serde_json::Number::from_f64(number)).unwrap_or_else(|| 0.into())
+}
+
+fn like_go<S: Serializer>(number: &f64, to: S) -> Result<S::Ok, S::Error> {
+    json_number(*number).serialize(to)
+}
+
 pub(super) fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     from: D,
 ) -> Result<T, D::Error> {
@@ -328,6 +340,13 @@ mod tests {
     fn nulls_are_empty_lists() {
         let stats: Stats = serde_json::from_str(r#"{"version":"1.3.0","topics":null,"producers":null}"#).unwrap();
         assert!(stats.topics.is_empty() && stats.producers.is_empty());
+    }
+
+    #[test]
+    fn numbers_of_latencies_are_encoded_like_go() {
+        let quantile = |quantile, value| serde_json::to_string(&Quantile { quantile, value }).unwrap();
+        assert_eq!(quantile(1.0, 0.0), r#"{"quantile":1,"value":0}"#);
+        assert_eq!(quantile(0.99, 3.5e9), r#"{"quantile":0.99,"value":3500000000}"#);
     }
 
     #[test]

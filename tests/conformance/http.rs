@@ -153,6 +153,12 @@ fn http_requests_are_answered_like_nsqd() {
         "tls_client_auth_policy",
         "tls_root_ca_file",
         "statsd_address",
+        "statsd_interval",
+        "statsd_mem_stats",
+        "statsd_udp_packet_size",
+        "statsd_exclude_ephemeral",
+        "e2e_processing_latency_window_time",
+        "e2e_processing_latency_percentiles",
         "auth_http_addresses",
     ] {
         requests.push(("GET", Box::leak(format!("/config/{option}").into_boxed_str()), ""));

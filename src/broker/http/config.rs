@@ -1,6 +1,7 @@
 //! `/config/OPTION`: settings by their names in nsqd; two of them can be changed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, State};
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::HttpApi;
 use super::response::{self, ApiError, ApiResult};
+use crate::proto::stats::json_number;
 
 /// Encodes a value as nsqd does: strings as plain text, everything else as JSON.
 fn answer(value: &Value) -> ApiResult {
@@ -61,6 +63,10 @@ fn level_number(word: &str) -> Option<i32> {
     }
 }
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Value of a setting by its name in nsqd's configuration file, durations in nanoseconds. `None`
 /// for unknown names, and for settings without a meaning here.
 fn lookup(api: &HttpApi, option: &str) -> Option<Value> {
@@ -84,7 +90,17 @@ fn lookup(api: &HttpApi, option: &str) -> Option<Value> {
         "min_output_buffer_timeout" => json!(config.output_buffer_timeout.0.unsigned_abs() * NANOS),
         "max_channel_consumers" => json!(state.max_channel_consumers),
         "deflate" | "snappy" => json!(false),
-        "tls_cert" | "tls_key" | "tls_client_auth_policy" | "tls_root_ca_file" | "statsd_address" => json!(""),
+        "tls_cert" | "tls_key" | "tls_client_auth_policy" | "tls_root_ca_file" => json!(""),
+        "statsd_address" => json!(config.statsd.address.as_ref().map(ToString::to_string).unwrap_or_default()),
+        "statsd_prefix" => json!(config.statsd.prefix_of(identity)),
+        "statsd_interval" => json!(nanos(config.statsd.interval)),
+        "statsd_mem_stats" => json!(config.statsd.mem_stats),
+        "statsd_udp_packet_size" => json!(config.statsd.udp_packet_size),
+        "statsd_exclude_ephemeral" => json!(config.statsd.exclude_ephemeral),
+        "e2e_processing_latency_window_time" => json!(nanos(config.latency.window)),
+        "e2e_processing_latency_percentiles" => {
+            json!(config.latency.percentiles.iter().map(|it| json_number(*it)).collect::<Vec<_>>())
+        }
         "auth_http_addresses" => json!([]),
         "max_deflate_level" => json!(6),
         "tls_required" => json!(0),

@@ -8,9 +8,10 @@ use axum::response::Response;
 
 use super::HttpApi;
 use super::response::text;
-use super::stats::resident_bytes;
+use crate::broker::memory::resident_bytes;
 use crate::broker::state::StatsSelection;
-use crate::proto::stats::{ChannelStats, TopicStats};
+use crate::proto::List;
+use crate::proto::stats::{ChannelStats, Latency, TopicStats};
 
 type TopicValue = fn(&TopicStats) -> i128;
 type ChannelValue = fn(&ChannelStats) -> i128;
@@ -34,8 +35,9 @@ const CHANNELS: [(&str, &str, &str, ChannelValue); 8] = [
 ];
 
 pub(super) async fn metrics(State(api): State<Arc<HttpApi>>) -> Response {
+    let now = api.broker.now();
     let look = |state: &crate::broker::state::BrokerState| {
-        (state.topic_stats(&StatsSelection::default()), state.log_usage(), state.index_memory())
+        (state.topic_stats(&StatsSelection::default(), now), state.log_usage(), state.index_memory())
     };
     let (topics, usage, index) = api.broker.with_state(look);
     let mut out = String::new();
@@ -75,7 +77,32 @@ pub(super) async fn metrics(State(api): State<Arc<HttpApi>>) -> Response {
             let _ = writeln!(out, "mqueue_broker_{name}{{topic=\"{topic}\",channel=\"{name_of}\"}} {}", value(channel));
         }
     }
+    write_latencies(&mut out, &topics);
     text(out)
+}
+
+/// Quantiles of latencies, if they are measured.
+fn write_latencies(out: &mut String, topics: &List<TopicStats>) {
+    if topics.iter().all(|topic| topic.e2e_processing_latency.percentiles.is_empty()) {
+        return;
+    }
+    let write = |out: &mut String, name: &str, labels: &str, latency: &Latency| {
+        for quantile in &latency.percentiles {
+            let (quantile, seconds) = (quantile.quantile, quantile.value / 1e9);
+            let _ = writeln!(out, "mqueue_broker_{name}{{{labels},quantile=\"{quantile}\"}} {seconds}");
+        }
+    };
+    let help = "Time from publishing to FIN, over --e2e-processing-latency-window-time";
+    head(out, "topic_e2e_latency_seconds", "gauge", help);
+    for topic in topics {
+        let labels = format!("topic=\"{}\"", topic.topic_name);
+        write(out, "topic_e2e_latency_seconds", &labels, &topic.e2e_processing_latency);
+    }
+    head(out, "channel_e2e_latency_seconds", "gauge", help);
+    for (topic, channel) in topics.iter().flat_map(|topic| topic.channels.iter().map(move |c| (topic, c))) {
+        let labels = format!("topic=\"{}\",channel=\"{}\"", topic.topic_name, channel.channel_name);
+        write(out, "channel_e2e_latency_seconds", &labels, &channel.e2e_processing_latency);
+    }
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {

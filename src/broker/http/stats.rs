@@ -12,8 +12,9 @@ use super::query::RequestQuery;
 use super::response::{self, text};
 use crate::broker::VERSION;
 use crate::broker::log::LogUsage;
+use crate::broker::memory::resident_bytes;
 use crate::broker::state::StatsSelection;
-use crate::proto::stats::{ChannelStats, ClientStats, GoMemory, LogStats, Stats, TopicStats};
+use crate::proto::stats::{ChannelStats, ClientStats, GoMemory, Latency, LogStats, Stats, TopicStats};
 
 pub(super) async fn stats(State(api): State<Arc<HttpApi>>, query: RequestQuery) -> Response {
     let given = |name| query.get(name).filter(|value: &&str| !value.is_empty());
@@ -22,9 +23,10 @@ pub(super) async fn stats(State(api): State<Arc<HttpApi>>, query: RequestQuery) 
         channel: given("channel"),
         clients: query.flag("include_clients").unwrap_or(true),
     };
+    let now = api.broker.now();
     let look = |state: &crate::broker::state::BrokerState| {
         (
-            state.topic_stats(&of),
+            state.topic_stats(&of, now),
             state.producer_stats(&of),
             state.log_usage(),
             state.index_memory(),
@@ -59,13 +61,6 @@ fn log(usage: LogUsage) -> LogStats {
     let LogUsage { bytes, live_bytes, segments, reserve_bytes, disk } = usage;
     let [disk_bytes, disk_free_bytes] = [disk.bytes, disk.free_bytes].map(|size| (disk.bytes > 0).then_some(size));
     LogStats { bytes, live_bytes, segments, reserve_bytes, disk_bytes, disk_free_bytes }
-}
-
-/// Resident memory of the process, in bytes.
-pub(super) fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 /// The text format (`printStats`).
@@ -125,7 +120,8 @@ fn write_topic(out: &mut String, topic: &TopicStats) -> std::fmt::Result {
     let TopicStats { topic_name, depth, backend_depth, message_count, .. } = topic;
     writeln!(
         out,
-        "\n{pause}[{topic_name:<15}] depth: {depth:<5} be-depth: {backend_depth:<5} msgs: {message_count:<8} e2e%: "
+        "\n{pause}[{topic_name:<15}] depth: {depth:<5} be-depth: {backend_depth:<5} msgs: {message_count:<8} e2e%: {}",
+        quantiles(&topic.e2e_processing_latency)
     )?;
     for channel in &topic.channels {
         let ChannelStats { channel_name, depth, backend_depth, in_flight_count, deferred_count, .. } = channel;
@@ -133,13 +129,27 @@ fn write_topic(out: &mut String, topic: &TopicStats) -> std::fmt::Result {
         let pause = if channel.paused { "   *P " } else { "      " };
         write!(out, "{pause}[{channel_name:<25}] depth: {depth:<5} be-depth: {backend_depth:<5} ")?;
         write!(out, "inflt: {in_flight_count:<4} def: {deferred_count:<4} re-q: {requeue_count:<5} ")?;
-        writeln!(out, "timeout: {timeout_count:<5} msgs: {message_count:<8} e2e%: ")?;
+        let latency = quantiles(&channel.e2e_processing_latency);
+        writeln!(out, "timeout: {timeout_count:<5} msgs: {message_count:<8} e2e%: {latency}")?;
         for client in &channel.clients {
             write!(out, "        ")?;
             write_client(out, client)?;
         }
     }
     Ok(())
+}
+
+/// The values of the quantiles, as nsqd writes them.
+fn quantiles(latency: &Latency) -> String {
+    let all: Vec<String> = latency.percentiles.iter().map(|quantile| nanoseconds(quantile.value)).collect();
+    all.join(", ")
+}
+
+/// Formats nanoseconds with one decimal, in the largest unit below the value.
+fn nanoseconds(nanos: f64) -> String {
+    let units = [(1e9, "s"), (1e6, "ms"), (1e3, "us")];
+    let (size, unit) = units.into_iter().find(|(size, _)| nanos > *size).unwrap_or((1.0, "ns"));
+    format!("{:.1}{unit}", nanos / size)
 }
 
 fn write_client(out: &mut String, client: &ClientStats) -> std::fmt::Result {
@@ -187,6 +197,20 @@ fn go_duration(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn latencies_are_formatted_like_nsqd() {
+        for (nanos, text) in [
+            (0.0, "0.0ns"),
+            (1e3, "1000.0ns"),
+            (1_500.0, "1.5us"),
+            (1e6, "1000.0us"),
+            (2e6, "2.0ms"),
+            (3.25e10, "32.5s"),
+        ] {
+            assert_eq!(nanoseconds(nanos), text);
+        }
+    }
 
     #[test]
     fn durations_are_formatted_like_go() {

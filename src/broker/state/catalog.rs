@@ -69,7 +69,8 @@ impl BrokerState {
         if let Some(known) = topic.channels.get(name) {
             return *known;
         }
-        let channel = Channel::new(id, topic_name.clone(), name.clone());
+        let mut channel = Channel::new(id, topic_name.clone(), name.clone());
+        channel.latency = self.latency.new_window();
         if channel.is_logged() {
             self.store.note(&Change::ChannelCreated(topic.id, id, name.clone()));
         }

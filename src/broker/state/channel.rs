@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::super::log::{ChannelId, UnixMillis};
+use super::latency::LatencyWindow;
 use super::message_store::MessageRun;
 use super::session::SessionId;
 use super::store::Store;
@@ -63,6 +64,8 @@ pub(super) struct Channel {
     pub(super) message_count: u64,
     pub(super) requeue_count: u64,
     pub(super) timeout_count: u64,
+    /// Latencies of finished messages; `None` if they are not measured.
+    pub(super) latency: Option<Box<LatencyWindow>>,
 }
 
 impl Channel {
@@ -85,6 +88,7 @@ impl Channel {
             message_count: 0,
             requeue_count: 0,
             timeout_count: 0,
+            latency: None,
         }
     }
 

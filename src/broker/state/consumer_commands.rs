@@ -40,6 +40,9 @@ impl BrokerState {
         let (channel, store, session) = self.replying(id)?;
         let (number, copy) = channel.remove_in_flight(id, message, store)?;
         channel.note_finished(number, store);
+        if let Some(latency) = &mut channel.latency {
+            latency.record(store.batches.timestamp(copy.run.key), now);
+        }
         store.release(copy.run);
         session.in_flight -= 1;
         session.finish_count += 1;

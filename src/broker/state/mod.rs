@@ -23,6 +23,7 @@ mod compaction;
 mod consumer_commands;
 mod deliver;
 mod index;
+mod latency;
 mod message_store;
 #[cfg(test)]
 mod model;
@@ -54,6 +55,7 @@ use crate::proto::{TopicName, WriteBuffer};
 
 pub use self::catalog::Missing;
 pub use self::consumer_commands::NotOwned;
+pub use self::latency::LatencySettings;
 pub use self::publish::{BrokerPublishError, ChannelPublishError};
 pub use self::session::{SessionId, SessionPhase, SessionSecurity, SessionSettings};
 pub use self::stats::StatsSelection;
@@ -106,6 +108,7 @@ pub struct BrokerState {
     /// The log compaction in progress.
     compaction: Option<Compaction>,
     index: Index,
+    latency: LatencySettings,
 }
 
 impl BrokerState {
@@ -122,7 +125,14 @@ impl BrokerState {
             awaiting_channels: Vec::new(),
             compaction: None,
             index: Index::default(),
+            latency: LatencySettings::default(),
         }
+    }
+
+    /// Measures the latency of messages from now on; latencies measured before are dropped.
+    pub fn measure_latency(&mut self, settings: LatencySettings) {
+        self.channels.values_mut().for_each(|channel| channel.latency = settings.new_window());
+        self.latency = settings;
     }
 
     /// Writes the noted changes to the log.

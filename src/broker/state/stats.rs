@@ -3,7 +3,7 @@
 use super::channel::Channel;
 use super::session::Session;
 use super::topic::Topic;
-use super::{BrokerState, SessionId};
+use super::{BrokerState, Now, SessionId};
 use crate::proto::stats::{ChannelStats, ClientStats, PubCount, TopicStats};
 use crate::proto::{List, TopicName};
 
@@ -20,14 +20,14 @@ pub struct StatsSelection<'a> {
 
 impl BrokerState {
     /// The topics, sorted by name; `null` if the requested topic does not exist.
-    pub fn topic_stats(&self, of: &StatsSelection<'_>) -> List<TopicStats> {
+    pub fn topic_stats(&self, of: &StatsSelection<'_>, now: Now) -> List<TopicStats> {
         let is_wanted = |name: &TopicName| of.topic.is_none_or(|wanted| wanted == name.as_str());
         let mut topics: Vec<_> = self.topics.iter().filter(|(name, _)| is_wanted(name)).collect();
         if of.topic.is_some() && topics.is_empty() {
             return List::default();
         }
         topics.sort_unstable_by_key(|(name, _)| *name);
-        topics.into_iter().filter_map(|(name, topic)| self.stats_of_topic(name, topic, of)).collect()
+        topics.into_iter().filter_map(|(name, topic)| self.stats_of_topic(name, topic, of, now)).collect()
     }
 
     /// Connections that have published; `null` if there is none, or if the requested topic does not exist.
@@ -42,13 +42,14 @@ impl BrokerState {
         }
     }
 
-    fn stats_of_topic(&self, name: &TopicName, topic: &Topic, of: &StatsSelection<'_>) -> Option<TopicStats> {
+    fn stats_of_topic(&self, name: &TopicName, topic: &Topic, of: &StatsSelection<'_>, now: Now) -> Option<TopicStats> {
         let wanted = topic.channels.iter().filter(|(name, _)| of.channel.is_none_or(|wanted| wanted == name.as_str()));
         let channels: List<ChannelStats> =
-            wanted.map(|(_, id)| self.stats_of_channel(&self.channels[id], of)).collect();
+            wanted.map(|(_, id)| self.stats_of_channel(&self.channels[id], of, now)).collect();
         if of.channel.is_some() && channels.is_empty() {
             return None;
         }
+        let windows = topic.channels.values().filter_map(|id| self.channels[id].latency.as_deref());
         Some(TopicStats {
             topic_name: name.to_string(),
             channels,
@@ -57,11 +58,11 @@ impl BrokerState {
             message_count: topic.message_count,
             message_bytes: topic.message_bytes,
             paused: topic.paused,
-            ..TopicStats::default()
+            e2e_processing_latency: self.latency.summary(windows, now.at),
         })
     }
 
-    fn stats_of_channel(&self, channel: &Channel, of: &StatsSelection<'_>) -> ChannelStats {
+    fn stats_of_channel(&self, channel: &Channel, of: &StatsSelection<'_>, now: Now) -> ChannelStats {
         let client = |id: &SessionId| self.sessions.get(*id).map(|session| session.stats(of));
         ChannelStats {
             channel_name: channel.name.to_string(),
@@ -78,7 +79,7 @@ impl BrokerState {
                 false => List::default(),
             },
             paused: channel.paused,
-            ..ChannelStats::default()
+            e2e_processing_latency: self.latency.summary(channel.latency.as_deref().into_iter(), now.at),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::security_args::BrokerSecurityArgs;
+use super::statistics_args::StatisticsArgs;
 use crate::commands::common::values::whole;
 use mqueue::broker::BrokerConfig;
 use mqueue::broker::log::SyncMode;
@@ -77,6 +78,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub security: BrokerSecurityArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub statistics: StatisticsArgs,
 }
 
 /// Storage of messages.
@@ -262,6 +267,7 @@ impl Args {
             ..BrokerConfig::default()
         };
         self.security.apply(&mut config)?;
+        self.statistics.apply(&mut config);
         Ok(config)
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod args;
 mod security_args;
+mod statistics_args;
 
 use std::sync::Arc;
 use std::time::Duration;
