@@ -19,6 +19,7 @@ mod broker_hostile;
 mod broker_limits;
 mod broker_tools;
 mod broker_unix;
+mod browser;
 mod conformance;
 mod counter;
 mod create;

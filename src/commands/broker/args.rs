@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::security_args::BrokerSecurityArgs;
+use crate::commands::common::http_guard_args::HttpGuardArgs;
 use crate::commands::common::values::whole;
 use mqueue::broker::BrokerConfig;
 use mqueue::broker::log::SyncMode;
@@ -77,6 +78,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub security: BrokerSecurityArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub http_guard: HttpGuardArgs,
 }
 
 /// Storage of messages.

@@ -9,6 +9,7 @@ pub(crate) mod exit;
 pub(crate) mod failure_args;
 pub(crate) mod file_args;
 pub(crate) mod handler_environment;
+pub(crate) mod http_guard_args;
 pub(crate) mod job;
 pub(crate) mod journal;
 
@@ -24,6 +25,7 @@ pub(crate) mod retry_stream;
 pub(crate) mod run_broker;
 pub(crate) mod schedule;
 pub(crate) mod security_args;
+pub(crate) mod server_tls_args;
 pub(crate) mod service;
 pub(crate) mod socket_args;
 pub(crate) mod stdout;

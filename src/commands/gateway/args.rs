@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::commands::common::broker_args;
+use crate::commands::common::http_guard_args::HttpGuardArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::duration_in;
 use crate::commands::common::values::whole;
@@ -39,6 +40,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub limits: GatewayLimits,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub http_guard: HttpGuardArgs,
 
     /// Time for workers to answer their jobs after Ctrl-C or SIGTERM; a second signal ends at once
     #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]

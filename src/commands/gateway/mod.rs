@@ -32,6 +32,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -49,7 +51,7 @@ use super::common::open_files::{self, OpenFiles};
 use super::common::run_broker::BrokerAddresses;
 use crate::commands::gateway::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
-use mqueue::http::ConnectionSlots;
+use mqueue::http::{BrowserGuard, ConnectionSlots, ServerSettings};
 use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
@@ -84,6 +86,7 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
     let bearer = args.bearer_token_file.as_deref().map(bearer).transpose()?;
     open_files::raise_limit();
     let (listen, heartbeat) = (args.listen.clone(), args.workers.heartbeat);
+    let guard = args.http_guard.extend(BrowserGuard::default().with_host(listen.host()));
     let listener = mqueue::http::listen(&listen).await;
     let listener = listener.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen on {listen}: {e}")))?;
     let tokens = TokenGenerator::new().context("no randomness for tokens")?;
@@ -106,7 +109,14 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
         tracing::warn!("{}; requests are answered with 503 until it can be reached", error.message());
     }
     let router = routes::router(gateway.clone());
-    let server = GatewayServer { listener, router, heartbeat, places, count: exchange.counters.connections.clone() };
+    let refused = exchange.counters.refused.clone();
+    let forbidden = move |line: String| {
+        refused.inc();
+        GatewayError::new(StatusCode::FORBIDDEN, line).into_response()
+    };
+    let settings = Arc::new(ServerSettings::new(server::LIMITS, guard, forbidden));
+    let connected = exchange.counters.connections.clone();
+    let server = GatewayServer { listener, router, settings, heartbeat, places, count: connected };
     let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
     connections.spawn(server.run(stop.clone(), connections.clone()));
     let looking = tokio::spawn(requeue_jobs_of_silent_workers(exchange.clone()));

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,9 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use mqueue::http::{ConnectionLimits, ConnectionSlot, ConnectionSlots, serve_connection};
+use mqueue::http::{ConnectionLimits, ConnectionSlot, ConnectionSlots, ServerSettings, serve_connection};
 
-const LIMITS: ConnectionLimits = ConnectionLimits {
+pub(super) const LIMITS: ConnectionLimits = ConnectionLimits {
     head_time: Duration::from_secs(30),
     write_time: Duration::from_secs(30),
     life: None,
@@ -39,6 +40,7 @@ pub(super) struct RequestConnection {
 pub(super) struct GatewayServer {
     pub(super) listener: TcpListener,
     pub(super) router: Router,
+    pub(super) settings: Arc<ServerSettings>,
     /// The heartbeat interval of streams; also how long sent bytes may stay unacknowledged
     /// (TCP_USER_TIMEOUT).
     pub(super) heartbeat: Duration,
@@ -63,11 +65,11 @@ impl GatewayServer {
                 tracing::debug!("a connection ended at once: {error}");
                 continue;
             }
-            let (service, stop, count) =
-                (TowerToHyperService::new(self.router.clone()), stop.clone(), self.count.clone());
+            let service = TowerToHyperService::new(self.router.clone());
+            let (settings, stop, count) = (self.settings.clone(), stop.clone(), self.count.clone());
             tasks.spawn(async move {
                 count.inc();
-                visit(service, stream, peer, place, stop).await;
+                visit(service, stream, peer, settings, place, stop).await;
                 count.dec();
             });
         }
@@ -78,6 +80,7 @@ async fn visit(
     service: TowerToHyperService<Router>,
     stream: TcpStream,
     peer: SocketAddr,
+    settings: Arc<ServerSettings>,
     place: ConnectionSlot,
     stop: CancellationToken,
 ) {
@@ -89,7 +92,7 @@ async fn visit(
         service.call(request)
     });
     tokio::select! {
-        () = serve_connection(service, stream, LIMITS, place, stop) => {}
+        () = serve_connection(service, stream, settings, place, stop) => {}
         () = cut.cancelled() => {}
     }
 }
