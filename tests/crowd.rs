@@ -109,7 +109,7 @@ fn a_gateway_limits_connections_by_open_files_and_logs_it() {
     let crowd = crowd(&gateway.address, b"GET /heal");
     for group in ["a", "b", "c"] {
         assert_eq!(gateway.post("/streams/s", b"x").status, 200);
-        let jobs = gateway.get(&format!("/streams/s/groups/{group}/jobs?wait=1ms"));
+        let jobs = gateway.get(&format!("/streams/s/groups/{group}/jobs?create=true&wait=1ms"));
         assert!(jobs.status < 300, "{jobs:?}");
     }
     assert!(!gateway.program.stderr().contains("Too many open files"), "{}", gateway.program.stderr());

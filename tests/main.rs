@@ -32,6 +32,7 @@ mod file;
 mod first_run;
 mod flags;
 mod gateway;
+mod gateway_security;
 mod groups;
 mod handler_commands;
 mod hostile;

@@ -1,5 +1,6 @@
 //! Modules that several commands share.
 
+pub(crate) mod bearer_tokens;
 pub(crate) mod broker_args;
 pub(crate) mod broker_process;
 pub(crate) mod child_process;
@@ -30,5 +31,6 @@ pub(crate) mod service;
 pub(crate) mod socket_args;
 pub(crate) mod stdout;
 pub(crate) mod stdout_thread;
+pub(crate) mod tls_client_args;
 pub(crate) mod values;
 pub(crate) mod worker_flags;

@@ -7,18 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::{setsockopt, sockopt};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use std::sync::atomic::AtomicU64;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use mqueue::http::{ConnectionLimits, ConnectionSlot, ConnectionSlots, ServerSettings, serve_connection};
+use super::error::GatewayError;
+use mqueue::http::{BrowserGuard, ConnectionLimits, ConnectionSlot, ConnectionSlots, ServerSettings, serve_connection};
+use mqueue::net::tls::TlsServer;
 
-pub(super) const LIMITS: ConnectionLimits = ConnectionLimits {
+const LIMITS: ConnectionLimits = ConnectionLimits {
     head_time: Duration::from_secs(30),
     write_time: Duration::from_secs(30),
     life: None,
@@ -46,6 +51,15 @@ pub(super) struct GatewayServer {
     pub(super) heartbeat: Duration,
     pub(super) places: ConnectionSlots,
     pub(super) count: Gauge<u64, AtomicU64>,
+}
+
+/// Returns the settings of connections; `refused` counts refused requests of web pages.
+pub(super) fn settings(guard: BrowserGuard, tls: Option<Arc<TlsServer>>, refused: Counter) -> Arc<ServerSettings> {
+    let forbidden = move |line: String| {
+        refused.inc();
+        GatewayError::new(StatusCode::FORBIDDEN, line).into_response()
+    };
+    Arc::new(ServerSettings::new(LIMITS, guard, forbidden).with_tls(tls))
 }
 
 impl GatewayServer {
