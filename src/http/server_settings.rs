@@ -48,7 +48,7 @@ impl ServerSettings {
         if self.has_refused.swap(true, Ordering::Relaxed) {
             tracing::debug!("HTTP request refused: {reason}");
         } else {
-            tracing::warn!("HTTP request refused, further ones are not logged: {reason}");
+            tracing::warn!("HTTP request refused, the next ones are logged at debug: {reason}");
         }
         (self.forbidden)(reason.to_string())
     }
