@@ -90,7 +90,7 @@ fn a_thousand_consumers_and_ten_thousand_topics_are_served() {
     let (start, before) = (Instant::now(), memory(&broker));
     let mut stream = TcpStream::connect(broker.http()).expect("it listens");
     for n in 0..10_000 {
-        let request = format!("POST /topic/create?topic=t{n} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+        let request = format!("POST /topic/create?topic=t{n} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
         stream.write_all(request.as_bytes()).expect("it reads");
         let mut answer = [0; 512];
         let length = stream.read(&mut answer).expect("an answer");

@@ -86,7 +86,7 @@ fn ping_answers_while_clients_that_never_read_use_all_connections() {
     for n in 0..60 {
         broker.create(&format!("a-topic-with-a-long-name-so-that-the-statistics-are-large-{n}"), "c");
     }
-    let asks = "GET /stats?format=json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    let asks = "GET /stats?format=json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
     let deaf: Vec<TcpStream> = (0..30)
         .map(|_| {
             let mut stream = connect(&broker.http());
@@ -110,7 +110,7 @@ fn incomplete_requests_are_evicted_for_complete_ones() {
     let silent: Vec<TcpStream> = (0..400)
         .map(|n| {
             let mut stream = connect(&broker.http());
-            let _ = stream.write_all([&b""[..], b"GET / HT", b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"][n % 3]);
+            let _ = stream.write_all([&b""[..], b"GET / HT", b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"][n % 3]);
             stream
         })
         .collect();

@@ -85,7 +85,7 @@ fn without_the_flag_no_numbers_are_published() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
-    let waiting = gateway.get("/streams/jobs/groups/workers/jobs?wait=0.2s");
+    let waiting = gateway.get("/streams/jobs/groups/workers/jobs?create=true&wait=0.2s");
     assert_eq!((waiting.status, &waiting.body), (200, &serde_json::json!([])));
     assert_eq!(gateway.metric("published_total"), 0);
 }

@@ -34,7 +34,7 @@ fn asks(address: &str, path: &str) -> Duration {
     let start = Instant::now();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200", "{path}");
@@ -44,7 +44,7 @@ fn asks(address: &str, path: &str) -> Duration {
 /// Asserts that health checks are answered beside each kind of clients.
 #[track_caller]
 fn is_well(what: &str, address: &str, health: &str, large: &str) {
-    let large = format!("GET {large} HTTP/1.1\r\nHost: x\r\n\r\n").repeat(500);
+    let large = format!("GET {large} HTTP/1.1\r\nHost: localhost\r\n\r\n").repeat(500);
     for (kind, says) in [("reads nothing", large.as_bytes()), ("asks nothing", b""), ("asks half", b"GET /pi")] {
         let clients = crowd(address, says);
         let took: Vec<Duration> = (0..3).map(|_| asks(address, health)).collect();
@@ -109,7 +109,7 @@ fn a_gateway_limits_connections_by_open_files_and_logs_it() {
     let crowd = crowd(&gateway.address, b"GET /heal");
     for group in ["a", "b", "c"] {
         assert_eq!(gateway.post("/streams/s", b"x").status, 200);
-        let jobs = gateway.get(&format!("/streams/s/groups/{group}/jobs?wait=1ms"));
+        let jobs = gateway.get(&format!("/streams/s/groups/{group}/jobs?create=true&wait=1ms"));
         assert!(jobs.status < 300, "{jobs:?}");
     }
     assert!(!gateway.program.stderr().contains("Too many open files"), "{}", gateway.program.stderr());

@@ -111,16 +111,16 @@ fn jobs_can_be_polled_and_a_client_that_left_gets_none() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
-    let none = gateway.get("/streams/s/groups/g/jobs?max=5");
+    let none = gateway.get("/streams/s/groups/g/jobs?create=true&max=5");
     assert_eq!((none.status, none.body), (200, serde_json::json!([])));
-    let left = gateway.worker_that_waits("/streams/s/groups/g/jobs?wait=60s");
+    let left = gateway.worker_that_waits("/streams/s/groups/g/jobs?create=true&wait=60s");
     gateway.wait_for_metric("workers", 1);
     drop(left);
     gateway.wait_for_metric("workers", 0);
     gateway.publish_lines("s", &numbers(0..7));
     let mut bodies = BTreeSet::new();
     while bodies.len() < 7 {
-        let jobs = gateway.get("/streams/s/groups/g/jobs?wait=30s&max=3").body;
+        let jobs = gateway.get("/streams/s/groups/g/jobs?create=true&wait=30s&max=3").body;
         let jobs = jobs.as_array().unwrap();
         assert!((1..=3).contains(&jobs.len()), "{jobs:?}");
         bodies.extend(jobs.iter().map(|job| job["body"].as_str().unwrap().to_owned()));
@@ -143,7 +143,7 @@ fn polling_large_jobs_uses_up_no_attempt() {
     (0..3).for_each(|_| assert_eq!(gateway.publish_lines("s", line.repeat(10).as_bytes()).status, 200));
     let mut done = 0;
     while done < 30 {
-        let jobs = gateway.get("/streams/s/groups/g/jobs?wait=10s&max=40").body;
+        let jobs = gateway.get("/streams/s/groups/g/jobs?create=true&wait=10s&max=40").body;
         for job in jobs.as_array().unwrap() {
             assert_eq!(job["attempts"], 1);
             assert_eq!(gateway.answer(job, "done").status, 200);
@@ -159,8 +159,8 @@ fn a_silent_polling_client_loses_its_jobs_at_its_deadline() {
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "");
     gateway.post("/streams/s", b"a");
-    let polled = gateway.get("/streams/s/groups/g/jobs?wait=30s&deadline=1s").body[0].clone();
-    let again = gateway.get("/streams/s/groups/g/jobs?wait=30s").body[0].clone();
+    let polled = gateway.get("/streams/s/groups/g/jobs?create=true&wait=30s&deadline=1s").body[0].clone();
+    let again = gateway.get("/streams/s/groups/g/jobs?create=true&wait=30s").body[0].clone();
     assert_eq!((&polled["id"], &again["attempts"]), (&again["id"], &2.into()));
     assert_eq!(gateway.answer(&polled, "done").status, 410);
     assert_eq!(gateway.answer(&again, "done").status, 200);
@@ -189,6 +189,7 @@ fn bad_input_is_refused_with_a_hint_and_not_published() {
         (gateway.get("/streams/s/groups/g/jobs?in_flight=0"), 422, "use 1 to 2500"),
         (gateway.get("/streams/s/groups/g/jobs?in_flight=3&wait=1s"), 422, "max says how many"),
         (gateway.get("/streams/s/groups/g/jobs?n=a%20b"), 422, "use letters"),
+        (gateway.get("/streams/s/groups/g/jobs?create=yes"), 422, "use create=true"),
         (gateway.get("/streams/s/groups/g/jobs?deadline=soon"), 422, "invalid deadline \"soon\""),
         (gateway.ask("HEAD", "/streams/s/groups/g/jobs", "", b""), 405, ""),
         (gateway.ask("DELETE", "/streams/s", "", b""), 405, "openapi.json"),
@@ -199,7 +200,7 @@ fn bad_input_is_refused_with_a_hint_and_not_published() {
     }
     assert!(nsqd.stats().topics.is_empty(), "{:?}", nsqd.stats().topics);
     assert_eq!(gateway.post("/streams/s?delay=100ms", b"x").status, 200);
-    let late = gateway.get("/streams/s/groups/g/jobs?wait=30s").body[0].clone();
+    let late = gateway.get("/streams/s/groups/g/jobs?create=true&wait=30s").body[0].clone();
     assert_eq!(late["body"], "x");
 }
 
@@ -215,7 +216,7 @@ fn without_nsqd_requests_get_503_and_workers_stay_connected() {
     wait_until("it to be seen", || gateway.get("/healthz").status == 503);
     let lost = gateway.answer(&before, "done");
     assert_eq!(lost.status, 410, "nsqd gives it again: {lost:?}");
-    for answer in [gateway.post("/streams/s", b"x"), gateway.get("/streams/s/groups/other/jobs")] {
+    for answer in [gateway.post("/streams/s", b"x"), gateway.get("/streams/s/groups/other/jobs?create=true")] {
         assert_eq!(answer.status, 503, "{answer:?}");
         assert!(answer.head.contains("retry-after: 1"), "{answer:?}");
     }
@@ -424,7 +425,7 @@ fn openapi_is_valid_and_describes_the_responses() {
         let path = path.replace("{stream}", "s").replace("{group}", "g").replace("{verb}", "done");
         let path = path.replace("{token}", &"0".repeat(40));
         for method in methods.as_object().unwrap().keys().filter(|key| *key != "parameters") {
-            let params = if path.ends_with("/jobs") && method == "get" { "?max=1" } else { "" };
+            let params = if path.ends_with("/jobs") && method == "get" { "?max=1&create=true" } else { "" };
             let answer = gateway.ask(&method.to_uppercase(), &format!("{path}{params}"), "", b"");
             let described = &methods[method]["responses"][answer.status.to_string()];
             assert!(described.is_object(), "{method} {path} answers {}, which is not described", answer.status);
@@ -450,7 +451,7 @@ fn groups_without_workers_are_closed_and_their_messages_wait() {
     let nsqd = Nsqd::start();
     let gateway = Gateway::start(&nsqd, "--max-groups 1");
     let worker = gateway.worker("s", "g", "");
-    let full = gateway.get("/streams/s/groups/other/jobs");
+    let full = gateway.get("/streams/s/groups/other/jobs?create=true");
     assert!(full.status == 503 && full.body["error"].as_str().unwrap().contains("--max-groups"), "{full:?}");
     nsqd.wait_for_clients("s", "g", 1);
     drop(worker);
@@ -508,7 +509,7 @@ fn curl_can_be_a_worker() {
     let gateway = Gateway::start(&nsqd, "--heartbeat 0.2");
     gateway.publish_lines("jobs", &numbers(1..4));
     // as the README has it
-    let script = r#"curl -sN "$QUEUE/streams/jobs/groups/workers/jobs" | jq --unbuffered -r '"\(.token) \(.body)"' |
+    let script = r#"curl -sN "$QUEUE/streams/jobs/groups/workers/jobs?create=true" | jq --unbuffered -r '"\(.token) \(.body)"' |
         while read -r token body; do echo "working on $body"; curl -s -X POST "$QUEUE/jobs/$token/done"; done"#;
     let mut shell = std::process::Command::new("bash");
     shell.args(["-c", script]).env("QUEUE", gateway.url()).stdout(std::process::Stdio::piped());

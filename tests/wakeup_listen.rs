@@ -65,7 +65,8 @@ fn clients_that_never_read_do_not_delay_pokes() {
     let readers: Vec<TcpStream> = (0..80)
         .map(|number| {
             let mut reader = TcpStream::connect(told.address()).unwrap();
-            let request = if number % 2 == 0 { "GET /state HT" } else { "GET /state HTTP/1.1\r\nHost: x\r\n\r\n" };
+            let request =
+                if number % 2 == 0 { "GET /state HT" } else { "GET /state HTTP/1.1\r\nHost: localhost\r\n\r\n" };
             reader.write_all(request.as_bytes()).unwrap();
             reader
         })

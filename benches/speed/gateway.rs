@@ -91,7 +91,7 @@ fn idle(nsqd: &Nsqd) {
     let gateway = Gateway::start(nsqd, "");
     let before = gateway.program.rss();
     let mut workers: Vec<TcpStream> =
-        (0..IDLE).map(|_| gateway.worker_that_waits("/streams/idle/groups/g/jobs")).collect();
+        (0..IDLE).map(|_| gateway.worker_that_waits("/streams/idle/groups/g/jobs?create=true")).collect();
     workers.iter_mut().for_each(|worker| assert!(worker.read(&mut [0; 1024]).unwrap() > 0));
     gateway.wait_for_metric("workers", IDLE as u64);
     let after = gateway.program.rss();

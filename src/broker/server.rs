@@ -17,7 +17,7 @@ use super::descriptors::MaxConnections;
 use super::http::{self, HttpApi, Identity};
 use super::socket::BrokerListener;
 use super::{Broker, TlsRequired, lookupd, statsd, tcp};
-use crate::http::{ConnectionSlots, listen};
+use crate::http::{BrowserGuard, ConnectionSlots, listen};
 use crate::net::remove_stale_socket;
 use crate::net::tls::TlsServer;
 use crate::proto::HostPort;
@@ -107,6 +107,9 @@ pub struct BrokerServer {
     pub http: Vec<ListeningSocket>,
     /// Listeners for the HTTP API over TLS.
     pub https: Vec<ListeningSocket>,
+    /// The HTTP API's protection from web pages. Requests may name this machine, the broadcast
+    /// address and the hosts that are listened on.
+    pub guard: BrowserGuard,
 }
 
 /// The listeners of a server, bound before its log is opened, so that a broker that cannot listen
@@ -116,6 +119,8 @@ pub struct BoundAddresses {
     tcp: Vec<ListeningSocket>,
     http: Vec<ListeningSocket>,
     https: Vec<ListeningSocket>,
+    /// The hosts in the addresses of the HTTP API.
+    hosts: Vec<String>,
 }
 
 impl BoundAddresses {
@@ -129,7 +134,12 @@ impl BoundAddresses {
         http: &[ListenAddress],
         https: &[ListenAddress],
     ) -> Result<Self, BindError> {
-        Ok(Self { tcp: bind_all(tcp).await?, http: bind_all(http).await?, https: bind_all(https).await? })
+        let hosts = http.iter().chain(https).filter_map(|address| match address {
+            ListenAddress::Tcp(address) => Some(address.host().to_owned()),
+            ListenAddress::Unix(_) => None,
+        });
+        let hosts = hosts.collect();
+        Ok(Self { tcp: bind_all(tcp).await?, http: bind_all(http).await?, https: bind_all(https).await?, hosts })
     }
 }
 
@@ -166,7 +176,7 @@ impl BrokerServer {
     /// A server of this broker with listeners that are bound already.
     pub fn new(
         broker: Broker,
-        BoundAddresses { tcp, http, https }: BoundAddresses,
+        BoundAddresses { tcp, http, https, hosts }: BoundAddresses,
         broadcast_address: Option<String>,
     ) -> Self {
         let hostname = gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned());
@@ -177,12 +187,14 @@ impl BrokerServer {
             http_port: port(&http),
             started: SystemTime::now(),
         };
-        Self { broker: Arc::new(broker), identity, tcp, http, https }
+        let guard = hosts.iter().chain([&identity.broadcast_address]);
+        let guard = guard.fold(BrowserGuard::default(), |guard, host| guard.with_host(host));
+        Self { broker: Arc::new(broker), identity, tcp, http, https, guard }
     }
 
     /// Serves until `stop` is cancelled, then waits a moment for connections to end.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { broker, identity, mut tcp, mut http, mut https } = self;
+        let Self { broker, identity, mut tcp, mut http, mut https, guard } = self;
         let (tasks, room) = (TaskTracker::new(), MaxConnections::of_this_process());
         let (tcp_places, http_places) = (ConnectionSlots::without_turns(room.tcp), ConnectionSlots::new(room.http));
         let files: Vec<UnixSocketFile> =
@@ -198,7 +210,12 @@ impl BrokerServer {
         };
         let serve = |router: &Router, bound: ListeningSocket, tls: Option<Arc<TlsServer>>| {
             let (places, stop) = (http_places.clone(), stop.clone());
-            tasks.spawn(http::serve(router.clone(), bound.listener, tls, places, stop, tasks.clone()))
+            let guard = match &bound.listener {
+                BrokerListener::Tcp(_) => guard.clone(),
+                BrokerListener::Unix(_) => guard.clone().with_any_host(),
+            };
+            let settings = http::settings(guard, tls);
+            tasks.spawn(http::serve(router.clone(), bound.listener, settings, places, stop, tasks.clone()))
         };
         for bound in http {
             serve(&plain_router, bound, None);

@@ -24,6 +24,14 @@ pub fn client_for(url: &Url) -> ClientBuilder {
     if is_this_machine(url) { client.no_proxy() } else { client }
 }
 
+/// Returns a client builder for this URL with these settings of TLS. Loopback addresses bypass any
+/// proxy.
+#[cfg(feature = "tls")]
+pub fn client_with_tls(url: &Url, tls: &crate::net::tls::TlsClient) -> ClientBuilder {
+    let client = default_client().tls_backend_preconfigured(tls.http_config());
+    if is_this_machine(url) { client.no_proxy() } else { client }
+}
+
 /// Describes why a client could not be built, with the remedy.
 pub fn build_error(error: &reqwest::Error) -> String {
     format!(
@@ -42,6 +50,10 @@ fn is_this_machine(url: &Url) -> bool {
 pub fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();
+    }
+    #[cfg(feature = "tls")]
+    if let Some(reason) = crate::net::tls::explain_cause(error) {
+        return reason;
     }
     let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {

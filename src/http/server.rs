@@ -5,15 +5,18 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConnectionLimits, ConnectionSlots, serve_connection};
+use super::{BrowserGuard, ConnectionLimits, ConnectionSlots, ServerSettings, serve_connection};
 use crate::net::listen;
 use crate::proto::HostPort;
 
@@ -28,13 +31,16 @@ pub struct BoundedListener {
     listener: TcpListener,
     slots: ConnectionSlots,
     life: Duration,
+    guard: BrowserGuard,
 }
 
 impl BoundedListener {
-    /// Listens; port 0 lets the system choose one. Fails if the address is not available.
-    pub async fn bind(address: &HostPort) -> io::Result<Self> {
+    /// Listens; port 0 lets the system choose one. Requests may name the host of the address, and
+    /// those of `guard`. Fails if the address is not available.
+    pub async fn bind(address: &HostPort, guard: BrowserGuard) -> io::Result<Self> {
         let listener = listen(address).await?;
-        Ok(Self { listener, slots: ConnectionSlots::new(MAX_CONCURRENT_REQUESTS), life: CONNECTION_LIFE })
+        let (slots, guard) = (ConnectionSlots::new(MAX_CONCURRENT_REQUESTS), guard.with_host(address.host()));
+        Ok(Self { listener, slots, life: CONNECTION_LIFE, guard })
     }
 
     /// Returns the address of the socket.
@@ -47,6 +53,8 @@ impl BoundedListener {
         let life = self.life;
         let limits =
             ConnectionLimits { head_time: life, write_time: life, life: Some(life), title_case_headers: false };
+        let forbidden = |line: String| (StatusCode::FORBIDDEN, line + "\n").into_response();
+        let settings = Arc::new(ServerSettings::new(limits, self.guard, forbidden));
         let mut connections = JoinSet::new();
         loop {
             // pauses when the system has no file descriptors left
@@ -54,7 +62,7 @@ impl BoundedListener {
             let slot = self.slots.enter().await;
             while connections.try_join_next().is_some() {}
             let service = TowerToHyperService::new(router.clone());
-            connections.spawn(serve_connection(service, stream, limits, slot, CancellationToken::new()));
+            connections.spawn(serve_connection(service, stream, settings.clone(), slot, CancellationToken::new()));
         }
     }
 }
@@ -68,7 +76,8 @@ mod tests {
     use super::*;
 
     async fn listener(connections: usize, life: Duration) -> SocketAddr {
-        let mut listener = BoundedListener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let mut listener =
+            BoundedListener::bind(&"127.0.0.1:0".parse().unwrap(), BrowserGuard::default()).await.unwrap();
         (listener.slots, listener.life) = (ConnectionSlots::new(connections), life);
         let address = listener.address().unwrap();
         tokio::spawn(listener.serve(Router::new().route("/", get(|| async { "hello" }))));
@@ -85,7 +94,7 @@ mod tests {
         // half a request, and nothing more
         silent[0].write_all(b"GET / HT").await.unwrap();
         let mut asking = TcpStream::connect(address).await.unwrap();
-        asking.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        asking.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
         asking.read_to_string(&mut answer).await.unwrap();
         assert!(answer.ends_with("hello"), "{answer:?}");

@@ -193,42 +193,42 @@ fn http_requests_are_answered_like_nsqd() {
 #[test]
 fn http_protocol_details_equal_nsqd() {
     needs!("nsqd");
-    let chunked = "POST /pub?topic=chunked HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n";
+    let chunked = "POST /pub?topic=chunked HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n";
     let scripts = [
-        "GET /ping HTTP/1.1\r\nHost: x\r\n\r\nGET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(),
+        "GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\nGET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(),
         "GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /ping HTTP/1.0\r\n\r\n".to_owned(),
         format!("{chunked}Connection: close\r\n\r\n2\r\nhi\r\n0\r\n\r\n"),
-        format!("{chunked}\r\n2\r\nhi\r\n0\r\n\r\nGET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+        format!("{chunked}\r\n2\r\nhi\r\n0\r\n\r\nGET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
         format!("{chunked}Connection: close\r\n\r\nzz\r\nhi\r\n0\r\n\r\n"),
-        "POST /pub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\nhi".to_owned(),
-        "POST /pub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\nhi".to_owned(),
-        "POST /pub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nhi".to_owned(),
+        "POST /pub?topic=x HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\nhi".to_owned(),
+        "POST /pub?topic=x HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\nhi".to_owned(),
+        "POST /pub?topic=x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nhi".to_owned(),
         "nonsense\r\n\r\n".to_owned(),
         "GET /ping HTTP/1.1\r\n\r\n".to_owned(),
         "GET /nothing HTTP/1.1\r\n\r\n".to_owned(),
-        "GET http://x/ping HTTP/1.1\r\n\r\n".to_owned(),
+        "GET http://localhost/ping HTTP/1.1\r\n\r\n".to_owned(),
         "GET /ping HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n".to_owned(),
         "GET /ping HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned(),
         "GET /ping HTTP/1.1\r\nHost: a/b\r\n\r\n".to_owned(),
         "GET /ping HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n".to_owned(),
         "GET /ping HTTP/1.0\r\nHost: a/b\r\n\r\n".to_owned(),
-        "GET # HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
-        "OPTIONS *# HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
-        "GET http://x/ping#y HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(),
-        "POST /pub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\nConnection: close\r\n\r\n".to_owned(),
-        "POST /mpub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: 5242881\r\nConnection: close\r\n\r\n".to_owned(),
+        "GET # HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+        "OPTIONS *# HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+        "GET http://localhost/ping#y HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(),
+        "POST /pub?topic=x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1048577\r\nConnection: close\r\n\r\n".to_owned(),
+        "POST /mpub?topic=x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5242881\r\nConnection: close\r\n\r\n".to_owned(),
         // a line of 1 MiB and a byte
         format!(
-            "POST /mpub?topic=x HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\nConnection: close\r\n\r\n{}",
+            "POST /mpub?topic=x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1048577\r\nConnection: close\r\n\r\n{}",
             "x".repeat(1_048_577)
         ),
         // what is in a body is no first line
-        "POST /pub?topic=x#ephemeral HTTP/1.1\nHost: x\nContent-Length: 11\n\nG #\r\n\r\nG #\n\
-         GET /ping#1 HTTP/1.1\r\nHost: x\r\n\r\nGET /ping?#2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        "POST /pub?topic=x#ephemeral HTTP/1.1\nHost: localhost\nContent-Length: 11\n\nG #\r\n\r\nG #\n\
+         GET /ping#1 HTTP/1.1\r\nHost: localhost\r\n\r\nGET /ping?#2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             .to_owned(),
         format!(
             "{chunked}\r\n2;#=#\r\n##\r\n4\r\n\r\n\r\n\r\n0\r\nX: #\r\n\r\n\
-             GET /ping#1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+             GET /ping#1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         ),
     ];
     compare(

@@ -11,6 +11,7 @@ use super::{Mqueue, Nsqd, PATIENCE, mqueue, wait_until};
 /// A gateway on a port of the system's choice.
 pub struct Gateway {
     pub program: Mqueue,
+    scheme: String,
     pub address: String,
 }
 
@@ -40,16 +41,16 @@ impl Gateway {
 
     /// Waits until this gateway listens.
     pub fn of(program: Mqueue) -> Self {
-        let said = "listening on http://";
-        program.wait_to_say(said);
+        program.wait_to_say("listening on http");
         let stderr = program.stderr();
-        let address = stderr.split(said).nth(1).and_then(|rest| rest.lines().next()).expect("it says where");
-        Self { address: address.to_owned(), program }
+        let url = stderr.split("listening on ").nth(1).and_then(|rest| rest.lines().next()).expect("it says where");
+        let (scheme, address) = url.split_once("://").expect("a URL");
+        Self { scheme: scheme.to_owned(), address: address.to_owned(), program }
     }
 
     /// Returns the gateway's URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     pub fn get(&self, path: &str) -> Answer {
@@ -80,10 +81,15 @@ impl Gateway {
         Answer { status, head: head.to_ascii_lowercase(), body }
     }
 
-    /// Connects a worker on a bare socket.
+    /// Connects a worker on a bare socket; creates its group.
     pub fn worker(&self, stream: &str, group: &str, params: &str) -> Worker {
-        let path = format!("/streams/{stream}/groups/{group}/jobs?{params}");
-        let mut lines = BufReader::new(self.connect(&format!("GET {path} HTTP/1.0\r\n\r\n")));
+        self.worker_with(stream, group, params, "")
+    }
+
+    /// Connects a worker on a bare socket, with further header lines.
+    pub fn worker_with(&self, stream: &str, group: &str, params: &str, headers: &str) -> Worker {
+        let path = format!("/streams/{stream}/groups/{group}/jobs?create=true&{params}");
+        let mut lines = BufReader::new(self.connect(&format!("GET {path} HTTP/1.0\r\n{headers}\r\n")));
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             assert!(lines.read_line(&mut head).expect("it answers") > 0, "{head}");

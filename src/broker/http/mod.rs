@@ -22,7 +22,7 @@ use self::response::ApiError;
 use super::Broker;
 
 pub use self::info::Identity;
-pub use self::serve::serve;
+pub use self::serve::{serve, settings};
 
 /// State that the handlers of requests share.
 #[derive(Debug)]

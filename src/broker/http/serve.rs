@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::IntoResponse;
 use hyper_util::service::TowerToHyperService;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::response::ApiError;
 use crate::broker::socket::BrokerListener;
-use crate::http::{ConnectionLimits, ConnectionSlots, serve_connection};
-use crate::net::tls::{self, TlsServer};
+use crate::http::{BrowserGuard, ConnectionLimits, ConnectionSlots, ServerSettings, serve_connection};
+use crate::net::tls::TlsServer;
 
 /// As Go's server writes headers.
 const LIMITS: ConnectionLimits = ConnectionLimits {
@@ -21,14 +22,17 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     title_case_headers: true,
 };
 
-/// Time for a TLS handshake.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// Returns the settings of a listener: refusals are in nsqd's form.
+pub fn settings(guard: BrowserGuard, tls: Option<Arc<TlsServer>>) -> Arc<ServerSettings> {
+    let forbidden = |line: String| ApiError::new(403, line).into_response();
+    Arc::new(ServerSettings::new(LIMITS, guard, forbidden).with_tls(tls))
+}
 
-/// Serves a listener, over TLS if `tls` is given, until `stop` is cancelled.
+/// Serves a listener until `stop` is cancelled.
 pub async fn serve(
     router: Router,
     listener: BrokerListener,
-    tls: Option<Arc<TlsServer>>,
+    settings: Arc<ServerSettings>,
     places: ConnectionSlots,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -42,25 +46,7 @@ pub async fn serve(
             accepted = accepting => accepted,
             () = stop.cancelled() => return,
         };
-        let (service, stop) = (TowerToHyperService::new(router.clone()), stop.clone());
-        let tls = tls.clone();
-        tasks.spawn(async move {
-            match tls {
-                None => serve_connection(service, socket, LIMITS, place, stop).await,
-                Some(tls) => {
-                    let accepted = tokio::select! {
-                        accepted = timeout(HANDSHAKE_TIME, tls.accept(socket)) => accepted,
-                        // a client that does not shake hands makes way as one that asks nothing does
-                        () = place.evicted() => return,
-                        () = stop.cancelled() => return,
-                    };
-                    match accepted {
-                        Ok(Ok((stream, _))) => serve_connection(service, stream, LIMITS, place, stop).await,
-                        Ok(Err(error)) => tracing::debug!(reason = %tls::explain(&error), "TLS handshake failed"),
-                        Err(_) => tracing::debug!("TLS handshake timed out"),
-                    }
-                }
-            }
-        });
+        let service = TowerToHyperService::new(router.clone());
+        tasks.spawn(serve_connection(service, socket, settings.clone(), place, stop.clone()));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::security_args::BrokerSecurityArgs;
 use super::statistics_args::StatisticsArgs;
+use crate::commands::common::http_guard_args::HttpGuardArgs;
 use crate::commands::common::values::whole;
 use mqueue::broker::BrokerConfig;
 use mqueue::broker::log::SyncMode;
@@ -82,6 +83,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub statistics: StatisticsArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub http_guard: HttpGuardArgs,
 }
 
 /// Storage of messages.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::common::exit::{Exit, Failure};
 use super::common::open_files;
+use super::common::server_tls_args::reload;
 use crate::commands::broker::args::Args;
 use mqueue::broker::log::{DiskLog, LogOptions, SyncMode};
 use mqueue::broker::server::{BoundAddresses, BrokerServer};
@@ -34,7 +35,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let broker = open(&args, config)?;
     broker.register_with(args.discovery.lookupd_tcp_address.clone());
     let broadcast = args.discovery.broadcast_address.clone();
-    let server = BrokerServer::new(broker, listening, broadcast);
+    let mut server = BrokerServer::new(broker, listening, broadcast);
+    server.guard = args.http_guard.extend(server.guard);
     server.tcp.iter().for_each(|bound| tracing::info!("TCP: listening on {bound}"));
     server.http.iter().for_each(|bound| tracing::info!("HTTP: listening on {bound}"));
     server.https.iter().for_each(|bound| tracing::info!("HTTPS: listening on {bound}"));
@@ -51,10 +53,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
 /// Reads the certificate and its key again on each SIGHUP.
 async fn reload_certificates(tls: Arc<TlsServer>, mut hangup: Signal) {
     while hangup.recv().await.is_some() {
-        match tls.reload() {
-            Ok(()) => tracing::info!("certificate read again"),
-            Err(error) => tracing::error!(%error, "certificate not read again; the one before stays in use"),
-        }
+        reload(&tls);
     }
 }
 

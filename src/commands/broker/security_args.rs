@@ -1,16 +1,16 @@
 //! TLS, compression and AUTH of `mqueue broker`: nsqd's flags.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
 use mqueue::broker::auth::{AuthMethod, AuthServers};
 use mqueue::broker::server::ListenAddress;
 use mqueue::broker::{BrokerConfig, TlsRequired};
-use mqueue::net::tls::{ClientAuth, TlsClient, TlsClientSettings, TlsServer, TlsServerSettings, TlsVersion};
+use mqueue::net::tls::{ClientAuth, TlsClient, TlsClientSettings, TlsVersion};
 
 use super::args::go_duration;
+use crate::commands::common::server_tls_args::ServerTlsArgs;
 use crate::commands::common::values::{host_port, whole};
 
 /// TLS, compression and AUTH.
@@ -18,13 +18,9 @@ use crate::commands::common::values::{host_port, whole};
 #[group(skip)]
 #[command(next_help_heading = "TLS, compression and AUTH")]
 pub(crate) struct BrokerSecurityArgs {
-    /// PEM file with the certificate for TLS, and its chain; read again on SIGHUP
-    #[arg(long, env = "MQUEUE_TLS_CERT", value_name = "PATH", requires = "tls_key")]
-    pub tls_cert: Option<PathBuf>,
-
-    /// PEM file with the certificate's key; read again on SIGHUP
-    #[arg(long, env = "MQUEUE_TLS_KEY", value_name = "PATH", requires = "tls_cert")]
-    pub tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub server: ServerTlsArgs,
 
     /// Refuse connections without TLS: true, false, or tcp-https (HTTP without TLS stays allowed)
     #[arg(
@@ -133,19 +129,13 @@ impl BrokerSecurityArgs {
             TlsRequired::No if client_auth != ClientAuth::None => TlsRequired::Yes,
             required => required,
         };
-        config.tls = match (&self.tls_cert, &self.tls_key) {
-            (Some(cert), Some(key)) => Some(Arc::new(TlsServer::new(TlsServerSettings {
-                cert_file: cert.clone(),
-                key_file: key.clone(),
-                client_auth,
-                root_ca_file: self.tls_root_ca_file.clone(),
-                min_version: self.tls_min_version,
-            })?)),
-            _ if config.tls_required != TlsRequired::No => {
+        config.tls = match self.server.load(client_auth, self.tls_root_ca_file.clone(), self.tls_min_version)? {
+            Some(tls) => Some(tls),
+            None if config.tls_required != TlsRequired::No => {
                 bail!("TLS is required of clients: name --tls-cert and --tls-key")
             }
-            _ if self.https_address.is_some() => bail!("--https-address needs --tls-cert and --tls-key"),
-            _ => None,
+            None if self.https_address.is_some() => bail!("--https-address needs --tls-cert and --tls-key"),
+            None => None,
         };
         (config.snappy, config.deflate, config.max_deflate_level) = (self.snappy, self.deflate, self.max_deflate_level);
         config.auth = match self.auth_http_address.is_empty() {
@@ -172,6 +162,6 @@ impl BrokerSecurityArgs {
     /// Addresses of the HTTP API over TLS.
     pub(crate) fn https_addresses(&self) -> Vec<ListenAddress> {
         let default = || "127.0.0.1:4152".parse().expect("a valid address");
-        self.tls_cert.iter().map(|_| self.https_address.clone().unwrap_or_else(default)).collect()
+        self.server.tls_cert.iter().map(|_| self.https_address.clone().unwrap_or_else(default)).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! Modules that several commands share.
 
+pub(crate) mod bearer_tokens;
 pub(crate) mod broker_args;
 pub(crate) mod broker_process;
 pub(crate) mod child_process;
@@ -9,6 +10,7 @@ pub(crate) mod exit;
 pub(crate) mod failure_args;
 pub(crate) mod file_args;
 pub(crate) mod handler_environment;
+pub(crate) mod http_guard_args;
 pub(crate) mod job;
 pub(crate) mod journal;
 
@@ -24,9 +26,11 @@ pub(crate) mod retry_stream;
 pub(crate) mod run_broker;
 pub(crate) mod schedule;
 pub(crate) mod security_args;
+pub(crate) mod server_tls_args;
 pub(crate) mod service;
 pub(crate) mod socket_args;
 pub(crate) mod stdout;
 pub(crate) mod stdout_thread;
+pub(crate) mod tls_client_args;
 pub(crate) mod values;
 pub(crate) mod worker_flags;

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use mqueue::client::{AuthSecret, Security};
 use mqueue::io_error::describe;
-use mqueue::net::tls::{TlsClient, TlsClientSettings};
+use mqueue::net::tls::TlsClient;
 use mqueue::net::transport::Compression;
 
 use super::exit::{Exit, Failure};
+use super::tls_client_args::TlsClientArgs;
 use super::values::whole;
 
 /// Longest secret for AUTH, in bytes.
@@ -22,26 +23,9 @@ pub(crate) struct SecurityArgs {
     #[arg(long, env = "MQUEUE_TLS")]
     pub tls: bool,
 
-    /// PEM file of the certificate authorities to trust, also for https:// addresses [default: the
-    /// system's]
-    #[arg(long, env = "MQUEUE_TLS_CA_FILE", value_name = "PATH", requires = "tls")]
-    pub tls_ca_file: Option<PathBuf>,
-
-    /// PEM file with the client's certificate, and its chain [default: none]
-    #[arg(long, env = "MQUEUE_TLS_CERT_FILE", value_name = "PATH", requires_all = ["tls", "tls_key_file"])]
-    pub tls_cert_file: Option<PathBuf>,
-
-    /// PEM file with the key of the client's certificate
-    #[arg(long, env = "MQUEUE_TLS_KEY_FILE", value_name = "PATH", requires_all = ["tls", "tls_cert_file"])]
-    pub tls_key_file: Option<PathBuf>,
-
-    /// Name in nsqd's certificate [default: the host that is connected to]
-    #[arg(long, env = "MQUEUE_TLS_SERVER_NAME", value_name = "HOST", requires = "tls")]
-    pub tls_server_name: Option<String>,
-
-    /// Accept any certificate, which protects against eavesdropping only; logs a warning
-    #[arg(long, env = "MQUEUE_TLS_INSECURE_SKIP_VERIFY", requires = "tls", conflicts_with = "tls_ca_file")]
-    pub tls_insecure_skip_verify: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub certificates: TlsClientArgs,
 
     /// File with the secret for nsqd's AUTH [default: no AUTH]
     #[arg(long, env = "MQUEUE_AUTH_SECRET_FILE", value_name = "PATH")]
@@ -67,21 +51,11 @@ pub(crate) struct SecurityArgs {
 impl SecurityArgs {
     /// Returns the flags that have another command of this program connect in the same way.
     pub(crate) fn flags(&self) -> Vec<String> {
-        let path =
-            |flag: &str, path: &Option<PathBuf>| path.as_ref().map(|path| format!("--{flag}={}", path.display()));
         let switch = |flag: &str, is_set: bool| is_set.then(|| format!("--{flag}"));
-        let flags = [
-            switch("tls", self.tls),
-            path("tls-ca-file", &self.tls_ca_file),
-            path("tls-cert-file", &self.tls_cert_file),
-            path("tls-key-file", &self.tls_key_file),
-            self.tls_server_name.as_ref().map(|name| format!("--tls-server-name={name}")),
-            switch("tls-insecure-skip-verify", self.tls_insecure_skip_verify),
-            path("auth-secret-file", &self.auth_secret_file),
-            self.deflate.map(|level| format!("--deflate={level}")),
-            switch("snappy", self.snappy),
-        ];
-        flags.into_iter().flatten().collect()
+        let secret = self.auth_secret_file.as_ref().map(|path| format!("--auth-secret-file={}", path.display()));
+        let others = [secret, self.deflate.map(|level| format!("--deflate={level}")), switch("snappy", self.snappy)];
+        let tls = switch("tls", self.tls).into_iter().chain(self.certificates.flags());
+        tls.chain(others.into_iter().flatten()).collect()
     }
 
     /// Reads the files. `https` is true if an address begins with `https://`, which needs authorities
@@ -91,19 +65,12 @@ impl SecurityArgs {
     /// Fails if a file cannot be read or used.
     pub(crate) fn load(&self, https: bool) -> Result<(Security, Option<TlsClient>), Failure> {
         let usage = |e: &dyn std::fmt::Display| Failure::new(Exit::Usage, e);
-        let settings = TlsClientSettings {
-            ca_file: self.tls_ca_file.clone(),
-            cert_file: self.tls_cert_file.clone(),
-            key_file: self.tls_key_file.clone(),
-            server_name: self.tls_server_name.clone(),
-            insecure_skip_verify: self.tls_insecure_skip_verify,
-        };
-        let client = (self.tls || https).then(|| TlsClient::new(&settings)).transpose().map_err(|e| usage(&e))?;
-        if self.tls_insecure_skip_verify {
-            tracing::warn!(
-                "certificates are not checked (--tls-insecure-skip-verify): any server could be in the middle"
-            );
+        if let (false, Some(flag)) = (self.tls || https, self.certificates.flags().first()) {
+            let flag = flag.split('=').next().unwrap_or_default();
+            return Err(usage(&format!("{flag} is for TLS: add --tls, or name an address that begins with https://")));
         }
+        let client = (self.tls || https).then(|| TlsClient::new(&self.certificates.settings()));
+        let client = client.transpose().map_err(|e| usage(&e))?;
         let compression = match self.deflate {
             Some(level) => Some(Compression::Deflate(level)),
             None => self.snappy.then_some(Compression::Snappy),

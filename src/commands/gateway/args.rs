@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::commands::common::broker_args;
+use crate::commands::common::http_guard_args::HttpGuardArgs;
+use crate::commands::common::server_tls_args::ServerTlsArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::duration_in;
 use crate::commands::common::values::whole;
@@ -27,10 +29,25 @@ pub(crate) struct Args {
     #[arg(long)]
     pub counter: bool,
 
-    /// File with the token that requests must send (Authorization: Bearer …) [default: none, every
-    /// request is served]
+    /// File with the tokens that requests must send (Authorization: Bearer …), one a line, each with
+    /// its scopes; read again on SIGHUP [default: none, every request is served]
+    ///
+    /// A line is TOKEN [publish] [take] [streams=NAME,NAME] [groups=NAME,NAME]. A token alone has all
+    /// scopes.
     #[arg(long, env = "MQUEUE_BEARER_TOKEN_FILE", value_name = "PATH")]
     pub bearer_token_file: Option<PathBuf>,
+
+    /// Listen on an address that other machines can reach without tokens, too [default: refused]
+    #[arg(long)]
+    pub insecure: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub server: ServerTlsArgs,
+
+    /// Time for workers to answer their jobs after Ctrl-C or SIGTERM; a second signal ends at once
+    #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    pub grace: Duration,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -40,9 +57,9 @@ pub(crate) struct Args {
     #[allow(missing_docs)]
     pub limits: GatewayLimits,
 
-    /// Time for workers to answer their jobs after Ctrl-C or SIGTERM; a second signal ends at once
-    #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
-    pub grace: Duration,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub http_guard: HttpGuardArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -89,6 +89,7 @@ impl JobCounter {
 /// Publishes numbers until the gateway ends.
 pub(super) async fn run(gateway: Arc<Gateway>) {
     let counting = async {
+        create_group(&gateway).await;
         loop {
             let numbers = gateway.exchange.numbers_wanted();
             if numbers.is_empty() {
@@ -104,6 +105,15 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
     tokio::select! {
         () = counting => {}
         () = gateway.shutdown.draining.cancelled() => {}
+    }
+}
+
+/// Creates the numbers' group, so that a worker's GET finds it.
+async fn create_group(gateway: &Arc<Gateway>) {
+    let key = JobCounter::new(Instant::now()).key;
+    while let Err(refusal) = gateway.group_opening(&key).await {
+        tracing::debug!("cannot create the group of the numbers yet: {}", refusal.message());
+        sleep(RETRY_DELAY).await;
     }
 }
 

@@ -6,6 +6,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use mqueue::plural::count;
+
 type GatewayGauge = Gauge<u64, AtomicU64>;
 
 /// The counters and gauges.
@@ -26,6 +28,17 @@ pub(super) struct GatewayMetrics {
 }
 
 impl GatewayMetrics {
+    /// Logs what became of the jobs, at the end.
+    pub(super) fn log_totals(&self) {
+        tracing::info!(
+            "ended: {} handed out, {} done, {} retried, {} given back",
+            count(self.handed_out.get(), "job"),
+            self.done.get(),
+            self.retried.get(),
+            self.released.get()
+        );
+    }
+
     pub(super) fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("gateway");
         for (name, help, counter) in [

@@ -340,6 +340,30 @@ impl Exchange {
         counter.as_mut().map_or(0..0, |counter| counter.next(jobs.room(counter.key()), Instant::now()))
     }
 
+    /// Returns true if the numbers of `--counter` are for this group.
+    pub(super) fn counts(&self, key: &GroupKey) -> bool {
+        self.state().counter.as_ref().is_some_and(|counter| counter.key() == key)
+    }
+
+    /// Returns the group of the worker that holds the job of this token; `None` if no worker here
+    /// does.
+    pub(super) fn group_of(&self, token: JobToken) -> Option<GroupKey> {
+        let state = self.state();
+        self.check(&state, token).ok()?;
+        state.jobs.group_of(token.secret)
+    }
+
+    /// Removes the workers that may no longer take their group's jobs, closes their connections, and
+    /// requeues their jobs.
+    pub(super) fn remove_unless(&self, may_stay: impl Fn(&GroupKey, &Outbox) -> bool) {
+        let workers = self.state().jobs.all_workers();
+        for (id, key, outbox) in workers.into_iter().filter(|(_, key, outbox)| !may_stay(key, outbox)) {
+            tracing::info!(n = %outbox.name, stream = %key.stream, group = %key.group, "worker's token allows this group no longer");
+            outbox.cut();
+            self.leave(id);
+        }
+    }
+
     /// Returns the open groups' consumers, and the number of workers of each.
     pub(super) fn groups(&self) -> Vec<(Arc<GroupConsumer>, usize)> {
         let state = self.state();

@@ -12,6 +12,7 @@ use futures_util::stream;
 use tokio::time::timeout;
 
 use super::Gateway;
+use super::access::Caller;
 use super::error::{GatewayError, GatewayResult};
 use super::jobs::{GroupKey, WorkerLimits};
 use super::outbox::{JobStream, Outbox};
@@ -29,11 +30,12 @@ const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
 /// How long a batch waits for further jobs after the first.
 const BATCH_DELAY: Duration = Duration::from_millis(5);
 
-const PARAMETERS: [&str; 5] = ["in_flight", "deadline", "n", "wait", "max"];
+const PARAMETERS: [&str; 6] = ["in_flight", "deadline", "n", "wait", "max", "create"];
 
 pub(super) async fn jobs(
     State(gateway): State<Arc<Gateway>>,
     Extension(visit): Extension<RequestConnection>,
+    Extension(caller): Extension<Caller>,
     Path((stream, group)): Path<(String, String)>,
     method: Method,
     uri: Uri,
@@ -45,17 +47,19 @@ pub(super) async fn jobs(
         stream: TopicName::new(&stream).map_err(GatewayError::unprocessable)?,
         group: ChannelName::new(&group).map_err(GatewayError::unprocessable)?,
     };
+    caller.may_take(&key)?;
     let params = QueryParams::parse(&uri, &PARAMETERS)?;
+    let create = params.flag("create")?;
     let second = Duration::from_secs(1);
     let deadline = params.duration("deadline", second..=MAX_DEADLINE)?.unwrap_or(gateway.settings.workers.deadline);
     let in_flight = params.number("in_flight", 1..=MAX_IN_FLIGHT)?;
     let wait = params.duration("wait", Duration::ZERO..=MAX_WAIT)?;
     let max = params.number("max", 1..=MAX_IN_FLIGHT)?;
     let name = params.name("n")?.unwrap_or_else(|| visit.peer.to_string());
-    let outbox = Outbox::new(name, visit.cut);
+    let outbox = Outbox::new(name, caller, visit.cut);
     if wait.is_none() && max.is_none() {
         let limits = WorkerLimits { in_flight: in_flight.unwrap_or(1), deadline };
-        return Ok(stream_jobs(&gateway, gateway.join(&key, limits, &outbox).await?));
+        return Ok(stream_jobs(&gateway, gateway.join(&key, limits, &outbox, create).await?));
     }
     if in_flight.is_some() {
         return Err(GatewayError::unprocessable(
@@ -63,7 +67,7 @@ pub(super) async fn jobs(
         ));
     }
     let limits = WorkerLimits { in_flight: max.unwrap_or(1), deadline };
-    let guard = gateway.join(&key, limits, &outbox).await?;
+    let guard = gateway.join(&key, limits, &outbox, create).await?;
     Ok(collect_jobs(guard, limits.in_flight, wait.unwrap_or_default()).await)
 }
 

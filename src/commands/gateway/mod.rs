@@ -9,6 +9,7 @@
 //!  exchange: Jobs (pure), between group_consumer (one per group) and Outbox (one per worker)
 //! ```
 
+mod access;
 pub(crate) mod args;
 mod counter;
 mod counters;
@@ -16,12 +17,14 @@ mod error;
 mod exchange;
 mod get_jobs;
 mod group_consumer;
+mod group_lookup;
 mod jobs;
 mod open_group;
 mod outbox;
 mod post_answers;
 mod publish;
 mod query;
+mod reload;
 mod request_body;
 mod routes;
 mod server;
@@ -37,6 +40,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::access::Access;
 use self::counter::JobCounter;
 use self::error::GatewayError;
 use self::exchange::Exchange;
@@ -49,7 +53,8 @@ use super::common::open_files::{self, OpenFiles};
 use super::common::run_broker::BrokerAddresses;
 use crate::commands::gateway::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
-use mqueue::http::ConnectionSlots;
+use mqueue::http::{BrowserGuard, ConnectionSlots};
+use mqueue::net::tls::{ClientAuth, TlsVersion};
 use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
@@ -74,18 +79,22 @@ struct Gateway {
     publisher: OnceCell<Publisher>,
     /// The memory left for request bodies, in bytes.
     body_memory: Arc<Semaphore>,
-    bearer: Option<Vec<u8>>,
+    access: Access,
     shutdown: Shutdown,
 }
 
 /// Runs the command to its end.
 pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(args.grace)?;
-    let bearer = args.bearer_token_file.as_deref().map(bearer).transpose()?;
+    let access = Access::new(args.bearer_token_file.clone())?;
+    let tls = args.server.load(ClientAuth::None, None, TlsVersion::default());
+    let tls = tls.map_err(|e| Failure::new(Exit::Usage, e))?;
     open_files::raise_limit();
     let (listen, heartbeat) = (args.listen.clone(), args.workers.heartbeat);
+    let guard = args.http_guard.extend(BrowserGuard::default().with_host(listen.host()));
     let listener = mqueue::http::listen(&listen).await;
     let listener = listener.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen on {listen}: {e}")))?;
+    access.check_exposure(listener.local_addr()?, args.insecure, tls.is_some())?;
     let tokens = TokenGenerator::new().context("no randomness for tokens")?;
     let counts = args.counter;
     let embedded = if counts && !args.broker.is_named() { Some(start_broker(&mut args).await?) } else { None };
@@ -98,15 +107,19 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
         pending_groups: PendingGroups::default(),
         publisher: OnceCell::new(),
         body_memory: Arc::new(Semaphore::new(request_body::MAX_BODY_MEMORY)),
-        bearer,
+        access,
         shutdown: shutdown.clone(),
     });
-    tracing::info!("listening on http://{}", listener.local_addr()?);
+    reload::on_hangup(&gateway, tls.clone())?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!("listening on {scheme}://{}", listener.local_addr()?);
     if let Err(error) = gateway.publisher().await {
         tracing::warn!("{}; requests are answered with 503 until it can be reached", error.message());
     }
     let router = routes::router(gateway.clone());
-    let server = GatewayServer { listener, router, heartbeat, places, count: exchange.counters.connections.clone() };
+    let counters = &exchange.counters;
+    let (settings, count) = (server::settings(guard, tls, counters.refused.clone()), counters.connections.clone());
+    let server = GatewayServer { listener, router, settings, heartbeat, places, count };
     let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
     connections.spawn(server.run(stop.clone(), connections.clone()));
     let looking = tokio::spawn(requeue_jobs_of_silent_workers(exchange.clone()));
@@ -121,14 +134,7 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
     if timeout(CLOSE_TIMEOUT, connections.wait()).await.is_err() {
         tracing::debug!("closing connections that are still open");
     }
-    let left = &exchange.counters;
-    tracing::info!(
-        "ended: {} handed out, {} done, {} retried, {} given back",
-        count(left.handed_out.get(), "job"),
-        left.done.get(),
-        left.retried.get(),
-        left.released.get()
-    );
+    exchange.counters.log_totals();
     if let Some(counting) = counting {
         let _ = counting.await;
     }
@@ -159,15 +165,6 @@ async fn start_broker(args: &mut Args) -> anyhow::Result<EmbeddedBroker> {
     args.broker.nsqd_http_address = vec![embedded.http.parse()?];
     tracing::info!("a broker in this process: NSQ's protocol on {}, HTTP on http://{}", embedded.tcp, embedded.http);
     Ok(embedded)
-}
-
-/// Reads the bearer token from a file. Fails if the file is empty.
-fn bearer(path: &std::path::Path) -> Result<Vec<u8>, Failure> {
-    let text = std::fs::read(path).map_err(|e| Failure::new(Exit::Usage, format!("cannot read {path:?}: {e}")))?;
-    match text.trim_ascii() {
-        [] => Err(Failure::new(Exit::Usage, format!("no token in {path:?}: write the token into the file"))),
-        token => Ok(token.to_vec()),
-    }
 }
 
 /// Requeues the jobs of workers that are silent past their deadline.

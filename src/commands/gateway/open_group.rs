@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::Gateway;
 use super::error::GatewayError;
 use super::group_consumer::{self, GroupConsumer};
+use super::group_lookup;
 use super::jobs::{GroupKey, WorkerLimits};
 use super::outbox::Outbox;
 use super::worker_guard::WorkerGuard;
@@ -28,13 +29,16 @@ const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) type PendingGroups = Mutex<HashMap<GroupKey, Shared<BoxFuture<'static, Result<(), GatewayError>>>>>;
 
 impl Gateway {
-    /// Adds a worker, and opens its group before if necessary.
+    /// Adds a worker, and opens its group before if necessary. A group that does not exist is
+    /// created if `create` says so, and with `--counter` if it is the numbers' own.
     pub(super) async fn join(
         self: &Arc<Self>,
         key: &GroupKey,
         limits: WorkerLimits,
         outbox: &Arc<Outbox>,
+        create: bool,
     ) -> Result<WorkerGuard, GatewayError> {
+        let mut may_open = create || self.exchange.counts(key);
         loop {
             if self.shutdown.draining.is_cancelled() {
                 return Err(GatewayError::unavailable("this gateway is ending: try again"));
@@ -42,14 +46,20 @@ impl Gateway {
             if let Some(guard) = self.exchange.join(key, limits, outbox) {
                 return Ok(guard);
             }
-            let opening = self.group_opening(key);
-            opening.await?;
+            if !may_open {
+                group_lookup::look_for(&self.settings.broker, key).await?;
+                may_open = true;
+            }
+            self.group_opening(key).await?;
         }
     }
 
     /// Returns the pending opening of a group, or starts it. It continues if the caller stops
     /// waiting.
-    fn group_opening(self: &Arc<Self>, key: &GroupKey) -> Shared<BoxFuture<'static, Result<(), GatewayError>>> {
+    pub(super) fn group_opening(
+        self: &Arc<Self>,
+        key: &GroupKey,
+    ) -> Shared<BoxFuture<'static, Result<(), GatewayError>>> {
         let mut opening = self.pending_groups.lock().unwrap_or_else(PoisonError::into_inner);
         let start = || {
             let (gateway, key) = (self.clone(), key.clone());

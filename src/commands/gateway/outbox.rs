@@ -13,6 +13,7 @@ use futures_util::task::AtomicWaker;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::access::Caller;
 use super::worker_guard::WorkerGuard;
 use crate::commands::common::job::JobLine;
 
@@ -24,6 +25,8 @@ const MAX_UNREAD_BYTES: usize = 256 * 1024;
 pub(super) struct Outbox {
     /// The worker's name.
     pub(super) name: String,
+    /// The caller that takes the jobs.
+    pub(super) caller: Caller,
     /// Closes the worker's connection when cancelled.
     cut: CancellationToken,
     lines: Mutex<OutboxBuffer>,
@@ -48,8 +51,8 @@ pub(super) struct OutboxChunk {
 }
 
 impl Outbox {
-    pub(super) fn new(name: String, cut: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { name, cut, lines: Mutex::default(), reader: AtomicWaker::new() })
+    pub(super) fn new(name: String, caller: Caller, cut: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { name, caller, cut, lines: Mutex::default(), reader: AtomicWaker::new() })
     }
 
     /// Adds a job. Returns true if the limit on unread bytes is reached.

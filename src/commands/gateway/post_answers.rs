@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use serde_json::{Map, Value};
 
 use super::Gateway;
+use super::access::Caller;
 use super::error::{GatewayError, GatewayResult, json};
 use super::exchange::{GatewayJob, InvalidToken};
 use super::query::{MAX_DELAY, QueryParams};
@@ -75,13 +76,16 @@ impl JobAnswer {
 
 pub(super) async fn answer_one(
     State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
     Path((token, verb)): Path<(String, String)>,
     uri: Uri,
 ) -> GatewayResult {
+    caller.may_answer()?;
     let verb = JobAnswer::parse(&verb, &uri)?;
     let token: JobToken = token.parse().map_err(|()| {
         GatewayError::new(StatusCode::NOT_FOUND, format!("invalid token {token:?}: use the job's token"))
     })?;
+    check_group(&gateway, &caller, token)?;
     match apply(&gateway, token, &verb) {
         Ok(dead) => {
             if let Some((job, reason)) = dead {
@@ -103,14 +107,17 @@ pub(super) async fn answer_one(
 
 pub(super) async fn answer_many(
     State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
     Path(verb): Path<String>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> GatewayResult {
+    caller.may_answer()?;
     let verb = JobAnswer::parse(&verb, &uri)?;
     let (body, _room) = gateway.read_body(&headers, body).await?;
     let tokens = tokens(&body)?;
+    tokens.iter().try_for_each(|(_, token)| check_group(&gateway, &caller, *token))?;
     let mut settled = 0;
     let (mut gone, mut elsewhere, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     let mut dead_lettering = Vec::new();
@@ -139,6 +146,14 @@ pub(super) async fn answer_many(
             .map(|(name, tokens)| (name.to_owned(), tokens.into())),
     );
     Ok(json(&answer))
+}
+
+/// Fails if the caller may not take jobs of the job's group.
+fn check_group(gateway: &Gateway, caller: &Caller, token: JobToken) -> Result<(), GatewayError> {
+    if !gateway.access.needs_token() {
+        return Ok(());
+    }
+    gateway.exchange.group_of(token).map_or(Ok(()), |key| caller.may_take(&key))
 }
 
 /// Parses one token per line. Fails at the first invalid line, before any job is answered.

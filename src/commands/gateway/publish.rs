@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::Gateway;
+use super::access::Caller;
 use super::error::{self as responses, GatewayError, GatewayResult};
 use super::open_group::dead_letters_of;
 use super::query::{MAX_DELAY, QueryParams};
@@ -19,12 +20,14 @@ use mqueue::proto::TopicName;
 
 pub(super) async fn publish(
     State(gateway): State<Arc<Gateway>>,
+    Extension(caller): Extension<Caller>,
     Path(stream): Path<String>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> GatewayResult {
     let stream = TopicName::new(&stream).map_err(GatewayError::unprocessable)?;
+    caller.may_publish(&stream)?;
     dead_letters_of(&stream)?;
     let delay = QueryParams::parse(&uri, &["delay"])?.duration("delay", Duration::ZERO..=MAX_DELAY)?;
     let (body, _room) = gateway.read_body(&headers, body).await?;

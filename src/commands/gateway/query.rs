@@ -39,6 +39,17 @@ impl QueryParams {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// True or false; false if the parameter is not there.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, GatewayError> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(text) => {
+                Err(GatewayError::unprocessable(format!("invalid {name} {text:?}: use {name}=true or {name}=false")))
+            }
+        }
+    }
+
     pub(super) fn number(&self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, GatewayError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let number = text.parse().ok().filter(|number| range.contains(number));
@@ -94,6 +105,9 @@ mod tests {
         assert_eq!(good.duration("b", second..=hour).unwrap(), Some(5 * second));
         assert!(good.number("a", 1..=6).is_err() && good.number("b", 1..=6).is_err());
         assert!(good.duration("a", 8 * second..=hour).is_err());
+        assert_eq!(params("a=true").unwrap().flag("a").ok(), Some(true));
+        assert_eq!(params("").unwrap().flag("a").ok(), Some(false));
+        assert!(params("a=yes").unwrap().flag("a").is_err());
         assert!(params("c=1").is_err() && params("a=1&a=2").is_err());
         assert!(params("a=x%0Ay").unwrap().text("a", 9).is_err(), "no line of its own in a log");
     }

@@ -1,16 +1,16 @@
-//! The routes, and the check of the bearer token.
+//! The routes, and the check of bearer tokens.
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
-use subtle::ConstantTimeEq;
 
+use super::access::Caller;
 use super::error::{GatewayError, GatewayResult, json};
 use super::{Gateway, get_jobs, post_answers, publish};
 use crate::commands::common::metrics::{CONTENT_TYPE, Metrics};
@@ -36,14 +36,17 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .with_state(gateway)
 }
 
-/// Refuses requests without the bearer token, if one is configured, and counts refused requests.
-async fn guard(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
-    let response = match &gateway.bearer {
-        Some(bearer) if !PUBLIC_PATHS.contains(&request.uri().path()) && !has_bearer(&request, bearer) => {
-            GatewayError::new(StatusCode::UNAUTHORIZED, "missing or wrong token: send Authorization: Bearer …")
-                .into_response()
+/// Refuses requests without a token, if tokens are configured, and counts refused requests. Tells
+/// handlers whose the request is.
+async fn guard(State(gateway): State<Arc<Gateway>>, mut request: Request, next: Next) -> Response {
+    let caller = gateway.access.caller(request.headers());
+    let is_public = PUBLIC_PATHS.contains(&request.uri().path());
+    let response = match caller.check() {
+        Err(refusal) if !is_public => refusal.into_response(),
+        Ok(()) | Err(_) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
         }
-        Some(_) | None => next.run(request).await,
     };
     if response.status().is_client_error() || response.status().is_server_error() {
         gateway.exchange.counters.refused.inc();
@@ -51,14 +54,9 @@ async fn guard(State(gateway): State<Arc<Gateway>>, request: Request, next: Next
     response
 }
 
-fn has_bearer(request: &Request, bearer: &[u8]) -> bool {
-    let given = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
-    let is_bearer = given.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Bearer "));
-    is_bearer && given[7..].trim_ascii().ct_eq(bearer).into()
-}
-
-/// 200, or 503 during shutdown and if a group with workers has no connection to any nsqd.
-async fn healthz(State(gateway): State<Arc<Gateway>>) -> Response {
+/// 200, or 503 during shutdown and if a group with workers has no connection to any nsqd. Lists the
+/// groups, but not to a caller without a token that needs one.
+async fn healthz(State(gateway): State<Arc<Gateway>>, Extension(caller): Extension<Caller>) -> Response {
     let mut cut_off = false;
     let groups = gateway.exchange.groups().into_iter().map(|(group_consumer, workers)| {
         let health = group_consumer.control.health();
@@ -71,7 +69,10 @@ async fn healthz(State(gateway): State<Arc<Gateway>>) -> Response {
             "nsqds": health.connected,
         })
     });
-    let groups: Vec<_> = groups.collect();
+    let mut groups: Vec<_> = groups.collect();
+    if caller.check().is_err() {
+        groups.clear();
+    }
     let is_well = !cut_off && !gateway.shutdown.draining.is_cancelled();
     let mut response = json(&json!({ "status": if is_well { "ok" } else { "unavailable" }, "groups": groups }));
     if !is_well {

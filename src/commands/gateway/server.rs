@@ -3,19 +3,25 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::{setsockopt, sockopt};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use std::sync::atomic::AtomicU64;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use mqueue::http::{ConnectionLimits, ConnectionSlot, ConnectionSlots, serve_connection};
+use super::error::GatewayError;
+use mqueue::http::{BrowserGuard, ConnectionLimits, ConnectionSlot, ConnectionSlots, ServerSettings, serve_connection};
+use mqueue::net::tls::TlsServer;
 
 const LIMITS: ConnectionLimits = ConnectionLimits {
     head_time: Duration::from_secs(30),
@@ -39,11 +45,21 @@ pub(super) struct RequestConnection {
 pub(super) struct GatewayServer {
     pub(super) listener: TcpListener,
     pub(super) router: Router,
+    pub(super) settings: Arc<ServerSettings>,
     /// The heartbeat interval of streams; also how long sent bytes may stay unacknowledged
     /// (TCP_USER_TIMEOUT).
     pub(super) heartbeat: Duration,
     pub(super) places: ConnectionSlots,
     pub(super) count: Gauge<u64, AtomicU64>,
+}
+
+/// Returns the settings of connections; `refused` counts refused requests of web pages.
+pub(super) fn settings(guard: BrowserGuard, tls: Option<Arc<TlsServer>>, refused: Counter) -> Arc<ServerSettings> {
+    let forbidden = move |line: String| {
+        refused.inc();
+        GatewayError::new(StatusCode::FORBIDDEN, line).into_response()
+    };
+    Arc::new(ServerSettings::new(LIMITS, guard, forbidden).with_tls(tls))
 }
 
 impl GatewayServer {
@@ -63,11 +79,11 @@ impl GatewayServer {
                 tracing::debug!("a connection ended at once: {error}");
                 continue;
             }
-            let (service, stop, count) =
-                (TowerToHyperService::new(self.router.clone()), stop.clone(), self.count.clone());
+            let service = TowerToHyperService::new(self.router.clone());
+            let (settings, stop, count) = (self.settings.clone(), stop.clone(), self.count.clone());
             tasks.spawn(async move {
                 count.inc();
-                visit(service, stream, peer, place, stop).await;
+                visit(service, stream, peer, settings, place, stop).await;
                 count.dec();
             });
         }
@@ -78,6 +94,7 @@ async fn visit(
     service: TowerToHyperService<Router>,
     stream: TcpStream,
     peer: SocketAddr,
+    settings: Arc<ServerSettings>,
     place: ConnectionSlot,
     stop: CancellationToken,
 ) {
@@ -89,7 +106,7 @@ async fn visit(
         service.call(request)
     });
     tokio::select! {
-        () = serve_connection(service, stream, LIMITS, place, stop) => {}
+        () = serve_connection(service, stream, settings, place, stop) => {}
         () = cut.cancelled() => {}
     }
 }

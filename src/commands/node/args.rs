@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use crate::commands::common::broker_args;
 use crate::commands::common::failure_args::FailureArgs;
+use crate::commands::common::http_guard_args::HttpGuardArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::{duration_with_unit, millis, whole};
 use crate::commands::consumer::args::ConsumerTuning;
@@ -63,6 +64,10 @@ pub(crate) struct Args {
     /// Port of /debug/vars on 127.0.0.1, for expvarmon; 0: any free port
     #[arg(long, env = "MPORT", value_name = "PORT", value_parser = whole::<u16>(..), default_value_t = 8080)]
     pub mport: u16,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub http_guard: HttpGuardArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -11,7 +11,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use serde_json::{Value, json};
 
-use mqueue::http::BoundedListener;
+use mqueue::http::{BoundedListener, BrowserGuard};
 
 /// The counters of a run.
 #[derive(Debug, Default)]
@@ -71,8 +71,8 @@ fn memory(line: &str) -> u64 {
 }
 
 /// Tells them on this port, if it is free: a node works also where nobody looks.
-pub(super) async fn serve(vars: Arc<NodeVars>, port: u16) {
-    let listening = match BoundedListener::bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).await {
+pub(super) async fn serve(vars: Arc<NodeVars>, port: u16, guard: BrowserGuard) {
+    let listening = match BoundedListener::bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into(), guard).await {
         Ok(door) => door.address().map(|address| (door, address)),
         Err(e) => Err(e),
     };

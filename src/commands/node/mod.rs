@@ -34,6 +34,7 @@ use self::token_topics::TokenTopics;
 use super::common::exit::{Exit, Failure};
 use crate::commands::common::worker_flags;
 use crate::commands::node::args::{Args, Mode};
+use mqueue::http::BrowserGuard;
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 
@@ -50,7 +51,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         node_loop = NodeLoop::connect(&args, topics, vars.clone(), leading) => node_loop?,
         () = shutdown.draining.cancelled() => return Ok(Exit::Success),
     };
-    expvar::serve(vars, args.mport).await;
+    expvar::serve(vars, args.mport, args.http_guard.extend(BrowserGuard::default())).await;
     Notifier.ready();
     let consuming = async {
         match args.mode {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::commands::common::broker_args;
+use crate::commands::common::http_guard_args::HttpGuardArgs;
 use crate::commands::common::socket_args;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::whole;
@@ -44,6 +45,10 @@ pub(crate) struct Args {
     /// the log names) [default: none]
     #[arg(long, env = "MQUEUE_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<HostPort>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub http_guard: HttpGuardArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -37,7 +37,7 @@ use self::waker::SocketWaker;
 use super::common::exit::{Exit, Failure};
 use crate::commands::common::metrics::Metrics;
 use crate::commands::wakeup::args::Args;
-use mqueue::http::BoundedListener;
+use mqueue::http::{BoundedListener, BrowserGuard};
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 use mqueue::wake::arrivals::{ArrivalNews, ArrivalSubscriptions};
@@ -103,7 +103,8 @@ async fn serve(args: &Args) -> anyhow::Result<(Option<AbortOnDropHandle<Infallib
     let (router, questions) = listen::router();
     let Some(address) = &args.listen else { return Ok((None, questions)) };
     let cannot = |e| Failure::new(Exit::Failure, format!("cannot listen on {address}: {e}: choose another --listen"));
-    let door = BoundedListener::bind(address).await.map_err(cannot)?;
+    let guard = args.http_guard.extend(BrowserGuard::default());
+    let door = BoundedListener::bind(address, guard).await.map_err(cannot)?;
     tracing::info!("listening on http://{} (/healthz, /state, /metrics)", door.address().map_err(cannot)?);
     Ok((Some(AbortOnDropHandle::new(tokio::spawn(door.serve(router)))), questions))
 }

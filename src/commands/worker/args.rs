@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::commands::common::tls_client_args::TlsClientArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::duration_in;
 use crate::commands::common::values::whole;
@@ -59,9 +60,13 @@ pub(crate) struct Args {
     #[arg(long, env = "MQUEUE_COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
     pub count: Option<u64>,
 
-    /// File with the token to send to the gateway [default: none]
+    /// File with the token to send to the gateway: the first one in it [default: none]
     #[arg(long, env = "MQUEUE_BEARER_TOKEN_FILE", value_name = "PATH")]
     pub bearer_token_file: Option<PathBuf>,
+
+    #[command(flatten, next_help_heading = "TLS")]
+    #[allow(missing_docs)]
+    pub certificates: TlsClientArgs,
 
     /// Time for one run of the handler; longer counts as failed
     #[arg(long, help_heading = "Failures", env = "MQUEUE_HANDLER_TIMEOUT", value_name = "DURATION", value_parser = duration, default_value = "10m")]

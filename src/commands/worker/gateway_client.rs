@@ -4,14 +4,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 
+use crate::commands::common::bearer_tokens::BearerTokens;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::common::job::HEARTBEAT_HEADER;
+use crate::commands::common::tls_client_args::TlsClientArgs;
 use crate::commands::worker::args::Args;
-use mqueue::http::client::body;
+use mqueue::http::client::{body, client_for, client_with_tls};
+use mqueue::net::tls::TlsClient;
 use mqueue::proto::excerpt;
 use mqueue::wake::shell_commands::in_url;
 
@@ -72,8 +75,9 @@ impl GatewayClient {
         jobs.query_pairs_mut()
             .append_pair("in_flight", &in_flight.to_string())
             .append_pair("deadline", &deadline)
-            .append_pair("n", &args.n);
-        let client = mqueue::http::client::client_for(&base)
+            .append_pair("n", &args.n)
+            .append_pair("create", "true");
+        let client = client_builder(&base, &args.certificates)?
             .connect_timeout(CONNECT_TIMEOUT)
             .default_headers(headers(args.bearer_token_file.as_deref())?);
         let client = client.build().map_err(|e| Failure::new(Exit::Failure, mqueue::http::client::build_error(&e)))?;
@@ -143,18 +147,29 @@ impl GatewayClient {
     }
 }
 
+/// Returns the builder of a client, with TLS if the URL begins with `https://`.
+fn client_builder(url: &Url, certificates: &TlsClientArgs) -> Result<ClientBuilder, Failure> {
+    let flags = certificates.flags();
+    match (url.scheme(), flags.first()) {
+        (_, None) => Ok(client_for(url)),
+        ("https", Some(_)) => {
+            let tls = TlsClient::new(&certificates.settings()).map_err(|e| Failure::new(Exit::Usage, e))?;
+            Ok(client_with_tls(url, &tls))
+        }
+        (_, Some(flag)) => {
+            let flag = flag.split('=').next().unwrap_or_default();
+            let line = format!("{flag} is for TLS: name a --queue that begins with https://");
+            Err(Failure::new(Exit::Usage, line))
+        }
+    }
+}
+
 fn headers(bearer: Option<&Path>) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
     if let Some(path) = bearer {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Failure::new(Exit::Usage, format!("cannot read {path:?}: {e}")))?;
-        let value = HeaderValue::try_from(format!("Bearer {}", text.trim()));
-        let mut value = value.map_err(|_| {
-            Failure::new(
-                Exit::Usage,
-                format!("invalid token in {path:?}: it has characters that an HTTP header cannot carry"),
-            )
-        })?;
+        let tokens = BearerTokens::read(path).map_err(|why| Failure::new(Exit::Usage, why))?;
+        let value = HeaderValue::try_from(format!("Bearer {}", tokens.first()));
+        let mut value = value.expect("tokens are printable ASCII");
         value.set_sensitive(true);
         headers.insert(reqwest::header::AUTHORIZATION, value);
     }

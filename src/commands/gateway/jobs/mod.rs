@@ -201,6 +201,16 @@ impl<D, W: Clone> Jobs<D, W> {
         self.held.get(&secret).map(|held| held.worker)
     }
 
+    /// Returns the group of the worker that holds this job.
+    pub(super) fn group_of(&self, secret: JobSecret) -> Option<GroupKey> {
+        self.workers.get(&self.holder(secret)?).map(|worker| worker.group.clone())
+    }
+
+    /// Returns all workers, each with its group and outbox.
+    pub(super) fn all_workers(&self) -> Vec<(WorkerId, GroupKey, W)> {
+        self.workers.iter().map(|(id, worker)| (*id, worker.group.clone(), worker.outbox.clone())).collect()
+    }
+
     /// Blocks a worker that leaves its jobs unread, or unblocks it. A blocked worker gets no jobs.
     /// Returns its group, if it is connected.
     pub(super) fn set_blocked(&mut self, id: WorkerId, blocked: bool) -> Option<GroupKey> {
