@@ -3,6 +3,7 @@
 //! TLS 1.2 and 1.3. Nothing falls back: what cannot be read, does not match or is not trusted is an error that names the file or the reason.
 
 mod client;
+mod known;
 #[cfg(feature = "broker")]
 mod server;
 
