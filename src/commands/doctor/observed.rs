@@ -10,7 +10,7 @@ use mqueue::proto::{ChannelName, TopicName};
 use mqueue::wake::aggregate::QueueTotals;
 use mqueue::wake::decide::{GroupName, GroupTotals};
 use mqueue::wake::fleet;
-use mqueue::wake::shell_commands::shell;
+use mqueue::wake::shell_commands::{Curl, shell};
 
 /// The result of all probes.
 #[derive(Debug, Default)]
@@ -28,6 +28,18 @@ pub(super) struct Observed {
     pub(super) systemd: Option<SystemdState>,
     /// True if a continuous wakeup runs, whoever started it.
     pub(super) wakeup_runs: bool,
+    /// The given settings of TLS, compression and AUTH, for printed commands.
+    pub(super) security: ShownSecurity,
+}
+
+/// Settings of TLS, compression and AUTH, as they are printed.
+#[derive(Debug, Default)]
+pub(super) struct ShownSecurity {
+    pub(super) curl: Curl,
+    /// Flags, as words of a shell command.
+    pub(super) flags: String,
+    /// Variables for a settings file.
+    pub(super) variables: Vec<String>,
 }
 
 /// An nsqlookupd.
@@ -306,9 +318,20 @@ impl Observed {
         named.map(|(name, _, value)| (name, value)).collect()
     }
 
-    /// Returns the broker addresses as flags.
+    /// Returns the broker addresses, and the settings of TLS, compression and AUTH, as flags.
     pub(super) fn broker_flags(&self) -> String {
-        flags(self.brokers())
+        flags(self.brokers()) + &self.security.flags
+    }
+
+    /// Returns the same as lines of a settings file.
+    pub(super) fn broker_variables(&self) -> Vec<String> {
+        let addresses = self.brokers().into_iter().map(|(name, value)| format!("{name}={value}"));
+        addresses.chain(self.security.variables.iter().cloned()).collect()
+    }
+
+    /// Returns the curl commands for the HTTP APIs.
+    pub(super) fn curl(&self) -> &Curl {
+        &self.security.curl
     }
 
     /// Returns the flags with one more HTTP address, even if the rest is the default.
@@ -318,7 +341,7 @@ impl Observed {
             Some((_, http)) => *http = format!("{http},{address}"),
             None => brokers.push(("NSQD_HTTP_ADDRESS", address.to_owned())),
         }
-        format!("{}{}", self.socket_flags(), flags(brokers))
+        format!("{}{}{}", self.socket_flags(), flags(brokers), self.security.flags)
     }
 
     /// Returns the socket folders as flags; none for the default.

@@ -272,7 +272,7 @@ pub(super) fn enable_socket(observed: &Observed, stream: &str, instance: &str) -
     if group != instance {
         lines.push(format!("GROUP={group}"));
     }
-    lines.extend(observed.brokers().into_iter().map(|(name, value)| format!("{name}={value}")));
+    lines.extend(observed.broker_variables());
     let lines: Vec<String> = lines.iter().map(|line| shell(line)).collect();
     let file = shell(&format!("/etc/mqueue/{instance}.env"));
     let unit = named(instance);

@@ -41,7 +41,7 @@ pub(super) async fn ask(args: &broker_args::Args, deadline: Duration) -> Observe
             if let Ok(address) = producer.tcp_address().parse() {
                 tcp.entry(address).or_insert_with(|| listed.clone());
             }
-            if let Ok(nsqd) = producer.http_address().parse::<Nsqd>() {
+            if let Some(nsqd) = args.http_api(&producer.http_address()) {
                 http.entry(nsqd.to_string()).or_insert((nsqd, listed));
             }
         }
@@ -74,6 +74,8 @@ async fn ask_http(nsqd: Nsqd, mut listed: Option<LookupdEntry>, deadline: Durati
             listed.answers_there = within(deadline, there.ping()).await.is_ok();
         }
     }
+    let url = nsqd.url();
+    let address = url.strip_prefix("http://").unwrap_or(&url).to_owned();
     ProbedHttp { address, listed, answer }
 }
 
@@ -110,13 +112,18 @@ async fn ask_tcp(
 }
 
 /// Probes the streams of dead letters again, `after` the first time; `None` if there are none.
-pub(super) async fn watch(observed: &Observed, after: Duration, deadline: Duration) -> Option<DeadLetterGrowth> {
+pub(super) async fn watch(
+    args: &broker_args::Args,
+    observed: &Observed,
+    after: Duration,
+    deadline: Duration,
+) -> Option<DeadLetterGrowth> {
     if after.is_zero() || !observed.streams().any(|(_, stream, _)| DeadLetter::is_stream(stream.as_str())) {
         return None;
     }
     let begin = tokio::time::Instant::now();
     tokio::time::sleep(after).await;
-    let again = observed.answers().filter_map(|(http, before)| Some((http.address.parse::<Nsqd>().ok()?, before)));
+    let again = observed.answers().filter_map(|(http, before)| Some((args.http_api(&http.address)?, before)));
     let looks = join_all(again.map(|(nsqd, before)| async move {
         let now = within(deadline, nsqd.stats(&StatsFilter::default())).await.ok()?;
         // a restarted nsqd counts from 0
