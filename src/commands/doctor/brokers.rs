@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::finding::{CheckId, Finding};
-use super::log;
-use super::observed::{ClockSkew, LookupdEntry, NsqdReport, Observed, ProbedHttp, ProbedLookupd, ProbedTcp};
+use super::observed::{
+    ClockSkew, LookupdEntry, NsqdReport, Observed, ProbedHttp, ProbedLookupd, ProbedTcp, TcpFailure,
+};
+use super::{log, secrets};
 use mqueue::client::Address;
 use mqueue::plural::count;
 use mqueue::wake::shell_commands::{Curl, shell};
@@ -95,15 +97,16 @@ fn in_order(answer: &NsqdReport) -> String {
 fn tcp(seen: &ProbedTcp, observed: &Observed) -> Vec<Finding> {
     let subject = format!("nsqd {}", seen.address);
     match &seen.answer {
-        Err(why) => {
+        Err(TcpFailure { why, is_refusal: true }) => vec![secrets::refused(subject, why)],
+        Err(TcpFailure { why, .. }) => {
             let (message, fix) =
                 unreachable(observed.curl(), "TCP", &seen.address.to_string(), seen.listed.as_ref(), why);
             vec![Finding::error(CheckId::Nsqd, subject, message, fix)]
         }
         // the finding of the HTTP API covers its TCP port
-        Ok(()) if observed.answers().any(|(_, answer)| answer.tcp.as_ref() == Some(&seen.address)) => Vec::new(),
-        Ok(()) if observed.http.iter().any(|http| http.answer.is_err()) => Vec::new(),
-        Ok(()) => {
+        Ok(_) if observed.answers().any(|(_, answer)| answer.tcp.as_ref() == Some(&seen.address)) => Vec::new(),
+        Ok(_) if observed.http.iter().any(|http| http.answer.is_err()) => Vec::new(),
+        Ok(_) => {
             let message = "accepts connections, but its queues cannot be checked without its HTTP address";
             let fix = format!("mqueue doctor{}", observed.with_http(&neighbour_port(&seen.address, 1)));
             vec![Finding::warning(CheckId::Nsqd, subject, message, fix)]
@@ -215,7 +218,11 @@ mod tests {
         tcp: Result<(), String>,
         listed: Option<LookupdEntry>,
     ) -> Vec<(Level, CheckId, String)> {
-        let tcp = ProbedTcp { address: "127.0.0.1:4150".parse().unwrap(), listed: listed.clone(), answer: tcp };
+        let tcp = ProbedTcp {
+            address: "127.0.0.1:4150".parse().unwrap(),
+            listed: listed.clone(),
+            answer: tcp.map(|()| None).map_err(Into::into),
+        };
         let http = ProbedHttp { address: "127.0.0.1:4151".to_owned(), listed, answer: http };
         let findings = check(&Observed { http: vec![http], tcp: vec![tcp], ..Observed::default() });
         findings.into_iter().map(|f| (f.level, f.check, format!("{f}"))).collect()

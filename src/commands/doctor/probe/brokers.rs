@@ -9,9 +9,9 @@ use tokio::time::timeout;
 
 use crate::commands::common::broker_args;
 use crate::commands::doctor::observed::{
-    ClockSkew, DeadLetterGrowth, LookupdEntry, NsqdReport, Observed, ProbedHttp, ProbedLookupd, ProbedTcp,
+    ClockSkew, DeadLetterGrowth, LookupdEntry, NsqdReport, Observed, ProbedHttp, ProbedLookupd, ProbedTcp, TcpFailure,
 };
-use mqueue::client::{Address, ConnectConfig, Error, HttpError, Nsqd, StatsFilter, identify};
+use mqueue::client::{Address, ConnectConfig, Error, HttpError, Nsqd, StatsFilter, authenticate};
 use mqueue::proto::TopicName;
 use mqueue::proto::stats::{Producer, Stats};
 use mqueue::worker::DeadLetter;
@@ -99,7 +99,12 @@ async fn ask_tcp(
     let config = config.clone().with_connect_timeout(deadline).with_max_frame(1 << 20);
     let ask = |address: Address| {
         let config = &config;
-        async move { within(deadline, identify(&address, config)).await.map(drop) }
+        async move {
+            match timeout(deadline, authenticate(&address, config)).await {
+                Ok(answer) => answer.map_err(TcpFailure::from),
+                Err(_) => Err(late(deadline).into()),
+            }
+        }
     };
     let answer = ask(address.clone()).await;
     if let (Err(_), Some(listed)) = (&answer, &mut listed) {
@@ -167,12 +172,16 @@ impl FailureText for HttpError {
     }
 }
 
-impl FailureText for Error {
-    fn failure_text(self) -> String {
-        match self {
-            Self::Unreachable { source, .. } => source.to_string(),
+impl From<Error> for TcpFailure {
+    fn from(error: Error) -> Self {
+        let is_refusal = error.is_refusal();
+        let why = match error {
+            Error::Unreachable { source, .. } => source.to_string(),
+            Error::Security { reason, .. } => reason,
+            Error::Refused { source, .. } => source.to_string(),
             other => other.to_string(),
-        }
+        };
+        Self { why, is_refusal }
     }
 }
 
@@ -182,6 +191,11 @@ async fn within<T, E: FailureText>(
 ) -> Result<T, String> {
     match timeout(deadline, asking).await {
         Ok(answer) => answer.map_err(E::failure_text),
-        Err(_) => Err(format!("no answer within {deadline:?}")),
+        Err(_) => Err(late(deadline)),
     }
+}
+
+/// Describes a deadline that has passed.
+pub(super) fn late(deadline: Duration) -> String {
+    format!("no answer within {deadline:?}")
 }

@@ -14,12 +14,15 @@ use crate::commands::doctor::observed::{EntryKind, FolderEntry, FolderError, Lis
 use mqueue::proto::ChannelName;
 
 /// Reads the folders, and each given socket as a folder of its own. One place with sockets is
-/// enough: others may be missing.
+/// enough: other folders may be missing. A socket that is named has to be there.
 pub(super) fn read(sockets: &Args) -> Vec<SocketFolder> {
     let listening = ListeningSockets::all_processes(Path::new("/proc"));
     let named = sockets.socket.iter().filter_map(|path| {
-        let entry = entry(path.clone(), &listening)?;
-        Some(SocketFolder { path: path.clone(), entries: Ok(vec![entry]) })
+        let entries = match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(FolderError::NoSocket),
+            _ => Ok(vec![entry(path.clone(), &listening)?]),
+        };
+        Some(SocketFolder { path: path.clone(), entries })
     });
     let folder = |path: &PathBuf| SocketFolder { path: path.clone(), entries: entries(path, &listening) };
     let mut all: Vec<SocketFolder> = named.chain(sockets.socket_dir.iter().map(folder)).collect();

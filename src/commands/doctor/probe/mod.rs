@@ -3,8 +3,10 @@
 
 mod brokers;
 mod folders;
+mod security;
 mod settings;
 mod systemd;
+mod unit_flags;
 mod wakeup_process;
 
 use std::time::Duration;
@@ -32,6 +34,7 @@ pub(super) async fn run_all(args: &Args) -> Observed {
         flags: args.broker.security.shell_flags(),
         variables: args.broker.security.variables(),
     };
+    security::examine(args, &mut observed).await;
     observed.wakeup_runs = wakeup_process::is_running();
     observed
 }
