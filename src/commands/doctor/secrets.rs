@@ -44,7 +44,7 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
 /// Reports a file that others may read or write, or that does not exist.
 fn file(secret: &SecretFile) -> Option<Finding> {
     let path = shell(&secret.path.display().to_string());
-    let unit = secret.unit.as_ref().map(|unit| format!(", of {unit}")).unwrap_or_default();
+    let unit = secret.unit.as_ref().map(|unit| format!(" of {unit}")).unwrap_or_default();
     let subject = secret.path.display();
     match &secret.mode {
         // its owner and group may be those of a unit's user, so they stay
@@ -133,7 +133,7 @@ mod tests {
         for mode in [0o604, 0o644, 0o602, 0o641] {
             let found = reported(Ok(mode), Some("a.service"));
             assert_eq!(found[0].0, Level::Error, "{mode:o}");
-            assert!(found[0].1.starts_with("this secret, of a.service, is open to every user"), "{found:?}");
+            assert!(found[0].1.starts_with("this secret of a.service is open to every user"), "{found:?}");
             assert!(found[0].2.starts_with(r"chmod o= -- '/it'\''s $(a)'    # "), "{found:?}");
         }
         let found = reported(Err("no such file or directory".to_owned()), None);
