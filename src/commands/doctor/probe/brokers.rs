@@ -158,17 +158,11 @@ fn new_letters(before: &Stats, now: &Stats) -> Vec<(TopicName, u64)> {
         .collect()
 }
 
-/// The reason of a failed request without the address, which the finding has already.
-trait FailureText {
-    fn failure_text(self) -> String;
-}
-
-impl FailureText for HttpError {
-    fn failure_text(self) -> String {
-        match self {
-            Self::Unreachable { reason, .. } => reason,
-            other => other.to_string(),
-        }
+/// Returns the reason of a failed request without the address, which the finding has already.
+fn failure_text(error: HttpError) -> String {
+    match error {
+        HttpError::Unreachable { reason, .. } => reason,
+        other => other.to_string(),
     }
 }
 
@@ -185,12 +179,9 @@ impl From<Error> for TcpFailure {
     }
 }
 
-async fn within<T, E: FailureText>(
-    deadline: Duration,
-    asking: impl Future<Output = Result<T, E>>,
-) -> Result<T, String> {
+async fn within<T>(deadline: Duration, asking: impl Future<Output = Result<T, HttpError>>) -> Result<T, String> {
     match timeout(deadline, asking).await {
-        Ok(answer) => answer.map_err(E::failure_text),
+        Ok(answer) => answer.map_err(failure_text),
         Err(_) => Err(late(deadline)),
     }
 }

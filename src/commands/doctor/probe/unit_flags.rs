@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct UnitFlags {
     pub(super) unit: String,
+    /// The folder of relative paths; `None` if it is unknown.
+    folder: Option<PathBuf>,
     flags: BTreeMap<String, String>,
 }
 
 impl UnitFlags {
-    /// Parses the blocks of `systemctl show` with Id, Environment, EnvironmentFiles and ExecStart.
+    /// Parses the blocks of `systemctl show` with Id, WorkingDirectory, Environment, EnvironmentFiles
+    /// and ExecStart.
     pub(super) fn parse_all(text: &str, variables_in: impl Fn(&Path) -> Vec<(String, String)>) -> Vec<Self> {
         let mut units: Vec<Self> = text.split("\n\n").filter_map(|block| Self::parse(block, &variables_in)).collect();
         units.sort_by(|a, b| a.unit.cmp(&b.unit));
@@ -22,7 +25,7 @@ impl UnitFlags {
 
     /// Returns the flags that these variables set.
     pub(super) fn of_variables(unit: &str, variables: Vec<(String, String)>) -> Self {
-        let mut flags = Self { unit: unit.to_owned(), flags: BTreeMap::new() };
+        let mut flags = Self { unit: unit.to_owned(), ..Self::default() };
         variables.into_iter().for_each(|(name, value)| flags.set_variable(&name, value));
         flags
     }
@@ -30,7 +33,11 @@ impl UnitFlags {
     fn parse(block: &str, variables_in: &impl Fn(&Path) -> Vec<(String, String)>) -> Option<Self> {
         let values =
             |name: &'static str| block.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='));
-        let mut unit = Self { unit: values("Id").next()?.to_owned(), flags: BTreeMap::new() };
+        // WorkingDirectory=!/srv: a folder that may be missing; ~: the user's
+        let folder = values("WorkingDirectory").next().map(|folder| folder.trim_start_matches('!'));
+        let folder = folder.filter(|folder| !folder.is_empty()).unwrap_or("/");
+        let folder = Some(PathBuf::from(folder)).filter(|folder| folder.is_absolute());
+        let mut unit = Self { unit: values("Id").next()?.to_owned(), folder, flags: BTreeMap::new() };
         for (name, value) in
             values("Environment").flat_map(str::split_whitespace).filter_map(|word| word.split_once('='))
         {
@@ -76,9 +83,10 @@ impl UnitFlags {
         self.get(flag).is_some_and(|value| matches!(value, "true" | "1"))
     }
 
-    /// Returns a file that a flag names; services begin in `/`.
+    /// Returns a file that a flag names; `None` if its folder is unknown.
     pub(super) fn file(&self, flag: &str) -> Option<PathBuf> {
-        self.get(flag).map(|path| Path::new("/").join(path))
+        let path = Path::new(self.get(flag)?);
+        if path.is_absolute() { Some(path.to_owned()) } else { Some(self.folder.as_ref()?.join(path)) }
     }
 }
 
@@ -106,5 +114,8 @@ mod tests {
         assert_eq!(values, [Some("/new.pem"), Some("n:1"), Some("/k"), Some("a")]);
         assert_eq!((nsqd.file("tls-cert"), nsqd.file("tls-key")), (Some("/c.pem".into()), Some("/k.pem".into())));
         assert_eq!(nsqd.get("lookupd-tcp-address"), Some("l:4160"));
+        let file = |text: &str| UnitFlags::parse_all(text, |_| Vec::new())[0].file("tls-cert");
+        assert_eq!(file("Id=a\nWorkingDirectory=!/srv\nEnvironment=MQUEUE_TLS_CERT=c.pem"), Some("/srv/c.pem".into()));
+        assert_eq!(file("Id=a\nWorkingDirectory=~\nEnvironment=MQUEUE_TLS_CERT=c.pem"), None);
     }
 }
