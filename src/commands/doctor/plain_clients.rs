@@ -43,8 +43,11 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
         if clients.is_empty() {
             return None;
         }
-        let named: Vec<String> =
-            clients.iter().take(MAX_NAMED).map(|client| format!("{:?} ({})", client.name, client.from)).collect();
+        let shown = |client: &PlainClient| match client.name.is_empty() {
+            true => client.from.clone(),
+            false => format!("{:?} ({})", client.name, client.from),
+        };
+        let named: Vec<String> = clients.iter().take(MAX_NAMED).map(shown).collect();
         let rest = clients.len().saturating_sub(MAX_NAMED);
         let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
         let message = format!(
