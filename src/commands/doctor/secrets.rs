@@ -18,6 +18,8 @@ pub(super) struct SecretFile {
     pub(super) path: PathBuf,
     /// The unit whose settings name the file; `None` for a flag.
     pub(super) unit: Option<String>,
+    /// The group that the unit needs the file to have, if it reads the file as one of the others.
+    pub(super) group: Option<String>,
     /// The permission bits, or the reason why they are unknown.
     pub(super) mode: Result<u32, String>,
 }
@@ -47,12 +49,9 @@ fn file(secret: &SecretFile) -> Option<Finding> {
     let unit = secret.unit.as_ref().map(|unit| format!(" of {unit}")).unwrap_or_default();
     let subject = secret.path.display();
     match &secret.mode {
-        // its owner and group may be those of a unit's user, so they stay
         Ok(mode) if mode & OTHERS != 0 => {
             let message = format!("this secret{unit} is open to every user (mode {:04o})", mode & 0o7777);
-            let fix =
-                format!("chmod o= -- {path}    # its owner and its group keep their rights; then change the secret");
-            Some(Finding::error(CheckId::SecretFile, subject, message, fix))
+            Some(Finding::error(CheckId::SecretFile, subject, message, close(secret, &path)))
         }
         Ok(_) => None,
         Err(why) => Some(Finding::error(
@@ -62,6 +61,15 @@ fn file(secret: &SecretFile) -> Option<Finding> {
             format!("ls -l -- {path}"),
         )),
     }
+}
+
+/// Returns the command that takes the rights of others away, and leaves the unit those that it needs.
+fn close(secret: &SecretFile, path: &str) -> String {
+    let close = match &secret.group {
+        Some(group) => format!("chgrp -- {} {path} && chmod g+r,o= -- {path}", shell(group)),
+        None => format!("chmod o= -- {path}"),
+    };
+    format!("{close}    # then change the secret, which others may have read")
 }
 
 /// Reports an nsqd that refuses doctor's own TLS or AUTH.
@@ -120,7 +128,7 @@ mod tests {
 
     fn reported(mode: Result<u32, String>, unit: Option<&str>) -> Vec<(Level, String, String)> {
         let path = "/it's $(a)".into();
-        let secrets = vec![SecretFile { path, unit: unit.map(str::to_owned), mode }];
+        let secrets = vec![SecretFile { path, unit: unit.map(str::to_owned), group: None, mode }];
         let findings = check(&Observed { secrets, ..Observed::default() });
         findings.into_iter().map(|f| (f.level, f.message, f.fix.unwrap_or_default())).collect()
     }
@@ -138,6 +146,14 @@ mod tests {
         }
         let found = reported(Err("no such file or directory".to_owned()), None);
         assert_eq!((found[0].0, found[0].2.as_str()), (Level::Error, r"ls -l -- '/it'\''s $(a)'"));
+    }
+
+    #[test]
+    fn a_unit_that_reads_its_secret_as_one_of_the_others_keeps_the_right() {
+        let group = Some("mqueue".to_owned());
+        let secret = SecretFile { path: "/s".into(), unit: Some("a.service".to_owned()), group, mode: Ok(0o604) };
+        let finding = check(&Observed { secrets: vec![secret], ..Observed::default() }).remove(0);
+        assert!(finding.fix.unwrap().starts_with("chgrp -- mqueue /s && chmod g+r,o= -- /s    # "));
     }
 
     #[test]

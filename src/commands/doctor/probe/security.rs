@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -121,22 +122,24 @@ fn files_of_certificates(own: &SecurityArgs, units: &[UnitFlags]) -> Vec<Certifi
 }
 
 fn secret_files(own: &SecurityArgs, units: &[UnitFlags]) -> Vec<SecretFile> {
-    use std::os::unix::fs::PermissionsExt;
     let named = [&own.auth_secret_file, &own.tls_key_file].into_iter().flatten();
-    let mut files: BTreeMap<PathBuf, Option<String>> = named.map(|path| (path.clone(), None)).collect();
+    let mut files: BTreeMap<PathBuf, Option<&UnitFlags>> = named.map(|path| (path.clone(), None)).collect();
     for unit in units {
         for path in SECRETS.iter().filter_map(|flag| unit.file(flag)) {
-            files.entry(path).or_insert_with(|| Some(unit.unit.clone()));
+            files.entry(path).or_insert(Some(unit));
         }
     }
-    let file = |(path, unit): (PathBuf, Option<String>)| {
-        let mode = match path.metadata() {
-            Ok(about) => Ok(about.permissions().mode()),
+    let file = |(path, unit): (PathBuf, Option<&UnitFlags>)| {
+        let about = match path.metadata() {
             // a folder that this user may not search keeps others out as well
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
-            Err(error) => Err(describe(&error)),
+            about => about.map_err(|error| describe(&error)),
         };
-        Some(SecretFile { path, unit, mode })
+        // a unit reads root's file as one of the others, unless the file has the unit's group
+        let is_roots = about.as_ref().is_ok_and(|about| about.uid() == 0 && about.gid() == 0);
+        let group = unit.filter(|_| is_roots).and_then(|unit| unit.group.clone());
+        let unit = unit.map(|unit| unit.unit.clone());
+        Some(SecretFile { path, unit, group, mode: about.map(|about| about.mode()) })
     };
     files.into_iter().filter_map(file).collect()
 }

@@ -41,7 +41,7 @@ pub(super) async fn ask(deadline: Duration) -> Option<SystemdState> {
 /// Returns the flags of mqueue's and nsqd's services; none if systemd does not answer. Settings files
 /// whose service is not loaded stand for themselves.
 pub(super) async fn unit_flags(deadline: Duration) -> Vec<UnitFlags> {
-    let show = ["show", "--all", "--property=Id,WorkingDirectory,Environment,EnvironmentFiles,ExecStart"];
+    let show = ["show", "--all", "--property=Id,User,Group,WorkingDirectory,Environment,EnvironmentFiles,ExecStart"];
     let patterns = ["mqueue*.service", "*nsqd*.service", units::WAKEUP];
     let Some(text) = systemctl(&[&show[..], &patterns].concat(), deadline).await else { return Vec::new() };
     let used = RefCell::new(HashSet::new());

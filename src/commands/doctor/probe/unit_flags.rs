@@ -8,14 +8,16 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct UnitFlags {
     pub(super) unit: String,
+    /// The group that the service runs as; `None` for root's, or if it is unknown.
+    pub(super) group: Option<String>,
     /// The folder of relative paths; `None` if it is unknown.
     folder: Option<PathBuf>,
     flags: BTreeMap<String, String>,
 }
 
 impl UnitFlags {
-    /// Parses the blocks of `systemctl show` with Id, WorkingDirectory, Environment, EnvironmentFiles
-    /// and ExecStart.
+    /// Parses the blocks of `systemctl show` with Id, User, Group, WorkingDirectory, Environment,
+    /// EnvironmentFiles and ExecStart.
     pub(super) fn parse_all(text: &str, variables_in: impl Fn(&Path) -> Vec<(String, String)>) -> Vec<Self> {
         let mut units: Vec<Self> = text.split("\n\n").filter_map(|block| Self::parse(block, &variables_in)).collect();
         units.sort_by(|a, b| a.unit.cmp(&b.unit));
@@ -37,7 +39,9 @@ impl UnitFlags {
         let folder = values("WorkingDirectory").next().map(|folder| folder.trim_start_matches('!'));
         let folder = folder.filter(|folder| !folder.is_empty()).unwrap_or("/");
         let folder = Some(PathBuf::from(folder)).filter(|folder| folder.is_absolute());
-        let mut unit = Self { unit: values("Id").next()?.to_owned(), folder, flags: BTreeMap::new() };
+        let mut names = ["Group", "User"].into_iter().filter_map(|name| values(name).find(|value| !value.is_empty()));
+        let group = names.next().filter(|name| *name != "root").map(str::to_owned);
+        let mut unit = Self { unit: values("Id").next()?.to_owned(), group, folder, flags: BTreeMap::new() };
         for (name, value) in
             values("Environment").flat_map(str::split_whitespace).filter_map(|word| word.split_once('='))
         {
