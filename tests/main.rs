@@ -26,6 +26,7 @@ mod create;
 mod crowd;
 mod demo;
 mod doctor;
+mod doctor_security;
 mod errors;
 mod fence;
 mod file;

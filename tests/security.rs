@@ -219,6 +219,34 @@ fn certificates_that_are_not_trusted_are_one_clear_line() {
 }
 
 #[test]
+fn a_clients_certificate_may_be_its_own_authority() {
+    needs!("nsqd");
+    let certificates = Certificates::new();
+    for (name, is_taken) in [("own", true), ("own-server", false)] {
+        let file = |ending: &str| certificates.file(&format!("{name}.{ending}"));
+        let mut flags = certificates.flags("server");
+        flags.retain(|flag| !flag.starts_with("--tls-root-ca-file"));
+        flags.push(format!("--tls-root-ca-file={}", file("pem").display()));
+        flags.push("--tls-client-auth-policy=require-verify".to_owned());
+        let nsqd = Nsqd::with(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+        let client = |cert: std::path::PathBuf, key: std::path::PathBuf| {
+            let settings = TlsClientSettings {
+                ca_file: Some(certificates.file("ca.pem")),
+                cert_file: Some(cert),
+                key_file: Some(key),
+                ..TlsClientSettings::default()
+            };
+            Security::default().with_tls(TlsClient::new(&settings).unwrap())
+        };
+        let own = connect_config(client(file("pem"), file("key")));
+        let granted = Runtime::new().unwrap().block_on(identify(&nsqd.tcp().parse().unwrap(), &own));
+        assert_eq!(granted.is_ok(), is_taken, "{name}: {granted:?}");
+        let refused = refusal(&nsqd, client(certificates.file("client.pem"), certificates.file("client.key")));
+        assert!(refused.contains("--tls-cert-file"), "{name}: {refused}");
+    }
+}
+
+#[test]
 fn files_that_cannot_be_used_are_named() {
     let certificates = Certificates::new();
     let error = |settings: TlsClientSettings| {

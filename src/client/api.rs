@@ -4,10 +4,11 @@
 //! its number of values; names that NSQ does not allow are removed from it.
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::DATE;
@@ -23,6 +24,8 @@ use crate::net::tls::TlsClient;
 use crate::proto::stats::{Channels, ErrorBody, Info, Lookup, Stats, Topics};
 use crate::proto::{ChannelName, TopicName, excerpt};
 
+/// The time for a call in all.
+const CALL_TIME: Duration = Duration::from_secs(5);
 /// The longest answer in bytes: enough for the statistics of about 80,000 channels.
 const MAX_ANSWER: usize = 32 << 20;
 /// The longest error answer in bytes.
@@ -93,6 +96,10 @@ struct Api {
     scheme: &'static str,
     address: String,
     client: Client,
+    /// The port with TLS, once the server has told that it wants TLS; 0 before.
+    tls_port: Arc<AtomicU16>,
+    /// True if the client has settings for TLS.
+    is_secured: bool,
     /// True once the log has said that the server sends names that NSQ does not allow.
     logged: Arc<AtomicBool>,
 }
@@ -108,13 +115,23 @@ impl Api {
         };
         let address = bare.trim_end_matches('/').parse::<Address>()?.to_string();
         let client = limited(crate::http::client::plain_client()).build().expect("nothing is read from the system");
-        Ok(Self { program, scheme, address, client, logged: Arc::default() })
+        let (tls_port, logged) = (Arc::default(), Arc::default());
+        Ok(Self { program, scheme, address, client, tls_port, is_secured: false, logged })
     }
 
     #[cfg(feature = "tls")]
     fn secured(self, tls: &TlsClient) -> Self {
         let client = crate::http::client::plain_client().tls_backend_preconfigured(tls.http_config());
-        Self { client: limited(client).build().expect("nothing is read from the system"), ..self }
+        let client = limited(client).build().expect("nothing is read from the system");
+        Self { client, is_secured: true, ..self }
+    }
+
+    /// The URL of the API: of its port with TLS, once the server has told that one.
+    fn url(&self) -> String {
+        match self.tls_port.load(Ordering::Relaxed) {
+            0 => format!("{}://{}", self.scheme, self.address),
+            port => format!("https://{}:{port}", self.address.rsplit_once(':').map_or("", |(host, _)| host)),
+        }
     }
 
     async fn call(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Vec<u8>, HttpError> {
@@ -126,6 +143,8 @@ impl Api {
         self.send(method, path, query, Bytes::new()).await
     }
 
+    /// Calls the API. A server that wants TLS tells its port with it: that one is called instead, by
+    /// an API that is secured. Nothing is done before the server's refusal, so no call is made twice.
     async fn send(
         &self,
         method: Method,
@@ -133,26 +152,60 @@ impl Api {
         query: &Query<'_>,
         body: Bytes,
     ) -> Result<Dated, HttpError> {
+        let begun = Instant::now();
+        let left = |begun: Instant| CALL_TIME.saturating_sub(begun.elapsed());
+        let error = match self.send_once(method.clone(), path, query, body.clone(), left(begun)).await {
+            Ok(answer) => return Ok(answer),
+            Err(Failed { error, tls_port: Some(port) }) if self.is_secured && self.scheme == "http" => {
+                self.tls_port.store(port.get(), Ordering::Relaxed);
+                match self.send_once(method, path, query, body, left(begun)).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failed) if failed.tls_port.is_some() => error,
+                    Err(failed) => failed.error,
+                }
+            }
+            Err(failed) => failed.error,
+        };
+        if matches!(error, HttpError::Unreachable { .. }) {
+            // another server may come back there, with another port or without TLS
+            self.tls_port.store(0, Ordering::Relaxed);
+        }
+        Err(error)
+    }
+
+    async fn send_once(
+        &self,
+        method: Method,
+        path: &'static str,
+        query: &Query<'_>,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<Dated, Failed> {
         let (program, address) = (self.program, self.address.clone());
         let unreachable = |e: reqwest::Error| {
             let reason = if e.is_timeout() { "no answer in time".to_owned() } else { innermost(&e) };
-            HttpError::Unreachable { program, address: address.clone(), reason }
+            Failed { error: HttpError::Unreachable { program, address: address.clone(), reason }, tls_port: None }
         };
-        let url = format!("{}://{address}{path}", self.scheme);
-        let response = self.client.request(method, url).query(query).body(body).send().await.map_err(unreachable)?;
+        let url = format!("{}{path}", self.url());
+        let request = self.client.request(method, url).query(query).body(body).timeout(within);
+        let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let date = response.headers().get(DATE).and_then(|date| http_date::parse(date.to_str().ok()?));
         if status == StatusCode::OK {
             return match read_body(response, MAX_ANSWER).await {
                 Ok(body) => Ok((body, date)),
                 Err(BodyError::Broken(error)) => Err(unreachable(error)),
-                Err(error @ BodyError::TooLong(_)) => Err(self.unreadable(path, &error.to_string())),
+                Err(error @ BodyError::TooLong(_)) => {
+                    Err(Failed { error: self.unreadable(path, &error.to_string()), tls_port: None })
+                }
             };
         }
         let body = read_body(response, MAX_ERROR).await.unwrap_or_default();
         let code = serde_json::from_slice::<ErrorBody>(&body).unwrap_or_default().message;
+        let tls_port = tls_port(status, &code, &body);
         let code = excerpt(code.as_bytes());
-        Err(HttpError::Status { program, address: self.address.clone(), path, status: status.as_u16(), code })
+        let error = HttpError::Status { program, address: self.address.clone(), path, status: status.as_u16(), code };
+        Err(Failed { error, tls_port })
     }
 
     async fn get<T: DeserializeOwned + Sanitize>(&self, path: &'static str, query: &Query<'_>) -> Result<T, HttpError> {
@@ -174,9 +227,27 @@ impl Api {
     }
 }
 
+/// The failure of a call, with the port that the server names for calls with TLS.
+struct Failed {
+    error: HttpError,
+    tls_port: Option<NonZeroU16>,
+}
+
+/// The port with TLS in the refusal of a server that wants TLS (`nsqd/http.go`, `--tls-required`).
+/// The number is a peer's: anything but a port is no refusal of this kind.
+fn tls_port(status: StatusCode, code: &str, body: &[u8]) -> Option<NonZeroU16> {
+    #[derive(serde::Deserialize)]
+    struct Refusal {
+        https_port: NonZeroU16,
+    }
+    (status == StatusCode::FORBIDDEN && code == "TLS_REQUIRED")
+        .then(|| serde_json::from_slice::<Refusal>(body).ok())?
+        .map(|refusal| refusal.https_port)
+}
+
 /// Sets the deadlines of every call. A server does not choose which other one is called.
 fn limited(client: ClientBuilder) -> ClientBuilder {
-    let client = client.connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(5));
+    let client = client.connect_timeout(Duration::from_secs(2)).timeout(CALL_TIME);
     client.no_proxy().redirect(Policy::none())
 }
 
@@ -238,7 +309,8 @@ impl StatsFilter {
 /// nsqd's HTTP API. Cheap to clone; clones share connections.
 ///
 /// An address `https://HOST:PORT` is called over TLS, which trusts no server until the API is
-/// [`secured`](Self::secured).
+/// [`secured`](Self::secured). A secured API that has an address without TLS turns to the port with
+/// TLS if nsqd answers that it wants TLS.
 #[derive(Debug, Clone)]
 pub struct Nsqd(Api);
 
@@ -252,6 +324,11 @@ impl Nsqd {
     /// True for an address `https://…`.
     pub fn is_https(&self) -> bool {
         self.0.scheme == "https"
+    }
+
+    /// The URL that is called: the one with TLS, once an nsqd that wants TLS has told its port.
+    pub fn url(&self) -> String {
+        self.0.url()
     }
 
     /// Checks nsqd's health.
@@ -432,7 +509,8 @@ macro_rules! server {
         impl FromStr for $type {
             type Err = InvalidAddress;
 
-            /// Parses `HOST:PORT` or `http://HOST:PORT`. Connects only when a method is called.
+            /// Parses `HOST:PORT`, `http://HOST:PORT` or `https://HOST:PORT`. Connects only when a
+            /// method is called.
             fn from_str(address: &str) -> Result<Self, InvalidAddress> {
                 Api::new($program, address).map(Self)
             }
@@ -440,6 +518,7 @@ macro_rules! server {
 
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(if self.is_https() { "https://" } else { "" })?;
                 f.write_str(&self.0.address)
             }
         }
@@ -448,3 +527,32 @@ macro_rules! server {
 
 server!(Nsqd, "nsqd");
 server!(Lookupd, "nsqlookupd");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_with_tls_is_read_from_that_refusal_only() {
+        let port = |status, code, body: &str| tls_port(status, code, body.as_bytes()).map(NonZeroU16::get);
+        let (refused, code) = (StatusCode::FORBIDDEN, "TLS_REQUIRED");
+        let body = r#"{"message": "TLS_REQUIRED", "https_port": 4152}"#;
+        assert_eq!(port(refused, code, body), Some(4152));
+        assert_eq!(port(StatusCode::BAD_REQUEST, code, body), None);
+        assert_eq!(port(refused, "E_OTHER", body), None);
+        for number in ["0", "-1", "65536", "\"1\"", "null", "1.5", "[]"] {
+            assert_eq!(port(refused, code, &format!(r#"{{"https_port": {number}}}"#)), None, "{number}");
+        }
+        assert_eq!(port(refused, code, "{}"), None);
+    }
+
+    #[test]
+    fn addresses_with_tls_are_shown_as_they_are_given() {
+        for address in ["https://a:4152", "a:4151", "https://[::1]:4152"] {
+            let nsqd: Nsqd = address.parse().unwrap();
+            assert_eq!(nsqd.to_string(), address);
+            assert_eq!(nsqd.to_string().parse::<Nsqd>().unwrap().url(), nsqd.url());
+        }
+        assert_eq!("a:1".parse::<Lookupd>().unwrap().to_string(), "a:1");
+    }
+}

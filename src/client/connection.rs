@@ -22,7 +22,9 @@ use super::security::Security;
 use super::{Address, Error};
 use crate::net;
 use crate::net::transport::Transport;
-use crate::proto::{self, Command, Frame, FrameError, Identify, IdentifyReply, MAGIC_V2, Response, WriteBuffer};
+use crate::proto::{
+    self, AuthReply, Command, Frame, FrameError, Identify, IdentifyReply, MAGIC_V2, Response, WriteBuffer,
+};
 
 /// Unsent bytes above which nsqd cannot be reading: the answers to all messages in flight are far
 /// fewer.
@@ -118,6 +120,36 @@ pub async fn identify(address: &Address, config: &ConnectConfig) -> Result<Ident
     Ok(Connection::open(address, config).await?.granted)
 }
 
+/// Connects, sends IDENTIFY and AUTH as the settings ask for, and disconnects; returns what AUTH
+/// grants, `None` without a secret. Nothing changes on nsqd.
+///
+/// # Errors
+/// Those of [`identify`]; nsqd refuses the secret.
+pub async fn authenticate(address: &Address, config: &ConnectConfig) -> Result<Option<AuthReply>, Error> {
+    Ok(Connection::open(address, config).await?.auth)
+}
+
+/// Connects, and returns the certificates that nsqd shows if it is asked for TLS; `None` if it offers
+/// no TLS. Nothing is verified, and no secret is sent. The handshake has the same time limit as
+/// connecting.
+///
+/// # Errors
+/// nsqd is unreachable, or shows no certificate.
+#[cfg(feature = "tls")]
+pub async fn inspect_certificates(
+    address: &Address,
+    config: &ConnectConfig,
+) -> Result<Option<Vec<net::tls::CertificateInfo>>, Error> {
+    let mut identify = config.identify.clone();
+    identify.tls_v1 = true;
+    let connection = Connection::introduce(address, config, &identify).await?;
+    let (Transport::Plain(stream), true) = (connection.stream, connection.granted.tls_v1) else { return Ok(None) };
+    let failed = |source| Error::Tls { address: address.clone(), source };
+    let after = config.connect_timeout;
+    let shown = timeout(after, net::tls::certificates_of(address.host(), stream)).await;
+    shown.map_err(|_| Error::Silent { address: address.clone(), after })?.map(Some).map_err(failed)
+}
+
 /// A connection after IDENTIFY, with its buffers.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -126,6 +158,8 @@ pub(crate) struct Connection {
     pub(crate) incoming: ReadBuffer,
     pub(crate) out: WriteBuffer,
     pub(crate) granted: IdentifyReply,
+    /// The reply to AUTH.
+    auth: Option<AuthReply>,
     /// The shortest time so far between a command and its answer, or of the TCP handshake. The
     /// handshake involves only the kernels, while the SUB of a new channel waits for nsqd's disk.
     pub(crate) round_trip: Duration,
@@ -148,8 +182,14 @@ pub(crate) enum Step {
 }
 
 impl Connection {
-    /// Connects and sends IDENTIFY.
+    /// Connects, sends IDENTIFY, and sets up what is asked for.
     pub(crate) async fn open(address: &Address, config: &ConnectConfig) -> Result<Self, Error> {
+        let identify = config.security.asked(&config.identify);
+        Self::introduce(address, config, &identify).await?.upgrade(&config.security).await
+    }
+
+    /// Connects and sends IDENTIFY.
+    async fn introduce(address: &Address, config: &ConnectConfig, identify: &Identify) -> Result<Self, Error> {
         let begun = Instant::now();
         let unreachable = |source| Error::Unreachable { address: address.clone(), source };
         let connecting = net::connect(address.host(), address.port(), config.connect_timeout);
@@ -161,6 +201,7 @@ impl Connection {
             incoming: ReadBuffer::new(config.max_frame),
             out: WriteBuffer::new(),
             granted: IdentifyReply::default(),
+            auth: None,
             round_trip,
             answer_within: config.connect_timeout,
             frame_time: config.heartbeat().map_or(FRAME_TIME, |every| 2 * every),
@@ -169,15 +210,14 @@ impl Connection {
             write_failed: false,
         };
         connection.out.put_slice(MAGIC_V2);
-        let identify = config.security.asked(&config.identify);
-        let wishes = serde_json::to_vec(&identify).expect("an Identify has only string keys");
+        let wishes = serde_json::to_vec(identify).expect("an Identify has only string keys");
         let reply = connection.ask(&Command::Identify(wishes.into())).await?;
         if let Response::Data(json) = reply {
             let odd = |e| connection.unexpected(format!("an IDENTIFY reply that cannot be read ({e})"));
             connection.granted = serde_json::from_slice(&json).map_err(odd)?;
-            connection.granted.check(&identify).map_err(|what| connection.violation(what))?;
+            connection.granted.check(identify).map_err(|what| connection.violation(what))?;
         }
-        connection.upgrade(&config.security).await
+        Ok(connection)
     }
 
     /// Sets up what IDENTIFY's reply grants, in NSQ's order; each step is answered with OK over the new stream.
@@ -209,7 +249,7 @@ impl Connection {
         }
         if let Some(secret) = &security.auth_secret {
             match self.ask(&Command::Auth(secret.bytes())).await? {
-                Response::Data(_) => {}
+                Response::Data(json) => self.auth = Some(serde_json::from_slice(&json).unwrap_or_default()),
                 other => return Err(self.unexpected(format!("{other:?}"))),
             }
         }

@@ -34,7 +34,9 @@ pub use address::{Address, InvalidAddress};
 pub use api::{ConfigNumber, HttpError, Lookupd, Nsqd, StatsFilter};
 pub use arrival_watch::ArrivalWatch;
 pub use backend::ClientBackend;
-pub use connection::{ConnectConfig, identify};
+#[cfg(feature = "tls")]
+pub use connection::inspect_certificates;
+pub use connection::{ConnectConfig, authenticate, identify};
 pub use consumer::{Consumer, ConsumerConfig, Control, Delivery, GivenBack, Health};
 pub use error::Error;
 pub use flow::{ConnectionId, Flow, FlowConfig};

@@ -114,6 +114,16 @@ impl<'de> Deserialize<'de> for IdentifyFields {
     }
 }
 
+/// nsqd's answer to AUTH. It does not say what the permissions are, nor when they end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuthReply {
+    /// The identity that the AUTH server gave.
+    pub identity: String,
+    /// The number of grants of the AUTH server.
+    pub permission_count: u64,
+}
+
 /// nsqd's answer to an [`Identify`] with `feature_negotiation`. Absent fields have their defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

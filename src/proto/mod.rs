@@ -36,7 +36,7 @@ pub use command::{Command, DecodeProgress};
 pub use error::{ErrorCode, ProtocolError, WireError};
 pub use frame::{Frame, FrameError, Response};
 pub use host::{HostPort, InvalidHostPort, is_host};
-pub use identify::{Identify, IdentifyReply};
+pub use identify::{AuthReply, Identify, IdentifyReply};
 pub use limits::Limits;
 pub use list::List;
 pub use message::{Message, MessageId};

@@ -1,17 +1,25 @@
 //! Certificates for the tests: an authority, a server's and a client's certificate, and wrong ones.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     date_time_ymd,
 };
 
-/// A folder of PEM files: `ca.pem`, `other-ca.pem`, `own.pem` (signed by itself), and for each NAME of [`NAMES`] `NAME.pem` and `NAME.key`.
+/// A folder of PEM files: `ca.pem`, `other-ca.pem`, and for each NAME of [`NAMES`] and [`OWN`] `NAME.pem` and `NAME.key`.
 pub struct Certificates(tempfile::TempDir);
 
-/// Server certificates for 127.0.0.1 (good, expired, for another name), and client certificates (good, from another authority).
-const NAMES: [&str; 5] = ["server", "expired", "elsewhere", "client", "foreign"];
+/// Server certificates for 127.0.0.1 (good, expired, about to expire, for another name), and client certificates (good,
+/// from another authority).
+const NAMES: [&str; 6] = ["server", "expired", "expiring", "elsewhere", "client", "foreign"];
+
+/// Certificates that are signed by themselves; the second is for servers only.
+const OWN: [&str; 2] = ["own", "own-server"];
+
+/// The time that `expiring` has left: five days and an hour.
+pub const LEFT: Duration = Duration::from_secs(5 * 86_400 + 3_600);
 
 impl Certificates {
     /// Makes them.
@@ -37,18 +45,27 @@ impl Certificates {
                 params.not_before = date_time_ymd(2020, 1, 1);
                 params.not_after = date_time_ymd(2021, 1, 1);
             }
+            if name == "expiring" {
+                params.not_after = (SystemTime::now() + LEFT).into();
+            }
             let key = KeyPair::generate().expect("random bytes");
             let issuer = if name == "foreign" { &other } else { &ca };
             let certificate = params.signed_by(&key, issuer).expect("a certificate");
             std::fs::write(folder.path().join(format!("{name}.pem")), certificate.pem()).expect("room");
             std::fs::write(folder.path().join(format!("{name}.key")), key.serialize_pem()).expect("room");
         }
-        let key = KeyPair::generate().expect("random bytes");
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).expect("a certificate");
-        std::fs::write(folder.path().join("own.pem"), certificate.pem()).expect("room");
-        std::fs::write(folder.path().join("own.key"), key.serialize_pem()).expect("room");
+        for name in OWN {
+            let key = KeyPair::generate().expect("random bytes");
+            let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            if name == "own-server" {
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            }
+            let certificate = params.self_signed(&key).expect("a certificate");
+            std::fs::write(folder.path().join(format!("{name}.pem")), certificate.pem()).expect("room");
+            std::fs::write(folder.path().join(format!("{name}.key")), key.serialize_pem()).expect("room");
+        }
         Self(folder)
     }
 

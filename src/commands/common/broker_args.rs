@@ -1,6 +1,7 @@
 //! Addresses of brokers: the same flags in every command that connects to one, with the names of nsq's programs.
 
 use mqueue::client::{Address, ConnectConfig, Lookupd, Nsqd, Security};
+use mqueue::net::tls::TlsClient;
 
 use super::exit::{Exit, Failure};
 use super::security_args::SecurityArgs;
@@ -31,6 +32,10 @@ pub(crate) struct Args {
     /// TLS, compression and AUTH, once [`Args::load_security`] has read the files.
     #[arg(skip)]
     pub loaded: Security,
+
+    /// TLS of HTTP APIs, if it is asked for.
+    #[arg(skip)]
+    https: Option<TlsClient>,
 }
 
 impl Args {
@@ -50,10 +55,11 @@ impl Args {
         let https = nsqds.iter().any(|nsqd| nsqd.is_https()) || lookupds.iter().any(Lookupd::is_https);
         let (security, client) = self.security.load(https)?;
         self.loaded = security;
-        if let Some(client) = client {
-            nsqds.into_iter().for_each(|nsqd| *nsqd = nsqd.clone().secured(&client));
-            lookupds.iter_mut().for_each(|lookupd| *lookupd = lookupd.clone().secured(&client));
+        if let Some(client) = &client {
+            nsqds.into_iter().for_each(|nsqd| *nsqd = nsqd.clone().secured(client));
+            lookupds.iter_mut().for_each(|lookupd| *lookupd = lookupd.clone().secured(client));
         }
+        self.https = client;
         Ok(())
     }
 
@@ -87,9 +93,19 @@ impl Args {
     /// Returns the known HTTP APIs of nsqds.
     pub(crate) fn nsqd_http(&self) -> Vec<Nsqd> {
         match !self.is_named() && self.nsqd_http_address.is_empty() {
-            true => vec!["127.0.0.1:4151".parse().expect("a valid address")],
+            true => vec![self.http_api("127.0.0.1:4151").expect("a valid address")],
             false => self.nsqd_http_address.clone(),
         }
+    }
+
+    /// Returns the HTTP API of an nsqd that an nsqlookupd lists, with the settings for TLS; `None` if
+    /// the address is none.
+    pub(crate) fn http_api(&self, address: &str) -> Option<Nsqd> {
+        let nsqd: Nsqd = address.parse().ok()?;
+        Some(match &self.https {
+            Some(tls) => nsqd.secured(tls),
+            None => nsqd,
+        })
     }
 }
 

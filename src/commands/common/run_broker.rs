@@ -32,7 +32,7 @@ impl BrokerAddresses {
             match lookupd.nodes().await {
                 Ok(nodes) => {
                     for node in nodes.producers {
-                        found.add(&node);
+                        found.add(&node, args);
                     }
                 }
                 Err(e) => last_error = last_error.or(Some(e)),
@@ -52,13 +52,13 @@ impl BrokerAddresses {
         }
     }
 
-    fn add(&mut self, node: &Producer) {
+    fn add(&mut self, node: &Producer, args: &broker_args::Args) {
         let tcp = node.tcp_address();
         let host = tcp.rsplit_once(':').map_or("", |(host, _)| host);
         match tcp.parse() {
             Ok(address) if !self.tcp.contains(&address) => {
                 self.tcp.push(address);
-                self.http.extend(format!("{host}:{}", node.http_port).parse::<Nsqd>());
+                self.http.extend(args.http_api(&format!("{host}:{}", node.http_port)));
             }
             Ok(_) => {}
             Err(e) => tracing::warn!("an nsqlookupd knows an nsqd without a usable address: {e}"),

@@ -6,6 +6,7 @@ use mqueue::client::{AuthSecret, Security};
 use mqueue::io_error::describe;
 use mqueue::net::tls::TlsClient;
 use mqueue::net::transport::Compression;
+use mqueue::wake::shell_commands::{Curl, shell};
 
 use super::exit::{Exit, Failure};
 use super::tls_client_args::TlsClientArgs;
@@ -56,6 +57,46 @@ impl SecurityArgs {
         let others = [secret, self.deflate.map(|level| format!("--deflate={level}")), switch("snappy", self.snappy)];
         let tls = switch("tls", self.tls).into_iter().chain(self.certificates.flags());
         tls.chain(others.into_iter().flatten()).collect()
+    }
+
+    /// Returns the same flags as words of a shell command, with paths that hold in every folder.
+    pub(crate) fn shell_flags(&self) -> String {
+        self.absolute().flags().iter().map(|flag| format!(" {}", shell(flag))).collect()
+    }
+
+    /// Returns the same settings as variables for a unit's settings file.
+    pub(crate) fn variables(&self) -> Vec<String> {
+        let variable = |flag: String| {
+            let (name, value) = flag.split_once('=').unwrap_or((&flag, "true"));
+            format!("MQUEUE_{}={value}", name.trim_start_matches('-').replace('-', "_").to_uppercase())
+        };
+        self.absolute().flags().into_iter().map(variable).collect()
+    }
+
+    /// Returns the curl commands that call HTTP APIs with the same settings.
+    pub(crate) fn curl(&self) -> Curl {
+        let own = self.absolute();
+        let file = |option: &str, path: &Option<PathBuf>| {
+            path.iter().flat_map(|path| [option.to_owned(), path.display().to_string()]).collect::<Vec<_>>()
+        };
+        let insecure = own.tls_insecure_skip_verify.then(|| "--insecure".to_owned());
+        let options: Vec<String> = [
+            file("--cacert", &own.tls_ca_file),
+            file("--cert", &own.tls_cert_file),
+            file("--key", &own.tls_key_file),
+            Vec::from_iter(insecure),
+        ]
+        .concat();
+        Curl::with_tls(&options, own.tls_server_name.as_deref())
+    }
+
+    fn absolute(&self) -> Self {
+        let mut own = self.clone();
+        let files = [&mut own.tls_ca_file, &mut own.tls_cert_file, &mut own.tls_key_file, &mut own.auth_secret_file];
+        for file in files.into_iter().flatten() {
+            *file = std::path::absolute(&*file).unwrap_or_else(|_| file.clone());
+        }
+        own
     }
 
     /// Reads the files. `https` is true if an address begins with `https://`, which needs authorities

@@ -6,7 +6,7 @@
 use futures_util::future::join_all;
 
 use crate::commands::common::broker_args::Args;
-use mqueue::client::{Nsqd, StatsFilter};
+use mqueue::client::StatsFilter;
 use mqueue::proto::{ChannelName, TopicName};
 
 /// Returns true if some nsqd has a backlog for this channel, and neither the topic nor the channel
@@ -16,7 +16,7 @@ pub(super) async fn has_backlog(broker: &Args, topic: &TopicName, channel: &Chan
     let mut nsqds = broker.nsqd_http();
     let lookups = join_all(broker.lookupd_http_address.iter().map(|lookupd| lookupd.lookup(topic))).await;
     let listed = lookups.iter().flatten().flat_map(|lookup| &lookup.producers);
-    nsqds.extend(listed.filter_map(|producer| producer.http_address().parse::<Nsqd>().ok()));
+    nsqds.extend(listed.filter_map(|producer| broker.http_api(&producer.http_address())));
     let filter = StatsFilter::default().with_topic(topic).with_channel(channel);
     let answers = join_all(nsqds.iter().map(|nsqd| nsqd.stats(&filter))).await;
     answers.into_iter().any(|answer| match answer {

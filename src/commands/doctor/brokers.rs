@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use super::finding::{CheckId, Finding};
-use super::log;
-use super::observed::{ClockSkew, LookupdEntry, NsqdReport, Observed, ProbedHttp, ProbedLookupd, ProbedTcp};
+use super::observed::{
+    ClockSkew, LookupdEntry, NsqdReport, Observed, ProbedHttp, ProbedLookupd, ProbedTcp, TcpFailure,
+};
+use super::{log, secrets};
 use mqueue::client::Address;
 use mqueue::plural::count;
-use mqueue::wake::shell_commands::shell;
+use mqueue::wake::shell_commands::{Curl, shell};
 
 /// The minimum clock skew to report, beyond the fraction of a second and the round trip.
 const MIN_SKEW: Duration = Duration::from_secs(2);
@@ -15,12 +17,12 @@ const MIN_SKEW: Duration = Duration::from_secs(2);
 const OLDEST_VERSION: (u64, u64) = (1, 2);
 
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
-    let lookupds = observed.lookupds.iter().flat_map(lookupd);
+    let lookupds = observed.lookupds.iter().flat_map(|seen| lookupd(observed.curl(), seen));
     let http = observed.http.iter().flat_map(|seen| http(seen, observed));
     lookupds.chain(http).chain(observed.tcp.iter().flat_map(|seen| tcp(seen, observed))).collect()
 }
 
-fn lookupd(seen: &ProbedLookupd) -> Vec<Finding> {
+fn lookupd(curl: &Curl, seen: &ProbedLookupd) -> Vec<Finding> {
     let subject = format!("nsqlookupd {}", seen.address);
     let version = match &seen.answer {
         Ok(version) => version,
@@ -34,12 +36,13 @@ fn lookupd(seen: &ProbedLookupd) -> Vec<Finding> {
             )];
         }
     };
-    match old_version("nsqlookupd", &seen.address, &subject, version) {
+    match old_version(curl, "nsqlookupd", &seen.address, &subject, version) {
         Some(finding) => vec![finding],
         None if seen.nsqds == 0 => {
             let message = "lists no nsqd: clients find no stream through it";
             let tcp = seen.address.parse().map(|http| format!("={}", neighbour_port(&http, -1))).unwrap_or_default();
-            let fix = list_nodes(&seen.address, &format!("start the nsqds again with --lookupd-tcp-address{tcp}"));
+            let fix =
+                list_nodes(curl, &seen.address, &format!("start the nsqds again with --lookupd-tcp-address{tcp}"));
             vec![Finding::warning(CheckId::Nsqlookupd, subject, message, fix)]
         }
         None => {
@@ -53,19 +56,19 @@ fn http(seen: &ProbedHttp, observed: &Observed) -> Vec<Finding> {
     let answer = match &seen.answer {
         Ok(answer) => answer,
         Err(why) => {
-            let (message, fix) = unreachable("HTTP", &seen.address, seen.listed.as_ref(), why);
+            let (message, fix) = unreachable(observed.curl(), "HTTP", &seen.address, seen.listed.as_ref(), why);
             return vec![Finding::error(CheckId::Nsqd, subject, message, fix)];
         }
     };
     let mut findings = Vec::new();
-    findings.extend(old_version("nsqd", &seen.address, &subject, &answer.version));
+    findings.extend(old_version(observed.curl(), "nsqd", &seen.address, &subject, &answer.version));
     if answer.stats.health != "OK" {
         let message = format!("is not healthy: {}", answer.stats.health);
         let fix = match answer.stats.index_bytes {
             Some(_) => {
-                let stats = shell(&format!("http://{}/stats", seen.address));
                 format!(
-                    "curl -fsS {stats}    # whose messages are these? Their consumers free space; or add space to its --data-path"
+                    "{}    # whose messages are these? Their consumers free space; or add space to its --data-path",
+                    observed.curl().get(&seen.address, "stats")
                 )
             }
             None => "df -h    # then give its --data-path space or permissions".to_owned(),
@@ -78,7 +81,7 @@ fn http(seen: &ProbedHttp, observed: &Observed) -> Vec<Finding> {
     if findings.is_empty() && !observed.tcp.iter().any(stopped_though_wanted) {
         findings.push(Finding::ok(CheckId::Nsqd, &subject, in_order(answer)));
     }
-    findings.extend(log::check(&subject, &seen.address, &answer.stats));
+    findings.extend(log::check(observed.curl(), &subject, &seen.address, &answer.stats));
     findings
 }
 
@@ -94,14 +97,16 @@ fn in_order(answer: &NsqdReport) -> String {
 fn tcp(seen: &ProbedTcp, observed: &Observed) -> Vec<Finding> {
     let subject = format!("nsqd {}", seen.address);
     match &seen.answer {
-        Err(why) => {
-            let (message, fix) = unreachable("TCP", &seen.address.to_string(), seen.listed.as_ref(), why);
+        Err(TcpFailure { why, is_refusal: true }) => vec![secrets::refused(subject, why)],
+        Err(TcpFailure { why, .. }) => {
+            let (message, fix) =
+                unreachable(observed.curl(), "TCP", &seen.address.to_string(), seen.listed.as_ref(), why);
             vec![Finding::error(CheckId::Nsqd, subject, message, fix)]
         }
         // the finding of the HTTP API covers its TCP port
-        Ok(()) if observed.answers().any(|(_, answer)| answer.tcp.as_ref() == Some(&seen.address)) => Vec::new(),
-        Ok(()) if observed.http.iter().any(|http| http.answer.is_err()) => Vec::new(),
-        Ok(()) => {
+        Ok(_) if observed.answers().any(|(_, answer)| answer.tcp.as_ref() == Some(&seen.address)) => Vec::new(),
+        Ok(_) if observed.http.iter().any(|http| http.answer.is_err()) => Vec::new(),
+        Ok(_) => {
             let message = "accepts connections, but its queues cannot be checked without its HTTP address";
             let fix = format!("mqueue doctor{}", observed.with_http(&neighbour_port(&seen.address, 1)));
             vec![Finding::warning(CheckId::Nsqd, subject, message, fix)]
@@ -117,7 +122,7 @@ fn neighbour_port(address: &Address, by: i16) -> String {
     format!("{host}:{}", address.port().saturating_add_signed(by))
 }
 
-fn old_version(program: &str, address: &str, subject: &str, version: &str) -> Option<Finding> {
+fn old_version(curl: &Curl, program: &str, address: &str, subject: &str, version: &str) -> Option<Finding> {
     let mut numbers = version.split('.').map(|part| part.parse::<u64>().ok());
     let number = numbers.next().flatten().zip(numbers.next().flatten());
     let (message, then) = match number {
@@ -130,7 +135,7 @@ fn old_version(program: &str, address: &str, subject: &str, version: &str) -> Op
             (format!("its version {version:?} is unknown: is it {program}?"), format!("name the address of {program}"))
         }
     };
-    let fix = format!("curl -fsS {}    # {then}", shell(&format!("http://{address}/info")));
+    let fix = format!("{}    # {then}", curl.get(address, "info"));
     Some(Finding::warning(CheckId::Version, subject, message, fix))
 }
 
@@ -146,7 +151,13 @@ fn skewed(subject: &str, skew: ClockSkew) -> Option<Finding> {
 }
 
 /// Returns message and fix for an address that does not answer.
-fn unreachable(protocol: &str, address: &str, listed: Option<&LookupdEntry>, why: &str) -> (String, String) {
+fn unreachable(
+    curl: &Curl,
+    protocol: &str,
+    address: &str,
+    listed: Option<&LookupdEntry>,
+    why: &str,
+) -> (String, String) {
     match listed {
         _ if why.contains("TLS_REQUIRED") => (
             "answers HTTP with TLS only (--tls-required)".to_owned(),
@@ -156,6 +167,7 @@ fn unreachable(protocol: &str, address: &str, listed: Option<&LookupdEntry>, why
         Some(LookupdEntry { lookupd, from, answers_there: true }) => (
             format!("nsqlookupd {lookupd} sends clients there, but it answers only at {from}: {why}"),
             list_nodes(
+                curl,
                 lookupd,
                 &format!("start the nsqd again with --broadcast-address={}, and its other flags", shell(from)),
             ),
@@ -171,14 +183,15 @@ fn unreachable(protocol: &str, address: &str, listed: Option<&LookupdEntry>, why
 }
 
 /// Returns the command that shows the nsqds of an nsqlookupd.
-fn list_nodes(lookupd: &str, then: &str) -> String {
-    format!("curl -fsS {}    # {then}", shell(&format!("http://{lookupd}/nodes")))
+fn list_nodes(curl: &Curl, lookupd: &str, then: &str) -> String {
+    format!("{}    # {then}", curl.get(lookupd, "nodes"))
 }
 
 /// Returns the command that shows the listener of an address. Only its owner knows the flags of a
 /// broker, above all its data path: one started without them would take its place with empty
 /// queues.
 fn find_listener(program: &str, address: &str) -> String {
+    let address = address.strip_prefix("https://").unwrap_or(address);
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let is_here = matches!(host, "localhost" | "[::1]") || host.starts_with("127.");
     let data = if program == "nsqd" { ", on the same --data-path" } else { "" };
@@ -205,7 +218,11 @@ mod tests {
         tcp: Result<(), String>,
         listed: Option<LookupdEntry>,
     ) -> Vec<(Level, CheckId, String)> {
-        let tcp = ProbedTcp { address: "127.0.0.1:4150".parse().unwrap(), listed: listed.clone(), answer: tcp };
+        let tcp = ProbedTcp {
+            address: "127.0.0.1:4150".parse().unwrap(),
+            listed: listed.clone(),
+            answer: tcp.map(|()| None).map_err(Into::into),
+        };
         let http = ProbedHttp { address: "127.0.0.1:4151".to_owned(), listed, answer: http };
         let findings = check(&Observed { http: vec![http], tcp: vec![tcp], ..Observed::default() });
         findings.into_iter().map(|f| (f.level, f.check, format!("{f}"))).collect()
@@ -265,7 +282,8 @@ mod tests {
     fn nsqlookupds_must_answer_and_list_an_nsqd() {
         let level = |answer: Result<&str, &str>, nsqds| {
             let answer = answer.map(str::to_owned).map_err(str::to_owned);
-            let seen = lookupd(&ProbedLookupd { address: "lookup.example:4161".to_owned(), answer, nsqds });
+            let seen =
+                lookupd(&Curl::default(), &ProbedLookupd { address: "lookup.example:4161".to_owned(), answer, nsqds });
             (seen[0].level, seen[0].fix.clone().unwrap_or_default())
         };
         assert_eq!(level(Ok("1.3.0"), 1), (Level::Ok, String::new()));

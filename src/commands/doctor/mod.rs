@@ -9,12 +9,15 @@
 
 pub(crate) mod args;
 mod brokers;
+mod certificates;
 mod dead_letters;
 mod finding;
 mod log;
 mod observed;
+mod plain_clients;
 mod probe;
 mod queues;
+mod secrets;
 mod sockets;
 mod ungrouped;
 mod units;
@@ -22,7 +25,7 @@ mod units;
 use std::io::{self, Write};
 
 use self::finding::{DoctorReport, Finding, Level};
-use self::observed::Observed;
+use self::observed::{Observed, ProbedTcp};
 use super::common::exit::Exit;
 use super::common::stdout;
 use crate::commands::doctor::args::Args;
@@ -37,8 +40,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
 
 /// Runs all checks.
 fn check(observed: &Observed) -> Vec<Finding> {
-    let subjects =
-        [brokers::check, queues::check, dead_letters::check, sockets::check, units::check, ungrouped::skipped_starts];
+    let subjects = [
+        brokers::check,
+        certificates::check,
+        plain_clients::check,
+        secrets::check,
+        queues::check,
+        dead_letters::check,
+        sockets::check,
+        units::check,
+        ungrouped::skipped_starts,
+    ];
     subjects.iter().flat_map(|check| check(observed)).collect()
 }
 
@@ -53,8 +65,8 @@ fn print(report: &DoctorReport, json: bool) -> io::Result<()> {
 
 /// Returns the exit code; no broker at all has its own, as in the other commands.
 fn exit(observed: &Observed, worst: Level) -> Exit {
-    let nsqd =
-        observed.http.iter().any(|http| http.answer.is_ok()) || observed.tcp.iter().any(|tcp| tcp.answer.is_ok());
+    let answers = |tcp: &ProbedTcp| tcp.answer.as_ref().map_or_else(|failure| failure.is_refusal, |_| true);
+    let nsqd = observed.http.iter().any(|http| http.answer.is_ok()) || observed.tcp.iter().any(answers);
     match worst {
         _ if !nsqd && !observed.lookupds.iter().any(|lookupd| lookupd.answer.is_ok()) => Exit::Unavailable,
         Level::Ok | Level::Skipped => Exit::Success,

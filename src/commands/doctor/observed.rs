@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::certificates::CertificateSource;
+use super::plain_clients::PlainClient;
+use super::secrets::{SecretFile, UnitConnection};
 use mqueue::client::Address;
+use mqueue::proto::AuthReply;
 use mqueue::proto::stats::{Stats, TopicStats};
 use mqueue::proto::{ChannelName, TopicName};
 use mqueue::wake::aggregate::QueueTotals;
 use mqueue::wake::decide::{GroupName, GroupTotals};
 use mqueue::wake::fleet;
-use mqueue::wake::shell_commands::shell;
+use mqueue::wake::shell_commands::{Curl, shell};
 
 /// The result of all probes.
 #[derive(Debug, Default)]
@@ -28,6 +32,28 @@ pub(super) struct Observed {
     pub(super) systemd: Option<SystemdState>,
     /// True if a continuous wakeup runs, whoever started it.
     pub(super) wakeup_runs: bool,
+    /// The certificates of servers and files.
+    pub(super) certificates: Vec<CertificateSource>,
+    /// The current time, for certificates.
+    pub(super) now: Option<SystemTime>,
+    /// The files of secrets and keys.
+    pub(super) secrets: Vec<SecretFile>,
+    /// The connections that units would make.
+    pub(super) unit_connections: Vec<UnitConnection>,
+    /// Clients without TLS on nsqds that offer it, by the nsqd's HTTP address.
+    pub(super) plain_clients: Vec<(String, Vec<PlainClient>)>,
+    /// The given settings of TLS, compression and AUTH, for printed commands.
+    pub(super) security: ShownSecurity,
+}
+
+/// Settings of TLS, compression and AUTH, as they are printed.
+#[derive(Debug, Default)]
+pub(super) struct ShownSecurity {
+    pub(super) curl: Curl,
+    /// Flags, as words of a shell command.
+    pub(super) flags: String,
+    /// Variables for a settings file.
+    pub(super) variables: Vec<String>,
 }
 
 /// An nsqlookupd.
@@ -61,7 +87,22 @@ pub(super) struct NsqdReport {
 pub(super) struct ProbedTcp {
     pub(super) address: Address,
     pub(super) listed: Option<LookupdEntry>,
-    pub(super) answer: Result<(), String>,
+    /// The reply to AUTH, `None` without a secret.
+    pub(super) answer: Result<Option<AuthReply>, TcpFailure>,
+}
+
+/// The failure of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TcpFailure {
+    pub(super) why: String,
+    /// True if nsqd was reached and the settings of TLS, compression or AUTH do not fit.
+    pub(super) is_refusal: bool,
+}
+
+impl From<String> for TcpFailure {
+    fn from(why: String) -> Self {
+        Self { why, is_refusal: false }
+    }
 }
 
 /// The nsqlookupd that lists an nsqd.
@@ -117,6 +158,8 @@ pub(super) struct SocketFolder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FolderError {
     Missing,
+    /// There is nothing at the path of a given socket.
+    NoSocket,
     Refused,
     Other(String),
 }
@@ -306,9 +349,20 @@ impl Observed {
         named.map(|(name, _, value)| (name, value)).collect()
     }
 
-    /// Returns the broker addresses as flags.
+    /// Returns the broker addresses, and the settings of TLS, compression and AUTH, as flags.
     pub(super) fn broker_flags(&self) -> String {
-        flags(self.brokers())
+        flags(self.brokers()) + &self.security.flags
+    }
+
+    /// Returns the same as lines of a settings file.
+    pub(super) fn broker_variables(&self) -> Vec<String> {
+        let addresses = self.brokers().into_iter().map(|(name, value)| format!("{name}={value}"));
+        addresses.chain(self.security.variables.iter().cloned()).collect()
+    }
+
+    /// Returns the curl commands for the HTTP APIs.
+    pub(super) fn curl(&self) -> &Curl {
+        &self.security.curl
     }
 
     /// Returns the flags with one more HTTP address, even if the rest is the default.
@@ -318,12 +372,15 @@ impl Observed {
             Some((_, http)) => *http = format!("{http},{address}"),
             None => brokers.push(("NSQD_HTTP_ADDRESS", address.to_owned())),
         }
-        format!("{}{}", self.socket_flags(), flags(brokers))
+        format!("{}{}{}", self.socket_flags(), flags(brokers), self.security.flags)
     }
 
     /// Returns the socket folders as flags; none for the default.
     pub(super) fn socket_flags(&self) -> String {
-        let is_file = |folder: &SocketFolder| folder.entries().any(|entry| entry.path == folder.path);
+        let is_file = |folder: &SocketFolder| {
+            folder.entries().any(|entry| entry.path == folder.path)
+                || matches!(folder.entries, Err(FolderError::NoSocket))
+        };
         let flag = |folder: &SocketFolder| {
             let name = if is_file(folder) { "socket" } else { "socket-dir" };
             format!(" --{name} {}", shell(&folder.path.display().to_string()))
@@ -373,7 +430,7 @@ mod tests {
     #[test]
     fn broker_flags_are_empty_for_the_defaults() {
         let nsqd = |tcp: &str, http: &str| Observed {
-            tcp: vec![ProbedTcp { address: tcp.parse().unwrap(), listed: None, answer: Ok(()) }],
+            tcp: vec![ProbedTcp { address: tcp.parse().unwrap(), listed: None, answer: Ok(None) }],
             http: vec![ProbedHttp { address: http.to_owned(), listed: None, answer: Ok(NsqdReport::default()) }],
             ..Observed::default()
         };
@@ -392,7 +449,7 @@ mod tests {
         observed.http[0].listed = listed;
         assert_eq!(observed.broker_flags(), " --lookupd-http-address l:4161");
         let mut observed = nsqd("b:4150", "a:4151");
-        observed.tcp[0].answer = Err("refused".to_owned());
+        observed.tcp[0].answer = Err("refused".to_owned().into());
         assert_eq!(observed.broker_flags(), " --nsqd-tcp-address b:4150 --nsqd-http-address a:4151", "it comes back");
     }
 

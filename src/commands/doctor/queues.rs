@@ -11,7 +11,7 @@ use mqueue::proto::{ChannelName, TopicName};
 use mqueue::wake::decide::GroupTotals;
 use mqueue::wake::fleet;
 use mqueue::wake::retry_name::{is_retry_stream, is_retry_stream_of, stream_of};
-use mqueue::wake::shell_commands::{self, create_by_consumer, in_url, post, shell};
+use mqueue::wake::shell_commands::{Curl, create_by_consumer, in_url};
 use mqueue::worker::DeadLetter;
 
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
@@ -19,10 +19,10 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (http, stream, topic) in observed.streams() {
         if !observed.is_fleet_stream(&stream) {
-            findings.extend(without_group(&http.address, &stream, topic, &groups));
+            findings.extend(without_group(observed.curl(), &http.address, &stream, topic, &groups));
         }
-        findings.extend(paused(&http.address, &stream, topic));
-        findings.extend(unread_retries(&http.address, &stream, topic, &groups));
+        findings.extend(paused(observed.curl(), &http.address, &stream, topic));
+        findings.extend(unread_retries(observed.curl(), &http.address, &stream, topic, &groups));
     }
     findings.extend(groups.iter().filter_map(|((stream, name), group)| unattended(observed, stream, name, *group)));
     findings.extend(observed.only_retries().iter().filter_map(|(stream, name)| only_retries(observed, stream, name)));
@@ -44,6 +44,7 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
 
 /// Reports a stream with messages and no group. Its backlog goes to its first group, on each nsqd.
 fn without_group(
+    curl: &Curl,
     http: &str,
     stream: &TopicName,
     topic: &TopicStats,
@@ -60,11 +61,11 @@ fn without_group(
     let waiting = count(depth, "message");
     let (message, fix) = match elsewhere.is_empty() {
         true => {
-            let fix = shell_commands::create_first_group(http, stream.as_str());
+            let fix = curl.create_first_group(http, stream.as_str());
             (format!("{waiting} in a stream without groups: the first group gets all of them"), fix)
         }
         false => {
-            let fix = shell_commands::create_groups(http, stream.as_str(), &elsewhere, topic.paused);
+            let fix = curl.create_groups(http, stream.as_str(), &elsewhere, topic.paused);
             (format!("{waiting} on nsqd {http}, where its groups are not: no consumer looks there"), fix)
         }
     };
@@ -72,17 +73,17 @@ fn without_group(
 }
 
 /// Reports paused queues with messages, with the command that unpauses each.
-fn paused(http: &str, stream: &TopicName, topic: &TopicStats) -> Vec<Finding> {
+fn paused(curl: &Curl, http: &str, stream: &TopicName, topic: &TopicStats) -> Vec<Finding> {
     let mut findings = Vec::new();
     if topic.paused && topic.depth > 0 {
         let message = format!("paused, with {} not yet copied to its groups", count(amount(topic.depth), "message"));
-        let fix = post(http, "topic/unpause", stream.as_str(), None);
+        let fix = curl.post(http, "topic/unpause", stream.as_str(), None);
         findings.push(Finding::warning(CheckId::Paused, format!("stream {stream}"), message, fix));
     }
     for channel in topic.channels.iter().filter(|channel| channel.paused && channel.depth > 0) {
         let Ok(name) = ChannelName::new(&channel.channel_name) else { continue };
         let message = format!("paused, with {} waiting", count(amount(channel.depth), "message"));
-        let fix = post(http, "channel/unpause", stream.as_str(), Some(name.as_str()));
+        let fix = curl.post(http, "channel/unpause", stream.as_str(), Some(name.as_str()));
         findings.push(Finding::warning(CheckId::Paused, format!("group {stream}/{name}"), message, fix));
     }
     findings
@@ -158,6 +159,7 @@ fn only_retries(observed: &Observed, stream: &TopicName, name: &ChannelName) -> 
 
 /// Reports redriven messages that the running consumers of their group do not read.
 fn unread_retries(
+    curl: &Curl,
     http: &str,
     stream: &TopicName,
     topic: &TopicStats,
@@ -177,15 +179,14 @@ fn unread_retries(
     );
     let fix = format!(
         "{}    # only looks; if it stays, start its consumers with --nsqd-http-address",
-        show(http, stream, name)
+        show(curl, http, stream, name)
     );
     Some(Finding::warning(CheckId::Groups, format!("group {of}/{name}"), message, fix))
 }
 
 /// Returns the command that shows a group on this nsqd.
-fn show(http: &str, stream: &TopicName, name: &ChannelName) -> String {
-    let url = format!("http://{http}/stats?topic={}&channel={}", in_url(stream.as_str()), in_url(name.as_str()));
-    format!("curl -fsS {}", shell(&url))
+fn show(curl: &Curl, http: &str, stream: &TopicName, name: &ChannelName) -> String {
+    curl.get(http, &format!("stats?topic={}&channel={}", in_url(stream.as_str()), in_url(name.as_str())))
 }
 
 /// Reports the token of a fleet without running nodes: it waits for the next node, and any other
@@ -205,7 +206,7 @@ fn show_group(observed: &Observed, stream: &TopicName, name: &ChannelName) -> St
     let has = |topic: &TopicStats| topic.channels.iter().any(|channel| channel.channel_name == name.as_str());
     let retries = stream_of(stream, name);
     let nsqds = observed.streams().filter(|(_, other, topic)| [stream, &retries].contains(&other) && has(topic));
-    let urls = nsqds.map(|(http, stream, _)| show(&http.address, &stream, name));
+    let urls = nsqds.map(|(http, stream, _)| show(observed.curl(), &http.address, &stream, name));
     format!("{}    # only looks; then start its consumer, with its handler", urls.collect::<Vec<_>>().join(" && "))
 }
 

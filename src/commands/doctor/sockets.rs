@@ -50,10 +50,26 @@ fn folder(observed: &Observed, folder: &SocketFolder) -> Option<Finding> {
         FolderError::Missing => {
             ("the folder for sockets does not exist".to_owned(), format!("install -d -m 0755 -- {path}"))
         }
+        FolderError::NoSocket => return Some(no_socket(observed, &folder.path)),
         FolderError::Refused => ("it may not be read by this user".to_owned(), as_root(observed, "doctor")),
         FolderError::Other(why) => (format!("cannot be read: {why}"), format!("stat -- {path}")),
     };
     Some(Finding::warning(CheckId::SocketDir, folder.path.display(), message, fix))
+}
+
+/// Reports a given socket that is not there.
+fn no_socket(observed: &Observed, path: &Path) -> Finding {
+    let systemd = observed.systemd.as_ref();
+    let unit = systemd.and_then(|systemd| Some((systemd, systemd.listening_on(path)?)));
+    let fix = match unit {
+        Some((systemd, unit)) => units::start(systemd, &unit.id),
+        None => {
+            let folder = shell(&path.parent().unwrap_or(Path::new("/")).display().to_string());
+            format!("ls -la -- {folder}    # start the program that listens there, or name another --socket")
+        }
+    };
+    let message = "there is no such socket (--socket): nothing wakes its consumer";
+    Finding::error(CheckId::Socket, path.display(), message, fix)
 }
 
 /// Reports a file that is not a socket with a listener.
@@ -246,6 +262,20 @@ mod tests {
             seen.folders[0].entries = Err(trouble);
             assert_eq!(reported(&seen), [(Level::Warning, CheckId::SocketDir, fix.to_owned())]);
         }
+    }
+
+    #[test]
+    fn given_sockets_that_are_not_there_are_errors_with_their_unit() {
+        let mut seen = seen("/s/mail.sock", vec![]);
+        seen.folders[0].entries = Err(FolderError::NoSocket);
+        let fix = "ls -la -- /s    # start the program that listens there, or name another --socket".to_owned();
+        assert_eq!(reported(&seen), [(Level::Error, CheckId::Socket, fix)]);
+        assert_eq!(seen.socket_flags(), " --socket /s/mail.sock");
+        let listen = vec!["/s/mail.sock".into()];
+        let unit =
+            SystemdUnit { id: "my.socket".to_owned(), active: "inactive".to_owned(), listen, ..SystemdUnit::default() };
+        seen.systemd = Some(SystemdState { units: vec![unit], ..SystemdState::default() });
+        assert_eq!(reported(&seen), [(Level::Error, CheckId::Socket, "systemctl start my.socket".to_owned())]);
     }
 
     #[test]

@@ -272,7 +272,7 @@ pub(super) fn enable_socket(observed: &Observed, stream: &str, instance: &str) -
     if group != instance {
         lines.push(format!("GROUP={group}"));
     }
-    lines.extend(observed.brokers().into_iter().map(|(name, value)| format!("{name}={value}")));
+    lines.extend(observed.broker_variables());
     let lines: Vec<String> = lines.iter().map(|line| shell(line)).collect();
     let file = shell(&format!("/etc/mqueue/{instance}.env"));
     let unit = named(instance);
@@ -478,7 +478,7 @@ mod tests {
     fn written_settings_have_stream_group_and_brokers() {
         let mut observed = Observed { systemd: Some(SystemdState::default()), ..Observed::default() };
         let address = "10.0.0.1:4150".parse().unwrap();
-        observed.tcp.push(super::super::observed::ProbedTcp { address, listed: None, answer: Ok(()) });
+        observed.tcp.push(super::super::observed::ProbedTcp { address, listed: None, answer: Ok(None) });
         let fix = enable_socket(&observed, "foo", "mail@2");
         assert!(fix.contains("STREAM=foo GROUP=mail NSQD_TCP_ADDRESS=10.0.0.1:4150 "), "{fix}");
         assert!(fix.contains("; then systemctl enable --now mqueue-consumer@mail@2.socket; else "), "{fix}");

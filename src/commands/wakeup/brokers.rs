@@ -31,6 +31,7 @@ pub(super) enum PollNews {
 /// All polled nsqds and nsqlookupds.
 #[derive(Debug)]
 pub(super) struct PolledBrokers {
+    args: Args,
     nsqds: BTreeMap<String, PolledNsqd>,
     directories: Vec<PolledLookupd>,
     asking: JoinSet<BrokerAnswer>,
@@ -45,7 +46,14 @@ impl PolledBrokers {
     pub(super) fn new(args: &Args, is_quiet: bool) -> Self {
         let directories = args.lookupd_http_address.iter().cloned().map(PolledLookupd::new).collect();
         let named = args.nsqd_http().into_iter().map(|http| (http.to_string(), PolledNsqd::new(http, true)));
-        Self { nsqds: named.collect(), directories, asking: JoinSet::new(), nobody_said: is_quiet, is_quiet }
+        Self {
+            args: args.clone(),
+            nsqds: named.collect(),
+            directories,
+            asking: JoinSet::new(),
+            nobody_said: is_quiet,
+            is_quiet,
+        }
     }
 
     /// Polls all that have answered the last request.
@@ -75,10 +83,12 @@ impl PolledBrokers {
         let (mut poll, mut counted) = (QueueTotals::default(), HashSet::new());
         let (well, troubled): (Vec<_>, Vec<_>) = self.nsqds.iter().partition(|(_, broker)| !broker.trouble.is_some());
         // an nsqd that answers at only one of its addresses counts by that one
-        for (name, broker) in well.into_iter().chain(troubled) {
+        for (_, broker) in well.into_iter().chain(troubled) {
             let Some((stats, _)) = &broker.last else { continue };
             if counted.insert((&broker.identity, stats.start_time)) {
-                poll.add(name, broker.tcp().filter(|_| !broker.trouble.is_some()), stats);
+                let url = broker.http.url();
+                let address = url.strip_prefix("http://").unwrap_or(&url);
+                poll.add(address, broker.tcp().filter(|_| !broker.trouble.is_some()), stats);
             }
         }
         poll.join_retries();
@@ -95,14 +105,15 @@ impl PolledBrokers {
         nsqds && directories && !self.nsqds.is_empty()
     }
 
-    /// Returns the flags for a consumer of the same nsqds: given addresses and nsqlookupds; empty
-    /// for the default.
+    /// Returns the flags for a consumer of the same nsqds: given addresses and nsqlookupds, none for
+    /// the default, and those of TLS, compression and AUTH.
     pub(super) fn flags(&self) -> String {
         let lookupds = self.directories.iter().map(|lookupd| format!(" --lookupd-http-address {}", lookupd.http));
         let named = self.nsqds.values().filter(|broker| broker.is_named).filter_map(PolledNsqd::tcp);
         let nsqds: BTreeSet<String> = named.map(|tcp| format!(" --nsqd-tcp-address {tcp}")).collect();
         let flags: Vec<String> = lookupds.chain(nsqds).collect();
-        if flags == [" --nsqd-tcp-address 127.0.0.1:4150"] { String::new() } else { flags.concat() }
+        let brokers = if flags == [" --nsqd-tcp-address 127.0.0.1:4150"] { String::new() } else { flags.concat() };
+        brokers + &self.args.security.shell_flags()
     }
 
     /// Returns the HTTP API of the nsqd at this TCP address.
@@ -154,7 +165,7 @@ impl PolledBrokers {
             if self.nsqds.contains_key(name) {
                 continue;
             }
-            let Ok(http) = name.parse() else { continue };
+            let Some(http) = self.args.http_api(name) else { continue };
             tracing::info!("found nsqd at {name}");
             let broker = self.nsqds.entry(name.clone()).or_insert(PolledNsqd::new(http, false));
             broker.ask(&mut self.asking);

@@ -19,7 +19,7 @@ use mqueue::wake::decide::{self, GroupName, Wake, WakeSnapshot};
 use mqueue::wake::poke::{poke, remedy};
 use mqueue::wake::poke_history::{PokeHistory, WokenConsumer};
 use mqueue::wake::retry_name::{is_retry_stream, is_retry_stream_of};
-use mqueue::wake::shell_commands;
+use mqueue::wake::shell_commands::{Curl, create_by_consumer};
 use mqueue::worker::DeadLetter;
 
 /// Pokes sockets after polls and arrivals, and logs problems once.
@@ -35,6 +35,7 @@ pub(super) struct SocketWaker {
     pub(super) ungrouped: UngroupedSockets,
     pub(super) history: PokeHistory,
     pub(super) sockets: Sockets,
+    curl: Curl,
     pub(super) metrics: WakeupMetrics,
     /// Sockets that could not be poked, with the remedy; logged when it changes.
     pub(super) failed_pokes: HashMap<PathBuf, String>,
@@ -68,6 +69,7 @@ impl SocketWaker {
             ungrouped: UngroupedSockets::new(),
             history: PokeHistory::default(),
             sockets: Sockets::new(&args.sockets),
+            curl: args.broker.security.curl(),
             metrics: WakeupMetrics::new(),
             failed_pokes: HashMap::new(),
             unsubscribed_nsqds: BTreeSet::new(),
@@ -207,7 +209,7 @@ impl SocketWaker {
             let ((http, stream), groups) = (&key, &elsewhere[&key]);
             let count = count(self.without_group[&key], "message");
             let names: Vec<&str> = groups.iter().map(String::as_str).collect();
-            let create = shell_commands::create_groups(http, stream, &names, self.paused_without_group.contains(&key));
+            let create = self.curl.create_groups(http, stream, &names, self.paused_without_group.contains(&key));
             let (group, is, it) = match &groups[..] {
                 [group] => (format!("group {group}"), "is", "it there, and it gets them"),
                 groups => (format!("groups {}", groups.join(", ")), "are", "them there, and each gets all"),
@@ -275,7 +277,7 @@ impl SocketWaker {
             has_socket(&name.1) && (self.snapshot.groups.contains_key(*name) || !is_elsewhere(&name.1))
         });
         for (stream, group) in self.logged.only_retries.news(missing.cloned().collect()) {
-            let create = shell_commands::create_by_consumer(&stream, &group, brokers);
+            let create = create_by_consumer(&stream, &group, brokers);
             tracing::warn!(
                 "stream {stream} has no group {group} any more, so it gets only what was redriven to it: {create} creates it"
             );

@@ -9,12 +9,12 @@ use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::known::{self, Side};
 use super::{TlsSettingsError, authorities, certificates, private_key, refused};
 
 /// How a client uses TLS. Without anything set: the system's certificate authorities, and no certificate of its own.
@@ -105,25 +105,12 @@ impl TlsClient {
     }
 }
 
-/// Checks the time of a certificate.
-fn check_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let (begin, end) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-    match now {
-        _ if now < begin => Err(CertificateError::NotValidYet.into()),
-        _ if now > end => Err(CertificateError::Expired.into()),
-        _ => Ok(()),
-    }
-}
-
 /// The check of a server's certificate.
 #[derive(Debug)]
 struct ServerCheck {
     /// The authorities to trust; `None` accepts any certificate.
     authorities: Option<Arc<dyn ServerCertVerifier>>,
-    /// The authorities' own certificates. A server that has one of them is trusted, as Go does: many
-    /// an nsqd has a certificate that is signed by itself.
+    /// The authorities' own certificates, see [`known`].
     known: Vec<CertificateDer<'static>>,
     /// The name to check, in place of the one that was connected to.
     name: Option<ServerName<'static>>,
@@ -142,7 +129,7 @@ impl ServerCertVerifier for ServerCheck {
         let Some(authorities) = &self.authorities else { return Ok(ServerCertVerified::assertion()) };
         let name = self.name.as_ref().unwrap_or(name);
         if self.known.contains(certificate) {
-            check_validity(certificate, now)?;
+            known::check(certificate, Side::Server, now)?;
             verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
             return Ok(ServerCertVerified::assertion());
         }

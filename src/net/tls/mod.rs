@@ -3,6 +3,8 @@
 //! TLS 1.2 and 1.3. Nothing falls back: what cannot be read, does not match or is not trusted is an error that names the file or the reason.
 
 mod client;
+mod inspect;
+mod known;
 #[cfg(feature = "broker")]
 mod server;
 
@@ -14,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use self::client::{TlsClient, TlsClientSettings};
+pub use self::inspect::{CertificateInfo, certificates_in, certificates_of};
 #[cfg(feature = "broker")]
 pub use self::server::{ClientAuth, Handshake, TlsServer, TlsServerSettings, TlsVersion};
 use crate::io_error::describe;

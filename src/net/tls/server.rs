@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::known::{self, Side};
 use super::{TlsSettingsError, authorities, certificates, private_key, refused};
 
 /// A server's certificate, and its demands on clients.
@@ -127,7 +128,8 @@ fn read(settings: &TlsServerSettings) -> Result<ServerConfig, TlsSettingsError> 
         (ClientAuth::RequireVerify, None) => return Err(TlsSettingsError::NoClientAuthorities),
         (ClientAuth::RequireVerify, Some(path)) => {
             let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(path)?), provider.clone());
-            builder.build().map_err(|e| refused(path, &e))?
+            let authorities = builder.build().map_err(|e| refused(path, &e))?;
+            Arc::new(KnownClient { authorities, known: certificates(path)? })
         }
     };
     let cert = &settings.cert_file;
@@ -194,5 +196,54 @@ impl ClientCertVerifier for AnyClient {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_schemes()
+    }
+}
+
+/// Takes client certificates of an authority, and those that are among the authorities themselves.
+#[derive(Debug)]
+struct KnownClient {
+    authorities: Arc<dyn ClientCertVerifier>,
+    /// The authorities' own certificates, see [`known`].
+    known: Vec<CertificateDer<'static>>,
+}
+
+impl ClientCertVerifier for KnownClient {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.authorities.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        if self.known.contains(certificate) {
+            known::check(certificate, Side::Client, now)?;
+            return Ok(ClientCertVerified::assertion());
+        }
+        self.authorities.verify_client_cert(certificate, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authorities.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authorities.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authorities.supported_verify_schemes()
     }
 }

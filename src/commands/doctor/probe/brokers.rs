@@ -9,9 +9,9 @@ use tokio::time::timeout;
 
 use crate::commands::common::broker_args;
 use crate::commands::doctor::observed::{
-    ClockSkew, DeadLetterGrowth, LookupdEntry, NsqdReport, Observed, ProbedHttp, ProbedLookupd, ProbedTcp,
+    ClockSkew, DeadLetterGrowth, LookupdEntry, NsqdReport, Observed, ProbedHttp, ProbedLookupd, ProbedTcp, TcpFailure,
 };
-use mqueue::client::{Address, ConnectConfig, Error, HttpError, Nsqd, StatsFilter, identify};
+use mqueue::client::{Address, ConnectConfig, Error, HttpError, Nsqd, StatsFilter, authenticate};
 use mqueue::proto::TopicName;
 use mqueue::proto::stats::{Producer, Stats};
 use mqueue::worker::DeadLetter;
@@ -41,7 +41,7 @@ pub(super) async fn ask(args: &broker_args::Args, deadline: Duration) -> Observe
             if let Ok(address) = producer.tcp_address().parse() {
                 tcp.entry(address).or_insert_with(|| listed.clone());
             }
-            if let Ok(nsqd) = producer.http_address().parse::<Nsqd>() {
+            if let Some(nsqd) = args.http_api(&producer.http_address()) {
                 http.entry(nsqd.to_string()).or_insert((nsqd, listed));
             }
         }
@@ -74,6 +74,8 @@ async fn ask_http(nsqd: Nsqd, mut listed: Option<LookupdEntry>, deadline: Durati
             listed.answers_there = within(deadline, there.ping()).await.is_ok();
         }
     }
+    let url = nsqd.url();
+    let address = url.strip_prefix("http://").unwrap_or(&url).to_owned();
     ProbedHttp { address, listed, answer }
 }
 
@@ -97,7 +99,12 @@ async fn ask_tcp(
     let config = config.clone().with_connect_timeout(deadline).with_max_frame(1 << 20);
     let ask = |address: Address| {
         let config = &config;
-        async move { within(deadline, identify(&address, config)).await.map(drop) }
+        async move {
+            match timeout(deadline, authenticate(&address, config)).await {
+                Ok(answer) => answer.map_err(TcpFailure::from),
+                Err(_) => Err(late(deadline).into()),
+            }
+        }
     };
     let answer = ask(address.clone()).await;
     if let (Err(_), Some(listed)) = (&answer, &mut listed) {
@@ -110,13 +117,18 @@ async fn ask_tcp(
 }
 
 /// Probes the streams of dead letters again, `after` the first time; `None` if there are none.
-pub(super) async fn watch(observed: &Observed, after: Duration, deadline: Duration) -> Option<DeadLetterGrowth> {
+pub(super) async fn watch(
+    args: &broker_args::Args,
+    observed: &Observed,
+    after: Duration,
+    deadline: Duration,
+) -> Option<DeadLetterGrowth> {
     if after.is_zero() || !observed.streams().any(|(_, stream, _)| DeadLetter::is_stream(stream.as_str())) {
         return None;
     }
     let begin = tokio::time::Instant::now();
     tokio::time::sleep(after).await;
-    let again = observed.answers().filter_map(|(http, before)| Some((http.address.parse::<Nsqd>().ok()?, before)));
+    let again = observed.answers().filter_map(|(http, before)| Some((args.http_api(&http.address)?, before)));
     let looks = join_all(again.map(|(nsqd, before)| async move {
         let now = within(deadline, nsqd.stats(&StatsFilter::default())).await.ok()?;
         // a restarted nsqd counts from 0
@@ -146,35 +158,35 @@ fn new_letters(before: &Stats, now: &Stats) -> Vec<(TopicName, u64)> {
         .collect()
 }
 
-/// The reason of a failed request without the address, which the finding has already.
-trait FailureText {
-    fn failure_text(self) -> String;
-}
-
-impl FailureText for HttpError {
-    fn failure_text(self) -> String {
-        match self {
-            Self::Unreachable { reason, .. } => reason,
-            other => other.to_string(),
-        }
+/// Returns the reason of a failed request without the address, which the finding has already.
+fn failure_text(error: HttpError) -> String {
+    match error {
+        HttpError::Unreachable { reason, .. } => reason,
+        other => other.to_string(),
     }
 }
 
-impl FailureText for Error {
-    fn failure_text(self) -> String {
-        match self {
-            Self::Unreachable { source, .. } => source.to_string(),
+impl From<Error> for TcpFailure {
+    fn from(error: Error) -> Self {
+        let is_refusal = error.is_refusal();
+        let why = match error {
+            Error::Unreachable { source, .. } => source.to_string(),
+            Error::Security { reason, .. } => reason,
+            Error::Refused { source, .. } => source.to_string(),
             other => other.to_string(),
-        }
+        };
+        Self { why, is_refusal }
     }
 }
 
-async fn within<T, E: FailureText>(
-    deadline: Duration,
-    asking: impl Future<Output = Result<T, E>>,
-) -> Result<T, String> {
+async fn within<T>(deadline: Duration, asking: impl Future<Output = Result<T, HttpError>>) -> Result<T, String> {
     match timeout(deadline, asking).await {
-        Ok(answer) => answer.map_err(E::failure_text),
-        Err(_) => Err(format!("no answer within {deadline:?}")),
+        Ok(answer) => answer.map_err(failure_text),
+        Err(_) => Err(late(deadline)),
     }
+}
+
+/// Describes a deadline that has passed.
+pub(super) fn late(deadline: Duration) -> String {
+    format!("no answer within {deadline:?}")
 }

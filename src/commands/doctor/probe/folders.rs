@@ -14,12 +14,15 @@ use crate::commands::doctor::observed::{EntryKind, FolderEntry, FolderError, Lis
 use mqueue::proto::ChannelName;
 
 /// Reads the folders, and each given socket as a folder of its own. One place with sockets is
-/// enough: others may be missing.
+/// enough: other folders may be missing. A socket that is named has to be there.
 pub(super) fn read(sockets: &Args) -> Vec<SocketFolder> {
     let listening = ListeningSockets::all_processes(Path::new("/proc"));
     let named = sockets.socket.iter().filter_map(|path| {
-        let entry = entry(path.clone(), &listening)?;
-        Some(SocketFolder { path: path.clone(), entries: Ok(vec![entry]) })
+        let entries = match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(FolderError::NoSocket),
+            _ => Ok(vec![entry(path.clone(), &listening)?]),
+        };
+        Some(SocketFolder { path: path.clone(), entries })
     });
     let folder = |path: &PathBuf| SocketFolder { path: path.clone(), entries: entries(path, &listening) };
     let mut all: Vec<SocketFolder> = named.chain(sockets.socket_dir.iter().map(folder)).collect();
@@ -166,7 +169,9 @@ mod tests {
         let socket = vec![at("a.sock"), at("none.sock")];
         let seen = read(&Args { socket_dir: vec!["/nowhere/at/all".into()], socket });
         let paths: Vec<_> = seen.iter().flat_map(|f| f.entries.iter().flatten()).map(|e| e.path.clone()).collect();
-        assert_eq!((seen.len(), paths), (1, vec![at("a.sock")]));
+        assert_eq!(paths, [at("a.sock")]);
+        let missing: Vec<_> = seen.iter().filter_map(|f| Some((&f.path, f.entries.as_ref().err()?))).collect();
+        assert_eq!(missing, [(&at("none.sock"), &FolderError::NoSocket)], "the folder is not missed");
     }
 
     #[test]

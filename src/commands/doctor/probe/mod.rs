@@ -3,8 +3,10 @@
 
 mod brokers;
 mod folders;
+mod security;
 mod settings;
 mod systemd;
+mod unit_flags;
 mod wakeup_process;
 
 use std::time::Duration;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use futures_util::future::join;
 use nix::unistd::{User, getgrouplist, getuid};
 
-use super::observed::{Account, Observed};
+use super::observed::{Account, Observed, ShownSecurity};
 use crate::commands::doctor::args::Args;
 
 /// The user of the wakeup unit.
@@ -22,10 +24,17 @@ const WAKEUP_USER: &str = "mqueue";
 pub(super) async fn run_all(args: &Args) -> Observed {
     let (mut observed, systemd) = join(brokers::ask(&args.broker, args.deadline), systemd::ask(args.deadline)).await;
     observed.systemd = systemd;
-    observed.growth = brokers::watch(&observed, args.watch.min(Duration::from_secs(3600)), args.deadline).await;
+    observed.growth =
+        brokers::watch(&args.broker, &observed, args.watch.min(Duration::from_secs(3600)), args.deadline).await;
     observed.folders = folders::read(&args.sockets);
     observed.wakeup_user = account(WAKEUP_USER);
     observed.unprivileged_user = unprivileged_user();
+    observed.security = ShownSecurity {
+        curl: args.broker.security.curl(),
+        flags: args.broker.security.shell_flags(),
+        variables: args.broker.security.variables(),
+    };
+    security::examine(args, &mut observed).await;
     observed.wakeup_runs = wakeup_process::is_running();
     observed
 }

@@ -1,4 +1,4 @@
-//! Reads the stream and the group from the settings files of consumers, as systemd reads them.
+//! Reads the settings files of consumers, as systemd reads them.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -14,29 +14,33 @@ pub(super) fn read(folder: &Path) -> BTreeMap<String, UnitSettings> {
     let files = folder.read_dir().into_iter().flatten().filter_map(|file| file.ok().map(|file| file.path()));
     let of_file = |path: &Path| {
         let instance = path.file_name()?.to_str()?.strip_suffix(".env")?.to_owned();
-        // opening a pipe would wait for its writer
-        path.metadata().ok()?.is_file().then_some(())?;
-        let mut text = Vec::new();
-        std::fs::File::open(path).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
-        Some((instance, parse(&String::from_utf8_lossy(&text))))
+        let mut settings = UnitSettings::default();
+        for (name, value) in variables(path)? {
+            match name.as_str() {
+                "STREAM" => settings.stream = Some(value),
+                "GROUP" => settings.group = Some(value),
+                _ => {}
+            }
+        }
+        Some((instance, settings))
     };
     files.filter_map(|path| of_file(&path)).collect()
 }
 
-fn parse(text: &str) -> UnitSettings {
-    let mut settings = UnitSettings::default();
+/// Reads the variables of a settings file, in their order; `None` if this user may not read it.
+pub(super) fn variables(path: &Path) -> Option<Vec<(String, String)>> {
+    // opening a pipe would wait for its writer
+    path.metadata().ok()?.is_file().then_some(())?;
+    let mut text = Vec::new();
+    std::fs::File::open(path).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text);
     let assignments = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
-    for (name, value) in assignments.filter_map(|line| line.split_once('=')) {
+    let variable = |(name, value): (&str, &str)| {
         let value = value.trim();
         let quoted = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
-        let value = Some(quoted.unwrap_or(value).to_owned());
-        match name.trim() {
-            "STREAM" => settings.stream = value,
-            "GROUP" => settings.group = value,
-            _ => {}
-        }
-    }
-    settings
+        (name.trim().to_owned(), quoted.unwrap_or(value).to_owned())
+    };
+    Some(assignments.filter_map(|line| line.split_once('=')).map(variable).collect())
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Reads mqueue's units with `systemctl show`, which changes nothing.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,6 +11,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::settings;
+use super::unit_flags::UnitFlags;
 use crate::commands::doctor::observed::{SystemdState, SystemdUnit};
 use crate::commands::doctor::units;
 
@@ -33,6 +36,24 @@ pub(super) async fn ask(deadline: Duration) -> Option<SystemdState> {
     join_all(failed.map(|unit| async { unit.last_line = last_line(&unit.id, deadline).await })).await;
     let has_template = files.is_some_and(|files| files.contains(TEMPLATE));
     Some(SystemdState { units, has_template, settings: settings::read(Path::new(SETTINGS)) })
+}
+
+/// Returns the flags of mqueue's and nsqd's services; none if systemd does not answer. Settings files
+/// whose service is not loaded stand for themselves.
+pub(super) async fn unit_flags(deadline: Duration) -> Vec<UnitFlags> {
+    let show = ["show", "--all", "--property=Id,User,Group,WorkingDirectory,Environment,EnvironmentFiles,ExecStart"];
+    let patterns = ["mqueue*.service", "*nsqd*.service", units::WAKEUP];
+    let Some(text) = systemctl(&[&show[..], &patterns].concat(), deadline).await else { return Vec::new() };
+    let used = RefCell::new(HashSet::new());
+    let mut all = UnitFlags::parse_all(&text, |path| {
+        used.borrow_mut().insert(path.to_owned());
+        settings::variables(path).unwrap_or_default()
+    });
+    let used = used.into_inner();
+    let files = Path::new(SETTINGS).read_dir().into_iter().flatten().filter_map(|file| Some(file.ok()?.path()));
+    let others = files.filter(|path| path.extension().is_some_and(|ending| ending == "env") && !used.contains(path));
+    all.extend(others.filter_map(|path| Some(UnitFlags::of_variables(path.to_str()?, settings::variables(&path)?))));
+    all
 }
 
 /// Returns the last error that the processes of a service wrote to the journal, or their last line.
