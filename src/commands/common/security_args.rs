@@ -79,20 +79,25 @@ impl SecurityArgs {
         let file = |option: &str, path: &Option<PathBuf>| {
             path.iter().flat_map(|path| [option.to_owned(), path.display().to_string()]).collect::<Vec<_>>()
         };
-        let insecure = own.tls_insecure_skip_verify.then(|| "--insecure".to_owned());
+        let insecure = own.certificates.tls_insecure_skip_verify.then(|| "--insecure".to_owned());
         let options: Vec<String> = [
-            file("--cacert", &own.tls_ca_file),
-            file("--cert", &own.tls_cert_file),
-            file("--key", &own.tls_key_file),
+            file("--cacert", &own.certificates.tls_ca_file),
+            file("--cert", &own.certificates.tls_cert_file),
+            file("--key", &own.certificates.tls_key_file),
             Vec::from_iter(insecure),
         ]
         .concat();
-        Curl::with_tls(&options, own.tls_server_name.as_deref())
+        Curl::with_tls(&options, own.certificates.tls_server_name.as_deref())
     }
 
     fn absolute(&self) -> Self {
         let mut own = self.clone();
-        let files = [&mut own.tls_ca_file, &mut own.tls_cert_file, &mut own.tls_key_file, &mut own.auth_secret_file];
+        let files = [
+            &mut own.certificates.tls_ca_file,
+            &mut own.certificates.tls_cert_file,
+            &mut own.certificates.tls_key_file,
+            &mut own.auth_secret_file,
+        ];
         for file in files.into_iter().flatten() {
             *file = std::path::absolute(&*file).unwrap_or_else(|_| file.clone());
         }

@@ -20,6 +20,7 @@ use super::systemd;
 use super::unit_flags::UnitFlags;
 use crate::commands::common::broker_args;
 use crate::commands::common::security_args::SecurityArgs;
+use crate::commands::common::tls_client_args::TlsClientArgs;
 use crate::commands::doctor::args::Args;
 use crate::commands::doctor::certificates::{CertificatePlace, CertificateSource};
 use crate::commands::doctor::observed::{Observed, TcpFailure};
@@ -100,7 +101,7 @@ async fn of_https(address: String, deadline: Duration) -> CertificateSource {
 }
 
 fn files_of_certificates(own: &SecurityArgs, units: &[UnitFlags]) -> Vec<CertificateSource> {
-    let named = [&own.tls_cert_file, &own.tls_ca_file].into_iter().flatten();
+    let named = [&own.certificates.tls_cert_file, &own.certificates.tls_ca_file].into_iter().flatten();
     let mut files: BTreeMap<PathBuf, Option<String>> = named.map(|path| (path.clone(), None)).collect();
     for unit in units {
         for path in CERTIFICATES.iter().filter_map(|flag| unit.file(flag)) {
@@ -122,7 +123,7 @@ fn files_of_certificates(own: &SecurityArgs, units: &[UnitFlags]) -> Vec<Certifi
 }
 
 fn secret_files(own: &SecurityArgs, units: &[UnitFlags]) -> Vec<SecretFile> {
-    let named = [&own.auth_secret_file, &own.tls_key_file].into_iter().flatten();
+    let named = [&own.auth_secret_file, &own.certificates.tls_key_file].into_iter().flatten();
     let mut files: BTreeMap<PathBuf, Option<&UnitFlags>> = named.map(|path| (path.clone(), None)).collect();
     for unit in units {
         for path in SECRETS.iter().filter_map(|flag| unit.file(flag)) {
@@ -166,7 +167,12 @@ fn unit_connections(units: &[UnitFlags]) -> Vec<Wanted> {
         if secret.is_none() && !args.tls {
             continue;
         }
-        let files = [&args.auth_secret_file, &args.tls_ca_file, &args.tls_cert_file, &args.tls_key_file];
+        let files = [
+            &args.auth_secret_file,
+            &args.certificates.tls_ca_file,
+            &args.certificates.tls_cert_file,
+            &args.certificates.tls_key_file,
+        ];
         if files.into_iter().flatten().any(|path| may_not_read(path)) {
             continue;
         }
@@ -196,11 +202,13 @@ fn addresses_of(unit: &UnitFlags) -> Vec<Address> {
 fn security_of(unit: &UnitFlags) -> SecurityArgs {
     SecurityArgs {
         tls: unit.is_set("tls"),
-        tls_ca_file: unit.file("tls-ca-file"),
-        tls_cert_file: unit.file("tls-cert-file"),
-        tls_key_file: unit.file("tls-key-file"),
-        tls_server_name: unit.get("tls-server-name").map(str::to_owned),
-        tls_insecure_skip_verify: unit.is_set("tls-insecure-skip-verify"),
+        certificates: TlsClientArgs {
+            tls_ca_file: unit.file("tls-ca-file"),
+            tls_cert_file: unit.file("tls-cert-file"),
+            tls_key_file: unit.file("tls-key-file"),
+            tls_server_name: unit.get("tls-server-name").map(str::to_owned),
+            tls_insecure_skip_verify: unit.is_set("tls-insecure-skip-verify"),
+        },
         auth_secret_file: unit.file("auth-secret-file"),
         deflate: None,
         snappy: false,
