@@ -15,6 +15,7 @@ pub mod config;
 mod descriptors;
 pub mod http;
 pub mod log;
+mod log_level;
 mod lookupd;
 pub mod memory;
 pub mod server;
@@ -34,14 +35,12 @@ use tokio::sync::{Notify, watch};
 
 pub use self::config::{BrokerConfig, TlsRequired};
 use self::log::{DiskLog, MemoryLog, Recovered, Synced};
+pub use self::log_level::LogLevel;
 use self::state::{BrokerPublishError, BrokerState, ChannelPublishError, Micros, Now, SessionId, SessionSettings};
 use crate::proto::{Bodies, ChannelName, TopicName};
 
 /// The version of nsqd that the broker behaves like, and reports to clients.
 pub const VERSION: &str = "1.3.0";
-
-/// nsqd's number of log level info.
-const LOG_LEVEL_INFO: i32 = 2;
 
 /// The state behind its lock, and the notifications that its changes cause.
 #[derive(Debug)]
@@ -116,6 +115,7 @@ impl Broker {
             is_compacted,
             longest_step,
         };
+        let log_level = AtomicI32::new(config.log_level.number());
         Self {
             config,
             clock,
@@ -126,7 +126,7 @@ impl Broker {
             failing,
             catalog_changed: Notify::new(),
             lookupds: watch::Sender::default(),
-            log_level: AtomicI32::new(LOG_LEVEL_INFO),
+            log_level,
         }
     }
 
@@ -280,8 +280,8 @@ impl Broker {
         self.log_level.load(Ordering::Relaxed)
     }
 
-    fn set_log_level(&self, level: i32) {
-        self.log_level.store(level, Ordering::Relaxed);
+    fn set_log_level(&self, level: LogLevel) {
+        self.log_level.store(level.number(), Ordering::Relaxed);
     }
 
     /// Requeues expired in-flight and deferred messages at their deadlines; never returns.

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::HttpApi;
 use super::response::{self, ApiError, ApiResult};
+use crate::broker::{BrokerConfig, TlsRequired};
+use crate::net::tls::ClientAuth;
 
 /// Encodes a value as nsqd does: strings as plain text, everything else as JSON.
 fn answer(value: &Value) -> ApiResult {
@@ -36,7 +38,8 @@ pub(super) async fn write(State(api): State<Arc<HttpApi>>, Path(option): Path<St
             api.broker.register_with(addresses);
         }
         "log_level" => {
-            let level = std::str::from_utf8(&body).ok().and_then(level_number).ok_or_else(invalid_value)?;
+            let word = std::str::from_utf8(&body).map_err(|_| invalid_value())?;
+            let level = word.parse().map_err(|_| invalid_value())?;
             // --log decides what is logged; the level is only stored and reported
             api.broker.set_log_level(level);
         }
@@ -47,18 +50,6 @@ pub(super) async fn write(State(api): State<Arc<HttpApi>>, Path(option): Path<St
 
 fn invalid_option() -> ApiError {
     ApiError::new(400, "INVALID_OPTION")
-}
-
-/// nsqd's number of a log level (`internal/lg`).
-fn level_number(word: &str) -> Option<i32> {
-    match word.to_lowercase().as_str() {
-        "debug" => Some(1),
-        "info" => Some(2),
-        "warn" => Some(3),
-        "error" => Some(4),
-        "fatal" => Some(5),
-        _ => None,
-    }
 }
 
 /// Value of a setting by its name in nsqd's configuration file, durations in nanoseconds. `None`
@@ -83,11 +74,39 @@ fn lookup(api: &HttpApi, option: &str) -> Option<Value> {
         "max_output_buffer_timeout" => json!(config.output_buffer_timeout.1.unsigned_abs() * NANOS),
         "min_output_buffer_timeout" => json!(config.output_buffer_timeout.0.unsigned_abs() * NANOS),
         "max_channel_consumers" => json!(state.max_channel_consumers),
-        "deflate" | "snappy" => json!(false),
-        "tls_cert" | "tls_key" | "tls_client_auth_policy" | "tls_root_ca_file" | "statsd_address" => json!(""),
-        "auth_http_addresses" => json!([]),
-        "max_deflate_level" => json!(6),
-        "tls_required" => json!(0),
+        "output_buffer_timeout" => json!(config.default_output_buffer_timeout.unsigned_abs() * NANOS),
+        "id" => json!(state.node_id),
+        "broadcast_tcp_port" => json!(identity.broadcast_tcp_port),
+        "broadcast_http_port" => json!(identity.broadcast_http_port),
+        "statsd_address" => json!(""),
+        option => return lookup_security(config, option),
+    })
+}
+
+/// Value of a setting of TLS, compression and AUTH by its name in nsqd's configuration file.
+fn lookup_security(config: &BrokerConfig, option: &str) -> Option<Value> {
+    let tls = config.tls.as_ref().map(|tls| tls.settings());
+    Some(match option {
+        "deflate" => json!(config.deflate),
+        "snappy" => json!(config.snappy),
+        "max_deflate_level" => json!(config.max_deflate_level),
+        "auth_http_addresses" => json!(config.auth.as_ref().map_or(&[][..], |auth| auth.addresses())),
+        "tls_required" => json!(match config.tls_required {
+            TlsRequired::No => 0,
+            TlsRequired::TcpOnly => 1,
+            TlsRequired::Yes => 2,
+        }),
+        "tls_cert" => json!(tls.map_or_else(Default::default, |tls| tls.cert_file.display().to_string())),
+        "tls_key" => json!(tls.map_or_else(Default::default, |tls| tls.key_file.display().to_string())),
+        "tls_root_ca_file" => {
+            let file = tls.and_then(|tls| tls.root_ca_file.as_ref());
+            json!(file.map_or_else(Default::default, |file| file.display().to_string()))
+        }
+        "tls_client_auth_policy" => json!(match tls.map(|tls| tls.client_auth) {
+            Some(ClientAuth::Require) => "require",
+            Some(ClientAuth::RequireVerify) => "require-verify",
+            Some(ClientAuth::None) | None => "",
+        }),
         _ => return None,
     })
 }
