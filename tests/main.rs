@@ -25,6 +25,7 @@ mod create;
 mod crowd;
 mod demo;
 mod doctor;
+mod drop_in;
 mod errors;
 mod fence;
 mod file;
