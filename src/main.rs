@@ -17,6 +17,7 @@ use self::commands::broker::command_line;
 use self::commands::cli::{self, Cli, CliCommand};
 use self::commands::common::exit::{Exit, Failure};
 use self::commands::common::journal::FieldsInText;
+use self::commands::common::log_filter;
 use self::commands::common::stdout;
 use self::commands::refusal;
 
@@ -83,7 +84,7 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
 /// Logs to the journal with fields if stderr is the journal (a service under systemd), otherwise as
 /// text to stderr.
 fn log_to_journal_or_stderr(filter: EnvFilter) {
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(log_filter::layer(filter));
     let journal = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
     match journal {
         Some(journal) => registry.with(FieldsInText(journal.with_field_prefix(None))).init(),

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Client, Lookupd, Mqueue, Nsqd, get, mqueue, needs, peer, wait_until};
+use crate::support::{Client, Lookupd, Mqueue, Nsqd, get, mqueue, needs, peer, request, wait_until};
 
 /// A flag of nsqd, as `nsqd --help` lists it.
 #[derive(Debug)]
@@ -227,6 +227,7 @@ max_deflate_level = 3
 http_address = "127.0.0.1:1"
 max_bytes_per_file = 1048576
 sync_timeout = "1s"
+no_such_key = 1
 "#,
     );
     let config = format!("--config={}", path.display());
@@ -329,6 +330,24 @@ fn the_log_level_is_that_of_nsqd() {
         let ended = broker.finish();
         assert_eq!((ended.code, ended.stderr.is_empty()), (Some(0), silent), "{flags}: {ended:?}");
     }
+}
+
+#[test]
+fn the_log_level_changes_over_http() {
+    let broker = mqueue("broker --memory --log info -tcp-address=127.0.0.1:0 -http-address=127.0.0.1:0").start();
+    let http = broker.listens("HTTP");
+    let put = |option: &str, value: &str| request(&http, "PUT", &format!("/config/{option}"), value.as_bytes());
+    assert_eq!(put("log_level", "error"), "4");
+    let lookupd = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = lookupd.local_addr().expect("it is bound").to_string();
+    put("nsqlookupd_tcp_addresses", &format!("[\"{address}\"]"));
+    // the second connection follows the warning about the first
+    drop(lookupd.accept().expect("a connection"));
+    drop(lookupd.accept().expect("a connection"));
+    assert_eq!(put("log_level", "WARN"), "3");
+    put("nsqlookupd_tcp_addresses", "[\"127.0.0.1:9\"]");
+    broker.wait_to_say("nsqlookupd=127.0.0.1:9");
+    assert_eq!(broker.times_said(&address), 0, "{}", broker.stderr());
 }
 
 #[test]

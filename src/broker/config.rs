@@ -28,7 +28,7 @@ pub struct BrokerConfig {
     pub default_output_buffer_timeout: i64,
     /// Minimum and maximum output buffer timeout that a client may request, in milliseconds.
     pub output_buffer_timeout: (i64, i64),
-    /// The log level at the start. It is only reported.
+    /// The log level at the start, as reported; the program sets it.
     pub log_level: LogLevel,
     /// TLS, for clients that ask for it.
     pub tls: Option<Arc<TlsServer>>,

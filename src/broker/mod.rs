@@ -26,7 +26,6 @@ pub mod tcp;
 use std::collections::HashMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -60,8 +59,8 @@ pub struct Broker {
     catalog_changed: Notify,
     /// The nsqlookupds to register with.
     lookupds: watch::Sender<Vec<String>>,
-    /// nsqd's number of the log level; only stored and reported.
-    log_level: AtomicI32,
+    /// The log level, which the HTTP API changes.
+    log_level: watch::Sender<LogLevel>,
 }
 
 #[derive(Debug)]
@@ -115,7 +114,7 @@ impl Broker {
             is_compacted,
             longest_step,
         };
-        let log_level = AtomicI32::new(config.log_level.number());
+        let log_level = watch::Sender::new(config.log_level);
         Self {
             config,
             clock,
@@ -276,12 +275,13 @@ impl Broker {
         self.lookupds.send_replace(addresses);
     }
 
-    fn log_level(&self) -> i32 {
-        self.log_level.load(Ordering::Relaxed)
+    /// The log level, for the program to follow: the HTTP API changes it (`PUT /config/log_level`).
+    pub fn log_level(&self) -> watch::Receiver<LogLevel> {
+        self.log_level.subscribe()
     }
 
     fn set_log_level(&self, level: LogLevel) {
-        self.log_level.store(level.number(), Ordering::Relaxed);
+        self.log_level.send_replace(level);
     }
 
     /// Requeues expired in-flight and deferred messages at their deadlines; never returns.

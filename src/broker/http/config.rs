@@ -40,7 +40,6 @@ pub(super) async fn write(State(api): State<Arc<HttpApi>>, Path(option): Path<St
         "log_level" => {
             let word = std::str::from_utf8(&body).map_err(|_| invalid_value())?;
             let level = word.parse().map_err(|_| invalid_value())?;
-            // --log decides what is logged; the level is only stored and reported
             api.broker.set_log_level(level);
         }
         _ => return Err(invalid_option()),
@@ -60,7 +59,7 @@ fn lookup(api: &HttpApi, option: &str) -> Option<Value> {
     let (state, limits) = (&config.state, &config.limits);
     Some(match option {
         "nsqlookupd_tcp_addresses" => json!(api.broker.lookupds()),
-        "log_level" => json!(api.broker.log_level()),
+        "log_level" => json!(api.broker.log_level().borrow().number()),
         "broadcast_address" => json!(identity.broadcast_address),
         "mem_queue_size" => json!(state.mem_queue_size),
         "msg_timeout" => json!(config.msg_timeout * NANOS),

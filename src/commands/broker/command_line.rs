@@ -36,7 +36,7 @@ pub(crate) fn with_config_file(cli: Cli, words: &[OsString]) -> Result<Cli, Fail
     let after_command = command_at(words).map_or(words.len(), |at| at + 1);
     let settings = file.settings.into_iter().filter(|setting| {
         // --log is a level, too
-        !is_given(&setting.id) && !(setting.id == "log_level" && is_given("log"))
+        !is_given(&setting.id) && (setting.id != "log_level" || !is_given("log"))
     });
     all.splice(after_command..after_command, settings.flat_map(|setting| setting.words));
     let matches = matches(&all).map_err(|failure| refused(failure.line))?;

@@ -42,6 +42,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let broadcast = args.discovery.broadcast_address.clone().filter(|host| !host.is_empty());
     let mut server = BrokerServer::new(broker, listening, broadcast);
     args.broadcast_ports.apply(&mut server.identity);
+    tokio::spawn(log_level::follow(server.broker.log_level()));
     server.tcp.iter().for_each(|bound| tracing::info!("TCP: listening on {bound}"));
     server.http.iter().for_each(|bound| tracing::info!("HTTP: listening on {bound}"));
     server.https.iter().for_each(|bound| tracing::info!("HTTPS: listening on {bound}"));

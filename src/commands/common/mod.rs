@@ -11,6 +11,7 @@ pub(crate) mod file_args;
 pub(crate) mod handler_environment;
 pub(crate) mod job;
 pub(crate) mod journal;
+pub(crate) mod log_filter;
 
 pub(crate) mod latency;
 pub(crate) mod metrics;
