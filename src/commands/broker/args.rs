@@ -138,7 +138,7 @@ pub(crate) struct StorageArgs {
     #[arg(long, value_name = "DURATION", value_parser = go_duration, default_value = "100ms")]
     pub sync_timeout: Duration,
 
-    /// Published messages that --sync interval syncs without waiting for --sync-timeout [default: any number]
+    /// Number of published messages that --sync interval syncs without waiting for --sync-timeout [default: none]
     #[arg(long, value_name = "N", value_parser = go_whole::<u64>(..))]
     pub sync_every: Option<u64>,
 

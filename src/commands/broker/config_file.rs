@@ -142,7 +142,7 @@ fn words(arg: &Arg, value: Spanned<DeValue<'_>>) -> Result<Vec<OsString>, String
 fn text(arg: &Arg, value: &DeValue<'_>) -> Result<String, String> {
     let is =
         |names: &[&str]| arg.get_value_names().unwrap_or_default().iter().any(|name| names.contains(&name.as_str()));
-    let needs_text = is(&["PATH", "HOST", "HOST:PORT", "ADDRESS", "TEXT"]);
+    let needs_text = is(&["PATH", "HOST", "HOST:PORT", "ADDRESS", "TEXT", "PREFIX"]);
     match value {
         DeValue::String(text) => Ok(text.to_string()),
         DeValue::Integer(number) if !needs_text => {
