@@ -13,9 +13,11 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
+use self::commands::broker::command_line;
 use self::commands::cli::{self, Cli, CliCommand};
 use self::commands::common::exit::{Exit, Failure};
 use self::commands::common::journal::FieldsInText;
+use self::commands::common::log_filter;
 use self::commands::common::stdout;
 use self::commands::refusal;
 
@@ -28,11 +30,12 @@ fn note_closed_stdout() {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let words = command_line::in_our_spelling(std::env::args_os().collect());
+    let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
-        Err(error) => return print_clap_error(&cli::grouped_by_task(error)),
+        Err(error) => return print_clap_error(&cli::grouped_by_task(error), &words),
     };
-    match start(cli) {
+    match command_line::with_config_file(cli, &words).map_err(anyhow::Error::from).and_then(start) {
         Ok(exit) => exit.into(),
         Err(error) => {
             print_error(&error);
@@ -81,7 +84,7 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
 /// Logs to the journal with fields if stderr is the journal (a service under systemd), otherwise as
 /// text to stderr.
 fn log_to_journal_or_stderr(filter: EnvFilter) {
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(log_filter::layer(filter));
     let journal = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
     match journal {
         Some(journal) => registry.with(FieldsInText(journal.with_field_prefix(None))).init(),
@@ -101,10 +104,9 @@ fn stderr_is_the_journal() -> bool {
 }
 
 /// Prints clap's output, help and version to stdout and an error to stderr; returns the exit code.
-fn print_clap_error(error: &clap::Error) -> ExitCode {
+fn print_clap_error(error: &clap::Error, typed: &[OsString]) -> ExitCode {
     if error.use_stderr() {
-        let typed: Vec<OsString> = std::env::args_os().collect();
-        let _ = write!(io::stderr(), "{}", refusal::text(error, &typed));
+        let _ = write!(io::stderr(), "{}", refusal::text(error, typed));
         return Exit::Usage.into();
     }
     match stdout::ended(error.print().and_then(|()| io::stdout().flush())) {

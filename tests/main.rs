@@ -27,6 +27,7 @@ mod crowd;
 mod demo;
 mod doctor;
 mod doctor_security;
+mod drop_in;
 mod errors;
 mod fence;
 mod file;

@@ -16,6 +16,8 @@ const MAX_ANSWER: usize = 1 << 20;
 /// The servers of `--auth-http-address`.
 #[derive(Debug, Clone)]
 pub struct AuthServers {
+    /// The addresses as they were given.
+    addresses: Vec<String>,
     urls: Vec<String>,
     method: AuthMethod,
     client: Client,
@@ -105,7 +107,12 @@ impl AuthServers {
         let builder = builder.connect_timeout(connect_timeout).timeout(request_timeout).no_proxy();
         let client =
             builder.redirect(reqwest::redirect::Policy::none()).build().map_err(|e| client::build_error(&e))?;
-        Ok(Self { urls, method, client })
+        Ok(Self { addresses: addresses.to_vec(), urls, method, client })
+    }
+
+    /// The addresses as they were given.
+    pub(super) fn addresses(&self) -> &[String] {
+        &self.addresses
     }
 
     /// Asks for a client's permissions. Fails if no server gives a valid answer.

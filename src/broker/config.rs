@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::auth::AuthServers;
+use super::log_level::LogLevel;
 use super::state::{LatencySettings, StateLimits};
 use super::statsd::StatsdSettings;
 use crate::net::tls::TlsServer;
@@ -23,9 +24,13 @@ pub struct BrokerConfig {
     pub max_heartbeat_interval: i64,
     /// Maximum output buffer size that a client may request, in bytes.
     pub max_output_buffer_size: i64,
-    /// Minimum and maximum output buffer timeout that a client may request, in milliseconds. Output
-    /// is never held back, whatever is requested.
+    /// Output buffer timeout of clients that request none, in milliseconds. Output is never held
+    /// back, whatever is requested.
+    pub default_output_buffer_timeout: i64,
+    /// Minimum and maximum output buffer timeout that a client may request, in milliseconds.
     pub output_buffer_timeout: (i64, i64),
+    /// The log level at the start, as reported; the program sets it.
+    pub log_level: LogLevel,
     /// TLS, for clients that ask for it.
     pub tls: Option<Arc<TlsServer>>,
     /// Refusal of clients without TLS.
@@ -65,7 +70,9 @@ impl Default for BrokerConfig {
             msg_timeout: 60_000,
             max_heartbeat_interval: 60_000,
             max_output_buffer_size: 64 * 1024,
+            default_output_buffer_timeout: 250,
             output_buffer_timeout: (25, 30_000),
+            log_level: LogLevel::Info,
             tls: None,
             tls_required: TlsRequired::No,
             deflate: true,

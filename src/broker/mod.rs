@@ -15,6 +15,7 @@ pub mod config;
 mod descriptors;
 pub mod http;
 pub mod log;
+mod log_level;
 mod lookupd;
 pub mod memory;
 pub mod server;
@@ -26,7 +27,6 @@ pub mod tcp;
 use std::collections::HashMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -35,15 +35,13 @@ use tokio::sync::{Notify, watch};
 
 pub use self::config::{BrokerConfig, TlsRequired};
 use self::log::{DiskLog, MemoryLog, Recovered, Synced};
+pub use self::log_level::LogLevel;
 use self::state::{BrokerPublishError, BrokerState, ChannelPublishError, Micros, Now, SessionId, SessionSettings};
 pub use self::statsd::StatsdSettings;
 use crate::proto::{Bodies, ChannelName, TopicName};
 
 /// The version of nsqd that the broker behaves like, and reports to clients.
 pub const VERSION: &str = "1.3.0";
-
-/// nsqd's number of log level info.
-const LOG_LEVEL_INFO: i32 = 2;
 
 /// The state behind its lock, and the notifications that its changes cause.
 #[derive(Debug)]
@@ -63,8 +61,8 @@ pub struct Broker {
     catalog_changed: Notify,
     /// The nsqlookupds to register with.
     lookupds: watch::Sender<Vec<String>>,
-    /// nsqd's number of the log level; only stored and reported.
-    log_level: AtomicI32,
+    /// The log level, which the HTTP API changes.
+    log_level: watch::Sender<LogLevel>,
 }
 
 #[derive(Debug)]
@@ -119,6 +117,7 @@ impl Broker {
             is_compacted,
             longest_step,
         };
+        let log_level = watch::Sender::new(config.log_level);
         Self {
             config,
             clock,
@@ -129,7 +128,7 @@ impl Broker {
             failing,
             catalog_changed: Notify::new(),
             lookupds: watch::Sender::default(),
-            log_level: AtomicI32::new(LOG_LEVEL_INFO),
+            log_level,
         }
     }
 
@@ -284,12 +283,13 @@ impl Broker {
         self.lookupds.send_replace(addresses);
     }
 
-    fn log_level(&self) -> i32 {
-        self.log_level.load(Ordering::Relaxed)
+    /// The log level, for the program to follow: the HTTP API changes it (`PUT /config/log_level`).
+    pub fn log_level(&self) -> watch::Receiver<LogLevel> {
+        self.log_level.subscribe()
     }
 
-    fn set_log_level(&self, level: i32) {
-        self.log_level.store(level, Ordering::Relaxed);
+    fn set_log_level(&self, level: LogLevel) {
+        self.log_level.send_replace(level);
     }
 
     /// Requeues expired in-flight and deferred messages at their deadlines; never returns.

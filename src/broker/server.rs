@@ -26,7 +26,7 @@ use crate::proto::HostPort;
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Address to listen on: `HOST:PORT` (port 0: any free one), `:PORT` (every address), or
-/// `unix:/PATH`.
+/// `unix:/PATH`, for which nsqd says `/PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
     /// A host's name or address, and a port.
@@ -39,7 +39,9 @@ impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match (text.strip_prefix("unix:"), text.parse()) {
+        let is_path = ["/", "./", "../"].iter().any(|begin| text.starts_with(begin));
+        let path = text.strip_prefix("unix:").or(is_path.then_some(text));
+        match (path, text.parse()) {
             (Some(path), _) if !path.is_empty() => Ok(Self::Unix(path.into())),
             (None, Ok(address)) => Ok(Self::Tcp(address)),
             _ => Err(format!("invalid address {text:?}: use HOST:PORT, :PORT or unix:/PATH")),
@@ -185,6 +187,8 @@ impl BrokerServer {
             hostname,
             tcp_port: port(&tcp),
             http_port: port(&http),
+            broadcast_tcp_port: tcp_port(&tcp),
+            broadcast_http_port: tcp_port(&http),
             started: SystemTime::now(),
         };
         let guard = hosts.iter().chain([&identity.broadcast_address]);
@@ -244,6 +248,11 @@ async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<ListeningSocket>, B
         all.push(address.bind().await.map_err(|source| BindError { address: address.clone(), source })?);
     }
     Ok(all)
+}
+
+/// The port of the first listener; 0 without one, and for a Unix socket.
+fn tcp_port(bound: &[ListeningSocket]) -> u16 {
+    bound.first().and_then(|bound| bound.address).map_or(0, |address| address.port())
 }
 
 /// The port of the first listener, as nsqd reports it: -1 for a Unix socket, 0 without a listener.

@@ -7,13 +7,14 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, CommandFactory, Parser};
 
 /// Flags of one name that differ between commands, with the reason.
-const DIFFERENT: [(&str, &str); 7] = [
+const DIFFERENT: [(&str, &str); 8] = [
     ("listen", "ingest reads a feed on sockets of four kinds, the others serve HTTP on TCP"),
     ("to", "the next hop: a stream, a socket, or either"),
     ("output", "consumer: the format of messages; bench: the format of the report"),
     ("report", "a command that reports each second has no `none`"),
     ("deflate", "broker: offers it, as nsqd's flag does; the others ask for it, at a level"),
     ("snappy", "broker: offers it, as nsqd's flag does; the others ask for it"),
+    ("verbose", "broker: nsqd's flag, without effect there and here"),
     ("rate", "messages a second everywhere; some commands take fractions or `max`"),
 ];
 

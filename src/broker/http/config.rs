@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use super::HttpApi;
 use super::response::{self, ApiError, ApiResult};
+use crate::broker::{BrokerConfig, TlsRequired};
+use crate::net::tls::ClientAuth;
 use crate::proto::stats::json_number;
 
 /// Encodes a value as nsqd does: strings as plain text, everything else as JSON.
@@ -38,8 +40,8 @@ pub(super) async fn write(State(api): State<Arc<HttpApi>>, Path(option): Path<St
             api.broker.register_with(addresses);
         }
         "log_level" => {
-            let level = std::str::from_utf8(&body).ok().and_then(level_number).ok_or_else(invalid_value)?;
-            // --log decides what is logged; the level is only stored and reported
+            let word = std::str::from_utf8(&body).map_err(|_| invalid_value())?;
+            let level = word.parse().map_err(|_| invalid_value())?;
             api.broker.set_log_level(level);
         }
         _ => return Err(invalid_option()),
@@ -49,18 +51,6 @@ pub(super) async fn write(State(api): State<Arc<HttpApi>>, Path(option): Path<St
 
 fn invalid_option() -> ApiError {
     ApiError::new(400, "INVALID_OPTION")
-}
-
-/// nsqd's number of a log level (`internal/lg`).
-fn level_number(word: &str) -> Option<i32> {
-    match word.to_lowercase().as_str() {
-        "debug" => Some(1),
-        "info" => Some(2),
-        "warn" => Some(3),
-        "error" => Some(4),
-        "fatal" => Some(5),
-        _ => None,
-    }
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -75,7 +65,7 @@ fn lookup(api: &HttpApi, option: &str) -> Option<Value> {
     let (state, limits) = (&config.state, &config.limits);
     Some(match option {
         "nsqlookupd_tcp_addresses" => json!(api.broker.lookupds()),
-        "log_level" => json!(api.broker.log_level()),
+        "log_level" => json!(api.broker.log_level().borrow().number()),
         "broadcast_address" => json!(identity.broadcast_address),
         "mem_queue_size" => json!(state.mem_queue_size),
         "msg_timeout" => json!(config.msg_timeout * NANOS),
@@ -89,8 +79,10 @@ fn lookup(api: &HttpApi, option: &str) -> Option<Value> {
         "max_output_buffer_timeout" => json!(config.output_buffer_timeout.1.unsigned_abs() * NANOS),
         "min_output_buffer_timeout" => json!(config.output_buffer_timeout.0.unsigned_abs() * NANOS),
         "max_channel_consumers" => json!(state.max_channel_consumers),
-        "deflate" | "snappy" => json!(false),
-        "tls_cert" | "tls_key" | "tls_client_auth_policy" | "tls_root_ca_file" => json!(""),
+        "output_buffer_timeout" => json!(config.default_output_buffer_timeout.unsigned_abs() * NANOS),
+        "id" => json!(state.node_id),
+        "broadcast_tcp_port" => json!(identity.broadcast_tcp_port),
+        "broadcast_http_port" => json!(identity.broadcast_http_port),
         "statsd_address" => json!(config.statsd.address.as_ref().map(ToString::to_string).unwrap_or_default()),
         "statsd_prefix" => json!(config.statsd.prefix_of(identity)),
         "statsd_interval" => json!(nanos(config.statsd.interval)),
@@ -101,9 +93,34 @@ fn lookup(api: &HttpApi, option: &str) -> Option<Value> {
         "e2e_processing_latency_percentiles" => {
             json!(config.latency.percentiles.iter().map(|it| json_number(*it)).collect::<Vec<_>>())
         }
-        "auth_http_addresses" => json!([]),
-        "max_deflate_level" => json!(6),
-        "tls_required" => json!(0),
+        option => return lookup_security(config, option),
+    })
+}
+
+/// Value of a setting of TLS, compression and AUTH by its name in nsqd's configuration file.
+fn lookup_security(config: &BrokerConfig, option: &str) -> Option<Value> {
+    let tls = config.tls.as_ref().map(|tls| tls.settings());
+    Some(match option {
+        "deflate" => json!(config.deflate),
+        "snappy" => json!(config.snappy),
+        "max_deflate_level" => json!(config.max_deflate_level),
+        "auth_http_addresses" => json!(config.auth.as_ref().map_or(&[][..], |auth| auth.addresses())),
+        "tls_required" => json!(match config.tls_required {
+            TlsRequired::No => 0,
+            TlsRequired::TcpOnly => 1,
+            TlsRequired::Yes => 2,
+        }),
+        "tls_cert" => json!(tls.map_or_else(Default::default, |tls| tls.cert_file.display().to_string())),
+        "tls_key" => json!(tls.map_or_else(Default::default, |tls| tls.key_file.display().to_string())),
+        "tls_root_ca_file" => {
+            let file = tls.and_then(|tls| tls.root_ca_file.as_ref());
+            json!(file.map_or_else(Default::default, |file| file.display().to_string()))
+        }
+        "tls_client_auth_policy" => json!(match tls.map(|tls| tls.client_auth) {
+            Some(ClientAuth::Require) => "require",
+            Some(ClientAuth::RequireVerify) => "require-verify",
+            Some(ClientAuth::None) | None => "",
+        }),
         _ => return None,
     })
 }

@@ -23,6 +23,10 @@ pub struct Identity {
     pub tcp_port: i32,
     /// The first HTTP listener's port; -1 on a Unix socket.
     pub http_port: i32,
+    /// The port of NSQ's TCP protocol that nsqlookupd gives to clients.
+    pub broadcast_tcp_port: u16,
+    /// The port of the HTTP API that nsqlookupd gives to clients.
+    pub broadcast_http_port: u16,
     /// When the broker started.
     pub started: SystemTime,
 }
@@ -47,7 +51,7 @@ struct InfoBody<'a> {
     max_heartbeat_interval: i64,
     max_output_buffer_size: i64,
     max_output_buffer_timeout: i64,
-    max_deflate_level: i32,
+    max_deflate_level: u32,
 }
 
 pub(super) async fn info(State(api): State<Arc<HttpApi>>) -> Response {
@@ -63,7 +67,7 @@ pub(super) async fn info(State(api): State<Arc<HttpApi>>) -> Response {
         max_heartbeat_interval: config.max_heartbeat_interval.saturating_mul(NANOS),
         max_output_buffer_size: config.max_output_buffer_size,
         max_output_buffer_timeout: config.output_buffer_timeout.1.saturating_mul(NANOS),
-        max_deflate_level: 6,
+        max_deflate_level: config.max_deflate_level,
     })
 }
 

@@ -50,6 +50,9 @@ pub struct LogOptions {
     pub sync: SyncMode,
     /// The interval between syncs with [`SyncMode::Interval`].
     pub interval: Duration,
+    /// Number of published messages after which [`SyncMode::Interval`] syncs before the interval is
+    /// over; `None` for any number.
+    pub sync_every: Option<u64>,
     /// Maximum size of a segment in bytes, limited further on a small disk; a larger batch has a
     /// segment of its own.
     pub segment_bytes: u32,
@@ -79,6 +82,7 @@ impl LogOptions {
             path: path.into(),
             sync: SyncMode::Interval,
             interval: Self::INTERVAL,
+            sync_every: None,
             segment_bytes: Self::SEGMENT_BYTES,
             reserve_bytes: Self::RESERVE_BYTES,
         }
@@ -411,6 +415,7 @@ impl Log for DiskLog {
         self.was_full = written.as_ref().is_err_and(is_full).then_some(length);
         let begin = written.inspect_err(|_| self.outgoing.rewind(mark))?;
         let count = u64::from(batch.bodies.count());
+        self.syncer.published(count);
         self.catalog.add_ids(batch.first, count);
         self.segments.contents().into_iter().for_each(|contents| contents.add_messages(batch.first, count, bodies));
         let record = begin.offset + noted as u32;

@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::SyncMode;
 use super::segment::{Extent, Segment};
 use super::segments::IdRange;
+use super::{LogOptions, SyncMode};
 
 /// Handle with which any number of tasks wait until a position is synced.
 #[derive(Debug, Clone)]
@@ -105,6 +105,8 @@ struct SyncTarget {
 #[derive(Debug, Default)]
 struct SyncQueue {
     targets: Vec<SyncTarget>,
+    /// The number of messages published since the targets were last taken, if it matters.
+    published: u64,
     removals: VecDeque<Removal>,
     /// The number of removals in progress.
     removing: usize,
@@ -126,6 +128,8 @@ struct SyncShared {
     mode: SyncMode,
     /// The interval between syncs with [`SyncMode::Interval`].
     interval: Duration,
+    /// The number of published messages that do not wait for the interval.
+    every: Option<u64>,
     work: Mutex<SyncQueue>,
     wake: Condvar,
     /// True if `work` has a failure; read without the lock.
@@ -136,6 +140,11 @@ struct SyncShared {
 }
 
 impl SyncShared {
+    /// True if enough messages were published not to wait for the interval.
+    fn is_due(&self, work: &SyncQueue) -> bool {
+        self.every.is_some_and(|every| work.published >= every)
+    }
+
     fn work(&self) -> MutexGuard<'_, SyncQueue> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -161,11 +170,12 @@ pub(super) struct Syncer {
 
 impl Syncer {
     /// Starts the thread. Everything in the directory must be synced by then.
-    pub(super) fn start(directory: &Path, mode: SyncMode, interval: Duration, sync: SyncFile) -> io::Result<Self> {
+    pub(super) fn start(directory: &Path, options: &LogOptions, sync: SyncFile) -> io::Result<Self> {
+        let (mode, interval, every) = (options.sync, options.interval, options.sync_every);
         let (work, progress) = (Mutex::default(), watch::Sender::new(SyncProgress::default()));
         let (wake, has_failure) = (Condvar::new(), AtomicBool::new(false));
         let failure_notify = Arc::default();
-        let shared = Arc::new(SyncShared { mode, interval, work, wake, has_failure, failure_notify, progress });
+        let shared = Arc::new(SyncShared { mode, interval, every, work, wake, has_failure, failure_notify, progress });
         let body = thread::SyncThread::new(shared.clone(), directory, sync)?;
         let thread = std::thread::Builder::new().name("log-sync".into()).spawn(move || body.run())?;
         Ok(Self { shared, thread: Some(thread) })
@@ -189,6 +199,18 @@ impl Syncer {
                 work.targets.push(SyncTarget { segment: number, file: segment.file(), to: position });
                 self.shared.wake.notify_one();
             }
+        }
+    }
+
+    /// Reports the number of messages of a write.
+    pub(super) fn published(&self, messages: u64) {
+        if self.shared.every.is_none() || self.shared.mode != SyncMode::Interval {
+            return;
+        }
+        let mut work = self.shared.work();
+        work.published += messages;
+        if self.shared.is_due(&work) {
+            self.shared.wake.notify_one();
         }
     }
 

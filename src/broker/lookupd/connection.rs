@@ -38,8 +38,8 @@ impl LookupdConnection {
         let identity = json!({
             "broadcast_address": identity.broadcast_address,
             "hostname": identity.hostname,
-            "tcp_port": identity.tcp_port,
-            "http_port": identity.http_port,
+            "tcp_port": identity.broadcast_tcp_port,
+            "http_port": identity.broadcast_http_port,
             "version": VERSION,
         });
         let identity = identity.to_string();

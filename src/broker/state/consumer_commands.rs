@@ -3,7 +3,6 @@
 use super::channel::{Channel, InFlightCopy, QueuedRun};
 use super::session::{Session, SessionId, SessionPhase};
 use super::store::Store;
-use super::wire_id::from_wire;
 use super::{BrokerState, Now};
 use crate::proto::MessageId;
 
@@ -89,7 +88,7 @@ impl BrokerState {
     /// Extends a message's timeout (TOUCH) to the session's message timeout from now, but at most to `max_msg_timeout` after its delivery.
     pub fn touch(&mut self, id: SessionId, message: &MessageId, now: Now) -> Result<(), NotOwned> {
         let (channel, store, session) = self.replying(id)?;
-        let number = channel.owned(id, message)?;
+        let number = channel.owned(id, message, store)?;
         let copy = channel.in_flight.get_mut(&number).expect("it was found");
         let most = store.limits.max_msg_timeout.saturating_mul(1000);
         store.timers.remove(&(copy.deadline, channel.id, number));
@@ -114,15 +113,15 @@ impl Channel {
         message: &MessageId,
         store: &mut Store,
     ) -> Result<(u64, InFlightCopy), NotOwned> {
-        let number = self.owned(id, message)?;
+        let number = self.owned(id, message, store)?;
         let copy = self.in_flight.remove(&number).expect("it was found");
         store.timers.remove(&(copy.deadline, self.id, number));
         Ok((number, copy))
     }
 
     /// The message's numeric id, if it is in flight to the session.
-    fn owned(&self, id: SessionId, message: &MessageId) -> Result<u64, NotOwned> {
-        let number = from_wire(message).ok_or(NotOwned::NotInFlight)?;
+    fn owned(&self, id: SessionId, message: &MessageId, store: &Store) -> Result<u64, NotOwned> {
+        let number = store.message_id(message).ok_or(NotOwned::NotInFlight)?;
         match self.in_flight.get(&number) {
             None => Err(NotOwned::NotInFlight),
             Some(copy) if copy.session != id => Err(NotOwned::Others),

@@ -7,7 +7,6 @@ use super::channel::{Channel, InFlightCopy, QueuedRun};
 use super::message_store::NextMessage;
 use super::session::{Session, SessionId, Sessions};
 use super::store::Store;
-use super::wire_id::to_wire;
 use super::{BrokerState, Now};
 use crate::proto::Frame;
 
@@ -109,7 +108,7 @@ impl Channel {
         // nsqd's count wraps around, too
         let attempts = attempts.wrapping_add(1);
         let (bytes, body) = store.batches.body(&next);
-        Frame::encode_message(next.timestamp, attempts, &to_wire(next.id), bytes, body, &mut session.outbox);
+        Frame::encode_message(next.timestamp, attempts, &store.wire_id(next.id), bytes, body, &mut session.outbox);
         session.in_flight += 1;
         session.message_count += 1;
         let deadline = now.after(session.settings.msg_timeout);

@@ -76,6 +76,8 @@ pub struct StateLimits {
     pub max_index_memory: usize,
     /// Maximum bytes of message bodies in memory. Beyond it, bodies are read back from the log; without a log, publishing is refused.
     pub max_memory: usize,
+    /// Number of the broker in message ids: 0 to 1023. Brokers with different numbers use different ids.
+    pub node_id: u16,
 }
 
 impl Default for StateLimits {
@@ -87,6 +89,7 @@ impl Default for StateLimits {
             max_channel_consumers: 0,
             max_memory: 256 << 20,
             max_index_memory: usize::MAX,
+            node_id: 0,
         }
     }
 }

@@ -7,6 +7,8 @@ use super::StateLimits;
 use super::message_store::{MessageRun, MessageStore};
 use super::rest::Rest;
 use super::time::Micros;
+use super::wire_id::{from_wire, to_wire};
+use crate::proto::MessageId;
 
 pub(super) struct Store {
     pub(super) limits: StateLimits,
@@ -22,6 +24,21 @@ impl Store {
     pub(super) fn new(limits: StateLimits, log: Box<dyn Log>) -> Self {
         let batches = MessageStore::new(limits.max_memory);
         Self { limits, log, batches, timers: BTreeSet::new(), rest: Rest::default() }
+    }
+
+    /// Encodes a message's id with the broker's number in nsqd's place for it (`nsqd/guid.go`).
+    pub(super) fn wire_id(&self, id: u64) -> MessageId {
+        to_wire(id ^ self.node_bits())
+    }
+
+    /// Decodes an id that [`Store::wire_id`] wrote; `None` for any other text.
+    pub(super) fn message_id(&self, id: &MessageId) -> Option<u64> {
+        from_wire(id).map(|id| id ^ self.node_bits())
+    }
+
+    /// The broker's number, above the 12 bits that count the messages of a millisecond.
+    fn node_bits(&self) -> u64 {
+        u64::from(self.limits.node_id) << 12
     }
 
     pub(super) fn note(&mut self, change: &Change) {

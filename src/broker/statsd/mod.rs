@@ -61,7 +61,7 @@ impl Default for StatsdSettings {
 impl StatsdSettings {
     /// The prefix of names: with the host key of the broker, and a dot at its end.
     pub(super) fn prefix_of(&self, identity: &Identity) -> String {
-        let (host, port) = (&identity.broadcast_address, identity.http_port.max(0));
+        let (host, port) = (&identity.broadcast_address, identity.broadcast_http_port);
         let key = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let mut prefix = self.prefix.replace("%s", &key.replace(['.', ':'], "_"));
         if !prefix.is_empty() && !prefix.ends_with('.') {
@@ -125,13 +125,15 @@ mod tests {
 
     use super::*;
 
-    fn prefix(pattern: &str, broadcast_address: &str, http_port: i32) -> String {
+    fn prefix(pattern: &str, broadcast_address: &str, broadcast_http_port: u16) -> String {
         let settings = StatsdSettings { prefix: pattern.to_owned(), ..StatsdSettings::default() };
         settings.prefix_of(&Identity {
             broadcast_address: broadcast_address.to_owned(),
             hostname: String::new(),
             tcp_port: 0,
-            http_port,
+            http_port: 0,
+            broadcast_tcp_port: 0,
+            broadcast_http_port,
             started: SystemTime::UNIX_EPOCH,
         })
     }
@@ -142,7 +144,7 @@ mod tests {
         assert_eq!(prefix("%s.of.%s.", "::1", 80), "[__1]_80.of.[__1]_80.");
         assert_eq!(prefix("mine", "a", 4151), "mine.");
         assert_eq!(prefix("", "a", 4151), "");
-        assert_eq!(prefix("%s", "a", -1), "a_0.", "a Unix socket");
+        assert_eq!(prefix("%s", "a", 0), "a_0.", "a Unix socket");
     }
 
     #[tokio::test]

@@ -10,7 +10,6 @@ use crate::proto::{ErrorCode, Identify, IdentifyReply, ProtocolError};
 /// nsqd's settings for clients without IDENTIFY.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 const OUTPUT_BUFFER_SIZE: i64 = 16 * 1024;
-const OUTPUT_BUFFER_TIMEOUT: i64 = 250;
 /// nsqd's level for clients that do not ask for one.
 const DEFLATE_LEVEL: u32 = 6;
 
@@ -57,7 +56,7 @@ impl Negotiated {
             settings,
             heartbeat: Some(HEARTBEAT),
             output_buffer_size: OUTPUT_BUFFER_SIZE,
-            output_buffer_timeout: OUTPUT_BUFFER_TIMEOUT,
+            output_buffer_timeout: config.default_output_buffer_timeout,
             fence: false,
             give_back: false,
             upgrades: Upgrades::default(),

@@ -1,14 +1,20 @@
 //! `mqueue broker`: flags with nsqd's names and defaults.
 
+use std::convert::Infallible;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(super) use super::go_flags::go_duration;
+use super::go_flags::{boolean, go_whole, integer};
+use super::ignored_flags::IgnoredArgs;
+use super::nsqd_args::{BroadcastPortArgs, NsqdArgs};
 use super::security_args::BrokerSecurityArgs;
 use super::statistics_args::StatisticsArgs;
 use crate::commands::common::http_guard_args::HttpGuardArgs;
 use crate::commands::common::values::whole;
 use mqueue::broker::BrokerConfig;
-use mqueue::broker::log::SyncMode;
+use mqueue::broker::log::{LogOptions, SyncMode};
 use mqueue::broker::server::ListenAddress;
 use mqueue::broker::state::StateLimits;
 use mqueue::proto::Limits;
@@ -18,7 +24,7 @@ use mqueue::proto::Limits;
 pub(crate) enum SyncWhen {
     /// Before a producer gets OK
     Always,
-    /// Every 100 ms: a crash of the machine loses messages since the last sync, a crash of the process none
+    /// Every --sync-timeout: a crash of the machine loses messages since the last sync, a crash of the process none
     Interval,
     /// Left to the system
     Never,
@@ -41,28 +47,35 @@ impl From<SyncWhen> for SyncMode {
 /// defaults.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
+#[command(args_override_self = true, display_name = "nsqd", version = VERSION)]
 pub(crate) struct Args {
     /// Address of NSQ's TCP protocol: HOST:PORT (port 0: any free port), :PORT (all addresses) or
-    /// unix:/PATH; repeatable
+    /// unix:/PATH; several with commas
     #[arg(
         long,
         env = "MQUEUE_TCP_ADDRESS",
         value_name = "ADDRESS",
         value_delimiter = ',',
+        overrides_with = "tcp_address",
         default_value = "127.0.0.1:4150"
     )]
     pub tcp_address: Vec<ListenAddress>,
 
-    /// Address of the HTTP API, in the same forms; repeatable; empty: no HTTP
+    /// Address of the HTTP API, in the same forms; empty: no HTTP
     #[arg(
         long,
         env = "MQUEUE_HTTP_ADDRESS",
         value_name = "ADDRESS",
         value_delimiter = ',',
+        overrides_with = "http_address",
         default_value = "127.0.0.1:4151",
         value_parser = maybe_address
     )]
     pub http_address: Vec<MaybeAddress>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub nsqd: NsqdArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -71,6 +84,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub discovery: DiscoveryArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub broadcast_ports: BroadcastPortArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -87,7 +104,18 @@ pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub http_guard: HttpGuardArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub ignored: IgnoredArgs,
+
+    /// Warnings about the configuration file.
+    #[arg(skip)]
+    pub warnings: Vec<String>,
 }
+
+/// Version in nsqd's form, `nsqd v1.3.0 (built w/go1.21)`.
+const VERSION: &str = concat!("v1.3.0 (built w/mqueue ", env!("CARGO_PKG_VERSION"), ")");
 
 /// Storage of messages.
 #[derive(Debug, clap::Args)]
@@ -99,13 +127,13 @@ pub(crate) struct StorageArgs {
         long,
         env = "MQUEUE_DATA_PATH",
         value_name = "PATH",
-        overrides_with = "data_path",
+        value_parser = folder,
         default_value = "mqueue-data"
     )]
     pub data_path: PathBuf,
 
-    /// When to sync the log to disk: always (before OK), interval (every 100 ms: a crash of the
-    /// broker loses nothing, a crash of the machine up to 100 ms), never (left to the system)
+    /// When to sync the log to disk: always (before OK), interval (every --sync-timeout: a crash
+    /// of the broker loses nothing, a crash of the machine that time), never (left to the system)
     #[arg(
         long,
         env = "MQUEUE_SYNC",
@@ -116,9 +144,30 @@ pub(crate) struct StorageArgs {
     )]
     pub sync: SyncWhen,
 
-    /// Keep messages in memory only, without a log; they are lost when the process ends [default:
-    /// false]
-    #[arg(long, env = "MQUEUE_MEMORY")]
+    /// Time between syncs with --sync interval
+    #[arg(long, value_name = "DURATION", value_parser = go_duration, default_value = "100ms")]
+    pub sync_timeout: Duration,
+
+    /// Number of published messages that --sync interval syncs without waiting for --sync-timeout [default: none]
+    #[arg(long, value_name = "N", value_parser = go_whole::<u64>(..))]
+    pub sync_every: Option<u64>,
+
+    /// Size at which the log begins a new file, in bytes
+    #[arg(long, value_name = "BYTES", value_parser = file_bytes, default_value_t = LogOptions::SEGMENT_BYTES)]
+    pub max_bytes_per_file: u32,
+
+    /// Keep messages in memory only, without a log; they are lost when the process ends
+    #[arg(
+        long,
+        env = "MQUEUE_MEMORY",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        action = clap::ArgAction::Set,
+        default_value_t = false,
+        default_missing_value = "true",
+        value_parser = boolean
+    )]
     pub memory: bool,
 
     /// Limit on message bodies in memory, in bytes; above it bodies are read back from the log, or
@@ -133,7 +182,7 @@ pub(crate) struct StorageArgs {
     pub max_index_memory: Option<usize>,
 
     /// Messages that an ephemeral channel holds; further ones are dropped
-    #[arg(long, value_name = "N", value_parser = whole::<usize>(..), default_value_t = 10_000)]
+    #[arg(long, value_name = "N", value_parser = go_whole::<usize>(..), default_value_t = 10_000)]
     pub mem_queue_size: usize,
 }
 
@@ -147,7 +196,7 @@ pub(crate) struct DiscoveryArgs {
     pub lookupd_tcp_address: Vec<String>,
 
     /// Address that nsqlookupd gives to clients [default: the host name]
-    #[arg(long, env = "MQUEUE_BROADCAST_ADDRESS", value_name = "HOST", overrides_with = "broadcast_address")]
+    #[arg(long, env = "MQUEUE_BROADCAST_ADDRESS", value_name = "HOST")]
     pub broadcast_address: Option<String>,
 }
 
@@ -157,11 +206,11 @@ pub(crate) struct DiscoveryArgs {
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
     /// Largest message, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = whole::<u32>(1..=1 << 30))]
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = go_whole::<u32>(1..=1 << 30))]
     pub max_msg_size: u32,
 
     /// Largest body of a command (MPUB, IDENTIFY), in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 5 << 20, value_parser = whole::<u32>(1..=1 << 30))]
+    #[arg(long, value_name = "BYTES", default_value_t = 5 << 20, value_parser = go_whole::<u32>(1..=1 << 30))]
     pub max_body_size: u32,
 
     /// Message timeout of clients that set none
@@ -180,8 +229,24 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "DURATION", value_parser = go_duration, default_value = "60s")]
     pub max_heartbeat_interval: Duration,
 
+    /// Largest output buffer that a client may ask for, in bytes
+    #[arg(long, value_name = "BYTES", value_parser = go_whole::<u32>(..), default_value_t = 64 << 10)]
+    pub max_output_buffer_size: u32,
+
+    /// Longest output buffer timeout that a client may ask for; output is never held back
+    #[arg(long, value_name = "DURATION", value_parser = go_duration, default_value = "30s")]
+    pub max_output_buffer_timeout: Duration,
+
+    /// Shortest output buffer timeout that a client may ask for
+    #[arg(long, value_name = "DURATION", value_parser = go_duration, default_value = "25ms")]
+    pub min_output_buffer_timeout: Duration,
+
+    /// Output buffer timeout that IDENTIFY reports to clients that ask for none
+    #[arg(long, value_name = "DURATION", value_parser = go_duration, default_value = "250ms")]
+    pub output_buffer_timeout: Duration,
+
     /// Largest RDY count of a connection
-    #[arg(long, value_name = "N", value_parser = whole::<u32>(..), default_value_t = 2500)]
+    #[arg(long, value_name = "N", value_parser = go_whole::<u32>(..), default_value_t = 2500)]
     pub max_rdy_count: u32,
 
     /// Largest number of consumers of a channel; 0: no limit; below 0: none, as in nsqd
@@ -190,52 +255,54 @@ pub(crate) struct LimitArgs {
 }
 
 fn consumers(text: &str) -> Result<i64, String> {
-    text.parse().map_err(|_| "use a whole number".to_owned())
+    integer(text).ok_or_else(|| "use a whole number".to_owned())
+}
+
+/// The log rounds the size of its files to what it can use.
+fn file_bytes(text: &str) -> Result<u32, String> {
+    let bytes = go_whole::<u64>(1..)(text)?;
+    Ok(u32::try_from(bytes).unwrap_or(u32::MAX).clamp(64 << 10, 1 << 30))
 }
 
 /// An address, or none.
 pub(crate) type MaybeAddress = Option<ListenAddress>;
 
-fn maybe_address(text: &str) -> Result<MaybeAddress, String> {
+pub(super) fn maybe_address(text: &str) -> Result<MaybeAddress, String> {
     if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
 }
 
-/// Parses a duration as nsqd does (Go's `time.ParseDuration`). A bare number is refused, because it could mean seconds or
-/// milliseconds.
-pub(super) fn go_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || match text.parse::<f64>() {
-        Ok(_) => format!("say the unit: {text}s, {text}ms"),
-        Err(_) => "use numbers with units: ns, us, ms, s, m, h (60s, 1m30s, 1.5h)".to_owned(),
-    };
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let (mut rest, mut sum) = (text, Duration::ZERO);
-    loop {
-        let unit = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-        let (number, after) = rest.split_at(unit);
-        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
-        let (unit, after) = after.split_at(end);
-        let seconds = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(wrong()),
-        };
-        let number: f64 = number.parse().map_err(|_| wrong())?;
-        let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
-        sum = sum.checked_add(part).ok_or_else(wrong)?;
-        match after {
-            "" => return Ok(sum),
-            more => rest = more,
-        }
-    }
+/// Reads the folder of the log; as in nsqd, an empty path is the current folder.
+fn folder(text: &str) -> Result<PathBuf, Infallible> {
+    Ok(PathBuf::from(if text.is_empty() { "." } else { text }))
 }
 
 impl Args {
+    /// Returns the warnings about flags and the configuration file, before the broker starts.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
+        let https = self.security.server.tls_cert.is_none() && !self.security.https_address.is_empty();
+        let https = https.then(|| "--https-address has no effect without --tls-cert".to_owned());
+        let hidden = self.is_hidden_from_clients().then(|| {
+            "nsqlookupd sends clients of other machines to this broker, which listens on 127.0.0.1 only: \
+             nsqd's default is --tcp-address 0.0.0.0:4150"
+                .to_owned()
+        });
+        self.warnings.iter().cloned().chain(self.ignored.warnings()).chain(https).chain(hidden)
+    }
+
+    /// True if nsqlookupd gives clients an address on which the broker does not listen.
+    fn is_hidden_from_clients(&self) -> bool {
+        let is_local = |host: &str| host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        let listens_locally = |address: &ListenAddress| match address {
+            ListenAddress::Tcp(address) => is_local(address.host()),
+            ListenAddress::Unix(_) => false,
+        };
+        let discovery = &self.discovery;
+        let is_remote = !discovery.broadcast_address.as_deref().is_some_and(is_local);
+        let has_own_port = self.broadcast_ports.broadcast_tcp_port != 0;
+        let is_registered = !discovery.lookupd_tcp_address.is_empty();
+        is_registered && is_remote && !has_own_port && self.tcp_address.iter().all(listens_locally)
+    }
+
     /// Returns the addresses of the HTTP API.
     pub(crate) fn http_addresses(&self) -> Vec<ListenAddress> {
         self.http_address.iter().flatten().cloned().collect()
@@ -248,6 +315,7 @@ impl Args {
     pub(crate) fn config(&self) -> anyhow::Result<BrokerConfig> {
         let (storage, limits) = (&self.storage, &self.limits);
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let signed = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         let max_req_timeout = millis(limits.max_req_timeout);
         let mut config = BrokerConfig {
             limits: Limits {
@@ -265,33 +333,19 @@ impl Args {
                 max_index_memory: storage
                     .max_index_memory
                     .unwrap_or_else(mqueue::broker::memory::half_of_available_memory),
+                node_id: self.nsqd.node_id(),
             },
             max_rdy_count: u64::from(limits.max_rdy_count),
             msg_timeout: millis(limits.msg_timeout),
-            max_heartbeat_interval: i64::try_from(millis(limits.max_heartbeat_interval)).unwrap_or(i64::MAX),
+            max_heartbeat_interval: signed(limits.max_heartbeat_interval),
+            max_output_buffer_size: limits.max_output_buffer_size.into(),
+            output_buffer_timeout: (signed(limits.min_output_buffer_timeout), signed(limits.max_output_buffer_timeout)),
+            default_output_buffer_timeout: signed(limits.output_buffer_timeout),
+            log_level: self.nsqd.log_level.unwrap_or_default(),
             ..BrokerConfig::default()
         };
         self.security.apply(&mut config)?;
         self.statistics.apply(&mut config);
         Ok(config)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_those_of_nsqd() {
-        for (text, millis) in
-            [("0", 0), ("60s", 60_000), ("1m30s", 90_000), ("1.5h", 5_400_000), (".5s", 500), ("1500us", 1), ("0s", 0)]
-        {
-            assert_eq!(go_duration(text).map(|duration| duration.as_millis()), Ok(millis), "{text}");
-        }
-        for wrong in ["60000", "", "s", "1d", "1M", "1m 30s", "-1s", "1.2.3s", "5m1", "1e3s", "999999999999999999999h"]
-        {
-            go_duration(wrong).expect_err(wrong);
-        }
-        assert_eq!(go_duration("60000").unwrap_err(), "say the unit: 60000s, 60000ms");
     }
 }

@@ -1,6 +1,12 @@
 //! `mqueue broker`: runs the embedded broker until a signal.
 
 pub(crate) mod args;
+pub(crate) mod command_line;
+mod config_file;
+mod go_flags;
+mod ignored_flags;
+mod log_level;
+mod nsqd_args;
 mod security_args;
 mod statistics_args;
 
@@ -25,6 +31,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
+    args.warnings().for_each(|warning| tracing::warn!("{warning}"));
     open_files::raise_limit();
     // bind before opening the folder: a broker that cannot listen leaves nothing behind
     let config = args.config().map_err(|e| Failure::new(Exit::Usage, e))?;
@@ -34,9 +41,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let listening = listening.map_err(|e| Failure::new(Exit::Failure, e))?;
     let broker = open(&args, config)?;
     broker.register_with(args.discovery.lookupd_tcp_address.clone());
-    let broadcast = args.discovery.broadcast_address.clone();
+    let broadcast = args.discovery.broadcast_address.clone().filter(|host| !host.is_empty());
     let mut server = BrokerServer::new(broker, listening, broadcast);
     server.guard = args.http_guard.extend(server.guard);
+    args.broadcast_ports.apply(&mut server.identity);
+    tokio::spawn(log_level::follow(server.broker.log_level()));
     server.tcp.iter().for_each(|bound| tracing::info!("TCP: listening on {bound}"));
     server.http.iter().for_each(|bound| tracing::info!("HTTP: listening on {bound}"));
     server.https.iter().for_each(|bound| tracing::info!("HTTPS: listening on {bound}"));
@@ -65,6 +74,9 @@ fn open(args: &Args, config: BrokerConfig) -> Result<Broker, Failure> {
     }
     let mut options = LogOptions::new(&storage.data_path);
     options.sync = storage.sync.into();
+    options.interval = storage.sync_timeout;
+    options.sync_every = storage.sync_every;
+    options.segment_bytes = storage.max_bytes_per_file;
     let (log, recovered, report) = DiskLog::open(&options).map_err(|e| Failure::new(Exit::Failure, e))?;
     tracing::info!("{report}");
     report.warnings().for_each(|warning| tracing::warn!("{warning}"));

@@ -1,6 +1,5 @@
 //! TLS, compression and AUTH of `mqueue broker`: nsqd's flags.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -9,9 +8,10 @@ use mqueue::broker::server::ListenAddress;
 use mqueue::broker::{BrokerConfig, TlsRequired};
 use mqueue::net::tls::{ClientAuth, TlsClient, TlsClientSettings, TlsVersion};
 
-use super::args::go_duration;
+use super::args::{MaybeAddress, maybe_address};
+use super::go_flags::{boolean, go_duration, go_whole};
 use crate::commands::common::server_tls_args::ServerTlsArgs;
-use crate::commands::common::values::{host_port, whole};
+use crate::commands::common::values::{MaybePath, host_port, maybe_path};
 
 /// TLS, compression and AUTH.
 #[derive(Debug, clap::Args)]
@@ -40,16 +40,23 @@ pub(crate) struct BrokerSecurityArgs {
     pub tls_client_auth_policy: Option<ClientAuth>,
 
     /// PEM file of the authorities of client certificates
-    #[arg(long, env = "MQUEUE_TLS_ROOT_CA_FILE", value_name = "PATH")]
-    pub tls_root_ca_file: Option<PathBuf>,
+    #[arg(long, env = "MQUEUE_TLS_ROOT_CA_FILE", value_name = "PATH", value_parser = maybe_path, default_value = "", hide_default_value = true)]
+    pub tls_root_ca_file: MaybePath,
 
     /// Lowest TLS version: tls1.2 or tls1.3; older ones are never offered
     #[arg(long, env = "MQUEUE_TLS_MIN_VERSION", value_name = "VERSION", default_value = "tls1.2", value_parser = tls_version)]
     pub tls_min_version: TlsVersion,
 
-    /// Address of the HTTP API over TLS [default: 127.0.0.1:4152 with --tls-cert]
-    #[arg(long, env = "MQUEUE_HTTPS_ADDRESS", value_name = "ADDRESS")]
-    pub https_address: Option<ListenAddress>,
+    /// Address of the HTTP API over TLS; several with commas; empty: no HTTPS [default: 127.0.0.1:4152 with --tls-cert]
+    #[arg(
+        long,
+        env = "MQUEUE_HTTPS_ADDRESS",
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        overrides_with = "https_address",
+        value_parser = maybe_address
+    )]
+    pub https_address: Vec<MaybeAddress>,
 
     /// Server that decides what a client's AUTH secret permits: HOST:PORT or a URL; repeatable [default: no AUTH]
     #[arg(long, env = "MQUEUE_AUTH_HTTP_ADDRESS", value_name = "ADDRESS", value_delimiter = ',', value_parser = auth_server)]
@@ -68,24 +75,26 @@ pub(crate) struct BrokerSecurityArgs {
     pub http_client_request_timeout: Duration,
 
     /// Offer snappy to clients
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", value_parser = boolean)]
     pub snappy: bool,
 
     /// Offer deflate to clients
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", value_parser = boolean)]
     pub deflate: bool,
 
     /// Highest level of deflate that a client may ask for: 1 to 9
-    #[arg(long, value_name = "LEVEL", default_value_t = 6, value_parser = whole::<u32>(1..=9))]
+    #[arg(long, value_name = "LEVEL", default_value_t = 6, value_parser = go_whole::<u32>(1..=9))]
     pub max_deflate_level: u32,
 }
 
 fn tls_required(text: &str) -> Result<TlsRequired, String> {
     match text.to_ascii_lowercase().as_str() {
-        "true" | "1" | "t" => Ok(TlsRequired::Yes),
-        "false" | "0" | "f" => Ok(TlsRequired::No),
         "tcp-https" => Ok(TlsRequired::TcpOnly),
-        _ => Err("use true, false or tcp-https".to_owned()),
+        word => match boolean(word) {
+            Ok(true) => Ok(TlsRequired::Yes),
+            Ok(false) => Ok(TlsRequired::No),
+            Err(_) => Err("use true, false or tcp-https".to_owned()),
+        },
     }
 }
 
@@ -101,7 +110,7 @@ fn client_auth(text: &str) -> Result<ClientAuth, String> {
 fn tls_version(text: &str) -> Result<TlsVersion, String> {
     match text.to_ascii_lowercase().as_str() {
         "tls1.3" => Ok(TlsVersion::V1_3),
-        "ssl3.0" | "tls1.0" | "tls1.1" | "tls1.2" => Ok(TlsVersion::V1_2),
+        "" | "ssl3.0" | "tls1.0" | "tls1.1" | "tls1.2" => Ok(TlsVersion::V1_2),
         _ => Err("use tls1.2 or tls1.3".to_owned()),
     }
 }
@@ -134,7 +143,6 @@ impl BrokerSecurityArgs {
             None if config.tls_required != TlsRequired::No => {
                 bail!("TLS is required of clients: name --tls-cert and --tls-key")
             }
-            None if self.https_address.is_some() => bail!("--https-address needs --tls-cert and --tls-key"),
             None => None,
         };
         (config.snappy, config.deflate, config.max_deflate_level) = (self.snappy, self.deflate, self.max_deflate_level);
@@ -162,6 +170,10 @@ impl BrokerSecurityArgs {
     /// Addresses of the HTTP API over TLS.
     pub(crate) fn https_addresses(&self) -> Vec<ListenAddress> {
         let default = || "127.0.0.1:4152".parse().expect("a valid address");
-        self.server.tls_cert.iter().map(|_| self.https_address.clone().unwrap_or_else(default)).collect()
+        match (&self.server.tls_cert, self.https_address.is_empty()) {
+            (None, _) => Vec::new(),
+            (Some(_), true) => vec![default()],
+            (Some(_), false) => self.https_address.iter().flatten().cloned().collect(),
+        }
     }
 }

@@ -6,8 +6,7 @@ use mqueue::broker::state::LatencySettings;
 use mqueue::broker::{BrokerConfig, StatsdSettings};
 use mqueue::proto::HostPort;
 
-use super::args::go_duration;
-use crate::commands::common::values::whole;
+use super::go_flags::{boolean, go_duration, go_whole};
 
 /// Statistics: statsd and end-to-end latencies.
 #[derive(Debug, clap::Args)]
@@ -42,15 +41,15 @@ pub(crate) struct StatisticsArgs {
     pub statsd_interval: Duration,
 
     /// Send the resident memory to statsd
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", value_parser = boolean)]
     pub statsd_mem_stats: bool,
 
     /// Leave out ephemeral topics and channels
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = boolean)]
     pub statsd_exclude_ephemeral: bool,
 
     /// Largest packet to statsd, in bytes
-    #[arg(long, value_name = "BYTES", value_parser = whole::<usize>(1..=65_507), default_value_t = 508)]
+    #[arg(long, value_name = "BYTES", value_parser = go_whole::<usize>(1..=65_507), default_value_t = 508)]
     pub statsd_udp_packet_size: usize,
 }
 

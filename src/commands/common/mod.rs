@@ -13,6 +13,7 @@ pub(crate) mod handler_environment;
 pub(crate) mod http_guard_args;
 pub(crate) mod job;
 pub(crate) mod journal;
+pub(crate) mod log_filter;
 
 pub(crate) mod latency;
 pub(crate) mod metrics;

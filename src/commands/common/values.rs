@@ -1,7 +1,9 @@
 //! Parsers of flag values that several commands share. Each error says what is allowed: clap adds
 //! the flag and the value.
 
+use std::convert::Infallible;
 use std::ops::{Bound, RangeBounds};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Reads a whole number within `range` that `T` can hold.
@@ -34,6 +36,14 @@ where
 /// Returns the largest number that an unsigned type of 8 to 64 bits holds.
 pub(crate) fn largest<T: TryFrom<u64>>() -> u64 {
     [64, 32, 16, 8].map(|bits| u64::MAX >> (64 - bits)).into_iter().find(|max| T::try_from(*max).is_ok()).unwrap_or(0)
+}
+
+/// A path, or none.
+pub(crate) type MaybePath = Option<PathBuf>;
+
+/// Reads a path; an empty one is none.
+pub(crate) fn maybe_path(text: &str) -> Result<MaybePath, Infallible> {
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
 }
 
 /// Reads a duration with its unit, such as `500ms`. A bare number is refused: it once meant

@@ -83,6 +83,11 @@ impl TlsServer {
         Ok(Self { settings, config })
     }
 
+    /// The settings that it was made with.
+    pub fn settings(&self) -> &TlsServerSettings {
+        &self.settings
+    }
+
     /// Reads the files again, for the connections that follow.
     ///
     /// # Errors

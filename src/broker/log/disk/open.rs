@@ -106,7 +106,7 @@ impl DiskLog {
             failed: None,
             stripping: 0,
             is_recovered: false,
-            syncer: Syncer::start(path, options.sync, options.interval, sync).map_err(at(path))?,
+            syncer: Syncer::start(path, options, sync).map_err(at(path))?,
             _lock: lock,
         };
         Ok((log, recovered, report))

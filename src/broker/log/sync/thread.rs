@@ -50,7 +50,7 @@ impl SyncThread {
         loop {
             let removals = self.removable(&mut work);
             let wait = match (self.shared.mode, work.targets.is_empty()) {
-                (SyncMode::Interval, false) => {
+                (SyncMode::Interval, false) if !self.shared.is_due(&work) => {
                     let due = *due.get_or_insert_with(|| Instant::now() + self.shared.interval);
                     due.saturating_duration_since(Instant::now())
                 }
@@ -59,6 +59,7 @@ impl SyncThread {
             let has_targets = !work.targets.is_empty() && (wait.is_zero() || work.is_closing);
             if has_targets || !removals.is_empty() {
                 let targets = if has_targets { std::mem::take(&mut work.targets) } else { Vec::new() };
+                work.published = if has_targets { 0 } else { work.published };
                 let is_directory_dirty = has_targets && std::mem::take(&mut work.is_directory_dirty);
                 return Some(SyncRound { targets, is_directory_dirty, removals });
             }

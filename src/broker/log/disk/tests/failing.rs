@@ -195,6 +195,27 @@ async fn written_positions_are_reported_as_synced() {
 }
 
 #[tokio::test]
+async fn enough_messages_are_synced_before_the_interval_is_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let hour = Duration::from_secs(3600);
+    let options = options(directory.path(), SyncMode::Interval, 1 << 20);
+    let (mut log, _, _) = DiskLog::open(&LogOptions { interval: hour, sync_every: Some(3), ..options }).unwrap();
+    log.recovered();
+    log.note(&topic_created());
+    log.note(&channel_created());
+    let mut synced = log.synced();
+    for first in [1, 4, 7] {
+        publish(&mut log, first).unwrap();
+        publish(&mut log, first + 1).unwrap();
+        let reached = tokio::time::timeout(Duration::ZERO, synced.reached(log.position())).await;
+        assert!(reached.is_err(), "two messages wait for the interval");
+        publish(&mut log, first + 2).unwrap();
+        let reached = tokio::time::timeout(Duration::from_secs(60), synced.reached(log.position())).await;
+        reached.expect("three messages are synced at once").unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_failed_sync_is_reported_and_refuses_writes_until_a_new_segment_is_synced() {
     let directory = tempfile::tempdir().unwrap();
     let (fails, mut log) = failing(directory.path(), SyncMode::Always);
