@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::import::ImportArgs;
 use super::security_args::BrokerSecurityArgs;
 use crate::commands::common::values::whole;
 use mqueue::broker::BrokerConfig;
@@ -32,6 +33,13 @@ impl From<SyncWhen> for SyncMode {
     }
 }
 
+/// Commands besides running the broker.
+#[derive(Debug, clap::Subcommand)]
+#[allow(missing_docs, reason = "a doc comment here would hide the long description of the arguments")]
+pub(crate) enum BrokerCommand {
+    Import(ImportArgs),
+}
+
 /// Run an nsqd-compatible broker for one machine
 ///
 /// Messages are in a log on disk before a producer gets OK, so a crash of the broker loses none.
@@ -39,7 +47,12 @@ impl From<SyncWhen> for SyncMode {
 /// defaults.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub command: Option<BrokerCommand>,
+
     /// Address of NSQ's TCP protocol: HOST:PORT (port 0: any free port), :PORT (all addresses) or
     /// unix:/PATH; repeatable
     #[arg(

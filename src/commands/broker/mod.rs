@@ -1,6 +1,7 @@
 //! `mqueue broker`: runs the embedded broker until a signal.
 
 pub(crate) mod args;
+mod import;
 mod security_args;
 
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use super::common::exit::{Exit, Failure};
 use super::common::open_files;
-use crate::commands::broker::args::Args;
+use crate::commands::broker::args::{Args, BrokerCommand};
 use mqueue::broker::log::{DiskLog, LogOptions, SyncMode};
 use mqueue::broker::server::{BoundAddresses, BrokerServer};
 use mqueue::broker::{Broker, BrokerConfig};
@@ -22,6 +23,9 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
+    if let Some(BrokerCommand::Import(args)) = &args.command {
+        return import::run(args).await;
+    }
     let shutdown = Shutdown::on_signals(GRACE)?;
     open_files::raise_limit();
     // bind before opening the folder: a broker that cannot listen leaves nothing behind
@@ -63,6 +67,7 @@ fn open(args: &Args, config: BrokerConfig) -> Result<Broker, Failure> {
     if storage.memory {
         return Ok(Broker::in_memory(config));
     }
+    import::check_data_path(&storage.data_path)?;
     let mut options = LogOptions::new(&storage.data_path);
     options.sync = storage.sync.into();
     let (log, recovered, report) = DiskLog::open(&options).map_err(|e| Failure::new(Exit::Failure, e))?;
