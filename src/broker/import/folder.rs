@@ -101,7 +101,11 @@ impl FileKind<'_> {
             return Some(FileKind::Metadata);
         }
         let (queue, rest) = name.rsplit_once(INFIX)?;
-        let number = |rest: &str| rest.parse().ok().filter(|number: &u64| format!("{number:06}") == rest);
+        let number = |rest: &str| {
+            // nsqd's are signed
+            let number = rest.parse::<i64>().ok().and_then(|number| u64::try_from(number).ok())?;
+            (format!("{number:06}") == rest).then_some(number)
+        };
         match (rest.strip_suffix(".dat"), rest.strip_suffix(".dat.bad")) {
             (Some("meta"), _) => Some(FileKind::Positions(queue)),
             (Some(rest), _) => number(rest).map(|number| FileKind::Messages(queue, number)),
@@ -136,7 +140,7 @@ impl NsqdFolder {
             let name = entry.file_name();
             let Some(kind) = name.to_str().and_then(FileKind::of) else { continue };
             is_nsqds = true;
-            if !fs::metadata(entry.path()).map_err(at)?.is_file() {
+            if !fs::metadata(entry.path()).is_ok_and(|it| it.is_file()) {
                 remarks.push(Remark::NoFile { file: name.to_string_lossy().into_owned() });
                 continue;
             }
@@ -273,6 +277,7 @@ mod tests {
             ("a.diskqueue.99999999999999999999.dat", None),
             ("a.diskqueue.x.dat", None),
             ("a.diskqueue.1.dat", None),
+            ("a.diskqueue.18446744073709551615.dat", None),
             ("0000000001.log", None),
         ] {
             assert_eq!(FileKind::of(name), expected, "{name}");
