@@ -240,6 +240,15 @@ impl QueueFiles {
 }
 
 impl QueuePositions {
+    /// The number after that of the last file that must be there: files are created by the first
+    /// message, and a queue without messages needs none.
+    pub(super) fn end(&self) -> u64 {
+        match (self.read_file, self.read_at) < (self.write_file, self.write_at) {
+            true => self.write_file.saturating_add(u64::from(self.write_at > 0)),
+            false => self.read_file,
+        }
+    }
+
     fn parse(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         let mut lines = text.lines();
@@ -282,6 +291,12 @@ mod tests {
         ] {
             assert_eq!(FileKind::of(name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn files_up_to_the_last_message_must_be_there() {
+        let end = |text: &str| QueuePositions::parse(text.as_bytes()).unwrap().end();
+        assert_eq!(["0\n0,0\n0,0\n", "0\n4,9\n4,9\n", "3\n0,0\n2,0\n", "3\n0,0\n2,9\n"].map(end), [0, 4, 2, 3]);
     }
 
     #[test]

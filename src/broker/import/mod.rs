@@ -22,6 +22,7 @@ mod report;
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use self::copies::CopyIndex;
 pub use self::folder::has_nsqd_files;
@@ -32,6 +33,7 @@ use super::log::{
     Change, ChannelCopy, ChannelId, CopyRun, DiskLog, Log, LogOptions, MessageHolder, OpenError, PublishedBatch,
     Relocated, TopicId,
 };
+use crate::plural::count;
 use crate::proto::{Bodies, TopicName};
 
 /// Ids below are for messages that get a new one: nsqd's are far above, since they begin with the
@@ -39,6 +41,8 @@ use crate::proto::{Bodies, TopicName};
 const NEW_IDS: u64 = 1 << 40;
 /// Ids from this one on are not kept: nsqd's clock was before 2010, or bytes are damaged.
 const MAX_IDS: u64 = 1 << 63;
+/// Interval between lines about the progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Error of an import. What was written until then is not taken for a log.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +68,7 @@ pub enum ImportError {
         source: io::Error,
     },
     /// The log cannot be written.
-    #[error("cannot write to {}: {source}; import again when this is mended", path.display())]
+    #[error("cannot write to {}: {source}: fix that, and run the import again", path.display())]
     Write {
         /// The log's folder.
         path: PathBuf,
@@ -89,7 +93,8 @@ pub async fn import(from: &Path, options: &LogOptions) -> Result<ImportReport, I
     }
     let log = DiskLog::begin_import(options)?;
     let written = |source| ImportError::Write { path: options.path.clone(), source };
-    let mut import = Import { log, options, next_number: 1, ids: NewIds::default(), report };
+    let (ids, logged) = (NewIds::default(), Instant::now());
+    let mut import = Import { log, options, next_number: 1, ids, report, written: 0, logged };
     for (name, topic) in &folder.topics {
         import.topic(&folder.path, name, topic)?;
     }
@@ -112,6 +117,9 @@ struct Import<'a> {
     next_number: u32,
     ids: NewIds,
     report: ImportReport,
+    /// Messages written so far, and when their number was last logged.
+    written: u64,
+    logged: Instant,
 }
 
 impl Import<'_> {
@@ -194,6 +202,7 @@ impl Import<'_> {
                 };
                 self.log.relocate(&message).map_err(|source| self.failed(source))?;
                 index.set_written(&head);
+                self.log_progress();
             }
         }
         let more = again.into_iter().filter(|remark| !remarks.contains(remark)).collect::<Vec<_>>();
@@ -225,9 +234,19 @@ impl Import<'_> {
                 bodies: &Bodies::one(body),
             };
             self.log.publish(&message).map_err(|source| self.failed(source))?;
+            self.log_progress();
         }
         self.report.remarks = remarks;
         Ok(())
+    }
+
+    /// Counts a message that was written; now and then logs how many there are.
+    fn log_progress(&mut self) {
+        self.written += 1;
+        if self.logged.elapsed() >= PROGRESS_INTERVAL {
+            self.logged = Instant::now();
+            tracing::info!("{} imported so far", count(self.written, "message"));
+        }
     }
 
     fn failed(&self, source: io::Error) -> ImportError {

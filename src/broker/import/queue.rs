@@ -88,10 +88,7 @@ impl<'a> QueueReader<'a> {
     /// Opens the next file; false if there is none.
     fn open_next(&mut self, remarks: &mut Vec<Remark>) -> Result<bool, ImportError> {
         let next = self.files.numbers.range(self.next..).next().copied();
-        // the file that is written to exists only if something was written
-        let expected = self.positions.map_or(self.next, |positions| {
-            positions.write_file.saturating_add(u64::from(positions.write_at > 0)).max(self.next)
-        });
+        let expected = self.positions.map_or(self.next, |positions| positions.end().max(self.next));
         let until = next.unwrap_or(expected);
         let is_gap = self.positions.is_some() || self.count > 0;
         if is_gap && self.next < until {
