@@ -329,16 +329,20 @@ fn topics_are_taken_from_file_names_if_nsqd_dat_is_missing_or_damaged() {
 
 #[test]
 fn an_import_that_was_killed_is_not_taken_for_a_log_and_the_next_one_begins_anew() {
-    const COUNT: u64 = 30_000;
+    const COUNT: u64 = 10_000;
     let folder = Folder::new(r#"{"topics":[{"name":"foo","channels":[{"name":"c"}]}]}"#);
     let bytes: Vec<u8> = (0..COUNT).flat_map(|n| message(FIRST + n, &[b'x'; 500])).collect();
     folder.queue("foo:c", &bytes, &format!("{COUNT}\n0,0\n0,{}\n", bytes.len()));
-    let data = tempfile::tempdir().expect("a folder");
-    let running = import(folder.0.path(), data.path()).start();
-    let segment = data.path().join("0000000001.log");
-    wait_until("some messages to be written", || segment.metadata().is_ok_and(|file| file.len() > 100_000));
-    running.signal(Signal::SIGKILL);
-    assert_eq!(running.finish().code, None, "killed before its end");
+    let killed = || {
+        let data = tempfile::tempdir().expect("a folder");
+        let running = import(folder.0.path(), data.path()).start();
+        let segment = data.path().join("0000000001.log");
+        wait_until("some messages to be written", || segment.metadata().is_ok_and(|file| file.len() > 100_000));
+        running.signal(Signal::SIGKILL);
+        running.finish().code.is_none().then_some(data)
+    };
+    // on a busy machine the signal may come after the end
+    let data = (0..20).find_map(|_| killed()).expect("it was killed before its end");
     let refused = broker(data.path()).run();
     let said = refused.stderr.trim_end();
     assert!(refused.code == Some(1) && said.contains(" holds an import that did not end: run "), "{refused:?}");
