@@ -278,3 +278,6 @@ impl NewIds {
         self.last_new
     }
 }
+
+#[cfg(test)]
+mod tests;
