@@ -41,6 +41,7 @@ mod hostile;
 mod hostile_http;
 mod http_handler;
 mod idle;
+mod import;
 mod ingest;
 mod layers;
 mod lookup;

@@ -14,6 +14,7 @@ pub mod auth;
 pub mod config;
 mod descriptors;
 pub mod http;
+pub mod import;
 pub mod log;
 mod log_level;
 mod lookupd;

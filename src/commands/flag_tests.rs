@@ -7,7 +7,8 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, CommandFactory, Parser};
 
 /// Flags of one name that differ between commands, with the reason.
-const DIFFERENT: [(&str, &str); 8] = [
+const DIFFERENT: [(&str, &str); 9] = [
+    ("from", "stage: a stream; broker import: nsqd's folder"),
     ("listen", "ingest reads a feed on sockets of four kinds, the others serve HTTP on TCP"),
     ("to", "the next hop: a stream, a socket, or either"),
     ("output", "consumer: the format of messages; bench: the format of the report"),
@@ -42,10 +43,12 @@ const WITHOUT_PREFIX: [&str; 19] = [
     "WORKERS_COUNT",
 ];
 
+/// The commands, and theirs.
 fn commands() -> Vec<Command> {
     let mut cli = Cli::command();
     cli.build();
-    cli.get_subcommands().filter(|command| command.get_name() != "help").cloned().collect()
+    let commands = cli.get_subcommands().flat_map(|command| std::iter::once(command).chain(command.get_subcommands()));
+    commands.filter(|command| command.get_name() != "help").cloned().collect()
 }
 
 /// The meaning of an argument: its value's name, which names the unit, its type, its short flag.

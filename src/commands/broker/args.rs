@@ -8,6 +8,7 @@ use std::time::Duration;
 pub(super) use super::go_flags::go_duration;
 use super::go_flags::{boolean, go_whole, integer};
 use super::ignored_flags::IgnoredArgs;
+use super::import::ImportArgs;
 use super::nsqd_args::{BroadcastPortArgs, NsqdArgs};
 use super::security_args::BrokerSecurityArgs;
 use super::statistics_args::StatisticsArgs;
@@ -40,6 +41,13 @@ impl From<SyncWhen> for SyncMode {
     }
 }
 
+/// Commands besides running the broker.
+#[derive(Debug, clap::Subcommand)]
+#[allow(missing_docs, reason = "a doc comment here would hide the long description of the arguments")]
+pub(crate) enum BrokerCommand {
+    Import(ImportArgs),
+}
+
 /// Run an nsqd-compatible broker for one machine
 ///
 /// Messages are in a log on disk before a producer gets OK, so a crash of the broker loses none.
@@ -47,8 +55,13 @@ impl From<SyncWhen> for SyncMode {
 /// defaults.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
-#[command(args_override_self = true, display_name = "nsqd", version = VERSION)]
+#[command(args_override_self = true, args_conflicts_with_subcommands = true)]
+#[command(display_name = "nsqd", version = VERSION)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub command: Option<BrokerCommand>,
+
     /// Address of NSQ's TCP protocol: HOST:PORT (port 0: any free port), :PORT (all addresses) or
     /// unix:/PATH; several with commas
     #[arg(

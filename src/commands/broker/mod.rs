@@ -5,6 +5,7 @@ pub(crate) mod command_line;
 mod config_file;
 mod go_flags;
 mod ignored_flags;
+mod import;
 mod log_level;
 mod nsqd_args;
 mod security_args;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use super::common::exit::{Exit, Failure};
 use super::common::open_files;
 use super::common::server_tls_args::reload;
-use crate::commands::broker::args::Args;
+use crate::commands::broker::args::{Args, BrokerCommand};
 use mqueue::broker::log::{DiskLog, LogOptions, SyncMode};
 use mqueue::broker::server::{BoundAddresses, BrokerServer};
 use mqueue::broker::{Broker, BrokerConfig};
@@ -30,6 +31,9 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
+    if let Some(BrokerCommand::Import(args)) = &args.command {
+        return import::run(args).await;
+    }
     let shutdown = Shutdown::on_signals(GRACE)?;
     args.warnings().for_each(|warning| tracing::warn!("{warning}"));
     open_files::raise_limit();
@@ -72,6 +76,7 @@ fn open(args: &Args, config: BrokerConfig) -> Result<Broker, Failure> {
     if storage.memory {
         return Ok(Broker::in_memory(config));
     }
+    import::check_data_path(&storage.data_path)?;
     let mut options = LogOptions::new(&storage.data_path);
     options.sync = storage.sync.into();
     options.interval = storage.sync_timeout;

@@ -14,8 +14,11 @@ use super::super::reserve::Reserve;
 use super::super::segment::{BadHeader, Extent, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, file_path, number_of};
 use super::super::segments::{SegmentContents, Segments};
 use super::super::sync::{SyncFile, Syncer};
-use super::super::{Recovered, SyncMode, catalog::Catalog};
+use super::super::{Log, Recovered, SyncMode, catalog::Catalog};
 use super::{DiskLog, LogOptions, StoredBodyReader, WriteBatch, is_full, keep_damaged};
+
+/// Name of an empty file that exists as long as an import into the directory has not ended.
+const UNFINISHED_IMPORT: &str = "importing";
 
 /// Error of opening a log.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,12 @@ pub enum OpenError {
     /// Another process has locked the log.
     #[error("{} is in use by another broker: stop that one, or choose another data path", .0.display())]
     InUse(PathBuf),
+    /// The directory holds an import that did not end.
+    #[error("{} holds an import that did not end: run `mqueue broker import` again, into the same data path", .0.display())]
+    UnfinishedImport(PathBuf),
+    /// The log already has topics, and nothing can be imported into it.
+    #[error("{} has topics already: import into an empty or a new data path", .0.display())]
+    NotEmpty(PathBuf),
     /// The log was written by an unknown version.
     #[error("{} has a format that this version does not know: use the version that wrote it, or another data path", .0.display())]
     OtherVersion(PathBuf),
@@ -45,10 +54,53 @@ impl DiskLog {
     /// damaged records, as the report says. Recovered messages are synced, unless the mode is
     /// [`SyncMode::Never`].
     ///
-    /// Fails if another broker has locked the log, if it has another version, or if its files
-    /// cannot be read or written.
+    /// Fails if another broker has locked the log, if it has another version, if it is an import that
+    /// did not end, or if its files cannot be read or written.
     pub fn open(options: &LogOptions) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         Self::open_with(options, Box::new(File::sync_data))
+    }
+
+    /// True if the directory has segments.
+    pub fn exists(path: &Path) -> bool {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| entry.file_name().to_str().and_then(number_of).is_some())
+    }
+
+    /// Creates a log for an import, in a directory without a log, with a log that has no topics, or
+    /// with an import that did not end, which is begun anew. Until [`DiskLog::end_import`], the log
+    /// cannot be [opened](DiskLog::open).
+    pub(in crate::broker) fn begin_import(options: &LogOptions) -> Result<Self, OpenError> {
+        let sync: SyncFile = Box::new(File::sync_data);
+        let path = &options.path;
+        create_folder(path, Some(&sync)).map_err(at(path))?;
+        let lock = lock(path)?;
+        let marker = path.join(UNFINISHED_IMPORT);
+        if !marker.exists() {
+            let mut opening = LogRecovery::new(path, options.sync)?;
+            opening.read_all()?;
+            if opening.report.is_damaged() || !opening.replay.finish().0.topics.is_empty() {
+                return Err(OpenError::NotEmpty(path.into()));
+            }
+            let created = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&marker);
+            created.and_then(|file| sync(&file)).and_then(|()| sync(&File::open(path)?)).map_err(at(&marker))?;
+        }
+        for entry in fs::read_dir(path).map_err(at(path))? {
+            let entry = entry.map_err(at(path))?;
+            if entry.file_name().to_str().and_then(number_of).is_some() {
+                fs::remove_file(entry.path()).map_err(at(&entry.path()))?;
+            }
+        }
+        let (log, _, _) = Self::open_locked(options, sync, lock, Instant::now())?;
+        Ok(log)
+    }
+
+    /// Ends an import: everything is synced, and the log can be opened from now on.
+    pub(in crate::broker) async fn end_import(mut self) -> io::Result<()> {
+        self.flush()?;
+        let position = self.position();
+        self.synced().reached(position).await?;
+        fs::remove_file(self.path.join(UNFINISHED_IMPORT))?;
+        File::open(&self.path)?.sync_all()
     }
 
     pub(super) fn open_with(
@@ -59,6 +111,19 @@ impl DiskLog {
         let path = &options.path;
         create_folder(path, (options.sync != SyncMode::Never).then_some(&sync)).map_err(at(path))?;
         let lock = lock(path)?;
+        if path.join(UNFINISHED_IMPORT).exists() {
+            return Err(OpenError::UnfinishedImport(path.into()));
+        }
+        Self::open_locked(options, sync, lock, begun)
+    }
+
+    fn open_locked(
+        options: &LogOptions,
+        sync: SyncFile,
+        lock: DirectoryLock,
+        begun: Instant,
+    ) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
+        let path = &options.path;
         let mut opening = LogRecovery::new(path, options.sync)?;
         opening.read_all()?;
         let LogRecovery { files, damaged, newest, mut report, mut replay, .. } = opening;
