@@ -124,6 +124,10 @@ const DISK_FULL: &str = "the disk is full; the reserved space is for finishing a
 /// used up.
 const MIN_RELOCATION: u64 = 16 << 10;
 
+/// On a full disk, a dead segment is written to as long as this fraction of what is kept allocated
+/// after its end is left.
+const KEPT_AHEAD: u64 = 16;
+
 /// Hard-links a damaged file under a second name, so that it can be examined after the log has
 /// removed it. Failure is ignored: the damage is reported in any case.
 fn keep_damaged(path: &Path, number: u32) {
@@ -192,7 +196,7 @@ impl DiskLog {
         let length = self.outgoing.checked_len()?;
         loop {
             match self.try_write(length, purpose) {
-                Err(error) if !publishes && is_full(&error) && self.reserve.give(length.into()) => {}
+                Err(error) if !publishes && is_full(&error) && self.take_from_reserve(length.into()) => {}
                 Err(error) => {
                     self.failed = Some((Instant::now(), error.kind(), error.to_string()));
                     return Err(error);
@@ -203,6 +207,17 @@ impl DiskLog {
                 }
             }
         }
+    }
+
+    /// Frees space for at least `bytes` bytes in the reserve, and allocates all of it to the newest
+    /// segment at once, before another program takes it. False if no space is left in the reserve.
+    fn take_from_reserve(&mut self, bytes: u64) -> bool {
+        let before = self.reserve.left();
+        let has_given = self.reserve.give(bytes);
+        if has_given {
+            self.segment.allocate_more(before - self.reserve.left());
+        }
+        has_given
     }
 
     fn try_write(&mut self, length: u32, purpose: WritePurpose) -> io::Result<LogLocation> {
@@ -317,15 +332,19 @@ impl DiskLog {
         if is_long && self.is_recovered && is_of_no_use(self) {
             if let Err(error) = self.begin_segment(self.ahead) {
                 // a segment with allocated space is worth more than what its end would free
-                let keeps = self.segment.has_allocated(u32::try_from(self.ahead / 4).unwrap_or(u32::MAX));
+                let keeps = self.segment.has_allocated(u32::try_from(self.ahead / KEPT_AHEAD).unwrap_or(u32::MAX));
                 if !is_full(&error) || keeps {
                     return;
                 }
+                let mut freed = 0;
                 while let Err(error) = self.begin_segment(0) {
+                    let before = self.reserve.left();
                     if !is_full(&error) || !self.reserve.give(0) {
                         return;
                     }
+                    freed += before - self.reserve.left();
                 }
+                self.segment.allocate_more(freed);
             }
             self.remove_dead_segments();
         }
