@@ -172,8 +172,9 @@ pub struct DiskLog {
     was_full: Option<u64>,
     /// Time and reason of the last write's failure, if it failed.
     failed: Option<(Instant, io::ErrorKind, String)>,
-    /// The number of segments being stripped.
+    /// The number of segments being stripped, and whether the disk had no room for one.
     stripping: usize,
+    stripping_was_refused: bool,
     /// True once recovery has ended: segments without live messages may be removed.
     is_recovered: bool,
     syncer: Syncer,
@@ -302,23 +303,10 @@ impl DiskLog {
 
     /// Removes and strips segments, after each write; cheap if there is nothing to do.
     fn tidy(&mut self) {
-        if self.stripping > 0 {
-            let mut has_room = false;
-            for (number, stripped) in self.syncer.take_stripped() {
-                self.stripping -= 1;
-                match stripped {
-                    Ok(end) => self.segments.shrink(Extent { number, end }),
-                    Err(error) if is_full(&error) => {
-                        has_room |= self.reserve.give(0);
-                        self.segments.allow_stripping_again(number);
-                    }
-                    Err(_) => {}
-                }
-            }
-            // without room, they are stripped when the next segment is removed
-            if has_room {
-                self.remove_dead_segments();
-            }
+        self.take_stripped();
+        // without room, they are stripped when the next segment is removed
+        if std::mem::take(&mut self.stripping_was_refused) && self.reserve.give(0) {
+            self.remove_dead_segments();
         }
         if !self.reserve.is_whole() {
             self.reserve.restore();
@@ -347,6 +335,18 @@ impl DiskLog {
                 self.segment.allocate_more(freed);
             }
             self.remove_dead_segments();
+        }
+    }
+
+    /// Takes the results of stripping.
+    fn take_stripped(&mut self) {
+        if self.stripping == 0 {
+            return;
+        }
+        for (number, stripped) in self.syncer.take_stripped() {
+            self.stripping -= 1;
+            self.stripping_was_refused |= stripped.as_ref().is_err_and(is_full);
+            self.segments.stripped(number, stripped);
         }
     }
 
@@ -405,6 +405,7 @@ impl DiskLog {
         if !self.is_recovered {
             return;
         }
+        self.take_stripped();
         for Reclaimable { extent, moved, all_but } in self.segments.take_reclaimable() {
             let moved = moved.unwrap_or(self.position);
             // The catalog of the removed segment is in the newest segment's Snapshot.
@@ -497,6 +498,7 @@ impl Log for DiskLog {
     }
 
     fn compaction_candidate(&mut self) -> Option<u32> {
+        self.take_stripped();
         let is_full = self.is_full();
         if is_full && !self.is_tidy() {
             return None; // pending removals make room
@@ -511,7 +513,8 @@ impl Log for DiskLog {
 
     fn next_compaction(&self) -> Option<Instant> {
         let is_full = self.is_full();
-        if is_full && !self.is_tidy() {
+        // the length of a stripped segment is not known yet
+        if self.stripping > 0 || (is_full && !self.is_tidy()) {
             return Some(Instant::now() + RETRY_INTERVAL);
         }
         self.segments.next_compaction(is_full, self.relocation_limit())

@@ -392,7 +392,7 @@ fn messages_published_together_are_read_from_disk_once() {
     for is_damaged in [false, true] {
         let directory = tempfile::tempdir().unwrap();
         let (mut state, topic, channel) = with_messages(directory.path(), 1 << 20, 0, 0);
-        let bodies = (0..500).map(|n| Bytes::from(body(n, 50))).collect();
+        let bodies = (0..500).map(|n| Bytes::from(body(n, 200))).collect();
         state.publish(&topic, bodies, None, BEGIN).unwrap();
         let session = state.connect(settings(), String::new(), 0, BEGIN);
         state.subscribe(session, &topic, &channel, BEGIN).unwrap();
