@@ -87,6 +87,8 @@ const COMPACTION_DELAY: Duration = Duration::from_millis(50);
 /// Delays between attempts after a failure: the first, and the longest; they double.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(8);
+/// Time after which a step of compaction does not begin anything more.
+const COMPACTION_STEP: Duration = Duration::from_millis(1);
 /// Pause between steps of compaction, in which others get the lock.
 const COMPACTION_PAUSE: Duration = Duration::from_millis(1);
 
@@ -171,7 +173,7 @@ impl Broker {
             let (step, next) = {
                 let mut shared = self.lock();
                 let begun = Instant::now();
-                let step = shared.state.compact();
+                let step = shared.state.compact(begun + COMPACTION_STEP);
                 shared.longest_step = shared.longest_step.max(begun.elapsed());
                 shared.is_compacted = !matches!(step, Ok(true));
                 (step, shared.state.next_compaction())

@@ -128,6 +128,10 @@ const DISK_FULL: &str = "the disk is full; the reserved space is for finishing a
 /// used up.
 const MIN_RELOCATION: u64 = 16 << 10;
 
+/// On a full disk, a dead segment is written to as long as this fraction of what is kept allocated
+/// after its end is left.
+const KEPT_AHEAD: u64 = 16;
+
 /// Hard-links a damaged file under a second name, so that it can be examined after the log has
 /// removed it. Failure is ignored: the damage is reported in any case.
 fn keep_damaged(path: &Path, number: u32) {
@@ -172,8 +176,9 @@ pub struct DiskLog {
     was_full: Option<u64>,
     /// Time and reason of the last write's failure, if it failed.
     failed: Option<(Instant, io::ErrorKind, String)>,
-    /// The number of segments being stripped.
+    /// The number of segments being stripped, and whether the disk had no room for one.
     stripping: usize,
+    stripping_was_refused: bool,
     /// True once recovery has ended: segments without live messages may be removed.
     is_recovered: bool,
     syncer: Syncer,
@@ -196,7 +201,7 @@ impl DiskLog {
         let length = self.outgoing.checked_len()?;
         loop {
             match self.try_write(length, purpose) {
-                Err(error) if !publishes && is_full(&error) && self.reserve.give(length.into()) => {}
+                Err(error) if !publishes && is_full(&error) && self.take_from_reserve(length.into()) => {}
                 Err(error) => {
                     self.failed = Some((Instant::now(), error.kind(), error.to_string()));
                     return Err(error);
@@ -207,6 +212,17 @@ impl DiskLog {
                 }
             }
         }
+    }
+
+    /// Frees space for at least `bytes` bytes in the reserve, and allocates all of it to the newest
+    /// segment at once, before another program takes it. False if no space is left in the reserve.
+    fn take_from_reserve(&mut self, bytes: u64) -> bool {
+        let before = self.reserve.left();
+        let has_given = self.reserve.give(bytes);
+        if has_given {
+            self.segment.allocate_more(before - self.reserve.left());
+        }
+        has_given
     }
 
     fn try_write(&mut self, length: u32, purpose: WritePurpose) -> io::Result<LogLocation> {
@@ -291,23 +307,10 @@ impl DiskLog {
 
     /// Removes and strips segments, after each write; cheap if there is nothing to do.
     fn tidy(&mut self) {
-        if self.stripping > 0 {
-            let mut has_room = false;
-            for (number, stripped) in self.syncer.take_stripped() {
-                self.stripping -= 1;
-                match stripped {
-                    Ok(end) => self.segments.shrink(Extent { number, end }),
-                    Err(error) if is_full(&error) => {
-                        has_room |= self.reserve.give(0);
-                        self.segments.allow_stripping_again(number);
-                    }
-                    Err(_) => {}
-                }
-            }
-            // without room, they are stripped when the next segment is removed
-            if has_room {
-                self.remove_dead_segments();
-            }
+        self.take_stripped();
+        // without room, they are stripped when the next segment is removed
+        if std::mem::take(&mut self.stripping_was_refused) && self.reserve.give(0) {
+            self.remove_dead_segments();
         }
         if !self.reserve.is_whole() {
             self.reserve.restore();
@@ -321,17 +324,33 @@ impl DiskLog {
         if is_long && self.is_recovered && is_of_no_use(self) {
             if let Err(error) = self.begin_segment(self.ahead) {
                 // a segment with allocated space is worth more than what its end would free
-                let keeps = self.segment.has_allocated(u32::try_from(self.ahead / 4).unwrap_or(u32::MAX));
+                let keeps = self.segment.has_allocated(u32::try_from(self.ahead / KEPT_AHEAD).unwrap_or(u32::MAX));
                 if !is_full(&error) || keeps {
                     return;
                 }
+                let mut freed = 0;
                 while let Err(error) = self.begin_segment(0) {
+                    let before = self.reserve.left();
                     if !is_full(&error) || !self.reserve.give(0) {
                         return;
                     }
+                    freed += before - self.reserve.left();
                 }
+                self.segment.allocate_more(freed);
             }
             self.remove_dead_segments();
+        }
+    }
+
+    /// Takes the results of stripping.
+    fn take_stripped(&mut self) {
+        if self.stripping == 0 {
+            return;
+        }
+        for (number, stripped) in self.syncer.take_stripped() {
+            self.stripping -= 1;
+            self.stripping_was_refused |= stripped.as_ref().is_err_and(is_full);
+            self.segments.stripped(number, stripped);
         }
     }
 
@@ -390,6 +409,7 @@ impl DiskLog {
         if !self.is_recovered {
             return;
         }
+        self.take_stripped();
         for Reclaimable { extent, moved, all_but } in self.segments.take_reclaimable() {
             let moved = moved.unwrap_or(self.position);
             // The catalog of the removed segment is in the newest segment's Snapshot.
@@ -483,6 +503,7 @@ impl Log for DiskLog {
     }
 
     fn compaction_candidate(&mut self) -> Option<u32> {
+        self.take_stripped();
         let is_full = self.is_full();
         if is_full && !self.is_tidy() {
             return None; // pending removals make room
@@ -497,7 +518,8 @@ impl Log for DiskLog {
 
     fn next_compaction(&self) -> Option<Instant> {
         let is_full = self.is_full();
-        if is_full && !self.is_tidy() {
+        // the length of a stripped segment is not known yet
+        if self.stripping > 0 || (is_full && !self.is_tidy()) {
             return Some(Instant::now() + RETRY_INTERVAL);
         }
         self.segments.next_compaction(is_full, self.relocation_limit())

@@ -102,8 +102,9 @@ impl fmt::Display for Torn {
         let Self { segment, bytes } = self;
         write!(
             f,
-            "{segment:010}.log: cut off the last {bytes} bytes: an interrupted write, or damaged messages, which may have been \
-             acknowledged; the bytes are kept in {segment:010}.log.torn"
+            "{segment:010}.log: cut off the last {}: an interrupted write, or damaged messages, which may have been \
+             acknowledged; the bytes are kept in {segment:010}.log.torn",
+            count(*bytes, "byte")
         )
     }
 }

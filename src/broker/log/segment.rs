@@ -320,6 +320,23 @@ impl Segment {
         result
     }
 
+    /// Allocates `bytes` more bytes, which were just freed, or as many of them as the disk has.
+    pub(super) fn allocate_more(&mut self, bytes: u64) {
+        if self.allocated == UNRESERVED || self.is_abandoned {
+            return;
+        }
+        let begin = self.allocated.max(self.end.into());
+        // some of the space may be needed to describe the rest, and others may take some
+        for eighths in [8, 7, 4, 2, 1] {
+            let end = begin + bytes / 8 * eighths;
+            match allocate(&self.file, begin, end) {
+                Ok(()) => return self.allocated = end,
+                Err(error) if is_full(&error) => {}
+                Err(_) => return self.allocated = UNRESERVED,
+            }
+        }
+    }
+
     /// True if space for `length` more bytes is allocated.
     pub(super) fn has_allocated(&self, length: u32) -> bool {
         let after = self.end.checked_add(length).map(u64::from);

@@ -1,10 +1,11 @@
 //! The segments of a log, and how much of each is live.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::BATCH_OVERHEAD;
-use super::segment::Extent;
+use super::segment::{Extent, is_full};
 
 /// A log with at most this many segments is not compacted, unless the disk is full.
 const MIN_SEGMENTS: usize = 4;
@@ -60,6 +61,8 @@ struct SegmentUsage {
     held: u64,
     /// The number of older segments when it was stripped.
     stripped: Option<usize>,
+    /// True until the result of stripping is known, and with it the segment's length.
+    is_being_stripped: bool,
     /// True if parts cannot be read: the segment is not stripped.
     is_damaged: bool,
     /// Position at which the first message relocated out of it was written.
@@ -108,20 +111,20 @@ impl Segments {
         self.list.back_mut().map(|entry| &mut entry.contents)
     }
 
-    /// Sets the new length of a stripped segment.
-    pub(super) fn shrink(&mut self, extent: Extent) {
-        if let Some(entry) = find(&mut self.list, extent.number) {
-            self.bytes -= u64::from(entry.extent.end.saturating_sub(extent.end));
-            entry.extent.end = entry.extent.end.min(extent.end);
-            entry.contents.notes = entry.contents.notes.min(extent.end.into());
-            entry.contents.messages = 0;
-        }
-    }
-
-    /// Makes a segment eligible again for stripping, which failed on a full disk.
-    pub(super) fn allow_stripping_again(&mut self, number: u32) {
-        if let Some(entry) = find(&mut self.list, number) {
-            entry.stripped = None;
+    /// Records the result of stripping a segment: its new length, or the error. After an error it is
+    /// eligible again if the disk was full.
+    pub(super) fn stripped(&mut self, number: u32, result: io::Result<u32>) {
+        let Some(entry) = find(&mut self.list, number) else { return };
+        entry.is_being_stripped = false;
+        match result {
+            Ok(end) => {
+                self.bytes -= u64::from(entry.extent.end.saturating_sub(end));
+                entry.extent.end = entry.extent.end.min(end);
+                entry.contents.notes = entry.contents.notes.min(end.into());
+                entry.contents.messages = 0;
+            }
+            Err(error) if is_full(&error) => entry.stripped = None,
+            Err(_) => {}
         }
     }
 
@@ -175,6 +178,7 @@ impl Segments {
                 let all_but = self.list.iter().take(at).filter_map(|older| older.contents.ids).collect();
                 let SegmentUsage { extent, moved, .. } = self.list[at];
                 self.list[at].stripped = Some(at);
+                self.list[at].is_being_stripped = true;
                 spent.push(Reclaimable { extent, moved, all_but: Some(all_but) });
             }
         }
@@ -268,7 +272,8 @@ impl SegmentUsage {
             None => size.saturating_sub(notes) >= size / 4,
             Some(before) => older <= before / 2,
         };
-        self.messages == 0 && !self.is_damaged && is_new && self.extent.end >= MIN_STRIPPED
+        let can_be = !self.is_damaged && !self.is_being_stripped;
+        self.messages == 0 && can_be && is_new && self.extent.end >= MIN_STRIPPED
     }
 
     /// True if at most half of the bytes written to the segment are live. The Snapshot, which every
@@ -311,7 +316,7 @@ mod tests {
         let (extent, all_but) = (Extent { number: 3, end: SIZE }, Some(vec![(10, 19), (20, 29)]));
         assert_eq!(segments.take_reclaimable(), [Reclaimable { extent, moved: None, all_but }]);
         assert_eq!(segments.take_reclaimable(), [], "it is stripped once");
-        segments.shrink(Extent { number: 3, end: 100 });
+        segments.stripped(3, Ok(100));
         assert_eq!(segments.usage(), (400_100, 360_000, 5));
         assert!(segments.spent(1, 10, 90_000) && segments.spent(2, 10, 90_000));
         assert!(!segments.spent(5, 10, 90_000), "the newest is never removed");
@@ -319,6 +324,23 @@ mod tests {
             segments.take_reclaimable().into_iter().map(|spent| (spent.extent.number, spent.all_but)).collect();
         assert_eq!(gone, [(1, None), (2, None), (3, None)], "the newest is never removed");
         assert_eq!(segments.usage(), (200_000, 90_000, 2));
+    }
+
+    #[test]
+    fn a_segment_that_is_being_stripped_is_not_stripped_again_by_its_old_length() {
+        let mut segments = five_segments();
+        assert!(segments.spent(3, 10, 90_000));
+        assert_eq!(segments.take_reclaimable().len(), 1);
+        assert!(segments.spent(1, 10, 90_000));
+        let spent: Vec<_> = segments.take_reclaimable().iter().map(|spent| spent.extent.number).collect();
+        assert_eq!(spent, [1], "half of the older segments are gone, but the new length is not known yet");
+        segments.stripped(3, Ok(20_000));
+        let (extent, all_but) = (Extent { number: 3, end: 20_000 }, Some(vec![(20, 29)]));
+        assert_eq!(segments.take_reclaimable(), [Reclaimable { extent, moved: None, all_but }]);
+        segments.stripped(3, Err(io::ErrorKind::StorageFull.into()));
+        assert_eq!(segments.take_reclaimable().len(), 1, "the disk was full");
+        segments.stripped(3, Err(io::ErrorKind::InvalidData.into()));
+        assert_eq!(segments.take_reclaimable(), []);
     }
 
     #[test]

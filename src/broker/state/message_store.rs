@@ -424,13 +424,6 @@ impl MessageStore {
         }
     }
 
-    /// Removes a batch whose copies have moved to other batches.
-    pub(super) fn drop_batch(&mut self, key: BatchKey, log: &mut dyn Log) {
-        let cost = self.get(key).cost();
-        self.all[key as usize].copies = 0;
-        self.remove(key, cost, log);
-    }
-
     /// Drops a reference to each message of a run; the last one removes the batch.
     pub(super) fn release(&mut self, run: MessageRun, log: &mut dyn Log) {
         let batch = &mut self.all[run.key as usize];

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use bytes::{Buf, Bytes, BytesMut};
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::super::log::{DiskLog, LogOptions, MemoryLog, SyncMode};
 use super::message_store::MessageRun;
@@ -227,8 +228,9 @@ impl Model {
         self.state.flush().unwrap();
         // in steps, between which operations change the messages being moved
         let steps = self.random.u32(..4);
+        let time = Duration::from_secs(60 * self.random.u64(..2));
         for _ in 0..steps {
-            self.state.compact().unwrap();
+            self.state.compact(Instant::now() + time).unwrap();
         }
         self.state.assert_sound();
     }

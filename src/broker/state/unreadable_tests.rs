@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::super::log::{
     Change, DiskLog, Log, LogLocation, LogOptions, LogUsage, MemoryLog, PublishedBatch, Relocated, SyncMode,
 };
-use super::compaction::{MAX_BATCHES, MAX_BYTES, MAX_ENTRIES};
+use super::compaction::{MAX_BYTES, MAX_ENTRIES, MAX_PIECES};
 use super::rest::{MAX_FAILED_READS, REST_TIME};
 use super::wire_id::to_wire;
 use super::*;
@@ -25,6 +25,11 @@ fn open(path: &Path, segment_bytes: u32) -> BrokerState {
     let options = LogOptions { sync: SyncMode::Never, segment_bytes, reserve_bytes: 0, ..LogOptions::new(path) };
     let (log, recovered, _) = DiskLog::open(&options).unwrap();
     BrokerState::recover(StateLimits { max_memory: 0, ..StateLimits::default() }, Box::new(log), recovered, BEGIN)
+}
+
+/// A deadline for a step of compaction that only its other bounds end.
+fn no_deadline() -> Instant {
+    Instant::now() + Duration::from_secs(60)
 }
 
 fn body(n: u32, length: usize) -> String {
@@ -74,7 +79,7 @@ fn settings() -> SessionSettings {
 fn finish(state: &mut BrokerState, topic: &TopicName, channel: &ChannelName, keep: usize) -> usize {
     let session = state.connect(settings(), String::new(), 0, BEGIN);
     state.subscribe(session, topic, channel, BEGIN).unwrap();
-    state.ready(session, 2_500, BEGIN);
+    state.ready(session, 10_000, BEGIN);
     let id = state.topics[topic].channels[channel];
     let mut seen = std::collections::BTreeSet::new();
     loop {
@@ -105,7 +110,7 @@ fn an_unreadable_message_keeps_a_copy_of_its_file_and_does_not_stop_compaction()
     let aside = file.with_extension("log.damaged");
     assert_eq!(std::fs::read(&aside).unwrap(), std::fs::read(&file).unwrap(), "its bytes are kept");
     let (mut steps, before) = (0, state.log_usage().bytes);
-    while state.compact().unwrap() {
+    while state.compact(no_deadline()).unwrap() {
         steps += 1;
         assert!(steps < 100, "compaction never ends");
     }
@@ -115,11 +120,11 @@ fn an_unreadable_message_keeps_a_copy_of_its_file_and_does_not_stop_compaction()
         assert!(Instant::now() < deadline, "{before} bytes became {:?}", state.log_usage());
         std::thread::yield_now();
         state.flush().unwrap();
-        state.compact().unwrap();
+        state.compact(no_deadline()).unwrap();
     }
     assert!(file.exists(), "the segment with the unreadable message stays");
     state.publish(&topic, Bodies::one("more".into()), None, BEGIN).unwrap();
-    assert!(!state.compact().unwrap(), "compaction works at each change");
+    assert!(!state.compact(no_deadline()).unwrap(), "compaction works at each change");
 }
 
 #[test]
@@ -248,10 +253,12 @@ fn steps(state: &mut BrokerState, asked: &LogCalls, longest_batch: u64, most: us
     loop {
         asked.take();
         let (work, begun) = (state.store.log.io_bytes(), Instant::now());
-        if !state.compact().unwrap() {
+        if !state.compact(no_deadline()).unwrap() {
             return steps;
         }
         steps.push(begun.elapsed());
+        let entries = state.compaction.as_ref().map_or(0, |work| work.entries);
+        assert!(entries <= 2 * MAX_ENTRIES, "{entries} entries in a step");
         let (work, [reads, _, relocated]) = (state.store.log.io_bytes() - work, asked.take());
         // a batch is read and written; it has at most 1,000 bytes besides its bodies, like a
         // segment's header
@@ -275,7 +282,7 @@ fn steps_of_compaction_are_bounded_and_take_a_millisecond_or_two() {
             let (mut state, topic, channel) = with_messages(directory.path(), segment, count, length);
             finish(&mut state, &topic, &channel, 5);
             let asked = CountingLog::of(&mut state);
-            let mut steps = steps(&mut state, &asked, length as u64, MAX_BATCHES);
+            let mut steps = steps(&mut state, &asked, length as u64, MAX_PIECES);
             assert!(steps.len() > 5, "{} steps", steps.len());
             steps.sort_unstable();
             best = best.min(steps[steps.len() / 2]);
@@ -304,9 +311,46 @@ fn steps_of_compaction_are_bounded_with_many_channels() {
         finish(&mut state, &topic, &name(n), 3);
     }
     let asked = CountingLog::of(&mut state);
-    // each message is searched in all channels, in flight and deferred
-    let steps = steps(&mut state, &asked, 100, MAX_ENTRIES / 400 + 1);
+    let steps = steps(&mut state, &asked, 100, MAX_PIECES);
     assert!(steps.len() > 5, "{} steps", steps.len());
+}
+
+#[test]
+fn messages_published_together_and_finished_in_any_order_are_moved_in_several_steps() {
+    // (batches, messages in each, channels, one of how many messages stays): in the last one, a batch
+    // has more copies than a step may scan
+    for (batches, count, channels, keep) in [(5, 2_000, 1, 4), (3, 12_000, 2, 5)] {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut state, topic, first) = with_messages(directory.path(), 8_000, 0, 0);
+        let others = (1..channels).map(|n| ChannelName::new(&format!("c{n}")).unwrap());
+        let channels: Vec<_> = std::iter::once(first).chain(others).collect();
+        channels.iter().for_each(|channel| state.create_channel(&topic, channel, BEGIN));
+        for _ in 0..batches {
+            state.publish(&topic, (0..count).map(|n| Bytes::from(body(n, 50))).collect(), None, BEGIN).unwrap();
+        }
+        for channel in &channels {
+            finish(&mut state, &topic, channel, keep);
+        }
+        let asked = CountingLog::of(&mut state);
+        let length = u64::from(count) * 100;
+        let steps = steps(&mut state, &asked, length, MAX_PIECES);
+        assert!(steps.len() > 20, "{} steps, {:?}", steps.len(), state.store.log.usage());
+        state.assert_sound();
+        let held = |state: &BrokerState| {
+            let each = state.channels.values().map(|it| (it.name.clone(), it.depth + it.in_flight.len()));
+            each.collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let before = held(&state);
+        assert!(before.values().all(|held| *held == batches * count as usize / keep), "{before:?}");
+        let bytes = state.store.log.usage().bytes;
+        assert!(bytes < batches as u64 * length, "{bytes} bytes are left");
+        drop(state);
+        let mut state = open(directory.path(), 8_000);
+        assert_eq!(held(&state), before);
+        for channel in &channels {
+            assert_eq!(finish(&mut state, &topic, channel, usize::MAX), 0, "every message can be read");
+        }
+    }
 }
 
 #[test]

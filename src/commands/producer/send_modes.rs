@@ -39,7 +39,8 @@ impl ProducerRun<'_> {
             let took = self.publisher.publish(MessageBatch { bodies, due: Vec::new() }).await;
             if let Some(took) = took.filter(|_| self.log_each) {
                 let millis = took.as_secs_f64() * 1e3;
-                tracing::info!("published {}: {bytes} bytes, OK after {millis:.2} ms", source.name_of_last());
+                let bytes = mqueue::plural::count(bytes, "byte");
+                tracing::info!("published {}: {bytes}, OK after {millis:.2} ms", source.name_of_last());
             }
             if self.left.get() == 0 {
                 return;

@@ -170,6 +170,7 @@ impl DiskLog {
             was_full: None,
             failed: None,
             stripping: 0,
+            stripping_was_refused: false,
             is_recovered: false,
             syncer: Syncer::start(path, options, sync).map_err(at(path))?,
             _lock: lock,

@@ -127,8 +127,9 @@ fn changes_are_written_on_a_disk_that_another_program_keeps_full() {
     let ballast = directory.path().join("ballast");
     let mut other = File::create(&ballast).unwrap();
     let mut fill = || while io::Write::write(&mut other, &[0; 4096]).is_ok() {};
-    let requeued = |id| Change::Requeued(CHANNEL, id, 2, None);
-    let changes = (1..=last).map(requeued).chain((1..=last).map(|id| Change::Finished(CHANNEL, id)));
+    // more than what is allocated: what the reserve gives is allocated before the other program runs
+    let requeued = |n| Change::Requeued(CHANNEL, n % last + 1, 2, None);
+    let changes = (0..3 * last).map(requeued).chain((1..=last).map(|id| Change::Finished(CHANNEL, id)));
     for change in changes {
         world.note(change);
         fill();

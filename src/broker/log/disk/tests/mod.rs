@@ -143,6 +143,25 @@ fn segments_without_live_messages_are_removed_or_stripped() {
     world.reopen();
 }
 
+#[test]
+fn the_size_of_the_log_is_right_after_stripping_though_nothing_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = world(directory.path(), SyncMode::Always, 50_000);
+    for _ in 0..4 {
+        world.publish(TOPIC, MessageHolder::Channels, None, &bodies(1, 49_000));
+    }
+    world.note(Change::Finished(CHANNEL, 2));
+    world.flush();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while world.log.usage().bytes > 150_000 {
+        let next = world.log.next_compaction().expect("compaction asks again");
+        assert!(next > Instant::now() && Instant::now() < deadline, "{:?}", world.log.usage());
+        assert_eq!(world.log.compaction_candidate(), None);
+        std::thread::yield_now();
+    }
+    assert_eq!(world.log.next_compaction(), None);
+}
+
 /// Three small messages stay queued beside each large one that is finished: the log has no more
 /// than it needs.
 #[test]
