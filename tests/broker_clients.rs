@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mqueue::net::transport::Compression;
-use serde_json::json;
 
 use crate::support::{Certificates, Eavesdropper, Mode, Nsqd, PATIENCE, SECRET, Tls, peer, skip, wait_within};
 
@@ -24,23 +23,6 @@ struct Line {
     line: Eavesdropper,
 }
 
-/// The fields of a mode as the client reads them.
-fn fields(certificates: &Certificates, mode: Mode, address: &str, topic: &str, body: &str) -> String {
-    let file = |is_used: bool, name: &str| is_used.then(|| certificates.file(name));
-    let (is_tls, is_mutual) = (mode.tls != Tls::Off, mode.tls == Tls::Mutual);
-    let compression = mode.compression.map(|compression| match compression {
-        Compression::Deflate(_) => "deflate",
-        Compression::Snappy => "snappy",
-    });
-    let mut fields = json!({
-        "address": address, "topic": topic, "body": body,
-        "ca": file(is_tls, "ca.pem"), "cert": file(is_mutual, "client.pem"), "key": file(is_mutual, "client.key"),
-        "secret": mode.auth.then_some(SECRET), "compression": compression,
-    });
-    fields.as_object_mut().expect("an object").retain(|_, value| !value.is_null());
-    fields.to_string()
-}
-
 /// Runs a client in all its modes at once. It must handle its four messages in each of them.
 fn runs(name: &str, command: &mut Command, compressions: &[Option<Compression>]) {
     let certificates = Certificates::new();
@@ -52,7 +34,7 @@ fn runs(name: &str, command: &mut Command, compressions: &[Option<Compression>])
         for mode in modes {
             let line = Eavesdropper::start(server.nsqd.tcp());
             let topic = format!("topic{}", lines.len());
-            command.arg(fields(&certificates, *mode, line.address(), &topic, &body));
+            command.arg(mode.fields(&certificates, line.address(), &topic, &body));
             lines.push(Line { topic, mode: *mode, line });
         }
         servers.push((modes[0], server));

@@ -14,6 +14,7 @@ mod liar;
 mod mode;
 mod mqueue;
 mod nsq;
+pub mod secured;
 mod wire;
 
 use std::time::{Duration, Instant};

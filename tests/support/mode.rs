@@ -62,6 +62,23 @@ impl Mode {
         security
     }
 
+    /// The same wishes as a JSON object, for a client of another language (tests/peers).
+    pub fn fields(self, certificates: &Certificates, address: &str, topic: &str, body: &str) -> String {
+        let file = |is_used: bool, name: &str| is_used.then(|| certificates.file(name));
+        let (is_tls, is_mutual) = (self.tls != Tls::Off, self.tls == Tls::Mutual);
+        let compression = self.compression.map(|compression| match compression {
+            Compression::Deflate(_) => "deflate",
+            Compression::Snappy => "snappy",
+        });
+        let mut fields = serde_json::json!({
+            "address": address, "topic": topic, "body": body,
+            "ca": file(is_tls, "ca.pem"), "cert": file(is_mutual, "client.pem"), "key": file(is_mutual, "client.key"),
+            "secret": self.auth.then_some(SECRET), "compression": compression,
+        });
+        fields.as_object_mut().expect("an object").retain(|_, value| !value.is_null());
+        fields.to_string()
+    }
+
     /// The same wishes as flags of mqueue's commands.
     pub fn flags(self, certificates: &Certificates) -> String {
         let file = |name: &str| certificates.file(name).display().to_string();
@@ -88,7 +105,7 @@ impl Mode {
 /// A server of one mode, and its AUTH server.
 pub struct SecuredServer {
     pub nsqd: Nsqd,
-    auth: Option<AuthServer>,
+    pub auth: Option<AuthServer>,
 }
 
 impl SecuredServer {

@@ -1,5 +1,7 @@
 // A go-nsq client that works with brokers: publish, defer, consume, touch, requeue, finish. Run by
 // tests/broker_clients.rs as `gonsq MODE…`; the modes run together; each prints what it handled, after its topic.
+// `gonsq publish CALLS MODE`, for benches/speed, publishes the lines of the body so many times, as one MPUB if there are
+// several, and prints the median time of a call in microseconds.
 package main
 
 import (
@@ -8,6 +10,7 @@ import (
 	"log"
 	"os"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -40,10 +43,15 @@ func (m mode) config() *nsq.Config {
 }
 
 func main() {
+	if os.Args[1] == "publish" {
+		calls, err := strconv.Atoi(os.Args[2])
+		check(err)
+		publish(calls, parse(os.Args[3]))
+		return
+	}
 	var all sync.WaitGroup
 	for _, text := range os.Args[1:] {
-		var m mode
-		check(json.Unmarshal([]byte(text), &m))
+		m := parse(text)
 		all.Add(1)
 		go func() {
 			defer all.Done()
@@ -51,6 +59,34 @@ func main() {
 		}()
 	}
 	all.Wait()
+}
+
+func parse(text string) (m mode) {
+	check(json.Unmarshal([]byte(text), &m))
+	return m
+}
+
+func publish(calls int, m mode) {
+	producer, err := nsq.NewProducer(m.Address, m.config())
+	check(err)
+	producer.SetLoggerLevel(nsq.LogLevelError)
+	check(producer.Ping())
+	var bodies [][]byte
+	for _, line := range strings.Split(m.Body, "\n") {
+		bodies = append(bodies, []byte(line))
+	}
+	times := make([]time.Duration, calls)
+	for call := range times {
+		start := time.Now()
+		if len(bodies) == 1 {
+			check(producer.Publish(m.Topic, bodies[0]))
+		} else {
+			check(producer.MultiPublish(m.Topic, bodies))
+		}
+		times[call] = time.Since(start)
+	}
+	sort.Slice(times, func(a, b int) bool { return times[a] < times[b] })
+	fmt.Println(float64(times[calls/2].Nanoseconds()) / 1000)
 }
 
 func (m mode) run() {
