@@ -56,6 +56,8 @@ mod print;
 mod remedies;
 mod retry;
 mod security;
+mod security_hostile;
+mod security_restarts;
 mod signals;
 mod simulate;
 mod sleeping;

@@ -9,29 +9,12 @@ use nix::sys::signal::Signal;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use crate::support::{AuthServer, Certificates, Eavesdropper, Nsqd, PATIENCE, mqueue, needs, wait_until};
+use crate::support::{
+    AuthServer, Certificates, Eavesdropper, Mode, Nsqd, PATIENCE, SECRET, Tls, mqueue, needs, wait_until,
+};
 
 /// Part of each body; it compresses well.
 const BODY: &str = "a body that nobody on the line may read, again and again and again and again and again";
-const SECRET: &str = "open-sesame";
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Tls {
-    Off,
-    On,
-    Mutual,
-}
-
-fn tls(certificates: &Certificates, mutual: bool) -> TlsClient {
-    let client = |name: &str| mutual.then(|| certificates.file(name));
-    TlsClient::new(&TlsClientSettings {
-        ca_file: Some(certificates.file("ca.pem")),
-        cert_file: client("client.pem"),
-        key_file: client("client.key"),
-        ..TlsClientSettings::default()
-    })
-    .unwrap()
-}
 
 fn connect_config(security: Security) -> ConnectConfig {
     ConnectConfig::default().with_security(security)
@@ -67,68 +50,52 @@ fn publish_and_consume(line: &Eavesdropper, security: Security) {
     });
 }
 
-fn matrix(tls_mode: Tls, certificates: &Certificates) {
-    let mut flags = match tls_mode {
-        Tls::Off => Vec::new(),
-        Tls::On | Tls::Mutual => certificates.flags("server"),
-    };
-    flags.extend(match tls_mode {
-        Tls::Off => vec![],
-        Tls::On => vec!["--tls-required=true".to_owned()],
-        Tls::Mutual => vec!["--tls-client-auth-policy=require-verify".to_owned()],
-    });
-    for auth in [false, true] {
-        let server = AuthServer::start(SECRET);
-        let mut flags = flags.clone();
-        if auth {
-            flags.push(format!("--auth-http-address={}", server.address()));
-        }
-        let nsqd = Nsqd::with(&flags.iter().map(String::as_str).collect::<Vec<_>>());
-        let compressions = [None, Some(Compression::Snappy)].into_iter();
-        for compression in compressions.chain((1..=6).map(|level| Some(Compression::Deflate(level)))) {
-            let line = Eavesdropper::start(nsqd.tcp());
-            let mut security = Security::default();
-            security.tls = (tls_mode != Tls::Off).then(|| tls(certificates, tls_mode == Tls::Mutual));
-            security.compression = compression;
-            security.auth_secret = auth.then(|| AuthSecret::new(SECRET));
-            let context = format!("TLS {tls_mode:?}, {compression:?}, AUTH {auth}");
-            publish_and_consume(&line, security);
+/// Plays each mode with this TLS.
+fn matrix(tls: Tls) {
+    let certificates = Certificates::new();
+    let of_tls: Vec<_> = Mode::all().into_iter().filter(|mode| mode.tls == tls).collect();
+    for modes in of_tls.chunk_by(|a, b| a.auth == b.auth) {
+        let server = modes[0].serve(&certificates, Nsqd::with);
+        for mode in modes {
+            let line = Eavesdropper::start(server.nsqd.tcp());
+            publish_and_consume(&line, mode.security(&certificates));
             // the upgrade is seen on the wire: nothing has fallen back
             let clear = line.times_seen(BODY.as_bytes());
-            match (tls_mode, compression) {
-                (Tls::Off, None) => assert!(clear > 8_000, "{clear} times, {context}"),
-                (Tls::Off, Some(_)) => assert!(clear < 10, "{clear} times, {context}"),
-                (Tls::On | Tls::Mutual, _) => assert_eq!(clear, 0, "{context}"),
+            match (tls, mode.compression) {
+                (Tls::Off, None) => assert!(clear > 8_000, "{clear} times, {mode:?}"),
+                (Tls::Off, Some(_)) => assert!(clear < 10, "{clear} times, {mode:?}"),
+                (Tls::On | Tls::Mutual, _) => assert_eq!(clear, 0, "{mode:?}"),
             }
-            if compression.is_some() {
-                assert!(line.total() < 200_000, "{} bytes, {context}", line.total());
+            if mode.compression.is_some() {
+                assert!(line.total() < 200_000, "{} bytes, {mode:?}", line.total());
             }
-            if tls_mode != Tls::Off {
-                assert_eq!(line.times_seen(SECRET.as_bytes()), 0, "{context}");
+            if tls != Tls::Off {
+                assert_eq!(line.times_seen(SECRET.as_bytes()), 0, "{mode:?}");
             }
         }
-        assert_eq!(!server.asked().is_empty(), auth);
-        let mutual = server.asked().iter().all(|query| query.contains("common_name=client"));
-        assert_eq!(mutual, !auth || tls_mode == Tls::Mutual, "{:?}", server.asked());
+        let (asked, auth) = (server.asked(), modes[0].auth);
+        assert_eq!(!asked.is_empty(), auth);
+        let mutual = asked.iter().all(|query| query.contains("common_name=client"));
+        assert_eq!(mutual, !auth || tls == Tls::Mutual, "{asked:?}");
     }
 }
 
 #[test]
 fn messages_pass_without_tls_in_every_compression_and_with_auth() {
     needs!("nsqd");
-    matrix(Tls::Off, &Certificates::new());
+    matrix(Tls::Off);
 }
 
 #[test]
 fn messages_pass_over_tls_in_every_compression_and_with_auth() {
     needs!("nsqd");
-    matrix(Tls::On, &Certificates::new());
+    matrix(Tls::On);
 }
 
 #[test]
 fn messages_pass_over_mutual_tls_in_every_compression_and_with_auth() {
     needs!("nsqd");
-    matrix(Tls::Mutual, &Certificates::new());
+    matrix(Tls::Mutual);
 }
 
 /// The error of connecting with these wishes.
@@ -146,7 +113,7 @@ fn refused_wishes_are_errors_that_name_the_flag() {
     let plain = Nsqd::with(&["--snappy=false", "--deflate=false"]);
     let wish = |compression| Security::default().with_compression(compression);
     assert_eq!(
-        refusal(&plain, Security::default().with_tls(tls(&certificates, false))),
+        refusal(&plain, Security::default().with_tls(certificates.client(false))),
         "nsqd at ADDRESS does not offer TLS: it needs --tls-cert and --tls-key"
     );
     assert_eq!(refusal(&plain, wish(Compression::Snappy)), "nsqd at ADDRESS does not offer snappy (--snappy=false)");
@@ -392,7 +359,7 @@ fn certificates_are_read_again_on_sighup() {
     install("expired");
     let flags = [format!("--tls-cert={}", cert.display()), format!("--tls-key={}", key.display())];
     let broker = Nsqd::embedded(&[&flags[0], &flags[1], "--https-address=127.0.0.1:0"]);
-    let security = || Security::default().with_tls(tls(&certificates, false));
+    let security = || Security::default().with_tls(certificates.client(false));
     assert!(refusal(&broker, security()).contains("has expired"));
     install("server");
     broker.signal(Signal::SIGHUP);
@@ -415,7 +382,7 @@ fn a_certificate_that_cannot_be_used_leaves_the_one_before() {
     let server = TlsServer::new(settings).unwrap();
     std::fs::write(certificates.file("server.pem"), "no certificate").unwrap();
     assert!(server.reload().unwrap_err().to_string().starts_with("no certificate in "));
-    let client = tls(&certificates, false);
+    let client = certificates.client(false);
     let (near, far) = tokio::io::duplex(16_384);
     let (accepted, connected) =
         Runtime::new().unwrap().block_on(async { tokio::join!(server.accept(far), client.connect("127.0.0.1", near)) });

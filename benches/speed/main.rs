@@ -32,6 +32,7 @@ mod page;
 mod pipeline;
 mod publish;
 mod quiet;
+mod tls;
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -60,6 +61,7 @@ fn main() {
         ("batch", batch::run),
         ("bulk", bulk::run),
         ("large", large::run),
+        ("tls", tls::run),
         ("others", others::run),
         ("log", log::run),
         ("broker", broker::run),

@@ -3,6 +3,7 @@
 
 mod delivery;
 mod http;
+mod secured;
 mod tcp;
 
 use std::io::{Read, Write};

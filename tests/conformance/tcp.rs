@@ -1,50 +1,21 @@
 //! The TCP protocol: commands, and each frame of the response.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
-
 use super::compare;
-use crate::support::Nsqd;
-use crate::support::needs;
+use crate::support::secured::{self, block_on};
+use crate::support::{Nsqd, needs};
 
-/// Sends the script at once, closes the sending side, and records every frame until the broker
-/// closes.
+/// Plays a script on a connection of its own.
 fn play(broker: &Nsqd, script: &[u8]) -> String {
-    let mut stream = TcpStream::connect(broker.tcp()).expect("it listens");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid timeout");
-    // a broker that refuses the first command may have closed already
-    let _ = stream.write_all(script).and_then(|()| stream.shutdown(Shutdown::Write));
-    let mut frames = Vec::new();
-    while let Some(frame) = frame(&mut stream) {
-        frames.push(frame);
-    }
-    frames.push("closed".to_owned());
-    frames.join(" | ")
+    block_on(async { secured::play(&mut secured::connect_plain(&broker.tcp()).await, script).await })
 }
 
-/// The next frame as text; `None` at the end of the connection.
-fn frame(stream: &mut TcpStream) -> Option<String> {
-    let mut header = [0; 8];
-    if let Err(e) = stream.read_exact(&mut header) {
-        assert_ne!(e.kind(), std::io::ErrorKind::WouldBlock, "the broker neither answers nor closes");
-        return None;
-    }
-    let [size, kind] = [0, 4].map(|at| u32::from_be_bytes(header[at..at + 4].try_into().expect("4 bytes")));
-    let mut body = vec![0; size as usize - 4];
-    stream.read_exact(&mut body).expect("a whole frame");
-    Some(format!("{kind} {}", String::from_utf8_lossy(&body)))
-}
-
-/// A command with a body that its size precedes.
+/// A command with a body that its size precedes, after the magic.
 fn sized(line: &str, body: &[u8]) -> Vec<u8> {
-    let size = u32::try_from(body.len()).expect("a short body").to_be_bytes();
-    [b"  V2", line.as_bytes(), b"\n", &size, body].concat()
+    [b"  V2", &secured::sized(line, body)[..]].concat()
 }
 
-#[test]
-fn tcp_commands_are_answered_like_nsqd() {
-    needs!("nsqd");
+/// Commands, alone and in turn, right and wrong.
+pub(super) fn commands() -> Vec<Vec<u8>> {
     let lines = [
         "NOP\n",
         "nop\n",
@@ -138,12 +109,18 @@ fn tcp_commands_are_answered_like_nsqd() {
     for (count, size) in [(0_i32, 0_i32), (-1, 1), (1, 0), (1, -1), (1, 9), (1, 1), (2, 1), (i32::MAX, 1)] {
         scripts.push(sized("MPUB a", &[&count.to_be_bytes()[..], &size.to_be_bytes(), b"x"].concat()));
     }
-    compare(&scripts, |script| script.escape_ascii().to_string(), |broker, script| play(broker, script));
+    scripts
 }
 
 #[test]
-fn identify_is_refused_like_nsqd() {
+fn tcp_commands_are_answered_like_nsqd() {
     needs!("nsqd");
+    let scripts = commands();
+    compare(&scripts, |script| script.escape_ascii().to_string(), |broker, script| play(broker, script));
+}
+
+/// IDENTIFY without negotiation, right and wrong.
+pub(super) fn identifies() -> Vec<Vec<u8>> {
     let bodies = [
         "",
         "x",
@@ -180,5 +157,12 @@ fn identify_is_refused_like_nsqd() {
     let mut scripts: Vec<Vec<u8>> = bodies.iter().map(|body| sized("IDENTIFY", body.as_bytes())).collect();
     scripts.push([&sized("IDENTIFY", b"{}")[..], &sized("IDENTIFY", b"{}")[4..]].concat());
     scripts.push([sized("IDENTIFY", br#"{"heartbeat_interval":-1}"#), b"SUB a b\n".to_vec()].concat());
+    scripts
+}
+
+#[test]
+fn identify_is_refused_like_nsqd() {
+    needs!("nsqd");
+    let scripts = identifies();
     compare(&scripts, |script| script.escape_ascii().to_string(), |broker, script| play(broker, script));
 }

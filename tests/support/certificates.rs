@@ -37,8 +37,10 @@ impl Certificates {
         };
         let (ca, other) = (authority("ca"), authority("other-ca"));
         for name in NAMES {
-            let host = if name == "elsewhere" { "elsewhere.example" } else { "127.0.0.1" };
-            let mut params = CertificateParams::new(vec![host.to_owned()]).expect("a name");
+            // nsqjs takes any address to be called localhost
+            let hosts: &[&str] = if name == "elsewhere" { &["elsewhere.example"] } else { &["127.0.0.1", "localhost"] };
+            let hosts = hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>();
+            let mut params = CertificateParams::new(hosts).expect("names");
             params.distinguished_name.push(DnType::CommonName, name);
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             if name == "expired" {

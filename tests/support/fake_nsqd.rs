@@ -114,6 +114,13 @@ impl Peer {
         assert_eq!(&self.buffer.split_to(4)[..], b"  V2");
     }
 
+    /// Waits for bytes that are no commands, and drops them.
+    #[track_caller]
+    pub fn wait_for_bytes(&mut self) {
+        assert!(!self.buffer.is_empty() || self.fill(), "the client closed the connection");
+        self.buffer.clear();
+    }
+
     /// Reads the next command; `None` once the client has closed the connection.
     #[track_caller]
     pub fn next(&mut self) -> Option<Command> {

@@ -11,8 +11,10 @@ mod events;
 pub mod fake_nsqd;
 mod gateway;
 mod liar;
+mod mode;
 mod mqueue;
 mod nsq;
+pub mod secured;
 mod wire;
 
 use std::time::{Duration, Instant};
@@ -26,6 +28,7 @@ pub use self::eavesdropper::Eavesdropper;
 pub use self::events::Sequences;
 pub use self::gateway::{Gateway, Worker};
 pub use self::liar::{Liar, Rest};
+pub use self::mode::{Mode, SECRET, SecuredServer, Tls};
 pub use self::mqueue::{Finished, Mqueue, consumer, is_optimised, mqueue, program};
 pub use self::nsq::{Lookupd, Nsqd, get, peer, request};
 pub use self::wire::Wire;

@@ -107,6 +107,17 @@ impl ClientConnection {
         };
     }
 
+    /// Checks the grants of an MPUB before its body is read, as nsqd does. Expired ones are asked for again
+    /// when the command is executed.
+    pub(super) fn check_early(&self, topic: &TopicName) -> Result<(), ProtocolError> {
+        match &self.authentication {
+            _ if self.broker.config().auth.is_none() => Ok(()),
+            Authentication::Granted(grants, _) if grants.is_expired(Instant::now()) => Ok(()),
+            Authentication::Lost(_) => Ok(()),
+            current => current.check(b"MPUB", topic, None),
+        }
+    }
+
     async fn query(&self, secret: &Bytes) -> Result<Grants, String> {
         let tls = self.agreed.settings.security.tls.as_ref();
         let request = AuthRequest {

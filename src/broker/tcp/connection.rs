@@ -23,6 +23,7 @@ use crate::broker::Broker;
 use crate::broker::socket::ClientSocket;
 use crate::broker::state::SessionId;
 use crate::http::{BusyGuard, ConnectionSlot};
+use crate::io_error::describe;
 use crate::net::transport::Transport;
 use crate::proto::{
     self, Command, DecodeProgress, ErrorCode, Frame, MAGIC_V2, ProtocolError, Response, WireError, WriteBuffer,
@@ -41,7 +42,6 @@ pub(super) enum ConnectionEnd {
     /// The client was sent an error.
     Refused,
     /// Reading or writing failed.
-    #[allow(dead_code, reason = "shown by Debug")]
     Broken(io::Error),
     /// The client sent nothing, or read nothing, for too long.
     Silent,
@@ -116,6 +116,13 @@ impl ClientConnection {
         drop(place);
         if matches!(end, ConnectionEnd::Refused) {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.flush_output()).await;
+        }
+        if let ConnectionEnd::Broken(error) = &end
+            && error.kind() == io::ErrorKind::InvalidData
+            && self.stream.is_some()
+        {
+            // damage within TLS or compression; a failed handshake has been logged
+            tracing::warn!(peer = self.peer, reason = %describe(error), "connection closed: its bytes cannot be read");
         }
         tracing::debug!(peer = self.peer, reason = ?end, "connection ended");
     }
@@ -206,9 +213,10 @@ impl ClientConnection {
                 }
             }
             match wrong {
+                // as in nsqd, before its command is looked at
+                Some(ProtocolError::LineTooLong) => return Err(ConnectionEnd::Closed),
                 _ if !self.incoming.is_empty() && self.check_unfinished()? => {}
                 None => return Ok(()),
-                Some(ProtocolError::LineTooLong) => return Err(ConnectionEnd::Closed),
                 Some(error) => return Err(self.refuse(&error)),
             }
         }

@@ -33,7 +33,8 @@ impl ClientConnection {
                 secret: &mut auth,
             };
             let done = commands.into_iter().try_for_each(|command| batch.execute(command));
-            (done.and_then(|()| batch.publish_gathered()), batch.published)
+            // also what came before a refused command
+            (batch.publish_gathered().and(done), batch.published)
         });
         if let Some(position) = published
             && let Err(error) = broker.synced(position).await
@@ -56,6 +57,12 @@ impl ClientConnection {
     pub(super) fn check_unfinished(&mut self) -> Result<bool, ConnectionEnd> {
         let Some(verb) = Command::verb(&self.incoming) else { return Ok(false) };
         if let Err(error) = check_tls(verb, self.broker.config(), &self.agreed) {
+            return Err(self.refuse(&error));
+        }
+        if verb == b"MPUB"
+            && let Some(topic) = Command::mpub_topic(&self.incoming)
+            && let Err(error) = self.check_early(&topic)
+        {
             return Err(self.refuse(&error));
         }
         if matches!(verb, b"PUB" | b"MPUB" | b"DPUB") {
@@ -98,14 +105,21 @@ struct CommandBatch<'a> {
 impl<'a> CommandBatch<'a> {
     fn execute(&mut self, command: Command) -> Result<(), ProtocolError> {
         check_tls(command.name(), self.config(), self.agreed)?;
-        self.check_grants(&command)?;
         if let Command::Pub { topic, body } = command {
+            self.check_grants(b"PUB", &topic, None)?;
             return self.gather(topic, body);
         }
         self.publish_gathered()?;
         let phase = self.state.phase(self.session);
         if admit(command.name(), phase, self.agreed)? == Admission::Ignore {
             return Ok(());
+        }
+        match &command {
+            Command::Mpub { topic, .. } | Command::Dpub { topic, .. } | Command::Fpub { topic, .. } => {
+                self.check_grants(command.name(), topic, None)?;
+            }
+            Command::Sub { topic, channel } => self.check_grants(command.name(), topic, Some(channel))?,
+            _ => {}
         }
         match command {
             Command::Identify(wishes) => self.identify(&wishes),
@@ -219,17 +233,10 @@ impl<'a> CommandBatch<'a> {
     }
 
     /// Checks that the client may publish or subscribe, if the command does.
-    fn check_grants(&self, command: &Command) -> Result<(), ProtocolError> {
-        if self.config().auth.is_none() {
-            return Ok(());
-        }
-        match command {
-            Command::Pub { topic, .. }
-            | Command::Mpub { topic, .. }
-            | Command::Dpub { topic, .. }
-            | Command::Fpub { topic, .. } => self.authentication.check(command.name(), topic, None),
-            Command::Sub { topic, channel } => self.authentication.check(command.name(), topic, Some(channel)),
-            _ => Ok(()),
+    fn check_grants(&self, verb: &[u8], topic: &TopicName, channel: Option<&ChannelName>) -> Result<(), ProtocolError> {
+        match self.config().auth {
+            Some(_) => self.authentication.check(verb, topic, channel),
+            None => Ok(()),
         }
     }
 

@@ -120,6 +120,12 @@ impl Negotiated {
                 false => deflate.then_some(Compression::Deflate(self.deflate_level)),
             },
         };
+        // nsqd goes on with the bare socket then, under the TLS and the compression that it has
+        let SessionSecurity { tls, deflate, snappy, .. } = &self.settings.security;
+        if (tls.is_some() || *deflate || *snappy) && (self.upgrades.tls || self.upgrades.compression.is_some()) {
+            let text = "IDENTIFY failed: TLS and compression are negotiated once";
+            return Err(ProtocolError::new(ErrorCode::IdentifyFailed, text));
+        }
         Ok(())
     }
 

@@ -38,7 +38,14 @@ impl ClientConnection {
             }
             Ok(())
         };
-        timeout(UPGRADE_TIMEOUT, upgrading).await.unwrap_or(Err(ConnectionEnd::Silent))
+        let done = timeout(UPGRADE_TIMEOUT, upgrading).await;
+        done.unwrap_or_else(|_| {
+            if upgrades.tls && self.agreed.settings.security.tls.is_none() {
+                let reason = format!("not finished within {UPGRADE_TIMEOUT:?}");
+                tracing::warn!(peer = self.peer, reason, "TLS handshake failed");
+            }
+            Err(ConnectionEnd::Silent)
+        })
     }
 
     /// Shakes hands. A failure ends the connection: what the client would understand now is not known.

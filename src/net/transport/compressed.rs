@@ -70,6 +70,11 @@ impl<S> Compressed<S> {
         &self.inner
     }
 
+    /// The memory for bytes of the peer, compressed or not.
+    pub(super) fn held(&self) -> usize {
+        self.plain.capacity() + self.input.capacity()
+    }
+
     /// Decompresses what was read from the peer; true if there is something for the reader.
     fn decode(&mut self) -> io::Result<bool> {
         self.plain.clear();
@@ -249,7 +254,7 @@ mod tests {
                         return (total, most);
                     }
                     total += count;
-                    most = most.max(b.plain.capacity() + b.input.capacity());
+                    most = most.max(b.held());
                 }
             };
             let ((), (total, most)) = tokio::join!(writing, reading);

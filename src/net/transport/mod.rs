@@ -5,6 +5,9 @@
 //! ```
 
 #[cfg(feature = "compression")]
+#[doc(hidden)]
+pub mod check;
+#[cfg(feature = "compression")]
 mod compressed;
 #[cfg(feature = "compression")]
 mod deflate;

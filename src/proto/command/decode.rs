@@ -53,6 +53,14 @@ impl Command {
         line.strip_suffix(b"\r").unwrap_or(line).split(|b| *b == b' ').next()
     }
 
+    /// The topic of the first command in `buffer`, if it is an MPUB with a complete, valid line.
+    #[cfg(feature = "broker")]
+    pub(crate) fn mpub_topic(buffer: &[u8]) -> Option<TopicName> {
+        let line = &buffer[..memchr::memchr(b'\n', buffer)?];
+        let topic = line.strip_suffix(b"\r").unwrap_or(line).strip_prefix(b"MPUB ")?;
+        std::str::from_utf8(topic).ok()?.parse().ok()
+    }
+
     /// The announced length in bytes of the first, incomplete command; `None` until its size field
     /// is there.
     #[cfg(feature = "broker")]
