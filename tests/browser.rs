@@ -102,8 +102,9 @@ fn wakeup_and_node_refuse_foreign_hosts_and_pages() {
 fn a_unix_socket_has_no_foreign_hosts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("http");
-    let broker = Nsqd::embedded(&[&format!("--http-address=127.0.0.1:0,unix:{}", path.display())]);
-    assert!(get(&broker.http(), "/ping").contains("OK"));
+    let flags = format!("broker --memory --tcp-address 127.0.0.1:0 --http-address unix:{}", path.display());
+    let broker = mqueue(&flags).start();
+    broker.wait_to_say("HTTP: listening on");
     let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
     stream.write_all(b"GET /ping HTTP/1.1\r\nHost: any.example\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();

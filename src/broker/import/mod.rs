@@ -33,6 +33,7 @@ use super::log::{
     Change, ChannelCopy, ChannelId, CopyRun, DiskLog, Log, LogOptions, MessageHolder, OpenError, PublishedBatch,
     Relocated, TopicId,
 };
+use super::state::wire_id::node_bits;
 use crate::plural::count;
 use crate::proto::{Bodies, TopicName};
 
@@ -79,13 +80,14 @@ pub enum ImportError {
 
 /// Imports the data folder of an nsqd into a new log. When this returns, the log is synced.
 ///
-/// Reads and writes files without yielding.
+/// Reads and writes files without yielding. Messages keep their ids for a broker with this
+/// [`node_id`](super::state::StateLimits::node_id).
 ///
 /// # Errors
 ///
 /// Fails if the folder is in use or cannot be read, if the log has topics already, or if it cannot
 /// be written. Damaged files are no error: the report names them.
-pub async fn import(from: &Path, options: &LogOptions) -> Result<ImportReport, ImportError> {
+pub async fn import(from: &Path, options: &LogOptions, node_id: u16) -> Result<ImportReport, ImportError> {
     let mut report = ImportReport::default();
     let folder = NsqdFolder::open(from, &mut report.remarks)?;
     if is_inside(&options.path, from).map_err(|source| ImportError::Io { path: from.into(), source })? {
@@ -93,7 +95,7 @@ pub async fn import(from: &Path, options: &LogOptions) -> Result<ImportReport, I
     }
     let log = DiskLog::begin_import(options)?;
     let written = |source| ImportError::Write { path: options.path.clone(), source };
-    let (ids, logged) = (NewIds::default(), Instant::now());
+    let (ids, logged) = (NewIds { node_bits: node_bits(node_id), ..NewIds::default() }, Instant::now());
     let mut import = Import { log, options, next_number: 1, ids, report, written: 0, logged };
     for (name, topic) in &folder.topics {
         import.topic(&folder.path, name, topic)?;
@@ -267,12 +269,15 @@ struct NewIds {
     used: HashSet<u64>,
     /// The last id that is none of nsqd's.
     last_new: u64,
+    /// What the broker adds to an id of the log for its clients.
+    node_bits: u64,
 }
 
 impl NewIds {
     fn id(&mut self, of_nsqd: u64) -> u64 {
-        if (NEW_IDS..MAX_IDS).contains(&of_nsqd) && self.used.insert(of_nsqd) {
-            return of_nsqd;
+        let id = of_nsqd ^ self.node_bits;
+        if (NEW_IDS..MAX_IDS).contains(&id) && self.used.insert(id) {
+            return id;
         }
         self.last_new += 1;
         self.last_new

@@ -61,7 +61,7 @@ async fn a_log_has_what_the_report_says_however_damaged_the_folder_is() {
         let [from, to] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         write_folder(from.path(), &mut random);
         let options = LogOptions { sync: SyncMode::Never, reserve_bytes: 0, ..LogOptions::new(to.path()) };
-        let report = import(from.path(), &options).await.unwrap_or_else(|error| panic!("SEED={seed}: {error}"));
+        let report = import(from.path(), &options, 0).await.unwrap_or_else(|error| panic!("SEED={seed}: {error}"));
         let (_log, recovered, _) = DiskLog::open(&options).unwrap();
         let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
         for batch in &recovered.batches {

@@ -37,7 +37,7 @@ mod time;
 mod topic;
 #[cfg(test)]
 mod unreadable_tests;
-mod wire_id;
+pub(super) mod wire_id;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use super::StateLimits;
 use super::message_store::{MessageRun, MessageStore};
 use super::rest::Rest;
 use super::time::Micros;
-use super::wire_id::{from_wire, to_wire};
+use super::wire_id::{from_wire, node_bits, to_wire};
 use crate::proto::MessageId;
 
 pub(super) struct Store {
@@ -28,17 +28,12 @@ impl Store {
 
     /// Encodes a message's id with the broker's number in nsqd's place for it (`nsqd/guid.go`).
     pub(super) fn wire_id(&self, id: u64) -> MessageId {
-        to_wire(id ^ self.node_bits())
+        to_wire(id ^ node_bits(self.limits.node_id))
     }
 
     /// Decodes an id that [`Store::wire_id`] wrote; `None` for any other text.
     pub(super) fn message_id(&self, id: &MessageId) -> Option<u64> {
-        from_wire(id).map(|id| id ^ self.node_bits())
-    }
-
-    /// The broker's number, above the 12 bits that count the messages of a millisecond.
-    fn node_bits(&self) -> u64 {
-        u64::from(self.limits.node_id) << 12
+        from_wire(id).map(|id| id ^ node_bits(self.limits.node_id))
     }
 
     pub(super) fn note(&mut self, change: &Change) {

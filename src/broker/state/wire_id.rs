@@ -2,6 +2,12 @@
 
 use crate::proto::MessageId;
 
+/// The broker's number in an id, above the 12 bits that count the messages of a millisecond
+/// (`nsqd/guid.go`).
+pub(in crate::broker) fn node_bits(node_id: u16) -> u64 {
+    u64::from(node_id) << 12
+}
+
 /// Encodes an id as sixteen hexadecimal digits.
 pub(super) fn to_wire(id: u64) -> MessageId {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";

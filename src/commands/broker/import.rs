@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::go_flags::go_whole;
+use super::nsqd_args::default_node_id;
 use crate::commands::common::exit::{Exit, Failure};
 use crate::commands::common::stdout;
 use mqueue::broker::import::{ImportReport, ImportedQueue, has_nsqd_files, import};
@@ -33,6 +35,10 @@ pub(crate) struct ImportArgs {
         default_value = "mqueue-data"
     )]
     pub data_path: PathBuf,
+
+    /// The broker's --node-id, for which messages keep their ids [default: a hash of the host name]
+    #[arg(long, value_name = "N", value_parser = go_whole::<u16>(0..=1023))]
+    pub node_id: Option<u16>,
 
     /// Print one JSON document [default: false]
     #[arg(long)]
@@ -69,7 +75,8 @@ struct JsonChannel<'a> {
 
 /// Runs the import.
 pub(crate) async fn run(args: &ImportArgs) -> anyhow::Result<Exit> {
-    let imported = import(&args.from, &LogOptions::new(&args.data_path)).await;
+    let node_id = args.node_id.unwrap_or_else(default_node_id);
+    let imported = import(&args.from, &LogOptions::new(&args.data_path), node_id).await;
     let report = imported.map_err(|error| Failure::new(Exit::Failure, error))?;
     report.notes().for_each(|note| tracing::warn!("{note}"));
     report.problems().for_each(|problem| tracing::error!("{problem}"));

@@ -27,11 +27,14 @@ pub(crate) struct NsqdArgs {
 impl NsqdArgs {
     /// Returns `--node-id`, or a hash of the host name.
     pub(crate) fn node_id(&self) -> u16 {
-        self.node_id.unwrap_or_else(|| {
-            let name = nix::unistd::gethostname().unwrap_or_default();
-            (crc32fast::hash(name.as_encoded_bytes()) % 1024) as u16
-        })
+        self.node_id.unwrap_or_else(default_node_id)
     }
+}
+
+/// Returns the number of a broker on this host that was given none: a hash of the host name.
+pub(super) fn default_node_id() -> u16 {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    (crc32fast::hash(name.as_encoded_bytes()) % 1024) as u16
 }
 
 /// Ports that nsqlookupd gives to clients.
