@@ -8,8 +8,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::common::values;
 use super::{
-    bench, broker, consumer, demo, doctor, errors, gateway, ingest, node, pipeline, producer, send, simulate, stage,
-    wakeup, worker,
+    admin, bench, broker, consumer, demo, doctor, errors, gateway, ingest, ls, node, pipeline, producer, send,
+    simulate, stage, wakeup, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -47,6 +47,12 @@ pub(crate) enum CliCommand {
     Worker(worker::args::Args),
     Node(node::args::Args),
     Wakeup(wakeup::args::Args),
+    Ls(ls::args::Args),
+    Create(admin::args::CreateArgs),
+    Pause(admin::args::PauseArgs),
+    Unpause(admin::args::UnpauseArgs),
+    Empty(admin::args::EmptyArgs),
+    Delete(admin::args::DeleteArgs),
     Doctor(doctor::args::Args),
     Errors(errors::args::Args),
     Bench(bench::args::Args),
@@ -60,7 +66,7 @@ const TASKS: [(&str, &[&str]); 6] = [
     ("Publish", &["producer", "ingest", "send"]),
     ("Consume", &["consumer", "stage", "pipeline", "gateway", "worker", "node"]),
     ("Sleep and wake", &["wakeup"]),
-    ("Operate", &["doctor", "errors"]),
+    ("Operate", &["ls", "create", "pause", "unpause", "empty", "delete", "doctor", "errors"]),
     ("Measure", &["bench", "simulate"]),
     ("Broker", &["broker", "demo"]),
 ];

@@ -1,6 +1,7 @@
 //! The subcommands, one module each. A module takes its arguments and runs to the end; modules do
 //! not import each other.
 
+pub(crate) mod admin;
 pub(crate) mod bench;
 pub(crate) mod broker;
 pub(crate) mod cli;
@@ -13,6 +14,7 @@ pub(crate) mod errors;
 mod flag_tests;
 pub(crate) mod gateway;
 pub(crate) mod ingest;
+pub(crate) mod ls;
 pub(crate) mod named_brokers;
 pub(crate) mod node;
 pub(crate) mod pipeline;

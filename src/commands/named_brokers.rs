@@ -32,7 +32,14 @@ fn asks_itself(command: &CliCommand) -> bool {
         // --create asks at each of its tries
         CliCommand::Consumer(args) => args.create.is_some(),
         CliCommand::Simulate(args) => !matches!(args.via, Via::Broker),
-        CliCommand::Wakeup(_) | CliCommand::Doctor(_) => true,
+        CliCommand::Wakeup(_)
+        | CliCommand::Doctor(_)
+        | CliCommand::Ls(_)
+        | CliCommand::Create(_)
+        | CliCommand::Pause(_)
+        | CliCommand::Unpause(_)
+        | CliCommand::Empty(_)
+        | CliCommand::Delete(_) => true,
         _ => false,
     }
 }
@@ -52,6 +59,12 @@ fn broker(command: &mut CliCommand) -> Option<&mut Args> {
         CliCommand::Errors(args) => Some(&mut args.broker),
         CliCommand::Wakeup(args) => Some(&mut args.broker),
         CliCommand::Doctor(args) => Some(&mut args.broker),
+        CliCommand::Ls(args) => Some(&mut args.broker),
+        CliCommand::Create(args) => Some(&mut args.action.broker),
+        CliCommand::Pause(args) => Some(&mut args.action.broker),
+        CliCommand::Unpause(args) => Some(&mut args.action.broker),
+        CliCommand::Empty(args) => Some(&mut args.action.broker),
+        CliCommand::Delete(args) => Some(&mut args.action.broker),
         CliCommand::Demo(_) | CliCommand::Broker(_) | CliCommand::Send(_) | CliCommand::Worker(_) => None,
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::commands::common::socket_args::group_of;
 use mqueue::client::Address;
 use mqueue::proto::stats::{Stats, TopicStats};
 use mqueue::proto::{ChannelName, TopicName};
@@ -348,14 +349,6 @@ impl SocketFolder {
     /// Returns the files in the folder.
     fn entries(&self) -> impl Iterator<Item = &FolderEntry> {
         self.entries.iter().flatten()
-    }
-}
-
-/// Returns the group of a socket or unit instance: `billing@2` is for billing.
-pub(super) fn group_of(name: &str) -> &str {
-    match name.rsplit_once('@') {
-        Some((group, number)) if number.parse::<u64>().is_ok() => group,
-        _ => name,
     }
 }
 
