@@ -7,6 +7,7 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
+mod admin;
 mod bad_input;
 mod bad_input_consumer;
 mod bench;
@@ -42,6 +43,7 @@ mod layers;
 mod lookup;
 mod lossless;
 mod lost;
+mod ls;
 mod named_by_http;
 mod network;
 mod node;

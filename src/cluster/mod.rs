@@ -17,4 +17,4 @@ mod streams;
 pub use self::action::{QueueAction, QueueOutcome, QueueTarget};
 pub use self::apis::{ClusterApis, ClusterState, NsqdState};
 pub use self::rates::{GroupKey, QueueRates};
-pub use self::streams::{GroupState, StreamState};
+pub use self::streams::{ClusterGroup, ClusterStream};

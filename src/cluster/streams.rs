@@ -11,7 +11,7 @@ use crate::proto::{ChannelName, TopicName};
 /// A stream (NSQ: topic), over all nsqds that have it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct StreamState {
+pub struct ClusterStream {
     /// Messages that no group has: those of a stream without groups, or of a paused one.
     pub depth: u64,
     /// Messages published since the nsqds started.
@@ -22,13 +22,13 @@ pub struct StreamState {
     pub paused_on: u64,
     /// The groups.
     #[serde(skip)]
-    pub groups: BTreeMap<ChannelName, GroupState>,
+    pub groups: BTreeMap<ChannelName, ClusterGroup>,
 }
 
 /// A group (NSQ: channel), over all nsqds that have it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct GroupState {
+pub struct ClusterGroup {
     /// Messages in the queue.
     pub depth: u64,
     /// Messages in flight to consumers.
@@ -49,7 +49,7 @@ pub struct GroupState {
     pub paused_on: u64,
 }
 
-impl StreamState {
+impl ClusterStream {
     fn add(&mut self, topic: &TopicStats) {
         self.depth += count(topic.depth);
         self.message_count = self.message_count.saturating_add(topic.message_count);
@@ -65,11 +65,11 @@ impl StreamState {
     /// Returns every message that the stream or a group of it holds; a message counts once for each
     /// group.
     pub fn messages(&self) -> u64 {
-        self.depth + self.groups.values().map(GroupState::messages).sum::<u64>()
+        self.depth + self.groups.values().map(ClusterGroup::messages).sum::<u64>()
     }
 }
 
-impl GroupState {
+impl ClusterGroup {
     fn add(&mut self, channel: &ChannelStats) {
         self.depth += count(channel.depth);
         self.in_flight += count(channel.in_flight_count);
@@ -90,8 +90,8 @@ impl GroupState {
 
 impl ClusterState {
     /// Sums the streams over the nsqds that answered.
-    pub fn streams(&self) -> BTreeMap<TopicName, StreamState> {
-        let mut streams: BTreeMap<TopicName, StreamState> = BTreeMap::new();
+    pub fn streams(&self) -> BTreeMap<TopicName, ClusterStream> {
+        let mut streams: BTreeMap<TopicName, ClusterStream> = BTreeMap::new();
         for topic in self.stats().flat_map(|stats| stats.topics.iter()) {
             if let Ok(name) = TopicName::new(&topic.topic_name) {
                 streams.entry(name).or_default().add(topic);

@@ -1,7 +1,7 @@
 //! `mqueue ls`: streams and groups with their messages, rates and consumers.
 //!
 //! ```text
-//!  ClusterApis ─▶ two states, --watch apart ─▶ StreamRow, GroupRow ─▶ a table, or JSON
+//!  ClusterApis ─▶ two states, --watch apart ─▶ StreamListing, GroupListing ─▶ a table, or JSON
 //!  sockets of this machine ─────────────────────────▲
 //! ```
 
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use self::rows::{StreamRow, stream_rows};
+use self::rows::{StreamListing, stream_rows};
 use super::common::exit::{Exit, Failure};
 use super::common::stdout;
 use crate::commands::ls::args::Args;
@@ -39,11 +39,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let exit = broker_failures(&state)?;
     let rows = stream_rows(&state.streams(), &rates.clone().unwrap_or_default(), &args.sockets.groups());
-    let is_asked = |row: &&StreamRow| match &args.only {
+    let is_asked = |row: &&StreamListing| match &args.only {
         Some(only) => row.stream == *only,
         None => args.all || args.json || row.is_shown,
     };
-    let rows: Vec<&StreamRow> = rows.iter().filter(is_asked).collect();
+    let rows: Vec<&StreamListing> = rows.iter().filter(is_asked).collect();
     if let (Some(only), []) = (&args.only, &rows[..]) {
         return Err(Failure::new(Exit::Failure, format!("no nsqd that answered has a stream {only}")).into());
     }
@@ -68,7 +68,7 @@ fn broker_failures(state: &ClusterState) -> Result<Exit, Failure> {
     Ok(if silent.is_empty() { Exit::Success } else { Exit::Failure })
 }
 
-fn text(args: &Args, state: &ClusterState, rows: &[&StreamRow], rates: Option<&QueueRates>) -> String {
+fn text(args: &Args, state: &ClusterState, rows: &[&StreamListing], rates: Option<&QueueRates>) -> String {
     if args.json {
         let nsqd = |nsqd: &mqueue::cluster::NsqdState| {
             let error = nsqd.answer.as_ref().err().map(ToString::to_string);

@@ -4,23 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use mqueue::cluster::{GroupState, QueueRates, StreamState};
+use mqueue::cluster::{ClusterGroup, ClusterStream, QueueRates};
 use mqueue::proto::{ChannelName, TopicName};
 use mqueue::wake::retry_name::is_retry_stream;
 use mqueue::worker::DeadLetter;
 
 /// A stream.
 #[derive(Debug, Serialize)]
-pub(super) struct StreamRow {
+pub(super) struct StreamListing {
     #[serde(serialize_with = "as_text")]
     pub(super) stream: TopicName,
     #[serde(flatten)]
-    pub(super) state: StreamState,
+    pub(super) state: ClusterStream,
     /// Messages published a second, if measured.
     pub(super) published_per_second: Option<f64>,
     /// Messages in the stream of dead letters.
     pub(super) dead_letters: u64,
-    pub(super) groups: Vec<GroupRow>,
+    pub(super) groups: Vec<GroupListing>,
     /// False for streams that belong to another one: dead letters and redriven messages.
     #[serde(skip)]
     pub(super) is_shown: bool,
@@ -28,11 +28,11 @@ pub(super) struct StreamRow {
 
 /// A group.
 #[derive(Debug, Serialize)]
-pub(super) struct GroupRow {
+pub(super) struct GroupListing {
     #[serde(serialize_with = "as_text")]
     pub(super) group: ChannelName,
     #[serde(flatten)]
-    pub(super) state: GroupState,
+    pub(super) state: ClusterGroup,
     /// Messages finished a second, if measured.
     pub(super) finished_per_second: Option<f64>,
     /// True if no consumer is connected, but a socket on this machine would wake one.
@@ -45,21 +45,21 @@ fn as_text<T: std::fmt::Display, S: serde::Serializer>(name: &T, serializer: S) 
 
 /// Makes a row for each stream. `sockets` are the groups that have a socket on this machine.
 pub(super) fn stream_rows(
-    streams: &BTreeMap<TopicName, StreamState>,
+    streams: &BTreeMap<TopicName, ClusterStream>,
     rates: &QueueRates,
     sockets: &BTreeSet<String>,
-) -> Vec<StreamRow> {
+) -> Vec<StreamListing> {
     let letters: BTreeMap<TopicName, &TopicName> =
         streams.keys().filter_map(|stream| Some((DeadLetter::stream_of(stream).ok()?, stream))).collect();
-    let row = |(stream, state): (&TopicName, &StreamState)| {
-        let group = |(group, state): (&ChannelName, &GroupState)| GroupRow {
+    let row = |(stream, state): (&TopicName, &ClusterStream)| {
+        let group = |(group, state): (&ChannelName, &ClusterGroup)| GroupListing {
             group: group.clone(),
             finished_per_second: rates.finished.get(&(stream.clone(), group.clone())).copied(),
             asleep: state.connections == 0 && sockets.contains(group.as_str()),
             state: state.clone(),
         };
         let dead = DeadLetter::stream_of(stream).ok().and_then(|dead| streams.get(&dead));
-        StreamRow {
+        StreamListing {
             stream: stream.clone(),
             published_per_second: rates.published.get(stream).copied(),
             dead_letters: dead.map_or(0, dead_letters),
@@ -72,22 +72,22 @@ pub(super) fn stream_rows(
 }
 
 /// Returns the number of letters in a stream of dead letters. Every group has a copy of each.
-fn dead_letters(stream: &StreamState) -> u64 {
-    stream.depth + stream.groups.values().map(GroupState::messages).max().unwrap_or(0)
+fn dead_letters(stream: &ClusterStream) -> u64 {
+    stream.depth + stream.groups.values().map(ClusterGroup::messages).max().unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn streams(all: &[(&str, &[(&str, u64, u64)])]) -> BTreeMap<TopicName, StreamState> {
+    fn streams(all: &[(&str, &[(&str, u64, u64)])]) -> BTreeMap<TopicName, ClusterStream> {
         let group = |(name, depth, connections): &(&str, u64, u64)| {
-            let mut state = GroupState::default();
+            let mut state = ClusterGroup::default();
             (state.depth, state.connections) = (*depth, *connections);
             (name.parse().unwrap(), state)
         };
         let stream = |(name, groups): &(&str, &[(&str, u64, u64)])| {
-            let mut state = StreamState::default();
+            let mut state = ClusterStream::default();
             state.groups = groups.iter().map(group).collect();
             (name.parse().unwrap(), state)
         };

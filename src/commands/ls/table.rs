@@ -1,10 +1,10 @@
 //! The list as a table.
 
-use super::rows::{GroupRow, StreamRow};
+use super::rows::{GroupListing, StreamListing};
 use crate::commands::common::text_table::TextTable;
 
 /// Formats the rows, with rates if they were measured.
-pub(super) fn text(rows: &[&StreamRow], with_rates: bool) -> String {
+pub(super) fn text(rows: &[&StreamListing], with_rates: bool) -> String {
     let head =
         ["STREAM/GROUP", "DEPTH", "IN FLIGHT", "DEFERRED", "IN/S", "OUT/S", "CONSUMERS", "DEAD LETTERS", "STATE"];
     let mut table = TextTable::new(head);
@@ -42,7 +42,7 @@ pub(super) fn text(rows: &[&StreamRow], with_rates: bool) -> String {
     table.text()
 }
 
-fn consumers(group: &GroupRow) -> String {
+fn consumers(group: &GroupListing) -> String {
     if group.asleep { "asleep".to_owned() } else { group.state.connections.to_string() }
 }
 
@@ -65,21 +65,21 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use mqueue::cluster::{GroupState, StreamState};
+    use mqueue::cluster::{ClusterGroup, ClusterStream};
 
     #[test]
     fn the_table_shows_streams_groups_and_pauses() {
-        let mut group = GroupState::default();
+        let mut group = ClusterGroup::default();
         (group.depth, group.nsqds, group.paused_on) = (12, 3, 1);
-        let groups = vec![GroupRow {
+        let groups = vec![GroupListing {
             group: "billing".parse().unwrap(),
             state: group,
             finished_per_second: Some(1234.56),
             asleep: true,
         }];
-        let mut state = StreamState::default();
+        let mut state = ClusterStream::default();
         (state.nsqds, state.paused_on, state.groups) = (3, 3, BTreeMap::new());
-        let row = StreamRow {
+        let row = StreamListing {
             stream: "orders".parse().unwrap(),
             state,
             published_per_second: Some(0.5),
