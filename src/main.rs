@@ -54,7 +54,7 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let exit = runtime.block_on(async {
-        commands::named_brokers::complete(&mut cli.command).await?;
+        commands::named_brokers::complete(&mut cli.command, cli.context.as_ref()).await?;
         match cli.command {
             CliCommand::Demo(args) => commands::demo::run(args).await,
             CliCommand::Broker(args) => commands::broker::run(args).await,
@@ -72,6 +72,7 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Worker(args) => commands::worker::run(args).await,
             CliCommand::Wakeup(args) => commands::wakeup::run(args).await,
             CliCommand::Doctor(args) => commands::doctor::run(args).await,
+            CliCommand::Context(args) => commands::context::run(args),
             CliCommand::Ls(args) => commands::ls::run(args).await,
             CliCommand::Create(args) => commands::admin::run(QueueAction::Create, args.action).await,
             CliCommand::Pause(args) => commands::admin::run(QueueAction::Pause, args.action).await,

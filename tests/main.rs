@@ -21,6 +21,7 @@ mod broker_limits;
 mod broker_tools;
 mod broker_unix;
 mod conformance;
+mod context;
 mod counter;
 mod create;
 mod crowd;

@@ -7,6 +7,7 @@ pub(crate) mod broker;
 pub(crate) mod cli;
 pub(crate) mod common;
 pub(crate) mod consumer;
+pub(crate) mod context;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod errors;

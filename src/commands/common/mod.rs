@@ -5,6 +5,7 @@ pub(crate) mod broker_process;
 pub(crate) mod child_process;
 pub(crate) mod client_args;
 pub(crate) mod confirm;
+pub(crate) mod context;
 pub(crate) mod embedded_broker;
 pub(crate) mod exit;
 pub(crate) mod failure_args;
