@@ -44,9 +44,10 @@ pub(crate) struct CreateArgs {
     pub action: ActionArgs,
 }
 
-/// Stop delivery: of a stream to its groups, of a group to its consumers
+/// Pause streams and groups
 ///
-/// On every nsqd that has it. Messages can still be published, and wait. Messages in flight stay
+/// A paused stream delivers nothing to its groups, a paused group nothing to its consumers. On
+/// every nsqd that has it. Messages can still be published, and wait. Messages in flight stay
 /// with their consumers.
 ///
 /// Exit code: 0; 1 if something could not be done; 69 if no nsqd answered.
@@ -58,7 +59,7 @@ pub(crate) struct PauseArgs {
     pub action: ActionArgs,
 }
 
-/// Resume delivery of paused streams and groups
+/// Unpause streams and groups: delivery resumes
 ///
 /// On every nsqd that has it.
 ///

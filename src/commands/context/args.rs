@@ -3,7 +3,7 @@
 use crate::commands::common::broker_args;
 use crate::commands::common::context::ContextName;
 
-/// Keep the addresses and security settings of clusters under names
+/// Keep addresses and settings of clusters under names
 ///
 /// A command that names no address uses the current context; `--context NAME`, or MQUEUE_CONTEXT,
 /// uses another one. A flag beats its environment variable, a variable beats the context, and the

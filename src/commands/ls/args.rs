@@ -7,7 +7,7 @@ use mqueue::proto::TopicName;
 use crate::commands::common::values::duration;
 use crate::commands::common::{broker_args, socket_args};
 
-/// List streams and groups with their messages, rates and consumers
+/// List streams and groups: messages, rates, consumers
 ///
 /// Sums over all nsqds: messages that wait (DEPTH), in flight and deferred; messages a second
 /// published to a stream (IN/S) and finished by a group (OUT/S); connections of consumers, or

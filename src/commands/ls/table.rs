@@ -90,8 +90,8 @@ mod tests {
         assert_eq!(
             text(&[&row], true),
             "\
-STREAM/GROUP  DEPTH  IN FLIGHT  DEFERRED  IN/S  OUT/S  CONSUMERS  DEAD LETTERS           STATE
-orders            0          -         -   0.5      -          -             2          paused
+STREAM/GROUP  DEPTH  IN FLIGHT  DEFERRED  IN/S  OUT/S  CONSUMERS  DEAD LETTERS             STATE
+orders            0          -         -   0.5      -          -             2            paused
   billing        12          0         0     -   1235     asleep             -  paused on 1 of 3
 "
         );
