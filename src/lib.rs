@@ -76,6 +76,7 @@
 //! | [`worker`] | running a handler for a consumer's messages: retries, dead letters |
 //! | [`handler`] | handlers of messages: print, exec, pipe, http, unix, forward, file, sleep; checks by a JSON schema |
 //! | `wake` | which channels have messages and no consumer, and poking their sockets; for mqueue's own commands |
+//! | [`cluster`] | all nsqds at one moment, and actions on all that have a stream or group |
 //! | [`client`] | connections, publishing, consuming, the HTTP APIs |
 //! | [`broker`] | the embedded broker: state, log, TCP and HTTP |
 //! | [`http`] | HTTP requests within limits, and a small server beside other work |
@@ -94,6 +95,8 @@ pub mod backoff;
 #[cfg(feature = "broker")]
 pub mod broker;
 pub mod client;
+#[cfg(feature = "lookup")]
+pub mod cluster;
 pub mod handler;
 #[cfg(feature = "lookup")]
 pub mod http;

@@ -20,6 +20,7 @@ use self::commands::common::journal::FieldsInText;
 use self::commands::common::log_filter;
 use self::commands::common::stdout;
 use self::commands::refusal;
+use mqueue::cluster::QueueAction;
 
 /// Notes a closed stdout. Runs before `main`, because std replaces a closed stdout with /dev/null.
 #[ctor::ctor(unsafe)]
@@ -56,7 +57,7 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let exit = runtime.block_on(async {
-        commands::named_brokers::complete(&mut cli.command).await?;
+        commands::named_brokers::complete(&mut cli.command, cli.context.as_ref()).await?;
         match cli.command {
             CliCommand::Demo(args) => commands::demo::run(args).await,
             CliCommand::Broker(args) => commands::broker::run(args).await,
@@ -74,6 +75,13 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Worker(args) => commands::worker::run(args).await,
             CliCommand::Wakeup(args) => commands::wakeup::run(args).await,
             CliCommand::Doctor(args) => commands::doctor::run(args).await,
+            CliCommand::Context(args) => commands::context::run(args),
+            CliCommand::Ls(args) => commands::ls::run(args).await,
+            CliCommand::Create(args) => commands::admin::run(QueueAction::Create, args.action).await,
+            CliCommand::Pause(args) => commands::admin::run(QueueAction::Pause, args.action).await,
+            CliCommand::Unpause(args) => commands::admin::run(QueueAction::Unpause, args.action).await,
+            CliCommand::Empty(args) => commands::admin::run(QueueAction::Empty, args.action).await,
+            CliCommand::Delete(args) => commands::admin::run(QueueAction::Delete, args.action).await,
         }
     });
     // a pipe read or write that blocks must not delay the exit, however the command ends

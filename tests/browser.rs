@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::support::{Doors, Gateway, Nsqd, Told, get, mqueue, needs};
+use crate::support::{Doors, Gateway, Nsqd, Told, mqueue, needs};
 
 /// Sends a request with these header lines; returns the status, and the whole response.
 fn ask(address: &str, request: &str, headers: &[&str]) -> (u16, String) {

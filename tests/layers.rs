@@ -7,7 +7,7 @@ use std::path::Path;
 /// commands/) is a crate of its own.
 const LAYERS: [&[&str]; 6] = [
     &["worker"],
-    &["handler", "wake"],
+    &["handler", "wake", "cluster"],
     &["client", "broker"],
     &["shutdown", "backoff", "http", "systemd"],
     &["net"],

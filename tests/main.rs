@@ -7,6 +7,7 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
+mod admin;
 mod bad_input;
 mod bad_input_consumer;
 mod bench;
@@ -21,6 +22,7 @@ mod broker_tools;
 mod broker_unix;
 mod browser;
 mod conformance;
+mod context;
 mod counter;
 mod create;
 mod crowd;
@@ -47,6 +49,7 @@ mod layers;
 mod lookup;
 mod lossless;
 mod lost;
+mod ls;
 mod named_by_http;
 mod network;
 mod node;

@@ -378,6 +378,21 @@ impl Nsqd {
         self.0.post("/topic/delete", &[("topic", topic.as_str())]).await
     }
 
+    /// Pauses a topic: its messages do not go to the channels until it is unpaused.
+    pub async fn pause_topic(&self, topic: &TopicName) -> Result<(), HttpError> {
+        self.0.post("/topic/pause", &[("topic", topic.as_str())]).await
+    }
+
+    /// Unpauses a topic.
+    pub async fn unpause_topic(&self, topic: &TopicName) -> Result<(), HttpError> {
+        self.0.post("/topic/unpause", &[("topic", topic.as_str())]).await
+    }
+
+    /// Discards a topic's messages that no channel has yet.
+    pub async fn empty_topic(&self, topic: &TopicName) -> Result<(), HttpError> {
+        self.0.post("/topic/empty", &[("topic", topic.as_str())]).await
+    }
+
     /// Creates a channel of an existing topic unless the channel exists.
     pub async fn create_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
         self.channel("/channel/create", topic, channel).await
@@ -496,6 +511,26 @@ impl Lookupd {
     /// All registered topics.
     pub async fn topics(&self) -> Result<Topics, HttpError> {
         self.0.get("/topics", &[]).await
+    }
+
+    /// Registers a topic, as [`Nsqd::create_topic`] does.
+    pub async fn create_topic(&self, topic: &TopicName) -> Result<(), HttpError> {
+        self.0.post("/topic/create", &[("topic", topic.as_str())]).await
+    }
+
+    /// Removes a topic, with its channels.
+    pub async fn delete_topic(&self, topic: &TopicName) -> Result<(), HttpError> {
+        self.0.post("/topic/delete", &[("topic", topic.as_str())]).await
+    }
+
+    /// Registers a channel, and its topic: nsqds create it when they create the topic.
+    pub async fn create_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.0.post("/channel/create", &[("topic", topic.as_str()), ("channel", channel.as_str())]).await
+    }
+
+    /// Removes a channel.
+    pub async fn delete_channel(&self, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {
+        self.0.post("/channel/delete", &[("topic", topic.as_str()), ("channel", channel.as_str())]).await
     }
 
     /// A topic's channels; empty if the topic is unknown.

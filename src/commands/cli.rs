@@ -6,10 +6,11 @@ use clap::builder::StyledStr;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use super::common::context::ContextName;
 use super::common::values;
 use super::{
-    bench, broker, consumer, demo, doctor, errors, gateway, ingest, node, pipeline, producer, send, simulate, stage,
-    wakeup, worker,
+    admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, pipeline, producer, send,
+    simulate, stage, wakeup, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -27,6 +28,10 @@ pub(crate) struct Cli {
         display_order = 500
     )]
     pub log: String,
+
+    /// Settings of a cluster to use, by name (`mqueue context`) [default: the current one]
+    #[arg(long, global = true, value_name = "NAME", env = "MQUEUE_CONTEXT", display_order = 499)]
+    pub context: Option<ContextName>,
 
     /// The command to run.
     #[command(subcommand)]
@@ -47,6 +52,13 @@ pub(crate) enum CliCommand {
     Worker(worker::args::Args),
     Node(node::args::Args),
     Wakeup(wakeup::args::Args),
+    Ls(ls::args::Args),
+    Create(admin::args::CreateArgs),
+    Pause(admin::args::PauseArgs),
+    Unpause(admin::args::UnpauseArgs),
+    Empty(admin::args::EmptyArgs),
+    Delete(admin::args::DeleteArgs),
+    Context(context::args::Args),
     Doctor(doctor::args::Args),
     Errors(errors::args::Args),
     Bench(bench::args::Args),
@@ -60,7 +72,7 @@ const TASKS: [(&str, &[&str]); 6] = [
     ("Publish", &["producer", "ingest", "send"]),
     ("Consume", &["consumer", "stage", "pipeline", "gateway", "worker", "node"]),
     ("Sleep and wake", &["wakeup"]),
-    ("Operate", &["doctor", "errors"]),
+    ("Operate", &["ls", "create", "pause", "unpause", "empty", "delete", "context", "doctor", "errors"]),
     ("Measure", &["bench", "simulate"]),
     ("Broker", &["broker", "demo"]),
 ];

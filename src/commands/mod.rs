@@ -1,11 +1,13 @@
 //! The subcommands, one module each. A module takes its arguments and runs to the end; modules do
 //! not import each other.
 
+pub(crate) mod admin;
 pub(crate) mod bench;
 pub(crate) mod broker;
 pub(crate) mod cli;
 pub(crate) mod common;
 pub(crate) mod consumer;
+pub(crate) mod context;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod errors;
@@ -13,6 +15,7 @@ pub(crate) mod errors;
 mod flag_tests;
 pub(crate) mod gateway;
 pub(crate) mod ingest;
+pub(crate) mod ls;
 pub(crate) mod named_brokers;
 pub(crate) mod node;
 pub(crate) mod pipeline;

@@ -3,15 +3,22 @@
 
 use super::cli::CliCommand;
 use super::common::broker_args::{Args, tcp_address};
+use super::common::context::{self, ContextName};
 use super::common::exit::Failure;
 use super::simulate::args::Via;
 
-/// Reads the files for TLS and AUTH, and adds the TCP addresses of nsqds that the command line names
+/// Applies the context, reads the files for TLS and AUTH, and adds the TCP addresses of nsqds that the command line names
 /// by HTTP address alone; without them a command would connect to the default address, another nsqd.
 ///
 /// # Errors
-/// Fails if a file cannot be used, or an nsqd does not tell its TCP address.
-pub(crate) async fn complete(command: &mut CliCommand) -> Result<(), Failure> {
+/// Fails if the context or a file cannot be used, or an nsqd does not tell its TCP address.
+pub(crate) async fn complete(command: &mut CliCommand, named: Option<&ContextName>) -> Result<(), Failure> {
+    let takes_current = !starts_or_loads_a_broker(command);
+    match (broker(command), named) {
+        (Some(args), _) => context::apply(args, named, takes_current)?,
+        (None, Some(name)) => tracing::debug!(%name, "this command connects to no nsqd: its context has no effect"),
+        (None, None) => {}
+    }
     let asks_itself = asks_itself(command);
     if let CliCommand::Node(args) = command {
         let token = &mut args.token;
@@ -26,13 +33,26 @@ pub(crate) async fn complete(command: &mut CliCommand) -> Result<(), Failure> {
     if asks_itself { Ok(()) } else { args.complete().await }
 }
 
+/// True for commands that start a broker of their own if none is named, or put load on one: the
+/// current context must not lead them to a cluster that others use.
+fn starts_or_loads_a_broker(command: &CliCommand) -> bool {
+    matches!(command, CliCommand::Pipeline(_) | CliCommand::Simulate(_) | CliCommand::Bench(_))
+}
+
 /// True for commands that ask nsqd's HTTP API for its TCP address themselves, or connect to none.
 fn asks_itself(command: &CliCommand) -> bool {
     match command {
         // --create asks at each of its tries
         CliCommand::Consumer(args) => args.create.is_some(),
         CliCommand::Simulate(args) => !matches!(args.via, Via::Broker),
-        CliCommand::Wakeup(_) | CliCommand::Doctor(_) => true,
+        CliCommand::Wakeup(_)
+        | CliCommand::Doctor(_)
+        | CliCommand::Ls(_)
+        | CliCommand::Create(_)
+        | CliCommand::Pause(_)
+        | CliCommand::Unpause(_)
+        | CliCommand::Empty(_)
+        | CliCommand::Delete(_) => true,
         _ => false,
     }
 }
@@ -52,6 +72,16 @@ fn broker(command: &mut CliCommand) -> Option<&mut Args> {
         CliCommand::Errors(args) => Some(&mut args.broker),
         CliCommand::Wakeup(args) => Some(&mut args.broker),
         CliCommand::Doctor(args) => Some(&mut args.broker),
-        CliCommand::Demo(_) | CliCommand::Broker(_) | CliCommand::Send(_) | CliCommand::Worker(_) => None,
+        CliCommand::Ls(args) => Some(&mut args.broker),
+        CliCommand::Create(args) => Some(&mut args.action.broker),
+        CliCommand::Pause(args) => Some(&mut args.action.broker),
+        CliCommand::Unpause(args) => Some(&mut args.action.broker),
+        CliCommand::Empty(args) => Some(&mut args.action.broker),
+        CliCommand::Delete(args) => Some(&mut args.action.broker),
+        CliCommand::Context(_)
+        | CliCommand::Demo(_)
+        | CliCommand::Broker(_)
+        | CliCommand::Send(_)
+        | CliCommand::Worker(_) => None,
     }
 }

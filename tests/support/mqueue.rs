@@ -70,6 +70,8 @@ impl Mqueue {
         for (name, _) in std::env::vars().filter(|(name, _)| !matches!(name.as_str(), "PATH" | "HOME" | "TMPDIR")) {
             command.env_remove(name);
         }
+        // the contexts of whoever runs the tests
+        command.env("XDG_CONFIG_HOME", "/nonexistent");
         Self { command, running: None }
     }
 

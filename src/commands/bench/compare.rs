@@ -5,9 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::report::{BenchReport, FlowReport, UsageReport, figure};
-use super::table::TextTable;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
+use crate::commands::common::text_table::TextTable;
 
 /// An earlier run's report, written with `--output json`.
 #[derive(Debug)]

@@ -24,7 +24,6 @@ mod report;
 mod run;
 mod series;
 mod stats;
-mod table;
 
 use std::io;
 use std::time::{Duration, Instant};

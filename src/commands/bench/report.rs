@@ -9,8 +9,8 @@ use super::meter::UsageMeter;
 use super::plan::BenchPlan;
 use super::run::BenchRun;
 use super::stats::FlowStats;
-use super::table::TextTable;
 use crate::commands::common::latency::{LatencyHistogram, Millis, Quantiles};
+use crate::commands::common::text_table::TextTable;
 use mqueue::plural::count;
 
 /// The results of a finished run.

@@ -1,6 +1,7 @@
 //! Addresses of brokers: the same flags in every command that connects to one, with the names of nsq's programs.
 
 use mqueue::client::{Address, ConnectConfig, Lookupd, Nsqd, Security};
+use mqueue::cluster::ClusterApis;
 use mqueue::net::tls::TlsClient;
 
 use super::exit::{Exit, Failure};
@@ -80,6 +81,23 @@ impl Args {
             self.nsqd_tcp_address.push(tcp_address(http, "--nsqd-tcp-address").await?);
         }
         Ok(())
+    }
+
+    /// Returns the HTTP APIs of all nsqds.
+    ///
+    /// # Errors
+    /// Fails if nsqds are named by their TCP addresses alone.
+    pub(crate) fn cluster(&self) -> Result<ClusterApis, Failure> {
+        let (nsqds, lookupds) = (self.nsqd_http(), self.lookupd_http_address.clone());
+        if nsqds.is_empty() && lookupds.is_empty() {
+            let line = "this needs nsqd's HTTP address: name it with --nsqd-http-address";
+            return Err(Failure::new(Exit::Usage, line));
+        }
+        let cluster = ClusterApis::new(nsqds, lookupds);
+        Ok(match &self.https {
+            Some(tls) => cluster.with_tls(tls.clone()),
+            None => cluster,
+        })
     }
 
     /// Returns the nsqds to connect to by address.

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::certificates::CertificateSource;
 use super::plain_clients::PlainClient;
 use super::secrets::{SecretFile, UnitConnection};
+use crate::commands::common::socket_args::group_of;
 use mqueue::client::Address;
 use mqueue::proto::AuthReply;
 use mqueue::proto::stats::{Stats, TopicStats};
@@ -405,14 +406,6 @@ impl SocketFolder {
     /// Returns the files in the folder.
     fn entries(&self) -> impl Iterator<Item = &FolderEntry> {
         self.entries.iter().flatten()
-    }
-}
-
-/// Returns the group of a socket or unit instance: `billing@2` is for billing.
-pub(super) fn group_of(name: &str) -> &str {
-    match name.rsplit_once('@') {
-        Some((group, number)) if number.parse::<u64>().is_ok() => group,
-        _ => name,
     }
 }
 

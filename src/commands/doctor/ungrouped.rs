@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::finding::{CheckId, Finding};
-use super::observed::{FolderEntry, Observed, SystemdState, SystemdUnit, amount, group_of};
+use super::observed::{FolderEntry, Observed, SystemdState, SystemdUnit, amount};
 use super::units;
+use crate::commands::common::socket_args::group_of;
 use mqueue::plural::count;
 use mqueue::proto::TopicName;
 use mqueue::wake::retry_name::is_retry_stream;

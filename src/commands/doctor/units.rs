@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::finding::{CheckId, Finding};
-use super::observed::{FolderEntry, Observed, SystemdState, SystemdUnit, group_of};
+use super::observed::{FolderEntry, Observed, SystemdState, SystemdUnit};
+use crate::commands::common::socket_args::group_of;
 use mqueue::plural::count;
 use mqueue::wake::shell_commands::shell;
 

@@ -14,10 +14,11 @@ mod list;
 mod parts;
 mod routes;
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
 use self::letters::{Letters, count};
+use super::common::confirm;
 use super::common::exit::{Exit, Failure};
 use super::common::run_broker::BrokerAddresses;
 use super::common::stdout;
@@ -101,16 +102,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
 fn is_confirmed(action: ErrorsAction, args: &Args, total: u64) -> Result<bool, Failure> {
     let filter = args.filter.as_ref().map_or(String::new(), |text| format!(" with {text:?} in them"));
     let what = format!("{} the dead letters of {}{filter}, of {total} in all", action.verb(), args.stream);
-    if args.yes {
-        return Ok(true);
-    }
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        let line = format!("to {what} without a terminal, give --yes");
-        return Err(Failure::new(Exit::Usage, line));
-    }
-    let mut answer = String::new();
-    let asked = write!(io::stderr().lock(), "{what}? [y/N] ").and_then(|()| io::stdin().lock().read_line(&mut answer));
-    Ok(asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
+    confirm::is_confirmed(&what, args.yes)
 }
 
 /// Prints a status line to stderr.

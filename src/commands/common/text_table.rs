@@ -4,24 +4,24 @@ use std::iter::once;
 
 /// A table; the first cell of each row is its name.
 #[derive(Debug)]
-pub(super) struct TextTable {
+pub(crate) struct TextTable {
     head: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl TextTable {
-    pub(super) fn new<const N: usize>(head: [&str; N]) -> Self {
+    pub(crate) fn new<const N: usize>(head: [&str; N]) -> Self {
         Self { head: head.map(str::to_owned).into(), rows: Vec::new() }
     }
 
     /// Adds a row of as many cells as the head has.
-    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         debug_assert_eq!(N, self.head.len());
         self.rows.push(cells.into());
     }
 
     /// Formats columns as plain text: the first left-aligned, the others right-aligned.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let widths: Vec<usize> = (0..self.head.len())
             .map(|n| once(&self.head).chain(&self.rows).map(|row| row[n].chars().count()).max().unwrap_or(0))
             .collect();
@@ -35,7 +35,7 @@ impl TextTable {
         once(&self.head).chain(&self.rows).map(line).collect()
     }
 
-    pub(super) fn markdown(&self) -> String {
+    pub(crate) fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let rule = "|---".to_owned() + &"|---:".repeat(self.head.len() - 1) + "|\n";
         line(&self.head) + &rule + &self.rows.iter().map(|row| line(row)).collect::<String>()

@@ -1,0 +1,205 @@
+//! Creating, pausing, emptying and deleting streams and groups on every nsqd that has them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use futures_util::future::join_all;
+
+use super::apis::{ClusterApis, ClusterState, NsqdState};
+use super::streams::count;
+use crate::client::{HttpError, Lookupd, Nsqd};
+use crate::proto::stats::TopicStats;
+use crate::proto::{ChannelName, InvalidName, TopicName};
+
+/// A stream, or one group of it: `STREAM` or `STREAM/GROUP`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct QueueTarget {
+    /// The stream (NSQ: topic).
+    pub stream: TopicName,
+    /// The group (NSQ: channel); `None` for the stream itself.
+    pub group: Option<ChannelName>,
+}
+
+impl FromStr for QueueTarget {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        match text.split_once('/') {
+            Some((stream, group)) => Ok(Self { stream: stream.parse()?, group: Some(group.parse()?) }),
+            None => Ok(Self { stream: text.parse()?, group: None }),
+        }
+    }
+}
+
+impl fmt::Display for QueueTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.group {
+            Some(group) => write!(f, "{}/{group}", self.stream),
+            None => self.stream.fmt(f),
+        }
+    }
+}
+
+/// An action on a stream or a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueAction {
+    /// Creates it, on every nsqd. A group is created with its stream.
+    Create,
+    /// Stops delivery: of a stream to its groups, of a group to its consumers.
+    Pause,
+    /// Resumes delivery.
+    Unpause,
+    /// Discards its messages. For a stream: those that no group has yet.
+    Empty,
+    /// Deletes it with all its messages.
+    Delete,
+}
+
+impl QueueAction {
+    /// Returns true if messages may be lost.
+    pub fn loses_messages(self) -> bool {
+        matches!(self, Self::Empty | Self::Delete)
+    }
+}
+
+/// The outcome of an action on one nsqd.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct QueueOutcome {
+    /// The address of the nsqd's HTTP API.
+    pub nsqd: String,
+    /// The messages that the target held there before the action.
+    pub messages: u64,
+    /// The result.
+    pub result: Result<(), HttpError>,
+}
+
+impl ClusterState {
+    /// Returns the nsqds on which the action is done, with the number of messages that the target
+    /// holds there: all that answered for [`QueueAction::Create`], otherwise those that have the
+    /// target.
+    pub fn places(&self, action: QueueAction, target: &QueueTarget) -> Vec<(&Nsqd, u64)> {
+        let place = |nsqd: &NsqdState| {
+            let topics = &nsqd.stats()?.topics;
+            let topic = topics.iter().find(|topic| topic.topic_name == target.stream.as_str());
+            let messages = topic.and_then(|topic| messages(topic, action, target.group.as_ref()));
+            if action == QueueAction::Create { Some(messages.unwrap_or(0)) } else { messages }
+        };
+        self.nsqds.iter().filter_map(|nsqd| Some((&nsqd.api, place(nsqd)?))).collect()
+    }
+}
+
+/// Returns the messages that a group holds, or a stream: alone for [`QueueAction::Empty`], which
+/// leaves its groups alone, otherwise with all groups. `None` if there is no such group.
+fn messages(topic: &TopicStats, action: QueueAction, group: Option<&ChannelName>) -> Option<u64> {
+    let mut channels = topic.channels.iter().map(|channel| {
+        let held = count(channel.depth) + count(channel.in_flight_count) + count(channel.deferred_count);
+        (channel.channel_name.as_str(), held)
+    });
+    match group {
+        Some(group) => channels.find(|(name, _)| *name == group.as_str()).map(|(_, held)| held),
+        None if action == QueueAction::Empty => Some(count(topic.depth)),
+        None => Some(count(topic.depth) + channels.map(|(_, held)| held).sum::<u64>()),
+    }
+}
+
+impl ClusterApis {
+    /// Does an action on every nsqd of [`ClusterState::places`]. nsqlookupds learn of what is created
+    /// or deleted first: nsqds ask them for the groups of a new stream, and consumers for the nsqds.
+    ///
+    /// # Errors
+    /// Fails before anything is changed on an nsqd if an nsqlookupd refuses; an nsqd's error is in its
+    /// outcome.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the action done on some nsqds. Every action may be repeated.
+    pub async fn act(
+        &self,
+        state: &ClusterState,
+        action: QueueAction,
+        target: &QueueTarget,
+    ) -> Result<Vec<QueueOutcome>, HttpError> {
+        if matches!(action, QueueAction::Create | QueueAction::Delete) {
+            for told in join_all(self.lookupds().iter().map(|lookupd| tell(lookupd, action, target))).await {
+                told?;
+            }
+        }
+        let act = |(nsqd, messages): (&Nsqd, u64)| {
+            let nsqd = nsqd.clone();
+            async move { QueueOutcome { nsqd: nsqd.to_string(), messages, result: one(&nsqd, action, target).await } }
+        };
+        Ok(join_all(state.places(action, target).into_iter().map(act)).await)
+    }
+}
+
+async fn tell(lookupd: &Lookupd, action: QueueAction, target: &QueueTarget) -> Result<(), HttpError> {
+    let told = match (action, &target.group) {
+        (QueueAction::Create, None) => lookupd.create_topic(&target.stream).await,
+        (QueueAction::Create, Some(group)) => lookupd.create_channel(&target.stream, group).await,
+        (_, None) => lookupd.delete_topic(&target.stream).await,
+        (_, Some(group)) => lookupd.delete_channel(&target.stream, group).await,
+    };
+    match told {
+        Err(error) if error.is_not_found() => Ok(()),
+        told => told,
+    }
+}
+
+async fn one(nsqd: &Nsqd, action: QueueAction, target: &QueueTarget) -> Result<(), HttpError> {
+    let stream = &target.stream;
+    let done = match (action, &target.group) {
+        (QueueAction::Create, None) => nsqd.create_topic(stream).await,
+        (QueueAction::Create, Some(group)) => {
+            nsqd.create_topic(stream).await?;
+            nsqd.create_channel(stream, group).await
+        }
+        (QueueAction::Pause, None) => nsqd.pause_topic(stream).await,
+        (QueueAction::Pause, Some(group)) => nsqd.pause_channel(stream, group).await,
+        (QueueAction::Unpause, None) => nsqd.unpause_topic(stream).await,
+        (QueueAction::Unpause, Some(group)) => nsqd.unpause_channel(stream, group).await,
+        (QueueAction::Empty, None) => nsqd.empty_topic(stream).await,
+        (QueueAction::Empty, Some(group)) => nsqd.empty_channel(stream, group).await,
+        (QueueAction::Delete, None) => nsqd.delete_topic(stream).await,
+        (QueueAction::Delete, Some(group)) => nsqd.delete_channel(stream, group).await,
+    };
+    match done {
+        // another administrator was faster
+        Err(error) if action == QueueAction::Delete && error.is_not_found() => Ok(()),
+        done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::stats::ChannelStats;
+
+    #[test]
+    fn targets_are_streams_or_groups() {
+        let read = |text: &str| text.parse::<QueueTarget>().map(|target| target.to_string());
+        assert_eq!(read("orders").unwrap(), "orders");
+        assert_eq!(read("orders/billing#ephemeral").unwrap(), "orders/billing#ephemeral");
+        for wrong in ["", "/", "orders/", "/billing", "a/b/c", "a b", "a/b c"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn emptying_a_stream_leaves_its_groups_alone() {
+        let channel = |name: &str, depth| ChannelStats {
+            channel_name: name.to_owned(),
+            depth,
+            in_flight_count: 1,
+            deferred_count: 1,
+            ..ChannelStats::default()
+        };
+        let channels = [channel("a", 10), channel("b", 20)].into_iter().collect();
+        let topic = TopicStats { depth: 5, channels, ..TopicStats::default() };
+        let group = |name: &str| name.parse::<ChannelName>().unwrap();
+        assert_eq!(messages(&topic, QueueAction::Empty, None), Some(5));
+        assert_eq!(messages(&topic, QueueAction::Delete, None), Some(39));
+        assert_eq!(messages(&topic, QueueAction::Empty, Some(&group("a"))), Some(12));
+        assert_eq!(messages(&topic, QueueAction::Pause, Some(&group("c"))), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! The rows of the list: plain data for the table and for JSON.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use mqueue::cluster::{ClusterGroup, ClusterStream, QueueRates};
+use mqueue::proto::{ChannelName, TopicName};
+use mqueue::wake::retry_name::is_retry_stream;
+use mqueue::worker::DeadLetter;
+
+/// A stream.
+#[derive(Debug, Serialize)]
+pub(super) struct StreamListing {
+    #[serde(serialize_with = "as_text")]
+    pub(super) stream: TopicName,
+    #[serde(flatten)]
+    pub(super) state: ClusterStream,
+    /// Messages published a second, if measured.
+    pub(super) published_per_second: Option<f64>,
+    /// Messages in the stream of dead letters.
+    pub(super) dead_letters: u64,
+    pub(super) groups: Vec<GroupListing>,
+    /// False for streams that belong to another one: dead letters and redriven messages.
+    #[serde(skip)]
+    pub(super) is_shown: bool,
+}
+
+/// A group.
+#[derive(Debug, Serialize)]
+pub(super) struct GroupListing {
+    #[serde(serialize_with = "as_text")]
+    pub(super) group: ChannelName,
+    #[serde(flatten)]
+    pub(super) state: ClusterGroup,
+    /// Messages finished a second, if measured.
+    pub(super) finished_per_second: Option<f64>,
+    /// True if no consumer is connected, but a socket on this machine would wake one.
+    pub(super) asleep: bool,
+}
+
+fn as_text<T: std::fmt::Display, S: serde::Serializer>(name: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(name)
+}
+
+/// Makes a row for each stream. `sockets` are the groups that have a socket on this machine.
+pub(super) fn stream_rows(
+    streams: &BTreeMap<TopicName, ClusterStream>,
+    rates: &QueueRates,
+    sockets: &BTreeSet<String>,
+) -> Vec<StreamListing> {
+    let letters: BTreeMap<TopicName, &TopicName> =
+        streams.keys().filter_map(|stream| Some((DeadLetter::stream_of(stream).ok()?, stream))).collect();
+    let row = |(stream, state): (&TopicName, &ClusterStream)| {
+        let group = |(group, state): (&ChannelName, &ClusterGroup)| GroupListing {
+            group: group.clone(),
+            finished_per_second: rates.finished.get(&(stream.clone(), group.clone())).copied(),
+            asleep: state.connections == 0 && sockets.contains(group.as_str()),
+            state: state.clone(),
+        };
+        let dead = DeadLetter::stream_of(stream).ok().and_then(|dead| streams.get(&dead));
+        StreamListing {
+            stream: stream.clone(),
+            published_per_second: rates.published.get(stream).copied(),
+            dead_letters: dead.map_or(0, dead_letters),
+            groups: state.groups.iter().map(group).collect(),
+            is_shown: !letters.contains_key(stream) && !is_retry_stream(stream.as_str()),
+            state: state.clone(),
+        }
+    };
+    streams.iter().map(row).collect()
+}
+
+/// Returns the number of letters in a stream of dead letters. Every group has a copy of each.
+fn dead_letters(stream: &ClusterStream) -> u64 {
+    stream.depth + stream.groups.values().map(ClusterGroup::messages).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn streams(all: &[(&str, &[(&str, u64, u64)])]) -> BTreeMap<TopicName, ClusterStream> {
+        let group = |(name, depth, connections): &(&str, u64, u64)| {
+            let mut state = ClusterGroup::default();
+            (state.depth, state.connections) = (*depth, *connections);
+            (name.parse().unwrap(), state)
+        };
+        let stream = |(name, groups): &(&str, &[(&str, u64, u64)])| {
+            let mut state = ClusterStream::default();
+            state.groups = groups.iter().map(group).collect();
+            (name.parse().unwrap(), state)
+        };
+        all.iter().map(stream).collect()
+    }
+
+    #[test]
+    fn dead_letters_belong_to_their_stream() {
+        let all =
+            streams(&[("a", &[]), ("a.dead", &[("errors", 3, 0), ("audit", 2, 0)]), ("b.dead", &[("errors", 1, 0)])]);
+        let rows = stream_rows(&all, &QueueRates::default(), &BTreeSet::new());
+        let seen: Vec<_> = rows.iter().map(|row| (row.stream.as_str(), row.dead_letters, row.is_shown)).collect();
+        // a stream of dead letters whose own stream is gone is not hidden
+        assert_eq!(seen, [("a", 3, true), ("a.dead", 0, false), ("b.dead", 0, true)]);
+    }
+
+    #[test]
+    fn a_group_with_a_socket_and_no_consumer_is_asleep() {
+        let all = streams(&[("a", &[("awake", 1, 1), ("gone", 1, 0), ("sleeps", 1, 0)])]);
+        let sockets = BTreeSet::from(["awake".to_owned(), "sleeps".to_owned()]);
+        let rows = stream_rows(&all, &QueueRates::default(), &sockets);
+        let asleep: Vec<_> = rows[0].groups.iter().map(|row| (row.group.as_str(), row.asleep)).collect();
+        assert_eq!(asleep, [("awake", false), ("gone", false), ("sleeps", true)]);
+    }
+}
