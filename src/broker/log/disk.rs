@@ -9,8 +9,8 @@
 //! machine once synced. A failed write is undone as a whole; its changes are kept for the next
 //! write, and earlier data can still be read.
 
-mod open;
 mod reader;
+mod recover;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use self::open::DirectoryLock;
-pub use self::open::OpenError;
 use self::reader::StoredBodyReader;
+use self::recover::DirectoryLock;
+pub use self::recover::OpenError;
 use super::catalog::Catalog;
 use super::payload::BATCH_HEAD_BYTES;
 use super::record::RECORD_HEADER_BYTES;

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::super::log::{ChannelId, UnixMillis};
+use super::in_flight::InFlightCopy;
 use super::latency::LatencyWindow;
 use super::message_store::MessageRun;
 use super::session::SessionId;
@@ -16,17 +17,6 @@ use crate::proto::{ChannelName, TopicName};
 pub(super) struct QueuedRun {
     pub(super) run: MessageRun,
     pub(super) attempts: u16,
-}
-
-/// A copy in flight to a client.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct InFlightCopy {
-    pub(super) run: MessageRun,
-    pub(super) attempts: u16,
-    pub(super) session: SessionId,
-    pub(super) delivered: Micros,
-    /// When the copy times out and is requeued.
-    pub(super) deadline: Micros,
 }
 
 /// Deferred copies.

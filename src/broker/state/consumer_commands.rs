@@ -1,6 +1,6 @@
 //! Commands of consumers: FIN, REQ and TOUCH answer messages; RDY and CLS set how many the consumer accepts.
 
-use super::channel::{Channel, InFlightCopy, QueuedRun};
+use super::channel::{Channel, QueuedRun};
 use super::session::{Session, SessionId, SessionPhase};
 use super::store::Store;
 use super::{BrokerState, Now};
@@ -85,47 +85,10 @@ impl BrokerState {
         Ok(())
     }
 
-    /// Extends a message's timeout (TOUCH) to the session's message timeout from now, but at most to `max_msg_timeout` after its delivery.
-    pub fn touch(&mut self, id: SessionId, message: &MessageId, now: Now) -> Result<(), NotOwned> {
-        let (channel, store, session) = self.replying(id)?;
-        let number = channel.owned(id, message, store)?;
-        let copy = channel.in_flight.get_mut(&number).expect("it was found");
-        let most = store.limits.max_msg_timeout.saturating_mul(1000);
-        store.timers.remove(&(copy.deadline, channel.id, number));
-        copy.deadline = now.after(session.settings.msg_timeout).min(copy.delivered.saturating_add(most));
-        store.timers.insert((copy.deadline, channel.id, number));
-        Ok(())
-    }
-
     /// The session, its channel and the store, which an answer changes.
-    fn replying(&mut self, id: SessionId) -> Result<(&mut Channel, &mut Store, &mut Session), NotOwned> {
+    pub(super) fn replying(&mut self, id: SessionId) -> Result<(&mut Channel, &mut Store, &mut Session), NotOwned> {
         let session = self.sessions.get_mut(id).expect("a connection has its session until it disconnects");
         let channel = session.channel.and_then(|channel| self.channels.get_mut(&channel));
         Ok((channel.ok_or(NotOwned::NotInFlight)?, &mut self.store, session))
-    }
-}
-
-impl Channel {
-    /// Removes a copy in flight, and its timer, from the session that owns it.
-    fn remove_in_flight(
-        &mut self,
-        id: SessionId,
-        message: &MessageId,
-        store: &mut Store,
-    ) -> Result<(u64, InFlightCopy), NotOwned> {
-        let number = self.owned(id, message, store)?;
-        let copy = self.in_flight.remove(&number).expect("it was found");
-        store.timers.remove(&(copy.deadline, self.id, number));
-        Ok((number, copy))
-    }
-
-    /// The message's numeric id, if it is in flight to the session.
-    fn owned(&self, id: SessionId, message: &MessageId, store: &Store) -> Result<u64, NotOwned> {
-        let number = store.message_id(message).ok_or(NotOwned::NotInFlight)?;
-        match self.in_flight.get(&number) {
-            None => Err(NotOwned::NotInFlight),
-            Some(copy) if copy.session != id => Err(NotOwned::Others),
-            Some(_) => Ok(number),
-        }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::io;
 
-use super::super::log::{Change, ChannelId};
-use super::channel::{Channel, InFlightCopy, QueuedRun};
+use super::super::log::Change;
+use super::channel::{Channel, QueuedRun};
+use super::in_flight::InFlightCopy;
 use super::message_store::NextMessage;
 use super::session::{Session, SessionId, Sessions};
 use super::store::Store;
@@ -32,36 +33,6 @@ impl BrokerState {
             self.requeue_expired(id, message, now);
         }
         self.next_timer()
-    }
-
-    /// Notes the attempts of all copies in flight in the log. For the end of the process: nobody can answer them any more, and
-    /// after a restart they wait again.
-    pub fn note_in_flight(&mut self) {
-        for channel in self.channels.values() {
-            for (message, copy) in &channel.in_flight {
-                channel.note_requeued(*message, copy.attempts, None, &mut self.store);
-            }
-        }
-    }
-
-    /// Requeues a copy in flight that timed out, or deferred copies that are due.
-    fn requeue_expired(&mut self, id: ChannelId, message: u64, now: Now) {
-        let channel = self.channels.get_mut(&id).expect("a removed channel has no timers");
-        if let Some(copies) = channel.deferred.remove(&message) {
-            channel.deferred_count -= copies.run.count as usize;
-            channel.enqueue(QueuedRun { run: copies.run, attempts: copies.attempts }, &self.store);
-        } else {
-            let copy = channel.in_flight.remove(&message).expect("each timer has its copy");
-            channel.timeout_count += 1;
-            channel.note_requeued(message, copy.attempts, None, &mut self.store);
-            let run = self.store.split_copy(copy.run);
-            channel.enqueue(QueuedRun { run, attempts: copy.attempts }, &self.store);
-            if let Some(session) = self.sessions.get_mut(copy.session) {
-                session.in_flight -= 1;
-                channel.enqueue_ready(copy.session, &mut self.sessions);
-            }
-        }
-        channel.deliver(&mut self.store, &mut self.sessions, now);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Estimated memory that messages take besides their bodies: the entries of each batch, each copy and each timer.
 
 use super::BrokerState;
-use super::channel::{DeferredRun, InFlightCopy, QueuedRun};
+use super::channel::{DeferredRun, QueuedRun};
+use super::in_flight::InFlightCopy;
 use super::message_store::BATCH_BYTES;
 use super::publish::BrokerPublishError;
 use super::time::Micros;

@@ -22,6 +22,7 @@ pub mod check;
 mod compaction;
 mod consumer_commands;
 mod deliver;
+mod in_flight;
 mod index;
 mod latency;
 mod message_store;

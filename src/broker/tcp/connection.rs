@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::authenticate::Authentication;
+use super::auth::Authentication;
 use super::identify::Negotiated;
 use crate::broker::Broker;
 use crate::broker::socket::ClientSocket;

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes};
 
-use super::authenticate::Authentication;
+use super::auth::Authentication;
 use super::connection::{ClientConnection, ConnectionEnd};
 use super::identify::Negotiated;
 use crate::broker::state::{BrokerState, Now, SessionId, SessionPhase};

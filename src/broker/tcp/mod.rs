@@ -4,7 +4,7 @@
 //! If there is none, the new one is refused with an error: a client that is refused at once can try
 //! another nsqd.
 
-mod authenticate;
+mod auth;
 mod connection;
 mod execute;
 mod identify;
