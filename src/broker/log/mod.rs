@@ -45,9 +45,10 @@ pub struct TopicId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelId(pub u32);
 
-/// Milliseconds since 1970. Deferred copies are due by the wall clock, so that they stay due at the
-/// same time after a restart.
-pub type UnixMillis = u64;
+/// A time in milliseconds since 1970. Deferred copies are due by the wall clock, so that they stay
+/// due at the same time after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixMillis(pub u64);
 
 /// Approximate bytes of a batch in the log besides its bodies, with their sizes.
 pub const BATCH_OVERHEAD: u64 = 64;

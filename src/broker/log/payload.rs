@@ -45,7 +45,7 @@ pub(super) trait PayloadWriter {
     }
 
     fn put_due(&mut self, due: Option<UnixMillis>) {
-        self.put_u64(due.map_or(0, |due| due.max(1)));
+        self.put_u64(due.map_or(0, |due| due.0.max(1)));
     }
 
     fn put_holder(&mut self, holder: MessageHolder) {
@@ -203,7 +203,7 @@ impl<'a> PayloadReader<'a> {
     }
 
     fn due(&mut self) -> Result<Option<UnixMillis>, MalformedRecord> {
-        Ok(Some(self.u64()?).filter(|due| *due != 0))
+        Ok(Some(self.u64()?).filter(|due| *due != 0).map(UnixMillis))
     }
 
     fn name(&mut self) -> Result<&'a str, MalformedRecord> {

@@ -243,6 +243,7 @@ mod tests {
     use super::super::record::{RecordScan, Scanned};
     use super::super::{ChannelId, MessageHolder, TopicId};
     use super::*;
+    use crate::broker::log::UnixMillis;
 
     /// The changes as they would be written.
     fn changes(outgoing: &mut WriteBatch, salt: u32) -> Vec<Change> {
@@ -279,13 +280,16 @@ mod tests {
         outgoing.condensed = 0;
         outgoing.bytes.reserve(MIN_CONDENSED);
         while outgoing.len() < MIN_CONDENSED {
-            outgoing.push_change(&Change::Requeued(b, 1, 9, Some(5)));
+            outgoing.push_change(&Change::Requeued(b, 1, 9, Some(UnixMillis(5))));
         }
         outgoing.condense();
         let changes = changes(&mut outgoing, 7);
         assert_eq!(changes.len(), 2 + 100, "{changes:?}");
         assert_eq!(changes[..2], [Change::ChannelPaused(a, true), Change::ChannelPaused(a, true)], "repeated once");
-        assert!(changes.contains(&Change::Finished(a, 4)) && changes.contains(&Change::Requeued(b, 1, 9, Some(5))));
+        assert!(
+            changes.contains(&Change::Finished(a, 4))
+                && changes.contains(&Change::Requeued(b, 1, 9, Some(UnixMillis(5))))
+        );
         assert!(!changes.iter().any(|change| matches!(change, Change::Requeued(id, 4, ..) if *id == a)));
     }
 

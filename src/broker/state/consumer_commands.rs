@@ -3,6 +3,7 @@
 use super::channel::{Channel, QueuedRun};
 use super::session::{Session, SessionId, SessionPhase};
 use super::store::Store;
+use super::time::Millis;
 use super::{BrokerState, Now};
 use crate::proto::MessageId;
 
@@ -71,7 +72,7 @@ impl BrokerState {
         let (number, mut copy) = channel.remove_in_flight(id, message, store)?;
         copy.attempts = attempts(copy.attempts);
         let delay = delay.min(store.limits.max_req_timeout);
-        let due = (delay > 0).then(|| now.due_in(delay));
+        let due = (delay > 0).then(|| now.due_in(Millis(delay)));
         channel.note_requeued(number, copy.attempts, due, store);
         let run = store.split_copy(copy.run);
         match due {

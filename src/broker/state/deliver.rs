@@ -2,12 +2,13 @@
 
 use std::io;
 
-use super::super::log::Change;
+use super::super::log::{Change, UnixMillis};
 use super::channel::{Channel, QueuedRun};
 use super::in_flight::InFlightCopy;
 use super::message_store::NextMessage;
 use super::session::{Session, SessionId, Sessions};
 use super::store::Store;
+use super::time::Millis;
 use super::{BrokerState, Now};
 use crate::proto::Frame;
 
@@ -66,7 +67,7 @@ impl Channel {
             Ok(next) => next,
             Err((QueuedRun { run, attempts }, error)) => {
                 let delay = store.batches.retry_delay(run.key, now.at);
-                let (topic, channel, messages, retry_s) = (&self.topic, &self.name, run.count, delay.div_ceil(1_000));
+                let (topic, channel, messages, retry_s) = (&self.topic, &self.name, run.count, delay.0.div_ceil(1_000));
                 tracing::error!(%topic, %channel, messages, %error, retry_s, "cannot read from the log; messages deferred");
                 self.rests = store.rest.failed(self.id, now.at);
                 return self.defer(run, attempts, now.due_in(delay), store, now);
@@ -82,7 +83,7 @@ impl Channel {
         Frame::encode_message(next.timestamp, attempts, &store.wire_id(next.id), bytes, body, &mut session.outbox);
         session.in_flight += 1;
         session.message_count += 1;
-        let deadline = now.after(session.settings.msg_timeout);
+        let deadline = now.after(Millis(session.settings.msg_timeout));
         store.timers.insert((deadline, self.id, next.id));
         let copy = InFlightCopy { run: next.run, attempts, session: id, delivered: now.at, deadline };
         self.in_flight.insert(next.id, copy);
@@ -109,7 +110,7 @@ impl Channel {
         }
     }
 
-    pub(super) fn note_requeued(&self, message: u64, attempts: u16, due: Option<u64>, store: &mut Store) {
+    pub(super) fn note_requeued(&self, message: u64, attempts: u16, due: Option<UnixMillis>, store: &mut Store) {
         if self.is_logged() {
             store.note(&Change::Requeued(self.id, message, attempts, due));
         }

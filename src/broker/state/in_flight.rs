@@ -6,7 +6,7 @@ use super::consumer_commands::NotOwned;
 use super::message_store::MessageRun;
 use super::session::SessionId;
 use super::store::Store;
-use super::time::Micros;
+use super::time::{Micros, Millis};
 use super::{BrokerState, Now};
 use crate::proto::MessageId;
 
@@ -57,9 +57,9 @@ impl BrokerState {
         let (channel, store, session) = self.replying(id)?;
         let number = channel.owned(id, message, store)?;
         let copy = channel.in_flight.get_mut(&number).expect("it was found");
-        let most = store.limits.max_msg_timeout.saturating_mul(1000);
+        let most = Millis(store.limits.max_msg_timeout).micros();
         store.timers.remove(&(copy.deadline, channel.id, number));
-        copy.deadline = now.after(session.settings.msg_timeout).min(copy.delivered.saturating_add(most));
+        copy.deadline = now.after(Millis(session.settings.msg_timeout)).min(copy.delivered.saturating_add(most));
         store.timers.insert((copy.deadline, channel.id, number));
         Ok(())
     }

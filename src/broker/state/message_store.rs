@@ -20,7 +20,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::super::log::{BATCH_OVERHEAD, Log, LogLocation};
-use super::time::Micros;
+use super::time::{Micros, Millis};
 use crate::proto::Bodies;
 
 /// Key of a batch, valid as long as one of its messages is held.
@@ -333,15 +333,15 @@ impl MessageStore {
         Ok(())
     }
 
-    /// Records a failed read of a batch; returns the milliseconds until it may be tried again,
-    /// which double with each failure. All channels that hold the batch get the same time.
-    pub(super) fn retry_delay(&mut self, key: BatchKey, now: Micros) -> u64 {
+    /// Records a failed read of a batch; returns the delay until it may be tried again, which
+    /// doubles with each failure. All channels that hold the batch get the same time.
+    pub(super) fn retry_delay(&mut self, key: BatchKey, now: Micros) -> Millis {
         let it = self.unreadable.entry(key).or_default();
         if it.until <= now {
             let delay = (RETRY_MIN_MS << it.failures.min(12)).min(RETRY_MAX_MS);
             *it = UnreadableBatch { failures: it.failures + 1, until: now + delay * 1_000 };
         }
-        (it.until - now).div_ceil(1_000)
+        Millis((it.until - now).div_ceil(1_000))
     }
 
     /// Drops the oldest batches that were read back from memory, but not the last one.

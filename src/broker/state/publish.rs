@@ -11,6 +11,7 @@ use super::super::log::{
 use super::channel::{ById, Channel};
 use super::session::Sessions;
 use super::store::Store;
+use super::time::Millis;
 use super::topic::{HeldRun, Topic};
 use super::{BrokerState, Missing, Now, SessionId};
 use crate::proto::{Bodies, ChannelName, TopicName};
@@ -64,7 +65,7 @@ impl BrokerState {
         self.create_topic(name);
         let (count, bytes) = (u64::from(bodies.count()), bodies.length());
         let first = self.store.batches.reserve_ids(count, now.unix_nanos);
-        let due = delay.filter(|delay| *delay > 0).map(|delay| now.due_in(delay));
+        let due = delay.filter(|delay| *delay > 0).map(|delay| now.due_in(Millis(delay)));
         let topic = self.topics.get_mut(name).expect("made just now");
         let location = self.store.write(topic, &bodies, first, due, now)?;
         let limit = self.store.limits.max_memory;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::super::log::{Log, LogLocation, Recovered, RecoveredBatch, TopicId, UnixMillis};
 use super::channel::{Channel, QueuedRun};
+use super::time::Millis;
 use super::topic::{HeldRun, Topic};
 use super::{BrokerState, Now, StateLimits};
 use crate::proto::TopicName;
@@ -31,7 +32,7 @@ impl BrokerState {
             state.topics.insert(known.name, topic);
         }
         // no delay is longer: a later due time means that the clock was set back after the message was deferred
-        let last = now.due_in(state.store.limits.max_req_timeout);
+        let last = now.due_in(Millis(state.store.limits.max_req_timeout));
         let mut capped = 0;
         let mut cap = |due: &mut Option<UnixMillis>, count: u32| {
             if due.is_some_and(|due| due > last) {

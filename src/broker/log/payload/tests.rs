@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn due() -> impl Strategy<Value = Option<UnixMillis>> {
-    prop::option::of(1..u64::MAX)
+    prop::option::of((1..u64::MAX).prop_map(UnixMillis))
 }
 
 fn any_change() -> impl Strategy<Value = Change> {
@@ -48,7 +48,7 @@ fn the_head_of_a_batch_has_a_stable_encoding() {
         topic: TopicId(1),
         first: 2,
         timestamp: -1,
-        due: Some(3),
+        due: Some(UnixMillis(3)),
         holder: MessageHolder::Channels,
         bodies: &bodies,
     };
@@ -58,7 +58,7 @@ fn the_head_of_a_batch_has_a_stable_encoding() {
     assert_eq!(out.len(), BATCH_HEAD_BYTES);
     let read = BatchHead::read(&mut PayloadReader(&out));
     let (topic, holder) = (TopicId(1), MessageHolder::Channels);
-    assert_eq!(read, Ok(BatchHead { topic, first: 2, timestamp: -1, due: Some(3), holder, count: 2 }));
+    assert_eq!(read, Ok(BatchHead { topic, first: 2, timestamp: -1, due: Some(UnixMillis(3)), holder, count: 2 }));
 }
 
 /// Appends a Carried up to its body's length, as older versions did.
@@ -81,7 +81,7 @@ pub(in super::super) fn put_carried_head(
 
 #[test]
 fn relocated_heads_round_trip() {
-    let copy = ChannelCopy { channel: ChannelId(4), attempts: 5, due: Some(6) };
+    let copy = ChannelCopy { channel: ChannelId(4), attempts: 5, due: Some(UnixMillis(6)) };
     let (copies, bodies) = ([CopyRun { copy, index: 1, count: 2 }], ["x", "y", "z"].into_iter().collect());
     let (from, topic, first, timestamp, due, holder) = (Some(9), TopicId(1), 2, -3, None, MessageHolder::Channels);
     let mut out = Vec::new();

@@ -1,5 +1,6 @@
 //! Files that are cut anywhere, and files with wrong bytes.
 
+use crate::broker::log::UnixMillis;
 use fastrand::Rng;
 
 use super::super::super::record::{RecordKind, RecordScan, Scanned};
@@ -41,8 +42,12 @@ fn a_segment_cut_at_any_byte_recovers_all_complete_records() {
     let rng = &mut Rng::with_seed(1);
     for n in 1..12 {
         let noted = world.model.clone();
-        let location =
-            world.publish(TOPIC, MessageHolder::Channels, Some(5), &bodies(rng.usize(1..4), rng.usize(..40)));
+        let location = world.publish(
+            TOPIC,
+            MessageHolder::Channels,
+            Some(UnixMillis(5)),
+            &bodies(rng.usize(1..4), rng.usize(..40)),
+        );
         // noted changes are a record of their own, before the batch
         states.push((u64::from(location.offset) - (BATCH_HEAD_BYTES + RECORD_HEADER_BYTES) as u64, noted));
         states.push((length(), world.model.clone()));

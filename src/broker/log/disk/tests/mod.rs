@@ -6,6 +6,7 @@ mod model;
 mod random;
 mod world;
 
+use crate::broker::log::UnixMillis;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -60,10 +61,10 @@ fn a_reopened_log_has_the_same_contents() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = world(directory.path(), SyncMode::Interval, 1 << 20);
     world.publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 10));
-    world.publish(TOPIC, MessageHolder::Channels, Some(77), &[Bytes::new(), Bytes::from(vec![7; 100_000])]);
-    world.publish(TOPIC, MessageHolder::Topic, Some(78), &bodies(1, 5000));
+    world.publish(TOPIC, MessageHolder::Channels, Some(UnixMillis(77)), &[Bytes::new(), Bytes::from(vec![7; 100_000])]);
+    world.publish(TOPIC, MessageHolder::Topic, Some(UnixMillis(78)), &bodies(1, 5000));
     world.note(Change::Finished(CHANNEL, 1));
-    world.note(Change::Requeued(CHANNEL, 2, 3, Some(99)));
+    world.note(Change::Requeued(CHANNEL, 2, 3, Some(UnixMillis(99))));
     world.note(Change::TopicPaused(TOPIC, true));
     world.reopen();
     world.publish(TOPIC, MessageHolder::Topic, None, &bodies(2, 20));

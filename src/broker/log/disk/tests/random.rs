@@ -1,5 +1,6 @@
 //! Seeded random operations, with small segments, reopening and crashes at random moments.
 
+use crate::broker::log::UnixMillis;
 use bytes::Bytes;
 use fastrand::Rng;
 
@@ -58,7 +59,7 @@ fn publish(world: &mut World, rng: &mut Rng) {
     } else {
         MessageHolder::Channels
     };
-    let due = rng.bool().then(|| rng.u64(1..1000));
+    let due = rng.bool().then(|| UnixMillis(rng.u64(1..1000)));
     let bodies: Vec<_> = (0..rng.usize(1..6)).map(|_| body(rng)).collect();
     world.publish(*topic, holder, due, &bodies);
 }
@@ -78,7 +79,7 @@ fn change(world: &mut World, rng: &mut Rng) {
     let change = match (rng.u32(..100), topic, channel, copy) {
         (0..60, _, _, Some((id, channel))) => Change::Finished(channel, id),
         (60..80, _, _, Some((id, channel))) => {
-            Change::Requeued(channel, id, rng.u16(..), rng.bool().then(|| rng.u64(1..1000)))
+            Change::Requeued(channel, id, rng.u16(..), rng.bool().then(|| UnixMillis(rng.u64(1..1000))))
         }
         (80..82, Some(topic), ..) => Change::TopicEmptied(topic),
         (82..86, Some(topic), ..) => Change::TopicDistributed(topic),
