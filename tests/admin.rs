@@ -54,7 +54,7 @@ fn streams_and_groups_are_created_paused_emptied_and_deleted() {
 }
 
 #[test]
-fn what_loses_messages_needs_a_yes() {
+fn actions_that_lose_messages_need_a_yes() {
     needs!("nsqd");
     let nsqd = Nsqd::start();
     done(&nsqd, "create orders/billing");

@@ -89,7 +89,7 @@ fn the_file_is_private_and_a_broken_one_is_one_line_only_where_it_is_needed() {
 }
 
 #[test]
-fn what_starts_its_own_broker_ignores_the_current_context() {
+fn commands_with_a_broker_of_their_own_ignore_the_current_context() {
     let config = Config::new();
     config.done("context add dead --nsqd-tcp-address 127.0.0.1:1 --nsqd-http-address 127.0.0.1:1");
     config.done("pipeline --stages 1 --count 5 --rate 1000");

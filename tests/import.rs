@@ -214,7 +214,7 @@ fn three_from(id: u64) -> Vec<u8> {
 }
 
 #[test]
-fn what_can_be_read_of_damaged_queues_is_imported_and_the_rest_is_named() {
+fn readable_messages_of_damaged_queues_are_imported_and_the_rest_is_named() {
     let names =
         ["cut", "garbage", "huge", "zeros", "no-meta", "bad-meta", "gone", "beyond", "depth", "twice", "middle", "far"];
     let topics: Vec<_> =

@@ -78,7 +78,7 @@ fn consumers_are_awake_or_asleep_and_rates_are_measured() {
 }
 
 #[test]
-fn what_cannot_be_listed_is_one_line() {
+fn unreachable_and_unknown_ones_are_one_line() {
     needs!("nsqd");
     let (nsqd, dead) = (Nsqd::start(), Nsqd::start());
     nsqd.create("orders", "billing");

@@ -86,7 +86,7 @@ fn populate(broker: &Nsqd) -> Client {
     consumer
 }
 
-/// What a broker with this load has to report.
+/// The report of a broker with this load.
 fn expected() -> Received {
     let counters = [
         ("alpha.message_count", 4),

@@ -269,7 +269,7 @@ struct NewIds {
     used: HashSet<u64>,
     /// The last id that is none of nsqd's.
     last_new: u64,
-    /// What the broker adds to an id of the log for its clients.
+    /// The bits that the broker adds to an id of the log for its clients.
     node_bits: u64,
 }
 

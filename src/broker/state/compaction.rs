@@ -59,7 +59,7 @@ struct FoundBatch {
     bodies: Option<(u64, u32, Bodies)>,
 }
 
-/// What a step has done, and may still do.
+/// The work that a step has done, and may still do.
 struct StepLimits {
     /// Entries scanned, and pieces that may still be moved.
     entries: usize,

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_sent_after_an_error_arrives() {
+    async fn packets_after_a_failed_one_arrive() {
         let daemon = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = daemon.local_addr().unwrap();
         drop(daemon);

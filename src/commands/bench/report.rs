@@ -9,7 +9,7 @@ use super::meter::UsageMeter;
 use super::plan::BenchPlan;
 use super::run::BenchRun;
 use super::stats::FlowStats;
-use crate::commands::common::latency::{LatencyHistogram, Millis, Quantiles};
+use crate::commands::common::latency::{InMillis, LatencyHistogram, Quantiles};
 use crate::commands::common::text_table::TextTable;
 use mqueue::plural::count;
 
@@ -190,5 +190,5 @@ pub(super) fn figure(number: f64) -> String {
 
 fn quantiles(of: Option<Quantiles>) -> [String; 4] {
     let Some(Quantiles { p50, p95, p99, max }) = of else { return ["-"; 4].map(str::to_owned) };
-    [p50, p95, p99, max].map(|ms| Millis(ms).to_string())
+    [p50, p95, p99, max].map(|ms| InMillis(ms).to_string())
 }

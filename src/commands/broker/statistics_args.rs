@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_statsd_cannot_take_is_refused() {
+    fn names_that_statsd_cannot_take_are_refused() {
         for wrong in
             ["--statsd-prefix=a:b", "--statsd-interval=0", "--statsd-interval=60", "--statsd-udp-packet-size=0"]
         {

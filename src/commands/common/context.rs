@@ -100,17 +100,12 @@ impl ClusterSettings {
     /// # Errors
     /// Fails if no address is named.
     pub(crate) fn of(args: &broker_args::Args) -> Result<Self, Failure> {
-        let address = |text: String, is_https: bool| if is_https { format!("https://{text}") } else { text };
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| std::path::absolute(path).unwrap_or(path.clone()));
         let security = &args.security;
         let settings = Self {
             nsqd_tcp_address: args.nsqd_tcp_address.iter().map(ToString::to_string).collect(),
-            nsqd_http_address: args.nsqd_http_address.iter().map(|it| address(it.to_string(), it.is_https())).collect(),
-            lookupd_http_address: args
-                .lookupd_http_address
-                .iter()
-                .map(|it| address(it.to_string(), it.is_https()))
-                .collect(),
+            nsqd_http_address: args.nsqd_http_address.iter().map(ToString::to_string).collect(),
+            lookupd_http_address: args.lookupd_http_address.iter().map(ToString::to_string).collect(),
             tls: security.tls,
             tls_ca_file: path(&security.certificates.tls_ca_file),
             tls_cert_file: path(&security.certificates.tls_cert_file),

@@ -69,15 +69,15 @@ impl Default for LatencyHistogram {
 impl fmt::Display for Quantiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { p50, p95, p99, max } = *self;
-        write!(f, "p50 {}, p95 {}, p99 {}, max {}", Millis(p50), Millis(p95), Millis(p99), Millis(max))
+        write!(f, "p50 {}, p95 {}, p99 {}, max {}", InMillis(p50), InMillis(p95), InMillis(p99), InMillis(max))
     }
 }
 
 /// Milliseconds, with the digits that matter.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Millis(pub f64);
+pub(crate) struct InMillis(pub f64);
 
-impl fmt::Display for Millis {
+impl fmt::Display for InMillis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             ms if ms < 1.0 => write!(f, "{ms:.3} ms"),

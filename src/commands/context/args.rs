@@ -16,7 +16,7 @@ use crate::commands::common::context::ContextName;
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// What to do.
+    /// The action.
     #[command(subcommand)]
     pub action: ContextAction,
 }
