@@ -36,7 +36,7 @@ mod tests {
         };
         let panicked = Verdict::retry("the handler panicked");
         assert_eq!(handle_catching_panics(&handler, vec![message("good")]).await, [Verdict::Done(None)]);
-        assert_eq!(handle_catching_panics(&handler, vec![message("bad")]).await, [panicked.clone()]);
+        assert_eq!(handle_catching_panics(&handler, vec![message("bad")]).await, std::slice::from_ref(&panicked));
         let both = vec![message("good"), message("bad")];
         assert_eq!(handle_catching_panics(&handler, both).await, [panicked.clone(), panicked]);
     }

@@ -80,13 +80,16 @@ fn dead_letters(stream: &ClusterStream) -> u64 {
 mod tests {
     use super::*;
 
-    fn streams(all: &[(&str, &[(&str, u64, u64)])]) -> BTreeMap<TopicName, ClusterStream> {
-        let group = |(name, depth, connections): &(&str, u64, u64)| {
+    /// A group's name, depth and connections.
+    type Group = (&'static str, u64, u64);
+
+    fn streams(all: &[(&str, &[Group])]) -> BTreeMap<TopicName, ClusterStream> {
+        let group = |(name, depth, connections): &Group| {
             let mut state = ClusterGroup::default();
             (state.depth, state.connections) = (*depth, *connections);
             (name.parse().unwrap(), state)
         };
-        let stream = |(name, groups): &(&str, &[(&str, u64, u64)])| {
+        let stream = |(name, groups): &(&str, &[Group])| {
             let mut state = ClusterStream::default();
             state.groups = groups.iter().map(group).collect();
             (name.parse().unwrap(), state)
